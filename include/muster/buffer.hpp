@@ -1,0 +1,61 @@
+// A Buffer is writable memory inside the store; seal() makes it an immutable object without a copy.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <muster/options.hpp>
+#include <muster/ref.hpp>
+#include <muster/result.hpp>
+#include <muster/types.hpp>
+
+namespace muster {
+
+namespace detail {
+struct Lease;  // client/lease.hpp
+}
+
+/// Untyped; what bundles are made of.
+class RawBuffer {
+ public:
+  RawBuffer() = default;
+  RawBuffer(std::shared_ptr<detail::Lease> lease, void* data, DType dtype, Shape shape)
+      : lease_(std::move(lease)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
+
+  [[nodiscard]] void* data() const { return data_; }
+  [[nodiscard]] DType dtype() const { return dtype_; }
+  [[nodiscard]] const Shape& shape() const { return shape_; }
+  [[nodiscard]] const std::shared_ptr<detail::Lease>& lease() const { return lease_; }
+  /// The buffer must not be written after this.
+  [[nodiscard]] Result<Ref> seal() &&;
+
+ private:
+  std::shared_ptr<detail::Lease> lease_;
+  void* data_ = nullptr;
+  DType dtype_ = DType::float32;
+  Shape shape_;
+};
+
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(RawBuffer raw) : raw_(std::move(raw)) {}
+
+  [[nodiscard]] std::span<T> span() const {
+    std::size_t count = 1;
+    for (auto size : raw_.shape()) count *= static_cast<std::size_t>(size);
+    return {static_cast<T*>(raw_.data()), count};
+  }
+  [[nodiscard]] const Shape& shape() const { return raw_.shape(); }
+  [[nodiscard]] Result<Ref> seal() && { return std::move(raw_).seal(); }
+
+ private:
+  RawBuffer raw_;
+};
+
+}  // namespace muster

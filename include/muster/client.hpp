@@ -1,0 +1,109 @@
+// A Client is this process's connection to its node's daemon. Thread-safe; copies share one connection.
+#pragma once
+
+#include <complex>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include <muster/buffer.hpp>
+#include <muster/group.hpp>
+#include <muster/options.hpp>
+#include <muster/ref.hpp>
+#include <muster/result.hpp>
+#include <muster/types.hpp>
+#include <muster/work.hpp>
+
+namespace muster {
+
+namespace detail {
+class Connection;  // client/connection.hpp
+}
+
+/// The dtype of a C++ element type.
+template <class T>
+[[nodiscard]] constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, bool>) return DType::bool_;
+  else if constexpr (std::is_same_v<T, float>) return DType::float32;
+  else if constexpr (std::is_same_v<T, double>) return DType::float64;
+  else if constexpr (std::is_same_v<T, std::complex<float>>) return DType::complex64;
+  else if constexpr (std::is_same_v<T, std::complex<double>>) return DType::complex128;
+  else {
+    static_assert(std::is_integral_v<T>, "no dtype for this type");
+    constexpr int base = std::is_signed_v<T> ? 1 : 5;
+    constexpr int log2 = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
+    return static_cast<DType>(base + log2);
+  }
+}
+
+class Client {
+ public:
+  /// Attaches to the daemon; starts one if there is none and the options allow it. DaemonUnavailable otherwise.
+  [[nodiscard]] static Result<Client> connect(ConnectOptions options = {});
+
+  /// Takes a seat. Does not wait for the other ranks.
+  [[nodiscard]] Result<Group> join(std::string name, JoinOptions options = {});
+
+  /// Writable memory inside the store. Waits while the store is full, up to the timeout: OutOfMemory.
+  template <class T>
+  [[nodiscard]] Result<Buffer<T>> allocate(Shape shape, Timeout timeout = {}) {
+    auto raw = allocate_raw(dtype_of<T>(), std::move(shape), timeout);
+    if (!raw) return raw.error();
+    return Buffer<T>(std::move(*raw));
+  }
+  [[nodiscard]] Result<RawBuffer> allocate_raw(DType dtype, Shape shape, Timeout timeout = {});
+  /// Memory for readers that don't trust this process: seal() unmaps it here and forbids every further write.
+  [[nodiscard]] Result<RawBuffer> allocate_hard(DType dtype, Shape shape, Timeout timeout = {});
+  /// Seals several buffers as one object. `structure` says how they nest, in the caller's own notation.
+  [[nodiscard]] Result<Ref> seal_bundle(std::vector<RawBuffer> buffers, std::string structure);
+  /// Copies one array in.
+  [[nodiscard]] Result<Ref> put(DType dtype, Shape shape, const void* data, Timeout timeout = {});
+  template <class T>
+  [[nodiscard]] Result<Ref> put(std::span<const T> values, Timeout timeout = {}) {
+    return put(dtype_of<T>(), {static_cast<std::int64_t>(values.size())}, values.data(), timeout);
+  }
+  /// Takes a hold of the object that Ref::serialize() named. ObjectLost if it is gone, saying why.
+  [[nodiscard]] Result<Ref> deserialize(std::string_view bytes);
+
+  /// Ops over objects that this process holds; nothing to wait for but the work itself.
+  [[nodiscard]] Result<Work> allreduce_refs(std::span<const Ref> inputs, ReduceOp op = ReduceOp::sum, OpOptions options = {});
+  [[nodiscard]] Result<Work> allgather_refs(std::span<const Ref> inputs, bool stack = false, OpOptions options = {});
+  /// inputs[r * ranks + j]: what rank r gives for rank j.
+  [[nodiscard]] Result<Work> reduce_scatter_refs(std::span<const Ref> inputs, int ranks, ReduceOp op = ReduceOp::sum,
+                                                 OpOptions options = {});
+  [[nodiscard]] Result<Work> all_to_all_refs(std::span<const Ref> inputs, int ranks, OpOptions options = {});
+
+  /// Readable when completions may have come; then call poll(). For event loops.
+  [[nodiscard]] Result<int> fd() const;
+  /// Handles what has come without waiting.
+  void poll() const;
+
+  [[nodiscard]] const std::string& socket() const;
+  [[nodiscard]] std::uint64_t memory_bytes() const;  ///< the daemon's budget
+  [[nodiscard]] bool connected() const;
+
+  explicit Client(std::shared_ptr<detail::Connection> connection) : connection_(std::move(connection)) {}
+  [[nodiscard]] const std::shared_ptr<detail::Connection>& connection() const { return connection_; }
+
+ private:
+  std::shared_ptr<detail::Connection> connection_;
+};
+
+template <class T>
+Result<TypedResult<T>> Work::result(Timeout timeout) const {
+  auto found = ref(timeout);
+  if (!found) return found.error();
+  if (found->leaves() != 1 || found->dtype() != dtype_of<T>())
+    return Error(Code::invalid, "result is not one array of " + std::string(name(dtype_of<T>())), "use ref() or wait()");
+  auto views = found->get();
+  if (!views) return views.error();
+  auto view = std::move(views->front());
+  return TypedResult<T>{view.template span<T>(), view.shape(), view};
+}
+
+}  // namespace muster

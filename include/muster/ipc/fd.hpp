@@ -1,0 +1,80 @@
+// RAII for file descriptors and memory mappings.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+#include <muster/result.hpp>
+
+namespace muster::ipc {
+
+/// Owns one file descriptor; closes it in the destructor.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    if (this != &other) reset(std::exchange(other.fd_, -1));
+    return *this;
+  }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  ~Fd() { reset(); }
+
+  [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] int release() { return std::exchange(fd_, -1); }
+  void reset(int fd = -1);
+  explicit operator bool() const { return fd_ >= 0; }
+  [[nodiscard]] Result<Fd> duplicate() const;
+
+ private:
+  int fd_ = -1;
+};
+
+enum class Access { read_only, read_write, copy_on_write };
+
+/// Owns one mmap of a file descriptor's first `bytes` bytes; unmaps it in the destructor.
+class Mapping {
+ public:
+  Mapping() = default;
+  Mapping(Mapping&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Mapping& operator=(Mapping&& other) noexcept;
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() { unmap(); }
+
+  /// Maps at an address aligned to 2 MiB when `bytes` is at least that, so that huge pages can be used.
+  [[nodiscard]] static Result<Mapping> map(const Fd& fd, std::size_t bytes, Access access, std::size_t offset = 0);
+
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] bool contains(const void* address) const {
+    return address >= data_ && address < data_ + bytes_;
+  }
+  void unmap();
+  /// Gives the address range up without unmapping it.
+  void forget() { data_ = nullptr, bytes_ = 0; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+/// A memfd of `bytes` zero bytes that allows sealing.
+[[nodiscard]] Result<Fd> create_memfd(const char* name, std::size_t bytes);
+/// Adds file seals (F_SEAL_*).
+[[nodiscard]] Result<void> add_seals(const Fd& fd, int seals);
+[[nodiscard]] Result<Fd> create_eventfd();
+/// Adds one to an eventfd; a full or broken one is ignored, as the reader is awake or gone then.
+void signal(const Fd& eventfd);
+/// Reads an eventfd down to zero.
+void drain(const Fd& eventfd);
+
+/// An Error from errno: `what: strerror (errno N)`.
+[[nodiscard]] Error system_error(Code code, std::string what, int error_number, std::string hint = {});
+
+}  // namespace muster::ipc

@@ -1,0 +1,56 @@
+// A manifest says where an object's arrays lie and what they are. It is what a seal carries to the daemon
+// and what a reader gets back: one packed form for rings, frames and pickles, decoded with every check.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/result.hpp>
+#include <muster/types.hpp>
+
+namespace muster::ipc {
+
+inline constexpr std::size_t leaves_max = 1 << 17;
+inline constexpr std::size_t ndim_max = 64;
+inline constexpr std::size_t structure_bytes_max = 4 << 20;
+
+/// One dense array in C order.
+struct Leaf {
+  SegmentId segment;         ///< 0 only for arrays without bytes
+  std::uint64_t offset = 0;  ///< bytes from the segment's start
+  DType dtype = DType::float32;
+  std::uint8_t ndim = 0;
+  std::uint32_t first_dim = 0;  ///< its shape is Manifest::dims[first_dim, first_dim + ndim)
+  std::uint64_t count = 1;      ///< elements: the product of the shape
+  [[nodiscard]] std::uint64_t bytes() const { return count * size_of(dtype); }
+};
+
+struct Manifest {
+  std::vector<Leaf> leaves;
+  std::vector<std::int64_t> dims;
+  /// How the leaves nest; opaque to the daemon, empty for a plain array.
+  std::string structure;
+
+  [[nodiscard]] std::span<const std::int64_t> shape(const Leaf& leaf) const {
+    return std::span(dims).subspan(leaf.first_dim, leaf.ndim);
+  }
+  [[nodiscard]] std::uint64_t bytes() const;
+  /// Appends a leaf; the shape's sizes must not be negative and their product must fit.
+  [[nodiscard]] Result<void> add(SegmentId segment, std::uint64_t offset, DType dtype,
+                                 std::span<const std::int64_t> shape);
+};
+
+/// Elements in `shape`, or Invalid if a size is negative or the bytes don't fit in 63 bits.
+[[nodiscard]] Result<std::uint64_t> element_count(std::span<const std::int64_t> shape, DType dtype);
+
+[[nodiscard]] std::size_t encoded_bytes(const Manifest& manifest);
+/// Appends the packed form to `out`, padded to 8 bytes.
+void encode(const Manifest& manifest, std::vector<std::byte>& out);
+/// Checks everything: counts, sizes, dtypes, dims, alignment of offsets, that all of `bytes` is used.
+[[nodiscard]] Result<Manifest> decode(std::span<const std::byte> bytes);
+
+}  // namespace muster::ipc

@@ -1,0 +1,165 @@
+// The records that travel in the rings. Each has a plain struct, a writer that appends its packed body,
+// and a reader that checks it. Variable parts follow the fixed part; everything is little endian and 8-aligned.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/manifest.hpp>
+#include <muster/result.hpp>
+#include <muster/types.hpp>
+
+namespace muster::ipc {
+
+/// What the seats of an op do together.
+enum class Kind : std::uint8_t {
+  barrier = 0,
+  allreduce = 1,
+  reduce = 2,
+  scan = 3,
+  broadcast = 4,
+  allgather = 5,
+  gather = 6,
+  scatter = 7,
+  reduce_scatter = 8,
+  all_to_all = 9,
+  send = 10,   ///< matches a recv of the same (source, destination, tag), in order
+  recv = 11,
+  split = 12,  ///< makes new groups; root carries the color (negative: none), tag the key
+  reform = 13, ///< live seats agree on a new epoch after a loss
+};
+inline constexpr std::size_t kind_count = 14;
+[[nodiscard]] std::string_view name(Kind kind);
+
+enum class SubmissionType : std::uint16_t { seal = 1, contribute = 2, release = 3, combine = 4, pin = 5 };
+enum class CompletionType : std::uint16_t { done = 1, failed = 2, object_gone = 3, seal_failed = 4, group_changed = 5 };
+
+/// How the parts that a seat receives are put together.
+enum class Layout : std::uint8_t {
+  parts = 0,   ///< as they are: nothing moves
+  stack = 1,   ///< one array with a new axis 0 (allgather, gather)
+  concat = 2,  ///< one array along axis 0 (all_to_all of a split array)
+};
+
+/// Client: these leased regions are now an object. `parent` set: they are parts of that object instead.
+struct Seal {
+  ObjectId object;
+  Capability capability;
+  ObjectId parent;
+  std::uint64_t copied_bytes = 0;  ///< of its bytes, those that were copied in rather than produced in place
+  Manifest manifest;
+};
+
+/// Client: one rank's input to one op.
+/// objects: 1 for most kinds; world_size for scatter (root), reduce_scatter, all_to_all; 0 where the rank gives nothing.
+struct Contribute {
+  WorkId work;
+  SeatId seat;
+  std::uint32_t epoch = 0;
+  Kind kind = Kind::barrier;
+  ReduceOp op = ReduceOp::sum;
+  Layout layout = Layout::parts;
+  std::int32_t root = 0;        ///< root; peer's rank for send and recv; color for split
+  std::int64_t tag = 0;         ///< tag of send and recv; key for split
+  std::int64_t timeout_ns = 0;  ///< the op's deadline from now
+  std::vector<ObjectId> objects;
+  std::string key;  ///< matches by key if not empty, else by the seat's order of calls
+};
+
+/// Client: an op over objects that this process holds; complete by construction.
+struct Combine {
+  WorkId work;
+  Kind kind = Kind::allreduce;
+  ReduceOp op = ReduceOp::sum;
+  Layout layout = Layout::parts;
+  std::int32_t root = 0;
+  std::int64_t timeout_ns = 0;
+  std::uint32_t ranks = 0;
+  std::vector<ObjectId> objects;  ///< the same number for each rank, rank by rank
+};
+
+/// Client: gives up holds.
+struct Release {
+  std::vector<ObjectId> objects;
+};
+
+/// Client: a pickled form of the object exists; keep it for the pickle lease.
+struct Pin {
+  ObjectId object;
+};
+
+/// One object of an outcome, with one hold for the client that gets it.
+struct Item {
+  ObjectId object;
+  Capability capability;
+  bool described = true;  ///< false: the manifest is too large for the ring; ask with Describe
+  Manifest manifest;
+};
+
+/// Daemon: the op is over and this is what the seat gets.
+struct Done {
+  WorkId work;
+  std::uint32_t contributors = 0;
+  std::uint32_t epoch = 0;           ///< after split and reform: of the group the client is now in
+  SeatId seat;                       ///< after split: the seat in the new group, 0 if none
+  std::int32_t rank = 0;             ///< after split
+  std::int32_t world_size = 0;       ///< after split
+  std::string name;                  ///< after split: the new group's
+  std::vector<std::int32_t> live;    ///< after split and reform: live ranks
+  std::vector<Item> items;
+};
+
+/// Daemon: the op is over with this error.
+struct Failed {
+  WorkId work;
+  Error error{Code::failed, {}};
+};
+
+/// Daemon: an object that this client sealed is gone; its regions may be used again.
+struct ObjectGone {
+  ObjectId object;
+};
+
+struct SealFailed {
+  ObjectId object;
+  Error error{Code::failed, {}};
+};
+
+/// Daemon: seats of a group came or went.
+struct GroupChanged {
+  SeatId seat;
+  std::uint32_t epoch = 0;
+  std::vector<std::int32_t> live;
+  std::vector<std::int32_t> lost;
+};
+
+/// Each appends the record's body to `out`.
+void write(const Seal&, std::vector<std::byte>& out);
+void write(const Contribute&, std::vector<std::byte>& out);
+void write(const Combine&, std::vector<std::byte>& out);
+void write(const Release&, std::vector<std::byte>& out);
+void write(const Pin&, std::vector<std::byte>& out);
+void write(const Done&, std::vector<std::byte>& out);
+void write(const Failed&, std::vector<std::byte>& out);
+void write(const ObjectGone&, std::vector<std::byte>& out);
+void write(const SealFailed&, std::vector<std::byte>& out);
+void write(const GroupChanged&, std::vector<std::byte>& out);
+
+/// Each checks and reads one body; Invalid says what is wrong with it.
+[[nodiscard]] Result<Seal> read_seal(std::span<const std::byte> body);
+[[nodiscard]] Result<Contribute> read_contribute(std::span<const std::byte> body);
+[[nodiscard]] Result<Combine> read_combine(std::span<const std::byte> body);
+[[nodiscard]] Result<Release> read_release(std::span<const std::byte> body);
+[[nodiscard]] Result<Pin> read_pin(std::span<const std::byte> body);
+[[nodiscard]] Result<Done> read_done(std::span<const std::byte> body);
+[[nodiscard]] Result<Failed> read_failed(std::span<const std::byte> body);
+[[nodiscard]] Result<ObjectGone> read_object_gone(std::span<const std::byte> body);
+[[nodiscard]] Result<SealFailed> read_seal_failed(std::span<const std::byte> body);
+[[nodiscard]] Result<GroupChanged> read_group_changed(std::span<const std::byte> body);
+
+}  // namespace muster::ipc

@@ -1,0 +1,114 @@
+// The hot path: one shared memory area per client with a ring of records in each direction,
+// single producer and single consumer. Positions count bytes and never wrap; a record lies in one piece.
+// The daemon treats all that the client can write as hostile: it keeps its own positions in private memory,
+// copies a record before it looks at it, and checks every length.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <muster/result.hpp>
+
+namespace muster::ipc {
+
+inline constexpr std::size_t ring_bytes = 256 << 10;          ///< of each direction
+inline constexpr std::size_t record_bytes_max = ring_bytes / 4;  ///< body of one record
+inline constexpr std::uint32_t channel_magic = 0x4d535452;
+
+/// Lies at the start of the channel's memfd; zero-filled memory is a valid empty state.
+/// Comments name the one side that writes a word.
+struct ChannelHeader {
+  std::uint32_t magic;
+  std::uint32_t version;
+  /// Client: how far it has written submissions.
+  alignas(64) std::atomic<std::uint64_t> submission_tail;
+  /// Daemon: how far it has read submissions.
+  alignas(64) std::atomic<std::uint64_t> submission_head;
+  /// Daemon: not zero while it polls this ring, so that the client need not signal the doorbell.
+  std::atomic<std::uint32_t> daemon_polls;
+  /// Daemon: not zero when it has completions that didn't fit; the client signals the doorbell after it has read.
+  std::atomic<std::uint32_t> completions_wait;
+  /// Daemon: how far it has written completions.
+  alignas(64) std::atomic<std::uint64_t> completion_tail;
+  /// Client: how far it has read completions.
+  alignas(64) std::atomic<std::uint64_t> completion_head;
+  /// A futex: the client sets it before it sleeps; the daemon clears it and wakes.
+  std::atomic<std::uint32_t> client_sleeps;
+  /// Client: not zero when the daemon shall signal the notify eventfd once; the daemon clears it.
+  std::atomic<std::uint32_t> notify_armed;
+};
+
+inline constexpr std::size_t channel_header_bytes = 4096;
+inline constexpr std::size_t channel_bytes = channel_header_bytes + 2 * ring_bytes;
+
+/// In front of each record, at a multiple of 8.
+struct RecordHeader {
+  std::uint32_t body_bytes;
+  std::uint16_t type;  ///< 0: padding up to the ring's end
+  std::uint16_t flags;
+};
+
+struct Record {
+  std::uint16_t type = 0;
+  std::span<const std::byte> body;
+};
+
+/// The writing end of one ring. Not thread-safe.
+class RingProducer {
+ public:
+  RingProducer(std::byte* ring, std::atomic<std::uint64_t>& tail, const std::atomic<std::uint64_t>& head)
+      : ring_(ring), shared_tail_(tail), shared_head_(head) {}
+
+  /// Writes one record unless the ring is too full now. Readers see it after publish().
+  /// A reader whose position can't be is Invalid.
+  [[nodiscard]] Result<bool> try_write(std::uint16_t type, std::span<const std::byte> body);
+  void publish() { shared_tail_.store(tail_, std::memory_order_seq_cst); }
+  [[nodiscard]] std::uint64_t position() const { return tail_; }
+
+ private:
+  std::byte* ring_;
+  std::atomic<std::uint64_t>& shared_tail_;
+  const std::atomic<std::uint64_t>& shared_head_;
+  std::uint64_t tail_ = 0;
+};
+
+/// The reading end of one ring. Not thread-safe.
+class RingConsumer {
+ public:
+  RingConsumer(const std::byte* ring, const std::atomic<std::uint64_t>& tail, std::atomic<std::uint64_t>& head)
+      : ring_(ring), shared_tail_(tail), shared_head_(head) {}
+
+  /// The next record, copied into private memory that stays valid until the next call; nothing if there is none.
+  /// Invalid if what the other side wrote can't be; the connection is of no use then.
+  [[nodiscard]] Result<std::optional<Record>> next();
+  [[nodiscard]] bool empty() const { return shared_tail_.load(std::memory_order_seq_cst) == head_; }
+
+ private:
+  const std::byte* ring_;
+  const std::atomic<std::uint64_t>& shared_tail_;
+  std::atomic<std::uint64_t>& shared_head_;
+  std::uint64_t head_ = 0;
+  std::vector<std::byte> copy_;
+};
+
+/// Sleeps while `word` is `expected`, at most `timeout`; may return early.
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
+void futex_wake_all(std::atomic<std::uint32_t>& word);
+
+/// One step of an adaptive wait: pause, after some rounds yield. The caller decides when to sleep.
+class Backoff {
+ public:
+  void step();
+  void reset() { rounds_ = 0; }
+  [[nodiscard]] unsigned rounds() const { return rounds_; }
+
+ private:
+  unsigned rounds_ = 0;
+};
+
+}  // namespace muster::ipc

@@ -1,0 +1,40 @@
+// Frames over a SOCK_SEQPACKET Unix socket: a packet and its file descriptors arrive together or not at all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/result.hpp>
+
+namespace muster::ipc {
+
+inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames travel in a memfd
+inline constexpr std::size_t frame_bytes_max = 32 << 20;
+inline constexpr std::size_t fds_max = 8;                  ///< in one packet
+
+struct Packet {
+  std::vector<std::byte> bytes;
+  std::vector<Fd> fds;
+};
+
+enum class Received { packet, would_block, closed };
+
+/// $MUSTER_SOCKET, else $XDG_RUNTIME_DIR/muster/musterd.sock, else /run/muster/musterd.sock (root) or /tmp/muster-$UID/musterd.sock.
+[[nodiscard]] std::string default_socket_path();
+
+/// Sends one frame, through a memfd if it is large. False: the socket's buffer is full (non-blocking sockets only).
+[[nodiscard]] Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds);
+
+/// Receives one packet. A truncated packet, too many descriptors or a Large frame that lies are Invalid.
+/// The frame inside has been verified as a flatbuffer with tight limits; its unions may still be anything.
+[[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet);
+
+/// Verifies that `frame` is a Frame of the schema, within limits on depth and tables that a small frame can't turn into work.
+[[nodiscard]] bool verify_frame(std::span<const std::byte> frame);
+
+}  // namespace muster::ipc

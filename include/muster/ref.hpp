@@ -1,0 +1,77 @@
+// A Ref names an object in the store and keeps it alive. Copying a Ref is cheap; the last copy in the process
+// gives the hold back. serialize() makes about 100 bytes that any process of the same user can turn back into a Ref.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <muster/options.hpp>
+#include <muster/result.hpp>
+#include <muster/types.hpp>
+
+namespace muster {
+
+namespace detail {
+struct Hold;  // client/hold.hpp
+}
+
+/// One array of an object, read-only, mapped from the store. Keeps its object alive.
+class ArrayView {
+ public:
+  ArrayView() = default;
+  ArrayView(std::shared_ptr<const detail::Hold> hold, const void* data, DType dtype, Shape shape)
+      : hold_(std::move(hold)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
+
+  [[nodiscard]] const void* data() const { return data_; }
+  [[nodiscard]] DType dtype() const { return dtype_; }
+  [[nodiscard]] const Shape& shape() const { return shape_; }  ///< elements along each axis, C order
+  [[nodiscard]] std::size_t count() const {
+    std::size_t product = 1;
+    for (auto size : shape_) product *= static_cast<std::size_t>(size);
+    return product;
+  }
+  [[nodiscard]] std::size_t bytes() const { return count() * size_of(dtype_); }
+  template <class T>
+  [[nodiscard]] std::span<const T> span() const {
+    return {static_cast<const T*>(data_), bytes() / sizeof(T)};
+  }
+
+ private:
+  std::shared_ptr<const detail::Hold> hold_;
+  const void* data_ = nullptr;
+  DType dtype_ = DType::float32;
+  Shape shape_;
+};
+
+class Ref {
+ public:
+  Ref() = default;
+  explicit Ref(std::shared_ptr<const detail::Hold> hold) : hold_(std::move(hold)) {}
+
+  [[nodiscard]] bool valid() const { return hold_ != nullptr; }
+  [[nodiscard]] std::size_t leaves() const;
+  [[nodiscard]] std::uint64_t nbytes() const;
+  /// How the leaves nest, in the caller's own notation; empty for a plain array.
+  [[nodiscard]] std::string_view structure() const;
+  [[nodiscard]] DType dtype(std::size_t leaf = 0) const;
+  [[nodiscard]] Shape shape(std::size_t leaf = 0) const;
+
+  /// Zero-copy, read-only views of all leaves. ObjectLost if the daemon is gone.
+  [[nodiscard]] Result<std::vector<ArrayView>> get() const;
+  /// The bytes that Client::deserialize() takes, in this process or another, any number of times.
+  [[nodiscard]] Result<std::string> serialize() const;
+  /// Drops this Ref's hold now; others keep theirs.
+  void free() { hold_.reset(); }
+
+  [[nodiscard]] const std::shared_ptr<const detail::Hold>& hold() const { return hold_; }
+
+ private:
+  std::shared_ptr<const detail::Hold> hold_;
+};
+
+}  // namespace muster

@@ -1,0 +1,61 @@
+// A Work is an op that was started: it ends with what this rank gets, or with the error that every rank gets.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <muster/ref.hpp>
+#include <muster/result.hpp>
+
+namespace muster {
+
+namespace detail {
+struct WorkState;  // client/work_state.hpp
+}
+
+/// What a rank gets of an op: no ref (barrier, send, reduce off root), one, or world_size of them.
+struct Outcome {
+  std::vector<Ref> refs;
+  int contributors = 0;  ///< ranks whose inputs are in it
+};
+
+/// Read-only result of one array. `span` stays valid while this object lives.
+template <class T>
+struct TypedResult {
+  std::span<const T> span;
+  Shape shape;
+  ArrayView view;  ///< keeps the object alive
+};
+
+class Work {
+ public:
+  Work() = default;
+  explicit Work(std::shared_ptr<detail::WorkState> state) : state_(std::move(state)) {}
+
+  [[nodiscard]] bool valid() const { return state_ != nullptr; }
+  /// True when the op is over, well or not. Never blocks.
+  [[nodiscard]] bool done() const;
+  /// Waits for the outcome. The timeout bounds this wait only: Timeout, naming the ranks still missing, and the op
+  /// goes on. Without one it waits until the op's own deadline.
+  [[nodiscard]] Result<Outcome> wait(Timeout timeout = {}) const;
+  /// The result as a Ref; Invalid if this rank gets none or several.
+  [[nodiscard]] Result<Ref> ref(Timeout timeout = {}) const;
+  /// The result as one array of T; Invalid if the dtype is another.
+  template <class T>
+  [[nodiscard]] Result<TypedResult<T>> result(Timeout timeout = {}) const;
+  /// A descriptor that becomes readable when the op may be over; call done() then. Owned by the client; one for all works.
+  [[nodiscard]] Result<int> fd() const;
+  /// Calls `callback` once when the op is over, from a thread that waits or polls; at once if it is over already.
+  void on_done(std::function<void()> callback) const;
+
+  [[nodiscard]] const std::shared_ptr<detail::WorkState>& state() const { return state_; }
+
+ private:
+  std::shared_ptr<detail::WorkState> state_;
+};
+
+}  // namespace muster
