@@ -1,0 +1,60 @@
+// What a complete muster amounts to on one node: which results to make, by which folds and copies, and who gets
+// which objects. Pure; addresses of inputs pass through untouched.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <muster/ipc/manifest.hpp>
+#include <muster/ipc/records.hpp>
+#include <muster/result.hpp>
+
+#include "collective/muster.hpp"
+
+namespace musterd {
+
+/// A result to be made: one region of `bytes`; its leaves' offsets are relative to that region (each 64-byte
+/// aligned) and their segment is unset.
+struct PlannedOutput {
+  muster::ipc::Manifest manifest;
+  std::uint64_t bytes = 0;
+};
+
+/// output bytes [offset, ...) = left fold of `op` over `inputs` in this order.
+struct Fold {
+  std::size_t output = 0;
+  std::uint64_t offset = 0;
+  muster::DType dtype = muster::DType::float32;
+  muster::ReduceOp op = muster::ReduceOp::sum;
+  std::uint64_t count = 0;  ///< elements
+  std::vector<const std::byte*> inputs;
+};
+
+struct CopyBytes {
+  std::size_t output = 0;
+  std::uint64_t offset = 0;
+  const std::byte* source = nullptr;
+  std::uint64_t bytes = 0;
+};
+
+/// One object that a contributor gets: an input as it is, or an output.
+struct Given {
+  bool is_output = false;
+  std::size_t contributor = 0;  ///< index into Op::contributions, for inputs
+  std::size_t index = 0;        ///< of its inputs, or of the outputs
+};
+
+struct Plan {
+  std::vector<PlannedOutput> outputs;
+  std::vector<Fold> folds;
+  std::vector<CopyBytes> copies;
+  std::vector<std::vector<Given>> gives;  ///< for each contribution of the op, what it gets
+  std::uint64_t work_bytes = 0;           ///< bytes read and written, to choose between inline and lanes
+};
+
+/// Invalid where the op has no meaning for the dtype (checked before anything runs).
+/// barrier, split and reform give nothing here: their outcome is the caller's business.
+[[nodiscard]] muster::Result<Plan> make_plan(const Op& op);
+
+}  // namespace musterd

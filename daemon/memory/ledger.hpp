@@ -1,0 +1,97 @@
+// Who holds how much. Everything is charged here to a client and its user before it is held, and given back
+// by the destructor of the Charge, so that a peer that dies can't leave anything behind.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/result.hpp>
+
+namespace musterd {
+
+using muster::ipc::ClientId;
+using UserId = std::uint32_t;  ///< a uid
+
+enum class Resource : std::uint8_t { memory, objects, fds, slots };  ///< slots: ops and requests in flight
+inline constexpr std::size_t resource_count = 4;
+using Amounts = std::array<std::uint64_t, resource_count>;
+
+struct Quota {
+  Amounts total;       ///< of the daemon; memory is the budget
+  Amounts per_user;
+  Amounts per_client;
+};
+
+/// Whom a charge is for. Client 0: the daemon's own on behalf of the user (results).
+struct Payer {
+  UserId user = 0;
+  ClientId client;
+};
+
+class Ledger;
+
+/// One amount that is held; gives it back when destroyed. Must not outlive its ledger.
+class [[nodiscard]] Charge {
+ public:
+  Charge() = default;
+  Charge(Charge&& other) noexcept;
+  Charge& operator=(Charge&& other) noexcept;
+  ~Charge() { reset(); }
+  void reset();
+  [[nodiscard]] std::uint64_t amount() const { return amount_; }
+
+ private:
+  friend class Ledger;
+  Charge(Ledger* ledger, Payer payer, Resource resource, std::uint64_t amount)
+      : ledger_(ledger), payer_(payer), resource_(resource), amount_(amount) {}
+  Ledger* ledger_ = nullptr;
+  Payer payer_;
+  Resource resource_ = Resource::memory;
+  std::uint64_t amount_ = 0;
+};
+
+struct Account {
+  Amounts used{};
+  std::uint64_t memory_peak = 0;
+};
+
+class Ledger {
+ public:
+  explicit Ledger(Quota quota) : quota_(quota) {}
+  Ledger(const Ledger&) = delete;
+  Ledger& operator=(const Ledger&) = delete;
+
+  /// QuotaExceeded if the client's or user's share does not allow it; OutOfMemory if the daemon's total doesn't
+  /// (for memory: the caller may wait, see Admission). The message says the limit and who holds what.
+  [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount);
+  /// True if it could ever fit: not more than each limit.
+  [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
+
+  [[nodiscard]] const Account& total() const { return total_; }
+  [[nodiscard]] Account user(UserId user) const;
+  [[nodiscard]] Account client(ClientId client) const;
+  [[nodiscard]] std::vector<UserId> users() const;
+  [[nodiscard]] const Quota& quota() const { return quota_; }
+  /// Grows with every charge of memory that ends; lets Admission see when trying again makes sense.
+  [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
+  /// `client 3: 512 MiB, results of user 1000: 1.0 GiB, ...`: the largest holders of memory, for error messages.
+  [[nodiscard]] std::string holders_of_memory(std::size_t count = 4) const;
+
+ private:
+  friend class Charge;
+  void give_back(Payer payer, Resource resource, std::uint64_t amount);
+
+  Quota quota_;
+  Account total_;
+  std::map<UserId, Account> users_;
+  std::map<ClientId, Account> clients_;
+  std::map<UserId, Account> results_;  ///< the part of users_ that is the daemon's own
+  std::uint64_t memory_releases_ = 0;
+};
+
+}  // namespace musterd

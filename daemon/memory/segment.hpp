@@ -1,0 +1,89 @@
+// Segments: memfds with exactly one writer for life. The table owns them, seals them in the one safe order
+// (create, writer maps, seals, then readers), and gives them back when nobody needs them any more.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/ids.hpp>
+#include <muster/result.hpp>
+
+#include "memory/ledger.hpp"
+
+namespace musterd {
+
+using muster::ipc::SegmentId;
+
+/// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
+class Segment {
+ public:
+  enum class State : std::uint8_t {
+    leased,   ///< the client has the fd but has not said that it mapped it; no reader may get it
+    ready,    ///< sealed against resizing and any further writer
+    hard,     ///< sealed against every write for ever
+  };
+
+  [[nodiscard]] SegmentId id() const { return id_; }
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+  [[nodiscard]] Payer owner() const { return owner_; }  ///< client 0: written by the daemon
+  [[nodiscard]] State state() const { return state_; }
+  [[nodiscard]] bool hard_requested() const { return hard_requested_; }
+  [[nodiscard]] const muster::ipc::Fd& fd() const { return fd_; }
+  /// The daemon's mapping: writable for its own segments, read-only for a client's. Only in state ready or hard.
+  [[nodiscard]] std::byte* data() const { return mapping_.data(); }
+  /// True if [offset, offset + bytes) lies inside.
+  [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const {
+    return offset <= bytes_ && bytes <= bytes_ - offset;
+  }
+
+ private:
+  friend class SegmentTable;
+  SegmentId id_;
+  std::uint64_t bytes_ = 0;
+  Payer owner_;
+  State state_ = State::leased;
+  bool hard_requested_ = false;
+  muster::ipc::Fd fd_;
+  muster::ipc::Mapping mapping_;
+  Charge memory_;
+  Charge descriptor_;
+};
+
+using SegmentPtr = std::shared_ptr<Segment>;
+
+class SegmentTable {
+ public:
+  explicit SegmentTable(Ledger& ledger) : ledger_(ledger) {}
+
+  /// A segment that `client` will write. OutOfMemory if there is no room now.
+  [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard);
+  /// The writer has mapped it: adds SHRINK, GROW, FUTURE_WRITE, SEAL, maps it read-only here, state ready.
+  [[nodiscard]] muster::Result<void> mapped(ClientId client, SegmentId segment);
+  /// The writer of a hard lease has unmapped it: adds WRITE; fails with Invalid if a writable mapping still exists.
+  [[nodiscard]] muster::Result<void> hard_seal(ClientId client, SegmentId segment);
+  /// The writer gives it back; Invalid while objects lie in it (use_count says so).
+  [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
+  /// A segment that the daemon writes results of `user` in: mapped writable, then sealed.
+  [[nodiscard]] muster::Result<SegmentPtr> create_result(UserId user, std::uint64_t bytes);
+  void drop_result(SegmentId segment);
+  /// The client is gone: segments without objects go at once, the others when their last object does.
+  void drop_client(ClientId client);
+
+  [[nodiscard]] SegmentPtr find(SegmentId segment) const;
+  /// A segment that a client of `user` may read; Denied or Invalid otherwise.
+  [[nodiscard]] muster::Result<SegmentPtr> readable(SegmentId segment, UserId user) const;
+  [[nodiscard]] std::size_t size() const { return segments_.size(); }
+  /// The client's own leased segment in a state to hold objects; Invalid or Denied otherwise.
+  [[nodiscard]] muster::Result<SegmentPtr> owned(SegmentId segment, ClientId client) const;
+
+ private:
+  Ledger& ledger_;
+  std::uint32_t last_id_ = 0;
+  std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
+  std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< those whose writer lives
+};
+
+}  // namespace musterd

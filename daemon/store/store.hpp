@@ -1,0 +1,121 @@
+// The objects: immutable arrays and bundles in regions, who holds them, and why one is gone.
+// An object lives while anything holds it: a client's hold, a pickle's lease, an op, or an object made of its parts.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/manifest.hpp>
+#include <muster/result.hpp>
+
+#include "base/time.hpp"
+#include "memory/ledger.hpp"
+#include "memory/result_pool.hpp"
+#include "memory/segment.hpp"
+
+namespace musterd {
+
+using muster::ipc::Capability;
+using muster::ipc::Manifest;
+using muster::ipc::ObjectId;
+
+/// Immutable once made. Kept alive by shared_ptr (an op's lease is just a copy); the store watches the end.
+struct Object {
+  ObjectId id;
+  Capability capability;
+  UserId user = 0;
+  ClientId maker;  ///< 0: the daemon
+  TimePoint made;
+  Manifest manifest;
+  std::vector<SegmentPtr> segments;         ///< of each leaf, null for leaves without bytes
+  std::shared_ptr<const Object> parent;     ///< whose bytes these are, if it is part of another
+  ResultRegion region;                      ///< of a result
+  Charge slot;
+  [[nodiscard]] const std::byte* data(std::size_t leaf) const {
+    return segments[leaf] ? segments[leaf]->data() + manifest.leaves[leaf].offset : nullptr;
+  }
+};
+using ObjectPtr = std::shared_ptr<const Object>;
+
+struct Holder {
+  ClientId client;
+  std::uint32_t holds = 0;
+};
+
+class Store {
+ public:
+  struct Limits {
+    std::size_t tombstones = 1 << 16;  ///< how many ends are remembered
+    Duration pickle_lease = std::chrono::minutes(10);
+  };
+  struct Totals {
+    std::uint64_t bytes_deposited = 0;  ///< by clients, since the start
+    std::uint64_t bytes_copied = 0;     ///< of those, what had to be copied in
+    std::uint64_t objects_made = 0;
+  };
+
+  Store(Ledger& ledger, SegmentTable& segments, Limits limits) : ledger_(ledger), segments_(segments), limits_(limits) {}
+
+  /// A client's regions become an object with one hold of that client. The leaves must lie in its own ready segments,
+  /// or inside the parent's leaves if it has one (which the client must hold). Invalid, Denied, QuotaExceeded.
+  [[nodiscard]] muster::Result<ObjectPtr> seal(Payer client, ObjectId id, Capability capability, ObjectId parent,
+                                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now);
+  /// A finished result; nobody holds it yet but the returned pointer. `manifest` leaves lie in `region`.
+  /// capability: from the caller, who owns the randomness.
+  [[nodiscard]] muster::Result<ObjectPtr> add_result(UserId user, Capability capability, Manifest manifest,
+                                                     ResultRegion region, TimePoint now);
+
+  /// The object if this client holds it; ObjectLost (with the reason) or Denied otherwise.
+  [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, ClientId client) const;
+  /// Adds a hold for whoever shows the capability and is of the object's user, else Denied; ObjectLost with the reason.
+  [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client);
+  /// Adds a hold.
+  void hold(const ObjectPtr& object, ClientId client);
+  /// Gives one hold up; Invalid if this client has none.
+  [[nodiscard]] muster::Result<void> release(ObjectId id, ClientId client);
+  /// A pickled form exists: keeps the object until now + pickle_lease.
+  [[nodiscard]] muster::Result<void> pin(ObjectId id, ClientId client, TimePoint now);
+  /// All that `client` holds is also held by `heir` (a life line of a forked child).
+  void inherit(ClientId client, ClientId heir);
+  /// Drops all holds of the client.
+  void drop_client(ClientId client);
+  /// Ends pickle leases.
+  void expire(TimePoint now);
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+
+  /// Objects that ended since the last call, for telling their makers. Ends are noticed when the last
+  /// ObjectPtr outside goes, too.
+  struct Gone {
+    ObjectId id;
+    ClientId maker;
+  };
+  [[nodiscard]] std::vector<Gone> take_gone();
+
+  [[nodiscard]] std::size_t size() const;
+  [[nodiscard]] const Totals& totals() const { return totals_; }
+  /// For `muster ls`: each object with its holders, at most `limit`.
+  struct Listed {
+    ObjectPtr object;
+    std::vector<Holder> holders;
+    long in_ops = 0;
+    Duration pinned{};
+  };
+  [[nodiscard]] std::vector<Listed> list(std::size_t limit, TimePoint now) const;
+  [[nodiscard]] std::uint64_t held_by(ClientId client) const;
+
+ private:
+  // The implementation's own; see store.cpp.
+  struct Entry;
+  Ledger& ledger_;
+  SegmentTable& segments_;
+  Limits limits_;
+  Totals totals_;
+};
+
+}  // namespace musterd
