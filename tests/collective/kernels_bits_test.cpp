@@ -1,0 +1,213 @@
+// Every dispatch target of this CPU against the reference, bit by bit: all dtypes and ops, 1 to 17 ranks, all tails,
+// odd addresses, streamed and not, in one piece and in several.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "daemon/collective/kernels/half.hpp"
+#include "daemon/collective/kernels/reduce.hpp"
+#include "kernels_targets.hpp"
+
+namespace {
+
+using muster::DType;
+using muster::testing::Case;
+using muster::testing::cases;
+using muster::testing::describe;
+using muster::testing::OnTarget;
+using muster::testing::output_size;
+using muster::testing::targets;
+using musterd::kernels::reduce;
+using musterd::kernels::Reduce;
+using musterd::kernels::reduce_scalar;
+
+constexpr float nan32 = std::numeric_limits<float>::quiet_NaN();
+constexpr float inf32 = std::numeric_limits<float>::infinity();
+constexpr double nan64 = std::numeric_limits<double>::quiet_NaN();
+constexpr std::size_t never = std::numeric_limits<std::size_t>::max();
+constexpr std::byte guard{0xa5};
+
+// A stretch of elements of `dtype` that mixes ordinary values, special ones and arbitrary bits.
+class Values {
+ public:
+  explicit Values(DType dtype) : dtype_(dtype) {}
+
+  std::vector<std::byte> make(std::size_t bytes) {
+    std::vector<std::byte> made(bytes + 16);
+    for (std::size_t at = 0; at < bytes;) at += put(&made[at]);
+    made.resize(bytes);
+    return made;
+  }
+
+ private:
+  std::size_t put(std::byte* to) {
+    switch (dtype_) {
+      case DType::float16:
+        return put_part<std::uint16_t>(
+            to, musterd::kernels::to_float16(ordinary()).bits,
+            {0, 0x8000, 1, 0x8001, 0x3ff, 0x400, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7c01, 0xfe00});
+      case DType::bfloat16:
+        return put_part<std::uint16_t>(
+            to, musterd::kernels::to_bfloat16(ordinary()).bits,
+            {0, 0x8000, 1, 0x8001, 0x7f, 0x80, 0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7f81, 0xffc0});
+      case DType::float32:
+      case DType::complex64:
+        return put_part<float>(to, ordinary(),
+                               {0.0f, -0.0f, 1e-45f, -1e-45f, 1.17549435e-38f, 3.4028235e38f, -3.4028235e38f, inf32,
+                                -inf32, nan32, -nan32, std::numeric_limits<float>::signaling_NaN()});
+      case DType::float64:
+      case DType::complex128:
+        return put_part<double>(
+            to, static_cast<double>(ordinary()) * 1.000000001,
+            {0.0, -0.0, 5e-324, -5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -1.7976931348623157e308,
+             HUGE_VAL, -HUGE_VAL, nan64, -nan64, std::numeric_limits<double>::signaling_NaN()});
+      case DType::int64:
+      case DType::uint64:
+        return put_part<std::uint64_t>(
+            to, random_() % 7,
+            {0, 1, ~0ull, 1ull << 63, ~0ull >> 1, 1ull << 53 | 1, ~0ull >> 10, ~0ull << 10, 0xffffffff});
+      case DType::int32:
+      case DType::uint32:
+        return put_part<std::uint32_t>(to, static_cast<std::uint32_t>(random_() % 7),
+                                       {0, 1, ~0u, 1u << 31, ~0u >> 1, 0xffff});
+      case DType::int16:
+      case DType::uint16:
+        return put_part<std::uint16_t>(to, static_cast<std::uint16_t>(random_() % 7),
+                                       {0, 1, 0xffff, 0x8000, 0x7fff, 0xff});
+      default:
+        return put_part<std::uint8_t>(to, static_cast<std::uint8_t>(random_() % 7), {0, 1, 0xff, 0x80, 0x7f});
+    }
+  }
+
+  template <class T>
+  std::size_t put_part(std::byte* to, T usual, std::initializer_list<T> special) {
+    const std::uint64_t choice = random_() % 8;
+    const std::uint64_t bits = random_();
+    if (choice == 0) {
+      std::memcpy(to, &bits, sizeof(T));
+    } else {
+      const T value = choice < 3 ? special.begin()[bits % special.size()] : usual;
+      std::memcpy(to, &value, sizeof(T));
+    }
+    return sizeof(T);
+  }
+
+  // Half of them small integers, so that equal values and exact ties of rounding occur.
+  float ordinary() {
+    const auto value = static_cast<float>(static_cast<std::int64_t>(random_() % 4096) - 2048);
+    return random_() % 2 == 0 ? value / 64 : value * 1.2345678e-3f;
+  }
+
+  DType dtype_;
+  std::mt19937_64 random_{20201101};
+};
+
+// One reduction whose parts are asked for at any address.
+class Workload {
+ public:
+  Workload(Case which, std::size_t ranks, std::size_t count)
+      : which_(which), expected_(count * output_size(which)), shifted_(ranks) {
+    Values values(which.dtype);
+    for (std::size_t rank = 0; rank < ranks; ++rank)
+      inputs_.push_back(values.make(count * muster::size_of(which.dtype)));
+    std::vector<const std::byte*> inputs;
+    for (const auto& input : inputs_) inputs.push_back(input.data());
+    reduce_scalar(call(inputs, expected_.data(), count));
+  }
+
+  // Reduces elements [first, first + count) with every buffer moved by its own few bytes: whether the bits are those
+  // of the whole, and nothing else was written.
+  bool agrees(std::size_t first, std::size_t count, std::size_t shift, std::size_t stream_bytes_min) {
+    const std::size_t size = muster::size_of(which_.dtype);
+    std::vector<const std::byte*> inputs;
+    for (std::size_t rank = 0; rank < inputs_.size(); ++rank) {
+      const std::size_t offset = shift * (1 + 3 * rank) % 64;
+      shifted_[rank].resize(count * size + 64);
+      std::copy_n(inputs_[rank].begin() + static_cast<std::ptrdiff_t>(first * size), count * size,
+                  shifted_[rank].begin() + static_cast<std::ptrdiff_t>(offset));
+      inputs.push_back(shifted_[rank].data() + offset);
+    }
+    const std::size_t bytes = count * output_size(which_);
+    output_.assign(64 + shift + bytes + 64, guard);
+    std::byte* const output = output_.data() + 64 + shift;
+    Reduce now = call(inputs, output, count);
+    now.stream_bytes_min = stream_bytes_min;
+    reduce(now);
+    const auto untouched = [](std::byte byte) { return byte == guard; };
+    return std::all_of(output_.data(), output, untouched) &&
+           std::all_of(output + bytes, output + bytes + 64, untouched) &&
+           std::equal(output, output + bytes, expected_.data() + first * output_size(which_));
+  }
+
+ private:
+  Reduce call(const std::vector<const std::byte*>& inputs, std::byte* output, std::size_t count) const {
+    return {.dtype = which_.dtype, .op = which_.op, .inputs = inputs, .output = output, .count = count};
+  }
+
+  Case which_;
+  std::vector<std::vector<std::byte>> inputs_;
+  std::vector<std::byte> expected_, output_;
+  std::vector<std::vector<std::byte>> shifted_;
+};
+
+// Calls `check(which, ranks)` for everything on every target.
+template <class Check>
+void everywhere(std::initializer_list<std::size_t> ranks, Check check) {
+  for (const std::int64_t target : targets()) {
+    const OnTarget on(target);
+    for (const Case which : cases()) {
+      for (const std::size_t n : ranks) {
+        INFO(describe(which) << ", " << n << " ranks, on " << hwy::TargetName(target));
+        check(which, n);
+      }
+    }
+  }
+}
+
+TEST_CASE("every target gives the bits of the reference, for every count") {
+  everywhere({1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17}, [](Case which, std::size_t ranks) {
+    Workload work(which, ranks, 700);
+    std::vector<std::size_t> counts(131);
+    std::iota(counts.begin(), counts.end(), std::size_t{0});
+    for (const std::size_t count : std::initializer_list<std::size_t>{255, 256, 257, 319, 511, 513, 639, 700})
+      counts.push_back(count);
+    for (const std::size_t count : counts) {
+      INFO(count << " elements");
+      REQUIRE(work.agrees(0, count, 0, never));
+    }
+  });
+}
+
+TEST_CASE("addresses don't matter, nor do streaming stores") {
+  everywhere({1, 3, 8, 10}, [](Case which, std::size_t ranks) {
+    Workload work(which, ranks, 300);
+    for (std::size_t shift = 0; shift < 33; ++shift) {
+      for (const std::size_t count : std::initializer_list<std::size_t>{1, 31, 33, 65, 129, 300}) {
+        INFO(count << " elements, moved by " << shift);
+        REQUIRE(work.agrees(0, count, shift, never));
+        REQUIRE(work.agrees(0, count, shift, 1));
+      }
+    }
+  });
+}
+
+TEST_CASE("the whole is the sum of its parts, wherever it is cut") {
+  everywhere({2, 5, 12}, [](Case which, std::size_t ranks) {
+    constexpr std::size_t whole = 5000;  // more than one block of the accumulator
+    Workload work(which, ranks, whole);
+    REQUIRE(work.agrees(0, whole, 0, never));
+    for (const std::size_t cut : std::initializer_list<std::size_t>{1, 15, 128, 1023, 2500, 4999}) {
+      INFO("cut at " << cut);
+      REQUIRE(work.agrees(0, cut, cut % 16, never));
+      REQUIRE(work.agrees(cut, whole - cut, 0, 1));
+    }
+  });
+}
+
+}  // namespace
