@@ -1,0 +1,103 @@
+#include "cluster/group.hpp"
+
+#include <algorithm>
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+
+namespace {
+
+std::set<int> all_ranks(int world_size) {
+  std::set<int> ranks;
+  for (int rank = 0; rank < world_size; ++rank) ranks.insert(rank);
+  return ranks;
+}
+
+std::optional<int> rank_of(const std::map<int, Seat>& seats, SeatId id) {
+  for (const auto& [rank, seat] : seats)
+    if (seat.id == id) return rank;
+  return std::nullopt;
+}
+
+}  // namespace
+
+Group::Group(Settings settings) : settings_(std::move(settings)), members_(all_ranks(settings_.world_size)) {}
+
+Result<void> Group::check_settings(const Settings& settings, int rank) const {
+  const auto where = "rank " + std::to_string(rank) + " of group '" + settings_.name + "'";
+  if (settings.world_size != settings_.world_size)
+    return Error(Code::invalid,
+                 where + " joined with world_size " + std::to_string(settings.world_size) + ", the group has " +
+                     std::to_string(settings_.world_size),
+                 "start every rank with the same world_size, or use another group name", {rank});
+  if (settings.on_loss != settings_.on_loss)
+    return Error(Code::invalid,
+                 where + " joined with on_loss='" + std::string(name(settings.on_loss)) + "', the group has '" +
+                     std::string(name(settings_.on_loss)) + "'",
+                 "start every rank with the same on_loss", {rank});
+  if (rank < 0 || rank >= settings_.world_size)
+    return Error(Code::invalid, where + " is out of range: world_size is " + std::to_string(settings_.world_size),
+                 "ranks run from 0 to world_size - 1");
+  return {};
+}
+
+Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
+  if (auto checked = check_settings(settings, seat.rank); !checked) return checked.error();
+  const auto taken = [&](const char* what) {
+    return Error(Code::invalid,
+                 "rank " + std::to_string(seat.rank) + " of group '" + settings_.name + "' is " + what,
+                 "give every process a rank of its own, or leave() the group first", {seat.rank});
+  };
+  if (seats_.contains(seat.rank)) return taken("held by a live process");
+  const bool was_lost = lost_.contains(seat.rank);
+  if (members_.contains(seat.rank) && !was_lost) {
+    seats_.emplace(seat.rank, seat);
+    return Joined::member;
+  }
+  if (was_lost && settings_.on_loss == muster::OnLoss::wait) {
+    lost_.erase(seat.rank);
+    seats_.emplace(seat.rank, seat);
+    return Joined::replacement;
+  }
+  if (!newcomers_.emplace(seat.rank, seat).second) return taken("taken by another newcomer that waits for a reform");
+  return Joined::newcomer;
+}
+
+Group::Lost Group::lose(SeatId seat) {
+  if (auto rank = rank_of(newcomers_, seat)) {
+    newcomers_.erase(*rank);
+    return Lost::newcomer;
+  }
+  if (auto rank = rank_of(seats_, seat)) {
+    seats_.erase(*rank);
+    lost_.insert(*rank);
+  }
+  return seats_.empty() ? Lost::last : Lost::member;
+}
+
+void Group::begin_epoch() {
+  ++epoch_;
+  if (seats_.empty()) {
+    members_ = all_ranks(settings_.world_size);
+  } else {
+    const auto alive = live();
+    members_ = {alive.begin(), alive.end()};
+    for (const auto& [rank, seat] : newcomers_) members_.insert(rank);
+  }
+  seats_.merge(newcomers_);
+  newcomers_.clear();
+  lost_.clear();
+}
+
+std::vector<int> Group::live() const {
+  std::vector<int> ranks;
+  std::set_difference(members_.begin(), members_.end(), lost_.begin(), lost_.end(), std::back_inserter(ranks));
+  return ranks;
+}
+
+bool Group::is_newcomer(SeatId seat) const { return rank_of(newcomers_, seat).has_value(); }
+
+}  // namespace musterd

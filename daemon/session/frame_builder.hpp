@@ -1,0 +1,27 @@
+// One FlatBuffers frame in the making. Only files that build frames include this, as it pulls in the schema.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <muster/ipc/wire_generated.h>
+
+namespace musterd {
+
+namespace wire = muster::ipc::wire;
+
+struct FrameBuilder {
+  explicit FrameBuilder(std::uint64_t request_) : request(request_) {}
+
+  [[nodiscard]] std::vector<std::byte> finish(wire::Body type, flatbuffers::Offset<void> body) {
+    wire::FinishFrameBuffer(fbb, wire::CreateFrame(fbb, request, type, body));
+    const auto* begin = reinterpret_cast<const std::byte*>(fbb.GetBufferPointer());
+    return {begin, begin + fbb.GetSize()};
+  }
+
+  flatbuffers::FlatBufferBuilder fbb;
+  std::uint64_t request;
+};
+
+}  // namespace musterd

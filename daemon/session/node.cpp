@@ -1,0 +1,162 @@
+#include "session/node.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/assert.hpp"
+#include "session/frames.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+namespace ipc = muster::ipc;
+
+Node::Node(NodeSettings settings, Outside& outside)
+    : settings_(std::move(settings)),
+      outside_(outside),
+      ledger_(settings_.quota),
+      segments_(ledger_),
+      results_(segments_, settings_.segment_bytes),
+      store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
+      admission_(settings_.memory_waiters_max) {}
+
+Node::~Node() {
+  // Ops and works hold objects, which hold regions of the pool.
+  running_.clear();
+  groups_.clear();
+}
+
+Node::Client* Node::find(ClientId client) {
+  auto found = clients_.find(client);
+  return found == clients_.end() ? nullptr : &found->second;
+}
+
+void Node::connected(ClientId client, Credentials credentials, TimePoint now) {
+  if (started_ == TimePoint{}) started_ = now;
+  Client fresh;
+  fresh.id = client;
+  fresh.credentials = credentials;
+  fresh.name = "pid " + std::to_string(credentials.pid);
+  fresh.connected = fresh.last_heard = now;
+  MUSTER_ASSERT(clients_.emplace(client, std::move(fresh)).second, "client ids are unique");
+}
+
+void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
+  Client* client = find(id);
+  if (!client) return;
+  now_ = now;
+  client->last_heard = now;
+  switch (type) {
+    case ipc::SubmissionType::seal: seal(*client, body, now); break;
+    case ipc::SubmissionType::contribute: contribute(*client, body, now); break;
+    case ipc::SubmissionType::release: release(*client, body); break;
+    case ipc::SubmissionType::combine: combine(*client, body, now); break;
+    case ipc::SubmissionType::pin: {
+      auto pin = ipc::read_pin(body);
+      if (!pin) return violated(id, pin.error(), now);
+      // A pin that is refused shows when the pickle is used.
+      static_cast<void>(store_.pin(pin->object, id, now));
+      break;
+    }
+    default:
+      return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))), now);
+  }
+  after_event(now);
+}
+
+void Node::disconnected(ClientId id, std::string how, TimePoint now) {
+  Client* client = find(id);
+  if (!client) return;
+  now_ = now;
+  forget(*client, how, now);
+  after_event(now);
+}
+
+void Node::violated(ClientId id, const Error& error, TimePoint now) {
+  Client* client = find(id);
+  if (!client) return;
+  now_ = now;
+  outside_.send(id, frames::goodbye(error), {});
+  forget(*client, "broke the protocol", now);
+  outside_.close(id);
+  after_event(now);
+}
+
+void Node::forget(Client& client, const std::string& how, TimePoint now) {
+  const ClientId id = client.id;
+  while (!client.seats.empty()) {
+    const SeatId seat = client.seats.begin()->first;
+    static_cast<void>(leave(client, seat, how, now));
+  }
+  admission_.forget(id);
+  store_.drop_client(id);
+  segments_.drop_client(id);
+  clients_.erase(id);
+}
+
+void Node::lifeline_closed(ClientId heir, TimePoint now) {
+  now_ = now;
+  lifelines_.erase(heir);
+  store_.drop_client(heir);
+  after_event(now);
+}
+
+void Node::tick(TimePoint now) {
+  now_ = now;
+  store_.expire(now);
+  admission_.expire(now);
+  // perform() may end groups, so walk over a copy.
+  std::vector<GroupPtr> groups;
+  for (const auto& [name, state] : groups_) groups.push_back(state);
+  for (const auto& state : groups) {
+    std::vector<Action> actions;
+    state->muster.expire(now, actions);
+    perform(state, std::move(actions), now);
+    expire_early(state, now);
+  }
+  after_event(now);
+}
+
+std::optional<TimePoint> Node::next_deadline() const {
+  auto earliest = store_.next_deadline();
+  const auto consider = [&](std::optional<TimePoint> time) {
+    if (time && (!earliest || *time < *earliest)) earliest = time;
+  };
+  consider(admission_.next_deadline());
+  for (const auto& [name, state] : groups_) {
+    consider(state->muster.next_deadline());
+    for (const auto& contribution : state->early) consider(contribution.deadline);
+  }
+  return earliest;
+}
+
+void Node::after_event(TimePoint) {
+  if (ledger_.memory_releases() != seen_memory_releases_) {
+    seen_memory_releases_ = ledger_.memory_releases();
+    admission_.retry();
+  }
+  std::vector<std::byte> body;
+  for (const auto& gone : store_.take_gone()) {
+    if (!clients_.contains(gone.maker)) continue;
+    body.clear();
+    ipc::write(ipc::ObjectGone{gone.id}, body);
+    outside_.complete(gone.maker, ipc::CompletionType::object_gone, body);
+  }
+}
+
+void Node::shut_down(const std::string& reason, TimePoint now) {
+  now_ = now;
+  stopping_ = true;
+  const Error error(Code::daemon_unavailable, "the daemon ended: " + reason, "start it again: muster start");
+  std::vector<GroupPtr> groups;
+  for (const auto& [name, state] : groups_) groups.push_back(state);
+  for (const auto& state : groups) {
+    std::vector<Action> actions;
+    state->muster.abort(error, actions);
+    perform(state, std::move(actions), now);
+  }
+  for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
+}
+
+}  // namespace musterd

@@ -1,0 +1,223 @@
+// The node: all control state of one daemon, and what each event does to it. One thread, no clock, no socket:
+// events come in through the public functions, effects go out through Outside. What a client sends is checked
+// here or in what the node calls; nothing of it is believed.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/records.hpp>
+#include <muster/result.hpp>
+
+#include "base/time.hpp"
+#include "cluster/group.hpp"
+#include "collective/muster.hpp"
+#include "collective/plan.hpp"
+#include "memory/admission.hpp"
+#include "memory/ledger.hpp"
+#include "memory/result_pool.hpp"
+#include "memory/segment.hpp"
+#include "session/outside.hpp"
+#include "store/store.hpp"
+
+namespace muster::ipc::wire {
+struct Frame;
+}
+
+namespace musterd {
+
+using muster::ipc::WorkId;
+
+struct NodeSettings {
+  std::string version;
+  std::string socket;
+  std::string log;                 ///< where the log goes, for `muster status`
+  std::uint64_t incarnation = 1;
+  Quota quota;
+  std::uint64_t segment_bytes = 64 << 20;
+  std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
+  std::uint32_t requests_max = 256;    ///< unanswered requests of one client
+  std::size_t groups_max = 16'384;
+  std::size_t memory_waiters_max = 4096;
+  double idle_exit_s = 0;
+  unsigned lanes = 1;
+  std::string simd;
+  Duration pickle_lease = std::chrono::minutes(10);
+};
+
+/// Who connected, as the kernel says.
+struct Credentials {
+  std::uint32_t user = 0;
+  std::int32_t pid = 0;
+};
+
+class Node {
+ public:
+  Node(NodeSettings settings, Outside& outside);
+  ~Node();
+
+  // ---- events; each bears the time ----
+  void connected(ClientId client, Credentials credentials, TimePoint now);
+  /// A verified frame with its descriptors.
+  void frame(ClientId client, std::span<const std::byte> bytes, std::vector<muster::ipc::Fd> fds, TimePoint now);
+  /// A record from the client's ring, in private memory.
+  void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
+  /// The client died or closed its connection; `how` is for messages: "died", "exited".
+  void disconnected(ClientId client, std::string how, TimePoint now);
+  /// What the client sent can't be: tells it why and ends the connection.
+  void violated(ClientId client, const muster::Error& error, TimePoint now);
+  void lifeline_closed(ClientId heir, TimePoint now);
+  void tick(TimePoint now);
+  /// Every op fails and every client is told.
+  void shut_down(const std::string& reason, TimePoint now);
+
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+  [[nodiscard]] std::size_t clients() const { return clients_.size(); }
+  [[nodiscard]] std::size_t ops_in_flight() const { return running_.size() + waiting_tickets_; }
+
+ private:
+  struct GroupState;
+  using GroupPtr = std::shared_ptr<GroupState>;
+
+  struct Client {
+    ClientId id;
+    Credentials credentials;
+    std::string name;
+    bool greeted = false;
+    TimePoint connected;
+    TimePoint last_heard;
+    std::unordered_map<SeatId, GroupPtr> seats;
+    std::uint32_t in_flight = 0;
+    std::uint32_t requests = 0;
+    [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
+  };
+
+  /// A group with the ops of its running epoch.
+  struct GroupState {
+    explicit GroupState(Group::Settings settings, Muster::Limits limits)
+        : group(std::move(settings)), muster(group.settings().world_size, group.members(), limits) {}
+    Group group;
+    Muster muster;
+    std::vector<Contribution> early;   ///< of newcomers, for the next epoch
+    std::uint64_t ops_done = 0;
+    std::uint64_t ops_failed = 0;
+    std::uint32_t splits = 0;
+  };
+
+  /// Whom an outcome goes to.
+  struct Pending {
+    ClientId client;
+    WorkId work;
+    SeatId seat;        ///< 0 for combines
+    GroupPtr group;     ///< null for combines
+    int rank = 0;
+  };
+
+  /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
+  struct Running {
+    OpPtr op;
+    Plan plan;
+    GroupPtr group;  ///< null for combines
+    std::uint32_t user = 0;
+    std::vector<ResultRegion> regions;
+    WaiterId waiter = 0;
+    bool in_lanes = false;
+  };
+
+  // node.cpp: the life of a client, and what follows every event
+  Client* find(ClientId client);
+  void after_event(TimePoint now);
+  void forget(Client& client, const std::string& how, TimePoint now);
+
+  // requests.cpp: frames
+  void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame);
+  void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame,
+              std::vector<muster::ipc::Fd> fds, TimePoint now);
+  void reply_ok(ClientId client, std::uint64_t request);
+  void reply_error(ClientId client, std::uint64_t request, const muster::Error& error);
+  void reply(ClientId client, std::uint64_t request, const muster::Result<void>& result);
+  void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
+  void map(Client& client, std::uint64_t request, SegmentId segment);
+  void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object, Capability capability);
+  void describe(Client& client, std::uint64_t request, ObjectId object);
+  void fork(Client& client, std::uint64_t request, std::vector<muster::ipc::Fd> fds);
+  void missing(Client& client, std::uint64_t request, WorkId work);
+
+  // inspect.cpp: status and lists
+  void status(ClientId client, std::uint64_t request, TimePoint now);
+  void list_objects(ClientId client, std::uint64_t request, std::size_t limit, TimePoint now);
+  void list_groups(ClientId client, std::uint64_t request);
+  void list_clients(ClientId client, std::uint64_t request, TimePoint now);
+  [[nodiscard]] std::string label(ClientId client) const;
+
+  // groups.cpp: seats and epochs
+  void join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now);
+  [[nodiscard]] muster::Result<GroupPtr> find_or_make_group(const Client& client, const Group::Settings& settings);
+  [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
+  void seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now);
+  void begin_epoch(const GroupPtr& state, TimePoint now);
+  void expire_early(const GroupPtr& state, TimePoint now);
+  void remove_group(const GroupPtr& state);
+  void tell_members(const GroupPtr& state);
+  void split(const GroupPtr& state, const Op& op);
+  void reform(const GroupPtr& state, const Op& op, TimePoint now);
+
+  // ops.cpp: from contribution to outcome
+  void seal(Client& client, std::span<const std::byte> body, TimePoint now);
+  void release(Client& client, std::span<const std::byte> body);
+  void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
+  void combine(Client& client, std::span<const std::byte> body, TimePoint now);
+  [[nodiscard]] muster::Result<std::vector<Input>> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
+  [[nodiscard]] muster::Result<void> admit(Client& client) const;
+  Ticket add_pending(Pending pending);
+  void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
+  void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
+  [[nodiscard]] muster::Result<void> allocate(Running& running);
+  void launch(std::uint64_t key, TimePoint now);
+  void finish(std::uint64_t key, TimePoint now);
+  void fail_running(std::uint64_t key, const muster::Error& error, TimePoint now);
+  void over(const Running& running, bool well);
+  [[nodiscard]] std::vector<ObjectPtr> publish(Running& running, TimePoint now);
+  void give(const Running& running, std::span<const ObjectPtr> outputs);
+  void give_combined(const Running& running, std::span<const ObjectPtr> outputs);
+  void settle_done(Ticket ticket, const muster::ipc::Done& done);
+  void settle_items(Ticket ticket, std::size_t contributors, std::span<const ObjectPtr> objects);
+  void settle_failed(Ticket ticket, const muster::Error& error);
+  void fail_work(ClientId client, WorkId work, const muster::Error& error);
+
+  NodeSettings settings_;
+  Outside& outside_;
+  Ledger ledger_;
+  SegmentTable segments_;
+  ResultPool results_;
+  Store store_;
+  Admission admission_;
+  std::map<ClientId, Client> clients_;
+  std::map<std::pair<std::uint32_t, std::string>, GroupPtr> groups_;
+  std::unordered_map<Ticket, Pending> pending_;
+  std::unordered_map<std::uint64_t, Running> running_;
+  std::map<ClientId, ClientId> lifelines_;  ///< heir to the client that forked
+  std::size_t waiting_tickets_ = 0;
+  Ticket last_ticket_ = 0;
+  std::uint64_t last_running_ = 0;
+  std::uint32_t last_seat_ = 0;
+  std::uint32_t last_heir_ = 0xf000'0000;
+  std::uint64_t ops_done_ = 0;
+  std::uint64_t ops_failed_ = 0;
+  std::uint64_t bytes_reduced_ = 0;
+  std::uint64_t seen_memory_releases_ = 0;
+  bool stopping_ = false;
+  TimePoint started_;
+  TimePoint now_;
+};
+
+}  // namespace musterd

@@ -1,0 +1,42 @@
+// What the node can do to the world. The server does it for real; tests and fuzzers record it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/records.hpp>
+
+#include "collective/engine.hpp"
+
+namespace musterd {
+
+using muster::ipc::ClientId;
+
+class Outside {
+ public:
+  virtual ~Outside() = default;
+
+  /// Sends one frame with descriptors (which the callee duplicates if it can't send at once).
+  virtual void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) = 0;
+  /// Makes the client's rings and eventfds and sends them with the Welcome frame.
+  virtual void welcome(ClientId client, std::span<const std::byte> frame) = 0;
+  /// Writes one record into the client's completion ring, or keeps it until there is room.
+  virtual void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) = 0;
+  /// Ends the connection after what was sent. The node has forgotten the client already.
+  virtual void close(ClientId client) = 0;
+  /// Handles the records that other clients have published but that were not read yet.
+  virtual void read_all_rings() = 0;
+  /// Tells the node with lifeline_closed() when the other end of `fd` is closed.
+  virtual void watch_lifeline(ClientId heir, muster::ipc::Fd fd) = 0;
+  /// Runs a job on the lanes; its `done` runs on the control thread.
+  virtual void run(Job job) = 0;
+  [[nodiscard]] virtual muster::ipc::Capability random_capability() = 0;
+  /// Begins the orderly end of the daemon.
+  virtual void stop(std::string reason) = 0;
+};
+
+}  // namespace musterd
