@@ -51,6 +51,8 @@ struct NodeSettings {
   double idle_exit_s = 0;
   unsigned lanes = 1;
   std::string simd;
+  std::string huge_pages;
+  std::int32_t pid = 0;
   Duration pickle_lease = std::chrono::minutes(10);
 };
 
@@ -82,7 +84,7 @@ class Node {
 
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t clients() const { return clients_.size(); }
-  [[nodiscard]] std::size_t ops_in_flight() const { return running_.size() + waiting_tickets_; }
+  [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
 
  private:
   struct GroupState;
@@ -129,8 +131,6 @@ class Node {
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
     std::vector<ResultRegion> regions;
-    WaiterId waiter = 0;
-    bool in_lanes = false;
   };
 
   // node.cpp: the life of a client, and what follows every event
@@ -143,6 +143,7 @@ class Node {
   void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame,
               std::vector<muster::ipc::Fd> fds, TimePoint now);
   void reply_ok(ClientId client, std::uint64_t request);
+  void send_reply(ClientId client, std::span<const std::byte> frame, std::span<const int> fds);
   void reply_error(ClientId client, std::uint64_t request, const muster::Error& error);
   void reply(ClientId client, std::uint64_t request, const muster::Result<void>& result);
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
@@ -164,11 +165,13 @@ class Node {
   [[nodiscard]] muster::Result<GroupPtr> find_or_make_group(const Client& client, const Group::Settings& settings);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
   void seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now);
+  [[nodiscard]] Muster::Limits muster_limits() const;
   void begin_epoch(const GroupPtr& state, TimePoint now);
   void expire_early(const GroupPtr& state, TimePoint now);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state);
   void split(const GroupPtr& state, const Op& op);
+  void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank);
   void reform(const GroupPtr& state, const Op& op, TimePoint now);
 
   // ops.cpp: from contribution to outcome
@@ -185,8 +188,9 @@ class Node {
   void launch(std::uint64_t key, TimePoint now);
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error, TimePoint now);
-  void over(const Running& running, bool well);
-  [[nodiscard]] std::vector<ObjectPtr> publish(Running& running, TimePoint now);
+  void finish_from_lane(std::uint64_t key);
+  [[nodiscard]] static int rank_of(const GroupState& state, SeatId seat);
+  [[nodiscard]] muster::Result<std::vector<ObjectPtr>> publish(Running& running, TimePoint now);
   void give(const Running& running, std::span<const ObjectPtr> outputs);
   void give_combined(const Running& running, std::span<const ObjectPtr> outputs);
   void settle_done(Ticket ticket, const muster::ipc::Done& done);
@@ -206,7 +210,7 @@ class Node {
   std::unordered_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   std::map<ClientId, ClientId> lifelines_;  ///< heir to the client that forked
-  std::size_t waiting_tickets_ = 0;
+  std::vector<std::byte> completion_;  ///< a buffer that is used again and again
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;

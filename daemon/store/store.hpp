@@ -73,6 +73,8 @@ class Store {
 
   /// The object if this client holds it; ObjectLost (with the reason) or Denied otherwise.
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, ClientId client) const;
+  /// True if the client holds an object that lies in the segment: then it may read it, whoever owns it.
+  [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
   /// Adds a hold for whoever shows the capability and is of the object's user, else Denied; ObjectLost with the reason.
   [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client);
   /// Adds a hold.

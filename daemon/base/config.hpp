@@ -1,0 +1,41 @@
+// What a daemon can be told: flag, else environment (MUSTER_*), else config file (TOML), else default.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include <muster/result.hpp>
+
+#include "base/log.hpp"
+
+namespace musterd {
+
+struct Config {
+  std::string socket;                  ///< empty: the default path
+  unsigned socket_mode = 0600;
+  std::uint64_t memory_bytes = 0;      ///< 0: 30 % of the machine's or the cgroup's
+  std::uint64_t user_memory_bytes = 0; ///< 0: all of it
+  std::uint64_t client_memory_bytes = 0;
+  std::uint64_t objects_max = 1'000'000;  ///< of one client
+  std::uint32_t clients_max = 4096;
+  std::uint32_t in_flight_max = 1024;  ///< ops of one group and client
+  unsigned lanes = 0;                  ///< 0: one for each core the daemon may use
+  double idle_exit_s = 0;              ///< 0: never
+  double pickle_lease_s = 600;
+  int ready_fd = -1;
+  LogFormat log_format = LogFormat::text;
+  LogLevel log_level = LogLevel::info;
+};
+
+/// Either a config, or the exit code after --help, --version or a usage error (which has been printed).
+[[nodiscard]] std::variant<Config, int> parse_command_line(int argc, const char* const* argv);
+
+/// "4GiB", "512M", "1.5g", "1000000" (bytes; K, M, G, T are powers of 1024). Invalid otherwise.
+[[nodiscard]] muster::Result<std::uint64_t> parse_bytes(const std::string& text);
+
+/// 30 % of the machine's memory, or of the cgroup's limit where that is lower.
+[[nodiscard]] std::uint64_t default_memory_bytes();
+
+}  // namespace musterd

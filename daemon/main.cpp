@@ -1,0 +1,127 @@
+// musterd: reads its configuration, takes its socket, serves until it is told to end.
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <thread>
+
+#include <sched.h>
+
+#include <muster/ipc/socket.hpp>
+
+#include "base/config.hpp"
+#include "base/log.hpp"
+#include "base/sd_notify.hpp"
+#include "base/version.hpp"
+#include "session/server.hpp"
+
+namespace musterd {
+namespace {
+
+unsigned allowed_cores() {
+  cpu_set_t set;
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return std::max(1U, std::thread::hardware_concurrency());
+  return static_cast<unsigned>(std::max(1, CPU_COUNT(&set)));
+}
+
+/// Each client costs a handful of descriptors, so take all that the system lets us have.
+std::uint64_t raise_descriptor_limit() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur;
+}
+
+std::string huge_pages() {
+  std::string mode = "4 KiB pages";
+  if (std::FILE* file = std::fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re")) {
+    char line[256] = {};
+    if (std::fgets(line, sizeof line, file)) {
+      const std::string text = line;
+      const auto open = text.find('[');
+      const auto close = text.find(']');
+      if (open != std::string::npos && close != std::string::npos)
+        mode = "transparent for shared memory: " + text.substr(open + 1, close - open - 1);
+    }
+    std::fclose(file);
+  }
+  return mode;
+}
+
+ServerSettings server_settings(const Config& config) {
+  ServerSettings settings;
+  settings.socket = config.socket.empty() ? muster::ipc::default_socket_path() : config.socket;
+  settings.socket_mode = config.socket_mode;
+  settings.clients_max = config.clients_max;
+  auto& node = settings.node;
+  node.version = version;
+  node.socket = settings.socket;
+  node.log = "standard error";
+  node.pid = ::getpid();
+  if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
+  const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();
+  const auto or_all = [](std::uint64_t value, std::uint64_t all) { return value ? std::min(value, all) : all; };
+  const std::uint64_t descriptors = raise_descriptor_limit();
+  constexpr std::uint64_t objects_total = std::uint64_t{1} << 24;
+  constexpr std::uint64_t slots_total = std::uint64_t{1} << 24;
+  constexpr std::uint64_t slots_of_client = 1 << 16;
+  node.quota.total = {memory, objects_total, descriptors, slots_total};
+  node.quota.per_user = {or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total};
+  node.quota.per_client = {or_all(config.client_memory_bytes, memory), config.objects_max, descriptors / 2, slots_of_client};
+  // Eight segments at least, so that several clients find room in a small budget.
+  constexpr std::uint64_t segment_bytes_max = 64 << 20;
+  constexpr std::uint64_t page = 4096;
+  node.segment_bytes = std::clamp(memory / 8 / page * page, page * 16, segment_bytes_max);
+  node.in_flight_max = config.in_flight_max;
+  node.idle_exit_s = config.idle_exit_s;
+  node.lanes = config.lanes ? config.lanes : allowed_cores();
+  node.huge_pages = huge_pages();
+  node.pickle_lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.pickle_lease_s));
+  settings.ready = [fd = config.ready_fd] {
+    sd_notify("READY=1");
+    if (fd < 0) return;
+    if (::write(fd, "\n", 1) != 1) log_warning("nobody reads the ready descriptor {}", fd);
+    ::close(fd);
+  };
+  return settings;
+}
+
+int serve(const Config& config) {
+  start_log(config.log_format, config.log_level);
+  ::signal(SIGPIPE, SIG_IGN);
+  // Nobody of this user may open our descriptors or memory through /proc.
+  ::prctl(PR_SET_DUMPABLE, 0);
+  const auto settings = server_settings(config);
+  auto server = Server::create(settings);
+  if (!server) {
+    std::cerr << "musterd: " << server.error().describe() << "\n";
+    return 1;
+  }
+  log_info("musterd {} listens on {}, budget {} MiB, {} lanes", version, settings.socket,
+           settings.node.quota.total[0] >> 20, settings.node.lanes);
+  const auto reason = (*server)->run();
+  sd_notify("STOPPING=1");
+  log_info("ended: {}", reason);
+  return 0;
+}
+
+}  // namespace
+}  // namespace musterd
+
+int main(int argc, char** argv) {
+  try {
+    auto parsed = musterd::parse_command_line(argc, argv);
+    if (const int* code = std::get_if<int>(&parsed)) return *code;
+    return musterd::serve(std::get<musterd::Config>(parsed));
+  } catch (const std::exception& error) {
+    std::cerr << "musterd: " << error.what() << "\n";
+    return 1;
+  }
+}

@@ -1,0 +1,76 @@
+#include "session/channel.hpp"
+
+#include <fcntl.h>
+
+#include <new>
+
+namespace musterd {
+
+namespace ipc = muster::ipc;
+using muster::Result;
+
+Result<std::unique_ptr<Channel>> Channel::create() {
+  auto memory = ipc::create_memfd("muster-channel", ipc::channel_bytes);
+  if (!memory) return memory.error();
+  auto mapping = ipc::Mapping::map(*memory, ipc::channel_bytes, ipc::Access::read_write);
+  if (!mapping) return mapping.error();
+  // Neither side may shrink it under the other.
+  if (auto sealed = ipc::add_seals(*memory, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) return sealed.error();
+  auto doorbell = ipc::create_eventfd();
+  if (!doorbell) return doorbell.error();
+  auto notify = ipc::create_eventfd();
+  if (!notify) return notify.error();
+  auto* header = new (mapping->data()) ipc::ChannelHeader{};
+  header->magic = ipc::channel_magic;
+  header->version = 1;
+  return std::unique_ptr<Channel>(
+      new Channel(std::move(*memory), std::move(*mapping), std::move(*doorbell), std::move(*notify)));
+}
+
+Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Fd notify)
+    : memory_(std::move(memory)),
+      mapping_(std::move(mapping)),
+      doorbell_(std::move(doorbell)),
+      notify_(std::move(notify)),
+      submissions_(ring(0), header().submission_tail, header().submission_head),
+      completions_(ring(1), header().completion_tail, header().completion_head) {}
+
+bool Channel::complete(ipc::CompletionType type, std::span<const std::byte> body) {
+  if (backlog_.empty()) {
+    auto written = completions_.try_write(static_cast<std::uint16_t>(type), body);
+    if (!written) return false;
+    if (*written) return true;
+  }
+  backlog_bytes_ += body.size();
+  backlog_.push_back({static_cast<std::uint16_t>(type), {body.begin(), body.end()}});
+  return backlog_bytes_ <= backlog_bytes_max;
+}
+
+bool Channel::flush() {
+  while (!backlog_.empty()) {
+    auto written = completions_.try_write(backlog_.front().type, backlog_.front().body);
+    if (!written) return false;
+    if (!*written) {
+      header().completions_wait.store(1, std::memory_order_seq_cst);
+      // The client may have made room between the attempt and the flag.
+      written = completions_.try_write(backlog_.front().type, backlog_.front().body);
+      if (!written) return false;
+      if (!*written) break;
+    }
+    backlog_bytes_ -= backlog_.front().body.size();
+    backlog_.pop_front();
+  }
+  if (backlog_.empty()) header().completions_wait.store(0, std::memory_order_relaxed);
+  completions_.publish();
+  if (header().client_sleeps.load(std::memory_order_seq_cst) != 0) {
+    header().client_sleeps.store(0, std::memory_order_seq_cst);
+    ipc::futex_wake_all(header().client_sleeps);
+  }
+  if (header().notify_armed.load(std::memory_order_seq_cst) != 0) {
+    header().notify_armed.store(0, std::memory_order_seq_cst);
+    ipc::signal(notify_);
+  }
+  return true;
+}
+
+}  // namespace musterd

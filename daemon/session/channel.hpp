@@ -1,0 +1,65 @@
+// The daemon's end of one client's rings. All that the client can write is read through RingConsumer's checks.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/records.hpp>
+#include <muster/ipc/ring.hpp>
+#include <muster/result.hpp>
+
+namespace musterd {
+
+class Channel {
+ public:
+  [[nodiscard]] static muster::Result<std::unique_ptr<Channel>> create();
+
+  /// What the client gets with its Welcome, in this order: channel, doorbell, notify.
+  [[nodiscard]] std::vector<int> descriptors() const { return {memory_.get(), doorbell_.get(), notify_.get()}; }
+  [[nodiscard]] int doorbell() const { return doorbell_.get(); }
+  void clear_doorbell() { muster::ipc::drain(doorbell_); }
+
+  /// The next submission; nothing if there is none; an error if the client broke the ring.
+  [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next() { return submissions_.next(); }
+  [[nodiscard]] bool has_submissions() const { return !submissions_.empty(); }
+  /// While polled, the client doesn't ring the doorbell.
+  void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }
+
+  /// Queues one completion; the client sees it after flush(). False if the client broke the ring, or lets more
+  /// than `backlog_bytes_max` pile up.
+  [[nodiscard]] bool complete(muster::ipc::CompletionType type, std::span<const std::byte> body);
+  /// Publishes what fits and wakes the client if it sleeps.
+  [[nodiscard]] bool flush();
+
+  static constexpr std::size_t backlog_bytes_max = 64 << 20;
+
+ private:
+  Channel(muster::ipc::Fd memory, muster::ipc::Mapping mapping, muster::ipc::Fd doorbell, muster::ipc::Fd notify);
+  [[nodiscard]] muster::ipc::ChannelHeader& header() const {
+    return *reinterpret_cast<muster::ipc::ChannelHeader*>(mapping_.data());
+  }
+  [[nodiscard]] std::byte* ring(std::size_t index) const {
+    return mapping_.data() + muster::ipc::channel_header_bytes + index * muster::ipc::ring_bytes;
+  }
+
+  struct Waiting {
+    std::uint16_t type;
+    std::vector<std::byte> body;
+  };
+
+  muster::ipc::Fd memory_;
+  muster::ipc::Mapping mapping_;
+  muster::ipc::Fd doorbell_;
+  muster::ipc::Fd notify_;
+  muster::ipc::RingConsumer submissions_;
+  muster::ipc::RingProducer completions_;
+  std::deque<Waiting> backlog_;
+  std::size_t backlog_bytes_ = 0;
+};
+
+}  // namespace musterd

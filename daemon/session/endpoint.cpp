@@ -1,0 +1,99 @@
+#include "session/endpoint.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+namespace {
+
+constexpr int backlog = 4096;
+
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path)
+    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
+                 "the system allows " + std::to_string(sizeof address.sun_path - 1) + "; choose a shorter one with --socket");
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+bool somebody_listens(const sockaddr_un& address) {
+  const ipc::Fd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const int connected = ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  return connected == 0 || errno == EAGAIN;
+}
+
+Result<void> make_directory(const std::string& path) {
+  const auto directory = std::filesystem::path(path).parent_path();
+  if (directory.empty()) return {};
+  std::error_code error;
+  if (std::filesystem::exists(directory, error)) return {};
+  std::filesystem::create_directories(directory.parent_path(), error);
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return ipc::system_error(Code::denied, "can't make the directory " + directory.string(), errno,
+                             "choose another place with --socket");
+  return {};
+}
+
+Result<ipc::Fd> take_lock(const std::string& path, const sockaddr_un& address, Duration patience) {
+  const std::string lock_path = path + ".lock";
+  ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return ipc::system_error(Code::denied, "can't open the lock file " + lock_path, errno);
+  const auto give_up = Clock::now() + patience;
+  while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return ipc::system_error(Code::failed, "can't lock " + lock_path, errno);
+    if (somebody_listens(address) || Clock::now() > give_up)
+      return Error(Code::invalid, "another musterd serves " + path,
+                   "use it as it is, end it with: muster stop --socket " + path + ", or choose another --socket");
+    // The one that holds the lock is starting or ending; there is nothing to wait on but time.
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return lock;
+}
+
+}  // namespace
+
+Result<Endpoint> Endpoint::open(std::string path, unsigned mode, Duration patience) {
+  auto address = address_of(path);
+  if (!address) return address.error();
+  if (auto made = make_directory(path); !made) return made.error();
+  auto lock = take_lock(path, *address, patience);
+  if (!lock) return lock.error();
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) == 0) {
+    if (!S_ISSOCK(info.st_mode))
+      return Error(Code::invalid, path + " exists and is not a socket", "remove it or choose another --socket");
+    ::unlink(path.c_str());
+  }
+  ipc::Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!listener) return ipc::system_error(Code::failed, "can't make a socket", errno);
+  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
+    return ipc::system_error(Code::denied, "can't bind " + path, errno, "choose another place with --socket");
+  ::chmod(path.c_str(), mode);
+  if (::listen(listener.get(), backlog) != 0) return ipc::system_error(Code::failed, "can't listen on " + path, errno);
+  return Endpoint(std::move(path), std::move(*lock), std::move(listener));
+}
+
+void Endpoint::close() {
+  if (!listener_) return;
+  ::unlink(path_.c_str());
+  listener_.reset();
+}
+
+}  // namespace musterd

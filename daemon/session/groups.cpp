@@ -1,0 +1,224 @@
+// Seats and epochs: what joining, leaving and dying mean for a group and for the ops of its members.
+#include <algorithm>
+
+#include "base/assert.hpp"
+#include "session/frame_builder.hpp"
+#include "session/node.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::OnLoss;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+Result<Node::GroupPtr> Node::find_or_make_group(const Client& client, const Group::Settings& settings) {
+  if (auto own = groups_.find({client.credentials.user, settings.name}); own != groups_.end()) return own->second;
+  for (const auto& [key, state] : groups_)
+    if (key.second == settings.name && state->group.settings().open) return state;
+  if (groups_.size() >= settings_.groups_max)
+    return Error(Code::quota_exceeded, std::to_string(groups_.size()) + " groups exist, no more are allowed",
+                 "leave() groups that are not needed");
+  auto state = std::make_shared<GroupState>(settings, muster_limits());
+  groups_.emplace(std::pair(client.credentials.user, settings.name), state);
+  return state;
+}
+
+Muster::Limits Node::muster_limits() const {
+  // The client keeps to in_flight_max; twice that is room for threads that race, and more is a lie.
+  return {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096};
+}
+
+void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now) {
+  auto state = find_or_make_group(client, settings);
+  if (!state) return reply_error(client.id, request, state.error());
+  GroupState& found = **state;
+  const Seat seat{{++last_seat_}, client.id, rank};
+  auto joined = found.group.join(settings, seat);
+  if (!joined) {
+    if (found.group.empty()) remove_group(*state);
+    return reply_error(client.id, request, joined.error());
+  }
+  client.seats.emplace(seat.id, *state);
+
+  FrameBuilder out(request);
+  const bool newcomer = *joined == Group::Joined::newcomer;
+  std::vector<flatbuffers::Offset<wire::Owed>> owes;
+  std::uint64_t position = 0;
+  if (*joined == Group::Joined::replacement) {
+    found.muster.reoccupy(rank);
+    for (const auto& owed : found.muster.owed(rank))
+      owes.push_back(wire::CreateOwed(out.fbb, owed.sequence, out.fbb.CreateString(owed.key),
+                                      static_cast<std::uint8_t>(owed.kind)));
+  }
+  if (!newcomer) position = found.muster.position(rank);
+  const auto& kept = found.group.settings();
+  auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kept.timeout).count();
+  auto body = wire::CreateJoined(out.fbb, seat.id.value, found.group.epoch() + (newcomer ? 1 : 0), position,
+                                 out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
+                                 static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms),
+                                 !newcomer);
+  send_reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
+  if (*joined == Group::Joined::replacement) tell_members(*state);
+  static_cast<void>(now);
+}
+
+Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, TimePoint now) {
+  auto found = client.seats.find(seat);
+  if (found == client.seats.end())
+    return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
+  const GroupPtr state = found->second;
+  client.seats.erase(found);
+  int rank = -1;
+  for (const auto* seats : {&state->group.seats(), &state->group.newcomers()})
+    for (const auto& [seat_rank, held] : *seats)
+      if (held.id == seat) rank = seat_rank;
+  MUSTER_ASSERT(rank >= 0, "a client's seat is known to its group");
+  seat_lost(state, seat, rank, how, now);
+  return {};
+}
+
+void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now) {
+  std::erase_if(state->early, [&](const Contribution& contribution) {
+    const bool its = pending_.at(contribution.ticket).seat == seat;
+    if (its) pending_.erase(contribution.ticket);
+    return its;
+  });
+  const auto lost = state->group.lose(seat);
+  if (lost == Group::Lost::newcomer) {
+    if (state->group.empty()) remove_group(state);
+    return;
+  }
+  std::vector<Action> actions;
+  switch (state->group.settings().on_loss) {
+    case OnLoss::fail: state->muster.lose(rank, how, actions); break;
+    case OnLoss::shrink: state->muster.shrink(rank, how, actions); break;
+    case OnLoss::wait: state->muster.vacate(rank, how); break;
+  }
+  perform(state, std::move(actions), now);
+  if (lost == Group::Lost::member) return tell_members(state);
+  std::vector<Action> rest;
+  state->muster.abort(Error(Code::peer_lost, "every rank of the group is gone"), rest);
+  perform(state, std::move(rest), now);
+  if (state->group.newcomers().empty()) return remove_group(state);
+  begin_epoch(state, now);
+}
+
+void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
+  state->group.begin_epoch();
+  state->muster = Muster(state->group.settings().world_size, state->group.members(), muster_limits());
+  tell_members(state);
+  auto early = std::exchange(state->early, {});
+  for (auto& contribution : early) {
+    std::vector<Action> actions;
+    if (contribution.kind == ipc::Kind::reform) {
+      ipc::Done done;
+      done.epoch = state->group.epoch();
+      for (int rank : state->group.live()) done.live.push_back(rank);
+      settle_done(contribution.ticket, done);
+      continue;
+    }
+    state->muster.contribute(std::move(contribution), now, actions);
+    perform(state, std::move(actions), now);
+  }
+}
+
+void Node::expire_early(const GroupPtr& state, TimePoint now) {
+  std::vector<Contribution> late;
+  std::erase_if(state->early, [&](Contribution& contribution) {
+    if (contribution.deadline > now) return false;
+    late.push_back(std::move(contribution));
+    return true;
+  });
+  for (const auto& contribution : late) {
+    std::vector<int> members;
+    for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
+    settle_failed(contribution.ticket,
+                  Error(Code::timeout,
+                        "rank " + std::to_string(contribution.rank) + " joined group '" + state->group.settings().name +
+                            "' after a loss and still waits for the other ranks to reform it",
+                        "call reform() on every live rank", members));
+  }
+}
+
+void Node::remove_group(const GroupPtr& state) {
+  std::erase_if(groups_, [&](const auto& entry) { return entry.second == state; });
+}
+
+void Node::tell_members(const GroupPtr& state) {
+  ipc::GroupChanged changed;
+  changed.epoch = state->group.epoch();
+  changed.live = state->group.live();
+  changed.lost = state->group.lost();
+  std::vector<std::byte> body;
+  for (const auto& [rank, seat] : state->group.seats()) {
+    changed.seat = seat.id;
+    body.clear();
+    ipc::write(changed, body);
+    outside_.complete(seat.client, ipc::CompletionType::group_changed, body);
+  }
+}
+
+void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
+  std::vector<Action> actions;
+  state->muster.abort(Error(Code::peer_lost, "the group was reformed while the op was pending",
+                            "start the op again in the new epoch", state->group.lost()),
+                      actions);
+  perform(state, std::move(actions), now);
+  begin_epoch(state, now);
+  ipc::Done done;
+  done.epoch = state->group.epoch();
+  for (int rank : state->group.live()) done.live.push_back(rank);
+  for (const auto& contribution : op.contributions) settle_done(contribution.ticket, done);
+}
+
+void Node::split(const GroupPtr& state, const Op& op) {
+  std::map<int, std::vector<const Contribution*>> colors;
+  for (const auto& contribution : op.contributions)
+    if (contribution.root >= 0) colors[contribution.root].push_back(&contribution);
+  ++state->splits;
+  const auto& parent = state->group.settings();
+  for (auto& [color, members] : colors) {
+    std::stable_sort(members.begin(), members.end(),
+                     [](const auto* a, const auto* b) { return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank); });
+    Group::Settings settings = parent;
+    settings.name += "/" + std::to_string(state->group.epoch()) + "." + std::to_string(state->splits) + ":" +
+                     std::to_string(color);
+    settings.world_size = static_cast<int>(members.size());
+    auto child = std::make_shared<GroupState>(settings, muster_limits());
+    groups_.insert_or_assign({settings.user, settings.name}, child);
+    for (int rank = 0; rank < settings.world_size; ++rank) {
+      const auto& contribution = *members[static_cast<std::size_t>(rank)];
+      seat_in_child(child, contribution, rank);
+    }
+    if (child->group.empty()) remove_group(child);
+  }
+  for (const auto& contribution : op.contributions)
+    if (contribution.root < 0) settle_done(contribution.ticket, {});
+}
+
+void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank) {
+  auto pending = pending_.find(contribution.ticket);
+  Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
+  const Seat seat{{++last_seat_}, client ? client->id : ClientId{}, rank};
+  MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
+  if (!client) {
+    // It contributed and then died: its seat in the new group is lost from the start.
+    static_cast<void>(child->group.lose(seat.id));
+    std::vector<Action> none;
+    child->muster.lose(rank, "died", none);
+    return;
+  }
+  client->seats.emplace(seat.id, child);
+  ipc::Done done;
+  done.seat = seat.id;
+  done.rank = rank;
+  done.world_size = child->group.settings().world_size;
+  done.name = child->group.settings().name;
+  done.epoch = child->group.epoch();
+  for (int live = 0; live < done.world_size; ++live) done.live.push_back(live);
+  settle_done(contribution.ticket, done);
+}
+
+}  // namespace musterd

@@ -1,0 +1,143 @@
+// What the node tells about itself: status and lists. Reads, never steers.
+#include <algorithm>
+
+#include "session/frame_builder.hpp"
+#include "session/node.hpp"
+
+namespace musterd {
+
+namespace {
+
+double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
+
+}  // namespace
+
+std::string Node::label(ClientId id) const {
+  if (id.value == 0) return "musterd";
+  if (auto found = clients_.find(id); found != clients_.end()) return found->second.name;
+  if (auto found = lifelines_.find(id); found != lifelines_.end()) return "forked child of " + label(found->second);
+  return "client " + std::to_string(id.value) + " (gone)";
+}
+
+void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
+  FrameBuilder out(request);
+  auto& fbb = out.fbb;
+  std::vector<flatbuffers::Offset<wire::Account>> users;
+  for (const auto user : ledger_.users()) {
+    const auto account = ledger_.user(user);
+    users.push_back(wire::CreateAccount(fbb, fbb.CreateString("uid " + std::to_string(user)),
+                                        account.used[index(Resource::memory)], account.memory_peak,
+                                        account.used[index(Resource::objects)], account.used[index(Resource::fds)],
+                                        account.used[index(Resource::slots)]));
+  }
+  const auto version = fbb.CreateString(settings_.version);
+  const auto socket = fbb.CreateString(settings_.socket);
+  const auto log = fbb.CreateString(settings_.log);
+  const auto simd = fbb.CreateString(settings_.simd);
+  const auto huge_pages = fbb.CreateString(settings_.huge_pages);
+  const auto user_list = fbb.CreateVector(users);
+  wire::StatusReplyBuilder reply(fbb);
+  reply.add_version(version);
+  reply.add_incarnation(settings_.incarnation);
+  reply.add_pid(settings_.pid);
+  reply.add_uptime_s(seconds(now - started_));
+  reply.add_socket(socket);
+  reply.add_memory_bytes(settings_.quota.total[index(Resource::memory)]);
+  reply.add_memory_used_bytes(ledger_.total().used[index(Resource::memory)]);
+  reply.add_memory_peak_bytes(ledger_.total().memory_peak);
+  reply.add_clients(static_cast<std::uint32_t>(clients_.size()));
+  reply.add_groups(static_cast<std::uint32_t>(groups_.size()));
+  reply.add_objects(store_.size());
+  reply.add_segments(static_cast<std::uint32_t>(segments_.size()));
+  reply.add_ops_done(ops_done_);
+  reply.add_ops_failed(ops_failed_);
+  reply.add_ops_in_flight(pending_.size());
+  reply.add_bytes_deposited(store_.totals().bytes_deposited);
+  reply.add_bytes_copied(store_.totals().bytes_copied);
+  reply.add_bytes_reduced(bytes_reduced_);
+  reply.add_lanes(settings_.lanes);
+  reply.add_simd(simd);
+  reply.add_huge_pages(huge_pages);
+  reply.add_waiting_for_memory(static_cast<std::uint32_t>(admission_.waiting()));
+  reply.add_users(user_list);
+  reply.add_log(log);
+  send_reply(id, out.finish(wire::Body_StatusReply, reply.Finish().Union()), {});
+}
+
+void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, TimePoint now) {
+  constexpr std::size_t limit_max = 100'000;
+  FrameBuilder out(request);
+  auto& fbb = out.fbb;
+  std::vector<flatbuffers::Offset<wire::ObjectInfo>> infos;
+  for (const auto& listed : store_.list(std::min(limit == 0 ? limit_max : limit, limit_max), now)) {
+    const auto& object = *listed.object;
+    const auto& manifest = object.manifest;
+    std::vector<std::string> holders;
+    for (const auto& holder : listed.holders)
+      holders.push_back(label(holder.client) + (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
+    const bool plain = manifest.leaves.size() == 1;
+    const auto shape = plain ? manifest.shape(manifest.leaves.front()) : std::span<const std::int64_t>{};
+    const auto dtype = plain ? std::string(name(manifest.leaves.front().dtype)) : "bundle";
+    const auto maker = clients_.find(object.maker);
+    infos.push_back(wire::CreateObjectInfo(
+        fbb, object.id.value, manifest.bytes(), static_cast<std::uint32_t>(manifest.leaves.size()),
+        fbb.CreateString(dtype), fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
+        fbb.CreateString(label(object.maker)), maker == clients_.end() ? 0 : maker->second.credentials.pid,
+        fbb.CreateVectorOfStrings(holders), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
+        seconds(listed.pinned), seconds(now - object.made)));
+  }
+  auto body = wire::CreateObjects(fbb, fbb.CreateVector(infos), store_.size());
+  send_reply(id, out.finish(wire::Body_Objects, body.Union()), {});
+}
+
+void Node::list_groups(ClientId id, std::uint64_t request) {
+  FrameBuilder out(request);
+  auto& fbb = out.fbb;
+  std::vector<flatbuffers::Offset<wire::GroupInfo>> infos;
+  for (const auto& [key, state] : groups_) {
+    const auto& group = state->group;
+    const auto lost = group.lost();
+    std::vector<flatbuffers::Offset<wire::SeatInfo>> seats;
+    for (int rank = 0; rank < group.settings().world_size; ++rank) {
+      const auto seat = group.seats().find(rank);
+      const auto client = seat == group.seats().end() ? clients_.end() : clients_.find(seat->second.client);
+      const bool held = client != clients_.end();
+      const char* what = held                                                            ? "held"
+                         : std::find(lost.begin(), lost.end(), rank) != lost.end()       ? "lost"
+                         : group.newcomers().contains(rank)                              ? "newcomer"
+                         : group.members().contains(rank)                                ? "awaited"
+                                                                                         : "absent";
+      seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? client->second.name : ""),
+                                           held ? client->second.credentials.pid : 0, fbb.CreateString(what),
+                                           state->muster.position(rank)));
+    }
+    const bool failed = !lost.empty() && group.settings().on_loss == muster::OnLoss::fail;
+    const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(group.settings().timeout).count();
+    infos.push_back(wire::CreateGroupInfo(
+        fbb, fbb.CreateString(key.second), group.epoch(), group.settings().world_size,
+        fbb.CreateString(std::string(name(group.settings().on_loss))), static_cast<std::uint32_t>(timeout_ms),
+        fbb.CreateString(failed ? "failed" : "ok"), fbb.CreateVector(seats), state->ops_done, state->ops_failed,
+        state->muster.in_flight()));
+  }
+  auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos));
+  send_reply(id, out.finish(wire::Body_Groups, body.Union()), {});
+}
+
+void Node::list_clients(ClientId id, std::uint64_t request, TimePoint now) {
+  FrameBuilder out(request);
+  auto& fbb = out.fbb;
+  std::vector<flatbuffers::Offset<wire::ClientInfo>> infos;
+  for (const auto& [client_id, client] : clients_) {
+    const auto account = ledger_.client(client_id);
+    infos.push_back(wire::CreateClientInfo(fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid,
+                                           client.credentials.user, account.used[index(Resource::memory)],
+                                           account.used[index(Resource::objects)], store_.held_by(client_id),
+                                           client.in_flight, seconds(now - client.last_heard)));
+  }
+  auto body = wire::CreateClients(fbb, fbb.CreateVector(infos));
+  send_reply(id, out.finish(wire::Body_Clients, body.Union()), {});
+}
+
+}  // namespace musterd

@@ -1,0 +1,397 @@
+// From contribution to outcome: what a client seals and contributes, and how a complete muster is planned,
+// given memory, run and told.
+#include <algorithm>
+
+#include <muster/ipc/ring.hpp>
+
+#include "base/assert.hpp"
+#include "session/node.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+using ipc::Kind;
+
+namespace {
+
+/// Jobs up to this size run on the control thread: handing them to a lane would take longer.
+constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
+constexpr Duration timeout_max = std::chrono::hours(24);
+
+Duration bounded(std::int64_t timeout_ns) { return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max); }
+
+Input input_of(const ObjectPtr& object) {
+  Input input{object, &object->manifest, {}};
+  input.data.reserve(object->manifest.leaves.size());
+  for (std::size_t leaf = 0; leaf < object->manifest.leaves.size(); ++leaf) input.data.push_back(object->data(leaf));
+  return input;
+}
+
+ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.lease); }
+
+TimePoint deadline_of(const Op& op) {
+  return std::min_element(op.contributions.begin(), op.contributions.end(),
+                          [](const auto& a, const auto& b) { return a.deadline < b.deadline; })
+      ->deadline;
+}
+
+}  // namespace
+
+void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) {
+  auto seal = ipc::read_seal(body);
+  if (!seal) return violated(client.id, seal.error(), now);
+  auto made = store_.seal(client.payer(), seal->object, seal->capability, seal->parent, seal->copied_bytes,
+                          std::move(seal->manifest), now);
+  if (made) return;
+  std::vector<std::byte> out;
+  ipc::write(ipc::SealFailed{seal->object, made.error()}, out);
+  outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
+}
+
+void Node::release(Client& client, std::span<const std::byte> body) {
+  auto release = ipc::read_release(body);
+  if (!release) return violated(client.id, release.error(), now_);
+  for (const ObjectId object : release->objects)
+    if (auto released = store_.release(object, client.id); !released) return violated(client.id, released.error(), now_);
+}
+
+Result<std::vector<Input>> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
+  std::vector<Input> inputs;
+  inputs.reserve(objects.size());
+  for (const ObjectId id : objects) {
+    auto object = store_.held(id, client.id);
+    if (!object) return object.error();
+    inputs.push_back(input_of(*object));
+  }
+  return inputs;
+}
+
+Result<void> Node::admit(Client& client) const {
+  if (stopping_) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
+  const auto limit = settings_.quota.per_client[static_cast<std::size_t>(Resource::slots)];
+  if (client.in_flight >= limit)
+    return Error(Code::quota_exceeded, std::to_string(client.in_flight) + " ops of this client are in flight",
+                 "wait for some of them first; the limit is " + std::to_string(limit));
+  return {};
+}
+
+Ticket Node::add_pending(Pending pending) {
+  if (Client* client = find(pending.client)) ++client->in_flight;
+  pending_.emplace(++last_ticket_, std::move(pending));
+  return last_ticket_;
+}
+
+void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint now) {
+  auto read = ipc::read_contribute(body);
+  if (!read) return violated(client.id, read.error(), now);
+  auto seat = client.seats.find(read->seat);
+  if (seat == client.seats.end())
+    return fail_work(client.id, read->work,
+                     Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
+                           "join the group again"));
+  if (auto admitted = admit(client); !admitted) return fail_work(client.id, read->work, admitted.error());
+  auto inputs = inputs_of(client, read->objects);
+  if (!inputs) return fail_work(client.id, read->work, inputs.error());
+
+  const GroupPtr state = seat->second;
+  const bool newcomer = state->group.is_newcomer(read->seat);
+  if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
+    return fail_work(client.id, read->work,
+                     Error(Code::peer_lost,
+                           "the op belongs to epoch " + std::to_string(read->epoch) + " of group '" +
+                               state->group.settings().name + "', which is over",
+                           "start it again; the epoch is now " + std::to_string(state->group.epoch())));
+  Contribution contribution;
+  contribution.rank = rank_of(*state, read->seat);
+  contribution.kind = read->kind;
+  contribution.op = read->op;
+  contribution.layout = read->layout;
+  contribution.root = read->root;
+  contribution.tag = read->tag;
+  contribution.deadline = now + bounded(read->timeout_ns);
+  contribution.key = std::move(read->key);
+  contribution.inputs = std::move(*inputs);
+  contribution.ticket = add_pending({client.id, read->work, read->seat, state, contribution.rank});
+  if (newcomer) {
+    state->early.push_back(std::move(contribution));
+    return;
+  }
+  std::vector<Action> actions;
+  state->muster.contribute(std::move(contribution), now, actions);
+  perform(state, std::move(actions), now);
+}
+
+int Node::rank_of(const GroupState& state, SeatId seat) {
+  for (const auto* seats : {&state.group.seats(), &state.group.newcomers()})
+    for (const auto& [rank, held] : *seats)
+      if (held.id == seat) return rank;
+  MUSTER_ASSERT(false, "a client's seat is known to its group");
+  return -1;
+}
+
+void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {
+  auto read = ipc::read_combine(body);
+  if (!read) return violated(client.id, read.error(), now);
+  if (auto admitted = admit(client); !admitted) return fail_work(client.id, read->work, admitted.error());
+  const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
+  const std::size_t givers = one_input ? 1 : read->ranks;
+  if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
+    return fail_work(client.id, read->work,
+                     Error(Code::invalid, std::to_string(read->objects.size()) + " refs for " +
+                                              std::to_string(read->ranks) + " ranks",
+                           "give the same number of refs for each rank"));
+  auto inputs = inputs_of(client, read->objects);
+  if (!inputs) return fail_work(client.id, read->work, inputs.error());
+
+  std::set<int> members;
+  for (int rank = 0; rank < static_cast<int>(read->ranks); ++rank) members.insert(rank);
+  Muster muster(static_cast<int>(read->ranks), std::move(members), muster_limits());
+  const Ticket ticket = add_pending({client.id, read->work, {}, nullptr, 0});
+  const std::size_t each = read->objects.size() / givers;
+  std::vector<Action> actions;
+  auto next = std::make_move_iterator(inputs->begin());
+  for (std::uint32_t rank = 0; rank < read->ranks; ++rank) {
+    Contribution contribution;
+    contribution.rank = static_cast<int>(rank);
+    contribution.kind = read->kind;
+    contribution.op = read->op;
+    contribution.layout = read->layout;
+    contribution.root = read->root;
+    contribution.deadline = now + bounded(read->timeout_ns);
+    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
+    if (!one_input || contribution.rank == read->root) {
+      contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
+      next += static_cast<std::ptrdiff_t>(each);
+    }
+    muster.contribute(std::move(contribution), now, actions);
+  }
+  for (auto& action : actions) {
+    if (auto* start_op = std::get_if<StartOp>(&action)) start(nullptr, start_op->op, client.credentials.user, now);
+    if (auto* fail = std::get_if<FailOp>(&action)) settle_failed(ticket, fail->error);
+  }
+  // Whatever can't be complete (a root out of range, say) ends here, too.
+  if (actions.empty())
+    settle_failed(ticket, Error(Code::invalid, "root " + std::to_string(read->root) + " of " +
+                                                   std::to_string(read->ranks) + " ranks"));
+}
+
+void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now) {
+  for (auto& action : actions) {
+    if (auto* start_op = std::get_if<StartOp>(&action)) {
+      start(state, start_op->op, state->group.settings().user, now);
+    } else {
+      const auto& failed = std::get<FailOp>(action);
+      ++ops_failed_;
+      ++state->ops_failed;
+      for (const Ticket ticket : failed.tickets) settle_failed(ticket, failed.error);
+    }
+  }
+}
+
+void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) {
+  MUSTER_ASSERT(!op->contributions.empty(), "an op that starts has contributions");
+  const Kind kind = op->contributions.front().kind;
+  if (state && (kind == Kind::split || kind == Kind::reform)) {
+    state->muster.finished(op->id);
+    return kind == Kind::split ? split(state, *op) : reform(state, *op, now);
+  }
+  const std::uint64_t key = ++last_running_;
+  Running& running = running_[key];
+  running.op = op;
+  running.group = state;
+  running.user = user;
+  auto plan = make_plan(*op);
+  if (!plan) return fail_running(key, plan.error(), now);
+  running.plan = std::move(*plan);
+  if (running.plan.outputs.empty()) return finish(key, now);
+  running.regions.reserve(running.plan.outputs.size());
+  // Ops wait for memory in line with everybody else who does.
+  admission_.request(
+      {}, deadline_of(*op),
+      [this, key]() -> Result<void> {
+        if (auto allocated = allocate(running_.at(key)); !allocated) return allocated;
+        launch(key, now_);
+        return {};
+      },
+      [this, key](const Error& error) { fail_running(key, error, now_); });
+}
+
+Result<void> Node::allocate(Running& running) {
+  for (const auto& output : running.plan.outputs) {
+    if (output.bytes == 0) {
+      running.regions.emplace_back();
+      continue;
+    }
+    auto region = results_.allocate(running.user, output.bytes);
+    if (!region && region.error().code() == Code::out_of_memory && results_.trim() > 0)
+      region = results_.allocate(running.user, output.bytes);
+    if (!region) {
+      running.regions.clear();
+      return region.error();
+    }
+    running.regions.push_back(std::move(*region));
+  }
+  return {};
+}
+
+void Node::launch(std::uint64_t key, TimePoint now) {
+  Running& running = running_.at(key);
+  Job job;
+  job.folds.reserve(running.plan.folds.size());
+  for (auto& fold : running.plan.folds) {
+    std::byte* output = running.regions[fold.output].data() + fold.offset;
+    job.folds.push_back({std::move(fold), output});
+  }
+  for (const auto& copy : running.plan.copies)
+    job.copies.push_back({copy.source, running.regions[copy.output].data() + copy.offset, copy.bytes});
+  bytes_reduced_ += running.plan.work_bytes;
+  if (running.plan.work_bytes <= inline_work_bytes_max) {
+    Engine::run_inline(job);
+    return finish(key, now);
+  }
+  job.lease = running.op;
+  job.done = [this, key] { finish_from_lane(key); };
+  outside_.run(std::move(job));
+}
+
+void Node::finish_from_lane(std::uint64_t key) {
+  if (!running_.contains(key)) return;
+  finish(key, now_);
+  after_event(now_);
+}
+
+void Node::finish(std::uint64_t key, TimePoint now) {
+  Running& running = running_.at(key);
+  auto outputs = publish(running, now);
+  if (!outputs) return fail_running(key, outputs.error(), now);
+  Running over = std::move(running);
+  running_.erase(key);
+  ++ops_done_;
+  if (over.group) {
+    ++over.group->ops_done;
+    over.group->muster.finished(over.op->id);
+    give(over, *outputs);
+  } else {
+    give_combined(over, *outputs);
+  }
+}
+
+void Node::fail_running(std::uint64_t key, const Error& error, TimePoint) {
+  Running over = std::move(running_.at(key));
+  running_.erase(key);
+  ++ops_failed_;
+  if (over.group) {
+    ++over.group->ops_failed;
+    over.group->muster.finished(over.op->id);
+  }
+  for (const auto& contribution : over.op->contributions) settle_failed(contribution.ticket, error);
+}
+
+Result<std::vector<ObjectPtr>> Node::publish(Running& running, TimePoint now) {
+  std::vector<ObjectPtr> objects;
+  for (std::size_t i = 0; i < running.plan.outputs.size(); ++i) {
+    auto manifest = std::move(running.plan.outputs[i].manifest);
+    for (auto& leaf : manifest.leaves) {
+      if (leaf.bytes() == 0) continue;
+      leaf.segment = running.regions[i].segment();
+      leaf.offset += running.regions[i].offset();
+    }
+    auto object = store_.add_result(running.user, outside_.random_capability(), std::move(manifest),
+                                    std::move(running.regions[i]), now);
+    if (!object) return object.error();
+    objects.push_back(std::move(*object));
+  }
+  return objects;
+}
+
+namespace {
+
+std::vector<ObjectPtr> given_objects(const Op& op, const std::vector<Given>& gives, std::span<const ObjectPtr> outputs) {
+  std::vector<ObjectPtr> objects;
+  objects.reserve(gives.size());
+  for (const auto& given : gives)
+    objects.push_back(given.is_output ? outputs[given.index]
+                                      : object_of(op.contributions[given.contributor].inputs[given.index]));
+  return objects;
+}
+
+}  // namespace
+
+void Node::give(const Running& running, std::span<const ObjectPtr> outputs) {
+  const auto& contributions = running.op->contributions;
+  for (std::size_t i = 0; i < contributions.size(); ++i)
+    settle_items(contributions[i].ticket, contributions.size(), given_objects(*running.op, running.plan.gives[i], outputs));
+}
+
+void Node::give_combined(const Running& running, std::span<const ObjectPtr> outputs) {
+  const auto& op = *running.op;
+  const auto& first = op.contributions.front();
+  std::vector<ObjectPtr> objects;
+  // Where every rank gets the same, one process for all wants it once.
+  const bool same_for_all =
+      first.kind == Kind::allreduce || first.kind == Kind::broadcast || first.kind == Kind::allgather;
+  for (std::size_t i = 0; i < op.contributions.size(); ++i) {
+    auto some = given_objects(op, running.plan.gives[i], outputs);
+    objects.insert(objects.end(), some.begin(), some.end());
+    if (same_for_all) break;
+  }
+  settle_items(first.ticket, op.contributions.size(), objects);
+}
+
+void Node::settle_items(Ticket ticket, std::size_t contributors, std::span<const ObjectPtr> objects) {
+  auto found = pending_.find(ticket);
+  if (found == pending_.end()) return;
+  const ClientId client = found->second.client;
+  if (!find(client)) {
+    pending_.erase(found);
+    return;
+  }
+  ipc::Done done;
+  done.contributors = static_cast<std::uint32_t>(contributors);
+  std::size_t manifest_bytes = 0;
+  for (const auto& object : objects) manifest_bytes += ipc::encoded_bytes(object->manifest);
+  const bool described = manifest_bytes <= ipc::record_bytes_max / 4;
+  for (const auto& object : objects) {
+    store_.hold(object, client);
+    done.items.push_back(
+        {object->id, object->capability, described, described ? object->manifest : ipc::Manifest{}});
+  }
+  settle_done(ticket, done);
+}
+
+void Node::settle_done(Ticket ticket, const ipc::Done& outcome) {
+  auto found = pending_.find(ticket);
+  if (found == pending_.end()) return;
+  const Pending pending = std::move(found->second);
+  pending_.erase(found);
+  Client* client = find(pending.client);
+  if (!client) return;
+  --client->in_flight;
+  ipc::Done done = outcome;
+  done.work = pending.work;
+  completion_.clear();
+  ipc::write(done, completion_);
+  outside_.complete(pending.client, ipc::CompletionType::done, completion_);
+}
+
+void Node::settle_failed(Ticket ticket, const Error& error) {
+  auto found = pending_.find(ticket);
+  if (found == pending_.end()) return;
+  const Pending pending = std::move(found->second);
+  pending_.erase(found);
+  Client* client = find(pending.client);
+  if (!client) return;
+  --client->in_flight;
+  fail_work(pending.client, pending.work, error);
+}
+
+void Node::fail_work(ClientId client, WorkId work, const Error& error) {
+  completion_.clear();
+  ipc::write(ipc::Failed{work, error}, completion_);
+  outside_.complete(client, ipc::CompletionType::failed, completion_);
+}
+
+}  // namespace musterd

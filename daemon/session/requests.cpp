@@ -1,0 +1,239 @@
+// The frames of a client: what needs a reply, a descriptor, or is rare.
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <limits>
+
+#include <muster/ipc/socket.hpp>
+
+#include "session/frame_builder.hpp"
+#include "session/frames.hpp"
+#include "session/node.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::OnLoss;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+namespace {
+
+constexpr std::size_t name_bytes_max = 256;
+constexpr int world_size_max = 1024;
+/// No wait is longer; it keeps arithmetic on deadlines far from overflow.
+constexpr Duration wait_max = std::chrono::hours(24);
+
+std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+
+Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chrono::milliseconds(count), wait_max); }
+
+}  // namespace
+
+void Node::frame(ClientId id, std::span<const std::byte> bytes, std::vector<ipc::Fd> fds, TimePoint now) {
+  Client* client = find(id);
+  if (!client) return;
+  now_ = now;
+  client->last_heard = now;
+  const auto& frame = *wire::GetFrame(bytes.data());
+  const std::uint64_t request = frame.request();
+  if (!frame.body()) return violated(id, Error(Code::invalid, "frame without a body"), now);
+  if (client->greeted == (frame.body_type() == wire::Body_Hello))
+    return violated(id, Error(Code::invalid, client->greeted ? "second Hello" : "request before Hello"), now);
+  if (client->requests >= settings_.requests_max)
+    return violated(id,
+                    Error(Code::quota_exceeded, std::to_string(client->requests) + " unanswered requests",
+                          "wait for replies before asking more"),
+                    now);
+  ++client->requests;
+  handle(*client, request, frame, std::move(fds), now);
+  after_event(now);
+}
+
+void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame) {
+  const auto& hello = *frame.body_as_Hello();
+  if (hello.protocol() != ipc::protocol_version) {
+    reply_error(client.id, request,
+                Error(Code::invalid,
+                      "the client speaks protocol " + std::to_string(hello.protocol()) + ", this daemon (version " +
+                          settings_.version + ") protocol " + std::to_string(ipc::protocol_version),
+                      "install the same version of Muster on both sides"));
+    outside_.close(client.id);
+    clients_.erase(client.id);
+    return;
+  }
+  client.greeted = true;
+  if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max)
+    client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
+  FrameBuilder out(request);
+  auto body = wire::CreateWelcome(
+      out.fbb, ipc::protocol_version, out.fbb.CreateString(settings_.version), settings_.incarnation, client.id.value,
+      client.credentials.pid, settings_.quota.total[static_cast<std::size_t>(Resource::memory)],
+      settings_.segment_bytes, settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s);
+  --client.requests;
+  outside_.welcome(client.id, out.finish(wire::Body_Welcome, body.Union()));
+}
+
+void Node::handle(Client& client, std::uint64_t request, const wire::Frame& frame, std::vector<ipc::Fd> fds,
+                  TimePoint now) {
+  const ClientId id = client.id;
+  switch (frame.body_type()) {
+    case wire::Body_Hello: return hello(client, request, frame);
+    case wire::Body_Lease: {
+      const auto& body = *frame.body_as_Lease();
+      return lease(client, request, body.bytes(), milliseconds(body.timeout_ms()), body.hard(), now);
+    }
+    case wire::Body_Mapped: return reply(id, request, segments_.mapped(id, {frame.body_as_Mapped()->segment()}));
+    case wire::Body_HardSeal: return reply(id, request, segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}));
+    case wire::Body_Return: return reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
+    case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
+    case wire::Body_Lookup: {
+      const auto& body = *frame.body_as_Lookup();
+      if (!body.capability()) return reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
+      return lookup(id, request, body.incarnation(), {body.object()},
+                    {{body.capability()->low(), body.capability()->high()}});
+    }
+    case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});
+    case wire::Body_Submit: {
+      const auto& body = *frame.body_as_Submit();
+      if (!body.body()) return reply_error(id, request, Error(Code::invalid, "Submit without a record"));
+      record(id, static_cast<ipc::SubmissionType>(body.type()),
+             {reinterpret_cast<const std::byte*>(body.body()->data()), body.body()->size()}, now);
+      if (find(id)) reply_ok(id, request);
+      return;
+    }
+    case wire::Body_Join: {
+      const auto& body = *frame.body_as_Join();
+      auto name = text(body.group());
+      if (name.empty() || name.size() > name_bytes_max)
+        return reply_error(id, request,
+                           Error(Code::invalid, "group name of " + std::to_string(name.size()) + " bytes",
+                                 "use 1 to " + std::to_string(name_bytes_max) + " bytes"));
+      if (body.world_size() < 1 || body.world_size() > world_size_max)
+        return reply_error(id, request,
+                           Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
+                                 "use 1 to " + std::to_string(world_size_max)));
+      if (body.on_loss() > static_cast<std::uint8_t>(OnLoss::wait))
+        return reply_error(id, request, Error(Code::invalid, "on_loss " + std::to_string(body.on_loss())));
+      Group::Settings settings{std::move(name),
+                               body.world_size(),
+                               static_cast<OnLoss>(body.on_loss()),
+                               milliseconds(body.timeout_ms()),
+                               client.credentials.user,
+                               body.open()};
+      return join(client, request, std::move(settings), body.rank(), now);
+    }
+    case wire::Body_Leave:
+      return reply(id, request, leave(client, {frame.body_as_Leave()->seat()}, "left", now));
+    case wire::Body_Fork: return fork(client, request, std::move(fds));
+    case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
+    case wire::Body_StatusQuery: return status(id, request, now);
+    case wire::Body_ObjectsQuery: return list_objects(id, request, frame.body_as_ObjectsQuery()->limit(), now);
+    case wire::Body_GroupsQuery: return list_groups(id, request);
+    case wire::Body_ClientsQuery: return list_clients(id, request, now);
+    case wire::Body_Stop: {
+      const auto reason = text(frame.body_as_Stop()->reason());
+      reply_ok(id, request);
+      return outside_.stop(reason.empty() ? "asked to by " + label(id) : reason.substr(0, name_bytes_max));
+    }
+    default:
+      return reply_error(id, request,
+                         Error(Code::invalid, "request of unknown type " + std::to_string(frame.body_type()),
+                               "install the same version of Muster on both sides"));
+  }
+}
+
+void Node::reply_ok(ClientId client, std::uint64_t request) { reply(client, request, Result<void>{}); }
+
+void Node::reply_error(ClientId id, std::uint64_t request, const Error& error) {
+  if (Client* client = find(id)) {
+    --client->requests;
+    outside_.send(id, frames::failure(request, error), {});
+  }
+}
+
+void Node::reply(ClientId id, std::uint64_t request, const Result<void>& result) {
+  if (!result) return reply_error(id, request, result.error());
+  send_reply(id, frames::ok(request), {});
+}
+
+void Node::send_reply(ClientId id, std::span<const std::byte> frame, std::span<const int> fds) {
+  if (Client* client = find(id)) {
+    --client->requests;
+    outside_.send(id, frame, fds);
+  }
+}
+
+void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard,
+                 TimePoint now) {
+  const Payer payer = client.payer();
+  const auto attempt = [this, payer, request, bytes, hard]() -> Result<void> {
+    auto segment = segments_.lease(payer, bytes, hard);
+    if (!segment && segment.error().code() == Code::out_of_memory && results_.trim() > 0)
+      segment = segments_.lease(payer, bytes, hard);
+    if (!segment) return segment.error();
+    const int fd = (*segment)->fd().get();
+    send_reply(payer.client, frames::segment(request, **segment), {&fd, 1});
+    return {};
+  };
+  const auto give_up = [this, id = client.id, request](const Error& error) { reply_error(id, request, error); };
+  admission_.request(client.id, now + timeout, attempt, give_up);
+}
+
+void Node::map(Client& client, std::uint64_t request, SegmentId id) {
+  auto segment = segments_.readable(id, client.credentials.user);
+  if (!segment && segment.error().code() == Code::denied && store_.holds_in(client.id, id))
+    segment = segments_.find(id);
+  if (!segment) return reply_error(client.id, request, segment.error());
+  const int fd = (*segment)->fd().get();
+  send_reply(client.id, frames::segment(request, **segment), {&fd, 1});
+}
+
+void Node::lookup(ClientId id, std::uint64_t request, std::uint64_t incarnation, ObjectId object,
+                  Capability capability) {
+  if (incarnation != settings_.incarnation)
+    return reply_error(id, request,
+                       Error(Code::daemon_restarted,
+                             "the ref was made by another run of the daemon: its incarnation is " +
+                                 std::to_string(incarnation) + ", this one's " + std::to_string(settings_.incarnation),
+                             "make the object again"));
+  // The maker's seal may still lie unread in its ring, although it came before this in time.
+  outside_.read_all_rings();
+  Client* client = find(id);
+  if (!client) return;
+  auto found = store_.lookup(object, capability, client->payer());
+  if (!found) return reply_error(id, request, found.error());
+  send_reply(id, frames::object(request, **found), {});
+}
+
+void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
+  auto found = store_.held(object, client.id);
+  if (!found) return reply_error(client.id, request, found.error());
+  send_reply(client.id, frames::object(request, **found), {});
+}
+
+void Node::fork(Client& client, std::uint64_t request, std::vector<ipc::Fd> fds) {
+  if (fds.size() != 1)
+    return reply_error(client.id, request,
+                       Error(Code::invalid, "Fork came with " + std::to_string(fds.size()) + " descriptors, not 1"));
+  int type = 0;
+  socklen_t size = sizeof type;
+  if (::getsockopt(fds.front().get(), SOL_SOCKET, SO_TYPE, &type, &size) != 0)
+    return reply_error(client.id, request, Error(Code::invalid, "the life line of Fork is not a socket"));
+  const ClientId heir{++last_heir_};
+  lifelines_.emplace(heir, client.id);
+  store_.inherit(client.id, heir);
+  outside_.watch_lifeline(heir, std::move(fds.front()));
+  reply_ok(client.id, request);
+}
+
+void Node::missing(Client& client, std::uint64_t request, WorkId work) {
+  std::vector<int> ranks;
+  for (const auto& [ticket, pending] : pending_)
+    if (pending.client == client.id && pending.work == work && pending.group)
+      ranks = pending.group->muster.missing(ticket);
+  send_reply(client.id, frames::missing(request, ranks), {});
+}
+
+}  // namespace musterd
