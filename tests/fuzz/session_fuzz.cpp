@@ -1,0 +1,169 @@
+// Sequences of a whole session: two clients that greet, lease, seal, join, contribute, release, leave and die in any
+// order, with arguments taken from the input, so that most are wrong and some are right. Nothing may crash,
+// and once everybody is gone nothing may be held.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <vector>
+
+#include "../session/recorder.hpp"
+#include "session/frame_builder.hpp"
+
+namespace ipc = muster::ipc;
+using namespace musterd;
+
+namespace {
+
+class Bytes {
+ public:
+  Bytes(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
+  [[nodiscard]] bool empty() const { return at_ >= size_; }
+  std::uint8_t byte() { return empty() ? std::uint8_t{0} : data_[at_++]; }
+  std::uint32_t below(std::uint32_t bound) { return byte() % bound; }
+
+ private:
+  const std::uint8_t* data_;
+  std::size_t size_;
+  std::size_t at_ = 0;
+};
+
+class Session {
+ public:
+  Session(const std::uint8_t* data, std::size_t size) : input_(data, size), node_(settings(), outside_) {}
+
+  void run() {
+    constexpr int events_max = 400;
+    for (int i = 0; i < events_max && !input_.empty(); ++i) step();
+    for (std::uint32_t id = 1; id <= last_client_; ++id) node_.disconnected({id}, "died", now_);
+    outside_.run_ready();
+    for (const auto& [heir, fd] : outside_.lifelines) node_.lifeline_closed(heir, now_);
+    now_ += std::chrono::hours(1);
+    node_.tick(now_);
+    if (node_.clients() != 0 || node_.ops_in_flight() != 0) std::abort();
+  }
+
+ private:
+  static NodeSettings settings() {
+    NodeSettings settings;
+    constexpr std::uint64_t budget = 4 << 20;
+    settings.quota.total = settings.quota.per_user = {budget, 64, 64, 64};
+    settings.quota.per_client = {budget / 2, 16, 16, 16};
+    settings.segment_bytes = 256 << 10;
+    settings.in_flight_max = 8;
+    settings.memory_waiters_max = 4;
+    return settings;
+  }
+
+  ClientId client() { return {1 + input_.below(3)}; }
+  ipc::ObjectId object() {
+    const auto maker = input_.below(4);
+    return ipc::make_object_id({maker}, 1 + input_.below(6));
+  }
+
+  void frame(wire::Body type, FrameBuilder& frame, flatbuffers::Offset<void> body) {
+    const auto bytes = frame.finish(type, body);
+    node_.frame(client(), bytes, {}, now_);
+  }
+
+  void step() {
+    now_ += std::chrono::milliseconds(input_.below(8));
+    FrameBuilder out(1);
+    auto& fbb = out.fbb;
+    switch (input_.below(17)) {
+      case 0:
+        if (last_client_ < 3) node_.connected({++last_client_}, {input_.below(2), 1}, now_);
+        return;
+      case 1: return frame(wire::Body_Hello, out, wire::CreateHello(fbb, 1).Union());
+      case 2: return frame(wire::Body_Lease, out, wire::CreateLease(fbb, 1ULL << input_.below(24), input_.byte(), input_.below(2)).Union());
+      case 3: return frame(wire::Body_Mapped, out, wire::CreateMapped(fbb, input_.below(8)).Union());
+      case 4: return frame(wire::Body_Return, out, wire::CreateReturn(fbb, input_.below(8)).Union());
+      case 5: return frame(wire::Body_Map, out, wire::CreateMap(fbb, input_.below(8)).Union());
+      case 6: {
+        const char* names[]{"a", "b"};
+        auto name = fbb.CreateString(names[input_.below(2)]);
+        return frame(wire::Body_Join, out,
+                     wire::CreateJoin(fbb, name, static_cast<int>(input_.below(3)), 1 + static_cast<int>(input_.below(2)), 100, static_cast<std::uint8_t>(input_.below(3)), input_.below(2)).Union());
+      }
+      case 7: return frame(wire::Body_Leave, out, wire::CreateLeave(fbb, input_.below(8)).Union());
+      case 8: {
+        const wire::Capability capability(input_.below(2), 0);
+        return frame(wire::Body_Lookup, out, wire::CreateLookup(fbb, 1, object().value, &capability).Union());
+      }
+      case 9: return frame(wire::Body_HardSeal, out, wire::CreateHardSeal(fbb, input_.below(8)).Union());
+      case 10: return seal();
+      case 11: return contribute();
+      case 12: return combine();
+      case 13: return record(ipc::SubmissionType::release, ipc::Release{{object()}});
+      case 14: return record(ipc::SubmissionType::pin, ipc::Pin{object()});
+      case 15: return node_.disconnected(client(), "died", now_);
+      default:
+        outside_.hold_jobs = input_.below(2) == 1;
+        outside_.run_ready();
+        return node_.tick(now_);
+    }
+  }
+
+  template <class Record>
+  void record(ipc::SubmissionType type, const Record& value) {
+    std::vector<std::byte> body;
+    ipc::write(value, body);
+    node_.record(client(), type, body, now_);
+  }
+
+  void seal() {
+    ipc::Seal seal;
+    seal.object = object();
+    seal.capability = {{input_.below(2), 0}};
+    if (input_.below(4) == 0) seal.parent = object();
+    const auto leaves = input_.below(3);
+    for (std::uint32_t i = 0; i < leaves; ++i) {
+      const std::int64_t shape[]{static_cast<std::int64_t>(input_.byte()), 3};
+      if (!seal.manifest.add({input_.below(8)}, std::uint64_t{input_.byte()} * 64, static_cast<muster::DType>(input_.below(15)), shape)) return;
+    }
+    record(ipc::SubmissionType::seal, seal);
+  }
+
+  void contribute() {
+    ipc::Contribute contribute;
+    contribute.work = {++last_work_};
+    contribute.seat = {input_.below(8)};
+    contribute.epoch = 1 + input_.below(3);
+    contribute.kind = static_cast<ipc::Kind>(input_.below(14));
+    contribute.op = static_cast<muster::ReduceOp>(input_.below(10));
+    contribute.layout = static_cast<ipc::Layout>(input_.below(3));
+    contribute.root = static_cast<std::int32_t>(input_.below(4)) - 1;
+    contribute.timeout_ns = input_.byte() * 1'000'000;
+    const auto objects = input_.below(4);
+    for (std::uint32_t i = 0; i < objects; ++i) contribute.objects.push_back(object());
+    if (input_.below(3) == 0) contribute.key = "k";
+    record(ipc::SubmissionType::contribute, contribute);
+  }
+
+  void combine() {
+    ipc::Combine combine;
+    combine.work = {++last_work_};
+    combine.kind = static_cast<ipc::Kind>(input_.below(14));
+    combine.op = static_cast<muster::ReduceOp>(input_.below(10));
+    combine.layout = static_cast<ipc::Layout>(input_.below(3));
+    combine.root = static_cast<std::int32_t>(input_.below(4)) - 1;
+    combine.ranks = input_.below(4);
+    combine.timeout_ns = input_.byte() * 1'000'000;
+    const auto objects = input_.below(5);
+    for (std::uint32_t i = 0; i < objects; ++i) combine.objects.push_back(object());
+    record(ipc::SubmissionType::combine, combine);
+  }
+
+  Bytes input_;
+  testing::Recorder outside_;
+  Node node_;
+  TimePoint now_{};
+  std::uint32_t last_client_ = 0;
+  std::uint64_t last_work_ = 0;
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Session(data, size).run();
+  return 0;
+}

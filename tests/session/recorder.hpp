@@ -1,0 +1,62 @@
+// An Outside that keeps what the node wanted: frames, completions, closed clients. Jobs run at once, or when told.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <muster/ipc/records.hpp>
+
+#include "session/node.hpp"
+#include "session/outside.hpp"
+
+namespace musterd::testing {
+
+class Recorder final : public Outside {
+ public:
+  struct Completion {
+    muster::ipc::CompletionType type;
+    std::vector<std::byte> body;
+  };
+
+  void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override {
+    frames[client].emplace_back(frame.begin(), frame.end());
+    for (const int fd : fds) last_fd = fd;
+  }
+  void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
+    completions[client].push_back({type, {body.begin(), body.end()}});
+  }
+  void close(ClientId client) override { closed.insert(client); }
+  void read_all_rings() override { ++ring_reads; }
+  void watch_lifeline(ClientId heir, muster::ipc::Fd fd) override { lifelines.emplace(heir, std::move(fd)); }
+  void run(Job job) override {
+    Engine::run_inline(job);
+    if (job.done) ready.push_back(std::move(job.done));
+    if (!hold_jobs) run_ready();
+  }
+  muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
+  void stop(std::string reason) override { stopped = std::move(reason); }
+
+  void run_ready() {
+    auto jobs = std::exchange(ready, {});
+    for (auto& done : jobs) done();
+  }
+  /// The outcomes that `client` got since the last call.
+  std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
+
+  std::map<ClientId, std::vector<std::vector<std::byte>>> frames;
+  std::map<ClientId, std::vector<Completion>> completions;
+  std::set<ClientId> closed;
+  std::map<ClientId, muster::ipc::Fd> lifelines;
+  std::vector<std::function<void()>> ready;
+  bool hold_jobs = false;
+  int last_fd = -1;
+  int ring_reads = 0;
+  std::uint64_t random = 0;
+  std::string stopped;
+};
+
+}  // namespace musterd::testing
