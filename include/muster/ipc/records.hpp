@@ -34,6 +34,9 @@ enum class Kind : std::uint8_t {
   reform = 13, ///< live seats agree on a new epoch after a loss
 };
 inline constexpr std::size_t kind_count = 14;
+inline constexpr std::size_t layout_count = 3;
+inline constexpr std::size_t key_bytes_max = 4096;    ///< of Contribute::key
+inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; more are cut off
 [[nodiscard]] std::string_view name(Kind kind);
 
 enum class SubmissionType : std::uint16_t { seal = 1, contribute = 2, release = 3, combine = 4, pin = 5 };

@@ -2,6 +2,16 @@
 // single producer and single consumer. Positions count bytes and never wrap; a record lies in one piece.
 // The daemon treats all that the client can write as hostile: it keeps its own positions in private memory,
 // copies a record before it looks at it, and checks every length.
+//
+// Nobody sleeps past a record. Whoever may sleep raises its flag, then looks at the ring once more; whoever writes
+// publishes first, then looks at the flag. All four steps are sequentially consistent, so at least one of the two sees
+// the other:
+//   client writes: publish(); daemon_polls == 0 ? signal(doorbell).
+//   daemon sleeps: daemon_polls = 0; submissions.empty() ? epoll, on the doorbell too : poll on (daemon_polls = 1).
+//   daemon writes: publish(); client_sleeps != 0 ? client_sleeps = 0, futex_wake_all; the same for notify_armed and the
+//                  notify eventfd.
+//   client sleeps: client_sleeps = 1; completions.empty() ? futex_wait(client_sleeps, 1) : client_sleeps = 0.
+//   daemon can't write: completions_wait = 1, try_write once more; client has read: completions_wait != 0 ? signal(doorbell).
 #pragma once
 
 #include <atomic>
@@ -72,9 +82,13 @@ class RingProducer {
 
  private:
   std::byte* ring_;
+  /// False: no room for `bytes` even by the reader's newest position.
+  [[nodiscard]] Result<bool> make_room(std::size_t bytes);
+
   std::atomic<std::uint64_t>& shared_tail_;
   const std::atomic<std::uint64_t>& shared_head_;
   std::uint64_t tail_ = 0;
+  std::uint64_t seen_head_ = 0;
 };
 
 /// The reading end of one ring. Not thread-safe.
@@ -86,13 +100,18 @@ class RingConsumer {
   /// The next record, copied into private memory that stays valid until the next call; nothing if there is none.
   /// Invalid if what the other side wrote can't be; the connection is of no use then.
   [[nodiscard]] Result<std::optional<Record>> next();
+  /// By the writer's newest position.
   [[nodiscard]] bool empty() const { return shared_tail_.load(std::memory_order_seq_cst) == head_; }
 
  private:
+  /// The header at the reader's position, checked against what has been written and the ring's end.
+  [[nodiscard]] Result<RecordHeader> header() const;
+
   const std::byte* ring_;
   const std::atomic<std::uint64_t>& shared_tail_;
   std::atomic<std::uint64_t>& shared_head_;
   std::uint64_t head_ = 0;
+  std::uint64_t seen_tail_ = 0;
   std::vector<std::byte> copy_;
 };
 

@@ -24,17 +24,22 @@ struct Packet {
 
 enum class Received { packet, would_block, closed };
 
+/// Whose bodies a frame may bear. The daemon takes only a client's: those are small tables, checked in constant time,
+/// while a reply's nested lists could be made to cost the square of their size.
+enum class Sender { client, any };
+
 /// $MUSTER_SOCKET, else $XDG_RUNTIME_DIR/muster/musterd.sock, else /run/muster/musterd.sock (root) or /tmp/muster-$UID/musterd.sock.
 [[nodiscard]] std::string default_socket_path();
 
 /// Sends one frame, through a memfd if it is large. False: the socket's buffer is full (non-blocking sockets only).
 [[nodiscard]] Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds);
 
-/// Receives one packet. A truncated packet, too many descriptors or a Large frame that lies are Invalid.
-/// The frame inside has been verified as a flatbuffer with tight limits; its unions may still be anything.
-[[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet);
+/// Receives one packet. A truncated packet, too many descriptors or a Large frame that lies are Invalid; all descriptors
+/// that came with them are closed. QuotaExceeded: descriptors were lost as this process may open no more files.
+/// The frame inside has been verified as a flatbuffer with tight limits; its body may still be any of the sender's or none.
+[[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender = Sender::any);
 
 /// Verifies that `frame` is a Frame of the schema, within limits on depth and tables that a small frame can't turn into work.
-[[nodiscard]] bool verify_frame(std::span<const std::byte> frame);
+[[nodiscard]] bool verify_frame(std::span<const std::byte> frame, Sender sender = Sender::any);
 
 }  // namespace muster::ipc

@@ -1,0 +1,147 @@
+// The system calls behind Fd and Mapping. Every descriptor is made close-on-exec: a client's programs inherit nothing.
+#include <muster/ipc/fd.hpp>
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <system_error>
+
+namespace muster::ipc {
+
+namespace {
+
+constexpr std::size_t huge_page_bytes = 2 << 20;
+
+std::size_t rounded_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+std::size_t page_bytes() {
+  static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+/// Address space of `bytes` at a multiple of 2 MiB, held by an inaccessible mapping; null if there is none.
+std::byte* reserve_aligned(std::size_t bytes) {
+  const std::size_t reserved = bytes + huge_page_bytes;
+  void* found = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (found == MAP_FAILED) return nullptr;
+  auto* begin = static_cast<std::byte*>(found);
+  const std::size_t before = (huge_page_bytes - reinterpret_cast<std::uintptr_t>(begin) % huge_page_bytes) % huge_page_bytes;
+  const std::size_t after = reserved - before - bytes;
+  if (before != 0) munmap(begin, before);
+  if (after != 0) munmap(begin + before + bytes, after);
+  return begin + before;
+}
+
+/// A mapping past the end of a file is a SIGBUS to come; refuse it now.
+Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
+  struct stat status {};
+  if (fstat(fd.get(), &status) != 0) return system_error(Code::failed, "can't map: fstat", errno);
+  const auto end = static_cast<std::uint64_t>(status.st_size);
+  if (S_ISREG(status.st_mode) && (offset > end || bytes > end - offset))
+    return Error(Code::invalid, "can't map past the end: " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+                                    " of a file of " + std::to_string(end));
+  return {};
+}
+
+}  // namespace
+
+Error system_error(Code code, std::string what, int error_number, std::string hint) {
+  return {code, std::move(what) + ": " + std::generic_category().message(error_number) + " (errno " +
+                    std::to_string(error_number) + ")", std::move(hint)};
+}
+
+void Fd::reset(int fd) {
+  if (fd_ >= 0) close(fd_);
+  fd_ = fd;
+}
+
+Result<Fd> Fd::duplicate() const {
+  const int copy = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return system_error(Code::failed, "can't duplicate descriptor " + std::to_string(fd_), errno);
+  return Fd(copy);
+}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  if (this != &other) {
+    unmap();
+    data_ = std::exchange(other.data_, nullptr);
+    bytes_ = std::exchange(other.bytes_, 0);
+  }
+  return *this;
+}
+
+Result<Mapping> Mapping::map(const Fd& fd, std::size_t bytes, Access access, std::size_t offset) {
+  if (bytes == 0 || bytes > std::numeric_limits<std::size_t>::max() / 2 || offset % page_bytes() != 0)
+    return Error(Code::invalid, "can't map " + std::to_string(bytes) + " bytes at " + std::to_string(offset));
+  if (auto fits = check_size(fd, bytes, offset); !fits) return fits.error();
+
+  const int protection = access == Access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  int flags = access == Access::copy_on_write ? MAP_PRIVATE : MAP_SHARED;
+  std::byte* wanted = nullptr;
+  if (bytes >= huge_page_bytes) {
+    wanted = reserve_aligned(rounded_up(bytes, page_bytes()));
+    if (wanted != nullptr) flags |= MAP_FIXED;
+  }
+  void* found = mmap(wanted, bytes, protection, flags, fd.get(), static_cast<off_t>(offset));
+  if (found == MAP_FAILED) {
+    const int why = errno;
+    if (wanted != nullptr) munmap(wanted, rounded_up(bytes, page_bytes()));
+    return system_error(Code::failed, "can't map " + std::to_string(bytes) + " bytes", why,
+                        "see `ulimit -v` and vm.max_map_count");
+  }
+  // Only advice: a kernel without huge pages for shared memory refuses it, and small pages work too.
+  if (bytes >= huge_page_bytes && access != Access::copy_on_write) madvise(found, bytes, MADV_HUGEPAGE);
+  Mapping mapping;
+  mapping.data_ = static_cast<std::byte*>(found);
+  mapping.bytes_ = bytes;
+  return mapping;
+}
+
+void Mapping::unmap() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+  forget();
+}
+
+Result<Fd> create_memfd(const char* name, std::size_t bytes) {
+  if (bytes > static_cast<std::size_t>(std::numeric_limits<off_t>::max()))
+    return Error(Code::invalid, "can't make a memfd: " + std::to_string(bytes) + " bytes");
+  Fd fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd) return system_error(Code::failed, "can't make a memfd", errno, "see `ulimit -n`");
+  if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
+    return system_error(Code::failed, "can't size a memfd to " + std::to_string(bytes) + " bytes", errno);
+  return fd;
+}
+
+Result<void> add_seals(const Fd& fd, int seals) {
+  if (fcntl(fd.get(), F_ADD_SEALS, seals) != 0)
+    return system_error(errno == EBUSY ? Code::invalid : Code::failed, "can't add file seals " + std::to_string(seals), errno,
+                        errno == EBUSY ? "unmap every writable mapping first" : "");
+  return {};
+}
+
+Result<Fd> create_eventfd() {
+  Fd fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!fd) return system_error(Code::failed, "can't make an eventfd", errno, "see `ulimit -n`");
+  return fd;
+}
+
+void signal(const Fd& eventfd) {
+  const std::uint64_t one = 1;
+  while (write(eventfd.get(), &one, sizeof one) < 0 && errno == EINTR) {
+  }
+}
+
+void drain(const Fd& eventfd) {
+  std::uint64_t count = 0;
+  while (read(eventfd.get(), &count, sizeof count) < 0 && errno == EINTR) {
+  }
+}
+
+}  // namespace muster::ipc

@@ -1,0 +1,112 @@
+// Packs numbers and texts into bytes and takes them out again, checked. Every field is at a multiple of its own size
+// up to 8, so both ends copy whole numbers; the machine's byte order is the wire's.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace muster::ipc {
+
+static_assert(std::endian::native == std::endian::little, "the packed forms are little endian");
+
+class Packer {
+ public:
+  explicit Packer(std::vector<std::byte>& out) : out_(out), begin_(out.size()) {}
+
+  template <class T>
+  void number(T value) {
+    static_assert(std::is_arithmetic_v<T> || std::is_enum_v<T>);
+    append(&value, sizeof value);
+  }
+  template <class T>
+  void numbers(std::span<const T> values) {
+    append(values.data(), values.size_bytes());
+  }
+  void text(std::string_view text) { append(text.data(), text.size()); }
+  /// Zeros up to the next multiple of 8 from where this packer began.
+  void pad() { out_.resize(begin_ + (out_.size() - begin_ + 7) / 8 * 8); }
+
+ private:
+  void append(const void* data, std::size_t bytes) {
+    const auto* begin = static_cast<const std::byte*>(data);
+    out_.insert(out_.end(), begin, begin + bytes);
+  }
+  std::vector<std::byte>& out_;
+  std::size_t begin_;
+};
+
+/// Reads what a Packer wrote. The first failure sticks: from then on everything reads as zero or empty, so a reader
+/// may take all its fields and ask once, at the end.
+class Unpacker {
+ public:
+  explicit Unpacker(std::span<const std::byte> bytes) : all_(bytes), rest_(bytes) {}
+
+  template <class T>
+  [[nodiscard]] T number() {
+    static_assert(std::is_arithmetic_v<T>);
+    T value{};
+    if (const auto taken = take(sizeof value); !taken.empty()) std::memcpy(&value, taken.data(), sizeof value);
+    return value;
+  }
+  template <class T>
+  [[nodiscard]] std::vector<T> numbers(std::uint64_t count) {
+    const auto taken = take_array(count, sizeof(T));
+    std::vector<T> values(taken.size() / sizeof(T));
+    if (!taken.empty()) std::memcpy(values.data(), taken.data(), taken.size());
+    return values;
+  }
+  [[nodiscard]] std::string text(std::uint64_t bytes) {
+    const auto taken = take_array(bytes, 1);
+    return {reinterpret_cast<const char*>(taken.data()), taken.size()};
+  }
+  [[nodiscard]] std::span<const std::byte> bytes(std::uint64_t count) { return take_array(count, 1); }
+  /// Reads an enumerator below `count`.
+  template <class Enum>
+  [[nodiscard]] Enum enumerator(std::size_t count, const char* problem) {
+    const auto value = number<std::underlying_type_t<Enum>>();
+    require(value < count, problem);
+    return static_cast<Enum>(value < count ? value : 0);
+  }
+  /// Skips the zeros of Packer::pad().
+  void pad() {
+    const std::size_t used = all_.size() - rest_.size();
+    for (const auto byte : take((8 - used % 8) % 8)) require(byte == std::byte{0}, "padding is not zero");
+  }
+  void require(bool holds, const char* problem) {
+    if (!holds && problem_ == nullptr) fail(problem);
+  }
+  /// All bytes must have been read.
+  void finish() { require(rest_.empty(), "more bytes than it needs"); }
+
+  [[nodiscard]] std::size_t rest_bytes() const { return rest_.size(); }
+  /// What the first failure was; null if there was none.
+  [[nodiscard]] const char* problem() const { return problem_; }
+
+ private:
+  std::span<const std::byte> take(std::size_t bytes) {
+    if (bytes > rest_.size()) return fail("fewer bytes than it needs"), std::span<const std::byte>{};
+    const auto taken = rest_.first(bytes);
+    rest_ = rest_.subspan(bytes);
+    return taken;
+  }
+  std::span<const std::byte> take_array(std::uint64_t count, std::size_t element_bytes) {
+    if (count > rest_.size() / element_bytes) return fail("fewer bytes than it needs"), std::span<const std::byte>{};
+    return take(static_cast<std::size_t>(count) * element_bytes);
+  }
+  void fail(const char* problem) {
+    if (problem_ == nullptr) problem_ = problem;
+    rest_ = {};
+  }
+  std::span<const std::byte> all_;
+  std::span<const std::byte> rest_;
+  const char* problem_ = nullptr;
+};
+
+}  // namespace muster::ipc

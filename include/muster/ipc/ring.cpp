@@ -1,0 +1,131 @@
+// A producer keeps one record in one piece by padding to the ring's end; a consumer believes nothing it reads there.
+#include <muster/ipc/ring.hpp>
+
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <climits>
+#include <cstring>
+#include <ctime>
+#include <string>
+
+namespace muster::ipc {
+
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
+static_assert(sizeof(ChannelHeader) <= channel_header_bytes);
+static_assert(sizeof(RecordHeader) == 8 && ring_bytes % 8 == 0);
+
+namespace {
+
+std::size_t space_for(std::size_t body_bytes) { return sizeof(RecordHeader) + (body_bytes + 7) / 8 * 8; }
+
+Error broken(const char* what, std::uint64_t value, std::uint64_t own) {
+  return {Code::invalid, "broken ring: " + std::string(what) + " " + std::to_string(value) + " at position " + std::to_string(own),
+          "the other side wrote what can't be; connect anew"};
+}
+
+/// One read of memory that the other side may be changing: a second look could see something else.
+RecordHeader load_header(const std::byte* address) {
+  return std::bit_cast<RecordHeader>(__atomic_load_n(reinterpret_cast<const std::uint64_t*>(address), __ATOMIC_RELAXED));
+}
+
+void store_header(std::byte* address, const RecordHeader& header) {
+  __atomic_store_n(reinterpret_cast<std::uint64_t*>(address), std::bit_cast<std::uint64_t>(header), __ATOMIC_RELAXED);
+}
+
+}  // namespace
+
+Result<bool> RingProducer::make_room(std::size_t bytes) {
+  if (tail_ + bytes - seen_head_ <= ring_bytes) return true;
+  const auto head = shared_head_.load(std::memory_order_seq_cst);
+  if (head < seen_head_ || head > tail_ || head % 8 != 0) return broken("its reader's position is", head, tail_);
+  seen_head_ = head;
+  return tail_ + bytes - seen_head_ <= ring_bytes;
+}
+
+Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::byte> body) {
+  if (type == 0 || body.size() > record_bytes_max)
+    return Error(Code::invalid, "not a record for the ring: type " + std::to_string(type) + ", " + std::to_string(body.size()) +
+                                    " bytes of at most " + std::to_string(record_bytes_max));
+  const std::size_t space = space_for(body.size());
+  const std::size_t to_end = ring_bytes - tail_ % ring_bytes;
+  const std::size_t padding = space > to_end ? to_end : 0;
+  auto room = make_room(padding + space);
+  if (!room || !*room) return room;
+  if (padding != 0) {
+    store_header(ring_ + tail_ % ring_bytes, {static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), 0, 0});
+    tail_ += padding;
+  }
+  std::byte* place = ring_ + tail_ % ring_bytes;
+  store_header(place, {static_cast<std::uint32_t>(body.size()), type, 0});
+  if (!body.empty()) std::memcpy(place + sizeof(RecordHeader), body.data(), body.size());
+  tail_ += space;
+  return true;
+}
+
+Result<RecordHeader> RingConsumer::header() const {
+  const std::uint64_t written = seen_tail_ - head_;
+  const std::size_t to_end = ring_bytes - head_ % ring_bytes;
+  const auto header = load_header(ring_ + head_ % ring_bytes);
+  if (header.body_bytes > record_bytes_max) return broken("a record's bytes are", header.body_bytes, head_);
+  if (header.flags != 0) return broken("a record's flags are", header.flags, head_);
+  const std::size_t space = space_for(header.body_bytes);
+  if (space > written || space > to_end) return broken("a record crosses an end, bytes", header.body_bytes, head_);
+  if (header.type == 0 && space != to_end) return broken("padding ends before the ring does, bytes", header.body_bytes, head_);
+  return header;
+}
+
+Result<std::optional<Record>> RingConsumer::next() {
+  while (true) {
+    if (head_ == seen_tail_) {
+      const auto tail = shared_tail_.load(std::memory_order_seq_cst);
+      if (tail == head_) return std::optional<Record>{};
+      if (tail - head_ > ring_bytes || tail % 8 != 0) return broken("its writer's position is", tail, head_);
+      seen_tail_ = tail;
+    }
+    const auto found = header();
+    if (!found) return found.error();
+    const std::size_t bytes = found->body_bytes;
+    if (found->type != 0) {
+      if (copy_.size() < bytes) copy_.resize(bytes);
+      if (bytes != 0) std::memcpy(copy_.data(), ring_ + head_ % ring_bytes + sizeof(RecordHeader), bytes);
+    }
+    head_ += space_for(bytes);
+    shared_head_.store(head_, std::memory_order_seq_cst);
+    if (found->type != 0) return std::optional(Record{found->type, std::span(copy_).first(bytes)});
+  }
+}
+
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
+  using std::chrono::duration_cast, std::chrono::seconds;
+  // Further away than anybody waits in one go, and safe for every kernel's time arithmetic.
+  const auto bounded = std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds::zero(), std::chrono::hours(24));
+  const auto whole = duration_cast<seconds>(bounded);
+  const timespec time{static_cast<time_t>(whole.count()), static_cast<long>((bounded - whole).count())};
+  // Not FUTEX_PRIVATE: the word is shared between processes.
+  syscall(SYS_futex, &word, FUTEX_WAIT, expected, &time, nullptr, 0);
+}
+
+void futex_wake_all(std::atomic<std::uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
+
+void Backoff::step() {
+  // With more waiters than cores, whoever is waited for needs this core: yield often, pause in between.
+  constexpr unsigned rounds_per_yield = 8;
+  if (++rounds_ % rounds_per_yield == 0) {
+    sched_yield();
+    return;
+  }
+  for (int i = 0; i < 4; ++i) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+}
+
+}  // namespace muster::ipc

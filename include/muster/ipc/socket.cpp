@@ -1,0 +1,222 @@
+// Packets over a SEQPACKET socket. Whatever comes out of recvmsg is owned before anything is looked at, so that no
+// lie of the sender leaks a descriptor; large frames are read with pread, so that no sender can change or cut them later.
+#include <muster/ipc/socket.hpp>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include <muster/ipc/wire_generated.h>
+
+namespace muster::ipc {
+
+namespace {
+
+constexpr std::size_t packet_fds_max = fds_max + 1;  // a large frame's memfd comes on top
+
+/// Room for a packet's descriptors, aligned as the kernel wants it.
+struct alignas(cmsghdr) Control {
+  std::array<std::byte, CMSG_SPACE(packet_fds_max * sizeof(int))> bytes;
+};
+
+Result<bool> send_bytes(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
+  iovec part{const_cast<std::byte*>(frame.data()), frame.size()};
+  Control control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!fds.empty()) {
+    message.msg_control = control.bytes.data();
+    message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size_bytes());
+    std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
+  }
+  while (sendmsg(socket.get(), &message, MSG_NOSIGNAL) < 0) {
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
+    if (errno != EINTR) return system_error(Code::daemon_unavailable, "can't send to the other end", errno);
+  }
+  return true;
+}
+
+Result<Fd> memfd_with(std::span<const std::byte> bytes) {
+  auto fd = create_memfd("muster-frame", 0);
+  if (!fd) return fd;
+  while (!bytes.empty()) {
+    const auto written = write(fd->get(), bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return system_error(Code::failed, "can't write a large frame to a memfd", errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return fd;
+}
+
+Result<bool> send_large(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
+  auto memfd = memfd_with(frame);
+  if (!memfd) return memfd.error();
+  flatbuffers::FlatBufferBuilder builder(64);
+  const auto large = wire::CreateLarge(builder, frame.size());
+  wire::FinishFrameBuffer(builder, wire::CreateFrame(builder, 0, wire::Body_Large, large.Union()));
+  std::array<int, packet_fds_max> all{memfd->get()};
+  std::copy(fds.begin(), fds.end(), all.begin() + 1);
+  return send_bytes(socket, std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize())),
+                    std::span(all).first(fds.size() + 1));
+}
+
+std::vector<Fd> take_fds(msghdr& message) {
+  std::vector<Fd> fds;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+      fds.emplace_back(fd);
+    }
+  }
+  return fds;
+}
+
+/// Bytes and descriptors as they came; nothing in them has been checked but that they are complete.
+Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
+  std::array<std::byte, inline_bytes_max> buffer;  // NOLINT: filled by the kernel; zeroing it costs more than the call
+  Control control;                                 // NOLINT: the same
+  iovec part{buffer.data(), buffer.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.bytes.data();
+  message.msg_controllen = control.bytes.size();
+  ssize_t received = 0;
+  while ((received = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC)) < 0) {
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return Received::would_block;
+    if (errno == ECONNRESET) return Received::closed;
+    if (errno != EINTR) return system_error(Code::daemon_unavailable, "can't receive from the other end", errno);
+  }
+  packet.fds = take_fds(message);
+  const std::string count = std::to_string(packet.fds.size());
+  if ((message.msg_flags & MSG_CTRUNC) != 0 && packet.fds.size() < packet_fds_max)
+    return Error(Code::quota_exceeded, "descriptors of a packet were lost: only " + count + " could be opened", "raise `ulimit -n`");
+  if ((message.msg_flags & MSG_CTRUNC) != 0 || packet.fds.size() > packet_fds_max)
+    return Error(Code::invalid, "too many descriptors in a packet: more than " + std::to_string(packet_fds_max));
+  if ((message.msg_flags & MSG_TRUNC) != 0)
+    return Error(Code::invalid, "a packet is too long: more than " + std::to_string(inline_bytes_max) + " bytes");
+  if (received == 0) return Received::closed;
+  packet.bytes.assign(buffer.begin(), buffer.begin() + received);
+  return Received::packet;
+}
+
+Error lie(const std::string& what) { return {Code::invalid, "a large frame lies: " + what}; }
+
+/// The bytes of a large frame. Only shared memory is read: a file of another kind could block for as long as its maker likes.
+Result<std::vector<std::byte>> read_memfd(const Fd& fd, std::uint64_t claimed_bytes) {
+  if (claimed_bytes > frame_bytes_max)
+    return lie(std::to_string(claimed_bytes) + " bytes of at most " + std::to_string(frame_bytes_max));
+  struct stat status {};
+  if (fcntl(fd.get(), F_GET_SEALS) < 0 || fstat(fd.get(), &status) != 0) return lie("its first descriptor is no memfd");
+  if (static_cast<std::uint64_t>(status.st_size) != claimed_bytes)
+    return lie(std::to_string(status.st_size) + " bytes where it claims " + std::to_string(claimed_bytes));
+  std::vector<std::byte> bytes(claimed_bytes);
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const auto got = pread(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return lie("it ends after " + std::to_string(done) + " of " + std::to_string(claimed_bytes) + " bytes");
+    done += static_cast<std::size_t>(got);
+  }
+  return bytes;
+}
+
+wire::Body body_type(std::span<const std::byte> verified_frame) {
+  return wire::GetFrame(verified_frame.data())->body_type();
+}
+
+/// Puts the large frame that `packet` announces in its place.
+Result<void> unwrap(Packet& packet, Sender sender) {
+  const auto* large = wire::GetFrame(packet.bytes.data())->body_as_Large();
+  if (large == nullptr || packet.fds.empty()) return lie("it has no body or no descriptor");
+  auto bytes = read_memfd(packet.fds.front(), large->bytes());
+  if (!bytes) return bytes.error();
+  if (!verify_frame(*bytes, sender) || body_type(*bytes) == wire::Body_Large)
+    return lie("what is inside is no frame, " + std::to_string(bytes->size()) + " bytes");
+  packet.bytes = std::move(*bytes);
+  packet.fds.erase(packet.fds.begin());
+  return {};
+}
+
+Result<Received> receive_checked(const Fd& socket, Packet& packet, Sender sender) {
+  auto received = receive_bytes(socket, packet);
+  if (!received || *received != Received::packet) return received;
+  if (!verify_frame(packet.bytes, sender))
+    return Error(Code::invalid, "not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
+  if (body_type(packet.bytes) == wire::Body_Large)
+    if (auto unwrapped = unwrap(packet, sender); !unwrapped) return unwrapped.error();
+  if (packet.fds.size() > fds_max)
+    return Error(Code::invalid, "too many descriptors in a packet: " + std::to_string(packet.fds.size()) + " of at most " +
+                                    std::to_string(fds_max));
+  return Received::packet;
+}
+
+/// The type of a frame's body before the body itself has been verified; NONE if it can't be read.
+wire::Body peek_body_type(flatbuffers::Verifier& verifier, const std::uint8_t* begin) {
+  const auto root = verifier.VerifyOffset(0);
+  if (root == 0 || !verifier.VerifyTableStart(begin + root)) return wire::Body_NONE;
+  verifier.EndTable();
+  const auto* table = flatbuffers::GetRoot<flatbuffers::Table>(begin);
+  const auto field = table->GetOptionalFieldOffset(wire::Frame::VT_BODY_TYPE);
+  if (field == 0 || !verifier.VerifyFieldStruct(begin + root, field, 1, 1)) return wire::Body_NONE;
+  return static_cast<wire::Body>(flatbuffers::ReadScalar<std::uint8_t>(begin + root + field));
+}
+
+/// Bodies of one table whose fields are numbers, texts and vectors of numbers: verified in constant time.
+bool is_clients(wire::Body type) { return type <= wire::Body_Stop || type == wire::Body_Large; }
+
+}  // namespace
+
+std::string default_socket_path() {
+  if (const char* path = std::getenv("MUSTER_SOCKET"); path != nullptr && *path != '\0') return path;
+  if (const char* folder = std::getenv("XDG_RUNTIME_DIR"); folder != nullptr && *folder != '\0')
+    return std::string(folder) + "/muster/musterd.sock";
+  if (geteuid() == 0) return "/run/muster/musterd.sock";
+  return "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
+}
+
+Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
+  if (frame.empty() || frame.size() > frame_bytes_max)
+    return Error(Code::invalid, "can't send a frame of " + std::to_string(frame.size()) + " bytes: at most " +
+                                    std::to_string(frame_bytes_max));
+  if (fds.size() > fds_max)
+    return Error(Code::invalid, "can't send " + std::to_string(fds.size()) + " descriptors: at most " + std::to_string(fds_max));
+  return frame.size() <= inline_bytes_max ? send_bytes(socket, frame, fds) : send_large(socket, frame, fds);
+}
+
+Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender) {
+  auto received = receive_checked(socket, packet, sender);
+  if (!received || *received != Received::packet) packet = {};
+  return received;
+}
+
+bool verify_frame(std::span<const std::byte> frame, Sender sender) {
+  if (frame.size() > frame_bytes_max || frame.size() < 2 * sizeof(flatbuffers::uoffset_t)) return false;
+  const auto* begin = reinterpret_cast<const std::uint8_t*>(frame.data());
+  flatbuffers::Verifier peek(begin, frame.size(), 2, 2);
+  const auto type = peek_body_type(peek, begin);
+  if (sender == Sender::client && !is_clients(type)) return false;
+  // The deepest is Frame, Groups, GroupInfo, SeatInfo. A table takes 8 bytes at least, its place in a vector included;
+  // frames that claim more tables name the same ones over and over.
+  const auto tables_max = is_clients(type) ? 2 : 8 + frame.size() / 8;
+  flatbuffers::Verifier verifier(begin, frame.size(), 4, static_cast<flatbuffers::uoffset_t>(tables_max));
+  return wire::VerifyFrameBuffer(verifier);
+}
+
+}  // namespace muster::ipc

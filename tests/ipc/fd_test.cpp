@@ -1,0 +1,118 @@
+// Descriptors and mappings own what they hold, and mappings never reach past their file.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <utility>
+
+#include <catch2/catch.hpp>
+#include <muster/ipc/fd.hpp>
+
+namespace muster::ipc {
+namespace {
+
+constexpr std::size_t mib = 1 << 20;
+
+bool is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+bool closes_on_exec(const Fd& fd) { return (fcntl(fd.get(), F_GETFD) & FD_CLOEXEC) != 0; }
+bool is_mapped(const void* address) {
+  unsigned char resident = 0;
+  return mincore(const_cast<void*>(address), 4096, &resident) == 0;
+}
+
+TEST_CASE("an Fd closes what it owns, once") {
+  auto fd = create_eventfd().value();
+  const int number = fd.get();
+  {
+    Fd moved = std::move(fd);
+    REQUIRE(moved.get() == number);
+    REQUIRE(is_open(number));
+  }
+  REQUIRE_FALSE(is_open(number));
+}
+
+TEST_CASE("every descriptor is close-on-exec, its duplicates too") {
+  const auto memfd = create_memfd("test", 4096).value();
+  REQUIRE(closes_on_exec(memfd));
+  REQUIRE(closes_on_exec(memfd.duplicate().value()));
+  REQUIRE(closes_on_exec(create_eventfd().value()));
+  REQUIRE(Fd{}.duplicate().error().message().find("errno 9") != std::string::npos);
+}
+
+TEST_CASE("mappings of a memfd share its bytes, a copy-on-write one keeps its own") {
+  const auto bytes = GENERATE(std::size_t{4096}, std::size_t{2 * mib}, std::size_t{5 * mib + 4096});
+  const auto fd = create_memfd("test", bytes).value();
+  const auto writer = Mapping::map(fd, bytes, Access::read_write).value();
+  const auto reader = Mapping::map(fd, bytes, Access::read_only).value();
+  const auto own = Mapping::map(fd, bytes, Access::copy_on_write).value();
+  writer.data()[bytes - 1] = std::byte{42};
+  REQUIRE(reader.data()[bytes - 1] == std::byte{42});
+  own.data()[bytes - 1] = std::byte{7};
+  REQUIRE(reader.data()[bytes - 1] == std::byte{42});
+  if (bytes >= 2 * mib) REQUIRE(reinterpret_cast<std::uintptr_t>(writer.data()) % (2 * mib) == 0);
+  REQUIRE(reader.contains(reader.data() + bytes - 1));
+  REQUIRE_FALSE(reader.contains(reader.data() + bytes));
+}
+
+TEST_CASE("a mapping of a part begins at its offset") {
+  const auto fd = create_memfd("test", 4 * mib).value();
+  const auto whole = Mapping::map(fd, 4 * mib, Access::read_write).value();
+  const auto part = Mapping::map(fd, 2 * mib, Access::read_only, 2 * mib).value();
+  whole.data()[2 * mib] = std::byte{9};
+  REQUIRE(part.data()[0] == std::byte{9});
+}
+
+TEST_CASE("a mapping ends with its owner, and only then") {
+  const auto fd = create_memfd("test", 3 * mib).value();
+  auto mapping = Mapping::map(fd, 3 * mib, Access::read_write).value();
+  auto* data = mapping.data();
+  Mapping moved;
+  moved = std::move(mapping);
+  REQUIRE_FALSE(mapping);
+  REQUIRE(is_mapped(data));
+  moved.unmap();
+  REQUIRE_FALSE(is_mapped(data));
+  REQUIRE_FALSE(is_mapped(data + 3 * mib - 4096));
+}
+
+TEST_CASE("what would end in a SIGBUS, or is nothing, is refused") {
+  const auto fd = create_memfd("test", 4096).value();
+  REQUIRE(Mapping::map(fd, 4097, Access::read_only).error().code() == Code::invalid);
+  REQUIRE(Mapping::map(fd, 4096, Access::read_only, 4096).error().code() == Code::invalid);
+  REQUIRE(Mapping::map(fd, 4096, Access::read_only, SIZE_MAX - 4095).error().code() == Code::invalid);
+  REQUIRE(Mapping::map(fd, 0, Access::read_only).error().code() == Code::invalid);
+  REQUIRE(Mapping::map(fd, 4096, Access::read_only, 1).error().code() == Code::invalid);
+  REQUIRE(Mapping::map(fd, SIZE_MAX, Access::read_only).error().code() == Code::invalid);
+  REQUIRE_FALSE(Mapping::map(Fd{}, 4096, Access::read_only));
+}
+
+TEST_CASE("seals hold: no resize, and no seal against writers while one is mapped") {
+  const auto fd = create_memfd("test", 4096).value();
+  auto writer = Mapping::map(fd, 4096, Access::read_write).value();
+  REQUIRE(add_seals(fd, F_SEAL_SHRINK | F_SEAL_GROW));
+  REQUIRE(ftruncate(fd.get(), 0) != 0);
+  REQUIRE(errno == EPERM);
+  REQUIRE(add_seals(fd, F_SEAL_WRITE).error().code() == Code::invalid);
+  writer.unmap();
+  REQUIRE(add_seals(fd, F_SEAL_WRITE));
+  REQUIRE_FALSE(Mapping::map(fd, 4096, Access::read_write));
+}
+
+TEST_CASE("an eventfd is readable after signals, and not after a drain") {
+  const auto fd = create_eventfd().value();
+  std::uint64_t count = 0;
+  signal(fd);
+  signal(fd);
+  REQUIRE(read(fd.get(), &count, sizeof count) == sizeof count);
+  REQUIRE(count == 2);
+  signal(fd);
+  drain(fd);
+  REQUIRE(read(fd.get(), &count, sizeof count) == -1);
+  REQUIRE(errno == EAGAIN);
+  drain(fd);  // does not block
+}
+
+}  // namespace
+}  // namespace muster::ipc
