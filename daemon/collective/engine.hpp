@@ -2,10 +2,14 @@
 // so that a small op isn't stuck behind a large one. Completion is posted back to the control thread.
 #pragma once
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "collective/plan.hpp"
@@ -25,21 +29,40 @@ struct Job {
   };
   std::vector<FoldTask> folds;
   std::vector<CopyTask> copies;
-  std::shared_ptr<const void> lease;  ///< keeps inputs and outputs alive while it runs
+  std::shared_ptr<const void> lease;  ///< keeps inputs and outputs alive while it runs; dropped after `done`
   std::function<void()> done;         ///< handed to `post` once everything has run
 };
 
 class Engine {
  public:
   /// `post` is called from lanes with a function to run on the control thread; it must be thread-safe.
+  /// The job, and so its lease, is destroyed with that function. `lanes`: at least 1.
   Engine(unsigned lanes, std::function<void(std::function<void()>)> post);
   ~Engine();  ///< waits for the chunks that run; what has not begun is dropped
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
   void submit(Job job);
   /// Runs it here and now; for small jobs. Does not call `done`.
   static void run_inline(const Job& job);
 
-  [[nodiscard]] unsigned lanes() const;
+  [[nodiscard]] unsigned lanes() const { return static_cast<unsigned>(lanes_.size()); }
+
+ private:
+  struct Chunk;
+  class Running;
+
+  void work(unsigned lane);
+  [[nodiscard]] std::deque<std::shared_ptr<Running>>* next_queue();
+
+  std::function<void(std::function<void()>)> post_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Running>> small_;  ///< jobs of one chunk
+  std::deque<std::shared_ptr<Running>> large_;  ///< jobs with chunks left, whose turn it is in front
+  unsigned small_in_a_row_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> lanes_;  ///< last: they use all of the above
 };
 
 }  // namespace musterd

@@ -5,12 +5,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
-#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -18,36 +18,10 @@
 #include <muster/result.hpp>
 
 #include "base/time.hpp"
-#include "collective/input.hpp"
+#include "collective/contribution.hpp"
+#include "collective/messages.hpp"
 
 namespace musterd {
-
-/// Where an outcome has to go: chosen by the caller, unique per contribution.
-using Ticket = std::uint64_t;
-using OpId = std::uint64_t;
-
-struct Contribution {
-  int rank = 0;
-  muster::ipc::Kind kind = muster::ipc::Kind::barrier;
-  muster::ReduceOp op = muster::ReduceOp::sum;
-  muster::ipc::Layout layout = muster::ipc::Layout::parts;
-  int root = 0;           ///< root; peer for send and recv; color for split
-  std::int64_t tag = 0;   ///< tag of send and recv; key for split
-  TimePoint deadline;
-  std::string key;        ///< empty: matched by order
-  std::vector<Input> inputs;
-  Ticket ticket = 0;
-};
-
-/// A complete muster: contributions of the contributing ranks, in rank order.
-struct Op {
-  OpId id = 0;
-  std::string name;  ///< "allreduce #17" or "allreduce 'key'", for messages and logs
-  int world_size = 0;
-  std::vector<Contribution> contributions;
-  [[nodiscard]] const Contribution* of_rank(int rank) const;
-};
-using OpPtr = std::shared_ptr<const Op>;
 
 /// The muster is complete: plan it, run it, then call finished().
 struct StartOp {
@@ -68,7 +42,8 @@ class Muster {
     std::size_t history_max = 4096;    ///< failed outcomes kept for late seats
   };
   /// `members`: the ranks that take part in this epoch; others are absent and not waited for.
-  Muster(int world_size, std::set<int> members, Limits limits);
+  /// `epoch` goes into the high half of op ids, so that they differ from those of the group's other epochs.
+  Muster(int world_size, std::set<int> members, Limits limits, std::uint32_t epoch = 0);
 
   /// One rank's input. Appends what has to be done. A contribution to an op that has already failed gets that
   /// same outcome at once (a FailOp with this one ticket).
@@ -76,13 +51,14 @@ class Muster {
   /// The engine is done with a started op (well or not).
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every
-  /// contribution does. `lost` accumulates.
+  /// op that nobody had contributed to does. `lost` accumulates.
   void lose(int rank, std::string reason, std::vector<Action>& actions);
   /// The rank is lost and nobody waits for it any more (policy shrink): ops that only waited for it start.
   /// Ops that need it in person (root, peer) fail with PeerLost.
   void shrink(int rank, std::string reason, std::vector<Action>& actions);
   /// The rank is vacant (policy wait): ops go on waiting for a replacement; at their deadline they fail with PeerLost.
-  void vacate(int rank, std::string reason);
+  /// A reform goes on without it.
+  void vacate(int rank, std::string reason, std::vector<Action>& actions);
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
   /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing).
@@ -90,6 +66,7 @@ class Muster {
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
 
+  /// When to call expire() next. No pending op's deadline is earlier; the op that had it may be over.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   /// Ranks that the op of this ticket still waits for; nothing if it waits for none or is over.
   [[nodiscard]] std::vector<int> missing(Ticket ticket) const;
@@ -102,9 +79,110 @@ class Muster {
   };
   /// Ops that wait for this rank.
   [[nodiscard]] std::vector<Owed> owed(int rank) const;
-  [[nodiscard]] std::size_t in_flight() const;
-  [[nodiscard]] const std::set<int>& lost() const;
-  [[nodiscard]] const std::set<int>& members() const;
+  /// Ops that gather or run.
+  [[nodiscard]] std::size_t in_flight() const { return gathering_ + running_; }
+  /// Members that are lost or vacant.
+  [[nodiscard]] const std::set<int>& lost() const { return lost_; }
+  [[nodiscard]] const std::set<int>& members() const { return members_; }
+
+ private:
+  enum class Standing : std::uint8_t {
+    absent,  ///< no member of this epoch
+    live,
+    vacant,  ///< gone, and a replacement is awaited
+    gone,    ///< lost for the rest of the epoch
+  };
+  struct Seat {
+    Standing standing = Standing::absent;
+    std::uint64_t position = 0;    ///< of its next op matched by order
+    std::size_t in_flight = 0;     ///< contributions that gather
+  };
+
+  /// What brings contributions together that aren't matched by order; those of one channel match one after another.
+  struct Channel {
+    enum class Of : std::uint8_t { key, pair, reform };
+    Of of = Of::key;
+    std::string key;
+    int source = 0;        ///< of a pair
+    int destination = 0;   ///< of a pair
+    std::int64_t tag = 0;  ///< of a pair
+    auto operator<=>(const Channel&) const = default;
+  };
+
+  /// An op from its first contribution until every rank that may come has come.
+  struct Slot {
+    OpId id = 0;
+    std::uint64_t sequence = 0;        ///< if matched by order
+    const Channel* channel = nullptr;  ///< null: matched by order
+    std::vector<bool> arrived;         ///< in a channel: by rank; for a pair, the sender and the receiver
+    std::size_t awaited = 0;           ///< contributions that may still come
+    std::shared_ptr<Op> op;            ///< null once the muster is over
+    std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
+    TimePoint since;
+    TimePoint deadline;
+    [[nodiscard]] bool gathering() const { return op != nullptr; }
+    [[nodiscard]] bool is(Channel::Of of) const { return channel && channel->of == of; }
+  };
+
+  // muster.cpp: from contribution to outcome
+  [[nodiscard]] static Channel channel_of(const Contribution& contribution);
+  [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);
+  [[nodiscard]] Slot& find_or_open_in_channel(const Contribution& contribution, TimePoint now);
+  void open(Slot& slot, const Contribution& contribution, TimePoint now);
+  void make_room(std::vector<Action>& actions);
+  void arrive(Slot& slot, const Contribution& contribution);
+  [[nodiscard]] std::optional<muster::Error> objection(const Slot& slot, const Contribution& contribution) const;
+  void start(Slot& slot, std::vector<Action>& actions);
+  void fail(Slot& slot, muster::Error error, std::vector<Action>& actions);
+  void end_gathering(Slot& slot);
+  void retire(const Slot& slot);
+  void retire_ordered();
+  void sweep();
+  void forget_old_failures();
+
+  // losses.cpp: who may still come, and what a loss means for what is pending
+  [[nodiscard]] bool may_come(const Slot& slot, int rank) const;
+  [[nodiscard]] std::size_t owes(const Slot& slot, int rank) const;
+  [[nodiscard]] std::size_t count_awaited(const Slot& slot) const;
+  [[nodiscard]] std::vector<int> missing(const Slot& slot) const;
+  [[nodiscard]] std::optional<muster::Error> refusal(const Slot& slot, const Contribution& contribution) const;
+  [[nodiscard]] static bool needs_in_person(const Slot& slot, int rank);
+  void withdraw(int rank, std::string reason, Standing standing, std::vector<Action>& actions);
+  [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now) const;
+
+  template <class Visit>
+  void for_each_slot(Visit visit) {
+    for (Slot& slot : ordered_) visit(slot);
+    for (auto& [channel, slots] : channels_)
+      for (Slot& slot : slots) visit(slot);
+  }
+  template <class Visit>
+  void for_each_slot(Visit visit) const {
+    for (const Slot& slot : ordered_) visit(slot);
+    for (const auto& [channel, slots] : channels_)
+      for (const Slot& slot : slots) visit(slot);
+  }
+  [[nodiscard]] Seat& seat(int rank);
+  [[nodiscard]] const Seat& seat(int rank) const;
+  [[nodiscard]] Standing standing(int rank) const;
+
+  int world_size_;
+  std::set<int> members_;
+  Limits limits_;
+  OpId next_id_;
+  std::vector<Seat> seats_;  ///< by rank
+  std::size_t expected_ = 0;  ///< members that may contribute to a new op: live or vacant
+  std::set<int> lost_;
+  Losses losses_;         ///< why the lost and vacant ranks are gone
+  bool refusing_ = false;  ///< new ops fail: a rank was lost under policy fail
+
+  std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
+  std::uint64_t base_ = 0;
+  std::map<Channel, std::list<Slot>> channels_;
+  std::map<OpId, Slot*> failures_;  ///< the remembered ones, oldest first
+  std::size_t gathering_ = 0;
+  std::size_t running_ = 0;
+  std::optional<TimePoint> next_deadline_;
 };
 
 }  // namespace musterd

@@ -10,7 +10,7 @@
 #include <muster/ipc/records.hpp>
 #include <muster/result.hpp>
 
-#include "collective/muster.hpp"
+#include "collective/contribution.hpp"
 
 namespace musterd {
 
@@ -21,7 +21,7 @@ struct PlannedOutput {
   std::uint64_t bytes = 0;
 };
 
-/// output bytes [offset, ...) = left fold of `op` over `inputs` in this order.
+/// Output bytes [offset, ...) = left fold of `op` over `inputs` in this order.
 struct Fold {
   std::size_t output = 0;
   std::uint64_t offset = 0;
@@ -53,7 +53,7 @@ struct Plan {
   std::uint64_t work_bytes = 0;           ///< bytes read and written, to choose between inline and lanes
 };
 
-/// Invalid where the op has no meaning for the dtype (checked before anything runs).
+/// The op's contributions must agree (see check_op); Invalid where the result can't be: its shape is too large.
 /// barrier, split and reform give nothing here: their outcome is the caller's business.
 [[nodiscard]] muster::Result<Plan> make_plan(const Op& op);
 

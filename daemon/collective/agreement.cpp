@@ -1,0 +1,256 @@
+#include "collective/agreement.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "collective/messages.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::ipc::Kind;
+using muster::ipc::Layout;
+using muster::ipc::Leaf;
+using muster::ipc::Manifest;
+
+namespace {
+
+constexpr std::size_t fields_named_max = 4;
+
+/// What must be equal between the inputs of two ranks.
+enum class Shapes : std::uint8_t {
+  free,   ///< nothing: each rank's own
+  tails,  ///< dtypes, and shapes but for axis 0
+  equal,  ///< dtypes and shapes
+};
+
+Shapes shapes_of(const Contribution& contribution) {
+  if (is_reduction(contribution.kind)) return Shapes::equal;
+  switch (contribution.layout) {
+    case Layout::parts: return Shapes::free;
+    case Layout::stack: return Shapes::equal;
+    case Layout::concat: return Shapes::tails;
+  }
+  return Shapes::free;
+}
+
+bool has_layout(Kind kind) { return kind == Kind::allgather || kind == Kind::gather || kind == Kind::all_to_all; }
+
+std::string_view layout_name(Layout layout) {
+  switch (layout) {
+    case Layout::parts: return "parts";
+    case Layout::stack: return "stack";
+    case Layout::concat: return "concat";
+  }
+  return "unknown";
+}
+
+std::string shape_text(std::span<const std::int64_t> shape) {
+  std::string text = "(";
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    if (axis > 0) text += ", ";
+    text += std::to_string(shape[axis]);
+  }
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+/// Fields in which two ranks differ, with both values as text: the first few, and how many in all.
+struct Difference {
+  std::string field;
+  std::string present;
+  std::string newcomer;
+};
+struct Differences {
+  std::vector<Difference> named;
+  std::size_t count = 0;
+};
+
+bool same_shape(std::span<const std::int64_t> a, std::span<const std::int64_t> b, Shapes rule) {
+  if (a.size() != b.size()) return false;
+  const std::size_t skipped = rule == Shapes::tails && !a.empty() ? 1 : 0;
+  return std::equal(a.begin() + static_cast<std::ptrdiff_t>(skipped), a.end(),
+                    b.begin() + static_cast<std::ptrdiff_t>(skipped));
+}
+
+class Comparison {
+ public:
+  Comparison(const Contribution& present, const Contribution& newcomer) : present_(present), newcomer_(newcomer) {}
+
+  Differences run() {
+    if (is_pairwise(present_.kind)) return {};
+    if (present_.kind != newcomer_.kind) {
+      add("kind", std::string(name(present_.kind)), std::string(name(newcomer_.kind)));
+      return std::move(differences_);
+    }
+    if (is_reduction(present_.kind) && present_.op != newcomer_.op)
+      add("reduce op", std::string(name(present_.op)), std::string(name(newcomer_.op)));
+    if (has_root(present_.kind) && present_.root != newcomer_.root)
+      add("root", std::to_string(present_.root), std::to_string(newcomer_.root));
+    if (has_layout(present_.kind) && present_.layout != newcomer_.layout)
+      add("layout", std::string(layout_name(present_.layout)), std::string(layout_name(newcomer_.layout)));
+    if (is_reduction(present_.kind) || has_layout(present_.kind)) compare_inputs();
+    return std::move(differences_);
+  }
+
+ private:
+  void add(std::string field, std::string present, std::string newcomer) {
+    if (++differences_.count > fields_named_max) return;
+    differences_.named.push_back({std::move(field), std::move(present), std::move(newcomer)});
+  }
+
+  void compare_inputs() {
+    if (present_.inputs.size() != newcomer_.inputs.size())
+      return add("number of inputs", std::to_string(present_.inputs.size()), std::to_string(newcomer_.inputs.size()));
+    const Shapes rule = shapes_of(present_);
+    if (rule == Shapes::free) return;
+    for (std::size_t input = 0; input < present_.inputs.size(); ++input)
+      compare_manifests(input, *present_.inputs[input].manifest, *newcomer_.inputs[input].manifest, rule);
+  }
+
+  void compare_manifests(std::size_t input, const Manifest& a, const Manifest& b, Shapes rule) {
+    const std::string of_input = present_.inputs.size() > 1 ? " of input " + std::to_string(input) : "";
+    if (a.leaves.size() != b.leaves.size())
+      return add("number of leaves" + of_input, std::to_string(a.leaves.size()), std::to_string(b.leaves.size()));
+    for (std::size_t leaf = 0; leaf < a.leaves.size(); ++leaf) {
+      const Leaf& x = a.leaves[leaf];
+      const Leaf& y = b.leaves[leaf];
+      if (x.dtype != y.dtype)
+        add("dtype of leaf " + std::to_string(leaf) + of_input, std::string(name(x.dtype)), std::string(name(y.dtype)));
+      if (!same_shape(a.shape(x), b.shape(y), rule))
+        add("shape of leaf " + std::to_string(leaf) + of_input, shape_text(a.shape(x)), shape_text(b.shape(y)));
+    }
+    // Leaves alike under other names would be reduced into each other's places.
+    if (is_reduction(present_.kind) && a.structure != b.structure)
+      add("structure" + of_input, "one nesting", "another");
+  }
+
+  const Contribution& present_;
+  const Contribution& newcomer_;
+  Differences differences_;
+};
+
+/// How many inputs the rank must give; nothing where any number will do because it isn't looked at.
+std::optional<std::size_t> inputs_due(const Contribution& contribution, int world_size) {
+  const bool root = contribution.rank == contribution.root;
+  switch (contribution.kind) {
+    case Kind::barrier:
+    case Kind::recv:
+    case Kind::split:
+    case Kind::reform: return 0;
+    case Kind::allreduce:
+    case Kind::reduce:
+    case Kind::scan:
+    case Kind::allgather:
+    case Kind::gather:
+    case Kind::send: return 1;
+    case Kind::broadcast: return root ? std::optional<std::size_t>(1) : std::nullopt;
+    case Kind::scatter: return root ? std::optional(static_cast<std::size_t>(world_size)) : std::nullopt;
+    case Kind::reduce_scatter:
+    case Kind::all_to_all: return static_cast<std::size_t>(world_size);
+  }
+  return std::nullopt;
+}
+
+/// What is wrong with a leaf, as the end of a sentence.
+std::optional<std::string> check_leaf(const Contribution& contribution, const Leaf& leaf) {
+  if (is_reduction(contribution.kind) && !muster::result_dtype(leaf.dtype, contribution.op))
+    return "has dtype " + std::string(name(leaf.dtype)) + ", for which " + std::string(name(contribution.op)) +
+           " has no meaning";
+  if (!has_layout(contribution.kind)) return std::nullopt;
+  if (contribution.layout == Layout::stack && leaf.ndim >= muster::ipc::ndim_max)
+    return "has " + std::to_string(leaf.ndim) + " dimensions, which leaves none for stacking";
+  if (contribution.layout == Layout::concat && leaf.ndim == 0)
+    return "has no dimensions and can't be joined along axis 0";
+  return std::nullopt;
+}
+
+std::optional<std::string> check_leaves(const Contribution& contribution) {
+  for (const Input& input : contribution.inputs)
+    for (const Leaf& leaf : input.manifest->leaves)
+      if (auto wrong = check_leaf(contribution, leaf))
+        return "an input whose leaf " + std::to_string(&leaf - input.manifest->leaves.data()) + " " + *wrong;
+  return std::nullopt;
+}
+
+std::optional<std::string> check_layout(const Contribution& contribution) {
+  const bool gathers = contribution.kind == Kind::allgather || contribution.kind == Kind::gather;
+  if (gathers && contribution.layout == Layout::concat) return "layout concat, but its parts can only be stacked";
+  if (contribution.kind == Kind::all_to_all && contribution.layout == Layout::stack)
+    return "layout stack, but its parts can only be joined";
+  return std::nullopt;
+}
+
+std::optional<std::string> wrong_in(const Contribution& contribution, int world_size) {
+  const bool names_rank = has_root(contribution.kind) || is_pairwise(contribution.kind);
+  if (names_rank && (contribution.root < 0 || contribution.root >= world_size))
+    return std::string(is_pairwise(contribution.kind) ? "peer " : "root ") + std::to_string(contribution.root) +
+           ", which is out of range: world_size is " + std::to_string(world_size);
+  const auto due = inputs_due(contribution, world_size);
+  if (due && *due != contribution.inputs.size())
+    return std::to_string(contribution.inputs.size()) + " inputs where " + std::to_string(*due) + " are due";
+  if (auto wrong = check_layout(contribution)) return wrong;
+  return check_leaves(contribution);
+}
+
+}  // namespace
+
+bool is_pairwise(Kind kind) { return kind == Kind::send || kind == Kind::recv; }
+
+bool has_root(Kind kind) {
+  return kind == Kind::reduce || kind == Kind::broadcast || kind == Kind::gather || kind == Kind::scatter;
+}
+
+bool is_reduction(Kind kind) {
+  return kind == Kind::allreduce || kind == Kind::reduce || kind == Kind::scan || kind == Kind::reduce_scatter;
+}
+
+std::optional<Error> check_contribution(const std::string& op_name, int world_size, const Contribution& contribution) {
+  auto wrong = wrong_in(contribution, world_size);
+  if (!wrong) return std::nullopt;
+  return Error(Code::invalid, op_name + " can't work: rank " + std::to_string(contribution.rank) + " gave it " + *wrong,
+               "correct the call on that rank; the op has failed on every rank", {contribution.rank});
+}
+
+std::optional<Error> check_agreement(const std::string& op_name, std::span<const Contribution> present,
+                                     const Contribution& newcomer) {
+  if (present.empty()) return std::nullopt;
+  // The root of a broadcast or scatter alone gives inputs, so comparing with the first one is enough for all kinds.
+  const auto differences = Comparison(present.front(), newcomer).run();
+  if (differences.count == 0) return std::nullopt;
+
+  std::vector<int> there;
+  for (const Contribution& contribution : present) there.push_back(contribution.rank);
+  std::sort(there.begin(), there.end());
+  std::string message = "ranks disagree on " + op_name + ": ";
+  for (const Difference& difference : differences.named) {
+    if (&difference != &differences.named.front()) message += "; ";
+    message += difference.field + " is " + difference.present + " on " + ranks_text(there) + " and " +
+               difference.newcomer + " on rank " + std::to_string(newcomer.rank);
+  }
+  if (differences.count > differences.named.size())
+    message += "; and " + std::to_string(differences.count - differences.named.size()) + " more fields";
+
+  std::vector<int> meant{newcomer.rank};
+  if (there.size() == 1) {
+    meant.push_back(there.front());
+    std::sort(meant.begin(), meant.end());
+  }
+  const bool by_order = differences.named.front().field == "kind" && newcomer.key.empty();
+  return Error(Code::mismatch, std::move(message),
+               by_order ? "every rank must call the same collectives in the same order; where threads make order "
+                          "unsure, match calls by key="
+                        : "give the same on every rank",
+               std::move(meant));
+}
+
+std::optional<Error> check_op(const Op& op) {
+  for (std::size_t index = 0; index < op.contributions.size(); ++index) {
+    const Contribution& contribution = op.contributions[index];
+    if (auto error = check_contribution(op.name, op.world_size, contribution)) return error;
+    if (auto error = check_agreement(op.name, std::span(op.contributions).first(index), contribution)) return error;
+  }
+  return std::nullopt;
+}
+
+}  // namespace musterd

@@ -1,0 +1,44 @@
+// One rank's input to one collective, and the op that the inputs of all ranks make.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/records.hpp>
+
+#include "base/time.hpp"
+#include "collective/input.hpp"
+
+namespace musterd {
+
+/// Where an outcome has to go: chosen by the caller, unique per contribution.
+using Ticket = std::uint64_t;
+using OpId = std::uint64_t;
+
+struct Contribution {
+  int rank = 0;
+  muster::ipc::Kind kind = muster::ipc::Kind::barrier;
+  muster::ReduceOp op = muster::ReduceOp::sum;
+  muster::ipc::Layout layout = muster::ipc::Layout::parts;
+  int root = 0;           ///< root; peer for send and recv; color for split
+  std::int64_t tag = 0;   ///< tag of send and recv; key for split
+  TimePoint deadline;
+  std::string key;        ///< empty: matched by order
+  std::vector<Input> inputs;
+  Ticket ticket = 0;
+};
+
+/// A complete muster: contributions of the contributing ranks, in rank order. A rank that sends to itself is there
+/// twice: its send, then its recv.
+struct Op {
+  OpId id = 0;
+  std::string name;  ///< "allreduce #17", "allreduce 'key'" or "send 0->1 tag 5", for messages and logs
+  int world_size = 0;
+  std::vector<Contribution> contributions;
+  [[nodiscard]] const Contribution* of_rank(int rank) const;
+};
+using OpPtr = std::shared_ptr<const Op>;
+
+}  // namespace musterd

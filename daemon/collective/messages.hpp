@@ -1,0 +1,40 @@
+// The words of a failed op: one place, so that every seat and every path says the same in the same form.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <muster/result.hpp>
+
+#include "base/time.hpp"
+#include "collective/contribution.hpp"
+
+namespace musterd {
+
+/// "rank 3", "ranks 0, 1", "ranks 0-7, 12"; the ranks in rising order.
+[[nodiscard]] std::string ranks_text(std::span<const int> ranks);
+
+/// Why a rank is gone, by rank: "died", "left".
+using Losses = std::map<int, std::string>;
+
+/// The op waited for these ranks when they were lost.
+[[nodiscard]] muster::Error lost_while_awaited(const std::string& op_name, const Losses& losses);
+/// The op was called after these ranks were lost, and can't go on without them.
+[[nodiscard]] muster::Error lost_before_called(const std::string& op_name, const Losses& losses);
+/// The op needs these ranks in person, but they are no members of the epoch.
+[[nodiscard]] muster::Error not_members(const std::string& op_name, std::span<const int> ranks);
+/// The deadline passed and nobody took these vacant seats; `missing` are all that didn't come.
+[[nodiscard]] muster::Error not_replaced(const std::string& op_name, const Losses& losses);
+/// The deadline passed; `present` are the ranks that came.
+[[nodiscard]] muster::Error deadline_passed(const std::string& op_name, std::span<const int> missing,
+                                            std::span<const int> present, Duration waited);
+[[nodiscard]] muster::Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_flight_max);
+/// The ranks are so many ops behind the others that the oldest op is given up.
+[[nodiscard]] muster::Error too_far_behind(const std::string& op_name, std::span<const int> missing,
+                                           std::size_t behind);
+/// The op has failed so long ago that nobody remembers how.
+[[nodiscard]] muster::Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max);
+
+}  // namespace musterd

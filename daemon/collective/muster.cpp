@@ -1,0 +1,302 @@
+// From contribution to outcome. What a loss means is in losses.cpp.
+#include "collective/muster.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.hpp"
+#include "collective/agreement.hpp"
+
+namespace musterd {
+
+using muster::Error;
+using muster::ipc::Kind;
+
+namespace {
+
+constexpr int epoch_shift = 32;
+
+std::string op_name(const Contribution& contribution, std::uint64_t sequence) {
+  const std::string kind(name(contribution.kind));
+  const std::string quoted_key = contribution.key.empty() ? "" : " '" + contribution.key + "'";
+  if (is_pairwise(contribution.kind)) {
+    const bool sends = contribution.kind == Kind::send;
+    const int source = sends ? contribution.rank : contribution.root;
+    const int destination = sends ? contribution.root : contribution.rank;
+    return "send " + std::to_string(source) + "->" + std::to_string(destination) + " tag " +
+           std::to_string(contribution.tag) + quoted_key;
+  }
+  if (contribution.kind == Kind::reform) return kind;
+  return kind + (quoted_key.empty() ? " #" + std::to_string(sequence) : quoted_key);
+}
+
+bool by_order(const Contribution& contribution) {
+  return contribution.key.empty() && !is_pairwise(contribution.kind) && contribution.kind != Kind::reform;
+}
+
+/// A sender and a receiver come in that order, even if they are one rank.
+constexpr std::size_t place_in_pair(Kind kind) { return kind == Kind::send ? 0 : 1; }
+
+bool comes_first(const Contribution& a, const Contribution& b) {
+  return std::pair(a.rank, a.kind) < std::pair(b.rank, b.kind);
+}
+
+}  // namespace
+
+const Contribution* Op::of_rank(int rank) const {
+  auto found = std::find_if(contributions.begin(), contributions.end(),
+                            [&](const Contribution& contribution) { return contribution.rank == rank; });
+  return found == contributions.end() ? nullptr : &*found;
+}
+
+Muster::Muster(int world_size, std::set<int> members, Limits limits, std::uint32_t epoch)
+    : world_size_(world_size),
+      members_(std::move(members)),
+      limits_(limits),
+      next_id_((OpId{epoch} << epoch_shift) + 1),
+      seats_(static_cast<std::size_t>(world_size)),
+      expected_(members_.size()) {
+  for (int rank : members_) seat(rank).standing = Standing::live;
+}
+
+void Muster::contribute(Contribution contribution, TimePoint now, std::vector<Action>& actions) {
+  MUSTER_ASSERT(standing(contribution.rank) == Standing::live, "only live members contribute");
+  Slot* slot = find_or_open(contribution, now, actions);
+  if (!slot) return;
+  arrive(*slot, contribution);
+  if (!slot->gathering()) {
+    actions.push_back(FailOp{slot->id, *slot->error, {contribution.ticket}});
+    return retire(*slot);
+  }
+  auto error = objection(*slot, contribution);
+  slot->deadline = std::min(slot->deadline, contribution.deadline);
+  next_deadline_ = std::min(next_deadline_.value_or(slot->deadline), slot->deadline);
+  ++seat(contribution.rank).in_flight;
+  slot->op->contributions.push_back(std::move(contribution));
+  if (error) {
+    fail(*slot, std::move(*error), actions);
+    retire(*slot);
+    forget_old_failures();
+  } else if (slot->awaited == 0) {
+    start(*slot, actions);
+    retire(*slot);
+  }
+}
+
+Muster::Channel Muster::channel_of(const Contribution& contribution) {
+  switch (contribution.kind) {
+    case Kind::reform: return {.of = Channel::Of::reform, .key = {}};
+    case Kind::send: return {Channel::Of::pair, contribution.key, contribution.rank, contribution.root, contribution.tag};
+    case Kind::recv: return {Channel::Of::pair, contribution.key, contribution.root, contribution.rank, contribution.tag};
+    default: return {.of = Channel::Of::key, .key = contribution.key};
+  }
+}
+
+Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions) {
+  Slot* slot = nullptr;
+  std::uint64_t sequence = 0;
+  if (by_order(contribution)) {
+    sequence = seat(contribution.rank).position++;
+    if (sequence >= base_) {
+      MUSTER_ASSERT(sequence - base_ <= ordered_.size(), "nobody skips an op");
+      if (sequence - base_ == ordered_.size()) {
+        make_room(actions);
+        ordered_.emplace_back().sequence = sequence;
+        open(ordered_.back(), contribution, now);
+      }
+      slot = &ordered_[sequence - base_];
+    }
+  } else {
+    slot = &find_or_open_in_channel(contribution, now);
+  }
+  if (slot && (slot->gathering() || slot->error)) return slot;
+  if (slot) arrive(*slot, contribution);
+  const OpId id = slot ? slot->id : 0;
+  actions.push_back(FailOp{id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max),
+                           {contribution.ticket}});
+  if (slot) retire(*slot);
+  return nullptr;
+}
+
+Muster::Slot& Muster::find_or_open_in_channel(const Contribution& contribution, TimePoint now) {
+  auto [found, is_new] = channels_.try_emplace(channel_of(contribution));
+  auto& [channel, slots] = *found;
+  const std::size_t place = channel.of == Channel::Of::pair ? place_in_pair(contribution.kind)
+                                                            : static_cast<std::size_t>(contribution.rank);
+  auto slot = std::find_if(slots.begin(), slots.end(), [&](const Slot& each) { return !each.arrived[place]; });
+  if (slot != slots.end()) return *slot;
+  Slot& opened = slots.emplace_back();
+  opened.channel = &channel;
+  opened.arrived.resize(channel.of == Channel::Of::pair ? 2 : seats_.size());
+  open(opened, contribution, now);
+  return opened;
+}
+
+void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
+  slot.id = next_id_++;
+  slot.since = now;
+  slot.deadline = contribution.deadline;
+  slot.awaited = count_awaited(slot);
+  slot.op = std::make_shared<Op>();
+  slot.op->id = slot.id;
+  slot.op->name = op_name(contribution, slot.sequence);
+  slot.op->world_size = world_size_;
+  slot.op->contributions.reserve(slot.awaited);
+  ++gathering_;
+}
+
+void Muster::make_room(std::vector<Action>& actions) {
+  if (ordered_.size() < limits_.in_flight_max + limits_.history_max) return;
+  Slot& oldest = ordered_.front();
+  if (oldest.gathering()) {
+    auto error = too_far_behind(oldest.op->name, missing(oldest), ordered_.size());
+    fail(oldest, std::move(error), actions);
+  }
+  failures_.erase(oldest.id);
+  ordered_.pop_front();
+  ++base_;
+  retire_ordered();
+}
+
+void Muster::arrive(Slot& slot, const Contribution& contribution) {
+  MUSTER_ASSERT(slot.awaited > 0, "a slot lives only while somebody may come");
+  --slot.awaited;
+  if (!slot.channel) return;
+  slot.arrived[slot.is(Channel::Of::pair) ? place_in_pair(contribution.kind)
+                                          : static_cast<std::size_t>(contribution.rank)] = true;
+}
+
+std::optional<Error> Muster::objection(const Slot& slot, const Contribution& contribution) const {
+  const auto& [id, name, world_size, present] = *slot.op;
+  if (present.empty())
+    if (auto error = refusal(slot, contribution)) return error;
+  if (seat(contribution.rank).in_flight >= limits_.in_flight_max)
+    return too_many_in_flight(name, contribution.rank, limits_.in_flight_max);
+  if (auto error = check_contribution(name, world_size, contribution)) return error;
+  return check_agreement(name, present, contribution);
+}
+
+void Muster::start(Slot& slot, std::vector<Action>& actions) {
+  auto& contributions = slot.op->contributions;
+  if (!std::is_sorted(contributions.begin(), contributions.end(), comes_first))
+    std::sort(contributions.begin(), contributions.end(), comes_first);
+  end_gathering(slot);
+  ++running_;
+  actions.push_back(StartOp{std::exchange(slot.op, nullptr)});
+}
+
+void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
+  end_gathering(slot);
+  std::vector<Ticket> tickets;
+  for (const Contribution& contribution : slot.op->contributions) tickets.push_back(contribution.ticket);
+  slot.op.reset();
+  slot.error = std::make_unique<Error>(error);
+  failures_.emplace(slot.id, &slot);
+  actions.push_back(FailOp{slot.id, std::move(error), std::move(tickets)});
+}
+
+void Muster::end_gathering(Slot& slot) {
+  for (const Contribution& contribution : slot.op->contributions) --seat(contribution.rank).in_flight;
+  --gathering_;
+}
+
+/// Forgets the slot if it is over and nobody may come to it any more.
+void Muster::retire(const Slot& slot) {
+  if (slot.gathering() || slot.awaited > 0) return;
+  if (!slot.channel) return retire_ordered();
+  failures_.erase(slot.id);
+  auto found = channels_.find(*slot.channel);
+  found->second.remove_if([&](const Slot& each) { return &each == &slot; });
+  if (found->second.empty()) channels_.erase(found);
+}
+
+void Muster::retire_ordered() {
+  while (!ordered_.empty() && !ordered_.front().gathering() && ordered_.front().awaited == 0) {
+    failures_.erase(ordered_.front().id);
+    ordered_.pop_front();
+    ++base_;
+  }
+}
+
+/// retire() for all slots.
+void Muster::sweep() {
+  retire_ordered();
+  for (auto& [channel, slots] : channels_)
+    slots.remove_if([&](const Slot& slot) {
+      if (slot.gathering() || slot.awaited > 0) return false;
+      failures_.erase(slot.id);
+      return true;
+    });
+  std::erase_if(channels_, [](const auto& entry) { return entry.second.empty(); });
+}
+
+void Muster::forget_old_failures() {
+  while (failures_.size() > limits_.history_max) {
+    Slot& slot = *failures_.begin()->second;
+    failures_.erase(failures_.begin());
+    slot.error.reset();
+    if (!slot.channel) continue;  // its place in the order stays
+    slot.awaited = 0;
+    retire(slot);
+  }
+}
+
+void Muster::finished(OpId op) {
+  // Ops of an epoch that is over may finish after it.
+  if (op >> epoch_shift == next_id_ >> epoch_shift && running_ > 0) --running_;
+}
+
+void Muster::expire(TimePoint now, std::vector<Action>& actions) {
+  if (!next_deadline_ || *next_deadline_ > now) return;
+  next_deadline_.reset();
+  for_each_slot([&](Slot& slot) {
+    if (!slot.gathering()) return;
+    if (slot.deadline <= now) return fail(slot, late(slot, now), actions);
+    next_deadline_ = std::min(next_deadline_.value_or(slot.deadline), slot.deadline);
+  });
+  forget_old_failures();
+}
+
+void Muster::abort(const Error& error, std::vector<Action>& actions) {
+  for_each_slot([&](Slot& slot) {
+    if (slot.gathering()) fail(slot, error, actions);
+  });
+  forget_old_failures();
+}
+
+std::optional<TimePoint> Muster::next_deadline() const { return gathering_ > 0 ? next_deadline_ : std::nullopt; }
+
+std::uint64_t Muster::position(int rank) const { return seat(rank).position; }
+
+std::vector<int> Muster::missing(Ticket ticket) const {
+  std::vector<int> ranks;
+  for_each_slot([&](const Slot& slot) {
+    if (!slot.gathering()) return;
+    const auto& contributions = slot.op->contributions;
+    if (std::any_of(contributions.begin(), contributions.end(),
+                    [&](const Contribution& contribution) { return contribution.ticket == ticket; }))
+      ranks = missing(slot);
+  });
+  return ranks;
+}
+
+std::vector<Muster::Owed> Muster::owed(int rank) const {
+  std::vector<Owed> ops;
+  for_each_slot([&](const Slot& slot) {
+    if (!slot.gathering() || owes(slot, rank) == 0) return;
+    const Contribution& first = slot.op->contributions.front();
+    Kind kind = first.kind;
+    if (slot.is(Channel::Of::pair)) kind = first.kind == Kind::send ? Kind::recv : Kind::send;
+    ops.push_back({slot.sequence, first.key, kind});
+  });
+  return ops;
+}
+
+Muster::Seat& Muster::seat(int rank) { return seats_[static_cast<std::size_t>(rank)]; }
+const Muster::Seat& Muster::seat(int rank) const { return seats_[static_cast<std::size_t>(rank)]; }
+
+Muster::Standing Muster::standing(int rank) const {
+  return rank >= 0 && rank < world_size_ ? seat(rank).standing : Standing::absent;
+}
+
+}  // namespace musterd
