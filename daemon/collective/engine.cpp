@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -37,11 +38,15 @@ std::uint64_t chunk_count(const Fold& fold) {
 
 void run_fold(const Job::FoldTask& task, std::uint64_t first, std::uint64_t count) {
   const Fold& fold = task.fold;
-  if (first == 0) return kernels::reduce({fold.dtype, fold.op, fold.inputs, task.output, count});
-  std::vector<const std::byte*> inputs(fold.inputs);
-  for (const std::byte*& input : inputs) input += first * muster::size_of(fold.dtype);
-  std::byte* output = task.output + first * muster::size_of(*muster::result_dtype(fold.dtype, fold.op));
-  kernels::reduce({fold.dtype, fold.op, inputs, output, count});
+  const std::size_t output_size = muster::size_of(*muster::result_dtype(fold.dtype, fold.op));
+  std::vector<const std::byte*> moved;
+  if (first > 0)
+    for (const std::byte* input : fold.inputs) moved.push_back(input + first * muster::size_of(fold.dtype));
+  const std::span inputs(first > 0 ? moved : fold.inputs);
+  kernels::Reduce call{fold.dtype, fold.op, inputs, task.output + first * output_size, count};
+  // Whether the output bypasses the caches depends on the whole, not on the chunk.
+  if (fold.count * output_size >= call.stream_bytes_min) call.stream_bytes_min = 0;
+  kernels::reduce(call);
 }
 
 void run_copy(const Job::CopyTask& task, std::uint64_t first, std::uint64_t bytes) {

@@ -94,7 +94,7 @@ void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::st
   switch (state->group.settings().on_loss) {
     case OnLoss::fail: state->muster.lose(rank, how, actions); break;
     case OnLoss::shrink: state->muster.shrink(rank, how, actions); break;
-    case OnLoss::wait: state->muster.vacate(rank, how); break;
+    case OnLoss::wait: state->muster.vacate(rank, how, actions); break;
   }
   perform(state, std::move(actions), now);
   if (lost == Group::Lost::member) return tell_members(state);
@@ -107,7 +107,8 @@ void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::st
 
 void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
   state->group.begin_epoch();
-  state->muster = Muster(state->group.settings().world_size, state->group.members(), muster_limits());
+  state->muster =
+      Muster(state->group.settings().world_size, state->group.members(), muster_limits(), state->group.epoch());
   tell_members(state);
   auto early = std::exchange(state->early, {});
   for (auto& contribution : early) {

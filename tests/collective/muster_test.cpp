@@ -1,0 +1,455 @@
+// What the ranks of a group see of the ops they start: examples, one rule each.
+#include <catch2/catch.hpp>
+
+#include "collective/muster.hpp"
+#include "inputs.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using muster::Code;
+using muster::DType;
+using muster::ReduceOp;
+using muster::ipc::Kind;
+using muster::ipc::Layout;
+
+namespace {
+
+/// A group under test: sends contributions in and keeps what comes out.
+struct Scene {
+  explicit Scene(int world_size, Muster::Limits limits = {}) : muster(world_size, all(world_size), limits) {}
+
+  static std::set<int> all(int world_size) {
+    std::set<int> ranks;
+    for (int rank = 0; rank < world_size; ++rank) ranks.insert(rank);
+    return ranks;
+  }
+
+  Ticket give(Contribution made) {
+    made.ticket = ++last_ticket;
+    muster.contribute(std::move(made), now, actions);
+    collect();
+    return last_ticket;
+  }
+  Ticket barrier(int rank, std::string key = {}) {
+    auto made = contribution(rank, Kind::barrier, 0);
+    made.key = std::move(key);
+    return give(std::move(made));
+  }
+  Ticket allreduce(int rank, Array one, ReduceOp op = ReduceOp::sum) {
+    auto made = contribution(rank, Kind::allreduce, 0);
+    made.op = op;
+    made.inputs.push_back(plain(std::move(one)));
+    return give(std::move(made));
+  }
+  Ticket rooted(int rank, Kind kind, int root) {
+    auto made = contribution(rank, kind, 0);
+    made.root = root;
+    if (kind != Kind::broadcast || rank == root) made.inputs.push_back(plain(floats({1})));
+    return give(std::move(made));
+  }
+  Ticket pair(int rank, Kind kind, int peer, std::int64_t tag = 0) {
+    auto made = contribution(rank, kind, 0);
+    made.root = peer;
+    made.tag = tag;
+    if (kind == Kind::send) made.inputs.push_back(plain(floats({1})));
+    return give(std::move(made));
+  }
+
+  void collect() {
+    for (Action& action : actions) {
+      if (auto* started = std::get_if<StartOp>(&action)) ops.push_back(started->op);
+      if (auto* failed = std::get_if<FailOp>(&action))
+        for (Ticket ticket : failed->tickets) failures.emplace(ticket, failed->error);
+    }
+    actions.clear();
+  }
+  void lose(int rank) { muster.lose(rank, "died", actions), collect(); }
+  void shrink(int rank) { muster.shrink(rank, "died", actions), collect(); }
+  void vacate(int rank) { muster.vacate(rank, "died", actions), collect(); }
+  void expire(int ms) { muster.expire(now = at_ms(ms), actions), collect(); }
+
+  [[nodiscard]] const muster::Error& error(Ticket ticket) const { return failures.at(ticket); }
+
+  Muster muster;
+  std::vector<Action> actions;
+  std::vector<OpPtr> ops;
+  std::map<Ticket, muster::Error> failures;
+  Ticket last_ticket = 0;
+  TimePoint now = at_ms(0);
+};
+
+std::vector<int> ranks_of(const Op& op) {
+  std::vector<int> ranks;
+  for (const auto& each : op.contributions) ranks.push_back(each.rank);
+  return ranks;
+}
+
+}  // namespace
+
+TEST_CASE("an op starts with its last contribution, in rank order") {
+  Scene scene(3);
+  scene.barrier(2);
+  scene.barrier(0);
+  CHECK(scene.ops.empty());
+  CHECK(scene.muster.missing(Ticket{1}) == std::vector{1});
+  scene.barrier(1);
+  REQUIRE(scene.ops.size() == 1);
+  CHECK(scene.ops[0]->name == "barrier #0");
+  CHECK(ranks_of(*scene.ops[0]) == std::vector{0, 1, 2});
+  CHECK(scene.ops[0]->of_rank(1)->ticket == 3);
+  CHECK(scene.muster.in_flight() == 1);
+  scene.muster.finished(scene.ops[0]->id);
+  CHECK(scene.muster.in_flight() == 0);
+  CHECK_FALSE(scene.muster.next_deadline());
+}
+
+TEST_CASE("a group of one starts at once") {
+  Scene scene(1);
+  scene.allreduce(0, floats({1}));
+  CHECK(scene.ops.size() == 1);
+}
+
+TEST_CASE("calls meet in order, however far ahead a rank is") {
+  Scene scene(2);
+  scene.allreduce(0, floats({1}));
+  scene.barrier(0);
+  scene.allreduce(0, floats({1, 2}));
+  CHECK(scene.muster.position(0) == 3);
+  CHECK(scene.muster.position(1) == 0);
+  scene.allreduce(1, floats({1}));
+  scene.barrier(1);
+  scene.allreduce(1, floats({1, 2}));
+  REQUIRE(scene.ops.size() == 3);
+  CHECK(scene.ops[2]->name == "allreduce #2");
+  CHECK(scene.failures.empty());
+}
+
+TEST_CASE("keys meet whatever the order, and don't count in it") {
+  Scene scene(2);
+  scene.barrier(0, "a");
+  scene.barrier(0, "b");
+  scene.barrier(0);
+  scene.barrier(1, "b");
+  scene.barrier(1);
+  scene.barrier(1, "a");
+  REQUIRE(scene.ops.size() == 3);
+  CHECK(scene.ops[0]->name == "barrier 'b'");
+  CHECK(scene.ops[1]->name == "barrier #0");
+  CHECK(scene.ops[2]->name == "barrier 'a'");
+  SECTION("a key may be used again") {
+    scene.barrier(0, "a");
+    scene.barrier(0, "a");
+    scene.barrier(1, "a");
+    scene.barrier(1, "a");
+    CHECK(scene.ops.size() == 5);
+  }
+}
+
+TEST_CASE("send and recv meet by source, destination and tag, in order") {
+  Scene scene(3);
+  scene.pair(0, Kind::send, 1, 7);
+  scene.pair(1, Kind::recv, 0, 8);
+  scene.pair(1, Kind::recv, 2, 7);
+  CHECK(scene.ops.empty());
+  scene.pair(1, Kind::recv, 0, 7);
+  REQUIRE(scene.ops.size() == 1);
+  CHECK(scene.ops[0]->name == "send 0->1 tag 7");
+  CHECK(ranks_of(*scene.ops[0]) == std::vector{0, 1});
+  CHECK(scene.muster.position(0) == 0);
+  SECTION("also with oneself") {
+    scene.pair(2, Kind::recv, 2);
+    scene.pair(2, Kind::send, 2);
+    REQUIRE(scene.ops.size() == 2);
+    CHECK(scene.ops[1]->contributions[0].kind == Kind::send);
+    CHECK(scene.ops[1]->contributions[1].kind == Kind::recv);
+  }
+}
+
+TEST_CASE("a disagreement fails the op on every rank, with both values") {
+  Scene scene(4);
+  scene.barrier(3), scene.barrier(2), scene.barrier(1), scene.barrier(0);
+  const Ticket first = scene.allreduce(0, floats({1, 2}));
+  scene.allreduce(1, floats({1, 2}));
+  CHECK(scene.failures.empty());
+  const Ticket wrong = scene.allreduce(2, array<double>(DType::float64, {2}, {1, 2}));
+  const std::string message =
+      "ranks disagree on allreduce #1: dtype of leaf 0 is float32 on ranks 0, 1 and float64 on rank 2";
+  CHECK(scene.error(first).message() == message);
+  CHECK(scene.error(wrong).message() == message);
+  CHECK(scene.error(wrong).code() == Code::mismatch);
+  CHECK(scene.error(wrong).ranks() == std::vector{2});
+  const Ticket late = scene.allreduce(3, floats({1, 2}));
+  CHECK(scene.error(late).message() == message);
+  for (int rank : {0, 1, 2, 3}) scene.barrier(rank);
+  CHECK(scene.ops.size() == 2);
+}
+
+TEST_CASE("every field that matters is compared") {
+  Scene scene(2);
+  auto disagree = [&](Contribution a, Contribution b) {
+    scene.give(std::move(a));
+    const Ticket ticket = scene.give(std::move(b));
+    return scene.failures.contains(ticket) ? scene.error(ticket).message() : std::string("agree");
+  };
+  auto with = [](int rank, Kind kind, std::vector<Input> inputs) {
+    auto made = contribution(rank, kind, 0);
+    made.inputs = std::move(inputs);
+    return made;
+  };
+  SECTION("kind") {
+    CHECK(disagree(contribution(0, Kind::barrier, 0), with(1, Kind::allreduce, {plain(floats({1}))})) ==
+          "ranks disagree on barrier #0: kind is barrier on rank 0 and allreduce on rank 1");
+    CHECK(scene.error(1).ranks() == std::vector{0, 1});
+  }
+  SECTION("reduce op, shape and dtype in one message") {
+    auto a = with(0, Kind::allreduce, {plain(floats({1}))});
+    auto b = with(1, Kind::allreduce, {plain(blank(DType::int8, {1, 2}))});
+    b.op = ReduceOp::max;
+    CHECK(disagree(std::move(a), std::move(b)) ==
+          "ranks disagree on allreduce #0: reduce op is sum on rank 0 and max on rank 1; dtype of leaf 0 is float32 on "
+          "rank 0 and int8 on rank 1; shape of leaf 0 is (1,) on rank 0 and (1, 2) on rank 1");
+  }
+  SECTION("root") {
+    auto a = with(0, Kind::broadcast, {plain(floats({1}))});
+    auto b = with(1, Kind::broadcast, {plain(floats({1}))});
+    b.root = 1;
+    CHECK(disagree(std::move(a), std::move(b)) ==
+          "ranks disagree on broadcast #0: root is 0 on rank 0 and 1 on rank 1");
+  }
+  SECTION("layout") {
+    auto a = with(0, Kind::allgather, {plain(floats({1}))});
+    auto b = with(1, Kind::allgather, {plain(floats({1}))});
+    b.layout = Layout::stack;
+    CHECK(disagree(std::move(a), std::move(b)) ==
+          "ranks disagree on allgather #0: layout is parts on rank 0 and stack on rank 1");
+  }
+  SECTION("leaves") {
+    CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1}), floats({2})})}),
+                   with(1, Kind::allreduce, {bundle({floats({1})})})) ==
+          "ranks disagree on allreduce #0: number of leaves is 2 on rank 0 and 1 on rank 1");
+  }
+  SECTION("structure") {
+    CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1})}, "{a}")}),
+                   with(1, Kind::allreduce, {bundle({floats({1})}, "{b}")})) ==
+          "ranks disagree on allreduce #0: structure is one nesting on rank 0 and another on rank 1");
+  }
+  SECTION("each input of a reduce_scatter") {
+    CHECK(disagree(with(0, Kind::reduce_scatter, {plain(floats({1})), plain(floats({1}))}),
+                   with(1, Kind::reduce_scatter, {plain(floats({1})), plain(floats({1, 2}))})) ==
+          "ranks disagree on reduce_scatter #0: shape of leaf 0 of input 1 is (1,) on rank 0 and (2,) on rank 1");
+  }
+  SECTION("shapes of parts are each rank's own") {
+    CHECK(disagree(with(0, Kind::allgather, {plain(floats({1}))}), with(1, Kind::allgather, {plain(floats({1, 2}))})) ==
+          "agree");
+  }
+  SECTION("joined arrays may differ along axis 0 only") {
+    auto a = with(0, Kind::all_to_all, {plain(blank(DType::int8, {2, 3})), plain(blank(DType::int8, {1, 3}))});
+    auto b = with(1, Kind::all_to_all, {plain(blank(DType::int8, {4, 3})), plain(blank(DType::int8, {0, 4}))});
+    a.layout = b.layout = Layout::concat;
+    CHECK(disagree(std::move(a), std::move(b)) ==
+          "ranks disagree on all_to_all #0: shape of leaf 0 of input 1 is (1, 3) on rank 0 and (0, 4) on rank 1");
+  }
+  SECTION("many differences are counted, not listed") {
+    std::vector<Array> three(9, floats({1}));
+    std::vector<Array> other(9, blank(DType::int8, {1}));
+    const auto message =
+        disagree(with(0, Kind::allreduce, {bundle(three)}), with(1, Kind::allreduce, {bundle(other)}));
+    CHECK(message.ends_with("dtype of leaf 3 is float32 on rank 0 and int8 on rank 1; and 5 more fields"));
+  }
+}
+
+TEST_CASE("what can't work is Invalid on every rank") {
+  Scene scene(2);
+  SECTION("root out of range") {
+    scene.rooted(0, Kind::gather, 5);
+    CHECK(scene.error(1).message() ==
+          "gather #0 can't work: rank 0 gave it root 5, which is out of range: world_size is 2");
+    CHECK(scene.error(1).code() == Code::invalid);
+    CHECK(scene.error(1).ranks() == std::vector{0});
+    scene.rooted(1, Kind::gather, 0);
+    CHECK(scene.error(2).message() == scene.error(1).message());
+  }
+  SECTION("peer out of range") {
+    scene.pair(0, Kind::recv, -1);
+    CHECK(scene.error(1).code() == Code::invalid);
+    CHECK(scene.muster.in_flight() == 0);
+  }
+  SECTION("number of inputs") {
+    auto made = contribution(1, Kind::reduce_scatter, 0);
+    made.inputs.push_back(plain(floats({1})));
+    scene.give(std::move(made));
+    CHECK(scene.error(1).message() == "reduce_scatter #0 can't work: rank 1 gave it 1 inputs where 2 are due");
+  }
+  SECTION("an op without meaning for the dtype") {
+    scene.allreduce(0, floats({1}), ReduceOp::bxor);
+    CHECK(scene.error(1).message() ==
+          "allreduce #0 can't work: rank 0 gave it an input whose leaf 0 has dtype float32, for which bxor has no "
+          "meaning");
+  }
+  SECTION("joining arrays without dimensions") {
+    auto made = contribution(0, Kind::all_to_all, 0);
+    made.layout = Layout::concat;
+    made.inputs = {plain(blank(DType::int8, {})), plain(blank(DType::int8, {}))};
+    scene.give(std::move(made));
+    CHECK(scene.error(1).code() == Code::invalid);
+  }
+}
+
+TEST_CASE("a deadline names who is missing, and the group goes on") {
+  Scene scene(3);
+  auto soon = contribution(2, Kind::barrier, 0, 500);
+  scene.barrier(1);
+  scene.give(std::move(soon));
+  CHECK(scene.muster.next_deadline() == at_ms(500));
+  scene.expire(499);
+  CHECK(scene.failures.empty());
+  scene.expire(500);
+  CHECK(scene.error(1).code() == Code::timeout);
+  CHECK(scene.error(1).message() == "barrier #0 waited 0.5 s for rank 0; ranks 1, 2 were there");
+  CHECK(scene.error(1).ranks() == std::vector{0});
+  CHECK(scene.error(2).message() == scene.error(1).message());
+  CHECK_FALSE(scene.muster.next_deadline());
+  CHECK(scene.error(scene.barrier(0)).message() == scene.error(1).message());
+  for (int rank : {0, 1, 2}) scene.barrier(rank);
+  CHECK(scene.ops.size() == 1);
+}
+
+TEST_CASE("policy fail: what waits for the lost rank fails, and so does all that comes") {
+  Scene scene(3);
+  scene.barrier(0);            // waits for 1 and 2
+  scene.barrier(2, "given");   // rank 2 has contributed
+  scene.lose(2);
+  CHECK(scene.error(1).code() == Code::peer_lost);
+  CHECK(scene.error(1).message() == "barrier #0 waited for a rank that is lost: rank 2 died");
+  CHECK(scene.error(1).ranks() == std::vector{2});
+  CHECK_FALSE(scene.failures.contains(2));
+  scene.barrier(0, "given"), scene.barrier(1, "given");
+  CHECK(scene.ops.size() == 1);
+  CHECK(scene.error(scene.barrier(1)).message() == scene.error(1).message());
+  scene.lose(1);
+  const auto& refused = scene.error(scene.barrier(0));
+  CHECK(refused.message() == "barrier #1 can't start, the group has lost ranks: ranks 1, 2 died");
+  CHECK(refused.ranks() == std::vector{1, 2});
+  CHECK(scene.muster.lost() == std::set{1, 2});
+}
+
+TEST_CASE("policy shrink: the others go on, but not without a root") {
+  Scene scene(3);
+  scene.barrier(0), scene.barrier(1);
+  scene.rooted(0, Kind::broadcast, 2);
+  scene.pair(0, Kind::recv, 2);
+  scene.shrink(2);
+  REQUIRE(scene.ops.size() == 1);
+  CHECK(ranks_of(*scene.ops[0]) == std::vector{0, 1});
+  CHECK(scene.error(3).code() == Code::peer_lost);
+  CHECK(scene.error(4).code() == Code::peer_lost);
+  CHECK(scene.error(scene.rooted(1, Kind::broadcast, 2)).message() == scene.error(3).message());
+  CHECK(scene.error(scene.pair(1, Kind::send, 2)).ranks() == std::vector{2});
+  scene.allreduce(0, floats({1})), scene.allreduce(1, floats({1}));
+  CHECK(scene.ops.size() == 2);
+}
+
+TEST_CASE("policy wait: a replacement takes the seat and is told what it owes") {
+  Scene scene(2);
+  scene.barrier(0), scene.barrier(1);
+  scene.allreduce(0, floats({1}));
+  scene.barrier(0, "k");
+  scene.pair(0, Kind::send, 1, 3);
+  scene.vacate(1);
+  CHECK(scene.failures.empty());
+  SECTION("in time") {
+    scene.muster.reoccupy(1);
+    CHECK(scene.muster.position(1) == 1);
+    const auto owed = scene.muster.owed(1);
+    REQUIRE(owed.size() == 3);
+    CHECK((owed[0].sequence == 1 && owed[0].kind == Kind::allreduce));
+    CHECK((owed[1].key == "k" && owed[1].kind == Kind::barrier));
+    CHECK(owed[2].kind == Kind::recv);
+    scene.allreduce(1, floats({1}));
+    CHECK(scene.ops.size() == 2);
+    CHECK(scene.muster.lost().empty());
+  }
+  SECTION("too late") {
+    scene.expire(1000);
+    CHECK(scene.error(3).code() == Code::peer_lost);
+    CHECK(scene.error(3).message() ==
+          "allreduce #1 reached its deadline and nobody took the seat of a lost rank: rank 1 died");
+    scene.muster.reoccupy(1);
+    CHECK(scene.error(scene.allreduce(1, floats({1}))).message() == scene.error(3).message());
+  }
+}
+
+TEST_CASE("a reform meets by itself and waits for nobody who is gone") {
+  Scene scene(4);
+  auto reform = [&](int rank) { return scene.give(contribution(rank, Kind::reform, 0)); };
+  scene.barrier(1);
+  scene.lose(3);
+  reform(0);
+  reform(1);
+  CHECK(scene.ops.empty());
+  SECTION("the others come") { reform(2); }
+  SECTION("the others are lost, too") { scene.lose(2); }
+  SECTION("the others are vacant") { scene.vacate(2); }
+  REQUIRE(scene.ops.size() == 1);
+  CHECK(scene.ops[0]->contributions[0].kind == Kind::reform);
+  CHECK(ranks_of(*scene.ops[0])[0] == 0);
+}
+
+TEST_CASE("members of an epoch are waited for, absent ranks aren't") {
+  Muster muster(4, {1, 3}, {}, 2);
+  std::vector<Action> actions;
+  muster.contribute(contribution(1, Kind::barrier, 1), at_ms(0), actions);
+  muster.contribute(contribution(3, Kind::barrier, 2), at_ms(0), actions);
+  REQUIRE(actions.size() == 1);
+  CHECK(std::get<StartOp>(actions[0]).op->id >> 32 == 2);
+  auto absent_root = contribution(1, Kind::broadcast, 3);
+  muster.contribute(std::move(absent_root), at_ms(0), actions);
+  REQUIRE(actions.size() == 2);
+  const auto& error = std::get<FailOp>(actions[1]).error;
+  CHECK(error.message() == "broadcast #1 needs rank 0, which is no live member of this epoch");
+}
+
+TEST_CASE("abort ends all that gathers") {
+  Scene scene(2);
+  scene.barrier(0), scene.barrier(0, "k"), scene.pair(1, Kind::recv, 0);
+  scene.muster.abort(muster::Error(Code::daemon_unavailable, "the daemon ended"), scene.actions);
+  scene.collect();
+  CHECK(scene.failures.size() == 3);
+  CHECK(scene.error(scene.barrier(1)).message() == "the daemon ended");
+}
+
+TEST_CASE("a seat has a limit of pending ops, and the op over it fails on all seats") {
+  Scene scene(2, {.in_flight_max = 3, .history_max = 10});
+  for (int i = 0; i < 3; ++i) scene.barrier(0);
+  CHECK(scene.failures.empty());
+  const auto over = scene.barrier(0);
+  CHECK(scene.error(over).code() == Code::quota_exceeded);
+  CHECK(scene.error(over).message() == "barrier #3 is one too many: rank 0 has 3 ops pending already");
+  for (int i = 0; i < 3; ++i) scene.barrier(1);
+  CHECK(scene.ops.size() == 3);
+  CHECK(scene.error(scene.barrier(1)).message() == scene.error(over).message());
+}
+
+TEST_CASE("history is bounded: what is too old is forgotten, and said to be") {
+  Scene scene(2, {.in_flight_max = 2, .history_max = 3});
+  for (int i = 0; i < 4; ++i) {
+    scene.barrier(0);
+    scene.expire(1000 * (i + 1));
+    scene.now = at_ms(0);
+  }
+  const auto& forgotten = scene.error(scene.barrier(1));
+  CHECK(forgotten.code() == Code::timeout);
+  CHECK(forgotten.message().find("its outcome is kept no more") != std::string::npos);
+  CHECK(scene.error(scene.barrier(1)).message() == scene.error(2).message());
+}
+
+TEST_CASE("a rank that never comes can't make the others' record grow") {
+  Scene scene(3, {.in_flight_max = 2, .history_max = 3});
+  const Ticket oldest = scene.barrier(0);
+  for (int i = 0; i < 4; ++i) scene.rooted(0, Kind::gather, 9);
+  CHECK_FALSE(scene.failures.contains(oldest));
+  scene.rooted(0, Kind::gather, 9);
+  CHECK(scene.error(oldest).code() == Code::quota_exceeded);
+  CHECK(scene.error(oldest).message() == "barrier #0 is given up: ranks 1, 2 have fallen 5 ops behind the others");
+  CHECK(scene.error(scene.barrier(1)).code() == Code::timeout);
+}
