@@ -58,6 +58,8 @@ class ResultPool {
     muster::ipc::RegionAllocator allocator;
     std::map<SegmentId, SegmentPtr> segments;
   };
+  [[nodiscard]] muster::Result<SegmentPtr> grow(UserId user, std::uint64_t bytes);
+
   SegmentTable& segments_;
   std::uint64_t segment_bytes_;
   std::map<UserId, UserPool> users_;

@@ -75,11 +75,14 @@ class SegmentTable {
   [[nodiscard]] SegmentPtr find(SegmentId segment) const;
   /// A segment that a client of `user` may read; Denied or Invalid otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> readable(SegmentId segment, UserId user) const;
-  [[nodiscard]] std::size_t size() const { return segments_.size(); }
+  [[nodiscard]] std::size_t size() const;
   /// The client's own leased segment in a state to hold objects; Invalid or Denied otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> owned(SegmentId segment, ClientId client) const;
 
  private:
+  [[nodiscard]] muster::Result<SegmentPtr> make(Payer payer, std::uint64_t bytes, const char* name);
+  [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
+
   Ledger& ledger_;
   std::uint32_t last_id_ = 0;
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -60,7 +61,10 @@ class Store {
     std::uint64_t objects_made = 0;
   };
 
-  Store(Ledger& ledger, SegmentTable& segments, Limits limits) : ledger_(ledger), segments_(segments), limits_(limits) {}
+  Store(Ledger& ledger, SegmentTable& segments, Limits limits)
+      : ledger_(ledger), segments_(segments), limits_(limits) {}
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
 
   /// A client's regions become an object with one hold of that client. The leaves must lie in its own ready segments,
   /// or inside the parent's leaves if it has one (which the client must hold). Invalid, Denied, QuotaExceeded.
@@ -112,12 +116,35 @@ class Store {
   [[nodiscard]] std::uint64_t held_by(ClientId client) const;
 
  private:
-  // The implementation's own; see store.cpp.
-  struct Entry;
+  struct Entry {
+    ObjectPtr strong;                     ///< while holds or a pickle's lease keep it
+    std::weak_ptr<const Object> weak;
+    std::vector<Holder> holders;
+    TimePoint pinned_until{};
+    const char* end_reason = "freed";
+  };
+  using Ends = std::vector<Gone>;
+
+  [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
+  [[nodiscard]] muster::Result<void> bind_own(Object& object, Payer client) const;
+  [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
+  ObjectPtr insert(Object object);
+  [[nodiscard]] muster::Error lost(ObjectId id) const;
+  Entry& entry_of(const ObjectPtr& object);
+  void drop_hold(Entry& entry, ObjectId id, ClientId client, const char* reason);
+  void let_go(Entry& entry, const char* reason);
+
   Ledger& ledger_;
   SegmentTable& segments_;
   Limits limits_;
   Totals totals_;
+  std::unordered_map<ObjectId, Entry> entries_;
+  std::unordered_map<ClientId, std::unordered_map<ObjectId, std::uint32_t>> holds_;
+  std::set<std::pair<TimePoint, ObjectId>> pins_;
+  std::uint32_t last_result_ = 0;
+  std::unordered_map<ObjectId, const char*> tombstones_;
+  std::deque<ObjectId> tombstone_order_;
+  std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();
 };
 
 }  // namespace musterd

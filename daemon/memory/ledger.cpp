@@ -1,0 +1,155 @@
+#include "memory/ledger.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+
+namespace {
+
+std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
+
+std::string_view name_of(Resource resource) {
+  constexpr std::array<std::string_view, resource_count> names{"memory", "objects", "file descriptors", "queue slots"};
+  return names[index(resource)];
+}
+
+std::string amount_text(Resource resource, std::uint64_t amount) {
+  if (resource != Resource::memory) return std::to_string(amount) + " " + std::string(name_of(resource));
+  constexpr std::uint64_t mebibyte = 1 << 20;
+  if (amount >= 10 * mebibyte) return std::to_string(amount / mebibyte) + " MiB";
+  return std::to_string((amount + 1023) / 1024) + " KiB";
+}
+
+}  // namespace
+
+Charge::Charge(Charge&& other) noexcept
+    : ledger_(std::exchange(other.ledger_, nullptr)),
+      payer_(other.payer_),
+      resource_(other.resource_),
+      amount_(std::exchange(other.amount_, 0)) {}
+
+Charge& Charge::operator=(Charge&& other) noexcept {
+  if (this == &other) return *this;
+  reset();
+  ledger_ = std::exchange(other.ledger_, nullptr);
+  payer_ = other.payer_;
+  resource_ = other.resource_;
+  amount_ = std::exchange(other.amount_, 0);
+  return *this;
+}
+
+void Charge::reset() {
+  if (ledger_) ledger_->give_back(payer_, resource_, amount_);
+  ledger_ = nullptr;
+  amount_ = 0;
+}
+
+Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amount) const {
+  const auto i = index(resource);
+  const bool of_client = payer.client && amount > quota_.per_client[i];
+  const std::uint64_t limit = of_client ? quota_.per_client[i] : quota_.per_user[i];
+  if (amount > limit && limit < quota_.total[i])
+    return Error(Code::quota_exceeded,
+                 amount_text(resource, amount) + " asked for; one " + (of_client ? "process" : "user") + " may hold " +
+                     amount_text(resource, limit),
+                 "ask for less, or raise the daemon's limit");
+  if (amount > quota_.total[i])
+    return Error(resource == Resource::memory ? Code::out_of_memory : Code::quota_exceeded,
+                 amount_text(resource, amount) + " asked for; the daemon has " + amount_text(resource, quota_.total[i]) +
+                     " in all",
+                 "start the daemon with a larger --memory");
+  return {};
+}
+
+Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount) {
+  if (auto fits = possible(payer, resource, amount); !fits) return fits.error();
+  const auto i = index(resource);
+  const auto over = [&](const Account& account, std::uint64_t limit) { return amount > limit - std::min(limit, account.used[i]); };
+  const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit) {
+    return Error(Code::quota_exceeded,
+                 who + " holds " + amount_text(resource, account.used[i]) + " of at most " + amount_text(resource, limit) +
+                     "; " + amount_text(resource, amount) + " more asked for",
+                 "free something first, or raise the daemon's limit");
+  };
+  const bool shared_limit = quota_.per_user[i] >= quota_.total[i];
+  const Account of_client = payer.client ? client(payer.client) : Account{};
+  if (payer.client && quota_.per_client[i] < quota_.total[i] && over(of_client, quota_.per_client[i]))
+    return quota_error("client " + std::to_string(payer.client.value), of_client, quota_.per_client[i]);
+  if (!shared_limit && over(user(payer.user), quota_.per_user[i]))
+    return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[i]);
+  if (over(total_, quota_.total[i])) {
+    if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i]);
+    return Error(Code::out_of_memory,
+                 "the store is full: " + amount_text(resource, total_.used[i]) + " of " +
+                     amount_text(resource, quota_.total[i]) + " are held (" + holders_of_memory() + "), " +
+                     amount_text(resource, amount) + " more asked for",
+                 "free refs and results that are not needed, or start the daemon with a larger --memory");
+  }
+  const auto add = [&](Account& account) {
+    account.used[i] += amount;
+    if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[i]);
+  };
+  add(total_);
+  add(users_[payer.user]);
+  add(payer.client ? clients_[payer.client] : results_[payer.user]);
+  return Charge(this, payer, resource, amount);
+}
+
+void Ledger::give_back(Payer payer, Resource resource, std::uint64_t amount) {
+  const auto i = index(resource);
+  const auto subtract = [&](Account& account) {
+    MUSTER_ASSERT(account.used[i] >= amount, "nothing is given back twice");
+    account.used[i] -= amount;
+  };
+  subtract(total_);
+  subtract(users_.at(payer.user));
+  if (payer.client) {
+    auto found = clients_.find(payer.client);
+    subtract(found->second);
+    if (found->second.used == Amounts{}) clients_.erase(found);
+  } else {
+    subtract(results_.at(payer.user));
+  }
+  if (resource == Resource::memory) ++memory_releases_;
+}
+
+Account Ledger::user(UserId user) const {
+  auto found = users_.find(user);
+  return found == users_.end() ? Account{} : found->second;
+}
+
+Account Ledger::client(ClientId client) const {
+  auto found = clients_.find(client);
+  return found == clients_.end() ? Account{} : found->second;
+}
+
+std::vector<UserId> Ledger::users() const {
+  std::vector<UserId> ids;
+  for (const auto& [user, account] : users_) ids.push_back(user);
+  return ids;
+}
+
+std::string Ledger::holders_of_memory(std::size_t count) const {
+  std::vector<std::pair<std::uint64_t, std::string>> holders;
+  const auto i = index(Resource::memory);
+  for (const auto& [client, account] : clients_)
+    holders.emplace_back(account.used[i], "client " + std::to_string(client.value));
+  for (const auto& [user, account] : results_)
+    holders.emplace_back(account.used[i], "results of user " + std::to_string(user));
+  std::erase_if(holders, [](const auto& holder) { return holder.first == 0; });
+  std::sort(holders.rbegin(), holders.rend());
+  std::string text;
+  for (std::size_t n = 0; n < std::min(count, holders.size()); ++n)
+    text += (n ? ", " : "") + holders[n].second + ": " + amount_text(Resource::memory, holders[n].first);
+  if (holders.size() > count) text += ", " + std::to_string(holders.size() - count) + " more";
+  return text.empty() ? "nobody" : text;
+}
+
+}  // namespace musterd

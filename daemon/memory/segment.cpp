@@ -1,0 +1,156 @@
+#include "memory/segment.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "base/assert.hpp"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+namespace {
+
+constexpr std::uint64_t page_bytes = 4096;
+constexpr std::uint64_t segment_bytes_max = std::uint64_t{1} << 46;
+
+std::string label(SegmentId id) { return "segment " + std::to_string(id.value); }
+
+Error not_yours(SegmentId id) {
+  return Error(Code::denied, label(id) + " was not leased to this client, or was given back");
+}
+
+}  // namespace
+
+Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard) {
+  if (bytes == 0 || bytes > segment_bytes_max)
+    return Error(Code::invalid, "a segment of " + std::to_string(bytes) + " bytes");
+  auto segment = make(client, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-client");
+  if (!segment) return segment.error();
+  (*segment)->hard_requested_ = hard;
+  kept_.emplace((*segment)->id(), *segment);
+  return *segment;
+}
+
+Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const char* name) {
+  auto memory = ledger_.charge(payer, Resource::memory, bytes);
+  if (!memory) return memory.error();
+  auto descriptor = ledger_.charge(payer, Resource::fds, 1);
+  if (!descriptor) return descriptor.error();
+  auto fd = ipc::create_memfd(name, bytes);
+  if (!fd) return fd.error();
+  auto segment = std::make_shared<Segment>();
+  segment->id_ = {++last_id_};
+  segment->bytes_ = bytes;
+  segment->owner_ = payer;
+  segment->fd_ = std::move(*fd);
+  segment->memory_ = std::move(*memory);
+  segment->descriptor_ = std::move(*descriptor);
+  std::erase_if(segments_, [](const auto& entry) { return entry.second.expired(); });
+  segments_.emplace(segment->id_, segment);
+  return segment;
+}
+
+Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const {
+  auto found = kept_.find(id);
+  if (found == kept_.end() || found->second->owner().client != client || !client) return not_yours(id);
+  return found->second;
+}
+
+Result<void> SegmentTable::mapped(ClientId client, SegmentId id) {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  if ((*segment)->state_ != Segment::State::leased)
+    return Error(Code::invalid, label(id) + " was mapped before");
+  // From here on nobody can get another writable mapping, resize it, or punch holes into it.
+  if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE |
+                                                        ((*segment)->hard_requested_ ? 0 : F_SEAL_SEAL));
+      !sealed)
+    return sealed.error();
+  auto mapping = ipc::Mapping::map((*segment)->fd_, (*segment)->bytes_, ipc::Access::read_only);
+  if (!mapping) return mapping.error();
+  (*segment)->mapping_ = std::move(*mapping);
+  (*segment)->state_ = Segment::State::ready;
+  return {};
+}
+
+Result<void> SegmentTable::hard_seal(ClientId client, SegmentId id) {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  if ((*segment)->state_ != Segment::State::ready || !(*segment)->hard_requested_)
+    return Error(Code::invalid, label(id) + " is not a mapped hard lease");
+  if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_WRITE | F_SEAL_SEAL); !sealed)
+    return Error(Code::invalid, label(id) + " still has a writable mapping", "unmap it in every process first");
+  (*segment)->state_ = Segment::State::hard;
+  return {};
+}
+
+Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  constexpr long kept_and_local = 2;
+  if (segment->use_count() > kept_and_local)
+    return Error(Code::invalid, label(id) + " still holds live objects", "free their refs first");
+  kept_.erase(id);
+  return {};
+}
+
+Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes) {
+  auto segment = make({user, {}}, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-result");
+  if (!segment) return segment.error();
+  auto mapping = ipc::Mapping::map((*segment)->fd_, (*segment)->bytes_, ipc::Access::read_write);
+  if (!mapping) return mapping.error();
+  (*segment)->mapping_ = std::move(*mapping);
+  if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
+      !sealed)
+    return sealed.error();
+  (*segment)->state_ = Segment::State::ready;
+  kept_.emplace((*segment)->id(), *segment);
+  return *segment;
+}
+
+void SegmentTable::drop_result(SegmentId id) { kept_.erase(id); }
+
+void SegmentTable::drop_client(ClientId client) {
+  std::erase_if(kept_, [&](const auto& entry) { return entry.second->owner().client == client; });
+}
+
+SegmentPtr SegmentTable::find(SegmentId id) const {
+  auto found = segments_.find(id);
+  return found == segments_.end() ? nullptr : found->second.lock();
+}
+
+Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {
+  auto segment = find(id);
+  if (!segment || segment->state() == Segment::State::leased)
+    return Error(Code::invalid, label(id) + " does not exist, or is not ready for readers");
+  if (segment->owner().user != user)
+    return Error(Code::denied, label(id) + " belongs to another user");
+  return segment;
+}
+
+Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  if ((*segment)->state() == Segment::State::leased)
+    return Error(Code::invalid, label(id) + " is not sealed against resizing yet", "send Mapped first");
+  if ((*segment)->hard_requested() && (*segment)->state() != Segment::State::hard)
+    return Error(Code::invalid, label(id) + " is a hard lease that is not sealed yet", "send HardSeal first");
+  return segment;
+}
+
+std::size_t SegmentTable::size() const {
+  return static_cast<std::size_t>(
+      std::count_if(segments_.begin(), segments_.end(), [](const auto& entry) { return !entry.second.expired(); }));
+}
+
+}  // namespace musterd

@@ -1,0 +1,304 @@
+#include "store/store.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/assert.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+namespace {
+
+std::string label(ObjectId id) { return "object " + std::to_string(id.value); }
+
+bool lies_in(const ipc::Leaf& leaf, const ipc::Leaf& parent) {
+  return leaf.segment == parent.segment && leaf.offset >= parent.offset &&
+         leaf.offset - parent.offset <= parent.bytes() && leaf.bytes() <= parent.bytes() - (leaf.offset - parent.offset);
+}
+
+}  // namespace
+
+Result<void> Store::check_new(Payer client, ObjectId id) const {
+  if (ipc::maker_of(id) != client.client || !client.client)
+    return Error(Code::denied, label(id) + " is not for this client to name");
+  if (entries_.contains(id) || tombstones_.contains(id))
+    return Error(Code::invalid, label(id) + " was sealed before");
+  return {};
+}
+
+Result<void> Store::bind_own(Object& object, Payer client) const {
+  for (const auto& leaf : object.manifest.leaves) {
+    if (leaf.bytes() == 0) {
+      object.segments.emplace_back();
+      continue;
+    }
+    auto segment = segments_.owned(leaf.segment, client.client);
+    if (!segment) return segment.error();
+    if (!(*segment)->contains(leaf.offset, leaf.bytes()))
+      return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
+                                      std::to_string(leaf.offset) + " is outside of segment " +
+                                      std::to_string(leaf.segment.value));
+    object.segments.push_back(std::move(*segment));
+  }
+  return {};
+}
+
+Result<void> Store::bind_to_parent(Object& object) const {
+  const auto& parents = object.parent->manifest.leaves;
+  // Parts follow the order of their whole, so the search goes on where it ended.
+  std::size_t at = 0;
+  for (const auto& leaf : object.manifest.leaves) {
+    if (leaf.bytes() == 0) {
+      object.segments.emplace_back();
+      continue;
+    }
+    std::size_t tried = 0;
+    while (tried < parents.size() && !lies_in(leaf, parents[at])) {
+      at = (at + 1) % parents.size();
+      ++tried;
+    }
+    if (tried == parents.size())
+      return Error(Code::invalid, "a leaf at offset " + std::to_string(leaf.offset) + " of segment " +
+                                      std::to_string(leaf.segment.value) + " is not part of " + label(object.parent->id));
+    object.segments.push_back(object.parent->segments[at]);
+  }
+  return {};
+}
+
+ObjectPtr Store::insert(Object object) {
+  const ObjectId id = object.id;
+  // The end is noticed wherever the last pointer goes; it is told at the next take_gone().
+  ObjectPtr made(new Object(std::move(object)), [ends = ends_](const Object* last) {
+    ends->push_back({last->id, last->maker});
+    delete last;
+  });
+  ++totals_.objects_made;
+  entries_[id].weak = made;
+  return made;
+}
+
+Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, ObjectId parent,
+                              std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
+  if (auto fresh = check_new(client, id); !fresh) return fresh.error();
+  Object object;
+  object.id = id;
+  object.capability = capability;
+  object.user = client.user;
+  object.maker = client.client;
+  object.made = now;
+  object.manifest = std::move(manifest);
+  if (parent) {
+    auto whole = held(parent, client.client);
+    if (!whole) return whole.error();
+    object.parent = std::move(*whole);
+    object.user = object.parent->user;
+  }
+  auto bound = parent ? bind_to_parent(object) : bind_own(object, client);
+  if (!bound) return bound.error();
+  auto slot = ledger_.charge(client, Resource::objects, 1);
+  if (!slot) return slot.error();
+  object.slot = std::move(*slot);
+  if (!parent) {
+    const auto bytes = object.manifest.bytes();
+    totals_.bytes_deposited += bytes;
+    totals_.bytes_copied += std::min(copied_bytes, bytes);
+  }
+  auto made = insert(std::move(object));
+  hold(made, client.client);
+  return made;
+}
+
+Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest manifest, ResultRegion region,
+                                    TimePoint now) {
+  Object object;
+  do object.id = ipc::make_object_id({}, ++last_result_);
+  while (!object.id || entries_.contains(object.id));
+  object.capability = capability;
+  object.user = user;
+  object.made = now;
+  object.manifest = std::move(manifest);
+  for (const auto& leaf : object.manifest.leaves)
+    object.segments.push_back(leaf.bytes() == 0 ? nullptr : segments_.find(leaf.segment));
+  auto slot = ledger_.charge({user, {}}, Resource::objects, 1);
+  if (!slot) return slot.error();
+  object.slot = std::move(*slot);
+  object.region = std::move(region);
+  return insert(std::move(object));
+}
+
+Error Store::lost(ObjectId id) const {
+  auto found = tombstones_.find(id);
+  const std::string reason = found == tombstones_.end() ? "it was freed long ago or never existed" : found->second;
+  return Error(Code::object_lost, label(id) + " is gone: " + reason,
+               "keep a Ref to it for as long as it is needed; a pickled ref alone keeps it only for the pickle lease");
+}
+
+Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
+  auto found = entries_.find(id);
+  if (found == entries_.end() || found->second.weak.expired()) return lost(id);
+  const auto& holders = found->second.holders;
+  const bool holds = std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
+  if (!holds) return Error(Code::denied, label(id) + " is not held by this client");
+  return found->second.strong;
+}
+
+bool Store::holds_in(ClientId client, SegmentId segment) const {
+  auto found = holds_.find(client);
+  if (found == holds_.end()) return false;
+  return std::any_of(found->second.begin(), found->second.end(), [&](const auto& hold) {
+    const auto& leaves = entries_.at(hold.first).strong->manifest.leaves;
+    return std::any_of(leaves.begin(), leaves.end(), [&](const auto& leaf) { return leaf.segment == segment; });
+  });
+}
+
+Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client) {
+  auto found = entries_.find(id);
+  auto object = found == entries_.end() ? nullptr : found->second.weak.lock();
+  if (!object) return lost(id);
+  if (object->capability != capability)
+    return Error(Code::denied, label(id) + " needs another capability than the ref shows", "use the ref as it was pickled");
+  if (object->user != client.user)
+    return Error(Code::denied, label(id) + " belongs to user " + std::to_string(object->user));
+  hold(object, client.client);
+  return object;
+}
+
+Store::Entry& Store::entry_of(const ObjectPtr& object) {
+  auto found = entries_.find(object->id);
+  MUSTER_ASSERT(found != entries_.end(), "an object that is alive has an entry");
+  return found->second;
+}
+
+void Store::hold(const ObjectPtr& object, ClientId client) {
+  auto& entry = entry_of(object);
+  entry.strong = object;
+  auto holder = std::find_if(entry.holders.begin(), entry.holders.end(),
+                             [&](const Holder& existing) { return existing.client == client; });
+  if (holder == entry.holders.end()) entry.holders.push_back({client, 1});
+  else ++holder->holds;
+  ++holds_[client][object->id];
+}
+
+void Store::let_go(Entry& entry, const char* reason) {
+  if (!entry.holders.empty() || entry.pinned_until != TimePoint{}) return;
+  entry.end_reason = reason;
+  entry.strong.reset();
+}
+
+void Store::drop_hold(Entry& entry, ObjectId id, ClientId client, const char* reason) {
+  auto holder = std::find_if(entry.holders.begin(), entry.holders.end(),
+                             [&](const Holder& existing) { return existing.client == client; });
+  MUSTER_ASSERT(holder != entry.holders.end(), "the two indexes of holds agree");
+  if (--holder->holds == 0) entry.holders.erase(holder);
+  auto& of_client = holds_.at(client);
+  if (auto found = of_client.find(id); --found->second == 0) of_client.erase(found);
+  if (of_client.empty()) holds_.erase(client);
+  let_go(entry, reason);
+}
+
+Result<void> Store::release(ObjectId id, ClientId client) {
+  auto of_client = holds_.find(client);
+  if (of_client == holds_.end() || !of_client->second.contains(id))
+    return Error(Code::invalid, label(id) + " released without a hold");
+  drop_hold(entries_.at(id), id, client, "freed: every hold of it was given up");
+  return {};
+}
+
+Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
+  auto object = held(id, client);
+  if (!object) return object.error();
+  auto& entry = entry_of(*object);
+  pins_.erase({entry.pinned_until, id});
+  entry.pinned_until = now + limits_.pickle_lease;
+  pins_.emplace(entry.pinned_until, id);
+  return {};
+}
+
+void Store::inherit(ClientId client, ClientId heir) {
+  auto found = holds_.find(client);
+  if (found == holds_.end()) return;
+  std::vector<ObjectId> ids;
+  for (const auto& [id, count] : found->second) ids.push_back(id);
+  for (const auto id : ids) {
+    const ObjectPtr object = entries_.at(id).strong;
+    hold(object, heir);
+  }
+}
+
+void Store::drop_client(ClientId client) {
+  auto found = holds_.find(client);
+  if (found == holds_.end()) return;
+  const auto ids = std::move(found->second);
+  holds_.erase(found);
+  for (const auto& [id, count] : ids) {
+    auto& entry = entries_.at(id);
+    std::erase_if(entry.holders, [&](const Holder& holder) { return holder.client == client; });
+    let_go(entry, ipc::maker_of(id) == client ? "its owner died" : "freed: its last holder died");
+  }
+}
+
+void Store::expire(TimePoint now) {
+  while (!pins_.empty() && pins_.begin()->first <= now) {
+    const ObjectId id = pins_.begin()->second;
+    pins_.erase(pins_.begin());
+    auto& entry = entries_.at(id);
+    entry.pinned_until = {};
+    let_go(entry, "expired: its pickled ref was not used within the pickle lease");
+  }
+}
+
+std::optional<TimePoint> Store::next_deadline() const {
+  if (pins_.empty()) return std::nullopt;
+  return pins_.begin()->first;
+}
+
+std::vector<Store::Gone> Store::take_gone() {
+  std::vector<Gone> all;
+  // The end of a part may be the end of its whole.
+  while (!ends_->empty()) {
+    const Ends ended = std::exchange(*ends_, {});
+    for (const auto& gone : ended) {
+      auto entry = entries_.find(gone.id);
+      tombstones_.insert_or_assign(gone.id, entry->second.end_reason);
+      tombstone_order_.push_back(gone.id);
+      entries_.erase(entry);
+      all.push_back(gone);
+    }
+  }
+  while (tombstone_order_.size() > limits_.tombstones) {
+    tombstones_.erase(tombstone_order_.front());
+    tombstone_order_.pop_front();
+  }
+  return all;
+}
+
+std::size_t Store::size() const { return entries_.size() - ends_->size(); }
+
+std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
+  std::vector<Listed> listed;
+  for (const auto& [id, entry] : entries_) {
+    if (listed.size() >= limit) break;
+    auto object = entry.weak.lock();
+    if (!object) continue;
+    // Beside the entry's own and this one, every pointer is an op's or a part's.
+    const long own = entry.strong ? 2 : 1;
+    Listed row{object, entry.holders, 0, {}};
+    row.in_ops = entry.weak.use_count() - own - 1;
+    if (entry.pinned_until > now) row.pinned = entry.pinned_until - now;
+    listed.push_back(std::move(row));
+  }
+  std::sort(listed.begin(), listed.end(), [](const auto& a, const auto& b) { return a.object->made < b.object->made; });
+  return listed;
+}
+
+std::uint64_t Store::held_by(ClientId client) const {
+  auto found = holds_.find(client);
+  return found == holds_.end() ? 0 : found->second.size();
+}
+
+}  // namespace musterd

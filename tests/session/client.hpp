@@ -1,0 +1,173 @@
+// A client as the node sees one: it sends frames and records and reads what the Recorder kept for it.
+#pragma once
+
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/records.hpp>
+
+#include "recorder.hpp"
+#include "session/frame_builder.hpp"
+
+namespace musterd::testing {
+
+namespace ipc = muster::ipc;
+
+inline NodeSettings small_settings() {
+  NodeSettings settings;
+  settings.version = "test";
+  settings.incarnation = 7;
+  constexpr std::uint64_t budget = 64 << 20;
+  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096};
+  settings.segment_bytes = 1 << 20;
+  return settings;
+}
+
+/// One node with its recorder and a clock that only moves when told.
+struct World {
+  explicit World(NodeSettings settings = small_settings()) : node(std::move(settings), outside) {}
+  void advance(Duration duration) {
+    now += duration;
+    node.tick(now);
+  }
+  Recorder outside;
+  Node node;
+  TimePoint now{std::chrono::hours(1)};
+};
+
+class TestClient {
+ public:
+  TestClient(World& world, std::uint32_t id, std::uint32_t user = 0) : world_(world), id_{id} {
+    world_.node.connected(id_, {user, static_cast<std::int32_t>(1000 + id)}, world_.now);
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, 1, out.fbb.CreateString("test")).Union());
+    if (reply().body_type() != wire::Body_Welcome) throw std::runtime_error("no welcome");
+  }
+
+  [[nodiscard]] ClientId id() const { return id_; }
+  void die() { world_.node.disconnected(id_, "died", world_.now); }
+
+  void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body, std::vector<ipc::Fd> fds = {}) {
+    const auto bytes = out.finish(type, body);
+    world_.node.frame(id_, bytes, std::move(fds), world_.now);
+  }
+  /// The latest frame that this client got.
+  [[nodiscard]] const wire::Frame& reply() {
+    auto& frames = world_.outside.frames[id_];
+    if (frames.empty()) throw std::runtime_error("no reply");
+    return *wire::GetFrame(frames.back().data());
+  }
+  [[nodiscard]] std::size_t replies() { return world_.outside.frames[id_].size(); }
+  [[nodiscard]] muster::Code failure() {
+    const auto* failure = reply().body_as_Failure();
+    if (!failure) throw std::runtime_error("the reply is no failure");
+    return static_cast<muster::Code>(failure->code());
+  }
+
+  void ask_lease(std::uint64_t bytes, std::uint32_t timeout_ms = 1000) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Lease, wire::CreateLease(out.fbb, bytes, timeout_ms, false).Union());
+  }
+  /// Leases and maps a segment; returns its id.
+  ipc::SegmentId lease(std::uint64_t bytes) {
+    ask_lease(bytes);
+    const auto* segment = reply().body_as_Segment();
+    if (!segment) throw std::runtime_error("no segment");
+    const ipc::SegmentId id{segment->segment()};
+    auto mapping = ipc::Mapping::map(ipc::Fd(world_.outside.last_fd).duplicate().value(), segment->bytes(),
+                                     ipc::Access::read_write);
+    world_.outside.last_fd = -1;
+    memory_ = std::move(mapping).value();
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Mapped, wire::CreateMapped(out.fbb, id.value).Union());
+    if (reply().body_type() != wire::Body_Ok) throw std::runtime_error("not mapped");
+    return id;
+  }
+
+  /// Writes `values` at `offset` of its segment and seals them.
+  ipc::ObjectId seal(ipc::SegmentId segment, std::uint64_t offset, const std::vector<float>& values) {
+    std::memcpy(memory_.data() + offset, values.data(), values.size() * sizeof(float));
+    ipc::Seal seal;
+    seal.object = ipc::make_object_id(id_, ++objects_);
+    seal.capability = {{42, objects_}};
+    const std::int64_t shape[]{static_cast<std::int64_t>(values.size())};
+    seal.manifest.add(segment, offset, muster::DType::float32, shape).value();
+    record(ipc::SubmissionType::seal, seal);
+    return seal.object;
+  }
+
+  const wire::Joined* join(const std::string& group, int rank, int world_size, muster::OnLoss on_loss = muster::OnLoss::fail) {
+    FrameBuilder out(++request_);
+    auto name = out.fbb.CreateString(group);
+    ask(out, wire::Body_Join,
+        wire::CreateJoin(out.fbb, name, rank, world_size, 30'000, static_cast<std::uint8_t>(on_loss), false).Union());
+    const auto* joined = reply().body_as_Joined();
+    if (joined) seat = {joined->seat()};
+    if (joined) epoch = joined->epoch();
+    return joined;
+  }
+  void leave() {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Leave, wire::CreateLeave(out.fbb, seat.value).Union());
+  }
+
+  ipc::WorkId contribute(ipc::Kind kind, std::vector<ipc::ObjectId> objects = {}, int root = 0,
+                         Duration timeout = std::chrono::seconds(30)) {
+    ipc::Contribute contribute;
+    contribute.work = {++works_};
+    contribute.seat = seat;
+    contribute.epoch = epoch;
+    contribute.kind = kind;
+    contribute.root = root;
+    contribute.timeout_ns = timeout.count();
+    contribute.objects = std::move(objects);
+    record(ipc::SubmissionType::contribute, contribute);
+    return contribute.work;
+  }
+
+  template <class Record>
+  void record(ipc::SubmissionType type, const Record& value) {
+    std::vector<std::byte> body;
+    ipc::write(value, body);
+    world_.node.record(id_, type, body, world_.now);
+  }
+
+  /// The Done of the work, if it came.
+  std::optional<ipc::Done> done(ipc::WorkId work) {
+    for (const auto& completion : world_.outside.completions[id_]) {
+      if (completion.type != ipc::CompletionType::done) continue;
+      auto done = ipc::read_done(completion.body).value();
+      if (done.work == work) return done;
+    }
+    return std::nullopt;
+  }
+  std::optional<muster::Error> failed(ipc::WorkId work) {
+    for (const auto& completion : world_.outside.completions[id_]) {
+      if (completion.type != ipc::CompletionType::failed) continue;
+      auto failed = ipc::read_failed(completion.body).value();
+      if (failed.work == work) return failed.error;
+    }
+    return std::nullopt;
+  }
+  [[nodiscard]] std::size_t count(ipc::CompletionType type) {
+    std::size_t found = 0;
+    for (const auto& completion : world_.outside.completions[id_]) found += completion.type == type;
+    return found;
+  }
+
+  ipc::SeatId seat;
+  std::uint32_t epoch = 0;
+
+ private:
+  World& world_;
+  ClientId id_;
+  ipc::Mapping memory_;
+  std::uint64_t request_ = 0;
+  std::uint32_t objects_ = 0;
+  std::uint64_t works_ = 0;
+};
+
+}  // namespace musterd::testing

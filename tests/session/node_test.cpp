@@ -1,0 +1,301 @@
+#include <catch2/catch.hpp>
+
+#include <sys/socket.h>
+
+#include "client.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using ipc::Kind;
+using muster::Code;
+
+TEST_CASE("an allreduce over three clients gives each a hold of one result") {
+  World world;
+  std::vector<TestClient> clients;
+  for (std::uint32_t id = 1; id <= 3; ++id) clients.emplace_back(world, id);
+  std::vector<ipc::WorkId> works;
+  for (int rank = 0; rank < 3; ++rank) {
+    auto& client = clients[static_cast<std::size_t>(rank)];
+    REQUIRE(client.join("g", rank, 3));
+    const auto segment = client.lease(1 << 16);
+    const auto object = client.seal(segment, 0, {1.0F, static_cast<float>(rank)});
+    works.push_back(client.contribute(Kind::allreduce, {object}));
+    if (rank < 2) REQUIRE_FALSE(client.done(works.back()));
+  }
+  std::set<std::uint64_t> results;
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    const auto done = clients[rank].done(works[rank]);
+    REQUIRE(done);
+    CHECK(done->contributors == 3);
+    REQUIRE(done->items.size() == 1);
+    CHECK(done->items[0].manifest.leaves.size() == 1);
+    results.insert(done->items[0].object.value);
+  }
+  CHECK(results.size() == 1);
+}
+
+TEST_CASE("a rank that dies before it contributed fails the op and all later ones with PeerLost") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  const auto pending = first.contribute(Kind::barrier);
+  second.die();
+  REQUIRE(first.failed(pending));
+  CHECK(first.failed(pending)->code() == Code::peer_lost);
+  CHECK(first.failed(pending)->ranks() == std::vector<int>{1});
+  const auto later = first.contribute(Kind::barrier);
+  REQUIRE(first.failed(later));
+  CHECK(first.failed(later)->code() == Code::peer_lost);
+}
+
+TEST_CASE("a rank that contributed and then dies fails nothing that is pending") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  second.contribute(Kind::barrier);
+  second.die();
+  CHECK(first.done(first.contribute(Kind::barrier)));
+}
+
+TEST_CASE("reform takes the survivors and newcomers into a new epoch") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  second.die();
+  TestClient third(world, 3);
+  const auto* joined = third.join("g", 1, 2);
+  REQUIRE(joined);
+  CHECK_FALSE(joined->member());
+  const auto early = third.contribute(Kind::barrier);
+  CHECK_FALSE(third.done(early));
+  const auto reformed = first.contribute(Kind::reform);
+  REQUIRE(first.done(reformed));
+  CHECK(first.done(reformed)->epoch == 2);
+  CHECK(first.done(reformed)->live == std::vector<std::int32_t>{0, 1});
+  first.epoch = 2;
+  const auto barrier = first.contribute(Kind::barrier);
+  CHECK(first.done(barrier));
+  CHECK(third.done(early));
+}
+
+TEST_CASE("a newcomer whose group is never reformed times out") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  second.die();
+  TestClient third(world, 3);
+  third.join("g", 1, 2);
+  const auto early = third.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
+  world.advance(std::chrono::seconds(2));
+  REQUIRE(third.failed(early));
+  CHECK(third.failed(early)->code() == Code::timeout);
+}
+
+TEST_CASE("when the last old member goes, the newcomers begin afresh") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  second.die();
+  TestClient third(world, 3);
+  TestClient fourth(world, 4);
+  third.join("g", 1, 2);
+  const auto early = third.contribute(Kind::barrier);
+  first.die();
+  REQUIRE(fourth.join("g", 0, 2));
+  const auto barrier = fourth.contribute(Kind::barrier);
+  CHECK(fourth.done(barrier));
+  CHECK(third.done(early));
+}
+
+TEST_CASE("under wait a replacement is told what it owes and the op completes") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2, muster::OnLoss::wait);
+  second.join("g", 1, 2, muster::OnLoss::wait);
+  const auto pending = first.contribute(Kind::barrier);
+  second.die();
+  CHECK_FALSE(first.failed(pending));
+  TestClient third(world, 3);
+  const auto* joined = third.join("g", 1, 2, muster::OnLoss::wait);
+  REQUIRE(joined);
+  CHECK(joined->position() == 0);
+  REQUIRE(joined->owes()->size() == 1);
+  third.contribute(Kind::barrier);
+  CHECK(first.done(pending));
+}
+
+TEST_CASE("split makes a group for each color") {
+  World world;
+  std::vector<TestClient> clients;
+  for (std::uint32_t id = 1; id <= 3; ++id) clients.emplace_back(world, id);
+  for (int rank = 0; rank < 3; ++rank) clients[static_cast<std::size_t>(rank)].join("g", rank, 3);
+  std::vector<ipc::WorkId> works;
+  const int colors[]{5, -1, 5};
+  for (std::size_t rank = 0; rank < 3; ++rank) works.push_back(clients[rank].contribute(Kind::split, {}, colors[rank]));
+  const auto first = clients[0].done(works[0]);
+  const auto last = clients[2].done(works[2]);
+  REQUIRE(first);
+  REQUIRE(last);
+  CHECK(first->world_size == 2);
+  CHECK(first->rank == 0);
+  CHECK(last->rank == 1);
+  CHECK(first->name == last->name);
+  REQUIRE(clients[1].done(works[1]));
+  CHECK_FALSE(clients[1].done(works[1])->seat);
+}
+
+TEST_CASE("a lookup reads the rings first and needs the capability") {
+  World world;
+  TestClient maker(world, 1);
+  TestClient reader(world, 2);
+  const auto object = maker.seal(maker.lease(1 << 16), 0, {1.0F});
+  const auto ask = [&](std::uint64_t secret, std::uint64_t incarnation) {
+    FrameBuilder out(9);
+    const wire::Capability capability(42, secret);
+    reader.ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, &capability).Union());
+  };
+  ask(1, 7);
+  CHECK(reader.reply().body_type() == wire::Body_Object);
+  CHECK(world.outside.ring_reads == 1);
+  ask(2, 7);
+  CHECK(reader.failure() == Code::denied);
+  ask(1, 8);
+  CHECK(reader.failure() == Code::daemon_restarted);
+}
+
+TEST_CASE("a full store makes a lease wait, then go on when memory comes back") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.lease(40 << 20);
+  const auto before = second.replies();
+  second.ask_lease(40 << 20);
+  CHECK(second.replies() == before);
+  first.die();
+  REQUIRE(second.replies() == before + 1);
+  CHECK(second.reply().body_type() == wire::Body_Segment);
+}
+
+TEST_CASE("a lease that waits in vain is OutOfMemory") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.lease(40 << 20);
+  second.ask_lease(40 << 20, 500);
+  world.advance(std::chrono::seconds(1));
+  CHECK(second.failure() == Code::out_of_memory);
+}
+
+TEST_CASE("the end of an object is told to its maker") {
+  World world;
+  TestClient maker(world, 1);
+  const auto object = maker.seal(maker.lease(1 << 16), 0, {1.0F});
+  maker.record(ipc::SubmissionType::release, ipc::Release{{object}});
+  CHECK(maker.count(ipc::CompletionType::object_gone) == 1);
+}
+
+TEST_CASE("a life line holds what its client held until it is closed") {
+  World world;
+  TestClient parent(world, 1);
+  const auto object = parent.seal(parent.lease(1 << 16), 0, {1.0F});
+  int pair[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+  const ipc::Fd kept(pair[1]);
+  std::vector<ipc::Fd> fds;
+  fds.emplace_back(pair[0]);
+  FrameBuilder out(5);
+  parent.ask(out, wire::Body_Fork, wire::CreateFork(out.fbb).Union(), std::move(fds));
+  REQUIRE(world.outside.lifelines.size() == 1);
+  parent.record(ipc::SubmissionType::release, ipc::Release{{object}});
+  CHECK(parent.count(ipc::CompletionType::object_gone) == 0);
+  world.node.lifeline_closed(world.outside.lifelines.begin()->first, world.now);
+  CHECK(parent.count(ipc::CompletionType::object_gone) == 1);
+}
+
+TEST_CASE("requests before Hello, second Hellos and unknown records end the connection") {
+  World world;
+  SECTION("before Hello") {
+    world.node.connected({9}, {0, 1}, world.now);
+    FrameBuilder out(1);
+    const auto bytes = out.finish(wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
+    world.node.frame({9}, bytes, {}, world.now);
+    CHECK(world.outside.closed.contains(ClientId{9}));
+  }
+  SECTION("second Hello") {
+    TestClient client(world, 1);
+    FrameBuilder out(2);
+    client.ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, 1).Union());
+    CHECK(world.outside.closed.contains(client.id()));
+  }
+  SECTION("a record of no type") {
+    TestClient client(world, 1);
+    world.node.record(client.id(), static_cast<ipc::SubmissionType>(99), {}, world.now);
+    CHECK(world.outside.closed.contains(client.id()));
+  }
+  SECTION("a protocol that it doesn't speak") {
+    world.node.connected({9}, {0, 1}, world.now);
+    FrameBuilder out(1);
+    const auto bytes = out.finish(wire::Body_Hello, wire::CreateHello(out.fbb, 999).Union());
+    world.node.frame({9}, bytes, {}, world.now);
+    CHECK(world.outside.closed.contains(ClientId{9}));
+    CHECK(wire::GetFrame(world.outside.frames[{9}].back().data())->body_type() == wire::Body_Failure);
+  }
+}
+
+TEST_CASE("another client's objects and seats are not to be had") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  const auto object = first.seal(first.lease(1 << 16), 0, {1.0F});
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  const auto stolen = second.contribute(Kind::allreduce, {object});
+  REQUIRE(second.failed(stolen));
+  second.seat = first.seat;
+  const auto impostor = second.contribute(Kind::barrier);
+  REQUIRE(second.failed(impostor));
+  CHECK(second.failed(impostor)->code() == Code::group_closed);
+}
+
+TEST_CASE("shut down fails what is pending and says goodbye") {
+  World world;
+  TestClient client(world, 1);
+  client.join("g", 0, 2);
+  const auto pending = client.contribute(Kind::barrier);
+  world.node.shut_down("test", world.now);
+  REQUIRE(client.failed(pending));
+  CHECK(client.failed(pending)->code() == Code::daemon_unavailable);
+  CHECK(client.reply().body_type() == wire::Body_Goodbye);
+}
+
+TEST_CASE("ops over refs of one process are complete at once, and disagreement is told") {
+  World world;
+  TestClient client(world, 1);
+  const auto segment = client.lease(1 << 16);
+  const auto a = client.seal(segment, 0, {1.0F, 2.0F});
+  const auto b = client.seal(segment, 64, {3.0F, 4.0F});
+  const auto c = client.seal(segment, 128, {3.0F});
+  ipc::Combine combine;
+  combine.work = {100};
+  combine.ranks = 2;
+  combine.objects = {a, b};
+  client.record(ipc::SubmissionType::combine, combine);
+  REQUIRE(client.done({100}));
+  CHECK(client.done({100})->items.size() == 1);
+  combine.work = {101};
+  combine.objects = {a, c};
+  client.record(ipc::SubmissionType::combine, combine);
+  REQUIRE(client.failed({101}));
+  CHECK(client.failed({101})->code() == Code::mismatch);
+}
