@@ -1,0 +1,33 @@
+# What `cmake --install` gives: executables, headers, libmuster with find_package(Muster), a systemd unit, completion.
+include(CMakePackageConfigHelpers)
+
+if(DEFINED SKBUILD_SCRIPTS_DIR)
+  # A wheel holds the executables and the module only.
+  install(TARGETS musterd muster RUNTIME DESTINATION ${SKBUILD_SCRIPTS_DIR})
+  return()
+endif()
+
+set(muster_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/Muster)
+foreach(executable musterd muster)
+  if(TARGET ${executable})
+    install(TARGETS ${executable} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  endif()
+endforeach()
+install(FILES
+  include/muster/buffer.hpp include/muster/client.hpp include/muster/group.hpp include/muster/muster.hpp
+  include/muster/options.hpp include/muster/ref.hpp include/muster/result.hpp include/muster/types.hpp
+  include/muster/work.hpp
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/muster)
+install(TARGETS muster_client muster_ipc EXPORT MusterTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT MusterTargets NAMESPACE Muster:: DESTINATION ${muster_package_dir})
+configure_package_config_file(cmake/MusterConfig.cmake.in ${CMAKE_BINARY_DIR}/MusterConfig.cmake
+  INSTALL_DESTINATION ${muster_package_dir})
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/MusterConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/MusterConfig.cmake ${CMAKE_BINARY_DIR}/MusterConfigVersion.cmake
+  DESTINATION ${muster_package_dir})
+if(EXISTS ${PROJECT_SOURCE_DIR}/deploy/musterd.service)
+  install(FILES deploy/musterd.service DESTINATION lib/systemd/system)
+endif()
+if(EXISTS ${PROJECT_SOURCE_DIR}/deploy/completion/muster)
+  install(FILES deploy/completion/muster DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
+endif()
