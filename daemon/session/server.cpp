@@ -376,7 +376,7 @@ void AsioServer::receive_some(const ConnectionPtr& connection) {
   const Borrowed socket(connection->socket.native_handle());
   for (int i = 0; i < packets_per_turn && !connection->closing; ++i) {
     ipc::Packet packet;
-    auto received = ipc::receive_packet(socket.fd, packet);
+    auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
     if (!received) return node_.violated(connection->id, received.error(), now_);
     if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
     if (*received == ipc::Received::would_block) break;
