@@ -1,0 +1,260 @@
+// The only unit that includes CLI11, which takes long to compile.
+#include "arguments.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include "help.hpp"
+#include "message.hpp"
+#include "text.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+/// All options at once; the subcommand that was named says which are meant.
+struct Parsed {
+  StartOptions start;
+  StopOptions stop;
+  RunOptions run;
+  double grace_s = 5;
+  StatusOptions status;
+  ListOptions list;
+  GroupsOptions groups;
+  DoctorOptions doctor;
+  BenchOptions bench;
+};
+
+const CLI::Validator size_text(
+    [](std::string& text) {
+      const auto parsed = parse_bytes(text);
+      return parsed ? std::string() : parsed.error().message() + " (" + parsed.error().hint() + ")";
+    },
+    "SIZE");
+
+template <class T>
+std::map<std::string, T> by_name(std::initializer_list<T> all) {
+  std::map<std::string, T> table;
+  for (const T one : all) table.emplace(std::string(name(one)), one);
+  return table;
+}
+
+std::map<std::string, DType> dtypes() {
+  std::map<std::string, DType> table;
+  for (std::size_t i = 0; i < dtype_count; ++i) table.emplace(name(static_cast<DType>(i)), static_cast<DType>(i));
+  // nccl-tests' names
+  table.insert({{"float", DType::float32}, {"double", DType::float64}, {"half", DType::float16}});
+  return table;
+}
+
+std::map<std::string, ReduceOp> reduce_ops() {
+  std::map<std::string, ReduceOp> table;
+  for (std::size_t i = 0; i < reduce_op_count; ++i) table.emplace(name(static_cast<ReduceOp>(i)), static_cast<ReduceOp>(i));
+  table.emplace("avg", ReduceOp::mean);
+  return table;
+}
+
+template <class T>
+std::string names_of(const std::map<std::string, T>& table) {
+  std::vector<std::string> names;
+  for (const auto& [one, ignored] : table) names.push_back(one);
+  return join(names, ", ");
+}
+
+/// An option whose value is one of the table's words.
+template <class T>
+CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, const std::map<std::string, T>& table,
+                        const std::string& description) {
+  const auto set = [&target, table](const std::string& word) {
+    const auto found = table.find(word);
+    if (found == table.end()) throw CLI::ValidationError("", "'" + word + "' is none of: " + names_of(table));
+    target = found->second;
+  };
+  return app->add_option_function<std::string>(flags, set, description);
+}
+
+CLI::Option* add_size(CLI::App* app, const std::string& flags, std::uint64_t& target, const std::string& description) {
+  const auto set = [&target](const std::string& word) {
+    const auto parsed = parse_bytes(word);
+    if (!parsed) throw CLI::ValidationError("", parsed.error().message() + "; " + parsed.error().hint());
+    target = *parsed;
+  };
+  return app->add_option_function<std::string>(flags, set, description)->type_name("SIZE");
+}
+
+void add_socket(CLI::App* app, std::string& socket) {
+  app->add_option("--socket", socket, "the daemon's socket [$MUSTER_SOCKET, else the user's default]")->type_name("PATH");
+}
+
+void add_memory(CLI::App* app, std::string& memory, const std::string& description) {
+  app->add_option("--memory", memory, description)->check(size_text)->type_name("SIZE");
+}
+
+void add_json(CLI::App* app, bool& json) { app->add_flag("--json", json, "print JSON for programs"); }
+
+void add_start_and_stop(CLI::App& app, Parsed& parsed) {
+  auto* start = app.add_subcommand("start", "start this node's daemon in the background");
+  add_memory(start, parsed.start.memory, "how much memory the store may take [30 % of the machine's]");
+  add_socket(start, parsed.start.socket);
+  add_json(start, parsed.start.json);
+  start->footer(help_footer("start"));
+
+  auto* stop = app.add_subcommand("stop", "end this node's daemon");
+  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait for its end")->capture_default_str();
+  add_socket(stop, parsed.stop.socket);
+  stop->footer(help_footer("stop"));
+}
+
+void add_run(CLI::App& app, Parsed& parsed) {
+  auto* run = app.add_subcommand("run", "start n ranks of a program on this node");
+  run->add_option("-n,--ranks", parsed.run.ranks, "how many ranks")->check(CLI::Range(1, 4096))->capture_default_str();
+  run->add_option("--group", parsed.run.group, "the group's name, given to the ranks as MUSTER_GROUP [one of its own]");
+  run->add_option("--grace", parsed.grace_s, "seconds between SIGTERM and SIGKILL")
+      ->check(CLI::Range(0.0, 86'400.0))
+      ->capture_default_str();
+  add_memory(run, parsed.run.memory, "memory of the daemon, if one has to be started");
+  add_socket(run, parsed.run.socket);
+  run->prefix_command();
+  run->footer(help_footer("run"));
+}
+
+void add_views(CLI::App& app, Parsed& parsed) {
+  auto* status = app.add_subcommand("status", "show the daemon, its memory and its clients");
+  add_socket(status, parsed.status.socket);
+  add_json(status, parsed.status.json);
+  status->footer(help_footer("status"));
+
+  auto* list = app.add_subcommand("ls", "show the objects in the store and who holds them");
+  list->add_option("--limit", parsed.list.limit, "at most so many objects")->capture_default_str();
+  add_socket(list, parsed.list.socket);
+  add_json(list, parsed.list.json);
+  list->footer(help_footer("ls"));
+
+  auto* groups = app.add_subcommand("groups", "show the groups and their seats");
+  add_socket(groups, parsed.groups.socket);
+  add_json(groups, parsed.groups.json);
+  groups->footer(help_footer("groups"));
+
+  auto* doctor = app.add_subcommand("doctor", "check what this machine offers, and say how to mend it");
+  add_socket(doctor, parsed.doctor.socket);
+  add_json(doctor, parsed.doctor.json);
+  doctor->footer(help_footer("doctor"));
+}
+
+void add_bench(CLI::App& app, Parsed& parsed) {
+  using enum BenchOp;
+  auto& bench = parsed.bench;
+  auto* sub = app.add_subcommand("bench", "measure a collective, as nccl-tests do, and check every result");
+  const auto ops = by_name({allreduce, reduce, broadcast, allgather, gather, scatter, reduce_scatter, all_to_all, sendrecv, barrier});
+  add_choice(sub, "collective", bench.op, ops, "one of: " + names_of(ops))->required()->type_name("OP");
+  sub->add_option("-n,--ranks", bench.ranks, "rank processes")->check(CLI::Range(1, 64))->capture_default_str();
+  add_size(sub, "-b,--minbytes", bench.bytes_min, "smallest input of one rank [1K]");
+  add_size(sub, "-e,--maxbytes", bench.bytes_max, "largest input of one rank [64M]");
+  sub->add_option("-f,--stepfactor", bench.factor, "from one size to the next")
+      ->check(CLI::Range(std::uint64_t{2}, std::uint64_t{1} << 40))
+      ->capture_default_str();
+  sub->add_option("-w,--warmup_iters", bench.warmups, "rounds before the clock counts")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")->check(CLI::Range(1, 1'000'000))->capture_default_str();
+  add_choice(sub, "-d,--datatype", bench.dtype, dtypes(), "dtype, as NumPy names it [float32]")->type_name("DTYPE");
+  add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")->type_name("REDOP");
+  sub->add_option("-r,--root", bench.root, "root, where the op has one")->capture_default_str();
+  add_choice(sub, "--variant", bench.variant,
+             by_name({BenchVariant::default_, BenchVariant::out, BenchVariant::first_read}),
+             "default: until the result is mapped; out: copied out; first_read: every page read")->type_name("VARIANT");
+  sub->add_option("-c,--check", bench.check, "check the values of every result")->capture_default_str();
+  sub->add_flag("--plant-error", bench.plant_error)->group("");
+  sub->add_option("-T,--timeout", bench.timeout_s, "seconds that one op may take")
+      ->check(CLI::Range(0.001, 86'400.0))
+      ->capture_default_str();
+  add_memory(sub, bench.memory, "memory of the daemon, if one has to be started");
+  add_socket(sub, bench.socket);
+  add_json(sub, bench.json);
+  sub->footer(help_footer("bench"));
+}
+
+Command chosen(const std::string& command, Parsed& parsed) {
+  if (command == "start") return parsed.start;
+  if (command == "stop") return parsed.stop;
+  if (command == "status") return parsed.status;
+  if (command == "ls") return parsed.list;
+  if (command == "groups") return parsed.groups;
+  if (command == "doctor") return parsed.doctor;
+  if (command == "bench") return parsed.bench;
+  parsed.run.grace = std::chrono::milliseconds(static_cast<std::int64_t>(parsed.grace_s * 1000));
+  return parsed.run;
+}
+
+/// What the ranges of single options can't say.
+std::string misuse_of(const BenchOptions& bench) {
+  if (bench.bytes_min > bench.bytes_max)
+    return "-b " + format_bytes(bench.bytes_min) + " is more than -e " + format_bytes(bench.bytes_max);
+  if (bench.root < 0 || bench.root >= bench.ranks)
+    return "--root " + std::to_string(bench.root) + " is none of the ranks 0.." + std::to_string(bench.ranks - 1);
+  if (!result_dtype(bench.dtype, bench.redop))
+    return std::string(name(bench.redop)) + " has no meaning on " + std::string(name(bench.dtype));
+  return {};
+}
+
+std::string misuse_of(const RunOptions& run) {
+  if (!run.command.empty()) return {};
+  return "no program to run: muster run -n " + std::to_string(run.ranks) + " -- PROGRAM [ARGUMENTS...]";
+}
+
+/// Without --, the program's words are what the options left.
+void take_command(const CLI::App& run, RunOptions& options) {
+  auto words = run.remaining();
+  words.insert(words.end(), options.command.begin(), options.command.end());
+  options.command = std::move(words);
+}
+
+}  // namespace
+
+Command parse_arguments(int argc, char** argv) {
+  CLI::App app("", "muster");
+  app.set_help_flag("");
+  bool help = false;
+  bool version = false;
+  app.add_flag("-h,--help", help, "");
+  app.add_flag("-V,--version", version, "");
+  app.require_subcommand(0, 1);
+  Parsed parsed;
+  add_start_and_stop(app, parsed);
+  add_run(app, parsed);
+  add_views(app, parsed);
+  add_bench(app, parsed);
+  for (auto* sub : app.get_subcommands({})) sub->set_help_flag("-h,--help", "print this and exit");
+
+  // What follows the first -- is for the rank's program, further -- included.
+  char** const end = std::find_if(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--"; });
+  if (end != argv + argc) parsed.run.command.assign(end + 1, argv + argc);
+  std::string command;
+  try {
+    app.parse(static_cast<int>(end - argv), argv);
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(app.get_subcommands().front()->help("muster").c_str(), stdout);
+    return ExitStatus::ok;
+  } catch (const CLI::ParseError& error) {
+    if (!app.get_subcommands().empty()) command = app.get_subcommands().front()->get_name();
+    return complain_usage(command, error.what());
+  }
+  if (version) {
+    std::fputs(("muster " MUSTER_VERSION "\n"), stdout);
+    return ExitStatus::ok;
+  }
+  if (help || app.get_subcommands().empty()) {
+    std::fputs(main_help().c_str(), stdout);
+    return ExitStatus::ok;
+  }
+  command = app.get_subcommands().front()->get_name();
+  if (command == "run") take_command(*app.get_subcommands().front(), parsed.run);
+  const std::string misuse = command == "bench" ? misuse_of(parsed.bench) : command == "run" ? misuse_of(parsed.run) : "";
+  if (!misuse.empty()) return complain_usage(command, misuse);
+  return chosen(command, parsed);
+}
+
+}  // namespace muster::cli

@@ -1,0 +1,44 @@
+// The commands that ask the daemon something: start, stop, status, ls, groups.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "../exit_status.hpp"
+
+namespace muster::cli {
+
+struct StartOptions {
+  std::string socket;  ///< empty, here and below: the default
+  std::string memory;  ///< empty: the daemon's default
+  bool json = false;
+};
+
+struct StopOptions {
+  std::string socket;
+  double timeout_s = 10;
+};
+
+struct StatusOptions {
+  std::string socket;
+  bool json = false;
+};
+
+struct ListOptions {
+  std::string socket;
+  std::uint32_t limit = 1000;
+  bool json = false;
+};
+
+struct GroupsOptions {
+  std::string socket;
+  bool json = false;
+};
+
+[[nodiscard]] ExitStatus start(const StartOptions& options);
+[[nodiscard]] ExitStatus stop(const StopOptions& options);
+[[nodiscard]] ExitStatus status(const StatusOptions& options);
+[[nodiscard]] ExitStatus list(const ListOptions& options);
+[[nodiscard]] ExitStatus groups(const GroupsOptions& options);
+
+}  // namespace muster::cli

@@ -1,0 +1,36 @@
+// One finding of `muster doctor`: what was looked at, what was found, and how to mend it.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace muster::cli {
+
+enum class Health {
+  ok,
+  warn,  ///< Muster works, but slower or with less
+  fail,  ///< Muster can't work
+};
+
+[[nodiscard]] constexpr std::string_view name(Health health) {
+  return health == Health::ok ? "ok" : health == Health::warn ? "warn" : "fail";
+}
+
+struct Check {
+  std::string name;   ///< stable; scripts look for it
+  Health health = Health::ok;
+  std::string found;
+  std::string mend;   ///< empty if it is well
+};
+
+[[nodiscard]] std::vector<Check> check_kernel();
+[[nodiscard]] std::vector<Check> check_limits();
+[[nodiscard]] std::vector<Check> check_memory();
+[[nodiscard]] std::vector<Check> check_huge_pages();
+[[nodiscard]] std::vector<Check> check_cpu();
+/// `socket`: empty for the default.
+[[nodiscard]] std::vector<Check> check_socket(const std::string& socket);
+[[nodiscard]] std::vector<Check> check_daemon(const std::string& socket);
+
+}  // namespace muster::cli

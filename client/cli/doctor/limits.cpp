@@ -1,0 +1,47 @@
+// Resource limits of processes that this shell starts; a daemon that systemd starts has those of its unit.
+#include <sys/resource.h>
+
+#include "../text.hpp"
+#include "check.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+std::string amount(rlim_t limit, bool bytes) {
+  if (limit == RLIM_INFINITY) return "unlimited";
+  return bytes ? format_bytes(limit) : std::to_string(limit);
+}
+
+std::string both(const rlimit& limit, bool bytes) {
+  return amount(limit.rlim_cur, bytes) + " (hard limit " + amount(limit.rlim_max, bytes) + ")";
+}
+
+Check open_files() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  // A client costs the daemon about 4 descriptors, a segment one.
+  const Health health = limit.rlim_cur < 128 ? Health::fail : limit.rlim_cur < 1024 ? Health::warn : Health::ok;
+  const std::string mend = health == Health::ok ? "" : "ulimit -n 4096, or LimitNOFILE=4096 in the systemd unit";
+  return {"open files", health, both(limit, false), mend};
+}
+
+Check locked_memory() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_MEMLOCK, &limit);
+  return {"locked memory", Health::ok, both(limit, true) + "; used for pinned memory only", {}};
+}
+
+Check address_space() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_AS, &limit);
+  if (limit.rlim_cur == RLIM_INFINITY) return {"address space", Health::ok, "unlimited", {}};
+  return {"address space", Health::warn, both(limit, true) + ": mappings of the store count against it",
+          "ulimit -v unlimited"};
+}
+
+}  // namespace
+
+std::vector<Check> check_limits() { return {open_files(), locked_memory(), address_space()}; }
+
+}  // namespace muster::cli

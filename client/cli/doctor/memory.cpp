@@ -1,0 +1,81 @@
+// Memory that the store may take, and the pages it gets it in.
+#include <algorithm>
+
+#include "../cgroup.hpp"
+#include "../text.hpp"
+#include "check.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+constexpr double default_share = 0.3;  // of the machine's or the cgroup's memory; musterd's default --memory
+
+std::uint64_t meminfo_bytes(const std::string& key) {
+  return number_after(read_text_file("/proc/meminfo").value_or(""), key).value_or(0) * 1024;
+}
+
+Check machine_memory() {
+  const auto total = meminfo_bytes("MemTotal");
+  const auto available = meminfo_bytes("MemAvailable");
+  const auto group = cgroup_memory();
+  const auto bound = group && group->limit_bytes ? std::min(total, *group->limit_bytes) : total;
+  const auto budget = static_cast<std::uint64_t>(static_cast<double>(bound) * default_share);
+  const std::string found = format_bytes(available) + " of " + format_bytes(total) + " available; a daemon takes up to " +
+                            format_bytes(budget) + " by default";
+  if (total == 0) return {"memory", Health::warn, "/proc/meminfo can't be read", "give musterd --memory"};
+  if (available >= budget) return {"memory", Health::ok, found, {}};
+  return {"memory", Health::warn, found, "free some, or start the daemon with less: muster start --memory " +
+                                             std::to_string(std::max<std::uint64_t>(available >> 21, 64)) + "MiB"};
+}
+
+Check group_limit() {
+  const auto group = cgroup_memory();
+  if (!group) return {"memory cgroup", Health::ok, "none", {}};
+  if (!group->limit_bytes) return {"memory cgroup", Health::ok, "no limit", {}};
+  const std::string found = format_bytes(group->used_bytes) + " of " + format_bytes(*group->limit_bytes) + " used";
+  if (group->used_bytes < *group->limit_bytes / 10 * 9) return {"memory cgroup", Health::ok, found, {}};
+  return {"memory cgroup", Health::warn, found + ": processes in it may soon be killed",
+          "raise memory.max of " + group->path + " or end what fills it"};
+}
+
+Check overcommit() {
+  const auto mode = read_text_file("/proc/sys/vm/overcommit_memory").value_or("0");
+  if (mode != "2") return {"overcommit", Health::ok, "mode " + mode, {}};
+  return {"overcommit", Health::warn, "mode 2 (strict): mappings may be refused while memory is free",
+          "sysctl vm.overcommit_memory=0"};
+}
+
+/// "always within_size [advise] never" -> "advise"
+std::string chosen(const std::string& choices) {
+  const auto open = choices.find('[');
+  const auto close = choices.find(']', open);
+  return open == std::string::npos || close == std::string::npos ? "" : choices.substr(open + 1, close - open - 1);
+}
+
+Check transparent_huge_pages() {
+  const std::string path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+  const auto choices = read_text_file(path);
+  if (!choices) return {"huge pages for shmem", Health::warn, "this kernel has none: the store uses 4 KiB pages",
+                        "a kernel with CONFIG_TRANSPARENT_HUGEPAGE makes first touch of large arrays several times faster"};
+  const std::string mode = chosen(*choices);
+  if (mode != "never" && mode != "deny") return {"huge pages for shmem", Health::ok, mode, {}};
+  return {"huge pages for shmem", Health::warn, mode + ": the store uses 4 KiB pages",
+          "echo advise | sudo tee " + path};
+}
+
+Check reserved_huge_pages() {
+  const std::string folder = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
+  const auto total = read_text_file(folder + "nr_hugepages");
+  const auto unused = read_text_file(folder + "free_hugepages");
+  if (!total || !unused) return {"reserved huge pages", Health::ok, "this kernel has none; not needed", {}};
+  return {"reserved huge pages", Health::ok, *unused + " of " + *total + " (2 MiB each) free; not needed", {}};
+}
+
+}  // namespace
+
+std::vector<Check> check_memory() { return {machine_memory(), group_limit(), overcommit()}; }
+
+std::vector<Check> check_huge_pages() { return {transparent_huge_pages(), reserved_huge_pages()}; }
+
+}  // namespace muster::cli

@@ -1,0 +1,119 @@
+// Keys of --json are a contract: add freely, never rename.
+#include "help.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+constexpr std::string_view exit_statuses =
+    "Exit status: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 timeout, 5 out of memory, 6 peer lost.\n";
+
+constexpr std::string_view start_footer = R"(
+A daemon that runs already is left as it is; another --memory than its own is an error.
+
+--json: started, pid, socket, version, memory_bytes, log
+
+Example:
+  muster start --memory 4GiB
+)";
+
+constexpr std::string_view stop_footer = R"(
+Clients are told why; what they wait for ends with DaemonUnavailable. Objects in the store are gone afterwards.
+)";
+
+constexpr std::string_view run_footer = R"(
+muster run -n N [OPTIONS] -- PROGRAM [ARGUMENTS...]
+
+Each rank gets MUSTER_RANK, MUSTER_WORLD_SIZE, MUSTER_LOCAL_RANK, MUSTER_GROUP and MUSTER_SOCKET, and, unless they are
+set, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=cores/ranks. A daemon is started if there is none. Lines of output are
+prefixed with [rank]. Rank 0 reads stdin unless that is a terminal; the others read nothing.
+Signals are passed on to all ranks; Ctrl-C twice ends those that ignore the first, three times kills.
+The first rank that fails ends all: SIGTERM, and SIGKILL after the grace, to whole process groups.
+The exit status is then that rank's, or 128 + its signal.
+
+Examples:
+  muster run -n 4 -- python train.py --epochs 10
+  muster run -n 2 --group eval -- ./evaluate
+)";
+
+constexpr std::string_view status_footer = R"(
+--json: version, pid, uptime_s, socket, incarnation, log, memory_bytes, memory_used_bytes, memory_peak_bytes, objects,
+  segments, groups, lanes, huge_pages, simd, waiting_for_memory, ops_done, ops_failed, ops_in_flight, bytes_deposited,
+  bytes_copied, bytes_reduced, users: [name, memory_bytes, peak_bytes, objects, fds, in_flight],
+  clients: [id, name, pid, uid, memory_bytes, objects, held, in_flight, idle_s]
+)";
+
+constexpr std::string_view list_footer = R"(
+--json: total, objects: [id, bytes, leaves, dtype, shape, device, maker, maker_pid, holders, in_ops, pinned_s, age_s]
+  pinned_s: for so long a pickled form keeps the object although nobody holds it
+)";
+
+constexpr std::string_view groups_footer = R"(
+--json: groups: [name, epoch, world_size, on_loss, timeout_ms, state, ops_done, ops_failed, ops_in_flight,
+  seats: [rank, client, pid, state, contributed]]
+)";
+
+constexpr std::string_view doctor_footer = R"(
+ok: well. warn: Muster works, but slower or with less. fail: Muster can't work; the exit status is 1 then.
+
+--json: failed, warnings, checks: [name, health, found, mend]
+)";
+
+constexpr std::string_view bench_footer = R"(
+Each size: -w rounds to warm up, then -i rounds on the clock. In each round every rank fills its input with fresh values,
+all meet in a barrier, then each rank's time runs from its contribution until it can read its result. A round's time is
+that of the slowest rank. Sizes are one rank's input. algbw and busbw are nccl-tests' (for allgather and gather algbw
+counts all ranks' inputs). #wrong counts wrong elements; a single one makes the exit status 1.
+
+--json prints one object per size and line: system, client, op, variant, ranks, bytes, median_us, min_us, p99_us, cpu_us
+  (of all ranks and the daemon, per round), gbps (algbw), busbw_gbps, count, dtype, redop, wrong
+
+Example:
+  muster bench allreduce -n 4 -b 1K -e 64M -f 4
+)";
+
+std::string_view footer_of(std::string_view command) {
+  if (command == "start") return start_footer;
+  if (command == "stop") return stop_footer;
+  if (command == "run") return run_footer;
+  if (command == "status") return status_footer;
+  if (command == "ls") return list_footer;
+  if (command == "groups") return groups_footer;
+  if (command == "doctor") return doctor_footer;
+  return bench_footer;
+}
+
+}  // namespace
+
+std::string main_help() {
+  return R"(muster: a collective object store in memory; one daemon per node, arrays shared without copies
+
+Usage: muster COMMAND [OPTIONS]          muster COMMAND --help says more
+
+First steps:
+  muster doctor                          what this machine offers, and what to mend
+  muster run -n 4 -- python train.py     four ranks of a program, with a daemon beside them
+
+Daemon:
+  start     start this node's daemon in the background
+  stop      end it
+  status    its memory, clients and counters
+Ranks:
+  run       start n ranks of a program on this node
+  groups    groups, their seats and ops
+Store:
+  ls        objects: sizes, holders, ages
+Machine:
+  doctor    check kernel, limits, memory, CPU, daemon; say how to mend them
+  bench     measure a collective, as nccl-tests do, and check every result
+
+Options:
+  -h, --help     print this and exit
+  -V, --version  print the version and exit
+
+)" + std::string(exit_statuses);
+}
+
+std::string help_footer(std::string_view command) { return std::string(footer_of(command)); }
+
+}  // namespace muster::cli

@@ -1,0 +1,24 @@
+// The environment that `muster run` gives to a rank.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace muster::cli {
+
+struct RankPlace {
+  int rank = 0;
+  int ranks = 1;
+  std::string group;
+  std::string socket;  ///< empty: none is set
+};
+
+/// `inherited` (NAME=value each) with the MUSTER_* variables of this rank. PYTHONUNBUFFERED, so that lines come
+/// when they are printed though stdout is a pipe, and OMP_NUM_THREADS, so that the ranks share the cores, are set
+/// unless they are set already.
+[[nodiscard]] std::vector<std::string> rank_environment(std::vector<std::string> inherited, const RankPlace& place,
+                                                        unsigned cores);
+/// This process's environment.
+[[nodiscard]] std::vector<std::string> own_environment();
+
+}  // namespace muster::cli

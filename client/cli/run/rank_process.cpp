@@ -1,0 +1,100 @@
+// fork and exec by hand: posix_spawn knows no parent-death signal. Between the two only async-signal-safe calls are
+// made, and _Fork runs no atfork handlers: the child is to become another program, not a second client.
+#include "rank_process.hpp"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+namespace muster::cli {
+
+namespace {
+
+struct Pipe {
+  ipc::Fd read;
+  ipc::Fd write;
+};
+
+Result<Pipe> open_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+    return ipc::system_error(Code::failed, "no pipe for a rank", errno, "raise the limit of open files: ulimit -n 4096");
+  return Pipe{ipc::Fd(ends[0]), ipc::Fd(ends[1])};
+}
+
+std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  for (const auto& text : texts) pointers.push_back(const_cast<char*>(text.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+struct ChildSetup {
+  pid_t parent;
+  int input;  ///< -1: the parent's stdin
+  int output;
+  int error;
+  int report;  ///< takes errno when exec fails; closed by exec
+};
+
+[[noreturn]] void become(const ChildSetup& setup, char* const* arguments, char* const* environment) {
+  ::setpgid(0, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != setup.parent) ::_exit(127);  // it died before the line above
+  if (setup.input >= 0) ::dup2(setup.input, STDIN_FILENO);
+  ::dup2(setup.output, STDOUT_FILENO);
+  ::dup2(setup.error, STDERR_FILENO);
+  ::signal(SIGPIPE, SIG_DFL);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::execvpe(arguments[0], arguments, environment);
+  const int error_number = errno;
+  [[maybe_unused]] const auto written = ::write(setup.report, &error_number, sizeof error_number);
+  ::_exit(127);
+}
+
+Error exec_error(const std::string& program, int error_number) {
+  std::string hint = error_number == ENOENT ? "is it installed, and on PATH? Give its full path otherwise"
+                     : error_number == EACCES ? "make it executable: chmod +x " + program
+                                              : "try to run it by itself first";
+  return ipc::system_error(Code::invalid, "can't execute '" + program + "'", error_number, std::move(hint));
+}
+
+}  // namespace
+
+Result<RankProcess> start_rank(const RankCommand& command) {
+  auto output = open_pipe();
+  if (!output) return output.error();
+  auto error = open_pipe();
+  if (!error) return error.error();
+  auto report = open_pipe();
+  if (!report) return report.error();
+  const ipc::Fd null(command.takes_stdin ? -1 : ::open("/dev/null", O_RDONLY | O_CLOEXEC));
+
+  const auto arguments = pointers_to(command.arguments);
+  const auto environment = pointers_to(command.environment);
+  const ChildSetup setup{::getpid(), null.get(), output->write.get(), error->write.get(), report->write.get()};
+  const pid_t pid = ::_Fork();
+  if (pid < 0)
+    return ipc::system_error(Code::failed, "can't start a process", errno, "raise the limit of processes: ulimit -u");
+  if (pid == 0) become(setup, arguments.data(), environment.data());
+
+  ::setpgid(pid, pid);  // in both, as either may run first
+  report->write.reset();
+  int error_number = 0;
+  if (::read(report->read.get(), &error_number, sizeof error_number) == sizeof error_number) {
+    ::waitpid(pid, nullptr, 0);
+    return exec_error(command.arguments[0], error_number);
+  }
+  ::fcntl(output->read.get(), F_SETFL, O_NONBLOCK);
+  ::fcntl(error->read.get(), F_SETFL, O_NONBLOCK);
+  return RankProcess{pid, std::move(output->read), std::move(error->read)};
+}
+
+}  // namespace muster::cli

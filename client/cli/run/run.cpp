@@ -1,0 +1,120 @@
+// Makes sure of a daemon, starts the ranks, and says at the end which one failed, how and why.
+#include "run.hpp"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include <muster/client.hpp>
+
+#include "../cgroup.hpp"
+#include "../message.hpp"
+#include "../text.hpp"
+#include "environment.hpp"
+#include "run_loop.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+std::string signal_name(int signal) {
+  const char* abbreviation = ::sigabbrev_np(signal);
+  return abbreviation != nullptr ? "SIG" + std::string(abbreviation) : "signal " + std::to_string(signal);
+}
+
+std::string how(const Ending& ending) {
+  if (ending.signal == 0) return "exited with code " + std::to_string(ending.exit_code);
+  return "was ended by " + signal_name(ending.signal) + " (" + ::sigdescr_np(ending.signal) + ")";
+}
+
+struct Circumstances {
+  bool killed_for_memory = false;
+  std::string last_words;
+  int forwarded = 0;
+};
+
+std::string hint_for(const RankEnding& failure, const Circumstances& circumstances) {
+  const int signal = failure.ending.signal;
+  if (signal != 0 && signal == circumstances.forwarded) return "`muster run` got this signal and passed it on to every rank";
+  if (signal == SIGKILL && circumstances.killed_for_memory)
+    return "the kernel killed it for want of memory; use less per rank, fewer ranks, or raise the cgroup's memory.max";
+  if (signal == SIGKILL) return "somebody sent SIGKILL; the kernel does when memory is short: see `dmesg | tail`";
+  if (signal == SIGSEGV || signal == SIGBUS || signal == SIGABRT || signal == SIGFPE || signal == SIGILL)
+    return "a crash in native code; for Python, PYTHONFAULTHANDLER=1 shows where";
+  return "what it wrote is above, on the lines that start with [" + std::to_string(failure.rank) + "]";
+}
+
+std::string verdict(const RunLoop& loop, const RankEnding& failure) {
+  std::string text = "rank " + std::to_string(failure.rank) + " (pid " + std::to_string(loop.pid(failure.rank)) + ") " +
+                     how(failure.ending);
+  const int others = loop.supervisor().ended_with_it();
+  if (others > 0) text += "; " + plural(static_cast<std::uint64_t>(others), "other rank") + " ended with it";
+  const auto& words = loop.last_words(failure.rank);
+  if (!words.empty()) text += "\n  last words: " + words;
+  return text;
+}
+
+std::uint64_t oom_kills() {
+  const auto memory = cgroup_memory();
+  return memory ? memory->oom_kills : 0;
+}
+
+int report(const RunLoop& loop, std::uint64_t oom_kills_before) {
+  const auto& failure = loop.supervisor().failure();
+  if (!failure) return 0;
+  Circumstances circumstances;
+  circumstances.killed_for_memory = oom_kills() > oom_kills_before;
+  circumstances.forwarded = loop.supervisor().forwarded();
+  note("muster run: " + verdict(loop, *failure) + "\n  hint: " + hint_for(*failure, circumstances));
+  return failure->ending.status();
+}
+
+std::string group_name(const RunOptions& options) {
+  return options.group.empty() ? "run-" + std::to_string(::getpid()) : options.group;
+}
+
+/// Starts all ranks or none.
+Result<void> start_ranks(const RunOptions& options, const std::string& socket, RunLoop& loop) {
+  const auto inherited = own_environment();
+  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  const bool pass_stdin = ::isatty(STDIN_FILENO) == 0;
+  for (int rank = 0; rank < options.ranks; ++rank) {
+    const RankPlace place{rank, options.ranks, group_name(options), socket};
+    auto started = start_rank({options.command, rank_environment(inherited, place, cores), pass_stdin && rank == 0});
+    if (!started) {
+      loop.abandon();
+      return started.error();
+    }
+    loop.add(std::move(*started));
+  }
+  return {};
+}
+
+}  // namespace
+
+int run(const RunOptions& options) {
+  // Held to the end, so that a daemon that was started for this run doesn't end before the ranks attach.
+  ConnectOptions connect;
+  connect.socket = options.socket;
+  connect.memory = options.memory;
+  connect.name = "muster run";
+  auto client = Client::connect(connect);
+  if (!client) return static_cast<int>(complain("run", client.error()));
+
+  auto guardian = Guardian::start();
+  if (!guardian) return static_cast<int>(complain("run", guardian.error()));
+  auto signals = RunLoop::take_signals();
+  if (!signals) return static_cast<int>(complain("run", signals.error()));
+  const std::uint64_t oom_kills_before = oom_kills();
+  RunLoop loop(options.ranks, options.grace, std::move(*guardian), std::move(*signals));
+  const auto started = start_ranks(options, client->socket(), loop);
+  if (!started) return static_cast<int>(complain("run", started.error()));
+  loop.run_to_end();
+  return report(loop, oom_kills_before);
+}
+
+}  // namespace muster::cli

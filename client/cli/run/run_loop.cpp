@@ -1,0 +1,198 @@
+// One poll() loop. A group's emptiness has no event, so while one lingers it is looked at every few milliseconds.
+#include "run_loop.hpp"
+
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include "../terminal.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+constexpr std::array handled_signals{SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT, SIGWINCH};
+constexpr int lingering_poll_ms = 5;
+
+TimePoint now() { return std::chrono::steady_clock::now(); }
+
+bool is_ignored(int signal) {
+  struct sigaction current {};
+  return ::sigaction(signal, nullptr, &current) == 0 && current.sa_handler == SIG_IGN;
+}
+
+Ending ending_of(const siginfo_t& info) {
+  if (info.si_code == CLD_EXITED) return {info.si_status, 0};
+  return {0, info.si_status};
+}
+
+/// The line without its prefix and newline, cut to what fits in a message.
+std::string words_of(const std::string& lines, std::size_t prefix_bytes) {
+  if (lines.size() <= prefix_bytes + 1) return {};
+  const auto start = lines.size() < 2 ? std::string::npos : lines.rfind('\n', lines.size() - 2);
+  std::string line = lines.substr(start == std::string::npos ? 0 : start + 1);
+  line = line.substr(std::min(prefix_bytes, line.size()));
+  while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
+  while (!line.empty() && line.front() == ' ') line.erase(0, 1);
+  if (line.size() > 300) line = line.substr(0, 300) + "...";
+  return line;
+}
+
+}  // namespace
+
+Result<ipc::Fd> RunLoop::take_signals() {
+  ::signal(SIGPIPE, SIG_IGN);
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int one : handled_signals)
+    if (!is_ignored(one)) ::sigaddset(&set, one);  // nohup and shells' background jobs: leave them so
+  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  ipc::Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd) return ipc::system_error(Code::failed, "can't receive signals", errno, "raise the limit of open files: ulimit -n 4096");
+  return fd;
+}
+
+void RunLoop::add(RankProcess process) {
+  guardian_.guard(process.pid);
+  const int rank = static_cast<int>(ranks_.size());
+  const auto prefix_for = [rank](int fd) { return rank_prefix(rank, wants_colour(fd)); };
+  Stream output{std::move(process.output), STDOUT_FILENO, LinePrefixer(prefix_for(STDOUT_FILENO))};
+  Stream error{std::move(process.error), STDERR_FILENO, LinePrefixer(prefix_for(STDERR_FILENO))};
+  ranks_.push_back(std::make_unique<Rank>(
+      Rank{std::move(process), std::move(output), std::move(error), false, {}}));
+}
+
+void RunLoop::abandon() {
+  for (const auto& rank : ranks_) ::kill(-rank->process.pid, SIGKILL);
+  for (const auto& rank : ranks_) {
+    ::waitpid(rank->process.pid, nullptr, 0);
+    guardian_.forget(rank->process.pid);
+  }
+}
+
+void RunLoop::run_to_end() {
+  while (!supervisor_.over() || !queue_.empty() || streams_open()) wait_for_events();
+}
+
+bool RunLoop::streams_open() const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->output.fd || rank->error.fd; });
+}
+
+int RunLoop::poll_timeout_ms() const {
+  if (!supervisor_.lingering().empty()) return lingering_poll_ms;
+  const auto deadline = supervisor_.deadline();
+  if (!deadline) return -1;
+  const auto rest = std::chrono::ceil<std::chrono::milliseconds>(*deadline - now()).count();
+  return static_cast<int>(std::clamp<long>(rest, 0, 60'000));
+}
+
+void RunLoop::wait_for_events() {
+  std::vector<pollfd> polled{{signals_.get(), POLLIN, 0}};
+  std::vector<std::pair<Rank*, Stream*>> streams;
+  for (const auto& rank : ranks_) {
+    for (Stream* stream : {&rank->output, &rank->error}) {
+      if (!stream->fd || queue_.full()) continue;
+      polled.push_back({stream->fd.get(), POLLIN, 0});
+      streams.emplace_back(rank.get(), stream);
+    }
+  }
+  if (!queue_.empty()) polled.push_back({queue_.fd(), POLLOUT, 0});
+  const int ready = ::poll(polled.data(), polled.size(), poll_timeout_ms());
+  if (ready > 0) {
+    // Output first: what a rank wrote before it ended comes before what is said about its end.
+    for (std::size_t i = 0; i < streams.size(); ++i)
+      if (polled[i + 1].revents != 0) read_stream(*streams[i].first, *streams[i].second);
+    if (!queue_.empty() && polled.size() == streams.size() + 2 && polled.back().revents != 0) write_output();
+    if (polled[0].revents != 0) read_signals();
+  }
+  send(supervisor_.on_time(now()));
+  look_for_empty_groups();
+}
+
+void RunLoop::read_signals() {
+  signalfd_siginfo info{};
+  while (::read(signals_.get(), &info, sizeof info) == sizeof info) handle_signal(static_cast<int>(info.ssi_signo));
+  reap();  // SIGCHLD of several ranks may have come as one
+}
+
+void RunLoop::handle_signal(int signal) {
+  if (signal == SIGCHLD) return;
+  if (signal == SIGTSTP) return stop_and_go_on();
+  send(supervisor_.on_signal(signal, now()));
+}
+
+void RunLoop::stop_and_go_on() {
+  send(supervisor_.on_signal(SIGTSTP, now()));
+  ::raise(SIGSTOP);
+  send(supervisor_.on_signal(SIGCONT, now()));
+}
+
+void RunLoop::reap() {
+  std::vector<RankEnding> endings;
+  std::vector<pid_t> zombies;
+  for (std::size_t rank = 0; rank < ranks_.size(); ++rank) {
+    auto& one = *ranks_[rank];
+    siginfo_t info{};
+    const auto id = static_cast<id_t>(one.process.pid);
+    if (one.ended || ::waitid(P_PID, id, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) continue;
+    one.ended = true;
+    endings.push_back({static_cast<int>(rank), ending_of(info)});
+    zombies.push_back(one.process.pid);
+  }
+  if (endings.empty()) return;
+  // Signalled before it is reaped: until then the group's number can't be another's.
+  send(supervisor_.on_endings(endings, now()));
+  for (const pid_t pid : zombies) ::waitpid(pid, nullptr, 0);
+}
+
+void RunLoop::look_for_empty_groups() {
+  for (const int rank : supervisor_.lingering()) {
+    auto& one = *ranks_[static_cast<std::size_t>(rank)];
+    if (::kill(-one.process.pid, 0) == 0 || errno != ESRCH) continue;
+    guardian_.forget(one.process.pid);
+    supervisor_.on_group_gone(rank);
+  }
+  if (!supervisor_.over()) return;
+  // Somebody outside the groups (a daemon that a rank started) may hold a stream open for ever: take what is there.
+  for (const auto& rank : ranks_) {
+    for (Stream* stream : {&rank->output, &rank->error}) {
+      while (stream->fd && !queue_.full()) read_stream(*rank, *stream);
+    }
+  }
+}
+
+void RunLoop::read_stream(Rank& rank, Stream& stream) {
+  std::array<char, 64 << 10> bytes;  // NOLINT: filled by read
+  const ssize_t count = ::read(stream.fd.get(), bytes.data(), bytes.size());
+  const bool drained = count < 0 && (errno == EAGAIN || errno == EINTR);
+  if (drained && !supervisor_.over()) return;
+  std::string lines = count > 0 ? stream.prefixer.take({bytes.data(), static_cast<std::size_t>(count)}, now())
+                                : stream.prefixer.finish();
+  if (count <= 0) stream.fd.reset();
+  if (stream.target == STDERR_FILENO) {
+    const auto words = words_of(lines, stream.prefixer.prefix().size());
+    if (!words.empty()) rank.last_words = words;
+  }
+  queue_.push(stream.target, std::move(lines));
+}
+
+void RunLoop::write_output() {
+  const int target = queue_.fd();
+  if (queue_.write_some() == OutputQueue::Written::some) return;
+  // Nobody reads it any more: the ranks learn that as they would without us, by SIGPIPE.
+  for (const auto& rank : ranks_)
+    for (Stream* stream : {&rank->output, &rank->error})
+      if (stream->target == target) stream->fd.reset();
+}
+
+void RunLoop::send(const Supervisor::Actions& actions) {
+  for (const auto& action : actions) ::kill(-pid(action.rank), action.signal);
+}
+
+}  // namespace muster::cli

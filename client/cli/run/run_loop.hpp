@@ -1,0 +1,72 @@
+// The shell around the supervisor: waits for the ranks' output, their ends and our signals, and acts on them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/result.hpp>
+
+#include "guardian.hpp"
+#include "line_prefixer.hpp"
+#include "output_queue.hpp"
+#include "rank_process.hpp"
+#include "supervisor.hpp"
+
+namespace muster::cli {
+
+class RunLoop {
+ public:
+  RunLoop(int ranks, std::chrono::milliseconds grace, Guardian guardian, ipc::Fd signals)
+      : supervisor_(ranks, grace), guardian_(std::move(guardian)), signals_(std::move(signals)) {}
+
+  /// From here on the signals that `muster run` handles are read from the descriptor.
+  [[nodiscard]] static Result<ipc::Fd> take_signals();
+
+  void add(RankProcess process);
+  /// Ends what runs already, for a rank that could not be started.
+  void abandon();
+  /// Until no process of any rank is left and all output is written.
+  void run_to_end();
+
+  [[nodiscard]] const Supervisor& supervisor() const { return supervisor_; }
+  /// The last line that the rank wrote to stderr.
+  [[nodiscard]] const std::string& last_words(int rank) const {
+    return ranks_[static_cast<std::size_t>(rank)]->last_words;
+  }
+  [[nodiscard]] pid_t pid(int rank) const { return ranks_[static_cast<std::size_t>(rank)]->process.pid; }
+
+ private:
+  struct Stream {
+    ipc::Fd fd;
+    int target;
+    LinePrefixer prefixer;
+  };
+  struct Rank {
+    RankProcess process;
+    Stream output;
+    Stream error;
+    bool ended = false;
+    std::string last_words;
+  };
+  void wait_for_events();
+  void read_signals();
+  void handle_signal(int signal);
+  void stop_and_go_on();
+  void reap();
+  void look_for_empty_groups();
+  void read_stream(Rank& rank, Stream& stream);
+  void write_output();
+  void send(const Supervisor::Actions& actions);
+  [[nodiscard]] int poll_timeout_ms() const;
+  [[nodiscard]] bool streams_open() const;
+
+  Supervisor supervisor_;
+  Guardian guardian_;
+  ipc::Fd signals_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  OutputQueue queue_;
+};
+
+}  // namespace muster::cli

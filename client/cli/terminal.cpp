@@ -1,0 +1,38 @@
+// ANSI colours, the eight that every terminal has.
+#include "terminal.hpp"
+
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <string_view>
+
+namespace muster::cli {
+
+namespace {
+
+std::string paint(const std::string& text, int colour) {
+  return "\x1b[" + std::to_string(colour) + "m" + text + "\x1b[0m";
+}
+
+}  // namespace
+
+bool wants_colour(int fd) {
+  const char* refused = std::getenv("NO_COLOR");
+  const char* terminal = std::getenv("TERM");
+  if (refused != nullptr && *refused != '\0') return false;
+  return ::isatty(fd) == 1 && terminal != nullptr && std::string_view(terminal) != "dumb";
+}
+
+std::string rank_prefix(int rank, bool colour) {
+  constexpr std::array colours{36, 33, 32, 35, 34, 31};
+  const std::string text = "[" + std::to_string(rank) + "]";
+  return colour ? paint(text, colours[static_cast<std::size_t>(rank) % colours.size()]) : text;
+}
+
+std::string tinted(const std::string& text, Tint tint, bool colour) {
+  if (!colour) return text;
+  return paint(text, tint == Tint::green ? 32 : tint == Tint::yellow ? 33 : 31);
+}
+
+}  // namespace muster::cli

@@ -1,0 +1,126 @@
+// Formatting is by snprintf and hand: the command needs no formatting library.
+#include "text.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+
+namespace muster::cli {
+
+namespace {
+
+/// Nothing if `unit` names no power of 1024.
+std::optional<double> factor_of(std::string_view unit) {
+  std::string lower;
+  for (char c : unit) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (lower.ends_with("ib")) lower.resize(lower.size() - 2);
+  else if (lower.ends_with("b")) lower.resize(lower.size() - 1);
+  if (lower.empty()) return 1.0;
+  constexpr std::string_view prefixes = "kmgt";
+  const auto at = lower.size() == 1 ? prefixes.find(lower[0]) : std::string_view::npos;
+  if (at == std::string_view::npos) return std::nullopt;
+  return std::pow(1024.0, static_cast<double>(at + 1));
+}
+
+}  // namespace
+
+Result<std::uint64_t> parse_bytes(std::string_view text) {
+  const Error error(Code::invalid, "not a size: '" + std::string(text) + "'", "write it as 4096, 64K, 16M or 2GiB");
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, number);
+  if (parsed.ec != std::errc() || !std::isfinite(number) || number < 0) return error;
+  std::string_view unit(parsed.ptr, static_cast<std::size_t>(end - parsed.ptr));
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
+  const auto factor = factor_of(unit);
+  if (!factor || number * *factor >= 0x1p62) return error;
+  return static_cast<std::uint64_t>(std::llround(number * *factor));
+}
+
+std::string format_fixed(double value, int decimals) {
+  std::array<char, 64> text{};
+  const int length = std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
+  return std::string(text.data(), static_cast<std::size_t>(std::clamp(length, 0, 63)));
+}
+
+std::string format_bytes(std::uint64_t bytes) {
+  constexpr std::array<std::string_view, 5> units{" B", " KiB", " MiB", " GiB", " TiB"};
+  double value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < units.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  const bool whole = unit == 0 || value >= 100 || value == std::floor(value);
+  return format_fixed(value, whole ? 0 : 1) + std::string(units[unit]);
+}
+
+std::string format_age(double seconds) {
+  if (seconds < 0.001) return "0 s";
+  if (seconds < 1) return format_fixed(seconds * 1e3, 0) + " ms";
+  if (seconds < 60) return format_fixed(seconds, seconds < 10 ? 1 : 0) + " s";
+  const auto minutes = static_cast<std::uint64_t>(seconds / 60);
+  if (minutes < 60) return std::to_string(minutes) + " min";
+  const auto hours = minutes / 60;
+  if (hours >= 48) return std::to_string(hours / 24) + " d";
+  const auto rest = minutes % 60;
+  return std::to_string(hours) + " h " + (rest < 10 ? "0" : "") + std::to_string(rest) + " min";
+}
+
+std::string format_count(std::uint64_t count) {
+  std::string digits = std::to_string(count);
+  for (std::size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, " ");
+  return digits;
+}
+
+std::string format_shape(std::span<const std::int64_t> shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+std::string join(std::span<const std::string> parts, std::string_view separator) {
+  std::string text;
+  for (std::size_t i = 0; i < parts.size(); ++i) text += (i ? std::string(separator) : "") + parts[i];
+  return text;
+}
+
+std::string plural(std::uint64_t count, std::string_view noun) {
+  return std::to_string(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
+}
+
+void Table::add(std::vector<std::string> row) {
+  row.resize(columns_.size());
+  rows_.push_back(std::move(row));
+}
+
+std::string Table::render() const {
+  std::vector<std::string> titles;
+  for (const auto& column : columns_) titles.push_back(column.title);
+  std::vector<std::size_t> widths(columns_.size(), 0);
+  const auto measure = [&](const std::vector<std::string>& row) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  };
+  measure(titles);
+  for (const auto& row : rows_) measure(row);
+
+  std::string text;
+  const auto append = [&](const std::vector<std::string>& row) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const std::string padding(widths[i] - row[i].size(), ' ');
+      line += (i ? "  " : "") + (columns_[i].align == Align::right ? padding + row[i] : row[i] + padding);
+    }
+    line.resize(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  };
+  append(titles);
+  for (const auto& row : rows_) append(row);
+  return text;
+}
+
+}  // namespace muster::cli
