@@ -1,0 +1,53 @@
+// Sizes, ages and tables as people write and read them.
+#include <catch2/catch.hpp>
+
+#include "text.hpp"
+
+using namespace muster::cli;
+
+TEST_CASE("sizes are read as people write them") {
+  CHECK(parse_bytes("0").value() == 0);
+  CHECK(parse_bytes("4096").value() == 4096);
+  CHECK(parse_bytes("1K").value() == 1024);
+  CHECK(parse_bytes("64M").value() == 64 << 20);
+  CHECK(parse_bytes("2GiB").value() == 2ULL << 30);
+  CHECK(parse_bytes("1.5 mb").value() == 3 << 19);
+  CHECK(parse_bytes("1tib").value() == 1ULL << 40);
+}
+
+TEST_CASE("what is no size says so") {
+  for (const char* text : {"", "x", "-1", "1X", "1KK", "1e30", "nan", "inf", "12 34", "K"}) {
+    INFO(text);
+    CHECK_FALSE(parse_bytes(text).ok());
+  }
+}
+
+TEST_CASE("sizes, ages and counts are short") {
+  CHECK(format_bytes(0) == "0 B");
+  CHECK(format_bytes(1023) == "1023 B");
+  CHECK(format_bytes(64 << 20) == "64 MiB");
+  CHECK(format_bytes(3 << 19) == "1.5 MiB");
+  CHECK(format_age(0.25) == "250 ms");
+  CHECK(format_age(3.21) == "3.2 s");
+  CHECK(format_age(59.4) == "59 s");
+  CHECK(format_age(125) == "2 min");
+  CHECK(format_age(2 * 3600 + 5 * 60) == "2 h 05 min");
+  CHECK(format_age(5 * 86'400) == "5 d");
+  CHECK(format_count(1234567) == "1 234 567");
+  CHECK(format_count(123) == "123");
+  CHECK(format_shape(std::vector<std::int64_t>{}) == "()");
+  CHECK(format_shape(std::vector<std::int64_t>{3}) == "(3,)");
+  CHECK(format_shape(std::vector<std::int64_t>{3, 4}) == "(3, 4)");
+  CHECK(plural(1, "rank") == "1 rank");
+  CHECK(plural(2, "rank") == "2 ranks");
+}
+
+TEST_CASE("a table's columns are as wide as their widest cell") {
+  Table table({{"NAME", Align::left}, {"SIZE", Align::right}});
+  table.add({"a", "10"});
+  table.add({"longer name", "1"});
+  CHECK(table.render() ==
+        "NAME         SIZE\n"
+        "a              10\n"
+        "longer name     1\n");
+}
