@@ -28,12 +28,18 @@ struct Parsed {
   BenchOptions bench;
 };
 
+/// A bound that --help does not spell out.
+template <class T>
+CLI::Validator within(T low, T high) {
+  return CLI::Range(low, high).description("");
+}
+
 const CLI::Validator size_text(
     [](std::string& text) {
       const auto parsed = parse_bytes(text);
       return parsed ? std::string() : parsed.error().message() + " (" + parsed.error().hint() + ")";
     },
-    "SIZE");
+    "");
 
 template <class T>
 std::map<std::string, T> by_name(std::initializer_list<T> all) {
@@ -68,18 +74,18 @@ std::string names_of(const std::map<std::string, T>& table) {
 template <class T>
 CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, const std::map<std::string, T>& table,
                         const std::string& description) {
-  const auto set = [&target, table](const std::string& word) {
+  const auto set = [&target, table, flags](const std::string& word) {
     const auto found = table.find(word);
-    if (found == table.end()) throw CLI::ValidationError("", "'" + word + "' is none of: " + names_of(table));
+    if (found == table.end()) throw CLI::ValidationError(flags, "'" + word + "' is none of: " + names_of(table));
     target = found->second;
   };
   return app->add_option_function<std::string>(flags, set, description);
 }
 
 CLI::Option* add_size(CLI::App* app, const std::string& flags, std::uint64_t& target, const std::string& description) {
-  const auto set = [&target](const std::string& word) {
+  const auto set = [&target, flags](const std::string& word) {
     const auto parsed = parse_bytes(word);
-    if (!parsed) throw CLI::ValidationError("", parsed.error().message() + "; " + parsed.error().hint());
+    if (!parsed) throw CLI::ValidationError(flags, parsed.error().message() + "; " + parsed.error().hint());
     target = *parsed;
   };
   return app->add_option_function<std::string>(flags, set, description)->type_name("SIZE");
@@ -110,10 +116,10 @@ void add_start_and_stop(CLI::App& app, Parsed& parsed) {
 
 void add_run(CLI::App& app, Parsed& parsed) {
   auto* run = app.add_subcommand("run", "start n ranks of a program on this node");
-  run->add_option("-n,--ranks", parsed.run.ranks, "how many ranks")->check(CLI::Range(1, 4096))->capture_default_str();
+  run->add_option("-n,--ranks", parsed.run.ranks, "how many ranks")->check(within(1, 4096))->capture_default_str();
   run->add_option("--group", parsed.run.group, "the group's name, given to the ranks as MUSTER_GROUP [one of its own]");
   run->add_option("--grace", parsed.grace_s, "seconds between SIGTERM and SIGKILL")
-      ->check(CLI::Range(0.0, 86'400.0))
+      ->check(within(0.0, 86'400.0))
       ->capture_default_str();
   add_memory(run, parsed.run.memory, "memory of the daemon, if one has to be started");
   add_socket(run, parsed.run.socket);
@@ -150,16 +156,16 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   auto* sub = app.add_subcommand("bench", "measure a collective, as nccl-tests do, and check every result");
   const auto ops = by_name({allreduce, reduce, broadcast, allgather, gather, scatter, reduce_scatter, all_to_all, sendrecv, barrier});
   add_choice(sub, "collective", bench.op, ops, "one of: " + names_of(ops))->required()->type_name("OP");
-  sub->add_option("-n,--ranks", bench.ranks, "rank processes")->check(CLI::Range(1, 64))->capture_default_str();
+  sub->add_option("-n,--ranks", bench.ranks, "rank processes")->check(within(1, 64))->capture_default_str();
   add_size(sub, "-b,--minbytes", bench.bytes_min, "smallest input of one rank [1K]");
   add_size(sub, "-e,--maxbytes", bench.bytes_max, "largest input of one rank [64M]");
   sub->add_option("-f,--stepfactor", bench.factor, "from one size to the next")
-      ->check(CLI::Range(std::uint64_t{2}, std::uint64_t{1} << 40))
+      ->check(within(std::uint64_t{2}, std::uint64_t{1} << 40))
       ->capture_default_str();
   sub->add_option("-w,--warmup_iters", bench.warmups, "rounds before the clock counts")
-      ->check(CLI::Range(0, 1'000'000))
+      ->check(within(0, 1'000'000))
       ->capture_default_str();
-  sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")->check(CLI::Range(1, 1'000'000))->capture_default_str();
+  sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")->check(within(1, 1'000'000))->capture_default_str();
   add_choice(sub, "-d,--datatype", bench.dtype, dtypes(), "dtype, as NumPy names it [float32]")->type_name("DTYPE");
   add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")->type_name("REDOP");
   sub->add_option("-r,--root", bench.root, "root, where the op has one")->capture_default_str();
@@ -169,7 +175,7 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   sub->add_option("-c,--check", bench.check, "check the values of every result")->capture_default_str();
   sub->add_flag("--plant-error", bench.plant_error)->group("");
   sub->add_option("-T,--timeout", bench.timeout_s, "seconds that one op may take")
-      ->check(CLI::Range(0.001, 86'400.0))
+      ->check(within(0.001, 86'400.0))
       ->capture_default_str();
   add_memory(sub, bench.memory, "memory of the daemon, if one has to be started");
   add_socket(sub, bench.socket);

@@ -216,7 +216,7 @@ Result<void> measure_all(const BenchOptions& options, const BenchRank& place, co
   auto group = client->join(place.group, join);
   if (!group) return group.error();
 
-  Bench bench(options, *client, *group, CpuClock(place.rank == 0 ? daemon_pid(*client) : 0));
+  Bench bench(options, *client, *group, CpuClock(place.rank == 0 ? daemon_pid(options.socket) : 0));
   for (const std::uint64_t bytes : bench_sizes(options)) {
     const auto report = bench.measure(bytes);
     if (!report) return report.error();

@@ -1,0 +1,150 @@
+// One request at a time, each answered within a bound.
+#include "inquiry.hpp"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace muster::cli {
+
+namespace {
+
+constexpr int reply_timeout_s = 20;
+
+std::string start_hint(const std::string& given) {
+  return "start one: muster start" + (given.empty() ? std::string() : " --socket " + given);
+}
+
+Error no_daemon(const std::string& path, int error_number, const std::string& given) {
+  const bool nobody = error_number == ENOENT || error_number == ECONNREFUSED || error_number == ENOTDIR;
+  if (nobody) return Error(Code::daemon_unavailable, "no daemon listens on " + path, start_hint(given));
+  const std::string hint = error_number == EACCES ? "it is another user's; see `muster doctor`" : "see `muster doctor`";
+  return ipc::system_error(Code::daemon_unavailable, "can't connect to " + path, error_number, hint);
+}
+
+Result<ipc::Fd> connect_to(const std::string& path, const std::string& given) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path)
+    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
+                 "a Unix socket's path has at most " + std::to_string(sizeof address.sun_path - 1) + " bytes");
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd) return ipc::system_error(Code::failed, "no socket", errno, "raise the limit of open files: ulimit -n 4096");
+  const timeval bound{reply_timeout_s, 0};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    return no_daemon(path, errno, given);
+  return fd;
+}
+
+std::string text(const flatbuffers::String* found) { return found == nullptr ? std::string() : found->str(); }
+
+/// What a reply says that is not the expected one.
+Error refusal(const wire::Frame& frame) {
+  if (const auto* failure = frame.body_as_Failure())
+    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
+  if (const auto* goodbye = frame.body_as_Goodbye())
+    return Error(static_cast<Code>(goodbye->code()), "the daemon ended: " + text(goodbye->reason()), text(goodbye->hint()));
+  return Error(Code::failed, "the daemon gave an answer of an unexpected kind",
+               "daemon and command may be of different versions: see `muster doctor`");
+}
+
+}  // namespace
+
+Result<Inquiry> Inquiry::open(const std::string& socket) {
+  const std::string path = socket.empty() ? ipc::default_socket_path() : socket;
+  auto fd = connect_to(path, socket);
+  if (!fd) return fd.error();
+  Inquiry inquiry(std::move(*fd), path);
+  const auto greeted = inquiry.greet();
+  if (!greeted) return greeted.error();
+  return inquiry;
+}
+
+Result<void> Inquiry::greet() {
+  flatbuffers::FlatBufferBuilder builder;
+  const auto hello = wire::CreateHello(builder, ipc::protocol_version, builder.CreateString("muster command"),
+                                       builder.CreateString("c++"));
+  const auto reply = ask(builder, wire::Body_Hello, hello.Union(), wire::Body_Welcome);
+  if (!reply) return reply.error();
+  const auto& welcome = *reply->frame().body_as_Welcome();
+  version_ = text(welcome.version());
+  client_ = welcome.client();
+  memory_bytes_ = welcome.memory_bytes();
+  return {};
+}
+
+Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body type, flatbuffers::Offset<void> body,
+                           wire::Body expected) {
+  wire::FinishFrameBuffer(builder, wire::CreateFrame(builder, ++requests_, type, body));
+  const auto frame = std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
+  const auto sent = ipc::send_packet(fd_, frame, {});
+  if (!sent) return sent.error();
+  for (;;) {
+    ipc::Packet packet;
+    const auto received = ipc::receive_packet(fd_, packet);
+    if (!received) return received.error();
+    if (*received == ipc::Received::closed)
+      return Error(Code::daemon_unavailable, "the daemon on " + path_ + " ended", start_hint(""));
+    if (*received == ipc::Received::would_block)
+      return Error(Code::timeout, "no answer from the daemon on " + path_ + " in " + std::to_string(reply_timeout_s) + " s",
+                   "is it stopped? See its log, or end it with kill");
+    Reply reply(std::move(packet.bytes));
+    if (reply.frame().request() != requests_ && reply.frame().body_type() != wire::Body_Goodbye) continue;
+    if (reply.frame().body_type() != expected || reply.frame().body() == nullptr) return refusal(reply.frame());
+    return reply;
+  }
+}
+
+Result<Reply> Inquiry::status() {
+  flatbuffers::FlatBufferBuilder builder;
+  return ask(builder, wire::Body_StatusQuery, wire::CreateStatusQuery(builder).Union(), wire::Body_StatusReply);
+}
+
+Result<Reply> Inquiry::objects(std::uint32_t limit) {
+  flatbuffers::FlatBufferBuilder builder;
+  return ask(builder, wire::Body_ObjectsQuery, wire::CreateObjectsQuery(builder, limit).Union(), wire::Body_Objects);
+}
+
+Result<Reply> Inquiry::groups() {
+  flatbuffers::FlatBufferBuilder builder;
+  return ask(builder, wire::Body_GroupsQuery, wire::CreateGroupsQuery(builder).Union(), wire::Body_Groups);
+}
+
+Result<Reply> Inquiry::clients() {
+  flatbuffers::FlatBufferBuilder builder;
+  return ask(builder, wire::Body_ClientsQuery, wire::CreateClientsQuery(builder).Union(), wire::Body_Clients);
+}
+
+Result<Reply> Inquiry::stop(const std::string& reason) {
+  flatbuffers::FlatBufferBuilder builder;
+  const auto stop = wire::CreateStop(builder, builder.CreateString(reason));
+  return ask(builder, wire::Body_Stop, stop.Union(), wire::Body_Ok);
+}
+
+std::optional<pid_t> Inquiry::daemon_pid() const {
+  ucred peer{};
+  socklen_t bytes = sizeof peer;
+  if (::getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 || peer.pid <= 0) return std::nullopt;
+  return peer.pid;
+}
+
+bool Inquiry::wait_for_end(std::chrono::milliseconds timeout) const {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (;;) {
+    const auto rest = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    pollfd polled{fd_.get(), POLLIN, 0};
+    if (rest.count() < 0 || ::poll(&polled, 1, static_cast<int>(rest.count())) == 0) return false;
+    ipc::Packet packet;
+    const auto received = ipc::receive_packet(fd_, packet);
+    if (!received || *received == ipc::Received::closed) return true;
+  }
+}
+
+}  // namespace muster::cli

@@ -1,0 +1,65 @@
+// A short conversation with the daemon: asks what libmuster has no call for. It takes no memory and no seat.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/socket.hpp>
+#include <muster/ipc/wire_generated.h>
+#include <muster/result.hpp>
+
+namespace muster::cli {
+
+namespace wire = ipc::wire;
+
+/// A frame that came, and what lies in it.
+class Reply {
+ public:
+  explicit Reply(std::vector<std::byte> frame) : frame_(std::move(frame)) {}
+  [[nodiscard]] const wire::Frame& frame() const { return *wire::GetFrame(frame_.data()); }
+
+ private:
+  std::vector<std::byte> frame_;
+};
+
+class Inquiry {
+ public:
+  /// `socket`: empty for the default. DaemonUnavailable if no daemon listens there.
+  [[nodiscard]] static Result<Inquiry> open(const std::string& socket);
+
+  [[nodiscard]] Result<Reply> status();
+  [[nodiscard]] Result<Reply> objects(std::uint32_t limit);
+  [[nodiscard]] Result<Reply> groups();
+  [[nodiscard]] Result<Reply> clients();
+  /// Asks the daemon to end.
+  [[nodiscard]] Result<Reply> stop(const std::string& reason);
+
+  [[nodiscard]] const std::string& socket() const { return path_; }
+  [[nodiscard]] const std::string& version() const { return version_; }  ///< the daemon's
+  [[nodiscard]] std::uint32_t client() const { return client_; }         ///< this conversation among the clients
+  [[nodiscard]] std::uint64_t memory_bytes() const { return memory_bytes_; }
+  /// The daemon's process, if it is in this pid namespace.
+  [[nodiscard]] std::optional<pid_t> daemon_pid() const;
+  /// Waits until the daemon's end closes the connection. False: it still ran after `timeout`.
+  [[nodiscard]] bool wait_for_end(std::chrono::milliseconds timeout) const;
+
+ private:
+  Inquiry(ipc::Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  [[nodiscard]] Result<void> greet();
+  [[nodiscard]] Result<Reply> ask(flatbuffers::FlatBufferBuilder& builder, wire::Body type,
+                                  flatbuffers::Offset<void> body, wire::Body expected);
+
+  ipc::Fd fd_;
+  std::string path_;
+  std::string version_;
+  std::uint32_t client_ = 0;
+  std::uint64_t memory_bytes_ = 0;
+  std::uint64_t requests_ = 0;
+};
+
+}  // namespace muster::cli

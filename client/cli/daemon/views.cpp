@@ -1,0 +1,224 @@
+// status, ls and groups: what the daemon tells, as tables for people or JSON for programs.
+#include <cstdio>
+#include <string>
+
+#include "../json.hpp"
+#include "../message.hpp"
+#include "../text.hpp"
+#include "daemon_commands.hpp"
+#include "inquiry.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+std::string text(const flatbuffers::String* found) { return found == nullptr ? std::string() : found->str(); }
+
+template <class T>
+std::vector<const T*> items(const flatbuffers::Vector<flatbuffers::Offset<T>>* list) {
+  std::vector<const T*> found;
+  if (list != nullptr) found.assign(list->begin(), list->end());
+  return found;
+}
+
+std::vector<std::string> texts(const flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>>* list) {
+  std::vector<std::string> found;
+  for (const auto* one : items(list)) found.push_back(text(one));
+  return found;
+}
+
+std::vector<std::int64_t> shape_of(const wire::ObjectInfo& object) {
+  if (object.shape() == nullptr) return {};
+  return {object.shape()->begin(), object.shape()->end()};
+}
+
+void print(const std::string& output) { std::fputs(output.c_str(), stdout); }
+
+/// All clients but this command's own connection.
+std::vector<const wire::ClientInfo*> others(const wire::Clients& clients, std::uint32_t own) {
+  auto found = items(clients.clients());
+  std::erase_if(found, [own](const wire::ClientInfo* client) { return client->client() == own; });
+  return found;
+}
+
+std::string status_text(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
+  std::string out = "musterd " + text(status.version()) + ", pid " + std::to_string(status.pid()) + ", up " +
+                    format_age(status.uptime_s()) + "\n";
+  const auto line = [&out](const std::string& name, const std::string& content) {
+    out += "  " + name + std::string(9 - name.size(), ' ') + content + "\n";
+  };
+  line("socket", text(status.socket()));
+  line("log", text(status.log()));
+  line("memory", format_bytes(status.memory_used_bytes()) + " of " + format_bytes(status.memory_bytes()) + " used, peak " +
+                     format_bytes(status.memory_peak_bytes()));
+  if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
+  line("objects", format_count(status.objects()) + " in " + plural(status.segments(), "segment"));
+  line("groups", format_count(status.groups()));
+  line("ops", format_count(status.ops_done()) + " done, " + format_count(status.ops_failed()) + " failed, " +
+                  format_count(status.ops_in_flight()) + " in flight");
+  line("bytes", format_bytes(status.bytes_deposited()) + " deposited, " + format_bytes(status.bytes_copied()) +
+                    " of them copied, " + format_bytes(status.bytes_reduced()) + " reduced");
+  line("machine", plural(status.lanes(), "lane") + ", " + text(status.simd()) + ", " + text(status.huge_pages()));
+
+  Table users({{"USER"}, {"MEMORY", Align::right}, {"PEAK", Align::right}, {"OBJECTS", Align::right},
+               {"FDS", Align::right}, {"IN FLIGHT", Align::right}});
+  for (const auto* user : items(status.users()))
+    users.add({text(user->name()), format_bytes(user->memory_bytes()), format_bytes(user->peak_bytes()),
+               format_count(user->objects()), format_count(user->fds()), format_count(user->in_flight())});
+  Table table({{"CLIENT"}, {"PID", Align::right}, {"MEMORY", Align::right}, {"MADE", Align::right},
+               {"HOLDS", Align::right}, {"IN FLIGHT", Align::right}, {"LAST HEARD", Align::right}});
+  for (const auto* client : clients)
+    table.add({text(client->name()), std::to_string(client->pid()), format_bytes(client->memory_bytes()),
+               format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
+               format_age(client->idle_s()) + " ago"});
+  if (!items(status.users()).empty()) out += "\n" + users.render();
+  return out + (clients.empty() ? "\nno clients\n" : "\n" + table.render());
+}
+
+std::string status_json(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
+  JsonWriter json;
+  json.begin_object().field("version", text(status.version())).field("pid", status.pid());
+  json.field("uptime_s", status.uptime_s()).field("socket", text(status.socket()));
+  json.field("incarnation", status.incarnation()).field("log", text(status.log()));
+  json.field("memory_bytes", status.memory_bytes()).field("memory_used_bytes", status.memory_used_bytes());
+  json.field("memory_peak_bytes", status.memory_peak_bytes()).field("objects", status.objects());
+  json.field("segments", status.segments()).field("groups", status.groups()).field("lanes", status.lanes());
+  json.field("huge_pages", text(status.huge_pages())).field("simd", text(status.simd()));
+  json.field("waiting_for_memory", status.waiting_for_memory()).field("ops_done", status.ops_done());
+  json.field("ops_failed", status.ops_failed()).field("ops_in_flight", status.ops_in_flight());
+  json.field("bytes_deposited", status.bytes_deposited()).field("bytes_copied", status.bytes_copied());
+  json.field("bytes_reduced", status.bytes_reduced());
+  json.key("users").begin_array();
+  for (const auto* user : items(status.users())) {
+    json.begin_object().field("name", text(user->name())).field("memory_bytes", user->memory_bytes());
+    json.field("peak_bytes", user->peak_bytes()).field("objects", user->objects()).field("fds", user->fds());
+    json.field("in_flight", user->in_flight()).end_object();
+  }
+  json.end_array().key("clients").begin_array();
+  for (const auto* client : clients) {
+    json.begin_object().field("id", client->client()).field("name", text(client->name())).field("pid", client->pid());
+    json.field("uid", client->uid()).field("memory_bytes", client->memory_bytes()).field("objects", client->objects());
+    json.field("held", client->held()).field("in_flight", client->in_flight()).field("idle_s", client->idle_s());
+    json.end_object();
+  }
+  json.end_array().end_object();
+  return json.text() + "\n";
+}
+
+std::string id_of(const wire::ObjectInfo& object) {
+  // Maker and its counter, as the id is made of.
+  return std::to_string(object.object() >> 32) + ":" + std::to_string(object.object() & 0xffffffffU);
+}
+
+std::string holders_of(const wire::ObjectInfo& object) {
+  const auto names = texts(object.holders());
+  if (!names.empty()) return join(names, ", ");
+  return object.pinned_s() > 0 ? "a pickle, " + format_age(object.pinned_s()) + " more" : "nobody";
+}
+
+std::string list_text(const wire::Objects& objects) {
+  const auto all = items(objects.objects());
+  if (all.empty()) return "no objects in the store\n";
+  Table table({{"ID"}, {"SIZE", Align::right}, {"DTYPE"}, {"SHAPE"}, {"MAKER"}, {"AGE", Align::right},
+               {"OPS", Align::right}, {"HELD BY"}});
+  std::uint64_t bytes = 0;
+  for (const auto* object : all) {
+    const std::string shape = object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
+    table.add({id_of(*object), format_bytes(object->bytes()), text(object->dtype()), shape, text(object->maker()),
+               format_age(object->age_s()), std::to_string(object->in_ops()), holders_of(*object)});
+    bytes += object->bytes();
+  }
+  std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + format_bytes(bytes) + "\n";
+  if (objects.total() > all.size())
+    out += std::to_string(objects.total() - all.size()) + " more: muster ls --limit " + std::to_string(objects.total()) + "\n";
+  return out;
+}
+
+std::string list_json(const wire::Objects& objects) {
+  JsonWriter json;
+  json.begin_object().field("total", objects.total()).key("objects").begin_array();
+  for (const auto* object : items(objects.objects())) {
+    json.begin_object().field("id", id_of(*object)).field("bytes", object->bytes()).field("leaves", object->leaves());
+    json.field("dtype", text(object->dtype())).array("shape", shape_of(*object)).field("device", text(object->device()));
+    json.field("maker", text(object->maker())).field("maker_pid", object->maker_pid());
+    json.array("holders", texts(object->holders())).field("in_ops", object->in_ops());
+    json.field("pinned_s", object->pinned_s()).field("age_s", object->age_s()).end_object();
+  }
+  json.end_array().end_object();
+  return json.text() + "\n";
+}
+
+std::string groups_text(const wire::Groups& groups) {
+  const auto all = items(groups.groups());
+  if (all.empty()) return "no groups\n";
+  std::string out;
+  for (const auto* group : all) {
+    out += text(group->name()) + ": " + text(group->state()) + ", epoch " + std::to_string(group->epoch()) + ", " +
+           plural(static_cast<std::uint64_t>(group->world_size()), "rank") + ", on_loss " + text(group->on_loss()) +
+           ", timeout " + format_age(group->timeout_ms() / 1e3) + ", ops " + format_count(group->ops_done()) + " done, " +
+           format_count(group->ops_failed()) + " failed, " + format_count(group->ops_in_flight()) + " in flight\n";
+    Table seats({{"  RANK", Align::right}, {"STATE"}, {"CONTRIBUTED", Align::right}, {"PID", Align::right}, {"CLIENT"}});
+    for (const auto* seat : items(group->seats()))
+      seats.add({std::to_string(seat->rank()), text(seat->state()), format_count(seat->contributed()),
+                 seat->pid() != 0 ? std::to_string(seat->pid()) : "", text(seat->client())});
+    out += seats.render() + "\n";
+  }
+  out.pop_back();
+  return out;
+}
+
+std::string groups_json(const wire::Groups& groups) {
+  JsonWriter json;
+  json.begin_object().key("groups").begin_array();
+  for (const auto* group : items(groups.groups())) {
+    json.begin_object().field("name", text(group->name())).field("epoch", group->epoch());
+    json.field("world_size", group->world_size()).field("on_loss", text(group->on_loss()));
+    json.field("timeout_ms", group->timeout_ms()).field("state", text(group->state()));
+    json.field("ops_done", group->ops_done()).field("ops_failed", group->ops_failed());
+    json.field("ops_in_flight", group->ops_in_flight()).key("seats").begin_array();
+    for (const auto* seat : items(group->seats())) {
+      json.begin_object().field("rank", seat->rank()).field("client", text(seat->client())).field("pid", seat->pid());
+      json.field("state", text(seat->state())).field("contributed", seat->contributed()).end_object();
+    }
+    json.end_array().end_object();
+  }
+  json.end_array().end_object();
+  return json.text() + "\n";
+}
+
+}  // namespace
+
+ExitStatus status(const StatusOptions& options) {
+  auto inquiry = Inquiry::open(options.socket);
+  if (!inquiry) return complain("status", inquiry.error());
+  const auto found = inquiry->status();
+  if (!found) return complain("status", found.error());
+  const auto clients = inquiry->clients();
+  if (!clients) return complain("status", clients.error());
+  const auto listed = others(*clients->frame().body_as_Clients(), inquiry->client());
+  const auto& reply = *found->frame().body_as_StatusReply();
+  print(options.json ? status_json(reply, listed) : status_text(reply, listed));
+  return ExitStatus::ok;
+}
+
+ExitStatus list(const ListOptions& options) {
+  auto inquiry = Inquiry::open(options.socket);
+  if (!inquiry) return complain("ls", inquiry.error());
+  const auto found = inquiry->objects(options.limit);
+  if (!found) return complain("ls", found.error());
+  const auto& objects = *found->frame().body_as_Objects();
+  print(options.json ? list_json(objects) : list_text(objects));
+  return ExitStatus::ok;
+}
+
+ExitStatus groups(const GroupsOptions& options) {
+  auto inquiry = Inquiry::open(options.socket);
+  if (!inquiry) return complain("groups", inquiry.error());
+  const auto found = inquiry->groups();
+  if (!found) return complain("groups", found.error());
+  const auto& reply = *found->frame().body_as_Groups();
+  print(options.json ? groups_json(reply) : groups_text(reply));
+  return ExitStatus::ok;
+}
+
+}  // namespace muster::cli

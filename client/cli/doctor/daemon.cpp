@@ -1,0 +1,93 @@
+// The socket's folder, and the daemon behind it.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include <muster/ipc/socket.hpp>
+
+#include "../daemon/inquiry.hpp"
+#include "../text.hpp"
+#include "check.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string path_of(const std::string& socket) { return socket.empty() ? ipc::default_socket_path() : socket; }
+
+std::string octal(mode_t mode) {
+  std::string digits;
+  for (unsigned rest = mode & 07777U; rest > 0 || digits.empty(); rest /= 8)
+    digits.insert(digits.begin(), static_cast<char>('0' + rest % 8));
+  return digits;
+}
+
+/// The folder itself, or the first one above it that is there: it is made when a daemon starts.
+fs::path first_existing(fs::path folder) {
+  std::error_code ignored;
+  while (!fs::exists(folder, ignored) && folder.has_relative_path()) folder = folder.parent_path();
+  return folder;
+}
+
+Check folder_of(const std::string& path) {
+  const fs::path folder = fs::absolute(path).parent_path();
+  const fs::path existing = first_existing(folder);
+  struct stat info {};
+  if (::stat(existing.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))
+    return {"socket folder", Health::fail, existing.string() + " is not a folder", "give another --socket"};
+  if (existing != folder) {
+    if (::access(existing.c_str(), W_OK) == 0)
+      return {"socket folder", Health::ok, folder.string() + ", made when a daemon starts", {}};
+    return {"socket folder", Health::fail, folder.string() + " can't be made: no right to write to " + existing.string(),
+            "set XDG_RUNTIME_DIR, or give --socket a path of your own"};
+  }
+  const std::string found = folder.string() + ", mode " + octal(info.st_mode);
+  const bool sticky = (info.st_mode & S_ISVTX) != 0;
+  if ((info.st_mode & S_IWOTH) != 0 && !sticky)
+    return {"socket folder", Health::warn, found + ": anybody may put another socket there", "chmod o-w " + folder.string()};
+  if (::access(folder.c_str(), X_OK) == 0) return {"socket folder", Health::ok, found, {}};
+  return {"socket folder", Health::fail, found + ": no right to enter it", "give --socket a path of your own"};
+}
+
+Check path_length(const std::string& path) {
+  constexpr std::size_t path_bytes_max = 107;
+  if (path.size() <= path_bytes_max) return {"socket path", Health::ok, path, {}};
+  return {"socket path", Health::fail, std::to_string(path.size()) + " bytes; Unix sockets allow " + std::to_string(path_bytes_max),
+          "set MUSTER_SOCKET to a shorter path"};
+}
+
+Check version_of(const Inquiry& inquiry) {
+  if (inquiry.version() == MUSTER_VERSION) return {"version", Health::ok, MUSTER_VERSION ", the daemon too", {}};
+  return {"version", Health::warn, "the daemon is " + inquiry.version() + ", this command " MUSTER_VERSION,
+          "muster stop; muster start"};
+}
+
+}  // namespace
+
+std::vector<Check> check_socket(const std::string& socket) {
+  const std::string path = path_of(socket);
+  return {path_length(path), folder_of(path)};
+}
+
+std::vector<Check> check_daemon(const std::string& socket) {
+  auto inquiry = Inquiry::open(socket);
+  if (!inquiry) {
+    const auto& error = inquiry.error();
+    const bool absent = error.code() == Code::daemon_unavailable;
+    return {{"daemon", absent ? Health::warn : Health::fail, error.message(), error.hint()},
+            {"version", Health::ok, MUSTER_VERSION, {}}};
+  }
+  const auto status = inquiry->status();
+  if (!status) return {{"daemon", Health::fail, status.error().message(), status.error().hint()}};
+  const auto& reply = *status->frame().body_as_StatusReply();
+  const Check running{"daemon", Health::ok,
+                      "pid " + std::to_string(reply.pid()) + ", " + format_bytes(reply.memory_used_bytes()) + " of " +
+                          format_bytes(reply.memory_bytes()) + " used, " + plural(reply.clients() - 1, "client"),
+                      {}};
+  return {running, version_of(*inquiry)};
+}
+
+}  // namespace muster::cli

@@ -1,0 +1,63 @@
+"""The command line: help, versions, misuse, and the words of messages."""
+
+import re
+
+import pytest
+
+COMMANDS = ["start", "stop", "run", "status", "ls", "groups", "doctor", "bench"]
+
+
+def test_bare_muster_shows_the_way(muster):
+    done = muster()
+    assert done.returncode == 0
+    for word in COMMANDS + ["muster doctor", "muster run -n 4 -- python train.py"]:
+        assert word in done.stdout
+    assert done.stdout == muster("--help").stdout
+
+
+def test_version(muster):
+    assert re.fullmatch(r"muster \d+\.\d+\.\d+\n", muster("--version").stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(muster, command):
+    done = muster(command, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"muster {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bogus",),
+        ("start", "--head"),
+        ("start", "--memory", "much"),
+        ("status", "--nope"),
+        ("ls", "--limit", "-1"),
+        ("bench",),
+        ("bench", "allreduxe"),
+        ("bench", "allreduce", "-b", "5Q"),
+        ("bench", "allreduce", "-b", "2M", "-e", "1M"),
+        ("bench", "allreduce", "-d", "float31"),
+        ("bench", "allreduce", "-d", "complex64", "-o", "max"),
+        ("bench", "broadcast", "-n", "2", "-r", "2"),
+    ],
+)
+def test_misuse_is_told_with_a_next_step(muster, words):
+    done = muster(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "hint: see `muster" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["stop", "status", "ls", "groups"])
+def test_without_a_daemon(muster, command):
+    done = muster(command)
+    assert done.returncode == 3
+    assert muster.socket in done.stderr and "muster start" in done.stderr
+
+
+def test_a_socket_path_that_is_too_long(muster):
+    done = muster("status", "--socket", "/tmp/" + "x" * 200)
+    assert done.returncode == 1
+    assert "107 bytes" in done.stderr

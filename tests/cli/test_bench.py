@@ -1,0 +1,96 @@
+"""`muster bench`: every collective, verified; figures in the shape that others parse."""
+
+import json
+
+import pytest
+
+OPS = ["allreduce", "reduce", "broadcast", "allgather", "gather", "scatter", "reduce_scatter", "all_to_all", "sendrecv", "barrier"]
+REDUCING = ["allreduce", "reduce", "reduce_scatter"]
+KEYS = {"system", "client", "op", "variant", "ranks", "bytes", "median_us", "min_us", "p99_us", "cpu_us", "gbps", "wrong"}
+
+
+def bench(muster, *words):
+    done = muster("bench", *words, "--json", "-w", "1", "-i", "3", "--memory", "512MiB")
+    return done, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_every_op_is_right(muster, op, ranks):
+    done, lines = bench(muster, op, "-n", str(ranks), "-b", "1K", "-e", "1M", "-f", "32")
+    assert done.returncode == 0, done.stderr
+    assert [line["bytes"] for line in lines] == ([0] if op == "barrier" else [1 << 10, 1 << 15, 1 << 20])
+    for line in lines:
+        assert KEYS <= set(line)
+        assert (line["system"], line["client"], line["op"], line["variant"]) == ("muster", "c++", op, "default")
+        assert line["ranks"] == ranks and line["wrong"] == 0
+        assert 0 < line["min_us"] <= line["median_us"] <= line["p99_us"]
+        assert line["cpu_us"] > 0
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op != "barrier"])
+def test_a_planted_error_is_found(muster, op):
+    done, lines = bench(muster, op, "-n", "3", "-b", "64K", "-e", "64K", "--plant-error")
+    assert done.returncode == 1
+    assert lines[0]["wrong"] > 0
+    assert "wrong" in done.stderr and "hint: " in done.stderr
+
+
+@pytest.mark.parametrize("redop", ["sum", "prod", "min", "max", "mean"])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "bfloat16", "float64"])
+def test_dtypes_and_reduce_ops(muster, dtype, redop):
+    done, lines = bench(muster, "allreduce", "-n", "3", "-b", "20000", "-e", "20000", "-d", dtype, "-o", redop)
+    assert done.returncode == 0, done.stderr
+    assert lines[0]["dtype"] == dtype and lines[0]["redop"] == redop and lines[0]["wrong"] == 0
+
+
+@pytest.mark.parametrize("words", [("-d", "complex128", "-o", "prod"), ("-d", "int32", "-o", "bxor"), ("-d", "float32", "-o", "land"), ("-d", "uint8", "-o", "bor")])
+def test_more_reduce_ops(muster, words):
+    done, lines = bench(muster, "reduce_scatter", "-n", "3", "-b", "30000", "-e", "30000", *words)
+    assert done.returncode == 0 and lines[0]["wrong"] == 0, done.stderr
+
+
+@pytest.mark.parametrize("variant", ["out", "first_read"])
+@pytest.mark.parametrize("op", ["allreduce", "allgather"])
+def test_variants(muster, op, variant):
+    done, lines = bench(muster, op, "-n", "2", "-b", "1M", "-e", "1M", "--variant", variant)
+    assert done.returncode == 0, done.stderr
+    assert lines[0]["variant"] == variant and lines[0]["wrong"] == 0
+    done, lines = bench(muster, op, "-n", "2", "-b", "1M", "-e", "1M", "--variant", variant, "--plant-error")
+    assert done.returncode == 1
+
+
+def test_table_has_nccl_tests_columns(muster):
+    done = muster("bench", "allreduce", "-n", "2", "-b", "8", "-e", "1K", "-f", "2", "-i", "2", "-w", "0", "--memory", "256MiB")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for title in ("size", "count", "type", "redop", "algbw", "busbw", "#wrong"):
+        assert title in lines[1]
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    assert [int(row[0]) for row in rows] == [8, 16, 32, 64, 128, 256, 512, 1024]
+    assert all(row[2:4] == ["float32", "sum"] and row[-1] == "0" for row in rows)
+
+
+def test_busbw_is_nccl_tests(muster):
+    _, lines = bench(muster, "allreduce", "-n", "4", "-b", "1M", "-e", "1M")
+    assert lines[0]["gbps"] == pytest.approx(lines[0]["bytes"] / lines[0]["median_us"] / 1e3, rel=1e-4)
+    assert lines[0]["busbw_gbps"] == pytest.approx(1.5 * lines[0]["gbps"], rel=1e-4)
+
+
+def test_a_store_that_is_too_small(muster):
+    muster("start", "--memory", "16MiB")
+    done = muster("bench", "allreduce", "-n", "2", "-b", "64M", "-e", "64M", "-T", "1")
+    assert done.returncode == 5, done.stderr
+    assert "OutOfMemory" in done.stderr and "hint: " in done.stderr
+
+
+def test_it_leaves_the_store_empty(muster):
+    muster("start", "--memory", "256MiB")
+    assert bench_status(muster) == 0
+    told = json.loads(muster("status", "--json").stdout)
+    assert told["objects"] == 0 and told["clients"] == [] and told["groups"] == 0
+    assert told["ops_failed"] == 0 and told["bytes_copied"] == 0
+
+
+def bench_status(muster):
+    return muster("bench", "allgather", "-n", "4", "-b", "1K", "-e", "1M").returncode

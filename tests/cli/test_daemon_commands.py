@@ -1,0 +1,140 @@
+"""start, stop, status, ls, groups against a real daemon."""
+
+import json
+import os
+import signal
+import sys
+
+from conftest import PATIENCE_S, wait_gone
+
+MIB = 1 << 20
+
+# Holds a benchmark's ranks in place: a group of two, of which one never comes.
+WAIT_IN_GROUP = ("bench", "allreduce", "-n", "1", "-b", "1M", "-e", "1M", "-w", "0", "-i", "1000000")
+
+
+def status(muster):
+    done = muster("status", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_start_status_stop(muster):
+    started = muster("start", "--memory", "64MiB")
+    assert started.returncode == 0, started.stderr
+    assert muster.socket in started.stdout and "muster status" in started.stdout
+    told = status(muster)
+    assert told["socket"] == muster.socket
+    assert told["memory_bytes"] == 64 * MIB
+    assert told["clients"] == [] and told["objects"] == 0
+    stopped = muster("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert not os.path.exists(muster.socket)
+    wait_gone(told["pid"])
+    assert muster("stop").returncode == 3
+
+
+def test_start_again_leaves_the_daemon_as_it_is(muster):
+    first = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)
+    assert first["started"] is True
+    again = muster("start", "--memory", "64MiB", "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout) == {**first, "started": False}
+    other = muster("start", "--memory", "128MiB")
+    assert other.returncode == 1
+    assert "64" in other.stderr and "128" in other.stderr and "muster stop" in other.stderr
+
+
+def test_a_started_daemon_outlives_its_starter_and_does_not_end_when_idle(muster):
+    muster("start", "--memory", "64MiB")
+    assert status(muster)["pid"] == status(muster)["pid"]
+
+
+def test_socket_by_flag(muster):
+    other = str(muster.folder / "other")
+    assert muster("start", "--memory", "64MiB", "--socket", other).returncode == 0
+    assert muster("status").returncode == 3
+    assert muster("status", "--socket", other).returncode == 0
+    assert muster("stop", "--socket", other).returncode == 0
+
+
+def test_stop_ends_a_run_that_uses_the_daemon(muster):
+    process = muster.start(*WAIT_IN_GROUP)
+    while not muster("groups", "--json").returncode == 0:
+        assert process.poll() is None
+    assert muster("stop").returncode == 0
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 3, errors
+    assert "hint: " in errors
+
+
+def busy(muster):
+    """A benchmark in the background, once its group is there."""
+    muster("start", "--memory", "256MiB")
+    process = muster.start(*WAIT_IN_GROUP)
+    while True:
+        groups = json.loads(muster("groups", "--json").stdout)["groups"]
+        if groups and groups[0]["seats"][0]["contributed"] > 0:
+            return process, groups
+        assert process.poll() is None, process.stderr.read()
+
+
+def test_groups_status_and_ls_show_who_works(muster):
+    process, groups = busy(muster)
+    try:
+        (group,) = groups
+        assert group["name"].startswith("bench-") and group["world_size"] == 1
+        seat = group["seats"][0]
+        assert seat["rank"] == 0 and seat["client"].startswith("muster bench 0")
+        assert seat["pid"] in children_of(process.pid)
+        (client,) = status(muster)["clients"]
+        assert client["pid"] == seat["pid"] and client["memory_bytes"] > 0
+        objects = objects_once_there(muster)
+        assert objects[0]["bytes"] == MIB and objects[0]["dtype"] == "float32" and objects[0]["shape"] == [MIB // 4]
+        text = muster("groups").stdout
+        assert group["name"] in text and "CONTRIBUTED" in text
+        assert "muster bench 0" in muster("status").stdout
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_S)
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def objects_once_there(muster):
+    """Objects come and go with each round; some query sees one."""
+    while True:
+        objects = json.loads(muster("ls", "--json").stdout)["objects"]
+        if objects:
+            return objects
+
+
+def test_tables_of_an_empty_store(muster):
+    muster("start", "--memory", "64MiB")
+    assert muster("ls").stdout == "no objects in the store\n"
+    assert muster("groups").stdout == "no groups\n"
+    assert "no clients" in muster("status").stdout
+    assert json.loads(muster("ls", "--json").stdout) == {"total": 0, "objects": []}
+    assert json.loads(muster("groups", "--json").stdout) == {"groups": []}
+
+
+def test_a_stopped_daemon_does_not_hang_the_command(muster):
+    muster("start", "--memory", "64MiB")
+    pid = status(muster)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = muster("stop", "--timeout", "0.2")
+        assert done.returncode == 4
+        assert "hint: " in done.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_run_leaves_nothing_behind_in_the_store(muster):
+    muster("start", "--memory", "64MiB")
+    done = muster("run", "-n", "2", "--", sys.executable, "-c", "pass")
+    assert done.returncode == 0, done.stderr
+    assert status(muster)["clients"] == []
