@@ -3,8 +3,10 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -12,8 +14,6 @@
 namespace muster::cli {
 
 namespace {
-
-constexpr int reply_timeout_s = 20;
 
 std::string start_hint(const std::string& given) {
   return "start one: muster start" + (given.empty() ? std::string() : " --socket " + given);
@@ -26,7 +26,12 @@ Error no_daemon(const std::string& path, int error_number, const std::string& gi
   return ipc::system_error(Code::daemon_unavailable, "can't connect to " + path, error_number, hint);
 }
 
-Result<ipc::Fd> connect_to(const std::string& path, const std::string& given) {
+timeval timeval_of(std::chrono::milliseconds timeout) {
+  const auto whole = std::chrono::floor<std::chrono::seconds>(timeout);
+  return {whole.count(), std::chrono::microseconds(timeout - whole).count()};
+}
+
+Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, std::chrono::milliseconds timeout) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
@@ -35,7 +40,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given) {
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd) return ipc::system_error(Code::failed, "no socket", errno, "raise the limit of open files: ulimit -n 4096");
-  const timeval bound{reply_timeout_s, 0};
+  const timeval bound = timeval_of(timeout);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
@@ -57,11 +62,11 @@ Error refusal(const wire::Frame& frame) {
 
 }  // namespace
 
-Result<Inquiry> Inquiry::open(const std::string& socket) {
+Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::milliseconds timeout) {
   const std::string path = socket.empty() ? ipc::default_socket_path() : socket;
-  auto fd = connect_to(path, socket);
+  auto fd = connect_to(path, socket, timeout);
   if (!fd) return fd.error();
-  Inquiry inquiry(std::move(*fd), path);
+  Inquiry inquiry(std::move(*fd), path, timeout);
   const auto greeted = inquiry.greet();
   if (!greeted) return greeted.error();
   return inquiry;
@@ -93,13 +98,21 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
     if (*received == ipc::Received::closed)
       return Error(Code::daemon_unavailable, "the daemon on " + path_ + " ended", start_hint(""));
     if (*received == ipc::Received::would_block)
-      return Error(Code::timeout, "no answer from the daemon on " + path_ + " in " + std::to_string(reply_timeout_s) + " s",
-                   "is it stopped? See its log, or end it with kill");
+      return no_answer();
     Reply reply(std::move(packet.bytes));
     if (reply.frame().request() != requests_ && reply.frame().body_type() != wire::Body_Goodbye) continue;
     if (reply.frame().body_type() != expected || reply.frame().body() == nullptr) return refusal(reply.frame());
     return reply;
   }
+}
+
+Error Inquiry::no_answer() const {
+  const auto pid = daemon_pid();
+  const std::string process = pid ? std::to_string(*pid) : "PID";
+  return Error(Code::timeout,
+               "no answer from the daemon on " + path_ + " (pid " + process + ") in " +
+                   std::to_string(timeout_.count()) + " ms",
+               "if it is stopped, let it go on with `kill -CONT " + process + "`; `kill -KILL " + process + "` ends it");
 }
 
 Result<Reply> Inquiry::status() {
@@ -135,12 +148,17 @@ std::optional<pid_t> Inquiry::daemon_pid() const {
   return peer.pid;
 }
 
-bool Inquiry::wait_for_end(std::chrono::milliseconds timeout) const {
+bool Inquiry::wait_for_end(std::chrono::milliseconds timeout) {
+  const auto pid = daemon_pid();
+  const ipc::Fd process(pid ? static_cast<int>(::syscall(SYS_pidfd_open, *pid, 0)) : -1);
+  if (pid && !process && errno == ESRCH) return true;
+  if (process) fd_.reset();  // so that the daemon need not wait for us
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
     const auto rest = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    pollfd polled{fd_.get(), POLLIN, 0};
+    pollfd polled{process ? process.get() : fd_.get(), POLLIN, 0};
     if (rest.count() < 0 || ::poll(&polled, 1, static_cast<int>(rest.count())) == 0) return false;
+    if (process && polled.revents != 0) return true;
     ipc::Packet packet;
     const auto received = ipc::receive_packet(fd_, packet);
     if (!received || *received == ipc::Received::closed) return true;

@@ -29,8 +29,9 @@ class Reply {
 
 class Inquiry {
  public:
-  /// `socket`: empty for the default. DaemonUnavailable if no daemon listens there.
-  [[nodiscard]] static Result<Inquiry> open(const std::string& socket);
+  /// `socket`: empty for the default. DaemonUnavailable if no daemon listens there. `timeout`: of each answer.
+  [[nodiscard]] static Result<Inquiry> open(const std::string& socket,
+                                            std::chrono::milliseconds timeout = std::chrono::seconds(20));
 
   [[nodiscard]] Result<Reply> status();
   [[nodiscard]] Result<Reply> objects(std::uint32_t limit);
@@ -45,17 +46,20 @@ class Inquiry {
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_bytes_; }
   /// The daemon's process, if it is in this pid namespace.
   [[nodiscard]] std::optional<pid_t> daemon_pid() const;
-  /// Waits until the daemon's end closes the connection. False: it still ran after `timeout`.
-  [[nodiscard]] bool wait_for_end(std::chrono::milliseconds timeout) const;
+  /// Hangs up and waits for the end of the daemon's process; where it can't be seen, of the connection. False: not within `timeout`.
+  [[nodiscard]] bool wait_for_end(std::chrono::milliseconds timeout);
 
  private:
-  Inquiry(ipc::Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  Inquiry(ipc::Fd fd, std::string path, std::chrono::milliseconds timeout)
+      : fd_(std::move(fd)), path_(std::move(path)), timeout_(timeout) {}
   [[nodiscard]] Result<void> greet();
+  [[nodiscard]] Error no_answer() const;
   [[nodiscard]] Result<Reply> ask(flatbuffers::FlatBufferBuilder& builder, wire::Body type,
                                   flatbuffers::Offset<void> body, wire::Body expected);
 
   ipc::Fd fd_;
   std::string path_;
+  std::chrono::milliseconds timeout_;
   std::string version_;
   std::uint32_t client_ = 0;
   std::uint64_t memory_bytes_ = 0;
