@@ -19,9 +19,9 @@ def find_muster() -> str:
     given = os.environ.get("MUSTER_CLI")
     if given:
         return given
-    built = sorted(ROOT.glob("build/*/client/cli/muster"), key=lambda path: path.stat().st_mtime)
+    built = sorted(ROOT.glob("build/*/bin/muster"), key=lambda path: path.stat().st_mtime)
     found = str(built[-1]) if built else shutil.which("muster")
-    assert found, "no `muster` executable: build the target muster_cli, or set MUSTER_CLI"
+    assert found, "no `muster` executable: build the target muster, or set MUSTER_CLI"
     return found
 
 
