@@ -1,0 +1,75 @@
+"""Who includes whom: the checkout against daemon/ARCHITECTURE.md, and the check against planted mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from arrows import read_includes, read_table, wrong_arrows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TABLE = """
+| folder | may include |
+| --- | --- |
+| include/muster | |
+| daemon/base | include/muster |
+| daemon/store | daemon/base, include/muster |
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for path, text in {
+        "include/muster/types.hpp": "#include <vector>\n",
+        "daemon/base/time.hpp": "#include <muster/types.hpp>\n",
+        "daemon/store/store.hpp": '#include "base/time.hpp"\n#include <spdlog/spdlog.h>\n',
+        "daemon/store/store.cpp": '#include "store.hpp"\n',
+    }.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path
+
+
+def test_every_include_is_an_arrow_of_the_table():
+    table = read_table((ROOT / "daemon" / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    assert wrong_arrows(ROOT, table) == []
+
+
+def test_public_headers_include_the_standard_library_and_each_other_only():
+    public = (i for i in read_includes(ROOT) if i.source.parent == Path("include/muster"))
+    assert [str(i) for i in public if not i.header.startswith("muster/") and not i.header.isidentifier()] == []
+
+
+def test_the_checkout_is_really_read():
+    sources = {str(include.source.parent) for include in read_includes(ROOT)}
+    assert {"include/muster", "daemon/session", "daemon/collective"} <= sources
+
+
+def test_a_right_tree_passes(tree: Path):
+    assert wrong_arrows(tree, read_table(TABLE)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "complaint"),
+    [
+        ("daemon/base/up.cpp", '#include "store/store.hpp"', "daemon/base may not include daemon/store"),
+        ("daemon/base/up.cpp", '#  include "../store/store.hpp"', "daemon/base may not include daemon/store"),
+        ("include/muster/up.hpp", '#include "daemon/base/time.hpp"', "include/muster may not include daemon/base"),
+        ("daemon/base/lost.cpp", '#include "nowhere.hpp"', "no such file"),
+        ("daemon/other/new.cpp", '#include "base/time.hpp"', "no row of the table holds daemon/other"),
+    ],
+)
+def test_a_planted_wrong_arrow_is_caught(tree: Path, path: str, line: str, complaint: str):
+    planted = tree / path
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_text(line + "\n")
+    [wrong] = wrong_arrows(tree, read_table(TABLE))
+    assert complaint in wrong
+    assert f"{path}:1" in wrong
+
+
+def test_a_table_that_names_an_unknown_folder_is_refused():
+    with pytest.raises(ValueError, match="daemon/cluster"):
+        read_table(TABLE + "| daemon/session | daemon/cluster |\n")
