@@ -58,7 +58,8 @@ std::map<std::string, DType> dtypes() {
 
 std::map<std::string, ReduceOp> reduce_ops() {
   std::map<std::string, ReduceOp> table;
-  for (std::size_t i = 0; i < reduce_op_count; ++i) table.emplace(name(static_cast<ReduceOp>(i)), static_cast<ReduceOp>(i));
+  for (std::size_t i = 0; i < reduce_op_count; ++i)
+    table.emplace(name(static_cast<ReduceOp>(i)), static_cast<ReduceOp>(i));
   table.emplace("avg", ReduceOp::mean);
   return table;
 }
@@ -92,7 +93,8 @@ CLI::Option* add_size(CLI::App* app, const std::string& flags, std::uint64_t& ta
 }
 
 void add_socket(CLI::App* app, std::string& socket) {
-  app->add_option("--socket", socket, "the daemon's socket [$MUSTER_SOCKET, else the user's default]")->type_name("PATH");
+  app->add_option("--socket", socket, "the daemon's socket [$MUSTER_SOCKET, else the user's default]")
+      ->type_name("PATH");
 }
 
 void add_memory(CLI::App* app, std::string& memory, const std::string& description) {
@@ -154,7 +156,8 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   using enum BenchOp;
   auto& bench = parsed.bench;
   auto* sub = app.add_subcommand("bench", "measure a collective, as nccl-tests do, and check every result");
-  const auto ops = by_name({allreduce, reduce, broadcast, allgather, gather, scatter, reduce_scatter, all_to_all, sendrecv, barrier});
+  const auto ops = by_name(
+      {allreduce, reduce, broadcast, allgather, gather, scatter, reduce_scatter, all_to_all, sendrecv, barrier});
   add_choice(sub, "collective", bench.op, ops, "one of: " + names_of(ops))->required()->type_name("OP");
   sub->add_option("-n,--ranks", bench.ranks, "rank processes")->check(within(1, 64))->capture_default_str();
   add_size(sub, "-b,--minbytes", bench.bytes_min, "smallest input of one rank [1K]");
@@ -165,13 +168,17 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   sub->add_option("-w,--warmup_iters", bench.warmups, "rounds before the clock counts")
       ->check(within(0, 1'000'000))
       ->capture_default_str();
-  sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")->check(within(1, 1'000'000))->capture_default_str();
+  sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")
+      ->check(within(1, 1'000'000))
+      ->capture_default_str();
   add_choice(sub, "-d,--datatype", bench.dtype, dtypes(), "dtype, as NumPy names it [float32]")->type_name("DTYPE");
-  add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")->type_name("REDOP");
+  add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")
+      ->type_name("REDOP");
   sub->add_option("-r,--root", bench.root, "root, where the op has one")->capture_default_str();
   add_choice(sub, "--variant", bench.variant,
              by_name({BenchVariant::default_, BenchVariant::out, BenchVariant::first_read}),
-             "default: until the result is mapped; out: copied out; first_read: every page read")->type_name("VARIANT");
+             "default: until the result is mapped; out: copied out; first_read: every page read")
+      ->type_name("VARIANT");
   sub->add_option("-c,--check", bench.check, "check the values of every result")->capture_default_str();
   sub->add_flag("--plant-error", bench.plant_error)->group("");
   sub->add_option("-T,--timeout", bench.timeout_s, "seconds that one op may take")
@@ -258,7 +265,9 @@ Command parse_arguments(int argc, char** argv) {
   }
   command = app.get_subcommands().front()->get_name();
   if (command == "run") take_command(*app.get_subcommands().front(), parsed.run);
-  const std::string misuse = command == "bench" ? misuse_of(parsed.bench) : command == "run" ? misuse_of(parsed.run) : "";
+  const std::string misuse = command == "bench" ? misuse_of(parsed.bench)
+                             : command == "run" ? misuse_of(parsed.run)
+                                                : "";
   if (!misuse.empty()) return complain_usage(command, misuse);
   return chosen(command, parsed);
 }

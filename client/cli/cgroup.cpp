@@ -34,7 +34,8 @@ std::string own_path(const std::string& table, bool unified) {
     const auto second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    if (unified ? controllers == ",," : controllers.find(",memory,") != std::string::npos) return line.substr(second + 1);
+    if (unified ? controllers == ",," : controllers.find(",memory,") != std::string::npos)
+      return line.substr(second + 1);
   }
   return "/";
 }

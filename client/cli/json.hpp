@@ -23,8 +23,7 @@ class JsonWriter {
   JsonWriter& value(double number);
   JsonWriter& null();
   template <std::integral T>
-    requires(!std::same_as<T, bool>)
-  JsonWriter& value(T number) {
+  requires(!std::same_as<T, bool>) JsonWriter& value(T number) {
     separate();
     text_ += std::to_string(number);
     return *this;

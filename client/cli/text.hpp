@@ -14,9 +14,9 @@ namespace muster::cli {
 /// "1K", "64M", "4GiB", "2.5g", "4096": units are powers of 1024, as in nccl-tests. Invalid says what is wrong.
 [[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view text);
 
-[[nodiscard]] std::string format_bytes(std::uint64_t bytes);  ///< "64 MiB", "1.5 GiB"
-[[nodiscard]] std::string format_age(double seconds);         ///< "3.2 s", "12 min", "2 h 05 min"
-[[nodiscard]] std::string format_count(std::uint64_t count);  ///< "1 234 567"
+[[nodiscard]] std::string format_bytes(std::uint64_t bytes);                  ///< "64 MiB", "1.5 GiB"
+[[nodiscard]] std::string format_age(double seconds);                         ///< "3.2 s", "12 min", "2 h 05 min"
+[[nodiscard]] std::string format_count(std::uint64_t count);                  ///< "1 234 567"
 [[nodiscard]] std::string format_shape(std::span<const std::int64_t> shape);  ///< "(1024, 3)", "()"
 /// printf("%.*f"), without locale.
 [[nodiscard]] std::string format_fixed(double value, int decimals);

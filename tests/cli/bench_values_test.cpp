@@ -47,7 +47,8 @@ TEST_CASE("the expected fold is that of the inputs") {
     CHECK(values<std::int8_t>(round(DType::int8, ReduceOp::prod), folded, 999) ==
           fold_of<std::int8_t>(round(DType::int8, ReduceOp::prod), 2, 999, std::multiplies<>()));
     CHECK(values<double>(round(DType::float64, ReduceOp::max), folded, 999) ==
-          fold_of<double>(round(DType::float64, ReduceOp::max), 2, 999, [](double a, double b) { return std::max(a, b); }));
+          fold_of<double>(round(DType::float64, ReduceOp::max), 2, 999,
+                          [](double a, double b) { return std::max(a, b); }));
     CHECK(values<std::uint32_t>(round(DType::uint32, ReduceOp::bxor), folded, 999) ==
           fold_of<std::uint32_t>(round(DType::uint32, ReduceOp::bxor), 2, 999, std::bit_xor<>()));
     auto mean = fold_of<float>(round(DType::float32, ReduceOp::mean), 2, 999, std::plus<>());

@@ -34,9 +34,7 @@ class RankChild {
   ~RankChild() {
     if (pid_ > 0) ::kill(pid_, SIGKILL), wait();
   }
-  void wait() {
-    ::waitpid(std::exchange(pid_, 0), nullptr, 0);
-  }
+  void wait() { ::waitpid(std::exchange(pid_, 0), nullptr, 0); }
   [[nodiscard]] const ipc::Fd& pipe() const { return pipe_; }
 
  private:
@@ -47,7 +45,8 @@ class RankChild {
 Result<RankChild> start_child(const BenchOptions& options, const BenchRank& place) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return ipc::system_error(Code::failed, "no pipe for a rank", errno, "raise the limit of open files: ulimit -n 4096");
+    return ipc::system_error(Code::failed, "no pipe for a rank", errno,
+                             "raise the limit of open files: ulimit -n 4096");
   ipc::Fd read(ends[0]);
   ipc::Fd write(ends[1]);
   const pid_t parent = ::getpid();

@@ -1,4 +1,5 @@
-// What a rank process of `muster bench` tells its parent through a pipe: the rounds of each size, or why it can't go on.
+// What a rank process of `muster bench` tells its parent through a pipe: the rounds of each size, or why it can't go
+// on.
 #pragma once
 
 #include <cstdint>

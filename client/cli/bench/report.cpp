@@ -1,6 +1,7 @@
 // Columns have fixed widths, as lines are printed while the benchmark runs.
 #include "report.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -24,7 +25,9 @@ Bandwidth bandwidth(const BenchOptions& options, const Workload& workload, const
   return {gbps, gbps * factors.bus};
 }
 
-std::string redop_of(const BenchOptions& options) { return reduces(options.op) ? std::string(name(options.redop)) : "none"; }
+std::string redop_of(const BenchOptions& options) {
+  return reduces(options.op) ? std::string(name(options.redop)) : "none";
+}
 
 std::string dtype_of(const BenchOptions& options) {
   return options.op == BenchOp::barrier ? "none" : std::string(name(options.dtype));
@@ -43,11 +46,13 @@ std::string aligned(const std::array<std::string, 11>& cells) {
 }  // namespace
 
 std::string table_head(const BenchOptions& options) {
-  std::string text = "# muster bench " + std::string(name(options.op)) + ": " + plural(static_cast<std::uint64_t>(options.ranks), "rank") +
-                     ", " + std::to_string(options.warmups) + " + " + std::to_string(options.iterations) +
+  std::string text = "# muster bench " + std::string(name(options.op)) + ": " +
+                     plural(static_cast<std::uint64_t>(options.ranks), "rank") + ", " +
+                     std::to_string(options.warmups) + " + " + std::to_string(options.iterations) +
                      " rounds, a round's time is the slowest rank's";
   if (options.variant != BenchVariant::default_) text += ", variant " + std::string(name(options.variant));
-  text += "\n#" + aligned({"size", "count", "type", "redop", "min", "median", "p99", "algbw", "busbw", "cpu", "#wrong"});
+  text +=
+      "\n#" + aligned({"size", "count", "type", "redop", "min", "median", "p99", "algbw", "busbw", "cpu", "#wrong"});
   text += "#" + aligned({"(B)", "(elements)", "", "", "(us)", "(us)", "(us)", "(GB/s)", "(GB/s)", "(us)", ""});
   return text;
 }
@@ -55,12 +60,12 @@ std::string table_head(const BenchOptions& options) {
 std::string table_line(const BenchOptions& options, const Workload& workload, const Figures& figures) {
   const auto speed = bandwidth(options, workload, figures);
   const auto microseconds = [](double value) { return format_fixed(value, value < 1000 ? 2 : 1); };
-  return " " + aligned({std::to_string(workload.input_bytes(options.dtype)),
-                        std::to_string(workload.count * static_cast<std::uint64_t>(workload.parts)), dtype_of(options),
-                        redop_of(options), microseconds(figures.min_us), microseconds(figures.median_us),
-                        microseconds(figures.p99_us), format_fixed(speed.algorithm_gbps, 2),
-                        format_fixed(speed.bus_gbps, 2), microseconds(figures.cpu_us),
-                        options.check ? std::to_string(figures.wrong) : "N/A"});
+  return " " +
+         aligned({std::to_string(workload.input_bytes(options.dtype)),
+                  std::to_string(workload.count * static_cast<std::uint64_t>(workload.parts)), dtype_of(options),
+                  redop_of(options), microseconds(figures.min_us), microseconds(figures.median_us),
+                  microseconds(figures.p99_us), format_fixed(speed.algorithm_gbps, 2), format_fixed(speed.bus_gbps, 2),
+                  microseconds(figures.cpu_us), options.check ? std::to_string(figures.wrong) : "N/A"});
 }
 
 std::string json_line(const BenchOptions& options, const Workload& workload, const Figures& figures) {

@@ -1,4 +1,5 @@
-// Quantiles are values that were measured, never interpolated; but the median of an even number is the middle two's mean.
+// Quantiles are values that were measured, never interpolated; but the median of an even number is the middle two's
+// mean.
 #include "statistics.hpp"
 
 #include <algorithm>

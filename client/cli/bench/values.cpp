@@ -44,7 +44,8 @@ int value_of(const Round& round, int rank_number, int part_number, std::uint32_t
     default: break;
   }
   if (round.dtype == DType::bool_) return static_cast<int>(own % 2);
-  const auto values = std::clamp<std::uint32_t>(1 + 100 / static_cast<std::uint32_t>(round.ranks), 2, 8);  // sums stay in int8
+  const auto values =
+      std::clamp<std::uint32_t>(1 + 100 / static_cast<std::uint32_t>(round.ranks), 2, 8);  // sums stay in int8
   return static_cast<int>(own % values);
 }
 
@@ -66,7 +67,8 @@ int combine(ReduceOp op, int left, int right) {
 
 int folded_value(const Round& round, int part, std::uint32_t index) {
   int total = value_of(round, 0, part, index);
-  for (int rank = 1; rank < round.ranks; ++rank) total = combine(round.redop, total, value_of(round, rank, part, index));
+  for (int rank = 1; rank < round.ranks; ++rank)
+    total = combine(round.redop, total, value_of(round, rank, part, index));
   return round.redop == ReduceOp::mean ? total / round.ranks : total;
 }
 

@@ -1,4 +1,5 @@
-// The semantics of MPI and nccl-tests: sendrecv is a ring, each rank sends to the next and receives from the one before.
+// The semantics of MPI and nccl-tests: sendrecv is a ring, each rank sends to the next and receives from the one
+// before.
 #include "workload.hpp"
 
 #include <algorithm>
@@ -54,9 +55,7 @@ std::vector<Piece> Workload::gets(int rank) const {
   return {};
 }
 
-bool reduces(BenchOp op) {
-  return op == BenchOp::allreduce || op == BenchOp::reduce || op == BenchOp::reduce_scatter;
-}
+bool reduces(BenchOp op) { return op == BenchOp::allreduce || op == BenchOp::reduce || op == BenchOp::reduce_scatter; }
 
 BandwidthFactors bandwidth_factors(BenchOp op, int ranks) {
   const double n = ranks;

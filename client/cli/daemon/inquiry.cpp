@@ -55,7 +55,8 @@ Error refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
     return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
   if (const auto* goodbye = frame.body_as_Goodbye())
-    return Error(static_cast<Code>(goodbye->code()), "the daemon ended: " + text(goodbye->reason()), text(goodbye->hint()));
+    return Error(static_cast<Code>(goodbye->code()), "the daemon ended: " + text(goodbye->reason()),
+                 text(goodbye->hint()));
   return Error(Code::failed, "the daemon gave an answer of an unexpected kind",
                "daemon and command may be of different versions: see `muster doctor`");
 }
@@ -97,8 +98,7 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
     if (!received) return received.error();
     if (*received == ipc::Received::closed)
       return Error(Code::daemon_unavailable, "the daemon on " + path_ + " ended", start_hint(""));
-    if (*received == ipc::Received::would_block)
-      return no_answer();
+    if (*received == ipc::Received::would_block) return no_answer();
     Reply reply(std::move(packet.bytes));
     if (reply.frame().request() != requests_ && reply.frame().body_type() != wire::Body_Goodbye) continue;
     if (reply.frame().body_type() != expected || reply.frame().body() == nullptr) return refusal(reply.frame());
@@ -109,10 +109,10 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
 Error Inquiry::no_answer() const {
   const auto pid = daemon_pid();
   const std::string process = pid ? std::to_string(*pid) : "PID";
-  return Error(Code::timeout,
-               "no answer from the daemon on " + path_ + " (pid " + process + ") in " +
-                   std::to_string(timeout_.count()) + " ms",
-               "if it is stopped, let it go on with `kill -CONT " + process + "`; `kill -KILL " + process + "` ends it");
+  return Error(
+      Code::timeout,
+      "no answer from the daemon on " + path_ + " (pid " + process + ") in " + std::to_string(timeout_.count()) + " ms",
+      "if it is stopped, let it go on with `kill -CONT " + process + "`; `kill -KILL " + process + "` ends it");
 }
 
 Result<Reply> Inquiry::status() {

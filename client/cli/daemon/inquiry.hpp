@@ -46,7 +46,8 @@ class Inquiry {
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_bytes_; }
   /// The daemon's process, if it is in this pid namespace.
   [[nodiscard]] std::optional<pid_t> daemon_pid() const;
-  /// Hangs up and waits for the end of the daemon's process; where it can't be seen, of the connection. False: not within `timeout`.
+  /// Hangs up and waits for the end of the daemon's process; where it can't be seen, of the connection. False: not
+  /// within `timeout`.
   [[nodiscard]] bool wait_for_end(std::chrono::milliseconds timeout);
 
  private:

@@ -49,8 +49,8 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
   };
   line("socket", text(status.socket()));
   line("log", text(status.log()));
-  line("memory", format_bytes(status.memory_used_bytes()) + " of " + format_bytes(status.memory_bytes()) + " used, peak " +
-                     format_bytes(status.memory_peak_bytes()));
+  line("memory", format_bytes(status.memory_used_bytes()) + " of " + format_bytes(status.memory_bytes()) +
+                     " used, peak " + format_bytes(status.memory_peak_bytes()));
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
   line("objects", format_count(status.objects()) + " in " + plural(status.segments(), "segment"));
   line("groups", format_count(status.groups()));
@@ -60,13 +60,22 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                     " of them copied, " + format_bytes(status.bytes_reduced()) + " reduced");
   line("machine", plural(status.lanes(), "lane") + ", " + text(status.simd()) + ", " + text(status.huge_pages()));
 
-  Table users({{"USER"}, {"MEMORY", Align::right}, {"PEAK", Align::right}, {"OBJECTS", Align::right},
-               {"FDS", Align::right}, {"IN FLIGHT", Align::right}});
+  Table users({{"USER"},
+               {"MEMORY", Align::right},
+               {"PEAK", Align::right},
+               {"OBJECTS", Align::right},
+               {"FDS", Align::right},
+               {"IN FLIGHT", Align::right}});
   for (const auto* user : items(status.users()))
     users.add({text(user->name()), format_bytes(user->memory_bytes()), format_bytes(user->peak_bytes()),
                format_count(user->objects()), format_count(user->fds()), format_count(user->in_flight())});
-  Table table({{"CLIENT"}, {"PID", Align::right}, {"MEMORY", Align::right}, {"MADE", Align::right},
-               {"HOLDS", Align::right}, {"IN FLIGHT", Align::right}, {"LAST HEARD", Align::right}});
+  Table table({{"CLIENT"},
+               {"PID", Align::right},
+               {"MEMORY", Align::right},
+               {"MADE", Align::right},
+               {"HOLDS", Align::right},
+               {"IN FLIGHT", Align::right},
+               {"LAST HEARD", Align::right}});
   for (const auto* client : clients)
     table.add({text(client->name()), std::to_string(client->pid()), format_bytes(client->memory_bytes()),
                format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
@@ -119,18 +128,26 @@ std::string holders_of(const wire::ObjectInfo& object) {
 std::string list_text(const wire::Objects& objects) {
   const auto all = items(objects.objects());
   if (all.empty()) return "no objects in the store\n";
-  Table table({{"ID"}, {"SIZE", Align::right}, {"DTYPE"}, {"SHAPE"}, {"MAKER"}, {"AGE", Align::right},
-               {"OPS", Align::right}, {"HELD BY"}});
+  Table table({{"ID"},
+               {"SIZE", Align::right},
+               {"DTYPE"},
+               {"SHAPE"},
+               {"MAKER"},
+               {"AGE", Align::right},
+               {"OPS", Align::right},
+               {"HELD BY"}});
   std::uint64_t bytes = 0;
   for (const auto* object : all) {
-    const std::string shape = object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
+    const std::string shape =
+        object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
     table.add({id_of(*object), format_bytes(object->bytes()), text(object->dtype()), shape, text(object->maker()),
                format_age(object->age_s()), std::to_string(object->in_ops()), holders_of(*object)});
     bytes += object->bytes();
   }
   std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + format_bytes(bytes) + "\n";
   if (objects.total() > all.size())
-    out += std::to_string(objects.total() - all.size()) + " more: muster ls --limit " + std::to_string(objects.total()) + "\n";
+    out += std::to_string(objects.total() - all.size()) + " more: muster ls --limit " +
+           std::to_string(objects.total()) + "\n";
   return out;
 }
 
@@ -139,7 +156,9 @@ std::string list_json(const wire::Objects& objects) {
   json.begin_object().field("total", objects.total()).key("objects").begin_array();
   for (const auto* object : items(objects.objects())) {
     json.begin_object().field("id", id_of(*object)).field("bytes", object->bytes()).field("leaves", object->leaves());
-    json.field("dtype", text(object->dtype())).array("shape", shape_of(*object)).field("device", text(object->device()));
+    json.field("dtype", text(object->dtype()))
+        .array("shape", shape_of(*object))
+        .field("device", text(object->device()));
     json.field("maker", text(object->maker())).field("maker_pid", object->maker_pid());
     json.array("holders", texts(object->holders())).field("in_ops", object->in_ops());
     json.field("pinned_s", object->pinned_s()).field("age_s", object->age_s()).end_object();
@@ -155,9 +174,11 @@ std::string groups_text(const wire::Groups& groups) {
   for (const auto* group : all) {
     out += text(group->name()) + ": " + text(group->state()) + ", epoch " + std::to_string(group->epoch()) + ", " +
            plural(static_cast<std::uint64_t>(group->world_size()), "rank") + ", on_loss " + text(group->on_loss()) +
-           ", timeout " + format_age(group->timeout_ms() / 1e3) + ", ops " + format_count(group->ops_done()) + " done, " +
-           format_count(group->ops_failed()) + " failed, " + format_count(group->ops_in_flight()) + " in flight\n";
-    Table seats({{"  RANK", Align::right}, {"STATE"}, {"CONTRIBUTED", Align::right}, {"PID", Align::right}, {"CLIENT"}});
+           ", timeout " + format_age(group->timeout_ms() / 1e3) + ", ops " + format_count(group->ops_done()) +
+           " done, " + format_count(group->ops_failed()) + " failed, " + format_count(group->ops_in_flight()) +
+           " in flight\n";
+    Table seats(
+        {{"  RANK", Align::right}, {"STATE"}, {"CONTRIBUTED", Align::right}, {"PID", Align::right}, {"CLIENT"}});
     for (const auto* seat : items(group->seats()))
       seats.add({std::to_string(seat->rank()), text(seat->state()), format_count(seat->contributed()),
                  seat->pid() != 0 ? std::to_string(seat->pid()) : "", text(seat->client())});

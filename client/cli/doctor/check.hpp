@@ -18,10 +18,10 @@ enum class Health {
 }
 
 struct Check {
-  std::string name;   ///< stable; scripts look for it
+  std::string name;  ///< stable; scripts look for it
   Health health = Health::ok;
   std::string found;
-  std::string mend;   ///< empty if it is well
+  std::string mend;  ///< empty if it is well
 };
 
 [[nodiscard]] std::vector<Check> check_kernel();

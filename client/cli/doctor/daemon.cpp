@@ -41,13 +41,15 @@ Check folder_of(const std::string& path) {
   if (existing != folder) {
     if (::access(existing.c_str(), W_OK) == 0)
       return {"socket folder", Health::ok, folder.string() + ", made when a daemon starts", {}};
-    return {"socket folder", Health::fail, folder.string() + " can't be made: no right to write to " + existing.string(),
+    return {"socket folder", Health::fail,
+            folder.string() + " can't be made: no right to write to " + existing.string(),
             "set XDG_RUNTIME_DIR, or give --socket a path of your own"};
   }
   const std::string found = folder.string() + ", mode " + octal(info.st_mode);
   const bool sticky = (info.st_mode & S_ISVTX) != 0;
   if ((info.st_mode & S_IWOTH) != 0 && !sticky)
-    return {"socket folder", Health::warn, found + ": anybody may put another socket there", "chmod o-w " + folder.string()};
+    return {"socket folder", Health::warn, found + ": anybody may put another socket there",
+            "chmod o-w " + folder.string()};
   if (::access(folder.c_str(), X_OK) == 0) return {"socket folder", Health::ok, found, {}};
   return {"socket folder", Health::fail, found + ": no right to enter it", "give --socket a path of your own"};
 }
@@ -55,7 +57,8 @@ Check folder_of(const std::string& path) {
 Check path_length(const std::string& path) {
   constexpr std::size_t path_bytes_max = 107;
   if (path.size() <= path_bytes_max) return {"socket path", Health::ok, path, {}};
-  return {"socket path", Health::fail, std::to_string(path.size()) + " bytes; Unix sockets allow " + std::to_string(path_bytes_max),
+  return {"socket path", Health::fail,
+          std::to_string(path.size()) + " bytes; Unix sockets allow " + std::to_string(path_bytes_max),
           "set MUSTER_SOCKET to a shorter path"};
 }
 
@@ -83,7 +86,8 @@ std::vector<Check> check_daemon(const std::string& socket) {
   const auto status = inquiry->status();
   if (!status) return {{"daemon", Health::fail, status.error().message(), status.error().hint()}};
   const auto& reply = *status->frame().body_as_StatusReply();
-  const Check running{"daemon", Health::ok,
+  const Check running{"daemon",
+                      Health::ok,
                       "pid " + std::to_string(reply.pid()) + ", " + format_bytes(reply.memory_used_bytes()) + " of " +
                           format_bytes(reply.memory_bytes()) + " used, " + plural(reply.clients() - 1, "client"),
                       {}};

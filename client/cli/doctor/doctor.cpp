@@ -40,7 +40,9 @@ std::string as_text(const std::vector<Check>& checks, bool colour) {
   for (const auto& check : checks) width = std::max(width, check.name.size());
   std::string text;
   for (const auto& check : checks) {
-    const Tint tint = check.health == Health::ok ? Tint::green : check.health == Health::warn ? Tint::yellow : Tint::red;
+    const Tint tint = check.health == Health::ok     ? Tint::green
+                      : check.health == Health::warn ? Tint::yellow
+                                                     : Tint::red;
     std::string word{name(check.health)};
     word.resize(4, ' ');
     const std::string padding(width - check.name.size(), ' ');
@@ -49,7 +51,8 @@ std::string as_text(const std::vector<Check>& checks, bool colour) {
   }
   const auto failed = count(checks, Health::fail);
   const auto warned = count(checks, Health::warn);
-  text += "\n" + plural(checks.size(), "check") + ": " + std::to_string(failed) + " failed, " + plural(warned, "warning");
+  text +=
+      "\n" + plural(checks.size(), "check") + ": " + std::to_string(failed) + " failed, " + plural(warned, "warning");
   text += failed > 0 ? "; mend what failed, then run `muster doctor` again\n" : "; Muster works here\n";
   return text;
 }

@@ -30,7 +30,8 @@ Check version() {
   const bool recent = major > 5 || (major == 5 && minor >= 10);
   const std::string found = std::string(names.sysname) + " " + names.release + " " + names.machine;
   if (recent) return {"kernel", Health::ok, found, {}};
-  return {"kernel", Health::warn, found, "older than 5.10, with which nobody has tried Muster; the checks below decide"};
+  return {"kernel", Health::warn, found,
+          "older than 5.10, with which nobody has tried Muster; the checks below decide"};
 }
 
 Check failed(std::string name, const std::string& what, std::string mend) {

@@ -21,12 +21,13 @@ Check machine_memory() {
   const auto group = cgroup_memory();
   const auto bound = group && group->limit_bytes ? std::min(total, *group->limit_bytes) : total;
   const auto budget = static_cast<std::uint64_t>(static_cast<double>(bound) * default_share);
-  const std::string found = format_bytes(available) + " of " + format_bytes(total) + " available; a daemon takes up to " +
-                            format_bytes(budget) + " by default";
+  const std::string found = format_bytes(available) + " of " + format_bytes(total) +
+                            " available; a daemon takes up to " + format_bytes(budget) + " by default";
   if (total == 0) return {"memory", Health::warn, "/proc/meminfo can't be read", "give musterd --memory"};
   if (available >= budget) return {"memory", Health::ok, found, {}};
-  return {"memory", Health::warn, found, "free some, or start the daemon with less: muster start --memory " +
-                                             std::to_string(std::max<std::uint64_t>(available >> 21, 64)) + "MiB"};
+  return {"memory", Health::warn, found,
+          "free some, or start the daemon with less: muster start --memory " +
+              std::to_string(std::max<std::uint64_t>(available >> 21, 64)) + "MiB"};
 }
 
 Check group_limit() {
@@ -56,8 +57,9 @@ std::string chosen(const std::string& choices) {
 Check transparent_huge_pages() {
   const std::string path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
   const auto choices = read_text_file(path);
-  if (!choices) return {"huge pages for shmem", Health::warn, "this kernel has none: the store uses 4 KiB pages",
-                        "a kernel with CONFIG_TRANSPARENT_HUGEPAGE makes first touch of large arrays several times faster"};
+  if (!choices)
+    return {"huge pages for shmem", Health::warn, "this kernel has none: the store uses 4 KiB pages",
+            "a kernel with CONFIG_TRANSPARENT_HUGEPAGE makes first touch of large arrays several times faster"};
   const std::string mode = chosen(*choices);
   if (mode != "never" && mode != "deny") return {"huge pages for shmem", Health::ok, mode, {}};
   return {"huge pages for shmem", Health::warn, mode + ": the store uses 4 KiB pages",

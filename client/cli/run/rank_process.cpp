@@ -23,7 +23,8 @@ struct Pipe {
 Result<Pipe> open_pipe() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return ipc::system_error(Code::failed, "no pipe for a rank", errno, "raise the limit of open files: ulimit -n 4096");
+    return ipc::system_error(Code::failed, "no pipe for a rank", errno,
+                             "raise the limit of open files: ulimit -n 4096");
   return Pipe{ipc::Fd(ends[0]), ipc::Fd(ends[1])};
 }
 
@@ -60,7 +61,7 @@ struct ChildSetup {
 }
 
 Error exec_error(const std::string& program, int error_number) {
-  std::string hint = error_number == ENOENT ? "is it installed, and on PATH? Give its full path otherwise"
+  std::string hint = error_number == ENOENT   ? "is it installed, and on PATH? Give its full path otherwise"
                      : error_number == EACCES ? "make it executable: chmod +x " + program
                                               : "try to run it by itself first";
   return ipc::system_error(Code::invalid, "can't execute '" + program + "'", error_number, std::move(hint));

@@ -18,9 +18,9 @@ struct RankCommand {
 };
 
 struct RankProcess {
-  pid_t pid = 0;    ///< also the number of its process group
-  ipc::Fd output;   ///< what it writes to stdout, non-blocking
-  ipc::Fd error;    ///< what it writes to stderr, non-blocking
+  pid_t pid = 0;   ///< also the number of its process group
+  ipc::Fd output;  ///< what it writes to stdout, non-blocking
+  ipc::Fd error;   ///< what it writes to stderr, non-blocking
 };
 
 /// Invalid if the program can't be executed, saying why.

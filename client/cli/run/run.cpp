@@ -39,7 +39,8 @@ struct Circumstances {
 
 std::string hint_for(const RankEnding& failure, const Circumstances& circumstances) {
   const int signal = failure.ending.signal;
-  if (signal != 0 && signal == circumstances.forwarded) return "`muster run` got this signal and passed it on to every rank";
+  if (signal != 0 && signal == circumstances.forwarded)
+    return "`muster run` got this signal and passed it on to every rank";
   if (signal == SIGKILL && circumstances.killed_for_memory)
     return "the kernel killed it for want of memory; use less per rank, fewer ranks, or raise the cgroup's memory.max";
   if (signal == SIGKILL) return "somebody sent SIGKILL; the kernel does when memory is short: see `dmesg | tail`";

@@ -9,9 +9,9 @@ namespace muster::cli {
 
 struct RunOptions {
   int ranks = 1;
-  std::string group;   ///< empty: one of this run's own
-  std::string socket;  ///< empty: the default
-  std::string memory;  ///< of a daemon that is started
+  std::string group;                       ///< empty: one of this run's own
+  std::string socket;                      ///< empty: the default
+  std::string memory;                      ///< of a daemon that is started
   std::chrono::milliseconds grace{5'000};  ///< between SIGTERM and SIGKILL
   std::vector<std::string> command;
 };

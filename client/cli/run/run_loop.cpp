@@ -17,7 +17,8 @@ namespace muster::cli {
 
 namespace {
 
-constexpr std::array handled_signals{SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT, SIGWINCH};
+constexpr std::array handled_signals{SIGCHLD, SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
+                                     SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT, SIGWINCH};
 constexpr int lingering_poll_ms = 5;
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
@@ -54,7 +55,9 @@ Result<ipc::Fd> RunLoop::take_signals() {
     if (!is_ignored(one)) ::sigaddset(&set, one);  // nohup and shells' background jobs: leave them so
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
   ipc::Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd) return ipc::system_error(Code::failed, "can't receive signals", errno, "raise the limit of open files: ulimit -n 4096");
+  if (!fd)
+    return ipc::system_error(Code::failed, "can't receive signals", errno,
+                             "raise the limit of open files: ulimit -n 4096");
   return fd;
 }
 
@@ -64,8 +67,7 @@ void RunLoop::add(RankProcess process) {
   const auto prefix_for = [rank](int fd) { return rank_prefix(rank, wants_colour(fd)); };
   Stream output{std::move(process.output), STDOUT_FILENO, LinePrefixer(prefix_for(STDOUT_FILENO))};
   Stream error{std::move(process.error), STDERR_FILENO, LinePrefixer(prefix_for(STDERR_FILENO))};
-  ranks_.push_back(std::make_unique<Rank>(
-      Rank{std::move(process), std::move(output), std::move(error), false, {}}));
+  ranks_.push_back(std::make_unique<Rank>(Rank{std::move(process), std::move(output), std::move(error), false, {}}));
 }
 
 void RunLoop::abandon() {

@@ -8,9 +8,7 @@ namespace muster::cli {
 
 namespace {
 
-bool asks_to_end(int signal) {
-  return signal == SIGINT || signal == SIGTERM || signal == SIGHUP || signal == SIGQUIT;
-}
+bool asks_to_end(int signal) { return signal == SIGINT || signal == SIGTERM || signal == SIGHUP || signal == SIGQUIT; }
 
 /// Of several failures found at once, a kill is the likelier cause: who exits by itself often does so because
 /// it lost the one that was killed.

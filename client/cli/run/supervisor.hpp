@@ -32,8 +32,7 @@ struct SendSignal {
 
 class Supervisor {
  public:
-  Supervisor(int ranks, std::chrono::milliseconds grace)
-      : ranks_(static_cast<std::size_t>(ranks)), grace_(grace) {}
+  Supervisor(int ranks, std::chrono::milliseconds grace) : ranks_(static_cast<std::size_t>(ranks)), grace_(grace) {}
 
   using Actions = std::vector<SendSignal>;
   /// Ranks whose first process ended, as many as were found at once.
