@@ -10,7 +10,7 @@ COMMANDS = ["start", "stop", "run", "status", "ls", "groups", "doctor", "bench"]
 def test_bare_muster_shows_the_way(muster):
     done = muster()
     assert done.returncode == 0
-    for word in COMMANDS + ["muster doctor", "muster run -n 4 -- python train.py"]:
+    for word in [*COMMANDS, "muster doctor", "muster run -n 4 -- python train.py"]:
         assert word in done.stdout
     assert done.stdout == muster("--help").stdout
 
@@ -22,7 +22,8 @@ def test_version(muster):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(muster, command):
     done = muster(command, "--help")
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""
     assert f"muster {command}" in done.stdout
 
 
@@ -54,7 +55,8 @@ def test_misuse_is_told_with_a_next_step(muster, words):
 def test_without_a_daemon(muster, command):
     done = muster(command)
     assert done.returncode == 3
-    assert muster.socket in done.stderr and "muster start" in done.stderr
+    assert muster.socket in done.stderr
+    assert "muster start" in done.stderr
 
 
 def test_a_socket_path_that_is_too_long(muster):

@@ -2,10 +2,11 @@
 
 import json
 import os
+import pathlib
 import signal
 import sys
 
-from conftest import PATIENCE_S, wait_gone
+from cli_harness import PATIENCE_S, wait_gone
 
 MIB = 1 << 20
 
@@ -22,14 +23,16 @@ def status(muster):
 def test_start_status_stop(muster):
     started = muster("start", "--memory", "64MiB")
     assert started.returncode == 0, started.stderr
-    assert muster.socket in started.stdout and "muster status" in started.stdout
+    assert muster.socket in started.stdout
+    assert "muster status" in started.stdout
     told = status(muster)
     assert told["socket"] == muster.socket
     assert told["memory_bytes"] == 64 * MIB
-    assert told["clients"] == [] and told["objects"] == 0
+    assert told["clients"] == []
+    assert told["objects"] == 0
     stopped = muster("stop")
     assert stopped.returncode == 0, stopped.stderr
-    assert not os.path.exists(muster.socket)
+    assert not pathlib.Path(muster.socket).exists()
     wait_gone(told["pid"])
     assert muster("stop").returncode == 3
 
@@ -42,7 +45,9 @@ def test_start_again_leaves_the_daemon_as_it_is(muster):
     assert json.loads(again.stdout) == {**first, "started": False}
     other = muster("start", "--memory", "128MiB")
     assert other.returncode == 1
-    assert "64" in other.stderr and "128" in other.stderr and "muster stop" in other.stderr
+    assert "64" in other.stderr
+    assert "128" in other.stderr
+    assert "muster stop" in other.stderr
 
 
 def test_a_started_daemon_outlives_its_starter_and_does_not_end_when_idle(muster):
@@ -60,7 +65,7 @@ def test_socket_by_flag(muster):
 
 def test_stop_ends_a_run_that_uses_the_daemon(muster):
     process = muster.start(*WAIT_IN_GROUP)
-    while not muster("groups", "--json").returncode == 0:
+    while muster("groups", "--json").returncode != 0:
         assert process.poll() is None
     assert muster("stop").returncode == 0
     _, errors = process.communicate(timeout=PATIENCE_S)
@@ -83,16 +88,22 @@ def test_groups_status_and_ls_show_who_works(muster):
     process, groups = busy(muster)
     try:
         (group,) = groups
-        assert group["name"].startswith("bench-") and group["world_size"] == 1
+        assert group["name"].startswith("bench-")
+        assert group["world_size"] == 1
         seat = group["seats"][0]
-        assert seat["rank"] == 0 and seat["client"].startswith("muster bench 0")
+        assert seat["rank"] == 0
+        assert seat["client"].startswith("muster bench 0")
         assert seat["pid"] in children_of(process.pid)
         (client,) = status(muster)["clients"]
-        assert client["pid"] == seat["pid"] and client["memory_bytes"] > 0
+        assert client["pid"] == seat["pid"]
+        assert client["memory_bytes"] > 0
         objects = objects_once_there(muster)
-        assert objects[0]["bytes"] == MIB and objects[0]["dtype"] == "float32" and objects[0]["shape"] == [MIB // 4]
+        assert objects[0]["bytes"] == MIB
+        assert objects[0]["dtype"] == "float32"
+        assert objects[0]["shape"] == [MIB // 4]
         text = muster("groups").stdout
-        assert group["name"] in text and "CONTRIBUTED" in text
+        assert group["name"] in text
+        assert "CONTRIBUTED" in text
         assert "muster bench 0" in muster("status").stdout
     finally:
         process.send_signal(signal.SIGTERM)
@@ -100,8 +111,7 @@ def test_groups_status_and_ls_show_who_works(muster):
 
 
 def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(word) for word in file.read().split()]
+    return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def objects_once_there(muster):

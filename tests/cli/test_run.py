@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from conftest import PATIENCE_S, wait_gone
+from cli_harness import PATIENCE_S, wait_gone
 
 # A rank that tells its pid and then waits to be ended.
 WAIT = "import os, signal; print('pid', os.getpid(), flush=True); signal.pause()"
@@ -34,7 +34,8 @@ def read_pids(process, count):
 
 
 def test_environment_of_each_rank(muster):
-    program = "import os; print(*(os.environ['MUSTER_' + n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'GROUP', 'SOCKET')))"
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP", "SOCKET")
+    program = f"import os; print(*(os.environ['MUSTER_' + name] for name in {names}))"
     done = muster.run_python(3, program, "--group", "dp")
     assert done.returncode == 0, done.stderr
     expected = [f"[{rank}] {rank} {rank} 3 dp {muster.socket}" for rank in range(3)]
@@ -177,11 +178,14 @@ sys.exit(3)
 
 
 def test_grandchildren_end_with_the_first_failure(muster):
-    program = WAIT_WITH_CHILD.replace("signal.pause()", """
+    program = WAIT_WITH_CHILD.replace(
+        "signal.pause()",
+        """
 os.close(1)
 if os.environ["MUSTER_RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
-signal.pause()""")
+signal.pause()""",
+    )
     process = muster.start("run", "-n", "2", "--", sys.executable, "-c", program)
     pids = [int(pid) for pid in re.findall(r"pid (\d+)", process.stdout.read())]
     assert process.wait(PATIENCE_S) == 128 + signal.SIGKILL
@@ -263,14 +267,19 @@ def test_stop_and_go_on(muster):
     assert process.wait(PATIENCE_S) == 0
 
 
-@pytest.mark.parametrize("program, expected", [("/nowhere/at/all", "No such file"), ("/etc/passwd", "Permission denied")])
+@pytest.mark.parametrize(
+    ("program", "expected"), [("/nowhere/at/all", "No such file"), ("/etc/passwd", "Permission denied")]
+)
 def test_a_program_that_can_not_be_executed(muster, program, expected):
     done = muster("run", "-n", "2", "--", program)
     assert done.returncode == 1
-    assert expected in done.stderr and "hint: " in done.stderr
+    assert expected in done.stderr
+    assert "hint: " in done.stderr
 
 
-@pytest.mark.parametrize("words", [("-n", "0", "--", "true"), ("-n", "two", "--", "true"), ("-n", "2"), ("-n", "2", "--")])
+@pytest.mark.parametrize(
+    "words", [("-n", "0", "--", "true"), ("-n", "two", "--", "true"), ("-n", "2"), ("-n", "2", "--")]
+)
 def test_misuse(muster, words):
     done = muster("run", *words)
     assert done.returncode == 2
@@ -278,6 +287,9 @@ def test_misuse(muster, words):
 
 
 def test_without_a_daemon_one_is_started_that_ranks_find(muster):
-    program = "import socket, os; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(os.environ['MUSTER_SOCKET'])"
+    program = """
+import os, socket
+socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(os.environ["MUSTER_SOCKET"])
+"""
     done = muster.run_python(2, program)
     assert done.returncode == 0, done.stderr
