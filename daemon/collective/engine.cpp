@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>

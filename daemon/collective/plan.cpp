@@ -238,13 +238,16 @@ class Planner {
   std::optional<std::uint64_t> add_leaf(std::size_t output, DType dtype, std::span<const std::int64_t> shape) {
     auto& [manifest, bytes] = plan_.outputs[output];
     const std::uint64_t aligned = (bytes + alignment - 1) / alignment * alignment;
-    auto added = manifest.add({}, aligned, dtype, shape);
+    // Which segment is known only when the result has got its memory.
+    constexpr muster::ipc::SegmentId some_segment{1};
+    auto added = manifest.add(some_segment, aligned, dtype, shape);
     if (!added || manifest.leaves.back().bytes() > output_bytes_max - aligned) {
       error_ = Error(Code::invalid, op_.name + " would make a result that is too large for any memory",
                      "give smaller arrays");
       return std::nullopt;
     }
     Leaf& leaf = manifest.leaves.back();
+    leaf.segment = {};
     if (leaf.bytes() == 0) {
       leaf.offset = 0;
       return 0;

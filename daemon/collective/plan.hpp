@@ -43,6 +43,7 @@ struct Given {
   bool is_output = false;
   std::size_t contributor = 0;  ///< index into Op::contributions, for inputs
   std::size_t index = 0;        ///< of its inputs, or of the outputs
+  bool operator==(const Given&) const = default;
 };
 
 struct Plan {

@@ -1,0 +1,377 @@
+// What each rank gets from each collective, and that a plan makes just that: examples, then random ops of every kind
+// against the reference.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <random>
+
+#include "collective/agreement.hpp"
+#include "collective/engine.hpp"
+#include "collective/plan.hpp"
+#include "reference.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using muster::DType;
+using muster::ReduceOp;
+using muster::ipc::Kind;
+using muster::ipc::Layout;
+
+namespace {
+
+using Leaves = std::vector<Tensor>;    // of one object
+using Objects = std::vector<Leaves>;   // that one rank gives or gets
+using PerRank = std::vector<Objects>;  // of each contributor
+
+Op make_op(Kind kind, int world_size, std::vector<int> ranks) {
+  Op op;
+  op.name = "test";
+  op.world_size = world_size;
+  for (int rank : ranks) op.contributions.push_back(contribution(rank, kind, static_cast<Ticket>(rank)));
+  return op;
+}
+
+void set_inputs(Op& op, const PerRank& given) {
+  for (std::size_t i = 0; i < given.size(); ++i)
+    for (const Leaves& leaves : given[i]) {
+      std::vector<Array> arrays;
+      for (const Tensor& tensor : leaves) arrays.push_back(encode(tensor));
+      op.contributions[i].inputs.push_back(bundle(std::move(arrays), "nesting"));
+    }
+}
+
+/// Outputs of a plan, made as the session makes them.
+struct Made {
+  explicit Made(const Plan& plan) {
+    // Slack, so that the region can be aligned as those of the daemon are.
+    for (const PlannedOutput& output : plan.outputs) {
+      storage.emplace_back(output.bytes + 128, std::byte{0xa5});
+      void* place = storage.back().data();
+      std::size_t room = storage.back().size();
+      regions.push_back(static_cast<std::byte*>(std::align(64, output.bytes, place, room)));
+    }
+  }
+  [[nodiscard]] Job job(const Plan& plan) const {
+    Job made;
+    for (const Fold& fold : plan.folds) made.folds.push_back({fold, regions[fold.output] + fold.offset});
+    for (const CopyBytes& copy : plan.copies)
+      made.copies.push_back({copy.source, regions[copy.output] + copy.offset, copy.bytes});
+    return made;
+  }
+  std::vector<std::vector<std::byte>> storage;
+  std::vector<std::byte*> regions;
+};
+
+void check_layout(const PlannedOutput& output) {
+  std::uint64_t end = 0;
+  for (const auto& leaf : output.manifest.leaves) {
+    CHECK(!leaf.segment);
+    if (leaf.bytes() == 0) {
+      CHECK(leaf.offset == 0);
+      continue;
+    }
+    CHECK(leaf.offset % 64 == 0);
+    CHECK(leaf.offset >= end);
+    end = leaf.offset + leaf.bytes();
+  }
+  CHECK(end == output.bytes);
+}
+
+PerRank run(const Op& op, const Plan& plan) {
+  for (const PlannedOutput& output : plan.outputs) check_layout(output);
+  const Made made(plan);
+  Engine::run_inline(made.job(plan));
+  PerRank result;
+  for (const auto& gives : plan.gives) {
+    Objects objects;
+    for (const Given& given : gives) {
+      const Input* input = given.is_output ? nullptr : &op.contributions.at(given.contributor).inputs.at(given.index);
+      const auto& manifest = input ? *input->manifest : plan.outputs.at(given.index).manifest;
+      CHECK(manifest.structure == "nesting");
+      Leaves leaves;
+      for (std::size_t leaf = 0; leaf < manifest.leaves.size(); ++leaf) {
+        const auto* data = input ? input->data[leaf] : made.regions[given.index] + manifest.leaves[leaf].offset;
+        leaves.push_back(decode(manifest.leaves[leaf].dtype, manifest.shape(manifest.leaves[leaf]), data));
+      }
+      objects.push_back(std::move(leaves));
+    }
+    result.push_back(std::move(objects));
+  }
+  return result;
+}
+
+Tensor numbers(DType dtype, std::vector<std::complex<double>> values) {
+  return {dtype, {static_cast<std::int64_t>(values.size())}, std::move(values)};
+}
+
+/// `combine` over the same leaf of each object.
+template <class Combine>
+Leaves by_leaf(const std::vector<Leaves>& objects, Combine combine) {
+  Leaves result;
+  for (std::size_t leaf = 0; leaf < objects.front().size(); ++leaf) {
+    std::vector<Tensor> tensors;
+    for (const Leaves& object : objects) tensors.push_back(object[leaf]);
+    result.push_back(combine(tensors));
+  }
+  return result;
+}
+
+/// What SURFACE's table says that each contributor gets.
+PerRank expected(const Op& op, const PerRank& given) {
+  const Contribution& first = op.contributions.front();
+  const std::size_t size = op.contributions.size();
+  const auto rank = [&](std::size_t i) { return static_cast<std::size_t>(op.contributions[i].rank); };
+  const auto is_root = [&](std::size_t i) { return op.contributions[i].rank == first.root; };
+  const auto column = [&](std::size_t index) {
+    std::vector<Leaves> objects;
+    for (const Objects& each : given) objects.push_back(each.at(index));
+    return objects;
+  };
+  const auto folded = [&](const std::vector<Leaves>& objects) {
+    return by_leaf(objects, [&](const auto& tensors) { return fold(first.op, tensors); });
+  };
+  std::size_t root = 0;
+  while (root < size && !is_root(root)) ++root;
+
+  PerRank result(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    Objects& gets = result[i];
+    switch (first.kind) {
+      case Kind::allreduce: gets = {folded(column(0))}; break;
+      case Kind::reduce:
+        if (is_root(i)) gets = {folded(column(0))};
+        break;
+      case Kind::scan: {
+        auto prefix = column(0);
+        prefix.resize(i + 1);
+        gets = {folded(prefix)};
+        break;
+      }
+      case Kind::broadcast: gets = {given[root][0]}; break;
+      case Kind::allgather:
+      case Kind::gather:
+        if (first.kind == Kind::gather && !is_root(i)) break;
+        gets = column(0);
+        if (first.layout == Layout::stack) gets = {by_leaf(gets, [](const auto& tensors) { return stack(tensors); })};
+        break;
+      case Kind::scatter: gets = {given[root][rank(i)]}; break;
+      case Kind::reduce_scatter: gets = {folded(column(rank(i)))}; break;
+      case Kind::all_to_all:
+        gets = column(rank(i));
+        if (first.layout == Layout::concat) gets = {by_leaf(gets, [](const auto& tensors) { return join(tensors); })};
+        break;
+      default: break;
+    }
+  }
+  return result;
+}
+
+/// Random ops from a seed.
+class Random {
+ public:
+  explicit Random(unsigned seed) : engine_(seed) {}
+
+  int below(int end) { return std::uniform_int_distribution(0, end - 1)(engine_); }
+
+  std::complex<double> value(DType dtype, ReduceOp op) {
+    // Small enough that sums and products of 8 are exact in every dtype but the narrow integers, which wrap.
+    const auto part = [&] { return static_cast<double>(op == ReduceOp::prod ? 1 + below(2) : below(4)); };
+    if (dtype == DType::bool_) return static_cast<double>(below(2));
+    return is_complex(dtype) ? std::complex<double>(part(), part() - 2) : std::complex<double>(part());
+  }
+
+  Tensor tensor(DType dtype, ReduceOp op, std::vector<std::int64_t> shape) {
+    Tensor made{dtype, std::move(shape), {}};
+    for (std::size_t i = 0; i < count_of(made.shape); ++i) made.values.push_back(value(dtype, op));
+    return made;
+  }
+
+  std::vector<std::int64_t> shape(int ndim_min) {
+    std::vector<std::int64_t> sizes;
+    for (int axis = below(3) + ndim_min; axis > 0; --axis) sizes.push_back(below(8) == 0 ? 0 : 1 + below(5));
+    return sizes;
+  }
+
+  DType dtype(ReduceOp op) {
+    while (true) {
+      const auto chosen = static_cast<DType>(below(muster::dtype_count));
+      if (muster::result_dtype(chosen, op)) return chosen;
+    }
+  }
+
+  struct Form {
+    DType dtype;
+    std::vector<std::int64_t> shape;
+  };
+  std::vector<Form> form(ReduceOp op, int ndim_min) {
+    std::vector<Form> leaves;
+    for (int leaf = below(4); leaf >= 0; --leaf) leaves.push_back({dtype(op), shape(ndim_min)});
+    return leaves;
+  }
+
+  Leaves object(const std::vector<Form>& form, ReduceOp op) {
+    Leaves leaves;
+    for (const Form& leaf : form) leaves.push_back(tensor(leaf.dtype, op, leaf.shape));
+    return leaves;
+  }
+
+  std::vector<int> contributors(int world_size, int root) {
+    std::vector<int> ranks;
+    const bool all = below(3) > 0;
+    for (int rank = 0; rank < world_size; ++rank)
+      if (all || rank == root || below(2) == 0) ranks.push_back(rank);
+    return ranks;
+  }
+
+  /// Inputs in a form that `op` allows: equal where it reduces or stacks, equal but for axis 0 where it joins.
+  PerRank inputs(const Op& op) {
+    const Contribution& first = op.contributions.front();
+    const bool joins = first.layout == Layout::concat;
+    const bool equal = is_reduction(first.kind) || first.layout == Layout::stack || joins;
+    const bool many = first.kind == Kind::scatter || first.kind == Kind::reduce_scatter || first.kind == Kind::all_to_all;
+    const bool root_only = first.kind == Kind::scatter || first.kind == Kind::broadcast;
+    std::vector<std::vector<Form>> forms;
+    for (int i = 0; i < op.world_size; ++i) forms.push_back(form(first.op, joins ? 1 : 0));
+    PerRank given;
+    for (const Contribution& contribution : op.contributions) {
+      Objects objects;
+      const int count = root_only && contribution.rank != first.root ? 0 : many ? op.world_size : 1;
+      for (int i = 0; i < count; ++i) {
+        auto own = equal ? forms[static_cast<std::size_t>(i)] : form(first.op, 0);
+        if (joins)
+          for (Form& leaf : own) leaf.shape[0] = below(4);
+        objects.push_back(object(own, first.op));
+      }
+      given.push_back(std::move(objects));
+    }
+    return given;
+  }
+
+  ReduceOp reduce_op() { return static_cast<ReduceOp>(below(muster::reduce_op_count)); }
+
+ private:
+  std::mt19937 engine_;
+};
+
+constexpr std::array collectives{Kind::allreduce, Kind::reduce,  Kind::scan,           Kind::broadcast, Kind::allgather,
+                                 Kind::gather,    Kind::scatter, Kind::reduce_scatter, Kind::all_to_all};
+
+}  // namespace
+
+TEST_CASE("allreduce makes one result for all, in rank order") {
+  Op op = make_op(Kind::allreduce, 3, {0, 1, 2});
+  const PerRank given{{{numbers(DType::bool_, {1, 0})}}, {{numbers(DType::bool_, {1, 0})}}, {{numbers(DType::bool_, {1, 1})}}};
+  set_inputs(op, given);
+  const Plan plan = make_plan(op).value();
+  REQUIRE(plan.outputs.size() == 1);
+  REQUIRE(plan.folds.size() == 1);
+  CHECK(plan.folds[0].inputs == std::vector{op.contributions[0].inputs[0].data[0], op.contributions[1].inputs[0].data[0],
+                                            op.contributions[2].inputs[0].data[0]});
+  CHECK(plan.work_bytes == 3 * 2 + 2 * 8);
+  const PerRank result = run(op, plan);
+  for (const Objects& objects : result) CHECK(objects == Objects{{numbers(DType::int64, {3, 1})}});
+}
+
+TEST_CASE("mean divides by those who contributed") {
+  Op op = make_op(Kind::allreduce, 4, {1, 3});
+  for (auto& each : op.contributions) each.op = ReduceOp::mean;
+  set_inputs(op, {{{numbers(DType::int32, {1})}}, {{numbers(DType::int32, {4})}}});
+  CHECK(run(op, make_plan(op).value())[0] == Objects{{numbers(DType::float64, {2.5})}});
+}
+
+TEST_CASE("where nothing changes, nothing moves") {
+  auto moves = [](Kind kind, Layout layout, int world_size) {
+    std::vector<int> ranks;
+    for (int rank = 0; rank < world_size; ++rank) ranks.push_back(rank);
+    Op op = make_op(kind, world_size, ranks);
+    Random random(1);
+    for (auto& each : op.contributions) each.layout = layout;
+    set_inputs(op, random.inputs(op));
+    const Plan plan = make_plan(op).value();
+    return !plan.outputs.empty() || plan.work_bytes > 0;
+  };
+  for (Kind kind : {Kind::broadcast, Kind::allgather, Kind::gather, Kind::scatter, Kind::all_to_all})
+    CHECK_FALSE(moves(kind, Layout::parts, 4));
+  CHECK_FALSE(moves(Kind::all_to_all, Layout::concat, 1));
+  CHECK(moves(Kind::allgather, Layout::stack, 1));
+}
+
+TEST_CASE("one rank's reduction is its input, unless the dtype changes") {
+  for (Kind kind : {Kind::allreduce, Kind::reduce, Kind::scan, Kind::reduce_scatter}) {
+    Op same = make_op(kind, 1, {0});
+    set_inputs(same, {{{numbers(DType::float16, {1, 2}), numbers(DType::int8, {3})}}});
+    CHECK(make_plan(same).value().outputs.empty());
+    Op other = make_op(kind, 1, {0});
+    set_inputs(other, {{{numbers(DType::float16, {1, 2}), numbers(DType::bool_, {1})}}});
+    const Plan plan = make_plan(other).value();
+    CHECK(plan.folds.size() == 2);
+    CHECK(run(other, plan)[0] == Objects{{numbers(DType::float16, {1, 2}), numbers(DType::int64, {1})}});
+  }
+}
+
+TEST_CASE("arrays without elements make results without bytes") {
+  Op op = make_op(Kind::allreduce, 2, {0, 1});
+  set_inputs(op, PerRank(2, {{Tensor{DType::float32, {0, 3}, {}}}}));
+  const Plan plan = make_plan(op).value();
+  REQUIRE(plan.outputs.size() == 1);
+  CHECK(plan.outputs[0].bytes == 0);
+  CHECK(plan.folds.empty());
+  CHECK(run(op, plan)[1] == Objects{{Tensor{DType::float32, {0, 3}, {}}}});
+}
+
+TEST_CASE("a recv gets what was sent, whichever rank is lower") {
+  for (auto [source, destination] : {std::pair(0, 2), std::pair(2, 0), std::pair(1, 1)}) {
+    Op op = make_op(Kind::send, 3, {std::min(source, destination), std::max(source, destination)});
+    const std::size_t sender = source <= destination ? 0 : 1;
+    op.contributions[1 - sender].kind = Kind::recv;
+    PerRank given(2);
+    given[sender] = {{numbers(DType::int8, {7})}};
+    set_inputs(op, given);
+    const PerRank result = run(op, make_plan(op).value());
+    CHECK(result[sender].empty());
+    CHECK(result[1 - sender] == Objects{{numbers(DType::int8, {7})}});
+  }
+}
+
+TEST_CASE("barrier, split and reform give nothing") {
+  for (Kind kind : {Kind::barrier, Kind::split, Kind::reform}) {
+    const Plan plan = make_plan(make_op(kind, 2, {0, 1})).value();
+    CHECK(plan.gives == std::vector<std::vector<Given>>(2));
+  }
+}
+
+TEST_CASE("a result beyond any memory is Invalid") {
+  Op op = make_op(Kind::allgather, 2, {0, 1});
+  for (auto& each : op.contributions) {
+    each.layout = Layout::stack;
+    auto huge = std::make_shared<muster::ipc::Manifest>();
+    huge->add({1}, 0, DType::uint8, std::vector{std::int64_t{1} << 62}).value();
+    each.inputs.push_back({huge, huge.get(), {nullptr}});
+  }
+  const auto plan = make_plan(op);
+  REQUIRE_FALSE(plan);
+  CHECK(plan.error().code() == muster::Code::invalid);
+}
+
+TEST_CASE("random ops of every kind give what the reference gives") {
+  const unsigned seed = GENERATE(range(0U, 3000U));
+  Random random(seed);
+  const Kind kind = collectives[static_cast<std::size_t>(random.below(collectives.size()))];
+  const int world_size = 1 + random.below(8);
+  const int root = random.below(world_size);
+  Op op = make_op(kind, world_size, random.contributors(world_size, root));
+  const ReduceOp reduce_op = random.reduce_op();
+  Layout layout = Layout::parts;
+  if (random.below(2) == 0 && (kind == Kind::allgather || kind == Kind::gather)) layout = Layout::stack;
+  if (random.below(2) == 0 && kind == Kind::all_to_all) layout = Layout::concat;
+  for (auto& each : op.contributions) each.op = reduce_op, each.root = root, each.layout = layout;
+  const PerRank given = random.inputs(op);
+  set_inputs(op, given);
+
+  INFO("seed " << seed << ": " << name(kind) << " " << name(reduce_op) << " of " << op.contributions.size() << " of "
+               << world_size << " ranks");
+  const auto objection = check_op(op);
+  INFO((objection ? objection->message() : "no objection"));
+  REQUIRE_FALSE(objection);
+  CHECK(run(op, make_plan(op).value()) == expected(op, given));
+}
