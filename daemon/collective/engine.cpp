@@ -27,24 +27,17 @@ constexpr unsigned small_in_a_row_max = 8;
 
 std::uint64_t round_down(std::uint64_t number, std::uint64_t unit) { return number / unit * unit; }
 
-/// Output elements of a fold that make one chunk: whole cache lines of the output.
-std::uint64_t chunk_count(const Fold& fold) {
-  const std::uint64_t output_size = muster::size_of(*muster::result_dtype(fold.dtype, fold.op));
-  const std::uint64_t touched = muster::size_of(fold.dtype) * fold.inputs.size() + output_size;
-  const std::uint64_t unit = cache_line / output_size;
-  return std::max({round_down(chunk_bytes / touched, unit), output_bytes_min / output_size, unit});
-}
+std::uint64_t output_size(const Fold& fold) { return muster::size_of(*muster::result_dtype(fold.dtype, fold.op)); }
 
 void run_fold(const Job::FoldTask& task, std::uint64_t first, std::uint64_t count) {
   const Fold& fold = task.fold;
-  const std::size_t output_size = muster::size_of(*muster::result_dtype(fold.dtype, fold.op));
   std::vector<const std::byte*> moved;
   if (first > 0)
     for (const std::byte* input : fold.inputs) moved.push_back(input + first * muster::size_of(fold.dtype));
   const std::span inputs(first > 0 ? moved : fold.inputs);
-  kernels::Reduce call{fold.dtype, fold.op, inputs, task.output + first * output_size, count};
+  kernels::Reduce call{fold.dtype, fold.op, inputs, task.output + first * output_size(fold), count};
   // Whether the output bypasses the caches depends on the whole, not on the chunk.
-  if (fold.count * output_size >= call.stream_bytes_min) call.stream_bytes_min = 0;
+  if (fold.count * output_size(fold) >= call.stream_bytes_min) call.stream_bytes_min = 0;
   kernels::reduce(call);
 }
 
@@ -54,41 +47,63 @@ void run_copy(const Job::CopyTask& task, std::uint64_t first, std::uint64_t byte
 
 }  // namespace
 
-/// A stretch of one task.
+/// A place between two elements of a job's tasks: folds first, then copies.
+struct Engine::Cursor {
+  std::size_t task = 0;
+  std::uint64_t element = 0;  ///< of a copy: byte
+};
+
 struct Engine::Chunk {
-  std::size_t task = 0;  ///< folds first, then copies
-  std::uint64_t first = 0;
-  std::uint64_t count = 0;  ///< elements of a fold, bytes of a copy
+  Cursor begin;
+  Cursor end;
 };
 
 /// A job and how far it is. next() and finished() are called under the engine's mutex, run() outside it.
 class Engine::Running {
  public:
-  explicit Running(Job job) : job_(std::move(job)) { skip_empty(); }
+  explicit Running(Job job) : job_(std::move(job)) { skip_finished(); }
 
-  [[nodiscard]] bool exhausted() const { return task_ == tasks(); }
-  [[nodiscard]] bool is_one_chunk() const { return task_ + 1 >= tasks() && (exhausted() || left() <= chunk_of(task_)); }
+  [[nodiscard]] bool exhausted() const { return at_.task == tasks(); }
 
+  [[nodiscard]] bool is_small() const {
+    std::uint64_t bytes = 0;
+    for (std::size_t task = 0; task < tasks() && bytes <= chunk_bytes; ++task) bytes += count_of(task) * touched_by(task);
+    return bytes <= chunk_bytes;
+  }
+
+  /// The next stretch: many small tasks, or a part of a large one.
   Chunk next() {
-    MUSTER_ASSERT(!exhausted(), "a job on the queue has chunks left");
-    Chunk chunk{task_, first_, std::min(left(), chunk_of(task_))};
-    first_ += chunk.count;
+    MUSTER_ASSERT(!exhausted(), "a job on a queue has work left");
+    Chunk chunk{at_, at_};
+    std::uint64_t budget = chunk_bytes;
+    while (!exhausted()) {
+      const std::uint64_t count = piece(budget);
+      if (count == 0) break;
+      budget -= std::min(budget, count * touched_by(at_.task));
+      at_.element += count;
+      chunk.end = at_;
+      skip_finished();
+    }
     ++running_;
-    skip_empty();
     return chunk;
   }
 
-  /// True if that was the last of them.
+  /// A chunk has run. True if that was the last of them.
   bool finished() {
     --running_;
     return running_ == 0 && exhausted();
   }
 
   void run(const Chunk& chunk) const {
-    if (chunk.task < job_.folds.size())
-      run_fold(job_.folds[chunk.task], chunk.first, chunk.count);
-    else
-      run_copy(job_.copies[chunk.task - job_.folds.size()], chunk.first, chunk.count);
+    for (std::size_t task = chunk.begin.task; task <= chunk.end.task; ++task) {
+      const std::uint64_t first = task == chunk.begin.task ? chunk.begin.element : 0;
+      const std::uint64_t last = task == chunk.end.task ? chunk.end.element : count_of(task);
+      if (first == last) continue;
+      if (is_fold(task))
+        run_fold(job_.folds[task], first, last - first);
+      else
+        run_copy(job_.copies[task - job_.folds.size()], first, last - first);
+    }
   }
 
   void call_done() const {
@@ -97,23 +112,38 @@ class Engine::Running {
 
  private:
   [[nodiscard]] std::size_t tasks() const { return job_.folds.size() + job_.copies.size(); }
+  [[nodiscard]] bool is_fold(std::size_t task) const { return task < job_.folds.size(); }
   [[nodiscard]] std::uint64_t count_of(std::size_t task) const {
-    return task < job_.folds.size() ? job_.folds[task].fold.count : job_.copies[task - job_.folds.size()].bytes;
+    return is_fold(task) ? job_.folds[task].fold.count : job_.copies[task - job_.folds.size()].bytes;
   }
-  [[nodiscard]] std::uint64_t chunk_of(std::size_t task) const {
-    return task < job_.folds.size() ? chunk_count(job_.folds[task].fold) : chunk_bytes / 2;
+  /// Bytes of the result in one element.
+  [[nodiscard]] std::uint64_t written_by(std::size_t task) const {
+    return is_fold(task) ? output_size(job_.folds[task].fold) : 1;
   }
-  [[nodiscard]] std::uint64_t left() const { return count_of(task_) - first_; }
-  void skip_empty() {
-    while (!exhausted() && left() == 0) {
-      ++task_;
-      first_ = 0;
-    }
+  /// Bytes that one element reads and writes.
+  [[nodiscard]] std::uint64_t touched_by(std::size_t task) const {
+    if (!is_fold(task)) return 2;
+    const Fold& fold = job_.folds[task].fold;
+    return fold.inputs.size() * muster::size_of(fold.dtype) + output_size(fold);
+  }
+
+  /// Elements of the task at hand that go into a chunk with `budget` bytes left: all, or whole cache lines.
+  [[nodiscard]] std::uint64_t piece(std::uint64_t budget) const {
+    const std::uint64_t left = count_of(at_.task) - at_.element;
+    const std::uint64_t written = written_by(at_.task);
+    const bool fresh = budget == chunk_bytes;
+    std::uint64_t count = round_down(budget / touched_by(at_.task), cache_line / written);
+    if (fresh) count = std::max(count, output_bytes_min / written);
+    if (count >= left) return left;
+    return count * written < output_bytes_min ? 0 : count;
+  }
+
+  void skip_finished() {
+    while (!exhausted() && at_.element == count_of(at_.task)) at_ = {at_.task + 1, 0};
   }
 
   Job job_;
-  std::size_t task_ = 0;
-  std::uint64_t first_ = 0;
+  Cursor at_;
   std::size_t running_ = 0;
 };
 
@@ -139,7 +169,7 @@ Engine::~Engine() {
 void Engine::submit(Job job) {
   auto running = std::make_shared<Running>(std::move(job));
   if (running->exhausted()) return post_([running] { running->call_done(); });
-  const bool small = running->is_one_chunk();
+  const bool small = running->is_small();
   {
     std::lock_guard lock(mutex_);
     (small ? small_ : large_).push_back(std::move(running));

@@ -49,6 +49,7 @@ class Engine {
   [[nodiscard]] unsigned lanes() const { return static_cast<unsigned>(lanes_.size()); }
 
  private:
+  struct Cursor;
   struct Chunk;
   class Running;
 
@@ -58,7 +59,7 @@ class Engine {
   std::function<void(std::function<void()>)> post_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::shared_ptr<Running>> small_;  ///< jobs of one chunk
+  std::deque<std::shared_ptr<Running>> small_;  ///< jobs of about one chunk
   std::deque<std::shared_ptr<Running>> large_;  ///< jobs with chunks left, whose turn it is in front
   unsigned small_in_a_row_ = 0;
   bool stopping_ = false;
