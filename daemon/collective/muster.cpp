@@ -41,6 +41,10 @@ bool comes_first(const Contribution& a, const Contribution& b) {
   return std::pair(a.rank, a.kind) < std::pair(b.rank, b.kind);
 }
 
+void tell(std::vector<Action>& actions, OpId op, Error error, std::vector<Ticket> tickets) {
+  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), std::move(tickets)});
+}
+
 }  // namespace
 
 const Contribution* Op::of_rank(int rank) const {
@@ -65,7 +69,7 @@ void Muster::contribute(Contribution contribution, TimePoint now, std::vector<Ac
   if (!slot) return;
   arrive(*slot, contribution);
   if (!slot->gathering()) {
-    actions.push_back(FailOp{slot->id, *slot->error, {contribution.ticket}});
+    tell(actions, slot->id, *slot->error, {contribution.ticket});
     return retire(*slot);
   }
   auto error = objection(*slot, contribution);
@@ -112,8 +116,8 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   if (slot && (slot->gathering() || slot->error)) return slot;
   if (slot) arrive(*slot, contribution);
   const OpId id = slot ? slot->id : 0;
-  actions.push_back(FailOp{id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max),
-                           {contribution.ticket}});
+  tell(actions, id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max),
+       {contribution.ticket});
   if (slot) retire(*slot);
   return nullptr;
 }
@@ -182,7 +186,7 @@ void Muster::start(Slot& slot, std::vector<Action>& actions) {
     std::sort(contributions.begin(), contributions.end(), comes_first);
   end_gathering(slot);
   ++running_;
-  actions.push_back(StartOp{std::exchange(slot.op, nullptr)});
+  actions.emplace_back(std::in_place_type<StartOp>, StartOp{std::exchange(slot.op, nullptr)});
 }
 
 void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
@@ -192,7 +196,7 @@ void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
   slot.op.reset();
   slot.error = std::make_unique<Error>(error);
   failures_.emplace(slot.id, &slot);
-  actions.push_back(FailOp{slot.id, std::move(error), std::move(tickets)});
+  tell(actions, slot.id, std::move(error), std::move(tickets));
 }
 
 void Muster::end_gathering(Slot& slot) {
