@@ -22,10 +22,10 @@ struct Contribution {
   muster::ipc::Kind kind = muster::ipc::Kind::barrier;
   muster::ReduceOp op = muster::ReduceOp::sum;
   muster::ipc::Layout layout = muster::ipc::Layout::parts;
-  int root = 0;           ///< root; peer for send and recv; color for split
-  std::int64_t tag = 0;   ///< tag of send and recv; key for split
+  int root = 0;          ///< root; peer for send and recv; color for split
+  std::int64_t tag = 0;  ///< tag of send and recv; key for split
   TimePoint deadline;
-  std::string key;        ///< empty: matched by order
+  std::string key;  ///< empty: matched by order
   std::vector<Input> inputs;
   Ticket ticket = 0;
 };

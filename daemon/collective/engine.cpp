@@ -67,7 +67,8 @@ class Engine::Running {
 
   [[nodiscard]] bool is_small() const {
     std::uint64_t bytes = 0;
-    for (std::size_t task = 0; task < tasks() && bytes <= chunk_bytes; ++task) bytes += count_of(task) * touched_by(task);
+    for (std::size_t task = 0; task < tasks() && bytes <= chunk_bytes; ++task)
+      bytes += count_of(task) * touched_by(task);
     return bytes <= chunk_bytes;
   }
 
@@ -99,10 +100,8 @@ class Engine::Running {
       const std::uint64_t first = task == chunk.begin.task ? chunk.begin.element : 0;
       const std::uint64_t last = task == chunk.end.task ? chunk.end.element : count_of(task);
       if (first == last) continue;
-      if (is_fold(task))
-        run_fold(job_.folds[task], first, last - first);
-      else
-        run_copy(job_.copies[task - job_.folds.size()], first, last - first);
+      if (is_fold(task)) run_fold(job_.folds[task], first, last - first);
+      else run_copy(job_.copies[task - job_.folds.size()], first, last - first);
     }
   }
 
@@ -174,10 +173,8 @@ void Engine::submit(Job job) {
     std::lock_guard lock(mutex_);
     (small ? small_ : large_).push_back(std::move(running));
   }
-  if (small)
-    wake_.notify_one();
-  else
-    wake_.notify_all();
+  if (small) wake_.notify_one();
+  else wake_.notify_all();
 }
 
 /// Small jobs first, but not for ever. Null: nothing to do.

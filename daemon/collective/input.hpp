@@ -11,9 +11,9 @@
 namespace musterd {
 
 struct Input {
-  std::shared_ptr<const void> lease;             ///< keeps the regions readable and owns the manifest
+  std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns the manifest
   const muster::ipc::Manifest* manifest = nullptr;
-  std::vector<const std::byte*> data;            ///< of each leaf; null for leaves without bytes
+  std::vector<const std::byte*> data;  ///< of each leaf; null for leaves without bytes
 };
 
 }  // namespace musterd

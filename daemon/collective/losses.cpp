@@ -89,10 +89,8 @@ void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<
     slot.awaited -= owed;
     if (!slot.gathering()) return;
     const bool fatal = !slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank));
-    if (fatal)
-      fail(slot, lost_while_awaited(slot.op->name, loss), actions);
-    else if (slot.awaited == 0)
-      start(slot, actions);
+    if (fatal) fail(slot, lost_while_awaited(slot.op->name, loss), actions);
+    else if (slot.awaited == 0) start(slot, actions);
   });
   sweep();
   forget_old_failures();

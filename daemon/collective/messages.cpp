@@ -73,8 +73,8 @@ Error not_members(const std::string& op_name, std::span<const int> ranks) {
 }
 
 Error not_replaced(const std::string& op_name, const Losses& losses) {
-  return Error(Code::peer_lost, op_name + " reached its deadline and nobody took the seat of a lost rank: " +
-                                    losses_text(losses),
+  return Error(Code::peer_lost,
+               op_name + " reached its deadline and nobody took the seat of a lost rank: " + losses_text(losses),
                "start a replacement that joins with that rank, or call reform() to go on without it", ranks_of(losses));
 }
 
@@ -96,8 +96,8 @@ Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_fl
 
 Error too_far_behind(const std::string& op_name, std::span<const int> missing, std::size_t behind) {
   return Error(Code::quota_exceeded,
-               op_name + " is given up: " + ranks_text(missing) + (missing.size() == 1 ? " has" : " have") + " fallen " +
-                   std::to_string(behind) + " ops behind the others",
+               op_name + " is given up: " + ranks_text(missing) + (missing.size() == 1 ? " has" : " have") +
+                   " fallen " + std::to_string(behind) + " ops behind the others",
                "wait for some results before starting more", {missing.begin(), missing.end()});
 }
 

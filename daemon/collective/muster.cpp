@@ -90,8 +90,10 @@ void Muster::contribute(Contribution contribution, TimePoint now, std::vector<Ac
 Muster::Channel Muster::channel_of(const Contribution& contribution) {
   switch (contribution.kind) {
     case Kind::reform: return {.of = Channel::Of::reform, .key = {}};
-    case Kind::send: return {Channel::Of::pair, contribution.key, contribution.rank, contribution.root, contribution.tag};
-    case Kind::recv: return {Channel::Of::pair, contribution.key, contribution.root, contribution.rank, contribution.tag};
+    case Kind::send:
+      return {Channel::Of::pair, contribution.key, contribution.rank, contribution.root, contribution.tag};
+    case Kind::recv:
+      return {Channel::Of::pair, contribution.key, contribution.root, contribution.rank, contribution.tag};
     default: return {.of = Channel::Of::key, .key = contribution.key};
   }
 }
@@ -125,8 +127,8 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
 Muster::Slot& Muster::find_or_open_in_channel(const Contribution& contribution, TimePoint now) {
   auto [found, is_new] = channels_.try_emplace(channel_of(contribution));
   auto& [channel, slots] = *found;
-  const std::size_t place = channel.of == Channel::Of::pair ? place_in_pair(contribution.kind)
-                                                            : static_cast<std::size_t>(contribution.rank);
+  const std::size_t place =
+      channel.of == Channel::Of::pair ? place_in_pair(contribution.kind) : static_cast<std::size_t>(contribution.rank);
   auto slot = std::find_if(slots.begin(), slots.end(), [&](const Slot& each) { return !each.arrived[place]; });
   if (slot != slots.end()) return *slot;
   Slot& opened = slots.emplace_back();

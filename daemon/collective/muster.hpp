@@ -94,8 +94,8 @@ class Muster {
   };
   struct Seat {
     Standing standing = Standing::absent;
-    std::uint64_t position = 0;    ///< of its next op matched by order
-    std::size_t in_flight = 0;     ///< contributions that gather
+    std::uint64_t position = 0;  ///< of its next op matched by order
+    std::size_t in_flight = 0;   ///< contributions that gather
   };
 
   /// What brings contributions together that aren't matched by order; those of one channel match one after another.
@@ -112,11 +112,11 @@ class Muster {
   /// An op from its first contribution until every rank that may come has come.
   struct Slot {
     OpId id = 0;
-    std::uint64_t sequence = 0;        ///< if matched by order
-    const Channel* channel = nullptr;  ///< null: matched by order
-    std::vector<bool> arrived;         ///< in a channel: by rank; for a pair, the sender and the receiver
-    std::size_t awaited = 0;           ///< contributions that may still come
-    std::shared_ptr<Op> op;            ///< null once the muster is over
+    std::uint64_t sequence = 0;            ///< if matched by order
+    const Channel* channel = nullptr;      ///< null: matched by order
+    std::vector<bool> arrived;             ///< in a channel: by rank; for a pair, the sender and the receiver
+    std::size_t awaited = 0;               ///< contributions that may still come
+    std::shared_ptr<Op> op;                ///< null once the muster is over
     std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
     TimePoint since;
     TimePoint deadline;
@@ -170,10 +170,10 @@ class Muster {
   std::set<int> members_;
   Limits limits_;
   OpId next_id_;
-  std::vector<Seat> seats_;  ///< by rank
+  std::vector<Seat> seats_;   ///< by rank
   std::size_t expected_ = 0;  ///< members that may contribute to a new op: live or vacant
   std::set<int> lost_;
-  Losses losses_;         ///< why the lost and vacant ranks are gone
+  Losses losses_;          ///< why the lost and vacant ranks are gone
   bool refusing_ = false;  ///< new ops fail: a rank was lost under policy fail
 
   std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_

@@ -252,8 +252,7 @@ TEST_CASE("every field that matters is compared") {
   SECTION("many differences are counted, not listed") {
     std::vector<Array> three(9, floats({1}));
     std::vector<Array> other(9, blank(DType::int8, {1}));
-    const auto message =
-        disagree(with(0, Kind::allreduce, {bundle(three)}), with(1, Kind::allreduce, {bundle(other)}));
+    const auto message = disagree(with(0, Kind::allreduce, {bundle(three)}), with(1, Kind::allreduce, {bundle(other)}));
     CHECK(message.ends_with("dtype of leaf 3 is float32 on rank 0 and int8 on rank 1; and 5 more fields"));
   }
 }
@@ -316,8 +315,8 @@ TEST_CASE("a deadline names who is missing, and the group goes on") {
 
 TEST_CASE("policy fail: what waits for the lost rank fails, and so does all that comes") {
   Scene scene(3);
-  scene.barrier(0);            // waits for 1 and 2
-  scene.barrier(2, "given");   // rank 2 has contributed
+  scene.barrier(0);           // waits for 1 and 2
+  scene.barrier(2, "given");  // rank 2 has contributed
   scene.lose(2);
   CHECK(scene.error(1).code() == Code::peer_lost);
   CHECK(scene.error(1).message() == "barrier #0 waited for a rank that is lost: rank 2 died");

@@ -228,7 +228,8 @@ class Random {
     const Contribution& first = op.contributions.front();
     const bool joins = first.layout == Layout::concat;
     const bool equal = is_reduction(first.kind) || first.layout == Layout::stack || joins;
-    const bool many = first.kind == Kind::scatter || first.kind == Kind::reduce_scatter || first.kind == Kind::all_to_all;
+    const bool many =
+        first.kind == Kind::scatter || first.kind == Kind::reduce_scatter || first.kind == Kind::all_to_all;
     const bool root_only = first.kind == Kind::scatter || first.kind == Kind::broadcast;
     std::vector<std::vector<Form>> forms;
     for (int i = 0; i < op.world_size; ++i) forms.push_back(form(first.op, joins ? 1 : 0));
@@ -260,12 +261,14 @@ constexpr std::array collectives{Kind::allreduce, Kind::reduce,  Kind::scan,    
 
 TEST_CASE("allreduce makes one result for all, in rank order") {
   Op op = make_op(Kind::allreduce, 3, {0, 1, 2});
-  const PerRank given{{{numbers(DType::bool_, {1, 0})}}, {{numbers(DType::bool_, {1, 0})}}, {{numbers(DType::bool_, {1, 1})}}};
+  const PerRank given{
+      {{numbers(DType::bool_, {1, 0})}}, {{numbers(DType::bool_, {1, 0})}}, {{numbers(DType::bool_, {1, 1})}}};
   set_inputs(op, given);
   const Plan plan = make_plan(op).value();
   REQUIRE(plan.outputs.size() == 1);
   REQUIRE(plan.folds.size() == 1);
-  CHECK(plan.folds[0].inputs == std::vector{op.contributions[0].inputs[0].data[0], op.contributions[1].inputs[0].data[0],
+  CHECK(plan.folds[0].inputs == std::vector{op.contributions[0].inputs[0].data[0],
+                                            op.contributions[1].inputs[0].data[0],
                                             op.contributions[2].inputs[0].data[0]});
   CHECK(plan.work_bytes == 3 * 2 + 2 * 8);
   const PerRank result = run(op, plan);

@@ -38,9 +38,7 @@ auto with_type(DType dtype, Visit visit) {
   throw std::logic_error("no such dtype");
 }
 
-void assign(kernels::Float16& element, Value value) {
-  element = kernels::to_float16(static_cast<float>(value.real()));
-}
+void assign(kernels::Float16& element, Value value) { element = kernels::to_float16(static_cast<float>(value.real())); }
 void assign(kernels::Bfloat16& element, Value value) {
   element = kernels::to_bfloat16(static_cast<float>(value.real()));
 }
@@ -142,7 +140,8 @@ Tensor fold(ReduceOp op, std::span<const Tensor> inputs) {
 Tensor stack(std::span<const Tensor> inputs) {
   Tensor result{inputs.front().dtype, inputs.front().shape, {}};
   result.shape.insert(result.shape.begin(), static_cast<std::int64_t>(inputs.size()));
-  for (const Tensor& input : inputs) result.values.insert(result.values.end(), input.values.begin(), input.values.end());
+  for (const Tensor& input : inputs)
+    result.values.insert(result.values.end(), input.values.begin(), input.values.end());
   return result;
 }
 
