@@ -1,0 +1,216 @@
+// Small regions cost a few loads and stores: the first slab with room, its latest freed slot. At most one slab of each
+// class stays behind empty, so that a region that is made and dropped over and over does not make a slab each time.
+#include <muster/ipc/region_allocator.hpp>
+
+#include <bit>
+
+namespace muster::ipc {
+
+namespace {
+
+constexpr std::uint16_t slot_taken = 0xffff;
+constexpr std::uint16_t no_slot = 0xfffe;
+constexpr std::uint64_t pages_per_table = 256;
+
+}  // namespace
+
+// Multiples of 64 up to 1 KiB, then four sizes to each doubling: a region wastes a fifth at most.
+std::uint32_t RegionAllocator::class_of(std::uint64_t bytes) {
+  const std::uint64_t last = bytes - 1;
+  if (bytes <= 1024) return static_cast<std::uint32_t>(last / alignment_bytes);
+  const auto log2 = static_cast<std::uint32_t>(std::bit_width(last)) - 1;
+  return 16 + (log2 - 10) * 4 + static_cast<std::uint32_t>((last - (std::uint64_t{1} << log2)) >> (log2 - 2));
+}
+
+std::uint32_t RegionAllocator::class_bytes(std::uint32_t size_class) {
+  if (size_class < 16) return (size_class + 1) * alignment_bytes;
+  const std::uint32_t doubling = (size_class - 16) / 4;
+  return (1024u << doubling) + (size_class % 4 + 1) * (256u << doubling);
+}
+
+std::uint32_t RegionAllocator::slots_of(std::uint32_t size_class) { return slab_bytes / class_bytes(size_class); }
+
+RegionAllocator::Segment& RegionAllocator::segment_of(SegmentId segment) {
+  const auto found = segments_.find(segment);
+  if (found == segments_.end()) allocator_misused("no such segment", segment, 0);
+  return found->second;
+}
+
+std::uint32_t RegionAllocator::slab_at(const Segment& segment, std::uint64_t offset) const {
+  const auto page = offset / page_bytes;
+  if (page / pages_per_table >= segment.slab_of_page.size()) return none;
+  const auto& table = segment.slab_of_page[page / pages_per_table];
+  return table ? (*table)[page % pages_per_table] : none;
+}
+
+void RegionAllocator::add_segment(SegmentId segment, std::uint64_t bytes) {
+  extents_.add_segment(segment, bytes);
+  segments_[segment].bytes = bytes;
+  segment_bytes_ += bytes;
+}
+
+void RegionAllocator::remove_segment(SegmentId segment) {
+  auto& removed = segment_of(segment);
+  if (removed.regions != 0) allocator_misused("segment removed while regions are allocated", segment, removed.regions);
+  drop_empty_slabs(segment);
+  extents_.remove_segment(segment);
+  segment_bytes_ -= removed.bytes;
+  segments_.erase(segment);
+}
+
+std::vector<SegmentId> RegionAllocator::free_segments() const {
+  std::vector<SegmentId> free;
+  for (const auto& [id, segment] : segments_)
+    if (segment.regions == 0) free.push_back(id);
+  return free;
+}
+
+std::optional<RegionAllocator::Region> RegionAllocator::allocate(std::uint64_t bytes) {
+  if (bytes == 0) allocator_misused("a region without bytes", {}, 0);
+  if (bytes > segment_bytes_) return std::nullopt;
+  auto region = bytes < large_bytes_min ? allocate_small(class_of(bytes)) : std::nullopt;
+  // Where a slab does not fit any more, a page still may.
+  if (!region) region = allocate_pages((bytes + page_bytes - 1) / page_bytes * page_bytes);
+  if (region) allocated_bytes_ += region->bytes;
+  return region;
+}
+
+std::optional<RegionAllocator::Region> RegionAllocator::allocate_small(std::uint32_t size_class) {
+  if (with_room_[size_class] == none && !make_slab(size_class)) return std::nullopt;
+  const auto index = with_room_[size_class];
+  auto& slab = slabs_[index];
+  const bool reused = slab.free_slot != no_slot;
+  const std::uint16_t slot = reused ? slab.free_slot : slab.untouched_slot++;
+  if (reused) slab.free_slot = slab.links[slot];
+  slab.links[slot] = slot_taken;
+  if (++slab.used == slab.links.size()) unlink(index);
+  ++slab.home->regions;
+  const auto bytes = class_bytes(size_class);
+  return Region{slab.segment, slab.offset + std::uint64_t{slot} * bytes, bytes};
+}
+
+std::optional<RegionAllocator::Region> RegionAllocator::allocate_pages(std::uint64_t bytes) {
+  const auto extent = take_extent(bytes);
+  if (!extent) return std::nullopt;
+  ++segment_of(extent->segment).regions;
+  return Region{extent->segment, extent->offset, extent->bytes};
+}
+
+std::optional<Extents::Extent> RegionAllocator::take_extent(std::uint64_t bytes) {
+  auto extent = extents_.take(bytes);
+  if (!extent && drop_empty_slabs()) extent = extents_.take(bytes);
+  return extent;
+}
+
+bool RegionAllocator::make_slab(std::uint32_t size_class) {
+  const auto extent = take_extent(slab_bytes);
+  if (!extent) return false;
+  if (unused_slabs_.empty()) {
+    unused_slabs_.push_back(static_cast<std::uint32_t>(slabs_.size()));
+    slabs_.emplace_back();
+  }
+  const auto index = unused_slabs_.back();
+  unused_slabs_.pop_back();
+  auto& slab = slabs_[index];
+  slab = {.segment = extent->segment,
+          .home = &segment_of(extent->segment),
+          .offset = extent->offset,
+          .size_class = size_class,
+          .free_slot = no_slot,
+          .links = std::vector<std::uint16_t>(slots_of(size_class), no_slot)};
+  map_slab(slab, index);
+  link(index);
+  return true;
+}
+
+void RegionAllocator::map_slab(const Slab& slab, std::uint32_t index) {
+  for (auto page = slab.offset / page_bytes; page < (slab.offset + slab_bytes) / page_bytes; ++page) {
+    auto& tables = slab.home->slab_of_page;
+    if (page / pages_per_table >= tables.size()) tables.resize(page / pages_per_table + 1);
+    auto& table = tables[page / pages_per_table];
+    if (!table) {
+      table = std::make_unique<SlabOfPage>();
+      table->fill(none);
+    }
+    (*table)[page % pages_per_table] = index;
+  }
+}
+
+void RegionAllocator::free(SegmentId segment, std::uint64_t offset) {
+  auto& home = segment_of(segment);
+  if (const auto slab = slab_at(home, offset); slab != none) {
+    free_small(home, slab, offset);
+  } else {
+    allocated_bytes_ -= extents_.give(segment, offset);
+    --home.regions;
+  }
+}
+
+void RegionAllocator::free_small(Segment& segment, std::uint32_t index, std::uint64_t offset) {
+  auto& slab = slabs_[index];
+  const auto bytes = class_bytes(slab.size_class);
+  const auto slot = (offset - slab.offset) / bytes;
+  if (slot * bytes != offset - slab.offset || slot >= slab.links.size() || slab.links[slot] != slot_taken)
+    allocator_misused("freed what was not allocated", slab.segment, offset);
+  slab.links[slot] = slab.free_slot;
+  slab.free_slot = static_cast<std::uint16_t>(slot);
+  allocated_bytes_ -= bytes;
+  --segment.regions;
+  if (slab.used == slab.links.size()) link(index);
+  if (--slab.used == 0 && (slab.previous != none || slab.next != none)) drop_slab(index);
+}
+
+void RegionAllocator::drop_slab(std::uint32_t index) {
+  unlink(index);
+  map_slab(slabs_[index], none);
+  extents_.give(slabs_[index].segment, slabs_[index].offset);
+  slabs_[index].links = {};
+  unused_slabs_.push_back(index);
+}
+
+bool RegionAllocator::drop_empty_slabs(SegmentId segment) {
+  bool dropped = false;
+  for (auto index : with_room_)
+    while (index != none) {
+      const auto next = slabs_[index].next;
+      if (slabs_[index].used == 0 && (!segment || slabs_[index].segment == segment)) {
+        drop_slab(index);
+        dropped = true;
+      }
+      index = next;
+    }
+  return dropped;
+}
+
+std::optional<RegionAllocator::Region> RegionAllocator::find(SegmentId segment, std::uint64_t offset) const {
+  const auto home = segments_.find(segment);
+  if (home == segments_.end()) return std::nullopt;
+  const auto index = slab_at(home->second, offset);
+  if (index == none) {
+    const auto extent = extents_.find(segment, offset);
+    return extent ? std::optional(Region{segment, extent->offset, extent->bytes}) : std::nullopt;
+  }
+  const auto& slab = slabs_[index];
+  const auto bytes = class_bytes(slab.size_class);
+  const auto slot = (offset - slab.offset) / bytes;
+  if (slot >= slab.links.size() || slab.links[slot] != slot_taken) return std::nullopt;
+  return Region{segment, slab.offset + slot * bytes, bytes};
+}
+
+void RegionAllocator::link(std::uint32_t index) {
+  auto& slab = slabs_[index];
+  auto& first = with_room_[slab.size_class];
+  slab.previous = none;
+  slab.next = first;
+  if (first != none) slabs_[first].previous = index;
+  first = index;
+}
+
+void RegionAllocator::unlink(std::uint32_t index) {
+  auto& slab = slabs_[index];
+  if (slab.next != none) slabs_[slab.next].previous = slab.previous;
+  (slab.previous != none ? slabs_[slab.previous].next : with_room_[slab.size_class]) = slab.next;
+  slab.previous = slab.next = none;
+}
+
+}  // namespace muster::ipc

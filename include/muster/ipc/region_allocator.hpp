@@ -1,0 +1,102 @@
+// Hands out regions of segments: offsets only, it touches no memory and keeps its books in private memory, where no
+// other process can change them. Used by a client for what it writes and by the daemon for results.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include <muster/ipc/extents.hpp>
+#include <muster/ipc/ids.hpp>
+
+namespace muster::ipc {
+
+/// Not thread-safe. Small regions come from slabs of one size class each, large ones are whole pages.
+class RegionAllocator {
+ public:
+  static constexpr std::uint64_t large_bytes_min = 16 << 10;  ///< from here on a region shares its pages with no other
+  static constexpr std::uint64_t slab_bytes = 64 << 10;
+  static constexpr std::uint64_t alignment_bytes = 64;
+
+  struct Region {
+    SegmentId segment;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;  ///< all that belongs to it: what was asked for, padded
+  };
+
+  void add_segment(SegmentId segment, std::uint64_t bytes);
+  /// Whole-free segments only.
+  void remove_segment(SegmentId segment);
+  /// bytes >= 1. At least 64-byte aligned; large regions are page aligned. Nothing if no segment has room.
+  [[nodiscard]] std::optional<Region> allocate(std::uint64_t bytes);
+  /// `offset`: the start of an allocated region; anything else ends the process.
+  void free(SegmentId segment, std::uint64_t offset);
+  /// The allocated region that contains this offset.
+  [[nodiscard]] std::optional<Region> find(SegmentId segment, std::uint64_t offset) const;
+
+  [[nodiscard]] std::uint64_t allocated_bytes() const { return allocated_bytes_; }  ///< padding included
+  [[nodiscard]] std::uint64_t segment_bytes() const { return segment_bytes_; }      ///< of all segments together
+  /// Segments in which no region is allocated.
+  [[nodiscard]] std::vector<SegmentId> free_segments() const;
+
+ private:
+  static constexpr std::size_t class_count = 32;
+  static constexpr std::uint32_t none = 0xffffffff;
+  using SlabOfPage = std::array<std::uint32_t, 256>;  ///< `none` where a page is in no slab
+
+  struct Segment {
+    std::uint64_t bytes = 0;
+    std::uint64_t regions = 0;
+    std::vector<std::unique_ptr<SlabOfPage>> slab_of_page;  ///< one table for each MiB that has ever had a slab
+  };
+  /// Slots of one size. Slots that were never used follow the others; freed ones are linked, the latest first.
+  struct Slab {
+    SegmentId segment;
+    Segment* home = nullptr;
+    std::uint64_t offset = 0;
+    std::uint32_t size_class = 0;
+    std::uint32_t used = 0;
+    std::uint32_t previous = none;  ///< in the list of slabs of this class that have room
+    std::uint32_t next = none;
+    std::uint16_t free_slot = 0;
+    std::uint16_t untouched_slot = 0;
+    std::vector<std::uint16_t> links;  ///< per slot: the next free one, or that it is taken
+  };
+
+  [[nodiscard]] static std::uint32_t class_of(std::uint64_t bytes);
+  [[nodiscard]] static std::uint32_t class_bytes(std::uint32_t size_class);
+  [[nodiscard]] static std::uint32_t slots_of(std::uint32_t size_class);
+  [[nodiscard]] Segment& segment_of(SegmentId segment);
+  [[nodiscard]] std::uint32_t slab_at(const Segment& segment, std::uint64_t offset) const;
+  [[nodiscard]] std::optional<Region> allocate_small(std::uint32_t size_class);
+  [[nodiscard]] std::optional<Region> allocate_pages(std::uint64_t bytes);
+  [[nodiscard]] std::optional<Extents::Extent> take_extent(std::uint64_t bytes);
+  [[nodiscard]] bool make_slab(std::uint32_t size_class);
+  void free_small(Segment& segment, std::uint32_t slab, std::uint64_t offset);
+  void drop_slab(std::uint32_t slab);
+  /// Of one segment, or of all. True if there were any.
+  bool drop_empty_slabs(SegmentId segment = {});
+  static void map_slab(const Slab& slab, std::uint32_t index);
+  void link(std::uint32_t slab);
+  void unlink(std::uint32_t slab);
+
+  Extents extents_;
+  std::unordered_map<SegmentId, Segment> segments_;
+  std::vector<Slab> slabs_;
+  std::vector<std::uint32_t> unused_slabs_;  ///< places in slabs_
+  std::array<std::uint32_t, class_count> with_room_ = filled();  ///< first slab of each class that has a free slot
+  std::uint64_t allocated_bytes_ = 0;
+  std::uint64_t segment_bytes_ = 0;
+
+  static constexpr std::array<std::uint32_t, class_count> filled() {
+    std::array<std::uint32_t, class_count> slabs{};
+    slabs.fill(none);
+    return slabs;
+  }
+};
+
+}  // namespace muster::ipc

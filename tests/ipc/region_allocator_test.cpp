@@ -1,0 +1,271 @@
+// The allocator of regions against a model: no two regions share a byte, large ones share no page, everything coalesces
+// back, and what was freed last is used first.
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include <catch2/catch.hpp>
+#include <muster/ipc/region_allocator.hpp>
+
+#include "random.hpp"
+
+namespace muster::ipc {
+namespace {
+
+using test::Random;
+using Region = RegionAllocator::Region;
+constexpr std::uint64_t mib = 1 << 20;
+constexpr auto large = RegionAllocator::large_bytes_min;
+
+/// What must hold of each region, and of all together.
+class Model {
+ public:
+  explicit Model(std::map<std::uint32_t, std::uint64_t> segments) : segments_(std::move(segments)) {}
+
+  void allocated(const Region& region, std::uint64_t wanted) {
+    REQUIRE(region.bytes >= wanted);
+    REQUIRE(region.offset % RegionAllocator::alignment_bytes == 0);
+    if (wanted >= large) REQUIRE((region.offset % page_bytes == 0 && region.bytes == (wanted + page_bytes - 1) / page_bytes * page_bytes));
+    REQUIRE(segments_.contains(region.segment.value));
+    REQUIRE(region.offset + region.bytes <= segments_[region.segment.value]);
+    auto& regions = regions_[region.segment.value];
+    const auto next = regions.lower_bound(region.offset);
+    if (next != regions.end()) REQUIRE(region.offset + region.bytes <= next->first);
+    if (next != regions.begin()) REQUIRE(std::prev(next)->first + std::prev(next)->second <= region.offset);
+    regions.emplace(region.offset, region.bytes);
+    bytes_ += region.bytes;
+    all_.push_back(region);
+  }
+  Region remove(std::size_t index) {
+    std::swap(all_[index], all_.back());
+    const auto region = all_.back();
+    all_.pop_back();
+    regions_[region.segment.value].erase(region.offset);
+    bytes_ -= region.bytes;
+    return region;
+  }
+  [[nodiscard]] const std::vector<Region>& all() const { return all_; }
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+  [[nodiscard]] bool is_free(std::uint32_t segment) const {
+    const auto found = regions_.find(segment);
+    return found == regions_.end() || found->second.empty();
+  }
+  /// The region that contains the offset.
+  [[nodiscard]] std::optional<Region> find(std::uint32_t segment, std::uint64_t offset) const {
+    for (const auto& region : all_)
+      if (region.segment.value == segment && offset >= region.offset && offset < region.offset + region.bytes) return region;
+    return std::nullopt;
+  }
+
+ private:
+  std::map<std::uint32_t, std::uint64_t> segments_;
+  std::map<std::uint32_t, std::map<std::uint64_t, std::uint64_t>> regions_;
+  std::vector<Region> all_;
+  std::uint64_t bytes_ = 0;
+};
+
+std::uint64_t random_bytes(Random& random) {
+  switch (random.between(0, 3)) {
+    case 0: return random.between(1, 1024);
+    case 1: return random.between(1, large + page_bytes);
+    case 2: return std::uint64_t{1} << random.between(0, 20);
+    default: return random.between(1, 300'000);
+  }
+}
+
+TEST_CASE("random allocations and frees: no overlap, aligned, found, and all back at the end") {
+  const auto seed = GENERATE(range(0u, 40u));
+  CAPTURE(seed);
+  Random random(seed);
+  const std::map<std::uint32_t, std::uint64_t> segments{{1, 2 * mib}, {2, 4 * mib + 12'345}, {3, 100'000}, {9, 16 * mib}};
+  RegionAllocator allocator;
+  for (const auto& [id, bytes] : segments) allocator.add_segment({id}, bytes);
+  Model model(segments);
+  int refused = 0;
+  double fill = 0.6;
+  for (int step = 0; step < 4000; ++step) {
+    if (step % 500 == 0) fill = random.chance(0.5) ? 0.7 : 0.35;
+    if (model.all().empty() || random.chance(fill)) {
+      const auto wanted = random_bytes(random);
+      if (const auto region = allocator.allocate(wanted)) model.allocated(*region, wanted);
+      else ++refused;
+    } else {
+      const auto region = model.remove(random.between(0, model.all().size() - 1));
+      allocator.free(region.segment, region.offset);
+    }
+    REQUIRE(allocator.allocated_bytes() == model.bytes());
+    if (step % 20 == 0) {
+      const auto segment = static_cast<std::uint32_t>(random.between(1, 3));
+      const auto offset = random.between(0, 5 * mib);
+      const auto expected = model.find(segment, offset);
+      const auto found = allocator.find({segment}, offset);
+      REQUIRE(found.has_value() == expected.has_value());
+      if (found) REQUIRE((found->offset == expected->offset && found->bytes == expected->bytes));
+    }
+  }
+  const auto free = allocator.free_segments();
+  for (const auto& [id, bytes] : segments)
+    REQUIRE((std::count(free.begin(), free.end(), SegmentId{id}) == 1) == model.is_free(id));
+
+  while (!model.all().empty()) {
+    const auto region = model.remove(random.between(0, model.all().size() - 1));
+    allocator.free(region.segment, region.offset);
+  }
+  REQUIRE(allocator.allocated_bytes() == 0);
+  REQUIRE(allocator.free_segments().size() == segments.size());
+  // Whole again: each segment can be taken in one piece, the largest first.
+  for (const std::uint32_t id : {9u, 2u, 1u, 3u}) {
+    const auto region = allocator.allocate(segments.at(id) / page_bytes * page_bytes);
+    REQUIRE(region);
+    REQUIRE(region->segment == SegmentId{id});
+    REQUIRE(region->offset == 0);
+  }
+}
+
+TEST_CASE("every size up to a few pages fits what it is given, and wastes a fifth at most") {
+  RegionAllocator allocator;
+  allocator.add_segment({1}, 64 * mib);
+  for (std::uint64_t bytes = 1; bytes <= large + 2 * page_bytes; ++bytes) {
+    const auto region = allocator.allocate(bytes);
+    REQUIRE(region);
+    REQUIRE(region->bytes >= bytes);
+    if (bytes >= 1024) REQUIRE(region->bytes - bytes <= region->bytes / 5);
+    else REQUIRE(region->bytes - bytes < RegionAllocator::alignment_bytes);
+    allocator.free(region->segment, region->offset);
+  }
+  REQUIRE(allocator.allocated_bytes() == 0);
+}
+
+TEST_CASE("what was freed last is used first, small and large") {
+  const auto bytes = GENERATE(std::uint64_t{100}, std::uint64_t{5000}, std::uint64_t{4 * mib});
+  RegionAllocator allocator;
+  allocator.add_segment({1}, 64 * mib);
+  std::vector<Region> regions;
+  for (int i = 0; i < 8; ++i) regions.push_back(*allocator.allocate(bytes));
+  allocator.free({1}, regions[1].offset);
+  allocator.free({1}, regions[5].offset);
+  allocator.free({1}, regions[3].offset);
+  REQUIRE(allocator.allocate(bytes)->offset == regions[3].offset);
+  REQUIRE(allocator.allocate(bytes)->offset == regions[5].offset);
+  REQUIRE(allocator.allocate(bytes)->offset == regions[1].offset);
+}
+
+TEST_CASE("steady state touches the same bytes again and again") {
+  Random random(11);
+  RegionAllocator allocator;
+  allocator.add_segment({1}, 64 * mib);
+  allocator.add_segment({2}, 64 * mib);
+  std::vector<std::uint64_t> sizes;
+  for (int i = 0; i < 50; ++i) sizes.push_back(random_bytes(random));
+  std::set<std::pair<std::uint32_t, std::uint64_t>> seen;
+  std::size_t after_two_rounds = 0;
+  for (int round = 0; round < 20; ++round) {
+    std::vector<Region> regions;
+    for (const auto bytes : sizes) regions.push_back(*allocator.allocate(bytes));
+    for (const auto& region : regions) {
+      seen.emplace(region.segment.value, region.offset);
+      allocator.free(region.segment, region.offset);
+    }
+    if (round == 1) after_two_rounds = seen.size();
+  }
+  REQUIRE(seen.size() == after_two_rounds);
+}
+
+TEST_CASE("a large region is the best fit, and a segment in use goes before one that is wholly free") {
+  RegionAllocator allocator;
+  allocator.add_segment({1}, 16 * mib);
+  allocator.add_segment({2}, 2 * mib);
+  const auto first = *allocator.allocate(3 * mib);
+  REQUIRE(first.segment == SegmentId{1});
+  REQUIRE(allocator.allocate(mib)->segment == SegmentId{1});
+  allocator.free({1}, first.offset);
+  REQUIRE(allocator.allocate(2 * mib)->offset == first.offset);  // not from the 12 MiB behind
+  REQUIRE(allocator.free_segments() == std::vector<SegmentId>{{2}});
+}
+
+TEST_CASE("a segment without room for a slab still gives small regions, page by page") {
+  RegionAllocator allocator;
+  allocator.add_segment({1}, 2 * page_bytes);
+  REQUIRE(allocator.allocate(10));
+  REQUIRE(allocator.allocate(5000) == std::nullopt);
+  REQUIRE(allocator.allocate(10));
+  REQUIRE_FALSE(allocator.allocate(1));
+}
+
+TEST_CASE("the empty slab that is kept gives way to a large region, and to the segment's removal") {
+  RegionAllocator allocator;
+  allocator.add_segment({1}, mib);
+  const auto small = *allocator.allocate(64);
+  allocator.free({1}, small.offset);
+  const auto whole = allocator.allocate(mib);
+  REQUIRE(whole);
+  allocator.free({1}, whole->offset);
+  allocator.free({1}, allocator.allocate(64)->offset);
+  allocator.remove_segment({1});
+  REQUIRE(allocator.segment_bytes() == 0);
+  REQUIRE_FALSE(allocator.allocate(1));
+  allocator.add_segment({1}, mib);
+  REQUIRE(allocator.allocate(mib));
+}
+
+TEST_CASE("nothing is found where nothing is allocated") {
+  RegionAllocator allocator;
+  allocator.add_segment({1}, mib);
+  const auto small = *allocator.allocate(100);
+  REQUIRE(allocator.find({1}, small.offset + 127)->offset == small.offset);
+  REQUIRE_FALSE(allocator.find({1}, small.offset + 128));
+  REQUIRE_FALSE(allocator.find({1}, 900'000));
+  REQUIRE_FALSE(allocator.find({1}, ~std::uint64_t{0}));
+  REQUIRE_FALSE(allocator.find({2}, 0));
+}
+
+TEST_CASE("sizes that no segment can hold are refused without a wrap-around") {
+  RegionAllocator allocator;
+  REQUIRE_FALSE(allocator.allocate(1));
+  allocator.add_segment({1}, mib);
+  REQUIRE_FALSE(allocator.allocate(mib + 1));
+  REQUIRE_FALSE(allocator.allocate(~std::uint64_t{0}));
+  REQUIRE_FALSE(allocator.allocate(~std::uint64_t{0} - page_bytes));
+}
+
+/// The signal that ends a child process which does this.
+int signal_of(void (*misuse)(RegionAllocator&, const Region& small, const Region& large)) {
+  const auto child = fork();
+  if (child == 0) {
+    close(STDERR_FILENO);
+    const struct rlimit no_core {};
+    setrlimit(RLIMIT_CORE, &no_core);
+    RegionAllocator allocator;
+    allocator.add_segment({1}, mib);
+    const auto small = *allocator.allocate(100);
+    const auto pages = *allocator.allocate(large);
+    std::signal(SIGABRT, SIG_DFL);
+    misuse(allocator, small, pages);
+    _exit(0);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+TEST_CASE("misuse ends the process rather than hand memory out twice") {
+  using Allocator = RegionAllocator;
+  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region& l) { a.free({1}, s.offset), a.free({1}, l.offset); }) == 0);
+  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) { a.free({1}, s.offset), a.free({1}, s.offset); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region&, const Region& l) { a.free({1}, l.offset), a.free({1}, l.offset); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) { a.free({1}, s.offset + 64); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region&, const Region& l) { a.free({1}, l.offset + page_bytes); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) { a.free({2}, s.offset); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region&, const Region&) { a.remove_segment({1}); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region&, const Region&) { a.add_segment({1}, mib); }) == SIGABRT);
+}
+
+}  // namespace
+}  // namespace muster::ipc
