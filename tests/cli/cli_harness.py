@@ -42,6 +42,7 @@ class Muster:
         self.path = find_muster()
         self.folder = folder
         self.socket = str(folder / "s")
+        self.processes: list[subprocess.Popen] = []
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
         self.env["MUSTER_SOCKET"] = self.socket
         for name in ("MUSTER_DAEMON", "XDG_RUNTIME_DIR"):
@@ -56,12 +57,24 @@ class Muster:
         return subprocess.run([self.path, *words], capture_output=True, text=True, timeout=PATIENCE_S, **options)
 
     def start(self, *words: str, **options) -> subprocess.Popen:
-        """In the background, with pipes."""
+        """In the background, with pipes; ended by close() at the latest."""
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen([self.path, *words], text=True, env=self.env, **options)
+        process = subprocess.Popen([self.path, *words], text=True, env=self.env, **options)
+        self.processes.append(process)
+        return process
 
     def run_python(self, ranks: int, program: str, *words: str, **options) -> subprocess.CompletedProcess:
         """`muster run` of a Python program given as text; `words` come before the --."""
         return self("run", "-n", str(ranks), *words, "--", sys.executable, "-c", program, **options)
+
+    def close(self) -> None:
+        """Ends what the test started, the daemon too."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+        self("stop")

@@ -13,5 +13,5 @@ def muster():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-cli-"))  # short: a socket's path has 107 bytes at most
     command = Muster(folder)
     yield command
-    command("stop")
+    command.close()
     shutil.rmtree(folder, ignore_errors=True)
