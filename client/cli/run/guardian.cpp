@@ -25,7 +25,9 @@ using Order = std::int32_t;
   ::sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
   ::prctl(PR_SET_NAME, "muster-guardian");
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::close(fd);  // whoever reads them must see the end
+  // Whoever reads what we inherited must see its end when the others have closed it.
+  if (orders > 0) ::close_range(0, static_cast<unsigned>(orders) - 1, 0);
+  ::close_range(static_cast<unsigned>(orders) + 1, ~0U, 0);
 
   std::vector<pid_t> groups;
   Order order = 0;
