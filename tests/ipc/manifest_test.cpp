@@ -1,4 +1,5 @@
-// What a manifest takes, and that its packed form survives every truncation and mutation with a typed error or a lawful manifest.
+// What a manifest takes, and that its packed form survives every truncation and mutation with a typed error or a lawful
+// manifest.
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -57,7 +58,8 @@ TEST_CASE("element_count multiplies sizes and refuses what can't be") {
   REQUIRE(count({0, -1}, DType::int8).error().code() == Code::invalid);
   REQUIRE(count({1LL << 32, 1LL << 32}, DType::int8).error().code() == Code::invalid);
   REQUIRE(count({1LL << 32, 1LL << 32, 1LL << 32, 0}, DType::int8).error().code() == Code::invalid);
-  REQUIRE(count({1LL << 60}, DType::complex128).error().message() == "too large: shape (1152921504606846976) of complex128");
+  REQUIRE(count({1LL << 60}, DType::complex128).error().message() ==
+          "too large: shape (1152921504606846976) of complex128");
 }
 
 TEST_CASE("a leaf must lie where its dtype can") {
@@ -131,18 +133,18 @@ TEST_CASE("each field of a manifest is checked") {
   const auto bytes = encoded(test::plain_manifest(10));
   REQUIRE(decode(bytes));
   const auto refuses = [](const std::vector<std::byte>& changed) { return !decode(changed).ok(); };
-  REQUIRE(refuses(with(bytes, 0, std::uint32_t{0xffffffff})));         // leaves
-  REQUIRE(refuses(with(bytes, 4, std::uint32_t{2})));                  // dims
-  REQUIRE(refuses(with(bytes, 8, std::uint32_t{0xfffffff8})));         // structure
-  REQUIRE(refuses(with(bytes, 12, std::uint32_t{1})));                 // reserved
-  REQUIRE(refuses(with(bytes, 16, std::uint64_t{4098})));              // offset
-  REQUIRE(refuses(with(bytes, 24, std::uint32_t{0})));                 // segment
-  REQUIRE(refuses(with(bytes, 28, std::uint8_t{dtype_count})));        // dtype
-  REQUIRE(refuses(with(bytes, 29, std::uint8_t{0})));                  // ndim: a dim too many
-  REQUIRE(refuses(with(bytes, 29, std::uint8_t{2})));                  // ndim: a dim too few
-  REQUIRE(refuses(with(bytes, 30, std::uint16_t{1})));                 // reserved
-  REQUIRE(refuses(with(bytes, 32, std::int64_t{-1})));                 // a size
-  REQUIRE(refuses(with(bytes, 32, int64_max)));                        // a size
+  REQUIRE(refuses(with(bytes, 0, std::uint32_t{0xffffffff})));   // leaves
+  REQUIRE(refuses(with(bytes, 4, std::uint32_t{2})));            // dims
+  REQUIRE(refuses(with(bytes, 8, std::uint32_t{0xfffffff8})));   // structure
+  REQUIRE(refuses(with(bytes, 12, std::uint32_t{1})));           // reserved
+  REQUIRE(refuses(with(bytes, 16, std::uint64_t{4098})));        // offset
+  REQUIRE(refuses(with(bytes, 24, std::uint32_t{0})));           // segment
+  REQUIRE(refuses(with(bytes, 28, std::uint8_t{dtype_count})));  // dtype
+  REQUIRE(refuses(with(bytes, 29, std::uint8_t{0})));            // ndim: a dim too many
+  REQUIRE(refuses(with(bytes, 29, std::uint8_t{2})));            // ndim: a dim too few
+  REQUIRE(refuses(with(bytes, 30, std::uint16_t{1})));           // reserved
+  REQUIRE(refuses(with(bytes, 32, std::int64_t{-1})));           // a size
+  REQUIRE(refuses(with(bytes, 32, int64_max)));                  // a size
 }
 
 TEST_CASE("a bundle may have as many leaves as its limit and no more") {

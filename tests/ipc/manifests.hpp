@@ -17,7 +17,8 @@ inline Manifest random_manifest(Random& random, std::size_t leaves_limit = 6) {
   for (std::uint64_t i = 0; i < leaves; ++i) {
     const auto dtype = static_cast<DType>(random.between(0, dtype_count - 1));
     std::vector<std::int64_t> shape(random.between(0, random.chance(0.1) ? ndim_max : 4));
-    for (auto& size : shape) size = static_cast<std::int64_t>(random.between(random.chance(0.1) ? 0 : 1, shape.size() > 4 ? 1 : 9));
+    for (auto& size : shape)
+      size = static_cast<std::int64_t>(random.between(random.chance(0.1) ? 0 : 1, shape.size() > 4 ? 1 : 9));
     const SegmentId segment{static_cast<std::uint32_t>(random.between(1, 0xffffffff))};
     REQUIRE(manifest.add(segment, random.between(0, 1 << 20) * 16, dtype, shape));
   }

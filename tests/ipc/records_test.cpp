@@ -63,7 +63,8 @@ struct Case {
 };
 
 template <class Record>
-Case record_case(std::string name, Record (*random_record)(Random&), Result<Record> (*read)(std::span<const std::byte>)) {
+Case record_case(std::string name, Record (*random_record)(Random&),
+                 Result<Record> (*read)(std::span<const std::byte>)) {
   return {std::move(name), [=](Random& random) { return packed(random_record(random)); },
           [=](std::span<const std::byte> body) -> std::optional<Bytes> {
             const auto record = read(body);
@@ -224,7 +225,8 @@ TEST_CASE("every 32-bit and 64-bit field set to its extremes is refused or means
       for (std::size_t i = 0; i < body.size(); i += 4)
         for (const std::uint32_t value : {0u, 1u, 0x7fffffffu, 0x80000000u, 0xffffffffu, 0xfffffff8u}) check(i, value);
       for (std::size_t i = 0; i < body.size(); i += 8)
-        for (const std::uint64_t value : {0ull, 0x7fffffffffffffffull, 0x8000000000000000ull, ~0ull, ~7ull}) check(i, value);
+        for (const std::uint64_t value : {0ull, 0x7fffffffffffffffull, 0x8000000000000000ull, ~0ull, ~7ull})
+          check(i, value);
     }
 }
 

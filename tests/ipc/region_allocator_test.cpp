@@ -32,7 +32,8 @@ class Model {
   void allocated(const Region& region, std::uint64_t wanted) {
     REQUIRE(region.bytes >= wanted);
     REQUIRE(region.offset % RegionAllocator::alignment_bytes == 0);
-    if (wanted >= large) REQUIRE((region.offset % page_bytes == 0 && region.bytes == (wanted + page_bytes - 1) / page_bytes * page_bytes));
+    if (wanted >= large)
+      REQUIRE((region.offset % page_bytes == 0 && region.bytes == (wanted + page_bytes - 1) / page_bytes * page_bytes));
     REQUIRE(segments_.contains(region.segment.value));
     REQUIRE(region.offset + region.bytes <= segments_[region.segment.value]);
     auto& regions = regions_[region.segment.value];
@@ -60,7 +61,8 @@ class Model {
   /// The region that contains the offset.
   [[nodiscard]] std::optional<Region> find(std::uint32_t segment, std::uint64_t offset) const {
     for (const auto& region : all_)
-      if (region.segment.value == segment && offset >= region.offset && offset < region.offset + region.bytes) return region;
+      if (region.segment.value == segment && offset >= region.offset && offset < region.offset + region.bytes)
+        return region;
     return std::nullopt;
   }
 
@@ -84,7 +86,8 @@ TEST_CASE("random allocations and frees: no overlap, aligned, found, and all bac
   const auto seed = GENERATE(range(0u, 40u));
   CAPTURE(seed);
   Random random(seed);
-  const std::map<std::uint32_t, std::uint64_t> segments{{1, 2 * mib}, {2, 4 * mib + 12'345}, {3, 100'000}, {9, 16 * mib}};
+  const std::map<std::uint32_t, std::uint64_t> segments{
+      {1, 2 * mib}, {2, 4 * mib + 12'345}, {3, 100'000}, {9, 16 * mib}};
   RegionAllocator allocator;
   for (const auto& [id, bytes] : segments) allocator.add_segment({id}, bytes);
   Model model(segments);
@@ -257,11 +260,18 @@ int signal_of(void (*misuse)(RegionAllocator&, const Region& small, const Region
 
 TEST_CASE("misuse ends the process rather than hand memory out twice") {
   using Allocator = RegionAllocator;
-  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region& l) { a.free({1}, s.offset), a.free({1}, l.offset); }) == 0);
-  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) { a.free({1}, s.offset), a.free({1}, s.offset); }) == SIGABRT);
-  REQUIRE(signal_of([](Allocator& a, const Region&, const Region& l) { a.free({1}, l.offset), a.free({1}, l.offset); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region& l) {
+            a.free({1}, s.offset), a.free({1}, l.offset);
+          }) == 0);
+  REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) {
+            a.free({1}, s.offset), a.free({1}, s.offset);
+          }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region&, const Region& l) {
+            a.free({1}, l.offset), a.free({1}, l.offset);
+          }) == SIGABRT);
   REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) { a.free({1}, s.offset + 64); }) == SIGABRT);
-  REQUIRE(signal_of([](Allocator& a, const Region&, const Region& l) { a.free({1}, l.offset + page_bytes); }) == SIGABRT);
+  REQUIRE(signal_of([](Allocator& a, const Region&, const Region& l) { a.free({1}, l.offset + page_bytes); }) ==
+          SIGABRT);
   REQUIRE(signal_of([](Allocator& a, const Region& s, const Region&) { a.free({2}, s.offset); }) == SIGABRT);
   REQUIRE(signal_of([](Allocator& a, const Region&, const Region&) { a.remove_segment({1}); }) == SIGABRT);
   REQUIRE(signal_of([](Allocator& a, const Region&, const Region&) { a.add_segment({1}, mib); }) == SIGABRT);

@@ -1,6 +1,6 @@
-// Who wakes whom: every interleaving of the steps that ring.hpp lists, over real rings and flags. A lost wake-up shows as a
-// schedule after which nobody can move and a record lies unread. Each protocol is also run with its two steps of the
-// sleeper swapped, which must lose a wake-up: so the search is known to find what it looks for.
+// Who wakes whom: every interleaving of the steps that ring.hpp lists, over real rings and flags. A lost wake-up shows
+// as a schedule after which nobody can move and a record lies unread. Each protocol is also run with its two steps of
+// the sleeper swapped, which must lose a wake-up: so the search is known to find what it looks for.
 #include <functional>
 #include <new>
 #include <optional>
@@ -52,8 +52,8 @@ struct World {
   ChannelHeader& header() { return channel->header; }
 };
 
-/// A side is at a numbered step; a step returns the next one, or `blocked`, having changed nothing, if it can't be taken
-/// now or the side has come to its end.
+/// A side is at a numbered step; a step returns the next one, or `blocked`, having changed nothing, if it can't be
+/// taken now or the side has come to its end.
 constexpr int blocked = -1;
 using Side = std::function<int(World&, int step)>;
 struct Protocol {
@@ -123,9 +123,7 @@ int daemon_serves(World& world, int step, bool looks_first) {
     case 0:  // polls
       if (world.channel->daemon_reads.next().value()) return --world.unread, 0;
       return looks_first ? 2 : 1;
-    case 1:
-      world.header().daemon_polls = 0;
-      return looks_first ? 3 : 2;
+    case 1: world.header().daemon_polls = 0; return looks_first ? 3 : 2;
     case 2:
       if (world.channel->daemon_reads.empty()) return looks_first ? 1 : 3;
       return 4;
@@ -133,15 +131,14 @@ int daemon_serves(World& world, int step, bool looks_first) {
       if (!world.doorbell) return blocked;
       world.doorbell = false;
       return 4;
-    default:
-      world.header().daemon_polls = 1;
-      return 0;
+    default: world.header().daemon_polls = 1; return 0;
   }
 }
 
 TEST_CASE("a daemon that sleeps misses no submission") {
   const bool looks_first = GENERATE(false, true);
-  const Protocol protocol{client_submits, [=](World& world, int step) { return daemon_serves(world, step, looks_first); },
+  const Protocol protocol{client_submits,
+                          [=](World& world, int step) { return daemon_serves(world, step, looks_first); },
                           [](World& world) { world.header().daemon_polls = 1; }};
   Explorer explorer{protocol};
   World world;
@@ -159,13 +156,9 @@ int daemon_completes(World& world, int step) {
       REQUIRE(world.channel->daemon_writes.try_write(1, {}).value());
       world.channel->daemon_writes.publish();
       return 1;
-    case 1:
-      return world.header().client_sleeps != 0 ? 2 : 0;
-    case 2:
-      return world.header().client_sleeps.exchange(0) != 0 ? 3 : 0;
-    default:
-      world.client_asleep = false;
-      return 0;
+    case 1: return world.header().client_sleeps != 0 ? 2 : 0;
+    case 2: return world.header().client_sleeps.exchange(0) != 0 ? 3 : 0;
+    default: world.client_asleep = false; return 0;
   }
 }
 
@@ -174,9 +167,7 @@ int client_waits(World& world, int step, bool looks_first) {
     case 0:
       if (world.channel->client_reads.next().value()) return --world.unread == 0 ? 6 : 0;
       return looks_first ? 2 : 1;
-    case 1:
-      world.header().client_sleeps = 1;
-      return looks_first ? 3 : 2;
+    case 1: world.header().client_sleeps = 1; return looks_first ? 3 : 2;
     case 2:
       if (world.channel->client_reads.empty()) return looks_first ? 1 : 3;
       return 5;
@@ -184,19 +175,16 @@ int client_waits(World& world, int step, bool looks_first) {
       if (world.header().client_sleeps != 1) return 5;
       world.client_asleep = true;
       return 4;
-    case 4:
-      return world.client_asleep ? blocked : 5;
-    case 5:
-      world.header().client_sleeps = 0;
-      return 0;
-    default:
-      return blocked;
+    case 4: return world.client_asleep ? blocked : 5;
+    case 5: world.header().client_sleeps = 0; return 0;
+    default: return blocked;
   }
 }
 
 TEST_CASE("a client that sleeps misses no completion") {
   const bool looks_first = GENERATE(false, true);
-  const Protocol protocol{daemon_completes, [=](World& world, int step) { return client_waits(world, step, looks_first); }};
+  const Protocol protocol{daemon_completes,
+                          [=](World& world, int step) { return client_waits(world, step, looks_first); }};
   Explorer explorer{protocol};
   World world;
   explorer.explore(world);
@@ -220,9 +208,7 @@ int daemon_completes_when_there_is_room(World& world, int step, bool asks_first)
       }
       if (asks_first) return step == 0 ? 2 : 1;
       return step == 0 ? 1 : 3;
-    case 1:
-      world.header().completions_wait = 1;
-      return asks_first ? 3 : 2;
+    case 1: world.header().completions_wait = 1; return asks_first ? 3 : 2;
     default:  // in epoll
       if (!world.doorbell) return blocked;
       world.doorbell = false;
@@ -252,8 +238,9 @@ TEST_CASE("a daemon whose completions did not fit learns that there is room") {
     }
     world.channel->daemon_writes.publish();
   };
-  const Protocol protocol{[=](World& world, int step) { return daemon_completes_when_there_is_room(world, step, asks_first); },
-                          client_reads_and_tells, fill};
+  const Protocol protocol{
+      [=](World& world, int step) { return daemon_completes_when_there_is_room(world, step, asks_first); },
+      client_reads_and_tells, fill};
   Explorer explorer{protocol};
   World world;
   explorer.explore(world);

@@ -168,9 +168,10 @@ std::unique_ptr<Pair> advanced_to(std::uint64_t position) {
 }
 
 TEST_CASE("a writer's position that can't be is Invalid, whatever the reader's own") {
-  for (const std::uint64_t position : {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{ring_bytes - 8}, std::uint64_t{3 * ring_bytes + 64}})
-    for (const std::uint64_t lie : {position - 8, position + 1, position + 7, position + ring_bytes + 8, ~std::uint64_t{0}, ~std::uint64_t{7},
-                                    position + (std::uint64_t{1} << 63)}) {
+  for (const std::uint64_t position :
+       {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{ring_bytes - 8}, std::uint64_t{3 * ring_bytes + 64}})
+    for (const std::uint64_t lie : {position - 8, position + 1, position + 7, position + ring_bytes + 8,
+                                    ~std::uint64_t{0}, ~std::uint64_t{7}, position + (std::uint64_t{1} << 63)}) {
       auto pair = advanced_to(position);
       if (lie == position) continue;
       CAPTURE(position, lie);
@@ -255,7 +256,8 @@ TEST_CASE("the daemon's copy of a record does not change when the client changes
 }
 
 TEST_CASE("a reader's position that can't be is Invalid for the writer, which writes nothing then") {
-  for (const std::uint64_t lie : {std::uint64_t{1}, ~std::uint64_t{0}, std::uint64_t{8 * ring_bytes}, std::uint64_t{1} << 63}) {
+  for (const std::uint64_t lie :
+       {std::uint64_t{1}, ~std::uint64_t{0}, std::uint64_t{8 * ring_bytes}, std::uint64_t{1} << 63}) {
     Pair pair;
     while (pair.producer.try_write(1, Bytes(1000)).value()) {
     }

@@ -1,5 +1,5 @@
-// Packets over real socket pairs: frames and descriptors arrive together or not at all, and no lie of the other end leaks
-// a descriptor, blocks, or costs more than its bytes.
+// Packets over real socket pairs: frames and descriptors arrive together or not at all, and no lie of the other end
+// leaks a descriptor, blocks, or costs more than its bytes.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -45,7 +45,8 @@ Bytes frame(wire::Body type, Create create, std::uint64_t request = 1) {
 }
 
 Bytes hello(const std::string& name) {
-  return frame(wire::Body_Hello, [&](auto& builder) { return wire::CreateHelloDirect(builder, 1, name.c_str(), "c++"); });
+  return frame(wire::Body_Hello,
+               [&](auto& builder) { return wire::CreateHelloDirect(builder, 1, name.c_str(), "c++"); });
 }
 
 Bytes submit(std::size_t body_bytes) {
@@ -117,7 +118,8 @@ TEST_CASE("a frame arrives with its descriptors, which close on exec") {
 }
 
 TEST_CASE("frames of all sizes arrive as they were, through a memfd from the inline limit on") {
-  const auto size = GENERATE(std::size_t{0}, inline_bytes_max - 200, inline_bytes_max, std::size_t{1} << 20, std::size_t{20} << 20);
+  const auto size =
+      GENERATE(std::size_t{0}, inline_bytes_max - 200, inline_bytes_max, std::size_t{1} << 20, std::size_t{20} << 20);
   CAPTURE(size);
   const auto sockets = socket_pair();
   const auto eventfd = create_eventfd().value();
@@ -136,7 +138,8 @@ TEST_CASE("frames of all sizes arrive as they were, through a memfd from the inl
 
 TEST_CASE("packets keep their borders and their order") {
   const auto sockets = socket_pair();
-  for (int i = 0; i < 5; ++i) REQUIRE(send_packet(sockets.a, hello(std::string(static_cast<std::size_t>(i), 'x')), {}).value());
+  for (int i = 0; i < 5; ++i)
+    REQUIRE(send_packet(sockets.a, hello(std::string(static_cast<std::size_t>(i), 'x')), {}).value());
   for (int i = 0; i < 5; ++i) {
     Packet packet;
     REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
@@ -338,9 +341,9 @@ TEST_CASE("frames cut or changed anywhere verify or not, but never read out of b
   const auto seed = GENERATE(range(0u, 20u));
   CAPTURE(seed);
   Random random(seed);
-  const std::vector<Bytes> frames{
-      hello("a name"), submit(40), large(10),
-      frame(wire::Body_Join, [](auto& builder) { return wire::CreateJoinDirect(builder, "dp", 1, 4, 30'000, 2, true); })};
+  const std::vector<Bytes> frames{hello("a name"), submit(40), large(10), frame(wire::Body_Join, [](auto& builder) {
+                                    return wire::CreateJoinDirect(builder, "dp", 1, 4, 30'000, 2, true);
+                                  })};
   std::size_t refusals = 0;
   for (const auto& whole : frames) {
     for (std::size_t length = 0; length < whole.size(); ++length) {
@@ -367,7 +370,8 @@ TEST_CASE("the socket's path: the environment first, the user's runtime folder n
   setenv("XDG_RUNTIME_DIR", "/run/user/7", 1);
   REQUIRE(default_socket_path() == "/run/user/7/muster/musterd.sock");
   unsetenv("XDG_RUNTIME_DIR");
-  const auto own = geteuid() == 0 ? "/run/muster/musterd.sock" : "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
+  const auto own =
+      geteuid() == 0 ? "/run/muster/musterd.sock" : "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
   REQUIRE(default_socket_path() == own);
   unsetenv("MUSTER_SOCKET");
   if (!path.empty()) setenv("MUSTER_SOCKET", path.c_str(), 1);

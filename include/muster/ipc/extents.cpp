@@ -16,7 +16,8 @@ void allocator_misused(const char* what, SegmentId segment, std::uint64_t offset
 }
 
 Extents::Key Extents::key(SegmentId segment, const Pages& pages, std::uint64_t offset, const Piece& piece) {
-  return {piece.bytes == pages.bytes, piece.bytes, std::numeric_limits<std::uint64_t>::max() - piece.freed, segment, offset};
+  return {piece.bytes == pages.bytes, piece.bytes, std::numeric_limits<std::uint64_t>::max() - piece.freed, segment,
+          offset};
 }
 
 Extents::Pages& Extents::pages_of(SegmentId segment) {
@@ -66,7 +67,8 @@ std::optional<Extents::Extent> Extents::take(std::uint64_t bytes) {
 std::uint64_t Extents::give(SegmentId segment, std::uint64_t offset) {
   auto& pages = pages_of(segment);
   auto freed = pages.pieces.find(offset);
-  if (freed == pages.pieces.end() || freed->second.freed != 0) allocator_misused("freed what was not taken", segment, offset);
+  if (freed == pages.pieces.end() || freed->second.freed != 0)
+    allocator_misused("freed what was not taken", segment, offset);
   const auto bytes = freed->second.bytes;
   freed->second.freed = ++frees_;
 

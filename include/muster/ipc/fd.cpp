@@ -32,7 +32,8 @@ std::byte* reserve_aligned(std::size_t bytes) {
   void* found = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (found == MAP_FAILED) return nullptr;
   auto* begin = static_cast<std::byte*>(found);
-  const std::size_t before = (huge_page_bytes - reinterpret_cast<std::uintptr_t>(begin) % huge_page_bytes) % huge_page_bytes;
+  const std::size_t before =
+      (huge_page_bytes - reinterpret_cast<std::uintptr_t>(begin) % huge_page_bytes) % huge_page_bytes;
   const std::size_t after = reserved - before - bytes;
   if (before != 0) munmap(begin, before);
   if (after != 0) munmap(begin + before + bytes, after);
@@ -45,16 +46,18 @@ Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
   if (fstat(fd.get(), &status) != 0) return system_error(Code::failed, "can't map: fstat", errno);
   const auto end = static_cast<std::uint64_t>(status.st_size);
   if (S_ISREG(status.st_mode) && (offset > end || bytes > end - offset))
-    return Error(Code::invalid, "can't map past the end: " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
-                                    " of a file of " + std::to_string(end));
+    return Error(Code::invalid, "can't map past the end: " + std::to_string(bytes) + " bytes at " +
+                                    std::to_string(offset) + " of a file of " + std::to_string(end));
   return {};
 }
 
 }  // namespace
 
 Error system_error(Code code, std::string what, int error_number, std::string hint) {
-  return {code, std::move(what) + ": " + std::generic_category().message(error_number) + " (errno " +
-                    std::to_string(error_number) + ")", std::move(hint)};
+  return {code,
+          std::move(what) + ": " + std::generic_category().message(error_number) + " (errno " +
+              std::to_string(error_number) + ")",
+          std::move(hint)};
 }
 
 void Fd::reset(int fd) {
@@ -121,8 +124,8 @@ Result<Fd> create_memfd(const char* name, std::size_t bytes) {
 
 Result<void> add_seals(const Fd& fd, int seals) {
   if (fcntl(fd.get(), F_ADD_SEALS, seals) != 0)
-    return system_error(errno == EBUSY ? Code::invalid : Code::failed, "can't add file seals " + std::to_string(seals), errno,
-                        errno == EBUSY ? "unmap every writable mapping first" : "");
+    return system_error(errno == EBUSY ? Code::invalid : Code::failed, "can't add file seals " + std::to_string(seals),
+                        errno, errno == EBUSY ? "unmap every writable mapping first" : "");
   return {};
 }
 

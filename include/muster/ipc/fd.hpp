@@ -51,9 +51,7 @@ class Mapping {
 
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
-  [[nodiscard]] bool contains(const void* address) const {
-    return address >= data_ && address < data_ + bytes_;
-  }
+  [[nodiscard]] bool contains(const void* address) const { return address >= data_ && address < data_ + bytes_; }
   void unmap();
   /// Gives the address range up without unmapping it.
   void forget() { data_ = nullptr, bytes_ = 0; }

@@ -51,7 +51,8 @@ PackedLeaf take_leaf(Unpacker& in) {
 }
 
 Error malformed(const char* problem, std::size_t bytes) {
-  return {Code::invalid, "malformed manifest: " + std::string(problem) + ", " + std::to_string(bytes) + " bytes in all"};
+  return {Code::invalid,
+          "malformed manifest: " + std::string(problem) + ", " + std::to_string(bytes) + " bytes in all"};
 }
 
 }  // namespace
@@ -81,22 +82,25 @@ Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype,
   if (leaves.size() >= leaves_max)
     return Error(Code::invalid, "too many arrays in one object: more than " + std::to_string(leaves_max));
   if (shape.size() > ndim_max)
-    return Error(Code::invalid, "too many dimensions: " + std::to_string(shape.size()) + " of at most " + std::to_string(ndim_max));
+    return Error(Code::invalid,
+                 "too many dimensions: " + std::to_string(shape.size()) + " of at most " + std::to_string(ndim_max));
   const auto count = element_count(shape, dtype);
   if (!count) return count.error();
-  const Leaf leaf{segment, offset, dtype, static_cast<std::uint8_t>(shape.size()), static_cast<std::uint32_t>(dims.size()),
-                  *count};
+  const Leaf leaf{
+      segment, offset, dtype, static_cast<std::uint8_t>(shape.size()), static_cast<std::uint32_t>(dims.size()), *count};
   const bool lies_well = segment && offset % alignment_of(dtype) == 0 && offset <= bytes_max - leaf.bytes();
   if (leaf.bytes() != 0 && !lies_well)
     return Error(Code::invalid, "an array can't lie there: segment " + std::to_string(segment.value) + ", offset " +
-                                    std::to_string(offset) + ", shape " + text(shape) + " of " + std::string(name(dtype)));
+                                    std::to_string(offset) + ", shape " + text(shape) + " of " +
+                                    std::string(name(dtype)));
   dims.insert(dims.end(), shape.begin(), shape.end());
   leaves.push_back(leaf);
   return {};
 }
 
 std::size_t encoded_bytes(const Manifest& manifest) {
-  return header_bytes + leaf_bytes * manifest.leaves.size() + 8 * dims_of(manifest) + (manifest.structure.size() + 7) / 8 * 8;
+  return header_bytes + leaf_bytes * manifest.leaves.size() + 8 * dims_of(manifest) +
+         (manifest.structure.size() + 7) / 8 * 8;
 }
 
 void encode(const Manifest& manifest, std::vector<std::byte>& out) {
@@ -141,7 +145,8 @@ Result<Manifest> decode(std::span<const std::byte> bytes) {
     const auto leaf = take_leaf(leaf_table);
     leaf_table.require(leaf.ndim <= rest.size(), "fewer dims than its leaves need");
     if (leaf_table.problem() != nullptr) return malformed(leaf_table.problem(), bytes.size());
-    if (auto added = manifest.add({leaf.segment}, leaf.offset, leaf.dtype, rest.first(leaf.ndim)); !added) return added.error();
+    if (auto added = manifest.add({leaf.segment}, leaf.offset, leaf.dtype, rest.first(leaf.ndim)); !added)
+      return added.error();
     rest = rest.subspan(leaf.ndim);
   }
   if (!rest.empty()) return malformed("more dims than its leaves need", bytes.size());

@@ -87,16 +87,16 @@ template <class T>
 Result<T> finished(Unpacker& in, T value, std::string_view record, std::size_t bytes) {
   in.finish();
   if (in.problem() == nullptr) return value;
-  return Error(Code::invalid, "malformed " + std::string(record) + " record: " + in.problem() + ", " + std::to_string(bytes) +
-                                  " bytes in all");
+  return Error(Code::invalid, "malformed " + std::string(record) + " record: " + in.problem() + ", " +
+                                  std::to_string(bytes) + " bytes in all");
 }
 
 }  // namespace
 
 std::string_view name(Kind kind) {
-  constexpr std::array<std::string_view, kind_count> names{"barrier", "allreduce", "reduce",         "scan",       "broadcast",
-                                                           "allgather", "gather",  "scatter", "reduce_scatter", "all_to_all",
-                                                           "send",    "recv",      "split",          "reform"};
+  constexpr std::array<std::string_view, kind_count> names{
+      "barrier", "allreduce",      "reduce",     "scan", "broadcast", "allgather", "gather",
+      "scatter", "reduce_scatter", "all_to_all", "send", "recv",      "split",     "reform"};
   return names[static_cast<std::size_t>(kind)];
 }
 

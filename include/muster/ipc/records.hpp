@@ -28,10 +28,10 @@ enum class Kind : std::uint8_t {
   scatter = 7,
   reduce_scatter = 8,
   all_to_all = 9,
-  send = 10,   ///< matches a recv of the same (source, destination, tag), in order
+  send = 10,  ///< matches a recv of the same (source, destination, tag), in order
   recv = 11,
-  split = 12,  ///< makes new groups; root carries the color (negative: none), tag the key
-  reform = 13, ///< live seats agree on a new epoch after a loss
+  split = 12,   ///< makes new groups; root carries the color (negative: none), tag the key
+  reform = 13,  ///< live seats agree on a new epoch after a loss
 };
 inline constexpr std::size_t kind_count = 14;
 inline constexpr std::size_t layout_count = 3;
@@ -59,7 +59,8 @@ struct Seal {
 };
 
 /// Client: one rank's input to one op.
-/// objects: 1 for most kinds; world_size for scatter (root), reduce_scatter, all_to_all; 0 where the rank gives nothing.
+/// objects: 1 for most kinds; world_size for scatter (root), reduce_scatter, all_to_all; 0 where the rank gives
+/// nothing.
 struct Contribute {
   WorkId work;
   SeatId seat;
@@ -108,12 +109,12 @@ struct Item {
 struct Done {
   WorkId work;
   std::uint32_t contributors = 0;
-  std::uint32_t epoch = 0;           ///< after split and reform: of the group the client is now in
-  SeatId seat;                       ///< after split: the seat in the new group, 0 if none
-  std::int32_t rank = 0;             ///< after split
-  std::int32_t world_size = 0;       ///< after split
-  std::string name;                  ///< after split: the new group's
-  std::vector<std::int32_t> live;    ///< after split and reform: live ranks
+  std::uint32_t epoch = 0;         ///< after split and reform: of the group the client is now in
+  SeatId seat;                     ///< after split: the seat in the new group, 0 if none
+  std::int32_t rank = 0;           ///< after split
+  std::int32_t world_size = 0;     ///< after split
+  std::string name;                ///< after split: the new group's
+  std::vector<std::int32_t> live;  ///< after split and reform: live ranks
   std::vector<Item> items;
 };
 

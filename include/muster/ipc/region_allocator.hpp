@@ -87,7 +87,7 @@ class RegionAllocator {
   Extents extents_;
   std::unordered_map<SegmentId, Segment> segments_;
   std::vector<Slab> slabs_;
-  std::vector<std::uint32_t> unused_slabs_;  ///< places in slabs_
+  std::vector<std::uint32_t> unused_slabs_;                      ///< places in slabs_
   std::array<std::uint32_t, class_count> with_room_ = filled();  ///< first slab of each class that has a free slot
   std::uint64_t allocated_bytes_ = 0;
   std::uint64_t segment_bytes_ = 0;

@@ -24,13 +24,15 @@ namespace {
 std::size_t space_for(std::size_t body_bytes) { return sizeof(RecordHeader) + (body_bytes + 7) / 8 * 8; }
 
 Error broken(const char* what, std::uint64_t value, std::uint64_t own) {
-  return {Code::invalid, "broken ring: " + std::string(what) + " " + std::to_string(value) + " at position " + std::to_string(own),
+  return {Code::invalid,
+          "broken ring: " + std::string(what) + " " + std::to_string(value) + " at position " + std::to_string(own),
           "the other side wrote what can't be; connect anew"};
 }
 
 /// One read of memory that the other side may be changing: a second look could see something else.
 RecordHeader load_header(const std::byte* address) {
-  return std::bit_cast<RecordHeader>(__atomic_load_n(reinterpret_cast<const std::uint64_t*>(address), __ATOMIC_RELAXED));
+  return std::bit_cast<RecordHeader>(
+      __atomic_load_n(reinterpret_cast<const std::uint64_t*>(address), __ATOMIC_RELAXED));
 }
 
 void store_header(std::byte* address, const RecordHeader& header) {
@@ -49,8 +51,9 @@ Result<bool> RingProducer::make_room(std::size_t bytes) {
 
 Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::byte> body) {
   if (type == 0 || body.size() > record_bytes_max)
-    return Error(Code::invalid, "not a record for the ring: type " + std::to_string(type) + ", " + std::to_string(body.size()) +
-                                    " bytes of at most " + std::to_string(record_bytes_max));
+    return Error(Code::invalid, "not a record for the ring: type " + std::to_string(type) + ", " +
+                                    std::to_string(body.size()) + " bytes of at most " +
+                                    std::to_string(record_bytes_max));
   const std::size_t space = space_for(body.size());
   const std::size_t to_end = ring_bytes - tail_ % ring_bytes;
   const std::size_t padding = space > to_end ? to_end : 0;
@@ -75,7 +78,8 @@ Result<RecordHeader> RingConsumer::header() const {
   if (header.flags != 0) return broken("a record's flags are", header.flags, head_);
   const std::size_t space = space_for(header.body_bytes);
   if (space > written || space > to_end) return broken("a record crosses an end, bytes", header.body_bytes, head_);
-  if (header.type == 0 && space != to_end) return broken("padding ends before the ring does, bytes", header.body_bytes, head_);
+  if (header.type == 0 && space != to_end)
+    return broken("padding ends before the ring does, bytes", header.body_bytes, head_);
   return header;
 }
 
@@ -103,14 +107,17 @@ Result<std::optional<Record>> RingConsumer::next() {
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
   using std::chrono::duration_cast, std::chrono::seconds;
   // Further away than anybody waits in one go, and safe for every kernel's time arithmetic.
-  const auto bounded = std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds::zero(), std::chrono::hours(24));
+  const auto bounded =
+      std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds::zero(), std::chrono::hours(24));
   const auto whole = duration_cast<seconds>(bounded);
   const timespec time{static_cast<time_t>(whole.count()), static_cast<long>((bounded - whole).count())};
   // Not FUTEX_PRIVATE: the word is shared between processes.
   syscall(SYS_futex, &word, FUTEX_WAIT, expected, &time, nullptr, 0);
 }
 
-void futex_wake_all(std::atomic<std::uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
+void futex_wake_all(std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
 
 void Backoff::step() {
   // With more waiters than cores, whoever is waited for needs this core: yield often, pause in between.

@@ -1,5 +1,6 @@
 // Packets over a SEQPACKET socket. Whatever comes out of recvmsg is owned before anything is looked at, so that no
-// lie of the sender leaks a descriptor; large frames are read with pread, so that no sender can change or cut them later.
+// lie of the sender leaks a descriptor; large frames are read with pread, so that no sender can change or cut them
+// later.
 #include <muster/ipc/socket.hpp>
 
 #include <fcntl.h>
@@ -106,7 +107,8 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   packet.fds = take_fds(message);
   const std::string count = std::to_string(packet.fds.size());
   if ((message.msg_flags & MSG_CTRUNC) != 0 && packet.fds.size() < packet_fds_max)
-    return Error(Code::quota_exceeded, "descriptors of a packet were lost: only " + count + " could be opened", "raise `ulimit -n`");
+    return Error(Code::quota_exceeded, "descriptors of a packet were lost: only " + count + " could be opened",
+                 "raise `ulimit -n`");
   if ((message.msg_flags & MSG_CTRUNC) != 0 || packet.fds.size() > packet_fds_max)
     return Error(Code::invalid, "too many descriptors in a packet: more than " + std::to_string(packet_fds_max));
   if ((message.msg_flags & MSG_TRUNC) != 0)
@@ -118,7 +120,8 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
 
 Error lie(const std::string& what) { return {Code::invalid, "a large frame lies: " + what}; }
 
-/// The bytes of a large frame. Only shared memory is read: a file of another kind could block for as long as its maker likes.
+/// The bytes of a large frame. Only shared memory is read: a file of another kind could block for as long as its maker
+/// likes.
 Result<std::vector<std::byte>> read_memfd(const Fd& fd, std::uint64_t claimed_bytes) {
   if (claimed_bytes > frame_bytes_max)
     return lie(std::to_string(claimed_bytes) + " bytes of at most " + std::to_string(frame_bytes_max));
@@ -131,7 +134,8 @@ Result<std::vector<std::byte>> read_memfd(const Fd& fd, std::uint64_t claimed_by
   while (done < bytes.size()) {
     const auto got = pread(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return lie("it ends after " + std::to_string(done) + " of " + std::to_string(claimed_bytes) + " bytes");
+    if (got <= 0)
+      return lie("it ends after " + std::to_string(done) + " of " + std::to_string(claimed_bytes) + " bytes");
     done += static_cast<std::size_t>(got);
   }
   return bytes;
@@ -162,8 +166,8 @@ Result<Received> receive_checked(const Fd& socket, Packet& packet, Sender sender
   if (body_type(packet.bytes) == wire::Body_Large)
     if (auto unwrapped = unwrap(packet, sender); !unwrapped) return unwrapped.error();
   if (packet.fds.size() > fds_max)
-    return Error(Code::invalid, "too many descriptors in a packet: " + std::to_string(packet.fds.size()) + " of at most " +
-                                    std::to_string(fds_max));
+    return Error(Code::invalid, "too many descriptors in a packet: " + std::to_string(packet.fds.size()) +
+                                    " of at most " + std::to_string(fds_max));
   return Received::packet;
 }
 
@@ -196,7 +200,8 @@ Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std
     return Error(Code::invalid, "can't send a frame of " + std::to_string(frame.size()) + " bytes: at most " +
                                     std::to_string(frame_bytes_max));
   if (fds.size() > fds_max)
-    return Error(Code::invalid, "can't send " + std::to_string(fds.size()) + " descriptors: at most " + std::to_string(fds_max));
+    return Error(Code::invalid,
+                 "can't send " + std::to_string(fds.size()) + " descriptors: at most " + std::to_string(fds_max));
   return frame.size() <= inline_bytes_max ? send_bytes(socket, frame, fds) : send_large(socket, frame, fds);
 }
 

@@ -15,7 +15,7 @@ namespace muster::ipc {
 inline constexpr std::uint32_t protocol_version = 1;
 inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames travel in a memfd
 inline constexpr std::size_t frame_bytes_max = 32 << 20;
-inline constexpr std::size_t fds_max = 8;                  ///< in one packet
+inline constexpr std::size_t fds_max = 8;  ///< in one packet
 
 struct Packet {
   std::vector<std::byte> bytes;
@@ -28,18 +28,21 @@ enum class Received { packet, would_block, closed };
 /// while a reply's nested lists could be made to cost the square of their size.
 enum class Sender { client, any };
 
-/// $MUSTER_SOCKET, else $XDG_RUNTIME_DIR/muster/musterd.sock, else /run/muster/musterd.sock (root) or /tmp/muster-$UID/musterd.sock.
+/// $MUSTER_SOCKET, else $XDG_RUNTIME_DIR/muster/musterd.sock, else /run/muster/musterd.sock (root) or
+/// /tmp/muster-$UID/musterd.sock.
 [[nodiscard]] std::string default_socket_path();
 
 /// Sends one frame, through a memfd if it is large. False: the socket's buffer is full (non-blocking sockets only).
 [[nodiscard]] Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds);
 
-/// Receives one packet. A truncated packet, too many descriptors or a Large frame that lies are Invalid; all descriptors
-/// that came with them are closed. QuotaExceeded: descriptors were lost as this process may open no more files.
-/// The frame inside has been verified as a flatbuffer with tight limits; its body may still be any of the sender's or none.
+/// Receives one packet. A truncated packet, too many descriptors or a Large frame that lies are Invalid; all
+/// descriptors that came with them are closed. QuotaExceeded: descriptors were lost as this process may open no more
+/// files. The frame inside has been verified as a flatbuffer with tight limits; its body may still be any of the
+/// sender's or none.
 [[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender = Sender::any);
 
-/// Verifies that `frame` is a Frame of the schema, within limits on depth and tables that a small frame can't turn into work.
+/// Verifies that `frame` is a Frame of the schema, within limits on depth and tables that a small frame can't turn into
+/// work.
 [[nodiscard]] bool verify_frame(std::span<const std::byte> frame, Sender sender = Sender::any);
 
 }  // namespace muster::ipc
