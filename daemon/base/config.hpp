@@ -32,9 +32,6 @@ struct Config {
 /// Either a config, or the exit code after --help, --version or a usage error (which has been printed).
 [[nodiscard]] std::variant<Config, int> parse_command_line(int argc, const char* const* argv);
 
-/// "4GiB", "512M", "1.5g", "1000000" (bytes; K, M, G, T are powers of 1024). Invalid otherwise.
-[[nodiscard]] muster::Result<std::uint64_t> parse_bytes(const std::string& text);
-
 /// 30 % of the machine's memory, or of the cgroup's limit where that is lower.
 [[nodiscard]] std::uint64_t default_memory_bytes();
 

@@ -77,9 +77,8 @@ class TestClient {
     const auto* segment = reply().body_as_Segment();
     if (!segment) throw std::runtime_error("no segment");
     const ipc::SegmentId id{segment->segment()};
-    auto mapping = ipc::Mapping::map(ipc::Fd(world_.outside.last_fd).duplicate().value(), segment->bytes(),
-                                     ipc::Access::read_write);
-    world_.outside.last_fd = -1;
+    auto mapping = ipc::Mapping::map(world_.outside.last_fd, segment->bytes(), ipc::Access::read_write);
+    world_.outside.last_fd.reset();
     memory_ = std::move(mapping).value();
     FrameBuilder out(++request_);
     ask(out, wire::Body_Mapped, wire::CreateMapped(out.fbb, id.value).Union());

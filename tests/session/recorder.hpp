@@ -1,6 +1,8 @@
 // An Outside that keeps what the node wanted: frames, completions, closed clients. Jobs run at once, or when told.
 #pragma once
 
+#include <fcntl.h>
+
 #include <map>
 #include <set>
 #include <string>
@@ -23,7 +25,7 @@ class Recorder final : public Outside {
 
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override {
     frames[client].emplace_back(frame.begin(), frame.end());
-    for (const int fd : fds) last_fd = fd;
+    for (const int fd : fds) last_fd = muster::ipc::Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
   void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
@@ -53,7 +55,7 @@ class Recorder final : public Outside {
   std::map<ClientId, muster::ipc::Fd> lifelines;
   std::vector<std::function<void()>> ready;
   bool hold_jobs = false;
-  int last_fd = -1;
+  muster::ipc::Fd last_fd;
   int ring_reads = 0;
   std::uint64_t random = 0;
   std::string stopped;

@@ -1,0 +1,99 @@
+// The writable memory of this process inside the store: segments that the daemon leased to it, cut into regions here.
+// A region is used again only when the object that lies in it and every local array over it are gone, in either order.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/region_allocator.hpp>
+#include <muster/result.hpp>
+
+namespace muster::detail {
+
+/// One region that is in use.
+struct ArenaRegion {
+  std::byte* address = nullptr;
+  ipc::SegmentId segment;
+  std::uint64_t offset = 0;  ///< of the region in its segment
+  std::uint64_t bytes = 0;
+  std::uint64_t call = 0;    ///< the decorated call that it was allocated in; 0: none
+};
+
+/// A segment that the daemon granted, mapped for writing.
+struct LeasedSegment {
+  ipc::SegmentId id;
+  ipc::Fd fd;
+  ipc::Mapping mapping;
+};
+
+class Arena {
+ public:
+  /// How the arena gets and gives back segments; the connection's business.
+  struct Source {
+    std::function<Result<LeasedSegment>(std::uint64_t bytes, std::chrono::nanoseconds timeout)> lease;
+    std::function<void(ipc::SegmentId)> give_back;
+  };
+
+  Arena(Source source, std::uint64_t segment_bytes) : source_(std::move(source)), segment_bytes_(segment_bytes) {}
+
+  /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none has
+  /// room, and waits for it up to `timeout`.
+  [[nodiscard]] Result<std::byte*> allocate(std::uint64_t bytes, std::uint64_t call, std::chrono::nanoseconds timeout);
+  /// The local array over the region that begins here is gone.
+  void free(void* address);
+  /// The region that contains the address, if it is one of this arena's in use.
+  [[nodiscard]] std::optional<ArenaRegion> find(const void* address) const;
+  /// Bytes of regions in use that were allocated in this call.
+  [[nodiscard]] bool owns(const void* address) const { return find(address).has_value(); }
+
+  /// These regions now belong to the object, until object_gone().
+  void adopt(ipc::ObjectId object, std::span<const std::byte* const> addresses);
+  void object_gone(ipc::ObjectId object);
+
+  /// Gives back every segment that is wholly free.
+  void trim();
+  /// Before fork: nobody else may be inside. lock() to unlock() spans the fork in parent and child.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+  /// In use by local arrays and not sealed: what a fork must copy. Locked by the caller.
+  [[nodiscard]] std::vector<ArenaRegion> unsealed() const;
+  /// Each segment, for the child's remapping. Locked by the caller.
+  [[nodiscard]] const std::unordered_map<ipc::SegmentId, LeasedSegment>& segments() const { return segments_; }
+  /// In a forked child: frees go nowhere, allocations fail.
+  void disown() { disowned_ = true; }
+
+ private:
+  struct Region {
+    ArenaRegion region;
+    bool local = true;          ///< a local array lies over it
+    std::uint32_t objects = 0;  ///< live objects in it
+  };
+  using Regions = std::map<const std::byte*, Region>;
+
+  std::byte* place(std::uint64_t bytes, std::uint64_t call);
+  void release_if_unused(Regions::iterator region);
+  void give_back_idle(std::vector<ipc::SegmentId>& idle, bool all);
+  Result<void> grow(std::uint64_t bytes, std::chrono::nanoseconds timeout);
+
+  mutable std::mutex mutex_;
+  Source source_;
+  std::uint64_t segment_bytes_;
+  ipc::RegionAllocator allocator_;
+  std::unordered_map<ipc::SegmentId, LeasedSegment> segments_;
+  std::unordered_map<ipc::SegmentId, std::chrono::steady_clock::time_point> free_since_;
+  Regions regions_;
+  std::unordered_map<ipc::ObjectId, std::vector<const std::byte*>> objects_;
+  bool disowned_ = false;
+};
+
+}  // namespace muster::detail

@@ -1,0 +1,185 @@
+#include <muster/client.hpp>
+
+#include <cstring>
+
+#include <muster/ipc/byte_count.hpp>
+
+#include "connection.hpp"
+#include "environment.hpp"
+#include "hold.hpp"
+#include "join.hpp"
+#include "lease.hpp"
+#include "requests.hpp"
+
+namespace muster {
+
+namespace wire = ipc::wire;
+using detail::Connection;
+
+namespace {
+
+constexpr auto default_wait = std::chrono::seconds(30);
+
+Result<void> check_budget(const Connection& connection, const std::string& memory) {
+  if (memory.empty()) return {};
+  auto wanted = ipc::parse_bytes(memory);
+  if (!wanted) return wanted.error();
+  const auto has = connection.welcome().memory_bytes;
+  if (*wanted == has) return {};
+  return Error(Code::invalid,
+               "memory=" + memory + " (" + std::to_string(*wanted) + " bytes) asked for, but the daemon at " +
+                   connection.welcome().socket + " runs with " + std::to_string(has) + " bytes",
+               "leave memory out, or end that daemon first: muster stop");
+}
+
+}  // namespace
+
+Result<Client> Client::connect(ConnectOptions options) {
+  if (!options.memory.empty())
+    if (auto parsed = ipc::parse_bytes(options.memory); !parsed) return parsed.error();
+  auto connection = Connection::open_or_reuse(options);
+  if (!connection) return connection.error();
+  if (auto checked = check_budget(**connection, options.memory); !checked) return checked.error();
+  return Client(std::move(*connection));
+}
+
+Result<Group> Client::join(std::string name, JoinOptions options) {
+  if (options.rank < 0 || options.world_size < 0) {
+    const auto placed = detail::placement_from_environment();
+    if (!placed)
+      return Error(Code::invalid, "group '" + name + "' needs a rank and a world_size",
+                   "pass both, or start the ranks with: muster run -n 4 -- PROGRAM");
+    if (options.rank < 0) options.rank = placed->rank;
+    if (options.world_size < 0) options.world_size = placed->world_size;
+  }
+  return detail::join(connection_, name, options.rank, options.world_size, options.on_loss, options.open, options.timeout);
+}
+
+Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {
+  auto count = ipc::element_count(shape, dtype);
+  if (!count) return count.error();
+  auto address = connection_->arena().allocate(*count * size_of(dtype), 0, timeout.value_or(default_wait));
+  if (!address) return address.error();
+  auto lease = std::make_shared<detail::Lease>();
+  lease->connection = connection_;
+  lease->region = *connection_->arena().find(*address);
+  return RawBuffer(std::move(lease), *address, dtype, std::move(shape));
+}
+
+Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeout) {
+  auto count = ipc::element_count(shape, dtype);
+  if (!count) return count.error();
+  const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
+  const auto wait = timeout.value_or(default_wait);
+  auto granted = detail::ask(*connection_, wire::Body_Lease, wait + default_wait, [&](auto& fbb) {
+    return wire::CreateLease(fbb, bytes, static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()), true).Union();
+  });
+  if (!granted) return granted.error();
+  auto segment = detail::map_lease(*connection_, std::move(*granted));
+  if (!segment) return segment.error();
+  auto lease = std::make_shared<detail::Lease>();
+  lease->connection = connection_;
+  lease->hard = std::move(*segment);
+  void* data = lease->hard.mapping.data();
+  return RawBuffer(std::move(lease), data, dtype, std::move(shape));
+}
+
+namespace {
+
+Result<Ref> seal_hard(const RawBuffer& buffer) {
+  auto& lease = *buffer.lease();
+  const auto segment = lease.hard.id;
+  lease.hard.mapping.unmap();
+  auto sealed = detail::ask(*lease.connection, wire::Body_HardSeal, default_wait,
+                            [&](auto& fbb) { return wire::CreateHardSeal(fbb, segment.value).Union(); });
+  if (!sealed) return sealed.error();
+  ipc::Manifest manifest;
+  if (auto added = manifest.add(segment, 0, buffer.dtype(), buffer.shape()); !added) return added.error();
+  return detail::seal(lease.connection, std::move(manifest), {}, 0);
+}
+
+}  // namespace
+
+Result<Ref> Client::seal_bundle(std::vector<RawBuffer> buffers, std::string structure) {
+  ipc::Manifest manifest;
+  std::vector<const std::byte*> addresses;
+  for (const auto& buffer : buffers) {
+    if (!buffer.lease() || buffer.lease()->hard.mapping) return Error(Code::invalid, "an empty or hard buffer can't be part of a bundle");
+    const auto& region = buffer.lease()->region;
+    const auto count = ipc::element_count(buffer.shape(), buffer.dtype());
+    const bool empty = !count || *count == 0;
+    if (auto added = manifest.add(empty ? ipc::SegmentId{} : region.segment, empty ? 0 : region.offset, buffer.dtype(), buffer.shape()); !added)
+      return added.error();
+    addresses.push_back(region.address);
+  }
+  manifest.structure = std::move(structure);
+  return detail::seal(connection_, std::move(manifest), addresses, 0);
+}
+
+Result<Ref> RawBuffer::seal() && {
+  if (!lease_) return Error(Code::invalid, "an empty buffer can't be sealed");
+  if (lease_->hard.mapping) return seal_hard(*this);
+  const auto connection = lease_->connection;
+  std::vector<RawBuffer> one;
+  one.push_back(std::move(*this));
+  return Client(connection).seal_bundle(std::move(one), {});
+}
+
+Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout timeout) {
+  auto buffer = allocate_raw(dtype, std::move(shape), timeout);
+  if (!buffer) return buffer.error();
+  const auto count = ipc::element_count(buffer->shape(), dtype);
+  const std::uint64_t bytes = *count * size_of(dtype);
+  if (bytes > 0) std::memcpy(buffer->data(), data, bytes);
+  ipc::Manifest manifest;
+  const auto region = buffer->lease()->region;
+  if (auto added = manifest.add(bytes ? region.segment : ipc::SegmentId{}, bytes ? region.offset : 0, dtype, buffer->shape()); !added)
+    return added.error();
+  const std::byte* address = region.address;
+  return detail::seal(connection_, std::move(manifest), {&address, 1}, bytes);
+}
+
+Result<Ref> Client::deserialize(std::string_view bytes) {
+  auto hold = detail::deserialize(bytes, connection_);
+  if (!hold) return hold.error();
+  return Ref(std::move(*hold));
+}
+
+Result<Work> Client::allreduce_refs(std::span<const Ref> inputs, ReduceOp op, OpOptions options) {
+  ipc::Combine record;
+  record.kind = ipc::Kind::allreduce;
+  record.op = op;
+  record.ranks = static_cast<std::uint32_t>(inputs.size());
+  return detail::combine(connection_, std::move(record), inputs, options);
+}
+
+Result<Work> Client::allgather_refs(std::span<const Ref> inputs, bool stack, OpOptions options) {
+  ipc::Combine record;
+  record.kind = ipc::Kind::allgather;
+  record.layout = stack ? ipc::Layout::stack : ipc::Layout::parts;
+  record.ranks = static_cast<std::uint32_t>(inputs.size());
+  return detail::combine(connection_, std::move(record), inputs, options);
+}
+
+Result<Work> Client::reduce_scatter_refs(std::span<const Ref> inputs, int ranks, ReduceOp op, OpOptions options) {
+  ipc::Combine record;
+  record.kind = ipc::Kind::reduce_scatter;
+  record.op = op;
+  record.ranks = static_cast<std::uint32_t>(ranks);
+  return detail::combine(connection_, std::move(record), inputs, options);
+}
+
+Result<Work> Client::all_to_all_refs(std::span<const Ref> inputs, int ranks, OpOptions options) {
+  ipc::Combine record;
+  record.kind = ipc::Kind::all_to_all;
+  record.ranks = static_cast<std::uint32_t>(ranks);
+  return detail::combine(connection_, std::move(record), inputs, options);
+}
+
+Result<int> Client::fd() const { return connection_->event_fd(); }
+void Client::poll() const { connection_->poll(); }
+const std::string& Client::socket() const { return connection_->welcome().socket; }
+std::uint64_t Client::memory_bytes() const { return connection_->welcome().memory_bytes; }
+bool Client::connected() const { return connection_->alive(); }
+
+}  // namespace muster

@@ -1,0 +1,296 @@
+#include <muster/group.hpp>
+
+#include <algorithm>
+
+#include "connection.hpp"
+#include "hold.hpp"
+#include "join.hpp"
+#include "requests.hpp"
+#include "seat.hpp"
+
+namespace muster {
+
+namespace wire = ipc::wire;
+using detail::Connection;
+using ipc::Kind;
+using std::chrono::steady_clock;
+
+namespace detail {
+
+Seat::~Seat() {
+  if (left || !connection->alive()) return;
+  static_cast<void>(ask(*connection, wire::Body_Leave, std::chrono::seconds(5),
+                        [&](auto& fbb) { return wire::CreateLeave(fbb, id.value).Union(); }));
+}
+
+Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
+                   OnLoss on_loss, bool open, std::chrono::nanoseconds timeout) {
+  const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
+  auto packet = ask(*connection, wire::Body_Join, std::chrono::seconds(30), [&](auto& fbb) {
+    const auto group = fbb.CreateString(name);
+    return wire::CreateJoin(fbb, group, rank, world_size, static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 1, 86'400'000)),
+                            static_cast<std::uint8_t>(on_loss), open)
+        .Union();
+  });
+  if (!packet) return packet.error();
+  const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Joined();
+  if (!body) return Error(Code::failed, "the daemon's answer to Join makes no sense");
+  auto seat = std::make_shared<Seat>();
+  seat->connection = connection;
+  seat->name = name;
+  seat->rank = rank;
+  seat->world_size = world_size;
+  seat->on_loss = on_loss;
+  seat->open = open;
+  seat->timeout = timeout;
+  seat->id = {body->seat()};
+  seat->epoch = body->epoch();
+  seat->position = body->position();
+  if (body->live()) seat->live.assign(body->live()->begin(), body->live()->end());
+  if (body->owes())
+    for (const auto* owed : *body->owes())
+      seat->owes.push_back({owed->sequence(), owed->key() ? owed->key()->str() : "", std::string(ipc::name(static_cast<Kind>(owed->kind())))});
+  connection->add_seat(seat);
+  return Group(std::move(seat));
+}
+
+}  // namespace detail
+
+namespace {
+
+/// What one collective call says beside its inputs.
+struct Call {
+  Kind kind = Kind::barrier;
+  ReduceOp op = ReduceOp::sum;
+  ipc::Layout layout = ipc::Layout::parts;
+  int root = 0;
+  std::int64_t tag = 0;
+};
+
+Error closed(const detail::Seat& seat) {
+  return {Code::group_closed, "this process has left group '" + seat.name + "'", "join it again"};
+}
+
+/// Waits while too many ops of this seat are in flight. Timeout at the op's deadline.
+Result<void> take_slot(detail::Seat& seat, steady_clock::time_point deadline) {
+  const auto limit = seat.connection->welcome().in_flight_max;
+  for (;;) {
+    {
+      const std::lock_guard lock(seat.mutex);
+      if (seat.left) return closed(seat);
+      if (seat.in_flight < limit) {
+        ++seat.in_flight;
+        return {};
+      }
+    }
+    const auto room = [&] {
+      const std::lock_guard lock(seat.mutex);
+      return seat.in_flight < limit || seat.left;
+    };
+    if (seat.connection->wait(room, deadline)) continue;
+    if (!seat.connection->alive()) return seat.connection->end_error();
+    return Error(Code::timeout, std::to_string(limit) + " ops of group '" + seat.name + "' are in flight and none ended in time",
+                 "wait for results before starting more ops");
+  }
+}
+
+Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::Seat>& seat, const Call& call,
+                                                 std::span<const Ref> inputs, const OpOptions& options) {
+  if (!seat) return Error(Code::invalid, "an empty Group has no ranks");
+  const auto& connection = seat->connection;
+  if (!connection->alive()) return connection->end_error();
+  const auto timeout = options.timeout.value_or(seat->timeout);
+  ipc::Contribute record;
+  std::vector<std::shared_ptr<const detail::Hold>> holds;
+  for (const auto& ref : inputs) {
+    auto hold = detail::usable(ref.hold());
+    if (!hold) return hold.error();
+    if ((*hold)->connection != connection)
+      return Error(Code::invalid, "the ref belongs to another daemon's store than the group", "use refs of one node");
+    record.objects.push_back((*hold)->object);
+    holds.push_back(std::move(*hold));
+  }
+  const auto deadline = steady_clock::now() + timeout;
+  if (auto slot = take_slot(*seat, deadline); !slot) return slot.error();
+  auto state = std::make_shared<detail::WorkState>();
+  state->connection = connection;
+  state->seat = seat;
+  state->id = connection->next_work();
+  state->what = std::string(ipc::name(call.kind)) + " in group '" + seat->name + "'";
+  state->deadline = deadline;
+  record.work = state->id;
+  record.seat = seat->id;
+  record.kind = call.kind;
+  record.op = call.op;
+  record.layout = call.layout;
+  record.root = call.root;
+  record.tag = call.tag;
+  record.timeout_ns = timeout.count();
+  record.key = options.key;
+  {
+    const std::lock_guard lock(seat->mutex);
+    record.epoch = seat->epoch;
+    if (options.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform) ++seat->position;
+  }
+  Connection::Submission submission{ipc::SubmissionType::contribute, {}};
+  ipc::write(record, submission.body);
+  connection->add_work(state);
+  if (auto sent = connection->submit({&submission, 1}); !sent) {
+    connection->forget_work(state->id);
+    const std::lock_guard lock(seat->mutex);
+    --seat->in_flight;
+    return sent.error();
+  }
+  return state;
+}
+
+Result<Work> start_work(const std::shared_ptr<detail::Seat>& seat, const Call& call, std::span<const Ref> inputs,
+                        const OpOptions& options) {
+  auto state = start(seat, call, inputs, options);
+  if (!state) return state.error();
+  return Work(std::move(*state));
+}
+
+}  // namespace
+
+const std::string& Group::name() const { return seat_->name; }
+int Group::rank() const { return seat_->rank; }
+int Group::world_size() const { return seat_->world_size; }
+
+std::uint32_t Group::epoch() const {
+  seat_->connection->poll();
+  const std::lock_guard lock(seat_->mutex);
+  return seat_->epoch;
+}
+
+std::vector<int> Group::live() const {
+  seat_->connection->poll();
+  const std::lock_guard lock(seat_->mutex);
+  return seat_->live;
+}
+
+std::vector<OwedOp> Group::owes() const {
+  const std::lock_guard lock(seat_->mutex);
+  return seat_->owes;
+}
+
+std::uint64_t Group::position() const {
+  const std::lock_guard lock(seat_->mutex);
+  return seat_->position;
+}
+
+Result<Work> Group::barrier(OpOptions options) { return start_work(seat_, {.kind = Kind::barrier}, {}, options); }
+
+Result<Work> Group::allreduce(const Ref& input, ReduceOp op, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::allreduce, .op = op}, {&input, 1}, options);
+}
+
+Result<Work> Group::reduce(const Ref& input, int root, ReduceOp op, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::reduce, .op = op, .root = root}, {&input, 1}, options);
+}
+
+Result<Work> Group::scan(const Ref& input, ReduceOp op, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::scan, .op = op}, {&input, 1}, options);
+}
+
+Result<Work> Group::broadcast(const Ref& input, int root, OpOptions options) {
+  const auto inputs = rank() == root ? std::span(&input, 1) : std::span<const Ref>();
+  return start_work(seat_, {.kind = Kind::broadcast, .root = root}, inputs, options);
+}
+
+Result<Work> Group::allgather(const Ref& input, bool stack, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::allgather, .layout = stack ? ipc::Layout::stack : ipc::Layout::parts}, {&input, 1}, options);
+}
+
+Result<Work> Group::gather(const Ref& input, int root, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::gather, .root = root}, {&input, 1}, options);
+}
+
+Result<Work> Group::scatter(std::span<const Ref> inputs, int root, OpOptions options) {
+  const auto given = rank() == root ? inputs : std::span<const Ref>();
+  return start_work(seat_, {.kind = Kind::scatter, .root = root}, given, options);
+}
+
+Result<Work> Group::reduce_scatter(std::span<const Ref> inputs, ReduceOp op, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::reduce_scatter, .op = op}, inputs, options);
+}
+
+Result<Work> Group::all_to_all(std::span<const Ref> inputs, bool concat, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::all_to_all, .layout = concat ? ipc::Layout::concat : ipc::Layout::parts}, inputs, options);
+}
+
+Result<Work> Group::send(const Ref& input, int destination, std::int64_t tag, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::send, .root = destination, .tag = tag}, {&input, 1}, options);
+}
+
+Result<Work> Group::recv(int source, std::int64_t tag, OpOptions options) {
+  return start_work(seat_, {.kind = Kind::recv, .root = source, .tag = tag}, {}, options);
+}
+
+Result<Group> Group::split(int color, int key, OpOptions options) {
+  auto state = start(seat_, {.kind = Kind::split, .root = color, .tag = key}, {}, options);
+  if (!state) return state.error();
+  if (auto outcome = Work(*state).wait(); !outcome) return outcome.error();
+  const auto& done = (*state)->done;
+  if (!done.seat) return Group();
+  auto seat = std::make_shared<detail::Seat>();
+  seat->connection = seat_->connection;
+  seat->name = done.name;
+  seat->rank = done.rank;
+  seat->world_size = done.world_size;
+  seat->on_loss = seat_->on_loss;
+  seat->open = seat_->open;
+  seat->timeout = seat_->timeout;
+  seat->id = done.seat;
+  seat->epoch = done.epoch;
+  seat->live.assign(done.live.begin(), done.live.end());
+  seat->connection->add_seat(seat);
+  return Group(std::move(seat));
+}
+
+Result<Group> Group::subgroup(std::span<const int> ranks) {
+  if (!seat_) return Error(Code::invalid, "an empty Group has no ranks");
+  const auto own = std::find(ranks.begin(), ranks.end(), rank());
+  if (own == ranks.end())
+    return Error(Code::invalid, "rank " + std::to_string(rank()) + " is not among the ranks of the subgroup", "only its members call subgroup()");
+  std::string members;
+  for (const int member : ranks) {
+    if (member < 0 || member >= world_size() || std::count(ranks.begin(), ranks.end(), member) != 1)
+      return Error(Code::invalid, "rank " + std::to_string(member) + " is out of range or named twice", "name each rank of the group at most once", {member});
+    members += (members.empty() ? "" : ",") + std::to_string(member);
+  }
+  std::string child;
+  {
+    const std::lock_guard lock(seat_->mutex);
+    child = seat_->name + "/" + std::to_string(seat_->epoch) + "[" + members + "]" + std::to_string(++seat_->subgroups[members]);
+  }
+  return detail::join(seat_->connection, child, static_cast<int>(own - ranks.begin()), static_cast<int>(ranks.size()), seat_->on_loss,
+                      seat_->open, seat_->timeout);
+}
+
+Result<void> Group::reform(OpOptions options) {
+  auto state = start(seat_, {.kind = Kind::reform}, {}, options);
+  if (!state) return state.error();
+  if (auto outcome = Work(*state).wait(); !outcome) return outcome.error();
+  const std::lock_guard lock(seat_->mutex);
+  seat_->epoch = std::max(seat_->epoch, (*state)->done.epoch);
+  seat_->live.assign((*state)->done.live.begin(), (*state)->done.live.end());
+  seat_->position = 0;
+  seat_->owes.clear();
+  return {};
+}
+
+Result<void> Group::leave() {
+  if (!seat_) return Error(Code::invalid, "an empty Group can't be left");
+  {
+    const std::lock_guard lock(seat_->mutex);
+    if (seat_->left) return closed(*seat_);
+    seat_->left = true;
+  }
+  auto packet = detail::ask(*seat_->connection, wire::Body_Leave, std::chrono::seconds(10),
+                            [&](auto& fbb) { return wire::CreateLeave(fbb, seat_->id.value).Union(); });
+  if (!packet) return packet.error();
+  return {};
+}
+
+}  // namespace muster

@@ -1,0 +1,57 @@
+// The store's segments as this process reads them: one read-only mapping a segment, made when it is first needed.
+// Views of objects made here go through these, too, so that no view aliases writable memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/ids.hpp>
+#include <muster/result.hpp>
+
+namespace muster::detail {
+
+/// A segment's descriptor and size, as the daemon gives them for reading.
+struct SegmentHandle {
+  ipc::Fd fd;
+  std::uint64_t bytes = 0;
+};
+
+class Segments {
+ public:
+  using Fetch = std::function<Result<SegmentHandle>(ipc::SegmentId)>;
+  explicit Segments(Fetch fetch) : fetch_(std::move(fetch)) {}
+
+  /// Where the segment begins; read-only. Stays valid while the caller has a use() of it.
+  [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment);
+  /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page aligned.
+  [[nodiscard]] Result<ipc::Mapping> map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes);
+
+  /// Counts users of a segment's mapping; unused ones are unmapped once there are many.
+  void use(ipc::SegmentId segment);
+  void unuse(ipc::SegmentId segment);
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  struct Entry {
+    SegmentHandle handle;
+    ipc::Mapping mapping;
+    std::uint64_t users = 0;
+    std::uint64_t last_used = 0;
+  };
+  [[nodiscard]] Result<Entry*> entry(ipc::SegmentId segment);
+  void drop_unused();
+
+  std::mutex mutex_;
+  Fetch fetch_;
+  std::unordered_map<ipc::SegmentId, Entry> entries_;
+  std::unordered_map<ipc::SegmentId, std::uint64_t> users_;
+  std::uint64_t clock_ = 0;
+};
+
+}  // namespace muster::detail

@@ -1,0 +1,167 @@
+#include "start_daemon.hpp"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+
+namespace muster::detail {
+
+namespace fs = std::filesystem;
+using std::chrono::steady_clock;
+
+namespace {
+
+constexpr auto retry_interval = std::chrono::milliseconds(2);
+
+bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
+
+/// Only a directory of this user, or of root, may hold the socket: else another user could pose as the daemon.
+Result<void> check_directory(const fs::path& directory) {
+  std::error_code ignored;
+  fs::create_directories(directory.parent_path(), ignored);
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return ipc::system_error(Code::denied, "can't make the directory " + directory.string(), errno, "set MUSTER_SOCKET to another place");
+  struct stat info {};
+  if (::stat(directory.c_str(), &info) != 0) return ipc::system_error(Code::denied, "can't look at " + directory.string(), errno);
+  const bool default_place = directory.filename().string().starts_with("muster");
+  if (default_place && info.st_uid != ::getuid() && info.st_uid != 0)
+    return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid), "set MUSTER_SOCKET to another place");
+  return {};
+}
+
+std::string log_path(const std::string& socket) {
+  return (socket.ends_with(".sock") ? socket.substr(0, socket.size() - 5) : socket) + ".log";
+}
+
+/// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
+[[noreturn]] void become_daemon(const char* program, char* const* arguments, int log, int ready) {
+  ::setsid();
+  // A second fork, so that the daemon is nobody's child and no zombie is left.
+  if (const pid_t again = ::_Fork(); again != 0) ::_exit(again < 0 ? 1 : 0);
+  const int null = ::open("/dev/null", O_RDONLY);
+  ::dup2(null, 0);
+  ::dup2(log, 1);
+  ::dup2(log, 2);
+  constexpr int ready_as = 3;
+  if (ready == ready_as) ::fcntl(ready, F_SETFD, 0);
+  else ::dup2(ready, ready_as);
+  ::syscall(SYS_close_range, ready_as + 1, ~0U, 0);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::signal(SIGINT, SIG_DFL);
+  ::signal(SIGTERM, SIG_DFL);
+  if (::chdir("/") != 0) ::_exit(1);
+  ::execv(program, arguments);
+  ::_exit(127);
+}
+
+std::string last_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::string last;
+  while (std::getline(file, line))
+    if (!line.empty()) last = line;
+  return last;
+}
+
+Result<void> spawn(const std::string& program, const std::string& socket, const ConnectOptions& options,
+                   const std::string& idle_exit_s, steady_clock::time_point until) {
+  const std::string log_file = log_path(socket);
+  const ipc::Fd log(::open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!log) return ipc::system_error(Code::denied, "can't open the daemon's log " + log_file, errno);
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "can't make a pipe", errno);
+  const ipc::Fd read_end(ends[0]);
+  ipc::Fd write_end(ends[1]);
+  std::vector<std::string> words{program, "--socket", socket, "--idle-exit", idle_exit_s, "--ready-fd", "3"};
+  if (!options.memory.empty()) words.insert(words.end(), {"--memory", options.memory});
+  std::vector<char*> arguments;
+  for (auto& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  // _Fork() runs no fork handlers: this child never touches the store.
+  const pid_t child = ::_Fork();
+  if (child < 0) return ipc::system_error(Code::failed, "can't fork to start the daemon", errno);
+  if (child == 0) become_daemon(program.c_str(), arguments.data(), log.get(), write_end.get());
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  write_end.reset();
+  // A newline: it is ready. The end of the pipe: it has ended, most likely as another one serves this socket.
+  for (;;) {
+    pollfd readable{read_end.get(), POLLIN, 0};
+    constexpr int slice_ms = 100;
+    if (::poll(&readable, 1, slice_ms) > 0) {
+      char byte = 0;
+      if (::read(read_end.get(), &byte, 1) == 1) return {};
+      const auto why = last_line(log_file);
+      if (why.find("another musterd serves") != std::string::npos) return {};
+      return Error(Code::daemon_unavailable, "the daemon did not start: " + why, "its log is " + log_file);
+    }
+    if (steady_clock::now() > until)
+      return Error(Code::daemon_unavailable, "the daemon did not get ready in time", "its log is " + log_file);
+  }
+}
+
+}  // namespace
+
+Result<std::string> find_daemon(const ConnectOptions& options) {
+  std::vector<fs::path> places;
+  if (!options.daemon_path.empty()) places = {options.daemon_path};
+  else if (const char* given = std::getenv("MUSTER_DAEMON"); given && *given) places = {given};
+  else {
+    Dl_info library{};
+    if (::dladdr(reinterpret_cast<const void*>(&find_daemon), &library) != 0 && library.dli_fname) {
+      const fs::path here = fs::path(library.dli_fname).parent_path();
+      places.push_back(here / "musterd");
+    }
+    std::error_code ignored;
+    places.push_back(fs::read_symlink("/proc/self/exe", ignored).parent_path() / "musterd");
+    // A Python started by a link in a virtual environment: its bin folder is the link's.
+    for (const char* variable : {"VIRTUAL_ENV"})
+      if (const char* root = std::getenv(variable)) places.push_back(fs::path(root) / "bin" / "musterd");
+    std::string path = std::getenv("PATH") ? std::getenv("PATH") : "";
+    for (std::size_t begin = 0; begin <= path.size();) {
+      const auto end = std::min(path.find(':', begin), path.size());
+      places.push_back(fs::path(path.substr(begin, end - begin)) / "musterd");
+      begin = end + 1;
+    }
+  }
+  for (const auto& place : places)
+    if (is_program(place)) return fs::absolute(place).string();
+  return Error(Code::daemon_unavailable, "musterd was not found: looked at " + places.front().string() + " and on PATH",
+               "install it, or set MUSTER_DAEMON to its path");
+}
+
+Result<void> start_daemon(const std::string& path, const ConnectOptions& options, steady_clock::time_point until,
+                          const std::string& idle_exit_s) {
+  auto program = find_daemon(options);
+  if (!program) return program.error();
+  if (auto checked = check_directory(fs::path(path).parent_path()); !checked) return checked.error();
+  const std::string lock_path = path + ".start";
+  const ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return ipc::system_error(Code::denied, "can't open " + lock_path, errno);
+  // Whoever has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    std::this_thread::sleep_for(retry_interval);
+    return {};
+  }
+  return spawn(*program, path, options, idle_exit_s, until);
+}
+
+}  // namespace muster::detail

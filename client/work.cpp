@@ -1,0 +1,78 @@
+#include <muster/work.hpp>
+
+#include "connection.hpp"
+#include "requests.hpp"
+#include "seat.hpp"
+
+namespace muster {
+
+namespace wire = ipc::wire;
+using std::chrono::steady_clock;
+
+namespace {
+
+/// Beyond the op's own deadline the daemon needs a moment to say so.
+constexpr auto grace = std::chrono::seconds(5);
+
+std::vector<int> missing_ranks(detail::WorkState& state) {
+  auto packet = detail::ask(*state.connection, wire::Body_MissingQuery, std::chrono::seconds(2),
+                            [&](auto& fbb) { return wire::CreateMissingQuery(fbb, state.id.value).Union(); });
+  if (!packet) return {};
+  const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Missing();
+  if (!body || !body->ranks()) return {};
+  return {body->ranks()->begin(), body->ranks()->end()};
+}
+
+Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited) {
+  const auto ranks = missing_ranks(state);
+  std::string message = state.what + " is not over after " +
+                        std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(waited).count()) + " ms";
+  if (!ranks.empty()) {
+    message += ranks.size() == 1 ? "; still missing: rank " : "; still missing: ranks ";
+    for (std::size_t i = 0; i < ranks.size(); ++i) message += (i ? ", " : "") + std::to_string(ranks[i]);
+  }
+  return {Code::timeout, message, "the op goes on: wait again, or find out what these ranks are doing", ranks};
+}
+
+}  // namespace
+
+bool Work::done() const {
+  if (!state_) return false;
+  if (!state_->over.load(std::memory_order_acquire)) state_->connection->poll();
+  return state_->over.load(std::memory_order_acquire);
+}
+
+Result<Outcome> Work::wait(Timeout timeout) const {
+  if (!state_) return Error(Code::invalid, "an empty Work has no outcome");
+  auto& state = *state_;
+  const auto begin = steady_clock::now();
+  auto until = state.deadline + grace;
+  if (timeout) until = std::min(until, begin + *timeout);
+  const auto over = [&] { return state.over.load(std::memory_order_acquire); };
+  if (!over() && !state.connection->wait(over, until)) {
+    if (!state.connection->alive()) return state.connection->end_error();
+    auto error = still_waiting(state, steady_clock::now() - begin);
+    // It may have ended while the daemon was asked who is missing.
+    if (!over()) return error;
+  }
+  return *state.outcome;
+}
+
+Result<Ref> Work::ref(Timeout timeout) const {
+  auto outcome = wait(timeout);
+  if (!outcome) return outcome.error();
+  if (outcome->refs.size() != 1)
+    return Error(Code::invalid, "this rank gets " + std::to_string(outcome->refs.size()) + " objects of " + state_->what, "use wait()");
+  return outcome->refs.front();
+}
+
+Result<int> Work::fd() const {
+  if (!state_) return Error(Code::invalid, "an empty Work has no descriptor");
+  return state_->connection->event_fd();
+}
+
+void Work::on_done(std::function<void()> callback) const {
+  if (state_) state_->connection->on_done(state_, std::move(callback));
+}
+
+}  // namespace muster
