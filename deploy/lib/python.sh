@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# A virtual environment in the checkout, so that nothing is installed into the system's Python.
+
+# What building the module without isolation needs; the versions stand in pyproject.toml.
+python_build_packages=("scikit-build-core>=0.10" "nanobind>=2.4")
+
+# Whether an interpreter is recent enough, can make environments, and has headers to build modules with.
+python_usable() {
+  "$1" - 2>/dev/null <<'END'
+import ensurepip, os, sys, sysconfig, venv
+sys.exit(sys.version_info < (3, 9) or not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
+END
+}
+
+# need_venv FOLDER: makes the environment unless it is there and works.
+need_venv() {
+  local folder=$1 python=python3
+  "$folder/bin/python" -m pip --version >/dev/null 2>&1 && return 0
+  if ! python_usable "$python"; then
+    need_packages python3 python3-venv python3-dev
+    python_usable "$python" || python=/usr/bin/python3
+    python_usable "$python" || fail "no Python of 3.9 or newer with venv and headers: tried python3 and /usr/bin/python3"
+  fi
+  say "making a virtual environment in $folder with $("$python" --version)"
+  "$python" -m venv --clear "$folder"
+}
+
+# need_python_packages FOLDER REQUIREMENT...: installs what is missing, and says what before it does.
+need_python_packages() {
+  local folder=$1 missing=() requirement
+  shift
+  for requirement in "$@"; do
+    python_package_installed "$folder" "${requirement%%[<>=]*}" || missing+=("$requirement")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "installing Python packages into $folder: ${missing[*]}"
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${missing[@]}" </dev/null
+}
+
+python_package_installed() {
+  "$1/bin/python" -c 'import importlib.metadata as m, sys; m.version(sys.argv[1])' "$2" 2>/dev/null
+}
+
+# install_muster FOLDER: builds the wheel in build/wheel, where a second run finds what did not change, and installs it.
+install_muster() {
+  local folder=$1
+  need_python_packages "$folder" "${python_build_packages[@]}"
+  CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) PATH="$folder/bin:$PATH" \
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --force-reinstall \
+    --no-deps --config-settings=build-dir=build/wheel . </dev/null
+}

@@ -1,0 +1,125 @@
+# shellcheck shell=bash
+# The stages of tests/run, in the order in which they run.
+
+# shellcheck disable=SC2154  # the lists of packages stand in deploy/lib
+prepare() {
+  mkdir -p build/logs
+  need_packages "${build_packages[@]}" "${test_packages[@]}"
+  need_venv .venv
+  need_python_packages .venv ruff pytest hypothesis numpy scikit-learn matplotlib "${python_build_packages[@]}"
+}
+
+files_in_git() {
+  git ls-files --cached --others --exclude-standard --deduplicate -- "$@"
+}
+
+scripts() {
+  files_in_git | xargs grep --files-with-matches --extended-regexp '^(#!/usr/bin/env bash|# shellcheck shell=bash)' --
+}
+
+stage_lint() {
+  say "lint: clang-format, ruff, shellcheck"
+  files_in_git '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror ||
+    fail "clang-format (mend with: git ls-files '*.[ch]pp' | xargs clang-format -i)"
+  .venv/bin/ruff check --quiet . || fail "ruff check"
+  .venv/bin/ruff format --quiet --check . || fail "ruff format (mend with: .venv/bin/ruff format)"
+  scripts | xargs shellcheck --external-sources || fail "shellcheck"
+  say "lint: the arrows between folders"
+  run_pytest arrows -- tests/arrows
+  say "lint: clang-tidy"
+  build_with_python dev
+  .venv/bin/python tests/lib/tidy.py --build build/dev --jobs "$(build_jobs)" || fail "clang-tidy"
+}
+
+stage_dev() {
+  say "dev: build and C++ tests"
+  build_with_python dev
+  run_ctest dev
+  say "dev: Python tests"
+  run_pytest dev "$(build_path dev)" "PYTHONPATH=$PWD/build/dev/python" -- tests --ignore=tests/arrows
+}
+
+stage_install() {
+  say "install: cmake --install, and a project that uses find_package(Muster)"
+  build_with_python dev
+  rm -rf build/installed build/consumer
+  cmake --install build/dev --prefix build/installed >build/logs/install.log || fail "cmake --install"
+  cmake -S tests/consumer -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/installed" \
+    >build/logs/consumer.log || fail "find_package(Muster)"
+  cmake --build build/consumer || fail "building the consumer"
+  counted consumer-ctest 'tests passed, 0 tests failed out of [1-9]' \
+    env PATH="$PWD/build/installed/bin:$PATH" ctest --test-dir build/consumer --output-on-failure --no-tests=error
+}
+
+stage_wheel() {
+  say "wheel: pip install into a fresh environment, away from the checkout"
+  local fresh
+  fresh=$(mktemp -d)
+  need_venv "$fresh/venv"
+  need_python_packages "$fresh/venv" numpy pytest
+  install_muster "$fresh/venv"
+  cp -r README.md tests/wheel "$fresh"
+  counted wheel-pytest '[0-9]+ passed.* in ' env --chdir "$fresh" PATH="$fresh/venv/bin:/usr/bin:/bin" \
+    venv/bin/python -m pytest --color=no wheel
+  rm -rf "$fresh"
+}
+
+stage_asan() {
+  say "asan: build and C++ tests"
+  build_with_python asan
+  run_ctest asan
+  say "asan: Python tests"
+  # The interpreter itself is not instrumented, so the runtime has to come first, and with it the library whose
+  # exceptions it watches. CPython's own allocator would hide our mistakes from it.
+  run_pytest asan "$(build_path asan)" "PYTHONPATH=$PWD/build/asan/python" PYTHONMALLOC=malloc \
+    "LD_PRELOAD=$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" \
+    "LSAN_OPTIONS=suppressions=$PWD/tests/lib/lsan.supp:print_suppressions=0" -- tests --ignore=tests/arrows
+}
+
+stage_tsan() {
+  say "tsan: build and C++ tests"
+  build_preset tsan
+  run_ctest tsan
+}
+
+stage_fuzz() {
+  local seconds=${MUSTER_FUZZ_SECONDS:-60} target targets=()
+  say "fuzz: build, then $seconds s for each target"
+  build_preset fuzz
+  for target in build/fuzz/bin/*_fuzz; do
+    targets+=("${target##*/}")
+    mkdir -p "build/fuzz/corpus/${target##*/}"
+  done
+  export -f fuzz_target
+  printf '%s\n' "${targets[@]}" | xargs --max-procs="$(build_jobs)" --replace bash -c "fuzz_target {} $seconds" ||
+    fail "fuzzing; the input that broke it lies in build/logs"
+  for target in "${targets[@]}"; do
+    counts+=("$target:" "$(fuzz_summary "build/logs/$target.log")")
+    printf '%s: %s\n' "$target" "$(fuzz_summary "build/logs/$target.log")"
+  done
+}
+
+# fuzz_target NAME SECONDS: 255 makes xargs stop at once.
+fuzz_target() {
+  "build/fuzz/bin/$1" -max_total_time="$2" -timeout=10 -print_final_stats=1 "-artifact_prefix=build/logs/$1-" \
+    "build/fuzz/corpus/$1" >"build/logs/$1.log" 2>&1 || {
+    tail -n 60 "build/logs/$1.log"
+    return 255
+  }
+}
+
+# libFuzzer's figures: executions, and edges covered at the end.
+fuzz_summary() {
+  awk '/stat::number_of_executed_units/ { runs = $2 } / cov: / { sub(/.* cov: /, ""); edges = $1 }
+       END { if (!runs || !edges) exit 1; print runs " executions, " edges " edges covered" }' "$1"
+}
+
+# With the Python module, for the interpreter of the environment in the checkout.
+build_with_python() {
+  build_preset "$1" -DMUSTER_PYTHON=ON -DPython_EXECUTABLE="$PWD/.venv/bin/python"
+}
+
+# The PATH under which tests find this build's executables, and no others.
+build_path() {
+  echo "PATH=$PWD/build/$1/bin:$PWD/.venv/bin:$PATH"
+}
