@@ -25,9 +25,6 @@ configure_package_config_file(cmake/MusterConfig.cmake.in ${CMAKE_BINARY_DIR}/Mu
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/MusterConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/MusterConfig.cmake ${CMAKE_BINARY_DIR}/MusterConfigVersion.cmake
   DESTINATION ${muster_package_dir})
-if(EXISTS ${PROJECT_SOURCE_DIR}/deploy/musterd.service)
-  install(FILES deploy/musterd.service DESTINATION lib/systemd/system)
-endif()
-if(EXISTS ${PROJECT_SOURCE_DIR}/deploy/completion/muster)
-  install(FILES deploy/completion/muster DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
-endif()
+configure_file(deploy/musterd.service.in ${CMAKE_BINARY_DIR}/musterd.service @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/musterd.service DESTINATION lib/systemd/system)
+install(FILES deploy/completion/muster DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
