@@ -8,7 +8,6 @@
 namespace musterd {
 
 using muster::Error;
-using muster::ipc::Kind;
 
 bool Muster::may_come(const Slot& slot, int rank) const {
   switch (standing(rank)) {

@@ -17,7 +17,7 @@ namespace {
 constexpr int epoch_shift = 32;
 
 std::string op_name(const Contribution& contribution, std::uint64_t sequence) {
-  const std::string kind(name(contribution.kind));
+  std::string kind(name(contribution.kind));
   const std::string quoted_key = contribution.key.empty() ? "" : " '" + contribution.key + "'";
   if (is_pairwise(contribution.kind)) {
     const bool sends = contribution.kind == Kind::send;

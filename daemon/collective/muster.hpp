@@ -11,6 +11,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -106,7 +107,10 @@ class Muster {
     int source = 0;        ///< of a pair
     int destination = 0;   ///< of a pair
     std::int64_t tag = 0;  ///< of a pair
-    auto operator<=>(const Channel&) const = default;
+    friend bool operator<(const Channel& a, const Channel& b) {
+      return std::tie(a.of, a.key, a.source, a.destination, a.tag) <
+             std::tie(b.of, b.key, b.source, b.destination, b.tag);
+    }
   };
 
   /// An op from its first contribution until every rank that may come has come.

@@ -13,7 +13,6 @@ namespace musterd {
 using muster::Code;
 using muster::DType;
 using muster::Error;
-using muster::ReduceOp;
 using muster::Result;
 using muster::ipc::Kind;
 using muster::ipc::Layout;

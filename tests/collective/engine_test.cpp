@@ -205,7 +205,7 @@ TEST_CASE("small jobs pass large ones, and large ones share a lane") {
   HeldEngine held;
   std::vector<Bytes> memory(4, Bytes(32 << 20));
   std::vector<std::string> order;
-  const auto says = [&](std::string name) { return [&order, name] { order.push_back(name); }; };
+  const auto says = [&](const std::string& name) { return [&order, name] { order.push_back(name); }; };
   held.engine().submit(copy_of_half(memory[0], says("16 MiB")));
   memory[1].resize(8 << 20);
   held.engine().submit(copy_of_half(memory[1], says("4 MiB")));

@@ -205,7 +205,8 @@ TEST_CASE("every field that matters is compared") {
     auto a = with(0, Kind::allreduce, {plain(floats({1}))});
     auto b = with(1, Kind::allreduce, {plain(blank(DType::int8, {1, 2}))});
     b.op = ReduceOp::max;
-    CHECK(disagree(std::move(a), std::move(b)) ==
+    const auto message = disagree(std::move(a), std::move(b));
+    CHECK(message ==
           "ranks disagree on allreduce #0: reduce op is sum on rank 0 and max on rank 1; dtype of leaf 0 is float32 on "
           "rank 0 and int8 on rank 1; shape of leaf 0 is (1,) on rank 0 and (1, 2) on rank 1");
   }
@@ -213,15 +214,15 @@ TEST_CASE("every field that matters is compared") {
     auto a = with(0, Kind::broadcast, {plain(floats({1}))});
     auto b = with(1, Kind::broadcast, {plain(floats({1}))});
     b.root = 1;
-    CHECK(disagree(std::move(a), std::move(b)) ==
-          "ranks disagree on broadcast #0: root is 0 on rank 0 and 1 on rank 1");
+    const auto message = disagree(std::move(a), std::move(b));
+    CHECK(message == "ranks disagree on broadcast #0: root is 0 on rank 0 and 1 on rank 1");
   }
   SECTION("layout") {
     auto a = with(0, Kind::allgather, {plain(floats({1}))});
     auto b = with(1, Kind::allgather, {plain(floats({1}))});
     b.layout = Layout::stack;
-    CHECK(disagree(std::move(a), std::move(b)) ==
-          "ranks disagree on allgather #0: layout is parts on rank 0 and stack on rank 1");
+    const auto message = disagree(std::move(a), std::move(b));
+    CHECK(message == "ranks disagree on allgather #0: layout is parts on rank 0 and stack on rank 1");
   }
   SECTION("leaves") {
     CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1}), floats({2})})}),
@@ -246,7 +247,8 @@ TEST_CASE("every field that matters is compared") {
     auto a = with(0, Kind::all_to_all, {plain(blank(DType::int8, {2, 3})), plain(blank(DType::int8, {1, 3}))});
     auto b = with(1, Kind::all_to_all, {plain(blank(DType::int8, {4, 3})), plain(blank(DType::int8, {0, 4}))});
     a.layout = b.layout = Layout::concat;
-    CHECK(disagree(std::move(a), std::move(b)) ==
+    const auto message = disagree(std::move(a), std::move(b));
+    CHECK(message ==
           "ranks disagree on all_to_all #0: shape of leaf 0 of input 1 is (1, 3) on rank 0 and (0, 4) on rank 1");
   }
   SECTION("many differences are counted, not listed") {

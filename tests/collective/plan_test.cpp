@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 #include "collective/agreement.hpp"
@@ -23,7 +24,7 @@ using Leaves = std::vector<Tensor>;    // of one object
 using Objects = std::vector<Leaves>;   // that one rank gives or gets
 using PerRank = std::vector<Objects>;  // of each contributor
 
-Op make_op(Kind kind, int world_size, std::vector<int> ranks) {
+Op make_op(Kind kind, int world_size, const std::vector<int>& ranks) {
   Op op;
   op.name = "test";
   op.world_size = world_size;
@@ -35,6 +36,7 @@ void set_inputs(Op& op, const PerRank& given) {
   for (std::size_t i = 0; i < given.size(); ++i)
     for (const Leaves& leaves : given[i]) {
       std::vector<Array> arrays;
+      arrays.reserve(leaves.size());
       for (const Tensor& tensor : leaves) arrays.push_back(encode(tensor));
       op.contributions[i].inputs.push_back(bundle(std::move(arrays), "nesting"));
     }
@@ -89,6 +91,7 @@ PerRank run(const Op& op, const Plan& plan) {
       const auto& manifest = input ? *input->manifest : plan.outputs.at(given.index).manifest;
       CHECK(manifest.structure == "nesting");
       Leaves leaves;
+      leaves.reserve(manifest.leaves.size());
       for (std::size_t leaf = 0; leaf < manifest.leaves.size(); ++leaf) {
         const auto* data = input ? input->data[leaf] : made.regions[given.index] + manifest.leaves[leaf].offset;
         leaves.push_back(decode(manifest.leaves[leaf].dtype, manifest.shape(manifest.leaves[leaf]), data));
@@ -110,6 +113,7 @@ Leaves by_leaf(const std::vector<Leaves>& objects, Combine combine) {
   Leaves result;
   for (std::size_t leaf = 0; leaf < objects.front().size(); ++leaf) {
     std::vector<Tensor> tensors;
+    tensors.reserve(objects.size());
     for (const Leaves& object : objects) tensors.push_back(object[leaf]);
     result.push_back(combine(tensors));
   }
@@ -124,6 +128,7 @@ PerRank expected(const Op& op, const PerRank& given) {
   const auto is_root = [&](std::size_t i) { return op.contributions[i].rank == first.root; };
   const auto column = [&](std::size_t index) {
     std::vector<Leaves> objects;
+    objects.reserve(given.size());
     for (const Objects& each : given) objects.push_back(each.at(index));
     return objects;
   };
@@ -211,6 +216,7 @@ class Random {
 
   Leaves object(const std::vector<Form>& form, ReduceOp op) {
     Leaves leaves;
+    leaves.reserve(form.size());
     for (const Form& leaf : form) leaves.push_back(tensor(leaf.dtype, op, leaf.shape));
     return leaves;
   }
@@ -232,6 +238,7 @@ class Random {
         first.kind == Kind::scatter || first.kind == Kind::reduce_scatter || first.kind == Kind::all_to_all;
     const bool root_only = first.kind == Kind::scatter || first.kind == Kind::broadcast;
     std::vector<std::vector<Form>> forms;
+    forms.reserve(static_cast<std::size_t>(op.world_size));
     for (int i = 0; i < op.world_size; ++i) forms.push_back(form(first.op, joins ? 1 : 0));
     PerRank given;
     for (const Contribution& contribution : op.contributions) {
@@ -284,8 +291,8 @@ TEST_CASE("mean divides by those who contributed") {
 
 TEST_CASE("where nothing changes, nothing moves") {
   auto moves = [](Kind kind, Layout layout, int world_size) {
-    std::vector<int> ranks;
-    for (int rank = 0; rank < world_size; ++rank) ranks.push_back(rank);
+    std::vector<int> ranks(static_cast<std::size_t>(world_size));
+    std::iota(ranks.begin(), ranks.end(), 0);
     Op op = make_op(kind, world_size, ranks);
     Random random(1);
     for (auto& each : op.contributions) each.layout = layout;

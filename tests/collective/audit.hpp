@@ -1,0 +1,76 @@
+// Watches a Muster from outside and knows, by itself, which calls belong to one op, who is missing and what must have
+// happened by now. Every event goes through it; after each one it checks all that DESIGN promises of outcomes.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "collective/muster.hpp"
+
+namespace musterd::testing {
+
+/// One call in a rank's program.
+struct Call {
+  muster::ipc::Kind kind = muster::ipc::Kind::barrier;
+  std::string key;
+  int root = 0;  ///< root, or peer
+};
+
+class Audit {
+ public:
+  Audit(int world_size, muster::OnLoss policy);
+
+  void call(int rank, const Call& call);
+  void lose(int rank);     ///< as the policy has it
+  void replace(int rank);  ///< policy wait: after lose()
+  void expire();           ///< the clock jumps to the deadline of all that is pending
+  void end();              ///< expires the rest; every call must have its outcome then
+
+  [[nodiscard]] bool is_live(int rank) const { return !gone_.contains(rank); }
+  /// What went wrong first, with the events up to there; empty if all is well.
+  [[nodiscard]] const std::string& complaint() const { return complaint_; }
+  [[nodiscard]] std::size_t started() const { return started_; }
+  [[nodiscard]] std::size_t failed() const { return failed_; }
+
+ private:
+  /// An op as the calls say, with what became of it.
+  struct Known {
+    std::map<int, std::vector<Call>> calls;  ///< by rank; two of a rank that sends to itself
+    std::vector<Ticket> tickets;
+    std::optional<std::string> outcome;
+    std::set<int> missing_at_event;
+  };
+
+  void event(std::string what) { events_ += (events_.empty() ? "" : "; ") + std::move(what); }
+  void require(bool holds, const std::string& what);
+  [[nodiscard]] std::string identity(int rank, const Call& call);
+  [[nodiscard]] std::set<int> missing(const std::string& identity, const Known& op) const;
+  [[nodiscard]] static bool agree(const Known& op);
+  void take(std::vector<Action> actions);
+  void ended(Ticket ticket, const std::string& outcome);
+  void check_started(const Op& op);
+  void check_failed(const FailOp& failed);
+  void check_pending();
+  void begin_next_epoch();
+
+  int world_size_;
+  muster::OnLoss policy_;
+  Muster muster_;
+  TimePoint now_;
+  std::set<int> gone_;
+  std::map<std::string, Known> ops_;
+  std::map<Ticket, std::string> identity_of_;
+  std::map<Ticket, std::string> outcome_of_;
+  std::map<std::pair<int, std::string>, int> counters_;
+  Ticket last_ticket_ = 0;
+  std::size_t started_ = 0;
+  std::size_t failed_ = 0;
+  bool over_ = false;  ///< a reform has begun the next epoch; what comes now isn't for this Muster
+  std::string events_;
+  std::string complaint_;
+};
+
+}  // namespace musterd::testing
