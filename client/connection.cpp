@@ -1,6 +1,7 @@
 #include "connection.hpp"
 
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -30,20 +31,16 @@ constexpr auto spin_max = std::chrono::microseconds(100);
 /// A live daemon reads its rings within microseconds; one that doesn't for this long is as good as gone.
 constexpr auto submit_timeout = std::chrono::seconds(30);
 
-std::mutex interrupted_mutex;
-std::function<bool()> interrupted_callback;
+std::atomic<bool (*)()> interrupted_callback{nullptr};
 
 bool interrupted() {
-  const std::lock_guard lock(interrupted_mutex);
-  return interrupted_callback && interrupted_callback();
+  const auto callback = interrupted_callback.load();
+  return callback && callback();
 }
 
 }  // namespace
 
-void Connection::set_interrupted(std::function<bool()> callback) {
-  const std::lock_guard lock(interrupted_mutex);
-  interrupted_callback = std::move(callback);
-}
+void Connection::set_interrupted(bool (*callback)()) { interrupted_callback = callback; }
 
 struct Connection::Start {
   Welcome welcome;
@@ -118,7 +115,8 @@ Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& optio
 
 // ---- the socket ----
 
-Result<ipc::Packet> Connection::request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout) {
+Result<ipc::Packet> Connection::request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout,
+                                        While held) {
   if (!alive()) return end_error();
   std::uint64_t number = 0;
   {
@@ -163,9 +161,15 @@ Result<ipc::Packet> Connection::request(const Build& build, std::span<const int>
       replies_.erase(number);
       return end_error();
     }
-    if (steady_clock::now() > until || interrupted()) {
+    if (steady_clock::now() > until) {
       replies_.erase(number);
       return Error(Code::timeout, "the daemon did not answer a request within its time", "look at: muster status");
+    }
+    if (held == While::unlocked) {
+      lock.unlock();
+      if (interrupted()) return give_up(Error(Code::timeout, "the wait for the daemon's answer was interrupted"));
+      lock.lock();
+      if (replies_.at(number)) continue;
     }
     if (receiving_) {
       replies_changed_.wait_for(lock, look_up_interval);
@@ -219,13 +223,15 @@ void Connection::end(const Error& error) {
   while (drain()) {
   }
   ended_ = true;
+  Callbacks callbacks;
   std::unordered_map<ipc::WorkId, std::shared_ptr<WorkState>> works;
   {
     const std::lock_guard lock(works_mutex_);
     works.swap(works_);
   }
-  for (auto& [id, work] : works) finish(work, end_error(), {});
+  for (auto& [id, work] : works) finish(work, end_error(), {}, callbacks);
   drained_.notify_all();
+  for (const auto& callback : callbacks) callback();
 }
 
 Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout) {
@@ -260,7 +266,7 @@ Result<void> Connection::submit(std::span<const Submission> records) {
       auto sent = ask(*this, wire::Body_Submit, submit_timeout, [&](auto& fbb) {
         auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
         return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body).Union();
-      });
+      }, {}, While::locked);
       if (!sent) return sent.error();
       continue;
     }
@@ -337,20 +343,24 @@ void Connection::add_seat(const std::shared_ptr<Seat>& seat) {
 // ---- completions ----
 
 bool Connection::drain() {
-  const std::lock_guard lock(drain_mutex_);
+  Callbacks callbacks;
   bool any = false;
-  for (;;) {
-    auto record = completions_.next();
-    if (!record || !*record) break;
-    handle(**record);
-    any = true;
+  {
+    const std::lock_guard lock(drain_mutex_);
+    for (;;) {
+      auto record = completions_.next();
+      if (!record || !*record) break;
+      handle(**record, callbacks);
+      any = true;
+    }
+    if (header().completions_wait.load(std::memory_order_seq_cst) != 0) ipc::signal(doorbell_);
   }
-  if (header().completions_wait.load(std::memory_order_seq_cst) != 0) ipc::signal(doorbell_);
   if (any) drained_.notify_all();
+  for (const auto& callback : callbacks) callback();
   return any;
 }
 
-void Connection::handle(const ipc::Record& record) {
+void Connection::handle(const ipc::Record& record, Callbacks& callbacks) {
   const auto take = [this](ipc::WorkId id) {
     const std::lock_guard lock(works_mutex_);
     auto found = works_.find(id);
@@ -370,13 +380,13 @@ void Connection::handle(const ipc::Record& record) {
         outcome.refs.emplace_back(std::shared_ptr<const Hold>(std::move(hold)));
       }
       done->items.clear();
-      if (auto work = take(done->work)) finish(work, std::move(outcome), std::move(*done));
+      if (auto work = take(done->work)) finish(work, std::move(outcome), std::move(*done), callbacks);
       return;
     }
     case ipc::CompletionType::failed: {
       auto failed = ipc::read_failed(record.body);
       if (!failed) return;
-      if (auto work = take(failed->work)) finish(work, failed->error, {});
+      if (auto work = take(failed->work)) finish(work, failed->error, {}, callbacks);
       return;
     }
     case ipc::CompletionType::object_gone: {
@@ -405,20 +415,18 @@ void Connection::handle(const ipc::Record& record) {
   }
 }
 
-void Connection::finish(std::shared_ptr<WorkState> work, Result<Outcome> outcome, ipc::Done done) {
+void Connection::finish(const std::shared_ptr<WorkState>& work, Result<Outcome> outcome, ipc::Done done,
+                        Callbacks& callbacks) {
   if (work->seat) {
     const std::lock_guard lock(work->seat->mutex);
     --work->seat->in_flight;
   }
   work->done = std::move(done);
   work->outcome.emplace(std::move(outcome));
-  std::vector<std::function<void()>> callbacks;
-  {
-    const std::lock_guard lock(works_mutex_);
-    work->over.store(true, std::memory_order_release);
-    callbacks.swap(work->callbacks);
-  }
-  for (const auto& callback : callbacks) callback();
+  const std::lock_guard lock(works_mutex_);
+  work->over.store(true, std::memory_order_release);
+  for (auto& callback : work->callbacks) callbacks.push_back(std::move(callback));
+  work->callbacks.clear();
 }
 
 void Connection::on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback) {
@@ -494,11 +502,23 @@ void Connection::poll() {
 
 Result<int> Connection::event_fd() {
   if (!alive()) return end_error();
+  {
+    const std::lock_guard lock(end_mutex_);
+    if (!events_) {
+      ipc::Fd events(::epoll_create1(EPOLL_CLOEXEC));
+      epoll_event event{};
+      event.events = EPOLLIN;
+      for (const int fd : {notify_.get(), socket_.get()})
+        if (!events || ::epoll_ctl(events.get(), EPOLL_CTL_ADD, fd, &event) != 0)
+          return ipc::system_error(Code::failed, "can't watch the connection", errno);
+      events_ = std::move(events);
+    }
+  }
   notify_wanted_ = true;
   header().notify_armed.store(1, std::memory_order_seq_cst);
   // Something may have come before it was armed.
   if (!completions_.empty()) ipc::signal(notify_);
-  return notify_.get();
+  return events_.get();
 }
 
 }  // namespace muster::detail

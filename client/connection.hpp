@@ -64,7 +64,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   /// Sends a frame built by `build` and waits for the reply with the same number. A Failure becomes its Error.
   using Build = std::function<std::vector<std::byte>(std::uint64_t request)>;
-  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout);
+  /// While: what the caller holds. Nobody may be called back (Ctrl-C) under a lock.
+  enum class While : std::uint8_t { unlocked, locked };
+  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout,
+                                            While held = While::unlocked);
 
   /// Writes records into the ring, in this order, and wakes the daemon if it sleeps.
   struct Submission {
@@ -91,8 +94,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Readable when completions may have come since the last poll().
   [[nodiscard]] Result<int> event_fd();
 
-  /// Called at least every 50 ms by whoever waits; true ends the wait (Python's Ctrl-C).
-  static void set_interrupted(std::function<bool()> interrupted);
+  /// Called at least every 50 ms by whoever waits, while it holds no lock; true ends the wait (Python's Ctrl-C).
+  static void set_interrupted(bool (*interrupted)());
 
   // For fork.cpp.
   void before_fork();
@@ -113,8 +116,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void end(const Error& error);
   // completion ring
   bool drain();
-  void handle(const ipc::Record& record);
-  void finish(std::shared_ptr<WorkState> work, Result<Outcome> outcome, ipc::Done done);
+  using Callbacks = std::vector<std::function<void()>>;
+  void handle(const ipc::Record& record, Callbacks& callbacks);
+  void finish(const std::shared_ptr<WorkState>& work, Result<Outcome> outcome, ipc::Done done, Callbacks& callbacks);
   void sleep_for_completions(SteadyTime until);
   [[nodiscard]] ipc::ChannelHeader& header() const { return *reinterpret_cast<ipc::ChannelHeader*>(channel_.data()); }
   [[nodiscard]] std::byte* ring(std::size_t index) const {
@@ -125,6 +129,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ipc::Fd socket_;
   ipc::Fd doorbell_;
   ipc::Fd notify_;
+  ipc::Fd events_;  ///< an epoll of notify_ and the socket
   ipc::Mapping channel_;
   std::atomic<bool> ended_{false};
   std::atomic<bool> inherited_{false};

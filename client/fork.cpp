@@ -141,6 +141,7 @@ void Connection::after_fork_in_child() {
   socket_.reset();
   doorbell_.reset();
   notify_.reset();
+  events_.reset();
   works_.clear();
   unlock_after_fork();
   // lifeline_ stays open for as long as this process lives: the daemon keeps what was inherited until then.

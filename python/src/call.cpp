@@ -1,0 +1,107 @@
+#include "call.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace muster::python {
+
+namespace {
+
+/// A call may hold this much of the budget at once; temporaries beyond it come from malloc.
+constexpr std::uint64_t share_of_budget = 4;
+constexpr std::uint64_t lease_bytes_min = 64 << 20;
+
+std::atomic<std::uint64_t> last_call{0};
+
+}  // namespace
+
+struct Call::Handler {
+  PyDataMem_Handler numpy{};  ///< first: NumPy sees this
+  ConnectionPtr connection;
+  std::uint64_t id = ++last_call;
+  std::uint64_t limit = 0;
+  std::atomic<std::uint64_t> used{0};
+  std::atomic<bool> over{false};
+};
+
+/// What NumPy calls. It may do so from any thread, and long after the call has ended.
+struct HandlerFunctions {
+  using Handler = Call::Handler;
+
+  static std::byte* from_store(Handler& handler, std::size_t bytes) {
+    if (handler.over || handler.used + bytes > handler.limit) return nullptr;
+    // No waiting here: a full store means that this array comes from malloc and is copied once.
+    auto address = handler.connection->arena().allocate(bytes, handler.id, std::chrono::nanoseconds(0));
+    if (!address) return nullptr;
+    handler.used += bytes;
+    return *address;
+  }
+
+  static void* allocate(void* context, std::size_t bytes) {
+    if (auto* address = from_store(*static_cast<Handler*>(context), bytes)) return address;
+    return std::malloc(std::max<std::size_t>(bytes, 1));
+  }
+
+  static void* allocate_zeroed(void* context, std::size_t count, std::size_t each) {
+    std::size_t bytes = 0;
+    if (__builtin_mul_overflow(count, each, &bytes)) return nullptr;
+    // Recycled regions hold old bytes.
+    if (auto* address = from_store(*static_cast<Handler*>(context), bytes)) return std::memset(address, 0, bytes);
+    return std::calloc(std::max<std::size_t>(count, 1), std::max<std::size_t>(each, 1));
+  }
+
+  static void* reallocate(void* context, void* old, std::size_t bytes) {
+    if (!old) return allocate(context, bytes);
+    auto& handler = *static_cast<Handler*>(context);
+    const auto region = handler.connection->arena().find(old);
+    if (!region) return std::realloc(old, std::max<std::size_t>(bytes, 1));
+    if (bytes <= region->bytes) return old;
+    void* fresh = allocate(context, bytes);
+    if (!fresh) return nullptr;
+    std::memcpy(fresh, old, region->bytes);
+    release(context, old, region->bytes);
+    return fresh;
+  }
+
+  static void release(void* context, void* address, std::size_t bytes) {
+    if (!address) return;
+    auto& handler = *static_cast<Handler*>(context);
+    if (!handler.connection->arena().owns(address)) return std::free(address);
+    handler.used -= std::min<std::uint64_t>(bytes, handler.used);
+    handler.connection->arena().free(address);
+  }
+};
+
+Call::Call(ConnectionPtr connection) : handler_(new Handler) {
+  auto& numpy = handler_->numpy;
+  std::strncpy(numpy.name, "muster", sizeof numpy.name - 1);
+  numpy.version = 1;
+  numpy.allocator = {handler_, HandlerFunctions::allocate, HandlerFunctions::allocate_zeroed, HandlerFunctions::reallocate,
+                     HandlerFunctions::release};
+  handler_->limit = std::max(lease_bytes_min, connection->welcome().memory_bytes / share_of_budget);
+  handler_->connection = std::move(connection);
+  capsule_ = nb::steal(PyCapsule_New(&handler_->numpy, "mem_handler", [](PyObject* capsule) {
+    delete reinterpret_cast<Handler*>(PyCapsule_GetPointer(capsule, "mem_handler"));
+  }));
+  if (!capsule_.is_valid()) throw nb::python_error();
+}
+
+Call::~Call() { leave(); }
+
+void Call::enter() {
+  previous_ = nb::steal(PyDataMem_SetHandler(capsule_.ptr()));
+  if (!previous_.is_valid()) throw nb::python_error();
+}
+
+void Call::leave() {
+  handler_->over = true;
+  if (!previous_.is_valid()) return;
+  nb::object ours = nb::steal(PyDataMem_SetHandler(previous_.ptr()));
+  previous_.reset();
+}
+
+std::uint64_t Call::id() const { return handler_->id; }
+const ConnectionPtr& Call::connection() const { return handler_->connection; }
+
+}  // namespace muster::python

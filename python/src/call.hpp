@@ -1,0 +1,34 @@
+// One decorated call: while it runs, NumPy allocates inside the store (NEP 49). Arrays that outlive the call keep
+// its handler alive; allocations after its end come from malloc.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "module.hpp"
+
+namespace muster::python {
+
+class Call {
+ public:
+  explicit Call(ConnectionPtr connection);
+  ~Call();
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  void enter();
+  /// Restores the handler that was there before; no-op if it was restored already.
+  void leave();
+  [[nodiscard]] std::uint64_t id() const;
+  [[nodiscard]] const ConnectionPtr& connection() const;
+
+ private:
+  struct Handler;
+  friend struct HandlerFunctions;
+  nb::object capsule_;   ///< owns handler_
+  Handler* handler_;
+  nb::object previous_;
+};
+
+}  // namespace muster::python

@@ -1,0 +1,259 @@
+// Connection, groups and works as Python sees them; the friendly names are in muster/*.py.
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings.hpp"
+#include "hold.hpp"
+#include "objects.hpp"
+#include "requests.hpp"
+
+namespace muster::python {
+
+namespace wire = ipc::wire;
+
+namespace {
+
+struct PyWork {
+  Work work;
+  bool as_list = false;  ///< the rank gets one object of each rank
+};
+
+struct PyGroup {
+  Group group;
+};
+
+ReduceOp op_from(int number) { return static_cast<ReduceOp>(number); }
+
+OpOptions options_from(nb::handle timeout, const std::string& key) { return {timeout_from(timeout), key}; }
+
+std::vector<Ref> refs_from(const std::vector<PyRef>& inputs) {
+  std::vector<Ref> refs;
+  for (const auto& input : inputs) refs.push_back(input.ref);
+  return refs;
+}
+
+/// Runs a call of the client without the GIL.
+template <class Function>
+auto unlocked(const Function& function) {
+  const nb::gil_scoped_release release;
+  return function();
+}
+
+Outcome outcome_of(const PyWork& self, nb::handle timeout) {
+  const auto bound = timeout_from(timeout);
+  return value_or_raise(unlocked([&] { return self.work.wait(bound); }));
+}
+
+nb::object result_of(const PyWork& self, nb::handle timeout) {
+  const Outcome outcome = outcome_of(self, timeout);
+  if (outcome.refs.empty()) return nb::none();
+  if (!self.as_list) return value_of(outcome.refs.front());
+  nb::list values;
+  for (const auto& ref : outcome.refs) values.append(value_of(ref));
+  return values;
+}
+
+nb::object ref_of(const PyWork& self, nb::handle timeout) {
+  const Outcome outcome = outcome_of(self, timeout);
+  if (outcome.refs.empty()) return nb::none();
+  if (!self.as_list) return nb::cast(PyRef{outcome.refs.front(), 0});
+  nb::list refs;
+  for (const auto& ref : outcome.refs) refs.append(nb::cast(PyRef{ref, 0}));
+  return refs;
+}
+
+void add_done_callback(const PyWork& self, nb::object callback) {
+  // The callback may be dropped by a thread without the GIL.
+  auto kept = std::shared_ptr<nb::object>(new nb::object(std::move(callback)), [](nb::object* object) {
+    const nb::gil_scoped_acquire gil;
+    delete object;
+  });
+  const nb::gil_scoped_release release;
+  self.work.on_done([kept] {
+    const nb::gil_scoped_acquire gil;
+    try {
+      (*kept)();
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable("a callback of muster.Work");
+    }
+  });
+}
+
+nb::dict status(const ConnectionPtr& connection) {
+  auto packet = value_or_raise(unlocked([&] {
+    return detail::ask(*connection, wire::Body_StatusQuery, std::chrono::seconds(10),
+                       [](auto& fbb) { return wire::CreateStatusQuery(fbb).Union(); });
+  }));
+  const auto* reply = wire::GetFrame(packet.bytes.data())->body_as_StatusReply();
+  if (!reply) raise(Error(Code::failed, "the daemon's answer to StatusQuery makes no sense"));
+  nb::dict found;
+  const auto text = [](const flatbuffers::String* string) { return string ? string->str() : std::string(); };
+  found["version"] = text(reply->version());
+  found["socket"] = text(reply->socket());
+  found["pid"] = reply->pid();
+  found["uptime_s"] = reply->uptime_s();
+  found["memory_bytes"] = reply->memory_bytes();
+  found["memory_used_bytes"] = reply->memory_used_bytes();
+  found["memory_peak_bytes"] = reply->memory_peak_bytes();
+  found["clients"] = reply->clients();
+  found["groups"] = reply->groups();
+  found["objects"] = reply->objects();
+  found["segments"] = reply->segments();
+  found["ops_done"] = reply->ops_done();
+  found["ops_failed"] = reply->ops_failed();
+  found["ops_in_flight"] = reply->ops_in_flight();
+  found["bytes_deposited"] = reply->bytes_deposited();
+  found["bytes_copied"] = reply->bytes_copied();
+  found["bytes_reduced"] = reply->bytes_reduced();
+  found["lanes"] = reply->lanes();
+  found["simd"] = text(reply->simd());
+  found["huge_pages"] = text(reply->huge_pages());
+  found["waiting_for_memory"] = reply->waiting_for_memory();
+  return found;
+}
+
+ConnectionPtr connect(const std::string& socket, const std::string& memory, const std::string& name, double timeout_s, bool start) {
+  ConnectOptions options;
+  options.socket = socket;
+  options.memory = memory;
+  options.name = name;
+  options.start_daemon = start;
+  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
+  return value_or_raise(unlocked([&] { return Client::connect(options); })).connection();
+}
+
+PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRef>& inputs, std::uint32_t ranks, int op, int root,
+               int layout, bool as_list, nb::handle timeout) {
+  ipc::Combine record;
+  record.kind = static_cast<ipc::Kind>(kind);
+  record.op = op_from(op);
+  record.layout = static_cast<ipc::Layout>(layout);
+  record.root = root;
+  record.ranks = ranks;
+  const auto refs = refs_from(inputs);
+  const auto options = options_from(timeout, {});
+  return {value_or_raise(unlocked([&] { return detail::combine(connection, record, refs, options); })), as_list};
+}
+
+PyGroup join(const ConnectionPtr& connection, const std::string& name, int rank, int world_size, double timeout_s, int on_loss, bool open) {
+  JoinOptions options;
+  options.rank = rank;
+  options.world_size = world_size;
+  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
+  options.on_loss = static_cast<OnLoss>(on_loss);
+  options.open = open;
+  return {value_or_raise(unlocked([&] { return Client(connection).join(name, options); }))};
+}
+
+using Start = std::function<Result<Work>(Group&, const OpOptions&)>;
+
+PyWork started(PyGroup& self, nb::handle timeout, const std::string& key, bool as_list, const Start& start) {
+  const auto options = options_from(timeout, key);
+  return {value_or_raise(unlocked([&] { return start(self.group, options); })), as_list};
+}
+
+void bind_group(nb::module_& module) {
+  const auto t = nb::arg("timeout").none();
+  nb::class_<PyGroup>(module, "Seat")
+      .def_prop_ro("name", [](const PyGroup& self) { return self.group.name(); })
+      .def_prop_ro("rank", [](const PyGroup& self) { return self.group.rank(); })
+      .def_prop_ro("world_size", [](const PyGroup& self) { return self.group.world_size(); })
+      .def_prop_ro("epoch", [](const PyGroup& self) { return unlocked([&] { return self.group.epoch(); }); })
+      .def_prop_ro("live", [](const PyGroup& self) { return unlocked([&] { return self.group.live(); }); })
+      .def_prop_ro("position", [](const PyGroup& self) { return self.group.position(); })
+      .def_prop_ro("owes", [](const PyGroup& self) {
+        nb::list owes;
+        for (const auto& owed : self.group.owes()) owes.append(nb::make_tuple(owed.kind, owed.sequence, owed.key));
+        return owes;
+      })
+      .def("allreduce", [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.allreduce(input.ref, op_from(op), o); });
+      }, nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
+      .def("reduce", [](PyGroup& self, const PyRef& input, int root, int op, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.reduce(input.ref, root, op_from(op), o); });
+      }, nb::arg("input"), nb::arg("root"), nb::arg("op"), t, nb::arg("key"))
+      .def("scan", [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.scan(input.ref, op_from(op), o); });
+      }, nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
+      .def("broadcast", [](PyGroup& self, const std::vector<PyRef>& input, int root, nb::handle timeout, const std::string& key) {
+        const Ref ref = input.empty() ? Ref() : input.front().ref;
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.broadcast(ref, root, o); });
+      }, nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
+      .def("allgather", [](PyGroup& self, const PyRef& input, bool stack, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, !stack, [&](Group& g, const OpOptions& o) { return g.allgather(input.ref, stack, o); });
+      }, nb::arg("input"), nb::arg("stack"), t, nb::arg("key"))
+      .def("gather", [](PyGroup& self, const PyRef& input, int root, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, true, [&](Group& g, const OpOptions& o) { return g.gather(input.ref, root, o); });
+      }, nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
+      .def("scatter", [](PyGroup& self, const std::vector<PyRef>& inputs, int root, nb::handle timeout, const std::string& key) {
+        const auto refs = refs_from(inputs);
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.scatter(refs, root, o); });
+      }, nb::arg("inputs"), nb::arg("root"), t, nb::arg("key"))
+      .def("reduce_scatter", [](PyGroup& self, const std::vector<PyRef>& inputs, int op, nb::handle timeout, const std::string& key) {
+        const auto refs = refs_from(inputs);
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.reduce_scatter(refs, op_from(op), o); });
+      }, nb::arg("inputs"), nb::arg("op"), t, nb::arg("key"))
+      .def("all_to_all", [](PyGroup& self, const std::vector<PyRef>& inputs, bool concat, nb::handle timeout, const std::string& key) {
+        const auto refs = refs_from(inputs);
+        return started(self, timeout, key, !concat, [&](Group& g, const OpOptions& o) { return g.all_to_all(refs, concat, o); });
+      }, nb::arg("inputs"), nb::arg("concat"), t, nb::arg("key"))
+      .def("send", [](PyGroup& self, const PyRef& input, int dst, std::int64_t tag, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.send(input.ref, dst, tag, o); });
+      }, nb::arg("input"), nb::arg("dst"), nb::arg("tag"), t, nb::arg("key"))
+      .def("recv", [](PyGroup& self, int src, std::int64_t tag, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.recv(src, tag, o); });
+      }, nb::arg("src"), nb::arg("tag"), t, nb::arg("key"))
+      .def("barrier", [](PyGroup& self, nb::handle timeout, const std::string& key) {
+        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.barrier(o); });
+      }, t, nb::arg("key"))
+      .def("split", [](PyGroup& self, int color, int key, nb::handle timeout) -> nb::object {
+        const auto options = options_from(timeout, {});
+        auto made = value_or_raise(unlocked([&] { return self.group.split(color, key, options); }));
+        if (!made.seat()) return nb::none();
+        return nb::cast(PyGroup{std::move(made)});
+      }, nb::arg("color"), nb::arg("key"), t)
+      .def("subgroup", [](PyGroup& self, const std::vector<int>& ranks) {
+        return PyGroup{value_or_raise(unlocked([&] { return self.group.subgroup(ranks); }))};
+      })
+      .def("reform", [](PyGroup& self, nb::handle timeout) {
+        const auto options = options_from(timeout, {});
+        value_or_raise(unlocked([&] { return self.group.reform(options); }));
+      }, t)
+      .def("leave", [](PyGroup& self) { value_or_raise(unlocked([&] { return self.group.leave(); })); });
+}
+
+}  // namespace
+
+void bind_client(nb::module_& module) {
+  nb::class_<Connection>(module, "Connection")
+      .def_prop_ro("alive", &Connection::alive)
+      .def_prop_ro("socket", [](const Connection& self) { return self.welcome().socket; })
+      .def_prop_ro("memory_bytes", [](const Connection& self) { return self.welcome().memory_bytes; })
+      .def("poll", [](Connection& self) { unlocked([&] { self.poll(); return 0; }); })
+      .def("event_fd", [](Connection& self) { return value_or_raise(unlocked([&] { return self.event_fd(); })); })
+      .def("owns_address", [](Connection& self, std::uintptr_t address) { return self.arena().owns(reinterpret_cast<const void*>(address)); });
+  nb::class_<PyWork>(module, "Started")
+      .def("done", [](const PyWork& self) { return unlocked([&] { return self.work.done(); }); })
+      .def("result", &result_of, nb::arg("timeout").none())
+      .def("ref", &ref_of, nb::arg("timeout").none())
+      .def("wait", [](const PyWork& self, nb::handle timeout) { static_cast<void>(outcome_of(self, timeout)); }, nb::arg("timeout").none())
+      .def("contributors", [](const PyWork& self) { return outcome_of(self, nb::none()).contributors; })
+      .def("add_done_callback", &add_done_callback);
+  bind_group(module);
+  module.def("connect", &connect, nb::arg("socket"), nb::arg("memory"), nb::arg("name"), nb::arg("timeout_s"), nb::arg("start"));
+  module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
+  module.def("join", &join, nb::arg("connection"), nb::arg("name"), nb::arg("rank"), nb::arg("world_size"), nb::arg("timeout_s"),
+             nb::arg("on_loss"), nb::arg("open"));
+  module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"), nb::arg("op"), nb::arg("root"),
+             nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
+  module.def("status", &status);
+  module.def("from_token", [](const std::string& socket, nb::bytes token) {
+    const std::string_view bytes(token.c_str(), token.size());
+    auto hold = unlocked([&] { return detail::deserialize(bytes, Connection::existing(socket)); });
+    return PyRef{Ref(value_or_raise(std::move(hold))), 0};
+  });
+}
+
+}  // namespace muster::python

@@ -1,0 +1,89 @@
+#define MUSTER_IMPORTS_NUMPY
+#include "module.hpp"
+
+#include <array>
+
+#include "bindings.hpp"
+
+namespace muster::python {
+
+void raise(const Error& error) {
+  // Ctrl-C ended the wait: that is what the user wants to hear.
+  if (PyErr_Occurred()) throw nb::python_error();
+  nb::object type = nb::module_::import_("muster.errors").attr("by_code")(std::string(name(error.code())));
+  nb::list ranks;
+  for (const int rank : error.ranks()) ranks.append(rank);
+  nb::object made = type(error.message(), error.hint(), ranks);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
+  throw nb::python_error();
+}
+
+namespace {
+
+constexpr std::array<int, dtype_count> numpy_numbers{NPY_BOOL,   NPY_INT8,    NPY_INT16,   NPY_INT32, NPY_INT64,
+                                                     NPY_UINT8,  NPY_UINT16,  NPY_UINT32,  NPY_UINT64, NPY_FLOAT16,
+                                                     -1,         NPY_FLOAT32, NPY_FLOAT64, NPY_COMPLEX64, NPY_COMPLEX128};
+
+/// NumPy's number of ml_dtypes' bfloat16; -1 while ml_dtypes has not been imported by anybody.
+int bfloat16_number() {
+  static int number = -1;
+  if (number >= 0) return number;
+  nb::object number_now = nb::module_::import_("muster._trees").attr("bfloat16_number")();
+  return number = nb::cast<int>(number_now);
+}
+
+}  // namespace
+
+std::optional<DType> dtype_of(PyArray_Descr* descr) {
+  if (!PyArray_ISNBO(descr->byteorder)) return std::nullopt;
+  for (std::size_t i = 0; i < dtype_count; ++i)
+    if (numpy_numbers[i] == descr->type_num) return static_cast<DType>(i);
+  // The platform's other 64-bit integers.
+  if (descr->type_num == NPY_LONGLONG) return DType::int64;
+  if (descr->type_num == NPY_ULONGLONG) return DType::uint64;
+  if (descr->type_num >= NPY_USERDEF && descr->type_num == bfloat16_number()) return DType::bfloat16;
+  return std::nullopt;
+}
+
+PyArray_Descr* descr_of(DType dtype) {
+  const int number = dtype == DType::bfloat16 ? bfloat16_number() : numpy_numbers[static_cast<std::size_t>(dtype)];
+  if (number < 0)
+    raise(Error(Code::invalid, "NumPy has no bfloat16 without ml_dtypes", "pip install ml_dtypes"));
+  PyArray_Descr* descr = PyArray_DescrFromType(number);
+  if (!descr) throw nb::python_error();
+  return descr;
+}
+
+Timeout timeout_from(nb::handle seconds) {
+  if (seconds.is_none()) return std::nullopt;
+  constexpr double day_s = 24 * 3600;
+  const double value = nb::cast<double>(seconds);
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(std::max(value, 0.0), day_s) * 1e9));
+}
+
+namespace {
+
+void* import_numpy() {
+  import_array1(nullptr);
+  return nullptr;
+}
+
+/// Waits look here at least every 50 ms, without holding any lock of Muster.
+bool signal_came() {
+  const nb::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+}  // namespace
+
+}  // namespace muster::python
+
+NB_MODULE(_muster, module) {
+  namespace py = muster::python;
+  py::import_numpy();
+  if (PyErr_Occurred()) throw nanobind::python_error();
+  muster::detail::Connection::set_interrupted(&py::signal_came);
+  nanobind::set_leak_warnings(false);
+  py::bind_objects(module);
+  py::bind_client(module);
+}

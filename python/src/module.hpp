@@ -1,0 +1,48 @@
+// What the files of the extension module share: NumPy's C API, error translation, dtypes.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_22_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL muster_array_api
+#ifndef MUSTER_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include <memory>
+#include <optional>
+
+#include <muster/muster.hpp>
+
+#include "connection.hpp"
+
+namespace muster::python {
+
+namespace nb = nanobind;
+using detail::Connection;
+using ConnectionPtr = std::shared_ptr<Connection>;
+
+/// Raises the Python exception of an error's code (muster.errors), or the one that a signal handler raised meanwhile.
+[[noreturn]] void raise(const Error& error);
+
+template <class T>
+T value_or_raise(Result<T> result) {
+  if (!result) raise(result.error());
+  return std::move(*result);
+}
+inline void value_or_raise(const Result<void>& result) {
+  if (!result) raise(result.error());
+}
+
+/// Muster's dtype of a NumPy descriptor in native byte order; nothing if the store has none.
+[[nodiscard]] std::optional<DType> dtype_of(PyArray_Descr* descr);
+/// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
+[[nodiscard]] PyArray_Descr* descr_of(DType dtype);
+
+/// Seconds from Python; None: nothing. Negative counts as 0.
+[[nodiscard]] Timeout timeout_from(nb::handle seconds);
+
+}  // namespace muster::python

@@ -1,0 +1,394 @@
+#include "objects.hpp"
+
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+#include "bindings.hpp"
+#include "call.hpp"
+#include "hold.hpp"
+#include "tree.hpp"
+
+namespace muster::python {
+
+namespace {
+
+constexpr auto deposit_wait = std::chrono::seconds(30);
+/// Smaller arrays are copied for torch and DLPack: cheaper than a mapping.
+constexpr std::uint64_t copy_bytes_max = 16 << 10;
+constexpr std::uint64_t page_bytes = 4096;
+
+PyArrayObject* as_array(const nb::object& object) { return reinterpret_cast<PyArrayObject*>(object.ptr()); }
+
+Shape shape_of(PyArrayObject* array) {
+  const npy_intp* dims = PyArray_DIMS(array);
+  return {dims, dims + PyArray_NDIM(array)};
+}
+
+/// An array over memory that `owner` keeps.
+nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape, nb::object owner, bool writable) {
+  std::vector<npy_intp> dims(shape.begin(), shape.end());
+  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(), nullptr,
+                                                    const_cast<void*>(data), writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
+  if (!array.is_valid()) throw nb::python_error();
+  if (PyArray_SetBaseObject(as_array(array), owner.release().ptr()) != 0) throw nb::python_error();
+  return array;
+}
+
+/// Copies an array of any strides into dense memory.
+void copy_dense(PyArrayObject* from, void* to) {
+  if (PyArray_IS_C_CONTIGUOUS(from)) {
+    std::memcpy(to, PyArray_DATA(from), static_cast<std::size_t>(PyArray_NBYTES(from)));
+    return;
+  }
+  Py_INCREF(PyArray_DESCR(from));
+  nb::object dense = nb::steal(PyArray_NewFromDescr(&PyArray_Type, PyArray_DESCR(from), PyArray_NDIM(from), PyArray_DIMS(from), nullptr,
+                                                    to, NPY_ARRAY_WRITEABLE, nullptr));
+  if (!dense.is_valid() || PyArray_CopyInto(as_array(dense), from) != 0) throw nb::python_error();
+}
+
+class Depositor {
+ public:
+  Depositor(const ConnectionPtr& connection, Timeout timeout) : connection_(connection), timeout_(timeout.value_or(deposit_wait)) {}
+
+  void add(const FoundLeaf& leaf, bool may_take, std::uint64_t call) {
+    auto* array = as_array(leaf.array);
+    const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
+    const auto shape = shape_of(array);
+    if (bytes == 0) return place({}, 0, leaf, shape);
+    if (may_take && PyArray_IS_C_CONTIGUOUS(array)) {
+      const auto region = connection_->arena().find(PyArray_DATA(array));
+      const auto* data = static_cast<const std::byte*>(PyArray_DATA(array));
+      if (region && region->call == call && data + bytes <= region->address + region->bytes) {
+        taken_.push_back(region->address);
+        return place(region->segment, region->offset + static_cast<std::uint64_t>(data - region->address), leaf, shape);
+      }
+    }
+    copy(leaf, array, bytes, shape);
+  }
+
+  PyRef seal(std::string structure) {
+    manifest_.structure = std::move(structure);
+    std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
+    addresses.insert(addresses.end(), made_.begin(), made_.end());
+    auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_);
+    forget_made();
+    return {value_or_raise(std::move(ref)), copies_};
+  }
+
+  ~Depositor() { forget_made(); }
+
+ private:
+  void place(ipc::SegmentId segment, std::uint64_t offset, const FoundLeaf& leaf, const Shape& shape) {
+    value_or_raise(manifest_.add(segment, offset, leaf.dtype, shape));
+  }
+
+  void copy(const FoundLeaf& leaf, PyArrayObject* array, std::uint64_t bytes, const Shape& shape) {
+    auto address = connection_->arena().allocate(bytes, 0, std::chrono::nanoseconds(0));
+    if (!address) {
+      const nb::gil_scoped_release release;
+      address = connection_->arena().allocate(bytes, 0, timeout_);
+    }
+    std::byte* to = value_or_raise(std::move(address));
+    made_.push_back(to);
+    copy_dense(array, to);
+    // A scalar has no memory that could have been shared.
+    if (leaf.kind != LeafKind::scalar) ++copies_;
+    copied_bytes_ += bytes;
+    const auto region = connection_->arena().find(to);
+    place(region->segment, region->offset, leaf, shape);
+  }
+
+  /// The object keeps them from here on, or nobody does.
+  void forget_made() {
+    for (auto* address : made_) connection_->arena().free(address);
+    made_.clear();
+  }
+
+  const ConnectionPtr& connection_;
+  std::chrono::nanoseconds timeout_;
+  ipc::Manifest manifest_;
+  std::vector<std::byte*> taken_;
+  std::vector<std::byte*> made_;
+  int copies_ = 0;
+  std::uint64_t copied_bytes_ = 0;
+};
+
+/// Whether this interpreter's reference counts mean what the rule needs, for results of plain and of awaited calls.
+bool counts_are_known[2] = {false, false};
+
+}  // namespace
+
+PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call, Py_ssize_t root_references, Timeout timeout) {
+  Tree tree = take_apart(root);
+  std::vector<bool> sole(tree.leaves.size(), false);
+  if (call != 0 && root_references > 0) sole = sole_owners(tree, root, root_references);
+  Depositor depositor(connection, timeout);
+  for (std::size_t i = 0; i < tree.leaves.size(); ++i) depositor.add(tree.leaves[i], sole[i], call);
+  return depositor.seal(std::move(tree.structure));
+}
+
+namespace {
+
+nb::object hold_capsule(std::shared_ptr<const detail::Hold> hold) {
+  using Kept = std::shared_ptr<const detail::Hold>;
+  auto* kept = new Kept(std::move(hold));
+  nb::object capsule = nb::steal(PyCapsule_New(kept, "muster.hold", [](PyObject* object) {
+    delete static_cast<Kept*>(PyCapsule_GetPointer(object, "muster.hold"));
+  }));
+  if (!capsule.is_valid()) throw nb::python_error();
+  return capsule;
+}
+
+nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape, std::uint64_t bytes) {
+  std::vector<npy_intp> dims(shape.begin(), shape.end());
+  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(), nullptr, nullptr, 0, nullptr));
+  if (!array.is_valid()) throw nb::python_error();
+  if (bytes > 0) std::memcpy(PyArray_DATA(as_array(array)), data, bytes);
+  return array;
+}
+
+/// The object's mapping and the private one both have to live: the object keeps its bytes from being used again.
+struct Both {
+  ipc::Mapping mapping;
+  std::shared_ptr<const detail::Hold> hold;
+};
+
+nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const ipc::Leaf& leaf, const void* data, PyArray_Descr* descr) {
+  const auto shape = hold->manifest.shape(leaf);
+  if (leaf.bytes() <= copy_bytes_max) return copied_array(data, descr, shape, leaf.bytes());
+  const std::uint64_t first_page = leaf.offset / page_bytes * page_bytes;
+  auto mapping = hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
+  if (!mapping) {
+    Py_DECREF(descr);
+    raise(mapping.error());
+  }
+  auto* both = new Both{std::move(*mapping), hold};
+  void* begin = both->mapping.data() + (leaf.offset - first_page);
+  nb::object capsule = nb::steal(PyCapsule_New(both, "muster.private", [](PyObject* object) {
+    delete static_cast<Both*>(PyCapsule_GetPointer(object, "muster.private"));
+  }));
+  if (!capsule.is_valid()) throw nb::python_error();
+  return array_over(begin, descr, shape, std::move(capsule), true);
+}
+
+struct Opened {
+  std::shared_ptr<const detail::Hold> hold;
+  std::vector<ArrayView> views;
+};
+
+Opened open(const Ref& ref) {
+  const nb::gil_scoped_release release;
+  auto hold = detail::usable(ref.hold());
+  if (!hold) {
+    const nb::gil_scoped_acquire acquire;
+    raise(hold.error());
+  }
+  auto views = Ref(*hold).get();
+  if (!views) {
+    const nb::gil_scoped_acquire acquire;
+    raise(views.error());
+  }
+  return {std::move(*hold), std::move(*views)};
+}
+
+/// torch has its own bfloat16: its bits travel as int16.
+PyArray_Descr* descr_for(LeafKind kind, DType dtype) {
+  return descr_of(kind == LeafKind::torch && dtype == DType::bfloat16 ? DType::int16 : dtype);
+}
+
+}  // namespace
+
+nb::object value_of(const Ref& ref) {
+  const Opened opened = open(ref);
+  const auto& manifest = opened.hold->manifest;
+  const auto kinds = leaf_kinds(manifest.structure, manifest.leaves.size());
+  nb::object keeper;
+  std::vector<nb::object> leaves;
+  for (std::size_t i = 0; i < manifest.leaves.size(); ++i) {
+    const auto& leaf = manifest.leaves[i];
+    const auto& view = opened.views[i];
+    PyArray_Descr* descr = descr_for(kinds[i], leaf.dtype);
+    if (kinds[i] == LeafKind::numpy || kinds[i] == LeafKind::scalar) {
+      if (!keeper.is_valid()) keeper = hold_capsule(opened.hold);
+      leaves.push_back(array_over(view.data(), descr, view.shape(), keeper, false));
+      continue;
+    }
+    nb::object array = private_view(opened.hold, leaf, view.data(), descr);
+    const char kind[2] = {static_cast<char>(kinds[i]), '\0'};
+    leaves.push_back(nb::module_::import_("muster._trees").attr("from_numpy")(array, kind, std::string(name(leaf.dtype))));
+  }
+  return put_together(manifest.structure, leaves);
+}
+
+nb::object private_array(const Ref& ref, std::size_t index) {
+  const Opened opened = open(ref);
+  if (index >= opened.views.size()) raise(Error(Code::invalid, "the object has no leaf " + std::to_string(index)));
+  const auto& leaf = opened.hold->manifest.leaves[index];
+  return private_view(opened.hold, leaf, opened.views[index].data(), descr_of(leaf.dtype));
+}
+
+namespace {
+
+/// muster.empty: memory of the store that an array lies over until it is sealed.
+struct Writable {
+  ConnectionPtr connection;
+  std::byte* address = nullptr;
+  std::uint64_t bytes = 0;
+  bool sealed = false;
+  Writable(ConnectionPtr connection_, std::byte* address_, std::uint64_t bytes_)
+      : connection(std::move(connection_)), address(address_), bytes(bytes_) {}
+  Writable(const Writable&) = delete;
+  Writable& operator=(const Writable&) = delete;
+  ~Writable() { connection->arena().free(address); }
+};
+
+int writable_buffer(PyObject* self, Py_buffer* view, int flags) {
+  auto* memory = nb::inst_ptr<Writable>(self);
+  return PyBuffer_FillInfo(view, self, memory->address, static_cast<Py_ssize_t>(memory->bytes), memory->sealed ? 1 : 0, flags);
+}
+
+PyType_Slot writable_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(writable_buffer)}, {0, nullptr}};
+
+nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t>& shape, nb::handle dtype, nb::handle timeout) {
+  PyArray_Descr* descr = nullptr;
+  if (!PyArray_DescrConverter(dtype.ptr(), &descr)) throw nb::python_error();
+  const auto known = dtype_of(descr);
+  if (!known) {
+    Py_DECREF(descr);
+    raise(Error(Code::invalid, "dtype " + std::string(nb::str(dtype).c_str()) + " can't be stored"));
+  }
+  auto count = ipc::element_count(shape, *known);
+  if (!count) {
+    Py_DECREF(descr);
+    raise(count.error());
+  }
+  const std::uint64_t bytes = *count * size_of(*known);
+  const auto wait = timeout_from(timeout).value_or(deposit_wait);
+  auto address = [&] {
+    const nb::gil_scoped_release release;
+    return connection->arena().allocate(bytes, 0, wait);
+  }();
+  if (!address) {
+    Py_DECREF(descr);
+    raise(address.error());
+  }
+  nb::object owner = nb::cast(std::make_unique<Writable>(connection, *address, bytes));
+  return array_over(*address, descr, shape, std::move(owner), true);
+}
+
+/// Takes the array's memory over if the caller's variable is the only other reference on it.
+PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t known_references, Timeout timeout) {
+  auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
+  const nb::object owner = PyArray_CheckExact(array.ptr()) && PyArray_BASE(numpy) ? nb::borrow(PyArray_BASE(numpy)) : nb::object();
+  const bool ours = owner.is_valid() && nb::isinstance<Writable>(owner);
+  constexpr Py_ssize_t array_and_here = 2;
+  const auto dtype = ours ? dtype_of(PyArray_DESCR(numpy)) : std::nullopt;
+  if (!ours || !dtype || Py_REFCNT(array.ptr()) > known_references || Py_REFCNT(owner.ptr()) != array_and_here ||
+      !PyArray_IS_C_CONTIGUOUS(numpy) || nb::inst_ptr<Writable>(owner)->sealed) {
+    auto made = deposit(connection, array, 0, 0, timeout);
+    if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+    return made;
+  }
+  auto* memory = nb::inst_ptr<Writable>(owner);
+  const auto region = connection->arena().find(memory->address);
+  ipc::Manifest manifest;
+  const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(numpy));
+  const auto offset = region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
+  value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, *dtype, shape_of(numpy)));
+  memory->sealed = true;
+  PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  const std::byte* address = region->address;
+  return {value_or_raise(detail::seal(connection, std::move(manifest), {&address, 1}, 0)), 0};
+}
+
+/// The elements of a stored list, each an object of its own over the same bytes.
+std::vector<PyRef> parts_of(const PyRef& whole) {
+  const Opened opened = open(whole.ref);
+  const auto& manifest = opened.hold->manifest;
+  std::vector<PyRef> parts;
+  std::size_t at = 0;
+  for (auto& child : children_of(manifest.structure)) {
+    ipc::Manifest part;
+    for (std::size_t i = 0; i < child.leaves; ++i, ++at) {
+      const auto& leaf = manifest.leaves.at(at);
+      value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
+    }
+    part.structure = std::move(child.structure);
+    parts.push_back({value_or_raise(detail::derive(Ref(opened.hold), std::move(part))), 0});
+  }
+  return parts;
+}
+
+/// Which leaves of the result of `function()` have the tree as their sole owner, by the plain path.
+std::vector<bool> probe_call(nb::handle function) {
+  nb::object result = nb::steal(PyObject_CallNoArgs(function.ptr()));
+  if (!result.is_valid()) throw nb::python_error();
+  const Tree tree = take_apart(result);
+  return sole_owners(tree, result, 1);
+}
+
+/// The same for a result that Python hands over as an argument, as after an await.
+std::vector<bool> probe_argument(nb::handle result) {
+  const Tree tree = take_apart(result);
+  return sole_owners(tree, result, 1);
+}
+
+PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args, nb::handle kwargs) {
+  Call call(connection);
+  call.enter();
+  nb::object result = nb::steal(PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()));
+  call.leave();
+  if (!result.is_valid()) throw nb::python_error();
+  return deposit(connection, result, call.id(), counts_are_known[0] ? 1 : 0, std::nullopt);
+}
+
+}  // namespace
+
+void bind_objects(nb::module_& module) {
+  nb::class_<PyRef>(module, "Stored")
+      .def_ro("copies", &PyRef::copies)
+      .def_prop_ro("nbytes", [](const PyRef& self) { return self.ref.nbytes(); })
+      .def_prop_ro("leaves", [](const PyRef& self) { return self.ref.leaves(); })
+      .def_prop_ro("plain", [](const PyRef& self) { return self.ref.structure().empty() || self.ref.structure().size() == 1; })
+      .def_prop_ro("structure", [](const PyRef& self) { return readable(self.ref.structure()); })
+      .def_prop_ro("alive", [](const PyRef& self) { return self.ref.valid(); })
+      .def("shape", [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(self.ref.shape(leaf))); })
+      .def("dtype", [](const PyRef& self, std::size_t leaf) { return nb::steal(reinterpret_cast<PyObject*>(descr_of(self.ref.dtype(leaf)))); })
+      .def("get", [](const PyRef& self) { return value_of(self.ref); })
+      .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
+      .def("free", [](PyRef& self) { self.ref.free(); })
+      .def("token", [](const PyRef& self) {
+        const auto bytes = value_or_raise(self.ref.serialize());
+        return nb::bytes(bytes.data(), bytes.size());
+      })
+      .def("rows", [](const PyRef& self, std::int64_t first, std::int64_t rows) { return PyRef{value_or_raise(detail::slice(self.ref, first, rows)), 0}; })
+      .def("parts", &parts_of);
+  nb::class_<Writable>(module, "Writable", nb::type_slots(writable_slots));
+  nb::class_<Call>(module, "Call")
+      .def("__init__", [](Call* self, const ConnectionPtr& connection) { new (self) Call(connection); })
+      .def("enter", &Call::enter)
+      .def("leave", &Call::leave)
+      .def("finish", [](Call& self, nb::handle result) {
+        self.leave();
+        return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, std::nullopt);
+      });
+  module.def("run", &run);
+  module.def("put", [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {
+    return deposit(connection, value, 0, 0, timeout_from(timeout));
+  }, nb::arg("connection"), nb::arg("value"), nb::arg("timeout").none());
+  module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
+  module.def("seal", [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t known, nb::handle timeout) {
+    return seal_array(connection, array, known, timeout_from(timeout));
+  }, nb::arg("connection"), nb::arg("array"), nb::arg("known"), nb::arg("timeout").none());
+  module.def("probe_call", &probe_call);
+  module.def("probe_argument", &probe_argument);
+  module.def("trust_counts", [](bool of_calls, bool of_awaits) {
+    counts_are_known[0] = of_calls;
+    counts_are_known[1] = of_awaits;
+  });
+}
+
+}  // namespace muster::python

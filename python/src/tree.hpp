@@ -1,0 +1,59 @@
+// Nestings of dicts, lists, tuples, dataclasses and constants with arrays as leaves: how they are taken apart, written
+// down as an object's `structure`, and put together again.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "module.hpp"
+
+namespace muster::python {
+
+/// How a leaf came in, and so how it goes out: a character of the structure.
+enum class LeafKind : char { numpy = 'A', scalar = 'S', torch = 'T', jax = 'J' };
+
+/// A container on the way to a leaf.
+struct Container {
+  PyObject* object = nullptr;
+  std::shared_ptr<const Container> outer;
+};
+
+struct FoundLeaf {
+  nb::object array;       ///< a NumPy array over the leaf's values
+  LeafKind kind = LeafKind::numpy;
+  DType dtype = DType::float32;
+  bool as_given = true;   ///< `array` is the object that the user returned, not one made from it
+  std::shared_ptr<const Container> container;
+};
+
+/// A tree taken apart. `references` counts, for each object met, the references that the tree itself holds on it.
+struct Tree {
+  std::string structure;  ///< empty: a plain NumPy array
+  std::vector<FoundLeaf> leaves;
+  std::unordered_map<PyObject*, Py_ssize_t> references;
+  std::vector<nb::object> temporaries;  ///< references of our own on attributes; counted in `references`, too
+};
+
+/// Invalid for what can't be stored (object arrays, GPU tensors without GPU support, cycles).
+[[nodiscard]] Tree take_apart(nb::handle root);
+
+/// For each leaf: whether nobody but the tree owns it, its bases and the containers around it.
+/// `root_references`: how many references on the root the caller knows of.
+[[nodiscard]] std::vector<bool> sole_owners(const Tree& tree, nb::handle root, Py_ssize_t root_references);
+
+/// The objects that `structure` describes, with these leaves in order.
+[[nodiscard]] nb::object put_together(std::string_view structure, const std::vector<nb::object>& leaves);
+/// The kind of each leaf.
+[[nodiscard]] std::vector<LeafKind> leaf_kinds(std::string_view structure, std::size_t leaves);
+/// The children of a list or tuple at the root: the structure of each, and how many leaves it has.
+struct Child {
+  std::string structure;
+  std::size_t leaves = 0;
+};
+[[nodiscard]] std::vector<Child> children_of(std::string_view structure);
+/// For people: {"w": *, "b": [*, *]}.
+[[nodiscard]] std::string readable(std::string_view structure);
+
+}  // namespace muster::python
