@@ -82,6 +82,7 @@ NB_MODULE(_muster, module) {
   namespace py = muster::python;
   py::import_numpy();
   if (PyErr_Occurred()) throw nanobind::python_error();
+  module.attr("__version__") = MUSTER_VERSION;
   muster::detail::Connection::set_interrupted(&py::signal_came);
   nanobind::set_leak_warnings(false);
   py::bind_objects(module);

@@ -349,7 +349,7 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
 
 void bind_objects(nb::module_& module) {
   nb::class_<PyRef>(module, "Stored")
-      .def_ro("copies", &PyRef::copies)
+      .def_rw("copies", &PyRef::copies)
       .def_prop_ro("nbytes", [](const PyRef& self) { return self.ref.nbytes(); })
       .def_prop_ro("leaves", [](const PyRef& self) { return self.ref.leaves(); })
       .def_prop_ro("plain", [](const PyRef& self) { return self.ref.structure().empty() || self.ref.structure().size() == 1; })

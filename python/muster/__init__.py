@@ -1,0 +1,81 @@
+"""Muster: an in-memory collective object store.
+
+Processes of one node put arrays into a daemon's shared memory without copies and combine them with collectives::
+
+    import muster
+
+    muster.init()
+    group = muster.group("dp", rank=0, world_size=4)
+
+    @muster.collective_input
+    def gradient(weights, batch):
+        ...
+        return {"w": gw, "b": gb}
+
+    mean = group.allreduce(gradient(weights, batch), op="mean").result()
+"""
+
+from muster._decorator import collective_input
+from muster._group import Group, group
+from muster._muster import __version__
+from muster._ops import (
+    all_to_all_refs,
+    allgather_refs,
+    allreduce_refs,
+    broadcast_refs,
+    reduce_refs,
+    reduce_scatter_refs,
+)
+from muster._ref import Ref
+from muster._runtime import init, status
+from muster._store import empty, put, seal, wait
+from muster._work import Work
+from muster.errors import (
+    DaemonRestarted,
+    DaemonUnavailable,
+    Denied,
+    Error,
+    GroupClosed,
+    Invalid,
+    Mismatch,
+    NoQuorum,
+    ObjectLost,
+    OutOfMemory,
+    PeerLost,
+    QuotaExceeded,
+    Timeout,
+)
+
+__all__ = [
+    "DaemonRestarted",
+    "DaemonUnavailable",
+    "Denied",
+    "Error",
+    "Group",
+    "GroupClosed",
+    "Invalid",
+    "Mismatch",
+    "NoQuorum",
+    "ObjectLost",
+    "OutOfMemory",
+    "PeerLost",
+    "QuotaExceeded",
+    "Ref",
+    "Timeout",
+    "Work",
+    "__version__",
+    "all_to_all_refs",
+    "allgather_refs",
+    "allreduce_refs",
+    "broadcast_refs",
+    "collective_input",
+    "empty",
+    "group",
+    "init",
+    "put",
+    "reduce_refs",
+    "reduce_scatter_refs",
+    "seal",
+    "status",
+    "wait",
+]

@@ -1,0 +1,138 @@
+"""``@collective_input``: what a function returns goes to the store."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from muster import _muster, _runtime
+from muster._ref import Ref
+from muster.errors import Invalid
+
+
+def collective_input(function: Callable[..., Any] | None = None, *, device: str = "cpu") -> Any:
+    """Marks a function whose returned arrays are inputs of collectives: calling it returns a ``Ref``.
+
+    While the function runs, NumPy allocates inside the store. An array, or any nesting of dict, list, tuple and
+    dataclass with arrays as leaves, that the call made and that nobody else holds is taken over without a copy; every
+    other array is copied once. ``Ref.copies`` counts those. Works on functions, methods and ``async`` functions.
+
+    Args:
+        device: ``"cpu"``; other devices need a build with their support.
+
+    Raises:
+        Invalid: the function is a generator, or the device is not supported.
+    """
+    if device != "cpu":
+        raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
+    if function is None:
+        return functools.partial(collective_input, device=device)
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(collective_input(function.__func__, device=device))
+    if not callable(function):
+        raise Invalid(f"@collective_input on a {type(function).__name__}", "use it on a function or method")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise Invalid(
+            f"@collective_input on the generator {function.__name__}()",
+            "return the arrays, or decorate a function that is called for each item",
+        )
+    return _wrap_async(function) if inspect.iscoroutinefunction(function) else _wrap(function)
+
+
+def _wrap(function: Callable[..., Any]) -> Callable[..., Ref]:
+    run, connection = _muster.run, _runtime.connection
+
+    @functools.wraps(function)
+    def deposit(*args: Any, **kwargs: Any) -> Ref:
+        return Ref(run(connection(), function, args, kwargs))
+
+    return deposit
+
+
+def _wrap_async(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def deposit(*args: Any, **kwargs: Any) -> Ref:
+        call = _muster.Call(_runtime.connection())
+        call.enter()
+        try:
+            return Ref(call.finish(await function(*args, **kwargs)))
+        finally:
+            call.leave()
+
+    return deposit
+
+
+class _Box:
+    """Something that weak references can name."""
+
+
+def _calibrate() -> None:
+    """Checks that this interpreter's reference counts mean what the rule of zero copies needs; if not, everything is copied."""
+    if getattr(sys, "_is_gil_enabled", lambda: True)() is False:
+        return
+    keep: list[Any] = []
+    watched: list[Any] = []
+
+    def kept() -> Any:
+        array = np.ones(3)
+        keep.append(array)
+        return array
+
+    def kept_base() -> Any:
+        array = np.ones(3)
+        keep.append(array)
+        return {"part": array[1:]}
+
+    def kept_container() -> Any:
+        made = [np.ones(3)]
+        keep.append(made)
+        return made
+
+    def watched_array() -> Any:
+        array = np.ones(3)
+        watched.append(weakref.ref(array))
+        return array
+
+    def twice() -> Any:
+        array = np.ones(3)
+        return array, array
+
+    fresh: list[tuple[Callable[[], Any], int]] = [
+        (lambda: np.ones(3), 1),
+        (lambda: {"a": np.ones(3), "b": [np.ones(3), (np.ones(3),)]}, 3),
+        (lambda: np.ones(4)[1:], 1),
+        (twice, 2),
+    ]
+    shared = [(kept, 1), (kept_base, 1), (kept_container, 1), (watched_array, 1)]
+
+    async def given(function: Callable[[], Any]) -> Any:
+        return _muster.probe_argument(await _awaited(function))
+
+    def agrees(probe: Callable[[Callable[[], Any]], list[bool]]) -> bool:
+        expected = [(function, [True] * leaves) for function, leaves in fresh]
+        expected += [(function, [False] * leaves) for function, leaves in shared]
+        return all(list(probe(function)) == sole for function, sole in expected)
+
+    _muster.trust_counts(agrees(_muster.probe_call), agrees(lambda function: _drive(given(function))))
+
+
+async def _awaited(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def _drive(coroutine: Any) -> Any:
+    """Runs a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("the coroutine waits")
+
+
+_calibrate()

@@ -1,0 +1,271 @@
+"""Groups: a process's seat in a named set of ranks, and the collectives among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from muster import _muster, _runtime
+from muster._ops import reduce_op
+from muster._ref import Ref, stored_of
+from muster._work import Work
+from muster.errors import Invalid
+
+_ON_LOSS = {"fail": 0, "shrink": 1, "wait": 2}
+_DEFAULT_TIMEOUT_S = 30.0
+
+
+class Group:
+    """This process's seat in a group. Every collective returns at once with a ``Work``.
+
+    Inputs are a ``Ref``, an array, a scalar, or a nesting of them (then it is put into the store first). All ranks give the same
+    structure and shapes to reductions. Ops match by their order of call, or by equal ``key``.
+
+    All collectives take ``timeout`` (seconds; the op's deadline, by default the group's), ``key`` (str), and those with a result
+    ``out`` (writable arrays of the result's nesting, which the result is copied into).
+
+    They raise ``GroupClosed`` after ``leave()``; everything else is the outcome that ``Work.result`` raises on every rank.
+    """
+
+    def __init__(self, seat: _muster.Seat) -> None:
+        self._seat = seat
+
+    @property
+    def name(self) -> str:
+        return self._seat.name
+
+    @property
+    def rank(self) -> int:
+        """This process's rank, 0 to world_size - 1; never renumbered by a loss."""
+        return self._seat.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._seat.world_size
+
+    @property
+    def epoch(self) -> int:
+        """Counts the memberships of the group; a reform begins a new one."""
+        return self._seat.epoch
+
+    @property
+    def live(self) -> list[int]:
+        """The ranks that are not lost, in rising order."""
+        return list(self._seat.live)
+
+    @property
+    def position(self) -> int:
+        """The sequence number of this rank's next op that is matched by order."""
+        return self._seat.position
+
+    @property
+    def owes(self) -> list[tuple[str, int, str]]:
+        """After taking a lost rank's seat: (kind, sequence number, key) of the ops that wait for this rank."""
+        return list(self._seat.owes)
+
+    def allreduce(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+        """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
+        return Work(self._seat.allreduce(stored_of(x), reduce_op(op), timeout, key), out)
+
+    def reduce(
+        self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
+    ) -> Work:
+        """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
+        return Work(self._seat.reduce(stored_of(x), root, reduce_op(op), timeout, key), out)
+
+    def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+        """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
+        return Work(self._seat.scan(stored_of(x), reduce_op(op), timeout, key), out)
+
+    def broadcast(self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+        """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
+        given = [stored_of(x)] if self.rank == root else []
+        return Work(self._seat.broadcast(given, root, timeout, key), out)
+
+    def allgather(
+        self, x: Any, stack: bool = False, *, timeout: float | None = None, out: Any = None, key: str = ""
+    ) -> Work:
+        """Every rank gets a list of world_size values, in rank order; nothing is moved, shapes may differ.
+
+        With ``stack=True`` it is one array with a new axis 0 of length world_size; dtype and shape must agree.
+        """
+        return Work(self._seat.allgather(stored_of(x), stack, timeout, key), out)
+
+    def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+        """Like ``allgather``, for ``root`` only; the others get None."""
+        return Work(self._seat.gather(stored_of(x), root, timeout, key), out)
+
+    def scatter(
+        self, xs: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
+    ) -> Work:
+        """Rank r gets element r of the root's list of world_size values; nothing is moved."""
+        given = self._elements(xs) if self.rank == root else []
+        return Work(self._seat.scatter(given, root, timeout, key), out)
+
+    def reduce_scatter(
+        self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
+    ) -> Work:
+        """Rank r gets the reduction of part r: of every rank's list of world_size values, or of one array whose axis 0
+        is split evenly (its length must be a multiple of world_size)."""
+        return Work(self._seat.reduce_scatter(self._parts(x, None), reduce_op(op), timeout, key), out)
+
+    def all_to_all(
+        self,
+        xs: Any,
+        *,
+        splits: Sequence[int] | None = None,
+        timeout: float | None = None,
+        out: Any = None,
+        key: str = "",
+    ) -> Work:
+        """Rank r gets element r of every rank's list: a list of world_size values, in rank order; nothing is moved.
+
+        One array is split along axis 0, by ``splits`` rows for each rank or evenly; the result is then one array too.
+        """
+        whole = not _is_list(xs)
+        if splits is not None and not whole:
+            raise Invalid("splits= goes with one array, not with a list", "leave splits out")
+        return Work(self._seat.all_to_all(self._parts(xs, splits), whole, timeout, key), out)
+
+    def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
+        """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
+        return Work(self._seat.send(stored_of(x), dst, tag, timeout, key))
+
+    def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+        """Gets what rank ``src`` sends with this tag, in order; nothing is moved."""
+        return Work(self._seat.recv(src, tag, timeout, key), out)
+
+    def barrier(self, *, timeout: float | None = None, key: str = "") -> Work:
+        """Over when every rank has called it."""
+        return Work(self._seat.barrier(timeout, key))
+
+    def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Group | None:
+        """Every live rank calls it and waits; ranks of equal ``color`` get a new group, ranked by (key, rank).
+
+        ``color`` None or negative: this rank gets None.
+        """
+        seat = self._seat.split(-1 if color is None else color, key, timeout)
+        return None if seat is None else Group(seat)
+
+    def subgroup(self, ranks: Sequence[int]) -> Group:
+        """A group of these ranks, in this order, which all of them and nobody else call. Does not block."""
+        return Group(self._seat.subgroup(list(ranks)))
+
+    def reform(self, *, timeout: float | None = None) -> None:
+        """Every live rank calls it after a loss and waits; then the group works again, in a new epoch."""
+        self._seat.reform(timeout)
+
+    def leave(self) -> None:
+        """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
+        self._seat.leave()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def __repr__(self) -> str:
+        return f"<muster.Group '{self.name}', rank {self.rank} of {self.world_size}>"
+
+    def _elements(self, xs: Any) -> list[_muster.Stored]:
+        if isinstance(xs, Ref):
+            parts = xs._alive().parts()
+        elif isinstance(xs, (list, tuple)):
+            parts = [stored_of(x) for x in xs]
+        else:
+            raise Invalid(
+                f"a list of world_size={self.world_size} values is needed, not a {type(xs).__name__}",
+                "give one value for each rank",
+            )
+        if len(parts) != self.world_size:
+            raise Invalid(f"{len(parts)} values for {self.world_size} ranks", "give one value for each rank")
+        return parts
+
+    def _parts(self, xs: Any, splits: Sequence[int] | None) -> list[_muster.Stored]:
+        if _is_list(xs):
+            return self._elements(xs)
+        stored = stored_of(xs)
+        if not stored.plain or not stored.shape(0):
+            raise Invalid(
+                f"{stored.structure} can't be split along axis 0",
+                "give one array with an axis 0, or a list with a value for each rank",
+            )
+        rows = stored.shape(0)[0]
+        if splits is None:
+            if rows % self.world_size:
+                raise Invalid(
+                    f"axis 0 of length {rows} can't be split evenly over {self.world_size} ranks",
+                    "make it a multiple of world_size, or give splits=",
+                )
+            splits = [rows // self.world_size] * self.world_size
+        if len(splits) != self.world_size or sum(splits) != rows or min(splits) < 0:
+            raise Invalid(
+                f"splits={list(splits)} for {self.world_size} ranks and {rows} rows",
+                "give a number of rows for each rank; they add up to the length of axis 0",
+            )
+        parts, first = [], 0
+        for count in splits:
+            parts.append(stored.rows(first, count))
+            first += count
+        return parts
+
+
+def _is_list(xs: Any) -> bool:
+    if isinstance(xs, Ref):
+        return not xs._alive().plain
+    return isinstance(xs, (list, tuple))
+
+
+def group(
+    name: str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    timeout: float = _DEFAULT_TIMEOUT_S,
+    on_loss: str = "fail",
+    open: bool = False,
+) -> Group:
+    """Takes a seat in a group. Does not wait for the other ranks.
+
+    Args:
+        name: of the group; by default ``$MUSTER_GROUP``, else ``"default"``.
+        rank, world_size: left out, they come from the environment: ``muster run``, torchrun, Open MPI or Slurm.
+        timeout: seconds; the deadline of each op that names none.
+        on_loss: what a lost rank does to the group: ``"fail"`` (refuse new ops until ``reform()``), ``"shrink"`` (go on with the
+            live ranks) or ``"wait"`` (a new process may take the seat until the op's deadline).
+        open: whether processes of other users may take seats.
+
+    Raises:
+        Invalid: the rank is taken or out of range, or the settings differ from the group's.
+    """
+    if on_loss not in _ON_LOSS:
+        raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
+    if timeout <= 0:
+        raise Invalid(f"timeout={timeout}", "give a positive number of seconds")
+    chosen = name or os.environ.get("MUSTER_GROUP") or "default"
+    seat = _muster.join(
+        _runtime.connection(),
+        chosen,
+        -1 if rank is None else _rank(rank),
+        -1 if world_size is None else _size(world_size),
+        timeout,
+        _ON_LOSS[on_loss],
+        open,
+    )
+    return Group(seat)
+
+
+def _rank(rank: int) -> int:
+    if rank < 0:
+        raise Invalid(f"rank={rank}", "ranks run from 0 to world_size - 1")
+    return rank
+
+
+def _size(world_size: int) -> int:
+    if world_size < 1:
+        raise Invalid(f"world_size={world_size}", "give the number of ranks, at least 1")
+    return world_size

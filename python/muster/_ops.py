@@ -1,0 +1,130 @@
+"""Reduce ops by any of their names, and ops over refs of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from muster import _muster, _runtime
+from muster._ref import Ref
+from muster._work import Work
+from muster.errors import Invalid
+
+_NUMBERS = {"sum": 0, "prod": 1, "min": 2, "max": 3, "mean": 4, "band": 5, "bor": 6, "bxor": 7, "land": 8, "lor": 9}
+_ALIASES = {"avg": "mean", "average": "mean", "product": "prod", "add": "sum", "multiply": "prod", "minimum": "min", "maximum": "max"}
+_ALLREDUCE, _REDUCE, _BROADCAST, _ALLGATHER, _REDUCE_SCATTER, _ALL_TO_ALL = 1, 2, 4, 5, 8, 9
+
+
+def reduce_op(op: Any) -> int:
+    """Muster's number of a reduce op, given by name or as torch's, Ray's or another enum member of that name."""
+    if isinstance(op, str):
+        name = op
+    else:
+        # torch's ReduceOp prints as "RedOpType.SUM", an enum member has a name
+        name = str(getattr(op, "name", None) or getattr(op, "__name__", None) or op)
+    name = name.rpartition(".")[2].lower()
+    number = _NUMBERS.get(_ALIASES.get(name, name))
+    if number is None:
+        raise Invalid(f"reduce op {op!r}", f"use one of: {', '.join(_NUMBERS)}")
+    return number
+
+
+def _stored(refs: Sequence[Any]) -> list[_muster.Stored]:
+    if isinstance(refs, Ref) or not hasattr(refs, "__iter__"):
+        raise Invalid("a list of refs is needed, one for each rank", "put the refs into a list")
+    found = []
+    for ref in refs:
+        if not isinstance(ref, Ref):
+            raise Invalid(f"a {type(ref).__name__} among the refs", "muster.put() it first")
+        found.append(ref._alive())
+    if not found:
+        raise Invalid("an empty list of refs", "give one ref for each rank")
+    return found
+
+
+def _parts(refs: Sequence[Any]) -> list[_muster.Stored]:
+    """Each rank's list as objects, rank by rank."""
+    inputs: list[_muster.Stored] = []
+    for position, stored in enumerate(_stored(refs)):
+        if stored.plain:
+            rows = stored.shape(0)[0] if stored.shape(0) else 0
+            if not stored.shape(0) or rows % len(refs):
+                raise Invalid(
+                    f"ref {position} of shape {stored.shape(0)} can't be split evenly over {len(refs)} ranks",
+                    "make axis 0 a multiple of the number of refs, or put lists",
+                )
+            each = rows // len(refs)
+            inputs.extend(stored.rows(rank * each, each) for rank in range(len(refs)))
+            continue
+        parts = stored.parts()
+        if len(parts) != len(refs):
+            raise Invalid(
+                f"ref {position} holds a list of {len(parts)}, for {len(refs)} ranks",
+                "put lists with an element for each rank",
+            )
+        inputs.extend(parts)
+    return inputs
+
+
+def _combine(
+    kind: int, inputs: list[_muster.Stored], ranks: int, op: Any, root: int, stack: bool, as_list: bool, timeout: float | None
+) -> Work:
+    number = reduce_op(op)
+    started = _muster.combine(
+        _runtime.connection(), kind, inputs, ranks, number, root, 1 if stack else 0, as_list, timeout
+    )
+    return Work(started)
+
+
+def allreduce_refs(refs: Sequence[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
+    """The elementwise reduction of these refs, in their order. No ranks are needed: the input is complete."""
+    return _combine(_ALLREDUCE, _stored(refs), len(refs), op, 0, False, False, timeout)
+
+
+def reduce_refs(refs: Sequence[Ref], root: int = 0, op: Any = "sum", *, timeout: float | None = None) -> Work:
+    """Like ``allreduce_refs``; ``root`` is checked and otherwise of no consequence in one process."""
+    return _combine(_REDUCE, _stored(refs), len(refs), op, root, False, False, timeout)
+
+
+def broadcast_refs(refs: Sequence[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
+    """The root's value; refs of the other ranks are not looked at."""
+    found = _stored(refs)
+    if not 0 <= root < len(found):
+        raise Invalid(f"root={root} of {len(found)} refs", "roots run from 0 to the number of refs - 1")
+    return _combine(_BROADCAST, [found[root]], len(found), "sum", root, False, False, timeout)
+
+
+def allgather_refs(refs: Sequence[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
+    """A list of all values; with ``stack=True`` one array with a new axis 0."""
+    return _combine(_ALLGATHER, _stored(refs), len(refs), "sum", 0, stack, not stack, timeout)
+
+
+def reduce_scatter_refs(refs: Sequence[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
+    """A list: what each rank would get of ``reduce_scatter`` over lists or evenly split arrays."""
+    return _combine(_REDUCE_SCATTER, _parts(refs), len(refs), op, 0, False, True, timeout)
+
+
+class _Nested(Work):
+    """A flat list of ranks x ranks values as a list of lists."""
+
+    __slots__ = ("_ranks",)
+
+    def __init__(self, started: _muster.Started, ranks: int) -> None:
+        super().__init__(started)
+        self._ranks = ranks
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._nest(super().result(timeout))
+
+    @property
+    def ref(self) -> Any:
+        return self._nest(super().ref)
+
+    def _nest(self, flat: list[Any]) -> list[list[Any]]:
+        return [flat[first : first + self._ranks] for first in range(0, len(flat), self._ranks)]
+
+
+def all_to_all_refs(refs: Sequence[Ref], *, timeout: float | None = None) -> Work:
+    """A list of lists: what each rank would get of ``all_to_all`` over lists or evenly split arrays."""
+    flat = _combine(_ALL_TO_ALL, _parts(refs), len(refs), "sum", 0, False, True, timeout)
+    return _Nested(flat._started, len(refs))

@@ -1,0 +1,111 @@
+"""Refs: small picklable handles of objects in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muster import _muster, _runtime
+from muster.errors import Invalid, ObjectLost
+
+_HOST_DEVICE = (1, 0)  # DLPack's kDLCPU
+
+
+class Ref:
+    """Names an object in the store and keeps it alive.
+
+    A ref is small and can be pickled and sent anywhere, any number of times. The object is freed when the last ref
+    and the last array over it is gone.
+
+    Attributes:
+        copies: leaves that were copied into the store; 0 for arrays that a decorated call made.
+        nbytes: bytes of all leaves.
+        structure: how the leaves nest, for people; ``*`` is an array.
+    """
+
+    __slots__ = ("__weakref__", "_stored")
+
+    def __init__(self, stored: _muster.Stored) -> None:
+        self._stored = stored
+
+    @property
+    def copies(self) -> int:
+        return self._stored.copies
+
+    @property
+    def nbytes(self) -> int:
+        return self._alive().nbytes
+
+    @property
+    def structure(self) -> str:
+        return self._alive().structure
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements along each axis, for a plain array."""
+        return self._plain().shape(0)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype, for a plain array."""
+        return self._plain().dtype(0)
+
+    def get(self) -> Any:
+        """The value: the same nesting, with read-only zero-copy views of the store.
+
+        torch and JAX leaves come back as such, over copy-on-write memory: writing to one changes it in this process only.
+
+        Raises:
+            ObjectLost: the object is gone.
+        """
+        return self._alive().get()
+
+    def free(self) -> None:
+        """Drops this ref's hold now; other refs and arrays keep theirs."""
+        self._stored.free()
+
+    def _alive(self) -> _muster.Stored:
+        if not self._stored.alive:
+            raise ObjectLost("the ref was freed", "keep a ref for as long as the object is needed")
+        return self._stored
+
+    def _plain(self) -> _muster.Stored:
+        stored = self._alive()
+        if not stored.plain or stored.leaves != 1:
+            raise Invalid(f"the ref holds {stored.structure}, not one array", "use get()")
+        return stored
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = np.asarray(self._plain().get())
+        if dtype is not None and array.dtype != dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._plain().private_array(0).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _HOST_DEVICE
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_from_token, (self._alive().token(), self.copies))
+
+    def __repr__(self) -> str:
+        if not self._stored.alive:
+            return "<muster.Ref, freed>"
+        return f"<muster.Ref {self.structure}, {self.nbytes} bytes, copies={self.copies}>"
+
+
+def _from_token(token: bytes, copies: int) -> Ref:
+    """Unpickles a ref; attaches this process to the ref's daemon if need be."""
+    stored = _muster.from_token(_runtime.socket_path(), token)
+    stored.copies = copies
+    return Ref(stored)
+
+
+def stored_of(value: Any) -> _muster.Stored:
+    """The stored object of a ref, or of a value that is put first."""
+    if isinstance(value, Ref):
+        return value._alive()
+    return _muster.put(_runtime.connection(), value, None)

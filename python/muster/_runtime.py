@@ -1,0 +1,80 @@
+"""The connection of this process to its node's daemon."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from muster import _muster
+from muster.errors import Invalid
+
+_lock = threading.Lock()
+_connection: _muster.Connection | None = None
+_pid = 0
+_socket = ""
+_START_TIMEOUT_S = 20.0
+
+
+def init(memory: str | None = None, *, socket: str | None = None, start: bool = True) -> None:
+    """Attaches this process to its node's daemon.
+
+    Starts one if there is none on the socket; other processes find it there, and it ends 10 s after its last client.
+    Calling it again does nothing, unless the arguments can't be met.
+
+    Args:
+        memory: budget of the daemon, for instance ``"2GiB"``; by default 30 % of the machine's or cgroup's memory.
+        socket: where the daemon listens; by default ``$MUSTER_SOCKET``, else a path of this user.
+        start: whether to start a daemon if there is none.
+
+    Raises:
+        Invalid: a daemon with another budget runs already; the message says both.
+        DaemonUnavailable: there is none and none could be started.
+    """
+    global _connection, _pid, _socket
+    with _lock:
+        path = socket if socket is not None else _socket if _pid == os.getpid() else ""
+        made = _muster.connect(path, memory or "", "", _START_TIMEOUT_S, start)
+        if _attached() and _connection is not None and made.socket != _connection.socket:
+            raise Invalid(
+                f"this process is attached to {_connection.socket}, not {made.socket}",
+                "use one socket per process",
+            )
+        _connection, _pid, _socket = made, os.getpid(), made.socket
+
+
+def _attached() -> bool:
+    return _connection is not None and _pid == os.getpid() and _connection.alive
+
+
+def connection() -> _muster.Connection:
+    """The connection; attaches if this process (a forked or spawned child, say) has none yet."""
+    global _connection, _pid
+    current = _connection
+    if current is not None and _pid == os.getpid() and current.alive:
+        return current
+    with _lock:
+        if not _attached():
+            # A forked child goes where its parent was attached.
+            _connection = _muster.connect(_socket, "", "", _START_TIMEOUT_S, True)
+            _pid = os.getpid()
+        assert _connection is not None
+        return _connection
+
+
+def socket_path() -> str:
+    """The socket of the attached daemon; empty if there is none yet."""
+    return _socket
+
+
+def status() -> dict[str, Any]:
+    """What the daemon says of itself: memory, objects, bytes deposited and copied, ops (counts and bytes)."""
+    return dict(_muster.status(connection()))
+
+
+def _reset_lock_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset_lock_in_child)

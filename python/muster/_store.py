@@ -1,0 +1,83 @@
+"""Values into the store, and waiting for several things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from muster import _muster, _runtime
+from muster._ref import Ref
+from muster._work import Work
+from muster.errors import Invalid
+
+_SLICE_S = 0.05
+
+
+def put(x: Any, *, timeout: float | None = None) -> Ref:
+    """Copies a value (an array, a scalar, or a nesting of them) into the store.
+
+    Raises:
+        OutOfMemory: the store stayed full for ``timeout`` seconds (30 by default).
+        Invalid: the value holds something that can't be stored.
+    """
+    if isinstance(x, Ref):
+        return x
+    return Ref(_muster.put(_runtime.connection(), x, timeout))
+
+
+def empty(
+    shape: int | Sequence[int], dtype: Any = np.float64, device: str = "cpu", *, timeout: float | None = None
+) -> np.ndarray[Any, Any]:
+    """A writable array inside the store, contents undefined; ``seal()`` makes it a ``Ref`` without a copy."""
+    if device != "cpu":
+        raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
+    sizes = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
+    return _muster.empty(_runtime.connection(), [int(size) for size in sizes], dtype, timeout)
+
+
+def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
+    """Makes an array of ``empty()`` an object without a copy, and read-only; one copy if views of it or other names for it
+    exist, or if it is any other array."""
+    # The caller's variable, our parameter, and the call below.
+    return Ref(_muster.seal(_runtime.connection(), array, _SEAL_REFERENCES, timeout))
+
+
+def _references_of_a_sealed_array() -> int:
+    import sys
+
+    def inner(array: Any) -> int:
+        return sys.getrefcount(array)
+
+    array = object()
+    return inner(array)
+
+
+_SEAL_REFERENCES = _references_of_a_sealed_array()
+
+
+def wait(
+    items: Sequence[Ref | Work], num_returns: int = 1, timeout: float | None = None
+) -> tuple[list[Ref | Work], list[Ref | Work]]:
+    """Waits until ``num_returns`` of these refs and works are ready, or ``timeout`` seconds have passed.
+
+    A ref is always ready; a work is when it is over, well or not. Returns (ready, pending), each in the given order.
+    """
+    everything = list(items)
+    if not 1 <= num_returns <= len(everything):
+        raise Invalid(f"num_returns={num_returns} of {len(everything)} items", "ask for 1 to as many as there are")
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        ready = [isinstance(item, Ref) or item.done() for item in everything]
+        left = None if deadline is None else deadline - time.monotonic()
+        if sum(ready) >= num_returns or (left is not None and left <= 0):
+            break
+        first = next(item for item, over in zip(everything, ready) if not over)
+        # Whoever waits for one reads the outcomes of all.
+        first.wait(_SLICE_S if left is None else min(_SLICE_S, left))
+    return (
+        [item for item, over in zip(everything, ready) if over],
+        [item for item, over in zip(everything, ready) if not over],
+    )

@@ -1,0 +1,99 @@
+"""What the extension module leaves to Python: rare nodes of a tree, and the arrays of other libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+
+from muster.errors import Invalid
+
+_BFLOAT16 = 10  # Muster's number of the dtype, see include/muster/types.hpp
+
+dumps = pickle.dumps
+loads = pickle.loads
+
+
+def bfloat16_number() -> int:
+    """NumPy's type number of bfloat16, or -1 without ml_dtypes."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        return -1
+    return np.dtype(ml_dtypes.bfloat16).num
+
+
+def rebuild(kind: type, values: list[Any]) -> Any:
+    """A named tuple or dataclass from the values of its fields."""
+    if issubclass(kind, tuple):
+        return kind(*values)
+    made = object.__new__(kind)
+    for field, value in zip(dataclasses.fields(kind), values):
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+def sort_out(value: Any) -> tuple[Any, ...]:
+    """Says what a value is: a class with fields, an array of another library, or a constant."""
+    kind = type(value)
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return ("class", kind, kind._fields)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return ("class", kind, tuple(field.name for field in dataclasses.fields(value)))
+    if isinstance(value, np.ndarray):
+        return _numpy(np.asarray(value))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(torch, value)
+    if hasattr(value, "__cuda_array_interface__"):
+        raise _no_gpu(kind.__name__)
+    if kind.__module__.partition(".")[0] in ("jax", "jaxlib"):
+        return ("array", np.asarray(value), "J", None)
+    if isinstance(getattr(value, "__muster_ref__", None), bool):
+        return _numpy(np.asarray(value))
+    if hasattr(value, "__dlpack__"):
+        return _numpy(np.from_dlpack(value))
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        return _numpy(np.asarray(value))
+    return ("constant",)
+
+
+def _numpy(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return ("array", array, "A", None)
+
+
+def _no_gpu(what: str) -> Invalid:
+    return Invalid(
+        f"a {what} in GPU memory can't be stored: this Muster has no GPU support",
+        "move it to the host first, for instance with .cpu()",
+    )
+
+
+def _from_torch(torch: Any, tensor: Any) -> tuple[Any, ...]:
+    if tensor.device.type != "cpu":
+        raise _no_gpu(f"tensor on {tensor.device}")
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    if tensor.layout is not torch.strided:
+        raise Invalid(f"a tensor of layout {tensor.layout} can't be stored", "make it dense first: tensor.to_dense()")
+    if tensor.dtype is torch.bfloat16:
+        return ("array", tensor.view(torch.int16).numpy(), "T", _BFLOAT16)
+    return ("array", tensor.numpy(), "T", None)
+
+
+def from_numpy(array: np.ndarray[Any, Any], kind: str, dtype: str) -> Any:
+    """A writable array of our own as what its leaf came in as: torch or JAX."""
+    if kind == "T":
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+    if kind == "J":
+        import jax.numpy
+
+        return jax.numpy.asarray(array)
+    return array

@@ -1,0 +1,137 @@
+"""Works: ops that were started."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+
+from muster import _muster, _runtime
+from muster._ref import Ref
+from muster.errors import Error, Invalid, Timeout
+
+_watched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+
+
+class Work:
+    """An op that was started; it ends with what this rank gets, or with the error that every rank gets."""
+
+    __slots__ = ("__weakref__", "_out", "_started")
+
+    def __init__(self, started: _muster.Started, out: Any = None) -> None:
+        self._started = started
+        self._out = out
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits for the outcome and returns what this rank gets, in the structure that was given.
+
+        Args:
+            timeout: seconds; bounds this wait only, the op goes on. By default it waits until the op's own deadline.
+
+        Raises:
+            Timeout: the wait or the op was too long; ``ranks`` are the missing ones.
+            Mismatch, PeerLost, Invalid, OutOfMemory: the op's outcome, the same on every rank.
+        """
+        value = self._started.result(timeout)
+        if self._out is None or value is None:
+            return value
+        _copy_into(self._out, value)
+        return self._out
+
+    @property
+    def ref(self) -> Any:
+        """The result as a ``Ref``, to pass on (a list of them where the rank gets a list). Waits for it."""
+        found = self._started.ref(None)
+        if isinstance(found, list):
+            return [Ref(stored) for stored in found]
+        return None if found is None else Ref(found)
+
+    def done(self) -> bool:
+        """Whether the op is over, well or not. Never blocks."""
+        return self._started.done()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the op is over, well or not; False if ``timeout`` seconds passed first."""
+        try:
+            self._started.wait(timeout)
+        except Timeout:
+            return self.done()
+        except Error:
+            return True
+        return True
+
+    def exception(self, timeout: float | None = None) -> Error | None:
+        """The op's error, or None if it ended well. Waits like ``result``; if the wait itself is too long, raises Timeout."""
+        try:
+            self._started.wait(timeout)
+        except Timeout as error:
+            if not self.done():
+                raise
+            return error
+        except Error as error:
+            return error
+        return None
+
+    def add_done_callback(self, callback: Callable[[Work], Any]) -> None:
+        """Calls ``callback(self)`` once when the op is over, in a thread that waits for any work; at once if it is over."""
+        self._started.add_done_callback(lambda: callback(self))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self.done():
+            loop = asyncio.get_running_loop()
+            _watch(loop)
+            over = loop.create_future()
+            self.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, over))
+            yield from over.__await__()
+        return self.result()
+
+    def __repr__(self) -> str:
+        return f"<muster.Work, {'over' if self.done() else 'pending'}>"
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _watch(loop: asyncio.AbstractEventLoop) -> None:
+    """Lets the loop read completions whenever some may have come."""
+    connection = _runtime.connection()
+    descriptor = connection.event_fd()
+    if _watched.get(loop) != descriptor:
+        loop.add_reader(descriptor, connection.poll)
+        _watched[loop] = descriptor
+    connection.poll()
+
+
+def _copy_into(out: Any, value: Any) -> None:
+    """Copies a result into the caller's arrays of the same nesting."""
+    if isinstance(value, dict):
+        if not isinstance(out, dict) or out.keys() != value.keys():
+            raise Invalid("out= nests in another way than the result", "give the same keys")
+        for key, item in value.items():
+            _copy_into(out[key], item)
+    elif isinstance(value, (list, tuple)):
+        if not isinstance(out, (list, tuple)) or len(out) != len(value):
+            raise Invalid("out= nests in another way than the result", "give as many elements")
+        for target, item in zip(out, value):
+            _copy_into(target, item)
+    elif hasattr(out, "copy_"):  # torch
+        import torch
+
+        out.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)))
+    elif isinstance(out, np.ndarray):
+        source = np.asarray(value)
+        if out.shape != source.shape:
+            raise Invalid(f"out= has shape {out.shape}, the result {source.shape}", "give an array of the result's shape")
+        if not out.flags.writeable:
+            raise Invalid("out= is read-only", "give a writable array")
+        np.copyto(out, source, casting="same_kind")
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            _copy_into(getattr(out, name), getattr(value, name))
+    elif out is not None:
+        raise Invalid(f"out= holds a {type(out).__name__} where the result has an array", "give writable arrays")
