@@ -27,8 +27,8 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   if (auto grown = grow(bytes, timeout); !grown) return grown.error();
   const std::lock_guard lock(mutex_);
   if (auto* address = place(bytes, call)) return address;
-  return Error(Code::out_of_memory, "other threads took the segment that was leased for " + std::to_string(bytes) + " bytes",
-               "try again");
+  return Error(Code::out_of_memory,
+               "other threads took the segment that was leased for " + std::to_string(bytes) + " bytes", "try again");
 }
 
 std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {
@@ -41,7 +41,8 @@ std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {
 }
 
 Result<void> Arena::grow(std::uint64_t bytes, std::chrono::nanoseconds timeout) {
-  std::uint64_t wanted = bytes + slack_bytes <= segment_bytes_ ? segment_bytes_ : round_up(bytes + slack_bytes, huge_page_bytes);
+  std::uint64_t wanted =
+      bytes + slack_bytes <= segment_bytes_ ? segment_bytes_ : round_up(bytes + slack_bytes, huge_page_bytes);
   auto segment = source_.lease(wanted, wanted > bytes + slack_bytes ? std::chrono::nanoseconds(0) : timeout);
   if (!segment && segment.error().code() == Code::out_of_memory) {
     // Not even our own idle segments may stand in the way; then the smallest that does is worth waiting for.

@@ -26,7 +26,7 @@ struct ArenaRegion {
   ipc::SegmentId segment;
   std::uint64_t offset = 0;  ///< of the region in its segment
   std::uint64_t bytes = 0;
-  std::uint64_t call = 0;    ///< the decorated call that it was allocated in; 0: none
+  std::uint64_t call = 0;  ///< the decorated call that it was allocated in; 0: none
 };
 
 /// A segment that the daemon granted, mapped for writing.
@@ -46,8 +46,8 @@ class Arena {
 
   Arena(Source source, std::uint64_t segment_bytes) : source_(std::move(source)), segment_bytes_(segment_bytes) {}
 
-  /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none has
-  /// room, and waits for it up to `timeout`.
+  /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none
+  /// has room, and waits for it up to `timeout`.
   [[nodiscard]] Result<std::byte*> allocate(std::uint64_t bytes, std::uint64_t call, std::chrono::nanoseconds timeout);
   /// The local array over the region that begins here is gone.
   void free(void* address);

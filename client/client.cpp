@@ -52,7 +52,8 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
     if (options.rank < 0) options.rank = placed->rank;
     if (options.world_size < 0) options.world_size = placed->world_size;
   }
-  return detail::join(connection_, name, options.rank, options.world_size, options.on_loss, options.open, options.timeout);
+  return detail::join(connection_, name, options.rank, options.world_size, options.on_loss, options.open,
+                      options.timeout);
 }
 
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {
@@ -72,7 +73,10 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
   const auto wait = timeout.value_or(default_wait);
   auto granted = detail::ask(*connection_, wire::Body_Lease, wait + default_wait, [&](auto& fbb) {
-    return wire::CreateLease(fbb, bytes, static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()), true).Union();
+    return wire::CreateLease(
+               fbb, bytes,
+               static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()), true)
+        .Union();
   });
   if (!granted) return granted.error();
   auto segment = detail::map_lease(*connection_, std::move(*granted));
@@ -104,11 +108,14 @@ Result<Ref> Client::seal_bundle(std::vector<RawBuffer> buffers, std::string stru
   ipc::Manifest manifest;
   std::vector<const std::byte*> addresses;
   for (const auto& buffer : buffers) {
-    if (!buffer.lease() || buffer.lease()->hard.mapping) return Error(Code::invalid, "an empty or hard buffer can't be part of a bundle");
+    if (!buffer.lease() || buffer.lease()->hard.mapping)
+      return Error(Code::invalid, "an empty or hard buffer can't be part of a bundle");
     const auto& region = buffer.lease()->region;
     const auto count = ipc::element_count(buffer.shape(), buffer.dtype());
     const bool empty = !count || *count == 0;
-    if (auto added = manifest.add(empty ? ipc::SegmentId{} : region.segment, empty ? 0 : region.offset, buffer.dtype(), buffer.shape()); !added)
+    if (auto added = manifest.add(empty ? ipc::SegmentId{} : region.segment, empty ? 0 : region.offset, buffer.dtype(),
+                                  buffer.shape());
+        !added)
       return added.error();
     addresses.push_back(region.address);
   }
@@ -133,7 +140,9 @@ Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout time
   if (bytes > 0) std::memcpy(buffer->data(), data, bytes);
   ipc::Manifest manifest;
   const auto region = buffer->lease()->region;
-  if (auto added = manifest.add(bytes ? region.segment : ipc::SegmentId{}, bytes ? region.offset : 0, dtype, buffer->shape()); !added)
+  if (auto added =
+          manifest.add(bytes ? region.segment : ipc::SegmentId{}, bytes ? region.offset : 0, dtype, buffer->shape());
+      !added)
     return added.error();
   const std::byte* address = region.address;
   return detail::seal(connection_, std::move(manifest), {&address, 1}, bytes);

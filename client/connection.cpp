@@ -60,11 +60,12 @@ Connection::Connection(Start start)
       completions_(ring(1), header().completion_tail, header().completion_head),
       segments_(std::make_unique<Segments>([this](ipc::SegmentId id) { return map_segment(id); })),
       arena_(std::make_unique<Arena>(
-          Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout) { return lease_segment(bytes, timeout); },
-                        [this](ipc::SegmentId id) {
-                          static_cast<void>(ask(*this, wire::Body_Return, std::chrono::seconds(10),
-                                                [&](auto& fbb) { return wire::CreateReturn(fbb, id.value).Union(); }));
-                        }},
+          Arena::Source{
+              [this](std::uint64_t bytes, std::chrono::nanoseconds timeout) { return lease_segment(bytes, timeout); },
+              [this](ipc::SegmentId id) {
+                static_cast<void>(ask(*this, wire::Body_Return, std::chrono::seconds(10),
+                                      [&](auto& fbb) { return wire::CreateReturn(fbb, id.value).Union(); }));
+              }},
           welcome_.segment_bytes)) {}
 
 Connection::~Connection() { forget_connection(this); }
@@ -237,7 +238,9 @@ void Connection::end(const Error& error) {
 Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout) {
   const auto timeout_ms = std::chrono::duration_cast<milliseconds>(timeout).count();
   auto granted = ask(*this, wire::Body_Lease, timeout + std::chrono::seconds(10), [&](auto& fbb) {
-    return wire::CreateLease(fbb, bytes, static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 0, 86'400'000)), false).Union();
+    return wire::CreateLease(fbb, bytes,
+                             static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 0, 86'400'000)), false)
+        .Union();
   });
   if (!granted) return granted.error();
   return map_lease(*this, std::move(*granted));
@@ -263,10 +266,13 @@ Result<void> Connection::submit(std::span<const Submission> records) {
     if (record.body.size() > ipc::record_bytes_max) {
       // The daemon reads the ring before a frame that was sent later, so the order stays.
       submissions_.publish();
-      auto sent = ask(*this, wire::Body_Submit, submit_timeout, [&](auto& fbb) {
-        auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
-        return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body).Union();
-      }, {}, While::locked);
+      auto sent = ask(
+          *this, wire::Body_Submit, submit_timeout,
+          [&](auto& fbb) {
+            auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
+            return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body).Union();
+          },
+          {}, While::locked);
       if (!sent) return sent.error();
       continue;
     }

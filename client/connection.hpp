@@ -66,8 +66,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Build = std::function<std::vector<std::byte>(std::uint64_t request)>;
   /// While: what the caller holds. Nobody may be called back (Ctrl-C) under a lock.
   enum class While : std::uint8_t { unlocked, locked };
-  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout,
-                                            While held = While::unlocked);
+  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::span<const int> fds,
+                                            std::chrono::nanoseconds timeout, While held = While::unlocked);
 
   /// Writes records into the ring, in this order, and wakes the daemon if it sleeps.
   struct Submission {
@@ -173,7 +173,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Arena> arena_;
 };
 
-/// Regions of the arena that become an object with one hold of this process. `addresses`: any address inside each region.
+/// Regions of the arena that become an object with one hold of this process. `addresses`: any address inside each
+/// region.
 [[nodiscard]] Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                                std::span<const std::byte* const> addresses, std::uint64_t copied_bytes);
 /// An object made of parts of another's bytes; nothing is copied.
@@ -182,7 +183,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 [[nodiscard]] Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows);
 
 /// Starts an op over objects of this process.
-[[nodiscard]] Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record, std::span<const Ref> inputs,
-                                   const OpOptions& options);
+[[nodiscard]] Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record,
+                                   std::span<const Ref> inputs, const OpOptions& options);
 
 }  // namespace muster::detail

@@ -33,7 +33,8 @@ void prepare() {
   {
     const std::lock_guard lock(all.mutex);
     for (const auto& weak : all.connections)
-      if (auto connection = weak.lock(); connection && connection->alive()) connections.push_back(std::move(connection));
+      if (auto connection = weak.lock(); connection && connection->alive())
+        connections.push_back(std::move(connection));
   }
   for (const auto& connection : connections) connection->before_fork();
   all.mutex.lock();
@@ -79,7 +80,8 @@ std::shared_ptr<Connection> find_connection(const std::string& socket) {
   auto& all = registry();
   const std::lock_guard lock(all.mutex);
   for (const auto& weak : all.connections)
-    if (auto connection = weak.lock(); connection && connection->alive() && (socket.empty() || connection->welcome().socket == socket))
+    if (auto connection = weak.lock();
+        connection && connection->alive() && (socket.empty() || connection->welcome().socket == socket))
       return connection;
   return nullptr;
 }
@@ -133,7 +135,8 @@ void Connection::after_fork_in_child() {
   // From here on a write of this process stays in it. Pages that the parent writes later would still show through
   // untouched ones, hence the copies.
   for (const auto& [id, segment] : arena_->segments())
-    ::mmap(segment.mapping.data(), segment.mapping.bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(), 0);
+    ::mmap(segment.mapping.data(), segment.mapping.bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+           segment.fd.get(), 0);
   for (const auto& copy : fork_copies_) std::memcpy(copy.address, copy.bytes.data(), copy.bytes.size());
   fork_copies_.clear();
   arena_->disown();

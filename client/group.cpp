@@ -28,7 +28,8 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
   auto packet = ask(*connection, wire::Body_Join, std::chrono::seconds(30), [&](auto& fbb) {
     const auto group = fbb.CreateString(name);
-    return wire::CreateJoin(fbb, group, rank, world_size, static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 1, 86'400'000)),
+    return wire::CreateJoin(fbb, group, rank, world_size,
+                            static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 1, 86'400'000)),
                             static_cast<std::uint8_t>(on_loss), open)
         .Union();
   });
@@ -49,7 +50,8 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   if (body->live()) seat->live.assign(body->live()->begin(), body->live()->end());
   if (body->owes())
     for (const auto* owed : *body->owes())
-      seat->owes.push_back({owed->sequence(), owed->key() ? owed->key()->str() : "", std::string(ipc::name(static_cast<Kind>(owed->kind())))});
+      seat->owes.push_back({owed->sequence(), owed->key() ? owed->key()->str() : "",
+                            std::string(ipc::name(static_cast<Kind>(owed->kind())))});
   connection->add_seat(seat);
   return Group(std::move(seat));
 }
@@ -89,7 +91,8 @@ Result<void> take_slot(detail::Seat& seat, steady_clock::time_point deadline) {
     };
     if (seat.connection->wait(room, deadline)) continue;
     if (!seat.connection->alive()) return seat.connection->end_error();
-    return Error(Code::timeout, std::to_string(limit) + " ops of group '" + seat.name + "' are in flight and none ended in time",
+    return Error(Code::timeout,
+                 std::to_string(limit) + " ops of group '" + seat.name + "' are in flight and none ended in time",
                  "wait for results before starting more ops");
   }
 }
@@ -130,7 +133,8 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   {
     const std::lock_guard lock(seat->mutex);
     record.epoch = seat->epoch;
-    if (options.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform) ++seat->position;
+    if (options.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform)
+      ++seat->position;
   }
   Connection::Submission submission{ipc::SubmissionType::contribute, {}};
   ipc::write(record, submission.body);
@@ -199,7 +203,8 @@ Result<Work> Group::broadcast(const Ref& input, int root, OpOptions options) {
 }
 
 Result<Work> Group::allgather(const Ref& input, bool stack, OpOptions options) {
-  return start_work(seat_, {.kind = Kind::allgather, .layout = stack ? ipc::Layout::stack : ipc::Layout::parts}, {&input, 1}, options);
+  return start_work(seat_, {.kind = Kind::allgather, .layout = stack ? ipc::Layout::stack : ipc::Layout::parts},
+                    {&input, 1}, options);
 }
 
 Result<Work> Group::gather(const Ref& input, int root, OpOptions options) {
@@ -216,7 +221,8 @@ Result<Work> Group::reduce_scatter(std::span<const Ref> inputs, ReduceOp op, OpO
 }
 
 Result<Work> Group::all_to_all(std::span<const Ref> inputs, bool concat, OpOptions options) {
-  return start_work(seat_, {.kind = Kind::all_to_all, .layout = concat ? ipc::Layout::concat : ipc::Layout::parts}, inputs, options);
+  return start_work(seat_, {.kind = Kind::all_to_all, .layout = concat ? ipc::Layout::concat : ipc::Layout::parts},
+                    inputs, options);
 }
 
 Result<Work> Group::send(const Ref& input, int destination, std::int64_t tag, OpOptions options) {
@@ -252,20 +258,23 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
   if (!seat_) return Error(Code::invalid, "an empty Group has no ranks");
   const auto own = std::find(ranks.begin(), ranks.end(), rank());
   if (own == ranks.end())
-    return Error(Code::invalid, "rank " + std::to_string(rank()) + " is not among the ranks of the subgroup", "only its members call subgroup()");
+    return Error(Code::invalid, "rank " + std::to_string(rank()) + " is not among the ranks of the subgroup",
+                 "only its members call subgroup()");
   std::string members;
   for (const int member : ranks) {
     if (member < 0 || member >= world_size() || std::count(ranks.begin(), ranks.end(), member) != 1)
-      return Error(Code::invalid, "rank " + std::to_string(member) + " is out of range or named twice", "name each rank of the group at most once", {member});
+      return Error(Code::invalid, "rank " + std::to_string(member) + " is out of range or named twice",
+                   "name each rank of the group at most once", {member});
     members += (members.empty() ? "" : ",") + std::to_string(member);
   }
   std::string child;
   {
     const std::lock_guard lock(seat_->mutex);
-    child = seat_->name + "/" + std::to_string(seat_->epoch) + "[" + members + "]" + std::to_string(++seat_->subgroups[members]);
+    child = seat_->name + "/" + std::to_string(seat_->epoch) + "[" + members + "]" +
+            std::to_string(++seat_->subgroups[members]);
   }
-  return detail::join(seat_->connection, child, static_cast<int>(own - ranks.begin()), static_cast<int>(ranks.size()), seat_->on_loss,
-                      seat_->open, seat_->timeout);
+  return detail::join(seat_->connection, child, static_cast<int>(own - ranks.begin()), static_cast<int>(ranks.size()),
+                      seat_->on_loss, seat_->open, seat_->timeout);
 }
 
 Result<void> Group::reform(OpOptions options) {

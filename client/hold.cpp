@@ -9,7 +9,8 @@ namespace muster::detail {
 
 namespace wire = ipc::wire;
 
-Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::Capability capability_, ipc::Manifest manifest_)
+Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::Capability capability_,
+           ipc::Manifest manifest_)
     : connection(std::move(connection_)),
       object(object_),
       capability(capability_),
@@ -23,14 +24,16 @@ Hold::~Hold() {
 
 namespace {
 
-Result<std::shared_ptr<const Hold>> read_object(const std::shared_ptr<Connection>& connection, const ipc::Packet& packet) {
+Result<std::shared_ptr<const Hold>> read_object(const std::shared_ptr<Connection>& connection,
+                                                const ipc::Packet& packet) {
   const auto* body = wire::GetFrame(packet.bytes.data())->body_as_Object();
-  if (!body || !body->manifest() || !body->capability()) return Error(Code::failed, "the daemon's description makes no sense");
+  if (!body || !body->manifest() || !body->capability())
+    return Error(Code::failed, "the daemon's description makes no sense");
   auto manifest = ipc::decode({reinterpret_cast<const std::byte*>(body->manifest()->data()), body->manifest()->size()});
   if (!manifest) return manifest.error();
   return std::shared_ptr<const Hold>(std::make_shared<Hold>(
-      connection, ipc::ObjectId{body->object()}, ipc::Capability{{body->capability()->low(), body->capability()->high()}},
-      std::move(*manifest)));
+      connection, ipc::ObjectId{body->object()},
+      ipc::Capability{{body->capability()->low(), body->capability()->high()}}, std::move(*manifest)));
 }
 
 Result<std::shared_ptr<const Hold>> usable_locked(const std::shared_ptr<const Hold>& hold) {

@@ -13,7 +13,7 @@ namespace muster::detail {
 
 class Connection;
 
-[[nodiscard]] Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
-                                 OnLoss on_loss, bool open, std::chrono::nanoseconds timeout);
+[[nodiscard]] Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank,
+                                 int world_size, OnLoss on_loss, bool open, std::chrono::nanoseconds timeout);
 
 }  // namespace muster::detail

@@ -55,13 +55,17 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
   const auto& leaf = manifest.leaves.front();
   const auto shape = manifest.shape(leaf);
   if (first_row < 0 || rows < 0 || rows > shape[0] - first_row)
-    return Error(Code::invalid, "rows " + std::to_string(first_row) + " to " + std::to_string(first_row + rows) + " of " + std::to_string(shape[0]));
+    return Error(Code::invalid, "rows " + std::to_string(first_row) + " to " + std::to_string(first_row + rows) +
+                                    " of " + std::to_string(shape[0]));
   Shape part(shape.begin(), shape.end());
   part[0] = rows;
   const std::uint64_t row_bytes = shape[0] == 0 ? 0 : leaf.bytes() / static_cast<std::uint64_t>(shape[0]);
   ipc::Manifest sliced;
   const bool empty = row_bytes == 0 || rows == 0;
-  if (auto added = sliced.add(empty ? ipc::SegmentId{} : leaf.segment, empty ? 0 : leaf.offset + row_bytes * static_cast<std::uint64_t>(first_row), leaf.dtype, part); !added)
+  if (auto added =
+          sliced.add(empty ? ipc::SegmentId{} : leaf.segment,
+                     empty ? 0 : leaf.offset + row_bytes * static_cast<std::uint64_t>(first_row), leaf.dtype, part);
+      !added)
     return added.error();
   return derive(whole, std::move(sliced));
 }

@@ -90,7 +90,8 @@ namespace detail {
 Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const std::shared_ptr<Connection>& known) {
   Token token;
   const Token expected;
-  if (bytes.size() < sizeof token) return Error(Code::invalid, "a serialized ref of " + std::to_string(bytes.size()) + " bytes");
+  if (bytes.size() < sizeof token)
+    return Error(Code::invalid, "a serialized ref of " + std::to_string(bytes.size()) + " bytes");
   std::memcpy(&token, bytes.data(), sizeof token);
   if (std::memcmp(token.magic, expected.magic, sizeof token.magic) != 0 || token.version != expected.version)
     return Error(Code::invalid, "these bytes are no serialized ref of this version");

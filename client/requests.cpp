@@ -20,7 +20,8 @@ Result<ipc::Fd> connect_to(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path, "use a shorter one");
+    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
+                 "use a shorter one");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno);
@@ -44,7 +45,8 @@ Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& pat
     if (*received == ipc::Received::closed)
       return Error(Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again");
     if (std::chrono::steady_clock::now() > until)
-      return Error(Code::timeout, "the daemon at " + path + " does not answer", "look at its log; muster doctor may help");
+      return Error(Code::timeout, "the daemon at " + path + " does not answer",
+                   "look at its log; muster doctor may help");
     pollfd readable{socket.get(), POLLIN, 0};
     constexpr int slice_ms = 100;
     ::poll(&readable, 1, slice_ms);
@@ -72,8 +74,9 @@ Result<Greeted> greet(const std::string& path, const std::string& name) {
   const auto* body = frame->body_as_Welcome();
   if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
   Greeted greeted;
-  greeted.welcome = {body->version()->str(), path, body->incarnation(), {body->client()}, body->memory_bytes(),
-                     body->segment_bytes(), body->in_flight_max()};
+  greeted.welcome = {
+      body->version()->str(), path, body->incarnation(), {body->client()}, body->memory_bytes(), body->segment_bytes(),
+      body->in_flight_max()};
   greeted.socket = std::move(*socket);
   greeted.channel = std::move(packet->fds[0]);
   greeted.doorbell = std::move(packet->fds[1]);

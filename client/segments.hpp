@@ -28,7 +28,8 @@ class Segments {
 
   /// Where the segment begins; read-only. Stays valid while the caller has a use() of it.
   [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment);
-  /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page aligned.
+  /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page
+  /// aligned.
   [[nodiscard]] Result<ipc::Mapping> map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes);
 
   /// Counts users of a segment's mapping; unused ones are unmapped once there are many.

@@ -35,12 +35,15 @@ Result<void> check_directory(const fs::path& directory) {
   std::error_code ignored;
   fs::create_directories(directory.parent_path(), ignored);
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
-    return ipc::system_error(Code::denied, "can't make the directory " + directory.string(), errno, "set MUSTER_SOCKET to another place");
+    return ipc::system_error(Code::denied, "can't make the directory " + directory.string(), errno,
+                             "set MUSTER_SOCKET to another place");
   struct stat info {};
-  if (::stat(directory.c_str(), &info) != 0) return ipc::system_error(Code::denied, "can't look at " + directory.string(), errno);
+  if (::stat(directory.c_str(), &info) != 0)
+    return ipc::system_error(Code::denied, "can't look at " + directory.string(), errno);
   const bool default_place = directory.filename().string().starts_with("muster");
   if (default_place && info.st_uid != ::getuid() && info.st_uid != 0)
-    return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid), "set MUSTER_SOCKET to another place");
+    return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid),
+                 "set MUSTER_SOCKET to another place");
   return {};
 }
 

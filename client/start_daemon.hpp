@@ -9,10 +9,11 @@
 
 namespace muster::detail {
 
-/// Returns when a daemon may be listening at `path`: one that this call started, or another's. It runs in a session of its
-/// own, inherits no descriptors, logs to `<path without .sock>.log`, and ends when idle.
+/// Returns when a daemon may be listening at `path`: one that this call started, or another's. It runs in a session of
+/// its own, inherits no descriptors, logs to `<path without .sock>.log`, and ends when idle.
 [[nodiscard]] Result<void> start_daemon(const std::string& path, const ConnectOptions& options,
-                                        std::chrono::steady_clock::time_point until, const std::string& idle_exit_s = "10");
+                                        std::chrono::steady_clock::time_point until,
+                                        const std::string& idle_exit_s = "10");
 
 /// The daemon's executable: options, $MUSTER_DAEMON, beside this library or program, PATH.
 [[nodiscard]] Result<std::string> find_daemon(const ConnectOptions& options);

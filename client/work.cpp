@@ -62,7 +62,9 @@ Result<Ref> Work::ref(Timeout timeout) const {
   auto outcome = wait(timeout);
   if (!outcome) return outcome.error();
   if (outcome->refs.size() != 1)
-    return Error(Code::invalid, "this rank gets " + std::to_string(outcome->refs.size()) + " objects of " + state_->what, "use wait()");
+    return Error(Code::invalid,
+                 "this rank gets " + std::to_string(outcome->refs.size()) + " objects of " + state_->what,
+                 "use wait()");
   return outcome->refs.front();
 }
 

@@ -22,12 +22,12 @@ struct WorkState {
   std::shared_ptr<Connection> connection;
   std::shared_ptr<Seat> seat;  ///< null for ops over refs
   ipc::WorkId id;
-  std::string what;            ///< "allreduce in group 'dp'", for messages
+  std::string what;  ///< "allreduce in group 'dp'", for messages
   std::chrono::steady_clock::time_point deadline;
 
-  std::atomic<bool> over{false};            ///< set last
-  std::optional<Result<Outcome>> outcome;   ///< written before `over`
-  ipc::Done done;                           ///< of split and reform
+  std::atomic<bool> over{false};                 ///< set last
+  std::optional<Result<Outcome>> outcome;        ///< written before `over`
+  ipc::Done done;                                ///< of split and reform
   std::vector<std::function<void()>> callbacks;  ///< guarded by the connection
 };
 

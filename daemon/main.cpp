@@ -74,7 +74,8 @@ ServerSettings server_settings(const Config& config) {
   constexpr std::uint64_t slots_of_client = 1 << 16;
   node.quota.total = {memory, objects_total, descriptors, slots_total};
   node.quota.per_user = {or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total};
-  node.quota.per_client = {or_all(config.client_memory_bytes, memory), config.objects_max, descriptors / 2, slots_of_client};
+  node.quota.per_client = {or_all(config.client_memory_bytes, memory), config.objects_max, descriptors / 2,
+                           slots_of_client};
   // Eight segments at least, so that several clients find room in a small budget.
   constexpr std::uint64_t segment_bytes_max = 64 << 20;
   constexpr std::uint64_t page = 4096;

@@ -26,7 +26,7 @@ namespace {
 
 /// One setting, under all of its names.
 struct Setting {
-  std::string flag;         ///< "--memory"; the environment has MUSTER_MEMORY, the file memory
+  std::string flag;  ///< "--memory"; the environment has MUSTER_MEMORY, the file memory
   std::string placeholder;
   std::string help;
   std::function<Result<void>(Config&, const std::string&)> apply;
@@ -34,7 +34,8 @@ struct Setting {
 
 std::string environment_name(const std::string& flag) {
   std::string name = "MUSTER_";
-  for (const char c : flag.substr(2)) name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (const char c : flag.substr(2))
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return name;
 }
 
@@ -52,7 +53,8 @@ Result<Number> parse_number(const std::string& text, Number low, Number high) {
   const bool whole = std::is_floating_point_v<Number> || value == std::floor(value);
   if (error != std::errc{} || end != text.data() + text.size() || !whole || !(value >= static_cast<double>(low)) ||
       !(value <= static_cast<double>(high)))
-    return Error(Code::invalid, "'" + text + "' is not a number from " + std::to_string(low) + " to " + std::to_string(high));
+    return Error(Code::invalid,
+                 "'" + text + "' is not a number from " + std::to_string(low) + " to " + std::to_string(high));
   return static_cast<Number>(value);
 }
 
@@ -107,17 +109,24 @@ std::vector<Setting> settings() {
   constexpr double year_s = 366.0 * 24 * 3600;
   return {
       {"--socket", "PATH", "where clients connect (default: $XDG_RUNTIME_DIR/muster/musterd.sock and kin)", set_socket},
-      {"--memory", "BYTES", "budget for all that the store holds, e.g. 4GiB (default: 30 % of the machine's)", bytes(&Config::memory_bytes)},
+      {"--memory", "BYTES", "budget for all that the store holds, e.g. 4GiB (default: 30 % of the machine's)",
+       bytes(&Config::memory_bytes)},
       {"--user-memory", "BYTES", "share that one user may hold (default: all)", bytes(&Config::user_memory_bytes)},
-      {"--client-memory", "BYTES", "share that one process may hold (default: all)", bytes(&Config::client_memory_bytes)},
-      {"--objects-max", "N", "objects that one process may have made (default: 1000000)", number(&Config::objects_max, std::uint64_t{1}, std::uint64_t{1} << 31)},
+      {"--client-memory", "BYTES", "share that one process may hold (default: all)",
+       bytes(&Config::client_memory_bytes)},
+      {"--objects-max", "N", "objects that one process may have made (default: 1000000)",
+       number(&Config::objects_max, std::uint64_t{1}, std::uint64_t{1} << 31)},
       {"--clients-max", "N", "connections (default: 4096)", number(&Config::clients_max, 1, 100'000)},
-      {"--in-flight-max", "N", "ops in flight of one process in one group before it has to wait (default: 1024)", number(&Config::in_flight_max, 1, 1 << 20)},
+      {"--in-flight-max", "N", "ops in flight of one process in one group before it has to wait (default: 1024)",
+       number(&Config::in_flight_max, 1, 1 << 20)},
       {"--lanes", "N", "threads that reduce (default: one a core)", number(&Config::lanes, 1, 1024)},
-      {"--idle-exit", "SECONDS", "end after this long without a client (default: never)", number(&Config::idle_exit_s, 0.0, year_s)},
-      {"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object (default: 600)", number(&Config::pickle_lease_s, 0.0, year_s)},
+      {"--idle-exit", "SECONDS", "end after this long without a client (default: never)",
+       number(&Config::idle_exit_s, 0.0, year_s)},
+      {"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object (default: 600)",
+       number(&Config::pickle_lease_s, 0.0, year_s)},
       {"--socket-mode", "MODE", "permissions of the socket, octal (default: 0600)", set_socket_mode},
-      {"--ready-fd", "FD", "write a newline to this descriptor when clients can connect, then close it", number(&Config::ready_fd, 0, 1 << 20)},
+      {"--ready-fd", "FD", "write a newline to this descriptor when clients can connect, then close it",
+       number(&Config::ready_fd, 0, 1 << 20)},
       {"--log-format", "text|json", "form of the log lines on standard error (default: text)", set_log_format},
       {"--log-level", "LEVEL", "debug, info, warning or error (default: info)", set_log_level},
   };
@@ -188,7 +197,8 @@ std::optional<std::uint64_t> read_number(const char* path, std::string_view key 
 }  // namespace
 
 std::uint64_t default_memory_bytes() {
-  auto total = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGE_SIZE));
+  auto total =
+      static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGE_SIZE));
   for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
     if (auto limit = read_number(path); limit && *limit > 0) total = std::min(total, *limit);
   return total / 10 * 3;
@@ -196,8 +206,10 @@ std::uint64_t default_memory_bytes() {
 
 std::variant<Config, int> parse_command_line(int argc, const char* const* argv) {
   constexpr int usage_error = 2;
-  CLI::App app{"musterd holds arrays in memory that processes share, and runs their collectives.\n"
-               "Each option can also be given in the environment (MUSTER_MEMORY for --memory) and in a TOML file (memory = \"4GiB\")."};
+  CLI::App app{
+      "musterd holds arrays in memory that processes share, and runs their collectives.\n"
+      "Each option can also be given in the environment (MUSTER_MEMORY for --memory) and in a TOML file (memory = "
+      "\"4GiB\")."};
   app.set_version_flag("--version", std::string("musterd ") + version);
   std::string file;
   app.add_option("--config", file, "TOML file with these options")->type_name("FILE");

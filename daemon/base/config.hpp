@@ -13,10 +13,10 @@
 namespace musterd {
 
 struct Config {
-  std::string socket;                  ///< empty: the default path
+  std::string socket;  ///< empty: the default path
   unsigned socket_mode = 0600;
-  std::uint64_t memory_bytes = 0;      ///< 0: 30 % of the machine's or the cgroup's
-  std::uint64_t user_memory_bytes = 0; ///< 0: all of it
+  std::uint64_t memory_bytes = 0;       ///< 0: 30 % of the machine's or the cgroup's
+  std::uint64_t user_memory_bytes = 0;  ///< 0: all of it
   std::uint64_t client_memory_bytes = 0;
   std::uint64_t objects_max = 1'000'000;  ///< of one client
   std::uint32_t clients_max = 4096;

@@ -44,8 +44,9 @@ std::string json_escaped(std::string_view text) {
 void start_log(LogFormat format, LogLevel level) {
   chosen_format = format;
   auto logger = spdlog::stderr_logger_mt("musterd");
-  logger->set_pattern(format == LogFormat::json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","pid":%P,"message":"%v"})"
-                                                : "%Y-%m-%d %H:%M:%S.%e %l %v");
+  logger->set_pattern(format == LogFormat::json
+                          ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","pid":%P,"message":"%v"})"
+                          : "%Y-%m-%d %H:%M:%S.%e %l %v");
   logger->set_level(to_spdlog(level));
   logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));

@@ -47,8 +47,7 @@ Result<void> Group::check_settings(const Settings& settings, int rank) const {
 Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
   if (auto checked = check_settings(settings, seat.rank); !checked) return checked.error();
   const auto taken = [&](const char* what) {
-    return Error(Code::invalid,
-                 "rank " + std::to_string(seat.rank) + " of group '" + settings_.name + "' is " + what,
+    return Error(Code::invalid, "rank " + std::to_string(seat.rank) + " of group '" + settings_.name + "' is " + what,
                  "give every process a rank of its own, or leave() the group first", {seat.rank});
   };
   if (seats_.contains(seat.rank)) return taken("held by a live process");

@@ -61,8 +61,8 @@ class Group {
 
   [[nodiscard]] const Settings& settings() const { return settings_; }
   [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
-  [[nodiscard]] const std::set<int>& members() const { return members_; }  ///< ranks that take part in this epoch
-  [[nodiscard]] const std::map<int, Seat>& seats() const { return seats_; }          ///< of the running epoch
+  [[nodiscard]] const std::set<int>& members() const { return members_; }    ///< ranks that take part in this epoch
+  [[nodiscard]] const std::map<int, Seat>& seats() const { return seats_; }  ///< of the running epoch
   [[nodiscard]] const std::map<int, Seat>& newcomers() const { return newcomers_; }
   [[nodiscard]] std::vector<int> live() const;  ///< members that are not lost, joined or still awaited
   [[nodiscard]] std::vector<int> lost() const { return {lost_.begin(), lost_.end()}; }

@@ -25,7 +25,8 @@ class Admission {
 
   explicit Admission(std::size_t waiters_max) : waiters_max_(waiters_max) {}
 
-  /// Tries at once if nobody waits; else, or if there is no room, queues. A full queue gives up at once with OutOfMemory.
+  /// Tries at once if nobody waits; else, or if there is no room, queues. A full queue gives up at once with
+  /// OutOfMemory.
   WaiterId request(ClientId client, TimePoint deadline, Attempt attempt, GiveUp give_up);
   /// Memory came back: tries from the front for as long as the front succeeds.
   void retry();

@@ -62,8 +62,8 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
                  "ask for less, or raise the daemon's limit");
   if (amount > quota_.total[i])
     return Error(resource == Resource::memory ? Code::out_of_memory : Code::quota_exceeded,
-                 amount_text(resource, amount) + " asked for; the daemon has " + amount_text(resource, quota_.total[i]) +
-                     " in all",
+                 amount_text(resource, amount) + " asked for; the daemon has " +
+                     amount_text(resource, quota_.total[i]) + " in all",
                  "start the daemon with a larger --memory");
   return {};
 }
@@ -71,11 +71,13 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
 Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount) {
   if (auto fits = possible(payer, resource, amount); !fits) return fits.error();
   const auto i = index(resource);
-  const auto over = [&](const Account& account, std::uint64_t limit) { return amount > limit - std::min(limit, account.used[i]); };
+  const auto over = [&](const Account& account, std::uint64_t limit) {
+    return amount > limit - std::min(limit, account.used[i]);
+  };
   const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit) {
     return Error(Code::quota_exceeded,
-                 who + " holds " + amount_text(resource, account.used[i]) + " of at most " + amount_text(resource, limit) +
-                     "; " + amount_text(resource, amount) + " more asked for",
+                 who + " holds " + amount_text(resource, account.used[i]) + " of at most " +
+                     amount_text(resource, limit) + "; " + amount_text(resource, amount) + " more asked for",
                  "free something first, or raise the daemon's limit");
   };
   const bool shared_limit = quota_.per_user[i] >= quota_.total[i];

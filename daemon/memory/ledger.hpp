@@ -22,7 +22,7 @@ inline constexpr std::size_t resource_count = 4;
 using Amounts = std::array<std::uint64_t, resource_count>;
 
 struct Quota {
-  Amounts total;       ///< of the daemon; memory is the budget
+  Amounts total;  ///< of the daemon; memory is the budget
   Amounts per_user;
   Amounts per_client;
 };

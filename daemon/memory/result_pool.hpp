@@ -44,7 +44,8 @@ class ResultRegion {
 
 class ResultPool {
  public:
-  ResultPool(SegmentTable& segments, std::uint64_t segment_bytes) : segments_(segments), segment_bytes_(segment_bytes) {}
+  ResultPool(SegmentTable& segments, std::uint64_t segment_bytes)
+      : segments_(segments), segment_bytes_(segment_bytes) {}
 
   /// bytes >= 1, 64-byte aligned, contents undefined but never another user's. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<ResultRegion> allocate(UserId user, std::uint64_t bytes);

@@ -69,8 +69,7 @@ Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const 
 Result<void> SegmentTable::mapped(ClientId client, SegmentId id) {
   auto segment = leased_to(id, client);
   if (!segment) return segment.error();
-  if ((*segment)->state_ != Segment::State::leased)
-    return Error(Code::invalid, label(id) + " was mapped before");
+  if ((*segment)->state_ != Segment::State::leased) return Error(Code::invalid, label(id) + " was mapped before");
   // From here on nobody can get another writable mapping, resize it, or punch holes into it.
   if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE |
                                                         ((*segment)->hard_requested_ ? 0 : F_SEAL_SEAL));
@@ -133,8 +132,7 @@ Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {
   auto segment = find(id);
   if (!segment || segment->state() == Segment::State::leased)
     return Error(Code::invalid, label(id) + " does not exist, or is not ready for readers");
-  if (segment->owner().user != user)
-    return Error(Code::denied, label(id) + " belongs to another user");
+  if (segment->owner().user != user) return Error(Code::denied, label(id) + " belongs to another user");
   return segment;
 }
 

@@ -21,9 +21,9 @@ using muster::ipc::SegmentId;
 class Segment {
  public:
   enum class State : std::uint8_t {
-    leased,   ///< the client has the fd but has not said that it mapped it; no reader may get it
-    ready,    ///< sealed against resizing and any further writer
-    hard,     ///< sealed against every write for ever
+    leased,  ///< the client has the fd but has not said that it mapped it; no reader may get it
+    ready,   ///< sealed against resizing and any further writer
+    hard,    ///< sealed against every write for ever
   };
 
   [[nodiscard]] SegmentId id() const { return id_; }

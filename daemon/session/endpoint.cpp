@@ -27,8 +27,9 @@ Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
-    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
-                 "the system allows " + std::to_string(sizeof address.sun_path - 1) + "; choose a shorter one with --socket");
+    return Error(
+        Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
+        "the system allows " + std::to_string(sizeof address.sun_path - 1) + "; choose a shorter one with --socket");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   return address;
 }

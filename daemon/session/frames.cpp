@@ -15,9 +15,9 @@ Bytes ok(std::uint64_t request) {
 
 Bytes failure(std::uint64_t request, const muster::Error& error) {
   FrameBuilder frame(request);
-  auto body = wire::CreateFailure(frame.fbb, static_cast<std::uint8_t>(error.code()),
-                                  frame.fbb.CreateString(error.message()), frame.fbb.CreateString(error.hint()),
-                                  frame.fbb.CreateVector(error.ranks()));
+  auto body =
+      wire::CreateFailure(frame.fbb, static_cast<std::uint8_t>(error.code()), frame.fbb.CreateString(error.message()),
+                          frame.fbb.CreateString(error.hint()), frame.fbb.CreateVector(error.ranks()));
   return frame.finish(wire::Body_Failure, body.Union());
 }
 
@@ -30,8 +30,7 @@ Bytes goodbye(const muster::Error& error) {
 
 Bytes segment(std::uint64_t request, const Segment& segment) {
   FrameBuilder frame(request);
-  return frame.finish(wire::Body_Segment,
-                      wire::CreateSegment(frame.fbb, segment.id().value, segment.bytes()).Union());
+  return frame.finish(wire::Body_Segment, wire::CreateSegment(frame.fbb, segment.id().value, segment.bytes()).Union());
 }
 
 Bytes object(std::uint64_t request, const Object& object) {

@@ -55,10 +55,10 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   if (!newcomer) position = found.muster.position(rank);
   const auto& kept = found.group.settings();
   auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kept.timeout).count();
-  auto body = wire::CreateJoined(out.fbb, seat.id.value, found.group.epoch() + (newcomer ? 1 : 0), position,
-                                 out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
-                                 static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms),
-                                 !newcomer);
+  auto body =
+      wire::CreateJoined(out.fbb, seat.id.value, found.group.epoch() + (newcomer ? 1 : 0), position,
+                         out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
+                         static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
   send_reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
   if (*joined == Group::Joined::replacement) tell_members(*state);
   static_cast<void>(now);
@@ -181,11 +181,12 @@ void Node::split(const GroupPtr& state, const Op& op) {
   ++state->splits;
   const auto& parent = state->group.settings();
   for (auto& [color, members] : colors) {
-    std::stable_sort(members.begin(), members.end(),
-                     [](const auto* a, const auto* b) { return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank); });
+    std::stable_sort(members.begin(), members.end(), [](const auto* a, const auto* b) {
+      return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank);
+    });
     Group::Settings settings = parent;
-    settings.name += "/" + std::to_string(state->group.epoch()) + "." + std::to_string(state->splits) + ":" +
-                     std::to_string(color);
+    settings.name +=
+        "/" + std::to_string(state->group.epoch()) + "." + std::to_string(state->splits) + ":" + std::to_string(color);
     settings.world_size = static_cast<int>(members.size());
     auto child = std::make_shared<GroupState>(settings, muster_limits());
     groups_.insert_or_assign({settings.user, settings.name}, child);

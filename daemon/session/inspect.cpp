@@ -104,22 +104,22 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
       const auto seat = group.seats().find(rank);
       const auto client = seat == group.seats().end() ? clients_.end() : clients_.find(seat->second.client);
       const bool held = client != clients_.end();
-      const char* what = held                                                            ? "held"
-                         : std::find(lost.begin(), lost.end(), rank) != lost.end()       ? "lost"
-                         : group.newcomers().contains(rank)                              ? "newcomer"
-                         : group.members().contains(rank)                                ? "awaited"
-                                                                                         : "absent";
+      const char* what = held                                                      ? "held"
+                         : std::find(lost.begin(), lost.end(), rank) != lost.end() ? "lost"
+                         : group.newcomers().contains(rank)                        ? "newcomer"
+                         : group.members().contains(rank)                          ? "awaited"
+                                                                                   : "absent";
       seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? client->second.name : ""),
                                            held ? client->second.credentials.pid : 0, fbb.CreateString(what),
                                            state->muster.position(rank)));
     }
     const bool failed = !lost.empty() && group.settings().on_loss == muster::OnLoss::fail;
     const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(group.settings().timeout).count();
-    infos.push_back(wire::CreateGroupInfo(
-        fbb, fbb.CreateString(key.second), group.epoch(), group.settings().world_size,
-        fbb.CreateString(std::string(name(group.settings().on_loss))), static_cast<std::uint32_t>(timeout_ms),
-        fbb.CreateString(failed ? "failed" : "ok"), fbb.CreateVector(seats), state->ops_done, state->ops_failed,
-        state->muster.in_flight()));
+    infos.push_back(wire::CreateGroupInfo(fbb, fbb.CreateString(key.second), group.epoch(), group.settings().world_size,
+                                          fbb.CreateString(std::string(name(group.settings().on_loss))),
+                                          static_cast<std::uint32_t>(timeout_ms),
+                                          fbb.CreateString(failed ? "failed" : "ok"), fbb.CreateVector(seats),
+                                          state->ops_done, state->ops_failed, state->muster.in_flight()));
   }
   auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos));
   send_reply(id, out.finish(wire::Body_Groups, body.Union()), {});

@@ -60,7 +60,8 @@ void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::by
       break;
     }
     default:
-      return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))), now);
+      return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))),
+                      now);
   }
   after_event(now);
 }

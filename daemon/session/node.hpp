@@ -40,7 +40,7 @@ using muster::ipc::WorkId;
 struct NodeSettings {
   std::string version;
   std::string socket;
-  std::string log;                 ///< where the log goes, for `muster status`
+  std::string log;  ///< where the log goes, for `muster status`
   std::uint64_t incarnation = 1;
   Quota quota;
   std::uint64_t segment_bytes = 64 << 20;
@@ -109,7 +109,7 @@ class Node {
         : group(std::move(settings)), muster(group.settings().world_size, group.members(), limits) {}
     Group group;
     Muster muster;
-    std::vector<Contribution> early;   ///< of newcomers, for the next epoch
+    std::vector<Contribution> early;  ///< of newcomers, for the next epoch
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
     std::uint32_t splits = 0;
@@ -119,8 +119,8 @@ class Node {
   struct Pending {
     ClientId client;
     WorkId work;
-    SeatId seat;        ///< 0 for combines
-    GroupPtr group;     ///< null for combines
+    SeatId seat;     ///< 0 for combines
+    GroupPtr group;  ///< null for combines
     int rank = 0;
   };
 
@@ -148,7 +148,8 @@ class Node {
   void reply(ClientId client, std::uint64_t request, const muster::Result<void>& result);
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
   void map(Client& client, std::uint64_t request, SegmentId segment);
-  void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object, Capability capability);
+  void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object,
+              Capability capability);
   void describe(Client& client, std::uint64_t request, ObjectId object);
   void fork(Client& client, std::uint64_t request, std::vector<muster::ipc::Fd> fds);
   void missing(Client& client, std::uint64_t request, WorkId work);
@@ -179,7 +180,8 @@ class Node {
   void release(Client& client, std::span<const std::byte> body);
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
-  [[nodiscard]] muster::Result<std::vector<Input>> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
+  [[nodiscard]] muster::Result<std::vector<Input>> inputs_of(const Client& client,
+                                                             std::span<const ObjectId> objects) const;
   [[nodiscard]] muster::Result<void> admit(Client& client) const;
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
@@ -210,7 +212,7 @@ class Node {
   std::unordered_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   std::map<ClientId, ClientId> lifelines_;  ///< heir to the client that forked
-  std::vector<std::byte> completion_;  ///< a buffer that is used again and again
+  std::vector<std::byte> completion_;       ///< a buffer that is used again and again
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;

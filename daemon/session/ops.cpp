@@ -21,7 +21,9 @@ namespace {
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
 
-Duration bounded(std::int64_t timeout_ns) { return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max); }
+Duration bounded(std::int64_t timeout_ns) {
+  return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max);
+}
 
 Input input_of(const ObjectPtr& object) {
   Input input{object, &object->manifest, {}};
@@ -55,7 +57,8 @@ void Node::release(Client& client, std::span<const std::byte> body) {
   auto release = ipc::read_release(body);
   if (!release) return violated(client.id, release.error(), now_);
   for (const ObjectId object : release->objects)
-    if (auto released = store_.release(object, client.id); !released) return violated(client.id, released.error(), now_);
+    if (auto released = store_.release(object, client.id); !released)
+      return violated(client.id, released.error(), now_);
 }
 
 Result<std::vector<Input>> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
@@ -89,9 +92,10 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (!read) return violated(client.id, read.error(), now);
   auto seat = client.seats.find(read->seat);
   if (seat == client.seats.end())
-    return fail_work(client.id, read->work,
-                     Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
-                           "join the group again"));
+    return fail_work(
+        client.id, read->work,
+        Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
+              "join the group again"));
   if (auto admitted = admit(client); !admitted) return fail_work(client.id, read->work, admitted.error());
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
@@ -140,8 +144,8 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   const std::size_t givers = one_input ? 1 : read->ranks;
   if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
     return fail_work(client.id, read->work,
-                     Error(Code::invalid, std::to_string(read->objects.size()) + " refs for " +
-                                              std::to_string(read->ranks) + " ranks",
+                     Error(Code::invalid,
+                           std::to_string(read->objects.size()) + " refs for " + std::to_string(read->ranks) + " ranks",
                            "give the same number of refs for each rank"));
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
@@ -309,7 +313,8 @@ Result<std::vector<ObjectPtr>> Node::publish(Running& running, TimePoint now) {
 
 namespace {
 
-std::vector<ObjectPtr> given_objects(const Op& op, const std::vector<Given>& gives, std::span<const ObjectPtr> outputs) {
+std::vector<ObjectPtr> given_objects(const Op& op, const std::vector<Given>& gives,
+                                     std::span<const ObjectPtr> outputs) {
   std::vector<ObjectPtr> objects;
   objects.reserve(gives.size());
   for (const auto& given : gives)
@@ -323,7 +328,8 @@ std::vector<ObjectPtr> given_objects(const Op& op, const std::vector<Given>& giv
 void Node::give(const Running& running, std::span<const ObjectPtr> outputs) {
   const auto& contributions = running.op->contributions;
   for (std::size_t i = 0; i < contributions.size(); ++i)
-    settle_items(contributions[i].ticket, contributions.size(), given_objects(*running.op, running.plan.gives[i], outputs));
+    settle_items(contributions[i].ticket, contributions.size(),
+                 given_objects(*running.op, running.plan.gives[i], outputs));
 }
 
 void Node::give_combined(const Running& running, std::span<const ObjectPtr> outputs) {
@@ -356,8 +362,7 @@ void Node::settle_items(Ticket ticket, std::size_t contributors, std::span<const
   const bool described = manifest_bytes <= ipc::record_bytes_max / 4;
   for (const auto& object : objects) {
     store_.hold(object, client);
-    done.items.push_back(
-        {object->id, object->capability, described, described ? object->manifest : ipc::Manifest{}});
+    done.items.push_back({object->id, object->capability, described, described ? object->manifest : ipc::Manifest{}});
   }
   settle_done(ticket, done);
 }

@@ -320,7 +320,8 @@ void AsioServer::refuse_one(const std::string& why) {
   spare_.reset();
   const ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (socket) {
-    const auto frame = frames::goodbye(Error(Code::quota_exceeded, why, "raise its limit (ulimit -n) or end some clients"));
+    const auto frame =
+        frames::goodbye(Error(Code::quota_exceeded, why, "raise its limit (ulimit -n) or end some clients"));
     static_cast<void>(ipc::send_packet(socket, frame, {}));
     log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why);
   }

@@ -18,7 +18,8 @@ std::string label(ObjectId id) { return "object " + std::to_string(id.value); }
 
 bool lies_in(const ipc::Leaf& leaf, const ipc::Leaf& parent) {
   return leaf.segment == parent.segment && leaf.offset >= parent.offset &&
-         leaf.offset - parent.offset <= parent.bytes() && leaf.bytes() <= parent.bytes() - (leaf.offset - parent.offset);
+         leaf.offset - parent.offset <= parent.bytes() &&
+         leaf.bytes() <= parent.bytes() - (leaf.offset - parent.offset);
 }
 
 }  // namespace
@@ -26,8 +27,7 @@ bool lies_in(const ipc::Leaf& leaf, const ipc::Leaf& parent) {
 Result<void> Store::check_new(Payer client, ObjectId id) const {
   if (ipc::maker_of(id) != client.client || !client.client)
     return Error(Code::denied, label(id) + " is not for this client to name");
-  if (entries_.contains(id) || tombstones_.contains(id))
-    return Error(Code::invalid, label(id) + " was sealed before");
+  if (entries_.contains(id) || tombstones_.contains(id)) return Error(Code::invalid, label(id) + " was sealed before");
   return {};
 }
 
@@ -64,7 +64,8 @@ Result<void> Store::bind_to_parent(Object& object) const {
     }
     if (tried == parents.size())
       return Error(Code::invalid, "a leaf at offset " + std::to_string(leaf.offset) + " of segment " +
-                                      std::to_string(leaf.segment.value) + " is not part of " + label(object.parent->id));
+                                      std::to_string(leaf.segment.value) + " is not part of " +
+                                      label(object.parent->id));
     object.segments.push_back(object.parent->segments[at]);
   }
   return {};
@@ -142,7 +143,8 @@ Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
   auto found = entries_.find(id);
   if (found == entries_.end() || found->second.weak.expired()) return lost(id);
   const auto& holders = found->second.holders;
-  const bool holds = std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
+  const bool holds =
+      std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
   if (!holds) return Error(Code::denied, label(id) + " is not held by this client");
   return found->second.strong;
 }
@@ -161,7 +163,8 @@ Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client
   auto object = found == entries_.end() ? nullptr : found->second.weak.lock();
   if (!object) return lost(id);
   if (object->capability != capability)
-    return Error(Code::denied, label(id) + " needs another capability than the ref shows", "use the ref as it was pickled");
+    return Error(Code::denied, label(id) + " needs another capability than the ref shows",
+                 "use the ref as it was pickled");
   if (object->user != client.user)
     return Error(Code::denied, label(id) + " belongs to user " + std::to_string(object->user));
   hold(object, client.client);

@@ -34,9 +34,9 @@ struct Object {
   ClientId maker;  ///< 0: the daemon
   TimePoint made;
   Manifest manifest;
-  std::vector<SegmentPtr> segments;         ///< of each leaf, null for leaves without bytes
-  std::shared_ptr<const Object> parent;     ///< whose bytes these are, if it is part of another
-  ResultRegion region;                      ///< of a result
+  std::vector<SegmentPtr> segments;      ///< of each leaf, null for leaves without bytes
+  std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another
+  ResultRegion region;                   ///< of a result
   Charge slot;
   [[nodiscard]] const std::byte* data(std::size_t leaf) const {
     return segments[leaf] ? segments[leaf]->data() + manifest.leaves[leaf].offset : nullptr;
@@ -117,7 +117,7 @@ class Store {
 
  private:
   struct Entry {
-    ObjectPtr strong;                     ///< while holds or a pickle's lease keep it
+    ObjectPtr strong;  ///< while holds or a pickle's lease keep it
     std::weak_ptr<const Object> weak;
     std::vector<Holder> holders;
     TimePoint pinned_until{};

@@ -71,7 +71,8 @@ class Client {
   [[nodiscard]] Result<Ref> deserialize(std::string_view bytes);
 
   /// Ops over objects that this process holds; nothing to wait for but the work itself.
-  [[nodiscard]] Result<Work> allreduce_refs(std::span<const Ref> inputs, ReduceOp op = ReduceOp::sum, OpOptions options = {});
+  [[nodiscard]] Result<Work> allreduce_refs(std::span<const Ref> inputs, ReduceOp op = ReduceOp::sum,
+                                            OpOptions options = {});
   [[nodiscard]] Result<Work> allgather_refs(std::span<const Ref> inputs, bool stack = false, OpOptions options = {});
   /// inputs[r * ranks + j]: what rank r gives for rank j.
   [[nodiscard]] Result<Work> reduce_scatter_refs(std::span<const Ref> inputs, int ranks, ReduceOp op = ReduceOp::sum,
@@ -99,7 +100,8 @@ Result<TypedResult<T>> Work::result(Timeout timeout) const {
   auto found = ref(timeout);
   if (!found) return found.error();
   if (found->leaves() != 1 || found->dtype() != dtype_of<T>())
-    return Error(Code::invalid, "result is not one array of " + std::string(name(dtype_of<T>())), "use ref() or wait()");
+    return Error(Code::invalid, "result is not one array of " + std::string(name(dtype_of<T>())),
+                 "use ref() or wait()");
   auto views = found->get();
   if (!views) return views.error();
   auto view = std::move(views->front());

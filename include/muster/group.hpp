@@ -43,7 +43,8 @@ class Group {
   [[nodiscard]] Result<Work> barrier(OpOptions options = {});
   /// Elementwise reduction over ranks; every rank gives the same structure and shapes.
   [[nodiscard]] Result<Work> allreduce(const Ref& input, ReduceOp op = ReduceOp::sum, OpOptions options = {});
-  [[nodiscard]] Result<Work> reduce(const Ref& input, int root = 0, ReduceOp op = ReduceOp::sum, OpOptions options = {});
+  [[nodiscard]] Result<Work> reduce(const Ref& input, int root = 0, ReduceOp op = ReduceOp::sum,
+                                    OpOptions options = {});
   /// Inclusive prefix reduction: rank r gets the fold over ranks 0..r.
   [[nodiscard]] Result<Work> scan(const Ref& input, ReduceOp op = ReduceOp::sum, OpOptions options = {});
   /// `input` is looked at on the root only.

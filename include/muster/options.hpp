@@ -16,26 +16,26 @@ using Shape = std::vector<std::int64_t>;
 using Timeout = std::optional<std::chrono::nanoseconds>;  ///< nothing: the group's, or for ever bounded by the op's own
 
 struct ConnectOptions {
-  std::string socket;         ///< empty: $MUSTER_SOCKET, else the default path
-  bool start_daemon = true;   ///< start one when there is none
-  std::string memory;         ///< budget for a daemon that is started, "4GiB"; a running one with another budget is Invalid
-  std::string name;           ///< shown by `muster status`; empty: the program's name
-  std::string daemon_path;    ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
+  std::string socket;        ///< empty: $MUSTER_SOCKET, else the default path
+  bool start_daemon = true;  ///< start one when there is none
+  std::string memory;  ///< budget for a daemon that is started, "4GiB"; a running one with another budget is Invalid
+  std::string name;    ///< shown by `muster status`; empty: the program's name
+  std::string daemon_path;  ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
   std::chrono::milliseconds timeout{20'000};
 };
 
 struct JoinOptions {
-  int rank = -1;        ///< -1: from the environment (MUSTER_RANK, RANK, ...)
-  int world_size = -1;  ///< -1: from the environment
+  int rank = -1;                              ///< -1: from the environment (MUSTER_RANK, RANK, ...)
+  int world_size = -1;                        ///< -1: from the environment
   std::chrono::milliseconds timeout{30'000};  ///< deadline of each op that names none
   OnLoss on_loss = OnLoss::fail;
-  bool open = false;    ///< let other users' processes take seats
+  bool open = false;  ///< let other users' processes take seats
 };
 
 /// Of one collective call.
 struct OpOptions {
-  Timeout timeout;   ///< the op's deadline; nothing: the group's
-  std::string key;   ///< match by equal key instead of by order of call
+  Timeout timeout;  ///< the op's deadline; nothing: the group's
+  std::string key;  ///< match by equal key instead of by order of call
 };
 
 }  // namespace muster

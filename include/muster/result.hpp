@@ -14,19 +14,19 @@ namespace muster {
 
 /// Stable error codes; the values travel on the wire. Append, never renumber.
 enum class Code : std::uint8_t {
-  failed = 1,              ///< a failure of Muster itself; the message says more
-  mismatch = 2,            ///< the ranks of one op disagree
-  invalid = 3,             ///< the call or its arguments can't work
-  timeout = 4,             ///< a deadline passed; `ranks` are the missing ones
-  peer_lost = 5,           ///< `ranks` died or left before they contributed
-  out_of_memory = 6,       ///< the store stayed full until the deadline
-  quota_exceeded = 7,      ///< a limit of this client or user
-  object_lost = 8,         ///< the object is gone; the message says why
-  group_closed = 9,        ///< this process has left the group
-  daemon_unavailable = 10, ///< no daemon, or it ended
-  daemon_restarted = 11,   ///< the daemon is another one than before
-  no_quorum = 12,          ///< cut off from the majority of the cluster
-  denied = 13,             ///< another user's, or not this client's
+  failed = 1,               ///< a failure of Muster itself; the message says more
+  mismatch = 2,             ///< the ranks of one op disagree
+  invalid = 3,              ///< the call or its arguments can't work
+  timeout = 4,              ///< a deadline passed; `ranks` are the missing ones
+  peer_lost = 5,            ///< `ranks` died or left before they contributed
+  out_of_memory = 6,        ///< the store stayed full until the deadline
+  quota_exceeded = 7,       ///< a limit of this client or user
+  object_lost = 8,          ///< the object is gone; the message says why
+  group_closed = 9,         ///< this process has left the group
+  daemon_unavailable = 10,  ///< no daemon, or it ended
+  daemon_restarted = 11,    ///< the daemon is another one than before
+  no_quorum = 12,           ///< cut off from the majority of the cluster
+  denied = 13,              ///< another user's, or not this client's
 };
 
 [[nodiscard]] constexpr std::string_view name(Code code) {

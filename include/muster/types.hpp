@@ -85,20 +85,15 @@ enum class OnLoss : std::uint8_t {
 [[nodiscard]] constexpr std::optional<DType> result_dtype(DType dtype, ReduceOp op) {
   switch (op) {
     case ReduceOp::sum:
-    case ReduceOp::prod:
-      return dtype == DType::bool_ ? DType::int64 : dtype;
+    case ReduceOp::prod: return dtype == DType::bool_ ? DType::int64 : dtype;
     case ReduceOp::min:
-    case ReduceOp::max:
-      return is_complex(dtype) ? std::nullopt : std::optional(dtype);
-    case ReduceOp::mean:
-      return dtype == DType::bool_ || is_integer(dtype) ? DType::float64 : dtype;
+    case ReduceOp::max: return is_complex(dtype) ? std::nullopt : std::optional(dtype);
+    case ReduceOp::mean: return dtype == DType::bool_ || is_integer(dtype) ? DType::float64 : dtype;
     case ReduceOp::band:
     case ReduceOp::bor:
-    case ReduceOp::bxor:
-      return dtype == DType::bool_ || is_integer(dtype) ? std::optional(dtype) : std::nullopt;
+    case ReduceOp::bxor: return dtype == DType::bool_ || is_integer(dtype) ? std::optional(dtype) : std::nullopt;
     case ReduceOp::land:
-    case ReduceOp::lor:
-      return DType::bool_;
+    case ReduceOp::lor: return DType::bool_;
   }
   return std::nullopt;
 }

@@ -47,7 +47,8 @@ class Work {
   /// The result as one array of T; Invalid if the dtype is another.
   template <class T>
   [[nodiscard]] Result<TypedResult<T>> result(Timeout timeout = {}) const;
-  /// A descriptor that becomes readable when the op may be over; call done() then. Owned by the client; one for all works.
+  /// A descriptor that becomes readable when the op may be over; call done() then. Owned by the client; one for all
+  /// works.
   [[nodiscard]] Result<int> fd() const;
   /// Calls `callback` once when the op is over, from a thread that waits or polls; at once if it is over already.
   void on_done(std::function<void()> callback) const;

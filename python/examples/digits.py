@@ -2,9 +2,9 @@
 
 Start it with 4 ranks:  muster run -n 4 -- python python/examples/digits.py
 
-Every rank computes the gradient of its share of each batch. ``gradient()`` is a plain NumPy function; the decorator makes what it
-returns land in Muster's store without a copy. An allreduce gives every rank the mean, and every rank takes the same step, so
-that the weights stay bit-identical without ever being sent.
+Every rank computes the gradient of its share of each batch. ``gradient()`` is a plain NumPy function; the decorator
+makes what it returns land in Muster's store without a copy. An allreduce gives every rank the mean, and every rank takes
+the same step, so that the weights stay bit-identical without ever being sent.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+import muster
 import numpy as np
 from sklearn.datasets import load_digits
-
-import muster
 
 HIDDEN, CLASSES = 64, 10
 BATCH, EPOCHS, RATE, MOMENTUM = 128, 30, 0.15, 0.9

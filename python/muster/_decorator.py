@@ -73,7 +73,7 @@ class _Box:
 
 
 def _calibrate() -> None:
-    """Checks that this interpreter's reference counts mean what the rule of zero copies needs; if not, everything is copied."""
+    """Checks that reference counts mean here what the rule of zero copies needs; if not, everything is copied."""
     if getattr(sys, "_is_gil_enabled", lambda: True)() is False:
         return
     keep: list[Any] = []

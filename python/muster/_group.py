@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from muster import _muster, _runtime
 from muster._ops import reduce_op
@@ -15,18 +15,20 @@ from muster.errors import Invalid
 
 _ON_LOSS = {"fail": 0, "shrink": 1, "wait": 2}
 _DEFAULT_TIMEOUT_S = 30.0
+_G = TypeVar("_G", bound="Group")
 
 
 class Group:
     """This process's seat in a group. Every collective returns at once with a ``Work``.
 
-    Inputs are a ``Ref``, an array, a scalar, or a nesting of them (then it is put into the store first). All ranks give the same
-    structure and shapes to reductions. Ops match by their order of call, or by equal ``key``.
+    Inputs are a ``Ref``, an array, a scalar, or a nesting of them (then it is put into the store first). All ranks give
+    the same structure and shapes to reductions. Ops match by their order of call, or by equal ``key``.
 
-    All collectives take ``timeout`` (seconds; the op's deadline, by default the group's), ``key`` (str), and those with a result
-    ``out`` (writable arrays of the result's nesting, which the result is copied into).
+    All collectives take ``timeout`` (seconds; the op's deadline, by default the group's), ``key`` (str), and those with
+    a result ``out`` (writable arrays of the result's nesting, which the result is copied into).
 
-    They raise ``GroupClosed`` after ``leave()``; everything else is the outcome that ``Work.result`` raises on every rank.
+    They raise ``GroupClosed`` after ``leave()``; everything else is the outcome that ``Work.result`` raises on every
+    rank.
     """
 
     def __init__(self, seat: _muster.Seat) -> None:
@@ -65,7 +67,9 @@ class Group:
         """After taking a lost rank's seat: (kind, sequence number, key) of the ops that wait for this rank."""
         return list(self._seat.owes)
 
-    def allreduce(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+    def allreduce(
+        self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
+    ) -> Work:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
         return Work(self._seat.allreduce(stored_of(x), reduce_op(op), timeout, key), out)
 
@@ -79,7 +83,9 @@ class Group:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
         return Work(self._seat.scan(stored_of(x), reduce_op(op), timeout, key), out)
 
-    def broadcast(self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
+    def broadcast(
+        self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
+    ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
         given = [stored_of(x)] if self.rank == root else []
         return Work(self._seat.broadcast(given, root, timeout, key), out)
@@ -161,7 +167,7 @@ class Group:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
         self._seat.leave()
 
-    def __enter__(self) -> Group:
+    def __enter__(self: _G) -> _G:
         return self
 
     def __exit__(
@@ -235,8 +241,8 @@ def group(
         name: of the group; by default ``$MUSTER_GROUP``, else ``"default"``.
         rank, world_size: left out, they come from the environment: ``muster run``, torchrun, Open MPI or Slurm.
         timeout: seconds; the deadline of each op that names none.
-        on_loss: what a lost rank does to the group: ``"fail"`` (refuse new ops until ``reform()``), ``"shrink"`` (go on with the
-            live ranks) or ``"wait"`` (a new process may take the seat until the op's deadline).
+        on_loss: what a lost rank does to the group: ``"fail"`` (refuse new ops until ``reform()``), ``"shrink"`` (go on
+            with the live ranks) or ``"wait"`` (a new process may take the seat until the op's deadline).
         open: whether processes of other users may take seats.
 
     Raises:

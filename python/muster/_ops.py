@@ -11,17 +11,22 @@ from muster._work import Work
 from muster.errors import Invalid
 
 _NUMBERS = {"sum": 0, "prod": 1, "min": 2, "max": 3, "mean": 4, "band": 5, "bor": 6, "bxor": 7, "land": 8, "lor": 9}
-_ALIASES = {"avg": "mean", "average": "mean", "product": "prod", "add": "sum", "multiply": "prod", "minimum": "min", "maximum": "max"}
+_ALIASES = {
+    "avg": "mean",
+    "average": "mean",
+    "product": "prod",
+    "add": "sum",
+    "multiply": "prod",
+    "minimum": "min",
+    "maximum": "max",
+}
 _ALLREDUCE, _REDUCE, _BROADCAST, _ALLGATHER, _REDUCE_SCATTER, _ALL_TO_ALL = 1, 2, 4, 5, 8, 9
 
 
 def reduce_op(op: Any) -> int:
     """Muster's number of a reduce op, given by name or as torch's, Ray's or another enum member of that name."""
-    if isinstance(op, str):
-        name = op
-    else:
-        # torch's ReduceOp prints as "RedOpType.SUM", an enum member has a name
-        name = str(getattr(op, "name", None) or getattr(op, "__name__", None) or op)
+    # torch's ReduceOp prints as "RedOpType.SUM"; an enum's member has a name.
+    name = op if isinstance(op, str) else str(getattr(op, "name", None) or getattr(op, "__name__", None) or op)
     name = name.rpartition(".")[2].lower()
     number = _NUMBERS.get(_ALIASES.get(name, name))
     if number is None:
@@ -67,7 +72,14 @@ def _parts(refs: Sequence[Any]) -> list[_muster.Stored]:
 
 
 def _combine(
-    kind: int, inputs: list[_muster.Stored], ranks: int, op: Any, root: int, stack: bool, as_list: bool, timeout: float | None
+    kind: int,
+    inputs: list[_muster.Stored],
+    ranks: int,
+    op: Any,
+    root: int,
+    stack: bool,
+    as_list: bool,
+    timeout: float | None,
 ) -> Work:
     number = reduce_op(op)
     started = _muster.combine(

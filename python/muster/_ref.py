@@ -54,7 +54,7 @@ class Ref:
     def get(self) -> Any:
         """The value: the same nesting, with read-only zero-copy views of the store.
 
-        torch and JAX leaves come back as such, over copy-on-write memory: writing to one changes it in this process only.
+        torch and JAX leaves come back as such, over copy-on-write memory: writing to one changes this process's only.
 
         Raises:
             ObjectLost: the object is gone.

@@ -39,8 +39,10 @@ def empty(
 
 
 def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
-    """Makes an array of ``empty()`` an object without a copy, and read-only; one copy if views of it or other names for it
-    exist, or if it is any other array."""
+    """Makes an array of ``empty()`` an object without a copy, and read-only.
+
+    One copy if views of it or other names for it exist, or if it is any other array.
+    """
     # The caller's variable, our parameter, and the call below.
     return Ref(_muster.seal(_runtime.connection(), array, _SEAL_REFERENCES, timeout))
 

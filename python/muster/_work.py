@@ -64,7 +64,7 @@ class Work:
         return True
 
     def exception(self, timeout: float | None = None) -> Error | None:
-        """The op's error, or None if it ended well. Waits like ``result``; if the wait itself is too long, raises Timeout."""
+        """The op's error, or None if it ended well. Waits like ``result``; raises Timeout if the wait is too long."""
         try:
             self._started.wait(timeout)
         except Timeout as error:
@@ -76,7 +76,7 @@ class Work:
         return None
 
     def add_done_callback(self, callback: Callable[[Work], Any]) -> None:
-        """Calls ``callback(self)`` once when the op is over, in a thread that waits for any work; at once if it is over."""
+        """Calls ``callback(self)`` once when the op is over (at once if it is), in a thread that waits for any work."""
         self._started.add_done_callback(lambda: callback(self))
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -126,7 +126,9 @@ def _copy_into(out: Any, value: Any) -> None:
     elif isinstance(out, np.ndarray):
         source = np.asarray(value)
         if out.shape != source.shape:
-            raise Invalid(f"out= has shape {out.shape}, the result {source.shape}", "give an array of the result's shape")
+            raise Invalid(
+                f"out= has shape {out.shape}, the result {source.shape}", "give an array of the result's shape"
+            )
         if not out.flags.writeable:
             raise Invalid("out= is read-only", "give a writable array")
         np.copyto(out, source, casting="same_kind")

@@ -77,8 +77,8 @@ Call::Call(ConnectionPtr connection) : handler_(new Handler) {
   auto& numpy = handler_->numpy;
   std::strncpy(numpy.name, "muster", sizeof numpy.name - 1);
   numpy.version = 1;
-  numpy.allocator = {handler_, HandlerFunctions::allocate, HandlerFunctions::allocate_zeroed, HandlerFunctions::reallocate,
-                     HandlerFunctions::release};
+  numpy.allocator = {handler_, HandlerFunctions::allocate, HandlerFunctions::allocate_zeroed,
+                     HandlerFunctions::reallocate, HandlerFunctions::release};
   handler_->limit = std::max(lease_bytes_min, connection->welcome().memory_bytes / share_of_budget);
   handler_->connection = std::move(connection);
   capsule_ = nb::steal(PyCapsule_New(&handler_->numpy, "mem_handler", [](PyObject* capsule) {

@@ -26,7 +26,7 @@ class Call {
  private:
   struct Handler;
   friend struct HandlerFunctions;
-  nb::object capsule_;   ///< owns handler_
+  nb::object capsule_;  ///< owns handler_
   Handler* handler_;
   nb::object previous_;
 };

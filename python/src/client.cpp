@@ -114,7 +114,8 @@ nb::dict status(const ConnectionPtr& connection) {
   return found;
 }
 
-ConnectionPtr connect(const std::string& socket, const std::string& memory, const std::string& name, double timeout_s, bool start) {
+ConnectionPtr connect(const std::string& socket, const std::string& memory, const std::string& name, double timeout_s,
+                      bool start) {
   ConnectOptions options;
   options.socket = socket;
   options.memory = memory;
@@ -124,8 +125,8 @@ ConnectionPtr connect(const std::string& socket, const std::string& memory, cons
   return value_or_raise(unlocked([&] { return Client::connect(options); })).connection();
 }
 
-PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRef>& inputs, std::uint32_t ranks, int op, int root,
-               int layout, bool as_list, nb::handle timeout) {
+PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRef>& inputs, std::uint32_t ranks, int op,
+               int root, int layout, bool as_list, nb::handle timeout) {
   ipc::Combine record;
   record.kind = static_cast<ipc::Kind>(kind);
   record.op = op_from(op);
@@ -137,7 +138,8 @@ PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRe
   return {value_or_raise(unlocked([&] { return detail::combine(connection, record, refs, options); })), as_list};
 }
 
-PyGroup join(const ConnectionPtr& connection, const std::string& name, int rank, int world_size, double timeout_s, int on_loss, bool open) {
+PyGroup join(const ConnectionPtr& connection, const std::string& name, int rank, int world_size, double timeout_s,
+             int on_loss, bool open) {
   JoinOptions options;
   options.rank = rank;
   options.world_size = world_size;
@@ -163,64 +165,120 @@ void bind_group(nb::module_& module) {
       .def_prop_ro("epoch", [](const PyGroup& self) { return unlocked([&] { return self.group.epoch(); }); })
       .def_prop_ro("live", [](const PyGroup& self) { return unlocked([&] { return self.group.live(); }); })
       .def_prop_ro("position", [](const PyGroup& self) { return self.group.position(); })
-      .def_prop_ro("owes", [](const PyGroup& self) {
-        nb::list owes;
-        for (const auto& owed : self.group.owes()) owes.append(nb::make_tuple(owed.kind, owed.sequence, owed.key));
-        return owes;
-      })
-      .def("allreduce", [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.allreduce(input.ref, op_from(op), o); });
-      }, nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
-      .def("reduce", [](PyGroup& self, const PyRef& input, int root, int op, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.reduce(input.ref, root, op_from(op), o); });
-      }, nb::arg("input"), nb::arg("root"), nb::arg("op"), t, nb::arg("key"))
-      .def("scan", [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.scan(input.ref, op_from(op), o); });
-      }, nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
-      .def("broadcast", [](PyGroup& self, const std::vector<PyRef>& input, int root, nb::handle timeout, const std::string& key) {
-        const Ref ref = input.empty() ? Ref() : input.front().ref;
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.broadcast(ref, root, o); });
-      }, nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
-      .def("allgather", [](PyGroup& self, const PyRef& input, bool stack, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, !stack, [&](Group& g, const OpOptions& o) { return g.allgather(input.ref, stack, o); });
-      }, nb::arg("input"), nb::arg("stack"), t, nb::arg("key"))
-      .def("gather", [](PyGroup& self, const PyRef& input, int root, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, true, [&](Group& g, const OpOptions& o) { return g.gather(input.ref, root, o); });
-      }, nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
-      .def("scatter", [](PyGroup& self, const std::vector<PyRef>& inputs, int root, nb::handle timeout, const std::string& key) {
-        const auto refs = refs_from(inputs);
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.scatter(refs, root, o); });
-      }, nb::arg("inputs"), nb::arg("root"), t, nb::arg("key"))
-      .def("reduce_scatter", [](PyGroup& self, const std::vector<PyRef>& inputs, int op, nb::handle timeout, const std::string& key) {
-        const auto refs = refs_from(inputs);
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.reduce_scatter(refs, op_from(op), o); });
-      }, nb::arg("inputs"), nb::arg("op"), t, nb::arg("key"))
-      .def("all_to_all", [](PyGroup& self, const std::vector<PyRef>& inputs, bool concat, nb::handle timeout, const std::string& key) {
-        const auto refs = refs_from(inputs);
-        return started(self, timeout, key, !concat, [&](Group& g, const OpOptions& o) { return g.all_to_all(refs, concat, o); });
-      }, nb::arg("inputs"), nb::arg("concat"), t, nb::arg("key"))
-      .def("send", [](PyGroup& self, const PyRef& input, int dst, std::int64_t tag, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.send(input.ref, dst, tag, o); });
-      }, nb::arg("input"), nb::arg("dst"), nb::arg("tag"), t, nb::arg("key"))
-      .def("recv", [](PyGroup& self, int src, std::int64_t tag, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.recv(src, tag, o); });
-      }, nb::arg("src"), nb::arg("tag"), t, nb::arg("key"))
-      .def("barrier", [](PyGroup& self, nb::handle timeout, const std::string& key) {
-        return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.barrier(o); });
-      }, t, nb::arg("key"))
-      .def("split", [](PyGroup& self, int color, int key, nb::handle timeout) -> nb::object {
-        const auto options = options_from(timeout, {});
-        auto made = value_or_raise(unlocked([&] { return self.group.split(color, key, options); }));
-        if (!made.seat()) return nb::none();
-        return nb::cast(PyGroup{std::move(made)});
-      }, nb::arg("color"), nb::arg("key"), t)
-      .def("subgroup", [](PyGroup& self, const std::vector<int>& ranks) {
-        return PyGroup{value_or_raise(unlocked([&] { return self.group.subgroup(ranks); }))};
-      })
-      .def("reform", [](PyGroup& self, nb::handle timeout) {
-        const auto options = options_from(timeout, {});
-        value_or_raise(unlocked([&] { return self.group.reform(options); }));
-      }, t)
+      .def_prop_ro("owes",
+                   [](const PyGroup& self) {
+                     nb::list owes;
+                     for (const auto& owed : self.group.owes())
+                       owes.append(nb::make_tuple(owed.kind, owed.sequence, owed.key));
+                     return owes;
+                   })
+      .def(
+          "allreduce",
+          [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.allreduce(input.ref, op_from(op), o); });
+          },
+          nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
+      .def(
+          "reduce",
+          [](PyGroup& self, const PyRef& input, int root, int op, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.reduce(input.ref, root, op_from(op), o); });
+          },
+          nb::arg("input"), nb::arg("root"), nb::arg("op"), t, nb::arg("key"))
+      .def(
+          "scan",
+          [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.scan(input.ref, op_from(op), o); });
+          },
+          nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
+      .def(
+          "broadcast",
+          [](PyGroup& self, const std::vector<PyRef>& input, int root, nb::handle timeout, const std::string& key) {
+            const Ref ref = input.empty() ? Ref() : input.front().ref;
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.broadcast(ref, root, o); });
+          },
+          nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
+      .def(
+          "allgather",
+          [](PyGroup& self, const PyRef& input, bool stack, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, !stack,
+                           [&](Group& g, const OpOptions& o) { return g.allgather(input.ref, stack, o); });
+          },
+          nb::arg("input"), nb::arg("stack"), t, nb::arg("key"))
+      .def(
+          "gather",
+          [](PyGroup& self, const PyRef& input, int root, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, true,
+                           [&](Group& g, const OpOptions& o) { return g.gather(input.ref, root, o); });
+          },
+          nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
+      .def(
+          "scatter",
+          [](PyGroup& self, const std::vector<PyRef>& inputs, int root, nb::handle timeout, const std::string& key) {
+            const auto refs = refs_from(inputs);
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.scatter(refs, root, o); });
+          },
+          nb::arg("inputs"), nb::arg("root"), t, nb::arg("key"))
+      .def(
+          "reduce_scatter",
+          [](PyGroup& self, const std::vector<PyRef>& inputs, int op, nb::handle timeout, const std::string& key) {
+            const auto refs = refs_from(inputs);
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.reduce_scatter(refs, op_from(op), o); });
+          },
+          nb::arg("inputs"), nb::arg("op"), t, nb::arg("key"))
+      .def(
+          "all_to_all",
+          [](PyGroup& self, const std::vector<PyRef>& inputs, bool concat, nb::handle timeout, const std::string& key) {
+            const auto refs = refs_from(inputs);
+            return started(self, timeout, key, !concat,
+                           [&](Group& g, const OpOptions& o) { return g.all_to_all(refs, concat, o); });
+          },
+          nb::arg("inputs"), nb::arg("concat"), t, nb::arg("key"))
+      .def(
+          "send",
+          [](PyGroup& self, const PyRef& input, int dst, std::int64_t tag, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.send(input.ref, dst, tag, o); });
+          },
+          nb::arg("input"), nb::arg("dst"), nb::arg("tag"), t, nb::arg("key"))
+      .def(
+          "recv",
+          [](PyGroup& self, int src, std::int64_t tag, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, false,
+                           [&](Group& g, const OpOptions& o) { return g.recv(src, tag, o); });
+          },
+          nb::arg("src"), nb::arg("tag"), t, nb::arg("key"))
+      .def(
+          "barrier",
+          [](PyGroup& self, nb::handle timeout, const std::string& key) {
+            return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.barrier(o); });
+          },
+          t, nb::arg("key"))
+      .def(
+          "split",
+          [](PyGroup& self, int color, int key, nb::handle timeout) -> nb::object {
+            const auto options = options_from(timeout, {});
+            auto made = value_or_raise(unlocked([&] { return self.group.split(color, key, options); }));
+            if (!made.seat()) return nb::none();
+            return nb::cast(PyGroup{std::move(made)});
+          },
+          nb::arg("color"), nb::arg("key"), t)
+      .def("subgroup",
+           [](PyGroup& self, const std::vector<int>& ranks) {
+             return PyGroup{value_or_raise(unlocked([&] { return self.group.subgroup(ranks); }))};
+           })
+      .def(
+          "reform",
+          [](PyGroup& self, nb::handle timeout) {
+            const auto options = options_from(timeout, {});
+            value_or_raise(unlocked([&] { return self.group.reform(options); }));
+          },
+          t)
       .def("leave", [](PyGroup& self) { value_or_raise(unlocked([&] { return self.group.leave(); })); });
 }
 
@@ -231,23 +289,34 @@ void bind_client(nb::module_& module) {
       .def_prop_ro("alive", &Connection::alive)
       .def_prop_ro("socket", [](const Connection& self) { return self.welcome().socket; })
       .def_prop_ro("memory_bytes", [](const Connection& self) { return self.welcome().memory_bytes; })
-      .def("poll", [](Connection& self) { unlocked([&] { self.poll(); return 0; }); })
+      .def("poll",
+           [](Connection& self) {
+             unlocked([&] {
+               self.poll();
+               return 0;
+             });
+           })
       .def("event_fd", [](Connection& self) { return value_or_raise(unlocked([&] { return self.event_fd(); })); })
-      .def("owns_address", [](Connection& self, std::uintptr_t address) { return self.arena().owns(reinterpret_cast<const void*>(address)); });
+      .def("owns_address", [](Connection& self, std::uintptr_t address) {
+        return self.arena().owns(reinterpret_cast<const void*>(address));
+      });
   nb::class_<PyWork>(module, "Started")
       .def("done", [](const PyWork& self) { return unlocked([&] { return self.work.done(); }); })
       .def("result", &result_of, nb::arg("timeout").none())
       .def("ref", &ref_of, nb::arg("timeout").none())
-      .def("wait", [](const PyWork& self, nb::handle timeout) { static_cast<void>(outcome_of(self, timeout)); }, nb::arg("timeout").none())
+      .def(
+          "wait", [](const PyWork& self, nb::handle timeout) { static_cast<void>(outcome_of(self, timeout)); },
+          nb::arg("timeout").none())
       .def("contributors", [](const PyWork& self) { return outcome_of(self, nb::none()).contributors; })
       .def("add_done_callback", &add_done_callback);
   bind_group(module);
-  module.def("connect", &connect, nb::arg("socket"), nb::arg("memory"), nb::arg("name"), nb::arg("timeout_s"), nb::arg("start"));
+  module.def("connect", &connect, nb::arg("socket"), nb::arg("memory"), nb::arg("name"), nb::arg("timeout_s"),
+             nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
-  module.def("join", &join, nb::arg("connection"), nb::arg("name"), nb::arg("rank"), nb::arg("world_size"), nb::arg("timeout_s"),
-             nb::arg("on_loss"), nb::arg("open"));
-  module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"), nb::arg("op"), nb::arg("root"),
-             nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
+  module.def("join", &join, nb::arg("connection"), nb::arg("name"), nb::arg("rank"), nb::arg("world_size"),
+             nb::arg("timeout_s"), nb::arg("on_loss"), nb::arg("open"));
+  module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"),
+             nb::arg("op"), nb::arg("root"), nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
   module.def("status", &status);
   module.def("from_token", [](const std::string& socket, nb::bytes token) {
     const std::string_view bytes(token.c_str(), token.size());

@@ -20,9 +20,9 @@ void raise(const Error& error) {
 
 namespace {
 
-constexpr std::array<int, dtype_count> numpy_numbers{NPY_BOOL,   NPY_INT8,    NPY_INT16,   NPY_INT32, NPY_INT64,
-                                                     NPY_UINT8,  NPY_UINT16,  NPY_UINT32,  NPY_UINT64, NPY_FLOAT16,
-                                                     -1,         NPY_FLOAT32, NPY_FLOAT64, NPY_COMPLEX64, NPY_COMPLEX128};
+constexpr std::array<int, dtype_count> numpy_numbers{
+    NPY_BOOL,   NPY_INT8,    NPY_INT16, NPY_INT32,   NPY_INT64,   NPY_UINT8,     NPY_UINT16,    NPY_UINT32,
+    NPY_UINT64, NPY_FLOAT16, -1,        NPY_FLOAT32, NPY_FLOAT64, NPY_COMPLEX64, NPY_COMPLEX128};
 
 /// NumPy's number of ml_dtypes' bfloat16; -1 while ml_dtypes has not been imported by anybody.
 int bfloat16_number() {
@@ -47,8 +47,7 @@ std::optional<DType> dtype_of(PyArray_Descr* descr) {
 
 PyArray_Descr* descr_of(DType dtype) {
   const int number = dtype == DType::bfloat16 ? bfloat16_number() : numpy_numbers[static_cast<std::size_t>(dtype)];
-  if (number < 0)
-    raise(Error(Code::invalid, "NumPy has no bfloat16 without ml_dtypes", "pip install ml_dtypes"));
+  if (number < 0) raise(Error(Code::invalid, "NumPy has no bfloat16 without ml_dtypes", "pip install ml_dtypes"));
   PyArray_Descr* descr = PyArray_DescrFromType(number);
   if (!descr) throw nb::python_error();
   return descr;

@@ -28,10 +28,12 @@ Shape shape_of(PyArrayObject* array) {
 }
 
 /// An array over memory that `owner` keeps.
-nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape, nb::object owner, bool writable) {
+nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape, nb::object owner,
+                      bool writable) {
   std::vector<npy_intp> dims(shape.begin(), shape.end());
-  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(), nullptr,
-                                                    const_cast<void*>(data), writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
+  nb::object array =
+      nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(), nullptr,
+                                     const_cast<void*>(data), writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
   if (!array.is_valid()) throw nb::python_error();
   if (PyArray_SetBaseObject(as_array(array), owner.release().ptr()) != 0) throw nb::python_error();
   return array;
@@ -44,14 +46,15 @@ void copy_dense(PyArrayObject* from, void* to) {
     return;
   }
   Py_INCREF(PyArray_DESCR(from));
-  nb::object dense = nb::steal(PyArray_NewFromDescr(&PyArray_Type, PyArray_DESCR(from), PyArray_NDIM(from), PyArray_DIMS(from), nullptr,
-                                                    to, NPY_ARRAY_WRITEABLE, nullptr));
+  nb::object dense = nb::steal(PyArray_NewFromDescr(&PyArray_Type, PyArray_DESCR(from), PyArray_NDIM(from),
+                                                    PyArray_DIMS(from), nullptr, to, NPY_ARRAY_WRITEABLE, nullptr));
   if (!dense.is_valid() || PyArray_CopyInto(as_array(dense), from) != 0) throw nb::python_error();
 }
 
 class Depositor {
  public:
-  Depositor(const ConnectionPtr& connection, Timeout timeout) : connection_(connection), timeout_(timeout.value_or(deposit_wait)) {}
+  Depositor(const ConnectionPtr& connection, Timeout timeout)
+      : connection_(connection), timeout_(timeout.value_or(deposit_wait)) {}
 
   void add(const FoundLeaf& leaf, bool may_take, std::uint64_t call) {
     auto* array = as_array(leaf.array);
@@ -121,7 +124,8 @@ bool counts_are_known[2] = {false, false};
 
 }  // namespace
 
-PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call, Py_ssize_t root_references, Timeout timeout) {
+PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call, Py_ssize_t root_references,
+              Timeout timeout) {
   Tree tree = take_apart(root);
   std::vector<bool> sole(tree.leaves.size(), false);
   if (call != 0 && root_references > 0) sole = sole_owners(tree, root, root_references);
@@ -142,9 +146,11 @@ nb::object hold_capsule(std::shared_ptr<const detail::Hold> hold) {
   return capsule;
 }
 
-nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape, std::uint64_t bytes) {
+nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape,
+                        std::uint64_t bytes) {
   std::vector<npy_intp> dims(shape.begin(), shape.end());
-  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(), nullptr, nullptr, 0, nullptr));
+  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(),
+                                                    nullptr, nullptr, 0, nullptr));
   if (!array.is_valid()) throw nb::python_error();
   if (bytes > 0) std::memcpy(PyArray_DATA(as_array(array)), data, bytes);
   return array;
@@ -156,11 +162,13 @@ struct Both {
   std::shared_ptr<const detail::Hold> hold;
 };
 
-nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const ipc::Leaf& leaf, const void* data, PyArray_Descr* descr) {
+nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const ipc::Leaf& leaf, const void* data,
+                        PyArray_Descr* descr) {
   const auto shape = hold->manifest.shape(leaf);
   if (leaf.bytes() <= copy_bytes_max) return copied_array(data, descr, shape, leaf.bytes());
   const std::uint64_t first_page = leaf.offset / page_bytes * page_bytes;
-  auto mapping = hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
+  auto mapping =
+      hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
   if (!mapping) {
     Py_DECREF(descr);
     raise(mapping.error());
@@ -218,7 +226,8 @@ nb::object value_of(const Ref& ref) {
     }
     nb::object array = private_view(opened.hold, leaf, view.data(), descr);
     const char kind[2] = {static_cast<char>(kinds[i]), '\0'};
-    leaves.push_back(nb::module_::import_("muster._trees").attr("from_numpy")(array, kind, std::string(name(leaf.dtype))));
+    leaves.push_back(
+        nb::module_::import_("muster._trees").attr("from_numpy")(array, kind, std::string(name(leaf.dtype))));
   }
   return put_together(manifest.structure, leaves);
 }
@@ -247,12 +256,14 @@ struct Writable {
 
 int writable_buffer(PyObject* self, Py_buffer* view, int flags) {
   auto* memory = nb::inst_ptr<Writable>(self);
-  return PyBuffer_FillInfo(view, self, memory->address, static_cast<Py_ssize_t>(memory->bytes), memory->sealed ? 1 : 0, flags);
+  return PyBuffer_FillInfo(view, self, memory->address, static_cast<Py_ssize_t>(memory->bytes), memory->sealed ? 1 : 0,
+                           flags);
 }
 
 PyType_Slot writable_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(writable_buffer)}, {0, nullptr}};
 
-nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t>& shape, nb::handle dtype, nb::handle timeout) {
+nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t>& shape, nb::handle dtype,
+                 nb::handle timeout) {
   PyArray_Descr* descr = nullptr;
   if (!PyArray_DescrConverter(dtype.ptr(), &descr)) throw nb::python_error();
   const auto known = dtype_of(descr);
@@ -282,7 +293,8 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
 /// Takes the array's memory over if the caller's variable is the only other reference on it.
 PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t known_references, Timeout timeout) {
   auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
-  const nb::object owner = PyArray_CheckExact(array.ptr()) && PyArray_BASE(numpy) ? nb::borrow(PyArray_BASE(numpy)) : nb::object();
+  const nb::object owner =
+      PyArray_CheckExact(array.ptr()) && PyArray_BASE(numpy) ? nb::borrow(PyArray_BASE(numpy)) : nb::object();
   const bool ours = owner.is_valid() && nb::isinstance<Writable>(owner);
   constexpr Py_ssize_t array_and_here = 2;
   const auto dtype = ours ? dtype_of(PyArray_DESCR(numpy)) : std::nullopt;
@@ -296,7 +308,8 @@ PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t k
   const auto region = connection->arena().find(memory->address);
   ipc::Manifest manifest;
   const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(numpy));
-  const auto offset = region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
+  const auto offset =
+      region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
   value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, *dtype, shape_of(numpy)));
   memory->sealed = true;
   PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
@@ -352,19 +365,27 @@ void bind_objects(nb::module_& module) {
       .def_rw("copies", &PyRef::copies)
       .def_prop_ro("nbytes", [](const PyRef& self) { return self.ref.nbytes(); })
       .def_prop_ro("leaves", [](const PyRef& self) { return self.ref.leaves(); })
-      .def_prop_ro("plain", [](const PyRef& self) { return self.ref.structure().empty() || self.ref.structure().size() == 1; })
+      .def_prop_ro("plain",
+                   [](const PyRef& self) { return self.ref.structure().empty() || self.ref.structure().size() == 1; })
       .def_prop_ro("structure", [](const PyRef& self) { return readable(self.ref.structure()); })
       .def_prop_ro("alive", [](const PyRef& self) { return self.ref.valid(); })
       .def("shape", [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(self.ref.shape(leaf))); })
-      .def("dtype", [](const PyRef& self, std::size_t leaf) { return nb::steal(reinterpret_cast<PyObject*>(descr_of(self.ref.dtype(leaf)))); })
+      .def("dtype",
+           [](const PyRef& self, std::size_t leaf) {
+             return nb::steal(reinterpret_cast<PyObject*>(descr_of(self.ref.dtype(leaf))));
+           })
       .def("get", [](const PyRef& self) { return value_of(self.ref); })
       .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
       .def("free", [](PyRef& self) { self.ref.free(); })
-      .def("token", [](const PyRef& self) {
-        const auto bytes = value_or_raise(self.ref.serialize());
-        return nb::bytes(bytes.data(), bytes.size());
-      })
-      .def("rows", [](const PyRef& self, std::int64_t first, std::int64_t rows) { return PyRef{value_or_raise(detail::slice(self.ref, first, rows)), 0}; })
+      .def("token",
+           [](const PyRef& self) {
+             const auto bytes = value_or_raise(self.ref.serialize());
+             return nb::bytes(bytes.data(), bytes.size());
+           })
+      .def("rows",
+           [](const PyRef& self, std::int64_t first, std::int64_t rows) {
+             return PyRef{value_or_raise(detail::slice(self.ref, first, rows)), 0};
+           })
       .def("parts", &parts_of);
   nb::class_<Writable>(module, "Writable", nb::type_slots(writable_slots));
   nb::class_<Call>(module, "Call")
@@ -376,13 +397,19 @@ void bind_objects(nb::module_& module) {
         return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, std::nullopt);
       });
   module.def("run", &run);
-  module.def("put", [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {
-    return deposit(connection, value, 0, 0, timeout_from(timeout));
-  }, nb::arg("connection"), nb::arg("value"), nb::arg("timeout").none());
+  module.def(
+      "put",
+      [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {
+        return deposit(connection, value, 0, 0, timeout_from(timeout));
+      },
+      nb::arg("connection"), nb::arg("value"), nb::arg("timeout").none());
   module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
-  module.def("seal", [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t known, nb::handle timeout) {
-    return seal_array(connection, array, known, timeout_from(timeout));
-  }, nb::arg("connection"), nb::arg("array"), nb::arg("known"), nb::arg("timeout").none());
+  module.def(
+      "seal",
+      [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t known, nb::handle timeout) {
+        return seal_array(connection, array, known, timeout_from(timeout));
+      },
+      nb::arg("connection"), nb::arg("array"), nb::arg("known"), nb::arg("timeout").none());
   module.def("probe_call", &probe_call);
   module.def("probe_argument", &probe_argument);
   module.def("trust_counts", [](bool of_calls, bool of_awaits) {

@@ -13,10 +13,10 @@ struct PyRef {
   int copies = 0;
 };
 
-/// `root` becomes an object. `call` not 0: arrays of that decorated call may be taken over without a copy, if the tree is their
-/// sole owner.
-[[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call, Py_ssize_t root_references,
-                            Timeout timeout);
+/// `root` becomes an object. `call` not 0: arrays of that decorated call may be taken over without a copy, if the tree
+/// is their sole owner.
+[[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call,
+                            Py_ssize_t root_references, Timeout timeout);
 /// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.
 [[nodiscard]] nb::object value_of(const Ref& ref);
 /// One leaf as a writable array whose writes stay in this process.

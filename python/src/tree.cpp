@@ -16,7 +16,9 @@ constexpr char class_node = 'K';
 constexpr char constant_node = 'P';
 constexpr char none_node = 'Z';
 
-void put_number(std::string& out, std::uint32_t number) { out.append(reinterpret_cast<const char*>(&number), sizeof number); }
+void put_number(std::string& out, std::uint32_t number) {
+  out.append(reinterpret_cast<const char*>(&number), sizeof number);
+}
 
 void put_bytes(std::string& out, std::string_view bytes) {
   put_number(out, static_cast<std::uint32_t>(bytes.size()));
@@ -35,7 +37,9 @@ class Walker {
   explicit Walker(Tree& tree) : tree_(tree) {}
 
   void walk(nb::handle object, int depth) {
-    if (depth > depth_max) raise(Error(Code::invalid, "the value nests deeper than " + std::to_string(depth_max) + " levels, or contains itself"));
+    if (depth > depth_max)
+      raise(Error(Code::invalid,
+                  "the value nests deeper than " + std::to_string(depth_max) + " levels, or contains itself"));
     PyObject* item = object.ptr();
     const bool first = ++tree_.references[item] == 1;
     if (PyArray_CheckExact(item)) return array(object, first);
@@ -61,13 +65,15 @@ class Walker {
     if (!dtype) unsupported(object);
     // Each base is owned by the array in front of it.
     if (first)
-      for (PyObject* base = PyArray_BASE(array); base; base = PyArray_Check(base) ? PyArray_BASE(reinterpret_cast<PyArrayObject*>(base)) : nullptr)
+      for (PyObject* base = PyArray_BASE(array); base;
+           base = PyArray_Check(base) ? PyArray_BASE(reinterpret_cast<PyArrayObject*>(base)) : nullptr)
         if (++tree_.references[base] > 1) break;
     leaf(nb::borrow(object), LeafKind::numpy, *dtype, true);
   }
 
   [[noreturn]] void unsupported(nb::handle object) {
-    raise(Error(Code::invalid, "arrays of dtype " + std::string(nb::str(object.attr("dtype")).c_str()) + " can't be stored",
+    raise(Error(Code::invalid,
+                "arrays of dtype " + std::string(nb::str(object.attr("dtype")).c_str()) + " can't be stored",
                 "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128"));
   }
 
@@ -315,7 +321,7 @@ namespace {
 class Skimmer {
  public:
   explicit Skimmer(std::string_view structure) : text_(structure) {}
-  std::string text;                ///< for people
+  std::string text;  ///< for people
   std::vector<LeafKind> kinds;
   [[nodiscard]] std::size_t position() const { return at_; }
 
@@ -337,9 +343,7 @@ class Skimmer {
       case dict_node: return dict();
       case list_node: return children("[", "]");
       case tuple_node: return children("(", ")");
-      case class_node:
-        bytes();
-        return children("<", ">");
+      case class_node: bytes(); return children("<", ">");
       default: raise(Error(Code::invalid, "an object's structure is damaged"));
     }
   }
@@ -403,7 +407,8 @@ std::vector<LeafKind> leaf_kinds(std::string_view structure, std::size_t leaves)
 std::vector<Child> children_of(std::string_view structure) {
   constexpr std::size_t head = 1 + sizeof(std::uint32_t);
   if (structure.size() < head || (structure[0] != list_node && structure[0] != tuple_node))
-    raise(Error(Code::invalid, "the ref holds no list or tuple", "give one array, or a list with an element for each rank"));
+    raise(Error(Code::invalid, "the ref holds no list or tuple",
+                "give one array, or a list with an element for each rank"));
   std::uint32_t count = 0;
   std::memcpy(&count, structure.data() + 1, sizeof count);
   std::vector<Child> children;

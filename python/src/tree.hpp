@@ -21,10 +21,10 @@ struct Container {
 };
 
 struct FoundLeaf {
-  nb::object array;       ///< a NumPy array over the leaf's values
+  nb::object array;  ///< a NumPy array over the leaf's values
   LeafKind kind = LeafKind::numpy;
   DType dtype = DType::float32;
-  bool as_given = true;   ///< `array` is the object that the user returned, not one made from it
+  bool as_given = true;  ///< `array` is the object that the user returned, not one made from it
   std::shared_ptr<const Container> container;
 };
 

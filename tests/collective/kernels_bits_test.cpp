@@ -80,8 +80,7 @@ class Values {
       case DType::uint16:
         return put_part<std::uint16_t>(to, static_cast<std::uint16_t>(random_() % 7),
                                        {0, 1, 0xffff, 0x8000, 0x7fff, 0xff});
-      default:
-        return put_part<std::uint8_t>(to, static_cast<std::uint8_t>(random_() % 7), {0, 1, 0xff, 0x80, 0x7f});
+      default: return put_part<std::uint8_t>(to, static_cast<std::uint8_t>(random_() % 7), {0, 1, 0xff, 0x80, 0x7f});
     }
   }
 

@@ -74,15 +74,20 @@ class Session {
         if (last_client_ < 3) node_.connected({++last_client_}, {input_.below(2), 1}, now_);
         return;
       case 1: return frame(wire::Body_Hello, out, wire::CreateHello(fbb, 1).Union());
-      case 2: return frame(wire::Body_Lease, out, wire::CreateLease(fbb, 1ULL << input_.below(24), input_.byte(), input_.below(2)).Union());
+      case 2:
+        return frame(wire::Body_Lease, out,
+                     wire::CreateLease(fbb, 1ULL << input_.below(24), input_.byte(), input_.below(2)).Union());
       case 3: return frame(wire::Body_Mapped, out, wire::CreateMapped(fbb, input_.below(8)).Union());
       case 4: return frame(wire::Body_Return, out, wire::CreateReturn(fbb, input_.below(8)).Union());
       case 5: return frame(wire::Body_Map, out, wire::CreateMap(fbb, input_.below(8)).Union());
       case 6: {
         const char* names[]{"a", "b"};
         auto name = fbb.CreateString(names[input_.below(2)]);
-        return frame(wire::Body_Join, out,
-                     wire::CreateJoin(fbb, name, static_cast<int>(input_.below(3)), 1 + static_cast<int>(input_.below(2)), 100, static_cast<std::uint8_t>(input_.below(3)), input_.below(2)).Union());
+        return frame(
+            wire::Body_Join, out,
+            wire::CreateJoin(fbb, name, static_cast<int>(input_.below(3)), 1 + static_cast<int>(input_.below(2)), 100,
+                             static_cast<std::uint8_t>(input_.below(3)), input_.below(2))
+                .Union());
       }
       case 7: return frame(wire::Body_Leave, out, wire::CreateLeave(fbb, input_.below(8)).Union());
       case 8: {
@@ -118,7 +123,9 @@ class Session {
     const auto leaves = input_.below(3);
     for (std::uint32_t i = 0; i < leaves; ++i) {
       const std::int64_t shape[]{static_cast<std::int64_t>(input_.byte()), 3};
-      if (!seal.manifest.add({input_.below(8)}, std::uint64_t{input_.byte()} * 64, static_cast<muster::DType>(input_.below(15)), shape)) return;
+      if (!seal.manifest.add({input_.below(8)}, std::uint64_t{input_.byte()} * 64,
+                             static_cast<muster::DType>(input_.below(15)), shape))
+        return;
     }
     record(ipc::SubmissionType::seal, seal);
   }

@@ -98,7 +98,8 @@ class TestClient {
     return seal.object;
   }
 
-  const wire::Joined* join(const std::string& group, int rank, int world_size, muster::OnLoss on_loss = muster::OnLoss::fail) {
+  const wire::Joined* join(const std::string& group, int rank, int world_size,
+                           muster::OnLoss on_loss = muster::OnLoss::fail) {
     FrameBuilder out(++request_);
     auto name = out.fbb.CreateString(group);
     ask(out, wire::Body_Join,

@@ -16,18 +16,12 @@ namespace musterd::kernels::HWY_NAMESPACE {
 template <class T>
 void reduce_reals(const Reduce& call) {
   switch (call.op) {
-    case muster::ReduceOp::sum:
-      return fold<Kernel<Plain<T>, Sum, Same<T>>>(call);
-    case muster::ReduceOp::prod:
-      return fold<Kernel<Plain<T>, Product, Same<T>>>(call);
-    case muster::ReduceOp::min:
-      return fold<Kernel<Plain<T>, Smallest, Same<T>>>(call);
-    case muster::ReduceOp::max:
-      return fold<Kernel<Plain<T>, Largest, Same<T>>>(call);
-    case muster::ReduceOp::mean:
-      return fold<Kernel<Plain<T>, Sum, Mean<T>>>(call);
-    default:
-      return reduce_scalar(call);
+    case muster::ReduceOp::sum: return fold<Kernel<Plain<T>, Sum, Same<T>>>(call);
+    case muster::ReduceOp::prod: return fold<Kernel<Plain<T>, Product, Same<T>>>(call);
+    case muster::ReduceOp::min: return fold<Kernel<Plain<T>, Smallest, Same<T>>>(call);
+    case muster::ReduceOp::max: return fold<Kernel<Plain<T>, Largest, Same<T>>>(call);
+    case muster::ReduceOp::mean: return fold<Kernel<Plain<T>, Sum, Mean<T>>>(call);
+    default: return reduce_scalar(call);
   }
 }
 
@@ -42,16 +36,11 @@ void reduce_complex(const Reduce& call) {
 
 void reduce_floats(const Reduce& call) {
   switch (call.dtype) {
-    case muster::DType::float32:
-      return reduce_reals<float>(call);
-    case muster::DType::float64:
-      return reduce_reals<double>(call);
-    case muster::DType::complex64:
-      return reduce_complex<float>(call);
-    case muster::DType::complex128:
-      return reduce_complex<double>(call);
-    default:
-      return reduce_scalar(call);
+    case muster::DType::float32: return reduce_reals<float>(call);
+    case muster::DType::float64: return reduce_reals<double>(call);
+    case muster::DType::complex64: return reduce_complex<float>(call);
+    case muster::DType::complex128: return reduce_complex<double>(call);
+    default: return reduce_scalar(call);
   }
 }
 

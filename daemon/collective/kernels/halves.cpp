@@ -16,18 +16,12 @@ namespace musterd::kernels::HWY_NAMESPACE {
 template <class From, class To>
 void reduce_as_floats(const Reduce& call) {
   switch (call.op) {
-    case muster::ReduceOp::sum:
-      return fold<Kernel<From, Sum, To>>(call);
-    case muster::ReduceOp::prod:
-      return fold<Kernel<From, Product, To>>(call);
-    case muster::ReduceOp::min:
-      return fold<Kernel<From, Smallest, To>>(call);
-    case muster::ReduceOp::max:
-      return fold<Kernel<From, Largest, To>>(call);
-    case muster::ReduceOp::mean:
-      return fold<Kernel<From, Sum, MeanThen<To>>>(call);
-    default:
-      return reduce_scalar(call);
+    case muster::ReduceOp::sum: return fold<Kernel<From, Sum, To>>(call);
+    case muster::ReduceOp::prod: return fold<Kernel<From, Product, To>>(call);
+    case muster::ReduceOp::min: return fold<Kernel<From, Smallest, To>>(call);
+    case muster::ReduceOp::max: return fold<Kernel<From, Largest, To>>(call);
+    case muster::ReduceOp::mean: return fold<Kernel<From, Sum, MeanThen<To>>>(call);
+    default: return reduce_scalar(call);
   }
 }
 

@@ -19,16 +19,12 @@ void fold_bits(const Reduce& call) {
   switch (call.op) {
     case muster::ReduceOp::land:
     case muster::ReduceOp::band:
-    case muster::ReduceOp::min:
-      return fold<Kernel<From, BitAnd, To>>(call);
+    case muster::ReduceOp::min: return fold<Kernel<From, BitAnd, To>>(call);
     case muster::ReduceOp::lor:
     case muster::ReduceOp::bor:
-    case muster::ReduceOp::max:
-      return fold<Kernel<From, BitOr, To>>(call);
-    case muster::ReduceOp::bxor:
-      return fold<Kernel<From, BitXor, To>>(call);
-    default:
-      return reduce_scalar(call);
+    case muster::ReduceOp::max: return fold<Kernel<From, BitOr, To>>(call);
+    case muster::ReduceOp::bxor: return fold<Kernel<From, BitXor, To>>(call);
+    default: return reduce_scalar(call);
   }
 }
 
@@ -42,30 +38,20 @@ void fold_truths(const Reduce& call) {
 void reduce_truth(const Reduce& call) {
   switch (call.dtype) {
     case muster::DType::int8:
-    case muster::DType::uint8:
-      return fold_truths<Truths<std::uint8_t, 0>>(call);
+    case muster::DType::uint8: return fold_truths<Truths<std::uint8_t, 0>>(call);
     case muster::DType::int16:
-    case muster::DType::uint16:
-      return fold_truths<Truths<std::uint16_t, 0>>(call);
+    case muster::DType::uint16: return fold_truths<Truths<std::uint16_t, 0>>(call);
     case muster::DType::float16:
-    case muster::DType::bfloat16:
-      return fold_truths<Truths<std::uint16_t, 0x8000>>(call);
+    case muster::DType::bfloat16: return fold_truths<Truths<std::uint16_t, 0x8000>>(call);
     case muster::DType::int32:
-    case muster::DType::uint32:
-      return fold_truths<Truths<std::uint32_t, 0>>(call);
-    case muster::DType::float32:
-      return fold_truths<Truths<std::uint32_t, 0x80000000>>(call);
+    case muster::DType::uint32: return fold_truths<Truths<std::uint32_t, 0>>(call);
+    case muster::DType::float32: return fold_truths<Truths<std::uint32_t, 0x80000000>>(call);
     case muster::DType::int64:
-    case muster::DType::uint64:
-      return fold_truths<Truths<std::uint64_t, 0>>(call);
-    case muster::DType::float64:
-      return fold_truths<Truths<std::uint64_t, 0x8000000000000000>>(call);
-    case muster::DType::complex64:
-      return fold_truths<Truths<std::uint64_t, 0x8000000080000000>>(call);
-    case muster::DType::complex128:
-      return fold_truths<TruthsOfComplex128>(call);
-    default:
-      return reduce_scalar(call);
+    case muster::DType::uint64: return fold_truths<Truths<std::uint64_t, 0>>(call);
+    case muster::DType::float64: return fold_truths<Truths<std::uint64_t, 0x8000000000000000>>(call);
+    case muster::DType::complex64: return fold_truths<Truths<std::uint64_t, 0x8000000080000000>>(call);
+    case muster::DType::complex128: return fold_truths<TruthsOfComplex128>(call);
+    default: return reduce_scalar(call);
   }
 }
 

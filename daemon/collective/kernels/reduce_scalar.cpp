@@ -159,18 +159,12 @@ void reduce_any(const Reduce& call) {
   const std::size_t ranks = call.inputs.size();
   const auto is_true = [](auto value) { return truth(value); };
   switch (call.op) {
-    case ReduceOp::sum:
-      return fold<T, T>(call, as_it_is, plus, as_it_is);
-    case ReduceOp::prod:
-      return fold<T, T>(call, as_it_is, times, as_it_is);
-    case ReduceOp::mean:
-      return fold<T, T>(call, as_it_is, plus, [ranks](auto sum) { return divide(sum, ranks); });
-    case ReduceOp::land:
-      return fold<T, Bool>(call, is_true, both, as_it_is);
-    case ReduceOp::lor:
-      return fold<T, Bool>(call, is_true, either, as_it_is);
-    default:
-      std::abort();
+    case ReduceOp::sum: return fold<T, T>(call, as_it_is, plus, as_it_is);
+    case ReduceOp::prod: return fold<T, T>(call, as_it_is, times, as_it_is);
+    case ReduceOp::mean: return fold<T, T>(call, as_it_is, plus, [ranks](auto sum) { return divide(sum, ranks); });
+    case ReduceOp::land: return fold<T, Bool>(call, is_true, both, as_it_is);
+    case ReduceOp::lor: return fold<T, Bool>(call, is_true, either, as_it_is);
+    default: std::abort();
   }
 }
 
@@ -183,8 +177,7 @@ void reduce_ordered(const Reduce& call) {
     case ReduceOp::max:
       return fold<T, T>(
           call, as_it_is, [](auto a, auto b) { return larger(a, b); }, as_it_is);
-    default:
-      return reduce_any<T>(call);
+    default: return reduce_any<T>(call);
   }
 }
 
@@ -196,10 +189,8 @@ void reduce_discrete(const Reduce& call) {
   const auto to_double = [](auto value) { return static_cast<double>(value); };
   const auto is_true = [](auto value) { return truth(value); };
   switch (call.op) {
-    case ReduceOp::sum:
-      return fold<T, Sum>(call, to_sum, plus, as_it_is);
-    case ReduceOp::prod:
-      return fold<T, Sum>(call, to_sum, times, as_it_is);
+    case ReduceOp::sum: return fold<T, Sum>(call, to_sum, plus, as_it_is);
+    case ReduceOp::prod: return fold<T, Sum>(call, to_sum, times, as_it_is);
     case ReduceOp::mean:
       return fold<T, double>(call, to_double, plus, [ranks](double sum) { return divide(sum, ranks); });
     case ReduceOp::min:
@@ -208,16 +199,11 @@ void reduce_discrete(const Reduce& call) {
     case ReduceOp::max:
       return fold<T, T>(
           call, as_it_is, [](auto a, auto b) { return larger(a, b); }, as_it_is);
-    case ReduceOp::band:
-      return fold<T, T>(call, as_it_is, both, as_it_is);
-    case ReduceOp::bor:
-      return fold<T, T>(call, as_it_is, either, as_it_is);
-    case ReduceOp::bxor:
-      return fold<T, T>(call, as_it_is, one_of, as_it_is);
-    case ReduceOp::land:
-      return fold<T, Bool>(call, is_true, both, as_it_is);
-    case ReduceOp::lor:
-      return fold<T, Bool>(call, is_true, either, as_it_is);
+    case ReduceOp::band: return fold<T, T>(call, as_it_is, both, as_it_is);
+    case ReduceOp::bor: return fold<T, T>(call, as_it_is, either, as_it_is);
+    case ReduceOp::bxor: return fold<T, T>(call, as_it_is, one_of, as_it_is);
+    case ReduceOp::land: return fold<T, Bool>(call, is_true, both, as_it_is);
+    case ReduceOp::lor: return fold<T, Bool>(call, is_true, either, as_it_is);
   }
 }
 
@@ -226,36 +212,21 @@ void reduce_discrete(const Reduce& call) {
 void reduce_scalar(const Reduce& call) {
   if (call.inputs.empty() || !muster::result_dtype(call.dtype, call.op)) std::abort();
   switch (call.dtype) {
-    case DType::bool_:
-      return reduce_discrete<Bool, std::int64_t>(call);
-    case DType::int8:
-      return reduce_discrete<std::int8_t, std::int8_t>(call);
-    case DType::int16:
-      return reduce_discrete<std::int16_t, std::int16_t>(call);
-    case DType::int32:
-      return reduce_discrete<std::int32_t, std::int32_t>(call);
-    case DType::int64:
-      return reduce_discrete<std::int64_t, std::int64_t>(call);
-    case DType::uint8:
-      return reduce_discrete<std::uint8_t, std::uint8_t>(call);
-    case DType::uint16:
-      return reduce_discrete<std::uint16_t, std::uint16_t>(call);
-    case DType::uint32:
-      return reduce_discrete<std::uint32_t, std::uint32_t>(call);
-    case DType::uint64:
-      return reduce_discrete<std::uint64_t, std::uint64_t>(call);
-    case DType::float16:
-      return reduce_ordered<Float16>(call);
-    case DType::bfloat16:
-      return reduce_ordered<Bfloat16>(call);
-    case DType::float32:
-      return reduce_ordered<float>(call);
-    case DType::float64:
-      return reduce_ordered<double>(call);
-    case DType::complex64:
-      return reduce_any<Complex<float>>(call);
-    case DType::complex128:
-      return reduce_any<Complex<double>>(call);
+    case DType::bool_: return reduce_discrete<Bool, std::int64_t>(call);
+    case DType::int8: return reduce_discrete<std::int8_t, std::int8_t>(call);
+    case DType::int16: return reduce_discrete<std::int16_t, std::int16_t>(call);
+    case DType::int32: return reduce_discrete<std::int32_t, std::int32_t>(call);
+    case DType::int64: return reduce_discrete<std::int64_t, std::int64_t>(call);
+    case DType::uint8: return reduce_discrete<std::uint8_t, std::uint8_t>(call);
+    case DType::uint16: return reduce_discrete<std::uint16_t, std::uint16_t>(call);
+    case DType::uint32: return reduce_discrete<std::uint32_t, std::uint32_t>(call);
+    case DType::uint64: return reduce_discrete<std::uint64_t, std::uint64_t>(call);
+    case DType::float16: return reduce_ordered<Float16>(call);
+    case DType::bfloat16: return reduce_ordered<Bfloat16>(call);
+    case DType::float32: return reduce_ordered<float>(call);
+    case DType::float64: return reduce_ordered<double>(call);
+    case DType::complex64: return reduce_any<Complex<float>>(call);
+    case DType::complex128: return reduce_any<Complex<double>>(call);
   }
 }
 

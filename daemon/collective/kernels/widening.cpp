@@ -20,37 +20,24 @@ void mean_of(const Reduce& call) {
 
 void reduce_bools_wide(const Reduce& call) {
   switch (call.op) {
-    case muster::ReduceOp::sum:
-      return fold<Kernel<WideBools, Sum, Same<std::uint64_t>>>(call);
-    case muster::ReduceOp::prod:
-      return fold<Kernel<WideBools, BitAnd, Same<std::uint64_t>>>(call);
-    default:
-      return mean_of<DoublesOfBools>(call);
+    case muster::ReduceOp::sum: return fold<Kernel<WideBools, Sum, Same<std::uint64_t>>>(call);
+    case muster::ReduceOp::prod: return fold<Kernel<WideBools, BitAnd, Same<std::uint64_t>>>(call);
+    default: return mean_of<DoublesOfBools>(call);
   }
 }
 
 void reduce_widening(const Reduce& call) {
   switch (call.dtype) {
-    case muster::DType::bool_:
-      return reduce_bools_wide(call);
-    case muster::DType::int8:
-      return mean_of<Doubles<std::int8_t>>(call);
-    case muster::DType::int16:
-      return mean_of<Doubles<std::int16_t>>(call);
-    case muster::DType::int32:
-      return mean_of<Doubles<std::int32_t>>(call);
-    case muster::DType::int64:
-      return mean_of<Doubles<std::int64_t>>(call);
-    case muster::DType::uint8:
-      return mean_of<Doubles<std::uint8_t>>(call);
-    case muster::DType::uint16:
-      return mean_of<Doubles<std::uint16_t>>(call);
-    case muster::DType::uint32:
-      return mean_of<Doubles<std::uint32_t>>(call);
-    case muster::DType::uint64:
-      return mean_of<Doubles<std::uint64_t>>(call);
-    default:
-      return reduce_scalar(call);
+    case muster::DType::bool_: return reduce_bools_wide(call);
+    case muster::DType::int8: return mean_of<Doubles<std::int8_t>>(call);
+    case muster::DType::int16: return mean_of<Doubles<std::int16_t>>(call);
+    case muster::DType::int32: return mean_of<Doubles<std::int32_t>>(call);
+    case muster::DType::int64: return mean_of<Doubles<std::int64_t>>(call);
+    case muster::DType::uint8: return mean_of<Doubles<std::uint8_t>>(call);
+    case muster::DType::uint16: return mean_of<Doubles<std::uint16_t>>(call);
+    case muster::DType::uint32: return mean_of<Doubles<std::uint32_t>>(call);
+    case muster::DType::uint64: return mean_of<Doubles<std::uint64_t>>(call);
+    default: return reduce_scalar(call);
   }
 }
 
