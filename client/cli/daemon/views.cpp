@@ -58,7 +58,9 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                   format_count(status.ops_in_flight()) + " in flight");
   line("bytes", format_bytes(status.bytes_deposited()) + " deposited, " + format_bytes(status.bytes_copied()) +
                     " of them copied, " + format_bytes(status.bytes_reduced()) + " reduced");
-  line("machine", plural(status.lanes(), "lane") + ", " + text(status.simd()) + ", " + text(status.huge_pages()));
+  std::vector<std::string> machine{plural(status.lanes(), "lane"), text(status.simd()), text(status.huge_pages())};
+  std::erase(machine, "");
+  line("machine", join(machine, ", "));
 
   Table users({{"USER"},
                {"MEMORY", Align::right},
