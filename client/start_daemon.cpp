@@ -47,10 +47,6 @@ Result<void> check_directory(const fs::path& directory) {
   return {};
 }
 
-std::string log_path(const std::string& socket) {
-  return (socket.ends_with(".sock") ? socket.substr(0, socket.size() - 5) : socket) + ".log";
-}
-
 /// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
 [[noreturn]] void become_daemon(const char* program, char* const* arguments, int log, int ready) {
   ::setsid();
@@ -85,7 +81,7 @@ std::string last_line(const std::string& path) {
 
 Result<void> spawn(const std::string& program, const std::string& socket, const ConnectOptions& options,
                    const std::string& idle_exit_s, steady_clock::time_point until) {
-  const std::string log_file = log_path(socket);
+  const std::string log_file = daemon_log(socket);
   const ipc::Fd log(::open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!log) return ipc::system_error(Code::denied, "can't open the daemon's log " + log_file, errno);
   int ends[2];
@@ -122,6 +118,10 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
 }
 
 }  // namespace
+
+std::string daemon_log(const std::string& socket) {
+  return (socket.ends_with(".sock") ? socket.substr(0, socket.size() - 5) : socket) + ".log";
+}
 
 Result<std::string> find_daemon(const ConnectOptions& options) {
   std::vector<fs::path> places;

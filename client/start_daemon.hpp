@@ -15,6 +15,9 @@ namespace muster::detail {
                                         std::chrono::steady_clock::time_point until,
                                         const std::string& idle_exit_s = "10");
 
+/// The log of a daemon that start_daemon() started.
+[[nodiscard]] std::string daemon_log(const std::string& socket);
+
 /// The daemon's executable: options, $MUSTER_DAEMON, beside this library or program, PATH.
 [[nodiscard]] Result<std::string> find_daemon(const ConnectOptions& options);
 

@@ -1,11 +1,13 @@
 // start and stop.
-#include <sys/stat.h>
-
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <optional>
 
+#include <muster/options.hpp>
+
+#include "../../start_daemon.hpp"
 #include "../json.hpp"
 #include "../message.hpp"
 #include "../text.hpp"
@@ -26,7 +28,77 @@ Error still_there(std::optional<pid_t> pid, double timeout_s) {
                "see its log, or end it by force: kill -KILL " + process);
 }
 
+struct Started {
+  Inquiry inquiry;
+  bool now = false;  ///< by this command
+};
+
+/// The daemon on the socket, which is started if there is none.
+Result<Started> running_daemon(const StartOptions& options) {
+  ConnectOptions connect;
+  connect.memory = options.memory;
+  const auto until = std::chrono::steady_clock::now() + connect.timeout;
+  const std::string path = options.socket.empty() ? ipc::default_socket_path() : options.socket;
+  bool started = false;
+  for (;;) {
+    auto inquiry = Inquiry::open(options.socket);
+    if (inquiry) return Started{std::move(*inquiry), started};
+    const bool absent = inquiry.error().code() == Code::daemon_unavailable;
+    if (!absent || std::chrono::steady_clock::now() > until) return inquiry.error();
+    const auto launched = detail::start_daemon(path, connect, until, "0");
+    if (!launched) return launched.error();
+    started = true;
+  }
+}
+
+/// A daemon that runs with other memory than was asked for is not what the user wants.
+Result<void> check_memory(const StartOptions& options, const Inquiry& inquiry) {
+  if (options.memory.empty()) return {};
+  const auto wanted = parse_bytes(options.memory);
+  if (!wanted) return wanted.error();
+  if (*wanted == inquiry.memory_bytes()) return {};
+  return Error(Code::invalid,
+               "the daemon on " + inquiry.socket() + " runs with " + format_bytes(inquiry.memory_bytes()) +
+                   " of memory, not " + format_bytes(*wanted),
+               "leave --memory out, or run `muster stop` first");
+}
+
+std::string started_json(const Started& daemon, const wire::StatusReply& status) {
+  JsonWriter json;
+  json.begin_object().field("started", daemon.now).field("pid", status.pid());
+  json.field("socket", daemon.inquiry.socket()).field("version", daemon.inquiry.version());
+  json.field("memory_bytes", daemon.inquiry.memory_bytes());
+  json.field("log", detail::daemon_log(daemon.inquiry.socket())).end_object();
+  return json.text() + "\n";
+}
+
+std::string started_text(const Started& daemon, const wire::StatusReply& status) {
+  const std::string& socket = daemon.inquiry.socket();
+  std::string text = daemon.now ? "musterd started" : "musterd runs already";
+  text += ": pid " + std::to_string(status.pid()) + ", " + format_bytes(daemon.inquiry.memory_bytes()) + " of memory\n";
+  text += "  socket  " + socket + "\n";
+  if (daemon.now) text += "  log     " + detail::daemon_log(socket) + "\n";
+  if (daemon.inquiry.idle_exit_s() > 0)
+    text += "  It was started by a program and ends " + format_age(daemon.inquiry.idle_exit_s()) +
+            " after its last client; to keep one: muster stop; muster start\n";
+  if (socket != ipc::default_socket_path()) text += "Programs find it by: export MUSTER_SOCKET=" + socket + "\n";
+  return text + "Next: muster run -n 4 -- python train.py; muster status; muster stop\n";
+}
+
 }  // namespace
+
+ExitStatus start(const StartOptions& options) {
+  auto daemon = running_daemon(options);
+  if (!daemon) return complain("start", daemon.error());
+  const auto fits = check_memory(options, daemon->inquiry);
+  if (!fits) return complain("start", fits.error());
+  const auto status = daemon->inquiry.status();
+  if (!status) return complain("start", status.error());
+  const auto& reply = *status->frame().body_as_StatusReply();
+  const std::string text = options.json ? started_json(*daemon, reply) : started_text(*daemon, reply);
+  std::fputs(text.c_str(), stdout);
+  return ExitStatus::ok;
+}
 
 ExitStatus stop(const StopOptions& options) {
   const auto timeout = milliseconds(options.timeout_s);

@@ -83,6 +83,7 @@ Result<void> Inquiry::greet() {
   version_ = text(welcome.version());
   client_ = welcome.client();
   memory_bytes_ = welcome.memory_bytes();
+  idle_exit_s_ = welcome.idle_exit_s();
   return {};
 }
 

@@ -44,6 +44,7 @@ class Inquiry {
   [[nodiscard]] const std::string& version() const { return version_; }  ///< the daemon's
   [[nodiscard]] std::uint32_t client() const { return client_; }         ///< this conversation among the clients
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_bytes_; }
+  [[nodiscard]] double idle_exit_s() const { return idle_exit_s_; }  ///< 0: it stays without clients
   /// The daemon's process, if it is in this pid namespace.
   [[nodiscard]] std::optional<pid_t> daemon_pid() const;
   /// Hangs up and waits for the end of the daemon's process; where it can't be seen, of the connection. False: not
@@ -64,6 +65,7 @@ class Inquiry {
   std::string version_;
   std::uint32_t client_ = 0;
   std::uint64_t memory_bytes_ = 0;
+  double idle_exit_s_ = 0;
   std::uint64_t requests_ = 0;
 };
 
