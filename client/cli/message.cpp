@@ -22,11 +22,25 @@ std::string prefix_of(std::string_view command) {
   return text + ": ";
 }
 
+/// For errors that come without one: no message leaves its reader without a next step.
+std::string_view next_step(Code code) {
+  switch (code) {
+    case Code::daemon_unavailable:
+    case Code::daemon_restarted: return "start one with `muster start`; `muster doctor` says what is in the way";
+    case Code::timeout:
+    case Code::peer_lost: return "`muster groups` shows which ranks are there";
+    case Code::out_of_memory:
+    case Code::quota_exceeded: return "`muster ls` shows who holds what; a daemon takes more with --memory";
+    case Code::denied: return "see `muster doctor`; daemon and files may be another user's";
+    default: return "`muster status` and `muster doctor` show what the daemon and this machine are like";
+  }
+}
+
 }  // namespace
 
 ExitStatus complain(std::string_view command, const Error& error) {
   std::string text = prefix_of(command) + std::string(name(error.code())) + ": " + error.message() + "\n";
-  if (!error.hint().empty()) text += "  hint: " + error.hint() + "\n";
+  text += "  hint: " + (error.hint().empty() ? std::string(next_step(error.code())) : error.hint()) + "\n";
   write_stderr(text);
   return exit_status_of(error.code());
 }
