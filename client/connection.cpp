@@ -132,16 +132,21 @@ Result<ipc::Packet> Connection::request(const Build& build, std::span<const int>
     replies_.erase(number);
     return error;
   };
+  std::optional<Error> unsent;
   {
     const std::lock_guard lock(send_mutex_);
     for (;;) {
       auto sent = ipc::send_packet(socket_, frame, fds);
-      if (!sent) return give_up(alive() ? sent.error() : end_error());
-      if (*sent) break;
+      if (!sent) unsent = sent.error();
+      if (!sent || *sent) break;
       if (steady_clock::now() > until) return give_up(Error(Code::timeout, "the daemon does not read its socket"));
       pollfd writable{socket_.get(), POLLOUT, 0};
       ::poll(&writable, 1, static_cast<int>(look_up_interval.count()));
     }
+  }
+  if (unsent) {
+    receive_if_free();  // a daemon that ends says why
+    return give_up(alive() ? *unsent : end_error());
   }
   for (;;) {
     std::unique_lock lock(reply_mutex_);

@@ -70,6 +70,7 @@ def test_stop_ends_a_run_that_uses_the_daemon(muster):
     assert muster("stop").returncode == 0
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 3, errors
+    assert "muster stop" in errors
     assert "hint: " in errors
 
 
