@@ -27,7 +27,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 // More inputs than this are folded group by group: more streams of addresses than prefetchers follow, or than a set of
 // the cache has ways, would push each other out. Between groups, a block of accumulators stays in the first-level
 // cache.
-inline constexpr std::size_t group_ranks = 8;
+inline constexpr std::size_t group_ranks = 16;
 inline constexpr std::size_t carry_bytes = 8192;
 
 /// `In` loads a vector of elements, `Op` folds two such vectors, `Out` turns the last one into the output's.
@@ -40,6 +40,8 @@ struct Kernel {
   static constexpr std::size_t out_bytes = Out::element_bytes;
   static constexpr std::size_t out_vector_bytes = lanes * out_bytes;
   static constexpr bool can_stream = out_vector_bytes >= HWY_STREAM_MULTIPLE;
+  // Vectors per turn of the loop. Conversions keep a core busy by themselves, and are long.
+  static constexpr std::size_t unroll = lanes * in_bytes == sizeof(V) && out_vector_bytes == sizeof(V) ? 4 : 2;
 
   static HWY_INLINE V load(const std::byte* from) { return In::load(from); }
   static HWY_INLINE V fold(V a, V b) { return Op::fold(D(), a, b); }
@@ -92,11 +94,12 @@ HWY_INLINE void fold_step(const Part& part, std::size_t first, std::size_t carri
   }
 }
 
+// Not inlined, so that a kernel is compiled once for all of its callers.
 template <class K>
-HWY_INLINE void fold_part(const Part& part, std::size_t first, std::size_t vectors) {
+HWY_NOINLINE void fold_part(const Part& part, std::size_t first, std::size_t vectors) {
   std::size_t done = 0;
-  for (; done + 4 <= vectors; done += 4)
-    fold_step<K>(part, first + done * K::lanes, done, std::make_index_sequence<4>());
+  for (; done + K::unroll <= vectors; done += K::unroll)
+    fold_step<K>(part, first + done * K::lanes, done, std::make_index_sequence<K::unroll>());
   for (; done < vectors; ++done) fold_step<K>(part, first + done * K::lanes, done, std::make_index_sequence<1>());
 }
 
@@ -147,7 +150,7 @@ void fold(const Reduce& call) {
     if (call.count * K::out_bytes >= call.stream_bytes_min && beyond % K::out_bytes == 0) {
       body.stream = true;
       if (beyond != 0) {  // streaming stores need aligned addresses
-        fold_step<K>(edges, 0, 0, std::index_sequence<0>());
+        fold_part<K>(edges, 0, 1);
         first = (K::out_vector_bytes - beyond) / K::out_bytes;
       }
     }
