@@ -1,5 +1,4 @@
 // What the numbers of a reduction are, by example: checked on the reference and on every dispatch target of this CPU.
-#define CATCH_CONFIG_MAIN
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <complex>
