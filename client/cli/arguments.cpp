@@ -67,6 +67,7 @@ std::map<std::string, ReduceOp> reduce_ops() {
 template <class T>
 std::string names_of(const std::map<std::string, T>& table) {
   std::vector<std::string> names;
+  names.reserve(table.size());
   for (const auto& [one, ignored] : table) names.push_back(one);
   return join(names, ", ");
 }

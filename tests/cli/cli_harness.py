@@ -12,14 +12,13 @@ PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all i
 
 
 def find_muster() -> str:
-    """$MUSTER_CLI, else the newest build in the tree, else the one on PATH."""
-    given = os.environ.get("MUSTER_CLI")
+    """$MUSTER_CLI, else the one on PATH, else the newest build in the tree."""
+    given = os.environ.get("MUSTER_CLI") or shutil.which("muster")
     if given:
         return given
     built = sorted(ROOT.glob("build/*/bin/muster"), key=lambda path: path.stat().st_mtime)
-    found = str(built[-1]) if built else shutil.which("muster")
-    assert found, "no `muster` executable: build the target muster, or set MUSTER_CLI"
-    return found
+    assert built, "no `muster` executable: build the target muster, or set MUSTER_CLI"
+    return str(built[-1])
 
 
 def wait_gone(pid: int) -> None:

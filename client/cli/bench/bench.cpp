@@ -74,6 +74,7 @@ Result<std::vector<RankChild>> start_children(const BenchOptions& options) {
 /// Ranks that have written something, or ended; waits for the first.
 std::vector<std::size_t> ready_of(const std::vector<RankChild>& children, const std::set<std::size_t>& pending) {
   std::vector<pollfd> polled;
+  polled.reserve(pending.size());
   for (const std::size_t rank : pending) polled.push_back({children[rank].pipe().get(), POLLIN, 0});
   while (::poll(polled.data(), polled.size(), -1) < 0 && errno == EINTR) continue;
   std::vector<std::size_t> ready;

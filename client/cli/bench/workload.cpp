@@ -11,6 +11,7 @@ namespace {
 /// One piece of each rank.
 std::vector<Piece> from_all(int ranks, int part) {
   std::vector<Piece> pieces;
+  pieces.reserve(static_cast<std::size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) pieces.push_back({rank, part, false});
   return pieces;
 }
@@ -34,6 +35,7 @@ std::vector<Piece> Workload::gives(int rank) const {
   const bool only_root = op == BenchOp::broadcast || op == BenchOp::scatter;
   if (op == BenchOp::barrier || (only_root && rank != root)) return {};
   std::vector<Piece> pieces;
+  pieces.reserve(static_cast<std::size_t>(parts));
   for (int part = 0; part < parts; ++part) pieces.push_back({rank, part, false});
   return pieces;
 }
