@@ -3,8 +3,8 @@
 Start it with 4 ranks:  muster run -n 4 -- python python/examples/digits.py
 
 Every rank computes the gradient of its share of each batch. ``gradient()`` is a plain NumPy function; the decorator
-makes what it returns land in Muster's store without a copy. An allreduce gives every rank the mean, and every rank takes
-the same step, so that the weights stay bit-identical without ever being sent.
+makes what it returns land in Muster's store without a copy. An allreduce gives every rank the mean, and every rank
+takes the same step, so that the weights stay bit-identical without ever being sent.
 """
 
 from __future__ import annotations

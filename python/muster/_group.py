@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from muster import _muster, _runtime
 from muster._ops import reduce_op
@@ -15,7 +15,6 @@ from muster.errors import Invalid
 
 _ON_LOSS = {"fail": 0, "shrink": 1, "wait": 2}
 _DEFAULT_TIMEOUT_S = 30.0
-_G = TypeVar("_G", bound="Group")
 
 
 class Group:
@@ -167,7 +166,7 @@ class Group:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
         self._seat.leave()
 
-    def __enter__(self: _G) -> _G:
+    def __enter__(self) -> Group:  # noqa: PYI034
         return self
 
     def __exit__(

@@ -103,7 +103,7 @@ def broadcast_refs(refs: Sequence[Ref], root: int = 0, *, timeout: float | None 
     found = _stored(refs)
     if not 0 <= root < len(found):
         raise Invalid(f"root={root} of {len(found)} refs", "roots run from 0 to the number of refs - 1")
-    return _combine(_BROADCAST, [found[root]], len(found), "sum", root, False, False, timeout)
+    return _combine(_BROADCAST, [found[root]], 1, "sum", 0, False, False, timeout)
 
 
 def allgather_refs(refs: Sequence[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:

@@ -1,0 +1,98 @@
+"""A real musterd for a test, and real processes that use it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import traceback
+
+START_S = 30
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class Daemon:
+    """musterd on a socket in a folder of its own."""
+
+    def __init__(self, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-py-"))
+        self.socket = str(self.folder / "d.sock")
+        program = os.environ.get("MUSTER_DAEMON") or shutil.which("musterd")
+        assert program, "musterd is not on PATH"
+        read_end, write_end = os.pipe()
+        self.log = (self.folder / "log").open("w+")
+        self.process = subprocess.Popen(
+            [program, "--socket", self.socket, "--ready-fd", str(write_end), *options],
+            pass_fds=[write_end],
+            stderr=self.log,
+            env={**os.environ, **(environment or {})},
+        )
+        os.close(write_end)
+        with os.fdopen(read_end) as ready:
+            assert ready.readline() == "\n", self.output()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def output(self) -> str:
+        self.log.flush()
+        return (self.folder / "log").read_text()
+
+    def stop(self) -> None:
+        """Ends it in an orderly way; it must not have crashed before."""
+        assert self.process.poll() is None, f"musterd ended with {self.process.returncode}:\n{self.output()}"
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(START_S) == 0, self.output()
+        self.log.close()
+        shutil.rmtree(self.folder)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+def _run(function, socket: str, rank: int, arguments: tuple, results) -> None:
+    os.environ["MUSTER_SOCKET"] = socket
+    try:
+        results.put((rank, True, function(rank, *arguments)))
+    except BaseException as error:
+        results.put((rank, False, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+
+
+@contextlib.contextmanager
+def ranks(daemon: Daemon, function, count: int, *arguments):
+    """Starts `function(rank, *arguments)` in fresh processes; yields (processes, queue of (rank, ok, value))."""
+    results = SPAWN.Queue()
+    processes = [
+        SPAWN.Process(target=_run, args=(function, daemon.socket, rank, arguments, results)) for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield processes, results
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def run_ranks(daemon: Daemon, function, count: int, *arguments) -> list:
+    """The values that `function(rank, *arguments)` returned in `count` processes, by rank."""
+    with ranks(daemon, function, count, *arguments) as (processes, results):
+        values = {}
+        for _ in range(count):
+            rank, good, value = results.get(timeout=90)
+            assert good, f"rank {rank}: {value}"
+            values[rank] = value
+        for process in processes:
+            process.join(30)
+            assert process.exitcode == 0
+    return [values[rank] for rank in range(count)]
