@@ -188,7 +188,8 @@ std::string AsioServer::run() {
   TimePoint last_work = Clock::now();
   for (unsigned turn = 0; !done_; ++turn) {
     now_ = Clock::now();
-    const bool worked = poll_rings() | run_posted();
+    const bool polled = poll_rings();
+    const bool worked = run_posted() || polled;
     flush_completions();
     if (worked) {
       last_work = now_;
