@@ -14,7 +14,7 @@ counted() {
 
 # run_ctest PRESET
 run_ctest() {
-  counted "$1-ctest" 'tests passed, 0 tests failed out of [1-9]' \
+  counted "$1-ctest" '^100% tests passed.* out of [1-9]' \
     ctest --test-dir "build/$1" --parallel "$(build_jobs)" --output-on-failure --no-tests=error
 }
 

@@ -36,7 +36,7 @@ stage_dev() {
   build_with_python dev
   run_ctest dev
   say "dev: Python tests"
-  run_pytest dev "$(build_path dev)" "PYTHONPATH=$PWD/build/dev/python" -- tests --ignore=tests/arrows
+  python_tests dev PYTHONFAULTHANDLER=1
 }
 
 stage_install() {
@@ -45,10 +45,9 @@ stage_install() {
   rm -rf build/installed build/consumer
   cmake --install build/dev --prefix build/installed >build/logs/install.log || fail "cmake --install"
   cmake -S tests/consumer -B build/consumer -G Ninja -DCMAKE_PREFIX_PATH="$PWD/build/installed" \
-    >build/logs/consumer.log || fail "find_package(Muster)"
+    -DMUSTER_COMMAND="$PWD/build/installed/bin/muster" >build/logs/consumer.log || fail "find_package(Muster)"
   cmake --build build/consumer || fail "building the consumer"
-  counted consumer-ctest 'tests passed, 0 tests failed out of [1-9]' \
-    env PATH="$PWD/build/installed/bin:$PATH" ctest --test-dir build/consumer --output-on-failure --no-tests=error
+  run_ctest consumer
 }
 
 stage_wheel() {
@@ -71,9 +70,9 @@ stage_asan() {
   say "asan: Python tests"
   # The interpreter itself is not instrumented, so the runtime has to come first, and with it the library whose
   # exceptions it watches. CPython's own allocator would hide our mistakes from it.
-  run_pytest asan "$(build_path asan)" "PYTHONPATH=$PWD/build/asan/python" PYTHONMALLOC=malloc \
+  python_tests asan PYTHONMALLOC=malloc \
     "LD_PRELOAD=$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" \
-    "LSAN_OPTIONS=suppressions=$PWD/tests/lib/lsan.supp:print_suppressions=0" -- tests --ignore=tests/arrows
+    "LSAN_OPTIONS=suppressions=$PWD/tests/lib/lsan.supp:print_suppressions=0"
 }
 
 stage_tsan() {
@@ -119,7 +118,9 @@ build_with_python() {
   build_preset "$1" -DMUSTER_PYTHON=ON -DPython_EXECUTABLE="$PWD/.venv/bin/python"
 }
 
-# The PATH under which tests find this build's executables, and no others.
-build_path() {
-  echo "PATH=$PWD/build/$1/bin:$PWD/.venv/bin:$PATH"
+# python_tests PRESET VARIABLE=VALUE...: with this build's executables and package, and no others.
+python_tests() {
+  local build=$PWD/build/$1
+  run_pytest "$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python" "MUSTER_CLI=$build/bin/muster" \
+    "MUSTER_DAEMON=$build/bin/musterd" -- tests --ignore=tests/arrows --ignore=tests/wheel
 }
