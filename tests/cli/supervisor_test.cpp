@@ -7,7 +7,6 @@
 
 using namespace std::chrono_literals;
 using muster::cli::Ending;
-using muster::cli::SendSignal;
 using muster::cli::Supervisor;
 using muster::cli::TimePoint;
 
