@@ -28,7 +28,9 @@ std::uint32_t RegionAllocator::class_bytes(std::uint32_t size_class) {
   return (1024u << doubling) + (size_class % 4 + 1) * (256u << doubling);
 }
 
-std::uint32_t RegionAllocator::slots_of(std::uint32_t size_class) { return slab_bytes / class_bytes(size_class); }
+std::uint32_t RegionAllocator::slots_of(std::uint32_t size_class) {
+  return static_cast<std::uint32_t>(slab_bytes / class_bytes(size_class));
+}
 
 RegionAllocator::Segment& RegionAllocator::segment_of(SegmentId segment) {
   const auto found = segments_.find(segment);
