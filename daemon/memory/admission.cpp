@@ -1,6 +1,7 @@
 #include "memory/admission.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace musterd {
 
@@ -11,7 +12,8 @@ WaiterId Admission::request(ClientId client, TimePoint deadline, Attempt attempt
   const WaiterId id = next_id_++;
   Error last_error(Code::out_of_memory, std::to_string(waiters_.size()) + " requests wait for memory already",
                    "free refs and results that are not needed, or start the daemon with a larger --memory");
-  if (waiters_.empty()) {
+  const bool first = waiters_.empty() && !retrying_;
+  if (first) {
     auto done = attempt();
     if (done) return id;
     if (done.error().code() != Code::out_of_memory) {
@@ -25,6 +27,7 @@ WaiterId Admission::request(ClientId client, TimePoint deadline, Attempt attempt
     return id;
   }
   waiters_.push_back({id, client, deadline, std::move(attempt), std::move(give_up), std::move(last_error)});
+  if (first) tried_ = waiters_.front().id;
   return id;
 }
 
@@ -33,14 +36,22 @@ void Admission::retry() {
   if (retrying_) return;
   retrying_ = true;
   while (!waiters_.empty()) {
-    auto done = waiters_.front().attempt();
-    if (!done && done.error().code() == Code::out_of_memory) {
-      waiters_.front().last_error = done.error();
-      break;
+    // Out of the list while it is tried: the attempt may forget it.
+    std::list<Waiter> front;
+    front.splice(front.end(), waiters_, waiters_.begin());
+    trying_ = front.front().id;
+    trying_client_ = front.front().client;
+    auto done = front.front().attempt();
+    const bool forgotten = std::exchange(trying_, 0) == 0;
+    if (done || forgotten) continue;
+    if (done.error().code() != Code::out_of_memory) {
+      front.front().give_up(done.error());
+      continue;
     }
-    const Waiter waiter = std::move(waiters_.front());
-    waiters_.pop_front();
-    if (!done) waiter.give_up(done.error());
+    front.front().last_error = done.error();
+    tried_ = front.front().id;
+    waiters_.splice(waiters_.begin(), front);
+    break;
   }
   retrying_ = false;
 }
@@ -57,10 +68,12 @@ void Admission::expire(TimePoint now) {
 }
 
 void Admission::forget(ClientId client) {
+  if (trying_client_ == client) trying_ = 0;
   std::erase_if(waiters_, [&](const Waiter& waiter) { return waiter.client == client; });
 }
 
 void Admission::forget_waiter(WaiterId id) {
+  if (trying_ == id) trying_ = 0;
   std::erase_if(waiters_, [&](const Waiter& waiter) { return waiter.id == id; });
 }
 

@@ -27,9 +27,12 @@ class Admission {
 
   /// Tries at once if nobody waits; else, or if there is no room, queues. A full queue gives up at once with
   /// OutOfMemory.
+  /// An attempt may call anything here, request() included.
   WaiterId request(ClientId client, TimePoint deadline, Attempt attempt, GiveUp give_up);
   /// Memory came back: tries from the front for as long as the front succeeds.
   void retry();
+  /// True if the request at the front has not been tried since it came there: a retry may help without new memory.
+  [[nodiscard]] bool front_is_untried() const { return !waiters_.empty() && waiters_.front().id != tried_; }
   /// Gives up on everybody whose deadline has passed; the error is the attempt's OutOfMemory.
   void expire(TimePoint now);
   /// Forgets a client's requests without a word to it.
@@ -50,6 +53,9 @@ class Admission {
   std::size_t waiters_max_;
   WaiterId next_id_ = 1;
   std::list<Waiter> waiters_;
+  WaiterId tried_ = 0;   ///< the last one that found no room at the front
+  WaiterId trying_ = 0;  ///< whose attempt is running; 0: nobody's, or its client was forgotten meanwhile
+  ClientId trying_client_;
   bool retrying_ = false;
 };
 

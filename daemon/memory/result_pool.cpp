@@ -30,7 +30,10 @@ ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
 }
 
 void ResultRegion::reset() {
-  if (auto* pool = std::exchange(pool_, nullptr)) pool->users_.at(user_).allocator.free(segment_, offset_);
+  auto* pool = std::exchange(pool_, nullptr);
+  if (!pool) return;
+  pool->users_.at(user_).allocator.free(segment_, offset_);
+  ++pool->region_releases_;
 }
 
 Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes) {
@@ -61,7 +64,9 @@ Result<SegmentPtr> ResultPool::grow(UserId user, std::uint64_t bytes) {
   const std::uint64_t needed = bytes + slack;
   if (needed <= segment_bytes_) {
     auto segment = segments_.create_result(user, segment_bytes_);
-    if (segment || segment.error().code() != muster::Code::out_of_memory) return segment;
+    const bool no_room = !segment && (segment.error().code() == muster::Code::out_of_memory ||
+                                      segment.error().code() == muster::Code::quota_exceeded);
+    if (!no_room) return segment;
   }
   return segments_.create_result(user, needed);
 }

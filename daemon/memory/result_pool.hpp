@@ -52,6 +52,8 @@ class ResultPool {
   /// Gives segments that are wholly free back: to make room, or because they idle. Returns the bytes given back.
   std::uint64_t trim();
   [[nodiscard]] std::uint64_t used_bytes() const;
+  /// Grows with every region that comes back: then an attempt that found no room may find some.
+  [[nodiscard]] std::uint64_t region_releases() const { return region_releases_; }
 
  private:
   friend class ResultRegion;
@@ -64,6 +66,7 @@ class ResultPool {
   SegmentTable& segments_;
   std::uint64_t segment_bytes_;
   std::map<UserId, UserPool> users_;
+  std::uint64_t region_releases_ = 0;
 };
 
 }  // namespace musterd

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/assert.hpp"
 
@@ -27,6 +29,13 @@ std::string label(SegmentId id) { return "segment " + std::to_string(id.value); 
 
 Error not_yours(SegmentId id) {
   return Error(Code::denied, label(id) + " was not leased to this client, or was given back");
+}
+
+/// A mapping that can't be made writable later. Through a read-only descriptor: kernels before 6.7 count a shared
+/// mapping through a writable one as a writer, however it is protected, and then refuse F_SEAL_WRITE.
+Result<ipc::Mapping> map_for_reading(const ipc::Fd& fd, std::uint64_t bytes) {
+  const ipc::Fd reader(::open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), O_RDONLY | O_CLOEXEC));
+  return ipc::Mapping::map(reader ? reader : fd, bytes, ipc::Access::read_only);
 }
 
 }  // namespace
@@ -55,15 +64,39 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   segment->fd_ = std::move(*fd);
   segment->memory_ = std::move(*memory);
   segment->descriptor_ = std::move(*descriptor);
-  std::erase_if(segments_, [](const auto& entry) { return entry.second.expired(); });
+  forget_ended();
   segments_.emplace(segment->id_, segment);
   return segment;
+}
+
+/// Once in a while, so that leases don't cost a walk over all segments each.
+void SegmentTable::forget_ended() {
+  if (segments_.size() < forget_at_) return;
+  std::erase_if(segments_, [](const auto& entry) { return entry.second.expired(); });
+  constexpr std::size_t few = 64;
+  forget_at_ = std::max(few, segments_.size() * 2);
+}
+
+void SegmentTable::ready(Segment& segment, ipc::Mapping mapping) const {
+  segment.mapping_ = std::make_shared<ipc::Mapping>(std::move(mapping));
+  segment.state_ = Segment::State::ready;
+  if (on_mapped_) on_mapped_(segment.mapping_);
 }
 
 Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const {
   auto found = kept_.find(id);
   if (found == kept_.end() || found->second->owner().client != client || !client) return not_yours(id);
   return found->second;
+}
+
+/// Its writer could resize it until now; what it holds must be what it is charged for.
+Result<void> SegmentTable::check_size(const Segment& segment) {
+  struct stat status {};
+  if (::fstat(segment.fd_.get(), &status) != 0)
+    return ipc::system_error(Code::failed, "can't read the size of " + label(segment.id_), errno);
+  if (static_cast<std::uint64_t>(status.st_size) == segment.bytes_) return {};
+  return Error(Code::invalid, label(segment.id_) + " was resized from " + std::to_string(segment.bytes_) + " to " +
+                                  std::to_string(status.st_size) + " bytes");
 }
 
 Result<void> SegmentTable::mapped(ClientId client, SegmentId id) {
@@ -75,10 +108,10 @@ Result<void> SegmentTable::mapped(ClientId client, SegmentId id) {
                                                         ((*segment)->hard_requested_ ? 0 : F_SEAL_SEAL));
       !sealed)
     return sealed.error();
-  auto mapping = ipc::Mapping::map((*segment)->fd_, (*segment)->bytes_, ipc::Access::read_only);
+  if (auto same = check_size(**segment); !same) return same.error();
+  auto mapping = map_for_reading((*segment)->fd_, (*segment)->bytes_);
   if (!mapping) return mapping.error();
-  (*segment)->mapping_ = std::move(*mapping);
-  (*segment)->state_ = Segment::State::ready;
+  ready(**segment, std::move(*mapping));
   return {};
 }
 
@@ -108,11 +141,10 @@ Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes)
   if (!segment) return segment.error();
   auto mapping = ipc::Mapping::map((*segment)->fd_, (*segment)->bytes_, ipc::Access::read_write);
   if (!mapping) return mapping.error();
-  (*segment)->mapping_ = std::move(*mapping);
   if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
       !sealed)
     return sealed.error();
-  (*segment)->state_ = Segment::State::ready;
+  ready(**segment, std::move(*mapping));
   kept_.emplace((*segment)->id(), *segment);
   return *segment;
 }

@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <unordered_map>
+#include <utility>
 
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
@@ -16,6 +18,8 @@
 namespace musterd {
 
 using muster::ipc::SegmentId;
+/// Shared, so that whoever populates it in the background never touches what is unmapped.
+using MappingPtr = std::shared_ptr<muster::ipc::Mapping>;
 
 /// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
 class Segment {
@@ -33,7 +37,7 @@ class Segment {
   [[nodiscard]] bool hard_requested() const { return hard_requested_; }
   [[nodiscard]] const muster::ipc::Fd& fd() const { return fd_; }
   /// The daemon's mapping: writable for its own segments, read-only for a client's. Only in state ready or hard.
-  [[nodiscard]] std::byte* data() const { return mapping_.data(); }
+  [[nodiscard]] std::byte* data() const { return mapping_ ? mapping_->data() : nullptr; }
   /// True if [offset, offset + bytes) lies inside.
   [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const {
     return offset <= bytes_ && bytes <= bytes_ - offset;
@@ -47,7 +51,7 @@ class Segment {
   State state_ = State::leased;
   bool hard_requested_ = false;
   muster::ipc::Fd fd_;
-  muster::ipc::Mapping mapping_;
+  MappingPtr mapping_;
   Charge memory_;
   Charge descriptor_;
 };
@@ -56,7 +60,9 @@ using SegmentPtr = std::shared_ptr<Segment>;
 
 class SegmentTable {
  public:
-  explicit SegmentTable(Ledger& ledger) : ledger_(ledger) {}
+  /// `mapped` hears of each new mapping of the daemon, to populate it ahead of its first use.
+  explicit SegmentTable(Ledger& ledger, std::function<void(const MappingPtr&)> mapped = {})
+      : ledger_(ledger), on_mapped_(std::move(mapped)) {}
 
   /// A segment that `client` will write. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard);
@@ -83,8 +89,14 @@ class SegmentTable {
   [[nodiscard]] muster::Result<SegmentPtr> make(Payer payer, std::uint64_t bytes, const char* name);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
+  [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);
+  void ready(Segment& segment, muster::ipc::Mapping mapping) const;
+  void forget_ended();
+
   Ledger& ledger_;
+  std::function<void(const MappingPtr&)> on_mapped_;
   std::uint32_t last_id_ = 0;
+  std::size_t forget_at_ = 0;  ///< how many entries make it worth looking for ended ones
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
   std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< those whose writer lives
 };

@@ -16,7 +16,7 @@ Node::Node(NodeSettings settings, Outside& outside)
     : settings_(std::move(settings)),
       outside_(outside),
       ledger_(settings_.quota),
-      segments_(ledger_),
+      segments_(ledger_, [this](const MappingPtr& mapping) { outside_.populate(mapping); }),
       results_(segments_, settings_.segment_bytes),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
       admission_(settings_.memory_waiters_max) {}
@@ -133,8 +133,9 @@ std::optional<TimePoint> Node::next_deadline() const {
 }
 
 void Node::after_event(TimePoint) {
-  if (ledger_.memory_releases() != seen_memory_releases_) {
-    seen_memory_releases_ = ledger_.memory_releases();
+  const std::uint64_t releases = ledger_.memory_releases() + results_.region_releases();
+  if (releases != seen_memory_releases_ || admission_.front_is_untried()) {
+    seen_memory_releases_ = releases;
     admission_.retry();
   }
   std::vector<std::byte> body;

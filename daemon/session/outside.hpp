@@ -11,6 +11,7 @@
 #include <muster/ipc/records.hpp>
 
 #include "collective/engine.hpp"
+#include "memory/segment.hpp"
 
 namespace musterd {
 
@@ -34,6 +35,8 @@ class Outside {
   virtual void watch_lifeline(ClientId heir, muster::ipc::Fd fd) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
+  /// Touches the pages of a new mapping in the background.
+  virtual void populate(const MappingPtr& mapping) = 0;
   [[nodiscard]] virtual muster::ipc::Capability random_capability() = 0;
   /// Begins the orderly end of the daemon.
   virtual void stop(std::string reason) = 0;

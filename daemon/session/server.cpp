@@ -23,6 +23,7 @@
 
 #include "base/assert.hpp"
 #include "base/log.hpp"
+#include "memory/populator.hpp"
 #include "session/channel.hpp"
 #include "session/endpoint.hpp"
 #include "session/frames.hpp"
@@ -94,6 +95,7 @@ class AsioServer final : public Server, public Outside {
   void read_all_rings() override;
   void watch_lifeline(ClientId heir, ipc::Fd fd) override;
   void run(Job job) override;
+  void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
   ipc::Capability random_capability() override;
   void stop(std::string reason) override;
 
@@ -145,12 +147,13 @@ class AsioServer final : public Server, public Outside {
   bool done_ = false;
   std::string reason_;
 
+  Populator populator_;
+  Node node_;
+  // What lanes have posted holds leases of the node's objects, so it goes first.
   std::mutex posted_mutex_;
   std::vector<std::function<void()>> posted_;
   std::atomic<bool> has_posted_{false};
   std::atomic<bool> sleeping_{false};
-
-  Node node_;
   Engine engine_;
 };
 

@@ -1,9 +1,9 @@
 #include "store/store.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "base/assert.hpp"
+#include "store/leaf_index.hpp"
 
 namespace musterd {
 
@@ -16,10 +16,21 @@ namespace {
 
 std::string label(ObjectId id) { return "object " + std::to_string(id.value); }
 
-bool lies_in(const ipc::Leaf& leaf, const ipc::Leaf& parent) {
-  return leaf.segment == parent.segment && leaf.offset >= parent.offset &&
-         leaf.offset - parent.offset <= parent.bytes() &&
-         leaf.bytes() <= parent.bytes() - (leaf.offset - parent.offset);
+/// What a manifest takes in the daemon beyond what the object's slot stands for.
+std::uint64_t metadata_bytes(const Manifest& manifest) {
+  constexpr std::uint64_t with_slot = 4096;
+  const std::uint64_t bytes = manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(SegmentPtr)) +
+                              manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size();
+  return bytes <= with_slot ? 0 : bytes;
+}
+
+std::vector<SegmentId> distinct(const std::vector<SegmentPtr>& segments) {
+  std::vector<SegmentId> ids;
+  for (const auto& segment : segments)
+    if (segment && (ids.empty() || ids.back() != segment->id())) ids.push_back(segment->id());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
 }
 
 }  // namespace
@@ -49,33 +60,44 @@ Result<void> Store::bind_own(Object& object, Payer client) const {
 }
 
 Result<void> Store::bind_to_parent(Object& object) const {
-  const auto& parents = object.parent->manifest.leaves;
-  // Parts follow the order of their whole, so the search goes on where it ended.
-  std::size_t at = 0;
+  LeafIndex wholes(object.parent->manifest.leaves);
+  object.segments.reserve(object.manifest.leaves.size());
   for (const auto& leaf : object.manifest.leaves) {
     if (leaf.bytes() == 0) {
       object.segments.emplace_back();
       continue;
     }
-    std::size_t tried = 0;
-    while (tried < parents.size() && !lies_in(leaf, parents[at])) {
-      at = (at + 1) % parents.size();
-      ++tried;
-    }
-    if (tried == parents.size())
-      return Error(Code::invalid, "a leaf at offset " + std::to_string(leaf.offset) + " of segment " +
+    const auto whole = wholes.find(leaf);
+    if (!whole)
+      return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
+                                      std::to_string(leaf.offset) + " of segment " +
                                       std::to_string(leaf.segment.value) + " is not part of " +
                                       label(object.parent->id));
-    object.segments.push_back(object.parent->segments[at]);
+    object.segments.push_back(object.parent->segments[*whole]);
+  }
+  // The bytes are those of the first whole: keeping only that one makes a part of a part no longer chain.
+  if (object.parent->parent) object.parent = object.parent->parent;
+  return {};
+}
+
+Result<void> Store::charge(Object& object, Payer payer) const {
+  auto slot = ledger_.charge(payer, Resource::objects, 1);
+  if (!slot) return slot.error();
+  object.slot = std::move(*slot);
+  if (const auto bytes = metadata_bytes(object.manifest); bytes != 0) {
+    auto metadata = ledger_.charge(payer, Resource::memory, bytes);
+    if (!metadata) return metadata.error();
+    object.metadata = std::move(*metadata);
   }
   return {};
 }
 
 ObjectPtr Store::insert(Object object) {
   const ObjectId id = object.id;
+  object.lies_in = distinct(object.segments);
   // The end is noticed wherever the last pointer goes; it is told at the next take_gone().
   ObjectPtr made(new Object(std::move(object)), [ends = ends_](const Object* last) {
-    ends->push_back({last->id, last->maker});
+    ends->note({last->id, last->maker});
     delete last;
   });
   ++totals_.objects_made;
@@ -101,9 +123,7 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
   }
   auto bound = parent ? bind_to_parent(object) : bind_own(object, client);
   if (!bound) return bound.error();
-  auto slot = ledger_.charge(client, Resource::objects, 1);
-  if (!slot) return slot.error();
-  object.slot = std::move(*slot);
+  if (auto charged = charge(object, client); !charged) return charged.error();
   if (!parent) {
     const auto bytes = object.manifest.bytes();
     totals_.bytes_deposited += bytes;
@@ -125,9 +145,7 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   object.manifest = std::move(manifest);
   for (const auto& leaf : object.manifest.leaves)
     object.segments.push_back(leaf.bytes() == 0 ? nullptr : segments_.find(leaf.segment));
-  auto slot = ledger_.charge({user, {}}, Resource::objects, 1);
-  if (!slot) return slot.error();
-  object.slot = std::move(*slot);
+  if (auto charged = charge(object, {user, {}}); !charged) return charged.error();
   object.region = std::move(region);
   return insert(std::move(object));
 }
@@ -153,8 +171,8 @@ bool Store::holds_in(ClientId client, SegmentId segment) const {
   auto found = holds_.find(client);
   if (found == holds_.end()) return false;
   return std::any_of(found->second.begin(), found->second.end(), [&](const auto& hold) {
-    const auto& leaves = entries_.at(hold.first).strong->manifest.leaves;
-    return std::any_of(leaves.begin(), leaves.end(), [&](const auto& leaf) { return leaf.segment == segment; });
+    const auto& lies_in = entries_.at(hold.first).strong->lies_in;
+    return std::binary_search(lies_in.begin(), lies_in.end(), segment);
   });
 }
 
@@ -261,17 +279,12 @@ std::optional<TimePoint> Store::next_deadline() const {
 }
 
 std::vector<Store::Gone> Store::take_gone() {
-  std::vector<Gone> all;
-  // The end of a part may be the end of its whole.
-  while (!ends_->empty()) {
-    const Ends ended = std::exchange(*ends_, {});
-    for (const auto& gone : ended) {
-      auto entry = entries_.find(gone.id);
-      tombstones_.insert_or_assign(gone.id, entry->second.end_reason);
-      tombstone_order_.push_back(gone.id);
-      entries_.erase(entry);
-      all.push_back(gone);
-    }
+  std::vector<Gone> all = ends_->take();
+  for (const auto& gone : all) {
+    auto entry = entries_.find(gone.id);
+    tombstones_.insert_or_assign(gone.id, entry->second.end_reason);
+    tombstone_order_.push_back(gone.id);
+    entries_.erase(entry);
   }
   while (tombstone_order_.size() > limits_.tombstones) {
     tombstones_.erase(tombstone_order_.front());
@@ -280,7 +293,7 @@ std::vector<Store::Gone> Store::take_gone() {
   return all;
 }
 
-std::size_t Store::size() const { return entries_.size() - ends_->size(); }
+std::size_t Store::size() const { return entries_.size() - ends_->noted().size(); }
 
 std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
   std::vector<Listed> listed;

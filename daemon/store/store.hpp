@@ -8,13 +8,16 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
 #include <muster/result.hpp>
 
+#include "base/assert.hpp"
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
@@ -35,9 +38,11 @@ struct Object {
   TimePoint made;
   Manifest manifest;
   std::vector<SegmentPtr> segments;      ///< of each leaf, null for leaves without bytes
-  std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another
+  std::vector<SegmentId> lies_in;        ///< the same, each once, sorted
+  std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
   ResultRegion region;                   ///< of a result
   Charge slot;
+  Charge metadata;  ///< of a large manifest
   [[nodiscard]] const std::byte* data(std::size_t leaf) const {
     return segments[leaf] ? segments[leaf]->data() + manifest.leaves[leaf].offset : nullptr;
   }
@@ -46,7 +51,7 @@ using ObjectPtr = std::shared_ptr<const Object>;
 
 struct Holder {
   ClientId client;
-  std::uint32_t holds = 0;
+  std::uint64_t holds = 0;
 };
 
 class Store {
@@ -123,11 +128,25 @@ class Store {
     TimePoint pinned_until{};
     const char* end_reason = "freed";
   };
-  using Ends = std::vector<Gone>;
+  /// Objects that ended; shared with their deleters. An end on another thread than the store's would be a data race.
+  class Ends {
+   public:
+    void note(Gone gone) {
+      MUSTER_ASSERT(std::this_thread::get_id() == thread_, "objects are let go where the store lives");
+      noted_.push_back(gone);
+    }
+    [[nodiscard]] const std::vector<Gone>& noted() const { return noted_; }
+    [[nodiscard]] std::vector<Gone> take() { return std::exchange(noted_, {}); }
+
+   private:
+    std::thread::id thread_ = std::this_thread::get_id();
+    std::vector<Gone> noted_;
+  };
 
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
   [[nodiscard]] muster::Result<void> bind_own(Object& object, Payer client) const;
   [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
+  [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;
   ObjectPtr insert(Object object);
   [[nodiscard]] muster::Error lost(ObjectId id) const;
   Entry& entry_of(const ObjectPtr& object);
@@ -139,7 +158,7 @@ class Store {
   Limits limits_;
   Totals totals_;
   std::unordered_map<ObjectId, Entry> entries_;
-  std::unordered_map<ClientId, std::unordered_map<ObjectId, std::uint32_t>> holds_;
+  std::unordered_map<ClientId, std::unordered_map<ObjectId, std::uint64_t>> holds_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
   std::uint32_t last_result_ = 0;
   std::unordered_map<ObjectId, const char*> tombstones_;

@@ -39,6 +39,7 @@ class Recorder final : public Outside {
     if (job.done) ready.push_back(std::move(job.done));
     if (!hold_jobs) run_ready();
   }
+  void populate(const MappingPtr&) override {}
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }
 

@@ -1,0 +1,90 @@
+#include "memory/populator.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <csignal>
+
+// Linux 5.14; older headers don't know them, older kernels refuse them.
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace musterd {
+
+namespace {
+
+/// A chunk takes well below a millisecond, for which others may have to wait to map or unmap something.
+constexpr std::size_t chunk_bytes = 512 << 10;
+constexpr std::size_t queue_max = 256;
+
+/// Read-only mappings refuse to be populated for writing; a read brings the pages of a memfd just as well.
+bool populate_chunk(const muster::ipc::Mapping& mapping, std::size_t offset) {
+  const std::size_t bytes = std::min(chunk_bytes, mapping.bytes() - offset);
+  std::byte* begin = mapping.data() + offset;
+  return ::madvise(begin, bytes, MADV_POPULATE_WRITE) == 0 || ::madvise(begin, bytes, MADV_POPULATE_READ) == 0;
+}
+
+}  // namespace
+
+Populator::Populator() {
+  // Signals are the control thread's.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([this] { work(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+Populator::~Populator() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Populator::populate(const MappingPtr& mapping) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.size() >= queue_max) return;
+    queue_.emplace_back(mapping);
+  }
+  changed_.notify_all();
+}
+
+void Populator::wait_until_idle() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return queue_.empty() && !busy_; });
+}
+
+void Populator::work() {
+  pthread_setname_np(pthread_self(), "muster-populate");
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+    if (stopping_) return;
+    const auto watched = std::move(queue_.front());
+    queue_.pop_front();
+    busy_ = true;
+    bool more = true;
+    for (std::size_t offset = 0; more && !stopping_; offset += chunk_bytes) {
+      lock.unlock();
+      // Held for one chunk only, so that a segment that is given back goes at once.
+      if (const auto mapping = watched.lock()) {
+        more = populate_chunk(*mapping, offset) && offset + chunk_bytes < mapping->bytes();
+      } else {
+        more = false;
+      }
+      lock.lock();
+    }
+    busy_ = false;
+    changed_.notify_all();
+  }
+}
+
+}  // namespace musterd

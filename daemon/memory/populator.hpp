@@ -1,0 +1,40 @@
+// Touches the pages of new segments ahead of their first use, on a thread of its own: page faults cost more than the
+// arithmetic, and neither the control thread nor a lane should take them. It only makes haste; nothing relies on it.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "memory/segment.hpp"
+
+namespace musterd {
+
+class Populator {
+ public:
+  Populator();
+  Populator(const Populator&) = delete;
+  Populator& operator=(const Populator&) = delete;
+  /// Ends after the chunk at hand; what is queued stays as it is.
+  ~Populator();
+
+  /// Queues a mapping, which may end at any time. A full queue drops it: its pages then come with their first use.
+  void populate(const MappingPtr& mapping);
+  /// Returns once nothing is queued or under way.
+  void wait_until_idle();
+
+ private:
+  void work();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::weak_ptr<muster::ipc::Mapping>> queue_;
+  bool busy_ = false;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace musterd

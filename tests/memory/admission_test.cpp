@@ -1,0 +1,187 @@
+#include <catch2/catch.hpp>
+
+#include <map>
+
+#include "ipc/random.hpp"
+#include "memory/admission.hpp"
+
+using namespace musterd;
+using muster::Code;
+using muster::Error;
+using muster::Result;
+
+namespace {
+
+/// Requests that each want some units of a room, and what became of them.
+struct Room {
+  std::uint64_t units = 0;
+  std::vector<int> served = {};
+  std::map<int, Code> given_up = {};
+  Admission admission{100};
+
+  WaiterId ask(int who, std::uint64_t wanted, int deadline = 1000) {
+    return admission.request(
+        {static_cast<std::uint32_t>(who)}, TimePoint(std::chrono::seconds(deadline)),
+        [this, who, wanted]() -> Result<void> {
+          if (wanted > units) return Error(Code::out_of_memory, "no room");
+          units -= wanted;
+          served.push_back(who);
+          return {};
+        },
+        [this, who](const Error& error) { given_up.emplace(who, error.code()); });
+  }
+  void free(std::uint64_t more) {
+    units += more;
+    admission.retry();
+  }
+  void expire(int now) { admission.expire(TimePoint(std::chrono::seconds(now))); }
+};
+
+using Served = std::vector<int>;
+
+}  // namespace
+
+TEST_CASE("a request that fits is served at once") {
+  Room room{.units = 10};
+  room.ask(1, 10);
+  CHECK(room.served == Served{1});
+  CHECK(room.admission.waiting() == 0);
+  CHECK_FALSE(room.admission.next_deadline());
+}
+
+TEST_CASE("nobody overtakes, not even who would fit") {
+  Room room{.units = 5};
+  room.ask(1, 8);
+  room.ask(2, 3);
+  CHECK(room.served.empty());
+  room.free(2);
+  CHECK(room.served.empty());
+  room.free(1);
+  CHECK(room.served == Served{1});
+  room.free(3);
+  CHECK(room.served == Served{1, 2});
+}
+
+TEST_CASE("one release serves as many as fit") {
+  Room room;
+  for (int who = 1; who <= 4; ++who) room.ask(who, 2);
+  room.free(6);
+  CHECK(room.served == Served{1, 2, 3});
+  CHECK(room.admission.waiting() == 1);
+}
+
+TEST_CASE("a deadline gives up on the one that waited and lets the next one on") {
+  Room room{.units = 4};
+  room.ask(1, 8, 10);
+  room.ask(2, 4, 20);
+  CHECK(room.admission.next_deadline() == TimePoint(std::chrono::seconds(10)));
+  room.expire(9);
+  CHECK(room.given_up.empty());
+  room.expire(10);
+  CHECK(room.given_up == std::map<int, Code>{{1, Code::out_of_memory}});
+  CHECK(room.served == Served{2});
+}
+
+TEST_CASE("a queue that is full gives up at once") {
+  Room room;
+  for (int who = 1; who <= 101; ++who) room.ask(who, 1);
+  CHECK(room.given_up == std::map<int, Code>{{101, Code::out_of_memory}});
+  CHECK(room.admission.waiting() == 100);
+}
+
+TEST_CASE("another error than OutOfMemory ends the wait") {
+  Admission admission(10);
+  std::vector<Code> given_up;
+  const auto note = [&](const Error& error) { given_up.push_back(error.code()); };
+  bool quota = false;
+  const auto attempt = [&]() -> Result<void> {
+    return Error(quota ? Code::quota_exceeded : Code::out_of_memory, "no");
+  };
+  admission.request({1}, TimePoint::max(), attempt, note);
+  CHECK(given_up.empty());
+  quota = true;
+  admission.request({2}, TimePoint::max(), attempt, note);
+  admission.retry();
+  CHECK(given_up == std::vector{Code::quota_exceeded, Code::quota_exceeded});
+  CHECK(admission.waiting() == 0);
+}
+
+TEST_CASE("who is forgotten is neither served nor told, and shows that the next one is untried") {
+  Room room{.units = 4};
+  room.ask(1, 8);
+  room.ask(2, 4);
+  CHECK_FALSE(room.admission.front_is_untried());
+  room.admission.forget({1});
+  CHECK(room.admission.front_is_untried());
+  room.admission.retry();
+  CHECK(room.served == Served{2});
+  CHECK(room.given_up.empty());
+  CHECK_FALSE(room.admission.front_is_untried());
+}
+
+TEST_CASE("a waiter can be forgotten by its id") {
+  Room room;
+  room.ask(1, 1);
+  const auto second = room.ask(2, 1);
+  room.ask(3, 1);
+  room.admission.forget_waiter(second);
+  room.free(3);
+  CHECK(room.served == Served{1, 3});
+}
+
+TEST_CASE("an attempt may forget its own client") {
+  Admission admission(10);
+  int attempts = 0;
+  const auto attempt = [&]() -> Result<void> {
+    if (++attempts == 2) admission.forget({1});
+    return Error(Code::out_of_memory, "no room");
+  };
+  admission.request({1}, TimePoint::max(), attempt, [](const Error&) { FAIL("it was forgotten"); });
+  admission.retry();
+  CHECK(admission.waiting() == 0);
+  admission.retry();
+  CHECK(attempts == 2);
+}
+
+TEST_CASE("what an attempt asks for stands at the end of the line") {
+  Room room;
+  std::vector<std::string> order;
+  bool open = false;
+  const auto entry = [&](std::string name, std::function<void()> then) -> Admission::Attempt {
+    return [&, name, then]() -> Result<void> {
+      if (!open) return Error(Code::out_of_memory, "no room");
+      order.push_back(name);
+      then();
+      return {};
+    };
+  };
+  const auto never = [](const Error&) { FAIL("nobody gives up"); };
+  auto& admission = room.admission;
+  const auto nothing = [] {};
+  admission.request({1}, TimePoint::max(),
+                    entry("a", [&] { admission.request({3}, TimePoint::max(), entry("c", nothing), never); }), never);
+  admission.request({2}, TimePoint::max(), entry("b", nothing), never);
+  open = true;
+  admission.retry();
+  CHECK(order == std::vector<std::string>{"a", "b", "c"});
+}
+
+TEST_CASE("requests are served in order or given up by their deadline, whatever happens") {
+  const auto seed = GENERATE(range<std::uint64_t>(1, 9));
+  INFO("seed " << seed);
+  muster::ipc::test::Random random(seed);
+  Room room;
+  std::map<int, int> deadlines;
+  int now = 0;
+  for (int who = 1; who <= 60; ++who) {
+    deadlines[who] = now + static_cast<int>(random.between(1, 30));
+    room.ask(who, random.between(1, 5), deadlines[who]);
+    if (random.chance(0.4)) room.free(random.between(1, 6));
+    if (random.chance(0.3)) room.expire(++now);
+    CHECK(std::is_sorted(room.served.begin(), room.served.end()));
+    for (const auto& [late, code] : room.given_up) CHECK(deadlines[late] <= now);
+  }
+  room.expire(1000);
+  CHECK(room.admission.waiting() == 0);
+  CHECK(room.served.size() + room.given_up.size() == 60);
+}

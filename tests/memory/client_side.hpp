@@ -1,0 +1,24 @@
+// What a client does with a lease: maps it for writing and says so.
+#pragma once
+
+#include <catch2/catch.hpp>
+
+#include "memory/segment.hpp"
+
+namespace musterd::testing {
+
+struct ClientSide {
+  SegmentPtr segment;
+  muster::ipc::Mapping mapping;
+};
+
+inline ClientSide lease_and_map(SegmentTable& table, Payer payer, std::uint64_t bytes, bool hard = false) {
+  auto segment = table.lease(payer, bytes, hard);
+  REQUIRE(segment);
+  auto mapping = muster::ipc::Mapping::map((*segment)->fd(), (*segment)->bytes(), muster::ipc::Access::read_write);
+  REQUIRE(mapping);
+  REQUIRE(table.mapped(payer.client, (*segment)->id()));
+  return {*segment, std::move(*mapping)};
+}
+
+}  // namespace musterd::testing

@@ -1,0 +1,166 @@
+#include <catch2/catch.hpp>
+
+#include "ipc/random.hpp"
+#include "memory/ledger.hpp"
+#include "memory/quotas.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using Catch::Matchers::Contains;
+using muster::Code;
+
+namespace {
+
+constexpr auto memory = Resource::memory;
+constexpr Payer first{1000, {1}};
+constexpr Payer second{1000, {2}};
+constexpr Payer stranger{2000, {3}};
+constexpr Payer results{1000, {}};
+
+}  // namespace
+
+TEST_CASE("a charge counts for its client, its user and the daemon until it ends") {
+  Ledger ledger(memory_quota(100 * mebibyte));
+  {
+    auto charge = ledger.charge(first, memory, 3 * mebibyte);
+    auto of_results = ledger.charge(results, memory, 2 * mebibyte);
+    REQUIRE(charge);
+    REQUIRE(of_results);
+    CHECK(ledger.client({1}).used[0] == 3 * mebibyte);
+    CHECK(ledger.user(1000).used[0] == 5 * mebibyte);
+    CHECK(ledger.user(2000).used[0] == 0);
+    CHECK(ledger.total().used[0] == 5 * mebibyte);
+  }
+  CHECK(holds_nothing(ledger));
+  CHECK(ledger.client({1}).used == Amounts{});
+  CHECK(ledger.total().memory_peak == 5 * mebibyte);
+  CHECK(ledger.user(1000).memory_peak == 5 * mebibyte);
+  CHECK(ledger.memory_releases() == 2);
+}
+
+TEST_CASE("a moved charge is given back once") {
+  Ledger ledger(memory_quota(mebibyte));
+  auto made = ledger.charge(first, Resource::fds, 2);
+  REQUIRE(made);
+  Charge moved = std::move(*made);
+  made->reset();
+  CHECK(ledger.total().used[2] == 2);
+  auto other = ledger.charge(first, Resource::fds, 5);
+  REQUIRE(other);
+  moved = std::move(*other);
+  CHECK(ledger.total().used[2] == 5);
+  moved.reset();
+  CHECK(holds_nothing(ledger));
+}
+
+TEST_CASE("a full daemon is OutOfMemory that says who holds what") {
+  Ledger ledger(memory_quota(100 * mebibyte));
+  auto large = ledger.charge(first, memory, 60 * mebibyte);
+  auto small = ledger.charge(stranger, memory, 10 * mebibyte);
+  auto of_results = ledger.charge(results, memory, 30 * mebibyte);
+  auto refused = ledger.charge(second, memory, 11 * mebibyte);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code() == Code::out_of_memory);
+  CHECK_THAT(refused.error().message(), Contains("100 MiB of 100 MiB"));
+  CHECK_THAT(refused.error().message(), Contains("client 1: 60 MiB, results of user 1000: 30 MiB, client 3: 10 MiB"));
+  CHECK_THAT(refused.error().message(), Contains("11 MiB more"));
+  CHECK_FALSE(refused.error().hint().empty());
+  CHECK(ledger.client({2}).used == Amounts{});
+}
+
+TEST_CASE("only the largest holders are named, the others counted") {
+  Ledger ledger(memory_quota(100 * mebibyte));
+  std::vector<Charge> charges;
+  for (std::uint32_t client = 1; client <= 6; ++client)
+    charges.push_back(std::move(ledger.charge({1, {client}}, memory, client * mebibyte).value()));
+  CHECK_THAT(ledger.holders_of_memory(2), Contains("client 6") && Contains("client 5") && Contains("4 more"));
+  CHECK_THAT(ledger.holders_of_memory(2), !Contains("client 4"));
+  charges.clear();
+  CHECK(ledger.holders_of_memory() == "nobody");
+}
+
+TEST_CASE("shares of clients and users are quotas, not reasons to wait") {
+  Ledger ledger(memory_quota(100 * mebibyte, 50 * mebibyte, 30 * mebibyte));
+  auto one = ledger.charge(first, memory, 25 * mebibyte);
+  REQUIRE(one);
+  auto of_client = ledger.charge(first, memory, 6 * mebibyte);
+  REQUIRE_FALSE(of_client);
+  CHECK(of_client.error().code() == Code::quota_exceeded);
+  CHECK_THAT(of_client.error().message(), Contains("client 1 holds 25 MiB of at most 30 MiB"));
+  auto of_user = ledger.charge(second, memory, 26 * mebibyte);
+  REQUIRE_FALSE(of_user);
+  CHECK(of_user.error().code() == Code::quota_exceeded);
+  CHECK_THAT(of_user.error().message(), Contains("user 1000 holds 25 MiB of at most 50 MiB"));
+  CHECK(ledger.charge(stranger, memory, 26 * mebibyte));
+  CHECK(ledger.charge(first, memory, 5 * mebibyte));
+}
+
+TEST_CASE("what can never fit is told at once") {
+  Ledger ledger(memory_quota(100 * mebibyte, 100 * mebibyte, 30 * mebibyte));
+  CHECK(ledger.possible(first, memory, 30 * mebibyte));
+  REQUIRE_FALSE(ledger.possible(first, memory, 30 * mebibyte + 1));
+  CHECK(ledger.possible(first, memory, 30 * mebibyte + 1).error().code() == Code::quota_exceeded);
+  CHECK(ledger.possible(results, memory, 100 * mebibyte));
+  REQUIRE_FALSE(ledger.possible(results, memory, ~std::uint64_t{0}));
+  CHECK(ledger.possible(results, memory, ~std::uint64_t{0}).error().code() == Code::out_of_memory);
+  CHECK_FALSE(ledger.charge(first, memory, ~std::uint64_t{0}));
+  CHECK(holds_nothing(ledger));
+}
+
+TEST_CASE("objects and descriptors are bounded like memory") {
+  Quota quota = memory_quota(mebibyte);
+  quota.total[1] = 4;
+  quota.per_client[1] = 2;
+  Ledger ledger(quota);
+  auto one = ledger.charge(first, Resource::objects, 2);
+  auto too_many = ledger.charge(first, Resource::objects, 1);
+  REQUIRE_FALSE(too_many);
+  CHECK(too_many.error().code() == Code::quota_exceeded);
+  CHECK_THAT(too_many.error().message(), Contains("2 objects"));
+  auto two = ledger.charge(second, Resource::objects, 2);
+  auto none_left = ledger.charge(results, Resource::objects, 1);
+  REQUIRE_FALSE(none_left);
+  CHECK(none_left.error().code() == Code::quota_exceeded);
+}
+
+TEST_CASE("the sums are right after any sequence of charges") {
+  const auto seed = GENERATE(range<std::uint64_t>(1, 9));
+  INFO("seed " << seed);
+  muster::ipc::test::Random random(seed);
+  Ledger ledger(memory_quota(1000, 700, 400));
+  struct Held {
+    Payer payer;
+    Charge charge;
+  };
+  std::vector<Held> held;
+  std::uint64_t peak = 0;
+  for (int step = 0; step < 2000; ++step) {
+    if (random.chance(0.55)) {
+      const Payer payer{static_cast<UserId>(random.between(1, 2)), {static_cast<std::uint32_t>(random.between(0, 3))}};
+      const auto amount = random.between(0, 120);
+      std::uint64_t of_total = 0;
+      std::uint64_t of_user = 0;
+      std::uint64_t of_client = 0;
+      for (const auto& one : held) {
+        of_total += one.charge.amount();
+        if (one.payer.user == payer.user) of_user += one.charge.amount();
+        if (one.payer.client == payer.client) of_client += one.charge.amount();
+      }
+      const bool fits =
+          of_total + amount <= 1000 && of_user + amount <= 700 && (!payer.client || of_client + amount <= 400);
+      auto charge = ledger.charge(payer, memory, amount);
+      REQUIRE(charge.ok() == fits);
+      if (charge) held.push_back({payer, std::move(*charge)});
+      if (fits) peak = std::max(peak, of_total + amount);
+    } else if (!held.empty()) {
+      std::swap(held[random.between(0, held.size() - 1)], held.back());
+      held.pop_back();
+    }
+    std::uint64_t sum = 0;
+    for (const auto& one : held) sum += one.charge.amount();
+    REQUIRE(ledger.total().used[0] == sum);
+  }
+  CHECK(ledger.total().memory_peak == peak);
+  held.clear();
+  CHECK(holds_nothing(ledger));
+}

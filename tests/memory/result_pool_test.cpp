@@ -1,0 +1,153 @@
+#include <catch2/catch.hpp>
+
+#include <cstring>
+#include <deque>
+
+#include "ipc/random.hpp"
+#include "memory/quotas.hpp"
+#include "memory/result_pool.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using muster::Code;
+
+namespace {
+
+struct World {
+  explicit World(Quota quota, std::uint64_t segment_bytes = mebibyte)
+      : ledger(quota), table(ledger), pool(table, segment_bytes) {}
+  Ledger ledger;
+  SegmentTable table;
+  ResultPool pool;
+};
+
+constexpr UserId user = 1000;
+
+}  // namespace
+
+TEST_CASE("results share segments and give their regions back") {
+  World world(memory_quota(16 * mebibyte));
+  {
+    auto first = world.pool.allocate(user, 1000);
+    auto second = world.pool.allocate(user, 100'000);
+    REQUIRE(first);
+    REQUIRE(second);
+    CHECK(first->segment() == second->segment());
+    CHECK(first->offset() != second->offset());
+    CHECK(first->bytes() == 1000);
+    CHECK(reinterpret_cast<std::uintptr_t>(first->data()) % 64 == 0);
+    std::memset(second->data(), 1, second->bytes());
+    CHECK(world.table.size() == 1);
+    CHECK(world.pool.used_bytes() >= 101'000);
+  }
+  CHECK(world.pool.used_bytes() == 0);
+  CHECK(world.pool.region_releases() == 2);
+  CHECK(world.ledger.total().used[0] == mebibyte);  // kept for the next result
+}
+
+TEST_CASE("steady state makes no new segment and comes back to the same bytes") {
+  World world(memory_quota(16 * mebibyte));
+  std::byte* before = nullptr;
+  for (int round = 0; round < 1000; ++round) {
+    auto region = world.pool.allocate(user, 200'000);
+    REQUIRE(region);
+    if (before) CHECK(region->data() == before);
+    before = region->data();
+  }
+  CHECK(world.table.size() == 1);
+}
+
+TEST_CASE("a result larger than a segment gets one of its own") {
+  World world(memory_quota(16 * mebibyte));
+  auto region = world.pool.allocate(user, 5 * mebibyte);
+  REQUIRE(region);
+  region->data()[5 * mebibyte - 1] = std::byte{1};
+  CHECK(world.ledger.total().used[0] < 6 * mebibyte);
+}
+
+TEST_CASE("no two users ever share a segment") {
+  World world(memory_quota(16 * mebibyte));
+  SegmentId of_first;
+  {
+    auto region = world.pool.allocate(1, 1000);
+    of_first = region->segment();
+    std::memset(region->data(), 0x5a, 1000);
+  }
+  auto region = world.pool.allocate(2, 1000);
+  CHECK(region->segment() != of_first);
+  for (std::size_t i = 0; i < 1000; ++i) CHECK(region->data()[i] == std::byte{0});
+}
+
+TEST_CASE("a small segment is made where a usual one does not fit any more") {
+  const bool by_quota = GENERATE(false, true);
+  World world(by_quota ? memory_quota(16 * mebibyte, mebibyte, mebibyte) : memory_quota(mebibyte), 2 * mebibyte);
+  auto region = world.pool.allocate(user, 100'000);
+  REQUIRE(region);
+  CHECK(world.ledger.total().used[0] < mebibyte);
+}
+
+TEST_CASE("trim gives back what is wholly free and nothing else") {
+  World world(memory_quota(16 * mebibyte));
+  std::deque<ResultRegion> held;
+  for (int i = 0; i < 4; ++i) held.push_back(std::move(world.pool.allocate(user, 800'000).value()));
+  REQUIRE(world.table.size() == 4);
+  CHECK(world.pool.trim() == 0);
+  held.pop_front();
+  held.pop_front();
+  SegmentPtr lent = world.table.find(held.front().segment());
+  CHECK(world.pool.trim() == 2 * mebibyte);
+  CHECK(world.table.size() == 2);
+  held.clear();
+  CHECK(world.pool.trim() == mebibyte);  // the other one is in use by whoever has `lent`
+  lent.reset();
+  CHECK(world.pool.trim() == mebibyte);
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a full store is OutOfMemory and takes nothing") {
+  World world(memory_quota(2 * mebibyte));
+  auto first = world.pool.allocate(user, 1'500'000);
+  REQUIRE(first);
+  const auto used = world.ledger.total().used;
+  auto second = world.pool.allocate(user, 1'500'000);
+  REQUIRE_FALSE(second);
+  CHECK(second.error().code() == Code::out_of_memory);
+  CHECK(world.ledger.total().used == used);
+  first->reset();
+  CHECK(world.pool.allocate(user, 1'500'000));
+}
+
+TEST_CASE("regions never overlap and keep their bytes, in any order of use") {
+  const auto seed = GENERATE(range<std::uint64_t>(1, 7));
+  INFO("seed " << seed);
+  muster::ipc::test::Random random(seed);
+  World world(memory_quota(32 * mebibyte));
+  struct Held {
+    ResultRegion region;
+    std::byte pattern;
+  };
+  std::vector<Held> held;
+  for (int step = 0; step < 600; ++step) {
+    if (random.chance(0.55)) {
+      const auto bytes = random.chance(0.8) ? random.between(1, 20'000) : random.between(1, 3'000'000);
+      auto region = world.pool.allocate(static_cast<UserId>(random.between(1, 2)), bytes);
+      if (!region) {
+        REQUIRE(region.error().code() == Code::out_of_memory);
+        world.pool.trim();
+        continue;
+      }
+      const auto pattern = static_cast<std::byte>(random.between(0, 255));
+      std::memset(region->data(), static_cast<int>(pattern), bytes);
+      held.push_back({std::move(*region), pattern});
+    } else if (!held.empty()) {
+      std::swap(held[random.between(0, held.size() - 1)], held.back());
+      const auto& last = held.back();
+      const auto* data = last.region.data();
+      REQUIRE(std::all_of(data, data + last.region.bytes(), [&](std::byte byte) { return byte == last.pattern; }));
+      held.pop_back();
+    }
+  }
+  held.clear();
+  world.pool.trim();
+  CHECK(holds_nothing(world.ledger));
+}

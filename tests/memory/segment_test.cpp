@@ -1,0 +1,194 @@
+#include <catch2/catch.hpp>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "memory/client_side.hpp"
+#include "memory/quotas.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using muster::Code;
+namespace ipc = muster::ipc;
+
+namespace {
+
+constexpr Payer owner{1000, {1}};
+constexpr Payer other{1000, {2}};
+constexpr std::uint64_t page = 4096;
+
+struct World {
+  Ledger ledger{memory_quota(64 * mebibyte)};
+  SegmentTable table{ledger};
+};
+
+template <class T>
+Code code_of(const muster::Result<T>& result) {
+  REQUIRE_FALSE(result);
+  return result.error().code();
+}
+
+}  // namespace
+
+TEST_CASE("a lease is whole pages, charged in full with its descriptor before anything is touched") {
+  World world;
+  auto segment = world.table.lease(owner, page + 1, false);
+  REQUIRE(segment);
+  CHECK((*segment)->bytes() == 2 * page);
+  CHECK((*segment)->state() == Segment::State::leased);
+  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0});
+  CHECK(world.table.size() == 1);
+}
+
+TEST_CASE("sizes that can't be are refused") {
+  World world;
+  CHECK(code_of(world.table.lease(owner, 0, false)) == Code::invalid);
+  CHECK(code_of(world.table.lease(owner, ~std::uint64_t{0}, false)) == Code::invalid);
+  CHECK(code_of(world.table.lease(owner, 65 * mebibyte, false)) == Code::out_of_memory);
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("the daemon reads what the client writes, and only after the client has mapped it") {
+  World world;
+  auto segment = world.table.lease(owner, page, false);
+  const auto id = (*segment)->id();
+  CHECK((*segment)->data() == nullptr);
+  CHECK(code_of(world.table.readable(id, owner.user)) == Code::invalid);
+  CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
+  auto mapping = ipc::Mapping::map((*segment)->fd(), page, ipc::Access::read_write);
+  REQUIRE(world.table.mapped(owner.client, id));
+  std::memcpy(mapping->data() + 100, "hello", 6);
+  CHECK(std::string(reinterpret_cast<const char*>((*segment)->data()) + 100) == "hello");
+  CHECK(world.table.readable(id, owner.user));
+  CHECK(world.table.owned(id, owner.client));
+  CHECK(code_of(world.table.mapped(owner.client, id)) == Code::invalid);
+}
+
+TEST_CASE("a segment is its writer's, readable to its user, and nobody else's") {
+  World world;
+  const auto leased = lease_and_map(world.table, owner, page);
+  const auto id = leased.segment->id();
+  CHECK(code_of(world.table.mapped(other.client, id)) == Code::denied);
+  CHECK(code_of(world.table.hard_seal(other.client, id)) == Code::denied);
+  CHECK(code_of(world.table.owned(id, other.client)) == Code::denied);
+  CHECK(code_of(world.table.give_back(other.client, id)) == Code::denied);
+  CHECK(code_of(world.table.give_back({}, id)) == Code::denied);
+  CHECK(world.table.readable(id, other.user));
+  CHECK(code_of(world.table.readable(id, 2000)) == Code::denied);
+  CHECK(code_of(world.table.readable({77}, owner.user)) == Code::invalid);
+}
+
+TEST_CASE("a client that resizes its segment before it is sealed does not get away with it") {
+  World world;
+  const auto change = GENERATE(std::uint64_t{0}, page, 3 * page, 32 * mebibyte);
+  auto segment = world.table.lease(owner, 2 * page, false);
+  REQUIRE(::ftruncate((*segment)->fd().get(), static_cast<off_t>(change)) == 0);
+  CHECK(code_of(world.table.mapped(owner.client, (*segment)->id())) == Code::invalid);
+  CHECK((*segment)->state() == Segment::State::leased);
+  CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
+}
+
+TEST_CASE("a client that seals by itself only harms itself") {
+  World world;
+  auto segment = world.table.lease(owner, page, false);
+  REQUIRE(ipc::add_seals((*segment)->fd(), F_SEAL_SEAL));
+  CHECK_FALSE(world.table.mapped(owner.client, (*segment)->id()));
+  CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
+}
+
+TEST_CASE("a hard lease holds objects only once nobody can write it") {
+  World world;
+  auto leased = lease_and_map(world.table, owner, page, true);
+  const auto id = leased.segment->id();
+  CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
+  CHECK(code_of(world.table.hard_seal(owner.client, id)) == Code::invalid);  // it is still mapped for writing
+  std::memcpy(leased.mapping.data(), "fixed", 6);
+  leased.mapping.unmap();
+  REQUIRE(world.table.hard_seal(owner.client, id));
+  CHECK(leased.segment->state() == Segment::State::hard);
+  CHECK(world.table.owned(id, owner.client));
+  CHECK(std::string(reinterpret_cast<const char*>(leased.segment->data())) == "fixed");
+  CHECK(code_of(world.table.hard_seal(owner.client, id)) == Code::invalid);
+}
+
+TEST_CASE("an ordinary lease can't be sealed hard") {
+  World world;
+  auto leased = lease_and_map(world.table, owner, page);
+  leased.mapping.unmap();
+  CHECK(code_of(world.table.hard_seal(owner.client, leased.segment->id())) == Code::invalid);
+}
+
+TEST_CASE("a segment goes back when nothing lies in it, and its charge with it") {
+  World world;
+  auto leased = lease_and_map(world.table, owner, page);
+  const auto id = leased.segment->id();
+  CHECK(code_of(world.table.give_back(owner.client, id)) == Code::invalid);  // `leased` stands for an object
+  leased.segment.reset();
+  REQUIRE(world.table.give_back(owner.client, id));
+  CHECK(holds_nothing(world.ledger));
+  CHECK(world.table.find(id) == nullptr);
+  CHECK(world.table.size() == 0);
+  CHECK(code_of(world.table.give_back(owner.client, id)) == Code::denied);
+}
+
+TEST_CASE("what a dead client leaves stays charged until the last object in it goes") {
+  World world;
+  auto kept = lease_and_map(world.table, owner, page);
+  REQUIRE(world.table.lease(owner, 5 * page, false));
+  REQUIRE(world.table.lease(other, 7 * page, false));
+  world.table.drop_client(owner.client);
+  CHECK(world.ledger.client(owner.client).used[0] == page);
+  CHECK(world.ledger.client(other.client).used[0] == 7 * page);
+  CHECK(world.table.readable(kept.segment->id(), owner.user));
+  CHECK(code_of(world.table.owned(kept.segment->id(), owner.client)) == Code::denied);
+  kept.segment.reset();
+  CHECK(world.ledger.client(owner.client).used[0] == 0);
+}
+
+TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
+  World world;
+  auto result = world.table.create_result(1000, page);
+  REQUIRE(result);
+  CHECK((*result)->state() == Segment::State::ready);
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0});
+  std::memset((*result)->data(), 7, page);
+  CHECK(code_of(world.table.owned((*result)->id(), owner.client)) == Code::denied);
+  CHECK(code_of(world.table.owned((*result)->id(), {})) == Code::denied);
+  CHECK(code_of(world.table.give_back({}, (*result)->id())) == Code::denied);
+  const auto id = (*result)->id();
+  world.table.drop_client(owner.client);
+  CHECK(world.table.find(id));
+  result->reset();
+  world.table.drop_result(id);
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("ids are never used twice and ended segments are forgotten") {
+  World world;
+  std::uint32_t last = 0;
+  for (int i = 0; i < 1000; ++i) {
+    auto segment = world.table.lease(owner, page, false);
+    REQUIRE(segment);
+    const auto id = (*segment)->id();
+    CHECK(id.value > last);
+    last = id.value;
+    segment->reset();
+    REQUIRE(world.table.give_back(owner.client, id));
+  }
+  CHECK(world.table.size() == 0);
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
+  World world;
+  auto segment = world.table.lease(owner, page, false);
+  CHECK((*segment)->contains(0, page));
+  CHECK((*segment)->contains(page, 0));
+  CHECK_FALSE((*segment)->contains(1, page));
+  CHECK_FALSE((*segment)->contains(page + 1, 0));
+  CHECK_FALSE((*segment)->contains(~std::uint64_t{0}, 2));
+  CHECK_FALSE((*segment)->contains(2, ~std::uint64_t{0}));
+}
