@@ -42,11 +42,10 @@ class Muster:
         self.folder = folder
         self.socket = str(folder / "s")
         self.processes: list[subprocess.Popen] = []
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
+        # Without what is meant for the interpreter alone (a sanitizer's runtime): ranks are any programs.
+        dropped = ("MUSTER_", "LD_PRELOAD", "PYTHONMALLOC")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         self.env["MUSTER_SOCKET"] = self.socket
-        for name in ("MUSTER_DAEMON", "XDG_RUNTIME_DIR"):
-            if name in os.environ:
-                self.env[name] = os.environ[name]
 
     def __call__(self, *words: str, **options) -> subprocess.CompletedProcess:
         options.setdefault("env", self.env)

@@ -1,8 +1,11 @@
 """`muster bench`: every collective, verified; figures in the shape that others parse."""
 
 import json
+import os
+import signal
 
 import pytest
+from cli_harness import PATIENCE_S, wait_gone
 
 OPS = [
     "allreduce",
@@ -138,3 +141,44 @@ def test_it_leaves_the_store_empty(muster):
 
 def bench_status(muster):
     return muster("bench", "allgather", "-n", "4", "-b", "1K", "-e", "1M").returncode
+
+
+def endless(muster):
+    """A benchmark that goes on until something happens to it, once its ranks work; with the ranks' pids in order."""
+    muster("start", "--memory", "256MiB")
+    process = muster.start("bench", "allreduce", "-n", "3", "-b", "1K", "-e", "1K", "-i", "1000000", "-T", "1")
+    while True:
+        groups = json.loads(muster("groups", "--json").stdout)["groups"]
+        if groups and all(seat["contributed"] > 0 for seat in groups[0]["seats"]):
+            return process, [seat["pid"] for seat in groups[0]["seats"]]
+        assert process.poll() is None, process.stderr.read()
+
+
+def test_a_rank_that_is_killed_is_named(muster):
+    process, pids = endless(muster)
+    os.kill(pids[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 6
+    assert "rank 1" in errors
+    for pid in pids:
+        wait_gone(pid)
+
+
+def test_a_rank_that_hangs_is_a_timeout(muster):
+    process, pids = endless(muster)
+    os.kill(pids[2], signal.SIGSTOP)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 4, errors
+    assert "Timeout" in errors
+    assert "hint: " in errors
+    for pid in pids:
+        wait_gone(pid)
+
+
+def test_interrupting_the_benchmark_ends_its_ranks(muster):
+    process, pids = endless(muster)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == -signal.SIGINT
+    for pid in pids:
+        wait_gone(pid)
