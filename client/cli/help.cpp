@@ -61,9 +61,10 @@ ok: well. warn: Muster works, but slower or with less. fail: Muster can't work; 
 
 constexpr std::string_view bench_footer = R"(
 Each size: -w rounds to warm up, then -i rounds on the clock. In each round every rank fills its input with fresh
-values, all meet in a barrier, then each rank's time runs from its contribution until it can read its result. A round's
-time is that of the slowest rank. Sizes are one rank's input. algbw and busbw are nccl-tests' (for allgather and gather
-algbw counts all ranks' inputs). #wrong counts wrong elements; a single one makes the exit status 1.
+values, all meet in a barrier, then each rank's time runs from its contribution until it can read its result; results
+are checked when all have stopped their clocks. A round's time is that of the slowest rank. Sizes are one rank's input.
+algbw and busbw are nccl-tests' (for allgather and gather algbw counts all ranks' inputs). #wrong counts wrong elements;
+a single one makes the exit status 1.
 
 --json prints one object per size and line: system, client, op, variant, ranks, bytes, median_us, min_us, p99_us, cpu_us
   (of all ranks and the daemon, per round), gbps (algbw), busbw_gbps, count, dtype, redop, wrong

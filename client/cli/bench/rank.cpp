@@ -1,4 +1,4 @@
-// Off the clock: allocating and filling inputs, the barrier that lets all start together, checking results.
+// Off the clock: allocating and filling inputs, the barriers that let all start and stop together, checking results.
 // On the clock: seal, contribute, wait, map, and what the variant adds.
 #include "rank.hpp"
 
@@ -84,6 +84,9 @@ class Bench {
     const double after = microseconds_of(CLOCK_MONOTONIC);
     const double cpu_after = clock_.microseconds();
     if (!results) return results.error();
+    // Checking takes the cores from ranks whose clock still runs: all stop theirs first.
+    const auto stopped = wait(group_.barrier(op_options()));
+    if (!stopped) return stopped.error();
     if (options_.check) wrong += check(workload, values, *results, own_memory);
     return Sample{after - before, cpu_after - cpu_before};
   }
