@@ -1,0 +1,365 @@
+#include <catch2/catch.hpp>
+
+#include <malloc.h>
+
+#include "store/world.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using Catch::Matchers::Contains;
+using muster::Code;
+
+namespace {
+
+constexpr Payer alice{1000, {1}};
+constexpr Payer bob{1000, {2}};
+constexpr Payer carol{2000, {3}};
+constexpr auto objects = static_cast<std::size_t>(Resource::objects);
+
+using Ids = std::vector<ObjectId>;
+
+}  // namespace
+
+TEST_CASE("a sealed array is held by its maker and found by whoever shows its capability") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto id = world.seal(alice, array(segment, 64, 100));
+  REQUIRE(world.store.held(id, alice.client));
+  const auto object = *world.store.held(id, alice.client);
+  CHECK(object->maker == alice.client);
+  CHECK(object->data(0) == world.segments.find(segment)->data() + 64);
+  CHECK(code_of(world.store.held(id, bob.client)) == Code::denied);
+  REQUIRE(world.store.lookup(id, secret, bob));
+  CHECK(world.store.held(id, bob.client));
+  CHECK(world.store.size() == 1);
+  CHECK(world.store.held_by(bob.client) == 1);
+}
+
+TEST_CASE("neither another capability nor another user gets an object") {
+  World world;
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
+  CHECK(code_of(world.store.lookup(id, {{11, 23}}, bob)) == Code::denied);
+  CHECK(code_of(world.store.lookup(id, {}, bob)) == Code::denied);
+  CHECK(code_of(world.store.lookup(id, secret, carol)) == Code::denied);
+  CHECK(world.store.held_by(bob.client) == 0);
+  CHECK(world.store.held_by(carol.client) == 0);
+}
+
+TEST_CASE("what can't be sealed is refused and leaves nothing behind") {
+  World world;
+  const auto own = world.segment_of(alice);
+  const auto foreign = world.segment_of(bob);
+  const auto leased = world.segments.lease(alice, page, false).value()->id();
+  const auto hard = lease_and_map(world.segments, alice, page, true).segment->id();
+  const auto result = world.result(1000, 4);
+  const auto used = world.ledger.total().used;
+
+  CHECK(code_of(world.try_seal(alice, array(foreign, 0, 1))) == Code::denied);
+  CHECK(code_of(world.try_seal(alice, array({4711}, 0, 1))) == Code::denied);
+  CHECK(code_of(world.try_seal(alice, array(leased, 0, 1))) == Code::invalid);
+  CHECK(code_of(world.try_seal(alice, array(hard, 0, 1))) == Code::invalid);
+  CHECK(code_of(world.try_seal(alice, array(result->manifest.leaves[0].segment, 0, 1))) == Code::denied);
+  CHECK(code_of(world.try_seal(alice, array(own, 16 * page, 1))) == Code::invalid);
+  CHECK(code_of(world.try_seal(alice, array(own, 0, 16 * page))) == Code::invalid);
+  auto overflowing = array(own, 0, 32);
+  overflowing.leaves[0].offset = ~std::uint64_t{0} - 63;
+  CHECK(code_of(world.try_seal(alice, overflowing)) == Code::invalid);
+  CHECK(code_of(world.store.seal(alice, ipc::make_object_id(bob.client, 1), secret, {}, 0, array(own, 0, 1), start)) ==
+        Code::denied);
+  CHECK(code_of(world.store.seal(alice, ipc::make_object_id({}, 1), secret, {}, 0, array(own, 0, 1), start)) ==
+        Code::denied);
+  CHECK(world.ledger.total().used == used);
+  CHECK(world.store.size() == 1);
+  CHECK(world.store.totals().bytes_deposited == 0);
+}
+
+TEST_CASE("an id names one object, ever") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto id = world.seal(alice, array(segment, 0, 1));
+  const auto again = [&] { return world.store.seal(alice, id, secret, {}, 0, array(segment, 64, 1), start); };
+  CHECK(code_of(again()) == Code::invalid);
+  REQUIRE(world.store.release(id, alice.client));
+  CHECK(code_of(again()) == Code::invalid);
+  world.gone();
+  CHECK(code_of(again()) == Code::invalid);
+}
+
+TEST_CASE("arrays without bytes and bundles without arrays need no segment") {
+  World world;
+  Manifest manifest;
+  REQUIRE(manifest.add({}, 0, muster::DType::int8, std::vector<std::int64_t>{3, 0}));
+  const auto empty = world.seal(alice, manifest);
+  CHECK((*world.store.held(empty, alice.client))->data(0) == nullptr);
+  const auto none = world.seal(alice, Manifest{});
+  CHECK(world.store.held(none, alice.client));
+}
+
+TEST_CASE("the last of several holds frees, and tells once") {
+  World world;
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
+  REQUIRE(world.store.lookup(id, secret, alice));
+  REQUIRE(world.store.lookup(id, secret, bob));
+  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.release(id, alice.client));
+  CHECK(world.gone().empty());
+  CHECK(code_of(world.store.release(id, alice.client)) == Code::invalid);
+  REQUIRE(world.store.release(id, bob.client));
+  const auto gone = world.store.take_gone();
+  REQUIRE(gone.size() == 1);
+  CHECK(gone[0].id == id);
+  CHECK(gone[0].maker == alice.client);
+  CHECK(world.gone().empty());
+  CHECK(world.store.size() == 0);
+  CHECK(world.ledger.total().used[objects] == 0);
+}
+
+TEST_CASE("an object is lost with the reason") {
+  World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
+  const auto segment = world.segment_of(alice);
+  const auto freed = world.seal(alice, array(segment, 0, 1));
+  const auto expired = world.seal(alice, array(segment, 64, 1));
+  const auto orphan = world.seal(alice, array(segment, 128, 1));
+  REQUIRE(world.store.release(freed, alice.client));
+  REQUIRE(world.store.pin(expired, alice.client, world.now));
+  REQUIRE(world.store.release(expired, alice.client));
+  CHECK(world.store.next_deadline() == start + std::chrono::minutes(1));
+  world.store.expire(start + std::chrono::minutes(1));
+  world.store.drop_client(alice.client);
+  world.gone();
+
+  const auto message = [&](ObjectId id) {
+    const auto error = error_of(world.store.lookup(id, secret, bob));
+    CHECK(error.code() == Code::object_lost);
+    CHECK_FALSE(error.hint().empty());
+    CHECK_THAT(error.message(), Contains(std::to_string(id.value)));
+    return error.message();
+  };
+  CHECK_THAT(message(freed), Contains("freed"));
+  CHECK_THAT(message(expired), Contains("expired"));
+  CHECK_THAT(message(orphan), Contains("owner died"));
+  CHECK_THAT(message(ipc::make_object_id({9}, 9)), Contains("never existed"));
+}
+
+TEST_CASE("the loss shows before anybody has asked who is gone") {
+  World world;
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
+  REQUIRE(world.store.release(id, alice.client));
+  CHECK(world.store.size() == 0);
+  CHECK(code_of(world.store.lookup(id, secret, bob)) == Code::object_lost);
+  CHECK(code_of(world.store.held(id, alice.client)) == Code::object_lost);
+}
+
+TEST_CASE("an op keeps what it reads, though everybody has let go of it") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto id = world.seal(alice, array(segment, 0, 1));
+  ObjectPtr lease = *world.store.held(id, alice.client);
+  world.store.drop_client(alice.client);
+  world.segments.drop_client(alice.client);
+  CHECK(world.gone().empty());
+  CHECK(world.segments.find(segment));
+  CHECK(code_of(world.store.held(id, alice.client)) == Code::denied);
+  lease.reset();
+  CHECK(world.gone() == Ids{id});
+  CHECK_FALSE(world.segments.find(segment));
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("an outcome that is given to somebody revives what only the op kept") {
+  World world;
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
+  ObjectPtr lease = *world.store.held(id, alice.client);
+  REQUIRE(world.store.release(id, alice.client));
+  world.store.hold(lease, bob.client);
+  lease.reset();
+  CHECK(world.gone().empty());
+  CHECK(world.store.held(id, bob.client));
+}
+
+TEST_CASE("a pickled ref keeps its object until the lease ends, renewed by each pickle") {
+  World world(Store::Limits{.pickle_lease = std::chrono::minutes(10)});
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
+  REQUIRE(world.store.pin(id, alice.client, start));
+  REQUIRE(world.store.pin(id, alice.client, start + std::chrono::minutes(5)));
+  CHECK(code_of(world.store.pin(id, bob.client, start)) == Code::denied);
+  world.store.drop_client(alice.client);
+  world.store.expire(start + std::chrono::minutes(10));
+  CHECK(world.gone().empty());
+  REQUIRE(world.store.lookup(id, secret, bob));  // unpickled: consumes nothing
+  world.store.expire(start + std::chrono::minutes(15));
+  CHECK_FALSE(world.store.next_deadline());
+  CHECK(world.gone().empty());
+  REQUIRE(world.store.release(id, bob.client));
+  CHECK(world.gone() == Ids{id});
+}
+
+TEST_CASE("a part keeps its whole, and a part of a part needs nothing in between") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto whole = world.seal(alice, array(segment, 0, 1000));
+  const auto part = world.seal(alice, array(segment, 400, 100), whole);
+  const auto piece = world.seal(alice, array(segment, 480, 10), part);
+  REQUIRE(world.store.release(whole, alice.client));
+  REQUIRE(world.store.release(part, alice.client));
+  CHECK(world.gone() == Ids{part});
+  REQUIRE(world.store.release(piece, alice.client));
+  CHECK(world.gone() == Ids{piece, whole});
+}
+
+TEST_CASE("a part of a result belongs to who cut it, its bytes to the result") {
+  World world;
+  auto result = world.result(1000, 64);
+  const auto segment = result->manifest.leaves[0].segment;
+  const auto offset = result->manifest.leaves[0].offset;
+  CHECK(code_of(world.try_seal(bob, array(segment, offset, 8), result->id)) == Code::denied);
+  world.store.hold(result, bob.client);
+  const auto part = world.seal(bob, array(segment, offset + 16, 8), result->id);
+  CHECK(code_of(world.try_seal(bob, array(segment, offset, 65), result->id)) == Code::invalid);
+  const auto id = result->id;
+  result.reset();
+  REQUIRE(world.store.release(id, bob.client));
+  CHECK(world.gone().empty());
+  REQUIRE(world.store.release(part, bob.client));
+  CHECK(world.gone() == Ids{part, id});
+  CHECK(world.results.used_bytes() == 0);
+}
+
+TEST_CASE("any number of parts of parts ends without a deep recursion") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  ObjectId last = world.seal(alice, array(segment, 0, 16));
+  for (int i = 0; i < 200'000; ++i) {
+    const auto next = world.seal(alice, array(segment, 0, 16), last);
+    REQUIRE(world.store.release(last, alice.client));
+    last = next;
+  }
+  REQUIRE(world.store.release(last, alice.client));
+  CHECK(world.store.take_gone().size() == 200'001);
+  CHECK(world.store.size() == 0);
+}
+
+TEST_CASE("an heir holds what it inherits for as long as it lives") {
+  World world;
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
+  const ClientId heir{0x80000001};
+  world.store.inherit(alice.client, heir);
+  world.store.drop_client(alice.client);
+  CHECK(world.gone().empty());
+  CHECK(world.store.held(id, heir));
+  world.store.drop_client(heir);
+  CHECK(world.gone() == Ids{id});
+}
+
+TEST_CASE("who holds an object may read its segments, all of them and no other") {
+  World world;
+  const auto first = world.segment_of(alice);
+  const auto second = world.segment_of(alice);
+  const auto third = world.segment_of(alice);
+  auto manifest = array(second, 0, 1);
+  REQUIRE(manifest.add(first, 0, muster::DType::int8, std::vector<std::int64_t>{1}));
+  REQUIRE(manifest.add(second, 64, muster::DType::int8, std::vector<std::int64_t>{1}));
+  const auto id = world.seal(alice, manifest);
+  CHECK_FALSE(world.store.holds_in(carol.client, first));
+  world.store.hold(*world.store.held(id, alice.client), carol.client);
+  CHECK(world.store.holds_in(carol.client, first));
+  CHECK(world.store.holds_in(carol.client, second));
+  CHECK_FALSE(world.store.holds_in(carol.client, third));
+}
+
+TEST_CASE("objects are charged to their makers until they end, results to their users") {
+  Quota quota = memory_quota(16 * mebibyte);
+  quota.per_client[objects] = 2;
+  World world({}, quota);
+  const auto segment = world.segment_of(alice);
+  const auto first = world.seal(alice, array(segment, 0, 1));
+  world.seal(alice, array(segment, 64, 1));
+  CHECK(code_of(world.try_seal(alice, array(segment, 128, 1))) == Code::quota_exceeded);
+  REQUIRE(world.store.lookup(first, secret, bob));
+  REQUIRE(world.store.release(first, alice.client));
+  CHECK(world.ledger.client(alice.client).used[objects] == 2);  // bob keeps it alive
+  REQUIRE(world.store.release(first, bob.client));
+  CHECK(world.try_seal(alice, array(segment, 128, 1)));
+  const auto result = world.result(1000, 4);
+  CHECK(world.ledger.user(1000).used[objects] == 3);
+}
+
+TEST_CASE("a manifest too large for its slot is charged as memory") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto before = world.ledger.client(alice.client).used[0];
+  auto manifest = array(segment, 0, 1);
+  world.seal(alice, manifest);
+  CHECK(world.ledger.client(alice.client).used[0] == before);
+  manifest.structure.resize(mebibyte);
+  const auto id = world.seal(alice, manifest);
+  CHECK(world.ledger.client(alice.client).used[0] >= before + mebibyte);
+  REQUIRE(world.store.release(id, alice.client));
+  CHECK(world.ledger.client(alice.client).used[0] == before);
+}
+
+TEST_CASE("what was deposited and copied is counted, parts and lies about copies are not") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto seal = [&](std::uint32_t counter, ObjectId parent, std::uint64_t copied, std::int64_t count) {
+    const auto id = ipc::make_object_id(alice.client, counter);
+    REQUIRE(world.store.seal(alice, id, secret, parent, copied, array(segment, 0, count), start));
+    return id;
+  };
+  const auto whole = seal(1, {}, 0, 100);
+  seal(2, {}, 40, 10);
+  seal(3, {}, ~std::uint64_t{0}, 5);
+  seal(4, whole, 0, 50);
+  CHECK(world.store.totals().bytes_deposited == 460);
+  CHECK(world.store.totals().bytes_copied == 60);
+  CHECK(world.store.totals().objects_made == 4);
+}
+
+TEST_CASE("the ends that are remembered are bounded, the oldest are forgotten") {
+  World world(Store::Limits{.tombstones = 10});
+  const auto segment = world.segment_of(alice);
+  Ids ids;
+  for (int i = 0; i < 30; ++i) {
+    ids.push_back(world.seal(alice, array(segment, 0, 1)));
+    REQUIRE(world.store.release(ids.back(), alice.client));
+    world.gone();
+  }
+  CHECK_THAT(error_of(world.store.lookup(ids[19], secret, bob)).message(), Contains("long ago"));
+  CHECK_THAT(error_of(world.store.lookup(ids[20], secret, bob)).message(), Contains("every hold"));
+}
+
+TEST_CASE("the list shows holders, ops and leases, oldest first") {
+  World world(Store::Limits{.pickle_lease = std::chrono::minutes(2)});
+  const auto segment = world.segment_of(alice);
+  const auto older = world.seal(alice, array(segment, 0, 1));
+  world.now += std::chrono::seconds(1);
+  const auto newer = world.seal(alice, array(segment, 64, 1));
+  REQUIRE(world.store.lookup(older, secret, bob));
+  REQUIRE(world.store.lookup(older, secret, bob));
+  REQUIRE(world.store.pin(newer, alice.client, world.now));
+  const ObjectPtr op = *world.store.held(newer, alice.client);
+  REQUIRE(world.store.release(newer, alice.client));
+  const auto list = world.store.list(10, world.now + std::chrono::minutes(1));
+  REQUIRE(list.size() == 2);
+  CHECK(list[0].object->id == older);
+  REQUIRE(list[0].holders.size() == 2);
+  CHECK(list[0].holders[1].client == bob.client);
+  CHECK(list[0].holders[1].holds == 2);
+  CHECK(list[0].in_ops == 0);
+  CHECK(list[0].pinned == Duration{});
+  CHECK(list[1].holders.empty());
+  CHECK(list[1].in_ops == 1);
+  CHECK(list[1].pinned == std::chrono::minutes(1));
+  CHECK(world.store.list(1, world.now).size() == 1);
+}
+
+TEST_CASE("ten thousand objects cost the daemon little memory") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto before = ::mallinfo2().uordblks;
+  for (int i = 0; i < 10'000; ++i) REQUIRE(world.store.lookup(world.seal(alice, array(segment, 0, 1)), secret, bob));
+  const auto used = ::mallinfo2().uordblks - before;
+  // A sanitizer's own allocator counts nothing here.
+  CHECK(used < 10 * mebibyte);
+  CHECK(world.store.size() == 10'000);
+}
