@@ -140,29 +140,29 @@ HWY_NOINLINE void fold_short(const Part& part, std::size_t count) {
 template <class K>
 void fold(const Reduce& call) {
   const std::size_t ranks = call.inputs.size();
-  const Part edges{.inputs = call.inputs.data(), .ranks = ranks, .total_ranks = ranks, .output = call.output};
-  if (call.count < K::lanes) return fold_short<K>(edges, call.count);
+  Part part{.inputs = call.inputs.data(), .ranks = ranks, .total_ranks = ranks, .output = call.output};
+  if (call.count < K::lanes) return fold_short<K>(part, call.count);
 
-  Part body = edges;
   std::size_t first = 0;
+  bool stream = false;
   if constexpr (K::can_stream) {
     const std::size_t beyond = reinterpret_cast<std::uintptr_t>(call.output) % K::out_vector_bytes;
-    if (call.count * K::out_bytes >= call.stream_bytes_min && beyond % K::out_bytes == 0) {
-      body.stream = true;
-      if (beyond != 0) {  // streaming stores need aligned addresses
-        fold_part<K>(edges, 0, 1);
-        first = (K::out_vector_bytes - beyond) / K::out_bytes;
-      }
+    stream = call.count * K::out_bytes >= call.stream_bytes_min && beyond % K::out_bytes == 0;
+    if (stream && beyond != 0) {  // streaming stores need aligned addresses
+      fold_part<K>(part, 0, 1);
+      first = (K::out_vector_bytes - beyond) / K::out_bytes;
     }
   }
+  part.stream = stream;
   const std::size_t vectors = (call.count - first) / K::lanes;
   if (ranks <= group_ranks) {
-    fold_part<K>(body, first, vectors);
+    fold_part<K>(part, first, vectors);
   } else {
-    fold_groups<K>(body, first, vectors);
+    fold_groups<K>(part, first, vectors);
   }
-  if (first + vectors * K::lanes != call.count) fold_step<K>(edges, call.count - K::lanes, 0, std::index_sequence<0>());
-  if (body.stream) hwy::FlushStream();
+  part.stream = false;
+  if (first + vectors * K::lanes != call.count) fold_part<K>(part, call.count - K::lanes, 1);
+  if (stream) hwy::FlushStream();
 }
 
 }  // namespace musterd::kernels::HWY_NAMESPACE
