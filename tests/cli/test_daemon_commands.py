@@ -55,6 +55,39 @@ def test_a_started_daemon_outlives_its_starter_and_does_not_end_when_idle(muster
     assert status(muster)["pid"] == status(muster)["pid"]
 
 
+def test_many_starts_at_once_make_one_daemon(muster):
+    processes = [muster.start("start", "--memory", "64MiB", "--json") for _ in range(10)]
+    told = [json.loads(process.communicate(timeout=PATIENCE_S)[0]) for process in processes]
+    assert len({one["pid"] for one in told}) == 1
+    assert {process.returncode for process in processes} == {0}
+
+
+def test_start_after_the_daemon_was_killed(muster):
+    first = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait_gone(first)
+    assert muster("status").returncode == 3
+    again = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)
+    assert again["started"] is True
+    assert again["pid"] != first
+
+
+def test_start_without_a_daemon_to_start(muster):
+    muster.env["MUSTER_DAEMON"] = "/nowhere/musterd"
+    done = muster("start")
+    assert done.returncode == 3
+    assert "/nowhere/musterd" in done.stderr
+    assert "hint: " in done.stderr
+
+
+def test_a_daemon_that_can_not_start_says_why(muster):
+    muster.env["MUSTER_CONFIG"] = "/nowhere/config.toml"
+    done = muster("start")
+    assert done.returncode == 3
+    assert "/nowhere/config.toml" in done.stderr
+    assert ".log" in done.stderr
+
+
 def test_socket_by_flag(muster):
     other = str(muster.folder / "other")
     assert muster("start", "--memory", "64MiB", "--socket", other).returncode == 0

@@ -1,6 +1,7 @@
 // Ranks of one node: the local rank is the rank.
 #include "environment.hpp"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -37,6 +38,13 @@ std::vector<std::string> rank_environment(std::vector<std::string> inherited, co
   const unsigned threads = std::max(1U, cores / static_cast<unsigned>(std::max(1, place.ranks)));
   set_default(environment, "OMP_NUM_THREADS", std::to_string(threads));
   return environment;
+}
+
+unsigned allowed_cores() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  ::sched_getaffinity(0, sizeof allowed, &allowed);
+  return static_cast<unsigned>(std::max(1, CPU_COUNT(&allowed)));
 }
 
 std::vector<std::string> own_environment() {

@@ -18,6 +18,8 @@ struct RankPlace {
 /// unless they are set already.
 [[nodiscard]] std::vector<std::string> rank_environment(std::vector<std::string> inherited, const RankPlace& place,
                                                         unsigned cores);
+/// Cores that this process, and so its ranks, may use.
+[[nodiscard]] unsigned allowed_cores();
 /// This process's environment.
 [[nodiscard]] std::vector<std::string> own_environment();
 

@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <thread>
 
 #include <muster/client.hpp>
 
@@ -81,7 +80,7 @@ std::string group_name(const RunOptions& options) {
 /// Starts all ranks or none.
 Result<void> start_ranks(const RunOptions& options, const std::string& socket, RunLoop& loop) {
   const auto inherited = own_environment();
-  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  const unsigned cores = allowed_cores();
   const bool pass_stdin = ::isatty(STDIN_FILENO) == 0;
   for (int rank = 0; rank < options.ranks; ++rank) {
     const RankPlace place{rank, options.ranks, group_name(options), socket};
