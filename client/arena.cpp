@@ -24,11 +24,19 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
     if (auto* address = place(bytes, call)) return address;
   }
   // No lock while the daemon makes us wait: others may free meanwhile.
-  if (auto grown = grow(bytes, timeout); !grown) return grown.error();
-  const std::lock_guard lock(mutex_);
-  if (auto* address = place(bytes, call)) return address;
+  source_.reclaim();
+  if (auto* address = place_locked(bytes, call)) return address;
+  auto grown = grow(bytes, timeout);
+  if (!grown) source_.reclaim();
+  if (auto* address = place_locked(bytes, call)) return address;
+  if (!grown) return grown.error();
   return Error(Code::out_of_memory,
                "other threads took the segment that was leased for " + std::to_string(bytes) + " bytes", "try again");
+}
+
+std::byte* Arena::place_locked(std::uint64_t bytes, std::uint64_t call) {
+  const std::lock_guard lock(mutex_);
+  return place(bytes, call);
 }
 
 std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {

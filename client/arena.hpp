@@ -42,6 +42,8 @@ class Arena {
   struct Source {
     std::function<Result<LeasedSegment>(std::uint64_t bytes, std::chrono::nanoseconds timeout)> lease;
     std::function<void(ipc::SegmentId)> give_back;
+    /// Reads completions: objects that are gone make room.
+    std::function<void()> reclaim;
   };
 
   Arena(Source source, std::uint64_t segment_bytes) : source_(std::move(source)), segment_bytes_(segment_bytes) {}
@@ -80,6 +82,7 @@ class Arena {
   };
   using Regions = std::map<const std::byte*, Region>;
 
+  std::byte* place_locked(std::uint64_t bytes, std::uint64_t call);
   std::byte* place(std::uint64_t bytes, std::uint64_t call);
   void release_if_unused(Regions::iterator region);
   void give_back_idle(std::vector<ipc::SegmentId>& idle, bool all);

@@ -65,7 +65,8 @@ Connection::Connection(Start start)
               [this](ipc::SegmentId id) {
                 static_cast<void>(ask(*this, wire::Body_Return, std::chrono::seconds(10),
                                       [&](auto& fbb) { return wire::CreateReturn(fbb, id.value).Union(); }));
-              }},
+              },
+              [this] { drain(); }},
           welcome_.segment_bytes)) {}
 
 Connection::~Connection() { forget_connection(this); }
@@ -265,6 +266,8 @@ Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
 Result<void> Connection::submit(std::span<const Submission> records) {
   if (!alive()) return end_error();
   const std::lock_guard lock(submit_mutex_);
+  // Idle clients cost no memory; those that work have no faults while they do.
+  if (!std::exchange(channel_populated_, true)) channel_.populate();
   ipc::Backoff backoff;
   const auto give_up = steady_clock::now() + submit_timeout;
   for (const auto& record : records) {
@@ -316,6 +319,12 @@ void Connection::release(ipc::ObjectId object) {
   Submission record{ipc::SubmissionType::release, {}};
   ipc::write(ipc::Release{{object}}, record.body);
   static_cast<void>(submit({&record, 1}));
+}
+
+void Connection::keep_up() {
+  // A process that only deposits never waits, yet the daemon's news must not pile up.
+  constexpr std::uint32_t seals_between = 64;
+  if (last_object_.load(std::memory_order_relaxed) % seals_between == 0) drain();
 }
 
 ipc::ObjectId Connection::next_object() { return ipc::make_object_id(welcome_.client, ++last_object_); }

@@ -79,6 +79,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void release(ipc::ObjectId object);
 
   [[nodiscard]] ipc::WorkId next_work() { return {++last_work_}; }
+  /// Reads completions now and then; called by whoever deposits, while it holds no lock.
+  void keep_up();
   [[nodiscard]] ipc::ObjectId next_object();
   [[nodiscard]] ipc::Capability random_capability();
   void add_work(const std::shared_ptr<WorkState>& work);
@@ -145,6 +147,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   std::mutex submit_mutex_;
   ipc::RingProducer submissions_;
+  bool channel_populated_ = false;  ///< guarded by submit_mutex_
 
   std::mutex drain_mutex_;  ///< held by the one who reads the completion ring
   std::condition_variable drained_;

@@ -16,6 +16,7 @@ Lease::~Lease() {
 
 Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                  std::span<const std::byte* const> addresses, std::uint64_t copied_bytes) {
+  connection->keep_up();
   ipc::Seal record;
   record.object = connection->next_object();
   record.capability = connection->random_capability();

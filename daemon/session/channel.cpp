@@ -35,6 +35,15 @@ Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Fd
       submissions_(ring(0), header().submission_tail, header().submission_head),
       completions_(ring(1), header().completion_tail, header().completion_head) {}
 
+Result<std::optional<ipc::Record>> Channel::next() {
+  // Idle clients cost no memory; those that work cause no faults while they do.
+  if (!populated_ && has_submissions()) {
+    mapping_.populate();
+    populated_ = true;
+  }
+  return submissions_.next();
+}
+
 bool Channel::complete(ipc::CompletionType type, std::span<const std::byte> body) {
   if (backlog_.empty()) {
     auto written = completions_.try_write(static_cast<std::uint16_t>(type), body);

@@ -25,7 +25,7 @@ class Channel {
   void clear_doorbell() { muster::ipc::drain(doorbell_); }
 
   /// The next submission; nothing if there is none; an error if the client broke the ring.
-  [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next() { return submissions_.next(); }
+  [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next();
   [[nodiscard]] bool has_submissions() const { return !submissions_.empty(); }
   /// While polled, the client doesn't ring the doorbell.
   void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }
@@ -60,6 +60,7 @@ class Channel {
   muster::ipc::RingProducer completions_;
   std::deque<Waiting> backlog_;
   std::size_t backlog_bytes_ = 0;
+  bool populated_ = false;
 };
 
 }  // namespace musterd

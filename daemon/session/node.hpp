@@ -95,6 +95,8 @@ class Node {
     Credentials credentials;
     std::string name;
     bool greeted = false;
+    Charge channel;      ///< its rings
+    Charge descriptors;  ///< its socket, pidfd, rings and eventfds
     TimePoint connected;
     TimePoint last_heard;
     std::unordered_map<SeatId, GroupPtr> seats;

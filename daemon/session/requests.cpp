@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
 
 #include "session/frame_builder.hpp"
@@ -63,6 +64,17 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
     clients_.erase(client.id);
     return;
   }
+  constexpr std::uint64_t descriptors_of_client = 6;
+  auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
+  auto descriptors = ledger_.charge(client.payer(), Resource::fds, descriptors_of_client);
+  if (!channel || !descriptors) {
+    reply_error(client.id, request, channel ? descriptors.error() : channel.error());
+    outside_.close(client.id);
+    clients_.erase(client.id);
+    return;
+  }
+  client.channel = std::move(*channel);
+  client.descriptors = std::move(*descriptors);
   client.greeted = true;
   if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max)
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";

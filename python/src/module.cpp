@@ -53,6 +53,12 @@ PyArray_Descr* descr_of(DType dtype) {
   return descr;
 }
 
+std::string text_of(nb::handle object) {
+  nb::object text = nb::steal(PyObject_Str(object.ptr()));
+  if (!text.is_valid()) throw nb::python_error();
+  return nb::cast<std::string>(text);
+}
+
 Timeout timeout_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
   constexpr double day_s = 24 * 3600;

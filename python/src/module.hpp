@@ -42,6 +42,9 @@ inline void value_or_raise(const Result<void>& result) {
 /// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
 [[nodiscard]] PyArray_Descr* descr_of(DType dtype);
 
+/// str(object).
+[[nodiscard]] std::string text_of(nb::handle object);
+
 /// Seconds from Python; None: nothing. Negative counts as 0.
 [[nodiscard]] Timeout timeout_from(nb::handle seconds);
 

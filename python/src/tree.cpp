@@ -62,6 +62,7 @@ class Walker {
   void array(nb::handle object, bool first) {
     auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
     const auto dtype = dtype_of(PyArray_DESCR(array));
+    if (!dtype && !PyArray_ISNBO(PyArray_DESCR(array)->byteorder)) return foreign(sorted_out(object));
     if (!dtype) unsupported(object);
     // Each base is owned by the array in front of it.
     if (first)
@@ -72,8 +73,7 @@ class Walker {
   }
 
   [[noreturn]] void unsupported(nb::handle object) {
-    raise(Error(Code::invalid,
-                "arrays of dtype " + std::string(nb::str(object.attr("dtype")).c_str()) + " can't be stored",
+    raise(Error(Code::invalid, "arrays of dtype " + text_of(nb::object(object.attr("dtype"))) + " can't be stored",
                 "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128"));
   }
 
@@ -83,7 +83,7 @@ class Walker {
     const auto dtype = dtype_of(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(made.ptr())));
     if (dtype) return leaf(std::move(made), LeafKind::scalar, *dtype, false);
     if (PyLong_Check(object.ptr()))
-      raise(Error(Code::invalid, "the integer " + std::string(nb::str(object).c_str()) + " doesn't fit in 64 bits"));
+      raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits"));
     constant(object);
   }
 
@@ -139,10 +139,10 @@ class Walker {
 
   /// Named tuples, dataclasses, other libraries' arrays, constants: Python sorts them out.
   void other(nb::handle object, int depth, bool first) {
-    nb::tuple sorted = nb::cast<nb::tuple>(helper("sort_out")(object));
+    nb::tuple sorted = sorted_out(object);
     const std::string what = nb::cast<std::string>(sorted[0]);
     if (what == "constant") return constant(object);
-    if (what == "array") return foreign(object, sorted);
+    if (what == "array") return foreign(sorted);
     // The class, then the names of its fields; their values are attributes.
     tree_.structure.push_back(class_node);
     put_bytes(tree_.structure, pickled(sorted[1]));
@@ -158,7 +158,9 @@ class Walker {
     children(object, values, depth, first);
   }
 
-  void foreign(nb::handle, const nb::tuple& sorted) {
+  static nb::tuple sorted_out(nb::handle object) { return nb::cast<nb::tuple>(helper("sort_out")(object)); }
+
+  void foreign(const nb::tuple& sorted) {
     nb::object array = sorted[1];
     const auto kind = static_cast<LeafKind>(nb::cast<std::string>(sorted[2]).front());
     auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());

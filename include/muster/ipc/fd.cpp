@@ -107,6 +107,12 @@ Result<Mapping> Mapping::map(const Fd& fd, std::size_t bytes, Access access, std
   return mapping;
 }
 
+void Mapping::populate() const {
+#ifdef MADV_POPULATE_WRITE
+  if (data_) madvise(data_, bytes_, MADV_POPULATE_WRITE);
+#endif
+}
+
 void Mapping::unmap() {
   if (data_ != nullptr) munmap(data_, bytes_);
   forget();

@@ -53,6 +53,8 @@ class Mapping {
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
   [[nodiscard]] bool contains(const void* address) const { return address >= data_ && address < data_ + bytes_; }
   void unmap();
+  /// Makes every page present and writable now, so that none faults later. Of no consequence if the kernel can't.
+  void populate() const;
   /// Gives the address range up without unmapping it.
   void forget() { data_ = nullptr, bytes_ = 0; }
   explicit operator bool() const { return data_ != nullptr; }

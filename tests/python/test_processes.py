@@ -1,0 +1,233 @@
+"""Fork, spawn, threads, asyncio, signals, and the daemon that init() starts."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+import muster as package
+import numpy as np
+import pytest
+
+from daemon import run_ranks
+
+FORK = multiprocessing.get_context("fork")
+
+
+def in_child(function):
+    """What `function()` returns in a forked child of this process."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        try:
+            answer = (True, function())
+        except BaseException as error:
+            answer = (False, repr(error))
+        with os.fdopen(write_end, "wb") as out:
+            pickle.dump(answer, out)
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answers:
+        good, value = pickle.load(answers)
+    os.waitpid(child, 0)
+    assert good, value
+    return value
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestFork:
+    def test_a_child_attaches_by_itself_and_uses_inherited_refs(self, muster):
+        ref = muster.put(np.arange(6))
+
+        def child():
+            own = muster.put(np.ones(6, np.int64))
+            return ref.get().tolist(), muster.allreduce_refs([ref, own]).result().tolist()
+
+        assert in_child(child) == (list(range(6)), [1, 2, 3, 4, 5, 6])
+        np.testing.assert_array_equal(ref.get(), np.arange(6))
+
+    def test_what_a_child_drops_stays_with_the_parent(self, muster):
+        ref = muster.put(np.arange(6))
+
+        def child():
+            ref.free()
+            return True
+
+        assert in_child(child)
+        np.testing.assert_array_equal(ref.get(), np.arange(6))
+
+    def test_a_childs_writes_stay_in_the_child(self, muster):
+        array = muster.empty(5000)
+        array[:] = 1
+
+        def child():
+            array[:] = 2
+            return float(array.sum())
+
+        assert in_child(child) == 10000
+        assert float(array.sum()) == 5000
+
+    def test_a_parents_later_writes_do_not_show_in_the_child(self, muster):
+        array = muster.empty(5000)
+        array[:] = 1
+        ready_read, ready_write = os.pipe()
+        answer_read, answer_write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(ready_read, 1)
+            os.write(answer_write, b"y" if (array == 1).all() else b"n")
+            os._exit(0)
+        array[:] = 2
+        os.write(ready_write, b"x")
+        assert os.read(answer_read, 1) == b"y"
+        os.waitpid(child, 0)
+
+    def test_views_of_the_parent_hold_in_the_child_after_the_parent_dropped_them(self, muster):
+        ref = muster.put(np.arange(5000))
+        view = ref.get()
+        ready_read, ready_write = os.pipe()
+        answer_read, answer_write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(ready_read, 1)
+            os.write(answer_write, b"y" if (view == np.arange(5000)).all() else b"n")
+            os._exit(0)
+        del view, ref
+        gc.collect()
+        others = [muster.put(np.full(5000, -1)) for _ in range(20)]
+        os.write(ready_write, b"x")
+        assert os.read(answer_read, 1) == b"y"
+        os.waitpid(child, 0)
+        assert others
+
+    def test_ranks_may_be_forked_children(self, muster):
+        def child(rank, results):
+            with muster.group("forked", rank=rank, world_size=3) as group:
+                results.put(int(group.allreduce(rank + 1).result()))
+
+        results = FORK.Queue()
+        children = [FORK.Process(target=child, args=(rank, results)) for rank in range(3)]
+        for one in children:
+            one.start()
+        assert [results.get(timeout=60) for _ in range(3)] == [6, 6, 6]
+        for one in children:
+            one.join()
+
+
+def _spawned(rank, pickled):
+    return pickle.loads(pickled).get().tolist()
+
+
+def test_a_ref_can_be_sent_to_a_fresh_process(muster, shared_daemon):
+    ref = muster.put(np.arange(4))
+    assert run_ranks(shared_daemon, _spawned, 2, pickle.dumps(ref)) == [[0, 1, 2, 3]] * 2
+
+
+def test_awaiting_works(muster):
+    async def rank(group, value):
+        return int(await group.allreduce(value))
+
+    async def all_ranks():
+        groups = [muster.group("awaited", rank=r, world_size=3) for r in range(3)]
+        try:
+            return await asyncio.gather(*(rank(group, r) for r, group in enumerate(groups)))
+        finally:
+            for group in groups:
+                group.leave()
+
+    assert asyncio.run(all_ranks()) == [3, 3, 3]
+
+
+def test_callbacks_exceptions_and_wait(muster):
+    called = threading.Event()
+    with muster.group("callbacks", rank=0, world_size=2) as first:
+        work = first.allreduce(np.zeros(2))
+        work.add_done_callback(lambda _: called.set())
+        late = first.allreduce(np.zeros(2))
+        assert muster.wait([work, late], timeout=0.01) == ([], [work, late])
+        with muster.group("callbacks", rank=1, world_size=2) as second:
+            bad = second.allreduce(np.zeros(3))
+            assert isinstance(bad.exception(), package.Mismatch)
+            assert work.done()
+            assert isinstance(work.exception(), package.Mismatch)
+            assert called.wait(10)
+            ready, pending = muster.wait([late, work], timeout=5)
+            assert (ready, pending) == ([work], [late])
+
+
+def test_control_c_interrupts_a_wait(muster):
+    with muster.group("interrupted", rank=0, world_size=2) as group:
+        work = group.allreduce(1)
+        waiting = threading.Event()
+
+        def interrupt():
+            waiting.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        waiting.set()
+        with pytest.raises(KeyboardInterrupt):
+            work.result()
+        thread.join()
+
+
+START = "import muster; muster.init(); print(muster.status()['pid'], flush=True); input()"
+
+
+@pytest.fixture
+def nowhere():
+    """A socket where no daemon is, and an end to whatever was started there."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-init-"))
+    socket = str(folder / "d.sock")
+    yield socket
+    subprocess.run([shutil.which("muster") or "muster", "stop", "--socket", socket], capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_many_processes_start_one_daemon(nowhere):
+    environment = {**os.environ, "MUSTER_SOCKET": nowhere}
+    many = [
+        subprocess.Popen(
+            [sys.executable, "-c", START], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(50)
+    ]
+    pids = {process.stdout.readline().strip() for process in many}
+    for process in many:
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    assert len(pids) == 1
+    assert pids.pop().isdigit()
+
+
+def test_a_daemon_survives_its_starter_and_a_killed_starter_is_no_hindrance(nowhere):
+    environment = {**os.environ, "MUSTER_SOCKET": nowhere}
+    first = subprocess.Popen(
+        [sys.executable, "-c", START], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    pid = first.stdout.readline().strip()
+    first.kill()
+    first.communicate()
+    second = subprocess.run(
+        [sys.executable, "-c", START], env=environment, input="\n", capture_output=True, text=True, timeout=60
+    )
+    assert second.stdout.strip() == pid
+
+
+def test_another_budget_than_the_running_daemons_is_invalid_and_says_both(shared_daemon):
+    code = "import muster\ntry: muster.init(memory='3GiB')\nexcept muster.Invalid as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "3GiB" in done.stdout
+    assert str(2 << 30) in done.stdout

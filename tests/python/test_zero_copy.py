@@ -1,0 +1,346 @@
+"""What is taken over without a copy, and what is copied; and that ``copies`` tells the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import pathlib
+import threading
+import weakref
+
+import muster as package
+import numpy as np
+import pytest
+from muster import _runtime
+
+
+def in_the_store(array: np.ndarray) -> bool:
+    """From outside: the array's address lies in a mapping of a segment that a client writes."""
+    address = array.__array_interface__["data"][0]
+    with pathlib.Path("/proc/self/maps").open() as maps:
+        for line in maps:
+            span, _, rest = line.partition(" ")
+            low, high = (int(edge, 16) for edge in span.split("-"))
+            if low <= address < high:
+                return "memfd:muster-client" in rest
+    return False
+
+
+def deposited(function, *arguments):
+    return package.collective_input(function)(*arguments)
+
+
+def test_arrays_of_the_call_lie_in_the_store_before_it_returns(muster):
+    seen = []
+
+    def make():
+        arrays = {"small": np.ones(3), "large": np.zeros((512, 512)), "view": np.arange(100)[10:20]}
+        seen.extend(in_the_store(array) for array in arrays.values())
+        return arrays
+
+    ref = deposited(make)
+    assert seen == [True, True, True]
+    assert ref.copies == 0
+    got = ref.get()
+    np.testing.assert_array_equal(got["view"], np.arange(10, 20))
+    np.testing.assert_array_equal(got["large"], 0)
+
+
+@dataclasses.dataclass
+class Pair:
+    left: np.ndarray
+    right: np.ndarray
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.ones(5),
+        lambda: (np.ones(5), [np.zeros(2)]),
+        lambda: Pair(np.ones(5), np.zeros(2)),
+        lambda: (lambda array: (array, array))(np.ones(5)),
+        lambda: (lambda array: (array[:2], array[2:]))(np.ones(5)),
+        lambda: np.ones((4, 4)).reshape(2, 8),
+        lambda: np.float64(3) * np.ones(7),
+        lambda: np.empty((0, 3)),
+        lambda: np.array(1.5),
+        lambda: np.concatenate([np.ones(3), np.zeros(3)]),
+        lambda: np.ones(3).astype(np.float16),
+    ],
+)
+def test_fresh_arrays_cost_no_copy(muster, make):
+    ref = deposited(make)
+    assert ref.copies == 0
+
+
+KEPT: list = []
+GLOBAL = np.ones(4)
+
+
+class Holder:
+    def keep(self):
+        self.w = np.ones(4)
+        return self.w
+
+    def keep_base(self):
+        self.w = np.ones(4)
+        return self.w[1:]
+
+    @package.collective_input
+    def method(self, n):
+        return np.full(n, 2.0)
+
+
+def keep_in_list():
+    array = np.ones(4)
+    KEPT.append(array)
+    return array
+
+
+def keep_container():
+    made = {"a": np.ones(4)}
+    KEPT.append(made)
+    return made
+
+
+def keep_weakly():
+    array = np.ones(4)
+    KEPT.append(weakref.ref(array))
+    return array
+
+
+def closure():
+    captured = np.ones(4)
+    KEPT.append(lambda: captured)
+    return captured
+
+
+@functools.cache
+def cached():
+    return np.ones(4)
+
+
+def mapped(tmp_path):
+    path = tmp_path / "data"
+    np.arange(4.0).tofile(path)
+    return np.memmap(path, dtype=np.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Holder().keep,
+        Holder().keep_base,
+        keep_in_list,
+        lambda: keep_container()["a"],
+        keep_weakly,
+        closure,
+        cached,
+        lambda: GLOBAL,
+        lambda: GLOBAL[1:],
+        lambda: np.ones((4, 4)).T[1:],
+        lambda: np.ones(8)[::2],
+        lambda: np.frombuffer(b"12345678"),
+    ],
+)
+def test_what_somebody_else_may_still_write_is_copied_once(muster, function):
+    expected = np.array(function())
+    ref = deposited(function)
+    assert ref.copies == 1
+    np.testing.assert_array_equal(ref.get(), expected)
+
+
+def test_later_writes_of_the_producer_do_not_show(muster):
+    holder = Holder()
+    ref = deposited(holder.keep)
+    holder.w[:] = 99
+    np.testing.assert_array_equal(ref.get(), np.ones(4))
+    ref = deposited(keep_container)
+    KEPT[-1]["a"][:] = 99
+    np.testing.assert_array_equal(ref.get()["a"], np.ones(4))
+
+
+def test_arguments_returned_and_files_are_copied(muster, tmp_path):
+    given = np.arange(4.0)
+    assert deposited(lambda array: array, given).copies == 1
+    assert deposited(lambda array: array[1:], given).copies == 1
+    assert deposited(mapped, tmp_path).copies == 1
+
+
+def test_methods_nested_and_recursive_calls(muster):
+    assert Holder().method(3).copies == 0
+
+    @package.collective_input
+    def inner():
+        return np.ones(3)
+
+    inner_refs = []
+
+    @package.collective_input
+    def outer(depth):
+        inner_refs.append(inner() if depth == 0 else outer(depth - 1))
+        return np.full(2, depth)
+
+    ref = outer(3)
+    assert ref.copies == 0
+    assert all(inner_ref.copies == 0 for inner_ref in inner_refs)
+    np.testing.assert_array_equal(ref.get(), [3, 3])
+
+
+def test_static_and_class_methods(muster):
+    class Model:
+        @package.collective_input
+        @staticmethod
+        def plain():
+            return np.ones(2)
+
+        @classmethod
+        @package.collective_input
+        def made(cls):
+            return np.ones(3)
+
+    assert Model.plain().copies == 0
+    assert Model.made().copies == 0
+
+
+def test_async_functions(muster):
+    @package.collective_input
+    async def make(n):
+        first = np.ones(n)
+        await asyncio.sleep(0)
+        return {"a": first, "b": np.zeros(n)}
+
+    async def several():
+        return await asyncio.gather(*(make(n) for n in range(1, 6)))
+
+    for ref in asyncio.run(several()):
+        assert ref.copies == 0
+
+
+def test_arrays_kept_across_an_await_are_copied(muster):
+    @package.collective_input
+    async def make():
+        array = np.ones(3)
+        KEPT.append(array)
+        await asyncio.sleep(0)
+        return array
+
+    assert asyncio.run(make()).copies == 1
+
+
+def test_a_task_that_outlives_its_call_allocates_elsewhere(muster):
+    late = []
+
+    async def background(over):
+        await over.wait()
+        late.append(in_the_store(np.ones(1000)))
+
+    @package.collective_input
+    async def make(over, tasks):
+        tasks.append(asyncio.create_task(background(over)))
+        return np.ones(3)
+
+    async def run():
+        over, tasks = asyncio.Event(), []
+        await make(over, tasks)
+        over.set()
+        await tasks[0]
+
+    asyncio.run(run())
+    assert late == [False]
+
+
+def test_plain_threads_inside_a_call_use_malloc_and_are_copied(muster):
+    @package.collective_input
+    def make():
+        made = []
+        thread = threading.Thread(target=lambda: made.append(np.ones(3)))
+        thread.start()
+        thread.join()
+        return made.pop()
+
+    assert make().copies == 1
+
+
+def test_generators_are_refused(muster):
+    with pytest.raises(package.Invalid, match="generator"):
+
+        @package.collective_input
+        def numbers():
+            yield np.ones(3)
+
+
+def test_an_exception_in_the_function_is_the_callers(muster):
+    @package.collective_input
+    def broken():
+        np.ones(10)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        broken()
+    assert not in_the_store(np.ones(1000))
+
+
+def test_empty_and_seal(muster):
+    array = muster.empty((3, 4), np.float32)
+    assert in_the_store(array)
+    array[:] = 7
+    ref = muster.seal(array)
+    assert ref.copies == 0
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+    np.testing.assert_array_equal(ref.get(), 7)
+
+
+def test_sealing_an_array_that_has_views_copies(muster):
+    array = muster.empty(8)
+    view = array[2:]
+    array[:] = 1
+    ref = muster.seal(array)
+    assert ref.copies == 1
+    view[:] = 99
+    np.testing.assert_array_equal(ref.get(), np.ones(8))
+
+
+def test_results_are_read_only_views_that_can_not_be_made_writable(muster):
+    got = muster.put(np.arange(5)).get()
+    assert not got.flags.writeable
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        got.flags.writeable = True
+
+
+def test_put_is_one_copy_and_scalars_are_arrays_without_dimensions(muster):
+    ref = muster.put({"a": np.ones((2, 2)).T, "n": 3, "x": 1.5, "flag": True, "text": "kept", "none": None})
+    got = ref.get()
+    assert ref.copies == 1
+    assert got["n"].shape == ()
+    assert got["n"].dtype == np.int64
+    assert got["flag"].dtype == np.bool_
+    assert got["text"] == "kept"
+    assert got["none"] is None
+
+
+@pytest.mark.parametrize("bad", [np.array([object()]), np.array(["text"]), np.zeros(2, "datetime64[s]")])
+def test_dtypes_that_have_no_meaning_here_are_refused(muster, bad):
+    with pytest.raises(package.Invalid, match="dtype"):
+        muster.put(bad)
+
+
+def test_bytes_in_another_order_are_put_in_ours(muster):
+    np.testing.assert_array_equal(muster.put(np.arange(4, dtype=">i4")).get(), np.arange(4))
+
+
+def test_a_call_that_passes_much_through_the_hook_returns_little_without_a_copy(muster):
+    def busy():
+        total = np.zeros(1 << 18)
+        for step in range(200):
+            total = total + np.full(1 << 18, step)
+        return total
+
+    ref = deposited(busy)
+    assert ref.copies == 0
+    assert ref.get()[0] == sum(range(200))
+    assert _runtime.connection().alive
