@@ -1,0 +1,95 @@
+// What ops and leases do when the store is full: they wait in line, and go on as soon as there is room.
+#include <catch2/catch.hpp>
+
+#include "client.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using ipc::Kind;
+using muster::Code;
+
+namespace {
+
+constexpr std::uint64_t mebibyte = 1 << 20;
+
+NodeSettings budget_of(std::uint64_t bytes) {
+  auto settings = small_settings();
+  const auto memory = static_cast<std::size_t>(Resource::memory);
+  settings.quota.total[memory] = settings.quota.per_user[memory] = settings.quota.per_client[memory] = bytes;
+  return settings;
+}
+
+/// Two ranks with an input each, in segments that have room for nothing else. So have the segments of results.
+struct Pair {
+  explicit Pair(std::uint64_t budget) : world(budget_of(budget)) {
+    left.join("g", 0, 2);
+    right.join("g", 1, 2);
+    of_left = left.seal(left.lease(mebibyte), 0, std::vector<float>(200'000, 1.0F));
+    of_right = right.seal(right.lease(mebibyte), 0, std::vector<float>(200'000, 2.0F));
+  }
+  ipc::WorkId allreduce() {
+    left.contribute(Kind::allreduce, {of_left});
+    return right.contribute(Kind::allreduce, {of_right});
+  }
+  World world;
+  TestClient left{world, 1};
+  TestClient right{world, 2};
+  ipc::ObjectId of_left;
+  ipc::ObjectId of_right;
+};
+
+bool has_segment(TestClient& client) { return client.reply().body_as_Segment() != nullptr; }
+
+}  // namespace
+
+TEST_CASE("an op that waits for memory goes on when a result is let go of") {
+  Pair pair(4 * mebibyte);
+  const auto first = pair.allreduce();
+  const auto second = pair.allreduce();
+  const auto third = pair.allreduce();
+  REQUIRE(pair.left.done(first));
+  REQUIRE(pair.left.done(second));
+  REQUIRE_FALSE(pair.left.done(third));
+  const ipc::Release release{{pair.left.done(first)->items[0].object}};
+  pair.left.record(ipc::SubmissionType::release, release);
+  REQUIRE_FALSE(pair.left.done(third));  // the other rank holds it, too
+  pair.right.record(ipc::SubmissionType::release, release);
+  CHECK(pair.left.done(third));
+}
+
+TEST_CASE("an op that finds no memory until its deadline fails with OutOfMemory on all seats") {
+  Pair pair(3 * mebibyte);
+  REQUIRE(pair.left.done(pair.allreduce()));
+  const auto second = pair.allreduce();
+  REQUIRE_FALSE(pair.left.failed(second));
+  pair.world.advance(std::chrono::seconds(31));
+  REQUIRE(pair.left.failed(second));
+  REQUIRE(pair.right.failed(second));
+  CHECK(pair.left.failed(second)->code() == Code::out_of_memory);
+}
+
+TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
+  World world(budget_of(4 * mebibyte));
+  TestClient holder(world, 1);
+  TestClient large(world, 2);
+  TestClient small(world, 3);
+  holder.lease(2 * mebibyte);
+  large.ask_lease(3 * mebibyte);
+  small.ask_lease(mebibyte);
+  CHECK_FALSE(has_segment(large));
+  CHECK_FALSE(has_segment(small));
+  SECTION("the first one dies") {
+    large.die();
+    CHECK(has_segment(small));
+  }
+  SECTION("the holder dies") {
+    holder.die();
+    CHECK(has_segment(large));
+    CHECK(has_segment(small));
+  }
+  SECTION("the deadline of both passes") {
+    world.advance(std::chrono::seconds(2));
+    CHECK(large.failure() == Code::out_of_memory);
+    CHECK(small.failure() == Code::out_of_memory);
+  }
+}
