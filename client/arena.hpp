@@ -40,10 +40,12 @@ class Arena {
  public:
   /// How the arena gets and gives back segments; the connection's business.
   struct Source {
-    std::function<Result<LeasedSegment>(std::uint64_t bytes, std::chrono::nanoseconds timeout)> lease;
+    /// Waits while the store is full, until `stop` says that it need not.
+    std::function<Result<LeasedSegment>(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                        const std::function<bool()>& stop)>
+        lease;
     std::function<void(ipc::SegmentId)> give_back;
-    /// Reads completions: objects that are gone make room.
-    std::function<void()> reclaim;
+    std::function<void()> collect;  ///< hears of objects that are gone
   };
 
   Arena(Source source, std::uint64_t segment_bytes) : source_(std::move(source)), segment_bytes_(segment_bytes) {}
@@ -55,15 +57,19 @@ class Arena {
   void free(void* address);
   /// The region that contains the address, if it is one of this arena's in use.
   [[nodiscard]] std::optional<ArenaRegion> find(const void* address) const;
-  /// Bytes of regions in use that were allocated in this call.
+  [[nodiscard]] std::uint64_t allocated_bytes() const;
   [[nodiscard]] bool owns(const void* address) const { return find(address).has_value(); }
 
-  /// These regions now belong to the object, until object_gone().
-  void adopt(ipc::ObjectId object, std::span<const std::byte* const> addresses);
+  /// These regions now belong to the object, until object_gone(). Invalid if an address is in no region in use.
+  [[nodiscard]] Result<void> adopt(ipc::ObjectId object, std::span<const std::byte* const> addresses);
+  /// The same for a segment outside of the arena, which goes back when the object is gone.
+  void adopt_hard(ipc::ObjectId object, ipc::SegmentId segment);
   void object_gone(ipc::ObjectId object);
 
   /// Gives back every segment that is wholly free.
   void trim();
+  /// Gives back segments that have been wholly free for a while.
+  void trim_idle();
   /// Before fork: nobody else may be inside. lock() to unlock() spans the fork in parent and child.
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
@@ -82,11 +88,16 @@ class Arena {
   };
   using Regions = std::map<const std::byte*, Region>;
 
-  std::byte* place_locked(std::uint64_t bytes, std::uint64_t call);
   std::byte* place(std::uint64_t bytes, std::uint64_t call);
   void release_if_unused(Regions::iterator region);
-  void give_back_idle(std::vector<ipc::SegmentId>& idle, bool all);
-  Result<void> grow(std::uint64_t bytes, std::chrono::nanoseconds timeout);
+  [[nodiscard]] Regions::iterator region_of(const std::byte* address);
+  using Idle = std::vector<ipc::SegmentId>;
+  /// Takes the segments out that have been wholly free for at least this long; the caller tells the daemon, unlocked.
+  [[nodiscard]] Idle take_idle(std::chrono::steady_clock::duration free_for);
+  void give_back(const Idle& idle);
+  [[nodiscard]] Result<LeasedSegment> lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                                const std::function<bool()>& stop);
+  void add(LeasedSegment segment);
 
   mutable std::mutex mutex_;
   Source source_;
@@ -96,6 +107,7 @@ class Arena {
   std::unordered_map<ipc::SegmentId, std::chrono::steady_clock::time_point> free_since_;
   Regions regions_;
   std::unordered_map<ipc::ObjectId, std::vector<const std::byte*>> objects_;
+  std::unordered_map<ipc::ObjectId, ipc::SegmentId> hard_objects_;
   bool disowned_ = false;
 };
 

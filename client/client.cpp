@@ -1,3 +1,4 @@
+// What a Client does by itself: buffers, objects, ops over refs.
 #include <muster/client.hpp>
 
 #include <cstring>
@@ -59,6 +60,7 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {
   auto count = ipc::element_count(shape, dtype);
   if (!count) return count.error();
+  if (!connected()) return connection_->end_error();
   auto address = connection_->arena().allocate(*count * size_of(dtype), 0, timeout.value_or(default_wait));
   if (!address) return address.error();
   auto lease = std::make_shared<detail::Lease>();
@@ -73,10 +75,7 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
   const auto wait = timeout.value_or(default_wait);
   auto granted = detail::ask(*connection_, wire::Body_Lease, wait + default_wait, [&](auto& fbb) {
-    return wire::CreateLease(
-               fbb, bytes,
-               static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()), true)
-        .Union();
+    return wire::CreateLease(fbb, bytes, detail::milliseconds_of(wait), true).Union();
   });
   if (!granted) return granted.error();
   auto segment = detail::map_lease(*connection_, std::move(*granted));
@@ -84,25 +83,10 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   auto lease = std::make_shared<detail::Lease>();
   lease->connection = connection_;
   lease->hard = std::move(*segment);
+  connection_->add_hard_lease(lease->hard);
   void* data = lease->hard.mapping.data();
   return RawBuffer(std::move(lease), data, dtype, std::move(shape));
 }
-
-namespace {
-
-Result<Ref> seal_hard(const RawBuffer& buffer) {
-  auto& lease = *buffer.lease();
-  const auto segment = lease.hard.id;
-  lease.hard.mapping.unmap();
-  auto sealed = detail::ask(*lease.connection, wire::Body_HardSeal, default_wait,
-                            [&](auto& fbb) { return wire::CreateHardSeal(fbb, segment.value).Union(); });
-  if (!sealed) return sealed.error();
-  ipc::Manifest manifest;
-  if (auto added = manifest.add(segment, 0, buffer.dtype(), buffer.shape()); !added) return added.error();
-  return detail::seal(lease.connection, std::move(manifest), {}, 0);
-}
-
-}  // namespace
 
 Result<Ref> Client::seal_bundle(std::vector<RawBuffer> buffers, std::string structure) {
   ipc::Manifest manifest;
@@ -125,7 +109,11 @@ Result<Ref> Client::seal_bundle(std::vector<RawBuffer> buffers, std::string stru
 
 Result<Ref> RawBuffer::seal() && {
   if (!lease_) return Error(Code::invalid, "an empty buffer can't be sealed");
-  if (lease_->hard.mapping) return seal_hard(*this);
+  if (lease_->hard.mapping) {
+    ipc::Manifest manifest;
+    if (auto added = manifest.add(lease_->hard.id, 0, dtype_, shape_); !added) return added.error();
+    return detail::seal_hard(*lease_, std::move(manifest));
+  }
   const auto connection = lease_->connection;
   std::vector<RawBuffer> one;
   one.push_back(std::move(*this));

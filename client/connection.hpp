@@ -8,11 +8,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -29,7 +31,13 @@
 #include "segments.hpp"
 #include "work_state.hpp"
 
+namespace muster::ipc::wire {
+enum Body : std::uint8_t;
+}
+
 namespace muster::detail {
+
+struct Lease;
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
@@ -63,34 +71,48 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Error end_error() const;
 
   /// Sends a frame built by `build` and waits for the reply with the same number. A Failure becomes its Error.
+  /// What a reply that comes after nobody waits for it any more has brought is given back. The caller holds no lock.
   using Build = std::function<std::vector<std::byte>(std::uint64_t request)>;
-  /// While: what the caller holds. Nobody may be called back (Ctrl-C) under a lock.
-  enum class While : std::uint8_t { unlocked, locked };
+  /// `stop`, if any, is asked now and then while the answer is not there; true ends the wait with Timeout.
+  using Stop = std::function<bool()>;
   [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::span<const int> fds,
-                                            std::chrono::nanoseconds timeout, While held = While::unlocked);
+                                            std::chrono::nanoseconds timeout, const Stop& stop = {});
+  /// Sends a frame whose reply nobody waits for; a socket that is full now swallows it.
+  void tell(const Build& build);
 
-  /// Writes records into the ring, in this order, and wakes the daemon if it sleeps.
+  /// Writes records into the ring, in this order, and wakes the daemon if it sleeps. A record that is too large for the
+  /// ring goes by the socket. Waits while the ring is full, at most `timeout`: Timeout. The caller holds no lock.
   struct Submission {
     ipc::SubmissionType type;
     std::vector<std::byte> body;
   };
-  [[nodiscard]] Result<void> submit(std::span<const Submission> records);
-  /// A hold of this object ended.
+  static constexpr std::chrono::nanoseconds submit_timeout = std::chrono::seconds(30);
+  [[nodiscard]] Result<void> submit(std::span<const Submission> records,
+                                    std::chrono::nanoseconds timeout = submit_timeout);
+  void add_hold() { ++holds_; }
+  /// A hold of this object ended. Never waits: what finds no room in the ring goes with what is written next.
   void release(ipc::ObjectId object);
+  /// Why this process's own object never came to be; nothing if it did, as far as is known.
+  [[nodiscard]] std::optional<Error> seal_error(ipc::ObjectId object) const;
 
   [[nodiscard]] ipc::WorkId next_work() { return {++last_work_}; }
-  /// Reads completions now and then; called by whoever deposits, while it holds no lock.
-  void keep_up();
   [[nodiscard]] ipc::ObjectId next_object();
   [[nodiscard]] ipc::Capability random_capability();
   void add_work(const std::shared_ptr<WorkState>& work);
-  void forget_work(ipc::WorkId work);
+  /// False: it is over already.
+  bool forget_work(ipc::WorkId work);
   void add_seat(const std::shared_ptr<Seat>& seat);
+  void forget_seat(ipc::SeatId seat);
+  /// A hard lease is outside of the arena, yet a forked child must not write into it either.
+  void add_hard_lease(const LeasedSegment& segment);
+  void forget_hard_lease(ipc::SegmentId segment);
 
   /// Waits until `over` says so or the time comes; reads completions meanwhile. False: it was the time.
   [[nodiscard]] bool wait(const std::function<bool()>& over, SteadyTime until);
-  /// Reads what has come, without waiting.
+  /// Reads what has come and calls back whom it concerns, without waiting.
   void poll();
+  /// Reads what has come, and calls nobody back: for callers that run in the middle of somebody else's code.
+  void collect();
   /// Calls `callback` when the work is over; at once if it is.
   void on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback);
   /// Readable when completions may have come since the last poll().
@@ -107,21 +129,55 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   struct Start;
   explicit Connection(Start start);
-  static Result<std::shared_ptr<Connection>> attach(const std::string& path, const ConnectOptions& options);
-  [[nodiscard]] Result<LeasedSegment> lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout);
+  static Result<std::shared_ptr<Connection>> attach(const std::string& path, const ConnectOptions& options,
+                                                    SteadyTime until);
+  [[nodiscard]] Result<LeasedSegment> lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                                    const Stop& stop);
   [[nodiscard]] Result<SegmentHandle> map_segment(ipc::SegmentId segment);
 
-  // socket
+  // exchange.cpp: the socket
+  bool send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until, Error& error);
   bool receive_replies(std::chrono::milliseconds timeout);
   bool receive_if_free();
   void take_packet(ipc::Packet packet);
+  void give_back(ipc::wire::Body asked, const ipc::Packet& late);
+  Error abandon(std::uint64_t request, ipc::wire::Body asked, Error error);
   void end(const Error& error);
-  // completion ring
-  bool drain();
+
+  // submissions.cpp: the ring towards the daemon
+  [[nodiscard]] Result<void> submit_by_socket(const Submission& record, SteadyTime until);
+  [[nodiscard]] Result<void> submit_by_ring(const Submission& record, SteadyTime until);
+  [[nodiscard]] Result<bool> try_submit(const Submission& record);
+  void ring_doorbell();
+  void write_releases();
+  void flush_releases();
+
+  // completions.cpp: the ring from the daemon
   using Callbacks = std::vector<std::function<void()>>;
-  void handle(const ipc::Record& record, Callbacks& callbacks);
-  void finish(const std::shared_ptr<WorkState>& work, Result<Outcome> outcome, ipc::Done done, Callbacks& callbacks);
-  void sleep_for_completions(SteadyTime until);
+  /// What follows from completions once the ring's lock is no longer held.
+  struct Aftermath {
+    std::vector<ipc::ObjectId> gone;
+    std::vector<std::shared_ptr<WorkState>> over;
+    std::vector<std::shared_ptr<Seat>> seats;
+    std::vector<Outcome> unwanted;  ///< of ops whose Work was dropped
+  };
+  /// An op that the daemon works on. Its Work may be gone: then what it brings is given back.
+  struct InFlight {
+    std::weak_ptr<WorkState> work;
+    std::shared_ptr<WorkState> kept;  ///< while somebody wants to be called back
+    std::weak_ptr<Seat> seat;
+  };
+  bool drain();
+  void handle(const ipc::Record& record, Aftermath& aftermath);
+  void handle_done(const ipc::Record& record, Aftermath& aftermath);
+  void handle_change(const ipc::Record& record);
+  [[nodiscard]] std::optional<InFlight> take_in_flight(ipc::WorkId work);
+  void finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath);
+  void wake_waiters();
+  void run_callbacks();
+  void read_for_all(const std::function<bool()>& over, SteadyTime until);
+  void sleep_for_completions(const std::function<bool()>& over, SteadyTime until);
+  void look_at_socket();
   [[nodiscard]] ipc::ChannelHeader& header() const { return *reinterpret_cast<ipc::ChannelHeader*>(channel_.data()); }
   [[nodiscard]] std::byte* ring(std::size_t index) const {
     return channel_.data() + ipc::channel_header_bytes + index * ipc::ring_bytes;
@@ -136,18 +192,26 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::atomic<bool> ended_{false};
   std::atomic<bool> inherited_{false};
   mutable std::mutex end_mutex_;
+  bool ending_ = false;
   std::optional<Error> end_error_;
 
   std::mutex send_mutex_;
   std::mutex reply_mutex_;
   std::condition_variable replies_changed_;
   std::unordered_map<std::uint64_t, std::optional<ipc::Packet>> replies_;  ///< of requests that somebody waits for
+  std::unordered_map<std::uint64_t, std::uint8_t> abandoned_;              ///< what was asked and is still to come
   bool receiving_ = false;
   std::uint64_t last_request_ = 0;
+  std::atomic<std::int64_t> next_look_ns_{0};
 
   std::mutex submit_mutex_;
+  std::atomic<std::thread::id> submitter_{};  ///< who holds submit_mutex_
   ipc::RingProducer submissions_;
   bool channel_populated_ = false;  ///< guarded by submit_mutex_
+  std::mutex releases_mutex_;
+  std::vector<ipc::ObjectId> releases_;  ///< not yet written
+  std::atomic<bool> has_releases_{false};
+  std::atomic<std::uint64_t> holds_{0};
 
   std::mutex drain_mutex_;  ///< held by the one who reads the completion ring
   std::condition_variable drained_;
@@ -155,20 +219,35 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool draining_ = false;
   ipc::RingConsumer completions_;
   std::atomic<bool> notify_wanted_{false};
+  std::mutex callbacks_mutex_;
+  Callbacks due_callbacks_;
+  std::atomic<bool> has_callbacks_{false};
 
-  std::mutex works_mutex_;
-  std::unordered_map<ipc::WorkId, std::shared_ptr<WorkState>> works_;
+  mutable std::mutex works_mutex_;
+  std::unordered_map<ipc::WorkId, InFlight> works_;
   std::unordered_map<ipc::SeatId, std::weak_ptr<Seat>> seats_;
+  std::unordered_map<ipc::SeatId, ipc::GroupChanged> early_changes_;  ///< of seats whose Joined is still on its way
+  std::unordered_map<ipc::ObjectId, Error> seal_errors_;              ///< until the object's hold is gone
+  std::atomic<bool> has_seal_errors_{false};
 
   std::atomic<std::uint64_t> last_work_{0};
   std::atomic<std::uint32_t> last_object_{0};
   std::mutex random_mutex_;
   std::vector<std::uint64_t> random_;
+
+  struct Stretch {
+    std::byte* address;
+    std::uint64_t bytes;
+    int fd;
+  };
   struct ForkCopy {
     std::byte* address;
     std::vector<std::byte> bytes;
   };
   void unlock_after_fork();
+  void copy_for_child(std::byte* address, std::uint64_t bytes);
+  std::mutex hard_mutex_;
+  std::map<ipc::SegmentId, Stretch> hard_leases_;
   ipc::Fd lifeline_;                   ///< of a fork: the child's end
   std::vector<ForkCopy> fork_copies_;  ///< live unsealed regions, between before_fork() and its end
 
@@ -180,9 +259,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
 /// region.
 [[nodiscard]] Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                                std::span<const std::byte* const> addresses, std::uint64_t copied_bytes);
+/// A hard lease becomes an object that nobody can write any more, this process included.
+[[nodiscard]] Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest);
 /// An object made of parts of another's bytes; nothing is copied.
 [[nodiscard]] Result<Ref> derive(const Ref& whole, ipc::Manifest manifest);
-/// Part `index` of `parts` equal parts of a plain array along axis 0.
+/// Rows of a plain array, along axis 0.
 [[nodiscard]] Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows);
 
 /// Starts an op over objects of this process.

@@ -1,12 +1,17 @@
+// The handlers of fork(), and the list of connections that they, and whoever looks for one, go through.
 #include "fork.hpp"
 
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <utility>
 #include <vector>
+
+#include <muster/ipc/failpoint.hpp>
 
 #include "connection.hpp"
 #include "requests.hpp"
@@ -16,9 +21,11 @@ namespace muster::detail {
 namespace {
 
 struct Registry {
+  std::mutex fork_mutex;  ///< held from prepare to its end: one fork at a time
   std::mutex mutex;
   std::vector<std::weak_ptr<Connection>> connections;
-  std::vector<std::shared_ptr<Connection>> forking;  ///< locked between prepare and its end
+  std::vector<std::shared_ptr<Connection>> forking;    ///< locked between prepare and its end
+  std::vector<std::shared_ptr<Connection>> inherited;  ///< kept for ever: see child()
   bool handlers = false;
 };
 
@@ -27,15 +34,21 @@ Registry& registry() {
   return *instance;
 }
 
+/// Copies, as the last owner must not end its connection under the lock.
+std::vector<std::shared_ptr<Connection>> open_connections() {
+  std::vector<std::shared_ptr<Connection>> found;
+  auto& all = registry();
+  const std::lock_guard lock(all.mutex);
+  for (const auto& weak : all.connections)
+    if (auto connection = weak.lock()) found.push_back(std::move(connection));
+  return found;
+}
+
 void prepare() {
   auto& all = registry();
-  std::vector<std::shared_ptr<Connection>> connections;
-  {
-    const std::lock_guard lock(all.mutex);
-    for (const auto& weak : all.connections)
-      if (auto connection = weak.lock(); connection && connection->alive())
-        connections.push_back(std::move(connection));
-  }
+  all.fork_mutex.lock();
+  auto connections = open_connections();
+  std::erase_if(connections, [](const auto& connection) { return !connection->alive(); });
   for (const auto& connection : connections) connection->before_fork();
   all.mutex.lock();
   all.forking = std::move(connections);
@@ -43,100 +56,123 @@ void prepare() {
 
 void parent() {
   auto& all = registry();
-  auto connections = std::move(all.forking);
-  all.forking.clear();
+  const auto connections = std::exchange(all.forking, {});
   all.mutex.unlock();
   for (const auto& connection : connections) connection->after_fork_in_parent();
+  all.fork_mutex.unlock();
 }
 
 void child() {
   auto& all = registry();
-  auto connections = std::move(all.forking);
-  all.forking.clear();
-  all.mutex.unlock();
+  auto connections = std::exchange(all.forking, {});
   for (const auto& connection : connections) connection->after_fork_in_child();
+  // Never ended: threads that were waiting in it in the parent would be waited for, and they are not here. So the life
+  // line lasts as long as this process.
+  all.inherited.insert(all.inherited.end(), connections.begin(), connections.end());
+  all.mutex.unlock();
+  all.fork_mutex.unlock();
+}
+
+bool serves(const Connection& connection, const std::string& socket) {
+  return connection.alive() && (socket.empty() || connection.welcome().socket == socket);
 }
 
 }  // namespace
 
-void remember_connection(const std::shared_ptr<Connection>& connection) {
+std::shared_ptr<Connection> remember_connection(const std::shared_ptr<Connection>& connection) {
   auto& all = registry();
+  std::vector<std::shared_ptr<Connection>> others;  // ends after the lock
   const std::lock_guard lock(all.mutex);
-  if (!all.handlers) {
-    ::pthread_atfork(prepare, parent, child);
-    all.handlers = true;
+  if (!std::exchange(all.handlers, true)) ::pthread_atfork(prepare, parent, child);
+  std::erase_if(all.connections, [](const auto& weak) { return weak.expired(); });
+  for (const auto& weak : all.connections) {
+    auto other = weak.lock();
+    if (!other) continue;
+    others.push_back(other);
+    if (serves(*other, connection->welcome().socket)) return other;
   }
-  std::erase_if(all.connections, [](const auto& weak) { return weak.expired(); });
   all.connections.push_back(connection);
-}
-
-void forget_connection(const Connection*) {
-  auto& all = registry();
-  const std::lock_guard lock(all.mutex);
-  std::erase_if(all.connections, [](const auto& weak) { return weak.expired(); });
+  return connection;
 }
 
 std::shared_ptr<Connection> find_connection(const std::string& socket) {
-  auto& all = registry();
-  const std::lock_guard lock(all.mutex);
-  for (const auto& weak : all.connections)
-    if (auto connection = weak.lock();
-        connection && connection->alive() && (socket.empty() || connection->welcome().socket == socket))
-      return connection;
+  for (auto& connection : open_connections())
+    if (serves(*connection, socket)) return std::move(connection);
   return nullptr;
 }
 
 std::shared_ptr<Connection> Connection::existing(const std::string& socket) { return find_connection(socket); }
 
+void Connection::copy_for_child(std::byte* address, std::uint64_t bytes) {
+  fork_copies_.push_back({address, std::vector<std::byte>(address, address + bytes)});
+}
+
 void Connection::before_fork() {
+  // From here on no other thread of ours seals or releases, so that what the daemon keeps is what the child inherits.
+  submit_mutex_.lock();
+  submitter_ = std::this_thread::get_id();
   int pair[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
-    ipc::Fd daemons_end(pair[0]);
+  if (holds_ > 0 && ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
+    const ipc::Fd daemons_end(pair[0]);
     lifeline_.reset(pair[1]);
     const int fd = daemons_end.get();
     static_cast<void>(ask(*this, ipc::wire::Body_Fork, std::chrono::seconds(10),
                           [](auto& fbb) { return ipc::wire::CreateFork(fbb).Union(); }, {&fd, 1}));
+    MUSTER_FAILPOINT(forking);
   }
   // Always in this order, so that no two forks and no other path can wait for each other.
   drain_mutex_.lock();
   send_mutex_.lock();
-  submit_mutex_.lock();
   reply_mutex_.lock();
   works_mutex_.lock();
   end_mutex_.lock();
   random_mutex_.lock();
+  hard_mutex_.lock();
   segments_->lock();
   arena_->lock();
   fork_copies_.clear();
-  for (const auto& region : arena_->unsealed())
-    fork_copies_.push_back({region.address, std::vector<std::byte>(region.address, region.address + region.bytes)});
+  for (const auto& region : arena_->unsealed()) copy_for_child(region.address, region.bytes);
+  for (const auto& [id, lease] : hard_leases_) copy_for_child(lease.address, lease.bytes);
 }
 
 void Connection::unlock_after_fork() {
   arena_->unlock();
   segments_->unlock();
+  hard_mutex_.unlock();
   random_mutex_.unlock();
   end_mutex_.unlock();
   works_mutex_.unlock();
   reply_mutex_.unlock();
-  submit_mutex_.unlock();
   send_mutex_.unlock();
   drain_mutex_.unlock();
+  submitter_ = std::thread::id{};
+  submit_mutex_.unlock();
 }
 
 void Connection::after_fork_in_parent() {
   fork_copies_.clear();
-  unlock_after_fork();
   lifeline_.reset();  // the child has its own copy of this end
+  unlock_after_fork();
+  flush_releases();
 }
+
+namespace {
+
+/// From here on a write of this process stays in it.
+void make_private(std::byte* address, std::uint64_t bytes, int fd) {
+  void* mapped = ::mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0);
+  // A child that could reach into its parent's memory must not run.
+  if (mapped == MAP_FAILED) std::abort();
+}
+
+}  // namespace
 
 void Connection::after_fork_in_child() {
   inherited_ = true;
-  // From here on a write of this process stays in it. Pages that the parent writes later would still show through
-  // untouched ones, hence the copies.
   for (const auto& [id, segment] : arena_->segments())
-    ::mmap(segment.mapping.data(), segment.mapping.bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
-           segment.fd.get(), 0);
+    make_private(segment.mapping.data(), segment.mapping.bytes(), segment.fd.get());
+  for (const auto& [id, lease] : hard_leases_) make_private(lease.address, lease.bytes, lease.fd);
+  // Pages that the parent writes later would still show through untouched ones, hence the copies.
   for (const auto& copy : fork_copies_) std::memcpy(copy.address, copy.bytes.data(), copy.bytes.size());
   fork_copies_.clear();
   arena_->disown();
@@ -145,9 +181,9 @@ void Connection::after_fork_in_child() {
   doorbell_.reset();
   notify_.reset();
   events_.reset();
-  works_.clear();
+  releases_.clear();
+  has_releases_ = false;
   unlock_after_fork();
-  // lifeline_ stays open for as long as this process lives: the daemon keeps what was inherited until then.
 }
 
 }  // namespace muster::detail

@@ -10,9 +10,9 @@ namespace muster::detail {
 
 class Connection;
 
-/// Connections that take part in forks, and that Connection::existing() finds.
-void remember_connection(const std::shared_ptr<Connection>& connection);
-void forget_connection(const Connection* connection);
+/// From now on the connection takes part in forks, and Connection::existing() finds it. Returns the one to use: another
+/// thread may have been faster with one to the same socket.
+[[nodiscard]] std::shared_ptr<Connection> remember_connection(const std::shared_ptr<Connection>& connection);
 [[nodiscard]] std::shared_ptr<Connection> find_connection(const std::string& socket);
 
 }  // namespace muster::detail

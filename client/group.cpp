@@ -1,6 +1,9 @@
+// Seats, and the calls that start ops.
 #include <muster/group.hpp>
 
 #include <algorithm>
+
+#include <muster/ipc/failpoint.hpp>
 
 #include "connection.hpp"
 #include "hold.hpp"
@@ -18,9 +21,13 @@ using std::chrono::steady_clock;
 namespace detail {
 
 Seat::~Seat() {
+  if (!connection) return;
+  connection->forget_seat(id);
   if (left || !connection->alive()) return;
-  static_cast<void>(ask(*connection, wire::Body_Leave, std::chrono::seconds(5),
-                        [&](auto& fbb) { return wire::CreateLeave(fbb, id.value).Union(); }));
+  // May happen anywhere, also while completions are read, so nobody waits for the answer.
+  connection->tell([&](std::uint64_t number) {
+    return build_frame(number, wire::Body_Leave, [&](auto& fbb) { return wire::CreateLeave(fbb, id.value).Union(); });
+  });
 }
 
 Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
@@ -53,6 +60,7 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
       seat->owes.push_back({owed->sequence(), owed->key() ? owed->key()->str() : "",
                             std::string(ipc::name(static_cast<Kind>(owed->kind())))});
   connection->add_seat(seat);
+  MUSTER_FAILPOINT(joined);
   return Group(std::move(seat));
 }
 
@@ -97,23 +105,42 @@ Result<void> take_slot(detail::Seat& seat, steady_clock::time_point deadline) {
   }
 }
 
+/// What the daemon would take for a broken client.
+Result<void> check(const Call& call, const OpOptions& options) {
+  if (options.key.size() > ipc::key_bytes_max)
+    return Error(Code::invalid, "a key of " + std::to_string(options.key.size()) + " bytes",
+                 "use at most " + std::to_string(ipc::key_bytes_max));
+  if (static_cast<std::size_t>(call.op) >= reduce_op_count)
+    return Error(Code::invalid, "unknown reduce op " + std::to_string(static_cast<int>(call.op)));
+  return {};
+}
+
+bool is_matched_by_order(const Call& call, const OpOptions& options) {
+  return options.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform;
+}
+
+ipc::Contribute record_of(const Call& call, const OpOptions& options) {
+  ipc::Contribute record;
+  record.kind = call.kind;
+  record.op = call.op;
+  record.layout = call.layout;
+  record.root = call.root;
+  record.tag = call.tag;
+  record.key = options.key;
+  return record;
+}
+
 Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::Seat>& seat, const Call& call,
                                                  std::span<const Ref> inputs, const OpOptions& options) {
   if (!seat) return Error(Code::invalid, "an empty Group has no ranks");
+  if (auto checked = check(call, options); !checked) return checked.error();
   const auto& connection = seat->connection;
   if (!connection->alive()) return connection->end_error();
-  const auto timeout = options.timeout.value_or(seat->timeout);
-  ipc::Contribute record;
-  std::vector<std::shared_ptr<const detail::Hold>> holds;
-  for (const auto& ref : inputs) {
-    auto hold = detail::usable(ref.hold());
-    if (!hold) return hold.error();
-    if ((*hold)->connection != connection)
-      return Error(Code::invalid, "the ref belongs to another daemon's store than the group", "use refs of one node");
-    record.objects.push_back((*hold)->object);
-    holds.push_back(std::move(*hold));
-  }
-  const auto deadline = steady_clock::now() + timeout;
+  auto holds = detail::usable_inputs(connection, inputs);
+  if (!holds) return holds.error();
+  auto record = record_of(call, options);
+  for (const auto& hold : *holds) record.objects.push_back(hold->object);
+  const auto deadline = steady_clock::now() + std::max(options.timeout.value_or(seat->timeout), {});
   if (auto slot = take_slot(*seat, deadline); !slot) return slot.error();
   auto state = std::make_shared<detail::WorkState>();
   state->connection = connection;
@@ -123,26 +150,20 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   state->deadline = deadline;
   record.work = state->id;
   record.seat = seat->id;
-  record.kind = call.kind;
-  record.op = call.op;
-  record.layout = call.layout;
-  record.root = call.root;
-  record.tag = call.tag;
-  record.timeout_ns = timeout.count();
-  record.key = options.key;
+  record.timeout_ns = std::max<std::int64_t>((deadline - steady_clock::now()).count(), 0);
   {
     const std::lock_guard lock(seat->mutex);
     record.epoch = seat->epoch;
-    if (options.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform)
-      ++seat->position;
+    if (is_matched_by_order(call, options)) ++seat->position;
   }
   Connection::Submission submission{ipc::SubmissionType::contribute, {}};
   ipc::write(record, submission.body);
   connection->add_work(state);
   if (auto sent = connection->submit({&submission, 1}); !sent) {
-    connection->forget_work(state->id);
-    const std::lock_guard lock(seat->mutex);
-    --seat->in_flight;
+    if (connection->forget_work(state->id)) {
+      const std::lock_guard lock(seat->mutex);
+      --seat->in_flight;
+    }
     return sent.error();
   }
   return state;
@@ -198,7 +219,7 @@ Result<Work> Group::scan(const Ref& input, ReduceOp op, OpOptions options) {
 }
 
 Result<Work> Group::broadcast(const Ref& input, int root, OpOptions options) {
-  const auto inputs = rank() == root ? std::span(&input, 1) : std::span<const Ref>();
+  const auto inputs = seat_ && rank() == root ? std::span(&input, 1) : std::span<const Ref>();
   return start_work(seat_, {.kind = Kind::broadcast, .root = root}, inputs, options);
 }
 
@@ -212,7 +233,7 @@ Result<Work> Group::gather(const Ref& input, int root, OpOptions options) {
 }
 
 Result<Work> Group::scatter(std::span<const Ref> inputs, int root, OpOptions options) {
-  const auto given = rank() == root ? inputs : std::span<const Ref>();
+  const auto given = seat_ && rank() == root ? inputs : std::span<const Ref>();
   return start_work(seat_, {.kind = Kind::scatter, .root = root}, given, options);
 }
 
@@ -296,6 +317,7 @@ Result<void> Group::leave() {
     if (seat_->left) return closed(*seat_);
     seat_->left = true;
   }
+  MUSTER_FAILPOINT(leaving);
   auto packet = detail::ask(*seat_->connection, wire::Body_Leave, std::chrono::seconds(10),
                             [&](auto& fbb) { return wire::CreateLeave(fbb, seat_->id.value).Union(); });
   if (!packet) return packet.error();

@@ -1,6 +1,9 @@
+// The life of a hold, and how one is taken anew.
 #include "hold.hpp"
 
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "connection.hpp"
 #include "requests.hpp"
@@ -9,69 +12,115 @@ namespace muster::detail {
 
 namespace wire = ipc::wire;
 
+namespace {
+
+constexpr auto request_timeout = std::chrono::seconds(30);
+
+}  // namespace
+
 Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::Capability capability_,
            ipc::Manifest manifest_)
     : connection(std::move(connection_)),
       object(object_),
       capability(capability_),
       manifest(std::move(manifest_)),
-      process(::getpid()) {}
+      process(::getpid()) {
+  connection->add_hold();
+}
 
 Hold::~Hold() {
+  for (const auto segment : used) connection->segments().unuse(segment);
   // A hold that a fork brought along is the parent's, and its life line's.
   if (process == ::getpid()) connection->release(object);
 }
 
-namespace {
-
-Result<std::shared_ptr<const Hold>> read_object(const std::shared_ptr<Connection>& connection,
-                                                const ipc::Packet& packet) {
-  const auto* body = wire::GetFrame(packet.bytes.data())->body_as_Object();
-  if (!body || !body->manifest() || !body->capability())
-    return Error(Code::failed, "the daemon's description makes no sense");
-  auto manifest = ipc::decode({reinterpret_cast<const std::byte*>(body->manifest()->data()), body->manifest()->size()});
-  if (!manifest) return manifest.error();
-  return std::shared_ptr<const Hold>(std::make_shared<Hold>(
-      connection, ipc::ObjectId{body->object()},
-      ipc::Capability{{body->capability()->low(), body->capability()->high()}}, std::move(*manifest)));
+void Hold::use(ipc::SegmentId segment) const {
+  const std::lock_guard lock(mutex);
+  if (std::find(used.begin(), used.end(), segment) != used.end()) return;
+  connection->segments().use(segment);
+  used.push_back(segment);
 }
 
-Result<std::shared_ptr<const Hold>> usable_locked(const std::shared_ptr<const Hold>& hold) {
-  if (hold->process != ::getpid()) {
-    // The same daemon, over a connection of our own; the object is kept by the life line of the fork meanwhile.
-    ConnectOptions options;
-    options.socket = hold->connection->welcome().socket;
-    options.start_daemon = false;
-    auto connection = Connection::open_or_reuse(options);
-    if (!connection) return connection.error();
-    return look_up(*connection, hold->connection->welcome().incarnation, hold->object, hold->capability);
-  }
-  // A second hold with the description; the first one is released with `hold`.
-  return look_up(hold->connection, hold->connection->welcome().incarnation, hold->object, hold->capability);
+namespace {
+
+Error makes_no_sense() { return {Code::failed, "the daemon's description of an object makes no sense"}; }
+
+Result<ipc::Manifest> manifest_in(const wire::Object* body) {
+  if (!body || !body->manifest() || !body->capability()) return makes_no_sense();
+  return ipc::decode({reinterpret_cast<const std::byte*>(body->manifest()->data()), body->manifest()->size()});
+}
+
+/// Its manifest was too large for the ring.
+Result<void> describe(const Hold& hold) {
+  const std::lock_guard lock(hold.mutex);
+  if (hold.described) return {};
+  auto packet = ask(*hold.connection, wire::Body_Describe, request_timeout,
+                    [&](auto& fbb) { return wire::CreateDescribe(fbb, hold.object.value).Union(); });
+  if (!packet) return packet.error();
+  auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
+  if (!manifest) return manifest.error();
+  hold.manifest = std::move(*manifest);
+  hold.described = true;
+  return {};
+}
+
+/// Takes a hold in a forked child: the same daemon, over a connection of the child's own. The life line of the fork
+/// keeps the object meanwhile.
+Result<std::shared_ptr<const Hold>> attach_anew(const Hold& hold) {
+  ConnectOptions options;
+  options.socket = hold.connection->welcome().socket;
+  options.start_daemon = false;
+  auto connection = Connection::open_or_reuse(options);
+  if (!connection) return connection.error();
+  return look_up(*connection, hold.connection->welcome().incarnation, hold.object, hold.capability);
 }
 
 }  // namespace
 
 Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& connection, std::uint64_t incarnation,
                                             ipc::ObjectId object, ipc::Capability capability) {
-  auto packet = ask(*connection, wire::Body_Lookup, std::chrono::seconds(30), [&](auto& fbb) {
+  auto packet = ask(*connection, wire::Body_Lookup, request_timeout, [&](auto& fbb) {
     const wire::Capability shown(capability.bits[0], capability.bits[1]);
     return wire::CreateLookup(fbb, incarnation, object.value, &shown).Union();
   });
   if (!packet) return packet.error();
-  return read_object(connection, *packet);
+  auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
+  if (!manifest) return manifest.error();
+  return std::shared_ptr<const Hold>(std::make_shared<Hold>(connection, object, capability, std::move(*manifest)));
 }
 
 Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold) {
   if (!hold) return Error(Code::object_lost, "the ref was freed", "keep a ref for as long as the object is needed");
-  if (hold->process == ::getpid() && hold->described) return hold;
+  if (hold->process == ::getpid()) {
+    if (auto failed = hold->connection->seal_error(hold->object)) return *failed;
+    if (!hold->described)
+      if (auto described = describe(*hold); !described) return described.error();
+    return hold;
+  }
   const std::lock_guard lock(hold->mutex);
   if (!hold->successor || hold->successor->process != ::getpid()) {
-    auto fresh = usable_locked(hold);
+    auto fresh = attach_anew(*hold);
     if (!fresh) return fresh.error();
     hold->successor = std::move(*fresh);
   }
   return hold->successor;
+}
+
+Result<std::vector<std::shared_ptr<const Hold>>> usable_inputs(const std::shared_ptr<Connection>& connection,
+                                                               std::span<const Ref> inputs) {
+  std::vector<std::shared_ptr<const Hold>> holds;
+  holds.reserve(inputs.size());
+  for (const auto& ref : inputs) {
+    auto hold = usable(ref.hold());
+    if (!hold) return hold.error();
+    if ((*hold)->connection != connection)
+      return Error(Code::invalid,
+                   "a ref belongs to another connection than the op: " + (*hold)->connection->welcome().socket +
+                       " and " + connection->welcome().socket,
+                   "use refs and groups of one daemon");
+    holds.push_back(std::move(*hold));
+  }
+  return holds;
 }
 
 }  // namespace muster::detail

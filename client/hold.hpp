@@ -1,15 +1,17 @@
 // One hold of an object by this process, given back to the daemon when the last Ref and view over it goes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
-#include <string>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
+#include <muster/ref.hpp>
 #include <muster/result.hpp>
 
 namespace muster::detail {
@@ -26,18 +28,24 @@ struct Hold {
   std::shared_ptr<Connection> connection;
   ipc::ObjectId object;
   ipc::Capability capability;
-  ipc::Manifest manifest;
-  bool described = true;  ///< false: the manifest has to be asked for
-  int process;            ///< the pid that holds it
+  mutable ipc::Manifest manifest;             ///< written once, before `described`
+  mutable std::atomic<bool> described{true};  ///< false: the manifest has to be asked for
+  int process;                                ///< the pid that holds it
 
-  mutable std::mutex mutex;  ///< guards successor
-  mutable std::shared_ptr<const Hold>
-      successor;  ///< what to use instead: in a forked child, or with the manifest described
+  /// From now on a mapping of this segment stays for as long as this hold does.
+  void use(ipc::SegmentId segment) const;
+
+  mutable std::mutex mutex;  ///< guards what follows
+  /// What to use instead in a forked child.
+  mutable std::shared_ptr<const Hold> successor;
+  mutable std::vector<ipc::SegmentId> used;
 };
 
-/// The hold to work with: itself, or one taken anew if it was inherited by fork or its manifest was too large for the
-/// ring.
+/// The hold to work with: itself, with its manifest, or one taken anew if it was inherited by fork.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold);
+/// Those of an op's inputs, all of them in the store of this connection.
+[[nodiscard]] Result<std::vector<std::shared_ptr<const Hold>>> usable_inputs(
+    const std::shared_ptr<Connection>& connection, std::span<const Ref> inputs);
 /// Takes a hold of an object by its capability.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& connection,
                                                           std::uint64_t incarnation, ipc::ObjectId object,

@@ -1,50 +1,81 @@
 // Making objects: sealing regions, and naming parts of what exists.
-#include <cstring>
+#include <algorithm>
 
 #include "connection.hpp"
 #include "hold.hpp"
 #include "lease.hpp"
 #include "requests.hpp"
-#include "seat.hpp"
 
 namespace muster::detail {
 
+namespace wire = ipc::wire;
+
 Lease::~Lease() {
-  if (!connection || !region.address) return;
-  connection->arena().free(region.address);
+  if (!connection) return;
+  if (region.address) connection->arena().free(region.address);
+  if (!hard.mapping) return;
+  connection->forget_hard_lease(hard.id);
+  hard.mapping.unmap();
+  tell_returned(*connection, hard.id);
 }
+
+namespace {
+
+/// Sends the seal of a new object, for which the arena or a parent keeps the bytes already.
+Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal record) {
+  const auto fail = [&](const Error& error) {
+    connection->arena().object_gone(record.object);
+    return error;
+  };
+  if (record.manifest.structure.size() > ipc::structure_bytes_max)
+    return fail(Error(Code::invalid, "a structure of " + std::to_string(record.manifest.structure.size()) + " bytes",
+                      "use fewer or shorter keys"));
+  record.capability = connection->random_capability();
+  Connection::Submission submission{ipc::SubmissionType::seal, {}};
+  ipc::write(record, submission.body);
+  if (auto sent = connection->submit({&submission, 1}); !sent) return fail(sent.error());
+  return Ref(std::make_shared<Hold>(connection, record.object, record.capability, std::move(record.manifest)));
+}
+
+}  // namespace
 
 Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                  std::span<const std::byte* const> addresses, std::uint64_t copied_bytes) {
-  connection->keep_up();
   ipc::Seal record;
   record.object = connection->next_object();
-  record.capability = connection->random_capability();
   record.copied_bytes = copied_bytes;
   record.manifest = std::move(manifest);
-  connection->arena().adopt(record.object, addresses);
-  Connection::Submission submission{ipc::SubmissionType::seal, {}};
-  ipc::write(record, submission.body);
-  if (auto sent = connection->submit({&submission, 1}); !sent) {
-    connection->arena().object_gone(record.object);
-    return sent.error();
+  if (auto adopted = connection->arena().adopt(record.object, addresses); !adopted) return adopted.error();
+  return send_seal(connection, std::move(record));
+}
+
+Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest) {
+  const auto& connection = lease.connection;
+  const auto segment = lease.hard.id;
+  // No process may have a writable mapping when the daemon forbids writing for good.
+  connection->forget_hard_lease(segment);
+  lease.hard.mapping.unmap();
+  auto sealed = ask(*connection, wire::Body_HardSeal, std::chrono::seconds(30),
+                    [&](auto& fbb) { return wire::CreateHardSeal(fbb, segment.value).Union(); });
+  if (!sealed) {
+    tell_returned(*connection, segment);
+    return sealed.error();
   }
-  return Ref(std::make_shared<Hold>(connection, record.object, record.capability, std::move(record.manifest)));
+  ipc::Seal record;
+  record.object = connection->next_object();
+  record.manifest = std::move(manifest);
+  connection->arena().adopt_hard(record.object, segment);
+  return send_seal(connection, std::move(record));
 }
 
 Result<Ref> derive(const Ref& whole, ipc::Manifest manifest) {
   auto hold = usable(whole.hold());
   if (!hold) return hold.error();
-  const auto& connection = (*hold)->connection;
   ipc::Seal record;
-  record.object = connection->next_object();
-  record.capability = connection->random_capability();
+  record.object = (*hold)->connection->next_object();
   record.parent = (*hold)->object;
   record.manifest = std::move(manifest);
-  Connection::Submission submission{ipc::SubmissionType::seal, {}};
-  ipc::write(record, submission.body);
-  if (auto sent = connection->submit({&submission, 1}); !sent) return sent.error();
-  return Ref(std::make_shared<Hold>(connection, record.object, record.capability, std::move(record.manifest)));
+  return send_seal((*hold)->connection, std::move(record));
 }
 
 Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
@@ -73,8 +104,11 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
 
 Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record, std::span<const Ref> inputs,
                      const OpOptions& options) {
-  constexpr auto default_timeout = std::chrono::seconds(30);
-  const auto timeout = options.timeout.value_or(default_timeout);
+  constexpr std::chrono::nanoseconds default_timeout = std::chrono::seconds(30);
+  const auto timeout = std::max(options.timeout.value_or(default_timeout), {});
+  auto holds = usable_inputs(connection, inputs);
+  if (!holds) return holds.error();
+  for (const auto& hold : *holds) record.objects.push_back(hold->object);
   auto state = std::make_shared<WorkState>();
   state->connection = connection;
   state->id = connection->next_work();
@@ -82,15 +116,6 @@ Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine
   state->deadline = std::chrono::steady_clock::now() + timeout;
   record.work = state->id;
   record.timeout_ns = timeout.count();
-  std::vector<std::shared_ptr<const Hold>> holds;
-  for (const auto& ref : inputs) {
-    auto hold = usable(ref.hold());
-    if (!hold) return hold.error();
-    if ((*hold)->connection != connection)
-      return Error(Code::invalid, "a ref belongs to another daemon's store", "use refs of one node");
-    record.objects.push_back((*hold)->object);
-    holds.push_back(std::move(*hold));
-  }
   Connection::Submission submission{ipc::SubmissionType::combine, {}};
   ipc::write(record, submission.body);
   connection->add_work(state);

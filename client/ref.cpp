@@ -1,3 +1,4 @@
+// What a Ref says of its object, and the bytes it travels as.
 #include <muster/ref.hpp>
 
 #include <cstring>
@@ -58,6 +59,7 @@ Result<std::vector<ArrayView>> Ref::get() const {
       continue;
     }
     if (leaf.segment != mapped) {
+      (*hold)->use(leaf.segment);
       auto found = (*hold)->connection->segments().base(leaf.segment);
       if (!found) return found.error();
       base = *found;

@@ -1,12 +1,18 @@
+// The frames that more than one file sends, and the greeting.
 #include "requests.hpp"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <thread>
+
+#include <muster/ipc/failpoint.hpp>
+
+#include "interrupted.hpp"
 
 namespace muster::detail {
 
@@ -14,68 +20,83 @@ namespace wire = ipc::wire;
 
 namespace {
 
-constexpr auto greeting_timeout = std::chrono::seconds(10);
+constexpr auto mapped_timeout = std::chrono::seconds(30);
 
-Result<ipc::Fd> connect_to(const std::string& path) {
+std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+
+Error ending(const std::string& path) {
+  return {Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again"};
+}
+
+Error silent(const std::string& path) {
+  return {Code::timeout, "the daemon at " + path + " does not answer", "look at its log; muster doctor may help"};
+}
+
+Error refused(const std::string& path, int error_number) {
+  const bool absent =
+      error_number == ENOENT || error_number == ECONNREFUSED || error_number == ECONNRESET || error_number == ENOTDIR;
+  if (absent) return {Code::daemon_unavailable, "no daemon listens at " + path, "start one: muster start"};
+  return ipc::system_error(Code::denied, "can't connect to " + path, error_number, "look at the socket's permissions");
+}
+
+Result<ipc::Fd> connect_to(const std::string& path, SteadyTime until) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
     return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
                  "use a shorter one");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno);
+  ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno, "raise `ulimit -n`");
   while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     if (errno == EINTR) continue;
-    const bool absent = errno == ENOENT || errno == ECONNREFUSED || errno == ECONNRESET;
-    return ipc::system_error(absent ? Code::daemon_unavailable : Code::denied, "no daemon at " + path, errno,
-                             absent ? "start one: muster start" : "look at the socket's permissions");
+    if (errno != EAGAIN) return refused(path, errno);
+    // Its queue of newcomers is full. A stopped daemon's stays so.
+    if (std::chrono::steady_clock::now() > until || interrupted()) return silent(path);
+    constexpr auto nap = std::chrono::milliseconds(5);
+    std::this_thread::sleep_for(nap);
   }
-  ::fcntl(socket.get(), F_SETFL, ::fcntl(socket.get(), F_GETFL) | O_NONBLOCK);
   return socket;
 }
 
-Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& path) {
-  const auto until = std::chrono::steady_clock::now() + greeting_timeout;
+Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& path, SteadyTime until) {
   for (;;) {
     ipc::Packet packet;
     auto received = ipc::receive_packet(socket, packet);
     if (!received) return received.error();
     if (*received == ipc::Received::packet) return packet;
-    if (*received == ipc::Received::closed)
-      return Error(Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again");
-    if (std::chrono::steady_clock::now() > until)
-      return Error(Code::timeout, "the daemon at " + path + " does not answer",
-                   "look at its log; muster doctor may help");
+    if (*received == ipc::Received::closed) return ending(path);
+    if (std::chrono::steady_clock::now() > until || interrupted()) return silent(path);
     pollfd readable{socket.get(), POLLIN, 0};
-    constexpr int slice_ms = 100;
-    ::poll(&readable, 1, slice_ms);
+    ::poll(&readable, 1, static_cast<int>(look_up_interval.count()));
   }
+}
+
+std::vector<std::byte> hello(const std::string& name) {
+  return build_frame(1, wire::Body_Hello, [&](auto& fbb) {
+    const auto own_name = fbb.CreateString(name.empty() ? std::string(program_invocation_short_name) : name);
+    return wire::CreateHello(fbb, ipc::protocol_version, own_name, fbb.CreateString("c++")).Union();
+  });
 }
 
 }  // namespace
 
-Result<Greeted> greet(const std::string& path, const std::string& name) {
-  auto socket = connect_to(path);
+Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until) {
+  auto socket = connect_to(path, until);
   if (!socket) return socket.error();
-  const auto hello = build_frame(1, wire::Body_Hello, [&](auto& fbb) {
-    const auto own_name = fbb.CreateString(name.empty() ? std::string(program_invocation_short_name) : name);
-    return wire::CreateHello(fbb, ipc::protocol_version, own_name, fbb.CreateString("c++")).Union();
-  });
-  if (auto sent = ipc::send_packet(*socket, hello, {}); !sent)
-    return Error(Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again");
-  auto packet = receive_within(*socket, path);
+  if (auto sent = ipc::send_packet(*socket, hello(name), {}); !sent) return ending(path);
+  auto packet = receive_within(*socket, path, until);
   if (!packet) return packet.error();
   const auto* frame = wire::GetFrame(packet->bytes.data());
   if (const auto* failure = frame->body_as_Failure())
-    return Error(static_cast<Code>(failure->code()), failure->message()->str(), failure->hint()->str());
+    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
   if (const auto* goodbye = frame->body_as_Goodbye())
-    return Error(static_cast<Code>(goodbye->code()), goodbye->reason()->str(), goodbye->hint()->str());
+    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
   const auto* body = frame->body_as_Welcome();
   if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
   Greeted greeted;
   greeted.welcome = {
-      body->version()->str(), path, body->incarnation(), {body->client()}, body->memory_bytes(), body->segment_bytes(),
+      text(body->version()), path, body->incarnation(), {body->client()}, body->memory_bytes(), body->segment_bytes(),
       body->in_flight_max()};
   greeted.socket = std::move(*socket);
   greeted.channel = std::move(packet->fds[0]);
@@ -84,15 +105,37 @@ Result<Greeted> greet(const std::string& path, const std::string& name) {
   return greeted;
 }
 
+std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout) {
+  constexpr std::int64_t day_ms = 86'400'000;
+  const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
+  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(count, 0, day_ms));
+}
+
+void tell_returned(Connection& connection, ipc::SegmentId segment) {
+  connection.tell([&](std::uint64_t number) {
+    return build_frame(number, wire::Body_Return,
+                       [&](auto& fbb) { return wire::CreateReturn(fbb, segment.value).Union(); });
+  });
+}
+
 Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted) {
   const auto* body = wire::GetFrame(granted.bytes.data())->body_as_Segment();
   if (!body || granted.fds.size() != 1) return Error(Code::failed, "the daemon's answer to Lease makes no sense");
+  MUSTER_FAILPOINT(leased);
   const ipc::SegmentId id{body->segment()};
   auto mapping = ipc::Mapping::map(granted.fds.front(), body->bytes(), ipc::Access::read_write);
-  if (!mapping) return mapping.error();
-  auto sealed = ask(connection, wire::Body_Mapped, std::chrono::seconds(30),
+  if (!mapping) {
+    tell_returned(connection, id);
+    return mapping.error();
+  }
+  auto sealed = ask(connection, wire::Body_Mapped, mapped_timeout,
                     [&](auto& fbb) { return wire::CreateMapped(fbb, id.value).Union(); });
-  if (!sealed) return sealed.error();
+  if (!sealed) {
+    mapping->unmap();
+    tell_returned(connection, id);
+    return sealed.error();
+  }
+  MUSTER_FAILPOINT(mapped);
   return LeasedSegment{id, std::move(granted.fds.front()), std::move(*mapping)};
 }
 

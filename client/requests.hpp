@@ -23,11 +23,15 @@ std::vector<std::byte> build_frame(std::uint64_t number, ipc::wire::Body type, c
 /// Asks the daemon; the packet holds its reply, with the request's own number.
 template <class MakeBody>
 Result<ipc::Packet> ask(Connection& connection, ipc::wire::Body type, std::chrono::nanoseconds timeout,
-                        const MakeBody& make_body, std::span<const int> fds = {},
-                        Connection::While held = Connection::While::unlocked) {
-  return connection.request([&](std::uint64_t number) { return build_frame(number, type, make_body); }, fds, timeout,
-                            held);
+                        const MakeBody& make_body, std::span<const int> fds = {}) {
+  return connection.request([&](std::uint64_t number) { return build_frame(number, type, make_body); }, fds, timeout);
 }
+
+/// A timeout as frames bear it, at most a day.
+[[nodiscard]] std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout);
+
+/// Gives a leased segment back without waiting for the answer.
+void tell_returned(Connection& connection, ipc::SegmentId segment);
 
 /// A connected socket whose daemon has said Welcome.
 struct Greeted {
@@ -37,8 +41,8 @@ struct Greeted {
   ipc::Fd doorbell;
   ipc::Fd notify;
 };
-/// DaemonUnavailable if nobody listens there, or one that is just ending.
-[[nodiscard]] Result<Greeted> greet(const std::string& path, const std::string& name);
+/// DaemonUnavailable if nobody listens there, or one that is just ending. Timeout if one listens and does not answer.
+[[nodiscard]] Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until);
 
 /// Maps a granted segment for writing, tells the daemon so, and returns once it is sealed.
 [[nodiscard]] Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted);

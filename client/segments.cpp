@@ -1,40 +1,47 @@
+// Mappings are made without the lock, as the daemon may take its time.
 #include "segments.hpp"
 
-#include <algorithm>
+#include <utility>
+
+#include <muster/ipc/failpoint.hpp>
 
 namespace muster::detail {
 
 namespace {
 
 /// Mappings without users that are kept: steady state must not map anything anew.
-constexpr std::size_t unused_max = 32;
+constexpr std::size_t unused_max = 16;
 
 }  // namespace
 
-Result<Segments::Entry*> Segments::entry(ipc::SegmentId segment) {
+Result<Segments::Entry*> Segments::entry(ipc::SegmentId segment, std::unique_lock<std::mutex>& lock) {
   auto found = entries_.find(segment);
   if (found == entries_.end()) {
+    lock.unlock();
     auto handle = fetch_(segment);
     if (!handle) return handle.error();
     auto mapping = ipc::Mapping::map(handle->fd, handle->bytes, ipc::Access::read_only);
     if (!mapping) return mapping.error();
-    found = entries_.emplace(segment, Entry{std::move(*handle), std::move(*mapping)}).first;
+    MUSTER_FAILPOINT(result_mapped);
+    lock.lock();
+    // If another thread was faster, its mapping stays: there may be views over it.
+    found = entries_.try_emplace(segment, Entry{std::move(*handle), std::move(*mapping)}).first;
   }
   found->second.last_used = ++clock_;
   return &found->second;
 }
 
 Result<const std::byte*> Segments::base(ipc::SegmentId segment) {
-  const std::lock_guard lock(mutex_);
-  auto found = entry(segment);
+  std::unique_lock lock(mutex_);
+  auto found = entry(segment, lock);
   if (!found) return found.error();
   const std::byte* data = (*found)->mapping.data();
   return data;
 }
 
 Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  auto found = entry(segment);
+  std::unique_lock lock(mutex_);
+  auto found = entry(segment, lock);
   if (!found) return found.error();
   return ipc::Mapping::map((*found)->handle.fd, bytes, ipc::Access::copy_on_write, offset);
 }
@@ -50,6 +57,11 @@ void Segments::unuse(ipc::SegmentId segment) {
   if (found == users_.end() || --found->second > 0) return;
   users_.erase(found);
   drop_unused();
+}
+
+void Segments::forget(ipc::SegmentId segment) {
+  const std::lock_guard lock(mutex_);
+  if (!users_.contains(segment)) entries_.erase(segment);
 }
 
 void Segments::drop_unused() {

@@ -26,7 +26,7 @@ class Segments {
   using Fetch = std::function<Result<SegmentHandle>(ipc::SegmentId)>;
   explicit Segments(Fetch fetch) : fetch_(std::move(fetch)) {}
 
-  /// Where the segment begins; read-only. Stays valid while the caller has a use() of it.
+  /// Where the segment begins; read-only. Stays valid while somebody has a use() of it, which begins before this.
   [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment);
   /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page
   /// aligned.
@@ -35,6 +35,8 @@ class Segments {
   /// Counts users of a segment's mapping; unused ones are unmapped once there are many.
   void use(ipc::SegmentId segment);
   void unuse(ipc::SegmentId segment);
+  /// The segment goes back to the daemon: an unused mapping would keep its memory.
+  void forget(ipc::SegmentId segment);
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
 
@@ -42,10 +44,10 @@ class Segments {
   struct Entry {
     SegmentHandle handle;
     ipc::Mapping mapping;
-    std::uint64_t users = 0;
     std::uint64_t last_used = 0;
   };
-  [[nodiscard]] Result<Entry*> entry(ipc::SegmentId segment);
+  /// Fetches it if need be. The lock is let go meanwhile.
+  [[nodiscard]] Result<Entry*> entry(ipc::SegmentId segment, std::unique_lock<std::mutex>& lock);
   void drop_unused();
 
   std::mutex mutex_;

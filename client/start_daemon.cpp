@@ -1,3 +1,4 @@
+// A lock on a file beside the socket decides who starts it; the kernel drops the lock of a starter that dies.
 #include "start_daemon.hpp"
 
 #include <dlfcn.h>
@@ -5,19 +6,25 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
+
+#include "interrupted.hpp"
 
 namespace muster::detail {
 
@@ -26,7 +33,8 @@ using std::chrono::steady_clock;
 
 namespace {
 
-constexpr auto retry_interval = std::chrono::milliseconds(2);
+constexpr auto pause_min = std::chrono::milliseconds(2);
+constexpr auto pause_max = std::chrono::milliseconds(32);
 
 bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
 
@@ -48,35 +56,57 @@ Result<void> check_directory(const fs::path& directory) {
 }
 
 /// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
+/// `log` and `ready` are far from 0 to 3.
 [[noreturn]] void become_daemon(const char* program, char* const* arguments, int log, int ready) {
   ::setsid();
   // A second fork, so that the daemon is nobody's child and no zombie is left.
   if (const pid_t again = ::_Fork(); again != 0) ::_exit(again < 0 ? 1 : 0);
-  const int null = ::open("/dev/null", O_RDONLY);
-  ::dup2(null, 0);
+  constexpr int ready_as = 3;
+  ::close(0);
+  if (::open("/dev/null", O_RDONLY) != 0) ::_exit(1);
   ::dup2(log, 1);
   ::dup2(log, 2);
-  constexpr int ready_as = 3;
-  if (ready == ready_as) ::fcntl(ready, F_SETFD, 0);
-  else ::dup2(ready, ready_as);
+  ::dup2(ready, ready_as);
   ::syscall(SYS_close_range, ready_as + 1, ~0U, 0);
+  // What the starter ignores or blocks is its own business.
+  for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::signal(SIGINT, SIG_DFL);
-  ::signal(SIGTERM, SIG_DFL);
+  ::umask(S_IRWXG | S_IRWXO);
   if (::chdir("/") != 0) ::_exit(1);
   ::execv(program, arguments);
   ::_exit(127);
 }
 
-std::string last_line(const std::string& path) {
+/// A copy of the descriptor that standard streams can't collide with.
+Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
+  constexpr int far = 16;
+  ipc::Fd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, far));
+  if (!copy) return ipc::system_error(Code::failed, "can't copy a descriptor", errno, "raise `ulimit -n`");
+  return copy;
+}
+
+/// Whether somebody accepts connections there, busy or not.
+bool is_served(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return false;
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
+}
+
+/// What a daemon that could not start said: the last complaint in the log since `offset`. A daemon that runs meanwhile
+/// writes to the same log, so the last line may be its.
+std::string complaint_since(const std::string& path, std::streamoff offset) {
   std::ifstream file(path);
+  file.seekg(offset);
   std::string line;
-  std::string last;
+  std::string found;
   while (std::getline(file, line))
-    if (!line.empty()) last = line;
-  return last;
+    if (line.starts_with("musterd: ") || found.empty()) found = line;
+  return found;
 }
 
 Result<void> spawn(const std::string& program, const std::string& socket, const ConnectOptions& options,
@@ -84,23 +114,30 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   const std::string log_file = daemon_log(socket);
   const ipc::Fd log(::open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!log) return ipc::system_error(Code::denied, "can't open the daemon's log " + log_file, errno);
+  const auto log_bytes = static_cast<std::streamoff>(::lseek(log.get(), 0, SEEK_END));
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "can't make a pipe", errno);
   const ipc::Fd read_end(ends[0]);
   ipc::Fd write_end(ends[1]);
+  auto log_copy = far_copy(log);
+  auto ready_copy = far_copy(write_end);
+  if (!log_copy) return log_copy.error();
+  if (!ready_copy) return ready_copy.error();
   std::vector<std::string> words{program, "--socket", socket, "--idle-exit", idle_exit_s, "--ready-fd", "3"};
   if (!options.memory.empty()) words.insert(words.end(), {"--memory", options.memory});
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (auto& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   // _Fork() runs no fork handlers: this child never touches the store.
   const pid_t child = ::_Fork();
   if (child < 0) return ipc::system_error(Code::failed, "can't fork to start the daemon", errno);
-  if (child == 0) become_daemon(program.c_str(), arguments.data(), log.get(), write_end.get());
+  if (child == 0) become_daemon(program.c_str(), arguments.data(), log_copy->get(), ready_copy->get());
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   write_end.reset();
+  ready_copy->reset();
   // A newline: it is ready. The end of the pipe: it has ended, most likely as another one serves this socket.
   for (;;) {
     pollfd readable{read_end.get(), POLLIN, 0};
@@ -108,11 +145,11 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
     if (::poll(&readable, 1, slice_ms) > 0) {
       char byte = 0;
       if (::read(read_end.get(), &byte, 1) == 1) return {};
-      const auto why = last_line(log_file);
+      const auto why = complaint_since(log_file, log_bytes);
       if (why.find("another musterd serves") != std::string::npos) return {};
       return Error(Code::daemon_unavailable, "the daemon did not start: " + why, "its log is " + log_file);
     }
-    if (steady_clock::now() > until)
+    if (steady_clock::now() > until || interrupted())
       return Error(Code::daemon_unavailable, "the daemon did not get ready in time", "its log is " + log_file);
   }
 }
@@ -160,10 +197,15 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
   const ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return ipc::system_error(Code::denied, "can't open " + lock_path, errno);
   // Whoever has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    std::this_thread::sleep_for(retry_interval);
-    return {};
+  for (auto pause = pause_min; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; pause = std::min(2 * pause, pause_max)) {
+    if (is_served(path)) return {};
+    if (steady_clock::now() > until || interrupted())
+      return Error(Code::daemon_unavailable,
+                   "another process has been starting the daemon at " + path + " for too long",
+                   "its log is " + daemon_log(path));
+    std::this_thread::sleep_for(pause);
   }
+  if (is_served(path)) return {};
   return spawn(*program, path, options, idle_exit_s, until);
 }
 

@@ -13,9 +13,11 @@ namespace {
 
 /// Beyond the op's own deadline the daemon needs a moment to say so.
 constexpr auto grace = std::chrono::seconds(5);
+/// A daemon that is stopped must not make a bounded wait a long one.
+constexpr auto question_timeout = std::chrono::milliseconds(200);
 
 std::vector<int> missing_ranks(detail::WorkState& state) {
-  auto packet = detail::ask(*state.connection, wire::Body_MissingQuery, std::chrono::seconds(2),
+  auto packet = detail::ask(*state.connection, wire::Body_MissingQuery, question_timeout,
                             [&](auto& fbb) { return wire::CreateMissingQuery(fbb, state.id.value).Union(); });
   if (!packet) return {};
   const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Missing();

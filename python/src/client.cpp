@@ -30,6 +30,7 @@ OpOptions options_from(nb::handle timeout, const std::string& key) { return {tim
 
 std::vector<Ref> refs_from(const std::vector<PyRef>& inputs) {
   std::vector<Ref> refs;
+  refs.reserve(inputs.size());
   for (const auto& input : inputs) refs.push_back(input.ref);
   return refs;
 }
@@ -298,6 +299,7 @@ void bind_client(nb::module_& module) {
            })
       .def("event_fd", [](Connection& self) { return value_or_raise(unlocked([&] { return self.event_fd(); })); })
       .def("owns_address", [](Connection& self, std::uintptr_t address) {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): Python has addresses as integers
         return self.arena().owns(reinterpret_cast<const void*>(address));
       });
   nb::class_<PyWork>(module, "Started")

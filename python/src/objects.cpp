@@ -389,7 +389,7 @@ void bind_objects(nb::module_& module) {
       .def("parts", &parts_of);
   nb::class_<Writable>(module, "Writable", nb::type_slots(writable_slots));
   nb::class_<Call>(module, "Call")
-      .def("__init__", [](Call* self, const ConnectionPtr& connection) { new (self) Call(connection); })
+      .def(nb::init<const ConnectionPtr&>())
       .def("enter", &Call::enter)
       .def("leave", &Call::leave)
       .def("finish", [](Call& self, nb::handle result) {

@@ -51,7 +51,8 @@ def fingerprint(unit: dict, files: list[Path]) -> str:
 
 def check(unit: dict, build: Path, stamp: Path) -> str:
     """What clang-tidy complains of; empty if nothing."""
-    command = ["clang-tidy", "--quiet", "-p", build, unit["file"]]
+    # The build's compiler knows warnings that clang does not.
+    command = ["clang-tidy", "--quiet", "-p", build, "--extra-arg=-Wno-unknown-warning-option", unit["file"]]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode == 0:
         stamp.touch()

@@ -1,5 +1,6 @@
 // What ops and leases do when the store is full: they wait in line, and go on as soon as there is room.
 #include <catch2/catch.hpp>
+#include <muster/ipc/ring.hpp>
 
 #include "client.hpp"
 
@@ -12,8 +13,10 @@ namespace {
 
 constexpr std::uint64_t mebibyte = 1 << 20;
 
-NodeSettings budget_of(std::uint64_t bytes) {
+/// Room for the rings of so many clients, and for segments of so many bytes in all.
+NodeSettings budget_of(std::uint64_t clients, std::uint64_t bytes) {
   auto settings = small_settings();
+  bytes += clients * ipc::channel_bytes;
   const auto memory = static_cast<std::size_t>(Resource::memory);
   settings.quota.total[memory] = settings.quota.per_user[memory] = settings.quota.per_client[memory] = bytes;
   return settings;
@@ -21,7 +24,7 @@ NodeSettings budget_of(std::uint64_t bytes) {
 
 /// Two ranks with an input each, in segments that have room for nothing else. So have the segments of results.
 struct Pair {
-  explicit Pair(std::uint64_t budget) : world(budget_of(budget)) {
+  explicit Pair(std::uint64_t budget) : world(budget_of(2, budget)) {
     left.join("g", 0, 2);
     right.join("g", 1, 2);
     of_left = left.seal(left.lease(mebibyte), 0, std::vector<float>(200'000, 1.0F));
@@ -69,7 +72,7 @@ TEST_CASE("an op that finds no memory until its deadline fails with OutOfMemory 
 }
 
 TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
-  World world(budget_of(4 * mebibyte));
+  World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);
   TestClient large(world, 2);
   TestClient small(world, 3);

@@ -1,9 +1,8 @@
 // Failpoints: named places where a test makes a process die or stop. All of them are listed here and nowhere else, so
 // that a test can walk the list. Without MUSTER_FAILPOINTS at compile time they are nothing.
 //
-// MUSTER_FAILPOINT=name[:count]=kill|stop|exit   at the count-th hit (the first if not given) the process gets SIGKILL
-// or
-//                                                SIGSTOP, or ends with status 0 and no farewell
+// MUSTER_FAILPOINT=name[:count]=kill|stop|exit   at the count-th hit (without a count, the first) the process gets
+//                                                SIGKILL or SIGSTOP, or ends with status 0 and no farewell
 // MUSTER_FAILPOINT_LOG=file                      each process appends every name once, at its first hit
 #pragma once
 

@@ -1,0 +1,293 @@
+// Records from the daemon: one waiter at a time reads the ring for all, there is no thread of our own. What follows
+// from a record (holds and seats that end, segments that go back, calls back) happens after the ring's lock is let go.
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <muster/ipc/failpoint.hpp>
+
+#include "connection.hpp"
+#include "hold.hpp"
+#include "interrupted.hpp"
+#include "seat.hpp"
+
+namespace muster::detail {
+
+using std::chrono::steady_clock;
+
+namespace {
+
+/// After this long of pausing and yielding a waiter sleeps.
+constexpr auto spin_max = std::chrono::microseconds(100);
+
+}  // namespace
+
+// ---- reading ----
+
+bool Connection::drain() {
+  Aftermath aftermath;
+  bool any = false;
+  std::optional<Error> broken;
+  {
+    const std::lock_guard lock(drain_mutex_);
+    for (;;) {
+      auto record = completions_.next();
+      if (!record) broken = record.error();
+      if (!record || !*record) break;
+      handle(**record, aftermath);
+      any = true;
+    }
+    if (any && header().completions_wait.load(std::memory_order_seq_cst) != 0) ipc::signal(doorbell_);
+  }
+  if (any) {
+    wake_waiters();
+    for (const auto object : aftermath.gone) arena_->object_gone(object);
+    aftermath.over.clear();
+    flush_releases();
+  }
+  if (broken) end(*broken);
+  return any;
+}
+
+void Connection::handle(const ipc::Record& record, Aftermath& aftermath) {
+  switch (static_cast<ipc::CompletionType>(record.type)) {
+    case ipc::CompletionType::done: return handle_done(record, aftermath);
+    case ipc::CompletionType::failed: {
+      auto failed = ipc::read_failed(record.body);
+      if (!failed) return;
+      if (auto op = take_in_flight(failed->work)) finish(std::move(*op), failed->error, {}, aftermath);
+      return;
+    }
+    case ipc::CompletionType::object_gone: {
+      if (auto gone = ipc::read_object_gone(record.body)) aftermath.gone.push_back(gone->object);
+      return;
+    }
+    case ipc::CompletionType::seal_failed: {
+      auto failed = ipc::read_seal_failed(record.body);
+      if (!failed) return;
+      // The object never was: its regions are free again, and whoever uses it is told why.
+      aftermath.gone.push_back(failed->object);
+      const std::lock_guard lock(works_mutex_);
+      seal_errors_.emplace(failed->object, failed->error);
+      has_seal_errors_ = true;
+      return;
+    }
+    case ipc::CompletionType::group_changed: return handle_change(record);
+  }
+}
+
+void Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {
+  auto done = ipc::read_done(record.body);
+  if (!done) return;
+  Outcome outcome;
+  outcome.contributors = static_cast<int>(done->contributors);
+  for (auto& item : done->items) {
+    auto hold = std::make_shared<Hold>(shared_from_this(), item.object, item.capability, std::move(item.manifest));
+    hold->described = item.described;
+    outcome.refs.emplace_back(std::shared_ptr<const Hold>(std::move(hold)));
+  }
+  done->items.clear();
+  MUSTER_FAILPOINT(completed);
+  if (auto op = take_in_flight(done->work)) finish(std::move(*op), std::move(outcome), std::move(*done), aftermath);
+  else aftermath.unwanted.push_back(std::move(outcome));
+}
+
+void Connection::handle_change(const ipc::Record& record) {
+  auto changed = ipc::read_group_changed(record.body);
+  if (!changed) return;
+  std::shared_ptr<Seat> seat;
+  {
+    const std::lock_guard lock(works_mutex_);
+    if (auto found = seats_.find(changed->seat); found != seats_.end()) seat = found->second.lock();
+    constexpr std::size_t early_max = 1024;
+    if (!seat && early_changes_.size() < early_max) early_changes_[changed->seat] = *changed;
+  }
+  if (!seat) return;
+  const std::lock_guard lock(seat->mutex);
+  seat->epoch = changed->epoch;
+  seat->live.assign(changed->live.begin(), changed->live.end());
+}
+
+std::optional<Connection::InFlight> Connection::take_in_flight(ipc::WorkId work) {
+  const std::lock_guard lock(works_mutex_);
+  auto found = works_.extract(work);
+  if (found.empty()) return std::nullopt;
+  return std::move(found.mapped());
+}
+
+void Connection::finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath) {
+  auto work = op.work.lock();
+  auto seat = op.seat.lock();
+  if (seat) {
+    const std::lock_guard lock(seat->mutex);
+    --seat->in_flight;
+  }
+  // Ends of what was in the works come later, without a lock.
+  aftermath.seats.push_back(std::move(seat));
+  if (!work) {
+    if (outcome) aftermath.unwanted.push_back(std::move(*outcome));
+    return;
+  }
+  work->done = std::move(done);
+  work->outcome.emplace(std::move(outcome));
+  Callbacks callbacks;
+  {
+    const std::lock_guard lock(works_mutex_);
+    work->over.store(true, std::memory_order_seq_cst);
+    callbacks.swap(work->callbacks);
+  }
+  if (!callbacks.empty()) {
+    const std::lock_guard lock(callbacks_mutex_);
+    std::move(callbacks.begin(), callbacks.end(), std::back_inserter(due_callbacks_));
+    has_callbacks_ = true;
+  }
+  aftermath.over.push_back(std::move(work));
+}
+
+// ---- calling back ----
+
+void Connection::on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback) {
+  {
+    const std::lock_guard lock(works_mutex_);
+    if (!work->over.load(std::memory_order_acquire)) {
+      work->callbacks.push_back(std::move(callback));
+      // Somebody wants to hear of it, so it lives until then.
+      if (auto found = works_.find(work->id); found != works_.end()) found->second.kept = work;
+      return;
+    }
+  }
+  callback();
+}
+
+void Connection::run_callbacks() {
+  while (has_callbacks_) {
+    Callbacks due;
+    {
+      const std::lock_guard lock(callbacks_mutex_);
+      due.swap(due_callbacks_);
+      has_callbacks_ = false;
+    }
+    for (const auto& callback : due) callback();
+  }
+}
+
+// ---- waiting ----
+
+bool Connection::wait(const std::function<bool()>& over, SteadyTime until) {
+  auto next_look = steady_clock::now() + look_up_interval;
+  for (;;) {
+    run_callbacks();
+    if (over()) return true;
+    const auto now = steady_clock::now();
+    if (!alive() || now >= until) return over();
+    if (now >= next_look) {
+      if (interrupted()) return over();
+      next_look = now + look_up_interval;
+    }
+    std::unique_lock role(role_mutex_);
+    if (draining_) {
+      // Looked at once more under the lock that a reader takes before it notifies.
+      if (!over()) drained_.wait_until(role, std::min(until, next_look));
+      continue;
+    }
+    draining_ = true;
+    role.unlock();
+    read_for_all(over, std::min(until, next_look));
+    role.lock();
+    draining_ = false;
+    role.unlock();
+    drained_.notify_all();
+  }
+}
+
+void Connection::read_for_all(const std::function<bool()>& over, SteadyTime until) {
+  ipc::Backoff backoff;
+  auto spin_until = steady_clock::now() + spin_max;
+  while (!over() && alive() && !has_callbacks_) {
+    if (drain()) {
+      spin_until = steady_clock::now() + spin_max;
+      backoff.reset();
+      continue;
+    }
+    const auto now = steady_clock::now();
+    if (now >= until) break;
+    if (now < spin_until) {
+      backoff.step();
+      continue;
+    }
+    sleep_for_completions(over, until);
+  }
+  // Once in a while, and whenever nothing has come for long: is the daemon still there?
+  look_at_socket();
+}
+
+void Connection::sleep_for_completions(const std::function<bool()>& over, SteadyTime until) {
+  auto& sleeps = header().client_sleeps;
+  sleeps.store(1, std::memory_order_seq_cst);
+  bool nothing_came = false;
+  {
+    const std::lock_guard lock(drain_mutex_);
+    nothing_came = completions_.empty();
+  }
+  MUSTER_FAILPOINT(waiting);
+  // Another thread may have read what we wait for before it could see that we sleep.
+  if (nothing_came && !over()) ipc::futex_wait(sleeps, 1, until - steady_clock::now());
+  sleeps.store(0, std::memory_order_seq_cst);
+}
+
+void Connection::wake_waiters() {
+  { const std::lock_guard lock(role_mutex_); }
+  drained_.notify_all();
+  auto& sleeps = header().client_sleeps;
+  if (sleeps.load(std::memory_order_seq_cst) == 0) return;
+  sleeps.store(0, std::memory_order_seq_cst);
+  ipc::futex_wake_all(sleeps);
+}
+
+void Connection::collect() {
+  if (!alive()) return;
+  const auto& head = header();
+  if (head.completion_tail.load(std::memory_order_relaxed) != head.completion_head.load(std::memory_order_relaxed))
+    drain();
+}
+
+// ---- event loops ----
+
+void Connection::poll() {
+  if (inherited()) return;
+  if (alive()) {
+    drain();
+    if (notify_wanted_ && header().notify_armed.load(std::memory_order_seq_cst) == 0) {
+      // Armed again before the last look, so that nothing that comes in between is missed.
+      ipc::drain(notify_);
+      header().notify_armed.store(1, std::memory_order_seq_cst);
+      drain();
+    }
+    // An event loop calls because the socket, too, may have something.
+    if (notify_wanted_) static_cast<void>(receive_if_free());
+    else look_at_socket();
+  } else {
+    ipc::drain(notify_);
+  }
+  run_callbacks();
+}
+
+Result<int> Connection::event_fd() {
+  if (!alive()) return end_error();
+  const std::lock_guard lock(end_mutex_);
+  if (!events_) {
+    ipc::Fd events(::epoll_create1(EPOLL_CLOEXEC));
+    epoll_event event{};
+    event.events = EPOLLIN;
+    for (const int fd : {notify_.get(), socket_.get()})
+      if (!events || ::epoll_ctl(events.get(), EPOLL_CTL_ADD, fd, &event) != 0)
+        return ipc::system_error(Code::failed, "can't watch the connection", errno);
+    events_ = std::move(events);
+  }
+  // Not armed, but signalled: something may have come before, and the first poll() arms.
+  if (!notify_wanted_.exchange(true)) ipc::signal(notify_);
+  return events_.get();
+}
+
+}  // namespace muster::detail

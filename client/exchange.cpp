@@ -1,0 +1,217 @@
+// Requests and replies on the socket. One thread at a time receives for all.
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <atomic>
+#include <utility>
+
+#include <muster/ipc/failpoint.hpp>
+
+#include "connection.hpp"
+#include "interrupted.hpp"
+#include "requests.hpp"
+
+namespace muster::detail {
+
+namespace wire = ipc::wire;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+
+std::atomic<bool (*)()> interrupted_callback{nullptr};
+
+std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+
+Result<ipc::Packet> checked(ipc::Packet packet) {
+  const auto* failure = wire::GetFrame(packet.bytes.data())->body_as_Failure();
+  if (!failure) return packet;
+  std::vector<int> ranks;
+  if (failure->ranks()) ranks.assign(failure->ranks()->begin(), failure->ranks()->end());
+  return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()), std::move(ranks));
+}
+
+void hit_sent(wire::Body asked) {
+  if (asked == wire::Body_Join) MUSTER_FAILPOINT(joining);
+  if (asked == wire::Body_Lookup) MUSTER_FAILPOINT(lookup);
+}
+
+}  // namespace
+
+bool interrupted() {
+  const auto callback = interrupted_callback.load();
+  return callback && callback();
+}
+
+void Connection::set_interrupted(bool (*callback)()) { interrupted_callback = callback; }
+
+Result<ipc::Packet> Connection::request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout,
+                                        const Stop& stop) {
+  if (!alive()) return end_error();
+  const auto until = steady_clock::now() + timeout;
+  std::unique_lock lock(reply_mutex_);
+  const auto number = ++last_request_;
+  replies_.emplace(number, std::nullopt);
+  lock.unlock();
+  const auto frame = build(number);
+  const auto asked = wire::GetFrame(frame.data())->body_type();
+  Error unsent(Code::failed, {});
+  if (!send_frame(frame, fds, until, unsent)) return abandon(number, wire::Body_NONE, std::move(unsent));
+  hit_sent(asked);
+  for (auto next_look = steady_clock::now() + look_up_interval;;) {
+    if (steady_clock::now() > next_look) {
+      // Nobody may be called back under a lock.
+      if (interrupted() || (stop && stop()))
+        return abandon(number, asked, Error(Code::timeout, "the wait for the daemon's answer was interrupted"));
+      next_look = steady_clock::now() + look_up_interval;
+    }
+    lock.lock();
+    if (replies_.at(number)) {
+      auto packet = std::move(*replies_.extract(number).mapped());
+      lock.unlock();
+      return checked(std::move(packet));
+    }
+    if (!alive()) {
+      lock.unlock();
+      return abandon(number, wire::Body_NONE, end_error());
+    }
+    if (steady_clock::now() > until) {
+      lock.unlock();
+      return abandon(
+          number, asked,
+          Error(Code::timeout, "the daemon did not answer a request within its time", "look at: muster status"));
+    }
+    if (receiving_) {
+      replies_changed_.wait_for(lock, look_up_interval);
+      lock.unlock();
+      continue;
+    }
+    receiving_ = true;
+    lock.unlock();
+    receive_replies(look_up_interval);
+    lock.lock();
+    receiving_ = false;
+    lock.unlock();
+    replies_changed_.notify_all();
+  }
+}
+
+bool Connection::send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until,
+                            Error& error) {
+  for (;;) {
+    {
+      const std::lock_guard lock(send_mutex_);
+      auto sent = ipc::send_packet(socket_, frame, fds);
+      if (sent && *sent) return true;
+      if (!sent) {
+        error = sent.error();
+        break;
+      }
+    }
+    if (!alive() || interrupted() || steady_clock::now() > until) {
+      error = Error(Code::timeout, "the daemon does not read its socket", "look at: muster status");
+      break;
+    }
+    pollfd writable{socket_.get(), POLLOUT, 0};
+    ::poll(&writable, 1, static_cast<int>(look_up_interval.count()));
+  }
+  receive_if_free();  // a daemon that ends says why
+  if (!alive()) error = end_error();
+  return false;
+}
+
+void Connection::tell(const Build& build) {
+  if (!alive()) return;
+  std::uint64_t number = 0;
+  {
+    const std::lock_guard lock(reply_mutex_);
+    number = ++last_request_;
+  }
+  const auto frame = build(number);
+  const std::lock_guard lock(send_mutex_);
+  static_cast<void>(ipc::send_packet(socket_, frame, {}));
+}
+
+Error Connection::abandon(std::uint64_t request, wire::Body asked, Error error) {
+  std::optional<ipc::Packet> late;
+  {
+    const std::lock_guard lock(reply_mutex_);
+    if (auto waiting = replies_.extract(request); !waiting.empty()) late = std::move(waiting.mapped());
+    if (!late && asked != wire::Body_NONE) abandoned_.emplace(request, static_cast<std::uint8_t>(asked));
+  }
+  if (late) give_back(asked, *late);
+  return error;
+}
+
+void Connection::give_back(wire::Body asked, const ipc::Packet& late) {
+  const auto* frame = wire::GetFrame(late.bytes.data());
+  if (const auto* segment = frame->body_as_Segment(); segment && asked == wire::Body_Lease)
+    tell_returned(*this, {segment->segment()});
+  if (const auto* joined = frame->body_as_Joined())
+    tell([&](std::uint64_t number) {
+      return build_frame(number, wire::Body_Leave,
+                         [&](auto& fbb) { return wire::CreateLeave(fbb, joined->seat()).Union(); });
+    });
+  if (const auto* object = frame->body_as_Object(); object && asked == wire::Body_Lookup) {
+    add_hold();
+    release({object->object()});
+  }
+}
+
+bool Connection::receive_replies(milliseconds timeout) {
+  pollfd readable{socket_.get(), POLLIN, 0};
+  if (::poll(&readable, 1, static_cast<int>(timeout.count())) <= 0) return false;
+  for (;;) {
+    ipc::Packet packet;
+    auto received = ipc::receive_packet(socket_, packet);
+    if (!received) {
+      end(received.error());
+      return true;
+    }
+    if (*received == ipc::Received::would_block) return true;
+    if (*received == ipc::Received::closed) {
+      end(Error(Code::daemon_unavailable, "the daemon closed the connection", "start it again: muster start"));
+      return true;
+    }
+    take_packet(std::move(packet));
+  }
+}
+
+bool Connection::receive_if_free() {
+  {
+    const std::lock_guard lock(reply_mutex_);
+    if (receiving_) return false;
+    receiving_ = true;
+  }
+  const bool received = receive_replies(milliseconds(0));
+  {
+    const std::lock_guard lock(reply_mutex_);
+    receiving_ = false;
+  }
+  replies_changed_.notify_all();
+  return received;
+}
+
+void Connection::take_packet(ipc::Packet packet) {
+  const auto* frame = wire::GetFrame(packet.bytes.data());
+  if (const auto* goodbye = frame->body_as_Goodbye())
+    return end(Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint())));
+  std::unique_lock lock(reply_mutex_);
+  if (auto found = replies_.find(frame->request()); found != replies_.end()) {
+    found->second = std::move(packet);
+    return;
+  }
+  auto abandoned = abandoned_.extract(frame->request());
+  lock.unlock();
+  if (!abandoned.empty()) give_back(static_cast<wire::Body>(abandoned.mapped()), packet);
+}
+
+void Connection::look_at_socket() {
+  constexpr std::int64_t interval_ns = 10'000'000;
+  const auto now = steady_clock::now().time_since_epoch().count();
+  auto next = next_look_ns_.load(std::memory_order_relaxed);
+  if (now < next) return;  // callers come by a million times a second
+  if (next_look_ns_.compare_exchange_strong(next, now + interval_ns)) static_cast<void>(receive_if_free());
+}
+
+}  // namespace muster::detail

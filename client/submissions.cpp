@@ -1,0 +1,148 @@
+// Records to the daemon: through the ring, and through the socket when they are too large for it.
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include <muster/ipc/failpoint.hpp>
+
+#include "connection.hpp"
+#include "interrupted.hpp"
+#include "requests.hpp"
+
+namespace muster::detail {
+
+namespace wire = ipc::wire;
+using std::chrono::steady_clock;
+
+namespace {
+
+void hit_before_doorbell(ipc::SubmissionType type) {
+  if (type == ipc::SubmissionType::seal) MUSTER_FAILPOINT(sealed);
+  if (type == ipc::SubmissionType::pin) MUSTER_FAILPOINT(pinned);
+  if (type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed);
+}
+
+}  // namespace
+
+Result<void> Connection::submit(std::span<const Submission> records, std::chrono::nanoseconds timeout) {
+  if (!alive()) return end_error();
+  const auto until = steady_clock::now() + timeout;
+  for (const auto& record : records) {
+    const bool fits = record.body.size() <= ipc::record_bytes_max;
+    if (auto sent = fits ? submit_by_ring(record, until) : submit_by_socket(record, until); !sent) return sent.error();
+  }
+  // Whoever only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
+  collect();
+  return {};
+}
+
+Result<void> Connection::submit_by_socket(const Submission& record, SteadyTime until) {
+  // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
+  auto sent = ask(*this, wire::Body_Submit, until - steady_clock::now(), [&](auto& fbb) {
+    const auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
+    return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body).Union();
+  });
+  if (!sent) return sent.error();
+  hit_before_doorbell(record.type);
+  return {};
+}
+
+Result<void> Connection::submit_by_ring(const Submission& record, SteadyTime until) {
+  constexpr unsigned rounds_max = 256;
+  constexpr auto nap = std::chrono::microseconds(200);
+  ipc::Backoff backoff;
+  for (auto next_look = steady_clock::now() + look_up_interval;;) {
+    auto written = try_submit(record);
+    if (!written) return written.error();
+    if (*written) break;
+    // The ring is full. The daemon reads it within microseconds, unless it is stopped or gone.
+    collect();
+    backoff.step();
+    if (backoff.rounds() > rounds_max) std::this_thread::sleep_for(nap);
+    if (!alive()) return end_error();
+    const auto now = steady_clock::now();
+    if (now > until)
+      return Error(Code::timeout, "the daemon did not read its ring in time", "is it stopped? look at: muster status");
+    if (now < next_look) continue;
+    next_look = now + look_up_interval;
+    static_cast<void>(receive_if_free());
+    if (interrupted()) return Error(Code::timeout, "the wait for room in the ring was interrupted");
+  }
+  hit_before_doorbell(record.type);
+  ring_doorbell();
+  if (record.type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed_signalled);
+  flush_releases();
+  return {};
+}
+
+Result<bool> Connection::try_submit(const Submission& record) {
+  const std::lock_guard lock(submit_mutex_);
+  submitter_ = std::this_thread::get_id();
+  // Idle clients cost no memory; those that work have no faults while they do.
+  if (!std::exchange(channel_populated_, true)) channel_.populate();
+  write_releases();
+  auto written = submissions_.try_write(static_cast<std::uint16_t>(record.type), record.body);
+  submissions_.publish();
+  submitter_ = std::thread::id{};
+  if (written && !*written) ipc::signal(doorbell_);
+  return written;
+}
+
+void Connection::ring_doorbell() {
+  if (header().daemon_polls.load(std::memory_order_seq_cst) == 0) ipc::signal(doorbell_);
+}
+
+// ---- releases ----
+
+void Connection::release(ipc::ObjectId object) {
+  --holds_;
+  if (!alive()) return;
+  if (has_seal_errors_) {
+    // It never was, so there is nothing to give up.
+    const std::lock_guard lock(works_mutex_);
+    if (seal_errors_.erase(object) > 0) {
+      has_seal_errors_ = !seal_errors_.empty();
+      return;
+    }
+  }
+  {
+    const std::lock_guard lock(releases_mutex_);
+    releases_.push_back(object);
+    has_releases_ = true;
+  }
+  flush_releases();
+}
+
+void Connection::flush_releases() {
+  // Whoever holds the ring comes by here when it has let go; holds end in the oddest places, in its own calls, too.
+  while (has_releases_ && alive() && submitter_.load() != std::this_thread::get_id()) {
+    std::unique_lock lock(submit_mutex_, std::try_to_lock);
+    if (!lock) return;
+    submitter_ = std::this_thread::get_id();
+    write_releases();
+    submissions_.publish();
+    submitter_ = std::thread::id{};
+    lock.unlock();
+    ring_doorbell();
+    MUSTER_FAILPOINT(released);
+    if (has_releases_) return;  // the ring is full; they go with what is written next
+  }
+}
+
+void Connection::write_releases() {
+  constexpr std::size_t objects_max = 1024;
+  const std::lock_guard lock(releases_mutex_);
+  std::vector<std::byte> body;
+  while (!releases_.empty()) {
+    const auto count = std::min(releases_.size(), objects_max);
+    const auto first = releases_.end() - static_cast<std::ptrdiff_t>(count);
+    body.clear();
+    ipc::write(ipc::Release{{first, releases_.end()}}, body);
+    auto written = submissions_.try_write(static_cast<std::uint16_t>(ipc::SubmissionType::release), body);
+    if (!written || !*written) break;
+    releases_.erase(first, releases_.end());
+  }
+  has_releases_ = !releases_.empty();
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,72 @@
+// Mappings of segments to read: made once, kept while used, dropped when there are many.
+#include <catch2/catch.hpp>
+
+#include <sys/mman.h>
+
+#include <map>
+
+#include "segments.hpp"
+
+namespace {
+
+using muster::detail::SegmentHandle;
+using muster::detail::Segments;
+namespace ipc = muster::ipc;
+
+constexpr std::uint64_t bytes = 8192;
+
+struct Fetcher {
+  std::map<std::uint32_t, int> fetched;
+  Segments segments{[this](ipc::SegmentId id) -> muster::Result<SegmentHandle> {
+    ++fetched[id.value];
+    auto fd = ipc::create_memfd("test", bytes).value();
+    auto writable = ipc::Mapping::map(fd, bytes, ipc::Access::read_write).value();
+    writable.data()[0] = std::byte{static_cast<unsigned char>(id.value)};
+    return SegmentHandle{std::move(fd), bytes};
+  }};
+};
+
+TEST_CASE("a segment is fetched and mapped once") {
+  Fetcher fetcher;
+  const auto* first = fetcher.segments.base({7}).value();
+  CHECK(first[0] == std::byte{7});
+  CHECK(fetcher.segments.base({7}).value() == first);
+  CHECK(fetcher.fetched[7] == 1);
+}
+
+TEST_CASE("unused mappings are dropped when there are many, used ones never") {
+  Fetcher fetcher;
+  fetcher.segments.use({1});
+  const auto* used = fetcher.segments.base({1}).value();
+  for (std::uint32_t id = 2; id < 100; ++id) {
+    fetcher.segments.use({id});
+    REQUIRE(fetcher.segments.base({id}));
+    fetcher.segments.unuse({id});
+  }
+  CHECK(fetcher.segments.base({1}).value() == used);
+  CHECK(fetcher.fetched[1] == 1);
+  REQUIRE(fetcher.segments.base({2}));
+  CHECK(fetcher.fetched[2] == 2);
+}
+
+TEST_CASE("a segment that goes back is forgotten, unless it is in use") {
+  Fetcher fetcher;
+  REQUIRE(fetcher.segments.base({1}));
+  fetcher.segments.forget({1});
+  fetcher.segments.use({1});
+  REQUIRE(fetcher.segments.base({1}));
+  CHECK(fetcher.fetched[1] == 2);
+  fetcher.segments.forget({1});
+  REQUIRE(fetcher.segments.base({1}));
+  CHECK(fetcher.fetched[1] == 2);
+}
+
+TEST_CASE("writes to a private mapping show nowhere else") {
+  Fetcher fetcher;
+  auto copy = fetcher.segments.map_private({9}, 0, bytes).value();
+  copy.data()[0] = std::byte{1};
+  CHECK(fetcher.segments.base({9}).value()[0] == std::byte{9});
+  CHECK(fetcher.segments.map_private({9}, 0, bytes).value().data()[0] == std::byte{9});
+}
+
+}  // namespace
