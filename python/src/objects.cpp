@@ -387,7 +387,7 @@ void bind_objects(nb::module_& module) {
              return PyRef{value_or_raise(detail::slice(self.ref, first, rows)), 0};
            })
       .def("parts", &parts_of);
-  nb::class_<Writable>(module, "Writable", nb::type_slots(writable_slots));
+  const nb::class_<Writable> writable(module, "Writable", nb::type_slots(writable_slots));
   nb::class_<Call>(module, "Call")
       .def(nb::init<const ConnectionPtr&>())
       .def("enter", &Call::enter)
