@@ -6,7 +6,7 @@ prepare() {
   mkdir -p build/logs
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
-  need_python_packages .venv ruff pytest hypothesis numpy scikit-learn matplotlib "${python_build_packages[@]}"
+  need_python_packages .venv ruff pytest hypothesis numpy ml_dtypes scikit-learn matplotlib "${python_build_packages[@]}"
 }
 
 files_in_git() {
