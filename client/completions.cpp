@@ -43,6 +43,8 @@ bool Connection::drain() {
   if (any) {
     wake_waiters();
     for (const auto object : aftermath.gone) arena_->object_gone(object);
+    if (aftermath.memory_wanted) arena_->trim();
+    for (const auto segment : aftermath.segments_gone) unmap(segment);
     aftermath.over.clear();
     flush_releases();
   }
@@ -74,7 +76,20 @@ void Connection::handle(const ipc::Record& record, Aftermath& aftermath) {
       return;
     }
     case ipc::CompletionType::group_changed: return handle_change(record);
+    case ipc::CompletionType::segment_gone: {
+      if (auto gone = ipc::read_segment_gone(record.body)) aftermath.segments_gone.push_back(gone->segment);
+      return;
+    }
+    case ipc::CompletionType::memory_wanted: aftermath.memory_wanted = true; return;
   }
+}
+
+void Connection::unmap(ipc::SegmentId segment) {
+  // Whoever reads there holds an object in it, and then it isn't gone.
+  if (!segments_->forget(segment)) return;
+  const std::lock_guard lock(releases_mutex_);
+  unmapped_.push_back(segment);
+  has_releases_ = true;
 }
 
 void Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {

@@ -150,6 +150,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<bool> try_submit(const Submission& record);
   void ring_doorbell();
   void write_releases();
+  bool write_unmapped();
   void flush_releases();
 
   // completions.cpp: the ring from the daemon
@@ -157,6 +158,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// What follows from completions once the ring's lock is no longer held.
   struct Aftermath {
     std::vector<ipc::ObjectId> gone;
+    std::vector<ipc::SegmentId> segments_gone;
+    bool memory_wanted = false;
     std::vector<std::shared_ptr<WorkState>> over;
     std::vector<std::shared_ptr<Seat>> seats;
     std::vector<Outcome> unwanted;  ///< of ops whose Work was dropped
@@ -171,6 +174,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void handle(const ipc::Record& record, Aftermath& aftermath);
   void handle_done(const ipc::Record& record, Aftermath& aftermath);
   void handle_change(const ipc::Record& record);
+  void unmap(ipc::SegmentId segment);
   [[nodiscard]] std::optional<InFlight> take_in_flight(ipc::WorkId work);
   void finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath);
   void wake_waiters();
@@ -209,7 +213,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ipc::RingProducer submissions_;
   bool channel_populated_ = false;  ///< guarded by submit_mutex_
   std::mutex releases_mutex_;
-  std::vector<ipc::ObjectId> releases_;  ///< not yet written
+  std::vector<ipc::ObjectId> releases_;   ///< not yet written
+  std::vector<ipc::SegmentId> unmapped_;  ///< the same
   std::atomic<bool> has_releases_{false};
   std::atomic<std::uint64_t> holds_{0};
 

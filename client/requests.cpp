@@ -72,10 +72,11 @@ Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& pat
   }
 }
 
-std::vector<std::byte> hello(const std::string& name) {
+std::vector<std::byte> hello(const std::string& name, SteadyTime until) {
   return build_frame(1, wire::Body_Hello, [&](auto& fbb) {
     const auto own_name = fbb.CreateString(name.empty() ? std::string(program_invocation_short_name) : name);
-    return wire::CreateHello(fbb, ipc::protocol_version, own_name, fbb.CreateString("c++")).Union();
+    const auto timeout_ms = milliseconds_of(until - std::chrono::steady_clock::now());
+    return wire::CreateHello(fbb, ipc::protocol_version, own_name, fbb.CreateString("c++"), timeout_ms).Union();
   });
 }
 
@@ -84,8 +85,9 @@ std::vector<std::byte> hello(const std::string& name) {
 Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until) {
   auto socket = connect_to(path, until);
   if (!socket) return socket.error();
-  if (auto sent = ipc::send_packet(*socket, hello(name), {}); !sent) return ending(path);
-  auto packet = receive_within(*socket, path, until);
+  if (auto sent = ipc::send_packet(*socket, hello(name, until), {}); !sent) return ending(path);
+  // A daemon that is full answers at `until`; what it says is worth a moment more.
+  auto packet = receive_within(*socket, path, until + std::chrono::seconds(1));
   if (!packet) return packet.error();
   const auto* frame = wire::GetFrame(packet->bytes.data());
   if (const auto* failure = frame->body_as_Failure())

@@ -59,9 +59,11 @@ void Segments::unuse(ipc::SegmentId segment) {
   drop_unused();
 }
 
-void Segments::forget(ipc::SegmentId segment) {
+bool Segments::forget(ipc::SegmentId segment) {
   const std::lock_guard lock(mutex_);
-  if (!users_.contains(segment)) entries_.erase(segment);
+  if (users_.contains(segment)) return false;
+  entries_.erase(segment);
+  return true;
 }
 
 void Segments::drop_unused() {

@@ -35,8 +35,8 @@ class Segments {
   /// Counts users of a segment's mapping; unused ones are unmapped once there are many.
   void use(ipc::SegmentId segment);
   void unuse(ipc::SegmentId segment);
-  /// The segment goes back to the daemon: an unused mapping would keep its memory.
-  void forget(ipc::SegmentId segment);
+  /// The segment goes back to the daemon: a mapping would keep its memory. False if somebody uses it.
+  bool forget(ipc::SegmentId segment);
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
 

@@ -129,9 +129,22 @@ void Connection::flush_releases() {
   }
 }
 
+bool Connection::write_unmapped() {
+  std::vector<std::byte> body;
+  while (!unmapped_.empty()) {
+    body.clear();
+    ipc::write(ipc::Unmapped{unmapped_.back()}, body);
+    auto written = submissions_.try_write(static_cast<std::uint16_t>(ipc::SubmissionType::unmapped), body);
+    if (!written || !*written) return false;
+    unmapped_.pop_back();
+  }
+  return true;
+}
+
 void Connection::write_releases() {
   constexpr std::size_t objects_max = 1024;
   const std::lock_guard lock(releases_mutex_);
+  if (!write_unmapped()) return;
   std::vector<std::byte> body;
   while (!releases_.empty()) {
     const auto count = std::min(releases_.size(), objects_max);

@@ -57,7 +57,10 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   if (!descriptor) return descriptor.error();
   auto fd = ipc::create_memfd(name, bytes);
   if (!fd) return fd.error();
-  auto segment = std::make_shared<Segment>();
+  SegmentPtr segment(new Segment, [this](Segment* ended) {
+    end(*ended);
+    delete ended;
+  });
   segment->id_ = {++last_id_};
   segment->bytes_ = bytes;
   segment->owner_ = payer;
@@ -67,6 +70,12 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   forget_ended();
   segments_.emplace(segment->id_, segment);
   return segment;
+}
+
+void SegmentTable::end(Segment& segment) {
+  if (segment.readers_.empty()) return;
+  ended_.push_back({segment.id_, {segment.readers_.begin(), segment.readers_.end()}});
+  draining_.emplace(segment.id_, Draining{std::move(segment.memory_), std::move(segment.readers_)});
 }
 
 /// Once in a while, so that leases don't cost a walk over all segments each.
@@ -132,6 +141,7 @@ Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
   constexpr long kept_and_local = 2;
   if (segment->use_count() > kept_and_local)
     return Error(Code::invalid, label(id) + " still holds live objects", "free their refs first");
+  (*segment)->readers_.erase(client);
   kept_.erase(id);
   return {};
 }
@@ -151,7 +161,24 @@ Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes)
 
 void SegmentTable::drop_result(SegmentId id) { kept_.erase(id); }
 
+void SegmentTable::add_reader(const SegmentPtr& segment, ClientId client) { segment->readers_.insert(client); }
+
+void SegmentTable::unmapped(ClientId client, SegmentId id) {
+  auto found = draining_.find(id);
+  if (found == draining_.end()) return;
+  found->second.readers.erase(client);
+  if (found->second.readers.empty()) draining_.erase(found);
+}
+
+std::vector<SegmentTable::Ended> SegmentTable::take_ended() { return std::exchange(ended_, {}); }
+
 void SegmentTable::drop_client(ClientId client) {
+  for (const auto& [id, segment] : segments_)
+    if (auto alive = segment.lock()) alive->readers_.erase(client);
+  for (auto it = draining_.begin(); it != draining_.end();) {
+    it->second.readers.erase(client);
+    it = it->second.readers.empty() ? draining_.erase(it) : std::next(it);
+  }
   std::erase_if(kept_, [&](const auto& entry) { return entry.second->owner().client == client; });
 }
 

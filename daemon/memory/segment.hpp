@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
@@ -54,6 +56,7 @@ class Segment {
   MappingPtr mapping_;
   Charge memory_;
   Charge descriptor_;
+  std::set<ClientId> readers_;  ///< have had the descriptor
 };
 
 using SegmentPtr = std::shared_ptr<Segment>;
@@ -61,6 +64,7 @@ using SegmentPtr = std::shared_ptr<Segment>;
 class SegmentTable {
  public:
   /// `mapped` hears of each new mapping of the daemon, to populate it ahead of its first use.
+  /// Outlives its segments.
   explicit SegmentTable(Ledger& ledger, std::function<void(const MappingPtr&)> mapped = {})
       : ledger_(ledger), on_mapped_(std::move(mapped)) {}
 
@@ -75,6 +79,17 @@ class SegmentTable {
   /// A segment that the daemon writes results of `user` in: mapped writable, then sealed.
   [[nodiscard]] muster::Result<SegmentPtr> create_result(UserId user, std::uint64_t bytes);
   void drop_result(SegmentId segment);
+  /// The client gets the descriptor and will map it.
+  void add_reader(const SegmentPtr& segment, ClientId client);
+  /// The client has unmapped a segment that ended.
+  void unmapped(ClientId client, SegmentId segment);
+  /// A segment that ended while clients still map it. It stays charged until they don't.
+  struct Ended {
+    SegmentId segment;
+    std::vector<ClientId> readers;
+  };
+  /// Those since the last call.
+  [[nodiscard]] std::vector<Ended> take_ended();
   /// The client is gone: segments without objects go at once, the others when their last object does.
   void drop_client(ClientId client);
 
@@ -92,12 +107,20 @@ class SegmentTable {
   [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);
   void ready(Segment& segment, muster::ipc::Mapping mapping) const;
   void forget_ended();
+  void end(Segment& segment);
 
   Ledger& ledger_;
   std::function<void(const MappingPtr&)> on_mapped_;
   std::uint32_t last_id_ = 0;
   std::size_t forget_at_ = 0;  ///< how many entries make it worth looking for ended ones
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
+  /// What outlives a segment while clients map it.
+  struct Draining {
+    Charge memory;
+    std::set<ClientId> readers;
+  };
+  std::unordered_map<SegmentId, Draining> draining_;
+  std::vector<Ended> ended_;
   std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< those whose writer lives
 };
 

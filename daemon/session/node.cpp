@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/assert.hpp"
 #include "session/frames.hpp"
@@ -57,6 +58,12 @@ void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::by
       if (!pin) return violated(id, pin.error(), now);
       // A pin that is refused shows when the pickle is used.
       static_cast<void>(store_.pin(pin->object, id, now));
+      break;
+    }
+    case ipc::SubmissionType::unmapped: {
+      auto unmapped = ipc::read_unmapped(body);
+      if (!unmapped) return violated(id, unmapped.error(), now);
+      segments_.unmapped(id, unmapped->segment);
       break;
     }
     default:
@@ -138,13 +145,22 @@ void Node::after_event(TimePoint) {
     seen_memory_releases_ = releases;
     admission_.retry();
   }
+  for (const auto& gone : store_.take_gone())
+    tell(gone.maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone.id});
+  for (const auto& [segment, readers] : segments_.take_ended())
+    for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
+  const bool wanted = admission_.waiting() > 0;
+  if (!std::exchange(memory_wanted_, wanted) && wanted)
+    for (const auto& [id, client] : clients_)
+      if (client.greeted) tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
+}
+
+template <class Record>
+void Node::tell(ClientId client, ipc::CompletionType type, const Record& record) {
+  if (!clients_.contains(client)) return;
   std::vector<std::byte> body;
-  for (const auto& gone : store_.take_gone()) {
-    if (!clients_.contains(gone.maker)) continue;
-    body.clear();
-    ipc::write(ipc::ObjectGone{gone.id}, body);
-    outside_.complete(gone.maker, ipc::CompletionType::object_gone, body);
-  }
+  ipc::write(record, body);
+  outside_.complete(client, type, body);
 }
 
 void Node::shut_down(const std::string& reason, TimePoint now) {

@@ -94,9 +94,10 @@ class Node {
     ClientId id;
     Credentials credentials;
     std::string name;
-    bool greeted = false;
-    Charge channel;      ///< its rings
-    Charge descriptors;  ///< its socket, pidfd, rings and eventfds
+    bool said_hello = false;
+    bool greeted = false;  ///< has been welcomed
+    Charge channel;        ///< its rings
+    Charge descriptors;    ///< its socket, pidfd, rings and eventfds
     TimePoint connected;
     TimePoint last_heard;
     std::unordered_map<SeatId, GroupPtr> seats;
@@ -138,10 +139,16 @@ class Node {
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
   void after_event(TimePoint now);
+  /// If the client still lives.
+  template <class Record>
+  void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
   void forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
-  void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame);
+  void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
+  [[nodiscard]] muster::Result<void> charge_connection(Client& client, bool rings);
+  void welcome(Client& client, std::uint64_t request, bool rings);
+  void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
   void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame,
               std::vector<muster::ipc::Fd> fds, TimePoint now);
   void reply_ok(ClientId client, std::uint64_t request);
@@ -224,6 +231,7 @@ class Node {
   std::uint64_t bytes_reduced_ = 0;
   std::uint64_t seen_memory_releases_ = 0;
   bool stopping_ = false;
+  bool memory_wanted_ = false;  ///< the clients were told
   TimePoint started_;
   TimePoint now_;
 };

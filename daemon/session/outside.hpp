@@ -25,6 +25,8 @@ class Outside {
   virtual void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) = 0;
   /// Makes the client's rings and eventfds and sends them with the Welcome frame.
   virtual void welcome(ClientId client, std::span<const std::byte> frame) = 0;
+  /// The client has said Hello; its Welcome may take a while.
+  virtual void greeted(ClientId client) = 0;
   /// Writes one record into the client's completion ring, or keeps it until there is room.
   virtual void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) = 0;
   /// Ends the connection after what was sent. The node has forgotten the client already.

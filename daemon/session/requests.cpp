@@ -40,8 +40,9 @@ void Node::frame(ClientId id, std::span<const std::byte> bytes, std::vector<ipc:
   const auto& frame = *wire::GetFrame(bytes.data());
   const std::uint64_t request = frame.request();
   if (!frame.body()) return violated(id, Error(Code::invalid, "frame without a body"), now);
-  if (client->greeted == (frame.body_type() == wire::Body_Hello))
-    return violated(id, Error(Code::invalid, client->greeted ? "second Hello" : "request before Hello"), now);
+  if (client->said_hello == (frame.body_type() == wire::Body_Hello))
+    return violated(id, Error(Code::invalid, client->said_hello ? "second Hello" : "request before Hello"), now);
+  if (client->said_hello && !client->greeted) return violated(id, Error(Code::invalid, "request before Welcome"), now);
   if (client->requests >= settings_.requests_max)
     return violated(id,
                     Error(Code::quota_exceeded, std::to_string(client->requests) + " unanswered requests",
@@ -52,46 +53,73 @@ void Node::frame(ClientId id, std::span<const std::byte> bytes, std::vector<ipc:
   after_event(now);
 }
 
-void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame) {
+void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
   const auto& hello = *frame.body_as_Hello();
-  if (hello.protocol() != ipc::protocol_version) {
-    reply_error(client.id, request,
-                Error(Code::invalid,
-                      "the client speaks protocol " + std::to_string(hello.protocol()) + ", this daemon (version " +
-                          settings_.version + ") protocol " + std::to_string(ipc::protocol_version),
-                      "install the same version of Muster on both sides"));
-    outside_.close(client.id);
-    clients_.erase(client.id);
-    return;
-  }
-  constexpr std::uint64_t descriptors_of_client = 6;
-  auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
-  auto descriptors = ledger_.charge(client.payer(), Resource::fds, descriptors_of_client);
-  if (!channel || !descriptors) {
-    reply_error(client.id, request, channel ? descriptors.error() : channel.error());
-    outside_.close(client.id);
-    clients_.erase(client.id);
-    return;
-  }
-  client.channel = std::move(*channel);
-  client.descriptors = std::move(*descriptors);
-  client.greeted = true;
+  const ClientId id = client.id;
+  if (hello.protocol() != ipc::protocol_version)
+    return refuse(id, request,
+                  Error(Code::invalid,
+                        "the client speaks protocol " + std::to_string(hello.protocol()) + ", this daemon (version " +
+                            settings_.version + ") protocol " + std::to_string(ipc::protocol_version),
+                        "install the same version of Muster on both sides"));
+  client.said_hello = true;
+  outside_.greeted(id);
   if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max)
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
+  const bool rings = hello.rings();
+  const auto attempt = [this, id, request, rings]() -> Result<void> {
+    Client& waiting = *find(id);
+    if (auto charged = charge_connection(waiting, rings); !charged) return charged;
+    welcome(waiting, request, rings);
+    return {};
+  };
+  // Not in line at first: rings are small, and nobody should wait for the large requests of others to attach.
+  const auto done = attempt();
+  if (done) return;
+  if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
+  admission_.request(id, now + milliseconds(hello.timeout_ms()), attempt,
+                     [this, id, request](const Error& error) { refuse(id, request, error); });
+}
+
+Result<void> Node::charge_connection(Client& client, bool rings) {
+  constexpr std::uint64_t descriptors_without_rings = 2;
+  constexpr std::uint64_t descriptors_with_rings = 6;
+  auto descriptors =
+      ledger_.charge(client.payer(), Resource::fds, rings ? descriptors_with_rings : descriptors_without_rings);
+  if (!descriptors) return descriptors.error();
+  if (rings) {
+    auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
+    if (!channel) return channel.error();
+    client.channel = std::move(*channel);
+  }
+  client.descriptors = std::move(*descriptors);
+  return {};
+}
+
+void Node::welcome(Client& client, std::uint64_t request, bool rings) {
+  client.greeted = true;
   FrameBuilder out(request);
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(settings_.version), settings_.incarnation, client.id.value,
       client.credentials.pid, settings_.quota.total[static_cast<std::size_t>(Resource::memory)],
       settings_.segment_bytes, settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s);
+  const auto frame = out.finish(wire::Body_Welcome, body.Union());
+  if (!rings) return send_reply(client.id, frame, {});
   --client.requests;
-  outside_.welcome(client.id, out.finish(wire::Body_Welcome, body.Union()));
+  outside_.welcome(client.id, frame);
+}
+
+void Node::refuse(ClientId id, std::uint64_t request, const Error& error) {
+  reply_error(id, request, error);
+  outside_.close(id);
+  clients_.erase(id);
 }
 
 void Node::handle(Client& client, std::uint64_t request, const wire::Frame& frame, std::vector<ipc::Fd> fds,
                   TimePoint now) {
   const ClientId id = client.id;
   switch (frame.body_type()) {
-    case wire::Body_Hello: return hello(client, request, frame);
+    case wire::Body_Hello: return hello(client, request, frame, now);
     case wire::Body_Lease: {
       const auto& body = *frame.body_as_Lease();
       return lease(client, request, body.bytes(), milliseconds(body.timeout_ms()), body.hard(), now);
@@ -197,6 +225,7 @@ void Node::map(Client& client, std::uint64_t request, SegmentId id) {
   if (!segment && segment.error().code() == Code::denied && store_.holds_in(client.id, id))
     segment = segments_.find(id);
   if (!segment) return reply_error(client.id, request, segment.error());
+  segments_.add_reader(*segment, client.id);
   const int fd = (*segment)->fd().get();
   send_reply(client.id, frames::segment(request, **segment), {&fd, 1});
 }

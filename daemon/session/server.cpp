@@ -90,6 +90,7 @@ class AsioServer final : public Server, public Outside {
   // Outside
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
   void welcome(ClientId client, std::span<const std::byte> frame) override;
+  void greeted(ClientId client) override;
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override;
   void close(ClientId client) override;
   void read_all_rings() override;
@@ -356,7 +357,7 @@ void AsioServer::adopt(ipc::Fd socket) {
   }
   connection->hello.expires_after(settings_.hello_timeout);
   connection->hello.async_wait([this, connection](error_code error) {
-    if (error || connection->channel) return;
+    if (error) return;
     node_.violated(connection->id, Error(Code::timeout, "no Hello came"), Clock::now());
   });
   wait_for_frames(connection);
@@ -507,6 +508,10 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
   flush_socket(connection);
 }
 
+void AsioServer::greeted(ClientId client) {
+  if (auto connection = find(client)) connection->hello.cancel();
+}
+
 void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
   auto connection = find(client);
   MUSTER_ASSERT(connection && !connection->channel, "a client is welcomed once");
@@ -517,7 +522,6 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
     return;
   }
   connection->channel = std::move(*channel);
-  connection->hello.cancel();
   connection->doorbell.assign(::fcntl(connection->channel->doorbell(), F_DUPFD_CLOEXEC, 0));
   wait_for_doorbell(connection);
   send(client, frame, connection->channel->descriptors());

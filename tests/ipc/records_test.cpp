@@ -113,6 +113,10 @@ Combine random_combine(Random& random) {
 
 Release random_release(Random& random) { return {random_objects(random, random.between(0, 20))}; }
 Pin random_pin(Random& random) { return {random_object(random)}; }
+SegmentId random_segment(Random& random) { return {static_cast<std::uint32_t>(random.between(1, 1000))}; }
+Unmapped random_unmapped(Random& random) { return {random_segment(random)}; }
+SegmentGone random_segment_gone(Random& random) { return {random_segment(random)}; }
+MemoryWanted random_memory_wanted(Random& random) { return {random.between(0, 1000)}; }
 ObjectGone random_object_gone(Random& random) { return {random_object(random)}; }
 Failed random_failed(Random& random) { return {{random.between(1, 1000)}, random_error(random)}; }
 SealFailed random_seal_failed(Random& random) { return {random_object(random), random_error(random)}; }
@@ -152,6 +156,9 @@ const std::vector<Case>& cases() {
       record_case("object_gone", random_object_gone, read_object_gone),
       record_case("seal_failed", random_seal_failed, read_seal_failed),
       record_case("group_changed", random_group_changed, read_group_changed),
+      record_case("unmapped", random_unmapped, read_unmapped),
+      record_case("segment_gone", random_segment_gone, read_segment_gone),
+      record_case("memory_wanted", random_memory_wanted, read_memory_wanted),
   };
   return all;
 }

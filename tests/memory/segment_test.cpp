@@ -192,3 +192,42 @@ TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
   CHECK_FALSE((*segment)->contains(~std::uint64_t{0}, 2));
   CHECK_FALSE((*segment)->contains(2, ~std::uint64_t{0}));
 }
+
+TEST_CASE("a segment stays charged until its last reader has unmapped it or is gone") {
+  World world;
+  const auto id = [&] {
+    auto side = lease_and_map(world.table, owner, page);
+    world.table.add_reader(side.segment, other.client);
+    world.table.add_reader(side.segment, {3});
+    world.table.add_reader(side.segment, owner.client);
+    REQUIRE(world.table.take_ended().empty());
+    return side.segment->id();
+  }();
+  world.table.drop_client(owner.client);
+  const auto ended = world.table.take_ended();
+  REQUIRE(ended.size() == 1);
+  CHECK(ended.front().segment == id);
+  CHECK(ended.front().readers == std::vector<ClientId>{other.client, {3}});
+  CHECK(world.table.take_ended().empty());
+  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0});
+  world.table.unmapped({3}, id);
+  world.table.unmapped({3}, id);
+  world.table.unmapped({4}, id);
+  CHECK_FALSE(holds_nothing(world.ledger));
+  SECTION("unmapped") { world.table.unmapped(other.client, id); }
+  SECTION("gone") { world.table.drop_client(other.client); }
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a segment that nobody else has read ends with its writer's word") {
+  World world;
+  {
+    auto side = lease_and_map(world.table, owner, page);
+    world.table.add_reader(side.segment, owner.client);
+    const auto id = side.segment->id();
+    side.segment.reset();
+    REQUIRE(world.table.give_back(owner.client, id));
+  }
+  CHECK(world.table.take_ended().empty());
+  CHECK(holds_nothing(world.ledger));
+}

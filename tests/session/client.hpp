@@ -40,12 +40,12 @@ struct World {
 
 class TestClient {
  public:
-  TestClient(World& world, std::uint32_t id, std::uint32_t user = 0) : world_(world), id_{id} {
-    world_.node.connected(id_, {user, static_cast<std::int32_t>(1000 + id)}, world_.now);
-    FrameBuilder out(++request_);
-    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, 1, out.fbb.CreateString("test")).Union());
-    if (reply().body_type() != wire::Body_Welcome) throw std::runtime_error("no welcome");
+  TestClient(World& world, std::uint32_t id, std::uint32_t user = 0) : TestClient(world, id, user, true) {
+    if (!welcomed()) throw std::runtime_error("no welcome");
   }
+  /// One whose Welcome may not come at once.
+  static TestClient not_yet_welcome(World& world, std::uint32_t id, bool rings) { return {world, id, 0, rings}; }
+  [[nodiscard]] bool welcomed() { return replies() > 0 && reply().body_type() == wire::Body_Welcome; }
 
   [[nodiscard]] ClientId id() const { return id_; }
   void die() { world_.node.disconnected(id_, "died", world_.now); }
@@ -67,6 +67,11 @@ class TestClient {
     return static_cast<muster::Code>(failure->code());
   }
 
+  void map(ipc::SegmentId segment) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Map, wire::CreateMap(out.fbb, segment.value).Union());
+    if (!reply().body_as_Segment()) throw std::runtime_error("no segment to read");
+  }
   void ask_lease(std::uint64_t bytes, std::uint32_t timeout_ms = 1000) {
     FrameBuilder out(++request_);
     ask(out, wire::Body_Lease, wire::CreateLease(out.fbb, bytes, timeout_ms, false).Union());
@@ -162,6 +167,14 @@ class TestClient {
   std::uint32_t epoch = 0;
 
  private:
+  TestClient(World& world, std::uint32_t id, std::uint32_t user, bool rings) : world_(world), id_{id} {
+    constexpr std::uint32_t timeout_ms = 1000;
+    world_.node.connected(id_, {user, static_cast<std::int32_t>(1000 + id)}, world_.now);
+    FrameBuilder out(++request_);
+    const auto name = out.fbb.CreateString("test");
+    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, 1, name, 0, timeout_ms, rings).Union());
+  }
+
   World& world_;
   ClientId id_;
   ipc::Mapping memory_;

@@ -96,3 +96,42 @@ TEST_CASE("a lease waits in line behind who came first, and no longer than that 
     CHECK(small.failure() == Code::out_of_memory);
   }
 }
+
+TEST_CASE("a client waits in line for its rings, and whoever only asks does not") {
+  World world(budget_of(1, mebibyte));
+  TestClient holder(world, 1);
+  holder.lease(mebibyte);
+  auto newcomer = TestClient::not_yet_welcome(world, 2, true);
+  CHECK(newcomer.replies() == 0);
+  CHECK(TestClient::not_yet_welcome(world, 3, false).welcomed());
+  SECTION("the holder dies") {
+    holder.die();
+    CHECK(newcomer.welcomed());
+  }
+  SECTION("the newcomer dies") {
+    newcomer.die();
+    CHECK(world.node.clients() == 2);
+  }
+  SECTION("the deadline passes") {
+    world.advance(std::chrono::seconds(2));
+    CHECK(newcomer.failure() == Code::out_of_memory);
+    CHECK(world.outside.closed.contains(newcomer.id()));
+  }
+}
+
+TEST_CASE("memory that a reader still maps is not given to anybody else") {
+  World world(budget_of(3, 2 * mebibyte));
+  TestClient maker(world, 1);
+  TestClient reader(world, 2);
+  TestClient waiter(world, 3);
+  const auto segment = maker.lease(mebibyte);
+  reader.map(segment);
+  waiter.ask_lease(2 * mebibyte);
+  CHECK(reader.count(ipc::CompletionType::memory_wanted) == 1);
+  maker.die();
+  CHECK_FALSE(has_segment(waiter));
+  REQUIRE(reader.count(ipc::CompletionType::segment_gone) == 1);
+  SECTION("until it says so") { reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{segment}); }
+  SECTION("until it is gone") { reader.die(); }
+  CHECK(has_segment(waiter));
+}

@@ -28,6 +28,7 @@ class Recorder final : public Outside {
     for (const int fd : fds) last_fd = muster::ipc::Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
   void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  void greeted(ClientId) override {}
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }

@@ -47,6 +47,17 @@ std::vector<ObjectId> take_objects(Unpacker& in, std::uint64_t count) {
   return objects;
 }
 
+void put(Packer& out, SegmentId segment) {
+  out.number(segment.value);
+  out.pad();
+}
+
+SegmentId take_segment(Unpacker& in) {
+  const auto segment = take_id<SegmentId>(in, "it names no segment");
+  in.pad();
+  return segment;
+}
+
 template <class T>
 std::span<const T> view(const std::vector<T>& values) {
   return values;
@@ -316,6 +327,36 @@ Result<SealFailed> read_seal_failed(std::span<const std::byte> body) {
   const auto object = take_id<ObjectId>(in, "it names no object");
   SealFailed failed{object, take_error(in)};
   return finished(in, std::move(failed), "seal_failed", body.size());
+}
+
+void write(const Unmapped& unmapped, std::vector<std::byte>& out) {
+  Packer packer(out);
+  put(packer, unmapped.segment);
+}
+
+Result<Unmapped> read_unmapped(std::span<const std::byte> body) {
+  Unpacker in(body);
+  const Unmapped unmapped{take_segment(in)};
+  return finished(in, unmapped, "unmapped", body.size());
+}
+
+void write(const SegmentGone& gone, std::vector<std::byte>& out) {
+  Packer packer(out);
+  put(packer, gone.segment);
+}
+
+Result<SegmentGone> read_segment_gone(std::span<const std::byte> body) {
+  Unpacker in(body);
+  const SegmentGone gone{take_segment(in)};
+  return finished(in, gone, "segment_gone", body.size());
+}
+
+void write(const MemoryWanted& wanted, std::vector<std::byte>& out) { Packer(out).number(wanted.waiting); }
+
+Result<MemoryWanted> read_memory_wanted(std::span<const std::byte> body) {
+  Unpacker in(body);
+  const MemoryWanted wanted{in.number<std::uint64_t>()};
+  return finished(in, wanted, "memory_wanted", body.size());
 }
 
 void write(const GroupChanged& changed, std::vector<std::byte>& out) {

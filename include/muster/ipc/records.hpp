@@ -39,8 +39,16 @@ inline constexpr std::size_t key_bytes_max = 4096;    ///< of Contribute::key
 inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; more are cut off
 [[nodiscard]] std::string_view name(Kind kind);
 
-enum class SubmissionType : std::uint16_t { seal = 1, contribute = 2, release = 3, combine = 4, pin = 5 };
-enum class CompletionType : std::uint16_t { done = 1, failed = 2, object_gone = 3, seal_failed = 4, group_changed = 5 };
+enum class SubmissionType : std::uint16_t { seal = 1, contribute = 2, release = 3, combine = 4, pin = 5, unmapped = 6 };
+enum class CompletionType : std::uint16_t {
+  done = 1,
+  failed = 2,
+  object_gone = 3,
+  seal_failed = 4,
+  group_changed = 5,
+  segment_gone = 6,
+  memory_wanted = 7,
+};
 
 /// How the parts that a seat receives are put together.
 enum class Layout : std::uint8_t {
@@ -97,6 +105,11 @@ struct Pin {
   ObjectId object;
 };
 
+/// Client: after SegmentGone, nothing of the segment is mapped here any more.
+struct Unmapped {
+  SegmentId segment;
+};
+
 /// One object of an outcome, with one hold for the client that gets it.
 struct Item {
   ObjectId object;
@@ -129,6 +142,17 @@ struct ObjectGone {
   ObjectId object;
 };
 
+/// Daemon: nothing lies any more in a segment that this client has read. Its memory stays charged until all readers
+/// answered with Unmapped or are gone.
+struct SegmentGone {
+  SegmentId segment;
+};
+
+/// Daemon: somebody waits for memory; what this client keeps in reserve would help.
+struct MemoryWanted {
+  std::uint64_t waiting = 0;  ///< requests that wait
+};
+
 struct SealFailed {
   ObjectId object;
   Error error{Code::failed, {}};
@@ -148,11 +172,14 @@ void write(const Contribute&, std::vector<std::byte>& out);
 void write(const Combine&, std::vector<std::byte>& out);
 void write(const Release&, std::vector<std::byte>& out);
 void write(const Pin&, std::vector<std::byte>& out);
+void write(const Unmapped&, std::vector<std::byte>& out);
 void write(const Done&, std::vector<std::byte>& out);
 void write(const Failed&, std::vector<std::byte>& out);
 void write(const ObjectGone&, std::vector<std::byte>& out);
 void write(const SealFailed&, std::vector<std::byte>& out);
 void write(const GroupChanged&, std::vector<std::byte>& out);
+void write(const SegmentGone&, std::vector<std::byte>& out);
+void write(const MemoryWanted&, std::vector<std::byte>& out);
 
 /// Each checks and reads one body; Invalid says what is wrong with it.
 [[nodiscard]] Result<Seal> read_seal(std::span<const std::byte> body);
@@ -160,10 +187,13 @@ void write(const GroupChanged&, std::vector<std::byte>& out);
 [[nodiscard]] Result<Combine> read_combine(std::span<const std::byte> body);
 [[nodiscard]] Result<Release> read_release(std::span<const std::byte> body);
 [[nodiscard]] Result<Pin> read_pin(std::span<const std::byte> body);
+[[nodiscard]] Result<Unmapped> read_unmapped(std::span<const std::byte> body);
 [[nodiscard]] Result<Done> read_done(std::span<const std::byte> body);
 [[nodiscard]] Result<Failed> read_failed(std::span<const std::byte> body);
 [[nodiscard]] Result<ObjectGone> read_object_gone(std::span<const std::byte> body);
 [[nodiscard]] Result<SealFailed> read_seal_failed(std::span<const std::byte> body);
 [[nodiscard]] Result<GroupChanged> read_group_changed(std::span<const std::byte> body);
+[[nodiscard]] Result<SegmentGone> read_segment_gone(std::span<const std::byte> body);
+[[nodiscard]] Result<MemoryWanted> read_memory_wanted(std::span<const std::byte> body);
 
 }  // namespace muster::ipc
