@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <exception>
 #include <iostream>
 #include <thread>
@@ -55,6 +56,13 @@ std::string huge_pages() {
   return mode;
 }
 
+/// Where the log goes: whoever started the daemon may have pointed standard error at a file.
+std::string log_target() {
+  std::error_code error;
+  const auto path = std::filesystem::read_symlink("/proc/self/fd/2", error);
+  return !error && path.is_absolute() ? path.string() : "standard error";
+}
+
 ServerSettings server_settings(const Config& config) {
   ServerSettings settings;
   settings.socket = config.socket.empty() ? muster::ipc::default_socket_path() : config.socket;
@@ -63,7 +71,7 @@ ServerSettings server_settings(const Config& config) {
   auto& node = settings.node;
   node.version = version;
   node.socket = settings.socket;
-  node.log = "standard error";
+  node.log = log_target();
   node.pid = ::getpid();
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
   const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();

@@ -209,6 +209,8 @@ void Engine::work(unsigned lane) {
   }
 }
 
+std::string Engine::instruction_set() { return kernels::instruction_set(); }
+
 void Engine::run_inline(const Job& job) {
   for (const Job::FoldTask& task : job.folds)
     if (task.fold.count > 0) run_fold(task, 0, task.fold.count);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -46,6 +47,8 @@ class Engine {
   /// Runs it here and now; for small jobs. Does not call `done`.
   static void run_inline(const Job& job);
 
+  /// What its kernels run on, for people.
+  [[nodiscard]] static std::string instruction_set();
   [[nodiscard]] unsigned lanes() const { return static_cast<unsigned>(lanes_.size()); }
 
  private:

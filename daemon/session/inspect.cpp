@@ -1,6 +1,7 @@
 // What the node tells about itself: status and lists. Reads, never steers.
 #include <algorithm>
 
+#include "collective/engine.hpp"
 #include "session/frame_builder.hpp"
 #include "session/node.hpp"
 
@@ -35,7 +36,7 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   const auto version = fbb.CreateString(settings_.version);
   const auto socket = fbb.CreateString(settings_.socket);
   const auto log = fbb.CreateString(settings_.log);
-  const auto simd = fbb.CreateString(settings_.simd);
+  const auto simd = fbb.CreateString(Engine::instruction_set());
   const auto huge_pages = fbb.CreateString(settings_.huge_pages);
   const auto user_list = fbb.CreateVector(users);
   wire::StatusReplyBuilder reply(fbb);

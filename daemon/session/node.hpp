@@ -50,7 +50,6 @@ struct NodeSettings {
   std::size_t memory_waiters_max = 4096;
   double idle_exit_s = 0;
   unsigned lanes = 1;
-  std::string simd;
   std::string huge_pages;
   std::int32_t pid = 0;
   Duration pickle_lease = std::chrono::minutes(10);
