@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import io
 import pickle
 import sys
 from typing import Any
@@ -13,8 +15,48 @@ from muster.errors import Invalid
 
 _BFLOAT16 = 10  # Muster's number of the dtype, see include/muster/types.hpp
 
-dumps = pickle.dumps
+_CONSTANT_BYTES_MAX = 1 << 16
+_PLAIN = (str, bytes, int)
+
 loads = pickle.loads
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses arrays: inside a constant they would be neither shared nor reduced, and nobody would be told."""
+
+    def reducer_override(self, value: Any) -> Any:
+        is_array = hasattr(value, "__dlpack__") or hasattr(value, "__array__")
+        if is_array and not isinstance(value, (type, np.generic, np.dtype)):
+            raise _hidden_array()
+        return NotImplemented
+
+
+def _hidden_array() -> Invalid:
+    return Invalid(
+        "an array is held by an object that Muster can't look into",
+        "nest arrays in dict, list, tuple, named tuple or dataclass",
+    )
+
+
+def dumps(value: Any) -> bytes:
+    """Pickles a constant, a key of a dict, or how to rebuild a container."""
+    if type(value) in _PLAIN:
+        pickled = pickle.dumps(value)
+    else:
+        written = io.BytesIO()
+        try:
+            _Pickler(written).dump(value)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise Invalid(
+                f"a {type(value).__name__} can't be stored: {error}", "return arrays, or a nesting of them"
+            ) from error
+        pickled = written.getvalue()
+    if len(pickled) > _CONSTANT_BYTES_MAX:
+        raise Invalid(
+            f"a constant {type(value).__name__} takes {len(pickled)} bytes, more than {_CONSTANT_BYTES_MAX}",
+            "make it an array, for instance np.frombuffer(data, np.uint8)",
+        )
+    return pickled
 
 
 def bfloat16_number() -> int:
@@ -26,23 +68,45 @@ def bfloat16_number() -> int:
     return np.dtype(ml_dtypes.bfloat16).num
 
 
-def rebuild(kind: type, values: list[Any]) -> Any:
-    """A named tuple or dataclass from the values of its fields."""
-    if issubclass(kind, tuple):
-        return kind(*values)
-    made = object.__new__(kind)
-    for field, value in zip(dataclasses.fields(kind), values):
+def rebuild(recipe: Any, values: list[Any]) -> Any:
+    """What ``sort_out`` took apart: a named tuple or dataclass, or an instance of a subclass of dict, list or tuple."""
+    if isinstance(recipe, tuple):
+        return _rebuild_items(*recipe, values)
+    if issubclass(recipe, tuple):
+        return recipe(*values)
+    made = object.__new__(recipe)
+    for field, value in zip(dataclasses.fields(recipe), values):
         object.__setattr__(made, field.name, value)
     return made
 
 
+def _rebuild_items(kind: type, keys: Any, extra: tuple[Any, ...], values: list[Any]) -> Any:
+    if keys is None:
+        if issubclass(kind, tuple):
+            return kind.__new__(kind, values)
+        made = kind.__new__(kind)
+        list.extend(made, values)
+        return made
+    made = kind(*extra) if issubclass(kind, (collections.OrderedDict, collections.defaultdict)) else kind.__new__(kind)
+    for key, value in zip(keys, values):
+        (collections.OrderedDict if isinstance(made, collections.OrderedDict) else dict).__setitem__(made, key, value)
+    return made
+
+
 def sort_out(value: Any) -> tuple[Any, ...]:
-    """Says what a value is: a class with fields, an array of another library, or a constant."""
+    """Says what a value is: a class with fields, a container with items, an array of another library, or a constant."""
     kind = type(value)
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return ("class", kind, kind._fields)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return ("class", kind, tuple(field.name for field in dataclasses.fields(value)))
+    if isinstance(value, dict):
+        extra = (value.default_factory,) if isinstance(value, collections.defaultdict) else ()
+        return ("items", (kind, tuple(dict.keys(value)), extra), tuple(dict.values(value)))
+    if isinstance(value, (list, tuple)):
+        return ("items", (kind, None, ()), tuple(value))
+    if isinstance(value, np.ma.MaskedArray):
+        raise Invalid("a masked array can't be stored: its mask would be lost", "return data and mask, or use filled()")
     if isinstance(value, np.ndarray):
         return _numpy(np.asarray(value))
     torch = sys.modules.get("torch")

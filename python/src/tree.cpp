@@ -82,6 +82,7 @@ class Walker {
     if (!made.is_valid()) throw nb::python_error();
     const auto dtype = dtype_of(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(made.ptr())));
     if (dtype) return leaf(std::move(made), LeafKind::scalar, *dtype, false);
+    if (PyArray_IsScalar(object.ptr(), Number)) unsupported(made);
     if (PyLong_Check(object.ptr()))
       raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits"));
     constant(object);
@@ -137,20 +138,20 @@ class Walker {
     container_ = outer;
   }
 
-  /// Named tuples, dataclasses, other libraries' arrays, constants: Python sorts them out.
+  /// Named tuples, dataclasses, subclasses of containers, other libraries' arrays, constants: Python sorts them out.
   void other(nb::handle object, int depth, bool first) {
     nb::tuple sorted = sorted_out(object);
     const std::string what = nb::cast<std::string>(sorted[0]);
     if (what == "constant") return constant(object);
     if (what == "array") return foreign(sorted);
-    // The class, then the names of its fields; their values are attributes.
+    // How to rebuild it, then its values: attributes, or items of a subclass of dict, list or tuple.
     tree_.structure.push_back(class_node);
     put_bytes(tree_.structure, pickled(sorted[1]));
-    nb::tuple names = nb::cast<nb::tuple>(sorted[2]);
-    put_number(tree_.structure, static_cast<std::uint32_t>(names.size()));
+    nb::tuple found = nb::cast<nb::tuple>(sorted[2]);
+    put_number(tree_.structure, static_cast<std::uint32_t>(found.size()));
     std::vector<PyObject*> values;
-    for (nb::handle name : names) {
-      nb::object value = nb::getattr(object, name);
+    for (nb::handle one : found) {
+      nb::object value = what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one));
       values.push_back(value.ptr());
       ++held_[value.ptr()];
       tree_.temporaries.push_back(std::move(value));
@@ -174,7 +175,7 @@ class Walker {
   std::shared_ptr<const Container> container_;
 
  public:
-  /// References of our own on attributes of instances.
+  /// References of our own on attributes and items of instances.
   std::unordered_map<PyObject*, Py_ssize_t> held_;
 };
 
@@ -291,6 +292,14 @@ bool dict_is_shared(PyObject* object) {
   return dict && *dict && Py_REFCNT(*dict) != 1;
 }
 
+/// A chain of bases has to end in the array that owns the memory. What stands behind any other base (a memoryview, a
+/// capsule of DLPack, NumPy's stand-in of as_strided) can't be counted: somebody may still write there.
+bool base_is_visible(PyObject* object) {
+  if (!PyArray_Check(object)) return false;
+  auto* array = reinterpret_cast<PyArrayObject*>(object);
+  return PyArray_BASE(array) || PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA);
+}
+
 }  // namespace
 
 std::vector<bool> sole_owners(const Tree& tree, nb::handle root, Py_ssize_t root_references) {
@@ -308,10 +317,8 @@ std::vector<bool> sole_owners(const Tree& tree, nb::handle root, Py_ssize_t root
   for (const auto& leaf : tree.leaves) {
     bool all = leaf.as_given;
     for (const auto* at = leaf.container.get(); all && at; at = at->outer.get()) all = is_sole(at->object);
-    for (PyObject* at = leaf.array.ptr(); all && at;) {
-      all = is_sole(at);
-      at = PyArray_Check(at) ? PyArray_BASE(reinterpret_cast<PyArrayObject*>(at)) : nullptr;
-    }
+    for (PyObject* at = leaf.array.ptr(); all && at; at = PyArray_BASE(reinterpret_cast<PyArrayObject*>(at)))
+      all = is_sole(at) && base_is_visible(at);
     sole.push_back(all);
   }
   return sole;
