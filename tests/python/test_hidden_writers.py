@@ -1,4 +1,4 @@
-"""Writers that no reference count of an array shows: buffers, other libraries' views, stand-ins. None reaches the store."""
+"""Writers that no reference count of an array shows: buffers, other libraries' views, stand-ins."""
 
 from __future__ import annotations
 
