@@ -134,6 +134,7 @@ def test_a_producers_views_do_not_alias_its_writable_memory(own_daemon):
 
 
 def _write_through_pointer(_rank):
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # a sanitizer would rather report it
     view = muster.put(np.full(SIZE, 7, np.uint8)).get()
     ctypes.memset(view.__array_interface__["data"][0], 0, 1)
 
