@@ -145,6 +145,8 @@ void Node::after_event(TimePoint) {
     seen_memory_releases_ = releases;
     admission_.retry();
   }
+  // With nobody here to go on, nobody is charged for what was kept for the next results.
+  if (clients_.empty()) results_.trim();
   for (const auto& gone : store_.take_gone())
     tell(gone.maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone.id});
   for (const auto& [segment, readers] : segments_.take_ended())

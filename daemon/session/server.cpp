@@ -1,6 +1,7 @@
 #include "session/server.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -59,6 +60,13 @@ struct Borrowed {
   ipc::Fd fd;
 };
 
+/// Whether it has come to its end or has something to read. Asio recycles what it keeps per descriptor: an event of a
+/// descriptor that was closed a moment ago may wake whoever waits for a new one.
+bool is_readable(Descriptor& descriptor) {
+  pollfd polled{descriptor.native_handle(), POLLIN, 0};
+  return ::poll(&polled, 1, 0) > 0;
+}
+
 struct Unsent {
   std::vector<std::byte> frame;
   std::vector<ipc::Fd> fds;
@@ -111,6 +119,7 @@ class AsioServer final : public Server, public Outside {
   void wait_for_doorbell(const ConnectionPtr& connection);
   void wait_for_death(const ConnectionPtr& connection);
   void receive_some(const ConnectionPtr& connection);
+  void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
   bool read_ring(const ConnectionPtr& connection, int records_max);
   void ended(const ConnectionPtr& connection, const std::string& how);
   void drop(const ConnectionPtr& connection);
@@ -411,7 +420,9 @@ void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
 
 void AsioServer::wait_for_death(const ConnectionPtr& connection) {
   connection->process.async_wait(readable, [this, connection](error_code error) {
-    if (!error && !connection->closing) ended(connection, "died");
+    if (error || connection->closing) return;
+    if (is_readable(connection->process)) ended(connection, "died");
+    else wait_for_death(connection);
   });
 }
 
@@ -543,10 +554,15 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
 }
 
 void AsioServer::watch_lifeline(ClientId heir, ipc::Fd fd) {
-  auto line = std::make_shared<Descriptor>(io_, fd.release());
+  const auto line = std::make_shared<Descriptor>(io_, fd.release());
   lifelines_.emplace(heir, line);
+  wait_for_lifeline(heir, line);
+}
+
+void AsioServer::wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line) {
   line->async_wait(readable, [this, heir, line](error_code error) {
     if (error) return;
+    if (!is_readable(*line)) return wait_for_lifeline(heir, line);
     lifelines_.erase(heir);
     node_.lifeline_closed(heir, Clock::now());
   });

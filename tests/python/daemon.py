@@ -58,8 +58,8 @@ class Daemon:
         self.log.close()
 
 
-def _run(function, socket: str, rank: int, arguments: tuple, results) -> None:
-    os.environ["MUSTER_SOCKET"] = socket
+def _run(function, environment: dict[str, str], rank: int, arguments: tuple, results) -> None:
+    os.environ.update(environment)
     try:
         results.put((rank, True, function(rank, *arguments)))
     except BaseException as error:
@@ -67,12 +67,16 @@ def _run(function, socket: str, rank: int, arguments: tuple, results) -> None:
 
 
 @contextlib.contextmanager
-def ranks(daemon: Daemon, function, count: int, *arguments):
-    """Starts `function(rank, *arguments)` in fresh processes; yields (processes, queue of (rank, ok, value))."""
-    results = SPAWN.Queue()
-    processes = [
-        SPAWN.Process(target=_run, args=(function, daemon.socket, rank, arguments, results)) for rank in range(count)
-    ]
+def ranks(daemon: Daemon, function, count: int, *arguments, context=SPAWN, environments=None):
+    """Starts `function(rank, *arguments)` in fresh processes; yields (processes, queue of (rank, ok, value)).
+
+    environments: by rank, variables beside the daemon's socket.
+    """
+    results = context.Queue()
+    processes = []
+    for rank in range(count):
+        environment = {"MUSTER_SOCKET": daemon.socket, **(environments or {}).get(rank, {})}
+        processes.append(context.Process(target=_run, args=(function, environment, rank, arguments, results)))
     for process in processes:
         process.start()
     try:

@@ -1,0 +1,89 @@
+"""What the tests of hostile and dying clients share: quickly forked processes, and what must be left after them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable
+
+import numpy as np
+from cli_harness import find_muster
+
+from daemon import Daemon, ranks
+
+PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all is well
+
+# Forked from a server that has imported everything and never connected: milliseconds each, and no failpoint hit yet.
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["numpy", "muster", "pytest"])
+
+
+def eventually(look: Callable[[], object], wanted: object = True) -> None:
+    """Returns once what is seen is what is wanted; fails with what there is instead."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert found == wanted
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is stopped by a signal."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return text.rpartition(")")[2].split()[0] == "T"
+
+
+def ask(daemon: Daemon, *words: str) -> dict:
+    """What `muster` says about the daemon, as a user would ask."""
+    done = subprocess.run(
+        [find_muster(), *words, "--json", "--socket", daemon.socket],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def wait_forgotten(daemon: Daemon, pid: int) -> None:
+    """Returns once the daemon has nothing of this process any more."""
+
+    def traces() -> list:
+        clients = [client for client in ask(daemon, "status")["clients"] if client["pid"] == pid]
+        objects = [one for one in ask(daemon, "ls")["objects"] if f"(pid {pid})" in json.dumps(one)]
+        seats = [group for group in ask(daemon, "groups")["groups"] if any(s["pid"] == pid for s in group["seats"])]
+        return clients + objects + seats
+
+    eventually(traces, [])
+
+
+def wait_empty(daemon: Daemon) -> None:
+    """Returns once the daemon holds nothing, for nobody but who asks."""
+    counts = ("objects", "segments", "groups", "ops_in_flight", "waiting_for_memory", "memory_used_bytes")
+    nothing = {"clients": [], **dict.fromkeys(counts, 0)}
+
+    def held() -> dict:
+        told = ask(daemon, "status")
+        return {name: told[name] for name in nothing}
+
+    eventually(held, nothing)
+    assert ask(daemon, "ls")["objects"] == []
+
+
+def _sum(rank: int) -> float:
+    import muster
+
+    with muster.group("fresh", rank=rank, world_size=2, timeout=PATIENCE_S) as group:
+        return float(group.allreduce(np.full(1 << 16, rank + 1.0)).result()[-1])
+
+
+def serves_newcomers(daemon: Daemon) -> None:
+    """The daemon goes on: two fresh processes reduce something."""
+    with ranks(daemon, _sum, 2, context=WARM) as (_, results):
+        assert [results.get(timeout=PATIENCE_S)[1:] for _ in range(2)] == [(True, 3.0)] * 2
