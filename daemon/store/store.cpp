@@ -38,7 +38,7 @@ std::vector<SegmentId> distinct(const std::vector<SegmentPtr>& segments) {
 Result<void> Store::check_new(Payer client, ObjectId id) const {
   if (ipc::maker_of(id) != client.client || !client.client)
     return Error(Code::denied, label(id) + " is not for this client to name");
-  if (entries_.contains(id) || tombstones_.contains(id)) return Error(Code::invalid, label(id) + " was sealed before");
+  if (entries_.contains(id) || tombstones_.find(id)) return Error(Code::invalid, label(id) + " was sealed before");
   return {};
 }
 
@@ -151,8 +151,8 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
 }
 
 Error Store::lost(ObjectId id) const {
-  auto found = tombstones_.find(id);
-  const std::string reason = found == tombstones_.end() ? "it was freed long ago or never existed" : found->second;
+  const char* found = tombstones_.find(id);
+  const std::string reason = found ? found : "it was freed long ago or never existed";
   return Error(Code::object_lost, label(id) + " is gone: " + reason,
                "keep a Ref to it for as long as it is needed; a pickled ref alone keeps it only for the pickle lease");
 }
@@ -282,13 +282,8 @@ std::vector<Store::Gone> Store::take_gone() {
   std::vector<Gone> all = ends_->take();
   for (const auto& gone : all) {
     auto entry = entries_.find(gone.id);
-    tombstones_.insert_or_assign(gone.id, entry->second.end_reason);
-    tombstone_order_.push_back(gone.id);
+    tombstones_.add(gone.id, entry->second.end_reason);
     entries_.erase(entry);
-  }
-  while (tombstone_order_.size() > limits_.tombstones) {
-    tombstones_.erase(tombstone_order_.front());
-    tombstone_order_.pop_front();
   }
   return all;
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -22,6 +21,7 @@
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
 #include "memory/segment.hpp"
+#include "store/tombstones.hpp"
 
 namespace musterd {
 
@@ -57,7 +57,7 @@ struct Holder {
 class Store {
  public:
   struct Limits {
-    std::size_t tombstones = 1 << 16;  ///< how many ends are remembered
+    std::size_t tombstones = 1 << 14;  ///< how many ends are remembered
     Duration pickle_lease = std::chrono::minutes(10);
   };
   struct Totals {
@@ -67,7 +67,7 @@ class Store {
   };
 
   Store(Ledger& ledger, SegmentTable& segments, Limits limits)
-      : ledger_(ledger), segments_(segments), limits_(limits) {}
+      : ledger_(ledger), segments_(segments), limits_(limits), tombstones_(limits.tombstones) {}
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
@@ -161,8 +161,7 @@ class Store {
   std::unordered_map<ClientId, std::unordered_map<ObjectId, std::uint64_t>> holds_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
   std::uint32_t last_result_ = 0;
-  std::unordered_map<ObjectId, const char*> tombstones_;
-  std::deque<ObjectId> tombstone_order_;
+  Tombstones tombstones_;
   std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();
 };
 

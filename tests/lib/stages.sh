@@ -6,7 +6,8 @@ prepare() {
   mkdir -p build/logs
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
-  need_python_packages .venv ruff pytest hypothesis numpy ml_dtypes scikit-learn matplotlib "${python_build_packages[@]}"
+  need_python_packages .venv ruff pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn \
+    matplotlib "${python_build_packages[@]}"
 }
 
 files_in_git() {
@@ -120,9 +121,15 @@ build_with_python() {
 
 # python_tests PRESET VARIABLE=VALUE...: with this build's executables and package, and no others.
 python_tests() {
-  local build=$PWD/build/$1 left_out=(--ignore=tests/arrows --ignore=tests/wheel)
-  # AddressSanitizer's own allocator maps and faults all the time.
-  [ "$1" != asan ] || left_out+=(--ignore=tests/python/test_steady_state.py)
-  run_pytest "$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python" "MUSTER_CLI=$build/bin/muster" \
-    "MUSTER_DAEMON=$build/bin/musterd" -- tests "${left_out[@]}"
+  local build=$PWD/build/$1 name=$1 folders=(tests/cli tests/python)
+  shift
+  local variables=("$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python"
+    "MUSTER_CLI=$build/bin/muster" "MUSTER_DAEMON=$build/bin/musterd")
+  # AddressSanitizer's own allocator maps and faults all the time; of torch's and JAX's it knows nothing.
+  if [ "$name" = asan ]; then
+    run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py
+  else
+    run_pytest "$name" "${variables[@]}" -- "${folders[@]}"
+    run_pytest "$name-interop" "${variables[@]}" -- tests/interop
+  fi
 }

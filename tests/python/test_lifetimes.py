@@ -88,7 +88,13 @@ class Lives(RuleBasedStateMachine):
 
 @pytest.mark.usefixtures("muster")
 class TestLives(Lives.TestCase):
-    settings = settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    settings = settings(
+        max_examples=30,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def objects() -> int:

@@ -1,0 +1,52 @@
+#include "store/tombstones.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace musterd {
+
+using muster::ipc::ObjectId;
+
+Tombstones::Tombstones(std::size_t kept)
+    : slots_(std::bit_ceil(std::max<std::size_t>(kept, 1) * 2)), order_(std::max<std::size_t>(kept, 1)) {}
+
+std::size_t Tombstones::home(ObjectId id) const {
+  // Fibonacci hashing: ids of one maker are consecutive numbers. Knuth, The Art of Computer Programming 3, 6.4.
+  constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
+  return static_cast<std::size_t>((id.value * golden) >> (64 - std::countr_zero(slots_.size())));
+}
+
+std::size_t Tombstones::place(ObjectId id) const {
+  std::size_t slot = home(id);
+  while (slots_[slot].id && slots_[slot].id != id) slot = next(slot);
+  return slot;
+}
+
+void Tombstones::add(ObjectId id, const char* reason) {
+  if (Slot& known = slots_[place(id)]; known.id) {
+    known.reason = reason;
+    return;
+  }
+  if (order_[oldest_]) erase(order_[oldest_]);
+  slots_[place(id)] = {id, reason};
+  order_[oldest_] = id;
+  oldest_ = (oldest_ + 1) % order_.size();
+}
+
+const char* Tombstones::find(ObjectId id) const { return slots_[place(id)].reason; }
+
+void Tombstones::erase(ObjectId id) {
+  // What comes after in the same run of slots moves up, unless that would put it before its home.
+  std::size_t hole = place(id);
+  for (std::size_t slot = next(hole); slots_[slot].id; slot = next(slot)) {
+    const std::size_t mask = slots_.size() - 1;
+    const std::size_t from_home = (slot - home(slots_[slot].id)) & mask;
+    if (from_home < ((slot - hole) & mask)) continue;
+    slots_[hole] = slots_[slot];
+    hole = slot;
+  }
+  slots_[hole] = {};
+}
+
+}  // namespace musterd

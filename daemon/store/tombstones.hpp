@@ -1,0 +1,37 @@
+// Why objects that are gone are gone: the last so many ends, in memory that is all there from the start, since ends are
+// as frequent as ops and steady state may touch no new page.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+
+namespace musterd {
+
+class Tombstones {
+ public:
+  explicit Tombstones(std::size_t kept);
+
+  /// Remembers an end, and forgets the oldest if there are too many. An id that is known keeps its place.
+  void add(muster::ipc::ObjectId id, const char* reason);
+  /// Null if the end is not remembered.
+  [[nodiscard]] const char* find(muster::ipc::ObjectId id) const;
+
+ private:
+  struct Slot {
+    muster::ipc::ObjectId id;  ///< 0: free
+    const char* reason = nullptr;
+  };
+  [[nodiscard]] std::size_t home(muster::ipc::ObjectId id) const;
+  [[nodiscard]] std::size_t next(std::size_t slot) const { return (slot + 1) & (slots_.size() - 1); }
+  /// The slot of the id, or the free one where it would go.
+  [[nodiscard]] std::size_t place(muster::ipc::ObjectId id) const;
+  void erase(muster::ipc::ObjectId id);
+
+  std::vector<Slot> slots_;                   ///< open addressing with linear probing, at most half full
+  std::vector<muster::ipc::ObjectId> order_;  ///< a ring; 0: not used yet
+  std::size_t oldest_ = 0;
+};
+
+}  // namespace musterd
