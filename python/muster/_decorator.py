@@ -6,8 +6,8 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -15,7 +15,20 @@ from muster import _muster, _runtime
 from muster._ref import Ref
 from muster.errors import Invalid
 
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
 
+    _P = ParamSpec("_P")
+
+
+@overload
+def collective_input(
+    function: Callable[_P, Coroutine[Any, Any, Any]], *, device: str = ...
+) -> Callable[_P, Coroutine[Any, Any, Ref]]: ...
+@overload
+def collective_input(function: Callable[_P, Any], *, device: str = ...) -> Callable[_P, Ref]: ...
+@overload
+def collective_input(*, device: str = ...) -> Callable[[Callable[_P, Any]], Callable[_P, Ref]]: ...
 def collective_input(function: Callable[..., Any] | None = None, *, device: str = "cpu") -> Any:
     """Marks a function whose returned arrays are inputs of collectives: calling it returns a ``Ref``.
 

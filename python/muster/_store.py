@@ -76,7 +76,7 @@ def wait(
         left = None if deadline is None else deadline - time.monotonic()
         if sum(ready) >= num_returns or (left is not None and left <= 0):
             break
-        first = next(item for item, over in zip(everything, ready) if not over)
+        first = next(item for item, over in zip(everything, ready) if isinstance(item, Work) and not over)
         # Whoever waits for one reads the outcomes of all.
         first.wait(_SLICE_S if left is None else min(_SLICE_S, left))
     return (

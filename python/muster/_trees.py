@@ -65,13 +65,14 @@ def bfloat16_number() -> int:
         import ml_dtypes
     except ImportError:
         return -1
-    return np.dtype(ml_dtypes.bfloat16).num
+    return int(np.dtype(ml_dtypes.bfloat16).num)
 
 
 def rebuild(recipe: Any, values: list[Any]) -> Any:
     """What ``sort_out`` took apart: a named tuple or dataclass, or an instance of a subclass of dict, list or tuple."""
     if isinstance(recipe, tuple):
-        return _rebuild_items(*recipe, values)
+        kind, keys, extra = recipe
+        return _rebuild_items(kind, keys, extra, values)
     if issubclass(recipe, tuple):
         return recipe(*values)
     made = object.__new__(recipe)
@@ -80,7 +81,7 @@ def rebuild(recipe: Any, values: list[Any]) -> Any:
     return made
 
 
-def _rebuild_items(kind: type, keys: Any, extra: tuple[Any, ...], values: list[Any]) -> Any:
+def _rebuild_items(kind: Any, keys: Any, extra: tuple[Any, ...], values: list[Any]) -> Any:
     if keys is None:
         if issubclass(kind, tuple):
             return kind.__new__(kind, values)
@@ -88,8 +89,10 @@ def _rebuild_items(kind: type, keys: Any, extra: tuple[Any, ...], values: list[A
         list.extend(made, values)
         return made
     made = kind(*extra) if issubclass(kind, (collections.OrderedDict, collections.defaultdict)) else kind.__new__(kind)
+    # Not as the subclass would: it may do more than to store them.
+    base: Any = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict
     for key, value in zip(keys, values):
-        (collections.OrderedDict if isinstance(made, collections.OrderedDict) else dict).__setitem__(made, key, value)
+        base.__setitem__(made, key, value)
     return made
 
 

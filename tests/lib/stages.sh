@@ -6,7 +6,7 @@ prepare() {
   mkdir -p build/logs
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
-  need_python_packages .venv ruff pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn \
+  need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn \
     matplotlib "${python_build_packages[@]}"
 }
 
@@ -24,6 +24,7 @@ stage_lint() {
     fail "clang-format (mend with: git ls-files '*.[ch]pp' | xargs clang-format -i)"
   .venv/bin/ruff check --quiet . || fail "ruff check"
   .venv/bin/ruff format --quiet --check . || fail "ruff format (mend with: .venv/bin/ruff format)"
+  .venv/bin/mypy || fail "mypy"
   scripts | xargs shellcheck --external-sources || fail "shellcheck"
   say "lint: the arrows between folders"
   run_pytest arrows -- tests/arrows
@@ -38,6 +39,9 @@ stage_dev() {
   run_ctest dev
   say "dev: Python tests"
   python_tests dev PYTHONFAULTHANDLER=1
+  say "dev: the Python API reference"
+  PYTHONPATH=build/dev/python .venv/bin/sphinx-build -W --keep-going -q -b html python/docs build/docs ||
+    fail "the API reference"
 }
 
 stage_install() {

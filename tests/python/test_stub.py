@@ -1,0 +1,25 @@
+"""The stub names what the native module has: no more, no less."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+from muster import _muster
+
+
+def names_in_stub(body: list[ast.stmt]) -> set[str]:
+    found = {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))} - {"__init__"}
+    return found | {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
+
+
+def names_in(value: object) -> set[str]:
+    return {name for name in vars(value) if not name.startswith("__") or name == "__version__"}
+
+
+def test_the_stub_agrees_with_the_module():
+    stub = ast.parse((pathlib.Path(_muster.__file__).parent / "_muster.pyi").read_text())
+    assert names_in_stub(stub.body) == names_in(_muster)
+    for node in stub.body:
+        if isinstance(node, ast.ClassDef):
+            assert names_in_stub(node.body) == names_in(getattr(_muster, node.name)), node.name
