@@ -171,13 +171,18 @@ def mebibytes(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"
 
 
+def all_alike(group: muster.Group, weights: dict[str, np.ndarray]) -> bool:
+    """Whether every rank holds the same bits."""
+    prints = group.allgather(fingerprint(weights)).result()
+    return all(np.array_equal(prints[0], other) for other in prints)
+
+
 def report(group: muster.Group, weights: dict, losses: list[float], copies: int, options: argparse.Namespace) -> bool:
     """What rank 0 says at the end. Returns whether everything is as it should be."""
-    prints = group.allgather(fingerprint(weights)).result()
+    identical = all_alike(group, weights)
     total_copies = int(group.allreduce(copies).result())
     if group.rank != 0:
         return True
-    identical = all(np.array_equal(prints[0], other) for other in prints)
     alone = train_alone(group.world_size, options.epochs)
     worst = max(float(np.abs(weights[name] - alone[name]).max()) for name in weights)
     agrees = worst < 1e-2
