@@ -125,7 +125,7 @@ build_with_python() {
 
 # python_tests PRESET VARIABLE=VALUE...: with this build's executables and package, and no others.
 python_tests() {
-  local build=$PWD/build/$1 name=$1 folders=(tests/cli tests/python)
+  local build=$PWD/build/$1 name=$1 folders=(tests/cli tests/python tests/chaos)
   shift
   local variables=("$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python"
     "MUSTER_CLI=$build/bin/muster" "MUSTER_DAEMON=$build/bin/musterd")
