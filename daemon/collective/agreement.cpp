@@ -122,7 +122,7 @@ class Comparison {
     }
     // Leaves alike under other names would be reduced into each other's places.
     if (is_reduction(present_.kind) && a.structure != b.structure)
-      add("structure" + of_input, "one nesting", "another");
+      add("structure (containers, keys or constants)" + of_input, "one", "another");
   }
 
   const Contribution& present_;

@@ -392,17 +392,20 @@ void bind_objects(nb::module_& module) {
       .def(nb::init<const ConnectionPtr&>())
       .def("enter", &Call::enter)
       .def("leave", &Call::leave)
-      .def("finish", [](Call& self, nb::handle result) {
-        self.leave();
-        return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, std::nullopt);
-      });
+      .def(
+          "finish",
+          [](Call& self, nb::handle result) {
+            self.leave();
+            return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, std::nullopt);
+          },
+          nb::arg("result").none());
   module.def("run", &run);
   module.def(
       "put",
       [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {
         return deposit(connection, value, 0, 0, timeout_from(timeout));
       },
-      nb::arg("connection"), nb::arg("value"), nb::arg("timeout").none());
+      nb::arg("connection"), nb::arg("value").none(), nb::arg("timeout").none());
   module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
   module.def(
       "seal",

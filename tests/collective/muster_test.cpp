@@ -232,7 +232,8 @@ TEST_CASE("every field that matters is compared") {
   SECTION("structure") {
     CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1})}, "{a}")}),
                    with(1, Kind::allreduce, {bundle({floats({1})}, "{b}")})) ==
-          "ranks disagree on allreduce #0: structure is one nesting on rank 0 and another on rank 1");
+          "ranks disagree on allreduce #0: structure (containers, keys or constants) is one on rank 0 and another on "
+          "rank 1");
   }
   SECTION("each input of a reduce_scatter") {
     CHECK(disagree(with(0, Kind::reduce_scatter, {plain(floats({1})), plain(floats({1}))}),

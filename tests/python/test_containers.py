@@ -127,3 +127,8 @@ class Opaque:
 def test_what_would_lose_its_arrays_is_refused(muster, make):
     with pytest.raises(Invalid):
         muster.collective_input(make)()
+
+
+def test_nothing_at_all_is_a_value(muster):
+    assert muster.put(None).get() is None
+    assert muster.collective_input(lambda: None)().get() is None
