@@ -112,6 +112,8 @@ bool Connection::send_frame(std::span<const std::byte> frame, std::span<const in
       error = Error(Code::timeout, "the daemon does not read its socket", "look at: muster status");
       break;
     }
+    // The daemon reads no more of a client that doesn't read its replies.
+    receive_if_free();
     pollfd writable{socket_.get(), POLLOUT, 0};
     ::poll(&writable, 1, static_cast<int>(look_up_interval.count()));
   }

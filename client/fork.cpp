@@ -111,13 +111,10 @@ void Connection::before_fork() {
   // From here on no other thread of ours seals or releases, so that what the daemon keeps is what the child inherits.
   submit_mutex_.lock();
   submitter_ = std::this_thread::get_id();
-  int pair[2];
-  if (holds_ > 0 && ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
-    const ipc::Fd daemons_end(pair[0]);
-    lifeline_.reset(pair[1]);
-    const int fd = daemons_end.get();
-    static_cast<void>(ask(*this, ipc::wire::Body_Fork, std::chrono::seconds(10),
-                          [](auto& fbb) { return ipc::wire::CreateFork(fbb).Union(); }, {&fd, 1}));
+  if (holds_ > 0) {
+    auto line = ask(*this, ipc::wire::Body_Fork, std::chrono::seconds(10),
+                    [](auto& fbb) { return ipc::wire::CreateFork(fbb).Union(); });
+    if (line && line->fds.size() == 1) lifeline_ = std::move(line->fds.front());
     MUSTER_FAILPOINT(forking);
   }
   // Always in this order, so that no two forks and no other path can wait for each other.

@@ -85,7 +85,8 @@ std::vector<std::byte> hello(const std::string& name, SteadyTime until) {
 Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until) {
   auto socket = connect_to(path, until);
   if (!socket) return socket.error();
-  if (auto sent = ipc::send_packet(*socket, hello(name, until), {}); !sent) return ending(path);
+  // A daemon that refuses may have closed already; what it said can still be read.
+  static_cast<void>(ipc::send_packet(*socket, hello(name, until), {}));
   // A daemon that is full answers at `until`; what it says is worth a moment more.
   auto packet = receive_within(*socket, path, until + std::chrono::seconds(1));
   if (!packet) return packet.error();
@@ -96,6 +97,12 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
     return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
   const auto* body = frame->body_as_Welcome();
   if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
+  if (body->protocol() != ipc::protocol_version)
+    return Error(Code::invalid,
+                 "the daemon at " + path + " (version " + text(body->version()) + ") speaks protocol " +
+                     std::to_string(body->protocol()) + ", this process protocol " +
+                     std::to_string(ipc::protocol_version),
+                 "install the same version of Muster on both sides");
   Greeted greeted;
   greeted.welcome = {
       text(body->version()), path, body->incarnation(), {body->client()}, body->memory_bytes(), body->segment_bytes(),

@@ -76,7 +76,10 @@ ServerSettings server_settings(const Config& config) {
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
   const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();
   const auto or_all = [](std::uint64_t value, std::uint64_t all) { return value ? std::min(value, all) : all; };
-  const std::uint64_t descriptors = raise_descriptor_limit();
+  // What clients may have is what this process doesn't need itself: its own, and what comes with a packet.
+  constexpr std::uint64_t own_descriptors = 16;
+  const std::uint64_t limit = raise_descriptor_limit();
+  const std::uint64_t descriptors = limit - std::min(limit / 2, own_descriptors);
   constexpr std::uint64_t objects_total = std::uint64_t{1} << 24;
   constexpr std::uint64_t slots_total = std::uint64_t{1} << 24;
   constexpr std::uint64_t slots_of_client = 1 << 16;

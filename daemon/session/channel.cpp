@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <new>
+#include <string>
 
 namespace musterd {
 
@@ -44,26 +45,28 @@ Result<std::optional<ipc::Record>> Channel::next() {
   return submissions_.next();
 }
 
-bool Channel::complete(ipc::CompletionType type, std::span<const std::byte> body) {
+Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::byte> body) {
   if (backlog_.empty()) {
     auto written = completions_.try_write(static_cast<std::uint16_t>(type), body);
-    if (!written) return false;
-    if (*written) return true;
+    if (!written) return written.error();
+    if (*written) return {};
   }
   backlog_bytes_ += body.size();
   backlog_.push_back({static_cast<std::uint16_t>(type), {body.begin(), body.end()}});
-  return backlog_bytes_ <= backlog_bytes_max;
+  if (backlog_bytes_ <= backlog_bytes_max) return {};
+  return muster::Error(muster::Code::quota_exceeded, "the client doesn't read its completions: " +
+                                                         std::to_string(backlog_bytes_) + " bytes of them wait");
 }
 
-bool Channel::flush() {
+Result<void> Channel::flush() {
   while (!backlog_.empty()) {
     auto written = completions_.try_write(backlog_.front().type, backlog_.front().body);
-    if (!written) return false;
+    if (!written) return written.error();
     if (!*written) {
       header().completions_wait.store(1, std::memory_order_seq_cst);
       // The client may have made room between the attempt and the flag.
       written = completions_.try_write(backlog_.front().type, backlog_.front().body);
-      if (!written) return false;
+      if (!written) return written.error();
       if (!*written) break;
     }
     backlog_bytes_ -= backlog_.front().body.size();
@@ -79,7 +82,7 @@ bool Channel::flush() {
     header().notify_armed.store(0, std::memory_order_seq_cst);
     ipc::signal(notify_);
   }
-  return true;
+  return {};
 }
 
 }  // namespace musterd

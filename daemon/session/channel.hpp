@@ -30,11 +30,11 @@ class Channel {
   /// While polled, the client doesn't ring the doorbell.
   void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }
 
-  /// Queues one completion; the client sees it after flush(). False if the client broke the ring, or lets more
+  /// Queues one completion; the client sees it after flush(). Fails if the client broke the ring, or lets more
   /// than `backlog_bytes_max` pile up.
-  [[nodiscard]] bool complete(muster::ipc::CompletionType type, std::span<const std::byte> body);
-  /// Publishes what fits and wakes the client if it sleeps.
-  [[nodiscard]] bool flush();
+  [[nodiscard]] muster::Result<void> complete(muster::ipc::CompletionType type, std::span<const std::byte> body);
+  /// Publishes what fits and wakes the client if it sleeps. Fails if the client broke the ring.
+  [[nodiscard]] muster::Result<void> flush();
 
   static constexpr std::size_t backlog_bytes_max = 64 << 20;
 

@@ -31,6 +31,10 @@ Muster::Limits Node::muster_limits() const {
 }
 
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now) {
+  if (client.seats.size() >= settings_.seats_max)
+    return reply_error(client.id, request,
+                       Error(Code::quota_exceeded, "this client has " + std::to_string(client.seats.size()) + " seats",
+                             "leave() groups that are not needed"));
   auto state = find_or_make_group(client, settings);
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;

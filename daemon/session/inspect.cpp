@@ -18,7 +18,8 @@ std::size_t index(Resource resource) { return static_cast<std::size_t>(resource)
 std::string Node::label(ClientId id) const {
   if (id.value == 0) return "musterd";
   if (auto found = clients_.find(id); found != clients_.end()) return found->second.name;
-  if (auto found = lifelines_.find(id); found != lifelines_.end()) return "forked child of " + label(found->second);
+  if (auto found = lifelines_.find(id); found != lifelines_.end())
+    return "forked child of " + label(found->second.parent);
   return "client " + std::to_string(id.value) + " (gone)";
 }
 

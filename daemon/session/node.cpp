@@ -86,8 +86,9 @@ void Node::violated(ClientId id, const Error& error, TimePoint now) {
   if (!client) return;
   now_ = now;
   outside_.send(id, frames::goodbye(error), {});
+  const std::string why = label(id) + ": " + error.describe();
   forget(*client, "broke the protocol", now);
-  outside_.close(id);
+  outside_.close(id, why);
   after_event(now);
 }
 

@@ -47,6 +47,7 @@ struct NodeSettings {
   std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
   std::uint32_t requests_max = 256;    ///< unanswered requests of one client
   std::size_t groups_max = 16'384;
+  std::size_t seats_max = 4096;  ///< of one client
   std::size_t memory_waiters_max = 4096;
   double idle_exit_s = 0;
   unsigned lanes = 1;
@@ -54,6 +55,8 @@ struct NodeSettings {
   std::int32_t pid = 0;
   Duration pickle_lease = std::chrono::minutes(10);
 };
+
+inline constexpr int world_size_max = 1024;
 
 /// Who connected, as the kernel says.
 struct Credentials {
@@ -68,8 +71,8 @@ class Node {
 
   // ---- events; each bears the time ----
   void connected(ClientId client, Credentials credentials, TimePoint now);
-  /// A verified frame with its descriptors.
-  void frame(ClientId client, std::span<const std::byte> bytes, std::vector<muster::ipc::Fd> fds, TimePoint now);
+  /// A verified frame, and how many descriptors came with it: no request takes any.
+  void frame(ClientId client, std::span<const std::byte> bytes, std::size_t fds, TimePoint now);
   /// A record from the client's ring, in private memory.
   void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
   /// The client died or closed its connection; `how` is for messages: "died", "exited".
@@ -148,8 +151,7 @@ class Node {
   [[nodiscard]] muster::Result<void> charge_connection(Client& client, bool rings);
   void welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
-  void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame,
-              std::vector<muster::ipc::Fd> fds, TimePoint now);
+  void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
   void reply_ok(ClientId client, std::uint64_t request);
   void send_reply(ClientId client, std::span<const std::byte> frame, std::span<const int> fds);
   void reply_error(ClientId client, std::uint64_t request, const muster::Error& error);
@@ -159,7 +161,7 @@ class Node {
   void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object,
               Capability capability);
   void describe(Client& client, std::uint64_t request, ObjectId object);
-  void fork(Client& client, std::uint64_t request, std::vector<muster::ipc::Fd> fds);
+  void fork(Client& client, std::uint64_t request);
   void missing(Client& client, std::uint64_t request, WorkId work);
 
   // inspect.cpp: status and lists
@@ -219,7 +221,11 @@ class Node {
   std::map<std::pair<std::uint32_t, std::string>, GroupPtr> groups_;
   std::unordered_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
-  std::map<ClientId, ClientId> lifelines_;  ///< heir to the client that forked
+  struct LifeLine {
+    ClientId parent;  ///< the client that forked
+    Charge descriptor;
+  };
+  std::map<ClientId, LifeLine> lifelines_;  ///< by heir
   std::vector<std::byte> completion_;       ///< a buffer that is used again and again
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;

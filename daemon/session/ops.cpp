@@ -148,6 +148,10 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
                      Error(Code::invalid,
                            std::to_string(read->objects.size()) + " refs for " + std::to_string(read->ranks) + " ranks",
                            "give the same number of refs for each rank"));
+  if (read->ranks > static_cast<std::uint32_t>(world_size_max))
+    return fail_work(client.id, read->work,
+                     Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
+                           "use at most " + std::to_string(world_size_max)));
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
@@ -356,6 +360,12 @@ void Node::settle_items(Ticket ticket, std::size_t contributors, std::span<const
     pending_.erase(found);
     return;
   }
+  // They travel in one record; every rank of the largest group with one object each has room.
+  constexpr std::size_t objects_max = 2000;
+  if (objects.size() > objects_max)
+    return settle_failed(
+        ticket, Error(Code::invalid, "an outcome of " + std::to_string(objects.size()) + " objects",
+                      "put them into bundles: at most " + std::to_string(objects_max) + " fit in one outcome"));
   ipc::Done done;
   done.contributors = static_cast<std::uint32_t>(contributors);
   std::size_t manifest_bytes = 0;

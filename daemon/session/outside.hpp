@@ -29,12 +29,12 @@ class Outside {
   virtual void greeted(ClientId client) = 0;
   /// Writes one record into the client's completion ring, or keeps it until there is room.
   virtual void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) = 0;
-  /// Ends the connection after what was sent. The node has forgotten the client already.
-  virtual void close(ClientId client) = 0;
+  /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already.
+  virtual void close(ClientId client, const std::string& why) = 0;
   /// Handles the records that other clients have published but that were not read yet.
   virtual void read_all_rings() = 0;
-  /// Tells the node with lifeline_closed() when the other end of `fd` is closed.
-  virtual void watch_lifeline(ClientId heir, muster::ipc::Fd fd) = 0;
+  /// Makes a life line and returns its other end; tells the node with lifeline_closed() when nobody has that any more.
+  [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
   /// Touches the pages of a new mapping in the background.

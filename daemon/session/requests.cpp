@@ -1,6 +1,4 @@
 // The frames of a client: what needs a reply, a descriptor, or is rare.
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -10,6 +8,7 @@
 #include "session/frame_builder.hpp"
 #include "session/frames.hpp"
 #include "session/node.hpp"
+#include "session/text.hpp"
 
 namespace musterd {
 
@@ -22,7 +21,6 @@ namespace ipc = muster::ipc;
 namespace {
 
 constexpr std::size_t name_bytes_max = 256;
-constexpr int world_size_max = 1024;
 /// No wait is longer; it keeps arithmetic on deadlines far from overflow.
 constexpr Duration wait_max = std::chrono::hours(24);
 
@@ -32,7 +30,7 @@ Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chro
 
 }  // namespace
 
-void Node::frame(ClientId id, std::span<const std::byte> bytes, std::vector<ipc::Fd> fds, TimePoint now) {
+void Node::frame(ClientId id, std::span<const std::byte> bytes, std::size_t fds, TimePoint now) {
   Client* client = find(id);
   if (!client) return;
   now_ = now;
@@ -49,7 +47,11 @@ void Node::frame(ClientId id, std::span<const std::byte> bytes, std::vector<ipc:
                           "wait for replies before asking more"),
                     now);
   ++client->requests;
-  handle(*client, request, frame, std::move(fds), now);
+  if (fds == 0) handle(*client, request, frame, now);
+  else
+    reply_error(id, request,
+                Error(Code::invalid, std::to_string(fds) + " descriptors came with a request that takes none",
+                      "install the same version of Muster on both sides"));
   after_event(now);
 }
 
@@ -64,7 +66,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
                         "install the same version of Muster on both sides"));
   client.said_hello = true;
   outside_.greeted(id);
-  if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max)
+  if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && is_text(name))
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings]() -> Result<void> {
@@ -111,12 +113,11 @@ void Node::welcome(Client& client, std::uint64_t request, bool rings) {
 
 void Node::refuse(ClientId id, std::uint64_t request, const Error& error) {
   reply_error(id, request, error);
-  outside_.close(id);
+  outside_.close(id, label(id) + ": " + error.describe());
   clients_.erase(id);
 }
 
-void Node::handle(Client& client, std::uint64_t request, const wire::Frame& frame, std::vector<ipc::Fd> fds,
-                  TimePoint now) {
+void Node::handle(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
   const ClientId id = client.id;
   switch (frame.body_type()) {
     case wire::Body_Hello: return hello(client, request, frame, now);
@@ -150,6 +151,9 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
         return reply_error(id, request,
                            Error(Code::invalid, "group name of " + std::to_string(name.size()) + " bytes",
                                  "use 1 to " + std::to_string(name_bytes_max) + " bytes"));
+      if (!is_text(name))
+        return reply_error(id, request,
+                           Error(Code::invalid, "the group's name is no text", "use UTF-8 without control characters"));
       if (body.world_size() < 1 || body.world_size() > world_size_max)
         return reply_error(id, request,
                            Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
@@ -165,7 +169,7 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       return join(client, request, std::move(settings), body.rank(), now);
     }
     case wire::Body_Leave: return reply(id, request, leave(client, {frame.body_as_Leave()->seat()}, "left", now));
-    case wire::Body_Fork: return fork(client, request, std::move(fds));
+    case wire::Body_Fork: return fork(client, request);
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
     case wire::Body_StatusQuery: return status(id, request, now);
     case wire::Body_ObjectsQuery: return list_objects(id, request, frame.body_as_ObjectsQuery()->limit(), now);
@@ -174,7 +178,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
     case wire::Body_Stop: {
       const auto reason = text(frame.body_as_Stop()->reason());
       reply_ok(id, request);
-      return outside_.stop(reason.empty() ? "asked to by " + label(id) : reason.substr(0, name_bytes_max));
+      return outside_.stop(reason.empty() || !is_text(reason) ? "asked to by " + label(id)
+                                                              : reason.substr(0, name_bytes_max));
     }
     default:
       return reply_error(id, request,
@@ -253,19 +258,16 @@ void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
   send_reply(client.id, frames::object(request, **found), {});
 }
 
-void Node::fork(Client& client, std::uint64_t request, std::vector<ipc::Fd> fds) {
-  if (fds.size() != 1)
-    return reply_error(client.id, request,
-                       Error(Code::invalid, "Fork came with " + std::to_string(fds.size()) + " descriptors, not 1"));
-  int type = 0;
-  socklen_t size = sizeof type;
-  if (::getsockopt(fds.front().get(), SOL_SOCKET, SO_TYPE, &type, &size) != 0)
-    return reply_error(client.id, request, Error(Code::invalid, "the life line of Fork is not a socket"));
+void Node::fork(Client& client, std::uint64_t request) {
+  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1);
+  if (!descriptor) return reply_error(client.id, request, descriptor.error());
   const ClientId heir{++last_heir_};
-  lifelines_.emplace(heir, client.id);
+  const auto line = outside_.watch_lifeline(heir);
+  if (!line) return reply_error(client.id, request, line.error());
+  lifelines_.emplace(heir, LifeLine{client.id, std::move(*descriptor)});
   store_.inherit(client.id, heir);
-  outside_.watch_lifeline(heir, std::move(fds.front()));
-  reply_ok(client.id, request);
+  const int fd = line->get();
+  send_reply(client.id, frames::ok(request), {&fd, 1});
 }
 
 void Node::missing(Client& client, std::uint64_t request, WorkId work) {

@@ -60,6 +60,11 @@ struct Borrowed {
   ipc::Fd fd;
 };
 
+Error out_of_descriptors() {
+  return {Code::quota_exceeded, "the daemon is out of file descriptors",
+          "raise its limit (ulimit -n) or end some clients"};
+}
+
 /// Whether it has come to its end or has something to read. Asio recycles what it keeps per descriptor: an event of a
 /// descriptor that was closed a moment ago may wake whoever waits for a new one.
 bool is_readable(Descriptor& descriptor) {
@@ -83,6 +88,7 @@ struct Connection {
   std::unique_ptr<Channel> channel;
   std::deque<Unsent> unsent;
   bool sending = false;
+  bool paused = false;  ///< frames are not received until what is unsent has gone out
   bool polled = false;
   bool dirty = false;
   bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
@@ -100,9 +106,9 @@ class AsioServer final : public Server, public Outside {
   void welcome(ClientId client, std::span<const std::byte> frame) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override;
-  void close(ClientId client) override;
+  void close(ClientId client, const std::string& why) override;
   void read_all_rings() override;
-  void watch_lifeline(ClientId heir, ipc::Fd fd) override;
+  Result<ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
   void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
   ipc::Capability random_capability() override;
@@ -112,7 +118,8 @@ class AsioServer final : public Server, public Outside {
   // accepting
   void wait_for_connections();
   void accept_some();
-  void refuse_one(const std::string& why);
+  [[nodiscard]] bool refuse_one();
+  static void refuse(const ipc::Fd& socket, const Error& why);
   void adopt(ipc::Fd socket);
   // one connection
   void wait_for_frames(const ConnectionPtr& connection);
@@ -121,9 +128,11 @@ class AsioServer final : public Server, public Outside {
   void receive_some(const ConnectionPtr& connection);
   void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
   bool read_ring(const ConnectionPtr& connection, int records_max);
+  void read_ring_once(const ConnectionPtr& connection);
   void ended(const ConnectionPtr& connection, const std::string& how);
   void drop(const ConnectionPtr& connection);
   void flush_socket(const ConnectionPtr& connection);
+  void unsendable(const ConnectionPtr& connection, const Error& error);
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // the loop
   bool poll_rings();
@@ -254,8 +263,8 @@ void AsioServer::flush_completions() {
   for (std::size_t i = 0; i < dirty_.size(); ++i) {
     const ConnectionPtr connection = dirty_[i];
     connection->dirty = false;
-    if (connection->channel && !connection->closing && !connection->channel->flush())
-      node_.violated(connection->id, Error(Code::invalid, "the completion ring's read position can't be"), now_);
+    if (!connection->channel || connection->closing) continue;
+    if (auto flushed = connection->channel->flush(); !flushed) node_.violated(connection->id, flushed.error(), now_);
   }
   dirty_.clear();
 }
@@ -322,39 +331,43 @@ void AsioServer::accept_some() {
       continue;
     }
     if (errno == EMFILE || errno == ENFILE) {
-      refuse_one("the daemon is out of file descriptors");
-      continue;
+      if (refuse_one()) continue;
+      // Not even one to refuse with: others wait in line until there is.
+      constexpr auto pause = std::chrono::milliseconds(50);
+      accept_again_.expires_after(pause);
+      return accept_again_.async_wait([this](error_code error) {
+        if (!error && !stopping_) accept_some();
+      });
     }
     break;
   }
   wait_for_connections();
 }
 
-void AsioServer::refuse_one(const std::string& why) {
+bool AsioServer::refuse_one() {
   spare_.reset();
-  const ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (socket) {
-    const auto frame =
-        frames::goodbye(Error(Code::quota_exceeded, why, "raise its limit (ulimit -n) or end some clients"));
-    static_cast<void>(ipc::send_packet(socket, frame, {}));
-    log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why);
+  {
+    const ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) refuse(socket, out_of_descriptors());
   }
   spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  return static_cast<bool>(spare_);
+}
+
+void AsioServer::refuse(const ipc::Fd& socket, const Error& why) {
+  static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
+  log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
 }
 
 void AsioServer::adopt(ipc::Fd socket) {
-  const auto refuse = [&](const std::string& why, const std::string& hint) {
-    static_cast<void>(ipc::send_packet(socket, frames::goodbye(Error(Code::quota_exceeded, why, hint)), {}));
-    log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why);
-  };
   if (connections_.size() >= settings_.clients_max)
-    return refuse(std::to_string(connections_.size()) + " clients are connected", "raise --clients-max");
+    return refuse(socket, Error(Code::quota_exceeded, std::to_string(connections_.size()) + " clients are connected",
+                                "raise --clients-max"));
   ucred credentials{};
   socklen_t size = sizeof credentials;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return;
   ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
-  if (!process && (errno == EMFILE || errno == ENFILE))
-    return refuse("the daemon is out of file descriptors", "raise its limit (ulimit -n)");
+  if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(socket, out_of_descriptors());
   const ClientId id{++last_client_};
   auto connection = std::make_shared<Connection>(io_, id, socket.release());
   connections_.emplace(id, connection);
@@ -396,10 +409,14 @@ void AsioServer::receive_some(const ConnectionPtr& connection) {
     if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
     if (*received == ipc::Received::would_block) break;
     // What the client put into its ring before it sent this comes first.
-    while (connection->channel && !connection->closing && connection->channel->has_submissions())
-      if (!read_ring(connection, records_per_turn)) break;
+    read_ring_once(connection);
     if (connection->closing) return;
-    node_.frame(connection->id, packet.bytes, std::move(packet.fds), now_);
+    node_.frame(connection->id, packet.bytes, packet.fds.size(), now_);
+    // Who doesn't read its replies gets no more of them: what is unsent stays bounded.
+    if (!connection->closing && !connection->unsent.empty()) {
+      connection->paused = true;
+      return;
+    }
   }
   if (!connection->closing) wait_for_frames(connection);
 }
@@ -440,33 +457,37 @@ bool AsioServer::read_ring(const ConnectionPtr& connection, int records_max) {
   return true;
 }
 
+void AsioServer::read_ring_once(const ConnectionPtr& connection) {
+  // All that a ring can hold, and not what a client goes on writing meanwhile.
+  constexpr int records_max = ipc::ring_bytes / sizeof(ipc::RecordHeader);
+  if (connection->channel && connection->channel->has_submissions()) read_ring(connection, records_max);
+}
+
 void AsioServer::read_all_rings() {
   std::vector<ConnectionPtr> all;
   for (const auto& [id, connection] : connections_) all.push_back(connection);
-  for (const auto& connection : all)
-    while (connection->channel && !connection->closing && connection->channel->has_submissions())
-      if (!read_ring(connection, records_per_turn)) break;
+  for (const auto& connection : all) read_ring_once(connection);
 }
 
 void AsioServer::ended(const ConnectionPtr& connection, const std::string& how) {
   now_ = Clock::now();
-  // What it had published before it ended still counts; the bound is for a child that goes on writing.
-  constexpr int rounds_max = 1024;
-  for (int round = 0; round < rounds_max && connection->channel && !connection->closing; ++round)
-    if (!connection->channel->has_submissions() || !read_ring(connection, records_per_turn)) break;
+  // What it had published before it ended still counts.
+  read_ring_once(connection);
   if (connection->closing) return;
-  log_info("client {} {}", connection->id.value, how);
+  log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
   node_.disconnected(connection->id, how, now_);
   connection->unsent.clear();
   drop(connection);
 }
 
-void AsioServer::close(ClientId client) {
+void AsioServer::close(ClientId client, const std::string& why) {
+  log_limited(LogLevel::warning, "close", "closed the connection of client {}, {}", client.value, why);
   auto connection = find(client);
   if (!connection) return;
   connection->closing = true;
-  if (connection->unsent.empty()) return drop(connection);
   flush_socket(connection);
+  // What doesn't fit into the socket now is for somebody who doesn't read.
+  if (connections_.contains(client)) drop(connection);
 }
 
 void AsioServer::drop(const ConnectionPtr& connection) {
@@ -491,6 +512,7 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
     auto sent = ipc::send_packet(socket.fd, connection->unsent.front().frame, fds);
     if (!sent) {
       connection->unsent.clear();
+      if (!connection->closing) unsendable(connection, sent.error());
       break;
     }
     if (!*sent) {
@@ -504,17 +526,36 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
     }
     connection->unsent.pop_front();
   }
-  if (connection->closing && connections_.contains(connection->id)) drop(connection);
+  if (connection->closing) {
+    if (connections_.contains(connection->id)) drop(connection);
+  } else if (std::exchange(connection->paused, false)) {
+    wait_for_frames(connection);
+  }
+}
+
+void AsioServer::unsendable(const ConnectionPtr& connection, const Error& error) {
+  // Its end is noticed by who waits for it. Otherwise it would wait in vain for a reply.
+  if (error.code() == Code::daemon_unavailable) return;
+  asio::post(io_, [this, id = connection->id, error] { node_.violated(id, error, now_); });
 }
 
 // ---- Outside ----
 
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {
   auto connection = find(client);
-  if (!connection) return;
-  if (connection->unsent.size() >= unsent_frames_max) return;  // it never reads; its requests are bounded, too
+  if (!connection || connection->closing) return;
+  if (connection->unsent.empty()) {
+    const Borrowed socket(connection->socket.native_handle());
+    auto sent = ipc::send_packet(socket.fd, frame, fds);
+    if (!sent) return unsendable(connection, sent.error());
+    if (*sent) return;
+  }
+  if (connection->unsent.size() >= unsent_frames_max) return;  // more than its requests may be
   Unsent unsent{{frame.begin(), frame.end()}, {}};
-  for (const int fd : fds) unsent.fds.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  for (const int fd : fds) {
+    unsent.fds.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!unsent.fds.back()) return unsendable(connection, out_of_descriptors());
+  }
   connection->unsent.push_back(std::move(unsent));
   flush_socket(connection);
 }
@@ -532,8 +573,10 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
     node_.violated(client, channel.error(), now_);
     return;
   }
+  ipc::Fd doorbell(::fcntl((*channel)->doorbell(), F_DUPFD_CLOEXEC, 0));
+  if (!doorbell) return node_.violated(client, out_of_descriptors(), now_);
   connection->channel = std::move(*channel);
-  connection->doorbell.assign(::fcntl(connection->channel->doorbell(), F_DUPFD_CLOEXEC, 0));
+  connection->doorbell.assign(doorbell.release());
   wait_for_doorbell(connection);
   send(client, frame, connection->channel->descriptors());
 }
@@ -541,11 +584,9 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
   auto connection = find(client);
   if (!connection || !connection->channel || connection->closing) return;
-  if (!connection->channel->complete(type, body)) {
+  if (auto queued = connection->channel->complete(type, body); !queued) {
     // Telling the node now could end the client in the middle of what it does for it.
-    asio::post(io_, [this, client] {
-      node_.violated(client, Error(Code::quota_exceeded, "the client doesn't read its completions"), now_);
-    });
+    asio::post(io_, [this, client, error = queued.error()] { node_.violated(client, error, now_); });
     return;
   }
   if (connection->dirty) return;
@@ -553,10 +594,14 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
   dirty_.push_back(std::move(connection));
 }
 
-void AsioServer::watch_lifeline(ClientId heir, ipc::Fd fd) {
-  const auto line = std::make_shared<Descriptor>(io_, fd.release());
+Result<ipc::Fd> AsioServer::watch_lifeline(ClientId heir) {
+  int pair[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return out_of_descriptors();
+  ipc::Fd other(pair[1]);
+  const auto line = std::make_shared<Descriptor>(io_, pair[0]);
   lifelines_.emplace(heir, line);
   wait_for_lifeline(heir, line);
+  return other;
 }
 
 void AsioServer::wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line) {

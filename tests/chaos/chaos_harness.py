@@ -17,6 +17,7 @@ from daemon import Daemon, ranks
 PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all is well
 
 # Forked from a server that has imported everything and never connected: milliseconds each, and no failpoint hit yet.
+SOURCE = pathlib.Path(__file__).parents[2]
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(["numpy", "muster", "pytest"])
 
@@ -63,6 +64,12 @@ def wait_forgotten(daemon: Daemon, pid: int) -> None:
     eventually(traces, [])
 
 
+def is_forgotten(daemon: Daemon, client: int) -> None:
+    """Returns once the daemon has nothing of this client any more."""
+    eventually(lambda: [one for one in ask(daemon, "status")["clients"] if one["id"] == client], [])
+    assert "hostile" not in json.dumps([ask(daemon, "ls"), ask(daemon, "groups")])
+
+
 def wait_empty(daemon: Daemon) -> None:
     """Returns once the daemon holds nothing, for nobody but who asks."""
     counts = ("objects", "segments", "groups", "ops_in_flight", "waiting_for_memory", "memory_used_bytes")
@@ -87,3 +94,48 @@ def serves_newcomers(daemon: Daemon) -> None:
     """The daemon goes on: two fresh processes reduce something."""
     with ranks(daemon, _sum, 2, context=WARM) as (_, results):
         assert [results.get(timeout=PATIENCE_S)[1:] for _ in range(2)] == [(True, 3.0)] * 2
+
+
+def _reduce_until(rank: int, stop, done) -> int:
+    import muster
+
+    steps = 0
+    with muster.group("healthy", rank=rank, world_size=2, timeout=PATIENCE_S) as group:
+        # Both end at the same step: the flag is reduced, too.
+        while group.allreduce(int(stop.is_set()), op="max").result() == 0:
+            for size in (1, 1 << 15):
+                total = group.allreduce(np.full(size, steps + rank)).result()
+                assert (total == 2 * steps + 1).all()
+            steps += 1
+            if rank == 0:
+                done.value = steps
+            stop.wait(0.0005)  # leaves some of the cores to those whom this is about
+    return steps
+
+
+class HealthyPair:
+    """Two ranks that reduce all the time, with a deadline: whatever happens beside them."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.stop, self.done = WARM.Event(), WARM.Value("q", 0)
+        self.ranks = ranks(daemon, _reduce_until, 2, self.stop, self.done, context=WARM)
+
+    def __enter__(self):
+        self.processes, self.results = self.ranks.__enter__()
+        self.goes_on()
+        return self
+
+    def goes_on(self, steps: int = 10) -> None:
+        """They do some more steps from now on."""
+        wanted = self.done.value + steps
+        eventually(lambda: self.done.value >= wanted or not all(one.is_alive() for one in self.processes))
+        assert self.done.value >= wanted
+
+    def __exit__(self, *error):
+        try:
+            if error == (None, None, None):
+                self.stop.set()
+                ended = [self.results.get(timeout=PATIENCE_S) for _ in range(2)]
+                assert all(good for _, good, _ in ended), ended
+        finally:
+            self.ranks.__exit__(*error)

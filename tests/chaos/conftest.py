@@ -2,14 +2,28 @@
 
 import pytest
 
-pytest.register_assert_rewrite("chaos_harness")
+pytest.register_assert_rewrite("chaos_harness", "raw_client")
+
+from chaos_harness import HealthyPair, wait_empty  # noqa: E402
 
 from daemon import Daemon  # noqa: E402
 
 
 @pytest.fixture
-def daemon():
-    daemon = Daemon("--memory", "256MiB", "--pickle-lease", "0.02")
+def daemon(request):
+    """Parameters, where a test gives them: memory, fds_max."""
+    given = getattr(request, "param", {})
+    options = ("--memory", given.get("memory", "256MiB"), "--pickle-lease", "0.02")
+    daemon = Daemon(*options, fds_max=given.get("fds_max"))
     yield daemon
     print(daemon.output())
     daemon.stop()
+
+
+@pytest.fixture
+def pair(daemon):
+    """Two healthy ranks beside the test. When they and all others have gone, nothing is left."""
+    with HealthyPair(daemon) as pair:
+        yield pair
+        pair.goes_on()
+    wait_empty(daemon)

@@ -36,7 +36,7 @@ class Session {
     for (int i = 0; i < events_max && !input_.empty(); ++i) step();
     for (std::uint32_t id = 1; id <= last_client_; ++id) node_.disconnected({id}, "died", now_);
     outside_.run_ready();
-    for (const auto& [heir, fd] : outside_.lifelines) node_.lifeline_closed(heir, now_);
+    for (const auto heir : outside_.lifelines) node_.lifeline_closed(heir, now_);
     now_ += std::chrono::hours(1);
     node_.tick(now_);
     if (node_.clients() != 0 || node_.ops_in_flight() != 0) std::abort();
@@ -62,7 +62,7 @@ class Session {
 
   void frame(wire::Body type, FrameBuilder& frame, flatbuffers::Offset<void> body) {
     const auto bytes = frame.finish(type, body);
-    node_.frame(client(), bytes, {}, now_);
+    node_.frame(client(), bytes, 0, now_);
   }
 
   void step() {

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ SPAWN = multiprocessing.get_context("spawn")
 class Daemon:
     """musterd on a socket in a folder of its own."""
 
-    def __init__(self, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *options: str, environment: dict[str, str] | None = None, fds_max: int | None = None) -> None:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-py-"))
         self.socket = str(self.folder / "d.sock")
         program = os.environ.get("MUSTER_DAEMON") or shutil.which("musterd")
@@ -31,6 +32,7 @@ class Daemon:
             pass_fds=[write_end],
             stderr=self.log,
             env={**os.environ, **(environment or {})},
+            preexec_fn=fds_max and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (fds_max, fds_max))),
         )
         os.close(write_end)
         with os.fdopen(read_end) as ready:

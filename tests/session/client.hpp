@@ -50,9 +50,9 @@ class TestClient {
   [[nodiscard]] ClientId id() const { return id_; }
   void die() { world_.node.disconnected(id_, "died", world_.now); }
 
-  void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body, std::vector<ipc::Fd> fds = {}) {
+  void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body) {
     const auto bytes = out.finish(type, body);
-    world_.node.frame(id_, bytes, std::move(fds), world_.now);
+    world_.node.frame(id_, bytes, 0, world_.now);
   }
   /// The latest frame that this client got.
   [[nodiscard]] const wire::Frame& reply() {

@@ -209,17 +209,12 @@ TEST_CASE("a life line holds what its client held until it is closed") {
   World world;
   TestClient parent(world, 1);
   const auto object = parent.seal(parent.lease(1 << 16), 0, {1.0F});
-  int pair[2];
-  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-  const ipc::Fd kept(pair[1]);
-  std::vector<ipc::Fd> fds;
-  fds.emplace_back(pair[0]);
   FrameBuilder out(5);
-  parent.ask(out, wire::Body_Fork, wire::CreateFork(out.fbb).Union(), std::move(fds));
+  parent.ask(out, wire::Body_Fork, wire::CreateFork(out.fbb).Union());
   REQUIRE(world.outside.lifelines.size() == 1);
   parent.record(ipc::SubmissionType::release, ipc::Release{{object}});
   CHECK(parent.count(ipc::CompletionType::object_gone) == 0);
-  world.node.lifeline_closed(world.outside.lifelines.begin()->first, world.now);
+  world.node.lifeline_closed(*world.outside.lifelines.begin(), world.now);
   CHECK(parent.count(ipc::CompletionType::object_gone) == 1);
 }
 
@@ -229,7 +224,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
     world.node.connected({9}, {0, 1}, world.now);
     FrameBuilder out(1);
     const auto bytes = out.finish(wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
-    world.node.frame({9}, bytes, {}, world.now);
+    world.node.frame({9}, bytes, 0, world.now);
     CHECK(world.outside.closed.contains(ClientId{9}));
   }
   SECTION("second Hello") {
@@ -247,7 +242,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
     world.node.connected({9}, {0, 1}, world.now);
     FrameBuilder out(1);
     const auto bytes = out.finish(wire::Body_Hello, wire::CreateHello(out.fbb, 999).Union());
-    world.node.frame({9}, bytes, {}, world.now);
+    world.node.frame({9}, bytes, 0, world.now);
     CHECK(world.outside.closed.contains(ClientId{9}));
     CHECK(wire::GetFrame(world.outside.frames[{9}].back().data())->body_type() == wire::Body_Failure);
   }

@@ -32,9 +32,12 @@ class Recorder final : public Outside {
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }
-  void close(ClientId client) override { closed.insert(client); }
+  void close(ClientId client, const std::string&) override { closed.insert(client); }
   void read_all_rings() override { ++ring_reads; }
-  void watch_lifeline(ClientId heir, muster::ipc::Fd fd) override { lifelines.emplace(heir, std::move(fd)); }
+  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
+    lifelines.insert(heir);
+    return muster::ipc::create_eventfd();
+  }
   void run(Job job) override {
     Engine::run_inline(job);
     if (job.done) ready.push_back(std::move(job.done));
@@ -54,7 +57,7 @@ class Recorder final : public Outside {
   std::map<ClientId, std::vector<std::vector<std::byte>>> frames;
   std::map<ClientId, std::vector<Completion>> completions;
   std::set<ClientId> closed;
-  std::map<ClientId, muster::ipc::Fd> lifelines;
+  std::set<ClientId> lifelines;
   std::vector<std::function<void()>> ready;
   bool hold_jobs = false;
   muster::ipc::Fd last_fd;

@@ -55,8 +55,7 @@ Error refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
     return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
   if (const auto* goodbye = frame.body_as_Goodbye())
-    return Error(static_cast<Code>(goodbye->code()), "the daemon ended: " + text(goodbye->reason()),
-                 text(goodbye->hint()));
+    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
   return Error(Code::failed, "the daemon gave an answer of an unexpected kind",
                "daemon and command may be of different versions: see `muster doctor`");
 }
@@ -80,6 +79,12 @@ Result<void> Inquiry::greet() {
   const auto reply = ask(builder, wire::Body_Hello, hello.Union(), wire::Body_Welcome);
   if (!reply) return reply.error();
   const auto& welcome = *reply->frame().body_as_Welcome();
+  if (welcome.protocol() != ipc::protocol_version)
+    return Error(Code::invalid,
+                 "the daemon on " + path_ + " (version " + text(welcome.version()) + ") speaks protocol " +
+                     std::to_string(welcome.protocol()) + ", this command protocol " +
+                     std::to_string(ipc::protocol_version),
+                 "install the same version of Muster on both sides");
   version_ = text(welcome.version());
   client_ = welcome.client();
   memory_bytes_ = welcome.memory_bytes();
@@ -91,8 +96,8 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
                            wire::Body expected) {
   wire::FinishFrameBuffer(builder, wire::CreateFrame(builder, ++requests_, type, body));
   const auto frame = std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
-  const auto sent = ipc::send_packet(fd_, frame, {});
-  if (!sent) return sent.error();
+  // A daemon that refuses or ends may have closed already; what it said can still be read.
+  static_cast<void>(ipc::send_packet(fd_, frame, {}));
   for (;;) {
     ipc::Packet packet;
     const auto received = ipc::receive_packet(fd_, packet);

@@ -99,8 +99,11 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   message.msg_control = control.bytes.data();
   message.msg_controllen = control.bytes.size();
   ssize_t received = 0;
+  bool was_reset = false;
   while ((received = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC)) < 0) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return Received::would_block;
+    // The other end closed without having read all. The kernel says so once, before what that end still sent.
+    if (errno == ECONNRESET && !std::exchange(was_reset, true)) continue;
     if (errno == ECONNRESET) return Received::closed;
     if (errno != EINTR) return system_error(Code::daemon_unavailable, "can't receive from the other end", errno);
   }

@@ -1,0 +1,48 @@
+#include "session/text.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace musterd {
+
+namespace {
+
+/// Bytes that follow a first byte, and the smallest code point that needs so many.
+struct Sequence {
+  std::size_t following;
+  std::uint32_t code;
+  std::uint32_t code_min;
+};
+
+Sequence sequence_of(unsigned char first) {
+  if (first < 0x80) return {0, first, 0};
+  if ((first & 0xE0) == 0xC0) return {1, first & 0x1FU, 0x80};
+  if ((first & 0xF0) == 0xE0) return {2, first & 0x0FU, 0x800};
+  if ((first & 0xF8) == 0xF0) return {3, first & 0x07U, 0x10000};
+  return {0, 0, 1};  // no first byte: its code is below the smallest
+}
+
+bool is_character(std::uint32_t code) {
+  const bool control = code < 0x20 || (code >= 0x7F && code < 0xA0);
+  const bool surrogate = code >= 0xD800 && code < 0xE000;
+  return !control && !surrogate && code < 0x110000;
+}
+
+}  // namespace
+
+bool is_text(std::string_view bytes) {
+  while (!bytes.empty()) {
+    auto [following, code, code_min] = sequence_of(static_cast<unsigned char>(bytes.front()));
+    bytes.remove_prefix(1);
+    if (following > bytes.size()) return false;
+    for (const char next : bytes.substr(0, following)) {
+      if ((next & 0xC0) != 0x80) return false;
+      code = code << 6 | (static_cast<unsigned char>(next) & 0x3FU);
+    }
+    bytes.remove_prefix(following);
+    if (code < code_min || !is_character(code)) return false;
+  }
+  return true;
+}
+
+}  // namespace musterd

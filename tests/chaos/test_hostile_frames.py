@@ -1,0 +1,186 @@
+"""Whatever comes over the socket: a typed error or the end of that connection, and nothing for anybody else."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+
+import pytest
+from chaos_harness import eventually, is_forgotten
+from flat import BODIES, frame
+from raw_client import PROTOCOL, RawClient
+
+SEED = 20
+
+
+def expect_farewell(daemon, pair, client: RawClient, code: str, what: str) -> None:
+    """The client is told why it is cut off, the log says who and why, and the daemon has nothing of it."""
+    told, reason = client.farewell()
+    assert (told, what in reason) == (code, True), reason
+    assert f"client {client.id}, hostile (pid {os.getpid()}): " in daemon.output()
+    assert reason in daemon.output()
+    is_forgotten(daemon, client.id)
+    pair.goes_on()
+
+
+def garbage(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def memfd(content: bytes) -> int:
+    fd = os.memfd_create("test")
+    os.write(fd, content)
+    return fd
+
+
+STATUS = frame("StatusQuery")
+NOT_FRAMES = {
+    "garbage": garbage(SEED, 300),
+    "a byte": b"\0",
+    "zeros": bytes(4096),
+    "ones": b"\xff" * 4096,
+    "a truncated frame": STATUS[:-8],
+    "half a frame": STATUS[: len(STATUS) // 2],
+    "another protocol": STATUS.replace(b"MSTR", b"HTTP"),
+    "a frame of the daemon": frame("Welcome", protocol=PROTOCOL, version="1"),
+    "a root beyond the end": struct.pack("<I", 1 << 30) + STATUS[4:],
+}
+
+
+@pytest.mark.parametrize("name", NOT_FRAMES)
+def test_what_is_no_frame_ends_the_connection(name, daemon, pair):
+    with RawClient(daemon) as client:
+        client.send_bytes(NOT_FRAMES[name])
+        expect_farewell(daemon, pair, client, "invalid", "not a frame of this protocol")
+
+
+def test_an_oversized_packet(daemon, pair):
+    with RawClient(daemon) as client:
+        client.send_bytes(STATUS + bytes(64 << 10))
+        expect_farewell(daemon, pair, client, "invalid", "a packet is too long")
+
+
+@pytest.mark.parametrize("body", [None, "second Hello", "before Hello"])
+def test_frames_at_the_wrong_time(body, daemon, pair):
+    with RawClient(daemon, greet=body != "before Hello") as client:
+        if body == "before Hello":
+            client.send("StatusQuery")
+            assert client.farewell() == ("invalid", "request before Hello")
+            pair.goes_on()
+        elif body:
+            client.send("Hello", protocol=PROTOCOL)
+            expect_farewell(daemon, pair, client, "invalid", body)
+        else:
+            client.send_bytes(bodiless())
+            expect_farewell(daemon, pair, client, "invalid", "")
+
+
+def bodiless() -> bytes:
+    """A frame that says StatusQuery and has no body: the vtable's third field is struck out."""
+    data = bytearray(STATUS)
+    root = struct.unpack_from("<I", data)[0]
+    vtable = root - struct.unpack_from("<i", data, root)[0]
+    struct.pack_into("<H", data, vtable + 4 + 2 * 2, 0)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_truncated_greeting(leaves, daemon, pair):
+    client = RawClient(daemon, greet=False)
+    client.send_bytes(frame("Hello", protocol=PROTOCOL)[:40])
+    if not leaves:
+        # It stays silent, and is cut off for what it sent.
+        assert client.farewell()[0] == "invalid"
+    client.close()
+    pair.goes_on()
+
+
+LARGE_LIES = {
+    "no descriptor": lambda: (frame("Large", bytes=10), []),
+    "more than there may be": lambda: (frame("Large", bytes=1 << 62), [memfd(STATUS)]),
+    "more than there is": lambda: (frame("Large", bytes=len(STATUS) + 1), [memfd(STATUS)]),
+    "less than there is": lambda: (frame("Large", bytes=len(STATUS) - 1), [memfd(STATUS)]),
+    "nothing": lambda: (frame("Large"), [memfd(b"")]),
+    "no memfd": lambda: (frame("Large", bytes=10), [os.open("/dev/zero", os.O_RDONLY)]),
+    "a pipe": lambda: (frame("Large", bytes=10), list(os.pipe())),
+    "no frame": lambda: (frame("Large", bytes=100), [memfd(garbage(SEED, 100))]),
+    "another large one": lambda: (frame("Large", bytes=len(frame("Large"))), [memfd(frame("Large"))]),
+}
+
+
+@pytest.mark.parametrize("lie", LARGE_LIES)
+def test_a_large_frame_that_lies(lie, daemon, pair):
+    data, fds = LARGE_LIES[lie]()
+    with RawClient(daemon) as client:
+        client.send_bytes(data, fds)
+        for fd in fds:
+            os.close(fd)
+        expect_farewell(daemon, pair, client, "invalid", "a large frame lies")
+
+
+def test_too_many_descriptors(daemon, pair):
+    with RawClient(daemon) as client:
+        client.send_bytes(STATUS, [0] * 100)
+        expect_farewell(daemon, pair, client, "invalid", "too many descriptors")
+
+
+def test_descriptors_that_no_request_takes_are_refused_and_closed(daemon, pair):
+    with RawClient(daemon) as client:
+        for body in ("StatusQuery", "Fork", "Lease", "Map"):
+            code, message = client.fails(body, fds=[0, 1, 2])
+            assert code == "invalid"
+            assert "3 descriptors" in message
+        assert client.ask("StatusQuery")[0].name == "StatusReply"
+        pair.goes_on()
+
+
+def test_an_empty_packet_is_an_end(daemon, pair):
+    with RawClient(daemon) as client:
+        client.send_bytes(b"")
+        client.is_ended()
+        is_forgotten(daemon, client.id)
+
+
+def valid_frames(client: RawClient) -> list[bytes]:
+    """One of each body that a client may send, but Stop: asked for by its own user, that is no attack."""
+    bodies = {
+        "Lease": {"bytes": 1 << 20},
+        "Join": {"group": "mutated", "rank": 0, "world_size": 2, "timeout_ms": 1000},
+        "Lookup": {"incarnation": 1, "object": client.object_id(1), "capability": (1, 2)},
+        "Submit": {"type": 1, "body": bytes(64)},
+    }
+    last = BODIES.index("ClientsQuery")
+    return [frame(body, **bodies.get(body, {})) for body in BODIES[2 : last + 1]]
+
+
+def test_mutated_frames(daemon, pair):
+    chance = random.Random(SEED)
+    answered = cut_off = 0
+    client = RawClient(daemon)
+    for _ in range(600):
+        data = bytearray(chance.choice(valid_frames(client)))
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            data[chance.randrange(len(data))] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        client.send_bytes(bytes(data))
+        if client.survives():
+            answered += 1
+            continue
+        client.close()
+        cut_off += 1
+        client = RawClient(daemon)
+    client.close()
+    assert answered > 50
+    assert cut_off > 50
+    is_forgotten(daemon, client.id)
+
+
+def test_a_protocol_that_the_daemon_does_not_know(daemon, pair):
+    with RawClient(daemon, greet=False) as client:
+        code, message = client.fails("Hello", protocol=PROTOCOL + 1, name="newer")
+        assert code == "invalid"
+        assert f"protocol {PROTOCOL + 1}" in message
+        assert f"protocol {PROTOCOL}" in message
+        client.is_ended()
+    eventually(lambda: "newer" in daemon.output() or f"protocol {PROTOCOL + 1}" in daemon.output())
+    pair.goes_on()

@@ -1,0 +1,28 @@
+#include <catch2/catch.hpp>
+
+#include "session/text.hpp"
+
+using musterd::is_text;
+using namespace std::string_view_literals;
+
+TEST_CASE("text is UTF-8 without control characters") {
+  CHECK(is_text(""));
+  CHECK(is_text("dp/1[0,2]3"));
+  CHECK(is_text("grün \u2713 \U0001F600"));
+  CHECK_FALSE(is_text("two\nlines"));
+  CHECK_FALSE(is_text("a\0b"sv));
+  CHECK_FALSE(is_text("\x1b[2J"));
+  CHECK_FALSE(is_text("\x7f"));
+  CHECK_FALSE(is_text("\xc2\x85"));  // a control character beyond ASCII
+}
+
+TEST_CASE("what looks like UTF-8 and isn't is no text") {
+  CHECK_FALSE(is_text("\xff"));
+  CHECK_FALSE(is_text("\x80"));              // begins in the middle
+  CHECK_FALSE(is_text("\xc3"));              // ends in the middle
+  CHECK_FALSE(is_text("\xc3("));             // goes on with something else
+  CHECK_FALSE(is_text("\xc1\x81"));          // overlong
+  CHECK_FALSE(is_text("\xe0\x80\xaf"));      // overlong
+  CHECK_FALSE(is_text("\xed\xa0\x80"));      // a surrogate
+  CHECK_FALSE(is_text("\xf4\x90\x80\x80"));  // beyond Unicode
+}
