@@ -1,0 +1,127 @@
+"""The systems that are compared: how each is started, with its best ordinary settings, and given orders."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+RANKS = pathlib.Path(__file__).resolve().parents[1] / "ranks"
+MPIRUN = (
+    "mpirun --oversubscribe --allow-run-as-root --bind-to none --mca mpi_yield_when_idle 1 --mca btl self,vader "
+    "-x BENCH_SOCKET -x PYTHONPATH -n {ranks}"
+)
+START_S = 120
+ROUND_S = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One row's system: its name and client in the JSON lines, and the command of all its ranks."""
+
+    name: str
+    client: str
+    command: tuple[str, ...]
+
+
+def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
+    """Those that are installed here. The command of each starts `ranks` ranks."""
+    mpirun = tuple(MPIRUN.format(ranks=ranks).split())
+    muster_run = ("muster", "run", "-n", str(ranks), "--group", f"bench-{ranks}", "--")
+    found = [
+        System("stream", "c++", (str(built / "stream"), str(ranks))),
+        System("muster", "c++", (*muster_run, str(built / "muster_rank"))),
+        System("muster", "python", (*muster_run, python, str(RANKS / "muster_rank.py"))),
+        System("gloo", "python", (python, str(RANKS / "start_gloo.py"), str(ranks))),
+    ]
+    if shutil.which("mpirun") and (built / "mpi_rank").exists():
+        found.append(System("openmpi", "c++", (*mpirun, str(built / "mpi_rank"))))
+        found.append(System("mpi4py", "python", (*mpirun, python, str(RANKS / "mpi4py_rank.py"))))
+    return found
+
+
+class Contestant:
+    """A running system: its ranks sleep in a read of their socket between orders."""
+
+    def __init__(self, system: System, ranks: int, environment: dict[str, str], folder: pathlib.Path) -> None:
+        self.system = system
+        self.ranks = 1 if system.name == "stream" else ranks
+        self.log = folder / f"{system.name}-{system.client}-{ranks}.log"
+        path = str(folder / f"{system.name}-{system.client}-{ranks}")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(self.ranks)
+        self._listener.settimeout(START_S)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                system.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment, "BENCH_SOCKET": path, "BENCH_RENDEZVOUS": f"file://{path}.rendezvous"},
+                start_new_session=True,
+            )
+        self.streams: list = [None] * self.ranks
+        self.pids: list[int] = []
+        for _ in range(self.ranks):
+            connection = self._accept()
+            connection.settimeout(ROUND_S)
+            stream = connection.makefile("rw")
+            _, _, rank, pid = stream.readline().split()
+            self.streams[int(rank)] = stream
+            self.pids.append(int(pid))
+
+    def _accept(self) -> socket.socket:
+        try:
+            return self._listener.accept()[0]
+        except TimeoutError:
+            raise RuntimeError(f"{self.system.name} did not start:\n{self.log.read_text()}") from None
+
+    def run(self, op: str, variant: str, count: int, rounds: int, seed: int) -> tuple[list[float], float]:
+        """(each round's time in microseconds, that of its slowest rank; CPU microseconds of all ranks for one op)."""
+        for stream in self.streams:
+            print("run", op, variant, count, rounds, seed, file=stream, flush=True)
+        times: list[list[float]] = []
+        cpu_us = 0.0
+        for rank, stream in enumerate(self.streams):
+            words = stream.readline().split()
+            if not words or words[0] != "times":
+                what = "gave a wrong result" if words else f"ended:\n{self.log.read_text()}"
+                raise RuntimeError(f"{self.system.name} ({self.system.client}) rank {rank} {what}")
+            cpu_us += float(words[1])
+            times.append([float(word) for word in words[2:]])
+        return [max(each) for each in zip(*times)], cpu_us / rounds
+
+    def end(self) -> None:
+        for stream in self.streams:
+            with contextlib.suppress(OSError):
+                print("quit", file=stream, flush=True)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def contestants(built: pathlib.Path, ranks: int, environment: dict[str, str]) -> Iterator[list[Contestant]]:
+    """All systems with this number of ranks, started; ends them, whatever happens."""
+    running: list[Contestant] = []
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
+        try:
+            for system in systems(built, sys.executable, ranks):
+                running.append(Contestant(system, ranks, environment, pathlib.Path(folder)))
+            yield running
+        finally:
+            for contestant in running:
+                contestant.end()
