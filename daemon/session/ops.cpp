@@ -6,6 +6,7 @@
 
 #include "base/assert.hpp"
 #include "session/node.hpp"
+#include "session/text.hpp"
 
 namespace musterd {
 
@@ -97,6 +98,9 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
         client.id, read->work,
         Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
               "join the group again"));
+  if (!is_text(read->key))
+    return fail_work(client.id, read->work,
+                     Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
   if (auto admitted = admit(client); !admitted) return fail_work(client.id, read->work, admitted.error());
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());

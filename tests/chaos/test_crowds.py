@@ -316,3 +316,7 @@ def test_a_name_that_is_no_text(name, daemon, pair):
 def test_a_group_whose_name_is_no_text(raw, daemon, pair):
     with RawClient(daemon) as client:
         assert client.fails("Join", group=raw, rank=0, world_size=1)[0] == "invalid"
+        # Nor may an op's key be: other members are told it.
+        seat = client.join("keys", 0, 1).seat
+        client.submit(CONTRIBUTE, contribute(1, seat, kind=BARRIER, key=raw))
+        assert code_of_failed(client.wait_completion(FAILED)) == "invalid"
