@@ -47,18 +47,22 @@ def close_all(clients: list[RawClient]) -> None:
         client.close()
 
 
+ENOUGH_DESCRIPTORS = 8192  # the daemon has six for each client
+
+
 @pytest.fixture
 def many_descriptors():
-    """As many as this process may have, for the duration of the test."""
+    """As many as this process may have, for the duration of the test; root may have more than it is given."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield before[1]
+    limit = max(before[1], ENOUGH_DESCRIPTORS) if os.geteuid() == 0 else before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    yield limit
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @with_daemon(memory="2GiB")
-def test_a_thousand_idle_connections(daemon, pair, many_descriptors):
-    assert many_descriptors >= 8192, "raise the hard limit of open files (ulimit -Hn)"
+def test_a_thousand_idle_connections(many_descriptors, daemon, pair):
+    assert many_descriptors >= ENOUGH_DESCRIPTORS, "raise the hard limit of open files (ulimit -Hn)"
     clients = [RawClient(daemon) for _ in range(1000)]
     pair.goes_on()
     assert len(ask(daemon, "status")["clients"]) == 1002
