@@ -168,7 +168,7 @@ Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
 
 void Connection::add_hard_lease(const LeasedSegment& segment) {
   const std::lock_guard lock(hard_mutex_);
-  hard_leases_[segment.id] = {segment.mapping.data(), segment.mapping.bytes(), segment.fd.get()};
+  hard_leases_[segment.id] = {segment.mapping.data(), segment.mapping.bytes(), segment.fd.get(), 0};
 }
 
 void Connection::forget_hard_lease(ipc::SegmentId segment) {

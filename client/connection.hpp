@@ -244,13 +244,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::byte* address;
     std::uint64_t bytes;
     int fd;
+    std::uint64_t offset;  ///< of its first byte in the file
   };
   struct ForkCopy {
     std::byte* address;
     std::vector<std::byte> bytes;
+    bool whole;
   };
   void unlock_after_fork();
-  void copy_for_child(std::byte* address, std::uint64_t bytes);
+  void copy_for_child(const Stretch& stretch);
   std::mutex hard_mutex_;
   std::map<ipc::SegmentId, Stretch> hard_leases_;
   ipc::Fd lifeline_;                   ///< of a fork: the child's end

@@ -4,7 +4,9 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -103,8 +105,19 @@ std::shared_ptr<Connection> find_connection(const std::string& socket) {
 
 std::shared_ptr<Connection> Connection::existing(const std::string& socket) { return find_connection(socket); }
 
-void Connection::copy_for_child(std::byte* address, std::uint64_t bytes) {
-  fork_copies_.push_back({address, std::vector<std::byte>(address, address + bytes)});
+/// Read through the file: other threads may be writing these arrays now, as they may during any fork, and what the
+/// kernel reads meanwhile is no race of this program.
+void Connection::copy_for_child(const Stretch& stretch) {
+  std::vector<std::byte> bytes(stretch.bytes);
+  std::uint64_t done = 0;
+  while (done < bytes.size()) {
+    const auto got =
+        ::pread(stretch.fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(stretch.offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    done += static_cast<std::uint64_t>(got);
+  }
+  fork_copies_.push_back({stretch.address, std::move(bytes), done == stretch.bytes});
 }
 
 void Connection::before_fork() {
@@ -128,8 +141,9 @@ void Connection::before_fork() {
   segments_->lock();
   arena_->lock();
   fork_copies_.clear();
-  for (const auto& region : arena_->unsealed()) copy_for_child(region.address, region.bytes);
-  for (const auto& [id, lease] : hard_leases_) copy_for_child(lease.address, lease.bytes);
+  for (const auto& region : arena_->unsealed())
+    copy_for_child({region.address, region.bytes, arena_->segments().at(region.segment).fd.get(), region.offset});
+  for (const auto& [id, lease] : hard_leases_) copy_for_child(lease);
 }
 
 void Connection::unlock_after_fork() {
@@ -170,7 +184,10 @@ void Connection::after_fork_in_child() {
     make_private(segment.mapping.data(), segment.mapping.bytes(), segment.fd.get());
   for (const auto& [id, lease] : hard_leases_) make_private(lease.address, lease.bytes, lease.fd);
   // Pages that the parent writes later would still show through untouched ones, hence the copies.
-  for (const auto& copy : fork_copies_) std::memcpy(copy.address, copy.bytes.data(), copy.bytes.size());
+  for (const auto& copy : fork_copies_) {
+    if (!copy.whole) std::abort();  // an array with a hole in it must not be computed with
+    std::memcpy(copy.address, copy.bytes.data(), copy.bytes.size());
+  }
   fork_copies_.clear();
   arena_->disown();
   channel_.forget();  // not inherited: MADV_DONTFORK
