@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <thread>
 
 #include "connection.hpp"
@@ -37,7 +38,9 @@ std::set<pid_t> daemons_of(const TempFolder& folder) {
     const std::string name = entry.path().filename().string();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     std::ifstream file(entry.path() / "cmdline");
-    const std::string line((std::istreambuf_iterator<char>(file)), {});
+    std::ostringstream text;
+    text << file.rdbuf();  // nothing, and no exception, of a process that ends meanwhile
+    const std::string line = text.str();
     if (line.starts_with(MUSTERD_PATH) && line.find(folder.socket()) != std::string::npos)
       found.insert(std::stoi(name));
   }
