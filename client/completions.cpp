@@ -25,6 +25,11 @@ constexpr auto spin_max = std::chrono::microseconds(100);
 
 // ---- reading ----
 
+bool Connection::has_completions() const {
+  const auto& head = header();
+  return head.completion_tail.load(std::memory_order_relaxed) != head.completion_head.load(std::memory_order_relaxed);
+}
+
 bool Connection::drain() {
   Aftermath aftermath;
   bool any = false;
@@ -176,7 +181,7 @@ void Connection::on_done(const std::shared_ptr<WorkState>& work, std::function<v
 }
 
 void Connection::run_callbacks() {
-  while (has_callbacks_) {
+  while (has_callbacks_ && !inherited()) {
     Callbacks due;
     {
       const std::lock_guard lock(callbacks_mutex_);
@@ -217,21 +222,20 @@ bool Connection::wait(const std::function<bool()>& over, SteadyTime until) {
 }
 
 void Connection::read_for_all(const std::function<bool()>& over, SteadyTime until) {
+  constexpr unsigned rounds_per_look = 8;  // at the clock
   ipc::Backoff backoff;
   auto spin_until = steady_clock::now() + spin_max;
   while (!over() && alive() && !has_callbacks_) {
-    if (drain()) {
+    if (has_completions() && drain()) {
       spin_until = steady_clock::now() + spin_max;
       backoff.reset();
       continue;
     }
+    backoff.step();
+    if (backoff.rounds() % rounds_per_look != 0) continue;
     const auto now = steady_clock::now();
     if (now >= until) break;
-    if (now < spin_until) {
-      backoff.step();
-      continue;
-    }
-    sleep_for_completions(over, until);
+    if (now >= spin_until) sleep_for_completions(over, until);
   }
   // Once in a while, and whenever nothing has come for long: is the daemon still there?
   look_at_socket();
@@ -261,10 +265,7 @@ void Connection::wake_waiters() {
 }
 
 void Connection::collect() {
-  if (!alive()) return;
-  const auto& head = header();
-  if (head.completion_tail.load(std::memory_order_relaxed) != head.completion_head.load(std::memory_order_relaxed))
-    drain();
+  if (alive() && has_completions()) drain();
 }
 
 // ---- event loops ----

@@ -52,6 +52,23 @@ struct Welcome {
   std::uint32_t in_flight_max = 0;
 };
 
+/// A buffer for a record's body that its thread uses again and again; one inside another is a fresh one.
+class Scratch {
+ public:
+  Scratch() {
+    bytes_.swap(spare());
+    bytes_.clear();
+  }
+  ~Scratch() { bytes_.swap(spare()); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  std::vector<std::byte>& operator*() { return bytes_; }
+
+ private:
+  static std::vector<std::byte>& spare();
+  std::vector<std::byte> bytes_;
+};
+
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   /// Connects and greets; starts a daemon if there is none and the options allow it. DaemonUnavailable otherwise.
@@ -80,15 +97,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Sends a frame whose reply nobody waits for; a socket that is full now swallows it.
   void tell(const Build& build);
 
-  /// Writes records into the ring, in this order, and wakes the daemon if it sleeps. A record that is too large for the
-  /// ring goes by the socket. Waits while the ring is full, at most `timeout`: Timeout. The caller holds no lock.
-  struct Submission {
-    ipc::SubmissionType type;
-    std::vector<std::byte> body;
-  };
-  static constexpr std::chrono::nanoseconds submit_timeout = std::chrono::seconds(30);
-  [[nodiscard]] Result<void> submit(std::span<const Submission> records,
-                                    std::chrono::nanoseconds timeout = submit_timeout);
+  /// Writes a record into the ring and wakes the daemon if it sleeps. One that is too large for the ring goes by the
+  /// socket. Waits while the ring is full, at most 30 s: Timeout. The caller holds no lock.
+  [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
   void add_hold() { ++holds_; }
   /// A hold of this object ended. Never waits: what finds no room in the ring goes with what is written next.
   void release(ipc::ObjectId object);
@@ -113,6 +124,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void poll();
   /// Reads what has come, and calls nobody back: for callers that run in the middle of somebody else's code.
   void collect();
+  /// Calls back those whose works are over. Waiting and polling do, too.
+  void run_callbacks();
   /// Calls `callback` when the work is over; at once if it is.
   void on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback);
   /// Readable when completions may have come since the last poll().
@@ -145,8 +158,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void end(const Error& error);
 
   // submissions.cpp: the ring towards the daemon
-  [[nodiscard]] Result<void> submit_by_socket(const Submission& record, SteadyTime until);
-  [[nodiscard]] Result<void> submit_by_ring(const Submission& record, SteadyTime until);
+  struct Submission {
+    ipc::SubmissionType type;
+    std::span<const std::byte> body;
+  };
+  [[nodiscard]] Result<void> submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout);
+  [[nodiscard]] Result<void> submit_by_ring(const Submission& record, std::chrono::nanoseconds timeout);
+  [[nodiscard]] Result<void> submit_when_there_is_room(const Submission& record, SteadyTime until);
   [[nodiscard]] Result<bool> try_submit(const Submission& record);
   void ring_doorbell();
   void write_releases();
@@ -160,8 +178,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::vector<ipc::ObjectId> gone;
     std::vector<ipc::SegmentId> segments_gone;
     bool memory_wanted = false;
-    std::vector<std::shared_ptr<WorkState>> over;
-    std::vector<std::shared_ptr<Seat>> seats;
+    ipc::SmallVector<std::shared_ptr<WorkState>, 4> over;
+    ipc::SmallVector<std::shared_ptr<Seat>, 4> seats;
     std::vector<Outcome> unwanted;  ///< of ops whose Work was dropped
   };
   /// An op that the daemon works on. Its Work may be gone: then what it brings is given back.
@@ -170,6 +188,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::shared_ptr<WorkState> kept;  ///< while somebody wants to be called back
     std::weak_ptr<Seat> seat;
   };
+  [[nodiscard]] bool has_completions() const;
   bool drain();
   void handle(const ipc::Record& record, Aftermath& aftermath);
   void handle_done(const ipc::Record& record, Aftermath& aftermath);
@@ -178,7 +197,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] std::optional<InFlight> take_in_flight(ipc::WorkId work);
   void finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath);
   void wake_waiters();
-  void run_callbacks();
   void read_for_all(const std::function<bool()>& over, SteadyTime until);
   void sleep_for_completions(const std::function<bool()>& over, SteadyTime until);
   void look_at_socket();
@@ -213,7 +231,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ipc::RingProducer submissions_;
   bool channel_populated_ = false;  ///< guarded by submit_mutex_
   std::mutex releases_mutex_;
-  std::vector<ipc::ObjectId> releases_;   ///< not yet written
+  ipc::ObjectIds releases_;               ///< not yet written
   std::vector<ipc::SegmentId> unmapped_;  ///< the same
   std::atomic<bool> has_releases_{false};
   std::atomic<std::uint64_t> holds_{0};

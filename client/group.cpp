@@ -136,17 +136,17 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   if (auto checked = check(call, options); !checked) return checked.error();
   const auto& connection = seat->connection;
   if (!connection->alive()) return connection->end_error();
-  auto holds = detail::usable_inputs(connection, inputs);
-  if (!holds) return holds.error();
+  auto objects = detail::objects_of(connection, inputs);
+  if (!objects) return objects.error();
   auto record = record_of(call, options);
-  for (const auto& hold : *holds) record.objects.push_back(hold->object);
+  record.objects = std::move(*objects);
   const auto deadline = steady_clock::now() + std::max(options.timeout.value_or(seat->timeout), {});
   if (auto slot = take_slot(*seat, deadline); !slot) return slot.error();
   auto state = std::make_shared<detail::WorkState>();
   state->connection = connection;
   state->seat = seat;
   state->id = connection->next_work();
-  state->what = std::string(ipc::name(call.kind)) + " in group '" + seat->name + "'";
+  state->kind = call.kind;
   state->deadline = deadline;
   record.work = state->id;
   record.seat = seat->id;
@@ -156,10 +156,10 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
     record.epoch = seat->epoch;
     if (is_matched_by_order(call, options)) ++seat->position;
   }
-  Connection::Submission submission{ipc::SubmissionType::contribute, {}};
-  ipc::write(record, submission.body);
+  detail::Scratch body;
+  ipc::write(record, *body);
   connection->add_work(state);
-  if (auto sent = connection->submit({&submission, 1}); !sent) {
+  if (auto sent = connection->submit(ipc::SubmissionType::contribute, *body); !sent) {
     if (connection->forget_work(state->id)) {
       const std::lock_guard lock(seat->mutex);
       --seat->in_flight;

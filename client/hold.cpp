@@ -1,8 +1,6 @@
 // The life of a hold, and how one is taken anew.
 #include "hold.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "connection.hpp"
@@ -20,18 +18,14 @@ constexpr auto request_timeout = std::chrono::seconds(30);
 
 Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::Capability capability_,
            ipc::Manifest manifest_)
-    : connection(std::move(connection_)),
-      object(object_),
-      capability(capability_),
-      manifest(std::move(manifest_)),
-      process(::getpid()) {
+    : connection(std::move(connection_)), object(object_), capability(capability_), manifest(std::move(manifest_)) {
   connection->add_hold();
 }
 
 Hold::~Hold() {
   for (const auto segment : used) connection->segments().unuse(segment);
   // A hold that a fork brought along is the parent's, and its life line's.
-  if (process == ::getpid()) connection->release(object);
+  if (!connection->inherited()) connection->release(object);
 }
 
 void Hold::use(ipc::SegmentId segment) const {
@@ -91,14 +85,14 @@ Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& c
 
 Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold) {
   if (!hold) return Error(Code::object_lost, "the ref was freed", "keep a ref for as long as the object is needed");
-  if (hold->process == ::getpid()) {
+  if (!hold->connection->inherited()) {
     if (auto failed = hold->connection->seal_error(hold->object)) return *failed;
     if (!hold->described)
       if (auto described = describe(*hold); !described) return described.error();
     return hold;
   }
   const std::lock_guard lock(hold->mutex);
-  if (!hold->successor || hold->successor->process != ::getpid()) {
+  if (!hold->successor || hold->successor->connection->inherited()) {
     auto fresh = attach_anew(*hold);
     if (!fresh) return fresh.error();
     hold->successor = std::move(*fresh);
@@ -106,10 +100,9 @@ Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& ho
   return hold->successor;
 }
 
-Result<std::vector<std::shared_ptr<const Hold>>> usable_inputs(const std::shared_ptr<Connection>& connection,
-                                                               std::span<const Ref> inputs) {
-  std::vector<std::shared_ptr<const Hold>> holds;
-  holds.reserve(inputs.size());
+Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection, std::span<const Ref> inputs) {
+  ipc::ObjectIds objects;
+  objects.reserve(inputs.size());
   for (const auto& ref : inputs) {
     auto hold = usable(ref.hold());
     if (!hold) return hold.error();
@@ -118,9 +111,9 @@ Result<std::vector<std::shared_ptr<const Hold>>> usable_inputs(const std::shared
                    "a ref belongs to another connection than the op: " + (*hold)->connection->welcome().socket +
                        " and " + connection->welcome().socket,
                    "use refs and groups of one daemon");
-    holds.push_back(std::move(*hold));
+    objects.push_back((*hold)->object);
   }
-  return holds;
+  return objects;
 }
 
 }  // namespace muster::detail

@@ -11,6 +11,7 @@
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
+#include <muster/ipc/records.hpp>
 #include <muster/ref.hpp>
 #include <muster/result.hpp>
 
@@ -30,7 +31,6 @@ struct Hold {
   ipc::Capability capability;
   mutable ipc::Manifest manifest;             ///< written once, before `described`
   mutable std::atomic<bool> described{true};  ///< false: the manifest has to be asked for
-  int process;                                ///< the pid that holds it
 
   /// From now on a mapping of this segment stays for as long as this hold does.
   void use(ipc::SegmentId segment) const;
@@ -38,14 +38,14 @@ struct Hold {
   mutable std::mutex mutex;  ///< guards what follows
   /// What to use instead in a forked child.
   mutable std::shared_ptr<const Hold> successor;
-  mutable std::vector<ipc::SegmentId> used;
+  mutable ipc::SmallVector<ipc::SegmentId, 2> used;
 };
 
 /// The hold to work with: itself, with its manifest, or one taken anew if it was inherited by fork.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold);
-/// Those of an op's inputs, all of them in the store of this connection.
-[[nodiscard]] Result<std::vector<std::shared_ptr<const Hold>>> usable_inputs(
-    const std::shared_ptr<Connection>& connection, std::span<const Ref> inputs);
+/// Those of an op's inputs, all of them in the store of this connection. Their refs keep them.
+[[nodiscard]] Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
+                                                std::span<const Ref> inputs);
 /// Takes a hold of an object by its capability.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& connection,
                                                           std::uint64_t incarnation, ipc::ObjectId object,

@@ -31,9 +31,9 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
     return fail(Error(Code::invalid, "a structure of " + std::to_string(record.manifest.structure.size()) + " bytes",
                       "use fewer or shorter keys"));
   record.capability = connection->random_capability();
-  Connection::Submission submission{ipc::SubmissionType::seal, {}};
-  ipc::write(record, submission.body);
-  if (auto sent = connection->submit({&submission, 1}); !sent) return fail(sent.error());
+  Scratch body;
+  ipc::write(record, *body);
+  if (auto sent = connection->submit(ipc::SubmissionType::seal, *body); !sent) return fail(sent.error());
   return Ref(std::make_shared<Hold>(connection, record.object, record.capability, std::move(record.manifest)));
 }
 
@@ -106,20 +106,20 @@ Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine
                      const OpOptions& options) {
   constexpr std::chrono::nanoseconds default_timeout = std::chrono::seconds(30);
   const auto timeout = std::max(options.timeout.value_or(default_timeout), {});
-  auto holds = usable_inputs(connection, inputs);
-  if (!holds) return holds.error();
-  for (const auto& hold : *holds) record.objects.push_back(hold->object);
+  auto objects = objects_of(connection, inputs);
+  if (!objects) return objects.error();
+  record.objects = std::move(*objects);
   auto state = std::make_shared<WorkState>();
   state->connection = connection;
   state->id = connection->next_work();
-  state->what = std::string(ipc::name(record.kind)) + " over refs";
+  state->kind = record.kind;
   state->deadline = std::chrono::steady_clock::now() + timeout;
   record.work = state->id;
   record.timeout_ns = timeout.count();
-  Connection::Submission submission{ipc::SubmissionType::combine, {}};
-  ipc::write(record, submission.body);
+  Scratch body;
+  ipc::write(record, *body);
   connection->add_work(state);
-  if (auto sent = connection->submit({&submission, 1}); !sent) {
+  if (auto sent = connection->submit(ipc::SubmissionType::combine, *body); !sent) {
     connection->forget_work(state->id);
     return sent.error();
   }

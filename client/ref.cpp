@@ -74,9 +74,9 @@ Result<std::string> Ref::serialize() const {
   auto hold = detail::usable(hold_);
   if (!hold) return hold.error();
   auto& connection = *(*hold)->connection;
-  Connection::Submission pin{ipc::SubmissionType::pin, {}};
-  ipc::write(ipc::Pin{(*hold)->object}, pin.body);
-  if (auto sent = connection.submit({&pin, 1}); !sent) return sent.error();
+  detail::Scratch body;
+  ipc::write(ipc::Pin{(*hold)->object}, *body);
+  if (auto sent = connection.submit(ipc::SubmissionType::pin, *body); !sent) return sent.error();
   Token token;
   token.incarnation = connection.welcome().incarnation;
   token.object = (*hold)->object.value;

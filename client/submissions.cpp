@@ -24,21 +24,26 @@ void hit_before_doorbell(ipc::SubmissionType type) {
 
 }  // namespace
 
-Result<void> Connection::submit(std::span<const Submission> records, std::chrono::nanoseconds timeout) {
+std::vector<std::byte>& Scratch::spare() {
+  static thread_local std::vector<std::byte> bytes;
+  return bytes;
+}
+
+Result<void> Connection::submit(ipc::SubmissionType type, std::span<const std::byte> body) {
+  constexpr auto timeout = std::chrono::seconds(30);
   if (!alive()) return end_error();
-  const auto until = steady_clock::now() + timeout;
-  for (const auto& record : records) {
-    const bool fits = record.body.size() <= ipc::record_bytes_max;
-    if (auto sent = fits ? submit_by_ring(record, until) : submit_by_socket(record, until); !sent) return sent.error();
-  }
+  const Submission record{type, body};
+  const bool fits = body.size() <= ipc::record_bytes_max;
+  if (auto sent = fits ? submit_by_ring(record, timeout) : submit_by_socket(record, timeout); !sent)
+    return sent.error();
   // Whoever only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
   collect();
   return {};
 }
 
-Result<void> Connection::submit_by_socket(const Submission& record, SteadyTime until) {
+Result<void> Connection::submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout) {
   // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
-  auto sent = ask(*this, wire::Body_Submit, until - steady_clock::now(), [&](auto& fbb) {
+  auto sent = ask(*this, wire::Body_Submit, timeout, [&](auto& fbb) {
     const auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
     return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body).Union();
   });
@@ -47,15 +52,27 @@ Result<void> Connection::submit_by_socket(const Submission& record, SteadyTime u
   return {};
 }
 
-Result<void> Connection::submit_by_ring(const Submission& record, SteadyTime until) {
+Result<void> Connection::submit_by_ring(const Submission& record, std::chrono::nanoseconds timeout) {
+  auto written = try_submit(record);
+  if (!written) return written.error();
+  if (!*written)
+    if (auto waited = submit_when_there_is_room(record, steady_clock::now() + timeout); !waited) return waited;
+  hit_before_doorbell(record.type);
+  ring_doorbell();
+  if (record.type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed_signalled);
+  flush_releases();
+  return {};
+}
+
+Result<void> Connection::submit_when_there_is_room(const Submission& record, SteadyTime until) {
+  // The daemon reads its ring within microseconds, unless it is stopped or gone.
   constexpr unsigned rounds_max = 256;
   constexpr auto nap = std::chrono::microseconds(200);
   ipc::Backoff backoff;
   for (auto next_look = steady_clock::now() + look_up_interval;;) {
     auto written = try_submit(record);
     if (!written) return written.error();
-    if (*written) break;
-    // The ring is full. The daemon reads it within microseconds, unless it is stopped or gone.
+    if (*written) return {};
     collect();
     backoff.step();
     if (backoff.rounds() > rounds_max) std::this_thread::sleep_for(nap);
@@ -68,11 +85,6 @@ Result<void> Connection::submit_by_ring(const Submission& record, SteadyTime unt
     static_cast<void>(receive_if_free());
     if (interrupted()) return Error(Code::timeout, "the wait for room in the ring was interrupted");
   }
-  hit_before_doorbell(record.type);
-  ring_doorbell();
-  if (record.type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed_signalled);
-  flush_releases();
-  return {};
 }
 
 Result<bool> Connection::try_submit(const Submission& record) {
@@ -130,11 +142,11 @@ void Connection::flush_releases() {
 }
 
 bool Connection::write_unmapped() {
-  std::vector<std::byte> body;
+  Scratch body;
   while (!unmapped_.empty()) {
-    body.clear();
-    ipc::write(ipc::Unmapped{unmapped_.back()}, body);
-    auto written = submissions_.try_write(static_cast<std::uint16_t>(ipc::SubmissionType::unmapped), body);
+    (*body).clear();
+    ipc::write(ipc::Unmapped{unmapped_.back()}, *body);
+    auto written = submissions_.try_write(static_cast<std::uint16_t>(ipc::SubmissionType::unmapped), *body);
     if (!written || !*written) return false;
     unmapped_.pop_back();
   }
@@ -143,15 +155,16 @@ bool Connection::write_unmapped() {
 
 void Connection::write_releases() {
   constexpr std::size_t objects_max = 1024;
+  if (!has_releases_) return;
   const std::lock_guard lock(releases_mutex_);
   if (!write_unmapped()) return;
-  std::vector<std::byte> body;
+  Scratch body;
   while (!releases_.empty()) {
     const auto count = std::min(releases_.size(), objects_max);
     const auto first = releases_.end() - static_cast<std::ptrdiff_t>(count);
-    body.clear();
-    ipc::write(ipc::Release{{first, releases_.end()}}, body);
-    auto written = submissions_.try_write(static_cast<std::uint16_t>(ipc::SubmissionType::release), body);
+    (*body).clear();
+    ipc::write(ipc::Release{{first, releases_.end()}}, *body);
+    auto written = submissions_.try_write(static_cast<std::uint16_t>(ipc::SubmissionType::release), *body);
     if (!written || !*written) break;
     releases_.erase(first, releases_.end());
   }

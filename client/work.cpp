@@ -27,7 +27,7 @@ std::vector<int> missing_ranks(detail::WorkState& state) {
 
 Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited) {
   const auto ranks = missing_ranks(state);
-  std::string message = state.what + " is not over after " +
+  std::string message = state.what() + " is not over after " +
                         std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(waited).count()) + " ms";
   if (!ranks.empty()) {
     message += ranks.size() == 1 ? "; still missing: rank " : "; still missing: ranks ";
@@ -36,38 +36,55 @@ Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited) {
   return {Code::timeout, message, "the op goes on: wait again, or find out what these ranks are doing", ranks};
 }
 
+/// The outcome once it is there; the time is bounded by the op's deadline.
+Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
+  const auto over = [&] { return state.over.load(std::memory_order_acquire); };
+  if (!over()) {
+    const auto begin = steady_clock::now();
+    auto until = state.deadline + grace;
+    if (timeout) until = std::min(until, begin + *timeout);
+    if (!state.connection->wait(over, until)) {
+      if (!state.connection->alive()) return state.connection->end_error();
+      auto error = still_waiting(state, steady_clock::now() - begin);
+      // It may have ended while the daemon was asked who is missing.
+      if (!over()) return error;
+    }
+  }
+  // It may have been read by a call that starts an op, which calls nobody back.
+  state.connection->run_callbacks();
+  if (!*state.outcome) return state.outcome->error();
+  return &**state.outcome;
+}
+
 }  // namespace
+
+std::string detail::WorkState::what() const {
+  return std::string(ipc::name(kind)) + (seat ? " in group '" + seat->name + "'" : " over refs");
+}
 
 bool Work::done() const {
   if (!state_) return false;
   if (!state_->over.load(std::memory_order_acquire)) state_->connection->poll();
+  state_->connection->run_callbacks();
   return state_->over.load(std::memory_order_acquire);
 }
 
 Result<Outcome> Work::wait(Timeout timeout) const {
   if (!state_) return Error(Code::invalid, "an empty Work has no outcome");
-  auto& state = *state_;
-  const auto begin = steady_clock::now();
-  auto until = state.deadline + grace;
-  if (timeout) until = std::min(until, begin + *timeout);
-  const auto over = [&] { return state.over.load(std::memory_order_acquire); };
-  if (!over() && !state.connection->wait(over, until)) {
-    if (!state.connection->alive()) return state.connection->end_error();
-    auto error = still_waiting(state, steady_clock::now() - begin);
-    // It may have ended while the daemon was asked who is missing.
-    if (!over()) return error;
-  }
-  return *state.outcome;
+  auto outcome = wait_for(*state_, timeout);
+  if (!outcome) return outcome.error();
+  return **outcome;
 }
 
 Result<Ref> Work::ref(Timeout timeout) const {
-  auto outcome = wait(timeout);
+  if (!state_) return Error(Code::invalid, "an empty Work has no outcome");
+  auto outcome = wait_for(*state_, timeout);
   if (!outcome) return outcome.error();
-  if (outcome->refs.size() != 1)
-    return Error(Code::invalid,
-                 "this rank gets " + std::to_string(outcome->refs.size()) + " objects of " + state_->what,
+  const auto& refs = (*outcome)->refs;
+  if (refs.size() != 1)
+    return Error(Code::invalid, "this rank gets " + std::to_string(refs.size()) + " objects of " + state_->what(),
                  "use wait()");
-  return outcome->refs.front();
+  return refs.front();
 }
 
 Result<int> Work::fd() const {

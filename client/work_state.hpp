@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <muster/ipc/records.hpp>
@@ -22,13 +23,16 @@ struct WorkState {
   std::shared_ptr<Connection> connection;
   std::shared_ptr<Seat> seat;  ///< null for ops over refs
   ipc::WorkId id;
-  std::string what;  ///< "allreduce in group 'dp'", for messages
+  ipc::Kind kind = ipc::Kind::barrier;
   std::chrono::steady_clock::time_point deadline;
 
   std::atomic<bool> over{false};                 ///< set last
   std::optional<Result<Outcome>> outcome;        ///< written before `over`
   ipc::Done done;                                ///< of split and reform
   std::vector<std::function<void()>> callbacks;  ///< guarded by the connection
+
+  /// "allreduce in group 'dp'", for messages.
+  [[nodiscard]] std::string what() const;
 };
 
 }  // namespace muster::detail

@@ -13,6 +13,8 @@
 
 namespace musterd {
 
+using Inputs = muster::ipc::SmallVector<Input, 1>;
+
 /// Where an outcome has to go: chosen by the caller, unique per contribution.
 using Ticket = std::uint64_t;
 using OpId = std::uint64_t;
@@ -26,7 +28,7 @@ struct Contribution {
   std::int64_t tag = 0;  ///< tag of send and recv; key for split
   TimePoint deadline;
   std::string key;  ///< empty: matched by order
-  std::vector<Input> inputs;
+  Inputs inputs;
   Ticket ticket = 0;
 };
 

@@ -31,10 +31,8 @@ std::uint64_t output_size(const Fold& fold) { return muster::size_of(*muster::re
 
 void run_fold(const Job::FoldTask& task, std::uint64_t first, std::uint64_t count) {
   const Fold& fold = task.fold;
-  std::vector<const std::byte*> moved;
-  if (first > 0)
-    for (const std::byte* input : fold.inputs) moved.push_back(input + first * muster::size_of(fold.dtype));
-  const std::span inputs(first > 0 ? moved : fold.inputs);
+  auto inputs = fold.inputs;
+  for (const std::byte*& input : inputs) input += first * muster::size_of(fold.dtype);
   kernels::Reduce call{fold.dtype, fold.op, inputs, task.output + first * output_size(fold), count};
   // Whether the output bypasses the caches depends on the whole, not on the chunk.
   if (fold.count * output_size(fold) >= call.stream_bytes_min) call.stream_bytes_min = 0;

@@ -28,7 +28,7 @@ struct Job {
     std::byte* output = nullptr;
     std::uint64_t bytes = 0;
   };
-  std::vector<FoldTask> folds;
+  muster::ipc::SmallVector<FoldTask, 1> folds;
   std::vector<CopyTask> copies;
   std::shared_ptr<const void> lease;  ///< keeps inputs and outputs alive while it runs; dropped after `done`
   std::function<void()> done;         ///< handed to `post` once everything has run

@@ -4,16 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include <muster/ipc/manifest.hpp>
+#include <muster/ipc/small_vector.hpp>
 
 namespace musterd {
 
 struct Input {
   std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns the manifest
   const muster::ipc::Manifest* manifest = nullptr;
-  std::vector<const std::byte*> data;  ///< of each leaf; null for leaves without bytes
+  muster::ipc::SmallVector<const std::byte*, 1> data;  ///< of each leaf; null for leaves without bytes
 };
 
 }  // namespace musterd

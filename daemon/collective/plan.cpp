@@ -27,7 +27,8 @@ constexpr std::uint64_t alignment = 64;
 /// A cap far above any memory and far below overflow, for the sum of an output's leaves.
 constexpr std::uint64_t output_bytes_max = std::uint64_t{1} << 60;
 
-using Inputs = std::vector<const Input*>;
+/// The ranks' inputs of one index.
+using Column = muster::ipc::SmallVector<const Input*, 8>;
 
 /// What one input's leaf turns into.
 struct LeafSpec {
@@ -84,8 +85,8 @@ class Planner {
   }
 
   /// Everybody's input of that index, in rank order.
-  [[nodiscard]] Inputs column(std::size_t index) const {
-    Inputs inputs;
+  [[nodiscard]] Column column(std::size_t index) const {
+    Column inputs;
     inputs.reserve(size());
     for (const Contribution& contribution : op_.contributions) inputs.push_back(&contribution.inputs[index]);
     return inputs;
@@ -98,7 +99,7 @@ class Planner {
   }
 
   void scan() {
-    const Inputs inputs = column(0);
+    const Column inputs = column(0);
     for (std::size_t contributor = 0; contributor < size(); ++contributor) {
       Given prefix = reduced({inputs.begin(), inputs.begin() + static_cast<std::ptrdiff_t>(contributor) + 1});
       give(contributor, prefix);
@@ -150,7 +151,7 @@ class Planner {
   // ---- results that are made ----
 
   /// A fold over one input changes nothing unless it changes the dtype.
-  [[nodiscard]] bool is_identity(const Inputs& inputs) const {
+  [[nodiscard]] bool is_identity(const Column& inputs) const {
     const auto& leaves = inputs.front()->manifest->leaves;
     return inputs.size() == 1 && std::all_of(leaves.begin(), leaves.end(), [&](const Leaf& leaf) {
              return muster::result_dtype(leaf.dtype, at(0).op) == leaf.dtype;
@@ -158,7 +159,7 @@ class Planner {
   }
 
   /// The fold of `inputs`, which are the first contributors' inputs of that index.
-  Given reduced(const Inputs& inputs, std::size_t index = 0) {
+  Given reduced(const Column& inputs, std::size_t index = 0) {
     if (is_identity(inputs)) return {false, 0, index};
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
@@ -172,7 +173,7 @@ class Planner {
     return {true, 0, output};
   }
 
-  void add_fold(const Inputs& inputs, std::size_t leaf, std::size_t output, std::uint64_t offset) {
+  void add_fold(const Column& inputs, std::size_t leaf, std::size_t output, std::uint64_t offset) {
     const Leaf& like = inputs.front()->manifest->leaves[leaf];
     Fold fold{output, offset, like.dtype, at(0).op, like.count, {}};
     fold.inputs.reserve(inputs.size());
@@ -182,7 +183,7 @@ class Planner {
   }
 
   /// All inputs along a new axis 0.
-  Given stacked(const Inputs& inputs) {
+  Given stacked(const Column& inputs) {
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
     for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
@@ -195,7 +196,7 @@ class Planner {
   }
 
   /// All inputs along their axis 0.
-  Given joined(const Inputs& inputs, std::size_t index) {
+  Given joined(const Column& inputs, std::size_t index) {
     if (inputs.size() == 1) return {false, 0, index};
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
@@ -209,7 +210,7 @@ class Planner {
     return {true, 0, output};
   }
 
-  void append_parts(const Inputs& inputs, std::size_t leaf, std::size_t output, std::optional<std::uint64_t> offset) {
+  void append_parts(const Column& inputs, std::size_t leaf, std::size_t output, std::optional<std::uint64_t> offset) {
     if (!offset) return;
     for (const Input* input : inputs) {
       const std::uint64_t bytes = input->manifest->leaves[leaf].bytes();

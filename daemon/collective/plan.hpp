@@ -28,7 +28,7 @@ struct Fold {
   muster::DType dtype = muster::DType::float32;
   muster::ReduceOp op = muster::ReduceOp::sum;
   std::uint64_t count = 0;  ///< elements
-  std::vector<const std::byte*> inputs;
+  muster::ipc::SmallVector<const std::byte*, 8> inputs;
 };
 
 struct CopyBytes {
@@ -46,12 +46,14 @@ struct Given {
   bool operator==(const Given&) const = default;
 };
 
+using Gives = muster::ipc::SmallVector<Given, 1>;
+
 struct Plan {
-  std::vector<PlannedOutput> outputs;
-  std::vector<Fold> folds;
+  muster::ipc::SmallVector<PlannedOutput, 1> outputs;
+  muster::ipc::SmallVector<Fold, 1> folds;
   std::vector<CopyBytes> copies;
-  std::vector<std::vector<Given>> gives;  ///< for each contribution of the op, what it gets
-  std::uint64_t work_bytes = 0;           ///< bytes read and written, to choose between inline and lanes
+  muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets
+  std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
 };
 
 /// The op's contributions must agree (see check_op); Invalid where the result can't be: its shape is too large.

@@ -44,7 +44,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
     if (found.group.empty()) remove_group(*state);
     return reply_error(client.id, request, joined.error());
   }
-  client.seats.emplace(seat.id, *state);
+  client.seats.emplace(seat.id, Client::Seated{*state, rank});
 
   FrameBuilder out(request);
   const bool newcomer = *joined == Group::Joined::newcomer;
@@ -72,13 +72,8 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
   auto found = client.seats.find(seat);
   if (found == client.seats.end())
     return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
-  const GroupPtr state = found->second;
+  const auto [state, rank] = found->second;
   client.seats.erase(found);
-  int rank = -1;
-  for (const auto* seats : {&state->group.seats(), &state->group.newcomers()})
-    for (const auto& [seat_rank, held] : *seats)
-      if (held.id == seat) rank = seat_rank;
-  MUSTER_ASSERT(rank >= 0, "a client's seat is known to its group");
   seat_lost(state, seat, rank, how, now);
   return {};
 }
@@ -216,7 +211,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
     child->muster.lose(rank, "died", none);
     return;
   }
-  client->seats.emplace(seat.id, child);
+  client->seats.emplace(seat.id, Client::Seated{child, rank});
   ipc::Done done;
   done.seat = seat.id;
   done.rank = rank;

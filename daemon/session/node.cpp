@@ -161,9 +161,9 @@ void Node::after_event(TimePoint) {
 template <class Record>
 void Node::tell(ClientId client, ipc::CompletionType type, const Record& record) {
   if (!clients_.contains(client)) return;
-  std::vector<std::byte> body;
-  ipc::write(record, body);
-  outside_.complete(client, type, body);
+  completion_.clear();
+  ipc::write(record, completion_);
+  outside_.complete(client, type, completion_);
 }
 
 void Node::shut_down(const std::string& reason, TimePoint now) {

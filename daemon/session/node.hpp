@@ -3,8 +3,8 @@
 // here or in what the node calls; nothing of it is believed.
 #pragma once
 
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -102,7 +102,11 @@ class Node {
     Charge descriptors;    ///< its socket, pidfd, rings and eventfds
     TimePoint connected;
     TimePoint last_heard;
-    std::unordered_map<SeatId, GroupPtr> seats;
+    struct Seated {
+      GroupPtr group;
+      int rank = 0;
+    };
+    std::unordered_map<SeatId, Seated> seats;
     std::uint32_t in_flight = 0;
     std::uint32_t requests = 0;
     [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
@@ -135,8 +139,9 @@ class Node {
     Plan plan;
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
-    std::vector<ResultRegion> regions;
+    muster::ipc::SmallVector<ResultRegion, 1> regions;
   };
+  using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
@@ -190,8 +195,7 @@ class Node {
   void release(Client& client, std::span<const std::byte> body);
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
-  [[nodiscard]] muster::Result<std::vector<Input>> inputs_of(const Client& client,
-                                                             std::span<const ObjectId> objects) const;
+  [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
   [[nodiscard]] muster::Result<void> admit(Client& client) const;
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
@@ -201,12 +205,15 @@ class Node {
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error, TimePoint now);
   void finish_from_lane(std::uint64_t key);
-  [[nodiscard]] static int rank_of(const GroupState& state, SeatId seat);
-  [[nodiscard]] muster::Result<std::vector<ObjectPtr>> publish(Running& running, TimePoint now);
+  [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
   void give(const Running& running, std::span<const ObjectPtr> outputs);
   void give_combined(const Running& running, std::span<const ObjectPtr> outputs);
+  /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
+  [[nodiscard]] muster::Result<void> describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects);
+  /// Sends what describe_outcome() wrote.
+  void settle_objects(Ticket ticket, std::span<const ObjectPtr> objects);
   void settle_done(Ticket ticket, const muster::ipc::Done& done);
-  void settle_items(Ticket ticket, std::size_t contributors, std::span<const ObjectPtr> objects);
+  [[nodiscard]] std::optional<Pending> take_pending(Ticket ticket);
   void settle_failed(Ticket ticket, const muster::Error& error);
   void fail_work(ClientId client, WorkId work, const muster::Error& error);
 
@@ -219,14 +226,15 @@ class Node {
   Admission admission_;
   std::map<ClientId, Client> clients_;
   std::map<std::pair<std::uint32_t, std::string>, GroupPtr> groups_;
-  std::unordered_map<Ticket, Pending> pending_;
+  boost::unordered_flat_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
     Charge descriptor;
   };
   std::map<ClientId, LifeLine> lifelines_;  ///< by heir
-  std::vector<std::byte> completion_;       ///< a buffer that is used again and again
+  std::vector<std::byte> completion_;       ///< buffers that are used again and again
+  std::vector<std::byte> outcome_;
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;

@@ -63,8 +63,8 @@ void Node::release(Client& client, std::span<const std::byte> body) {
       return violated(client.id, released.error(), now_);
 }
 
-Result<std::vector<Input>> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
-  std::vector<Input> inputs;
+Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
+  Inputs inputs;
   inputs.reserve(objects.size());
   for (const ObjectId id : objects) {
     auto object = store_.held(id, client.id);
@@ -105,7 +105,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
-  const GroupPtr state = seat->second;
+  const auto& [state, rank] = seat->second;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
     return fail_work(client.id, read->work,
@@ -114,7 +114,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
                                state->group.settings().name + "', which is over",
                            "start it again; the epoch is now " + std::to_string(state->group.epoch())));
   Contribution contribution;
-  contribution.rank = rank_of(*state, read->seat);
+  contribution.rank = rank;
   contribution.kind = read->kind;
   contribution.op = read->op;
   contribution.layout = read->layout;
@@ -131,14 +131,6 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   std::vector<Action> actions;
   state->muster.contribute(std::move(contribution), now, actions);
   perform(state, std::move(actions), now);
-}
-
-int Node::rank_of(const GroupState& state, SeatId seat) {
-  for (const auto* seats : {&state.group.seats(), &state.group.newcomers()})
-    for (const auto& [rank, held] : *seats)
-      if (held.id == seat) return rank;
-  MUSTER_ASSERT(false, "a client's seat is known to its group");
-  return -1;
 }
 
 void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {
@@ -303,8 +295,8 @@ void Node::fail_running(std::uint64_t key, const Error& error, TimePoint) {
   for (const auto& contribution : over.op->contributions) settle_failed(contribution.ticket, error);
 }
 
-Result<std::vector<ObjectPtr>> Node::publish(Running& running, TimePoint now) {
-  std::vector<ObjectPtr> objects;
+Result<Node::Objects> Node::publish(Running& running, TimePoint now) {
+  Objects objects;
   for (std::size_t i = 0; i < running.plan.outputs.size(); ++i) {
     auto manifest = std::move(running.plan.outputs[i].manifest);
     for (auto& leaf : manifest.leaves) {
@@ -322,9 +314,9 @@ Result<std::vector<ObjectPtr>> Node::publish(Running& running, TimePoint now) {
 
 namespace {
 
-std::vector<ObjectPtr> given_objects(const Op& op, const std::vector<Given>& gives,
-                                     std::span<const ObjectPtr> outputs) {
-  std::vector<ObjectPtr> objects;
+template <class Objects>
+Objects given_objects(const Op& op, const Gives& gives, std::span<const ObjectPtr> outputs) {
+  Objects objects;
   objects.reserve(gives.size());
   for (const auto& given : gives)
     objects.push_back(given.is_output ? outputs[given.index]
@@ -336,9 +328,18 @@ std::vector<ObjectPtr> given_objects(const Op& op, const std::vector<Given>& giv
 
 void Node::give(const Running& running, std::span<const ObjectPtr> outputs) {
   const auto& contributions = running.op->contributions;
-  for (std::size_t i = 0; i < contributions.size(); ++i)
-    settle_items(contributions[i].ticket, contributions.size(),
-                 given_objects(*running.op, running.plan.gives[i], outputs));
+  const auto& gives = running.plan.gives;
+  Objects objects;
+  Result<void> described;
+  for (std::size_t i = 0; i < contributions.size(); ++i) {
+    // Mostly everybody gets the same, which is then put into words once.
+    if (i == 0 || gives[i] != gives[i - 1]) {
+      objects = given_objects<Objects>(*running.op, gives[i], outputs);
+      described = describe_outcome(contributions.size(), objects);
+    }
+    if (described) settle_objects(contributions[i].ticket, objects);
+    else settle_failed(contributions[i].ticket, described.error());
+  }
 }
 
 void Node::give_combined(const Running& running, std::span<const ObjectPtr> outputs) {
@@ -349,63 +350,64 @@ void Node::give_combined(const Running& running, std::span<const ObjectPtr> outp
   const bool same_for_all =
       first.kind == Kind::allreduce || first.kind == Kind::broadcast || first.kind == Kind::allgather;
   for (std::size_t i = 0; i < op.contributions.size(); ++i) {
-    auto some = given_objects(op, running.plan.gives[i], outputs);
+    auto some = given_objects<Objects>(op, running.plan.gives[i], outputs);
     objects.insert(objects.end(), some.begin(), some.end());
     if (same_for_all) break;
   }
-  settle_items(first.ticket, op.contributions.size(), objects);
+  if (auto described = describe_outcome(op.contributions.size(), objects); described)
+    settle_objects(first.ticket, objects);
+  else settle_failed(first.ticket, described.error());
 }
 
-void Node::settle_items(Ticket ticket, std::size_t contributors, std::span<const ObjectPtr> objects) {
-  auto found = pending_.find(ticket);
-  if (found == pending_.end()) return;
-  const ClientId client = found->second.client;
-  if (!find(client)) {
-    pending_.erase(found);
-    return;
-  }
+Result<void> Node::describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects) {
   // They travel in one record; every rank of the largest group with one object each has room.
   constexpr std::size_t objects_max = 2000;
   if (objects.size() > objects_max)
-    return settle_failed(
-        ticket, Error(Code::invalid, "an outcome of " + std::to_string(objects.size()) + " objects",
-                      "put them into bundles: at most " + std::to_string(objects_max) + " fit in one outcome"));
+    return Error(Code::invalid, "an outcome of " + std::to_string(objects.size()) + " objects",
+                 "put them into bundles: at most " + std::to_string(objects_max) + " fit in one outcome");
   ipc::Done done;
   done.contributors = static_cast<std::uint32_t>(contributors);
   std::size_t manifest_bytes = 0;
   for (const auto& object : objects) manifest_bytes += ipc::encoded_bytes(object->manifest);
   const bool described = manifest_bytes <= ipc::record_bytes_max / 4;
-  for (const auto& object : objects) {
-    store_.hold(object, client);
+  for (const auto& object : objects)
     done.items.push_back({object->id, object->capability, described, described ? object->manifest : ipc::Manifest{}});
-  }
-  settle_done(ticket, done);
+  outcome_.clear();
+  ipc::write(done, outcome_);
+  return {};
+}
+
+std::optional<Node::Pending> Node::take_pending(Ticket ticket) {
+  auto found = pending_.find(ticket);
+  if (found == pending_.end()) return std::nullopt;
+  Pending pending = std::move(found->second);
+  pending_.erase(found);
+  Client* client = find(pending.client);
+  if (!client) return std::nullopt;
+  --client->in_flight;
+  return pending;
+}
+
+void Node::settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) {
+  const auto pending = take_pending(ticket);
+  if (!pending) return;
+  for (const auto& object : objects) store_.hold(object, pending->client);
+  ipc::address_done(outcome_, pending->work);
+  outside_.complete(pending->client, ipc::CompletionType::done, outcome_);
 }
 
 void Node::settle_done(Ticket ticket, const ipc::Done& outcome) {
-  auto found = pending_.find(ticket);
-  if (found == pending_.end()) return;
-  const Pending pending = std::move(found->second);
-  pending_.erase(found);
-  Client* client = find(pending.client);
-  if (!client) return;
-  --client->in_flight;
+  const auto pending = take_pending(ticket);
+  if (!pending) return;
   ipc::Done done = outcome;
-  done.work = pending.work;
+  done.work = pending->work;
   completion_.clear();
   ipc::write(done, completion_);
-  outside_.complete(pending.client, ipc::CompletionType::done, completion_);
+  outside_.complete(pending->client, ipc::CompletionType::done, completion_);
 }
 
 void Node::settle_failed(Ticket ticket, const Error& error) {
-  auto found = pending_.find(ticket);
-  if (found == pending_.end()) return;
-  const Pending pending = std::move(found->second);
-  pending_.erase(found);
-  Client* client = find(pending.client);
-  if (!client) return;
-  --client->in_flight;
-  fail_work(pending.client, pending.work, error);
+  if (const auto pending = take_pending(ticket)) fail_work(pending->client, pending->work, error);
 }
 
 void Node::fail_work(ClientId client, WorkId work, const Error& error) {

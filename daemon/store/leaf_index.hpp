@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <muster/ipc/manifest.hpp>
@@ -14,7 +15,7 @@ namespace musterd {
 class LeafIndex {
  public:
   /// `leaves` must outlive the index and stay as they are.
-  explicit LeafIndex(const std::vector<muster::ipc::Leaf>& leaves) : leaves_(leaves) {}
+  explicit LeafIndex(std::span<const muster::ipc::Leaf> leaves) : leaves_(leaves) {}
 
   /// A leaf that contains every byte of `part`, which has at least one.
   [[nodiscard]] std::optional<std::size_t> find(const muster::ipc::Leaf& part);
@@ -31,7 +32,7 @@ class LeafIndex {
   [[nodiscard]] bool contains(std::size_t leaf, const muster::ipc::Leaf& part) const;
   void sort();
 
-  const std::vector<muster::ipc::Leaf>& leaves_;
+  std::span<const muster::ipc::Leaf> leaves_;
   std::size_t next_ = 0;
   std::vector<Start> starts_;
 };

@@ -24,8 +24,8 @@ std::uint64_t metadata_bytes(const Manifest& manifest) {
   return bytes <= with_slot ? 0 : bytes;
 }
 
-std::vector<SegmentId> distinct(const std::vector<SegmentPtr>& segments) {
-  std::vector<SegmentId> ids;
+SegmentIds distinct(const Segments& segments) {
+  SegmentIds ids;
   for (const auto& segment : segments)
     if (segment && (ids.empty() || ids.back() != segment->id())) ids.push_back(segment->id());
   std::sort(ids.begin(), ids.end());
@@ -95,11 +95,8 @@ Result<void> Store::charge(Object& object, Payer payer) const {
 ObjectPtr Store::insert(Object object) {
   const ObjectId id = object.id;
   object.lies_in = distinct(object.segments);
-  // The end is noticed wherever the last pointer goes; it is told at the next take_gone().
-  ObjectPtr made(new Object(std::move(object)), [ends = ends_](const Object* last) {
-    ends->note({last->id, last->maker});
-    delete last;
-  });
+  const auto watched = std::make_shared<Watched>(std::move(object), ends_);
+  ObjectPtr made(watched, &watched->object);
   ++totals_.objects_made;
   entries_[id].weak = made;
   return made;
@@ -218,7 +215,6 @@ void Store::drop_hold(Entry& entry, ObjectId id, ClientId client, const char* re
   if (--holder->holds == 0) entry.holders.erase(holder);
   auto& of_client = holds_.at(client);
   if (auto found = of_client.find(id); --found->second == 0) of_client.erase(found);
-  if (of_client.empty()) holds_.erase(client);
   let_go(entry, reason);
 }
 
@@ -258,7 +254,9 @@ void Store::drop_client(ClientId client) {
   holds_.erase(found);
   for (const auto& [id, count] : ids) {
     auto& entry = entries_.at(id);
-    std::erase_if(entry.holders, [&](const Holder& holder) { return holder.client == client; });
+    entry.holders.erase(std::remove_if(entry.holders.begin(), entry.holders.end(),
+                                       [&](const Holder& holder) { return holder.client == client; }),
+                        entry.holders.end());
     let_go(entry, ipc::maker_of(id) == client ? "its owner died" : "freed: its last holder died");
   }
 }
@@ -278,14 +276,15 @@ std::optional<TimePoint> Store::next_deadline() const {
   return pins_.begin()->first;
 }
 
-std::vector<Store::Gone> Store::take_gone() {
-  std::vector<Gone> all = ends_->take();
-  for (const auto& gone : all) {
+std::span<const Store::Gone> Store::take_gone() {
+  gone_.clear();
+  gone_.swap(ends_->noted());
+  for (const auto& gone : gone_) {
     auto entry = entries_.find(gone.id);
     tombstones_.add(gone.id, entry->second.end_reason);
     entries_.erase(entry);
   }
-  return all;
+  return gone_;
 }
 
 std::size_t Store::size() const { return entries_.size() - ends_->noted().size(); }

@@ -2,11 +2,13 @@
 // An object lives while anything holds it: a client's hold, a pickle's lease, an op, or an object made of its parts.
 #pragma once
 
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -14,6 +16,7 @@
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
+#include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
 
 #include "base/assert.hpp"
@@ -29,6 +32,9 @@ using muster::ipc::Capability;
 using muster::ipc::Manifest;
 using muster::ipc::ObjectId;
 
+using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
+using SegmentIds = muster::ipc::SmallVector<SegmentId, 1>;
+
 /// Immutable once made. Kept alive by shared_ptr (an op's lease is just a copy); the store watches the end.
 struct Object {
   ObjectId id;
@@ -37,8 +43,8 @@ struct Object {
   ClientId maker;  ///< 0: the daemon
   TimePoint made;
   Manifest manifest;
-  std::vector<SegmentPtr> segments;      ///< of each leaf, null for leaves without bytes
-  std::vector<SegmentId> lies_in;        ///< the same, each once, sorted
+  Segments segments;                     ///< of each leaf, null for leaves without bytes
+  SegmentIds lies_in;                    ///< the same, each once, sorted
   std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
   ResultRegion region;                   ///< of a result
   Charge slot;
@@ -53,6 +59,7 @@ struct Holder {
   ClientId client;
   std::uint64_t holds = 0;
 };
+using Holders = muster::ipc::SmallVector<Holder, 4>;
 
 class Store {
  public:
@@ -106,14 +113,15 @@ class Store {
     ObjectId id;
     ClientId maker;
   };
-  [[nodiscard]] std::vector<Gone> take_gone();
+  /// Valid until the next call.
+  [[nodiscard]] std::span<const Gone> take_gone();
 
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] const Totals& totals() const { return totals_; }
   /// For `muster ls`: each object with its holders, at most `limit`.
   struct Listed {
     ObjectPtr object;
-    std::vector<Holder> holders;
+    Holders holders;
     long in_ops = 0;
     Duration pinned{};
   };
@@ -124,7 +132,7 @@ class Store {
   struct Entry {
     ObjectPtr strong;  ///< while holds or a pickle's lease keep it
     std::weak_ptr<const Object> weak;
-    std::vector<Holder> holders;
+    Holders holders;
     TimePoint pinned_until{};
     const char* end_reason = "freed";
   };
@@ -136,11 +144,21 @@ class Store {
       noted_.push_back(gone);
     }
     [[nodiscard]] const std::vector<Gone>& noted() const { return noted_; }
-    [[nodiscard]] std::vector<Gone> take() { return std::exchange(noted_, {}); }
+    [[nodiscard]] std::vector<Gone>& noted() { return noted_; }
 
    private:
     std::thread::id thread_ = std::this_thread::get_id();
     std::vector<Gone> noted_;
+  };
+
+  /// An object, and who hears of its end: it is noticed wherever the last pointer goes.
+  struct Watched {
+    Watched(Object made, std::shared_ptr<Ends> hearer) : object(std::move(made)), ends(std::move(hearer)) {}
+    Watched(const Watched&) = delete;
+    Watched& operator=(const Watched&) = delete;
+    ~Watched() { ends->note({object.id, object.maker}); }
+    Object object;
+    std::shared_ptr<Ends> ends;
   };
 
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
@@ -157,12 +175,14 @@ class Store {
   SegmentTable& segments_;
   Limits limits_;
   Totals totals_;
-  std::unordered_map<ObjectId, Entry> entries_;
-  std::unordered_map<ClientId, std::unordered_map<ObjectId, std::uint64_t>> holds_;
+  boost::unordered_flat_map<ObjectId, Entry, std::hash<ObjectId>> entries_;
+  /// A client's stays when it is empty, for its next.
+  std::unordered_map<ClientId, boost::unordered_flat_map<ObjectId, std::uint64_t, std::hash<ObjectId>>> holds_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;
   std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();
+  std::vector<Gone> gone_;  ///< what take_gone() gave last
 };
 
 }  // namespace musterd

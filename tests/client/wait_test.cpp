@@ -92,6 +92,17 @@ TEST_CASE_METHOD(Pair, "callbacks are called once, by whoever polls, also when t
   CHECK(called == 2);
 }
 
+TEST_CASE_METHOD(Pair, "callbacks are called, too, when a call that calls nobody back has read that the op is over") {
+  int called = 0;
+  const auto work = first.barrier().value();
+  work.on_done([&] { ++called; });
+  REQUIRE(second.barrier());
+  while (!work.state()->over) client.connection()->collect();
+  CHECK(called == 0);
+  CHECK(work.wait());
+  CHECK(called == 1);
+}
+
 TEST_CASE_METHOD(Pair, "a callback may start ops and wait") {
   bool inner_over = false;
   auto work = first.barrier().value();

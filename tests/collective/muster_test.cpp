@@ -191,7 +191,7 @@ TEST_CASE("every field that matters is compared") {
     const Ticket ticket = scene.give(std::move(b));
     return scene.failures.contains(ticket) ? scene.error(ticket).message() : std::string("agree");
   };
-  auto with = [](int rank, Kind kind, std::vector<Input> inputs) {
+  auto with = [](int rank, Kind kind, Inputs inputs) {
     auto made = contribution(rank, kind, 0);
     made.inputs = std::move(inputs);
     return made;

@@ -274,9 +274,9 @@ TEST_CASE("allreduce makes one result for all, in rank order") {
   const Plan plan = make_plan(op).value();
   REQUIRE(plan.outputs.size() == 1);
   REQUIRE(plan.folds.size() == 1);
-  CHECK(plan.folds[0].inputs == std::vector{op.contributions[0].inputs[0].data[0],
-                                            op.contributions[1].inputs[0].data[0],
-                                            op.contributions[2].inputs[0].data[0]});
+  CHECK(plan.folds[0].inputs == muster::ipc::SmallVector<const std::byte*, 8>{op.contributions[0].inputs[0].data[0],
+                                                                              op.contributions[1].inputs[0].data[0],
+                                                                              op.contributions[2].inputs[0].data[0]});
   CHECK(plan.work_bytes == 3 * 2 + 2 * 8);
   const PerRank result = run(op, plan);
   for (const Objects& objects : result) CHECK(objects == Objects{{numbers(DType::int64, {3, 1})}});
@@ -346,7 +346,7 @@ TEST_CASE("a recv gets what was sent, whichever rank is lower") {
 TEST_CASE("barrier, split and reform give nothing") {
   for (Kind kind : {Kind::barrier, Kind::split, Kind::reform}) {
     const Plan plan = make_plan(make_op(kind, 2, {0, 1})).value();
-    CHECK(plan.gives == std::vector<std::vector<Given>>(2));
+    CHECK(plan.gives == muster::ipc::SmallVector<Gives, 8>(2));
   }
 }
 

@@ -26,8 +26,8 @@ Bytes packed(const Record& record) {
 
 ObjectId random_object(Random& random) { return {random.between(1, ~std::uint64_t{0})}; }
 
-std::vector<ObjectId> random_objects(Random& random, std::uint64_t count) {
-  std::vector<ObjectId> objects;
+ObjectIds random_objects(Random& random, std::uint64_t count) {
+  ObjectIds objects;
   for (std::uint64_t i = 0; i < count; ++i) objects.push_back(random_object(random));
   return objects;
 }

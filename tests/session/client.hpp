@@ -119,7 +119,7 @@ class TestClient {
     ask(out, wire::Body_Leave, wire::CreateLeave(out.fbb, seat.value).Union());
   }
 
-  ipc::WorkId contribute(ipc::Kind kind, std::vector<ipc::ObjectId> objects = {}, int root = 0,
+  ipc::WorkId contribute(ipc::Kind kind, ipc::ObjectIds objects = {}, int root = 0,
                          Duration timeout = std::chrono::seconds(30)) {
     ipc::Contribute contribute;
     contribute.work = {++works_};

@@ -131,7 +131,7 @@ Result<Manifest> decode(std::span<const std::byte> bytes) {
   in.require(leaves <= leaves_max, "too many leaves");
   in.require(structure <= structure_bytes_max, "the structure is too long");
   Unpacker leaf_table(in.bytes(std::uint64_t{leaves} * leaf_bytes));
-  const auto sizes = in.numbers<std::int64_t>(dims);
+  const auto sizes = in.numbers<std::int64_t, SmallVector<std::int64_t, 4>>(dims);
   Manifest manifest;
   manifest.structure = in.text(structure);
   in.pad();
@@ -140,7 +140,7 @@ Result<Manifest> decode(std::span<const std::byte> bytes) {
 
   manifest.leaves.reserve(leaves);
   manifest.dims.reserve(dims);
-  auto rest = std::span(sizes);
+  std::span<const std::int64_t> rest(sizes);
   for (std::uint32_t i = 0; i < leaves; ++i) {
     const auto leaf = take_leaf(leaf_table);
     leaf_table.require(leaf.ndim <= rest.size(), "fewer dims than its leaves need");

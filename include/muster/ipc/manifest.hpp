@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <muster/ipc/ids.hpp>
+#include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
 #include <muster/types.hpp>
 
@@ -30,8 +31,8 @@ struct Leaf {
 };
 
 struct Manifest {
-  std::vector<Leaf> leaves;
-  std::vector<std::int64_t> dims;
+  SmallVector<Leaf, 1> leaves;
+  SmallVector<std::int64_t, 4> dims;
   /// How the leaves nest; opaque to the daemon, empty for a plain array.
   std::string structure;
 

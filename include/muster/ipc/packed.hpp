@@ -55,10 +55,10 @@ class Unpacker {
     if (const auto taken = take(sizeof value); !taken.empty()) std::memcpy(&value, taken.data(), sizeof value);
     return value;
   }
-  template <class T>
-  [[nodiscard]] std::vector<T> numbers(std::uint64_t count) {
+  template <class T, class Values = std::vector<T>>
+  [[nodiscard]] Values numbers(std::uint64_t count) {
     const auto taken = take_array(count, sizeof(T));
-    std::vector<T> values(taken.size() / sizeof(T));
+    Values values(taken.size() / sizeof(T));
     if (!taken.empty()) std::memcpy(values.data(), taken.data(), taken.size());
     return values;
   }

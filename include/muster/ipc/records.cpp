@@ -2,7 +2,9 @@
 // A reader takes every field, lets the Unpacker remember the first thing that was wrong, and says it once.
 #include <muster/ipc/records.hpp>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
 
 #include <muster/ipc/packed.hpp>
@@ -32,18 +34,16 @@ Capability take_capability(Unpacker& in) {
 
 std::uint32_t count_of(std::size_t count) { return static_cast<std::uint32_t>(count); }
 
-void put(Packer& out, const std::vector<ObjectId>& objects) {
+void put(Packer& out, const ObjectIds& objects) {
   for (const auto object : objects) out.number(object.value);
 }
 
-std::vector<ObjectId> take_objects(Unpacker& in, std::uint64_t count) {
-  const auto values = in.numbers<std::uint64_t>(count);
-  std::vector<ObjectId> objects;
-  objects.reserve(values.size());
-  for (const auto value : values) {
-    in.require(value != 0, "an object has no id");
-    objects.push_back({value});
-  }
+ObjectIds take_objects(Unpacker& in, std::uint64_t count) {
+  ObjectIds objects;
+  // A claim until the bytes are there.
+  objects.reserve(std::min<std::uint64_t>(count, in.rest_bytes() / sizeof(std::uint64_t)));
+  for (std::uint64_t i = 0; i < count && in.problem() == nullptr; ++i)
+    objects.push_back(take_id<ObjectId>(in, "an object has no id"));
   return objects;
 }
 
@@ -273,6 +273,10 @@ void write(const Done& done, std::vector<std::byte>& out) {
   packer.text(done.name);
   packer.pad();
   for (const auto& item : done.items) write_item(item, out);
+}
+
+void address_done(std::span<std::byte> done, WorkId work) {
+  std::memcpy(done.data(), &work.value, sizeof work.value);  // its first field
 }
 
 Result<Done> read_done(std::span<const std::byte> body) {

@@ -50,6 +50,8 @@ enum class CompletionType : std::uint16_t {
   memory_wanted = 7,
 };
 
+using ObjectIds = SmallVector<ObjectId, 2>;
+
 /// How the parts that a seat receives are put together.
 enum class Layout : std::uint8_t {
   parts = 0,   ///< as they are: nothing moves
@@ -79,7 +81,7 @@ struct Contribute {
   std::int32_t root = 0;        ///< root; peer's rank for send and recv; color for split
   std::int64_t tag = 0;         ///< tag of send and recv; key for split
   std::int64_t timeout_ns = 0;  ///< the op's deadline from now
-  std::vector<ObjectId> objects;
+  ObjectIds objects;
   std::string key;  ///< matches by key if not empty, else by the seat's order of calls
 };
 
@@ -92,12 +94,12 @@ struct Combine {
   std::int32_t root = 0;
   std::int64_t timeout_ns = 0;
   std::uint32_t ranks = 0;
-  std::vector<ObjectId> objects;  ///< the same number for each rank, rank by rank
+  ObjectIds objects;  ///< the same number for each rank, rank by rank
 };
 
 /// Client: gives up holds.
 struct Release {
-  std::vector<ObjectId> objects;
+  ObjectIds objects;
 };
 
 /// Client: a pickled form of the object exists; keep it for the pickle lease.
@@ -128,7 +130,7 @@ struct Done {
   std::int32_t world_size = 0;     ///< after split
   std::string name;                ///< after split: the new group's
   std::vector<std::int32_t> live;  ///< after split and reform: live ranks
-  std::vector<Item> items;
+  SmallVector<Item, 1> items;
 };
 
 /// Daemon: the op is over with this error.
@@ -175,6 +177,8 @@ void write(const Pin&, std::vector<std::byte>& out);
 void write(const Unmapped&, std::vector<std::byte>& out);
 void write(const Done&, std::vector<std::byte>& out);
 void write(const Failed&, std::vector<std::byte>& out);
+/// Makes a written Done the outcome of this work: many get the same one.
+void address_done(std::span<std::byte> done, WorkId work);
 void write(const ObjectGone&, std::vector<std::byte>& out);
 void write(const SealFailed&, std::vector<std::byte>& out);
 void write(const GroupChanged&, std::vector<std::byte>& out);

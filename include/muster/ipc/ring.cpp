@@ -120,19 +120,17 @@ void futex_wake_all(std::atomic<std::uint32_t>& word) {
 }
 
 void Backoff::step() {
-  // With more waiters than cores, whoever is waited for needs this core: yield often, pause in between.
-  constexpr unsigned rounds_per_yield = 8;
-  if (++rounds_ % rounds_per_yield == 0) {
+  // With more waiters than cores, whoever is waited for needs this core: what does not come at once is yielded for.
+  constexpr unsigned pauses = 2;
+  if (++rounds_ > pauses) {
     sched_yield();
     return;
   }
-  for (int i = 0; i < 4; ++i) {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+  __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    asm volatile("yield");
+  asm volatile("yield");
 #endif
-  }
 }
 
 }  // namespace muster::ipc
