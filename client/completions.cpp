@@ -16,13 +16,6 @@ namespace muster::detail {
 
 using std::chrono::steady_clock;
 
-namespace {
-
-/// After this long of pausing and yielding a waiter sleeps.
-constexpr auto spin_max = std::chrono::microseconds(100);
-
-}  // namespace
-
 // ---- reading ----
 
 bool Connection::has_completions() const {
@@ -224,10 +217,10 @@ bool Connection::wait(const std::function<bool()>& over, SteadyTime until) {
 void Connection::read_for_all(const std::function<bool()>& over, SteadyTime until) {
   constexpr unsigned rounds_per_look = 8;  // at the clock
   ipc::Backoff backoff;
-  auto spin_until = steady_clock::now() + spin_max;
+  const auto begin = steady_clock::now();
+  auto spin_until = begin + patience_.spin_max();
   while (!over() && alive() && !has_callbacks_) {
     if (has_completions() && drain()) {
-      spin_until = steady_clock::now() + spin_max;
       backoff.reset();
       continue;
     }
@@ -237,6 +230,7 @@ void Connection::read_for_all(const std::function<bool()>& over, SteadyTime unti
     if (now >= until) break;
     if (now >= spin_until) sleep_for_completions(over, until);
   }
+  patience_.waited(steady_clock::now() - begin);
   // Once in a while, and whenever nothing has come for long: is the daemon still there?
   look_at_socket();
 }

@@ -240,6 +240,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::condition_variable drained_;
   std::mutex role_mutex_;
   bool draining_ = false;
+  ipc::Patience patience_;  ///< of the one who is draining
   ipc::RingConsumer completions_;
   std::atomic<bool> notify_wanted_{false};
   std::mutex callbacks_mutex_;

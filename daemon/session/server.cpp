@@ -43,8 +43,6 @@ namespace {
 using Descriptor = asio::posix::stream_descriptor;
 constexpr auto readable = Descriptor::wait_read;
 
-/// After this long without a submission the thread sleeps; nobody spins while nothing is in flight.
-constexpr Duration spin_max = std::chrono::microseconds(60);
 /// How often the kernel is asked for events while rings keep the thread busy.
 constexpr unsigned turns_between_polls = 64;
 constexpr int records_per_turn = 64;
@@ -207,16 +205,19 @@ std::string AsioServer::run() {
   arm_idle_exit();
   if (settings_.ready) settings_.ready();
   ipc::Backoff backoff;
+  ipc::Patience patience;
   TimePoint last_work = Clock::now();
+  const auto works_now = [&] {
+    patience.waited(now_ - last_work);
+    last_work = now_;
+    backoff.reset();
+  };
   for (unsigned turn = 0; !done_; ++turn) {
     now_ = Clock::now();
     const bool polled = poll_rings();
     const bool worked = run_posted() || polled;
     flush_completions();
-    if (worked) {
-      last_work = now_;
-      backoff.reset();
-    }
+    if (worked) works_now();
     if (turn % turns_between_polls == 0) {
       io_.poll();
       io_.restart();
@@ -225,13 +226,12 @@ std::string AsioServer::run() {
     }
     if (worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
-    if (!polled_.empty() && jobs_ == 0 && now_ - last_work < spin_max) {
+    if (!polled_.empty() && jobs_ == 0 && now_ - last_work < patience.spin_max()) {
       backoff.step();
       continue;
     }
-    sleep();
-    last_work = Clock::now();
-    backoff.reset();
+    sleep();  // ends with what has come
+    works_now();
   }
   return reason_;
 }

@@ -119,6 +119,18 @@ void futex_wake_all(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
+std::chrono::nanoseconds Patience::spin_max() const {
+  using namespace std::chrono_literals;
+  return usual_ <= 250us ? 1ms : 60us;
+}
+
+void Patience::waited(std::chrono::nanoseconds time) {
+  // One long wait is enough to be careful; it takes a few short ones in a row to become patient again.
+  constexpr std::chrono::nanoseconds counted_max = std::chrono::milliseconds(4);
+  constexpr int weight = 8;
+  usual_ += (std::min(time, counted_max) - usual_) / weight;
+}
+
 void Backoff::step() {
   // With more waiters than cores, whoever is waited for needs this core: what does not come at once is yielded for.
   constexpr unsigned pauses = 2;

@@ -131,4 +131,16 @@ class Backoff {
   unsigned rounds_ = 0;
 };
 
+/// How long to spin before sleeping: long for those who have lately waited briefly, as falling asleep and being woken
+/// would cost more than the wait itself; hardly at all for those who wait long.
+class Patience {
+ public:
+  [[nodiscard]] std::chrono::nanoseconds spin_max() const;
+  /// A wait is over that took this long, sleep included.
+  void waited(std::chrono::nanoseconds time);
+
+ private:
+  std::chrono::nanoseconds usual_{0};  ///< a moving average
+};
+
 }  // namespace muster::ipc
