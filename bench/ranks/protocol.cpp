@@ -47,16 +47,6 @@ std::FILE* connect_to(const char* path) {
 
 }  // namespace
 
-void Round::begin() {
-  cpu_us_ = cpu_now_us();
-  time_us_ = now_us();
-}
-
-void Round::end() {
-  time_us_ = now_us() - time_us_;
-  cpu_us_ = cpu_now_us() - cpu_us_;
-}
-
 void fill(std::span<float> values, int rank, std::uint32_t seed) {
   for (std::size_t page = 0; page * page_elements < values.size(); ++page) {
     const auto part =
@@ -66,11 +56,14 @@ void fill(std::span<float> values, int rank, std::uint32_t seed) {
   }
 }
 
-bool is_sum(std::span<const float> values, int ranks, std::uint32_t seed) {
+namespace {
+
+/// Whether each page is the sum of what these ranks filled in.
+bool is_sum_of(std::span<const float> values, int first_rank, int last_rank, std::uint32_t seed) {
   for (std::size_t first = 0, page = 0; first < values.size(); first += page_elements, ++page) {
     float of_first = 0;
     float of_others = 0;
-    for (int rank = 0; rank < ranks; ++rank) {
+    for (int rank = first_rank; rank <= last_rank; ++rank) {
       of_first += value(rank, seed, page);
       of_others += value(rank, seed, 0);
     }
@@ -82,14 +75,48 @@ bool is_sum(std::span<const float> values, int ranks, std::uint32_t seed) {
   return true;
 }
 
-int obey(const std::string& system, int rank, const std::function<bool(const Order&, int, Round&)>& run_round) {
+/// (times in microseconds as words, CPU microseconds of all, whether all results were right)
+struct Taken {
+  std::string times;
+  double cpu_us = 0;
+  bool right = true;
+};
+
+Taken take(const Order& order, Rank& rank) {
+  Taken taken;
+  for (int round = 0; round < order.rounds; ++round) {
+    const std::uint32_t seed = order.seed + static_cast<std::uint32_t>(round);
+    rank.prepare(order, seed);
+    rank.barrier();
+    const double cpu_us = cpu_now_us();
+    const double begin_us = now_us();
+    rank.run(order);
+    taken.times += ' ' + std::to_string(now_us() - begin_us);
+    taken.cpu_us += cpu_now_us() - cpu_us;
+    rank.barrier();
+    taken.right = rank.check(order, seed) && taken.right;
+  }
+  return taken;
+}
+
+}  // namespace
+
+bool is_filled(std::span<const float> values, int rank, std::uint32_t seed) {
+  return is_sum_of(values, rank, rank, seed);
+}
+
+bool is_sum(std::span<const float> values, int ranks, std::uint32_t seed) {
+  return is_sum_of(values, 0, ranks - 1, seed);
+}
+
+int obey(const std::string& system, int number, Rank& rank) {
   const char* path = std::getenv("BENCH_SOCKET");
   std::FILE* coordinator = path ? connect_to(path) : nullptr;
   if (!coordinator) {
-    std::fprintf(stderr, "%s rank %d: no coordinator; bench/run starts this program\n", system.c_str(), rank);
+    std::fprintf(stderr, "%s rank %d: no coordinator; bench/run starts this program\n", system.c_str(), number);
     return 2;
   }
-  std::fprintf(coordinator, "hello %s %d %d\n", system.c_str(), rank, ::getpid());
+  std::fprintf(coordinator, "hello %s %d %d\n", system.c_str(), number, ::getpid());
   std::fflush(coordinator);
   char line[256];
   while (std::fgets(line, sizeof line, coordinator)) {
@@ -98,17 +125,9 @@ int obey(const std::string& system, int rank, const std::function<bool(const Ord
     Order order;
     words >> verb >> order.op >> order.variant >> order.count >> order.rounds >> order.seed;
     if (verb != "run") break;
-    std::string times;
-    double cpu_us = 0;
-    bool right = true;
-    for (int round = 0; round < order.rounds; ++round) {
-      Round timed;
-      right = run_round(order, round, timed) && right;
-      times += ' ' + std::to_string(timed.time_us());
-      cpu_us += timed.cpu_us();
-    }
+    const Taken taken = take(order, rank);
     std::fseek(coordinator, 0, SEEK_CUR);
-    std::fprintf(coordinator, "%s %f%s\n", right ? "times" : "wrong", cpu_us, times.c_str());
+    std::fprintf(coordinator, "%s %f%s\n", taken.right ? "times" : "wrong", taken.cpu_us, taken.times.c_str());
     std::fflush(coordinator);
   }
   return 0;

@@ -4,41 +4,43 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
-#include <vector>
 
 namespace bench {
 
 /// One order: `rounds` ops of one kind and size.
 struct Order {
   std::string op;
-  std::string variant;    ///< default, out, first_read
+  std::string variant;    ///< default, out, first_read, seal
   std::size_t count = 0;  ///< float32 elements of one rank's input
   int rounds = 0;
   std::uint32_t seed = 0;
 };
 
-/// What a round of a rank is made of; `begin` and `end` are the clock's.
-class Round {
+/// One rank of a system under test. A round is prepare(), barrier(), run() under the clock, barrier() so that whoever is
+/// done takes no core from those that are not, and check().
+class Rank {
  public:
-  void begin();
-  void end();
-  [[nodiscard]] double time_us() const { return time_us_; }
-  [[nodiscard]] double cpu_us() const { return cpu_us_; }
-
- private:
-  double time_us_ = 0;
-  double cpu_us_ = 0;
+  virtual ~Rank() = default;
+  /// Meets all ranks, by the system's own means.
+  virtual void barrier() = 0;
+  /// Writes fresh values into the input.
+  virtual void prepare(const Order& order, std::uint32_t seed) = 0;
+  /// The op, until its result can be read.
+  virtual void run(const Order& order) = 0;
+  /// Looks at the result on every page.
+  [[nodiscard]] virtual bool check(const Order& order, std::uint32_t seed) = 0;
 };
 
 /// Each page's first element has a value of its own, the others are the same.
 void fill(std::span<float> values, int rank, std::uint32_t seed);
-/// Of an allreduce over `ranks`; looks at two elements of each page.
+/// Looks at two elements of each page.
+[[nodiscard]] bool is_filled(std::span<const float> values, int rank, std::uint32_t seed);
+/// The same for the sum over `ranks`.
 [[nodiscard]] bool is_sum(std::span<const float> values, int ranks, std::uint32_t seed);
 
 /// Connects, then obeys until the coordinator says quit. Returns the process's exit status.
-int obey(const std::string& system, int rank, const std::function<bool(const Order&, int round, Round&)>& run_round);
+int obey(const std::string& system, int number, Rank& rank);
 
 }  // namespace bench

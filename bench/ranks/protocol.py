@@ -6,10 +6,28 @@ import os
 import resource
 import socket
 import time
+from typing import Protocol
 
 import numpy as np
 
 PAGE = 1024  # float32 elements
+
+
+class Rank(Protocol):
+    """One rank of a system under test. A round is prepare(), barrier(), run() under the clock, barrier() so that
+    whoever is done takes no core from those that are not, and check()."""
+
+    def barrier(self) -> None:
+        """Meets all ranks, by the system's own means."""
+
+    def prepare(self, op: str, variant: str, count: int, seed: int) -> None:
+        """Writes fresh values into the input of ``count`` float32 elements."""
+
+    def run(self, op: str, variant: str) -> None:
+        """The op, until its result can be read."""
+
+    def check(self, op: str, variant: str, seed: int) -> bool:
+        """Looks at the result on every page."""
 
 
 def _base(rank: int, seed: int) -> int:
@@ -23,10 +41,18 @@ def fill(values: np.ndarray, rank: int, seed: int) -> None:
     pages += (np.arange(len(pages)) % 16).astype(np.float32)
 
 
+def is_filled(values: np.ndarray, rank: int, seed: int) -> bool:
+    return _is_sum_of(values, [rank], seed)
+
+
 def is_sum(values: np.ndarray, ranks: int, seed: int) -> bool:
-    total = sum(_base(rank, seed) for rank in range(ranks))
+    return _is_sum_of(values, range(ranks), seed)
+
+
+def _is_sum_of(values: np.ndarray, ranks, seed: int) -> bool:
+    total = sum(_base(rank, seed) for rank in ranks)
     pages = values[::PAGE]
-    expected = total + ranks * (np.arange(len(pages)) % 16)
+    expected = total + len(ranks) * (np.arange(len(pages)) % 16)
     return bool(np.array_equal(pages, expected) and (values[1::PAGE] == total).all())
 
 
@@ -35,31 +61,25 @@ def _cpu_us() -> float:
     return (usage.ru_utime + usage.ru_stime) * 1e6
 
 
-class Clock:
-    def begin(self) -> None:
-        self.cpu_us = _cpu_us()
-        self.time_us = time.perf_counter()
-
-    def end(self) -> None:
-        self.time_us = (time.perf_counter() - self.time_us) * 1e6
-        self.cpu_us = _cpu_us() - self.cpu_us
-
-
-def obey(system: str, rank: int, run_round) -> None:
-    """Runs ``run_round(op, variant, count, seed, clock) -> bool`` as often as the coordinator asks for."""
+def obey(system: str, number: int, rank: Rank) -> None:
+    """Runs rounds as the coordinator orders them, until it says quit."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.environ["BENCH_SOCKET"])
         stream = connection.makefile("rw")
-        print("hello", system, rank, os.getpid(), file=stream, flush=True)
+        print("hello", system, number, os.getpid(), file=stream, flush=True)
         for line in stream:
             verb, *words = line.split()
             if verb != "run":
                 break
-            op, variant, count, rounds, seed = words[0], words[1], int(words[2]), int(words[3]), int(words[4])
+            op, variant, count, rounds, first_seed = words[0], words[1], int(words[2]), int(words[3]), int(words[4])
             times, cpu_us, right = [], 0.0, True
-            for index in range(rounds):
-                clock = Clock()
-                right = run_round(op, variant, count, seed + index, clock) and right
-                times.append(clock.time_us)
-                cpu_us += clock.cpu_us
+            for seed in range(first_seed, first_seed + rounds):
+                rank.prepare(op, variant, count, seed)
+                rank.barrier()
+                cpu_begin_us, begin = _cpu_us(), time.perf_counter()
+                rank.run(op, variant)
+                times.append((time.perf_counter() - begin) * 1e6)
+                cpu_us += _cpu_us() - cpu_begin_us
+                rank.barrier()
+                right = rank.check(op, variant, seed) and right
             print("times" if right else "wrong", cpu_us, *times, file=stream, flush=True)

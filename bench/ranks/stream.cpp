@@ -1,6 +1,8 @@
 // The bound: what memory gives when N inputs are read and one output is written, as plainly as a compiler can, on as
 // many threads as the daemon has lanes. After McCalpin's STREAM.
 #include <algorithm>
+#include <cstring>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -18,33 +20,54 @@ void add(const std::vector<std::vector<float>>& inputs, float* output, std::size
   }
 }
 
+/// Splits elements over the threads.
+template <class Work>
+void in_parallel(std::size_t count, const Work& work) {
+  const std::size_t threads = std::max(1U, std::thread::hardware_concurrency());
+  const std::size_t each = count / threads;
+  std::vector<std::thread> workers;
+  for (std::size_t i = 0; i < threads; ++i)
+    workers.emplace_back([&, i] { work(i * each, i + 1 == threads ? count : (i + 1) * each); });
+  for (auto& worker : workers) worker.join();
+}
+
+/// All streams in one process. The op `put` is one memcpy into memory that has been written before.
+class Stream final : public bench::Rank {
+ public:
+  explicit Stream(std::size_t streams) : inputs_(streams) {}
+
+  void barrier() override {}
+
+  void prepare(const bench::Order& order, std::uint32_t seed) override {
+    output_.resize(order.count);
+    for (std::size_t rank = 0; rank < inputs_.size(); ++rank) {
+      inputs_[rank].resize(order.count);
+      bench::fill(inputs_[rank], static_cast<int>(rank), seed);
+    }
+  }
+
+  void run(const bench::Order& order) override {
+    constexpr std::size_t worth_threads_bytes = 1 << 20;
+    if (order.op == "put") std::memcpy(output_.data(), inputs_[0].data(), order.count * sizeof(float));
+    else if (order.count * sizeof(float) < worth_threads_bytes) add(inputs_, output_.data(), 0, order.count);
+    else
+      in_parallel(order.count,
+                  [&](std::size_t first, std::size_t last) { add(inputs_, output_.data(), first, last); });
+  }
+
+  bool check(const bench::Order& order, std::uint32_t seed) override {
+    return order.op == "put" ? bench::is_filled(output_, 0, seed)
+                             : bench::is_sum(output_, static_cast<int>(inputs_.size()), seed);
+  }
+
+ private:
+  std::vector<std::vector<float>> inputs_;
+  std::vector<float> output_;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::size_t streams = argc > 1 ? std::stoul(argv[1]) : 4;
-  const std::size_t threads = std::max(1U, std::thread::hardware_concurrency());
-  std::vector<std::vector<float>> inputs(streams);
-  std::vector<float> output;
-  const auto run_round = [&](const bench::Order& order, int round, bench::Round& clock) {
-    const std::uint32_t seed = order.seed + static_cast<std::uint32_t>(round);
-    output.resize(order.count);
-    for (std::size_t rank = 0; rank < streams; ++rank) {
-      inputs[rank].resize(order.count);
-      bench::fill(inputs[rank], static_cast<int>(rank), seed);
-    }
-    const std::size_t each = order.count / threads;
-    clock.begin();
-    if (order.count * sizeof(float) < (1 << 20)) {
-      add(inputs, output.data(), 0, order.count);
-    } else {
-      std::vector<std::thread> workers;
-      for (std::size_t i = 0; i < threads; ++i)
-        workers.emplace_back(
-            [&, i] { add(inputs, output.data(), i * each, i + 1 == threads ? order.count : (i + 1) * each); });
-      for (auto& worker : workers) worker.join();
-    }
-    clock.end();
-    return bench::is_sum(output, static_cast<int>(streams), seed);
-  };
-  return bench::obey("stream", 0, run_round);
+  Stream stream(argc > 1 ? std::stoul(argv[1]) : 4);
+  return bench::obey("stream", 0, stream);
 }

@@ -12,13 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 RANKS = pathlib.Path(__file__).resolve().parents[1] / "ranks"
 MPIRUN = (
     "mpirun --oversubscribe --allow-run-as-root --bind-to none --mca mpi_yield_when_idle 1 --mca btl self,vader "
     "-x BENCH_SOCKET -x PYTHONPATH -n {ranks}"
 )
+ONE_PROCESS = ("stream", "ray_store")
 START_S = 120
 ROUND_S = 300
 
@@ -40,8 +41,12 @@ def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
         System("stream", "c++", (str(built / "stream"), str(ranks))),
         System("muster", "c++", (*muster_run, str(built / "muster_rank"))),
         System("muster", "python", (*muster_run, python, str(RANKS / "muster_rank.py"))),
-        System("gloo", "python", (python, str(RANKS / "start_gloo.py"), str(ranks))),
     ]
+    if ranks in (1, 4):
+        found.append(System("ray_store", "python", (python, str(RANKS / "ray_rank.py"))))
+    if ranks == 1:
+        return found
+    found.append(System("gloo", "python", (python, str(RANKS / "start_gloo.py"), str(ranks))))
     if shutil.which("mpirun") and (built / "mpi_rank").exists():
         found.append(System("openmpi", "c++", (*mpirun, str(built / "mpi_rank"))))
         found.append(System("mpi4py", "python", (*mpirun, python, str(RANKS / "mpi4py_rank.py"))))
@@ -53,7 +58,7 @@ class Contestant:
 
     def __init__(self, system: System, ranks: int, environment: dict[str, str], folder: pathlib.Path) -> None:
         self.system = system
-        self.ranks = 1 if system.name == "stream" else ranks
+        self.ranks = 1 if system.name in ONE_PROCESS else ranks
         self.log = folder / f"{system.name}-{system.client}-{ranks}.log"
         path = str(folder / f"{system.name}-{system.client}-{ranks}")
         self._listener = socket.socket(socket.AF_UNIX)
@@ -66,7 +71,12 @@ class Contestant:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**environment, "BENCH_SOCKET": path, "BENCH_RENDEZVOUS": f"file://{path}.rendezvous"},
+                env={
+                    **environment,
+                    "BENCH_SOCKET": path,
+                    "BENCH_RENDEZVOUS": f"file://{path}.rendezvous",
+                    "BENCH_RANKS": str(ranks),
+                },
                 start_new_session=True,
             )
         self.streams: list = [None] * self.ranks
@@ -87,6 +97,7 @@ class Contestant:
 
     def run(self, op: str, variant: str, count: int, rounds: int, seed: int) -> tuple[list[float], float]:
         """(each round's time in microseconds, that of its slowest rank; CPU microseconds of all ranks for one op)."""
+        before_us = daemon_cpu_us() if self.system.name == "muster" else 0.0
         for stream in self.streams:
             print("run", op, variant, count, rounds, seed, file=stream, flush=True)
         times: list[list[float]] = []
@@ -98,6 +109,8 @@ class Contestant:
                 raise RuntimeError(f"{self.system.name} ({self.system.client}) rank {rank} {what}")
             cpu_us += float(words[1])
             times.append([float(word) for word in words[2:]])
+        if self.system.name == "muster":
+            cpu_us += daemon_cpu_us() - before_us
         return [max(each) for each in zip(*times)], cpu_us / rounds
 
     def end(self) -> None:
@@ -113,14 +126,28 @@ class Contestant:
         self._listener.close()
 
 
+def daemon_cpu_us() -> float:
+    """What Muster's daemon has used so far, all threads."""
+    pid = int(os.environ["BENCH_DAEMON"])
+    nanoseconds = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            nanoseconds += int((task / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e3
+
+
 @contextlib.contextmanager
-def contestants(built: pathlib.Path, ranks: int, environment: dict[str, str]) -> Iterator[list[Contestant]]:
-    """All systems with this number of ranks, started; ends them, whatever happens."""
+def contestants(
+    built: pathlib.Path, ranks: int, environment: dict[str, str], only: Callable[[str, str], bool] = lambda *_: True
+) -> Iterator[list[Contestant]]:
+    """All systems with this number of ranks (of which `only(system, client)` holds), started; ends them, whatever
+    happens."""
     running: list[Contestant] = []
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         try:
             for system in systems(built, sys.executable, ranks):
-                running.append(Contestant(system, ranks, environment, pathlib.Path(folder)))
+                if only(system.name, system.client):
+                    running.append(Contestant(system, ranks, environment, pathlib.Path(folder)))
             yield running
         finally:
             for contestant in running:

@@ -48,21 +48,48 @@ def figure(system: str, client: str, row, ranks: int, times: list[float], cpu_us
     )
 
 
-# (op, variant of Muster, bytes, ranks or None for all) -> {peer: how many times as fast Muster shall be}
+MIB = 1 << 20
+
+
+def peer_of(one: Figure) -> tuple[str, ...]:
+    """The systems that a figure of Muster is shown beside."""
+    if one.op == "allreduce":
+        return ("ray_store",) if one.variant == "produce" else ("openmpi", "mpi4py", "gloo", "stream")
+    return {"put": ("stream", "ray_store"), "get": ("ray_store",)}.get(one.op, ("openmpi", "gloo"))
+
+
 def goal(one: Figure, peer: Figure) -> float | None:
-    mib = 1 << 20
-    if peer.system == "openmpi" and one.client == "c++":
+    """How many times as fast as the peer Muster shall be."""
+    if one.op == "put" and peer.system == "stream":
+        return 1 / 1.15
+    if one.op in ("reduce_scatter", "all_to_all"):
+        return 3.0
+    if one.op != "allreduce":
+        return None
+    if one.variant == "produce":
+        return 10.0
+    if peer.system == "openmpi" and one.client == "c++" and one.ranks in (4, 8):
         if one.variant == "out":
-            return 1.8 if one.bytes == 64 * mib and one.ranks > 2 else None
-        if one.ranks == 2 or one.variant != "default":
-            return None
-        return {1 << 10: 1.0, mib: 1.5, 16 * mib: 4.0, 64 * mib: 6.0}.get(one.bytes) if one.ranks in (4, 8) else None
+            return 1.8 if one.bytes == 64 * MIB else None
+        if one.variant == "default":
+            wanted = {1 << 10: 1.0, 64 * MIB: 6.0}
+            return {**wanted, MIB: 1.5, 16 * MIB: 4.0}.get(one.bytes) if one.ranks == 4 else wanted.get(one.bytes)
+        return None
     if peer.system == "mpi4py" and one.client == "python" and one.bytes == 1 << 10 and one.ranks in (4, 8):
-        return 1.0
+        return 1.0 if one.variant == "default" else None
     if peer.system == "gloo" and one.variant == "default":
         return 5.0 if one.ranks == 2 else 10.0
-    if peer.system == "stream" and one.variant == "default" and one.bytes >= 16 * mib:
+    if peer.system == "stream" and one.variant == "default" and one.bytes >= 16 * MIB:
         return 0.8
+    return None
+
+
+def limit_us(one: Figure) -> float | None:
+    """How long the op may take whatever the peers do."""
+    if one.op == "get":
+        return 20.0
+    if one.op in ("broadcast", "allgather", "gather", "scatter"):
+        return 100.0
     return None
 
 
@@ -73,30 +100,48 @@ def size_text(size: int) -> str:
     return f"{size} B"
 
 
+def cell(one: Figure, other: Figure) -> str:
+    ratio, wanted = other.median_us / one.median_us, goal(one, other)
+    return f"{other.system} {ratio:.2f}" + (f" ({wanted:.2g}{'' if ratio >= wanted else ' !'})" if wanted else "")
+
+
 def table(figures: list[Figure]) -> str:
     """Muster's figures, and how many times as fast as each peer they are; a goal in brackets, with ! where missed."""
-    peers = ("openmpi", "mpi4py", "gloo", "stream")
     lines = [
-        "| allreduce | ranks | client | median | GB/s | CPU | " + " | ".join(f"vs {peer}" for peer in peers) + " |"
+        "| op | ranks | client | median | GB/s | CPU | times as fast as |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines.append("| --- " * (6 + len(peers)) + "|")
     for one in figures:
-        if one.system != "muster":
+        if one.system != "muster" or one.op == "call":
             continue
-        cells = []
-        for peer in peers:
-            other = next(
-                (f for f in figures if f.system == peer and (f.op, f.ranks, f.bytes) == (one.op, one.ranks, one.bytes)),
-                None,
-            )
-            if other is None:
-                cells.append("")
-                continue
-            ratio, wanted = other.median_us / one.median_us, goal(one, other)
-            cells.append(f"{ratio:.2f}" + (f" ({wanted:g}{'' if ratio >= wanted else ' !'})" if wanted else ""))
+        peers = [
+            cell(one, other)
+            for other in figures
+            if other.system in peer_of(one) and (other.op, other.ranks, other.bytes) == (one.op, one.ranks, one.bytes)
+        ]
+        if limit := limit_us(one):
+            peers.insert(0, f"at most {limit:g} us{'' if one.median_us <= limit else ' !'}")
         variant = "" if one.variant == "default" else f", {one.variant}"
         lines.append(
-            f"| {size_text(one.bytes)}{variant} | {one.ranks} | {one.client} | {one.median_us:.1f} us | {one.gbps:.1f} "
-            f"| {one.cpu_us:.0f} us | " + " | ".join(cells) + " |"
+            f"| {one.op} {size_text(one.bytes)}{variant} | {one.ranks} | {one.client} | {one.median_us:.1f} us "
+            f"| {one.gbps:.1f} | {one.cpu_us:.0f} us | {', '.join(peers)} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + calls(figures))
+
+
+CALL_LIMITS_US = {1: 20, 10: 40, 1000: 1000}
+
+
+def calls(figures: list[Figure]) -> list[str]:
+    """What a decorated call takes beyond the same call undecorated."""
+    found = {(one.bytes >> 10, one.variant): one.median_us for one in figures if one.op == "call"}
+    lines = []
+    for arrays, limit in CALL_LIMITS_US.items():
+        if (arrays, "default") not in found:
+            continue
+        more = found[arrays, "default"] - found[arrays, "undecorated"]
+        missed = "" if more <= limit else " !"
+        lines.append(
+            f"| decorated call, {arrays} arrays | 1 | python | {more:.1f} us more | | | at most {limit} us{missed} |"
+        )
+    return lines

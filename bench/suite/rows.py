@@ -1,4 +1,4 @@
-"""What is measured: the sizes, and how many rounds each is worth."""
+"""What is measured: which ops, sizes and systems, and how many rounds each is worth."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import dataclasses
 
 KIB, MIB = 1 << 10, 1 << 20
 
+COLLECTIVE_SYSTEMS = frozenset({"muster", "openmpi", "mpi4py", "gloo", "stream"})
+RANKS = (1, 2, 4, 8)
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     op: str
     variant: str
-    bytes: int
+    bytes: int  # of one rank's input; of `call`: 1 KiB for each array
     rounds: int  # of one turn
+    systems: frozenset[str] = COLLECTIVE_SYSTEMS
+    client: str | None = None  # of Muster; None: both
 
     @property
     def count(self) -> int:
-        return self.bytes // 4
+        """float32 elements of one rank's input; of `call`: arrays."""
+        return self.bytes // KIB if self.op == "call" else self.bytes // 4
+
+    def includes(self, system: str, client: str) -> bool:
+        return system in self.systems and (system != "muster" or self.client in (None, client))
 
 
 def rounds_for(size: int) -> int:
@@ -24,9 +33,35 @@ def rounds_for(size: int) -> int:
     return max(3, min(200, 64 * MIB // max(size, 1) * 3 // 2 if size > 256 * KIB else 200))
 
 
-def allreduce_rows(quick: bool) -> list[Row]:
+def _row(op: str, variant: str, size: int, *systems: str, client: str | None = None) -> Row:
+    return Row(op, variant, size, rounds_for(size), frozenset(systems) or COLLECTIVE_SYSTEMS, client)
+
+
+def rows(ranks: int, quick: bool) -> list[Row]:
+    return one_process() if ranks == 1 else collectives(ranks, quick)
+
+
+def one_process() -> list[Row]:
+    found = [
+        _row("put", "default", 64 * MIB, "muster", "stream", "ray_store", client="python"),
+        _row("get", "default", 64 * MIB, "muster", "ray_store", client="python"),
+    ]
+    for arrays in (1, 10, 1000):
+        for variant in ("default", "undecorated"):
+            found.append(_row("call", variant, arrays * KIB, "muster", client="python"))
+    return found
+
+
+def collectives(ranks: int, quick: bool) -> list[Row]:
     sizes = [KIB, MIB, 16 * MIB, 64 * MIB] if quick else [KIB << shift for shift in range(0, 17, 2)]
-    rows = [Row("allreduce", "default", size, rounds_for(size)) for size in sizes]
-    rows += [Row("allreduce", "out", size, rounds_for(size)) for size in (16 * MIB, 64 * MIB)]
-    rows += [Row("allreduce", "first_read", 64 * MIB, rounds_for(64 * MIB))]
-    return rows
+    found = [_row("allreduce", "default", size) for size in sizes]
+    found += [_row("allreduce", "out", size, "muster") for size in (16 * MIB, 64 * MIB)]
+    found += [_row("allreduce", "first_read", 64 * MIB, "muster")]
+    found += [_row("allreduce", "seal", size, "muster") for size in (KIB, MIB)]
+    if ranks == 4:
+        found += [_row("allreduce", "produce", 64 * MIB, "muster", "ray_store", client="python")]
+        for op in ("broadcast", "allgather", "gather", "scatter"):
+            found += [_row(op, "default", size, "muster", client="c++") for size in (KIB, 64 * MIB)]
+        for op in ("reduce_scatter", "all_to_all"):
+            found.append(_row(op, "default", 16 * MIB, "muster", "openmpi", "gloo", client="c++"))
+    return found

@@ -1,0 +1,26 @@
+"""One row, all systems, in turn."""
+
+from __future__ import annotations
+
+import random
+
+from suite import report, rows
+from suite.contestants import Contestant
+
+TURNS = 3
+
+
+def measure(row: rows.Row, running: list[Contestant], ranks: int, generator: random.Random) -> list[report.Figure]:
+    """Each system has several turns, in an order that changes, so that whatever else the machine does meets all."""
+    times: dict[Contestant, list[float]] = {contestant: [] for contestant in running}
+    cpu_us: dict[Contestant, list[float]] = {contestant: [] for contestant in running}
+    for contestant in running:
+        contestant.run(row.op, row.variant, row.count, 2, 0)  # warm
+    for turn in range(TURNS):
+        for contestant in generator.sample(running, len(running)):
+            took, cpu = contestant.run(row.op, row.variant, row.count, row.rounds, generator.randrange(1000) + turn)
+            times[contestant] += took
+            cpu_us[contestant].append(cpu)
+    return [
+        report.figure(each.system.name, each.system.client, row, ranks, times[each], cpu_us[each]) for each in running
+    ]
