@@ -87,13 +87,10 @@ void Arena::free(void* address) {
 }
 
 std::optional<ArenaRegion> Arena::find(const void* address) const {
-  const auto* byte = static_cast<const std::byte*>(address);
   const std::lock_guard lock(mutex_);
-  auto after = regions_.upper_bound(byte);
-  if (after == regions_.begin()) return std::nullopt;
-  const auto& region = std::prev(after)->second.region;
-  if (byte >= region.address + region.bytes) return std::nullopt;
-  return region;
+  const auto found = region_of(static_cast<const std::byte*>(address));
+  if (found == regions_.end()) return std::nullopt;
+  return found->second.region;
 }
 
 std::uint64_t Arena::allocated_bytes() const {
@@ -101,11 +98,15 @@ std::uint64_t Arena::allocated_bytes() const {
   return allocator_.allocated_bytes();
 }
 
-Arena::Regions::iterator Arena::region_of(const std::byte* address) {
-  auto after = regions_.upper_bound(address);
-  if (after == regions_.begin()) return regions_.end();
-  const auto found = std::prev(after);
-  return address < found->second.region.address + found->second.region.bytes ? found : regions_.end();
+Arena::Regions::const_iterator Arena::region_of(const std::byte* address) const {
+  if (auto exact = regions_.find(address); exact != regions_.end()) return exact;
+  for (const auto& [id, segment] : segments_) {
+    const auto* begin = segment.mapping.data();
+    if (address < begin || address >= begin + segment.mapping.bytes()) continue;
+    const auto region = allocator_.find(id, static_cast<std::uint64_t>(address - begin));
+    return region ? regions_.find(begin + region->offset) : regions_.end();
+  }
+  return regions_.end();
 }
 
 Result<void> Arena::adopt(ipc::ObjectId object, std::span<const std::byte* const> addresses) {
@@ -114,10 +115,11 @@ Result<void> Arena::adopt(ipc::ObjectId object, std::span<const std::byte* const
     if (disowned_ || region_of(address) == regions_.end())
       return Error(Code::invalid, "memory to seal is not memory of the store, or was freed");
   auto& adopted = objects_[object];
+  adopted.reserve(addresses.size());
   for (const auto* address : addresses) {
-    auto region = region_of(address);
-    ++region->second.objects;
-    adopted.push_back(region->first);
+    const auto* begin = region_of(address)->first;
+    ++regions_.at(begin).objects;
+    adopted.push_back(begin);
   }
   return {};
 }
@@ -154,6 +156,7 @@ void Arena::release_if_unused(Regions::iterator region) {
 
 Arena::Idle Arena::take_idle(std::chrono::steady_clock::duration free_for) {
   Idle idle;
+  if (!allocator_.has_free_segment()) return idle;
   const auto now = std::chrono::steady_clock::now();
   for (const auto segment : allocator_.free_segments()) {
     const auto since = free_since_.try_emplace(segment, now).first->second;

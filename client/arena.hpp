@@ -2,11 +2,11 @@
 // A region is used again only when the object that lies in it and every local array over it are gone, in either order.
 #pragma once
 
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -86,11 +86,12 @@ class Arena {
     bool local = true;          ///< a local array lies over it
     std::uint32_t objects = 0;  ///< live objects in it
   };
-  using Regions = std::map<const std::byte*, Region>;
+  using Regions = boost::unordered_flat_map<const std::byte*, Region>;
 
   std::byte* place(std::uint64_t bytes, std::uint64_t call);
   void release_if_unused(Regions::iterator region);
-  [[nodiscard]] Regions::iterator region_of(const std::byte* address);
+  /// The region that contains the address; end() if none does.
+  [[nodiscard]] Regions::const_iterator region_of(const std::byte* address) const;
   using Idle = std::vector<ipc::SegmentId>;
   /// Takes the segments out that have been wholly free for at least this long; the caller tells the daemon, unlocked.
   [[nodiscard]] Idle take_idle(std::chrono::steady_clock::duration free_for);
@@ -105,7 +106,7 @@ class Arena {
   ipc::RegionAllocator allocator_;
   std::unordered_map<ipc::SegmentId, LeasedSegment> segments_;
   std::unordered_map<ipc::SegmentId, std::chrono::steady_clock::time_point> free_since_;
-  Regions regions_;
+  Regions regions_;  ///< by where they begin
   std::unordered_map<ipc::ObjectId, std::vector<const std::byte*>> objects_;
   std::unordered_map<ipc::ObjectId, ipc::SegmentId> hard_objects_;
   bool disowned_ = false;

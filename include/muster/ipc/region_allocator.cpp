@@ -86,7 +86,7 @@ std::optional<RegionAllocator::Region> RegionAllocator::allocate_small(std::uint
   if (reused) slab.free_slot = slab.links[slot];
   slab.links[slot] = slot_taken;
   if (++slab.used == slab.links.size()) unlink(index);
-  ++slab.home->regions;
+  count_region(*slab.home);
   const auto bytes = class_bytes(size_class);
   return Region{slab.segment, slab.offset + std::uint64_t{slot} * bytes, bytes};
 }
@@ -94,7 +94,7 @@ std::optional<RegionAllocator::Region> RegionAllocator::allocate_small(std::uint
 std::optional<RegionAllocator::Region> RegionAllocator::allocate_pages(std::uint64_t bytes) {
   const auto extent = take_extent(bytes);
   if (!extent) return std::nullopt;
-  ++segment_of(extent->segment).regions;
+  count_region(segment_of(extent->segment));
   return Region{extent->segment, extent->offset, extent->bytes};
 }
 
@@ -144,7 +144,7 @@ void RegionAllocator::free(SegmentId segment, std::uint64_t offset) {
     free_small(home, slab, offset);
   } else {
     allocated_bytes_ -= extents_.give(segment, offset);
-    --home.regions;
+    forget_region(home);
   }
 }
 
@@ -157,7 +157,7 @@ void RegionAllocator::free_small(Segment& segment, std::uint32_t index, std::uin
   slab.links[slot] = slab.free_slot;
   slab.free_slot = static_cast<std::uint16_t>(slot);
   allocated_bytes_ -= bytes;
-  --segment.regions;
+  forget_region(segment);
   if (slab.used == slab.links.size()) link(index);
   if (--slab.used == 0 && (slab.previous != none || slab.next != none)) drop_slab(index);
 }

@@ -42,6 +42,7 @@ class RegionAllocator {
   [[nodiscard]] std::uint64_t segment_bytes() const { return segment_bytes_; }      ///< of all segments together
   /// Segments in which no region is allocated.
   [[nodiscard]] std::vector<SegmentId> free_segments() const;
+  [[nodiscard]] bool has_free_segment() const { return used_segments_ < segments_.size(); }
 
  private:
   static constexpr std::size_t class_count = 32;
@@ -67,6 +68,8 @@ class RegionAllocator {
     std::vector<std::uint16_t> links;  ///< per slot: the next free one, or that it is taken
   };
 
+  void count_region(Segment& segment) { used_segments_ += segment.regions++ == 0; }
+  void forget_region(Segment& segment) { used_segments_ -= --segment.regions == 0; }
   [[nodiscard]] static std::uint32_t class_of(std::uint64_t bytes);
   [[nodiscard]] static std::uint32_t class_bytes(std::uint32_t size_class);
   [[nodiscard]] static std::uint32_t slots_of(std::uint32_t size_class);
@@ -91,6 +94,7 @@ class RegionAllocator {
   std::array<std::uint32_t, class_count> with_room_ = filled();  ///< first slab of each class that has a free slot
   std::uint64_t allocated_bytes_ = 0;
   std::uint64_t segment_bytes_ = 0;
+  std::size_t used_segments_ = 0;  ///< those with regions
 
   static constexpr std::array<std::uint32_t, class_count> filled() {
     std::array<std::uint32_t, class_count> slabs{};

@@ -1,0 +1,96 @@
+// Who connects, and who is refused: also when descriptors have run out.
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <muster/ipc/socket.hpp>
+
+#include "base/log.hpp"
+#include "session/asio_server.hpp"
+#include "session/frames.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+Error out_of_descriptors() {
+  return {Code::quota_exceeded, "the daemon is out of file descriptors",
+          "raise its limit (ulimit -n) or end some clients"};
+}
+
+void AsioServer::wait_for_connections() {
+  listener_.async_wait(readable, [this](error_code error) {
+    if (error || stopping_) return;
+    accept_some();
+  });
+}
+
+void AsioServer::accept_some() {
+  constexpr int connections_per_turn = 32;
+  for (int i = 0; i < connections_per_turn; ++i) {
+    ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) {
+      adopt(std::move(socket));
+      continue;
+    }
+    if (errno == EMFILE || errno == ENFILE) {
+      if (refuse_one()) continue;
+      // Not even one to refuse with: others wait in line until there is.
+      constexpr auto pause = std::chrono::milliseconds(50);
+      accept_again_.expires_after(pause);
+      return accept_again_.async_wait([this](error_code error) {
+        if (!error && !stopping_) accept_some();
+      });
+    }
+    break;
+  }
+  wait_for_connections();
+}
+
+bool AsioServer::refuse_one() {
+  spare_.reset();
+  {
+    const ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) refuse(socket, out_of_descriptors());
+  }
+  spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  return static_cast<bool>(spare_);
+}
+
+void AsioServer::refuse(const ipc::Fd& socket, const Error& why) {
+  static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
+  log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
+}
+
+void AsioServer::adopt(ipc::Fd socket) {
+  if (connections_.size() >= settings_.clients_max)
+    return refuse(socket, Error(Code::quota_exceeded, std::to_string(connections_.size()) + " clients are connected",
+                                "raise --clients-max"));
+  ucred credentials{};
+  socklen_t size = sizeof credentials;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return;
+  ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
+  if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(socket, out_of_descriptors());
+  const ClientId id{++last_client_};
+  auto connection = std::make_shared<Connection>(io_, id, socket.release());
+  connections_.emplace(id, connection);
+  node_.connected(id, {credentials.uid, credentials.pid}, now_);
+  // Without a pidfd (a process that is gone already, or of another pid namespace) the socket's end has to do.
+  if (process) {
+    connection->process.assign(process.release());
+    wait_for_death(connection);
+  }
+  connection->hello.expires_after(settings_.hello_timeout);
+  connection->hello.async_wait([this, connection](error_code error) {
+    if (error) return;
+    node_.violated(connection->id, Error(Code::timeout, "no Hello came"), Clock::now());
+  });
+  wait_for_frames(connection);
+  idle_.cancel();
+}
+
+}  // namespace musterd

@@ -1,0 +1,150 @@
+// The server's one class, over several files: the loop and the end are in server.cpp, who comes in accepting.cpp, what
+// comes from one client in connections.cpp, what the node wants done in effects.cpp.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+
+#include "memory/populator.hpp"
+#include "session/channel.hpp"
+#include "session/endpoint.hpp"
+#include "session/outside.hpp"
+#include "session/server.hpp"
+
+namespace musterd {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using Descriptor = asio::posix::stream_descriptor;
+inline constexpr auto readable = Descriptor::wait_read;
+
+/// A descriptor that Asio owns, lent to a function that wants an Fd.
+struct Borrowed {
+  explicit Borrowed(int number) : fd(number) {}
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  ~Borrowed() { static_cast<void>(fd.release()); }
+  muster::ipc::Fd fd;
+};
+
+[[nodiscard]] muster::Error out_of_descriptors();
+/// Whether it has come to its end or has something to read. Asio recycles what it keeps per descriptor: an event of a
+/// descriptor that was closed a moment ago may wake whoever waits for a new one.
+[[nodiscard]] bool is_readable(Descriptor& descriptor);
+
+struct Unsent {
+  std::vector<std::byte> frame;
+  std::vector<muster::ipc::Fd> fds;
+};
+
+struct Connection {
+  Connection(asio::io_context& io, ClientId id_, int socket_fd)
+      : id(id_), socket(io, socket_fd), process(io), doorbell(io), hello(io) {}
+  ClientId id;
+  Descriptor socket;
+  Descriptor process;   ///< pidfd: a forked child may hold the socket open after the client's death
+  Descriptor doorbell;  ///< a duplicate of the channel's
+  asio::steady_timer hello;
+  std::unique_ptr<Channel> channel;
+  std::deque<Unsent> unsent;
+  bool sending = false;
+  bool paused = false;  ///< frames are not received until what is unsent has gone out
+  bool polled = false;
+  bool dirty = false;
+  bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
+};
+using ConnectionPtr = std::shared_ptr<Connection>;
+
+class AsioServer final : public Server, public Outside {
+ public:
+  AsioServer(ServerSettings settings, Endpoint endpoint);
+  ~AsioServer() override;
+  std::string run() override;
+
+  // Outside
+  void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
+  void welcome(ClientId client, std::span<const std::byte> frame) override;
+  void greeted(ClientId client) override;
+  void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
+  void close(ClientId client, const std::string& why) override;
+  void read_all_rings() override;
+  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
+  void run(Job job) override;
+  void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
+  muster::ipc::Capability random_capability() override;
+  void stop(std::string reason) override;
+
+ private:
+  // accepting.cpp
+  void wait_for_connections();
+  void accept_some();
+  [[nodiscard]] bool refuse_one();
+  static void refuse(const muster::ipc::Fd& socket, const muster::Error& why);
+  void adopt(muster::ipc::Fd socket);
+  // connections.cpp
+  void wait_for_frames(const ConnectionPtr& connection);
+  void wait_for_doorbell(const ConnectionPtr& connection);
+  void wait_for_death(const ConnectionPtr& connection);
+  void receive_some(const ConnectionPtr& connection);
+  void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
+  bool read_ring(const ConnectionPtr& connection, int records_max);
+  void read_ring_once(const ConnectionPtr& connection);
+  void ended(const ConnectionPtr& connection, const std::string& how);
+  void drop(const ConnectionPtr& connection);
+  void flush_socket(const ConnectionPtr& connection);
+  void unsendable(const ConnectionPtr& connection, const muster::Error& error);
+  [[nodiscard]] ConnectionPtr find(ClientId client) const;
+  // server.cpp: the loop and the end
+  bool poll_rings();
+  bool run_posted();
+  void flush_completions();
+  void set_polled(const ConnectionPtr& connection, bool polled);
+  void sleep();
+  void tick_if_due();
+  void arm_idle_exit();
+  void finish_stop();
+
+  ServerSettings settings_;
+  Endpoint endpoint_;
+  asio::io_context io_{1};
+  Descriptor listener_;
+  asio::signal_set signals_;
+  asio::steady_timer idle_;
+  asio::steady_timer accept_again_;
+  asio::steady_timer stop_deadline_;
+  muster::ipc::Fd spare_;  ///< given up to refuse a connection politely when descriptors run out
+  std::map<ClientId, ConnectionPtr> connections_;
+  std::vector<ConnectionPtr> polled_;
+  std::vector<ConnectionPtr> dirty_;
+  std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
+  std::uint32_t last_client_ = 0;
+  std::vector<std::uint64_t> random_;
+  TimePoint now_ = Clock::now();
+  TimePoint next_tick_ = TimePoint::max();
+  std::size_t jobs_ = 0;
+  bool stopping_ = false;
+  bool done_ = false;
+  std::string reason_;
+
+  Populator populator_;
+  Node node_;
+  // What lanes have posted holds leases of the node's objects, so it goes first.
+  std::mutex posted_mutex_;
+  std::vector<std::function<void()>> posted_;
+  std::atomic<bool> has_posted_{false};
+  std::atomic<bool> sleeping_{false};
+  Engine engine_;
+};
+
+}  // namespace musterd
