@@ -9,26 +9,18 @@
 #include <filesystem>
 #include <exception>
 #include <iostream>
-#include <thread>
-
-#include <sched.h>
 
 #include <muster/ipc/socket.hpp>
 
 #include "base/config.hpp"
 #include "base/log.hpp"
 #include "base/sd_notify.hpp"
+#include "base/topology.hpp"
 #include "base/version.hpp"
 #include "session/server.hpp"
 
 namespace musterd {
 namespace {
-
-unsigned allowed_cores() {
-  cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return std::max(1U, std::thread::hardware_concurrency());
-  return static_cast<unsigned>(std::max(1, CPU_COUNT(&set)));
-}
 
 /// Each client costs a handful of descriptors, so take all that the system lets us have.
 std::uint64_t raise_descriptor_limit() {
@@ -93,7 +85,9 @@ ServerSettings server_settings(const Config& config) {
   node.segment_bytes = std::clamp(memory / 8 / page * page, page * 16, segment_bytes_max);
   node.in_flight_max = config.in_flight_max;
   node.idle_exit_s = config.idle_exit_s;
-  node.lanes = config.lanes ? config.lanes : allowed_cores();
+  const Topology topology;
+  node.lanes = config.lanes ? config.lanes : topology.cores();
+  settings.place_lane = [topology](unsigned lane) { topology.stay_on_node(lane); };
   node.huge_pages = huge_pages();
   node.pickle_lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.pickle_lease_s));
   settings.ready = [fd = config.ready_fd] {

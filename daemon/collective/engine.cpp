@@ -144,7 +144,9 @@ class Engine::Running {
   std::size_t running_ = 0;
 };
 
-Engine::Engine(unsigned lanes, std::function<void(std::function<void()>)> post) : post_(std::move(post)) {
+Engine::Engine(unsigned lanes, std::function<void(std::function<void()>)> post,
+               std::function<void(unsigned lane)> place)
+    : post_(std::move(post)), place_(std::move(place)) {
   // Signals are the control thread's: lanes inherit a mask without any.
   sigset_t all;
   sigset_t before;
@@ -185,6 +187,7 @@ std::deque<std::shared_ptr<Engine::Running>>* Engine::next_queue() {
 
 void Engine::work(unsigned lane) {
   pthread_setname_np(pthread_self(), ("muster-lane-" + std::to_string(lane)).substr(0, 15).c_str());
+  place_(lane);
   std::unique_lock lock(mutex_);
   while (true) {
     std::deque<std::shared_ptr<Running>>* queue = nullptr;

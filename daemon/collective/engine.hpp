@@ -36,9 +36,12 @@ struct Job {
 
 class Engine {
  public:
-  /// `post` is called from lanes with a function to run on the control thread; it must be thread-safe.
-  /// The job, and so its lease, is destroyed with that function. `lanes`: at least 1.
-  Engine(unsigned lanes, std::function<void(std::function<void()>)> post);
+  /// `place` is called on each lane's own thread before it works. `post` is called from lanes with a function to run on
+  /// the control thread; it must be thread-safe. The job, and so its lease, is destroyed with that function. `lanes`:
+  /// at least 1.
+  Engine(
+      unsigned lanes, std::function<void(std::function<void()>)> post,
+      std::function<void(unsigned lane)> place = [](unsigned) {});
   ~Engine();  ///< waits for the chunks that run; what has not begun is dropped
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -60,6 +63,7 @@ class Engine {
   [[nodiscard]] std::deque<std::shared_ptr<Running>>* next_queue();
 
   std::function<void(std::function<void()>)> post_;
+  std::function<void(unsigned lane)> place_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Running>> small_;  ///< jobs of about one chunk

@@ -107,6 +107,7 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // server.cpp: the loop and the end
   bool poll_rings();
+  void take_posted(std::function<void()> function);  ///< from lanes
   bool run_posted();
   void flush_completions();
   void set_polled(const ConnectionPtr& connection, bool polled);

@@ -32,14 +32,9 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       node_(settings_.node, *this),
-      engine_(settings_.node.lanes, [this](std::function<void()> function) {
-        {
-          const std::lock_guard lock(posted_mutex_);
-          posted_.push_back(std::move(function));
-        }
-        has_posted_.store(true, std::memory_order_seq_cst);
-        if (sleeping_.load(std::memory_order_seq_cst)) asio::post(io_, [] {});
-      }) {}
+      engine_(
+          settings_.node.lanes, [this](std::function<void()> function) { take_posted(std::move(function)); },
+          settings_.place_lane) {}
 
 AsioServer::~AsioServer() = default;
 
@@ -93,6 +88,15 @@ bool AsioServer::poll_rings() {
       worked |= read_ring(connection, records_per_turn);
   }
   return worked;
+}
+
+void AsioServer::take_posted(std::function<void()> function) {
+  {
+    const std::lock_guard lock(posted_mutex_);
+    posted_.push_back(std::move(function));
+  }
+  has_posted_.store(true, std::memory_order_seq_cst);
+  if (sleeping_.load(std::memory_order_seq_cst)) asio::post(io_, [] {});
 }
 
 bool AsioServer::run_posted() {

@@ -19,7 +19,8 @@ struct ServerSettings {
   std::size_t clients_max = 4096;
   Duration hello_timeout = std::chrono::seconds(5);
   Duration stop_timeout = std::chrono::seconds(2);
-  std::function<void()> ready;  ///< called once when clients can connect
+  std::function<void(unsigned lane)> place_lane = [](unsigned) {};  ///< called once on each lane's thread
+  std::function<void()> ready;                                      ///< called once when clients can connect
 };
 
 class Server {

@@ -1,0 +1,35 @@
+// The cores that the daemon may use, as hwloc and the cgroup know them: how many lanes make sense, and where they run.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+namespace musterd {
+
+class Topology {
+ public:
+  /// Of this machine, restricted to what this process may use.
+  Topology();
+
+  /// Cores that this process may use at the same time: those it is allowed on (hyperthreads of one core count once, as
+  /// folding is bound by memory), at most its cgroup's CPU quota. At least 1.
+  [[nodiscard]] unsigned cores() const { return cores_; }
+  /// NUMA nodes that these cores belong to. At least 1.
+  [[nodiscard]] unsigned nodes() const { return nodes_; }
+  /// Keeps the calling thread on the cores of one node, counted round; does nothing where there is only one, so that
+  /// the kernel may place it beside the ranks.
+  void stay_on_node(unsigned node) const;
+
+ private:
+  struct Loaded;
+  std::shared_ptr<const Loaded> loaded_;  ///< null where hwloc could not look
+  unsigned cores_ = 1;
+  unsigned nodes_ = 1;
+};
+
+/// Cores' worth of time that a cgroup may use, from cpu.max (version 2) or cpu.cfs_quota_us and cpu.cfs_period_us
+/// (version 1) in `folder`; nothing if there is no limit.
+[[nodiscard]] std::optional<double> cpu_quota(const std::filesystem::path& folder);
+
+}  // namespace musterd
