@@ -94,7 +94,8 @@ void groups(Client& client) {
       first.push_back(seat(client, name, 0));
       second.push_back(seat(client, name, 1));
     }
-    print("groups", number, median_us(std::max(10, 300 / number), [&] { run_all(first, second, input, number); }) / number);
+    print("groups", number,
+          median_us(std::max(10, 300 / number), [&] { run_all(first, second, input, number); }) / number);
   }
 }
 

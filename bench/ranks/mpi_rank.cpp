@@ -42,8 +42,8 @@ class MpiRank final : public bench::Rank {
     const auto own_part = seed + static_cast<std::uint32_t>(number_);
     if (order.op == "reduce_scatter") return bench::is_sum(result_, ranks_, own_part);
     for (int from = 0; from < ranks_; ++from)
-      if (!bench::is_filled(
-              std::span(result_).subspan(static_cast<std::size_t>(from) * part(order), part(order)), from, own_part))
+      if (!bench::is_filled(std::span(result_).subspan(static_cast<std::size_t>(from) * part(order), part(order)), from,
+                            own_part))
         return false;
     return true;
   }

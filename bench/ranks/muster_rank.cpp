@@ -49,7 +49,8 @@ class MusterRank final : public bench::Rank {
     if (order.op == "allreduce")
       return bench::is_sum(order.variant == "out" ? std::span<const float>(own_) : result_.front().span<float>(),
                            group_.world_size(), seed);
-    if (order.op == "reduce_scatter") return bench::is_sum(result_.front().span<float>(), group_.world_size(), own_part);
+    if (order.op == "reduce_scatter")
+      return bench::is_sum(result_.front().span<float>(), group_.world_size(), own_part);
     if (order.op == "broadcast") return bench::is_filled(result_.front().span<float>(), 0, seed);
     if (order.op == "scatter") return bench::is_filled(result_.front().span<float>(), 0, own_part);
     if (order.op == "gather" && !at_root) return result_.empty();

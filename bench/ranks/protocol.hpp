@@ -18,8 +18,8 @@ struct Order {
   std::uint32_t seed = 0;
 };
 
-/// One rank of a system under test. A round is prepare(), barrier(), run() under the clock, barrier() so that whoever is
-/// done takes no core from those that are not, and check().
+/// One rank of a system under test. A round is prepare(), two barriers so that all are here and awake, run() under the
+/// clock, a barrier so that whoever is done takes no core from those that are not, and check().
 class Rank {
  public:
   virtual ~Rank() = default;

@@ -51,8 +51,7 @@ class Stream final : public bench::Rank {
     if (order.op == "put") std::memcpy(output_.data(), inputs_[0].data(), order.count * sizeof(float));
     else if (order.count * sizeof(float) < worth_threads_bytes) add(inputs_, output_.data(), 0, order.count);
     else
-      in_parallel(order.count,
-                  [&](std::size_t first, std::size_t last) { add(inputs_, output_.data(), first, last); });
+      in_parallel(order.count, [&](std::size_t first, std::size_t last) { add(inputs_, output_.data(), first, last); });
   }
 
   bool check(const bench::Order& order, std::uint32_t seed) override {
