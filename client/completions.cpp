@@ -218,7 +218,6 @@ void Connection::read_for_all(const std::function<bool()>& over, SteadyTime unti
   constexpr unsigned rounds_per_look = 8;  // at the clock
   ipc::Backoff backoff;
   const auto begin = steady_clock::now();
-  auto spin_until = begin + patience_.spin_max();
   while (!over() && alive() && !has_callbacks_) {
     if (has_completions() && drain()) {
       backoff.reset();
@@ -228,7 +227,7 @@ void Connection::read_for_all(const std::function<bool()>& over, SteadyTime unti
     if (backoff.rounds() % rounds_per_look != 0) continue;
     const auto now = steady_clock::now();
     if (now >= until) break;
-    if (now >= spin_until) sleep_for_completions(over, until);
+    if (now >= begin + patience_.spin_max(backoff)) sleep_for_completions(over, until);
   }
   patience_.waited(steady_clock::now() - begin);
   // Once in a while, and whenever nothing has come for long: is the daemon still there?

@@ -69,7 +69,7 @@ std::string AsioServer::run() {
     }
     if (worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
-    if (!polled_.empty() && jobs_ == 0 && now_ - last_work < patience.spin_max()) {
+    if (!polled_.empty() && jobs_ == 0 && now_ - last_work < patience.spin_max(backoff)) {
       backoff.step();
       continue;
     }

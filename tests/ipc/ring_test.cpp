@@ -7,6 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include <sched.h>
+
 #include <catch2/catch.hpp>
 #include <muster/ipc/ring.hpp>
 
@@ -281,4 +283,38 @@ TEST_CASE("a reader's position that can't be is Invalid for the writer, which wr
 }
 
 }  // namespace
+/// Keeps this thread, and those that it starts, on one core.
+struct OneCore {
+  cpu_set_t before;
+  OneCore() {
+    ::sched_getaffinity(0, sizeof before, &before);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    std::size_t first = 0;
+    while (!CPU_ISSET(first, &before)) ++first;
+    CPU_SET(first, &one);
+    ::sched_setaffinity(0, sizeof one, &one);
+  }
+  ~OneCore() { ::sched_setaffinity(0, sizeof before, &before); }
+};
+
+TEST_CASE("whoever has waited briefly is patient, whoever has waited long is not, until brief waits come again") {
+  using namespace std::chrono_literals;
+  const OneCore core;
+  const std::jthread other([](const std::stop_token& stop) {
+    while (!stop.stop_requested()) std::this_thread::yield();
+  });
+  Backoff yields;
+  while (!yields.gives_way()) yields.step();
+  Patience patience;
+  const auto patient = patience.spin_max(yields);
+  CHECK(patience.spin_max(Backoff()) < patient);
+  patience.waited(10s);
+  CHECK(patience.spin_max(yields) < patient);
+  patience.waited(1us);
+  CHECK(patience.spin_max(yields) < patient);
+  for (int wait = 0; wait < 20; ++wait) patience.waited(1us);
+  CHECK(patience.spin_max(yields) == patient);
+}
+
 }  // namespace muster::ipc

@@ -119,8 +119,9 @@ void futex_wake_all(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-std::chrono::nanoseconds Patience::spin_max() const {
+std::chrono::nanoseconds Patience::spin_max(const Backoff& backoff) const {
   using namespace std::chrono_literals;
+  if (!backoff.gives_way()) return 30us;
   return usual_ <= 250us ? 1ms : 60us;
 }
 
@@ -135,7 +136,11 @@ void Backoff::step() {
   // With more waiters than cores, whoever is waited for needs this core: what does not come at once is yielded for.
   constexpr unsigned pauses = 2;
   if (++rounds_ > pauses) {
+    constexpr auto switch_min = std::chrono::nanoseconds(600);
+    constexpr unsigned rounds_remembered = 32;
+    const auto before = std::chrono::steady_clock::now();
     sched_yield();
+    if (std::chrono::steady_clock::now() - before >= switch_min) gave_way_until_ = rounds_ + rounds_remembered;
     return;
   }
 #if defined(__x86_64__)

@@ -124,18 +124,23 @@ void futex_wake_all(std::atomic<std::uint32_t>& word);
 class Backoff {
  public:
   void step();
-  void reset() { rounds_ = 0; }
+  void reset() { *this = {}; }
   [[nodiscard]] unsigned rounds() const { return rounds_; }
+  /// Whether lately a yield has let somebody else run.
+  [[nodiscard]] bool gives_way() const { return rounds_ < gave_way_until_; }
 
  private:
   unsigned rounds_ = 0;
+  unsigned gave_way_until_ = 0;
 };
 
 /// How long to spin before sleeping: long for those who have lately waited briefly, as falling asleep and being woken
 /// would cost more than the wait itself; hardly at all for those who wait long.
 class Patience {
  public:
-  [[nodiscard]] std::chrono::nanoseconds spin_max() const;
+  /// Who does not give way stops soon: either nobody else wants the core, or the kernel keeps those out who do. A
+  /// thread that was just woken may hold its core through a whole slice of yields.
+  [[nodiscard]] std::chrono::nanoseconds spin_max(const Backoff& backoff) const;
   /// A wait is over that took this long, sleep included.
   void waited(std::chrono::nanoseconds time);
 
