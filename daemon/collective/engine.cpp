@@ -1,6 +1,7 @@
 #include "collective/engine.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <csignal>
@@ -19,6 +20,9 @@ namespace {
 /// Bytes that one chunk reads and writes: about what an L2 holds, and long enough (tens of microseconds) to make
 /// taking it off the queue cheap.
 constexpr std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
+/// The same while lanes give way: a few microseconds.
+constexpr std::uint64_t brief_chunk_bytes = std::uint64_t{128} << 10;
+constexpr auto give_way_time = std::chrono::milliseconds(1);
 /// Fewer output bytes aren't worth a second thread.
 constexpr std::uint64_t output_bytes_min = std::uint64_t{64} << 10;
 constexpr std::uint64_t cache_line = 64;
@@ -71,12 +75,12 @@ class Engine::Running {
   }
 
   /// The next stretch: many small tasks, or a part of a large one.
-  Chunk next() {
+  Chunk next(std::uint64_t chunk_budget) {
     MUSTER_ASSERT(!exhausted(), "a job on a queue has work left");
     Chunk chunk{at_, at_};
-    std::uint64_t budget = chunk_bytes;
+    std::uint64_t budget = chunk_budget;
     while (!exhausted()) {
-      const std::uint64_t count = piece(budget);
+      const std::uint64_t count = piece(budget, budget == chunk_budget);
       if (count == 0) break;
       budget -= std::min(budget, count * touched_by(at_.task));
       at_.element += count;
@@ -125,10 +129,9 @@ class Engine::Running {
   }
 
   /// Elements of the task at hand that go into a chunk with `budget` bytes left: all, or whole cache lines.
-  [[nodiscard]] std::uint64_t piece(std::uint64_t budget) const {
+  [[nodiscard]] std::uint64_t piece(std::uint64_t budget, bool fresh) const {
     const std::uint64_t left = count_of(at_.task) - at_.element;
     const std::uint64_t written = written_by(at_.task);
-    const bool fresh = budget == chunk_bytes;
     std::uint64_t count = round_down(budget / touched_by(at_.task), cache_line / written);
     if (fresh) count = std::max(count, output_bytes_min / written);
     if (count >= left) return left;
@@ -195,10 +198,12 @@ void Engine::work(unsigned lane) {
     if (stopping_) return;
     auto running = std::move(queue->front());
     queue->pop_front();
-    const Chunk chunk = running->next();
+    const bool brief = give_way_until_.load(std::memory_order_relaxed) > std::chrono::steady_clock::now();
+    const Chunk chunk = running->next(brief ? brief_chunk_bytes : chunk_bytes);
     if (!running->exhausted()) queue->push_back(running);
     lock.unlock();
     running->run(chunk);
+    if (brief) sched_yield();
     lock.lock();
     if (!running->finished()) {
       running.reset();
@@ -208,6 +213,10 @@ void Engine::work(unsigned lane) {
     post_([running = std::move(running)] { running->call_done(); });
     lock.lock();
   }
+}
+
+void Engine::give_way() {
+  give_way_until_.store(std::chrono::steady_clock::now() + give_way_time, std::memory_order_relaxed);
 }
 
 std::string Engine::instruction_set() { return kernels::instruction_set(); }

@@ -2,6 +2,8 @@
 // so that a small op isn't stuck behind a large one. Completion is posted back to the control thread.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -47,6 +49,9 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   void submit(Job job);
+  /// For a moment, lanes take smaller chunks and yield after each: others need these cores for ops that are quickly
+  /// over.
+  void give_way();
   /// Runs it here and now; for small jobs. Does not call `done`.
   static void run_inline(const Job& job);
 
@@ -70,6 +75,7 @@ class Engine {
   std::deque<std::shared_ptr<Running>> large_;  ///< jobs with chunks left, whose turn it is in front
   unsigned small_in_a_row_ = 0;
   bool stopping_ = false;
+  std::atomic<std::chrono::steady_clock::time_point> give_way_until_{};
   std::vector<std::thread> lanes_;  ///< last: they use all of the above
 };
 

@@ -58,6 +58,7 @@ std::string AsioServer::run() {
   for (unsigned turn = 0; !done_; ++turn) {
     now_ = Clock::now();
     const bool polled = poll_rings();
+    if (polled && jobs_ > 0) engine_.give_way();
     const bool worked = run_posted() || polled;
     flush_completions();
     if (worked) works_now();
