@@ -13,8 +13,6 @@
 
 namespace musterd {
 
-using muster::Code;
-using muster::Error;
 using muster::Result;
 namespace ipc = muster::ipc;
 
