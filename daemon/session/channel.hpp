@@ -35,6 +35,8 @@ class Channel {
   [[nodiscard]] muster::Result<void> complete(muster::ipc::CompletionType type, std::span<const std::byte> body);
   /// Publishes what fits and wakes the client if it sleeps. Fails if the client broke the ring.
   [[nodiscard]] muster::Result<void> flush();
+  /// Lets a client that polls see what was written so far; one that sleeps hears of it by flush().
+  void publish() { completions_.publish(); }
 
   static constexpr std::size_t backlog_bytes_max = 64 << 20;
 

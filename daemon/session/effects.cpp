@@ -70,6 +70,8 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
     asio::post(io_, [this, client, error = queued.error()] { node_.violated(client, error, now_); });
     return;
   }
+  // Those who poll go on while the daemon still has others to tell.
+  connection->channel->publish();
   if (connection->dirty) return;
   connection->dirty = true;
   dirty_.push_back(std::move(connection));
