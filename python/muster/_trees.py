@@ -112,6 +112,8 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         raise Invalid("a masked array can't be stored: its mask would be lost", "return data and mask, or use filled()")
     if isinstance(value, np.ndarray):
         return _numpy(np.asarray(value))
+    if isinstance(value, type):
+        return ("constant",)  # whatever its instances can do
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(torch, value)
@@ -123,7 +125,7 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return _numpy(np.asarray(value))
     if hasattr(value, "__dlpack__"):
         return _numpy(np.from_dlpack(value))
-    if hasattr(value, "__array__") and not isinstance(value, type):
+    if hasattr(value, "__array__"):
         return _numpy(np.asarray(value))
     return ("constant",)
 

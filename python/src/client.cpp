@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings.hpp"
+#include "gil.hpp"
 #include "hold.hpp"
 #include "objects.hpp"
 #include "requests.hpp"
@@ -38,7 +39,7 @@ std::vector<Ref> refs_from(const std::vector<PyRef>& inputs) {
 /// Runs a call of the client without the GIL.
 template <class Function>
 auto unlocked(const Function& function) {
-  const nb::gil_scoped_release release;
+  const WithoutGil release;
   return function();
 }
 
@@ -68,12 +69,12 @@ nb::object ref_of(const PyWork& self, nb::handle timeout) {
 void add_done_callback(const PyWork& self, nb::object callback) {
   // The callback may be dropped by a thread without the GIL.
   auto kept = std::shared_ptr<nb::object>(new nb::object(std::move(callback)), [](nb::object* object) {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     delete object;
   });
-  const nb::gil_scoped_release release;
+  const WithoutGil release;
   self.work.on_done([kept] {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     try {
       (*kept)();
     } catch (nb::python_error& error) {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "bindings.hpp"
+#include "gil.hpp"
 
 namespace muster::python {
 
@@ -75,7 +76,7 @@ void* import_numpy() {
 
 /// Waits look here at least every 50 ms, without holding any lock of Muster.
 bool signal_came() {
-  const nb::gil_scoped_acquire gil;
+  const WithGil gil;
   return PyErr_CheckSignals() != 0;
 }
 

@@ -8,6 +8,7 @@
 
 #include "bindings.hpp"
 #include "call.hpp"
+#include "gil.hpp"
 #include "hold.hpp"
 #include "tree.hpp"
 
@@ -91,7 +92,7 @@ class Depositor {
   void copy(const FoundLeaf& leaf, PyArrayObject* array, std::uint64_t bytes, const Shape& shape) {
     auto address = connection_->arena().allocate(bytes, 0, std::chrono::nanoseconds(0));
     if (!address) {
-      const nb::gil_scoped_release release;
+      const WithoutGil release;
       address = connection_->arena().allocate(bytes, 0, timeout_);
     }
     std::byte* to = value_or_raise(std::move(address));
@@ -188,15 +189,15 @@ struct Opened {
 };
 
 Opened open(const Ref& ref) {
-  const nb::gil_scoped_release release;
+  const WithoutGil release;
   auto hold = detail::usable(ref.hold());
   if (!hold) {
-    const nb::gil_scoped_acquire acquire;
+    const WithGil acquire;
     raise(hold.error());
   }
   auto views = Ref(*hold).get();
   if (!views) {
-    const nb::gil_scoped_acquire acquire;
+    const WithGil acquire;
     raise(views.error());
   }
   return {std::move(*hold), std::move(*views)};
@@ -279,7 +280,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   const std::uint64_t bytes = *count * size_of(*known);
   const auto wait = timeout_from(timeout).value_or(deposit_wait);
   auto address = [&] {
-    const nb::gil_scoped_release release;
+    const WithoutGil release;
     return connection->arena().allocate(bytes, 0, wait);
   }();
   if (!address) {

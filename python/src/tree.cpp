@@ -54,6 +54,15 @@ class Walker {
   }
 
  private:
+  /// Owned for as long as they are walked over: Python code runs on the way (other threads', too) and may change what
+  /// they come from.
+  using Items = std::vector<nb::object>;
+
+  void keep(nb::object object) {
+    ++held_[object.ptr()];
+    tree_.temporaries.push_back(std::move(object));
+  }
+
   void leaf(nb::object array, LeafKind kind, DType dtype, bool as_given) {
     tree_.structure.push_back(static_cast<char>(kind));
     tree_.leaves.push_back({std::move(array), kind, dtype, as_given, container_});
@@ -94,16 +103,18 @@ class Walker {
   }
 
   void dict(nb::handle object, int depth, bool first) {
-    tree_.structure.push_back(dict_node);
-    put_number(tree_.structure, static_cast<std::uint32_t>(PyDict_GET_SIZE(object.ptr())));
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     Py_ssize_t position = 0;
-    std::vector<PyObject*> values;
+    Items keys;
+    Items values;
     while (PyDict_Next(object.ptr(), &position, &key, &value)) {
-      put_key(key);
-      values.push_back(value);
+      keys.push_back(nb::borrow(key));
+      values.push_back(nb::borrow(value));
     }
+    tree_.structure.push_back(dict_node);
+    put_number(tree_.structure, static_cast<std::uint32_t>(keys.size()));
+    for (const auto& one : keys) put_key(one);
     children(object, values, depth, first);
   }
 
@@ -123,17 +134,19 @@ class Walker {
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(object.ptr());
     tree_.structure.push_back(node);
     put_number(tree_.structure, static_cast<std::uint32_t>(size));
-    PyObject** items = PySequence_Fast_ITEMS(object.ptr());
-    children(object, {items, items + size}, depth, first);
+    Items items;
+    for (Py_ssize_t i = 0; i < size; ++i) items.push_back(nb::borrow(PySequence_Fast_GET_ITEM(object.ptr(), i)));
+    children(object, items, depth, first);
   }
 
   /// A container that is met again holds each child once only.
-  void children(nb::handle object, const std::vector<PyObject*>& items, int depth, bool first) {
+  void children(nb::handle object, const Items& items, int depth, bool first) {
     const auto outer = container_;
     container_ = std::make_shared<const Container>(Container{object.ptr(), outer});
-    for (PyObject* item : items) {
+    keep(nb::borrow(object));
+    for (const auto& item : items) {
       walk(item, depth + 1);
-      if (!first) --tree_.references[item];
+      if (!first) --tree_.references[item.ptr()];
     }
     container_ = outer;
   }
@@ -149,12 +162,10 @@ class Walker {
     put_bytes(tree_.structure, pickled(sorted[1]));
     nb::tuple found = nb::cast<nb::tuple>(sorted[2]);
     put_number(tree_.structure, static_cast<std::uint32_t>(found.size()));
-    std::vector<PyObject*> values;
+    Items values;
     for (nb::handle one : found) {
-      nb::object value = what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one));
-      values.push_back(value.ptr());
-      ++held_[value.ptr()];
-      tree_.temporaries.push_back(std::move(value));
+      values.push_back(what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one)));
+      keep(values.back());
     }
     children(object, values, depth, first);
   }
@@ -175,7 +186,7 @@ class Walker {
   std::shared_ptr<const Container> container_;
 
  public:
-  /// References of our own on attributes and items of instances.
+  /// References of our own on containers, and on attributes and items of instances.
   std::unordered_map<PyObject*, Py_ssize_t> held_;
 };
 

@@ -33,7 +33,7 @@ struct Tree {
   std::string structure;  ///< empty: a plain NumPy array
   std::vector<FoundLeaf> leaves;
   std::unordered_map<PyObject*, Py_ssize_t> references;
-  std::vector<nb::object> temporaries;  ///< references of our own on attributes; counted in `references`, too
+  std::vector<nb::object> temporaries;  ///< references of our own; counted in `references`, too
 };
 
 /// Invalid for what can't be stored (object arrays, GPU tensors without GPU support, cycles).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import types
 from typing import NamedTuple
 
@@ -132,3 +133,37 @@ def test_what_would_lose_its_arrays_is_refused(muster, make):
 def test_nothing_at_all_is_a_value(muster):
     assert muster.put(None).get() is None
     assert muster.collective_input(lambda: None)().get() is None
+
+
+class Clearing:
+    """Changes the container that it lies in while that is taken apart."""
+
+    def __init__(self, container) -> None:
+        self.container = container
+
+    def __array__(self, dtype=None, copy=None):
+        self.container.clear()
+        gc.collect()
+        return np.ones(2)
+
+
+@pytest.mark.parametrize("container", [[], {}], ids=["list", "dict"])
+def test_a_container_that_changes_while_it_is_stored_is_stored_as_it_was(muster, container):
+    values = [Clearing(container), *(np.full(100, value) for value in range(200))]
+    expected = values[1:]
+    if isinstance(container, dict):
+        container.update(enumerate(values))
+    else:
+        container.extend(values)
+    expected = [array.copy() for array in expected]
+    del values
+    got = muster.put(container).get()
+    found = list(got.values()) if isinstance(got, dict) else got
+    assert len(found) == 201
+    for one, array in zip(found[1:], expected):
+        np.testing.assert_array_equal(one, array)
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, np.float32, State])
+def test_a_class_is_a_constant(muster, kind):
+    assert muster.put({"kind": kind, "x": np.ones(2)}).get()["kind"] is kind

@@ -166,6 +166,42 @@ def test_callbacks_exceptions_and_wait(muster):
             assert (ready, pending) == ([work], [late])
 
 
+ENDS_WITH_DAEMON_THREADS = """
+import threading
+import numpy as np
+import muster
+
+started = [threading.Event() for _ in range(4)]
+
+def churn(event):
+    while True:
+        muster.put(np.ones(1000)).get()
+        event.set()
+
+class Late:
+    def __del__(self):  # the interpreter is ending: threads that ask for the GIL from here on are to stop
+        for _ in range(10**6):
+            pass
+
+late = Late()
+work = muster.group("daemon-threads", rank=0, world_size=2).barrier()
+threading.Thread(target=work.result, daemon=True).start()
+for event in started:
+    threading.Thread(target=churn, args=(event,), daemon=True).start()
+for event in started:
+    event.wait()
+print("end")
+"""
+
+
+def test_an_interpreter_ends_while_daemon_threads_use_the_store(muster):
+    for _ in range(3):
+        ended = subprocess.run(
+            [sys.executable, "-c", ENDS_WITH_DAEMON_THREADS], capture_output=True, text=True, timeout=60
+        )
+        assert (ended.returncode, ended.stdout) == (0, "end\n"), ended.stderr
+
+
 def test_control_c_interrupts_a_wait(muster):
     with muster.group("interrupted", rank=0, world_size=2) as group:
         work = group.allreduce(1)
