@@ -5,6 +5,7 @@
 
 #include <muster/ipc/byte_count.hpp>
 
+#include "bounded_time.hpp"
 #include "connection.hpp"
 #include "environment.hpp"
 #include "hold.hpp"
@@ -54,7 +55,7 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
     if (options.world_size < 0) options.world_size = placed->world_size;
   }
   return detail::join(connection_, name, options.rank, options.world_size, options.on_loss, options.open,
-                      options.timeout);
+                      detail::bounded(options.timeout));
 }
 
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {

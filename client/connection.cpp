@@ -14,6 +14,7 @@
 
 #include <muster/ipc/failpoint.hpp>
 
+#include "bounded_time.hpp"
 #include "fork.hpp"
 #include "hold.hpp"
 #include "interrupted.hpp"
@@ -107,7 +108,7 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
 
 Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& options) {
   const std::string path = absolute_path(options.socket);
-  const auto until = steady_clock::now() + options.timeout;
+  const auto until = steady_clock::now() + bounded(options.timeout);
   for (;;) {
     auto attached = attach(path, options, until);
     if (attached || attached.error().code() != Code::daemon_unavailable) return attached;

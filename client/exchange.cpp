@@ -7,6 +7,7 @@
 
 #include <muster/ipc/failpoint.hpp>
 
+#include "bounded_time.hpp"
 #include "connection.hpp"
 #include "interrupted.hpp"
 #include "requests.hpp"
@@ -48,7 +49,7 @@ void Connection::set_interrupted(bool (*callback)()) { interrupted_callback = ca
 Result<ipc::Packet> Connection::request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout,
                                         const Stop& stop) {
   if (!alive()) return end_error();
-  const auto until = steady_clock::now() + timeout;
+  const auto until = steady_clock::now() + bounded(timeout);
   std::unique_lock lock(reply_mutex_);
   const auto number = ++last_request_;
   replies_.emplace(number, std::nullopt);

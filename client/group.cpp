@@ -5,6 +5,7 @@
 
 #include <muster/ipc/failpoint.hpp>
 
+#include "bounded_time.hpp"
 #include "connection.hpp"
 #include "hold.hpp"
 #include "join.hpp"
@@ -140,7 +141,7 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   if (!objects) return objects.error();
   auto record = record_of(call, options);
   record.objects = std::move(*objects);
-  const auto deadline = steady_clock::now() + std::max(options.timeout.value_or(seat->timeout), {});
+  const auto deadline = steady_clock::now() + detail::bounded(options.timeout.value_or(seat->timeout));
   if (auto slot = take_slot(*seat, deadline); !slot) return slot.error();
   auto state = std::make_shared<detail::WorkState>();
   state->connection = connection;
@@ -291,6 +292,7 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
   std::string child;
   {
     const std::lock_guard lock(seat_->mutex);
+    if (seat_->left) return closed(*seat_);
     child = seat_->name + "/" + std::to_string(seat_->epoch) + "[" + members + "]" +
             std::to_string(++seat_->subgroups[members]);
   }

@@ -1,6 +1,7 @@
 // Making objects: sealing regions, and naming parts of what exists.
 #include <algorithm>
 
+#include "bounded_time.hpp"
 #include "connection.hpp"
 #include "hold.hpp"
 #include "lease.hpp"
@@ -105,7 +106,7 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
 Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record, std::span<const Ref> inputs,
                      const OpOptions& options) {
   constexpr std::chrono::nanoseconds default_timeout = std::chrono::seconds(30);
-  const auto timeout = std::max(options.timeout.value_or(default_timeout), {});
+  const auto timeout = bounded(options.timeout.value_or(default_timeout));
   auto objects = objects_of(connection, inputs);
   if (!objects) return objects.error();
   record.objects = std::move(*objects);

@@ -1,5 +1,6 @@
 #include <muster/work.hpp>
 
+#include "bounded_time.hpp"
 #include "connection.hpp"
 #include "requests.hpp"
 #include "seat.hpp"
@@ -42,7 +43,7 @@ Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
   if (!over()) {
     const auto begin = steady_clock::now();
     auto until = state.deadline + grace;
-    if (timeout) until = std::min(until, begin + *timeout);
+    if (timeout) until = std::min(until, begin + detail::bounded(*timeout));
     if (!state.connection->wait(over, until)) {
       if (!state.connection->alive()) return state.connection->end_error();
       auto error = still_waiting(state, steady_clock::now() - begin);

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -139,6 +140,7 @@ Result<void> apply(Config& config, const Setting& setting, const std::string& so
   return Error(error.code(), source + ": " + error.message(), error.hint());
 }
 
+/// Empty: neither a text nor a number.
 std::string scalar_text(const toml::node& node) {
   if (auto text = node.value<std::string>()) return *text;
   if (auto integer = node.value_exact<std::int64_t>()) return std::to_string(*integer);
@@ -147,6 +149,9 @@ std::string scalar_text(const toml::node& node) {
 }
 
 Result<void> apply_file(Config& config, const std::vector<Setting>& all, const std::string& path) {
+  std::error_code unknown;
+  if (std::filesystem::is_directory(path, unknown))
+    return Error(Code::invalid, "config file " + path + ": it is a directory", "name a TOML file");
   toml::table table;
   try {
     table = toml::parse_file(path);
@@ -161,7 +166,11 @@ Result<void> apply_file(Config& config, const std::vector<Setting>& all, const s
     if (!found)
       return Error(Code::invalid, "config file " + path + ": unknown key '" + std::string(std::string_view(key)) + "'",
                    "the keys are the long flags with _ for -");
-    if (auto applied = apply(config, *found, path, scalar_text(node)); !applied) return applied.error();
+    const std::string text = scalar_text(node);
+    if (text.empty())
+      return Error(Code::invalid, "config file " + path + ": the value of '" + file_key(found->flag) + "'",
+                   "give a text or a number");
+    if (auto applied = apply(config, *found, path, text); !applied) return applied.error();
   }
   return {};
 }

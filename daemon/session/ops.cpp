@@ -213,6 +213,10 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   running.plan = std::move(*plan);
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
+  std::uint64_t bytes = 0;
+  for (const auto& output : running.plan.outputs) bytes += output.bytes;
+  if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits)
+    return fail_running(key, fits.error(), now);
   // Ops wait for memory in line with everybody else who does.
   admission_.request(
       {}, deadline_of(*op),

@@ -222,6 +222,8 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     return {};
   };
   const auto give_up = [this, id = client.id, request](const Error& error) { reply_error(id, request, error); };
+  // What can never fit must not stand in line before what can.
+  if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
   admission_.request(client.id, now + timeout, attempt, give_up);
 }
 

@@ -11,7 +11,7 @@ from muster import _muster, _runtime
 from muster._ops import reduce_op
 from muster._ref import Ref, stored_of
 from muster._work import Work
-from muster.errors import Invalid
+from muster.errors import Error, GroupClosed, Invalid
 
 _ON_LOSS = {"fail": 0, "shrink": 1, "wait": 2}
 _DEFAULT_TIMEOUT_S = 30.0
@@ -172,7 +172,13 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        try:
+            self.leave()
+        except GroupClosed:
+            pass  # the block has left already
+        except Error:
+            if error is None:
+                raise
 
     def __repr__(self) -> str:
         return f"<muster.Group '{self.name}', rank {self.rank} of {self.world_size}>"
@@ -239,7 +245,7 @@ def group(
     Args:
         name: of the group; by default ``$MUSTER_GROUP``, else ``"default"``.
         rank, world_size: left out, they come from the environment: ``muster run``, torchrun, Open MPI or Slurm.
-        timeout: seconds; the deadline of each op that names none.
+        timeout: seconds, longest a day; the deadline of each op that names none.
         on_loss: what a lost rank does to the group: ``"fail"`` (refuse new ops until ``reform()``), ``"shrink"`` (go on
             with the live ranks) or ``"wait"`` (a new process may take the seat until the op's deadline).
         open: whether processes of other users may take seats.
@@ -249,7 +255,7 @@ def group(
     """
     if on_loss not in _ON_LOSS:
         raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
-    if timeout <= 0:
+    if not timeout > 0:
         raise Invalid(f"timeout={timeout}", "give a positive number of seconds")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
     seat = _muster.join(

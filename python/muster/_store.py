@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +37,7 @@ def empty(
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     sizes = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
-    return _muster.empty(_runtime.connection(), [int(size) for size in sizes], dtype, timeout)
+    return _muster.empty(_runtime.connection(), [operator.index(size) for size in sizes], dtype, timeout)
 
 
 def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
@@ -70,6 +72,11 @@ def wait(
     everything = list(items)
     if not 1 <= num_returns <= len(everything):
         raise Invalid(f"num_returns={num_returns} of {len(everything)} items", "ask for 1 to as many as there are")
+    for item in everything:
+        if not isinstance(item, (Ref, Work)):
+            raise Invalid(f"a {type(item).__name__} among the items", "give refs and works")
+    if timeout is not None and math.isnan(timeout):
+        raise Invalid("timeout=nan", "give a number of seconds, or None")
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         ready = [isinstance(item, Ref) or item.done() for item in everything]

@@ -140,12 +140,12 @@ PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRe
   return {value_or_raise(unlocked([&] { return detail::combine(connection, record, refs, options); })), as_list};
 }
 
-PyGroup join(const ConnectionPtr& connection, const std::string& name, int rank, int world_size, double timeout_s,
+PyGroup join(const ConnectionPtr& connection, const std::string& name, int rank, int world_size, nb::handle timeout,
              int on_loss, bool open) {
   JoinOptions options;
   options.rank = rank;
   options.world_size = world_size;
-  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
+  options.timeout = std::chrono::ceil<std::chrono::milliseconds>(timeout_from(timeout).value());
   options.on_loss = static_cast<OnLoss>(on_loss);
   options.open = open;
   return {value_or_raise(unlocked([&] { return Client(connection).join(name, options); }))};
@@ -317,7 +317,7 @@ void bind_client(nb::module_& module) {
              nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
   module.def("join", &join, nb::arg("connection"), nb::arg("name"), nb::arg("rank"), nb::arg("world_size"),
-             nb::arg("timeout_s"), nb::arg("on_loss"), nb::arg("open"));
+             nb::arg("timeout"), nb::arg("on_loss"), nb::arg("open"));
   module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"),
              nb::arg("op"), nb::arg("root"), nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
   module.def("status", &status);

@@ -2,6 +2,7 @@
 #include "module.hpp"
 
 #include <array>
+#include <cmath>
 
 #include "bindings.hpp"
 #include "gil.hpp"
@@ -63,7 +64,9 @@ std::string text_of(nb::handle object) {
 Timeout timeout_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
   constexpr double day_s = 24 * 3600;
-  const double value = nb::cast<double>(seconds);
+  const double value = PyFloat_AsDouble(seconds.ptr());
+  if (PyErr_Occurred()) throw nb::python_error();
+  if (std::isnan(value)) raise(Error(Code::invalid, "timeout=nan", "give a number of seconds, or None"));
   return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(std::max(value, 0.0), day_s) * 1e9));
 }
 

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 
+import pytest
 from cli_harness import PATIENCE_S, wait_gone
 
 MIB = 1 << 20
@@ -86,6 +87,19 @@ def test_a_daemon_that_can_not_start_says_why(muster):
     assert done.returncode == 3
     assert "/nowhere/config.toml" in done.stderr
     assert ".log" in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, 'socket = ["x"]', "memory = true"], ids=["folder", "list", "bool"])
+def test_a_config_file_that_says_nothing_usable_is_refused(muster, content):
+    config = muster.folder / "config"
+    if content is None:
+        config.mkdir()
+    else:
+        config.write_text(content)
+    muster.env["MUSTER_CONFIG"] = str(config)
+    done = muster("start")
+    assert done.returncode == 3
+    assert f"config file {config}: " in done.stderr
 
 
 def test_socket_by_flag(muster):

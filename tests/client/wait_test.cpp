@@ -166,6 +166,32 @@ TEST_CASE_METHOD(Pair, "whoever is asked to stop waiting stops") {
   CHECK(work.wait(10s));
 }
 
+TEST_CASE_METHOD(Pair, "the longest times that there are do not end at once") {
+  const auto patient = [&](int rank) {
+    return client.join("patient", {.rank = rank, .world_size = 2, .timeout = std::chrono::milliseconds::max()}).value();
+  };
+  Group left = patient(0);
+  Group right = patient(1);
+  const auto by_group = left.barrier().value();
+  const auto by_op = left.barrier({.timeout = std::chrono::nanoseconds::max(), .key = "op"}).value();
+  CHECK(by_group.wait(20ms).error().message().find("is not over") != std::string::npos);
+  CHECK(by_op.wait(20ms).error().message().find("is not over") != std::string::npos);
+  std::thread other([&] {
+    REQUIRE(right.barrier());
+    REQUIRE(right.barrier({.timeout = {}, .key = "op"}));
+  });
+  CHECK(by_group.wait(std::chrono::nanoseconds::max()));
+  CHECK(by_op.wait(std::chrono::nanoseconds::max()));
+  other.join();
+}
+
+TEST_CASE_METHOD(Pair, "a group that was left has no subgroups") {
+  REQUIRE(first.leave());
+  const auto made = first.subgroup(std::vector<int>{0});
+  REQUIRE_FALSE(made);
+  CHECK(made.error().code() == Code::group_closed);
+}
+
 TEST_CASE_METHOD(Pair, "objects can be made for ever without a wait in between") {
   // Nobody waits, so the news that objects are gone must be read on the way.
   for (int i = 0; i < 100'000; ++i) static_cast<void>(filled(client, 1, 1));

@@ -256,3 +256,57 @@ def test_nothing_of_a_dead_client_is_left(own_daemon):
         _, good, objects = results.get(timeout=60)
         assert good, objects
         assert objects == 0
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300])
+def test_a_group_may_have_a_very_long_timeout(muster, timeout):
+    work = muster.group(f"patient-{timeout}", rank=0, world_size=2, timeout=timeout).barrier()
+    with pytest.raises(muster.Timeout, match="is not over"):
+        work.result(timeout=0.05)
+
+
+def test_a_timeout_that_is_no_time_is_refused(muster):
+    nan = float("nan")
+    with pytest.raises(muster.Invalid, match="nan"):
+        muster.group("nan", rank=0, world_size=1, timeout=nan)
+    with muster.group("no-time", rank=0, world_size=1) as group:
+        work = group.allreduce(1)
+        for call in (lambda bad: group.allreduce(1, timeout=bad), work.result, lambda bad: muster.wait([work], 1, bad)):
+            with pytest.raises(muster.Invalid, match="nan"):
+                call(nan)
+            with pytest.raises(TypeError):
+                call("5")
+        with pytest.raises(muster.Invalid, match="int among the items"):
+            muster.wait([5])
+
+
+def test_a_with_block_may_leave_its_group_and_keeps_its_own_error(muster):
+    with muster.group("leaves", rank=0, world_size=1) as group:
+        group.leave()
+    with pytest.raises(muster.GroupClosed):
+        group.subgroup([0])
+
+    def fail():
+        with muster.group("leaves", rank=0, world_size=1) as group:
+            group.leave()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+
+
+def test_what_can_never_fit_is_out_of_memory_at_once():
+    daemon = Daemon("--memory", "64MiB")
+    try:
+        run_ranks(daemon, _ask_for_too_much, 1)
+    finally:
+        daemon.stop()
+
+
+def _ask_for_too_much(_rank):
+    # A wait this long would be the end of the test.
+    with pytest.raises(muster.OutOfMemory, match="in all"):
+        muster.empty(1 << 30, timeout=3600)
+    refs = [muster.put(np.zeros(1 << 20, np.uint8))] * 100
+    with pytest.raises(muster.OutOfMemory, match="in all"):
+        muster.allgather_refs(refs, stack=True, timeout=3600).result()

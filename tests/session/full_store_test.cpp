@@ -97,6 +97,18 @@ TEST_CASE("a lease waits in line behind who came first, and no longer than that 
   }
 }
 
+TEST_CASE("what can never fit is refused at once and stands in nobody's way") {
+  World world(budget_of(3, 4 * mebibyte));
+  TestClient holder(world, 1);
+  TestClient greedy(world, 2);
+  TestClient small(world, 3);
+  holder.lease(2 * mebibyte);
+  greedy.ask_lease(100 * mebibyte);
+  CHECK(greedy.failure() == Code::out_of_memory);
+  small.ask_lease(mebibyte);
+  CHECK(has_segment(small));
+}
+
 TEST_CASE("a client waits in line for its rings, and whoever only asks does not") {
   World world(budget_of(1, mebibyte));
   TestClient holder(world, 1);

@@ -1,0 +1,19 @@
+// Timeouts that can be added to the clock: callers say "for ever" by the largest number that there is.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+
+namespace muster::detail {
+
+/// Longer times are not told apart, neither here nor by the daemon.
+constexpr std::chrono::hours timeout_max{24};
+
+/// 0 to timeout_max. Compared in the caller's unit: milliseconds::max() is too large for nanoseconds.
+template <class Rep, class Period>
+constexpr std::chrono::nanoseconds bounded(std::chrono::duration<Rep, Period> timeout) {
+  using Given = std::chrono::duration<Rep, Period>;
+  return std::clamp(timeout, Given::zero(), Given(timeout_max));
+}
+
+}  // namespace muster::detail
