@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from muster import _muster, _runtime
@@ -34,7 +34,7 @@ def reduce_op(op: Any) -> int:
     return number
 
 
-def _stored(refs: Sequence[Any]) -> list[_muster.Stored]:
+def _stored(refs: Iterable[Any]) -> list[_muster.Stored]:
     if isinstance(refs, Ref) or not hasattr(refs, "__iter__"):
         raise Invalid("a list of refs is needed, one for each rank", "put the refs into a list")
     found = []
@@ -47,24 +47,24 @@ def _stored(refs: Sequence[Any]) -> list[_muster.Stored]:
     return found
 
 
-def _parts(refs: Sequence[Any]) -> list[_muster.Stored]:
+def _parts(ranks: Sequence[_muster.Stored]) -> list[_muster.Stored]:
     """Each rank's list as objects, rank by rank."""
     inputs: list[_muster.Stored] = []
-    for position, stored in enumerate(_stored(refs)):
+    for position, stored in enumerate(ranks):
         if stored.plain:
             rows = stored.shape(0)[0] if stored.shape(0) else 0
-            if not stored.shape(0) or rows % len(refs):
+            if not stored.shape(0) or rows % len(ranks):
                 raise Invalid(
-                    f"ref {position} of shape {stored.shape(0)} can't be split evenly over {len(refs)} ranks",
+                    f"ref {position} of shape {stored.shape(0)} can't be split evenly over {len(ranks)} ranks",
                     "make axis 0 a multiple of the number of refs, or put lists",
                 )
-            each = rows // len(refs)
-            inputs.extend(stored.rows(rank * each, each) for rank in range(len(refs)))
+            each = rows // len(ranks)
+            inputs.extend(stored.rows(rank * each, each) for rank in range(len(ranks)))
             continue
         parts = stored.parts()
-        if len(parts) != len(refs):
+        if len(parts) != len(ranks):
             raise Invalid(
-                f"ref {position} holds a list of {len(parts)}, for {len(refs)} ranks",
+                f"ref {position} holds a list of {len(parts)}, for {len(ranks)} ranks",
                 "put lists with an element for each rank",
             )
         inputs.extend(parts)
@@ -88,17 +88,19 @@ def _combine(
     return Work(started)
 
 
-def allreduce_refs(refs: Sequence[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
+def allreduce_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
     """The elementwise reduction of these refs, in their order. No ranks are needed: the input is complete."""
-    return _combine(_ALLREDUCE, _stored(refs), len(refs), op, 0, False, False, timeout)
+    found = _stored(refs)
+    return _combine(_ALLREDUCE, found, len(found), op, 0, False, False, timeout)
 
 
-def reduce_refs(refs: Sequence[Ref], root: int = 0, op: Any = "sum", *, timeout: float | None = None) -> Work:
+def reduce_refs(refs: Iterable[Ref], root: int = 0, op: Any = "sum", *, timeout: float | None = None) -> Work:
     """Like ``allreduce_refs``; ``root`` is checked and otherwise of no consequence in one process."""
-    return _combine(_REDUCE, _stored(refs), len(refs), op, root, False, False, timeout)
+    found = _stored(refs)
+    return _combine(_REDUCE, found, len(found), op, root, False, False, timeout)
 
 
-def broadcast_refs(refs: Sequence[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
+def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
     """The root's value; refs of the other ranks are not looked at."""
     found = _stored(refs)
     if not 0 <= root < len(found):
@@ -106,14 +108,16 @@ def broadcast_refs(refs: Sequence[Ref], root: int = 0, *, timeout: float | None 
     return _combine(_BROADCAST, [found[root]], 1, "sum", 0, False, False, timeout)
 
 
-def allgather_refs(refs: Sequence[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
+def allgather_refs(refs: Iterable[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
     """A list of all values; with ``stack=True`` one array with a new axis 0."""
-    return _combine(_ALLGATHER, _stored(refs), len(refs), "sum", 0, stack, not stack, timeout)
+    found = _stored(refs)
+    return _combine(_ALLGATHER, found, len(found), "sum", 0, stack, not stack, timeout)
 
 
-def reduce_scatter_refs(refs: Sequence[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
+def reduce_scatter_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
     """A list: what each rank would get of ``reduce_scatter`` over lists or evenly split arrays."""
-    return _combine(_REDUCE_SCATTER, _parts(refs), len(refs), op, 0, False, True, timeout)
+    found = _stored(refs)
+    return _combine(_REDUCE_SCATTER, _parts(found), len(found), op, 0, False, True, timeout)
 
 
 class _Nested(Work):
@@ -136,7 +140,8 @@ class _Nested(Work):
         return [flat[first : first + self._ranks] for first in range(0, len(flat), self._ranks)]
 
 
-def all_to_all_refs(refs: Sequence[Ref], *, timeout: float | None = None) -> Work:
+def all_to_all_refs(refs: Iterable[Ref], *, timeout: float | None = None) -> Work:
     """A list of lists: what each rank would get of ``all_to_all`` over lists or evenly split arrays."""
-    flat = _combine(_ALL_TO_ALL, _parts(refs), len(refs), "sum", 0, False, True, timeout)
-    return _Nested(flat._started, len(refs))
+    found = _stored(refs)
+    flat = _combine(_ALL_TO_ALL, _parts(found), len(found), "sum", 0, False, True, timeout)
+    return _Nested(flat._started, len(found))

@@ -79,6 +79,8 @@ class Ref:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = np.asarray(self._plain().get())
         if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"the ref's {array.dtype} array can't be one of {np.dtype(dtype)} without a copy")
             return array.astype(dtype)
         return array.copy() if copy else array
 

@@ -295,6 +295,7 @@ def test_a_group_of_one(muster):
 def test_refs_of_one_process_need_no_ranks(muster):
     refs = [muster.put(np.arange(4.0) + rank) for rank in range(3)]
     same(muster.allreduce_refs(refs, op="mean").result(), np.arange(4.0) + 1)
+    same(muster.allreduce_refs((ref for ref in refs), op="mean").result(), np.arange(4.0) + 1)
     same(muster.reduce_refs(refs, root=2).result(), np.arange(4.0) * 3 + 3)
     same(muster.broadcast_refs(refs, root=1).result(), np.arange(4.0) + 1)
     assert len(muster.allgather_refs(refs).result()) == 3
@@ -362,3 +363,11 @@ def test_bits_are_the_same_on_every_rank(muster, world):
     expected = functools.reduce(np.add, arrays)
     for got in as_ranks(world, lambda group: group.allreduce(arrays[group.rank]).result()):
         assert got.tobytes() == expected.tobytes()
+
+
+def test_an_array_of_a_ref_is_copied_only_where_it_may_be(muster):
+    ref = muster.put(np.arange(3.0))
+    assert np.shares_memory(ref.__array__(copy=False), ref.get())
+    assert np.asarray(ref, dtype=np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="float64 array can't be one of float32 without a copy"):
+        ref.__array__(np.float32, copy=False)
