@@ -3,19 +3,18 @@
 // turn into std::terminate. Such a thread stays where it is instead, as under 3.14; the process ends without it.
 #pragma once
 
-#include <cxxabi.h>
 #include <unistd.h>
 
 #include "module.hpp"
 
 namespace muster::python {
 
-/// `take()`, or nothing any more if the interpreter ends.
+/// `take()`, a call of CPython's, or nothing any more if the interpreter ends.
 template <class Take>
 auto take_gil(const Take& take) noexcept {
   try {
     return take();
-  } catch (const abi::__forced_unwind&) {
+  } catch (...) {  // only the forced unwinding gets here: C throws nothing else
     for (;;) ::pause();
   }
 }
