@@ -69,11 +69,16 @@ auto number(Member member, Number low, Number high) {
   };
 }
 
+/// Less than this has no room for a segment of each of a few processes.
+constexpr std::uint64_t memory_bytes_min = 4 << 20;
+
 template <class Member>
-auto bytes(Member member) {
+auto memory(Member member) {
   return [=](Config& config, const std::string& text) -> Result<void> {
     auto parsed = muster::ipc::parse_bytes(text);
     if (!parsed) return parsed.error();
+    if (*parsed < memory_bytes_min)
+      return Error(Code::invalid, "'" + text + "' is too little memory", "give 4MiB at least");
     config.*member = *parsed;
     return {};
   };
@@ -111,10 +116,10 @@ std::vector<Setting> settings() {
   return {
       {"--socket", "PATH", "where clients connect (default: $XDG_RUNTIME_DIR/muster/musterd.sock and kin)", set_socket},
       {"--memory", "BYTES", "budget for all that the store holds, e.g. 4GiB (default: 30 % of the machine's)",
-       bytes(&Config::memory_bytes)},
-      {"--user-memory", "BYTES", "share that one user may hold (default: all)", bytes(&Config::user_memory_bytes)},
+       memory(&Config::memory_bytes)},
+      {"--user-memory", "BYTES", "share that one user may hold (default: all)", memory(&Config::user_memory_bytes)},
       {"--client-memory", "BYTES", "share that one process may hold (default: all)",
-       bytes(&Config::client_memory_bytes)},
+       memory(&Config::client_memory_bytes)},
       {"--objects-max", "N", "objects that one process may have made (default: 1000000)",
        number(&Config::objects_max, std::uint64_t{1}, std::uint64_t{1} << 31)},
       {"--clients-max", "N", "connections (default: 4096)", number(&Config::clients_max, 1, 100'000)},

@@ -25,9 +25,10 @@ struct Topology::Loaded {
 namespace {
 
 /// hwloc leaves disallowed cores out, but not those that the process was bound away from (taskset, a container).
+/// Every thread that this one starts gets its binding; what a sanitizer's own thread has is of no interest.
 void restrict_to_binding(hwloc_topology_t topology) {
   const hwloc_bitmap_t bound = hwloc_bitmap_alloc();
-  if (hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_PROCESS) == 0 && !hwloc_bitmap_iszero(bound))
+  if (hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_THREAD) == 0 && !hwloc_bitmap_iszero(bound))
     hwloc_topology_restrict(topology, bound, HWLOC_RESTRICT_FLAG_REMOVE_CPULESS);
   hwloc_bitmap_free(bound);
 }

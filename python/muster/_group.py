@@ -13,7 +13,7 @@ from muster._ref import Ref, stored_of
 from muster._work import Work
 from muster.errors import Error, GroupClosed, Invalid
 
-_ON_LOSS = {"fail": 0, "shrink": 1, "wait": 2}
+_ON_LOSS = ("fail", "shrink", "wait")  # in the order of their numbers
 _DEFAULT_TIMEOUT_S = 30.0
 
 
@@ -96,7 +96,7 @@ class Group:
 
         With ``stack=True`` it is one array with a new axis 0 of length world_size; dtype and shape must agree.
         """
-        return Work(self._seat.allgather(stored_of(x), stack, timeout, key), out)
+        return Work(self._seat.allgather(stored_of(x), bool(stack), timeout, key), out)
 
     def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Like ``allgather``, for ``root`` only; the others get None."""
@@ -255,28 +255,6 @@ def group(
     """
     if on_loss not in _ON_LOSS:
         raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
-    if not timeout > 0:
-        raise Invalid(f"timeout={timeout}", "give a positive number of seconds")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
-    seat = _muster.join(
-        _runtime.connection(),
-        chosen,
-        -1 if rank is None else _rank(rank),
-        -1 if world_size is None else _size(world_size),
-        timeout,
-        _ON_LOSS[on_loss],
-        open,
-    )
+    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _ON_LOSS.index(on_loss), bool(open))
     return Group(seat)
-
-
-def _rank(rank: int) -> int:
-    if rank < 0:
-        raise Invalid(f"rank={rank}", "ranks run from 0 to world_size - 1")
-    return rank
-
-
-def _size(world_size: int) -> int:
-    if world_size < 1:
-        raise Invalid(f"world_size={world_size}", "give the number of ranks, at least 1")
-    return world_size

@@ -34,7 +34,7 @@ def init(memory: str | None = None, *, socket: str | None = None, start: bool = 
     global _connection, _pid, _socket
     with _lock:
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
-        made = _muster.connect(path, memory or "", "", _START_TIMEOUT_S, start)
+        made = _muster.connect(path, memory or "", "", _START_TIMEOUT_S, bool(start))
         if _attached() and _connection is not None and made.socket != _connection.socket:
             raise Invalid(
                 f"this process is attached to {_connection.socket}, not {made.socket}",

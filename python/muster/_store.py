@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import select
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -75,17 +76,18 @@ def wait(
     for item in everything:
         if not isinstance(item, (Ref, Work)):
             raise Invalid(f"a {type(item).__name__} among the items", "give refs and works")
-    if timeout is not None and math.isnan(timeout):
-        raise Invalid("timeout=nan", "give a number of seconds, or None")
-    deadline = None if timeout is None else time.monotonic() + timeout
+    limit = _muster.seconds(timeout)
+    deadline = math.inf if limit is None else time.monotonic() + limit
+    connection = _runtime.connection()
+    descriptor = connection.event_fd()
     while True:
         ready = [isinstance(item, Ref) or item.done() for item in everything]
-        left = None if deadline is None else deadline - time.monotonic()
-        if sum(ready) >= num_returns or (left is not None and left <= 0):
+        left = deadline - time.monotonic()
+        if sum(ready) >= num_returns or left <= 0:
             break
-        first = next(item for item, over in zip(everything, ready) if isinstance(item, Work) and not over)
-        # Whoever waits for one reads the outcomes of all.
-        first.wait(_SLICE_S if left is None else min(_SLICE_S, left))
+        # In slices: another thread that waits may have read the outcomes, and emptied the descriptor.
+        select.select([descriptor], [], [], min(_SLICE_S, left))
+        connection.poll()
     return (
         [item for item, over in zip(everything, ready) if over],
         [item for item, over in zip(everything, ready) if not over],

@@ -76,7 +76,13 @@ class Work:
         return None
 
     def add_done_callback(self, callback: Callable[[Work], Any]) -> None:
-        """Calls ``callback(self)`` once when the op is over (at once if it is), in a thread that waits for any work."""
+        """Calls ``callback(self)`` once when the op is over (at once if it is), in a thread that waits for any work.
+
+        Raises:
+            Invalid: ``callback`` can't be called.
+        """
+        if not callable(callback):
+            raise Invalid(f"callback={callback!r}", "give a function of one argument, the work")
         self._started.add_done_callback(lambda: callback(self))
 
     def __await__(self) -> Generator[Any, None, Any]:

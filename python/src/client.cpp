@@ -27,7 +27,8 @@ struct PyGroup {
 
 ReduceOp op_from(int number) { return static_cast<ReduceOp>(number); }
 
-OpOptions options_from(nb::handle timeout, const std::string& key) { return {timeout_from(timeout), key}; }
+OpOptions options_from(nb::handle timeout) { return {timeout_from(timeout), {}}; }
+OpOptions options_from(nb::handle timeout, nb::handle key) { return {timeout_from(timeout), string_from(key, "key")}; }
 
 std::vector<Ref> refs_from(const std::vector<PyRef>& inputs) {
   std::vector<Ref> refs;
@@ -116,11 +117,10 @@ nb::dict status(const ConnectionPtr& connection) {
   return found;
 }
 
-ConnectionPtr connect(const std::string& socket, const std::string& memory, const std::string& name, double timeout_s,
-                      bool start) {
+ConnectionPtr connect(nb::handle socket, nb::handle memory, const std::string& name, double timeout_s, bool start) {
   ConnectOptions options;
-  options.socket = socket;
-  options.memory = memory;
+  options.socket = string_from(socket, "socket");
+  options.memory = string_from(memory, "memory");
   options.name = name;
   options.start_daemon = start;
   options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
@@ -128,32 +128,44 @@ ConnectionPtr connect(const std::string& socket, const std::string& memory, cons
 }
 
 PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRef>& inputs, std::uint32_t ranks, int op,
-               int root, int layout, bool as_list, nb::handle timeout) {
+               nb::handle root, int layout, bool as_list, nb::handle timeout) {
   ipc::Combine record;
   record.kind = static_cast<ipc::Kind>(kind);
   record.op = op_from(op);
   record.layout = static_cast<ipc::Layout>(layout);
-  record.root = root;
+  record.root = int_from(root, "root");
   record.ranks = ranks;
   const auto refs = refs_from(inputs);
-  const auto options = options_from(timeout, {});
+  const auto options = options_from(timeout);
   return {value_or_raise(unlocked([&] { return detail::combine(connection, record, refs, options); })), as_list};
 }
 
-PyGroup join(const ConnectionPtr& connection, const std::string& name, int rank, int world_size, nb::handle timeout,
-             int on_loss, bool open) {
+/// What the environment says if it is None; `least` or more otherwise.
+int seat_from(nb::handle value, const char* name, int least, const char* hint) {
+  if (value.is_none()) return -1;
+  const int number = int_from(value, name);
+  if (number < least) raise(Error(Code::invalid, std::string(name) + "=" + std::to_string(number), hint));
+  return number;
+}
+
+PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, nb::handle world_size,
+             nb::handle timeout, int on_loss, bool open) {
+  const auto chosen = string_from(name, "name");
   JoinOptions options;
-  options.rank = rank;
-  options.world_size = world_size;
-  options.timeout = std::chrono::ceil<std::chrono::milliseconds>(timeout_from(timeout).value());
+  options.rank = seat_from(rank, "rank", 0, "ranks run from 0 to world_size - 1");
+  options.world_size = seat_from(world_size, "world_size", 1, "give the number of ranks, at least 1");
+  const auto bound = timeout_from(timeout);
+  if (!bound || *bound <= std::chrono::nanoseconds(0))
+    raise(Error(Code::invalid, "timeout=" + text_of(timeout), "give a positive number of seconds"));
+  options.timeout = std::chrono::ceil<std::chrono::milliseconds>(*bound);
   options.on_loss = static_cast<OnLoss>(on_loss);
   options.open = open;
-  return {value_or_raise(unlocked([&] { return Client(connection).join(name, options); }))};
+  return {value_or_raise(unlocked([&] { return Client(connection).join(chosen, options); }))};
 }
 
 using Start = std::function<Result<Work>(Group&, const OpOptions&)>;
 
-PyWork started(PyGroup& self, nb::handle timeout, const std::string& key, bool as_list, const Start& start) {
+PyWork started(PyGroup& self, nb::handle timeout, nb::handle key, bool as_list, const Start& start) {
   const auto options = options_from(timeout, key);
   return {value_or_raise(unlocked([&] { return start(self.group, options); })), as_list};
 }
@@ -176,108 +188,120 @@ void bind_group(nb::module_& module) {
                    })
       .def(
           "allreduce",
-          [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, nb::handle key) {
             return started(self, timeout, key, false,
                            [&](Group& g, const OpOptions& o) { return g.allreduce(input.ref, op_from(op), o); });
           },
-          nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("op"), t, nb::arg("key").none())
       .def(
           "reduce",
-          [](PyGroup& self, const PyRef& input, int root, int op, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const PyRef& input, nb::handle root, int op, nb::handle timeout, nb::handle key) {
+            const int rank = int_from(root, "root");
             return started(self, timeout, key, false,
-                           [&](Group& g, const OpOptions& o) { return g.reduce(input.ref, root, op_from(op), o); });
+                           [&](Group& g, const OpOptions& o) { return g.reduce(input.ref, rank, op_from(op), o); });
           },
-          nb::arg("input"), nb::arg("root"), nb::arg("op"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("root").none(), nb::arg("op"), t, nb::arg("key").none())
       .def(
           "scan",
-          [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const PyRef& input, int op, nb::handle timeout, nb::handle key) {
             return started(self, timeout, key, false,
                            [&](Group& g, const OpOptions& o) { return g.scan(input.ref, op_from(op), o); });
           },
-          nb::arg("input"), nb::arg("op"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("op"), t, nb::arg("key").none())
       .def(
           "broadcast",
-          [](PyGroup& self, const std::vector<PyRef>& input, int root, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const std::vector<PyRef>& input, nb::handle root, nb::handle timeout, nb::handle key) {
+            const int rank = int_from(root, "root");
             const Ref ref = input.empty() ? Ref() : input.front().ref;
             return started(self, timeout, key, false,
-                           [&](Group& g, const OpOptions& o) { return g.broadcast(ref, root, o); });
+                           [&](Group& g, const OpOptions& o) { return g.broadcast(ref, rank, o); });
           },
-          nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("root").none(), t, nb::arg("key").none())
       .def(
           "allgather",
-          [](PyGroup& self, const PyRef& input, bool stack, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const PyRef& input, bool stack, nb::handle timeout, nb::handle key) {
             return started(self, timeout, key, !stack,
                            [&](Group& g, const OpOptions& o) { return g.allgather(input.ref, stack, o); });
           },
-          nb::arg("input"), nb::arg("stack"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("stack"), t, nb::arg("key").none())
       .def(
           "gather",
-          [](PyGroup& self, const PyRef& input, int root, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const PyRef& input, nb::handle root, nb::handle timeout, nb::handle key) {
+            const int rank = int_from(root, "root");
             return started(self, timeout, key, true,
-                           [&](Group& g, const OpOptions& o) { return g.gather(input.ref, root, o); });
+                           [&](Group& g, const OpOptions& o) { return g.gather(input.ref, rank, o); });
           },
-          nb::arg("input"), nb::arg("root"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("root").none(), t, nb::arg("key").none())
       .def(
           "scatter",
-          [](PyGroup& self, const std::vector<PyRef>& inputs, int root, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const std::vector<PyRef>& inputs, nb::handle root, nb::handle timeout, nb::handle key) {
+            const int rank = int_from(root, "root");
             const auto refs = refs_from(inputs);
             return started(self, timeout, key, false,
-                           [&](Group& g, const OpOptions& o) { return g.scatter(refs, root, o); });
+                           [&](Group& g, const OpOptions& o) { return g.scatter(refs, rank, o); });
           },
-          nb::arg("inputs"), nb::arg("root"), t, nb::arg("key"))
+          nb::arg("inputs"), nb::arg("root").none(), t, nb::arg("key").none())
       .def(
           "reduce_scatter",
-          [](PyGroup& self, const std::vector<PyRef>& inputs, int op, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const std::vector<PyRef>& inputs, int op, nb::handle timeout, nb::handle key) {
             const auto refs = refs_from(inputs);
             return started(self, timeout, key, false,
                            [&](Group& g, const OpOptions& o) { return g.reduce_scatter(refs, op_from(op), o); });
           },
-          nb::arg("inputs"), nb::arg("op"), t, nb::arg("key"))
+          nb::arg("inputs"), nb::arg("op"), t, nb::arg("key").none())
       .def(
           "all_to_all",
-          [](PyGroup& self, const std::vector<PyRef>& inputs, bool concat, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const std::vector<PyRef>& inputs, bool concat, nb::handle timeout, nb::handle key) {
             const auto refs = refs_from(inputs);
             return started(self, timeout, key, !concat,
                            [&](Group& g, const OpOptions& o) { return g.all_to_all(refs, concat, o); });
           },
-          nb::arg("inputs"), nb::arg("concat"), t, nb::arg("key"))
+          nb::arg("inputs"), nb::arg("concat"), t, nb::arg("key").none())
       .def(
           "send",
-          [](PyGroup& self, const PyRef& input, int dst, std::int64_t tag, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, const PyRef& input, nb::handle dst, nb::handle tag, nb::handle timeout, nb::handle key) {
+            const int rank = int_from(dst, "dst");
+            const std::int64_t number = int64_from(tag, "tag");
             return started(self, timeout, key, false,
-                           [&](Group& g, const OpOptions& o) { return g.send(input.ref, dst, tag, o); });
+                           [&](Group& g, const OpOptions& o) { return g.send(input.ref, rank, number, o); });
           },
-          nb::arg("input"), nb::arg("dst"), nb::arg("tag"), t, nb::arg("key"))
+          nb::arg("input"), nb::arg("dst").none(), nb::arg("tag").none(), t, nb::arg("key").none())
       .def(
           "recv",
-          [](PyGroup& self, int src, std::int64_t tag, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, nb::handle src, nb::handle tag, nb::handle timeout, nb::handle key) {
+            const int rank = int_from(src, "src");
+            const std::int64_t number = int64_from(tag, "tag");
             return started(self, timeout, key, false,
-                           [&](Group& g, const OpOptions& o) { return g.recv(src, tag, o); });
+                           [&](Group& g, const OpOptions& o) { return g.recv(rank, number, o); });
           },
-          nb::arg("src"), nb::arg("tag"), t, nb::arg("key"))
+          nb::arg("src").none(), nb::arg("tag").none(), t, nb::arg("key").none())
       .def(
           "barrier",
-          [](PyGroup& self, nb::handle timeout, const std::string& key) {
+          [](PyGroup& self, nb::handle timeout, nb::handle key) {
             return started(self, timeout, key, false, [&](Group& g, const OpOptions& o) { return g.barrier(o); });
           },
-          t, nb::arg("key"))
+          t, nb::arg("key").none())
       .def(
           "split",
-          [](PyGroup& self, int color, int key, nb::handle timeout) -> nb::object {
-            const auto options = options_from(timeout, {});
-            auto made = value_or_raise(unlocked([&] { return self.group.split(color, key, options); }));
+          [](PyGroup& self, nb::handle color, nb::handle key, nb::handle timeout) -> nb::object {
+            const auto options = options_from(timeout);
+            const int chosen = int_from(color, "color");
+            const int order = int_from(key, "key");
+            auto made = value_or_raise(unlocked([&] { return self.group.split(chosen, order, options); }));
             if (!made.seat()) return nb::none();
             return nb::cast(PyGroup{std::move(made)});
           },
-          nb::arg("color"), nb::arg("key"), t)
+          nb::arg("color").none(), nb::arg("key").none(), t)
       .def("subgroup",
-           [](PyGroup& self, const std::vector<int>& ranks) {
-             return PyGroup{value_or_raise(unlocked([&] { return self.group.subgroup(ranks); }))};
+           [](PyGroup& self, const nb::list& ranks) {
+             std::vector<int> members;
+             for (const nb::handle rank : ranks) members.push_back(int_from(rank, "rank"));
+             return PyGroup{value_or_raise(unlocked([&] { return self.group.subgroup(members); }))};
            })
       .def(
           "reform",
           [](PyGroup& self, nb::handle timeout) {
-            const auto options = options_from(timeout, {});
+            const auto options = options_from(timeout);
             value_or_raise(unlocked([&] { return self.group.reform(options); }));
           },
           t)
@@ -313,13 +337,21 @@ void bind_client(nb::module_& module) {
       .def("contributors", [](const PyWork& self) { return outcome_of(self, nb::none()).contributors; })
       .def("add_done_callback", &add_done_callback);
   bind_group(module);
-  module.def("connect", &connect, nb::arg("socket"), nb::arg("memory"), nb::arg("name"), nb::arg("timeout_s"),
-             nb::arg("start"));
+  module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("name"),
+             nb::arg("timeout_s"), nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
-  module.def("join", &join, nb::arg("connection"), nb::arg("name"), nb::arg("rank"), nb::arg("world_size"),
-             nb::arg("timeout"), nb::arg("on_loss"), nb::arg("open"));
+  module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
+             nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"));
   module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"),
-             nb::arg("op"), nb::arg("root"), nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
+             nb::arg("op"), nb::arg("root").none(), nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
+  module.def(
+      "seconds",
+      [](nb::handle timeout) -> std::optional<double> {
+        const auto bound = timeout_from(timeout);
+        if (!bound) return std::nullopt;
+        return std::chrono::duration<double>(*bound).count();
+      },
+      nb::arg("timeout").none());
   module.def("status", &status);
   module.def("from_token", [](const std::string& socket, nb::bytes token) {
     const std::string_view bytes(token.c_str(), token.size());

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "bindings.hpp"
 #include "gil.hpp"
@@ -61,13 +62,43 @@ std::string text_of(nb::handle object) {
   return nb::cast<std::string>(text);
 }
 
+namespace {
+
+[[noreturn]] void refuse(const char* name, nb::handle value, const char* hint) {
+  PyErr_Clear();
+  raise(Error(Code::invalid, std::string(name) + "=" + nb::cast<std::string>(nb::repr(value)), hint));
+}
+
+}  // namespace
+
 Timeout timeout_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
   constexpr double day_s = 24 * 3600;
   const double value = PyFloat_AsDouble(seconds.ptr());
-  if (PyErr_Occurred()) throw nb::python_error();
-  if (std::isnan(value)) raise(Error(Code::invalid, "timeout=nan", "give a number of seconds, or None"));
+  if (PyErr_Occurred() || std::isnan(value)) refuse("timeout", seconds, "give a number of seconds, or None");
   return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(std::max(value, 0.0), day_s) * 1e9));
+}
+
+std::int64_t int64_from(nb::handle value, const char* name) {
+  const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+  if (!index.is_valid()) refuse(name, value, "give an integer");
+  int overflow = 0;
+  const std::int64_t number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow) refuse(name, value, "give an integer of 64 bits");
+  return number;
+}
+
+int int_from(nb::handle value, const char* name) {
+  const std::int64_t number = int64_from(value, name);
+  if (!std::in_range<int>(number)) refuse(name, value, "give an integer of 32 bits");
+  return static_cast<int>(number);
+}
+
+std::string string_from(nb::handle value, const char* name) {
+  Py_ssize_t bytes = 0;
+  const char* text = PyUnicode_Check(value.ptr()) ? PyUnicode_AsUTF8AndSize(value.ptr(), &bytes) : nullptr;
+  if (!text) refuse(name, value, "give a str");
+  return {text, static_cast<std::size_t>(bytes)};
 }
 
 namespace {

@@ -102,6 +102,19 @@ def test_a_config_file_that_says_nothing_usable_is_refused(muster, content):
     assert f"config file {config}: " in done.stderr
 
 
+@pytest.mark.parametrize("budget", ["1", "4KiB", "4095KiB"])
+def test_a_budget_that_can_hold_nothing_is_refused(muster, budget):
+    done = muster("start", "--memory", budget)
+    assert done.returncode == 3
+    assert f"'{budget}' is too little memory (hint: give 4MiB at least)" in done.stderr
+
+
+def test_the_least_budget_holds_something(muster):
+    assert muster("start", "--memory", "4MiB").returncode == 0
+    done = muster("bench", "allreduce", "-n", "4", "-b", "1K", "-e", "1K", "-i", "3")
+    assert done.returncode == 0, done.stderr
+
+
 def test_socket_by_flag(muster):
     other = str(muster.folder / "other")
     assert muster("start", "--memory", "64MiB", "--socket", other).returncode == 0
