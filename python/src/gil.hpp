@@ -5,6 +5,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "module.hpp"
 
 namespace muster::python {
@@ -19,28 +21,37 @@ auto take_gil(const Take& take) noexcept {
   }
 }
 
+/// The state of this thread, which gave the GIL up; null while it has it, or if it never was Python's.
+inline thread_local PyThreadState* state_without_gil = nullptr;
+
 class WithoutGil {
  public:
-  WithoutGil() : state_(PyEval_SaveThread()) {}
+  WithoutGil() { state_without_gil = PyEval_SaveThread(); }
   WithoutGil(const WithoutGil&) = delete;
   WithoutGil& operator=(const WithoutGil&) = delete;
   ~WithoutGil() {
-    take_gil([this] { PyEval_RestoreThread(state_); });
+    take_gil([state = std::exchange(state_without_gil, nullptr)] { PyEval_RestoreThread(state); });
+  }
+};
+
+/// On any thread, with or without the GIL.
+class WithGil {
+ public:
+  /// PyGILState_Ensure() would crash when the interpreter has ended but not yet the process.
+  WithGil() : state_(std::exchange(state_without_gil, nullptr)) {
+    if (state_) take_gil([this] { PyEval_RestoreThread(state_); });
+    else ensured_ = take_gil([] { return PyGILState_Ensure(); });
+  }
+  WithGil(const WithGil&) = delete;
+  WithGil& operator=(const WithGil&) = delete;
+  ~WithGil() {
+    if (state_) state_without_gil = PyEval_SaveThread();
+    else PyGILState_Release(ensured_);
   }
 
  private:
   PyThreadState* state_;
-};
-
-class WithGil {
- public:
-  WithGil() : state_(take_gil([] { return PyGILState_Ensure(); })) {}
-  WithGil(const WithGil&) = delete;
-  WithGil& operator=(const WithGil&) = delete;
-  ~WithGil() { PyGILState_Release(state_); }
-
- private:
-  PyGILState_STATE state_;
+  PyGILState_STATE ensured_{};
 };
 
 }  // namespace muster::python

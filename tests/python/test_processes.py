@@ -167,6 +167,7 @@ def test_callbacks_exceptions_and_wait(muster):
 
 
 ENDS_WITH_DAEMON_THREADS = """
+import ctypes
 import threading
 import numpy as np
 import muster
@@ -184,6 +185,8 @@ class Late:
             pass
 
 late = Late()
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.getchar, None)  # the process goes on without its interpreter
 work = muster.group("daemon-threads", rank=0, world_size=2).barrier()
 threading.Thread(target=work.result, daemon=True).start()
 for event in started:
@@ -196,10 +199,17 @@ print("end")
 
 def test_an_interpreter_ends_while_daemon_threads_use_the_store(muster):
     for _ in range(3):
-        ended = subprocess.run(
-            [sys.executable, "-c", ENDS_WITH_DAEMON_THREADS], capture_output=True, text=True, timeout=60
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENDS_WITH_DAEMON_THREADS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        assert (ended.returncode, ended.stdout) == (0, "end\n"), ended.stderr
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)  # waits look for signals every 50 ms
+        out, error = process.communicate("x", timeout=60)
+        assert (process.returncode, out) == (0, "end\n"), error
 
 
 def test_control_c_interrupts_a_wait(muster):
