@@ -140,6 +140,13 @@ void Connection::finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Af
   aftermath.seats.push_back(std::move(seat));
   if (!work) {
     if (outcome) aftermath.unwanted.push_back(std::move(*outcome));
+    if (done.seat) {
+      // Of a split that nobody waits for any more: whoever lets go of a seat leaves the group.
+      auto unwanted = std::make_shared<Seat>();
+      unwanted->connection = shared_from_this();
+      unwanted->id = done.seat;
+      aftermath.seats.push_back(std::move(unwanted));
+    }
     return;
   }
   work->done = std::move(done);

@@ -65,6 +65,7 @@ ServerSettings server_settings(const Config& config) {
   node.socket = settings.socket;
   node.log = log_target();
   node.pid = ::getpid();
+  node.user = ::geteuid();
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
   const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();
   const auto or_all = [](std::uint64_t value, std::uint64_t all) { return value ? std::min(value, all) : all; };
@@ -75,10 +76,13 @@ ServerSettings server_settings(const Config& config) {
   constexpr std::uint64_t objects_total = std::uint64_t{1} << 24;
   constexpr std::uint64_t slots_total = std::uint64_t{1} << 24;
   constexpr std::uint64_t slots_of_client = 1 << 16;
-  node.quota.total = {memory, objects_total, descriptors, slots_total};
-  node.quota.per_user = {or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total};
+  constexpr std::uint64_t groups_total = 1 << 14;
+  constexpr std::uint64_t groups_of_user = groups_total / 2;
+  node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total};
+  node.quota.per_user = {or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total,
+                         groups_of_user};
   node.quota.per_client = {or_all(config.client_memory_bytes, memory), config.objects_max, descriptors / 2,
-                           slots_of_client};
+                           slots_of_client, groups_of_user};
   // Eight segments at least, so that several clients find room in a small budget.
   constexpr std::uint64_t segment_bytes_max = 64 << 20;
   constexpr std::uint64_t page = 4096;

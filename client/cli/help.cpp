@@ -49,7 +49,7 @@ constexpr std::string_view list_footer = R"(
 )";
 
 constexpr std::string_view groups_footer = R"(
---json: groups: [name, epoch, world_size, on_loss, timeout_ms, state, ops_done, ops_failed, ops_in_flight,
+--json: total, groups: [name, epoch, world_size, on_loss, timeout_ms, state, ops_done, ops_failed, ops_in_flight,
   seats: [rank, client, pid, state, contributed]]
 )";
 

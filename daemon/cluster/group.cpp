@@ -38,6 +38,11 @@ Result<void> Group::check_settings(const Settings& settings, int rank) const {
                  where + " joined with on_loss='" + std::string(name(settings.on_loss)) + "', the group has '" +
                      std::string(name(settings_.on_loss)) + "'",
                  "start every rank with the same on_loss", {rank});
+  if (settings.open != settings_.open)
+    return Error(Code::invalid,
+                 where + " joined with open=" + (settings.open ? "True" : "False") +
+                     ", the group has open=" + (settings_.open ? "True" : "False"),
+                 "start every rank with the same open=", {rank});
   if (rank < 0 || rank >= settings_.world_size)
     return Error(Code::invalid, where + " is out of range: world_size is " + std::to_string(settings_.world_size),
                  "ranks run from 0 to world_size - 1");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <muster/ipc/records.hpp>
+#include <muster/ipc/small_vector.hpp>
 
 #include "base/time.hpp"
 #include "collective/input.hpp"

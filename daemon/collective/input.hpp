@@ -4,16 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include <muster/ipc/manifest.hpp>
-#include <muster/ipc/small_vector.hpp>
 
 namespace musterd {
 
 struct Input {
-  std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns the manifest
+  std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns the manifest and the addresses
   const muster::ipc::Manifest* manifest = nullptr;
-  muster::ipc::SmallVector<const std::byte*, 1> data;  ///< of each leaf; null for leaves without bytes
+  std::span<const std::byte* const> addresses;  ///< of each leaf; null for leaves without bytes
 };
 
 }  // namespace musterd

@@ -27,6 +27,9 @@ constexpr std::uint64_t alignment = 64;
 /// A cap far above any memory and far below overflow, for the sum of an output's leaves.
 constexpr std::uint64_t output_bytes_max = std::uint64_t{1} << 60;
 
+/// Leaves of all inputs of one op: what planning costs is bounded, whatever the world size.
+constexpr std::size_t leaves_per_op_max = std::size_t{1} << 22;
+
 /// The ranks' inputs of one index.
 using Column = muster::ipc::SmallVector<const Input*, 8>;
 
@@ -43,6 +46,9 @@ class Planner {
   }
 
   Result<Plan> run() {
+    if (const auto leaves = leaves_in_all(); leaves > leaves_per_op_max)
+      return Error(Code::invalid, op_.name + " is over " + std::to_string(leaves) + " arrays in all",
+                   "use fewer and larger arrays: one op takes at most " + std::to_string(leaves_per_op_max));
     fill();
     if (error_) return std::move(*error_);
     return std::move(plan_);
@@ -69,6 +75,13 @@ class Planner {
   }
 
   // ---- who gets what ----
+
+  [[nodiscard]] std::size_t leaves_in_all() const {
+    std::size_t leaves = 0;
+    for (const Contribution& contribution : op_.contributions)
+      for (const Input& input : contribution.inputs) leaves += input.manifest->leaves.size();
+    return leaves;
+  }
 
   [[nodiscard]] std::size_t size() const { return op_.contributions.size(); }
   [[nodiscard]] const Contribution& at(std::size_t contributor) const { return op_.contributions[contributor]; }
@@ -177,7 +190,7 @@ class Planner {
     const Leaf& like = inputs.front()->manifest->leaves[leaf];
     Fold fold{output, offset, like.dtype, at(0).op, like.count, {}};
     fold.inputs.reserve(inputs.size());
-    for (const Input* input : inputs) fold.inputs.push_back(input->data[leaf]);
+    for (const Input* input : inputs) fold.inputs.push_back(input->addresses[leaf]);
     plan_.work_bytes += like.bytes() * inputs.size() + leaf_bytes(output, leaf);
     plan_.folds.push_back(std::move(fold));
   }
@@ -215,7 +228,7 @@ class Planner {
     for (const Input* input : inputs) {
       const std::uint64_t bytes = input->manifest->leaves[leaf].bytes();
       if (bytes == 0) continue;
-      plan_.copies.push_back({output, *offset, input->data[leaf], bytes});
+      plan_.copies.push_back({output, *offset, input->addresses[leaf], bytes});
       plan_.work_bytes += 2 * bytes;
       *offset += bytes;
     }

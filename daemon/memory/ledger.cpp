@@ -16,15 +16,30 @@ namespace {
 std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 
 std::string_view name_of(Resource resource) {
-  constexpr std::array<std::string_view, resource_count> names{"memory", "objects", "file descriptors", "queue slots"};
+  constexpr std::array<std::string_view, resource_count> names{"memory", "objects", "file descriptors", "ops in flight",
+                                                               "groups"};
   return names[index(resource)];
 }
 
-std::string amount_text(Resource resource, std::uint64_t amount) {
-  if (resource != Resource::memory) return std::to_string(amount) + " " + std::string(name_of(resource));
+/// Without saying of what, except for memory.
+std::string number_text(Resource resource, std::uint64_t amount) {
+  if (resource != Resource::memory) return std::to_string(amount);
   constexpr std::uint64_t mebibyte = 1 << 20;
   if (amount >= 10 * mebibyte) return std::to_string(amount / mebibyte) + " MiB";
   return std::to_string((amount + 1023) / 1024) + " KiB";
+}
+
+std::string amount_text(Resource resource, std::uint64_t amount) {
+  const std::string number = number_text(resource, amount);
+  return resource == Resource::memory ? number : number + " " + std::string(name_of(resource));
+}
+
+const char* way_out(Resource resource) {
+  switch (resource) {
+    case Resource::slots: return "wait for some of them first";
+    case Resource::groups: return "leave() groups that are not needed";
+    default: return "free something first, or raise the daemon's limit";
+  }
 }
 
 }  // namespace
@@ -76,9 +91,9 @@ Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amou
   };
   const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit) {
     return Error(Code::quota_exceeded,
-                 who + " holds " + amount_text(resource, account.used[i]) + " of at most " +
-                     amount_text(resource, limit) + "; " + amount_text(resource, amount) + " more asked for",
-                 "free something first, or raise the daemon's limit");
+                 who + " holds " + number_text(resource, account.used[i]) + " of at most " +
+                     amount_text(resource, limit) + "; " + number_text(resource, amount) + " more asked for",
+                 way_out(resource));
   };
   const bool shared_limit = quota_.per_user[i] >= quota_.total[i];
   const Account of_client = payer.client ? client(payer.client) : Account{};
@@ -135,6 +150,7 @@ Account Ledger::client(ClientId client) const {
 std::vector<UserId> Ledger::users() const {
   std::vector<UserId> ids;
   for (const auto& [user, account] : users_) ids.push_back(user);
+  std::sort(ids.begin(), ids.end());
   return ids;
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <array>
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,8 +17,8 @@ namespace musterd {
 using muster::ipc::ClientId;
 using UserId = std::uint32_t;  ///< a uid
 
-enum class Resource : std::uint8_t { memory, objects, fds, slots };  ///< slots: ops and requests in flight
-inline constexpr std::size_t resource_count = 4;
+enum class Resource : std::uint8_t { memory, objects, fds, slots, groups };  ///< slots: ops in flight
+inline constexpr std::size_t resource_count = 5;
 using Amounts = std::array<std::uint64_t, resource_count>;
 
 struct Quota {
@@ -75,7 +75,7 @@ class Ledger {
   [[nodiscard]] const Account& total() const { return total_; }
   [[nodiscard]] Account user(UserId user) const;
   [[nodiscard]] Account client(ClientId client) const;
-  [[nodiscard]] std::vector<UserId> users() const;
+  [[nodiscard]] std::vector<UserId> users() const;  ///< sorted
   [[nodiscard]] const Quota& quota() const { return quota_; }
   /// Grows with every charge of memory that ends; lets Admission see when trying again makes sense.
   [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
@@ -88,9 +88,9 @@ class Ledger {
 
   Quota quota_;
   Account total_;
-  std::map<UserId, Account> users_;
-  std::map<ClientId, Account> clients_;
-  std::map<UserId, Account> results_;  ///< the part of users_ that is the daemon's own
+  boost::unordered_flat_map<UserId, Account> users_;
+  boost::unordered_flat_map<ClientId, Account, std::hash<ClientId>> clients_;
+  boost::unordered_flat_map<UserId, Account> results_;  ///< the part of users_ that is the daemon's own
   std::uint64_t memory_releases_ = 0;
 };
 

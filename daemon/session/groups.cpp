@@ -13,16 +13,32 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-Result<Node::GroupPtr> Node::find_or_make_group(const Client& client, const Group::Settings& settings) {
-  if (auto own = groups_.find({client.credentials.user, settings.name}); own != groups_.end()) return own->second;
-  for (const auto& [key, state] : groups_)
-    if (key.second == settings.name && state->group.settings().open) return state;
-  if (groups_.size() >= settings_.groups_max)
-    return Error(Code::quota_exceeded, std::to_string(groups_.size()) + " groups exist, no more are allowed",
-                 "leave() groups that are not needed");
-  auto state = std::make_shared<GroupState>(settings, muster_limits());
-  groups_.emplace(std::pair(client.credentials.user, settings.name), state);
+Result<Node::GroupPtr> Node::find_or_make_group(const Group::Settings& settings) {
+  if (auto found = groups_.find(key_of(settings)); found != groups_.end()) return found->second;
+  // The same user's group of that name that is open where this isn't, or the other way round: joining will refuse.
+  auto other = settings;
+  other.open = !other.open;
+  if (auto found = groups_.find(key_of(other));
+      found != groups_.end() && found->second->group.settings().user == settings.user)
+    return found->second;
+  return make_group(settings);
+}
+
+Result<Node::GroupPtr> Node::make_group(Group::Settings settings) {
+  auto charge = ledger_.charge({settings.user, {}}, Resource::groups, 1);
+  if (!charge) return charge.error();
+  auto key = key_of(settings);
+  auto state = std::make_shared<GroupState>(std::move(settings), muster_limits(), std::move(*charge));
+  MUSTER_ASSERT(groups_.emplace(std::move(key), state).second, "a group is made where there is none");
   return state;
+}
+
+Result<void> Node::check_seats(const Client& client, std::size_t more) const {
+  if (client.seats.size() + more <= settings_.seats_max) return {};
+  return Error(Code::quota_exceeded,
+               "this client has " + std::to_string(client.seats.size()) + " of at most " +
+                   std::to_string(settings_.seats_max) + " seats",
+               "leave() groups that are not needed");
 }
 
 Muster::Limits Node::muster_limits() const {
@@ -31,11 +47,8 @@ Muster::Limits Node::muster_limits() const {
 }
 
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now) {
-  if (client.seats.size() >= settings_.seats_max)
-    return reply_error(client.id, request,
-                       Error(Code::quota_exceeded, "this client has " + std::to_string(client.seats.size()) + " seats",
-                             "leave() groups that are not needed"));
-  auto state = find_or_make_group(client, settings);
+  if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
+  auto state = find_or_make_group(settings);
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;
   const Seat seat{{++last_seat_}, client.id, rank};
@@ -79,29 +92,38 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
 }
 
 void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now) {
-  std::erase_if(state->early, [&](const Contribution& contribution) {
-    const bool its = pending_.at(contribution.ticket).seat == seat;
-    if (its) pending_.erase(contribution.ticket);
-    return its;
-  });
+  const auto early = std::stable_partition(
+      state->early.begin(), state->early.end(),
+      [&](const Contribution& contribution) { return pending_.at(contribution.ticket).seat != seat; });
+  const std::vector<Contribution> withdrawn(std::make_move_iterator(early),
+                                            std::make_move_iterator(state->early.end()));
+  state->early.erase(early, state->early.end());
+  for (const auto& contribution : withdrawn)
+    settle_failed(contribution.ticket,
+                  Error(Code::group_closed, "rank " + std::to_string(rank) + " left group '" +
+                                                state->group.settings().name + "' before its op began"));
   const auto lost = state->group.lose(seat);
   if (lost == Group::Lost::newcomer) {
     if (state->group.empty()) remove_group(state);
     return;
   }
-  std::vector<Action> actions;
-  switch (state->group.settings().on_loss) {
-    case OnLoss::fail: state->muster.lose(rank, how, actions); break;
-    case OnLoss::shrink: state->muster.shrink(rank, how, actions); break;
-    case OnLoss::wait: state->muster.vacate(rank, how, actions); break;
-  }
-  perform(state, std::move(actions), now);
+  perform(state, lose_by_policy(*state, rank, how), now);
   if (lost == Group::Lost::member) return tell_members(state);
   std::vector<Action> rest;
   state->muster.abort(Error(Code::peer_lost, "every rank of the group is gone"), rest);
   perform(state, std::move(rest), now);
   if (state->group.newcomers().empty()) return remove_group(state);
   begin_epoch(state, now);
+}
+
+std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std::string& how) {
+  std::vector<Action> actions;
+  switch (state.group.settings().on_loss) {
+    case OnLoss::fail: state.muster.lose(rank, how, actions); break;
+    case OnLoss::shrink: state.muster.shrink(rank, how, actions); break;
+    case OnLoss::wait: state.muster.vacate(rank, how, actions); break;
+  }
+  return actions;
 }
 
 void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
@@ -132,6 +154,8 @@ void Node::expire_early(const GroupPtr& state, TimePoint now) {
     return true;
   });
   for (const auto& contribution : late) {
+    ++ops_failed_;
+    ++state->ops_failed;
     std::vector<int> members;
     for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
     settle_failed(contribution.ticket,
@@ -143,7 +167,8 @@ void Node::expire_early(const GroupPtr& state, TimePoint now) {
 }
 
 void Node::remove_group(const GroupPtr& state) {
-  std::erase_if(groups_, [&](const auto& entry) { return entry.second == state; });
+  const auto found = groups_.find(key_of(state->group.settings()));
+  if (found != groups_.end() && found->second == state) groups_.erase(found);
 }
 
 void Node::tell_members(const GroupPtr& state) {
@@ -173,27 +198,56 @@ void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
   for (const auto& contribution : op.contributions) settle_done(contribution.ticket, done);
 }
 
-void Node::split(const GroupPtr& state, const Op& op) {
+Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& parent, const Op& op) {
   std::map<int, std::vector<const Contribution*>> colors;
-  for (const auto& contribution : op.contributions)
-    if (contribution.root >= 0) colors[contribution.root].push_back(&contribution);
-  ++state->splits;
-  const auto& parent = state->group.settings();
+  std::map<ClientId, std::size_t> seats;
+  for (const auto& contribution : op.contributions) {
+    if (contribution.root < 0) continue;
+    colors[contribution.root].push_back(&contribution);
+    ++seats[pending_.at(contribution.ticket).client];
+  }
+  for (const auto& [id, more] : seats) {
+    const Client* client = find(id);
+    if (!client) continue;
+    if (auto room = check_seats(*client, more); !room) return room.error();
+  }
+  // Not of the parent's epoch and op: a group that is made again under the same name would count from one again.
+  const std::string number = std::to_string(++last_split_);
+  std::vector<Child> children;
+  Result<void> made;
   for (auto& [color, members] : colors) {
     std::stable_sort(members.begin(), members.end(), [](const auto* a, const auto* b) {
       return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank);
     });
     Group::Settings settings = parent;
-    settings.name +=
-        "/" + std::to_string(state->group.epoch()) + "." + std::to_string(state->splits) + ":" + std::to_string(color);
+    settings.name += "/" + number + ":" + std::to_string(color);
     settings.world_size = static_cast<int>(members.size());
-    auto child = std::make_shared<GroupState>(settings, muster_limits());
-    groups_.insert_or_assign({settings.user, settings.name}, child);
-    for (int rank = 0; rank < settings.world_size; ++rank) {
-      const auto& contribution = *members[static_cast<std::size_t>(rank)];
-      seat_in_child(child, contribution, rank);
-    }
+    if (settings.name.size() > name_bytes_max)
+      made = Error(Code::invalid, "the new group's name would have " + std::to_string(settings.name.size()) + " bytes",
+                   "use shorter names, or split the first group instead of its parts");
+    auto group = made ? make_group(std::move(settings)) : made.error();
+    if (!group) made = group.error();
+    if (!made) break;
+    children.push_back({std::move(*group), std::move(members)});
+  }
+  if (made) return children;
+  for (const auto& child : children) remove_group(child.group);
+  return made.error();
+}
+
+void Node::split(const GroupPtr& state, const Op& op) {
+  auto children = make_children(state->group.settings(), op);
+  if (!children) {
+    ++ops_failed_;
+    ++state->ops_failed;
+    for (const auto& contribution : op.contributions) settle_failed(contribution.ticket, children.error());
+    return;
+  }
+  for (const auto& [child, members] : *children) {
+    for (std::size_t rank = 0; rank < members.size(); ++rank)
+      seat_in_child(child, *members[rank], static_cast<int>(rank));
     if (child->group.empty()) remove_group(child);
+    else if (!child->group.lost().empty()) tell_members(child);
   }
   for (const auto& contribution : op.contributions)
     if (contribution.root < 0) settle_done(contribution.ticket, {});
@@ -207,8 +261,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
   if (!client) {
     // It contributed and then died: its seat in the new group is lost from the start.
     static_cast<void>(child->group.lose(seat.id));
-    std::vector<Action> none;
-    child->muster.lose(rank, "died", none);
+    MUSTER_ASSERT(lose_by_policy(*child, rank, "died").empty(), "a new group has no ops");
     return;
   }
   client->seats.emplace(seat.id, Client::Seated{child, rank});

@@ -11,6 +11,13 @@ namespace {
 
 double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
+/// Far below what a frame may have: building one holds everybody up, and a row of a list may have many holders or
+/// seats.
+bool is_long(const flatbuffers::FlatBufferBuilder& fbb) {
+  constexpr std::size_t list_bytes_max = 4 << 20;
+  return fbb.GetSize() > list_bytes_max;
+}
+
 std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 
 }  // namespace
@@ -74,6 +81,7 @@ void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, T
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ObjectInfo>> infos;
   for (const auto& listed : store_.list(std::min(limit == 0 ? limit_max : limit, limit_max), now)) {
+    if (is_long(fbb)) break;
     const auto& object = *listed.object;
     const auto& manifest = object.manifest;
     std::vector<std::string> holders;
@@ -99,6 +107,7 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::GroupInfo>> infos;
   for (const auto& [key, state] : groups_) {
+    if (is_long(fbb)) break;
     const auto& group = state->group;
     const auto lost = group.lost();
     std::vector<flatbuffers::Offset<wire::SeatInfo>> seats;
@@ -117,13 +126,13 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
     }
     const bool failed = !lost.empty() && group.settings().on_loss == muster::OnLoss::fail;
     const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(group.settings().timeout).count();
-    infos.push_back(wire::CreateGroupInfo(fbb, fbb.CreateString(key.second), group.epoch(), group.settings().world_size,
-                                          fbb.CreateString(std::string(name(group.settings().on_loss))),
-                                          static_cast<std::uint32_t>(timeout_ms),
-                                          fbb.CreateString(failed ? "failed" : "ok"), fbb.CreateVector(seats),
-                                          state->ops_done, state->ops_failed, state->muster.in_flight()));
+    infos.push_back(
+        wire::CreateGroupInfo(fbb, fbb.CreateString(group.settings().name), group.epoch(), group.settings().world_size,
+                              fbb.CreateString(std::string(name(group.settings().on_loss))),
+                              static_cast<std::uint32_t>(timeout_ms), fbb.CreateString(failed ? "failed" : "ok"),
+                              fbb.CreateVector(seats), state->ops_done, state->ops_failed, state->muster.in_flight()));
   }
-  auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos));
+  auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos), static_cast<std::uint32_t>(groups_.size()));
   send_reply(id, out.finish(wire::Body_Groups, body.Union()), {});
 }
 
@@ -132,13 +141,14 @@ void Node::list_clients(ClientId id, std::uint64_t request, TimePoint now) {
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ClientInfo>> infos;
   for (const auto& [client_id, client] : clients_) {
+    if (is_long(fbb)) break;
     const auto account = ledger_.client(client_id);
     infos.push_back(wire::CreateClientInfo(fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid,
                                            client.credentials.user, account.used[index(Resource::memory)],
                                            account.used[index(Resource::objects)], store_.held_by(client_id),
-                                           client.in_flight, seconds(now - client.last_heard)));
+                                           account.used[index(Resource::slots)], seconds(now - client.last_heard)));
   }
-  auto body = wire::CreateClients(fbb, fbb.CreateVector(infos));
+  auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), static_cast<std::uint32_t>(clients_.size()));
   send_reply(id, out.finish(wire::Body_Clients, body.Union()), {});
 }
 

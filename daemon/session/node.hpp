@@ -46,17 +46,18 @@ struct NodeSettings {
   std::uint64_t segment_bytes = 64 << 20;
   std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
   std::uint32_t requests_max = 256;    ///< unanswered requests of one client
-  std::size_t groups_max = 16'384;
-  std::size_t seats_max = 4096;  ///< of one client
+  std::size_t seats_max = 4096;        ///< of one client
   std::size_t memory_waiters_max = 4096;
   double idle_exit_s = 0;
   unsigned lanes = 1;
   std::string huge_pages;
   std::int32_t pid = 0;
+  std::uint32_t user = 0;  ///< as whom the daemon runs; who may end it beside root
   Duration pickle_lease = std::chrono::minutes(10);
 };
 
 inline constexpr int world_size_max = 1024;
+inline constexpr std::size_t name_bytes_max = 256;  ///< of groups and clients
 
 /// Who connected, as the kernel says.
 struct Credentials {
@@ -107,22 +108,33 @@ class Node {
       int rank = 0;
     };
     std::unordered_map<SeatId, Seated> seats;
-    std::uint32_t in_flight = 0;
     std::uint32_t requests = 0;
     [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
   };
 
   /// A group with the ops of its running epoch.
   struct GroupState {
-    explicit GroupState(Group::Settings settings, Muster::Limits limits)
-        : group(std::move(settings)), muster(group.settings().world_size, group.members(), limits) {}
+    GroupState(Group::Settings settings, Muster::Limits limits, Charge place)
+        : group(std::move(settings)),
+          muster(group.settings().world_size, group.members(), limits),
+          charge(std::move(place)) {}
     Group group;
     Muster muster;
     std::vector<Contribution> early;  ///< of newcomers, for the next epoch
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
-    std::uint32_t splits = 0;
+    Charge charge;
   };
+  /// Open groups are found by everybody's name for them, others by their own user's.
+  struct GroupKey {
+    bool open = false;
+    std::uint32_t user = 0;  ///< 0 for open ones
+    std::string name;
+    auto operator<=>(const GroupKey&) const = default;
+  };
+  [[nodiscard]] static GroupKey key_of(const Group::Settings& settings) {
+    return {settings.open, settings.open ? 0 : settings.user, settings.name};
+  }
 
   /// Whom an outcome goes to.
   struct Pending {
@@ -130,7 +142,7 @@ class Node {
     WorkId work;
     SeatId seat;     ///< 0 for combines
     GroupPtr group;  ///< null for combines
-    int rank = 0;
+    Charge slot;
   };
 
   /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
@@ -178,14 +190,22 @@ class Node {
 
   // groups.cpp: seats and epochs
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now);
-  [[nodiscard]] muster::Result<GroupPtr> find_or_make_group(const Client& client, const Group::Settings& settings);
+  [[nodiscard]] muster::Result<GroupPtr> find_or_make_group(const Group::Settings& settings);
+  [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings);
+  [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
   void seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now);
+  [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
   [[nodiscard]] Muster::Limits muster_limits() const;
   void begin_epoch(const GroupPtr& state, TimePoint now);
   void expire_early(const GroupPtr& state, TimePoint now);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state);
+  struct Child {
+    GroupPtr group;
+    std::vector<const Contribution*> members;  ///< by rank
+  };
+  [[nodiscard]] muster::Result<std::vector<Child>> make_children(const Group::Settings& parent, const Op& op);
   void split(const GroupPtr& state, const Op& op);
   void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank);
   void reform(const GroupPtr& state, const Op& op, TimePoint now);
@@ -196,7 +216,7 @@ class Node {
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
-  [[nodiscard]] muster::Result<void> admit(Client& client) const;
+  [[nodiscard]] muster::Result<Charge> admit(const Client& client);
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
@@ -225,7 +245,7 @@ class Node {
   Store store_;
   Admission admission_;
   std::map<ClientId, Client> clients_;
-  std::map<std::pair<std::uint32_t, std::string>, GroupPtr> groups_;
+  std::map<GroupKey, GroupPtr> groups_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {
@@ -238,6 +258,7 @@ class Node {
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;
+  std::uint64_t last_split_ = 0;
   std::uint32_t last_heir_ = 0xf000'0000;
   std::uint64_t ops_done_ = 0;
   std::uint64_t ops_failed_ = 0;

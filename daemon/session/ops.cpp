@@ -21,16 +21,15 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
+/// Checking inputs costs time in proportion to their leaves, and everybody else waits for it.
+constexpr std::size_t leaves_per_call_max = std::size_t{1} << 20;
 
 Duration bounded(std::int64_t timeout_ns) {
   return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max);
 }
 
 Input input_of(const ObjectPtr& object) {
-  Input input{object, &object->manifest, {}};
-  input.data.reserve(object->manifest.leaves.size());
-  for (std::size_t leaf = 0; leaf < object->manifest.leaves.size(); ++leaf) input.data.push_back(object->data(leaf));
-  return input;
+  return {object, &object->manifest, {object->addresses.data(), object->addresses.size()}};
 }
 
 ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.lease); }
@@ -66,25 +65,25 @@ void Node::release(Client& client, std::span<const std::byte> body) {
 Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
   Inputs inputs;
   inputs.reserve(objects.size());
+  std::size_t leaves = 0;
   for (const ObjectId id : objects) {
     auto object = store_.held(id, client.id);
     if (!object) return object.error();
+    leaves += (*object)->manifest.leaves.size();
     inputs.push_back(input_of(*object));
   }
+  if (leaves > leaves_per_call_max)
+    return Error(Code::invalid, "the inputs are " + std::to_string(leaves) + " arrays in all",
+                 "use fewer and larger arrays: one call takes at most " + std::to_string(leaves_per_call_max));
   return inputs;
 }
 
-Result<void> Node::admit(Client& client) const {
+Result<Charge> Node::admit(const Client& client) {
   if (stopping_) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
-  const auto limit = settings_.quota.per_client[static_cast<std::size_t>(Resource::slots)];
-  if (client.in_flight >= limit)
-    return Error(Code::quota_exceeded, std::to_string(client.in_flight) + " ops of this client are in flight",
-                 "wait for some of them first; the limit is " + std::to_string(limit));
-  return {};
+  return ledger_.charge(client.payer(), Resource::slots, 1);
 }
 
 Ticket Node::add_pending(Pending pending) {
-  if (Client* client = find(pending.client)) ++client->in_flight;
   pending_.emplace(++last_ticket_, std::move(pending));
   return last_ticket_;
 }
@@ -101,7 +100,8 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
-  if (auto admitted = admit(client); !admitted) return fail_work(client.id, read->work, admitted.error());
+  auto slot = admit(client);
+  if (!slot) return fail_work(client.id, read->work, slot.error());
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
@@ -123,7 +123,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   contribution.deadline = now + bounded(read->timeout_ns);
   contribution.key = std::move(read->key);
   contribution.inputs = std::move(*inputs);
-  contribution.ticket = add_pending({client.id, read->work, read->seat, state, contribution.rank});
+  contribution.ticket = add_pending({client.id, read->work, read->seat, state, std::move(*slot)});
   if (newcomer) {
     state->early.push_back(std::move(contribution));
     return;
@@ -136,7 +136,8 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
 void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {
   auto read = ipc::read_combine(body);
   if (!read) return violated(client.id, read.error(), now);
-  if (auto admitted = admit(client); !admitted) return fail_work(client.id, read->work, admitted.error());
+  auto slot = admit(client);
+  if (!slot) return fail_work(client.id, read->work, slot.error());
   const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : read->ranks;
   if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
@@ -154,7 +155,7 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   std::set<int> members;
   for (int rank = 0; rank < static_cast<int>(read->ranks); ++rank) members.insert(rank);
   Muster muster(static_cast<int>(read->ranks), std::move(members), muster_limits());
-  const Ticket ticket = add_pending({client.id, read->work, {}, nullptr, 0});
+  const Ticket ticket = add_pending({client.id, read->work, {}, nullptr, std::move(*slot)});
   const std::size_t each = read->objects.size() / givers;
   std::vector<Action> actions;
   auto next = std::make_move_iterator(inputs->begin());
@@ -175,12 +176,16 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   }
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) start(nullptr, start_op->op, client.credentials.user, now);
-    if (auto* fail = std::get_if<FailOp>(&action)) settle_failed(ticket, fail->error);
+    if (auto* fail = std::get_if<FailOp>(&action)) {
+      ++ops_failed_;
+      settle_failed(ticket, fail->error);
+    }
   }
   // Whatever can't be complete (a root out of range, say) ends here, too.
-  if (actions.empty())
-    settle_failed(ticket, Error(Code::invalid, "root " + std::to_string(read->root) + " of " +
-                                                   std::to_string(read->ranks) + " ranks"));
+  if (!actions.empty()) return;
+  ++ops_failed_;
+  settle_failed(ticket, Error(Code::invalid,
+                              "root " + std::to_string(read->root) + " of " + std::to_string(read->ranks) + " ranks"));
 }
 
 void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now) {
@@ -386,9 +391,7 @@ std::optional<Node::Pending> Node::take_pending(Ticket ticket) {
   if (found == pending_.end()) return std::nullopt;
   Pending pending = std::move(found->second);
   pending_.erase(found);
-  Client* client = find(pending.client);
-  if (!client) return std::nullopt;
-  --client->in_flight;
+  if (!find(pending.client)) return std::nullopt;
   return pending;
 }
 

@@ -20,7 +20,6 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-constexpr std::size_t name_bytes_max = 256;
 /// No wait is longer; it keeps arithmetic on deadlines far from overflow.
 constexpr Duration wait_max = std::chrono::hours(24);
 
@@ -176,6 +175,12 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
     case wire::Body_GroupsQuery: return list_groups(id, request);
     case wire::Body_ClientsQuery: return list_clients(id, request, now);
     case wire::Body_Stop: {
+      if (client.credentials.user != settings_.user && client.credentials.user != 0)
+        return reply_error(id, request,
+                           Error(Code::denied,
+                                 "user " + std::to_string(client.credentials.user) +
+                                     " asked to end the daemon of user " + std::to_string(settings_.user),
+                                 "ask its owner or root; joining it needs no such right"));
       const auto reason = text(frame.body_as_Stop()->reason());
       reply_ok(id, request);
       return outside_.stop(reason.empty() || !is_text(reason) ? "asked to by " + label(id)

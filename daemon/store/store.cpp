@@ -19,19 +19,19 @@ std::string label(ObjectId id) { return "object " + std::to_string(id.value); }
 /// What a manifest takes in the daemon beyond what the object's slot stands for.
 std::uint64_t metadata_bytes(const Manifest& manifest) {
   constexpr std::uint64_t with_slot = 4096;
-  const std::uint64_t bytes = manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(SegmentPtr)) +
+  const std::uint64_t bytes = manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const std::byte*)) +
                               manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size();
   return bytes <= with_slot ? 0 : bytes;
 }
 
-SegmentIds distinct(const Segments& segments) {
-  SegmentIds ids;
-  for (const auto& segment : segments)
-    if (segment && (ids.empty() || ids.back() != segment->id())) ids.push_back(segment->id());
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
+bool comes_before(const SegmentPtr& a, const SegmentPtr& b) { return a->id() < b->id(); }
+
+void place_leaf(Object& object, const SegmentPtr& segment, std::uint64_t offset) {
+  object.addresses.push_back(segment->data() + offset);
+  if (object.segments.empty() || object.segments.back() != segment) object.segments.push_back(segment);
 }
+
+void place_leaf_without_bytes(Object& object) { object.addresses.push_back(nullptr); }
 
 }  // namespace
 
@@ -45,7 +45,7 @@ Result<void> Store::check_new(Payer client, ObjectId id) const {
 Result<void> Store::bind_own(Object& object, Payer client) const {
   for (const auto& leaf : object.manifest.leaves) {
     if (leaf.bytes() == 0) {
-      object.segments.emplace_back();
+      place_leaf_without_bytes(object);
       continue;
     }
     auto segment = segments_.owned(leaf.segment, client.client);
@@ -54,17 +54,16 @@ Result<void> Store::bind_own(Object& object, Payer client) const {
       return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
                                       std::to_string(leaf.offset) + " is outside of segment " +
                                       std::to_string(leaf.segment.value));
-    object.segments.push_back(std::move(*segment));
+    place_leaf(object, *segment, leaf.offset);
   }
   return {};
 }
 
 Result<void> Store::bind_to_parent(Object& object) const {
   LeafIndex wholes(object.parent->manifest.leaves);
-  object.segments.reserve(object.manifest.leaves.size());
   for (const auto& leaf : object.manifest.leaves) {
     if (leaf.bytes() == 0) {
-      object.segments.emplace_back();
+      place_leaf_without_bytes(object);
       continue;
     }
     const auto whole = wholes.find(leaf);
@@ -73,7 +72,7 @@ Result<void> Store::bind_to_parent(Object& object) const {
                                       std::to_string(leaf.offset) + " of segment " +
                                       std::to_string(leaf.segment.value) + " is not part of " +
                                       label(object.parent->id));
-    object.segments.push_back(object.parent->segments[*whole]);
+    place_leaf(object, segments_.find(leaf.segment), leaf.offset);
   }
   // The bytes are those of the first whole: keeping only that one makes a part of a part no longer chain.
   if (object.parent->parent) object.parent = object.parent->parent;
@@ -94,7 +93,9 @@ Result<void> Store::charge(Object& object, Payer payer) const {
 
 ObjectPtr Store::insert(Object object) {
   const ObjectId id = object.id;
-  object.lies_in = distinct(object.segments);
+  auto& segments = object.segments;
+  std::sort(segments.begin(), segments.end(), comes_before);
+  segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
   const auto watched = std::make_shared<Watched>(std::move(object), ends_);
   ObjectPtr made(watched, &watched->object);
   ++totals_.objects_made;
@@ -140,8 +141,11 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   object.user = user;
   object.made = now;
   object.manifest = std::move(manifest);
-  for (const auto& leaf : object.manifest.leaves)
-    object.segments.push_back(leaf.bytes() == 0 ? nullptr : segments_.find(leaf.segment));
+  object.addresses.reserve(object.manifest.leaves.size());
+  for (const auto& leaf : object.manifest.leaves) {
+    if (leaf.bytes() == 0) place_leaf_without_bytes(object);
+    else place_leaf(object, segments_.find(leaf.segment), leaf.offset);
+  }
   if (auto charged = charge(object, {user, {}}); !charged) return charged.error();
   object.region = std::move(region);
   return insert(std::move(object));
@@ -168,8 +172,10 @@ bool Store::holds_in(ClientId client, SegmentId segment) const {
   auto found = holds_.find(client);
   if (found == holds_.end()) return false;
   return std::any_of(found->second.begin(), found->second.end(), [&](const auto& hold) {
-    const auto& lies_in = entries_.at(hold.first).strong->lies_in;
-    return std::binary_search(lies_in.begin(), lies_in.end(), segment);
+    const auto& segments = entries_.at(hold.first).strong->segments;
+    const auto place = std::lower_bound(segments.begin(), segments.end(), segment,
+                                        [](const SegmentPtr& each, SegmentId id) { return each->id() < id; });
+    return place != segments.end() && (*place)->id() == segment;
   });
 }
 

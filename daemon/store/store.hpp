@@ -33,7 +33,7 @@ using muster::ipc::Manifest;
 using muster::ipc::ObjectId;
 
 using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
-using SegmentIds = muster::ipc::SmallVector<SegmentId, 1>;
+using Addresses = muster::ipc::SmallVector<const std::byte*, 1>;
 
 /// Immutable once made. Kept alive by shared_ptr (an op's lease is just a copy); the store watches the end.
 struct Object {
@@ -43,15 +43,12 @@ struct Object {
   ClientId maker;  ///< 0: the daemon
   TimePoint made;
   Manifest manifest;
-  Segments segments;                     ///< of each leaf, null for leaves without bytes
-  SegmentIds lies_in;                    ///< the same, each once, sorted
+  Segments segments;                     ///< where its bytes lie, each once, by id
+  Addresses addresses;                   ///< of each leaf, null for leaves without bytes
   std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
   ResultRegion region;                   ///< of a result
   Charge slot;
   Charge metadata;  ///< of a large manifest
-  [[nodiscard]] const std::byte* data(std::size_t leaf) const {
-    return segments[leaf] ? segments[leaf]->data() + manifest.leaves[leaf].offset : nullptr;
-  }
 };
 using ObjectPtr = std::shared_ptr<const Object>;
 

@@ -170,7 +170,7 @@ def test_more_seats_than_one_client_may_have(daemon, pair):
             if reply.name == "Failure":
                 break
         assert CODES[reply.code] == "quota_exceeded"
-        assert f"{number} seats" in reply.message
+        assert f"{number} of at most {number} seats" in reply.message
         pair.goes_on()
     is_forgotten(daemon, client.id)
 

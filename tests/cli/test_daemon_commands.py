@@ -189,7 +189,7 @@ def test_tables_of_an_empty_store(muster):
     assert muster("groups").stdout == "no groups\n"
     assert "no clients" in muster("status").stdout
     assert json.loads(muster("ls", "--json").stdout) == {"total": 0, "objects": []}
-    assert json.loads(muster("groups", "--json").stdout) == {"groups": []}
+    assert json.loads(muster("groups", "--json").stdout) == {"total": 0, "groups": []}
 
 
 def test_a_stopped_daemon_does_not_hang_the_command(muster):

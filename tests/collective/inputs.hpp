@@ -40,6 +40,7 @@ inline Input bundle(std::vector<Array> arrays, std::string structure = {}) {
   struct Held {
     std::vector<Array> arrays;
     muster::ipc::Manifest manifest;
+    std::vector<const std::byte*> addresses;
   };
   auto held = std::make_shared<Held>();
   held->arrays = std::move(arrays);
@@ -47,9 +48,10 @@ inline Input bundle(std::vector<Array> arrays, std::string structure = {}) {
   Input input;
   for (const Array& each : held->arrays) {
     held->manifest.add({each.bytes.empty() ? 0U : 1U}, 0, each.dtype, each.shape).value();
-    input.data.push_back(each.bytes.empty() ? nullptr : each.bytes.data());
+    held->addresses.push_back(each.bytes.empty() ? nullptr : each.bytes.data());
   }
   input.manifest = &held->manifest;
+  input.addresses = held->addresses;
   input.lease = held;
   return input;
 }

@@ -93,7 +93,7 @@ PerRank run(const Op& op, const Plan& plan) {
       Leaves leaves;
       leaves.reserve(manifest.leaves.size());
       for (std::size_t leaf = 0; leaf < manifest.leaves.size(); ++leaf) {
-        const auto* data = input ? input->data[leaf] : made.regions[given.index] + manifest.leaves[leaf].offset;
+        const auto* data = input ? input->addresses[leaf] : made.regions[given.index] + manifest.leaves[leaf].offset;
         leaves.push_back(decode(manifest.leaves[leaf].dtype, manifest.shape(manifest.leaves[leaf]), data));
       }
       objects.push_back(std::move(leaves));
@@ -274,9 +274,10 @@ TEST_CASE("allreduce makes one result for all, in rank order") {
   const Plan plan = make_plan(op).value();
   REQUIRE(plan.outputs.size() == 1);
   REQUIRE(plan.folds.size() == 1);
-  CHECK(plan.folds[0].inputs == muster::ipc::SmallVector<const std::byte*, 8>{op.contributions[0].inputs[0].data[0],
-                                                                              op.contributions[1].inputs[0].data[0],
-                                                                              op.contributions[2].inputs[0].data[0]});
+  CHECK(plan.folds[0].inputs ==
+        muster::ipc::SmallVector<const std::byte*, 8>{op.contributions[0].inputs[0].addresses[0],
+                                                      op.contributions[1].inputs[0].addresses[0],
+                                                      op.contributions[2].inputs[0].addresses[0]});
   CHECK(plan.work_bytes == 3 * 2 + 2 * 8);
   const PerRank result = run(op, plan);
   for (const Objects& objects : result) CHECK(objects == Objects{{numbers(DType::int64, {3, 1})}});
@@ -356,7 +357,8 @@ TEST_CASE("a result beyond any memory is Invalid") {
     each.layout = Layout::stack;
     auto huge = std::make_shared<muster::ipc::Manifest>();
     huge->add({1}, 0, DType::uint8, std::vector{std::int64_t{1} << 62}).value();
-    each.inputs.push_back({huge, huge.get(), {nullptr}});
+    static const std::byte* const nowhere = nullptr;
+    each.inputs.push_back({huge, huge.get(), {&nowhere, 1}});
   }
   const auto plan = make_plan(op);
   REQUIRE_FALSE(plan);

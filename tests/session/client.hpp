@@ -21,7 +21,7 @@ inline NodeSettings small_settings() {
   settings.version = "test";
   settings.incarnation = 7;
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096};
+  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096, 64};
   settings.segment_bytes = 1 << 20;
   return settings;
 }
@@ -104,15 +104,30 @@ class TestClient {
   }
 
   const wire::Joined* join(const std::string& group, int rank, int world_size,
-                           muster::OnLoss on_loss = muster::OnLoss::fail) {
+                           muster::OnLoss on_loss = muster::OnLoss::fail, bool open = false) {
     FrameBuilder out(++request_);
     auto name = out.fbb.CreateString(group);
     ask(out, wire::Body_Join,
-        wire::CreateJoin(out.fbb, name, rank, world_size, 30'000, static_cast<std::uint8_t>(on_loss), false).Union());
+        wire::CreateJoin(out.fbb, name, rank, world_size, 30'000, static_cast<std::uint8_t>(on_loss), open).Union());
     const auto* joined = reply().body_as_Joined();
     if (joined) seat = {joined->seat()};
     if (joined) epoch = joined->epoch();
     return joined;
+  }
+  void stop() {
+    FrameBuilder out(++request_);
+    const auto reason = out.fbb.CreateString("");
+    ask(out, wire::Body_Stop, wire::CreateStop(out.fbb, reason).Union());
+  }
+  const wire::Groups& groups() {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_GroupsQuery, wire::CreateGroupsQuery(out.fbb).Union());
+    return *reply().body_as_Groups();
+  }
+  const wire::StatusReply& status() {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
+    return *reply().body_as_StatusReply();
   }
   void leave() {
     FrameBuilder out(++request_);

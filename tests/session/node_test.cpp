@@ -2,6 +2,8 @@
 
 #include <sys/socket.h>
 
+#include <muster/ipc/socket.hpp>
+
 #include "client.hpp"
 
 using namespace musterd;
@@ -153,6 +155,159 @@ TEST_CASE("split makes a group for each color") {
   CHECK(first->name == last->name);
   REQUIRE(clients[1].done(works[1]));
   CHECK_FALSE(clients[1].done(works[1])->seat);
+}
+
+TEST_CASE("groups made of one that was made again are not those made of the first") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  const auto split = [&] {
+    first.join("g", 0, 2);
+    second.join("g", 1, 2);
+    const auto work = first.contribute(Kind::split);
+    second.contribute(Kind::split);
+    const ipc::Done done = first.done(work).value();
+    first.leave();
+    second.leave();
+    return done;
+  };
+  const auto older = split();
+  const auto newer = split();
+  CHECK(older.name != newer.name);
+  // Ops of the older one still end by their deadlines.
+  first.seat = older.seat;
+  first.epoch = older.epoch;
+  const auto work = first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
+  world.advance(std::chrono::seconds(2));
+  REQUIRE(first.failed(work));
+  CHECK(first.failed(work)->code() == Code::timeout);
+}
+
+TEST_CASE("a split that would make too much fails on every rank and leaves nothing") {
+  auto settings = small_settings();
+  const auto groups = static_cast<std::size_t>(Resource::groups);
+  SECTION("groups") { settings.quota.total[groups] = settings.quota.per_user[groups] = 2; }
+  SECTION("seats") { settings.seats_max = 1; }
+  World world(settings);
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  const auto of_first = first.contribute(Kind::split, {}, 0);
+  const auto of_second = second.contribute(Kind::split, {}, 1);
+  for (auto* client : {&first, &second}) {
+    const auto failed = client->failed(client == &first ? of_first : of_second);
+    REQUIRE(failed);
+    CHECK(failed->code() == Code::quota_exceeded);
+  }
+  CHECK(first.groups().total() == 1);
+}
+
+TEST_CASE("a rank that died before a split is lost in the new group, by the group's policy") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2, muster::OnLoss::shrink);
+  second.join("g", 1, 2, muster::OnLoss::shrink);
+  second.contribute(Kind::split);
+  second.die();
+  const auto work = first.contribute(Kind::split);
+  const auto done = first.done(work);
+  REQUIRE(done);
+  first.seat = done->seat;
+  first.epoch = done->epoch;
+  CHECK(first.done(first.contribute(Kind::barrier)));
+}
+
+TEST_CASE("an open group is for those who ask for one") {
+  World world;
+  TestClient owner(world, 1, 1000);
+  TestClient guest(world, 2, 2000);
+  TestClient other(world, 3, 2000);
+  TestClient same(world, 4, 1000);
+  REQUIRE(owner.join("g", 0, 2, muster::OnLoss::fail, true));
+  REQUIRE(guest.join("g", 1, 2, muster::OnLoss::fail, true));
+  // A group of the same name of one's own is another one.
+  REQUIRE(other.join("g", 0, 2));
+  CHECK(owner.groups().total() == 2);
+  // The owner's own ranks must agree.
+  CHECK_FALSE(same.join("g", 1, 2));
+  CHECK(same.failure() == Code::invalid);
+}
+
+TEST_CASE("only the daemon's own user and root may end it") {
+  auto settings = small_settings();
+  settings.user = 1000;
+  World world(settings);
+  TestClient stranger(world, 1, 2000);
+  stranger.stop();
+  CHECK(stranger.failure() == Code::denied);
+  CHECK(world.outside.stopped.empty());
+  TestClient own(world, 2, GENERATE(0U, 1000U));
+  own.stop();
+  CHECK(own.reply().body_type() == wire::Body_Ok);
+  CHECK_FALSE(world.outside.stopped.empty());
+}
+
+TEST_CASE("a long list of groups ends where its reply would be too long") {
+  World world;
+  TestClient client(world, 1);
+  constexpr int groups = 60;
+  for (int group = 0; group < groups; ++group) REQUIRE(client.join("g" + std::to_string(group), 0, world_size_max));
+  const auto& listed = client.groups();
+  CHECK(listed.total() == groups);
+  CHECK(listed.groups()->size() > 1);
+  CHECK(world.outside.frames[client.id()].back().size() < ipc::frame_bytes_max / 2);
+}
+
+TEST_CASE("ops in flight are charged to who started them") {
+  World world;
+  TestClient client(world, 1);
+  client.join("g", 0, 2);
+  const auto in_flight = [&] { return client.status().users()->Get(0)->in_flight(); };
+  const auto work = client.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
+  client.contribute(Kind::barrier, {}, 0, std::chrono::seconds(3));
+  CHECK(in_flight() == 2);
+  world.advance(std::chrono::seconds(2));
+  REQUIRE(client.failed(work));
+  CHECK(in_flight() == 1);
+  client.leave();
+  CHECK(in_flight() == 0);
+}
+
+TEST_CASE("what a newcomer contributed before it left ends as GroupClosed") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  second.die();
+  TestClient third(world, 3);
+  third.join("g", 1, 2);
+  const auto early = third.contribute(Kind::barrier);
+  third.leave();
+  REQUIRE(third.failed(early));
+  CHECK(third.failed(early)->code() == Code::group_closed);
+}
+
+TEST_CASE("inputs with more leaves than can be checked quickly are refused at once") {
+  World world;
+  TestClient client(world, 1);
+  const auto segment = client.lease(1 << 16);
+  ipc::Seal seal;
+  seal.object = ipc::make_object_id(client.id(), 77);
+  constexpr std::size_t leaves = 1 << 15;
+  for (std::size_t leaf = 0; leaf < leaves; ++leaf)
+    seal.manifest.add(segment, 0, muster::DType::uint8, std::vector<std::int64_t>{}).value();
+  client.record(ipc::SubmissionType::seal, seal);
+  ipc::Combine combine;
+  combine.work = {100};
+  combine.kind = Kind::allgather;
+  combine.ranks = 1000;
+  combine.objects.resize(combine.ranks, seal.object);
+  client.record(ipc::SubmissionType::combine, combine);
+  REQUIRE(client.failed({100}));
+  CHECK(client.failed({100})->code() == Code::invalid);
 }
 
 TEST_CASE("a lookup reads the rings first and needs the capability") {

@@ -27,7 +27,7 @@ TEST_CASE("a sealed array is held by its maker and found by whoever shows its ca
   REQUIRE(world.store.held(id, alice.client));
   const auto object = *world.store.held(id, alice.client);
   CHECK(object->maker == alice.client);
-  CHECK(object->data(0) == world.segments.find(segment)->data() + 64);
+  CHECK(object->addresses[0] == world.segments.find(segment)->data() + 64);
   CHECK(code_of(world.store.held(id, bob.client)) == Code::denied);
   REQUIRE(world.store.lookup(id, secret, bob));
   CHECK(world.store.held(id, bob.client));
@@ -90,7 +90,7 @@ TEST_CASE("arrays without bytes and bundles without arrays need no segment") {
   Manifest manifest;
   REQUIRE(manifest.add({}, 0, muster::DType::int8, std::vector<std::int64_t>{3, 0}));
   const auto empty = world.seal(alice, manifest);
-  CHECK((*world.store.held(empty, alice.client))->data(0) == nullptr);
+  CHECK((*world.store.held(empty, alice.client))->addresses[0] == nullptr);
   const auto none = world.seal(alice, Manifest{});
   CHECK(world.store.held(none, alice.client));
 }

@@ -147,9 +147,7 @@ std::string list_text(const wire::Objects& objects) {
     bytes += object->bytes();
   }
   std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + format_bytes(bytes) + "\n";
-  if (objects.total() > all.size())
-    out += std::to_string(objects.total() - all.size()) + " more: muster ls --limit " +
-           std::to_string(objects.total()) + "\n";
+  if (objects.total() > all.size()) out += std::to_string(objects.total() - all.size()) + " more: see --limit\n";
   return out;
 }
 
@@ -186,13 +184,14 @@ std::string groups_text(const wire::Groups& groups) {
                  seat->pid() != 0 ? std::to_string(seat->pid()) : "", text(seat->client())});
     out += seats.render() + "\n";
   }
+  if (groups.total() > all.size()) return out + std::to_string(groups.total() - all.size()) + " more\n";
   out.pop_back();
   return out;
 }
 
 std::string groups_json(const wire::Groups& groups) {
   JsonWriter json;
-  json.begin_object().key("groups").begin_array();
+  json.begin_object().field("total", groups.total()).key("groups").begin_array();
   for (const auto* group : items(groups.groups())) {
     json.begin_object().field("name", text(group->name())).field("epoch", group->epoch());
     json.field("world_size", group->world_size()).field("on_loss", text(group->on_loss()));
