@@ -13,6 +13,7 @@
 #include <utility>
 
 #include <muster/ipc/failpoint.hpp>
+#include <muster/ipc/place.hpp>
 
 #include "bounded_time.hpp"
 #include "fork.hpp"

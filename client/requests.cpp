@@ -11,6 +11,7 @@
 #include <thread>
 
 #include <muster/ipc/failpoint.hpp>
+#include <muster/ipc/place.hpp>
 
 #include "interrupted.hpp"
 
@@ -56,6 +57,7 @@ Result<ipc::Fd> connect_to(const std::string& path, SteadyTime until) {
     constexpr auto nap = std::chrono::milliseconds(5);
     std::this_thread::sleep_for(nap);
   }
+  if (auto own = ipc::check_listener(socket, path); !own) return own.error();
   return socket;
 }
 

@@ -6,23 +6,21 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
+#include <muster/ipc/place.hpp>
 
 #include "interrupted.hpp"
 
@@ -37,23 +35,6 @@ constexpr auto pause_min = std::chrono::milliseconds(2);
 constexpr auto pause_max = std::chrono::milliseconds(32);
 
 bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
-
-/// Only a directory of this user, or of root, may hold the socket: else another user could pose as the daemon.
-Result<void> check_directory(const fs::path& directory) {
-  std::error_code ignored;
-  fs::create_directories(directory.parent_path(), ignored);
-  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
-    return ipc::system_error(Code::denied, "can't make the directory " + directory.string(), errno,
-                             "set MUSTER_SOCKET to another place");
-  struct stat info {};
-  if (::stat(directory.c_str(), &info) != 0)
-    return ipc::system_error(Code::denied, "can't look at " + directory.string(), errno);
-  const bool default_place = directory.filename().string().starts_with("muster");
-  if (default_place && info.st_uid != ::getuid() && info.st_uid != 0)
-    return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid),
-                 "set MUSTER_SOCKET to another place");
-  return {};
-}
 
 /// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
 /// `log` and `ready` are far from 0 to 3.
@@ -85,16 +66,6 @@ Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
   ipc::Fd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, far));
   if (!copy) return ipc::system_error(Code::failed, "can't copy a descriptor", errno, "raise `ulimit -n`");
   return copy;
-}
-
-/// Whether somebody accepts connections there, busy or not.
-bool is_served(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return false;
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  const ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
 }
 
 /// What a daemon that could not start said: the last complaint in the log since `offset`. A daemon that runs meanwhile
@@ -192,20 +163,20 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
                           const std::string& idle_exit_s) {
   auto program = find_daemon(options);
   if (!program) return program.error();
-  if (auto checked = check_directory(fs::path(path).parent_path()); !checked) return checked.error();
+  if (auto made = ipc::make_place(path); !made) return made.error();
   const std::string lock_path = path + ".start";
   const ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return ipc::system_error(Code::denied, "can't open " + lock_path, errno);
   // Whoever has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
   for (auto pause = pause_min; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; pause = std::min(2 * pause, pause_max)) {
-    if (is_served(path)) return {};
+    if (ipc::is_served(path)) return {};
     if (steady_clock::now() > until || interrupted())
       return Error(Code::daemon_unavailable,
                    "another process has been starting the daemon at " + path + " for too long",
                    "its log is " + daemon_log(path));
     std::this_thread::sleep_for(pause);
   }
-  if (is_served(path)) return {};
+  if (ipc::is_served(path)) return {};
   return spawn(*program, path, options, idle_exit_s, until);
 }
 

@@ -10,7 +10,7 @@
 #include <exception>
 #include <iostream>
 
-#include <muster/ipc/socket.hpp>
+#include <muster/ipc/place.hpp>
 
 #include "base/config.hpp"
 #include "base/log.hpp"

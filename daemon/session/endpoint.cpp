@@ -9,8 +9,9 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <thread>
+
+#include <muster/ipc/place.hpp>
 
 namespace musterd {
 
@@ -34,32 +35,14 @@ Result<sockaddr_un> address_of(const std::string& path) {
   return address;
 }
 
-bool somebody_listens(const sockaddr_un& address) {
-  const ipc::Fd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  const int connected = ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
-  return connected == 0 || errno == EAGAIN;
-}
-
-Result<void> make_directory(const std::string& path) {
-  const auto directory = std::filesystem::path(path).parent_path();
-  if (directory.empty()) return {};
-  std::error_code error;
-  if (std::filesystem::exists(directory, error)) return {};
-  std::filesystem::create_directories(directory.parent_path(), error);
-  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
-    return ipc::system_error(Code::denied, "can't make the directory " + directory.string(), errno,
-                             "choose another place with --socket");
-  return {};
-}
-
-Result<ipc::Fd> take_lock(const std::string& path, const sockaddr_un& address, Duration patience) {
+Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   const std::string lock_path = path + ".lock";
   ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return ipc::system_error(Code::denied, "can't open the lock file " + lock_path, errno);
   const auto give_up = Clock::now() + patience;
   while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ipc::system_error(Code::failed, "can't lock " + lock_path, errno);
-    if (somebody_listens(address) || Clock::now() > give_up)
+    if (ipc::is_served(path) || Clock::now() > give_up)
       return Error(Code::invalid, "another musterd serves " + path,
                    "use it as it is, end it with: muster stop --socket " + path + ", or choose another --socket");
     // The one that holds the lock is starting or ending; there is nothing to wait on but time.
@@ -73,8 +56,8 @@ Result<ipc::Fd> take_lock(const std::string& path, const sockaddr_un& address, D
 Result<Endpoint> Endpoint::open(std::string path, unsigned mode, Duration patience) {
   auto address = address_of(path);
   if (!address) return address.error();
-  if (auto made = make_directory(path); !made) return made.error();
-  auto lock = take_lock(path, *address, patience);
+  if (auto made = ipc::make_place(path); !made) return made.error();
+  auto lock = take_lock(path, patience);
   if (!lock) return lock.error();
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {

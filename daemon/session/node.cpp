@@ -142,7 +142,7 @@ std::optional<TimePoint> Node::next_deadline() const {
 
 void Node::after_event(TimePoint) {
   const std::uint64_t releases = ledger_.memory_releases() + results_.region_releases();
-  if (releases != seen_memory_releases_ || admission_.front_is_untried()) {
+  if (releases != seen_memory_releases_ || admission_.has_untried_front()) {
     seen_memory_releases_ = releases;
     admission_.retry();
   }

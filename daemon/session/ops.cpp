@@ -224,7 +224,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
     return fail_running(key, fits.error(), now);
   // Ops wait for memory in line with everybody else who does.
   admission_.request(
-      {}, deadline_of(*op),
+      {user, {}}, deadline_of(*op),
       [this, key]() -> Result<void> {
         if (auto allocated = allocate(running_.at(key)); !allocated) return allocated;
         launch(key, now_);

@@ -78,7 +78,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   const auto done = attempt();
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
-  admission_.request(id, now + milliseconds(hello.timeout_ms()), attempt,
+  admission_.request(client.payer(), now + milliseconds(hello.timeout_ms()), attempt,
                      [this, id, request](const Error& error) { refuse(id, request, error); });
 }
 
@@ -229,7 +229,7 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
   const auto give_up = [this, id = client.id, request](const Error& error) { reply_error(id, request, error); };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
-  admission_.request(client.id, now + timeout, attempt, give_up);
+  admission_.request(payer, now + timeout, attempt, give_up);
 }
 
 void Node::map(Client& client, std::uint64_t request, SegmentId id) {

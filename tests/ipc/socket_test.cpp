@@ -361,22 +361,5 @@ TEST_CASE("frames cut or changed anywhere verify or not, but never read out of b
   REQUIRE(refusals > frames.size() * 10);
 }
 
-TEST_CASE("the socket's path: the environment first, the user's runtime folder next") {
-  const auto old = [](const char* name) { return std::string(std::getenv(name) ? std::getenv(name) : ""); };
-  const auto path = old("MUSTER_SOCKET"), folder = old("XDG_RUNTIME_DIR");
-  setenv("MUSTER_SOCKET", "/some/where.sock", 1);
-  REQUIRE(default_socket_path() == "/some/where.sock");
-  setenv("MUSTER_SOCKET", "", 1);
-  setenv("XDG_RUNTIME_DIR", "/run/user/7", 1);
-  REQUIRE(default_socket_path() == "/run/user/7/muster/musterd.sock");
-  unsetenv("XDG_RUNTIME_DIR");
-  const auto own =
-      geteuid() == 0 ? "/run/muster/musterd.sock" : "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
-  REQUIRE(default_socket_path() == own);
-  unsetenv("MUSTER_SOCKET");
-  if (!path.empty()) setenv("MUSTER_SOCKET", path.c_str(), 1);
-  if (!folder.empty()) setenv("XDG_RUNTIME_DIR", folder.c_str(), 1);
-}
-
 }  // namespace
 }  // namespace muster::ipc

@@ -19,9 +19,9 @@ struct Room {
   std::map<int, Code> given_up = {};
   Admission admission{100};
 
-  WaiterId ask(int who, std::uint64_t wanted, int deadline = 1000) {
-    return admission.request(
-        {static_cast<std::uint32_t>(who)}, TimePoint(std::chrono::seconds(deadline)),
+  void ask(int who, std::uint64_t wanted, int deadline = 1000, UserId user = 1000) {
+    admission.request(
+        {user, {static_cast<std::uint32_t>(who)}}, TimePoint(std::chrono::seconds(deadline)),
         [this, who, wanted]() -> Result<void> {
           if (wanted > units) return Error(Code::out_of_memory, "no room");
           units -= wanted;
@@ -49,7 +49,7 @@ TEST_CASE("a request that fits is served at once") {
   CHECK_FALSE(room.admission.next_deadline());
 }
 
-TEST_CASE("nobody overtakes, not even who would fit") {
+TEST_CASE("nobody of one user overtakes, not even who would fit") {
   Room room{.units = 5};
   room.ask(1, 8);
   room.ask(2, 3);
@@ -97,10 +97,10 @@ TEST_CASE("another error than OutOfMemory ends the wait") {
   const auto attempt = [&]() -> Result<void> {
     return Error(quota ? Code::quota_exceeded : Code::out_of_memory, "no");
   };
-  admission.request({1}, TimePoint::max(), attempt, note);
+  admission.request({0, {1}}, TimePoint::max(), attempt, note);
   CHECK(given_up.empty());
   quota = true;
-  admission.request({2}, TimePoint::max(), attempt, note);
+  admission.request({0, {2}}, TimePoint::max(), attempt, note);
   admission.retry();
   CHECK(given_up == std::vector{Code::quota_exceeded, Code::quota_exceeded});
   CHECK(admission.waiting() == 0);
@@ -110,23 +110,27 @@ TEST_CASE("who is forgotten is neither served nor told, and shows that the next 
   Room room{.units = 4};
   room.ask(1, 8);
   room.ask(2, 4);
-  CHECK_FALSE(room.admission.front_is_untried());
+  CHECK_FALSE(room.admission.has_untried_front());
   room.admission.forget({1});
-  CHECK(room.admission.front_is_untried());
+  CHECK(room.admission.has_untried_front());
   room.admission.retry();
   CHECK(room.served == Served{2});
   CHECK(room.given_up.empty());
-  CHECK_FALSE(room.admission.front_is_untried());
+  CHECK_FALSE(room.admission.has_untried_front());
 }
 
-TEST_CASE("a waiter can be forgotten by its id") {
-  Room room;
-  room.ask(1, 1);
-  const auto second = room.ask(2, 1);
-  room.ask(3, 1);
-  room.admission.forget_waiter(second);
-  room.free(3);
-  CHECK(room.served == Served{1, 3});
+TEST_CASE("what one user waits for holds up no other user, and users take turns") {
+  Room room{.units = 2};
+  constexpr UserId alice = 1;
+  constexpr UserId bob = 2;
+  room.ask(1, 100, 1000, alice);
+  room.ask(2, 2, 1000, bob);
+  CHECK(room.served == Served{2});
+  room.expire(1000);
+  for (const int who : {3, 5, 7}) room.ask(who, 1, 2000, alice);
+  for (const int who : {4, 6, 8}) room.ask(who, 1, 2000, bob);
+  room.free(4);
+  CHECK(room.served == Served{2, 3, 4, 5, 6});
 }
 
 TEST_CASE("an attempt may forget its own client") {
@@ -136,7 +140,7 @@ TEST_CASE("an attempt may forget its own client") {
     if (++attempts == 2) admission.forget({1});
     return Error(Code::out_of_memory, "no room");
   };
-  admission.request({1}, TimePoint::max(), attempt, [](const Error&) { FAIL("it was forgotten"); });
+  admission.request({0, {1}}, TimePoint::max(), attempt, [](const Error&) { FAIL("it was forgotten"); });
   admission.retry();
   CHECK(admission.waiting() == 0);
   admission.retry();
@@ -158,9 +162,13 @@ TEST_CASE("what an attempt asks for stands at the end of the line") {
   const auto never = [](const Error&) { FAIL("nobody gives up"); };
   auto& admission = room.admission;
   const auto nothing = [] {};
-  admission.request({1}, TimePoint::max(),
-                    entry("a", [&] { admission.request({3}, TimePoint::max(), entry("c", nothing), never); }), never);
-  admission.request({2}, TimePoint::max(), entry("b", nothing), never);
+  admission.request({0, {1}}, TimePoint::max(),
+                    entry("a",
+                          [&] {
+                            admission.request({0, {3}}, TimePoint::max(), entry("c", nothing), never);
+                          }),
+                    never);
+  admission.request({0, {2}}, TimePoint::max(), entry("b", nothing), never);
   open = true;
   admission.retry();
   CHECK(order == std::vector<std::string>{"a", "b", "c"});

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <optional>
 
+#include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
 
 #include "../../start_daemon.hpp"

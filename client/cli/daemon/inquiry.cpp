@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include <muster/ipc/place.hpp>
+
 namespace muster::cli {
 
 namespace {
@@ -45,6 +47,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
     return no_daemon(path, errno, given);
+  if (auto own = ipc::check_listener(fd, path); !own) return own.error();
   return fd;
 }
 

@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include <muster/ipc/socket.hpp>
+#include <muster/ipc/place.hpp>
 
 #include "../daemon/inquiry.hpp"
 #include "../text.hpp"

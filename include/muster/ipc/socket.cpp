@@ -190,14 +190,6 @@ bool is_clients(wire::Body type) { return type <= wire::Body_Stop || type == wir
 
 }  // namespace
 
-std::string default_socket_path() {
-  if (const char* path = std::getenv("MUSTER_SOCKET"); path != nullptr && *path != '\0') return path;
-  if (const char* folder = std::getenv("XDG_RUNTIME_DIR"); folder != nullptr && *folder != '\0')
-    return std::string(folder) + "/muster/musterd.sock";
-  if (geteuid() == 0) return "/run/muster/musterd.sock";
-  return "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
-}
-
 Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
   if (frame.empty() || frame.size() > frame_bytes_max)
     return Error(Code::invalid, "can't send a frame of " + std::to_string(frame.size()) + " bytes: at most " +

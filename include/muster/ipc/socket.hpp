@@ -28,10 +28,6 @@ enum class Received { packet, would_block, closed };
 /// while a reply's nested lists could be made to cost the square of their size.
 enum class Sender { client, any };
 
-/// $MUSTER_SOCKET, else $XDG_RUNTIME_DIR/muster/musterd.sock, else /run/muster/musterd.sock (root) or
-/// /tmp/muster-$UID/musterd.sock.
-[[nodiscard]] std::string default_socket_path();
-
 /// Sends one frame, through a memfd if it is large. False: the socket's buffer is full (non-blocking sockets only).
 [[nodiscard]] Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds);
 

@@ -1,0 +1,84 @@
+#include <muster/ipc/place.hpp>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+namespace muster::ipc {
+
+namespace {
+
+constexpr const char* elsewhere = "name another place: MUSTER_SOCKET, or --socket";
+
+std::string own_socket_path() {
+  if (const char* folder = std::getenv("XDG_RUNTIME_DIR"); folder != nullptr && *folder != '\0')
+    return std::string(folder) + "/muster/musterd.sock";
+  if (geteuid() == 0) return "/run/muster/musterd.sock";
+  return "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
+}
+
+/// Of a place that somebody has named, that user knows who else is there. Root's own place only root can make; root may
+/// have made it for a daemon of another user.
+bool must_be_own(const std::string& socket_path) {
+  const char* named = std::getenv("MUSTER_SOCKET");
+  return geteuid() != 0 && socket_path == own_socket_path() && (named == nullptr || socket_path != named);
+}
+
+bool is_trusted(uid_t user) { return user == geteuid() || user == 0; }
+
+}  // namespace
+
+std::string default_socket_path() {
+  if (const char* path = std::getenv("MUSTER_SOCKET"); path != nullptr && *path != '\0') return path;
+  return own_socket_path();
+}
+
+Result<void> make_place(const std::string& socket_path) {
+  const auto directory = std::filesystem::path(socket_path).parent_path();
+  if (directory.empty()) return {};
+  std::error_code ignored;
+  std::filesystem::create_directories(directory.parent_path(), ignored);
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return system_error(Code::denied, "can't make the directory " + directory.string(), errno, elsewhere);
+  if (!must_be_own(socket_path)) return {};
+  struct stat info {};
+  if (::lstat(directory.c_str(), &info) != 0)
+    return system_error(Code::denied, "can't look at " + directory.string(), errno, elsewhere);
+  if (!S_ISDIR(info.st_mode)) return Error(Code::denied, directory.string() + " is no directory", elsewhere);
+  if (!is_trusted(info.st_uid))
+    return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid), elsewhere);
+  if ((info.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+    return Error(Code::denied, directory.string() + " can be written by other users",
+                 "chmod go-w " + directory.string());
+  return {};
+}
+
+Result<void> check_listener(const Fd& connected, const std::string& socket_path) {
+  if (!must_be_own(socket_path)) return {};
+  ucred peer{};
+  socklen_t bytes = sizeof peer;
+  if (::getsockopt(connected.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0)
+    return system_error(Code::denied, "can't see who listens at " + socket_path, errno);
+  if (is_trusted(peer.uid)) return {};
+  return Error(Code::denied,
+               "user " + std::to_string(peer.uid) + " listens at " + socket_path + ", which is for " +
+                   "daemons of user " + std::to_string(geteuid()),
+               "if that daemon is meant, say so: export MUSTER_SOCKET=" + socket_path);
+}
+
+bool is_served(const std::string& socket_path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (socket_path.size() >= sizeof address.sun_path) return false;
+  std::memcpy(address.sun_path, socket_path.c_str(), socket_path.size() + 1);
+  const Fd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
+}
+
+}  // namespace muster::ipc
