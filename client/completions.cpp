@@ -33,8 +33,11 @@ bool Connection::drain() {
       auto record = completions_.next();
       if (!record) broken = record.error();
       if (!record || !*record) break;
-      handle(**record, aftermath);
       any = true;
+      if (auto handled = handle(**record, aftermath); !handled) {
+        broken = handled.error();
+        break;
+      }
     }
     if (any && header().completions_wait.load(std::memory_order_seq_cst) != 0) ipc::signal(doorbell_);
   }
@@ -50,36 +53,42 @@ bool Connection::drain() {
   return any;
 }
 
-void Connection::handle(const ipc::Record& record, Aftermath& aftermath) {
+Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath) {
   switch (static_cast<ipc::CompletionType>(record.type)) {
     case ipc::CompletionType::done: return handle_done(record, aftermath);
     case ipc::CompletionType::failed: {
       auto failed = ipc::read_failed(record.body);
-      if (!failed) return;
+      if (!failed) return failed.error();
       if (auto op = take_in_flight(failed->work)) finish(std::move(*op), failed->error, {}, aftermath);
-      return;
+      return {};
     }
     case ipc::CompletionType::object_gone: {
-      if (auto gone = ipc::read_object_gone(record.body)) aftermath.gone.push_back(gone->object);
-      return;
+      auto gone = ipc::read_object_gone(record.body);
+      if (!gone) return gone.error();
+      aftermath.gone.push_back(gone->object);
+      return {};
     }
     case ipc::CompletionType::seal_failed: {
       auto failed = ipc::read_seal_failed(record.body);
-      if (!failed) return;
+      if (!failed) return failed.error();
       // The object never was: its regions are free again, and whoever uses it is told why.
       aftermath.gone.push_back(failed->object);
       const std::lock_guard lock(works_mutex_);
       seal_errors_.emplace(failed->object, failed->error);
       has_seal_errors_ = true;
-      return;
+      return {};
     }
     case ipc::CompletionType::group_changed: return handle_change(record);
     case ipc::CompletionType::segment_gone: {
-      if (auto gone = ipc::read_segment_gone(record.body)) aftermath.segments_gone.push_back(gone->segment);
-      return;
+      auto gone = ipc::read_segment_gone(record.body);
+      if (!gone) return gone.error();
+      aftermath.segments_gone.push_back(gone->segment);
+      return {};
     }
-    case ipc::CompletionType::memory_wanted: aftermath.memory_wanted = true; return;
+    case ipc::CompletionType::memory_wanted: aftermath.memory_wanted = true; return {};
   }
+  return Error(Code::invalid, "the daemon sent a record of unknown type " + std::to_string(record.type),
+               "install the same version of Muster on both sides");
 }
 
 void Connection::unmap(ipc::SegmentId segment) {
@@ -90,9 +99,9 @@ void Connection::unmap(ipc::SegmentId segment) {
   has_releases_ = true;
 }
 
-void Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {
+Result<void> Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {
   auto done = ipc::read_done(record.body);
-  if (!done) return;
+  if (!done) return done.error();
   Outcome outcome;
   outcome.contributors = static_cast<int>(done->contributors);
   for (auto& item : done->items) {
@@ -104,11 +113,12 @@ void Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {
   MUSTER_FAILPOINT(completed);
   if (auto op = take_in_flight(done->work)) finish(std::move(*op), std::move(outcome), std::move(*done), aftermath);
   else aftermath.unwanted.push_back(std::move(outcome));
+  return {};
 }
 
-void Connection::handle_change(const ipc::Record& record) {
+Result<void> Connection::handle_change(const ipc::Record& record) {
   auto changed = ipc::read_group_changed(record.body);
-  if (!changed) return;
+  if (!changed) return changed.error();
   std::shared_ptr<Seat> seat;
   {
     const std::lock_guard lock(works_mutex_);
@@ -116,10 +126,11 @@ void Connection::handle_change(const ipc::Record& record) {
     constexpr std::size_t early_max = 1024;
     if (!seat && early_changes_.size() < early_max) early_changes_[changed->seat] = *changed;
   }
-  if (!seat) return;
+  if (!seat) return {};
   const std::lock_guard lock(seat->mutex);
   seat->epoch = changed->epoch;
   seat->live.assign(changed->live.begin(), changed->live.end());
+  return {};
 }
 
 std::optional<Connection::InFlight> Connection::take_in_flight(ipc::WorkId work) {

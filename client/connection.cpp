@@ -97,6 +97,12 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
   start.notify = std::move(greeted->notify);
   auto channel = ipc::Mapping::map(greeted->channel, ipc::channel_bytes, ipc::Access::read_write);
   if (!channel) return channel.error();
+  const auto& header = *reinterpret_cast<const ipc::ChannelHeader*>(channel->data());
+  if (header.magic != ipc::channel_magic || header.version != ipc::channel_version)
+    return Error(Code::invalid,
+                 "the daemon at " + path + " has rings of layout " + std::to_string(header.version) +
+                     ", this process knows " + std::to_string(ipc::channel_version),
+                 "install the same version of Muster on both sides");
   // A forked child must not write into its parent's rings.
   if (::madvise(channel->data(), channel->bytes(), MADV_DONTFORK) != 0)
     return ipc::system_error(Code::failed, "can't keep the channel from forked children", errno);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -149,7 +150,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<SegmentHandle> map_segment(ipc::SegmentId segment);
 
   // exchange.cpp: the socket
-  bool send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until, Error& error);
+  /// False: there is no room now. What could not be told before goes first; an empty frame sends only that.
+  [[nodiscard]] Result<bool> try_send(std::span<const std::byte> frame, std::span<const int> fds);
+  [[nodiscard]] Result<void> send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until);
   bool receive_replies(std::chrono::milliseconds timeout);
   bool receive_if_free();
   void take_packet(ipc::Packet packet);
@@ -190,9 +193,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   };
   [[nodiscard]] bool has_completions() const;
   bool drain();
-  void handle(const ipc::Record& record, Aftermath& aftermath);
-  void handle_done(const ipc::Record& record, Aftermath& aftermath);
-  void handle_change(const ipc::Record& record);
+  [[nodiscard]] Result<void> handle(const ipc::Record& record, Aftermath& aftermath);
+  [[nodiscard]] Result<void> handle_done(const ipc::Record& record, Aftermath& aftermath);
+  [[nodiscard]] Result<void> handle_change(const ipc::Record& record);
   void unmap(ipc::SegmentId segment);
   [[nodiscard]] std::optional<InFlight> take_in_flight(ipc::WorkId work);
   void finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath);
@@ -218,6 +221,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<Error> end_error_;
 
   std::mutex send_mutex_;
+  std::deque<std::vector<std::byte>> untold_;  ///< frames of tell() for which there was no room
+  std::atomic<bool> has_untold_{false};
   std::mutex reply_mutex_;
   std::condition_variable replies_changed_;
   std::unordered_map<std::uint64_t, std::optional<ipc::Packet>> replies_;  ///< of requests that somebody waits for

@@ -56,8 +56,7 @@ Result<ipc::Packet> Connection::request(const Build& build, std::span<const int>
   lock.unlock();
   const auto frame = build(number);
   const auto asked = wire::GetFrame(frame.data())->body_type();
-  Error unsent(Code::failed, {});
-  if (!send_frame(frame, fds, until, unsent)) return abandon(number, wire::Body_NONE, std::move(unsent));
+  if (auto sent = send_frame(frame, fds, until); !sent) return abandon(number, wire::Body_NONE, sent.error());
   hit_sent(asked);
   for (auto next_look = steady_clock::now() + look_up_interval;;) {
     if (steady_clock::now() > next_look) {
@@ -97,30 +96,31 @@ Result<ipc::Packet> Connection::request(const Build& build, std::span<const int>
   }
 }
 
-bool Connection::send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until,
-                            Error& error) {
+Result<bool> Connection::try_send(std::span<const std::byte> frame, std::span<const int> fds) {
+  const std::lock_guard lock(send_mutex_);
+  while (!untold_.empty()) {
+    auto sent = ipc::send_packet(socket_, untold_.front(), {});
+    if (!sent || !*sent) return sent;
+    untold_.pop_front();
+    has_untold_ = !untold_.empty();
+  }
+  if (frame.empty()) return true;
+  return ipc::send_packet(socket_, frame, fds);
+}
+
+Result<void> Connection::send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until) {
   for (;;) {
-    {
-      const std::lock_guard lock(send_mutex_);
-      auto sent = ipc::send_packet(socket_, frame, fds);
-      if (sent && *sent) return true;
-      if (!sent) {
-        error = sent.error();
-        break;
-      }
-    }
-    if (!alive() || interrupted() || steady_clock::now() > until) {
-      error = Error(Code::timeout, "the daemon does not read its socket", "look at: muster status");
-      break;
-    }
-    // The daemon reads no more of a client that doesn't read its replies.
+    auto sent = try_send(frame, fds);
+    if (sent && *sent) return {};
+    Error error =
+        sent ? Error(Code::timeout, "the daemon does not read its socket", "look at: muster status") : sent.error();
+    const bool goes_on = sent && alive() && !interrupted() && steady_clock::now() <= until;
+    // The daemon reads no more of a client that doesn't read its replies. And one that ends says why.
     receive_if_free();
+    if (!goes_on) return alive() ? error : end_error();
     pollfd writable{socket_.get(), POLLOUT, 0};
     ::poll(&writable, 1, static_cast<int>(look_up_interval.count()));
   }
-  receive_if_free();  // a daemon that ends says why
-  if (!alive()) error = end_error();
-  return false;
 }
 
 void Connection::tell(const Build& build) {
@@ -130,9 +130,12 @@ void Connection::tell(const Build& build) {
     const std::lock_guard lock(reply_mutex_);
     number = ++last_request_;
   }
-  const auto frame = build(number);
+  auto frame = build(number);
+  // What has no room now is told before the next request, or when somebody waits.
+  if (auto sent = try_send(frame, {}); !sent || *sent) return;
   const std::lock_guard lock(send_mutex_);
-  static_cast<void>(ipc::send_packet(socket_, frame, {}));
+  untold_.push_back(std::move(frame));
+  has_untold_ = true;
 }
 
 Error Connection::abandon(std::uint64_t request, wire::Body asked, Error error) {
@@ -214,7 +217,9 @@ void Connection::look_at_socket() {
   const auto now = steady_clock::now().time_since_epoch().count();
   auto next = next_look_ns_.load(std::memory_order_relaxed);
   if (now < next) return;  // callers come by a million times a second
-  if (next_look_ns_.compare_exchange_strong(next, now + interval_ns)) static_cast<void>(receive_if_free());
+  if (!next_look_ns_.compare_exchange_strong(next, now + interval_ns)) return;
+  static_cast<void>(receive_if_free());
+  if (has_untold_) static_cast<void>(try_send({}, {}));
 }
 
 }  // namespace muster::detail

@@ -66,7 +66,7 @@ void log_line(LogLevel level, std::string_view message) {
   else spdlog::log(to_spdlog(level), "{}", message);
 }
 
-bool log_allowed(std::string_view topic, std::uint64_t& left_out) {
+std::optional<std::uint64_t> log_allowed(std::string_view topic) {
   struct Bucket {
     double tokens = burst;
     std::chrono::steady_clock::time_point filled = std::chrono::steady_clock::now();
@@ -75,7 +75,7 @@ bool log_allowed(std::string_view topic, std::uint64_t& left_out) {
   static std::mutex mutex;
   static std::map<std::string, Bucket, std::less<>> buckets;
   const std::lock_guard lock(mutex);
-  if (buckets.size() >= topics_max && !buckets.contains(topic)) return false;
+  if (buckets.size() >= topics_max && !buckets.contains(topic)) return std::nullopt;
   auto& bucket = buckets.try_emplace(std::string(topic)).first->second;
   const auto now = std::chrono::steady_clock::now();
   const double elapsed = std::chrono::duration<double>(now - bucket.filled).count();
@@ -83,11 +83,10 @@ bool log_allowed(std::string_view topic, std::uint64_t& left_out) {
   bucket.filled = now;
   if (bucket.tokens < 1) {
     ++bucket.left_out;
-    return false;
+    return std::nullopt;
   }
   bucket.tokens -= 1;
-  left_out = std::exchange(bucket.left_out, 0);
-  return true;
+  return std::exchange(bucket.left_out, 0);
 }
 
 }  // namespace musterd

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -20,8 +21,8 @@ void start_log(LogFormat format, LogLevel level);
 [[nodiscard]] muster::Result<LogLevel> parse_log_level(std::string_view name);
 
 void log_line(LogLevel level, std::string_view message);
-/// True if a line of this topic may be printed now: a burst of ten, then one a second. Adds how many were left out.
-[[nodiscard]] bool log_allowed(std::string_view topic, std::uint64_t& left_out);
+/// If a line of this topic may be printed now (a burst of ten, then one a second): how many were left out before it.
+[[nodiscard]] std::optional<std::uint64_t> log_allowed(std::string_view topic);
 
 template <class... Args>
 void log_info(fmt::format_string<Args...> format, Args&&... args) {
@@ -31,18 +32,14 @@ template <class... Args>
 void log_warning(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::warning, fmt::format(format, std::forward<Args>(args)...));
 }
-template <class... Args>
-void log_error(fmt::format_string<Args...> format, Args&&... args) {
-  log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
-}
 
 /// For what clients can cause as often as they like.
 template <class... Args>
 void log_limited(LogLevel level, std::string_view topic, fmt::format_string<Args...> format, Args&&... args) {
-  std::uint64_t left_out = 0;
-  if (!log_allowed(topic, left_out)) return;
+  const auto left_out = log_allowed(topic);
+  if (!left_out) return;
   auto message = fmt::format(format, std::forward<Args>(args)...);
-  if (left_out > 0) message += fmt::format(" ({} more like this were not printed)", left_out);
+  if (*left_out > 0) message += fmt::format(" ({} more like this were not printed)", *left_out);
   log_line(level, message);
 }
 

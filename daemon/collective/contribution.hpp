@@ -40,7 +40,6 @@ struct Op {
   std::string name;  ///< "allreduce #17", "allreduce 'key'" or "send 0->1 tag 5", for messages and logs
   int world_size = 0;
   std::vector<Contribution> contributions;
-  [[nodiscard]] const Contribution* of_rank(int rank) const;
 };
 using OpPtr = std::shared_ptr<const Op>;
 

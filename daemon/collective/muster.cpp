@@ -47,12 +47,6 @@ void tell(std::vector<Action>& actions, OpId op, Error error, std::vector<Ticket
 
 }  // namespace
 
-const Contribution* Op::of_rank(int rank) const {
-  auto found = std::find_if(contributions.begin(), contributions.end(),
-                            [&](const Contribution& contribution) { return contribution.rank == rank; });
-  return found == contributions.end() ? nullptr : &*found;
-}
-
 Muster::Muster(int world_size, std::set<int> members, Limits limits, std::uint32_t epoch)
     : world_size_(world_size),
       members_(std::move(members)),

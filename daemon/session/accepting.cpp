@@ -29,6 +29,10 @@ void AsioServer::wait_for_connections() {
 }
 
 void AsioServer::accept_some() {
+  if (accept_waiting()) wait_for_connections();
+}
+
+bool AsioServer::accept_waiting() {
   constexpr int connections_per_turn = 32;
   for (int i = 0; i < connections_per_turn; ++i) {
     ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -41,13 +45,14 @@ void AsioServer::accept_some() {
       // Not even one to refuse with: others wait in line until there is.
       constexpr auto pause = std::chrono::milliseconds(50);
       accept_again_.expires_after(pause);
-      return accept_again_.async_wait([this](error_code error) {
+      accept_again_.async_wait([this](error_code error) {
         if (!error && !stopping_) accept_some();
       });
+      return false;
     }
     break;
   }
-  wait_for_connections();
+  return true;
 }
 
 bool AsioServer::refuse_one() {
@@ -85,8 +90,14 @@ void AsioServer::adopt(ipc::Fd socket) {
   }
   connection->hello.expires_after(settings_.hello_timeout);
   connection->hello.async_wait([this, connection](error_code error) {
-    if (error) return;
-    node_.violated(connection->id, Error(Code::timeout, "no Hello came"), Clock::now());
+    // It may have come when the timer had run out already.
+    if (error || connection->said_hello) return;
+    node_.violated(
+        connection->id,
+        Error(Code::timeout,
+              "no Hello came in " + std::to_string(settings_.hello_timeout / std::chrono::milliseconds(1)) + " ms",
+              "connect with Muster's client library"),
+        Clock::now());
   });
   wait_for_frames(connection);
   idle_.cancel();

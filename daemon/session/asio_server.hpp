@@ -56,6 +56,7 @@ struct Connection {
   Descriptor process;   ///< pidfd: a forked child may hold the socket open after the client's death
   Descriptor doorbell;  ///< a duplicate of the channel's
   asio::steady_timer hello;
+  bool said_hello = false;
   std::unique_ptr<Channel> channel;
   std::deque<Unsent> unsent;
   bool sending = false;
@@ -89,6 +90,8 @@ class AsioServer final : public Server, public Outside {
   // accepting.cpp
   void wait_for_connections();
   void accept_some();
+  /// False if it will be called again by itself, when there are descriptors.
+  [[nodiscard]] bool accept_waiting();
   [[nodiscard]] bool refuse_one();
   static void refuse(const muster::ipc::Fd& socket, const muster::Error& why);
   void adopt(muster::ipc::Fd socket);

@@ -23,7 +23,7 @@ Result<std::unique_ptr<Channel>> Channel::create() {
   if (!notify) return notify.error();
   auto* header = new (mapping->data()) ipc::ChannelHeader{};
   header->magic = ipc::channel_magic;
-  header->version = 1;
+  header->version = ipc::channel_version;
   return std::unique_ptr<Channel>(
       new Channel(std::move(*memory), std::move(*mapping), std::move(*doorbell), std::move(*notify)));
 }

@@ -31,7 +31,16 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
     if (!sent) return unsendable(connection, sent.error());
     if (*sent) return;
   }
-  if (connection->unsent.size() >= unsent_frames_max) return;  // more than its requests may be
+  if (connection->unsent.size() >= unsent_frames_max) {
+    // More than its requests may be. Telling the node now could end the client in the middle of what it does for it.
+    asio::post(io_, [this, client] {
+      node_.violated(client,
+                     muster::Error(muster::Code::quota_exceeded, "the client doesn't read its replies: " +
+                                                                     std::to_string(unsent_frames_max) + " wait"),
+                     now_);
+    });
+    return;
+  }
   Unsent unsent{{frame.begin(), frame.end()}, {}};
   for (const int fd : fds) {
     unsent.fds.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
@@ -42,7 +51,10 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
 }
 
 void AsioServer::greeted(ClientId client) {
-  if (auto connection = find(client)) connection->hello.cancel();
+  auto connection = find(client);
+  if (!connection) return;
+  connection->said_hello = true;
+  connection->hello.cancel();
 }
 
 void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {

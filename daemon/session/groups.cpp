@@ -46,7 +46,7 @@ Muster::Limits Node::muster_limits() const {
   return {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096};
 }
 
-void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now) {
+void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
   if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
   auto state = find_or_make_group(settings);
   if (!state) return reply_error(client.id, request, state.error());
@@ -78,7 +78,6 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
                          static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
   send_reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
   if (*joined == Group::Joined::replacement) tell_members(*state);
-  static_cast<void>(now);
 }
 
 Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, TimePoint now) {

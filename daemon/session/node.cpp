@@ -70,7 +70,7 @@ void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::by
       return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))),
                       now);
   }
-  after_event(now);
+  after_event();
 }
 
 void Node::disconnected(ClientId id, std::string how, TimePoint now) {
@@ -78,7 +78,7 @@ void Node::disconnected(ClientId id, std::string how, TimePoint now) {
   if (!client) return;
   now_ = now;
   forget(*client, how, now);
-  after_event(now);
+  after_event();
 }
 
 void Node::violated(ClientId id, const Error& error, TimePoint now) {
@@ -89,7 +89,7 @@ void Node::violated(ClientId id, const Error& error, TimePoint now) {
   const std::string why = label(id) + ": " + error.describe();
   forget(*client, "broke the protocol", now);
   outside_.close(id, why);
-  after_event(now);
+  after_event();
 }
 
 void Node::forget(Client& client, const std::string& how, TimePoint now) {
@@ -108,7 +108,7 @@ void Node::lifeline_closed(ClientId heir, TimePoint now) {
   now_ = now;
   lifelines_.erase(heir);
   store_.drop_client(heir);
-  after_event(now);
+  after_event();
 }
 
 void Node::tick(TimePoint now) {
@@ -124,7 +124,7 @@ void Node::tick(TimePoint now) {
     perform(state, std::move(actions), now);
     expire_early(state, now);
   }
-  after_event(now);
+  after_event();
 }
 
 std::optional<TimePoint> Node::next_deadline() const {
@@ -140,7 +140,7 @@ std::optional<TimePoint> Node::next_deadline() const {
   return earliest;
 }
 
-void Node::after_event(TimePoint) {
+void Node::after_event() {
   const std::uint64_t releases = ledger_.memory_releases() + results_.region_releases();
   if (releases != seen_memory_releases_ || admission_.has_untried_front()) {
     seen_memory_releases_ = releases;

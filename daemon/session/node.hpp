@@ -157,7 +157,7 @@ class Node {
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
-  void after_event(TimePoint now);
+  void after_event();
   /// If the client still lives.
   template <class Record>
   void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
@@ -189,7 +189,7 @@ class Node {
   [[nodiscard]] std::string label(ClientId client) const;
 
   // groups.cpp: seats and epochs
-  void join(Client& client, std::uint64_t request, Group::Settings settings, int rank, TimePoint now);
+  void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
   [[nodiscard]] muster::Result<GroupPtr> find_or_make_group(const Group::Settings& settings);
   [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings);
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
@@ -223,7 +223,7 @@ class Node {
   [[nodiscard]] muster::Result<void> allocate(Running& running);
   void launch(std::uint64_t key, TimePoint now);
   void finish(std::uint64_t key, TimePoint now);
-  void fail_running(std::uint64_t key, const muster::Error& error, TimePoint now);
+  void fail_running(std::uint64_t key, const muster::Error& error);
   void finish_from_lane(std::uint64_t key);
   [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
   void give(const Running& running, std::span<const ObjectPtr> outputs);

@@ -214,14 +214,13 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   running.group = state;
   running.user = user;
   auto plan = make_plan(*op);
-  if (!plan) return fail_running(key, plan.error(), now);
+  if (!plan) return fail_running(key, plan.error());
   running.plan = std::move(*plan);
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
   std::uint64_t bytes = 0;
   for (const auto& output : running.plan.outputs) bytes += output.bytes;
-  if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits)
-    return fail_running(key, fits.error(), now);
+  if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
   // Ops wait for memory in line with everybody else who does.
   admission_.request(
       {user, {}}, deadline_of(*op),
@@ -230,7 +229,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         launch(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, error, now_); });
+      [this, key](const Error& error) { fail_running(key, error); });
 }
 
 Result<void> Node::allocate(Running& running) {
@@ -274,13 +273,13 @@ void Node::launch(std::uint64_t key, TimePoint now) {
 void Node::finish_from_lane(std::uint64_t key) {
   if (!running_.contains(key)) return;
   finish(key, now_);
-  after_event(now_);
+  after_event();
 }
 
 void Node::finish(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   auto outputs = publish(running, now);
-  if (!outputs) return fail_running(key, outputs.error(), now);
+  if (!outputs) return fail_running(key, outputs.error());
   Running over = std::move(running);
   running_.erase(key);
   ++ops_done_;
@@ -293,7 +292,7 @@ void Node::finish(std::uint64_t key, TimePoint now) {
   }
 }
 
-void Node::fail_running(std::uint64_t key, const Error& error, TimePoint) {
+void Node::fail_running(std::uint64_t key, const Error& error) {
   Running over = std::move(running_.at(key));
   running_.erase(key);
   ++ops_failed_;

@@ -51,7 +51,7 @@ void Node::frame(ClientId id, std::span<const std::byte> bytes, std::size_t fds,
     reply_error(id, request,
                 Error(Code::invalid, std::to_string(fds) + " descriptors came with a request that takes none",
                       "install the same version of Muster on both sides"));
-  after_event(now);
+  after_event();
 }
 
 void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
@@ -165,7 +165,7 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                                milliseconds(body.timeout_ms()),
                                client.credentials.user,
                                body.open()};
-      return join(client, request, std::move(settings), body.rank(), now);
+      return join(client, request, std::move(settings), body.rank());
     }
     case wire::Body_Leave: return reply(id, request, leave(client, {frame.body_as_Leave()->seat()}, "left", now));
     case wire::Body_Fork: return fork(client, request);

@@ -173,7 +173,7 @@ void AsioServer::arm_idle_exit() {
   idle_.expires_after(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(settings_.node.idle_exit_s)));
   idle_.async_wait([this](error_code error) {
     if (error || !connections_.empty()) return;
-    accept_some();  // somebody may have come at this very moment
+    static_cast<void>(accept_waiting());  // somebody may have come at this very moment
     if (connections_.empty()) stop("nobody was connected for a while");
   });
 }

@@ -98,7 +98,6 @@ ObjectPtr Store::insert(Object object) {
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
   const auto watched = std::make_shared<Watched>(std::move(object), ends_);
   ObjectPtr made(watched, &watched->object);
-  ++totals_.objects_made;
   entries_[id].weak = made;
   return made;
 }

@@ -67,7 +67,6 @@ class Store {
   struct Totals {
     std::uint64_t bytes_deposited = 0;  ///< by clients, since the start
     std::uint64_t bytes_copied = 0;     ///< of those, what had to be copied in
-    std::uint64_t objects_made = 0;
   };
 
   Store(Ledger& ledger, SegmentTable& segments, Limits limits)

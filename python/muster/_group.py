@@ -26,8 +26,19 @@ class Group:
     All collectives take ``timeout`` (seconds; the op's deadline, by default the group's), ``key`` (str), and those with
     a result ``out`` (writable arrays of the result's nesting, which the result is copied into).
 
-    They raise ``GroupClosed`` after ``leave()``; everything else is the outcome that ``Work.result`` raises on every
-    rank.
+    Reduce ops and the dtype of their results: "sum" and "prod" keep the dtype (bool: int64), "mean" too (integers and
+    bool: float64); "min" and "max" keep it (not complex); "band", "bor" and "bxor" keep it (integers and bool only);
+    "land" and "lor" give bool. Integers overflow and NaN spreads as in NumPy. float16 and bfloat16 are summed in
+    float32. Folds run in rank order, so that equal inputs give equal bits.
+
+    Raises:
+        Invalid: an argument, or an input that can't be stored, at once.
+        OutOfMemory: there was no room for an input that had to be copied in, at once.
+        GroupClosed: after ``leave()``.
+
+    Everything else is the outcome of the op, which ``Work.result`` raises on every rank: ``Timeout`` (names the ranks
+    that did not come), ``Mismatch`` (ranks disagree on kind, dtype, shape, root or reduce op), ``PeerLost``,
+    ``OutOfMemory`` (no room for the result), ``DaemonUnavailable``.
     """
 
     def __init__(self, seat: _muster.Seat) -> None:
@@ -35,6 +46,7 @@ class Group:
 
     @property
     def name(self) -> str:
+        """As given to ``group()``; ``split`` and ``subgroup`` make names of their own from it."""
         return self._seat.name
 
     @property
@@ -44,6 +56,7 @@ class Group:
 
     @property
     def world_size(self) -> int:
+        """How many ranks the group was made for, lost ones included."""
         return self._seat.world_size
 
     @property
@@ -150,16 +163,28 @@ class Group:
         """Every live rank calls it and waits; ranks of equal ``color`` get a new group, ranked by (key, rank).
 
         ``color`` None or negative: this rank gets None.
+
+        Raises:
+            QuotaExceeded: on every rank, if any of them would have too many seats, or its user too many groups.
+            Timeout, PeerLost: as every op.
         """
         seat = self._seat.split(-1 if color is None else color, key, timeout)
         return None if seat is None else Group(seat)
 
     def subgroup(self, ranks: Sequence[int]) -> Group:
-        """A group of these ranks, in this order, which all of them and nobody else call. Does not block."""
+        """A group of these ranks, in this order, which all of them and nobody else call. Does not block.
+
+        Raises:
+            Invalid: this rank is not among them, or one is named twice or out of range.
+        """
         return Group(self._seat.subgroup(list(ranks)))
 
     def reform(self, *, timeout: float | None = None) -> None:
-        """Every live rank calls it after a loss and waits; then the group works again, in a new epoch."""
+        """Every live rank calls it after a loss and waits; then the group works again, in a new epoch.
+
+        Raises:
+            Timeout: live ranks, which it names, did not call it.
+        """
         self._seat.reform(timeout)
 
     def leave(self) -> None:

@@ -34,7 +34,17 @@ def put(x: Any, *, timeout: float | None = None) -> Ref:
 def empty(
     shape: int | Sequence[int], dtype: Any = np.float64, device: str = "cpu", *, timeout: float | None = None
 ) -> np.ndarray[Any, Any]:
-    """A writable array inside the store, contents undefined; ``seal()`` makes it a ``Ref`` without a copy."""
+    """A writable array inside the store, contents undefined; ``seal()`` makes it a ``Ref`` without a copy.
+
+    Args:
+        shape: of the array, or the length of its only axis; sizes may be 0.
+        dtype: anything that ``numpy.dtype`` takes and the store holds: bool, integers, floats, complex, bfloat16.
+        timeout: seconds to wait while the store is full (30 by default).
+
+    Raises:
+        OutOfMemory: the store stayed full.
+        Invalid: there is no such shape or dtype in the store.
+    """
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     sizes = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
@@ -45,6 +55,10 @@ def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
     """Makes an array of ``empty()`` an object without a copy, and read-only.
 
     One copy if views of it or other names for it exist, or if it is any other array.
+
+    Raises:
+        OutOfMemory: a copy was due, and the store stayed full for ``timeout`` seconds (30 by default).
+        Invalid: it is no array that can be stored.
     """
     # The caller's variable, our parameter, and the call below.
     return Ref(_muster.seal(_runtime.connection(), array, _SEAL_REFERENCES, timeout))
@@ -68,7 +82,11 @@ def wait(
 ) -> tuple[list[Ref | Work], list[Ref | Work]]:
     """Waits until ``num_returns`` of these refs and works are ready, or ``timeout`` seconds have passed.
 
-    A ref is always ready; a work is when it is over, well or not. Returns (ready, pending), each in the given order.
+    A ref is always ready; a work is when it is over, well or not. Returns (ready, pending), each in the given order;
+    after a timeout fewer than ``num_returns`` are ready.
+
+    Raises:
+        Invalid: an item is neither, or ``num_returns`` is not 1 to as many as there are items.
     """
     everything = list(items)
     if not 1 <= num_returns <= len(everything):

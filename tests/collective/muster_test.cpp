@@ -96,7 +96,7 @@ TEST_CASE("an op starts with its last contribution, in rank order") {
   REQUIRE(scene.ops.size() == 1);
   CHECK(scene.ops[0]->name == "barrier #0");
   CHECK(ranks_of(*scene.ops[0]) == std::vector{0, 1, 2});
-  CHECK(scene.ops[0]->of_rank(1)->ticket == 3);
+  CHECK(scene.ops[0]->contributions.at(1).ticket == 3);
   CHECK(scene.muster.in_flight() == 1);
   scene.muster.finished(scene.ops[0]->id);
   CHECK(scene.muster.in_flight() == 0);

@@ -312,7 +312,6 @@ TEST_CASE("what was deposited and copied is counted, parts and lies about copies
   seal(4, whole, 0, 50);
   CHECK(world.store.totals().bytes_deposited == 460);
   CHECK(world.store.totals().bytes_copied == 60);
-  CHECK(world.store.totals().objects_made == 4);
 }
 
 TEST_CASE("the ends that are remembered are bounded, the oldest are forgotten") {

@@ -30,6 +30,7 @@ namespace muster::ipc {
 inline constexpr std::size_t ring_bytes = 256 << 10;             ///< of each direction
 inline constexpr std::size_t record_bytes_max = ring_bytes / 4;  ///< body of one record
 inline constexpr std::uint32_t channel_magic = 0x4d535452;
+inline constexpr std::uint32_t channel_version = 1;
 
 /// Lies at the start of the channel's memfd; zero-filled memory is a valid empty state.
 /// Comments name the one side that writes a word.
