@@ -2,7 +2,7 @@
 # A virtual environment in the checkout, so that nothing is installed into the system's Python.
 
 # What building the module without isolation needs; the versions stand in pyproject.toml.
-python_build_packages=("scikit-build-core>=0.10" "nanobind>=2.4")
+python_build_packages=("scikit-build-core>=0.10" "nanobind>=2.4" "numpy>=2.0")
 
 # Whether an interpreter is recent enough, can make environments, and has headers to build modules with.
 python_usable() {
