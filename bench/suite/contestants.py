@@ -46,6 +46,7 @@ def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
         found.append(System("ray_store", "python", (python, str(RANKS / "ray_rank.py"))))
     if ranks == 1:
         return found
+    found.append(System("mailbox", "c++", (str(built / "mailbox"), str(ranks))))
     found.append(System("gloo", "python", (python, str(RANKS / "start_gloo.py"), str(ranks))))
     if shutil.which("mpirun") and (built / "mpi_rank").exists():
         found.append(System("openmpi", "c++", (*mpirun, str(built / "mpi_rank"))))

@@ -11,6 +11,11 @@ import matplotlib.pyplot as plt
 from suite.growth import Curves
 from suite.report import Figure
 
+BOUNDS = {
+    "stream": "bound: the same additions without coordination",
+    "mailbox": "bound: a reducing process and nothing but mailboxes",
+}
+
 
 def draw(figures: list[Figure], curves: Curves, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,8 +32,8 @@ def over_size(figures: list[Figure], value: str, unit: str, path: pathlib.Path, 
         points = sorted(
             (one.bytes, getattr(one, value)) for one in figures if (one.system, one.client) == (system, client)
         )
-        bound = system == "stream"
-        label = "bound: the same additions without coordination" if bound else f"{system} ({client})"
+        label = BOUNDS.get(system, f"{system} ({client})")
+        bound = system in BOUNDS
         axes.loglog(*zip(*points), "k--" if bound else "o-", label=label)
     axes.set(xlabel="bytes of one rank's input", ylabel=unit, title=title)
     axes.set_xscale("log", base=2)

@@ -54,7 +54,7 @@ MIB = 1 << 20
 def peer_of(one: Figure) -> tuple[str, ...]:
     """The systems that a figure of Muster is shown beside."""
     if one.op == "allreduce":
-        return ("ray_store",) if one.variant == "produce" else ("openmpi", "mpi4py", "gloo", "stream")
+        return ("ray_store",) if one.variant == "produce" else ("openmpi", "mpi4py", "gloo", "stream", "mailbox")
     return {"put": ("stream", "ray_store"), "get": ("ray_store",)}.get(one.op, ("openmpi", "gloo"))
 
 

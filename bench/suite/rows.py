@@ -33,6 +33,11 @@ def rounds_for(size: int) -> int:
     return max(3, min(200, 64 * MIB // max(size, 1) * 3 // 2 if size > 256 * KIB else 200))
 
 
+def systems_for(size: int) -> frozenset[str]:
+    """Small ops are bounded by who runs when, large ones by memory."""
+    return COLLECTIVE_SYSTEMS | {"mailbox"} if size <= 64 * KIB else COLLECTIVE_SYSTEMS
+
+
 def _row(op: str, variant: str, size: int, *systems: str, client: str | None = None) -> Row:
     return Row(op, variant, size, rounds_for(size), frozenset(systems) or COLLECTIVE_SYSTEMS, client)
 
@@ -54,7 +59,7 @@ def one_process() -> list[Row]:
 
 def collectives(ranks: int, quick: bool) -> list[Row]:
     sizes = [KIB, MIB, 16 * MIB, 64 * MIB] if quick else [KIB << shift for shift in range(0, 17, 2)]
-    found = [_row("allreduce", "default", size) for size in sizes]
+    found = [_row("allreduce", "default", size, *systems_for(size)) for size in sizes]
     found += [_row("allreduce", "out", size, "muster") for size in (16 * MIB, 64 * MIB)]
     found += [_row("allreduce", "first_read", 64 * MIB, "muster")]
     found += [_row("allreduce", "seal", size, "muster") for size in (KIB, MIB)]
