@@ -135,12 +135,14 @@ Result<void> Connection::handle_change(const ipc::Record& record) {
 
 std::optional<Connection::InFlight> Connection::take_in_flight(ipc::WorkId work) {
   const std::lock_guard lock(works_mutex_);
-  auto found = works_.extract(work);
-  if (found.empty()) return std::nullopt;
-  return std::move(found.mapped());
+  auto found = works_.find(work);
+  if (found == works_.end()) return std::nullopt;
+  std::optional op(std::move(found->second));
+  works_.erase(found);
+  return op;
 }
 
-void Connection::finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath) {
+void Connection::finish(InFlight&& op, Result<Outcome>&& outcome, ipc::Done&& done, Aftermath& aftermath) {
   auto work = op.work.lock();
   auto seat = op.seat.lock();
   if (seat) {
@@ -160,7 +162,7 @@ void Connection::finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Af
     }
     return;
   }
-  work->done = std::move(done);
+  if (work->kind == ipc::Kind::split || work->kind == ipc::Kind::reform) work->done = std::move(done);
   work->outcome.emplace(std::move(outcome));
   Callbacks callbacks;
   {
@@ -206,6 +208,8 @@ void Connection::run_callbacks() {
 // ---- waiting ----
 
 bool Connection::wait(const std::function<bool()>& over, SteadyTime until) {
+  collect();
+  if (!has_callbacks_ && over()) return true;
   auto next_look = steady_clock::now() + look_up_interval;
   for (;;) {
     run_callbacks();

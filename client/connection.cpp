@@ -136,7 +136,7 @@ void Connection::end(const Error& error) {
   while (drain()) {
   }
   ended_ = true;
-  std::unordered_map<ipc::WorkId, InFlight> works;
+  decltype(works_) works;
   {
     const std::lock_guard lock(works_mutex_);
     works.swap(works_);

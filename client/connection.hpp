@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -198,7 +199,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<void> handle_change(const ipc::Record& record);
   void unmap(ipc::SegmentId segment);
   [[nodiscard]] std::optional<InFlight> take_in_flight(ipc::WorkId work);
-  void finish(InFlight op, Result<Outcome> outcome, ipc::Done done, Aftermath& aftermath);
+  void finish(InFlight&& op, Result<Outcome>&& outcome, ipc::Done&& done, Aftermath& aftermath);
   void wake_waiters();
   void read_for_all(const std::function<bool()>& over, SteadyTime until);
   void sleep_for_completions(const std::function<bool()>& over, SteadyTime until);
@@ -253,7 +254,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::atomic<bool> has_callbacks_{false};
 
   mutable std::mutex works_mutex_;
-  std::unordered_map<ipc::WorkId, InFlight> works_;
+  boost::unordered_flat_map<ipc::WorkId, InFlight, std::hash<ipc::WorkId>> works_;
   std::unordered_map<ipc::SeatId, std::weak_ptr<Seat>> seats_;
   std::unordered_map<ipc::SeatId, ipc::GroupChanged> early_changes_;  ///< of seats whose Joined is still on its way
   std::unordered_map<ipc::ObjectId, Error> seal_errors_;              ///< until the object's hold is gone

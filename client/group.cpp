@@ -82,8 +82,8 @@ Error closed(const detail::Seat& seat) {
   return {Code::group_closed, "this process has left group '" + seat.name + "'", "join it again"};
 }
 
-/// Waits while too many ops of this seat are in flight. Timeout at the op's deadline.
-Result<void> take_slot(detail::Seat& seat, steady_clock::time_point deadline) {
+/// Waits while too many ops of this seat are in flight. Timeout at the op's deadline. Gives the op's epoch.
+Result<std::uint32_t> take_slot(detail::Seat& seat, bool matched_by_order, steady_clock::time_point deadline) {
   const auto limit = seat.connection->welcome().in_flight_max;
   for (;;) {
     {
@@ -91,7 +91,8 @@ Result<void> take_slot(detail::Seat& seat, steady_clock::time_point deadline) {
       if (seat.left) return closed(seat);
       if (seat.in_flight < limit) {
         ++seat.in_flight;
-        return {};
+        if (matched_by_order) ++seat.position;
+        return seat.epoch;
       }
     }
     const auto room = [&] {
@@ -142,7 +143,8 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   auto record = record_of(call, options);
   record.objects = std::move(*objects);
   const auto deadline = steady_clock::now() + detail::bounded(options.timeout.value_or(seat->timeout));
-  if (auto slot = take_slot(*seat, deadline); !slot) return slot.error();
+  const auto epoch = take_slot(*seat, is_matched_by_order(call, options), deadline);
+  if (!epoch) return epoch.error();
   auto state = std::make_shared<detail::WorkState>();
   state->connection = connection;
   state->seat = seat;
@@ -151,12 +153,8 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   state->deadline = deadline;
   record.work = state->id;
   record.seat = seat->id;
+  record.epoch = *epoch;
   record.timeout_ns = std::max<std::int64_t>((deadline - steady_clock::now()).count(), 0);
-  {
-    const std::lock_guard lock(seat->mutex);
-    record.epoch = seat->epoch;
-    if (is_matched_by_order(call, options)) ++seat->position;
-  }
   detail::Scratch body;
   ipc::write(record, *body);
   connection->add_work(state);

@@ -17,22 +17,32 @@ constexpr auto request_timeout = std::chrono::seconds(30);
 }  // namespace
 
 Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::Capability capability_,
-           ipc::Manifest manifest_)
+           ipc::Manifest&& manifest_)
     : connection(std::move(connection_)), object(object_), capability(capability_), manifest(std::move(manifest_)) {
   connection->add_hold();
 }
 
 Hold::~Hold() {
-  for (const auto segment : used) connection->segments().unuse(segment);
+  for (const auto& each : used) connection->segments().unuse(each.segment);
   // A hold that a fork brought along is the parent's, and its life line's.
   if (!connection->inherited()) connection->release(object);
 }
 
-void Hold::use(ipc::SegmentId segment) const {
+Result<const std::byte*> Hold::base(ipc::SegmentId segment) const {
+  const auto known = [&] {
+    return std::find_if(used.begin(), used.end(), [&](const auto& each) { return each.segment == segment; });
+  };
+  {
+    const std::lock_guard lock(mutex);
+    if (const auto found = known(); found != used.end()) return found->base;
+  }
+  // Without the lock: the daemon may have to be asked.
+  auto found = connection->segments().use(segment);
+  if (!found) return found;
   const std::lock_guard lock(mutex);
-  if (std::find(used.begin(), used.end(), segment) != used.end()) return;
-  connection->segments().use(segment);
-  used.push_back(segment);
+  if (known() != used.end()) connection->segments().unuse(segment);
+  else used.push_back({segment, *found});
+  return found;
 }
 
 namespace {

@@ -21,7 +21,7 @@ class Connection;
 
 struct Hold {
   Hold(std::shared_ptr<Connection> connection, ipc::ObjectId object, ipc::Capability capability,
-       ipc::Manifest manifest);
+       ipc::Manifest&& manifest);
   Hold(const Hold&) = delete;
   Hold& operator=(const Hold&) = delete;
   ~Hold();
@@ -32,13 +32,17 @@ struct Hold {
   mutable ipc::Manifest manifest;             ///< written once, before `described`
   mutable std::atomic<bool> described{true};  ///< false: the manifest has to be asked for
 
-  /// From now on a mapping of this segment stays for as long as this hold does.
-  void use(ipc::SegmentId segment) const;
+  /// Where a segment of the object begins. Its mapping stays for as long as this hold does.
+  [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment) const;
 
   mutable std::mutex mutex;  ///< guards what follows
   /// What to use instead in a forked child.
   mutable std::shared_ptr<const Hold> successor;
-  mutable ipc::SmallVector<ipc::SegmentId, 2> used;
+  struct Used {
+    ipc::SegmentId segment;
+    const std::byte* base;
+  };
+  mutable ipc::SmallVector<Used, 2> used;
 };
 
 /// The hold to work with: itself, with its manifest, or one taken anew if it was inherited by fork.

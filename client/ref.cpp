@@ -59,8 +59,7 @@ Result<std::vector<ArrayView>> Ref::get() const {
       continue;
     }
     if (leaf.segment != mapped) {
-      (*hold)->use(leaf.segment);
-      auto found = (*hold)->connection->segments().base(leaf.segment);
+      auto found = (*hold)->base(leaf.segment);
       if (!found) return found.error();
       base = *found;
       mapped = leaf.segment;

@@ -25,17 +25,21 @@ Result<Segments::Entry*> Segments::entry(ipc::SegmentId segment, std::unique_loc
     MUSTER_FAILPOINT(result_mapped);
     lock.lock();
     // If another thread was faster, its mapping stays: there may be views over it.
-    found = entries_.try_emplace(segment, Entry{std::move(*handle), std::move(*mapping)}).first;
+    auto [mapped, is_new] = entries_.try_emplace(segment, Entry{std::move(*handle), std::move(*mapping)});
+    if (is_new) ++unused_;
+    found = mapped;
   }
   found->second.last_used = ++clock_;
   return &found->second;
 }
 
-Result<const std::byte*> Segments::base(ipc::SegmentId segment) {
+Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   std::unique_lock lock(mutex_);
   auto found = entry(segment, lock);
   if (!found) return found.error();
-  const std::byte* data = (*found)->mapping.data();
+  Entry& used = **found;
+  if (used.users++ == 0) --unused_;
+  const std::byte* data = used.mapping.data();
   return data;
 }
 
@@ -46,35 +50,31 @@ Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t
   return ipc::Mapping::map((*found)->handle.fd, bytes, ipc::Access::copy_on_write, offset);
 }
 
-void Segments::use(ipc::SegmentId segment) {
-  const std::lock_guard lock(mutex_);
-  ++users_[segment];
-}
-
 void Segments::unuse(ipc::SegmentId segment) {
   const std::lock_guard lock(mutex_);
-  auto found = users_.find(segment);
-  if (found == users_.end() || --found->second > 0) return;
-  users_.erase(found);
-  drop_unused();
+  auto found = entries_.find(segment);
+  if (found == entries_.end() || found->second.users == 0 || --found->second.users > 0) return;
+  if (++unused_ > unused_max) drop_oldest();
 }
 
 bool Segments::forget(ipc::SegmentId segment) {
   const std::lock_guard lock(mutex_);
-  if (users_.contains(segment)) return false;
-  entries_.erase(segment);
+  auto found = entries_.find(segment);
+  if (found == entries_.end()) return true;
+  if (found->second.users > 0) return false;
+  entries_.erase(found);
+  --unused_;
   return true;
 }
 
-void Segments::drop_unused() {
-  while (entries_.size() > users_.size() + unused_max) {
-    auto oldest = entries_.end();
-    for (auto it = entries_.begin(); it != entries_.end(); ++it)
-      if (!users_.contains(it->first) && (oldest == entries_.end() || it->second.last_used < oldest->second.last_used))
-        oldest = it;
-    if (oldest == entries_.end()) return;
-    entries_.erase(oldest);
-  }
+void Segments::drop_oldest() {
+  auto oldest = entries_.end();
+  for (auto it = entries_.begin(); it != entries_.end(); ++it)
+    if (it->second.users == 0 && (oldest == entries_.end() || it->second.last_used < oldest->second.last_used))
+      oldest = it;
+  if (oldest == entries_.end()) return;
+  entries_.erase(oldest);
+  --unused_;
 }
 
 }  // namespace muster::detail

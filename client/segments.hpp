@@ -26,15 +26,13 @@ class Segments {
   using Fetch = std::function<Result<SegmentHandle>(ipc::SegmentId)>;
   explicit Segments(Fetch fetch) : fetch_(std::move(fetch)) {}
 
-  /// Where the segment begins; read-only. Stays valid while somebody has a use() of it, which begins before this.
-  [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment);
+  /// Where the segment begins; read-only. Valid until as many unuse(): unused mappings go once there are many.
+  [[nodiscard]] Result<const std::byte*> use(ipc::SegmentId segment);
+  void unuse(ipc::SegmentId segment);
   /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page
   /// aligned.
   [[nodiscard]] Result<ipc::Mapping> map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes);
 
-  /// Counts users of a segment's mapping; unused ones are unmapped once there are many.
-  void use(ipc::SegmentId segment);
-  void unuse(ipc::SegmentId segment);
   /// The segment goes back to the daemon: a mapping would keep its memory. False if somebody uses it.
   bool forget(ipc::SegmentId segment);
   void lock() { mutex_.lock(); }
@@ -45,15 +43,16 @@ class Segments {
     SegmentHandle handle;
     ipc::Mapping mapping;
     std::uint64_t last_used = 0;
+    std::uint64_t users = 0;
   };
   /// Fetches it if need be. The lock is let go meanwhile.
   [[nodiscard]] Result<Entry*> entry(ipc::SegmentId segment, std::unique_lock<std::mutex>& lock);
-  void drop_unused();
+  void drop_oldest();
 
   std::mutex mutex_;
   Fetch fetch_;
   std::unordered_map<ipc::SegmentId, Entry> entries_;
-  std::unordered_map<ipc::SegmentId, std::uint64_t> users_;
+  std::size_t unused_ = 0;  ///< entries without users
   std::uint64_t clock_ = 0;
 };
 

@@ -39,7 +39,9 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
 /// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
 /// `log` and `ready` are far from 0 to 3.
 [[noreturn]] void become_daemon(const char* program, char* const* arguments, int log, int ready) {
-  ::setsid();
+  // A process group of its own keeps a terminal's Ctrl-C away. It stays in the session: where Linux shares the cores
+  // out among sessions, a daemon in another one competes with its own ranks (adr/0008).
+  ::setpgid(0, 0);
   // A second fork, so that the daemon is nobody's child and no zombie is left.
   if (const pid_t again = ::_Fork(); again != 0) ::_exit(again < 0 ? 1 : 0);
   constexpr int ready_as = 3;
@@ -51,6 +53,8 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
   ::syscall(SYS_close_range, ready_as + 1, ~0U, 0);
   // What the starter ignores or blocks is its own business.
   for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
+  // The end of the session, or of its terminal, is not the daemon's.
+  ::signal(SIGHUP, SIG_IGN);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -78,7 +78,8 @@ class Contestant:
                     "BENCH_RENDEZVOUS": f"file://{path}.rendezvous",
                     "BENCH_RANKS": str(ranks),
                 },
-                start_new_session=True,
+                # A group, to end all of it; not a session, among which the kernel would share the cores out.
+                preexec_fn=os.setpgrp,
             )
         self.streams: list = [None] * self.ranks
         self.pids: list[int] = []

@@ -41,6 +41,18 @@ bool comes_first(const Contribution& a, const Contribution& b) {
   return std::pair(a.rank, a.kind) < std::pair(b.rank, b.kind);
 }
 
+/// Moves each but once: they are large.
+std::vector<Contribution> in_rank_order(std::vector<Contribution> contributions) {
+  std::vector<Contribution*> order;
+  order.reserve(contributions.size());
+  for (auto& contribution : contributions) order.push_back(&contribution);
+  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return comes_first(*a, *b); });
+  std::vector<Contribution> sorted;
+  sorted.reserve(order.size());
+  for (auto* contribution : order) sorted.push_back(std::move(*contribution));
+  return sorted;
+}
+
 void tell(std::vector<Action>& actions, OpId op, Error error, std::vector<Ticket> tickets) {
   actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), std::move(tickets)});
 }
@@ -57,7 +69,7 @@ Muster::Muster(int world_size, std::set<int> members, Limits limits, std::uint32
   for (int rank : members_) seat(rank).standing = Standing::live;
 }
 
-void Muster::contribute(Contribution contribution, TimePoint now, std::vector<Action>& actions) {
+void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions) {
   MUSTER_ASSERT(standing(contribution.rank) == Standing::live, "only live members contribute");
   Slot* slot = find_or_open(contribution, now, actions);
   if (!slot) return;
@@ -179,7 +191,7 @@ std::optional<Error> Muster::objection(const Slot& slot, const Contribution& con
 void Muster::start(Slot& slot, std::vector<Action>& actions) {
   auto& contributions = slot.op->contributions;
   if (!std::is_sorted(contributions.begin(), contributions.end(), comes_first))
-    std::sort(contributions.begin(), contributions.end(), comes_first);
+    contributions = in_rank_order(std::move(contributions));
   end_gathering(slot);
   ++running_;
   actions.emplace_back(std::in_place_type<StartOp>, StartOp{std::exchange(slot.op, nullptr)});

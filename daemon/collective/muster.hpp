@@ -48,7 +48,7 @@ class Muster {
 
   /// One rank's input. Appends what has to be done. A contribution to an op that has already failed gets that
   /// same outcome at once (a FailOp with this one ticket).
-  void contribute(Contribution contribution, TimePoint now, std::vector<Action>& actions);
+  void contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions);
   /// The engine is done with a started op (well or not).
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every

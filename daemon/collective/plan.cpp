@@ -41,17 +41,17 @@ struct LeafSpec {
 
 class Planner {
  public:
-  explicit Planner(const Op& op) : op_(op), kind_(op.contributions.front().kind) {
+  Planner(const Op& op, Plan& plan) : op_(op), kind_(op.contributions.front().kind), plan_(plan) {
     plan_.gives.resize(op.contributions.size());
   }
 
-  Result<Plan> run() {
+  /// What stands in the way, if anything.
+  std::optional<Error> run() {
     if (const auto leaves = leaves_in_all(); leaves > leaves_per_op_max)
       return Error(Code::invalid, op_.name + " is over " + std::to_string(leaves) + " arrays in all",
                    "use fewer and larger arrays: one op takes at most " + std::to_string(leaves_per_op_max));
     fill();
-    if (error_) return std::move(*error_);
-    return std::move(plan_);
+    return std::move(error_);
   }
 
  private:
@@ -271,7 +271,7 @@ class Planner {
 
   const Op& op_;
   Kind kind_;
-  Plan plan_;
+  Plan& plan_;
   std::optional<Error> error_;
 };
 
@@ -279,7 +279,10 @@ class Planner {
 
 Result<Plan> make_plan(const Op& op) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");
-  return Planner(op).run();
+  // Filled in where it will lie: it is not cheap to move.
+  Result<Plan> plan(std::in_place);
+  if (auto error = Planner(op, *plan).run()) plan = std::move(*error);
+  return plan;
 }
 
 }  // namespace musterd

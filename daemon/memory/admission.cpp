@@ -9,19 +9,23 @@ using muster::Code;
 using muster::Error;
 
 void Admission::request(Payer payer, TimePoint deadline, Attempt attempt, GiveUp give_up) {
-  Line& line = lines_[payer.user];
-  Error last_error(Code::out_of_memory, std::to_string(line.waiters.size()) + " requests wait for memory already",
-                   "free refs and results that are not needed, or start the daemon with a larger --memory");
-  const bool first = line.waiters.empty() && !line.trying;
-  if (first) {
-    auto done = attempt();
-    if (done) return;
-    if (done.error().code() != Code::out_of_memory) return give_up(done.error());
-    last_error = done.error();
-  }
-  if (line.waiters.size() >= waiters_max_) return give_up(last_error);
-  line.waiters.push_back(
-      {payer.client, deadline, std::move(attempt), std::move(give_up), std::move(last_error), first});
+  const auto line = lines_.find(payer.user);
+  const bool first = line == lines_.end() || (line->second.waiters.empty() && !line->second.trying);
+  auto done = first ? attempt() : others_wait(line->second);
+  if (done) return;
+  if (done.error().code() != Code::out_of_memory) return give_up(done.error());
+  auto& waiters = lines_[payer.user].waiters;
+  if (waiters.size() >= waiters_max_) return give_up(done.error());
+  waiters.push_back({payer.client, deadline, std::move(attempt), std::move(give_up), done.error(), first});
+}
+
+muster::Result<void> Admission::others_wait(const Line& line) {
+  return Error(Code::out_of_memory, std::to_string(line.waiters.size()) + " requests wait for memory already",
+               "free refs and results that are not needed, or start the daemon with a larger --memory");
+}
+
+void Admission::drop_empty_lines() {
+  std::erase_if(lines_, [](const auto& entry) { return entry.second.waiters.empty() && !entry.second.trying; });
 }
 
 /// True if the line got shorter.
@@ -55,6 +59,7 @@ void Admission::retry() {
     for (auto& [user, line] : lines_) progress |= try_front(line);
   }
   retrying_ = false;
+  drop_empty_lines();
 }
 
 bool Admission::has_untried_front() const {
@@ -74,6 +79,7 @@ void Admission::expire(TimePoint now) {
     }
   for (const auto& waiter : late) waiter.give_up(waiter.last_error);
   if (!late.empty()) retry();
+  if (!retrying_) drop_empty_lines();
 }
 
 void Admission::forget(ClientId client) {
@@ -81,6 +87,7 @@ void Admission::forget(ClientId client) {
     if (line.trying && line.client == client) line.forgotten = true;
     std::erase_if(line.waiters, [&](const Waiter& waiter) { return waiter.client == client; });
   }
+  if (!retrying_) drop_empty_lines();
 }
 
 std::optional<TimePoint> Admission::next_deadline() const {

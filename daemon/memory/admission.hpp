@@ -55,9 +55,11 @@ class Admission {
     ClientId client;         ///< whose it is
   };
   [[nodiscard]] bool try_front(Line& line);
+  [[nodiscard]] static muster::Result<void> others_wait(const Line& line);
+  void drop_empty_lines();
 
   std::size_t waiters_max_;
-  std::map<UserId, Line> lines_;
+  std::map<UserId, Line> lines_;  ///< of users who wait
   bool retrying_ = false;
 };
 

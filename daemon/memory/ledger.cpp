@@ -84,7 +84,31 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
 }
 
 Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount) {
-  if (auto fits = possible(payer, resource, amount); !fits) return fits.error();
+  const auto i = index(resource);
+  Account& of_user = users_[payer.user];
+  Account& own = payer.client ? clients_[payer.client] : results_[payer.user];
+  const auto fits = [&](const Account& account, std::uint64_t limit) {
+    return account.used[i] <= limit && amount <= limit - account.used[i];
+  };
+  const bool allowed = fits(total_, quota_.total[i]) && fits(of_user, quota_.per_user[i]) &&
+                       (!payer.client || fits(own, quota_.per_client[i]));
+  if (!allowed) {
+    auto error = refusal(payer, resource, amount);
+    if (payer.client && own.used == Amounts{}) clients_.erase(payer.client);
+    return error;
+  }
+  const auto add = [&](Account& account) {
+    account.used[i] += amount;
+    if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[i]);
+  };
+  add(total_);
+  add(of_user);
+  add(own);
+  return Charge(this, payer, resource, amount);
+}
+
+Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) const {
+  if (auto could = possible(payer, resource, amount); !could) return could.error();
   const auto i = index(resource);
   const auto over = [&](const Account& account, std::uint64_t limit) {
     return amount > limit - std::min(limit, account.used[i]);
@@ -95,28 +119,16 @@ Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amou
                      amount_text(resource, limit) + "; " + number_text(resource, amount) + " more asked for",
                  way_out(resource));
   };
-  const bool shared_limit = quota_.per_user[i] >= quota_.total[i];
-  const Account of_client = payer.client ? client(payer.client) : Account{};
-  if (payer.client && quota_.per_client[i] < quota_.total[i] && over(of_client, quota_.per_client[i]))
-    return quota_error("client " + std::to_string(payer.client.value), of_client, quota_.per_client[i]);
-  if (!shared_limit && over(user(payer.user), quota_.per_user[i]))
+  if (payer.client && quota_.per_client[i] < quota_.total[i] && over(client(payer.client), quota_.per_client[i]))
+    return quota_error("client " + std::to_string(payer.client.value), client(payer.client), quota_.per_client[i]);
+  if (quota_.per_user[i] < quota_.total[i] && over(user(payer.user), quota_.per_user[i]))
     return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[i]);
-  if (over(total_, quota_.total[i])) {
-    if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i]);
-    return Error(Code::out_of_memory,
-                 "the store is full: " + amount_text(resource, total_.used[i]) + " of " +
-                     amount_text(resource, quota_.total[i]) + " are held (" + holders_of_memory() + "), " +
-                     amount_text(resource, amount) + " more asked for",
-                 "free refs and results that are not needed, or start the daemon with a larger --memory");
-  }
-  const auto add = [&](Account& account) {
-    account.used[i] += amount;
-    if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[i]);
-  };
-  add(total_);
-  add(users_[payer.user]);
-  add(payer.client ? clients_[payer.client] : results_[payer.user]);
-  return Charge(this, payer, resource, amount);
+  if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i]);
+  return {Code::out_of_memory,
+          "the store is full: " + amount_text(resource, total_.used[i]) + " of " +
+              amount_text(resource, quota_.total[i]) + " are held (" + holders_of_memory() + "), " +
+              amount_text(resource, amount) + " more asked for",
+          "free refs and results that are not needed, or start the daemon with a larger --memory"};
 }
 
 void Ledger::give_back(Payer payer, Resource resource, std::uint64_t amount) {

@@ -84,6 +84,8 @@ class Ledger {
 
  private:
   friend class Charge;
+  /// Why a charge that does not fit is refused.
+  [[nodiscard]] muster::Error refusal(Payer payer, Resource resource, std::uint64_t amount) const;
   void give_back(Payer payer, Resource resource, std::uint64_t amount);
 
   Quota quota_;

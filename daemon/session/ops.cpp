@@ -63,19 +63,23 @@ void Node::release(Client& client, std::span<const std::byte> body) {
 }
 
 Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
-  Inputs inputs;
+  Result<Inputs> found(std::in_place);
+  Inputs& inputs = *found;
   inputs.reserve(objects.size());
   std::size_t leaves = 0;
   for (const ObjectId id : objects) {
     auto object = store_.held(id, client.id);
-    if (!object) return object.error();
+    if (!object) {
+      found = object.error();
+      return found;
+    }
     leaves += (*object)->manifest.leaves.size();
     inputs.push_back(input_of(*object));
   }
   if (leaves > leaves_per_call_max)
-    return Error(Code::invalid, "the inputs are " + std::to_string(leaves) + " arrays in all",
-                 "use fewer and larger arrays: one call takes at most " + std::to_string(leaves_per_call_max));
-  return inputs;
+    found = Error(Code::invalid, "the inputs are " + std::to_string(leaves) + " arrays in all",
+                  "use fewer and larger arrays: one call takes at most " + std::to_string(leaves_per_call_max));
+  return found;
 }
 
 Result<Charge> Node::admit(const Client& client) {
@@ -280,8 +284,8 @@ void Node::finish(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   auto outputs = publish(running, now);
   if (!outputs) return fail_running(key, outputs.error());
-  Running over = std::move(running);
-  running_.erase(key);
+  const auto ended = running_.extract(key);
+  const Running& over = ended.mapped();
   ++ops_done_;
   if (over.group) {
     ++over.group->ops_done;
@@ -293,8 +297,8 @@ void Node::finish(std::uint64_t key, TimePoint now) {
 }
 
 void Node::fail_running(std::uint64_t key, const Error& error) {
-  Running over = std::move(running_.at(key));
-  running_.erase(key);
+  const auto ended = running_.extract(key);
+  const Running& over = ended.mapped();
   ++ops_failed_;
   if (over.group) {
     ++over.group->ops_failed;
@@ -373,15 +377,15 @@ Result<void> Node::describe_outcome(std::size_t contributors, std::span<const Ob
   if (objects.size() > objects_max)
     return Error(Code::invalid, "an outcome of " + std::to_string(objects.size()) + " objects",
                  "put them into bundles: at most " + std::to_string(objects_max) + " fit in one outcome");
-  ipc::Done done;
-  done.contributors = static_cast<std::uint32_t>(contributors);
   std::size_t manifest_bytes = 0;
   for (const auto& object : objects) manifest_bytes += ipc::encoded_bytes(object->manifest);
   const bool described = manifest_bytes <= ipc::record_bytes_max / 4;
-  for (const auto& object : objects)
-    done.items.push_back({object->id, object->capability, described, described ? object->manifest : ipc::Manifest{}});
   outcome_.clear();
-  ipc::write(done, outcome_);
+  ipc::Done done;
+  done.contributors = static_cast<std::uint32_t>(contributors);
+  ipc::DoneWriter writer(done, objects.size(), outcome_);
+  for (const auto& object : objects)
+    writer.item(object->id, object->capability, described ? &object->manifest : nullptr);
   return {};
 }
 

@@ -91,21 +91,21 @@ Result<void> Store::charge(Object& object, Payer payer) const {
   return {};
 }
 
-ObjectPtr Store::insert(Object object) {
-  const ObjectId id = object.id;
-  auto& segments = object.segments;
+ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
+  auto& segments = watched->object.segments;
   std::sort(segments.begin(), segments.end(), comes_before);
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
-  const auto watched = std::make_shared<Watched>(std::move(object), ends_);
+  watched->ends = ends_;
   ObjectPtr made(watched, &watched->object);
-  entries_[id].weak = made;
+  entries_[made->id].weak = made;
   return made;
 }
 
 Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, ObjectId parent,
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
   if (auto fresh = check_new(client, id); !fresh) return fresh.error();
-  Object object;
+  const auto watched = std::make_shared<Watched>();
+  Object& object = watched->object;
   object.id = id;
   object.capability = capability;
   object.user = client.user;
@@ -126,14 +126,15 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
     totals_.bytes_deposited += bytes;
     totals_.bytes_copied += std::min(copied_bytes, bytes);
   }
-  auto made = insert(std::move(object));
+  auto made = insert(watched);
   hold(made, client.client);
   return made;
 }
 
-Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest manifest, ResultRegion region,
+Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest&& manifest, ResultRegion&& region,
                                     TimePoint now) {
-  Object object;
+  const auto watched = std::make_shared<Watched>();
+  Object& object = watched->object;
   do object.id = ipc::make_object_id({}, ++last_result_);
   while (!object.id || entries_.contains(object.id));
   object.capability = capability;
@@ -147,7 +148,7 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   }
   if (auto charged = charge(object, {user, {}}); !charged) return charged.error();
   object.region = std::move(region);
-  return insert(std::move(object));
+  return insert(watched);
 }
 
 Error Store::lost(ObjectId id) const {
@@ -282,6 +283,7 @@ std::optional<TimePoint> Store::next_deadline() const {
 }
 
 std::span<const Store::Gone> Store::take_gone() {
+  if (ends_->noted().empty()) return {};
   gone_.clear();
   gone_.swap(ends_->noted());
   for (const auto& gone : gone_) {

@@ -80,8 +80,8 @@ class Store {
                                                std::uint64_t copied_bytes, Manifest manifest, TimePoint now);
   /// A finished result; nobody holds it yet but the returned pointer. `manifest` leaves lie in `region`.
   /// capability: from the caller, who owns the randomness.
-  [[nodiscard]] muster::Result<ObjectPtr> add_result(UserId user, Capability capability, Manifest manifest,
-                                                     ResultRegion region, TimePoint now);
+  [[nodiscard]] muster::Result<ObjectPtr> add_result(UserId user, Capability capability, Manifest&& manifest,
+                                                     ResultRegion&& region, TimePoint now);
 
   /// The object if this client holds it; ObjectLost (with the reason) or Denied otherwise.
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, ClientId client) const;
@@ -149,19 +149,21 @@ class Store {
 
   /// An object, and who hears of its end: it is noticed wherever the last pointer goes.
   struct Watched {
-    Watched(Object made, std::shared_ptr<Ends> hearer) : object(std::move(made)), ends(std::move(hearer)) {}
+    Watched() = default;
     Watched(const Watched&) = delete;
     Watched& operator=(const Watched&) = delete;
-    ~Watched() { ends->note({object.id, object.maker}); }
+    ~Watched() {
+      if (ends) ends->note({object.id, object.maker});
+    }
     Object object;
-    std::shared_ptr<Ends> ends;
+    std::shared_ptr<Ends> ends;  ///< null until the store has it
   };
 
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
   [[nodiscard]] muster::Result<void> bind_own(Object& object, Payer client) const;
   [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
   [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;
-  ObjectPtr insert(Object object);
+  ObjectPtr insert(const std::shared_ptr<Watched>& watched);
   [[nodiscard]] muster::Error lost(ObjectId id) const;
   Entry& entry_of(const ObjectPtr& object);
   void drop_hold(Entry& entry, ObjectId id, ClientId client, const char* reason);

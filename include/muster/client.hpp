@@ -104,8 +104,10 @@ Result<TypedResult<T>> Work::result(Timeout timeout) const {
                  "use ref() or wait()");
   auto views = found->get();
   if (!views) return views.error();
-  auto view = std::move(views->front());
-  return TypedResult<T>{view.template span<T>(), view.shape(), view};
+  auto& view = views->front();
+  const auto span = view.template span<T>();
+  Shape shape = view.shape();
+  return TypedResult<T>{span, std::move(shape), std::move(view)};
 }
 
 }  // namespace muster

@@ -1,7 +1,9 @@
 // Starting a daemon where there is none: one for all who come, however they come and go.
 #include <catch2/catch.hpp>
 
+#include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,10 +78,20 @@ TEST_CASE("many processes that come at once get one daemon") {
   CHECK(daemons_of(folder).size() == 1);
 }
 
-TEST_CASE("the daemon has a session of its own, survives its starter, and holds nothing of its") {
+/// This process becomes the leader of a session with a terminal, whose end the kernel tells the session.
+void take_a_terminal() {
+  REQUIRE(::setsid() > 0);
+  const int master = ::posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(::grantpt(master) == 0);
+  REQUIRE(::unlockpt(master) == 0);
+  REQUIRE(::open(::ptsname(master), O_RDWR) >= 0);
+}
+
+TEST_CASE("the daemon survives its starter and the starter's terminal, and holds nothing of its") {
   const TempFolder folder;
   const Cleaner cleaner{folder};
   const pid_t starter = in_child([&] {
+    take_a_terminal();
     Client client = Client::connect(options_for(folder)).value();
     ::raise(SIGKILL);
     return false;
@@ -88,11 +100,15 @@ TEST_CASE("the daemon has a session of its own, survives its starter, and holds 
   const auto daemons = daemons_of(folder);
   REQUIRE(daemons.size() == 1);
   const pid_t daemon = *daemons.begin();
-  CHECK(::getsid(daemon) != ::getsid(0));
+  // Ctrl-C ends a group, a session that ends sends SIGHUP.
+  CHECK(::getpgid(daemon) != starter);
+  CHECK(::getsid(daemon) == starter);
+  REQUIRE(::kill(daemon, SIGHUP) == 0);
   CHECK(std::filesystem::read_symlink("/proc/" + std::to_string(daemon) + "/fd/0") == "/dev/null");
   CHECK(std::filesystem::read_symlink("/proc/" + std::to_string(daemon) + "/fd/2") ==
         std::filesystem::canonical(folder.path()) / "musterd.log");
   CHECK(Client::connect(options_for(folder)));
+  CHECK(daemons_of(folder) == daemons);
 }
 
 TEST_CASE("a daemon with another budget is Invalid, and both are named") {

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include <muster/ipc/packed.hpp>
 
@@ -14,8 +16,21 @@ namespace muster::ipc {
 
 namespace {
 
-constexpr std::size_t header_bytes = 16;
-constexpr std::size_t leaf_bytes = 16;
+struct PackedHeader {
+  std::uint32_t leaves;
+  std::uint32_t dims;
+  std::uint32_t structure_bytes;
+  std::uint32_t zero;
+};
+
+struct PackedLeaf {
+  std::uint64_t offset;
+  std::uint32_t segment;
+  std::uint8_t dtype;
+  std::uint8_t ndim;
+  std::uint16_t zero;
+};
+
 constexpr auto bytes_max = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 
 /// What C++ and NumPy align an element to: a complex number lies like its parts.
@@ -31,23 +46,6 @@ std::size_t dims_of(const Manifest& manifest) {
   std::size_t dims = 0;
   for (const auto& leaf : manifest.leaves) dims += leaf.ndim;
   return dims;
-}
-
-struct PackedLeaf {
-  std::uint64_t offset;
-  std::uint32_t segment;
-  DType dtype;
-  std::uint8_t ndim;
-};
-
-PackedLeaf take_leaf(Unpacker& in) {
-  PackedLeaf leaf{};
-  leaf.offset = in.number<std::uint64_t>();
-  leaf.segment = in.number<std::uint32_t>();
-  leaf.dtype = in.enumerator<DType>(dtype_count, "unknown dtype");
-  leaf.ndim = in.number<std::uint8_t>();
-  in.require(in.number<std::uint16_t>() == 0, "a reserved field is set");
-  return leaf;
 }
 
 Error malformed(const char* problem, std::size_t bytes) {
@@ -78,79 +76,97 @@ std::uint64_t Manifest::bytes() const {
   return sum;
 }
 
-Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape) {
-  if (leaves.size() >= leaves_max)
-    return Error(Code::invalid, "too many arrays in one object: more than " + std::to_string(leaves_max));
+namespace {
+
+/// The leaf with this shape, if it can lie there. Its dims begin at `first_dim`.
+Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape,
+                 std::size_t first_dim) {
   if (shape.size() > ndim_max)
     return Error(Code::invalid,
                  "too many dimensions: " + std::to_string(shape.size()) + " of at most " + std::to_string(ndim_max));
   const auto count = element_count(shape, dtype);
   if (!count) return count.error();
   const Leaf leaf{
-      segment, offset, dtype, static_cast<std::uint8_t>(shape.size()), static_cast<std::uint32_t>(dims.size()), *count};
+      segment, offset, dtype, static_cast<std::uint8_t>(shape.size()), static_cast<std::uint32_t>(first_dim), *count};
   const bool lies_well = segment && offset % alignment_of(dtype) == 0 && offset <= bytes_max - leaf.bytes();
   if (leaf.bytes() != 0 && !lies_well)
     return Error(Code::invalid, "an array can't lie there: segment " + std::to_string(segment.value) + ", offset " +
                                     std::to_string(offset) + ", shape " + text(shape) + " of " +
                                     std::string(name(dtype)));
+  return leaf;
+}
+
+}  // namespace
+
+Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape) {
+  if (leaves.size() >= leaves_max)
+    return Error(Code::invalid, "too many arrays in one object: more than " + std::to_string(leaves_max));
+  const auto leaf = lay(segment, offset, dtype, shape, dims.size());
+  if (!leaf) return leaf.error();
   dims.insert(dims.end(), shape.begin(), shape.end());
-  leaves.push_back(leaf);
+  leaves.push_back(*leaf);
   return {};
 }
 
 std::size_t encoded_bytes(const Manifest& manifest) {
-  return header_bytes + leaf_bytes * manifest.leaves.size() + 8 * dims_of(manifest) +
+  return sizeof(PackedHeader) + sizeof(PackedLeaf) * manifest.leaves.size() + 8 * dims_of(manifest) +
          (manifest.structure.size() + 7) / 8 * 8;
 }
 
 void encode(const Manifest& manifest, std::vector<std::byte>& out) {
   out.reserve(out.size() + encoded_bytes(manifest));
   Packer packer(out);
-  packer.number(static_cast<std::uint32_t>(manifest.leaves.size()));
-  packer.number(static_cast<std::uint32_t>(dims_of(manifest)));
-  packer.number(static_cast<std::uint32_t>(manifest.structure.size()));
-  packer.number(std::uint32_t{0});
-  for (const auto& leaf : manifest.leaves) {
-    packer.number(leaf.offset);
-    packer.number(leaf.segment.value);
-    packer.number(leaf.dtype);
-    packer.number(leaf.ndim);
-    packer.number(std::uint16_t{0});
-  }
+  packer.fixed(PackedHeader{static_cast<std::uint32_t>(manifest.leaves.size()),
+                            static_cast<std::uint32_t>(dims_of(manifest)),
+                            static_cast<std::uint32_t>(manifest.structure.size()), 0});
+  for (const auto& leaf : manifest.leaves)
+    packer.fixed(PackedLeaf{leaf.offset, leaf.segment.value, static_cast<std::uint8_t>(leaf.dtype), leaf.ndim, 0});
   for (const auto& leaf : manifest.leaves) packer.numbers(manifest.shape(leaf));
   packer.text(manifest.structure);
   packer.pad();
 }
 
-Result<Manifest> decode(std::span<const std::byte> bytes) {
+namespace {
+
+/// What is wrong with the bytes, if anything.
+std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& manifest) {
   Unpacker in(bytes);
-  const auto leaves = in.number<std::uint32_t>();
-  const auto dims = in.number<std::uint32_t>();
-  const auto structure = in.number<std::uint32_t>();
-  in.require(in.number<std::uint32_t>() == 0, "a reserved field is set");
-  in.require(leaves <= leaves_max, "too many leaves");
-  in.require(structure <= structure_bytes_max, "the structure is too long");
-  Unpacker leaf_table(in.bytes(std::uint64_t{leaves} * leaf_bytes));
-  const auto sizes = in.numbers<std::int64_t, SmallVector<std::int64_t, 4>>(dims);
-  Manifest manifest;
-  manifest.structure = in.text(structure);
+  const auto header = in.fixed<PackedHeader>();
+  in.require(header.zero == 0, "a reserved field is set");
+  in.require(header.leaves <= leaves_max, "too many leaves");
+  in.require(header.structure_bytes <= structure_bytes_max, "the structure is too long");
+  Unpacker table(in.bytes(std::uint64_t{header.leaves} * sizeof(PackedLeaf)));
+  manifest.dims = in.numbers<std::int64_t, decltype(manifest.dims)>(header.dims);
+  manifest.structure = in.text(header.structure_bytes);
   in.pad();
   in.finish();
   if (in.problem() != nullptr) return malformed(in.problem(), bytes.size());
 
-  manifest.leaves.reserve(leaves);
-  manifest.dims.reserve(dims);
-  std::span<const std::int64_t> rest(sizes);
-  for (std::uint32_t i = 0; i < leaves; ++i) {
-    const auto leaf = take_leaf(leaf_table);
-    leaf_table.require(leaf.ndim <= rest.size(), "fewer dims than its leaves need");
-    if (leaf_table.problem() != nullptr) return malformed(leaf_table.problem(), bytes.size());
-    if (auto added = manifest.add({leaf.segment}, leaf.offset, leaf.dtype, rest.first(leaf.ndim)); !added)
-      return added.error();
-    rest = rest.subspan(leaf.ndim);
+  manifest.leaves.reserve(header.leaves);
+  const std::span<const std::int64_t> dims(manifest.dims);
+  std::size_t used = 0;
+  for (std::uint32_t i = 0; i < header.leaves; ++i) {
+    const auto packed = table.fixed<PackedLeaf>();
+    const auto dtype = table.enumerator<DType>(packed.dtype, dtype_count, "unknown dtype");
+    table.require(packed.zero == 0, "a reserved field is set");
+    table.require(packed.ndim <= dims.size() - used, "fewer dims than its leaves need");
+    if (table.problem() != nullptr) return malformed(table.problem(), bytes.size());
+    const auto leaf = lay({packed.segment}, packed.offset, dtype, dims.subspan(used, packed.ndim), used);
+    if (!leaf) return leaf.error();
+    manifest.leaves.push_back(*leaf);
+    used += packed.ndim;
   }
-  if (!rest.empty()) return malformed("more dims than its leaves need", bytes.size());
-  return manifest;
+  if (used != dims.size()) return malformed("more dims than its leaves need", bytes.size());
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<Manifest> decode(std::span<const std::byte> bytes) {
+  // Filled in where it will lie: with room for a leaf inside, it is not cheap to move.
+  Result<Manifest> decoded(std::in_place);
+  if (auto error = take_manifest(bytes, *decoded)) decoded = std::move(*error);
+  return decoded;
 }
 
 }  // namespace muster::ipc

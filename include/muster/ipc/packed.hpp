@@ -16,16 +16,20 @@ namespace muster::ipc {
 
 static_assert(std::endian::native == std::endian::little, "the packed forms are little endian");
 
+/// Numbers, or structs of numbers without a gap: their bytes say all there is.
+template <class T>
+concept Packed = std::is_arithmetic_v<T> || std::has_unique_object_representations_v<T>;
+
 class Packer {
  public:
   explicit Packer(std::vector<std::byte>& out) : out_(out), begin_(out.size()) {}
 
-  template <class T>
-  void number(T value) {
-    static_assert(std::is_arithmetic_v<T> || std::is_enum_v<T>);
+  /// One number, or all the fields of fixed size that a record begins with.
+  template <Packed T>
+  void fixed(const T& value) {
     append(&value, sizeof value);
   }
-  template <class T>
+  template <Packed T>
   void numbers(std::span<const T> values) {
     append(values.data(), values.size_bytes());
   }
@@ -48,14 +52,13 @@ class Unpacker {
  public:
   explicit Unpacker(std::span<const std::byte> bytes) : all_(bytes), rest_(bytes) {}
 
-  template <class T>
-  [[nodiscard]] T number() {
-    static_assert(std::is_arithmetic_v<T>);
+  template <Packed T>
+  [[nodiscard]] T fixed() {
     T value{};
     if (const auto taken = take(sizeof value); !taken.empty()) std::memcpy(&value, taken.data(), sizeof value);
     return value;
   }
-  template <class T, class Values = std::vector<T>>
+  template <Packed T, class Values = std::vector<T>>
   [[nodiscard]] Values numbers(std::uint64_t count) {
     const auto taken = take_array(count, sizeof(T));
     Values values(taken.size() / sizeof(T));
@@ -67,10 +70,9 @@ class Unpacker {
     return {reinterpret_cast<const char*>(taken.data()), taken.size()};
   }
   [[nodiscard]] std::span<const std::byte> bytes(std::uint64_t count) { return take_array(count, 1); }
-  /// Reads an enumerator below `count`.
+  /// The enumerator of a number that was read; it must be below `count`.
   template <class Enum>
-  [[nodiscard]] Enum enumerator(std::size_t count, const char* problem) {
-    const auto value = number<std::underlying_type_t<Enum>>();
+  [[nodiscard]] Enum enumerator(std::underlying_type_t<Enum> value, std::size_t count, const char* problem) {
     require(value < count, problem);
     return static_cast<Enum>(value < count ? value : 0);
   }

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
-#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include <muster/ipc/packed.hpp>
 
@@ -15,47 +18,21 @@ namespace {
 
 constexpr std::size_t error_text_bytes_max = 8 << 10;
 
+/// An id that was read. Zero names nothing.
 template <class Id>
-Id take_id(Unpacker& in, const char* problem_if_none) {
-  const Id id{in.number<decltype(Id::value)>()};
-  in.require(static_cast<bool>(id), problem_if_none);
-  return id;
+Id named(Unpacker& in, decltype(Id::value) value, const char* problem_if_none) {
+  in.require(value != 0, problem_if_none);
+  return {value};
 }
 
-void put(Packer& out, const Capability& capability) {
-  for (const auto bits : capability.bits) out.number(bits);
-}
-
-Capability take_capability(Unpacker& in) {
-  Capability capability;
-  for (auto& bits : capability.bits) bits = in.number<std::uint64_t>();
-  return capability;
-}
+constexpr auto nameless_object = "an object has no id";
 
 std::uint32_t count_of(std::size_t count) { return static_cast<std::uint32_t>(count); }
 
-void put(Packer& out, const ObjectIds& objects) {
-  for (const auto object : objects) out.number(object.value);
-}
-
 ObjectIds take_objects(Unpacker& in, std::uint64_t count) {
-  ObjectIds objects;
-  // A claim until the bytes are there.
-  objects.reserve(std::min<std::uint64_t>(count, in.rest_bytes() / sizeof(std::uint64_t)));
-  for (std::uint64_t i = 0; i < count && in.problem() == nullptr; ++i)
-    objects.push_back(take_id<ObjectId>(in, "an object has no id"));
+  auto objects = in.numbers<ObjectId, ObjectIds>(count);
+  for (const auto object : objects) in.require(static_cast<bool>(object), nameless_object);
   return objects;
-}
-
-void put(Packer& out, SegmentId segment) {
-  out.number(segment.value);
-  out.pad();
-}
-
-SegmentId take_segment(Unpacker& in) {
-  const auto segment = take_id<SegmentId>(in, "it names no segment");
-  in.pad();
-  return segment;
 }
 
 template <class T>
@@ -63,17 +40,24 @@ std::span<const T> view(const std::vector<T>& values) {
   return values;
 }
 
+std::span<const ObjectId> view(const ObjectIds& objects) { return {objects.data(), objects.size()}; }
+
 /// Long texts are cut: an error must fit in a ring.
 std::string_view bounded(const std::string& text) { return std::string_view(text).substr(0, error_text_bytes_max); }
+
+struct PackedError {
+  std::uint32_t message_bytes;
+  std::uint32_t hint_bytes;
+  std::uint32_t ranks;
+  std::uint32_t code;
+};
 
 void put(Packer& out, const Error& error) {
   const auto message = bounded(error.message());
   const auto hint = bounded(error.hint());
   const auto ranks = view(error.ranks()).first(std::min(error.ranks().size(), error_ranks_max));
-  out.number(count_of(message.size()));
-  out.number(count_of(hint.size()));
-  out.number(count_of(ranks.size()));
-  out.number(static_cast<std::uint32_t>(error.code()));
+  out.fixed(PackedError{count_of(message.size()), count_of(hint.size()), count_of(ranks.size()),
+                        static_cast<std::uint32_t>(error.code())});
   out.numbers(ranks);
   out.text(message);
   out.text(hint);
@@ -81,25 +65,45 @@ void put(Packer& out, const Error& error) {
 }
 
 Error take_error(Unpacker& in) {
-  const auto message_bytes = in.number<std::uint32_t>();
-  const auto hint_bytes = in.number<std::uint32_t>();
-  const auto ranks = in.number<std::uint32_t>();
-  const auto code = in.number<std::uint32_t>();
-  in.require(code >= 1 && code <= static_cast<std::uint32_t>(Code::denied), "unknown error code");
-  auto lost = in.numbers<int>(ranks);
-  auto message = in.text(message_bytes);
-  auto hint = in.text(hint_bytes);
+  const auto head = in.fixed<PackedError>();
+  in.require(head.code >= 1 && head.code <= static_cast<std::uint32_t>(Code::denied), "unknown error code");
+  auto lost = in.numbers<int>(head.ranks);
+  auto message = in.text(head.message_bytes);
+  auto hint = in.text(head.hint_bytes);
   in.pad();
-  return {static_cast<Code>(code), std::move(message), std::move(hint), std::move(lost)};
+  return {static_cast<Code>(head.code), std::move(message), std::move(hint), std::move(lost)};
 }
 
-/// What every reader ends with.
-template <class T>
-Result<T> finished(Unpacker& in, T value, std::string_view record, std::size_t bytes) {
+Error malformed(std::string_view record, const char* problem, std::size_t bytes) {
+  return {Code::invalid,
+          "malformed " + std::string(record) + " record: " + problem + ", " + std::to_string(bytes) + " bytes in all"};
+}
+
+/// What every reader does. `take` fills the record in where it will lie: some are not cheap to move.
+template <class Record, class Take>
+Result<Record> read(std::string_view name, std::span<const std::byte> body, const Take& take) {
+  Result<Record> result(std::in_place);
+  Unpacker in(body);
+  take(in, *result);
   in.finish();
-  if (in.problem() == nullptr) return value;
-  return Error(Code::invalid, "malformed " + std::string(record) + " record: " + in.problem() + ", " +
-                                  std::to_string(bytes) + " bytes in all");
+  if (in.problem() != nullptr) result = malformed(name, in.problem(), body.size());
+  return result;
+}
+
+/// Records that are one id.
+template <class Record, class Id>
+Result<Record> read_id(std::string_view name, std::span<const std::byte> body, Id Record::*id, const char* problem) {
+  return read<Record>(name, body, [&](Unpacker& in, Record& record) {
+    record.*id = named<Id>(in, in.fixed<decltype(Id::value)>(), problem);
+    in.pad();
+  });
+}
+
+template <class Id>
+void write_id(Id id, std::vector<std::byte>& out) {
+  Packer packer(out);
+  packer.fixed(id);
+  packer.pad();
 }
 
 }  // namespace
@@ -111,280 +115,293 @@ std::string_view name(Kind kind) {
   return names[static_cast<std::size_t>(kind)];
 }
 
+namespace {
+
+struct PackedSeal {
+  ObjectId object;
+  Capability capability;
+  ObjectId parent;
+  std::uint64_t copied_bytes;
+};
+
+struct PackedContribute {
+  WorkId work;
+  std::int64_t tag;
+  std::int64_t timeout_ns;
+  SeatId seat;
+  std::uint32_t epoch;
+  std::int32_t root;
+  std::uint32_t objects;
+  std::uint32_t key_bytes;
+  std::uint8_t kind;
+  std::uint8_t op;
+  std::uint8_t layout;
+  std::uint8_t zero;
+};
+
+struct PackedCombine {
+  WorkId work;
+  std::int64_t timeout_ns;
+  std::int32_t root;
+  std::uint32_t ranks;
+  std::uint32_t objects;
+  std::uint8_t kind;
+  std::uint8_t op;
+  std::uint8_t layout;
+  std::uint8_t zero;
+};
+
+struct PackedItem {
+  ObjectId object;
+  Capability capability;
+  std::uint64_t manifest_bytes;
+};
+
+struct PackedDone {
+  WorkId work;
+  std::uint32_t contributors;
+  std::uint32_t epoch;
+  SeatId seat;
+  std::int32_t rank;
+  std::int32_t world_size;
+  std::uint32_t name_bytes;
+  std::uint32_t live;
+  std::uint32_t items;
+};
+
+struct PackedChange {
+  SeatId seat;
+  std::uint32_t epoch;
+  std::uint32_t live;
+  std::uint32_t lost;
+};
+
+/// The fields that Contribute and Combine have in common.
+template <class Head, class Record>
+void take_call(Unpacker& in, const Head& head, Record& record) {
+  record.work = named<WorkId>(in, head.work.value, "it names no work");
+  record.timeout_ns = head.timeout_ns;
+  record.root = head.root;
+  record.kind = in.enumerator<Kind>(head.kind, kind_count, "unknown kind");
+  record.op = in.enumerator<ReduceOp>(head.op, reduce_op_count, "unknown reduce op");
+  record.layout = in.enumerator<Layout>(head.layout, layout_count, "unknown layout");
+  in.require(head.zero == 0, "a reserved field is set");
+  in.require(head.timeout_ns >= 0, "its timeout is negative");
+}
+
+}  // namespace
+
 void write(const Seal& seal, std::vector<std::byte>& out) {
-  Packer packer(out);
-  packer.number(seal.object.value);
-  put(packer, seal.capability);
-  packer.number(seal.parent.value);
-  packer.number(seal.copied_bytes);
+  Packer(out).fixed(PackedSeal{seal.object, seal.capability, seal.parent, seal.copied_bytes});
   encode(seal.manifest, out);
 }
 
 Result<Seal> read_seal(std::span<const std::byte> body) {
-  Unpacker in(body);
-  Seal seal;
-  seal.object = take_id<ObjectId>(in, "it names no object");
-  seal.capability = take_capability(in);
-  seal.parent = {in.number<std::uint64_t>()};
-  seal.copied_bytes = in.number<std::uint64_t>();
-  in.require(seal.parent != seal.object, "an object is its own parent");
-  const auto packed = in.bytes(in.rest_bytes());
-  if (in.problem() == nullptr) {
+  std::optional<Error> error;
+  auto result = read<Seal>("seal", body, [&](Unpacker& in, Seal& seal) {
+    const auto head = in.fixed<PackedSeal>();
+    seal.object = named<ObjectId>(in, head.object.value, "it names no object");
+    seal.capability = head.capability;
+    seal.parent = head.parent;
+    seal.copied_bytes = head.copied_bytes;
+    in.require(seal.parent != seal.object, "an object is its own parent");
+    const auto packed = in.bytes(in.rest_bytes());
+    if (in.problem() != nullptr) return;
     auto manifest = decode(packed);
-    if (!manifest) return manifest.error();
+    if (!manifest) return void(error = manifest.error());
     seal.manifest = std::move(*manifest);
     in.require(seal.copied_bytes <= seal.manifest.bytes(), "more bytes copied than there are");
-  }
-  return finished(in, std::move(seal), "seal", body.size());
+  });
+  // It says more than that the record is malformed.
+  if (error) result = std::move(*error);
+  return result;
 }
 
 void write(const Contribute& contribute, std::vector<std::byte>& out) {
   Packer packer(out);
-  packer.number(contribute.work.value);
-  packer.number(contribute.tag);
-  packer.number(contribute.timeout_ns);
-  packer.number(contribute.seat.value);
-  packer.number(contribute.epoch);
-  packer.number(contribute.root);
-  packer.number(count_of(contribute.objects.size()));
-  packer.number(count_of(contribute.key.size()));
-  packer.number(contribute.kind);
-  packer.number(contribute.op);
-  packer.number(contribute.layout);
-  packer.number(std::uint8_t{0});
-  put(packer, contribute.objects);
+  packer.fixed(PackedContribute{
+      contribute.work, contribute.tag, contribute.timeout_ns, contribute.seat, contribute.epoch, contribute.root,
+      count_of(contribute.objects.size()), count_of(contribute.key.size()), static_cast<std::uint8_t>(contribute.kind),
+      static_cast<std::uint8_t>(contribute.op), static_cast<std::uint8_t>(contribute.layout), 0});
+  packer.numbers(view(contribute.objects));
   packer.text(contribute.key);
   packer.pad();
 }
 
 Result<Contribute> read_contribute(std::span<const std::byte> body) {
-  Unpacker in(body);
-  Contribute contribute;
-  contribute.work = take_id<WorkId>(in, "it names no work");
-  contribute.tag = in.number<std::int64_t>();
-  contribute.timeout_ns = in.number<std::int64_t>();
-  contribute.seat = take_id<SeatId>(in, "it names no seat");
-  contribute.epoch = in.number<std::uint32_t>();
-  contribute.root = in.number<std::int32_t>();
-  const auto objects = in.number<std::uint32_t>();
-  const auto key_bytes = in.number<std::uint32_t>();
-  contribute.kind = in.enumerator<Kind>(kind_count, "unknown kind");
-  contribute.op = in.enumerator<ReduceOp>(reduce_op_count, "unknown reduce op");
-  contribute.layout = in.enumerator<Layout>(layout_count, "unknown layout");
-  in.require(in.number<std::uint8_t>() == 0, "a reserved field is set");
-  in.require(contribute.timeout_ns >= 0, "its timeout is negative");
-  in.require(key_bytes <= key_bytes_max, "its key is too long");
-  contribute.objects = take_objects(in, objects);
-  contribute.key = in.text(key_bytes);
-  in.pad();
-  return finished(in, std::move(contribute), "contribute", body.size());
+  return read<Contribute>("contribute", body, [](Unpacker& in, Contribute& contribute) {
+    const auto head = in.fixed<PackedContribute>();
+    take_call(in, head, contribute);
+    contribute.tag = head.tag;
+    contribute.seat = named<SeatId>(in, head.seat.value, "it names no seat");
+    contribute.epoch = head.epoch;
+    in.require(head.key_bytes <= key_bytes_max, "its key is too long");
+    contribute.objects = take_objects(in, head.objects);
+    contribute.key = in.text(head.key_bytes);
+    in.pad();
+  });
 }
 
 void write(const Combine& combine, std::vector<std::byte>& out) {
   Packer packer(out);
-  packer.number(combine.work.value);
-  packer.number(combine.timeout_ns);
-  packer.number(combine.root);
-  packer.number(combine.ranks);
-  packer.number(count_of(combine.objects.size()));
-  packer.number(combine.kind);
-  packer.number(combine.op);
-  packer.number(combine.layout);
-  packer.number(std::uint8_t{0});
-  put(packer, combine.objects);
+  packer.fixed(PackedCombine{combine.work, combine.timeout_ns, combine.root, combine.ranks,
+                             count_of(combine.objects.size()), static_cast<std::uint8_t>(combine.kind),
+                             static_cast<std::uint8_t>(combine.op), static_cast<std::uint8_t>(combine.layout), 0});
+  packer.numbers(view(combine.objects));
 }
 
 Result<Combine> read_combine(std::span<const std::byte> body) {
-  Unpacker in(body);
-  Combine combine;
-  combine.work = take_id<WorkId>(in, "it names no work");
-  combine.timeout_ns = in.number<std::int64_t>();
-  combine.root = in.number<std::int32_t>();
-  combine.ranks = in.number<std::uint32_t>();
-  const auto objects = in.number<std::uint32_t>();
-  combine.kind = in.enumerator<Kind>(kind_count, "unknown kind");
-  combine.op = in.enumerator<ReduceOp>(reduce_op_count, "unknown reduce op");
-  combine.layout = in.enumerator<Layout>(layout_count, "unknown layout");
-  in.require(in.number<std::uint8_t>() == 0, "a reserved field is set");
-  in.require(combine.timeout_ns >= 0, "its timeout is negative");
-  in.require(combine.ranks >= 1, "it has no ranks");
-  in.require(combine.ranks == 0 || objects % combine.ranks == 0, "its ranks don't give the same number of objects");
-  combine.objects = take_objects(in, objects);
-  return finished(in, std::move(combine), "combine", body.size());
+  return read<Combine>("combine", body, [](Unpacker& in, Combine& combine) {
+    const auto head = in.fixed<PackedCombine>();
+    take_call(in, head, combine);
+    combine.ranks = head.ranks;
+    in.require(combine.ranks >= 1, "it has no ranks");
+    in.require(combine.ranks == 0 || head.objects % combine.ranks == 0,
+               "its ranks don't give the same number of objects");
+    combine.objects = take_objects(in, head.objects);
+  });
 }
 
-void write(const Release& release, std::vector<std::byte>& out) {
-  Packer packer(out);
-  put(packer, release.objects);
-}
+void write(const Release& release, std::vector<std::byte>& out) { Packer(out).numbers(view(release.objects)); }
 
 Result<Release> read_release(std::span<const std::byte> body) {
-  Unpacker in(body);
-  Release release{take_objects(in, body.size() / sizeof(std::uint64_t))};
-  return finished(in, std::move(release), "release", body.size());
+  return read<Release>("release", body, [&](Unpacker& in, Release& release) {
+    release.objects = take_objects(in, body.size() / sizeof(ObjectId));
+  });
 }
 
-void write(const Pin& pin, std::vector<std::byte>& out) { Packer(out).number(pin.object.value); }
+void write(const Pin& pin, std::vector<std::byte>& out) { write_id(pin.object, out); }
 
 Result<Pin> read_pin(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const Pin pin{take_id<ObjectId>(in, "it names no object")};
-  return finished(in, pin, "pin", body.size());
+  return read_id<Pin>("pin", body, &Pin::object, "it names no object");
 }
 
 namespace {
 
-void write_item(const Item& item, std::vector<std::byte>& out) {
-  Packer packer(out);
-  packer.number(item.object.value);
-  put(packer, item.capability);
-  packer.number(std::uint64_t{item.described ? encoded_bytes(item.manifest) : 0});
-  if (item.described) encode(item.manifest, out);
-}
-
-Item take_item(Unpacker& in) {
-  Item item;
-  item.object = take_id<ObjectId>(in, "an object has no id");
-  item.capability = take_capability(in);
-  const auto manifest_bytes = in.number<std::uint64_t>();
-  item.described = manifest_bytes != 0;
-  const auto packed = in.bytes(manifest_bytes);
-  if (!item.described || in.problem() != nullptr) return item;
+void take_item(Unpacker& in, Item& item) {
+  const auto head = in.fixed<PackedItem>();
+  item.object = named<ObjectId>(in, head.object.value, nameless_object);
+  item.capability = head.capability;
+  item.described = head.manifest_bytes != 0;
+  const auto packed = in.bytes(head.manifest_bytes);
+  if (!item.described || in.problem() != nullptr) return;
   auto manifest = decode(packed);
   in.require(manifest.ok(), "malformed manifest");
   if (manifest) item.manifest = std::move(*manifest);
-  return item;
 }
 
 }  // namespace
 
-void write(const Done& done, std::vector<std::byte>& out) {
+DoneWriter::DoneWriter(const Done& done, std::size_t items, std::vector<std::byte>& out) : out_(out) {
   Packer packer(out);
-  packer.number(done.work.value);
-  packer.number(done.contributors);
-  packer.number(done.epoch);
-  packer.number(done.seat.value);
-  packer.number(done.rank);
-  packer.number(done.world_size);
-  packer.number(count_of(done.name.size()));
-  packer.number(count_of(done.live.size()));
-  packer.number(count_of(done.items.size()));
+  packer.fixed(PackedDone{done.work, done.contributors, done.epoch, done.seat, done.rank, done.world_size,
+                          count_of(done.name.size()), count_of(done.live.size()), count_of(items)});
   packer.numbers(view(done.live));
   packer.text(done.name);
   packer.pad();
-  for (const auto& item : done.items) write_item(item, out);
+}
+
+void DoneWriter::item(ObjectId object, const Capability& capability, const Manifest* manifest) {
+  Packer(out_).fixed(PackedItem{object, capability, manifest ? encoded_bytes(*manifest) : 0});
+  if (manifest) encode(*manifest, out_);
+}
+
+void write(const Done& done, std::vector<std::byte>& out) {
+  DoneWriter writer(done, done.items.size(), out);
+  for (const auto& item : done.items)
+    writer.item(item.object, item.capability, item.described ? &item.manifest : nullptr);
 }
 
 void address_done(std::span<std::byte> done, WorkId work) {
-  std::memcpy(done.data(), &work.value, sizeof work.value);  // its first field
+  static_assert(offsetof(PackedDone, work) == 0);
+  std::memcpy(done.data(), &work.value, sizeof work.value);
 }
 
 Result<Done> read_done(std::span<const std::byte> body) {
-  Unpacker in(body);
-  Done done;
-  done.work = take_id<WorkId>(in, "it names no work");
-  done.contributors = in.number<std::uint32_t>();
-  done.epoch = in.number<std::uint32_t>();
-  done.seat = {in.number<std::uint32_t>()};
-  done.rank = in.number<std::int32_t>();
-  done.world_size = in.number<std::int32_t>();
-  const auto name_bytes = in.number<std::uint32_t>();
-  const auto live = in.number<std::uint32_t>();
-  const auto items = in.number<std::uint32_t>();
-  done.live = in.numbers<std::int32_t>(live);
-  done.name = in.text(name_bytes);
-  in.pad();
-  // Not reserved: the count is only a claim until its items have been read.
-  for (std::uint32_t i = 0; i < items && in.problem() == nullptr; ++i) done.items.push_back(take_item(in));
-  return finished(in, std::move(done), "done", body.size());
+  return read<Done>("done", body, [](Unpacker& in, Done& done) {
+    const auto head = in.fixed<PackedDone>();
+    done.work = named<WorkId>(in, head.work.value, "it names no work");
+    done.contributors = head.contributors;
+    done.epoch = head.epoch;
+    done.seat = head.seat;
+    done.rank = head.rank;
+    done.world_size = head.world_size;
+    done.live = in.numbers<std::int32_t>(head.live);
+    done.name = in.text(head.name_bytes);
+    in.pad();
+    // Not reserved: the count is only a claim until its items have been read.
+    for (std::uint32_t i = 0; i < head.items && in.problem() == nullptr; ++i) take_item(in, done.items.emplace_back());
+  });
 }
 
 void write(const Failed& failed, std::vector<std::byte>& out) {
   Packer packer(out);
-  packer.number(failed.work.value);
+  packer.fixed(failed.work);
   put(packer, failed.error);
 }
 
 Result<Failed> read_failed(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const auto work = take_id<WorkId>(in, "it names no work");
-  Failed failed{work, take_error(in)};
-  return finished(in, std::move(failed), "failed", body.size());
+  return read<Failed>("failed", body, [](Unpacker& in, Failed& failed) {
+    failed.work = named<WorkId>(in, in.fixed<WorkId>().value, "it names no work");
+    failed.error = take_error(in);
+  });
 }
 
-void write(const ObjectGone& gone, std::vector<std::byte>& out) { Packer(out).number(gone.object.value); }
+void write(const ObjectGone& gone, std::vector<std::byte>& out) { write_id(gone.object, out); }
 
 Result<ObjectGone> read_object_gone(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const ObjectGone gone{take_id<ObjectId>(in, "it names no object")};
-  return finished(in, gone, "object_gone", body.size());
+  return read_id<ObjectGone>("object_gone", body, &ObjectGone::object, "it names no object");
 }
 
 void write(const SealFailed& failed, std::vector<std::byte>& out) {
   Packer packer(out);
-  packer.number(failed.object.value);
+  packer.fixed(failed.object);
   put(packer, failed.error);
 }
 
 Result<SealFailed> read_seal_failed(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const auto object = take_id<ObjectId>(in, "it names no object");
-  SealFailed failed{object, take_error(in)};
-  return finished(in, std::move(failed), "seal_failed", body.size());
+  return read<SealFailed>("seal_failed", body, [](Unpacker& in, SealFailed& failed) {
+    failed.object = named<ObjectId>(in, in.fixed<ObjectId>().value, "it names no object");
+    failed.error = take_error(in);
+  });
 }
 
-void write(const Unmapped& unmapped, std::vector<std::byte>& out) {
-  Packer packer(out);
-  put(packer, unmapped.segment);
-}
+void write(const Unmapped& unmapped, std::vector<std::byte>& out) { write_id(unmapped.segment, out); }
 
 Result<Unmapped> read_unmapped(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const Unmapped unmapped{take_segment(in)};
-  return finished(in, unmapped, "unmapped", body.size());
+  return read_id<Unmapped>("unmapped", body, &Unmapped::segment, "it names no segment");
 }
 
-void write(const SegmentGone& gone, std::vector<std::byte>& out) {
-  Packer packer(out);
-  put(packer, gone.segment);
-}
+void write(const SegmentGone& gone, std::vector<std::byte>& out) { write_id(gone.segment, out); }
 
 Result<SegmentGone> read_segment_gone(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const SegmentGone gone{take_segment(in)};
-  return finished(in, gone, "segment_gone", body.size());
+  return read_id<SegmentGone>("segment_gone", body, &SegmentGone::segment, "it names no segment");
 }
 
-void write(const MemoryWanted& wanted, std::vector<std::byte>& out) { Packer(out).number(wanted.waiting); }
+void write(const MemoryWanted& wanted, std::vector<std::byte>& out) { Packer(out).fixed(wanted.waiting); }
 
 Result<MemoryWanted> read_memory_wanted(std::span<const std::byte> body) {
-  Unpacker in(body);
-  const MemoryWanted wanted{in.number<std::uint64_t>()};
-  return finished(in, wanted, "memory_wanted", body.size());
+  return read<MemoryWanted>("memory_wanted", body,
+                            [](Unpacker& in, MemoryWanted& wanted) { wanted.waiting = in.fixed<std::uint64_t>(); });
 }
 
 void write(const GroupChanged& changed, std::vector<std::byte>& out) {
   Packer packer(out);
-  packer.number(changed.seat.value);
-  packer.number(changed.epoch);
-  packer.number(count_of(changed.live.size()));
-  packer.number(count_of(changed.lost.size()));
+  packer.fixed(PackedChange{changed.seat, changed.epoch, count_of(changed.live.size()), count_of(changed.lost.size())});
   packer.numbers(view(changed.live));
   packer.numbers(view(changed.lost));
   packer.pad();
 }
 
 Result<GroupChanged> read_group_changed(std::span<const std::byte> body) {
-  Unpacker in(body);
-  GroupChanged changed;
-  changed.seat = take_id<SeatId>(in, "it names no seat");
-  changed.epoch = in.number<std::uint32_t>();
-  const auto live = in.number<std::uint32_t>();
-  const auto lost = in.number<std::uint32_t>();
-  changed.live = in.numbers<std::int32_t>(live);
-  changed.lost = in.numbers<std::int32_t>(lost);
-  in.pad();
-  return finished(in, std::move(changed), "group_changed", body.size());
+  return read<GroupChanged>("group_changed", body, [](Unpacker& in, GroupChanged& changed) {
+    const auto head = in.fixed<PackedChange>();
+    changed.seat = named<SeatId>(in, head.seat.value, "it names no seat");
+    changed.epoch = head.epoch;
+    changed.live = in.numbers<std::int32_t>(head.live);
+    changed.lost = in.numbers<std::int32_t>(head.lost);
+    in.pad();
+  });
 }
 
 }  // namespace muster::ipc

@@ -177,6 +177,16 @@ void write(const Pin&, std::vector<std::byte>& out);
 void write(const Unmapped&, std::vector<std::byte>& out);
 void write(const Done&, std::vector<std::byte>& out);
 void write(const Failed&, std::vector<std::byte>& out);
+/// Appends a Done whose items the caller has in its own form; as many as announced.
+class DoneWriter {
+ public:
+  DoneWriter(const Done& without_items, std::size_t items, std::vector<std::byte>& out);
+  /// `manifest`: null if it is too large for the ring.
+  void item(ObjectId object, const Capability& capability, const Manifest* manifest);
+
+ private:
+  std::vector<std::byte>& out_;
+};
 /// Makes a written Done the outcome of this work: many get the same one.
 void address_done(std::span<std::byte> done, WorkId work);
 void write(const ObjectGone&, std::vector<std::byte>& out);
