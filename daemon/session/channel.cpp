@@ -4,6 +4,7 @@
 
 #include <new>
 #include <string>
+#include <utility>
 
 namespace musterd {
 
@@ -63,6 +64,7 @@ Result<void> Channel::flush() {
     auto written = completions_.try_write(backlog_.front().type, backlog_.front().body);
     if (!written) return written.error();
     if (!*written) {
+      waits_for_room_ = true;
       header().completions_wait.store(1, std::memory_order_seq_cst);
       // The client may have made room between the attempt and the flag.
       written = completions_.try_write(backlog_.front().type, backlog_.front().body);
@@ -72,7 +74,8 @@ Result<void> Channel::flush() {
     backlog_bytes_ -= backlog_.front().body.size();
     backlog_.pop_front();
   }
-  if (backlog_.empty()) header().completions_wait.store(0, std::memory_order_relaxed);
+  if (backlog_.empty() && std::exchange(waits_for_room_, false))
+    header().completions_wait.store(0, std::memory_order_relaxed);
   completions_.publish();
   if (header().client_sleeps.load(std::memory_order_seq_cst) != 0) {
     header().client_sleeps.store(0, std::memory_order_seq_cst);

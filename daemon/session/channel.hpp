@@ -62,6 +62,7 @@ class Channel {
   muster::ipc::RingProducer completions_;
   std::deque<Waiting> backlog_;
   std::size_t backlog_bytes_ = 0;
+  bool waits_for_room_ = false;  ///< has asked the client to say when there is some
   bool populated_ = false;
 };
 

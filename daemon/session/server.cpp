@@ -84,9 +84,9 @@ bool AsioServer::poll_rings() {
   bool worked = false;
   // Reading may end connections, which changes polled_.
   for (std::size_t i = 0; i < polled_.size(); ++i) {
+    if (!polled_[i]->channel || !polled_[i]->channel->has_submissions()) continue;
     const ConnectionPtr connection = polled_[i];
-    if (connection->channel && connection->channel->has_submissions())
-      worked |= read_ring(connection, records_per_turn);
+    worked |= read_ring(connection, records_per_turn);
   }
   return worked;
 }

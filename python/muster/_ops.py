@@ -25,6 +25,9 @@ _ALLREDUCE, _REDUCE, _BROADCAST, _ALLGATHER, _REDUCE_SCATTER, _ALL_TO_ALL = 1, 2
 
 def reduce_op(op: Any) -> int:
     """Muster's number of a reduce op, given by name or as torch's, Ray's or another enum member of that name."""
+    number = _NUMBERS.get(op) if type(op) is str else None
+    if number is not None:
+        return number
     # torch's ReduceOp prints as "RedOpType.SUM"; an enum's member has a name.
     name = op if isinstance(op, str) else str(getattr(op, "name", None) or getattr(op, "__name__", None) or op)
     name = name.rpartition(".")[2].lower()

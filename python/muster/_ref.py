@@ -107,7 +107,7 @@ def _from_token(token: bytes, copies: int) -> Ref:
 
 
 def stored_of(value: Any) -> _muster.Stored:
-    """The stored object of a ref, or of a value that is put first."""
+    """The stored object of a ref, or of a value that is put first. Using that of a freed ref is an error by itself."""
     if isinstance(value, Ref):
-        return value._alive()
+        return value._stored
     return _muster.put(_runtime.connection(), value, None)

@@ -50,11 +50,24 @@ Outcome outcome_of(const PyWork& self, nb::handle timeout) {
 }
 
 nb::object result_of(const PyWork& self, nb::handle timeout) {
-  const Outcome outcome = outcome_of(self, timeout);
-  if (outcome.refs.empty()) return nb::none();
-  if (!self.as_list) return value_of(outcome.refs.front());
+  const auto bound = timeout_from(timeout);
+  // Waiting and mapping in one go: to give the GIL up and get it back costs as much as either.
+  const auto objects = value_or_raise(unlocked([&]() -> Result<std::vector<Opened>> {
+    const auto outcome = self.work.wait(bound);
+    if (!outcome) return outcome.error();
+    std::vector<Opened> opened;
+    opened.reserve(outcome->refs.size());
+    for (const auto& ref : outcome->refs) {
+      auto one = open(ref);
+      if (!one) return one.error();
+      opened.push_back(std::move(*one));
+    }
+    return opened;
+  }));
+  if (objects.empty()) return nb::none();
+  if (!self.as_list) return value_of(objects.front());
   nb::list values;
-  for (const auto& ref : outcome.refs) values.append(value_of(ref));
+  for (const auto& object : objects) values.append(value_of(object));
   return values;
 }
 

@@ -31,9 +31,9 @@ Shape shape_of(PyArrayObject* array) {
 /// An array over memory that `owner` keeps.
 nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape, nb::object owner,
                       bool writable) {
-  std::vector<npy_intp> dims(shape.begin(), shape.end());
+  static_assert(std::is_same_v<npy_intp, std::int64_t>);
   nb::object array =
-      nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(), nullptr,
+      nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(shape.size()), shape.data(), nullptr,
                                      const_cast<void*>(data), writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
   if (!array.is_valid()) throw nb::python_error();
   if (PyArray_SetBaseObject(as_array(array), owner.release().ptr()) != 0) throw nb::python_error();
@@ -149,8 +149,7 @@ nb::object hold_capsule(std::shared_ptr<const detail::Hold> hold) {
 
 nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const std::int64_t> shape,
                         std::uint64_t bytes) {
-  std::vector<npy_intp> dims(shape.begin(), shape.end());
-  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(dims.size()), dims.data(),
+  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, static_cast<int>(shape.size()), shape.data(),
                                                     nullptr, nullptr, 0, nullptr));
   if (!array.is_valid()) throw nb::python_error();
   if (bytes > 0) std::memcpy(PyArray_DATA(as_array(array)), data, bytes);
@@ -183,24 +182,11 @@ nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const i
   return array_over(begin, descr, shape, std::move(capsule), true);
 }
 
-struct Opened {
-  std::shared_ptr<const detail::Hold> hold;
-  std::vector<ArrayView> views;
-};
-
-Opened open(const Ref& ref) {
-  const WithoutGil release;
-  auto hold = detail::usable(ref.hold());
-  if (!hold) {
-    const WithGil acquire;
-    raise(hold.error());
-  }
-  auto views = Ref(*hold).get();
-  if (!views) {
-    const WithGil acquire;
-    raise(views.error());
-  }
-  return {std::move(*hold), std::move(*views)};
+Opened open_or_raise(const Ref& ref) {
+  return value_or_raise([&] {
+    const WithoutGil release;
+    return open(ref);
+  }());
 }
 
 /// torch has its own bfloat16: its bits travel as int16.
@@ -210,9 +196,20 @@ PyArray_Descr* descr_for(LeafKind kind, DType dtype) {
 
 }  // namespace
 
-nb::object value_of(const Ref& ref) {
-  const Opened opened = open(ref);
+Result<Opened> open(const Ref& ref) {
+  auto hold = detail::usable(ref.hold());
+  if (!hold) return hold.error();
+  auto views = Ref(*hold).get();
+  if (!views) return views.error();
+  return Opened{std::move(*hold), std::move(*views)};
+}
+
+nb::object value_of(const Opened& opened) {
   const auto& manifest = opened.hold->manifest;
+  if (manifest.structure.empty() && manifest.leaves.size() == 1) {
+    const auto& view = opened.views.front();
+    return array_over(view.data(), descr_of(view.dtype()), view.shape(), hold_capsule(opened.hold), false);
+  }
   const auto kinds = leaf_kinds(manifest.structure, manifest.leaves.size());
   nb::object keeper;
   std::vector<nb::object> leaves;
@@ -234,7 +231,7 @@ nb::object value_of(const Ref& ref) {
 }
 
 nb::object private_array(const Ref& ref, std::size_t index) {
-  const Opened opened = open(ref);
+  const Opened opened = open_or_raise(ref);
   if (index >= opened.views.size()) raise(Error(Code::invalid, "the object has no leaf " + std::to_string(index)));
   const auto& leaf = opened.hold->manifest.leaves[index];
   return private_view(opened.hold, leaf, opened.views[index].data(), descr_of(leaf.dtype));
@@ -320,7 +317,7 @@ PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t k
 
 /// The elements of a stored list, each an object of its own over the same bytes.
 std::vector<PyRef> parts_of(const PyRef& whole) {
-  const Opened opened = open(whole.ref);
+  const Opened opened = open_or_raise(whole.ref);
   const auto& manifest = opened.hold->manifest;
   std::vector<PyRef> parts;
   std::size_t at = 0;
@@ -375,7 +372,7 @@ void bind_objects(nb::module_& module) {
            [](const PyRef& self, std::size_t leaf) {
              return nb::steal(reinterpret_cast<PyObject*>(descr_of(self.ref.dtype(leaf))));
            })
-      .def("get", [](const PyRef& self) { return value_of(self.ref); })
+      .def("get", [](const PyRef& self) { return value_of(open_or_raise(self.ref)); })
       .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
       .def("free", [](PyRef& self) { self.ref.free(); })
       .def("token",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "module.hpp"
 
@@ -17,8 +18,15 @@ struct PyRef {
 /// is their sole owner.
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call,
                             Py_ssize_t root_references, Timeout timeout);
+/// An object whose arrays are mapped.
+struct Opened {
+  std::shared_ptr<const detail::Hold> hold;
+  std::vector<ArrayView> views;
+};
+/// Needs no GIL, and may have to ask the daemon.
+[[nodiscard]] Result<Opened> open(const Ref& ref);
 /// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.
-[[nodiscard]] nb::object value_of(const Ref& ref);
+[[nodiscard]] nb::object value_of(const Opened& opened);
 /// One leaf as a writable array whose writes stay in this process.
 [[nodiscard]] nb::object private_array(const Ref& ref, std::size_t leaf);
 

@@ -30,10 +30,11 @@ namespace muster::ipc {
 inline constexpr std::size_t ring_bytes = 256 << 10;             ///< of each direction
 inline constexpr std::size_t record_bytes_max = ring_bytes / 4;  ///< body of one record
 inline constexpr std::uint32_t channel_magic = 0x4d535452;
-inline constexpr std::uint32_t channel_version = 1;
+inline constexpr std::uint32_t channel_version = 2;
 
 /// Lies at the start of the channel's memfd; zero-filled memory is a valid empty state.
-/// Comments name the one side that writes a word.
+/// Comments name the one side that writes a word. What is written with every record has cache lines of its own: what
+/// the other side only looks at then stays in its cache.
 struct ChannelHeader {
   std::uint32_t magic;
   std::uint32_t version;
@@ -42,7 +43,7 @@ struct ChannelHeader {
   /// Daemon: how far it has read submissions.
   alignas(64) std::atomic<std::uint64_t> submission_head;
   /// Daemon: not zero while it polls this ring, so that the client need not signal the doorbell.
-  std::atomic<std::uint32_t> daemon_polls;
+  alignas(64) std::atomic<std::uint32_t> daemon_polls;
   /// Daemon: not zero when it has completions that didn't fit; the client signals the doorbell after it has read.
   std::atomic<std::uint32_t> completions_wait;
   /// Daemon: how far it has written completions.
@@ -50,7 +51,7 @@ struct ChannelHeader {
   /// Client: how far it has read completions.
   alignas(64) std::atomic<std::uint64_t> completion_head;
   /// A futex: the client sets it before it sleeps; the daemon clears it and wakes.
-  std::atomic<std::uint32_t> client_sleeps;
+  alignas(64) std::atomic<std::uint32_t> client_sleeps;
   /// Client: not zero when the daemon shall signal the notify eventfd once; the daemon clears it.
   std::atomic<std::uint32_t> notify_armed;
 };
@@ -79,7 +80,12 @@ class RingProducer {
   /// Writes one record unless the ring is too full now. Readers see it after publish().
   /// A reader whose position can't be is Invalid.
   [[nodiscard]] Result<bool> try_write(std::uint16_t type, std::span<const std::byte> body);
-  void publish() { shared_tail_.store(tail_, std::memory_order_seq_cst); }
+  void publish() {
+    // The reader looks at it all the time: to write the same once more would take the line away from it.
+    if (published_ == tail_) return;
+    published_ = tail_;
+    shared_tail_.store(tail_, std::memory_order_seq_cst);
+  }
   [[nodiscard]] std::uint64_t position() const { return tail_; }
 
  private:
@@ -90,6 +96,7 @@ class RingProducer {
   std::atomic<std::uint64_t>& shared_tail_;
   const std::atomic<std::uint64_t>& shared_head_;
   std::uint64_t tail_ = 0;
+  std::uint64_t published_ = 0;
   std::uint64_t seen_head_ = 0;
 };
 
