@@ -2,8 +2,6 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -21,7 +19,6 @@ namespace {
 /// A chunk takes well below a millisecond, for which others may have to wait to map or unmap something.
 constexpr std::size_t chunk_bytes = 512 << 10;
 constexpr std::size_t queue_max = 256;
-constexpr int niceness = 15;
 
 /// Read-only mappings refuse to be populated for writing; a read brings the pages of a memfd just as well.
 bool populate_chunk(const muster::ipc::Mapping& mapping, std::size_t offset) {
@@ -67,8 +64,6 @@ void Populator::wait_until_idle() {
 
 void Populator::work() {
   pthread_setname_np(pthread_self(), "muster-populate");
-  // Its haste must not take a core from those who work now; it gets what they leave.
-  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), niceness);
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
