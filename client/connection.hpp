@@ -102,6 +102,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Writes a record into the ring and wakes the daemon if it sleeps. One that is too large for the ring goes by the
   /// socket. Waits while the ring is full, at most 30 s: Timeout. The caller holds no lock.
   [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
+  /// Sends a record before any that is submitted later, now or with the next one. Never waits.
+  void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
   void add_hold() { ++holds_; }
   /// A hold of this object ended. Never waits: what finds no room in the ring goes with what is written next.
   void release(ipc::ObjectId object);
@@ -163,7 +165,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // submissions.cpp: the ring towards the daemon
   struct Submission {
-    ipc::SubmissionType type;
+    ipc::SubmissionType type{};
     std::span<const std::byte> body;
   };
   [[nodiscard]] Result<void> submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout);
@@ -171,6 +173,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<void> submit_when_there_is_room(const Submission& record, SteadyTime until);
   [[nodiscard]] Result<bool> try_submit(const Submission& record);
   void ring_doorbell();
+  bool write_deferred();
   void write_releases();
   bool write_unmapped();
   void flush_releases();
@@ -236,6 +239,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::atomic<std::thread::id> submitter_{};  ///< who holds submit_mutex_
   ipc::RingProducer submissions_;
   bool channel_populated_ = false;  ///< guarded by submit_mutex_
+  struct Deferred {
+    ipc::SubmissionType type;
+    std::vector<std::byte> body;
+  };
+  std::deque<Deferred> deferred_;  ///< go before what is submitted next; guarded by submit_mutex_
   std::mutex releases_mutex_;
   ipc::ObjectIds releases_;               ///< not yet written
   std::vector<ipc::SegmentId> unmapped_;  ///< the same

@@ -197,6 +197,7 @@ void Connection::after_fork_in_child() {
   events_.reset();
   releases_.clear();
   has_releases_ = false;
+  deferred_.clear();
   unlock_after_fork();
 }
 

@@ -7,6 +7,7 @@
 
 #include "bounded_time.hpp"
 #include "connection.hpp"
+#include "forfeit.hpp"
 #include "hold.hpp"
 #include "join.hpp"
 #include "requests.hpp"
@@ -65,6 +66,46 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   return Group(std::move(seat));
 }
 
+namespace {
+
+bool is_matched_by_order(const ipc::Contribute& call) {
+  return call.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform;
+}
+
+/// The call has its place; what it says there is that it has no input.
+void send_forfeit(const Seat& seat, ipc::Contribute call, std::uint32_t epoch, const Error& why) {
+  call.work = seat.connection->next_work();
+  call.seat = seat.id;
+  call.epoch = epoch;
+  call.timeout_ns = seat.timeout.count();
+  call.objects = {};
+  call.fault = std::make_shared<Error>(why);
+  std::vector<std::byte> body;
+  ipc::write(call, body);
+  seat.connection->submit_soon(ipc::SubmissionType::contribute, std::move(body));
+}
+
+}  // namespace
+
+void forfeit(const std::shared_ptr<Seat>& seat, ipc::Contribute call, const Error& why) {
+  // A reform is not matched by order: who failed to call it may call it again.
+  if (!seat || !seat->connection->alive() || call.kind == Kind::reform || call.key.size() > ipc::key_bytes_max) return;
+  std::uint32_t epoch = 0;
+  {
+    const std::lock_guard lock(seat->mutex);
+    if (seat->left) return;
+    ++seat->calls;
+    if (is_matched_by_order(call)) ++seat->position;
+    epoch = seat->epoch;
+  }
+  send_forfeit(*seat, std::move(call), epoch, why);
+}
+
+std::uint64_t calls(const Seat& seat) {
+  const std::lock_guard lock(seat.mutex);
+  return seat.calls;
+}
+
 }  // namespace detail
 
 namespace {
@@ -91,6 +132,7 @@ Result<std::uint32_t> take_slot(detail::Seat& seat, bool matched_by_order, stead
       if (seat.left) return closed(seat);
       if (seat.in_flight < limit) {
         ++seat.in_flight;
+        ++seat.calls;
         if (matched_by_order) ++seat.position;
         return seat.epoch;
       }
@@ -117,10 +159,6 @@ Result<void> check(const Call& call, const OpOptions& options) {
   return {};
 }
 
-bool is_matched_by_order(const Call& call, const OpOptions& options) {
-  return options.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform;
-}
-
 ipc::Contribute record_of(const Call& call, const OpOptions& options) {
   ipc::Contribute record;
   record.kind = call.kind;
@@ -132,19 +170,39 @@ ipc::Contribute record_of(const Call& call, const OpOptions& options) {
   return record;
 }
 
-Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::Seat>& seat, const Call& call,
-                                                 std::span<const Ref> inputs, const OpOptions& options) {
-  if (!seat) return Error(Code::invalid, "an empty Group has no ranks");
+/// A call that is ready to go: its place in the order is taken when it has its epoch.
+struct Prepared {
+  ipc::Contribute record;
+  steady_clock::time_point deadline;
+};
+
+Result<Prepared> prepare(const std::shared_ptr<detail::Seat>& seat, const Call& call, std::span<const Ref> inputs,
+                         const OpOptions& options) {
   if (auto checked = check(call, options); !checked) return checked.error();
   const auto& connection = seat->connection;
   if (!connection->alive()) return connection->end_error();
   auto objects = detail::objects_of(connection, inputs);
   if (!objects) return objects.error();
-  auto record = record_of(call, options);
-  record.objects = std::move(*objects);
-  const auto deadline = steady_clock::now() + detail::bounded(options.timeout.value_or(seat->timeout));
-  const auto epoch = take_slot(*seat, is_matched_by_order(call, options), deadline);
+  Result<Prepared> prepared(std::in_place);
+  prepared->record = record_of(call, options);
+  prepared->record.objects = std::move(*objects);
+  prepared->deadline = steady_clock::now() + detail::bounded(options.timeout.value_or(seat->timeout));
+  const auto epoch = take_slot(*seat, detail::is_matched_by_order(prepared->record), prepared->deadline);
   if (!epoch) return epoch.error();
+  prepared->record.epoch = *epoch;
+  return prepared;
+}
+
+Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::Seat>& seat, const Call& call,
+                                                 std::span<const Ref> inputs, const OpOptions& options) {
+  if (!seat) return Error(Code::invalid, "an empty Group has no ranks");
+  auto prepared = prepare(seat, call, inputs, options);
+  if (!prepared) {
+    detail::forfeit(seat, record_of(call, options), prepared.error());
+    return prepared.error();
+  }
+  auto& [record, deadline] = *prepared;
+  const auto& connection = seat->connection;
   auto state = std::make_shared<detail::WorkState>();
   state->connection = connection;
   state->seat = seat;
@@ -153,7 +211,6 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
   state->deadline = deadline;
   record.work = state->id;
   record.seat = seat->id;
-  record.epoch = *epoch;
   record.timeout_ns = std::max<std::int64_t>((deadline - steady_clock::now()).count(), 0);
   detail::Scratch body;
   ipc::write(record, *body);
@@ -163,6 +220,8 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
       const std::lock_guard lock(seat->mutex);
       --seat->in_flight;
     }
+    // By the socket it may have arrived although its answer did not.
+    if ((*body).size() <= ipc::record_bytes_max) detail::send_forfeit(*seat, record, record.epoch, sent.error());
     return sent.error();
   }
   return state;

@@ -34,6 +34,7 @@ struct Seat {
   std::vector<OwedOp> owes;
   bool left = false;
   std::uint32_t in_flight = 0;
+  std::uint64_t calls = 0;                         ///< that have taken their place among the group's ops
   std::map<std::string, std::uint32_t> subgroups;  ///< how many were made of the same ranks
 
   ~Seat();

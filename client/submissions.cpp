@@ -41,7 +41,35 @@ Result<void> Connection::submit(ipc::SubmissionType type, std::span<const std::b
   return {};
 }
 
+void Connection::submit_soon(ipc::SubmissionType type, std::vector<std::byte> body) {
+  if (!alive()) return;
+  {
+    const std::lock_guard lock(submit_mutex_);
+    submitter_ = std::this_thread::get_id();
+    deferred_.push_back({type, std::move(body)});
+    write_deferred();
+    submissions_.publish();
+    submitter_ = std::thread::id{};
+  }
+  ring_doorbell();
+  flush_releases();
+}
+
+/// True if nothing is left to write.
+bool Connection::write_deferred() {
+  while (!deferred_.empty()) {
+    const auto& [type, body] = deferred_.front();
+    auto written = submissions_.try_write(static_cast<std::uint16_t>(type), body);
+    if (!written || !*written) return false;
+    deferred_.pop_front();
+  }
+  return true;
+}
+
 Result<void> Connection::submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout) {
+  constexpr Submission what_was_deferred{};
+  if (auto written = submit_when_there_is_room(what_was_deferred, steady_clock::now() + timeout); !written)
+    return written.error();
   // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
   auto sent = ask(*this, wire::Body_Submit, timeout, [&](auto& fbb) {
     const auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
@@ -93,7 +121,9 @@ Result<bool> Connection::try_submit(const Submission& record) {
   // Idle clients cost no memory; those that work have no faults while they do.
   if (!std::exchange(channel_populated_, true)) channel_.populate();
   write_releases();
-  auto written = submissions_.try_write(static_cast<std::uint16_t>(record.type), record.body);
+  Result<bool> written = write_deferred();
+  if (*written && !record.body.empty())
+    written = submissions_.try_write(static_cast<std::uint16_t>(record.type), record.body);
   submissions_.publish();
   submitter_ = std::thread::id{};
   if (written && !*written) ipc::signal(doorbell_);

@@ -35,6 +35,7 @@ class Group {
     Duration timeout{};
     std::uint32_t user = 0;  ///< who made it
     bool open = false;       ///< other users may take seats
+    bool made = false;       ///< named by a split, not by a process: such names are a space of their own
   };
 
   explicit Group(Settings settings);

@@ -8,6 +8,7 @@
 
 #include <muster/ipc/records.hpp>
 #include <muster/ipc/small_vector.hpp>
+#include <muster/result.hpp>
 
 #include "base/time.hpp"
 #include "collective/input.hpp"
@@ -30,6 +31,7 @@ struct Contribution {
   TimePoint deadline;
   std::string key;  ///< empty: matched by order
   Inputs inputs;
+  std::shared_ptr<const muster::Error> fault;  ///< why the rank has no input; its op fails on every seat
   Ticket ticket = 0;
 };
 

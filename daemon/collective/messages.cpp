@@ -87,6 +87,12 @@ Error deadline_passed(const std::string& op_name, std::span<const int> missing, 
                {missing.begin(), missing.end()});
 }
 
+Error no_input(const std::string& op_name, int rank, const Error& cause) {
+  return Error(cause.code(),
+               op_name + " can't work: rank " + std::to_string(rank) + " has no input for it: " + cause.message(),
+               "correct the call on that rank; the op has failed on every rank", {rank});
+}
+
 Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_flight_max) {
   return Error(Code::quota_exceeded,
                op_name + " is one too many: rank " + std::to_string(rank) + " has " + std::to_string(in_flight_max) +

@@ -30,6 +30,8 @@ using Losses = std::map<int, std::string>;
 /// The deadline passed; `present` are the ranks that came.
 [[nodiscard]] muster::Error deadline_passed(const std::string& op_name, std::span<const int> missing,
                                             std::span<const int> present, Duration waited);
+/// The rank called the op but has no input for it.
+[[nodiscard]] muster::Error no_input(const std::string& op_name, int rank, const muster::Error& cause);
 [[nodiscard]] muster::Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_flight_max);
 /// The ranks are so many ops behind the others that the oldest op is given up.
 [[nodiscard]] muster::Error too_far_behind(const std::string& op_name, std::span<const int> missing,

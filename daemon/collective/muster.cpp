@@ -184,6 +184,7 @@ std::optional<Error> Muster::objection(const Slot& slot, const Contribution& con
     if (auto error = refusal(slot, contribution)) return error;
   if (seat(contribution.rank).in_flight >= limits_.in_flight_max)
     return too_many_in_flight(name, contribution.rank, limits_.in_flight_max);
+  if (contribution.fault) return no_input(name, contribution.rank, *contribution.fault);
   if (auto error = check_contribution(name, world_size, contribution)) return error;
   return check_agreement(name, present, contribution);
 }

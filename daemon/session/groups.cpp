@@ -13,15 +13,19 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-Result<Node::GroupPtr> Node::find_or_make_group(const Group::Settings& settings) {
-  if (auto found = groups_.find(key_of(settings)); found != groups_.end()) return found->second;
-  // The same user's group of that name that is open where this isn't, or the other way round: joining will refuse.
-  auto other = settings;
-  other.open = !other.open;
-  if (auto found = groups_.find(key_of(other));
-      found != groups_.end() && found->second->group.settings().user == settings.user)
-    return found->second;
-  return make_group(settings);
+/// The group that a process means by a name: first what processes named so, then what a split did.
+Node::GroupPtr Node::find_group(Group::Settings settings) const {
+  // A group of the same user and name that is open where this is not, or the other way round, will refuse the join.
+  const bool open = settings.open;
+  for (const bool is_open : {open, !open})
+    for (const bool made : {false, true}) {
+      settings.open = is_open;
+      settings.made = made;
+      const auto found = groups_.find(key_of(settings));
+      if (found == groups_.end()) continue;
+      if (is_open == open || found->second->group.settings().user == settings.user) return found->second;
+    }
+  return nullptr;
 }
 
 Result<Node::GroupPtr> Node::make_group(Group::Settings settings) {
@@ -48,7 +52,8 @@ Muster::Limits Node::muster_limits() const {
 
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
   if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
-  auto state = find_or_make_group(settings);
+  auto known = find_group(settings);
+  auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings);
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;
   const Seat seat{{++last_seat_}, client.id, rank};
@@ -106,7 +111,10 @@ void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::st
     if (state->group.empty()) remove_group(state);
     return;
   }
+  const auto epoch = state->group.epoch();
   perform(state, lose_by_policy(*state, rank, how), now);
+  // The loss may have completed a reform: then the newcomers are members already, and told so.
+  if (state->group.epoch() != epoch) return;
   if (lost == Group::Lost::member) return tell_members(state);
   std::vector<Action> rest;
   state->muster.abort(Error(Code::peer_lost, "every rank of the group is gone"), rest);
@@ -143,6 +151,27 @@ void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
     state->muster.contribute(std::move(contribution), now, actions);
     perform(state, std::move(actions), now);
   }
+  watch(state, state->muster.next_deadline());
+}
+
+void Node::watch(const GroupPtr& state, std::optional<TimePoint> deadline) {
+  if (!deadline || (state->watched && (*state->watched)->first <= *deadline)) return;
+  if (state->watched) group_deadlines_.erase(*state->watched);
+  state->watched = group_deadlines_.emplace(*deadline, state);
+}
+
+void Node::expire_groups(TimePoint now) {
+  while (!group_deadlines_.empty() && group_deadlines_.begin()->first <= now) {
+    const GroupPtr state = group_deadlines_.begin()->second;
+    group_deadlines_.erase(group_deadlines_.begin());
+    state->watched.reset();
+    std::vector<Action> actions;
+    state->muster.expire(now, actions);
+    perform(state, std::move(actions), now);
+    expire_early(state, now);
+    watch(state, state->muster.next_deadline());
+    for (const auto& contribution : state->early) watch(state, contribution.deadline);
+  }
 }
 
 void Node::expire_early(const GroupPtr& state, TimePoint now) {
@@ -168,6 +197,7 @@ void Node::expire_early(const GroupPtr& state, TimePoint now) {
 void Node::remove_group(const GroupPtr& state) {
   const auto found = groups_.find(key_of(state->group.settings()));
   if (found != groups_.end() && found->second == state) groups_.erase(found);
+  if (state->watched) group_deadlines_.erase(*std::exchange(state->watched, std::nullopt));
 }
 
 void Node::tell_members(const GroupPtr& state) {
@@ -219,6 +249,7 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
       return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank);
     });
     Group::Settings settings = parent;
+    settings.made = true;
     settings.name += "/" + number + ":" + std::to_string(color);
     settings.world_size = static_cast<int>(members.size());
     if (settings.name.size() > name_bytes_max)
@@ -259,6 +290,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
   MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
   if (!client) {
     // It contributed and then died: its seat in the new group is lost from the start.
+    if (pending != pending_.end()) pending_.erase(pending);
     static_cast<void>(child->group.lose(seat.id));
     MUSTER_ASSERT(lose_by_policy(*child, rank, "died").empty(), "a new group has no ops");
     return;

@@ -115,15 +115,7 @@ void Node::tick(TimePoint now) {
   now_ = now;
   store_.expire(now);
   admission_.expire(now);
-  // perform() may end groups, so walk over a copy.
-  std::vector<GroupPtr> groups;
-  for (const auto& [name, state] : groups_) groups.push_back(state);
-  for (const auto& state : groups) {
-    std::vector<Action> actions;
-    state->muster.expire(now, actions);
-    perform(state, std::move(actions), now);
-    expire_early(state, now);
-  }
+  expire_groups(now);
   after_event();
 }
 
@@ -133,10 +125,7 @@ std::optional<TimePoint> Node::next_deadline() const {
     if (time && (!earliest || *time < *earliest)) earliest = time;
   };
   consider(admission_.next_deadline());
-  for (const auto& [name, state] : groups_) {
-    consider(state->muster.next_deadline());
-    for (const auto& contribution : state->early) consider(contribution.deadline);
-  }
+  if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->first);
   return earliest;
 }
 

@@ -92,6 +92,7 @@ class Node {
  private:
   struct GroupState;
   using GroupPtr = std::shared_ptr<GroupState>;
+  using GroupDeadlines = std::multimap<TimePoint, GroupPtr>;
 
   struct Client {
     ClientId id;
@@ -123,17 +124,19 @@ class Node {
     std::vector<Contribution> early;  ///< of newcomers, for the next epoch
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
+    std::optional<GroupDeadlines::iterator> watched;  ///< when the node looks at its deadlines next
     Charge charge;
   };
   /// Open groups are found by everybody's name for them, others by their own user's.
   struct GroupKey {
     bool open = false;
+    bool made = false;
     std::uint32_t user = 0;  ///< 0 for open ones
     std::string name;
     auto operator<=>(const GroupKey&) const = default;
   };
   [[nodiscard]] static GroupKey key_of(const Group::Settings& settings) {
-    return {settings.open, settings.open ? 0 : settings.user, settings.name};
+    return {settings.open, settings.made, settings.open ? 0 : settings.user, settings.name};
   }
 
   /// Whom an outcome goes to.
@@ -190,7 +193,7 @@ class Node {
 
   // groups.cpp: seats and epochs
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
-  [[nodiscard]] muster::Result<GroupPtr> find_or_make_group(const Group::Settings& settings);
+  [[nodiscard]] GroupPtr find_group(Group::Settings settings) const;
   [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings);
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
@@ -198,6 +201,8 @@ class Node {
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
   [[nodiscard]] Muster::Limits muster_limits() const;
   void begin_epoch(const GroupPtr& state, TimePoint now);
+  void watch(const GroupPtr& state, std::optional<TimePoint> deadline);
+  void expire_groups(TimePoint now);
   void expire_early(const GroupPtr& state, TimePoint now);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state);
@@ -216,6 +221,10 @@ class Node {
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
+  [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
+                                                 const muster::Result<Charge>& slot) const;
+  void give_up_newcomer(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
+                        TimePoint now);
   [[nodiscard]] muster::Result<Charge> admit(const Client& client);
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
@@ -246,6 +255,9 @@ class Node {
   Admission admission_;
   std::map<ClientId, Client> clients_;
   std::map<GroupKey, GroupPtr> groups_;
+  /// When to look at a group's deadlines, one entry a group: none of its ops is due earlier. The op that had this
+  /// deadline may be over, so an op that ends quickly costs nothing here.
+  GroupDeadlines group_deadlines_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {

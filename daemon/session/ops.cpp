@@ -104,11 +104,6 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
-  auto slot = admit(client);
-  if (!slot) return fail_work(client.id, read->work, slot.error());
-  auto inputs = inputs_of(client, read->objects);
-  if (!inputs) return fail_work(client.id, read->work, inputs.error());
-
   const auto& [state, rank] = seat->second;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
@@ -126,15 +121,38 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   contribution.tag = read->tag;
   contribution.deadline = now + bounded(read->timeout_ns);
   contribution.key = std::move(read->key);
-  contribution.inputs = std::move(*inputs);
-  contribution.ticket = add_pending({client.id, read->work, read->seat, state, std::move(*slot)});
+  // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
+  auto slot = admit(client);
+  if (auto inputs = inputs_of(client, *read, slot)) contribution.inputs = std::move(*inputs);
+  else contribution.fault = std::make_shared<Error>(inputs.error());
+  if (newcomer && !slot) return give_up_newcomer(client, *read, slot.error(), now);
+  const Ticket ticket = add_pending({client.id, read->work, read->seat, state, slot ? std::move(*slot) : Charge()});
+  contribution.ticket = ticket;
   if (newcomer) {
+    watch(state, contribution.deadline);
     state->early.push_back(std::move(contribution));
     return;
   }
+  const GroupPtr group = state;
   std::vector<Action> actions;
-  state->muster.contribute(std::move(contribution), now, actions);
-  perform(state, std::move(actions), now);
+  group->muster.contribute(std::move(contribution), now, actions);
+  perform(group, std::move(actions), now);
+  watch(group, group->muster.next_deadline());
+}
+
+/// An op for the next epoch that nobody can be charged for can't wait in its place, so the rank gives its place up.
+void Node::give_up_newcomer(Client& client, const ipc::Contribute& contribute, const Error& error, TimePoint now) {
+  fail_work(client.id, contribute.work, error);
+  static_cast<void>(leave(client, contribute.seat, "started more ops than it may before the group was reformed", now));
+}
+
+/// What the rank gives to the op, or why it can't.
+Result<Inputs> Node::inputs_of(const Client& client, const ipc::Contribute& contribute,
+                               const Result<Charge>& slot) const {
+  if (!slot) return slot.error();
+  if (!contribute.fault) return inputs_of(client, contribute.objects);
+  if (is_text(contribute.fault->message())) return *contribute.fault;
+  return Error(contribute.fault->code(), "for a reason that is no text");
 }
 
 void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {

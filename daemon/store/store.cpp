@@ -31,6 +31,15 @@ void place_leaf(Object& object, const SegmentPtr& segment, std::uint64_t offset)
   if (object.segments.empty() || object.segments.back() != segment) object.segments.push_back(segment);
 }
 
+const char* never_stored(Code why) {
+  switch (why) {
+    case Code::out_of_memory: return "it was never stored, as the store was full";
+    case Code::quota_exceeded: return "it was never stored, as its process or user had used up a quota";
+    case Code::object_lost: return "it was never stored, as the object that it is a part of is gone";
+    default: return "it was never stored, as the daemon refused its description";
+  }
+}
+
 void place_leaf_without_bytes(Object& object) { object.addresses.push_back(nullptr); }
 
 }  // namespace
@@ -104,6 +113,14 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
 Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, ObjectId parent,
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
   if (auto fresh = check_new(client, id); !fresh) return fresh.error();
+  auto made = make(client, id, capability, parent, copied_bytes, std::move(manifest), now);
+  // Whoever uses it learns why it isn't there.
+  if (!made) tombstones_.add(id, never_stored(made.error().code()));
+  return made;
+}
+
+Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, ObjectId parent,
+                              std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
   const auto watched = std::make_shared<Watched>();
   Object& object = watched->object;
   object.id = id;

@@ -160,6 +160,8 @@ class Store {
   };
 
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
+  [[nodiscard]] muster::Result<ObjectPtr> make(Payer client, ObjectId id, Capability capability, ObjectId parent,
+                                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now);
   [[nodiscard]] muster::Result<void> bind_own(Object& object, Payer client) const;
   [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
   [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;

@@ -29,6 +29,8 @@ enum class Code : std::uint8_t {
   denied = 13,              ///< another user's, or not this client's
 };
 
+inline constexpr std::size_t code_count = 13;
+
 [[nodiscard]] constexpr std::string_view name(Code code) {
   switch (code) {
     case Code::failed: return "Error";

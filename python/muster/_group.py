@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster import _muster, _runtime
 from muster._ops import reduce_op
@@ -13,8 +16,36 @@ from muster._ref import Ref, stored_of
 from muster._work import Work
 from muster.errors import Error, GroupClosed, Invalid
 
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from typing_extensions import Concatenate, ParamSpec
+
+    _P = ParamSpec("_P")
+    _R = TypeVar("_R")
+
+_WRONG_ARGUMENT = (TypeError, ValueError, OverflowError)
 _ON_LOSS = ("fail", "shrink", "wait")  # in the order of their numbers
 _DEFAULT_TIMEOUT_S = 30.0
+
+
+def _takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[Concatenate[Group, _P], _R]:
+    """A call that raises before its input is there takes its place among the group's ops, and fails on every rank.
+
+    Otherwise this rank's next call would meet the others' present one.
+    """
+
+    @functools.wraps(method)
+    def call(self: Group, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        calls = self._seat.calls
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException as error:
+            if self._seat.calls == calls:
+                self._forfeit(method, error, args, kwargs)
+            raise
+
+    return call
 
 
 class Group:
@@ -35,6 +66,9 @@ class Group:
         Invalid: an argument, or an input that can't be stored, at once.
         OutOfMemory: there was no room for an input that had to be copied in, at once.
         GroupClosed: after ``leave()``.
+
+    A call that raises at once takes its place in the order of ops all the same: the op fails on every other rank with
+    this rank and its reason, and the next ops of all ranks meet each other.
 
     Everything else is the outcome of the op, which ``Work.result`` raises on every rank: ``Timeout`` (names the ranks
     that did not come), ``Mismatch`` (ranks disagree on kind, dtype, shape, root or reduce op), ``PeerLost``,
@@ -79,22 +113,26 @@ class Group:
         """After taking a lost rank's seat: (kind, sequence number, key) of the ops that wait for this rank."""
         return list(self._seat.owes)
 
+    @_takes_its_place
     def allreduce(
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
         return Work(self._seat.allreduce(stored_of(x), reduce_op(op), timeout, key), out)
 
+    @_takes_its_place
     def reduce(
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
         return Work(self._seat.reduce(stored_of(x), root, reduce_op(op), timeout, key), out)
 
+    @_takes_its_place
     def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
         return Work(self._seat.scan(stored_of(x), reduce_op(op), timeout, key), out)
 
+    @_takes_its_place
     def broadcast(
         self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
@@ -102,6 +140,7 @@ class Group:
         given = [stored_of(x)] if self.rank == root else []
         return Work(self._seat.broadcast(given, root, timeout, key), out)
 
+    @_takes_its_place
     def allgather(
         self, x: Any, stack: bool = False, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
@@ -111,10 +150,12 @@ class Group:
         """
         return Work(self._seat.allgather(stored_of(x), bool(stack), timeout, key), out)
 
+    @_takes_its_place
     def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Like ``allgather``, for ``root`` only; the others get None."""
         return Work(self._seat.gather(stored_of(x), root, timeout, key), out)
 
+    @_takes_its_place
     def scatter(
         self, xs: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
@@ -122,6 +163,7 @@ class Group:
         given = self._elements(xs) if self.rank == root else []
         return Work(self._seat.scatter(given, root, timeout, key), out)
 
+    @_takes_its_place
     def reduce_scatter(
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
@@ -129,6 +171,7 @@ class Group:
         is split evenly (its length must be a multiple of world_size)."""
         return Work(self._seat.reduce_scatter(self._parts(x, None), reduce_op(op), timeout, key), out)
 
+    @_takes_its_place
     def all_to_all(
         self,
         xs: Any,
@@ -147,18 +190,22 @@ class Group:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
         return Work(self._seat.all_to_all(self._parts(xs, splits), whole, timeout, key), out)
 
+    @_takes_its_place
     def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
         """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
         return Work(self._seat.send(stored_of(x), dst, tag, timeout, key))
 
+    @_takes_its_place
     def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Gets what rank ``src`` sends with this tag, in order; nothing is moved."""
         return Work(self._seat.recv(src, tag, timeout, key), out)
 
+    @_takes_its_place
     def barrier(self, *, timeout: float | None = None, key: str = "") -> Work:
         """Over when every rank has called it."""
         return Work(self._seat.barrier(timeout, key))
 
+    @_takes_its_place
     def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Group | None:
         """Every live rank calls it and waits; ranks of equal ``color`` get a new group, ranked by (key, rank).
 
@@ -207,6 +254,24 @@ class Group:
 
     def __repr__(self) -> str:
         return f"<muster.Group '{self.name}', rank {self.rank} of {self.world_size}>"
+
+    def _forfeit(
+        self, method: Callable[..., Any], error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        kind = method.__name__
+        try:
+            given = inspect.signature(method).bind_partial(self, *args, **kwargs).arguments
+        except TypeError:  # more arguments than there are, or unknown ones
+            given = {}
+        pairwise = kind in ("send", "recv")
+        peer, tag = (given.get("dst" if kind == "send" else "src", 0), given.get("tag", 0)) if pairwise else (0, 0)
+        key = given.get("key", "") if kind != "split" else ""
+        code = error.code if isinstance(error, Error) else "Invalid" if isinstance(error, _WRONG_ARGUMENT) else "Error"
+        message = error.message if isinstance(error, Error) else f"{type(error).__name__}: {error}"
+        message = message.encode(errors="backslashreplace").decode()
+        # A key or peer of the wrong kind names no place that it could take.
+        with contextlib.suppress(TypeError, UnicodeError):
+            self._seat.forfeit(kind, peer, tag, key, code, message)
 
     def _elements(self, xs: Any) -> list[_muster.Stored]:
         if isinstance(xs, Ref):

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings.hpp"
+#include "forfeit.hpp"
 #include "gil.hpp"
 #include "hold.hpp"
 #include "objects.hpp"
@@ -305,6 +306,22 @@ void bind_group(nb::module_& module) {
             return nb::cast(PyGroup{std::move(made)});
           },
           nb::arg("color").none(), nb::arg("key").none(), t)
+      .def_prop_ro("calls", [](const PyGroup& self) { return detail::calls(*self.group.seat()); })
+      .def("forfeit",
+           [](PyGroup& self, const std::string& kind, int peer, std::int64_t tag, const std::string& key,
+              const std::string& code, const std::string& message) {
+             ipc::Contribute call;
+             for (std::size_t each = 0; each < ipc::kind_count; ++each)
+               if (name(static_cast<ipc::Kind>(each)) == kind) call.kind = static_cast<ipc::Kind>(each);
+             call.root = peer;
+             call.tag = tag;
+             call.key = key;
+             Code why = Code::failed;
+             for (std::size_t each = 1; each <= code_count; ++each)
+               if (name(static_cast<Code>(each)) == code) why = static_cast<Code>(each);
+             const WithoutGil release;
+             detail::forfeit(self.group.seat(), std::move(call), {why, message});
+           })
       .def("subgroup",
            [](PyGroup& self, const nb::list& ranks) {
              std::vector<int> members;

@@ -226,11 +226,13 @@ def sealing_fails(client: RawClient, body: bytes) -> str:
 def test_seals_of_what_is_not_ones_own(client, other, pair):
     own = client.lease(1 << 16)
     fresh = client.object_id(100)
-    assert sealing_fails(client, seal(fresh, manifest(other.segment, 0, [16]))) == "denied"
+    assert sealing_fails(client, seal(client.object_id(101), manifest(other.segment, 0, [16]))) == "denied"
     assert sealing_fails(client, seal(other.object + 1, manifest(own, 0, [16]))) == "denied"
-    assert sealing_fails(client, seal(fresh, manifest(own, 0, [1 << 20]))) == "invalid"
-    assert sealing_fails(client, seal(fresh, manifest(own, 1 << 40, [16]))) == "invalid"
-    assert sealing_fails(client, seal(fresh, manifest(own, 0, [16]), parent=other.object)) == "denied"
+    assert sealing_fails(client, seal(client.object_id(102), manifest(own, 0, [1 << 20]))) == "invalid"
+    # An id names one object, also one that never came to be.
+    assert sealing_fails(client, seal(client.object_id(102), manifest(own, 0, [16]))) == "invalid"
+    assert sealing_fails(client, seal(client.object_id(103), manifest(own, 1 << 40, [16]))) == "invalid"
+    assert sealing_fails(client, seal(client.object_id(104), manifest(own, 0, [16]), parent=other.object)) == "denied"
     client.submit(SEAL, seal(fresh, manifest(own, 0, [16])))
     assert sealing_fails(client, seal(fresh, manifest(own, 0, [16]))) == "invalid"
     assert client.fails("Return", segment=own)[0] == "invalid"

@@ -95,6 +95,8 @@ Contribute random_contribute(Random& random) {
   contribute.timeout_ns = random_number<std::int64_t>(random) & INT64_MAX;
   contribute.objects = random_objects(random, random.between(0, 8));
   contribute.key = random.text(40);
+  if (random.between(0, 1) == 1)
+    contribute.fault = std::make_shared<Error>(static_cast<Code>(random.between(1, code_count)), random.text(40));
   return contribute;
 }
 
@@ -281,6 +283,22 @@ TEST_CASE("a contribution needs a work, a seat, objects with ids, and bounds on 
   REQUIRE(refuses([](Contribute& c) { c.op = static_cast<ReduceOp>(reduce_op_count); }));
   REQUIRE(refuses([](Contribute& c) { c.layout = static_cast<Layout>(layout_count); }));
   REQUIRE_FALSE(refuses([](Contribute& c) { c.key = std::string(key_bytes_max, 'k'); }));
+  REQUIRE(refuses(
+      [](Contribute& c) { c.fault = std::make_shared<Error>(static_cast<Code>(code_count + 1), "no such code"); }));
+}
+
+TEST_CASE("the reason why a rank has no input travels with its contribution, cut to its bound") {
+  Contribute contribute;
+  contribute.work = {1};
+  contribute.seat = {1};
+  contribute.key = "key";
+  contribute.fault = std::make_shared<Error>(Code::out_of_memory, std::string(5000, 'm'));
+  const auto read = read_contribute(packed(contribute));
+  REQUIRE(read);
+  REQUIRE(read->key == "key");
+  REQUIRE(read->fault);
+  REQUIRE(read->fault->code() == Code::out_of_memory);
+  REQUIRE(read->fault->message() == std::string(fault_bytes_max, 'm'));
 }
 
 TEST_CASE("a combine's ranks all give the same number of objects") {

@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind: an Invalid that names the argument and shows the value, on this rank only."""
+"""Arguments of the wrong kind: an Invalid that names the argument and shows the value."""
 
 from __future__ import annotations
 

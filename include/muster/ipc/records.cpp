@@ -132,11 +132,12 @@ struct PackedContribute {
   std::uint32_t epoch;
   std::int32_t root;
   std::uint32_t objects;
-  std::uint32_t key_bytes;
+  std::uint16_t key_bytes;
+  std::uint16_t fault_bytes;
   std::uint8_t kind;
   std::uint8_t op;
   std::uint8_t layout;
-  std::uint8_t zero;
+  std::uint8_t fault;  ///< a Code; 0: none
 };
 
 struct PackedCombine {
@@ -185,7 +186,6 @@ void take_call(Unpacker& in, const Head& head, Record& record) {
   record.kind = in.enumerator<Kind>(head.kind, kind_count, "unknown kind");
   record.op = in.enumerator<ReduceOp>(head.op, reduce_op_count, "unknown reduce op");
   record.layout = in.enumerator<Layout>(head.layout, layout_count, "unknown layout");
-  in.require(head.zero == 0, "a reserved field is set");
   in.require(head.timeout_ns >= 0, "its timeout is negative");
 }
 
@@ -218,13 +218,18 @@ Result<Seal> read_seal(std::span<const std::byte> body) {
 }
 
 void write(const Contribute& contribute, std::vector<std::byte>& out) {
+  const auto fault =
+      contribute.fault ? std::string_view(contribute.fault->message()).substr(0, fault_bytes_max) : std::string_view();
   Packer packer(out);
   packer.fixed(PackedContribute{
       contribute.work, contribute.tag, contribute.timeout_ns, contribute.seat, contribute.epoch, contribute.root,
-      count_of(contribute.objects.size()), count_of(contribute.key.size()), static_cast<std::uint8_t>(contribute.kind),
-      static_cast<std::uint8_t>(contribute.op), static_cast<std::uint8_t>(contribute.layout), 0});
+      count_of(contribute.objects.size()), static_cast<std::uint16_t>(contribute.key.size()),
+      static_cast<std::uint16_t>(fault.size()), static_cast<std::uint8_t>(contribute.kind),
+      static_cast<std::uint8_t>(contribute.op), static_cast<std::uint8_t>(contribute.layout),
+      static_cast<std::uint8_t>(contribute.fault ? static_cast<int>(contribute.fault->code()) : 0)});
   packer.numbers(view(contribute.objects));
   packer.text(contribute.key);
+  packer.text(fault);
   packer.pad();
 }
 
@@ -236,9 +241,14 @@ Result<Contribute> read_contribute(std::span<const std::byte> body) {
     contribute.seat = named<SeatId>(in, head.seat.value, "it names no seat");
     contribute.epoch = head.epoch;
     in.require(head.key_bytes <= key_bytes_max, "its key is too long");
+    in.require(head.fault_bytes <= fault_bytes_max, "the message of its fault is too long");
+    in.require(head.fault != 0 || head.fault_bytes == 0, "a fault has no code");
+    in.require(head.fault <= code_count, "the code of its fault is unknown");
     contribute.objects = take_objects(in, head.objects);
     contribute.key = in.text(head.key_bytes);
+    auto fault = in.text(head.fault_bytes);
     in.pad();
+    if (head.fault != 0) contribute.fault = std::make_shared<Error>(static_cast<Code>(head.fault), std::move(fault));
   });
 }
 
@@ -255,6 +265,7 @@ Result<Combine> read_combine(std::span<const std::byte> body) {
     const auto head = in.fixed<PackedCombine>();
     take_call(in, head, combine);
     combine.ranks = head.ranks;
+    in.require(head.zero == 0, "a reserved field is set");
     in.require(combine.ranks >= 1, "it has no ranks");
     in.require(combine.ranks == 0 || head.objects % combine.ranks == 0,
                "its ranks don't give the same number of objects");

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ enum class Kind : std::uint8_t {
 inline constexpr std::size_t kind_count = 14;
 inline constexpr std::size_t layout_count = 3;
 inline constexpr std::size_t key_bytes_max = 4096;    ///< of Contribute::key
+inline constexpr std::size_t fault_bytes_max = 1024;  ///< of the message of Contribute::fault; more is cut off
 inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; more are cut off
 [[nodiscard]] std::string_view name(Kind kind);
 
@@ -83,6 +85,9 @@ struct Contribute {
   std::int64_t timeout_ns = 0;  ///< the op's deadline from now
   ObjectIds objects;
   std::string key;  ///< matches by key if not empty, else by the seat's order of calls
+  /// The rank called but has no input, for this reason: its code and message travel. The call takes its place in the
+  /// order all the same, so that the rank's next call does not meet the others' present one.
+  std::shared_ptr<const Error> fault;
 };
 
 /// Client: an op over objects that this process holds; complete by construction.
