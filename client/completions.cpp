@@ -74,6 +74,8 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
       // The object never was: its regions are free again, and whoever uses it is told why.
       aftermath.gone.push_back(failed->object);
       const std::lock_guard lock(works_mutex_);
+      // Its hold may be gone already, and then nobody asks. The daemon knows the reason, too.
+      if (seal_errors_.size() >= seal_errors_max) seal_errors_.erase(seal_errors_.begin());
       seal_errors_.emplace(failed->object, failed->error);
       has_seal_errors_ = true;
       return {};
@@ -291,7 +293,7 @@ void Connection::poll() {
     drain();
     if (notify_wanted_ && header().notify_armed.load(std::memory_order_seq_cst) == 0) {
       // Armed again before the last look, so that nothing that comes in between is missed.
-      ipc::drain(notify_);
+      ipc::silence(notify_);
       header().notify_armed.store(1, std::memory_order_seq_cst);
       drain();
     }
@@ -299,8 +301,9 @@ void Connection::poll() {
     if (notify_wanted_) static_cast<void>(receive_if_free());
     else look_at_socket();
   } else {
-    ipc::drain(notify_);
+    ipc::silence(notify_);
   }
+  if (notify_wanted_) ipc::drain(woken_);
   run_callbacks();
 }
 
@@ -308,16 +311,19 @@ Result<int> Connection::event_fd() {
   if (!alive()) return end_error();
   const std::lock_guard lock(end_mutex_);
   if (!events_) {
+    auto woken = ipc::create_eventfd();
+    if (!woken) return woken.error();
     ipc::Fd events(::epoll_create1(EPOLL_CLOEXEC));
     epoll_event event{};
     event.events = EPOLLIN;
-    for (const int fd : {notify_.get(), socket_.get()})
+    for (const int fd : {notify_.get(), socket_.get(), woken->get()})
       if (!events || ::epoll_ctl(events.get(), EPOLL_CTL_ADD, fd, &event) != 0)
         return ipc::system_error(Code::failed, "can't watch the connection", errno);
     events_ = std::move(events);
+    woken_ = std::move(*woken);
   }
   // Not armed, but signalled: something may have come before, and the first poll() arms.
-  if (!notify_wanted_.exchange(true)) ipc::signal(notify_);
+  if (!notify_wanted_.exchange(true)) ipc::signal(woken_);
   return events_.get();
 }
 

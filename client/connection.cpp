@@ -147,8 +147,8 @@ void Connection::end(const Error& error) {
   const std::lock_guard lock(end_mutex_);
   if (!events_) return;
   // An event loop is woken once more, and not for ever by a socket that stays at its end.
-  ::epoll_ctl(events_.get(), EPOLL_CTL_DEL, socket_.get(), nullptr);
-  ipc::signal(notify_);
+  for (const int fd : {socket_.get(), notify_.get()}) ::epoll_ctl(events_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  ipc::signal(woken_);
 }
 
 // ---- memory ----
@@ -160,7 +160,7 @@ Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono
       return wire::CreateLease(fbb, bytes, milliseconds_of(timeout), false).Union();
     });
   };
-  auto granted = request(build, {}, timeout + answer_timeout, stop);
+  auto granted = request(build, timeout + answer_timeout, stop);
   if (!granted) return granted.error();
   return map_lease(*this, std::move(*granted));
 }

@@ -94,13 +94,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Build = std::function<std::vector<std::byte>(std::uint64_t request)>;
   /// `stop`, if any, is asked now and then while the answer is not there; true ends the wait with Timeout.
   using Stop = std::function<bool()>;
-  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::span<const int> fds,
-                                            std::chrono::nanoseconds timeout, const Stop& stop = {});
+  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::chrono::nanoseconds timeout,
+                                            const Stop& stop = {});
   /// Sends a frame whose reply nobody waits for; a socket that is full now swallows it.
   void tell(const Build& build);
 
   /// Writes a record into the ring and wakes the daemon if it sleeps. One that is too large for the ring goes by the
-  /// socket. Waits while the ring is full, at most 30 s: Timeout. The caller holds no lock.
+  /// socket, in parts; Invalid if it is too large for that, too. Waits while the ring is full, at most 30 s: Timeout.
+  /// The caller holds no lock.
   [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
   /// Sends a record before any that is submitted later, now or with the next one. Never waits.
   void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
@@ -154,8 +155,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // exchange.cpp: the socket
   /// False: there is no room now. What could not be told before goes first; an empty frame sends only that.
-  [[nodiscard]] Result<bool> try_send(std::span<const std::byte> frame, std::span<const int> fds);
-  [[nodiscard]] Result<void> send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until);
+  [[nodiscard]] Result<bool> try_send(std::span<const std::byte> frame);
+  [[nodiscard]] Result<void> send_frame(std::span<const std::byte> frame, SteadyTime until);
   bool receive_replies(std::chrono::milliseconds timeout);
   bool receive_if_free();
   void take_packet(ipc::Packet packet);
@@ -216,7 +217,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ipc::Fd socket_;
   ipc::Fd doorbell_;
   ipc::Fd notify_;
-  ipc::Fd events_;  ///< an epoll of notify_ and the socket
+  ipc::Fd events_;  ///< an epoll of notify_, the socket and woken_
+  ipc::Fd woken_;   ///< an eventfd by which this process wakes its own event loop
   ipc::Mapping channel_;
   std::atomic<bool> ended_{false};
   std::atomic<bool> inherited_{false};
@@ -235,6 +237,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::uint64_t last_request_ = 0;
   std::atomic<std::int64_t> next_look_ns_{0};
 
+  std::mutex
+      parts_mutex_;  ///< held while a record goes out in parts; nothing is locked under it but what a request locks
   std::mutex submit_mutex_;
   std::atomic<std::thread::id> submitter_{};  ///< who holds submit_mutex_
   ipc::RingProducer submissions_;
@@ -265,7 +269,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::unordered_flat_map<ipc::WorkId, InFlight, std::hash<ipc::WorkId>> works_;
   std::unordered_map<ipc::SeatId, std::weak_ptr<Seat>> seats_;
   std::unordered_map<ipc::SeatId, ipc::GroupChanged> early_changes_;  ///< of seats whose Joined is still on its way
-  std::unordered_map<ipc::ObjectId, Error> seal_errors_;              ///< until the object's hold is gone
+  static constexpr std::size_t seal_errors_max = 1024;
+  std::unordered_map<ipc::ObjectId, Error> seal_errors_;  ///< until the object's hold is gone
   std::atomic<bool> has_seal_errors_{false};
 
   std::atomic<std::uint64_t> last_work_{0};

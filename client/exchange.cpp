@@ -46,8 +46,7 @@ bool interrupted() {
 
 void Connection::set_interrupted(bool (*callback)()) { interrupted_callback = callback; }
 
-Result<ipc::Packet> Connection::request(const Build& build, std::span<const int> fds, std::chrono::nanoseconds timeout,
-                                        const Stop& stop) {
+Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanoseconds timeout, const Stop& stop) {
   if (!alive()) return end_error();
   const auto until = steady_clock::now() + bounded(timeout);
   std::unique_lock lock(reply_mutex_);
@@ -56,7 +55,7 @@ Result<ipc::Packet> Connection::request(const Build& build, std::span<const int>
   lock.unlock();
   const auto frame = build(number);
   const auto asked = wire::GetFrame(frame.data())->body_type();
-  if (auto sent = send_frame(frame, fds, until); !sent) return abandon(number, wire::Body_NONE, sent.error());
+  if (auto sent = send_frame(frame, until); !sent) return abandon(number, wire::Body_NONE, sent.error());
   hit_sent(asked);
   for (auto next_look = steady_clock::now() + look_up_interval;;) {
     if (steady_clock::now() > next_look) {
@@ -96,7 +95,7 @@ Result<ipc::Packet> Connection::request(const Build& build, std::span<const int>
   }
 }
 
-Result<bool> Connection::try_send(std::span<const std::byte> frame, std::span<const int> fds) {
+Result<bool> Connection::try_send(std::span<const std::byte> frame) {
   const std::lock_guard lock(send_mutex_);
   while (!untold_.empty()) {
     auto sent = ipc::send_packet(socket_, untold_.front(), {});
@@ -105,12 +104,12 @@ Result<bool> Connection::try_send(std::span<const std::byte> frame, std::span<co
     has_untold_ = !untold_.empty();
   }
   if (frame.empty()) return true;
-  return ipc::send_packet(socket_, frame, fds);
+  return ipc::send_packet(socket_, frame, {});
 }
 
-Result<void> Connection::send_frame(std::span<const std::byte> frame, std::span<const int> fds, SteadyTime until) {
+Result<void> Connection::send_frame(std::span<const std::byte> frame, SteadyTime until) {
   for (;;) {
-    auto sent = try_send(frame, fds);
+    auto sent = try_send(frame);
     if (sent && *sent) return {};
     Error error =
         sent ? Error(Code::timeout, "the daemon does not read its socket", "look at: muster status") : sent.error();
@@ -132,7 +131,7 @@ void Connection::tell(const Build& build) {
   }
   auto frame = build(number);
   // What has no room now is told before the next request, or when somebody waits.
-  if (auto sent = try_send(frame, {}); !sent || *sent) return;
+  if (auto sent = try_send(frame); !sent || *sent) return;
   const std::lock_guard lock(send_mutex_);
   untold_.push_back(std::move(frame));
   has_untold_ = true;
@@ -219,7 +218,7 @@ void Connection::look_at_socket() {
   if (now < next) return;  // callers come by a million times a second
   if (!next_look_ns_.compare_exchange_strong(next, now + interval_ns)) return;
   static_cast<void>(receive_if_free());
-  if (has_untold_) static_cast<void>(try_send({}, {}));
+  if (has_untold_) static_cast<void>(try_send({}));
 }
 
 }  // namespace muster::detail

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -27,6 +28,7 @@ struct Registry {
   std::mutex mutex;
   std::vector<std::weak_ptr<Connection>> connections;
   std::vector<std::shared_ptr<Connection>> forking;    ///< locked between prepare and its end
+  std::vector<std::shared_ptr<Connection>> ended;      ///< met in prepare, and let go of without the lock
   std::vector<std::shared_ptr<Connection>> inherited;  ///< kept for ever: see child()
   bool handlers = false;
 };
@@ -36,29 +38,47 @@ Registry& registry() {
   return *instance;
 }
 
-/// Copies, as the last owner must not end its connection under the lock.
-std::vector<std::shared_ptr<Connection>> open_connections() {
-  std::vector<std::shared_ptr<Connection>> found;
-  auto& all = registry();
-  const std::lock_guard lock(all.mutex);
-  for (const auto& weak : all.connections)
-    if (auto connection = weak.lock()) found.push_back(std::move(connection));
+using Connections = std::vector<std::shared_ptr<Connection>>;
+
+/// Those of the registry that `known` lacks; the caller holds its lock. Copies, as the last owner must not end its
+/// connection under the lock.
+Connections open_connections_beside(const Connections& known) {
+  Connections found;
+  for (const auto& weak : registry().connections) {
+    auto connection = weak.lock();
+    if (connection && std::find(known.begin(), known.end(), connection) == known.end())
+      found.push_back(std::move(connection));
+  }
   return found;
 }
 
+/// Leaves the registry locked. Another thread may open a connection meanwhile, which the child must know, too.
 void prepare() {
   auto& all = registry();
   all.fork_mutex.lock();
-  auto connections = open_connections();
-  std::erase_if(connections, [](const auto& connection) { return !connection->alive(); });
-  for (const auto& connection : connections) connection->before_fork();
+  Connections prepared;
+  Connections ended;
   all.mutex.lock();
-  all.forking = std::move(connections);
+  for (auto fresh = open_connections_beside({}); !fresh.empty();) {
+    all.mutex.unlock();
+    for (auto& connection : fresh) {
+      const bool alive = connection->alive();
+      if (alive) connection->before_fork();
+      (alive ? prepared : ended).push_back(std::move(connection));
+    }
+    all.mutex.lock();
+    Connections known = prepared;
+    known.insert(known.end(), ended.begin(), ended.end());
+    fresh = open_connections_beside(known);
+  }
+  all.forking = std::move(prepared);
+  all.ended = std::move(ended);
 }
 
 void parent() {
   auto& all = registry();
   const auto connections = std::exchange(all.forking, {});
+  const auto ended = std::exchange(all.ended, {});
   all.mutex.unlock();
   for (const auto& connection : connections) connection->after_fork_in_parent();
   all.fork_mutex.unlock();
@@ -71,6 +91,8 @@ void child() {
   // Never ended: threads that were waiting in it in the parent would be waited for, and they are not here. So the life
   // line lasts as long as this process.
   all.inherited.insert(all.inherited.end(), connections.begin(), connections.end());
+  all.inherited.insert(all.inherited.end(), all.ended.begin(), all.ended.end());
+  all.ended.clear();
   all.mutex.unlock();
   all.fork_mutex.unlock();
 }
@@ -98,7 +120,12 @@ std::shared_ptr<Connection> remember_connection(const std::shared_ptr<Connection
 }
 
 std::shared_ptr<Connection> find_connection(const std::string& socket) {
-  for (auto& connection : open_connections())
+  Connections open;
+  {
+    const std::lock_guard lock(registry().mutex);
+    open = open_connections_beside({});
+  }
+  for (auto& connection : open)
     if (serves(*connection, socket)) return std::move(connection);
   return nullptr;
 }
@@ -195,6 +222,7 @@ void Connection::after_fork_in_child() {
   doorbell_.reset();
   notify_.reset();
   events_.reset();
+  woken_.reset();
   releases_.clear();
   has_releases_ = false;
   deferred_.clear();

@@ -221,7 +221,9 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
       --seat->in_flight;
     }
     // By the socket it may have arrived although its answer did not.
-    if ((*body).size() <= ipc::record_bytes_max) detail::send_forfeit(*seat, record, record.epoch, sent.error());
+    const bool refused = sent.error().code() != Code::timeout && sent.error().code() != Code::daemon_unavailable;
+    if (refused || (*body).size() <= ipc::record_bytes_max)
+      detail::send_forfeit(*seat, record, record.epoch, sent.error());
     return sent.error();
   }
   return state;

@@ -54,15 +54,16 @@ Result<ipc::Manifest> manifest_in(const wire::Object* body) {
   return ipc::decode({reinterpret_cast<const std::byte*>(body->manifest()->data()), body->manifest()->size()});
 }
 
-/// Its manifest was too large for the ring.
+/// Its manifest was too large for the ring. Asks without the lock: another thread may fork meanwhile, and the child
+/// would never get it.
 Result<void> describe(const Hold& hold) {
-  const std::lock_guard lock(hold.mutex);
-  if (hold.described) return {};
   auto packet = ask(*hold.connection, wire::Body_Describe, request_timeout,
                     [&](auto& fbb) { return wire::CreateDescribe(fbb, hold.object.value).Union(); });
   if (!packet) return packet.error();
   auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
   if (!manifest) return manifest.error();
+  const std::lock_guard lock(hold.mutex);
+  if (hold.described) return {};  // by another thread, and others read it already
   hold.manifest = std::move(*manifest);
   hold.described = true;
   return {};
@@ -101,12 +102,15 @@ Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& ho
       if (auto described = describe(*hold); !described) return described.error();
     return hold;
   }
-  const std::lock_guard lock(hold->mutex);
-  if (!hold->successor || hold->successor->connection->inherited()) {
-    auto fresh = attach_anew(*hold);
-    if (!fresh) return fresh.error();
-    hold->successor = std::move(*fresh);
+  const auto has_successor = [&] { return hold->successor && !hold->successor->connection->inherited(); };
+  {
+    const std::lock_guard lock(hold->mutex);
+    if (has_successor()) return hold->successor;
   }
+  auto fresh = attach_anew(*hold);
+  if (!fresh) return fresh.error();
+  const std::lock_guard lock(hold->mutex);
+  if (!has_successor()) hold->successor.swap(*fresh);  // what it was goes after the lock
   return hold->successor;
 }
 

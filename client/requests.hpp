@@ -23,8 +23,8 @@ std::vector<std::byte> build_frame(std::uint64_t number, ipc::wire::Body type, c
 /// Asks the daemon; the packet holds its reply, with the request's own number.
 template <class MakeBody>
 Result<ipc::Packet> ask(Connection& connection, ipc::wire::Body type, std::chrono::nanoseconds timeout,
-                        const MakeBody& make_body, std::span<const int> fds = {}) {
-  return connection.request([&](std::uint64_t number) { return build_frame(number, type, make_body); }, fds, timeout);
+                        const MakeBody& make_body) {
+  return connection.request([&](std::uint64_t number) { return build_frame(number, type, make_body); }, timeout);
 }
 
 /// A timeout as frames bear it, at most a day.

@@ -70,12 +70,21 @@ Result<void> Connection::submit_by_socket(const Submission& record, std::chrono:
   constexpr Submission what_was_deferred{};
   if (auto written = submit_when_there_is_room(what_was_deferred, steady_clock::now() + timeout); !written)
     return written.error();
+  if (record.body.size() > ipc::submit_bytes_max)
+    return Error(
+        Code::invalid, "a description of " + std::to_string(record.body.size()) + " bytes",
+        "use fewer arrays: at most " + std::to_string(ipc::submit_bytes_max) + " bytes can be described at once");
   // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
-  auto sent = ask(*this, wire::Body_Submit, timeout, [&](auto& fbb) {
-    const auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(record.body.data()), record.body.size());
-    return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body).Union();
-  });
-  if (!sent) return sent.error();
+  const std::lock_guard lock(parts_mutex_);
+  for (std::size_t offset = 0; offset < record.body.size(); offset += ipc::part_bytes_max) {
+    const auto part = record.body.subspan(offset, std::min(ipc::part_bytes_max, record.body.size() - offset));
+    const bool more = offset + part.size() < record.body.size();
+    auto sent = ask(*this, wire::Body_Submit, timeout, [&](auto& fbb) {
+      const auto body = fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(part.data()), part.size());
+      return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(record.type), body, offset, more).Union();
+    });
+    if (!sent) return sent.error();
+  }
   hit_before_doorbell(record.type);
   return {};
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "base/assert.hpp"
 
@@ -73,9 +74,20 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
 }
 
 void SegmentTable::end(Segment& segment) {
-  if (segment.readers_.empty()) return;
-  ended_.push_back({segment.id_, {segment.readers_.begin(), segment.readers_.end()}});
-  draining_.emplace(segment.id_, Draining{std::move(segment.memory_), std::move(segment.readers_)});
+  auto memory = std::make_shared<Charge>(std::move(segment.memory_));
+  if (!segment.readers_.empty()) {
+    ended_.push_back({segment.id_, {segment.readers_.begin(), segment.readers_.end()}});
+    draining_.emplace(segment.id_, Draining{memory, std::move(segment.readers_)});
+  }
+  if (!hooks_.dispose) return;
+  // While it is mapped, to close it frees nothing and takes no time.
+  if (segment.mapping_) segment.fd_.reset(), segment.descriptor_ = {};
+  auto descriptor = std::make_shared<Charge>(std::move(segment.descriptor_));
+  hooks_.dispose(segment.owner_.user, {std::move(segment.mapping_), std::move(segment.fd_)},
+                 [memory = std::move(memory), descriptor = std::move(descriptor)]() mutable {
+                   memory.reset();
+                   descriptor.reset();
+                 });
 }
 
 /// Once in a while, so that leases don't cost a walk over all segments each.
@@ -89,7 +101,7 @@ void SegmentTable::forget_ended() {
 void SegmentTable::ready(Segment& segment, ipc::Mapping mapping) const {
   segment.mapping_ = std::make_shared<ipc::Mapping>(std::move(mapping));
   segment.state_ = Segment::State::ready;
-  if (on_mapped_) on_mapped_(segment.mapping_);
+  if (hooks_.mapped) hooks_.mapped(segment.mapping_);
 }
 
 Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const {
@@ -108,31 +120,45 @@ Result<void> SegmentTable::check_size(const Segment& segment) {
                                   std::to_string(status.st_size) + " bytes");
 }
 
-Result<void> SegmentTable::mapped(ClientId client, SegmentId id) {
-  auto segment = leased_to(id, client);
-  if (!segment) return segment.error();
-  if ((*segment)->state_ != Segment::State::leased) return Error(Code::invalid, label(id) + " was mapped before");
-  // From here on nobody can get another writable mapping, resize it, or punch holes into it.
-  if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE |
-                                                        ((*segment)->hard_requested_ ? 0 : F_SEAL_SEAL));
-      !sealed)
+/// From here on nobody can get another writable mapping, resize it, or punch holes into it.
+Result<ipc::Mapping> SegmentTable::seal_and_map(const Segment& segment) {
+  const int last = segment.hard_requested_ ? 0 : F_SEAL_SEAL;
+  if (auto sealed = ipc::add_seals(segment.fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | last); !sealed)
     return sealed.error();
-  if (auto same = check_size(**segment); !same) return same.error();
-  auto mapping = map_for_reading((*segment)->fd_, (*segment)->bytes_);
-  if (!mapping) return mapping.error();
-  ready(**segment, std::move(*mapping));
-  return {};
+  if (auto same = check_size(segment); !same) return same.error();
+  return map_for_reading(segment.fd_, segment.bytes_);
 }
 
-Result<void> SegmentTable::hard_seal(ClientId client, SegmentId id) {
-  auto segment = leased_to(id, client);
-  if (!segment) return segment.error();
-  if ((*segment)->state_ != Segment::State::ready || !(*segment)->hard_requested_)
+Result<SegmentTable::Sealing> SegmentTable::mapped(ClientId client, SegmentId id) {
+  auto leased = leased_to(id, client);
+  if (!leased) return leased.error();
+  const SegmentPtr segment = *leased;
+  if (segment->state_ != Segment::State::leased) return Error(Code::invalid, label(id) + " was mapped before");
+  segment->state_ = Segment::State::sealing;
+  const auto mapping = std::make_shared<std::optional<Result<ipc::Mapping>>>();
+  return Sealing{[segment = segment.get(), mapping] { mapping->emplace(seal_and_map(*segment)); },
+                 [this, segment, mapping]() -> Result<void> {
+                   if (**mapping) return ready(*segment, std::move(***mapping)), Result<void>();
+                   segment->state_ = Segment::State::leased;
+                   return (*mapping)->error();
+                 }};
+}
+
+Result<SegmentTable::Sealing> SegmentTable::hard_seal(ClientId client, SegmentId id) {
+  auto leased = leased_to(id, client);
+  if (!leased) return leased.error();
+  const SegmentPtr segment = *leased;
+  if (segment->state_ != Segment::State::ready || !segment->hard_requested_)
     return Error(Code::invalid, label(id) + " is not a mapped hard lease");
-  if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_WRITE | F_SEAL_SEAL); !sealed)
-    return Error(Code::invalid, label(id) + " still has a writable mapping", "unmap it in every process first");
-  (*segment)->state_ = Segment::State::hard;
-  return {};
+  const auto sealed = std::make_shared<Result<void>>();
+  return Sealing{
+      [segment = segment.get(), sealed] { *sealed = ipc::add_seals(segment->fd_, F_SEAL_WRITE | F_SEAL_SEAL); },
+      [segment, id, sealed]() -> Result<void> {
+        if (!*sealed)
+          return Error(Code::invalid, label(id) + " still has a writable mapping", "unmap it in every process first");
+        segment->state_ = Segment::State::hard;
+        return {};
+      }};
 }
 
 Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
@@ -189,7 +215,7 @@ SegmentPtr SegmentTable::find(SegmentId id) const {
 
 Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {
   auto segment = find(id);
-  if (!segment || segment->state() == Segment::State::leased)
+  if (!segment || segment->state() < Segment::State::ready)
     return Error(Code::invalid, label(id) + " does not exist, or is not ready for readers");
   if (segment->owner().user != user) return Error(Code::denied, label(id) + " belongs to another user");
   return segment;
@@ -198,7 +224,7 @@ Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {
 Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
   auto segment = leased_to(id, client);
   if (!segment) return segment.error();
-  if ((*segment)->state() == Segment::State::leased)
+  if ((*segment)->state() < Segment::State::ready)
     return Error(Code::invalid, label(id) + " is not sealed against resizing yet", "send Mapped first");
   if ((*segment)->hard_requested() && (*segment)->state() != Segment::State::hard)
     return Error(Code::invalid, label(id) + " is a hard lease that is not sealed yet", "send HardSeal first");

@@ -23,13 +23,20 @@ using muster::ipc::SegmentId;
 /// Shared, so that whoever populates it in the background never touches what is unmapped.
 using MappingPtr = std::shared_ptr<muster::ipc::Mapping>;
 
+/// What is left of a segment when nobody needs it: its pages go when both are gone.
+struct SegmentRemains {
+  MappingPtr mapping;
+  muster::ipc::Fd fd;
+};
+
 /// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
 class Segment {
  public:
   enum class State : std::uint8_t {
-    leased,  ///< the client has the fd but has not said that it mapped it; no reader may get it
-    ready,   ///< sealed against resizing and any further writer
-    hard,    ///< sealed against every write for ever
+    leased,   ///< the client has the fd but has not said that it mapped it; no reader may get it
+    sealing,  ///< it has, and seals are being added
+    ready,    ///< sealed against resizing and any further writer
+    hard,     ///< sealed against every write for ever
   };
 
   [[nodiscard]] SegmentId id() const { return id_; }
@@ -63,17 +70,29 @@ using SegmentPtr = std::shared_ptr<Segment>;
 
 class SegmentTable {
  public:
-  /// `mapped` hears of each new mapping of the daemon, to populate it ahead of its first use.
+  /// What the table asks of others. Each may be empty.
+  struct Hooks {
+    std::function<void(const MappingPtr&)> mapped;  ///< a new mapping of the daemon, to populate ahead of its first use
+    /// Unmaps and closes, perhaps elsewhere and later, then calls the function where the table lives: until then the
+    /// segment stays charged.
+    std::function<void(UserId, SegmentRemains, std::function<void()>)> dispose;
+  };
   /// Outlives its segments.
-  explicit SegmentTable(Ledger& ledger, std::function<void(const MappingPtr&)> mapped = {})
-      : ledger_(ledger), on_mapped_(std::move(mapped)) {}
+  explicit SegmentTable(Ledger& ledger, Hooks hooks) : ledger_(ledger), hooks_(std::move(hooks)) {}
+  explicit SegmentTable(Ledger& ledger) : SegmentTable(ledger, Hooks()) {}
 
   /// A segment that `client` will write. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard);
+  /// What is to be done for a segment outside of the table, where it may block: a client can lock its file for as long
+  /// as it likes. `work` touches nothing that changes meanwhile; `finish` is called after it, where the table lives.
+  struct Sealing {
+    std::function<void()> work;
+    std::function<muster::Result<void>()> finish;
+  };
   /// The writer has mapped it: adds SHRINK, GROW, FUTURE_WRITE, SEAL, maps it read-only here, state ready.
-  [[nodiscard]] muster::Result<void> mapped(ClientId client, SegmentId segment);
+  [[nodiscard]] muster::Result<Sealing> mapped(ClientId client, SegmentId segment);
   /// The writer of a hard lease has unmapped it: adds WRITE; fails with Invalid if a writable mapping still exists.
-  [[nodiscard]] muster::Result<void> hard_seal(ClientId client, SegmentId segment);
+  [[nodiscard]] muster::Result<Sealing> hard_seal(ClientId client, SegmentId segment);
   /// The writer gives it back; Invalid while objects lie in it (use_count says so).
   [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
   /// A segment that the daemon writes results of `user` in: mapped writable, then sealed.
@@ -105,18 +124,19 @@ class SegmentTable {
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
   [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);
+  [[nodiscard]] static muster::Result<muster::ipc::Mapping> seal_and_map(const Segment& segment);
   void ready(Segment& segment, muster::ipc::Mapping mapping) const;
   void forget_ended();
   void end(Segment& segment);
 
   Ledger& ledger_;
-  std::function<void(const MappingPtr&)> on_mapped_;
+  Hooks hooks_;
   std::uint32_t last_id_ = 0;
   std::size_t forget_at_ = 0;  ///< how many entries make it worth looking for ended ones
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
   /// What outlives a segment while clients map it.
   struct Draining {
-    Charge memory;
+    std::shared_ptr<Charge> memory;  ///< shared with its disposal
     std::set<ClientId> readers;
   };
   std::unordered_map<SegmentId, Draining> draining_;

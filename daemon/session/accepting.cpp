@@ -58,29 +58,48 @@ bool AsioServer::accept_waiting() {
 bool AsioServer::refuse_one() {
   spare_.reset();
   {
-    const ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (socket) refuse(socket, out_of_descriptors());
+    ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) refuse(std::move(socket), 0, out_of_descriptors());
   }
   spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   return static_cast<bool>(spare_);
 }
 
-void AsioServer::refuse(const ipc::Fd& socket, const Error& why) {
+void AsioServer::refuse(ipc::Fd socket, UserId user, const Error& why) {
   static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
+  close_elsewhere(std::move(socket), user, {});
   log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
 }
 
+void AsioServer::close_elsewhere(ipc::Fd socket, UserId user, Charge descriptors) {
+  const auto held = std::make_shared<Charge>(std::move(descriptors));
+  blocking_.run(
+      {BlockingPool::Lane::Of::closing, user},
+      [socket = std::make_shared<ipc::Fd>(std::move(socket))] { socket->reset(); }, [held] {});
+}
+
+/// Numbers come around after four billion connections; those of life lines are apart.
+ClientId AsioServer::next_client() {
+  do last_client_ = (last_client_ + 1) % first_heir;
+  while (last_client_ == 0 || connections_.contains(ClientId{last_client_}));
+  return ClientId{last_client_};
+}
+
 void AsioServer::adopt(ipc::Fd socket) {
-  if (connections_.size() >= settings_.clients_max)
-    return refuse(socket, Error(Code::quota_exceeded, std::to_string(connections_.size()) + " clients are connected",
-                                "raise --clients-max"));
   ucred credentials{};
   socklen_t size = sizeof credentials;
-  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+    return close_elsewhere(std::move(socket), 0, {});
+  if (connections_.size() >= settings_.clients_max)
+    return refuse(std::move(socket), credentials.uid,
+                  Error(Code::quota_exceeded, std::to_string(connections_.size()) + " clients are connected",
+                        "raise --clients-max"));
   ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
-  if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(socket, out_of_descriptors());
-  const ClientId id{++last_client_};
+  if (!process && (errno == EMFILE || errno == ENFILE))
+    return refuse(std::move(socket), credentials.uid, out_of_descriptors());
+  const ClientId id = next_client();
   auto connection = std::make_shared<Connection>(io_, id, socket.release());
+  connection->user = credentials.uid;
   connections_.emplace(id, connection);
   node_.connected(id, {credentials.uid, credentials.pid}, now_);
   // Without a pidfd (a process that is gone already, or of another pid namespace) the socket's end has to do.

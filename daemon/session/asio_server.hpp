@@ -16,6 +16,7 @@
 
 #include <muster/ipc/fd.hpp>
 
+#include "base/blocking_pool.hpp"
 #include "memory/populator.hpp"
 #include "session/channel.hpp"
 #include "session/endpoint.hpp"
@@ -39,9 +40,9 @@ struct Borrowed {
 };
 
 [[nodiscard]] muster::Error out_of_descriptors();
-/// Whether it has come to its end or has something to read. Asio recycles what it keeps per descriptor: an event of a
-/// descriptor that was closed a moment ago may wake whoever waits for a new one.
-[[nodiscard]] bool is_readable(Descriptor& descriptor);
+/// Whether poll() says so of it. Asio recycles what it keeps per descriptor: an event of a descriptor that was closed a
+/// moment ago may wake whoever waits for a new one.
+[[nodiscard]] bool is(short events, Descriptor& descriptor);
 
 struct Unsent {
   std::vector<std::byte> frame;
@@ -50,12 +51,14 @@ struct Unsent {
 
 struct Connection {
   Connection(asio::io_context& io, ClientId id_, int socket_fd)
-      : id(id_), socket(io, socket_fd), process(io), doorbell(io), hello(io) {}
+      : id(id_), socket(io, socket_fd), process(io), doorbell(io), hello(io), again(io) {}
   ClientId id;
   Descriptor socket;
   Descriptor process;   ///< pidfd: a forked child may hold the socket open after the client's death
   Descriptor doorbell;  ///< a duplicate of the channel's
   asio::steady_timer hello;
+  asio::steady_timer again;  ///< when to try to send what the system had no room for
+  int refused = 0;           ///< how often in a row it had none
   bool said_hello = false;
   std::unique_ptr<Channel> channel;
   std::deque<Unsent> unsent;
@@ -64,6 +67,8 @@ struct Connection {
   bool polled = false;
   bool dirty = false;
   bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
+  UserId user = 0;
+  Charge descriptors;  ///< once the node has forgotten it
 };
 using ConnectionPtr = std::shared_ptr<Connection>;
 
@@ -78,10 +83,12 @@ class AsioServer final : public Server, public Outside {
   void welcome(ClientId client, std::span<const std::byte> frame) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
-  void close(ClientId client, const std::string& why) override;
+  void close(ClientId client, const std::string& why, Charge descriptors) override;
   void read_all_rings() override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
+  void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
+  void dispose(UserId user, SegmentRemains remains, std::function<void()> then) override;
   void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
   muster::ipc::Capability random_capability() override;
   void stop(std::string reason) override;
@@ -93,8 +100,11 @@ class AsioServer final : public Server, public Outside {
   /// False if it will be called again by itself, when there are descriptors.
   [[nodiscard]] bool accept_waiting();
   [[nodiscard]] bool refuse_one();
-  static void refuse(const muster::ipc::Fd& socket, const muster::Error& why);
+  void refuse(muster::ipc::Fd socket, UserId user, const muster::Error& why);
+  /// Descriptors may lie in a client's socket that take as long to close as it likes.
+  void close_elsewhere(muster::ipc::Fd socket, UserId user, Charge descriptors);
   void adopt(muster::ipc::Fd socket);
+  [[nodiscard]] ClientId next_client();
   // connections.cpp
   void wait_for_frames(const ConnectionPtr& connection);
   void wait_for_doorbell(const ConnectionPtr& connection);
@@ -106,7 +116,7 @@ class AsioServer final : public Server, public Outside {
   void ended(const ConnectionPtr& connection, const std::string& how);
   void drop(const ConnectionPtr& connection);
   void flush_socket(const ConnectionPtr& connection);
-  void unsendable(const ConnectionPtr& connection, const muster::Error& error);
+  [[nodiscard]] bool may_send_later(const ConnectionPtr& connection, const muster::Error& error);
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // server.cpp: the loop and the end
   bool poll_rings();
@@ -141,6 +151,7 @@ class AsioServer final : public Server, public Outside {
   bool done_ = false;
   std::string reason_;
 
+  BlockingPool blocking_;
   Populator populator_;
   Node node_;
   // What lanes have posted holds leases of the node's objects, so it goes first.

@@ -20,20 +20,20 @@ Result<std::unique_ptr<Channel>> Channel::create() {
   if (auto sealed = ipc::add_seals(*memory, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) return sealed.error();
   auto doorbell = ipc::create_eventfd();
   if (!doorbell) return doorbell.error();
-  auto notify = ipc::create_eventfd();
-  if (!notify) return notify.error();
+  auto bell = ipc::create_bell();
+  if (!bell) return bell.error();
   auto* header = new (mapping->data()) ipc::ChannelHeader{};
   header->magic = ipc::channel_magic;
   header->version = ipc::channel_version;
   return std::unique_ptr<Channel>(
-      new Channel(std::move(*memory), std::move(*mapping), std::move(*doorbell), std::move(*notify)));
+      new Channel(std::move(*memory), std::move(*mapping), std::move(*doorbell), std::move(*bell)));
 }
 
-Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Fd notify)
+Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Bell bell)
     : memory_(std::move(memory)),
       mapping_(std::move(mapping)),
       doorbell_(std::move(doorbell)),
-      notify_(std::move(notify)),
+      bell_(std::move(bell)),
       submissions_(ring(0), header().submission_tail, header().submission_head),
       completions_(ring(1), header().completion_tail, header().completion_head) {}
 
@@ -83,7 +83,7 @@ Result<void> Channel::flush() {
   }
   if (header().notify_armed.load(std::memory_order_seq_cst) != 0) {
     header().notify_armed.store(0, std::memory_order_seq_cst);
-    ipc::signal(notify_);
+    ipc::ring(bell_.teller);
   }
   return {};
 }

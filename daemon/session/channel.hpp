@@ -20,7 +20,9 @@ class Channel {
   [[nodiscard]] static muster::Result<std::unique_ptr<Channel>> create();
 
   /// What the client gets with its Welcome, in this order: channel, doorbell, notify.
-  [[nodiscard]] std::vector<int> descriptors() const { return {memory_.get(), doorbell_.get(), notify_.get()}; }
+  [[nodiscard]] std::vector<int> descriptors() const { return {memory_.get(), doorbell_.get(), bell_.listener.get()}; }
+  /// The client has them.
+  void handed_over() { bell_.listener.reset(); }
   [[nodiscard]] int doorbell() const { return doorbell_.get(); }
   void clear_doorbell() { muster::ipc::drain(doorbell_); }
 
@@ -41,7 +43,7 @@ class Channel {
   static constexpr std::size_t backlog_bytes_max = 64 << 20;
 
  private:
-  Channel(muster::ipc::Fd memory, muster::ipc::Mapping mapping, muster::ipc::Fd doorbell, muster::ipc::Fd notify);
+  Channel(muster::ipc::Fd memory, muster::ipc::Mapping mapping, muster::ipc::Fd doorbell, muster::ipc::Bell bell);
   [[nodiscard]] muster::ipc::ChannelHeader& header() const {
     return *reinterpret_cast<muster::ipc::ChannelHeader*>(mapping_.data());
   }
@@ -57,7 +59,7 @@ class Channel {
   muster::ipc::Fd memory_;
   muster::ipc::Mapping mapping_;
   muster::ipc::Fd doorbell_;
-  muster::ipc::Fd notify_;
+  muster::ipc::Bell bell_;  ///< rung for a client that watches a descriptor
   muster::ipc::RingConsumer submissions_;
   muster::ipc::RingProducer completions_;
   std::deque<Waiting> backlog_;

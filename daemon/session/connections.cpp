@@ -21,9 +21,9 @@ constexpr int packets_per_turn = 16;
 
 }  // namespace
 
-bool is_readable(Descriptor& descriptor) {
-  pollfd polled{descriptor.native_handle(), POLLIN, 0};
-  return ::poll(&polled, 1, 0) > 0;
+bool is(short events, Descriptor& descriptor) {
+  pollfd polled{descriptor.native_handle(), events, 0};
+  return ::poll(&polled, 1, 0) > 0 && (polled.revents & events) != 0;
 }
 
 ConnectionPtr AsioServer::find(ClientId client) const {
@@ -49,7 +49,7 @@ void AsioServer::receive_some(const ConnectionPtr& connection) {
     // What the client put into its ring before it sent this comes first.
     read_ring_once(connection);
     if (connection->closing) return;
-    node_.frame(connection->id, packet.bytes, packet.fds.size(), now_);
+    node_.frame(connection->id, packet.bytes, now_);
     // Who doesn't read its replies gets no more of them: what is unsent stays bounded.
     if (!connection->closing && !connection->unsent.empty()) {
       connection->paused = true;
@@ -76,7 +76,7 @@ void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
 void AsioServer::wait_for_death(const ConnectionPtr& connection) {
   connection->process.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
-    if (is_readable(connection->process)) ended(connection, "died");
+    if (is(POLLIN, connection->process)) ended(connection, "died");
     else wait_for_death(connection);
   });
 }
@@ -113,16 +113,17 @@ void AsioServer::ended(const ConnectionPtr& connection, const std::string& how) 
   read_ring_once(connection);
   if (connection->closing) return;
   log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
-  node_.disconnected(connection->id, how, now_);
+  connection->descriptors = node_.disconnected(connection->id, how, now_);
   connection->unsent.clear();
   drop(connection);
 }
 
-void AsioServer::close(ClientId client, const std::string& why) {
+void AsioServer::close(ClientId client, const std::string& why, Charge descriptors) {
   log_limited(LogLevel::warning, "close", "closed the connection of client {}, {}", client.value, why);
   auto connection = find(client);
   if (!connection) return;
   connection->closing = true;
+  connection->descriptors = std::move(descriptors);
   flush_socket(connection);
   // What doesn't fit into the socket now is for somebody who doesn't read.
   if (connections_.contains(client)) drop(connection);
@@ -134,7 +135,9 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->polled = false;
   error_code ignored;
   connection->hello.cancel();
-  connection->socket.close(ignored);
+  connection->again.cancel();
+  if (connection->socket.is_open())
+    close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connections_.erase(connection->id);
@@ -148,11 +151,12 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
     std::vector<int> fds;
     for (const auto& fd : connection->unsent.front().fds) fds.push_back(fd.get());
     auto sent = ipc::send_packet(socket.fd, connection->unsent.front().frame, fds);
-    if (!sent) {
+    if (!sent && !may_send_later(connection, sent.error())) {
       connection->unsent.clear();
-      if (!connection->closing) unsendable(connection, sent.error());
       break;
     }
+    if (!sent) return;
+    connection->refused = 0;
     if (!*sent) {
       if (connection->sending) return;
       connection->sending = true;
@@ -171,10 +175,20 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
   }
 }
 
-void AsioServer::unsendable(const ConnectionPtr& connection, const Error& error) {
-  // Its end is noticed by who waits for it. Otherwise it would wait in vain for a reply.
-  if (error.code() == Code::daemon_unavailable) return;
-  asio::post(io_, [this, id = connection->id, error] { node_.violated(id, error, now_); });
+/// The system may have room for it soon. A client that would wait in vain for a reply is told so by its end.
+bool AsioServer::may_send_later(const ConnectionPtr& connection, const Error& error) {
+  constexpr auto pause = std::chrono::milliseconds(10);
+  constexpr int refused_max = 500;
+  if (error.code() == Code::daemon_unavailable || connection->closing) return false;
+  if (++connection->refused > refused_max) {
+    asio::post(io_, [this, id = connection->id, error] { node_.violated(id, error, now_); });
+    return false;
+  }
+  connection->again.expires_after(pause);
+  connection->again.async_wait([this, connection](error_code failed) {
+    if (!failed) flush_socket(connection);
+  });
+  return true;
 }
 
 }  // namespace musterd

@@ -1,5 +1,7 @@
 // What the node wants done: frames and records for clients, life lines, jobs, random numbers.
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 
@@ -28,8 +30,9 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
   if (connection->unsent.empty()) {
     const Borrowed socket(connection->socket.native_handle());
     auto sent = ipc::send_packet(socket.fd, frame, fds);
-    if (!sent) return unsendable(connection, sent.error());
-    if (*sent) return;
+    if (sent && *sent) return;
+    // Its end is noticed by who waits for it.
+    if (!sent && sent.error().code() == muster::Code::daemon_unavailable) return;
   }
   if (connection->unsent.size() >= unsent_frames_max) {
     // More than its requests may be. Telling the node now could end the client in the middle of what it does for it.
@@ -44,7 +47,10 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
   Unsent unsent{{frame.begin(), frame.end()}, {}};
   for (const int fd : fds) {
     unsent.fds.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    if (!unsent.fds.back()) return unsendable(connection, out_of_descriptors());
+    if (unsent.fds.back()) continue;
+    // Otherwise it would wait in vain for a reply.
+    asio::post(io_, [this, client] { node_.violated(client, out_of_descriptors(), now_); });
+    return;
   }
   connection->unsent.push_back(std::move(unsent));
   flush_socket(connection);
@@ -72,6 +78,7 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
   connection->doorbell.assign(doorbell.release());
   wait_for_doorbell(connection);
   send(client, frame, connection->channel->descriptors());
+  connection->channel->handed_over();
 }
 
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
@@ -93,6 +100,8 @@ Result<ipc::Fd> AsioServer::watch_lifeline(ClientId heir) {
   int pair[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return out_of_descriptors();
   ipc::Fd other(pair[1]);
+  // Nobody may leave descriptors of his own in it: all that is to be known is that its other end is closed.
+  ::shutdown(pair[0], SHUT_RD);
   const auto line = std::make_shared<Descriptor>(io_, pair[0]);
   lifelines_.emplace(heir, line);
   wait_for_lifeline(heir, line);
@@ -100,12 +109,40 @@ Result<ipc::Fd> AsioServer::watch_lifeline(ClientId heir) {
 }
 
 void AsioServer::wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line) {
-  line->async_wait(readable, [this, heir, line](error_code error) {
+  line->async_wait(Descriptor::wait_error, [this, heir, line](error_code error) {
     if (error) return;
-    if (!is_readable(*line)) return wait_for_lifeline(heir, line);
+    if (!is(POLLHUP, *line)) return wait_for_lifeline(heir, line);
     lifelines_.erase(heir);
     node_.lifeline_closed(heir, Clock::now());
   });
+}
+
+void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {
+  blocking_.run({BlockingPool::Lane::Of::requests, client.value}, std::move(work), std::move(then));
+}
+
+namespace {
+
+/// Page by page, as others of this process can't map anything while one call unmaps a lot.
+void give_up_pages(const ipc::Mapping& mapping) {
+  constexpr std::size_t stretch_bytes = 8 << 20;
+  for (std::size_t at = 0; at < mapping.bytes(); at += stretch_bytes)
+    ::madvise(mapping.data() + at, std::min(stretch_bytes, mapping.bytes() - at), MADV_DONTNEED);
+}
+
+}  // namespace
+
+void AsioServer::dispose(UserId user, SegmentRemains remains, std::function<void()> then) {
+  blocking_.run(
+      {BlockingPool::Lane::Of::memory, user},
+      [remains = std::make_shared<SegmentRemains>(std::move(remains))] {
+        if (remains->mapping) give_up_pages(*remains->mapping);
+        *remains = {};
+      },
+      [this, then = std::move(then)] {
+        then();
+        node_.disposed(Clock::now());
+      });
 }
 
 void AsioServer::run(Job job) {

@@ -13,6 +13,10 @@
 
 #include <muster/ipc/place.hpp>
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
 namespace musterd {
 
 using muster::Code;
@@ -67,6 +71,10 @@ Result<Endpoint> Endpoint::open(std::string path, unsigned mode, Duration patien
   }
   ipc::Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener) return ipc::system_error(Code::failed, "can't make a socket", errno);
+  // From Linux 6.16 on nobody can send descriptors to this socket or to those that it accepts. Before, they are seen
+  // and not received.
+  const int no = 0;
+  ::setsockopt(listener.get(), SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof no);
   if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
     return ipc::system_error(Code::denied, "can't bind " + path, errno, "choose another place with --socket");
   ::chmod(path.c_str(), mode);

@@ -17,7 +17,15 @@ Node::Node(NodeSettings settings, Outside& outside)
     : settings_(std::move(settings)),
       outside_(outside),
       ledger_(settings_.quota),
-      segments_(ledger_, [this](const MappingPtr& mapping) { outside_.populate(mapping); }),
+      segments_(ledger_, {.mapped = [this](const MappingPtr& mapping) { outside_.populate(mapping); },
+                          .dispose =
+                              [this](UserId user, SegmentRemains remains, std::function<void()> then) {
+                                ++disposals_;
+                                outside_.dispose(user, std::move(remains), [this, then = std::move(then)] {
+                                  --disposals_;
+                                  then();
+                                });
+                              }}),
       results_(segments_, settings_.segment_bytes),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
       admission_(settings_.memory_waiters_max) {}
@@ -73,11 +81,17 @@ void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::by
   after_event();
 }
 
-void Node::disconnected(ClientId id, std::string how, TimePoint now) {
+Charge Node::disconnected(ClientId id, std::string how, TimePoint now) {
   Client* client = find(id);
-  if (!client) return;
+  if (!client) return {};
   now_ = now;
-  forget(*client, how, now);
+  auto descriptors = forget(*client, how, now);
+  after_event();
+  return descriptors;
+}
+
+void Node::disposed(TimePoint now) {
+  now_ = now;
   after_event();
 }
 
@@ -87,12 +101,12 @@ void Node::violated(ClientId id, const Error& error, TimePoint now) {
   now_ = now;
   outside_.send(id, frames::goodbye(error), {});
   const std::string why = label(id) + ": " + error.describe();
-  forget(*client, "broke the protocol", now);
-  outside_.close(id, why);
+  auto descriptors = forget(*client, "broke the protocol", now);
+  outside_.close(id, why, std::move(descriptors));
   after_event();
 }
 
-void Node::forget(Client& client, const std::string& how, TimePoint now) {
+Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   while (!client.seats.empty()) {
     const SeatId seat = client.seats.begin()->first;
@@ -101,7 +115,9 @@ void Node::forget(Client& client, const std::string& how, TimePoint now) {
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);
+  auto descriptors = std::move(client.descriptors);
   clients_.erase(id);
+  return descriptors;
 }
 
 void Node::lifeline_closed(ClientId heir, TimePoint now) {

@@ -31,7 +31,8 @@
 
 namespace muster::ipc::wire {
 struct Frame;
-}
+struct Submit;
+}  // namespace muster::ipc::wire
 
 namespace musterd {
 
@@ -57,7 +58,8 @@ struct NodeSettings {
 };
 
 inline constexpr int world_size_max = 1024;
-inline constexpr std::size_t name_bytes_max = 256;  ///< of groups and clients
+inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients
+inline constexpr std::size_t name_bytes_max = 256;        ///< of groups and clients
 
 /// Who connected, as the kernel says.
 struct Credentials {
@@ -72,15 +74,18 @@ class Node {
 
   // ---- events; each bears the time ----
   void connected(ClientId client, Credentials credentials, TimePoint now);
-  /// A verified frame, and how many descriptors came with it: no request takes any.
-  void frame(ClientId client, std::span<const std::byte> bytes, std::size_t fds, TimePoint now);
+  /// A verified frame.
+  void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
   /// A record from the client's ring, in private memory.
   void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
-  /// The client died or closed its connection; `how` is for messages: "died", "exited".
-  void disconnected(ClientId client, std::string how, TimePoint now);
+  /// The client died or closed its connection; `how` is for messages: "died", "exited". Gives what its descriptors are
+  /// charged with, to be held until they are closed.
+  [[nodiscard]] Charge disconnected(ClientId client, std::string how, TimePoint now);
   /// What the client sent can't be: tells it why and ends the connection.
   void violated(ClientId client, const muster::Error& error, TimePoint now);
   void lifeline_closed(ClientId heir, TimePoint now);
+  /// Memory that was disposed of has been given back.
+  void disposed(TimePoint now);
   void tick(TimePoint now);
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
@@ -110,6 +115,13 @@ class Node {
     };
     std::unordered_map<SeatId, Seated> seats;
     std::uint32_t requests = 0;
+    /// A record that comes in parts.
+    struct Parts {
+      std::uint16_t type = 0;
+      std::vector<std::byte> bytes;
+      std::vector<Charge> charges;
+    };
+    Parts parts;
     [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
   };
 
@@ -164,7 +176,7 @@ class Node {
   /// If the client still lives.
   template <class Record>
   void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
-  void forget(Client& client, const std::string& how, TimePoint now);
+  Charge forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
@@ -177,6 +189,9 @@ class Node {
   void reply_error(ClientId client, std::uint64_t request, const muster::Error& error);
   void reply(ClientId client, std::uint64_t request, const muster::Result<void>& result);
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
+  void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
+  [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
+  void seal_segment(ClientId client, std::uint64_t request, muster::Result<SegmentTable::Sealing> sealing);
   void map(Client& client, std::uint64_t request, SegmentId segment);
   void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object,
               Capability capability);
@@ -271,11 +286,12 @@ class Node {
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;
-  std::uint32_t last_heir_ = 0xf000'0000;
+  std::uint32_t last_heir_ = first_heir;
   std::uint64_t ops_done_ = 0;
   std::uint64_t ops_failed_ = 0;
   std::uint64_t bytes_reduced_ = 0;
   std::uint64_t seen_memory_releases_ = 0;
+  std::size_t disposals_ = 0;  ///< segments whose memory is on its way back
   bool stopping_ = false;
   bool memory_wanted_ = false;  ///< the clients were told
   TimePoint started_;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,14 +30,19 @@ class Outside {
   virtual void greeted(ClientId client) = 0;
   /// Writes one record into the client's completion ring, or keeps it until there is room.
   virtual void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) = 0;
-  /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already.
-  virtual void close(ClientId client, const std::string& why) = 0;
+  /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already; what its
+  /// descriptors are charged with is held until they are closed.
+  virtual void close(ClientId client, const std::string& why, Charge descriptors) = 0;
   /// Handles the records that other clients have published but that were not read yet.
   virtual void read_all_rings() = 0;
   /// Makes a life line and returns its other end; tells the node with lifeline_closed() when nobody has that any more.
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
+  /// Runs system calls that may take long, for the client, one after another; then `then`, on the control thread.
+  virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;
+  /// Unmaps and closes what is left of a segment, which takes a while; then `then`, on the control thread.
+  virtual void dispose(UserId user, SegmentRemains remains, std::function<void()> then) = 0;
   /// Touches the pages of a new mapping in the background.
   virtual void populate(const MappingPtr& mapping) = 0;
   [[nodiscard]] virtual muster::ipc::Capability random_capability() = 0;

@@ -29,7 +29,7 @@ Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chro
 
 }  // namespace
 
-void Node::frame(ClientId id, std::span<const std::byte> bytes, std::size_t fds, TimePoint now) {
+void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
   Client* client = find(id);
   if (!client) return;
   now_ = now;
@@ -46,11 +46,7 @@ void Node::frame(ClientId id, std::span<const std::byte> bytes, std::size_t fds,
                           "wait for replies before asking more"),
                     now);
   ++client->requests;
-  if (fds == 0) handle(*client, request, frame, now);
-  else
-    reply_error(id, request,
-                Error(Code::invalid, std::to_string(fds) + " descriptors came with a request that takes none",
-                      "install the same version of Muster on both sides"));
+  handle(*client, request, frame, now);
   after_event();
 }
 
@@ -69,9 +65,10 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings]() -> Result<void> {
-    Client& waiting = *find(id);
-    if (auto charged = charge_connection(waiting, rings); !charged) return charged;
-    welcome(waiting, request, rings);
+    Client* waiting = find(id);
+    if (!waiting) return {};
+    if (auto charged = charge_connection(*waiting, rings); !charged) return charged;
+    welcome(*waiting, request, rings);
     return {};
   };
   // Not in line at first: rings are small, and nobody should wait for the large requests of others to attach.
@@ -112,7 +109,7 @@ void Node::welcome(Client& client, std::uint64_t request, bool rings) {
 
 void Node::refuse(ClientId id, std::uint64_t request, const Error& error) {
   reply_error(id, request, error);
-  outside_.close(id, label(id) + ": " + error.describe());
+  outside_.close(id, label(id) + ": " + error.describe(), {});
   clients_.erase(id);
 }
 
@@ -124,8 +121,9 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       const auto& body = *frame.body_as_Lease();
       return lease(client, request, body.bytes(), milliseconds(body.timeout_ms()), body.hard(), now);
     }
-    case wire::Body_Mapped: return reply(id, request, segments_.mapped(id, {frame.body_as_Mapped()->segment()}));
-    case wire::Body_HardSeal: return reply(id, request, segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}));
+    case wire::Body_Mapped: return seal_segment(id, request, segments_.mapped(id, {frame.body_as_Mapped()->segment()}));
+    case wire::Body_HardSeal:
+      return seal_segment(id, request, segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}));
     case wire::Body_Return: return reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
     case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
     case wire::Body_Lookup: {
@@ -135,14 +133,7 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                     {{body.capability()->low(), body.capability()->high()}});
     }
     case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});
-    case wire::Body_Submit: {
-      const auto& body = *frame.body_as_Submit();
-      if (!body.body()) return reply_error(id, request, Error(Code::invalid, "Submit without a record"));
-      record(id, static_cast<ipc::SubmissionType>(body.type()),
-             {reinterpret_cast<const std::byte*>(body.body()->data()), body.body()->size()}, now);
-      if (find(id)) reply_ok(id, request);
-      return;
-    }
+    case wire::Body_Submit: return submit(client, request, *frame.body_as_Submit(), now);
     case wire::Body_Join: {
       const auto& body = *frame.body_as_Join();
       auto name = text(body.group());
@@ -229,7 +220,52 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
   const auto give_up = [this, id = client.id, request](const Error& error) { reply_error(id, request, error); };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
-  admission_.request(payer, now + timeout, attempt, give_up);
+  // Memory that is on its way back is worth a moment, also to one who would not wait for others.
+  constexpr Duration on_its_way = std::chrono::milliseconds(500);
+  admission_.request(payer, now + (disposals_ > 0 ? std::max(timeout, on_its_way) : timeout), attempt, give_up);
+}
+
+void Node::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
+  const ClientId id = client.id;
+  if (!part.body()) return reply_error(id, request, Error(Code::invalid, "Submit without a record"));
+  const std::span body(reinterpret_cast<const std::byte*>(part.body()->data()), part.body()->size());
+  if (part.offset() == 0) client.parts = {};
+  if (part.offset() == 0 && !part.more()) {
+    record(id, static_cast<ipc::SubmissionType>(part.type()), body, now);
+  } else {
+    if (auto taken = take_part(client, part); !taken) {
+      client.parts = {};
+      return reply_error(id, request, taken.error());
+    }
+    if (part.more()) return reply_ok(id, request);
+    const auto whole = std::exchange(client.parts, {});
+    record(id, static_cast<ipc::SubmissionType>(whole.type), whole.bytes, now);
+  }
+  if (find(id)) reply_ok(id, request);
+}
+
+Result<void> Node::take_part(Client& client, const wire::Submit& part) {
+  auto& [type, bytes, charges] = client.parts;
+  if (part.offset() == 0) type = part.type();
+  if (part.offset() != bytes.size() || part.type() != type)
+    return Error(Code::invalid, "a part of a record at offset " + std::to_string(part.offset()) + " where " +
+                                    std::to_string(bytes.size()) + " bytes of it have come");
+  if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
+    return Error(Code::invalid, "a record of more than " + std::to_string(ipc::submit_bytes_max) + " bytes");
+  auto charge = ledger_.charge(client.payer(), Resource::memory, part.body()->size());
+  if (!charge) return charge.error();
+  const auto* begin = reinterpret_cast<const std::byte*>(part.body()->data());
+  bytes.insert(bytes.end(), begin, begin + part.body()->size());
+  charges.push_back(std::move(*charge));
+  return {};
+}
+
+void Node::seal_segment(ClientId client, std::uint64_t request, Result<SegmentTable::Sealing> sealing) {
+  if (!sealing) return reply_error(client, request, sealing.error());
+  outside_.run_blocking(client, std::move(sealing->work), [this, client, request, finish = std::move(sealing->finish)] {
+    reply(client, request, finish());
+    after_event();
+  });
 }
 
 void Node::map(Client& client, std::uint64_t request, SegmentId id) {
@@ -268,7 +304,9 @@ void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
 void Node::fork(Client& client, std::uint64_t request) {
   auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1);
   if (!descriptor) return reply_error(client.id, request, descriptor.error());
-  const ClientId heir{++last_heir_};
+  do last_heir_ = last_heir_ == std::numeric_limits<std::uint32_t>::max() ? first_heir : last_heir_ + 1;
+  while (lifelines_.contains(ClientId{last_heir_}));
+  const ClientId heir{last_heir_};
   const auto line = outside_.watch_lifeline(heir);
   if (!line) return reply_error(client.id, request, line.error());
   lifelines_.emplace(heir, LifeLine{client.id, std::move(*descriptor)});

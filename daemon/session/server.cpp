@@ -31,12 +31,18 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       accept_again_(io_),
       stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
+      blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
       node_(settings_.node, *this),
       engine_(
           settings_.node.lanes, [this](std::function<void()> function) { take_posted(std::move(function)); },
           settings_.place_lane) {}
 
-AsioServer::~AsioServer() = default;
+AsioServer::~AsioServer() {
+  for (const auto& [id, connection] : connections_)
+    if (connection->socket.is_open())
+      close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
+  blocking_.stop();
+}
 
 // ---- the loop ----
 
@@ -155,7 +161,9 @@ void AsioServer::tick_if_due() {
   if (next_tick_ != TimePoint::max() && now_ < next_tick_) return;
   next_tick_ = now_ + std::chrono::milliseconds(1);
   const auto deadline = node_.next_deadline();
-  if (deadline && *deadline <= now_) node_.tick(now_);
+  if (!deadline || *deadline > now_) return;
+  node_.tick(now_);
+  flush_completions();
 }
 
 void AsioServer::set_polled(const ConnectionPtr& connection, bool polled) {

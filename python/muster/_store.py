@@ -97,14 +97,15 @@ def wait(
     limit = _muster.seconds(timeout)
     deadline = math.inf if limit is None else time.monotonic() + limit
     connection = _runtime.connection()
-    descriptor = connection.event_fd()
+    events = select.poll()
+    events.register(connection.event_fd(), select.POLLIN)
     while True:
         ready = [isinstance(item, Ref) or item.done() for item in everything]
         left = deadline - time.monotonic()
         if sum(ready) >= num_returns or left <= 0:
             break
         # In slices: another thread that waits may have read the outcomes, and emptied the descriptor.
-        select.select([descriptor], [], [], min(_SLICE_S, left))
+        events.poll(math.ceil(min(_SLICE_S, left) * 1000))
         connection.poll()
     return (
         [item for item, over in zip(everything, ready) if over],

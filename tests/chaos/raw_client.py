@@ -13,7 +13,6 @@ import struct
 from chaos_harness import PATIENCE_S, SOURCE
 from flat import Table, frame, read_frame
 
-INLINE_BYTES_MAX = 64 << 10
 RING_BYTES = 256 << 10
 HEADER_BYTES = 4096
 CHANNEL_BYTES = HEADER_BYTES + 2 * RING_BYTES
@@ -21,6 +20,8 @@ CHANNEL_BYTES = HEADER_BYTES + 2 * RING_BYTES
 SUBMISSION_TAIL, SUBMISSION_HEAD = 64, 128
 DAEMON_POLLS = 192
 COMPLETION_TAIL, COMPLETION_HEAD = 256, 320
+NOTIFY_ARMED = 388
+PART_BYTES = 48 << 10
 
 SEAL, CONTRIBUTE, RELEASE, COMBINE, PIN, UNMAPPED = range(1, 7)
 DONE, FAILED, OBJECT_GONE, SEAL_FAILED, GROUP_CHANGED, SEGMENT_GONE = range(1, 7)
@@ -84,16 +85,9 @@ class RawClient:
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([data], control)
 
-    def send(self, body: str, /, fds=(), **values) -> int:
+    def send(self, body: str, /, **values) -> int:
         self.requests += 1
-        data = frame(body, self.requests, **values)
-        if len(data) <= INLINE_BYTES_MAX:
-            self.send_bytes(data, fds)
-            return self.requests
-        memfd = os.memfd_create("large")
-        os.write(memfd, data)
-        self.send_bytes(frame("Large", bytes=len(data)), [memfd, *fds])
-        os.close(memfd)
+        self.send_bytes(frame(body, self.requests, **values))
         return self.requests
 
     def receive(self) -> tuple[Table, list[int]]:
@@ -139,13 +133,20 @@ class RawClient:
                 return asked
         raise AssertionError("the daemon takes all that comes")
 
-    def ask(self, body: str, /, fds=(), **values) -> tuple[Table, list[int]]:
-        self.send(body, fds, **values)
+    def ask(self, body: str, /, **values) -> tuple[Table, list[int]]:
+        self.send(body, **values)
         return self.receive()
 
-    def fails(self, body: str, /, fds=(), **values) -> tuple[str, str]:
+    def submit_in_parts(self, kind: int, body: bytes) -> None:
+        """A record that is too large for the ring."""
+        for offset in range(0, len(body), PART_BYTES):
+            part = body[offset : offset + PART_BYTES]
+            more = offset + len(part) < len(body)
+            assert self.ask("Submit", type=kind, body=part, offset=offset, more=more)[0].name == "Ok"
+
+    def fails(self, body: str, /, **values) -> tuple[str, str]:
         """Code and message of the Failure that the daemon answers with."""
-        reply, _ = self.ask(body, fds, **values)
+        reply, _ = self.ask(body, **values)
         assert reply.name == "Failure", reply.name
         return CODES[reply.code], reply.message
 
@@ -173,6 +174,9 @@ class RawClient:
 
     def ring_doorbell(self) -> None:
         os.write(self.doorbell, struct.pack("<Q", 1))
+
+    def arm_notify(self) -> None:
+        self.channel[NOTIFY_ARMED : NOTIFY_ARMED + 4] = struct.pack("<I", 1)
 
     def publish(self, tail: int) -> None:
         self.word(SUBMISSION_TAIL, tail)

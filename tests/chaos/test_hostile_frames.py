@@ -7,9 +7,9 @@ import random
 import struct
 
 import pytest
-from chaos_harness import eventually, is_forgotten
+from chaos_harness import ask, eventually, is_forgotten
 from flat import BODIES, frame
-from raw_client import PROTOCOL, RawClient
+from raw_client import CODES, CONTRIBUTE, PROTOCOL, SEAL, RawClient
 
 SEED = 20
 
@@ -26,12 +26,6 @@ def expect_farewell(daemon, pair, client: RawClient, code: str, what: str) -> No
 
 def garbage(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
-
-
-def memfd(content: bytes) -> int:
-    fd = os.memfd_create("test")
-    os.write(fd, content)
-    return fd
 
 
 STATUS = frame("StatusQuery")
@@ -96,42 +90,39 @@ def test_a_truncated_greeting(leaves, daemon, pair):
     pair.goes_on()
 
 
-LARGE_LIES = {
-    "no descriptor": lambda: (frame("Large", bytes=10), []),
-    "more than there may be": lambda: (frame("Large", bytes=1 << 62), [memfd(STATUS)]),
-    "more than there is": lambda: (frame("Large", bytes=len(STATUS) + 1), [memfd(STATUS)]),
-    "less than there is": lambda: (frame("Large", bytes=len(STATUS) - 1), [memfd(STATUS)]),
-    "nothing": lambda: (frame("Large"), [memfd(b"")]),
-    "no memfd": lambda: (frame("Large", bytes=10), [os.open("/dev/zero", os.O_RDONLY)]),
-    "a pipe": lambda: (frame("Large", bytes=10), list(os.pipe())),
-    "no frame": lambda: (frame("Large", bytes=100), [memfd(garbage(SEED, 100))]),
-    "another large one": lambda: (frame("Large", bytes=len(frame("Large"))), [memfd(frame("Large"))]),
+PARTS = {
+    "none before it": [(SEAL, b"x" * 10, 20, False)],
+    "a hole": [(SEAL, b"x" * 10, 0, True), (SEAL, b"x" * 10, 11, False)],
+    "an overlap": [(SEAL, b"x" * 10, 0, True), (SEAL, b"x" * 10, 9, False)],
+    "another type": [(SEAL, b"x" * 10, 0, True), (CONTRIBUTE, b"x" * 10, 10, False)],
+    "an offset that overflows": [(SEAL, b"x" * 10, (1 << 64) - 5, True)],
 }
 
 
-@pytest.mark.parametrize("lie", LARGE_LIES)
-def test_a_large_frame_that_lies(lie, daemon, pair):
-    data, fds = LARGE_LIES[lie]()
+@pytest.mark.parametrize("wrong", PARTS)
+def test_parts_of_a_record_that_do_not_fit_together(wrong, daemon, pair):
     with RawClient(daemon) as client:
-        client.send_bytes(data, fds)
-        for fd in fds:
-            os.close(fd)
-        expect_farewell(daemon, pair, client, "invalid", "a large frame lies")
+        *good, (kind, body, offset, more) = PARTS[wrong]
+        for each in good:
+            assert client.ask("Submit", **dict(zip(("type", "body", "offset", "more"), each)))[0].name == "Ok"
+        code, message = client.fails("Submit", type=kind, body=body, offset=offset, more=more)
+        assert code == "invalid"
+        assert "a part of a record" in message
+        assert client.survives()
+        pair.goes_on()
 
 
-def test_too_many_descriptors(daemon, pair):
+def test_a_record_without_end(daemon, pair):
+    part = bytes(48 << 10)
     with RawClient(daemon) as client:
-        client.send_bytes(STATUS, [0] * 100)
-        expect_farewell(daemon, pair, client, "invalid", "too many descriptors")
-
-
-def test_descriptors_that_no_request_takes_are_refused_and_closed(daemon, pair):
-    with RawClient(daemon) as client:
-        for body in ("StatusQuery", "Fork", "Lease", "Map"):
-            code, message = client.fails(body, fds=[0, 1, 2])
-            assert code == "invalid"
-            assert "3 descriptors" in message
-        assert client.ask("StatusQuery")[0].name == "StatusReply"
+        for offset in range(0, 64 << 20, len(part)):
+            reply, _ = client.ask("Submit", type=SEAL, body=part, offset=offset, more=True)
+            if reply.name != "Ok":
+                break
+        assert (CODES[reply.code], "a record of more than" in reply.message) == ("invalid", True)
+        # What had come of it is dropped, and so is its charge.
+        (own,) = [one for one in ask(daemon, "status")["clients"] if one["id"] == client.id]
+        assert own["memory_bytes"] < 1 << 20
         pair.goes_on()
 
 

@@ -179,8 +179,9 @@ TEST_CASE_METHOD(Ranks, "more ops than the limit wait for room, and then time ou
   std::vector<muster::Work> works;
   for (int i = 0; i < limit; ++i) works.push_back(groups[0].barrier().value());
   CHECK(groups[0].barrier({.timeout = 50ms, .key = {}}).error().code() == Code::timeout);
+  // The one that found no room took its place all the same, and failed there.
   std::thread others([&] {
-    for (int i = 0; i < limit + 1; ++i)
+    for (int i = 0; i < limit + 2; ++i)
       for (int rank = 1; rank < ranks; ++rank)
         if (!groups[static_cast<std::size_t>(rank)].barrier({.timeout = 20s, .key = {}})) return;
   });

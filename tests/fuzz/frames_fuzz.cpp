@@ -21,8 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Node node(settings, outside);
   const TimePoint now{};
   node.connected({1}, {0, 1}, now);
-  node.frame({1}, bytes, 0, now);
-  node.frame({1}, bytes, 0, now);
+  node.frame({1}, bytes, now);
+  node.frame({1}, bytes, now);
   node.disconnected({1}, "died", now);
   return 0;
 }

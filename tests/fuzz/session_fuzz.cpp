@@ -62,7 +62,7 @@ class Session {
 
   void frame(wire::Body type, FrameBuilder& frame, flatbuffers::Offset<void> body) {
     const auto bytes = frame.finish(type, body);
-    node_.frame(client(), bytes, 0, now_);
+    node_.frame(client(), bytes, now_);
   }
 
   void step() {

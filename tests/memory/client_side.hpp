@@ -12,12 +12,19 @@ struct ClientSide {
   muster::ipc::Mapping mapping;
 };
 
+/// What a daemon does for a request that seals: begins it, works elsewhere, and finishes it.
+inline muster::Result<void> seal_now(muster::Result<SegmentTable::Sealing> sealing) {
+  if (!sealing) return sealing.error();
+  sealing->work();
+  return sealing->finish();
+}
+
 inline ClientSide lease_and_map(SegmentTable& table, Payer payer, std::uint64_t bytes, bool hard = false) {
   auto segment = table.lease(payer, bytes, hard);
   REQUIRE(segment);
   auto mapping = muster::ipc::Mapping::map((*segment)->fd(), (*segment)->bytes(), muster::ipc::Access::read_write);
   REQUIRE(mapping);
-  REQUIRE(table.mapped(payer.client, (*segment)->id()));
+  REQUIRE(seal_now(table.mapped(payer.client, (*segment)->id())));
   return {*segment, std::move(*mapping)};
 }
 

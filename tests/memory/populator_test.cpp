@@ -35,7 +35,8 @@ bool kernel_populates() {
 TEST_CASE("result segments get their pages in the background") {
   Populator populator;
   Ledger ledger(memory_quota(64 * mebibyte));
-  SegmentTable table(ledger, [&](const MappingPtr& mapping) { populator.populate(mapping); });
+  SegmentTable table(ledger,
+                     {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
   auto segment = table.create_result(1000, bytes);
   REQUIRE(segment);
   populator.wait_until_idle();
@@ -45,7 +46,8 @@ TEST_CASE("result segments get their pages in the background") {
 TEST_CASE("client segments get theirs without a byte of them changing") {
   Populator populator;
   Ledger ledger(memory_quota(64 * mebibyte));
-  SegmentTable table(ledger, [&](const MappingPtr& mapping) { populator.populate(mapping); });
+  SegmentTable table(ledger,
+                     {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
   auto leased = lease_and_map(table, {1000, {1}}, bytes);
   std::fill_n(leased.mapping.data(), bytes / 2, std::byte{9});
   populator.wait_until_idle();
@@ -59,7 +61,8 @@ TEST_CASE("segments may end while they are populated, and the populator while it
   Ledger ledger(memory_quota(512 * mebibyte));
   for (int round = 0; round < 20; ++round) {
     Populator populator;
-    SegmentTable table(ledger, [&](const MappingPtr& mapping) { populator.populate(mapping); });
+    SegmentTable table(ledger,
+                       {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
     for (int i = 0; i < 8; ++i) {
       auto segment = table.create_result(1000, bytes);
       REQUIRE(segment);

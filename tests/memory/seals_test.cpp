@@ -125,7 +125,7 @@ TEST_CASE("nobody at all changes a byte of a hard segment, its maker least of al
   std::memset(leased.mapping.data(), 0x77, bytes);
   const int fd = leased.segment->fd().get();
   leased.mapping.unmap();
-  REQUIRE(table.hard_seal(owner.client, leased.segment->id()));
+  REQUIRE(seal_now(table.hard_seal(owner.client, leased.segment->id())));
   attack(fd);
   CHECK(all_are(leased.segment->data(), std::byte{0x77}));
   const int seals = ::fcntl(fd, F_GET_SEALS);

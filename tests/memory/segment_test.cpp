@@ -59,20 +59,20 @@ TEST_CASE("the daemon reads what the client writes, and only after the client ha
   CHECK(code_of(world.table.readable(id, owner.user)) == Code::invalid);
   CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
   auto mapping = ipc::Mapping::map((*segment)->fd(), page, ipc::Access::read_write);
-  REQUIRE(world.table.mapped(owner.client, id));
+  REQUIRE(seal_now(world.table.mapped(owner.client, id)));
   std::memcpy(mapping->data() + 100, "hello", 6);
   CHECK(std::string(reinterpret_cast<const char*>((*segment)->data()) + 100) == "hello");
   CHECK(world.table.readable(id, owner.user));
   CHECK(world.table.owned(id, owner.client));
-  CHECK(code_of(world.table.mapped(owner.client, id)) == Code::invalid);
+  CHECK(code_of(seal_now(world.table.mapped(owner.client, id))) == Code::invalid);
 }
 
 TEST_CASE("a segment is its writer's, readable to its user, and nobody else's") {
   World world;
   const auto leased = lease_and_map(world.table, owner, page);
   const auto id = leased.segment->id();
-  CHECK(code_of(world.table.mapped(other.client, id)) == Code::denied);
-  CHECK(code_of(world.table.hard_seal(other.client, id)) == Code::denied);
+  CHECK(code_of(seal_now(world.table.mapped(other.client, id))) == Code::denied);
+  CHECK(code_of(seal_now(world.table.hard_seal(other.client, id))) == Code::denied);
   CHECK(code_of(world.table.owned(id, other.client)) == Code::denied);
   CHECK(code_of(world.table.give_back(other.client, id)) == Code::denied);
   CHECK(code_of(world.table.give_back({}, id)) == Code::denied);
@@ -86,7 +86,7 @@ TEST_CASE("a client that resizes its segment before it is sealed does not get aw
   const auto change = GENERATE(std::uint64_t{0}, page, 3 * page, 32 * mebibyte);
   auto segment = world.table.lease(owner, 2 * page, false);
   REQUIRE(::ftruncate((*segment)->fd().get(), static_cast<off_t>(change)) == 0);
-  CHECK(code_of(world.table.mapped(owner.client, (*segment)->id())) == Code::invalid);
+  CHECK(code_of(seal_now(world.table.mapped(owner.client, (*segment)->id()))) == Code::invalid);
   CHECK((*segment)->state() == Segment::State::leased);
   CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
 }
@@ -95,7 +95,7 @@ TEST_CASE("a client that seals by itself only harms itself") {
   World world;
   auto segment = world.table.lease(owner, page, false);
   REQUIRE(ipc::add_seals((*segment)->fd(), F_SEAL_SEAL));
-  CHECK_FALSE(world.table.mapped(owner.client, (*segment)->id()));
+  CHECK_FALSE(seal_now(world.table.mapped(owner.client, (*segment)->id())));
   CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
 }
 
@@ -104,21 +104,21 @@ TEST_CASE("a hard lease holds objects only once nobody can write it") {
   auto leased = lease_and_map(world.table, owner, page, true);
   const auto id = leased.segment->id();
   CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
-  CHECK(code_of(world.table.hard_seal(owner.client, id)) == Code::invalid);  // it is still mapped for writing
+  CHECK(code_of(seal_now(world.table.hard_seal(owner.client, id))) == Code::invalid);  // it is still mapped for writing
   std::memcpy(leased.mapping.data(), "fixed", 6);
   leased.mapping.unmap();
-  REQUIRE(world.table.hard_seal(owner.client, id));
+  REQUIRE(seal_now(world.table.hard_seal(owner.client, id)));
   CHECK(leased.segment->state() == Segment::State::hard);
   CHECK(world.table.owned(id, owner.client));
   CHECK(std::string(reinterpret_cast<const char*>(leased.segment->data())) == "fixed");
-  CHECK(code_of(world.table.hard_seal(owner.client, id)) == Code::invalid);
+  CHECK(code_of(seal_now(world.table.hard_seal(owner.client, id))) == Code::invalid);
 }
 
 TEST_CASE("an ordinary lease can't be sealed hard") {
   World world;
   auto leased = lease_and_map(world.table, owner, page);
   leased.mapping.unmap();
-  CHECK(code_of(world.table.hard_seal(owner.client, leased.segment->id())) == Code::invalid);
+  CHECK(code_of(seal_now(world.table.hard_seal(owner.client, leased.segment->id()))) == Code::invalid);
 }
 
 TEST_CASE("a segment goes back when nothing lies in it, and its charge with it") {
@@ -230,4 +230,43 @@ TEST_CASE("a segment that nobody else has read ends with its writer's word") {
   }
   CHECK(world.table.take_ended().empty());
   CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("while a segment is being sealed it is neither ready nor mapped again") {
+  World world;
+  auto segment = world.table.lease(owner, 8192, false);
+  REQUIRE(segment);
+  const auto id = (*segment)->id();
+  auto mapping = muster::ipc::Mapping::map((*segment)->fd(), 8192, muster::ipc::Access::read_write);
+  auto sealing = world.table.mapped(owner.client, id);
+  REQUIRE(sealing);
+  CHECK(code_of(seal_now(world.table.mapped(owner.client, id))) == Code::invalid);
+  CHECK(code_of(world.table.readable(id, owner.user)) == Code::invalid);
+  CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
+  sealing->work();
+  // Its writer may be gone when the seals are there.
+  segment = muster::Error(Code::failed, "");
+  world.table.drop_client(owner.client);
+  CHECK(sealing->finish());
+  sealing = muster::Error(Code::failed, "");
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a segment stays charged until what is left of it was disposed of") {
+  Ledger ledger(memory_quota(64 << 20));
+  std::vector<std::function<void()>> disposed;
+  SegmentTable table(ledger, {.mapped = {}, .dispose = [&](UserId, SegmentRemains, std::function<void()> then) {
+                                disposed.push_back(std::move(then));
+                              }});
+  auto segment = table.create_result(1000, 1 << 20);
+  REQUIRE(segment);
+  const auto id = (*segment)->id();
+  segment = muster::Error(Code::failed, "");
+  table.drop_result(id);
+  CHECK(table.size() == 0);
+  CHECK_FALSE(holds_nothing(ledger));
+  REQUIRE(disposed.size() == 1);
+  disposed.front()();
+  disposed.clear();
+  CHECK(holds_nothing(ledger));
 }

@@ -20,7 +20,13 @@ SPAWN = multiprocessing.get_context("spawn")
 class Daemon:
     """musterd on a socket in a folder of its own."""
 
-    def __init__(self, *options: str, environment: dict[str, str] | None = None, fds_max: int | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        fds_max: int | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-py-"))
         self.socket = str(self.folder / "d.sock")
         program = os.environ.get("MUSTER_DAEMON") or shutil.which("musterd")
@@ -28,7 +34,7 @@ class Daemon:
         read_end, write_end = os.pipe()
         self.log = (self.folder / "log").open("w+")
         self.process = subprocess.Popen(
-            [program, "--socket", self.socket, "--ready-fd", str(write_end), *options],
+            [*prefix, program, "--socket", self.socket, "--ready-fd", str(write_end), *options],
             pass_fds=[write_end],
             stderr=self.log,
             env={**os.environ, **(environment or {})},

@@ -48,11 +48,11 @@ class TestClient {
   [[nodiscard]] bool welcomed() { return replies() > 0 && reply().body_type() == wire::Body_Welcome; }
 
   [[nodiscard]] ClientId id() const { return id_; }
-  void die() { world_.node.disconnected(id_, "died", world_.now); }
+  void die() { static_cast<void>(world_.node.disconnected(id_, "died", world_.now)); }
 
   void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body) {
     const auto bytes = out.finish(type, body);
-    world_.node.frame(id_, bytes, 0, world_.now);
+    world_.node.frame(id_, bytes, world_.now);
   }
   /// The latest frame that this client got.
   [[nodiscard]] const wire::Frame& reply() {

@@ -379,7 +379,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
     world.node.connected({9}, {0, 1}, world.now);
     FrameBuilder out(1);
     const auto bytes = out.finish(wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
-    world.node.frame({9}, bytes, 0, world.now);
+    world.node.frame({9}, bytes, world.now);
     CHECK(world.outside.closed.contains(ClientId{9}));
   }
   SECTION("second Hello") {
@@ -397,7 +397,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
     world.node.connected({9}, {0, 1}, world.now);
     FrameBuilder out(1);
     const auto bytes = out.finish(wire::Body_Hello, wire::CreateHello(out.fbb, 999).Union());
-    world.node.frame({9}, bytes, 0, world.now);
+    world.node.frame({9}, bytes, world.now);
     CHECK(world.outside.closed.contains(ClientId{9}));
     CHECK(wire::GetFrame(world.outside.frames[{9}].back().data())->body_type() == wire::Body_Failure);
   }

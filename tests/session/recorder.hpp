@@ -32,7 +32,7 @@ class Recorder final : public Outside {
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }
-  void close(ClientId client, const std::string&) override { closed.insert(client); }
+  void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
   void read_all_rings() override { ++ring_reads; }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     lifelines.insert(heir);
@@ -42,6 +42,14 @@ class Recorder final : public Outside {
     Engine::run_inline(job);
     if (job.done) ready.push_back(std::move(job.done));
     if (!hold_jobs) run_ready();
+  }
+  void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
+    work();
+    then();
+  }
+  void dispose(UserId, SegmentRemains remains, std::function<void()> then) override {
+    remains = {};
+    then();
   }
   void populate(const MappingPtr&) override {}
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }

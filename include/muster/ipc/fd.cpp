@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -149,8 +151,33 @@ void signal(const Fd& eventfd) {
 
 void drain(const Fd& eventfd) {
   std::uint64_t count = 0;
-  while (read(eventfd.get(), &count, sizeof count) < 0 && errno == EINTR) {
+  iovec part{&count, sizeof count};
+  constexpr off_t here = -1;
+  // O_NONBLOCK belongs to the open file, which whoever else has it may clear.
+  while (preadv2(eventfd.get(), &part, 1, here, RWF_NOWAIT) < 0 && errno == EINTR) {
   }
+}
+
+Result<Bell> create_bell() {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
+    return system_error(Code::failed, "can't make a socket pair", errno, "see `ulimit -n`");
+  Bell bell{Fd(pair[0]), Fd(pair[1])};
+  // Else the listener's process could leave descriptors of its own in it.
+  shutdown(bell.teller.get(), SHUT_RD);
+  return bell;
+}
+
+void ring(const Fd& teller) {
+  const char byte = 0;
+  while (send(teller.get(), &byte, sizeof byte, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  }
+}
+
+void silence(const Fd& listener) {
+  char bytes[64];
+  for (ssize_t got = 1; got > 0 || (got < 0 && errno == EINTR);)
+    got = recv(listener.get(), bytes, sizeof bytes, MSG_DONTWAIT);
 }
 
 }  // namespace muster::ipc

@@ -71,8 +71,19 @@ class Mapping {
 [[nodiscard]] Result<Fd> create_eventfd();
 /// Adds one to an eventfd; a full or broken one is ignored, as the reader is awake or gone then.
 void signal(const Fd& eventfd);
-/// Reads an eventfd down to zero.
+/// Reads an eventfd down to zero. Never waits, whatever the other process that has it does to its flags.
 void drain(const Fd& eventfd);
+
+/// One end tells, the other is readable until it is silenced. Neither can make the other wait, whatever it does to its
+/// own end, and nothing can be sent to the end that tells.
+struct Bell {
+  Fd teller;
+  Fd listener;
+};
+[[nodiscard]] Result<Bell> create_bell();
+/// Of no consequence if the listener has been told already, or is gone.
+void ring(const Fd& teller);
+void silence(const Fd& listener);
 
 /// An Error from errno: `what: strerror (errno N)`.
 [[nodiscard]] Error system_error(Code code, std::string what, int error_number, std::string hint = {});

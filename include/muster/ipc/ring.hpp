@@ -52,7 +52,7 @@ struct ChannelHeader {
   alignas(64) std::atomic<std::uint64_t> completion_head;
   /// A futex: the client sets it before it sleeps; the daemon clears it and wakes.
   alignas(64) std::atomic<std::uint32_t> client_sleeps;
-  /// Client: not zero when the daemon shall signal the notify eventfd once; the daemon clears it.
+  /// Client: not zero when the daemon shall ring its bell once; the daemon clears it.
   std::atomic<std::uint32_t> notify_armed;
 };
 

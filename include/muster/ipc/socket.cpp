@@ -45,7 +45,10 @@ Result<bool> send_bytes(const Fd& socket, std::span<const std::byte> frame, std:
   }
   while (sendmsg(socket.get(), &message, MSG_NOSIGNAL) < 0) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-    if (errno != EINTR) return system_error(Code::daemon_unavailable, "can't send to the other end", errno);
+    if (errno == EINTR) continue;
+    // The other end is there, and may get it later.
+    const bool no_room = errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
+    return system_error(no_room ? Code::out_of_memory : Code::daemon_unavailable, "can't send to the other end", errno);
   }
   return true;
 }
@@ -86,6 +89,18 @@ std::vector<Fd> take_fds(msghdr& message) {
     }
   }
   return fds;
+}
+
+/// Whether descriptors came with the next packet. They are only looked at: the packet keeps them.
+bool brings_descriptors(const Fd& socket) {
+  std::byte byte{};
+  iovec part{&byte, sizeof byte};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  while (recvmsg(socket.get(), &message, MSG_PEEK | MSG_DONTWAIT) < 0)
+    if (errno != EINTR) return false;
+  return (message.msg_flags & MSG_CTRUNC) != 0;
 }
 
 /// Bytes and descriptors as they came; nothing in them has been checked but that they are complete.
@@ -149,12 +164,12 @@ wire::Body body_type(std::span<const std::byte> verified_frame) {
 }
 
 /// Puts the large frame that `packet` announces in its place.
-Result<void> unwrap(Packet& packet, Sender sender) {
+Result<void> unwrap(Packet& packet) {
   const auto* large = wire::GetFrame(packet.bytes.data())->body_as_Large();
   if (large == nullptr || packet.fds.empty()) return lie("it has no body or no descriptor");
   auto bytes = read_memfd(packet.fds.front(), large->bytes());
   if (!bytes) return bytes.error();
-  if (!verify_frame(*bytes, sender) || body_type(*bytes) == wire::Body_Large)
+  if (!verify_frame(*bytes) || body_type(*bytes) == wire::Body_Large)
     return lie("what is inside is no frame, " + std::to_string(bytes->size()) + " bytes");
   packet.bytes = std::move(*bytes);
   packet.fds.erase(packet.fds.begin());
@@ -162,12 +177,14 @@ Result<void> unwrap(Packet& packet, Sender sender) {
 }
 
 Result<Received> receive_checked(const Fd& socket, Packet& packet, Sender sender) {
+  if (sender == Sender::client && brings_descriptors(socket))
+    return Error(Code::invalid, "descriptors came with a packet to the daemon, which takes none");
   auto received = receive_bytes(socket, packet);
   if (!received || *received != Received::packet) return received;
   if (!verify_frame(packet.bytes, sender))
     return Error(Code::invalid, "not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
   if (body_type(packet.bytes) == wire::Body_Large)
-    if (auto unwrapped = unwrap(packet, sender); !unwrapped) return unwrapped.error();
+    if (auto unwrapped = unwrap(packet); !unwrapped) return unwrapped.error();
   if (packet.fds.size() > fds_max)
     return Error(Code::invalid, "too many descriptors in a packet: " + std::to_string(packet.fds.size()) +
                                     " of at most " + std::to_string(fds_max));
@@ -186,7 +203,7 @@ wire::Body peek_body_type(flatbuffers::Verifier& verifier, const std::uint8_t* b
 }
 
 /// Bodies of one table whose fields are numbers, texts and vectors of numbers: verified in constant time.
-bool is_clients(wire::Body type) { return type <= wire::Body_Stop || type == wire::Body_Large; }
+bool is_clients(wire::Body type) { return type <= wire::Body_Stop; }
 
 }  // namespace
 
@@ -214,7 +231,7 @@ bool verify_frame(std::span<const std::byte> frame, Sender sender) {
   if (sender == Sender::client && !is_clients(type)) return false;
   // The deepest is Frame, Groups, GroupInfo, SeatInfo. A table takes 8 bytes at least, its place in a vector included;
   // frames that claim more tables name the same ones over and over.
-  const auto tables_max = is_clients(type) ? 2 : 8 + frame.size() / 8;
+  const auto tables_max = is_clients(type) || type == wire::Body_Large ? 2 : 8 + frame.size() / 8;
   flatbuffers::Verifier verifier(begin, frame.size(), 4, static_cast<flatbuffers::uoffset_t>(tables_max));
   return wire::VerifyFrameBuffer(verifier);
 }

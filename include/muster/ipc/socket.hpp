@@ -13,9 +13,11 @@
 namespace muster::ipc {
 
 inline constexpr std::uint32_t protocol_version = 1;
-inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames travel in a memfd
+inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames of the daemon travel in a memfd
 inline constexpr std::size_t frame_bytes_max = 32 << 20;
-inline constexpr std::size_t fds_max = 8;  ///< in one packet
+inline constexpr std::size_t part_bytes_max = 48 << 10;   ///< of a client's record that comes in parts
+inline constexpr std::size_t submit_bytes_max = 8 << 20;  ///< of all parts of a record
+inline constexpr std::size_t fds_max = 8;                 ///< in one packet
 
 struct Packet {
   std::vector<std::byte> bytes;
@@ -24,17 +26,20 @@ struct Packet {
 
 enum class Received { packet, would_block, closed };
 
-/// Whose bodies a frame may bear. The daemon takes only a client's: those are small tables, checked in constant time,
-/// while a reply's nested lists could be made to cost the square of their size.
+/// Whom a packet comes from. The daemon takes only what a client may send: no descriptors, so also no large frames, and
+/// bodies that are small tables, checked in constant time, while a reply's nested lists could be made to cost the
+/// square of their size.
 enum class Sender { client, any };
 
 /// Sends one frame, through a memfd if it is large. False: the socket's buffer is full (non-blocking sockets only).
+/// OutOfMemory: the system has no room for it now; DaemonUnavailable: the other end is gone.
 [[nodiscard]] Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds);
 
 /// Receives one packet. A truncated packet, too many descriptors or a Large frame that lies are Invalid; all
-/// descriptors that came with them are closed. QuotaExceeded: descriptors were lost as this process may open no more
-/// files. The frame inside has been verified as a flatbuffer with tight limits; its body may still be any of the
-/// sender's or none.
+/// descriptors that came with them are closed. A client's packet with any is Invalid and stays where it is: to close a
+/// descriptor can take as long as its maker likes, and so can to receive it. QuotaExceeded: descriptors were lost as
+/// this process may open no more files. The frame inside has been verified as a flatbuffer with tight limits; its body
+/// may still be any of the sender's or none.
 [[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender = Sender::any);
 
 /// Verifies that `frame` is a Frame of the schema, within limits on depth and tables that a small frame can't turn into

@@ -1,0 +1,124 @@
+#include <catch2/catch.hpp>
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/blocking_pool.hpp"
+
+using musterd::BlockingPool;
+
+namespace {
+
+using Lane = BlockingPool::Lane;
+constexpr Lane first{Lane::Of::requests, 1};
+constexpr Lane second{Lane::Of::requests, 2};
+
+/// Keeps what the pool posts, and runs it on the test's thread.
+class Control {
+ public:
+  void post(std::function<void()> function) {
+    {
+      const std::lock_guard lock(mutex_);
+      functions_.push_back(std::move(function));
+    }
+    posted_.notify_one();
+  }
+  void run_one() {
+    std::unique_lock lock(mutex_);
+    posted_.wait(lock, [&] { return !functions_.empty(); });
+    auto function = std::move(functions_.front());
+    functions_.erase(functions_.begin());
+    lock.unlock();
+    function();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable posted_;
+  std::vector<std::function<void()>> functions_;
+};
+
+/// What a job waits for, as one in the kernel may wait for a client.
+class Gate {
+ public:
+  void open() {
+    {
+      const std::lock_guard lock(mutex_);
+      open_ = true;
+    }
+    changed_.notify_all();
+  }
+  void pass() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return open_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = false;
+};
+
+}  // namespace
+
+TEST_CASE("work runs elsewhere, and what follows it where it was posted") {
+  Control control;
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  std::thread::id worked;
+  std::thread::id followed;
+  pool.run(
+      first, [&] { worked = std::this_thread::get_id(); }, [&] { followed = std::this_thread::get_id(); });
+  control.run_one();
+  CHECK(worked != std::this_thread::get_id());
+  CHECK(followed == std::this_thread::get_id());
+}
+
+TEST_CASE("a request that hangs holds up those of its client and nobody else's") {
+  Control control;
+  Gate gate;
+  std::vector<int> order;
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  pool.run(
+      first, [&] { gate.pass(); }, [&] { order.push_back(1); });
+  pool.run(
+      first, [] {}, [&] { order.push_back(2); });
+  pool.run(
+      second, [] {}, [&] { order.push_back(3); });
+  control.run_one();
+  CHECK(order == std::vector{3});
+  gate.open();
+  control.run_one();
+  control.run_one();
+  CHECK(order == std::vector{3, 1, 2});
+}
+
+TEST_CASE("the threads are bounded, and what finds none waits for one") {
+  Control control;
+  Gate gate;
+  int followed = 0;
+  constexpr std::size_t threads_max = 2;
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); }, threads_max);
+  for (std::uint32_t client = 0; client < 8; ++client)
+    pool.run(
+        {Lane::Of::requests, client}, [&] { gate.pass(); }, [&] { ++followed; });
+  gate.open();
+  for (int i = 0; i < 8; ++i) control.run_one();
+  CHECK(followed == 8);
+}
+
+TEST_CASE("a pool that was stopped works at once, and waits for what still ran") {
+  Control control;
+  bool ended = false;
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  pool.run(
+      first, [&] { ended = true; }, [] {});
+  pool.stop();
+  CHECK(ended);
+  bool worked = false;
+  pool.run(
+      second, [&] { worked = true; }, [] {});
+  CHECK(worked);
+}

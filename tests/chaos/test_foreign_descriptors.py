@@ -1,0 +1,142 @@
+"""What a client shares with the daemon or sends to it can't make the daemon wait: flags, full queues, slow files."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import random
+import socket
+import struct
+import time
+
+import pytest
+from chaos_harness import HealthyPair, wait_empty
+from flat import frame
+from raw_client import BARRIER, CONTRIBUTE, CUT_OFF, DONE, PROTOCOL, Ended, RawClient, contribute
+
+from daemon import Daemon
+
+SEED = 12
+LINGER_S = 600  # far more than anybody here waits
+# A kernel before 6.16: senders can't be kept from sending descriptors.
+OLD_KERNEL = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=setsockopt")
+OLD_KERNEL += ("-e", "inject=setsockopt:error=ENOPROTOOPT")
+
+
+@pytest.fixture(params=["this kernel", "an old kernel"])
+def any_daemon(request):
+    daemon = Daemon("--memory", "256MiB", prefix=OLD_KERNEL if request.param == "an old kernel" else ())
+    yield daemon
+    print(daemon.output())
+    daemon.stop()
+
+
+class Lingering:
+    """A TCP connection that takes ten minutes to close, as its other end reads nothing."""
+
+    def __enter__(self):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            self.slow = socket.create_connection(listener.getsockname())
+            self.other, _ = listener.accept()
+        self.slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
+        self.slow.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.slow.send(bytes(1 << 16))
+        return self
+
+    def send_over(self, carrier: socket.socket, data: bytes) -> bool:
+        """Sends it with these bytes and keeps no descriptor of it; False if the kernel refuses to."""
+        try:
+            carrier.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self.slow.fileno()]))])
+        except (PermissionError, BrokenPipeError):
+            return False
+        os.close(self.slow.detach())
+        return True
+
+    def __exit__(self, *error):
+        # With something unread its end is a reset, which ends the wait of whoever closes the slow one.
+        self.other.close()
+        self.slow.close()
+
+
+def cut_off(client: RawClient) -> None:
+    """The daemon ends the connection of a client that sends descriptors."""
+    with contextlib.suppress(Ended, *CUT_OFF):
+        code, reason = client.farewell()
+        assert (code, "descriptors" in reason) == ("invalid", True)
+
+
+@pytest.mark.parametrize("when", ["with a request", "before Hello", "and leaves", "on its bell"])
+def test_a_file_that_takes_long_to_close(when, any_daemon):
+    with HealthyPair(any_daemon) as pair:
+        with Lingering() as lingering, RawClient(any_daemon, greet=when != "before Hello") as client:
+            if when == "on its bell":
+                with socket.socket(fileno=os.dup(client.notify)) as bell:
+                    assert not lingering.send_over(bell, b"x")
+            else:
+                data = frame("Hello", protocol=PROTOCOL) if when == "before Hello" else frame("StatusQuery")
+                sent = lingering.send_over(client.socket, data)
+                if when == "and leaves":
+                    client.socket.close()
+                elif sent:
+                    cut_off(client)
+            pair.goes_on()
+        pair.goes_on()
+    wait_empty(any_daemon)
+
+
+def test_one_that_lies_in_a_queue_nobody_reads(any_daemon):
+    """Accepted, never greeted, and full of what takes long to close; then it is gone."""
+    with HealthyPair(any_daemon) as pair:
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                lingering = stack.enter_context(Lingering())
+                client = RawClient(any_daemon, greet=False)
+                client.socket.send(b"no frame")
+                lingering.send_over(client.socket, b"behind it")
+                client.close()
+            pair.goes_on()
+            with RawClient(any_daemon) as client:
+                assert client.survives()
+        pair.goes_on()
+    wait_empty(any_daemon)
+
+
+def blocking(fd: int) -> None:
+    """For everybody who has this open file."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+
+
+def test_a_doorbell_that_is_silenced_before_it_is_heard(daemon, pair):
+    with RawClient(daemon) as client:
+        blocking(client.doorbell)
+        chance = random.Random(SEED)
+        for _ in range(20_000):
+            client.ring_doorbell()
+            # Between the daemon's wake and its look: whoever comes second finds nothing to read.
+            until = time.perf_counter_ns() + chance.randrange(60_000)
+            while time.perf_counter_ns() < until:
+                pass
+            with contextlib.suppress(BlockingIOError):
+                os.preadv(client.doorbell, [bytearray(8)], -1, os.RWF_NOWAIT)
+        pair.goes_on()
+        assert client.survives()
+
+
+def test_a_bell_that_is_full(daemon, pair):
+    with RawClient(daemon) as client:
+        blocking(client.notify)
+        with contextlib.suppress(OSError):
+            os.write(client.notify, struct.pack("<Q", (1 << 64) - 2))  # as much as a counter can hold
+        seat = client.join("own", 0, 1).seat
+        for work in range(1, 2000):
+            client.arm_notify()
+            client.submit(CONTRIBUTE, contribute(work, seat, kind=BARRIER))
+            client.wait_completion(DONE)
+        pair.goes_on()
+        assert client.survives()
