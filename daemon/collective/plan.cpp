@@ -1,6 +1,7 @@
 #include "collective/plan.hpp"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <span>
 #include <utility>
@@ -41,7 +42,8 @@ struct LeafSpec {
 
 class Planner {
  public:
-  Planner(const Op& op, Plan& plan) : op_(op), kind_(op.contributions.front().kind), plan_(plan) {
+  Planner(const Op& op, Sharing sharing, Plan& plan)
+      : op_(op), sharing_(sharing), kind_(op.contributions.front().kind), plan_(plan) {
     plan_.gives.resize(op.contributions.size());
   }
 
@@ -63,7 +65,7 @@ class Planner {
       case Kind::allreduce: return give_all(reduced(column(0)));
       case Kind::reduce: return give_root(reduced(column(0)));
       case Kind::scan: return scan();
-      case Kind::broadcast: return give_all({false, root(), 0});
+      case Kind::broadcast: return give_all(input(root(), 0));
       case Kind::allgather:
       case Kind::gather: return gather();
       case Kind::scatter: return scatter();
@@ -129,13 +131,13 @@ class Planner {
       return;
     }
     for (std::size_t contributor = first; contributor < last; ++contributor)
-      for (std::size_t source = 0; source < size(); ++source) give(contributor, {false, source, 0});
+      for (std::size_t source = 0; source < size(); ++source) give(contributor, input(source, 0));
   }
 
   void scatter() {
     const std::size_t source = root();
     for (std::size_t contributor = 0; contributor < size(); ++contributor)
-      give(contributor, {false, source, place_of(contributor)});
+      give(contributor, input(source, place_of(contributor)));
   }
 
   void reduce_scatter() {
@@ -152,16 +154,32 @@ class Planner {
         give(contributor, joined(column(index), index));
         continue;
       }
-      for (std::size_t source = 0; source < size(); ++source) give(contributor, {false, source, index});
+      for (std::size_t source = 0; source < size(); ++source) give(contributor, input(source, index));
     }
   }
 
   void deliver() {
     const bool first_sends = at(0).kind == Kind::send;
-    give(first_sends ? 1 : 0, {false, std::size_t{first_sends ? 0U : 1U}, 0});
+    give(first_sends ? 1 : 0, input(first_sends ? 0 : 1, 0));
   }
 
   // ---- results that are made ----
+
+  /// What that contributor gave, unchanged. Copied once, however many get it.
+  Given input(std::size_t contributor, std::size_t index) {
+    if (sharing_ == Sharing::alias) return {false, contributor, index};
+    const auto [copy, fresh] = copies_.try_emplace({contributor, index});
+    if (fresh) copy->second = copied(at(contributor).inputs[index]);
+    return copy->second;
+  }
+
+  Given copied(const Input& from) {
+    const Manifest& like = *from.manifest;
+    const std::size_t output = add_output(like);
+    for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf)
+      append_parts({&from}, leaf, output, add_leaf(output, like.leaves[leaf].dtype, like.shape(like.leaves[leaf])));
+    return {true, 0, output};
+  }
 
   /// A fold over one input changes nothing unless it changes the dtype.
   [[nodiscard]] bool is_identity(const Column& inputs) const {
@@ -173,7 +191,7 @@ class Planner {
 
   /// The fold of `inputs`, which are the first contributors' inputs of that index.
   Given reduced(const Column& inputs, std::size_t index = 0) {
-    if (is_identity(inputs)) return {false, 0, index};
+    if (is_identity(inputs)) return input(0, index);
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
     for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
@@ -210,7 +228,7 @@ class Planner {
 
   /// All inputs along their axis 0.
   Given joined(const Column& inputs, std::size_t index) {
-    if (inputs.size() == 1) return {false, 0, index};
+    if (inputs.size() == 1) return input(0, index);
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
     for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
@@ -270,18 +288,20 @@ class Planner {
   }
 
   const Op& op_;
+  Sharing sharing_;
   Kind kind_;
   Plan& plan_;
+  std::map<std::pair<std::size_t, std::size_t>, Given> copies_;  ///< of inputs, by contributor and index
   std::optional<Error> error_;
 };
 
 }  // namespace
 
-Result<Plan> make_plan(const Op& op) {
+Result<Plan> make_plan(const Op& op, Sharing sharing) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");
   // Filled in where it will lie: it is not cheap to move.
   Result<Plan> plan(std::in_place);
-  if (auto error = Planner(op, *plan).run()) plan = std::move(*error);
+  if (auto error = Planner(op, sharing, *plan).run()) plan = std::move(*error);
   return plan;
 }
 

@@ -56,8 +56,14 @@ struct Plan {
   std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
 };
 
+/// How a rank gets what another gave and nothing changed.
+enum class Sharing : std::uint8_t {
+  alias,  ///< as it is: nothing moves
+  copy,   ///< as a result: where users share a group, nobody may see into the segments of another's inputs
+};
+
 /// The op's contributions must agree (see check_op); Invalid where the result can't be: its shape is too large.
 /// barrier, split and reform give nothing here: their outcome is the caller's business.
-[[nodiscard]] muster::Result<Plan> make_plan(const Op& op);
+[[nodiscard]] muster::Result<Plan> make_plan(const Op& op, Sharing sharing = Sharing::alias);
 
 }  // namespace musterd

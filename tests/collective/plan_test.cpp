@@ -307,6 +307,46 @@ TEST_CASE("where nothing changes, nothing moves") {
   CHECK(moves(Kind::allgather, Layout::stack, 1));
 }
 
+namespace {
+
+/// Whether every rank gets results only, each of its own bytes.
+bool gives_no_input(const Plan& plan) {
+  return std::all_of(plan.gives.begin(), plan.gives.end(), [](const Gives& gives) {
+    return std::all_of(gives.begin(), gives.end(), [](const Given& given) { return given.is_output; });
+  });
+}
+
+}  // namespace
+
+TEST_CASE("where inputs are copied, one copy serves all who get it") {
+  auto outputs = [](Kind kind, int world_size) {
+    std::vector<int> ranks(static_cast<std::size_t>(world_size));
+    std::iota(ranks.begin(), ranks.end(), 0);
+    Op op = make_op(kind, world_size, ranks);
+    Random random(1);
+    set_inputs(op, random.inputs(op));
+    const Plan plan = make_plan(op, Sharing::copy).value();
+    CHECK(gives_no_input(plan));
+    return plan.outputs.size();
+  };
+  CHECK(outputs(Kind::broadcast, 4) == 1);
+  CHECK(outputs(Kind::allgather, 4) == 4);
+  CHECK(outputs(Kind::gather, 4) == 4);
+  CHECK(outputs(Kind::scatter, 4) == 4);
+  CHECK(outputs(Kind::all_to_all, 4) == 16);
+  CHECK(outputs(Kind::allreduce, 1) == 1);
+}
+
+TEST_CASE("a recv gets a copy where inputs are copied") {
+  Op op = make_op(Kind::send, 2, {0, 1});
+  op.contributions[1].kind = Kind::recv;
+  set_inputs(op, {{{numbers(DType::int8, {7}), numbers(DType::float64, {1, 2})}}, {}});
+  const Plan plan = make_plan(op, Sharing::copy).value();
+  CHECK(gives_no_input(plan));
+  CHECK(plan.outputs[0].manifest.structure == "nesting");
+  CHECK(run(op, plan)[1] == Objects{{numbers(DType::int8, {7}), numbers(DType::float64, {1, 2})}});
+}
+
 TEST_CASE("one rank's reduction is its input, unless the dtype changes") {
   for (Kind kind : {Kind::allreduce, Kind::reduce, Kind::scan, Kind::reduce_scatter}) {
     Op same = make_op(kind, 1, {0});
@@ -387,6 +427,9 @@ void check_random_op(unsigned seed) {
   INFO((objection ? objection->message() : "no objection"));
   REQUIRE_FALSE(objection);
   CHECK(run(op, make_plan(op).value()) == expected(op, given));
+  const Plan copying = make_plan(op, Sharing::copy).value();
+  CHECK(gives_no_input(copying));
+  CHECK(run(op, copying) == expected(op, given));
 }
 
 }  // namespace
