@@ -11,7 +11,7 @@ using muster::Result;
 
 ResultRegion::ResultRegion(ResultRegion&& other) noexcept
     : pool_(std::exchange(other.pool_, nullptr)),
-      user_(other.user_),
+      home_(other.home_),
       segment_(other.segment_),
       offset_(other.offset_),
       bytes_(other.bytes_),
@@ -21,7 +21,7 @@ ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
   if (this == &other) return *this;
   reset();
   pool_ = std::exchange(other.pool_, nullptr);
-  user_ = other.user_;
+  home_ = other.home_;
   segment_ = other.segment_;
   offset_ = other.offset_;
   bytes_ = other.bytes_;
@@ -30,66 +30,123 @@ ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
 }
 
 void ResultRegion::reset() {
-  auto* pool = std::exchange(pool_, nullptr);
-  if (!pool) return;
-  pool->users_.at(user_).allocator.free(segment_, offset_);
-  ++pool->region_releases_;
+  if (auto* pool = std::exchange(pool_, nullptr)) pool->take_back(*home_, segment_, offset_);
+}
+
+PoolApart::PoolApart(PoolApart&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)), segments_(other.segments_) {}
+
+PoolApart& PoolApart::operator=(PoolApart&& other) noexcept {
+  if (this == &other) return *this;
+  reset();
+  pool_ = std::exchange(other.pool_, nullptr);
+  segments_ = other.segments_;
+  return *this;
+}
+
+void PoolApart::reset() {
+  if (auto* pool = std::exchange(pool_, nullptr)) pool->end(*segments_);
+}
+
+PoolApart ResultPool::make_apart(UserId user) {
+  PoolApart made;
+  made.pool_ = this;
+  made.segments_ = &apart_[++last_apart_];
+  made.segments_->user = user;
+  made.segments_->apart = last_apart_;
+  return made;
 }
 
 Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes) {
+  auto& home = users_[user];
+  home.user = user;
+  return allocate(home, bytes);
+}
+
+Result<ResultRegion> ResultPool::allocate(const PoolApart& apart, std::uint64_t bytes) {
+  MUSTER_ASSERT(apart.pool_ == this, "a pool apart is one of the pool's own");
+  return allocate(*apart.segments_, bytes);
+}
+
+Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t bytes) {
   MUSTER_ASSERT(bytes > 0, "results without bytes need no region");
-  auto& pool = users_[user];
-  auto region = pool.allocator.allocate(bytes);
+  auto region = home.allocator.allocate(bytes);
   if (!region) {
-    auto segment = grow(user, bytes);
+    auto segment = grow(home, bytes);
     if (!segment) return segment.error();
-    pool.allocator.add_segment((*segment)->id(), (*segment)->bytes());
-    pool.segments.emplace((*segment)->id(), *segment);
-    region = pool.allocator.allocate(bytes);
+    home.allocator.add_segment((*segment)->id(), (*segment)->bytes());
+    home.segments.emplace((*segment)->id(), *segment);
+    region = home.allocator.allocate(bytes);
     MUSTER_ASSERT(region, "a new segment has room for what it was made for");
   }
   ResultRegion result;
   result.pool_ = this;
-  result.user_ = user;
+  result.home_ = &home;
   result.segment_ = region->segment;
   result.offset_ = region->offset;
   result.bytes_ = bytes;
-  result.data_ = pool.segments.at(region->segment)->data() + region->offset;
+  result.data_ = home.segments.at(region->segment)->data() + region->offset;
   return result;
 }
 
-Result<SegmentPtr> ResultPool::grow(UserId user, std::uint64_t bytes) {
+/// Many groups may have a pool apart, and most of them need little: its segments begin small and double.
+std::uint64_t ResultPool::usual_bytes(const ResultSegments& home) const {
+  constexpr std::uint64_t first = 1 << 20;
+  if (home.apart == 0) return segment_bytes_;
+  return std::min(segment_bytes_, std::max(first, home.allocator.segment_bytes()));
+}
+
+Result<SegmentPtr> ResultPool::grow(const ResultSegments& home, std::uint64_t bytes) {
   // The allocator pads to pages and may keep one slab for small regions beside it.
   constexpr std::uint64_t slack = 128 << 10;
   const std::uint64_t needed = bytes + slack;
-  if (needed <= segment_bytes_) {
-    auto segment = segments_.create_result(user, segment_bytes_);
+  if (const auto usual = usual_bytes(home); needed <= usual) {
+    auto segment = segments_.create_result(home.user, usual);
     const bool no_room = !segment && (segment.error().code() == muster::Code::out_of_memory ||
                                       segment.error().code() == muster::Code::quota_exceeded);
     if (!no_room) return segment;
   }
-  return segments_.create_result(user, needed);
+  return segments_.create_result(home.user, needed);
+}
+
+void ResultPool::take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset) {
+  home.allocator.free(segment, offset);
+  ++region_releases_;
+  if (home.ended) end(home);
+}
+
+void ResultPool::end(ResultSegments& home) {
+  home.ended = true;
+  if (home.allocator.allocated_bytes() > 0) return;
+  for (const auto& [id, segment] : home.segments) segments_.drop_result(id);
+  apart_.erase(home.apart);
 }
 
 std::uint64_t ResultPool::trim() {
   std::uint64_t bytes = 0;
-  for (auto& [user, pool] : users_) {
-    for (const auto id : pool.allocator.free_segments()) {
-      constexpr long held_here_and_in_table = 2;
-      auto found = pool.segments.find(id);
-      if (found->second.use_count() > held_here_and_in_table) continue;
-      bytes += found->second->bytes();
-      pool.allocator.remove_segment(id);
-      pool.segments.erase(found);
-      segments_.drop_result(id);
-    }
+  for (auto& [user, home] : users_) bytes += trim(home);
+  for (auto& [number, home] : apart_) bytes += trim(home);
+  return bytes;
+}
+
+std::uint64_t ResultPool::trim(ResultSegments& home) {
+  std::uint64_t bytes = 0;
+  for (const auto id : home.allocator.free_segments()) {
+    constexpr long held_here_and_in_table = 2;
+    auto found = home.segments.find(id);
+    if (found->second.use_count() > held_here_and_in_table) continue;
+    bytes += found->second->bytes();
+    home.allocator.remove_segment(id);
+    home.segments.erase(found);
+    segments_.drop_result(id);
   }
   return bytes;
 }
 
 std::uint64_t ResultPool::used_bytes() const {
   std::uint64_t bytes = 0;
-  for (const auto& [user, pool] : users_) bytes += pool.allocator.allocated_bytes();
+  for (const auto& [user, home] : users_) bytes += home.allocator.allocated_bytes();
+  for (const auto& [number, home] : apart_) bytes += home.allocator.allocated_bytes();
   return bytes;
 }
 

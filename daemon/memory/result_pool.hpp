@@ -1,5 +1,6 @@
 // Where results are written: per user, a few large segments of the daemon's own, cut into regions and recycled,
-// so that steady state touches only pages that are there already.
+// so that steady state touches only pages that are there already. Whoever may read one result of a segment can read
+// all of it: results that several users get have pools apart.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,15 @@
 namespace musterd {
 
 class ResultPool;
+
+/// Segments that hold no results but each other's.
+struct ResultSegments {
+  UserId user = 0;          ///< who is charged, and who may read them all
+  std::uint64_t apart = 0;  ///< 0: the user's own; else which pool apart
+  bool ended = false;       ///< nothing more comes: they go when they are free
+  muster::ipc::RegionAllocator allocator;
+  std::map<SegmentId, SegmentPtr> segments;
+};
 
 /// A region of a result segment; goes back to its pool when destroyed. Must not outlive the pool.
 class ResultRegion {
@@ -35,11 +45,27 @@ class ResultRegion {
  private:
   friend class ResultPool;
   ResultPool* pool_ = nullptr;
-  UserId user_ = 0;
+  ResultSegments* home_ = nullptr;
   SegmentId segment_;
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
   std::byte* data_ = nullptr;
+};
+
+/// Names a pool apart, which ends with it. Must not outlive the ResultPool.
+class PoolApart {
+ public:
+  PoolApart() = default;
+  PoolApart(PoolApart&& other) noexcept;
+  PoolApart& operator=(PoolApart&& other) noexcept;
+  ~PoolApart() { reset(); }
+  void reset();
+  explicit operator bool() const { return pool_ != nullptr; }
+
+ private:
+  friend class ResultPool;
+  ResultPool* pool_ = nullptr;
+  ResultSegments* segments_ = nullptr;
 };
 
 class ResultPool {
@@ -49,23 +75,32 @@ class ResultPool {
 
   /// bytes >= 1, 64-byte aligned, contents undefined but never another user's. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<ResultRegion> allocate(UserId user, std::uint64_t bytes);
+  /// The same, in segments of a pool apart.
+  [[nodiscard]] muster::Result<ResultRegion> allocate(const PoolApart& apart, std::uint64_t bytes);
+  /// A pool whose segments hold its own results only; `user` is charged. It outlives its end by its results.
+  [[nodiscard]] PoolApart make_apart(UserId user);
   /// Gives segments that are wholly free back: to make room, or because they idle. Returns the bytes given back.
   std::uint64_t trim();
   [[nodiscard]] std::uint64_t used_bytes() const;
+  [[nodiscard]] std::size_t pools_apart() const { return apart_.size(); }
   /// Grows with every region that comes back: then an attempt that found no room may find some.
   [[nodiscard]] std::uint64_t region_releases() const { return region_releases_; }
 
  private:
   friend class ResultRegion;
-  struct UserPool {
-    muster::ipc::RegionAllocator allocator;
-    std::map<SegmentId, SegmentPtr> segments;
-  };
-  [[nodiscard]] muster::Result<SegmentPtr> grow(UserId user, std::uint64_t bytes);
+  friend class PoolApart;
+  [[nodiscard]] muster::Result<ResultRegion> allocate(ResultSegments& home, std::uint64_t bytes);
+  [[nodiscard]] muster::Result<SegmentPtr> grow(const ResultSegments& home, std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t usual_bytes(const ResultSegments& home) const;
+  void take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset);
+  void end(ResultSegments& home);
+  std::uint64_t trim(ResultSegments& home);
 
   SegmentTable& segments_;
   std::uint64_t segment_bytes_;
-  std::map<UserId, UserPool> users_;
+  std::map<UserId, ResultSegments> users_;
+  std::map<std::uint64_t, ResultSegments> apart_;
+  std::uint64_t last_apart_ = 0;
   std::uint64_t region_releases_ = 0;
 };
 

@@ -78,6 +78,58 @@ TEST_CASE("no two users ever share a segment") {
   for (std::size_t i = 0; i < 1000; ++i) CHECK(region->data()[i] == std::byte{0});
 }
 
+TEST_CASE("a pool apart shares no segment with anything else") {
+  World world(memory_quota(16 * mebibyte));
+  const PoolApart first = world.pool.make_apart(user);
+  const PoolApart second = world.pool.make_apart(user);
+  auto own = world.pool.allocate(user, 1000);
+  auto in_first = world.pool.allocate(first, 1000);
+  auto in_second = world.pool.allocate(second, 1000);
+  REQUIRE((own && in_first && in_second));
+  CHECK(in_first->segment() != own->segment());
+  CHECK(in_second->segment() != own->segment());
+  CHECK(in_first->segment() != in_second->segment());
+  CHECK(world.pool.allocate(first, 1000)->segment() == in_first->segment());
+}
+
+TEST_CASE("a pool apart ends with its last result") {
+  World world(memory_quota(16 * mebibyte));
+  PoolApart apart = world.pool.make_apart(user);
+  auto early = world.pool.allocate(apart, 1000);
+  auto late = world.pool.allocate(apart, 3 * mebibyte);
+  REQUIRE((early && late));
+  apart.reset();
+  late->reset();
+  CHECK(world.pool.pools_apart() == 1);
+  std::memset(early->data(), 1, early->bytes());
+  early->reset();
+  CHECK(world.pool.pools_apart() == 0);
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a pool apart that nobody used ends at once") {
+  World world(memory_quota(16 * mebibyte));
+  PoolApart apart = world.pool.make_apart(user);
+  apart = world.pool.make_apart(user);
+  CHECK(world.pool.pools_apart() == 1);
+  apart = {};
+  CHECK(world.pool.pools_apart() == 0);
+}
+
+TEST_CASE("a pool apart begins small, grows, and gives free segments back when asked") {
+  World world(memory_quota(64 * mebibyte), 4 * mebibyte);
+  const PoolApart apart = world.pool.make_apart(user);
+  std::deque<ResultRegion> held;
+  held.push_back(std::move(world.pool.allocate(apart, 1000).value()));
+  CHECK(world.ledger.total().used[0] == mebibyte);
+  for (int i = 0; i < 40; ++i) held.push_back(std::move(world.pool.allocate(apart, 400'000).value()));
+  CHECK(world.table.size() <= 8);
+  held.clear();
+  CHECK(world.pool.trim() > 0);
+  CHECK(holds_nothing(world.ledger));
+  CHECK(world.pool.allocate(apart, 1000));
+}
+
 TEST_CASE("a small segment is made where a usual one does not fit any more") {
   const bool by_quota = GENERATE(false, true);
   World world(by_quota ? memory_quota(16 * mebibyte, mebibyte, mebibyte) : memory_quota(mebibyte), 2 * mebibyte);
