@@ -76,6 +76,7 @@ Result<Ref> derive(const Ref& whole, ipc::Manifest manifest) {
   record.object = (*hold)->connection->next_object();
   record.parent = (*hold)->object;
   record.manifest = std::move(manifest);
+  record.manifest.makers = (*hold)->manifest.makers;
   return send_seal((*hold)->connection, std::move(record));
 }
 

@@ -18,6 +18,7 @@ using muster::Result;
 using muster::ipc::Kind;
 using muster::ipc::Layout;
 using muster::ipc::Leaf;
+using muster::ipc::Makers;
 using muster::ipc::Manifest;
 
 namespace {
@@ -53,6 +54,8 @@ class Planner {
       return Error(Code::invalid, op_.name + " is over " + std::to_string(leaves) + " arrays in all",
                    "use fewer and larger arrays: one op takes at most " + std::to_string(leaves_per_op_max));
     fill();
+    if (!plan_.outputs.empty() && several_users())
+      for (PlannedOutput& output : plan_.outputs) output.manifest.makers = Makers::several_users;
     return std::move(error_);
   }
 
@@ -83,6 +86,15 @@ class Planner {
     for (const Contribution& contribution : op_.contributions)
       for (const Input& input : contribution.inputs) leaves += input.manifest->leaves.size();
     return leaves;
+  }
+
+  /// Once of several users' making, always.
+  [[nodiscard]] bool several_users() const {
+    if (sharing_ == Sharing::copy) return true;
+    for (const Contribution& contribution : op_.contributions)
+      for (const Input& input : contribution.inputs)
+        if (input.manifest->makers == Makers::several_users) return true;
+    return false;
   }
 
   [[nodiscard]] std::size_t size() const { return op_.contributions.size(); }

@@ -59,7 +59,8 @@ struct Plan {
 /// How a rank gets what another gave and nothing changed.
 enum class Sharing : std::uint8_t {
   alias,  ///< as it is: nothing moves
-  copy,   ///< as a result: where users share a group, nobody may see into the segments of another's inputs
+  copy,   ///< as a result: where users share a group, nobody may see into the segments of another's inputs, and
+          ///< whatever comes out is of several users' making
 };
 
 /// The op's contributions must agree (see check_op); Invalid where the result can't be: its shape is too large.

@@ -63,6 +63,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
     return reply_error(client.id, request, joined.error());
   }
   client.seats.emplace(seat.id, Client::Seated{*state, rank});
+  found.results.reset();
 
   FrameBuilder out(request);
   const bool newcomer = *joined == Group::Joined::newcomer;
@@ -107,6 +108,7 @@ void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::st
                   Error(Code::group_closed, "rank " + std::to_string(rank) + " left group '" +
                                                 state->group.settings().name + "' before its op began"));
   const auto lost = state->group.lose(seat);
+  state->results.reset();
   if (lost == Group::Lost::newcomer) {
     if (state->group.empty()) remove_group(state);
     return;
@@ -135,6 +137,7 @@ std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std:
 
 void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
   state->group.begin_epoch();
+  state->results.reset();
   state->muster =
       Muster(state->group.settings().world_size, state->group.members(), muster_limits(), state->group.epoch());
   tell_members(state);

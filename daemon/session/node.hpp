@@ -138,6 +138,9 @@ class Node {
     std::uint64_t ops_failed = 0;
     std::optional<GroupDeadlines::iterator> watched;  ///< when the node looks at its deadlines next
     Charge charge;
+    /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
+    /// process was given of a segment shows it the rest for as long as it likes.
+    PoolApart results;
   };
   /// Open groups are found by everybody's name for them, others by their own user's.
   struct GroupKey {
@@ -245,6 +248,7 @@ class Node {
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] muster::Result<void> allocate(Running& running);
+  [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes);
   void launch(std::uint64_t key, TimePoint now);
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error);

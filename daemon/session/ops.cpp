@@ -235,7 +235,8 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   running.op = op;
   running.group = state;
   running.user = user;
-  auto plan = make_plan(*op);
+  const bool open = state && state->group.settings().open;
+  auto plan = make_plan(*op, open ? Sharing::copy : Sharing::alias);
   if (!plan) return fail_running(key, plan.error());
   running.plan = std::move(*plan);
   if (running.plan.outputs.empty()) return finish(key, now);
@@ -254,15 +255,22 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
       [this, key](const Error& error) { fail_running(key, error); });
 }
 
+Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes) {
+  if (!running.group || !running.group->group.settings().open) return results_.allocate(running.user, bytes);
+  auto& apart = running.group->results;
+  if (!apart) apart = results_.make_apart(running.user);
+  return results_.allocate(apart, bytes);
+}
+
 Result<void> Node::allocate(Running& running) {
   for (const auto& output : running.plan.outputs) {
     if (output.bytes == 0) {
       running.regions.emplace_back();
       continue;
     }
-    auto region = results_.allocate(running.user, output.bytes);
+    auto region = result_region(running, output.bytes);
     if (!region && region.error().code() == Code::out_of_memory && results_.trim() > 0)
-      region = results_.allocate(running.user, output.bytes);
+      region = result_region(running, output.bytes);
     if (!region) {
       running.regions.clear();
       return region.error();

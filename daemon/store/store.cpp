@@ -129,11 +129,13 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   object.maker = client.client;
   object.made = now;
   object.manifest = std::move(manifest);
+  object.manifest.makers = ipc::Makers::one_user;
   if (parent) {
     auto whole = held(parent, client.client);
     if (!whole) return whole.error();
     object.parent = std::move(*whole);
     object.user = object.parent->user;
+    object.manifest.makers = object.parent->manifest.makers;
   }
   auto bound = parent ? bind_to_parent(object) : bind_own(object, client);
   if (!bound) return bound.error();

@@ -61,10 +61,11 @@ def init(_rank):
 
 
 REFUSAL = {"code": CODE["invalid"], "message": "the client speaks protocol 1, this daemon protocol 0", "hint": "a hint"}
+NEWER = f"speaks protocol {PROTOCOL + 1}"
 TOO_MANY = {"code": CODE["quota_exceeded"], "reason": "7 clients are connected", "hint": "raise --clients-max"}
 ANSWERS = {
     "an older daemon": (frame("Failure", 1, **REFUSAL), 0, "Invalid", "this daemon protocol 0"),
-    "a newer daemon": (frame("Welcome", 1, protocol=PROTOCOL + 1, version="9"), 3, "Invalid", "speaks protocol 2"),
+    "a newer daemon": (frame("Welcome", 1, protocol=PROTOCOL + 1, version="9"), 3, "Invalid", NEWER),
     "a daemon that is full": (frame("Goodbye", 0, **TOO_MANY), 0, "QuotaExceeded", "7 clients are connected"),
     "no daemon": (b"HTTP/1.1 400 Bad Request", 0, "Invalid", "not a frame of this protocol"),
     "a Welcome without rings": (frame("Welcome", 1, protocol=PROTOCOL, version="1"), 0, "Invalid", "is no musterd"),

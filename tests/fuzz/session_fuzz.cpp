@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <vector>
 
+#include <muster/ipc/socket.hpp>
+
 #include "../session/recorder.hpp"
 #include "session/frame_builder.hpp"
 
@@ -73,7 +75,7 @@ class Session {
       case 0:
         if (last_client_ < 3) node_.connected({++last_client_}, {input_.below(2), 1}, now_);
         return;
-      case 1: return frame(wire::Body_Hello, out, wire::CreateHello(fbb, 1).Union());
+      case 1: return frame(wire::Body_Hello, out, wire::CreateHello(fbb, ipc::protocol_version).Union());
       case 2:
         return frame(wire::Body_Lease, out,
                      wire::CreateLease(fbb, 1ULL << input_.below(24), input_.byte(), input_.below(2)).Union());

@@ -136,7 +136,7 @@ TEST_CASE("each field of a manifest is checked") {
   REQUIRE(refuses(with(bytes, 0, std::uint32_t{0xffffffff})));   // leaves
   REQUIRE(refuses(with(bytes, 4, std::uint32_t{2})));            // dims
   REQUIRE(refuses(with(bytes, 8, std::uint32_t{0xfffffff8})));   // structure
-  REQUIRE(refuses(with(bytes, 12, std::uint32_t{1})));           // reserved
+  REQUIRE(refuses(with(bytes, 12, std::uint32_t{2})));           // unknown makers
   REQUIRE(refuses(with(bytes, 16, std::uint64_t{4098})));        // offset
   REQUIRE(refuses(with(bytes, 24, std::uint32_t{0})));           // segment
   REQUIRE(refuses(with(bytes, 28, std::uint8_t{dtype_count})));  // dtype

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <muster/ipc/records.hpp>
+#include <muster/ipc/socket.hpp>
 
 #include "recorder.hpp"
 #include "session/frame_builder.hpp"
@@ -155,6 +156,25 @@ class TestClient {
     world_.node.record(id_, type, body, world_.now);
   }
 
+  /// The manifest that the daemon describes an object with.
+  ipc::Manifest describe(ipc::ObjectId object) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Describe, wire::CreateDescribe(out.fbb, object.value).Union());
+    const auto* described = reply().body_as_Object();
+    if (!described) throw std::runtime_error("no description");
+    return ipc::decode(std::as_bytes(std::span(described->manifest()->data(), described->manifest()->size()))).value();
+  }
+  /// Seals a copy of this manifest, all of it or parts of `parent`.
+  ipc::ObjectId seal(ipc::Manifest manifest, ipc::ObjectId parent) {
+    ipc::Seal seal;
+    seal.object = ipc::make_object_id(id_, ++objects_);
+    seal.capability = {{42, objects_}};
+    seal.parent = parent;
+    seal.manifest = std::move(manifest);
+    record(ipc::SubmissionType::seal, seal);
+    return seal.object;
+  }
+
   /// The Done of the work, if it came.
   std::optional<ipc::Done> done(ipc::WorkId work) {
     for (const auto& completion : world_.outside.completions[id_]) {
@@ -187,7 +207,7 @@ class TestClient {
     world_.node.connected(id_, {user, static_cast<std::int32_t>(1000 + id)}, world_.now);
     FrameBuilder out(++request_);
     const auto name = out.fbb.CreateString("test");
-    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, 1, name, 0, timeout_ms, rings).Union());
+    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version, name, 0, timeout_ms, rings).Union());
   }
 
   World& world_;

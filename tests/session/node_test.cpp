@@ -385,7 +385,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
   SECTION("second Hello") {
     TestClient client(world, 1);
     FrameBuilder out(2);
-    client.ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, 1).Union());
+    client.ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version).Union());
     CHECK(world.outside.closed.contains(client.id()));
   }
   SECTION("a record of no type") {

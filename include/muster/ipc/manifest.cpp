@@ -1,5 +1,5 @@
 // The packed form of a manifest:
-//   u32 leaves, u32 dims, u32 structure bytes, u32 zero
+//   u32 leaves, u32 dims, u32 structure bytes, u32 makers
 //   each leaf: u64 offset, u32 segment, u8 dtype, u8 ndim, u16 zero
 //   all dims (i64), leaf after leaf; the structure; zeros up to a multiple of 8
 #include <muster/ipc/manifest.hpp>
@@ -20,7 +20,7 @@ struct PackedHeader {
   std::uint32_t leaves;
   std::uint32_t dims;
   std::uint32_t structure_bytes;
-  std::uint32_t zero;
+  std::uint32_t makers;
 };
 
 struct PackedLeaf {
@@ -31,6 +31,7 @@ struct PackedLeaf {
   std::uint16_t zero;
 };
 
+constexpr std::size_t makers_count = 2;
 constexpr auto bytes_max = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 
 /// What C++ and NumPy align an element to: a complex number lies like its parts.
@@ -116,9 +117,9 @@ std::size_t encoded_bytes(const Manifest& manifest) {
 void encode(const Manifest& manifest, std::vector<std::byte>& out) {
   out.reserve(out.size() + encoded_bytes(manifest));
   Packer packer(out);
-  packer.fixed(PackedHeader{static_cast<std::uint32_t>(manifest.leaves.size()),
-                            static_cast<std::uint32_t>(dims_of(manifest)),
-                            static_cast<std::uint32_t>(manifest.structure.size()), 0});
+  packer.fixed(
+      PackedHeader{static_cast<std::uint32_t>(manifest.leaves.size()), static_cast<std::uint32_t>(dims_of(manifest)),
+                   static_cast<std::uint32_t>(manifest.structure.size()), static_cast<std::uint32_t>(manifest.makers)});
   for (const auto& leaf : manifest.leaves)
     packer.fixed(PackedLeaf{leaf.offset, leaf.segment.value, static_cast<std::uint8_t>(leaf.dtype), leaf.ndim, 0});
   for (const auto& leaf : manifest.leaves) packer.numbers(manifest.shape(leaf));
@@ -132,7 +133,7 @@ namespace {
 std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& manifest) {
   Unpacker in(bytes);
   const auto header = in.fixed<PackedHeader>();
-  in.require(header.zero == 0, "a reserved field is set");
+  manifest.makers = in.enumerator<Makers>(header.makers, makers_count, "unknown makers");
   in.require(header.leaves <= leaves_max, "too many leaves");
   in.require(header.structure_bytes <= structure_bytes_max, "the structure is too long");
   Unpacker table(in.bytes(std::uint64_t{header.leaves} * sizeof(PackedLeaf)));

@@ -30,7 +30,14 @@ struct Leaf {
   [[nodiscard]] std::uint64_t bytes() const { return count * size_of(dtype); }
 };
 
+/// Who had a hand in an object. The daemon alone says so, whatever a seal claims.
+enum class Makers : std::uint32_t {
+  one_user,       ///< processes of the user whose it is
+  several_users,  ///< it comes from an open group: nothing in it may be believed
+};
+
 struct Manifest {
+  Makers makers = Makers::one_user;
   SmallVector<Leaf, 1> leaves;
   SmallVector<std::int64_t, 4> dims;
   /// How the leaves nest; opaque to the daemon, empty for a plain array.

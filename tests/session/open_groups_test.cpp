@@ -1,0 +1,160 @@
+// Where users share a group, they share its results and nothing else, and everybody can see whose making a thing is.
+#include <catch2/catch.hpp>
+
+#include "client.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using ipc::Kind;
+using ipc::Makers;
+using muster::Code;
+using muster::OnLoss;
+
+namespace {
+
+constexpr std::uint32_t owner_user = 1000;
+constexpr std::uint32_t guest_user = 2000;
+
+ipc::SegmentId segment_of(const ipc::Item& item) { return item.manifest.leaves.front().segment; }
+
+/// Whether the daemon lends the client that segment to read.
+bool may_map(TestClient& client, ipc::SegmentId segment) {
+  try {
+    client.map(segment);
+    return true;
+  } catch (const std::runtime_error&) {
+    CHECK(client.failure() == Code::denied);
+    return false;
+  }
+}
+
+/// A group of two users, and a closed one of the owner alone.
+struct Shared {
+  World world;
+  TestClient owner{world, 1, owner_user};
+  TestClient guest{world, 2, guest_user};
+  ipc::SegmentId input{owner.lease(1 << 16)};
+  ipc::ObjectId object{owner.seal(input, 0, {1, 2, 3})};
+
+  explicit Shared(OnLoss on_loss = OnLoss::fail) {
+    REQUIRE(owner.join("g", 0, 2, on_loss, true));
+    REQUIRE(guest.join("g", 1, 2, on_loss, true));
+  }
+  /// What each gets of a broadcast of the owner's object.
+  std::pair<ipc::Done, ipc::Done> broadcast() {
+    const auto ours = owner.contribute(Kind::broadcast, {object});
+    const auto theirs = guest.contribute(Kind::broadcast);
+    return {owner.done(ours).value(), guest.done(theirs).value()};
+  }
+  /// A result of the owner's own, with no other user in sight.
+  ipc::Item alone(ipc::ObjectId of) {
+    ipc::Combine combine;
+    combine.work = {1000 + ++combines};
+    combine.kind = Kind::allgather;
+    combine.layout = ipc::Layout::stack;
+    combine.timeout_ns = 1'000'000'000;
+    combine.ranks = 1;
+    combine.objects = {of};
+    owner.record(ipc::SubmissionType::combine, combine);
+    return owner.done(combine.work).value().items[0];
+  }
+  std::uint64_t combines = 0;
+};
+
+}  // namespace
+
+TEST_CASE("a guest gets a copy, and can't map what the input lies in") {
+  Shared shared;
+  const auto [ours, theirs] = shared.broadcast();
+  CHECK(theirs.items[0].object != shared.object);
+  CHECK(ours.items[0].object == theirs.items[0].object);
+  CHECK(segment_of(theirs.items[0]) != shared.input);
+  CHECK(may_map(shared.guest, segment_of(theirs.items[0])));
+  CHECK_FALSE(may_map(shared.guest, shared.input));
+}
+
+TEST_CASE("no kind of op gives a guest an input as it is") {
+  for (const Kind kind : {Kind::broadcast, Kind::allgather, Kind::gather, Kind::scatter, Kind::send}) {
+    Shared shared;
+    const bool to_guest = kind == Kind::gather || kind == Kind::send;
+    const bool gives = kind == Kind::allgather || kind == Kind::gather;
+    const auto segment = gives ? shared.guest.lease(1 << 16) : ipc::SegmentId{};
+    ipc::ObjectIds inputs(kind == Kind::scatter ? 2 : 1, shared.object);
+    const ipc::ObjectIds from_guest = gives ? ipc::ObjectIds{shared.guest.seal(segment, 0, {4})} : ipc::ObjectIds{};
+    const int root = to_guest ? 1 : 0;
+    shared.owner.contribute(kind, std::move(inputs), root);
+    const auto work =
+        shared.guest.contribute(kind == Kind::send ? Kind::recv : kind, from_guest, kind == Kind::send ? 0 : root);
+    const auto done = shared.guest.done(work);
+    REQUIRE(done);
+    REQUIRE_FALSE(done->items.empty());
+    for (const auto& item : done->items) {
+      CHECK(segment_of(item) != shared.input);
+      CHECK(item.manifest.makers == Makers::several_users);
+    }
+  }
+}
+
+TEST_CASE("results of an open group lie with no others") {
+  Shared shared;
+  const auto before = shared.alone(shared.object);
+  const auto [ours, theirs] = shared.broadcast();
+  const auto after = shared.alone(shared.object);
+  CHECK(segment_of(before) == segment_of(after));
+  CHECK(segment_of(theirs.items[0]) != segment_of(after));
+  CHECK_FALSE(may_map(shared.guest, segment_of(after)));
+}
+
+TEST_CASE("who has left an open group sees nothing that comes later") {
+  Shared shared(OnLoss::shrink);
+  const auto [ours, theirs] = shared.broadcast();
+  const auto seen = segment_of(theirs.items[0]);
+  REQUIRE(segment_of(shared.broadcast().second.items[0]) == seen);
+  shared.guest.leave();
+  const auto work = shared.owner.contribute(Kind::broadcast, {shared.object});
+  const auto later = segment_of(shared.owner.done(work).value().items[0]);
+  CHECK(later != seen);
+  CHECK_FALSE(may_map(shared.guest, later));
+}
+
+TEST_CASE("who takes a seat over sees nothing that came before") {
+  Shared shared(OnLoss::wait);
+  const auto seen = segment_of(shared.broadcast().first.items[0]);
+  shared.guest.die();
+  TestClient next(shared.world, 3, 3000);
+  REQUIRE(next.join("g", 1, 2, OnLoss::wait, true));
+  shared.owner.contribute(Kind::broadcast, {shared.object});
+  const auto later = segment_of(next.done(next.contribute(Kind::broadcast)).value().items[0]);
+  CHECK(later != seen);
+  CHECK_FALSE(may_map(next, seen));
+}
+
+TEST_CASE("nothing is left of an open group and its results") {
+  Shared shared;
+  const auto [ours, theirs] = shared.broadcast();
+  shared.guest.die();
+  shared.owner.leave();
+  shared.owner.record(ipc::SubmissionType::release, ipc::Release{{ours.items[0].object}});
+  CHECK(shared.owner.status().segments() == 1);  // its own
+}
+
+TEST_CASE("a result of several users' making stays that, whatever is made of it") {
+  Shared shared;
+  const auto result = shared.broadcast().first.items[0];
+  REQUIRE(result.manifest.makers == Makers::several_users);
+  CHECK(shared.owner.describe(result.object).makers == Makers::several_users);
+  // As a part, however it is sealed, and as an input of an op of its owner's own.
+  auto claimed = result.manifest;
+  claimed.makers = Makers::one_user;
+  const auto part = shared.owner.seal(claimed, result.object);
+  CHECK(shared.owner.describe(part).makers == Makers::several_users);
+  CHECK(shared.alone(part).manifest.makers == Makers::several_users);
+  CHECK(shared.alone(shared.object).manifest.makers == Makers::one_user);
+}
+
+TEST_CASE("whose making an object is, is not for its maker to say") {
+  Shared shared;
+  auto manifest = shared.owner.describe(shared.object);
+  manifest.makers = Makers::several_users;
+  CHECK(shared.owner.describe(shared.owner.seal(manifest, {})).makers == Makers::one_user);
+}
