@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import io
-import pickle
 import sys
 from typing import Any
 
@@ -15,49 +13,6 @@ from muster.errors import Invalid
 
 _BFLOAT16 = 10  # Muster's number of the dtype, see include/muster/types.hpp
 
-_CONSTANT_BYTES_MAX = 1 << 16
-_PLAIN = (str, bytes, int)
-
-loads = pickle.loads
-
-
-class _Pickler(pickle.Pickler):
-    """Refuses arrays: inside a constant they would be neither shared nor reduced, and nobody would be told."""
-
-    def reducer_override(self, value: Any) -> Any:
-        is_array = hasattr(value, "__dlpack__") or hasattr(value, "__array__")
-        if is_array and not isinstance(value, (type, np.generic, np.dtype)):
-            raise _hidden_array()
-        return NotImplemented
-
-
-def _hidden_array() -> Invalid:
-    return Invalid(
-        "an array is held by an object that Muster can't look into",
-        "nest arrays in dict, list, tuple, named tuple or dataclass",
-    )
-
-
-def dumps(value: Any) -> bytes:
-    """Pickles a constant, a key of a dict, or how to rebuild a container."""
-    if type(value) in _PLAIN:
-        pickled = pickle.dumps(value)
-    else:
-        written = io.BytesIO()
-        try:
-            _Pickler(written).dump(value)
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
-            raise Invalid(
-                f"a {type(value).__name__} can't be stored: {error}", "return arrays, or a nesting of them"
-            ) from error
-        pickled = written.getvalue()
-    if len(pickled) > _CONSTANT_BYTES_MAX:
-        raise Invalid(
-            f"a constant {type(value).__name__} takes {len(pickled)} bytes, more than {_CONSTANT_BYTES_MAX}",
-            "make it an array, for instance np.frombuffer(data, np.uint8)",
-        )
-    return pickled
-
 
 def bfloat16_number() -> int:
     """NumPy's type number of bfloat16, or -1 without ml_dtypes."""
@@ -66,34 +21,6 @@ def bfloat16_number() -> int:
     except ImportError:
         return -1
     return int(np.dtype(ml_dtypes.bfloat16).num)
-
-
-def rebuild(recipe: Any, values: list[Any]) -> Any:
-    """What ``sort_out`` took apart: a named tuple or dataclass, or an instance of a subclass of dict, list or tuple."""
-    if isinstance(recipe, tuple):
-        kind, keys, extra = recipe
-        return _rebuild_items(kind, keys, extra, values)
-    if issubclass(recipe, tuple):
-        return recipe(*values)
-    made = object.__new__(recipe)
-    for field, value in zip(dataclasses.fields(recipe), values):
-        object.__setattr__(made, field.name, value)
-    return made
-
-
-def _rebuild_items(kind: Any, keys: Any, extra: tuple[Any, ...], values: list[Any]) -> Any:
-    if keys is None:
-        if issubclass(kind, tuple):
-            return kind.__new__(kind, values)
-        made = kind.__new__(kind)
-        list.extend(made, values)
-        return made
-    made = kind(*extra) if issubclass(kind, (collections.OrderedDict, collections.defaultdict)) else kind.__new__(kind)
-    # Not as the subclass would: it may do more than to store them.
-    base: Any = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict
-    for key, value in zip(keys, values):
-        base.__setitem__(made, key, value)
-    return made
 
 
 def sort_out(value: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <functional>
 
 #include "bindings.hpp"
 #include "call.hpp"
@@ -189,6 +190,14 @@ Opened open_or_raise(const Ref& ref) {
   }());
 }
 
+/// No other user makes this process import a library.
+LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
+  if (makers == ipc::Makers::one_user || given == LeafKind::numpy || given == LeafKind::scalar) return given;
+  const char* library = given == LeafKind::torch ? "torch" : "jax.numpy";
+  const bool imported = PyDict_GetItemString(PyImport_GetModuleDict(), library) != nullptr;
+  return imported ? given : LeafKind::numpy;
+}
+
 /// torch has its own bfloat16: its bits travel as int16.
 PyArray_Descr* descr_for(LeafKind kind, DType dtype) {
   return descr_of(kind == LeafKind::torch && dtype == DType::bfloat16 ? DType::int16 : dtype);
@@ -210,24 +219,21 @@ nb::object value_of(const Opened& opened) {
     const auto& view = opened.views.front();
     return array_over(view.data(), descr_of(view.dtype()), view.shape(), hold_capsule(opened.hold), false);
   }
-  const auto kinds = leaf_kinds(manifest.structure, manifest.leaves.size());
   nb::object keeper;
-  std::vector<nb::object> leaves;
-  for (std::size_t i = 0; i < manifest.leaves.size(); ++i) {
-    const auto& leaf = manifest.leaves[i];
-    const auto& view = opened.views[i];
-    PyArray_Descr* descr = descr_for(kinds[i], leaf.dtype);
-    if (kinds[i] == LeafKind::numpy || kinds[i] == LeafKind::scalar) {
+  const auto make_leaf = [&](std::size_t index, LeafKind given) {
+    const auto& leaf = manifest.leaves[index];
+    const auto& view = opened.views[index];
+    const LeafKind kind = kind_to_make(given, manifest.makers);
+    PyArray_Descr* descr = descr_for(kind, leaf.dtype);
+    if (kind == LeafKind::numpy || kind == LeafKind::scalar) {
       if (!keeper.is_valid()) keeper = hold_capsule(opened.hold);
-      leaves.push_back(array_over(view.data(), descr, view.shape(), keeper, false));
-      continue;
+      return array_over(view.data(), descr, view.shape(), keeper, false);
     }
     nb::object array = private_view(opened.hold, leaf, view.data(), descr);
-    const char kind[2] = {static_cast<char>(kinds[i]), '\0'};
-    leaves.push_back(
-        nb::module_::import_("muster._trees").attr("from_numpy")(array, kind, std::string(name(leaf.dtype))));
-  }
-  return put_together(manifest.structure, leaves);
+    const char letter[] = {static_cast<char>(kind), '\0'};
+    return nb::module_::import_("muster._trees").attr("from_numpy")(array, letter, std::string(name(leaf.dtype)));
+  };
+  return put_together(manifest.structure, manifest.leaves.size(), manifest.makers, std::ref(make_leaf));
 }
 
 nb::object private_array(const Ref& ref, std::size_t index) {

@@ -1,40 +1,17 @@
 #include "tree.hpp"
 
-#include <cstring>
+#include <utility>
 
 namespace muster::python {
 
 namespace {
 
-constexpr int depth_max = 200;
-
-/// Node letters beside the leaves' own: dict, list, tuple, named tuple or dataclass, constant, None.
-constexpr char dict_node = 'D';
-constexpr char list_node = 'L';
-constexpr char tuple_node = 'U';
-constexpr char class_node = 'K';
-constexpr char constant_node = 'P';
-constexpr char none_node = 'Z';
-
-void put_number(std::string& out, std::uint32_t number) {
-  out.append(reinterpret_cast<const char*>(&number), sizeof number);
-}
-
-void put_bytes(std::string& out, std::string_view bytes) {
-  put_number(out, static_cast<std::uint32_t>(bytes.size()));
-  out.append(bytes);
-}
-
 nb::object helper(const char* name) { return nb::module_::import_("muster._trees").attr(name); }
-
-std::string pickled(nb::handle object) {
-  nb::bytes bytes = nb::cast<nb::bytes>(helper("dumps")(object));
-  return {bytes.c_str(), bytes.size()};
-}
 
 class Walker {
  public:
   explicit Walker(Tree& tree) : tree_(tree) {}
+  [[nodiscard]] std::string structure() { return std::move(writer_).take(); }
 
   void walk(nb::handle object, int depth) {
     if (depth > depth_max)
@@ -43,13 +20,20 @@ class Walker {
     PyObject* item = object.ptr();
     const bool first = ++tree_.references[item] == 1;
     if (PyArray_CheckExact(item)) return array(object, first);
-    if (item == Py_None) return tree_.structure.push_back(none_node);
+    if (item == Py_None || PyUnicode_CheckExact(item) || PyBytes_CheckExact(item))
+      return writer_.constant(object, depth);
     if (PyDict_CheckExact(item)) return dict(object, depth, first);
-    if (PyList_CheckExact(item)) return sequence(object, list_node, depth, first);
-    if (PyTuple_CheckExact(item)) return sequence(object, tuple_node, depth, first);
+    if (PyList_CheckExact(item)) {
+      writer_.list(static_cast<std::size_t>(PyList_GET_SIZE(item)));
+      return sequence(object, depth, first);
+    }
+    if (PyTuple_CheckExact(item)) {
+      writer_.tuple(static_cast<std::size_t>(PyTuple_GET_SIZE(item)));
+      return sequence(object, depth, first);
+    }
     if (PyBool_Check(item) || PyLong_CheckExact(item) || PyFloat_CheckExact(item) || PyComplex_CheckExact(item) ||
         PyArray_IsScalar(item, Generic))
-      return scalar(object);
+      return scalar(object, depth);
     other(object, depth, first);
   }
 
@@ -64,7 +48,7 @@ class Walker {
   }
 
   void leaf(nb::object array, LeafKind kind, DType dtype, bool as_given) {
-    tree_.structure.push_back(static_cast<char>(kind));
+    writer_.leaf(kind);
     tree_.leaves.push_back({std::move(array), kind, dtype, as_given, container_});
   }
 
@@ -86,7 +70,7 @@ class Walker {
                 "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128"));
   }
 
-  void scalar(nb::handle object) {
+  void scalar(nb::handle object, int depth) {
     nb::object made = nb::steal(PyArray_FromAny(object.ptr(), nullptr, 0, 0, 0, nullptr));
     if (!made.is_valid()) throw nb::python_error();
     const auto dtype = dtype_of(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(made.ptr())));
@@ -94,12 +78,7 @@ class Walker {
     if (PyArray_IsScalar(object.ptr(), Number)) unsupported(made);
     if (PyLong_Check(object.ptr()))
       raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits"));
-    constant(object);
-  }
-
-  void constant(nb::handle object) {
-    tree_.structure.push_back(constant_node);
-    put_bytes(tree_.structure, pickled(object));
+    writer_.constant(object, depth);
   }
 
   void dict(nb::handle object, int depth, bool first) {
@@ -112,28 +91,12 @@ class Walker {
       keys.push_back(nb::borrow(key));
       values.push_back(nb::borrow(value));
     }
-    tree_.structure.push_back(dict_node);
-    put_number(tree_.structure, static_cast<std::uint32_t>(keys.size()));
-    for (const auto& one : keys) put_key(one);
+    writer_.dict(keys, depth);
     children(object, values, depth, first);
   }
 
-  void put_key(nb::handle key) {
-    Py_ssize_t size = 0;
-    const char* text = PyUnicode_CheckExact(key.ptr()) ? PyUnicode_AsUTF8AndSize(key.ptr(), &size) : nullptr;
-    if (text) {
-      tree_.structure.push_back('s');
-      return put_bytes(tree_.structure, {text, static_cast<std::size_t>(size)});
-    }
-    PyErr_Clear();
-    tree_.structure.push_back('p');
-    put_bytes(tree_.structure, pickled(key));
-  }
-
-  void sequence(nb::handle object, char node, int depth, bool first) {
+  void sequence(nb::handle object, int depth, bool first) {
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(object.ptr());
-    tree_.structure.push_back(node);
-    put_number(tree_.structure, static_cast<std::uint32_t>(size));
     Items items;
     for (Py_ssize_t i = 0; i < size; ++i) items.push_back(nb::borrow(PySequence_Fast_GET_ITEM(object.ptr(), i)));
     children(object, items, depth, first);
@@ -155,13 +118,11 @@ class Walker {
   void other(nb::handle object, int depth, bool first) {
     nb::tuple sorted = sorted_out(object);
     const std::string what = nb::cast<std::string>(sorted[0]);
-    if (what == "constant") return constant(object);
+    if (what == "constant") return writer_.constant(object, depth);
     if (what == "array") return foreign(sorted);
-    // How to rebuild it, then its values: attributes, or items of a subclass of dict, list or tuple.
-    tree_.structure.push_back(class_node);
-    put_bytes(tree_.structure, pickled(sorted[1]));
+    // What it is, then its values: attributes, or items of a subclass of dict, list or tuple.
+    writer_.instance(sorted, depth);
     nb::tuple found = nb::cast<nb::tuple>(sorted[2]);
-    put_number(tree_.structure, static_cast<std::uint32_t>(found.size()));
     Items values;
     for (nb::handle one : found) {
       values.push_back(what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one)));
@@ -183,97 +144,12 @@ class Walker {
   }
 
   Tree& tree_;
+  StructureWriter writer_;
   std::shared_ptr<const Container> container_;
 
  public:
   /// References of our own on containers, and on attributes and items of instances.
   std::unordered_map<PyObject*, Py_ssize_t> held_;
-};
-
-class Reader {
- public:
-  Reader(std::string_view structure, const std::vector<nb::object>& leaves) : text_(structure), leaves_(leaves) {}
-
-  nb::object read() {
-    const char node = next();
-    switch (node) {
-      case 'A':
-      case 'S':
-      case 'T':
-      case 'J': return leaf();
-      case none_node: return nb::none();
-      case constant_node: return helper("loads")(blob());
-      case dict_node: return dict();
-      case list_node: {
-        nb::list list;
-        for (auto n = number(); n > 0; --n) list.append(read());
-        return list;
-      }
-      case tuple_node: {
-        nb::list list;
-        for (auto n = number(); n > 0; --n) list.append(read());
-        return nb::tuple(list);
-      }
-      case class_node: return instance();
-      default: raise(Error(Code::invalid, "an object's structure is damaged"));
-    }
-  }
-
- private:
-  char next() {
-    need(1);
-    return text_[at_++];
-  }
-  void need(std::size_t bytes) {
-    if (text_.size() - at_ < bytes) raise(Error(Code::invalid, "an object's structure is damaged"));
-  }
-  std::uint32_t number() {
-    need(sizeof(std::uint32_t));
-    std::uint32_t value = 0;
-    std::memcpy(&value, text_.data() + at_, sizeof value);
-    at_ += sizeof value;
-    return value;
-  }
-  std::string_view bytes() {
-    const auto size = number();
-    need(size);
-    at_ += size;
-    return text_.substr(at_ - size, size);
-  }
-  nb::bytes blob() {
-    const auto found = bytes();
-    return nb::bytes(found.data(), found.size());
-  }
-  nb::object leaf() {
-    if (used_ >= leaves_.size()) raise(Error(Code::invalid, "an object's structure has more leaves than the object"));
-    return leaves_[used_++];
-  }
-  nb::object dict() {
-    const auto size = number();
-    std::vector<nb::object> keys;
-    for (std::uint32_t i = 0; i < size; ++i) {
-      if (next() == 's') {
-        const auto text = bytes();
-        keys.push_back(nb::str(text.data(), text.size()));
-      } else {
-        keys.push_back(helper("loads")(blob()));
-      }
-    }
-    nb::dict dict;
-    for (const auto& key : keys) dict[key] = read();
-    return dict;
-  }
-  nb::object instance() {
-    nb::object type = helper("loads")(blob());
-    nb::list values;
-    for (auto n = number(); n > 0; --n) values.append(read());
-    return helper("rebuild")(type, values);
-  }
-
-  std::string_view text_;
-  const std::vector<nb::object>& leaves_;
-  std::size_t at_ = 0;
-  std::size_t used_ = 0;
 };
 
 }  // namespace
@@ -283,7 +159,7 @@ Tree take_apart(nb::handle root) {
   Walker walker(tree);
   walker.walk(root, 0);
   for (const auto& [object, count] : walker.held_) tree.references[object] += count;
-  if (tree.structure == "A") tree.structure.clear();
+  tree.structure = walker.structure();
   return tree;
 }
 
@@ -333,126 +209,6 @@ std::vector<bool> sole_owners(const Tree& tree, nb::handle root, Py_ssize_t root
     sole.push_back(all);
   }
   return sole;
-}
-
-namespace {
-
-/// Walks over a structure without building anything.
-class Skimmer {
- public:
-  explicit Skimmer(std::string_view structure) : text_(structure) {}
-  std::string text;  ///< for people
-  std::vector<LeafKind> kinds;
-  [[nodiscard]] std::size_t position() const { return at_; }
-
-  void skim() {
-    const char node = take();
-    switch (node) {
-      case 'A':
-      case 'S':
-      case 'T':
-      case 'J':
-        kinds.push_back(static_cast<LeafKind>(node));
-        text += '*';
-        return;
-      case none_node: text += "None"; return;
-      case constant_node:
-        bytes();
-        text += "...";
-        return;
-      case dict_node: return dict();
-      case list_node: return children("[", "]");
-      case tuple_node: return children("(", ")");
-      case class_node: bytes(); return children("<", ">");
-      default: raise(Error(Code::invalid, "an object's structure is damaged"));
-    }
-  }
-
- private:
-  char take() {
-    if (at_ >= text_.size()) raise(Error(Code::invalid, "an object's structure is damaged"));
-    return text_[at_++];
-  }
-  std::uint32_t number() {
-    std::uint32_t value = 0;
-    if (text_.size() - at_ < sizeof value) raise(Error(Code::invalid, "an object's structure is damaged"));
-    std::memcpy(&value, text_.data() + at_, sizeof value);
-    at_ += sizeof value;
-    return value;
-  }
-  std::string_view bytes() {
-    const auto size = number();
-    if (text_.size() - at_ < size) raise(Error(Code::invalid, "an object's structure is damaged"));
-    at_ += size;
-    return text_.substr(at_ - size, size);
-  }
-  void children(const char* open, const char* close) {
-    text += open;
-    const auto size = number();
-    for (std::uint32_t i = 0; i < size; ++i) {
-      if (i) text += ", ";
-      skim();
-    }
-    text += close;
-  }
-  void dict() {
-    const auto size = number();
-    std::vector<std::string> keys;
-    for (std::uint32_t i = 0; i < size; ++i) {
-      const bool plain = take() == 's';
-      const auto key = bytes();
-      keys.push_back(plain ? '"' + std::string(key) + '"' : "...");
-    }
-    text += "{";
-    for (std::uint32_t i = 0; i < size; ++i) {
-      text += (i ? ", " : "") + keys[i] + ": ";
-      skim();
-    }
-    text += "}";
-  }
-  std::string_view text_;
-  std::size_t at_ = 0;
-};
-
-}  // namespace
-
-std::vector<LeafKind> leaf_kinds(std::string_view structure, std::size_t leaves) {
-  if (structure.empty()) return std::vector<LeafKind>(leaves, LeafKind::numpy);
-  Skimmer skimmer(structure);
-  skimmer.skim();
-  skimmer.kinds.resize(leaves, LeafKind::numpy);
-  return skimmer.kinds;
-}
-
-std::vector<Child> children_of(std::string_view structure) {
-  constexpr std::size_t head = 1 + sizeof(std::uint32_t);
-  if (structure.size() < head || (structure[0] != list_node && structure[0] != tuple_node))
-    raise(Error(Code::invalid, "the ref holds no list or tuple",
-                "give one array, or a list with an element for each rank"));
-  std::uint32_t count = 0;
-  std::memcpy(&count, structure.data() + 1, sizeof count);
-  std::vector<Child> children;
-  std::size_t at = head;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    Skimmer skimmer(structure.substr(at));
-    skimmer.skim();
-    const auto part = structure.substr(at, skimmer.position());
-    children.push_back({part == "A" ? std::string() : std::string(part), skimmer.kinds.size()});
-    at += part.size();
-  }
-  return children;
-}
-
-std::string readable(std::string_view structure) {
-  if (structure.empty()) return "*";
-  Skimmer skimmer(structure);
-  skimmer.skim();
-  return skimmer.text;
-}
-
-nb::object put_together(std::string_view structure, const std::vector<nb::object>& leaves) {
-  if (structure.empty()) return leaves.empty() ? nb::none() : leaves.front();
-  return Reader(structure, leaves).read();
 }
 
 }  // namespace muster::python

@@ -1,18 +1,15 @@
-// Nestings of dicts, lists, tuples, dataclasses and constants with arrays as leaves: how they are taken apart, written
-// down as an object's `structure`, and put together again.
+// Nestings of dicts, lists, tuples, dataclasses and constants with arrays as leaves: how they are taken apart, and who
+// owns what was found.
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "module.hpp"
+#include "structure.hpp"
 
 namespace muster::python {
-
-/// How a leaf came in, and so how it goes out: a character of the structure.
-enum class LeafKind : char { numpy = 'A', scalar = 'S', torch = 'T', jax = 'J' };
 
 /// A container on the way to a leaf.
 struct Container {
@@ -42,18 +39,5 @@ struct Tree {
 /// For each leaf: whether nobody but the tree owns it, its bases and the containers around it.
 /// `root_references`: how many references on the root the caller knows of.
 [[nodiscard]] std::vector<bool> sole_owners(const Tree& tree, nb::handle root, Py_ssize_t root_references);
-
-/// The objects that `structure` describes, with these leaves in order.
-[[nodiscard]] nb::object put_together(std::string_view structure, const std::vector<nb::object>& leaves);
-/// The kind of each leaf.
-[[nodiscard]] std::vector<LeafKind> leaf_kinds(std::string_view structure, std::size_t leaves);
-/// The children of a list or tuple at the root: the structure of each, and how many leaves it has.
-struct Child {
-  std::string structure;
-  std::size_t leaves = 0;
-};
-[[nodiscard]] std::vector<Child> children_of(std::string_view structure);
-/// For people: {"w": *, "b": [*, *]}.
-[[nodiscard]] std::string readable(std::string_view structure);
 
 }  // namespace muster::python
