@@ -417,6 +417,21 @@ void bind_objects(nb::module_& module) {
         return seal_array(connection, array, known, timeout_from(timeout));
       },
       nb::arg("connection"), nb::arg("array"), nb::arg("known"), nb::arg("timeout").none());
+  // What tests look at structures with.
+  module.def(
+      "take_apart",
+      [](nb::handle value) {
+        const Tree tree = take_apart(value);
+        nb::list leaves;
+        for (const auto& leaf : tree.leaves) leaves.append(leaf.array);
+        return nb::make_tuple(nb::bytes(tree.structure.data(), tree.structure.size()), leaves);
+      },
+      nb::arg("value").none());
+  module.def("put_together", [](const nb::bytes& structure, const std::vector<nb::object>& leaves, bool data_only) {
+    const auto makers = data_only ? ipc::Makers::several_users : ipc::Makers::one_user;
+    const auto make_leaf = [&](std::size_t index, LeafKind) { return leaves[index]; };
+    return put_together({structure.c_str(), structure.size()}, leaves.size(), makers, std::ref(make_leaf));
+  });
   module.def("probe_call", &probe_call);
   module.def("probe_argument", &probe_argument);
   module.def("trust_counts", [](bool of_calls, bool of_awaits) {

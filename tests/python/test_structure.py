@@ -1,0 +1,329 @@
+"""The format in which an object says how it nests: whatever is written can be read, and whatever is read runs nothing."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import enum
+import math
+import os
+import struct
+import sys
+import types
+from typing import NamedTuple
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from muster import Denied, Invalid, _muster
+
+DEPTH_MAX = 200
+RAN: list[str] = []
+
+
+@dataclasses.dataclass
+class Checked:
+    name: str
+    array: np.ndarray
+
+    def __post_init__(self) -> None:
+        RAN.append("__post_init__")
+
+
+@dataclasses.dataclass(frozen=True)
+class Slotted:
+    __slots__ = ("left", "right")
+    left: np.ndarray
+    right: str
+
+
+@dataclasses.dataclass
+class Careful:
+    """Its field is a property: setting it runs code."""
+
+    _hidden: str = ""
+
+    def __setattr__(self, name, value):
+        RAN.append(f"__setattr__ {name}")
+        object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass
+class Removing:
+    path: str
+
+    def __del__(self) -> None:
+        RAN.append(f"__del__ {self.path}")
+
+
+class Pair(NamedTuple):
+    left: np.ndarray
+    right: str
+
+
+class Loud(Pair):
+    def __new__(cls, left, right):
+        RAN.append("__new__")
+        return super().__new__(cls, left, right)
+
+
+class Settings(dict):
+    def __setitem__(self, key, value):
+        RAN.append("__setitem__")
+        super().__setitem__(key, value)
+
+
+class Row(list):
+    pass
+
+
+class Ordinary:
+    def __init__(self) -> None:
+        RAN.append("__init__")
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Planted:
+    def __reduce__(self):
+        return (RAN.append, ("unpickled",))
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran(muster):
+    RAN.clear()
+
+
+def back(value, data_only: bool = True):
+    structure, leaves = _muster.take_apart(value)
+    return _muster.put_together(structure, leaves, data_only)
+
+
+def same(left, right) -> bool:
+    """Equal in type, order and bits; NaNs are equal."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
+    if isinstance(left, dict):
+        return same(list(left), list(right)) and same(list(left.values()), list(right.values()))
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, (set, frozenset)):
+        return same(sorted(left, key=repr), sorted(right, key=repr))
+    if isinstance(left, float) and math.isnan(left):
+        return math.isnan(right)
+    return left == right
+
+
+texts = st.text(st.characters(exclude_categories=[]), max_size=8)  # lone surrogates, too
+plain = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.binary(max_size=8)
+keys = st.recursive(
+    plain | st.complex_numbers(allow_nan=False),
+    lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3),
+    max_leaves=4,
+)
+arrays = st.lists(st.floats(width=32), max_size=3).map(lambda values: np.array(values, np.float32))
+values = st.recursive(
+    arrays | st.none() | texts | st.binary(max_size=8) | st.sets(keys, max_size=3) | st.frozensets(keys, max_size=3),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.lists(inner, max_size=4).map(tuple)
+    | st.dictionaries(keys, inner, max_size=4)
+    | st.lists(inner, max_size=3).map(Row)
+    | st.dictionaries(texts, inner, max_size=3).map(collections.OrderedDict)
+    | st.builds(Pair, inner, inner),
+    max_leaves=20,
+)
+
+
+@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.given(values, st.booleans())
+def test_a_nesting_comes_back_as_it_was(value, data_only):
+    assert same(back(value, data_only), value)
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(st.sets(keys, max_size=6), st.randoms())
+def test_equal_sets_have_equal_structures(items, random):
+    order = list(items)
+    random.shuffle(order)
+    assert _muster.take_apart(set(order)) == _muster.take_apart(items)
+
+
+def read_anything(structure: bytes, leaves: int = 3) -> None:
+    """Reading gives a value or a typed error, and never unpickles."""
+    try:
+        _muster.put_together(structure, [np.zeros(1)] * leaves, True)
+    except (Invalid, Denied):
+        pass
+    except TypeError as error:
+        assert "unhashable" in str(error)
+
+
+LETTERS = b"ASTJDLUKZtfircsyFEPGnd"
+
+
+@hypothesis.settings(max_examples=2000, deadline=None)
+@hypothesis.given(
+    st.binary(max_size=200)
+    | st.lists(
+        st.sampled_from([bytes([letter]) for letter in LETTERS])
+        | st.integers(0, 4).map(lambda number: struct.pack("<I", number))
+        | st.sampled_from([b"\xff\xff\xff\xff", struct.pack("<I", 8) + bytes(8)]),
+        max_size=40,
+    ).map(b"".join)
+)
+def test_any_bytes_are_read_or_refused(structure):
+    read_anything(structure)
+
+
+@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.given(values, st.integers(0), st.integers(0, 255), st.booleans())
+def test_a_damaged_structure_is_read_or_refused(value, at, byte, cut):
+    structure = bytearray(_muster.take_apart(value)[0])
+    if structure:
+        structure[at % len(structure)] = byte
+    read_anything(bytes(structure[: at % (len(structure) + 1)] if cut else structure), leaves=50)
+
+
+@pytest.mark.parametrize("letter", [b"L", b"U", b"F", b"E", b"D"])
+def test_no_structure_is_deeper_than_its_writers_make_it(letter):
+    one = struct.pack("<I", 1)
+    step = letter + one + (b"Z" if letter == b"D" else b"")
+    for depth in (DEPTH_MAX + 1, 100_000, 800_000):
+        with pytest.raises(Invalid, match="damaged"):
+            _muster.put_together(step * depth + b"Z", [], True)
+
+
+def nested(depth: int):
+    value: object = np.zeros(1)
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_the_deepest_value_that_can_be_written_can_be_read():
+    assert same(back(nested(DEPTH_MAX)), nested(DEPTH_MAX))
+    with pytest.raises(Invalid, match="deeper"):
+        _muster.take_apart(nested(DEPTH_MAX + 1))
+    key: object = 1
+    for _ in range(DEPTH_MAX + 1):
+        key = (key,)
+    with pytest.raises(Invalid, match="deeper"):
+        _muster.take_apart({key: 1})
+
+
+def test_counts_are_not_believed():
+    for letter in b"LUDFE":
+        with pytest.raises(Invalid, match="damaged"):
+            _muster.put_together(bytes([letter]) + b"\xff\xff\xff\xff" + b"Z" * 10, [], True)
+
+
+@pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), Color.RED, range(3), np.float32, Planted(), os.path.join])
+def test_what_is_no_data_comes_back_to_its_own_user_only(value):
+    if not isinstance(value, Planted):
+        assert back({"x": value}, data_only=False) == {"x": value}
+    for holder in ({"x": value}, {value: 1} if value.__hash__ else [value], [frozenset([value])]):
+        structure, leaves = _muster.take_apart(holder)
+        with pytest.raises(Denied, match=type(value).__name__) as caught:
+            _muster.put_together(structure, leaves, True)
+        assert "plain data" in caught.value.hint
+    assert RAN == []
+
+
+def test_a_class_is_built_without_its_help():
+    array = np.ones(2)
+    checked = back(Checked("x", array))
+    RAN.remove("__post_init__")  # of the original
+    assert type(checked) is Checked and checked.array is array and checked.name == "x"
+    slotted = back(Slotted(array, "r"))
+    assert type(slotted) is Slotted and slotted.left is array and slotted.right == "r"
+    careful = Careful("y")
+    RAN.clear()
+    assert back(careful) == careful
+    loud = Loud(array, "r")
+    RAN.clear()
+    assert type(back(loud)) is Loud
+    settings = Settings(a=array)
+    RAN.clear()
+    assert type(back(settings)) is Settings and back(settings)["a"] is array
+    assert RAN == []
+
+
+def test_a_class_that_would_run_at_its_end_is_not_made():
+    assert back(Removing("/nowhere")) == {"path": "/nowhere"}
+    assert RAN == ["__del__ /nowhere"]  # the original's
+
+
+def instance(form: bytes, module: str, name: str, fields: list[str] = (), values: bytes = b"", factory: bytes = b"") -> bytes:
+    def text(word: str) -> bytes:
+        return struct.pack("<I", len(word)) + word.encode()
+
+    return b"K" + form + text(module) + text(name) + factory + struct.pack("<I", len(fields)) + b"".join(map(text, fields)) + values
+
+
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("no_such_module", "Thing"),
+        ("antigravity", "Thing"),  # would open a browser
+        (__name__, "Ordinary"),
+        (__name__, "RAN"),
+        (__name__, "Nothing"),
+        (__name__, "Checked.__post_init__"),
+        (__name__, ""),
+        ("builtins", "eval"),
+        ("builtins", "dict"),
+        ("os", "system"),
+    ],
+)
+def test_a_name_that_is_no_such_class_here_gives_plain_data(module, name):
+    was_imported = "antigravity" in sys.modules
+    for form, expected in ((b"d", {"a": None, "b": "x"}), (b"n", (None, "x"))):
+        structure = instance(form, module, name, ["a", "b"], b"Zs\x01\0\0\0x")
+        got = _muster.put_together(structure, [], True)
+        assert type(got) is type(expected) and got == expected
+    assert ("antigravity" in sys.modules) == was_imported
+    assert RAN == []
+
+
+@pytest.mark.parametrize("fields", [["name"], ["name", "__class__"], ["name", "array", "more"], ["array", "__dict__"]])
+def test_only_the_fields_of_a_class_are_set(fields):
+    got = _muster.put_together(instance(b"d", __name__, "Checked", fields, b"Z" * len(fields)), [], True)
+    assert got == dict.fromkeys(fields)
+
+
+def test_a_modules_own_getattr_is_not_asked(monkeypatch):
+    module = types.ModuleType("lazy")
+    module.__getattr__ = lambda name: RAN.append(name)  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "lazy", module)
+    assert _muster.put_together(instance(b"d", "lazy", "Thing", ["a"], b"Z"), [], True) == {"a": None}
+    assert RAN == []
+
+
+def test_subclasses_of_containers_come_back(muster):
+    for value in (Row([1.5]), collections.OrderedDict(b=None, a="x"), collections.defaultdict(list, a="x")):
+        got = back(value)
+        assert type(got) is type(value) and got == value
+    assert back(collections.defaultdict(list))["missing"] == []
+    got = back(collections.defaultdict(Ordinary, a="x"))
+    assert type(got) is dict and got == {"a": "x"}
+    assert back(collections.defaultdict(Ordinary, a="x"), data_only=False).default_factory is Ordinary
+
+
+def test_keys_with_equal_hashes_are_bounded():
+    modulus = sys.hash_info.modulus
+    structure, leaves = _muster.take_apart(dict.fromkeys((n * modulus for n in range(5000))))
+    with pytest.raises(Denied, match="keys"):
+        _muster.put_together(structure, leaves, True)
+    assert len(_muster.put_together(structure, leaves, False)) == 5000
+    assert len(back({str(n): None for n in range(5000)})) == 5000
+
+
+def test_a_structure_is_readable(muster):
+    assert muster.put({"w": np.ones(1), 1: [None, "x"]}).structure == '{"w": *, ...: [None, "x"]}'
+    assert muster.put({"\ud800": None}).structure.startswith('{"')
