@@ -16,7 +16,9 @@ import numpy as np
 from muster.errors import Invalid
 
 _PICKLE_BYTES_MAX = 1 << 16
-_FACTORIES = {kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)}
+_FACTORIES = {
+    kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
+}
 
 loads = pickle.loads
 
