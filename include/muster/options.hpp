@@ -29,7 +29,7 @@ struct JoinOptions {
   int world_size = -1;                        ///< -1: from the environment
   std::chrono::milliseconds timeout{30'000};  ///< deadline of each op that names none
   OnLoss on_loss = OnLoss::fail;
-  bool open = false;  ///< let other users' processes take seats
+  bool open = false;  ///< let other users' processes take seats: they see all results of the group
 };
 
 /// Of one collective call.

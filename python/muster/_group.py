@@ -338,7 +338,9 @@ def group(
         timeout: seconds, longest a day; the deadline of each op that names none.
         on_loss: what a lost rank does to the group: ``"fail"`` (refuse new ops until ``reform()``), ``"shrink"`` (go on
             with the live ranks) or ``"wait"`` (a new process may take the seat until the op's deadline).
-        open: whether processes of other users may take seats.
+        open: whether processes of other users may take seats. Then everybody in the group sees all of its results,
+            inputs are copied, and values may hold plain data only: arrays, numbers, str, bytes, None, and dict, list,
+            tuple, set, named tuple and dataclass of these. ``result()`` raises Denied for anything else.
 
     Raises:
         Invalid: the rank is taken or out of range, or the settings differ from the group's.
