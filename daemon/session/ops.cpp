@@ -275,13 +275,8 @@ Result<void> Node::allocate(Running& running) {
 void Node::launch(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   Job job;
-  job.folds.reserve(running.plan.folds.size());
-  for (auto& fold : running.plan.folds) {
-    std::byte* output = running.regions[fold.output].data() + fold.offset;
-    job.folds.push_back({std::move(fold), output});
-  }
-  for (const auto& copy : running.plan.copies)
-    job.copies.push_back({copy.source, running.regions[copy.output].data() + copy.offset, copy.bytes});
+  job.work = std::move(running.plan.work);
+  for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
   if (running.plan.work_bytes <= inline_work_bytes_max) {
     Engine::run_inline(job);
