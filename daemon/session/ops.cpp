@@ -21,8 +21,10 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
-/// Checking inputs costs time in proportion to their leaves, and everybody else waits for it.
-constexpr std::size_t leaves_per_call_max = std::size_t{1} << 20;
+/// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
+constexpr std::size_t refs_per_call_max = std::size_t{1} << 16;
+constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
+constexpr std::size_t structure_bytes_per_call_max = std::size_t{8} << 20;
 
 Duration bounded(std::int64_t timeout_ns) {
   return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max);
@@ -65,8 +67,14 @@ void Node::release(Client& client, std::span<const std::byte> body) {
 Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
   Result<Inputs> found(std::in_place);
   Inputs& inputs = *found;
+  const auto at_most = [](std::size_t amount, const char* of_what, std::size_t max) {
+    return Error(Code::invalid, "the inputs are " + std::to_string(amount) + " " + of_what + " in all",
+                 "use fewer and larger arrays: one call takes at most " + std::to_string(max));
+  };
+  if (objects.size() > refs_per_call_max) return at_most(objects.size(), "objects", refs_per_call_max);
   inputs.reserve(objects.size());
   std::size_t leaves = 0;
+  std::size_t structure_bytes = 0;
   for (const ObjectId id : objects) {
     auto object = store_.held(id, client.id);
     if (!object) {
@@ -74,11 +82,12 @@ Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> o
       return found;
     }
     leaves += (*object)->manifest.leaves.size();
+    structure_bytes += (*object)->manifest.structure.size();
     inputs.push_back(input_of(*object));
   }
-  if (leaves > leaves_per_call_max)
-    found = Error(Code::invalid, "the inputs are " + std::to_string(leaves) + " arrays in all",
-                  "use fewer and larger arrays: one call takes at most " + std::to_string(leaves_per_call_max));
+  if (leaves > leaves_per_call_max) found = at_most(leaves, "arrays", leaves_per_call_max);
+  else if (structure_bytes > structure_bytes_per_call_max)
+    found = at_most(structure_bytes, "bytes of names and constants", structure_bytes_per_call_max);
   return found;
 }
 
