@@ -51,7 +51,7 @@ struct Extent {
 class Planner {
  public:
   Planner(const Op& op, Plan& plan) : op_(op), kind_(op.contributions.front().kind), plan_(plan) {
-    plan_.gives.resize(op.contributions.size());
+    plan_.gives.resize(gives_all_the_same() ? 1 : size());
   }
 
   /// What stands in the way, if anything.
@@ -100,7 +100,7 @@ class Planner {
       case Kind::allgather:
       case Kind::gather:
         if (at(0).layout == Layout::stack) extent.add_outputs(first(0), 1, size());
-        else extent.objects_given = (kind_ == Kind::allgather ? size() : 1) * size();
+        else extent.objects_given = size();
         break;
       case Kind::all_to_all:
         if (at(0).layout != Layout::concat) {
@@ -166,11 +166,12 @@ class Planner {
     return inputs;
   }
 
+  [[nodiscard]] bool gives_all_the_same() const {
+    return kind_ == Kind::allreduce || kind_ == Kind::broadcast || kind_ == Kind::allgather;
+  }
   void give(std::size_t contributor, Given given) { plan_.gives[contributor].push_back(given); }
   void give_root(Given given) { give(root(), given); }
-  void give_all(Given given) {
-    for (std::size_t contributor = 0; contributor < size(); ++contributor) give(contributor, given);
-  }
+  void give_all(Given given) { give(0, given); }
 
   /// Each rank gets its own output, but all are made in one pass over the inputs.
   void scan() {
@@ -186,16 +187,9 @@ class Planner {
   }
 
   void gather() {
-    const bool everybody = kind_ == Kind::allgather;
-    const std::size_t first = everybody ? 0 : root();
-    const std::size_t last = everybody ? size() : first + 1;
-    if (at(0).layout == Layout::stack) {
-      const Given stack = stacked(column(0));
-      for (std::size_t contributor = first; contributor < last; ++contributor) give(contributor, stack);
-      return;
-    }
-    for (std::size_t contributor = first; contributor < last; ++contributor)
-      for (std::size_t source = 0; source < size(); ++source) give(contributor, {false, source, 0});
+    const std::size_t to = kind_ == Kind::allgather ? 0 : root();
+    if (at(0).layout == Layout::stack) return give(to, stacked(column(0)));
+    for (std::size_t source = 0; source < size(); ++source) give(to, {false, source, 0});
   }
 
   void scatter() {

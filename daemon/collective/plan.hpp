@@ -62,8 +62,13 @@ using Gives = muster::ipc::SmallVector<Given, 1>;
 struct Plan {
   muster::ipc::SmallVector<PlannedOutput, 1> outputs;
   Work work;
-  muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets
+  muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets; or one for all
   std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
+
+  [[nodiscard]] bool gives_all_the_same() const { return gives.size() == 1; }
+  [[nodiscard]] const Gives& given_to(std::size_t contributor) const {
+    return gives[gives_all_the_same() ? 0 : contributor];
+  }
 };
 
 /// What one op may amount to. Planning is the control thread's, whom everybody waits for, and a plan is in nobody's
@@ -72,7 +77,7 @@ struct PlanLimits {
   std::size_t arrays_read = std::size_t{1} << 17;     ///< inputs of all folds, and copies
   std::size_t arrays_made = std::size_t{1} << 16;     ///< leaves of all outputs
   std::size_t manifest_bytes = std::size_t{8} << 20;  ///< of all outputs: their shapes and structures
-  std::size_t objects_given = std::size_t{1} << 20;   ///< to all ranks: one of each to each, in the largest group
+  std::size_t objects_given = std::size_t{1} << 18;   ///< to all ranks, where each gets others
 };
 inline constexpr PlanLimits plan_limits{};
 

@@ -362,13 +362,13 @@ Objects given_objects(const Op& op, const Gives& gives, std::span<const ObjectPt
 
 void Node::give(const Running& running, std::span<const ObjectPtr> outputs) {
   const auto& contributions = running.op->contributions;
-  const auto& gives = running.plan.gives;
+  const Plan& plan = running.plan;
   Objects objects;
   Result<void> described;
   for (std::size_t i = 0; i < contributions.size(); ++i) {
     // Mostly everybody gets the same, which is then put into words once.
-    if (i == 0 || gives[i] != gives[i - 1]) {
-      objects = given_objects<Objects>(*running.op, gives[i], outputs);
+    if (i == 0 || !plan.gives_all_the_same()) {
+      objects = given_objects<Objects>(*running.op, plan.given_to(i), outputs);
       described = describe_outcome(contributions.size(), objects);
     }
     if (described) settle_objects(contributions[i].ticket, objects);
@@ -381,12 +381,9 @@ void Node::give_combined(const Running& running, std::span<const ObjectPtr> outp
   const auto& first = op.contributions.front();
   std::vector<ObjectPtr> objects;
   // Where every rank gets the same, one process for all wants it once.
-  const bool same_for_all =
-      first.kind == Kind::allreduce || first.kind == Kind::broadcast || first.kind == Kind::allgather;
-  for (std::size_t i = 0; i < op.contributions.size(); ++i) {
-    auto some = given_objects<Objects>(op, running.plan.gives[i], outputs);
+  for (const Gives& gives : running.plan.gives) {
+    auto some = given_objects<Objects>(op, gives, outputs);
     objects.insert(objects.end(), some.begin(), some.end());
-    if (same_for_all) break;
   }
   if (auto described = describe_outcome(op.contributions.size(), objects); described)
     settle_objects(first.ticket, objects);

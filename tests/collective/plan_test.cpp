@@ -83,9 +83,9 @@ PerRank run(const Op& op, const Plan& plan) {
   const Made made(plan);
   Engine::run_inline(made.job(plan));
   PerRank result;
-  for (const auto& gives : plan.gives) {
+  for (std::size_t contributor = 0; contributor < op.contributions.size(); ++contributor) {
     Objects objects;
-    for (const Given& given : gives) {
+    for (const Given& given : plan.given_to(contributor)) {
       const Input* input = given.is_output ? nullptr : &op.contributions.at(given.contributor).inputs.at(given.index);
       const auto& manifest = input ? *input->manifest : plan.outputs.at(given.index).manifest;
       CHECK(manifest.structure == "nesting");
@@ -415,6 +415,12 @@ std::string refusal(const Op& op) {
 
 }  // namespace
 
+TEST_CASE("what all get alike is planned once, however many they are") {
+  const Plan plan = make_plan(wide_op(Kind::allgather, 1000, 1)).value();
+  CHECK(plan.gives.size() == 1);
+  CHECK(plan.given_to(999).size() == 1000);
+}
+
 TEST_CASE("what is usual is planned, however wide") {
   CHECK(make_plan(wide_op(Kind::allreduce, 1024, 1)));
   CHECK(make_plan(wide_op(Kind::scan, 1024, 1)));
@@ -441,6 +447,8 @@ TEST_CASE("an op that would take too much is Invalid, with the numbers, before a
         "test of 400 ranks would read too many arrays: 160000 of at most 131072");
   CHECK(refusal(with_layout(wide_op(Kind::gather, 1024, 129), Layout::stack)) ==
         "test of 1024 ranks would read too many arrays: 132096 of at most 131072");
+  CHECK(refusal(wide_op(Kind::all_to_all, 600, 1, 600)) ==
+        "test of 600 ranks would give too many objects: 360000 of at most 262144");
   // A megabyte of names in each of a thousand results.
   CHECK(refusal(wide_op(Kind::scan, 1000, 1, 1, std::string(1 << 20, 'x'))) ==
         "test of 1000 ranks would describe its results in too many bytes: 1048624000 of at most 8388608");
