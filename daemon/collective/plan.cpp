@@ -30,6 +30,11 @@ constexpr std::uint64_t output_bytes_max = std::uint64_t{1} << 60;
 /// The ranks' inputs of one index.
 using Column = muster::ipc::SmallVector<const Input*, 8>;
 
+std::uint64_t bytes_of(const Manifest& manifest) {
+  return manifest.leaves.size() * sizeof(Leaf) + manifest.dims.size() * sizeof(std::int64_t) +
+         manifest.structure.size();
+}
+
 /// What an op amounts to, worked out before anything is built.
 struct Extent {
   std::size_t arrays_read = 0;
@@ -37,14 +42,12 @@ struct Extent {
   std::size_t manifest_bytes = 0;
   std::size_t objects_given = 0;
 
-  /// Outputs like this manifest, each made of that many inputs like it.
+  /// Outputs like this manifest, made of that many inputs like it.
   void add_outputs(const Manifest& like, std::size_t outputs, std::size_t inputs) {
-    // One more dimension for each leaf, where a result has one.
-    const std::size_t bytes = like.leaves.size() * (sizeof(Leaf) + sizeof(std::int64_t)) +
-                              like.dims.size() * sizeof(std::int64_t) + like.structure.size();
     arrays_read += inputs * like.leaves.size();
     arrays_made += outputs * like.leaves.size();
-    manifest_bytes += outputs * bytes;
+    // A result may have one more dimension.
+    manifest_bytes += outputs * (bytes_of(like) + like.leaves.size() * sizeof(std::int64_t));
   }
 };
 
@@ -353,6 +356,14 @@ class Planner {
 };
 
 }  // namespace
+
+std::uint64_t Plan::own_bytes() const {
+  std::uint64_t bytes = work.inputs.size() * sizeof(work.inputs[0]) + work.folds.size() * sizeof(Fold) +
+                        work.copies.size() * sizeof(CopyBytes);
+  for (const PlannedOutput& output : outputs) bytes += bytes_of(output.manifest);
+  for (const Gives& each : gives) bytes += each.size() * sizeof(Given);
+  return bytes;
+}
 
 Result<Plan> make_plan(const Op& op) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");

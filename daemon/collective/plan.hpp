@@ -65,14 +65,16 @@ struct Plan {
   muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets; or one for all
   std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
 
+  /// What the plan itself takes, about.
+  [[nodiscard]] std::uint64_t own_bytes() const;
   [[nodiscard]] bool gives_all_the_same() const { return gives.size() == 1; }
   [[nodiscard]] const Gives& given_to(std::size_t contributor) const {
     return gives[gives_all_the_same() ? 0 : contributor];
   }
 };
 
-/// What one op may amount to. Planning is the control thread's, whom everybody waits for, and a plan is in nobody's
-/// account: both stay small, at most a few milliseconds and about ten MiB, whatever is asked for.
+/// What one op may amount to: planning is the control thread's, whom everybody waits for. At most it takes a few
+/// milliseconds and about ten MiB.
 struct PlanLimits {
   std::size_t arrays_read = std::size_t{1} << 17;     ///< inputs of all folds, and copies
   std::size_t arrays_made = std::size_t{1} << 16;     ///< leaves of all outputs

@@ -155,6 +155,9 @@ class Node {
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
     muster::ipc::SmallVector<ResultRegion, 1> regions;
+    std::uint64_t plan_bytes = 0;
+    Charge plan_charge;      ///< of a large plan, while it runs
+    bool put_aside = false;  ///< the op waits for memory without its plan
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
@@ -229,6 +232,8 @@ class Node {
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
+  [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
+  void put_aside(std::uint64_t key);
   [[nodiscard]] muster::Result<void> allocate(Running& running);
   void launch(std::uint64_t key, TimePoint now);
   void finish(std::uint64_t key, TimePoint now);

@@ -1,6 +1,7 @@
 // From contribution to outcome: what a client seals and contributes, and how a complete muster is planned,
 // given memory, run and told.
 #include <algorithm>
+#include <utility>
 
 #include <muster/ipc/ring.hpp>
 
@@ -21,6 +22,8 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
+/// A plan of so many bytes is what an op's slot stands for.
+constexpr std::uint64_t plan_bytes_free = 4096;
 /// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
 constexpr std::size_t refs_per_call_max = std::size_t{1} << 16;
 constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
@@ -244,12 +247,13 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   running.op = op;
   running.group = state;
   running.user = user;
-  auto plan = make_plan(*op);
+  auto plan = plan_of(running);
   if (!plan) return fail_running(key, plan.error());
   running.plan = std::move(*plan);
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
-  std::uint64_t bytes = 0;
+  running.plan_bytes = running.plan.own_bytes();
+  std::uint64_t bytes = running.plan_bytes;
   for (const auto& output : running.plan.outputs) bytes += output.bytes;
   if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
   // Ops wait for memory in line with everybody else who does.
@@ -261,9 +265,30 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         return {};
       },
       [this, key](const Error& error) { fail_running(key, error); });
+  put_aside(key);
+}
+
+Result<Plan> Node::plan_of(const Running& running) { return make_plan(*running.op); }
+
+/// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
+void Node::put_aside(std::uint64_t key) {
+  const auto found = running_.find(key);
+  if (found == running_.end() || !found->second.regions.empty()) return;
+  Running& waiting = found->second;
+  if (waiting.plan_bytes <= plan_bytes_free) return;
+  Plan sizes;
+  sizes.outputs.reserve(waiting.plan.outputs.size());
+  for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
+  waiting.plan = std::move(sizes);
+  waiting.put_aside = true;
 }
 
 Result<void> Node::allocate(Running& running) {
+  if (running.plan_bytes > plan_bytes_free) {
+    auto charge = ledger_.charge({running.user, {}}, Resource::memory, running.plan_bytes);
+    if (!charge) return charge.error();
+    running.plan_charge = std::move(*charge);
+  }
   for (const auto& output : running.plan.outputs) {
     if (output.bytes == 0) {
       running.regions.emplace_back();
@@ -274,6 +299,7 @@ Result<void> Node::allocate(Running& running) {
       region = results_.allocate(running.user, output.bytes);
     if (!region) {
       running.regions.clear();
+      running.plan_charge.reset();
       return region.error();
     }
     running.regions.push_back(std::move(*region));
@@ -283,6 +309,11 @@ Result<void> Node::allocate(Running& running) {
 
 void Node::launch(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
+  if (std::exchange(running.put_aside, false)) {
+    auto plan = plan_of(running);
+    if (!plan) return fail_running(key, plan.error());
+    running.plan = std::move(*plan);
+  }
   Job job;
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
