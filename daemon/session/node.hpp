@@ -85,6 +85,8 @@ class Node {
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
 
+  /// What those are told for whom the daemon's own memory does not suffice.
+  [[nodiscard]] static muster::Error no_heap();
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t clients() const { return clients_.size(); }
   [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
@@ -100,6 +102,7 @@ class Node {
     std::string name;
     bool said_hello = false;
     bool greeted = false;  ///< has been welcomed
+    bool doomed = false;   ///< what was begun for it can't be finished: it is cut off after the event
     Charge channel;        ///< its rings
     Charge descriptors;    ///< its socket, pidfd, rings and eventfds
     TimePoint connected;
@@ -163,6 +166,10 @@ class Node {
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
+  void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
+  bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
+  void doom(ClientId client) noexcept;
+  void cut_off_doomed() noexcept;
   void after_event();
   /// If the client still lives.
   template <class Record>
@@ -174,6 +181,7 @@ class Node {
   [[nodiscard]] muster::Result<void> charge_connection(Client& client, bool rings);
   void welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
+  void ask(Client& client, std::span<const std::byte> bytes, std::size_t fds, TimePoint now);
   void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
   void reply_ok(ClientId client, std::uint64_t request);
   void send_reply(ClientId client, std::span<const std::byte> frame, std::span<const int> fds);
@@ -223,6 +231,8 @@ class Node {
   void release(Client& client, std::span<const std::byte> body);
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
+  [[nodiscard]] std::vector<Action> muster_refs(const muster::ipc::Combine& combine, Inputs inputs, Ticket ticket,
+                                                TimePoint now);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
                                                  const muster::Result<Charge>& slot) const;
@@ -283,6 +293,7 @@ class Node {
   std::uint64_t seen_memory_releases_ = 0;
   bool stopping_ = false;
   bool memory_wanted_ = false;  ///< the clients were told
+  bool any_doomed_ = false;
   TimePoint started_;
   TimePoint now_;
 };

@@ -186,27 +186,13 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
-  std::set<int> members;
-  for (int rank = 0; rank < static_cast<int>(read->ranks); ++rank) members.insert(rank);
-  Muster muster(static_cast<int>(read->ranks), std::move(members), muster_limits());
-  const Ticket ticket = add_pending({client.id, read->work, {}, nullptr, std::move(*slot)});
-  const std::size_t each = read->objects.size() / givers;
+  const Ticket ticket = ++last_ticket_;
   std::vector<Action> actions;
-  auto next = std::make_move_iterator(inputs->begin());
-  for (std::uint32_t rank = 0; rank < read->ranks; ++rank) {
-    Contribution contribution;
-    contribution.rank = static_cast<int>(rank);
-    contribution.kind = read->kind;
-    contribution.op = read->op;
-    contribution.layout = read->layout;
-    contribution.root = read->root;
-    contribution.deadline = now + bounded(read->timeout_ns);
-    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
-    if (!one_input || contribution.rank == read->root) {
-      contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
-      next += static_cast<std::ptrdiff_t>(each);
-    }
-    muster.contribute(std::move(contribution), now, actions);
+  try {
+    actions = muster_refs(*read, std::move(*inputs), ticket, now);
+    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr, std::move(*slot)});
+  } catch (const std::bad_alloc&) {
+    return fail_work(client.id, read->work, no_heap());
   }
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) start(nullptr, start_op->op, client.credentials.user, now);
@@ -220,6 +206,33 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   ++ops_failed_;
   settle_failed(ticket, Error(Code::invalid,
                               "root " + std::to_string(read->root) + " of " + std::to_string(read->ranks) + " ranks"));
+}
+
+/// All contributions of one process, which owes nobody anything before they are complete.
+std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, TimePoint now) {
+  std::set<int> members;
+  for (int rank = 0; rank < static_cast<int>(combine.ranks); ++rank) members.insert(rank);
+  Muster muster(static_cast<int>(combine.ranks), std::move(members), muster_limits());
+  const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
+  const std::size_t each = combine.objects.size() / (one_input ? 1 : combine.ranks);
+  std::vector<Action> actions;
+  auto next = std::make_move_iterator(inputs.begin());
+  for (std::uint32_t rank = 0; rank < combine.ranks; ++rank) {
+    Contribution contribution;
+    contribution.rank = static_cast<int>(rank);
+    contribution.kind = combine.kind;
+    contribution.op = combine.op;
+    contribution.layout = combine.layout;
+    contribution.root = combine.root;
+    contribution.deadline = now + bounded(combine.timeout_ns);
+    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
+    if (!one_input || contribution.rank == combine.root) {
+      contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
+      next += static_cast<std::ptrdiff_t>(each);
+    }
+    muster.contribute(std::move(contribution), now, actions);
+  }
+  return actions;
 }
 
 void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now) {
@@ -268,7 +281,12 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   put_aside(key);
 }
 
-Result<Plan> Node::plan_of(const Running& running) { return make_plan(*running.op); }
+/// The largest thing that an op asks the heap for; without it the op fails, and nothing else does.
+Result<Plan> Node::plan_of(const Running& running) try {
+  return make_plan(*running.op);
+} catch (const std::bad_alloc&) {
+  return no_heap();
+}
 
 /// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
 void Node::put_aside(std::uint64_t key) {
