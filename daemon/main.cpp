@@ -13,6 +13,7 @@
 #include <muster/ipc/place.hpp>
 
 #include "base/config.hpp"
+#include "base/heap_reserve.hpp"
 #include "base/log.hpp"
 #include "base/sd_notify.hpp"
 #include "base/topology.hpp"
@@ -105,6 +106,8 @@ ServerSettings server_settings(const Config& config) {
 
 int serve(const Config& config) {
   start_log(config.log_format, config.log_level);
+  constexpr std::size_t heap_reserve_bytes = 4 << 20;
+  keep_heap_reserve(heap_reserve_bytes);
   ::signal(SIGPIPE, SIG_IGN);
   // Nobody of this user may open our descriptors or memory through /proc.
   ::prctl(PR_SET_DUMPABLE, 0);

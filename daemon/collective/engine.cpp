@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstring>
 #include <span>
@@ -33,18 +34,32 @@ std::uint64_t round_down(std::uint64_t number, std::uint64_t unit) { return numb
 
 std::uint64_t output_size(const Fold& fold) { return muster::size_of(*muster::result_dtype(fold.dtype, fold.op)); }
 
-void run_fold(const Job::FoldTask& task, std::uint64_t first, std::uint64_t count) {
-  const Fold& fold = task.fold;
-  auto inputs = fold.inputs;
-  for (const std::byte*& input : inputs) input += first * muster::size_of(fold.dtype);
-  kernels::Reduce call{fold.dtype, fold.op, inputs, task.output + first * output_size(fold), count};
-  // Whether the output bypasses the caches depends on the whole, not on the chunk.
-  if (fold.count * output_size(fold) >= call.stream_bytes_min) call.stream_bytes_min = 0;
+/// Of a fold: how many outputs it writes.
+std::uint64_t outputs_of(const Fold& fold) { return std::max(fold.prefixes, 1U); }
+
+/// Elements [first, first + count).
+void run_fold(const Job& job, const Fold& fold, std::uint64_t first, std::uint64_t count) {
+  const std::uint64_t into = fold.offset + first * output_size(fold);
+  std::array<const std::byte*, contributions_max> inputs;  // NOLINT: only the first few are used
+  for (std::size_t rank = 0; rank < fold.ranks; ++rank)
+    inputs[rank] = job.work.inputs[fold.first_input + rank] + first * muster::size_of(fold.dtype);
+  kernels::Reduce call{fold.dtype, fold.op, std::span(inputs).first(fold.ranks), nullptr, count};
+  if (fold.prefixes == 0) {
+    call.output = job.outputs[fold.output] + into;
+    // Whether the output bypasses the caches depends on the whole, not on the chunk.
+    if (fold.count * output_size(fold) >= call.stream_bytes_min) call.stream_bytes_min = 0;
+    return kernels::reduce(call);
+  }
+  std::array<std::byte*, contributions_max> prefixes;  // NOLINT: the same
+  const std::size_t unwanted = fold.ranks - fold.prefixes;
+  for (std::size_t rank = 0; rank < fold.ranks; ++rank)
+    prefixes[rank] = rank < unwanted ? nullptr : job.outputs[fold.output + rank - unwanted] + into;
+  call.prefixes = std::span(prefixes).first(fold.ranks);
   kernels::reduce(call);
 }
 
-void run_copy(const Job::CopyTask& task, std::uint64_t first, std::uint64_t bytes) {
-  std::memcpy(task.output + first, task.source + first, bytes);
+void run_copy(const Job& job, const CopyBytes& copy, std::uint64_t first, std::uint64_t bytes) {
+  std::memcpy(job.outputs[copy.output] + copy.offset + first, copy.source + first, bytes);
 }
 
 }  // namespace
@@ -102,8 +117,8 @@ class Engine::Running {
       const std::uint64_t first = task == chunk.begin.task ? chunk.begin.element : 0;
       const std::uint64_t last = task == chunk.end.task ? chunk.end.element : count_of(task);
       if (first == last) continue;
-      if (is_fold(task)) run_fold(job_.folds[task], first, last - first);
-      else run_copy(job_.copies[task - job_.folds.size()], first, last - first);
+      if (is_fold(task)) run_fold(job_, fold_at(task), first, last - first);
+      else run_copy(job_, copy_at(task), first, last - first);
     }
   }
 
@@ -112,30 +127,38 @@ class Engine::Running {
   }
 
  private:
-  [[nodiscard]] std::size_t tasks() const { return job_.folds.size() + job_.copies.size(); }
-  [[nodiscard]] bool is_fold(std::size_t task) const { return task < job_.folds.size(); }
-  [[nodiscard]] std::uint64_t count_of(std::size_t task) const {
-    return is_fold(task) ? job_.folds[task].fold.count : job_.copies[task - job_.folds.size()].bytes;
+  [[nodiscard]] std::size_t tasks() const { return job_.work.folds.size() + job_.work.copies.size(); }
+  [[nodiscard]] bool is_fold(std::size_t task) const { return task < job_.work.folds.size(); }
+  [[nodiscard]] const Fold& fold_at(std::size_t task) const { return job_.work.folds[task]; }
+  [[nodiscard]] const CopyBytes& copy_at(std::size_t task) const {
+    return job_.work.copies[task - job_.work.folds.size()];
   }
-  /// Bytes of the result in one element.
+  [[nodiscard]] std::uint64_t count_of(std::size_t task) const {
+    return is_fold(task) ? fold_at(task).count : copy_at(task).bytes;
+  }
+  /// Bytes of the result in one element, in each output.
+  [[nodiscard]] std::uint64_t element_size(std::size_t task) const {
+    return is_fold(task) ? output_size(fold_at(task)) : 1;
+  }
+  /// The same in all outputs.
   [[nodiscard]] std::uint64_t written_by(std::size_t task) const {
-    return is_fold(task) ? output_size(job_.folds[task].fold) : 1;
+    return is_fold(task) ? output_size(fold_at(task)) * outputs_of(fold_at(task)) : 1;
   }
   /// Bytes that one element reads and writes.
   [[nodiscard]] std::uint64_t touched_by(std::size_t task) const {
     if (!is_fold(task)) return 2;
-    const Fold& fold = job_.folds[task].fold;
-    return fold.inputs.size() * muster::size_of(fold.dtype) + output_size(fold);
+    return fold_at(task).ranks * muster::size_of(fold_at(task).dtype) + written_by(task);
   }
 
   /// Elements of the task at hand that go into a chunk with `budget` bytes left: all, or whole cache lines.
   [[nodiscard]] std::uint64_t piece(std::uint64_t budget, bool fresh) const {
     const std::uint64_t left = count_of(at_.task) - at_.element;
-    const std::uint64_t written = written_by(at_.task);
-    std::uint64_t count = round_down(budget / touched_by(at_.task), cache_line / written);
-    if (fresh) count = std::max(count, output_bytes_min / written);
+    const std::uint64_t line = cache_line / element_size(at_.task);
+    const std::uint64_t least = std::max(output_bytes_min / written_by(at_.task) / line, std::uint64_t{1}) * line;
+    std::uint64_t count = round_down(budget / touched_by(at_.task), line);
+    if (fresh) count = std::max(count, least);
     if (count >= left) return left;
-    return count * written < output_bytes_min ? 0 : count;
+    return count < least ? 0 : count;
   }
 
   void skip_finished() {
@@ -222,10 +245,10 @@ void Engine::give_way() {
 std::string Engine::instruction_set() { return kernels::instruction_set(); }
 
 void Engine::run_inline(const Job& job) {
-  for (const Job::FoldTask& task : job.folds)
-    if (task.fold.count > 0) run_fold(task, 0, task.fold.count);
-  for (const Job::CopyTask& task : job.copies)
-    if (task.bytes > 0) run_copy(task, 0, task.bytes);
+  for (const Fold& fold : job.work.folds)
+    if (fold.count > 0) run_fold(job, fold, 0, fold.count);
+  for (const CopyBytes& copy : job.work.copies)
+    if (copy.bytes > 0) run_copy(job, copy, 0, copy.bytes);
 }
 
 }  // namespace musterd

@@ -19,19 +19,10 @@
 
 namespace musterd {
 
-/// A plan's work with its outputs' addresses filled in.
+/// A plan's work, and where its outputs are.
 struct Job {
-  struct FoldTask {
-    Fold fold;
-    std::byte* output = nullptr;  ///< first byte of the fold's result
-  };
-  struct CopyTask {
-    const std::byte* source = nullptr;
-    std::byte* output = nullptr;
-    std::uint64_t bytes = 0;
-  };
-  muster::ipc::SmallVector<FoldTask, 1> folds;
-  std::vector<CopyTask> copies;
+  Work work;
+  muster::ipc::SmallVector<std::byte*, 1> outputs;  ///< first byte of each; null for those without bytes
   std::shared_ptr<const void> lease;  ///< keeps inputs and outputs alive while it runs; dropped after `done`
   std::function<void()> done;         ///< handed to `post` once everything has run
 };

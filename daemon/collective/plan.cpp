@@ -29,30 +29,45 @@ constexpr std::uint64_t alignment = 64;
 /// A cap far above any memory and far below overflow, for the sum of an output's leaves.
 constexpr std::uint64_t output_bytes_max = std::uint64_t{1} << 60;
 
-/// Leaves of all inputs of one op: what planning costs is bounded, whatever the world size.
-constexpr std::size_t leaves_per_op_max = std::size_t{1} << 22;
-
 /// The ranks' inputs of one index.
 using Column = muster::ipc::SmallVector<const Input*, 8>;
 
-/// What one input's leaf turns into.
-struct LeafSpec {
-  DType dtype = DType::float32;
-  std::vector<std::int64_t> shape;
+std::uint64_t bytes_of(const Manifest& manifest) {
+  return manifest.leaves.size() * sizeof(Leaf) + manifest.dims.size() * sizeof(std::int64_t) +
+         manifest.structure.size();
+}
+
+/// What an op amounts to, worked out before anything is built.
+struct Extent {
+  std::size_t arrays_read = 0;
+  std::size_t arrays_made = 0;
+  std::size_t manifest_bytes = 0;
+  std::size_t objects_given = 0;
+
+  /// Outputs like this manifest, made of that many inputs like it.
+  void add_outputs(const Manifest& like, std::size_t outputs, std::size_t inputs) {
+    arrays_read += inputs * like.leaves.size();
+    arrays_made += outputs * like.leaves.size();
+    // A result may have one more dimension.
+    manifest_bytes += outputs * (bytes_of(like) + like.leaves.size() * sizeof(std::int64_t));
+  }
 };
 
 class Planner {
  public:
   Planner(const Op& op, Sharing sharing, Plan& plan)
       : op_(op), sharing_(sharing), kind_(op.contributions.front().kind), plan_(plan) {
-    plan_.gives.resize(op.contributions.size());
+    plan_.gives.resize(gives_all_the_same() ? 1 : size());
   }
 
   /// What stands in the way, if anything.
   std::optional<Error> run() {
-    if (const auto leaves = leaves_in_all(); leaves > leaves_per_op_max)
-      return Error(Code::invalid, op_.name + " is over " + std::to_string(leaves) + " arrays in all",
-                   "use fewer and larger arrays: one op takes at most " + std::to_string(leaves_per_op_max));
+    extent_ = extent();
+    if (auto error = check(extent_)) return error;
+    if (sharing_ == Sharing::copy) {
+      add_copies();
+      if (auto error = check(extent_)) return error;
+    }
     fill();
     if (!plan_.outputs.empty() && several_users())
       for (PlannedOutput& output : plan_.outputs) output.manifest.makers = Makers::several_users;
@@ -79,14 +94,90 @@ class Planner {
     }
   }
 
-  // ---- who gets what ----
+  // ---- how much it is ----
 
-  [[nodiscard]] std::size_t leaves_in_all() const {
-    std::size_t leaves = 0;
-    for (const Contribution& contribution : op_.contributions)
-      for (const Input& input : contribution.inputs) leaves += input.manifest->leaves.size();
-    return leaves;
+  [[nodiscard]] Extent extent() const {
+    Extent extent;
+    switch (kind_) {
+      case Kind::barrier:
+      case Kind::split:
+      case Kind::reform:
+      case Kind::broadcast:
+      case Kind::scatter:
+      case Kind::send:
+      case Kind::recv: break;
+      case Kind::allreduce:
+      case Kind::reduce: extent.add_outputs(first(0), 1, size()); break;
+      case Kind::scan: extent.add_outputs(first(0), size(), size()); break;
+      case Kind::allgather:
+      case Kind::gather:
+        if (at(0).layout == Layout::stack) extent.add_outputs(first(0), 1, size());
+        else extent.objects_given = size();
+        break;
+      case Kind::all_to_all:
+        if (at(0).layout != Layout::concat) {
+          extent.objects_given = size() * size();
+          break;
+        }
+        [[fallthrough]];
+      case Kind::reduce_scatter:
+        for (std::size_t contributor = 0; contributor < size(); ++contributor)
+          extent.add_outputs(first(place_of(contributor)), 1, size());
+        break;
+    }
+    return extent;
   }
+
+  /// Where inputs are copied, each that is given is one output more.
+  void add_copies() {
+    const auto copy = [&](std::size_t contributor, std::size_t index) {
+      extent_.add_outputs(*at(contributor).inputs[index].manifest, 1, 1);
+    };
+    switch (kind_) {
+      case Kind::broadcast: return copy(root(), 0);
+      case Kind::send:
+      case Kind::recv: return copy(sender(), 0);
+      case Kind::scatter:
+        for (std::size_t contributor = 0; contributor < size(); ++contributor) copy(root(), place_of(contributor));
+        return;
+      case Kind::allgather:
+      case Kind::gather:
+        if (at(0).layout == Layout::stack) return;
+        for (std::size_t source = 0; source < size(); ++source) copy(source, 0);
+        return;
+      case Kind::all_to_all:
+        if (at(0).layout == Layout::concat) return;
+        for (std::size_t source = 0; source < size(); ++source)
+          for (std::size_t contributor = 0; contributor < size(); ++contributor) copy(source, place_of(contributor));
+        return;
+      default: return;  // they make results anyway
+    }
+  }
+
+  [[nodiscard]] std::optional<Error> check(const Extent& extent) const {
+    const auto too_much = [&](std::size_t amount, std::size_t max, const std::string& what, const char* hint) {
+      return Error(Code::invalid,
+                   op_.name + " of " + std::to_string(size()) + " ranks would " + what + ": " + std::to_string(amount) +
+                       " of at most " + std::to_string(max),
+                   hint);
+    };
+    constexpr auto larger = "use fewer and larger arrays, or fewer ranks";
+    const PlanLimits& max = plan_limits;
+    if (size() > contributions_max) return too_much(size(), contributions_max, "have too many of them", larger);
+    if (extent.arrays_read > max.arrays_read)
+      return too_much(extent.arrays_read, max.arrays_read, "read too many arrays", larger);
+    if (extent.arrays_made > max.arrays_made)
+      return too_much(extent.arrays_made, max.arrays_made, "make too many arrays", larger);
+    if (extent.manifest_bytes > max.manifest_bytes)
+      return too_much(extent.manifest_bytes, max.manifest_bytes, "describe its results in too many bytes",
+                      "use fewer arrays and shorter names and constants in their containers");
+    if (extent.objects_given > max.objects_given)
+      return too_much(extent.objects_given, max.objects_given, "give too many objects",
+                      "use fewer ranks, or let the parts be stacked or joined");
+    return std::nullopt;
+  }
+
+  // ---- who gets what ----
 
   /// Once of several users' making, always.
   [[nodiscard]] bool several_users() const {
@@ -111,6 +202,12 @@ class Planner {
     return 0;
   }
 
+  /// Of a send and its recv.
+  [[nodiscard]] std::size_t sender() const { return at(0).kind == Kind::send ? 0 : 1; }
+
+  /// The first contributor's input of that index, which stands for everybody's where they must agree.
+  [[nodiscard]] const Manifest& first(std::size_t index) const { return *at(0).inputs[index].manifest; }
+
   /// Everybody's input of that index, in rank order.
   [[nodiscard]] Column column(std::size_t index) const {
     Column inputs;
@@ -119,31 +216,30 @@ class Planner {
     return inputs;
   }
 
+  [[nodiscard]] bool gives_all_the_same() const {
+    return kind_ == Kind::allreduce || kind_ == Kind::broadcast || kind_ == Kind::allgather;
+  }
   void give(std::size_t contributor, Given given) { plan_.gives[contributor].push_back(given); }
   void give_root(Given given) { give(root(), given); }
-  void give_all(Given given) {
-    for (std::size_t contributor = 0; contributor < size(); ++contributor) give(contributor, given);
-  }
+  void give_all(Given given) { give(0, given); }
 
+  /// Each rank gets its own output, but all are made in one pass over the inputs.
   void scan() {
     const Column inputs = column(0);
-    for (std::size_t contributor = 0; contributor < size(); ++contributor) {
-      Given prefix = reduced({inputs.begin(), inputs.begin() + static_cast<std::ptrdiff_t>(contributor) + 1});
-      give(contributor, prefix);
-    }
+    const std::size_t unchanged = is_identity(Column{inputs.front()}) ? 1 : 0;
+    if (unchanged == 1) give(0, input(0, 0));
+    const auto prefixes = static_cast<std::uint32_t>(size() - unchanged);
+    if (prefixes == 0) return;
+    const std::size_t output = add_reduced(inputs, prefixes);
+    plan_.outputs.reserve(plan_.outputs.size() + prefixes);
+    for (std::size_t prefix = 1; prefix < prefixes; ++prefix) plan_.outputs.push_back(plan_.outputs[output]);
+    for (std::size_t prefix = 0; prefix < prefixes; ++prefix) give(prefix + unchanged, {true, 0, output + prefix});
   }
 
   void gather() {
-    const bool everybody = kind_ == Kind::allgather;
-    const std::size_t first = everybody ? 0 : root();
-    const std::size_t last = everybody ? size() : first + 1;
-    if (at(0).layout == Layout::stack) {
-      const Given stack = stacked(column(0));
-      for (std::size_t contributor = first; contributor < last; ++contributor) give(contributor, stack);
-      return;
-    }
-    for (std::size_t contributor = first; contributor < last; ++contributor)
-      for (std::size_t source = 0; source < size(); ++source) give(contributor, input(source, 0));
+    const std::size_t to = kind_ == Kind::allgather ? 0 : root();
+    if (at(0).layout == Layout::stack) return give(to, stacked(column(0)));
+    for (std::size_t source = 0; source < size(); ++source) give(to, input(source, 0));
   }
 
   void scatter() {
@@ -170,10 +266,7 @@ class Planner {
     }
   }
 
-  void deliver() {
-    const bool first_sends = at(0).kind == Kind::send;
-    give(first_sends ? 1 : 0, input(first_sends ? 0 : 1, 0));
-  }
+  void deliver() { give(1 - sender(), input(sender(), 0)); }
 
   // ---- results that are made ----
 
@@ -201,28 +294,43 @@ class Planner {
            });
   }
 
-  /// The fold of `inputs`, which are the first contributors' inputs of that index.
+  /// The fold of `inputs`, which are everybody's inputs of that index.
   Given reduced(const Column& inputs, std::size_t index = 0) {
     if (is_identity(inputs)) return input(0, index);
+    return {true, 0, add_reduced(inputs, 0)};
+  }
+
+  /// The output of a fold, or the first one of a scan.
+  std::size_t add_reduced(const Column& inputs, std::uint32_t prefixes) {
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
+    // For all outputs at once.
+    plan_.work.folds.reserve(prefixes == 0 ? extent_.arrays_made : like.leaves.size());
+    plan_.work.inputs.reserve(extent_.arrays_read);
     for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
       const Leaf& from = like.leaves[leaf];
       const auto dtype = muster::result_dtype(from.dtype, at(0).op);
       MUSTER_ASSERT(dtype, "a reduce op without meaning is refused when it is contributed");
       const auto offset = add_leaf(output, *dtype, like.shape(from));
-      if (offset && from.count > 0) add_fold(inputs, leaf, output, *offset);
+      if (offset && from.count > 0) add_fold(inputs, leaf, output, *offset, prefixes);
     }
-    return {true, 0, output};
+    return output;
   }
 
-  void add_fold(const Column& inputs, std::size_t leaf, std::size_t output, std::uint64_t offset) {
+  void add_fold(const Column& inputs, std::size_t leaf, std::size_t output, std::uint64_t offset,
+                std::uint32_t prefixes) {
     const Leaf& like = inputs.front()->manifest->leaves[leaf];
-    Fold fold{output, offset, like.dtype, at(0).op, like.count, {}};
-    fold.inputs.reserve(inputs.size());
-    for (const Input* input : inputs) fold.inputs.push_back(input->addresses[leaf]);
-    plan_.work_bytes += like.bytes() * inputs.size() + leaf_bytes(output, leaf);
-    plan_.folds.push_back(std::move(fold));
+    auto& addresses = plan_.work.inputs;
+    plan_.work.folds.push_back({.output = static_cast<std::uint32_t>(output),
+                                .prefixes = prefixes,
+                                .offset = offset,
+                                .count = like.count,
+                                .first_input = static_cast<std::uint32_t>(addresses.size()),
+                                .ranks = static_cast<std::uint16_t>(inputs.size()),
+                                .dtype = like.dtype,
+                                .op = at(0).op});
+    for (const Input* input : inputs) addresses.push_back(input->addresses[leaf]);
+    plan_.work_bytes += like.bytes() * inputs.size() + leaf_bytes(output, leaf) * std::max(prefixes, 1U);
   }
 
   /// All inputs along a new axis 0.
@@ -255,10 +363,11 @@ class Planner {
 
   void append_parts(const Column& inputs, std::size_t leaf, std::size_t output, std::optional<std::uint64_t> offset) {
     if (!offset) return;
+    plan_.work.copies.reserve(extent_.arrays_read);
     for (const Input* input : inputs) {
       const std::uint64_t bytes = input->manifest->leaves[leaf].bytes();
       if (bytes == 0) continue;
-      plan_.copies.push_back({output, *offset, input->addresses[leaf], bytes});
+      plan_.work.copies.push_back({output, *offset, input->addresses[leaf], bytes});
       plan_.work_bytes += 2 * bytes;
       *offset += bytes;
     }
@@ -303,11 +412,20 @@ class Planner {
   Sharing sharing_;
   Kind kind_;
   Plan& plan_;
+  Extent extent_;
   std::map<std::pair<std::size_t, std::size_t>, Given> copies_;  ///< of inputs, by contributor and index
   std::optional<Error> error_;
 };
 
 }  // namespace
+
+std::uint64_t Plan::own_bytes() const {
+  std::uint64_t bytes = work.inputs.size() * sizeof(work.inputs[0]) + work.folds.size() * sizeof(Fold) +
+                        work.copies.size() * sizeof(CopyBytes);
+  for (const PlannedOutput& output : outputs) bytes += bytes_of(output.manifest);
+  for (const Gives& each : gives) bytes += each.size() * sizeof(Given);
+  return bytes;
+}
 
 Result<Plan> make_plan(const Op& op, Sharing sharing) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");

@@ -8,6 +8,7 @@
 
 #include <muster/ipc/manifest.hpp>
 #include <muster/ipc/records.hpp>
+#include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
 
 #include "collective/contribution.hpp"
@@ -21,14 +22,17 @@ struct PlannedOutput {
   std::uint64_t bytes = 0;
 };
 
-/// Output bytes [offset, ...) = left fold of `op` over `inputs` in this order.
+/// Bytes [offset, ...) of an output = left fold of `op` over some of Work::inputs in their order. A scan writes what it
+/// has folded so far, too: its last `prefixes` prefixes go to as many outputs from `output` on, all at `offset`.
 struct Fold {
-  std::size_t output = 0;
+  std::uint32_t output = 0;
+  std::uint32_t prefixes = 0;  ///< 0: a plain fold
   std::uint64_t offset = 0;
+  std::uint64_t count = 0;  ///< elements
+  std::uint32_t first_input = 0;
+  std::uint16_t ranks = 0;  ///< inputs
   muster::DType dtype = muster::DType::float32;
   muster::ReduceOp op = muster::ReduceOp::sum;
-  std::uint64_t count = 0;  ///< elements
-  muster::ipc::SmallVector<const std::byte*, 8> inputs;
 };
 
 struct CopyBytes {
@@ -36,6 +40,13 @@ struct CopyBytes {
   std::uint64_t offset = 0;
   const std::byte* source = nullptr;
   std::uint64_t bytes = 0;
+};
+
+/// What has to be computed. One op of thousands of arrays takes a few allocations, a small one takes none.
+struct Work {
+  muster::ipc::SmallVector<const std::byte*, 8> inputs;  ///< of all folds
+  muster::ipc::SmallVector<Fold, 1> folds;
+  std::vector<CopyBytes> copies;
 };
 
 /// One object that a contributor gets: an input as it is, or an output.
@@ -50,10 +61,16 @@ using Gives = muster::ipc::SmallVector<Given, 1>;
 
 struct Plan {
   muster::ipc::SmallVector<PlannedOutput, 1> outputs;
-  muster::ipc::SmallVector<Fold, 1> folds;
-  std::vector<CopyBytes> copies;
-  muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets
+  Work work;
+  muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets; or one for all
   std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
+
+  /// What the plan itself takes, about.
+  [[nodiscard]] std::uint64_t own_bytes() const;
+  [[nodiscard]] bool gives_all_the_same() const { return gives.size() == 1; }
+  [[nodiscard]] const Gives& given_to(std::size_t contributor) const {
+    return gives[gives_all_the_same() ? 0 : contributor];
+  }
 };
 
 /// How a rank gets what another gave and nothing changed.
@@ -63,7 +80,21 @@ enum class Sharing : std::uint8_t {
           ///< whatever comes out is of several users' making
 };
 
-/// The op's contributions must agree (see check_op); Invalid where the result can't be: its shape is too large.
+/// What one op may amount to: planning is the control thread's, whom everybody waits for. At most it takes a few
+/// milliseconds and about ten MiB.
+struct PlanLimits {
+  std::size_t arrays_read = std::size_t{1} << 17;     ///< inputs of all folds, and copies
+  std::size_t arrays_made = std::size_t{1} << 16;     ///< leaves of all outputs
+  std::size_t manifest_bytes = std::size_t{8} << 20;  ///< of all outputs: their shapes and structures
+  std::size_t objects_given = std::size_t{1} << 18;   ///< to all ranks, where each gets others
+};
+inline constexpr PlanLimits plan_limits{};
+
+/// No op has more contributions.
+inline constexpr std::size_t contributions_max = 1024;
+
+/// The op's contributions must agree (see check_op). Invalid where the result can't be, because its shape is too large,
+/// and where making it would take more than PlanLimits says, which is known before anything is built.
 /// barrier, split and reform give nothing here: their outcome is the caller's business.
 [[nodiscard]] muster::Result<Plan> make_plan(const Op& op, Sharing sharing = Sharing::alias);
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <optional>
 
 #include "base/assert.hpp"
@@ -73,7 +74,7 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   return segment;
 }
 
-void SegmentTable::end(Segment& segment) {
+void SegmentTable::end(Segment& segment) try {
   auto memory = std::make_shared<Charge>(std::move(segment.memory_));
   if (!segment.readers_.empty()) {
     ended_.push_back({segment.id_, {segment.readers_.begin(), segment.readers_.end()}});
@@ -88,6 +89,8 @@ void SegmentTable::end(Segment& segment) {
                    memory.reset();
                    descriptor.reset();
                  });
+} catch (const std::bad_alloc&) {
+  // Then it ends here and now, and nobody is told.
 }
 
 /// Once in a while, so that leases don't cost a walk over all segments each.

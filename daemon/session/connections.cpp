@@ -33,7 +33,13 @@ ConnectionPtr AsioServer::find(ClientId client) const {
 
 void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
   connection->socket.async_wait(readable, [this, connection](error_code error) {
-    if (!error && !connection->closing) receive_some(connection);
+    if (error || connection->closing) return;
+    try {
+      receive_some(connection);
+    } catch (const std::bad_alloc&) {
+      // A frame may be larger than all that is left.
+      node_.violated(connection->id, Node::no_heap(), now_);
+    }
   });
 }
 

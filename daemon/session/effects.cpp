@@ -84,7 +84,14 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
   auto connection = find(client);
   if (!connection || !connection->channel || connection->closing) return;
-  if (auto queued = connection->channel->complete(type, body); !queued) {
+  Result<void> queued;
+  try {
+    queued = connection->channel->complete(type, body);
+  } catch (const std::bad_alloc&) {
+    // It would wait in vain for what can't be kept for it, and others' outcomes must go out all the same.
+    queued = Node::no_heap();
+  }
+  if (!queued) {
     // Telling the node now could end the client in the middle of what it does for it.
     asio::post(io_, [this, client, error = queued.error()] { node_.violated(client, error, now_); });
     return;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "base/heap_reserve.hpp"
 #include "session/frames.hpp"
 
 namespace musterd {
@@ -12,6 +13,11 @@ namespace musterd {
 using muster::Code;
 using muster::Error;
 namespace ipc = muster::ipc;
+
+Error Node::no_heap() {
+  return {Code::out_of_memory, "the daemon has no memory left for itself",
+          "raise what limits its process (ulimit -v, cgroup), or start it with a smaller --memory"};
+}
 
 Node::Node(NodeSettings settings, Outside& outside)
     : settings_(std::move(settings)),
@@ -51,16 +57,65 @@ void Node::connected(ClientId client, Credentials credentials, TimePoint now) {
   MUSTER_ASSERT(clients_.emplace(client, std::move(fresh)).second, "client ids are unique");
 }
 
+/// Something was begun for the client that can be neither finished nor undone: it ends after the event. Whatever is
+/// thrown while a client's frame or record is handled comes to this, and the event loop goes on.
+void Node::doom(ClientId id) noexcept {
+  Client* client = find(id);
+  if (!client) return;
+  client->doomed = any_doomed_ = true;
+}
+
+void Node::cut_off_doomed() noexcept {
+  while (any_doomed_) {
+    const auto doomed =
+        std::find_if(clients_.begin(), clients_.end(), [](const auto& entry) { return entry.second.doomed; });
+    any_doomed_ = doomed != clients_.end();
+    if (!any_doomed_) return;
+    const ClientId id = doomed->first;
+    try {
+      violated(id, no_heap(), now_);
+    } catch (const std::exception&) {
+      return;  // the next event tries again
+    }
+  }
+}
+
 void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
   Client* client = find(id);
   if (!client) return;
   now_ = now;
   client->last_heard = now;
+  try {
+    handle(*client, type, body, now);
+    after_event();
+  } catch (const std::exception&) {
+    doom(id);
+  }
+  cut_off_doomed();
+}
+
+/// Contributions are taken all the same, since others wait for them, and so is whatever gives something back.
+bool Node::refuse_while_short(const Client& client, ipc::SubmissionType type, std::span<const std::byte> body) {
+  if (!heap_is_short()) return false;
+  if (type == ipc::SubmissionType::combine) {
+    const auto combine = ipc::read_combine(body);
+    if (combine) fail_work(client.id, combine->work, no_heap());
+    return combine.ok();
+  }
+  if (type != ipc::SubmissionType::seal) return false;
+  const auto seal = ipc::read_seal(body);
+  if (seal) tell(client.id, ipc::CompletionType::seal_failed, ipc::SealFailed{seal->object, no_heap()});
+  return seal.ok();
+}
+
+void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
+  const ClientId id = client.id;
+  if (refuse_while_short(client, type, body)) return;
   switch (type) {
-    case ipc::SubmissionType::seal: seal(*client, body, now); break;
-    case ipc::SubmissionType::contribute: contribute(*client, body, now); break;
-    case ipc::SubmissionType::release: release(*client, body); break;
-    case ipc::SubmissionType::combine: combine(*client, body, now); break;
+    case ipc::SubmissionType::seal: seal(client, body, now); break;
+    case ipc::SubmissionType::contribute: contribute(client, body, now); break;
+    case ipc::SubmissionType::release: release(client, body); break;
+    case ipc::SubmissionType::combine: combine(client, body, now); break;
     case ipc::SubmissionType::pin: {
       auto pin = ipc::read_pin(body);
       if (!pin) return violated(id, pin.error(), now);
@@ -78,7 +133,6 @@ void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::by
       return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))),
                       now);
   }
-  after_event();
 }
 
 Charge Node::disconnected(ClientId id, std::string how, TimePoint now) {

@@ -90,6 +90,8 @@ class Node {
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
 
+  /// What those are told for whom the daemon's own memory does not suffice.
+  [[nodiscard]] static muster::Error no_heap();
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t clients() const { return clients_.size(); }
   [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
@@ -105,6 +107,7 @@ class Node {
     std::string name;
     bool said_hello = false;
     bool greeted = false;  ///< has been welcomed
+    bool doomed = false;   ///< what was begun for it can't be finished: it is cut off after the event
     Charge channel;        ///< its rings
     Charge descriptors;    ///< its socket, pidfd, rings and eventfds
     TimePoint connected;
@@ -170,11 +173,18 @@ class Node {
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
     muster::ipc::SmallVector<ResultRegion, 1> regions;
+    std::uint64_t plan_bytes = 0;
+    Charge plan_charge;      ///< of a large plan, while it runs
+    bool put_aside = false;  ///< the op waits for memory without its plan
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
+  void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
+  bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
+  void doom(ClientId client) noexcept;
+  void cut_off_doomed() noexcept;
   void after_event();
   /// If the client still lives.
   template <class Record>
@@ -186,6 +196,7 @@ class Node {
   [[nodiscard]] muster::Result<void> charge_connection(Client& client, bool rings);
   void welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
+  void ask(Client& client, std::span<const std::byte> bytes, TimePoint now);
   void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
   void reply_ok(ClientId client, std::uint64_t request);
   void send_reply(ClientId client, std::span<const std::byte> frame, std::span<const int> fds);
@@ -238,6 +249,8 @@ class Node {
   void release(Client& client, std::span<const std::byte> body);
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
+  [[nodiscard]] std::vector<Action> muster_refs(const muster::ipc::Combine& combine, Inputs inputs, Ticket ticket,
+                                                TimePoint now);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
                                                  const muster::Result<Charge>& slot) const;
@@ -247,6 +260,8 @@ class Node {
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
+  [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
+  void put_aside(std::uint64_t key);
   [[nodiscard]] muster::Result<void> allocate(Running& running);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes);
   void launch(std::uint64_t key, TimePoint now);
@@ -298,6 +313,7 @@ class Node {
   std::size_t disposals_ = 0;  ///< segments whose memory is on its way back
   bool stopping_ = false;
   bool memory_wanted_ = false;  ///< the clients were told
+  bool any_doomed_ = false;
   TimePoint started_;
   TimePoint now_;
 };

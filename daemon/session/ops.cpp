@@ -1,6 +1,7 @@
 // From contribution to outcome: what a client seals and contributes, and how a complete muster is planned,
 // given memory, run and told.
 #include <algorithm>
+#include <utility>
 
 #include <muster/ipc/ring.hpp>
 
@@ -21,8 +22,12 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
-/// Checking inputs costs time in proportion to their leaves, and everybody else waits for it.
-constexpr std::size_t leaves_per_call_max = std::size_t{1} << 20;
+/// A plan of so many bytes is what an op's slot stands for.
+constexpr std::uint64_t plan_bytes_free = 4096;
+/// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
+constexpr std::size_t refs_per_call_max = std::size_t{1} << 16;
+constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
+constexpr std::size_t structure_bytes_per_call_max = std::size_t{8} << 20;
 
 Duration bounded(std::int64_t timeout_ns) {
   return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max);
@@ -65,8 +70,14 @@ void Node::release(Client& client, std::span<const std::byte> body) {
 Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {
   Result<Inputs> found(std::in_place);
   Inputs& inputs = *found;
+  const auto at_most = [](std::size_t amount, const char* of_what, std::size_t max) {
+    return Error(Code::invalid, "the inputs are " + std::to_string(amount) + " " + of_what + " in all",
+                 "use fewer and larger arrays: one call takes at most " + std::to_string(max));
+  };
+  if (objects.size() > refs_per_call_max) return at_most(objects.size(), "objects", refs_per_call_max);
   inputs.reserve(objects.size());
   std::size_t leaves = 0;
+  std::size_t structure_bytes = 0;
   for (const ObjectId id : objects) {
     auto object = store_.held(id, client.id);
     if (!object) {
@@ -74,11 +85,12 @@ Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> o
       return found;
     }
     leaves += (*object)->manifest.leaves.size();
+    structure_bytes += (*object)->manifest.structure.size();
     inputs.push_back(input_of(*object));
   }
-  if (leaves > leaves_per_call_max)
-    found = Error(Code::invalid, "the inputs are " + std::to_string(leaves) + " arrays in all",
-                  "use fewer and larger arrays: one call takes at most " + std::to_string(leaves_per_call_max));
+  if (leaves > leaves_per_call_max) found = at_most(leaves, "arrays", leaves_per_call_max);
+  else if (structure_bytes > structure_bytes_per_call_max)
+    found = at_most(structure_bytes, "bytes of names and constants", structure_bytes_per_call_max);
   return found;
 }
 
@@ -174,27 +186,13 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
-  std::set<int> members;
-  for (int rank = 0; rank < static_cast<int>(read->ranks); ++rank) members.insert(rank);
-  Muster muster(static_cast<int>(read->ranks), std::move(members), muster_limits());
-  const Ticket ticket = add_pending({client.id, read->work, {}, nullptr, std::move(*slot)});
-  const std::size_t each = read->objects.size() / givers;
+  const Ticket ticket = ++last_ticket_;
   std::vector<Action> actions;
-  auto next = std::make_move_iterator(inputs->begin());
-  for (std::uint32_t rank = 0; rank < read->ranks; ++rank) {
-    Contribution contribution;
-    contribution.rank = static_cast<int>(rank);
-    contribution.kind = read->kind;
-    contribution.op = read->op;
-    contribution.layout = read->layout;
-    contribution.root = read->root;
-    contribution.deadline = now + bounded(read->timeout_ns);
-    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
-    if (!one_input || contribution.rank == read->root) {
-      contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
-      next += static_cast<std::ptrdiff_t>(each);
-    }
-    muster.contribute(std::move(contribution), now, actions);
+  try {
+    actions = muster_refs(*read, std::move(*inputs), ticket, now);
+    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr, std::move(*slot)});
+  } catch (const std::bad_alloc&) {
+    return fail_work(client.id, read->work, no_heap());
   }
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) start(nullptr, start_op->op, client.credentials.user, now);
@@ -208,6 +206,33 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   ++ops_failed_;
   settle_failed(ticket, Error(Code::invalid,
                               "root " + std::to_string(read->root) + " of " + std::to_string(read->ranks) + " ranks"));
+}
+
+/// All contributions of one process, which owes nobody anything before they are complete.
+std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, TimePoint now) {
+  std::set<int> members;
+  for (int rank = 0; rank < static_cast<int>(combine.ranks); ++rank) members.insert(rank);
+  Muster muster(static_cast<int>(combine.ranks), std::move(members), muster_limits());
+  const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
+  const std::size_t each = combine.objects.size() / (one_input ? 1 : combine.ranks);
+  std::vector<Action> actions;
+  auto next = std::make_move_iterator(inputs.begin());
+  for (std::uint32_t rank = 0; rank < combine.ranks; ++rank) {
+    Contribution contribution;
+    contribution.rank = static_cast<int>(rank);
+    contribution.kind = combine.kind;
+    contribution.op = combine.op;
+    contribution.layout = combine.layout;
+    contribution.root = combine.root;
+    contribution.deadline = now + bounded(combine.timeout_ns);
+    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
+    if (!one_input || contribution.rank == combine.root) {
+      contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
+      next += static_cast<std::ptrdiff_t>(each);
+    }
+    muster.contribute(std::move(contribution), now, actions);
+  }
+  return actions;
 }
 
 void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now) {
@@ -235,13 +260,13 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   running.op = op;
   running.group = state;
   running.user = user;
-  const bool open = state && state->group.settings().open;
-  auto plan = make_plan(*op, open ? Sharing::copy : Sharing::alias);
+  auto plan = plan_of(running);
   if (!plan) return fail_running(key, plan.error());
   running.plan = std::move(*plan);
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
-  std::uint64_t bytes = 0;
+  running.plan_bytes = running.plan.own_bytes();
+  std::uint64_t bytes = running.plan_bytes;
   for (const auto& output : running.plan.outputs) bytes += output.bytes;
   if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
   // Ops wait for memory in line with everybody else who does.
@@ -253,6 +278,28 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         return {};
       },
       [this, key](const Error& error) { fail_running(key, error); });
+  put_aside(key);
+}
+
+/// The largest thing that an op asks the heap for; without it the op fails, and nothing else does.
+Result<Plan> Node::plan_of(const Running& running) try {
+  const bool open = running.group && running.group->group.settings().open;
+  return make_plan(*running.op, open ? Sharing::copy : Sharing::alias);
+} catch (const std::bad_alloc&) {
+  return no_heap();
+}
+
+/// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
+void Node::put_aside(std::uint64_t key) {
+  const auto found = running_.find(key);
+  if (found == running_.end() || !found->second.regions.empty()) return;
+  Running& waiting = found->second;
+  if (waiting.plan_bytes <= plan_bytes_free) return;
+  Plan sizes;
+  sizes.outputs.reserve(waiting.plan.outputs.size());
+  for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
+  waiting.plan = std::move(sizes);
+  waiting.put_aside = true;
 }
 
 Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes) {
@@ -263,6 +310,11 @@ Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t b
 }
 
 Result<void> Node::allocate(Running& running) {
+  if (running.plan_bytes > plan_bytes_free) {
+    auto charge = ledger_.charge({running.user, {}}, Resource::memory, running.plan_bytes);
+    if (!charge) return charge.error();
+    running.plan_charge = std::move(*charge);
+  }
   for (const auto& output : running.plan.outputs) {
     if (output.bytes == 0) {
       running.regions.emplace_back();
@@ -273,6 +325,7 @@ Result<void> Node::allocate(Running& running) {
       region = result_region(running, output.bytes);
     if (!region) {
       running.regions.clear();
+      running.plan_charge.reset();
       return region.error();
     }
     running.regions.push_back(std::move(*region));
@@ -282,14 +335,14 @@ Result<void> Node::allocate(Running& running) {
 
 void Node::launch(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
-  Job job;
-  job.folds.reserve(running.plan.folds.size());
-  for (auto& fold : running.plan.folds) {
-    std::byte* output = running.regions[fold.output].data() + fold.offset;
-    job.folds.push_back({std::move(fold), output});
+  if (std::exchange(running.put_aside, false)) {
+    auto plan = plan_of(running);
+    if (!plan) return fail_running(key, plan.error());
+    running.plan = std::move(*plan);
   }
-  for (const auto& copy : running.plan.copies)
-    job.copies.push_back({copy.source, running.regions[copy.output].data() + copy.offset, copy.bytes});
+  Job job;
+  job.work = std::move(running.plan.work);
+  for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
   if (running.plan.work_bytes <= inline_work_bytes_max) {
     Engine::run_inline(job);
@@ -366,13 +419,13 @@ Objects given_objects(const Op& op, const Gives& gives, std::span<const ObjectPt
 
 void Node::give(const Running& running, std::span<const ObjectPtr> outputs) {
   const auto& contributions = running.op->contributions;
-  const auto& gives = running.plan.gives;
+  const Plan& plan = running.plan;
   Objects objects;
   Result<void> described;
   for (std::size_t i = 0; i < contributions.size(); ++i) {
     // Mostly everybody gets the same, which is then put into words once.
-    if (i == 0 || gives[i] != gives[i - 1]) {
-      objects = given_objects<Objects>(*running.op, gives[i], outputs);
+    if (i == 0 || !plan.gives_all_the_same()) {
+      objects = given_objects<Objects>(*running.op, plan.given_to(i), outputs);
       described = describe_outcome(contributions.size(), objects);
     }
     if (described) settle_objects(contributions[i].ticket, objects);
@@ -385,12 +438,9 @@ void Node::give_combined(const Running& running, std::span<const ObjectPtr> outp
   const auto& first = op.contributions.front();
   std::vector<ObjectPtr> objects;
   // Where every rank gets the same, one process for all wants it once.
-  const bool same_for_all =
-      first.kind == Kind::allreduce || first.kind == Kind::broadcast || first.kind == Kind::allgather;
-  for (std::size_t i = 0; i < op.contributions.size(); ++i) {
-    auto some = given_objects<Objects>(op, running.plan.gives[i], outputs);
+  for (const Gives& gives : running.plan.gives) {
+    auto some = given_objects<Objects>(op, gives, outputs);
     objects.insert(objects.end(), some.begin(), some.end());
-    if (same_for_all) break;
   }
   if (auto described = describe_outcome(op.contributions.size(), objects); described)
     settle_objects(first.ticket, objects);

@@ -5,6 +5,7 @@
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
 
+#include "base/heap_reserve.hpp"
 #include "session/frame_builder.hpp"
 #include "session/frames.hpp"
 #include "session/node.hpp"
@@ -25,6 +26,25 @@ constexpr Duration wait_max = std::chrono::hours(24);
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
+/// Requests that change nothing.
+bool only_looks(wire::Body type) {
+  switch (type) {
+    case wire::Body_Describe:
+    case wire::Body_MissingQuery:
+    case wire::Body_StatusQuery:
+    case wire::Body_ObjectsQuery:
+    case wire::Body_GroupsQuery:
+    case wire::Body_ClientsQuery: return true;
+    default: return false;
+  }
+}
+
+/// Requests that can wait until the daemon has memory for itself again.
+bool takes_more(wire::Body type) {
+  return only_looks(type) || type == wire::Body_Lease || type == wire::Body_Join || type == wire::Body_Fork ||
+         type == wire::Body_Lookup;
+}
+
 Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chrono::milliseconds(count), wait_max); }
 
 }  // namespace
@@ -34,20 +54,36 @@ void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
   if (!client) return;
   now_ = now;
   client->last_heard = now;
+  try {
+    ask(*client, bytes, now);
+    after_event();
+  } catch (const std::exception&) {
+    doom(id);
+  }
+  cut_off_doomed();
+}
+
+void Node::ask(Client& client, std::span<const std::byte> bytes, TimePoint now) {
+  const ClientId id = client.id;
   const auto& frame = *wire::GetFrame(bytes.data());
   const std::uint64_t request = frame.request();
   if (!frame.body()) return violated(id, Error(Code::invalid, "frame without a body"), now);
-  if (client->said_hello == (frame.body_type() == wire::Body_Hello))
-    return violated(id, Error(Code::invalid, client->said_hello ? "second Hello" : "request before Hello"), now);
-  if (client->said_hello && !client->greeted) return violated(id, Error(Code::invalid, "request before Welcome"), now);
-  if (client->requests >= settings_.requests_max)
+  if (client.said_hello == (frame.body_type() == wire::Body_Hello))
+    return violated(id, Error(Code::invalid, client.said_hello ? "second Hello" : "request before Hello"), now);
+  if (client.said_hello && !client.greeted) return violated(id, Error(Code::invalid, "request before Welcome"), now);
+  if (client.requests >= settings_.requests_max)
     return violated(id,
-                    Error(Code::quota_exceeded, std::to_string(client->requests) + " unanswered requests",
+                    Error(Code::quota_exceeded, std::to_string(client.requests) + " unanswered requests",
                           "wait for replies before asking more"),
                     now);
-  ++client->requests;
-  handle(*client, request, frame, now);
-  after_event();
+  ++client.requests;
+  if (takes_more(frame.body_type()) && heap_is_short()) return reply_error(id, request, no_heap());
+  try {
+    handle(client, request, frame, now);
+  } catch (const std::bad_alloc&) {
+    if (!only_looks(frame.body_type())) throw;
+    reply_error(id, request, no_heap());
+  }
 }
 
 void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
@@ -188,8 +224,8 @@ void Node::reply_ok(ClientId client, std::uint64_t request) { reply(client, requ
 
 void Node::reply_error(ClientId id, std::uint64_t request, const Error& error) {
   if (Client* client = find(id)) {
-    --client->requests;
     outside_.send(id, frames::failure(request, error), {});
+    --client->requests;
   }
 }
 
@@ -200,8 +236,8 @@ void Node::reply(ClientId id, std::uint64_t request, const Result<void>& result)
 
 void Node::send_reply(ClientId id, std::span<const std::byte> frame, std::span<const int> fds) {
   if (Client* client = find(id)) {
-    --client->requests;
     outside_.send(id, frame, fds);
+    --client->requests;
   }
 }
 

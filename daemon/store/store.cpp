@@ -104,9 +104,10 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   auto& segments = watched->object.segments;
   std::sort(segments.begin(), segments.end(), comes_before);
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
-  watched->ends = ends_;
   ObjectPtr made(watched, &watched->object);
   entries_[made->id].weak = made;
+  // Its end is noted from here on, where it has an entry that ends with it.
+  watched->ends = ends_;
   return made;
 }
 
@@ -219,12 +220,16 @@ Store::Entry& Store::entry_of(const ObjectPtr& object) {
 
 void Store::hold(const ObjectPtr& object, ClientId client) {
   auto& entry = entry_of(object);
-  entry.strong = object;
-  auto holder = std::find_if(entry.holders.begin(), entry.holders.end(),
-                             [&](const Holder& existing) { return existing.client == client; });
-  if (holder == entry.holders.end()) entry.holders.push_back({client, 1});
-  else ++holder->holds;
+  auto& holders = entry.holders;
+  auto holder =
+      std::find_if(holders.begin(), holders.end(), [&](const Holder& existing) { return existing.client == client; });
+  const bool is_new = holder == holders.end();
+  // What may find no memory comes first: the two indexes must agree.
+  if (is_new && holders.size() == holders.capacity()) holders.reserve(2 * holders.size());
   ++holds_[client][object->id];
+  entry.strong = object;
+  if (is_new) holders.push_back({client, 1});
+  else ++holder->holds;
 }
 
 void Store::let_go(Entry& entry, const char* reason) {

@@ -53,21 +53,32 @@ class Control {
 using Bytes = std::vector<std::byte>;
 
 /// A job with the memory that it works on.
-struct Work {
+struct Workload {
   std::vector<Bytes> inputs;
   std::vector<Bytes> outputs;
   Job job;
 
-  void add_fold(std::mt19937& random, DType dtype, ReduceOp op, std::uint64_t count, std::size_t ranks) {
-    Fold fold{outputs.size(), 0, dtype, op, count, {}};
-    for (std::size_t rank = 0; rank < ranks; ++rank) fold.inputs.push_back(add_input(random, count * size_of(dtype)));
-    outputs.emplace_back(count * size_of(*muster::result_dtype(dtype, op)) + 1);
-    job.folds.push_back({std::move(fold), outputs.back().data()});
+  void add_fold(std::mt19937& random, DType dtype, ReduceOp op, std::uint64_t count, std::size_t ranks,
+                std::uint32_t prefixes = 0) {
+    auto& [addresses, folds, copies] = job.work;
+    folds.push_back({.output = static_cast<std::uint32_t>(outputs.size()),
+                     .prefixes = prefixes,
+                     .count = count,
+                     .first_input = static_cast<std::uint32_t>(addresses.size()),
+                     .ranks = static_cast<std::uint16_t>(ranks),
+                     .dtype = dtype,
+                     .op = op});
+    for (std::size_t rank = 0; rank < ranks; ++rank) addresses.push_back(add_input(random, count * size_of(dtype)));
+    for (std::uint32_t output = 0; output < std::max(prefixes, 1U); ++output)
+      add_output(count * size_of(*muster::result_dtype(dtype, op)));
   }
   void add_copy(std::mt19937& random, std::uint64_t bytes) {
-    const std::byte* source = add_input(random, bytes);
+    job.work.copies.push_back({outputs.size(), 0, add_input(random, bytes), bytes});
+    add_output(bytes);
+  }
+  void add_output(std::uint64_t bytes) {
     outputs.emplace_back(bytes + 1);
-    job.copies.push_back({source, outputs.back().data(), bytes});
+    job.outputs.push_back(outputs.back().data());
   }
   const std::byte* add_input(std::mt19937& random, std::uint64_t bytes) {
     Bytes& input = inputs.emplace_back(bytes);
@@ -83,14 +94,17 @@ struct Work {
   }
 };
 
-std::shared_ptr<Work> random_work(std::mt19937& random) {
-  auto work = std::make_shared<Work>();
+std::shared_ptr<Workload> random_work(std::mt19937& random) {
+  auto work = std::make_shared<Workload>();
   const auto below = [&](std::uint64_t end) { return random() % end; };
   const std::uint64_t largest = below(4) == 0 ? 700'000 : 3000;
   for (auto folds = below(4); folds > 0; --folds) {
     const auto dtype = static_cast<DType>(below(muster::dtype_count));
     const auto op = static_cast<ReduceOp>(below(muster::reduce_op_count));
-    if (muster::result_dtype(dtype, op)) work->add_fold(random, dtype, op, below(largest), 1 + below(5));
+    if (!muster::result_dtype(dtype, op)) continue;
+    const std::size_t ranks = 1 + below(5);
+    const auto prefixes = below(3) == 0 ? static_cast<std::uint32_t>(1 + below(ranks)) : 0;
+    work->add_fold(random, dtype, op, below(largest), ranks, prefixes);
   }
   for (auto copies = below(3); copies > 0; --copies) work->add_copy(random, below(2 * largest));
   return work;
@@ -99,7 +113,8 @@ std::shared_ptr<Work> random_work(std::mt19937& random) {
 /// A job that does next to nothing.
 Job tiny(Bytes& memory, std::function<void()> done) {
   Job job;
-  job.copies.push_back({memory.data(), memory.data() + memory.size() / 2, 8});
+  job.outputs.push_back(memory.data() + memory.size() / 2);
+  job.work.copies.push_back({0, 0, memory.data(), 8});
   job.done = std::move(done);
   return job;
 }
@@ -107,7 +122,7 @@ Job tiny(Bytes& memory, std::function<void()> done) {
 /// A job that copies the first half of `memory` to the second.
 Job copy_of_half(Bytes& memory, std::function<void()> done) {
   Job job = tiny(memory, std::move(done));
-  job.copies[0].bytes = memory.size() / 2;
+  job.work.copies[0].bytes = memory.size() / 2;
   return job;
 }
 
@@ -121,7 +136,7 @@ TEST_CASE("jobs on lanes give the bits of one thread, and each is done once") {
   CHECK(engine.lanes() == lanes);
   for (int round = 0; round < 10; ++round) {
     if (round % 2 == 1) engine.give_way();  // the same in smaller chunks
-    std::vector<std::shared_ptr<Work>> works;
+    std::vector<std::shared_ptr<Workload>> works;
     std::vector<std::vector<Bytes>> expected;
     std::vector<int> done(8);
     for (std::size_t i = 0; i < done.size(); ++i) {

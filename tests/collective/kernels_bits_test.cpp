@@ -1,5 +1,5 @@
 // Every dispatch target of this CPU against the reference, bit by bit: all dtypes and ops, 1 to 17 ranks, all tails,
-// odd addresses, streamed and not, in one piece and in several.
+// odd addresses, streamed and not, in one piece and in several. A scan against the folds that its prefixes are.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
@@ -154,6 +154,51 @@ class Workload {
   std::vector<std::byte> expected_;
 };
 
+// The prefixes of one scan against a fold for each of them.
+class Prefixes {
+ public:
+  Prefixes(Case which, std::size_t ranks, std::size_t count) : which_(which) {
+    Values values(which.dtype);
+    for (std::size_t rank = 0; rank < ranks; ++rank)
+      inputs_.push_back(values.make(count * muster::size_of(which.dtype)));
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      std::vector<const std::byte*> first;
+      for (std::size_t i = 0; i <= rank; ++i) first.push_back(inputs_[i].data());
+      expected_.emplace_back(count * output_size(which));
+      reduce_scalar(
+          {.dtype = which.dtype, .op = which.op, .inputs = first, .output = expected_.back().data(), .count = count});
+    }
+  }
+
+  // Scans elements [first, first + count) without the prefixes before `wanted`, by `scan`.
+  template <class Scan>
+  bool agree(std::size_t first, std::size_t count, std::size_t wanted, Scan scan) const {
+    std::vector<const std::byte*> inputs;
+    std::vector<std::vector<std::byte>> written;
+    std::vector<std::byte*> prefixes;
+    for (const auto& input : inputs_) {
+      inputs.push_back(input.data() + first * muster::size_of(which_.dtype));
+      written.emplace_back(count * output_size(which_) + 1, guard);
+      prefixes.push_back(written.size() > wanted ? written.back().data() : nullptr);
+    }
+    Reduce call{.dtype = which_.dtype, .op = which_.op, .inputs = inputs, .output = nullptr, .count = count};
+    call.prefixes = prefixes;
+    scan(call);
+    for (std::size_t rank = 0; rank < written.size(); ++rank) {
+      std::vector<std::byte> expected(written[rank].size(), guard);
+      if (rank >= wanted)
+        std::memcpy(expected.data(), expected_[rank].data() + first * output_size(which_), count * output_size(which_));
+      if (written[rank] != expected) return false;
+    }
+    return true;
+  }
+
+ private:
+  Case which_;
+  std::vector<std::vector<std::byte>> inputs_;
+  std::vector<std::vector<std::byte>> expected_;
+};
+
 // Calls `disagreement(which, ranks)`, which says what went wrong, for everything on every target.
 template <class Disagreement>
 void everywhere(std::initializer_list<std::size_t> ranks, Disagreement disagreement) {
@@ -207,6 +252,25 @@ TEST_CASE("the whole is the sum of its parts, wherever it is cut") {
     }
     return std::string();
   });
+}
+
+TEST_CASE("each prefix of a scan has the bits of its own fold, for every target") {
+  everywhere({1, 2, 3, 8, 9, 17}, [](Case which, std::size_t ranks) {
+    const Prefixes prefixes(which, ranks, 9000);
+    for (const std::size_t count : Sizes{1, 2, 3, 5, 8, 13, 16, 31, 32, 33, 63, 64, 65, 127, 129, 300, 9000})
+      if (!prefixes.agree(0, count, 0, reduce)) return std::to_string(count) + " elements";
+    if (!prefixes.agree(4321, 2345, 1, reduce)) return std::string("a part, without the first prefix");
+    return std::string();
+  });
+}
+
+TEST_CASE("the reference scans as it folds") {
+  for (const Case which : cases()) {
+    INFO(describe(which));
+    const Prefixes prefixes(which, 5, 100);
+    CHECK(prefixes.agree(0, 100, 0, reduce_scalar));
+    CHECK(prefixes.agree(7, 50, 1, reduce_scalar));
+  }
 }
 
 }  // namespace

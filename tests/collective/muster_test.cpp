@@ -252,6 +252,19 @@ TEST_CASE("every field that matters is compared") {
     CHECK(message ==
           "ranks disagree on all_to_all #0: shape of leaf 0 of input 1 is (1, 3) on rank 0 and (0, 4) on rank 1");
   }
+  SECTION("the last of many leaves") {
+    std::vector<Array> all(3000, floats({1}));
+    std::vector<Array> other = all;
+    other.back() = blank(DType::float32, {1, 1});
+    CHECK(disagree(with(0, Kind::allreduce, {bundle(all)}), with(1, Kind::allreduce, {bundle(other)})) ==
+          "ranks disagree on allreduce #0: shape of leaf 2999 is (1,) on rank 0 and (1, 1) on rank 1");
+  }
+  SECTION("the same sizes in a row, cut into shapes elsewhere") {
+    auto a = with(0, Kind::allreduce, {bundle({blank(DType::int8, {2, 3}), blank(DType::int8, {4})})});
+    auto b = with(1, Kind::allreduce, {bundle({blank(DType::int8, {2}), blank(DType::int8, {3, 4})})});
+    const auto message = disagree(std::move(a), std::move(b));
+    CHECK(message.find("shape of leaf 0 is (2, 3) on rank 0 and (2,) on rank 1") != std::string::npos);
+  }
   SECTION("many differences are counted, not listed") {
     std::vector<Array> three(9, floats({1}));
     std::vector<Array> other(9, blank(DType::int8, {1}));
@@ -287,6 +300,26 @@ TEST_CASE("what can't work is Invalid on every rank") {
     CHECK(scene.error(1).message() ==
           "allreduce #0 can't work: rank 0 gave it an input whose leaf 0 has dtype float32, for which bxor has no "
           "meaning");
+  }
+  SECTION("an op without meaning for one dtype of many leaves") {
+    std::vector<Array> arrays(100, blank(DType::int8, {1}));
+    arrays[70] = floats({1});
+    auto made = contribution(0, Kind::allreduce, 0);
+    made.op = ReduceOp::bxor;
+    made.inputs = {bundle(std::move(arrays))};
+    scene.give(std::move(made));
+    CHECK(scene.error(1).message() ==
+          "allreduce #0 can't work: rank 0 gave it an input whose leaf 70 has dtype float32, for which bxor has no "
+          "meaning");
+  }
+  SECTION("joining one array without dimensions among many") {
+    std::vector<Array> arrays(100, blank(DType::int8, {1}));
+    arrays[70] = blank(DType::int8, {});
+    auto made = contribution(0, Kind::all_to_all, 0);
+    made.layout = Layout::concat;
+    made.inputs = {bundle(arrays), bundle(arrays)};
+    scene.give(std::move(made));
+    CHECK(scene.error(1).message().find("leaf 70 has no dimensions") != std::string::npos);
   }
   SECTION("joining arrays without dimensions") {
     auto made = contribution(0, Kind::all_to_all, 0);

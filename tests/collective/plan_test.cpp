@@ -55,9 +55,8 @@ struct Made {
   }
   [[nodiscard]] Job job(const Plan& plan) const {
     Job made;
-    for (const Fold& fold : plan.folds) made.folds.push_back({fold, regions[fold.output] + fold.offset});
-    for (const CopyBytes& copy : plan.copies)
-      made.copies.push_back({copy.source, regions[copy.output] + copy.offset, copy.bytes});
+    made.work = plan.work;
+    made.outputs.assign(regions.begin(), regions.end());
     return made;
   }
   std::vector<std::vector<std::byte>> storage;
@@ -84,9 +83,9 @@ PerRank run(const Op& op, const Plan& plan) {
   const Made made(plan);
   Engine::run_inline(made.job(plan));
   PerRank result;
-  for (const auto& gives : plan.gives) {
+  for (std::size_t contributor = 0; contributor < op.contributions.size(); ++contributor) {
     Objects objects;
-    for (const Given& given : gives) {
+    for (const Given& given : plan.given_to(contributor)) {
       const Input* input = given.is_output ? nullptr : &op.contributions.at(given.contributor).inputs.at(given.index);
       const auto& manifest = input ? *input->manifest : plan.outputs.at(given.index).manifest;
       CHECK(manifest.structure == "nesting");
@@ -273,11 +272,10 @@ TEST_CASE("allreduce makes one result for all, in rank order") {
   set_inputs(op, given);
   const Plan plan = make_plan(op).value();
   REQUIRE(plan.outputs.size() == 1);
-  REQUIRE(plan.folds.size() == 1);
-  CHECK(plan.folds[0].inputs ==
-        muster::ipc::SmallVector<const std::byte*, 8>{op.contributions[0].inputs[0].addresses[0],
-                                                      op.contributions[1].inputs[0].addresses[0],
-                                                      op.contributions[2].inputs[0].addresses[0]});
+  REQUIRE(plan.work.folds.size() == 1);
+  CHECK(plan.work.inputs == muster::ipc::SmallVector<const std::byte*, 8>{op.contributions[0].inputs[0].addresses[0],
+                                                                          op.contributions[1].inputs[0].addresses[0],
+                                                                          op.contributions[2].inputs[0].addresses[0]});
   CHECK(plan.work_bytes == 3 * 2 + 2 * 8);
   const PerRank result = run(op, plan);
   for (const Objects& objects : result) CHECK(objects == Objects{{numbers(DType::int64, {3, 1})}});
@@ -355,7 +353,7 @@ TEST_CASE("one rank's reduction is its input, unless the dtype changes") {
     Op other = make_op(kind, 1, {0});
     set_inputs(other, {{{numbers(DType::float16, {1, 2}), numbers(DType::bool_, {1})}}});
     const Plan plan = make_plan(other).value();
-    CHECK(plan.folds.size() == 2);
+    CHECK(plan.work.folds.size() == 2);
     CHECK(run(other, plan)[0] == Objects{{numbers(DType::float16, {1, 2}), numbers(DType::int64, {1})}});
   }
 }
@@ -366,7 +364,7 @@ TEST_CASE("arrays without elements make results without bytes") {
   const Plan plan = make_plan(op).value();
   REQUIRE(plan.outputs.size() == 1);
   CHECK(plan.outputs[0].bytes == 0);
-  CHECK(plan.folds.empty());
+  CHECK(plan.work.folds.empty());
   CHECK(run(op, plan)[1] == Objects{{Tensor{DType::float32, {0, 3}, {}}}});
 }
 
@@ -403,6 +401,97 @@ TEST_CASE("a result beyond any memory is Invalid") {
   const auto plan = make_plan(op);
   REQUIRE_FALSE(plan);
   CHECK(plan.error().code() == muster::Code::invalid);
+}
+
+TEST_CASE("a scan reads each input once and writes each prefix once") {
+  Op op = make_op(Kind::scan, 64, [] {
+    std::vector<int> ranks(64);
+    std::iota(ranks.begin(), ranks.end(), 0);
+    return ranks;
+  }());
+  PerRank given;
+  for (int rank = 0; rank < 64; ++rank) given.push_back({{numbers(DType::float32, {1}), numbers(DType::int8, {1})}});
+  set_inputs(op, given);
+  const Plan plan = make_plan(op).value();
+  CHECK(plan.outputs.size() == 63);  // the first rank's prefix is its input
+  CHECK(plan.work.folds.size() == 2);
+  CHECK(plan.work.inputs.size() == 2 * 64);
+  CHECK(plan.work_bytes == (64 + 63) * (4 + 1));
+  CHECK(run(op, plan)[63] == Objects{{numbers(DType::float32, {64}), numbers(DType::int8, {64})}});
+}
+
+TEST_CASE("the prefixes of half types are each rounded once") {
+  // 2049 isn't a float16: a chain through rounded prefixes would stay at 2048.
+  Op op = make_op(Kind::scan, 3, {0, 1, 2});
+  set_inputs(op,
+             {{{numbers(DType::float16, {2048})}}, {{numbers(DType::float16, {1})}}, {{numbers(DType::float16, {1})}}});
+  CHECK(run(op, make_plan(op).value())[2] == Objects{{numbers(DType::float16, {2050})}});
+}
+
+namespace {
+
+/// An op of that many ranks, each of which gives `inputs` bundles of `leaves` arrays of one byte.
+Op wide_op(Kind kind, std::size_t ranks, std::size_t leaves, std::size_t inputs = 1, std::string structure = {}) {
+  std::vector<int> all(ranks);
+  std::iota(all.begin(), all.end(), 0);
+  Op op = make_op(kind, static_cast<int>(ranks), all);
+  const Input input = bundle(std::vector<Array>(leaves, blank(DType::uint8, {1})), std::move(structure));
+  for (auto& each : op.contributions) each.inputs.assign(inputs, input);
+  return op;
+}
+
+Op with_layout(Op op, Layout layout) {
+  for (auto& each : op.contributions) each.layout = layout;
+  return op;
+}
+
+std::string refusal(const Op& op) {
+  const auto plan = make_plan(op);
+  if (plan) return "planned";
+  CHECK(plan.error().code() == muster::Code::invalid);
+  CHECK_FALSE(plan.error().hint().empty());
+  return plan.error().message();
+}
+
+}  // namespace
+
+TEST_CASE("what all get alike is planned once, however many they are") {
+  const Plan plan = make_plan(wide_op(Kind::allgather, 1000, 1)).value();
+  CHECK(plan.gives.size() == 1);
+  CHECK(plan.given_to(999).size() == 1000);
+}
+
+TEST_CASE("what is usual is planned, however wide") {
+  CHECK(make_plan(wide_op(Kind::allreduce, 1024, 1)));
+  CHECK(make_plan(wide_op(Kind::scan, 1024, 1)));
+  CHECK(make_plan(wide_op(Kind::allgather, 1024, 1)));
+  CHECK(make_plan(with_layout(wide_op(Kind::allgather, 1024, 1), Layout::stack)));
+  CHECK(make_plan(wide_op(Kind::broadcast, 1024, 5000)));
+  CHECK(make_plan(wide_op(Kind::allgather, 64, 5000)));
+  CHECK(make_plan(wide_op(Kind::allreduce, 64, 1000)));
+  CHECK(make_plan(wide_op(Kind::scan, 64, 1000)));
+  CHECK(make_plan(wide_op(Kind::allreduce, 2, 1 << 16)));
+  CHECK(make_plan(wide_op(Kind::reduce_scatter, 256, 2, 256)));
+}
+
+TEST_CASE("an op that would take too much is Invalid, with the numbers, before anything is built") {
+  CHECK(refusal(wide_op(Kind::allreduce, 1024, 1024)) ==
+        "test of 1024 ranks would read too many arrays: 1048576 of at most 131072");
+  CHECK(refusal(wide_op(Kind::scan, 1024, 128)) ==
+        "test of 1024 ranks would make too many arrays: 131072 of at most 65536");
+  CHECK(refusal(wide_op(Kind::allreduce, 2, (1 << 16) + 1)) ==
+        "test of 2 ranks would read too many arrays: 131074 of at most 131072");
+  CHECK(refusal(wide_op(Kind::reduce_scatter, 400, 1, 400)) ==
+        "test of 400 ranks would read too many arrays: 160000 of at most 131072");
+  CHECK(refusal(with_layout(wide_op(Kind::all_to_all, 400, 1, 400), Layout::concat)) ==
+        "test of 400 ranks would read too many arrays: 160000 of at most 131072");
+  CHECK(refusal(with_layout(wide_op(Kind::gather, 1024, 129), Layout::stack)) ==
+        "test of 1024 ranks would read too many arrays: 132096 of at most 131072");
+  CHECK(refusal(wide_op(Kind::all_to_all, 600, 1, 600)) ==
+        "test of 600 ranks would give too many objects: 360000 of at most 262144");
+  // A megabyte of names in each of a thousand results.
+  CHECK(refusal(wide_op(Kind::scan, 1000, 1, 1, std::string(1 << 20, 'x'))) ==
+        "test of 1000 ranks would describe its results in too many bytes: 1048624000 of at most 8388608");
 }
 
 namespace {

@@ -147,3 +147,63 @@ TEST_CASE("memory that a reader still maps is not given to anybody else") {
   SECTION("until it is gone") { reader.die(); }
   CHECK(has_segment(waiter));
 }
+
+namespace {
+
+/// Calls an allreduce of 64 refs of a bundle of `leaves` arrays: a large plan for a small result.
+ipc::WorkId combine_bundle(TestClient& client, ipc::ObjectId bundle, std::uint64_t work) {
+  ipc::Combine combine;
+  combine.work = {work};
+  combine.ranks = 64;
+  combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+  combine.objects.resize(combine.ranks, bundle);
+  client.record(ipc::SubmissionType::combine, combine);
+  return combine.work;
+}
+
+ipc::ObjectId seal_bundle(TestClient& client, std::uint32_t number, std::size_t leaves) {
+  const auto segment = client.lease(mebibyte);
+  ipc::Seal seal;
+  seal.object = ipc::make_object_id(client.id(), number);
+  for (std::size_t leaf = 0; leaf < leaves; ++leaf)
+    seal.manifest.add(segment, 0, muster::DType::float32, std::vector<std::int64_t>{16}).value();
+  client.record(ipc::SubmissionType::seal, seal);
+  return seal.object;
+}
+
+}  // namespace
+
+TEST_CASE("a large plan is charged while its op runs") {
+  World world(budget_of(1, 8 * mebibyte));
+  TestClient client(world, 1);
+  const auto bundle = seal_bundle(client, 77, 1000);
+  world.outside.hold_jobs = true;
+  const auto before = client.status().memory_used_bytes();
+  const auto work = combine_bundle(client, bundle, 100);
+  REQUIRE_FALSE(client.done(work));
+  CHECK(client.status().memory_used_bytes() >= before + mebibyte + 64 * 1000 * sizeof(void*));
+  world.outside.run_ready();
+  REQUIRE(client.done(work));
+  CHECK(client.status().memory_used_bytes() < before + mebibyte + mebibyte / 4);  // the result and its description
+}
+
+TEST_CASE("an op with a large plan waits for memory, and is the same op when it gets it") {
+  World world(budget_of(2, 4 * mebibyte + mebibyte / 4));
+  TestClient client(world, 1);
+  TestClient holder(world, 2);
+  const auto bundle = seal_bundle(client, 77, 1000);
+  holder.lease(3 * mebibyte);
+  const auto work = combine_bundle(client, bundle, 100);
+  REQUIRE_FALSE(client.done(work));
+  REQUIRE_FALSE(client.failed(work));
+  SECTION("it gets it") {
+    holder.die();
+    REQUIRE(client.done(work));
+    CHECK(client.done(work)->contributors == 64);
+  }
+  SECTION("it gets none until its deadline") {
+    world.advance(std::chrono::seconds(31));
+    REQUIRE(client.failed(work));
+    CHECK(client.failed(work)->code() == Code::out_of_memory);
+  }
+}

@@ -290,24 +290,66 @@ TEST_CASE("what a newcomer contributed before it left ends as GroupClosed") {
   CHECK(third.failed(early)->code() == Code::group_closed);
 }
 
-TEST_CASE("inputs with more leaves than can be checked quickly are refused at once") {
+namespace {
+
+/// An object of that many arrays of one byte, which all lie at the same place.
+ipc::ObjectId seal_bundle(TestClient& client, ipc::SegmentId segment, std::uint32_t number, std::size_t leaves,
+                          std::string structure = {}) {
+  ipc::Seal seal;
+  seal.object = ipc::make_object_id(client.id(), number);
+  for (std::size_t leaf = 0; leaf < leaves; ++leaf)
+    seal.manifest.add(segment, 0, muster::DType::uint8, std::vector<std::int64_t>{}).value();
+  seal.manifest.structure = std::move(structure);
+  client.record(ipc::SubmissionType::seal, seal);
+  return seal.object;
+}
+
+std::optional<muster::Error> combine(TestClient& client, Kind kind, std::size_t ranks, ipc::ObjectId object,
+                                     std::size_t each = 1) {
+  static std::uint64_t work = 100;
+  ipc::Combine combine;
+  combine.work = {++work};
+  combine.kind = kind;
+  combine.ranks = static_cast<std::uint32_t>(ranks);
+  combine.objects.resize(ranks * each, object);
+  client.record(ipc::SubmissionType::combine, combine);
+  return client.failed(combine.work);
+}
+
+}  // namespace
+
+TEST_CASE("inputs that can't be checked quickly are refused at once") {
   World world;
   TestClient client(world, 1);
   const auto segment = client.lease(1 << 16);
-  ipc::Seal seal;
-  seal.object = ipc::make_object_id(client.id(), 77);
-  constexpr std::size_t leaves = 1 << 15;
-  for (std::size_t leaf = 0; leaf < leaves; ++leaf)
-    seal.manifest.add(segment, 0, muster::DType::uint8, std::vector<std::int64_t>{}).value();
-  client.record(ipc::SubmissionType::seal, seal);
-  ipc::Combine combine;
-  combine.work = {100};
-  combine.kind = Kind::allgather;
-  combine.ranks = 1000;
-  combine.objects.resize(combine.ranks, seal.object);
-  client.record(ipc::SubmissionType::combine, combine);
-  REQUIRE(client.failed({100}));
-  CHECK(client.failed({100})->code() == Code::invalid);
+  const auto refused = [&](Kind kind, std::size_t ranks, ipc::ObjectId object, std::size_t each) {
+    const auto error = combine(client, kind, ranks, object, each);
+    REQUIRE(error);
+    CHECK(error->code() == Code::invalid);
+    return error->message();
+  };
+  CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 77, 1 << 15), 1) ==
+        "the inputs are 32768000 arrays in all");
+  CHECK(refused(Kind::all_to_all, 1000, seal_bundle(client, segment, 78, 0), 1000) ==
+        "the inputs are 1000000 objects in all");
+  CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 79, 1, std::string(1 << 20, 'x')), 1) ==
+        "the inputs are 1048576000 bytes of names and constants in all");
+}
+
+TEST_CASE("one call can't make the daemon plan millions of arrays") {
+  World world;
+  TestClient client(world, 1);
+  const auto bundle = seal_bundle(client, client.lease(1 << 16), 77, 256);
+  const auto before = world.node.ops_in_flight();
+  for (const Kind kind : {Kind::scan, Kind::allreduce}) {
+    const auto error = combine(client, kind, 1024, bundle);
+    REQUIRE(error);
+    CHECK(error->code() == Code::invalid);
+    CHECK(error->message().find("of 1024 ranks would read too many arrays: 262144 of at most 131072") !=
+          std::string::npos);
+  }
+  CHECK(world.node.ops_in_flight() == before);
+  CHECK_FALSE(combine(client, Kind::scan, 64, bundle));
 }
 
 TEST_CASE("a lookup reads the rings first and needs the capability") {

@@ -1,5 +1,6 @@
 // The loop that every kernel shares, compiled once per instruction set: each input is read once, accumulators stay in
-// registers, the output is written once. What a kernel loads, folds and stores is in elements-inl.hpp.
+// registers, the output is written once, or after each rank's input in a scan. What a kernel loads, folds and stores is
+// in elements-inl.hpp.
 #if defined(MUSTERD_KERNELS_FOLD_INL_HPP) == defined(HWY_TARGET_TOGGLE)
 #ifdef MUSTERD_KERNELS_FOLD_INL_HPP
 #undef MUSTERD_KERNELS_FOLD_INL_HPP
@@ -135,10 +136,87 @@ HWY_NOINLINE void fold_short(const Part& part, std::size_t count) {
   std::memcpy(part.output, padded, count * K::out_bytes);
 }
 
+// ---- scans: the same fold, stored after each rank
+
+// Each rank is two streams of addresses.
+inline constexpr std::size_t scan_group_ranks = group_ranks / 2;
+
+/// A run of ranks of a scan over a block of elements.
+struct ScanPart {
+  const Reduce& call;
+  std::size_t first_rank;
+  std::size_t last_rank;  // beyond
+  std::byte* carry;       // the block's accumulators, between groups
+};
+
+template <class K, std::size_t... U>
+HWY_INLINE void scan_step(const ScanPart& part, std::size_t first, std::size_t carried, std::index_sequence<U...>) {
+  const typename K::D d;
+  constexpr std::size_t carry_lanes = hn::MaxLanes(typename K::D());
+  auto* const carry = reinterpret_cast<hn::TFromD<typename K::D>*>(part.carry) + carried * carry_lanes;
+  typename K::V folded[sizeof...(U)];
+  if (part.first_rank != 0) ((folded[U] = hn::Load(d, carry + U * carry_lanes)), ...);
+  for (std::size_t rank = part.first_rank; rank < part.last_rank; ++rank) {
+    const std::byte* const input = part.call.inputs[rank] + first * K::in_bytes;
+    if (rank == 0) {
+      ((folded[U] = K::load(input + U * K::lanes * K::in_bytes)), ...);
+    } else {
+      ((folded[U] = K::fold(folded[U], K::load(input + U * K::lanes * K::in_bytes))), ...);
+    }
+    if (part.call.prefixes[rank] == nullptr) continue;
+    std::byte* const prefix = part.call.prefixes[rank] + first * K::out_bytes;
+    (K::store(folded[U], rank + 1, prefix + U * K::out_vector_bytes, false), ...);
+  }
+  if (part.last_rank != part.call.inputs.size()) (hn::Store(folded[U], d, carry + U * carry_lanes), ...);
+}
+
+/// A block at a time, through all groups of ranks before the next block.
+template <class K>
+HWY_NOINLINE void scan_blocks(const Reduce& call, std::size_t first, std::size_t vectors) {
+  constexpr std::size_t block = carry_bytes / sizeof(typename K::V);
+  alignas(64) std::byte carry[carry_bytes];
+  for (std::size_t begin = 0; begin < vectors; begin += block) {
+    const std::size_t size = std::min(block, vectors - begin);
+    for (std::size_t rank = 0; rank < call.inputs.size(); rank += scan_group_ranks) {
+      const ScanPart part{call, rank, std::min(rank + scan_group_ranks, call.inputs.size()), carry};
+      std::size_t done = 0;
+      for (; done + K::unroll <= size; done += K::unroll)
+        scan_step<K>(part, first + (begin + done) * K::lanes, done, std::make_index_sequence<K::unroll>());
+      for (; done < size; ++done)
+        scan_step<K>(part, first + (begin + done) * K::lanes, done, std::make_index_sequence<1>());
+    }
+  }
+}
+
+template <class K>
+HWY_NOINLINE void scan_short(const Reduce& call) {
+  alignas(64) std::byte padded[K::lanes * std::max(K::in_bytes, K::out_bytes)] = {};
+  typename K::V folded;
+  for (std::size_t rank = 0; rank < call.inputs.size(); ++rank) {
+    std::memcpy(padded, call.inputs[rank], call.count * K::in_bytes);
+    const auto loaded = K::load(padded);
+    folded = rank == 0 ? loaded : K::fold(folded, loaded);
+    if (call.prefixes[rank] == nullptr) continue;
+    K::store(folded, rank + 1, padded, false);
+    std::memcpy(call.prefixes[rank], padded, call.count * K::out_bytes);
+  }
+}
+
+template <class K>
+void scan(const Reduce& call) {
+  if (call.count < K::lanes) return scan_short<K>(call);
+  const std::size_t vectors = call.count / K::lanes;
+  scan_blocks<K>(call, 0, vectors);
+  if (vectors * K::lanes != call.count) scan_blocks<K>(call, call.count - K::lanes, 1);
+}
+
+// ---- both
+
 /// Runs the kernel over a call. What doesn't fill a vector at the end is folded again together with its neighbours
 /// before it: a lane's bits depend on no other lane, and a second store of the same bits is cheaper than a scalar loop.
 template <class K>
 void fold(const Reduce& call) {
+  if (!call.prefixes.empty()) return scan<K>(call);
   const std::size_t ranks = call.inputs.size();
   Part part{.inputs = call.inputs.data(), .ranks = ranks, .total_ranks = ranks, .output = call.output};
   if (call.count < K::lanes) return fold_short<K>(part, call.count);

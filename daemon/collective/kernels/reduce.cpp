@@ -42,6 +42,7 @@ constexpr Table families = [] {
 void reduce(const Reduce& call) {
   const Family family = families.at(static_cast<std::size_t>(call.dtype)).at(static_cast<std::size_t>(call.op));
   if (family == nullptr || call.inputs.empty()) std::abort();
+  if (!call.prefixes.empty() && call.prefixes.size() != call.inputs.size()) std::abort();
   if (call.count != 0) family(call);
 }
 

@@ -138,15 +138,26 @@ T read(const std::byte* from, std::size_t index) {
 
 template <class In, class Out, class Prepare, class Combine, class Finish>
 void fold(const Reduce& call, Prepare prepare, Combine combine, Finish finish) {
+  const auto write = [&](std::byte* output, std::size_t i, auto folded, std::size_t ranks) {
+    if (output == nullptr) return;
+    const Out out = narrow<Out>(finish(folded, ranks));
+    std::memcpy(output + i * sizeof(Out), &out, sizeof(Out));
+  };
+  const bool scans = !call.prefixes.empty();
   for (std::size_t i = 0; i < call.count; ++i) {
     auto folded = prepare(widen(read<In>(call.inputs[0], i)));
-    for (const std::byte* input : call.inputs.subspan(1)) folded = combine(folded, prepare(widen(read<In>(input, i))));
-    const Out out = narrow<Out>(finish(folded));
-    std::memcpy(call.output + i * sizeof(Out), &out, sizeof(Out));
+    if (scans) write(call.prefixes[0], i, folded, 1);
+    for (std::size_t rank = 1; rank < call.inputs.size(); ++rank) {
+      folded = combine(folded, prepare(widen(read<In>(call.inputs[rank], i))));
+      if (scans) write(call.prefixes[rank], i, folded, rank + 1);
+    }
+    if (!scans) write(call.output, i, folded, call.inputs.size());
   }
 }
 
 constexpr auto as_it_is = [](auto value) { return value; };
+constexpr auto whole = [](auto folded, std::size_t) { return folded; };
+constexpr auto averaged = [](auto sum, std::size_t ranks) { return divide(sum, ranks); };
 constexpr auto plus = [](auto a, auto b) { return add(a, b); };
 constexpr auto times = [](auto a, auto b) { return multiply(a, b); };
 constexpr auto both = [](auto a, auto b) { return static_cast<decltype(a)>(a & b); };
@@ -156,14 +167,13 @@ constexpr auto one_of = [](auto a, auto b) { return static_cast<decltype(a)>(a ^
 // Ops that the result_dtype() table has for every dtype.
 template <class T>
 void reduce_any(const Reduce& call) {
-  const std::size_t ranks = call.inputs.size();
   const auto is_true = [](auto value) { return truth(value); };
   switch (call.op) {
-    case ReduceOp::sum: return fold<T, T>(call, as_it_is, plus, as_it_is);
-    case ReduceOp::prod: return fold<T, T>(call, as_it_is, times, as_it_is);
-    case ReduceOp::mean: return fold<T, T>(call, as_it_is, plus, [ranks](auto sum) { return divide(sum, ranks); });
-    case ReduceOp::land: return fold<T, Bool>(call, is_true, both, as_it_is);
-    case ReduceOp::lor: return fold<T, Bool>(call, is_true, either, as_it_is);
+    case ReduceOp::sum: return fold<T, T>(call, as_it_is, plus, whole);
+    case ReduceOp::prod: return fold<T, T>(call, as_it_is, times, whole);
+    case ReduceOp::mean: return fold<T, T>(call, as_it_is, plus, averaged);
+    case ReduceOp::land: return fold<T, Bool>(call, is_true, both, whole);
+    case ReduceOp::lor: return fold<T, Bool>(call, is_true, either, whole);
     default: std::abort();
   }
 }
@@ -173,10 +183,10 @@ void reduce_ordered(const Reduce& call) {
   switch (call.op) {
     case ReduceOp::min:
       return fold<T, T>(
-          call, as_it_is, [](auto a, auto b) { return smaller(a, b); }, as_it_is);
+          call, as_it_is, [](auto a, auto b) { return smaller(a, b); }, whole);
     case ReduceOp::max:
       return fold<T, T>(
-          call, as_it_is, [](auto a, auto b) { return larger(a, b); }, as_it_is);
+          call, as_it_is, [](auto a, auto b) { return larger(a, b); }, whole);
     default: return reduce_any<T>(call);
   }
 }
@@ -184,26 +194,24 @@ void reduce_ordered(const Reduce& call) {
 // Integers and bool: `Sum` is the type of their sums and products.
 template <class T, class Sum>
 void reduce_discrete(const Reduce& call) {
-  const std::size_t ranks = call.inputs.size();
   const auto to_sum = [](auto value) { return static_cast<Sum>(value); };
   const auto to_double = [](auto value) { return static_cast<double>(value); };
   const auto is_true = [](auto value) { return truth(value); };
   switch (call.op) {
-    case ReduceOp::sum: return fold<T, Sum>(call, to_sum, plus, as_it_is);
-    case ReduceOp::prod: return fold<T, Sum>(call, to_sum, times, as_it_is);
-    case ReduceOp::mean:
-      return fold<T, double>(call, to_double, plus, [ranks](double sum) { return divide(sum, ranks); });
+    case ReduceOp::sum: return fold<T, Sum>(call, to_sum, plus, whole);
+    case ReduceOp::prod: return fold<T, Sum>(call, to_sum, times, whole);
+    case ReduceOp::mean: return fold<T, double>(call, to_double, plus, averaged);
     case ReduceOp::min:
       return fold<T, T>(
-          call, as_it_is, [](auto a, auto b) { return smaller(a, b); }, as_it_is);
+          call, as_it_is, [](auto a, auto b) { return smaller(a, b); }, whole);
     case ReduceOp::max:
       return fold<T, T>(
-          call, as_it_is, [](auto a, auto b) { return larger(a, b); }, as_it_is);
-    case ReduceOp::band: return fold<T, T>(call, as_it_is, both, as_it_is);
-    case ReduceOp::bor: return fold<T, T>(call, as_it_is, either, as_it_is);
-    case ReduceOp::bxor: return fold<T, T>(call, as_it_is, one_of, as_it_is);
-    case ReduceOp::land: return fold<T, Bool>(call, is_true, both, as_it_is);
-    case ReduceOp::lor: return fold<T, Bool>(call, is_true, either, as_it_is);
+          call, as_it_is, [](auto a, auto b) { return larger(a, b); }, whole);
+    case ReduceOp::band: return fold<T, T>(call, as_it_is, both, whole);
+    case ReduceOp::bor: return fold<T, T>(call, as_it_is, either, whole);
+    case ReduceOp::bxor: return fold<T, T>(call, as_it_is, one_of, whole);
+    case ReduceOp::land: return fold<T, Bool>(call, is_true, both, whole);
+    case ReduceOp::lor: return fold<T, Bool>(call, is_true, either, whole);
   }
 }
 

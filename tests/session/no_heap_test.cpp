@@ -1,0 +1,334 @@
+// The heap ends at some allocation and doesn't grow again until the scenario is over: the node lives on, every call has
+// a typed outcome, and nothing stays charged. In an executable of its own, whose operator new can be told to fail.
+#include <catch2/catch.hpp>
+
+#include <malloc.h>
+
+#include <cstdlib>
+#include <new>
+#include <set>
+
+#include <muster/ipc/ring.hpp>
+#include <muster/ipc/socket.hpp>
+
+#include "base/heap_reserve.hpp"
+#include "client.hpp"
+
+namespace {
+
+constexpr std::size_t reserve_bytes = 1 << 20;
+constexpr std::size_t large_bytes = 16 << 10;
+
+/// What the heap may hold, and when it stops to grow. Counts and fails only while the node works.
+struct Heap {
+  bool armed = false;
+  std::size_t live = 0;
+  std::size_t allocations = 0;
+  std::size_t ends_after = SIZE_MAX;
+  std::size_t large_allocations = 0;
+  std::size_t large_to_fail = SIZE_MAX;  ///< this one fails, as if it were more than the reserve has
+  std::size_t capacity = SIZE_MAX;
+
+  [[nodiscard]] bool has(std::size_t bytes) {
+    if (!armed) return true;
+    if (++allocations == ends_after) capacity = live;
+    if (bytes >= large_bytes && ++large_allocations == large_to_fail) throw std::bad_alloc();
+    return live + bytes <= capacity;
+  }
+} heap;
+
+/// While the node works, the heap is what the test made it.
+class Armed {
+ public:
+  explicit Armed(bool armed = true) : before_(std::exchange(heap.armed, armed)) {}
+  Armed(const Armed&) = delete;
+  Armed& operator=(const Armed&) = delete;
+  ~Armed() { heap.armed = before_; }
+
+ private:
+  bool before_;
+};
+
+void* allocate(std::size_t bytes) {
+  while (true) {
+    if (heap.has(bytes))
+      if (void* memory = std::malloc(bytes)) {
+        heap.live += malloc_usable_size(memory);
+        return memory;
+      }
+    const auto handler = std::get_new_handler();
+    if (!handler) throw std::bad_alloc();
+    handler();
+  }
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return allocate(bytes); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  try {
+    return allocate(bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void operator delete(void* memory) noexcept {
+  if (memory != nullptr) heap.live -= malloc_usable_size(memory);
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
+
+using namespace musterd;
+using namespace musterd::testing;
+using ipc::Kind;
+using muster::Code;
+
+namespace {
+
+/// Keeps what the node wants in memory that is not the node's.
+class Kept final : public Outside {
+ public:
+  void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override {
+    const Armed disarmed(false);
+    recorder.send(client, frame, fds);
+  }
+  void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  void greeted(ClientId) override {}
+  void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override {
+    const Armed disarmed(false);
+    recorder.complete(client, type, body);
+  }
+  void close(ClientId client, const std::string& why, Charge descriptors) override {
+    const Armed disarmed(false);
+    recorder.close(client, why, std::move(descriptors));
+  }
+  void read_all_rings() override {}
+  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
+    const Armed disarmed(false);
+    return recorder.watch_lifeline(heir);
+  }
+  void run(Job job) override {
+    Engine::run_inline(job);
+    job.done();
+  }
+  void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
+    work();
+    then();
+  }
+  void dispose(UserId, SegmentRemains, std::function<void()> then) override { then(); }
+  void populate(const MappingPtr&) override {}
+  ipc::Capability random_capability() override { return recorder.random_capability(); }
+  void stop(std::string) override {}
+
+  Recorder recorder;
+};
+
+/// Clients of one node, which only works while the heap is armed.
+class Scenario {
+ public:
+  Scenario() : node_(small_settings(), outside_) {}
+
+  void run() {
+    for (const ClientId client : clients) connect(client);
+    for (const ClientId client : clients) prepare(client);
+    join_all("g");
+    for (const Kind kind : {Kind::allreduce, Kind::allgather, Kind::scan, Kind::barrier}) contribute(kind);
+    for (const ClientId client : clients) combine(client);
+    list(clients[0]);
+    contribute(Kind::split);
+    release(clients[1]);
+    contribute(Kind::allreduce);
+  }
+
+  /// The heap grows again.
+  void end() {
+    for (const ClientId client : clients) static_cast<void>(node_.disconnected(client, "died", now_));
+    connect(observer);
+    ask(observer,
+        [](FrameBuilder& out) { return std::pair(wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union()); });
+    const auto& status = *reply(observer).body_as_StatusReply();
+    CHECK(status.memory_used_bytes() == ipc::channel_bytes);
+    CHECK(status.objects() == 0);
+    CHECK(status.groups() == 0);
+    CHECK(status.clients() == 1);
+    CHECK(status.ops_in_flight() == 0);
+  }
+
+  /// Each call has one outcome, unless its client was told why it was cut off.
+  void check_outcomes() {
+    for (const auto& [client, works] : works_) {
+      std::map<std::uint64_t, int> outcomes;
+      for (const auto& completion : outside_.recorder.completions[client]) {
+        if (completion.type == ipc::CompletionType::done)
+          ++outcomes[ipc::read_done(completion.body).value().work.value];
+        if (completion.type != ipc::CompletionType::failed) continue;
+        ++outcomes[ipc::read_failed(completion.body).value().work.value];
+      }
+      if (outside_.recorder.closed.contains(client)) {
+        CHECK(reply(client).body_type() == wire::Body_Goodbye);
+        continue;
+      }
+      for (const std::uint64_t work : works) CHECK(outcomes[work] == 1);
+    }
+  }
+
+  void expire() {
+    now_ += std::chrono::hours(1);
+    node_.tick(now_);
+  }
+
+ private:
+  static constexpr std::array<ClientId, 2> clients{ClientId{1}, ClientId{2}};
+  static constexpr ClientId observer{3};
+
+  [[nodiscard]] const wire::Frame& reply(ClientId client) {
+    return *wire::GetFrame(outside_.recorder.frames[client].back().data());
+  }
+  /// Whether the client's latest request was granted.
+  [[nodiscard]] bool granted(ClientId client) {
+    return !outside_.recorder.frames[client].empty() && reply(client).body_type() != wire::Body_Failure &&
+           reply(client).body_type() != wire::Body_Goodbye;
+  }
+
+  [[nodiscard]] bool is_cut_off(ClientId client) const { return outside_.recorder.closed.contains(client); }
+
+  template <class Make>
+  void ask(ClientId client, Make make) {
+    if (is_cut_off(client)) return;
+    FrameBuilder out(++request_);
+    const auto [type, body] = make(out);
+    const auto bytes = out.finish(type, body);
+    const Armed armed;
+    node_.frame(client, bytes, now_);
+  }
+  template <class Record>
+  void record(ClientId client, ipc::SubmissionType type, const Record& value) {
+    if (is_cut_off(client)) return;
+    std::vector<std::byte> body;
+    ipc::write(value, body);
+    const Armed armed;
+    node_.record(client, type, body, now_);
+  }
+
+  void connect(ClientId client) {
+    node_.connected(client, {0, static_cast<std::int32_t>(1000 + client.value)}, now_);
+    ask(client, [](FrameBuilder& out) {
+      return std::pair(
+          wire::Body_Hello,
+          wire::CreateHello(out.fbb, ipc::protocol_version, out.fbb.CreateString("test"), 0, 1000, true).Union());
+    });
+  }
+
+  void prepare(ClientId client) {
+    ask(client, [](FrameBuilder& out) {
+      return std::pair(wire::Body_Lease, wire::CreateLease(out.fbb, 1 << 20, 1000, false).Union());
+    });
+    const auto* segment = reply(client).body_as_Segment();
+    if (!segment) return;
+    const auto id = segment->segment();
+    ask(client,
+        [id](FrameBuilder& out) { return std::pair(wire::Body_Mapped, wire::CreateMapped(out.fbb, id).Union()); });
+    for (const std::size_t leaves : {1U, 128U}) {
+      ipc::Seal seal;
+      seal.object = ipc::make_object_id(client, static_cast<std::uint32_t>(leaves));
+      for (std::size_t leaf = 0; leaf < leaves; ++leaf)
+        seal.manifest.add({id}, 0, muster::DType::float32, std::vector<std::int64_t>{16}).value();
+      record(client, ipc::SubmissionType::seal, seal);
+    }
+  }
+
+  void join_all(const std::string& group) {
+    for (const ClientId client : clients) {
+      ask(client, [&](FrameBuilder& out) {
+        const auto name = out.fbb.CreateString(group);
+        return std::pair(
+            wire::Body_Join,
+            wire::CreateJoin(out.fbb, name, static_cast<int>(client.value) - 1, 2, 30'000, 0, false).Union());
+      });
+      if (const auto* joined = granted(client) ? reply(client).body_as_Joined() : nullptr)
+        seats_[client] = {joined->seat()};
+    }
+  }
+
+  void contribute(Kind kind) {
+    for (const ClientId client : clients) {
+      if (!seats_.contains(client)) continue;
+      ipc::Contribute contribute;
+      contribute.work = {++last_work_};
+      contribute.seat = seats_.at(client);
+      contribute.epoch = 1;
+      contribute.kind = kind;
+      contribute.timeout_ns = Duration(std::chrono::seconds(30)).count();
+      if (kind != Kind::barrier && kind != Kind::split) contribute.objects = {ipc::make_object_id(client, 1)};
+      works_[client].push_back(last_work_);
+      record(client, ipc::SubmissionType::contribute, contribute);
+    }
+  }
+
+  /// One whose plan is larger than the reserve.
+  void combine(ClientId client) {
+    ipc::Combine combine;
+    combine.work = {++last_work_};
+    combine.ranks = 1024;
+    combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+    combine.objects.resize(combine.ranks, ipc::make_object_id(client, 128));
+    works_[client].push_back(last_work_);
+    record(client, ipc::SubmissionType::combine, combine);
+  }
+
+  void list(ClientId client) {
+    ask(client, [](FrameBuilder& out) {
+      return std::pair(wire::Body_ObjectsQuery, wire::CreateObjectsQuery(out.fbb, 100).Union());
+    });
+  }
+
+  void release(ClientId client) {
+    record(client, ipc::SubmissionType::release, ipc::Release{{ipc::make_object_id(client, 128)}});
+  }
+
+  Kept outside_;
+  Node node_;
+  TimePoint now_{std::chrono::hours(1)};
+  std::map<ClientId, ipc::SeatId> seats_;
+  std::map<ClientId, std::vector<std::uint64_t>> works_;
+  std::uint64_t last_work_ = 0;
+  std::uint64_t request_ = 0;
+};
+
+struct Counts {
+  std::size_t allocations = 0;
+  std::size_t large_allocations = 0;
+};
+
+/// Runs the scenario on a heap that ends at an allocation, or fails a large one; returns how many there were.
+Counts run_until(std::size_t end, std::size_t large_to_fail) {
+  INFO("the heap ends at allocation " << end << ", large allocation " << large_to_fail << " fails");
+  Scenario scenario;
+  heap.allocations = heap.large_allocations = 0;
+  heap.ends_after = end;
+  heap.large_to_fail = large_to_fail;
+  scenario.run();
+  scenario.expire();
+  const Counts made{heap.allocations, heap.large_allocations};
+  heap.ends_after = heap.large_to_fail = heap.capacity = SIZE_MAX;
+  scenario.check_outcomes();
+  scenario.end();
+  CHECK_FALSE(heap_is_short());
+  return made;
+}
+
+}  // namespace
+
+TEST_CASE("wherever the heap ends, the node lives on and nothing is lost") {
+  keep_heap_reserve(reserve_bytes);
+  const std::size_t all = run_until(SIZE_MAX, SIZE_MAX).allocations;
+  REQUIRE(all > 100);
+  for (std::size_t end = 1; end <= all; ++end) run_until(end, SIZE_MAX);
+}
+
+TEST_CASE("an allocation that is too large for the reserve fails what it was for, and nothing else") {
+  keep_heap_reserve(reserve_bytes);
+  const std::size_t all = run_until(SIZE_MAX, SIZE_MAX).large_allocations;
+  REQUIRE(all >= 4);
+  for (std::size_t large = 1; large <= all; ++large) run_until(SIZE_MAX, large);
+}
