@@ -21,6 +21,8 @@ constexpr auto deposit_wait = std::chrono::seconds(30);
 /// Smaller arrays are copied for torch and DLPack: cheaper than a mapping.
 constexpr std::uint64_t copy_bytes_max = 16 << 10;
 constexpr std::uint64_t page_bytes = 4096;
+/// From here on a copy takes longer than to give the GIL up and to get it back.
+constexpr std::size_t long_copy_bytes = 1 << 20;
 
 PyArrayObject* as_array(const nb::object& object) { return reinterpret_cast<PyArrayObject*>(object.ptr()); }
 
@@ -44,7 +46,9 @@ nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const st
 /// Copies an array of any strides into dense memory.
 void copy_dense(PyArrayObject* from, void* to) {
   if (PyArray_IS_C_CONTIGUOUS(from)) {
-    std::memcpy(to, PyArray_DATA(from), static_cast<std::size_t>(PyArray_NBYTES(from)));
+    const auto bytes = static_cast<std::size_t>(PyArray_NBYTES(from));
+    const auto copy = [&, data = PyArray_DATA(from)] { return std::memcpy(to, data, bytes); };
+    bytes < long_copy_bytes ? copy() : unlocked(copy);
     return;
   }
   Py_INCREF(PyArray_DESCR(from));
@@ -78,7 +82,8 @@ class Depositor {
     manifest_.structure = std::move(structure);
     std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
     addresses.insert(addresses.end(), made_.begin(), made_.end());
-    auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_);
+    // The daemon may be slow to make room for the news.
+    auto ref = unlocked([&] { return detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_); });
     forget_made();
     return {value_or_raise(std::move(ref)), copies_};
   }
@@ -91,12 +96,8 @@ class Depositor {
   }
 
   void copy(const FoundLeaf& leaf, PyArrayObject* array, std::uint64_t bytes, const Shape& shape) {
-    auto address = connection_->arena().allocate(bytes, 0, std::chrono::nanoseconds(0));
-    if (!address) {
-      const WithoutGil release;
-      address = connection_->arena().allocate(bytes, 0, timeout_);
-    }
-    std::byte* to = value_or_raise(std::move(address));
+    std::byte* to = connection_->arena().allocate_here(bytes, 0);
+    if (!to) to = value_or_raise(unlocked([&] { return connection_->arena().allocate(bytes, 0, timeout_); }));
     made_.push_back(to);
     copy_dense(array, to);
     // A scalar has no memory that could have been shared.
@@ -168,8 +169,9 @@ nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const i
   const auto shape = hold->manifest.shape(leaf);
   if (leaf.bytes() <= copy_bytes_max) return copied_array(data, descr, shape, leaf.bytes());
   const std::uint64_t first_page = leaf.offset / page_bytes * page_bytes;
-  auto mapping =
-      hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
+  auto mapping = unlocked([&] {
+    return hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
+  });
   if (!mapping) {
     Py_DECREF(descr);
     raise(mapping.error());
@@ -184,10 +186,7 @@ nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const i
 }
 
 Opened open_or_raise(const Ref& ref) {
-  return value_or_raise([&] {
-    const WithoutGil release;
-    return open(ref);
-  }());
+  return value_or_raise(unlocked([&] { return open(ref); }));
 }
 
 /// No other user makes this process import a library.
@@ -282,10 +281,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   }
   const std::uint64_t bytes = *count * size_of(*known);
   const auto wait = timeout_from(timeout).value_or(deposit_wait);
-  auto address = [&] {
-    const WithoutGil release;
-    return connection->arena().allocate(bytes, 0, wait);
-  }();
+  auto address = unlocked([&] { return connection->arena().allocate(bytes, 0, wait); });
   if (!address) {
     Py_DECREF(descr);
     raise(address.error());
@@ -334,7 +330,7 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
       value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
     }
     part.structure = std::move(child.structure);
-    parts.push_back({value_or_raise(detail::derive(Ref(opened.hold), std::move(part))), 0});
+    parts.push_back({value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold), std::move(part)); })), 0});
   }
   return parts;
 }
@@ -383,12 +379,12 @@ void bind_objects(nb::module_& module) {
       .def("free", [](PyRef& self) { self.ref.free(); })
       .def("token",
            [](const PyRef& self) {
-             const auto bytes = value_or_raise(self.ref.serialize());
+             const auto bytes = value_or_raise(unlocked([ref = self.ref] { return ref.serialize(); }));
              return nb::bytes(bytes.data(), bytes.size());
            })
       .def("rows",
            [](const PyRef& self, std::int64_t first, std::int64_t rows) {
-             return PyRef{value_or_raise(detail::slice(self.ref, first, rows)), 0};
+             return PyRef{value_or_raise(unlocked([&, ref = self.ref] { return detail::slice(ref, first, rows); })), 0};
            })
       .def("parts", &parts_of);
   const nb::class_<Writable> writable(module, "Writable", nb::type_slots(writable_slots));
