@@ -11,6 +11,7 @@
 #include "call.hpp"
 #include "gil.hpp"
 #include "hold.hpp"
+#include "owners.hpp"
 #include "tree.hpp"
 
 namespace muster::python {
