@@ -11,6 +11,7 @@
 #include "call.hpp"
 #include "gil.hpp"
 #include "hold.hpp"
+#include "names.hpp"
 #include "owners.hpp"
 #include "tree.hpp"
 
@@ -291,31 +292,47 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   return array_over(*address, descr, shape, std::move(owner), true);
 }
 
-/// Takes the array's memory over if the caller's variable is the only other reference on it.
-PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t known_references, Timeout timeout) {
+/// The memory of `muster.empty` behind an array; null if it is any other array.
+Writable* memory_of(nb::handle array) {
+  if (!PyArray_CheckExact(array.ptr())) return nullptr;
+  PyObject* base = PyArray_BASE(reinterpret_cast<PyArrayObject*>(array.ptr()));
+  return base && nb::isinstance<Writable>(base) ? nb::inst_ptr<Writable>(base) : nullptr;
+}
+
+PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& memory, DType dtype) {
   auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
-  const nb::object owner =
-      PyArray_CheckExact(array.ptr()) && PyArray_BASE(numpy) ? nb::borrow(PyArray_BASE(numpy)) : nb::object();
-  const bool ours = owner.is_valid() && nb::isinstance<Writable>(owner);
-  constexpr Py_ssize_t array_and_here = 2;
-  const auto dtype = ours ? dtype_of(PyArray_DESCR(numpy)) : std::nullopt;
-  if (!ours || !dtype || Py_REFCNT(array.ptr()) > known_references || Py_REFCNT(owner.ptr()) != array_and_here ||
-      !PyArray_IS_C_CONTIGUOUS(numpy) || nb::inst_ptr<Writable>(owner)->sealed) {
-    auto made = deposit(connection, array, 0, 0, timeout);
-    if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
-    return made;
-  }
-  auto* memory = nb::inst_ptr<Writable>(owner);
-  const auto region = connection->arena().find(memory->address);
+  const auto region = connection->arena().find(memory.address);
   ipc::Manifest manifest;
   const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(numpy));
   const auto offset =
       region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
-  value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, *dtype, shape_of(numpy)));
-  memory->sealed = true;
+  value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, dtype, shape_of(numpy)));
+  // Before any other thread can make a view of it.
+  memory.sealed = true;
   PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
   const std::byte* address = region->address;
-  return {value_or_raise(detail::seal(connection, std::move(manifest), {&address, 1}, 0)), 0};
+  auto ref = unlocked([&] { return detail::seal(connection, std::move(manifest), {&address, 1}, 0); });
+  if (!ref) {
+    memory.sealed = false;
+    PyArray_ENABLEFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  }
+  return {value_or_raise(std::move(ref)), 0};
+}
+
+/// `callers`: references on the array that the call itself holds, whatever the caller's expression.
+PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, Timeout timeout) {
+  auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
+  // Memory of another connection belongs to the past of this process, or to its parent.
+  if (auto* memory = memory_of(array); memory && memory->connection == connection && !memory->sealed) {
+    const auto dtype = dtype_of(PyArray_DESCR(numpy));
+    // Once the array itself is read-only, others can write through views and buffers, not through names for it.
+    if (dtype && PyArray_IS_C_CONTIGUOUS(numpy) && Py_REFCNT(PyArray_BASE(numpy)) == 1 &&
+        has_only_names(array, callers))
+      return take_over(connection, array, *memory, *dtype);
+  }
+  auto made = deposit(connection, array, 0, 0, timeout);
+  if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  return made;
 }
 
 /// The elements of a stored list, each an object of its own over the same bytes.
@@ -410,10 +427,10 @@ void bind_objects(nb::module_& module) {
   module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
   module.def(
       "seal",
-      [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t known, nb::handle timeout) {
-        return seal_array(connection, array, known, timeout_from(timeout));
+      [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, nb::handle timeout) {
+        return seal_array(connection, array, callers, timeout_from(timeout));
       },
-      nb::arg("connection"), nb::arg("array"), nb::arg("known"), nb::arg("timeout").none());
+      nb::arg("connection"), nb::arg("array"), nb::arg("callers"), nb::arg("timeout").none());
   // What tests look at structures with.
   module.def(
       "take_apart",
