@@ -59,6 +59,9 @@ void copy_dense(PyArrayObject* from, void* to) {
   if (!dense.is_valid() || PyArray_CopyInto(as_array(dense), from) != 0) throw nb::python_error();
 }
 
+/// Most seals need not wait, and to give the GIL up and get it back may take long where many want it.
+Result<void> wait_unlocked(const std::function<Result<void>()>& wait) { return unlocked(wait); }
+
 class Depositor {
  public:
   Depositor(const ConnectionPtr& connection, Timeout timeout)
@@ -84,8 +87,7 @@ class Depositor {
     manifest_.structure = std::move(structure);
     std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
     addresses.insert(addresses.end(), made_.begin(), made_.end());
-    // The daemon may be slow to make room for the news.
-    auto ref = unlocked([&] { return detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_); });
+    auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_, &wait_unlocked);
     forget_made();
     return {value_or_raise(std::move(ref)), copies_};
   }
@@ -197,6 +199,13 @@ LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
   const char* library = given == LeafKind::torch ? "torch" : "jax.numpy";
   const bool imported = PyDict_GetItemString(PyImport_GetModuleDict(), library) != nullptr;
   return imported ? given : LeafKind::numpy;
+}
+
+/// What a large manifest says may have to be asked for; everything else is here.
+const Ref& described(const PyRef& self) {
+  if (const auto& hold = self.ref.hold(); hold && !hold->described)
+    value_or_raise(unlocked([hold] { return detail::usable(hold); }));
+  return self.ref;
 }
 
 /// torch has its own bfloat16: its bits travel as int16.
@@ -311,7 +320,7 @@ PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& mem
   memory.sealed = true;
   PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
   const std::byte* address = region->address;
-  auto ref = unlocked([&] { return detail::seal(connection, std::move(manifest), {&address, 1}, 0); });
+  auto ref = detail::seal(connection, std::move(manifest), {&address, 1}, 0, &wait_unlocked);
   if (!ref) {
     memory.sealed = false;
     PyArray_ENABLEFLAGS(numpy, NPY_ARRAY_WRITEABLE);
@@ -381,16 +390,20 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
 void bind_objects(nb::module_& module) {
   nb::class_<PyRef>(module, "Stored")
       .def_rw("copies", &PyRef::copies)
-      .def_prop_ro("nbytes", [](const PyRef& self) { return self.ref.nbytes(); })
-      .def_prop_ro("leaves", [](const PyRef& self) { return self.ref.leaves(); })
+      .def_prop_ro("nbytes", [](const PyRef& self) { return described(self).nbytes(); })
+      .def_prop_ro("leaves", [](const PyRef& self) { return described(self).leaves(); })
       .def_prop_ro("plain",
-                   [](const PyRef& self) { return self.ref.structure().empty() || self.ref.structure().size() == 1; })
-      .def_prop_ro("structure", [](const PyRef& self) { return readable(self.ref.structure()); })
+                   [](const PyRef& self) {
+                     const auto structure = described(self).structure();
+                     return structure.empty() || structure.size() == 1;
+                   })
+      .def_prop_ro("structure", [](const PyRef& self) { return readable(described(self).structure()); })
       .def_prop_ro("alive", [](const PyRef& self) { return self.ref.valid(); })
-      .def("shape", [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(self.ref.shape(leaf))); })
+      .def("shape",
+           [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(described(self).shape(leaf))); })
       .def("dtype",
            [](const PyRef& self, std::size_t leaf) {
-             return nb::steal(reinterpret_cast<PyObject*>(descr_of(self.ref.dtype(leaf))));
+             return nb::steal(reinterpret_cast<PyObject*>(descr_of(described(self).dtype(leaf))));
            })
       .def("get", [](const PyRef& self) { return value_of(open_or_raise(self.ref)); })
       .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import sys
 import threading
 
 import muster
@@ -55,8 +56,19 @@ def emptied() -> muster.Ref:
     return muster.seal(muster.empty(LARGE, np.uint8))
 
 
+def of_many_leaves() -> muster.Ref:
+    """Too long for the ring."""
+    return muster.put([1.0] * 20000)
+
+
+def many() -> muster.Ref:
+    """Until the ring is full, and beyond."""
+    return [muster.put(1.0) for _ in range(20000)][-1]
+
+
 def _other_threads_run(_rank, daemon_pid, make):
-    muster.init()
+    muster.put(1.0)
+    sys.setswitchinterval(1000)  # only a thread that gives the GIL up lets others run
     about_to_wait, refs = threading.Event(), []
 
     def wait() -> None:
@@ -75,7 +87,7 @@ def _other_threads_run(_rank, daemon_pid, make):
     return refs[0].copies
 
 
-@pytest.mark.parametrize(("make", "copies"), [(large, 0), (sealed, 1), (emptied, 0)])
+@pytest.mark.parametrize(("make", "copies"), [(large, 0), (sealed, 1), (emptied, 0), (of_many_leaves, 0), (many, 0)])
 def test_other_threads_run_while_one_waits_for_the_daemon(own_daemon, make, copies):
     assert run_ranks(own_daemon, _other_threads_run, 1, own_daemon.pid, make) == [copies]
 
@@ -101,7 +113,7 @@ def in_poll(pid: int) -> bool:
     return number in ("7", "271", "73")
 
 
-@pytest.mark.parametrize("make", [large, total, zeros, copied, resized, sealed, emptied])
+@pytest.mark.parametrize("make", [large, total, zeros, copied, resized, sealed, emptied, of_many_leaves])
 def test_ctrl_c_ends_a_wait_for_the_daemon(own_daemon, make):
     ready = SPAWN.Event()
     with ranks(own_daemon, _is_interrupted, 1, own_daemon.pid, make, ready) as (processes, results):
