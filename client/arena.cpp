@@ -24,11 +24,7 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   bytes = std::max<std::uint64_t>(bytes, 1);
   if (bytes > bytes_max) return Error(Code::invalid, "an array of " + std::to_string(bytes) + " bytes");
   std::byte* address = nullptr;
-  const auto placed = [&] {
-    const std::lock_guard lock(mutex_);
-    if (!disowned_) address = place(bytes, call);
-    return address != nullptr;
-  };
+  const auto placed = [&] { return (address = allocate_here(bytes, call)) != nullptr; };
   // Perhaps the room is there and only the news of it is waiting.
   const auto placed_after_news = [&] {
     source_.collect();
@@ -44,6 +40,11 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   if (!segment) return segment.error();
   return Error(Code::out_of_memory,
                "other threads took the segment that was leased for " + std::to_string(bytes) + " bytes", "try again");
+}
+
+std::byte* Arena::allocate_here(std::uint64_t bytes, std::uint64_t call) {
+  const std::lock_guard lock(mutex_);
+  return disowned_ || bytes > bytes_max ? nullptr : place(std::max<std::uint64_t>(bytes, 1), call);
 }
 
 Result<LeasedSegment> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,

@@ -53,6 +53,8 @@ class Arena {
   /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none
   /// has room, and waits for it up to `timeout`.
   [[nodiscard]] Result<std::byte*> allocate(std::uint64_t bytes, std::uint64_t call, std::chrono::nanoseconds timeout);
+  /// The same if there is room in what this process has; null otherwise. Never waits.
+  [[nodiscard]] std::byte* allocate_here(std::uint64_t bytes, std::uint64_t call);
   /// The local array over the region that begins here is gone.
   void free(void* address);
   /// The region that contains the address, if it is one of this arena's in use.

@@ -105,6 +105,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
   /// Sends a record before any that is submitted later, now or with the next one. Never waits.
   void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
+  /// The same without waiting. False: that would have been needed, and nothing was written.
+  [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
   void add_hold() { ++holds_; }
   /// A hold of this object ended. Never waits: what finds no room in the ring goes with what is written next.
   void release(ipc::ObjectId object);
@@ -170,7 +172,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::span<const std::byte> body;
   };
   [[nodiscard]] Result<void> submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout);
-  [[nodiscard]] Result<void> submit_by_ring(const Submission& record, std::chrono::nanoseconds timeout);
+  void announce(ipc::SubmissionType type);
   [[nodiscard]] Result<void> submit_when_there_is_room(const Submission& record, SteadyTime until);
   [[nodiscard]] Result<bool> try_submit(const Submission& record);
   void ring_doorbell();
@@ -300,10 +302,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Arena> arena_;
 };
 
+/// Called around a wait, and only around one: a caller who holds a lock that others want gives it up meanwhile.
+using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);
 /// Regions of the arena that become an object with one hold of this process. `addresses`: any address inside each
 /// region.
 [[nodiscard]] Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
-                               std::span<const std::byte* const> addresses, std::uint64_t copied_bytes);
+                               std::span<const std::byte* const> addresses, std::uint64_t copied_bytes,
+                               AroundWait around = nullptr);
 /// A hard lease becomes an object that nobody can write any more, this process included.
 [[nodiscard]] Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest);
 /// An object made of parts of another's bytes; nothing is copied.

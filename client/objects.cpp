@@ -22,8 +22,15 @@ Lease::~Lease() {
 
 namespace {
 
+Result<void> submit_seal(Connection& connection, std::span<const std::byte> body, AroundWait around) {
+  if (!around) return connection.submit(ipc::SubmissionType::seal, body);
+  auto sent = connection.submit_now(ipc::SubmissionType::seal, body);
+  if (!sent) return sent.error();
+  return *sent ? Result<void>() : around([&] { return connection.submit(ipc::SubmissionType::seal, body); });
+}
+
 /// Sends the seal of a new object, for which the arena or a parent keeps the bytes already.
-Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal record) {
+Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal record, AroundWait around = nullptr) {
   const auto fail = [&](const Error& error) {
     connection->arena().object_gone(record.object);
     return error;
@@ -34,20 +41,20 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
   record.capability = connection->random_capability();
   Scratch body;
   ipc::write(record, *body);
-  if (auto sent = connection->submit(ipc::SubmissionType::seal, *body); !sent) return fail(sent.error());
+  if (auto sent = submit_seal(*connection, *body, around); !sent) return fail(sent.error());
   return Ref(std::make_shared<Hold>(connection, record.object, record.capability, std::move(record.manifest)));
 }
 
 }  // namespace
 
 Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
-                 std::span<const std::byte* const> addresses, std::uint64_t copied_bytes) {
+                 std::span<const std::byte* const> addresses, std::uint64_t copied_bytes, AroundWait around) {
   ipc::Seal record;
   record.object = connection->next_object();
   record.copied_bytes = copied_bytes;
   record.manifest = std::move(manifest);
   if (auto adopted = connection->arena().adopt(record.object, addresses); !adopted) return adopted.error();
-  return send_seal(connection, std::move(record));
+  return send_seal(connection, std::move(record), around);
 }
 
 Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest) {

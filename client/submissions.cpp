@@ -29,14 +29,29 @@ std::vector<std::byte>& Scratch::spare() {
   return bytes;
 }
 
+Result<bool> Connection::submit_now(ipc::SubmissionType type, std::span<const std::byte> body) {
+  if (!alive()) return end_error();
+  if (body.size() > ipc::record_bytes_max) return false;
+  auto written = try_submit({type, body});
+  if (!written || !*written) return written;
+  announce(type);
+  // Whoever only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
+  collect();
+  return true;
+}
+
 Result<void> Connection::submit(ipc::SubmissionType type, std::span<const std::byte> body) {
   constexpr auto timeout = std::chrono::seconds(30);
-  if (!alive()) return end_error();
+  auto written = submit_now(type, body);
+  if (!written) return written.error();
+  if (*written) return {};
   const Submission record{type, body};
-  const bool fits = body.size() <= ipc::record_bytes_max;
-  if (auto sent = fits ? submit_by_ring(record, timeout) : submit_by_socket(record, timeout); !sent)
-    return sent.error();
-  // Whoever only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
+  if (body.size() > ipc::record_bytes_max) {
+    if (auto sent = submit_by_socket(record, timeout); !sent) return sent;
+  } else {
+    if (auto waited = submit_when_there_is_room(record, steady_clock::now() + timeout); !waited) return waited;
+    announce(type);
+  }
   collect();
   return {};
 }
@@ -89,16 +104,11 @@ Result<void> Connection::submit_by_socket(const Submission& record, std::chrono:
   return {};
 }
 
-Result<void> Connection::submit_by_ring(const Submission& record, std::chrono::nanoseconds timeout) {
-  auto written = try_submit(record);
-  if (!written) return written.error();
-  if (!*written)
-    if (auto waited = submit_when_there_is_room(record, steady_clock::now() + timeout); !waited) return waited;
-  hit_before_doorbell(record.type);
+void Connection::announce(ipc::SubmissionType type) {
+  hit_before_doorbell(type);
   ring_doorbell();
-  if (record.type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed_signalled);
+  if (type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed_signalled);
   flush_releases();
-  return {};
 }
 
 Result<void> Connection::submit_when_there_is_room(const Submission& record, SteadyTime until) {

@@ -107,6 +107,17 @@ def _calibrate() -> None:
         keep.append(made)
         return made
 
+    def kept_beside() -> Any:
+        array = np.ones(3)
+        made = [array]
+        keep.append(made)
+        return [array, made]
+
+    def kept_view() -> Any:
+        array = np.ones(3)
+        keep.append(array[1:])
+        return {"whole": array, "part": keep[-1]}
+
     def watched_array() -> Any:
         array = np.ones(3)
         watched.append(weakref.ref(array))
@@ -122,7 +133,7 @@ def _calibrate() -> None:
         (lambda: np.ones(4)[1:], 1),
         (twice, 2),
     ]
-    shared = [(kept, 1), (kept_base, 1), (kept_container, 1), (watched_array, 1)]
+    shared = [(kept, 1), (kept_base, 1), (kept_container, 1), (kept_beside, 2), (kept_view, 2), (watched_array, 1)]
 
     async def given(function: Callable[[], Any]) -> Any:
         return _muster.probe_argument(await _awaited(function))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import select
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -54,27 +55,29 @@ def empty(
 def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
     """Makes an array of ``empty()`` an object without a copy, and read-only.
 
-    One copy if views of it or other names for it exist, or if it is any other array.
+    One copy if there are views or buffers of it, or references that may be one; the caller's variables, and items and
+    attributes of plain containers that they lead to, are none. One copy, too, if it is any other array.
 
     Raises:
         OutOfMemory: a copy was due, and the store stayed full for ``timeout`` seconds (30 by default).
         Invalid: it is no array that can be stored.
     """
-    # The caller's variable, our parameter, and the call below.
-    return Ref(_muster.seal(_runtime.connection(), array, _SEAL_REFERENCES, timeout))
+    return Ref(_muster.seal(_runtime.connection(), array, _CALLERS_REFERENCES, timeout))
 
 
-def _references_of_a_sealed_array() -> int:
-    import sys
+def _references_that_a_call_holds() -> int:
+    """On an argument, without what the caller holds, whether that is a variable or an expression's value."""
 
-    def inner(array: Any) -> int:
+    def called(array: Any) -> int:
         return sys.getrefcount(array)
 
-    array = object()
-    return inner(array)
+    if getattr(sys, "_is_gil_enabled", lambda: True)() is False:
+        return -1  # counts say nothing there
+    variable = object()
+    return min(called(object()), called(variable) - 1)
 
 
-_SEAL_REFERENCES = _references_of_a_sealed_array()
+_CALLERS_REFERENCES = _references_that_a_call_holds()
 
 
 def wait(

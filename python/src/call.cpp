@@ -4,6 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "gil.hpp"
+#include "signals.hpp"
+
 namespace muster::python {
 
 namespace {
@@ -31,11 +34,20 @@ struct HandlerFunctions {
 
   static std::byte* from_store(Handler& handler, std::size_t bytes) {
     if (handler.over || handler.used + bytes > handler.limit) return nullptr;
-    // No waiting here: a full store means that this array comes from malloc and is copied once.
-    auto address = handler.connection->arena().allocate(bytes, handler.id, std::chrono::nanoseconds(0));
-    if (!address) return nullptr;
-    handler.used += bytes;
-    return *address;
+    auto* address = handler.connection->arena().allocate_here(bytes, handler.id);
+    if (!address) address = from_daemon(handler, bytes);
+    if (address) handler.used += bytes;
+    return address;
+  }
+
+  /// Does not wait for room: a full store means that this array comes from malloc and is copied once.
+  static std::byte* from_daemon(Handler& handler, std::size_t bytes) {
+    const SignalsLeftPending left;
+    const auto lease = [&] {
+      auto address = handler.connection->arena().allocate(bytes, handler.id, std::chrono::nanoseconds(0));
+      return address ? *address : nullptr;
+    };
+    return PyGILState_Check() ? unlocked(lease) : lease();
   }
 
   static void* allocate(void* context, std::size_t bytes) {

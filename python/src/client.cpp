@@ -38,13 +38,6 @@ std::vector<Ref> refs_from(const std::vector<PyRef>& inputs) {
   return refs;
 }
 
-/// Runs a call of the client without the GIL.
-template <class Function>
-auto unlocked(const Function& function) {
-  const WithoutGil release;
-  return function();
-}
-
 Outcome outcome_of(const PyWork& self, nb::handle timeout) {
   const auto bound = timeout_from(timeout);
   return value_or_raise(unlocked([&] { return self.work.wait(bound); }));

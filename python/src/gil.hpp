@@ -34,6 +34,13 @@ class WithoutGil {
   }
 };
 
+/// Runs what may wait, or takes a while, without the GIL.
+template <class Function>
+auto unlocked(const Function& function) {
+  const WithoutGil release;
+  return function();
+}
+
 /// On any thread, with or without the GIL.
 class WithGil {
  public:

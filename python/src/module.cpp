@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "bindings.hpp"
-#include "gil.hpp"
+#include "signals.hpp"
 
 namespace muster::python {
 
@@ -106,12 +106,6 @@ namespace {
 void* import_numpy() {
   import_array1(nullptr);
   return nullptr;
-}
-
-/// Waits look here at least every 50 ms, without holding any lock of Muster.
-bool signal_came() {
-  const WithGil gil;
-  return PyErr_CheckSignals() != 0;
 }
 
 }  // namespace

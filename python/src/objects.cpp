@@ -11,6 +11,8 @@
 #include "call.hpp"
 #include "gil.hpp"
 #include "hold.hpp"
+#include "names.hpp"
+#include "owners.hpp"
 #include "tree.hpp"
 
 namespace muster::python {
@@ -21,6 +23,8 @@ constexpr auto deposit_wait = std::chrono::seconds(30);
 /// Smaller arrays are copied for torch and DLPack: cheaper than a mapping.
 constexpr std::uint64_t copy_bytes_max = 16 << 10;
 constexpr std::uint64_t page_bytes = 4096;
+/// From here on a copy takes longer than to give the GIL up and to get it back.
+constexpr std::size_t long_copy_bytes = 1 << 20;
 
 PyArrayObject* as_array(const nb::object& object) { return reinterpret_cast<PyArrayObject*>(object.ptr()); }
 
@@ -44,7 +48,9 @@ nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const st
 /// Copies an array of any strides into dense memory.
 void copy_dense(PyArrayObject* from, void* to) {
   if (PyArray_IS_C_CONTIGUOUS(from)) {
-    std::memcpy(to, PyArray_DATA(from), static_cast<std::size_t>(PyArray_NBYTES(from)));
+    const auto bytes = static_cast<std::size_t>(PyArray_NBYTES(from));
+    const auto copy = [&, data = PyArray_DATA(from)] { return std::memcpy(to, data, bytes); };
+    bytes < long_copy_bytes ? copy() : unlocked(copy);
     return;
   }
   Py_INCREF(PyArray_DESCR(from));
@@ -52,6 +58,9 @@ void copy_dense(PyArrayObject* from, void* to) {
                                                     PyArray_DIMS(from), nullptr, to, NPY_ARRAY_WRITEABLE, nullptr));
   if (!dense.is_valid() || PyArray_CopyInto(as_array(dense), from) != 0) throw nb::python_error();
 }
+
+/// Most seals need not wait, and to give the GIL up and get it back may take long where many want it.
+Result<void> wait_unlocked(const std::function<Result<void>()>& wait) { return unlocked(wait); }
 
 class Depositor {
  public:
@@ -78,7 +87,7 @@ class Depositor {
     manifest_.structure = std::move(structure);
     std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
     addresses.insert(addresses.end(), made_.begin(), made_.end());
-    auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_);
+    auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_, &wait_unlocked);
     forget_made();
     return {value_or_raise(std::move(ref)), copies_};
   }
@@ -91,12 +100,8 @@ class Depositor {
   }
 
   void copy(const FoundLeaf& leaf, PyArrayObject* array, std::uint64_t bytes, const Shape& shape) {
-    auto address = connection_->arena().allocate(bytes, 0, std::chrono::nanoseconds(0));
-    if (!address) {
-      const WithoutGil release;
-      address = connection_->arena().allocate(bytes, 0, timeout_);
-    }
-    std::byte* to = value_or_raise(std::move(address));
+    std::byte* to = connection_->arena().allocate_here(bytes, 0);
+    if (!to) to = value_or_raise(unlocked([&] { return connection_->arena().allocate(bytes, 0, timeout_); }));
     made_.push_back(to);
     copy_dense(array, to);
     // A scalar has no memory that could have been shared.
@@ -168,8 +173,9 @@ nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const i
   const auto shape = hold->manifest.shape(leaf);
   if (leaf.bytes() <= copy_bytes_max) return copied_array(data, descr, shape, leaf.bytes());
   const std::uint64_t first_page = leaf.offset / page_bytes * page_bytes;
-  auto mapping =
-      hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
+  auto mapping = unlocked([&] {
+    return hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
+  });
   if (!mapping) {
     Py_DECREF(descr);
     raise(mapping.error());
@@ -184,10 +190,7 @@ nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const i
 }
 
 Opened open_or_raise(const Ref& ref) {
-  return value_or_raise([&] {
-    const WithoutGil release;
-    return open(ref);
-  }());
+  return value_or_raise(unlocked([&] { return open(ref); }));
 }
 
 /// No other user makes this process import a library.
@@ -196,6 +199,13 @@ LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
   const char* library = given == LeafKind::torch ? "torch" : "jax.numpy";
   const bool imported = PyDict_GetItemString(PyImport_GetModuleDict(), library) != nullptr;
   return imported ? given : LeafKind::numpy;
+}
+
+/// What a large manifest says may have to be asked for; everything else is here.
+const Ref& described(const PyRef& self) {
+  if (const auto& hold = self.ref.hold(); hold && !hold->described)
+    value_or_raise(unlocked([hold] { return detail::usable(hold); }));
+  return self.ref;
 }
 
 /// torch has its own bfloat16: its bits travel as int16.
@@ -282,10 +292,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   }
   const std::uint64_t bytes = *count * size_of(*known);
   const auto wait = timeout_from(timeout).value_or(deposit_wait);
-  auto address = [&] {
-    const WithoutGil release;
-    return connection->arena().allocate(bytes, 0, wait);
-  }();
+  auto address = unlocked([&] { return connection->arena().allocate(bytes, 0, wait); });
   if (!address) {
     Py_DECREF(descr);
     raise(address.error());
@@ -294,31 +301,47 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   return array_over(*address, descr, shape, std::move(owner), true);
 }
 
-/// Takes the array's memory over if the caller's variable is the only other reference on it.
-PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t known_references, Timeout timeout) {
+/// The memory of `muster.empty` behind an array; null if it is any other array.
+Writable* memory_of(nb::handle array) {
+  if (!PyArray_CheckExact(array.ptr())) return nullptr;
+  PyObject* base = PyArray_BASE(reinterpret_cast<PyArrayObject*>(array.ptr()));
+  return base && nb::isinstance<Writable>(base) ? nb::inst_ptr<Writable>(base) : nullptr;
+}
+
+PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& memory, DType dtype) {
   auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
-  const nb::object owner =
-      PyArray_CheckExact(array.ptr()) && PyArray_BASE(numpy) ? nb::borrow(PyArray_BASE(numpy)) : nb::object();
-  const bool ours = owner.is_valid() && nb::isinstance<Writable>(owner);
-  constexpr Py_ssize_t array_and_here = 2;
-  const auto dtype = ours ? dtype_of(PyArray_DESCR(numpy)) : std::nullopt;
-  if (!ours || !dtype || Py_REFCNT(array.ptr()) > known_references || Py_REFCNT(owner.ptr()) != array_and_here ||
-      !PyArray_IS_C_CONTIGUOUS(numpy) || nb::inst_ptr<Writable>(owner)->sealed) {
-    auto made = deposit(connection, array, 0, 0, timeout);
-    if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
-    return made;
-  }
-  auto* memory = nb::inst_ptr<Writable>(owner);
-  const auto region = connection->arena().find(memory->address);
+  const auto region = connection->arena().find(memory.address);
   ipc::Manifest manifest;
   const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(numpy));
   const auto offset =
       region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
-  value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, *dtype, shape_of(numpy)));
-  memory->sealed = true;
+  value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, dtype, shape_of(numpy)));
+  // Before any other thread can make a view of it.
+  memory.sealed = true;
   PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
   const std::byte* address = region->address;
-  return {value_or_raise(detail::seal(connection, std::move(manifest), {&address, 1}, 0)), 0};
+  auto ref = detail::seal(connection, std::move(manifest), {&address, 1}, 0, &wait_unlocked);
+  if (!ref) {
+    memory.sealed = false;
+    PyArray_ENABLEFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  }
+  return {value_or_raise(std::move(ref)), 0};
+}
+
+/// `callers`: references on the array that the call itself holds, whatever the caller's expression.
+PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, Timeout timeout) {
+  auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
+  // Memory of another connection belongs to the past of this process, or to its parent.
+  if (auto* memory = memory_of(array); memory && memory->connection == connection && !memory->sealed) {
+    const auto dtype = dtype_of(PyArray_DESCR(numpy));
+    // Once the array itself is read-only, others can write through views and buffers, not through names for it.
+    if (dtype && PyArray_IS_C_CONTIGUOUS(numpy) && Py_REFCNT(PyArray_BASE(numpy)) == 1 &&
+        has_only_names(array, callers))
+      return take_over(connection, array, *memory, *dtype);
+  }
+  auto made = deposit(connection, array, 0, 0, timeout);
+  if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  return made;
 }
 
 /// The elements of a stored list, each an object of its own over the same bytes.
@@ -334,7 +357,7 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
       value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
     }
     part.structure = std::move(child.structure);
-    parts.push_back({value_or_raise(detail::derive(Ref(opened.hold), std::move(part))), 0});
+    parts.push_back({value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold), std::move(part)); })), 0});
   }
   return parts;
 }
@@ -367,28 +390,32 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
 void bind_objects(nb::module_& module) {
   nb::class_<PyRef>(module, "Stored")
       .def_rw("copies", &PyRef::copies)
-      .def_prop_ro("nbytes", [](const PyRef& self) { return self.ref.nbytes(); })
-      .def_prop_ro("leaves", [](const PyRef& self) { return self.ref.leaves(); })
+      .def_prop_ro("nbytes", [](const PyRef& self) { return described(self).nbytes(); })
+      .def_prop_ro("leaves", [](const PyRef& self) { return described(self).leaves(); })
       .def_prop_ro("plain",
-                   [](const PyRef& self) { return self.ref.structure().empty() || self.ref.structure().size() == 1; })
-      .def_prop_ro("structure", [](const PyRef& self) { return readable(self.ref.structure()); })
+                   [](const PyRef& self) {
+                     const auto structure = described(self).structure();
+                     return structure.empty() || structure.size() == 1;
+                   })
+      .def_prop_ro("structure", [](const PyRef& self) { return readable(described(self).structure()); })
       .def_prop_ro("alive", [](const PyRef& self) { return self.ref.valid(); })
-      .def("shape", [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(self.ref.shape(leaf))); })
+      .def("shape",
+           [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(described(self).shape(leaf))); })
       .def("dtype",
            [](const PyRef& self, std::size_t leaf) {
-             return nb::steal(reinterpret_cast<PyObject*>(descr_of(self.ref.dtype(leaf))));
+             return nb::steal(reinterpret_cast<PyObject*>(descr_of(described(self).dtype(leaf))));
            })
       .def("get", [](const PyRef& self) { return value_of(open_or_raise(self.ref)); })
       .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
       .def("free", [](PyRef& self) { self.ref.free(); })
       .def("token",
            [](const PyRef& self) {
-             const auto bytes = value_or_raise(self.ref.serialize());
+             const auto bytes = value_or_raise(unlocked([ref = self.ref] { return ref.serialize(); }));
              return nb::bytes(bytes.data(), bytes.size());
            })
       .def("rows",
            [](const PyRef& self, std::int64_t first, std::int64_t rows) {
-             return PyRef{value_or_raise(detail::slice(self.ref, first, rows)), 0};
+             return PyRef{value_or_raise(unlocked([&, ref = self.ref] { return detail::slice(ref, first, rows); })), 0};
            })
       .def("parts", &parts_of);
   const nb::class_<Writable> writable(module, "Writable", nb::type_slots(writable_slots));
@@ -413,10 +440,10 @@ void bind_objects(nb::module_& module) {
   module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
   module.def(
       "seal",
-      [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t known, nb::handle timeout) {
-        return seal_array(connection, array, known, timeout_from(timeout));
+      [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, nb::handle timeout) {
+        return seal_array(connection, array, callers, timeout_from(timeout));
       },
-      nb::arg("connection"), nb::arg("array"), nb::arg("known"), nb::arg("timeout").none());
+      nb::arg("connection"), nb::arg("array"), nb::arg("callers"), nb::arg("timeout").none());
   // What tests look at structures with.
   module.def(
       "take_apart",

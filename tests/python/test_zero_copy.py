@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import functools
+import os
 import pathlib
+import pickle
 import threading
 import weakref
 
@@ -13,6 +16,8 @@ import muster as package
 import numpy as np
 import pytest
 from muster import _runtime
+
+from daemon import run_ranks
 
 
 def in_the_store(array: np.ndarray) -> bool:
@@ -303,6 +308,167 @@ def test_sealing_an_array_that_has_views_copies(muster):
     assert ref.copies == 1
     view[:] = 99
     np.testing.assert_array_equal(ref.get(), np.ones(8))
+
+
+def filled(muster) -> np.ndarray:
+    array = muster.empty(64)
+    array[:] = 1
+    return array
+
+
+HIDDEN: list = []
+
+
+class Owner:
+    """Has an array in the places where programs have one."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.state = {"w": array}
+
+
+HIDERS = [
+    pytest.param(lambda array: array[2:], id="view"),
+    pytest.param(lambda array: array.reshape(8, 8), id="reshaped"),
+    pytest.param(lambda array: array.view(Buffer), id="subclass"),
+    pytest.param(memoryview, id="memoryview"),
+    pytest.param(pickle.PickleBuffer, id="pickle buffer"),
+    pytest.param(np.frombuffer, id="frombuffer"),
+    pytest.param(np.from_dlpack, id="DLPack"),
+    pytest.param(np.lib.stride_tricks.as_strided, id="as_strided"),
+    pytest.param(lambda array: np.nditer(array, op_flags=["readwrite"]), id="nditer"),
+    pytest.param(lambda array: memoryview(array.base), id="buffer of the memory"),
+    pytest.param(np.ctypeslib.as_ctypes, id="ctypes"),
+]
+
+
+class Buffer(np.ndarray):
+    pass
+
+
+def overwrite(hidden) -> None:
+    if isinstance(hidden, np.nditer):
+        for element in hidden:
+            element[...] = 99
+        return
+    target = np.asarray(hidden)
+    if not target.flags.writeable:  # DLPack before NumPy 2.1
+        target = np.ctypeslib.as_array((ctypes.c_double * 64).from_address(target.ctypes.data))
+    target.view(np.float64)[...] = 99
+
+
+@pytest.mark.parametrize("hide", HIDERS)
+@pytest.mark.parametrize(
+    "expression",
+    [
+        pytest.param(lambda take: package.seal(take()), id="call"),
+        pytest.param(lambda take: package.seal([take()].pop()), id="pop"),
+        pytest.param(lambda take: package.seal(Owner(take()).array), id="attribute of a temporary"),
+        pytest.param(lambda take: next(package.seal(array) for array in [take()]), id="variable"),
+        pytest.param(lambda take: package.seal(*[take()]), id="star"),
+        pytest.param(lambda take: package.seal(**{"array": take()}), id="keyword"),
+        pytest.param(lambda take: next(map(package.seal, [take()])), id="map"),
+        pytest.param(lambda take: functools.partial(package.seal, take())(), id="partial"),
+    ],
+)
+def test_a_hidden_view_is_seen_whatever_the_expression(muster, expression, hide):
+    HIDDEN.clear()
+
+    def take():
+        array = filled(muster)
+        HIDDEN.append(hide(array))
+        return array
+
+    ref = expression(take)
+    assert ref.copies == 1
+    overwrite(HIDDEN[0])
+    np.testing.assert_array_equal(ref.get(), np.ones(64))
+
+
+def from_variable(muster):
+    array = filled(muster)
+    return muster.seal(array)
+
+
+def from_closure(muster):
+    array = filled(muster)
+    return (lambda: muster.seal(array))()
+
+
+def from_attribute(muster):
+    owner = Owner(filled(muster))
+    return muster.seal(owner.array)
+
+
+def from_two_variables(muster):
+    array = also = filled(muster)
+    return muster.seal(also), array
+
+
+def from_a_dict(muster):
+    state = {"a": [filled(muster)]}
+    return muster.seal(state["a"][0])
+
+
+def from_a_global(muster):
+    HIDDEN[:] = [filled(muster)]
+    return muster.seal(HIDDEN[0])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        from_variable,
+        from_closure,
+        from_attribute,
+        from_two_variables,
+        from_a_dict,
+        from_a_global,
+        lambda muster: muster.seal(filled(muster)),
+        lambda muster: muster.seal([filled(muster)].pop()),
+    ],
+)
+def test_names_for_a_sealed_array_cost_no_copy(muster, function):
+    ref = function(muster)
+    ref = ref[0] if isinstance(ref, tuple) else ref
+    assert ref.copies == 0
+    np.testing.assert_array_equal(ref.get(), np.ones(64))
+
+
+def test_sealing_keeps_none_of_the_callers_variables(muster):
+    array = filled(muster)
+    other = Owner(array)
+    watch = weakref.ref(other)
+    assert muster.seal(array).copies == 0
+    del other
+    assert watch() is None
+
+
+def test_what_the_caller_knows_of_its_variables_stays(muster):
+    array = filled(muster)
+    known = locals()
+    muster.seal(array)
+    assert known["array"] is array
+
+
+def test_an_array_is_sealed_without_a_copy_once(muster):
+    array = filled(muster)
+    assert [muster.seal(array).copies for _ in range(2)] == [0, 1]
+
+
+def _seal_in_a_child(_rank):
+    array = package.empty(64)
+    array[:] = 1
+    child = os.fork()
+    if child == 0:
+        ref = package.seal(array)
+        os._exit(0 if ref.copies == 1 and (ref.get() == 1).all() else 1)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), package.seal(array).copies
+
+
+def test_an_inherited_array_is_copied(own_daemon):
+    assert run_ranks(own_daemon, _seal_in_a_child, 1) == [(0, 0)]
 
 
 def test_results_are_read_only_views_that_can_not_be_made_writable(muster):

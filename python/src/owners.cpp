@@ -1,0 +1,135 @@
+#include "owners.hpp"
+
+#include <boost/unordered/unordered_flat_map.hpp>
+#include <utility>
+
+#include "references.hpp"
+
+namespace muster::python {
+
+namespace {
+
+bool is_container(const PyTypeObject* type) {
+  static const nb::object defaultdict = nb::module_::import_("collections").attr("defaultdict");
+  return type == &PyList_Type || type == &PyTuple_Type || type == &PyDict_Type || type == &PyODict_Type ||
+         type == reinterpret_cast<PyTypeObject*>(defaultdict.ptr());
+}
+
+/// Whether instances only hold things: they end without running anybody's code, which could bring their contents back
+/// to life, and the contents that they show are those that they have.
+bool only_holds(const PyTypeObject* type) {
+  if (is_container(type)) return true;
+  const PyTypeObject* base = builtin_base(type);
+  if (!base || base == type || !(base == &PyBaseObject_Type || is_container(base))) return false;
+  const bool iterates = base == &PyBaseObject_Type || type->tp_iter == base->tp_iter;
+  return !type->tp_finalize && !type->tp_del && type->tp_getattro == PyObject_GenericGetAttr && iterates;
+}
+
+bool has_weak_references(PyObject* object) {
+  const Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
+  return offset != 0 && *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + offset) != nullptr;
+}
+
+PyArrayObject* as_array(PyObject* object) { return reinterpret_cast<PyArrayObject*>(object); }
+
+/// What stands behind any other base (a memoryview, a capsule of DLPack, NumPy's stand-in of as_strided, an instance of
+/// a subclass with a will of its own) can't be counted: somebody may still write there, or will when it ends.
+bool memory_is_visible(PyArrayObject* array) {
+  PyObject* base = PyArray_BASE(array);
+  if (PyArray_CHKFLAGS(array, NPY_ARRAY_WRITEBACKIFCOPY)) return false;
+  return base ? PyArray_CheckExact(base) : PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA);
+}
+
+/// The arrays and containers of a tree, and who of them holds whom.
+class Holders {
+ public:
+  explicit Holders(PyObject* root) { meet(root); }
+
+  /// Follows everything that can be reached.
+  void explore() {
+    for (std::size_t at = 0; at < nodes_.size(); ++at) {
+      nodes_[at].first_held = held_.size();
+      PyObject* object = nodes_[at].object;
+      const auto holds = [&](PyObject* held) {
+        if (const auto node = meet(held); node != none) {
+          ++nodes_[node].explained;
+          held_.push_back(node);
+        }
+        return Visit::go_on;
+      };
+      if (!PyArray_CheckExact(object)) for_each_held(object, holds);
+      else if (PyObject* base = PyArray_BASE(as_array(object))) holds(base);
+    }
+  }
+
+  void explain(PyObject* object, Py_ssize_t references) {
+    if (const auto found = indices_.find(object); found != indices_.end())
+      nodes_[found->second].explained += references;
+  }
+
+  /// What somebody outside can get at: what he holds, and what can be reached from there.
+  void find_shared() {
+    std::vector<std::size_t> left;
+    const auto share = [&](std::size_t node) {
+      if (!std::exchange(nodes_[node].shared, true)) left.push_back(node);
+    };
+    for (std::size_t node = 0; node < nodes_.size(); ++node)
+      if (!is_accounted_for(nodes_[node])) share(node);
+    while (!left.empty()) {
+      const auto node = left.back();
+      left.pop_back();
+      const auto last = node + 1 < nodes_.size() ? nodes_[node + 1].first_held : held_.size();
+      for (auto at = nodes_[node].first_held; at < last; ++at) share(held_[at]);
+    }
+  }
+
+  /// An array of the tree that nobody else can get at, nor at what it is a view of.
+  [[nodiscard]] bool is_sole(PyObject* array) const {
+    for (; array; array = PyArray_BASE(as_array(array))) {
+      const auto found = indices_.find(array);
+      if (found == indices_.end() || nodes_[found->second].shared) return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr auto none = static_cast<std::size_t>(-1);
+  struct Node {
+    PyObject* object;
+    Py_ssize_t explained = 0;    ///< references that are known
+    std::size_t first_held = 0;  ///< in held_; the next node's come after
+    bool shared = false;
+  };
+
+  std::size_t meet(PyObject* object) {
+    if (!PyArray_CheckExact(object) && !only_holds(Py_TYPE(object))) return none;
+    const auto [found, is_new] = indices_.try_emplace(object, nodes_.size());
+    if (is_new) nodes_.push_back({object});
+    return found->second;
+  }
+
+  [[nodiscard]] static bool is_accounted_for(const Node& node) {
+    return Py_REFCNT(node.object) == node.explained && !has_weak_references(node.object) &&
+           (!PyArray_CheckExact(node.object) || memory_is_visible(as_array(node.object)));
+  }
+
+  std::vector<Node> nodes_;
+  std::vector<std::size_t> held_;
+  boost::unordered_flat_map<PyObject*, std::size_t> indices_;
+};
+
+}  // namespace
+
+std::vector<bool> sole_owners(const Tree& tree, nb::handle root, Py_ssize_t root_references) {
+  Holders holders(root.ptr());
+  holders.explore();
+  holders.explain(root.ptr(), root_references);
+  for (const auto& leaf : tree.leaves) holders.explain(leaf.array.ptr(), 1);
+  holders.find_shared();
+  std::vector<bool> sole;
+  sole.reserve(tree.leaves.size());
+  for (const auto& leaf : tree.leaves) sole.push_back(leaf.as_given && holders.is_sole(leaf.array.ptr()));
+  return sole;
+}
+
+}  // namespace muster::python

@@ -1,0 +1,29 @@
+#include "signals.hpp"
+
+#include "gil.hpp"
+
+namespace muster::python {
+
+namespace {
+
+thread_local int left_pending = 0;
+
+/// Neither runs a handler nor sets an exception.
+bool interrupt_is_pending() {
+  if (!PyOS_InterruptOccurred()) return false;
+  // The question has taken the interrupt back.
+  PyErr_SetInterrupt();
+  return true;
+}
+
+}  // namespace
+
+SignalsLeftPending::SignalsLeftPending() { ++left_pending; }
+SignalsLeftPending::~SignalsLeftPending() { --left_pending; }
+
+bool signal_came() {
+  const WithGil gil;
+  return left_pending > 0 ? interrupt_is_pending() : PyErr_CheckSignals() != 0;
+}
+
+}  // namespace muster::python

@@ -1,0 +1,124 @@
+"""Waits for the daemon inside NumPy's allocator and while something is put: nobody else waits, and Ctrl-C ends them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+import muster
+import numpy as np
+import pytest
+
+from daemon import SPAWN, ranks, run_ranks
+
+#: More than a first segment has room for: the daemon has to be asked.
+LARGE = 100 << 20
+
+
+ONES = np.ones(LARGE, np.uint8)
+
+
+@muster.collective_input
+def large() -> np.ndarray:
+    return np.empty(LARGE, np.uint8)
+
+
+@muster.collective_input
+def total() -> np.ndarray:
+    return ONES + ONES
+
+
+@muster.collective_input
+def zeros() -> np.ndarray:
+    return np.zeros(LARGE, np.uint8)
+
+
+@muster.collective_input
+def copied() -> np.ndarray:
+    return ONES.copy()
+
+
+@muster.collective_input
+def resized() -> np.ndarray:
+    array = np.empty(8, np.uint8)
+    array.resize(LARGE, refcheck=False)
+    return array
+
+
+def sealed() -> muster.Ref:
+    return muster.put(np.zeros(LARGE, np.uint8))
+
+
+def emptied() -> muster.Ref:
+    return muster.seal(muster.empty(LARGE, np.uint8))
+
+
+def of_many_leaves() -> muster.Ref:
+    """Too long for the ring."""
+    return muster.put([1.0] * 20000)
+
+
+def many() -> muster.Ref:
+    """Until the ring is full, and beyond."""
+    return [muster.put(1.0) for _ in range(20000)][-1]
+
+
+def _other_threads_run(_rank, daemon_pid, make):
+    muster.put(1.0)
+    sys.setswitchinterval(1000)  # only a thread that gives the GIL up lets others run
+    about_to_wait, refs = threading.Event(), []
+
+    def wait() -> None:
+        about_to_wait.set()
+        refs.append(make())
+
+    os.kill(daemon_pid, signal.SIGSTOP)
+    try:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        about_to_wait.wait()
+    finally:
+        # If the waiting thread kept this one from running, nobody would wake the daemon.
+        os.kill(daemon_pid, signal.SIGCONT)
+    thread.join()
+    return refs[0].copies
+
+
+@pytest.mark.parametrize(("make", "copies"), [(large, 0), (sealed, 1), (emptied, 0), (of_many_leaves, 0), (many, 0)])
+def test_other_threads_run_while_one_waits_for_the_daemon(own_daemon, make, copies):
+    assert run_ranks(own_daemon, _other_threads_run, 1, own_daemon.pid, make) == [copies]
+
+
+def _is_interrupted(_rank, daemon_pid, make, ready):
+    muster.init()
+    os.kill(daemon_pid, signal.SIGSTOP)
+    ready.set()
+    try:
+        make()
+        for _ in range(1000):
+            pass
+    except KeyboardInterrupt:
+        return "interrupted"
+    finally:
+        os.kill(daemon_pid, signal.SIGCONT)
+    return "went on"
+
+
+def in_poll(pid: int) -> bool:
+    """Whether the main thread is: x86's poll and ppoll, ARM's ppoll."""
+    number = pathlib.Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return number in ("7", "271", "73")
+
+
+@pytest.mark.parametrize("make", [large, total, zeros, copied, resized, sealed, emptied, of_many_leaves])
+def test_ctrl_c_ends_a_wait_for_the_daemon(own_daemon, make):
+    ready = SPAWN.Event()
+    with ranks(own_daemon, _is_interrupted, 1, own_daemon.pid, make, ready) as (processes, results):
+        assert ready.wait(60)
+        while not in_poll(processes[0].pid):
+            assert processes[0].is_alive()
+        os.kill(processes[0].pid, signal.SIGINT)
+        assert results.get(timeout=60) == (0, True, "interrupted")
