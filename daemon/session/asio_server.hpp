@@ -39,6 +39,9 @@ struct Borrowed {
   muster::ipc::Fd fd;
 };
 
+/// So long a client keeps this thread before others have their turn. One record or frame may take longer.
+inline constexpr Duration slice = std::chrono::microseconds(200);
+
 [[nodiscard]] muster::Error out_of_descriptors();
 /// Whether poll() says so of it. Asio recycles what it keeps per descriptor: an event of a descriptor that was closed a
 /// moment ago may wake whoever waits for a new one.
@@ -66,7 +69,14 @@ struct Connection {
   bool paused = false;  ///< frames are not received until what is unsent has gone out
   bool polled = false;
   bool dirty = false;
+  bool ending = false;   ///< it has ended; what it had published is still handled
   bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
+  /// What comes after all that the client had published when it came, in this order.
+  struct Behind {
+    std::uint64_t position = 0;
+    std::function<void()> then;
+  };
+  std::deque<Behind> behind;
   UserId user = 0;
   Charge descriptors;  ///< once the node has forgotten it
 };
@@ -84,7 +94,7 @@ class AsioServer final : public Server, public Outside {
   void greeted(ClientId client) override;
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
   void close(ClientId client, const std::string& why, Charge descriptors) override;
-  void read_all_rings() override;
+  void after_ring(ClientId client, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
@@ -111,8 +121,10 @@ class AsioServer final : public Server, public Outside {
   void wait_for_death(const ConnectionPtr& connection);
   void receive_some(const ConnectionPtr& connection);
   void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
-  bool read_ring(const ConnectionPtr& connection, int records_max);
-  void read_ring_once(const ConnectionPtr& connection);
+  bool read_ring(const ConnectionPtr& connection);
+  void run_behind(const ConnectionPtr& connection);
+  void after_ring(const ConnectionPtr& connection, std::function<void()> then);
+  void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& how);
   void drop(const ConnectionPtr& connection);
   void flush_socket(const ConnectionPtr& connection);
@@ -125,6 +137,7 @@ class AsioServer final : public Server, public Outside {
   void flush_completions();
   void set_polled(const ConnectionPtr& connection, bool polled);
   void sleep();
+  void take_events();
   void tick_if_due();
   void arm_idle_exit();
   void finish_stop();
@@ -145,6 +158,7 @@ class AsioServer final : public Server, public Outside {
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;
   TimePoint now_ = Clock::now();
+  TimePoint next_events_;
   TimePoint next_tick_ = TimePoint::max();
   std::size_t jobs_ = 0;
   bool stopping_ = false;

@@ -29,6 +29,9 @@ class Channel {
   /// The next submission; nothing if there is none; an error if the client broke the ring.
   [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next();
   [[nodiscard]] bool has_submissions() const { return !submissions_.empty(); }
+  /// Positions of submissions: what the client says that it has written, and what has been read.
+  [[nodiscard]] std::uint64_t written() const { return submissions_.written(); }
+  [[nodiscard]] std::uint64_t read() const { return submissions_.read(); }
   /// While polled, the client doesn't ring the doorbell.
   void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }
 

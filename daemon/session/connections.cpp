@@ -15,12 +15,6 @@ using muster::Code;
 using muster::Error;
 namespace ipc = muster::ipc;
 
-namespace {
-
-constexpr int packets_per_turn = 16;
-
-}  // namespace
-
 bool is(short events, Descriptor& descriptor) {
   pollfd polled{descriptor.native_handle(), events, 0};
   return ::poll(&polled, 1, 0) > 0 && (polled.revents & events) != 0;
@@ -33,7 +27,7 @@ ConnectionPtr AsioServer::find(ClientId client) const {
 
 void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
   connection->socket.async_wait(readable, [this, connection](error_code error) {
-    if (error || connection->closing) return;
+    if (error || connection->closing || connection->ending) return;
     try {
       receive_some(connection);
     } catch (const std::bad_alloc&) {
@@ -45,24 +39,31 @@ void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
 
 void AsioServer::receive_some(const ConnectionPtr& connection) {
   now_ = Clock::now();
+  const auto until = now_ + slice;
   const Borrowed socket(connection->socket.native_handle());
-  for (int i = 0; i < packets_per_turn && !connection->closing; ++i) {
+  do {
     ipc::Packet packet;
     auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
     if (!received) return node_.violated(connection->id, received.error(), now_);
     if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
-    if (*received == ipc::Received::would_block) break;
-    // What the client put into its ring before it sent this comes first.
-    read_ring_once(connection);
-    if (connection->closing) return;
-    node_.frame(connection->id, packet.bytes, now_);
-    // Who doesn't read its replies gets no more of them: what is unsent stays bounded.
-    if (!connection->closing && !connection->unsent.empty()) {
-      connection->paused = true;
-      return;
-    }
-  }
-  if (!connection->closing) wait_for_frames(connection);
+    if (*received == ipc::Received::would_block) return wait_for_frames(connection);
+    // What the client put into its ring before it sent this comes first, and what it sends after this comes later.
+    if (connection->channel && connection->channel->has_submissions())
+      return after_ring(connection, [this, connection, frame = std::move(packet.bytes)] {
+        if (connection->closing || connection->ending) return;
+        take_frame(connection, frame);
+        if (!connection->closing && !connection->paused) wait_for_frames(connection);
+      });
+    take_frame(connection, packet.bytes);
+    if (connection->closing || connection->paused) return;
+  } while (Clock::now() < until);
+  wait_for_frames(connection);
+}
+
+void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame) {
+  node_.frame(connection->id, frame, now_);
+  // Who doesn't read its replies gets no more of them: what is unsent stays bounded.
+  if (!connection->closing && !connection->unsent.empty()) connection->paused = true;
 }
 
 void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
@@ -87,41 +88,72 @@ void AsioServer::wait_for_death(const ConnectionPtr& connection) {
   });
 }
 
-bool AsioServer::read_ring(const ConnectionPtr& connection, int records_max) {
-  for (int i = 0; i < records_max; ++i) {
-    if (connection->closing) return true;
+namespace {
+
+/// What gives something up, or only takes note, is quickly done: the clock is not asked for each of these.
+bool is_quick(const ipc::Record& record) {
+  constexpr std::size_t small_bytes = 512;
+  const auto type = static_cast<ipc::SubmissionType>(record.type);
+  return record.body.size() <= small_bytes && type != ipc::SubmissionType::contribute &&
+         type != ipc::SubmissionType::combine;
+}
+
+}  // namespace
+
+/// For a slice of time. True if there was something.
+bool AsioServer::read_ring(const ConnectionPtr& connection) {
+  constexpr int quick_max = 16;  // in a row
+  const auto until = Clock::now() + slice;
+  for (int quick = 0; !connection->closing;) {
     auto record = connection->channel->next();
-    if (!record) {
-      node_.violated(connection->id, record.error(), now_);
-      return true;
-    }
-    if (!*record) return i > 0;
+    if (!record) return node_.violated(connection->id, record.error(), now_), true;
+    if (!*record) break;
+    quick = is_quick(**record) ? quick + 1 : quick_max;
     node_.record(connection->id, static_cast<ipc::SubmissionType>((*record)->type), (*record)->body, now_);
+    if (quick < quick_max) continue;
+    if (Clock::now() >= until) break;
+    quick = 0;
   }
+  if (!connection->behind.empty()) run_behind(connection);
   return true;
 }
 
-void AsioServer::read_ring_once(const ConnectionPtr& connection) {
-  // All that a ring can hold, and not what a client goes on writing meanwhile.
-  constexpr int records_max = ipc::ring_bytes / sizeof(ipc::RecordHeader);
-  if (connection->channel && connection->channel->has_submissions()) read_ring(connection, records_max);
+void AsioServer::run_behind(const ConnectionPtr& connection) {
+  // A position that was a lie is never reached; then the end of what there is has to do.
+  const auto is_due = [&](const Connection::Behind& first) {
+    return connection->closing || !connection->channel->has_submissions() ||
+           connection->channel->read() >= first.position;
+  };
+  while (!connection->behind.empty() && is_due(connection->behind.front())) {
+    const auto then = std::move(connection->behind.front().then);
+    connection->behind.pop_front();
+    then();
+  }
 }
 
-void AsioServer::read_all_rings() {
-  std::vector<ConnectionPtr> all;
-  for (const auto& [id, connection] : connections_) all.push_back(connection);
-  for (const auto& connection : all) read_ring_once(connection);
+void AsioServer::after_ring(ClientId client, std::function<void()> then) {
+  if (const auto connection = find(client)) after_ring(connection, std::move(then));
+  else then();
+}
+
+void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void()> then) {
+  const bool has_channel = connection->channel && !connection->closing;
+  if (!has_channel || (connection->behind.empty() && !connection->channel->has_submissions())) return then();
+  connection->behind.push_back({connection->channel->written(), std::move(then)});
+  set_polled(connection, true);
 }
 
 void AsioServer::ended(const ConnectionPtr& connection, const std::string& how) {
   now_ = Clock::now();
+  if (std::exchange(connection->ending, true)) return;
   // What it had published before it ended still counts.
-  read_ring_once(connection);
-  if (connection->closing) return;
-  log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
-  connection->descriptors = node_.disconnected(connection->id, how, now_);
-  connection->unsent.clear();
-  drop(connection);
+  after_ring(connection, [this, connection, how] {
+    if (connection->closing) return;
+    log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
+    connection->descriptors = node_.disconnected(connection->id, how, now_);
+    connection->unsent.clear();
+    drop(connection);
+  });
 }
 
 void AsioServer::close(ClientId client, const std::string& why, Charge descriptors) {
@@ -147,6 +179,8 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connections_.erase(connection->id);
+  // Others may wait for what it had published; nothing more of it comes.
+  if (!connection->behind.empty()) asio::post(io_, [this, connection] { run_behind(connection); });
   if (stopping_) return finish_stop();
   if (connections_.empty()) arm_idle_exit();
 }

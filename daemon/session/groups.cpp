@@ -1,5 +1,6 @@
 // Seats and epochs: what joining, leaving and dying mean for a group and for the ops of its members.
 #include <algorithm>
+#include <set>
 
 #include "base/assert.hpp"
 #include "session/frame_builder.hpp"
@@ -92,11 +93,23 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
     return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
   const auto [state, rank] = found->second;
   client.seats.erase(found);
-  seat_lost(state, seat, rank, how, now);
+  if (lose_seat(state, seat, rank, how, now) == AfterLoss::tell) tell_members(state);
   return {};
 }
 
-void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now) {
+/// A client may hold all seats of a large group: its members are told once, and not for each.
+void Node::lose_all_seats(Client& client, const std::string& how, TimePoint now) {
+  std::set<GroupPtr> to_tell;
+  while (!client.seats.empty()) {
+    const auto seat = client.seats.begin();
+    const auto [id, seated] = *seat;
+    client.seats.erase(seat);
+    if (lose_seat(seated.group, id, seated.rank, how, now) == AfterLoss::tell) to_tell.insert(seated.group);
+  }
+  for (const auto& state : to_tell) tell_members(state);
+}
+
+Node::AfterLoss Node::lose_seat(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now) {
   const auto early = std::stable_partition(
       state->early.begin(), state->early.end(),
       [&](const Contribution& contribution) { return pending_.at(contribution.ticket).seat != seat; });
@@ -111,18 +124,19 @@ void Node::seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::st
   state->results.reset();
   if (lost == Group::Lost::newcomer) {
     if (state->group.empty()) remove_group(state);
-    return;
+    return AfterLoss::silence;
   }
   const auto epoch = state->group.epoch();
   perform(state, lose_by_policy(*state, rank, how), now);
   // The loss may have completed a reform: then the newcomers are members already, and told so.
-  if (state->group.epoch() != epoch) return;
-  if (lost == Group::Lost::member) return tell_members(state);
+  if (state->group.epoch() != epoch) return AfterLoss::silence;
+  if (lost == Group::Lost::member) return AfterLoss::tell;
   std::vector<Action> rest;
   state->muster.abort(Error(Code::peer_lost, "every rank of the group is gone"), rest);
   perform(state, std::move(rest), now);
-  if (state->group.newcomers().empty()) return remove_group(state);
-  begin_epoch(state, now);
+  if (state->group.newcomers().empty()) remove_group(state);
+  else begin_epoch(state, now);
+  return AfterLoss::silence;
 }
 
 std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std::string& how) {

@@ -44,7 +44,7 @@ Node::~Node() {
 
 Node::Client* Node::find(ClientId client) {
   auto found = clients_.find(client);
-  return found == clients_.end() ? nullptr : &found->second;
+  return found == clients_.end() || found->second.gone ? nullptr : &found->second;
 }
 
 void Node::connected(ClientId client, Credentials credentials, TimePoint now) {
@@ -162,10 +162,8 @@ void Node::violated(ClientId id, const Error& error, TimePoint now) {
 
 Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
-  while (!client.seats.empty()) {
-    const SeatId seat = client.seats.begin()->first;
-    static_cast<void>(leave(client, seat, how, now));
-  }
+  client.gone = true;
+  lose_all_seats(client, how, now);
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);
@@ -178,6 +176,12 @@ void Node::lifeline_closed(ClientId heir, TimePoint now) {
   now_ = now;
   lifelines_.erase(heir);
   store_.drop_client(heir);
+  after_event();
+}
+
+void Node::go_on(TimePoint now) {
+  now_ = now;
+  store_.drop_more();
   after_event();
 }
 
@@ -219,7 +223,7 @@ void Node::after_event() {
 
 template <class Record>
 void Node::tell(ClientId client, ipc::CompletionType type, const Record& record) {
-  if (!clients_.contains(client)) return;
+  if (!find(client)) return;
   completion_.clear();
   ipc::write(record, completion_);
   outside_.complete(client, type, completion_);

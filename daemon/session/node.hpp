@@ -87,6 +87,9 @@ class Node {
   /// Memory that was disposed of has been given back.
   void disposed(TimePoint now);
   void tick(TimePoint now);
+  /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
+  [[nodiscard]] bool goes_on() const { return store_.drops(); }
+  void go_on(TimePoint now);
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
 
@@ -107,6 +110,7 @@ class Node {
     std::string name;
     bool said_hello = false;
     bool greeted = false;  ///< has been welcomed
+    bool gone = false;     ///< is being forgotten, and told nothing any more
     bool doomed = false;   ///< what was begun for it can't be finished: it is cut off after the event
     Charge channel;        ///< its rings
     Charge descriptors;    ///< its socket, pidfd, rings and eventfds
@@ -226,7 +230,13 @@ class Node {
   [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings);
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
-  void seat_lost(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now);
+  enum class AfterLoss : std::uint8_t {
+    silence,  ///< the members know, or there are none
+    tell,     ///< the members have to be told
+  };
+  [[nodiscard]] AfterLoss lose_seat(const GroupPtr& state, SeatId seat, int rank, const std::string& how,
+                                    TimePoint now);
+  void lose_all_seats(Client& client, const std::string& how, TimePoint now);
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
   [[nodiscard]] Muster::Limits muster_limits() const;
   void begin_epoch(const GroupPtr& state, TimePoint now);

@@ -323,12 +323,13 @@ void Node::lookup(ClientId id, std::uint64_t request, std::uint64_t incarnation,
                                  std::to_string(incarnation) + ", this one's " + std::to_string(settings_.incarnation),
                              "make the object again"));
   // The maker's seal may still lie unread in its ring, although it came before this in time.
-  outside_.read_all_rings();
-  Client* client = find(id);
-  if (!client) return;
-  auto found = store_.lookup(object, capability, client->payer());
-  if (!found) return reply_error(id, request, found.error());
-  send_reply(id, frames::object(request, **found), {});
+  outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability] {
+    Client* client = find(id);
+    if (!client) return;
+    auto found = store_.lookup(object, capability, client->payer());
+    if (!found) return reply_error(id, request, found.error());
+    send_reply(id, frames::object(request, **found), {});
+  });
 }
 
 void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
@@ -352,10 +353,11 @@ void Node::fork(Client& client, std::uint64_t request) {
 }
 
 void Node::missing(Client& client, std::uint64_t request, WorkId work) {
+  const auto found = std::find_if(pending_.begin(), pending_.end(), [&](const auto& entry) {
+    return entry.second.client == client.id && entry.second.work == work && entry.second.group;
+  });
   std::vector<int> ranks;
-  for (const auto& [ticket, pending] : pending_)
-    if (pending.client == client.id && pending.work == work && pending.group)
-      ranks = pending.group->muster.missing(ticket);
+  if (found != pending_.end()) ranks = found->second.group->muster.missing(found->first);
   send_reply(client.id, frames::missing(request, ranks), {});
 }
 

@@ -16,9 +16,9 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// How often the kernel is asked for events while rings keep the thread busy.
-constexpr unsigned turns_between_polls = 64;
-constexpr int records_per_turn = 64;
+/// How often the kernel is asked for events while rings keep the thread busy: after so many turns, or so long.
+constexpr unsigned turns_between_events = 64;
+constexpr Duration time_between_events = std::chrono::microseconds(500);
 
 }  // namespace
 
@@ -68,11 +68,14 @@ std::string AsioServer::run() {
     const bool worked = run_posted() || polled;
     flush_completions();
     if (worked) works_now();
-    if (turn % turns_between_polls == 0) {
-      io_.poll();
-      io_.restart();
-      flush_completions();
+    if (turn % turns_between_events == 0 || now_ >= next_events_) {
+      take_events();
       tick_if_due();
+    }
+    if (node_.goes_on()) {
+      node_.go_on(now_);
+      flush_completions();
+      continue;
     }
     if (worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
@@ -86,13 +89,24 @@ std::string AsioServer::run() {
   return reason_;
 }
 
+/// For a slice of time: what many clients send at once must not keep rings waiting.
+void AsioServer::take_events() {
+  const auto until = Clock::now() + slice;
+  while (io_.poll_one() > 0 && Clock::now() < until) {
+  }
+  io_.restart();
+  flush_completions();
+  next_events_ = Clock::now() + time_between_events;
+}
+
 bool AsioServer::poll_rings() {
   bool worked = false;
   // Reading may end connections, which changes polled_.
   for (std::size_t i = 0; i < polled_.size(); ++i) {
-    if (!polled_[i]->channel || !polled_[i]->channel->has_submissions()) continue;
+    const bool waits = polled_[i]->channel && (polled_[i]->channel->has_submissions() || !polled_[i]->behind.empty());
+    if (!waits) continue;
     const ConnectionPtr connection = polled_[i];
-    worked |= read_ring(connection, records_per_turn);
+    worked |= read_ring(connection);
   }
   return worked;
 }
@@ -130,8 +144,9 @@ void AsioServer::flush_completions() {
 
 void AsioServer::sleep() {
   for (const auto& connection : polled_) connection->channel->set_polled(false);
-  const bool pending = std::any_of(polled_.begin(), polled_.end(),
-                                   [](const auto& connection) { return connection->channel->has_submissions(); });
+  const bool pending = std::any_of(polled_.begin(), polled_.end(), [](const auto& connection) {
+    return connection->channel->has_submissions() || !connection->behind.empty();
+  });
   if (pending) {
     for (const auto& connection : polled_) connection->channel->set_polled(true);
     return;
@@ -146,9 +161,7 @@ void AsioServer::sleep() {
   }
   sleeping_.store(false, std::memory_order_seq_cst);
   now_ = Clock::now();
-  io_.poll();
-  io_.restart();
-  flush_completions();
+  take_events();
   const auto deadline = node_.next_deadline();
   if (deadline && *deadline <= now_) {
     node_.tick(now_);

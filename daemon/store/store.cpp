@@ -280,15 +280,24 @@ void Store::inherit(ClientId client, ClientId heir) {
 void Store::drop_client(ClientId client) {
   auto found = holds_.find(client);
   if (found == holds_.end()) return;
-  const auto ids = std::move(found->second);
+  auto& dropping = dropping_.emplace_back(client, std::move(found->second));
+  dropping.next = dropping.holds.cbegin();
   holds_.erase(found);
-  for (const auto& [id, count] : ids) {
+  drop_more();
+}
+
+void Store::drop_more() {
+  constexpr int holds_max = 512;  // about a tenth of a millisecond
+  if (dropping_.empty()) return;
+  auto& [client, holds, next] = dropping_.front();
+  for (int count = 0; count < holds_max && next != holds.cend(); ++count, ++next) {
+    const ObjectId id = next->first;
     auto& entry = entries_.at(id);
-    entry.holders.erase(std::remove_if(entry.holders.begin(), entry.holders.end(),
-                                       [&](const Holder& holder) { return holder.client == client; }),
-                        entry.holders.end());
+    const auto is_its = [gone = client](const Holder& holder) { return holder.client == gone; };
+    entry.holders.erase(std::remove_if(entry.holders.begin(), entry.holders.end(), is_its), entry.holders.end());
     let_go(entry, ipc::maker_of(id) == client ? "its owner died" : "freed: its last holder died");
   }
+  if (next == holds.cend()) dropping_.pop_front();
 }
 
 void Store::expire(TimePoint now) {

@@ -5,6 +5,7 @@
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <set>
@@ -97,8 +98,10 @@ class Store {
   [[nodiscard]] muster::Result<void> pin(ObjectId id, ClientId client, TimePoint now);
   /// All that `client` holds is also held by `heir` (a life line of a forked child).
   void inherit(ClientId client, ClientId heir);
-  /// Drops all holds of the client.
+  /// Drops all holds of the client: some now, and the rest by drop_more(), as they may be many.
   void drop_client(ClientId client);
+  [[nodiscard]] bool drops() const { return !dropping_.empty(); }
+  void drop_more();
   /// Ends pickle leases.
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
@@ -176,8 +179,16 @@ class Store {
   Limits limits_;
   Totals totals_;
   boost::unordered_flat_map<ObjectId, Entry, std::hash<ObjectId>> entries_;
+  using HoldsOfClient = boost::unordered_flat_map<ObjectId, std::uint64_t, std::hash<ObjectId>>;
   /// A client's stays when it is empty, for its next.
-  std::unordered_map<ClientId, boost::unordered_flat_map<ObjectId, std::uint64_t, std::hash<ObjectId>>> holds_;
+  std::unordered_map<ClientId, HoldsOfClient> holds_;
+  /// The holds of a client that is gone, up to `next` dropped already.
+  struct Dropping {
+    ClientId client;
+    HoldsOfClient holds;
+    HoldsOfClient::const_iterator next;
+  };
+  std::list<Dropping> dropping_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;

@@ -31,12 +31,12 @@ def eventually(look: Callable[[], object], wanted: object = True) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process is stopped by a signal."""
+    """Whether the process is stopped by a signal, also under a tracer."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
-    return text.rpartition(")")[2].split()[0] == "T"
+    return text.rpartition(")")[2].split()[0] in "Tt"
 
 
 def ask(daemon: Daemon, *words: str) -> dict:

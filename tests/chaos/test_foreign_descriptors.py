@@ -7,12 +7,13 @@ import contextlib
 import fcntl
 import os
 import random
+import signal
 import socket
 import struct
 import time
 
 import pytest
-from chaos_harness import HealthyPair, wait_empty
+from chaos_harness import HealthyPair, eventually, is_stopped, wait_empty
 from flat import frame
 from raw_client import BARRIER, CONTRIBUTE, CUT_OFF, DONE, PROTOCOL, Ended, RawClient, contribute
 
@@ -49,13 +50,18 @@ class Lingering:
                 self.slow.send(bytes(1 << 16))
         return self
 
-    def send_over(self, carrier: socket.socket, data: bytes) -> bool:
+    def send_over(self, carrier: socket.socket, data: bytes, daemon: Daemon) -> bool:
         """Sends it with these bytes and keeps no descriptor of it; False if the kernel refuses to."""
+        # The daemon must not come to it first: whoever closes it last is the one who waits.
+        os.kill(daemon.pid, signal.SIGSTOP)
+        eventually(lambda: is_stopped(daemon.pid))
         try:
             carrier.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self.slow.fileno()]))])
+            os.close(self.slow.detach())
         except (PermissionError, BrokenPipeError):
             return False
-        os.close(self.slow.detach())
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
         return True
 
     def __exit__(self, *error):
@@ -77,10 +83,10 @@ def test_a_file_that_takes_long_to_close(when, any_daemon):
         with Lingering() as lingering, RawClient(any_daemon, greet=when != "before Hello") as client:
             if when == "on its bell":
                 with socket.socket(fileno=os.dup(client.notify)) as bell:
-                    assert not lingering.send_over(bell, b"x")
+                    assert not lingering.send_over(bell, b"x", any_daemon)
             else:
                 data = frame("Hello", protocol=PROTOCOL) if when == "before Hello" else frame("StatusQuery")
-                sent = lingering.send_over(client.socket, data)
+                sent = lingering.send_over(client.socket, data, any_daemon)
                 if when == "and leaves":
                     client.socket.close()
                 elif sent:
@@ -98,7 +104,7 @@ def test_one_that_lies_in_a_queue_nobody_reads(any_daemon):
                 lingering = stack.enter_context(Lingering())
                 client = RawClient(any_daemon, greet=False)
                 client.socket.send(b"no frame")
-                lingering.send_over(client.socket, b"behind it")
+                lingering.send_over(client.socket, b"behind it", any_daemon)
                 client.close()
             pair.goes_on()
             with RawClient(any_daemon) as client:

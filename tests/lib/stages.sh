@@ -28,9 +28,26 @@ stage_lint() {
   scripts | xargs shellcheck --external-sources || fail "shellcheck"
   say "lint: the arrows between folders"
   run_pytest arrows -- tests/arrows
-  say "lint: clang-tidy"
+  say "lint: clang-tidy on what is made of changed files"
+  build_with_python dev
+  .venv/bin/python tests/lib/tidy.py --build build/dev --jobs "$(build_jobs)" --since "$(change_begins)" ||
+    fail "clang-tidy"
+}
+
+stage_tidy() {
+  say "tidy: clang-tidy on everything"
   build_with_python dev
   .venv/bin/python tests/lib/tidy.py --build build/dev --jobs "$(build_jobs)" || fail "clang-tidy"
+}
+
+# The commit that a change is counted from: where it left main, or the one before, on main itself.
+change_begins() {
+  local base
+  base=$(git merge-base HEAD origin/main 2>/dev/null) || base=
+  if [ -z "$base" ] || [ "$base" = "$(git rev-parse HEAD)" ]; then
+    base=$(git rev-parse --verify --quiet HEAD~1) || base=$(git hash-object -t tree /dev/null)
+  fi
+  echo "$base"
 }
 
 stage_dev() {

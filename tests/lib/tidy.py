@@ -1,6 +1,7 @@
 """Runs clang-tidy over the units of a build, several at a time, and skips those that passed and have not changed since.
 
-A unit has not changed if its command, the configuration and every file of ours that it includes have not.
+A unit has not changed if its command, the configuration and every file of ours that it includes have not. With --since
+it looks only at the units that are made of a file which has changed since that commit.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ def dependencies(build: Path) -> dict[Path, list[Path]]:
     return found
 
 
+def changed_since(commit: str) -> set[Path]:
+    """What differs from the commit, files that git does not know yet included."""
+    names: list[str] = []
+    for command in (["diff", "--name-only", commit], ["ls-files", "--others", "--exclude-standard"]):
+        result = subprocess.run(["git", "-C", ROOT, *command], check=True, capture_output=True, text=True)
+        names += result.stdout.splitlines()
+    return {ROOT / name for name in names}
+
+
 def fingerprint(unit: dict, files: list[Path]) -> str:
     digest = hashlib.sha256(unit["command"].encode())
     for path in [ROOT / ".clang-tidy", *sorted(files)]:
@@ -64,15 +74,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, required=True, help="a build folder with compile_commands.json")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--since", help="a commit: look only at what is made of files that changed since")
     options = parser.parse_args()
     build = options.build.resolve()
     stamps = build / "tidy"
     stamps.mkdir(exist_ok=True)
     made_of = dependencies(build)
+    changed = changed_since(options.since) if options.since else None
+    if changed and ROOT / ".clang-tidy" in changed:
+        changed = None
     stale = []
     for unit in units(build):
-        stamp = stamps / fingerprint(unit, made_of.get(build / unit["output"], [Path(unit["file"])]))
-        if not stamp.exists():
+        files = made_of.get(build / unit["output"], [Path(unit["file"])])
+        stamp = stamps / fingerprint(unit, files)
+        if not stamp.exists() and (changed is None or changed.intersection(files)):
             stale.append((unit, stamp))
     with ThreadPoolExecutor(options.jobs) as pool:
         complaints = [c for c in pool.map(lambda job: check(job[0], build, job[1]), stale) if c]

@@ -33,7 +33,10 @@ class Recorder final : public Outside {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }
   void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
-  void read_all_rings() override { ++ring_reads; }
+  void after_ring(ClientId client, std::function<void()> then) override {
+    rings_read.push_back(client);
+    then();
+  }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     lifelines.insert(heir);
     return muster::ipc::create_eventfd();
@@ -69,7 +72,7 @@ class Recorder final : public Outside {
   std::vector<std::function<void()>> ready;
   bool hold_jobs = false;
   muster::ipc::Fd last_fd;
-  int ring_reads = 0;
+  std::vector<ClientId> rings_read;
   std::uint64_t random = 0;
   std::string stopped;
 };

@@ -111,6 +111,9 @@ class RingConsumer {
   [[nodiscard]] Result<std::optional<Record>> next();
   /// By the writer's newest position.
   [[nodiscard]] bool empty() const { return shared_tail_.load(std::memory_order_seq_cst) == head_; }
+  /// How far the writer says that it is, and how far this reader is. The writer's can be anything.
+  [[nodiscard]] std::uint64_t written() const { return shared_tail_.load(std::memory_order_seq_cst); }
+  [[nodiscard]] std::uint64_t read() const { return head_; }
 
  private:
   /// The header at the reader's position, checked against what has been written and the ring's end.

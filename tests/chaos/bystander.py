@@ -1,0 +1,213 @@
+"""By hand: the longest that a bystander's 1 KiB allreduce takes while one client does its worst.
+
+    PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python tests/chaos/bystander.py [ATTACK...]
+
+Prints one line for each attack: how many ops the bystanders did, and their median, 99th percentile and longest time.
+The mark is 20 ms for the longest on a quiet machine; a machine with other work shows that work, too, so compare with
+the line `nothing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import statistics
+import sys
+import threading
+import time
+
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "python"), str(HERE.parent / "cli")]
+
+import numpy as np  # noqa: E402
+from chaos_harness import WARM  # noqa: E402
+from raw_client import (  # noqa: E402
+    BARRIER,
+    COMBINE,
+    CONTRIBUTE,
+    CUT_OFF,
+    SEAL,
+    Ended,
+    RawClient,
+    combine,
+    contribute,
+    manifest,
+    seal,
+)
+
+from daemon import Daemon, ranks  # noqa: E402
+
+ATTACK_S = 4.0
+SCAN = 3
+
+
+def _bystand(rank: int, stop, times) -> int:
+    import muster
+
+    value = np.ones(256, np.float32)
+    took = []
+    with muster.group("bystanders", rank=rank, world_size=2, timeout=60) as group:
+        while True:
+            begin = time.perf_counter()
+            # The flag is reduced, too, so that both end at the same step.
+            value[0] = stop.is_set()
+            result = group.allreduce(value).result()
+            took.append(time.perf_counter() - begin)
+            if result[0] > 0:
+                break
+    if rank == 0:
+        for each in took:
+            times.put(each)
+        times.put(None)
+    return len(took)
+
+
+def nothing(daemon: Daemon) -> None:
+    time.sleep(ATTACK_S)
+
+
+def _flood(daemon: Daemon, connections: int, body: str, **values) -> None:
+    """Asks without reading more than must be read to be allowed to ask on."""
+    until = time.monotonic() + ATTACK_S
+
+    def ask() -> None:
+        with RawClient(daemon) as client, contextlib.suppress(Ended, *CUT_OFF):
+            while time.monotonic() < until:
+                for _ in range(64):
+                    client.send(body, **values)
+                for _ in range(64):
+                    client.name_of_next()
+
+    threads = [threading.Thread(target=ask) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def status_flood(daemon: Daemon) -> None:
+    _flood(daemon, 1, "StatusQuery")
+
+
+def status_flood_of_16(daemon: Daemon) -> None:
+    _flood(daemon, 16, "StatusQuery")
+
+
+def _with_objects(daemon: Daemon, count: int) -> RawClient:
+    client = RawClient(daemon)
+    segment = client.lease(1 << 16)
+    described = manifest(segment, 0, [16])
+    for number in range(1, count + 1):
+        client.submit(SEAL, seal(client.object_id(number), described))
+        if number % 1000 == 0:
+            client.survives()
+    return client
+
+
+def lists_of_many_objects(daemon: Daemon) -> None:
+    with _with_objects(daemon, 50_000):
+        _flood(daemon, 1, "ObjectsQuery", limit=0)
+
+
+def death_with_many_objects(daemon: Daemon) -> None:
+    _with_objects(daemon, 100_000).close()
+    time.sleep(0.5)
+
+
+def missing_queries(daemon: Daemon) -> None:
+    until = time.monotonic() + ATTACK_S
+    with RawClient(daemon) as client:
+        seats = [client.join(f"own {i}", 0, 2).seat for i in range(30)]
+        for seat in seats:
+            for _ in range(2000):
+                client.submit(CONTRIBUTE, contribute(1, seat, kind=BARRIER, timeout_ns=60 * 10**9))
+            client.survives()
+        while time.monotonic() < until:
+            client.send("MissingQuery", work=1)
+            client.name_of_next()
+
+
+def combines(daemon: Daemon) -> None:
+    """A ring full of the most expensive ones."""
+    until = time.monotonic() + ATTACK_S
+    with RawClient(daemon) as client:
+        segment = client.lease(1 << 16)
+        many = b"".join(
+            (
+                (64).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(8),
+                manifest(segment, 0, [1])[16:32] * 64,
+                (1).to_bytes(8, "little") * 64,
+            )
+        )
+        client.submit(SEAL, seal(client.object_id(1), many))
+        while time.monotonic() < until:
+            for work in range(1, 20):
+                client.submit(COMBINE, combine(work, SCAN, 1024, [client.object_id(1)] * 1024))
+            if not client.survives():
+                return
+            while client.completion() is not None:
+                pass
+
+
+def all_seats_of_a_large_group(daemon: Daemon) -> None:
+    client = RawClient(daemon)
+    for rank in range(1024):
+        client.join("large", rank, 1024)
+    client.close()
+    time.sleep(0.5)
+
+
+def large_segments_come_and_go(daemon: Daemon) -> None:
+    import mmap
+    import os
+
+    until = time.monotonic() + ATTACK_S
+    while time.monotonic() < until:
+        with RawClient(daemon) as client:
+            reply, fds = client.ask("Lease", bytes=512 << 20, timeout_ms=5000)
+            if reply.name != "Segment":
+                continue
+            with mmap.mmap(fds[0], reply.bytes) as memory:
+                client.ask("Mapped", segment=reply.segment)
+                for at in range(0, reply.bytes, 4096):
+                    memory[at] = 1
+            os.close(fds[0])
+            client.ask("Return", segment=reply.segment)
+
+
+ATTACKS = {
+    each.__name__: each
+    for each in (
+        nothing,
+        status_flood,
+        status_flood_of_16,
+        lists_of_many_objects,
+        death_with_many_objects,
+        missing_queries,
+        combines,
+        all_seats_of_a_large_group,
+        large_segments_come_and_go,
+    )
+}
+
+
+def measure(name: str) -> None:
+    daemon = Daemon("--memory", "1GiB")
+    stop, times = WARM.Event(), WARM.Queue()
+    with ranks(daemon, _bystand, 2, stop, times, context=WARM) as (_, results):
+        time.sleep(0.5)
+        ATTACKS[name](daemon)
+        stop.set()
+        took = sorted(iter(times.get, None))
+        assert all(results.get(timeout=60)[1] for _ in range(2))
+    daemon.stop()
+    median, p99 = statistics.median(took), took[int(len(took) * 0.99)]
+    print(
+        f"{name:30} {len(took):7} ops  {median * 1e6:8.0f} us  {p99 * 1e6:8.0f} us  {took[-1] * 1e3:8.1f} ms",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    for attack in sys.argv[1:] or ATTACKS:
+        measure(attack)
