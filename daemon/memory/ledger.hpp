@@ -4,6 +4,8 @@
 
 #include <array>
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,7 +21,22 @@ using UserId = std::uint32_t;  ///< a uid
 
 enum class Resource : std::uint8_t { memory, objects, fds, slots, groups };  ///< slots: ops in flight
 inline constexpr std::size_t resource_count = 5;
-using Amounts = std::array<std::uint64_t, resource_count>;
+
+/// An amount of each resource, in their order. It is made of all of them or of none, so that none can be left out.
+class Amounts {
+ public:
+  constexpr Amounts() = default;
+  template <std::convertible_to<std::uint64_t>... Each>
+  requires(sizeof...(Each) == resource_count) constexpr Amounts(Each... each)
+      : amounts_{static_cast<std::uint64_t>(each)...} {}
+
+  [[nodiscard]] constexpr std::uint64_t& operator[](std::size_t resource) { return amounts_[resource]; }
+  [[nodiscard]] constexpr std::uint64_t operator[](std::size_t resource) const { return amounts_[resource]; }
+  bool operator==(const Amounts&) const = default;
+
+ private:
+  std::array<std::uint64_t, resource_count> amounts_{};
+};
 
 struct Quota {
   Amounts total;  ///< of the daemon; memory is the budget

@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   testing::Recorder outside;
   NodeSettings settings;
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 1024, 256, 1024};
+  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 1024, 256, 1024, 64};
   settings.segment_bytes = 1 << 20;
   Node node(settings, outside);
   const TimePoint now{};

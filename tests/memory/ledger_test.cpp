@@ -1,5 +1,7 @@
 #include <catch2/catch.hpp>
 
+#include <type_traits>
+
 #include "ipc/random.hpp"
 #include "memory/ledger.hpp"
 #include "memory/quotas.hpp"
@@ -16,6 +18,10 @@ constexpr Payer first{1000, {1}};
 constexpr Payer second{1000, {2}};
 constexpr Payer stranger{2000, {3}};
 constexpr Payer results{1000, {}};
+
+// A limit left out would be zero, and everything of that resource refused.
+static_assert(std::is_constructible_v<Amounts, int, int, int, int, int>);
+static_assert(!std::is_constructible_v<Amounts, int, int, int, int>);
 
 }  // namespace
 
