@@ -74,14 +74,17 @@ template <class K, std::size_t... U>
 HWY_INLINE void fold_step(const Part& part, std::size_t first, std::size_t carried, std::index_sequence<U...>) {
   const typename K::D d;
   constexpr std::size_t carry_lanes = hn::MaxLanes(typename K::D());
-  auto* const carry = reinterpret_cast<hn::TFromD<typename K::D>*>(part.carry) + carried * carry_lanes;
+  // Only where there is a carry: not even an offset may be added to a null pointer.
+  const auto carry = [&](std::size_t vector) {
+    return reinterpret_cast<hn::TFromD<typename K::D>*>(part.carry) + (carried + vector) * carry_lanes;
+  };
   typename K::V folded[sizeof...(U)];
   std::size_t rank = 0;
   if (part.begins) {
     const std::byte* const input = part.inputs[rank++] + first * K::in_bytes;
     ((folded[U] = K::load(input + U * K::lanes * K::in_bytes)), ...);
   } else {
-    ((folded[U] = hn::Load(d, carry + U * carry_lanes)), ...);
+    ((folded[U] = hn::Load(d, carry(U))), ...);
   }
   for (; rank < part.ranks; ++rank) {
     const std::byte* const input = part.inputs[rank] + first * K::in_bytes;
@@ -91,7 +94,7 @@ HWY_INLINE void fold_step(const Part& part, std::size_t first, std::size_t carri
     std::byte* const output = part.output + first * K::out_bytes;
     (K::store(folded[U], part.total_ranks, output + U * K::out_vector_bytes, part.stream), ...);
   } else {
-    (hn::Store(folded[U], d, carry + U * carry_lanes), ...);
+    (hn::Store(folded[U], d, carry(U)), ...);
   }
 }
 
