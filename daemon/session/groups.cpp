@@ -129,7 +129,10 @@ Node::AfterLoss Node::lose_seat(const GroupPtr& state, SeatId seat, int rank, co
   const auto epoch = state->group.epoch();
   perform(state, lose_by_policy(*state, rank, how), now);
   // The loss may have completed a reform: then the newcomers are members already, and told so.
-  if (state->group.epoch() != epoch) return AfterLoss::silence;
+  if (state->group.epoch() != epoch) {
+    if (state->group.empty()) remove_group(state);
+    return AfterLoss::silence;
+  }
   if (lost == Group::Lost::member) return AfterLoss::tell;
   std::vector<Action> rest;
   state->muster.abort(Error(Code::peer_lost, "every rank of the group is gone"), rest);

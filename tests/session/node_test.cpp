@@ -657,3 +657,15 @@ TEST_CASE("when the loss of the last member completes a reform, the newcomers' g
   CHECK(newcomer.failed(early)->code() == Code::timeout);
   CHECK(newcomer.failed(early)->ranks() == std::vector<int>{0, 1});
 }
+
+TEST_CASE("a reform that the loss of the last member completes leaves no empty group") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  first.contribute(Kind::reform);
+  first.leave();
+  second.leave();
+  CHECK(first.groups().total() == 0);
+}
