@@ -280,7 +280,7 @@ void Store::inherit(ClientId client, ClientId heir) {
 void Store::drop_client(ClientId client) {
   auto found = holds_.find(client);
   if (found == holds_.end()) return;
-  auto& dropping = dropping_.emplace_back(client, std::move(found->second));
+  auto& dropping = dropping_.emplace_back(Dropping{client, std::move(found->second), {}});
   dropping.next = dropping.holds.cbegin();
   holds_.erase(found);
   drop_more();
