@@ -227,6 +227,8 @@ void Node::tell_members(const GroupPtr& state) {
   changed.lost = state->group.lost();
   std::vector<std::byte> body;
   for (const auto& [rank, seat] : state->group.seats()) {
+    // One that is being forgotten may hold more seats, which it loses next.
+    if (!find(seat.client)) continue;
     changed.seat = seat.id;
     body.clear();
     ipc::write(changed, body);

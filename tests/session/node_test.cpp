@@ -669,3 +669,25 @@ TEST_CASE("a reform that the loss of the last member completes leaves no empty g
   second.leave();
   CHECK(first.groups().total() == 0);
 }
+
+TEST_CASE("a client that dies is told nothing about its groups") {
+  World world;
+  TestClient first(world, 1);
+  for (int rank = 0; rank < 4; ++rank) first.join("g", rank, 4);
+  first.die();
+  CHECK(first.count(ipc::CompletionType::group_changed) == 0);
+}
+
+TEST_CASE("a client that dies with an old and a new seat of a group is not told of the epoch that begins") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  second.leave();
+  first.join("g", 1, 2);
+  const auto told = first.count(ipc::CompletionType::group_changed);
+  first.die();
+  CHECK(first.count(ipc::CompletionType::group_changed) == told);
+  CHECK(second.groups().total() == 0);
+}
