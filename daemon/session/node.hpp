@@ -100,6 +100,7 @@ class Node {
   [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
 
  private:
+  friend class NodeAudit;  ///< of the tests: adds up what is held
   struct GroupState;
   using GroupPtr = std::shared_ptr<GroupState>;
   using GroupDeadlines = std::multimap<TimePoint, GroupPtr>;

@@ -119,12 +119,26 @@ stage_fuzz() {
   for target in "${targets[@]}"; do
     counts+=("$target:" "$(fuzz_summary "build/logs/$target.log")")
     printf '%s: %s\n' "$target" "$(fuzz_summary "build/logs/$target.log")"
+    fuzz_reached "$target" || fail "$target did not reach what tests/fuzz/$target.reach lists"
   done
 }
 
-# fuzz_target NAME SECONDS: 255 makes xargs stop at once.
+# fuzz_reached NAME: whether it reached all that its list demands, by what it counted itself.
+fuzz_reached() {
+  local missing
+  missing=$(comm -13 <(sed --quiet 's/^reached *[0-9]* //p' "build/logs/$1.log" | sort) \
+    <(grep --invert-match '^#' "tests/fuzz/$1.reach" | sort))
+  [ -z "$missing" ] || {
+    printf '%s never reached:\n%s\n' "$1" "$missing"
+    return 1
+  }
+}
+
+# fuzz_target NAME SECONDS: 255 makes xargs stop at once. Inputs are long from the start: most are read as choices, and
+# a short one makes few of them.
 fuzz_target() {
-  "build/fuzz/bin/$1" -max_total_time="$2" -timeout=10 -print_final_stats=1 "-artifact_prefix=build/logs/$1-" \
+  "build/fuzz/bin/$1" -max_total_time="$2" -timeout=10 -print_final_stats=1 -len_control=0 -max_len=2048 \
+    "-artifact_prefix=build/logs/$1-" \
     "build/fuzz/corpus/$1" >"build/logs/$1.log" 2>&1 || {
     tail -n 60 "build/logs/$1.log"
     return 255

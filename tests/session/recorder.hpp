@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -16,7 +17,7 @@
 
 namespace musterd::testing {
 
-class Recorder final : public Outside {
+class Recorder : public Outside {
  public:
   struct Completion {
     muster::ipc::CompletionType type;
@@ -43,7 +44,11 @@ class Recorder final : public Outside {
   }
   void run(Job job) override {
     Engine::run_inline(job);
-    if (job.done) ready.push_back(std::move(job.done));
+    // Like the engine's: the job, and so its lease, ends after `done`.
+    const auto kept = std::make_shared<Job>(std::move(job));
+    ready.push_back([kept] {
+      if (kept->done) kept->done();
+    });
     if (!hold_jobs) run_ready();
   }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {

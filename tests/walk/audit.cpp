@@ -1,0 +1,149 @@
+#include "walk/audit.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <set>
+
+namespace musterd {
+
+namespace {
+
+constexpr std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
+constexpr std::size_t every = std::numeric_limits<std::size_t>::max();
+
+constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups"};
+static_assert(std::size(resource_names) == resource_count);
+
+}  // namespace
+
+/// Those that anything keeps alive, each once.
+std::vector<Node::GroupPtr> NodeAudit::groups() const {
+  std::set<Node::GroupPtr> found;
+  const auto add = [&](const Node::GroupPtr& group) {
+    if (group) found.insert(group);
+  };
+  for (const auto& [key, group] : node_.groups_) add(group);
+  for (const auto& [ticket, pending] : node_.pending_) add(pending.group);
+  for (const auto& [key, running] : node_.running_) add(running.group);
+  for (const auto& [id, client] : node_.clients_)
+    for (const auto& [seat, seated] : client.seats) add(seated.group);
+  return {found.begin(), found.end()};
+}
+
+Amounts NodeAudit::held() const {
+  Amounts sum;
+  auto& memory = sum[index(Resource::memory)];
+  auto& fds = sum[index(Resource::fds)];
+  for (const auto& [id, client] : node_.clients_) {
+    memory += client.channel.amount();
+    fds += client.descriptors.amount();
+  }
+  for (const auto& [id, weak] : node_.segments_.segments_)
+    if (const auto segment = weak.lock()) {
+      memory += segment->bytes();
+      ++fds;
+    }
+  for (const auto& [id, draining] : node_.segments_.draining_) memory += draining.memory->amount();
+  for (const auto& listed : node_.store_.list(every, {})) {
+    memory += listed.object->metadata.amount();
+    sum[index(Resource::objects)] += listed.object->slot.amount();
+  }
+  fds += node_.lifelines_.size();
+  for (const auto& [ticket, pending] : node_.pending_) sum[index(Resource::slots)] += pending.slot.amount();
+  for (const auto& group : groups()) sum[index(Resource::groups)] += group->charge.amount();
+  return sum;
+}
+
+std::vector<std::string> NodeAudit::contradictions() const {
+  std::vector<std::string> found;
+  const Amounts sum = held();
+  const Amounts ledger = charged();
+  for (std::size_t i = 0; i < resource_count; ++i) {
+    std::uint64_t of_users = 0;
+    for (const auto user : node_.ledger_.users()) of_users += node_.ledger_.user(user).used[i];
+    if (sum[i] == ledger[i] && of_users == ledger[i]) continue;
+    found.push_back("the ledger says " + std::to_string(ledger[i]) + " of " + resource_names[i] +
+                    ", its users' sum is " + std::to_string(of_users) + ", and " + std::to_string(sum[i]) +
+                    " are held");
+  }
+  for (const auto& [id, client] : node_.clients_)
+    for (const auto& [seat, seated] : client.seats) {
+      const auto& group = seated.group->group;
+      const auto in = [&, seat = seat, id = id, rank = seated.rank](const std::map<int, Seat>& seats) {
+        const auto there = seats.find(rank);
+        return there != seats.end() && there->second.id == seat && there->second.client == id;
+      };
+      if (!in(group.seats()) && !in(group.newcomers()))
+        found.push_back("seat " + std::to_string(seat.value) + " of client " + std::to_string(id.value) +
+                        " is not one of its group's");
+      const auto known = node_.groups_.find(Node::key_of(group.settings()));
+      if (known == node_.groups_.end() || known->second != seated.group)
+        found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
+    }
+  for (const auto& [key, state] : node_.groups_)
+    if (state->group.empty()) found.push_back("group '" + key.name + "' has no seat and is kept");
+  return found;
+}
+
+bool NodeAudit::memory_waits_unnoticed() const {
+  const auto releases = node_.ledger_.memory_releases() + node_.results_.region_releases();
+  return node_.admission_.waiting() > 0 && releases != node_.seen_memory_releases_;
+}
+
+std::vector<std::string> NodeAudit::left_over() const {
+  auto found = contradictions();
+  const auto count = [&](const char* what, std::size_t number) {
+    if (number > 0) found.push_back(std::to_string(number) + " " + what);
+  };
+  count("clients", node_.clients_.size());
+  for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
+  count("pending entries", node_.pending_.size());
+  count("running ops", node_.running_.size());
+  count("life lines", node_.lifelines_.size());
+  count("objects", node_.store_.size());
+  count("segments", node_.segments_.size() + node_.segments_.draining_.size());
+  count("requests that wait for memory", node_.admission_.waiting());
+  const Amounts ledger = charged();
+  for (std::size_t i = 0; i < resource_count; ++i) count(resource_names[i], ledger[i]);
+  return found;
+}
+
+NodeAudit::SeatView NodeAudit::seat(ClientId client, SeatId seat) const {
+  const auto& [state, rank] = node_.clients_.at(client).seats.at(seat);
+  const auto& group = state->group;
+  return {state,
+          group.settings().name,
+          rank,
+          group.settings().world_size,
+          group.epoch(),
+          group.is_newcomer(seat),
+          group.seats().size(),
+          group.newcomers().size()};
+}
+
+std::vector<SeatId> NodeAudit::seats_of(ClientId client) const {
+  std::vector<SeatId> seats;
+  if (const auto found = node_.clients_.find(client); found != node_.clients_.end())
+    for (const auto& [seat, seated] : found->second.seats) seats.push_back(seat);
+  std::sort(seats.begin(), seats.end());
+  return seats;
+}
+
+bool NodeAudit::on_lanes(ClientId client, WorkId work) const {
+  for (const auto& [key, running] : node_.running_) {
+    if (running.regions.empty()) continue;
+    for (const auto& contribution : running.op->contributions) {
+      const auto pending = node_.pending_.find(contribution.ticket);
+      if (pending != node_.pending_.end() && pending->second.client == client && pending->second.work == work)
+        return true;
+    }
+  }
+  return false;
+}
+
+ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {
+  auto found = node_.store_.held(object, client);
+  return found ? *found : nullptr;
+}
+
+}  // namespace musterd

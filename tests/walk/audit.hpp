@@ -1,0 +1,52 @@
+// Looks into a node from outside: adds up from its parts what it holds, to compare that with what its ledger says, and
+// tells where a seat and a work stand. For tests only; reads, never steers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "session/node.hpp"
+
+namespace musterd {
+
+class NodeAudit {
+ public:
+  explicit NodeAudit(const Node& node) : node_(node) {}
+
+  [[nodiscard]] Amounts charged() const { return node_.ledger_.total().used; }
+  /// What the ledger should say, added up from everything that is there.
+  [[nodiscard]] Amounts held() const;
+  /// What contradicts itself in the node's state, in words.
+  [[nodiscard]] std::vector<std::string> contradictions() const;
+  /// Memory came back, requests wait for some, and they were not tried again.
+  [[nodiscard]] bool memory_waits_unnoticed() const;
+  /// What is left, in words; nothing once everybody is gone, all jobs are done and all leases are over.
+  [[nodiscard]] std::vector<std::string> left_over() const;
+
+  struct SeatView {
+    std::weak_ptr<const void> group;  ///< which one it is, comparable after its end by owner
+    std::string name;
+    int rank = 0;
+    int world_size = 0;
+    std::uint32_t epoch = 0;  ///< of the group
+    bool newcomer = false;    ///< so a member of the next epoch
+    std::size_t members_seated = 0;
+    std::size_t newcomers_seated = 0;
+  };
+  /// The client must hold the seat.
+  [[nodiscard]] SeatView seat(ClientId client, SeatId seat) const;
+  [[nodiscard]] std::vector<SeatId> seats_of(ClientId client) const;
+  /// True if the work's op is with the lanes: it has no deadline any more.
+  [[nodiscard]] bool on_lanes(ClientId client, WorkId work) const;
+  /// Null if the client doesn't hold it.
+  [[nodiscard]] ObjectPtr held_object(ClientId client, ObjectId object) const;
+  [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.held_by(client); }
+
+ private:
+  [[nodiscard]] std::vector<Node::GroupPtr> groups() const;
+  const Node& node_;
+};
+
+}  // namespace musterd
