@@ -190,28 +190,36 @@ void Node::expire_groups(TimePoint now) {
     perform(state, std::move(actions), now);
     expire_early(state, now);
     watch(state, state->muster.next_deadline());
-    for (const auto& contribution : state->early) watch(state, contribution.deadline);
+    for (const auto& contribution : state->early)
+      if (contribution.deadline != TimePoint::max()) watch(state, contribution.deadline);
   }
 }
 
 void Node::expire_early(const GroupPtr& state, TimePoint now) {
-  std::vector<Contribution> late;
-  std::erase_if(state->early, [&](Contribution& contribution) {
-    if (contribution.deadline > now) return false;
-    late.push_back(std::move(contribution));
-    return true;
-  });
-  for (const auto& contribution : late) {
+  std::vector<int> members;
+  for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
+  for (auto& contribution : state->early) {
+    if (contribution.deadline > now) continue;
+    const Error error(Code::timeout,
+                      "rank " + std::to_string(contribution.rank) + " joined group '" + state->group.settings().name +
+                          "' after a loss and still waits for the other ranks to reform it",
+                      "call reform() on every live rank", members);
     ++ops_failed_;
     ++state->ops_failed;
-    std::vector<int> members;
-    for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
-    settle_failed(contribution.ticket,
-                  Error(Code::timeout,
-                        "rank " + std::to_string(contribution.rank) + " joined group '" + state->group.settings().name +
-                            "' after a loss and still waits for the other ranks to reform it",
-                        "call reform() on every live rank", members));
+    auto& pending = pending_.at(contribution.ticket);
+    if (find(pending.client)) fail_work(pending.client, pending.work, error);
+    // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
+    pending.told = true;
+    contribution.deadline = TimePoint::max();
+    contribution.inputs = {};
+    contribution.fault = std::make_shared<Error>(error);
   }
+  // A reform is not matched by order.
+  std::erase_if(state->early, [&](const Contribution& contribution) {
+    const bool over = contribution.kind == ipc::Kind::reform && contribution.fault;
+    if (over) pending_.erase(contribution.ticket);
+    return over;
+  });
 }
 
 void Node::remove_group(const GroupPtr& state) {

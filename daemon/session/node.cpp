@@ -204,10 +204,13 @@ std::optional<TimePoint> Node::next_deadline() const {
 }
 
 void Node::after_event() {
-  const std::uint64_t releases = ledger_.memory_releases() + results_.region_releases();
-  if (releases != seen_memory_releases_ || admission_.has_untried_front()) {
-    seen_memory_releases_ = releases;
+  const auto releases = [&] { return ledger_.memory_releases() + results_.region_releases(); };
+  // A request that is served may bring memory back. What a vain attempt takes and gives back is no news.
+  for (bool progress = true; progress && (releases() != seen_memory_releases_ || admission_.has_untried_front());) {
+    const std::size_t waiting = admission_.waiting();
     admission_.retry();
+    progress = admission_.waiting() < waiting;
+    if (!progress) seen_memory_releases_ = releases();
   }
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();

@@ -169,6 +169,7 @@ class Node {
     SeatId seat;     ///< 0 for combines
     GroupPtr group;  ///< null for combines
     Charge slot;
+    bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
   };
 
   /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
@@ -278,7 +279,7 @@ class Node {
   void launch(std::uint64_t key, TimePoint now);
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error);
-  void finish_from_lane(std::uint64_t key);
+  void finish_from_lane(std::uint64_t key, OpPtr& lease);
   [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
   void give(const Running& running, std::span<const ObjectPtr> outputs);
   void give_combined(const Running& running, std::span<const ObjectPtr> outputs);

@@ -348,14 +348,16 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     Engine::run_inline(job);
     return finish(key, now);
   }
-  job.lease = running.op;
-  job.done = [this, key] { finish_from_lane(key); };
+  const auto lease = std::make_shared<OpPtr>(running.op);
+  job.lease = lease;
+  job.done = [this, key, lease] { finish_from_lane(key, *lease); };
   outside_.run(std::move(job));
 }
 
-void Node::finish_from_lane(std::uint64_t key) {
-  if (!running_.contains(key)) return;
-  finish(key, now_);
+void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
+  if (running_.contains(key)) finish(key, now_);
+  // What ends with the job ends before those who wait for it are told.
+  lease.reset();
   after_event();
 }
 
@@ -470,7 +472,7 @@ std::optional<Node::Pending> Node::take_pending(Ticket ticket) {
   if (found == pending_.end()) return std::nullopt;
   Pending pending = std::move(found->second);
   pending_.erase(found);
-  if (!find(pending.client)) return std::nullopt;
+  if (pending.told || !find(pending.client)) return std::nullopt;
   return pending;
 }
 

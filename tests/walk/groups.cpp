@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "walk/known.hpp"
 #include "walk/walk.hpp"
 
 namespace musterd::testing {
@@ -281,9 +280,8 @@ bool Walk::give_inputs(const PeerSeat& seat, ipc::Contribute& contribute, std::i
   return true;
 }
 
-std::int64_t Walk::any_timeout(bool newcomer) {
+std::int64_t Walk::any_timeout() {
   constexpr std::int64_t millisecond = 1'000'000;
-  if (newcomer && known::expired_early_op_takes_no_place) return 80'000'000 * millisecond;
   return millisecond * choices_.one_of<std::int64_t>({5, 300, 10'000, 10'000, 10'000, 3'600'000});
 }
 
@@ -296,7 +294,7 @@ void Walk::submit(const PeerSeat& seat, ipc::Contribute contribute, std::int64_t
   contribute.seat = seat.seat;
   contribute.epoch = peer.seats.at(seat.seat).epoch;
   if (choices_.once_in(32)) --contribute.epoch;
-  contribute.timeout_ns = any_timeout(seat.view.newcomer);
+  contribute.timeout_ns = any_timeout();
   say("client " + std::to_string(peer.id.value) + " " + text(seat.seat) + " (rank " + std::to_string(seat.view.rank) +
       " of " + seat.view.name + ") calls " + std::string(ipc::name(contribute.kind)) + " " +
       channel_of(contribute, seat.view.rank) + ", work " + std::to_string(contribute.work.value) + ", root " +
@@ -360,7 +358,7 @@ void Walk::combine() {
   if (!object || !peers_.contains(id)) return;
   combine.objects.assign(count, *object);
   combine.work = {++peer->last_work};
-  combine.timeout_ns = any_timeout(false);
+  combine.timeout_ns = any_timeout();
   say("client " + std::to_string(id.value) + " combines " + std::string(ipc::name(combine.kind)) + " of " +
       std::to_string(combine.ranks) + " ranks, work " + std::to_string(combine.work.value) + ", root " +
       std::to_string(combine.root) + (one_input ? ", one input" : ""));

@@ -6,7 +6,6 @@
 
 #include <muster/ipc/socket.hpp>
 
-#include "walk/known.hpp"
 #include "walk/walk.hpp"
 
 namespace musterd::testing {

@@ -226,7 +226,7 @@ class Walk final : private Outside {
   [[nodiscard]] ipc::Contribute programmed(const PeerSeat& seat, const PlaceId& place) const;
   [[nodiscard]] bool give_inputs(const PeerSeat& seat, ipc::Contribute& contribute, std::int64_t value,
                                  std::int64_t elements);
-  [[nodiscard]] std::int64_t any_timeout(bool newcomer);
+  [[nodiscard]] std::int64_t any_timeout();
   [[nodiscard]] static std::string channel_of(const ipc::Contribute& contribute, int rank);
   [[nodiscard]] std::uint64_t group_number(const NodeAudit::SeatView& view);
   [[nodiscard]] std::vector<PeerSeat> all_seats();
