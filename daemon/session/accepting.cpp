@@ -41,13 +41,11 @@ bool AsioServer::accept_waiting() {
       continue;
     }
     if (errno == EMFILE || errno == ENFILE) {
-      if (refuse_one()) continue;
-      // Not even one to refuse with: others wait in line until there is.
+      // Others wait in line until there is one to refuse the next with.
+      refuse_one();
       constexpr auto pause = std::chrono::milliseconds(50);
       accept_again_.expires_after(pause);
-      accept_again_.async_wait([this](error_code error) {
-        if (!error && !stopping_) accept_some();
-      });
+      wait_to_accept_again();
       return false;
     }
     break;
@@ -55,27 +53,42 @@ bool AsioServer::accept_waiting() {
   return true;
 }
 
-bool AsioServer::refuse_one() {
+void AsioServer::refuse_one() {
+  const auto take_spare = [this] { spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC)); };
+  if (!spare_) take_spare();
+  if (!spare_) return;
   spare_.reset();
-  {
-    ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (socket) refuse(std::move(socket), 0, out_of_descriptors());
-  }
-  spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  return static_cast<bool>(spare_);
+  ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket) return take_spare();
+  refuse(std::move(socket), 0, out_of_descriptors(), [this, take_spare] {
+    take_spare();
+    // It goes on at once, as if the pause were over.
+    accept_again_.expires_after(Duration(0));
+    wait_to_accept_again();
+  });
 }
 
-void AsioServer::refuse(ipc::Fd socket, UserId user, const Error& why) {
+void AsioServer::wait_to_accept_again() {
+  accept_again_.async_wait([this](error_code error) {
+    if (!error && !stopping_) accept_some();
+  });
+}
+
+void AsioServer::refuse(ipc::Fd socket, UserId user, const Error& why, std::function<void()> then) {
   static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
-  close_elsewhere(std::move(socket), user, {});
+  close_elsewhere(std::move(socket), user, {}, std::move(then));
   log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
 }
 
-void AsioServer::close_elsewhere(ipc::Fd socket, UserId user, Charge descriptors) {
+void AsioServer::close_elsewhere(ipc::Fd socket, UserId user, Charge descriptors, std::function<void()> then) {
   const auto held = std::make_shared<Charge>(std::move(descriptors));
   blocking_.run(
       {BlockingPool::Lane::Of::closing, user},
-      [socket = std::make_shared<ipc::Fd>(std::move(socket))] { socket->reset(); }, [held] {});
+      [socket = std::make_shared<ipc::Fd>(std::move(socket))] { socket->reset(); },
+      [held, then = std::move(then)] {
+        held->reset();
+        if (then) then();
+      });
 }
 
 /// Numbers come around after four billion connections; those of life lines are apart.

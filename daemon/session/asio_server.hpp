@@ -109,10 +109,11 @@ class AsioServer final : public Server, public Outside {
   void accept_some();
   /// False if it will be called again by itself, when there are descriptors.
   [[nodiscard]] bool accept_waiting();
-  [[nodiscard]] bool refuse_one();
-  void refuse(muster::ipc::Fd socket, UserId user, const muster::Error& why);
+  void refuse_one();
+  void wait_to_accept_again();
+  void refuse(muster::ipc::Fd socket, UserId user, const muster::Error& why, std::function<void()> then = {});
   /// Descriptors may lie in a client's socket that take as long to close as it likes.
-  void close_elsewhere(muster::ipc::Fd socket, UserId user, Charge descriptors);
+  void close_elsewhere(muster::ipc::Fd socket, UserId user, Charge descriptors, std::function<void()> then = {});
   void adopt(muster::ipc::Fd socket);
   [[nodiscard]] ClientId next_client();
   // connections.cpp
