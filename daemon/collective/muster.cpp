@@ -153,7 +153,9 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   slot.op->id = slot.id;
   slot.op->name = op_name(contribution, slot.sequence);
   slot.op->world_size = world_size_;
-  slot.op->contributions.reserve(slot.awaited);
+  // For the usual group at once; room for a thousand ranks is made as they come.
+  constexpr std::size_t usual = 16;
+  slot.op->contributions.reserve(std::min(slot.awaited, usual));
   ++gathering_;
 }
 
@@ -164,7 +166,7 @@ void Muster::make_room(std::vector<Action>& actions) {
     auto error = too_far_behind(oldest.op->name, missing(oldest), ordered_.size());
     fail(oldest, std::move(error), actions);
   }
-  failures_.erase(oldest.id);
+  forget_failure(oldest);
   ordered_.pop_front();
   ++base_;
   retire_ordered();
@@ -204,6 +206,8 @@ void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
   for (const Contribution& contribution : slot.op->contributions) tickets.push_back(contribution.ticket);
   slot.op.reset();
   slot.error = std::make_unique<Error>(error);
+  slot.remembered_bytes = bytes_to_remember(slot);
+  failures_bytes_ += slot.remembered_bytes;
   failures_.emplace(slot.id, &slot);
   tell(actions, slot.id, std::move(error), std::move(tickets));
 }
@@ -217,7 +221,7 @@ void Muster::end_gathering(Slot& slot) {
 void Muster::retire(const Slot& slot) {
   if (slot.gathering() || slot.awaited > 0) return;
   if (!slot.channel) return retire_ordered();
-  failures_.erase(slot.id);
+  forget_failure(slot);
   auto found = channels_.find(*slot.channel);
   found->second.remove_if([&](const Slot& each) { return &each == &slot; });
   if (found->second.empty()) channels_.erase(found);
@@ -225,7 +229,7 @@ void Muster::retire(const Slot& slot) {
 
 void Muster::retire_ordered() {
   while (!ordered_.empty() && !ordered_.front().gathering() && ordered_.front().awaited == 0) {
-    failures_.erase(ordered_.front().id);
+    forget_failure(ordered_.front());
     ordered_.pop_front();
     ++base_;
   }
@@ -237,21 +241,32 @@ void Muster::sweep() {
   for (auto& [channel, slots] : channels_)
     slots.remove_if([&](const Slot& slot) {
       if (slot.gathering() || slot.awaited > 0) return false;
-      failures_.erase(slot.id);
+      forget_failure(slot);
       return true;
     });
   std::erase_if(channels_, [](const auto& entry) { return entry.second.empty(); });
 }
 
 void Muster::forget_old_failures() {
-  while (failures_.size() > limits_.history_max) {
+  while (failures_.size() > limits_.history_max || failures_bytes_ > limits_.history_bytes_max) {
     Slot& slot = *failures_.begin()->second;
-    failures_.erase(failures_.begin());
+    forget_failure(slot);
     slot.error.reset();
     if (!slot.channel) continue;  // its place in the order stays
     slot.awaited = 0;
     retire(slot);
   }
+}
+
+void Muster::forget_failure(const Slot& slot) {
+  if (failures_.erase(slot.id) > 0) failures_bytes_ -= slot.remembered_bytes;
+}
+
+std::size_t Muster::bytes_to_remember(const Slot& slot) const {
+  const std::size_t words = slot.error->message().size() + slot.error->hint().size();
+  const std::size_t ranks = slot.error->ranks().size() * sizeof(int);
+  const std::size_t place = slot.channel ? slot.channel->key.size() + seats_.size() / 8 : 0;
+  return sizeof(Slot) + words + ranks + place;
 }
 
 void Muster::finished(OpId op) {

@@ -39,8 +39,9 @@ using Action = std::variant<StartOp, FailOp>;
 class Muster {
  public:
   struct Limits {
-    std::size_t in_flight_max = 4096;  ///< ops that one seat may have pending; more: QuotaExceeded
-    std::size_t history_max = 4096;    ///< failed outcomes kept for late seats
+    std::size_t in_flight_max = 4096;                      ///< ops that one seat may have pending; more: QuotaExceeded
+    std::size_t history_max = 4096;                        ///< failed outcomes kept for late seats
+    std::size_t history_bytes_max = std::size_t{1} << 20;  ///< what these take, about
   };
   /// `members`: the ranks that take part in this epoch; others are absent and not waited for.
   /// `epoch` goes into the high half of op ids, so that they differ from those of the group's other epochs.
@@ -122,6 +123,7 @@ class Muster {
     std::size_t awaited = 0;               ///< contributions that may still come
     std::shared_ptr<Op> op;                ///< null once the muster is over
     std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
+    std::size_t remembered_bytes = 0;      ///< what remembering it takes, about
     TimePoint since;
     TimePoint deadline;
     [[nodiscard]] bool gathering() const { return op != nullptr; }
@@ -143,6 +145,8 @@ class Muster {
   void retire_ordered();
   void sweep();
   void forget_old_failures();
+  void forget_failure(const Slot& slot);
+  [[nodiscard]] std::size_t bytes_to_remember(const Slot& slot) const;
 
   // losses.cpp: who may still come, and what a loss means for what is pending
   [[nodiscard]] bool may_come(const Slot& slot, int rank) const;
@@ -184,6 +188,7 @@ class Muster {
   std::uint64_t base_ = 0;
   std::map<Channel, std::list<Slot>> channels_;
   std::map<OpId, Slot*> failures_;  ///< the remembered ones, oldest first
+  std::size_t failures_bytes_ = 0;
   std::size_t gathering_ = 0;
   std::size_t running_ = 0;
   std::optional<TimePoint> next_deadline_;

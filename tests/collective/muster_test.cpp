@@ -488,3 +488,16 @@ TEST_CASE("a rank that never comes can't make the others' record grow") {
   CHECK(scene.error(oldest).message() == "barrier #0 is given up: ranks 1, 2 have fallen 5 ops behind the others");
   CHECK(scene.error(scene.barrier(1)).code() == Code::timeout);
 }
+
+TEST_CASE("history is bounded in bytes, too") {
+  Scene scene(2, {.in_flight_max = 4096, .history_max = 4096, .history_bytes_max = 64 << 10});
+  const std::string key(4000, 'k');
+  for (int op = 0; op < 100; ++op) scene.barrier(0, key + std::to_string(op));
+  scene.expire(1000);
+  const auto told = scene.failures.size();
+  CHECK(told == 100);
+  // The late rank is told the newest outcomes; of the oldest nothing is known, so that its call opens a new op.
+  CHECK(scene.error(scene.barrier(1, key + "99")).code() == Code::timeout);
+  scene.barrier(1, key + "0");
+  CHECK(scene.failures.size() == told + 1);
+}
