@@ -180,7 +180,10 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->doorbell.close(ignored);
   connections_.erase(connection->id);
   // Others may wait for what it had published; nothing more of it comes.
-  if (!connection->behind.empty()) asio::post(io_, [this, connection] { run_behind(connection); });
+  if (!connection->behind.empty())
+    asio::post(io_, [waiting = std::exchange(connection->behind, {})] {
+      for (const auto& each : waiting) each.then();
+    });
   if (stopping_) return finish_stop();
   if (connections_.empty()) arm_idle_exit();
 }

@@ -38,6 +38,8 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
           settings_.place_lane) {}
 
 AsioServer::~AsioServer() {
+  // What waits for a connection's ring holds the connection.
+  for (const auto& [id, connection] : connections_) connection->behind.clear();
   for (const auto& [id, connection] : connections_)
     if (connection->socket.is_open())
       close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
