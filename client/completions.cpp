@@ -289,6 +289,8 @@ void Connection::collect() {
 
 void Connection::poll() {
   if (inherited()) return;
+  // Before the looks, so that nothing that comes in between is missed.
+  if (notify_wanted_) ipc::drain(woken_);
   if (alive()) {
     drain();
     if (notify_wanted_ && header().notify_armed.load(std::memory_order_seq_cst) == 0) {
@@ -303,7 +305,6 @@ void Connection::poll() {
   } else {
     ipc::silence(notify_);
   }
-  if (notify_wanted_) ipc::drain(woken_);
   run_callbacks();
 }
 

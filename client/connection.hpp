@@ -103,7 +103,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// socket, in parts; Invalid if it is too large for that, too. Waits while the ring is full, at most 30 s: Timeout.
   /// The caller holds no lock.
   [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
-  /// Sends a record before any that is submitted later, now or with the next one. Never waits.
+  /// Sends a record before any that is submitted later, now or with the next one. Never waits. A daemon that has left
+  /// too many of them unread does not read any more: the connection ends.
   void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
   /// The same without waiting. False: that would have been needed, and nothing was written.
   [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
@@ -239,8 +240,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::uint64_t last_request_ = 0;
   std::atomic<std::int64_t> next_look_ns_{0};
 
-  std::mutex
-      parts_mutex_;  ///< held while a record goes out in parts; nothing is locked under it but what a request locks
+  /// Held while a record goes out in parts. Under it only a request's own locks are taken.
+  std::mutex parts_mutex_;
   std::mutex submit_mutex_;
   std::atomic<std::thread::id> submitter_{};  ///< who holds submit_mutex_
   ipc::RingProducer submissions_;
@@ -249,6 +250,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     ipc::SubmissionType type;
     std::vector<std::byte> body;
   };
+  static constexpr std::size_t deferred_max = 4096;
   std::deque<Deferred> deferred_;  ///< go before what is submitted next; guarded by submit_mutex_
   std::mutex releases_mutex_;
   ipc::ObjectIds releases_;               ///< not yet written

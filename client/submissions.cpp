@@ -58,14 +58,19 @@ Result<void> Connection::submit(ipc::SubmissionType type, std::span<const std::b
 
 void Connection::submit_soon(ipc::SubmissionType type, std::vector<std::byte> body) {
   if (!alive()) return;
+  bool too_many = false;
   {
     const std::lock_guard lock(submit_mutex_);
     submitter_ = std::this_thread::get_id();
     deferred_.push_back({type, std::move(body)});
-    write_deferred();
+    too_many = !write_deferred() && deferred_.size() > deferred_max;
     submissions_.publish();
     submitter_ = std::thread::id{};
   }
+  if (too_many)
+    return end(Error(Code::daemon_unavailable,
+                     "the daemon did not read its ring while " + std::to_string(deferred_max) + " calls failed",
+                     "is it stopped? look at: muster status"));
   ring_doorbell();
   flush_releases();
 }

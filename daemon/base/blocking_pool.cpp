@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <deque>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <system_error>
@@ -82,7 +83,11 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
       Job job = std::move(ready.front());
       ready.pop_front();
       lock.unlock();
-      job.work();
+      try {
+        job.work();
+      } catch (const std::exception&) {
+        // The heap has ended. What follows finds that nothing was done.
+      }
       job.work = nullptr;
       lock.lock();
       ended(std::move(job));

@@ -31,7 +31,8 @@ class BlockingPool {
   BlockingPool(const BlockingPool&) = delete;
   BlockingPool& operator=(const BlockingPool&) = delete;
 
-  /// Runs `work` on a thread of the pool, destroys it there, then posts `then`. Never waits.
+  /// Runs `work` on a thread of the pool, destroys it there, then posts `then`, also if `work` threw: `then` has to see
+  /// that it did nothing. Never waits.
   void run(Lane lane, std::function<void()> work, std::function<void()> then);
   /// No `then` is posted any more. Waits a moment for what runs, and leaves to its fate what does not end; from now on
   /// run() works at once.

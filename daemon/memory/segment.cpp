@@ -33,6 +33,12 @@ Error not_yours(SegmentId id) {
   return Error(Code::denied, label(id) + " was not leased to this client, or was given back");
 }
 
+/// What a sealing ends with unless it says otherwise.
+Error not_done(SegmentId id) {
+  return Error(Code::out_of_memory, label(id) + " was not sealed: the daemon has no memory left for itself",
+               "try again");
+}
+
 /// A mapping that can't be made writable later. Through a read-only descriptor: kernels before 6.7 count a shared
 /// mapping through a writable one as a writer, however it is protected, and then refuse F_SEAL_WRITE.
 Result<ipc::Mapping> map_for_reading(const ipc::Fd& fd, std::uint64_t bytes) {
@@ -141,9 +147,9 @@ Result<SegmentTable::Sealing> SegmentTable::mapped(ClientId client, SegmentId id
   const auto mapping = std::make_shared<std::optional<Result<ipc::Mapping>>>();
   return Sealing{[segment = segment.get(), mapping] { mapping->emplace(seal_and_map(*segment)); },
                  [this, segment, mapping]() -> Result<void> {
-                   if (**mapping) return ready(*segment, std::move(***mapping)), Result<void>();
+                   if (*mapping && **mapping) return ready(*segment, std::move(***mapping)), Result<void>();
                    segment->state_ = Segment::State::leased;
-                   return (*mapping)->error();
+                   return *mapping ? (*mapping)->error() : not_done(segment->id_);
                  }};
 }
 
@@ -153,10 +159,11 @@ Result<SegmentTable::Sealing> SegmentTable::hard_seal(ClientId client, SegmentId
   const SegmentPtr segment = *leased;
   if (segment->state_ != Segment::State::ready || !segment->hard_requested_)
     return Error(Code::invalid, label(id) + " is not a mapped hard lease");
-  const auto sealed = std::make_shared<Result<void>>();
+  const auto sealed = std::make_shared<Result<void>>(not_done(id));
   return Sealing{
       [segment = segment.get(), sealed] { *sealed = ipc::add_seals(segment->fd_, F_SEAL_WRITE | F_SEAL_SEAL); },
       [segment, id, sealed]() -> Result<void> {
+        if (!*sealed && sealed->error().code() == Code::out_of_memory) return sealed->error();
         if (!*sealed)
           return Error(Code::invalid, label(id) + " still has a writable mapping", "unmap it in every process first");
         segment->state_ = Segment::State::hard;

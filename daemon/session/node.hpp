@@ -5,6 +5,7 @@
 
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <memory>
 #include <optional>
@@ -211,6 +212,17 @@ class Node {
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
   void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
+  /// Does what was put off for a client. What is thrown ends that client, as in its frames and records.
+  template <class What>
+  void do_later(ClientId client, What what) {
+    try {
+      what();
+      after_event();
+    } catch (const std::exception&) {
+      doom(client);
+    }
+    cut_off_doomed();
+  }
   void seal_segment(ClientId client, std::uint64_t request, muster::Result<SegmentTable::Sealing> sealing);
   void map(Client& client, std::uint64_t request, SegmentId segment);
   void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object,

@@ -299,8 +299,7 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
 void Node::seal_segment(ClientId client, std::uint64_t request, Result<SegmentTable::Sealing> sealing) {
   if (!sealing) return reply_error(client, request, sealing.error());
   outside_.run_blocking(client, std::move(sealing->work), [this, client, request, finish = std::move(sealing->finish)] {
-    reply(client, request, finish());
-    after_event();
+    do_later(client, [&] { reply(client, request, finish()); });
   });
 }
 
@@ -324,11 +323,13 @@ void Node::lookup(ClientId id, std::uint64_t request, std::uint64_t incarnation,
                              "make the object again"));
   // The maker's seal may still lie unread in its ring, although it came before this in time.
   outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability] {
-    Client* client = find(id);
-    if (!client) return;
-    auto found = store_.lookup(object, capability, client->payer());
-    if (!found) return reply_error(id, request, found.error());
-    send_reply(id, frames::object(request, **found), {});
+    do_later(id, [&] {
+      Client* client = find(id);
+      if (!client) return;
+      auto found = store_.lookup(object, capability, client->payer());
+      if (!found) return reply_error(id, request, found.error());
+      send_reply(id, frames::object(request, **found), {});
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -121,4 +122,16 @@ TEST_CASE("a pool that was stopped works at once, and waits for what still ran")
   pool.run(
       second, [&] { worked = true; }, [] {});
   CHECK(worked);
+}
+
+TEST_CASE("work that throws is followed all the same") {
+  Control control;
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  int followed = 0;
+  for (int i = 0; i < 2; ++i)
+    pool.run(
+        first, [] { throw std::bad_alloc(); }, [&] { ++followed; });
+  control.run_one();
+  control.run_one();
+  CHECK(followed == 2);
 }

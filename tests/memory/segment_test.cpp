@@ -270,3 +270,19 @@ TEST_CASE("a segment stays charged until what is left of it was disposed of") {
   disposed.clear();
   CHECK(holds_nothing(ledger));
 }
+
+TEST_CASE("a sealing whose work was not done says so, and may be tried again") {
+  World world;
+  auto leased = lease_and_map(world.table, owner, 8192, true);
+  auto hard = world.table.hard_seal(owner.client, leased.segment->id());
+  REQUIRE(hard);
+  CHECK(code_of(hard->finish()) == Code::out_of_memory);
+  CHECK(leased.segment->state() == Segment::State::ready);
+  auto segment = world.table.lease(owner, 8192, false);
+  REQUIRE(segment);
+  auto sealing = world.table.mapped(owner.client, (*segment)->id());
+  REQUIRE(sealing);
+  CHECK(code_of(sealing->finish()) == Code::out_of_memory);
+  CHECK((*segment)->state() == Segment::State::leased);
+  CHECK(seal_now(world.table.mapped(owner.client, (*segment)->id())));
+}
