@@ -20,7 +20,10 @@ from daemon import Daemon, run_ranks
 
 GUEST = 65534
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+
+@pytest.fixture(autouse=True)
+def root():
+    assert os.geteuid() == 0, "these tests become another user: run them as root, as tests/run does"
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
-"""By hand: the longest that a bystander's 1 KiB allreduce takes while one client does its worst.
+"""The longest that a bystander's 1 KiB allreduce takes while one client does its worst.
 
-    PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python tests/chaos/bystander.py [ATTACK...]
+    PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/bystander.py [ATTACK...]
 
 Prints one line for each attack: how many ops the bystanders did, and their median, 99th percentile and longest time.
 The mark is 20 ms for the longest on a quiet machine; a machine with other work shows that work, too, so compare with
@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 
-HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "python"), str(HERE.parent / "cli")]
+TESTS = pathlib.Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS / folder) for folder in ("chaos", "python", "cli")]
 
 import numpy as np  # noqa: E402
 from chaos_harness import WARM  # noqa: E402
