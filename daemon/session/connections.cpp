@@ -103,15 +103,17 @@ bool is_quick(const ipc::Record& record) {
 /// For a slice of time. True if there was something.
 bool AsioServer::read_ring(const ConnectionPtr& connection) {
   constexpr int quick_max = 16;  // in a row
-  const auto until = Clock::now() + slice;
+  TimePoint until;               // known when the clock is first asked: small ops mostly need it once
   for (int quick = 0; !connection->closing;) {
     auto record = connection->channel->next();
     if (!record) return node_.violated(connection->id, record.error(), now_), true;
     if (!*record) break;
     quick = is_quick(**record) ? quick + 1 : quick_max;
     node_.record(connection->id, static_cast<ipc::SubmissionType>((*record)->type), (*record)->body, now_);
-    if (quick < quick_max) continue;
-    if (Clock::now() >= until) break;
+    if (quick < quick_max || connection->closing || !connection->channel->has_submissions()) continue;
+    const auto now = Clock::now();
+    if (until == TimePoint{}) until = now + slice;
+    if (now >= until) break;
     quick = 0;
   }
   if (!connection->behind.empty()) run_behind(connection);
