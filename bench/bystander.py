@@ -10,11 +10,15 @@ the line `nothing`.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 import pathlib
 import statistics
+import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 TESTS = pathlib.Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / folder) for folder in ("chaos", "python", "cli")]
@@ -22,10 +26,12 @@ sys.path[:0] = [str(TESTS / folder) for folder in ("chaos", "python", "cli")]
 import numpy as np  # noqa: E402
 from chaos_harness import WARM  # noqa: E402
 from raw_client import (  # noqa: E402
+    ALLREDUCE,
     BARRIER,
     COMBINE,
     CONTRIBUTE,
     CUT_OFF,
+    FLOAT32,
     SEAL,
     Ended,
     RawClient,
@@ -127,24 +133,57 @@ def missing_queries(daemon: Daemon) -> None:
             client.name_of_next()
 
 
-def combines(daemon: Daemon) -> None:
-    """A ring full of the most expensive ones."""
+def _spin(stop) -> None:
+    while not stop.is_set():
+        pass
+
+
+def a_busy_process_for_each_core(daemon: Daemon) -> None:
+    """No attack: what the scheduler does to the bystanders when others work."""
+    stop = WARM.Event()
+    spinning = [WARM.Process(target=_spin, args=(stop,)) for _ in range(os.cpu_count() or 1)]
+    for process in spinning:
+        process.start()
+    time.sleep(ATTACK_S)
+    stop.set()
+    for process in spinning:
+        process.join()
+
+
+def _many_arrays(segment: int, count: int, dtypes: Sequence[int] = ()) -> bytes:
+    """Of `count` arrays of one element, the last ones with these dtypes."""
+    head = struct.pack("<IIII", count, count, 0, 0)
+    kinds = [FLOAT32] * (count - len(dtypes)) + list(dtypes)
+    leaves = b"".join(struct.pack("<QIBBH", 0, segment, kind, 1, 0) for kind in kinds)
+    return head + leaves + struct.pack("<q", 1) * count
+
+
+def combines_that_disagree(daemon: Daemon) -> None:
+    """Rings full of what takes longest to check and comes to nothing: only the last of many arrays differs."""
     until = time.monotonic() + ATTACK_S
     with RawClient(daemon) as client:
         segment = client.lease(1 << 16)
-        many = b"".join(
-            (
-                (64).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(8),
-                manifest(segment, 0, [1])[16:32] * 64,
-                (1).to_bytes(8, "little") * 64,
-            )
-        )
-        client.submit(SEAL, seal(client.object_id(1), many))
+        same, other = client.object_id(1), client.object_id(2)
+        client.submit_in_parts(SEAL, seal(same, _many_arrays(segment, 1 << 16)))
+        client.submit_in_parts(SEAL, seal(other, _many_arrays(segment, 1 << 16, [FLOAT32 + 1])))
+        while time.monotonic() < until:
+            for work in range(1, 1000):
+                client.submit(COMBINE, combine(work, ALLREDUCE, 2, [same, other]))
+            assert client.survives()
+            while client.completion() is not None:
+                pass
+
+
+def scans_that_fill_the_store(daemon: Daemon) -> None:
+    """The results stay with the client: the bystanders' wait here is one for memory."""
+    with RawClient(daemon) as client:
+        segment = client.lease(1 << 16)
+        client.submit(SEAL, seal(client.object_id(1), _many_arrays(segment, 64)))
+        until = time.monotonic() + ATTACK_S
         while time.monotonic() < until:
             for work in range(1, 20):
                 client.submit(COMBINE, combine(work, SCAN, 1024, [client.object_id(1)] * 1024))
-            if not client.survives():
-                return
+            assert client.survives()
             while client.completion() is not None:
                 pass
 
@@ -158,9 +197,6 @@ def all_seats_of_a_large_group(daemon: Daemon) -> None:
 
 
 def large_segments_come_and_go(daemon: Daemon) -> None:
-    import mmap
-    import os
-
     until = time.monotonic() + ATTACK_S
     while time.monotonic() < until:
         with RawClient(daemon) as client:
@@ -179,12 +215,14 @@ ATTACKS = {
     each.__name__: each
     for each in (
         nothing,
+        a_busy_process_for_each_core,
         status_flood,
         status_flood_of_16,
         lists_of_many_objects,
         death_with_many_objects,
         missing_queries,
-        combines,
+        combines_that_disagree,
+        scans_that_fill_the_store,
         all_seats_of_a_large_group,
         large_segments_come_and_go,
     )
@@ -193,14 +231,16 @@ ATTACKS = {
 
 def measure(name: str) -> None:
     daemon = Daemon("--memory", "1GiB")
-    stop, times = WARM.Event(), WARM.Queue()
-    with ranks(daemon, _bystand, 2, stop, times, context=WARM) as (_, results):
-        time.sleep(0.5)
-        ATTACKS[name](daemon)
-        stop.set()
-        took = sorted(iter(times.get, None))
-        assert all(results.get(timeout=60)[1] for _ in range(2))
-    daemon.stop()
+    try:
+        stop, times = WARM.Event(), WARM.Queue()
+        with ranks(daemon, _bystand, 2, stop, times, context=WARM) as (_, results):
+            time.sleep(0.5)
+            ATTACKS[name](daemon)
+            stop.set()
+            took = sorted(iter(times.get, None))
+            assert all(results.get(timeout=60)[1] for _ in range(2))
+    finally:
+        daemon.kill()
     median, p99 = statistics.median(took), took[int(len(took) * 0.99)]
     print(
         f"{name:30} {len(took):7} ops  {median * 1e6:8.0f} us  {p99 * 1e6:8.0f} us  {took[-1] * 1e3:8.1f} ms",

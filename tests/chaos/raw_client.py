@@ -193,7 +193,12 @@ class RawClient:
         return header + body + b"\0" * (-len(body) % 8)
 
     def submit(self, kind: int, body: bytes, **lies) -> None:
-        self.write(self.record(kind, body, **lies))
+        record = self.record(kind, body, **lies)
+        to_end = RING_BYTES - self.tail % RING_BYTES
+        if len(record) > to_end:  # no record crosses the ring's end: padding fills what is left
+            self.write(struct.pack("<IHH", to_end - 8, 0, 0))
+            self.tail += to_end - 8
+        self.write(record)
         self.publish(self.tail)
 
     def completion(self) -> tuple[int, bytes] | None:
