@@ -2,21 +2,23 @@
 #include "arena.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 namespace muster::detail {
 
 namespace {
 
+using std::chrono::steady_clock;
+using Use = ipc::RegionAllocator::Use;
+
 /// A segment that has been free for this long is not part of anybody's steady state.
 constexpr auto idle_time = std::chrono::seconds(2);
-/// Beside large regions the allocator may need a slab for small ones.
-constexpr std::uint64_t slack_bytes = 128 << 10;
-constexpr std::uint64_t huge_page_bytes = 2 << 20;
-constexpr std::uint64_t page_bytes = 4096;
+constexpr auto look_interval = idle_time / 20;
+/// Shared segments of this size together are not worth asking back.
+constexpr std::uint64_t small_bytes = 256 << 10;
 /// Far from overflow; the daemon refuses what is more than its budget.
 constexpr std::uint64_t bytes_max = std::uint64_t{1} << 46;
-
-std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 
@@ -30,14 +32,16 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
     source_.collect();
     return placed();
   };
+  // Whoever waits for memory has waited longer than this call.
+  if (source_.memory_wanted()) trim();
   if (placed()) return address;
   if (disowned_) return Error(Code::daemon_unavailable, "the connection was inherited by fork()", "connect again");
   if (placed_after_news()) return address;
   // No lock while the daemon makes us wait: others may free meanwhile.
-  auto segment = lease_for(bytes, timeout, placed_after_news);
-  if (segment) add(std::move(*segment));
+  auto room = lease_for(bytes, timeout, placed_after_news);
+  if (room) add(std::move(*room));
   if (address || placed()) return address;
-  if (!segment) return segment.error();
+  if (!room) return room.error();
   return Error(Code::out_of_memory,
                "other threads took the segment that was leased for " + std::to_string(bytes) + " bytes", "try again");
 }
@@ -47,20 +51,32 @@ std::byte* Arena::allocate_here(std::uint64_t bytes, std::uint64_t call) {
   return disowned_ || bytes > bytes_max ? nullptr : place(std::max<std::uint64_t>(bytes, 1), call);
 }
 
-Result<LeasedSegment> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
-                                       const std::function<bool()>& stop) {
-  const std::uint64_t wanted =
-      bytes + slack_bytes <= segment_bytes_ ? segment_bytes_ : round_up(bytes + slack_bytes, huge_page_bytes);
-  auto segment = source_.lease(wanted, std::chrono::nanoseconds(0), {});
-  if (segment || segment.error().code() != Code::out_of_memory || stop()) return segment;
+Result<Arena::Room> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                     const std::function<bool()>& stop) {
+  const auto sizes = [&] {
+    const std::lock_guard lock(mutex_);
+    return std::pair(allocator_.wanted(bytes), allocator_.least(bytes));
+  };
+  const auto room = [](Result<LeasedSegment> segment, Use use) -> Result<Room> {
+    if (!segment) return segment.error();
+    return Room{std::move(*segment), use};
+  };
+  const auto wanted = sizes().first;
+  auto segment = source_.lease(wanted.bytes, std::chrono::nanoseconds(0), {});
+  const bool too_much =
+      !segment && (segment.error().code() == Code::out_of_memory || segment.error().code() == Code::quota_exceeded);
+  if (!too_much || stop()) return room(std::move(segment), wanted.use);
   // Not even our own idle segments may stand in the way; then the smallest that does is worth waiting for.
   trim();
-  return source_.lease(round_up(bytes + slack_bytes, page_bytes), timeout, stop);
+  const auto least = sizes().second;
+  return room(source_.lease(least.bytes, timeout, stop), least.use);
 }
 
-void Arena::add(LeasedSegment segment) {
+void Arena::add(Room room) {
   const std::lock_guard lock(mutex_);
-  allocator_.add_segment(segment.id, segment.mapping.bytes());
+  auto& segment = room.segment;
+  allocator_.add_segment(segment.id, segment.mapping.bytes(), room.use);
+  by_address_.emplace(segment.mapping.data(), segment.id);
   const auto id = segment.id;
   segments_.emplace(id, std::move(segment));
 }
@@ -82,7 +98,7 @@ void Arena::free(void* address) {
     if (region == regions_.end() || disowned_) return;
     region->second.local = false;
     release_if_unused(region);
-    idle = take_idle(idle_time);
+    idle = take_excess();
   }
   give_back(idle);
 }
@@ -101,13 +117,11 @@ std::uint64_t Arena::allocated_bytes() const {
 
 Arena::Regions::const_iterator Arena::region_of(const std::byte* address) const {
   if (auto exact = regions_.find(address); exact != regions_.end()) return exact;
-  for (const auto& [id, segment] : segments_) {
-    const auto* begin = segment.mapping.data();
-    if (address < begin || address >= begin + segment.mapping.bytes()) continue;
-    const auto region = allocator_.find(id, static_cast<std::uint64_t>(address - begin));
-    return region ? regions_.find(begin + region->offset) : regions_.end();
-  }
-  return regions_.end();
+  const auto after = by_address_.upper_bound(address);
+  if (after == by_address_.begin()) return regions_.end();
+  const auto& [begin, segment] = *std::prev(after);
+  const auto region = allocator_.find(segment, static_cast<std::uint64_t>(address - begin));
+  return region ? regions_.find(begin + region->offset) : regions_.end();
 }
 
 Result<void> Arena::adopt(ipc::ObjectId object, std::span<const std::byte* const> addresses) {
@@ -115,7 +129,7 @@ Result<void> Arena::adopt(ipc::ObjectId object, std::span<const std::byte* const
   for (const auto* address : addresses)
     if (disowned_ || region_of(address) == regions_.end())
       return Error(Code::invalid, "memory to seal is not memory of the store, or was freed");
-  auto& adopted = objects_[object];
+  auto& adopted = objects_[object].regions;
   adopted.reserve(addresses.size());
   for (const auto* address : addresses) {
     const auto* begin = region_of(address)->first;
@@ -137,16 +151,42 @@ void Arena::object_gone(ipc::ObjectId object) {
     if (disowned_) return;
     if (auto hard = hard_objects_.extract(object); !hard.empty()) idle.push_back(hard.mapped());
     if (auto found = objects_.extract(object); !found.empty()) {
-      for (const auto* address : found.mapped()) {
+      forget_released(found.mapped());
+      for (const auto* address : found.mapped().regions) {
         auto region = regions_.find(address);
         --region->second.objects;
         release_if_unused(region);
       }
-      const auto free_long = take_idle(idle_time);
-      idle.insert(idle.end(), free_long.begin(), free_long.end());
+      const auto excess = take_excess();
+      idle.insert(idle.end(), excess.begin(), excess.end());
     }
   }
   give_back(idle);
+}
+
+bool Arena::released(ipc::ObjectId object) {
+  const std::lock_guard lock(mutex_);
+  const auto found = objects_.find(object);
+  if (disowned_ || found == objects_.end()) return false;
+  forget_released(found->second);
+  for (const auto* address : found->second.regions)
+    if (const auto& region = regions_.at(address); !region.local && region.objects == 1)
+      found->second.released_bytes += region.region.bytes;
+  released_bytes_ += found->second.released_bytes;
+  const std::uint64_t keep = source_.memory_wanted() ? 0 : keep_bytes_;
+  return found->second.released_bytes > 0 && allocator_.wholly_free_bytes() + released_bytes_ > keep;
+}
+
+void Arena::still_held(ipc::ObjectId object) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = objects_.find(object); found != objects_.end()) forget_released(found->second);
+}
+
+void Arena::forget_released(Adopted& adopted) { released_bytes_ -= std::exchange(adopted.released_bytes, 0); }
+
+bool Arena::has(ipc::ObjectId object) const {
+  const std::lock_guard lock(mutex_);
+  return objects_.contains(object);
 }
 
 void Arena::release_if_unused(Regions::iterator region) {
@@ -155,19 +195,41 @@ void Arena::release_if_unused(Regions::iterator region) {
   regions_.erase(region);
 }
 
-Arena::Idle Arena::take_idle(std::chrono::steady_clock::duration free_for) {
+Arena::Idle Arena::take_excess() {
+  if (!allocator_.has_free_segment()) return {};
+  const std::uint64_t keep = source_.memory_wanted() ? 0 : keep_bytes_;
+  if (allocator_.wholly_free_bytes() <= keep && steady_clock::now() < next_look_) return {};
+  return take_idle(keep);
+}
+
+/// Wholly free segments, those that have been free for longest first.
+std::vector<std::pair<steady_clock::time_point, ipc::SegmentId>> Arena::by_age(steady_clock::time_point now) {
+  std::vector<std::pair<steady_clock::time_point, ipc::SegmentId>> free;
+  for (const auto segment : allocator_.free_segments())
+    free.emplace_back(free_since_.try_emplace(segment, now).first->second, segment);
+  std::sort(free.begin(), free.end());
+  return free;
+}
+
+Arena::Idle Arena::take_idle(std::uint64_t keep_bytes) {
+  const auto now = steady_clock::now();
+  next_look_ = now + look_interval;
   Idle idle;
-  if (!allocator_.has_free_segment()) return idle;
-  const auto now = std::chrono::steady_clock::now();
-  for (const auto segment : allocator_.free_segments()) {
-    const auto since = free_since_.try_emplace(segment, now).first->second;
-    if (now - since < free_for) continue;
-    allocator_.remove_segment(segment);
-    free_since_.erase(segment);
-    segments_.erase(segment);
+  for (const auto& [since, segment] : by_age(now)) {
+    const bool is_old = now - since >= idle_time;
+    const bool is_small = allocator_.use_of(segment) == Use::shared && allocator_.shared_bytes() <= small_bytes;
+    if (!is_old && (is_small || allocator_.wholly_free_bytes() <= keep_bytes)) continue;
+    remove(segment);
     idle.push_back(segment);
   }
   return idle;
+}
+
+void Arena::remove(ipc::SegmentId segment) {
+  allocator_.remove_segment(segment);
+  free_since_.erase(segment);
+  const auto removed = segments_.extract(segment);
+  by_address_.erase(removed.mapped().mapping.data());
 }
 
 void Arena::give_back(const Idle& idle) {
@@ -178,16 +240,7 @@ void Arena::trim() {
   Idle idle;
   {
     const std::lock_guard lock(mutex_);
-    if (!disowned_) idle = take_idle({});
-  }
-  give_back(idle);
-}
-
-void Arena::trim_idle() {
-  Idle idle;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!disowned_) idle = take_idle(idle_time);
+    if (!disowned_) idle = take_idle(0);
   }
   give_back(idle);
 }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -45,10 +46,12 @@ class Arena {
                                         const std::function<bool()>& stop)>
         lease;
     std::function<void(ipc::SegmentId)> give_back;
-    std::function<void()> collect;  ///< hears of objects that are gone
+    std::function<void()> collect;        ///< hears of objects that are gone
+    std::function<bool()> memory_wanted;  ///< whether others wait for memory of the store now
   };
 
-  Arena(Source source, std::uint64_t segment_bytes) : source_(std::move(source)), segment_bytes_(segment_bytes) {}
+  /// `keep_bytes`: how much of what is free it keeps for its next arrays while nobody waits for memory.
+  Arena(Source source, std::uint64_t keep_bytes) : source_(std::move(source)), keep_bytes_(keep_bytes) {}
 
   /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none
   /// has room, and waits for it up to `timeout`.
@@ -67,11 +70,16 @@ class Arena {
   /// The same for a segment outside of the arena, which goes back when the object is gone.
   void adopt_hard(ipc::ObjectId object, ipc::SegmentId segment);
   void object_gone(ipc::ObjectId object);
+  /// This process has let go of its object. True if what becomes free with the object's end is more than it may keep:
+  /// then its end is worth a short wait.
+  [[nodiscard]] bool released(ipc::ObjectId object);
+  /// That wait was in vain, as others hold the object.
+  void still_held(ipc::ObjectId object);
+  [[nodiscard]] bool has(ipc::ObjectId object) const;
 
-  /// Gives back every segment that is wholly free.
+  /// Gives back what is wholly free, but for a little of shared segments: small arrays must not wait for what others
+  /// hold.
   void trim();
-  /// Gives back segments that have been wholly free for a while.
-  void trim_idle();
   /// Before fork: nobody else may be inside. lock() to unlock() spans the fork in parent and child.
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
@@ -95,21 +103,40 @@ class Arena {
   /// The region that contains the address; end() if none does.
   [[nodiscard]] Regions::const_iterator region_of(const std::byte* address) const;
   using Idle = std::vector<ipc::SegmentId>;
-  /// Takes the segments out that have been wholly free for at least this long; the caller tells the daemon, unlocked.
-  [[nodiscard]] Idle take_idle(std::chrono::steady_clock::duration free_for);
+  /// Takes segments out that have been wholly free for a while, or are more than `keep_bytes`; the caller tells the
+  /// daemon, unlocked.
+  [[nodiscard]] Idle take_idle(std::uint64_t keep_bytes);
+  /// The same after something became free: most often nothing is to be done, which costs next to nothing.
+  [[nodiscard]] Idle take_excess();
+  [[nodiscard]] std::vector<std::pair<std::chrono::steady_clock::time_point, ipc::SegmentId>> by_age(
+      std::chrono::steady_clock::time_point now);
+  void remove(ipc::SegmentId segment);
   void give_back(const Idle& idle);
-  [[nodiscard]] Result<LeasedSegment> lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
-                                                const std::function<bool()>& stop);
-  void add(LeasedSegment segment);
+  /// A segment with room for a region, and how the allocator shall use it.
+  struct Room {
+    LeasedSegment segment;
+    ipc::RegionAllocator::Use use = ipc::RegionAllocator::Use::shared;
+  };
+  [[nodiscard]] Result<Room> lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                       const std::function<bool()>& stop);
+  void add(Room room);
 
   mutable std::mutex mutex_;
   Source source_;
-  std::uint64_t segment_bytes_;
+  std::uint64_t keep_bytes_;
   ipc::RegionAllocator allocator_;
   std::unordered_map<ipc::SegmentId, LeasedSegment> segments_;
+  std::map<const std::byte*, ipc::SegmentId> by_address_;  ///< where each begins
+  std::chrono::steady_clock::time_point next_look_;        ///< for segments that have been free for long
   std::unordered_map<ipc::SegmentId, std::chrono::steady_clock::time_point> free_since_;
   Regions regions_;  ///< by where they begin
-  std::unordered_map<ipc::ObjectId, std::vector<const std::byte*>> objects_;
+  struct Adopted {
+    std::vector<const std::byte*> regions;  ///< where they begin
+    std::uint64_t released_bytes = 0;       ///< what is known to become free with it
+  };
+  void forget_released(Adopted& adopted);
+  std::unordered_map<ipc::ObjectId, Adopted> objects_;
+  std::uint64_t released_bytes_ = 0;  ///< of all objects
   std::unordered_map<ipc::ObjectId, ipc::SegmentId> hard_objects_;
   bool disowned_ = false;
 };

@@ -16,6 +16,23 @@ namespace muster::detail {
 
 using std::chrono::steady_clock;
 
+namespace {
+
+/// Set as long as this lives, and then what it was.
+class Flag {
+ public:
+  explicit Flag(bool& flag) : flag_(flag), before_(std::exchange(flag, true)) {}
+  Flag(const Flag&) = delete;
+  Flag& operator=(const Flag&) = delete;
+  ~Flag() { flag_ = before_; }
+
+ private:
+  bool& flag_;
+  bool before_;
+};
+
+}  // namespace
+
 // ---- reading ----
 
 bool Connection::has_completions() const {
@@ -23,7 +40,10 @@ bool Connection::has_completions() const {
   return head.completion_tail.load(std::memory_order_relaxed) != head.completion_head.load(std::memory_order_relaxed);
 }
 
+thread_local bool Connection::drains_here = false;
+
 bool Connection::drain() {
+  const Flag reading(drains_here);
   Aftermath aftermath;
   bool any = false;
   std::optional<Error> broken;

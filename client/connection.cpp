@@ -31,6 +31,8 @@ using std::chrono::steady_clock;
 namespace {
 
 /// Of a request that the daemon answers at once, whatever it has to do.
+/// How much of the budget a process keeps free for its next arrays.
+constexpr std::uint64_t kept_share = 8;
 constexpr auto answer_timeout = std::chrono::seconds(10);
 
 /// The daemon has no working directory of ours, and a process may change its own.
@@ -68,8 +70,9 @@ Connection::Connection(Start start)
                           segments_->forget(id);
                           tell_returned(*this, id);
                         },
-                        [this] { collect(); }},
-          welcome_.segment_bytes)) {}
+                        [this] { collect(); },
+                        [this] { return header().memory_wanted.load(std::memory_order_relaxed) != 0; }},
+          welcome_.memory_bytes / kept_share)) {}
 
 Connection::~Connection() = default;
 

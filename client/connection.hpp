@@ -50,7 +50,6 @@ struct Welcome {
   std::uint64_t incarnation = 0;
   ipc::ClientId client;
   std::uint64_t memory_bytes = 0;
-  std::uint64_t segment_bytes = 0;
   std::uint32_t in_flight_max = 0;
 };
 
@@ -109,7 +108,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// The same without waiting. False: that would have been needed, and nothing was written.
   [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
   void add_hold() { ++holds_; }
-  /// A hold of this object ended. Never waits: what finds no room in the ring goes with what is written next.
+  /// A hold of this object ended. What finds no room in the ring goes with what is written next. Waits for the news of
+  /// its end only where this process would otherwise keep too much memory, and two milliseconds at most.
   void release(ipc::ObjectId object);
   /// Why this process's own object never came to be; nothing if it did, as far as is known.
   [[nodiscard]] std::optional<Error> seal_error(ipc::ObjectId object) const;
@@ -181,6 +181,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void write_releases();
   bool write_unmapped();
   void flush_releases();
+  void await_end(ipc::ObjectId object);
 
   // completions.cpp: the ring from the daemon
   using Callbacks = std::vector<std::function<void()>>;
@@ -201,6 +202,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   };
   [[nodiscard]] bool has_completions() const;
   bool drain();
+  static thread_local bool drains_here;  ///< this thread reads some ring, and what follows from that happens
   [[nodiscard]] Result<void> handle(const ipc::Record& record, Aftermath& aftermath);
   [[nodiscard]] Result<void> handle_done(const ipc::Record& record, Aftermath& aftermath);
   [[nodiscard]] Result<void> handle_change(const ipc::Record& record);

@@ -10,7 +10,7 @@ namespace muster::detail {
 namespace {
 
 /// Mappings without users that are kept: steady state must not map anything anew.
-constexpr std::size_t unused_max = 16;
+constexpr std::size_t unused_max = 256;
 
 }  // namespace
 
@@ -25,7 +25,7 @@ Result<Segments::Entry*> Segments::entry(ipc::SegmentId segment, std::unique_loc
     MUSTER_FAILPOINT(result_mapped);
     lock.lock();
     // If another thread was faster, its mapping stays: there may be views over it.
-    auto [mapped, is_new] = entries_.try_emplace(segment, Entry{std::move(*handle), std::move(*mapping)});
+    auto [mapped, is_new] = entries_.try_emplace(segment, Entry{std::move(*mapping)});
     if (is_new) ++unused_;
     found = mapped;
   }
@@ -44,10 +44,10 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
 }
 
 Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes) {
-  std::unique_lock lock(mutex_);
-  auto found = entry(segment, lock);
-  if (!found) return found.error();
-  return ipc::Mapping::map((*found)->handle.fd, bytes, ipc::Access::copy_on_write, offset);
+  // Descriptors are few, and so are private mappings: no descriptor is kept for them.
+  auto handle = fetch_(segment);
+  if (!handle) return handle.error();
+  return ipc::Mapping::map(handle->fd, bytes, ipc::Access::copy_on_write, offset);
 }
 
 void Segments::unuse(ipc::SegmentId segment) {

@@ -40,7 +40,6 @@ class Segments {
 
  private:
   struct Entry {
-    SegmentHandle handle;
     ipc::Mapping mapping;
     std::uint64_t last_used = 0;
     std::uint64_t users = 0;

@@ -177,6 +177,19 @@ void Connection::release(ipc::ObjectId object) {
     has_releases_ = true;
   }
   flush_releases();
+  if (ipc::maker_of(object) == welcome_.client && arena_->released(object)) await_end(object);
+}
+
+/// This process may compute for long before it reads the ring again, and meanwhile others may need the memory.
+void Connection::await_end(ipc::ObjectId object) {
+  constexpr auto patience = std::chrono::milliseconds(2);
+  const auto until = std::chrono::steady_clock::now() + patience;
+  ipc::Backoff backoff;
+  while (!has_releases_ && !drains_here && alive() && arena_->has(object)) {
+    if (std::chrono::steady_clock::now() > until) return arena_->still_held(object);
+    collect();
+    backoff.step();
+  }
 }
 
 void Connection::flush_releases() {

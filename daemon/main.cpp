@@ -84,10 +84,9 @@ ServerSettings server_settings(const Config& config) {
                          groups_of_user};
   node.quota.per_client = {or_all(config.client_memory_bytes, memory), config.objects_max, descriptors / 2,
                            slots_of_client, groups_of_user};
-  // Eight segments at least, so that several clients find room in a small budget.
-  constexpr std::uint64_t segment_bytes_max = 64 << 20;
-  constexpr std::uint64_t page = 4096;
-  node.segment_bytes = std::clamp(memory / 8 / page * page, page * 16, segment_bytes_max);
+  constexpr std::uint64_t reserve_share = 32;
+  constexpr std::uint64_t reserve_bytes_max = 128 << 20;
+  node.quota.reserve_bytes = std::min(memory / reserve_share, reserve_bytes_max);
   node.in_flight_max = config.in_flight_max;
   node.idle_exit_s = config.idle_exit_s;
   const Topology topology;

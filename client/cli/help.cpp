@@ -44,7 +44,9 @@ constexpr std::string_view status_footer = R"(
 )";
 
 constexpr std::string_view list_footer = R"(
---json: total, objects: [id, bytes, leaves, dtype, shape, device, maker, maker_pid, holders, in_ops, pinned_s, age_s]
+--json: total, objects: [id, bytes, leaves, dtype, shape, device, maker, maker_pid, holders, in_ops, pinned_s, age_s,
+  pins_bytes]
+  pins_bytes: the memory that goes with the object: segments in which nothing else lies, and its bytes in others
   pinned_s: for so long a pickled form keeps the object although nobody holds it
 )";
 

@@ -8,10 +8,12 @@ namespace musterd {
 using muster::Code;
 using muster::Error;
 
-void Admission::request(Payer payer, TimePoint deadline, Attempt attempt, GiveUp give_up) {
+void Admission::request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up) {
   const auto line = lines_.find(payer.user);
   const bool first = line == lines_.end() || (line->second.waiters.empty() && !line->second.trying);
-  auto done = first ? attempt() : others_wait(line->second);
+  auto done = first                 ? attempt(Turn::its_own)
+              : size == Size::small ? attempt(Turn::before_others)
+                                    : others_wait(line->second);
   if (done) return;
   if (done.error().code() != Code::out_of_memory) return give_up(done.error());
   auto& waiters = lines_[payer.user].waiters;
@@ -37,7 +39,7 @@ bool Admission::try_front(Line& line) {
   line.client = front.front().client;
   line.forgotten = false;
   line.trying = true;
-  auto done = front.front().attempt();
+  auto done = front.front().attempt(Turn::its_own);
   line.trying = false;
   if (done || line.forgotten) return true;
   if (done.error().code() != Code::out_of_memory) {

@@ -17,17 +17,21 @@ namespace musterd {
 class Admission {
  public:
   /// Tries to satisfy the request: ok (done), OutOfMemory (no room now: keep waiting), or another error (give up).
-  using Attempt = std::function<muster::Result<void>()>;
+  using Attempt = std::function<muster::Result<void>(Turn)>;
   /// Called once with the final error if the request is given up (deadline, or an error of the attempt).
   using GiveUp = std::function<void(muster::Error)>;
 
   /// waiters_max: of one user.
   explicit Admission(std::size_t waiters_max) : waiters_max_(waiters_max) {}
 
+  enum class Size : std::uint8_t {
+    small,  ///< needs so little that it is tried at once, before those who wait
+    large,
+  };
   /// Tries at once if nobody of the same user waits; else, or if there is no room, queues. A full queue gives up at
   /// once with OutOfMemory.
   /// An attempt may call anything here, request() included.
-  void request(Payer payer, TimePoint deadline, Attempt attempt, GiveUp give_up);
+  void request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up);
   /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds.
   void retry();
   /// True if a request at a front has not been tried since it came there: a retry may help without new memory.

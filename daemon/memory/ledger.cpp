@@ -48,6 +48,7 @@ Charge::Charge(Charge&& other) noexcept
     : ledger_(std::exchange(other.ledger_, nullptr)),
       payer_(other.payer_),
       resource_(other.resource_),
+      small_(other.small_),
       amount_(std::exchange(other.amount_, 0)) {}
 
 Charge& Charge::operator=(Charge&& other) noexcept {
@@ -56,12 +57,13 @@ Charge& Charge::operator=(Charge&& other) noexcept {
   ledger_ = std::exchange(other.ledger_, nullptr);
   payer_ = other.payer_;
   resource_ = other.resource_;
+  small_ = other.small_;
   amount_ = std::exchange(other.amount_, 0);
   return *this;
 }
 
 void Charge::reset() {
-  if (ledger_) ledger_->give_back(payer_, resource_, amount_);
+  if (ledger_) ledger_->give_back(*this);
   ledger_ = nullptr;
   amount_ = 0;
 }
@@ -75,36 +77,73 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
                  amount_text(resource, amount) + " asked for; one " + (of_client ? "process" : "user") + " may hold " +
                      amount_text(resource, limit),
                  "ask for less, or raise the daemon's limit");
-  if (amount > quota_.total[i])
+  const std::uint64_t kept = resource == Resource::memory ? quota_.reserve_bytes : 0;
+  if (amount > quota_.total[i] - kept)
     return Error(resource == Resource::memory ? Code::out_of_memory : Code::quota_exceeded,
                  amount_text(resource, amount) + " asked for; the daemon has " +
-                     amount_text(resource, quota_.total[i]) + " in all",
+                     amount_text(resource, quota_.total[i]) + " in all" +
+                     (kept ? ", " + amount_text(resource, kept) + " of them for small arrays" : ""),
                  "start the daemon with a larger --memory");
   return {};
 }
 
 Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount) {
+  const bool fits = resource != Resource::memory || leaves_the_reserve(amount);
+  if (!fits || !within_quota(payer, resource, amount)) return refuse(payer, resource, amount);
+  return take(payer, resource, amount, false);
+}
+
+Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn) {
+  const bool fits = turn == Turn::its_own || in_the_reserve(payer, bytes);
+  if (!fits || !within_quota(payer, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
+  return take(payer, Resource::memory, bytes, true);
+}
+
+/// What is charged as small fills the reserve first.
+bool Ledger::leaves_the_reserve(std::uint64_t bytes) const {
+  const std::uint64_t large = total_.used[index(Resource::memory)] - total_.small_bytes;
+  const std::uint64_t taken = large + std::max(quota_.reserve_bytes, total_.small_bytes);
+  const std::uint64_t all = quota_.total[index(Resource::memory)];
+  return taken <= all && bytes <= all - taken;
+}
+
+/// Of one client or one user it is never more than a part, so that one of them can't use it up.
+bool Ledger::in_the_reserve(Payer payer, std::uint64_t bytes) {
+  constexpr std::uint64_t client_bytes_least = 1 << 20;  // its rings and a segment
+  const std::uint64_t all = quota_.reserve_bytes;
+  const std::uint64_t of_user = all / 2;
+  const std::uint64_t of_client = std::max(all / 8, std::min(of_user, client_bytes_least));
+  const auto has = [&](const Account& account, std::uint64_t part) { return account.small_bytes + bytes <= part; };
+  return has(total_, all) && has(users_[payer.user], of_user) && (!payer.client || has(own_account(payer), of_client));
+}
+
+bool Ledger::within_quota(Payer payer, Resource resource, std::uint64_t amount) {
   const auto i = index(resource);
-  Account& of_user = users_[payer.user];
-  Account& own = payer.client ? clients_[payer.client] : results_[payer.user];
   const auto fits = [&](const Account& account, std::uint64_t limit) {
     return account.used[i] <= limit && amount <= limit - account.used[i];
   };
-  const bool allowed = fits(total_, quota_.total[i]) && fits(of_user, quota_.per_user[i]) &&
-                       (!payer.client || fits(own, quota_.per_client[i]));
-  if (!allowed) {
-    auto error = refusal(payer, resource, amount);
-    if (payer.client && own.used == Amounts{}) clients_.erase(payer.client);
-    return error;
-  }
+  return fits(total_, quota_.total[i]) && fits(users_[payer.user], quota_.per_user[i]) &&
+         (!payer.client || fits(own_account(payer), quota_.per_client[i]));
+}
+
+Charge Ledger::take(Payer payer, Resource resource, std::uint64_t amount, bool small) {
+  const auto i = index(resource);
   const auto add = [&](Account& account) {
     account.used[i] += amount;
+    if (small) account.small_bytes += amount;
     if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[i]);
   };
   add(total_);
-  add(of_user);
-  add(own);
-  return Charge(this, payer, resource, amount);
+  add(users_[payer.user]);
+  add(own_account(payer));
+  return Charge(this, payer, resource, amount, small);
+}
+
+Error Ledger::refuse(Payer payer, Resource resource, std::uint64_t amount) {
+  auto error = refusal(payer, resource, amount);
+  const auto own = clients_.find(payer.client);
+  if (own != clients_.end() && own->second.used == Amounts{}) clients_.erase(own);
+  return error;
 }
 
 Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) const {
@@ -124,29 +163,31 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
   if (quota_.per_user[i] < quota_.total[i] && over(user(payer.user), quota_.per_user[i]))
     return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[i]);
   if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i]);
-  return {Code::out_of_memory,
-          "the store is full: " + amount_text(resource, total_.used[i]) + " of " +
-              amount_text(resource, quota_.total[i]) + " are held (" + holders_of_memory() + "), " +
-              amount_text(resource, amount) + " more asked for",
-          "free refs and results that are not needed, or start the daemon with a larger --memory"};
+  return {
+      Code::out_of_memory,
+      "the store is full: " + amount_text(resource, total_.used[i]) + " of " + amount_text(resource, quota_.total[i]) +
+          " are held (" + holders_of_memory() + "), " + amount_text(resource, amount) + " more asked for",
+      "free refs and results that are not needed, or start the daemon with a larger --memory: a job needs its arrays "
+      "and results, a quarter more, and 1 MiB for each rank"};
 }
 
-void Ledger::give_back(Payer payer, Resource resource, std::uint64_t amount) {
-  const auto i = index(resource);
+void Ledger::give_back(const Charge& charge) {
+  const auto i = index(charge.resource_);
   const auto subtract = [&](Account& account) {
-    MUSTER_ASSERT(account.used[i] >= amount, "nothing is given back twice");
-    account.used[i] -= amount;
+    MUSTER_ASSERT(account.used[i] >= charge.amount_, "nothing is given back twice");
+    account.used[i] -= charge.amount_;
+    if (charge.small_) account.small_bytes -= charge.amount_;
   };
   subtract(total_);
-  subtract(users_.at(payer.user));
-  if (payer.client) {
-    auto found = clients_.find(payer.client);
+  subtract(users_.at(charge.payer_.user));
+  if (charge.payer_.client) {
+    auto found = clients_.find(charge.payer_.client);
     subtract(found->second);
     if (found->second.used == Amounts{}) clients_.erase(found);
   } else {
-    subtract(results_.at(payer.user));
+    subtract(results_.at(charge.payer_.user));
   }
-  if (resource == Resource::memory) ++memory_releases_;
+  if (charge.resource_ == Resource::memory) ++memory_releases_;
 }
 
 Account Ledger::user(UserId user) const {

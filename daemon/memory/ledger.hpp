@@ -40,6 +40,8 @@ class Amounts {
 
 struct Quota {
   Amounts total;  ///< of the daemon; memory is the budget
+  /// The part of the budget that large requests leave alone, so that small ones needn't wait behind them.
+  std::uint64_t reserve_bytes = 0;
   Amounts per_user;
   Amounts per_client;
 };
@@ -49,6 +51,9 @@ struct Payer {
   UserId user = 0;
   ClientId client;
 };
+
+/// Of a request for a little memory, whether others wait for theirs. Then it may take of the reserve only.
+enum class Turn : std::uint8_t { its_own, before_others };
 
 class Ledger;
 
@@ -64,16 +69,18 @@ class [[nodiscard]] Charge {
 
  private:
   friend class Ledger;
-  Charge(Ledger* ledger, Payer payer, Resource resource, std::uint64_t amount)
-      : ledger_(ledger), payer_(payer), resource_(resource), amount_(amount) {}
+  Charge(Ledger* ledger, Payer payer, Resource resource, std::uint64_t amount, bool small)
+      : ledger_(ledger), payer_(payer), resource_(resource), small_(small), amount_(amount) {}
   Ledger* ledger_ = nullptr;
   Payer payer_;
   Resource resource_ = Resource::memory;
+  bool small_ = false;
   std::uint64_t amount_ = 0;
 };
 
 struct Account {
   Amounts used{};
+  std::uint64_t small_bytes = 0;  ///< the part of the memory that was charged as small
   std::uint64_t memory_peak = 0;
 };
 
@@ -86,6 +93,8 @@ class Ledger {
   /// QuotaExceeded if the client's or user's share does not allow it; OutOfMemory if the daemon's total doesn't
   /// (for memory: the caller may wait, see Admission). The message says the limit and who holds what.
   [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount);
+  /// The same for a little memory, which may be of the reserve.
+  [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own);
   /// True if it could ever fit: not more than each limit.
   [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
 
@@ -101,9 +110,17 @@ class Ledger {
 
  private:
   friend class Charge;
+  [[nodiscard]] Account& own_account(Payer payer) {
+    return payer.client ? clients_[payer.client] : results_[payer.user];
+  }
+  [[nodiscard]] bool leaves_the_reserve(std::uint64_t bytes) const;
+  [[nodiscard]] bool in_the_reserve(Payer payer, std::uint64_t bytes);
+  [[nodiscard]] bool within_quota(Payer payer, Resource resource, std::uint64_t amount);
+  [[nodiscard]] Charge take(Payer payer, Resource resource, std::uint64_t amount, bool small);
+  [[nodiscard]] muster::Error refuse(Payer payer, Resource resource, std::uint64_t amount);
   /// Why a charge that does not fit is refused.
   [[nodiscard]] muster::Error refusal(Payer payer, Resource resource, std::uint64_t amount) const;
-  void give_back(Payer payer, Resource resource, std::uint64_t amount);
+  void give_back(const Charge& charge);
 
   Quota quota_;
   Account total_;

@@ -57,25 +57,22 @@ PoolApart ResultPool::make_apart(UserId user) {
   return made;
 }
 
-Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes) {
+Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes, Turn turn) {
   auto& home = users_[user];
   home.user = user;
-  return allocate(home, bytes);
+  return allocate(home, bytes, turn);
 }
 
-Result<ResultRegion> ResultPool::allocate(const PoolApart& apart, std::uint64_t bytes) {
+Result<ResultRegion> ResultPool::allocate(const PoolApart& apart, std::uint64_t bytes, Turn turn) {
   MUSTER_ASSERT(apart.pool_ == this, "a pool apart is one of the pool's own");
-  return allocate(*apart.segments_, bytes);
+  return allocate(*apart.segments_, bytes, turn);
 }
 
-Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t bytes) {
+Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t bytes, Turn turn) {
   MUSTER_ASSERT(bytes > 0, "results without bytes need no region");
   auto region = home.allocator.allocate(bytes);
   if (!region) {
-    auto segment = grow(home, bytes);
-    if (!segment) return segment.error();
-    home.allocator.add_segment((*segment)->id(), (*segment)->bytes());
-    home.segments.emplace((*segment)->id(), *segment);
+    if (auto grown = grow(home, bytes, turn); !grown) return grown.error();
     region = home.allocator.allocate(bytes);
     MUSTER_ASSERT(region, "a new segment has room for what it was made for");
   }
@@ -89,24 +86,17 @@ Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t by
   return result;
 }
 
-/// Many groups may have a pool apart, and most of them need little: its segments begin small and double.
-std::uint64_t ResultPool::usual_bytes(const ResultSegments& home) const {
-  constexpr std::uint64_t first = 1 << 20;
-  if (home.apart == 0) return segment_bytes_;
-  return std::min(segment_bytes_, std::max(first, home.allocator.segment_bytes()));
-}
-
-Result<SegmentPtr> ResultPool::grow(const ResultSegments& home, std::uint64_t bytes) {
-  // The allocator pads to pages and may keep one slab for small regions beside it.
-  constexpr std::uint64_t slack = 128 << 10;
-  const std::uint64_t needed = bytes + slack;
-  if (const auto usual = usual_bytes(home); needed <= usual) {
-    auto segment = segments_.create_result(home.user, usual);
-    const bool no_room = !segment && (segment.error().code() == muster::Code::out_of_memory ||
-                                      segment.error().code() == muster::Code::quota_exceeded);
-    if (!no_room) return segment;
-  }
-  return segments_.create_result(home.user, needed);
+Result<void> ResultPool::grow(ResultSegments& home, std::uint64_t bytes, Turn turn) {
+  const auto wanted = home.allocator.wanted(bytes);
+  const auto least = home.allocator.least(bytes);
+  auto segment = segments_.create_result(home.user, wanted.bytes, turn);
+  const bool no_room = !segment && (segment.error().code() == muster::Code::out_of_memory ||
+                                    segment.error().code() == muster::Code::quota_exceeded);
+  if (no_room && least.bytes < wanted.bytes) segment = segments_.create_result(home.user, least.bytes, turn);
+  if (!segment) return segment.error();
+  home.allocator.add_segment((*segment)->id(), (*segment)->bytes(), wanted.use);
+  home.segments.emplace((*segment)->id(), std::move(*segment));
+  return {};
 }
 
 void ResultPool::take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset) {

@@ -1,6 +1,6 @@
-// Where results are written: per user, a few large segments of the daemon's own, cut into regions and recycled,
-// so that steady state touches only pages that are there already. Whoever may read one result of a segment can read
-// all of it: results that several users get have pools apart.
+// Where results are written: per user, segments of the daemon's own, cut into regions and recycled, so that steady
+// state touches only pages that are there already. Whoever may read one result of a segment can read all of it: results
+// that several users get have pools apart.
 #pragma once
 
 #include <cstddef>
@@ -70,13 +70,13 @@ class PoolApart {
 
 class ResultPool {
  public:
-  ResultPool(SegmentTable& segments, std::uint64_t segment_bytes)
-      : segments_(segments), segment_bytes_(segment_bytes) {}
+  explicit ResultPool(SegmentTable& segments) : segments_(segments) {}
 
   /// bytes >= 1, 64-byte aligned, contents undefined but never another user's. OutOfMemory if there is no room now.
-  [[nodiscard]] muster::Result<ResultRegion> allocate(UserId user, std::uint64_t bytes);
+  [[nodiscard]] muster::Result<ResultRegion> allocate(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
   /// The same, in segments of a pool apart.
-  [[nodiscard]] muster::Result<ResultRegion> allocate(const PoolApart& apart, std::uint64_t bytes);
+  [[nodiscard]] muster::Result<ResultRegion> allocate(const PoolApart& apart, std::uint64_t bytes,
+                                                      Turn turn = Turn::its_own);
   /// A pool whose segments hold its own results only; `user` is charged. It outlives its end by its results.
   [[nodiscard]] PoolApart make_apart(UserId user);
   /// Gives segments that are wholly free back: to make room, or because they idle. Returns the bytes given back.
@@ -89,15 +89,13 @@ class ResultPool {
  private:
   friend class ResultRegion;
   friend class PoolApart;
-  [[nodiscard]] muster::Result<ResultRegion> allocate(ResultSegments& home, std::uint64_t bytes);
-  [[nodiscard]] muster::Result<SegmentPtr> grow(const ResultSegments& home, std::uint64_t bytes);
-  [[nodiscard]] std::uint64_t usual_bytes(const ResultSegments& home) const;
+  [[nodiscard]] muster::Result<ResultRegion> allocate(ResultSegments& home, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] muster::Result<void> grow(ResultSegments& home, std::uint64_t bytes, Turn turn);
   void take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset);
   void end(ResultSegments& home);
   std::uint64_t trim(ResultSegments& home);
 
   SegmentTable& segments_;
-  std::uint64_t segment_bytes_;
   std::map<UserId, ResultSegments> users_;
   std::map<std::uint64_t, ResultSegments> apart_;
   std::uint64_t last_apart_ = 0;

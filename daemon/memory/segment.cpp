@@ -48,18 +48,19 @@ Result<ipc::Mapping> map_for_reading(const ipc::Fd& fd, std::uint64_t bytes) {
 
 }  // namespace
 
-Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard) {
+Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
   if (bytes == 0 || bytes > segment_bytes_max)
     return Error(Code::invalid, "a segment of " + std::to_string(bytes) + " bytes");
-  auto segment = make(client, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-client");
+  auto segment = make(client, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-client", turn);
   if (!segment) return segment.error();
   (*segment)->hard_requested_ = hard;
   kept_.emplace((*segment)->id(), *segment);
   return *segment;
 }
 
-Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const char* name) {
-  auto memory = ledger_.charge(payer, Resource::memory, bytes);
+Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const char* name, Turn turn) {
+  auto memory = bytes <= small_segment_bytes_max ? ledger_.charge_small(payer, bytes, turn)
+                                                 : ledger_.charge(payer, Resource::memory, bytes);
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
@@ -182,8 +183,8 @@ Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
   return {};
 }
 
-Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes) {
-  auto segment = make({user, {}}, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-result");
+Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes, Turn turn) {
+  auto segment = make({user, {}}, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-result", turn);
   if (!segment) return segment.error();
   auto mapping = ipc::Mapping::map((*segment)->fd_, (*segment)->bytes_, ipc::Access::read_write);
   if (!mapping) return mapping.error();
@@ -239,6 +240,12 @@ Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
   if ((*segment)->hard_requested() && (*segment)->state() != Segment::State::hard)
     return Error(Code::invalid, label(id) + " is a hard lease that is not sealed yet", "send HardSeal first");
   return segment;
+}
+
+std::size_t SegmentTable::users_of(const SegmentPtr& segment) const {
+  const long of_table = kept_.contains(segment->id()) ? 1 : 0;
+  const long of_pool = segment->owner().client ? 0 : 1;
+  return static_cast<std::size_t>(segment.use_count() - of_table - of_pool);
 }
 
 std::size_t SegmentTable::size() const {

@@ -29,6 +29,9 @@ struct SegmentRemains {
   muster::ipc::Fd fd;
 };
 
+/// Segments up to this size may be charged to what is kept for small requests.
+inline constexpr std::uint64_t small_segment_bytes_max = 256 << 10;
+
 /// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
 class Segment {
  public:
@@ -82,7 +85,8 @@ class SegmentTable {
   explicit SegmentTable(Ledger& ledger) : SegmentTable(ledger, Hooks()) {}
 
   /// A segment that `client` will write. OutOfMemory if there is no room now.
-  [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard);
+  [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard,
+                                                 Turn turn = Turn::its_own);
   /// What is to be done for a segment outside of the table, where it may block: a client can lock its file for as long
   /// as it likes. `work` touches nothing that changes meanwhile; `finish` is called after it, where the table lives.
   struct Sealing {
@@ -96,7 +100,7 @@ class SegmentTable {
   /// The writer gives it back; Invalid while objects lie in it (use_count says so).
   [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
   /// A segment that the daemon writes results of `user` in: mapped writable, then sealed.
-  [[nodiscard]] muster::Result<SegmentPtr> create_result(UserId user, std::uint64_t bytes);
+  [[nodiscard]] muster::Result<SegmentPtr> create_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
   void drop_result(SegmentId segment);
   /// The client gets the descriptor and will map it.
   void add_reader(const SegmentPtr& segment, ClientId client);
@@ -116,12 +120,14 @@ class SegmentTable {
   /// A segment that a client of `user` may read; Denied or Invalid otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> readable(SegmentId segment, UserId user) const;
   [[nodiscard]] std::size_t size() const;
+  /// How many hold it beside its writer.
+  [[nodiscard]] std::size_t users_of(const SegmentPtr& segment) const;
   /// The client's own leased segment in a state to hold objects; Invalid or Denied otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> owned(SegmentId segment, ClientId client) const;
 
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
-  [[nodiscard]] muster::Result<SegmentPtr> make(Payer payer, std::uint64_t bytes, const char* name);
+  [[nodiscard]] muster::Result<SegmentPtr> make(Payer payer, std::uint64_t bytes, const char* name, Turn turn);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
   [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);

@@ -93,6 +93,7 @@ class AsioServer final : public Server, public Outside {
   void welcome(ClientId client, std::span<const std::byte> frame) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
+  void show_memory_wanted(bool wanted) override;
   void close(ClientId client, const std::string& why, Charge descriptors) override;
   void after_ring(ClientId client, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
@@ -162,6 +163,7 @@ class AsioServer final : public Server, public Outside {
   TimePoint next_events_;
   TimePoint next_tick_ = TimePoint::max();
   std::size_t jobs_ = 0;
+  bool memory_wanted_ = false;
   bool stopping_ = false;
   bool done_ = false;
   std::string reason_;

@@ -35,6 +35,9 @@ class Channel {
   /// While polled, the client doesn't ring the doorbell.
   void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }
 
+  /// Shows the client whether somebody waits for memory.
+  void show_memory_wanted(bool wanted) { header().memory_wanted.store(wanted ? 1 : 0, std::memory_order_relaxed); }
+
   /// Queues one completion; the client sees it after flush(). Fails if the client broke the ring, or lets more
   /// than `backlog_bytes_max` pile up.
   [[nodiscard]] muster::Result<void> complete(muster::ipc::CompletionType type, std::span<const std::byte> body);

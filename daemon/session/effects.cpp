@@ -75,6 +75,7 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
   ipc::Fd doorbell(::fcntl((*channel)->doorbell(), F_DUPFD_CLOEXEC, 0));
   if (!doorbell) return node_.violated(client, out_of_descriptors(), now_);
   connection->channel = std::move(*channel);
+  connection->channel->show_memory_wanted(memory_wanted_);
   connection->doorbell.assign(doorbell.release());
   wait_for_doorbell(connection);
   send(client, frame, connection->channel->descriptors());
@@ -101,6 +102,12 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
   if (connection->dirty) return;
   connection->dirty = true;
   dirty_.push_back(std::move(connection));
+}
+
+void AsioServer::show_memory_wanted(bool wanted) {
+  memory_wanted_ = wanted;
+  for (const auto& [client, connection] : connections_)
+    if (connection->channel) connection->channel->show_memory_wanted(wanted);
 }
 
 Result<ipc::Fd> AsioServer::watch_lifeline(ClientId heir) {

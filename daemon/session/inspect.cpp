@@ -96,7 +96,7 @@ void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, T
         fbb.CreateString(dtype), fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
         fbb.CreateString(label(object.maker)), maker == clients_.end() ? 0 : maker->second.credentials.pid,
         fbb.CreateVectorOfStrings(holders), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
-        seconds(listed.pinned), seconds(now - object.made)));
+        seconds(listed.pinned), seconds(now - object.made), store_.pinned_bytes(object)));
   }
   auto body = wire::CreateObjects(fbb, fbb.CreateVector(infos), store_.size());
   send_reply(id, out.finish(wire::Body_Objects, body.Union()), {});

@@ -32,7 +32,7 @@ Node::Node(NodeSettings settings, Outside& outside)
                                   then();
                                 });
                               }}),
-      results_(segments_, settings_.segment_bytes),
+      results_(segments_),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
       admission_(settings_.memory_waiters_max) {}
 
@@ -190,6 +190,10 @@ void Node::tick(TimePoint now) {
   store_.expire(now);
   admission_.expire(now);
   expire_groups(now);
+  if (memory_wanted_until_ && *memory_wanted_until_ <= now && admission_.waiting() == 0) {
+    memory_wanted_until_.reset();
+    outside_.show_memory_wanted(false);
+  }
   after_event();
 }
 
@@ -199,6 +203,7 @@ std::optional<TimePoint> Node::next_deadline() const {
     if (time && (!earliest || *time < *earliest)) earliest = time;
   };
   consider(admission_.next_deadline());
+  consider(memory_wanted_until_);
   if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->first);
   return earliest;
 }
@@ -218,10 +223,19 @@ void Node::after_event() {
     tell(gone.maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone.id});
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
-  const bool wanted = admission_.waiting() > 0;
-  if (!std::exchange(memory_wanted_, wanted) && wanted)
-    for (const auto& [id, client] : clients_)
-      if (client.greeted) tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
+  if (admission_.waiting() > 0) ask_for_memory();
+}
+
+/// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it
+/// frees or allocates. Those that may be asleep are told once.
+void Node::ask_for_memory() {
+  constexpr Duration a_moment = std::chrono::milliseconds(100);
+  const bool known = memory_wanted_until_.has_value();
+  memory_wanted_until_ = now_ + a_moment;
+  if (known) return;
+  outside_.show_memory_wanted(true);
+  for (const auto& [id, client] : clients_)
+    if (client.greeted) tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
 }
 
 template <class Record>

@@ -45,7 +45,6 @@ struct NodeSettings {
   std::string log;  ///< where the log goes, for `muster status`
   std::uint64_t incarnation = 1;
   Quota quota;
-  std::uint64_t segment_bytes = 64 << 20;
   std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
   std::uint32_t requests_max = 256;    ///< unanswered requests of one client
   std::size_t seats_max = 4096;        ///< of one client
@@ -193,6 +192,7 @@ class Node {
   void doom(ClientId client) noexcept;
   void cut_off_doomed() noexcept;
   void after_event();
+  void ask_for_memory();
   /// If the client still lives.
   template <class Record>
   void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
@@ -286,8 +286,8 @@ class Node {
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key);
-  [[nodiscard]] muster::Result<void> allocate(Running& running);
-  [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes);
+  [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
+  [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error);
@@ -336,7 +336,7 @@ class Node {
   std::uint64_t seen_memory_releases_ = 0;
   std::size_t disposals_ = 0;  ///< segments whose memory is on its way back
   bool stopping_ = false;
-  bool memory_wanted_ = false;  ///< the clients were told
+  std::optional<TimePoint> memory_wanted_until_;  ///< the clients see until then that others wait for memory
   bool any_doomed_ = false;
   TimePoint started_;
   TimePoint now_;

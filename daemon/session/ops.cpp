@@ -22,6 +22,8 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
+/// Results up to this size don't wait behind large ones.
+constexpr std::uint64_t small_result_bytes_max = 64 << 10;
 /// A plan of so many bytes is what an op's slot stands for.
 constexpr std::uint64_t plan_bytes_free = 4096;
 /// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
@@ -266,14 +268,16 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
   running.plan_bytes = running.plan.own_bytes();
-  std::uint64_t bytes = running.plan_bytes;
-  for (const auto& output : running.plan.outputs) bytes += output.bytes;
+  std::uint64_t result_bytes = 0;
+  for (const auto& output : running.plan.outputs) result_bytes += output.bytes;
+  const std::uint64_t bytes = running.plan_bytes + result_bytes;
   if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
-  // Ops wait for memory in line with everybody else who does.
+  // Ops wait for memory in line with everybody else who does, but for small ones.
+  const bool small = result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
   admission_.request(
-      {user, {}}, deadline_of(*op),
-      [this, key]() -> Result<void> {
-        if (auto allocated = allocate(running_.at(key)); !allocated) return allocated;
+      {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
+      [this, key](Turn turn) -> Result<void> {
+        if (auto allocated = allocate(running_.at(key), turn); !allocated) return allocated;
         launch(key, now_);
         return {};
       },
@@ -302,14 +306,14 @@ void Node::put_aside(std::uint64_t key) {
   waiting.put_aside = true;
 }
 
-Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes) {
-  if (!running.group || !running.group->group.settings().open) return results_.allocate(running.user, bytes);
+Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes, Turn turn) {
+  if (!running.group || !running.group->group.settings().open) return results_.allocate(running.user, bytes, turn);
   auto& apart = running.group->results;
   if (!apart) apart = results_.make_apart(running.user);
-  return results_.allocate(apart, bytes);
+  return results_.allocate(apart, bytes, turn);
 }
 
-Result<void> Node::allocate(Running& running) {
+Result<void> Node::allocate(Running& running, Turn turn) {
   if (running.plan_bytes > plan_bytes_free) {
     auto charge = ledger_.charge({running.user, {}}, Resource::memory, running.plan_bytes);
     if (!charge) return charge.error();
@@ -320,9 +324,9 @@ Result<void> Node::allocate(Running& running) {
       running.regions.emplace_back();
       continue;
     }
-    auto region = result_region(running, output.bytes);
+    auto region = result_region(running, output.bytes, turn);
     if (!region && region.error().code() == Code::out_of_memory && results_.trim() > 0)
-      region = result_region(running, output.bytes);
+      region = result_region(running, output.bytes, turn);
     if (!region) {
       running.regions.clear();
       running.plan_charge.reset();

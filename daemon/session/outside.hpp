@@ -30,6 +30,8 @@ class Outside {
   virtual void greeted(ClientId client) = 0;
   /// Writes one record into the client's completion ring, or keeps it until there is room.
   virtual void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) = 0;
+  /// Shows every client, those to come included, whether somebody waits for memory.
+  virtual void show_memory_wanted(bool wanted) = 0;
   /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already; what its
   /// descriptors are charged with is held until they are closed.
   virtual void close(ClientId client, const std::string& why, Charge descriptors) = 0;

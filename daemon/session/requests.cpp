@@ -100,7 +100,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && is_text(name))
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
-  const auto attempt = [this, id, request, rings]() -> Result<void> {
+  const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
     Client* waiting = find(id);
     if (!waiting) return {};
     if (auto charged = charge_connection(*waiting, rings); !charged) return charged;
@@ -108,10 +108,10 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
     return {};
   };
   // Not in line at first: rings are small, and nobody should wait for the large requests of others to attach.
-  const auto done = attempt();
+  const auto done = attempt(Turn::before_others);
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
-  admission_.request(client.payer(), now + milliseconds(hello.timeout_ms()), attempt,
+  admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
                      [this, id, request](const Error& error) { refuse(id, request, error); });
 }
 
@@ -123,6 +123,8 @@ Result<void> Node::charge_connection(Client& client, bool rings) {
   if (!descriptors) return descriptors.error();
   if (rings) {
     auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
+    if (!channel && channel.error().code() == Code::out_of_memory)
+      channel = ledger_.charge_small(client.payer(), ipc::channel_bytes, Turn::before_others);
     if (!channel) return channel.error();
     client.channel = std::move(*channel);
   }
@@ -136,7 +138,7 @@ void Node::welcome(Client& client, std::uint64_t request, bool rings) {
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(settings_.version), settings_.incarnation, client.id.value,
       client.credentials.pid, settings_.quota.total[static_cast<std::size_t>(Resource::memory)],
-      settings_.segment_bytes, settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s);
+      settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s);
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
   if (!rings) return send_reply(client.id, frame, {});
   --client.requests;
@@ -244,10 +246,10 @@ void Node::send_reply(ClientId id, std::span<const std::byte> frame, std::span<c
 void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard,
                  TimePoint now) {
   const Payer payer = client.payer();
-  const auto attempt = [this, payer, request, bytes, hard]() -> Result<void> {
-    auto segment = segments_.lease(payer, bytes, hard);
+  const auto attempt = [this, payer, request, bytes, hard](Turn turn) -> Result<void> {
+    auto segment = segments_.lease(payer, bytes, hard, turn);
     if (!segment && segment.error().code() == Code::out_of_memory && results_.trim() > 0)
-      segment = segments_.lease(payer, bytes, hard);
+      segment = segments_.lease(payer, bytes, hard, turn);
     if (!segment) return segment.error();
     const int fd = (*segment)->fd().get();
     send_reply(payer.client, frames::segment(request, **segment), {&fd, 1});
@@ -257,8 +259,10 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
   // Memory that is on its way back is worth a moment, also to one who would not wait for others.
-  constexpr Duration on_its_way = std::chrono::milliseconds(500);
-  admission_.request(payer, now + (disposals_ > 0 ? std::max(timeout, on_its_way) : timeout), attempt, give_up);
+  constexpr Duration on_its_way = std::chrono::milliseconds(100);
+  const bool comes = disposals_ > 0 && admission_.waiting() == 0;
+  const auto size = bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
+  admission_.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up);
 }
 
 void Node::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {

@@ -346,6 +346,20 @@ std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
   return listed;
 }
 
+std::uint64_t Store::pinned_bytes(const Object& object) const {
+  if (object.parent) return 0;
+  std::uint64_t bytes = 0;
+  for (const auto& segment : object.segments) {
+    if (segments_.users_of(segment) == 1) {
+      bytes += segment->bytes();
+      continue;
+    }
+    for (const auto& leaf : object.manifest.leaves)
+      if (leaf.segment == segment->id()) bytes += leaf.bytes();
+  }
+  return bytes;
+}
+
 std::uint64_t Store::held_by(ClientId client) const {
   auto found = holds_.find(client);
   return found == holds_.end() ? 0 : found->second.size();

@@ -126,6 +126,8 @@ class Store {
   };
   [[nodiscard]] std::vector<Listed> list(std::size_t limit, TimePoint now) const;
   [[nodiscard]] std::uint64_t held_by(ClientId client) const;
+  /// The memory that goes with the object: segments in which nothing else lies, and its own bytes in the others.
+  [[nodiscard]] std::uint64_t pinned_bytes(const Object& object) const;
 
  private:
   struct Entry {

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <functional>
+#include <unordered_map>
 
 #include "bindings.hpp"
 #include "call.hpp"
@@ -67,20 +68,13 @@ class Depositor {
   Depositor(const ConnectionPtr& connection, Timeout timeout)
       : connection_(connection), timeout_(timeout.value_or(deposit_wait)) {}
 
-  void add(const FoundLeaf& leaf, bool may_take, std::uint64_t call) {
-    auto* array = as_array(leaf.array);
-    const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
-    const auto shape = shape_of(array);
-    if (bytes == 0) return place({}, 0, leaf, shape);
-    if (may_take && PyArray_IS_C_CONTIGUOUS(array)) {
-      const auto region = connection_->arena().find(PyArray_DATA(array));
-      const auto* data = static_cast<const std::byte*>(PyArray_DATA(array));
-      if (region && region->call == call && data + bytes <= region->address + region->bytes) {
-        taken_.push_back(region->address);
-        return place(region->segment, region->offset + static_cast<std::uint64_t>(data - region->address), leaf, shape);
-      }
-    }
-    copy(leaf, array, bytes, shape);
+  /// `sole`: whether each leaf has no owner outside of the tree, and was made in `call`.
+  void add(std::span<const FoundLeaf> leaves, const std::vector<bool>& sole, std::uint64_t call) {
+    std::vector<std::optional<Region>> regions;
+    regions.reserve(leaves.size());
+    for (std::size_t i = 0; i < leaves.size(); ++i)
+      regions.push_back(sole[i] ? region_of(as_array(leaves[i].array), call) : std::nullopt);
+    for (std::size_t i = 0; i < leaves.size(); ++i) add(leaves[i], regions[i]);
   }
 
   PyRef seal(std::string structure) {
@@ -95,6 +89,36 @@ class Depositor {
   ~Depositor() { forget_made(); }
 
  private:
+  using Region = detail::ArenaRegion;
+
+  /// The region of this call that the array lies in, if it could be taken over as it is.
+  std::optional<Region> region_of(PyArrayObject* array, std::uint64_t call) {
+    const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
+    if (bytes == 0 || !PyArray_IS_C_CONTIGUOUS(array)) return std::nullopt;
+    const auto* data = static_cast<const std::byte*>(PyArray_DATA(array));
+    auto region = connection_->arena().find(data);
+    if (!region || region->call != call || data + bytes > region->address + region->bytes) return std::nullopt;
+    used_bytes_[region->address] += bytes;
+    return region;
+  }
+
+  /// A small part of a large region would keep all of it.
+  bool is_most_of(const Region& region) const {
+    constexpr std::uint64_t waste_max = 64 << 10;
+    return region.bytes <= 2 * used_bytes_.at(region.address) + waste_max;
+  }
+
+  void add(const FoundLeaf& leaf, const std::optional<Region>& region) {
+    auto* array = as_array(leaf.array);
+    const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
+    const auto shape = shape_of(array);
+    if (bytes == 0) return place({}, 0, leaf, shape);
+    if (!region || !is_most_of(*region)) return copy(leaf, array, bytes, shape);
+    const auto* data = static_cast<const std::byte*>(PyArray_DATA(array));
+    taken_.push_back(region->address);
+    place(region->segment, region->offset + static_cast<std::uint64_t>(data - region->address), leaf, shape);
+  }
+
   void place(ipc::SegmentId segment, std::uint64_t offset, const FoundLeaf& leaf, const Shape& shape) {
     value_or_raise(manifest_.add(segment, offset, leaf.dtype, shape));
   }
@@ -120,6 +144,7 @@ class Depositor {
   const ConnectionPtr& connection_;
   std::chrono::nanoseconds timeout_;
   ipc::Manifest manifest_;
+  std::unordered_map<const std::byte*, std::uint64_t> used_bytes_;  ///< of each region: by the object's leaves
   std::vector<std::byte*> taken_;
   std::vector<std::byte*> made_;
   int copies_ = 0;
@@ -137,7 +162,7 @@ PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t ca
   std::vector<bool> sole(tree.leaves.size(), false);
   if (call != 0 && root_references > 0) sole = sole_owners(tree, root, root_references);
   Depositor depositor(connection, timeout);
-  for (std::size_t i = 0; i < tree.leaves.size(); ++i) depositor.add(tree.leaves[i], sole[i], call);
+  depositor.add(tree.leaves, sole, call);
   return depositor.seal(std::move(tree.structure));
 }
 

@@ -108,7 +108,7 @@ def connect_until_refused(daemon) -> tuple[list[RawClient], str, str]:
     raise AssertionError("nobody is refused")
 
 
-@pytest.mark.parametrize("daemon", [{"fds_max": 32}, {"fds_max": 48}], indirect=True)
+@pytest.mark.parametrize("daemon", [{"fds_max": 44}, {"fds_max": 60}], indirect=True)
 def test_a_daemon_that_may_open_no_more_files(daemon, pair):
     taken, code, message = connect_until_refused(daemon)
     assert code == "quota_exceeded"
@@ -209,7 +209,7 @@ def test_requests_that_wait_are_bounded(daemon, pair):
     with RawClient(daemon) as client:
         with contextlib.suppress(*CUT_OFF):  # cut off already
             for _ in range(300):
-                client.send("Lease", bytes=255 * MIB, timeout_ms=3_600_000)
+                client.send("Lease", bytes=240 * MIB, timeout_ms=3_600_000)
         code, reason = client.farewell()
         assert code == "quota_exceeded"
         assert "unanswered requests" in reason

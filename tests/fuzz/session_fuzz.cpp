@@ -48,7 +48,6 @@ class Session {
     constexpr std::uint64_t budget = 4 << 20;
     settings.quota.total = settings.quota.per_user = {budget, 64, 64, 64, 8};
     settings.quota.per_client = {budget / 2, 16, 16, 16, 8};
-    settings.segment_bytes = 256 << 10;
     settings.in_flight_max = 8;
     settings.memory_waiters_max = 4;
     return settings;

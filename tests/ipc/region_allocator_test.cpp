@@ -21,19 +21,25 @@ namespace {
 
 using test::Random;
 using Region = RegionAllocator::Region;
+using Use = RegionAllocator::Use;
 constexpr std::uint64_t mib = 1 << 20;
 constexpr auto large = RegionAllocator::large_bytes_min;
 
 /// What must hold of each region, and of all together.
 class Model {
  public:
-  explicit Model(std::map<std::uint32_t, std::uint64_t> segments) : segments_(std::move(segments)) {}
+  Model(std::map<std::uint32_t, std::uint64_t> segments, std::set<std::uint32_t> own)
+      : segments_(std::move(segments)), own_(std::move(own)) {}
 
   void allocated(const Region& region, std::uint64_t wanted) {
     REQUIRE(region.bytes >= wanted);
     REQUIRE(region.offset % RegionAllocator::alignment_bytes == 0);
-    if (wanted >= large)
-      REQUIRE((region.offset % page_bytes == 0 && region.bytes == (wanted + page_bytes - 1) / page_bytes * page_bytes));
+    if (own_.contains(region.segment.value)) {
+      REQUIRE((region.offset == 0 && region.bytes == segments_[region.segment.value]));
+      REQUIRE((wanted >= mib && region.bytes <= 2 * wanted + (64 << 10)));
+    } else if (wanted >= large)
+      REQUIRE((wanted < mib && region.offset % page_bytes == 0 &&
+               region.bytes == (wanted + page_bytes - 1) / page_bytes * page_bytes));
     REQUIRE(segments_.contains(region.segment.value));
     REQUIRE(region.offset + region.bytes <= segments_[region.segment.value]);
     auto& regions = regions_[region.segment.value];
@@ -68,16 +74,18 @@ class Model {
 
  private:
   std::map<std::uint32_t, std::uint64_t> segments_;
+  std::set<std::uint32_t> own_;
   std::map<std::uint32_t, std::map<std::uint64_t, std::uint64_t>> regions_;
   std::vector<Region> all_;
   std::uint64_t bytes_ = 0;
 };
 
 std::uint64_t random_bytes(Random& random) {
-  switch (random.between(0, 3)) {
+  switch (random.between(0, 4)) {
     case 0: return random.between(1, 1024);
     case 1: return random.between(1, large + page_bytes);
     case 2: return std::uint64_t{1} << random.between(0, 20);
+    case 3: return random.chance(0.1) ? random.between(mib, 3 * mib) : large;
     default: return random.between(1, 300'000);
   }
 }
@@ -86,11 +94,13 @@ TEST_CASE("random allocations and frees: no overlap, aligned, found, and all bac
   const auto seed = GENERATE(range(0u, 40u));
   CAPTURE(seed);
   Random random(seed);
-  const std::map<std::uint32_t, std::uint64_t> segments{
-      {1, 2 * mib}, {2, 4 * mib + 12'345}, {3, 100'000}, {9, 16 * mib}};
+  const std::map<std::uint32_t, std::uint64_t> segments{{1, 2 * mib}, {2, 4 * mib + 12'345}, {3, 100'000},
+                                                        {4, mib},     {5, 3 * mib / 2},      {9, 16 * mib}};
+  const std::set<std::uint32_t> own{4, 5};
   RegionAllocator allocator;
-  for (const auto& [id, bytes] : segments) allocator.add_segment({id}, bytes);
-  Model model(segments);
+  for (const auto& [id, bytes] : segments)
+    allocator.add_segment({id}, bytes, own.contains(id) ? Use::own : Use::shared);
+  Model model(segments, own);
   int refused = 0;
   double fill = 0.6;
   for (int step = 0; step < 4000; ++step) {
@@ -123,13 +133,90 @@ TEST_CASE("random allocations and frees: no overlap, aligned, found, and all bac
   }
   REQUIRE(allocator.allocated_bytes() == 0);
   REQUIRE(allocator.free_segments().size() == segments.size());
-  // Whole again: each segment can be taken in one piece, the largest first.
-  for (const std::uint32_t id : {9u, 2u, 1u, 3u}) {
-    const auto region = allocator.allocate(segments.at(id) / page_bytes * page_bytes);
+  REQUIRE(allocator.wholly_free_bytes() == allocator.segment_bytes());
+  // Whole again: as many of the largest regions fit as ever could.
+  constexpr std::uint64_t largest = mib - page_bytes;
+  std::uint64_t fit = 0;
+  for (const auto& [id, bytes] : segments) fit += own.contains(id) ? 0 : bytes / largest;
+  std::vector<Region> taken;
+  const auto take_all = [&] {
+    taken.clear();
+    while (const auto region = allocator.allocate(largest)) taken.push_back(*region);
+  };
+  take_all();  // and the slabs that are kept empty are gone
+  for (const auto& region : taken) allocator.free(region.segment, region.offset);
+  take_all();
+  REQUIRE(taken.size() == fit);
+  for (const std::uint64_t bytes : {mib, 3 * mib / 2}) REQUIRE(allocator.allocate(bytes)->bytes == bytes);
+}
+
+TEST_CASE("shared segments begin small and grow with what there is") {
+  RegionAllocator allocator;
+  std::uint32_t segments = 0;
+  std::uint64_t allocated = 0;
+  for (int i = 0; i < 100'000; ++i) {
+    auto region = allocator.allocate(1000);
+    if (!region) {
+      const auto wanted = allocator.wanted(1000);
+      REQUIRE(wanted.use == Use::shared);
+      REQUIRE(wanted.bytes <= std::max<std::uint64_t>(64 << 10, allocator.segment_bytes() / 32 + (64 << 10)));
+      allocator.add_segment({++segments}, wanted.bytes);
+      region = allocator.allocate(1000);
+    }
     REQUIRE(region);
-    REQUIRE(region->segment == SegmentId{id});
-    REQUIRE(region->offset == 0);
+    allocated += region->bytes;
   }
+  REQUIRE(segments < 200);
+  REQUIRE(allocator.segment_bytes() < allocated + allocated / 4);
+}
+
+TEST_CASE("large regions have segments of their own, as long as they are few") {
+  RegionAllocator allocator;
+  std::uint32_t segments = 0;
+  std::uint64_t allocated = 0;
+  const auto bytes = GENERATE(std::uint64_t{mib}, std::uint64_t{3 * mib + 5}, std::uint64_t{40 * mib});
+  for (int i = 0; i < 2000; ++i) {
+    auto region = allocator.allocate(bytes);
+    if (!region) {
+      const auto wanted = allocator.wanted(bytes);
+      if (segments < 100) REQUIRE((wanted.use == Use::own && wanted.bytes <= bytes + bytes / 4));
+      allocator.add_segment({++segments}, wanted.bytes, wanted.use);
+      region = allocator.allocate(bytes);
+    }
+    REQUIRE(region);
+    allocated += bytes;
+  }
+  REQUIRE(segments < 500);
+  REQUIRE(allocator.segment_bytes() < allocated + allocated / 4);
+}
+
+TEST_CASE("the least segment for a region of any size has room for it") {
+  Random random(3);
+  RegionAllocator allocator;
+  std::uint32_t segments = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const auto bytes = random_bytes(random);
+    if (allocator.allocate(bytes)) continue;
+    const auto least = allocator.least(bytes);
+    REQUIRE(least.bytes <= allocator.wanted(bytes).bytes);
+    allocator.add_segment({++segments}, least.bytes, least.use);
+    REQUIRE(allocator.allocate(bytes));
+  }
+}
+
+TEST_CASE("a segment of one's own serves again for what is at least half of it, never for less") {
+  RegionAllocator allocator;
+  allocator.add_segment({1}, 8 * mib, Use::own);
+  REQUIRE_FALSE(allocator.allocate(1000));
+  REQUIRE_FALSE(allocator.allocate(3 * mib));
+  const auto region = allocator.allocate(5 * mib);
+  REQUIRE(region);
+  REQUIRE(allocator.find({1}, 7 * mib)->bytes == 8 * mib);
+  REQUIRE_FALSE(allocator.allocate(5 * mib));
+  allocator.free({1}, region->offset);
+  REQUIRE_FALSE(allocator.find({1}, 0));
+  REQUIRE(allocator.free_segments() == std::vector<SegmentId>{{1}});
+  allocator.remove_segment({1});
 }
 
 TEST_CASE("every size up to a few pages fits what it is given, and wastes a fifth at most") {
@@ -147,7 +234,7 @@ TEST_CASE("every size up to a few pages fits what it is given, and wastes a fift
 }
 
 TEST_CASE("what was freed last is used first, small and large") {
-  const auto bytes = GENERATE(std::uint64_t{100}, std::uint64_t{5000}, std::uint64_t{4 * mib});
+  const auto bytes = GENERATE(std::uint64_t{100}, std::uint64_t{5000}, std::uint64_t{mib / 2});
   RegionAllocator allocator;
   allocator.add_segment({1}, 64 * mib);
   std::vector<Region> regions;
@@ -166,7 +253,7 @@ TEST_CASE("steady state touches the same bytes again and again") {
   allocator.add_segment({1}, 64 * mib);
   allocator.add_segment({2}, 64 * mib);
   std::vector<std::uint64_t> sizes;
-  for (int i = 0; i < 50; ++i) sizes.push_back(random_bytes(random));
+  for (int i = 0; i < 50; ++i) sizes.push_back(random_bytes(random) % mib + 1);
   std::set<std::pair<std::uint32_t, std::uint64_t>> seen;
   std::size_t after_two_rounds = 0;
   for (int round = 0; round < 20; ++round) {
@@ -183,13 +270,14 @@ TEST_CASE("steady state touches the same bytes again and again") {
 
 TEST_CASE("a large region is the best fit, and a segment in use goes before one that is wholly free") {
   RegionAllocator allocator;
-  allocator.add_segment({1}, 16 * mib);
-  allocator.add_segment({2}, 2 * mib);
-  const auto first = *allocator.allocate(3 * mib);
+  constexpr std::uint64_t kib = 1 << 10;
+  allocator.add_segment({1}, 4 * mib);
+  allocator.add_segment({2}, 512 * kib);
+  const auto first = *allocator.allocate(768 * kib);
   REQUIRE(first.segment == SegmentId{1});
-  REQUIRE(allocator.allocate(mib)->segment == SegmentId{1});
+  REQUIRE(allocator.allocate(256 * kib)->segment == SegmentId{1});
   allocator.free({1}, first.offset);
-  REQUIRE(allocator.allocate(2 * mib)->offset == first.offset);  // not from the 12 MiB behind
+  REQUIRE(allocator.allocate(512 * kib)->offset == first.offset);  // not from the 3 MiB behind
   REQUIRE(allocator.free_segments() == std::vector<SegmentId>{{2}});
 }
 
@@ -207,7 +295,8 @@ TEST_CASE("the empty slab that is kept gives way to a large region, and to the s
   allocator.add_segment({1}, mib);
   const auto small = *allocator.allocate(64);
   allocator.free({1}, small.offset);
-  const auto whole = allocator.allocate(mib);
+  constexpr std::uint64_t most = mib - page_bytes;
+  const auto whole = allocator.allocate(most);
   REQUIRE(whole);
   allocator.free({1}, whole->offset);
   allocator.free({1}, allocator.allocate(64)->offset);
@@ -215,7 +304,7 @@ TEST_CASE("the empty slab that is kept gives way to a large region, and to the s
   REQUIRE(allocator.segment_bytes() == 0);
   REQUIRE_FALSE(allocator.allocate(1));
   allocator.add_segment({1}, mib);
-  REQUIRE(allocator.allocate(mib));
+  REQUIRE(allocator.allocate(most));
 }
 
 TEST_CASE("nothing is found where nothing is allocated") {

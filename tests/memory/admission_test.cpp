@@ -16,13 +16,16 @@ namespace {
 struct Room {
   std::uint64_t units = 0;
   std::vector<int> served = {};
+  std::vector<Turn> turns = {};  ///< of each attempt
   std::map<int, Code> given_up = {};
   Admission admission{100};
 
-  void ask(int who, std::uint64_t wanted, int deadline = 1000, UserId user = 1000) {
+  void ask(int who, std::uint64_t wanted, int deadline = 1000, UserId user = 1000,
+           Admission::Size size = Admission::Size::large) {
     admission.request(
-        {user, {static_cast<std::uint32_t>(who)}}, TimePoint(std::chrono::seconds(deadline)),
-        [this, who, wanted]() -> Result<void> {
+        {user, {static_cast<std::uint32_t>(who)}}, size, TimePoint(std::chrono::seconds(deadline)),
+        [this, who, wanted](Turn turn) -> Result<void> {
+          turns.push_back(turn);
           if (wanted > units) return Error(Code::out_of_memory, "no room");
           units -= wanted;
           served.push_back(who);
@@ -62,6 +65,19 @@ TEST_CASE("nobody of one user overtakes, not even who would fit") {
   CHECK(room.served == Served{1, 2});
 }
 
+TEST_CASE("a small request is tried before those who wait, and waits behind them if it does not fit") {
+  Room room{.units = 5};
+  room.ask(1, 8);
+  room.ask(2, 3, 1000, 1000, Admission::Size::small);
+  CHECK(room.served == Served{2});
+  CHECK(room.turns.back() == Turn::before_others);
+  room.ask(3, 3, 1000, 1000, Admission::Size::small);
+  room.free(7);
+  CHECK(room.served == Served{2, 1});
+  room.free(3);
+  CHECK(room.served == Served{2, 1, 3});
+}
+
 TEST_CASE("one release serves as many as fit") {
   Room room;
   for (int who = 1; who <= 4; ++who) room.ask(who, 2);
@@ -94,13 +110,13 @@ TEST_CASE("another error than OutOfMemory ends the wait") {
   std::vector<Code> given_up;
   const auto note = [&](const Error& error) { given_up.push_back(error.code()); };
   bool quota = false;
-  const auto attempt = [&]() -> Result<void> {
+  const auto attempt = [&](Turn) -> Result<void> {
     return Error(quota ? Code::quota_exceeded : Code::out_of_memory, "no");
   };
-  admission.request({0, {1}}, TimePoint::max(), attempt, note);
+  admission.request({0, {1}}, Admission::Size::large, TimePoint::max(), attempt, note);
   CHECK(given_up.empty());
   quota = true;
-  admission.request({0, {2}}, TimePoint::max(), attempt, note);
+  admission.request({0, {2}}, Admission::Size::large, TimePoint::max(), attempt, note);
   admission.retry();
   CHECK(given_up == std::vector{Code::quota_exceeded, Code::quota_exceeded});
   CHECK(admission.waiting() == 0);
@@ -136,11 +152,12 @@ TEST_CASE("what one user waits for holds up no other user, and users take turns"
 TEST_CASE("an attempt may forget its own client") {
   Admission admission(10);
   int attempts = 0;
-  const auto attempt = [&]() -> Result<void> {
+  const auto attempt = [&](Turn) -> Result<void> {
     if (++attempts == 2) admission.forget({1});
     return Error(Code::out_of_memory, "no room");
   };
-  admission.request({0, {1}}, TimePoint::max(), attempt, [](const Error&) { FAIL("it was forgotten"); });
+  admission.request({0, {1}}, Admission::Size::large, TimePoint::max(), attempt,
+                    [](const Error&) { FAIL("it was forgotten"); });
   admission.retry();
   CHECK(admission.waiting() == 0);
   admission.retry();
@@ -152,7 +169,7 @@ TEST_CASE("what an attempt asks for stands at the end of the line") {
   std::vector<std::string> order;
   bool open = false;
   const auto entry = [&](std::string name, std::function<void()> then) -> Admission::Attempt {
-    return [&, name, then]() -> Result<void> {
+    return [&, name, then](Turn) -> Result<void> {
       if (!open) return Error(Code::out_of_memory, "no room");
       order.push_back(name);
       then();
@@ -162,13 +179,14 @@ TEST_CASE("what an attempt asks for stands at the end of the line") {
   const auto never = [](const Error&) { FAIL("nobody gives up"); };
   auto& admission = room.admission;
   const auto nothing = [] {};
-  admission.request({0, {1}}, TimePoint::max(),
-                    entry("a",
-                          [&] {
-                            admission.request({0, {3}}, TimePoint::max(), entry("c", nothing), never);
-                          }),
-                    never);
-  admission.request({0, {2}}, TimePoint::max(), entry("b", nothing), never);
+  admission.request(
+      {0, {1}}, Admission::Size::large, TimePoint::max(),
+      entry("a",
+            [&] {
+              admission.request({0, {3}}, Admission::Size::large, TimePoint::max(), entry("c", nothing), never);
+            }),
+      never);
+  admission.request({0, {2}}, Admission::Size::large, TimePoint::max(), entry("b", nothing), never);
   open = true;
   admission.retry();
   CHECK(order == std::vector<std::string>{"a", "b", "c"});

@@ -129,6 +129,50 @@ TEST_CASE("objects and descriptors are bounded like memory") {
   CHECK(none_left.error().code() == Code::quota_exceeded);
 }
 
+TEST_CASE("large requests leave the reserve alone, and small ones fill it first") {
+  Quota quota = memory_quota(100);
+  quota.reserve_bytes = 16;
+  Ledger ledger(quota);
+  auto large = ledger.charge(first, memory, 84);
+  REQUIRE(large);
+  CHECK(ledger.charge(stranger, memory, 1).error().code() == Code::out_of_memory);
+  auto small = ledger.charge_small(first, 10);
+  REQUIRE(small);
+  CHECK(ledger.total().used[0] == 94);
+  large->reset();
+  CHECK_FALSE(ledger.charge(first, memory, 85));
+  CHECK(ledger.charge(first, memory, 84));
+  auto more = ledger.charge_small(first, 20);
+  REQUIRE(more);
+  CHECK_FALSE(ledger.charge(first, memory, 71));
+  CHECK(ledger.charge(first, memory, 70));
+}
+
+TEST_CASE("before others a small request takes of the reserve only, and no client or user takes all of it") {
+  Quota quota = memory_quota(100 * mebibyte);
+  quota.reserve_bytes = 16 * mebibyte;
+  Ledger ledger(quota);
+  auto full = ledger.charge(stranger, memory, 84 * mebibyte);
+  REQUIRE(full);
+  std::vector<Charge> held;
+  const auto take = [&](Payer payer) {
+    auto charge = ledger.charge_small(payer, mebibyte, Turn::before_others);
+    if (charge) held.push_back(std::move(*charge));
+    return charge.ok();
+  };
+  int of_one = 0;
+  while (take(first)) ++of_one;
+  CHECK(of_one == 2);  // an eighth
+  int of_others = 0;
+  for (std::uint32_t client = 100; take({first.user, {client}}); ++client) ++of_others;
+  CHECK(of_one + of_others == 8);  // half
+  CHECK(take(stranger));
+  // Also where there is plenty of other memory: that is for those who wait.
+  full->reset();
+  CHECK_FALSE(take(second));
+  CHECK(ledger.charge_small(second, mebibyte));
+}
+
 TEST_CASE("the sums are right after any sequence of charges") {
   const auto seed = GENERATE(range<std::uint64_t>(1, 9));
   INFO("seed " << seed);

@@ -8,9 +8,11 @@ import os
 import pathlib
 import re
 import signal
+import types
 
 import muster
 import numpy as np
+from raw_client import RawClient
 
 from daemon import SPAWN, ranks, run_ranks
 
@@ -19,21 +21,14 @@ MADV_REMOVE = 9
 SIZE = 1 << 16
 
 
-def descriptors(name: str) -> list[str]:
-    """/proc paths of this process's open memfds of that name."""
+def descriptors(name: str) -> list[int]:
+    """Descriptors of the segments of that name, as the daemon gives them to every client of this user."""
     found = []
-    for entry in pathlib.Path("/proc/self/fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except OSError:
-            continue
-        if f"memfd:{name}" in target:
-            found.append(str(entry))
+    with RawClient(types.SimpleNamespace(socket=os.environ["MUSTER_SOCKET"])) as client:
+        for segment in range(1, 100):
+            _, fds = client.ask("Map", segment=segment)
+            found += [fd for fd in fds if f"memfd:{name}" in str(pathlib.Path(f"/proc/self/fd/{fd}").readlink())]
     return found
-
-
-def read_only_descriptor(path: str) -> int:
-    return os.open(path, os.O_RDONLY)
 
 
 def _attack(_rank, pickled, kind):
@@ -41,17 +36,17 @@ def _attack(_rank, pickled, kind):
     view = pickled.get()
     assert (view == 7).all()
     successes = []
-    paths = descriptors(f"muster-{kind}")
-    assert paths
-    for path in paths:
+    given = descriptors(f"muster-{kind}")
+    assert given
+    for own in given:
         for flags in (os.O_RDWR, os.O_RDONLY):
             try:
-                fd = os.open(path, flags)
+                fd = os.open(f"/proc/self/fd/{own}", flags)
             except OSError:
                 continue
             _attack_descriptor(fd, successes)
             os.close(fd)
-        _attack_descriptor(int(path.rpartition("/")[2]), successes)
+        _attack_descriptor(own, successes)
     address = view.__array_interface__["data"][0] & ~4095
     if LIBC.mprotect(ctypes.c_void_p(address), 4096, mmap.PROT_READ | mmap.PROT_WRITE) == 0:
         successes.append("mprotect")

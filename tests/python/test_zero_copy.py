@@ -510,3 +510,19 @@ def test_a_call_that_passes_much_through_the_hook_returns_little_without_a_copy(
     assert ref.copies == 0
     assert ref.get()[0] == sum(range(200))
     assert _runtime.connection().alive
+
+
+def test_a_small_part_of_a_large_array_is_copied_so_that_the_rest_is_free_again(muster):
+    ref = deposited(lambda: np.ones(8 << 20)[5:8])
+    assert ref.copies == 1
+    np.testing.assert_array_equal(ref.get(), np.ones(3))
+
+
+def test_parts_that_make_up_most_of_an_array_are_taken_over(muster):
+    def halves():
+        base = np.arange(1 << 20)
+        return {"low": base[: 1 << 19], "high": base[1 << 19 :]}
+
+    ref = deposited(halves)
+    assert ref.copies == 0
+    np.testing.assert_array_equal(ref.get()["high"], np.arange(1 << 19, 1 << 20))

@@ -23,7 +23,6 @@ inline NodeSettings small_settings() {
   settings.incarnation = 7;
   constexpr std::uint64_t budget = 64 << 20;
   settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096, 64};
-  settings.segment_bytes = 1 << 20;
   return settings;
 }
 

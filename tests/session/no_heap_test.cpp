@@ -93,6 +93,7 @@ class Kept final : public Outside {
     recorder.send(client, frame, fds);
   }
   void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  void show_memory_wanted(bool) override {}
   void greeted(ClientId) override {}
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override {
     const Armed disarmed(false);

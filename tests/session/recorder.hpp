@@ -33,6 +33,7 @@ class Recorder : public Outside {
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }
+  void show_memory_wanted(bool wanted) override { memory_wanted = wanted; }
   void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
   void after_ring(ClientId client, std::function<void()> then) override {
     rings_read.push_back(client);
@@ -76,6 +77,7 @@ class Recorder : public Outside {
   std::set<ClientId> lifelines;
   std::vector<std::function<void()>> ready;
   bool hold_jobs = false;
+  bool memory_wanted = false;
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
   std::uint64_t random = 0;

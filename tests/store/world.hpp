@@ -28,7 +28,7 @@ inline Manifest array(SegmentId segment, std::uint64_t offset, std::int64_t coun
 
 struct World {
   explicit World(Store::Limits limits = {}, Quota quota = memory_quota(256 * mebibyte))
-      : ledger(quota), segments(ledger), results(segments, mebibyte), store(ledger, segments, limits) {}
+      : ledger(quota), segments(ledger), results(segments), store(ledger, segments, limits) {}
 
   /// A ready segment of the client.
   SegmentId segment_of(Payer client, std::uint64_t bytes = 16 * page) {

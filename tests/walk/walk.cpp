@@ -65,7 +65,7 @@ NodeSettings Walk::settings(Choices& choices) {
   settings.quota.total = {memory, 300, 100, 4096, 16};
   settings.quota.per_user = {memory - ipc::channel_bytes, 200, 80, 4096, 8};
   settings.quota.per_client = {memory / 2, 80, 40, 24, 8};
-  settings.segment_bytes = 256 << 10;
+  settings.quota.reserve_bytes = memory / 4 * choices.below(2);
   settings.in_flight_max = 4;
   settings.requests_max = 32;
   settings.seats_max = 6;

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include <muster/ipc/place.hpp>
@@ -62,6 +63,21 @@ Check path_length(const std::string& path) {
           "set MUSTER_SOCKET to a shorter path"};
 }
 
+/// What the README says of a budget: the arrays and results of a job, a quarter more, and 1 MiB for each rank.
+std::uint64_t fits_each(std::uint64_t budget, std::uint64_t ranks) {
+  constexpr std::uint64_t mebibyte = 1 << 20;
+  const std::uint64_t left = budget - std::min(budget, ranks * mebibyte);
+  return left / 5 * 4 / (ranks + 1);
+}
+
+Check jobs_that_fit(std::uint64_t budget) {
+  std::string fits;
+  for (const std::uint64_t ranks : {4UL, 16UL, 64UL})
+    fits += (fits.empty() ? "" : ", ") + std::to_string(ranks) + " ranks with " +
+            format_bytes(fits_each(budget, ranks)) + " each";
+  return {"an allreduce fits", Health::ok, fits, {}};
+}
+
 Check version_of(const Inquiry& inquiry) {
   if (inquiry.version() == MUSTER_VERSION) return {"version", Health::ok, MUSTER_VERSION ", the daemon too", {}};
   return {"version", Health::warn, "the daemon is " + inquiry.version() + ", this command " MUSTER_VERSION,
@@ -91,7 +107,7 @@ std::vector<Check> check_daemon(const std::string& socket) {
                       "pid " + std::to_string(reply.pid()) + ", " + format_bytes(reply.memory_used_bytes()) + " of " +
                           format_bytes(reply.memory_bytes()) + " used, " + plural(reply.clients() - 1, "client"),
                       {}};
-  return {running, version_of(*inquiry)};
+  return {running, jobs_that_fit(reply.memory_bytes()), version_of(*inquiry)};
 }
 
 }  // namespace muster::cli

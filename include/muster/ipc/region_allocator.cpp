@@ -2,6 +2,7 @@
 // class stays behind empty, so that a region that is made and dropped over and over does not make a slab each time.
 #include <muster/ipc/region_allocator.hpp>
 
+#include <algorithm>
 #include <bit>
 
 namespace muster::ipc {
@@ -11,6 +12,19 @@ namespace {
 constexpr std::uint16_t slot_taken = 0xffff;
 constexpr std::uint16_t no_slot = 0xfffe;
 constexpr std::uint64_t pages_per_table = 256;
+/// From here on a region has a segment of its own, as long as that makes no more than about two hundred: descriptors
+/// and mappings are not without end.
+constexpr std::uint64_t own_bytes_least = 1 << 20;
+constexpr std::uint64_t own_segments_about = 128;
+constexpr std::uint64_t shared_bytes_least = 64 << 10;
+/// Shared segments grow by this part of what they are together: what is left of one is little, and they are few.
+constexpr std::uint64_t growth = 32;
+/// An own one is at most this part too large.
+constexpr std::uint64_t own_steps = 8;
+/// A region must be at least half of a segment that it has for itself, but for this much.
+constexpr std::uint64_t own_waste_min = 64 << 10;
+
+constexpr std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 
@@ -45,17 +59,45 @@ std::uint32_t RegionAllocator::slab_at(const Segment& segment, std::uint64_t off
   return table ? (*table)[page % pages_per_table] : none;
 }
 
-void RegionAllocator::add_segment(SegmentId segment, std::uint64_t bytes) {
-  extents_.add_segment(segment, bytes);
-  segments_[segment].bytes = bytes;
+std::uint64_t RegionAllocator::own_bytes_min() const {
+  return std::max(own_bytes_least, std::bit_floor(segment_bytes_ / own_segments_about));
+}
+
+// Sizes of eight steps to each doubling, so that a segment serves again where sizes vary a little.
+RegionAllocator::Wanted RegionAllocator::wanted(std::uint64_t bytes) const {
+  const std::uint64_t own_min = own_bytes_min();
+  if (bytes >= own_min) return {round_up(bytes, std::bit_floor(bytes) / own_steps), Use::own};
+  const std::uint64_t usual = std::clamp(shared_bytes_ / growth, shared_bytes_least, 4 * own_min);
+  return {std::max(round_up(usual, slab_bytes), least(bytes).bytes), Use::shared};
+}
+
+RegionAllocator::Wanted RegionAllocator::least(std::uint64_t bytes) const {
+  if (bytes >= own_bytes_min()) return {round_up(bytes, page_bytes), Use::own};
+  return {bytes < large_bytes_min ? slab_bytes : round_up(bytes, page_bytes), Use::shared};
+}
+
+void RegionAllocator::add_segment(SegmentId segment, std::uint64_t bytes, Use use) {
+  if (use == Use::shared) extents_.add_segment(segment, bytes);
+  else if (segments_.contains(segment)) allocator_misused("segment added twice", segment, 0);
+  auto& added = segments_[segment];
+  added.bytes = bytes;
+  added.use = use;
+  added.freed = ++own_frees_;
+  if (use == Use::own) free_own_.insert(own_key(segment, added));
+  else shared_bytes_ += bytes;
   segment_bytes_ += bytes;
 }
 
 void RegionAllocator::remove_segment(SegmentId segment) {
   auto& removed = segment_of(segment);
   if (removed.regions != 0) allocator_misused("segment removed while regions are allocated", segment, removed.regions);
-  drop_empty_slabs(segment);
-  extents_.remove_segment(segment);
+  if (removed.use == Use::own) {
+    free_own_.erase(own_key(segment, removed));
+  } else {
+    drop_empty_slabs(segment);
+    extents_.remove_segment(segment);
+    shared_bytes_ -= removed.bytes;
+  }
   segment_bytes_ -= removed.bytes;
   segments_.erase(segment);
 }
@@ -70,11 +112,32 @@ std::vector<SegmentId> RegionAllocator::free_segments() const {
 std::optional<RegionAllocator::Region> RegionAllocator::allocate(std::uint64_t bytes) {
   if (bytes == 0) allocator_misused("a region without bytes", {}, 0);
   if (bytes > segment_bytes_) return std::nullopt;
-  auto region = bytes < large_bytes_min ? allocate_small(class_of(bytes)) : std::nullopt;
+  std::optional<Region> region;
+  if (bytes >= own_bytes_least) region = allocate_own(bytes);
+  if (!region && bytes >= own_bytes_min()) return std::nullopt;
+  if (bytes < large_bytes_min) region = allocate_small(class_of(bytes));
   // Where a slab does not fit any more, a page still may.
-  if (!region) region = allocate_pages((bytes + page_bytes - 1) / page_bytes * page_bytes);
+  if (!region) region = allocate_pages(round_up(bytes, page_bytes));
   if (region) allocated_bytes_ += region->bytes;
   return region;
+}
+
+std::optional<RegionAllocator::Region> RegionAllocator::allocate_own(std::uint64_t bytes) {
+  const auto best = free_own_.lower_bound(OwnKey{bytes, 0, {}});
+  if (best == free_own_.end() || best->bytes > 2 * bytes + own_waste_min) return std::nullopt;
+  const auto id = best->segment;
+  free_own_.erase(best);
+  auto& segment = segment_of(id);
+  count_region(segment);
+  return Region{id, 0, segment.bytes};
+}
+
+void RegionAllocator::free_own(SegmentId id, Segment& segment, std::uint64_t offset) {
+  if (offset != 0 || segment.regions == 0) allocator_misused("freed what was not taken", id, offset);
+  allocated_bytes_ -= segment.bytes;
+  forget_region(segment);
+  segment.freed = ++own_frees_;
+  free_own_.insert(own_key(id, segment));
 }
 
 std::optional<RegionAllocator::Region> RegionAllocator::allocate_small(std::uint32_t size_class) {
@@ -140,6 +203,7 @@ void RegionAllocator::map_slab(const Slab& slab, std::uint32_t index) {
 
 void RegionAllocator::free(SegmentId segment, std::uint64_t offset) {
   auto& home = segment_of(segment);
+  if (home.use == Use::own) return free_own(segment, home, offset);
   if (const auto slab = slab_at(home, offset); slab != none) {
     free_small(home, slab, offset);
   } else {
@@ -187,6 +251,9 @@ bool RegionAllocator::drop_empty_slabs(SegmentId segment) {
 std::optional<RegionAllocator::Region> RegionAllocator::find(SegmentId segment, std::uint64_t offset) const {
   const auto home = segments_.find(segment);
   if (home == segments_.end()) return std::nullopt;
+  const auto& own = home->second;
+  if (own.use == Use::own)
+    return own.regions && offset < own.bytes ? std::optional(Region{segment, 0, own.bytes}) : std::nullopt;
   const auto index = slab_at(home->second, offset);
   if (index == none) {
     const auto extent = extents_.find(segment, offset);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -15,9 +16,20 @@
 
 namespace muster::ipc {
 
-/// Not thread-safe. Small regions come from slabs of one size class each, large ones are whole pages.
+/// Not thread-safe. Small regions come from slabs of one size class each, larger ones are whole pages of a segment that
+/// many share, and large ones have a segment of their own: what is left of much never keeps much.
 class RegionAllocator {
  public:
+  enum class Use : std::uint8_t {
+    shared,  ///< many regions lie in it
+    own,     ///< it is one region, or free
+  };
+  /// A segment to add so that a region of some size can be allocated.
+  struct Wanted {
+    std::uint64_t bytes = 0;
+    Use use = Use::shared;
+  };
+
   static constexpr std::uint64_t large_bytes_min = 16 << 10;  ///< from here on a region shares its pages with no other
   static constexpr std::uint64_t slab_bytes = 64 << 10;
   static constexpr std::uint64_t alignment_bytes = 64;
@@ -28,10 +40,15 @@ class RegionAllocator {
     std::uint64_t bytes = 0;  ///< all that belongs to it: what was asked for, padded
   };
 
-  void add_segment(SegmentId segment, std::uint64_t bytes);
+  /// For bytes >= 1. Shared segments begin small and grow with what there is.
+  [[nodiscard]] Wanted wanted(std::uint64_t bytes) const;
+  /// The least that does.
+  [[nodiscard]] Wanted least(std::uint64_t bytes) const;
+  void add_segment(SegmentId segment, std::uint64_t bytes, Use use = Use::shared);
   /// Whole-free segments only.
   void remove_segment(SegmentId segment);
-  /// bytes >= 1. At least 64-byte aligned; large regions are page aligned. Nothing if no segment has room.
+  /// bytes >= 1. At least 64-byte aligned; large regions are page aligned. Nothing if no segment has room: then one as
+  /// wanted() says is needed.
   [[nodiscard]] std::optional<Region> allocate(std::uint64_t bytes);
   /// `offset`: the start of an allocated region; anything else ends the process.
   void free(SegmentId segment, std::uint64_t offset);
@@ -43,6 +60,10 @@ class RegionAllocator {
   /// Segments in which no region is allocated.
   [[nodiscard]] std::vector<SegmentId> free_segments() const;
   [[nodiscard]] bool has_free_segment() const { return used_segments_ < segments_.size(); }
+  [[nodiscard]] std::uint64_t wholly_free_bytes() const { return segment_bytes_ - used_segment_bytes_; }
+  [[nodiscard]] std::uint64_t shared_bytes() const { return shared_bytes_; }  ///< of shared segments together
+  [[nodiscard]] std::uint64_t bytes_of(SegmentId segment) const { return segments_.at(segment).bytes; }
+  [[nodiscard]] Use use_of(SegmentId segment) const { return segments_.at(segment).use; }
 
  private:
   static constexpr std::size_t class_count = 32;
@@ -52,6 +73,8 @@ class RegionAllocator {
   struct Segment {
     std::uint64_t bytes = 0;
     std::uint64_t regions = 0;
+    Use use = Use::shared;
+    std::uint64_t freed = 0;                                ///< of one's own: when, counted in frees
     std::vector<std::unique_ptr<SlabOfPage>> slab_of_page;  ///< one table for each MiB that has ever had a slab
   };
   /// Slots of one size. Slots that were never used follow the others; freed ones are linked, the latest first.
@@ -68,8 +91,29 @@ class RegionAllocator {
     std::vector<std::uint16_t> links;  ///< per slot: the next free one, or that it is taken
   };
 
-  void count_region(Segment& segment) { used_segments_ += segment.regions++ == 0; }
-  void forget_region(Segment& segment) { used_segments_ -= --segment.regions == 0; }
+  /// Free segments of one's own in the order of choice: the smallest, and of these the latest freed.
+  struct OwnKey {
+    std::uint64_t bytes;
+    std::uint64_t age;
+    SegmentId segment;
+    auto operator<=>(const OwnKey&) const = default;
+  };
+  [[nodiscard]] static OwnKey own_key(SegmentId id, const Segment& segment) {
+    return {segment.bytes, ~segment.freed, id};
+  }
+  [[nodiscard]] std::uint64_t own_bytes_min() const;
+  [[nodiscard]] std::optional<Region> allocate_own(std::uint64_t bytes);
+  void free_own(SegmentId id, Segment& segment, std::uint64_t offset);
+  void count_region(Segment& segment) {
+    if (segment.regions++ > 0) return;
+    ++used_segments_;
+    used_segment_bytes_ += segment.bytes;
+  }
+  void forget_region(Segment& segment) {
+    if (--segment.regions > 0) return;
+    --used_segments_;
+    used_segment_bytes_ -= segment.bytes;
+  }
   [[nodiscard]] static std::uint32_t class_of(std::uint64_t bytes);
   [[nodiscard]] static std::uint32_t class_bytes(std::uint32_t size_class);
   [[nodiscard]] static std::uint32_t slots_of(std::uint32_t size_class);
@@ -87,14 +131,18 @@ class RegionAllocator {
   void link(std::uint32_t slab);
   void unlink(std::uint32_t slab);
 
-  Extents extents_;
+  Extents extents_;  ///< of shared segments
   std::unordered_map<SegmentId, Segment> segments_;
+  std::set<OwnKey> free_own_;
+  std::uint64_t own_frees_ = 0;
   std::vector<Slab> slabs_;
   std::vector<std::uint32_t> unused_slabs_;                      ///< places in slabs_
   std::array<std::uint32_t, class_count> with_room_ = filled();  ///< first slab of each class that has a free slot
   std::uint64_t allocated_bytes_ = 0;
   std::uint64_t segment_bytes_ = 0;
-  std::size_t used_segments_ = 0;  ///< those with regions
+  std::uint64_t shared_bytes_ = 0;  ///< of shared segments together
+  std::size_t used_segments_ = 0;   ///< those with regions
+  std::uint64_t used_segment_bytes_ = 0;
 
   static constexpr std::array<std::uint32_t, class_count> filled() {
     std::array<std::uint32_t, class_count> slabs{};

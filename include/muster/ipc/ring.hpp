@@ -30,7 +30,7 @@ namespace muster::ipc {
 inline constexpr std::size_t ring_bytes = 256 << 10;             ///< of each direction
 inline constexpr std::size_t record_bytes_max = ring_bytes / 4;  ///< body of one record
 inline constexpr std::uint32_t channel_magic = 0x4d535452;
-inline constexpr std::uint32_t channel_version = 2;
+inline constexpr std::uint32_t channel_version = 3;
 
 /// Lies at the start of the channel's memfd; zero-filled memory is a valid empty state.
 /// Comments name the one side that writes a word. What is written with every record has cache lines of its own: what
@@ -54,6 +54,8 @@ struct ChannelHeader {
   alignas(64) std::atomic<std::uint32_t> client_sleeps;
   /// Client: not zero when the daemon shall ring its bell once; the daemon clears it.
   std::atomic<std::uint32_t> notify_armed;
+  /// Daemon: not zero while somebody waits for memory; then nobody shall keep what it does not use.
+  alignas(64) std::atomic<std::uint32_t> memory_wanted;
 };
 
 inline constexpr std::size_t channel_header_bytes = 4096;

@@ -12,7 +12,7 @@
 
 namespace muster::ipc {
 
-inline constexpr std::uint32_t protocol_version = 2;
+inline constexpr std::uint32_t protocol_version = 3;
 inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames of the daemon travel in a memfd
 inline constexpr std::size_t frame_bytes_max = 32 << 20;
 inline constexpr std::size_t part_bytes_max = 48 << 10;   ///< of a client's record that comes in parts
