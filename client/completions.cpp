@@ -129,6 +129,7 @@ Result<void> Connection::handle_done(const ipc::Record& record, Aftermath& after
   for (auto& item : done->items) {
     auto hold = std::make_shared<Hold>(shared_from_this(), item.object, item.capability, std::move(item.manifest));
     hold->described = item.described;
+    hold->shared = true;
     outcome.refs.emplace_back(std::shared_ptr<const Hold>(std::move(hold)));
   }
   done->items.clear();

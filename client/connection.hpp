@@ -109,8 +109,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
   void add_hold() { ++holds_; }
   /// A hold of this object ended. What finds no room in the ring goes with what is written next. Waits for the news of
-  /// its end only where this process would otherwise keep too much memory, and two milliseconds at most.
-  void release(ipc::ObjectId object);
+  /// its end only where this process would otherwise keep too much memory, and not for long if others may hold it.
+  void release(ipc::ObjectId object, bool shared);
   /// Why this process's own object never came to be; nothing if it did, as far as is known.
   [[nodiscard]] std::optional<Error> seal_error(ipc::ObjectId object) const;
 
@@ -181,7 +181,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void write_releases();
   bool write_unmapped();
   void flush_releases();
-  void await_end(ipc::ObjectId object);
+  void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience);
 
   // completions.cpp: the ring from the daemon
   using Callbacks = std::vector<std::function<void()>>;
@@ -299,8 +299,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void copy_for_child(const Stretch& stretch);
   std::mutex hard_mutex_;
   std::map<ipc::SegmentId, Stretch> hard_leases_;
-  ipc::Fd lifeline_;                   ///< of a fork: the child's end
-  std::vector<ForkCopy> fork_copies_;  ///< live unsealed regions, between before_fork() and its end
+  std::atomic<bool> has_forked_{false};  ///< children may hold what this process did
+  ipc::Fd lifeline_;                     ///< of a fork: the child's end
+  std::vector<ForkCopy> fork_copies_;    ///< live unsealed regions, between before_fork() and its end
 
   std::unique_ptr<Segments> segments_;
   std::unique_ptr<Arena> arena_;

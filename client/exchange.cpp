@@ -159,7 +159,7 @@ void Connection::give_back(wire::Body asked, const ipc::Packet& late) {
     });
   if (const auto* object = frame->body_as_Object(); object && asked == wire::Body_Lookup) {
     add_hold();
-    release({object->object()});
+    release({object->object()}, true);
   }
 }
 

@@ -152,6 +152,7 @@ void Connection::before_fork() {
   submit_mutex_.lock();
   submitter_ = std::this_thread::get_id();
   if (holds_ > 0) {
+    has_forked_ = true;
     auto line = ask(*this, ipc::wire::Body_Fork, std::chrono::seconds(10),
                     [](auto& fbb) { return ipc::wire::CreateFork(fbb).Union(); });
     if (line && line->fds.size() == 1) lifeline_ = std::move(line->fds.front());

@@ -25,7 +25,7 @@ Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::
 Hold::~Hold() {
   for (const auto& each : used) connection->segments().unuse(each.segment);
   // A hold that a fork brought along is the parent's, and its life line's.
-  if (!connection->inherited()) connection->release(object);
+  if (!connection->inherited()) connection->release(object, shared);
 }
 
 Result<const std::byte*> Hold::base(ipc::SegmentId segment) const {
@@ -91,7 +91,9 @@ Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& c
   if (!packet) return packet.error();
   auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
   if (!manifest) return manifest.error();
-  return std::shared_ptr<const Hold>(std::make_shared<Hold>(connection, object, capability, std::move(*manifest)));
+  const auto hold = std::make_shared<Hold>(connection, object, capability, std::move(*manifest));
+  hold->shared = true;
+  return std::shared_ptr<const Hold>(hold);
 }
 
 Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold) {
@@ -125,6 +127,7 @@ Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
                    "a ref belongs to another connection than the op: " + (*hold)->connection->welcome().socket +
                        " and " + connection->welcome().socket,
                    "use refs and groups of one daemon");
+    (*hold)->shared = true;
     objects.push_back((*hold)->object);
   }
   return objects;

@@ -32,6 +32,9 @@ struct Hold {
   mutable ipc::Manifest manifest;             ///< written once, before `described`
   mutable std::atomic<bool> described{true};  ///< false: the manifest has to be asked for
 
+  /// True once anybody else may hold the object: a pickle of it, an op, a part of it, a forked child.
+  mutable std::atomic<bool> shared{false};
+
   /// Where a segment of the object begins. Its mapping stays for as long as this hold does.
   [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment) const;
 

@@ -82,6 +82,7 @@ Result<Ref> derive(const Ref& whole, ipc::Manifest manifest) {
   ipc::Seal record;
   record.object = (*hold)->connection->next_object();
   record.parent = (*hold)->object;
+  (*hold)->shared = true;
   record.manifest = std::move(manifest);
   record.manifest.makers = (*hold)->manifest.makers;
   return send_seal((*hold)->connection, std::move(record));

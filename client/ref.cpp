@@ -72,6 +72,7 @@ Result<std::vector<ArrayView>> Ref::get() const {
 Result<std::string> Ref::serialize() const {
   auto hold = detail::usable(hold_);
   if (!hold) return hold.error();
+  (*hold)->shared = true;
   auto& connection = *(*hold)->connection;
   detail::Scratch body;
   ipc::write(ipc::Pin{(*hold)->object}, *body);

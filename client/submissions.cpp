@@ -160,7 +160,7 @@ void Connection::ring_doorbell() {
 
 // ---- releases ----
 
-void Connection::release(ipc::ObjectId object) {
+void Connection::release(ipc::ObjectId object, bool shared) {
   --holds_;
   if (!alive()) return;
   if (has_seal_errors_) {
@@ -177,12 +177,14 @@ void Connection::release(ipc::ObjectId object) {
     has_releases_ = true;
   }
   flush_releases();
-  if (ipc::maker_of(object) == welcome_.client && arena_->released(object)) await_end(object);
+  if (ipc::maker_of(object) != welcome_.client || !arena_->released(object)) return;
+  constexpr auto until_it_ends = std::chrono::seconds(1);
+  constexpr auto in_case_it_ends = std::chrono::milliseconds(2);
+  await_end(object, shared || has_forked_ ? in_case_it_ends : until_it_ends);
 }
 
 /// This process may compute for long before it reads the ring again, and meanwhile others may need the memory.
-void Connection::await_end(ipc::ObjectId object) {
-  constexpr auto patience = std::chrono::milliseconds(2);
+void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience) {
   const auto until = std::chrono::steady_clock::now() + patience;
   ipc::Backoff backoff;
   while (!has_releases_ && !drains_here && alive() && arena_->has(object)) {
