@@ -38,12 +38,10 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   if (disowned_) return Error(Code::daemon_unavailable, "the connection was inherited by fork()", "connect again");
   if (placed_after_news()) return address;
   // No lock while the daemon makes us wait: others may free meanwhile.
-  auto room = lease_for(bytes, timeout, placed_after_news);
-  if (room) add(std::move(*room));
+  auto segment = lease_for(bytes, timeout, placed_after_news);
+  if (segment) return place_in(std::move(*segment), bytes, call);
   if (address || placed()) return address;
-  if (!room) return room.error();
-  return Error(Code::out_of_memory,
-               "other threads took the segment that was leased for " + std::to_string(bytes) + " bytes", "try again");
+  return segment.error();
 }
 
 std::byte* Arena::allocate_here(std::uint64_t bytes, std::uint64_t call) {
@@ -51,42 +49,39 @@ std::byte* Arena::allocate_here(std::uint64_t bytes, std::uint64_t call) {
   return disowned_ || bytes > bytes_max ? nullptr : place(std::max<std::uint64_t>(bytes, 1), call);
 }
 
-Result<Arena::Room> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
-                                     const std::function<bool()>& stop) {
+Result<LeasedSegment> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                       const std::function<bool()>& stop) {
   const auto sizes = [&] {
     const std::lock_guard lock(mutex_);
     return std::pair(allocator_.wanted(bytes), allocator_.least(bytes));
   };
-  const auto room = [](Result<LeasedSegment> segment, Use use) -> Result<Room> {
-    if (!segment) return segment.error();
-    return Room{std::move(*segment), use};
-  };
-  const auto wanted = sizes().first;
-  auto segment = source_.lease(wanted.bytes, std::chrono::nanoseconds(0), {});
+  auto segment = source_.lease(sizes().first, std::chrono::nanoseconds(0), {});
   const bool too_much =
       !segment && (segment.error().code() == Code::out_of_memory || segment.error().code() == Code::quota_exceeded);
-  if (!too_much || stop()) return room(std::move(segment), wanted.use);
+  if (!too_much || stop()) return segment;
   // Not even our own idle segments may stand in the way; then the smallest that does is worth waiting for.
   trim();
-  const auto least = sizes().second;
-  return room(source_.lease(least.bytes, timeout, stop), least.use);
+  return source_.lease(sizes().second, timeout, stop);
 }
 
-void Arena::add(Room room) {
+std::byte* Arena::place_in(LeasedSegment segment, std::uint64_t bytes, std::uint64_t call) {
   const std::lock_guard lock(mutex_);
-  auto& segment = room.segment;
-  allocator_.add_segment(segment.id, segment.mapping.bytes(), room.use);
-  by_address_.emplace(segment.mapping.data(), segment.id);
   const auto id = segment.id;
+  const auto segment_bytes = segment.mapping.bytes();
+  by_address_.emplace(segment.mapping.data(), id);
   segments_.emplace(id, std::move(segment));
+  return use(allocator_.allocate_with(id, segment_bytes, bytes), call);
 }
 
 std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {
-  auto region = allocator_.allocate(bytes);
-  if (!region) return nullptr;
-  free_since_.erase(region->segment);
-  std::byte* address = segments_.at(region->segment).mapping.data() + region->offset;
-  regions_.emplace(address, Region{{address, region->segment, region->offset, region->bytes, call}});
+  const auto region = allocator_.allocate(bytes);
+  return region ? use(*region, call) : nullptr;
+}
+
+std::byte* Arena::use(const ipc::RegionAllocator::Region& region, std::uint64_t call) {
+  free_since_.erase(region.segment);
+  std::byte* address = segments_.at(region.segment).mapping.data() + region.offset;
+  regions_.emplace(address, Region{{address, region.segment, region.offset, region.bytes, call}});
   return address;
 }
 

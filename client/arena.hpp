@@ -99,6 +99,7 @@ class Arena {
   using Regions = boost::unordered_flat_map<const std::byte*, Region>;
 
   std::byte* place(std::uint64_t bytes, std::uint64_t call);
+  std::byte* use(const ipc::RegionAllocator::Region& region, std::uint64_t call);
   void release_if_unused(Regions::iterator region);
   /// The region that contains the address; end() if none does.
   [[nodiscard]] Regions::const_iterator region_of(const std::byte* address) const;
@@ -112,14 +113,10 @@ class Arena {
       std::chrono::steady_clock::time_point now);
   void remove(ipc::SegmentId segment);
   void give_back(const Idle& idle);
-  /// A segment with room for a region, and how the allocator shall use it.
-  struct Room {
-    LeasedSegment segment;
-    ipc::RegionAllocator::Use use = ipc::RegionAllocator::Use::shared;
-  };
-  [[nodiscard]] Result<Room> lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
-                                       const std::function<bool()>& stop);
-  void add(Room room);
+  [[nodiscard]] Result<LeasedSegment> lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                                const std::function<bool()>& stop);
+  /// The first region of a new segment: that of whom it was leased for.
+  [[nodiscard]] std::byte* place_in(LeasedSegment segment, std::uint64_t bytes, std::uint64_t call);
 
   mutable std::mutex mutex_;
   Source source_;

@@ -72,9 +72,10 @@ Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t by
   MUSTER_ASSERT(bytes > 0, "results without bytes need no region");
   auto region = home.allocator.allocate(bytes);
   if (!region) {
-    if (auto grown = grow(home, bytes, turn); !grown) return grown.error();
-    region = home.allocator.allocate(bytes);
-    MUSTER_ASSERT(region, "a new segment has room for what it was made for");
+    auto segment = grow(home, bytes, turn);
+    if (!segment) return segment.error();
+    region = home.allocator.allocate_with((*segment)->id(), (*segment)->bytes(), bytes);
+    home.segments.emplace((*segment)->id(), std::move(*segment));
   }
   ResultRegion result;
   result.pool_ = this;
@@ -86,17 +87,13 @@ Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t by
   return result;
 }
 
-Result<void> ResultPool::grow(ResultSegments& home, std::uint64_t bytes, Turn turn) {
+Result<SegmentPtr> ResultPool::grow(const ResultSegments& home, std::uint64_t bytes, Turn turn) {
   const auto wanted = home.allocator.wanted(bytes);
   const auto least = home.allocator.least(bytes);
-  auto segment = segments_.create_result(home.user, wanted.bytes, turn);
+  auto segment = segments_.create_result(home.user, wanted, turn);
   const bool no_room = !segment && (segment.error().code() == muster::Code::out_of_memory ||
                                     segment.error().code() == muster::Code::quota_exceeded);
-  if (no_room && least.bytes < wanted.bytes) segment = segments_.create_result(home.user, least.bytes, turn);
-  if (!segment) return segment.error();
-  home.allocator.add_segment((*segment)->id(), (*segment)->bytes(), wanted.use);
-  home.segments.emplace((*segment)->id(), std::move(*segment));
-  return {};
+  return no_room && least < wanted ? segments_.create_result(home.user, least, turn) : segment;
 }
 
 void ResultPool::take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset) {

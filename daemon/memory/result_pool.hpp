@@ -90,7 +90,7 @@ class ResultPool {
   friend class ResultRegion;
   friend class PoolApart;
   [[nodiscard]] muster::Result<ResultRegion> allocate(ResultSegments& home, std::uint64_t bytes, Turn turn);
-  [[nodiscard]] muster::Result<void> grow(ResultSegments& home, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] muster::Result<SegmentPtr> grow(const ResultSegments& home, std::uint64_t bytes, Turn turn);
   void take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset);
   void end(ResultSegments& home);
   std::uint64_t trim(ResultSegments& home);

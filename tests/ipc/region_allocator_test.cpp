@@ -150,21 +150,19 @@ TEST_CASE("random allocations and frees: no overlap, aligned, found, and all bac
   for (const std::uint64_t bytes : {mib, 3 * mib / 2}) REQUIRE(allocator.allocate(bytes)->bytes == bytes);
 }
 
+/// As who has no room adds a segment.
+Region allocate_somehow(RegionAllocator& allocator, std::uint64_t bytes, std::uint32_t& segments) {
+  if (const auto region = allocator.allocate(bytes)) return *region;
+  return allocator.allocate_with({++segments}, allocator.wanted(bytes), bytes);
+}
+
 TEST_CASE("shared segments begin small and grow with what there is") {
   RegionAllocator allocator;
   std::uint32_t segments = 0;
   std::uint64_t allocated = 0;
   for (int i = 0; i < 100'000; ++i) {
-    auto region = allocator.allocate(1000);
-    if (!region) {
-      const auto wanted = allocator.wanted(1000);
-      REQUIRE(wanted.use == Use::shared);
-      REQUIRE(wanted.bytes <= std::max<std::uint64_t>(64 << 10, allocator.segment_bytes() / 32 + (64 << 10)));
-      allocator.add_segment({++segments}, wanted.bytes);
-      region = allocator.allocate(1000);
-    }
-    REQUIRE(region);
-    allocated += region->bytes;
+    REQUIRE(allocator.wanted(1000) <= std::max<std::uint64_t>(64 << 10, allocator.segment_bytes() / 32 + (64 << 10)));
+    allocated += allocate_somehow(allocator, 1000, segments).bytes;
   }
   REQUIRE(segments < 200);
   REQUIRE(allocator.segment_bytes() < allocated + allocated / 4);
@@ -173,34 +171,33 @@ TEST_CASE("shared segments begin small and grow with what there is") {
 TEST_CASE("large regions have segments of their own, as long as they are few") {
   RegionAllocator allocator;
   std::uint32_t segments = 0;
-  std::uint64_t allocated = 0;
   const auto bytes = GENERATE(std::uint64_t{mib}, std::uint64_t{3 * mib + 5}, std::uint64_t{40 * mib});
-  for (int i = 0; i < 2000; ++i) {
-    auto region = allocator.allocate(bytes);
-    if (!region) {
-      const auto wanted = allocator.wanted(bytes);
-      if (segments < 100) REQUIRE((wanted.use == Use::own && wanted.bytes <= bytes + bytes / 4));
-      allocator.add_segment({++segments}, wanted.bytes, wanted.use);
-      region = allocator.allocate(bytes);
-    }
-    REQUIRE(region);
-    allocated += bytes;
+  for (std::uint64_t i = 1; i <= 2000; ++i) {
+    const auto region = allocate_somehow(allocator, bytes, segments);
+    if (segments < 100) REQUIRE((region.offset == 0 && region.bytes <= bytes + bytes / 4));
+    REQUIRE(allocator.segment_bytes() <= i * (bytes + bytes / 4));
   }
   REQUIRE(segments < 500);
-  REQUIRE(allocator.segment_bytes() < allocated + allocated / 4);
 }
 
-TEST_CASE("the least segment for a region of any size has room for it") {
+TEST_CASE("the least segment for a region of any size has room for it, and so has the wanted one") {
   Random random(3);
   RegionAllocator allocator;
   std::uint32_t segments = 0;
-  for (int i = 0; i < 3000; ++i) {
-    const auto bytes = random_bytes(random);
-    if (allocator.allocate(bytes)) continue;
-    const auto least = allocator.least(bytes);
-    REQUIRE(least.bytes <= allocator.wanted(bytes).bytes);
-    allocator.add_segment({++segments}, least.bytes, least.use);
-    REQUIRE(allocator.allocate(bytes));
+  std::vector<Region> regions;
+  for (int i = 0; i < 5000; ++i) {
+    const auto bytes = random_bytes(random) * (random.chance(0.1) ? 20 : 1);
+    REQUIRE(allocator.least(bytes) <= allocator.wanted(bytes));
+    if (const auto region = allocator.allocate(bytes)) regions.push_back(*region);
+    else if (random.chance(0.5))
+      regions.push_back(allocator.allocate_with({++segments}, allocator.least(bytes), bytes));
+    else regions.push_back(allocator.allocate_with({++segments}, allocator.wanted(bytes), bytes));
+    REQUIRE(regions.back().bytes >= bytes);
+    while (regions.size() > 1000 || (!regions.empty() && random.chance(0.4))) {
+      std::swap(regions[random.between(0, regions.size() - 1)], regions.back());
+      allocator.free(regions.back().segment, regions.back().offset);
+      regions.pop_back();
+    }
   }
 }
 

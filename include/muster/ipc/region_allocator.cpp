@@ -21,10 +21,14 @@ constexpr std::uint64_t shared_bytes_least = 64 << 10;
 constexpr std::uint64_t growth = 32;
 /// An own one is at most this part too large.
 constexpr std::uint64_t own_steps = 8;
-/// A region must be at least half of a segment that it has for itself, but for this much.
-constexpr std::uint64_t own_waste_min = 64 << 10;
 
 constexpr std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+/// A region is at least half of a segment that it has for itself, but for a little.
+constexpr bool may_be_alone(std::uint64_t bytes, std::uint64_t segment_bytes) {
+  constexpr std::uint64_t waste = 64 << 10;
+  return segment_bytes <= 2 * bytes + waste;
+}
 
 }  // namespace
 
@@ -64,16 +68,24 @@ std::uint64_t RegionAllocator::own_bytes_min() const {
 }
 
 // Sizes of eight steps to each doubling, so that a segment serves again where sizes vary a little.
-RegionAllocator::Wanted RegionAllocator::wanted(std::uint64_t bytes) const {
+std::uint64_t RegionAllocator::wanted(std::uint64_t bytes) const {
   const std::uint64_t own_min = own_bytes_min();
-  if (bytes >= own_min) return {round_up(bytes, std::bit_floor(bytes) / own_steps), Use::own};
+  if (bytes >= own_min) return round_up(bytes, std::bit_floor(bytes) / own_steps);
   const std::uint64_t usual = std::clamp(shared_bytes_ / growth, shared_bytes_least, 4 * own_min);
-  return {std::max(round_up(usual, slab_bytes), least(bytes).bytes), Use::shared};
+  return std::max(round_up(usual, slab_bytes), least(bytes));
 }
 
-RegionAllocator::Wanted RegionAllocator::least(std::uint64_t bytes) const {
-  if (bytes >= own_bytes_min()) return {round_up(bytes, page_bytes), Use::own};
-  return {bytes < large_bytes_min ? slab_bytes : round_up(bytes, page_bytes), Use::shared};
+std::uint64_t RegionAllocator::least(std::uint64_t bytes) const {
+  return bytes < large_bytes_min ? slab_bytes : round_up(bytes, page_bytes);
+}
+
+RegionAllocator::Region RegionAllocator::allocate_with(SegmentId segment, std::uint64_t segment_bytes,
+                                                       std::uint64_t bytes) {
+  const bool own = bytes >= own_bytes_min() && may_be_alone(bytes, segment_bytes);
+  add_segment(segment, segment_bytes, own ? Use::own : Use::shared);
+  const auto region = counted(own ? allocate_own(bytes) : allocate_shared(bytes));
+  if (!region) allocator_misused("a segment added that is too small for its region", segment, bytes);
+  return *region;
 }
 
 void RegionAllocator::add_segment(SegmentId segment, std::uint64_t bytes, Use use) {
@@ -114,17 +126,25 @@ std::optional<RegionAllocator::Region> RegionAllocator::allocate(std::uint64_t b
   if (bytes > segment_bytes_) return std::nullopt;
   std::optional<Region> region;
   if (bytes >= own_bytes_least) region = allocate_own(bytes);
-  if (!region && bytes >= own_bytes_min()) return std::nullopt;
-  if (bytes < large_bytes_min) region = allocate_small(class_of(bytes));
-  // Where a slab does not fit any more, a page still may.
-  if (!region) region = allocate_pages(round_up(bytes, page_bytes));
+  if (!region && bytes < own_bytes_min()) region = allocate_shared(bytes);
+  return counted(region);
+}
+
+std::optional<RegionAllocator::Region> RegionAllocator::counted(std::optional<Region> region) {
   if (region) allocated_bytes_ += region->bytes;
   return region;
 }
 
+std::optional<RegionAllocator::Region> RegionAllocator::allocate_shared(std::uint64_t bytes) {
+  std::optional<Region> region;
+  if (bytes < large_bytes_min) region = allocate_small(class_of(bytes));
+  // Where a slab does not fit any more, a page still may.
+  return region ? region : allocate_pages(round_up(bytes, page_bytes));
+}
+
 std::optional<RegionAllocator::Region> RegionAllocator::allocate_own(std::uint64_t bytes) {
   const auto best = free_own_.lower_bound(OwnKey{bytes, 0, {}});
-  if (best == free_own_.end() || best->bytes > 2 * bytes + own_waste_min) return std::nullopt;
+  if (best == free_own_.end() || !may_be_alone(bytes, best->bytes)) return std::nullopt;
   const auto id = best->segment;
   free_own_.erase(best);
   auto& segment = segment_of(id);

@@ -24,11 +24,6 @@ class RegionAllocator {
     shared,  ///< many regions lie in it
     own,     ///< it is one region, or free
   };
-  /// A segment to add so that a region of some size can be allocated.
-  struct Wanted {
-    std::uint64_t bytes = 0;
-    Use use = Use::shared;
-  };
 
   static constexpr std::uint64_t large_bytes_min = 16 << 10;  ///< from here on a region shares its pages with no other
   static constexpr std::uint64_t slab_bytes = 64 << 10;
@@ -40,15 +35,16 @@ class RegionAllocator {
     std::uint64_t bytes = 0;  ///< all that belongs to it: what was asked for, padded
   };
 
-  /// For bytes >= 1. Shared segments begin small and grow with what there is.
-  [[nodiscard]] Wanted wanted(std::uint64_t bytes) const;
+  /// How large a new segment should be for a region of bytes >= 1. Shared ones begin small and grow with what there is.
+  [[nodiscard]] std::uint64_t wanted(std::uint64_t bytes) const;
   /// The least that does.
-  [[nodiscard]] Wanted least(std::uint64_t bytes) const;
+  [[nodiscard]] std::uint64_t least(std::uint64_t bytes) const;
+  /// Adds a segment of at least that size and allocates the region.
+  [[nodiscard]] Region allocate_with(SegmentId segment, std::uint64_t segment_bytes, std::uint64_t bytes);
   void add_segment(SegmentId segment, std::uint64_t bytes, Use use = Use::shared);
   /// Whole-free segments only.
   void remove_segment(SegmentId segment);
-  /// bytes >= 1. At least 64-byte aligned; large regions are page aligned. Nothing if no segment has room: then one as
-  /// wanted() says is needed.
+  /// bytes >= 1. At least 64-byte aligned; large regions are page aligned. Nothing if no segment has room.
   [[nodiscard]] std::optional<Region> allocate(std::uint64_t bytes);
   /// `offset`: the start of an allocated region; anything else ends the process.
   void free(SegmentId segment, std::uint64_t offset);
@@ -103,6 +99,8 @@ class RegionAllocator {
   }
   [[nodiscard]] std::uint64_t own_bytes_min() const;
   [[nodiscard]] std::optional<Region> allocate_own(std::uint64_t bytes);
+  [[nodiscard]] std::optional<Region> allocate_shared(std::uint64_t bytes);
+  [[nodiscard]] std::optional<Region> counted(std::optional<Region> region);
   void free_own(SegmentId id, Segment& segment, std::uint64_t offset);
   void count_region(Segment& segment) {
     if (segment.regions++ > 0) return;
