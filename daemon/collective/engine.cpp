@@ -24,11 +24,13 @@ constexpr std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
 /// The same while lanes give way: a few microseconds.
 constexpr std::uint64_t brief_chunk_bytes = std::uint64_t{128} << 10;
 constexpr auto give_way_time = std::chrono::milliseconds(1);
-/// Fewer output bytes aren't worth a second thread.
+/// Fewer output bytes aren't worth a second thread,
 constexpr std::uint64_t output_bytes_min = std::uint64_t{64} << 10;
+/// unless so many inputs make them: others wait for this chunk.
+constexpr std::uint64_t touched_bytes_max = std::uint64_t{4} << 20;
 constexpr std::uint64_t cache_line = 64;
-/// So many small jobs may pass a large one before it has its turn.
-constexpr unsigned small_in_a_row_max = 8;
+/// What it costs to begin a task, in bytes that could be read and written meanwhile: 100 ns or so.
+constexpr std::uint64_t task_bytes = std::uint64_t{2} << 10;
 
 std::uint64_t round_down(std::uint64_t number, std::uint64_t unit) { return number / unit * unit; }
 
@@ -73,6 +75,7 @@ struct Engine::Cursor {
 struct Engine::Chunk {
   Cursor begin;
   Cursor end;
+  std::uint64_t bytes = 0;  ///< what it costs
 };
 
 /// A job and how far it is. next() and finished() are called under the engine's mutex, run() outside it.
@@ -85,7 +88,7 @@ class Engine::Running {
   [[nodiscard]] bool is_small() const {
     std::uint64_t bytes = 0;
     for (std::size_t task = 0; task < tasks() && bytes <= chunk_bytes; ++task)
-      bytes += count_of(task) * touched_by(task);
+      bytes += task_bytes + count_of(task) * touched_by(task);
     return bytes <= chunk_bytes;
   }
 
@@ -93,11 +96,10 @@ class Engine::Running {
   Chunk next(std::uint64_t chunk_budget) {
     MUSTER_ASSERT(!exhausted(), "a job on a queue has work left");
     Chunk chunk{at_, at_};
-    std::uint64_t budget = chunk_budget;
-    while (!exhausted()) {
-      const std::uint64_t count = piece(budget, budget == chunk_budget);
+    while (!exhausted() && chunk.bytes < chunk_budget) {
+      const std::uint64_t count = piece(chunk_budget - chunk.bytes, chunk.bytes == 0);
       if (count == 0) break;
-      budget -= std::min(budget, count * touched_by(at_.task));
+      chunk.bytes += task_bytes + count * touched_by(at_.task);
       at_.element += count;
       chunk.end = at_;
       skip_finished();
@@ -154,7 +156,9 @@ class Engine::Running {
   [[nodiscard]] std::uint64_t piece(std::uint64_t budget, bool fresh) const {
     const std::uint64_t left = count_of(at_.task) - at_.element;
     const std::uint64_t line = cache_line / element_size(at_.task);
-    const std::uint64_t least = std::max(output_bytes_min / written_by(at_.task) / line, std::uint64_t{1}) * line;
+    const std::uint64_t worth_it =
+        std::min(output_bytes_min / written_by(at_.task), touched_bytes_max / touched_by(at_.task));
+    const std::uint64_t least = std::max(worth_it / line, std::uint64_t{1}) * line;
     std::uint64_t count = round_down(budget / touched_by(at_.task), line);
     if (fresh) count = std::max(count, least);
     if (count >= left) return left;
@@ -192,23 +196,16 @@ Engine::~Engine() {
 }
 
 void Engine::submit(Job job) {
+  const auto client = job.client;
   auto running = std::make_shared<Running>(std::move(job));
   if (running->exhausted()) return post_([running] { running->call_done(); });
   const bool small = running->is_small();
   {
     std::lock_guard lock(mutex_);
-    (small ? small_ : large_).push_back(std::move(running));
+    turns_.add(client, small ? JobTurns::Size::small : JobTurns::Size::large, std::move(running));
   }
   if (small) wake_.notify_one();
   else wake_.notify_all();
-}
-
-/// Small jobs first, but not for ever. Null: nothing to do.
-std::deque<std::shared_ptr<Engine::Running>>* Engine::next_queue() {
-  const bool small = !small_.empty() && (large_.empty() || small_in_a_row_ < small_in_a_row_max);
-  small_in_a_row_ = small ? small_in_a_row_ + 1 : 0;
-  if (small) return &small_;
-  return large_.empty() ? nullptr : &large_;
 }
 
 void Engine::work(unsigned lane) {
@@ -216,14 +213,12 @@ void Engine::work(unsigned lane) {
   place_(lane);
   std::unique_lock lock(mutex_);
   while (true) {
-    std::deque<std::shared_ptr<Running>>* queue = nullptr;
-    wake_.wait(lock, [&] { return stopping_ || (queue = next_queue()) != nullptr; });
+    wake_.wait(lock, [&] { return stopping_ || !turns_.empty(); });
     if (stopping_) return;
-    auto running = std::move(queue->front());
-    queue->pop_front();
+    auto running = turns_.front();
     const bool brief = give_way_until_.load(std::memory_order_relaxed) > std::chrono::steady_clock::now();
     const Chunk chunk = running->next(brief ? brief_chunk_bytes : chunk_bytes);
-    if (!running->exhausted()) queue->push_back(running);
+    turns_.served(chunk.bytes, running->exhausted() ? JobTurns::Rest::nothing : JobTurns::Rest::more);
     lock.unlock();
     running->run(chunk);
     if (brief) sched_yield();

@@ -1,5 +1,5 @@
-// Runs folds and copies on lanes: worker threads that share large jobs chunk by chunk and fairly,
-// so that a small op isn't stuck behind a large one. Completion is posted back to the control thread.
+// Runs folds and copies on lanes: worker threads that share large jobs chunk by chunk and take them from the clients in
+// turn, so that no op is stuck behind what others have queued. Completion is posted back to the control thread.
 #pragma once
 
 #include <atomic>
@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -16,11 +15,13 @@
 #include <vector>
 
 #include "collective/plan.hpp"
+#include "collective/turns.hpp"
 
 namespace musterd {
 
 /// A plan's work, and where its outputs are.
 struct Job {
+  muster::ipc::ClientId client;  ///< whose turns it takes
   Work work;
   muster::ipc::SmallVector<std::byte*, 1> outputs;  ///< first byte of each; null for those without bytes
   std::shared_ptr<const void> lease;  ///< keeps inputs and outputs alive while it runs; dropped after `done`
@@ -54,17 +55,15 @@ class Engine {
   struct Cursor;
   struct Chunk;
   class Running;
+  using JobTurns = Turns<std::shared_ptr<Running>>;
 
   void work(unsigned lane);
-  [[nodiscard]] std::deque<std::shared_ptr<Running>>* next_queue();
 
   std::function<void(std::function<void()>)> post_;
   std::function<void(unsigned lane)> place_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::shared_ptr<Running>> small_;  ///< jobs of about one chunk
-  std::deque<std::shared_ptr<Running>> large_;  ///< jobs with chunks left, whose turn it is in front
-  unsigned small_in_a_row_ = 0;
+  JobTurns turns_;  ///< jobs with chunks left
   bool stopping_ = false;
   std::atomic<std::chrono::steady_clock::time_point> give_way_until_{};
   std::vector<std::thread> lanes_;  ///< last: they use all of the above

@@ -289,6 +289,7 @@ class Node {
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
+  [[nodiscard]] ClientId client_of(const Op& op) const;
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error);
   void finish_from_lane(std::uint64_t key, OpPtr& lease);

@@ -345,6 +345,7 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     running.plan = std::move(*plan);
   }
   Job job;
+  job.client = client_of(*running.op);
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
@@ -357,6 +358,10 @@ void Node::launch(std::uint64_t key, TimePoint now) {
   job.done = [this, key, lease] { finish_from_lane(key, *lease); };
   outside_.run(std::move(job));
 }
+
+/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's client stands for
+/// them, so that a group's ops stay in order, and many ranks get no more of the lanes than a process alone.
+ClientId Node::client_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).client; }
 
 void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
   if (running_.contains(key)) finish(key, now_);

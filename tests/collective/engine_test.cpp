@@ -152,6 +152,18 @@ TEST_CASE("jobs on lanes give the bits of one thread, and each is done once") {
   }
 }
 
+TEST_CASE("a fold over many inputs is cut into chunks, too, and gives the same bits") {
+  std::mt19937 random(1);
+  Control control;
+  Engine engine(2, control.post());
+  Workload work;
+  work.add_fold(random, DType::int32, ReduceOp::sum, 3000, 1000);
+  const auto expected = work.run_inline();
+  engine.submit(std::move(work.job));
+  control.run(1);
+  CHECK(work.outputs == expected);
+}
+
 TEST_CASE("a job without work is done, too") {
   Control control;
   Engine engine(1, control.post());
@@ -217,18 +229,23 @@ class HeldEngine {
 
 }  // namespace
 
-TEST_CASE("small jobs pass large ones, and large ones share a lane") {
+TEST_CASE("small jobs pass large ones, and clients share a lane") {
   HeldEngine held;
   std::vector<Bytes> memory(4, Bytes(32 << 20));
   std::vector<std::string> order;
   const auto says = [&](const std::string& name) { return [&order, name] { order.push_back(name); }; };
-  held.engine().submit(copy_of_half(memory[0], says("16 MiB")));
-  memory[1].resize(8 << 20);
-  held.engine().submit(copy_of_half(memory[1], says("4 MiB")));
-  held.engine().submit(tiny(memory[2], says("small")));
+  const auto submit = [&](std::uint32_t client, Job job) {
+    job.client = {client};
+    held.engine().submit(std::move(job));
+  };
+  submit(1, copy_of_half(memory[0], says("16 MiB")));
+  submit(1, copy_of_half(memory[1], says("16 MiB more")));
+  memory[2].resize(8 << 20);
+  submit(2, copy_of_half(memory[2], says("4 MiB of another")));
+  submit(1, tiny(memory[3], says("small")));
   held.go();
-  held.control().run(3);
-  CHECK(order == std::vector<std::string>{"small", "4 MiB", "16 MiB"});
+  held.control().run(4);
+  CHECK(order == std::vector<std::string>{"small", "4 MiB of another", "16 MiB", "16 MiB more"});
 }
 
 TEST_CASE("small jobs can't keep a large one waiting for ever") {

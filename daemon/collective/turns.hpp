@@ -1,0 +1,94 @@
+// Whose turn it is on the lanes. The client that has had the fewest bytes goes next, so that two clients that always
+// have work differ by one chunk at most, however much each of them queues and however large its chunks are. (P. Goyal,
+// H. Vin, H. Cheng: Start-time Fair Queueing, 1996.)
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <unordered_map>
+#include <utility>
+
+#include <muster/ipc/ids.hpp>
+
+#include "base/assert.hpp"
+
+namespace musterd {
+
+/// Items of many clients. One client's go in the order in which they came, but small ones pass large ones.
+template <class Item>
+class Turns {
+ public:
+  using ClientId = muster::ipc::ClientId;
+  enum class Size : std::uint8_t { small, large };
+
+  void add(ClientId client, Size size, Item item) {
+    const auto [place, fresh] = places_.try_emplace(client);
+    if (fresh) {
+      // A newcomer begins level with whoever is next, and behind it: it gains nothing by having been away.
+      const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
+      place->second = queues_.emplace(Place{served, ++last_turn_}, Queue{client, {}, {}, 0}).first;
+    }
+    Queue& queue = place->second->second;
+    (size == Size::small ? queue.small : queue.large).push_back(std::move(item));
+  }
+
+  [[nodiscard]] bool empty() const { return queues_.empty(); }
+
+  /// The item whose turn it is.
+  [[nodiscard]] Item& front() {
+    MUSTER_ASSERT(!empty(), "it is somebody's turn");
+    return queues_.begin()->second.next().front();
+  }
+
+  enum class Rest : std::uint8_t { more, nothing };
+  /// The front item has had `bytes`; with nothing left to do it goes.
+  void served(std::uint64_t bytes, Rest rest) {
+    auto turn = queues_.extract(queues_.begin());
+    Queue& queue = turn.mapped();
+    auto& items = queue.next();
+    queue.small_in_a_row = &items == &queue.small ? queue.small_in_a_row + 1 : 0;
+    if (rest == Rest::nothing) items.pop_front();
+    turn.key() = {turn.key().served + bytes, ++last_turn_};
+    const ClientId client = queue.client;
+    places_[client] = queues_.insert(std::move(turn)).position;
+    forget_idle();
+  }
+
+ private:
+  /// So many small items may pass a large one before it has its turn.
+  static constexpr unsigned small_in_a_row_max = 8;
+
+  struct Queue {
+    ClientId client;
+    std::deque<Item> small;
+    std::deque<Item> large;
+    unsigned small_in_a_row = 0;
+
+    [[nodiscard]] bool idle() const { return small.empty() && large.empty(); }
+    [[nodiscard]] std::deque<Item>& next() {
+      const bool is_small = !small.empty() && (large.empty() || small_in_a_row < small_in_a_row_max);
+      return is_small ? small : large;
+    }
+  };
+  /// Among equals it is the turn of the one that has waited longest.
+  struct Place {
+    std::uint64_t served = 0;
+    std::uint64_t turn = 0;
+    auto operator<=>(const Place&) const = default;
+  };
+
+  /// A client without items goes once it would be its turn: one that comes back before that has still had what it had.
+  void forget_idle() {
+    while (!queues_.empty() && queues_.begin()->second.idle()) {
+      places_.erase(queues_.begin()->second.client);
+      queues_.erase(queues_.begin());
+    }
+  }
+
+  std::map<Place, Queue> queues_;  ///< that of the client whose turn it is in front; it has items
+  std::unordered_map<ClientId, typename std::map<Place, Queue>::iterator> places_;
+  std::uint64_t last_turn_ = 0;
+};
+
+}  // namespace musterd
