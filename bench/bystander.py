@@ -1,14 +1,16 @@
-"""The longest that a bystander's 1 KiB allreduce takes while one client does its worst.
+"""The longest that a bystander's allreduce takes while one client does its worst.
 
-    PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/bystander.py [ATTACK...]
+    PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/bystander.py [--bytes N] [ATTACK...]
 
 Prints one line for each attack: how many ops the bystanders did, and their median, 99th percentile and longest time.
-The mark is 20 ms for the longest on a quiet machine; a machine with other work shows that work, too, so compare with
-the line `nothing`.
+The mark is 20 ms for the longest 1 KiB op on a quiet machine; a machine with other work shows that work, too, so
+compare with the line `nothing`. Ops of 1 MiB (`--bytes 1048576`) and more run on the lanes, which all clients share.
 """
 
 from __future__ import annotations
 
+import argparse
+import collections
 import contextlib
 import mmap
 import os
@@ -47,10 +49,10 @@ ATTACK_S = 4.0
 SCAN = 3
 
 
-def _bystand(rank: int, stop, times) -> int:
+def _bystand(rank: int, bytes: int, stop, times) -> int:
     import muster
 
-    value = np.ones(256, np.float32)
+    value = np.ones(bytes // 4, np.float32)
     took = []
     with muster.group("bystanders", rank=rank, world_size=2, timeout=60) as group:
         while True:
@@ -150,6 +152,28 @@ def a_busy_process_for_each_core(daemon: Daemon) -> None:
         process.join()
 
 
+def _reduce_large_arrays(stop) -> None:
+    import muster
+
+    values = [muster.put(np.ones(8 << 20, np.float32)) for _ in range(4)]
+    works: collections.deque[muster.Work] = collections.deque()
+    while not stop.is_set():
+        while len(works) < 16:
+            works.append(muster.allreduce_refs(values))
+        works.popleft().wait()
+
+
+def sixteen_large_reductions(daemon: Daemon) -> None:
+    """One client has them in the queue all the time."""
+    os.environ["MUSTER_SOCKET"] = daemon.socket
+    stop = WARM.Event()
+    process = WARM.Process(target=_reduce_large_arrays, args=(stop,))
+    process.start()
+    time.sleep(ATTACK_S)
+    stop.set()
+    process.join()
+
+
 def _many_arrays(segment: int, count: int, dtypes: Sequence[int] = ()) -> bytes:
     """Of `count` arrays of one element, the last ones with these dtypes."""
     head = struct.pack("<IIII", count, count, 0, 0)
@@ -216,6 +240,7 @@ ATTACKS = {
     for each in (
         nothing,
         a_busy_process_for_each_core,
+        sixteen_large_reductions,
         status_flood,
         status_flood_of_16,
         lists_of_many_objects,
@@ -229,11 +254,11 @@ ATTACKS = {
 }
 
 
-def measure(name: str) -> None:
+def measure(name: str, bytes: int) -> None:
     daemon = Daemon("--memory", "1GiB")
     try:
         stop, times = WARM.Event(), WARM.Queue()
-        with ranks(daemon, _bystand, 2, stop, times, context=WARM) as (_, results):
+        with ranks(daemon, _bystand, 2, bytes, stop, times, context=WARM) as (_, results):
             time.sleep(0.5)
             ATTACKS[name](daemon)
             stop.set()
@@ -249,5 +274,9 @@ def measure(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for attack in sys.argv[1:] or ATTACKS:
-        measure(attack)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=int, default=1024, help="of the bystanders' op")
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", choices=[*ATTACKS, []], help=", ".join(ATTACKS))
+    options = parser.parse_args()
+    for attack in options.attacks or ATTACKS:
+        measure(attack, options.bytes)
