@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 namespace muster::detail {
 
@@ -14,6 +15,13 @@ template <class Rep, class Period>
 constexpr std::chrono::nanoseconds bounded(std::chrono::duration<Rep, Period> timeout) {
   using Given = std::chrono::duration<Rep, Period>;
   return std::clamp(timeout, Given::zero(), Given(timeout_max));
+}
+
+/// What is left now of a timeout that began at `begin`, if there is one.
+inline std::optional<std::chrono::nanoseconds> left_of(std::optional<std::chrono::nanoseconds> timeout,
+                                                       std::chrono::steady_clock::time_point begin) {
+  if (timeout) *timeout = std::max(*timeout - (std::chrono::steady_clock::now() - begin), std::chrono::nanoseconds(0));
+  return timeout;
 }
 
 }  // namespace muster::detail

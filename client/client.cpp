@@ -6,6 +6,7 @@
 #include <muster/ipc/byte_count.hpp>
 
 #include "bounded_time.hpp"
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "environment.hpp"
 #include "hold.hpp"
@@ -62,7 +63,9 @@ Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout
   auto count = ipc::element_count(shape, dtype);
   if (!count) return count.error();
   if (!connected()) return connection_->end_error();
-  auto address = connection_->arena().allocate(*count * size_of(dtype), 0, timeout.value_or(default_wait));
+  const auto wait = detail::bounded(timeout.value_or(default_wait));
+  const detail::CallDeadline deadline(wait);
+  auto address = connection_->arena().allocate(*count * size_of(dtype), 0, wait);
   if (!address) return address.error();
   auto lease = std::make_shared<detail::Lease>();
   lease->connection = connection_;
@@ -74,8 +77,9 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   auto count = ipc::element_count(shape, dtype);
   if (!count) return count.error();
   const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
-  const auto wait = timeout.value_or(default_wait);
-  auto granted = detail::ask(*connection_, wire::Body_Lease, wait + default_wait, [&](auto& fbb) {
+  const auto wait = detail::bounded(timeout.value_or(default_wait));
+  const detail::CallDeadline deadline(wait);
+  auto granted = detail::ask(*connection_, wire::Body_Lease, detail::timeout_max, [&](auto& fbb) {
     return wire::CreateLease(fbb, bytes, detail::milliseconds_of(wait), true).Union();
   });
   if (!granted) return granted.error();
@@ -134,6 +138,7 @@ Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout time
       !added)
     return added.error();
   const std::byte* address = region.address;
+  const detail::CallDeadline deadline(timeout.value_or(default_wait));
   return detail::seal(connection_, std::move(manifest), {&address, 1}, bytes);
 }
 

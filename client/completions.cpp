@@ -7,6 +7,7 @@
 
 #include <muster/ipc/failpoint.hpp>
 
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "hold.hpp"
 #include "interrupted.hpp"
@@ -224,6 +225,7 @@ void Connection::run_callbacks() {
       due.swap(due_callbacks_);
       has_callbacks_ = false;
     }
+    const CallDeadline none;
     for (const auto& callback : due) callback();
   }
 }

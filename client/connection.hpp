@@ -174,7 +174,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   };
   [[nodiscard]] Result<void> submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout);
   void announce(ipc::SubmissionType type);
-  [[nodiscard]] Result<void> submit_when_there_is_room(const Submission& record, SteadyTime until);
+  [[nodiscard]] Result<void> submit_when_there_is_room(const Submission& record, SteadyTime latest);
   [[nodiscard]] Result<bool> try_submit(const Submission& record);
   void ring_doorbell();
   bool write_deferred();

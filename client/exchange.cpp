@@ -2,12 +2,16 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <string>
 #include <utility>
 
 #include <muster/ipc/failpoint.hpp>
 
 #include "bounded_time.hpp"
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "interrupted.hpp"
 #include "requests.hpp"
@@ -23,6 +27,14 @@ namespace {
 std::atomic<bool (*)()> interrupted_callback{nullptr};
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+
+Error no_answer(wire::Body asked, steady_clock::duration waited) {
+  const auto waited_ms = std::chrono::duration_cast<milliseconds>(waited).count();
+  return {Code::timeout,
+          std::string("the daemon did not answer ") + wire::EnumNameBody(asked) + " within " +
+              std::to_string(waited_ms) + " ms",
+          "is it stopped? look at: muster status"};
+}
 
 Result<ipc::Packet> checked(ipc::Packet packet) {
   const auto* failure = wire::GetFrame(packet.bytes.data())->body_as_Failure();
@@ -48,7 +60,8 @@ void Connection::set_interrupted(bool (*callback)()) { interrupted_callback = ca
 
 Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanoseconds timeout, const Stop& stop) {
   if (!alive()) return end_error();
-  const auto until = steady_clock::now() + bounded(timeout);
+  const auto begin = steady_clock::now();
+  const auto until = CallDeadline::bound(begin + bounded(timeout));
   std::unique_lock lock(reply_mutex_);
   const auto number = ++last_request_;
   replies_.emplace(number, std::nullopt);
@@ -74,20 +87,20 @@ Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanosec
       lock.unlock();
       return abandon(number, wire::Body_NONE, end_error());
     }
-    if (steady_clock::now() > until) {
+    const auto now = steady_clock::now();
+    if (now >= until) {
       lock.unlock();
-      return abandon(
-          number, asked,
-          Error(Code::timeout, "the daemon did not answer a request within its time", "look at: muster status"));
+      return abandon(number, asked, no_answer(asked, now - begin));
     }
+    const auto slice = std::min(look_up_interval, std::chrono::ceil<milliseconds>(until - now));
     if (receiving_) {
-      replies_changed_.wait_for(lock, look_up_interval);
+      replies_changed_.wait_for(lock, slice);
       lock.unlock();
       continue;
     }
     receiving_ = true;
     lock.unlock();
-    receive_replies(look_up_interval);
+    receive_replies(slice);
     lock.lock();
     receiving_ = false;
     lock.unlock();

@@ -6,6 +6,7 @@
 #include <muster/ipc/failpoint.hpp>
 
 #include "bounded_time.hpp"
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "forfeit.hpp"
 #include "hold.hpp"
@@ -35,6 +36,8 @@ Seat::~Seat() {
 Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
                    OnLoss on_loss, bool open, std::chrono::nanoseconds timeout) {
   const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
+  // It is meant for ops: even where these are to be quick, the daemon may take a moment to seat a rank.
+  const CallDeadline deadline(std::max<std::chrono::nanoseconds>(timeout, std::chrono::seconds(1)));
   auto packet = ask(*connection, wire::Body_Join, std::chrono::seconds(30), [&](auto& fbb) {
     const auto group = fbb.CreateString(name);
     return wire::CreateJoin(fbb, group, rank, world_size,
@@ -196,6 +199,7 @@ Result<Prepared> prepare(const std::shared_ptr<detail::Seat>& seat, const Call& 
 Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::Seat>& seat, const Call& call,
                                                  std::span<const Ref> inputs, const OpOptions& options) {
   if (!seat) return Error(Code::invalid, "an empty Group has no ranks");
+  const detail::CallDeadline bound(options.timeout.value_or(seat->timeout));
   auto prepared = prepare(seat, call, inputs, options);
   if (!prepared) {
     detail::forfeit(seat, record_of(call, options), prepared.error());

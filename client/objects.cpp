@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "bounded_time.hpp"
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "hold.hpp"
 #include "lease.hpp"
@@ -116,6 +117,7 @@ Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine
                      const OpOptions& options) {
   constexpr std::chrono::nanoseconds default_timeout = std::chrono::seconds(30);
   const auto timeout = bounded(options.timeout.value_or(default_timeout));
+  const CallDeadline deadline(timeout);
   auto objects = objects_of(connection, inputs);
   if (!objects) return objects.error();
   record.objects = std::move(*objects);

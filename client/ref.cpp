@@ -2,7 +2,9 @@
 #include <muster/ref.hpp>
 
 #include <cstring>
+#include <optional>
 
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "hold.hpp"
 
@@ -41,7 +43,9 @@ Shape Ref::shape(std::size_t leaf) const {
   return {dims.begin(), dims.end()};
 }
 
-Result<std::vector<ArrayView>> Ref::get() const {
+Result<std::vector<ArrayView>> Ref::get(Timeout timeout) const {
+  std::optional<detail::CallDeadline> deadline;
+  if (timeout) deadline.emplace(*timeout);
   auto hold = detail::usable(hold_);
   if (!hold) return hold.error();
   const auto& manifest = (*hold)->manifest;

@@ -5,6 +5,7 @@
 
 #include <muster/ipc/failpoint.hpp>
 
+#include "call_deadline.hpp"
 #include "connection.hpp"
 #include "interrupted.hpp"
 #include "requests.hpp"
@@ -116,7 +117,8 @@ void Connection::announce(ipc::SubmissionType type) {
   flush_releases();
 }
 
-Result<void> Connection::submit_when_there_is_room(const Submission& record, SteadyTime until) {
+Result<void> Connection::submit_when_there_is_room(const Submission& record, SteadyTime latest) {
+  const auto until = CallDeadline::bound(latest);
   // The daemon reads its ring within microseconds, unless it is stopped or gone.
   constexpr unsigned rounds_max = 256;
   constexpr auto nap = std::chrono::microseconds(200);

@@ -1,5 +1,8 @@
 #include <muster/work.hpp>
 
+#include <algorithm>
+#include <optional>
+
 #include "bounded_time.hpp"
 #include "connection.hpp"
 #include "requests.hpp"
@@ -12,22 +15,24 @@ using std::chrono::steady_clock;
 
 namespace {
 
-/// Beyond the op's own deadline the daemon needs a moment to say so.
-constexpr auto grace = std::chrono::seconds(5);
+/// Beyond the op's own deadline the daemon needs a moment to say so,
+constexpr auto grace = std::chrono::milliseconds(100);
+/// and one that has much to do, but answers, gets more: every rank is to have the same outcome.
+constexpr auto grace_while_it_answers = std::chrono::seconds(5);
 /// A daemon that is stopped must not make a bounded wait a long one.
-constexpr auto question_timeout = std::chrono::milliseconds(200);
+constexpr auto question_timeout = std::chrono::milliseconds(100);
 
-std::vector<int> missing_ranks(detail::WorkState& state) {
+/// Who has not contributed; nothing if the daemon does not answer.
+std::optional<std::vector<int>> missing_ranks(detail::WorkState& state) {
   auto packet = detail::ask(*state.connection, wire::Body_MissingQuery, question_timeout,
                             [&](auto& fbb) { return wire::CreateMissingQuery(fbb, state.id.value).Union(); });
-  if (!packet) return {};
+  if (!packet) return std::nullopt;
   const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Missing();
-  if (!body || !body->ranks()) return {};
-  return {body->ranks()->begin(), body->ranks()->end()};
+  if (!body || !body->ranks()) return std::vector<int>();
+  return std::vector<int>(body->ranks()->begin(), body->ranks()->end());
 }
 
-Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited) {
-  const auto ranks = missing_ranks(state);
+Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited, const std::vector<int>& ranks) {
   std::string message = state.what() + " is not over after " +
                         std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(waited).count()) + " ms";
   if (!ranks.empty()) {
@@ -37,20 +42,26 @@ Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited) {
   return {Code::timeout, message, "the op goes on: wait again, or find out what these ranks are doing", ranks};
 }
 
-/// The outcome once it is there; the time is bounded by the op's deadline.
-Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
+/// Waits until the op is over; the time is bounded by the op's deadline.
+Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
   const auto over = [&] { return state.over.load(std::memory_order_acquire); };
-  if (!over()) {
-    const auto begin = steady_clock::now();
-    auto until = state.deadline + grace;
-    if (timeout) until = std::min(until, begin + detail::bounded(*timeout));
-    if (!state.connection->wait(over, until)) {
-      if (!state.connection->alive()) return state.connection->end_error();
-      auto error = still_waiting(state, steady_clock::now() - begin);
-      // It may have ended while the daemon was asked who is missing.
-      if (!over()) return error;
-    }
-  }
+  const auto begin = steady_clock::now();
+  const auto latest = timeout ? begin + detail::bounded(*timeout) : steady_clock::time_point::max();
+  auto& connection = *state.connection;
+  if (connection.wait(over, std::min(latest, state.deadline + grace))) return {};
+  const bool was_due = steady_clock::now() >= state.deadline + grace;
+  const auto missing = connection.alive() ? missing_ranks(state) : std::nullopt;
+  if (was_due && missing && connection.wait(over, std::min(latest, state.deadline + grace_while_it_answers))) return {};
+  // It may have ended while the daemon was asked who is missing.
+  if (over()) return {};
+  if (!connection.alive()) return connection.end_error();
+  return still_waiting(state, steady_clock::now() - begin, missing.value_or(std::vector<int>()));
+}
+
+/// The outcome once it is there.
+Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
+  if (!state.over.load(std::memory_order_acquire))
+    if (auto waited = wait_until_over(state, timeout); !waited) return waited.error();
   // It may have been read by a call that starts an op, which calls nobody back.
   state.connection->run_callbacks();
   if (!*state.outcome) return state.outcome->error();

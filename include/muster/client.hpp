@@ -1,6 +1,8 @@
 // A Client is this process's connection to its node's daemon. Thread-safe; copies share one connection.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <complex>
 #include <cstddef>
 #include <cstdint>
@@ -97,13 +99,15 @@ class Client {
 
 template <class T>
 Result<TypedResult<T>> Work::result(Timeout timeout) const {
+  const auto begin = std::chrono::steady_clock::now();
   auto found = ref(timeout);
   if (!found) return found.error();
+  if (timeout) *timeout -= std::min<std::chrono::nanoseconds>(*timeout, std::chrono::steady_clock::now() - begin);
+  auto views = found->get(timeout);
+  if (!views) return views.error();
   if (found->leaves() != 1 || found->dtype() != dtype_of<T>())
     return Error(Code::invalid, "result is not one array of " + std::string(name(dtype_of<T>())),
                  "use ref() or wait()");
-  auto views = found->get();
-  if (!views) return views.error();
   auto& view = views->front();
   const auto span = view.template span<T>();
   Shape shape = view.shape();

@@ -61,8 +61,9 @@ class Ref {
   [[nodiscard]] DType dtype(std::size_t leaf = 0) const;
   [[nodiscard]] Shape shape(std::size_t leaf = 0) const;
 
-  /// Zero-copy, read-only views of all leaves. ObjectLost if the daemon is gone.
-  [[nodiscard]] Result<std::vector<ArrayView>> get() const;
+  /// Zero-copy, read-only views of all leaves. ObjectLost if the daemon is gone. The daemon may have to be asked where
+  /// they lie: Timeout if it does not answer in this time, by default in 30 s.
+  [[nodiscard]] Result<std::vector<ArrayView>> get(Timeout timeout = {}) const;
   /// The bytes that Client::deserialize() takes, in this process or another, any number of times.
   [[nodiscard]] Result<std::string> serialize() const;
   /// Drops this Ref's hold now; others keep theirs.

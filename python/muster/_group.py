@@ -64,7 +64,7 @@ class Group:
 
     Raises:
         Invalid: an argument, or an input that can't be stored, at once.
-        OutOfMemory: there was no room for an input that had to be copied in, at once.
+        OutOfMemory: there was no room, in the op's time, for an input that had to be copied in, at once.
         GroupClosed: after ``leave()``.
 
     A call that raises at once takes its place in the order of ops all the same: the op fails on every other rank with
@@ -118,26 +118,26 @@ class Group:
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
-        return Work(self._seat.allreduce(stored_of(x), reduce_op(op), timeout, key), out)
+        return Work(self._seat.allreduce(self._stored(x, timeout), reduce_op(op), timeout, key), out)
 
     @_takes_its_place
     def reduce(
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
-        return Work(self._seat.reduce(stored_of(x), root, reduce_op(op), timeout, key), out)
+        return Work(self._seat.reduce(self._stored(x, timeout), root, reduce_op(op), timeout, key), out)
 
     @_takes_its_place
     def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
-        return Work(self._seat.scan(stored_of(x), reduce_op(op), timeout, key), out)
+        return Work(self._seat.scan(self._stored(x, timeout), reduce_op(op), timeout, key), out)
 
     @_takes_its_place
     def broadcast(
         self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
-        given = [stored_of(x)] if self.rank == root else []
+        given = [self._stored(x, timeout)] if self.rank == root else []
         return Work(self._seat.broadcast(given, root, timeout, key), out)
 
     @_takes_its_place
@@ -148,19 +148,19 @@ class Group:
 
         With ``stack=True`` it is one array with a new axis 0 of length world_size; dtype and shape must agree.
         """
-        return Work(self._seat.allgather(stored_of(x), bool(stack), timeout, key), out)
+        return Work(self._seat.allgather(self._stored(x, timeout), bool(stack), timeout, key), out)
 
     @_takes_its_place
     def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Like ``allgather``, for ``root`` only; the others get None."""
-        return Work(self._seat.gather(stored_of(x), root, timeout, key), out)
+        return Work(self._seat.gather(self._stored(x, timeout), root, timeout, key), out)
 
     @_takes_its_place
     def scatter(
         self, xs: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Rank r gets element r of the root's list of world_size values; nothing is moved."""
-        given = self._elements(xs) if self.rank == root else []
+        given = self._elements(xs, timeout) if self.rank == root else []
         return Work(self._seat.scatter(given, root, timeout, key), out)
 
     @_takes_its_place
@@ -169,7 +169,7 @@ class Group:
     ) -> Work:
         """Rank r gets the reduction of part r: of every rank's list of world_size values, or of one array whose axis 0
         is split evenly (its length must be a multiple of world_size)."""
-        return Work(self._seat.reduce_scatter(self._parts(x, None), reduce_op(op), timeout, key), out)
+        return Work(self._seat.reduce_scatter(self._parts(x, None, timeout), reduce_op(op), timeout, key), out)
 
     @_takes_its_place
     def all_to_all(
@@ -188,12 +188,12 @@ class Group:
         whole = not _is_list(xs)
         if splits is not None and not whole:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
-        return Work(self._seat.all_to_all(self._parts(xs, splits), whole, timeout, key), out)
+        return Work(self._seat.all_to_all(self._parts(xs, splits, timeout), whole, timeout, key), out)
 
     @_takes_its_place
     def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
         """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
-        return Work(self._seat.send(stored_of(x), dst, tag, timeout, key))
+        return Work(self._seat.send(self._stored(x, timeout), dst, tag, timeout, key))
 
     @_takes_its_place
     def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
@@ -273,11 +273,15 @@ class Group:
         with contextlib.suppress(TypeError, UnicodeError):
             self._seat.forfeit(kind, peer, tag, key, code, message)
 
-    def _elements(self, xs: Any) -> list[_muster.Stored]:
+    def _stored(self, x: Any, timeout: float | None) -> _muster.Stored:
+        """Copied in, if it has to be, within the op's own time."""
+        return stored_of(x, self._seat.timeout if timeout is None else timeout)
+
+    def _elements(self, xs: Any, timeout: float | None) -> list[_muster.Stored]:
         if isinstance(xs, Ref):
             parts = xs._alive().parts()
         elif isinstance(xs, (list, tuple)):
-            parts = [stored_of(x) for x in xs]
+            parts = [self._stored(x, timeout) for x in xs]
         else:
             raise Invalid(
                 f"a list of world_size={self.world_size} values is needed, not a {type(xs).__name__}",
@@ -287,10 +291,10 @@ class Group:
             raise Invalid(f"{len(parts)} values for {self.world_size} ranks", "give one value for each rank")
         return parts
 
-    def _parts(self, xs: Any, splits: Sequence[int] | None) -> list[_muster.Stored]:
+    def _parts(self, xs: Any, splits: Sequence[int] | None, timeout: float | None) -> list[_muster.Stored]:
         if _is_list(xs):
-            return self._elements(xs)
-        stored = stored_of(xs)
+            return self._elements(xs, timeout)
+        stored = self._stored(xs, timeout)
         if not stored.plain or not stored.shape(0):
             raise Invalid(
                 f"{stored.structure} can't be split along axis 0",

@@ -106,8 +106,8 @@ def _from_token(token: bytes, copies: int) -> Ref:
     return Ref(stored)
 
 
-def stored_of(value: Any) -> _muster.Stored:
+def stored_of(value: Any, timeout: float) -> _muster.Stored:
     """The stored object of a ref, or of a value that is put first. Using that of a freed ref is an error by itself."""
     if isinstance(value, Ref):
         return value._stored
-    return _muster.put(_runtime.connection(), value, None)
+    return _muster.put(_runtime.connection(), value, timeout)

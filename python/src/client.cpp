@@ -5,11 +5,13 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings.hpp"
+#include "bounded_time.hpp"
 #include "forfeit.hpp"
 #include "gil.hpp"
 #include "hold.hpp"
 #include "objects.hpp"
 #include "requests.hpp"
+#include "seat.hpp"
 
 namespace muster::python {
 
@@ -45,6 +47,7 @@ Outcome outcome_of(const PyWork& self, nb::handle timeout) {
 
 nb::object result_of(const PyWork& self, nb::handle timeout) {
   const auto bound = timeout_from(timeout);
+  const auto begin = std::chrono::steady_clock::now();
   // Waiting and mapping in one go: to give the GIL up and get it back costs as much as either.
   const auto objects = value_or_raise(unlocked([&]() -> Result<std::vector<Opened>> {
     const auto outcome = self.work.wait(bound);
@@ -52,7 +55,7 @@ nb::object result_of(const PyWork& self, nb::handle timeout) {
     std::vector<Opened> opened;
     opened.reserve(outcome->refs.size());
     for (const auto& ref : outcome->refs) {
-      auto one = open(ref);
+      auto one = open(ref, detail::left_of(bound, begin));
       if (!one) return one.error();
       opened.push_back(std::move(*one));
     }
@@ -183,6 +186,9 @@ void bind_group(nb::module_& module) {
       .def_prop_ro("name", [](const PyGroup& self) { return self.group.name(); })
       .def_prop_ro("rank", [](const PyGroup& self) { return self.group.rank(); })
       .def_prop_ro("world_size", [](const PyGroup& self) { return self.group.world_size(); })
+      .def_prop_ro(
+          "timeout",
+          [](const PyGroup& self) { return std::chrono::duration<double>(self.group.seat()->timeout).count(); })
       .def_prop_ro("epoch", [](const PyGroup& self) { return unlocked([&] { return self.group.epoch(); }); })
       .def_prop_ro("live", [](const PyGroup& self) { return unlocked([&] { return self.group.live(); }); })
       .def_prop_ro("position", [](const PyGroup& self) { return self.group.position(); })

@@ -6,10 +6,12 @@
 
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <unordered_map>
 
 #include "bindings.hpp"
 #include "call.hpp"
+#include "call_deadline.hpp"
 #include "gil.hpp"
 #include "hold.hpp"
 #include "names.hpp"
@@ -81,6 +83,7 @@ class Depositor {
     manifest_.structure = std::move(structure);
     std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
     addresses.insert(addresses.end(), made_.begin(), made_.end());
+    const detail::CallDeadline deadline(timeout_);
     auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_, &wait_unlocked);
     forget_made();
     return {value_or_raise(std::move(ref)), copies_};
@@ -125,7 +128,11 @@ class Depositor {
 
   void copy(const FoundLeaf& leaf, PyArrayObject* array, std::uint64_t bytes, const Shape& shape) {
     std::byte* to = connection_->arena().allocate_here(bytes, 0);
-    if (!to) to = value_or_raise(unlocked([&] { return connection_->arena().allocate(bytes, 0, timeout_); }));
+    if (!to)
+      to = value_or_raise(unlocked([&] {
+        const detail::CallDeadline deadline(timeout_);
+        return connection_->arena().allocate(bytes, 0, timeout_);
+      }));
     made_.push_back(to);
     copy_dense(array, to);
     // A scalar has no memory that could have been shared.
@@ -240,7 +247,9 @@ PyArray_Descr* descr_for(LeafKind kind, DType dtype) {
 
 }  // namespace
 
-Result<Opened> open(const Ref& ref) {
+Result<Opened> open(const Ref& ref, Timeout timeout) {
+  std::optional<detail::CallDeadline> deadline;
+  if (timeout) deadline.emplace(*timeout);
   auto hold = detail::usable(ref.hold());
   if (!hold) return hold.error();
   auto views = Ref(*hold).get();
@@ -317,6 +326,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   }
   const std::uint64_t bytes = *count * size_of(*known);
   const auto wait = timeout_from(timeout).value_or(deposit_wait);
+  const detail::CallDeadline deadline(wait);
   auto address = unlocked([&] { return connection->arena().allocate(bytes, 0, wait); });
   if (!address) {
     Py_DECREF(descr);

@@ -23,8 +23,8 @@ struct Opened {
   std::shared_ptr<const detail::Hold> hold;
   std::vector<ArrayView> views;
 };
-/// Needs no GIL, and may have to ask the daemon.
-[[nodiscard]] Result<Opened> open(const Ref& ref);
+/// Needs no GIL, and may have to ask the daemon: for so long, or 30 s.
+[[nodiscard]] Result<Opened> open(const Ref& ref, Timeout timeout = {});
 /// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.
 [[nodiscard]] nb::object value_of(const Opened& opened);
 /// One leaf as a writable array whose writes stay in this process.

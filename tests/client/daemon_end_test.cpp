@@ -86,6 +86,36 @@ TEST_CASE("no call waits for ever for a daemon that is stopped") {
   CHECK(client.connected());
 }
 
+TEST_CASE("a call with a deadline does not wait longer for a daemon that is stopped") {
+  Daemon daemon;
+  Client client = daemon.connect();
+  auto group = client.join("g", {.rank = 0, .world_size = 2}).value();
+  auto alone = client.join("alone", {.rank = 0, .world_size = 1}).value();
+  const auto reduced = alone.allreduce(filled(client, 1 << 20, 1)).value();
+  REQUIRE(reduced.wait());
+  const auto pending = group.barrier().value();
+  const auto late = group.barrier({.timeout = 1s, .key = {}}).value();
+  daemon.kill(SIGSTOP);
+  const auto code_of = [&](const auto& call) {
+    const auto begin = std::chrono::steady_clock::now();
+    const Code code = call().error().code();
+    CHECK(std::chrono::steady_clock::now() - begin < 4s);
+    return code;
+  };
+  CHECK(code_of([&] { return late.wait(); }) == Code::timeout);
+  CHECK(code_of([&] { return pending.wait(500ms); }) == Code::timeout);
+  CHECK(code_of([&] { return reduced.result<float>(500ms); }) == Code::timeout);
+  CHECK(code_of([&] { return reduced.ref().value().get(500ms); }) == Code::timeout);
+  CHECK(code_of([&] { return client.join("later", {.rank = 0, .world_size = 2, .timeout = 1s}); }) == Code::timeout);
+  CHECK(code_of([&] { return client.allocate<float>({1 << 25}, 500ms); }) == Code::timeout);
+  CHECK(code_of([&] { return client.allocate_hard(muster::DType::float32, {100}, 500ms); }) == Code::timeout);
+  CHECK(code_of([&] { return group.split(0, 0, {.timeout = 500ms, .key = {}}); }) == Code::timeout);
+  daemon.kill(SIGCONT);
+  // What came too late was given back: nothing of it is in the way.
+  CHECK(client.join("later", {.rank = 0, .world_size = 2}));
+  CHECK(floats(reduced.ref().value())[0] == 1);
+}
+
 TEST_CASE("a client that is killed is lost on its seats") {
   const Daemon daemon;
   Client client = daemon.connect();

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 import threading
+import time
 
 import muster
 import numpy as np
@@ -122,3 +123,119 @@ def test_ctrl_c_ends_a_wait_for_the_daemon(own_daemon, make):
             assert processes[0].is_alive()
         os.kill(processes[0].pid, signal.SIGINT)
         assert results.get(timeout=60) == (0, True, "interrupted")
+
+
+DEADLINE_S = 1
+#: Far from it, for slow machines; what waits for an answer of its own takes 10 s or more.
+LATEST_S = 4
+
+
+def _timed_out(call) -> bool:
+    try:
+        call()
+    except muster.Timeout:
+        return True
+    return False
+
+
+def _until_the_ring_is_full(call) -> bool:
+    return any(_timed_out(call) for _ in range(50_000))
+
+
+def _pending():
+    group = muster.group("pending", rank=0, world_size=2, timeout=60)
+    work = group.barrier()
+    return group, work
+
+
+def due_by_its_own_deadline():
+    group, _ = _pending()
+    return lambda: _timed_out(lambda: group.barrier(timeout=DEADLINE_S).result())
+
+
+def a_wait():
+    group, work = _pending()
+    return lambda group=group: _timed_out(lambda: work.result(timeout=DEADLINE_S))
+
+
+def a_wait_for_any():
+    group, work = _pending()
+    return lambda group=group: muster.wait([work], timeout=DEADLINE_S) == ([], [work])
+
+
+def a_result_to_map():
+    work = muster.allreduce_refs([muster.put(ONES)])
+    assert work.wait(60)
+    return lambda: _timed_out(lambda: work.result(timeout=DEADLINE_S))
+
+
+def joining():
+    return lambda: _timed_out(lambda: muster.group("late", rank=0, world_size=2, timeout=DEADLINE_S))
+
+
+def putting():
+    return lambda: _timed_out(lambda: muster.put(ONES, timeout=DEADLINE_S))
+
+
+def putting_an_input():
+    group = muster.group("pending", rank=0, world_size=2, timeout=DEADLINE_S)
+    return lambda: _timed_out(lambda: group.allreduce(ONES))
+
+
+def emptying():
+    return lambda: _timed_out(lambda: muster.empty(LARGE, np.uint8, timeout=DEADLINE_S))
+
+
+def putting_small_things():
+    muster.put(1.0)
+    return lambda: _until_the_ring_is_full(lambda: muster.put(1.0, timeout=DEADLINE_S))
+
+
+def putting_many_leaves():
+    value = [1.0] * 20_000
+    muster.put(value)
+    return lambda: _timed_out(lambda: muster.put(value, timeout=DEADLINE_S))
+
+
+def combining():
+    ref = muster.put(1.0)
+    return lambda: _until_the_ring_is_full(lambda: muster.allreduce_refs([ref], timeout=DEADLINE_S))
+
+
+def contributing():
+    group = muster.group("pending", rank=0, world_size=2, timeout=DEADLINE_S)
+    return lambda: _until_the_ring_is_full(group.barrier)
+
+
+def _beside_a_stopped_daemon(_rank, daemon_pid, prepare):
+    muster.init()
+    call = prepare()
+    os.kill(daemon_pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        return call(), time.monotonic() - begin
+    finally:
+        os.kill(daemon_pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        due_by_its_own_deadline,
+        a_wait,
+        a_wait_for_any,
+        a_result_to_map,
+        joining,
+        putting,
+        putting_an_input,
+        emptying,
+        putting_small_things,
+        putting_many_leaves,
+        combining,
+        contributing,
+    ],
+)
+def test_a_call_with_a_deadline_ends_then_beside_a_stopped_daemon(own_daemon, prepare):
+    [(timed_out, took_s)] = run_ranks(own_daemon, _beside_a_stopped_daemon, 1, own_daemon.pid, prepare)
+    assert timed_out
+    assert DEADLINE_S * 0.9 < took_s < LATEST_S
