@@ -14,8 +14,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -36,6 +37,14 @@ constexpr auto pause_max = std::chrono::milliseconds(32);
 
 bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
 
+/// Tells the starter what went wrong, as the daemon itself does: a line, and an empty one as there is no hint.
+[[noreturn]] void give_up(int ready, const char* what) {
+  const char* const why = ::strerrordesc_np(errno);
+  for (const char* part : {what, ": ", why ? why : "unknown error", "\n\n"})
+    if (::write(ready, part, std::strlen(part)) < 0) break;
+  ::_exit(1);
+}
+
 /// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
 /// `log` and `ready` are far from 0 to 3.
 [[noreturn]] void become_daemon(const char* program, char* const* arguments, int log, int ready) {
@@ -43,10 +52,12 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
   // out among sessions, a daemon in another one competes with its own ranks (adr/0008).
   ::setpgid(0, 0);
   // A second fork, so that the daemon is nobody's child and no zombie is left.
-  if (const pid_t again = ::_Fork(); again != 0) ::_exit(again < 0 ? 1 : 0);
+  const pid_t again = ::_Fork();
+  if (again < 0) give_up(ready, "can't fork");
+  if (again > 0) ::_exit(0);
   constexpr int ready_as = 3;
   ::close(0);
-  if (::open("/dev/null", O_RDONLY) != 0) ::_exit(1);
+  if (::open("/dev/null", O_RDONLY) != 0) give_up(ready, "can't open /dev/null");
   ::dup2(log, 1);
   ::dup2(log, 2);
   ::dup2(ready, ready_as);
@@ -59,37 +70,65 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   ::umask(S_IRWXG | S_IRWXO);
-  if (::chdir("/") != 0) ::_exit(1);
+  if (::chdir("/") != 0) give_up(ready_as, "can't enter /");
   ::execv(program, arguments);
-  ::_exit(127);
+  give_up(ready_as, "can't execute it");
 }
 
 /// A copy of the descriptor that standard streams can't collide with.
 Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
   constexpr int far = 16;
   ipc::Fd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, far));
-  if (!copy) return ipc::system_error(Code::failed, "can't copy a descriptor", errno, "raise `ulimit -n`");
+  if (!copy) return ipc::system_error(Code::failed, "can't copy a descriptor", errno);
   return copy;
 }
 
-/// What a daemon that could not start said: the last complaint in the log since `offset`. A daemon that runs meanwhile
-/// writes to the same log, so the last line may be its.
-std::string complaint_since(const std::string& path, std::streamoff offset) {
-  std::ifstream file(path);
-  file.seekg(offset);
-  std::string line;
-  std::string found;
-  while (std::getline(file, line))
-    if (line.starts_with("musterd: ") || found.empty()) found = line;
-  return found;
+/// Why a daemon did not start, of what it said of that: a line, and one with a hint.
+Error not_started(const std::string& said, const std::string& log_file) {
+  std::istringstream lines(said);
+  std::string why;
+  std::string hint;
+  std::getline(lines, why);
+  std::getline(lines, hint);
+  if (why.empty()) why = "it ended without saying why";
+  if (hint.empty()) hint = "look at its log, " + log_file + ", or run musterd by hand";
+  return {Code::daemon_unavailable, "the daemon did not start: " + why, hint};
+}
+
+/// Waits for the daemon's word. A newline: it is ready. Another text: it is not, most likely as another one serves this
+/// socket.
+Result<void> hear(const ipc::Fd& ready, const std::string& log_file, steady_clock::time_point until) {
+  constexpr std::size_t said_bytes_max = 4096;
+  constexpr int slice_ms = 100;
+  std::string said;
+  for (;;) {
+    pollfd readable{ready.get(), POLLIN, 0};
+    if (::poll(&readable, 1, slice_ms) > 0) {
+      char bytes[256];
+      const auto got = ::read(ready.get(), bytes, sizeof bytes);
+      if (got > 0) said.append(bytes, static_cast<std::size_t>(got));
+      if (said == "\n") return {};
+      if (got > 0 && said.size() < said_bytes_max) continue;
+      if (said.find("another musterd serves") != std::string::npos) return {};
+      return not_started(said, log_file);
+    }
+    if (steady_clock::now() > until || interrupted())
+      return Error(Code::daemon_unavailable, "the daemon did not get ready in time", "its log is " + log_file);
+  }
+}
+
+/// A full disk is nobody's refusal.
+Error cant_open(const std::string& what, int error_number) {
+  const bool refused = error_number == EACCES || error_number == EPERM || error_number == ELOOP;
+  return ipc::system_error(refused ? Code::denied : Code::daemon_unavailable, "can't open " + what, error_number,
+                           "make room there, or name another place: MUSTER_SOCKET, or --socket");
 }
 
 Result<void> spawn(const std::string& program, const std::string& socket, const ConnectOptions& options,
                    const std::string& idle_exit_s, steady_clock::time_point until) {
   const std::string log_file = daemon_log(socket);
   const ipc::Fd log(::open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!log) return ipc::system_error(Code::denied, "can't open the daemon's log " + log_file, errno);
-  const auto log_bytes = static_cast<std::streamoff>(::lseek(log.get(), 0, SEEK_END));
+  if (!log) return cant_open("the daemon's log " + log_file, errno);
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "can't make a pipe", errno);
   const ipc::Fd read_end(ends[0]);
@@ -106,27 +145,16 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   arguments.push_back(nullptr);
   // _Fork() runs no fork handlers: this child never touches the store.
   const pid_t child = ::_Fork();
-  if (child < 0) return ipc::system_error(Code::failed, "can't fork to start the daemon", errno);
+  if (child < 0)
+    return ipc::system_error(errno == EAGAIN ? Code::quota_exceeded : Code::failed, "can't fork to start the daemon",
+                             errno, "end other processes, or raise the limit of them: ulimit -u");
   if (child == 0) become_daemon(program.c_str(), arguments.data(), log_copy->get(), ready_copy->get());
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   write_end.reset();
   ready_copy->reset();
-  // A newline: it is ready. The end of the pipe: it has ended, most likely as another one serves this socket.
-  for (;;) {
-    pollfd readable{read_end.get(), POLLIN, 0};
-    constexpr int slice_ms = 100;
-    if (::poll(&readable, 1, slice_ms) > 0) {
-      char byte = 0;
-      if (::read(read_end.get(), &byte, 1) == 1) return {};
-      const auto why = complaint_since(log_file, log_bytes);
-      if (why.find("another musterd serves") != std::string::npos) return {};
-      return Error(Code::daemon_unavailable, "the daemon did not start: " + why, "its log is " + log_file);
-    }
-    if (steady_clock::now() > until || interrupted())
-      return Error(Code::daemon_unavailable, "the daemon did not get ready in time", "its log is " + log_file);
-  }
+  return hear(read_end, log_file, until);
 }
 
 }  // namespace
@@ -170,7 +198,7 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
   if (auto made = ipc::make_place(path); !made) return made.error();
   const std::string lock_path = path + ".start";
   const ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock) return ipc::system_error(Code::denied, "can't open " + lock_path, errno);
+  if (!lock) return cant_open(lock_path, errno);
   // Whoever has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
   for (auto pause = pause_min; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; pause = std::min(2 * pause, pause_max)) {
     if (ipc::is_served(path)) return {};

@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <exception>
-#include <iostream>
+#include <string>
 
 #include <muster/ipc/place.hpp>
 
@@ -16,11 +16,17 @@
 #include "base/heap_reserve.hpp"
 #include "base/log.hpp"
 #include "base/sd_notify.hpp"
+#include "base/starter.hpp"
 #include "base/topology.hpp"
 #include "base/version.hpp"
 #include "session/server.hpp"
 
 namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+
 namespace {
 
 /// Each client costs a handful of descriptors, so take all that the system lets us have.
@@ -31,6 +37,19 @@ std::uint64_t raise_descriptor_limit() {
   ::setrlimit(RLIMIT_NOFILE, &limit);
   ::getrlimit(RLIMIT_NOFILE, &limit);
   return limit.rlim_cur;
+}
+
+/// To the kernel a segment is a file, and one may take the whole budget.
+Result<void> raise_file_size_limit(std::uint64_t budget) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_FSIZE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  if (limit.rlim_max >= budget) return {};
+  return Error(Code::quota_exceeded,
+               "files of this process may have " + std::to_string(limit.rlim_max) +
+                   " bytes, and shared memory counts as a file: the budget is " + std::to_string(budget) + " bytes",
+               "raise the limit, ulimit -f unlimited, or give a smaller --memory");
 }
 
 std::string huge_pages() {
@@ -96,9 +115,7 @@ ServerSettings server_settings(const Config& config) {
   node.pickle_lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.pickle_lease_s));
   settings.ready = [fd = config.ready_fd] {
     sd_notify("READY=1");
-    if (fd < 0) return;
-    if (::write(fd, "\n", 1) != 1) log_warning("nobody reads the ready descriptor {}", fd);
-    ::close(fd);
+    tell_ready(fd);
   };
   return settings;
 }
@@ -111,11 +128,13 @@ int serve(const Config& config) {
   // Nobody of this user may open our descriptors or memory through /proc.
   ::prctl(PR_SET_DUMPABLE, 0);
   const auto settings = server_settings(config);
-  auto server = Server::create(settings);
-  if (!server) {
-    std::cerr << "musterd: " << server.error().describe() << "\n";
+  const auto fail = [&](const Error& why) {
+    tell_failed(config.ready_fd, why);
     return 1;
-  }
+  };
+  if (auto raised = raise_file_size_limit(settings.node.quota.total[0]); !raised) return fail(raised.error());
+  auto server = Server::create(settings);
+  if (!server) return fail(server.error());
   log_info("musterd {} listens on {}, budget {} MiB, {} lanes", version, settings.socket,
            settings.node.quota.total[0] >> 20, settings.node.lanes);
   const auto reason = (*server)->run();
@@ -128,12 +147,16 @@ int serve(const Config& config) {
 }  // namespace musterd
 
 int main(int argc, char** argv) {
+  // What can't be written because a file would be too large is an error like others: a log must not end the daemon.
+  ::signal(SIGXFSZ, SIG_IGN);
+  int ready_fd = -1;
   try {
     auto parsed = musterd::parse_command_line(argc, argv);
     if (const int* code = std::get_if<int>(&parsed)) return *code;
+    ready_fd = std::get<musterd::Config>(parsed).ready_fd;
     return musterd::serve(std::get<musterd::Config>(parsed));
   } catch (const std::exception& error) {
-    std::cerr << "musterd: " << error.what() << "\n";
+    musterd::tell_failed(ready_fd, {muster::Code::failed, error.what()});
     return 1;
   }
 }

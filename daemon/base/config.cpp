@@ -9,12 +9,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iostream>
 #include <toml++/toml.h>
 #include <vector>
 
 #include <muster/ipc/byte_count.hpp>
 
+#include "base/starter.hpp"
 #include "base/version.hpp"
 
 namespace musterd {
@@ -131,7 +131,8 @@ std::vector<Setting> settings() {
       {"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object (default: 600)",
        number(&Config::pickle_lease_s, 0.0, year_s)},
       {"--socket-mode", "MODE", "permissions of the socket, octal (default: 0600)", set_socket_mode},
-      {"--ready-fd", "FD", "write a newline to this descriptor when clients can connect, then close it",
+      {"--ready-fd", "FD",
+       "write a newline to this descriptor when clients can connect, or why they can't, then close it",
        number(&Config::ready_fd, 0, 1 << 20)},
       {"--log-format", "text|json", "form of the log lines on standard error (default: text)", set_log_format},
       {"--log-level", "LEVEL", "debug, info, warning or error (default: info)", set_log_level},
@@ -197,6 +198,14 @@ Result<Config> merge(const std::vector<Setting>& all, const std::vector<std::str
   return config;
 }
 
+/// Who waits there is told of what is wrong with the other settings.
+int ready_fd(const std::vector<Setting>& all, const std::vector<std::string>& flags) {
+  Config config;
+  for (std::size_t i = 0; i < all.size(); ++i)
+    if (all[i].flag == "--ready-fd" && !flags[i].empty()) static_cast<void>(all[i].apply(config, flags[i]));
+  return config.ready_fd;
+}
+
 std::optional<std::uint64_t> read_number(const char* path, std::string_view key = {}) {
   std::ifstream file(path);
   std::string word;
@@ -238,7 +247,7 @@ std::variant<Config, int> parse_command_line(int argc, const char* const* argv) 
   }
   auto config = merge(all, flags, file);
   if (config) return *config;
-  std::cerr << "musterd: " << config.error().describe() << "\n";
+  tell_failed(ready_fd(all, flags), config.error());
   return usage_error;
 }
 

@@ -106,7 +106,7 @@ def test_a_config_file_that_says_nothing_usable_is_refused(muster, content):
 def test_a_budget_that_can_hold_nothing_is_refused(muster, budget):
     done = muster("start", "--memory", budget)
     assert done.returncode == 3
-    assert f"'{budget}' is too little memory (hint: give 4MiB at least)" in done.stderr
+    assert f"'{budget}' is too little memory\n  hint: give 4MiB at least\n" in done.stderr
 
 
 def test_the_least_budget_holds_something(muster):
