@@ -81,7 +81,9 @@ Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanosec
     if (replies_.at(number)) {
       auto packet = std::move(*replies_.extract(number).mapped());
       lock.unlock();
-      return checked(std::move(packet));
+      if (!packet.lost_fds) return checked(std::move(packet));
+      give_back(asked, packet);
+      return ipc::descriptors_lost();
     }
     if (!alive()) {
       lock.unlock();

@@ -48,7 +48,7 @@ Result<ipc::Fd> connect_to(const std::string& path, SteadyTime until) {
                  "use a shorter one");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno, "raise `ulimit -n`");
+  if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno);
   while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return refused(path, errno);
@@ -97,6 +97,7 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
     return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
   if (const auto* goodbye = frame->body_as_Goodbye())
     return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
+  if (packet->lost_fds) return ipc::descriptors_lost();
   const auto* body = frame->body_as_Welcome();
   if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
   if (body->protocol() != ipc::protocol_version)

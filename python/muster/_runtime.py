@@ -29,7 +29,8 @@ def init(memory: str | None = None, *, socket: str | None = None, start: bool = 
 
     Raises:
         Invalid: a daemon with another budget runs already; the message says both.
-        DaemonUnavailable: there is none and none could be started.
+        DaemonUnavailable: there is none and none could be started; the message says why.
+        QuotaExceeded: this process may open no more descriptors or map no more memory.
     """
     global _connection, _pid, _socket
     with _lock:

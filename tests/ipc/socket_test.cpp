@@ -239,7 +239,10 @@ TEST_CASE("descriptors lost to our own limit are told from a sender's mistake") 
   Packet packet;
   const auto received = receive_packet(sockets.b, packet);
   REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
-  REQUIRE(received.error().code() == Code::quota_exceeded);
+  REQUIRE(received.value() == Received::packet);
+  REQUIRE(packet.lost_fds);
+  REQUIRE(packet.fds.empty());
+  REQUIRE(muster::ipc::descriptors_lost().code() == Code::quota_exceeded);
   REQUIRE(open_descriptors() == before);
 }
 

@@ -44,9 +44,7 @@ class RankChild {
 
 Result<RankChild> start_child(const BenchOptions& options, const BenchRank& place) {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return ipc::system_error(Code::failed, "no pipe for a rank", errno,
-                             "raise the limit of open files: ulimit -n 4096");
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for a rank", errno);
   ipc::Fd read(ends[0]);
   ipc::Fd write(ends[1]);
   const pid_t parent = ::getpid();

@@ -41,7 +41,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
                  "a Unix socket's path has at most " + std::to_string(sizeof address.sun_path - 1) + " bytes");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd) return ipc::system_error(Code::failed, "no socket", errno, "raise the limit of open files: ulimit -n 4096");
+  if (!fd) return ipc::system_error(Code::failed, "no socket", errno);
   const timeval bound = timeval_of(timeout);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);

@@ -43,9 +43,7 @@ using Order = std::int32_t;
 
 Result<Guardian> Guardian::start() {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return ipc::system_error(Code::failed, "no pipe for the guardian", errno,
-                             "raise the limit of open files: ulimit -n 4096");
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for the guardian", errno);
   ipc::Fd read(ends[0]);
   ipc::Fd write(ends[1]);
   const pid_t pid = ::_Fork();

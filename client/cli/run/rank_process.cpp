@@ -22,9 +22,7 @@ struct Pipe {
 
 Result<Pipe> open_pipe() {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return ipc::system_error(Code::failed, "no pipe for a rank", errno,
-                             "raise the limit of open files: ulimit -n 4096");
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for a rank", errno);
   return Pipe{ipc::Fd(ends[0]), ipc::Fd(ends[1])};
 }
 

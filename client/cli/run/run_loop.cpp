@@ -55,9 +55,7 @@ Result<ipc::Fd> RunLoop::take_signals() {
     if (!is_ignored(one)) ::sigaddset(&set, one);  // nohup and shells' background jobs: leave them so
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
   ipc::Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd)
-    return ipc::system_error(Code::failed, "can't receive signals", errno,
-                             "raise the limit of open files: ulimit -n 4096");
+  if (!fd) return ipc::system_error(Code::failed, "can't receive signals", errno);
   return fd;
 }
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -53,13 +54,33 @@ Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
   return {};
 }
 
+/// What this process may have of it.
+std::string limit_text(decltype(RLIMIT_AS) resource) {
+  rlimit limit{};
+  getrlimit(resource, &limit);
+  return limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur);
+}
+
 }  // namespace
 
 Error system_error(Code code, std::string what, int error_number, std::string hint) {
-  return {code,
-          std::move(what) + ": " + std::generic_category().message(error_number) + " (errno " +
-              std::to_string(error_number) + ")",
-          std::move(hint)};
+  std::string message = std::move(what) + ": " + std::generic_category().message(error_number) + " (errno " +
+                        std::to_string(error_number) + ")";
+  switch (error_number) {
+    case EMFILE:
+      return {Code::quota_exceeded, message + "; the limit of open files is " + limit_text(RLIMIT_NOFILE),
+              "raise it: ulimit -n 4096"};
+    case ENFILE: return {Code::quota_exceeded, message + "; all processes together have too many", "see fs.file-max"};
+    case ENOMEM:
+      if (code != Code::failed) break;
+      return {Code::quota_exceeded, message + "; the limit of address space is " + limit_text(RLIMIT_AS) + " bytes",
+              "raise it: ulimit -v unlimited; or vm.max_map_count, or the memory of the cgroup"};
+    case EFBIG:
+      return {Code::quota_exceeded, message + "; the limit of a file's bytes is " + limit_text(RLIMIT_FSIZE),
+              "raise it: ulimit -f unlimited"};
+    default: break;
+  }
+  return {code, std::move(message), std::move(hint)};
 }
 
 void Fd::reset(int fd) {
@@ -98,8 +119,7 @@ Result<Mapping> Mapping::map(const Fd& fd, std::size_t bytes, Access access, std
   if (found == MAP_FAILED) {
     const int why = errno;
     if (wanted != nullptr) munmap(wanted, rounded_up(bytes, page_bytes()));
-    return system_error(Code::failed, "can't map " + std::to_string(bytes) + " bytes", why,
-                        "see `ulimit -v` and vm.max_map_count");
+    return system_error(Code::failed, "can't map " + std::to_string(bytes) + " bytes", why);
   }
   // Only advice: a kernel without huge pages for shared memory refuses it, and small pages work too.
   if (bytes >= huge_page_bytes && access != Access::copy_on_write) madvise(found, bytes, MADV_HUGEPAGE);
@@ -124,7 +144,7 @@ Result<Fd> create_memfd(const char* name, std::size_t bytes) {
   if (bytes > static_cast<std::size_t>(std::numeric_limits<off_t>::max()))
     return Error(Code::invalid, "can't make a memfd: " + std::to_string(bytes) + " bytes");
   Fd fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd) return system_error(Code::failed, "can't make a memfd", errno, "see `ulimit -n`");
+  if (!fd) return system_error(Code::failed, "can't make a memfd", errno);
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
     return system_error(Code::failed, "can't size a memfd to " + std::to_string(bytes) + " bytes", errno);
   return fd;
@@ -139,7 +159,7 @@ Result<void> add_seals(const Fd& fd, int seals) {
 
 Result<Fd> create_eventfd() {
   Fd fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!fd) return system_error(Code::failed, "can't make an eventfd", errno, "see `ulimit -n`");
+  if (!fd) return system_error(Code::failed, "can't make an eventfd", errno);
   return fd;
 }
 
@@ -161,7 +181,7 @@ void drain(const Fd& eventfd) {
 Result<Bell> create_bell() {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
-    return system_error(Code::failed, "can't make a socket pair", errno, "see `ulimit -n`");
+    return system_error(Code::failed, "can't make a socket pair", errno);
   Bell bell{Fd(pair[0]), Fd(pair[1])};
   // Else the listener's process could leave descriptors of its own in it.
   shutdown(bell.teller.get(), SHUT_RD);

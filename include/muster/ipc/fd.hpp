@@ -85,7 +85,8 @@ struct Bell {
 void ring(const Fd& teller);
 void silence(const Fd& listener);
 
-/// An Error from errno: `what: strerror (errno N)`.
+/// An Error from errno: `what: strerror (errno N)`. QuotaExceeded, with the limit and how to raise it, where a limit of
+/// this process is the reason.
 [[nodiscard]] Error system_error(Code code, std::string what, int error_number, std::string hint = {});
 
 }  // namespace muster::ipc

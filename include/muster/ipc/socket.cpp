@@ -123,11 +123,10 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
     if (errno != EINTR) return system_error(Code::daemon_unavailable, "can't receive from the other end", errno);
   }
   packet.fds = take_fds(message);
-  const std::string count = std::to_string(packet.fds.size());
-  if ((message.msg_flags & MSG_CTRUNC) != 0 && packet.fds.size() < packet_fds_max)
-    return Error(Code::quota_exceeded, "descriptors of a packet were lost: only " + count + " could be opened",
-                 "raise `ulimit -n`");
-  if ((message.msg_flags & MSG_CTRUNC) != 0 || packet.fds.size() > packet_fds_max)
+  const bool truncated = (message.msg_flags & MSG_CTRUNC) != 0;
+  packet.lost_fds = truncated && packet.fds.size() < packet_fds_max;
+  if (packet.lost_fds) packet.fds.clear();
+  else if (truncated || packet.fds.size() > packet_fds_max)
     return Error(Code::invalid, "too many descriptors in a packet: more than " + std::to_string(packet_fds_max));
   if ((message.msg_flags & MSG_TRUNC) != 0)
     return Error(Code::invalid, "a packet is too long: more than " + std::to_string(inline_bytes_max) + " bytes");
@@ -165,6 +164,7 @@ wire::Body body_type(std::span<const std::byte> verified_frame) {
 
 /// Puts the large frame that `packet` announces in its place.
 Result<void> unwrap(Packet& packet) {
+  if (packet.lost_fds) return descriptors_lost();
   const auto* large = wire::GetFrame(packet.bytes.data())->body_as_Large();
   if (large == nullptr || packet.fds.empty()) return lie("it has no body or no descriptor");
   auto bytes = read_memfd(packet.fds.front(), large->bytes());
@@ -206,6 +206,10 @@ wire::Body peek_body_type(flatbuffers::Verifier& verifier, const std::uint8_t* b
 bool is_clients(wire::Body type) { return type <= wire::Body_Stop; }
 
 }  // namespace
+
+Error descriptors_lost() {
+  return system_error(Code::quota_exceeded, "can't open the descriptors that came with a packet", EMFILE);
+}
 
 Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
   if (frame.empty() || frame.size() > frame_bytes_max)

@@ -22,7 +22,11 @@ inline constexpr std::size_t fds_max = 8;                 ///< in one packet
 struct Packet {
   std::vector<std::byte> bytes;
   std::vector<Fd> fds;
+  bool lost_fds = false;  ///< some came with it and could not be opened, so there are none: see descriptors_lost()
 };
+
+/// QuotaExceeded: this process may open no more.
+[[nodiscard]] Error descriptors_lost();
 
 enum class Received { packet, would_block, closed };
 
