@@ -43,7 +43,8 @@ def _work(rank, warm, go, done, checked, daemon_pid):
         before = faults(daemon_pid)
         for step in range(WARM):
             call(step)
-        settled = group.allreduce(int(faults(daemon_pid) == before), op="min").result()
+        # A number, as a result that is held would lie where the next call's is to be.
+        settled = bool(group.allreduce(int(faults(daemon_pid) == before), op="min").result())
         if settled:
             break
     warm.wait(60)
