@@ -95,6 +95,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Stop = std::function<bool()>;
   [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::chrono::nanoseconds timeout,
                                             const Stop& stop = {});
+  /// Waits until nothing of this kind that was given up can still be granted: what was is given back before anything
+  /// that is asked from here on.
+  void settle_abandoned(ipc::wire::Body asked, SteadyTime until);
   /// Sends a frame whose reply nobody waits for; a socket that is full now swallows it.
   void tell(const Build& build);
 

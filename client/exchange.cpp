@@ -110,6 +110,18 @@ Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanosec
   }
 }
 
+void Connection::settle_abandoned(wire::Body asked, SteadyTime until) {
+  const auto any = [&] {
+    const std::lock_guard lock(reply_mutex_);
+    return std::any_of(abandoned_.begin(), abandoned_.end(), [&](const auto& each) { return each.second == asked; });
+  };
+  while (any() && alive() && !interrupted() && steady_clock::now() < until) {
+    if (receive_if_free()) continue;
+    pollfd readable{socket_.get(), POLLIN, 0};
+    ::poll(&readable, 1, static_cast<int>(look_up_interval.count()));
+  }
+}
+
 Result<bool> Connection::try_send(std::span<const std::byte> frame) {
   const std::lock_guard lock(send_mutex_);
   while (!untold_.empty()) {

@@ -38,7 +38,10 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
   // It is meant for ops: even where these are to be quick, the daemon may take a moment to seat a rank.
   const CallDeadline deadline(std::max<std::chrono::nanoseconds>(timeout, std::chrono::seconds(1)));
-  auto packet = ask(*connection, wire::Body_Join, std::chrono::seconds(30), [&](auto& fbb) {
+  constexpr auto patience = std::chrono::seconds(30);
+  // A seat that was asked for in vain and is granted late must not be in the way of this call.
+  connection->settle_abandoned(wire::Body_Join, CallDeadline::bound(std::chrono::steady_clock::now() + patience));
+  auto packet = ask(*connection, wire::Body_Join, patience, [&](auto& fbb) {
     const auto group = fbb.CreateString(name);
     return wire::CreateJoin(fbb, group, rank, world_size,
                             static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 1, 86'400'000)),
