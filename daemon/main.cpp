@@ -75,6 +75,16 @@ std::string log_target() {
   return !error && path.is_absolute() ? path.string() : "standard error";
 }
 
+/// What the daemon may keep in its own memory for its clients. A tenth of the budget is what a limit on its process is
+/// expected to allow on top of it, and some of that it needs for itself. Four GiB are several million objects: more
+/// than that at a time is a mistake, however large the machine is.
+std::uint64_t heap_bytes(std::uint64_t memory) {
+  constexpr std::uint64_t own = 8 << 20;
+  constexpr std::uint64_t heap_min = 4 << 20;
+  constexpr std::uint64_t heap_max = std::uint64_t{4} << 30;
+  return std::clamp(memory / 10 - std::min(memory / 10, own), heap_min, heap_max);
+}
+
 ServerSettings server_settings(const Config& config) {
   ServerSettings settings;
   settings.socket = config.socket.empty() ? muster::ipc::default_socket_path() : config.socket;
@@ -98,11 +108,17 @@ ServerSettings server_settings(const Config& config) {
   constexpr std::uint64_t slots_of_client = 1 << 16;
   constexpr std::uint64_t groups_total = 1 << 14;
   constexpr std::uint64_t groups_of_user = groups_total / 2;
-  node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total};
-  node.quota.per_user = {or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total,
-                         groups_of_user};
-  node.quota.per_client = {or_all(config.client_memory_bytes, memory), config.objects_max, descriptors / 2,
-                           slots_of_client, groups_of_user};
+  // Of the heap no client may have more than half and no user more than three quarters, so that others can go on.
+  const std::uint64_t heap = heap_bytes(memory);
+  node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap};
+  node.quota.per_user = {
+      or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total, groups_of_user, heap / 4 * 3};
+  node.quota.per_client = {or_all(config.client_memory_bytes, memory),
+                           config.objects_max,
+                           descriptors / 2,
+                           slots_of_client,
+                           groups_of_user,
+                           heap / 2};
   constexpr std::uint64_t reserve_share = 32;
   constexpr std::uint64_t reserve_bytes_max = 128 << 20;
   node.quota.reserve_bytes = std::min(memory / reserve_share, reserve_bytes_max);

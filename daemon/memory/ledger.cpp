@@ -16,14 +16,14 @@ namespace {
 std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 
 std::string_view name_of(Resource resource) {
-  constexpr std::array<std::string_view, resource_count> names{"memory", "objects", "file descriptors", "ops in flight",
-                                                               "groups"};
+  constexpr std::array<std::string_view, resource_count> names{
+      "memory", "objects", "file descriptors", "ops in flight", "groups", "of the daemon's own memory"};
   return names[index(resource)];
 }
 
-/// Without saying of what, except for memory.
+/// Without saying of what, except for bytes.
 std::string number_text(Resource resource, std::uint64_t amount) {
-  if (resource != Resource::memory) return std::to_string(amount);
+  if (resource != Resource::memory && resource != Resource::heap) return std::to_string(amount);
   constexpr std::uint64_t mebibyte = 1 << 20;
   if (amount >= 10 * mebibyte) return std::to_string(amount / mebibyte) + " MiB";
   return std::to_string((amount + 1023) / 1024) + " KiB";
@@ -38,6 +38,8 @@ const char* way_out(Resource resource) {
   switch (resource) {
     case Resource::slots: return "wait for some of them first";
     case Resource::groups: return "leave() groups that are not needed";
+    case Resource::heap:
+      return "keep fewer and larger objects, ops and groups at a time, or start the daemon with a larger --memory";
     default: return "free something first, or raise the daemon's limit";
   }
 }
@@ -49,7 +51,8 @@ Charge::Charge(Charge&& other) noexcept
       payer_(other.payer_),
       resource_(other.resource_),
       small_(other.small_),
-      amount_(std::exchange(other.amount_, 0)) {}
+      amount_(std::exchange(other.amount_, 0)),
+      heap_(std::exchange(other.heap_, 0)) {}
 
 Charge& Charge::operator=(Charge&& other) noexcept {
   if (this == &other) return *this;
@@ -59,13 +62,14 @@ Charge& Charge::operator=(Charge&& other) noexcept {
   resource_ = other.resource_;
   small_ = other.small_;
   amount_ = std::exchange(other.amount_, 0);
+  heap_ = std::exchange(other.heap_, 0);
   return *this;
 }
 
 void Charge::reset() {
   if (ledger_) ledger_->give_back(*this);
   ledger_ = nullptr;
-  amount_ = 0;
+  amount_ = heap_ = 0;
 }
 
 Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amount) const {
@@ -87,16 +91,38 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
   return {};
 }
 
-Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount) {
+Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount, std::uint64_t heap) {
+  const auto accounts = accounts_of(payer);
   const bool fits = resource != Resource::memory || leaves_the_reserve(amount);
-  if (!fits || !within_quota(payer, resource, amount)) return refuse(payer, resource, amount);
-  return take(payer, resource, amount, false);
+  if (!fits || !within_quota(payer, accounts, resource, amount)) return refuse(payer, resource, amount);
+  if (!within_quota(payer, accounts, Resource::heap, heap)) return refuse(payer, Resource::heap, heap);
+  return take(payer, accounts, resource, amount, heap, false);
 }
 
 Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn) {
-  const bool fits = turn == Turn::its_own || in_the_reserve(payer, bytes);
-  if (!fits || !within_quota(payer, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
-  return take(payer, Resource::memory, bytes, true);
+  const auto accounts = accounts_of(payer);
+  const bool fits = turn == Turn::its_own || in_the_reserve(payer, accounts, bytes);
+  if (!fits || !within_quota(payer, accounts, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
+  return take(payer, accounts, Resource::memory, bytes, 0, true);
+}
+
+Result<void> Ledger::resize(Charge& charge, Payer payer, std::uint64_t bytes) {
+  if (bytes == 0) {
+    charge.reset();
+  } else if (bytes < charge.amount_) {
+    const Charge less(this, payer, Resource::heap, std::exchange(charge.amount_, bytes) - bytes, 0, false);
+  } else if (bytes > charge.amount_) {
+    auto more = this->charge(payer, Resource::heap, bytes - charge.amount_);
+    if (!more) return more.error();
+    more->amount_ = bytes;
+    charge.ledger_ = nullptr;  // what it had is in the new one
+    charge = std::move(*more);
+  }
+  return {};
+}
+
+Ledger::Accounts Ledger::accounts_of(Payer payer) {
+  return {users_[payer.user], payer.client ? clients_[payer.client] : results_[payer.user]};
 }
 
 /// What is charged as small fills the reserve first.
@@ -108,35 +134,37 @@ bool Ledger::leaves_the_reserve(std::uint64_t bytes) const {
 }
 
 /// Of one client or one user it is never more than a part, so that one of them can't use it up.
-bool Ledger::in_the_reserve(Payer payer, std::uint64_t bytes) {
+bool Ledger::in_the_reserve(Payer payer, Accounts accounts, std::uint64_t bytes) const {
   constexpr std::uint64_t client_bytes_least = 1 << 20;  // its rings and a segment
   const std::uint64_t all = quota_.reserve_bytes;
   const std::uint64_t of_user = all / 2;
   const std::uint64_t of_client = std::max(all / 8, std::min(of_user, client_bytes_least));
   const auto has = [&](const Account& account, std::uint64_t part) { return account.small_bytes + bytes <= part; };
-  return has(total_, all) && has(users_[payer.user], of_user) && (!payer.client || has(own_account(payer), of_client));
+  return has(total_, all) && has(accounts.user, of_user) && (!payer.client || has(accounts.own, of_client));
 }
 
-bool Ledger::within_quota(Payer payer, Resource resource, std::uint64_t amount) {
+bool Ledger::within_quota(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount) const {
   const auto i = index(resource);
   const auto fits = [&](const Account& account, std::uint64_t limit) {
     return account.used[i] <= limit && amount <= limit - account.used[i];
   };
-  return fits(total_, quota_.total[i]) && fits(users_[payer.user], quota_.per_user[i]) &&
-         (!payer.client || fits(own_account(payer), quota_.per_client[i]));
+  return fits(total_, quota_.total[i]) && fits(accounts.user, quota_.per_user[i]) &&
+         (!payer.client || fits(accounts.own, quota_.per_client[i]));
 }
 
-Charge Ledger::take(Payer payer, Resource resource, std::uint64_t amount, bool small) {
+Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount, std::uint64_t heap,
+                    bool small) {
   const auto i = index(resource);
   const auto add = [&](Account& account) {
     account.used[i] += amount;
+    account.used[heap_index] += heap;
     if (small) account.small_bytes += amount;
     if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[i]);
   };
   add(total_);
-  add(users_[payer.user]);
-  add(own_account(payer));
-  return Charge(this, payer, resource, amount, small);
+  add(accounts.user);
+  add(accounts.own);
+  return Charge(this, payer, resource, amount, heap, small);
 }
 
 Error Ledger::refuse(Payer payer, Resource resource, std::uint64_t amount) {
@@ -174,8 +202,10 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
 void Ledger::give_back(const Charge& charge) {
   const auto i = index(charge.resource_);
   const auto subtract = [&](Account& account) {
-    MUSTER_ASSERT(account.used[i] >= charge.amount_, "nothing is given back twice");
+    MUSTER_ASSERT(account.used[i] >= charge.amount_ && account.used[heap_index] >= charge.heap_,
+                  "nothing is given back twice");
     account.used[i] -= charge.amount_;
+    account.used[heap_index] -= charge.heap_;
     if (charge.small_) account.small_bytes -= charge.amount_;
   };
   subtract(total_);

@@ -19,8 +19,9 @@ namespace musterd {
 using muster::ipc::ClientId;
 using UserId = std::uint32_t;  ///< a uid
 
-enum class Resource : std::uint8_t { memory, objects, fds, slots, groups };  ///< slots: ops in flight
-inline constexpr std::size_t resource_count = 5;
+/// memory: segments and rings; slots: ops in flight; heap: what the daemon keeps in its own memory for somebody
+enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap };
+inline constexpr std::size_t resource_count = 6;
 
 /// An amount of each resource, in their order. It is made of all of them or of none, so that none can be left out.
 class Amounts {
@@ -57,7 +58,7 @@ enum class Turn : std::uint8_t { its_own, before_others };
 
 class Ledger;
 
-/// One amount that is held; gives it back when destroyed. Must not outlive its ledger.
+/// One amount that is held, and what it takes of the heap; gives them back when destroyed. Must not outlive its ledger.
 class [[nodiscard]] Charge {
  public:
   Charge() = default;
@@ -66,16 +67,19 @@ class [[nodiscard]] Charge {
   ~Charge() { reset(); }
   void reset();
   [[nodiscard]] std::uint64_t amount() const { return amount_; }
+  /// Beside the amount. A charge of nothing but heap has it as its amount.
+  [[nodiscard]] std::uint64_t heap() const { return heap_; }
 
  private:
   friend class Ledger;
-  Charge(Ledger* ledger, Payer payer, Resource resource, std::uint64_t amount, bool small)
-      : ledger_(ledger), payer_(payer), resource_(resource), small_(small), amount_(amount) {}
+  Charge(Ledger* ledger, Payer payer, Resource resource, std::uint64_t amount, std::uint64_t heap, bool small)
+      : ledger_(ledger), payer_(payer), resource_(resource), small_(small), amount_(amount), heap_(heap) {}
   Ledger* ledger_ = nullptr;
   Payer payer_;
   Resource resource_ = Resource::memory;
   bool small_ = false;
   std::uint64_t amount_ = 0;
+  std::uint64_t heap_ = 0;
 };
 
 struct Account {
@@ -92,9 +96,13 @@ class Ledger {
 
   /// QuotaExceeded if the client's or user's share does not allow it; OutOfMemory if the daemon's total doesn't
   /// (for memory: the caller may wait, see Admission). The message says the limit and who holds what.
-  [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount);
+  /// `heap`: what the thing takes of the heap, charged in the same step.
+  [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount,
+                                              std::uint64_t heap = 0);
   /// The same for a little memory, which may be of the reserve.
   [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own);
+  /// Makes `charge`, which is the payer's for heap alone or empty, one of `bytes`. What is refused leaves it as it was.
+  [[nodiscard]] muster::Result<void> resize(Charge& charge, Payer payer, std::uint64_t bytes);
   /// True if it could ever fit: not more than each limit.
   [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
 
@@ -110,13 +118,18 @@ class Ledger {
 
  private:
   friend class Charge;
-  [[nodiscard]] Account& own_account(Payer payer) {
-    return payer.client ? clients_[payer.client] : results_[payer.user];
-  }
+  static constexpr std::size_t heap_index = static_cast<std::size_t>(Resource::heap);
+  /// Those that a charge counts for, beside the daemon's. Valid until the next charge.
+  struct Accounts {
+    Account& user;
+    Account& own;
+  };
+  [[nodiscard]] Accounts accounts_of(Payer payer);
   [[nodiscard]] bool leaves_the_reserve(std::uint64_t bytes) const;
-  [[nodiscard]] bool in_the_reserve(Payer payer, std::uint64_t bytes);
-  [[nodiscard]] bool within_quota(Payer payer, Resource resource, std::uint64_t amount);
-  [[nodiscard]] Charge take(Payer payer, Resource resource, std::uint64_t amount, bool small);
+  [[nodiscard]] bool in_the_reserve(Payer payer, Accounts accounts, std::uint64_t bytes) const;
+  [[nodiscard]] bool within_quota(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount) const;
+  [[nodiscard]] Charge take(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount, std::uint64_t heap,
+                            bool small);
   [[nodiscard]] muster::Error refuse(Payer payer, Resource resource, std::uint64_t amount);
   /// Why a charge that does not fit is refused.
   [[nodiscard]] muster::Error refusal(Payer payer, Resource resource, std::uint64_t amount) const;

@@ -294,6 +294,7 @@ class Node {
   void fail_running(std::uint64_t key, const muster::Error& error);
   void finish_from_lane(std::uint64_t key, OpPtr& lease);
   [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
+  [[nodiscard]] muster::Result<void> reserve_holds(const Running& running);
   void give(const Running& running, std::span<const ObjectPtr> outputs);
   void give_combined(const Running& running, std::span<const ObjectPtr> outputs);
   /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.

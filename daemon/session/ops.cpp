@@ -373,6 +373,8 @@ void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
 void Node::finish(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   auto outputs = publish(running, now);
+  if (outputs)
+    if (auto room = reserve_holds(running); !room) outputs = room.error();
   if (!outputs) return fail_running(key, outputs.error());
   const auto ended = running_.extract(key);
   const Running& over = ended.mapped();
@@ -384,6 +386,24 @@ void Node::finish(std::uint64_t key, TimePoint now) {
   } else {
     give_combined(over, *outputs);
   }
+  store_.end_reservations();
+}
+
+/// What the op gives must have room with everybody before anybody is told, or its outcome would not be the same for
+/// all.
+Result<void> Node::reserve_holds(const Running& running) {
+  const auto& contributions = running.op->contributions;
+  for (std::size_t i = 0; i < running.plan.gives.size() || (running.group && i < contributions.size()); ++i) {
+    const auto pending = pending_.find(contributions[running.group ? i : 0].ticket);
+    const Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
+    if (!client) continue;
+    const Gives& gives = running.group ? running.plan.given_to(i) : running.plan.gives[i];
+    if (auto room = store_.reserve(client->payer(), gives.size()); !room) {
+      store_.end_reservations();
+      return room.error();
+    }
+  }
+  return {};
 }
 
 void Node::fail_running(std::uint64_t key, const Error& error) {
@@ -488,7 +508,7 @@ std::optional<Node::Pending> Node::take_pending(Ticket ticket) {
 void Node::settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) {
   const auto pending = take_pending(ticket);
   if (!pending) return;
-  for (const auto& object : objects) store_.hold(object, pending->client);
+  for (const auto& object : objects) store_.hold_reserved(object, pending->client);
   ipc::address_done(outcome_, pending->work);
   outside_.complete(pending->client, ipc::CompletionType::done, outcome_);
 }

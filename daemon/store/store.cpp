@@ -1,6 +1,7 @@
 #include "store/store.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/assert.hpp"
 #include "store/leaf_index.hpp"
@@ -16,13 +17,22 @@ namespace {
 
 std::string label(ObjectId id) { return "object " + std::to_string(id.value); }
 
-/// What a manifest takes in the daemon beyond what the object's slot stands for.
-std::uint64_t metadata_bytes(const Manifest& manifest) {
-  constexpr std::uint64_t with_slot = 4096;
-  const std::uint64_t bytes = manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const std::byte*)) +
-                              manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size();
-  return bytes <= with_slot ? 0 : bytes;
+/// What an object's description takes, about.
+std::uint64_t metadata_bytes(const Object& object) {
+  const Manifest& manifest = object.manifest;
+  return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const std::byte*)) +
+         manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size() +
+         object.segments.size() * sizeof(SegmentPtr);
 }
+/// A larger one is charged as memory, of which there is more.
+constexpr std::uint64_t metadata_in_heap_max = 4096;
+
+/// What malloc adds to a block, and what a growing table has free or copies, per element of `bytes`.
+constexpr std::uint64_t block_bytes = 32;
+constexpr std::uint64_t in_table(std::uint64_t bytes) { return 3 * (bytes + 1); }
+
+/// Later than any.
+constexpr std::uint64_t no_fork = std::numeric_limits<std::uint64_t>::max();
 
 bool comes_before(const SegmentPtr& a, const SegmentPtr& b) { return a->id() < b->id(); }
 
@@ -89,10 +99,14 @@ Result<void> Store::bind_to_parent(Object& object) const {
 }
 
 Result<void> Store::charge(Object& object, Payer payer) const {
-  auto slot = ledger_.charge(payer, Resource::objects, 1);
+  constexpr std::uint64_t each =
+      sizeof(Watched) + sizeof(Entry) + 2 * block_bytes + in_table(sizeof(ObjectId) + sizeof(std::unique_ptr<Entry>));
+  const std::uint64_t bytes = metadata_bytes(object);
+  const bool is_large = bytes > metadata_in_heap_max;
+  auto slot = ledger_.charge(payer, Resource::objects, 1, each + (is_large ? 0 : bytes));
   if (!slot) return slot.error();
   object.slot = std::move(*slot);
-  if (const auto bytes = metadata_bytes(object.manifest); bytes != 0) {
+  if (is_large) {
     auto metadata = ledger_.charge(payer, Resource::memory, bytes);
     if (!metadata) return metadata.error();
     object.metadata = std::move(*metadata);
@@ -105,7 +119,10 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   std::sort(segments.begin(), segments.end(), comes_before);
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
   ObjectPtr made(watched, &watched->object);
-  entries_[made->id].weak = made;
+  auto entry = std::make_unique<Entry>();
+  entry->weak = made;
+  watched->object.entry = entry.get();
+  entries_.emplace(made->id, std::move(entry));
   // Its end is noted from here on, where it has an entry that ends with it.
   watched->ends = ends_;
   return made;
@@ -140,6 +157,8 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   }
   auto bound = parent ? bind_to_parent(object) : bind_own(object, client);
   if (!bound) return bound.error();
+  Family& family = family_of(client);
+  if (auto room = make_room(family, 1); !room) return room.error();
   if (auto charged = charge(object, client); !charged) return charged.error();
   if (!parent) {
     const auto bytes = object.manifest.bytes();
@@ -147,7 +166,7 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
     totals_.bytes_copied += std::min(copied_bytes, bytes);
   }
   auto made = insert(watched);
-  hold(made, client.client);
+  add_hold(family, made);
   return made;
 }
 
@@ -180,19 +199,20 @@ Error Store::lost(ObjectId id) const {
 
 Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
   auto found = entries_.find(id);
-  if (found == entries_.end() || found->second.weak.expired()) return lost(id);
-  const auto& holders = found->second.holders;
+  if (found == entries_.end() || found->second->weak.expired()) return lost(id);
+  const auto& holders = found->second->holders;
   const bool holds =
       std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
   if (!holds) return Error(Code::denied, label(id) + " is not held by this client");
-  return found->second.strong;
+  return found->second->strong;
 }
 
 bool Store::holds_in(ClientId client, SegmentId segment) const {
-  auto found = holds_.find(client);
-  if (found == holds_.end()) return false;
-  return std::any_of(found->second.begin(), found->second.end(), [&](const auto& hold) {
-    const auto& segments = entries_.at(hold.first).strong->segments;
+  auto found = families_.find(client);
+  if (found == families_.end()) return false;
+  const auto& own = found->second->own;
+  return std::any_of(own.begin(), own.end(), [&](const auto& hold) {
+    const auto& segments = entries_.at(hold.first)->strong->segments;
     const auto place = std::lower_bound(segments.begin(), segments.end(), segment,
                                         [](const SegmentPtr& each, SegmentId id) { return each->id() < id; });
     return place != segments.end() && (*place)->id() == segment;
@@ -201,35 +221,91 @@ bool Store::holds_in(ClientId client, SegmentId segment) const {
 
 Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client) {
   auto found = entries_.find(id);
-  auto object = found == entries_.end() ? nullptr : found->second.weak.lock();
+  auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
   if (!object) return lost(id);
   if (object->capability != capability)
     return Error(Code::denied, label(id) + " needs another capability than the ref shows",
                  "use the ref as it was pickled");
   if (object->user != client.user)
     return Error(Code::denied, label(id) + " belongs to user " + std::to_string(object->user));
-  hold(object, client.client);
+  if (auto held = hold(object, client); !held) return held.error();
   return object;
 }
 
-Store::Entry& Store::entry_of(const ObjectPtr& object) {
-  auto found = entries_.find(object->id);
-  MUSTER_ASSERT(found != entries_.end(), "an object that is alive has an entry");
-  return found->second;
+Store::Family& Store::family_of(Payer client) {
+  auto& family = families_[client.client];
+  if (!family) {
+    family = std::make_shared<Family>();
+    family->payer = client;
+  }
+  return *family;
 }
 
-void Store::hold(const ObjectPtr& object, ClientId client) {
-  auto& entry = entry_of(object);
+/// Charges for many holds at once, so that the usual hold costs nothing here.
+Result<void> Store::make_room(Family& family, std::size_t more) const {
+  constexpr std::size_t step = 32;
+  const std::size_t wanted = family.held + family.reserved + more;
+  if (wanted <= family.room) return {};
+  return charge_for(family, (wanted + step - 1) / step * step);
+}
+
+/// Tables keep what they once had; one that has become far too large begins anew.
+void Store::shrink(Family& family) const {
+  constexpr std::size_t small = 4096;
+  const std::size_t wanted = family.held + family.reserved;
+  if (family.room <= small || wanted > family.room / 8) return;
+  family.own.rehash(0);
+  MUSTER_ASSERT(charge_for(family, std::max(small, 2 * wanted)), "to give something back is never refused");
+}
+
+Result<void> Store::charge_for(Family& family, std::size_t room) const {
+  constexpr std::uint64_t each = in_table(sizeof(Holds::value_type)) + 2 * sizeof(Holder);
+  if (auto charged = ledger_.resize(family.charge, family.payer, room * each); !charged) return charged.error();
+  family.room = room;
+  return {};
+}
+
+Result<void> Store::hold(const ObjectPtr& object, Payer client) {
+  Family& family = family_of(client);
+  if (auto room = make_room(family, 1); !room) return room.error();
+  add_hold(family, object);
+  return {};
+}
+
+Result<void> Store::reserve(Payer client, std::size_t more) {
+  Family& family = family_of(client);
+  if (auto room = make_room(family, more); !room) return room.error();
+  if (family.reserved == 0 && more > 0) reserved_.push_back(&family);
+  family.reserved += more;
+  return {};
+}
+
+void Store::hold_reserved(const ObjectPtr& object, ClientId client) {
+  Family& family = *families_.at(client);
+  MUSTER_ASSERT(family.reserved > 0, "room was made before anybody was given anything");
+  --family.reserved;
+  add_hold(family, object);
+}
+
+void Store::end_reservations() {
+  for (Family* family : reserved_) family->reserved = 0;
+  reserved_.clear();
+}
+
+void Store::add_hold(Family& family, const ObjectPtr& object) {
+  const ClientId client = family.payer.client;
+  auto& entry = *object->entry;
   auto& holders = entry.holders;
   auto holder =
       std::find_if(holders.begin(), holders.end(), [&](const Holder& existing) { return existing.client == client; });
   const bool is_new = holder == holders.end();
   // What may find no memory comes first: the two indexes must agree.
   if (is_new && holders.size() == holders.capacity()) holders.reserve(2 * holders.size());
-  ++holds_[client][object->id];
+  ++family.own.try_emplace(object->id, Hold{0, family.forks}).first->second.count;
   entry.strong = object;
   if (is_new) holders.push_back({client, 1});
   else ++holder->holds;
+  if (is_new) ++family.held;
 }
 
 void Store::let_go(Entry& entry, const char* reason) {
@@ -238,28 +314,54 @@ void Store::let_go(Entry& entry, const char* reason) {
   entry.strong.reset();
 }
 
-void Store::drop_hold(Entry& entry, ObjectId id, ClientId client, const char* reason) {
-  auto holder = std::find_if(entry.holders.begin(), entry.holders.end(),
-                             [&](const Holder& existing) { return existing.client == client; });
+/// What the client held goes to the last of its family who forked before fork `before`, and after the hold began.
+void Store::end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before,
+                     const char* reason) {
+  auto& entry = *entries_.at(id);
+  const auto of = [&](ClientId wanted) {
+    return std::find_if(entry.holders.begin(), entry.holders.end(),
+                        [&](const Holder& existing) { return existing.client == wanted; });
+  };
+  const auto heir =
+      std::find_if(family.heirs.rbegin(), family.heirs.rend(), [&](const Heir& each) { return each.fork < before; });
+  if (heir != family.heirs.rend() && heir->fork > hold.since) {
+    const auto [kept, is_new] = heir->kept.try_emplace(id, Hold{1, hold.since});
+    kept->second.since = std::min(kept->second.since, hold.since);
+    if (is_new) {
+      *of(client) = {heir->id, 1};
+      return;
+    }
+  }
+  const auto holder = of(client);
   MUSTER_ASSERT(holder != entry.holders.end(), "the two indexes of holds agree");
-  if (--holder->holds == 0) entry.holders.erase(holder);
-  auto& of_client = holds_.at(client);
-  if (auto found = of_client.find(id); --found->second == 0) of_client.erase(found);
+  entry.holders.erase(holder);
+  --family.held;
   let_go(entry, reason);
 }
 
 Result<void> Store::release(ObjectId id, ClientId client) {
-  auto of_client = holds_.find(client);
-  if (of_client == holds_.end() || !of_client->second.contains(id))
-    return Error(Code::invalid, label(id) + " released without a hold");
-  drop_hold(entries_.at(id), id, client, "freed: every hold of it was given up");
+  const auto missing = [&] { return Error(Code::invalid, label(id) + " released without a hold"); };
+  const auto found = families_.find(client);
+  if (found == families_.end()) return missing();
+  Family& family = *found->second;
+  const auto held = family.own.find(id);
+  if (held == family.own.end()) return missing();
+  if (held->second.count > 1) {
+    --held->second.count;
+    auto& holders = entries_.at(id)->holders;
+    --std::find_if(holders.begin(), holders.end(), [&](const Holder& each) { return each.client == client; })->holds;
+    return {};
+  }
+  end_hold(family, client, id, held->second, no_fork, "freed: every hold of it was given up");
+  family.own.erase(held);
+  shrink(family);
   return {};
 }
 
 Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
   auto object = held(id, client);
   if (!object) return object.error();
-  auto& entry = entry_of(*object);
+  auto& entry = *(*object)->entry;
   pins_.erase({entry.pinned_until, id});
   entry.pinned_until = now + limits_.pickle_lease;
   pins_.emplace(entry.pinned_until, id);
@@ -267,35 +369,43 @@ Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
 }
 
 void Store::inherit(ClientId client, ClientId heir) {
-  auto found = holds_.find(client);
-  if (found == holds_.end()) return;
-  std::vector<ObjectId> ids;
-  for (const auto& [id, count] : found->second) ids.push_back(id);
-  for (const auto id : ids) {
-    const ObjectPtr object = entries_.at(id).strong;
-    hold(object, heir);
-  }
+  auto found = families_.find(client);
+  if (found == families_.end() || found->second->own.empty()) return;
+  const FamilyPtr family = found->second;
+  family->heirs.reserve(family->heirs.size() + 1);
+  families_.emplace(heir, family);
+  family->heirs.push_back({heir, ++family->forks, {}});
 }
 
 void Store::drop_client(ClientId client) {
-  auto found = holds_.find(client);
-  if (found == holds_.end()) return;
-  auto& dropping = dropping_.emplace_back(Dropping{client, std::move(found->second), {}});
+  auto found = families_.find(client);
+  if (found == families_.end()) return;
+  const FamilyPtr family = found->second;
+  families_.erase(found);
+  auto& dropping = dropping_.emplace_back(Dropping{family, client, no_fork, {}, {}});
+  if (client == family->payer.client) {
+    dropping.holds = std::move(family->own);
+  } else {
+    const auto heir =
+        std::find_if(family->heirs.begin(), family->heirs.end(), [&](const Heir& each) { return each.id == client; });
+    dropping.before = heir->fork;
+    dropping.holds = std::move(heir->kept);
+    family->heirs.erase(heir);
+  }
   dropping.next = dropping.holds.cbegin();
-  holds_.erase(found);
   drop_more();
 }
 
 void Store::drop_more() {
   constexpr int holds_max = 512;  // about a tenth of a millisecond
   if (dropping_.empty()) return;
-  auto& [client, holds, next] = dropping_.front();
-  for (int count = 0; count < holds_max && next != holds.cend(); ++count, ++next) {
-    const ObjectId id = next->first;
-    auto& entry = entries_.at(id);
-    const auto is_its = [gone = client](const Holder& holder) { return holder.client == gone; };
-    entry.holders.erase(std::remove_if(entry.holders.begin(), entry.holders.end(), is_its), entry.holders.end());
-    let_go(entry, ipc::maker_of(id) == client ? "its owner died" : "freed: its last holder died");
+  auto& [family, client, before, holds, next] = dropping_.front();
+  try {
+    for (int count = 0; count < holds_max && next != holds.cend(); ++count, ++next)
+      end_hold(*family, client, next->first, next->second, before,
+               ipc::maker_of(next->first) == client ? "its owner died" : "freed: its last holder died");
+  } catch (const std::bad_alloc&) {
+    return;  // an heir has no room for it now: later
   }
   if (next == holds.cend()) dropping_.pop_front();
 }
@@ -304,7 +414,7 @@ void Store::expire(TimePoint now) {
   while (!pins_.empty() && pins_.begin()->first <= now) {
     const ObjectId id = pins_.begin()->second;
     pins_.erase(pins_.begin());
-    auto& entry = entries_.at(id);
+    auto& entry = *entries_.at(id);
     entry.pinned_until = {};
     let_go(entry, "expired: its pickled ref was not used within the pickle lease");
   }
@@ -321,7 +431,7 @@ std::span<const Store::Gone> Store::take_gone() {
   gone_.swap(ends_->noted());
   for (const auto& gone : gone_) {
     auto entry = entries_.find(gone.id);
-    tombstones_.add(gone.id, entry->second.end_reason);
+    tombstones_.add(gone.id, entry->second->end_reason);
     entries_.erase(entry);
   }
   return gone_;
@@ -333,13 +443,13 @@ std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
   std::vector<Listed> listed;
   for (const auto& [id, entry] : entries_) {
     if (listed.size() >= limit) break;
-    auto object = entry.weak.lock();
+    auto object = entry->weak.lock();
     if (!object) continue;
     // Beside the entry's own and this one, every pointer is an op's or a part's.
-    const long own = entry.strong ? 2 : 1;
-    Listed row{object, entry.holders, 0, {}};
-    row.in_ops = entry.weak.use_count() - own - 1;
-    if (entry.pinned_until > now) row.pinned = entry.pinned_until - now;
+    const long own = entry->strong ? 2 : 1;
+    Listed row{object, entry->holders, 0, {}};
+    row.in_ops = entry->weak.use_count() - own - 1;
+    if (entry->pinned_until > now) row.pinned = entry->pinned_until - now;
     listed.push_back(std::move(row));
   }
   std::sort(listed.begin(), listed.end(), [](const auto& a, const auto& b) { return a.object->made < b.object->made; });
@@ -361,8 +471,8 @@ std::uint64_t Store::pinned_bytes(const Object& object) const {
 }
 
 std::uint64_t Store::held_by(ClientId client) const {
-  auto found = holds_.find(client);
-  return found == holds_.end() ? 0 : found->second.size();
+  auto found = families_.find(client);
+  return found == families_.end() ? 0 : found->second->own.size();
 }
 
 }  // namespace musterd

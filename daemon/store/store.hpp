@@ -36,6 +36,13 @@ using muster::ipc::ObjectId;
 using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
 using Addresses = muster::ipc::SmallVector<const std::byte*, 1>;
 
+struct Holder {
+  ClientId client;
+  std::uint64_t holds = 0;
+};
+using Holders = muster::ipc::SmallVector<Holder, 4>;
+struct StoreEntry;
+
 /// Immutable once made. Kept alive by shared_ptr (an op's lease is just a copy); the store watches the end.
 struct Object {
   ObjectId id;
@@ -48,16 +55,20 @@ struct Object {
   Addresses addresses;                   ///< of each leaf, null for leaves without bytes
   std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
   ResultRegion region;                   ///< of a result
+  StoreEntry* entry = nullptr;           ///< what the store knows of it
   Charge slot;
   Charge metadata;  ///< of a large manifest
 };
 using ObjectPtr = std::shared_ptr<const Object>;
 
-struct Holder {
-  ClientId client;
-  std::uint64_t holds = 0;
+/// What may change about an object.
+struct StoreEntry {
+  ObjectPtr strong;  ///< while holds or a pickle's lease keep it
+  std::weak_ptr<const Object> weak;
+  Holders holders;
+  TimePoint pinned_until{};
+  const char* end_reason = "freed";
 };
-using Holders = muster::ipc::SmallVector<Holder, 4>;
 
 class Store {
  public:
@@ -90,13 +101,19 @@ class Store {
   [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
   /// Adds a hold for whoever shows the capability and is of the object's user, else Denied; ObjectLost with the reason.
   [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client);
-  /// Adds a hold.
-  void hold(const ObjectPtr& object, ClientId client);
+  /// Adds a hold. QuotaExceeded if the client has no heap left for it.
+  [[nodiscard]] muster::Result<void> hold(const ObjectPtr& object, Payer client);
+  /// Sees to it that the client's next `more` holds have room, until end_reservations().
+  [[nodiscard]] muster::Result<void> reserve(Payer client, std::size_t more);
+  /// Adds a hold that has been reserved.
+  void hold_reserved(const ObjectPtr& object, ClientId client);
+  void end_reservations();
   /// Gives one hold up; Invalid if this client has none.
   [[nodiscard]] muster::Result<void> release(ObjectId id, ClientId client);
   /// A pickled form exists: keeps the object until now + pickle_lease.
   [[nodiscard]] muster::Result<void> pin(ObjectId id, ClientId client, TimePoint now);
-  /// All that `client` holds is also held by `heir` (a life line of a forked child).
+  /// All that `client` holds now is kept for `heir` (a life line of a forked child), too. Nothing is copied: what the
+  /// client lets go later goes to its heir then.
   void inherit(ClientId client, ClientId heir);
   /// Drops all holds of the client: some now, and the rest by drop_more(), as they may be many.
   void drop_client(ClientId client);
@@ -125,18 +142,39 @@ class Store {
     Duration pinned{};
   };
   [[nodiscard]] std::vector<Listed> list(std::size_t limit, TimePoint now) const;
+  /// Of a client, not of an heir.
   [[nodiscard]] std::uint64_t held_by(ClientId client) const;
   /// The memory that goes with the object: segments in which nothing else lies, and its own bytes in the others.
   [[nodiscard]] std::uint64_t pinned_bytes(const Object& object) const;
 
  private:
-  struct Entry {
-    ObjectPtr strong;  ///< while holds or a pickle's lease keep it
-    std::weak_ptr<const Object> weak;
-    Holders holders;
-    TimePoint pinned_until{};
-    const char* end_reason = "freed";
+  friend class NodeAudit;  ///< of the tests: adds up what is held
+  using Entry = StoreEntry;
+  struct Hold {
+    std::uint64_t count = 0;
+    std::uint64_t since = 0;  ///< how often the client had forked when it began
   };
+  using Holds = boost::unordered_flat_map<ObjectId, Hold, std::hash<ObjectId>>;
+  /// A forked child's life line. It has what its parent held at the fork and still holds, without a word of it here.
+  struct Heir {
+    ClientId id;
+    std::uint64_t fork = 0;  ///< which of the parent's forks, from 1 on
+    Holds kept;              ///< what has been let go since
+  };
+  /// A client with its heirs. What one of them lets go another may have to keep: they are charged as one, so that this
+  /// takes nothing more.
+  struct Family {
+    Payer payer;
+    Holds own;
+    std::vector<Heir> heirs;  ///< the alive, in the order of forks
+    std::uint64_t forks = 0;
+    std::size_t held = 0;      ///< holds of all
+    std::size_t reserved = 0;  ///< to come
+    std::size_t room = 0;      ///< for how many it is charged
+    Charge charge;
+  };
+  using FamilyPtr = std::shared_ptr<Family>;
+
   /// Objects that ended; shared with their deleters. An end on another thread than the store's would be a data race.
   class Ends {
    public:
@@ -172,23 +210,29 @@ class Store {
   [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;
   ObjectPtr insert(const std::shared_ptr<Watched>& watched);
   [[nodiscard]] muster::Error lost(ObjectId id) const;
-  Entry& entry_of(const ObjectPtr& object);
-  void drop_hold(Entry& entry, ObjectId id, ClientId client, const char* reason);
-  void let_go(Entry& entry, const char* reason);
+  Family& family_of(Payer client);
+  [[nodiscard]] muster::Result<void> make_room(Family& family, std::size_t more) const;
+  [[nodiscard]] muster::Result<void> charge_for(Family& family, std::size_t room) const;
+  void shrink(Family& family) const;
+  void add_hold(Family& family, const ObjectPtr& object);
+  void end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before, const char* reason);
+  static void let_go(Entry& entry, const char* reason);
 
   Ledger& ledger_;
   SegmentTable& segments_;
   Limits limits_;
   Totals totals_;
-  boost::unordered_flat_map<ObjectId, Entry, std::hash<ObjectId>> entries_;
-  using HoldsOfClient = boost::unordered_flat_map<ObjectId, std::uint64_t, std::hash<ObjectId>>;
-  /// A client's stays when it is empty, for its next.
-  std::unordered_map<ClientId, HoldsOfClient> holds_;
-  /// The holds of a client that is gone, up to `next` dropped already.
+  /// Entries lie apart: what grows in one step is small, and they stay where they are.
+  boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, std::hash<ObjectId>> entries_;
+  std::unordered_map<ClientId, FamilyPtr> families_;  ///< by client and by heir
+  std::vector<Family*> reserved_;                     ///< who has reservations
+  /// The holds of a client or heir that is gone, up to `next` ended already.
   struct Dropping {
+    FamilyPtr family;
     ClientId client;
-    HoldsOfClient holds;
-    HoldsOfClient::const_iterator next;
+    std::uint64_t before;  ///< heirs of later forks have nothing of it
+    Holds holds;
+    Holds::const_iterator next;
   };
   std::list<Dropping> dropping_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;

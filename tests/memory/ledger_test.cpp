@@ -20,8 +20,8 @@ constexpr Payer stranger{2000, {3}};
 constexpr Payer results{1000, {}};
 
 // A limit left out would be zero, and everything of that resource refused.
-static_assert(std::is_constructible_v<Amounts, int, int, int, int, int>);
-static_assert(!std::is_constructible_v<Amounts, int, int, int, int>);
+static_assert(std::is_constructible_v<Amounts, int, int, int, int, int, int>);
+static_assert(!std::is_constructible_v<Amounts, int, int, int, int, int>);
 
 }  // namespace
 

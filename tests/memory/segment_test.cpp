@@ -39,7 +39,7 @@ TEST_CASE("a lease is whole pages, charged in full with its descriptor before an
   REQUIRE(segment);
   CHECK((*segment)->bytes() == 2 * page);
   CHECK((*segment)->state() == Segment::State::leased);
-  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0, 0});
+  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0, 0, 0});
   CHECK(world.table.size() == 1);
 }
 
@@ -153,7 +153,7 @@ TEST_CASE("result segments are sealed from birth, charged to the user, and no cl
   auto result = world.table.create_result(1000, page);
   REQUIRE(result);
   CHECK((*result)->state() == Segment::State::ready);
-  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0});
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, 0});
   std::memset((*result)->data(), 7, page);
   CHECK(code_of(world.table.owned((*result)->id(), owner.client)) == Code::denied);
   CHECK(code_of(world.table.owned((*result)->id(), {})) == Code::denied);
@@ -209,7 +209,7 @@ TEST_CASE("a segment stays charged until its last reader has unmapped it or is g
   CHECK(ended.front().segment == id);
   CHECK(ended.front().readers == std::vector<ClientId>{other.client, {3}});
   CHECK(world.table.take_ended().empty());
-  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0});
+  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, 0});
   world.table.unmapped({3}, id);
   world.table.unmapped({3}, id);
   world.table.unmapped({4}, id);

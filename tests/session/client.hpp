@@ -22,7 +22,7 @@ inline NodeSettings small_settings() {
   settings.version = "test";
   settings.incarnation = 7;
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096, 64};
+  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096, 64, budget};
   return settings;
 }
 
@@ -129,13 +129,24 @@ class TestClient {
     ask(out, wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
     return *reply().body_as_StatusReply();
   }
+  /// Takes a hold of an object that was sealed with this capability.
+  void look_up(ipc::ObjectId object, ipc::Capability shown) {
+    FrameBuilder out(++request_);
+    const wire::Capability capability(shown.bits[0], shown.bits[1]);
+    constexpr std::uint64_t incarnation = 7;
+    ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, &capability).Union());
+  }
+  void fork() {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Fork, wire::CreateFork(out.fbb).Union());
+  }
   void leave() {
     FrameBuilder out(++request_);
     ask(out, wire::Body_Leave, wire::CreateLeave(out.fbb, seat.value).Union());
   }
 
   ipc::WorkId contribute(ipc::Kind kind, ipc::ObjectIds objects = {}, int root = 0,
-                         Duration timeout = std::chrono::seconds(30)) {
+                         Duration timeout = std::chrono::seconds(30), std::string key = {}) {
     ipc::Contribute contribute;
     contribute.work = {++works_};
     contribute.seat = seat;
@@ -144,6 +155,7 @@ class TestClient {
     contribute.root = root;
     contribute.timeout_ns = timeout.count();
     contribute.objects = std::move(objects);
+    contribute.key = std::move(key);
     record(ipc::SubmissionType::contribute, contribute);
     return contribute.work;
   }

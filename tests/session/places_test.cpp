@@ -67,7 +67,7 @@ TEST_CASE_METHOD(TwoRanks, "a rank that says that it has no input fails the op o
 TEST_CASE("an op over the quota of ops in flight takes its place, too") {
   auto settings = small_settings();
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.per_client = {budget, 4096, 256, 1, 64};
+  settings.quota.per_client = {budget, 4096, 256, 1, 64, 1 << 30};
   World world(settings);
   TestClient first(world, 1);
   TestClient second(world, 2);
@@ -87,7 +87,7 @@ TEST_CASE("an op over the quota of ops in flight takes its place, too") {
 TEST_CASE("a newcomer that starts more ops than it may gives its place up") {
   auto settings = small_settings();
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.per_client = {budget, 4096, 256, 1, 64};
+  settings.quota.per_client = {budget, 4096, 256, 1, 64, 1 << 30};
   World world(settings);
   TestClient first(world, 1);
   TestClient second(world, 2);

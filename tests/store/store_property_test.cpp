@@ -55,6 +55,7 @@ class Lives {
     ops_.clear();
     for (auto& [id, kept] : alive_) kept.ops = 0;
     while (!clients_.empty()) kill(clients_.begin()->first);
+    while (!heirs_.empty()) end_of(heirs_.back());
     world_.now += pickle_lease;
     world_.store.expire(world_.now);
     for (auto& [id, kept] : alive_) kept.pinned_until.reset();
@@ -118,7 +119,7 @@ class Lives {
     known(result->id, result->manifest);
     for (std::uint64_t n = random_.between(0, 3); n > 0; --n) {
       const auto client = some_client();
-      world_.store.hold(result, client);
+      REQUIRE(world_.store.hold(result, {user, client}));
       ++alive_[result->id].holds[client];
     }
   }
@@ -167,7 +168,7 @@ class Lives {
     --alive_[ending->id].ops;
     if (random_.chance(0.5)) return;
     const auto client = some_client();
-    world_.store.hold(ending, client);
+    REQUIRE(world_.store.hold(ending, {user, client}));
     ++alive_[ending->id].holds[client];
   }
   void pass_time() {
@@ -186,12 +187,18 @@ class Lives {
     for (auto& [id, kept] : alive_) kept.holds.erase(client);
   }
   void inherit() {
+    if (!heirs_.empty() && random_.chance(0.5)) return end_of(heirs_[random_.between(0, heirs_.size() - 1)]);
     const auto from = some_client();
-    const auto heir = some_client();
-    if (from == heir) return;
+    const ClientId heir{++last_heir_};
+    heirs_.push_back(heir);
     world_.store.inherit(from, heir);
     for (auto& [id, kept] : alive_)
       if (kept.holds.contains(from)) ++kept.holds[heir];
+  }
+  void end_of(ClientId heir) {
+    std::erase(heirs_, heir);
+    world_.store.drop_client(heir);
+    for (auto& [id, kept] : alive_) kept.holds.erase(heir);
   }
 
   [[nodiscard]] bool is_kept(const Kept& kept) const {
@@ -224,6 +231,8 @@ class Lives {
   World world_;
   std::map<ClientId, Process> clients_;
   std::uint32_t last_client_ = 0;
+  std::vector<ClientId> heirs_;
+  std::uint32_t last_heir_ = 0xf000'0000;
   std::map<ObjectId, Kept> alive_;
   std::set<ObjectId> gone_;
   std::vector<ObjectPtr> ops_;

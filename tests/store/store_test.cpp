@@ -15,6 +15,7 @@ constexpr Payer alice{1000, {1}};
 constexpr Payer bob{1000, {2}};
 constexpr Payer carol{2000, {3}};
 constexpr auto objects = static_cast<std::size_t>(Resource::objects);
+constexpr auto heap = static_cast<std::size_t>(Resource::heap);
 
 using Ids = std::vector<ObjectId>;
 
@@ -171,7 +172,7 @@ TEST_CASE("an outcome that is given to somebody revives what only the op kept") 
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   ObjectPtr lease = *world.store.held(id, alice.client);
   REQUIRE(world.store.release(id, alice.client));
-  world.store.hold(lease, bob.client);
+  REQUIRE(world.store.hold(lease, bob));
   lease.reset();
   CHECK(world.gone().empty());
   CHECK(world.store.held(id, bob.client));
@@ -213,7 +214,7 @@ TEST_CASE("a part of a result belongs to who cut it, its bytes to the result") {
   const auto segment = result->manifest.leaves[0].segment;
   const auto offset = result->manifest.leaves[0].offset;
   CHECK(code_of(world.try_seal(bob, array(segment, offset, 8), result->id)) == Code::denied);
-  world.store.hold(result, bob.client);
+  REQUIRE(world.store.hold(result, bob));
   const auto part = world.seal(bob, array(segment, offset + 16, 8), result->id);
   CHECK(code_of(world.try_seal(bob, array(segment, offset, 65), result->id)) == Code::invalid);
   const auto id = result->id;
@@ -251,6 +252,76 @@ TEST_CASE("an heir holds what it inherits for as long as it lives") {
   CHECK(world.gone() == Ids{id});
 }
 
+TEST_CASE("an heir keeps what its parent held at the fork, and nothing that was let go before or came after") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto before = world.seal(alice, array(segment, 0, 1));
+  const ClientId older{0x80000001};
+  const ClientId younger{0x80000002};
+  world.store.inherit(alice.client, older);
+  REQUIRE(world.store.release(before, alice.client));
+  const auto between = world.seal(alice, array(segment, 64, 1));
+  world.store.inherit(alice.client, younger);
+  const auto after = world.seal(alice, array(segment, 128, 1));
+  REQUIRE(world.store.release(after, alice.client));
+  CHECK(world.gone() == Ids{after});
+  REQUIRE(world.store.release(between, alice.client));
+  CHECK(world.gone().empty());
+  world.store.drop_client(older);
+  CHECK(world.gone() == Ids{before});
+  world.store.drop_client(alice.client);
+  CHECK(world.gone().empty());
+  world.store.drop_client(younger);
+  CHECK(world.gone() == Ids{between});
+}
+
+TEST_CASE("any number of heirs costs nothing beside what their parent holds") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  for (int i = 0; i < 1000; ++i) world.seal(alice, array(segment, 0, 1));
+  const auto held = world.ledger.total().used;
+  std::vector<ClientId> heirs;
+  for (std::uint32_t i = 0; i < 200; ++i)
+    world.store.inherit(alice.client, heirs.emplace_back(ClientId{0x80000001 + i}));
+  CHECK(world.ledger.total().used == held);
+  world.store.drop_client(alice.client);
+  while (world.store.drops()) world.store.drop_more();
+  CHECK(world.ledger.total().used[heap] == held[heap]);
+  for (const auto heir : heirs) {
+    CHECK(world.store.size() == 1000);
+    world.store.drop_client(heir);
+    while (world.store.drops()) world.store.drop_more();
+  }
+  CHECK(world.gone().size() == 1000);
+  CHECK(world.ledger.total().used[heap] == 0);
+}
+
+TEST_CASE("what the heap has no room for is refused to who asks for it") {
+  Quota quota = memory_quota(16 * mebibyte);
+  quota.per_client[heap] = 32 * kibibyte;
+  World world({}, quota);
+  const auto segment = world.segment_of(alice);
+  const auto first = world.seal(alice, array(segment, 0, 1));
+  Code code{};
+  int made = 0;
+  for (; made < 1000; ++made) {
+    const auto sealed = world.try_seal(alice, array(segment, 0, 1));
+    if (sealed) continue;
+    code = sealed.error().code();
+    CHECK_THAT(sealed.error().message(), Contains("of the daemon's own memory"));
+    break;
+  }
+  CHECK(code == Code::quota_exceeded);
+  CHECK(made > 10);
+  CHECK(made < 100);
+  REQUIRE(world.store.lookup(first, secret, bob));
+  // Others hold what they like, as much as they may themselves.
+  auto taken = world.ledger.charge(carol, Resource::heap, 32 * kibibyte);
+  REQUIRE(taken);
+  CHECK_FALSE(world.store.hold(*world.store.held(first, alice.client), carol));
+  CHECK(world.ledger.client(carol.client).used[heap] == 32 * kibibyte);
+}
+
 TEST_CASE("who holds an object may read its segments, all of them and no other") {
   World world;
   const auto first = world.segment_of(alice);
@@ -261,7 +332,7 @@ TEST_CASE("who holds an object may read its segments, all of them and no other")
   REQUIRE(manifest.add(second, 64, muster::DType::int8, std::vector<std::int64_t>{1}));
   const auto id = world.seal(alice, manifest);
   CHECK_FALSE(world.store.holds_in(carol.client, first));
-  world.store.hold(*world.store.held(id, alice.client), carol.client);
+  REQUIRE(world.store.hold(*world.store.held(id, alice.client), carol));
   CHECK(world.store.holds_in(carol.client, first));
   CHECK(world.store.holds_in(carol.client, second));
   CHECK_FALSE(world.store.holds_in(carol.client, third));

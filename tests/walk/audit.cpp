@@ -11,7 +11,7 @@ namespace {
 constexpr std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 constexpr std::size_t every = std::numeric_limits<std::size_t>::max();
 
-constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups"};
+constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups", "heap"};
 static_assert(std::size(resource_names) == resource_count);
 
 }  // namespace
@@ -34,6 +34,7 @@ Amounts NodeAudit::held() const {
   Amounts sum;
   auto& memory = sum[index(Resource::memory)];
   auto& fds = sum[index(Resource::fds)];
+  auto& heap = sum[index(Resource::heap)];
   for (const auto& [id, client] : node_.clients_) {
     memory += client.channel.amount();
     fds += client.descriptors.amount();
@@ -47,7 +48,12 @@ Amounts NodeAudit::held() const {
   for (const auto& listed : node_.store_.list(every, {})) {
     memory += listed.object->metadata.amount();
     sum[index(Resource::objects)] += listed.object->slot.amount();
+    heap += listed.object->slot.heap();
   }
+  std::set<Store::FamilyPtr> families;
+  for (const auto& [client, family] : node_.store_.families_) families.insert(family);
+  for (const auto& dropping : node_.store_.dropping_) families.insert(dropping.family);
+  for (const auto& family : families) heap += family->charge.amount();
   fds += node_.lifelines_.size();
   for (const auto& [ticket, pending] : node_.pending_) sum[index(Resource::slots)] += pending.slot.amount();
   for (const auto& group : groups()) sum[index(Resource::groups)] += group->charge.amount();
