@@ -1,6 +1,7 @@
 #include "cluster/group.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace musterd {
 
@@ -10,9 +11,9 @@ using muster::Result;
 
 namespace {
 
-std::set<int> all_ranks(int world_size) {
-  std::set<int> ranks;
-  for (int rank = 0; rank < world_size; ++rank) ranks.insert(rank);
+std::vector<int> all_ranks(int world_size) {
+  std::vector<int> ranks(static_cast<std::size_t>(world_size));
+  std::iota(ranks.begin(), ranks.end(), 0);
   return ranks;
 }
 
@@ -57,7 +58,7 @@ Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
   };
   if (seats_.contains(seat.rank)) return taken("held by a live process");
   const bool was_lost = lost_.contains(seat.rank);
-  if (members_.contains(seat.rank) && !was_lost) {
+  if (is_member(seat.rank) && !was_lost) {
     seats_.emplace(seat.rank, seat);
     return Joined::member;
   }
@@ -87,9 +88,10 @@ void Group::begin_epoch() {
   if (seats_.empty()) {
     members_ = all_ranks(settings_.world_size);
   } else {
-    const auto alive = live();
-    members_ = {alive.begin(), alive.end()};
-    for (const auto& [rank, seat] : newcomers_) members_.insert(rank);
+    members_ = live();
+    for (const auto& [rank, seat] : newcomers_) members_.push_back(rank);
+    std::sort(members_.begin(), members_.end());
+    members_.erase(std::unique(members_.begin(), members_.end()), members_.end());
   }
   seats_.merge(newcomers_);
   newcomers_.clear();
@@ -101,6 +103,8 @@ std::vector<int> Group::live() const {
   std::set_difference(members_.begin(), members_.end(), lost_.begin(), lost_.end(), std::back_inserter(ranks));
   return ranks;
 }
+
+bool Group::is_member(int rank) const { return std::binary_search(members_.begin(), members_.end(), rank); }
 
 bool Group::is_newcomer(SeatId seat) const { return rank_of(newcomers_, seat).has_value(); }
 

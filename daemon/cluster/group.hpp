@@ -62,7 +62,8 @@ class Group {
 
   [[nodiscard]] const Settings& settings() const { return settings_; }
   [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
-  [[nodiscard]] const std::set<int>& members() const { return members_; }    ///< ranks that take part in this epoch
+  [[nodiscard]] const std::vector<int>& members() const { return members_; }  ///< who takes part in this epoch; sorted
+  [[nodiscard]] bool is_member(int rank) const;
   [[nodiscard]] const std::map<int, Seat>& seats() const { return seats_; }  ///< of the running epoch
   [[nodiscard]] const std::map<int, Seat>& newcomers() const { return newcomers_; }
   [[nodiscard]] std::vector<int> live() const;  ///< members that are not lost, joined or still awaited
@@ -75,7 +76,7 @@ class Group {
 
   Settings settings_;
   std::uint32_t epoch_ = 1;
-  std::set<int> members_;
+  std::vector<int> members_;
   std::map<int, Seat> seats_;
   std::set<int> lost_;
   std::map<int, Seat> newcomers_;

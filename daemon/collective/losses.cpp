@@ -33,13 +33,15 @@ std::size_t Muster::count_awaited(const Slot& slot) const {
   if (!slot.channel || slot.is(Channel::Of::key)) return expected_;
   if (slot.is(Channel::Of::pair))
     return std::size_t{may_come(slot, slot.channel->source)} + std::size_t{may_come(slot, slot.channel->destination)};
-  return static_cast<std::size_t>(
-      std::count_if(members_.begin(), members_.end(), [&](int rank) { return may_come(slot, rank); }));
+  std::size_t count = 0;
+  for (int rank = 0; rank < world_size_; ++rank)
+    if (may_come(slot, rank)) ++count;
+  return count;
 }
 
 std::vector<int> Muster::missing(const Slot& slot) const {
   std::vector<int> ranks;
-  for (int rank : members_)
+  for (int rank = 0; rank < world_size_; ++rank)
     if (may_come(slot, rank) && owes(slot, rank) > 0) ranks.push_back(rank);
   return ranks;
 }
@@ -78,7 +80,6 @@ void Muster::vacate(int rank, std::string reason, std::vector<Action>& actions) 
 void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<Action>& actions) {
   if (standing(rank) != Standing::live) return;
   const Losses loss{{rank, reason}};
-  lost_.insert(rank);
   losses_.insert_or_assign(rank, std::move(reason));
   seat(rank).standing = after;
   if (after == Standing::gone) --expected_;
@@ -98,7 +99,6 @@ void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<
 void Muster::reoccupy(int rank) {
   if (standing(rank) != Standing::vacant) return;
   seat(rank).standing = Standing::live;
-  lost_.erase(rank);
   losses_.erase(rank);
   for_each_slot([&](Slot& slot) {
     if (slot.is(Channel::Of::reform)) slot.awaited += owes(slot, rank);

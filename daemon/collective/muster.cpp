@@ -16,9 +16,19 @@ namespace {
 
 constexpr int epoch_shift = 32;
 
+/// Long keys are cut: every message about the op has its name, and they are kept.
+std::string quoted(const std::string& key) {
+  constexpr std::size_t shown_max = 128;
+  if (key.empty()) return {};
+  if (key.size() <= shown_max) return " '" + key + "'";
+  std::size_t end = shown_max;
+  while ((static_cast<unsigned char>(key[end]) & 0xc0) == 0x80) --end;  // not inside a character
+  return " '" + key.substr(0, end) + "...'";
+}
+
 std::string op_name(const Contribution& contribution, std::uint64_t sequence) {
   std::string kind(name(contribution.kind));
-  const std::string quoted_key = contribution.key.empty() ? "" : " '" + contribution.key + "'";
+  const std::string quoted_key = quoted(contribution.key);
   if (is_pairwise(contribution.kind)) {
     const bool sends = contribution.kind == Kind::send;
     const int source = sends ? contribution.rank : contribution.root;
@@ -59,14 +69,13 @@ void tell(std::vector<Action>& actions, OpId op, Error error, std::vector<Ticket
 
 }  // namespace
 
-Muster::Muster(int world_size, std::set<int> members, Limits limits, std::uint32_t epoch)
+Muster::Muster(int world_size, std::span<const int> members, Limits limits, std::uint32_t epoch)
     : world_size_(world_size),
-      members_(std::move(members)),
       limits_(limits),
       next_id_((OpId{epoch} << epoch_shift) + 1),
       seats_(static_cast<std::size_t>(world_size)),
-      expected_(members_.size()) {
-  for (int rank : members_) seat(rank).standing = Standing::live;
+      expected_(members.size()) {
+  for (int rank : members) seat(rank).standing = Standing::live;
 }
 
 void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions) {
@@ -82,6 +91,7 @@ void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<
   slot->deadline = std::min(slot->deadline, contribution.deadline);
   next_deadline_ = std::min(next_deadline_.value_or(slot->deadline), slot->deadline);
   ++seat(contribution.rank).in_flight;
+  std::string().swap(contribution.key);  // the channel has it
   slot->op->contributions.push_back(std::move(contribution));
   if (error) {
     fail(*slot, std::move(*error), actions);
@@ -153,23 +163,32 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   slot.op->id = slot.id;
   slot.op->name = op_name(contribution, slot.sequence);
   slot.op->world_size = world_size_;
-  // For the usual group at once; room for a thousand ranks is made as they come.
-  constexpr std::size_t usual = 16;
-  slot.op->contributions.reserve(std::min(slot.awaited, usual));
+  // For a small group at once; room for a thousand ranks is made as they come.
+  slot.op->contributions.reserve(std::min(slot.awaited, contributions_at_once));
   ++gathering_;
 }
 
 void Muster::make_room(std::vector<Action>& actions) {
-  if (ordered_.size() < limits_.in_flight_max + limits_.history_max) return;
+  if (ordered_.size() >= limits_.in_flight_max + limits_.history_max) give_up_oldest(actions);
+}
+
+/// Of those matched by order. Who comes to it later learns that nobody remembers it.
+void Muster::give_up_oldest(std::vector<Action>& actions) {
   Slot& oldest = ordered_.front();
   if (oldest.gathering()) {
     auto error = too_far_behind(oldest.op->name, missing(oldest), ordered_.size());
     fail(oldest, std::move(error), actions);
   }
+  drop_oldest();
+  retire_ordered();
+}
+
+void Muster::drop_oldest() {
+  const Slot& oldest = ordered_.front();
   forget_failure(oldest);
+  if (oldest.has_failed()) --failed_places_;
   ordered_.pop_front();
   ++base_;
-  retire_ordered();
 }
 
 void Muster::arrive(Slot& slot, const Contribution& contribution) {
@@ -208,6 +227,7 @@ void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
   slot.error = std::make_unique<Error>(error);
   slot.remembered_bytes = bytes_to_remember(slot);
   failures_bytes_ += slot.remembered_bytes;
+  if (!slot.channel) ++failed_places_;
   failures_.emplace(slot.id, &slot);
   tell(actions, slot.id, std::move(error), std::move(tickets));
 }
@@ -228,11 +248,7 @@ void Muster::retire(const Slot& slot) {
 }
 
 void Muster::retire_ordered() {
-  while (!ordered_.empty() && !ordered_.front().gathering() && ordered_.front().awaited == 0) {
-    forget_failure(ordered_.front());
-    ordered_.pop_front();
-    ++base_;
-  }
+  while (!ordered_.empty() && !ordered_.front().gathering() && ordered_.front().awaited == 0) drop_oldest();
 }
 
 /// retire() for all slots.
@@ -248,25 +264,35 @@ void Muster::sweep() {
 }
 
 void Muster::forget_old_failures() {
-  while (failures_.size() > limits_.history_max || failures_bytes_ > limits_.history_bytes_max) {
-    Slot& slot = *failures_.begin()->second;
-    forget_failure(slot);
-    slot.error.reset();
-    if (!slot.channel) continue;  // its place in the order stays
-    slot.awaited = 0;
-    retire(slot);
-  }
+  while (failures_.size() > limits_.history_max || failures_bytes_ > limits_.history_bytes_max) forget_oldest_failure();
+}
+
+void Muster::forget_oldest_failure() {
+  Slot& slot = *failures_.begin()->second;
+  forget_failure(slot);
+  slot.error.reset();
+  if (!slot.channel) return;  // its place in the order stays
+  slot.awaited = 0;
+  retire(slot);
+}
+
+void Muster::forget_history(std::size_t bytes_max, std::vector<Action>& actions) {
+  while (history_bytes() > bytes_max && !failures_.empty()) forget_oldest_failure();
+  while (history_bytes() > bytes_max && !ordered_.empty()) give_up_oldest(actions);
 }
 
 void Muster::forget_failure(const Slot& slot) {
   if (failures_.erase(slot.id) > 0) failures_bytes_ -= slot.remembered_bytes;
 }
 
+/// Beside the place in the order, which stays when the failure is forgotten.
 std::size_t Muster::bytes_to_remember(const Slot& slot) const {
+  constexpr std::size_t node_bytes = 96;  // of a map or list, with what malloc adds
   const std::size_t words = slot.error->message().size() + slot.error->hint().size();
   const std::size_t ranks = slot.error->ranks().size() * sizeof(int);
-  const std::size_t place = slot.channel ? slot.channel->key.size() + seats_.size() / 8 : 0;
-  return sizeof(Slot) + words + ranks + place;
+  const std::size_t in_channel =
+      slot.channel ? sizeof(Slot) + 2 * node_bytes + sizeof(Channel) + slot.channel->key.size() + seats_.size() / 8 : 0;
+  return sizeof(Error) + 2 * node_bytes + words + ranks + in_channel;
 }
 
 void Muster::finished(OpId op) {
@@ -294,6 +320,12 @@ void Muster::abort(const Error& error, std::vector<Action>& actions) {
 
 std::optional<TimePoint> Muster::next_deadline() const { return gathering_ > 0 ? next_deadline_ : std::nullopt; }
 
+std::set<int> Muster::lost() const {
+  std::set<int> ranks;
+  for (const auto& [rank, reason] : losses_) ranks.insert(rank);
+  return ranks;
+}
+
 std::uint64_t Muster::position(int rank) const { return seat(rank).position; }
 
 std::vector<int> Muster::missing(Ticket ticket) const {
@@ -315,7 +347,7 @@ std::vector<Muster::Owed> Muster::owed(int rank) const {
     const Contribution& first = slot.op->contributions.front();
     Kind kind = first.kind;
     if (slot.is(Channel::Of::pair)) kind = first.kind == Kind::send ? Kind::recv : Kind::send;
-    ops.push_back({slot.sequence, first.key, kind});
+    ops.push_back({slot.sequence, slot.channel ? slot.channel->key : std::string(), kind});
   });
   return ops;
 }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -45,7 +46,7 @@ class Muster {
   };
   /// `members`: the ranks that take part in this epoch; others are absent and not waited for.
   /// `epoch` goes into the high half of op ids, so that they differ from those of the group's other epochs.
-  Muster(int world_size, std::set<int> members, Limits limits, std::uint32_t epoch = 0);
+  Muster(int world_size, std::span<const int> members, Limits limits, std::uint32_t epoch = 0);
 
   /// One rank's input. Appends what has to be done. A contribution to an op that has already failed gets that
   /// same outcome at once (a FailOp with this one ticket).
@@ -84,8 +85,16 @@ class Muster {
   /// Ops that gather or run.
   [[nodiscard]] std::size_t in_flight() const { return gathering_ + running_; }
   /// Members that are lost or vacant.
-  [[nodiscard]] const std::set<int>& lost() const { return lost_; }
-  [[nodiscard]] const std::set<int>& members() const { return members_; }
+  [[nodiscard]] std::set<int> lost() const;
+  /// What is kept of failed ops for seats that are late takes, about.
+  [[nodiscard]] std::size_t history_bytes() const { return failures_bytes_ + failed_places_ * sizeof(Slot); }
+  /// Forgets the oldest until the rest takes no more. Ops in whose way a forgotten one's place is fail.
+  void forget_history(std::size_t bytes_max, std::vector<Action>& actions);
+
+  static constexpr std::size_t seat_bytes = 16;  ///< what each seat of the group takes
+
+  /// What a contribution takes while its op is pending, about, beside its key; it may be the first or the last to come.
+  [[nodiscard]] static constexpr std::size_t pending_bytes();
 
  private:
   enum class Standing : std::uint8_t {
@@ -96,8 +105,8 @@ class Muster {
   };
   struct Seat {
     Standing standing = Standing::absent;
-    std::uint64_t position = 0;  ///< of its next op matched by order
-    std::size_t in_flight = 0;   ///< contributions that gather
+    std::uint32_t in_flight = 0;  ///< contributions that gather
+    std::uint64_t position = 0;   ///< of its next op matched by order
   };
 
   /// What brings contributions together that aren't matched by order; those of one channel match one after another.
@@ -127,6 +136,7 @@ class Muster {
     TimePoint since;
     TimePoint deadline;
     [[nodiscard]] bool gathering() const { return op != nullptr; }
+    [[nodiscard]] bool has_failed() const { return remembered_bytes > 0; }
     [[nodiscard]] bool is(Channel::Of of) const { return channel && channel->of == of; }
   };
 
@@ -136,6 +146,8 @@ class Muster {
   [[nodiscard]] Slot& find_or_open_in_channel(const Contribution& contribution, TimePoint now);
   void open(Slot& slot, const Contribution& contribution, TimePoint now);
   void make_room(std::vector<Action>& actions);
+  void give_up_oldest(std::vector<Action>& actions);
+  void drop_oldest();
   void arrive(Slot& slot, const Contribution& contribution);
   [[nodiscard]] std::optional<muster::Error> objection(const Slot& slot, const Contribution& contribution) const;
   void start(Slot& slot, std::vector<Action>& actions);
@@ -145,6 +157,7 @@ class Muster {
   void retire_ordered();
   void sweep();
   void forget_old_failures();
+  void forget_oldest_failure();
   void forget_failure(const Slot& slot);
   [[nodiscard]] std::size_t bytes_to_remember(const Slot& slot) const;
 
@@ -175,23 +188,30 @@ class Muster {
   [[nodiscard]] Standing standing(int rank) const;
 
   int world_size_;
-  std::set<int> members_;
   Limits limits_;
   OpId next_id_;
   std::vector<Seat> seats_;   ///< by rank
   std::size_t expected_ = 0;  ///< members that may contribute to a new op: live or vacant
-  std::set<int> lost_;
-  Losses losses_;          ///< why the lost and vacant ranks are gone
-  bool refusing_ = false;  ///< new ops fail: a rank was lost under policy fail
+  Losses losses_;             ///< why the lost and vacant ranks are gone
+  bool refusing_ = false;     ///< new ops fail: a rank was lost under policy fail
 
   std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
   std::uint64_t base_ = 0;
   std::map<Channel, std::list<Slot>> channels_;
   std::map<OpId, Slot*> failures_;  ///< the remembered ones, oldest first
   std::size_t failures_bytes_ = 0;
+  std::size_t failed_places_ = 0;  ///< failed ops in ordered_, remembered or not
   std::size_t gathering_ = 0;
   std::size_t running_ = 0;
   std::optional<TimePoint> next_deadline_;
+
+  static constexpr std::size_t contributions_at_once = 4;  ///< an op has room for, from its first on
 };
+
+constexpr std::size_t Muster::pending_bytes() {
+  static_assert(sizeof(Seat) == seat_bytes);
+  constexpr std::size_t nodes_bytes = 256;  // of maps and lists, the op's name, what malloc adds
+  return contributions_at_once * sizeof(Contribution) + sizeof(Op) + sizeof(Slot) + sizeof(Channel) + nodes_bytes;
+}
 
 }  // namespace musterd

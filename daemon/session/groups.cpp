@@ -14,6 +14,14 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
+namespace {
+
+/// So much of failed ops is remembered for what the group itself is charged with, and more in such steps.
+constexpr std::uint64_t history_bytes_free = 2048;
+constexpr std::uint64_t history_step = 4096;
+
+}  // namespace
+
 /// The group that a process means by a name: first what processes named so, then what a split did.
 Node::GroupPtr Node::find_group(Group::Settings settings) const {
   // A group of the same user and name that is open where this is not, or the other way round, will refuse the join.
@@ -29,11 +37,15 @@ Node::GroupPtr Node::find_group(Group::Settings settings) const {
   return nullptr;
 }
 
-Result<Node::GroupPtr> Node::make_group(Group::Settings settings) {
-  auto charge = ledger_.charge({settings.user, {}}, Resource::groups, 1);
+Result<Node::GroupPtr> Node::make_group(Group::Settings settings, Payer maker) {
+  constexpr std::uint64_t nodes_bytes = 768;  // of maps, tables and what malloc adds
+  constexpr std::uint64_t each_seat = Muster::seat_bytes + sizeof(int);
+  const std::uint64_t heap = sizeof(GroupState) + nodes_bytes + history_bytes_free + 2 * settings.name.size() +
+                             static_cast<std::uint64_t>(settings.world_size) * each_seat;
+  auto charge = ledger_.charge(maker, Resource::groups, 1, heap);
   if (!charge) return charge.error();
   auto key = key_of(settings);
-  auto state = std::make_shared<GroupState>(std::move(settings), muster_limits(), std::move(*charge));
+  auto state = std::make_shared<GroupState>(std::move(settings), muster_limits(), maker, std::move(*charge));
   MUSTER_ASSERT(groups_.emplace(std::move(key), state).second, "a group is made where there is none");
   return state;
 }
@@ -46,6 +58,23 @@ Result<void> Node::check_seats(const Client& client, std::size_t more) const {
                "leave() groups that are not needed");
 }
 
+/// A seat, or what is known of it once it is lost.
+Result<Charge> Node::charge_seat(Payer payer) {
+  constexpr std::uint64_t nodes_bytes = 320;  // of the maps that know it, with what malloc adds
+  return ledger_.charge(payer, Resource::heap, sizeof(Seat) + sizeof(Client::Seated) + nodes_bytes);
+}
+
+/// What late seats may still ask for is charged as it grows. What can't be charged is forgotten, the oldest first.
+void Node::charge_history(const GroupPtr& state, TimePoint now) {
+  const std::uint64_t bytes = state->muster.history_bytes();
+  const std::uint64_t wanted =
+      (bytes - std::min(bytes, history_bytes_free) + history_step - 1) / history_step * history_step;
+  if (wanted == state->history.amount() || ledger_.resize(state->history, state->payer, wanted)) return;
+  std::vector<Action> actions;
+  state->muster.forget_history(history_bytes_free + state->history.amount(), actions);
+  perform(state, std::move(actions), now);
+}
+
 Muster::Limits Node::muster_limits() const {
   // The client keeps to in_flight_max; twice that is room for threads that race, and more is a lie.
   return {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096};
@@ -53,8 +82,10 @@ Muster::Limits Node::muster_limits() const {
 
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
   if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
+  auto charge = charge_seat(client.payer());
+  if (!charge) return reply_error(client.id, request, charge.error());
   auto known = find_group(settings);
-  auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings);
+  auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings, client.payer());
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;
   const Seat seat{{++last_seat_}, client.id, rank};
@@ -63,7 +94,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
     if (found.group.empty()) remove_group(*state);
     return reply_error(client.id, request, joined.error());
   }
-  client.seats.emplace(seat.id, Client::Seated{*state, rank});
+  client.seats.emplace(seat.id, Client::Seated{*state, rank, std::move(*charge)});
   found.results.reset();
 
   FrameBuilder out(request);
@@ -72,6 +103,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   std::uint64_t position = 0;
   if (*joined == Group::Joined::replacement) {
     found.muster.reoccupy(rank);
+    found.lost.erase(rank);
     for (const auto& owed : found.muster.owed(rank))
       owes.push_back(wire::CreateOwed(out.fbb, owed.sequence, out.fbb.CreateString(owed.key),
                                       static_cast<std::uint8_t>(owed.kind)));
@@ -91,9 +123,10 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
   auto found = client.seats.find(seat);
   if (found == client.seats.end())
     return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
-  const auto [state, rank] = found->second;
+  auto seated = std::move(found->second);
+  const GroupPtr state = seated.group;
   client.seats.erase(found);
-  if (lose_seat(state, seat, rank, how, now) == AfterLoss::tell) tell_members(state);
+  if (lose_seat(seat, std::move(seated), how, now) == AfterLoss::tell) tell_members(state);
   return {};
 }
 
@@ -101,15 +134,15 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
 void Node::lose_all_seats(Client& client, const std::string& how, TimePoint now) {
   std::set<GroupPtr> to_tell;
   while (!client.seats.empty()) {
-    const auto seat = client.seats.begin();
-    const auto [id, seated] = *seat;
-    client.seats.erase(seat);
-    if (lose_seat(seated.group, id, seated.rank, how, now) == AfterLoss::tell) to_tell.insert(seated.group);
+    auto seat = client.seats.extract(client.seats.begin());
+    const GroupPtr state = seat.mapped().group;
+    if (lose_seat(seat.key(), std::move(seat.mapped()), how, now) == AfterLoss::tell) to_tell.insert(state);
   }
   for (const auto& state : to_tell) tell_members(state);
 }
 
-Node::AfterLoss Node::lose_seat(const GroupPtr& state, SeatId seat, int rank, const std::string& how, TimePoint now) {
+Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::string& how, TimePoint now) {
+  const auto& [state, rank, charge] = seated;
   const auto early = std::stable_partition(
       state->early.begin(), state->early.end(),
       [&](const Contribution& contribution) { return pending_.at(contribution.ticket).seat != seat; });
@@ -126,6 +159,7 @@ Node::AfterLoss Node::lose_seat(const GroupPtr& state, SeatId seat, int rank, co
     if (state->group.empty()) remove_group(state);
     return AfterLoss::silence;
   }
+  state->lost.insert_or_assign(rank, std::move(seated.charge));
   const auto epoch = state->group.epoch();
   perform(state, lose_by_policy(*state, rank, how), now);
   // The loss may have completed a reform: then the newcomers are members already, and told so.
@@ -154,9 +188,11 @@ std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std:
 
 void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
   state->group.begin_epoch();
+  state->lost.clear();
   state->results.reset();
   state->muster =
       Muster(state->group.settings().world_size, state->group.members(), muster_limits(), state->group.epoch());
+  charge_history(state, now);
   tell_members(state);
   auto early = std::exchange(state->early, {});
   for (auto& contribution : early) {
@@ -212,7 +248,8 @@ void Node::expire_early(const GroupPtr& state, TimePoint now) {
     pending.told = true;
     contribution.deadline = TimePoint::max();
     contribution.inputs = {};
-    contribution.fault = std::make_shared<Error>(error);
+    // The others are told in few words: what waits here was charged for few.
+    contribution.fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
   }
   // A reform is not matched by order.
   std::erase_if(state->early, [&](const Contribution& contribution) {
@@ -285,10 +322,18 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
     if (settings.name.size() > name_bytes_max)
       made = Error(Code::invalid, "the new group's name would have " + std::to_string(settings.name.size()) + " bytes",
                    "use shorter names, or split the first group instead of its parts");
-    auto group = made ? make_group(std::move(settings)) : made.error();
+    const Payer maker{parent.user, {}};
+    auto group = made ? make_group(std::move(settings), maker) : made.error();
     if (!group) made = group.error();
     if (!made) break;
-    children.push_back({std::move(*group), std::move(members)});
+    children.push_back({std::move(*group), std::move(members), {}});
+    for (const auto* member : children.back().members) {
+      const Client* client = find(pending_.at(member->ticket).client);
+      auto seat = charge_seat(client ? client->payer() : maker);
+      if (!seat) made = seat.error();
+      else children.back().seats.push_back(std::move(*seat));
+    }
+    if (!made) break;
   }
   if (made) return children;
   for (const auto& child : children) remove_group(child.group);
@@ -303,9 +348,9 @@ void Node::split(const GroupPtr& state, const Op& op) {
     for (const auto& contribution : op.contributions) settle_failed(contribution.ticket, children.error());
     return;
   }
-  for (const auto& [child, members] : *children) {
+  for (auto& [child, members, seats] : *children) {
     for (std::size_t rank = 0; rank < members.size(); ++rank)
-      seat_in_child(child, *members[rank], static_cast<int>(rank));
+      seat_in_child(child, *members[rank], static_cast<int>(rank), std::move(seats[rank]));
     if (child->group.empty()) remove_group(child);
     else if (!child->group.lost().empty()) tell_members(child);
   }
@@ -313,7 +358,7 @@ void Node::split(const GroupPtr& state, const Op& op) {
     if (contribution.root < 0) settle_done(contribution.ticket, {});
 }
 
-void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank) {
+void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge) {
   auto pending = pending_.find(contribution.ticket);
   Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
   const Seat seat{{++last_seat_}, client ? client->id : ClientId{}, rank};
@@ -322,10 +367,11 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
     // It contributed and then died: its seat in the new group is lost from the start.
     if (pending != pending_.end()) pending_.erase(pending);
     static_cast<void>(child->group.lose(seat.id));
+    child->lost.insert_or_assign(rank, std::move(charge));
     MUSTER_ASSERT(lose_by_policy(*child, rank, "died").empty(), "a new group has no ops");
     return;
   }
-  client->seats.emplace(seat.id, Client::Seated{child, rank});
+  client->seats.emplace(seat.id, Client::Seated{child, rank, std::move(charge)});
   ipc::Done done;
   done.seat = seat.id;
   done.rank = rank;

@@ -118,7 +118,7 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
       const char* what = held                                                      ? "held"
                          : std::find(lost.begin(), lost.end(), rank) != lost.end() ? "lost"
                          : group.newcomers().contains(rank)                        ? "newcomer"
-                         : group.members().contains(rank)                          ? "awaited"
+                         : group.is_member(rank)                                   ? "awaited"
                                                                                    : "absent";
       seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? client->second.name : ""),
                                            held ? client->second.credentials.pid : 0, fbb.CreateString(what),

@@ -114,12 +114,13 @@ class Node {
     bool gone = false;     ///< is being forgotten, and told nothing any more
     bool doomed = false;   ///< what was begun for it can't be finished: it is cut off after the event
     Charge channel;        ///< its rings
-    Charge descriptors;    ///< its socket, pidfd, rings and eventfds
+    Charge descriptors;    ///< its socket, pidfd, rings and eventfds, and what they take of the heap
     TimePoint connected;
     TimePoint last_heard;
     struct Seated {
       GroupPtr group;
       int rank = 0;
+      Charge charge;
     };
     std::unordered_map<SeatId, Seated> seats;
     std::uint32_t requests = 0;
@@ -135,9 +136,10 @@ class Node {
 
   /// A group with the ops of its running epoch.
   struct GroupState {
-    GroupState(Group::Settings settings, Muster::Limits limits, Charge place)
+    GroupState(Group::Settings settings, Muster::Limits limits, Payer maker, Charge place)
         : group(std::move(settings)),
           muster(group.settings().world_size, group.members(), limits),
+          payer(maker),
           charge(std::move(place)) {}
     Group group;
     Muster muster;
@@ -145,7 +147,10 @@ class Node {
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
     std::optional<GroupDeadlines::iterator> watched;  ///< when the node looks at its deadlines next
+    Payer payer;                                      ///< who made it
     Charge charge;
+    Charge history;              ///< what its muster remembers of failed ops
+    std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to who lost it
     /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
     /// process was given of a segment shows it the rest for as long as it likes.
     PoolApart results;
@@ -181,6 +186,7 @@ class Node {
     muster::ipc::SmallVector<ResultRegion, 1> regions;
     std::uint64_t plan_bytes = 0;
     Charge plan_charge;      ///< of a large plan, while it runs
+    Charge heap;             ///< of an op that is not over at once: it waits, or is with the lanes
     bool put_aside = false;  ///< the op waits for memory without its plan
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
@@ -241,15 +247,16 @@ class Node {
   // groups.cpp: seats and epochs
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
   [[nodiscard]] GroupPtr find_group(Group::Settings settings) const;
-  [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings);
+  [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings, Payer maker);
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
+  [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
+  void charge_history(const GroupPtr& state, TimePoint now);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know, or there are none
     tell,     ///< the members have to be told
   };
-  [[nodiscard]] AfterLoss lose_seat(const GroupPtr& state, SeatId seat, int rank, const std::string& how,
-                                    TimePoint now);
+  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const std::string& how, TimePoint now);
   void lose_all_seats(Client& client, const std::string& how, TimePoint now);
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
   [[nodiscard]] Muster::Limits muster_limits() const;
@@ -262,10 +269,11 @@ class Node {
   struct Child {
     GroupPtr group;
     std::vector<const Contribution*> members;  ///< by rank
+    std::vector<Charge> seats;                 ///< by rank
   };
   [[nodiscard]] muster::Result<std::vector<Child>> make_children(const Group::Settings& parent, const Op& op);
   void split(const GroupPtr& state, const Op& op);
-  void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank);
+  void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge);
   void reform(const GroupPtr& state, const Op& op, TimePoint now);
 
   // ops.cpp: from contribution to outcome
@@ -280,12 +288,13 @@ class Node {
                                                  const muster::Result<Charge>& slot) const;
   void give_up_newcomer(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                         TimePoint now);
-  [[nodiscard]] muster::Result<Charge> admit(const Client& client);
+  [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key);
+  [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);

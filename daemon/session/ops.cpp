@@ -1,6 +1,7 @@
 // From contribution to outcome: what a client seals and contributes, and how a complete muster is planned,
 // given memory, run and told.
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include <muster/ipc/ring.hpp>
@@ -96,9 +97,28 @@ Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> o
   return found;
 }
 
-Result<Charge> Node::admit(const Client& client) {
+namespace {
+
+/// What a contribution keeps in the heap until its op is over, and longer than others do.
+std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
+  std::uint64_t bytes = contribute.objects.size() * sizeof(Input);
+  if (!contribute.key.empty()) bytes += contribute.key.size() + static_cast<std::uint64_t>(world_size) / 8;
+  if (contribute.fault) bytes += sizeof(Error) + contribute.fault->message().size() + contribute.fault->hint().size();
+  return bytes;
+}
+
+std::uint64_t heap_of(const ipc::Combine& combine) {
+  return combine.ranks * 2 * sizeof(Contribution) + combine.objects.size() * sizeof(Input);
+}
+
+}  // namespace
+
+/// `heap`: what this one takes of it beyond what the smallest does.
+Result<Charge> Node::admit(const Client& client, std::uint64_t heap) {
+  constexpr std::uint64_t in_table = 3 * (sizeof(Ticket) + sizeof(Pending) + 1);  // while it grows
+  constexpr std::uint64_t each = in_table + Muster::pending_bytes();
   if (stopping_) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
-  return ledger_.charge(client.payer(), Resource::slots, 1);
+  return ledger_.charge(client.payer(), Resource::slots, 1, each + heap);
 }
 
 Ticket Node::add_pending(Pending pending) {
@@ -118,7 +138,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
-  const auto& [state, rank] = seat->second;
+  const auto& [state, rank, charge] = seat->second;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
     return fail_work(client.id, read->work,
@@ -134,9 +154,9 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   contribution.root = read->root;
   contribution.tag = read->tag;
   contribution.deadline = now + bounded(read->timeout_ns);
-  contribution.key = std::move(read->key);
   // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
-  auto slot = admit(client);
+  auto slot = admit(client, heap_of(*read, state->group.settings().world_size));
+  contribution.key = std::move(read->key);
   if (auto inputs = inputs_of(client, *read, slot)) contribution.inputs = std::move(*inputs);
   else contribution.fault = std::make_shared<Error>(inputs.error());
   if (newcomer && !slot) return give_up_newcomer(client, *read, slot.error(), now);
@@ -172,7 +192,7 @@ Result<Inputs> Node::inputs_of(const Client& client, const ipc::Contribute& cont
 void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {
   auto read = ipc::read_combine(body);
   if (!read) return violated(client.id, read.error(), now);
-  auto slot = admit(client);
+  auto slot = admit(client, heap_of(*read));
   if (!slot) return fail_work(client.id, read->work, slot.error());
   const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : read->ranks;
@@ -212,9 +232,9 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
 
 /// All contributions of one process, which owes nobody anything before they are complete.
 std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, TimePoint now) {
-  std::set<int> members;
-  for (int rank = 0; rank < static_cast<int>(combine.ranks); ++rank) members.insert(rank);
-  Muster muster(static_cast<int>(combine.ranks), std::move(members), muster_limits());
+  std::vector<int> members(combine.ranks);
+  std::iota(members.begin(), members.end(), 0);
+  Muster muster(static_cast<int>(combine.ranks), members, muster_limits());
   const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
   const std::size_t each = combine.objects.size() / (one_input ? 1 : combine.ranks);
   std::vector<Action> actions;
@@ -248,6 +268,7 @@ void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint
       for (const Ticket ticket : failed.tickets) settle_failed(ticket, failed.error);
     }
   }
+  charge_history(state, now);
 }
 
 void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) {
@@ -277,11 +298,15 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   admission_.request(
       {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
       [this, key](Turn turn) -> Result<void> {
-        if (auto allocated = allocate(running_.at(key), turn); !allocated) return allocated;
+        const auto waiting = running_.find(key);
+        if (waiting == running_.end()) return {};  // it could not be kept
+        if (auto allocated = allocate(waiting->second, turn); !allocated) return allocated;
         launch(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, error); });
+      [this, key](const Error& error) {
+        if (running_.contains(key)) fail_running(key, error);
+      });
   put_aside(key);
 }
 
@@ -298,12 +323,22 @@ void Node::put_aside(std::uint64_t key) {
   const auto found = running_.find(key);
   if (found == running_.end() || !found->second.regions.empty()) return;
   Running& waiting = found->second;
-  if (waiting.plan_bytes <= plan_bytes_free) return;
-  Plan sizes;
-  sizes.outputs.reserve(waiting.plan.outputs.size());
-  for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
-  waiting.plan = std::move(sizes);
-  waiting.put_aside = true;
+  if (waiting.plan_bytes > plan_bytes_free) {
+    Plan sizes;
+    sizes.outputs.reserve(waiting.plan.outputs.size());
+    for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
+    waiting.plan = std::move(sizes);
+    waiting.put_aside = true;
+  }
+  const std::uint64_t kept =
+      waiting.put_aside ? waiting.plan.outputs.size() * sizeof(PlannedOutput) : waiting.plan_bytes;
+  if (auto charged = charge_running(waiting, kept); !charged) fail_running(key, charged.error());
+}
+
+/// What ends with the event that began it is not worth it.
+Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
+  constexpr std::uint64_t request_bytes = 512;  // to Admission, or to the lanes
+  return ledger_.resize(running.heap, {running.user, {}}, sizeof(Running) + request_bytes + beside);
 }
 
 Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes, Turn turn) {
@@ -353,6 +388,7 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     Engine::run_inline(job);
     return finish(key, now);
   }
+  if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
   const auto lease = std::make_shared<OpPtr>(running.op);
   job.lease = lease;
   job.done = [this, key, lease] { finish_from_lane(key, *lease); };

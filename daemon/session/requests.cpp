@@ -118,8 +118,12 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
 Result<void> Node::charge_connection(Client& client, bool rings) {
   constexpr std::uint64_t descriptors_without_rings = 2;
   constexpr std::uint64_t descriptors_with_rings = 6;
+  // With what the event loop and the kernel have for each of them.
+  constexpr std::uint64_t heap_without_rings = 4 << 10;
+  constexpr std::uint64_t heap_with_rings = 8 << 10;
   auto descriptors =
-      ledger_.charge(client.payer(), Resource::fds, rings ? descriptors_with_rings : descriptors_without_rings);
+      ledger_.charge(client.payer(), Resource::fds, rings ? descriptors_with_rings : descriptors_without_rings,
+                     rings ? heap_with_rings : heap_without_rings);
   if (!descriptors) return descriptors.error();
   if (rings) {
     auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
@@ -344,7 +348,8 @@ void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
 }
 
 void Node::fork(Client& client, std::uint64_t request) {
-  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1);
+  constexpr std::uint64_t line_bytes = 1024;  // in the event loop, the kernel and the store
+  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, line_bytes);
   if (!descriptor) return reply_error(client.id, request, descriptor.error());
   do last_heir_ = last_heir_ == std::numeric_limits<std::uint32_t>::max() ? first_heir : last_heir_ + 1;
   while (lifelines_.contains(ClientId{last_heir_}));

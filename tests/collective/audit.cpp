@@ -13,9 +13,9 @@ using muster::ipc::Kind;
 
 namespace {
 
-std::set<int> all_ranks(int world_size) {
-  std::set<int> ranks;
-  for (int rank = 0; rank < world_size; ++rank) ranks.insert(rank);
+std::vector<int> all_ranks(int world_size) {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < world_size; ++rank) ranks.push_back(rank);
   return ranks;
 }
 

@@ -18,9 +18,9 @@ namespace {
 struct Scene {
   explicit Scene(int world_size, Muster::Limits limits = {}) : muster(world_size, all(world_size), limits) {}
 
-  static std::set<int> all(int world_size) {
-    std::set<int> ranks;
-    for (int rank = 0; rank < world_size; ++rank) ranks.insert(rank);
+  static std::vector<int> all(int world_size) {
+    std::vector<int> ranks;
+    for (int rank = 0; rank < world_size; ++rank) ranks.push_back(rank);
     return ranks;
   }
 
@@ -431,7 +431,7 @@ TEST_CASE("a reform meets by itself and waits for nobody who is gone") {
 }
 
 TEST_CASE("members of an epoch are waited for, absent ranks aren't") {
-  Muster muster(4, {1, 3}, {}, 2);
+  Muster muster(4, std::vector{1, 3}, {}, 2);
   std::vector<Action> actions;
   muster.contribute(contribution(1, Kind::barrier, 1), at_ms(0), actions);
   muster.contribute(contribution(3, Kind::barrier, 2), at_ms(0), actions);

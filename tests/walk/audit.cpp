@@ -38,6 +38,8 @@ Amounts NodeAudit::held() const {
   for (const auto& [id, client] : node_.clients_) {
     memory += client.channel.amount();
     fds += client.descriptors.amount();
+    heap += client.descriptors.heap();
+    for (const auto& [seat, seated] : client.seats) heap += seated.charge.amount();
   }
   for (const auto& [id, weak] : node_.segments_.segments_)
     if (const auto segment = weak.lock()) {
@@ -54,9 +56,20 @@ Amounts NodeAudit::held() const {
   for (const auto& [client, family] : node_.store_.families_) families.insert(family);
   for (const auto& dropping : node_.store_.dropping_) families.insert(dropping.family);
   for (const auto& family : families) heap += family->charge.amount();
-  fds += node_.lifelines_.size();
-  for (const auto& [ticket, pending] : node_.pending_) sum[index(Resource::slots)] += pending.slot.amount();
-  for (const auto& group : groups()) sum[index(Resource::groups)] += group->charge.amount();
+  for (const auto& [heir, line] : node_.lifelines_) {
+    fds += line.descriptor.amount();
+    heap += line.descriptor.heap();
+  }
+  for (const auto& [ticket, pending] : node_.pending_) {
+    sum[index(Resource::slots)] += pending.slot.amount();
+    heap += pending.slot.heap();
+  }
+  for (const auto& [key, running] : node_.running_) heap += running.heap.amount();
+  for (const auto& group : groups()) {
+    sum[index(Resource::groups)] += group->charge.amount();
+    heap += group->charge.heap() + group->history.amount();
+    for (const auto& [rank, charge] : group->lost) heap += charge.amount();
+  }
   return sum;
 }
 
@@ -115,7 +128,7 @@ std::vector<std::string> NodeAudit::left_over() const {
 }
 
 NodeAudit::SeatView NodeAudit::seat(ClientId client, SeatId seat) const {
-  const auto& [state, rank] = node_.clients_.at(client).seats.at(seat);
+  const auto& [state, rank, charge] = node_.clients_.at(client).seats.at(seat);
   const auto& group = state->group;
   return {state,
           group.settings().name,
