@@ -242,6 +242,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unordered_map<std::uint64_t, std::optional<ipc::Packet>> replies_;  ///< of requests that somebody waits for
   std::unordered_map<std::uint64_t, std::uint8_t> abandoned_;              ///< what was asked and is still to come
   bool receiving_ = false;
+  ipc::Packet incoming_;  ///< of whoever receives
   std::uint64_t last_request_ = 0;
   std::atomic<std::int64_t> next_look_ns_{0};
 

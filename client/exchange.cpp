@@ -194,8 +194,7 @@ bool Connection::receive_replies(milliseconds timeout) {
   pollfd readable{socket_.get(), POLLIN, 0};
   if (::poll(&readable, 1, static_cast<int>(timeout.count())) <= 0) return false;
   for (;;) {
-    ipc::Packet packet;
-    auto received = ipc::receive_packet(socket_, packet);
+    auto received = ipc::receive_packet(socket_, incoming_);
     if (!received) {
       end(received.error());
       return true;
@@ -205,7 +204,7 @@ bool Connection::receive_replies(milliseconds timeout) {
       end(Error(Code::daemon_unavailable, "the daemon closed the connection", "start it again: muster start"));
       return true;
     }
-    take_packet(std::move(packet));
+    take_packet(std::exchange(incoming_, {}));
   }
 }
 

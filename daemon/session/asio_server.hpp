@@ -50,6 +50,8 @@ inline constexpr Duration slice = std::chrono::microseconds(200);
 struct Unsent {
   std::vector<std::byte> frame;
   std::vector<muster::ipc::Fd> fds;
+  /// With what malloc adds.
+  [[nodiscard]] std::size_t bytes() const { return sizeof(Unsent) + 32 + frame.size(); }
 };
 
 struct Connection {
@@ -65,6 +67,10 @@ struct Connection {
   bool said_hello = false;
   std::unique_ptr<Channel> channel;
   std::deque<Unsent> unsent;
+  std::size_t unsent_bytes = 0;
+  Charge replies;        ///< what is unsent, and what the kernel has that is not read
+  Charge backlog;        ///< completions for which its ring has no room
+  bool cut_off = false;  ///< it is about to be told that it ends
   bool sending = false;
   bool paused = false;  ///< frames are not received until what is unsent has gone out
   bool polled = false;
@@ -130,8 +136,13 @@ class AsioServer final : public Server, public Outside {
   void ended(const ConnectionPtr& connection, const std::string& how);
   void drop(const ConnectionPtr& connection);
   void flush_socket(const ConnectionPtr& connection);
+  static void forget_unsent(Connection& connection);
   [[nodiscard]] bool may_send_later(const ConnectionPtr& connection, const muster::Error& error);
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
+  // effects.cpp
+  void cut_off(const ConnectionPtr& connection, const muster::Error& error);
+  void charge_replies(const ConnectionPtr& connection);
+  void charge_backlog(const ConnectionPtr& connection);
   // server.cpp: the loop and the end
   bool poll_rings();
   void take_posted(std::function<void()> function);  ///< from lanes

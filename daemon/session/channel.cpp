@@ -52,8 +52,8 @@ Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::by
     if (!written) return written.error();
     if (*written) return {};
   }
-  backlog_bytes_ += body.size();
   backlog_.push_back({static_cast<std::uint16_t>(type), {body.begin(), body.end()}});
+  backlog_bytes_ += backlog_.back().bytes();
   if (backlog_bytes_ <= backlog_bytes_max) return {};
   return muster::Error(muster::Code::quota_exceeded, "the client doesn't read its completions: " +
                                                          std::to_string(backlog_bytes_) + " bytes of them wait");
@@ -71,7 +71,7 @@ Result<void> Channel::flush() {
       if (!written) return written.error();
       if (!*written) break;
     }
-    backlog_bytes_ -= backlog_.front().body.size();
+    backlog_bytes_ -= backlog_.front().bytes();
     backlog_.pop_front();
   }
   if (backlog_.empty() && std::exchange(waits_for_room_, false))

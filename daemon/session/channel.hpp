@@ -46,6 +46,9 @@ class Channel {
   /// Lets a client that polls see what was written so far; one that sleeps hears of it by flush().
   void publish() { completions_.publish(); }
 
+  /// What waits for room in the ring takes so much.
+  [[nodiscard]] std::size_t backlog_bytes() const { return backlog_bytes_; }
+
   static constexpr std::size_t backlog_bytes_max = 64 << 20;
 
  private:
@@ -60,6 +63,8 @@ class Channel {
   struct Waiting {
     std::uint16_t type;
     std::vector<std::byte> body;
+    /// With what malloc adds.
+    [[nodiscard]] std::size_t bytes() const { return sizeof(Waiting) + 32 + body.size(); }
   };
 
   muster::ipc::Fd memory_;

@@ -153,7 +153,6 @@ void AsioServer::ended(const ConnectionPtr& connection, const std::string& how) 
     if (connection->closing) return;
     log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
     connection->descriptors = node_.disconnected(connection->id, how, now_);
-    connection->unsent.clear();
     drop(connection);
   });
 }
@@ -171,6 +170,7 @@ void AsioServer::close(ClientId client, const std::string& why, Charge descripto
 
 void AsioServer::drop(const ConnectionPtr& connection) {
   connection->closing = true;
+  forget_unsent(*connection);
   if (connection->polled) std::erase(polled_, connection);
   connection->polled = false;
   error_code ignored;
@@ -180,6 +180,7 @@ void AsioServer::drop(const ConnectionPtr& connection) {
     close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
+  connection->backlog.reset();
   connections_.erase(connection->id);
   // Others may wait for what it had published; nothing more of it comes.
   if (!connection->behind.empty())
@@ -197,12 +198,13 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
     for (const auto& fd : connection->unsent.front().fds) fds.push_back(fd.get());
     auto sent = ipc::send_packet(socket.fd, connection->unsent.front().frame, fds);
     if (!sent && !may_send_later(connection, sent.error())) {
-      connection->unsent.clear();
+      forget_unsent(*connection);
       break;
     }
-    if (!sent) return;
+    if (!sent) return charge_replies(connection);
     connection->refused = 0;
     if (!*sent) {
+      charge_replies(connection);
       if (connection->sending) return;
       connection->sending = true;
       connection->socket.async_wait(Descriptor::wait_write, [this, connection](error_code error) {
@@ -211,13 +213,21 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
       });
       return;
     }
+    connection->unsent_bytes -= connection->unsent.front().bytes();
     connection->unsent.pop_front();
   }
+  charge_replies(connection);
   if (connection->closing) {
     if (connections_.contains(connection->id)) drop(connection);
   } else if (std::exchange(connection->paused, false)) {
     wait_for_frames(connection);
   }
+}
+
+void AsioServer::forget_unsent(Connection& connection) {
+  connection.unsent.clear();
+  connection.unsent_bytes = 0;
+  connection.replies.reset();
 }
 
 /// The system may have room for it soon. A client that would wait in vain for a reply is told so by its end.

@@ -1,6 +1,8 @@
 // What the node wants done: frames and records for clients, life lines, jobs, random numbers.
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -22,38 +24,63 @@ namespace {
 
 constexpr std::size_t unsent_frames_max = 1024;
 
+muster::Error not_read(const char* what, const muster::Error& refused) {
+  return {refused.code(), std::string("the client doesn't read its ") + what + ": " + refused.message(),
+          refused.hint()};
+}
+
 }  // namespace
 
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {
   auto connection = find(client);
-  if (!connection || connection->closing) return;
-  if (connection->unsent.empty()) {
+  if (!connection || connection->closing || connection->cut_off) return;
+  if (connection->unsent.empty() && frame.size() <= ipc::inline_bytes_max) {
     const Borrowed socket(connection->socket.native_handle());
     auto sent = ipc::send_packet(socket.fd, frame, fds);
-    if (sent && *sent) return;
+    if (sent && *sent) return charge_replies(connection);
     // Its end is noticed by who waits for it.
     if (!sent && sent.error().code() == muster::Code::daemon_unavailable) return;
   }
-  if (connection->unsent.size() >= unsent_frames_max) {
-    // More than its requests may be. Telling the node now could end the client in the middle of what it does for it.
-    asio::post(io_, [this, client] {
-      node_.violated(client,
-                     muster::Error(muster::Code::quota_exceeded, "the client doesn't read its replies: " +
-                                                                     std::to_string(unsent_frames_max) + " wait"),
-                     now_);
-    });
-    return;
+  // More than its requests may be.
+  if (connection->unsent.size() >= unsent_frames_max)
+    return cut_off(connection,
+                   muster::Error(muster::Code::quota_exceeded, "the client doesn't read its replies: " +
+                                                                   std::to_string(unsent_frames_max) + " wait"));
+  std::vector<std::vector<std::byte>> packets;
+  if (frame.size() <= ipc::inline_bytes_max) packets.emplace_back(frame.begin(), frame.end());
+  else packets = ipc::parts_of(frame);
+  for (auto& packet : packets) {
+    connection->unsent.push_back({std::move(packet), {}});
+    connection->unsent_bytes += connection->unsent.back().bytes();
   }
-  Unsent unsent{{frame.begin(), frame.end()}, {}};
   for (const int fd : fds) {
-    unsent.fds.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    if (unsent.fds.back()) continue;
+    ipc::Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
     // Otherwise it would wait in vain for a reply.
-    asio::post(io_, [this, client] { node_.violated(client, out_of_descriptors(), now_); });
-    return;
+    if (!copy) return cut_off(connection, out_of_descriptors());
+    connection->unsent.back().fds.push_back(std::move(copy));
   }
-  connection->unsent.push_back(std::move(unsent));
   flush_socket(connection);
+}
+
+/// Telling the node now could end the client in the middle of what it does for it. Until then it gets nothing more.
+void AsioServer::cut_off(const ConnectionPtr& connection, const muster::Error& error) {
+  if (std::exchange(connection->cut_off, true)) return;
+  asio::post(io_, [this, connection, error] {
+    connection->cut_off = false;  // it is told why
+    node_.violated(connection->id, error, now_);
+  });
+}
+
+/// What a client has not read it is charged with, whether it waits here or in the kernel. The kernel says how much only
+/// when it is asked, which is after each reply.
+void AsioServer::charge_replies(const ConnectionPtr& connection) {
+  if (connection->closing) return;
+  constexpr std::uint64_t step = 16 << 10;  // less is the connection's own
+  int unread = 0;
+  static_cast<void>(::ioctl(connection->socket.native_handle(), SIOCOUTQ, &unread));
+  const std::uint64_t bytes = connection->unsent_bytes + static_cast<std::uint64_t>(std::max(unread, 0));
+  if (auto charged = node_.charge_heap(connection->id, connection->replies, bytes / step * step); !charged)
+    cut_off(connection, not_read("replies", charged.error()));
 }
 
 void AsioServer::greeted(ClientId client) {
@@ -84,7 +111,7 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
 
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
   auto connection = find(client);
-  if (!connection || !connection->channel || connection->closing) return;
+  if (!connection || !connection->channel || connection->closing || connection->cut_off) return;
   Result<void> queued;
   try {
     queued = connection->channel->complete(type, body);
@@ -92,11 +119,8 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
     // It would wait in vain for what can't be kept for it, and others' outcomes must go out all the same.
     queued = Node::no_heap();
   }
-  if (!queued) {
-    // Telling the node now could end the client in the middle of what it does for it.
-    asio::post(io_, [this, client, error = queued.error()] { node_.violated(client, error, now_); });
-    return;
-  }
+  if (!queued) return cut_off(connection, queued.error());
+  charge_backlog(connection);
   // Those who poll go on while the daemon still has others to tell.
   connection->channel->publish();
   if (connection->dirty) return;
@@ -108,6 +132,14 @@ void AsioServer::show_memory_wanted(bool wanted) {
   memory_wanted_ = wanted;
   for (const auto& [client, connection] : connections_)
     if (connection->channel) connection->channel->show_memory_wanted(wanted);
+}
+
+void AsioServer::charge_backlog(const ConnectionPtr& connection) {
+  constexpr std::uint64_t step = 4096;
+  const std::uint64_t bytes = (connection->channel->backlog_bytes() + step - 1) / step * step;
+  if (bytes == connection->backlog.amount()) return;
+  if (auto charged = node_.charge_heap(connection->id, connection->backlog, bytes); !charged)
+    cut_off(connection, not_read("completions", charged.error()));
 }
 
 Result<ipc::Fd> AsioServer::watch_lifeline(ClientId heir) {

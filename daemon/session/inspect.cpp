@@ -1,4 +1,6 @@
 // What the node tells about itself: status and lists. Reads, never steers.
+#include <malloc.h>
+
 #include <algorithm>
 
 #include "collective/engine.hpp"
@@ -11,11 +13,17 @@ namespace {
 
 double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-/// Far below what a frame may have: building one holds everybody up, and a row of a list may have many holders or
-/// seats.
+/// Far below what a frame may have: building one holds everybody up, a row of a list may have many holders or seats,
+/// and what is not read at once is charged to who asked.
 bool is_long(const flatbuffers::FlatBufferBuilder& fbb) {
-  constexpr std::size_t list_bytes_max = 4 << 20;
+  constexpr std::size_t list_bytes_max = 1 << 20;
   return fbb.GetSize() > list_bytes_max;
+}
+
+/// What malloc has given out: what is charged, and what the daemon needs for itself.
+std::uint64_t allocated_bytes() {
+  const auto info = ::mallinfo2();
+  return info.uordblks + info.hblkhd;
 }
 
 std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
@@ -72,11 +80,14 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   reply.add_waiting_for_memory(static_cast<std::uint32_t>(admission_.waiting()));
   reply.add_users(user_list);
   reply.add_log(log);
+  reply.add_heap_bytes(settings_.quota.total[index(Resource::heap)]);
+  reply.add_heap_used_bytes(ledger_.total().used[index(Resource::heap)]);
+  reply.add_heap_allocated_bytes(allocated_bytes());
   send_reply(id, out.finish(wire::Body_StatusReply, reply.Finish().Union()), {});
 }
 
 void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, TimePoint now) {
-  constexpr std::size_t limit_max = 100'000;
+  constexpr std::size_t limit_max = 10'000;
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ObjectInfo>> infos;
@@ -143,10 +154,10 @@ void Node::list_clients(ClientId id, std::uint64_t request, TimePoint now) {
   for (const auto& [client_id, client] : clients_) {
     if (is_long(fbb)) break;
     const auto account = ledger_.client(client_id);
-    infos.push_back(wire::CreateClientInfo(fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid,
-                                           client.credentials.user, account.used[index(Resource::memory)],
-                                           account.used[index(Resource::objects)], store_.held_by(client_id),
-                                           account.used[index(Resource::slots)], seconds(now - client.last_heard)));
+    infos.push_back(wire::CreateClientInfo(
+        fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid, client.credentials.user,
+        account.used[index(Resource::memory)], account.used[index(Resource::objects)], store_.held_by(client_id),
+        account.used[index(Resource::slots)], seconds(now - client.last_heard), account.used[index(Resource::heap)]));
   }
   auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), static_cast<std::uint32_t>(clients_.size()));
   send_reply(id, out.finish(wire::Body_Clients, body.Union()), {});

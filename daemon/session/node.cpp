@@ -42,6 +42,12 @@ Node::~Node() {
   groups_.clear();
 }
 
+muster::Result<void> Node::charge_heap(ClientId id, Charge& charge, std::uint64_t bytes) {
+  const Client* client = find(id);
+  if (!client) return {};
+  return ledger_.resize(charge, client->payer(), bytes);
+}
+
 Node::Client* Node::find(ClientId client) {
   auto found = clients_.find(client);
   return found == clients_.end() || found->second.gone ? nullptr : &found->second;

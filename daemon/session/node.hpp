@@ -93,6 +93,9 @@ class Node {
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
 
+  /// Makes `charge` one of so many bytes of the heap that the server keeps for the client. Nothing is refused for one
+  /// that is gone: what it had goes next.
+  [[nodiscard]] muster::Result<void> charge_heap(ClientId client, Charge& charge, std::uint64_t bytes);
   /// What those are told for whom the daemon's own memory does not suffice.
   [[nodiscard]] static muster::Error no_heap();
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;

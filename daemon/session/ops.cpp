@@ -192,8 +192,6 @@ Result<Inputs> Node::inputs_of(const Client& client, const ipc::Contribute& cont
 void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {
   auto read = ipc::read_combine(body);
   if (!read) return violated(client.id, read.error(), now);
-  auto slot = admit(client, heap_of(*read));
-  if (!slot) return fail_work(client.id, read->work, slot.error());
   const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : read->ranks;
   if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
@@ -205,6 +203,8 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
                            "use at most " + std::to_string(world_size_max)));
+  auto slot = admit(client, heap_of(*read));
+  if (!slot) return fail_work(client.id, read->work, slot.error());
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 

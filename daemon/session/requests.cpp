@@ -118,8 +118,9 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
 Result<void> Node::charge_connection(Client& client, bool rings) {
   constexpr std::uint64_t descriptors_without_rings = 2;
   constexpr std::uint64_t descriptors_with_rings = 6;
-  // With what the event loop and the kernel have for each of them.
-  constexpr std::uint64_t heap_without_rings = 4 << 10;
+  // With what the event loop and the kernel have for it. Who only asks needs no more than descriptors, so that also a
+  // daemon that is full can be looked at.
+  constexpr std::uint64_t heap_without_rings = 0;
   constexpr std::uint64_t heap_with_rings = 8 << 10;
   auto descriptors =
       ledger_.charge(client.payer(), Resource::fds, rings ? descriptors_with_rings : descriptors_without_rings,

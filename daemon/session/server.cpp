@@ -40,6 +40,11 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
 AsioServer::~AsioServer() {
   // What waits for a connection's ring holds the connection.
   for (const auto& [id, connection] : connections_) connection->behind.clear();
+  // Charges end before the ledger does.
+  for (const auto& [id, connection] : connections_) {
+    connection->replies.reset();
+    connection->backlog.reset();
+  }
   for (const auto& [id, connection] : connections_)
     if (connection->socket.is_open())
       close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
@@ -140,6 +145,7 @@ void AsioServer::flush_completions() {
     connection->dirty = false;
     if (!connection->channel || connection->closing) continue;
     if (auto flushed = connection->channel->flush(); !flushed) node_.violated(connection->id, flushed.error(), now_);
+    else charge_backlog(connection);
   }
   dirty_.clear();
 }

@@ -72,7 +72,9 @@ class RawClient:
 
     def greet(self, name: str = "hostile") -> None:
         self.send("Hello", protocol=PROTOCOL, name=name, language="raw")
-        welcome, fds = self.receive()
+        self.welcomed(*self.receive())
+
+    def welcomed(self, welcome: Table, fds: list[int]) -> None:
         assert welcome.name == "Welcome", welcome.name
         self.id = welcome.client
         channel, self.doorbell, self.notify = fds
@@ -90,8 +92,7 @@ class RawClient:
         self.send_bytes(frame(body, self.requests, **values))
         return self.requests
 
-    def receive(self) -> tuple[Table, list[int]]:
-        """The next frame and its descriptors, in whatever order replies come; Ended if there is none any more."""
+    def receive_packet(self) -> tuple[bytes, list]:
         while True:
             try:
                 data, control, _, _ = self.socket.recvmsg(64 << 10, socket.CMSG_SPACE(64))
@@ -100,6 +101,17 @@ class RawClient:
                 continue  # it comes before what was still sent
         if not data:
             raise Ended
+        return data, control
+
+    def receive(self) -> tuple[Table, list[int]]:
+        """The next frame and its descriptors, in whatever order replies come; Ended if there is none any more."""
+        data, control = self.receive_packet()
+        self.answered, body = read_frame(data)
+        if body.name == "Part":
+            data = bytes(body.bytes)
+            while body.more:
+                _, body = read_frame(self.receive_packet()[0])
+                data += bytes(body.bytes)
         fds = array.array("i")
         for _, _, content in control:
             fds.frombytes(content[: len(content) // 4 * 4])

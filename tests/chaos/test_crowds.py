@@ -165,6 +165,7 @@ def test_life_lines_are_charged_and_end(daemon, pair):
     eventually(lambda: "forked child" in str(ask(daemon, "ls")), False)
 
 
+@with_daemon(memory="1GiB")
 def test_more_seats_than_one_client_may_have(daemon, pair):
     with RawClient(daemon) as client:
         for number in range(10_000):

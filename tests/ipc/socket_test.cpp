@@ -54,14 +54,20 @@ Bytes submit(std::size_t body_bytes) {
   return frame(wire::Body_Submit, [&](auto& builder) { return wire::CreateSubmitDirect(builder, 1, &body); });
 }
 
-Bytes large(std::uint64_t claimed_bytes) {
-  return frame(wire::Body_Large, [&](auto& builder) { return wire::CreateLarge(builder, claimed_bytes); });
+Bytes part(std::span<const std::byte> bytes, bool more) {
+  return frame(wire::Body_Part, [&](auto& builder) {
+    const auto* begin = reinterpret_cast<const std::uint8_t*>(bytes.data());
+    return wire::CreatePart(builder, builder.CreateVector(begin, bytes.size()), more);
+  });
 }
 
-Fd memfd_of(std::span<const std::byte> bytes) {
-  auto fd = create_memfd("test", bytes.size()).value();
-  REQUIRE(pwrite(fd.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
-  return fd;
+/// Sends a frame of any size, whole or in parts.
+void send_all(const Fd& socket, std::span<const std::byte> frame) {
+  if (frame.size() <= inline_bytes_max) {
+    REQUIRE(send_packet(socket, frame, {}).value());
+  } else {
+    for (const auto& each : parts_of(frame)) REQUIRE(send_packet(socket, each, {}).value());
+  }
 }
 
 /// Sends what send_packet() never would.
@@ -117,23 +123,44 @@ TEST_CASE("a frame arrives with its descriptors, which close on exec") {
   REQUIRE(receive_packet(sockets.b, packet).value() == Received::would_block);
 }
 
-TEST_CASE("frames of all sizes arrive as they were, through a memfd from the inline limit on") {
-  const auto size =
-      GENERATE(std::size_t{0}, inline_bytes_max - 200, inline_bytes_max, std::size_t{1} << 20, std::size_t{20} << 20);
+TEST_CASE("frames of all sizes arrive as they were, in parts from the inline limit on") {
+  const auto size = GENERATE(std::size_t{0}, inline_bytes_max - 200, inline_bytes_max, std::size_t{100'000});
   CAPTURE(size);
   const auto sockets = socket_pair();
-  const auto eventfd = create_eventfd().value();
-  const std::vector<int> fds(fds_max, eventfd.get());
   const auto sent = submit(size);
-  const auto before = open_descriptors();
-  REQUIRE(send_packet(sockets.a, sent, fds).value());
-  {
-    Packet packet;
-    REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
-    REQUIRE(packet.bytes == sent);
-    REQUIRE(packet.fds.size() == fds_max);
+  send_all(sockets.a, sent);
+  send_all(sockets.a, hello("next"));
+  Packet packet;
+  REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
+  REQUIRE(packet.bytes == sent);
+  packet = {};
+  REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
+  REQUIRE(packet.bytes == hello("next"));
+}
+
+TEST_CASE("a frame in parts is taken up where it was left") {
+  const auto sockets = socket_pair();
+  const auto sent = submit(20 << 20);
+  Packet packet;
+  const auto parts = parts_of(sent);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    REQUIRE(parts[i].size() <= inline_bytes_max);
+    REQUIRE(send_packet(sockets.a, parts[i], {}).value());
+    const bool last = i + 1 == parts.size();
+    REQUIRE(receive_packet(sockets.b, packet).value() == (last ? Received::packet : Received::would_block));
   }
-  REQUIRE(open_descriptors() == before);
+  REQUIRE(packet.bytes == sent);
+  REQUIRE(packet.begun.empty());
+}
+
+TEST_CASE("a frame whose rest never comes is no obstacle for the next") {
+  const auto sockets = socket_pair();
+  REQUIRE(send_packet(sockets.a, parts_of(submit(100'000)).front(), {}).value());
+  REQUIRE(send_packet(sockets.a, hello("the end"), {}).value());
+  Packet packet;
+  REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
+  REQUIRE(packet.bytes == hello("the end"));
+  REQUIRE(packet.begun.empty());
 }
 
 TEST_CASE("packets keep their borders and their order") {
@@ -167,12 +194,11 @@ TEST_CASE("a closed end is told from an empty one, and writing to it raises no S
   REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
   REQUIRE(receive_packet(sockets.b, packet).value() == Received::closed);
   REQUIRE(send_packet(sockets.b, hello("nobody"), {}).error().code() == Code::daemon_unavailable);
-  REQUIRE(send_packet(sockets.b, submit(1 << 20), {}).error().code() == Code::daemon_unavailable);
 }
 
 TEST_CASE("what can't travel is refused before it is sent") {
   const auto sockets = socket_pair();
-  REQUIRE(send_packet(sockets.a, Bytes(frame_bytes_max + 1), {}).error().code() == Code::invalid);
+  REQUIRE(send_packet(sockets.a, Bytes(inline_bytes_max + 1), {}).error().code() == Code::invalid);
   REQUIRE(send_packet(sockets.a, {}, {}).error().code() == Code::invalid);
   const std::vector<int> fds(fds_max + 1, sockets.a.get());
   REQUIRE(send_packet(sockets.a, hello(""), fds).error().code() == Code::invalid);
@@ -246,57 +272,36 @@ TEST_CASE("descriptors lost to our own limit are told from a sender's mistake") 
   REQUIRE(open_descriptors() == before);
 }
 
-TEST_CASE("a large frame that lies is Invalid, and its descriptors are closed") {
+TEST_CASE("parts that make no frame are Invalid, and what came with them is closed") {
   const auto sockets = socket_pair();
-  const auto inner = submit(100'000);
-  const auto memfd = memfd_of(inner);
-  const auto before = open_descriptors();
-  const auto sends = [&](std::uint64_t claim, const std::vector<int>& fds) {
-    send_raw(sockets.a, large(claim), fds);
-    const auto error = refused(sockets);
-    REQUIRE(error.code() == Code::invalid);
-    return error.message().starts_with("a large frame lies: ");
-  };
-  REQUIRE(sends(inner.size(), {}));
-  REQUIRE(sends(inner.size() + 1, {memfd.get()}));
-  REQUIRE(sends(inner.size() - 1, {memfd.get()}));
-  REQUIRE(sends(0, {memfd.get()}));
-  REQUIRE(sends(~std::uint64_t{0}, {memfd.get()}));
-  const auto huge = create_memfd("huge", frame_bytes_max + 1).value();
-  REQUIRE(sends(frame_bytes_max + 1, {huge.get()}));
-  const auto zeros = create_memfd("zeros", 100'000).value();
-  REQUIRE(sends(100'000, {zeros.get()}));
-  const auto nested = memfd_of(large(inner.size()));
-  REQUIRE(sends(large(inner.size()).size(), {nested.get(), memfd.get()}));
-  const Fd write_only(open(("/proc/self/fd/" + std::to_string(memfd.get())).c_str(), O_WRONLY | O_CLOEXEC));
-  REQUIRE(sends(inner.size(), {write_only.get()}));
-  REQUIRE(open_descriptors() == before + 4);
-}
-
-TEST_CASE("a large frame is read from memory only: pipes, sockets, devices and files on disk are refused") {
-  const auto sockets = socket_pair();
-  int pipe_ends[2];
-  REQUIRE(pipe2(pipe_ends, O_CLOEXEC) == 0);
-  const Fd reading(pipe_ends[0]), writing(pipe_ends[1]);
-  const Fd device(open("/dev/zero", O_RDONLY | O_CLOEXEC));
-  const Fd file(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
   const auto eventfd = create_eventfd().value();
-  for (const auto* fd : {&reading, &sockets.a, &device, &file, &eventfd}) {
-    send_raw(sockets.a, large(1000), std::vector{fd->get()});
-    REQUIRE(refused(sockets).message() == "a large frame lies: its first descriptor is no memfd");
+  const auto whole = submit(1000);
+  const auto half = std::span(whole).first(500);
+  const auto before = open_descriptors();
+  SECTION("of nothing") { send_raw(sockets.a, part({}, true)); }
+  SECTION("of something else") { send_raw(sockets.a, part(half, false)); }
+  SECTION("of parts") { send_raw(sockets.a, part(part(whole, false), false)); }
+  SECTION("without a body") {
+    send_raw(sockets.a, frame(wire::Body_Part, [](auto& builder) { return wire::CreatePart(builder); }));
   }
+  SECTION("with descriptors") { send_raw(sockets.a, part(whole, false), std::vector{eventfd.get()}); }
+  const auto error = refused(sockets);
+  REQUIRE(error.code() == Code::invalid);
+  REQUIRE(error.message().starts_with("a frame in parts: "));
+  REQUIRE(open_descriptors() == before);
 }
 
-TEST_CASE("a large frame may not bring more descriptors than another") {
+TEST_CASE("parts without end are Invalid") {
   const auto sockets = socket_pair();
-  const auto inner = submit(10);
-  const auto memfd = memfd_of(inner);
-  send_raw(sockets.a, large(inner.size()), std::vector<int>(fds_max + 2, memfd.get()));
-  REQUIRE(refused(sockets).code() == Code::invalid);
-  send_raw(sockets.a, large(inner.size()), std::vector<int>(fds_max + 1, memfd.get()));
+  const auto endless = part(Bytes(part_bytes_max), true);
   Packet packet;
-  REQUIRE(receive_packet(sockets.b, packet).value() == Received::packet);
-  REQUIRE(packet.fds.size() == fds_max);
+  for (std::size_t bytes = part_bytes_max; bytes <= frame_bytes_max; bytes += part_bytes_max) {
+    send_raw(sockets.a, endless);
+    REQUIRE(receive_packet(sockets.b, packet).value() == Received::would_block);
+  }
+  send_raw(sockets.a, endless);
+  REQUIRE(receive_packet(sockets.b, packet).error().code() == Code::invalid);
+  REQUIRE(packet.begun.empty());
 }
 
 // ---- verification ----
@@ -314,7 +319,7 @@ TEST_CASE("a daemon takes a client's bodies only") {
 
 TEST_CASE("a daemon never receives a client's descriptors, and what is no packet of a client ends it") {
   const auto sockets = socket_pair();
-  const auto memfd = memfd_of(hello("inside"));
+  const auto memfd = create_memfd("test", 100).value();
   const auto before = open_descriptors();
   for (int count : {1, 5, static_cast<int>(fds_max) + 1}) {
     send_raw(sockets.a, hello("x"), std::vector(static_cast<std::size_t>(count), memfd.get()));

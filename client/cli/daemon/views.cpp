@@ -51,6 +51,8 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
   line("log", text(status.log()));
   line("memory", format_bytes(status.memory_used_bytes()) + " of " + format_bytes(status.memory_bytes()) +
                      " used, peak " + format_bytes(status.memory_peak_bytes()));
+  line("heap", format_bytes(status.heap_used_bytes()) + " of " + format_bytes(status.heap_bytes()) + " charged, " +
+                   format_bytes(status.heap_allocated_bytes()) + " allocated");
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
   line("objects", format_count(status.objects()) + " in " + plural(status.segments(), "segment"));
   line("groups", format_count(status.groups()));
@@ -93,6 +95,8 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   json.field("incarnation", status.incarnation()).field("log", text(status.log()));
   json.field("memory_bytes", status.memory_bytes()).field("memory_used_bytes", status.memory_used_bytes());
   json.field("memory_peak_bytes", status.memory_peak_bytes()).field("objects", status.objects());
+  json.field("heap_bytes", status.heap_bytes()).field("heap_used_bytes", status.heap_used_bytes());
+  json.field("heap_allocated_bytes", status.heap_allocated_bytes());
   json.field("segments", status.segments()).field("groups", status.groups()).field("lanes", status.lanes());
   json.field("huge_pages", text(status.huge_pages())).field("simd", text(status.simd()));
   json.field("waiting_for_memory", status.waiting_for_memory()).field("ops_done", status.ops_done());
@@ -110,6 +114,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
     json.begin_object().field("id", client->client()).field("name", text(client->name())).field("pid", client->pid());
     json.field("uid", client->uid()).field("memory_bytes", client->memory_bytes()).field("objects", client->objects());
     json.field("held", client->held()).field("in_flight", client->in_flight()).field("idle_s", client->idle_s());
+    json.field("heap_bytes", client->heap_bytes());
     json.end_object();
   }
   json.end_array().end_object();

@@ -1,14 +1,11 @@
 // Packets over a SEQPACKET socket. Whatever comes out of recvmsg is owned before anything is looked at, so that no
-// lie of the sender leaks a descriptor; large frames are read with pread, so that no sender can change or cut them
-// later.
+// lie of the sender leaks a descriptor.
 #include <muster/ipc/socket.hpp>
 
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -21,11 +18,9 @@ namespace muster::ipc {
 
 namespace {
 
-constexpr std::size_t packet_fds_max = fds_max + 1;  // a large frame's memfd comes on top
-
 /// Room for a packet's descriptors, aligned as the kernel wants it.
 struct alignas(cmsghdr) Control {
-  std::array<std::byte, CMSG_SPACE(packet_fds_max * sizeof(int))> bytes;
+  std::array<std::byte, CMSG_SPACE(fds_max * sizeof(int))> bytes;
 };
 
 Result<bool> send_bytes(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
@@ -51,30 +46,6 @@ Result<bool> send_bytes(const Fd& socket, std::span<const std::byte> frame, std:
     return system_error(no_room ? Code::out_of_memory : Code::daemon_unavailable, "can't send to the other end", errno);
   }
   return true;
-}
-
-Result<Fd> memfd_with(std::span<const std::byte> bytes) {
-  auto fd = create_memfd("muster-frame", 0);
-  if (!fd) return fd;
-  while (!bytes.empty()) {
-    const auto written = write(fd->get(), bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return system_error(Code::failed, "can't write a large frame to a memfd", errno);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
-  return fd;
-}
-
-Result<bool> send_large(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
-  auto memfd = memfd_with(frame);
-  if (!memfd) return memfd.error();
-  flatbuffers::FlatBufferBuilder builder(64);
-  const auto large = wire::CreateLarge(builder, frame.size());
-  wire::FinishFrameBuffer(builder, wire::CreateFrame(builder, 0, wire::Body_Large, large.Union()));
-  std::array<int, packet_fds_max> all{memfd->get()};
-  std::copy(fds.begin(), fds.end(), all.begin() + 1);
-  return send_bytes(socket, std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize())),
-                    std::span(all).first(fds.size() + 1));
 }
 
 std::vector<Fd> take_fds(msghdr& message) {
@@ -124,10 +95,10 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   }
   packet.fds = take_fds(message);
   const bool truncated = (message.msg_flags & MSG_CTRUNC) != 0;
-  packet.lost_fds = truncated && packet.fds.size() < packet_fds_max;
+  packet.lost_fds = truncated && packet.fds.size() < fds_max;
   if (packet.lost_fds) packet.fds.clear();
-  else if (truncated || packet.fds.size() > packet_fds_max)
-    return Error(Code::invalid, "too many descriptors in a packet: more than " + std::to_string(packet_fds_max));
+  else if (truncated || packet.fds.size() > fds_max)
+    return Error(Code::invalid, "too many descriptors in a packet: more than " + std::to_string(fds_max));
   if ((message.msg_flags & MSG_TRUNC) != 0)
     return Error(Code::invalid, "a packet is too long: more than " + std::to_string(inline_bytes_max) + " bytes");
   if (received == 0) return Received::closed;
@@ -135,59 +106,42 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   return Received::packet;
 }
 
-Error lie(const std::string& what) { return {Code::invalid, "a large frame lies: " + what}; }
-
-/// The bytes of a large frame. Only shared memory is read: a file of another kind could block for as long as its maker
-/// likes.
-Result<std::vector<std::byte>> read_memfd(const Fd& fd, std::uint64_t claimed_bytes) {
-  if (claimed_bytes > frame_bytes_max)
-    return lie(std::to_string(claimed_bytes) + " bytes of at most " + std::to_string(frame_bytes_max));
-  struct stat status {};
-  if (fcntl(fd.get(), F_GET_SEALS) < 0 || fstat(fd.get(), &status) != 0) return lie("its first descriptor is no memfd");
-  if (static_cast<std::uint64_t>(status.st_size) != claimed_bytes)
-    return lie(std::to_string(status.st_size) + " bytes where it claims " + std::to_string(claimed_bytes));
-  std::vector<std::byte> bytes(claimed_bytes);
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const auto got = pread(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      return lie("it ends after " + std::to_string(done) + " of " + std::to_string(claimed_bytes) + " bytes");
-    done += static_cast<std::size_t>(got);
-  }
-  return bytes;
-}
-
 wire::Body body_type(std::span<const std::byte> verified_frame) {
   return wire::GetFrame(verified_frame.data())->body_type();
 }
 
-/// Puts the large frame that `packet` announces in its place.
-Result<void> unwrap(Packet& packet) {
-  if (packet.lost_fds) return descriptors_lost();
-  const auto* large = wire::GetFrame(packet.bytes.data())->body_as_Large();
-  if (large == nullptr || packet.fds.empty()) return lie("it has no body or no descriptor");
-  auto bytes = read_memfd(packet.fds.front(), large->bytes());
-  if (!bytes) return bytes.error();
-  if (!verify_frame(*bytes) || body_type(*bytes) == wire::Body_Large)
-    return lie("what is inside is no frame, " + std::to_string(bytes->size()) + " bytes");
-  packet.bytes = std::move(*bytes);
-  packet.fds.erase(packet.fds.begin());
-  return {};
+/// Adds a part to what has come; true when that is the whole frame, which then is the packet's.
+Result<bool> take_part(Packet& packet, const wire::Part& part) {
+  const auto wrong = [](const std::string& what) { return Error(Code::invalid, "a frame in parts: " + what); };
+  if (!packet.fds.empty()) return wrong("descriptors came with it");
+  const std::size_t bytes = part.bytes() == nullptr ? 0 : part.bytes()->size();
+  if (bytes == 0 || bytes > frame_bytes_max - packet.begun.size())
+    return wrong("a part of " + std::to_string(bytes) + " bytes after " + std::to_string(packet.begun.size()));
+  const auto* begin = reinterpret_cast<const std::byte*>(part.bytes()->data());
+  packet.begun.insert(packet.begun.end(), begin, begin + bytes);
+  if (part.more()) return false;
+  packet.bytes = std::exchange(packet.begun, {});
+  if (!verify_frame(packet.bytes) || body_type(packet.bytes) == wire::Body_Part)
+    return wrong("the whole is no frame, " + std::to_string(packet.bytes.size()) + " bytes");
+  return true;
 }
 
 Result<Received> receive_checked(const Fd& socket, Packet& packet, Sender sender) {
   if (sender == Sender::client && brings_descriptors(socket))
     return Error(Code::invalid, "descriptors came with a packet to the daemon, which takes none");
-  auto received = receive_bytes(socket, packet);
-  if (!received || *received != Received::packet) return received;
-  if (!verify_frame(packet.bytes, sender))
-    return Error(Code::invalid, "not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
-  if (body_type(packet.bytes) == wire::Body_Large)
-    if (auto unwrapped = unwrap(packet); !unwrapped) return unwrapped.error();
-  if (packet.fds.size() > fds_max)
-    return Error(Code::invalid, "too many descriptors in a packet: " + std::to_string(packet.fds.size()) +
-                                    " of at most " + std::to_string(fds_max));
+  for (;;) {
+    auto received = receive_bytes(socket, packet);
+    if (!received || *received != Received::packet) return received;
+    if (!verify_frame(packet.bytes, sender))
+      return Error(Code::invalid, "not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
+    if (body_type(packet.bytes) != wire::Body_Part) break;
+    const auto* part = wire::GetFrame(packet.bytes.data())->body_as_Part();
+    if (part == nullptr) return Error(Code::invalid, "a part of a frame without a body");
+    auto whole = take_part(packet, *part);
+    if (!whole) return whole.error();
+    if (*whole) break;
+  }
+  packet.begun.clear();  // the end of a connection may come before the rest of a frame
   return Received::packet;
 }
 
@@ -211,19 +165,36 @@ Error descriptors_lost() {
   return system_error(Code::quota_exceeded, "can't open the descriptors that came with a packet", EMFILE);
 }
 
+std::vector<std::vector<std::byte>> parts_of(std::span<const std::byte> frame) {
+  std::vector<std::vector<std::byte>> parts;
+  while (!frame.empty()) {
+    const auto bytes = frame.first(std::min(frame.size(), part_bytes_max));
+    frame = frame.subspan(bytes.size());
+    constexpr std::size_t frame_around = 128;
+    flatbuffers::FlatBufferBuilder builder(bytes.size() + frame_around);
+    const auto content = builder.CreateVector(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    const auto part = wire::CreatePart(builder, content, !frame.empty());
+    wire::FinishFrameBuffer(builder, wire::CreateFrame(builder, 0, wire::Body_Part, part.Union()));
+    const auto made = std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
+    parts.emplace_back(made.begin(), made.end());
+  }
+  return parts;
+}
+
 Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
-  if (frame.empty() || frame.size() > frame_bytes_max)
-    return Error(Code::invalid, "can't send a frame of " + std::to_string(frame.size()) + " bytes: at most " +
-                                    std::to_string(frame_bytes_max));
+  if (frame.empty() || frame.size() > inline_bytes_max)
+    return Error(Code::invalid, "can't send a packet of " + std::to_string(frame.size()) + " bytes: at most " +
+                                    std::to_string(inline_bytes_max));
   if (fds.size() > fds_max)
     return Error(Code::invalid,
                  "can't send " + std::to_string(fds.size()) + " descriptors: at most " + std::to_string(fds_max));
-  return frame.size() <= inline_bytes_max ? send_bytes(socket, frame, fds) : send_large(socket, frame, fds);
+  return send_bytes(socket, frame, fds);
 }
 
 Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender) {
   auto received = receive_checked(socket, packet, sender);
-  if (!received || *received != Received::packet) packet = {};
+  if (!received) packet = {};
+  else if (*received != Received::packet) packet = {{}, {}, std::move(packet.begun)};
   return received;
 }
 
@@ -235,7 +206,7 @@ bool verify_frame(std::span<const std::byte> frame, Sender sender) {
   if (sender == Sender::client && !is_clients(type)) return false;
   // The deepest is Frame, Groups, GroupInfo, SeatInfo. A table takes 8 bytes at least, its place in a vector included;
   // frames that claim more tables name the same ones over and over.
-  const auto tables_max = is_clients(type) || type == wire::Body_Large ? 2 : 8 + frame.size() / 8;
+  const auto tables_max = is_clients(type) || type == wire::Body_Part ? 2 : 8 + frame.size() / 8;
   flatbuffers::Verifier verifier(begin, frame.size(), 4, static_cast<flatbuffers::uoffset_t>(tables_max));
   return wire::VerifyFrameBuffer(verifier);
 }

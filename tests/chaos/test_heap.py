@@ -1,0 +1,244 @@
+"""What the daemon keeps for clients in its own memory is charged and bounded: whoever wants too much is refused, and the
+daemon stays within a tenth more than its budget."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pathlib
+
+import pytest
+from chaos_harness import HealthyPair, ask, wait_empty
+from raw_client import (
+    ALLREDUCE,
+    BARRIER,
+    CODES,
+    CONTRIBUTE,
+    CUT_OFF,
+    FAILED,
+    PROTOCOL,
+    SEAL,
+    SEAL_FAILED,
+    RawClient,
+    code_of_failed,
+    contribute,
+    manifest,
+    seal,
+)
+
+from daemon import Daemon
+
+MIB = 1 << 20
+MEMORY = 128 * MIB
+LIMIT = MEMORY // 10 * 11
+BATCH = 200  # records between two questions: far fewer than the ring has room for
+
+
+class Cgroup:
+    """A memory cgroup of its own below that of this process, of either version; none where it may not be made."""
+
+    def __init__(self, limit: int) -> None:
+        own = pathlib.Path("/proc/self/cgroup").read_text()
+        paths = {name: path for _, name, path in (line.split(":", 2) for line in own.splitlines())}
+        is_old = "memory" in paths
+        root = pathlib.Path("/sys/fs/cgroup", "memory" if is_old else ".")
+        self.path = root / paths.get("memory", paths.get("", "/")).lstrip("/") / f"muster-test-{os.getpid()}"
+        self.peak_file = self.path / ("memory.max_usage_in_bytes" if is_old else "memory.peak")
+        try:
+            self.path.mkdir()
+            (self.path / ("memory.limit_in_bytes" if is_old else "memory.max")).write_text(str(limit))
+        except OSError:
+            self.close()
+            self.path = None
+
+    def prefix(self) -> tuple[str, ...]:
+        """What starts a command in it."""
+        return ("sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh") if self.path else ()
+
+    def peak(self) -> int:
+        """The most that was used; 0 if nobody can tell."""
+        return int(self.peak_file.read_text()) if self.path and self.peak_file.exists() else 0
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.path:
+                self.path.rmdir()
+
+
+def resident(daemon: Daemon) -> int:
+    """Memory that is the daemon's alone, or shared and mapped by it."""
+    status = pathlib.Path(f"/proc/{daemon.pid}/status").read_text()
+    values = dict(line.split(":", 1) for line in status.splitlines())
+    return sum(int(values[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+
+@pytest.fixture
+def daemon():
+    group = Cgroup(LIMIT)
+    daemon = Daemon("--memory", str(MEMORY), "--pickle-lease", "0.02", prefix=group.prefix())
+    yield daemon
+    print(daemon.output())
+    assert resident(daemon) < LIMIT
+    assert group.peak() <= LIMIT
+    daemon.stop()
+    group.close()
+
+
+def is_as_before(daemon: Daemon) -> None:
+    """Nothing is held for those who have gone, and others are served."""
+    wait_empty(daemon)
+    with HealthyPair(daemon) as pair:
+        pair.goes_on()
+    wait_empty(daemon)
+
+
+def is_what_is_charged(daemon: Daemon) -> None:
+    """What malloc gave out is what was charged, and what the daemon needs for itself."""
+    told = ask(daemon, "status")
+    print({name: value for name, value in told.items() if "heap" in name}, resident(daemon))
+    assert told["heap_used_bytes"] <= told["heap_bytes"]
+    assert told["heap_allocated_bytes"] <= told["heap_used_bytes"] + 8 * MIB
+
+
+def until_failed(client: RawClient, records, failed: int, batch: int = BATCH) -> tuple[int, str]:
+    """Submits them until one fails; how many were submitted, and why it failed."""
+    records = iter(records)
+    for count in itertools.count(batch, batch):
+        for kind, body in itertools.islice(records, batch):
+            client.submit(kind, body)
+        assert client.ask("StatusQuery")[0].name == "StatusReply"
+        while (found := client.completion()) is not None:
+            if found[0] == failed:
+                return count, code_of_failed(found[1])
+
+
+def make_objects(client: RawClient) -> tuple[int, str]:
+    own = client.lease(1 << 16)
+    return until_failed(
+        client,
+        ((SEAL, seal(client.object_id(i), manifest(own, 0, [16]))) for i in itertools.count(1)),
+        SEAL_FAILED,
+    )
+
+
+def start_ops(client: RawClient) -> tuple[int, str]:
+    seats = (client.join(f"{client.id} {i}", 0, 2).seat for i in itertools.count())
+    ops = ((seat, work) for seat in seats for work in range(1, 1000))
+    return until_failed(client, ((CONTRIBUTE, contribute(i, seat, kind=BARRIER)) for seat, i in ops), FAILED)
+
+
+def start_ops_with_keys(client: RawClient) -> tuple[int, str]:
+    seat = client.join(f"{client.id}", 0, 1024).seat
+    return until_failed(
+        client,
+        ((CONTRIBUTE, contribute(i, seat, kind=BARRIER, key=b"%04096d" % i)) for i in itertools.count(1)),
+        FAILED,
+        batch=40,
+    )
+
+
+def fail_ops(client: RawClient) -> tuple[int, str]:
+    """Ops that fail at once, and whose outcome nobody comes for; at last nobody remembers them."""
+    for i in range(500):
+        joined, _ = client.ask("Join", group=f"{client.id} {i}", rank=0, world_size=2, timeout_ms=1000)
+        if joined.name == "Failure":
+            return i, CODES[joined.code]
+        for work in range(BATCH):
+            client.submit(CONTRIBUTE, contribute(work + 1, joined.seat, kind=ALLREDUCE))
+        assert client.survives()
+        while client.completion() is not None:
+            pass
+    return 500, "quota_exceeded"
+
+
+def make_groups(client: RawClient) -> tuple[int, str]:
+    for i in itertools.count():
+        joined, _ = client.ask("Join", group=f"{client.id} {i}", rank=0, world_size=1024, timeout_ms=1000)
+        if joined.name == "Failure":
+            return i, CODES[joined.code]
+
+
+def fork_with_many_holds(client: RawClient) -> tuple[int, str]:
+    made = make_objects(client)
+    lines = []
+    while True:
+        reply, fds = client.ask("Fork")
+        lines += fds
+        if reply.name == "Failure" or len(lines) == 200:
+            break
+    client.lines += lines
+    return made
+
+
+ATTACKS = [make_objects, start_ops, start_ops_with_keys, fail_ops, make_groups, fork_with_many_holds]
+
+
+def attacked_by(daemon: Daemon, attack) -> RawClient:
+    client = RawClient(daemon, greet=False)
+    client.lines = []
+    client.send("Hello", protocol=PROTOCOL, name="hostile", rings=True)
+    welcome, fds = client.receive()
+    if welcome.name == "Failure":  # nothing is left for a connection
+        assert CODES[welcome.code] == "quota_exceeded"
+        return client
+    client.welcomed(welcome, fds)
+    count, code = attack(client)
+    print(client.id, count, code)
+    assert code == "quota_exceeded"
+    assert client.survives()
+    return client
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_what_clients_want_kept(attack, daemon):
+    # One leaves enough for others of its user.
+    with HealthyPair(daemon) as pair:
+        clients = [attacked_by(daemon, attack)]
+        pair.goes_on()
+    clients += [attacked_by(daemon, attack) for _ in range(3)]
+    is_what_is_charged(daemon)
+    for client in clients:
+        client.close()
+        for line in client.lines:
+            os.close(line)
+    is_as_before(daemon)
+
+
+def test_replies_that_nobody_reads(daemon):
+    """Descriptions of a megabyte each, asked for over and over by many who don't read."""
+    with RawClient(daemon) as maker:
+        own = maker.lease(1 << 16)
+        plain = manifest(own, 0, [1])
+        large = plain[:8] + MIB.to_bytes(4, "little") + plain[12:] + b"s" * MIB
+        maker.submit_in_parts(SEAL, seal(maker.object_id(1), large))
+        incarnation = ask(daemon, "status")["incarnation"]
+        askers = [RawClient(daemon) for _ in range(40)]
+        for asker in askers:
+            for _ in range(30):
+                with contextlib.suppress(*CUT_OFF):
+                    asker.send("Lookup", capability=(1, 2), object=maker.object_id(1), incarnation=incarnation)
+            # Who reads is served all the same, unless all that there is for its user is taken.
+            assert asker is not askers[0] or maker.ask("Describe", object=maker.object_id(1))[0].name == "Object"
+        is_what_is_charged(daemon)
+        for asker in askers:
+            asker.close()
+    is_as_before(daemon)
+
+
+def test_completions_that_nobody_reads(daemon):
+    """Who never reads them is cut off before they take what is others'."""
+    with HealthyPair(daemon) as pair:
+        with RawClient(daemon) as client:
+            seat = client.join("unread", 0, 1).seat
+            work = itertools.count(1)
+            while True:
+                for _ in range(BATCH):
+                    client.submit(CONTRIBUTE, contribute(next(work), seat, kind=ALLREDUCE))
+                reply, _ = client.ask("StatusQuery")
+                if reply.name != "StatusReply":
+                    break
+            assert CODES[reply.code] == "quota_exceeded"
+            assert "completions" in reply.reason
+        pair.goes_on()
+    is_as_before(daemon)
