@@ -1,4 +1,4 @@
-"""What the daemon keeps for clients in its own memory is charged and bounded: whoever wants too much is refused, and the
+"""What the daemon keeps for clients in its own memory is charged and bounded: who wants too much is refused, and the
 daemon stays within a tenth more than its budget."""
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def is_what_is_charged(daemon: Daemon) -> None:
 def until_failed(client: RawClient, records, failed: int, batch: int = BATCH) -> tuple[int, str]:
     """Submits them until one fails; how many were submitted, and why it failed."""
     records = iter(records)
-    for count in itertools.count(batch, batch):
+    count = 0
+    while True:
+        count += batch
         for kind, body in itertools.islice(records, batch):
             client.submit(kind, body)
         assert client.ask("StatusQuery")[0].name == "StatusReply"
