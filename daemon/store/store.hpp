@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -69,6 +70,13 @@ struct StoreEntry {
   TimePoint pinned_until{};
   const char* end_reason = "freed";
 };
+
+[[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + std::to_string(id.value); }
+
+/// What malloc adds to a block.
+inline constexpr std::uint64_t block_bytes = 32;
+/// What a table has free, or copies while it grows, and an element of `bytes`: altogether about so much.
+[[nodiscard]] constexpr std::uint64_t in_table(std::uint64_t bytes) { return 3 * (bytes + 1); }
 
 class Store {
  public:

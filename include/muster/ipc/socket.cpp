@@ -193,8 +193,10 @@ Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std
 
 Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender) {
   auto received = receive_checked(socket, packet, sender);
-  if (!received) packet = {};
-  else if (*received != Received::packet) packet = {{}, {}, std::move(packet.begun)};
+  if (received && *received == Received::packet) return received;
+  auto begun = received ? std::move(packet.begun) : std::vector<std::byte>();
+  packet = {};
+  packet.begun = std::move(begun);
   return received;
 }
 

@@ -1,0 +1,208 @@
+// Who holds what: clients, and the life lines of their forked children, which have what their parent held at the fork.
+#include <algorithm>
+#include <limits>
+#include <new>
+
+#include "base/assert.hpp"
+#include "store/store.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+namespace {
+
+/// Later than any.
+constexpr std::uint64_t no_fork = std::numeric_limits<std::uint64_t>::max();
+
+}  // namespace
+
+bool Store::holds_in(ClientId client, SegmentId segment) const {
+  auto found = families_.find(client);
+  if (found == families_.end()) return false;
+  const auto& own = found->second->own;
+  return std::any_of(own.begin(), own.end(), [&](const auto& hold) {
+    const auto& segments = entries_.at(hold.first)->strong->segments;
+    const auto place = std::lower_bound(segments.begin(), segments.end(), segment,
+                                        [](const SegmentPtr& each, SegmentId id) { return each->id() < id; });
+    return place != segments.end() && (*place)->id() == segment;
+  });
+}
+
+Store::Family& Store::family_of(Payer client) {
+  auto& family = families_[client.client];
+  if (!family) {
+    family = std::make_shared<Family>();
+    family->payer = client;
+  }
+  return *family;
+}
+
+/// Charges for many holds at once, so that the usual hold costs nothing here.
+Result<void> Store::make_room(Family& family, std::size_t more) const {
+  constexpr std::size_t step = 32;
+  const std::size_t wanted = family.held + family.reserved + more;
+  if (wanted <= family.room) return {};
+  return charge_for(family, (wanted + step - 1) / step * step);
+}
+
+/// Tables keep what they once had; one that has become far too large begins anew.
+void Store::shrink(Family& family) const {
+  constexpr std::size_t small = 4096;
+  const std::size_t wanted = family.held + family.reserved;
+  if (family.room <= small || wanted > family.room / 8) return;
+  family.own.rehash(0);
+  MUSTER_ASSERT(charge_for(family, std::max(small, 2 * wanted)), "to give something back is never refused");
+}
+
+Result<void> Store::charge_for(Family& family, std::size_t room) const {
+  constexpr std::uint64_t each = in_table(sizeof(Holds::value_type)) + 2 * sizeof(Holder);
+  if (auto charged = ledger_.resize(family.charge, family.payer, room * each); !charged) return charged.error();
+  family.room = room;
+  return {};
+}
+
+Result<void> Store::hold(const ObjectPtr& object, Payer client) {
+  Family& family = family_of(client);
+  if (auto room = make_room(family, 1); !room) return room.error();
+  add_hold(family, object);
+  return {};
+}
+
+Result<void> Store::reserve(Payer client, std::size_t more) {
+  Family& family = family_of(client);
+  if (auto room = make_room(family, more); !room) return room.error();
+  if (family.reserved == 0 && more > 0) reserved_.push_back(&family);
+  family.reserved += more;
+  return {};
+}
+
+void Store::hold_reserved(const ObjectPtr& object, ClientId client) {
+  Family& family = *families_.at(client);
+  MUSTER_ASSERT(family.reserved > 0, "room was made before anybody was given anything");
+  --family.reserved;
+  add_hold(family, object);
+}
+
+void Store::end_reservations() {
+  for (Family* family : reserved_) family->reserved = 0;
+  reserved_.clear();
+}
+
+void Store::add_hold(Family& family, const ObjectPtr& object) {
+  const ClientId client = family.payer.client;
+  auto& entry = *object->entry;
+  auto& holders = entry.holders;
+  auto holder =
+      std::find_if(holders.begin(), holders.end(), [&](const Holder& existing) { return existing.client == client; });
+  const bool is_new = holder == holders.end();
+  // What may find no memory comes first: the two indexes must agree.
+  if (is_new && holders.size() == holders.capacity()) holders.reserve(2 * holders.size());
+  ++family.own.try_emplace(object->id, Hold{0, family.forks}).first->second.count;
+  entry.strong = object;
+  if (is_new) holders.push_back({client, 1});
+  else ++holder->holds;
+  if (is_new) ++family.held;
+}
+
+void Store::let_go(Entry& entry, const char* reason) {
+  if (!entry.holders.empty() || entry.pinned_until != TimePoint{}) return;
+  entry.end_reason = reason;
+  entry.strong.reset();
+}
+
+/// What the client held goes to the last of its family who forked before fork `before`, and after the hold began.
+void Store::end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before,
+                     const char* reason) {
+  auto& entry = *entries_.at(id);
+  const auto of = [&](ClientId wanted) {
+    return std::find_if(entry.holders.begin(), entry.holders.end(),
+                        [&](const Holder& existing) { return existing.client == wanted; });
+  };
+  const auto heir =
+      std::find_if(family.heirs.rbegin(), family.heirs.rend(), [&](const Heir& each) { return each.fork < before; });
+  if (heir != family.heirs.rend() && heir->fork > hold.since) {
+    const auto [kept, is_new] = heir->kept.try_emplace(id, Hold{1, hold.since});
+    kept->second.since = std::min(kept->second.since, hold.since);
+    if (is_new) {
+      *of(client) = {heir->id, 1};
+      return;
+    }
+  }
+  const auto holder = of(client);
+  MUSTER_ASSERT(holder != entry.holders.end(), "the two indexes of holds agree");
+  entry.holders.erase(holder);
+  --family.held;
+  let_go(entry, reason);
+}
+
+Result<void> Store::release(ObjectId id, ClientId client) {
+  const auto missing = [&] { return Error(Code::invalid, label_of(id) + " released without a hold"); };
+  const auto found = families_.find(client);
+  if (found == families_.end()) return missing();
+  Family& family = *found->second;
+  const auto held = family.own.find(id);
+  if (held == family.own.end()) return missing();
+  if (held->second.count > 1) {
+    --held->second.count;
+    auto& holders = entries_.at(id)->holders;
+    --std::find_if(holders.begin(), holders.end(), [&](const Holder& each) { return each.client == client; })->holds;
+    return {};
+  }
+  end_hold(family, client, id, held->second, no_fork, "freed: every hold of it was given up");
+  family.own.erase(held);
+  shrink(family);
+  return {};
+}
+
+void Store::inherit(ClientId client, ClientId heir) {
+  auto found = families_.find(client);
+  if (found == families_.end() || found->second->own.empty()) return;
+  const FamilyPtr family = found->second;
+  family->heirs.reserve(family->heirs.size() + 1);
+  families_.emplace(heir, family);
+  family->heirs.push_back({heir, ++family->forks, {}});
+}
+
+void Store::drop_client(ClientId client) {
+  auto found = families_.find(client);
+  if (found == families_.end()) return;
+  const FamilyPtr family = found->second;
+  families_.erase(found);
+  auto& dropping = dropping_.emplace_back(Dropping{family, client, no_fork, {}, {}});
+  if (client == family->payer.client) {
+    dropping.holds = std::move(family->own);
+  } else {
+    const auto heir =
+        std::find_if(family->heirs.begin(), family->heirs.end(), [&](const Heir& each) { return each.id == client; });
+    dropping.before = heir->fork;
+    dropping.holds = std::move(heir->kept);
+    family->heirs.erase(heir);
+  }
+  dropping.next = dropping.holds.cbegin();
+  drop_more();
+}
+
+void Store::drop_more() {
+  constexpr int holds_max = 512;  // about a tenth of a millisecond
+  if (dropping_.empty()) return;
+  auto& [family, client, before, holds, next] = dropping_.front();
+  try {
+    for (int count = 0; count < holds_max && next != holds.cend(); ++count, ++next)
+      end_hold(*family, client, next->first, next->second, before,
+               ipc::maker_of(next->first) == client ? "its owner died" : "freed: its last holder died");
+  } catch (const std::bad_alloc&) {
+    return;  // an heir has no room for it now: later
+  }
+  if (next == holds.cend()) dropping_.pop_front();
+}
+
+std::uint64_t Store::held_by(ClientId client) const {
+  auto found = families_.find(client);
+  return found == families_.end() ? 0 : found->second->own.size();
+}
+
+}  // namespace musterd
