@@ -155,10 +155,12 @@ def fail_ops(client: RawClient) -> tuple[int, str]:
 
 
 def make_groups(client: RawClient) -> tuple[int, str]:
-    for i in itertools.count():
-        joined, _ = client.ask("Join", group=f"{client.id} {i}", rank=0, world_size=1024, timeout_ms=1000)
+    made = 0
+    while True:
+        joined, _ = client.ask("Join", group=f"{client.id} {made}", rank=0, world_size=1024, timeout_ms=1000)
         if joined.name == "Failure":
-            return i, CODES[joined.code]
+            return made, CODES[joined.code]
+        made += 1
 
 
 def fork_with_many_holds(client: RawClient) -> tuple[int, str]:
