@@ -107,10 +107,11 @@ Error too_far_behind(const std::string& op_name, std::span<const int> missing, s
                "wait for some results before starting more", {missing.begin(), missing.end()});
 }
 
-Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max) {
-  return Error(Code::timeout,
+Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max, Code code) {
+  return Error(code,
                op_name + " failed long before rank " + std::to_string(rank) +
-                   " called it, and its outcome is kept no more (the last " + std::to_string(history_max) + " are)",
+                   " called it, and its outcome is kept no more (the last " + std::to_string(history_max) +
+                   " are, if there is memory for them)",
                "call collectives at the same pace on every rank", {rank});
 }
 

@@ -36,7 +36,8 @@ using Losses = std::map<int, std::string>;
 /// The ranks are so many ops behind the others that the oldest op is given up.
 [[nodiscard]] muster::Error too_far_behind(const std::string& op_name, std::span<const int> missing,
                                            std::size_t behind);
-/// The op has failed so long ago that nobody remembers how.
-[[nodiscard]] muster::Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max);
+/// The op has failed so long ago that of its outcome the code is known at best.
+[[nodiscard]] muster::Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max,
+                                              muster::Code code);
 
 }  // namespace musterd

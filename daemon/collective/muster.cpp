@@ -134,7 +134,8 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   if (slot && (slot->gathering() || slot->error)) return slot;
   if (slot) arrive(*slot, contribution);
   const OpId id = slot ? slot->id : 0;
-  tell(actions, id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max),
+  const auto code = slot ? slot->forgotten : muster::Code::timeout;
+  tell(actions, id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max, code),
        {contribution.ticket});
   if (slot) retire(*slot);
   return nullptr;
@@ -270,6 +271,7 @@ void Muster::forget_old_failures() {
 void Muster::forget_oldest_failure() {
   Slot& slot = *failures_.begin()->second;
   forget_failure(slot);
+  slot.forgotten = slot.error->code();
   slot.error.reset();
   if (!slot.channel) return;  // its place in the order stays
   slot.awaited = 0;

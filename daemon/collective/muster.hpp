@@ -132,6 +132,7 @@ class Muster {
     std::size_t awaited = 0;               ///< contributions that may still come
     std::shared_ptr<Op> op;                ///< null once the muster is over
     std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
+    muster::Code forgotten{};              ///< what is still known of an outcome that is not remembered
     std::size_t remembered_bytes = 0;      ///< what remembering it takes, about
     TimePoint since;
     TimePoint deadline;

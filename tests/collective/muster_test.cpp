@@ -478,6 +478,16 @@ TEST_CASE("history is bounded: what is too old is forgotten, and said to be") {
   CHECK(scene.error(scene.barrier(1)).message() == scene.error(2).message());
 }
 
+TEST_CASE("of an outcome that is forgotten the code is still the same for all") {
+  Scene scene(2);
+  const auto failed = scene.give(contribution(0, Kind::broadcast, 7));
+  REQUIRE(scene.error(failed).code() == Code::invalid);
+  const auto kept = scene.muster.history_bytes();
+  scene.muster.forget_history(kept - 1, scene.actions);
+  CHECK(scene.muster.history_bytes() < kept);
+  CHECK(scene.error(scene.barrier(1)).code() == Code::invalid);
+}
+
 TEST_CASE("a rank that never comes can't make the others' record grow") {
   Scene scene(3, {.in_flight_max = 2, .history_max = 3});
   const Ticket oldest = scene.barrier(0);
