@@ -184,7 +184,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void write_releases();
   bool write_unmapped();
   void flush_releases();
-  void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience);
+  [[nodiscard]] bool await_end(ipc::ObjectId object, std::chrono::nanoseconds patience);
+  std::atomic<bool> waited_in_vain_{false};  ///< for the end of an object, and nothing has come since
 
   // completions.cpp: the ring from the daemon
   using Callbacks = std::vector<std::function<void()>>;

@@ -180,20 +180,30 @@ void Connection::release(ipc::ObjectId object, bool shared) {
   }
   flush_releases();
   if (ipc::maker_of(object) != welcome_.client || !arena_->released(object)) return;
-  constexpr auto until_it_ends = std::chrono::seconds(1);
-  constexpr auto in_case_it_ends = std::chrono::milliseconds(2);
-  await_end(object, shared || has_forked_ ? in_case_it_ends : until_it_ends);
+  if (shared || has_forked_) {
+    constexpr auto in_case_it_ends = std::chrono::milliseconds(2);
+    static_cast<void>(await_end(object, in_case_it_ends));
+  } else if (!waited_in_vain_) {
+    // A daemon that does not answer is not waited for again before anything comes of it.
+    constexpr auto until_it_ends = std::chrono::seconds(1);
+    if (!await_end(object, until_it_ends)) waited_in_vain_ = true;
+  }
 }
 
-/// This process may compute for long before it reads the ring again, and meanwhile others may need the memory.
-void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience) {
+/// This process may compute for long before it reads the ring again, and meanwhile others may need the memory. False:
+/// the object has not ended in time.
+bool Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience) {
   const auto until = std::chrono::steady_clock::now() + patience;
   ipc::Backoff backoff;
   while (!has_releases_ && !drains_here && alive() && arena_->has(object)) {
-    if (std::chrono::steady_clock::now() > until) return arena_->still_held(object);
+    if (std::chrono::steady_clock::now() > until) {
+      arena_->still_held(object);
+      return false;
+    }
     collect();
     backoff.step();
   }
+  return true;
 }
 
 void Connection::flush_releases() {
