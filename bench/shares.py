@@ -71,7 +71,7 @@ def bystand(_rank: int, _mib: int, begin, stop) -> list[float]:
     return times
 
 
-def play(rank: int, roles: list, mib: int, begin, stop):
+def play(rank: int, roles: list, mib: int, begin, stop) -> int | list[float]:
     return roles[rank](rank, mib, begin, stop)
 
 

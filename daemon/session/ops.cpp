@@ -108,7 +108,7 @@ std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
 }
 
 std::uint64_t heap_of(const ipc::Combine& combine) {
-  return combine.ranks * 2 * sizeof(Contribution) + combine.objects.size() * sizeof(Input);
+  return 2 * sizeof(Contribution) * combine.ranks + combine.objects.size() * sizeof(Input);
 }
 
 }  // namespace

@@ -148,8 +148,9 @@ std::string list_text(const wire::Objects& objects) {
   for (const auto* object : all) {
     const std::string shape =
         object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
-    table.add({id_of(*object), format_bytes(object->bytes()), format_bytes(object->pins_bytes()), text(object->dtype()), shape, text(object->maker()),
-               format_age(object->age_s()), std::to_string(object->in_ops()), holders_of(*object)});
+    table.add({id_of(*object), format_bytes(object->bytes()), format_bytes(object->pins_bytes()), text(object->dtype()),
+               shape, text(object->maker()), format_age(object->age_s()), std::to_string(object->in_ops()),
+               holders_of(*object)});
     bytes += object->bytes();
   }
   std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + format_bytes(bytes) + "\n";
@@ -167,7 +168,10 @@ std::string list_json(const wire::Objects& objects) {
         .field("device", text(object->device()));
     json.field("maker", text(object->maker())).field("maker_pid", object->maker_pid());
     json.array("holders", texts(object->holders())).field("in_ops", object->in_ops());
-    json.field("pinned_s", object->pinned_s()).field("age_s", object->age_s()).field("pins_bytes", object->pins_bytes()).end_object();
+    json.field("pinned_s", object->pinned_s())
+        .field("age_s", object->age_s())
+        .field("pins_bytes", object->pins_bytes())
+        .end_object();
   }
   json.end_array().end_object();
   return json.text() + "\n";
