@@ -32,7 +32,7 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
     source_.collect();
     return placed();
   };
-  // Whoever waits for memory has waited longer than this call.
+  // Those who wait for memory have waited longer than this call.
   if (source_.memory_wanted()) trim();
   if (placed()) return address;
   if (disowned_) return Error(Code::daemon_unavailable, "the connection was inherited by fork()", "connect again");

@@ -126,6 +126,7 @@ Result<Ref> RawBuffer::seal() && {
 }
 
 Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout timeout) {
+  const detail::CallDeadline deadline(timeout.value_or(default_wait));
   auto buffer = allocate_raw(dtype, std::move(shape), timeout);
   if (!buffer) return buffer.error();
   const auto count = ipc::element_count(buffer->shape(), dtype);
@@ -138,7 +139,6 @@ Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout time
       !added)
     return added.error();
   const std::byte* address = region.address;
-  const detail::CallDeadline deadline(timeout.value_or(default_wait));
   return detail::seal(connection_, std::move(manifest), {&address, 1}, bytes);
 }
 

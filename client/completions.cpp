@@ -63,7 +63,6 @@ bool Connection::drain() {
     if (any && header().completions_wait.load(std::memory_order_seq_cst) != 0) ipc::signal(doorbell_);
   }
   if (any) {
-    waited_in_vain_ = false;
     wake_waiters();
     for (const auto object : aftermath.gone) arena_->object_gone(object);
     if (aftermath.memory_wanted) arena_->trim();

@@ -31,9 +31,9 @@ using std::chrono::steady_clock;
 namespace {
 
 /// Of a request that the daemon answers at once, whatever it has to do.
+constexpr auto answer_timeout = std::chrono::seconds(10);
 /// How much of the budget a process keeps free for its next arrays.
 constexpr std::uint64_t kept_share = 8;
-constexpr auto answer_timeout = std::chrono::seconds(10);
 
 /// The daemon has no working directory of ours, and a process may change its own.
 std::string absolute_path(const std::string& given) {

@@ -2,6 +2,7 @@
 // with them. Thread-safe and without a thread of its own: whoever waits reads completions and replies for all.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <chrono>
@@ -184,8 +185,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void write_releases();
   bool write_unmapped();
   void flush_releases();
-  [[nodiscard]] bool await_end(ipc::ObjectId object, std::chrono::nanoseconds patience);
-  std::atomic<bool> waited_in_vain_{false};  ///< for the end of an object, and nothing has come since
+  void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience, std::atomic<SteadyTime>& wait_again);
+  /// When to wait again for the end of an object that nobody else holds, and of one that others may hold.
+  std::array<std::atomic<SteadyTime>, 2> wait_again_{};
 
   // completions.cpp: the ring from the daemon
   using Callbacks = std::vector<std::function<void()>>;

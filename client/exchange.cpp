@@ -232,9 +232,14 @@ void Connection::take_packet(ipc::Packet packet) {
     found->second = std::move(packet);
     return;
   }
-  auto abandoned = abandoned_.extract(frame->request());
+  const auto abandoned = abandoned_.find(frame->request());
+  if (abandoned == abandoned_.end()) return;
+  const auto asked = static_cast<wire::Body>(abandoned->second);
   lock.unlock();
-  if (!abandoned.empty()) give_back(static_cast<wire::Body>(abandoned.mapped()), packet);
+  give_back(asked, packet);
+  // Only now: who waits for it asks for the same next.
+  lock.lock();
+  abandoned_.erase(frame->request());
 }
 
 void Connection::look_at_socket() {

@@ -79,7 +79,8 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
 Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
   constexpr int far = 16;
   ipc::Fd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, far));
-  if (!copy) return ipc::system_error(Code::failed, "can't copy a descriptor", errno);
+  // Above the limit the kernel calls any number invalid.
+  if (!copy) return ipc::system_error(Code::failed, "can't copy a descriptor", errno == EINVAL ? EMFILE : errno);
   return copy;
 }
 

@@ -180,30 +180,27 @@ void Connection::release(ipc::ObjectId object, bool shared) {
   }
   flush_releases();
   if (ipc::maker_of(object) != welcome_.client || !arena_->released(object)) return;
-  if (shared || has_forked_) {
-    constexpr auto in_case_it_ends = std::chrono::milliseconds(2);
-    static_cast<void>(await_end(object, in_case_it_ends));
-  } else if (!waited_in_vain_) {
-    // A daemon that does not answer is not waited for again before anything comes of it.
-    constexpr auto until_it_ends = std::chrono::seconds(1);
-    if (!await_end(object, until_it_ends)) waited_in_vain_ = true;
-  }
+  constexpr std::chrono::nanoseconds until_it_ends = std::chrono::seconds(1);
+  constexpr std::chrono::nanoseconds in_case_it_ends = std::chrono::milliseconds(2);
+  const bool may_go_on = shared || has_forked_;
+  await_end(object, may_go_on ? in_case_it_ends : until_it_ends, wait_again_[may_go_on ? 1 : 0]);
 }
 
-/// This process may compute for long before it reads the ring again, and meanwhile others may need the memory. False:
-/// the object has not ended in time.
-bool Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience) {
-  const auto until = std::chrono::steady_clock::now() + patience;
+/// This process may compute for long before it reads the ring again, and meanwhile others may need the memory. After a
+/// wait in vain there is none for ten times as long.
+void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience,
+                           std::atomic<SteadyTime>& wait_again) {
+  const auto begin = std::chrono::steady_clock::now();
+  if (begin < wait_again.load(std::memory_order_relaxed)) return;
   ipc::Backoff backoff;
   while (!has_releases_ && !drains_here && alive() && arena_->has(object)) {
-    if (std::chrono::steady_clock::now() > until) {
-      arena_->still_held(object);
-      return false;
+    if (std::chrono::steady_clock::now() > begin + patience) {
+      wait_again = begin + 10 * patience;
+      return arena_->still_held(object);
     }
     collect();
     backoff.step();
   }
-  return true;
 }
 
 void Connection::flush_releases() {

@@ -15,9 +15,9 @@ using std::chrono::steady_clock;
 
 namespace {
 
-/// Beyond the op's own deadline the daemon needs a moment to say so,
+/// Beyond the op's own deadline the daemon needs a moment to say so.
 constexpr auto grace = std::chrono::milliseconds(100);
-/// and one that has much to do, but answers, gets more: every rank is to have the same outcome.
+/// One that has much to do, but answers, gets more: every rank is to have the same outcome.
 constexpr auto grace_while_it_answers = std::chrono::seconds(5);
 /// A daemon that is stopped must not make a bounded wait a long one.
 constexpr auto question_timeout = std::chrono::milliseconds(100);

@@ -38,7 +38,7 @@ Examples:
 
 constexpr std::string_view status_footer = R"(
 --json: version, pid, uptime_s, socket, incarnation, log, memory_bytes, memory_used_bytes, memory_peak_bytes,
-  heap_bytes, heap_used_bytes, heap_allocated_bytes (of the daemon's own memory: limit, charged, in use), objects,
+  heap_bytes, heap_used_bytes (of the daemon's own memory: limit, charged), objects,
   segments, groups, lanes, huge_pages, simd, waiting_for_memory, ops_done, ops_failed, ops_in_flight, bytes_deposited,
   bytes_copied, bytes_reduced, users: [name, memory_bytes, peak_bytes, objects, fds, in_flight],
   clients: [id, name, pid, uid, memory_bytes, objects, held, in_flight, idle_s, heap_bytes]
@@ -47,7 +47,7 @@ constexpr std::string_view status_footer = R"(
 constexpr std::string_view list_footer = R"(
 --json: total, objects: [id, bytes, leaves, dtype, shape, device, maker, maker_pid, holders, in_ops, pinned_s, age_s,
   pins_bytes]
-  pins_bytes: the memory that goes with the object: segments in which nothing else lies, and its bytes in others
+  pins_bytes: the memory that goes with the object: segments in which nothing else lies, and at least its bytes
   pinned_s: for so long a pickled form keeps the object although nobody holds it
 )";
 

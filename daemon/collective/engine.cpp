@@ -24,9 +24,9 @@ constexpr std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
 /// The same while lanes give way: a few microseconds.
 constexpr std::uint64_t brief_chunk_bytes = std::uint64_t{128} << 10;
 constexpr auto give_way_time = std::chrono::milliseconds(1);
-/// Fewer output bytes aren't worth a second thread,
+/// Fewer output bytes aren't worth a second thread.
 constexpr std::uint64_t output_bytes_min = std::uint64_t{64} << 10;
-/// unless so many inputs make them: others wait for this chunk.
+/// A chunk of many inputs touches no more than this, however few output bytes it makes: others wait for it.
 constexpr std::uint64_t touched_bytes_max = std::uint64_t{4} << 20;
 constexpr std::uint64_t cache_line = 64;
 /// What it costs to begin a task, in bytes that could be read and written meanwhile: 100 ns or so.

@@ -8,17 +8,27 @@ namespace musterd {
 using muster::Code;
 using muster::Error;
 
-void Admission::request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up) {
+std::optional<Admission::WaiterId> Admission::request(Payer payer, Size size, TimePoint deadline, Attempt attempt,
+                                                      GiveUp give_up) {
   const auto line = lines_.find(payer.user);
   const bool first = line == lines_.end() || (line->second.waiters.empty() && !line->second.trying);
   auto done = first                 ? attempt(Turn::its_own)
               : size == Size::small ? attempt(Turn::before_others)
                                     : others_wait(line->second);
-  if (done) return;
-  if (done.error().code() != Code::out_of_memory) return give_up(done.error());
+  if (done) return std::nullopt;
   auto& waiters = lines_[payer.user].waiters;
-  if (waiters.size() >= waiters_max_) return give_up(done.error());
-  waiters.push_back({payer.client, deadline, std::move(attempt), std::move(give_up), done.error(), first});
+  if (done.error().code() != Code::out_of_memory || waiters.size() >= waiters_max_) {
+    give_up(done.error());
+    return std::nullopt;
+  }
+  waiters.push_back(
+      {++last_id_, size, payer.client, deadline, std::move(attempt), std::move(give_up), done.error(), first});
+  return last_id_;
+}
+
+void Admission::cancel(WaiterId waiter) {
+  for (auto& [user, line] : lines_) line.waiters.remove_if([&](const Waiter& each) { return each.id == waiter; });
+  if (!retrying_) drop_empty_lines();
 }
 
 muster::Result<void> Admission::others_wait(const Line& line) {
@@ -31,24 +41,37 @@ void Admission::drop_empty_lines() {
 }
 
 /// True if the line got shorter.
-bool Admission::try_front(Line& line) {
+bool Admission::try_line(Line& line) {
   if (line.waiters.empty()) return false;
+  if (try_one(line, line.waiters.begin(), Turn::its_own)) return true;
+  // What is left for small requests is not the front's.
+  const auto small = std::find_if(line.waiters.begin(), line.waiters.end(),
+                                  [](const Waiter& waiter) { return waiter.size == Size::small; });
+  return small != line.waiters.end() && small != line.waiters.begin() && try_one(line, small, Turn::before_others);
+}
+
+/// True if it waits no more.
+bool Admission::try_one(Line& line, std::list<Waiter>::iterator waiter, Turn turn) {
+  const bool is_front = waiter == line.waiters.begin();
   // Out of the list while it is tried: the attempt may forget it.
-  std::list<Waiter> front;
-  front.splice(front.end(), line.waiters, line.waiters.begin());
-  line.client = front.front().client;
+  std::list<Waiter> tried;
+  tried.splice(tried.end(), line.waiters, waiter);
+  line.client = tried.front().client;
   line.forgotten = false;
   line.trying = true;
-  auto done = front.front().attempt(Turn::its_own);
+  auto done = tried.front().attempt(turn);
   line.trying = false;
   if (done || line.forgotten) return true;
   if (done.error().code() != Code::out_of_memory) {
-    front.front().give_up(done.error());
+    tried.front().give_up(done.error());
     return true;
   }
-  front.front().last_error = done.error();
-  front.front().tried_at_front = true;
-  line.waiters.splice(line.waiters.begin(), front);
+  tried.front().last_error = done.error();
+  tried.front().tried_at_front |= is_front;
+  // Back to where it was: before the first that came later.
+  const auto place = std::find_if(line.waiters.begin(), line.waiters.end(),
+                                  [&](const Waiter& each) { return each.id > tried.front().id; });
+  line.waiters.splice(place, tried);
   return false;
 }
 
@@ -58,7 +81,7 @@ void Admission::retry() {
   retrying_ = true;
   for (bool progress = true; progress;) {
     progress = false;
-    for (auto& [user, line] : lines_) progress |= try_front(line);
+    for (auto& [user, line] : lines_) progress |= try_line(line);
   }
   retrying_ = false;
   drop_empty_lines();

@@ -31,7 +31,11 @@ class Admission {
   /// Tries at once if nobody of the same user waits; else, or if there is no room, queues. A full queue gives up at
   /// once with OutOfMemory.
   /// An attempt may call anything here, request() included.
-  void request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up);
+  /// Returns the id of who waits; nothing if it is over.
+  using WaiterId = std::uint64_t;
+  std::optional<WaiterId> request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up);
+  /// Forgets one request without a word to it.
+  void cancel(WaiterId waiter);
   /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds.
   void retry();
   /// True if a request at a front has not been tried since it came there: a retry may help without new memory.
@@ -45,6 +49,8 @@ class Admission {
 
  private:
   struct Waiter {
+    WaiterId id = 0;
+    Size size = Size::large;
     ClientId client;
     TimePoint deadline;
     Attempt attempt;
@@ -54,16 +60,18 @@ class Admission {
   };
   struct Line {
     std::list<Waiter> waiters;
-    bool trying = false;     ///< its front is out of the list while it is tried
+    bool trying = false;     ///< one is out of the list while it is tried
     bool forgotten = false;  ///< meanwhile its client was
     ClientId client;         ///< whose it is
   };
-  [[nodiscard]] bool try_front(Line& line);
+  [[nodiscard]] bool try_line(Line& line);
+  [[nodiscard]] bool try_one(Line& line, std::list<Waiter>::iterator waiter, Turn turn);
   [[nodiscard]] static muster::Result<void> others_wait(const Line& line);
   void drop_empty_lines();
 
   std::size_t waiters_max_;
   std::map<UserId, Line> lines_;  ///< of users who wait
+  WaiterId last_id_ = 0;
   bool retrying_ = false;
 };
 

@@ -194,7 +194,9 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
   return {
       Code::out_of_memory,
       "the store is full: " + amount_text(resource, total_.used[i]) + " of " + amount_text(resource, quota_.total[i]) +
-          " are held (" + holders_of_memory() + "), " + amount_text(resource, amount) + " more asked for",
+          " are held (" + holders_of_memory() + ")" +
+          (quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays" : "") +
+          ", " + amount_text(resource, amount) + " more asked for",
       "free refs and results that are not needed, or start the daemon with a larger --memory: a job needs its arrays "
       "and results, a quarter more, and 1 MiB for each rank"};
 }

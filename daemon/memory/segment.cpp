@@ -59,8 +59,11 @@ Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool h
 }
 
 Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const char* name, Turn turn) {
-  auto memory = bytes <= small_segment_bytes_max ? ledger_.charge_small(payer, bytes, turn)
-                                                 : ledger_.charge(payer, Resource::memory, bytes);
+  const bool small = bytes <= small_segment_bytes_max;
+  if (!small && turn == Turn::before_others)
+    return Error(Code::out_of_memory, "a segment of " + std::to_string(bytes) + " bytes is too large for the reserve",
+                 "wait for memory in line");
+  auto memory = small ? ledger_.charge_small(payer, bytes, turn) : ledger_.charge(payer, Resource::memory, bytes);
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
@@ -242,7 +245,7 @@ Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
   return segment;
 }
 
-std::size_t SegmentTable::users_of(const SegmentPtr& segment) const {
+std::size_t SegmentTable::holders_of(const SegmentPtr& segment) const {
   const long of_table = kept_.contains(segment->id()) ? 1 : 0;
   const long of_pool = segment->owner().client ? 0 : 1;
   return static_cast<std::size_t>(segment.use_count() - of_table - of_pool);

@@ -121,7 +121,7 @@ class SegmentTable {
   [[nodiscard]] muster::Result<SegmentPtr> readable(SegmentId segment, UserId user) const;
   [[nodiscard]] std::size_t size() const;
   /// How many hold it beside its writer.
-  [[nodiscard]] std::size_t users_of(const SegmentPtr& segment) const;
+  [[nodiscard]] std::size_t holders_of(const SegmentPtr& segment) const;
   /// The client's own leased segment in a state to hold objects; Invalid or Denied otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> owned(SegmentId segment, ClientId client) const;
 

@@ -46,6 +46,12 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
     return cut_off(connection,
                    muster::Error(muster::Code::quota_exceeded, "the client doesn't read its replies: " +
                                                                    std::to_string(unsent_frames_max) + " wait"));
+  std::vector<ipc::Fd> copies;
+  for (const int fd : fds) {
+    copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    // Otherwise it would wait in vain for a reply.
+    if (!copies.back()) return cut_off(connection, out_of_descriptors());
+  }
   std::vector<std::vector<std::byte>> packets;
   if (frame.size() <= ipc::inline_bytes_max) packets.emplace_back(frame.begin(), frame.end());
   else packets = ipc::parts_of(frame);
@@ -53,12 +59,8 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
     connection->unsent.push_back({std::move(packet), {}});
     connection->unsent_bytes += connection->unsent.back().bytes();
   }
-  for (const int fd : fds) {
-    ipc::Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    // Otherwise it would wait in vain for a reply.
-    if (!copy) return cut_off(connection, out_of_descriptors());
-    connection->unsent.back().fds.push_back(std::move(copy));
-  }
+  MUSTER_ASSERT(copies.empty() || packets.size() == 1, "a frame with descriptors is one packet");
+  connection->unsent.back().fds = std::move(copies);
   flush_socket(connection);
 }
 

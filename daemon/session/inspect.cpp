@@ -1,6 +1,4 @@
 // What the node tells about itself: status and lists. Reads, never steers.
-#include <malloc.h>
-
 #include <algorithm>
 
 #include "collective/engine.hpp"
@@ -18,12 +16,6 @@ double seconds(Duration duration) { return std::chrono::duration<double>(duratio
 bool is_long(const flatbuffers::FlatBufferBuilder& fbb) {
   constexpr std::size_t list_bytes_max = 1 << 20;
   return fbb.GetSize() > list_bytes_max;
-}
-
-/// What malloc has given out: what is charged, and what the daemon needs for itself.
-std::uint64_t allocated_bytes() {
-  const auto info = ::mallinfo2();
-  return info.uordblks + info.hblkhd;
 }
 
 std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
@@ -82,7 +74,6 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   reply.add_log(log);
   reply.add_heap_bytes(settings_.quota.total[index(Resource::heap)]);
   reply.add_heap_used_bytes(ledger_.total().used[index(Resource::heap)]);
-  reply.add_heap_allocated_bytes(allocated_bytes());
   send_reply(id, out.finish(wire::Body_StatusReply, reply.Finish().Union()), {});
 }
 

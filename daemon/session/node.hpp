@@ -296,7 +296,7 @@ class Node {
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
-  void put_aside(std::uint64_t key);
+  void put_aside(std::uint64_t key, Admission::WaiterId waiter);
   [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);

@@ -115,8 +115,7 @@ std::uint64_t heap_of(const ipc::Combine& combine) {
 
 /// `heap`: what this one takes of it beyond what the smallest does.
 Result<Charge> Node::admit(const Client& client, std::uint64_t heap) {
-  constexpr std::uint64_t in_table = 3 * (sizeof(Ticket) + sizeof(Pending) + 1);  // while it grows
-  constexpr std::uint64_t each = in_table + Muster::pending_bytes();
+  constexpr std::uint64_t each = in_table(sizeof(Ticket) + sizeof(Pending)) + Muster::pending_bytes();
   if (stopping_) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
   return ledger_.charge(client.payer(), Resource::slots, 1, each + heap);
 }
@@ -295,19 +294,15 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
   // Ops wait for memory in line with everybody else who does, but for small ones.
   const bool small = result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
-  admission_.request(
+  const auto waiter = admission_.request(
       {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
       [this, key](Turn turn) -> Result<void> {
-        const auto waiting = running_.find(key);
-        if (waiting == running_.end()) return {};  // it could not be kept
-        if (auto allocated = allocate(waiting->second, turn); !allocated) return allocated;
+        if (auto allocated = allocate(running_.at(key), turn); !allocated) return allocated;
         launch(key, now_);
         return {};
       },
-      [this, key](const Error& error) {
-        if (running_.contains(key)) fail_running(key, error);
-      });
-  put_aside(key);
+      [this, key](const Error& error) { fail_running(key, error); });
+  if (waiter) put_aside(key, *waiter);
 }
 
 /// The largest thing that an op asks the heap for; without it the op fails, and nothing else does.
@@ -319,10 +314,8 @@ Result<Plan> Node::plan_of(const Running& running) try {
 }
 
 /// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
-void Node::put_aside(std::uint64_t key) {
-  const auto found = running_.find(key);
-  if (found == running_.end() || !found->second.regions.empty()) return;
-  Running& waiting = found->second;
+void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
+  Running& waiting = running_.at(key);
   if (waiting.plan_bytes > plan_bytes_free) {
     Plan sizes;
     sizes.outputs.reserve(waiting.plan.outputs.size());
@@ -332,10 +325,13 @@ void Node::put_aside(std::uint64_t key) {
   }
   const std::uint64_t kept =
       waiting.put_aside ? waiting.plan.outputs.size() * sizeof(PlannedOutput) : waiting.plan_bytes;
-  if (auto charged = charge_running(waiting, kept); !charged) fail_running(key, charged.error());
+  if (auto charged = charge_running(waiting, kept); !charged) {
+    admission_.cancel(waiter);
+    fail_running(key, charged.error());
+  }
 }
 
-/// What ends with the event that began it is not worth it.
+/// Only for ops that outlive the event that started them.
 Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
   constexpr std::uint64_t request_bytes = 512;  // to Admission, or to the lanes
   return ledger_.resize(running.heap, {running.user, {}}, sizeof(Running) + request_bytes + beside);
@@ -408,6 +404,7 @@ void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
 
 void Node::finish(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
+  const Store::Reservations reservations(store_);
   auto outputs = publish(running, now);
   if (outputs)
     if (auto room = reserve_holds(running); !room) outputs = room.error();
@@ -422,7 +419,6 @@ void Node::finish(std::uint64_t key, TimePoint now) {
   } else {
     give_combined(over, *outputs);
   }
-  store_.end_reservations();
 }
 
 /// What the op gives must have room with everybody before anybody is told, or its outcome would not be the same for
@@ -434,10 +430,7 @@ Result<void> Node::reserve_holds(const Running& running) {
     const Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
     if (!client) continue;
     const Gives& gives = running.group ? running.plan.given_to(i) : running.plan.gives[i];
-    if (auto room = store_.reserve(client->payer(), gives.size()); !room) {
-      store_.end_reservations();
-      return room.error();
-    }
+    if (auto room = store_.reserve(client->payer(), gives.size()); !room) return room.error();
   }
   return {};
 }

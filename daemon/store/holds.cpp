@@ -1,5 +1,6 @@
 // Who holds what: clients, and the life lines of their forked children, which have what their parent held at the fork.
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <new>
 
@@ -122,9 +123,9 @@ void Store::end_hold(Family& family, ClientId client, ObjectId id, Hold hold, st
     return std::find_if(entry.holders.begin(), entry.holders.end(),
                         [&](const Holder& existing) { return existing.client == wanted; });
   };
-  const auto heir =
-      std::find_if(family.heirs.rbegin(), family.heirs.rend(), [&](const Heir& each) { return each.fork < before; });
-  if (heir != family.heirs.rend() && heir->fork > hold.since) {
+  const auto after = std::ranges::lower_bound(family.heirs, before, {}, &Heir::fork);
+  const auto heir = after == family.heirs.begin() ? family.heirs.end() : std::prev(after);
+  if (heir != family.heirs.end() && heir->fork > hold.since) {
     const auto [kept, is_new] = heir->kept.try_emplace(id, Hold{1, hold.since});
     kept->second.since = std::min(kept->second.since, hold.since);
     if (is_new) {
@@ -162,7 +163,7 @@ void Store::inherit(ClientId client, ClientId heir) {
   auto found = families_.find(client);
   if (found == families_.end() || found->second->own.empty()) return;
   const FamilyPtr family = found->second;
-  family->heirs.reserve(family->heirs.size() + 1);
+  if (family->heirs.size() == family->heirs.capacity()) family->heirs.reserve(2 * family->heirs.size() + 1);
   families_.emplace(heir, family);
   family->heirs.push_back({heir, ++family->forks, {}});
 }
@@ -171,8 +172,8 @@ void Store::drop_client(ClientId client) {
   auto found = families_.find(client);
   if (found == families_.end()) return;
   const FamilyPtr family = found->second;
-  families_.erase(found);
   auto& dropping = dropping_.emplace_back(Dropping{family, client, no_fork, {}, {}});
+  families_.erase(found);
   if (client == family->payer.client) {
     dropping.holds = std::move(family->own);
   } else {

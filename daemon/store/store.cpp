@@ -268,16 +268,14 @@ std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
 
 std::uint64_t Store::pinned_bytes(const Object& object) const {
   if (object.parent) return 0;
-  std::uint64_t bytes = 0;
-  for (const auto& segment : object.segments) {
-    if (segments_.users_of(segment) == 1) {
-      bytes += segment->bytes();
-      continue;
-    }
-    for (const auto& leaf : object.manifest.leaves)
-      if (leaf.segment == segment->id()) bytes += leaf.bytes();
-  }
-  return bytes;
+  const std::uint64_t own = object.manifest.bytes();
+  // A list must not cost what the largest bundles would; they are most of their segments.
+  constexpr std::size_t segments_max = 16;
+  if (object.segments.size() > segments_max) return own;
+  std::uint64_t alone = 0;
+  for (const auto& segment : object.segments)
+    if (segments_.holders_of(segment) == 1) alone += segment->bytes();
+  return std::max(alone, own);
 }
 
 }  // namespace musterd

@@ -116,6 +116,17 @@ class Store {
   /// Adds a hold that has been reserved.
   void hold_reserved(const ObjectPtr& object, ClientId client);
   void end_reservations();
+  /// Ends them when it ends, whatever happens in between.
+  class Reservations {
+   public:
+    explicit Reservations(Store& store) : store_(store) {}
+    Reservations(const Reservations&) = delete;
+    Reservations& operator=(const Reservations&) = delete;
+    ~Reservations() { store_.end_reservations(); }
+
+   private:
+    Store& store_;
+  };
   /// Gives one hold up; Invalid if this client has none.
   [[nodiscard]] muster::Result<void> release(ObjectId id, ClientId client);
   /// A pickled form exists: keeps the object until now + pickle_lease.
@@ -152,7 +163,7 @@ class Store {
   [[nodiscard]] std::vector<Listed> list(std::size_t limit, TimePoint now) const;
   /// Of a client, not of an heir.
   [[nodiscard]] std::uint64_t held_by(ClientId client) const;
-  /// The memory that goes with the object: segments in which nothing else lies, and its own bytes in the others.
+  /// The memory that goes with the object, about: segments in which nothing else lies, and at least its own bytes.
   [[nodiscard]] std::uint64_t pinned_bytes(const Object& object) const;
 
  private:

@@ -64,7 +64,7 @@ class Group:
 
     Raises:
         Invalid: an argument, or an input that can't be stored, at once.
-        OutOfMemory: there was no room, in the op's time, for an input that had to be copied in, at once.
+        OutOfMemory: no room for an input that had to be copied in, within the op's timeout (raised by this call).
         GroupClosed: after ``leave()``.
 
     A call that raises at once takes its place in the order of ops all the same: the op fails on every other rank with

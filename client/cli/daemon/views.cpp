@@ -51,8 +51,7 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
   line("log", text(status.log()));
   line("memory", format_bytes(status.memory_used_bytes()) + " of " + format_bytes(status.memory_bytes()) +
                      " used, peak " + format_bytes(status.memory_peak_bytes()));
-  line("heap", format_bytes(status.heap_used_bytes()) + " of " + format_bytes(status.heap_bytes()) + " charged, " +
-                   format_bytes(status.heap_allocated_bytes()) + " allocated");
+  line("heap", format_bytes(status.heap_used_bytes()) + " of " + format_bytes(status.heap_bytes()) + " charged");
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
   line("objects", format_count(status.objects()) + " in " + plural(status.segments(), "segment"));
   line("groups", format_count(status.groups()));
@@ -96,7 +95,6 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   json.field("memory_bytes", status.memory_bytes()).field("memory_used_bytes", status.memory_used_bytes());
   json.field("memory_peak_bytes", status.memory_peak_bytes()).field("objects", status.objects());
   json.field("heap_bytes", status.heap_bytes()).field("heap_used_bytes", status.heap_used_bytes());
-  json.field("heap_allocated_bytes", status.heap_allocated_bytes());
   json.field("segments", status.segments()).field("groups", status.groups()).field("lanes", status.lanes());
   json.field("huge_pages", text(status.huge_pages())).field("simd", text(status.simd()));
   json.field("waiting_for_memory", status.waiting_for_memory()).field("ops_done", status.ops_done());

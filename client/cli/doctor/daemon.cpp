@@ -75,6 +75,8 @@ Check jobs_that_fit(std::uint64_t budget) {
   for (const std::uint64_t ranks : {4UL, 16UL, 64UL})
     fits += (fits.empty() ? "" : ", ") + std::to_string(ranks) + " ranks with " +
             format_bytes(fits_each(budget, ranks)) + " each";
+  if (fits_each(budget, 4) == 0)
+    return {"an allreduce fits", Health::warn, "none of 4 ranks", "start the daemon with a larger --memory"};
   return {"an allreduce fits", Health::ok, fits, {}};
 }
 

@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint16_t slot_taken = 0xffff;
 constexpr std::uint16_t no_slot = 0xfffe;
 constexpr std::uint64_t pages_per_table = 256;
-/// From here on a region has a segment of its own, as long as that makes no more than about two hundred: descriptors
+/// From here on a region has a segment of its own, as long as that makes no more than 128 to 256 of them: descriptors
 /// and mappings are not without end.
 constexpr std::uint64_t own_bytes_least = 1 << 20;
 constexpr std::uint64_t own_segments_about = 128;

@@ -70,7 +70,7 @@ class RegionAllocator {
     std::uint64_t bytes = 0;
     std::uint64_t regions = 0;
     Use use = Use::shared;
-    std::uint64_t freed = 0;                                ///< of one's own: when, counted in frees
+    std::uint64_t freed = 0;                                ///< for Use::own: the number of the free that made it free
     std::vector<std::unique_ptr<SlabOfPage>> slab_of_page;  ///< one table for each MiB that has ever had a slab
   };
   /// Slots of one size. Slots that were never used follow the others; freed ones are linked, the latest first.

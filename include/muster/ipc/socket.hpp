@@ -31,8 +31,8 @@ struct Packet {
 
 enum class Received { packet, would_block, closed };
 
-/// Whom a packet comes from. The daemon takes only what a client may send: no descriptors, so also no large frames, and
-/// bodies that are small tables, checked in constant time, while a reply's nested lists could be made to cost the
+/// Whom a packet comes from. The daemon takes only what a client may send: no descriptors, no parts,
+/// and bodies that are small tables, checked in constant time, while a reply's nested lists could be made to cost the
 /// square of their size.
 enum class Sender { client, any };
 
@@ -46,9 +46,8 @@ enum class Sender { client, any };
 /// Receives one packet, or all of one frame that comes in parts; would_block if the rest of it has not come. A
 /// truncated packet, too many descriptors or parts that make no frame are Invalid; all descriptors that came with them
 /// are closed. A client's packet with any is Invalid and stays where it is: to close a descriptor can take as long as
-/// its maker likes, and so can to receive it. QuotaExceeded: descriptors were lost as this process may open no more
-/// files. The frame inside has been verified as a flatbuffer with tight limits; its body may still be any of the
-/// sender's or none.
+/// its maker likes, and so can to receive it. Descriptors that this process may not open show as `lost_fds`. The frame
+/// inside has been verified as a flatbuffer with tight limits; its body may still be any of the sender's or none.
 [[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender = Sender::any);
 
 /// Verifies that `frame` is a Frame of the schema, within limits on depth and tables that a small frame can't turn into
