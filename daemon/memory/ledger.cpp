@@ -101,8 +101,11 @@ Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amou
 
 Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn) {
   const auto accounts = accounts_of(payer);
-  const bool fits = turn == Turn::its_own || in_the_reserve(payer, accounts, bytes);
-  if (!fits || !within_quota(payer, accounts, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
+  if (!within_quota(payer, accounts, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
+  // The reserve is for when there is nothing else.
+  if (turn == Turn::its_own && leaves_the_reserve(bytes))
+    return take(payer, accounts, Resource::memory, bytes, 0, false);
+  if (!in_the_reserve(payer, accounts, bytes)) return refuse(payer, Resource::memory, bytes);
   return take(payer, accounts, Resource::memory, bytes, 0, true);
 }
 
@@ -125,7 +128,6 @@ Ledger::Accounts Ledger::accounts_of(Payer payer) {
   return {users_[payer.user], payer.client ? clients_[payer.client] : results_[payer.user]};
 }
 
-/// What is charged as small fills the reserve first.
 bool Ledger::leaves_the_reserve(std::uint64_t bytes) const {
   const std::uint64_t large = total_.used[index(Resource::memory)] - total_.small_bytes;
   const std::uint64_t taken = large + std::max(quota_.reserve_bytes, total_.small_bytes);

@@ -84,7 +84,7 @@ class [[nodiscard]] Charge {
 
 struct Account {
   Amounts used{};
-  std::uint64_t small_bytes = 0;  ///< the part of the memory that was charged as small
+  std::uint64_t small_bytes = 0;  ///< the part of the memory that is of the reserve
   std::uint64_t memory_peak = 0;
 };
 
@@ -99,7 +99,7 @@ class Ledger {
   /// `heap`: what the thing takes of the heap, charged in the same step.
   [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount,
                                               std::uint64_t heap = 0);
-  /// The same for a little memory, which may be of the reserve.
+  /// The same for a little memory, which may be of the reserve when there is nothing else.
   [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own);
   /// Makes `charge`, which is the payer's for heap alone or empty, one of `bytes`. What is refused leaves it as it was.
   [[nodiscard]] muster::Result<void> resize(Charge& charge, Payer payer, std::uint64_t bytes);

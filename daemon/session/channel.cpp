@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <new>
 #include <string>
 #include <utility>
@@ -52,11 +53,31 @@ Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::by
     if (!written) return written.error();
     if (*written) return {};
   }
+  if (replaces_another(type, body)) return {};
   backlog_.push_back({static_cast<std::uint16_t>(type), {body.begin(), body.end()}});
   backlog_bytes_ += backlog_.back().bytes();
   if (backlog_bytes_ <= backlog_bytes_max) return {};
   return muster::Error(muster::Code::quota_exceeded, "the client doesn't read its completions: " +
                                                          std::to_string(backlog_bytes_) + " bytes of them wait");
+}
+
+/// News of the same thing that wait for a client which computes: only the last counts. Otherwise one who comes and goes
+/// could fill the backlog of others.
+bool Channel::replaces_another(ipc::CompletionType type, std::span<const std::byte> body) {
+  const bool is_change = type == ipc::CompletionType::group_changed;
+  if (!is_change && type != ipc::CompletionType::memory_wanted) return false;
+  constexpr std::size_t seat_bytes = sizeof(ipc::SeatId);  // it comes first
+  constexpr std::size_t looked_at = 64;
+  for (std::size_t i = 0; i < std::min(looked_at, backlog_.size()); ++i) {
+    auto& earlier = backlog_[backlog_.size() - 1 - i];
+    if (earlier.type != static_cast<std::uint16_t>(type)) continue;
+    if (is_change && !std::equal(body.begin(), body.begin() + seat_bytes, earlier.body.begin())) continue;
+    backlog_bytes_ -= earlier.bytes();
+    earlier.body.assign(body.begin(), body.end());
+    backlog_bytes_ += earlier.bytes();
+    return true;
+  }
+  return false;
 }
 
 Result<void> Channel::flush() {

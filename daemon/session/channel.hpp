@@ -60,6 +60,7 @@ class Channel {
     return mapping_.data() + muster::ipc::channel_header_bytes + index * muster::ipc::ring_bytes;
   }
 
+  [[nodiscard]] bool replaces_another(muster::ipc::CompletionType type, std::span<const std::byte> body);
   struct Waiting {
     std::uint16_t type;
     std::vector<std::byte> body;

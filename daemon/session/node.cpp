@@ -66,9 +66,9 @@ void Node::connected(ClientId client, Credentials credentials, TimePoint now) {
 /// Something was begun for the client that can be neither finished nor undone: it ends after the event. Whatever is
 /// thrown while a client's frame or record is handled comes to this, and the event loop goes on.
 void Node::doom(ClientId id) noexcept {
-  Client* client = find(id);
-  if (!client) return;
-  client->doomed = any_doomed_ = true;
+  const auto client = clients_.find(id);
+  if (client == clients_.end()) return;
+  client->second.doomed = any_doomed_ = true;
 }
 
 void Node::cut_off_doomed() noexcept {
@@ -78,9 +78,12 @@ void Node::cut_off_doomed() noexcept {
     any_doomed_ = doomed != clients_.end();
     if (!any_doomed_) return;
     const ClientId id = doomed->first;
+    // It may have been half forgotten when that was thrown.
+    doomed->second.doomed = doomed->second.gone = false;
     try {
       violated(id, no_heap(), now_);
     } catch (const std::exception&) {
+      doom(id);
       return;  // the next event tries again
     }
   }
@@ -175,6 +178,7 @@ Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   segments_.drop_client(id);
   auto descriptors = std::move(client.descriptors);
   clients_.erase(id);
+  drop_unwanted_ops();
   return descriptors;
 }
 

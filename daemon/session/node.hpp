@@ -188,9 +188,10 @@ class Node {
     std::uint32_t user = 0;
     muster::ipc::SmallVector<ResultRegion, 1> regions;
     std::uint64_t plan_bytes = 0;
-    Charge plan_charge;      ///< of a large plan, while it runs
-    Charge heap;             ///< of an op that is not over at once: it waits, or is with the lanes
-    bool put_aside = false;  ///< the op waits for memory without its plan
+    Charge plan_charge;                         ///< of a large plan, while it runs
+    Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
+    std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
+    bool put_aside = false;                     ///< it waits without its plan
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
@@ -297,6 +298,7 @@ class Node {
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
+  void drop_unwanted_ops();
   [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);

@@ -316,6 +316,7 @@ Result<Plan> Node::plan_of(const Running& running) try {
 /// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
 void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   Running& waiting = running_.at(key);
+  waiting.waiter = waiter;
   if (waiting.plan_bytes > plan_bytes_free) {
     Plan sizes;
     sizes.outputs.reserve(waiting.plan.outputs.size());
@@ -328,6 +329,21 @@ void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   if (auto charged = charge_running(waiting, kept); !charged) {
     admission_.cancel(waiter);
     fail_running(key, charged.error());
+  }
+}
+
+/// Those that wait for memory while nobody is left who would be told.
+void Node::drop_unwanted_ops() {
+  const auto is_told = [&](const Contribution& contribution) {
+    const auto pending = pending_.find(contribution.ticket);
+    return pending != pending_.end() && find(pending->second.client) != nullptr;
+  };
+  std::vector<std::uint64_t> unwanted;
+  for (const auto& [key, running] : running_)
+    if (running.waiter && std::ranges::none_of(running.op->contributions, is_told)) unwanted.push_back(key);
+  for (const auto key : unwanted) {
+    admission_.cancel(*running_.at(key).waiter);
+    fail_running(key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
   }
 }
 
@@ -370,6 +386,7 @@ Result<void> Node::allocate(Running& running, Turn turn) {
 
 void Node::launch(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
+  running.waiter.reset();
   if (std::exchange(running.put_aside, false)) {
     auto plan = plan_of(running);
     if (!plan) return fail_running(key, plan.error());

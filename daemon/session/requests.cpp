@@ -295,6 +295,10 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
   if (part.offset() != bytes.size() || part.type() != type)
     return Error(Code::invalid, "a part of a record at offset " + std::to_string(part.offset()) + " where " +
                                     std::to_string(bytes.size()) + " bytes of it have come");
+  // Many small ones would cost more than they bring.
+  constexpr std::size_t part_bytes_min = 4096;
+  if (part.more() && part.body()->size() < part_bytes_min)
+    return Error(Code::invalid, "a part of " + std::to_string(part.body()->size()) + " bytes that is not the last");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
     return Error(Code::invalid, "a record of more than " + std::to_string(ipc::submit_bytes_max) + " bytes");
   auto charge = ledger_.charge(client.payer(), Resource::memory, part.body()->size());

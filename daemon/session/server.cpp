@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <chrono>
 #include <csignal>
+#include <new>
+#include <thread>
 
 #include "base/log.hpp"
 #include "session/asio_server.hpp"
@@ -119,10 +122,17 @@ bool AsioServer::poll_rings() {
 }
 
 void AsioServer::take_posted(std::function<void()> function) {
-  {
-    const std::lock_guard lock(posted_mutex_);
-    posted_.push_back(std::move(function));
-  }
+  // Called by other threads, which have nobody to tell that there is no memory; some comes back when others end.
+  const auto kept = [&]() noexcept {
+    try {
+      const std::lock_guard lock(posted_mutex_);
+      posted_.push_back(std::move(function));
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  };
+  while (!kept()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   has_posted_.store(true, std::memory_order_seq_cst);
   if (sleeping_.load(std::memory_order_seq_cst)) asio::post(io_, [] {});
 }

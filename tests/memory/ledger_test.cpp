@@ -129,23 +129,26 @@ TEST_CASE("objects and descriptors are bounded like memory") {
   CHECK(none_left.error().code() == Code::quota_exceeded);
 }
 
-TEST_CASE("large requests leave the reserve alone, and small ones fill it first") {
-  Quota quota = memory_quota(100);
-  quota.reserve_bytes = 16;
+TEST_CASE("large requests leave the reserve alone, and small ones use it when there is nothing else") {
+  Quota quota = memory_quota(100 * mebibyte);
+  quota.reserve_bytes = 16 * mebibyte;
   Ledger ledger(quota);
-  auto large = ledger.charge(first, memory, 84);
+  auto early = ledger.charge_small(second, mebibyte);
+  REQUIRE(early);
+  CHECK(ledger.total().small_bytes == 0);
+  auto large = ledger.charge(first, memory, 83 * mebibyte);
   REQUIRE(large);
   CHECK(ledger.charge(stranger, memory, 1).error().code() == Code::out_of_memory);
-  auto small = ledger.charge_small(first, 10);
+  auto small = ledger.charge_small(first, mebibyte);
   REQUIRE(small);
-  CHECK(ledger.total().used[0] == 94);
+  CHECK(ledger.total().small_bytes == mebibyte);
+  CHECK(ledger.total().used[0] == 85 * mebibyte);
+  std::vector<Charge> held;
+  while (auto more = ledger.charge_small(first, mebibyte)) held.push_back(std::move(*more));
+  CHECK(held.size() == 1);  // an eighth of it for one client
   large->reset();
-  CHECK_FALSE(ledger.charge(first, memory, 85));
-  CHECK(ledger.charge(first, memory, 84));
-  auto more = ledger.charge_small(first, 20);
-  REQUIRE(more);
-  CHECK_FALSE(ledger.charge(first, memory, 71));
-  CHECK(ledger.charge(first, memory, 70));
+  CHECK_FALSE(ledger.charge(first, memory, 84 * mebibyte));
+  CHECK(ledger.charge(first, memory, 83 * mebibyte));
 }
 
 TEST_CASE("before others a small request takes of the reserve only, and no client or user takes all of it") {

@@ -24,7 +24,7 @@ NodeSettings budget_of(std::uint64_t clients, std::uint64_t bytes) {
 
 /// Two ranks with an input each, in segments that have room for nothing else. So have the segments of results.
 struct Pair {
-  explicit Pair(std::uint64_t budget) : world(budget_of(2, budget)) {
+  explicit Pair(std::uint64_t budget, std::uint64_t clients = 2) : world(budget_of(clients, budget)) {
     left.join("g", 0, 2);
     right.join("g", 1, 2);
     of_left = left.seal(left.lease(mebibyte), 0, std::vector<float>(200'000, 1.0F));
@@ -69,6 +69,19 @@ TEST_CASE("an op that finds no memory until its deadline fails with OutOfMemory 
   REQUIRE(pair.left.failed(second));
   REQUIRE(pair.right.failed(second));
   CHECK(pair.left.failed(second)->code() == Code::out_of_memory);
+}
+
+TEST_CASE("an op that waits for memory ends with the last who would be told") {
+  Pair pair(3 * mebibyte, 3);
+  TestClient onlooker(pair.world, 3);
+  REQUIRE(pair.left.done(pair.allreduce()));
+  pair.allreduce();
+  REQUIRE(onlooker.status().waiting_for_memory() == 1);
+  pair.left.die();
+  CHECK(onlooker.status().waiting_for_memory() == 1);
+  pair.right.die();
+  CHECK(onlooker.status().waiting_for_memory() == 0);
+  CHECK(onlooker.status().objects() == 0);
 }
 
 TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {

@@ -84,10 +84,15 @@ Result<RecordHeader> RingConsumer::header() const {
 }
 
 Result<std::optional<Record>> RingConsumer::next() {
+  constexpr std::size_t copy_bytes_kept = 8192;
   while (true) {
     if (head_ == seen_tail_) {
       const auto tail = shared_tail_.load(std::memory_order_seq_cst);
-      if (tail == head_) return std::optional<Record>{};
+      if (tail == head_) {
+        // What a large record took is not kept for the next.
+        if (copy_.size() > copy_bytes_kept) copy_ = {};
+        return std::optional<Record>{};
+      }
       if (tail - head_ > ring_bytes || tail % 8 != 0) return broken("its writer's position is", tail, head_);
       seen_tail_ = tail;
     }
