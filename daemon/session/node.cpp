@@ -200,11 +200,12 @@ void Node::tick(TimePoint now) {
   store_.expire(now);
   admission_.expire(now);
   expire_groups(now);
+  after_event();
+  // Those who waited may just have been served.
   if (memory_wanted_until_ && *memory_wanted_until_ <= now && admission_.waiting() == 0) {
     memory_wanted_until_.reset();
     outside_.show_memory_wanted(false);
   }
-  after_event();
 }
 
 std::optional<TimePoint> Node::next_deadline() const {

@@ -61,7 +61,7 @@ NodeSettings Walk::settings(Choices& choices) {
   settings.version = "walk";
   settings.incarnation = 7;
   settings.user = 1000;
-  const std::uint64_t memory = 6 * ipc::channel_bytes + (std::uint64_t{1} << 20) * (1 + choices.below(4));
+  const std::uint64_t memory = 6 * ipc::channel_bytes + (std::uint64_t{1} << 18) * (1 + choices.below(8));
   constexpr std::uint64_t heap = 256 << 10;
   settings.quota.total = {memory, 300, 100, 4096, 16, heap};
   settings.quota.per_user = {memory - ipc::channel_bytes, 200, 80, 4096, 8, heap / 4 * 3};
