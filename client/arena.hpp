@@ -51,7 +51,9 @@ class Arena {
   };
 
   /// `keep_bytes`: how much of what is free it keeps for its next arrays while nobody waits for memory.
-  Arena(Source source, std::uint64_t keep_bytes) : source_(std::move(source)), keep_bytes_(keep_bytes) {}
+  /// `segments_about`: how many segments it should hold at most.
+  Arena(Source source, std::uint64_t keep_bytes, std::uint64_t segments_about = ipc::RegionAllocator::most_segments)
+      : source_(std::move(source)), keep_bytes_(keep_bytes), allocator_(segments_about) {}
 
   /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none
   /// has room, and waits for it up to `timeout`.

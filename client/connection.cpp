@@ -72,7 +72,7 @@ Connection::Connection(Start start)
                         },
                         [this] { collect(); },
                         [this] { return header().memory_wanted.load(std::memory_order_relaxed) != 0; }},
-          welcome_.memory_bytes / kept_share)) {}
+          welcome_.memory_bytes / kept_share, welcome_.segments_about)) {}
 
 Connection::~Connection() = default;
 

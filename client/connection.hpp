@@ -51,6 +51,7 @@ struct Welcome {
   std::uint64_t incarnation = 0;
   ipc::ClientId client;
   std::uint64_t memory_bytes = 0;
+  std::uint32_t segments_about = 0;  ///< how many a process should hold at most
   std::uint32_t in_flight_max = 0;
 };
 

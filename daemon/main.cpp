@@ -119,6 +119,10 @@ ServerSettings server_settings(const Config& config) {
                            slots_of_client,
                            groups_of_user,
                            heap / 2};
+  // Where there are few descriptors, for some tens of clients: fewer and larger segments.
+  constexpr std::uint64_t clients_about = 32;
+  node.segments_about = static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(descriptors / clients_about, 1, muster::ipc::RegionAllocator::most_segments));
   constexpr std::uint64_t reserve_share = 32;
   constexpr std::uint64_t reserve_bytes_max = 128 << 20;
   node.quota.reserve_bytes = std::min(memory / reserve_share, reserve_bytes_max);

@@ -88,6 +88,8 @@ class Muster {
   [[nodiscard]] std::set<int> lost() const;
   /// What is kept of failed ops for seats that are late takes, about.
   [[nodiscard]] std::size_t history_bytes() const { return failures_bytes_ + failed_places_ * sizeof(Slot); }
+  /// How many ops it knows, about.
+  [[nodiscard]] std::size_t slots() const { return ordered_.size() + channels_.size(); }
   /// Forgets the oldest until the rest takes no more. Ops in whose way a forgotten one's place is fail.
   void forget_history(std::size_t bytes_max, std::vector<Action>& actions);
 

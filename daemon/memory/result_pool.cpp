@@ -51,14 +51,14 @@ void PoolApart::reset() {
 PoolApart ResultPool::make_apart(UserId user) {
   PoolApart made;
   made.pool_ = this;
-  made.segments_ = &apart_[++last_apart_];
+  made.segments_ = &apart_.try_emplace(++last_apart_, segments_about_).first->second;
   made.segments_->user = user;
   made.segments_->apart = last_apart_;
   return made;
 }
 
 Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes, Turn turn) {
-  auto& home = users_[user];
+  auto& home = users_.try_emplace(user, segments_about_).first->second;
   home.user = user;
   return allocate(home, bytes, turn);
 }

@@ -20,6 +20,7 @@ class ResultPool;
 
 /// Segments that hold no results but each other's.
 struct ResultSegments {
+  explicit ResultSegments(std::uint64_t segments_about) : allocator(segments_about) {}
   UserId user = 0;          ///< who is charged, and who may read them all
   std::uint64_t apart = 0;  ///< 0: the user's own; else which pool apart
   bool ended = false;       ///< nothing more comes: they go when they are free
@@ -70,7 +71,10 @@ class PoolApart {
 
 class ResultPool {
  public:
-  explicit ResultPool(SegmentTable& segments) : segments_(segments) {}
+  /// `segments_about`: of each user.
+  explicit ResultPool(SegmentTable& segments,
+                      std::uint64_t segments_about = muster::ipc::RegionAllocator::most_segments)
+      : segments_(segments), segments_about_(segments_about) {}
 
   /// bytes >= 1, 64-byte aligned, contents undefined but never another user's. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<ResultRegion> allocate(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
@@ -96,6 +100,7 @@ class ResultPool {
   std::uint64_t trim(ResultSegments& home);
 
   SegmentTable& segments_;
+  std::uint64_t segments_about_;
   std::map<UserId, ResultSegments> users_;
   std::map<std::uint64_t, ResultSegments> apart_;
   std::uint64_t last_apart_ = 0;

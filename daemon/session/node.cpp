@@ -32,13 +32,14 @@ Node::Node(NodeSettings settings, Outside& outside)
                                   then();
                                 });
                               }}),
-      results_(segments_),
+      results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
       admission_(settings_.memory_waiters_max) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
   running_.clear();
+  leaving_.clear();
   groups_.clear();
 }
 
@@ -192,6 +193,11 @@ void Node::lifeline_closed(ClientId heir, TimePoint now) {
 void Node::go_on(TimePoint now) {
   now_ = now;
   store_.drop_more();
+  try {
+    lose_more(now);
+  } catch (const std::bad_alloc&) {
+    // The next turn tries again.
+  }
   after_event();
 }
 

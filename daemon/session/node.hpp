@@ -6,9 +6,11 @@
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <exception>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -45,6 +47,7 @@ struct NodeSettings {
   std::string log;  ///< where the log goes, for `muster status`
   std::uint64_t incarnation = 1;
   Quota quota;
+  std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
   std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
   std::uint32_t requests_max = 256;    ///< unanswered requests of one client
   std::size_t seats_max = 4096;        ///< of one client
@@ -88,7 +91,7 @@ class Node {
   void disposed(TimePoint now);
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
-  [[nodiscard]] bool goes_on() const { return store_.drops(); }
+  [[nodiscard]] bool goes_on() const { return store_.drops() || !leaving_.empty(); }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
@@ -262,6 +265,14 @@ class Node {
   };
   [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const std::string& how, TimePoint now);
   void lose_all_seats(Client& client, const std::string& how, TimePoint now);
+  /// The seats of a client that is gone, as far as they have not been lost yet.
+  struct Leaving {
+    std::unordered_map<SeatId, Client::Seated> seats;
+    std::string how;
+    std::set<GroupPtr> to_tell;
+  };
+  [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
+  void lose_more(TimePoint now);
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
   [[nodiscard]] Muster::Limits muster_limits() const;
   void begin_epoch(const GroupPtr& state, TimePoint now);
@@ -332,6 +343,7 @@ class Node {
   /// When to look at a group's deadlines, one entry a group: none of its ops is due earlier. The op that had this
   /// deadline may be over, so an op that ends quickly costs nothing here.
   GroupDeadlines group_deadlines_;
+  std::list<Leaving> leaving_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {

@@ -108,7 +108,7 @@ def connect_until_refused(daemon) -> tuple[list[RawClient], str, str]:
     raise AssertionError("nobody is refused")
 
 
-@pytest.mark.parametrize("daemon", [{"fds_max": 44}, {"fds_max": 60}], indirect=True)
+@pytest.mark.parametrize("daemon", [{"fds_max": 32}, {"fds_max": 48}], indirect=True)
 def test_a_daemon_that_may_open_no_more_files(daemon, pair):
     taken, code, message = connect_until_refused(daemon)
     assert code == "quota_exceeded"

@@ -32,6 +32,8 @@ from daemon import Daemon
 MIB = 1 << 20
 MEMORY = 128 * MIB
 LIMIT = MEMORY // 10 * 11
+# A sanitizer takes many times the memory, of which nothing is the daemon's: then the limit says nothing.
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
 BATCH = 200  # records between two questions: far fewer than the ring has room for
 
 
@@ -79,14 +81,17 @@ def bytes_of(daemon: Daemon, name: str) -> int:
 
 @pytest.fixture
 def daemon():
-    group = Cgroup(LIMIT)
-    daemon = Daemon("--memory", str(MEMORY), "--pickle-lease", "0.02", prefix=group.prefix())
+    group = None if SANITIZED else Cgroup(LIMIT)
+    prefix = group.prefix() if group else ()
+    daemon = Daemon("--memory", str(MEMORY), "--pickle-lease", "0.02", prefix=prefix)
     yield daemon
     print(daemon.output())
-    assert resident(daemon) < LIMIT
-    assert group.peak() <= LIMIT
+    if group:
+        assert resident(daemon) < LIMIT
+        assert group.peak() <= LIMIT
     daemon.stop()
-    group.close()
+    if group:
+        group.close()
 
 
 def is_as_before(daemon: Daemon) -> None:
@@ -102,7 +107,7 @@ def is_what_is_charged(daemon: Daemon) -> None:
     told = ask(daemon, "status")
     print({name: value for name, value in told.items() if "heap" in name}, resident(daemon))
     assert told["heap_used_bytes"] <= told["heap_bytes"]
-    assert bytes_of(daemon, "RssAnon") <= told["heap_used_bytes"] + 16 * MIB
+    assert SANITIZED or bytes_of(daemon, "RssAnon") <= told["heap_used_bytes"] + 16 * MIB
 
 
 def until_failed(client: RawClient, records, failed: int, batch: int = BATCH) -> tuple[int, str]:

@@ -180,6 +180,16 @@ TEST_CASE("large regions have segments of their own, as long as they are few") {
   REQUIRE(segments < 500);
 }
 
+TEST_CASE("with few segments to be had they are larger") {
+  const auto about = GENERATE(std::uint64_t{1}, std::uint64_t{8}, std::uint64_t{31});
+  RegionAllocator allocator(about);
+  Random random(5);
+  std::uint32_t segments = 0;
+  std::uint64_t allocated = 0;
+  while (allocated < 2048 * mib) allocated += allocate_somehow(allocator, random_bytes(random) * 8, segments).bytes;
+  REQUIRE(segments <= 6 * about + 12);
+}
+
 TEST_CASE("the least segment for a region of any size has room for it, and so has the wanted one") {
   Random random(3);
   RegionAllocator allocator;

@@ -167,11 +167,9 @@ python_tests() {
   counted "$name-users-pytest" '[0-9]+ passed.* in ' as_root env "${variables[@]}" .venv/bin/python -B -m pytest \
     --color=no -p no:cacheprovider "$users"
   folders+=("--ignore=$users")
-  # AddressSanitizer's own allocator maps and faults all the time, and takes more than the memory that a test leaves the
-  # daemon; of torch's and JAX's it knows nothing.
+  # AddressSanitizer's own allocator maps and faults all the time; of torch's and JAX's it knows nothing.
   if [ "$name" = asan ]; then
-    run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
-      --ignore=tests/chaos/test_heap.py
+    run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py
   else
     run_pytest "$name" "${variables[@]}" -- "${folders[@]}"
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop

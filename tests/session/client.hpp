@@ -229,4 +229,15 @@ class TestClient {
   std::uint64_t works_ = 0;
 };
 
+/// Two clients with both seats of a group.
+struct TwoRanks {
+  explicit TwoRanks(NodeSettings settings = small_settings()) : world(std::move(settings)) {
+    first.join("g", 0, 2);
+    second.join("g", 1, 2);
+  }
+  World world;
+  TestClient first{world, 1};
+  TestClient second{world, 2};
+};
+
 }  // namespace musterd::testing

@@ -139,6 +139,10 @@ NodeSettings tight_settings(std::uint64_t per_client = 64 << 10) {
   return settings;
 }
 
+struct TightRanks : TwoRanks {
+  TightRanks() : TwoRanks(tight_settings()) {}
+};
+
 /// A client with a seat that contributes until it is refused; how often that went well.
 int contribute_until_refused(TestClient& client) {
   for (int count = 0; count < 1000; ++count)
@@ -148,23 +152,19 @@ int contribute_until_refused(TestClient& client) {
 
 }  // namespace
 
-TEST_CASE("a contribution that the heap has no room for takes its place and fails its op on every seat") {
-  World world(tight_settings());
-  TestClient alice(world, 1);
-  TestClient bob(world, 2);
-  alice.join("g", 0, 2);
-  bob.join("g", 1, 2);
-  const int pending = contribute_until_refused(alice);
+TEST_CASE_METHOD(TightRanks,
+                 "a contribution that the heap has no room for takes its place and fails its op on every seat") {
+  const int pending = contribute_until_refused(first);
   REQUIRE(pending > 5);
-  for (int i = 0; i < pending; ++i) REQUIRE(bob.done(bob.contribute(Kind::barrier)));
-  const auto refused = bob.failed(bob.contribute(Kind::barrier));
+  for (int i = 0; i < pending; ++i) REQUIRE(second.done(second.contribute(Kind::barrier)));
+  const auto refused = second.failed(second.contribute(Kind::barrier));
   REQUIRE(refused);
   CHECK(refused->code() == Code::quota_exceeded);
   CHECK_THAT(refused->message(), Catch::Matchers::Contains("of the daemon's own memory"));
   // And with that behind them they go on.
-  const auto next = alice.contribute(Kind::barrier);
-  CHECK(bob.done(bob.contribute(Kind::barrier)));
-  CHECK(alice.done(next));
+  const auto next = first.contribute(Kind::barrier);
+  CHECK(second.done(second.contribute(Kind::barrier)));
+  CHECK(first.done(next));
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
@@ -199,45 +199,35 @@ TEST_CASE("groups and seats that the heap has no room for are refused") {
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("failures that nobody can be charged for are forgotten, the oldest first") {
-  World world(tight_settings());
-  TestClient alice(world, 1);
-  TestClient bob(world, 2);
-  alice.join("g", 0, 2);
-  bob.join("g", 1, 2);
+TEST_CASE_METHOD(TightRanks, "failures that nobody can be charged for are forgotten, the oldest first") {
   constexpr int ops = 3000;
-  for (int i = 0; i < ops; ++i) alice.contribute(Kind::broadcast, {}, 5);
+  for (int i = 0; i < ops; ++i) first.contribute(Kind::broadcast, {}, 5);
   CHECK(NodeAudit(world.node).charged()[heap] < 128 << 10);
   CHECK(NodeAudit(world.node).contradictions().empty());
   // Each has a typed outcome all the same.
-  for (int i = 0; i < ops; ++i) REQUIRE(bob.failed(bob.contribute(Kind::broadcast, {}, 5)));
-  const auto next = alice.contribute(Kind::barrier);
-  CHECK(bob.done(bob.contribute(Kind::barrier)));
-  CHECK(alice.done(next));
+  for (int i = 0; i < ops; ++i) REQUIRE(second.failed(second.contribute(Kind::broadcast, {}, 5)));
+  const auto next = first.contribute(Kind::barrier);
+  CHECK(second.done(second.contribute(Kind::barrier)));
+  CHECK(first.done(next));
 }
 
-TEST_CASE("an outcome for which one rank has no room is the same error for all") {
-  World world(tight_settings());
-  TestClient alice(world, 1);
-  TestClient bob(world, 2);
-  alice.join("g", 0, 2);
-  bob.join("g", 1, 2);
-  const auto seat_of_bob = bob.seat;
+TEST_CASE_METHOD(TightRanks, "an outcome for which one rank has no room is the same error for all") {
+  const auto seat_of_second = second.seat;
   // Bob has no more than the room for one op.
   TestClient carol(world, 3);
-  bob.join("full", 0, 2);
+  second.join("full", 0, 2);
   carol.join("full", 1, 2);
-  REQUIRE(contribute_until_refused(bob) > 5);
+  REQUIRE(contribute_until_refused(second) > 5);
   carol.contribute(Kind::barrier);
-  bob.seat = seat_of_bob;
-  const auto segment = alice.lease(1 << 16);
-  const auto given = alice.contribute(Kind::broadcast, {alice.seal(segment, 0, {1})});
-  const auto taken = bob.contribute(Kind::broadcast);
-  REQUIRE(bob.failed(taken));
-  CHECK(bob.failed(taken)->code() == Code::quota_exceeded);
-  CHECK_THAT(bob.failed(taken)->message(), Catch::Matchers::Contains("client 2 holds"));
-  REQUIRE(alice.failed(given));
-  CHECK(alice.failed(given)->message() == bob.failed(taken)->message());
+  second.seat = seat_of_second;
+  const auto segment = first.lease(1 << 16);
+  const auto given = first.contribute(Kind::broadcast, {first.seal(segment, 0, {1})});
+  const auto taken = second.contribute(Kind::broadcast);
+  REQUIRE(second.failed(taken));
+  CHECK(second.failed(taken)->code() == Code::quota_exceeded);
+  CHECK_THAT(second.failed(taken)->message(), Catch::Matchers::Contains("client 2 holds"));
+  REQUIRE(first.failed(given));
+  CHECK(first.failed(given)->message() == second.failed(taken)->message());
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 

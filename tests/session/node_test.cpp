@@ -36,12 +36,7 @@ TEST_CASE("an allreduce over three clients gives each a hold of one result") {
   CHECK(results.size() == 1);
 }
 
-TEST_CASE("a rank that dies before it contributed fails the op and all later ones with PeerLost") {
-  World world;
-  TestClient first(world, 1);
-  TestClient second(world, 2);
-  first.join("g", 0, 2);
-  second.join("g", 1, 2);
+TEST_CASE_METHOD(TwoRanks, "a rank that dies before it contributed fails the op and all later ones with PeerLost") {
   const auto pending = first.contribute(Kind::barrier);
   second.die();
   REQUIRE(first.failed(pending));
@@ -52,23 +47,13 @@ TEST_CASE("a rank that dies before it contributed fails the op and all later one
   CHECK(first.failed(later)->code() == Code::peer_lost);
 }
 
-TEST_CASE("a rank that contributed and then dies fails nothing that is pending") {
-  World world;
-  TestClient first(world, 1);
-  TestClient second(world, 2);
-  first.join("g", 0, 2);
-  second.join("g", 1, 2);
+TEST_CASE_METHOD(TwoRanks, "a rank that contributed and then dies fails nothing that is pending") {
   second.contribute(Kind::barrier);
   second.die();
   CHECK(first.done(first.contribute(Kind::barrier)));
 }
 
-TEST_CASE("reform takes the survivors and newcomers into a new epoch") {
-  World world;
-  TestClient first(world, 1);
-  TestClient second(world, 2);
-  first.join("g", 0, 2);
-  second.join("g", 1, 2);
+TEST_CASE_METHOD(TwoRanks, "reform takes the survivors and newcomers into a new epoch") {
   second.die();
   TestClient third(world, 3);
   const auto* joined = third.join("g", 1, 2);
@@ -86,12 +71,7 @@ TEST_CASE("reform takes the survivors and newcomers into a new epoch") {
   CHECK(third.done(early));
 }
 
-TEST_CASE("a newcomer whose group is never reformed times out") {
-  World world;
-  TestClient first(world, 1);
-  TestClient second(world, 2);
-  first.join("g", 0, 2);
-  second.join("g", 1, 2);
+TEST_CASE_METHOD(TwoRanks, "a newcomer whose group is never reformed times out") {
   second.die();
   TestClient third(world, 3);
   third.join("g", 1, 2);
@@ -101,12 +81,7 @@ TEST_CASE("a newcomer whose group is never reformed times out") {
   CHECK(third.failed(early)->code() == Code::timeout);
 }
 
-TEST_CASE("when the last old member goes, the newcomers begin afresh") {
-  World world;
-  TestClient first(world, 1);
-  TestClient second(world, 2);
-  first.join("g", 0, 2);
-  second.join("g", 1, 2);
+TEST_CASE_METHOD(TwoRanks, "when the last old member goes, the newcomers begin afresh") {
   second.die();
   TestClient third(world, 3);
   TestClient fourth(world, 4);
@@ -275,12 +250,7 @@ TEST_CASE("ops in flight are charged to who started them") {
   CHECK(in_flight() == 0);
 }
 
-TEST_CASE("what a newcomer contributed before it left ends as GroupClosed") {
-  World world;
-  TestClient first(world, 1);
-  TestClient second(world, 2);
-  first.join("g", 0, 2);
-  second.join("g", 1, 2);
+TEST_CASE_METHOD(TwoRanks, "what a newcomer contributed before it left ends as GroupClosed") {
   second.die();
   TestClient third(world, 3);
   third.join("g", 1, 2);
@@ -490,4 +460,25 @@ TEST_CASE("ops over refs of one process are complete at once, and disagreement i
   client.record(ipc::SubmissionType::combine, combine);
   REQUIRE(client.failed({101}));
   CHECK(client.failed({101})->code() == Code::mismatch);
+}
+
+TEST_CASE("a client with many seats among many ops is forgotten in pieces, and its peers are told once") {
+  auto settings = small_settings();
+  settings.seats_max = 100;
+  World world(settings);
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  for (int rank = 0; rank < 50; ++rank) REQUIRE(first.join("g", rank, 51, muster::OnLoss::wait));
+  REQUIRE(second.join("g", 50, 51, muster::OnLoss::wait));
+  for (int i = 0; i < 1000; ++i) second.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), std::to_string(i));
+  world.outside.take(second.id());
+  first.die();
+  REQUIRE(world.node.goes_on());
+  int turns = 0;
+  for (; world.node.goes_on(); ++turns) world.node.go_on(world.now);
+  CHECK(turns > 10);
+  const auto told = world.outside.take(second.id());
+  CHECK(std::count_if(told.begin(), told.end(), [](const auto& completion) {
+          return completion.type == ipc::CompletionType::group_changed;
+        }) == 1);
 }

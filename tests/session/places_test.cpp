@@ -10,16 +10,12 @@ using muster::Code;
 
 namespace {
 
-/// Two clients with both seats of a group.
-struct TwoRanks {
-  TwoRanks() {
-    first.join("g", 0, 2);
-    second.join("g", 1, 2);
-  }
-  World world;
-  TestClient first{world, 1};
-  TestClient second{world, 2};
-};
+/// Where each client may have one op in flight.
+NodeSettings one_op_each() {
+  auto settings = small_settings();
+  settings.quota.per_client[static_cast<std::size_t>(Resource::slots)] = 1;
+  return settings;
+}
 
 }  // namespace
 
@@ -65,10 +61,7 @@ TEST_CASE_METHOD(TwoRanks, "a rank that says that it has no input fails the op o
 }
 
 TEST_CASE("an op over the quota of ops in flight takes its place, too") {
-  auto settings = small_settings();
-  constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.per_client = {budget, 4096, 256, 1, 64, 1 << 30};
-  World world(settings);
+  World world(one_op_each());
   TestClient first(world, 1);
   TestClient second(world, 2);
   first.join("g", 0, 2);
@@ -85,10 +78,7 @@ TEST_CASE("an op over the quota of ops in flight takes its place, too") {
 }
 
 TEST_CASE("a newcomer that starts more ops than it may gives its place up") {
-  auto settings = small_settings();
-  constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.per_client = {budget, 4096, 256, 1, 64, 1 << 30};
-  World world(settings);
+  World world(one_op_each());
   TestClient first(world, 1);
   TestClient second(world, 2);
   first.join("g", 0, 2);

@@ -41,6 +41,8 @@ Amounts NodeAudit::held() const {
     heap += client.descriptors.heap();
     for (const auto& [seat, seated] : client.seats) heap += seated.charge.amount();
   }
+  for (const auto& leaving : node_.leaving_)
+    for (const auto& [seat, seated] : leaving.seats) heap += seated.charge.amount();
   for (const auto& [id, weak] : node_.segments_.segments_)
     if (const auto segment = weak.lock()) {
       memory += segment->bytes();

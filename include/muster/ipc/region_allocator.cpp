@@ -12,10 +12,8 @@ namespace {
 constexpr std::uint16_t slot_taken = 0xffff;
 constexpr std::uint16_t no_slot = 0xfffe;
 constexpr std::uint64_t pages_per_table = 256;
-/// From here on a region has a segment of its own, as long as that makes no more than 128 to 256 of them: descriptors
-/// and mappings are not without end.
+/// From here on a region has a segment of its own, as long as these are few.
 constexpr std::uint64_t own_bytes_least = 1 << 20;
-constexpr std::uint64_t own_segments_about = 128;
 constexpr std::uint64_t shared_bytes_least = 64 << 10;
 /// Shared segments grow by this part of what they are together: what is left of one is little, and they are few.
 constexpr std::uint64_t growth = 32;
@@ -64,14 +62,14 @@ std::uint32_t RegionAllocator::slab_at(const Segment& segment, std::uint64_t off
 }
 
 std::uint64_t RegionAllocator::own_bytes_min() const {
-  return std::max(own_bytes_least, std::bit_floor(segment_bytes_ / own_segments_about));
+  return std::max(own_bytes_least * size_, std::bit_floor(segment_bytes_ / most_segments * size_));
 }
 
 // Sizes of eight steps to each doubling, so that a segment serves again where sizes vary a little.
 std::uint64_t RegionAllocator::wanted(std::uint64_t bytes) const {
   const std::uint64_t own_min = own_bytes_min();
   if (bytes >= own_min) return round_up(bytes, std::bit_floor(bytes) / own_steps);
-  const std::uint64_t usual = std::clamp(shared_bytes_ / growth, shared_bytes_least, 4 * own_min);
+  const std::uint64_t usual = std::clamp(shared_bytes_ / growth * size_, shared_bytes_least * size_, 4 * own_min);
   return std::max(round_up(usual, slab_bytes), least(bytes));
 }
 
@@ -125,7 +123,7 @@ std::optional<RegionAllocator::Region> RegionAllocator::allocate(std::uint64_t b
   if (bytes == 0) allocator_misused("a region without bytes", {}, 0);
   if (bytes > segment_bytes_) return std::nullopt;
   std::optional<Region> region;
-  if (bytes >= own_bytes_least) region = allocate_own(bytes);
+  if (bytes >= own_bytes_least * size_) region = allocate_own(bytes);
   if (!region && bytes < own_bytes_min()) region = allocate_shared(bytes);
   return counted(region);
 }

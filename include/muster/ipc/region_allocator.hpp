@@ -2,6 +2,7 @@
 // other process can change them. Used by a client for what it writes and by the daemon for results.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -28,12 +29,18 @@ class RegionAllocator {
   static constexpr std::uint64_t large_bytes_min = 16 << 10;  ///< from here on a region shares its pages with no other
   static constexpr std::uint64_t slab_bytes = 64 << 10;
   static constexpr std::uint64_t alignment_bytes = 64;
+  static constexpr std::uint64_t most_segments = 128;
 
   struct Region {
     SegmentId segment;
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;  ///< all that belongs to it: what was asked for, padded
   };
+
+  /// `segments_about`: how many segments there should be at most, give or take half: descriptors and mappings are not
+  /// without end. With few of them segments are larger.
+  explicit RegionAllocator(std::uint64_t segments_about = most_segments)
+      : size_(std::max<std::uint64_t>(most_segments / std::max<std::uint64_t>(segments_about, 1), 1)) {}
 
   /// How large a new segment should be for a region of bytes >= 1. Shared ones begin small and grow with what there is.
   [[nodiscard]] std::uint64_t wanted(std::uint64_t bytes) const;
@@ -129,7 +136,8 @@ class RegionAllocator {
   void link(std::uint32_t slab);
   void unlink(std::uint32_t slab);
 
-  Extents extents_;  ///< of shared segments
+  std::uint64_t size_;  ///< how many times larger than with most_segments all segments are
+  Extents extents_;     ///< of shared segments
   std::unordered_map<SegmentId, Segment> segments_;
   std::set<OwnKey> free_own_;
   std::uint64_t own_frees_ = 0;
