@@ -274,6 +274,7 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
     state->muster.abort(error, actions);
     perform(state, std::move(actions), now);
   }
+  after_event();
   for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
 }
 

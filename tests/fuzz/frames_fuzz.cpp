@@ -135,7 +135,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Choices choices({data, size});
   Connection connection;
   if (choices.byte() % 4 == 0) {
-    const auto rest = std::as_bytes(choices.rest());
+    // As the server has them: at an address where memory begins.
+    const auto bytes = std::as_bytes(choices.rest());
+    const std::vector<std::byte> rest(bytes.begin(), bytes.end());
     connection.frame(rest);
     connection.frame(rest);
     return 0;
