@@ -66,7 +66,7 @@ bool Connection::drain() {
     wake_waiters();
     for (const auto object : aftermath.gone) arena_->object_gone(object);
     if (aftermath.memory_wanted) arena_->trim();
-    for (const auto segment : aftermath.segments_gone) unmap(segment);
+    for (const auto segment : aftermath.segments_gone) segments_->gone(segment);
     aftermath.over.clear();
     flush_releases();
   }
@@ -112,14 +112,6 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
   }
   return Error(Code::invalid, "the daemon sent a record of unknown type " + std::to_string(record.type),
                "install the same version of Muster on both sides");
-}
-
-void Connection::unmap(ipc::SegmentId segment) {
-  // Whoever reads there holds an object in it, and then it isn't gone.
-  if (!segments_->forget(segment)) return;
-  const std::lock_guard lock(releases_mutex_);
-  unmapped_.push_back(segment);
-  has_releases_ = true;
 }
 
 Result<void> Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {

@@ -61,7 +61,8 @@ Connection::Connection(Start start)
       channel_(std::move(start.channel)),
       submissions_(ring(0), header().submission_tail, header().submission_head),
       completions_(ring(1), header().completion_tail, header().completion_head),
-      segments_(std::make_unique<Segments>([this](ipc::SegmentId id) { return map_segment(id); })),
+      segments_(std::make_unique<Segments>([this](ipc::SegmentId id) { return map_segment(id); },
+                                           [this](ipc::SegmentId id) { tell_unmapped(id); })),
       arena_(std::make_unique<Arena>(
           Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
                           return lease_segment(bytes, timeout, stop);

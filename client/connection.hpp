@@ -186,6 +186,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void write_releases();
   bool write_unmapped();
   void flush_releases();
+  void tell_unmapped(ipc::SegmentId segment);
   void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience, std::atomic<SteadyTime>& wait_again);
   /// When to wait again for the end of an object that nobody else holds, and of one that others may hold.
   std::array<std::atomic<SteadyTime>, 2> wait_again_{};
@@ -213,7 +214,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Result<void> handle(const ipc::Record& record, Aftermath& aftermath);
   [[nodiscard]] Result<void> handle_done(const ipc::Record& record, Aftermath& aftermath);
   [[nodiscard]] Result<void> handle_change(const ipc::Record& record);
-  void unmap(ipc::SegmentId segment);
   [[nodiscard]] std::optional<InFlight> take_in_flight(ipc::WorkId work);
   void finish(InFlight&& op, Result<Outcome>&& outcome, ipc::Done&& done, Aftermath& aftermath);
   void wake_waiters();

@@ -23,26 +23,8 @@ Hold::Hold(std::shared_ptr<Connection> connection_, ipc::ObjectId object_, ipc::
 }
 
 Hold::~Hold() {
-  for (const auto& each : used) connection->segments().unuse(each.segment);
   // A hold that a fork brought along is the parent's, and its life line's.
   if (!connection->inherited()) connection->release(object, shared);
-}
-
-Result<const std::byte*> Hold::base(ipc::SegmentId segment) const {
-  const auto known = [&] {
-    return std::find_if(used.begin(), used.end(), [&](const auto& each) { return each.segment == segment; });
-  };
-  {
-    const std::lock_guard lock(mutex);
-    if (const auto found = known(); found != used.end()) return found->base;
-  }
-  // Without the lock: the daemon may have to be asked.
-  auto found = connection->segments().use(segment);
-  if (!found) return found;
-  const std::lock_guard lock(mutex);
-  if (known() != used.end()) connection->segments().unuse(segment);
-  else used.push_back({segment, *found});
-  return found;
 }
 
 namespace {
@@ -96,14 +78,9 @@ Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& c
   return std::shared_ptr<const Hold>(hold);
 }
 
-Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold) {
-  if (!hold) return Error(Code::object_lost, "the ref was freed", "keep a ref for as long as the object is needed");
-  if (!hold->connection->inherited()) {
-    if (auto failed = hold->connection->seal_error(hold->object)) return *failed;
-    if (!hold->described)
-      if (auto described = describe(*hold); !described) return described.error();
-    return hold;
-  }
+namespace {
+
+Result<std::shared_ptr<const Hold>> usable_in_child(const std::shared_ptr<const Hold>& hold) {
   const auto has_successor = [&] { return hold->successor && !hold->successor->connection->inherited(); };
   {
     const std::lock_guard lock(hold->mutex);
@@ -114,6 +91,41 @@ Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& ho
   const std::lock_guard lock(hold->mutex);
   if (!has_successor()) hold->successor.swap(*fresh);  // what it was goes after the lock
   return hold->successor;
+}
+
+std::shared_ptr<const Hold> successor_of(const Hold& hold) {
+  const std::lock_guard lock(hold.mutex);
+  return hold.successor;
+}
+
+bool lies_there(const ipc::Leaf& a, const ipc::Leaf& b) { return a.segment == b.segment && a.offset == b.offset; }
+
+}  // namespace
+
+Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold) {
+  if (!hold) return Error(Code::object_lost, "the ref was freed", "keep a ref for as long as the object is needed");
+  if (hold->connection->inherited()) {
+    auto own = usable_in_child(hold);
+    return own ? usable(*own) : own;
+  }
+  if (hold->moved.load(std::memory_order_acquire)) return usable(successor_of(*hold));
+  if (auto failed = hold->connection->seal_error(hold->object)) return *failed;
+  if (!hold->described)
+    if (auto described = describe(*hold); !described) return described.error();
+  return hold;
+}
+
+Result<bool> has_moved(const Hold& hold) {
+  auto fresh = look_up(hold.connection, hold.connection->welcome().incarnation, hold.object, hold.capability);
+  if (!fresh) return fresh.error();
+  const auto& leaves = (*fresh)->manifest.leaves;
+  if (std::equal(leaves.begin(), leaves.end(), hold.manifest.leaves.begin(), hold.manifest.leaves.end(), lies_there))
+    return false;
+  const std::lock_guard lock(hold.mutex);
+  if (hold.moved) return true;  // another thread was faster
+  hold.successor.swap(*fresh);
+  hold.moved.store(true, std::memory_order_release);
+  return true;
 }
 
 Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection, std::span<const Ref> inputs) {

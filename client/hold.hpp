@@ -35,21 +35,18 @@ struct Hold {
   /// True once anybody else may hold the object: a pickle of it, an op, a part of it, a forked child.
   mutable std::atomic<bool> shared{false};
 
-  /// Where a segment of the object begins. Its mapping stays for as long as this hold does.
-  [[nodiscard]] Result<const std::byte*> base(ipc::SegmentId segment) const;
+  /// True once the object is known to lie elsewhere: its successor says where.
+  mutable std::atomic<bool> moved{false};
 
   mutable std::mutex mutex;  ///< guards what follows
-  /// What to use instead in a forked child.
+  /// What to use instead in a forked child, or once the object has moved.
   mutable std::shared_ptr<const Hold> successor;
-  struct Used {
-    ipc::SegmentId segment;
-    const std::byte* base;
-  };
-  mutable ipc::SmallVector<Used, 2> used;
 };
 
-/// The hold to work with: itself, with its manifest, or one taken anew if it was inherited by fork.
+/// The hold to work with: itself, with its manifest, or one taken anew if it was inherited by fork or its object moved.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& hold);
+/// Asks whether the object, of which a segment is gone, lies elsewhere by now. If so, usable() knows it from then on.
+[[nodiscard]] Result<bool> has_moved(const Hold& hold);
 /// Those of an op's inputs, all of them in the store of this connection. Their refs keep them.
 [[nodiscard]] Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
                                                 std::span<const Ref> inputs);

@@ -7,6 +7,7 @@
 #include "call_deadline.hpp"
 #include "connection.hpp"
 #include "hold.hpp"
+#include "opening.hpp"
 
 namespace muster {
 
@@ -46,31 +47,9 @@ Shape Ref::shape(std::size_t leaf) const {
 Result<std::vector<ArrayView>> Ref::get(Timeout timeout) const {
   std::optional<detail::CallDeadline> deadline;
   if (timeout) deadline.emplace(*timeout);
-  auto hold = detail::usable(hold_);
-  if (!hold) return hold.error();
-  const auto& manifest = (*hold)->manifest;
-  // Arrays without bytes still need an address.
-  static const std::byte nothing[64] = {};
-  std::vector<ArrayView> views;
-  views.reserve(manifest.leaves.size());
-  ipc::SegmentId mapped;
-  const std::byte* base = nullptr;
-  for (const auto& leaf : manifest.leaves) {
-    const auto dims = manifest.shape(leaf);
-    Shape shape(dims.begin(), dims.end());
-    if (leaf.bytes() == 0) {
-      views.emplace_back(*hold, nothing, leaf.dtype, std::move(shape));
-      continue;
-    }
-    if (leaf.segment != mapped) {
-      auto found = (*hold)->base(leaf.segment);
-      if (!found) return found.error();
-      base = *found;
-      mapped = leaf.segment;
-    }
-    views.emplace_back(*hold, base + leaf.offset, leaf.dtype, std::move(shape));
-  }
-  return views;
+  auto opened = detail::open(hold_);
+  if (!opened) return opened.error();
+  return std::move(opened->views);
 }
 
 Result<std::string> Ref::serialize() const {

@@ -1,6 +1,8 @@
 // Mappings are made without the lock, as the daemon may take its time.
 #include "segments.hpp"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
 #include <muster/ipc/failpoint.hpp>
@@ -10,36 +12,37 @@ namespace muster::detail {
 namespace {
 
 /// Mappings without users that are kept: steady state must not map anything anew.
-constexpr std::size_t unused_max = 256;
+constexpr std::size_t unused_max = 4096;
 
 }  // namespace
 
-Result<Segments::Entry*> Segments::entry(ipc::SegmentId segment, std::unique_lock<std::mutex>& lock) {
-  auto found = entries_.find(segment);
-  if (found == entries_.end()) {
-    lock.unlock();
-    auto handle = fetch_(segment);
-    if (!handle) return handle.error();
-    auto mapping = ipc::Mapping::map(handle->fd, handle->bytes, ipc::Access::read_only);
-    if (!mapping) return mapping.error();
-    MUSTER_FAILPOINT(result_mapped);
-    lock.lock();
-    // If another thread was faster, its mapping stays: there may be views over it.
-    auto [mapped, is_new] = entries_.try_emplace(segment, Entry{std::move(*mapping)});
-    if (is_new) ++unused_;
-    found = mapped;
-  }
-  found->second.last_used = ++clock_;
-  return &found->second;
+Result<ipc::Mapping> Segments::map(ipc::SegmentId segment) {
+  auto handle = fetch_(segment);
+  if (!handle) return handle.error();
+  auto mapping = ipc::Mapping::map(handle->fd, handle->bytes, ipc::Access::read_only);
+  MUSTER_FAILPOINT(result_mapped);
+  return mapping;
 }
 
 Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   std::unique_lock lock(mutex_);
-  auto found = entry(segment, lock);
-  if (!found) return found.error();
-  Entry& used = **found;
-  if (used.users++ == 0) --unused_;
-  const std::byte* data = used.mapping.data();
+  // Its user keeps the entry where it is, also while the lock is let go.
+  Entry& entry = entries_[segment];
+  if (entry.gone) return Error(Code::invalid, "segment " + std::to_string(segment.value) + " is gone");
+  if (entry.users++ == 0 && entry.mapping) --unused_;
+  if (!entry.mapping) {
+    lock.unlock();
+    auto mapping = map(segment);
+    if (!mapping) {
+      unuse(segment);
+      return mapping.error();
+    }
+    lock.lock();
+    // If another thread was faster, its mapping stays: there may be views over it.
+    if (!entry.mapping) entry.mapping = std::move(*mapping);
+  }
+  entry.last_used = ++clock_;
+  const std::byte* data = entry.mapping.data();
   return data;
 }
 
@@ -51,10 +54,19 @@ Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t
 }
 
 void Segments::unuse(ipc::SegmentId segment) {
-  const std::lock_guard lock(mutex_);
-  auto found = entries_.find(segment);
-  if (found == entries_.end() || found->second.users == 0 || --found->second.users > 0) return;
-  if (++unused_ > unused_max) drop_oldest();
+  {
+    const std::lock_guard lock(mutex_);
+    auto found = entries_.find(segment);
+    if (found == entries_.end() || found->second.users == 0 || --found->second.users > 0) return;
+    const bool gone = found->second.gone;
+    if (!gone && found->second.mapping) {
+      if (++unused_ > unused_max) drop_oldest();
+      return;
+    }
+    entries_.erase(found);
+    if (!gone) return;
+  }
+  unmapped_(segment);
 }
 
 bool Segments::forget(ipc::SegmentId segment) {
@@ -67,14 +79,31 @@ bool Segments::forget(ipc::SegmentId segment) {
   return true;
 }
 
+void Segments::gone(ipc::SegmentId segment) {
+  {
+    const std::lock_guard lock(mutex_);
+    auto found = entries_.find(segment);
+    if (found != entries_.end() && found->second.users > 0) {
+      found->second.gone = true;
+      return;
+    }
+    if (found != entries_.end()) {
+      entries_.erase(found);
+      --unused_;
+    }
+  }
+  unmapped_(segment);
+}
+
+/// A quarter at once, so that the walk over all is rare.
 void Segments::drop_oldest() {
-  auto oldest = entries_.end();
-  for (auto it = entries_.begin(); it != entries_.end(); ++it)
-    if (it->second.users == 0 && (oldest == entries_.end() || it->second.last_used < oldest->second.last_used))
-      oldest = it;
-  if (oldest == entries_.end()) return;
-  entries_.erase(oldest);
-  --unused_;
+  std::vector<std::uint64_t> ages;
+  for (const auto& [id, entry] : entries_)
+    if (entry.users == 0) ages.push_back(entry.last_used);
+  const auto last = ages.begin() + static_cast<std::ptrdiff_t>(ages.size() / 4);
+  std::nth_element(ages.begin(), last, ages.end());
+  unused_ -= std::erase_if(entries_,
+                           [&](const auto& each) { return each.second.users == 0 && each.second.last_used <= *last; });
 }
 
 }  // namespace muster::detail

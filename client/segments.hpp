@@ -24,32 +24,39 @@ struct SegmentHandle {
 class Segments {
  public:
   using Fetch = std::function<Result<SegmentHandle>(ipc::SegmentId)>;
-  explicit Segments(Fetch fetch) : fetch_(std::move(fetch)) {}
+  using Unmapped = std::function<void(ipc::SegmentId)>;
+  /// `unmapped` hears when nothing of a segment that is gone is mapped any more.
+  Segments(Fetch fetch, Unmapped unmapped) : fetch_(std::move(fetch)), unmapped_(std::move(unmapped)) {}
 
-  /// Where the segment begins; read-only. Valid until as many unuse(): unused mappings go once there are many.
+  /// Where the segment begins; read-only. Valid until as many unuse(): unused mappings go once there are many. Invalid
+  /// if it is gone.
   [[nodiscard]] Result<const std::byte*> use(ipc::SegmentId segment);
   void unuse(ipc::SegmentId segment);
   /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page
   /// aligned.
   [[nodiscard]] Result<ipc::Mapping> map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes);
 
-  /// The segment goes back to the daemon: a mapping would keep its memory. False if somebody uses it.
+  /// This process gives its own segment back to the daemon: a mapping would keep its memory. False if somebody uses it.
   bool forget(ipc::SegmentId segment);
+  /// The daemon has no such segment any more: what lay there and still lives has moved. Its mapping goes as soon as
+  /// nobody uses it.
+  void gone(ipc::SegmentId segment);
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
 
  private:
   struct Entry {
-    ipc::Mapping mapping;
+    ipc::Mapping mapping;  ///< none while it is fetched for its first users
     std::uint64_t last_used = 0;
     std::uint64_t users = 0;
+    bool gone = false;
   };
-  /// Fetches it if need be. The lock is let go meanwhile.
-  [[nodiscard]] Result<Entry*> entry(ipc::SegmentId segment, std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] Result<ipc::Mapping> map(ipc::SegmentId segment);
   void drop_oldest();
 
   std::mutex mutex_;
   Fetch fetch_;
+  Unmapped unmapped_;
   std::unordered_map<ipc::SegmentId, Entry> entries_;
   std::size_t unused_ = 0;  ///< entries without users
   std::uint64_t clock_ = 0;

@@ -186,6 +186,16 @@ void Connection::release(ipc::ObjectId object, bool shared) {
   await_end(object, may_go_on ? in_case_it_ends : until_it_ends, wait_again_[may_go_on ? 1 : 0]);
 }
 
+void Connection::tell_unmapped(ipc::SegmentId segment) {
+  if (!alive()) return;
+  {
+    const std::lock_guard lock(releases_mutex_);
+    unmapped_.push_back(segment);
+    has_releases_ = true;
+  }
+  flush_releases();
+}
+
 /// This process may compute for long before it reads the ring again, and meanwhile others may need the memory. After a
 /// wait in vain there is none for ten times as long.
 void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience,

@@ -17,15 +17,16 @@
 namespace muster {
 
 namespace detail {
-struct Hold;  // client/hold.hpp
+struct Hold;     // client/hold.hpp
+struct Opening;  // client/opening.hpp
 }
 
 /// One array of an object, read-only, mapped from the store. Keeps its object alive.
 class ArrayView {
  public:
   ArrayView() = default;
-  ArrayView(std::shared_ptr<const detail::Hold> hold, const void* data, DType dtype, Shape shape)
-      : hold_(std::move(hold)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
+  ArrayView(std::shared_ptr<const detail::Opening> opening, const void* data, DType dtype, Shape shape)
+      : opening_(std::move(opening)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
 
   [[nodiscard]] const void* data() const { return data_; }
   [[nodiscard]] DType dtype() const { return dtype_; }
@@ -42,7 +43,7 @@ class ArrayView {
   }
 
  private:
-  std::shared_ptr<const detail::Hold> hold_;
+  std::shared_ptr<const detail::Opening> opening_;
   const void* data_ = nullptr;
   DType dtype_ = DType::float32;
   Shape shape_;

@@ -175,11 +175,12 @@ PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t ca
 
 namespace {
 
-nb::object hold_capsule(std::shared_ptr<const detail::Hold> hold) {
-  using Kept = std::shared_ptr<const detail::Hold>;
-  auto* kept = new Kept(std::move(hold));
-  nb::object capsule = nb::steal(PyCapsule_New(kept, "muster.hold", [](PyObject* object) {
-    delete static_cast<Kept*>(PyCapsule_GetPointer(object, "muster.hold"));
+using OpeningPtr = std::shared_ptr<const detail::Opening>;
+
+nb::object opening_capsule(OpeningPtr opening) {
+  auto* kept = new OpeningPtr(std::move(opening));
+  nb::object capsule = nb::steal(PyCapsule_New(kept, "muster.opening", [](PyObject* object) {
+    delete static_cast<OpeningPtr*>(PyCapsule_GetPointer(object, "muster.opening"));
   }));
   if (!capsule.is_valid()) throw nb::python_error();
   return capsule;
@@ -194,25 +195,28 @@ nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const 
   return array;
 }
 
-/// The object's mapping and the private one both have to live: the object keeps its bytes from being used again.
+/// The object's mapping and the private one both have to live: the object keeps its bytes from being used again, and
+/// the daemon counts its mapping only.
 struct Both {
   ipc::Mapping mapping;
-  std::shared_ptr<const detail::Hold> hold;
+  OpeningPtr opening;
 };
 
-nb::object private_view(const std::shared_ptr<const detail::Hold>& hold, const ipc::Leaf& leaf, const void* data,
-                        PyArray_Descr* descr) {
+nb::object private_view(const OpeningPtr& opening, const ipc::Leaf& leaf, const void* data, PyArray_Descr* descr) {
+  const auto& hold = opening->hold;
   const auto shape = hold->manifest.shape(leaf);
   if (leaf.bytes() <= copy_bytes_max) return copied_array(data, descr, shape, leaf.bytes());
   const std::uint64_t first_page = leaf.offset / page_bytes * page_bytes;
   auto mapping = unlocked([&] {
     return hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
   });
+  // The object may have moved out of the segment meanwhile, which is gone then.
+  if (!mapping && mapping.error().code() == Code::invalid) return copied_array(data, descr, shape, leaf.bytes());
   if (!mapping) {
     Py_DECREF(descr);
     raise(mapping.error());
   }
-  auto* both = new Both{std::move(*mapping), hold};
+  auto* both = new Both{std::move(*mapping), opening};
   void* begin = both->mapping.data() + (leaf.offset - first_page);
   nb::object capsule = nb::steal(PyCapsule_New(both, "muster.private", [](PyObject* object) {
     delete static_cast<Both*>(PyCapsule_GetPointer(object, "muster.private"));
@@ -250,18 +254,14 @@ PyArray_Descr* descr_for(LeafKind kind, DType dtype) {
 Result<Opened> open(const Ref& ref, Timeout timeout) {
   std::optional<detail::CallDeadline> deadline;
   if (timeout) deadline.emplace(*timeout);
-  auto hold = detail::usable(ref.hold());
-  if (!hold) return hold.error();
-  auto views = Ref(*hold).get();
-  if (!views) return views.error();
-  return Opened{std::move(*hold), std::move(*views)};
+  return detail::open(ref.hold());
 }
 
 nb::object value_of(const Opened& opened) {
-  const auto& manifest = opened.hold->manifest;
+  const auto& manifest = opened.hold()->manifest;
   if (manifest.structure.empty() && manifest.leaves.size() == 1) {
     const auto& view = opened.views.front();
-    return array_over(view.data(), descr_of(view.dtype()), view.shape(), hold_capsule(opened.hold), false);
+    return array_over(view.data(), descr_of(view.dtype()), view.shape(), opening_capsule(opened.opening), false);
   }
   nb::object keeper;
   const auto make_leaf = [&](std::size_t index, LeafKind given) {
@@ -270,10 +270,10 @@ nb::object value_of(const Opened& opened) {
     const LeafKind kind = kind_to_make(given, manifest.makers);
     PyArray_Descr* descr = descr_for(kind, leaf.dtype);
     if (kind == LeafKind::numpy || kind == LeafKind::scalar) {
-      if (!keeper.is_valid()) keeper = hold_capsule(opened.hold);
+      if (!keeper.is_valid()) keeper = opening_capsule(opened.opening);
       return array_over(view.data(), descr, view.shape(), keeper, false);
     }
-    nb::object array = private_view(opened.hold, leaf, view.data(), descr);
+    nb::object array = private_view(opened.opening, leaf, view.data(), descr);
     const char letter[] = {static_cast<char>(kind), '\0'};
     return nb::module_::import_("muster._trees").attr("from_numpy")(array, letter, std::string(name(leaf.dtype)));
   };
@@ -283,8 +283,8 @@ nb::object value_of(const Opened& opened) {
 nb::object private_array(const Ref& ref, std::size_t index) {
   const Opened opened = open_or_raise(ref);
   if (index >= opened.views.size()) raise(Error(Code::invalid, "the object has no leaf " + std::to_string(index)));
-  const auto& leaf = opened.hold->manifest.leaves[index];
-  return private_view(opened.hold, leaf, opened.views[index].data(), descr_of(leaf.dtype));
+  const auto& leaf = opened.hold()->manifest.leaves[index];
+  return private_view(opened.opening, leaf, opened.views[index].data(), descr_of(leaf.dtype));
 }
 
 namespace {
@@ -382,7 +382,7 @@ PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t c
 /// The elements of a stored list, each an object of its own over the same bytes.
 std::vector<PyRef> parts_of(const PyRef& whole) {
   const Opened opened = open_or_raise(whole.ref);
-  const auto& manifest = opened.hold->manifest;
+  const auto& manifest = opened.hold()->manifest;
   std::vector<PyRef> parts;
   std::size_t at = 0;
   for (auto& child : children_of(manifest.structure)) {
@@ -392,7 +392,7 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
       value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
     }
     part.structure = std::move(child.structure);
-    parts.push_back({value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold), std::move(part)); })), 0});
+    parts.push_back({value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold()), std::move(part)); })), 0});
   }
   return parts;
 }

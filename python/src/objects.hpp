@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "module.hpp"
+#include "opening.hpp"
 
 namespace muster::python {
 
@@ -19,10 +20,7 @@ struct PyRef {
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call,
                             Py_ssize_t root_references, Timeout timeout);
 /// An object whose arrays are mapped.
-struct Opened {
-  std::shared_ptr<const detail::Hold> hold;
-  std::vector<ArrayView> views;
-};
+using detail::Opened;
 /// Needs no GIL, and may have to ask the daemon: for so long, or 30 s.
 [[nodiscard]] Result<Opened> open(const Ref& ref, Timeout timeout = {});
 /// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.

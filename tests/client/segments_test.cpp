@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
+#include <functional>
 #include <map>
+#include <vector>
 
 #include "segments.hpp"
 
@@ -17,13 +19,17 @@ constexpr std::uint64_t bytes = 8192;
 
 struct Fetcher {
   std::map<std::uint32_t, int> fetched;
+  std::vector<std::uint32_t> unmapped;
+  std::function<void()> while_fetching;
   Segments segments{[this](ipc::SegmentId id) -> muster::Result<SegmentHandle> {
-    ++fetched[id.value];
-    auto fd = ipc::create_memfd("test", bytes).value();
-    auto writable = ipc::Mapping::map(fd, bytes, ipc::Access::read_write).value();
-    writable.data()[0] = std::byte{static_cast<unsigned char>(id.value)};
-    return SegmentHandle{std::move(fd), bytes};
-  }};
+                      ++fetched[id.value];
+                      if (while_fetching) while_fetching();
+                      auto fd = ipc::create_memfd("test", bytes).value();
+                      auto writable = ipc::Mapping::map(fd, bytes, ipc::Access::read_write).value();
+                      writable.data()[0] = std::byte{static_cast<unsigned char>(id.value)};
+                      return SegmentHandle{std::move(fd), bytes};
+                    },
+                    [this](ipc::SegmentId id) { unmapped.push_back(id.value); }};
 };
 
 TEST_CASE("a segment is fetched and mapped once") {
@@ -37,14 +43,14 @@ TEST_CASE("a segment is fetched and mapped once") {
 TEST_CASE("unused mappings are dropped when there are many, used ones never") {
   Fetcher fetcher;
   const auto* used = fetcher.segments.use({1}).value();
-  for (std::uint32_t id = 2; id < 1000; ++id) {
+  for (std::uint32_t id = 2; id < 5000; ++id) {
     REQUIRE(fetcher.segments.use({id}));
     fetcher.segments.unuse({id});
   }
   CHECK(fetcher.segments.use({1}).value() == used);
   CHECK(fetcher.fetched[1] == 1);
-  REQUIRE(fetcher.segments.use({999}));
-  CHECK(fetcher.fetched[999] == 1);
+  REQUIRE(fetcher.segments.use({4999}));
+  CHECK(fetcher.fetched[4999] == 1);
   REQUIRE(fetcher.segments.use({2}));
   CHECK(fetcher.fetched[2] == 2);
 }
@@ -60,6 +66,35 @@ TEST_CASE("a segment that goes back is forgotten, unless it is in use") {
   CHECK(fetcher.segments.forget({1}));
   REQUIRE(fetcher.segments.use({1}));
   CHECK(fetcher.fetched[1] == 2);
+}
+
+TEST_CASE("a segment that is gone counts as mapped until its last user has let go, and serves no new one") {
+  Fetcher fetcher;
+  const auto* data = fetcher.segments.use({1}).value();
+  fetcher.segments.gone({1});
+  CHECK(fetcher.unmapped.empty());
+  CHECK(data[0] == std::byte{1});
+  CHECK(fetcher.segments.use({1}).error().code() == muster::Code::invalid);
+  fetcher.segments.unuse({1});
+  CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1});
+}
+
+TEST_CASE("a segment that is gone and has no user is unmapped at once") {
+  Fetcher fetcher;
+  fetcher.segments.gone({1});
+  REQUIRE(fetcher.segments.use({2}));
+  fetcher.segments.unuse({2});
+  fetcher.segments.gone({2});
+  CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1, 2});
+}
+
+TEST_CASE("a segment that is gone while it is being mapped counts as mapped, too") {
+  Fetcher fetcher;
+  fetcher.while_fetching = [&] { fetcher.segments.gone({1}); };
+  CHECK(fetcher.segments.use({1}).value()[0] == std::byte{1});
+  CHECK(fetcher.unmapped.empty());
+  fetcher.segments.unuse({1});
+  CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1});
 }
 
 TEST_CASE("writes to a private mapping show nowhere else") {
