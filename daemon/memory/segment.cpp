@@ -48,6 +48,40 @@ Result<ipc::Mapping> map_for_reading(const ipc::Fd& fd, std::uint64_t bytes) {
 
 }  // namespace
 
+Resident::Resident(Segment& segment, ObjectId object, std::uint64_t bytes)
+    : segment_(&segment), object_(object), bytes_(bytes) {
+  segment.residents_.push_back(*this);
+  segment.live_bytes_ += bytes;
+}
+
+Resident::Resident(Resident&& other) noexcept
+    : segment_(std::exchange(other.segment_, nullptr)), object_(other.object_), bytes_(other.bytes_) {
+  auto& all = segment_->residents_;
+  all.insert(all.iterator_to(other), *this);
+  all.erase(all.iterator_to(other));
+}
+
+Resident::~Resident() {
+  if (!segment_) return;
+  segment_->residents_.erase(segment_->residents_.iterator_to(*this));
+  segment_->live_bytes_ -= bytes_;
+  segment_->table_->note_if_sparse(*segment_);
+}
+
+bool Segment::is_sparse() const {
+  constexpr std::uint64_t beyond = 64 << 10;  // what each object may keep beside twice its bytes
+  return orphan_ && state_ == State::ready && bytes_ > 2 * live_bytes_ + beyond * live_objects();
+}
+
+std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {
+  std::vector<ObjectId> objects;
+  for (auto left = std::min(count_max, residents_.size()); left > 0; --left) {
+    objects.push_back(residents_.front().object_);
+    residents_.splice(residents_.end(), residents_, residents_.begin());
+  }
+  return objects;
+}
+
 Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
   if (bytes == 0 || bytes > segment_bytes_max)
     return Error(Code::invalid, "a segment of " + std::to_string(bytes) + " bytes");
@@ -76,6 +110,7 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   segment->id_ = {++last_id_};
   segment->bytes_ = bytes;
   segment->owner_ = payer;
+  segment->table_ = this;
   segment->fd_ = std::move(*fd);
   segment->memory_ = std::move(*memory);
   segment->descriptor_ = std::move(*descriptor);
@@ -214,7 +249,12 @@ std::vector<SegmentTable::Ended> SegmentTable::take_ended() { return std::exchan
 
 void SegmentTable::drop_client(ClientId client) {
   for (const auto& [id, segment] : segments_)
-    if (auto alive = segment.lock()) alive->readers_.erase(client);
+    if (auto alive = segment.lock()) {
+      alive->readers_.erase(client);
+      if (alive->owner_.client != client) continue;
+      alive->orphan_ = true;
+      note_if_sparse(*alive);
+    }
   for (auto it = draining_.begin(); it != draining_.end();) {
     it->second.readers.erase(client);
     it = it->second.readers.empty() ? draining_.erase(it) : std::next(it);
@@ -225,6 +265,18 @@ void SegmentTable::drop_client(ClientId client) {
 SegmentPtr SegmentTable::find(SegmentId id) const {
   auto found = segments_.find(id);
   return found == segments_.end() ? nullptr : found->second.lock();
+}
+
+void SegmentTable::note_if_sparse(Segment& segment) {
+  if (!segment.is_sparse()) return;
+  ++sparse_changes_;
+  if (!segment.SparseHook::is_linked()) sparse_.push_back(segment);
+}
+
+SegmentPtr SegmentTable::next_sparse() {
+  if (sparse_.empty()) return nullptr;
+  sparse_.splice(sparse_.end(), sparse_, sparse_.begin());
+  return find(sparse_.back().id());
 }
 
 Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {

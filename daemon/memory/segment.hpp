@@ -2,6 +2,7 @@
 // (create, writer maps, seals, then readers), and gives them back when nobody needs them any more.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -19,6 +20,7 @@
 
 namespace musterd {
 
+using muster::ipc::ObjectId;
 using muster::ipc::SegmentId;
 /// Shared, so that whoever populates it in the background never touches what is unmapped.
 using MappingPtr = std::shared_ptr<muster::ipc::Mapping>;
@@ -32,8 +34,29 @@ struct SegmentRemains {
 /// Segments up to this size may be charged to what is kept for small requests.
 inline constexpr std::uint64_t small_segment_bytes_max = 256 << 10;
 
+class Segment;
+class SegmentTable;
+
+/// The bytes of one object in a client's segment, counted there for as long as this lives. The segment outlives it.
+class Resident : public boost::intrusive::list_base_hook<> {
+ public:
+  Resident(Segment& segment, ObjectId object, std::uint64_t bytes);
+  Resident(Resident&& other) noexcept;
+  Resident& operator=(Resident&&) = delete;
+  ~Resident();
+
+ private:
+  friend class Segment;
+  Segment* segment_;
+  ObjectId object_;
+  std::uint64_t bytes_;
+};
+
+/// Sparse segments are in a list, without a walk over all and without an allocation when an object ends.
+using SparseHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
 /// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
-class Segment {
+class Segment : public SparseHook {
  public:
   enum class State : std::uint8_t {
     leased,   ///< the client has the fd but has not said that it mapped it; no reader may get it
@@ -50,13 +73,21 @@ class Segment {
   [[nodiscard]] const muster::ipc::Fd& fd() const { return fd_; }
   /// The daemon's mapping: writable for its own segments, read-only for a client's. Only in state ready or hard.
   [[nodiscard]] std::byte* data() const { return mapping_ ? mapping_->data() : nullptr; }
+  [[nodiscard]] const MappingPtr& mapping() const { return mapping_; }
   /// True if [offset, offset + bytes) lies inside.
   [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const {
     return offset <= bytes_ && bytes <= bytes_ - offset;
   }
+  [[nodiscard]] std::size_t live_objects() const { return residents_.size(); }
+  [[nodiscard]] std::uint64_t live_bytes() const { return live_bytes_; }
+  /// Its client is gone, and it is much larger than what lies in it. Stays true: nothing is added any more.
+  [[nodiscard]] bool is_sparse() const;
+  /// The objects in it, at most so many; the next call begins after them.
+  [[nodiscard]] std::vector<ObjectId> next_residents(std::size_t count_max);
 
  private:
   friend class SegmentTable;
+  friend class Resident;
   SegmentId id_;
   std::uint64_t bytes_ = 0;
   Payer owner_;
@@ -67,6 +98,10 @@ class Segment {
   Charge memory_;
   Charge descriptor_;
   std::set<ClientId> readers_;  ///< have had the descriptor
+  SegmentTable* table_ = nullptr;
+  bool orphan_ = false;  ///< its client is gone
+  boost::intrusive::list<Resident> residents_;
+  std::uint64_t live_bytes_ = 0;
 };
 
 using SegmentPtr = std::shared_ptr<Segment>;
@@ -122,11 +157,18 @@ class SegmentTable {
   [[nodiscard]] std::size_t size() const;
   /// How many hold it beside its writer.
   [[nodiscard]] std::size_t holders_of(const SegmentPtr& segment) const;
+  /// One sparse segment after the other, again and again; null if there is none.
+  [[nodiscard]] SegmentPtr next_sparse();
+  [[nodiscard]] bool has_sparse() const { return !sparse_.empty(); }
+  /// Grows when a segment becomes sparse, and when an object in a sparse one ends.
+  [[nodiscard]] std::uint64_t sparse_changes() const { return sparse_changes_; }
   /// The client's own leased segment in a state to hold objects; Invalid or Denied otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> owned(SegmentId segment, ClientId client) const;
 
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class Resident;
+  void note_if_sparse(Segment& segment);
   [[nodiscard]] muster::Result<SegmentPtr> make(Payer payer, std::uint64_t bytes, const char* name, Turn turn);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
@@ -148,6 +190,9 @@ class SegmentTable {
   };
   std::unordered_map<SegmentId, Draining> draining_;
   std::vector<Ended> ended_;
+  boost::intrusive::list<Segment, boost::intrusive::base_hook<SparseHook>, boost::intrusive::constant_time_size<false>>
+      sparse_;
+  std::uint64_t sparse_changes_ = 0;
   std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< those whose writer lives
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/assert.hpp"
 #include "store/leaf_index.hpp"
+#include "store/moving.hpp"
 
 namespace musterd {
 
@@ -19,13 +20,8 @@ std::uint64_t metadata_bytes(const Object& object) {
   const Manifest& manifest = object.manifest;
   return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const std::byte*)) +
          manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size() +
-         object.segments.size() * sizeof(SegmentPtr);
+         object.segments.size() * (sizeof(SegmentPtr) + sizeof(Resident));
 }
-/// A larger one is charged as memory, of which there is more.
-constexpr std::uint64_t metadata_in_heap_max = 4096;
-
-bool comes_before(const SegmentPtr& a, const SegmentPtr& b) { return a->id() < b->id(); }
-
 void place_leaf(Object& object, const SegmentPtr& segment, std::uint64_t offset) {
   object.addresses.push_back(segment->data() + offset);
   if (object.segments.empty() || object.segments.back() != segment) object.segments.push_back(segment);
@@ -70,13 +66,14 @@ Result<void> Store::bind_own(Object& object, Payer client) const {
 
 Result<void> Store::bind_to_parent(Object& object) const {
   LeafIndex wholes(object.parent->manifest.leaves);
-  for (const auto& leaf : object.manifest.leaves) {
+  EarlierPlaces earlier(object.parent->parent ? *object.parent->parent : *object.parent);
+  for (auto& leaf : object.manifest.leaves) {
     if (leaf.bytes() == 0) {
       place_leaf_without_bytes(object);
       continue;
     }
-    const auto whole = wholes.find(leaf);
-    if (!whole)
+    if (!wholes.find(leaf)) leaf = earlier.now(leaf);
+    if (!wholes.find(leaf))
       return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
                                       std::to_string(leaf.offset) + " of segment " +
                                       std::to_string(leaf.segment.value) + " is not part of " +
@@ -105,9 +102,8 @@ Result<void> Store::charge(Object& object, Payer payer) const {
 }
 
 ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
-  auto& segments = watched->object.segments;
-  std::sort(segments.begin(), segments.end(), comes_before);
-  segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
+  each_once(watched->object.segments);
+  count_where_it_lies(watched->object);
   ObjectPtr made(watched, &watched->object);
   auto entry = std::make_unique<Entry>();
   entry->weak = made;

@@ -44,7 +44,16 @@ struct Holder {
 using Holders = muster::ipc::SmallVector<Holder, 4>;
 struct StoreEntry;
 
-/// Immutable once made. Kept alive by shared_ptr (an op's lease is just a copy); the store watches the end.
+/// Leaves that lie elsewhere than they did at first. Who was told that place may still name it.
+struct MovedLeaves {
+  std::vector<muster::ipc::Leaf> before;              ///< where they lay
+  std::vector<std::uint32_t> leaves;                  ///< which ones these are
+  muster::ipc::SmallVector<ResultRegion, 1> regions;  ///< where they lie
+  Charge charge;                                      ///< of what is remembered here
+};
+
+/// Immutable once made, but for where it lies: see Store::finish_move. Kept alive by shared_ptr (an op's lease is just
+/// a copy); the store watches the end.
 struct Object {
   ObjectId id;
   Capability capability;
@@ -57,8 +66,11 @@ struct Object {
   std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
   ResultRegion region;                   ///< of a result
   StoreEntry* entry = nullptr;           ///< what the store knows of it
+  std::unique_ptr<MovedLeaves> moved;    ///< null: none
   Charge slot;
   Charge metadata;  ///< of a large manifest
+  /// Its bytes in clients' segments. None of a part, whose bytes are its whole's.
+  muster::ipc::SmallVector<Resident, 1> residents;
 };
 using ObjectPtr = std::shared_ptr<const Object>;
 
@@ -77,6 +89,24 @@ struct StoreEntry {
 inline constexpr std::uint64_t block_bytes = 32;
 /// What a table has free, or copies while it grows, and an element of `bytes`: altogether about so much.
 [[nodiscard]] constexpr std::uint64_t in_table(std::uint64_t bytes) { return 3 * (bytes + 1); }
+
+/// A larger description of an object is charged as memory, of which there is more than heap.
+inline constexpr std::uint64_t metadata_in_heap_max = 4096;
+
+/// An object on its way out of a segment.
+struct Move {
+  ObjectId object;
+  SegmentPtr from;
+  struct Piece {
+    std::uint32_t leaf = 0;
+    const std::byte* address = nullptr;
+    std::uint64_t bytes = 0;
+    std::uint64_t offset = 0;  ///< in the new region
+  };
+  std::vector<Piece> pieces;
+  std::uint64_t bytes = 0;  ///< of the new region
+  ResultRegion to;
+};
 
 class Store {
  public:
@@ -141,6 +171,12 @@ class Store {
   /// Ends pickle leases.
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+
+  /// How the object would leave this segment. Nothing if it must stay: an op or a part of it uses its place, or a
+  /// forked child, whose mappings nobody counts.
+  [[nodiscard]] std::optional<Move> begin_move(ObjectId object, const SegmentPtr& from) const;
+  /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
+  bool finish_move(Move move);
 
   /// Objects that ended since the last call, for telling their makers. Ends are noticed when the last
   /// ObjectPtr outside goes, too.
@@ -228,6 +264,10 @@ class Store {
   [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
   [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;
   ObjectPtr insert(const std::shared_ptr<Watched>& watched);
+  /// The object if nobody has it but the store; null otherwise.
+  [[nodiscard]] Object* at_rest(ObjectId object) const;
+  /// True if the holder is a forked child, or has one that holds the object, too.
+  [[nodiscard]] bool is_inherited(ClientId holder, ObjectId object) const;
   [[nodiscard]] muster::Error lost(ObjectId id) const;
   Family& family_of(Payer client);
   [[nodiscard]] muster::Result<void> make_room(Family& family, std::size_t more) const;

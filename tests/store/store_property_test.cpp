@@ -1,5 +1,6 @@
 // Random lives of objects against a model that knows, for each, who keeps it: nothing that is kept ends, nothing that
-// isn't stays, every end is told once, and in the end nothing is charged.
+// isn't stays, every end is told once, segments know what lies in them, and in the end nothing is charged. Objects that
+// move are found by the place that the model knows, which is the one they had at first.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -25,6 +26,8 @@ struct Kept {
   int ops = 0;
   ObjectId whole;
   Manifest manifest;
+  bool is_result = false;
+  bool has_moved = false;
 };
 
 class Lives {
@@ -32,7 +35,7 @@ class Lives {
   explicit Lives(std::uint64_t seed) : random_(seed), world_(Store::Limits{.pickle_lease = pickle_lease}) {}
 
   void step() {
-    switch (random_.between(0, 11)) {
+    switch (random_.between(0, 12)) {
       case 0:
       case 1: seal(); break;
       case 2: cut(); break;
@@ -46,6 +49,7 @@ class Lives {
       case 10:
         if (random_.chance(0.2)) die();
         break;
+      case 11: move(); break;
       default: inherit(); break;
     }
     compare();
@@ -116,12 +120,31 @@ class Lives {
   }
   void publish() {
     auto result = world_.result(user, static_cast<std::int64_t>(random_.between(1, 3000)));
-    known(result->id, result->manifest);
+    known(result->id, result->manifest).is_result = true;
     for (std::uint64_t n = random_.between(0, 3); n > 0; --n) {
       const auto client = some_client();
       REQUIRE(world_.store.hold(result, {user, client}));
       ++alive_[result->id].holds[client];
     }
+  }
+  void move() {
+    const auto id = some_object();
+    if (!id) return;
+    auto& kept = alive_[id];
+    const bool is_whole = !kept.whole && !kept.is_result && !kept.has_moved;
+    if (!is_whole) return;
+    const bool has_parts =
+        std::any_of(alive_.begin(), alive_.end(), [&](const auto& each) { return each.second.whole == id; });
+    const bool is_kept_by_store = !kept.holds.empty() || kept.pinned_until;
+    const auto from = world_.segments.find(kept.manifest.leaves[0].segment);
+    auto move = world_.store.begin_move(id, from);
+    const bool is_inherited = std::any_of(kept.holds.begin(), kept.holds.end(),
+                                          [](const auto& hold) { return hold.first.value >= first_heir; });
+    REQUIRE(move.has_value() == (kept.ops == 0 && !has_parts && !is_inherited && is_kept_by_store));
+    if (!move) return;
+    move->to = world_.results.allocate(user, move->bytes).value();
+    REQUIRE(world_.store.finish_move(std::move(*move)));
+    kept.has_moved = true;
   }
   void look_up() {
     const auto client = some_client();
@@ -225,6 +248,27 @@ class Lives {
     for (const auto& [id, kept] : alive_)
       for (const auto& [client, holds] : kept.holds) ++held[client];
     for (const auto& [client, process] : clients_) REQUIRE(world_.store.held_by(client) == held[client]);
+    compare_segments();
+  }
+  void compare_segments() {
+    struct Live {
+      std::size_t objects = 0;
+      std::uint64_t bytes = 0;
+    };
+    std::map<SegmentId, Live> live;
+    for (const auto& [client, process] : clients_) live[process.segment] = {};
+    for (const auto& [id, kept] : alive_) {
+      if (kept.whole || kept.is_result || kept.has_moved) continue;
+      auto& [objects, bytes] = live[kept.manifest.leaves[0].segment];
+      ++objects;
+      bytes += kept.manifest.bytes();
+    }
+    for (const auto& [id, expected] : live) {
+      const auto segment = world_.segments.find(id);
+      REQUIRE(segment);
+      REQUIRE(segment->live_objects() == expected.objects);
+      REQUIRE(segment->live_bytes() == expected.bytes);
+    }
   }
 
   muster::ipc::test::Random random_;
@@ -232,7 +276,8 @@ class Lives {
   std::map<ClientId, Process> clients_;
   std::uint32_t last_client_ = 0;
   std::vector<ClientId> heirs_;
-  std::uint32_t last_heir_ = 0xf000'0000;
+  static constexpr std::uint32_t first_heir = 0xf000'0000;
+  std::uint32_t last_heir_ = first_heir;
   std::map<ObjectId, Kept> alive_;
   std::set<ObjectId> gone_;
   std::vector<ObjectPtr> ops_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <set>
 
 namespace musterd {
@@ -51,6 +52,10 @@ Amounts NodeAudit::held() const {
   for (const auto& [id, draining] : node_.segments_.draining_) memory += draining.memory->amount();
   for (const auto& listed : node_.store_.list(every, {})) {
     memory += listed.object->metadata.amount();
+    if (listed.object->moved) {
+      const auto amount = listed.object->moved->charge.amount();
+      (amount > metadata_in_heap_max ? memory : heap) += amount;
+    }
     sum[index(Resource::objects)] += listed.object->slot.amount();
     heap += listed.object->slot.heap();
   }
@@ -75,8 +80,37 @@ Amounts NodeAudit::held() const {
   return sum;
 }
 
+/// Every object lies where its manifest says, and clients' segments know what lies in them.
+void NodeAudit::check_places(std::vector<std::string>& found) const {
+  std::map<SegmentId, std::pair<std::size_t, std::uint64_t>> live;
+  for (const auto& listed : node_.store_.list(every, {})) {
+    const Object& object = *listed.object;
+    std::map<SegmentId, std::uint64_t> bytes;
+    for (std::size_t i = 0; i < object.manifest.leaves.size(); ++i) {
+      const auto& leaf = object.manifest.leaves[i];
+      if (leaf.bytes() == 0) continue;
+      bytes[leaf.segment] += leaf.bytes();
+      const auto segment = node_.segments_.find(leaf.segment);
+      if (!segment || object.addresses[i] != segment->data() + leaf.offset)
+        found.push_back("object " + std::to_string(object.id.value) + " does not lie where its manifest says");
+    }
+    if (object.parent) continue;
+    for (const auto& [segment, amount] : bytes) {
+      ++live[segment].first;
+      live[segment].second += amount;
+    }
+  }
+  for (const auto& [id, weak] : node_.segments_.segments_) {
+    const auto segment = weak.lock();
+    if (!segment || !segment->owner().client) continue;
+    if (live[id] != std::pair(segment->live_objects(), segment->live_bytes()))
+      found.push_back("segment " + std::to_string(id.value) + " does not know what lies in it");
+  }
+}
+
 std::vector<std::string> NodeAudit::contradictions() const {
   std::vector<std::string> found;
+  check_places(found);
   const Amounts sum = held();
   const Amounts ledger = charged();
   for (std::size_t i = 0; i < resource_count; ++i) {

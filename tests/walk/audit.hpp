@@ -46,6 +46,7 @@ class NodeAudit {
 
  private:
   [[nodiscard]] std::vector<Node::GroupPtr> groups() const;
+  void check_places(std::vector<std::string>& found) const;
   const Node& node_;
 };
 
