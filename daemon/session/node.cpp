@@ -206,6 +206,7 @@ void Node::tick(TimePoint now) {
   store_.expire(now);
   admission_.expire(now);
   expire_groups(now);
+  if (gather_at_ && *gather_at_ <= now) gather(now);
   after_event();
   // Those who waited may just have been served.
   if (memory_wanted_until_ && *memory_wanted_until_ <= now && admission_.waiting() == 0) {
@@ -221,6 +222,7 @@ std::optional<TimePoint> Node::next_deadline() const {
   };
   consider(admission_.next_deadline());
   consider(memory_wanted_until_);
+  if (segments_.has_sparse()) consider(gather_at_);
   if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->first);
   return earliest;
 }
@@ -241,6 +243,7 @@ void Node::after_event() {
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
   if (admission_.waiting() > 0) ask_for_memory();
+  notice_sparse();
 }
 
 /// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it

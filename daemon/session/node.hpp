@@ -244,6 +244,13 @@ class Node {
   void fork(Client& client, std::uint64_t request);
   void missing(Client& client, std::uint64_t request, WorkId work);
 
+  // gathering.cpp: what dead clients leave behind in nearly empty segments
+  void notice_sparse();
+  void gather(TimePoint now);
+  [[nodiscard]] std::vector<Move> moves_of_one_turn();
+  void copy(const std::vector<Move>& moves);
+  void finish_moves();
+
   // inspect.cpp: status and lists
   void status(ClientId client, std::uint64_t request, TimePoint now);
   void list_objects(ClientId client, std::uint64_t request, std::size_t limit, TimePoint now);
@@ -365,6 +372,10 @@ class Node {
   std::size_t disposals_ = 0;  ///< segments whose memory is on its way back
   bool stopping_ = false;
   std::optional<TimePoint> memory_wanted_until_;  ///< the clients see until then that others wait for memory
+  std::vector<Move> moving_;                      ///< being copied
+  std::optional<TimePoint> gather_at_;            ///< when to look at sparse segments next, if there are any
+  Duration gather_pause_{};                       ///< after a turn in which nothing could be moved
+  std::uint64_t seen_sparse_changes_ = 0;
   bool any_doomed_ = false;
   TimePoint started_;
   TimePoint now_;

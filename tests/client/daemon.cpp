@@ -6,10 +6,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
+
+#include "connection.hpp"
+#include "requests.hpp"
 
 extern char** environ;
 
@@ -87,6 +91,14 @@ Ref filled(Client& client, std::int64_t count, float value) {
   auto buffer = client.allocate<float>({count}).value();
   for (auto& element : buffer.span()) element = value;
   return std::move(buffer).seal().value();
+}
+
+std::uint64_t memory_used(const Client& client) {
+  namespace wire = ipc::wire;
+  auto packet = detail::ask(*client.connection(), wire::Body_StatusQuery, std::chrono::seconds(10), [](auto& fbb) {
+                  return wire::CreateStatusQuery(fbb).Union();
+                }).value();
+  return wire::GetFrame(packet.bytes.data())->body_as_StatusReply()->memory_used_bytes();
 }
 
 std::vector<float> floats(const Ref& ref) {

@@ -49,6 +49,8 @@ class Daemon {
 
 /// An array of `count` floats, all of them `value`, made in place.
 [[nodiscard]] Ref filled(Client& client, std::int64_t count, float value);
+/// What the daemon holds, after it has read all that this client wrote.
+[[nodiscard]] std::uint64_t memory_used(const Client& client);
 /// The only array of the object.
 [[nodiscard]] std::vector<float> floats(const Ref& ref);
 

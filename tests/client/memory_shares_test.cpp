@@ -16,7 +16,6 @@
 
 #include "connection.hpp"
 #include "daemon.hpp"
-#include "requests.hpp"
 
 namespace {
 
@@ -25,6 +24,7 @@ using muster::Client;
 using muster::Ref;
 using muster::test::Daemon;
 using muster::test::filled;
+using muster::test::memory_used;
 
 constexpr std::int64_t floats_of_a_mebibyte = (1 << 20) / 4;
 
@@ -68,15 +68,6 @@ bool reduce(Client& client, int rank, int world_size, std::int64_t count) {
   if (!work) return false;
   const auto result = work->result<float>(60s);
   return result && result->span[static_cast<std::size_t>(count) - 1] == static_cast<float>(world_size);
-}
-
-/// What the daemon holds, after it has read all that this client wrote.
-std::uint64_t memory_used(const Client& client) {
-  namespace wire = muster::ipc::wire;
-  auto packet = muster::detail::ask(*client.connection(), wire::Body_StatusQuery, 10s, [](auto& fbb) {
-                  return wire::CreateStatusQuery(fbb).Union();
-                }).value();
-  return wire::GetFrame(packet.bytes.data())->body_as_StatusReply()->memory_used_bytes();
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ class Recorder : public Outside {
   }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
-    then();
+    if (hold_blocking) blocked.push_back(std::move(then));
+    else then();
   }
   void dispose(UserId, SegmentRemains remains, std::function<void()> then) override {
     remains = {};
@@ -68,6 +69,9 @@ class Recorder : public Outside {
     auto jobs = std::exchange(ready, {});
     for (auto& done : jobs) done();
   }
+  void run_blocked() {
+    for (auto& then : std::exchange(blocked, {})) then();
+  }
   /// The outcomes that `client` got since the last call.
   std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
 
@@ -76,7 +80,9 @@ class Recorder : public Outside {
   std::set<ClientId> closed;
   std::set<ClientId> lifelines;
   std::vector<std::function<void()>> ready;
+  std::vector<std::function<void()>> blocked;
   bool hold_jobs = false;
+  bool hold_blocking = false;
   bool memory_wanted = false;
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;

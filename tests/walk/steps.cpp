@@ -157,7 +157,8 @@ Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes) {
   constexpr std::size_t leases_max = 4;
   if (peer.leases.size() >= leases_max) return nullptr;
   const ClientId id = peer.id;
-  const std::uint64_t size = std::max<std::uint64_t>(bytes, 64 << 10);
+  // In a large one little may be left.
+  const std::uint64_t size = std::max<std::uint64_t>(bytes, choices_.once_in(4) ? 512 << 10 : 64 << 10);
   const std::size_t before = peer.leases.size();
   say(text(id) + " asks for a lease of " + std::to_string(size) + " bytes");
   Asked asked;
@@ -389,6 +390,7 @@ void Walk::time_passes() {
 }
 
 void Walk::job_finishes() {
+  if (choices_.once_in(4)) finish_copies();
   if (jobs_.empty()) return;
   const auto chosen = jobs_.begin() + choices_.below(jobs_.size());
   const Job job = std::move(*chosen);

@@ -196,10 +196,12 @@ void Walk::everybody_goes() {
   now_ += for_ever;
   node_->tick(now_);
   while (node_->goes_on()) go_on();
+  finish_copies();
   check();
 }
 
 void Walk::finish_jobs() {
+  finish_copies();
   while (!jobs_.empty()) job_finishes();
 }
 
@@ -270,9 +272,16 @@ bool Walk::forget_sealed(Peer& peer, ipc::ObjectId object) {
   return true;
 }
 
-void Walk::run_blocking(ClientId, std::function<void()> work, std::function<void()> then) {
+void Walk::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {
   work();
-  then();
+  if (client) return then();
+  reached_.note("objects of a dead client are copied");
+  copied_.push_back(std::move(then));
+  if (choices_.once_in(2)) finish_copies();
+}
+
+void Walk::finish_copies() {
+  for (auto& then : std::exchange(copied_, {})) then();
 }
 
 void Walk::dispose(UserId, SegmentRemains remains, std::function<void()> then) {

@@ -139,6 +139,7 @@ class Walk final : private Outside {
   void finale();
   void everybody_goes();
   void finish_jobs();
+  void finish_copies();
   void finish_lookups();
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
   void welcome(ClientId client, std::span<const std::byte> frame) override;
@@ -256,6 +257,7 @@ class Walk final : private Outside {
   std::vector<ClientId> lifelines_;
   ClientId last_heir_;
   std::deque<Job> jobs_;
+  std::vector<std::function<void()>> copied_;  ///< what follows copies that were made
   std::deque<std::pair<ClientId, std::function<void()>>> after_rings_;
   std::uint32_t last_client_ = 0;
   std::uint64_t random_ = 0;
