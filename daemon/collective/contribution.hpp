@@ -12,6 +12,7 @@
 
 #include "base/time.hpp"
 #include "collective/input.hpp"
+#include "memory/ledger.hpp"
 
 namespace musterd {
 
@@ -33,6 +34,8 @@ struct Contribution {
   Inputs inputs;
   std::shared_ptr<const muster::Error> fault;  ///< why the rank has no input; its op fails on every seat
   Ticket ticket = 0;
+  /// What its place in the op takes. If the op fails it pays for remembering that.
+  Charge charge;
 };
 
 /// A complete muster: contributions of the contributing ranks, in rank order. A rank that sends to itself is there

@@ -16,14 +16,17 @@ namespace {
 
 constexpr int epoch_shift = 32;
 
+std::string cut(const std::string& text, std::size_t bytes_max) {
+  if (text.size() <= bytes_max) return text;
+  std::size_t end = bytes_max;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside a character
+  return text.substr(0, end) + "...";
+}
+
 /// Long keys are cut: every message about the op has its name, and they are kept.
 std::string quoted(const std::string& key) {
   constexpr std::size_t shown_max = 128;
-  if (key.empty()) return {};
-  if (key.size() <= shown_max) return " '" + key + "'";
-  std::size_t end = shown_max;
-  while ((static_cast<unsigned char>(key[end]) & 0xc0) == 0x80) --end;  // not inside a character
-  return " '" + key.substr(0, end) + "...'";
+  return key.empty() ? std::string() : " '" + cut(key, shown_max) + "'";
 }
 
 std::string op_name(const Contribution& contribution, std::uint64_t sequence) {
@@ -61,6 +64,22 @@ std::vector<Contribution> in_rank_order(std::vector<Contribution> contributions)
   sorted.reserve(order.size());
   for (auto* contribution : order) sorted.push_back(std::move(*contribution));
   return sorted;
+}
+
+/// A charge of nothing but heap has it as its amount.
+std::uint64_t held_heap(const Charge& charge) { return charge.heap() > 0 ? charge.heap() : charge.amount(); }
+
+std::size_t bytes_of(const Error& error) {
+  return sizeof(Error) + error.message().size() + error.hint().size() + error.ranks().size() * sizeof(int);
+}
+
+/// In so many bytes, about: first the hint goes, then the ranks, then the end of the message.
+Error in_short(const Error& error, std::size_t bytes_max) {
+  if (bytes_of(error) <= bytes_max) return error;
+  const Error without_hint(error.code(), error.message(), {}, error.ranks());
+  if (bytes_of(without_hint) <= bytes_max) return without_hint;
+  const std::size_t message_max = bytes_max - std::min(bytes_max, sizeof(Error));
+  return {error.code(), cut(error.message(), message_max)};
 }
 
 void tell(std::vector<Action>& actions, OpId op, Error error, std::vector<Ticket> tickets) {
@@ -103,6 +122,11 @@ void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<
   }
 }
 
+std::size_t Muster::place_in(const Channel& channel, const Contribution& contribution) {
+  return channel.of == Channel::Of::pair ? place_in_pair(contribution.kind)
+                                         : static_cast<std::size_t>(contribution.rank);
+}
+
 Muster::Channel Muster::channel_of(const Contribution& contribution) {
   switch (contribution.kind) {
     case Kind::reform: return {.of = Channel::Of::reform, .key = {}};
@@ -141,11 +165,21 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   return nullptr;
 }
 
+bool Muster::begins_op(const Contribution& contribution) const {
+  if (by_order(contribution)) {
+    const auto position = seat(contribution.rank).position;
+    return position >= base_ + ordered_.size();
+  }
+  const auto found = channels_.find(channel_of(contribution));
+  if (found == channels_.end()) return true;
+  const auto place = place_in(found->first, contribution);
+  return std::ranges::all_of(found->second, [&](const Slot& each) { return each.arrived[place]; });
+}
+
 Muster::Slot& Muster::find_or_open_in_channel(const Contribution& contribution, TimePoint now) {
   auto [found, is_new] = channels_.try_emplace(channel_of(contribution));
   auto& [channel, slots] = *found;
-  const std::size_t place =
-      channel.of == Channel::Of::pair ? place_in_pair(contribution.kind) : static_cast<std::size_t>(contribution.rank);
+  const std::size_t place = place_in(channel, contribution);
   auto slot = std::find_if(slots.begin(), slots.end(), [&](const Slot& each) { return !each.arrived[place]; });
   if (slot != slots.end()) return *slot;
   Slot& opened = slots.emplace_back();
@@ -187,7 +221,6 @@ void Muster::give_up_oldest(std::vector<Action>& actions) {
 void Muster::drop_oldest() {
   const Slot& oldest = ordered_.front();
   forget_failure(oldest);
-  if (oldest.has_failed()) --failed_places_;
   ordered_.pop_front();
   ++base_;
 }
@@ -196,8 +229,7 @@ void Muster::arrive(Slot& slot, const Contribution& contribution) {
   MUSTER_ASSERT(slot.awaited > 0, "a slot lives only while somebody may come");
   --slot.awaited;
   if (!slot.channel) return;
-  slot.arrived[slot.is(Channel::Of::pair) ? place_in_pair(contribution.kind)
-                                          : static_cast<std::size_t>(contribution.rank)] = true;
+  slot.arrived[place_in(*slot.channel, contribution)] = true;
 }
 
 std::optional<Error> Muster::objection(const Slot& slot, const Contribution& contribution) const {
@@ -224,12 +256,8 @@ void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
   end_gathering(slot);
   std::vector<Ticket> tickets;
   for (const Contribution& contribution : slot.op->contributions) tickets.push_back(contribution.ticket);
+  remember(slot, error);
   slot.op.reset();
-  slot.error = std::make_unique<Error>(error);
-  slot.remembered_bytes = bytes_to_remember(slot);
-  failures_bytes_ += slot.remembered_bytes;
-  if (!slot.channel) ++failed_places_;
-  failures_.emplace(slot.id, &slot);
   tell(actions, slot.id, std::move(error), std::move(tickets));
 }
 
@@ -273,28 +301,40 @@ void Muster::forget_oldest_failure() {
   forget_failure(slot);
   slot.forgotten = slot.error->code();
   slot.error.reset();
+  slot.charge.keep_heap(sizeof(Slot));
   if (!slot.channel) return;  // its place in the order stays
   slot.awaited = 0;
   retire(slot);
-}
-
-void Muster::forget_history(std::size_t bytes_max, std::vector<Action>& actions) {
-  while (history_bytes() > bytes_max && !failures_.empty()) forget_oldest_failure();
-  while (history_bytes() > bytes_max && !ordered_.empty()) give_up_oldest(actions);
 }
 
 void Muster::forget_failure(const Slot& slot) {
   if (failures_.erase(slot.id) > 0) failures_bytes_ -= slot.remembered_bytes;
 }
 
-/// Beside the place in the order, which stays when the failure is forgotten.
-std::size_t Muster::bytes_to_remember(const Slot& slot) const {
+/// For those who are late. One of those who were there pays for it.
+void Muster::remember(Slot& slot, const Error& error) {
+  auto& present = slot.op->contributions;
+  const auto richest = std::max_element(present.begin(), present.end(), [](const auto& a, const auto& b) {
+    return held_heap(a.charge) < held_heap(b.charge);
+  });
+  const std::size_t beside = bytes_beside_error(slot);
+  slot.error = std::make_unique<Error>(error);
+  if (richest != present.end() && held_heap(richest->charge) > 0) {
+    slot.charge = std::move(richest->charge);
+    *slot.error = in_short(error, held_heap(slot.charge) - std::min<std::size_t>(held_heap(slot.charge), beside));
+  }
+  slot.remembered_bytes = beside + bytes_of(*slot.error);
+  slot.charge.keep_heap(slot.remembered_bytes);
+  failures_bytes_ += slot.remembered_bytes;
+  failures_.emplace(slot.id, &slot);
+}
+
+std::size_t Muster::bytes_beside_error(const Slot& slot) const {
   constexpr std::size_t node_bytes = 96;  // of a map or list, with what malloc adds
-  const std::size_t words = slot.error->message().size() + slot.error->hint().size();
-  const std::size_t ranks = slot.error->ranks().size() * sizeof(int);
-  const std::size_t in_channel =
-      slot.channel ? sizeof(Slot) + 2 * node_bytes + sizeof(Channel) + slot.channel->key.size() + seats_.size() / 8 : 0;
-  return sizeof(Error) + 2 * node_bytes + words + ranks + in_channel;
+  const std::size_t in_channel = slot.channel ? 2 * node_bytes + sizeof(Channel) + slot.channel->key.size() +
+                                                    static_cast<std::size_t>(world_size_) / 8
+                                              : 0;
+  return sizeof(Slot) + 2 * node_bytes + in_channel;
 }
 
 void Muster::finished(OpId op) {

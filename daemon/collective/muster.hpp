@@ -86,19 +86,19 @@ class Muster {
   [[nodiscard]] std::size_t in_flight() const { return gathering_ + running_; }
   /// Members that are lost or vacant.
   [[nodiscard]] std::set<int> lost() const;
-  /// What is kept of failed ops for seats that are late takes, about.
-  [[nodiscard]] std::size_t history_bytes() const { return failures_bytes_ + failed_places_ * sizeof(Slot); }
   /// How many ops it knows, about.
   [[nodiscard]] std::size_t slots() const { return ordered_.size() + channels_.size(); }
-  /// Forgets the oldest until the rest takes no more. Ops in whose way a forgotten one's place is fail.
-  void forget_history(std::size_t bytes_max, std::vector<Action>& actions);
+  /// True if the contribution would be the first of its op. If that failed it would have to pay for the memory of it.
+  [[nodiscard]] bool begins_op(const Contribution& contribution) const;
 
   static constexpr std::size_t seat_bytes = 16;  ///< what each seat of the group takes
 
   /// What a contribution takes while its op is pending, about, beside its key; it may be the first or the last to come.
+  /// If the op fails, as much suffices for remembering it.
   [[nodiscard]] static constexpr std::size_t pending_bytes();
 
  private:
+  friend class NodeAudit;  ///< of the tests: adds up what is held
   enum class Standing : std::uint8_t {
     absent,  ///< no member of this epoch
     live,
@@ -136,15 +136,17 @@ class Muster {
     std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
     muster::Code forgotten{};              ///< what is still known of an outcome that is not remembered
     std::size_t remembered_bytes = 0;      ///< what remembering it takes, about
+    Charge charge;                         ///< for that
     TimePoint since;
     TimePoint deadline;
     [[nodiscard]] bool gathering() const { return op != nullptr; }
-    [[nodiscard]] bool has_failed() const { return remembered_bytes > 0; }
     [[nodiscard]] bool is(Channel::Of of) const { return channel && channel->of == of; }
   };
 
   // muster.cpp: from contribution to outcome
   [[nodiscard]] static Channel channel_of(const Contribution& contribution);
+  /// In Slot::arrived.
+  [[nodiscard]] static std::size_t place_in(const Channel& channel, const Contribution& contribution);
   [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);
   [[nodiscard]] Slot& find_or_open_in_channel(const Contribution& contribution, TimePoint now);
   void open(Slot& slot, const Contribution& contribution, TimePoint now);
@@ -162,7 +164,8 @@ class Muster {
   void forget_old_failures();
   void forget_oldest_failure();
   void forget_failure(const Slot& slot);
-  [[nodiscard]] std::size_t bytes_to_remember(const Slot& slot) const;
+  void remember(Slot& slot, const muster::Error& error);
+  [[nodiscard]] std::size_t bytes_beside_error(const Slot& slot) const;
 
   // losses.cpp: who may still come, and what a loss means for what is pending
   [[nodiscard]] bool may_come(const Slot& slot, int rank) const;
@@ -203,7 +206,6 @@ class Muster {
   std::map<Channel, std::list<Slot>> channels_;
   std::map<OpId, Slot*> failures_;  ///< the remembered ones, oldest first
   std::size_t failures_bytes_ = 0;
-  std::size_t failed_places_ = 0;  ///< failed ops in ordered_, remembered or not
   std::size_t gathering_ = 0;
   std::size_t running_ = 0;
   std::optional<TimePoint> next_deadline_;

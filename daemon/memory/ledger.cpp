@@ -72,6 +72,18 @@ void Charge::reset() {
   amount_ = heap_ = 0;
 }
 
+void Charge::keep_heap(std::uint64_t bytes_max) {
+  if (!ledger_) return;
+  const bool only_heap = resource_ == Resource::heap;
+  const std::uint64_t kept = std::min(only_heap ? amount_ : heap_, bytes_max);
+  Charge rest(ledger_, payer_, resource_, only_heap ? amount_ - kept : amount_, only_heap ? 0 : heap_ - kept, small_);
+  resource_ = Resource::heap;
+  small_ = false;
+  amount_ = kept;
+  heap_ = 0;
+  rest.reset();
+}
+
 Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amount) const {
   const auto i = index(resource);
   const bool of_client = payer.client && amount > quota_.per_client[i];

@@ -66,6 +66,8 @@ class [[nodiscard]] Charge {
   Charge& operator=(Charge&& other) noexcept;
   ~Charge() { reset(); }
   void reset();
+  /// Gives back all but so many bytes of what it takes of the heap.
+  void keep_heap(std::uint64_t bytes_max);
   [[nodiscard]] std::uint64_t amount() const { return amount_; }
   /// Beside the amount. A charge of nothing but heap has it as its amount.
   [[nodiscard]] std::uint64_t heap() const { return heap_; }

@@ -14,14 +14,6 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-namespace {
-
-/// So much of failed ops is remembered for what the group itself is charged with, and more in such steps.
-constexpr std::uint64_t history_bytes_free = 2048;
-constexpr std::uint64_t history_step = 4096;
-
-}  // namespace
-
 /// The group that a process means by a name: first what processes named so, then what a split did.
 Node::GroupPtr Node::find_group(Group::Settings settings) const {
   // A group of the same user and name that is open where this is not, or the other way round, will refuse the join.
@@ -40,12 +32,12 @@ Node::GroupPtr Node::find_group(Group::Settings settings) const {
 Result<Node::GroupPtr> Node::make_group(Group::Settings settings, Payer maker) {
   constexpr std::uint64_t nodes_bytes = 768;  // of maps, tables and what malloc adds
   constexpr std::uint64_t each_seat = Muster::seat_bytes + sizeof(int);
-  const std::uint64_t heap = sizeof(GroupState) + nodes_bytes + history_bytes_free + 2 * settings.name.size() +
+  const std::uint64_t heap = sizeof(GroupState) + nodes_bytes + 2 * settings.name.size() +
                              static_cast<std::uint64_t>(settings.world_size) * each_seat;
   auto charge = ledger_.charge(maker, Resource::groups, 1, heap);
   if (!charge) return charge.error();
   auto key = key_of(settings);
-  auto state = std::make_shared<GroupState>(std::move(settings), muster_limits(), maker, std::move(*charge));
+  auto state = std::make_shared<GroupState>(std::move(settings), muster_limits(), std::move(*charge));
   MUSTER_ASSERT(groups_.emplace(std::move(key), state).second, "a group is made where there is none");
   return state;
 }
@@ -62,17 +54,6 @@ Result<void> Node::check_seats(const Client& client, std::size_t more) const {
 Result<Charge> Node::charge_seat(Payer payer) {
   constexpr std::uint64_t nodes_bytes = 320;  // of the maps that know it, with what malloc adds
   return ledger_.charge(payer, Resource::heap, sizeof(Seat) + sizeof(Client::Seated) + nodes_bytes);
-}
-
-/// What late seats may still ask for is charged as it grows. What can't be charged is forgotten, the oldest first.
-void Node::charge_history(const GroupPtr& state, TimePoint now) {
-  const std::uint64_t bytes = state->muster.history_bytes();
-  const std::uint64_t wanted =
-      (bytes - std::min(bytes, history_bytes_free) + history_step - 1) / history_step * history_step;
-  if (wanted == state->history.amount() || ledger_.resize(state->history, state->payer, wanted)) return;
-  std::vector<Action> actions;
-  state->muster.forget_history(history_bytes_free + state->history.amount(), actions);
-  perform(state, std::move(actions), now);
 }
 
 Muster::Limits Node::muster_limits() const {
@@ -214,7 +195,6 @@ void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
   state->results.reset();
   state->muster =
       Muster(state->group.settings().world_size, state->group.members(), muster_limits(), state->group.epoch());
-  charge_history(state, now);
   tell_members(state);
   auto early = std::exchange(state->early, {});
   for (auto& contribution : early) {

@@ -142,10 +142,9 @@ class Node {
 
   /// A group with the ops of its running epoch.
   struct GroupState {
-    GroupState(Group::Settings settings, Muster::Limits limits, Payer maker, Charge place)
+    GroupState(Group::Settings settings, Muster::Limits limits, Charge place)
         : group(std::move(settings)),
           muster(group.settings().world_size, group.members(), limits),
-          payer(maker),
           charge(std::move(place)) {}
     Group group;
     Muster muster;
@@ -153,9 +152,7 @@ class Node {
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
     std::optional<GroupDeadlines::iterator> watched;  ///< when the node looks at its deadlines next
-    Payer payer;                                      ///< who made it
     Charge charge;
-    Charge history;              ///< what its muster remembers of failed ops
     std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to who lost it
     /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
     /// process was given of a segment shows it the rest for as long as it likes.
@@ -177,9 +174,8 @@ class Node {
   struct Pending {
     ClientId client;
     WorkId work;
-    SeatId seat;     ///< 0 for combines
-    GroupPtr group;  ///< null for combines
-    Charge slot;
+    SeatId seat;        ///< 0 for combines
+    GroupPtr group;     ///< null for combines
     bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
   };
 
@@ -264,7 +260,6 @@ class Node {
   [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings, Payer maker);
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
-  void charge_history(const GroupPtr& state, TimePoint now);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know, or there are none
@@ -304,12 +299,13 @@ class Node {
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
   void combine(Client& client, std::span<const std::byte> body, TimePoint now);
   [[nodiscard]] std::vector<Action> muster_refs(const muster::ipc::Combine& combine, Inputs inputs, Ticket ticket,
-                                                TimePoint now);
+                                                Charge charge, TimePoint now);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
                                                  const muster::Result<Charge>& slot) const;
-  void give_up_newcomer(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
-                        TimePoint now);
+  [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
+  void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
+                    TimePoint now);
   [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);

@@ -137,7 +137,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
-  const auto& [state, rank, charge] = seat->second;
+  const auto& [state, rank, of_seat] = seat->second;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
     return fail_work(client.id, read->work,
@@ -154,13 +154,15 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   contribution.tag = read->tag;
   contribution.deadline = now + bounded(read->timeout_ns);
   // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
-  auto slot = admit(client, heap_of(*read, state->group.settings().world_size));
+  const std::uint64_t heap = heap_of(*read, state->group.settings().world_size);
+  auto charge = admit(client, heap);
   contribution.key = std::move(read->key);
-  if (auto inputs = inputs_of(client, *read, slot)) contribution.inputs = std::move(*inputs);
+  if (auto inputs = inputs_of(client, *read, charge)) contribution.inputs = std::move(*inputs);
   else contribution.fault = std::make_shared<Error>(inputs.error());
-  if (newcomer && !slot) return give_up_newcomer(client, *read, slot.error(), now);
-  const Ticket ticket = add_pending({client.id, read->work, read->seat, state, slot ? std::move(*slot) : Charge()});
-  contribution.ticket = ticket;
+  if (charge) contribution.charge = std::move(*charge);
+  else if (newcomer || !(stopping_ || pay_for_failure(client, state, contribution)))
+    return give_up_seat(client, *read, charge.error(), now);
+  contribution.ticket = add_pending({client.id, read->work, read->seat, state});
   if (newcomer) {
     watch(state, contribution.deadline);
     state->early.push_back(std::move(contribution));
@@ -173,16 +175,34 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   watch(group, group->muster.next_deadline());
 }
 
-/// An op for the next epoch that nobody can be charged for can't wait in its place, so the rank gives its place up.
-void Node::give_up_newcomer(Client& client, const ipc::Contribute& contribute, const Error& error, TimePoint now) {
-  fail_work(client.id, contribute.work, error);
-  static_cast<void>(leave(client, contribute.seat, "started more ops than it may before the group was reformed", now));
+/// An op that is refused fails, and those who come to it later have to get the same outcome. Where others wait in it
+/// they have paid for that. False if neither the client nor its user has room for so much.
+bool Node::pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution) {
+  if (!state->muster.begins_op(contribution)) return true;
+  const auto seats = static_cast<std::uint64_t>(state->group.settings().world_size);
+  const std::uint64_t heap = Muster::pending_bytes() + contribution.key.size() + seats / 8;
+  for (const Payer payer : {client.payer(), Payer{client.credentials.user, {}}}) {
+    auto charge = ledger_.charge(payer, Resource::heap, heap);
+    if (!charge) continue;
+    contribution.charge = std::move(*charge);
+    return true;
+  }
+  return false;
+}
+
+/// An op that nobody can be charged for has no place, not even as a failed one, and a newcomer's can't wait for its
+/// turn to fail. So the rank gives its own place up.
+void Node::give_up_seat(Client& client, const ipc::Contribute& contribute, const Error& error, TimePoint now) {
+  fail_work(client.id, contribute.work,
+            Error(error.code(), error.message() + "; the rank has lost its seat, as its op could have no place",
+                  error.hint()));
+  static_cast<void>(leave(client, contribute.seat, "started more ops than the daemon has memory for", now));
 }
 
 /// What the rank gives to the op, or why it can't.
 Result<Inputs> Node::inputs_of(const Client& client, const ipc::Contribute& contribute,
-                               const Result<Charge>& slot) const {
-  if (!slot) return slot.error();
+                               const Result<Charge>& charge) const {
+  if (!charge) return charge.error();
   if (!contribute.fault) return inputs_of(client, contribute.objects);
   if (is_text(contribute.fault->message())) return *contribute.fault;
   return Error(contribute.fault->code(), "for a reason that is no text");
@@ -202,17 +222,18 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
                            "use at most " + std::to_string(world_size_max)));
-  auto slot = admit(client, heap_of(*read));
-  if (!slot) return fail_work(client.id, read->work, slot.error());
+  auto charge = admit(client, heap_of(*read));
+  if (!charge) return fail_work(client.id, read->work, charge.error());
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
   const Ticket ticket = ++last_ticket_;
   std::vector<Action> actions;
   try {
-    actions = muster_refs(*read, std::move(*inputs), ticket, now);
-    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr, std::move(*slot)});
+    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr});
+    actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
   } catch (const std::bad_alloc&) {
+    pending_.erase(ticket);
     return fail_work(client.id, read->work, no_heap());
   }
   for (auto& action : actions) {
@@ -230,7 +251,8 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
 }
 
 /// All contributions of one process, which owes nobody anything before they are complete.
-std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, TimePoint now) {
+std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, Charge charge,
+                                      TimePoint now) {
   std::vector<int> members(combine.ranks);
   std::iota(members.begin(), members.end(), 0);
   Muster muster(static_cast<int>(combine.ranks), members, muster_limits());
@@ -247,6 +269,7 @@ std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs
     contribution.root = combine.root;
     contribution.deadline = now + bounded(combine.timeout_ns);
     contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
+    if (rank == 0) contribution.charge = std::move(charge);
     if (!one_input || contribution.rank == combine.root) {
       contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
       next += static_cast<std::ptrdiff_t>(each);
@@ -267,7 +290,6 @@ void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint
       for (const Ticket ticket : failed.tickets) settle_failed(ticket, failed.error);
     }
   }
-  charge_history(state, now);
 }
 
 void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) {

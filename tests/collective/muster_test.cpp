@@ -479,13 +479,35 @@ TEST_CASE("history is bounded: what is too old is forgotten, and said to be") {
 }
 
 TEST_CASE("of an outcome that is forgotten the code is still the same for all") {
-  Scene scene(2);
+  Scene scene(2, {.in_flight_max = 8, .history_max = 1});
   const auto failed = scene.give(contribution(0, Kind::broadcast, 7));
   REQUIRE(scene.error(failed).code() == Code::invalid);
-  const auto kept = scene.muster.history_bytes();
-  scene.muster.forget_history(kept - 1, scene.actions);
-  CHECK(scene.muster.history_bytes() < kept);
-  CHECK(scene.error(scene.barrier(1)).code() == Code::invalid);
+  scene.give(contribution(0, Kind::broadcast, 7));
+  const auto& late = scene.error(scene.barrier(1));
+  CHECK(late.code() == Code::invalid);
+  CHECK(late.message().find("its outcome is kept no more") != std::string::npos);
+}
+
+TEST_CASE("a failure is remembered for what its op was charged with, in fewer words if need be") {
+  Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20},
+                 .per_user = {0, 0, 0, 8, 0, 1 << 20},
+                 .per_client = {0, 0, 0, 8, 0, 1 << 20}});
+  const auto heap = static_cast<std::size_t>(Resource::heap);
+  const std::uint64_t paid = GENERATE(Muster::pending_bytes(), 700);
+  Scene scene(2);
+  auto first = contribution(0, Kind::broadcast, 0);
+  auto charge = ledger.charge({}, Resource::slots, 1, paid);
+  REQUIRE(charge);
+  first.charge = std::move(*charge);
+  first.fault = std::make_shared<muster::Error>(Code::invalid, std::string(300, 'x'), std::string(100, 'y'));
+  const auto told = scene.give(std::move(first));
+  CHECK(ledger.total().used[static_cast<std::size_t>(Resource::slots)] == 0);
+  CHECK(ledger.total().used[heap] > 400);
+  CHECK(ledger.total().used[heap] <= paid);
+  const auto& late = scene.error(scene.barrier(1));
+  CHECK(late.code() == Code::invalid);
+  CHECK(scene.error(told).message().starts_with(late.message().substr(0, late.message().size() - 3)));
+  CHECK(ledger.total().used[heap] == 0);
 }
 
 TEST_CASE("a rank that never comes can't make the others' record grow") {

@@ -199,16 +199,57 @@ TEST_CASE("groups and seats that the heap has no room for are refused") {
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE_METHOD(TightRanks, "failures that nobody can be charged for are forgotten, the oldest first") {
+TEST_CASE_METHOD(TightRanks, "failures are remembered at the cost of who failed, and then of its user") {
   constexpr int ops = 3000;
-  for (int i = 0; i < ops; ++i) first.contribute(Kind::broadcast, {}, 5);
-  CHECK(NodeAudit(world.node).charged()[heap] < 128 << 10);
+  std::vector<ipc::WorkId> works;
+  for (int i = 0; i < ops; ++i) works.push_back(first.contribute(Kind::broadcast, {}, 5));
   CHECK(NodeAudit(world.node).contradictions().empty());
-  // Each has a typed outcome all the same.
-  for (int i = 0; i < ops; ++i) REQUIRE(second.failed(second.contribute(Kind::broadcast, {}, 5)));
+  for (const auto work : works) {
+    const auto late = second.failed(second.contribute(Kind::broadcast, {}, 5));
+    REQUIRE(first.failed(work));
+    REQUIRE(late);
+    CHECK(late->code() == first.failed(work)->code());
+  }
   const auto next = first.contribute(Kind::barrier);
   CHECK(second.done(second.contribute(Kind::barrier)));
   CHECK(first.done(next));
+}
+
+TEST_CASE("a rank whose failures nobody has room for loses its seat, and the others get what came before") {
+  auto settings = tight_settings();
+  settings.quota.per_user[heap] = 128 << 10;
+  World world(settings);
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2);
+  second.join("g", 1, 2);
+  const bool by_key = GENERATE(false, true);
+  const auto key = [&](int op) { return by_key ? std::to_string(op) : std::string(); };
+  const auto broadcast = [&](TestClient& client, int op) {
+    return client.contribute(Kind::broadcast, {}, 5, std::chrono::seconds(30), key(op));
+  };
+  std::vector<Code> codes;
+  for (int op = 0; op < 1000; ++op) {
+    const auto failed = first.failed(broadcast(first, op));
+    REQUIRE(failed);
+    codes.push_back(failed->code());
+    if (failed->message().find("has lost its seat") != std::string::npos) break;
+  }
+  REQUIRE(codes.size() < 1000);
+  CHECK(codes.front() == Code::invalid);
+  CHECK(codes.back() == Code::quota_exceeded);
+  codes.pop_back();
+  CHECK(NodeAudit(world.node).contradictions().empty());
+  for (int op = 0; op < static_cast<int>(codes.size()); ++op) {
+    const auto late = second.failed(broadcast(second, op));
+    REQUIRE(late);
+    CHECK(late->code() == codes[static_cast<std::size_t>(op)]);
+  }
+  const auto after = second.failed(broadcast(second, 1000));
+  REQUIRE(after);
+  CHECK(after->code() == Code::peer_lost);
+  CHECK_THAT(after->message(), Catch::Matchers::Contains("more ops than the daemon has memory for"));
+  CHECK(first.failed(broadcast(first, 1001))->code() == Code::group_closed);
 }
 
 TEST_CASE_METHOD(TightRanks, "an outcome for which one rank has no room is the same error for all") {

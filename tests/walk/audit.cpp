@@ -67,14 +67,25 @@ Amounts NodeAudit::held() const {
     fds += line.descriptor.amount();
     heap += line.descriptor.heap();
   }
-  for (const auto& [ticket, pending] : node_.pending_) {
-    sum[index(Resource::slots)] += pending.slot.amount();
-    heap += pending.slot.heap();
+  const auto add = [&](const Charge& charge) {
+    if (charge.heap() > 0) sum[index(Resource::slots)] += charge.amount();
+    heap += charge.heap() > 0 ? charge.heap() : charge.amount();
+  };
+  const auto add_all = [&](const std::vector<Contribution>& contributions) {
+    for (const auto& contribution : contributions) add(contribution.charge);
+  };
+  for (const auto& [key, running] : node_.running_) {
+    heap += running.heap.amount();
+    add_all(running.op->contributions);
   }
-  for (const auto& [key, running] : node_.running_) heap += running.heap.amount();
   for (const auto& group : groups()) {
     sum[index(Resource::groups)] += group->charge.amount();
-    heap += group->charge.heap() + group->history.amount();
+    heap += group->charge.heap();
+    add_all(group->early);
+    group->muster.for_each_slot([&](const Muster::Slot& slot) {
+      add(slot.charge);
+      if (slot.op) add_all(slot.op->contributions);
+    });
     for (const auto& [rank, charge] : group->lost) heap += charge.amount();
   }
   return sum;
@@ -135,6 +146,12 @@ std::vector<std::string> NodeAudit::contradictions() const {
       if (known == node_.groups_.end() || known->second != seated.group)
         found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
     }
+  for (const auto& [key, state] : node_.groups_)
+    state->muster.for_each_slot([&](const Muster::Slot& slot) {
+      if (slot.error && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
+        found.push_back("group '" + key.name + "' remembers a failure in " + std::to_string(slot.remembered_bytes) +
+                        " bytes, of which " + std::to_string(slot.charge.amount()) + " are charged");
+    });
   for (const auto& [key, state] : node_.groups_)
     if (state->group.empty()) found.push_back("group '" + key.name + "' has no seat and is kept");
   return found;

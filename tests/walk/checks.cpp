@@ -48,14 +48,12 @@ void Walk::check() {
   if (!broken_.empty()) throw Broken(broken_);
 }
 
-/// A newcomer whose op nobody can be charged for loses its seat with that op.
+/// A rank whose op nobody can be charged for loses its seat with that op.
 void Walk::give_up_seats(Peer& peer) {
   const auto held = NodeAudit(*node_).seats_of(peer.id);
   for (const auto& [number, work] : peer.works) {
-    const bool refused =
-        work.outcome == muster::name(Code::quota_exceeded) || work.outcome == muster::name(Code::daemon_unavailable);
     const auto seat = peer.seats.find(work.seat);
-    if (!refused || seat == peer.seats.end() || !seat->second.newcomer) continue;
+    if (!work.lost_seat || seat == peer.seats.end()) continue;
     if (std::find(held.begin(), held.end(), work.seat) == held.end()) peer.seats.erase(seat);
   }
 }
@@ -148,6 +146,11 @@ void Walk::told_done(Peer& peer, const ipc::Done& done) {
 }
 
 void Walk::told_failed(Peer& peer, const ipc::Failed& failed) {
+  const auto work = peer.works.find(failed.work.value);
+  if (work != peer.works.end() && failed.error.message().find("the rank has lost its seat") != std::string::npos) {
+    work->second.lost_seat = true;
+    if (work->second.place) --came_[work->second.came];  // it never came
+  }
   settle(peer, failed.work, std::string(muster::name(failed.error.code())));
 }
 
@@ -167,7 +170,7 @@ Walk::Work* Walk::settle(Peer& peer, ipc::WorkId id, const std::string& outcome)
   // it; and at the end of the daemon nobody is alike.
   const bool left_before =
       work.newcomer && (outcome == muster::name(Code::group_closed) || outcome == muster::name(Code::timeout));
-  if (!work.place || left_before || outcome == muster::name(Code::daemon_unavailable)) return &work;
+  if (!work.place || left_before || work.lost_seat || outcome == muster::name(Code::daemon_unavailable)) return &work;
   Place& place = *work.place;
   if (!place.outcome) {
     place.outcome = outcome;

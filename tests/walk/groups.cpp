@@ -97,6 +97,8 @@ void Walk::leave() {
   const ClientId id = peer->id;
   read_ring(id);
   if (!peers_.contains(id)) return;
+  promote_newcomers();
+  if (peer->seats.empty()) return;
   const SeatId seat = choices_.one_of(peer->seats).first;
   say("client " + std::to_string(id.value) + " leaves " + text(seat));
   peer->seats.erase(seat);
@@ -324,7 +326,8 @@ void Walk::take_place(ClientId id, const ipc::Contribute& contribute, std::int64
              : !seat.view.newcomer && contribute.epoch < seat.view.epoch)
     return;
   const std::string channel = channel_of(contribute, seat.view.rank);
-  const std::uint64_t index = came_[came(seat, channel, contribute.kind)]++;
+  work.came = came(seat, channel, contribute.kind);
+  const std::uint64_t index = came_[work.came]++;
   work.group = group_number(seat.view);
   work.rank = seat.view.rank;
   work.peer = contribute.root;

@@ -58,6 +58,9 @@ class Walk final : private Outside {
   /// Group, epoch, what matches (order, a key, a pair, reform), and how many came there before.
   using PlaceId = std::tuple<std::uint64_t, std::uint32_t, std::string, std::uint64_t>;
 
+  /// How many contributions came from whom (a rank, or a newcomer's seat) to what matches them; a sender and a receiver
+  /// count apart.
+  using Came = std::tuple<std::uint64_t, std::uint32_t, std::int64_t, std::string>;
   struct Work {
     ipc::Kind kind = ipc::Kind::barrier;
     ipc::WorkId id;
@@ -65,8 +68,10 @@ class Walk final : private Outside {
     TimePoint deadline;
     std::string outcome;     ///< empty: none yet
     Place* place = nullptr;  ///< null: none was taken, or it is a combine
+    Came came;               ///< if it has a place
     SeatId seat;             ///< 0: a combine
     bool newcomer = false;
+    bool lost_seat = false;  ///< nobody could be charged for it
     std::int64_t value = 0;  ///< that all inputs have; 0: unknown
     std::uint64_t group = 0;
     int rank = 0;
@@ -236,9 +241,6 @@ class Walk final : private Outside {
   [[nodiscard]] static std::uint32_t epoch_of(const NodeAudit::SeatView& view) {
     return view.epoch + (view.newcomer ? 1 : 0);
   }
-  /// How many contributions came from whom (a rank, or a newcomer's seat) to what matches them; a sender and a receiver
-  /// count apart.
-  using Came = std::tuple<std::uint64_t, std::uint32_t, std::int64_t, std::string>;
   [[nodiscard]] Came came(const PeerSeat& seat, const std::string& channel, ipc::Kind kind);
   void promote_newcomers();
 
