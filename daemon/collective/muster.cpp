@@ -76,7 +76,7 @@ std::size_t bytes_of(const Error& error) {
 /// In so many bytes, about: first the hint goes, then the ranks, then the end of the message.
 Error in_short(const Error& error, std::size_t bytes_max) {
   if (bytes_of(error) <= bytes_max) return error;
-  const Error without_hint(error.code(), error.message(), {}, error.ranks());
+  Error without_hint(error.code(), error.message(), {}, error.ranks());
   if (bytes_of(without_hint) <= bytes_max) return without_hint;
   const std::size_t message_max = bytes_max - std::min(bytes_max, sizeof(Error));
   return {error.code(), cut(error.message(), message_max)};

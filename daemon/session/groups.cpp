@@ -255,8 +255,9 @@ void Node::expire_early(const GroupPtr& state, TimePoint now) {
   }
   // A reform is not matched by order.
   std::erase_if(state->early, [&](const Contribution& contribution) {
-    const bool over = contribution.kind == ipc::Kind::reform && contribution.fault;
-    if (over) pending_.erase(contribution.ticket);
+    const auto pending = pending_.find(contribution.ticket);
+    const bool over = contribution.kind == ipc::Kind::reform && pending->second.told;
+    if (over) pending_.erase(pending);
     return over;
   });
 }

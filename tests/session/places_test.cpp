@@ -191,6 +191,21 @@ TEST_CASE_METHOD(TwoRanks, "a newcomer's op that expires before its epoch begins
   CHECK_FALSE(third.done(next));
 }
 
+TEST_CASE_METHOD(TwoRanks, "a newcomer's reform that can't work is answered in its own time") {
+  second.die();
+  TestClient third(world, 3);
+  third.join("g", 1, 2);
+  const auto nowhere = ipc::make_object_id({3}, 77);
+  const auto reform = third.contribute(Kind::reform, {nowhere}, 0, std::chrono::minutes(1));
+  const auto expired = third.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
+  world.advance(std::chrono::seconds(2));
+  REQUIRE(third.failed(expired));
+  CHECK_FALSE(third.failed(reform));
+  world.advance(std::chrono::minutes(2));
+  REQUIRE(third.failed(reform));
+  CHECK(third.failed(reform)->code() == Code::timeout);
+}
+
 TEST_CASE("a client that dies is told nothing about its groups") {
   World world;
   TestClient first(world, 1);
