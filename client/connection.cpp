@@ -32,8 +32,9 @@ namespace {
 
 /// Of a request that the daemon answers at once, whatever it has to do.
 constexpr auto answer_timeout = std::chrono::seconds(10);
-/// How much of the budget a process keeps free for its next arrays.
+/// How much of the budget a process keeps free for its next arrays, and keeps mapped of what it doesn't read any more.
 constexpr std::uint64_t kept_share = 8;
+std::uint64_t kept_bytes(const Welcome& welcome) { return welcome.memory_bytes / kept_share; }
 
 /// The daemon has no working directory of ours, and a process may change its own.
 std::string absolute_path(const std::string& given) {
@@ -62,7 +63,8 @@ Connection::Connection(Start start)
       submissions_(ring(0), header().submission_tail, header().submission_head),
       completions_(ring(1), header().completion_tail, header().completion_head),
       segments_(std::make_unique<Segments>([this](ipc::SegmentId id) { return map_segment(id); },
-                                           [this](ipc::SegmentId id) { tell_unmapped(id); })),
+                                           [this](ipc::SegmentId id) { tell_unmapped(id); },
+                                           [this] { return memory_wanted() ? 0 : kept_bytes(welcome_); })),
       arena_(std::make_unique<Arena>(
           Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
                           return lease_segment(bytes, timeout, stop);
@@ -71,9 +73,8 @@ Connection::Connection(Start start)
                           segments_->forget(id);
                           tell_returned(*this, id);
                         },
-                        [this] { collect(); },
-                        [this] { return header().memory_wanted.load(std::memory_order_relaxed) != 0; }},
-          welcome_.memory_bytes / kept_share, welcome_.segments_about)) {}
+                        [this] { collect(); }, [this] { return memory_wanted(); }},
+          kept_bytes(welcome_), welcome_.segments_about)) {}
 
 Connection::~Connection() = default;
 
@@ -170,6 +171,11 @@ Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono
 }
 
 Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
+  {
+    // What the daemon has not been told yet is not true any more.
+    const std::lock_guard lock(releases_mutex_);
+    std::erase(unmapped_, segment);
+  }
   auto packet = ask(*this, wire::Body_Map, answer_timeout,
                     [&](auto& fbb) { return wire::CreateMap(fbb, segment.value).Union(); });
   if (!packet) return packet.error();

@@ -187,6 +187,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool write_unmapped();
   void flush_releases();
   void tell_unmapped(ipc::SegmentId segment);
+  /// Whether others wait for memory of the store now.
+  [[nodiscard]] bool memory_wanted() const { return header().memory_wanted.load(std::memory_order_relaxed) != 0; }
   void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience, std::atomic<SteadyTime>& wait_again);
   /// When to wait again for the end of an object that nobody else holds, and of one that others may hold.
   std::array<std::atomic<SteadyTime>, 2> wait_again_{};

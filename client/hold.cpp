@@ -59,16 +59,16 @@ Result<std::shared_ptr<const Hold>> attach_anew(const Hold& hold) {
   options.start_daemon = false;
   auto connection = Connection::open_or_reuse(options);
   if (!connection) return connection.error();
-  return look_up(*connection, hold.connection->welcome().incarnation, hold.object, hold.capability);
+  return look_up(*connection, hold.connection->welcome().incarnation, hold.object, hold.capability, Found::again);
 }
 
 }  // namespace
 
 Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& connection, std::uint64_t incarnation,
-                                            ipc::ObjectId object, ipc::Capability capability) {
+                                            ipc::ObjectId object, ipc::Capability capability, Found found) {
   auto packet = ask(*connection, wire::Body_Lookup, request_timeout, [&](auto& fbb) {
     const wire::Capability shown(capability.bits[0], capability.bits[1]);
-    return wire::CreateLookup(fbb, incarnation, object.value, &shown).Union();
+    return wire::CreateLookup(fbb, incarnation, object.value, &shown, found == Found::by_pickle).Union();
   });
   if (!packet) return packet.error();
   auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
@@ -116,7 +116,8 @@ Result<std::shared_ptr<const Hold>> usable(const std::shared_ptr<const Hold>& ho
 }
 
 Result<bool> has_moved(const Hold& hold) {
-  auto fresh = look_up(hold.connection, hold.connection->welcome().incarnation, hold.object, hold.capability);
+  auto fresh =
+      look_up(hold.connection, hold.connection->welcome().incarnation, hold.object, hold.capability, Found::again);
   if (!fresh) return fresh.error();
   const auto& leaves = (*fresh)->manifest.leaves;
   if (std::equal(leaves.begin(), leaves.end(), hold.manifest.leaves.begin(), hold.manifest.leaves.end(), lies_there))

@@ -50,10 +50,12 @@ struct Hold {
 /// Those of an op's inputs, all of them in the store of this connection. Their refs keep them.
 [[nodiscard]] Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
                                                 std::span<const Ref> inputs);
+/// A pickle that has been loaded keeps its object only while nobody needs the room.
+enum class Found : std::uint8_t { by_pickle, again };
 /// Takes a hold of an object by its capability.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& connection,
                                                           std::uint64_t incarnation, ipc::ObjectId object,
-                                                          ipc::Capability capability);
+                                                          ipc::Capability capability, Found found);
 
 /// The hold that a serialized ref names; attaches to its daemon if `known` is not connected to it.
 [[nodiscard]] Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes,

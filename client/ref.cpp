@@ -87,7 +87,8 @@ Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const st
                         ? Result<std::shared_ptr<Connection>>(known)
                         : Connection::open_or_reuse(options);
   if (!connection) return connection.error();
-  return look_up(*connection, token.incarnation, {token.object}, {{token.capability[0], token.capability[1]}});
+  return look_up(*connection, token.incarnation, {token.object}, {{token.capability[0], token.capability[1]}},
+                 Found::by_pickle);
 }
 
 }  // namespace detail

@@ -29,7 +29,10 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   // Its user keeps the entry where it is, also while the lock is let go.
   Entry& entry = entries_[segment];
   if (entry.gone) return Error(Code::invalid, "segment " + std::to_string(segment.value) + " is gone");
-  if (entry.users++ == 0 && entry.mapping) --unused_;
+  if (entry.users++ == 0 && entry.mapping) {
+    --unused_;
+    unused_bytes_ -= entry.mapping.bytes();
+  }
   if (!entry.mapping) {
     lock.unlock();
     auto mapping = map(segment);
@@ -54,19 +57,22 @@ Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t
 }
 
 void Segments::unuse(ipc::SegmentId segment) {
+  Dropped dropped;
   {
     const std::lock_guard lock(mutex_);
     auto found = entries_.find(segment);
     if (found == entries_.end() || found->second.users == 0 || --found->second.users > 0) return;
-    const bool gone = found->second.gone;
-    if (!gone && found->second.mapping) {
-      if (++unused_ > unused_max) drop_oldest();
-      return;
+    Entry& entry = found->second;
+    if (entry.mapping && !entry.gone) {
+      ++unused_;
+      unused_bytes_ += entry.mapping.bytes();
+      dropped = drop_some();
+    } else {
+      if (entry.gone) dropped.push_back({segment, std::move(entry.mapping), true});
+      entries_.erase(found);
     }
-    entries_.erase(found);
-    if (!gone) return;
   }
-  unmapped_(segment);
+  tell_unmapped(std::move(dropped));
 }
 
 bool Segments::forget(ipc::SegmentId segment) {
@@ -74,12 +80,12 @@ bool Segments::forget(ipc::SegmentId segment) {
   auto found = entries_.find(segment);
   if (found == entries_.end()) return true;
   if (found->second.users > 0) return false;
-  entries_.erase(found);
-  --unused_;
+  static_cast<void>(take(found));
   return true;
 }
 
 void Segments::gone(ipc::SegmentId segment) {
+  Dropped dropped;
   {
     const std::lock_guard lock(mutex_);
     auto found = entries_.find(segment);
@@ -87,23 +93,45 @@ void Segments::gone(ipc::SegmentId segment) {
       found->second.gone = true;
       return;
     }
-    if (found != entries_.end()) {
-      entries_.erase(found);
-      --unused_;
-    }
+    dropped.push_back({segment, found == entries_.end() ? ipc::Mapping() : take(found), true});
   }
-  unmapped_(segment);
+  tell_unmapped(std::move(dropped));
+}
+
+ipc::Mapping Segments::take(Entries::iterator entry) {
+  --unused_;
+  unused_bytes_ -= entry->second.mapping.bytes();
+  ipc::Mapping mapping = std::move(entry->second.mapping);
+  entries_.erase(entry);
+  return mapping;
 }
 
 /// A quarter at once, so that the walk over all is rare.
-void Segments::drop_oldest() {
-  std::vector<std::uint64_t> ages;
-  for (const auto& [id, entry] : entries_)
-    if (entry.users == 0) ages.push_back(entry.last_used);
-  const auto last = ages.begin() + static_cast<std::ptrdiff_t>(ages.size() / 4);
-  std::nth_element(ages.begin(), last, ages.end());
-  unused_ -= std::erase_if(entries_,
-                           [&](const auto& each) { return each.second.users == 0 && each.second.last_used <= *last; });
+Segments::Dropped Segments::drop_some() {
+  Dropped dropped;
+  const std::uint64_t keep = keep_();
+  if (unused_ <= unused_max && unused_bytes_ <= keep) return dropped;
+  const std::uint64_t bytes_left = unused_bytes_ > keep ? keep - keep / 4 : keep;
+  const std::size_t left = unused_ > unused_max ? unused_max - unused_max / 4 : unused_max;
+  std::vector<Entries::iterator> unused;
+  for (auto it = entries_.begin(); it != entries_.end(); ++it)
+    if (it->second.users == 0) unused.push_back(it);
+  std::ranges::sort(unused, {}, [](const auto& entry) { return entry->second.last_used; });
+  for (const auto entry : unused) {
+    if (unused_ <= left && unused_bytes_ <= bytes_left) break;
+    const auto segment = entry->first;
+    dropped.push_back({segment, take(entry), false});
+  }
+  return dropped;
+}
+
+/// Unmapping takes time, and the daemon must not hear of it before.
+void Segments::tell_unmapped(Dropped dropped) {
+  for (auto& each : dropped) each.mapping = {};
+  const std::lock_guard lock(mutex_);
+  // Another thread may have begun to map it again.
+  for (const auto& each : dropped)
+    if (each.gone || !entries_.contains(each.segment)) unmapped_(each.segment);
 }
 
 }  // namespace muster::detail

@@ -25,11 +25,14 @@ class Segments {
  public:
   using Fetch = std::function<Result<SegmentHandle>(ipc::SegmentId)>;
   using Unmapped = std::function<void(ipc::SegmentId)>;
-  /// `unmapped` hears when nothing of a segment that is gone is mapped any more.
-  Segments(Fetch fetch, Unmapped unmapped) : fetch_(std::move(fetch)), unmapped_(std::move(unmapped)) {}
+  using Keep = std::function<std::uint64_t()>;
+  /// `unmapped` hears when nothing of a segment is mapped any more that is gone, or that was dropped; the lock is held.
+  /// `keep`: how many bytes of mappings without users may stay now. They would keep memory that others free.
+  Segments(Fetch fetch, Unmapped unmapped, Keep keep)
+      : fetch_(std::move(fetch)), unmapped_(std::move(unmapped)), keep_(std::move(keep)) {}
 
-  /// Where the segment begins; read-only. Valid until as many unuse(): unused mappings go once there are many. Invalid
-  /// if it is gone.
+  /// Where the segment begins; read-only. Valid until as many unuse(): unused mappings go once they are many or large.
+  /// Invalid if it is gone.
   [[nodiscard]] Result<const std::byte*> use(ipc::SegmentId segment);
   void unuse(ipc::SegmentId segment);
   /// A private, copy-on-write mapping of a part of a segment; writes show in this process only. `offset` is page
@@ -52,13 +55,24 @@ class Segments {
     bool gone = false;
   };
   [[nodiscard]] Result<ipc::Mapping> map(ipc::SegmentId segment);
-  void drop_oldest();
+  using Entries = std::unordered_map<ipc::SegmentId, Entry>;
+  struct Unmap {
+    ipc::SegmentId segment;
+    ipc::Mapping mapping;
+    bool gone = false;  ///< with the daemon
+  };
+  using Dropped = std::vector<Unmap>;
+  [[nodiscard]] ipc::Mapping take(Entries::iterator entry);
+  [[nodiscard]] Dropped drop_some();
+  void tell_unmapped(Dropped dropped);
 
   std::mutex mutex_;
   Fetch fetch_;
   Unmapped unmapped_;
-  std::unordered_map<ipc::SegmentId, Entry> entries_;
-  std::size_t unused_ = 0;  ///< entries without users
+  Keep keep_;
+  Entries entries_;
+  std::size_t unused_ = 0;  ///< mappings without users
+  std::uint64_t unused_bytes_ = 0;
   std::uint64_t clock_ = 0;
 };
 

@@ -29,11 +29,6 @@ std::string number_text(Resource resource, std::uint64_t amount) {
   return std::to_string((amount + 1023) / 1024) + " KiB";
 }
 
-std::string amount_text(Resource resource, std::uint64_t amount) {
-  const std::string number = number_text(resource, amount);
-  return resource == Resource::memory ? number : number + " " + std::string(name_of(resource));
-}
-
 const char* way_out(Resource resource) {
   switch (resource) {
     case Resource::slots: return "wait for some of them first";
@@ -45,6 +40,11 @@ const char* way_out(Resource resource) {
 }
 
 }  // namespace
+
+std::string amount_text(Resource resource, std::uint64_t amount) {
+  const std::string number = number_text(resource, amount);
+  return resource == Resource::memory ? number : number + " " + std::string(name_of(resource));
+}
 
 Charge::Charge(Charge&& other) noexcept
     : ledger_(std::exchange(other.ledger_, nullptr)),

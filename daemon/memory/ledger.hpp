@@ -22,6 +22,8 @@ using UserId = std::uint32_t;  ///< a uid
 /// memory: segments and rings; slots: ops in flight; heap: what the daemon keeps in its own memory for somebody
 enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap };
 inline constexpr std::size_t resource_count = 6;
+/// For messages: "64 KiB", "12 objects".
+[[nodiscard]] std::string amount_text(Resource resource, std::uint64_t amount);
 
 /// An amount of each resource, in their order. It is made of all of them or of none, so that none can be left out.
 class Amounts {

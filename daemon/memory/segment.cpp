@@ -240,7 +240,10 @@ void SegmentTable::add_reader(const SegmentPtr& segment, ClientId client) { segm
 
 void SegmentTable::unmapped(ClientId client, SegmentId id) {
   auto found = draining_.find(id);
-  if (found == draining_.end()) return;
+  if (found == draining_.end()) {
+    if (const auto segment = find(id)) segment->readers_.erase(client);
+    return;
+  }
   found->second.readers.erase(client);
   if (found->second.readers.empty()) draining_.erase(found);
 }

@@ -139,7 +139,7 @@ class SegmentTable {
   void drop_result(SegmentId segment);
   /// The client gets the descriptor and will map it.
   void add_reader(const SegmentPtr& segment, ClientId client);
-  /// The client has unmapped a segment that ended.
+  /// The client has unmapped a segment, mostly one that ended.
   void unmapped(ClientId client, SegmentId segment);
   /// A segment that ended while clients still map it. It stays charged until they don't.
   struct Ended {

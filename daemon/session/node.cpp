@@ -222,12 +222,14 @@ std::optional<TimePoint> Node::next_deadline() const {
   };
   consider(admission_.next_deadline());
   consider(memory_wanted_until_);
+  if (admission_.waiting() > 0 && store_.has_loaded()) consider(drop_pickles_at_);
   if (segments_.has_sparse()) consider(gather_at_);
   if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->first);
   return earliest;
 }
 
 void Node::after_event() {
+  if (admission_.waiting() > 0) drop_pickles();
   const auto releases = [&] { return ledger_.memory_releases() + results_.region_releases(); };
   // A request that is served may bring memory back. What a vain attempt takes and gives back is no news.
   for (bool progress = true; progress && (releases() != seen_memory_releases_ || admission_.has_untried_front());) {
@@ -244,6 +246,29 @@ void Node::after_event() {
     for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
   if (admission_.waiting() > 0) ask_for_memory();
   notice_sparse();
+}
+
+/// What pickled refs keep that have been loaded goes while somebody waits, a part at a time: most of the memory comes
+/// back only when its maker has heard of it.
+void Node::drop_pickles() {
+  constexpr Duration pause = std::chrono::milliseconds(5);
+  constexpr std::uint64_t parts = 16;
+  if (drop_pickles_at_ && now_ < *drop_pickles_at_) return;
+  drop_pickles_at_.reset();
+  if (store_.drop_loaded(settings_.quota.total[static_cast<std::size_t>(Resource::memory)] / parts))
+    drop_pickles_at_ = now_ + pause;
+}
+
+/// Says of a full store what of it pickled refs keep.
+Error Node::with_pickles(const Error& error) const {
+  const auto bytes = store_.pickled_bytes();
+  if (error.code() != Code::out_of_memory || bytes == 0) return error;
+  return {error.code(),
+          error.message() + "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds",
+          "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
+              std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +
+              " s); or " + error.hint(),
+          error.ranks()};
 }
 
 /// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it

@@ -34,6 +34,7 @@
 
 namespace muster::ipc::wire {
 struct Frame;
+struct Lookup;
 struct Submit;
 }  // namespace muster::ipc::wire
 
@@ -202,6 +203,8 @@ class Node {
   void cut_off_doomed() noexcept;
   void after_event();
   void ask_for_memory();
+  void drop_pickles();
+  [[nodiscard]] muster::Error with_pickles(const muster::Error& error) const;
   /// If the client still lives.
   template <class Record>
   void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
@@ -234,8 +237,7 @@ class Node {
   }
   void seal_segment(ClientId client, std::uint64_t request, muster::Result<SegmentTable::Sealing> sealing);
   void map(Client& client, std::uint64_t request, SegmentId segment);
-  void lookup(ClientId client, std::uint64_t request, std::uint64_t incarnation, ObjectId object,
-              Capability capability);
+  void lookup(ClientId client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
   void describe(Client& client, std::uint64_t request, ObjectId object);
   void fork(Client& client, std::uint64_t request);
   void missing(Client& client, std::uint64_t request, WorkId work);
@@ -368,6 +370,7 @@ class Node {
   std::size_t disposals_ = 0;  ///< segments whose memory is on its way back
   bool stopping_ = false;
   std::optional<TimePoint> memory_wanted_until_;  ///< the clients see until then that others wait for memory
+  std::optional<TimePoint> drop_pickles_at_;      ///< no earlier, as memory takes a moment to come back
   std::vector<Move> moving_;                      ///< being copied
   std::optional<TimePoint> gather_at_;            ///< when to look at sparse segments next, if there are any
   Duration gather_pause_{};                       ///< after a turn in which nothing could be moved

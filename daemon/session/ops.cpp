@@ -269,7 +269,7 @@ std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs
     contribution.root = combine.root;
     contribution.deadline = now + bounded(combine.timeout_ns);
     contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
-    if (rank == 0) contribution.charge = std::move(charge);
+    contribution.charge = std::exchange(charge, {});
     if (!one_input || contribution.rank == combine.root) {
       contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
       next += static_cast<std::ptrdiff_t>(each);
@@ -323,7 +323,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         launch(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, error); });
+      [this, key](const Error& error) { fail_running(key, with_pickles(error)); });
   if (waiter) put_aside(key, *waiter);
 }
 

@@ -169,12 +169,7 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       return seal_segment(id, request, segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}));
     case wire::Body_Return: return reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
     case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
-    case wire::Body_Lookup: {
-      const auto& body = *frame.body_as_Lookup();
-      if (!body.capability()) return reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
-      return lookup(id, request, body.incarnation(), {body.object()},
-                    {{body.capability()->low(), body.capability()->high()}});
-    }
+    case wire::Body_Lookup: return lookup(id, request, *frame.body_as_Lookup());
     case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});
     case wire::Body_Submit: return submit(client, request, *frame.body_as_Submit(), now);
     case wire::Body_Join: {
@@ -260,7 +255,9 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     send_reply(payer.client, frames::segment(request, **segment), {&fd, 1});
     return {};
   };
-  const auto give_up = [this, id = client.id, request](const Error& error) { reply_error(id, request, error); };
+  const auto give_up = [this, id = client.id, request](const Error& error) {
+    reply_error(id, request, with_pickles(error));
+  };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
   // Memory that is on its way back is worth a moment, also to one who would not wait for others.
@@ -326,8 +323,12 @@ void Node::map(Client& client, std::uint64_t request, SegmentId id) {
   send_reply(client.id, frames::segment(request, **segment), {&fd, 1});
 }
 
-void Node::lookup(ClientId id, std::uint64_t request, std::uint64_t incarnation, ObjectId object,
-                  Capability capability) {
+void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked) {
+  if (!asked.capability()) return reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
+  const auto incarnation = asked.incarnation();
+  const ObjectId object{asked.object()};
+  const Capability capability{{asked.capability()->low(), asked.capability()->high()}};
+  const auto found_by = asked.pickled() ? Store::Found::by_pickle : Store::Found::again;
   if (incarnation != settings_.incarnation)
     return reply_error(id, request,
                        Error(Code::daemon_restarted,
@@ -335,11 +336,11 @@ void Node::lookup(ClientId id, std::uint64_t request, std::uint64_t incarnation,
                                  std::to_string(incarnation) + ", this one's " + std::to_string(settings_.incarnation),
                              "make the object again"));
   // The maker's seal may still lie unread in its ring, although it came before this in time.
-  outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability] {
+  outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability, found_by] {
     do_later(id, [&] {
       Client* client = find(id);
       if (!client) return;
-      auto found = store_.lookup(object, capability, client->payer());
+      auto found = store_.lookup(object, capability, client->payer(), found_by);
       if (!found) return reply_error(id, request, found.error());
       send_reply(id, frames::object(request, **found), {});
     });

@@ -107,10 +107,12 @@ void Store::add_hold(Family& family, const ObjectPtr& object) {
   if (is_new) holders.push_back({client, 1});
   else ++holder->holds;
   if (is_new) ++family.held;
+  if (entry.pinned_until != TimePoint{}) count_kept_by_pickles(entry);
 }
 
 void Store::let_go(Entry& entry, const char* reason) {
-  if (!entry.holders.empty() || entry.pinned_until != TimePoint{}) return;
+  if (!entry.holders.empty()) return;
+  if (entry.pinned_until != TimePoint{}) return count_kept_by_pickles(entry);
   entry.end_reason = reason;
   entry.strong.reset();
 }

@@ -193,7 +193,7 @@ Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
   return found->second->strong;
 }
 
-Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client) {
+Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client, Found found_by) {
   auto found = entries_.find(id);
   auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
   if (!object) return lost(id);
@@ -203,32 +203,8 @@ Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client
   if (object->user != client.user)
     return Error(Code::denied, label_of(id) + " belongs to user " + std::to_string(object->user));
   if (auto held = hold(object, client); !held) return held.error();
+  if (found_by == Found::by_pickle) note_loaded(*object);
   return object;
-}
-
-Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
-  auto object = held(id, client);
-  if (!object) return object.error();
-  auto& entry = *(*object)->entry;
-  pins_.erase({entry.pinned_until, id});
-  entry.pinned_until = now + limits_.pickle_lease;
-  pins_.emplace(entry.pinned_until, id);
-  return {};
-}
-
-void Store::expire(TimePoint now) {
-  while (!pins_.empty() && pins_.begin()->first <= now) {
-    const ObjectId id = pins_.begin()->second;
-    pins_.erase(pins_.begin());
-    auto& entry = *entries_.at(id);
-    entry.pinned_until = {};
-    let_go(entry, "expired: its pickled ref was not used within the pickle lease");
-  }
-}
-
-std::optional<TimePoint> Store::next_deadline() const {
-  if (pins_.empty()) return std::nullopt;
-  return pins_.begin()->first;
 }
 
 std::span<const Store::Gone> Store::take_gone() {

@@ -2,6 +2,7 @@
 // An object lives while anything holds it: a client's hold, a pickle's lease, an op, or an object made of its parts.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <functional>
@@ -74,12 +75,17 @@ struct Object {
 };
 using ObjectPtr = std::shared_ptr<const Object>;
 
+/// Of an object that pickles keep which have been loaded. Without an allocation: it gets there when a hold ends.
+using PickleHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
 /// What may change about an object.
-struct StoreEntry {
+struct StoreEntry : PickleHook {
   ObjectPtr strong;  ///< while holds or a pickle's lease keep it
   std::weak_ptr<const Object> weak;
   Holders holders;
   TimePoint pinned_until{};
+  std::uint32_t not_loaded = 0;     ///< pickles that nobody has loaded yet, about: one may be loaded twice
+  std::uint64_t pickled_bytes = 0;  ///< its bytes while nothing but pickles keeps it
   const char* end_reason = "freed";
 };
 
@@ -138,7 +144,9 @@ class Store {
   /// True if the client holds an object that lies in the segment: then it may read it, whoever owns it.
   [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
   /// Adds a hold for whoever shows the capability and is of the object's user, else Denied; ObjectLost with the reason.
-  [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client);
+  enum class Found : std::uint8_t { by_pickle, again };
+  [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client,
+                                                 Found found_by = Found::by_pickle);
   /// Adds a hold. QuotaExceeded if the client has no heap left for it.
   [[nodiscard]] muster::Result<void> hold(const ObjectPtr& object, Payer client);
   /// Sees to it that the client's next `more` holds have room, until end_reservations().
@@ -171,6 +179,12 @@ class Store {
   /// Ends pickle leases.
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+  /// What nothing but pickled refs keeps.
+  [[nodiscard]] std::uint64_t pickled_bytes() const { return pickled_bytes_; }
+  /// Whether some of that has been loaded, and goes when others need the room.
+  [[nodiscard]] bool has_loaded() const { return !loaded_.empty(); }
+  /// Lets about so many bytes of it go, first what nobody has held for longest. False if there is none.
+  bool drop_loaded(std::uint64_t bytes);
 
   /// How the object would leave this segment. Nothing if it must stay: an op or a part of it uses its place, or a
   /// forked child, whose mappings nobody counts.
@@ -275,7 +289,10 @@ class Store {
   void shrink(Family& family) const;
   void add_hold(Family& family, const ObjectPtr& object);
   void end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before, const char* reason);
-  static void let_go(Entry& entry, const char* reason);
+  void let_go(Entry& entry, const char* reason);
+  static void note_loaded(const Object& object);
+  void unpin(Entry& entry, const char* reason);
+  void count_kept_by_pickles(Entry& entry);
 
   Ledger& ledger_;
   SegmentTable& segments_;
@@ -295,6 +312,9 @@ class Store {
   };
   std::list<Dropping> dropping_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
+  boost::intrusive::list<Entry, boost::intrusive::base_hook<PickleHook>, boost::intrusive::constant_time_size<false>>
+      loaded_;
+  std::uint64_t pickled_bytes_ = 0;
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;
   std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();

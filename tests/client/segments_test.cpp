@@ -21,6 +21,7 @@ struct Fetcher {
   std::map<std::uint32_t, int> fetched;
   std::vector<std::uint32_t> unmapped;
   std::function<void()> while_fetching;
+  std::uint64_t keep = std::uint64_t{1} << 40;
   Segments segments{[this](ipc::SegmentId id) -> muster::Result<SegmentHandle> {
                       ++fetched[id.value];
                       if (while_fetching) while_fetching();
@@ -29,7 +30,7 @@ struct Fetcher {
                       writable.data()[0] = std::byte{static_cast<unsigned char>(id.value)};
                       return SegmentHandle{std::move(fd), bytes};
                     },
-                    [this](ipc::SegmentId id) { unmapped.push_back(id.value); }};
+                    [this](ipc::SegmentId id) { unmapped.push_back(id.value); }, [this] { return keep; }};
 };
 
 TEST_CASE("a segment is fetched and mapped once") {
@@ -53,6 +54,21 @@ TEST_CASE("unused mappings are dropped when there are many, used ones never") {
   CHECK(fetcher.fetched[4999] == 1);
   REQUIRE(fetcher.segments.use({2}));
   CHECK(fetcher.fetched[2] == 2);
+}
+
+TEST_CASE("unused mappings are dropped when they are large, those that were used long ago first") {
+  Fetcher fetcher;
+  fetcher.keep = 8 * bytes;
+  for (std::uint32_t id = 1; id <= 9; ++id) REQUIRE(fetcher.segments.use({id}));
+  for (std::uint32_t id = 1; id <= 8; ++id) fetcher.segments.unuse({id});
+  CHECK(fetcher.unmapped.empty());
+  fetcher.segments.unuse({9});
+  CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1, 2, 3});
+  // While others wait for memory nothing stays.
+  REQUIRE(fetcher.segments.use({5}));
+  fetcher.keep = 0;
+  fetcher.segments.unuse({5});
+  CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1, 2, 3, 4, 6, 7, 8, 9, 5});
 }
 
 TEST_CASE("a segment that goes back is forgotten, unless it is in use") {

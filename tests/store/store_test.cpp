@@ -115,6 +115,59 @@ TEST_CASE("the last of several holds frees, and tells once") {
   CHECK(world.ledger.total().used[objects] == 0);
 }
 
+TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the room") {
+  World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
+  const auto segment = world.segment_of(alice);
+  Ids ids;
+  for (std::uint64_t i = 0; i < 4; ++i) ids.push_back(world.seal(alice, array(segment, 64 * i, 8)));
+  for (const auto id : ids) REQUIRE(world.store.pin(id, alice.client, world.now));
+  const auto bytes = world.store.held(ids[0], alice.client).value()->manifest.bytes();
+  CHECK(world.store.pickled_bytes() == 0);
+  for (const auto id : ids) REQUIRE(world.store.release(id, alice.client));
+  CHECK(world.store.pickled_bytes() == 4 * bytes);
+  // Nobody has loaded one.
+  CHECK_FALSE(world.store.drop_loaded(bytes));
+
+  for (const auto id : {ids[2], ids[0], ids[1]}) REQUIRE(world.store.lookup(id, secret, bob));
+  CHECK(world.store.pickled_bytes() == bytes);
+  CHECK_FALSE(world.store.has_loaded());
+  for (const auto id : {ids[1], ids[2]}) REQUIRE(world.store.release(id, bob.client));
+  CHECK(world.store.has_loaded());
+  // What nobody has held for longest goes first.
+  CHECK(world.store.drop_loaded(1));
+  world.gone();
+  CHECK_THAT(error_of(world.store.lookup(ids[1], secret, bob)).message(), Contains("others needed the room"));
+  // A pickle can be loaded again while there is room, and keeps its object meanwhile.
+  REQUIRE(world.store.lookup(ids[2], secret, bob));
+  CHECK_FALSE(world.store.drop_loaded(1000 * bytes));
+  REQUIRE(world.store.release(ids[2], bob.client));
+  CHECK(world.store.drop_loaded(1000 * bytes));
+  CHECK(world.store.pickled_bytes() == bytes);
+  // One that is held goes with its holder, as its pickles don't matter any more; the last one with its lease.
+  world.store.expire(world.now + std::chrono::minutes(1));
+  CHECK(world.store.pickled_bytes() == 0);
+  CHECK(world.store.held(ids[0], bob.client));
+  CHECK(code_of(world.store.lookup(ids[3], secret, bob)) == Code::object_lost);
+  CHECK(world.store.size() == 1);
+}
+
+TEST_CASE("of several pickles of one object the room is kept for those that nobody has loaded") {
+  World world;
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 8));
+  for (int i = 0; i < 2; ++i) REQUIRE(world.store.pin(id, alice.client, world.now));
+  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.lookup(id, secret, bob));
+  REQUIRE(world.store.release(id, bob.client));
+  CHECK_FALSE(world.store.drop_loaded(1));
+  // Looking it up again, as a forked child does, loads no pickle.
+  REQUIRE(world.store.lookup(id, secret, bob, Store::Found::again));
+  REQUIRE(world.store.release(id, bob.client));
+  CHECK_FALSE(world.store.drop_loaded(1));
+  REQUIRE(world.store.lookup(id, secret, bob));
+  REQUIRE(world.store.release(id, bob.client));
+  CHECK(world.store.drop_loaded(1));
+}
+
 TEST_CASE("an object is lost with the reason") {
   World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);

@@ -1,0 +1,69 @@
+// How long a pickled ref keeps its object. While nobody has loaded the pickle: for its lease. Later: for as long as
+// nobody needs the room.
+#include "store/store.hpp"
+
+namespace musterd {
+
+using muster::Error;
+using muster::Result;
+
+Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
+  auto object = held(id, client);
+  if (!object) return object.error();
+  auto& entry = *(*object)->entry;
+  const TimePoint until = now + limits_.pickle_lease;
+  pins_.emplace(until, id);  // may find no memory
+  if (entry.pinned_until != until) pins_.erase({entry.pinned_until, id});
+  entry.pinned_until = until;
+  ++entry.not_loaded;
+  return {};
+}
+
+void Store::note_loaded(const Object& object) {
+  auto& entry = *object.entry;
+  if (entry.not_loaded > 0) --entry.not_loaded;
+}
+
+/// Its pickles keep it no more.
+void Store::unpin(Entry& entry, const char* reason) {
+  pins_.erase({entry.pinned_until, entry.strong->id});
+  entry.pinned_until = {};
+  entry.not_loaded = 0;
+  count_kept_by_pickles(entry);
+  let_go(entry, reason);
+}
+
+void Store::expire(TimePoint now) {
+  while (!pins_.empty() && pins_.begin()->first <= now)
+    unpin(*entries_.at(pins_.begin()->second), "expired: its pickled ref was not used within the pickle lease");
+}
+
+std::optional<TimePoint> Store::next_deadline() const {
+  if (pins_.empty()) return std::nullopt;
+  return pins_.begin()->first;
+}
+
+/// To be called when its holders change, or its pin.
+void Store::count_kept_by_pickles(Entry& entry) {
+  const bool pinned = entry.pinned_until != TimePoint{};
+  const std::uint64_t bytes =
+      pinned && entry.holders.empty() && !entry.strong->parent ? entry.strong->manifest.bytes() : 0;
+  pickled_bytes_ += bytes - entry.pickled_bytes;
+  entry.pickled_bytes = bytes;
+  const bool may_go = pinned && entry.holders.empty() && entry.not_loaded == 0;
+  if (may_go == entry.PickleHook::is_linked()) return;
+  if (may_go) loaded_.push_back(entry);
+  else loaded_.erase(loaded_.iterator_to(entry));
+}
+
+bool Store::drop_loaded(std::uint64_t bytes) {
+  const bool any = !loaded_.empty();
+  for (std::uint64_t dropped = 0; !loaded_.empty() && dropped < bytes;) {
+    dropped += std::max<std::uint64_t>(loaded_.front().strong->manifest.bytes(), 1);
+    unpin(loaded_.front(),
+          "freed: its pickled ref had been loaded, nobody held it any more, and others needed the room");
+  }
+  return any;
+}
+
+}  // namespace musterd
