@@ -21,6 +21,7 @@
 #include "session/channel.hpp"
 #include "session/endpoint.hpp"
 #include "session/outside.hpp"
+#include "session/rounds.hpp"
 #include "session/server.hpp"
 
 namespace musterd {
@@ -39,9 +40,6 @@ struct Borrowed {
   muster::ipc::Fd fd;
 };
 
-/// So long a client keeps this thread before others have their turn. One record or frame may take longer.
-inline constexpr Duration slice = std::chrono::microseconds(200);
-
 [[nodiscard]] muster::Error out_of_descriptors();
 /// Whether poll() says so of it. Asio recycles what it keeps per descriptor: an event of a descriptor that was closed a
 /// moment ago may wake whoever waits for a new one.
@@ -53,6 +51,9 @@ struct Unsent {
   /// With what malloc adds.
   [[nodiscard]] std::size_t bytes() const { return sizeof(Unsent) + 32 + frame.size(); }
 };
+
+struct Connection;
+using ConnectionPtr = std::shared_ptr<Connection>;
 
 struct Connection {
   Connection(asio::io_context& io, ClientId id_, int socket_fd)
@@ -72,8 +73,10 @@ struct Connection {
   Charge backlog;        ///< completions for which its ring has no room
   bool cut_off = false;  ///< it is about to be told that it ends
   bool sending = false;
-  bool paused = false;  ///< frames are not received until what is unsent has gone out
-  bool polled = false;
+  bool paused = false;      ///< frames are not received until what is unsent has gone out
+  bool polled = false;      ///< its ring is
+  bool has_frames = false;  ///< its socket is readable, and is read when it is its turn
+  Rounds<ConnectionPtr>::LanePtr lane;
   bool dirty = false;
   bool ending = false;   ///< it has ended; what it had published is still handled
   bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
@@ -86,7 +89,6 @@ struct Connection {
   UserId user = 0;
   Charge descriptors;  ///< once the node has forgotten it
 };
-using ConnectionPtr = std::shared_ptr<Connection>;
 
 class AsioServer final : public Server, public Outside {
  public:
@@ -127,9 +129,9 @@ class AsioServer final : public Server, public Outside {
   void wait_for_frames(const ConnectionPtr& connection);
   void wait_for_doorbell(const ConnectionPtr& connection);
   void wait_for_death(const ConnectionPtr& connection);
-  void receive_some(const ConnectionPtr& connection);
+  void receive_some(const ConnectionPtr& connection, Slice& slice);
   void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
-  bool read_ring(const ConnectionPtr& connection);
+  void read_ring(const ConnectionPtr& connection, Slice& slice);
   void run_behind(const ConnectionPtr& connection);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
@@ -144,11 +146,12 @@ class AsioServer final : public Server, public Outside {
   void charge_replies(const ConnectionPtr& connection);
   void charge_backlog(const ConnectionPtr& connection);
   // server.cpp: the loop and the end
-  bool poll_rings();
+  bool take_turns();
   void take_posted(std::function<void()> function);  ///< from lanes
   bool run_posted();
   void flush_completions();
-  void set_polled(const ConnectionPtr& connection, bool polled);
+  void set_polled(const ConnectionPtr& connection);
+  void set_has_frames(const ConnectionPtr& connection, bool has_frames);
   void sleep();
   void take_events();
   void tick_if_due();
@@ -165,7 +168,7 @@ class AsioServer final : public Server, public Outside {
   asio::steady_timer stop_deadline_;
   muster::ipc::Fd spare_;  ///< given up to refuse a connection politely when descriptors run out
   std::map<ClientId, ConnectionPtr> connections_;
-  std::vector<ConnectionPtr> polled_;
+  Rounds<ConnectionPtr> rounds_;  ///< who is polled or has frames
   std::vector<ConnectionPtr> dirty_;
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
   std::uint32_t last_client_ = 0;

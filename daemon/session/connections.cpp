@@ -27,37 +27,39 @@ ConnectionPtr AsioServer::find(ClientId client) const {
 
 void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
   connection->socket.async_wait(readable, [this, connection](error_code error) {
-    if (error || connection->closing || connection->ending) return;
-    try {
-      receive_some(connection);
-    } catch (const std::bad_alloc&) {
-      // A frame may be larger than all that is left.
-      node_.violated(connection->id, Node::no_heap(), now_);
-    }
+    if (!error && !connection->closing && !connection->ending) set_has_frames(connection, true);
   });
 }
 
-void AsioServer::receive_some(const ConnectionPtr& connection) {
+/// For what is left of its process's slice, and at least one.
+void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) try {
   now_ = Clock::now();
-  const auto until = now_ + slice;
-  const Borrowed socket(connection->socket.native_handle());
   do {
+    if (connection->closing || connection->ending || connection->paused) return set_has_frames(connection, false);
+    const Borrowed socket(connection->socket.native_handle());
     ipc::Packet packet;
     auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
     if (!received) return node_.violated(connection->id, received.error(), now_);
     if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
-    if (*received == ipc::Received::would_block) return wait_for_frames(connection);
+    if (*received == ipc::Received::would_block) {
+      set_has_frames(connection, false);
+      return wait_for_frames(connection);
+    }
     // What the client put into its ring before it sent this comes first, and what it sends after this comes later.
-    if (connection->channel && connection->channel->has_submissions())
+    if (connection->channel && connection->channel->has_submissions()) {
+      set_has_frames(connection, false);
       return after_ring(connection, [this, connection, frame = std::move(packet.bytes)] {
         if (connection->closing || connection->ending) return;
         take_frame(connection, frame);
         if (!connection->closing && !connection->paused) wait_for_frames(connection);
       });
+    }
     take_frame(connection, packet.bytes);
-    if (connection->closing || connection->paused) return;
-  } while (Clock::now() < until);
-  wait_for_frames(connection);
+    slice.spend(Slice::Cost::any);
+  } while (slice.lasts());
+} catch (const std::bad_alloc&) {
+  // A frame may be larger than all that is left.
+  node_.violated(connection->id, Node::no_heap(), now_);
 }
 
 void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame) {
@@ -70,7 +72,7 @@ void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
   connection->doorbell.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
     connection->channel->clear_doorbell();
-    set_polled(connection, true);
+    set_polled(connection);
     // It may be ringing because it made room in its completion ring.
     if (!connection->dirty) {
       connection->dirty = true;
@@ -90,7 +92,6 @@ void AsioServer::wait_for_death(const ConnectionPtr& connection) {
 
 namespace {
 
-/// What gives something up, or only takes note, is quickly done: the clock is not asked for each of these.
 bool is_quick(const ipc::Record& record) {
   constexpr std::size_t small_bytes = 512;
   const auto type = static_cast<ipc::SubmissionType>(record.type);
@@ -100,24 +101,18 @@ bool is_quick(const ipc::Record& record) {
 
 }  // namespace
 
-/// For a slice of time. True if there was something.
-bool AsioServer::read_ring(const ConnectionPtr& connection) {
-  constexpr int quick_max = 16;  // in a row
-  TimePoint until;               // known when the clock is first asked: small ops mostly need it once
-  for (int quick = 0; !connection->closing;) {
+/// For what is left of its process's slice.
+void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
+  while (!connection->closing) {
     auto record = connection->channel->next();
-    if (!record) return node_.violated(connection->id, record.error(), now_), true;
+    if (!record) return node_.violated(connection->id, record.error(), now_);
     if (!*record) break;
-    quick = is_quick(**record) ? quick + 1 : quick_max;
     node_.record(connection->id, static_cast<ipc::SubmissionType>((*record)->type), (*record)->body, now_);
-    if (quick < quick_max || connection->closing || !connection->channel->has_submissions()) continue;
-    const auto now = Clock::now();
-    if (until == TimePoint{}) until = now + slice;
-    if (now >= until) break;
-    quick = 0;
+    slice.spend(is_quick(**record) ? Slice::Cost::quick : Slice::Cost::any);
+    if (connection->closing || !connection->channel->has_submissions()) break;
+    if (!slice.lasts()) break;
   }
   if (!connection->behind.empty()) run_behind(connection);
-  return true;
 }
 
 void AsioServer::run_behind(const ConnectionPtr& connection) {
@@ -142,7 +137,7 @@ void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void(
   const bool has_channel = connection->channel && !connection->closing;
   if (!has_channel || (connection->behind.empty() && !connection->channel->has_submissions())) return then();
   connection->behind.push_back({connection->channel->written(), std::move(then)});
-  set_polled(connection, true);
+  set_polled(connection);
 }
 
 void AsioServer::ended(const ConnectionPtr& connection, const std::string& how) {
@@ -171,8 +166,8 @@ void AsioServer::close(ClientId client, const std::string& why, Charge descripto
 void AsioServer::drop(const ConnectionPtr& connection) {
   connection->closing = true;
   forget_unsent(*connection);
-  if (connection->polled) std::erase(polled_, connection);
-  connection->polled = false;
+  if (connection->polled || connection->has_frames) rounds_.remove(connection);
+  connection->polled = connection->has_frames = false;
   error_code ignored;
   connection->hello.cancel();
   connection->again.cancel();

@@ -41,6 +41,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
           settings_.place_lane) {}
 
 AsioServer::~AsioServer() {
+  rounds_.clear();
   // What waits for a connection's ring holds the connection.
   for (const auto& [id, connection] : connections_) connection->behind.clear();
   // Charges end before the ledger does.
@@ -73,7 +74,7 @@ std::string AsioServer::run() {
   };
   for (unsigned turn = 0; !done_; ++turn) {
     now_ = Clock::now();
-    const bool polled = poll_rings();
+    const bool polled = take_turns();
     if (polled && jobs_ > 0) engine_.give_way();
     const bool worked = run_posted() || polled;
     flush_completions();
@@ -89,7 +90,7 @@ std::string AsioServer::run() {
     }
     if (worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
-    if (!polled_.empty() && jobs_ == 0 && now_ - last_work < patience.spin_max(backoff)) {
+    if (!rounds_.empty() && jobs_ == 0 && now_ - last_work < patience.spin_max(backoff)) {
       backoff.step();
       continue;
     }
@@ -101,7 +102,7 @@ std::string AsioServer::run() {
 
 /// For a slice of time: what many clients send at once must not keep rings waiting.
 void AsioServer::take_events() {
-  const auto until = Clock::now() + slice;
+  const auto until = Clock::now() + Slice::length;
   while (io_.poll_one() > 0 && Clock::now() < until) {
   }
   io_.restart();
@@ -109,16 +110,21 @@ void AsioServer::take_events() {
   next_events_ = Clock::now() + time_between_events;
 }
 
-bool AsioServer::poll_rings() {
-  bool worked = false;
-  // Reading may end connections, which changes polled_.
-  for (std::size_t i = 0; i < polled_.size(); ++i) {
-    const bool waits = polled_[i]->channel && (polled_[i]->channel->has_submissions() || !polled_[i]->behind.empty());
-    if (!waits) continue;
-    const ConnectionPtr connection = polled_[i];
-    worked |= read_ring(connection);
-  }
-  return worked;
+namespace {
+
+bool has_work(const Connection& connection) {
+  return connection.has_frames ||
+         (connection.channel && (connection.channel->has_submissions() || !connection.behind.empty()));
+}
+
+}  // namespace
+
+/// True if somebody had something to do.
+bool AsioServer::take_turns() {
+  return rounds_.round(has_work, [this](const ConnectionPtr& connection, Slice& slice) {
+    if (connection->channel) read_ring(connection, slice);
+    if (connection->has_frames) receive_some(connection, slice);
+  });
 }
 
 void AsioServer::take_posted(std::function<void()> function) {
@@ -161,16 +167,17 @@ void AsioServer::flush_completions() {
 }
 
 void AsioServer::sleep() {
-  for (const auto& connection : polled_) connection->channel->set_polled(false);
-  const bool pending = std::any_of(polled_.begin(), polled_.end(), [](const auto& connection) {
-    return connection->channel->has_submissions() || !connection->behind.empty();
-  });
-  if (pending) {
-    for (const auto& connection : polled_) connection->channel->set_polled(true);
-    return;
-  }
-  for (const auto& connection : polled_) connection->polled = false;
-  polled_.clear();
+  const auto set_polled = [&](bool polled) {
+    rounds_.for_each([&](const ConnectionPtr& connection) {
+      if (connection->polled) connection->channel->set_polled(polled);
+    });
+  };
+  set_polled(false);
+  bool pending = false;
+  rounds_.for_each([&](const ConnectionPtr& connection) { pending |= has_work(*connection); });
+  if (pending) return set_polled(true);
+  rounds_.for_each([](const ConnectionPtr& connection) { connection->polled = false; });
+  rounds_.clear();
   sleeping_.store(true, std::memory_order_seq_cst);
   if (!has_posted_.load(std::memory_order_seq_cst) && !done_) {
     const auto deadline = node_.next_deadline();
@@ -197,12 +204,19 @@ void AsioServer::tick_if_due() {
   flush_completions();
 }
 
-void AsioServer::set_polled(const ConnectionPtr& connection, bool polled) {
-  if (connection->polled == polled || !connection->channel) return;
-  connection->polled = polled;
-  connection->channel->set_polled(polled);
-  if (polled) polled_.push_back(connection);
-  else std::erase(polled_, connection);
+void AsioServer::set_polled(const ConnectionPtr& connection) {
+  if (connection->polled || !connection->channel) return;
+  if (!connection->has_frames) rounds_.add(connection);
+  connection->polled = true;
+  connection->channel->set_polled(true);
+}
+
+void AsioServer::set_has_frames(const ConnectionPtr& connection, bool has_frames) {
+  if (connection->has_frames == has_frames) return;
+  connection->has_frames = has_frames;
+  if (connection->polled) return;
+  if (has_frames) rounds_.add(connection);
+  else rounds_.remove(connection);
 }
 
 // ---- the end ----
