@@ -242,13 +242,12 @@ bool Connection::write_unmapped() {
 }
 
 void Connection::write_releases() {
-  constexpr std::size_t objects_max = 1024;
   if (!has_releases_) return;
   const std::lock_guard lock(releases_mutex_);
   if (!write_unmapped()) return;
   Scratch body;
   while (!releases_.empty()) {
-    const auto count = std::min(releases_.size(), objects_max);
+    const auto count = std::min(releases_.size(), ipc::Release::objects_max);
     const auto first = releases_.end() - static_cast<std::ptrdiff_t>(count);
     (*body).clear();
     ipc::write(ipc::Release{{first, releases_.end()}}, *body);

@@ -301,6 +301,17 @@ TEST_CASE("the reason why a rank has no input travels with its contribution, cut
   REQUIRE(read->fault->message() == std::string(fault_bytes_max, 'm'));
 }
 
+TEST_CASE("a release names no more objects than the daemon gives up in one turn") {
+  std::vector<std::byte> body;
+  write(Release{ObjectIds(Release::objects_max, ObjectId{1})}, body);
+  CHECK(read_release(body));
+  body.clear();
+  write(Release{ObjectIds(Release::objects_max + 1, ObjectId{1})}, body);
+  const auto refused = read_release(body);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code() == Code::invalid);
+}
+
 TEST_CASE("a combine's ranks all give the same number of objects") {
   Combine combine{{1}, Kind::allreduce, ReduceOp::sum, Layout::parts, 0, 0, 2, {{5}, {6}}};
   REQUIRE(read_combine(packed(combine)));

@@ -277,7 +277,9 @@ void write(const Release& release, std::vector<std::byte>& out) { Packer(out).nu
 
 Result<Release> read_release(std::span<const std::byte> body) {
   return read<Release>("release", body, [&](Unpacker& in, Release& release) {
-    release.objects = take_objects(in, body.size() / sizeof(ObjectId));
+    const std::size_t count = body.size() / sizeof(ObjectId);
+    in.require(count <= Release::objects_max, "it names too many objects");
+    if (in.problem() == nullptr) release.objects = take_objects(in, count);
   });
 }
 

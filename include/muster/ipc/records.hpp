@@ -104,6 +104,7 @@ struct Combine {
 
 /// Client: gives up holds.
 struct Release {
+  static constexpr std::size_t objects_max = 1024;  ///< the daemon is about half a millisecond busy with so many
   ObjectIds objects;
 };
 
