@@ -21,20 +21,22 @@ class LeafIndex {
   [[nodiscard]] std::optional<std::size_t> find(const muster::ipc::Leaf& part);
 
  private:
-  /// The leaves by where they begin; `furthest` is the one of this and all before it in its segment that ends last.
+  /// Where a leaf begins. Small, as most of the time goes into waiting for the memory that these lie in.
   struct Start {
-    muster::ipc::SegmentId segment;
     std::uint64_t offset = 0;
-    std::uint64_t end = 0;
-    std::size_t leaf = 0;
-    std::size_t furthest = 0;
+    muster::ipc::SegmentId segment;
+    std::uint32_t leaf = 0;
   };
+  [[nodiscard]] static bool comes_before(const Start& a, const Start& b) {
+    return a.segment != b.segment ? a.segment < b.segment : a.offset < b.offset;
+  }
   [[nodiscard]] bool contains(std::size_t leaf, const muster::ipc::Leaf& part) const;
   void sort();
 
   std::span<const muster::ipc::Leaf> leaves_;
   std::size_t next_ = 0;
-  std::vector<Start> starts_;
+  std::vector<Start> starts_;            ///< sorted; empty before the first part that is out of order
+  std::vector<std::uint32_t> furthest_;  ///< leaves: of a start and all before it in its segment, what ends last
 };
 
 }  // namespace musterd

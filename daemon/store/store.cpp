@@ -125,6 +125,9 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
 
 Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, ObjectId parent,
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
+  if (manifest.leaves.size() > object_leaves_max)
+    return Error(Code::invalid, label_of(id) + " would have " + std::to_string(manifest.leaves.size()) + " arrays",
+                 "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object");
   const auto watched = std::make_shared<Watched>();
   Object& object = watched->object;
   object.id = id;

@@ -375,6 +375,18 @@ TEST_CASE("what the heap has no room for is refused to who asks for it") {
   CHECK(world.ledger.client(carol.client).used[heap] == 32 * kibibyte);
 }
 
+TEST_CASE("an object of more arrays than one turn suffices for is refused") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  Manifest manifest;
+  const auto add = [&] { REQUIRE(manifest.add(segment, 0, muster::DType::int8, std::vector<std::int64_t>{1})); };
+  while (manifest.leaves.size() < object_leaves_max) add();
+  const auto whole = world.seal(alice, manifest);
+  add();
+  CHECK(code_of(world.try_seal(alice, manifest)) == muster::Code::invalid);
+  CHECK(code_of(world.try_seal(alice, manifest, whole)) == muster::Code::invalid);
+}
+
 TEST_CASE("who holds an object may read its segments, all of them and no other") {
   World world;
   const auto first = world.segment_of(alice);
