@@ -355,7 +355,10 @@ class Planner {
       const auto part = like.shape(like.leaves[leaf]);
       std::vector<std::int64_t> shape(part.begin(), part.end());
       shape[0] = 0;
-      for (const Input* input : inputs) shape[0] += input->manifest->shape(input->manifest->leaves[leaf])[0];
+      // Arrays without elements may be as long as they like.
+      for (const Input* input : inputs)
+        if (__builtin_add_overflow(shape[0], input->manifest->shape(input->manifest->leaves[leaf])[0], &shape[0]))
+          return refuse_size(), Given{};
       append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf].dtype, shape));
     }
     return {true, 0, output};
@@ -393,11 +396,7 @@ class Planner {
     // Which segment is known only when the result has got its memory.
     constexpr muster::ipc::SegmentId some_segment{1};
     auto added = manifest.add(some_segment, aligned, dtype, shape);
-    if (!added || manifest.leaves.back().bytes() > output_bytes_max - aligned) {
-      error_ = Error(Code::invalid, op_.name + " would make a result that is too large for any memory",
-                     "give smaller arrays");
-      return std::nullopt;
-    }
+    if (!added || manifest.leaves.back().bytes() > output_bytes_max - aligned) return refuse_size();
     Leaf& leaf = manifest.leaves.back();
     leaf.segment = {};
     if (leaf.bytes() == 0) {
@@ -406,6 +405,12 @@ class Planner {
     }
     bytes = aligned + leaf.bytes();
     return aligned;
+  }
+
+  std::nullopt_t refuse_size() {
+    error_ =
+        Error(Code::invalid, op_.name + " would make a result that is too large for any memory", "give smaller arrays");
+    return std::nullopt;
   }
 
   const Op& op_;

@@ -403,6 +403,23 @@ TEST_CASE("a result beyond any memory is Invalid") {
   CHECK(plan.error().code() == muster::Code::invalid);
 }
 
+TEST_CASE("arrays without elements, which together are longer than any number, are Invalid") {
+  constexpr int ranks = 16;  // with the wrap-around it would be 0
+  std::vector<int> all(ranks);
+  std::iota(all.begin(), all.end(), 0);
+  Op op = make_op(Kind::all_to_all, ranks, all);
+  auto empty = std::make_shared<muster::ipc::Manifest>();
+  empty->add({}, 0, DType::uint8, std::vector<std::int64_t>{std::int64_t{1} << 60, 0}).value();
+  static const std::byte* const nowhere = nullptr;
+  for (auto& each : op.contributions) {
+    each.layout = Layout::concat;
+    each.inputs.assign(ranks, {empty, empty.get(), {&nowhere, 1}});
+  }
+  const auto plan = make_plan(op);
+  REQUIRE_FALSE(plan);
+  CHECK(plan.error().code() == muster::Code::invalid);
+}
+
 TEST_CASE("a scan reads each input once and writes each prefix once") {
   Op op = make_op(Kind::scan, 64, [] {
     std::vector<int> ranks(64);
