@@ -24,13 +24,16 @@ constexpr std::uint64_t no_fork = std::numeric_limits<std::uint64_t>::max();
 bool Store::holds_in(ClientId client, SegmentId segment) const {
   auto found = families_.find(client);
   if (found == families_.end()) return false;
-  const auto& own = found->second->own;
-  return std::any_of(own.begin(), own.end(), [&](const auto& hold) {
-    const auto& segments = entries_.at(hold.first)->strong->segments;
-    const auto place = std::lower_bound(segments.begin(), segments.end(), segment,
-                                        [](const SegmentPtr& each, SegmentId id) { return each->id() < id; });
-    return place != segments.end() && (*place)->id() == segment;
-  });
+  const auto lent = found->second->lent.find(segment);
+  return lent != found->second->lent.end() && lent->second > 0;
+}
+
+/// Another user's object is held no longer.
+void Store::forget_lent(Family& family, ObjectId id) const {
+  const Object& object = *entries_.at(id)->strong;
+  if (object.user == family.payer.user) return;
+  for (const auto& segment : object.segments)
+    if (const auto lent = family.lent.find(segment->id()); --lent->second == 0) family.lent.erase(lent);
 }
 
 Store::Family& Store::family_of(Payer client) {
@@ -56,11 +59,14 @@ void Store::shrink(Family& family) const {
   const std::size_t wanted = family.held + family.reserved;
   if (family.room <= small || wanted > family.room / 8) return;
   family.own.rehash(0);
+  family.lent.rehash(0);
   MUSTER_ASSERT(charge_for(family, std::max(small, 2 * wanted)), "to give something back is never refused");
 }
 
 Result<void> Store::charge_for(Family& family, std::size_t room) const {
-  constexpr std::uint64_t each = in_table(sizeof(Holds::value_type)) + 2 * sizeof(Holder);
+  // Results, which are all that users lend each other, lie in one segment each.
+  constexpr std::uint64_t each =
+      in_table(sizeof(Holds::value_type)) + in_table(sizeof(decltype(family.lent)::value_type)) + 2 * sizeof(Holder);
   if (auto charged = ledger_.resize(family.charge, family.payer, room * each); !charged) return charged.error();
   family.room = room;
   return {};
@@ -102,7 +108,12 @@ void Store::add_hold(Family& family, const ObjectPtr& object) {
   const bool is_new = holder == holders.end();
   // What may find no memory comes first: the two indexes must agree.
   if (is_new && holders.size() == holders.capacity()) holders.reserve(2 * holders.size());
+  const bool is_lent = is_new && object->user != family.payer.user;
+  if (is_lent)
+    for (const auto& segment : object->segments) family.lent.try_emplace(segment->id(), 0);
   ++family.own.try_emplace(object->id, Hold{0, family.forks}).first->second.count;
+  if (is_lent)
+    for (const auto& segment : object->segments) ++family.lent.find(segment->id())->second;
   entry.strong = object;
   if (is_new) holders.push_back({client, 1});
   else ++holder->holds;
@@ -155,6 +166,7 @@ Result<void> Store::release(ObjectId id, ClientId client) {
     --std::find_if(holders.begin(), holders.end(), [&](const Holder& each) { return each.client == client; })->holds;
     return {};
   }
+  if (!family.lent.empty()) forget_lent(family, id);
   end_hold(family, client, id, held->second, no_fork, "freed: every hold of it was given up");
   family.own.erase(held);
   shrink(family);
@@ -178,6 +190,7 @@ void Store::drop_client(ClientId client) {
   families_.erase(found);
   if (client == family->payer.client) {
     dropping.holds = std::move(family->own);
+    family->lent.clear();
   } else {
     const auto heir =
         std::find_if(family->heirs.begin(), family->heirs.end(), [&](const Heir& each) { return each.id == client; });

@@ -58,10 +58,7 @@ void count_where_it_lies(Object& object) {
     if (is_clients(segments[i])) object.residents.emplace_back(*segments[i], object.id, bytes[i]);
 }
 
-bool Store::is_inherited(ClientId holder, ObjectId id) const {
-  const auto found = families_.find(holder);
-  if (found == families_.end()) return false;
-  const Family& family = *found->second;
+bool Store::is_inherited(const Family& family, ClientId holder, ObjectId id) {
   if (family.payer.client != holder) return true;
   const auto hold = family.own.find(id);
   return hold != family.own.end() && !family.heirs.empty() && family.heirs.back().fork > hold->second.since;
@@ -71,8 +68,13 @@ Object* Store::at_rest(ObjectId id) const {
   const auto found = entries_.find(id);
   if (found == entries_.end()) return nullptr;
   const Entry& entry = *found->second;
-  const auto inherited = [&](const Holder& holder) { return is_inherited(holder.client, id); };
-  if (entry.strong.use_count() != 1 || std::any_of(entry.holders.begin(), entry.holders.end(), inherited))
+  // Whom it is lent to is known by segment.
+  const auto fixes_it = [&](const Holder& holder) {
+    const auto family = families_.find(holder.client);
+    return family != families_.end() &&
+           (family->second->payer.user != entry.strong->user || is_inherited(*family->second, holder.client, id));
+  };
+  if (entry.strong.use_count() != 1 || std::any_of(entry.holders.begin(), entry.holders.end(), fixes_it))
     return nullptr;
   return std::const_pointer_cast<Object>(entry.strong).get();
 }

@@ -144,7 +144,7 @@ class Store {
 
   /// The object if this client holds it; ObjectLost (with the reason) or Denied otherwise.
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, ClientId client) const;
-  /// True if the client holds an object that lies in the segment: then it may read it, whoever owns it.
+  /// True if the client holds another user's object that lies in the segment: then it may read it all the same.
   [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
   /// Adds a hold for whoever shows the capability and is of the object's user, else Denied; ObjectLost with the reason.
   enum class Found : std::uint8_t { by_pickle, again };
@@ -240,6 +240,8 @@ class Store {
     Holds own;
     std::vector<Heir> heirs;  ///< the alive, in the order of forks
     std::uint64_t forks = 0;
+    /// In how many of its objects that are another user's each segment has a part: it may read those.
+    boost::unordered_flat_map<SegmentId, std::uint32_t, std::hash<SegmentId>> lent;
     std::size_t held = 0;      ///< holds of all
     std::size_t reserved = 0;  ///< to come
     std::size_t room = 0;      ///< for how many it is charged
@@ -284,7 +286,7 @@ class Store {
   /// The object if nobody has it but the store; null otherwise.
   [[nodiscard]] Object* at_rest(ObjectId object) const;
   /// True if the holder is a forked child, or has one that holds the object, too.
-  [[nodiscard]] bool is_inherited(ClientId holder, ObjectId object) const;
+  [[nodiscard]] static bool is_inherited(const Family& family, ClientId holder, ObjectId object);
   [[nodiscard]] muster::Error lost(ObjectId id) const;
   Family& family_of(Payer client);
   [[nodiscard]] muster::Result<void> make_room(Family& family, std::size_t more) const;
@@ -292,6 +294,7 @@ class Store {
   void shrink(Family& family) const;
   void add_hold(Family& family, const ObjectPtr& object);
   void end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before, const char* reason);
+  void forget_lent(Family& family, ObjectId object) const;
   void let_go(Entry& entry, const char* reason);
   static void note_loaded(const Object& object);
   void unpin(Entry& entry, const char* reason);

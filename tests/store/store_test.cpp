@@ -403,6 +403,38 @@ TEST_CASE("who holds an object may read its segments, all of them and no other")
   CHECK_FALSE(world.store.holds_in(carol.client, third));
 }
 
+TEST_CASE("a segment is lent for as long as an object in it is held, however often") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  const auto first = world.seal(alice, array(segment, 0, 1));
+  const auto second = world.seal(alice, array(segment, 64, 1));
+  const auto take = [&](ObjectId id) { REQUIRE(world.store.hold(*world.store.held(id, alice.client), carol)); };
+  take(first);
+  take(first);
+  take(second);
+  for (const auto id : {first, second, first}) {
+    CHECK(world.store.holds_in(carol.client, segment));
+    REQUIRE(world.store.release(id, carol.client));
+  }
+  CHECK_FALSE(world.store.holds_in(carol.client, segment));
+  take(second);
+  world.store.drop_client(carol.client);
+  CHECK_FALSE(world.store.holds_in(carol.client, segment));
+}
+
+TEST_CASE("whether a segment is lent takes no walk over what a client holds") {
+  World world;
+  const auto mine = world.segment_of(carol);
+  const auto lent = world.segment_of(alice);
+  constexpr int holds = 30'000;
+  for (int i = 0; i < holds; ++i) world.seal(carol, array(mine, 0, 1));
+  REQUIRE(world.store.hold(*world.store.held(world.seal(alice, array(lent, 0, 1)), alice.client), carol));
+  constexpr int times = 30'000;  // a walk each would be a thousand million steps
+  bool always = true;
+  for (int i = 0; i < times; ++i) always &= world.store.holds_in(carol.client, lent);
+  CHECK(always);
+}
+
 TEST_CASE("objects are charged to their makers until they end, results to their users") {
   Quota quota = memory_quota(16 * mebibyte);
   quota.per_client[objects] = 2;
