@@ -87,6 +87,7 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
       auto gone = ipc::read_object_gone(record.body);
       if (!gone) return gone.error();
       aftermath.gone.push_back(gone->object);
+      forget_seal_error(gone->object);
       return {};
     }
     case ipc::CompletionType::seal_failed: {
@@ -95,8 +96,7 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
       // The object never was: its regions are free again, and whoever uses it is told why.
       aftermath.gone.push_back(failed->object);
       const std::lock_guard lock(works_mutex_);
-      // Its hold may be gone already, and then nobody asks. The daemon knows the reason, too.
-      if (seal_errors_.size() >= seal_errors_max) seal_errors_.erase(seal_errors_.begin());
+      // Until its hold is gone. If that was before, the daemon says so when it has read the release.
       seal_errors_.emplace(failed->object, failed->error);
       has_seal_errors_ = true;
       return {};

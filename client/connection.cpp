@@ -240,6 +240,14 @@ void Connection::forget_seat(ipc::SeatId seat) {
   seats_.erase(seat);
 }
 
+bool Connection::forget_seal_error(ipc::ObjectId object) {
+  if (!has_seal_errors_) return false;
+  const std::lock_guard lock(works_mutex_);
+  if (seal_errors_.erase(object) == 0) return false;
+  has_seal_errors_ = !seal_errors_.empty();
+  return true;
+}
+
 std::optional<Error> Connection::seal_error(ipc::ObjectId object) const {
   if (!has_seal_errors_) return std::nullopt;
   const std::lock_guard lock(works_mutex_);

@@ -187,6 +187,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool write_unmapped();
   void flush_releases();
   void tell_unmapped(ipc::SegmentId segment);
+  /// True if there was one.
+  bool forget_seal_error(ipc::ObjectId object);
   /// Whether others wait for memory of the store now.
   [[nodiscard]] bool memory_wanted() const { return header().memory_wanted.load(std::memory_order_relaxed) != 0; }
   void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience, std::atomic<SteadyTime>& wait_again);
@@ -285,8 +287,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::unordered_flat_map<ipc::WorkId, InFlight, std::hash<ipc::WorkId>> works_;
   std::unordered_map<ipc::SeatId, std::weak_ptr<Seat>> seats_;
   std::unordered_map<ipc::SeatId, ipc::GroupChanged> early_changes_;  ///< of seats whose Joined is still on its way
-  static constexpr std::size_t seal_errors_max = 1024;
-  std::unordered_map<ipc::ObjectId, Error> seal_errors_;  ///< until the object's hold is gone
+  std::unordered_map<ipc::ObjectId, Error> seal_errors_;              ///< until the object's hold is gone
   std::atomic<bool> has_seal_errors_{false};
 
   std::atomic<std::uint64_t> last_work_{0};

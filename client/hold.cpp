@@ -68,7 +68,7 @@ Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& c
                                             ipc::ObjectId object, ipc::Capability capability, Found found) {
   auto packet = ask(*connection, wire::Body_Lookup, request_timeout, [&](auto& fbb) {
     const wire::Capability shown(capability.bits[0], capability.bits[1]);
-    return wire::CreateLookup(fbb, incarnation, object.value, &shown, found == Found::by_pickle).Union();
+    return wire::CreateLookup(fbb, incarnation, object.value, found == Found::by_pickle, &shown).Union();
   });
   if (!packet) return packet.error();
   auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());

@@ -23,6 +23,12 @@ void hit_before_doorbell(ipc::SubmissionType type) {
   if (type == ipc::SubmissionType::contribute) MUSTER_FAILPOINT(contributed);
 }
 
+/// How much of the ring may lie unread after the record. Each seal may be refused, in more words than it has itself,
+/// and the other ring must have room for all of these.
+std::size_t unread_max(ipc::SubmissionType type) {
+  return type == ipc::SubmissionType::seal ? ipc::ring_bytes / 8 : ipc::ring_bytes;
+}
+
 }  // namespace
 
 std::vector<std::byte>& Scratch::spare() {
@@ -149,7 +155,7 @@ Result<bool> Connection::try_submit(const Submission& record) {
   write_releases();
   Result<bool> written = write_deferred();
   if (*written && !record.body.empty())
-    written = submissions_.try_write(static_cast<std::uint16_t>(record.type), record.body);
+    written = submissions_.try_write(static_cast<std::uint16_t>(record.type), record.body, unread_max(record.type));
   submissions_.publish();
   submitter_ = std::thread::id{};
   if (written && !*written) ipc::signal(doorbell_);
@@ -165,14 +171,8 @@ void Connection::ring_doorbell() {
 void Connection::release(ipc::ObjectId object, bool shared) {
   --holds_;
   if (!alive()) return;
-  if (has_seal_errors_) {
-    // It never was, so there is nothing to give up.
-    const std::lock_guard lock(works_mutex_);
-    if (seal_errors_.erase(object) > 0) {
-      has_seal_errors_ = !seal_errors_.empty();
-      return;
-    }
-  }
+  // It never was, so there is nothing to give up.
+  if (forget_seal_error(object)) return;
   {
     const std::lock_guard lock(releases_mutex_);
     releases_.push_back(object);

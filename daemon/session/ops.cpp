@@ -64,10 +64,16 @@ void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) 
 void Node::release(Client& client, std::span<const std::byte> body) {
   auto release = ipc::read_release(body);
   if (!release) return violated(client.id, release.error(), now_);
-  for (const ObjectId object : release->objects)
-    // Of its own objects the seal may have failed, which it has not read yet.
-    if (auto released = store_.release(object, client.id); !released && ipc::maker_of(object) != client.id)
-      return violated(client.id, released.error(), now_);
+  for (const ObjectId object : release->objects) {
+    auto released = store_.release(object, client.id);
+    if (released) continue;
+    if (ipc::maker_of(object) != client.id) return violated(client.id, released.error(), now_);
+    // The seal failed, and the client had not read that yet. Now it needn't know any longer.
+    if (store_.held(object, client.id).error().code() != Code::object_lost) continue;
+    completion_.clear();
+    ipc::write(ipc::ObjectGone{object}, completion_);
+    outside_.complete(client.id, ipc::CompletionType::object_gone, completion_);
+  }
 }
 
 Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> objects) const {

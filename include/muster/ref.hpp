@@ -19,7 +19,7 @@ namespace muster {
 namespace detail {
 struct Hold;     // client/hold.hpp
 struct Opening;  // client/opening.hpp
-}
+}  // namespace detail
 
 /// One array of an object, read-only, mapped from the store. Keeps its object alive.
 class ArrayView {

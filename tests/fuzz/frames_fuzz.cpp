@@ -66,7 +66,9 @@ Built object_request(Choices& choices, flatbuffers::FlatBufferBuilder& fbb, wire
   const std::uint64_t object = ipc::make_object_id({1}, 1 + choices.below(2)).value;
   if (type == wire::Body_Describe) return wire::CreateDescribe(fbb, object).Union();
   const wire::Capability shown(choices.below(2), 0);
-  return wire::CreateLookup(fbb, 7 - choices.below(2), object, choices.once_in(4) ? nullptr : &shown).Union();
+  return wire::CreateLookup(fbb, 7 - choices.below(2), object, choices.once_in(2),
+                            choices.once_in(4) ? nullptr : &shown)
+      .Union();
 }
 
 /// A seal of an object without bytes, which needs no segment, or anything.

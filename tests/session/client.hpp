@@ -100,7 +100,7 @@ class TestClient {
     FrameBuilder out(++request_);
     const wire::Capability shown(capability.bits[0], capability.bits[1]);
     constexpr std::uint64_t incarnation = 7;
-    ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, &shown).Union());
+    ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, true, &shown).Union());
     if (!reply().body_as_Object()) throw std::runtime_error("not found");
   }
 
@@ -147,7 +147,7 @@ class TestClient {
     FrameBuilder out(++request_);
     const wire::Capability capability(shown.bits[0], shown.bits[1]);
     constexpr std::uint64_t incarnation = 7;
-    ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, &capability).Union());
+    ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, true, &capability).Union());
   }
   void fork() {
     FrameBuilder out(++request_);

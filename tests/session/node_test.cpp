@@ -330,7 +330,8 @@ TEST_CASE("a lookup comes after what its maker has published, and needs the capa
   const auto ask = [&](std::uint64_t secret, std::uint64_t incarnation) {
     FrameBuilder out(9);
     const wire::Capability capability(42, secret);
-    reader.ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, &capability).Union());
+    reader.ask(out, wire::Body_Lookup,
+               wire::CreateLookup(out.fbb, incarnation, object.value, true, &capability).Union());
   };
   ask(1, 7);
   CHECK(reader.reply().body_type() == wire::Body_Object);

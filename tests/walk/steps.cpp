@@ -303,7 +303,7 @@ void Walk::lookup() {
   const std::uint64_t incarnation = choices_.once_in(16) ? 6 : 7;
   say(text(peer->id) + " looks " + text(object) + " up");
   ask(*peer, wire::Body_Lookup, {},
-      [&, id = object.value](auto& fbb) { return wire::CreateLookup(fbb, incarnation, id, &shown, id % 2 == 0); });
+      [&, id = object.value](auto& fbb) { return wire::CreateLookup(fbb, incarnation, id, id % 2 == 0, &shown); });
 }
 
 void Walk::fork() {

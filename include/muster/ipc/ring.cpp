@@ -41,15 +41,19 @@ void store_header(std::byte* address, const RecordHeader& header) {
 
 }  // namespace
 
-Result<bool> RingProducer::make_room(std::size_t bytes) {
-  if (tail_ + bytes - seen_head_ <= ring_bytes) return true;
+Result<bool> RingProducer::make_room(std::size_t bytes, std::size_t unread_max) {
+  const auto has_room = [&] {
+    const std::size_t unread = tail_ - seen_head_;
+    return unread + bytes <= unread_max || (unread == 0 && bytes <= ring_bytes);
+  };
+  if (has_room()) return true;
   const auto head = shared_head_.load(std::memory_order_seq_cst);
   if (head < seen_head_ || head > tail_ || head % 8 != 0) return broken("its reader's position is", head, tail_);
   seen_head_ = head;
-  return tail_ + bytes - seen_head_ <= ring_bytes;
+  return has_room();
 }
 
-Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::byte> body) {
+Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::byte> body, std::size_t unread_max) {
   if (type == 0 || body.size() > record_bytes_max)
     return Error(Code::invalid, "not a record for the ring: type " + std::to_string(type) + ", " +
                                     std::to_string(body.size()) + " bytes of at most " +
@@ -57,7 +61,7 @@ Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::by
   const std::size_t space = space_for(body.size());
   const std::size_t to_end = ring_bytes - tail_ % ring_bytes;
   const std::size_t padding = space > to_end ? to_end : 0;
-  auto room = make_room(padding + space);
+  auto room = make_room(padding + space, unread_max);
   if (!room || !*room) return room;
   if (padding != 0) {
     store_header(ring_ + tail_ % ring_bytes, {static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), 0, 0});

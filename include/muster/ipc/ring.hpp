@@ -79,9 +79,11 @@ class RingProducer {
   RingProducer(std::byte* ring, std::atomic<std::uint64_t>& tail, const std::atomic<std::uint64_t>& head)
       : ring_(ring), shared_tail_(tail), shared_head_(head) {}
 
-  /// Writes one record unless the ring is too full now. Readers see it after publish().
+  /// Writes one record unless the ring is too full now: more than `unread_max` bytes would not have been read. A record
+  /// larger than that is written only to an empty ring. Readers see it after publish().
   /// A reader whose position can't be is Invalid.
-  [[nodiscard]] Result<bool> try_write(std::uint16_t type, std::span<const std::byte> body);
+  [[nodiscard]] Result<bool> try_write(std::uint16_t type, std::span<const std::byte> body,
+                                       std::size_t unread_max = ring_bytes);
   void publish() {
     // The reader looks at it all the time: to write the same once more would take the line away from it.
     if (published_ == tail_) return;
@@ -92,8 +94,8 @@ class RingProducer {
 
  private:
   std::byte* ring_;
-  /// False: no room for `bytes` even by the reader's newest position.
-  [[nodiscard]] Result<bool> make_room(std::size_t bytes);
+  /// False: more than `unread_max` with `bytes` even by the reader's newest position.
+  [[nodiscard]] Result<bool> make_room(std::size_t bytes, std::size_t unread_max);
 
   std::atomic<std::uint64_t>& shared_tail_;
   const std::atomic<std::uint64_t>& shared_head_;

@@ -1,0 +1,47 @@
+"""An object that the daemon refused to take: its ref says so for ever, and no other is harmed."""
+
+from __future__ import annotations
+
+import muster as package
+import numpy as np
+import pytest
+
+from daemon import Daemon, run_ranks
+
+
+@pytest.fixture
+def small_daemon():
+    daemon = Daemon("--memory", "64MiB")
+    yield daemon
+    daemon.stop()
+
+
+def _put_too_many(_rank: int, count: int) -> tuple[int, int, int]:
+    refs = [package.put(np.full(8, number)) for number in range(count)]
+
+    def look() -> tuple[int, int]:
+        right = refused = 0
+        for number, ref in enumerate(refs):
+            try:
+                right += ref.get().tolist() == [number] * 8
+            except package.QuotaExceeded:
+                refused += 1
+        return right, refused
+
+    right, refused = look()
+    # Memory of what was refused is used for what comes next.
+    del refs[:100]
+    more = [package.put(np.full(8, -1)) for _ in range(100)]
+    del refs[:0]
+    refs[:0] = more
+    kept = sum(ref.get()[0] == -1 for ref in more)
+    return right, refused, kept
+
+
+def test_each_ref_has_its_own_value_or_says_why_not(small_daemon):
+    count = 20_000
+    ((right, refused, kept),) = run_ranks(small_daemon, _put_too_many, 1, count)
+    assert right + refused == count
+    assert refused > 2000
+    assert right > 1000
+    assert kept == 100
