@@ -394,6 +394,15 @@ std::vector<Muster::Owed> Muster::owed(int rank) const {
   return ops;
 }
 
+std::size_t Muster::owed_bytes(int rank) const {
+  constexpr std::size_t each = 48;  // beside its key
+  std::size_t bytes = 0;
+  for_each_slot([&](const Slot& slot) {
+    if (slot.gathering() && owes(slot, rank) > 0) bytes += each + (slot.channel ? slot.channel->key.size() : 0);
+  });
+  return bytes;
+}
+
 Muster::Seat& Muster::seat(int rank) { return seats_[static_cast<std::size_t>(rank)]; }
 const Muster::Seat& Muster::seat(int rank) const { return seats_[static_cast<std::size_t>(rank)]; }
 

@@ -82,6 +82,8 @@ class Muster {
   };
   /// Ops that wait for this rank.
   [[nodiscard]] std::vector<Owed> owed(int rank) const;
+  /// What it takes to name them, about.
+  [[nodiscard]] std::size_t owed_bytes(int rank) const;
   /// Ops that gather or run.
   [[nodiscard]] std::size_t in_flight() const { return gathering_ + running_; }
   /// Members that are lost or vacant.

@@ -61,6 +61,21 @@ Muster::Limits Node::muster_limits() const {
   return {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096};
 }
 
+/// A rank that takes a lost seat over is told in one frame what it owes.
+Result<void> Node::check_owed(const GroupState& state, int rank) {
+  constexpr std::size_t owed_bytes_max = std::size_t{1} << 20;
+  const auto& settings = state.group.settings();
+  const auto lost = state.group.lost();
+  if (settings.on_loss != OnLoss::wait || !std::binary_search(lost.begin(), lost.end(), rank)) return {};
+  const std::size_t bytes = state.muster.owed_bytes(rank);
+  if (bytes <= owed_bytes_max) return {};
+  return Error(Code::quota_exceeded,
+               "rank " + std::to_string(rank) + " of group '" + settings.name +
+                   "' owes so many ops that their names take " + std::to_string(bytes) + " of at most " +
+                   std::to_string(owed_bytes_max) + " bytes",
+               "join when their deadlines have passed, and use shorter keys", {rank});
+}
+
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
   if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
   auto charge = charge_seat(client.payer());
@@ -69,6 +84,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings, client.payer());
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;
+  if (auto few = check_owed(found, rank); !few) return reply_error(client.id, request, few.error());
   const Seat seat{{++last_seat_}, client.id, rank};
   auto joined = found.group.join(settings, seat);
   if (!joined) {

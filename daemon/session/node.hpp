@@ -261,6 +261,7 @@ class Node {
   [[nodiscard]] GroupPtr find_group(Group::Settings settings) const;
   [[nodiscard]] muster::Result<GroupPtr> make_group(Group::Settings settings, Payer maker);
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
+  [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
   enum class AfterLoss : std::uint8_t {

@@ -112,6 +112,26 @@ TEST_CASE("under wait a replacement is told what it owes and the op completes") 
   CHECK(first.done(pending));
 }
 
+TEST_CASE("a seat that owes more than fits into one reply is not taken over") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2, muster::OnLoss::wait);
+  second.join("g", 1, 2, muster::OnLoss::wait);
+  second.die();
+  const std::string key(4000, 'k');
+  constexpr int ops = 300;
+  for (int i = 0; i < ops; ++i)
+    first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), key + std::to_string(i));
+  TestClient third(world, 3);
+  CHECK_FALSE(third.join("g", 1, 2, muster::OnLoss::wait));
+  CHECK(third.failure() == Code::quota_exceeded);
+  while (first.count(ipc::CompletionType::failed) < ops) world.advance(std::chrono::seconds(31));
+  const auto* joined = third.join("g", 1, 2, muster::OnLoss::wait);
+  REQUIRE(joined);
+  CHECK(joined->owes()->size() == 0);
+}
+
 TEST_CASE("split makes a group for each color") {
   World world;
   std::vector<TestClient> clients;
