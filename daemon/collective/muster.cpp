@@ -342,12 +342,12 @@ void Muster::finished(OpId op) {
   if (op >> epoch_shift == next_id_ >> epoch_shift && running_ > 0) --running_;
 }
 
-void Muster::expire(TimePoint now, std::vector<Action>& actions) {
+void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t ops_max) {
   if (!next_deadline_ || *next_deadline_ > now) return;
   next_deadline_.reset();
   for_each_slot([&](Slot& slot) {
     if (!slot.gathering()) return;
-    if (slot.deadline <= now) return fail(slot, late(slot, now), actions);
+    if (slot.deadline <= now && ops_max > 0) return --ops_max, fail(slot, late(slot, now), actions);
     next_deadline_ = std::min(next_deadline_.value_or(slot.deadline), slot.deadline);
   });
   forget_old_failures();

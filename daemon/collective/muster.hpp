@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <list>
 #include <map>
 #include <memory>
@@ -64,8 +65,10 @@ class Muster {
   void vacate(int rank, std::string reason, std::vector<Action>& actions);
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
-  /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing).
-  void expire(TimePoint now, std::vector<Action>& actions);
+  /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing). At
+  /// most so many; of what is left the deadline is the next one.
+  void expire(TimePoint now, std::vector<Action>& actions,
+              std::size_t ops_max = std::numeric_limits<std::size_t>::max());
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
 

@@ -234,26 +234,32 @@ void Node::watch(const GroupPtr& state, std::optional<TimePoint> deadline) {
   state->watched = group_deadlines_.emplace(*deadline, state);
 }
 
+/// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
 void Node::expire_groups(TimePoint now) {
-  while (!group_deadlines_.empty() && group_deadlines_.begin()->first <= now) {
+  constexpr std::size_t ops_max = 256;  // about a millisecond
+  std::size_t left = ops_max;
+  while (left > 0 && !group_deadlines_.empty() && group_deadlines_.begin()->first <= now) {
     const GroupPtr state = group_deadlines_.begin()->second;
     group_deadlines_.erase(group_deadlines_.begin());
     state->watched.reset();
     std::vector<Action> actions;
-    state->muster.expire(now, actions);
+    state->muster.expire(now, actions, left);
+    left -= std::min(left, actions.size());
     perform(state, std::move(actions), now);
-    expire_early(state, now);
+    expire_early(state, now, left);
     watch(state, state->muster.next_deadline());
     for (const auto& contribution : state->early)
       if (contribution.deadline != TimePoint::max()) watch(state, contribution.deadline);
   }
 }
 
-void Node::expire_early(const GroupPtr& state, TimePoint now) {
+void Node::expire_early(const GroupPtr& state, TimePoint now, std::size_t& left) {
   std::vector<int> members;
   for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
   for (auto& contribution : state->early) {
+    if (left == 0) break;
     if (contribution.deadline > now) continue;
+    --left;
     const Error error(Code::timeout,
                       "rank " + std::to_string(contribution.rank) + " joined group '" + state->group.settings().name +
                           "' after a loss and still waits for the other ranks to reform it",

@@ -283,7 +283,7 @@ class Node {
   void begin_epoch(const GroupPtr& state, TimePoint now);
   void watch(const GroupPtr& state, std::optional<TimePoint> deadline);
   void expire_groups(TimePoint now);
-  void expire_early(const GroupPtr& state, TimePoint now);
+  void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state);
   struct Child {

@@ -132,6 +132,36 @@ TEST_CASE("a seat that owes more than fits into one reply is not taken over") {
   CHECK(joined->owes()->size() == 0);
 }
 
+TEST_CASE_METHOD(TwoRanks, "ops whose deadlines pass at once fail in pieces, each once and all of them") {
+  constexpr std::size_t ops = 1500;
+  for (std::size_t i = 0; i < ops; ++i)
+    first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1), i % 2 == 0 ? std::to_string(i) : std::string());
+  std::size_t failed = 0;
+  for (int ticks = 0; failed < ops; ++ticks) {
+    REQUIRE(ticks < 30);
+    CHECK(world.node.next_deadline());
+    world.advance(ticks == 0 ? std::chrono::seconds(2) : std::chrono::seconds(0));
+    const auto now = first.count(ipc::CompletionType::failed);
+    CHECK(now - failed <= 256);
+    CHECK(now > failed);
+    failed = now;
+  }
+  CHECK(failed == ops);
+  CHECK_FALSE(world.node.next_deadline());
+}
+
+TEST_CASE_METHOD(TwoRanks, "a newcomer's ops whose deadlines pass at once fail in pieces, too") {
+  second.die();
+  TestClient third(world, 3);
+  third.join("g", 1, 2);
+  constexpr std::size_t ops = 600;
+  for (std::size_t i = 0; i < ops; ++i) third.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
+  world.advance(std::chrono::seconds(2));
+  CHECK(third.count(ipc::CompletionType::failed) == 256);
+  for (int ticks = 0; ticks < 3; ++ticks) world.advance(std::chrono::seconds(0));
+  CHECK(third.count(ipc::CompletionType::failed) == ops);
+}
+
 TEST_CASE("split makes a group for each color") {
   World world;
   std::vector<TestClient> clients;
