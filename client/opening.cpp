@@ -13,7 +13,8 @@ Opening::~Opening() {
 namespace {
 
 Result<const std::byte*> map_into(Opening& opening, ipc::SegmentId segment) {
-  opening.mapped.reserve(opening.mapped.size() + 1);
+  auto& mapped = opening.mapped;
+  if (mapped.size() == mapped.capacity()) mapped.reserve(2 * mapped.size());
   auto base = opening.hold->connection->segments().use(segment);
   if (base) opening.mapped.push_back(segment);
   return base;

@@ -2,6 +2,7 @@
 #include "collective/muster.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "base/assert.hpp"
@@ -103,7 +104,7 @@ void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<
   if (!slot) return;
   arrive(*slot, contribution);
   if (!slot->gathering()) {
-    tell(actions, slot->id, *slot->error, {contribution.ticket});
+    tell(actions, slot->id, outcome(*slot), {contribution.ticket});
     return retire(*slot);
   }
   auto error = objection(*slot, contribution);
@@ -258,7 +259,8 @@ void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
   for (const Contribution& contribution : slot.op->contributions) tickets.push_back(contribution.ticket);
   remember(slot, error);
   slot.op.reset();
-  tell(actions, slot.id, std::move(error), std::move(tickets));
+  // What is remembered, so that late ranks are told no less.
+  tell(actions, slot.id, outcome(slot), std::move(tickets));
 }
 
 void Muster::end_gathering(Slot& slot) {
@@ -301,6 +303,7 @@ void Muster::forget_oldest_failure() {
   forget_failure(slot);
   slot.forgotten = slot.error->code();
   slot.error.reset();
+  std::vector<bool>().swap(slot.named);
   slot.charge.keep_heap(sizeof(Slot));
   if (!slot.channel) return;  // its place in the order stays
   slot.awaited = 0;
@@ -318,10 +321,10 @@ void Muster::remember(Slot& slot, const Error& error) {
     return held_heap(a.charge) < held_heap(b.charge);
   });
   const std::size_t beside = bytes_beside_error(slot);
-  slot.error = std::make_unique<Error>(error);
+  slot.error = std::make_unique<Error>(with_few_ranks(slot, error));
   if (richest != present.end() && held_heap(richest->charge) > 0) {
     slot.charge = std::move(richest->charge);
-    *slot.error = in_short(error, held_heap(slot.charge) - std::min<std::size_t>(held_heap(slot.charge), beside));
+    *slot.error = in_short(*slot.error, held_heap(slot.charge) - std::min<std::size_t>(held_heap(slot.charge), beside));
   }
   slot.remembered_bytes = beside + bytes_of(*slot.error);
   slot.charge.keep_heap(slot.remembered_bytes);
@@ -329,12 +332,32 @@ void Muster::remember(Slot& slot, const Error& error) {
   failures_.emplace(slot.id, &slot);
 }
 
+/// A set of many ranks takes less than their list.
+Error Muster::with_few_ranks(Slot& slot, const Error& error) const {
+  constexpr std::size_t few = 16;
+  const auto& ranks = error.ranks();
+  const bool is_set = std::ranges::adjacent_find(ranks, std::greater_equal<>()) == ranks.end();
+  if (ranks.size() <= few || !is_set || ranks.front() < 0 || ranks.back() >= world_size_) return error;
+  slot.named.assign(seats_.size(), false);
+  for (const int rank : ranks) slot.named[static_cast<std::size_t>(rank)] = true;
+  return {error.code(), error.message(), error.hint()};
+}
+
+/// What ranks are told of an op that failed.
+Error Muster::outcome(const Slot& slot) {
+  if (slot.named.empty()) return *slot.error;
+  std::vector<int> ranks;
+  for (std::size_t rank = 0; rank < slot.named.size(); ++rank)
+    if (slot.named[rank]) ranks.push_back(static_cast<int>(rank));
+  return {slot.error->code(), slot.error->message(), slot.error->hint(), std::move(ranks)};
+}
+
 std::size_t Muster::bytes_beside_error(const Slot& slot) const {
   constexpr std::size_t node_bytes = 96;  // of a map or list, with what malloc adds
   const std::size_t in_channel = slot.channel ? 2 * node_bytes + sizeof(Channel) + slot.channel->key.size() +
                                                     static_cast<std::size_t>(world_size_) / 8
                                               : 0;
-  return sizeof(Slot) + 2 * node_bytes + in_channel;
+  return sizeof(Slot) + 2 * node_bytes + in_channel + static_cast<std::size_t>(world_size_) / 8;
 }
 
 void Muster::finished(OpId op) {

@@ -142,6 +142,7 @@ class Muster {
     muster::Code forgotten{};              ///< what is still known of an outcome that is not remembered
     std::size_t remembered_bytes = 0;      ///< what remembering it takes, about
     Charge charge;                         ///< for that
+    std::vector<bool> named;               ///< the ranks that the error names, if they are many: then it has none
     TimePoint since;
     TimePoint deadline;
     [[nodiscard]] bool gathering() const { return op != nullptr; }
@@ -170,6 +171,8 @@ class Muster {
   void forget_oldest_failure();
   void forget_failure(const Slot& slot);
   void remember(Slot& slot, const muster::Error& error);
+  [[nodiscard]] muster::Error with_few_ranks(Slot& slot, const muster::Error& error) const;
+  [[nodiscard]] static muster::Error outcome(const Slot& slot);
   [[nodiscard]] std::size_t bytes_beside_error(const Slot& slot) const;
 
   // losses.cpp: who may still come, and what a loss means for what is pending

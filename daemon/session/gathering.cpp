@@ -20,6 +20,7 @@ constexpr Duration breath = std::chrono::milliseconds(1);
 /// What one turn looks at and copies at most.
 constexpr std::size_t objects_max = 256;
 constexpr std::size_t pieces_max = 4096;
+constexpr std::size_t leaves_max = 4096;
 constexpr std::uint64_t copied_bytes_max = 8 << 20;
 
 }  // namespace
@@ -49,6 +50,7 @@ std::vector<Move> Node::moves_of_one_turn() {
   std::vector<Move> moves;
   std::size_t objects = 0;
   std::size_t pieces = 0;
+  std::size_t leaves = 0;
   std::uint64_t bytes = 0;
   SegmentPtr first;
   for (auto segment = segments_.next_sparse(); segment != first && objects < objects_max;
@@ -57,10 +59,13 @@ std::vector<Move> Node::moves_of_one_turn() {
     ++objects;  // one without any takes time, too
     for (const auto id : segment->next_residents(objects_max - objects)) {
       ++objects;
+      const std::size_t more = store_.leaves_of(id);
+      if (more > leaves_max - leaves) continue;
+      leaves += more;
       auto move = store_.begin_move(id, segment);
       if (!move || move->bytes > copied_bytes_max - bytes || move->pieces.size() > pieces_max - pieces) continue;
       auto region = results_.allocate(segment->owner().user, move->bytes);
-      if (!region) return moves;
+      if (!region) break;  // its user has no room for it, and others may
       move->to = std::move(*region);
       pieces += move->pieces.size();
       bytes += move->bytes;
@@ -100,6 +105,7 @@ void Node::finish_moves() {
   }
   moving_.clear();
   gather_at_ = now_ + (moved ? breath : gather_pause_);
+  if (!moved) gather_pause_ = std::min(2 * gather_pause_, longest_pause);
   after_event();
 }
 

@@ -108,7 +108,8 @@ namespace {
 /// What a contribution keeps in the heap until its op is over, and longer than others do.
 std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
   std::uint64_t bytes = contribute.objects.size() * sizeof(Input);
-  if (!contribute.key.empty()) bytes += contribute.key.size() + static_cast<std::uint64_t>(world_size) / 8;
+  constexpr std::uint64_t sets_of_ranks = 2;  // who has come, and whom an error names
+  bytes += contribute.key.size() + sets_of_ranks * static_cast<std::uint64_t>(world_size) / 8;
   if (contribute.fault) bytes += sizeof(Error) + contribute.fault->message().size() + contribute.fault->hint().size();
   return bytes;
 }
@@ -186,7 +187,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
 bool Node::pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution) {
   if (!state->muster.begins_op(contribution)) return true;
   const auto seats = static_cast<std::uint64_t>(state->group.settings().world_size);
-  const std::uint64_t heap = Muster::pending_bytes() + contribution.key.size() + seats / 8;
+  const std::uint64_t heap = Muster::pending_bytes() + contribution.key.size() + seats / 4;
   for (const Payer payer : {client.payer(), Payer{client.credentials.user, {}}}) {
     auto charge = ledger_.charge(payer, Resource::heap, heap);
     if (!charge) continue;

@@ -71,7 +71,8 @@ Object* Store::at_rest(ObjectId id) const {
   // Whom it is lent to is known by segment.
   const auto fixes_it = [&](const Holder& holder) {
     const auto family = families_.find(holder.client);
-    return family != families_.end() &&
+    // One without a family is being dropped, and an heir may get its hold.
+    return family == families_.end() ||
            (family->second->payer.user != entry.strong->user || is_inherited(*family->second, holder.client, id));
   };
   if (entry.strong.use_count() != 1 || std::any_of(entry.holders.begin(), entry.holders.end(), fixes_it))
@@ -91,6 +92,12 @@ std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const
     move.bytes += (leaves[i].bytes() + alignment - 1) / alignment * alignment;
   }
   return move;
+}
+
+std::size_t Store::leaves_of(ObjectId id) const {
+  const auto found = entries_.find(id);
+  const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
+  return object ? object->manifest.leaves.size() : 0;
 }
 
 bool Store::finish_move(Move move) {

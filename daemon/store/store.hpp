@@ -192,6 +192,8 @@ class Store {
   /// How the object would leave this segment. Nothing if it must stay: an op or a part of it uses its place, or a
   /// forked child, whose mappings nobody counts.
   [[nodiscard]] std::optional<Move> begin_move(ObjectId object, const SegmentPtr& from) const;
+  /// How many arrays the object has; 0 if there is none.
+  [[nodiscard]] std::size_t leaves_of(ObjectId object) const;
   /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
   bool finish_move(Move move);
 

@@ -198,8 +198,8 @@ nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const 
 /// The object's mapping and the private one both have to live: the object keeps its bytes from being used again, and
 /// the daemon counts its mapping only.
 struct Both {
+  OpeningPtr opening;  // ends last: the daemon is told then
   ipc::Mapping mapping;
-  OpeningPtr opening;
 };
 
 nb::object private_view(const OpeningPtr& opening, const ipc::Leaf& leaf, const void* data, PyArray_Descr* descr) {
@@ -216,7 +216,7 @@ nb::object private_view(const OpeningPtr& opening, const ipc::Leaf& leaf, const 
     Py_DECREF(descr);
     raise(mapping.error());
   }
-  auto* both = new Both{std::move(*mapping), opening};
+  auto* both = new Both{opening, std::move(*mapping)};
   void* begin = both->mapping.data() + (leaf.offset - first_page);
   nb::object capsule = nb::steal(PyCapsule_New(both, "muster.private", [](PyObject* object) {
     delete static_cast<Both*>(PyCapsule_GetPointer(object, "muster.private"));

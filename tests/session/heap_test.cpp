@@ -215,6 +215,27 @@ TEST_CASE_METHOD(TightRanks, "failures are remembered at the cost of who failed,
   CHECK(first.done(next));
 }
 
+TEST_CASE("of a large group, too, early and late ranks are told the same") {
+  World world(large_settings());
+  TestClient early(world, 1);
+  TestClient late(world, 2);
+  constexpr int ranks = 1024;
+  early.join("g", 0, ranks);
+  late.join("g", 1, ranks);
+  const auto seat = late.seat;
+  for (int rank = 2; rank < ranks; ++rank) late.join("g", rank, ranks);
+  const auto first = early.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
+  world.advance(std::chrono::seconds(2));
+  late.seat = seat;
+  const auto second = late.contribute(Kind::barrier);
+  REQUIRE(early.failed(first));
+  REQUIRE(late.failed(second));
+  CHECK(early.failed(first)->ranks().size() == ranks - 1);
+  CHECK(late.failed(second)->ranks() == early.failed(first)->ranks());
+  CHECK(late.failed(second)->hint() == early.failed(first)->hint());
+  CHECK(late.failed(second)->message() == early.failed(first)->message());
+}
+
 TEST_CASE("a rank whose failures nobody has room for loses its seat, and the others get what came before") {
   auto settings = tight_settings();
   settings.quota.per_user[heap] = 128 << 10;

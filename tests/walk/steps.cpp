@@ -272,6 +272,7 @@ void Walk::release_badly() {
   if (!peer) return;
   const auto other = ipc::make_object_id({peer->id.value + choices_.below(2)}, 9999);
   say(text(peer->id) + " releases " + text(other) + ", which it doesn't hold");
+  peer->refused.insert(other);
   write(*peer, ipc::SubmissionType::release, ipc::Release{{other}});
 }
 

@@ -237,12 +237,13 @@ void Walk::complete(ClientId client, ipc::CompletionType type, std::span<const s
     case ipc::CompletionType::object_gone: {
       const auto object = ipc::read_object_gone(body).value().object;
       if (peer.holds.contains(object)) broken(what + ", which holds it");
-      if (!forget_sealed(peer, object)) broken(what + ", which has no such object");
+      if (!forget_sealed(peer, object) && !peer.refused.contains(object)) broken(what + ", which has no such object");
       return;
     }
     case ipc::CompletionType::seal_failed: {
       const auto failed = ipc::read_seal_failed(body).value();
       forget_sealed(peer, failed.object);
+      peer.refused.insert(failed.object);
       peer.holds.erase(failed.object);
       reached_.note("seal -> " + std::string(muster::name(failed.error.code())));
       return;

@@ -111,6 +111,7 @@ class Walk final : private Outside {
     bool dying = false;
     std::map<SeatId, KnownSeat> seats;
     std::map<ipc::ObjectId, std::uint32_t> holds;
+    std::set<ipc::ObjectId> refused;                 ///< those that never were, which it may be told
     std::map<ipc::ObjectId, ipc::SegmentId> sealed;  ///< its own objects that live
     std::map<std::uint64_t, Asked> asked;
     std::map<std::uint64_t, Work> works;
