@@ -4,7 +4,6 @@
 
 namespace musterd {
 
-using muster::Error;
 using muster::Result;
 
 Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
