@@ -122,7 +122,7 @@ class Session {
       case 8: {
         const wire::Capability capability(input_.below(2), 0);
         return frame(wire::Body_Lookup, out,
-                     wire::CreateLookup(fbb, 1, object().value, choices.once_in(2), &capability).Union());
+                     wire::CreateLookup(fbb, 1, object().value, input_.once_in(2), &capability).Union());
       }
       case 9: return frame(wire::Body_HardSeal, out, wire::CreateHardSeal(fbb, input_.below(8)).Union());
       case 10: return seal();

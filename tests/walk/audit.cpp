@@ -147,7 +147,7 @@ std::vector<std::string> NodeAudit::contradictions() const {
         found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
     }
   for (const auto& [key, state] : node_.groups_)
-    state->muster.for_each_slot([&](const Muster::Slot& slot) {
+    state->muster.for_each_slot([&, &key = key](const Muster::Slot& slot) {
       if (slot.error && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
         found.push_back("group '" + key.name + "' remembers a failure in " + std::to_string(slot.remembered_bytes) +
                         " bytes, of which " + std::to_string(slot.charge.amount()) + " are charged");
