@@ -81,6 +81,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   auto charge = charge_seat(client.payer());
   if (!charge) return reply_error(client.id, request, charge.error());
   auto known = find_group(settings);
+  if (known && lose_before_its_turn(known, rank)) known = find_group(settings);
   auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings, client.payer());
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;
@@ -142,6 +143,20 @@ void Node::lose_more(TimePoint now) {
   const auto first = leaving_.begin();
   if (lose_some(*first, now)) leaving_.erase(first);
   else leaving_.splice(leaving_.end(), leaving_, first);
+}
+
+/// The seat of a client that is gone, which somebody else wants to take already. False if there is none.
+bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
+  const auto held = state->group.seats().find(rank);
+  if (held == state->group.seats().end()) return false;
+  for (auto& leaving : leaving_) {
+    auto seat = leaving.seats.extract(held->second.id);
+    if (seat.empty()) continue;
+    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, now_) == AfterLoss::tell)
+      leaving.to_tell.insert(state);
+    return true;
+  }
+  return false;
 }
 
 /// True if none is left. A client may hold all seats of a large group: its members are told once, and not for each.

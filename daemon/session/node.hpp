@@ -278,6 +278,7 @@ class Node {
   };
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
+  bool lose_before_its_turn(const GroupPtr& state, int rank);
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
   [[nodiscard]] Muster::Limits muster_limits() const;
   void begin_epoch(const GroupPtr& state, TimePoint now);
