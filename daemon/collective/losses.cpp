@@ -64,36 +64,114 @@ bool Muster::needs_in_person(const Slot& slot, int rank) {
   return has_root(first.kind) && first.root == rank;
 }
 
-void Muster::lose(int rank, std::string reason, std::vector<Action>& actions) {
+void Muster::lose(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
   refusing_ = true;
-  withdraw(rank, std::move(reason), Standing::gone, actions);
+  withdraw(rank, std::move(reason), Standing::gone, actions, left);
 }
 
-void Muster::shrink(int rank, std::string reason, std::vector<Action>& actions) {
-  withdraw(rank, std::move(reason), Standing::gone, actions);
+void Muster::shrink(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, std::move(reason), Standing::gone, actions, left);
 }
 
-void Muster::vacate(int rank, std::string reason, std::vector<Action>& actions) {
-  withdraw(rank, std::move(reason), Standing::vacant, actions);
+void Muster::vacate(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, std::move(reason), Standing::vacant, actions, left);
 }
 
-void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<Action>& actions) {
+void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<Action>& actions, std::size_t& left) {
   if (standing(rank) != Standing::live) return;
-  const Losses loss{{rank, reason}};
   losses_.insert_or_assign(rank, std::move(reason));
   seat(rank).standing = after;
-  if (after == Standing::gone) --expected_;
-  for_each_slot([&](Slot& slot) {
-    const std::size_t owed = owes(slot, rank);
-    if (owed == 0 || may_come(slot, rank)) return;
-    slot.awaited -= owed;
-    if (!slot.gathering()) return;
-    const bool fatal = !slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank));
-    if (fatal) fail(slot, lost_while_awaited(slot.op->name, loss), actions);
-    else if (slot.awaited == 0) start(slot, actions);
-  });
-  sweep();
+  if (after == Standing::gone) {
+    --expected_;
+    gone_.push_back(rank);
+  }
+  catch_up(actions, left);
+  catch_up_reforms(rank, actions, left);
+}
+
+namespace {
+
+/// So many words go out, or an op runs: compared with looking at one.
+std::size_t cost_of(const Action& action) {
+  constexpr std::size_t of_running = 16;
+  if (const auto* failed = std::get_if<FailOp>(&action)) return failed->tickets.size();
+  return of_running + std::get<StartOp>(action).op->contributions.size();
+}
+
+/// For one op, and for what was appended to `actions` after the first `before`.
+void pay(std::size_t& left, const std::vector<Action>& actions, std::size_t before) {
+  std::size_t cost = 1;
+  for (std::size_t i = before; i < actions.size(); ++i) cost += cost_of(actions[i]);
+  left -= std::min(left, cost);
+}
+
+}  // namespace
+
+void Muster::catch_up(std::vector<Action>& actions, std::size_t& left) {
+  while (left > 0 && is_behind()) {
+    Slot& slot = by_knowledge_.front();
+    const std::size_t before = actions.size();
+    catch_up(slot, actions);
+    retire(slot);
+    pay(left, actions, before);
+  }
   forget_old_failures();
+}
+
+void Muster::catch_up(Slot& slot, std::vector<Action>& actions) {
+  if (!is_behind(slot)) return;
+  while (is_behind(slot)) go_on_without(slot, gone_[slot.losses_known++], actions);
+  by_knowledge_.splice(by_knowledge_.end(), by_knowledge_, by_knowledge_.iterator_to(slot));
+}
+
+/// One that is complete now ends the epoch, so it can't wait.
+void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left) {
+  const auto found = channels_.find({.of = Channel::Of::reform, .key = {}});
+  if (found == channels_.end()) return;
+  for (Slot& slot : found->second) {
+    const std::size_t before = actions.size();
+    if (standing(rank) == Standing::vacant) go_on_without(slot, rank, actions);
+    catch_up(slot, actions);
+    pay(left, actions, before);
+  }
+  found->second.remove_if([&](const Slot& slot) {
+    const bool over = !slot.gathering() && slot.awaited == 0;
+    if (over) forget_failure(slot);
+    return over;
+  });
+  if (found->second.empty()) channels_.erase(found);
+}
+
+/// The rank does not come to it any more.
+void Muster::go_on_without(Slot& slot, int rank, std::vector<Action>& actions) {
+  const std::size_t owed = owes(slot, rank);
+  if (owed == 0 || may_come(slot, rank)) return;
+  slot.awaited -= owed;
+  if (!slot.gathering()) return;
+  const bool fatal = !slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank));
+  if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
+  else if (slot.awaited == 0) start(slot, actions);
+}
+
+void Muster::dissolve(const Error& error, std::vector<Action>& actions, std::size_t& left) {
+  const auto dissolve_front = [&](auto& slots) {
+    const std::size_t before = actions.size();
+    dissolve(slots.front(), error, actions);
+    slots.pop_front();
+    pay(left, actions, before);
+  };
+  while (left > 0 && !ordered_.empty()) dissolve_front(ordered_);
+  while (left > 0 && !channels_.empty()) {
+    const auto first = channels_.begin();
+    dissolve_front(first->second);
+    if (first->second.empty()) channels_.erase(first);
+  }
+}
+
+void Muster::dissolve(Slot& slot, const Error& error, std::vector<Action>& actions) {
+  catch_up(slot, actions);
+  if (slot.gathering()) fail(slot, error, actions);
+  forget_failure(slot);
 }
 
 void Muster::reoccupy(int rank) {

@@ -105,7 +105,8 @@ void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<
   arrive(*slot, contribution);
   if (!slot->gathering()) {
     tell(actions, slot->id, outcome(*slot), {contribution.ticket});
-    return retire(*slot);
+    retire(*slot);
+    return forget_old_failures();
   }
   auto error = objection(*slot, contribution);
   slot->deadline = std::min(slot->deadline, contribution.deadline);
@@ -156,6 +157,7 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   } else {
     slot = &find_or_open_in_channel(contribution, now);
   }
+  if (slot) catch_up(*slot, actions);
   if (slot && (slot->gathering() || slot->error)) return slot;
   if (slot) arrive(*slot, contribution);
   const OpId id = slot ? slot->id : 0;
@@ -195,6 +197,8 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   slot.since = now;
   slot.deadline = contribution.deadline;
   slot.awaited = count_awaited(slot);
+  slot.losses_known = gone_.size();
+  by_knowledge_.push_back(slot);
   slot.op = std::make_shared<Op>();
   slot.op->id = slot.id;
   slot.op->name = op_name(contribution, slot.sequence);
@@ -211,6 +215,7 @@ void Muster::make_room(std::vector<Action>& actions) {
 /// Of those matched by order. Who comes to it later learns that nobody remembers it.
 void Muster::give_up_oldest(std::vector<Action>& actions) {
   Slot& oldest = ordered_.front();
+  catch_up(oldest, actions);
   if (oldest.gathering()) {
     auto error = too_far_behind(oldest.op->name, missing(oldest), ordered_.size());
     fail(oldest, std::move(error), actions);
@@ -274,24 +279,12 @@ void Muster::retire(const Slot& slot) {
   if (!slot.channel) return retire_ordered();
   forget_failure(slot);
   auto found = channels_.find(*slot.channel);
-  found->second.remove_if([&](const Slot& each) { return &each == &slot; });
+  found->second.erase(std::ranges::find(found->second, &slot, [](const Slot& each) { return &each; }));
   if (found->second.empty()) channels_.erase(found);
 }
 
 void Muster::retire_ordered() {
   while (!ordered_.empty() && !ordered_.front().gathering() && ordered_.front().awaited == 0) drop_oldest();
-}
-
-/// retire() for all slots.
-void Muster::sweep() {
-  retire_ordered();
-  for (auto& [channel, slots] : channels_)
-    slots.remove_if([&](const Slot& slot) {
-      if (slot.gathering() || slot.awaited > 0) return false;
-      forget_failure(slot);
-      return true;
-    });
-  std::erase_if(channels_, [](const auto& entry) { return entry.second.empty(); });
 }
 
 void Muster::forget_old_failures() {
@@ -370,7 +363,7 @@ void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t ops
   next_deadline_.reset();
   for_each_slot([&](Slot& slot) {
     if (!slot.gathering()) return;
-    if (slot.deadline <= now && ops_max > 0) return --ops_max, fail(slot, late(slot, now), actions);
+    if (slot.deadline <= now && ops_max > 0 && !is_behind(slot)) return --ops_max, fail(slot, late(slot, now), actions);
     next_deadline_ = std::min(next_deadline_.value_or(slot.deadline), slot.deadline);
   });
   forget_old_failures();

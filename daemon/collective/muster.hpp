@@ -3,6 +3,7 @@
 // Pure: contributions, losses and time in; actions out.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -56,21 +57,30 @@ class Muster {
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every
   /// op that nobody had contributed to does. `lost` accumulates.
-  void lose(int rank, std::string reason, std::vector<Action>& actions);
+  /// Of a loss as many ops learn at once as `left` allows, and all reforms; the others with catch_up(), or when
+  /// somebody comes to them. `left` goes down by one for each op, and by what its end costs.
+  void lose(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left);
   /// The rank is lost and nobody waits for it any more (policy shrink): ops that only waited for it start.
   /// Ops that need it in person (root, peer) fail with PeerLost.
-  void shrink(int rank, std::string reason, std::vector<Action>& actions);
+  void shrink(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left);
   /// The rank is vacant (policy wait): ops go on waiting for a replacement; at their deadline they fail with PeerLost.
   /// A reform goes on without it.
-  void vacate(int rank, std::string reason, std::vector<Action>& actions);
+  void vacate(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left);
+  /// Whether there are ops that have not learned of a loss.
+  [[nodiscard]] bool is_behind() const { return !by_knowledge_.empty() && is_behind(by_knowledge_.front()); }
+  void catch_up(std::vector<Action>& actions, std::size_t& left);
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
   /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing). At
-  /// most so many; of what is left the deadline is the next one.
+  /// most so many; of what is left the deadline is the next one. Those that have to learn of a loss do so first.
   void expire(TimePoint now, std::vector<Action>& actions,
               std::size_t ops_max = std::numeric_limits<std::size_t>::max());
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
+  /// The epoch is over and nobody comes any more: ops that only waited for lost ranks start, the others fail with this
+  /// error, and all are forgotten, as many as `left` allows. Again until it is empty.
+  void dissolve(const muster::Error& error, std::vector<Action>& actions, std::size_t& left);
+  [[nodiscard]] bool empty() const { return ordered_.empty() && channels_.empty(); }
 
   /// When to call expire() next. No pending op's deadline is earlier; the op that had it may be over.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
@@ -91,8 +101,6 @@ class Muster {
   [[nodiscard]] std::size_t in_flight() const { return gathering_ + running_; }
   /// Members that are lost or vacant.
   [[nodiscard]] std::set<int> lost() const;
-  /// How many ops it knows, about.
-  [[nodiscard]] std::size_t slots() const { return ordered_.size() + channels_.size(); }
   /// True if the contribution would be the first of its op. If that failed it would have to pay for the memory of it.
   [[nodiscard]] bool begins_op(const Contribution& contribution) const;
 
@@ -130,13 +138,17 @@ class Muster {
     }
   };
 
+  /// Slots are in a list by what they know of losses.
+  using Knowledge = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
   /// An op from its first contribution until every rank that may come has come.
-  struct Slot {
+  struct Slot : Knowledge {
     OpId id = 0;
     std::uint64_t sequence = 0;            ///< if matched by order
     const Channel* channel = nullptr;      ///< null: matched by order
     std::vector<bool> arrived;             ///< in a channel: by rank; for a pair, the sender and the receiver
-    std::size_t awaited = 0;               ///< contributions that may still come
+    std::size_t awaited = 0;               ///< contributions that may still come, as far as it knows of losses
+    std::size_t losses_known = 0;          ///< how many of gone_
     std::shared_ptr<Op> op;                ///< null once the muster is over
     std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
     muster::Code forgotten{};              ///< what is still known of an outcome that is not remembered
@@ -166,7 +178,6 @@ class Muster {
   void end_gathering(Slot& slot);
   void retire(const Slot& slot);
   void retire_ordered();
-  void sweep();
   void forget_old_failures();
   void forget_oldest_failure();
   void forget_failure(const Slot& slot);
@@ -182,7 +193,12 @@ class Muster {
   [[nodiscard]] std::vector<int> missing(const Slot& slot) const;
   [[nodiscard]] std::optional<muster::Error> refusal(const Slot& slot, const Contribution& contribution) const;
   [[nodiscard]] static bool needs_in_person(const Slot& slot, int rank);
-  void withdraw(int rank, std::string reason, Standing standing, std::vector<Action>& actions);
+  void withdraw(int rank, std::string reason, Standing standing, std::vector<Action>& actions, std::size_t& left);
+  [[nodiscard]] bool is_behind(const Slot& slot) const { return slot.losses_known < gone_.size(); }
+  void catch_up(Slot& slot, std::vector<Action>& actions);
+  void catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left);
+  void go_on_without(Slot& slot, int rank, std::vector<Action>& actions);
+  void dissolve(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
   [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now) const;
 
   template <class Visit>
@@ -207,11 +223,15 @@ class Muster {
   std::vector<Seat> seats_;   ///< by rank
   std::size_t expected_ = 0;  ///< members that may contribute to a new op: live or vacant
   Losses losses_;             ///< why the lost and vacant ranks are gone
+  std::vector<int> gone_;     ///< those that don't come back, in the order of their losses
   bool refusing_ = false;     ///< new ops fail: a rank was lost under policy fail
 
   std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
   std::uint64_t base_ = 0;
   std::map<Channel, std::list<Slot>> channels_;
+  /// Those that know least come first, so that nobody has to look for them.
+  boost::intrusive::list<Slot, boost::intrusive::base_hook<Knowledge>, boost::intrusive::constant_time_size<false>>
+      by_knowledge_;
   std::map<OpId, Slot*> failures_;  ///< the remembered ones, oldest first
   std::size_t failures_bytes_ = 0;
   std::size_t gathering_ = 0;

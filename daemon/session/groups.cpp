@@ -124,12 +124,12 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
   auto seated = std::move(found->second);
   const GroupPtr state = seated.group;
   client.seats.erase(found);
-  if (lose_seat(seat, std::move(seated), how, now) == AfterLoss::tell) tell_members(state);
+  std::size_t left = effort_of_turn;
+  if (lose_seat(seat, std::move(seated), how, left, now) == AfterLoss::tell) tell_members(state);
   return {};
 }
 
-/// Most often at once. Many seats of groups in which many ops wait are lost one by one, and others have their turns in
-/// between.
+/// Most often at once. Many seats are lost one by one, and others have their turns in between.
 void Node::lose_all_seats(Client& client, const std::string& how, TimePoint now) {
   if (client.seats.empty()) return;
   leaving_.push_back({std::move(client.seats), how, {}});
@@ -152,7 +152,8 @@ bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
   for (auto& leaving : leaving_) {
     auto seat = leaving.seats.extract(held->second.id);
     if (seat.empty()) continue;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, now_) == AfterLoss::tell)
+    std::size_t left = effort_of_turn;
+    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, left, now_) == AfterLoss::tell)
       leaving.to_tell.insert(state);
     return true;
   }
@@ -161,13 +162,13 @@ bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
 
 /// True if none is left. A client may hold all seats of a large group: its members are told once, and not for each.
 bool Node::lose_some(Leaving& leaving, TimePoint now) {
-  constexpr std::size_t ops_max = 2048;  // looked at: about a fifth of a millisecond
-  std::size_t ops = 0;
-  while (!leaving.seats.empty() && ops < ops_max) {
+  constexpr std::size_t effort_of_seat = 8;
+  std::size_t left = effort_of_turn;
+  while (!leaving.seats.empty() && left > 0) {
+    left -= std::min(left, effort_of_seat);
     auto seat = leaving.seats.extract(leaving.seats.begin());
     const GroupPtr state = seat.mapped().group;
-    ops += 1 + state->muster.slots();
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, now) == AfterLoss::tell)
+    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, left, now) == AfterLoss::tell)
       leaving.to_tell.insert(state);
   }
   if (!leaving.seats.empty()) return false;
@@ -175,7 +176,8 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
   return true;
 }
 
-Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::string& how, TimePoint now) {
+Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::string& how, std::size_t& left,
+                                TimePoint now) {
   const auto& [state, rank, charge] = seated;
   const auto early = std::stable_partition(
       state->early.begin(), state->early.end(),
@@ -195,37 +197,82 @@ Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::s
   }
   state->lost.insert_or_assign(rank, std::move(seated.charge));
   const auto epoch = state->group.epoch();
-  perform(state, lose_by_policy(*state, rank, how), now);
+  perform(state, lose_by_policy(*state, rank, how, left), now);
   // The loss may have completed a reform: then the newcomers are members already, and told so.
   if (state->group.epoch() != epoch) {
     if (state->group.empty()) remove_group(state);
     return AfterLoss::silence;
   }
-  if (lost == Group::Lost::member) return AfterLoss::tell;
-  std::vector<Action> rest;
-  state->muster.abort(Error(Code::peer_lost, "every rank of the group is gone"), rest);
-  perform(state, std::move(rest), now);
-  if (state->group.newcomers().empty()) remove_group(state);
-  else begin_epoch(state, now);
+  if (lost == Group::Lost::member) {
+    settle_losses(state, left, now);
+    return AfterLoss::tell;
+  }
+  const Error why(Code::peer_lost, "every rank of the group is gone");
+  if (!state->group.newcomers().empty()) {
+    begin_epoch(state, why, now);
+    return AfterLoss::silence;
+  }
+  remove_group(state);
+  settle(end_epoch(state, why, {}), left, now);
   return AfterLoss::silence;
 }
 
-std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std::string& how) {
+std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std::string& how, std::size_t& left) {
   std::vector<Action> actions;
   switch (state.group.settings().on_loss) {
-    case OnLoss::fail: state.muster.lose(rank, how, actions); break;
-    case OnLoss::shrink: state.muster.shrink(rank, how, actions); break;
-    case OnLoss::wait: state.muster.vacate(rank, how, actions); break;
+    case OnLoss::fail: state.muster.lose(rank, how, actions, left); break;
+    case OnLoss::shrink: state.muster.shrink(rank, how, actions, left); break;
+    case OnLoss::wait: state.muster.vacate(rank, how, actions, left); break;
   }
   return actions;
 }
 
-void Node::begin_epoch(const GroupPtr& state, TimePoint now) {
+void Node::settle_losses(const GroupPtr& state, std::size_t& left, TimePoint now) {
+  if (state->settles || !state->muster.is_behind()) return;
+  state->settles = true;
+  settle({state, nullptr, std::nullopt}, left, now);
+}
+
+/// As much as there is time for, and the rest in turn with others.
+void Node::settle(Unsettled unsettled, std::size_t& left, TimePoint now) {
+  unsettled_.push_back(std::move(unsettled));
+  const auto own = std::prev(unsettled_.end());
+  if (settle_some(*own, left, now)) unsettled_.erase(own);
+}
+
+void Node::settle_more(TimePoint now) {
+  if (unsettled_.empty()) return;
+  std::size_t left = effort_of_turn;
+  const auto first = unsettled_.begin();
+  if (settle_some(*first, left, now)) unsettled_.erase(first);
+  else unsettled_.splice(unsettled_.end(), unsettled_, first);
+}
+
+/// True if none is left.
+bool Node::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
+  const auto& [state, ended, why] = unsettled;
+  std::vector<Action> actions;
+  if (ended) ended->dissolve(*why, actions, left);
+  else state->muster.catch_up(actions, left);
+  perform(state, std::move(actions), now);
+  if (ended) return ended->empty();
+  return !(state->settles = state->muster.is_behind());
+}
+
+/// The ops of the epoch that is over, which nobody comes to any more; the group has none from here on.
+Node::Unsettled Node::end_epoch(const GroupPtr& state, Error why, std::span<const int> next_members) const {
+  Muster next(state->group.settings().world_size, next_members, muster_limits(), state->group.epoch());
+  auto ended = std::make_unique<Muster>(std::move(state->muster));
+  state->muster = std::move(next);
+  return {state, std::move(ended), std::move(why)};
+}
+
+void Node::begin_epoch(const GroupPtr& state, Error why, TimePoint now) {
   state->group.begin_epoch();
   state->lost.clear();
   state->results.reset();
-  state->muster =
-      Muster(state->group.settings().world_size, state->group.members(), muster_limits(), state->group.epoch());
+  std::size_t left = effort_of_turn;
+  settle(end_epoch(state, std::move(why), state->group.members()), left, now);
   tell_members(state);
   auto early = std::exchange(state->early, {});
   for (auto& contribution : early) {
@@ -257,6 +304,12 @@ void Node::expire_groups(TimePoint now) {
     const GroupPtr state = group_deadlines_.begin()->second;
     group_deadlines_.erase(group_deadlines_.begin());
     state->watched.reset();
+    if (state->muster.is_behind()) {
+      // Its ops learn of a loss first, which goes on already.
+      constexpr Duration a_moment = std::chrono::milliseconds(1);
+      watch(state, now + a_moment);
+      continue;
+    }
     std::vector<Action> actions;
     state->muster.expire(now, actions, left);
     left -= std::min(left, actions.size());
@@ -322,12 +375,11 @@ void Node::tell_members(const GroupPtr& state) {
 }
 
 void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
-  std::vector<Action> actions;
-  state->muster.abort(Error(Code::peer_lost, "the group was reformed while the op was pending",
-                            "start the op again in the new epoch", state->group.lost()),
-                      actions);
-  perform(state, std::move(actions), now);
-  begin_epoch(state, now);
+  const auto lost = state->group.lost();
+  begin_epoch(state,
+              Error(Code::peer_lost, "the group was reformed while the op was pending",
+                    "start the op again in the new epoch", lost),
+              now);
   ipc::Done done;
   done.epoch = state->group.epoch();
   for (int rank : state->group.live()) done.live.push_back(rank);
@@ -408,7 +460,8 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
     if (pending != pending_.end()) pending_.erase(pending);
     static_cast<void>(child->group.lose(seat.id));
     child->lost.insert_or_assign(rank, std::move(charge));
-    MUSTER_ASSERT(lose_by_policy(*child, rank, "died").empty(), "a new group has no ops");
+    std::size_t left = 1;
+    MUSTER_ASSERT(lose_by_policy(*child, rank, "died", left).empty(), "a new group has no ops");
     return;
   }
   client->seats.emplace(seat.id, Client::Seated{child, rank, std::move(charge)});

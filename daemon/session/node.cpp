@@ -40,6 +40,7 @@ Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
   running_.clear();
   leaving_.clear();
+  unsettled_.clear();
   groups_.clear();
 }
 
@@ -195,6 +196,7 @@ void Node::go_on(TimePoint now) {
   store_.drop_more();
   try {
     lose_more(now);
+    settle_more(now);
   } catch (const std::bad_alloc&) {
     // The next turn tries again.
   }
@@ -302,6 +304,7 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
     state->muster.abort(error, actions);
     perform(state, std::move(actions), now);
   }
+  while (!unsettled_.empty()) settle_more(now);
   after_event();
   for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
 }

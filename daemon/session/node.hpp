@@ -92,7 +92,7 @@ class Node {
   void disposed(TimePoint now);
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
-  [[nodiscard]] bool goes_on() const { return store_.drops() || !leaving_.empty(); }
+  [[nodiscard]] bool goes_on() const { return store_.drops() || !leaving_.empty() || !unsettled_.empty(); }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
@@ -149,6 +149,7 @@ class Node {
           charge(std::move(place)) {}
     Group group;
     Muster muster;
+    bool settles = false;             ///< some of its ops have not learned of a loss: it is among the unsettled
     std::vector<Contribution> early;  ///< of newcomers, for the next epoch
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
@@ -268,7 +269,8 @@ class Node {
     silence,  ///< the members know, or there are none
     tell,     ///< the members have to be told
   };
-  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const std::string& how, TimePoint now);
+  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const std::string& how, std::size_t& left,
+                                    TimePoint now);
   void lose_all_seats(Client& client, const std::string& how, TimePoint now);
   /// The seats of a client that is gone, as far as they have not been lost yet.
   struct Leaving {
@@ -279,9 +281,22 @@ class Node {
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
   bool lose_before_its_turn(const GroupPtr& state, int rank);
-  [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how);
+  [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how,
+                                                          std::size_t& left);
+  /// Ops that a loss, or the end of their epoch, has not been told of yet.
+  struct Unsettled {
+    GroupPtr group;
+    std::unique_ptr<Muster> ended;     ///< of an epoch that is over; null: the group's own
+    std::optional<muster::Error> why;  ///< how those of an ended one fail
+  };
+  static constexpr std::size_t effort_of_turn = 256;  ///< see Muster::lose(): about a fifth of a millisecond
+  void settle_losses(const GroupPtr& state, std::size_t& left, TimePoint now);
+  void settle(Unsettled unsettled, std::size_t& left, TimePoint now);
+  [[nodiscard]] bool settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now);
+  void settle_more(TimePoint now);
   [[nodiscard]] Muster::Limits muster_limits() const;
-  void begin_epoch(const GroupPtr& state, TimePoint now);
+  [[nodiscard]] Unsettled end_epoch(const GroupPtr& state, muster::Error why, std::span<const int> next_members) const;
+  void begin_epoch(const GroupPtr& state, muster::Error why, TimePoint now);
   void watch(const GroupPtr& state, std::optional<TimePoint> deadline);
   void expire_groups(TimePoint now);
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
@@ -351,6 +366,7 @@ class Node {
   /// deadline may be over, so an op that ends quickly costs nothing here.
   GroupDeadlines group_deadlines_;
   std::list<Leaving> leaving_;
+  std::list<Unsettled> unsettled_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {

@@ -30,8 +30,12 @@ bool gives_input(int rank, const Call& call) {
 
 }  // namespace
 
-Audit::Audit(int world_size, OnLoss policy)
-    : world_size_(world_size), policy_(policy), muster_(world_size, all_ranks(world_size), {}), now_(at_ms(0)) {}
+Audit::Audit(int world_size, OnLoss policy, std::size_t at_once)
+    : world_size_(world_size),
+      policy_(policy),
+      at_once_(at_once),
+      muster_(world_size, all_ranks(world_size), {}),
+      now_(at_ms(0)) {}
 
 void Audit::require(bool holds, const std::string& what) {
   if (!holds && complaint_.empty()) complaint_ = what + ", after: " + events_;
@@ -73,10 +77,11 @@ void Audit::lose(int rank) {
   event(std::to_string(rank) + " is lost");
   gone_.insert(rank);
   std::vector<Action> actions;
+  std::size_t left = at_once_;
   switch (policy_) {
-    case OnLoss::fail: muster_.lose(rank, "died", actions); break;
-    case OnLoss::shrink: muster_.shrink(rank, "died", actions); break;
-    case OnLoss::wait: muster_.vacate(rank, "died", actions); break;
+    case OnLoss::fail: muster_.lose(rank, "died", actions, left); break;
+    case OnLoss::shrink: muster_.shrink(rank, "died", actions, left); break;
+    case OnLoss::wait: muster_.vacate(rank, "died", actions, left); break;
   }
   take(std::move(actions));
 }
@@ -95,6 +100,15 @@ void Audit::replace(int rank) {
   take({});
 }
 
+void Audit::catch_up() {
+  if (over_) return;
+  event("catches up");
+  std::vector<Action> actions;
+  std::size_t left = 1;
+  muster_.catch_up(actions, left);
+  take(std::move(actions));
+}
+
 void Audit::expire() {
   if (over_) return;
   const auto deadline = muster_.next_deadline();
@@ -108,6 +122,7 @@ void Audit::expire() {
 }
 
 void Audit::end() {
+  for (int rounds = 0; muster_.is_behind() && rounds < 1000; ++rounds) catch_up();
   for (int rounds = 0; muster_.next_deadline() && rounds < 100; ++rounds) expire();
   for (const auto& [id, op] : ops_) require(op.outcome.has_value(), "no outcome for " + id);
   require(outcome_of_.size() == identity_of_.size(), "a call without outcome");
@@ -217,6 +232,8 @@ void Audit::check_failed(const FailOp& failed) {
 }
 
 void Audit::check_pending() {
+  // Until they have learned of all losses, ops are pending that will not be.
+  if (muster_.is_behind()) return;
   std::size_t pending = 0;
   for (const auto& [id, op] : ops_) {
     if (op.outcome) continue;

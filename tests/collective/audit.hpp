@@ -21,11 +21,13 @@ struct Call {
 
 class Audit {
  public:
-  Audit(int world_size, muster::OnLoss policy);
+  /// `at_once`: how much of a loss ops learn when it happens, see Muster::lose(); the rest they do in catch_up().
+  Audit(int world_size, muster::OnLoss policy, std::size_t at_once = std::size_t{1} << 30);
 
   void call(int rank, const Call& call);
   void lose(int rank);     ///< as the policy has it
   void replace(int rank);  ///< policy wait: after lose()
+  void catch_up();         ///< one of the ops that have not learned of a loss does
   void expire();           ///< the clock jumps to the deadline of all that is pending
   void end();              ///< expires the rest; every call must have its outcome then
 
@@ -58,6 +60,7 @@ class Audit {
 
   int world_size_;
   muster::OnLoss policy_;
+  std::size_t at_once_;
   Muster muster_;
   TimePoint now_;
   std::set<int> gone_;

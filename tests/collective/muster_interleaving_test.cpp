@@ -67,9 +67,16 @@ class Orders {
     if (last) replay();
   }
 
+  /// Once with ops that learn of a loss when it happens, and once with those that only do when somebody comes to them.
   void replay() {
     ++count_;
-    Audit audit(static_cast<int>(case_.programs.size()), case_.policy);
+    constexpr std::size_t all = 1000;
+    replay(all);
+    if (case_.disturbance == Disturbance::loss) replay(0);
+  }
+
+  void replay(std::size_t at_once) {
+    Audit audit(static_cast<int>(case_.programs.size()), case_.policy, at_once);
     for (const Step& step : steps_) switch (step.event) {
         case Event::call: audit.call(step.rank, case_.programs[static_cast<std::size_t>(step.rank)][step.call]); break;
         case Event::lose: audit.lose(step.rank); break;
@@ -163,10 +170,12 @@ TEST_CASE("random runs of more ranks and calls") {
     const auto below = [&](int end) { return static_cast<int>(random() % static_cast<unsigned>(end)); };
     const int world_size = 1 + below(6);
     const auto policy = static_cast<OnLoss>(below(3));
-    Audit audit(world_size, policy);
+    const std::size_t at_once = seed % 2 == 0 ? 1000 : seed % 5;
+    Audit audit(world_size, policy, at_once);
     for (int step = 0; step < 60; ++step) {
       const int rank = below(world_size);
       const int dice = below(100);
+      if (at_once < 1000 && below(4) == 0) audit.catch_up();
       if (!audit.is_live(rank)) {
         if (policy == OnLoss::wait && dice < 30) audit.replace(rank);
       } else if (dice < 2) {

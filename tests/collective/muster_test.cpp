@@ -63,10 +63,12 @@ struct Scene {
     }
     actions.clear();
   }
-  void lose(int rank) { muster.lose(rank, "died", actions), collect(); }
-  void shrink(int rank) { muster.shrink(rank, "died", actions), collect(); }
-  void vacate(int rank) { muster.vacate(rank, "died", actions), collect(); }
+  void lose(int rank) { muster.lose(rank, "died", actions, plenty), collect(); }
+  void shrink(int rank) { muster.shrink(rank, "died", actions, plenty), collect(); }
+  void vacate(int rank) { muster.vacate(rank, "died", actions, plenty), collect(); }
   void expire(int ms) { muster.expire(now = at_ms(ms), actions), collect(); }
+
+  std::size_t plenty = std::size_t{1} << 30;
 
   [[nodiscard]] const muster::Error& error(Ticket ticket) const { return failures.at(ticket); }
 
@@ -534,4 +536,65 @@ TEST_CASE("history is bounded in bytes, too") {
   CHECK(scene.error(scene.barrier(1, key + "99")).code() == Code::timeout);
   scene.barrier(1, key + "0");
   CHECK(scene.failures.size() == told + 1);
+}
+
+TEST_CASE("ops learn of a loss as many at a time as there is room for") {
+  Scene scene(3);
+  const auto first = scene.barrier(0, "a");
+  const auto second = scene.barrier(0, "b");
+  std::size_t left = 1;
+  scene.muster.lose(2, "died", scene.actions, left);
+  scene.collect();
+  CHECK(left == 0);
+  CHECK(scene.failures.contains(first));
+  REQUIRE(scene.muster.is_behind());
+  CHECK_FALSE(scene.failures.contains(second));
+  SECTION("the rest does later") { scene.muster.catch_up(scene.actions, scene.plenty); }
+  SECTION("or when somebody comes to it") {
+    const auto late = scene.barrier(1, "b");
+    REQUIRE(scene.failures.contains(late));
+    CHECK(scene.error(late).describe() == scene.error(second).describe());
+  }
+  scene.collect();
+  REQUIRE(scene.failures.contains(second));
+  CHECK(scene.error(second).code() == Code::peer_lost);
+  CHECK_FALSE(scene.muster.is_behind());
+}
+
+TEST_CASE("an op that has to learn of a loss does not time out before") {
+  Scene scene(2);
+  const auto op = scene.barrier(0, "a");
+  std::size_t none = 0;
+  scene.muster.shrink(1, "died", scene.actions, none);
+  constexpr int a_day = 86'400'000;
+  scene.expire(a_day);
+  CHECK(scene.failures.empty());
+  CHECK(scene.muster.next_deadline());
+  scene.muster.catch_up(scene.actions, scene.plenty);
+  scene.collect();
+  CHECK_FALSE(scene.failures.contains(op));
+  REQUIRE(scene.ops.size() == 1);
+  CHECK_FALSE(scene.muster.next_deadline());
+}
+
+TEST_CASE("what is left of an epoch ends as many ops at a time as there is room for") {
+  Scene scene(3);
+  const auto waits = scene.barrier(0, "a");
+  const auto complete = scene.barrier(0, "b");
+  scene.barrier(1, "b");
+  std::size_t left = 0;
+  scene.muster.shrink(2, "died", scene.actions, left);
+  const muster::Error over(Code::peer_lost, "the epoch is over");
+  left = 1;
+  scene.muster.dissolve(over, scene.actions, left);
+  scene.collect();
+  CHECK(scene.error(waits).describe() == over.describe());
+  CHECK_FALSE(scene.muster.empty());
+  left = 1;
+  scene.muster.dissolve(over, scene.actions, left);
+  scene.collect();
+  CHECK(scene.muster.empty());
+  // It only lacked who was lost before.
+  CHECK_FALSE(scene.failures.contains(complete));
+  CHECK(scene.ops.size() == 1);
 }

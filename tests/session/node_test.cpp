@@ -516,13 +516,11 @@ TEST_CASE("ops over refs of one process are complete at once, and disagreement i
 
 namespace {
 
-/// The first client has died, and most of its fifty seats are still to be lost: many ops wait in its group.
+/// The first client has died, and some of its fifty seats are still to be lost.
 struct HalfForgotten {
   HalfForgotten() {
     for (int rank = 0; rank < 50; ++rank) REQUIRE(first.join("g", rank, 51, muster::OnLoss::wait));
     REQUIRE(second.join("g", 50, 51, muster::OnLoss::wait));
-    for (int i = 0; i < 1000; ++i) second.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), std::to_string(i));
-    world.outside.take(second.id());
     first.die();
     REQUIRE(world.node.goes_on());
   }
@@ -547,7 +545,16 @@ TEST_CASE_METHOD(HalfForgotten, "a seat of a client that is half forgotten can b
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE_METHOD(HalfForgotten, "a client with many seats among many ops is forgotten in pieces, its peers told once") {
+TEST_CASE("a client with many seats among many ops is forgotten in pieces, its peers told once") {
+  World world(HalfForgotten::settings());
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  for (int rank = 0; rank < 50; ++rank) REQUIRE(first.join("g", rank, 51, muster::OnLoss::fail));
+  REQUIRE(second.join("g", 50, 51, muster::OnLoss::fail));
+  for (int i = 0; i < 2000; ++i) second.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), std::to_string(i));
+  world.outside.take(second.id());
+  first.die();
+  REQUIRE(world.node.goes_on());
   int turns = 0;
   for (; world.node.goes_on(); ++turns) world.node.go_on(world.now);
   CHECK(turns > 10);
@@ -555,4 +562,117 @@ TEST_CASE_METHOD(HalfForgotten, "a client with many seats among many ops is forg
   CHECK(std::count_if(told.begin(), told.end(), [](const auto& completion) {
           return completion.type == ipc::CompletionType::group_changed;
         }) == 1);
+}
+
+namespace {
+
+/// Four clients, of which the first three have many ops that wait for the fourth.
+struct ManyWait {
+  explicit ManyWait(muster::OnLoss policy) {
+    for (std::uint32_t id = 1; id <= 4; ++id) clients.emplace_back(world, id);
+    for (int rank = 0; rank < 4; ++rank) clients[static_cast<std::size_t>(rank)].join("g", rank, 4, policy);
+    for (std::size_t rank = 0; rank < 3; ++rank)
+      for (int op = 0; op < each; ++op)
+        works.emplace_back(rank, contribute(rank, std::to_string(rank) + " " + std::to_string(op)));
+  }
+  ipc::WorkId contribute(std::size_t rank, std::string key) {
+    return clients[rank].contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), std::move(key));
+  }
+  [[nodiscard]] std::size_t told() {
+    std::size_t count = 0;
+    for (auto& client : clients)
+      count += client.count(ipc::CompletionType::failed) + client.count(ipc::CompletionType::done);
+    return count;
+  }
+  /// Lets the node go on to the end; the most that anybody was told in one turn, this event's included.
+  [[nodiscard]] std::size_t most_told_at_once(std::size_t told_before) {
+    std::size_t most = told() - told_before;
+    while (world.node.goes_on()) {
+      const std::size_t before = told();
+      world.node.go_on(world.now);
+      most = std::max(most, told() - before);
+    }
+    return most;
+  }
+  void check_all_failed(Code code) {
+    for (const auto& [rank, work] : works) {
+      const auto failed = clients[rank].failed(work);
+      REQUIRE(failed);
+      REQUIRE(failed->code() == code);
+    }
+    CHECK(world.node.ops_in_flight() == 0);
+    CHECK(NodeAudit(world.node).contradictions().empty());
+  }
+
+  static constexpr int each = 1000;
+  static constexpr std::size_t few = 256;
+  World world;
+  std::vector<TestClient> clients;
+  std::vector<std::pair<std::size_t, ipc::WorkId>> works;
+};
+
+}  // namespace
+
+TEST_CASE("when a rank goes that thousands of ops wait for, they fail in pieces") {
+  ManyWait scene(muster::OnLoss::fail);
+  const auto before = scene.told();
+  SECTION("it dies") { scene.clients[3].die(); }
+  SECTION("it leaves") { scene.clients[3].leave(); }
+  CHECK(NodeAudit(scene.world.node).contradictions().empty());
+  CHECK(scene.most_told_at_once(before) <= ManyWait::few);
+  scene.check_all_failed(Code::peer_lost);
+}
+
+TEST_CASE("who comes to an op between its rank's loss and its turn gets the outcome that the others get") {
+  ManyWait scene(muster::OnLoss::fail);
+  scene.clients[3].die();
+  const std::string last = std::to_string(ManyWait::each - 1);
+  const auto [rank, work] = scene.works.back();
+  REQUIRE_FALSE(scene.clients[rank].failed(work));
+  const auto late = scene.contribute(0, "2 " + last);
+  REQUIRE(scene.clients[0].failed(late));
+  REQUIRE(scene.clients[rank].failed(work));
+  CHECK(scene.clients[0].failed(late)->describe() == scene.clients[rank].failed(work)->describe());
+  CHECK(scene.clients[0].failed(late)->ranks() == std::vector<int>{3});
+  CHECK(scene.most_told_at_once(scene.told()) <= ManyWait::few);
+  scene.check_all_failed(Code::peer_lost);
+}
+
+TEST_CASE("ops whose deadline passes before they have learned of a loss learn of it first") {
+  ManyWait scene(muster::OnLoss::fail);
+  const auto before = scene.told();
+  scene.clients[3].die();
+  REQUIRE(scene.world.node.goes_on());
+  scene.world.advance(std::chrono::minutes(1));
+  CHECK(scene.most_told_at_once(before) <= ManyWait::few);
+  scene.check_all_failed(Code::peer_lost);
+  scene.world.advance(std::chrono::minutes(1));
+  CHECK_FALSE(scene.world.node.next_deadline());
+}
+
+TEST_CASE("thousands of ops whose epoch ends fail in pieces, and the next epoch begins at once") {
+  ManyWait scene(muster::OnLoss::shrink);
+  const auto before = scene.told();
+  std::vector<ipc::WorkId> reforms;
+  for (std::size_t rank = 0; rank < 3; ++rank) reforms.push_back(scene.clients[rank].contribute(Kind::reform));
+  SECTION("by its last reform") { reforms.push_back(scene.clients[3].contribute(Kind::reform)); }
+  SECTION("as a loss completes the reform") { scene.clients[3].die(); }
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    REQUIRE(scene.clients[rank].done(reforms[rank]));
+    CHECK(scene.clients[rank].done(reforms[rank])->epoch == 2);
+  }
+  // The outcomes of the reforms come first.
+  CHECK(scene.most_told_at_once(before) <= ManyWait::few + reforms.size());
+  scene.check_all_failed(Code::peer_lost);
+}
+
+TEST_CASE("ops that outlive a group's last rank fail in pieces") {
+  ManyWait scene(muster::OnLoss::wait);
+  for (auto& client : scene.clients) {
+    const auto before = scene.told();
+    client.leave();
+    CHECK(scene.most_told_at_once(before) <= ManyWait::few);
+  }
+  scene.check_all_failed(Code::peer_lost);
+  CHECK(scene.clients[0].groups().total() == 0);
 }

@@ -28,6 +28,11 @@ std::vector<Node::GroupPtr> NodeAudit::groups() const {
   for (const auto& [key, running] : node_.running_) add(running.group);
   for (const auto& [id, client] : node_.clients_)
     for (const auto& [seat, seated] : client.seats) add(seated.group);
+  for (const auto& leaving : node_.leaving_) {
+    for (const auto& [seat, seated] : leaving.seats) add(seated.group);
+    for (const auto& group : leaving.to_tell) add(group);
+  }
+  for (const auto& unsettled : node_.unsettled_) add(unsettled.group);
   return {found.begin(), found.end()};
 }
 
@@ -78,14 +83,19 @@ Amounts NodeAudit::held() const {
     heap += running.heap.amount();
     add_all(running.op->contributions);
   }
+  const auto add_ops = [&](const Muster& muster) {
+    muster.for_each_slot([&](const Muster::Slot& slot) {
+      add(slot.charge);
+      if (slot.op) add_all(slot.op->contributions);
+    });
+  };
+  for (const auto& unsettled : node_.unsettled_)
+    if (unsettled.ended) add_ops(*unsettled.ended);
   for (const auto& group : groups()) {
     sum[index(Resource::groups)] += group->charge.amount();
     heap += group->charge.heap();
     add_all(group->early);
-    group->muster.for_each_slot([&](const Muster::Slot& slot) {
-      add(slot.charge);
-      if (slot.op) add_all(slot.op->contributions);
-    });
+    add_ops(group->muster);
     for (const auto& [rank, charge] : group->lost) heap += charge.amount();
   }
   return sum;
@@ -171,6 +181,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
   count("pending entries", node_.pending_.size());
   count("running ops", node_.running_.size());
+  count("groups with ops to settle", node_.unsettled_.size());
   count("life lines", node_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());
