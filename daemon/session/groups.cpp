@@ -1,4 +1,4 @@
-// Seats and epochs: what joining, leaving and dying mean for a group and for the ops of its members.
+// Groups and their seats: joining, deadlines, reforms and splits.
 #include <algorithm>
 #include <set>
 
@@ -117,179 +117,6 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   if (*joined == Group::Joined::replacement) tell_members(*state);
 }
 
-Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, TimePoint now) {
-  auto found = client.seats.find(seat);
-  if (found == client.seats.end())
-    return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
-  auto seated = std::move(found->second);
-  const GroupPtr state = seated.group;
-  client.seats.erase(found);
-  std::size_t left = effort_of_turn;
-  if (lose_seat(seat, std::move(seated), how, left, now) == AfterLoss::tell) tell_members(state);
-  return {};
-}
-
-/// Most often at once. Many seats are lost one by one, and others have their turns in between.
-void Node::lose_all_seats(Client& client, const std::string& how, TimePoint now) {
-  if (client.seats.empty()) return;
-  leaving_.push_back({std::move(client.seats), how, {}});
-  client.seats.clear();
-  const auto own = std::prev(leaving_.end());
-  if (lose_some(*own, now)) leaving_.erase(own);
-}
-
-void Node::lose_more(TimePoint now) {
-  if (leaving_.empty()) return;
-  const auto first = leaving_.begin();
-  if (lose_some(*first, now)) leaving_.erase(first);
-  else leaving_.splice(leaving_.end(), leaving_, first);
-}
-
-/// The seat of a client that is gone, which somebody else wants to take already. False if there is none.
-bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
-  const auto held = state->group.seats().find(rank);
-  if (held == state->group.seats().end()) return false;
-  for (auto& leaving : leaving_) {
-    auto seat = leaving.seats.extract(held->second.id);
-    if (seat.empty()) continue;
-    std::size_t left = effort_of_turn;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, left, now_) == AfterLoss::tell)
-      leaving.to_tell.insert(state);
-    return true;
-  }
-  return false;
-}
-
-/// True if none is left. A client may hold all seats of a large group: its members are told once, and not for each.
-bool Node::lose_some(Leaving& leaving, TimePoint now) {
-  constexpr std::size_t effort_of_seat = 8;
-  std::size_t left = effort_of_turn;
-  while (!leaving.seats.empty() && left > 0) {
-    left -= std::min(left, effort_of_seat);
-    auto seat = leaving.seats.extract(leaving.seats.begin());
-    const GroupPtr state = seat.mapped().group;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, left, now) == AfterLoss::tell)
-      leaving.to_tell.insert(state);
-  }
-  if (!leaving.seats.empty()) return false;
-  for (const auto& state : leaving.to_tell) tell_members(state);
-  return true;
-}
-
-Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::string& how, std::size_t& left,
-                                TimePoint now) {
-  const auto& [state, rank, charge] = seated;
-  const auto early = std::stable_partition(
-      state->early.begin(), state->early.end(),
-      [&](const Contribution& contribution) { return pending_.at(contribution.ticket).seat != seat; });
-  const std::vector<Contribution> withdrawn(std::make_move_iterator(early),
-                                            std::make_move_iterator(state->early.end()));
-  state->early.erase(early, state->early.end());
-  for (const auto& contribution : withdrawn)
-    settle_failed(contribution.ticket,
-                  Error(Code::group_closed, "rank " + std::to_string(rank) + " left group '" +
-                                                state->group.settings().name + "' before its op began"));
-  const auto lost = state->group.lose(seat);
-  state->results.reset();
-  if (lost == Group::Lost::newcomer) {
-    if (state->group.empty()) remove_group(state);
-    return AfterLoss::silence;
-  }
-  state->lost.insert_or_assign(rank, std::move(seated.charge));
-  const auto epoch = state->group.epoch();
-  perform(state, lose_by_policy(*state, rank, how, left), now);
-  // The loss may have completed a reform: then the newcomers are members already, and told so.
-  if (state->group.epoch() != epoch) {
-    if (state->group.empty()) remove_group(state);
-    return AfterLoss::silence;
-  }
-  if (lost == Group::Lost::member) {
-    settle_losses(state, left, now);
-    return AfterLoss::tell;
-  }
-  const Error why(Code::peer_lost, "every rank of the group is gone");
-  if (!state->group.newcomers().empty()) {
-    begin_epoch(state, why, now);
-    return AfterLoss::silence;
-  }
-  remove_group(state);
-  settle(end_epoch(state, why, {}), left, now);
-  return AfterLoss::silence;
-}
-
-std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std::string& how, std::size_t& left) {
-  std::vector<Action> actions;
-  switch (state.group.settings().on_loss) {
-    case OnLoss::fail: state.muster.lose(rank, how, actions, left); break;
-    case OnLoss::shrink: state.muster.shrink(rank, how, actions, left); break;
-    case OnLoss::wait: state.muster.vacate(rank, how, actions, left); break;
-  }
-  return actions;
-}
-
-void Node::settle_losses(const GroupPtr& state, std::size_t& left, TimePoint now) {
-  if (state->settles || !state->muster.is_behind()) return;
-  state->settles = true;
-  settle({state, nullptr, std::nullopt}, left, now);
-}
-
-/// As much as there is time for, and the rest in turn with others.
-void Node::settle(Unsettled unsettled, std::size_t& left, TimePoint now) {
-  unsettled_.push_back(std::move(unsettled));
-  const auto own = std::prev(unsettled_.end());
-  if (settle_some(*own, left, now)) unsettled_.erase(own);
-}
-
-void Node::settle_more(TimePoint now) {
-  if (unsettled_.empty()) return;
-  std::size_t left = effort_of_turn;
-  const auto first = unsettled_.begin();
-  if (settle_some(*first, left, now)) unsettled_.erase(first);
-  else unsettled_.splice(unsettled_.end(), unsettled_, first);
-}
-
-/// True if none is left.
-bool Node::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
-  const auto& [state, ended, why] = unsettled;
-  std::vector<Action> actions;
-  if (ended) ended->dissolve(*why, actions, left);
-  else state->muster.catch_up(actions, left);
-  perform(state, std::move(actions), now);
-  if (ended) return ended->empty();
-  return !(state->settles = state->muster.is_behind());
-}
-
-/// The ops of the epoch that is over, which nobody comes to any more; the group has none from here on.
-Node::Unsettled Node::end_epoch(const GroupPtr& state, Error why, std::span<const int> next_members) const {
-  Muster next(state->group.settings().world_size, next_members, muster_limits(), state->group.epoch());
-  auto ended = std::make_unique<Muster>(std::move(state->muster));
-  state->muster = std::move(next);
-  return {state, std::move(ended), std::move(why)};
-}
-
-void Node::begin_epoch(const GroupPtr& state, Error why, TimePoint now) {
-  state->group.begin_epoch();
-  state->lost.clear();
-  state->results.reset();
-  std::size_t left = effort_of_turn;
-  settle(end_epoch(state, std::move(why), state->group.members()), left, now);
-  tell_members(state);
-  auto early = std::exchange(state->early, {});
-  for (auto& contribution : early) {
-    std::vector<Action> actions;
-    if (contribution.kind == ipc::Kind::reform) {
-      ipc::Done done;
-      done.epoch = state->group.epoch();
-      for (int rank : state->group.live()) done.live.push_back(rank);
-      settle_done(contribution.ticket, done);
-      continue;
-    }
-    state->muster.contribute(std::move(contribution), now, actions);
-    perform(state, std::move(actions), now);
-  }
-  watch(state, state->muster.next_deadline());
-}
-
 void Node::watch(const GroupPtr& state, std::optional<TimePoint> deadline) {
   if (!deadline || (state->watched && (*state->watched)->first <= *deadline)) return;
   if (state->watched) group_deadlines_.erase(*state->watched);
@@ -304,8 +131,8 @@ void Node::expire_groups(TimePoint now) {
     const GroupPtr state = group_deadlines_.begin()->second;
     group_deadlines_.erase(group_deadlines_.begin());
     state->watched.reset();
-    if (state->muster.is_behind()) {
-      // Its ops learn of a loss first, which goes on already.
+    if (state->settles) {
+      // That comes first, and goes on already.
       constexpr Duration a_moment = std::chrono::milliseconds(1);
       watch(state, now + a_moment);
       continue;
@@ -316,40 +143,48 @@ void Node::expire_groups(TimePoint now) {
     perform(state, std::move(actions), now);
     expire_early(state, now, left);
     watch(state, state->muster.next_deadline());
-    for (const auto& contribution : state->early)
-      if (contribution.deadline != TimePoint::max()) watch(state, contribution.deadline);
+    for (const auto& [rank, queue] : state->early)
+      for (const auto& contribution : queue.ops)
+        if (contribution.deadline != TimePoint::max()) watch(state, contribution.deadline);
   }
 }
 
 void Node::expire_early(const GroupPtr& state, TimePoint now, std::size_t& left) {
   std::vector<int> members;
   for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
-  for (auto& contribution : state->early) {
-    if (left == 0) break;
-    if (contribution.deadline > now) continue;
-    --left;
-    const Error error(Code::timeout,
-                      "rank " + std::to_string(contribution.rank) + " joined group '" + state->group.settings().name +
-                          "' after a loss and still waits for the other ranks to reform it",
-                      "call reform() on every live rank", members);
-    ++ops_failed_;
-    ++state->ops_failed;
-    auto& pending = pending_.at(contribution.ticket);
-    if (find(pending.client)) fail_work(pending.client, pending.work, error);
-    // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
-    pending.told = true;
-    contribution.deadline = TimePoint::max();
-    contribution.inputs = {};
-    // The others are told in few words: what waits here was charged for few.
-    contribution.fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
+  for (auto& [rank, queue] : state->early) {
+    for (auto& contribution : queue.ops) {
+      if (left == 0) break;
+      if (contribution.deadline > now) continue;
+      --left;
+      expire_early(*state, contribution, members);
+    }
+    // A reform is not matched by order.
+    std::erase_if(queue.ops, [&](const Contribution& contribution) {
+      const auto pending = pending_.find(contribution.ticket);
+      const bool over = contribution.kind == ipc::Kind::reform && pending->second.told;
+      if (over) pending_.erase(pending);
+      return over;
+    });
   }
-  // A reform is not matched by order.
-  std::erase_if(state->early, [&](const Contribution& contribution) {
-    const auto pending = pending_.find(contribution.ticket);
-    const bool over = contribution.kind == ipc::Kind::reform && pending->second.told;
-    if (over) pending_.erase(pending);
-    return over;
-  });
+  std::erase_if(state->early, [](const auto& entry) { return entry.second.ops.empty(); });
+}
+
+void Node::expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members) {
+  const Error error(Code::timeout,
+                    "rank " + std::to_string(contribution.rank) + " joined group '" + state.group.settings().name +
+                        "' after a loss and still waits for the other ranks to reform it",
+                    "call reform() on every live rank", members);
+  ++ops_failed_;
+  ++state.ops_failed;
+  auto& pending = pending_.at(contribution.ticket);
+  if (find(pending.client)) fail_work(pending.client, pending.work, error);
+  // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
+  pending.told = true;
+  contribution.deadline = TimePoint::max();
+  contribution.inputs = {};
+  // The others are told in few words: what waits here was charged for few.
+  contribution.fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
 }
 
 void Node::remove_group(const GroupPtr& state) {
@@ -380,9 +215,7 @@ void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
               Error(Code::peer_lost, "the group was reformed while the op was pending",
                     "start the op again in the new epoch", lost),
               now);
-  ipc::Done done;
-  done.epoch = state->group.epoch();
-  for (int rank : state->group.live()) done.live.push_back(rank);
+  const auto done = epoch_of(*state);
   for (const auto& contribution : op.contributions) settle_done(contribution.ticket, done);
 }
 

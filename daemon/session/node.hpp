@@ -5,6 +5,7 @@
 
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <list>
 #include <map>
@@ -149,8 +150,15 @@ class Node {
           charge(std::move(place)) {}
     Group group;
     Muster muster;
-    bool settles = false;             ///< some of its ops have not learned of a loss: it is among the unsettled
-    std::vector<Contribution> early;  ///< of newcomers, for the next epoch
+    /// Of one rank, in its order. The first `early` ones were called before the epoch began.
+    struct Waiting {
+      std::deque<Contribution> ops;
+      std::size_t early = 0;
+    };
+    std::map<int, Waiting> early;   ///< of newcomers by rank, for the next epoch
+    std::map<int, Waiting> coming;  ///< of members by rank: have not had their turns since the epoch began
+    bool settles = false;           ///< it is among the unsettled
+    [[nodiscard]] bool is_settled() const { return coming.empty() && !muster.is_behind(); }
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
     std::optional<GroupDeadlines::iterator> watched;  ///< when the node looks at its deadlines next
@@ -283,23 +291,28 @@ class Node {
   bool lose_before_its_turn(const GroupPtr& state, int rank);
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how,
                                                           std::size_t& left);
-  /// Ops that a loss, or the end of their epoch, has not been told of yet.
+  void withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now);
+  /// What a loss, or the end of an epoch, has not been told of yet.
   struct Unsettled {
     GroupPtr group;
-    std::unique_ptr<Muster> ended;     ///< of an epoch that is over; null: the group's own
-    std::optional<muster::Error> why;  ///< how those of an ended one fail
+    std::unique_ptr<Muster> ended;       ///< of an epoch that is over
+    std::deque<Contribution> withdrawn;  ///< of a rank that left before they had a place
+    std::optional<muster::Error> why;    ///< how these two fail; none: the group's own ops are meant
   };
   static constexpr std::size_t effort_of_turn = 256;  ///< see Muster::lose(): about a fifth of a millisecond
-  void settle_losses(const GroupPtr& state, std::size_t& left, TimePoint now);
+  void settle_own(const GroupPtr& state, std::size_t& left, TimePoint now);
   void settle(Unsettled unsettled, std::size_t& left, TimePoint now);
   [[nodiscard]] bool settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now);
   void settle_more(TimePoint now);
+  void take_place(const GroupPtr& state, std::size_t& left, TimePoint now);
   [[nodiscard]] Muster::Limits muster_limits() const;
   [[nodiscard]] Unsettled end_epoch(const GroupPtr& state, muster::Error why, std::span<const int> next_members) const;
   void begin_epoch(const GroupPtr& state, muster::Error why, TimePoint now);
+  [[nodiscard]] static muster::ipc::Done epoch_of(const GroupState& state);
   void watch(const GroupPtr& state, std::optional<TimePoint> deadline);
   void expire_groups(TimePoint now);
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
+  void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state);
   struct Child {

@@ -166,15 +166,18 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   contribution.key = std::move(read->key);
   if (auto inputs = inputs_of(client, *read, charge)) contribution.inputs = std::move(*inputs);
   else contribution.fault = std::make_shared<Error>(inputs.error());
+  const auto coming = state->coming.find(rank);
+  const bool has_place = !newcomer && coming == state->coming.end();
   if (charge) contribution.charge = std::move(*charge);
-  else if (newcomer || !(stopping_ || pay_for_failure(client, state, contribution)))
+  else if (!has_place || !(stopping_ || pay_for_failure(client, state, contribution)))
     return give_up_seat(client, *read, charge.error(), now);
   contribution.ticket = add_pending({client.id, read->work, read->seat, state});
   if (newcomer) {
     watch(state, contribution.deadline);
-    state->early.push_back(std::move(contribution));
-    return;
+    return state->early[rank].ops.push_back(std::move(contribution));
   }
+  // Behind those of its rank that were called before.
+  if (!has_place) return coming->second.ops.push_back(std::move(contribution));
   const GroupPtr group = state;
   std::vector<Action> actions;
   group->muster.contribute(std::move(contribution), now, actions);

@@ -676,3 +676,79 @@ TEST_CASE("ops that outlive a group's last rank fail in pieces") {
   scene.check_all_failed(Code::peer_lost);
   CHECK(scene.clients[0].groups().total() == 0);
 }
+
+namespace {
+
+/// A newcomer has called thousands of ops before its epoch could begin.
+struct BusyNewcomer {
+  BusyNewcomer() {
+    clients[0].join("g", 0, 2, muster::OnLoss::shrink);
+    clients[1].join("g", 1, 2, muster::OnLoss::shrink);
+    clients[1].die();
+    clients[2].join("g", 1, 2, muster::OnLoss::shrink);
+    for (int op = 0; op < many; ++op) works.push_back(clients[2].contribute(Kind::barrier, {}, 0, a_while));
+  }
+  /// The most that the node does for the newcomer in one turn.
+  [[nodiscard]] std::size_t most_at_once(const std::function<std::size_t()>& done) {
+    std::size_t most = done();
+    while (world.node.goes_on()) {
+      const std::size_t before = done();
+      world.node.go_on(world.now);
+      most = std::max(most, done() - std::min(done(), before));
+    }
+    return most;
+  }
+  static constexpr int many = 2000;
+  static constexpr std::chrono::seconds a_while{30};
+  World world;
+  std::array<TestClient, 3> clients{TestClient(world, 1), TestClient(world, 2), TestClient(world, 3)};
+  std::vector<ipc::WorkId> works;
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(BusyNewcomer, "thousands of ops that were called before their epoch take their places in pieces") {
+  const auto reform = clients[0].contribute(Kind::reform);
+  REQUIRE(clients[0].done(reform));
+  clients[0].epoch = 2;
+  const auto placed = [&] { return NodeAudit(world.node).ops_in_groups(); };
+  CHECK(placed() <= 256);
+  SECTION("in the order of their calls, and what is called meanwhile comes behind them") {
+    const auto behind = clients[2].contribute(Kind::barrier, {}, 0, a_while);
+    CHECK(most_at_once(placed) <= 256);
+    for (int op = 0; op < many; ++op) clients[0].contribute(Kind::barrier, {}, 0, a_while);
+    for (const auto work : works) REQUIRE(clients[2].done(work));
+    CHECK_FALSE(clients[2].done(behind));
+    clients[0].contribute(Kind::barrier, {}, 0, a_while);
+    REQUIRE(clients[2].done(behind));
+  }
+  SECTION("a reform, too") {
+    const auto next = clients[2].contribute(Kind::reform);
+    const auto others = clients[0].contribute(Kind::reform);
+    CHECK_FALSE(clients[2].done(next));
+    CHECK(most_at_once(placed) <= 256);
+    REQUIRE(clients[2].done(next));
+    REQUIRE(clients[0].done(others));
+    CHECK(clients[2].done(next)->epoch == 3);
+    for (const auto work : works) REQUIRE(clients[2].failed(work));
+  }
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}
+
+TEST_CASE_METHOD(BusyNewcomer, "thousands of ops of a newcomer that goes fail in pieces") {
+  SECTION("before its epoch") {}
+  SECTION("when that has begun") {
+    clients[0].contribute(Kind::reform);
+    REQUIRE(world.node.goes_on());
+  }
+  const auto failed = [&] { return clients[2].count(ipc::CompletionType::failed); };
+  clients[2].leave();
+  CHECK(NodeAudit(world.node).contradictions().empty());
+  CHECK(most_at_once(failed) <= 256);
+  clients[0].leave();
+  // Those that had their places waited for the last rank.
+  while (world.node.goes_on()) world.node.go_on(world.now);
+  for (const auto work : works) REQUIRE((clients[2].failed(work) || clients[2].done(work)));
+  CHECK(world.node.ops_in_flight() == 0);
+  CHECK(clients[0].groups().total() == 0);
+}

@@ -36,6 +36,12 @@ std::vector<Node::GroupPtr> NodeAudit::groups() const {
   return {found.begin(), found.end()};
 }
 
+std::size_t NodeAudit::ops_in_groups() const {
+  std::size_t ops = 0;
+  for (const auto& group : groups()) ops += group->muster.in_flight();
+  return ops;
+}
+
 Amounts NodeAudit::held() const {
   Amounts sum;
   auto& memory = sum[index(Resource::memory)];
@@ -76,7 +82,7 @@ Amounts NodeAudit::held() const {
     if (charge.heap() > 0) sum[index(Resource::slots)] += charge.amount();
     heap += charge.heap() > 0 ? charge.heap() : charge.amount();
   };
-  const auto add_all = [&](const std::vector<Contribution>& contributions) {
+  const auto add_all = [&](const auto& contributions) {
     for (const auto& contribution : contributions) add(contribution.charge);
   };
   for (const auto& [key, running] : node_.running_) {
@@ -89,12 +95,15 @@ Amounts NodeAudit::held() const {
       if (slot.op) add_all(slot.op->contributions);
     });
   };
-  for (const auto& unsettled : node_.unsettled_)
+  for (const auto& unsettled : node_.unsettled_) {
     if (unsettled.ended) add_ops(*unsettled.ended);
+    add_all(unsettled.withdrawn);
+  }
   for (const auto& group : groups()) {
     sum[index(Resource::groups)] += group->charge.amount();
     heap += group->charge.heap();
-    add_all(group->early);
+    for (const auto* waiting : {&group->early, &group->coming})
+      for (const auto& [rank, queue] : *waiting) add_all(queue.ops);
     add_ops(group->muster);
     for (const auto& [rank, charge] : group->lost) heap += charge.amount();
   }

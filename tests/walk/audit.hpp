@@ -42,6 +42,8 @@ class NodeAudit {
   [[nodiscard]] bool on_lanes(ClientId client, WorkId work) const;
   /// Null if the client doesn't hold it.
   [[nodiscard]] ObjectPtr held_object(ClientId client, ObjectId object) const;
+  /// Ops that gather or run.
+  [[nodiscard]] std::size_t ops_in_groups() const;
   [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.held_by(client); }
 
  private:
