@@ -122,7 +122,8 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
 void SegmentTable::end(Segment& segment) try {
   auto memory = std::make_shared<Charge>(std::move(segment.memory_));
   if (!segment.readers_.empty()) {
-    ended_.push_back({segment.id_, {segment.readers_.begin(), segment.readers_.end()}});
+    auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
+    for (const auto& [reader, charge] : segment.readers_) ended.readers.push_back(reader);
     draining_.emplace(segment.id_, Draining{memory, std::move(segment.readers_)});
   }
   if (!hooks_.dispose) return;
@@ -236,7 +237,26 @@ Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes,
 
 void SegmentTable::drop_result(SegmentId id) { kept_.erase(id); }
 
-void SegmentTable::add_reader(const SegmentPtr& segment, ClientId client) { segment->readers_.insert(client); }
+Result<void> SegmentTable::add_reader(const SegmentPtr& segment, Payer client) {
+  if (segment->readers_.contains(client.client)) return {};
+  auto charge = ledger_.charge(client, Resource::heap, reader_bytes);
+  if (!charge && !reads_few_for_nothing(client.client)) return charge.error();
+  segment->readers_.emplace(client.client, charge ? std::move(*charge) : Charge());
+  return {};
+}
+
+/// Only asked of a client whose heap is full.
+bool SegmentTable::reads_few_for_nothing(ClientId client) const {
+  std::size_t count = 0;
+  const auto look_at = [&](const std::map<ClientId, Charge>& readers) {
+    const auto found = readers.find(client);
+    if (found != readers.end() && found->second.amount() == 0) ++count;
+  };
+  for (const auto& [id, weak] : segments_)
+    if (const auto segment = weak.lock()) look_at(segment->readers_);
+  for (const auto& [id, draining] : draining_) look_at(draining.readers);
+  return count < readers_free;
+}
 
 void SegmentTable::unmapped(ClientId client, SegmentId id) {
   auto found = draining_.find(id);

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
-#include <set>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -88,6 +88,7 @@ class Segment : public SparseHook {
  private:
   friend class SegmentTable;
   friend class Resident;
+  friend class NodeAudit;  ///< of the tests: adds up what is held
   SegmentId id_;
   std::uint64_t bytes_ = 0;
   Payer owner_;
@@ -97,7 +98,7 @@ class Segment : public SparseHook {
   MappingPtr mapping_;
   Charge memory_;
   Charge descriptor_;
-  std::set<ClientId> readers_;  ///< have had the descriptor
+  std::map<ClientId, Charge> readers_;  ///< have had the descriptor
   SegmentTable* table_ = nullptr;
   bool orphan_ = false;  ///< its client is gone
   boost::intrusive::list<Resident> residents_;
@@ -137,10 +138,14 @@ class SegmentTable {
   /// A segment that the daemon writes results of `user` in: mapped writable, then sealed.
   [[nodiscard]] muster::Result<SegmentPtr> create_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
   void drop_result(SegmentId segment);
-  /// The client gets the descriptor and will map it.
-  void add_reader(const SegmentPtr& segment, ClientId client);
+  /// The client gets the descriptor and will map it. QuotaExceeded if it has no heap left for that; but for the first
+  /// few, which its connection has paid for.
+  [[nodiscard]] muster::Result<void> add_reader(const SegmentPtr& segment, Payer client);
   /// The client has unmapped a segment, mostly one that ended.
   void unmapped(ClientId client, SegmentId segment);
+  static constexpr std::uint64_t reader_bytes =
+      192;                                         ///< of maps, also once the segment has ended, with what malloc adds
+  static constexpr std::size_t readers_free = 16;  ///< segments that a client reads for nothing
   /// A segment that ended while clients still map it. It stays charged until they don't.
   struct Ended {
     SegmentId segment;
@@ -183,10 +188,11 @@ class SegmentTable {
   std::uint32_t last_id_ = 0;
   std::size_t forget_at_ = 0;  ///< how many entries make it worth looking for ended ones
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
+  [[nodiscard]] bool reads_few_for_nothing(ClientId client) const;
   /// What outlives a segment while clients map it.
   struct Draining {
     std::shared_ptr<Charge> memory;  ///< shared with its disposal
-    std::set<ClientId> readers;
+    std::map<ClientId, Charge> readers;
   };
   std::unordered_map<SegmentId, Draining> draining_;
   std::vector<Ended> ended_;

@@ -221,6 +221,7 @@ class Node {
 
   // requests.cpp: frames
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
+  [[nodiscard]] bool is_free_to_look(const Client& client) const;
   [[nodiscard]] muster::Result<void> charge_connection(Client& client, bool rings);
   void welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);

@@ -115,16 +115,28 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
                      [this, id, request](const Error& error) { refuse(id, request, error); });
 }
 
+/// Among the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full
+/// can be looked at.
+bool Node::is_free_to_look(const Client& client) const {
+  constexpr std::ptrdiff_t free_max = 8;
+  return std::count_if(clients_.begin(), clients_.end(), [&](const auto& entry) {
+           const Client& other = entry.second;
+           return other.credentials.user == client.credentials.user && other.descriptors.amount() > 0 &&
+                  other.descriptors.heap() == 0;
+         }) < free_max;
+}
+
 Result<void> Node::charge_connection(Client& client, bool rings) {
   constexpr std::uint64_t descriptors_without_rings = 2;
   constexpr std::uint64_t descriptors_with_rings = 6;
-  // With what the event loop and the kernel have for it. Who only asks needs no more than descriptors, so that also a
-  // daemon that is full can be looked at.
-  constexpr std::uint64_t heap_without_rings = 0;
-  constexpr std::uint64_t heap_with_rings = 8 << 10;
+  // With what the event loop and the kernel have for it.
+  constexpr std::uint64_t heap_without_rings = 4 << 10;
+  constexpr std::uint64_t heap_with_rings = (8 << 10) + SegmentTable::readers_free * SegmentTable::reader_bytes;
   auto descriptors =
       ledger_.charge(client.payer(), Resource::fds, rings ? descriptors_with_rings : descriptors_without_rings,
-                     rings ? heap_with_rings : heap_without_rings);
+                     rings                     ? heap_with_rings
+                     : is_free_to_look(client) ? 0
+                                               : heap_without_rings);
   if (!descriptors) return descriptors.error();
   if (rings) {
     auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
@@ -318,7 +330,8 @@ void Node::map(Client& client, std::uint64_t request, SegmentId id) {
   if (!segment && segment.error().code() == Code::denied && store_.holds_in(client.id, id))
     segment = segments_.find(id);
   if (!segment) return reply_error(client.id, request, segment.error());
-  segments_.add_reader(*segment, client.id);
+  if (auto added = segments_.add_reader(*segment, client.payer()); !added)
+    return reply_error(client.id, request, added.error());
   const int fd = (*segment)->fd().get();
   send_reply(client.id, frames::segment(request, **segment), {&fd, 1});
 }

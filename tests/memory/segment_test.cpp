@@ -193,13 +193,40 @@ TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
   CHECK_FALSE((*segment)->contains(2, ~std::uint64_t{0}));
 }
 
+namespace {
+
+constexpr std::uint64_t reader_bytes = SegmentTable::reader_bytes;
+
+}  // namespace
+
+TEST_CASE("who reads segments is charged for being known to, once, beyond a few") {
+  Quota quota = memory_quota(mebibyte);
+  quota.per_client[static_cast<std::size_t>(Resource::heap)] = reader_bytes;
+  Ledger ledger(quota);
+  SegmentTable table(ledger);
+  std::vector<ClientSide> sides;
+  for (std::size_t i = 0; i < SegmentTable::readers_free + 2; ++i) sides.push_back(lease_and_map(table, owner, page));
+  const auto last = sides.back().segment;
+  sides.pop_back();
+  for (int twice = 0; twice < 2; ++twice)
+    for (const auto& side : sides) REQUIRE(table.add_reader(side.segment, other));
+  const auto refused = table.add_reader(last, other);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code() == Code::quota_exceeded);
+  CHECK(ledger.total().used[static_cast<std::size_t>(Resource::heap)] == reader_bytes);
+  table.unmapped(other.client, sides.front().segment->id());
+  CHECK(table.add_reader(last, other));
+  table.drop_client(other.client);
+  CHECK(ledger.total().used[static_cast<std::size_t>(Resource::heap)] == 0);
+}
+
 TEST_CASE("a segment stays charged until its last reader has unmapped it or is gone") {
   World world;
   const auto id = [&] {
     auto side = lease_and_map(world.table, owner, page);
-    world.table.add_reader(side.segment, other.client);
-    world.table.add_reader(side.segment, {3});
-    world.table.add_reader(side.segment, owner.client);
+    REQUIRE(world.table.add_reader(side.segment, other));
+    REQUIRE(world.table.add_reader(side.segment, {owner.user, {3}}));
+    REQUIRE(world.table.add_reader(side.segment, owner));
     REQUIRE(world.table.take_ended().empty());
     return side.segment->id();
   }();
@@ -209,7 +236,7 @@ TEST_CASE("a segment stays charged until its last reader has unmapped it or is g
   CHECK(ended.front().segment == id);
   CHECK(ended.front().readers == std::vector<ClientId>{other.client, {3}});
   CHECK(world.table.take_ended().empty());
-  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, 0});
+  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, 2 * reader_bytes});
   world.table.unmapped({3}, id);
   world.table.unmapped({3}, id);
   world.table.unmapped({4}, id);
@@ -223,7 +250,7 @@ TEST_CASE("a segment that nobody else has read ends with its writer's word") {
   World world;
   {
     auto side = lease_and_map(world.table, owner, page);
-    world.table.add_reader(side.segment, owner.client);
+    REQUIRE(world.table.add_reader(side.segment, owner));
     const auto id = side.segment->id();
     side.segment.reset();
     REQUIRE(world.table.give_back(owner.client, id));

@@ -293,6 +293,18 @@ TEST_CASE_METHOD(TightRanks, "an outcome for which one rank has no room is the s
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
+TEST_CASE("connections that only ask are charged, but for a few of each user that look at a full daemon") {
+  World world(tight_settings());
+  TestClient alice(world, 1);
+  const auto before = NodeAudit(world.node).charged()[heap];
+  std::uint32_t id = 2;
+  for (; id < 10; ++id) REQUIRE(TestClient::not_yet_welcome(world, id, false).welcomed());
+  CHECK(NodeAudit(world.node).charged()[heap] == before);
+  for (; id < 20; ++id) REQUIRE(TestClient::not_yet_welcome(world, id, false).welcomed());
+  CHECK(NodeAudit(world.node).charged()[heap] == before + 10 * (4 << 10));
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}
+
 TEST_CASE("a life line costs no more than itself, however much it keeps") {
   World world(tight_settings(1 << 20));
   TestClient alice(world, 1);

@@ -59,8 +59,12 @@ Amounts NodeAudit::held() const {
     if (const auto segment = weak.lock()) {
       memory += segment->bytes();
       ++fds;
+      for (const auto& [reader, charge] : segment->readers_) heap += charge.amount();
     }
-  for (const auto& [id, draining] : node_.segments_.draining_) memory += draining.memory->amount();
+  for (const auto& [id, draining] : node_.segments_.draining_) {
+    memory += draining.memory->amount();
+    for (const auto& [reader, charge] : draining.readers) heap += charge.amount();
+  }
   for (const auto& listed : node_.store_.list(every, {})) {
     memory += listed.object->metadata.amount();
     if (listed.object->moved) {
