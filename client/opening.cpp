@@ -1,6 +1,7 @@
 #include "opening.hpp"
 
 #include <algorithm>
+#include <string>
 
 #include "connection.hpp"
 
@@ -57,10 +58,13 @@ Result<Opened> open(const std::shared_ptr<const Hold>& given) {
     auto hold = usable(given);
     if (!hold) return hold.error();
     auto opened = open_there(*hold);
-    if (opened || opened.error().code() != Code::invalid || moves == moves_max) return opened;
+    if (opened || opened.error().code() != Code::invalid) return opened;
     auto moved = has_moved(**hold);
     if (!moved) return moved.error();
     if (!*moved) return opened;
+    if (moves == moves_max)
+      return Error(Code::timeout, "the object moved " + std::to_string(moves_max) + " times while it was opened",
+                   "open it again: it moves only while the daemon puts the remains of dead clients together");
   }
 }
 

@@ -24,6 +24,16 @@ Result<ipc::Mapping> Segments::map(ipc::SegmentId segment) {
   return mapping;
 }
 
+/// Ends the use if that fails.
+Result<ipc::Mapping> Segments::map_for_user(ipc::SegmentId segment) try {
+  auto mapping = map(segment);
+  if (!mapping) unuse(segment);
+  return mapping;
+} catch (...) {
+  unuse(segment);
+  throw;
+}
+
 Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   std::unique_lock lock(mutex_);
   // Its user keeps the entry where it is, also while the lock is let go.
@@ -35,11 +45,8 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   }
   if (!entry.mapping) {
     lock.unlock();
-    auto mapping = map(segment);
-    if (!mapping) {
-      unuse(segment);
-      return mapping.error();
-    }
+    auto mapping = map_for_user(segment);
+    if (!mapping) return mapping.error();
     lock.lock();
     // If another thread was faster, its mapping stays: there may be views over it.
     if (!entry.mapping) entry.mapping = std::move(*mapping);

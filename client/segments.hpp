@@ -55,6 +55,7 @@ class Segments {
     bool gone = false;
   };
   [[nodiscard]] Result<ipc::Mapping> map(ipc::SegmentId segment);
+  [[nodiscard]] Result<ipc::Mapping> map_for_user(ipc::SegmentId segment);
   using Entries = std::unordered_map<ipc::SegmentId, Entry>;
   struct Unmap {
     ipc::SegmentId segment;

@@ -67,9 +67,6 @@ std::vector<Contribution> in_rank_order(std::vector<Contribution> contributions)
   return sorted;
 }
 
-/// A charge of nothing but heap has it as its amount.
-std::uint64_t held_heap(const Charge& charge) { return charge.heap() > 0 ? charge.heap() : charge.amount(); }
-
 std::size_t bytes_of(const Error& error) {
   return sizeof(Error) + error.message().size() + error.hint().size() + error.ranks().size() * sizeof(int);
 }
@@ -259,10 +256,10 @@ void Muster::start(Slot& slot, std::vector<Action>& actions) {
 }
 
 void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
-  end_gathering(slot);
   std::vector<Ticket> tickets;
   for (const Contribution& contribution : slot.op->contributions) tickets.push_back(contribution.ticket);
   remember(slot, error);
+  end_gathering(slot);
   slot.op.reset();
   // What is remembered, so that late ranks are told no less.
   tell(actions, slot.id, outcome(slot), std::move(tickets));
@@ -311,13 +308,14 @@ void Muster::forget_failure(const Slot& slot) {
 void Muster::remember(Slot& slot, const Error& error) {
   auto& present = slot.op->contributions;
   const auto richest = std::max_element(present.begin(), present.end(), [](const auto& a, const auto& b) {
-    return held_heap(a.charge) < held_heap(b.charge);
+    return a.charge.all_heap() < b.charge.all_heap();
   });
   const std::size_t beside = bytes_beside_error(slot);
   slot.error = std::make_unique<Error>(with_few_ranks(slot, error));
-  if (richest != present.end() && held_heap(richest->charge) > 0) {
+  if (richest != present.end() && richest->charge.all_heap() > 0) {
     slot.charge = std::move(richest->charge);
-    *slot.error = in_short(*slot.error, held_heap(slot.charge) - std::min<std::size_t>(held_heap(slot.charge), beside));
+    const std::size_t paid = slot.charge.all_heap();
+    *slot.error = in_short(*slot.error, paid - std::min(paid, beside));
   }
   slot.remembered_bytes = beside + bytes_of(*slot.error);
   slot.charge.keep_heap(slot.remembered_bytes);

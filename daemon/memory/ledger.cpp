@@ -75,7 +75,7 @@ void Charge::reset() {
 void Charge::keep_heap(std::uint64_t bytes_max) {
   if (!ledger_) return;
   const bool only_heap = resource_ == Resource::heap;
-  const std::uint64_t kept = std::min(only_heap ? amount_ : heap_, bytes_max);
+  const std::uint64_t kept = std::min(all_heap(), bytes_max);
   if (kept == 0) return reset();
   Charge rest(ledger_, payer_, resource_, only_heap ? amount_ - kept : amount_, only_heap ? 0 : heap_ - kept, small_);
   resource_ = Resource::heap;

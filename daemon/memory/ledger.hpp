@@ -73,6 +73,8 @@ class [[nodiscard]] Charge {
   [[nodiscard]] std::uint64_t amount() const { return amount_; }
   /// Beside the amount. A charge of nothing but heap has it as its amount.
   [[nodiscard]] std::uint64_t heap() const { return heap_; }
+  /// All that it takes of the heap: as its amount, or beside that.
+  [[nodiscard]] std::uint64_t all_heap() const { return resource_ == Resource::heap ? amount_ : heap_; }
 
  private:
   friend class Ledger;

@@ -85,7 +85,8 @@ struct Connection {
     std::uint64_t position = 0;
     std::function<void()> then;
   };
-  std::deque<Behind> behind;
+  using Behinds = std::deque<Behind>;
+  Behinds behind;
   UserId user = 0;
   Charge descriptors;  ///< once the node has forgotten it
 };
@@ -132,7 +133,8 @@ class AsioServer final : public Server, public Outside {
   void receive_some(const ConnectionPtr& connection, Slice& slice);
   void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
   void read_ring(const ConnectionPtr& connection, Slice& slice);
-  void run_behind(const ConnectionPtr& connection);
+  void run_behind(const ConnectionPtr& connection, Slice& slice);
+  void run_later(std::shared_ptr<Connection::Behinds> waiting);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& how);

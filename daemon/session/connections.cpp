@@ -112,10 +112,11 @@ void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
     if (connection->closing || !connection->channel->has_submissions()) break;
     if (!slice.lasts()) break;
   }
-  if (!connection->behind.empty()) run_behind(connection);
+  run_behind(connection, slice);
 }
 
-void AsioServer::run_behind(const ConnectionPtr& connection) {
+/// The rest has its turn with the connection's next one.
+void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
   // A position that was a lie is never reached; then the end of what there is has to do.
   const auto is_due = [&](const Connection::Behind& first) {
     return connection->closing || !connection->channel->has_submissions() ||
@@ -125,6 +126,8 @@ void AsioServer::run_behind(const ConnectionPtr& connection) {
     const auto then = std::move(connection->behind.front().then);
     connection->behind.pop_front();
     then();
+    slice.spend(Slice::Cost::any);
+    if (!slice.lasts()) break;
   }
 }
 
@@ -179,11 +182,21 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connections_.erase(connection->id);
   // Others may wait for what it had published; nothing more of it comes.
   if (!connection->behind.empty())
-    asio::post(io_, [waiting = std::exchange(connection->behind, {})] {
-      for (const auto& each : waiting) each.then();
-    });
+    run_later(std::make_shared<Connection::Behinds>(std::exchange(connection->behind, {})));
   if (stopping_) return finish_stop();
   if (connections_.empty()) arm_idle_exit();
+}
+
+void AsioServer::run_later(std::shared_ptr<Connection::Behinds> waiting) {
+  constexpr std::size_t at_once = 32;
+  asio::post(io_, [this, waiting = std::move(waiting)]() mutable {
+    for (std::size_t left = at_once; left > 0 && !waiting->empty(); --left) {
+      const auto then = std::move(waiting->front().then);
+      waiting->pop_front();
+      then();
+    }
+    if (!waiting->empty()) run_later(std::move(waiting));
+  });
 }
 
 void AsioServer::flush_socket(const ConnectionPtr& connection) {

@@ -103,17 +103,17 @@ std::size_t Store::leaves_of(ObjectId id) const {
 bool Store::finish_move(Move move) {
   Object* object = at_rest(move.object);
   if (!object) return false;
-  // What may find no memory comes first: after it nothing fails.
+  // What may be refused or find no memory comes first: after it nothing fails.
   if (!object->moved) object->moved = std::make_unique<MovedLeaves>();
   MovedLeaves& moved = *object->moved;
   const std::size_t count = moved.before.size() + move.pieces.size();
-  moved.before.reserve(count);
-  moved.leaves.reserve(count);
-  moved.regions.reserve(moved.regions.size() + 1);
   const auto bytes = bytes_of(count);
   auto charge =
       ledger_.charge({object->user, {}}, bytes > metadata_in_heap_max ? Resource::memory : Resource::heap, bytes);
   if (!charge) return false;
+  moved.before.reserve(count);
+  moved.leaves.reserve(count);
+  moved.regions.reserve(moved.regions.size() + 1);
   Segments segments = object->segments;
   std::replace(segments.begin(), segments.end(), move.from, segments_.find(move.to.segment()));
   each_once(segments);

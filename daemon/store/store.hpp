@@ -179,14 +179,15 @@ class Store {
   void drop_client(ClientId client);
   [[nodiscard]] bool drops() const { return !dropping_.empty(); }
   void drop_more();
-  /// Ends pickle leases.
+  /// Ends pickle leases; if very many end at once, some of them: then next_deadline() has passed already.
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   /// What nothing but pickled refs keeps.
   [[nodiscard]] std::uint64_t pickled_bytes() const { return pickled_bytes_; }
   /// Whether some of that has been loaded, and goes when others need the room.
   [[nodiscard]] bool has_loaded() const { return !loaded_.empty(); }
-  /// Lets about so many bytes of it go, first what nobody has held for longest. False if there is none.
+  /// Lets about so many bytes of it go, but not too many objects at once, first what nobody has held for longest. False
+  /// if there is none.
   bool drop_loaded(std::uint64_t bytes);
 
   /// How the object would leave this segment. Nothing if it must stay: an op or a part of it uses its place, or a

@@ -134,9 +134,19 @@ def make_objects(client: RawClient) -> tuple[int, str]:
 
 
 def start_ops(client: RawClient) -> tuple[int, str]:
-    seats = (client.join(f"{client.id} {i}", 0, 2).seat for i in itertools.count())
-    ops = ((seat, work) for seat in seats for work in range(1, 1000))
-    return until_failed(client, ((CONTRIBUTE, contribute(i, seat, kind=BARRIER)) for seat, i in ops), FAILED)
+    """In one group after another, until there is no room for an op or for a seat."""
+    for i in range(1000):
+        joined, _ = client.ask("Join", group=f"{client.id} {i}", rank=0, world_size=2, timeout_ms=30_000)
+        if joined.name == "Failure":
+            return i, CODES[joined.code]
+        for first in range(1, 1001, BATCH):
+            for work in range(first, first + BATCH):
+                client.submit(CONTRIBUTE, contribute(work, joined.seat, kind=BARRIER))
+            assert client.survives()
+            while (found := client.completion()) is not None:
+                if found[0] == FAILED:
+                    return i, code_of_failed(found[1])
+    raise AssertionError("a million ops were never too much")
 
 
 def start_ops_with_keys(client: RawClient) -> tuple[int, str]:

@@ -96,13 +96,6 @@ class TestClient {
     ask(out, wire::Body_Return, wire::CreateReturn(out.fbb, segment.value).Union());
     if (reply().body_type() != wire::Body_Ok) throw std::runtime_error("not given back");
   }
-  void lookup(ipc::ObjectId object, ipc::Capability capability) {
-    FrameBuilder out(++request_);
-    const wire::Capability shown(capability.bits[0], capability.bits[1]);
-    constexpr std::uint64_t incarnation = 7;
-    ask(out, wire::Body_Lookup, wire::CreateLookup(out.fbb, incarnation, object.value, true, &shown).Union());
-    if (!reply().body_as_Object()) throw std::runtime_error("not found");
-  }
 
   /// Writes `values` at `offset` of its segment and seals them.
   ipc::ObjectId seal(ipc::SegmentId segment, std::uint64_t offset, const std::vector<float>& values) {

@@ -25,7 +25,7 @@ struct Estate {
         objects.push_back(maker.seal(segment, at * 4096, std::vector<float>(floats_each, static_cast<float>(i))));
       left.push_back(objects[objects.size() - 7]);
       places.push_back(segment);
-      reader.lookup(left.back(), {{42, static_cast<std::uint32_t>(objects.size() - 6)}});
+      reader.look_up(left.back(), {{42, static_cast<std::uint32_t>(objects.size() - 6)}});
     }
   }
   void maker_dies() {
@@ -84,7 +84,7 @@ TEST_CASE("what a live client has is never moved, nor what is not much less than
   std::vector<ipc::ObjectId> more;
   for (std::uint64_t i = 0; i < 20; ++i) {
     more.push_back(estate.maker.seal(estate.places[1], mebibyte / 2 + i * 4096, std::vector<float>(floats_each, 1.0F)));
-    estate.reader.lookup(more.back(), {{42, 21 + static_cast<std::uint32_t>(i)}});
+    estate.reader.look_up(more.back(), {{42, 21 + static_cast<std::uint32_t>(i)}});
   }
   estate.maker_dies();
   estate.world.advance(std::chrono::seconds(10));
@@ -166,7 +166,7 @@ TEST_CASE("one move copies a bounded amount, and the next one goes on") {
   std::vector<ipc::ObjectId> many;
   for (std::uint64_t i = 0; i < 20; ++i) {
     many.push_back(estate.maker.seal(large, i * mebibyte, std::vector<float>(floats_of_a_mebibyte, 7.0F)));
-    estate.reader.lookup(many.back(), {{42, 11 + static_cast<std::uint32_t>(i)}});
+    estate.reader.look_up(many.back(), {{42, 11 + static_cast<std::uint32_t>(i)}});
   }
   estate.maker_dies();
   const auto moved = [&] {

@@ -168,6 +168,34 @@ TEST_CASE("of several pickles of one object the room is kept for those that nobo
   CHECK(world.store.drop_loaded(1));
 }
 
+TEST_CASE("thousands of leases that end in one moment end in pieces") {
+  World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
+  const auto segment = world.segment_of(alice);
+  constexpr std::uint64_t many = 1000;
+  const bool loaded = GENERATE(false, true);
+  for (std::uint64_t i = 0; i < many; ++i) {
+    const auto id = world.seal(alice, array(segment, 64 * i, 1));
+    REQUIRE(world.store.pin(id, alice.client, world.now));
+    REQUIRE(world.store.release(id, alice.client));
+    if (!loaded) continue;
+    REQUIRE(world.store.lookup(id, secret, bob));
+    REQUIRE(world.store.release(id, bob.client));
+  }
+  const TimePoint end = start + std::chrono::minutes(1);
+  std::size_t most = 0;
+  int turns = 0;
+  for (; world.store.size() > 0; ++turns) {
+    const auto before = world.store.size();
+    if (loaded) REQUIRE(world.store.drop_loaded(1 << 30));
+    else world.store.expire(end);
+    most = std::max<std::size_t>(most, before - world.store.size());
+  }
+  CHECK(most <= 256);
+  CHECK(turns >= 4);
+  CHECK_FALSE(world.store.next_deadline());
+  CHECK(world.store.pickled_bytes() == 0);
+}
+
 TEST_CASE("an object is lost with the reason") {
   World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
