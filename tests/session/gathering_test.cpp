@@ -19,13 +19,16 @@ constexpr std::size_t floats_each = 256;
 /// A maker that dies and leaves of each of its segments one array, which a reader holds.
 struct Estate {
   explicit Estate(int segments, NodeSettings settings = small_settings()) : world(std::move(settings)) {
+    leave(maker, reader, segments);
+  }
+  void leave(TestClient& from, TestClient& to, int segments) {
     for (int i = 0; i < segments; ++i) {
-      const auto segment = maker.lease(mebibyte);
+      const auto segment = from.lease(mebibyte);
       for (std::size_t at = 0; at < 10; ++at)
-        objects.push_back(maker.seal(segment, at * 4096, std::vector<float>(floats_each, static_cast<float>(i))));
+        objects.push_back(from.seal(segment, at * 4096, std::vector<float>(floats_each, static_cast<float>(i))));
       left.push_back(objects[objects.size() - 7]);
       places.push_back(segment);
-      reader.look_up(left.back(), {{42, static_cast<std::uint32_t>(objects.size() - 6)}});
+      to.look_up(left.back(), {{42, static_cast<std::uint32_t>(10 * i + 4)}});
     }
   }
   void maker_dies() {
@@ -181,4 +184,37 @@ TEST_CASE("one move copies a bounded amount, and the next one goes on") {
   many.resize(12);
   CHECK(moved() == 12);
   for (const auto id : many) CHECK(estate.value(id) == 7);
+}
+
+TEST_CASE("what users leave behind is moved together for each of them apart") {
+  Estate estate(2);
+  TestClient maker(estate.world, 3, 77);
+  TestClient reader(estate.world, 4, 77);
+  estate.leave(maker, reader, 2);
+  maker.die();
+  estate.maker_dies();
+  estate.world.advance(milliseconds(100));
+  std::vector<ipc::SegmentId> now;
+  for (std::size_t i = 0; i < 4; ++i) {
+    auto& holder = i < 2 ? estate.reader : reader;
+    now.push_back(holder.describe(estate.left[i]).leaves[0].segment);
+    CHECK(now.back() != estate.places[i]);
+  }
+  CHECK(now[0] == now[1]);
+  CHECK(now[2] == now[3]);
+  CHECK(now[0] != now[2]);
+  CHECK(NodeAudit(estate.world.node).contradictions().empty());
+}
+
+TEST_CASE("what a fork inherits while it is being copied stays where it is") {
+  Estate estate(2);
+  estate.world.outside.hold_blocking = true;
+  estate.maker_dies();
+  estate.world.advance(milliseconds(100));
+  REQUIRE(estate.world.outside.blocked.size() == 1);
+  estate.reader.fork();
+  estate.world.outside.run_blocked();
+  CHECK(estate.place(estate.left[0]) == estate.places[0]);
+  CHECK(estate.place(estate.left[1]) == estate.places[1]);
+  estate.check_values();
 }
