@@ -58,27 +58,43 @@ def collective_input(function: Callable[..., Any] | None = None, *, device: str 
     return _wrap_async(function) if inspect.iscoroutinefunction(function) else _wrap(function)
 
 
-def _wrap(function: Callable[..., Any]) -> Callable[..., Ref]:
-    run, connection = _muster.run, _runtime.connection
+# What decorated functions refer to are this module's names. So they can be pickled by value, as cloudpickle does with
+# what a script or a notebook defines: everything else in them is the user's.
 
+
+def _wrap(function: Callable[..., Any]) -> Callable[..., Ref]:
     @functools.wraps(function)
     def deposit(*args: Any, **kwargs: Any) -> Ref:
-        return Ref(run(connection(), function, args, kwargs))
+        return _deposit(function, args, kwargs)
 
     return deposit
+
+
+def _deposit(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    run: Callable[..., Any] = _muster.run,
+    connection: Callable[[], Any] = _runtime.connection,
+) -> Ref:
+    return Ref(run(connection(), function, args, kwargs))
 
 
 def _wrap_async(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     async def deposit(*args: Any, **kwargs: Any) -> Ref:
-        call = _muster.Call(_runtime.connection())
-        call.enter()
-        try:
-            return Ref(call.finish(await function(*args, **kwargs)))
-        finally:
-            call.leave()
+        return await _deposit_async(function, args, kwargs)
 
     return deposit
+
+
+async def _deposit_async(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref:
+    call = _muster.Call(_runtime.connection())
+    call.enter()
+    try:
+        return Ref(call.finish(await function(*args, **kwargs)))
+    finally:
+        call.leave()
 
 
 class _Box:

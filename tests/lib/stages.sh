@@ -6,7 +6,7 @@ prepare() {
   mkdir -p build/logs
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
-  need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn \
+  need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn cloudpickle joblib \
     matplotlib "${python_build_packages[@]}"
 }
 
