@@ -23,16 +23,33 @@ namespace {
 
 constexpr auto default_wait = std::chrono::seconds(30);
 
-Result<void> check_budget(const Connection& connection, const std::string& memory) {
-  if (memory.empty()) return {};
-  auto wanted = ipc::parse_bytes(memory);
-  if (!wanted) return wanted.error();
-  const auto has = connection.welcome().memory_bytes;
-  if (*wanted == has) return {};
-  return Error(Code::invalid,
-               "memory=" + memory + " (" + std::to_string(*wanted) + " bytes) asked for, but the daemon at " +
-                   connection.welcome().socket + " runs with " + std::to_string(has) + " bytes",
-               "leave memory out, or end that daemon first: muster stop");
+std::string seconds_text(std::chrono::milliseconds duration) {
+  std::string text = std::to_string(std::chrono::duration<double>(duration).count());
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.ends_with('.')) text.pop_back();
+  return text + " s";
+}
+
+Error runs_otherwise(const Connection& connection, const std::string& wanted, const std::string& has,
+                     const std::string& name) {
+  return {Code::invalid, wanted + " asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
+          "leave " + name + " out, or end that daemon first: muster stop"};
+}
+
+/// A daemon that was there may have been started otherwise.
+Result<void> check_settings(const Connection& connection, const ConnectOptions& options) {
+  const auto& welcome = connection.welcome();
+  if (!options.memory.empty()) {
+    auto wanted = ipc::parse_bytes(options.memory);
+    if (!wanted) return wanted.error();
+    if (*wanted != welcome.memory_bytes)
+      return runs_otherwise(connection, "memory=" + options.memory + " (" + std::to_string(*wanted) + " bytes)",
+                            std::to_string(welcome.memory_bytes) + " bytes", "memory");
+  }
+  if (options.pickle_lease && *options.pickle_lease != welcome.pickle_lease)
+    return runs_otherwise(connection, "a pickle lease of " + seconds_text(*options.pickle_lease),
+                          seconds_text(welcome.pickle_lease), "the pickle lease");
+  return {};
 }
 
 }  // namespace
@@ -42,7 +59,7 @@ Result<Client> Client::connect(ConnectOptions options) {
     if (auto parsed = ipc::parse_bytes(options.memory); !parsed) return parsed.error();
   auto connection = Connection::open_or_reuse(options);
   if (!connection) return connection.error();
-  if (auto checked = check_budget(**connection, options.memory); !checked) return checked.error();
+  if (auto checked = check_settings(**connection, options); !checked) return checked.error();
   return Client(std::move(*connection));
 }
 

@@ -36,14 +36,6 @@ constexpr auto answer_timeout = std::chrono::seconds(10);
 constexpr std::uint64_t kept_share = 8;
 std::uint64_t kept_bytes(const Welcome& welcome) { return welcome.memory_bytes / kept_share; }
 
-/// The daemon has no working directory of ours, and a process may change its own.
-std::string absolute_path(const std::string& given) {
-  const std::string path = given.empty() ? ipc::default_socket_path() : given;
-  std::error_code error;
-  const auto absolute = std::filesystem::absolute(path, error);
-  return error ? path : absolute.lexically_normal().string();
-}
-
 }  // namespace
 
 struct Connection::Start {
@@ -79,7 +71,7 @@ Connection::Connection(Start start)
 Connection::~Connection() = default;
 
 Result<std::shared_ptr<Connection>> Connection::open_or_reuse(const ConnectOptions& options) {
-  if (auto found = existing(absolute_path(options.socket))) return found;
+  if (auto found = existing(ipc::socket_path(options.socket))) return found;
   return open(options);
 }
 
@@ -119,7 +111,7 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
 }
 
 Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& options) {
-  const std::string path = absolute_path(options.socket);
+  const std::string path = ipc::socket_path(options.socket);
   const auto until = steady_clock::now() + bounded(options.timeout);
   for (;;) {
     auto attached = attach(path, options, until);

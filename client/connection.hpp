@@ -53,6 +53,7 @@ struct Welcome {
   std::uint64_t memory_bytes = 0;
   std::uint32_t segments_about = 0;  ///< how many a process should hold at most
   std::uint32_t in_flight_max = 0;
+  std::chrono::milliseconds pickle_lease{};
 };
 
 /// A buffer for a record's body that its thread uses again and again; one inside another is a fresh one.

@@ -107,9 +107,10 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
                      std::to_string(ipc::protocol_version),
                  "install the same version of Muster on both sides");
   Greeted greeted;
-  greeted.welcome = {
-      text(body->version()), path, body->incarnation(), {body->client()}, body->memory_bytes(), body->segments_about(),
-      body->in_flight_max()};
+  greeted.welcome = {text(body->version()), path,
+                     body->incarnation(),   {body->client()},
+                     body->memory_bytes(),  body->segments_about(),
+                     body->in_flight_max(), std::chrono::milliseconds(body->pickle_lease_ms())};
   greeted.socket = std::move(*socket);
   greeted.channel = std::move(packet->fds[0]);
   greeted.doorbell = std::move(packet->fds[1]);

@@ -37,10 +37,10 @@ constexpr auto pause_max = std::chrono::milliseconds(32);
 
 bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
 
-/// Tells the starter what went wrong, as the daemon itself does: a line, and an empty one as there is no hint.
+/// Tells the starter what went wrong, as the daemon itself does. There is no hint.
 [[noreturn]] void give_up(int ready, const char* what) {
   const char* const why = ::strerrordesc_np(errno);
-  for (const char* part : {what, ": ", why ? why : "unknown error", "\n\n"})
+  for (const char* part : {"1\n", what, ": ", why ? why : "unknown error", "\n\n"})
     if (::write(ready, part, std::strlen(part)) < 0) break;
   ::_exit(1);
 }
@@ -84,20 +84,23 @@ Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
   return copy;
 }
 
-/// Why a daemon did not start, of what it said of that: a line, and one with a hint.
-Error not_started(const std::string& said, const std::string& log_file) {
+/// What the daemon said of its start, to the end: its exit status, why it did not start, and what to do.
+Result<void> understand(const std::string& said, const std::string& log_file) {
+  constexpr const char* another_serves = "3";
   std::istringstream lines(said);
+  std::string status;
   std::string why;
   std::string hint;
+  std::getline(lines, status);
   std::getline(lines, why);
   std::getline(lines, hint);
+  if (status == another_serves) return {};
   if (why.empty()) why = "it ended without saying why";
   if (hint.empty()) hint = "look at its log, " + log_file + ", or run musterd by hand";
-  return {Code::daemon_unavailable, "the daemon did not start: " + why, hint};
+  return Error(Code::daemon_unavailable, "the daemon did not start: " + why, hint);
 }
 
-/// Waits for the daemon's word. A newline: it is ready. Another text: it is not, most likely as another one serves this
-/// socket.
+/// Waits for the daemon's word: see daemon/base/starter.hpp.
 Result<void> hear(const ipc::Fd& ready, const std::string& log_file, steady_clock::time_point until) {
   constexpr std::size_t said_bytes_max = 4096;
   constexpr int slice_ms = 100;
@@ -108,10 +111,9 @@ Result<void> hear(const ipc::Fd& ready, const std::string& log_file, steady_cloc
       char bytes[256];
       const auto got = ::read(ready.get(), bytes, sizeof bytes);
       if (got > 0) said.append(bytes, static_cast<std::size_t>(got));
-      if (said == "\n") return {};
+      if (said == "0\n") return {};
       if (got > 0 && said.size() < said_bytes_max) continue;
-      if (said.find("another musterd serves") != std::string::npos) return {};
-      return not_started(said, log_file);
+      return understand(said, log_file);
     }
     if (steady_clock::now() > until || interrupted())
       return Error(Code::daemon_unavailable, "the daemon did not get ready in time", "its log is " + log_file);
@@ -140,6 +142,9 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   if (!ready_copy) return ready_copy.error();
   std::vector<std::string> words{program, "--socket", socket, "--idle-exit", idle_exit_s, "--ready-fd", "3"};
   if (!options.memory.empty()) words.insert(words.end(), {"--memory", options.memory});
+  if (options.pickle_lease)
+    words.insert(words.end(),
+                 {"--pickle-lease", std::to_string(std::chrono::duration<double>(*options.pickle_lease).count())});
   std::vector<char*> arguments;
   arguments.reserve(words.size() + 1);
   for (auto& word : words) arguments.push_back(word.data());

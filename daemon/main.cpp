@@ -87,7 +87,7 @@ std::uint64_t heap_bytes(std::uint64_t memory) {
 
 ServerSettings server_settings(const Config& config) {
   ServerSettings settings;
-  settings.socket = config.socket.empty() ? muster::ipc::default_socket_path() : config.socket;
+  settings.socket = muster::ipc::socket_path(config.socket);
   settings.socket_mode = config.socket_mode;
   settings.clients_max = config.clients_max;
   auto& node = settings.node;
@@ -140,7 +140,12 @@ ServerSettings server_settings(const Config& config) {
   return settings;
 }
 
-int serve(const Config& config) {
+Error served(const std::string& socket) {
+  return {Code::invalid, "another musterd serves " + socket,
+          "use it as it is, end it with: muster stop --socket " + socket + ", or choose another --socket"};
+}
+
+ExitStatus serve(const Config& config) {
   start_log(config.log_format, config.log_level);
   constexpr std::size_t heap_reserve_bytes = 4 << 20;
   keep_heap_reserve(heap_reserve_bytes);
@@ -148,19 +153,20 @@ int serve(const Config& config) {
   // Nobody of this user may open our descriptors or memory through /proc.
   ::prctl(PR_SET_DUMPABLE, 0);
   const auto settings = server_settings(config);
-  const auto fail = [&](const Error& why) {
-    tell_failed(config.ready_fd, why);
-    return 1;
+  const auto fail = [&](const Error& why, ExitStatus status = ExitStatus::failed) {
+    tell_failed(config.ready_fd, status, why);
+    return status;
   };
   if (auto raised = raise_file_size_limit(settings.node.quota.total[0]); !raised) return fail(raised.error());
   auto server = Server::create(settings);
   if (!server) return fail(server.error());
+  if (!*server) return fail(served(settings.socket), ExitStatus::served);
   log_info("musterd {} listens on {}, budget {} MiB, {} lanes", version, settings.socket,
            settings.node.quota.total[0] >> 20, settings.node.lanes);
   const auto reason = (*server)->run();
   sd_notify("STOPPING=1");
   log_info("ended: {}", reason);
-  return 0;
+  return ExitStatus::ok;
 }
 
 }  // namespace
@@ -174,9 +180,9 @@ int main(int argc, char** argv) {
     auto parsed = musterd::parse_command_line(argc, argv);
     if (const int* code = std::get_if<int>(&parsed)) return *code;
     ready_fd = std::get<musterd::Config>(parsed).ready_fd;
-    return musterd::serve(std::get<musterd::Config>(parsed));
+    return static_cast<int>(musterd::serve(std::get<musterd::Config>(parsed)));
   } catch (const std::exception& error) {
-    musterd::tell_failed(ready_fd, {muster::Code::failed, error.what()});
-    return 1;
+    musterd::tell_failed(ready_fd, musterd::ExitStatus::failed, {muster::Code::failed, error.what()});
+    return static_cast<int>(musterd::ExitStatus::failed);
   }
 }

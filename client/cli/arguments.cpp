@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <map>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "help.hpp"
 #include "message.hpp"
 #include "text.hpp"
@@ -36,7 +38,7 @@ CLI::Validator within(T low, T high) {
 
 const CLI::Validator size_text(
     [](std::string& text) {
-      const auto parsed = parse_bytes(text);
+      const auto parsed = ipc::parse_bytes(text);
       return parsed ? std::string() : parsed.error().message() + " (" + parsed.error().hint() + ")";
     },
     "");
@@ -86,7 +88,7 @@ CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, cons
 
 CLI::Option* add_size(CLI::App* app, const std::string& flags, std::uint64_t& target, const std::string& description) {
   const auto set = [&target, flags](const std::string& word) {
-    const auto parsed = parse_bytes(word);
+    const auto parsed = ipc::parse_bytes(word);
     if (!parsed) throw CLI::ValidationError(flags, parsed.error().message() + "; " + parsed.error().hint());
     target = *parsed;
   };
@@ -107,6 +109,9 @@ void add_json(CLI::App* app, bool& json) { app->add_flag("--json", json, "print 
 void add_start_and_stop(CLI::App& app, Parsed& parsed) {
   auto* start = app.add_subcommand("start", "start this node's daemon in the background");
   add_memory(start, parsed.start.memory, "how much memory the store may take [30 % of the machine's]");
+  start->add_option("--pickle-lease", parsed.start.pickle_lease_s, "seconds that a pickled ref keeps its object [600]")
+      ->check(within(0.0, 366.0 * 86'400))
+      ->type_name("SECONDS");
   add_socket(start, parsed.start.socket);
   add_json(start, parsed.start.json);
   start->footer(help_footer("start"));

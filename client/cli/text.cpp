@@ -3,43 +3,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <optional>
 
 namespace muster::cli {
-
-namespace {
-
-/// Nothing if `unit` names no power of 1024.
-std::optional<double> factor_of(std::string_view unit) {
-  std::string lower;
-  for (char c : unit) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  if (lower.ends_with("ib")) lower.resize(lower.size() - 2);
-  else if (lower.ends_with("b")) lower.resize(lower.size() - 1);
-  if (lower.empty()) return 1.0;
-  constexpr std::string_view prefixes = "kmgt";
-  const auto at = lower.size() == 1 ? prefixes.find(lower[0]) : std::string_view::npos;
-  if (at == std::string_view::npos) return std::nullopt;
-  return std::pow(1024.0, static_cast<double>(at + 1));
-}
-
-}  // namespace
-
-Result<std::uint64_t> parse_bytes(std::string_view text) {
-  const Error error(Code::invalid, "not a size: '" + std::string(text) + "'", "write it as 4096, 64K, 16M or 2GiB");
-  double number = 0;
-  const char* end = text.data() + text.size();
-  const auto parsed = std::from_chars(text.data(), end, number);
-  if (parsed.ec != std::errc() || !std::isfinite(number) || number < 0) return error;
-  std::string_view unit(parsed.ptr, static_cast<std::size_t>(end - parsed.ptr));
-  while (unit.starts_with(' ')) unit.remove_prefix(1);
-  const auto factor = factor_of(unit);
-  if (!factor || number * *factor >= 0x1p62) return error;
-  return static_cast<std::uint64_t>(std::llround(number * *factor));
-}
 
 std::string format_fixed(double value, int decimals) {
   std::array<char, 64> text{};

@@ -7,12 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include <muster/result.hpp>
-
 namespace muster::cli {
-
-/// "1K", "64M", "4GiB", "2.5g", "4096": units are powers of 1024, as in nccl-tests. Invalid says what is wrong.
-[[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view text);
 
 [[nodiscard]] std::string format_bytes(std::uint64_t bytes);                  ///< "64 MiB", "1.5 GiB"
 [[nodiscard]] std::string format_age(double seconds);                         ///< "3.2 s", "12 min", "2 h 05 min"

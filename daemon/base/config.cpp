@@ -1,18 +1,16 @@
 #include "base/config.hpp"
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <toml++/toml.h>
 #include <vector>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/cgroup.hpp>
 
 #include "base/starter.hpp"
 #include "base/version.hpp"
@@ -132,7 +130,7 @@ std::vector<Setting> settings() {
        number(&Config::pickle_lease_s, 0.0, year_s)},
       {"--socket-mode", "MODE", "permissions of the socket, octal (default: 0600)", set_socket_mode},
       {"--ready-fd", "FD",
-       "write a newline to this descriptor when clients can connect, or why they can't, then close it",
+       "write 0 to this descriptor when clients can connect, else the exit status, why they can't and what to do",
        number(&Config::ready_fd, 0, 1 << 20)},
       {"--log-format", "text|json", "form of the log lines on standard error (default: text)", set_log_format},
       {"--log-level", "LEVEL", "debug, info, warning or error (default: info)", set_log_level},
@@ -206,33 +204,18 @@ int ready_fd(const std::vector<Setting>& all, const std::vector<std::string>& fl
   return config.ready_fd;
 }
 
-std::optional<std::uint64_t> read_number(const char* path, std::string_view key = {}) {
-  std::ifstream file(path);
-  std::string word;
-  if (!key.empty())
-    while (file >> word && word != key) {
-    }
-  std::uint64_t value = 0;
-  if (file >> value) return value;
-  return std::nullopt;
-}
-
 }  // namespace
 
-std::uint64_t default_memory_bytes() {
-  auto total =
-      static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGE_SIZE));
-  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
-    if (auto limit = read_number(path); limit && *limit > 0) total = std::min(total, *limit);
-  return total / 10 * 3;
-}
+std::uint64_t default_memory_bytes() { return muster::ipc::usable_memory_bytes() / 10 * 3; }
 
 std::variant<Config, int> parse_command_line(int argc, const char* const* argv) {
-  constexpr int usage_error = 2;
+  constexpr int usage_error = static_cast<int>(ExitStatus::usage);
   CLI::App app{
       "musterd holds arrays in memory that processes share, and runs their collectives.\n"
       "Each option can also be given in the environment (MUSTER_MEMORY for --memory) and in a TOML file (memory = "
       "\"4GiB\")."};
+  app.footer(
+      "Ends with 0 when it is told to, 1 if it failed, 2 on wrong usage, 3 if another musterd serves the socket.");
   app.set_version_flag("--version", std::string("musterd ") + version);
   std::string file;
   app.add_option("--config", file, "TOML file with these options")->type_name("FILE");
@@ -247,7 +230,7 @@ std::variant<Config, int> parse_command_line(int argc, const char* const* argv) 
   }
   auto config = merge(all, flags, file);
   if (config) return *config;
-  tell_failed(ready_fd(all, flags), config.error());
+  tell_failed(ready_fd(all, flags), ExitStatus::usage, config.error());
   return usage_error;
 }
 

@@ -20,11 +20,11 @@ void tell(int ready_fd, const std::string& text) {
 
 }  // namespace
 
-void tell_ready(int ready_fd) { tell(ready_fd, "\n"); }
+void tell_ready(int ready_fd) { tell(ready_fd, "0\n"); }
 
-void tell_failed(int ready_fd, const muster::Error& why) {
+void tell_failed(int ready_fd, ExitStatus status, const muster::Error& why) {
   std::cerr << "musterd: " << why.describe() << "\n";
-  tell(ready_fd, why.message() + "\n" + why.hint() + "\n");
+  tell(ready_fd, std::to_string(static_cast<int>(status)) + "\n" + why.message() + "\n" + why.hint() + "\n");
 }
 
 }  // namespace musterd

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <string>
 #include <thread>
+
+#include <muster/ipc/cgroup.hpp>
 
 #include "base/log.hpp"
 
@@ -50,8 +50,8 @@ Topology::Topology() {
   } else {
     cores_ = std::thread::hardware_concurrency();
   }
-  for (const char* folder : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu"})
-    if (const auto quota = cpu_quota(folder)) cores_ = std::min(cores_, static_cast<unsigned>(std::ceil(*quota)));
+  if (const auto quota = muster::ipc::cgroup_cores())
+    cores_ = std::min(cores_, static_cast<unsigned>(std::ceil(*quota)));
   cores_ = std::max(1U, cores_);
 }
 
@@ -60,19 +60,6 @@ void Topology::stay_on_node(unsigned node) const {
   const hwloc_obj_t found = hwloc_get_obj_by_type(loaded_->topology, HWLOC_OBJ_NUMANODE, node % nodes_);
   if (!found || hwloc_set_cpubind(loaded_->topology, found->cpuset, HWLOC_CPUBIND_THREAD) != 0)
     log_warning("a lane can't be kept on NUMA node {}", node % nodes_);
-}
-
-std::optional<double> cpu_quota(const std::filesystem::path& folder) {
-  double quota = 0;
-  double period = 0;
-  std::ifstream together(folder / "cpu.max");
-  if (!(together >> quota >> period)) {  // "max 100000" is no limit
-    std::ifstream quota_file(folder / "cpu.cfs_quota_us");
-    std::ifstream period_file(folder / "cpu.cfs_period_us");
-    if (!(quota_file >> quota) || !(period_file >> period)) return std::nullopt;
-  }
-  if (quota <= 0 || period <= 0) return std::nullopt;
-  return quota / period;
 }
 
 }  // namespace musterd

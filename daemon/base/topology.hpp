@@ -1,9 +1,7 @@
 // The cores that the daemon may use, as hwloc and the cgroup know them: how many lanes make sense, and where they run.
 #pragma once
 
-#include <filesystem>
 #include <memory>
-#include <optional>
 
 namespace musterd {
 
@@ -27,9 +25,5 @@ class Topology {
   unsigned cores_ = 1;
   unsigned nodes_ = 1;
 };
-
-/// Cores' worth of time that a cgroup may use, from cpu.max (version 2) or cpu.cfs_quota_us and cpu.cfs_period_us
-/// (version 1) in `folder`; nothing if there is no limit.
-[[nodiscard]] std::optional<double> cpu_quota(const std::filesystem::path& folder);
 
 }  // namespace musterd

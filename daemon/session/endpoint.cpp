@@ -39,6 +39,7 @@ Result<sockaddr_un> address_of(const std::string& path) {
   return address;
 }
 
+/// None if another daemon has it.
 Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   const std::string lock_path = path + ".lock";
   ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -46,9 +47,7 @@ Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   const auto give_up = Clock::now() + patience;
   while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ipc::system_error(Code::failed, "can't lock " + lock_path, errno);
-    if (ipc::is_served(path) || Clock::now() > give_up)
-      return Error(Code::invalid, "another musterd serves " + path,
-                   "use it as it is, end it with: muster stop --socket " + path + ", or choose another --socket");
+    if (ipc::is_served(path) || Clock::now() > give_up) return ipc::Fd();
     // The one that holds the lock is starting or ending; there is nothing to wait on but time.
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
@@ -57,12 +56,13 @@ Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
 
 }  // namespace
 
-Result<Endpoint> Endpoint::open(std::string path, unsigned mode, Duration patience) {
+Result<std::optional<Endpoint>> Endpoint::open(std::string path, unsigned mode, Duration patience) {
   auto address = address_of(path);
   if (!address) return address.error();
   if (auto made = ipc::make_place(path); !made) return made.error();
   auto lock = take_lock(path, patience);
   if (!lock) return lock.error();
+  if (!*lock) return std::optional<Endpoint>();
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode))
@@ -79,7 +79,7 @@ Result<Endpoint> Endpoint::open(std::string path, unsigned mode, Duration patien
     return ipc::system_error(Code::denied, "can't bind " + path, errno, "choose another place with --socket");
   ::chmod(path.c_str(), mode);
   if (::listen(listener.get(), backlog) != 0) return ipc::system_error(Code::failed, "can't listen on " + path, errno);
-  return Endpoint(std::move(path), std::move(*lock), std::move(listener));
+  return std::optional(Endpoint(std::move(path), std::move(*lock), std::move(listener)));
 }
 
 void Endpoint::close() {

@@ -2,6 +2,7 @@
 // a socket that a dead daemon left behind is taken over.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include <muster/ipc/fd.hpp>
@@ -13,9 +14,9 @@ namespace musterd {
 
 class Endpoint {
  public:
-  /// Takes the lock and listens. Invalid if another daemon serves this path; waits up to `patience` for one that is
+  /// Takes the lock and listens. Nothing if another daemon serves this path; waits up to `patience` for one that is
   /// just ending. Makes the directory (mode 0700) if there is none. `mode`: of the socket, for other users.
-  [[nodiscard]] static muster::Result<Endpoint> open(std::string path, unsigned mode, Duration patience);
+  [[nodiscard]] static muster::Result<std::optional<Endpoint>> open(std::string path, unsigned mode, Duration patience);
 
   Endpoint(Endpoint&&) = default;
   Endpoint& operator=(Endpoint&&) = default;

@@ -155,7 +155,9 @@ void Node::welcome(Client& client, std::uint64_t request, bool rings) {
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(settings_.version), settings_.incarnation, client.id.value,
       client.credentials.pid, settings_.quota.total[static_cast<std::size_t>(Resource::memory)],
-      settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s, settings_.segments_about);
+      settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s, settings_.segments_about,
+      static_cast<std::uint64_t>(
+          std::chrono::duration_cast<std::chrono::milliseconds>(settings_.pickle_lease).count()));
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
   if (!rings) return send_reply(client.id, frame, {});
   --client.requests;

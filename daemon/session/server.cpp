@@ -263,7 +263,8 @@ Result<std::unique_ptr<Server>> Server::create(ServerSettings settings) {
   constexpr auto patience = std::chrono::seconds(10);
   auto endpoint = Endpoint::open(settings.socket, settings.socket_mode, patience);
   if (!endpoint) return endpoint.error();
-  return std::unique_ptr<Server>(std::make_unique<AsioServer>(std::move(settings), std::move(*endpoint)));
+  if (!*endpoint) return std::unique_ptr<Server>();
+  return std::unique_ptr<Server>(std::make_unique<AsioServer>(std::move(settings), std::move(**endpoint)));
 }
 
 }  // namespace musterd

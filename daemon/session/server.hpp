@@ -25,7 +25,7 @@ struct ServerSettings {
 
 class Server {
  public:
-  /// Takes the socket. Invalid if another daemon has it.
+  /// Takes the socket. Null if another daemon has it.
   [[nodiscard]] static muster::Result<std::unique_ptr<Server>> create(ServerSettings settings);
   virtual ~Server() = default;
 

@@ -19,7 +19,9 @@ struct ConnectOptions {
   std::string socket;        ///< empty: $MUSTER_SOCKET, else the default path
   bool start_daemon = true;  ///< start one when there is none
   std::string memory;  ///< budget for a daemon that is started, "4GiB"; a running one with another budget is Invalid
-  std::string name;    ///< shown by `muster status`; empty: the program's name
+  /// How long a daemon that is started keeps what pickled refs stand for; a running one with another lease is Invalid.
+  std::optional<std::chrono::milliseconds> pickle_lease;
+  std::string name;         ///< shown by `muster status`; empty: the program's name
   std::string daemon_path;  ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
   std::chrono::milliseconds timeout{20'000};
 };

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import Any
 
 from muster import _muster
-from muster.errors import Invalid
+from muster.errors import DaemonUnavailable, Invalid
 
 _lock = threading.Lock()
 _connection: _muster.Connection | None = None
 _pid = 0
 _socket = ""
+_settings: tuple[str, float | None] = ("", None)  # for a daemon that has to be started
 _START_TIMEOUT_S = 20.0
 
 
-def init(memory: str | None = None, *, socket: str | None = None, start: bool = True) -> None:
+def init(
+    memory: str | None = None,
+    *,
+    pickle_lease: float | None = None,
+    socket: str | None = None,
+    start: bool = True,
+) -> None:
     """Attaches this process to its node's daemon.
 
     Starts one if there is none on the socket; other processes find it there, and it ends 10 s after its last client.
@@ -24,24 +32,27 @@ def init(memory: str | None = None, *, socket: str | None = None, start: bool = 
 
     Args:
         memory: budget of the daemon, for instance ``"2GiB"``; by default 30 % of the machine's or cgroup's memory.
+        pickle_lease: seconds that the daemon keeps what a pickled ref stands for, if nobody loads the pickle; by
+            default 600.
         socket: where the daemon listens; by default ``$MUSTER_SOCKET``, else a path of this user.
         start: whether to start a daemon if there is none.
 
     Raises:
-        Invalid: a daemon with another budget runs already; the message says both.
+        Invalid: a daemon with another budget or lease runs already; the message says both.
         DaemonUnavailable: there is none and none could be started; the message says why.
         QuotaExceeded: this process may open no more descriptors or map no more memory.
     """
-    global _connection, _pid, _socket
+    global _connection, _pid, _socket, _settings
     with _lock:
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
-        made = _muster.connect(path, memory or "", "", _START_TIMEOUT_S, bool(start))
+        made = _muster.connect(path, memory or "", pickle_lease, _START_TIMEOUT_S, bool(start))
         if _attached() and _connection is not None and made.socket != _connection.socket:
             raise Invalid(
                 f"this process is attached to {_connection.socket}, not {made.socket}",
                 "use one socket per process",
             )
         _connection, _pid, _socket = made, os.getpid(), made.socket
+        _settings = (memory or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
 
 
 def _attached() -> bool:
@@ -57,10 +68,18 @@ def connection() -> _muster.Connection:
     with _lock:
         if not _attached():
             # A forked child goes where its parent was attached.
-            _connection = _muster.connect(_socket, "", "", _START_TIMEOUT_S, True)
+            _connection = _attach()
             _pid = os.getpid()
         assert _connection is not None
         return _connection
+
+
+def _attach() -> _muster.Connection:
+    """To the daemon that is there, whatever its settings, or else to one with those that were asked for before."""
+    with contextlib.suppress(DaemonUnavailable):
+        return _muster.connect(_socket, "", None, _START_TIMEOUT_S, False)
+    memory, pickle_lease = _settings
+    return _muster.connect(_socket, memory, pickle_lease, _START_TIMEOUT_S, True)
 
 
 def socket_path() -> str:

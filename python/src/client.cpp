@@ -127,11 +127,14 @@ nb::dict status(const ConnectionPtr& connection) {
   return found;
 }
 
-ConnectionPtr connect(nb::handle socket, nb::handle memory, const std::string& name, double timeout_s, bool start) {
+ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_lease, double timeout_s, bool start) {
   ConnectOptions options;
   options.socket = string_from(socket, "socket");
   options.memory = string_from(memory, "memory");
-  options.name = name;
+  constexpr double year_s = 366.0 * 24 * 3600;
+  if (!pickle_lease.is_none())
+    options.pickle_lease =
+        std::chrono::milliseconds(std::llround(seconds_from(pickle_lease, "pickle_lease", year_s) * 1e3));
   options.start_daemon = start;
   options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
   return value_or_raise(unlocked([&] { return Client::connect(options); })).connection();
@@ -366,7 +369,7 @@ void bind_client(nb::module_& module) {
       .def("contributors", [](const PyWork& self) { return outcome_of(self, nb::none()).contributors; })
       .def("add_done_callback", &add_done_callback);
   bind_group(module);
-  module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("name"),
+  module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),
              nb::arg("timeout_s"), nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),

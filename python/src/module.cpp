@@ -79,6 +79,13 @@ Timeout timeout_from(nb::handle seconds) {
   return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(std::max(value, 0.0), day_s) * 1e9));
 }
 
+double seconds_from(nb::handle value, const char* name, double seconds_max) {
+  const double seconds = PyFloat_AsDouble(value.ptr());
+  if (PyErr_Occurred() || !(seconds >= 0 && seconds <= seconds_max))
+    refuse(name, value, ("give 0 to " + std::to_string(std::llround(seconds_max)) + " seconds").c_str());
+  return seconds;
+}
+
 std::int64_t int64_from(nb::handle value, const char* name) {
   const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
   if (!index.is_valid()) refuse(name, value, "give an integer");

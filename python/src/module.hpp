@@ -48,6 +48,7 @@ inline void value_or_raise(const Result<void>& result) {
 // What a caller gave for the argument `name`; Invalid, with the name and the value, if it is of another kind.
 /// Seconds; None: nothing. Negative counts as 0, more than a day as a day.
 [[nodiscard]] Timeout timeout_from(nb::handle seconds);
+[[nodiscard]] double seconds_from(nb::handle value, const char* name, double seconds_max);
 /// An int, or whatever has an __index__ (NumPy's integers).
 [[nodiscard]] int int_from(nb::handle value, const char* name);
 [[nodiscard]] std::int64_t int64_from(nb::handle value, const char* name);

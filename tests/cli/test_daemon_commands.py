@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -121,6 +122,42 @@ def test_socket_by_flag(muster):
     assert muster("status").returncode == 3
     assert muster("status", "--socket", other).returncode == 0
     assert muster("stop", "--socket", other).returncode == 0
+
+
+def test_a_relative_socket_is_meant_from_where_the_command_runs(muster):
+    for words in (("start", "--memory", "64MiB"), ("status",), ("stop",)):
+        done = muster(*words, "--socket", "here.sock", cwd=muster.folder)
+        assert done.returncode == 0, done.stderr
+        if words[0] == "start":
+            assert (muster.folder / "here.sock").is_socket()
+    muster.env["MUSTER_SOCKET"] = "there.sock"
+    assert muster("start", "--memory", "64MiB", cwd=muster.folder).returncode == 0
+    assert (muster.folder / "there.sock").is_socket()
+    assert muster("stop", cwd=muster.folder).returncode == 0
+
+
+def test_sizes_are_read_alike_by_command_and_daemon(muster):
+    assert muster("start", "--memory", "0.017G").returncode == 0
+    again = muster("start", "--memory", "0.017G")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_daemon_with_another_pickle_lease_is_not_what_was_asked_for(muster):
+    assert muster("start", "--memory", "64MiB", "--pickle-lease", "2.5").returncode == 0
+    assert muster("start", "--pickle-lease", "2.5").returncode == 0
+    other = muster("start", "--pickle-lease", "60")
+    assert other.returncode == 1
+    assert "2.5 s" in other.stderr
+    assert "1 min" in other.stderr
+    assert "muster stop" in other.stderr
+
+
+def test_a_daemon_ends_with_3_where_another_one_serves(muster):
+    assert muster("start", "--memory", "64MiB").returncode == 0
+    program = pathlib.Path(muster.path).with_name("musterd")
+    done = subprocess.run([program, "--socket", muster.socket], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 3
+    assert f"another musterd serves {muster.socket}" in done.stderr
 
 
 def test_stop_ends_a_run_that_uses_the_daemon(muster):

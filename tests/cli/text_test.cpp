@@ -1,26 +1,9 @@
-// Sizes, ages and tables as people write and read them.
+// Sizes, ages and tables as people read them.
 #include <catch2/catch.hpp>
 
 #include "text.hpp"
 
 using namespace muster::cli;
-
-TEST_CASE("sizes are read as people write them") {
-  CHECK(parse_bytes("0").value() == 0);
-  CHECK(parse_bytes("4096").value() == 4096);
-  CHECK(parse_bytes("1K").value() == 1024);
-  CHECK(parse_bytes("64M").value() == 64 << 20);
-  CHECK(parse_bytes("2GiB").value() == 2ULL << 30);
-  CHECK(parse_bytes("1.5 mb").value() == 3 << 19);
-  CHECK(parse_bytes("1tib").value() == 1ULL << 40);
-}
-
-TEST_CASE("what is no size says so") {
-  for (const char* text : {"", "x", "-1", "1X", "1KK", "1e30", "nan", "inf", "12 34", "K"}) {
-    INFO(text);
-    CHECK_FALSE(parse_bytes(text).ok());
-  }
-}
 
 TEST_CASE("sizes, ages and counts are short") {
   CHECK(format_bytes(0) == "0 B");

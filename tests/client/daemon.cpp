@@ -47,7 +47,7 @@ Daemon::Daemon(const std::string& memory) {
   ::posix_spawn_file_actions_destroy(&actions);
   ::close(ends[1]);
   char byte = 0;
-  const bool ready = ::read(ends[0], &byte, 1) == 1 && byte == '\n';
+  const bool ready = ::read(ends[0], &byte, 1) == 1 && byte == '0';
   ::close(ends[0]);
   if (!ready) throw std::runtime_error("the daemon did not start");
 }

@@ -89,6 +89,13 @@ TEST_CASE("the socket's path: the environment first, the user's runtime folder n
   const auto path = old("MUSTER_SOCKET"), folder = old("XDG_RUNTIME_DIR");
   setenv("MUSTER_SOCKET", "/some/where.sock", 1);
   REQUIRE(default_socket_path() == "/some/where.sock");
+  REQUIRE(socket_path("") == "/some/where.sock");
+  REQUIRE(socket_path("/else/where.sock") == "/else/where.sock");
+  // The daemon and who waits for it have other working directories.
+  const auto here = std::filesystem::current_path().string();
+  REQUIRE(socket_path("./a/../where.sock") == here + "/where.sock");
+  setenv("MUSTER_SOCKET", "where.sock", 1);
+  REQUIRE(default_socket_path() == here + "/where.sock");
   setenv("MUSTER_SOCKET", "", 1);
   setenv("XDG_RUNTIME_DIR", "/run/user/7", 1);
   REQUIRE(default_socket_path() == "/run/user/7/muster/musterd.sock");

@@ -42,7 +42,7 @@ class Daemon:
         )
         os.close(write_end)
         with os.fdopen(read_end) as ready:
-            assert ready.readline() == "\n", self.output()
+            assert ready.readline() == "0\n", self.output()
 
     @property
     def pid(self) -> int:

@@ -277,3 +277,43 @@ def test_another_budget_than_the_running_daemons_is_invalid_and_says_both(shared
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "3GiB" in done.stdout
     assert str(2 << 30) in done.stdout
+
+
+AFTER_A_RESTART = """
+import os, select, signal
+import muster
+muster.init(memory="96MiB", pickle_lease=7.5)
+pid = muster.status()["pid"]
+end = os.pidfd_open(pid)
+os.kill(pid, signal.SIGKILL)
+assert select.select([end], [], [], 30)[0]
+while True:
+    try:
+        told = muster.status()
+        break
+    except (muster.DaemonUnavailable, muster.DaemonRestarted):
+        pass
+assert told["pid"] != pid
+assert told["memory_bytes"] == 96 << 20, told
+muster.init(memory="96MiB", pickle_lease=7.5)
+try:
+    muster.init(pickle_lease=8)
+except muster.Invalid as error:
+    print(error)
+"""
+
+
+def test_the_next_daemon_is_started_as_the_first_one_was(nowhere):
+    environment = {**os.environ, "MUSTER_SOCKET": nowhere}
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_A_RESTART], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a pickle lease of 8 s asked for" in done.stdout
+    assert "runs with 7.5 s" in done.stdout
+
+
+@pytest.mark.parametrize("lease", [-1, float("nan"), "long", 1e9])
+def test_a_lease_that_is_no_time_is_refused(muster, lease):
+    with pytest.raises(package.Invalid, match="pickle_lease"):
+        package.init(pickle_lease=lease)

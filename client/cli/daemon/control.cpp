@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <optional>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
 
@@ -19,8 +20,8 @@ namespace muster::cli {
 
 namespace {
 
-std::chrono::milliseconds milliseconds(double seconds) {
-  return std::chrono::milliseconds(std::llround(std::clamp(seconds, 0.001, 86'400.0) * 1e3));
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(std::llround(seconds * 1e3));
 }
 
 Error still_there(std::optional<pid_t> pid, double timeout_s) {
@@ -38,8 +39,9 @@ struct Started {
 Result<Started> running_daemon(const StartOptions& options) {
   ConnectOptions connect;
   connect.memory = options.memory;
+  if (options.pickle_lease_s) connect.pickle_lease = milliseconds_of(*options.pickle_lease_s);
   const auto until = std::chrono::steady_clock::now() + connect.timeout;
-  const std::string path = options.socket.empty() ? ipc::default_socket_path() : options.socket;
+  const std::string path = ipc::socket_path(options.socket);
   bool started = false;
   for (;;) {
     auto inquiry = Inquiry::open(options.socket);
@@ -52,10 +54,16 @@ Result<Started> running_daemon(const StartOptions& options) {
   }
 }
 
-/// A daemon that runs with other memory than was asked for is not what the user wants.
-Result<void> check_memory(const StartOptions& options, const Inquiry& inquiry) {
+/// A daemon that runs with other settings than were asked for is not what the user wants.
+Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry) {
+  if (options.pickle_lease_s && milliseconds_of(*options.pickle_lease_s) != inquiry.pickle_lease())
+    return Error(Code::invalid,
+                 "the daemon on " + inquiry.socket() + " runs with a pickle lease of " +
+                     format_age(std::chrono::duration<double>(inquiry.pickle_lease()).count()) + ", not " +
+                     format_age(*options.pickle_lease_s),
+                 "leave --pickle-lease out, or run `muster stop` first");
   if (options.memory.empty()) return {};
-  const auto wanted = parse_bytes(options.memory);
+  const auto wanted = ipc::parse_bytes(options.memory);
   if (!wanted) return wanted.error();
   if (*wanted == inquiry.memory_bytes()) return {};
   return Error(Code::invalid,
@@ -91,7 +99,7 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
 ExitStatus start(const StartOptions& options) {
   auto daemon = running_daemon(options);
   if (!daemon) return complain("start", daemon.error());
-  const auto fits = check_memory(options, daemon->inquiry);
+  const auto fits = check_settings(options, daemon->inquiry);
   if (!fits) return complain("start", fits.error());
   const auto status = daemon->inquiry.status();
   if (!status) return complain("start", status.error());
@@ -102,7 +110,7 @@ ExitStatus start(const StartOptions& options) {
 }
 
 ExitStatus stop(const StopOptions& options) {
-  const auto timeout = milliseconds(options.timeout_s);
+  const auto timeout = milliseconds_of(std::clamp(options.timeout_s, 0.001, 86'400.0));
   auto inquiry = Inquiry::open(options.socket, timeout);
   if (!inquiry) return complain("stop", inquiry.error());
   const auto pid = inquiry->daemon_pid();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "../exit_status.hpp"
@@ -11,6 +12,7 @@ namespace muster::cli {
 struct StartOptions {
   std::string socket;  ///< empty, here and below: the default
   std::string memory;  ///< empty: the daemon's default
+  std::optional<double> pickle_lease_s;
   bool json = false;
 };
 

@@ -66,7 +66,7 @@ Error refusal(const wire::Frame& frame) {
 }  // namespace
 
 Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::milliseconds timeout) {
-  const std::string path = socket.empty() ? ipc::default_socket_path() : socket;
+  const std::string path = ipc::socket_path(socket);
   auto fd = connect_to(path, socket, timeout);
   if (!fd) return fd.error();
   Inquiry inquiry(std::move(*fd), path, timeout);
@@ -92,6 +92,7 @@ Result<void> Inquiry::greet() {
   client_ = welcome.client();
   memory_bytes_ = welcome.memory_bytes();
   idle_exit_s_ = welcome.idle_exit_s();
+  pickle_lease_ = std::chrono::milliseconds(welcome.pickle_lease_ms());
   return {};
 }
 

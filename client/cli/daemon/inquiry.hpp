@@ -44,6 +44,7 @@ class Inquiry {
   [[nodiscard]] const std::string& version() const { return version_; }  ///< the daemon's
   [[nodiscard]] std::uint32_t client() const { return client_; }         ///< this conversation among the clients
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_bytes_; }
+  [[nodiscard]] std::chrono::milliseconds pickle_lease() const { return pickle_lease_; }
   [[nodiscard]] double idle_exit_s() const { return idle_exit_s_; }  ///< 0: it stays without clients
   /// The daemon's process, if it is in this pid namespace.
   [[nodiscard]] std::optional<pid_t> daemon_pid() const;
@@ -66,6 +67,7 @@ class Inquiry {
   std::uint32_t client_ = 0;
   std::uint64_t memory_bytes_ = 0;
   double idle_exit_s_ = 0;
+  std::chrono::milliseconds pickle_lease_{};
   std::uint64_t requests_ = 0;
 };
 

@@ -2,27 +2,14 @@
 #include <sched.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <optional>
+#include <muster/ipc/cgroup.hpp>
 
-#include "../cgroup.hpp"
 #include "../text.hpp"
 #include "check.hpp"
 
 namespace muster::cli {
 
 namespace {
-
-/// Cores' worth of time that the cgroup (version 2) grants; nothing: no quota.
-std::optional<double> cpu_quota() {
-  const auto text = read_text_file("/sys/fs/cgroup/cpu.max");
-  if (!text || text->starts_with("max")) return std::nullopt;
-  char* rest = nullptr;
-  const double quota = std::strtod(text->c_str(), &rest);
-  const double period = std::strtod(rest, nullptr);
-  if (quota <= 0 || period <= 0) return std::nullopt;
-  return quota / period;
-}
 
 Check cores() {
   cpu_set_t allowed;
@@ -31,7 +18,7 @@ Check cores() {
   const int usable = CPU_COUNT(&allowed);
   const long online = ::sysconf(_SC_NPROCESSORS_ONLN);
   std::string found = std::to_string(usable) + " of " + std::to_string(online) + " allowed";
-  const auto quota = cpu_quota();
+  const auto quota = ipc::cgroup_cores();
   if (quota) found += ", cgroup quota " + format_fixed(*quota, 1);
   if (usable >= 2 && quota.value_or(2) >= 2) return {"cores", Health::ok, found, {}};
   return {"cores", Health::warn, found + ": daemon and ranks take turns on one", "allow at least 2 (taskset, cpu.max)"};

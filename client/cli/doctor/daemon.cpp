@@ -17,8 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string path_of(const std::string& socket) { return socket.empty() ? ipc::default_socket_path() : socket; }
-
 std::string octal(mode_t mode) {
   std::string digits;
   for (unsigned rest = mode & 07777U; rest > 0 || digits.empty(); rest /= 8)
@@ -89,7 +87,7 @@ Check version_of(const Inquiry& inquiry) {
 }  // namespace
 
 std::vector<Check> check_socket(const std::string& socket) {
-  const std::string path = path_of(socket);
+  const std::string path = ipc::socket_path(socket);
   return {path_length(path), folder_of(path)};
 }
 

@@ -1,13 +1,19 @@
 // Memory that the store may take, and the pages it gets it in.
 #include <algorithm>
 
-#include "../cgroup.hpp"
+#include <muster/ipc/cgroup.hpp>
+#include <muster/ipc/text_file.hpp>
+
 #include "../text.hpp"
 #include "check.hpp"
 
 namespace muster::cli {
 
 namespace {
+
+using ipc::cgroup_memory;
+using ipc::number_after;
+using ipc::read_text_file;
 
 constexpr double default_share = 0.3;  // of the machine's or the cgroup's memory; musterd's default --memory
 
@@ -18,9 +24,7 @@ std::uint64_t meminfo_bytes(const std::string& key) {
 Check machine_memory() {
   const auto total = meminfo_bytes("MemTotal");
   const auto available = meminfo_bytes("MemAvailable");
-  const auto group = cgroup_memory();
-  const auto bound = group && group->limit_bytes ? std::min(total, *group->limit_bytes) : total;
-  const auto budget = static_cast<std::uint64_t>(static_cast<double>(bound) * default_share);
+  const auto budget = static_cast<std::uint64_t>(static_cast<double>(ipc::usable_memory_bytes()) * default_share);
   const std::string found = format_bytes(available) + " of " + format_bytes(total) +
                             " available; a daemon takes up to " + format_bytes(budget) + " by default";
   if (total == 0) return {"memory", Health::warn, "/proc/meminfo can't be read", "give musterd --memory"};

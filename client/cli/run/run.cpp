@@ -9,8 +9,8 @@
 #include <optional>
 
 #include <muster/client.hpp>
+#include <muster/ipc/cgroup.hpp>
 
-#include "../cgroup.hpp"
 #include "../message.hpp"
 #include "../text.hpp"
 #include "environment.hpp"
@@ -59,7 +59,7 @@ std::string verdict(const RunLoop& loop, const RankEnding& failure) {
 }
 
 std::uint64_t oom_kills() {
-  const auto memory = cgroup_memory();
+  const auto memory = ipc::cgroup_memory();
   return memory ? memory->oom_kills : 0;
 }
 

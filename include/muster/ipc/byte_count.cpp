@@ -3,24 +3,41 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
-#include <string_view>
+#include <optional>
+#include <string>
 
 namespace muster::ipc {
 
-Result<std::uint64_t> parse_bytes(const std::string& text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  std::string unit(end, text.data() + text.size());
-  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  if (unit.ends_with("IB")) unit.resize(unit.size() - 2);
-  else if (unit.ends_with("B")) unit.resize(unit.size() - 1);
-  const std::string_view units = "KMGT";
-  const auto power = unit.empty() ? 0 : units.find(unit.front()) + 1;
-  const double scaled = value * std::pow(1024.0, static_cast<double>(power));
-  constexpr double bytes_max = 1ULL << 50;
-  if (error != std::errc{} || unit.size() > 1 || (!unit.empty() && power == 0) || !(scaled >= 1) || scaled > bytes_max)
-    return Error(Code::invalid, "'" + text + "' is not a size", "use for instance 512MiB or 4GiB");
-  return static_cast<std::uint64_t>(scaled);
+namespace {
+
+/// Nothing if `unit` names no power of 1024.
+std::optional<double> factor_of(std::string_view unit) {
+  std::string lower;
+  for (const char c : unit) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (lower.ends_with("ib")) lower.resize(lower.size() - 2);
+  else if (lower.ends_with("b")) lower.resize(lower.size() - 1);
+  if (lower.empty()) return 1.0;
+  constexpr std::string_view prefixes = "kmgt";
+  const auto at = lower.size() == 1 ? prefixes.find(lower[0]) : std::string_view::npos;
+  if (at == std::string_view::npos) return std::nullopt;
+  return std::pow(1024.0, static_cast<double>(at + 1));
+}
+
+}  // namespace
+
+Result<std::uint64_t> parse_bytes(std::string_view text) {
+  constexpr double bytes_max = 0x1p50;
+  const Error error(Code::invalid, "'" + std::string(text) + "' is not a size",
+                    "write it as 4096, 64K, 512MiB or 4GiB");
+  double number = 0;
+  const char* const end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, number);
+  if (parsed.ec != std::errc() || !(number >= 0)) return error;
+  std::string_view unit(parsed.ptr, static_cast<std::size_t>(end - parsed.ptr));
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
+  const auto factor = factor_of(unit);
+  if (!factor || !(number * *factor <= bytes_max)) return error;
+  return static_cast<std::uint64_t>(std::llround(number * *factor));
 }
 
 }  // namespace muster::ipc

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <string_view>
 
 #include <muster/result.hpp>
 
 namespace muster::ipc {
 
-/// Bytes; K, M, G and T are powers of 1024. Invalid if the text is no size from 1 byte to 1 PiB.
-[[nodiscard]] Result<std::uint64_t> parse_bytes(const std::string& text);
+/// Bytes, rounded; K, M, G and T are powers of 1024. Invalid if the text is no size up to 1 PiB.
+[[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view text);
 
 }  // namespace muster::ipc

@@ -16,9 +16,15 @@ namespace {
 
 constexpr const char* elsewhere = "name another place: MUSTER_SOCKET, or --socket";
 
+std::string absolute(const std::string& path) {
+  std::error_code error;
+  const auto found = std::filesystem::absolute(path, error);
+  return error ? path : found.lexically_normal().string();
+}
+
 std::string own_socket_path() {
   if (const char* folder = std::getenv("XDG_RUNTIME_DIR"); folder != nullptr && *folder != '\0')
-    return std::string(folder) + "/muster/musterd.sock";
+    return absolute(std::string(folder) + "/muster/musterd.sock");
   if (geteuid() == 0) return "/run/muster/musterd.sock";
   return "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
 }
@@ -27,7 +33,7 @@ std::string own_socket_path() {
 /// have made it for a daemon of another user.
 bool must_be_own(const std::string& socket_path) {
   const char* named = std::getenv("MUSTER_SOCKET");
-  return geteuid() != 0 && socket_path == own_socket_path() && (named == nullptr || socket_path != named);
+  return geteuid() != 0 && socket_path == own_socket_path() && (named == nullptr || socket_path != absolute(named));
 }
 
 bool is_trusted(uid_t user) { return user == geteuid() || user == 0; }
@@ -35,9 +41,11 @@ bool is_trusted(uid_t user) { return user == geteuid() || user == 0; }
 }  // namespace
 
 std::string default_socket_path() {
-  if (const char* path = std::getenv("MUSTER_SOCKET"); path != nullptr && *path != '\0') return path;
+  if (const char* path = std::getenv("MUSTER_SOCKET"); path != nullptr && *path != '\0') return absolute(path);
   return own_socket_path();
 }
+
+std::string socket_path(const std::string& given) { return given.empty() ? default_socket_path() : absolute(given); }
 
 Result<void> make_place(const std::string& socket_path) {
   const auto directory = std::filesystem::path(socket_path).parent_path();

@@ -13,6 +13,10 @@ namespace muster::ipc {
 /// /tmp/muster-$UID/musterd.sock.
 [[nodiscard]] std::string default_socket_path();
 
+/// What was given, or else the default, as an absolute path: a daemon has another working directory than who starts it,
+/// and a process may change its own.
+[[nodiscard]] std::string socket_path(const std::string& given);
+
 /// Makes the socket's directory (mode 0700) if there is none. Denied if it can't be made, or if it is the one that this
 /// user gets without asking for another and it belongs to somebody else (root may) or others may write to it.
 [[nodiscard]] Result<void> make_place(const std::string& socket_path);
