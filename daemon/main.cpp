@@ -76,13 +76,13 @@ std::string log_target() {
 }
 
 /// What the daemon may keep in its own memory for its clients. A tenth of the budget is what a limit on its process is
-/// expected to allow on top of it, and some of that it needs for itself. Four GiB are several million objects: more
-/// than that at a time is a mistake, however large the machine is.
+/// expected to allow on top of it, and some of that it needs for itself, and for the holes between what is kept. Four
+/// GiB are several million objects: more than that at a time is a mistake, however large the machine is.
 std::uint64_t heap_bytes(std::uint64_t memory) {
   constexpr std::uint64_t own = 4 << 20;
   constexpr std::uint64_t heap_min = 4 << 20;
   constexpr std::uint64_t heap_max = std::uint64_t{4} << 30;
-  return std::clamp(memory / 10 - std::min(memory / 10, own), heap_min, heap_max);
+  return std::clamp((memory / 10 - std::min(memory / 10, own)) / 4 * 3, heap_min, heap_max);
 }
 
 ServerSettings server_settings(const Config& config) {

@@ -10,9 +10,9 @@ namespace musterd {
 
 namespace {
 
-/// In pieces that free memory between others' has room for, too; small enough to come from the heap itself.
-constexpr std::size_t piece_bytes = 64 << 10;
-constexpr std::size_t pieces_max = 256;
+/// In pieces that free memory between others' has room for, too; small enough to come from where small ones come from.
+constexpr std::size_t piece_bytes = 8 << 10;
+constexpr std::size_t pieces_max = 1024;
 
 class Reserve {
  public:

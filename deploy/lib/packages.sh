@@ -6,7 +6,7 @@
 build_packages=(
   g++ cmake ninja-build ccache
   libboost1.81-dev libflatbuffers-dev flatbuffers-compiler libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev
-  libhwy-dev libhwloc-dev
+  libhwy-dev libhwloc-dev libjemalloc-dev
 )
 
 # What the tests need on top.
