@@ -130,13 +130,19 @@ void SegmentTable::end(Segment& segment) try {
   // While it is mapped, to close it frees nothing and takes no time.
   if (segment.mapping_) segment.fd_.reset(), segment.descriptor_ = {};
   auto descriptor = std::make_shared<Charge>(std::move(segment.descriptor_));
-  hooks_.dispose(segment.owner_.user, {std::move(segment.mapping_), std::move(segment.fd_)},
+  hooks_.dispose(segment.owner_.user, {std::move(segment.mapping_), std::move(segment.fd_), nullptr},
                  [memory = std::move(memory), descriptor = std::move(descriptor)]() mutable {
                    memory.reset();
                    descriptor.reset();
                  });
 } catch (const std::bad_alloc&) {
   // Then it ends here and now, and nobody is told.
+}
+
+void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charge charge) {
+  if (!hooks_.dispose) return;
+  const auto shared = std::make_shared<Charge>(std::move(charge));
+  hooks_.dispose(user, {nullptr, {}, std::move(description)}, [shared] { shared->reset(); });
 }
 
 /// Once in a while, so that leases don't cost a walk over all segments each.

@@ -25,10 +25,11 @@ using muster::ipc::SegmentId;
 /// Shared, so that whoever populates it in the background never touches what is unmapped.
 using MappingPtr = std::shared_ptr<muster::ipc::Mapping>;
 
-/// What is left of a segment when nobody needs it: its pages go when both are gone.
-struct SegmentRemains {
-  MappingPtr mapping;
-  muster::ipc::Fd fd;
+/// What is left of a segment or an object when nobody needs it, and takes long to give back.
+struct Remains {
+  MappingPtr mapping;                 ///< of a segment: its pages go when this and the descriptor are gone
+  muster::ipc::Fd fd;                 ///< of a segment
+  std::shared_ptr<void> description;  ///< of an object
 };
 
 /// Segments up to this size may be charged to what is kept for small requests.
@@ -114,7 +115,7 @@ class SegmentTable {
     std::function<void(const MappingPtr&)> mapped;  ///< a new mapping of the daemon, to populate ahead of its first use
     /// Unmaps and closes, perhaps elsewhere and later, then calls the function where the table lives: until then the
     /// segment stays charged.
-    std::function<void(UserId, SegmentRemains, std::function<void()>)> dispose;
+    std::function<void(UserId, Remains, std::function<void()>)> dispose;
   };
   /// Outlives its segments.
   explicit SegmentTable(Ledger& ledger, Hooks hooks) : ledger_(ledger), hooks_(std::move(hooks)) {}
@@ -141,6 +142,8 @@ class SegmentTable {
   /// The client gets the descriptor and will map it. QuotaExceeded if it has no heap left for that; but for the first
   /// few, which its connection has paid for.
   [[nodiscard]] muster::Result<void> add_reader(const SegmentPtr& segment, Payer client);
+  /// Destroys what is left of an object, as what is left of a segment; it stays charged until then.
+  void dispose(UserId user, std::shared_ptr<void> description, Charge charge);
   /// The client has unmapped a segment, mostly one that ended.
   void unmapped(ClientId client, SegmentId segment);
   static constexpr std::uint64_t reader_bytes =

@@ -108,7 +108,7 @@ class AsioServer final : public Server, public Outside {
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
-  void dispose(UserId user, SegmentRemains remains, std::function<void()> then) override;
+  void dispose(UserId user, Remains remains, std::function<void()> then) override;
   void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
   muster::ipc::Capability random_capability() override;
   void stop(std::string reason) override;

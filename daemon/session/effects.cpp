@@ -180,10 +180,10 @@ void give_up_pages(const ipc::Mapping& mapping) {
 
 }  // namespace
 
-void AsioServer::dispose(UserId user, SegmentRemains remains, std::function<void()> then) {
+void AsioServer::dispose(UserId user, Remains remains, std::function<void()> then) {
   blocking_.run(
       {BlockingPool::Lane::Of::memory, user},
-      [remains = std::make_shared<SegmentRemains>(std::move(remains))] {
+      [remains = std::make_shared<Remains>(std::move(remains))] {
         if (remains->mapping) give_up_pages(*remains->mapping);
         *remains = {};
       },

@@ -25,7 +25,7 @@ Node::Node(NodeSettings settings, Outside& outside)
       ledger_(settings_.quota),
       segments_(ledger_, {.mapped = [this](const MappingPtr& mapping) { outside_.populate(mapping); },
                           .dispose =
-                              [this](UserId user, SegmentRemains remains, std::function<void()> then) {
+                              [this](UserId user, Remains remains, std::function<void()> then) {
                                 ++disposals_;
                                 outside_.dispose(user, std::move(remains), [this, then = std::move(then)] {
                                   --disposals_;

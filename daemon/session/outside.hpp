@@ -45,7 +45,7 @@ class Outside {
   /// Runs system calls that may take long, for the client, one after another; then `then`, on the control thread.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;
   /// Unmaps and closes what is left of a segment, which takes a while; then `then`, on the control thread.
-  virtual void dispose(UserId user, SegmentRemains remains, std::function<void()> then) = 0;
+  virtual void dispose(UserId user, Remains remains, std::function<void()> then) = 0;
   /// Touches the pages of a new mapping in the background.
   virtual void populate(const MappingPtr& mapping) = 0;
   [[nodiscard]] virtual muster::ipc::Capability random_capability() = 0;

@@ -210,6 +210,20 @@ Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client
   return object;
 }
 
+void Store::Ends::bury(Object& object) try {
+  constexpr std::uint64_t large = 32 << 10;
+  if (object.metadata.amount() < large) return;
+  struct Description {
+    Manifest manifest;
+    Addresses addresses;
+  };
+  auto description =
+      std::make_shared<Description>(Description{std::move(object.manifest), std::move(object.addresses)});
+  segments_.dispose(object.user, std::move(description), std::move(object.metadata));
+} catch (const std::bad_alloc&) {
+  // Then it ends here and now.
+}
+
 std::span<const Store::Gone> Store::take_gone() {
   if (ends_->noted().empty()) return {};
   gone_.clear();

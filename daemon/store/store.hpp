@@ -99,8 +99,8 @@ inline constexpr std::uint64_t block_bytes = 32;
 /// A larger description of an object is charged as memory, of which there is more than heap.
 inline constexpr std::uint64_t metadata_in_heap_max = 4096;
 
-/// Of one object, as many as an op may make. To find the parts of so many takes some 15 ms in the worst order.
-inline constexpr std::size_t object_leaves_max = std::size_t{1} << 16;
+/// Of one object that a client makes. To find the parts of so many takes some 4 ms in the worst order.
+inline constexpr std::size_t object_leaves_max = std::size_t{1} << 14;
 
 /// An object on its way out of a segment.
 struct Move {
@@ -129,7 +129,11 @@ class Store {
   };
 
   Store(Ledger& ledger, SegmentTable& segments, Limits limits)
-      : ledger_(ledger), segments_(segments), limits_(limits), tombstones_(limits.tombstones) {}
+      : ledger_(ledger),
+        segments_(segments),
+        limits_(limits),
+        tombstones_(limits.tombstones),
+        ends_(std::make_shared<Ends>(segments)) {}
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
@@ -255,14 +259,18 @@ class Store {
   /// Objects that ended; shared with their deleters. An end on another thread than the store's would be a data race.
   class Ends {
    public:
+    explicit Ends(SegmentTable& segments) : segments_(segments) {}
     void note(Gone gone) {
       MUSTER_ASSERT(std::this_thread::get_id() == thread_, "objects are let go where the store lives");
       noted_.push_back(gone);
     }
+    /// To free what describes many arrays takes longer than the control thread has time for.
+    void bury(Object& object);
     [[nodiscard]] const std::vector<Gone>& noted() const { return noted_; }
     [[nodiscard]] std::vector<Gone>& noted() { return noted_; }
 
    private:
+    SegmentTable& segments_;
     std::thread::id thread_ = std::this_thread::get_id();
     std::vector<Gone> noted_;
   };
@@ -273,7 +281,9 @@ class Store {
     Watched(const Watched&) = delete;
     Watched& operator=(const Watched&) = delete;
     ~Watched() {
-      if (ends) ends->note({object.id, object.maker});
+      if (!ends) return;
+      ends->note({object.id, object.maker});
+      ends->bury(object);
     }
     Object object;
     std::shared_ptr<Ends> ends;  ///< null until the store has it
@@ -326,7 +336,7 @@ class Store {
   std::uint64_t pickled_bytes_ = 0;
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;
-  std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();
+  std::shared_ptr<Ends> ends_;
   std::vector<Gone> gone_;  ///< what take_gone() gave last
 };
 

@@ -282,7 +282,7 @@ TEST_CASE("while a segment is being sealed it is neither ready nor mapped again"
 TEST_CASE("a segment stays charged until what is left of it was disposed of") {
   Ledger ledger(memory_quota(64 << 20));
   std::vector<std::function<void()>> disposed;
-  SegmentTable table(ledger, {.mapped = {}, .dispose = [&](UserId, SegmentRemains, std::function<void()> then) {
+  SegmentTable table(ledger, {.mapped = {}, .dispose = [&](UserId, Remains, std::function<void()> then) {
                                 disposed.push_back(std::move(then));
                               }});
   auto segment = table.create_result(1000, 1 << 20);

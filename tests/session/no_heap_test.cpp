@@ -116,7 +116,7 @@ class Kept final : public Outside {
     work();
     then();
   }
-  void dispose(UserId, SegmentRemains, std::function<void()> then) override { then(); }
+  void dispose(UserId, Remains, std::function<void()> then) override { then(); }
   void populate(const MappingPtr&) override {}
   ipc::Capability random_capability() override { return recorder.random_capability(); }
   void stop(std::string) override {}

@@ -349,8 +349,8 @@ TEST_CASE("inputs that can't be checked quickly are refused at once") {
     CHECK(error->code() == Code::invalid);
     return error->message();
   };
-  CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 77, 1 << 15), 1) ==
-        "the inputs are 32768000 arrays in all");
+  CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 77, 1 << 14), 1) ==
+        "the inputs are 16384000 arrays in all");
   CHECK(refused(Kind::all_to_all, 1000, seal_bundle(client, segment, 78, 0), 1000) ==
         "the inputs are 1000000 objects in all");
   CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 79, 1, std::string(1 << 20, 'x')), 1) ==

@@ -57,7 +57,7 @@ class Recorder : public Outside {
     if (hold_blocking) blocked.push_back(std::move(then));
     else then();
   }
-  void dispose(UserId, SegmentRemains remains, std::function<void()> then) override {
+  void dispose(UserId, Remains remains, std::function<void()> then) override {
     remains = {};
     then();
   }

@@ -415,6 +415,25 @@ TEST_CASE("an object of more arrays than one turn suffices for is refused") {
   CHECK(code_of(world.try_seal(alice, manifest, whole)) == muster::Code::invalid);
 }
 
+TEST_CASE("what describes many arrays is destroyed elsewhere, and charged until then") {
+  World world;
+  world.keeps_remains = true;
+  const auto segment = world.segment_of(alice);
+  Manifest manifest;
+  for (int i = 0; i < 1000; ++i) REQUIRE(manifest.add(segment, 0, muster::DType::int8, std::vector<std::int64_t>{1}));
+  const auto many = world.seal(alice, manifest);
+  const auto few = world.seal(alice, array(segment, 0, 8));
+  const auto charged = [&] { return world.ledger.total().used[static_cast<std::size_t>(Resource::memory)]; };
+  const auto before = charged();
+  for (const auto id : {many, few}) REQUIRE(world.store.release(id, alice.client));
+  CHECK(world.gone() == std::vector{many, few});
+  REQUIRE(world.descriptions.size() == 1);
+  CHECK(charged() == before);
+  world.descriptions.clear();
+  world.disposals[0]();
+  CHECK(charged() < before - 32 * kibibyte);
+}
+
 TEST_CASE("who holds an object may read its segments, all of them and no other") {
   World world;
   const auto first = world.segment_of(alice);

@@ -28,7 +28,16 @@ inline Manifest array(SegmentId segment, std::uint64_t offset, std::int64_t coun
 
 struct World {
   explicit World(Store::Limits limits = {}, Quota quota = memory_quota(256 * mebibyte))
-      : ledger(quota), segments(ledger), results(segments), store(ledger, segments, limits) {}
+      : ledger(quota),
+        segments(ledger, {.mapped = {},
+                          .dispose =
+                              [this](UserId, Remains remains, std::function<void()> then) {
+                                if (!remains.description || !keeps_remains) return then();
+                                descriptions.push_back(std::move(remains.description));
+                                disposals.push_back(std::move(then));
+                              }}),
+        results(segments),
+        store(ledger, segments, limits) {}
 
   /// A ready segment of the client.
   SegmentId segment_of(Payer client, std::uint64_t bytes = 16 * page) {
@@ -57,6 +66,9 @@ struct World {
     return ids;
   }
 
+  bool keeps_remains = false;  ///< of objects
+  std::vector<std::shared_ptr<void>> descriptions;
+  std::vector<std::function<void()>> disposals;
   Ledger ledger;
   SegmentTable segments;
   ResultPool results;

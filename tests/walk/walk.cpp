@@ -285,7 +285,7 @@ void Walk::finish_copies() {
   for (auto& then : std::exchange(copied_, {})) then();
 }
 
-void Walk::dispose(UserId, SegmentRemains remains, std::function<void()> then) {
+void Walk::dispose(UserId, Remains remains, std::function<void()> then) {
   remains = {};
   then();
 }

@@ -157,7 +157,7 @@ class Walk final : private Outside {
   void run(Job job) override;
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
-  void dispose(UserId user, SegmentRemains remains, std::function<void()> then) override;
+  void dispose(UserId user, Remains remains, std::function<void()> then) override;
   void show_memory_wanted(bool) override {}
   void populate(const MappingPtr&) override {}
   [[nodiscard]] ipc::Capability random_capability() override { return {{++random_, 17}}; }
