@@ -2,7 +2,7 @@
 
 #include <fcntl.h>
 
-#include <algorithm>
+#include <cstring>
 #include <new>
 #include <string>
 #include <utility>
@@ -53,31 +53,43 @@ Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::by
     if (!written) return written.error();
     if (*written) return {};
   }
-  if (replaces_another(type, body)) return {};
+  const auto subject = subject_of(type, body);
+  if (subject && replaces_another(*subject, body)) return {};
   backlog_.push_back({static_cast<std::uint16_t>(type), {body.begin(), body.end()}});
+  if (subject) news_.emplace(*subject, popped_ + backlog_.size() - 1);
   backlog_bytes_ += backlog_.back().bytes();
   if (backlog_bytes_ <= backlog_bytes_max) return {};
   return muster::Error(muster::Code::quota_exceeded, "the client doesn't read its completions: " +
                                                          std::to_string(backlog_bytes_) + " bytes of them wait");
 }
 
+/// What it is news of. Nothing if it is none.
+std::optional<Channel::Subject> Channel::subject_of(ipc::CompletionType type, std::span<const std::byte> body) {
+  if (type == ipc::CompletionType::memory_wanted) return Subject{type, {}};
+  if (type != ipc::CompletionType::group_changed) return std::nullopt;
+  Subject subject{type, {}};
+  std::memcpy(&subject.second, body.data(), sizeof subject.second);  // it comes first
+  return subject;
+}
+
 /// News of the same thing that wait for a client which computes: only the last counts. Otherwise one who comes and goes
 /// could fill the backlog of others.
-bool Channel::replaces_another(ipc::CompletionType type, std::span<const std::byte> body) {
-  const bool is_change = type == ipc::CompletionType::group_changed;
-  if (!is_change && type != ipc::CompletionType::memory_wanted) return false;
-  constexpr std::size_t seat_bytes = sizeof(ipc::SeatId);  // it comes first
-  constexpr std::size_t looked_at = 64;
-  for (std::size_t i = 0; i < std::min(looked_at, backlog_.size()); ++i) {
-    auto& earlier = backlog_[backlog_.size() - 1 - i];
-    if (earlier.type != static_cast<std::uint16_t>(type)) continue;
-    if (is_change && !std::equal(body.begin(), body.begin() + seat_bytes, earlier.body.begin())) continue;
-    backlog_bytes_ -= earlier.bytes();
-    earlier.body.assign(body.begin(), body.end());
-    backlog_bytes_ += earlier.bytes();
-    return true;
-  }
-  return false;
+bool Channel::replaces_another(const Subject& subject, std::span<const std::byte> body) {
+  const auto found = news_.find(subject);
+  if (found == news_.end()) return false;
+  auto& earlier = backlog_[found->second - popped_];
+  backlog_bytes_ -= earlier.bytes();
+  earlier.body.assign(body.begin(), body.end());
+  backlog_bytes_ += earlier.bytes();
+  return true;
+}
+
+void Channel::pop_backlog() {
+  const auto& front = backlog_.front();
+  if (const auto subject = subject_of(static_cast<ipc::CompletionType>(front.type), front.body)) news_.erase(*subject);
+  backlog_bytes_ -= front.bytes();
+  backlog_.pop_front();
+  ++popped_;
 }
 
 Result<void> Channel::flush() {
@@ -92,8 +104,7 @@ Result<void> Channel::flush() {
       if (!written) return written.error();
       if (!*written) break;
     }
-    backlog_bytes_ -= backlog_.front().bytes();
-    backlog_.pop_front();
+    pop_backlog();
   }
   if (backlog_.empty() && std::exchange(waits_for_room_, false))
     header().completions_wait.store(0, std::memory_order_relaxed);

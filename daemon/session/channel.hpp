@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
@@ -60,12 +62,16 @@ class Channel {
     return mapping_.data() + muster::ipc::channel_header_bytes + index * muster::ipc::ring_bytes;
   }
 
-  [[nodiscard]] bool replaces_another(muster::ipc::CompletionType type, std::span<const std::byte> body);
+  using Subject = std::pair<muster::ipc::CompletionType, muster::ipc::SeatId>;
+  [[nodiscard]] static std::optional<Subject> subject_of(muster::ipc::CompletionType type,
+                                                         std::span<const std::byte> body);
+  [[nodiscard]] bool replaces_another(const Subject& subject, std::span<const std::byte> body);
+  void pop_backlog();
   struct Waiting {
     std::uint16_t type;
     std::vector<std::byte> body;
-    /// With what malloc adds.
-    [[nodiscard]] std::size_t bytes() const { return sizeof(Waiting) + 32 + body.size(); }
+    /// With what malloc and the map of news add.
+    [[nodiscard]] std::size_t bytes() const { return sizeof(Waiting) + 128 + body.size(); }
   };
 
   muster::ipc::Fd memory_;
@@ -75,6 +81,8 @@ class Channel {
   muster::ipc::RingConsumer submissions_;
   muster::ipc::RingProducer completions_;
   std::deque<Waiting> backlog_;
+  std::uint64_t popped_ = 0;               ///< how many have left it
+  std::map<Subject, std::uint64_t> news_;  ///< which of all that were ever in it are news
   std::size_t backlog_bytes_ = 0;
   bool waits_for_room_ = false;  ///< has asked the client to say when there is some
   bool populated_ = false;

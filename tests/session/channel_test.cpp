@@ -1,0 +1,80 @@
+// The daemon's end of a client's rings, when the client is busy elsewhere.
+#include <catch2/catch.hpp>
+
+#include <unistd.h>
+
+#include <map>
+#include <vector>
+
+#include "session/channel.hpp"
+
+using namespace musterd;
+namespace ipc = muster::ipc;
+using ipc::CompletionType;
+
+namespace {
+
+/// A client that has not read its completions for so long that its ring is full.
+struct Busy {
+  Busy() {
+    while (channel->backlog_bytes() == 0) REQUIRE(channel->complete(CompletionType::done, done));
+  }
+  void change(std::uint32_t seat, std::uint32_t epoch) {
+    std::vector<std::byte> body;
+    ipc::write(ipc::GroupChanged{{seat}, epoch, {0, 1, 2}, {}}, body);
+    REQUIRE(channel->complete(CompletionType::group_changed, body));
+  }
+  /// What the client reads from here on: the epochs that it is told of, by seat.
+  std::multimap<std::uint32_t, std::uint32_t> epochs() {
+    std::multimap<std::uint32_t, std::uint32_t> told;
+    do {
+      REQUIRE(channel->flush());
+      for (auto record = completions.next().value(); record; record = completions.next().value()) {
+        if (record->type != static_cast<std::uint16_t>(CompletionType::group_changed)) continue;
+        const auto change = ipc::read_group_changed(record->body).value();
+        told.emplace(change.seat.value, change.epoch);
+      }
+    } while (channel->backlog_bytes() > 0);
+    return told;
+  }
+
+  std::unique_ptr<Channel> channel = Channel::create().value();
+  ipc::Mapping mapping = [this] {
+    const ipc::Fd memory(::dup(channel->descriptors()[0]));
+    return ipc::Mapping::map(memory, ipc::channel_bytes, ipc::Access::read_write).value();
+  }();
+  ipc::ChannelHeader& header = *reinterpret_cast<ipc::ChannelHeader*>(mapping.data());
+  ipc::RingConsumer completions{mapping.data() + ipc::channel_header_bytes + ipc::ring_bytes, header.completion_tail,
+                                header.completion_head};
+  std::vector<std::byte> done = std::vector<std::byte>(64);
+};
+
+}  // namespace
+
+TEST_CASE("of changes that wait for a busy client each seat has its last one only") {
+  Busy busy;
+  constexpr std::uint32_t seats = 200;
+  const auto change_all = [&](std::uint32_t epoch) {
+    for (std::uint32_t seat = 1; seat <= seats; ++seat) busy.change(seat, epoch);
+  };
+  change_all(1);
+  const auto once = busy.channel->backlog_bytes();
+  for (std::uint32_t epoch = 2; epoch <= 50; ++epoch) change_all(epoch);
+  CHECK(busy.channel->backlog_bytes() == once);
+  const auto told = busy.epochs();
+  CHECK(told.size() == seats);
+  for (const auto& [seat, epoch] : told) CHECK(epoch == 50);
+  // What it has read is no news that another one could take the place of.
+  change_all(51);
+  CHECK(busy.epochs().size() == seats);
+}
+
+TEST_CASE("memory is wanted once, however often") {
+  Busy busy;
+  std::vector<std::byte> body;
+  ipc::write(ipc::MemoryWanted{1}, body);
+  REQUIRE(busy.channel->complete(CompletionType::memory_wanted, body));
+  const auto once = busy.channel->backlog_bytes();
+  for (int i = 0; i < 100; ++i) REQUIRE(busy.channel->complete(CompletionType::memory_wanted, body));
+  CHECK(busy.channel->backlog_bytes() == once);
+}
