@@ -93,7 +93,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
     return reply_error(client.id, request, joined.error());
   }
   client.seats.emplace(seat.id, Client::Seated{*state, rank, std::move(*charge)});
-  found.results.reset();
+  found.results.clear();
 
   FrameBuilder out(request);
   const bool newcomer = *joined == Group::Joined::newcomer;

@@ -79,7 +79,7 @@ Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::s
   const auto& [state, rank, charge] = seated;
   withdraw_waiting(state, rank, left, now);
   const auto lost = state->group.lose(seat);
-  state->results.reset();
+  state->results.clear();
   if (lost == Group::Lost::newcomer) {
     if (state->group.empty()) remove_group(state);
     return AfterLoss::silence;
@@ -208,7 +208,7 @@ Node::Unsettled Node::end_epoch(const GroupPtr& state, Error why, std::span<cons
 void Node::begin_epoch(const GroupPtr& state, Error why, TimePoint now) {
   state->group.begin_epoch();
   state->lost.clear();
-  state->results.reset();
+  state->results.clear();
   std::size_t left = effort_of_turn;
   auto ended = end_epoch(state, std::move(why), state->group.members());
   MUSTER_ASSERT(state->coming.empty(), "a rank comes to a reform behind all that it called before");

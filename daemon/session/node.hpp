@@ -165,8 +165,8 @@ class Node {
     Charge charge;
     std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to who lost it
     /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
-    /// process was given of a segment shows it the rest for as long as it likes.
-    PoolApart results;
+    /// process was given of a segment shows it the rest for as long as it likes. By the user who pays for them.
+    std::map<UserId, PoolApart> results;
   };
   /// Open groups are found by everybody's name for them, others by their own user's.
   struct GroupKey {
@@ -342,6 +342,7 @@ class Node {
   [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
   Ticket add_pending(Pending pending);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
+  [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);

@@ -292,7 +292,7 @@ std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs
 void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now) {
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) {
-      start(state, start_op->op, state->group.settings().user, now);
+      start(state, start_op->op, payer_of(*state, *start_op->op), now);
     } else {
       const auto& failed = std::get<FailOp>(action);
       ++ops_failed_;
@@ -300,6 +300,25 @@ void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint
       for (const Ticket ticket : failed.tickets) settle_failed(ticket, failed.error);
     }
   }
+}
+
+/// Whose memory the results of a group's op take. In an open one: of the user that all who take part belong to, else of
+/// the receiver, else of the group's maker. So nobody spends another user's share among his own processes.
+UserId Node::payer_of(const GroupState& state, const Op& op) const {
+  const UserId maker = state.group.settings().user;
+  if (!state.group.settings().open) return maker;
+  std::optional<UserId> only;
+  bool mixed = false;
+  for (const auto& contribution : op.contributions) {
+    const auto pending = pending_.find(contribution.ticket);
+    const auto client = pending == pending_.end() ? clients_.end() : clients_.find(pending->second.client);
+    if (client == clients_.end()) continue;  // it is gone
+    const UserId user = client->second.credentials.user;
+    if (contribution.kind == Kind::recv) return user;
+    mixed |= only.value_or(user) != user;
+    only = user;
+  }
+  return mixed ? maker : only.value_or(maker);
 }
 
 void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) {
@@ -387,7 +406,7 @@ Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
 
 Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes, Turn turn) {
   if (!running.group || !running.group->group.settings().open) return results_.allocate(running.user, bytes, turn);
-  auto& apart = running.group->results;
+  auto& apart = running.group->results[running.user];
   if (!apart) apart = results_.make_apart(running.user);
   return results_.allocate(apart, bytes, turn);
 }

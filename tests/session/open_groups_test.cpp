@@ -158,3 +158,39 @@ TEST_CASE("whose making an object is, is not for its maker to say") {
   manifest.makers = Makers::several_users;
   CHECK(shared.owner.describe(shared.owner.seal(manifest, {})).makers == Makers::one_user);
 }
+
+TEST_CASE("who takes part in an op of an open group alone pays for its results") {
+  Shared shared;
+  auto& world = shared.world;
+  TestClient second(world, 3, guest_user);
+  REQUIRE(shared.owner.join("h", 0, 3, OnLoss::fail, true));
+  shared.guest.join("h", 1, 3, OnLoss::fail, true);
+  second.join("h", 2, 3, OnLoss::fail, true);
+  const auto results_of = [&](std::uint32_t user) {
+    std::uint64_t bytes = 0;
+    for (const auto* account : *shared.owner.status().users())
+      if (account->name()->str() == "uid " + std::to_string(user)) bytes = account->memory_bytes();
+    return bytes;
+  };
+  constexpr std::uint64_t large = 1 << 20;
+  const auto input = shared.guest.lease(large);
+  const auto object = shared.guest.seal(input, 0, std::vector<float>(large / sizeof(float)));
+  const auto owners = results_of(owner_user);
+  const auto guests = results_of(guest_user);
+  const auto sent = shared.guest.contribute(Kind::send, {object}, 2);
+  SECTION("from one user's process to another of it") {
+    const auto received = second.contribute(Kind::recv, {}, 1);
+    REQUIRE(shared.guest.done(sent));
+    REQUIRE(second.done(received));
+    CHECK(results_of(owner_user) == owners);
+    CHECK(results_of(guest_user) >= guests + large);
+  }
+  SECTION("the receiver does, of what another user sends it") {
+    const auto ours = shared.guest.contribute(Kind::send, {object}, 0);
+    const auto received = shared.owner.contribute(Kind::recv, {}, 1);
+    REQUIRE(shared.guest.done(ours));
+    REQUIRE(shared.owner.done(received));
+    CHECK(results_of(owner_user) >= owners + large);
+    CHECK(results_of(guest_user) == guests);
+  }
+}
