@@ -181,6 +181,7 @@ Result<std::string> find_daemon(const ConnectOptions& options) {
     }
     std::error_code ignored;
     places.push_back(fs::read_symlink("/proc/self/exe", ignored).parent_path() / "musterd");
+    if (!options.daemon_folder.empty()) places.push_back(fs::path(options.daemon_folder) / "musterd");
     // A Python started by a link in a virtual environment: its bin folder is the link's.
     for (const char* variable : {"VIRTUAL_ENV"})
       if (const char* root = std::getenv(variable)) places.push_back(fs::path(root) / "bin" / "musterd");

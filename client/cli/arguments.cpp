@@ -119,6 +119,7 @@ void add_start_and_stop(CLI::App& app, Parsed& parsed) {
   auto* stop = app.add_subcommand("stop", "end this node's daemon");
   stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait for its end")->capture_default_str();
   add_socket(stop, parsed.stop.socket);
+  add_json(stop, parsed.stop.json);
   stop->footer(help_footer("stop"));
 }
 
@@ -231,9 +232,16 @@ void take_command(const CLI::App& run, RunOptions& options) {
   options.command = std::move(words);
 }
 
-}  // namespace
+/// `muster help start` is `muster start --help`.
+std::vector<char*> without_help_command(std::vector<char*> words) {
+  static char help[] = "--help";
+  if (words.size() < 2 || std::string_view(words[1]) != "help") return words;
+  words.erase(words.begin() + 1);
+  words.push_back(help);
+  return words;
+}
 
-Command parse_arguments(int argc, char** argv) {
+Command parse_words(int argc, char* const* argv) {
   CLI::App app("", "muster");
   app.set_help_flag("");
   bool help = false;
@@ -249,7 +257,8 @@ Command parse_arguments(int argc, char** argv) {
   for (auto* sub : app.get_subcommands({})) sub->set_help_flag("-h,--help", "print this and exit");
 
   // What follows the first -- is for the rank's program, further -- included.
-  char** const end = std::find_if(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--"; });
+  char* const* const end =
+      std::find_if(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--"; });
   if (end != argv + argc) parsed.run.command.assign(end + 1, argv + argc);
   std::string command;
   try {
@@ -276,6 +285,13 @@ Command parse_arguments(int argc, char** argv) {
                                                 : "";
   if (!misuse.empty()) return complain_usage(command, misuse);
   return chosen(command, parsed);
+}
+
+}  // namespace
+
+Command parse_arguments(int argc, char** argv) {
+  const auto words = without_help_command({argv, argv + argc});
+  return parse_words(static_cast<int>(words.size()), words.data());
 }
 
 }  // namespace muster::cli

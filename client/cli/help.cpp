@@ -92,7 +92,7 @@ std::string_view footer_of(std::string_view command) {
 std::string main_help() {
   return R"(muster: a collective object store in memory; one daemon per node, arrays shared without copies
 
-Usage: muster COMMAND [OPTIONS]          muster COMMAND --help says more
+Usage: muster COMMAND [OPTIONS]          muster help COMMAND says more
 
 First steps:
   muster doctor                          what this machine offers, and what to mend

@@ -21,8 +21,9 @@ struct ConnectOptions {
   std::string memory;  ///< budget for a daemon that is started, "4GiB"; a running one with another budget is Invalid
   /// How long a daemon that is started keeps what pickled refs stand for; a running one with another lease is Invalid.
   std::optional<std::chrono::milliseconds> pickle_lease;
-  std::string name;         ///< shown by `muster status`; empty: the program's name
-  std::string daemon_path;  ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
+  std::string name;           ///< shown by `muster status`; empty: the program's name
+  std::string daemon_folder;  ///< where musterd is looked for, too, before PATH
+  std::string daemon_path;    ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
   std::chrono::milliseconds timeout{20'000};
 };
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
+import sys
 import threading
 from typing import Any
 
@@ -45,7 +47,7 @@ def init(
     global _connection, _pid, _socket, _settings
     with _lock:
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
-        made = _muster.connect(path, memory or "", pickle_lease, _START_TIMEOUT_S, bool(start))
+        made = _connect(path, memory or "", pickle_lease, bool(start))
         if _attached() and _connection is not None and made.socket != _connection.socket:
             raise Invalid(
                 f"this process is attached to {_connection.socket}, not {made.socket}",
@@ -77,9 +79,14 @@ def connection() -> _muster.Connection:
 def _attach() -> _muster.Connection:
     """To the daemon that is there, whatever its settings, or else to one with those that were asked for before."""
     with contextlib.suppress(DaemonUnavailable):
-        return _muster.connect(_socket, "", None, _START_TIMEOUT_S, False)
-    memory, pickle_lease = _settings
-    return _muster.connect(_socket, memory, pickle_lease, _START_TIMEOUT_S, True)
+        return _connect(_socket, "", None, False)
+    return _connect(_socket, *_settings, True)
+
+
+def _connect(socket: str, memory: str, pickle_lease: float | None, start: bool) -> _muster.Connection:
+    # In a virtual environment that is not activated musterd is beside the interpreter, and not on PATH.
+    folder = str(pathlib.Path(sys.executable).parent) if sys.executable else ""
+    return _muster.connect(socket, memory, pickle_lease, folder, _START_TIMEOUT_S, start)
 
 
 def socket_path() -> str:

@@ -30,8 +30,8 @@ struct PyGroup {
 
 ReduceOp op_from(int number) { return static_cast<ReduceOp>(number); }
 
-OpOptions options_from(nb::handle timeout) { return {timeout_from(timeout), {}}; }
-OpOptions options_from(nb::handle timeout, nb::handle key) { return {timeout_from(timeout), string_from(key, "key")}; }
+OpOptions options_from(nb::handle timeout) { return {deadline_from(timeout), {}}; }
+OpOptions options_from(nb::handle timeout, nb::handle key) { return {deadline_from(timeout), string_from(key, "key")}; }
 
 std::vector<Ref> refs_from(const std::vector<PyRef>& inputs) {
   std::vector<Ref> refs;
@@ -127,7 +127,8 @@ nb::dict status(const ConnectionPtr& connection) {
   return found;
 }
 
-ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_lease, double timeout_s, bool start) {
+ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_lease, const std::string& folder,
+                      double timeout_s, bool start) {
   ConnectOptions options;
   options.socket = string_from(socket, "socket");
   options.memory = string_from(memory, "memory");
@@ -135,6 +136,7 @@ ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_le
   if (!pickle_lease.is_none())
     options.pickle_lease =
         std::chrono::milliseconds(std::llround(seconds_from(pickle_lease, "pickle_lease", year_s) * 1e3));
+  options.daemon_folder = folder;
   options.start_daemon = start;
   options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
   return value_or_raise(unlocked([&] { return Client::connect(options); })).connection();
@@ -167,7 +169,7 @@ PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, 
   JoinOptions options;
   options.rank = seat_from(rank, "rank", 0, "ranks run from 0 to world_size - 1");
   options.world_size = seat_from(world_size, "world_size", 1, "give the number of ranks, at least 1");
-  const auto bound = timeout_from(timeout);
+  const auto bound = deadline_from(timeout);
   if (!bound || *bound <= std::chrono::nanoseconds(0))
     raise(Error(Code::invalid, "timeout=" + text_of(timeout), "give a positive number of seconds"));
   options.timeout = std::chrono::ceil<std::chrono::milliseconds>(*bound);
@@ -370,7 +372,7 @@ void bind_client(nb::module_& module) {
       .def("add_done_callback", &add_done_callback);
   bind_group(module);
   module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),
-             nb::arg("timeout_s"), nb::arg("start"));
+             nb::arg("folder"), nb::arg("timeout_s"), nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
              nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"));

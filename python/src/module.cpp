@@ -79,6 +79,12 @@ Timeout timeout_from(nb::handle seconds) {
   return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(std::max(value, 0.0), day_s) * 1e9));
 }
 
+Timeout deadline_from(nb::handle seconds) {
+  if (seconds.is_none()) return std::nullopt;
+  constexpr double day_s = 24 * 3600;
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds_from(seconds, "timeout", day_s) * 1e9));
+}
+
 double seconds_from(nb::handle value, const char* name, double seconds_max) {
   const double seconds = PyFloat_AsDouble(value.ptr());
   if (PyErr_Occurred() || !(seconds >= 0 && seconds <= seconds_max))

@@ -325,7 +325,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
     raise(count.error());
   }
   const std::uint64_t bytes = *count * size_of(*known);
-  const auto wait = timeout_from(timeout).value_or(deposit_wait);
+  const auto wait = deadline_from(timeout).value_or(deposit_wait);
   const detail::CallDeadline deadline(wait);
   auto address = unlocked([&] { return connection->arena().allocate(bytes, 0, wait); });
   if (!address) {
@@ -469,14 +469,14 @@ void bind_objects(nb::module_& module) {
   module.def(
       "put",
       [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {
-        return deposit(connection, value, 0, 0, timeout_from(timeout));
+        return deposit(connection, value, 0, 0, deadline_from(timeout));
       },
       nb::arg("connection"), nb::arg("value").none(), nb::arg("timeout").none());
   module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
   module.def(
       "seal",
       [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, nb::handle timeout) {
-        return seal_array(connection, array, callers, timeout_from(timeout));
+        return seal_array(connection, array, callers, deadline_from(timeout));
       },
       nb::arg("connection"), nb::arg("array"), nb::arg("callers"), nb::arg("timeout").none());
   // What tests look at structures with.

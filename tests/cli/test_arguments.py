@@ -63,3 +63,21 @@ def test_a_socket_path_that_is_too_long(muster):
     done = muster("status", "--socket", "/tmp/" + "x" * 200)
     assert done.returncode == 1
     assert "107 bytes" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_a_command_too(muster, command):
+    asked = muster("help", command)
+    assert asked.returncode == 0
+    assert asked.stdout == muster(command, "--help").stdout
+    assert command in muster("help").stdout
+    assert muster("help", "nothing").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("status", "--js"), ("start", "--mem", "64M"), ("bench", "allreduce", "--iter", "1")]
+)
+def test_options_have_no_abbreviations(muster, words):
+    done = muster(*words)
+    assert done.returncode == 2
+    assert words[-1] in done.stderr or words[1] in done.stderr

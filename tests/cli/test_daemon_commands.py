@@ -39,6 +39,12 @@ def test_start_status_stop(muster):
     assert muster("stop").returncode == 3
 
 
+def test_stop_tells_programs_what_it_ended(muster):
+    started = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)
+    told = json.loads(muster("stop", "--json").stdout)
+    assert told == {"stopped": True, **{name: started[name] for name in ("socket", "version", "pid")}}
+
+
 def test_start_again_leaves_the_daemon_as_it_is(muster):
     first = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)
     assert first["started"] is True

@@ -258,11 +258,25 @@ def test_nothing_of_a_dead_client_is_left(own_daemon):
         assert objects == 0
 
 
-@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300])
-def test_a_group_may_have_a_very_long_timeout(muster, timeout):
-    work = muster.group(f"patient-{timeout}", rank=0, world_size=2, timeout=timeout).barrier()
-    with pytest.raises(muster.Timeout, match="is not over"):
-        work.result(timeout=0.05)
+def test_a_group_may_have_a_timeout_of_a_day(muster):
+    work = muster.group("patient", rank=0, world_size=2, timeout=86_400).barrier()
+    for bound in (0.05, -1):
+        with pytest.raises(muster.Timeout, match="is not over"):
+            work.result(timeout=bound)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300, -1, -0.001])
+def test_a_timeout_that_no_op_can_have_is_refused_at_once(muster, timeout):
+    with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
+        muster.group("impatient", rank=0, world_size=1, timeout=timeout)
+    with muster.group("no-such-time", rank=0, world_size=1) as group:
+        for call in (group.barrier, lambda timeout: group.allreduce(1, timeout=timeout)):
+            with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
+                call(timeout=timeout)
+        # It takes no place in the order.
+        assert group.allreduce(7).result(timeout=10) == 7
+    with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
+        muster.put(np.ones(3), timeout=timeout)
 
 
 def test_a_timeout_that_is_no_time_is_refused(muster):

@@ -317,3 +317,18 @@ def test_the_next_daemon_is_started_as_the_first_one_was(nowhere):
 def test_a_lease_that_is_no_time_is_refused(muster, lease):
     with pytest.raises(package.Invalid, match="pickle_lease"):
         package.init(pickle_lease=lease)
+
+
+def test_the_daemon_is_found_beside_an_interpreter_whose_environment_is_not_activated(nowhere, tmp_path):
+    (tmp_path / "python").symlink_to(sys.executable)
+    program = os.environ.get("MUSTER_DAEMON") or shutil.which("musterd")
+    (tmp_path / "musterd").symlink_to(pathlib.Path(program).resolve())
+    kept = {name: value for name, value in os.environ.items() if name not in ("MUSTER_DAEMON", "VIRTUAL_ENV", "PATH")}
+    paths = os.pathsep.join([*sys.path, str(pathlib.Path(np.__file__).parents[1])])
+    environment = {**kept, "MUSTER_SOCKET": nowhere, "PATH": "/nowhere", "PYTHONPATH": paths}
+    code = "import muster; muster.init(memory='64MiB'); print(muster.put(3).get())"
+    done = subprocess.run(
+        [tmp_path / "python", "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3"]

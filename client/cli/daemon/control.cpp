@@ -117,7 +117,15 @@ ExitStatus stop(const StopOptions& options) {
   const auto asked = inquiry->stop("muster stop");
   if (!asked) return complain("stop", asked.error());
   if (!inquiry->wait_for_end(timeout)) return complain("stop", still_there(pid, options.timeout_s));
-  std::printf("the daemon on %s has ended\n", inquiry->socket().c_str());
+  if (options.json) {
+    JsonWriter json;
+    json.begin_object().field("stopped", true).field("socket", inquiry->socket());
+    json.field("version", inquiry->version()).field("pid", pid.value_or(0)).end_object();
+    std::printf("%s\n", json.text().c_str());
+  } else {
+    std::printf("the daemon on %s has ended%s\n", inquiry->socket().c_str(),
+                pid ? (" (pid " + std::to_string(*pid) + ")").c_str() : "");
+  }
   return ExitStatus::ok;
 }
 

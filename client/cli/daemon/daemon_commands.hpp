@@ -19,6 +19,7 @@ struct StartOptions {
 struct StopOptions {
   std::string socket;
   double timeout_s = 10;
+  bool json = false;
 };
 
 struct StatusOptions {
