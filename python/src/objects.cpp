@@ -97,7 +97,7 @@ class Depositor {
   /// The region of this call that the array lies in, if it could be taken over as it is.
   std::optional<Region> region_of(PyArrayObject* array, std::uint64_t call) {
     const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
-    if (bytes == 0 || !PyArray_IS_C_CONTIGUOUS(array)) return std::nullopt;
+    if (bytes == 0 || !PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) return std::nullopt;
     const auto* data = static_cast<const std::byte*>(PyArray_DATA(array));
     auto region = connection_->arena().find(data);
     if (!region || region->call != call || data + bytes > region->address + region->bytes) return std::nullopt;
@@ -367,7 +367,8 @@ PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& mem
 PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, Timeout timeout) {
   auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
   // Memory of another connection belongs to the past of this process, or to its parent.
-  if (auto* memory = memory_of(array); memory && memory->connection == connection && !memory->sealed) {
+  if (auto* memory = memory_of(array);
+      memory && memory->connection == connection && !memory->sealed && PyArray_ISALIGNED(numpy)) {
     const auto dtype = dtype_of(PyArray_DESCR(numpy));
     // Once the array itself is read-only, others can write through views and buffers, not through names for it.
     if (dtype && PyArray_IS_C_CONTIGUOUS(numpy) && Py_REFCNT(PyArray_BASE(numpy)) == 1 &&

@@ -80,7 +80,10 @@ stage_wheel() {
   # As README.md says it, in an environment that has nothing that the build needs.
   CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) \
     "$fresh/venv/bin/python" -m pip install --quiet --disable-pip-version-check . </dev/null || fail "pip install ."
-  need_python_packages "$fresh/venv" pytest
+  # With the oldest NumPy that we say is enough, where this Python still has it.
+  local oldest
+  oldest=$("$fresh/venv/bin/python" -c 'import sys; print("numpy==2.0.2" if sys.version_info < (3, 13) else "numpy")')
+  need_python_packages "$fresh/venv" pytest "$oldest"
   cp -r README.md tests/wheel "$fresh"
   counted wheel-pytest '[0-9]+ passed.* in ' env --chdir "$fresh" PATH="$fresh/venv/bin:/usr/bin:/bin" \
     venv/bin/python -m pytest --color=no wheel

@@ -499,6 +499,26 @@ def test_bytes_in_another_order_are_put_in_ours(muster):
     np.testing.assert_array_equal(muster.put(np.arange(4, dtype=">i4")).get(), np.arange(4))
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float64, np.complex128])
+def test_an_array_that_is_not_aligned_is_copied_once(muster, dtype):
+    def unaligned(make):
+        width = np.dtype(dtype).itemsize
+        array = make(4 * width + 1)[1:].view(dtype)
+        array[:] = range(4)
+        return array
+
+    @muster.collective_input
+    def made():
+        return unaligned(lambda count: np.empty(count, np.uint8))
+
+    ref = made()
+    assert ref.copies == 1
+    np.testing.assert_array_equal(ref.get(), np.arange(4, dtype=dtype))
+    sealed = muster.seal(unaligned(lambda count: muster.empty(count, np.uint8)))
+    assert sealed.copies == 1
+    np.testing.assert_array_equal(sealed.get(), np.arange(4, dtype=dtype))
+
+
 def test_a_call_that_passes_much_through_the_hook_returns_little_without_a_copy(muster):
     def busy():
         total = np.zeros(1 << 18)
