@@ -34,7 +34,7 @@ Node::Node(NodeSettings settings, Outside& outside)
                               }}),
       results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
-      admission_(settings_.memory_waiters_max) {}
+      admission_(settings_.memory_waiters_max, effort_of_turn) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.

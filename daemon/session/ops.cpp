@@ -42,6 +42,14 @@ Input input_of(const ObjectPtr& object) {
 
 ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.lease); }
 
+/// What it takes to end the op, see Node::effort_of_turn: everybody is told, and all inputs are let go.
+std::size_t effort_of(const Op& op) {
+  constexpr std::size_t inputs_each = 16;
+  std::size_t effort = 1;
+  for (const auto& contribution : op.contributions) effort += 1 + contribution.inputs.size() / inputs_each;
+  return effort;
+}
+
 TimePoint deadline_of(const Op& op) {
   return std::min_element(op.contributions.begin(), op.contributions.end(),
                           [](const auto& a, const auto& b) { return a.deadline < b.deadline; })
@@ -333,7 +341,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         launch(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, with_pickles(error)); });
+      [this, key](const Error& error) { fail_running(key, with_pickles(error)); }, effort_of(*op));
   if (waiter) put_aside(key, *waiter);
 }
 
