@@ -55,6 +55,11 @@ Node::Client* Node::find(ClientId client) {
   return found == clients_.end() || found->second.gone ? nullptr : &found->second;
 }
 
+const Node::Client* Node::find(ClientId client) const {
+  const auto found = clients_.find(client);
+  return found == clients_.end() || found->second.gone ? nullptr : &found->second;
+}
+
 void Node::connected(ClientId client, Credentials credentials, TimePoint now) {
   if (started_ == TimePoint{}) started_ = now;
   Client fresh;
@@ -180,6 +185,7 @@ Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   segments_.drop_client(id);
   auto descriptors = std::move(client.descriptors);
   clients_.erase(id);
+  ++clients_gone_;
   drop_unwanted_ops();
   return descriptors;
 }
@@ -197,6 +203,7 @@ void Node::go_on(TimePoint now) {
   try {
     lose_more(now);
     settle_more(now);
+    drop_unwanted_ops();
   } catch (const std::bad_alloc&) {
     // The next turn tries again.
   }

@@ -3,6 +3,7 @@
 // here or in what the node calls; nothing of it is believed.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <deque>
@@ -93,7 +94,9 @@ class Node {
   void disposed(TimePoint now);
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
-  [[nodiscard]] bool goes_on() const { return store_.drops() || !leaving_.empty() || !unsettled_.empty(); }
+  [[nodiscard]] bool goes_on() const {
+    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || may_have_unwanted_ops();
+  }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
@@ -189,8 +192,11 @@ class Node {
     bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
   };
 
+  /// Without an allocation, and gone from the list with its op.
+  using WaitingHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
   /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
-  struct Running {
+  struct Running : WaitingHook {
+    std::uint64_t key = 0;
     OpPtr op;
     Plan plan;
     GroupPtr group;  ///< null for combines
@@ -201,11 +207,13 @@ class Node {
     Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
     std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
     bool put_aside = false;                     ///< it waits without its plan
+    std::uint64_t wanted_at = 0;                ///< how many clients had gone when somebody was there to be told
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
+  [[nodiscard]] const Client* find(ClientId client) const;
   void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
   bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
   void doom(ClientId client) noexcept;
@@ -345,7 +353,10 @@ class Node {
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
+  [[nodiscard]] bool is_wanted(const Running& running, std::size_t& left) const;
+  [[nodiscard]] bool may_have_unwanted_ops() const;
   void drop_unwanted_ops();
+  void drop_unwanted(const Running& running);
   [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
@@ -382,6 +393,9 @@ class Node {
   std::list<Leaving> leaving_;
   std::list<Unsettled> unsettled_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
+  /// Ops that wait for memory: first those that have not been looked at since a client went.
+  boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
+      waiting_ops_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
@@ -392,6 +406,7 @@ class Node {
   std::vector<std::byte> outcome_;
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;
+  std::uint64_t clients_gone_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;
   std::uint32_t last_heir_ = first_heir;

@@ -319,6 +319,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   }
   const std::uint64_t key = ++last_running_;
   Running& running = running_[key];
+  running.key = key;
   running.op = op;
   running.group = state;
   running.user = user;
@@ -357,6 +358,11 @@ Result<Plan> Node::plan_of(const Running& running) try {
 void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   Running& waiting = running_.at(key);
   waiting.waiter = waiter;
+  waiting.wanted_at = clients_gone_;
+  waiting_ops_.push_back(waiting);
+  // The loss of its last rank may just have completed it.
+  std::size_t left = effort_of_turn;
+  if (!is_wanted(waiting, left)) return drop_unwanted(waiting);
   if (waiting.plan_bytes > plan_bytes_free) {
     Plan sizes;
     sizes.outputs.reserve(waiting.plan.outputs.size());
@@ -372,19 +378,38 @@ void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   }
 }
 
-/// Those that wait for memory while nobody is left who would be told.
-void Node::drop_unwanted_ops() {
-  const auto is_told = [&](const Contribution& contribution) {
+/// Whether anybody is left who would be told.
+bool Node::is_wanted(const Running& running, std::size_t& left) const {
+  constexpr std::size_t looks_each = 8;
+  const auto& contributions = running.op->contributions;
+  const auto wanted = std::ranges::find_if(contributions, [&](const Contribution& contribution) {
     const auto pending = pending_.find(contribution.ticket);
     return pending != pending_.end() && find(pending->second.client) != nullptr;
-  };
-  std::vector<std::uint64_t> unwanted;
-  for (const auto& [key, running] : running_)
-    if (running.waiter && std::ranges::none_of(running.op->contributions, is_told)) unwanted.push_back(key);
-  for (const auto key : unwanted) {
-    admission_.cancel(*running_.at(key).waiter);
-    fail_running(key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
+  });
+  left -= std::min(left, 1 + static_cast<std::size_t>(wanted - contributions.begin()) / looks_each);
+  return wanted != contributions.end();
+}
+
+bool Node::may_have_unwanted_ops() const {
+  return !waiting_ops_.empty() && waiting_ops_.front().wanted_at != clients_gone_;
+}
+
+/// Those that wait for memory while nobody is left who would be told. Thousands may wait: each is looked at once after
+/// clients have gone, a few at a time.
+void Node::drop_unwanted_ops() {
+  for (std::size_t left = effort_of_turn; left > 0 && may_have_unwanted_ops();) {
+    Running& first = waiting_ops_.front();
+    first.wanted_at = clients_gone_;
+    waiting_ops_.splice(waiting_ops_.end(), waiting_ops_, waiting_ops_.begin());
+    if (is_wanted(first, left)) continue;
+    left -= std::min(left, effort_of(*first.op));
+    drop_unwanted(first);
   }
+}
+
+void Node::drop_unwanted(const Running& running) {
+  admission_.cancel(*running.waiter);
+  fail_running(running.key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
 }
 
 /// Only for ops that outlive the event that started them.
@@ -427,6 +452,7 @@ Result<void> Node::allocate(Running& running, Turn turn) {
 void Node::launch(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   running.waiter.reset();
+  running.WaitingHook::unlink();
   if (std::exchange(running.put_aside, false)) {
     auto plan = plan_of(running);
     if (!plan) return fail_running(key, plan.error());

@@ -84,6 +84,59 @@ TEST_CASE("an op that waits for memory ends with the last who would be told") {
   CHECK(onlooker.status().objects() == 0);
 }
 
+namespace {
+
+/// Calls an allreduce of two refs.
+ipc::WorkId combine_two(TestClient& client, ipc::ObjectId input, std::uint64_t work) {
+  ipc::Combine combine;
+  combine.work = {work};
+  combine.ranks = 2;
+  combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+  combine.objects.resize(combine.ranks, input);
+  client.record(ipc::SubmissionType::combine, combine);
+  return combine.work;
+}
+
+}  // namespace
+
+TEST_CASE("very many ops that wait for memory end a few at a time") {
+  constexpr std::uint32_t ops = 600;
+  World world(budget_of(3, 3 * mebibyte));
+  TestClient client(world, 1);
+  TestClient holder(world, 2);
+  TestClient onlooker(world, 3);
+  const auto input = client.seal(client.lease(mebibyte), 0, std::vector<float>(200'000, 1.0F));
+  holder.lease(2 * mebibyte);
+  for (std::uint32_t work = 1; work <= ops; ++work) combine_two(client, input, work);
+  REQUIRE(onlooker.status().waiting_for_memory() == ops);
+  const auto waiting = [&] { return onlooker.status().waiting_for_memory(); };
+  SECTION("when nobody is left who would be told") {
+    client.die();
+    CHECK(waiting() > ops / 2);
+    CHECK(world.node.goes_on());
+    int turns = 0;
+    for (; world.node.goes_on() && turns < 100; ++turns) {
+      const auto before = waiting();
+      world.node.go_on(world.now);
+      CHECK(before - waiting() <= 256);
+    }
+    CHECK(turns > 2);
+  }
+  SECTION("when their deadlines pass") {
+    world.advance(std::chrono::seconds(31));
+    CHECK(waiting() > ops / 2);
+    int turns = 0;
+    for (; world.node.next_deadline() <= world.now && turns < 100; ++turns) {
+      const auto before = waiting();
+      world.node.tick(world.now);
+      CHECK(before - waiting() <= 256);
+    }
+    CHECK(turns > 2);
+    CHECK(client.count(ipc::CompletionType::failed) == ops);
+  }
+  CHECK(waiting() == 0);
+}
+
 TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
   World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);
