@@ -203,6 +203,7 @@ void Node::go_on(TimePoint now) {
   try {
     lose_more(now);
     settle_more(now);
+    make_more(now);
     drop_unwanted_ops();
   } catch (const std::bad_alloc&) {
     // The next turn tries again.
@@ -239,13 +240,13 @@ std::optional<TimePoint> Node::next_deadline() const {
 
 void Node::after_event() {
   if (admission_.waiting() > 0) drop_pickles();
-  const auto releases = [&] { return ledger_.memory_releases() + results_.region_releases(); };
-  // A request that is served may bring memory back. What a vain attempt takes and gives back is no news.
-  for (bool progress = true; progress && (releases() != seen_memory_releases_ || admission_.has_untried_front());) {
+  // A request that is served may bring memory back.
+  for (bool progress = true;
+       progress && (memory_releases() != seen_memory_releases_ || admission_.has_untried_front());) {
     const std::size_t waiting = admission_.waiting();
     admission_.retry();
     progress = admission_.waiting() < waiting;
-    if (!progress) seen_memory_releases_ = releases();
+    if (!progress) seen_memory_releases_ = memory_releases();
   }
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();

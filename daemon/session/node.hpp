@@ -55,6 +55,7 @@ struct NodeSettings {
   std::uint32_t requests_max = 256;    ///< unanswered requests of one client
   std::size_t seats_max = 4096;        ///< of one client
   std::size_t memory_waiters_max = 4096;
+  std::size_t segments_of_turn = 8;  ///< of results that are made at once: one takes some tens of microseconds
   double idle_exit_s = 0;
   unsigned lanes = 1;
   std::string huge_pages;
@@ -95,7 +96,8 @@ class Node {
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
-    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || may_have_unwanted_ops();
+    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
+           may_have_unwanted_ops();
   }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
@@ -202,6 +204,8 @@ class Node {
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
     muster::ipc::SmallVector<ResultRegion, 1> regions;
+    std::size_t regions_made = 0;  ///< how many of them have memory
+    std::uint64_t result_bytes = 0;
     std::uint64_t plan_bytes = 0;
     Charge plan_charge;                         ///< of a large plan, while it runs
     Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
@@ -358,7 +362,23 @@ class Node {
   void drop_unwanted_ops();
   void drop_unwanted(const Running& running);
   [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
+  [[nodiscard]] std::uint64_t memory_releases() const { return ledger_.memory_releases() + results_.region_releases(); }
+  /// What a vain attempt takes and gives back is no news to others who wait.
+  template <class Attempt>
+  [[nodiscard]] muster::Result<void> try_quietly(Attempt attempt) {
+    const auto before = memory_releases();
+    auto done = attempt();
+    if (!done) seen_memory_releases_ += memory_releases() - before;
+    return done;
+  }
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
+  [[nodiscard]] muster::Result<void> could_have_room(const Running& running);
+  [[nodiscard]] muster::Result<void> book(Running& running, Turn turn);
+  /// False if some are left to be made.
+  [[nodiscard]] muster::Result<bool> make_some(Running& running);
+  void make_more(TimePoint now);
+  void go_on_making(std::uint64_t key, TimePoint now);
+  static void drop_regions(Running& running);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
   [[nodiscard]] ClientId client_of(const Op& op) const;
@@ -393,9 +413,12 @@ class Node {
   std::list<Leaving> leaving_;
   std::list<Unsettled> unsettled_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
+  using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
+                                             boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory: first those that have not been looked at since a client went.
-  boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
-      waiting_ops_;
+  RunningList waiting_ops_;
+  /// Those that have all memory they need, and whose segments are being made.
+  RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked

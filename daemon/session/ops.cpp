@@ -329,17 +329,17 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
   running.plan_bytes = running.plan.own_bytes();
-  std::uint64_t result_bytes = 0;
-  for (const auto& output : running.plan.outputs) result_bytes += output.bytes;
-  const std::uint64_t bytes = running.plan_bytes + result_bytes;
+  for (const auto& output : running.plan.outputs) running.result_bytes += output.bytes;
+  const std::uint64_t bytes = running.plan_bytes + running.result_bytes;
   if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
   // Ops wait for memory in line with everybody else who does, but for small ones.
-  const bool small = result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
+  const bool small = running.result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
   const auto waiter = admission_.request(
       {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
       [this, key](Turn turn) -> Result<void> {
-        if (auto allocated = allocate(running_.at(key), turn); !allocated) return allocated;
-        launch(key, now_);
+        if (auto allocated = try_quietly([&] { return allocate(running_.at(key), turn); }); !allocated)
+          return allocated;
+        go_on_making(key, now_);
         return {};
       },
       [this, key](const Error& error) { fail_running(key, with_pickles(error)); }, effort_of(*op));
@@ -419,13 +419,32 @@ Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
 }
 
 Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes, Turn turn) {
-  if (!running.group || !running.group->group.settings().open) return results_.allocate(running.user, bytes, turn);
+  if (!running.group || !running.group->group.settings().open) return results_.book(running.user, bytes, turn);
   auto& apart = running.group->results;
   if (!apart) apart = results_.make_apart(running.user);
-  return results_.allocate(apart, bytes, turn);
+  return results_.book(apart, bytes, turn);
 }
 
+/// Memory for all its results or for none of them, with the first segments made.
 Result<void> Node::allocate(Running& running, Turn turn) {
+  if (auto could = could_have_room(running); !could) return could;
+  auto done = book(running, turn);
+  if (done)
+    if (auto made = make_some(running); !made) done = made.error();
+  if (!done) drop_regions(running);
+  return done;
+}
+
+/// Of many results it is known in no time that they can't fit.
+Result<void> Node::could_have_room(const Running& running) {
+  constexpr std::size_t few = 8;
+  if (running.plan.outputs.size() <= few) return {};
+  const std::uint64_t free = results_.free_bytes();
+  if (running.result_bytes <= free) return {};
+  return ledger_.has_room({running.user, {}}, Resource::memory, running.result_bytes - free);
+}
+
+Result<void> Node::book(Running& running, Turn turn) {
   if (running.plan_bytes > plan_bytes_free) {
     auto charge = ledger_.charge({running.user, {}}, Resource::memory, running.plan_bytes);
     if (!charge) return charge.error();
@@ -439,20 +458,55 @@ Result<void> Node::allocate(Running& running, Turn turn) {
     auto region = result_region(running, output.bytes, turn);
     if (!region && region.error().code() == Code::out_of_memory && results_.trim() > 0)
       region = result_region(running, output.bytes, turn);
-    if (!region) {
-      running.regions.clear();
-      running.plan_charge.reset();
-      return region.error();
-    }
+    if (!region) return region.error();
     running.regions.push_back(std::move(*region));
   }
   return {};
 }
 
-void Node::launch(std::uint64_t key, TimePoint now) {
+void Node::drop_regions(Running& running) {
+  running.regions_made = 0;
+  // The latest first: numbers of segments that were only booked serve again.
+  while (!running.regions.empty()) running.regions.pop_back();
+  running.plan_charge.reset();
+}
+
+Result<bool> Node::make_some(Running& running) {
+  std::size_t left = settings_.segments_of_turn;
+  for (auto& made = running.regions_made; made < running.regions.size(); ++made) {
+    auto& region = running.regions[made];
+    if (!region) continue;
+    if (!ResultPool::is_made(region) && left-- == 0) return false;
+    if (auto done = results_.make(region); !done) return done.error();
+  }
+  return true;
+}
+
+/// It has its memory; the op begins as soon as all of it is there. Hundreds of segments take tens of milliseconds, in
+/// which others have their turns.
+void Node::go_on_making(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   running.waiter.reset();
   running.WaitingHook::unlink();
+  if (running.regions_made == running.regions.size()) return launch(key, now);
+  being_made_.push_back(running);
+  if (auto charged = charge_running(running, 0); !charged) fail_running(key, charged.error());
+}
+
+void Node::make_more(TimePoint now) {
+  if (being_made_.empty()) return;
+  Running& first = being_made_.front();
+  const std::uint64_t key = first.key;
+  try {
+    if (auto made = make_some(first); !made) return fail_running(key, made.error());
+    go_on_making(key, now);
+  } catch (const std::bad_alloc&) {
+    if (running_.contains(key)) fail_running(key, no_heap());
+  }
+}
+
+void Node::launch(std::uint64_t key, TimePoint now) {
+  Running& running = running_.at(key);
   if (std::exchange(running.put_aside, false)) {
     auto plan = plan_of(running);
     if (!plan) return fail_running(key, plan.error());
