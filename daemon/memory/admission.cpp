@@ -9,26 +9,56 @@ using muster::Code;
 using muster::Error;
 
 std::optional<Admission::WaiterId> Admission::request(Payer payer, Size size, TimePoint deadline, Attempt attempt,
-                                                      GiveUp give_up) {
-  const auto line = lines_.find(payer.user);
-  const bool first = line == lines_.end() || (line->second.waiters.empty() && !line->second.trying);
+                                                      GiveUp give_up, std::size_t effort) {
+  const auto found = lines_.find(payer.user);
+  const bool first = found == lines_.end() || found->second.waiters.empty();
   auto done = first                 ? attempt(Turn::its_own)
               : size == Size::small ? attempt(Turn::before_others)
-                                    : others_wait(line->second);
+                                    : others_wait(found->second);
   if (done) return std::nullopt;
-  auto& waiters = lines_[payer.user].waiters;
-  if (done.error().code() != Code::out_of_memory || waiters.size() >= waiters_max_) {
+  Line& line = lines_[payer.user];
+  if (done.error().code() != Code::out_of_memory || line.waiters.size() - line.trying >= waiters_max_) {
+    drop_empty_lines();
     give_up(done.error());
     return std::nullopt;
   }
-  waiters.push_back(
-      {++last_id_, size, payer.client, deadline, std::move(attempt), std::move(give_up), done.error(), first});
-  return last_id_;
+  Waiter& waiter = waiters_.try_emplace(last_id_ + 1, done.error()).first->second;
+  waiter.id = ++last_id_;
+  waiter.line = &line;
+  waiter.size = size;
+  waiter.client = payer.client;
+  waiter.deadline = deadline;
+  waiter.effort = effort;
+  waiter.attempt = std::move(attempt);
+  waiter.give_up = std::move(give_up);
+  waiter.tried_at_front = first;
+  link(waiter);
+  return waiter.id;
 }
 
-void Admission::cancel(WaiterId waiter) {
-  for (auto& [user, line] : lines_) line.waiters.remove_if([&](const Waiter& each) { return each.id == waiter; });
-  if (!retrying_) drop_empty_lines();
+void Admission::link(Waiter& waiter) {
+  waiter.line->waiters.push_back(waiter);
+  if (waiter.size == Size::small) waiter.line->small.push_back(waiter);
+  by_deadline_.insert(waiter);
+  if (waiter.client) by_client_.insert(waiter);
+}
+
+/// It waits no more.
+Admission::Waiters::node_type Admission::take(Waiters::iterator found) {
+  Waiter& waiter = found->second;
+  Line& line = *waiter.line;
+  line.waiters.erase(line.waiters.iterator_to(waiter));
+  if (waiter.size == Size::small) line.small.erase(line.small.iterator_to(waiter));
+  by_deadline_.erase(by_deadline_.iterator_to(waiter));
+  if (waiter.client) by_client_.erase(by_client_.iterator_to(waiter));
+  return waiters_.extract(found);
+}
+
+void Admission::cancel(WaiterId id) {
+  const auto waiter = waiters_.find(id);
+  if (waiter == waiters_.end()) return;
+  take(waiter);
+  drop_empty_lines();
 }
 
 muster::Result<void> Admission::others_wait(const Line& line) {
@@ -37,54 +67,67 @@ muster::Result<void> Admission::others_wait(const Line& line) {
 }
 
 void Admission::drop_empty_lines() {
-  std::erase_if(lines_, [](const auto& entry) { return entry.second.waiters.empty() && !entry.second.trying; });
+  if (retrying_) return;
+  std::erase_if(lines_, [](const auto& entry) { return entry.second.waiters.empty(); });
 }
 
 /// True if the line got shorter.
 bool Admission::try_line(Line& line) {
   if (line.waiters.empty()) return false;
-  if (try_one(line, line.waiters.begin(), Turn::its_own)) return true;
+  if (try_one(line.waiters.front(), Turn::its_own)) return true;
   // What is left for small requests is not the front's.
-  const auto small = std::find_if(line.waiters.begin(), line.waiters.end(),
-                                  [](const Waiter& waiter) { return waiter.size == Size::small; });
-  return small != line.waiters.end() && small != line.waiters.begin() && try_one(line, small, Turn::before_others);
+  return !line.small.empty() && &line.small.front() != &line.waiters.front() &&
+         try_one(line.small.front(), Turn::before_others);
 }
 
 /// True if it waits no more.
-bool Admission::try_one(Line& line, std::list<Waiter>::iterator waiter, Turn turn) {
-  const bool is_front = waiter == line.waiters.begin();
-  // Out of the list while it is tried: the attempt may forget it.
-  std::list<Waiter> tried;
-  tried.splice(tried.end(), line.waiters, waiter);
-  line.client = tried.front().client;
-  line.forgotten = false;
-  line.trying = true;
-  auto done = tried.front().attempt(turn);
-  line.trying = false;
-  if (done || line.forgotten) return true;
-  if (done.error().code() != Code::out_of_memory) {
-    tried.front().give_up(done.error());
+bool Admission::try_one(Waiter& waiter, Turn turn) {
+  const WaiterId id = waiter.id;
+  Line& line = *waiter.line;
+  waiter.tried_at_front |= &line.waiters.front() == &waiter;
+  // It keeps its place meanwhile. The attempt may forget it, and must outlive that.
+  const Attempt attempt = std::exchange(waiter.attempt, nullptr);
+  line.trying = 1;
+  muster::Result<void> done;
+  try {
+    done = attempt(turn);
+  } catch (...) {
+    line.trying = 0;
+    cancel(id);
+    throw;
+  }
+  line.trying = 0;
+  const auto found = waiters_.find(id);
+  if (found == waiters_.end()) return true;
+  if (done) {
+    take(found);
     return true;
   }
-  tried.front().last_error = done.error();
-  tried.front().tried_at_front |= is_front;
-  // Back to where it was: before the first that came later.
-  const auto place = std::find_if(line.waiters.begin(), line.waiters.end(),
-                                  [&](const Waiter& each) { return each.id > tried.front().id; });
-  line.waiters.splice(place, tried);
+  if (done.error().code() != Code::out_of_memory) {
+    take(found).mapped().give_up(done.error());
+    return true;
+  }
+  waiter.attempt = attempt;
+  waiter.last_error = done.error();
   return false;
 }
 
 void Admission::retry() {
   // An attempt may bring memory back itself, which asks for another retry.
   if (retrying_) return;
+  struct Retrying {
+    Admission& admission;
+    ~Retrying() {
+      admission.retrying_ = false;
+      admission.drop_empty_lines();
+    }
+  };
   retrying_ = true;
+  const Retrying retrying{*this};
   for (bool progress = true; progress;) {
     progress = false;
     for (auto& [user, line] : lines_) progress |= try_line(line);
   }
-  retrying_ = false;
-  drop_empty_lines();
 }
 
 bool Admission::has_untried_front() const {
@@ -95,37 +138,26 @@ bool Admission::has_untried_front() const {
 }
 
 void Admission::expire(TimePoint now) {
-  std::list<Waiter> late;
-  for (auto& [user, line] : lines_)
-    for (auto it = line.waiters.begin(); it != line.waiters.end();) {
-      const auto next = std::next(it);
-      if (it->deadline <= now) late.splice(late.end(), line.waiters, it);
-      it = next;
-    }
-  for (const auto& waiter : late) waiter.give_up(waiter.last_error);
-  if (!late.empty()) retry();
-  if (!retrying_) drop_empty_lines();
+  bool any = false;
+  for (std::size_t left = effort_max_; left > 0 && !by_deadline_.empty() && by_deadline_.begin()->deadline <= now;) {
+    const auto late = take(waiters_.find(by_deadline_.begin()->id));
+    left -= std::min(left, late.mapped().effort);
+    late.mapped().give_up(late.mapped().last_error);
+    any = true;
+  }
+  if (any) retry();
+  drop_empty_lines();
 }
 
 void Admission::forget(ClientId client) {
-  for (auto& [user, line] : lines_) {
-    if (line.trying && line.client == client) line.forgotten = true;
-    std::erase_if(line.waiters, [&](const Waiter& waiter) { return waiter.client == client; });
-  }
-  if (!retrying_) drop_empty_lines();
+  for (auto own = by_client_.find(client); own != by_client_.end(); own = by_client_.find(client))
+    take(waiters_.find(own->id));
+  drop_empty_lines();
 }
 
 std::optional<TimePoint> Admission::next_deadline() const {
-  std::optional<TimePoint> earliest;
-  for (const auto& [user, line] : lines_)
-    for (const auto& waiter : line.waiters) earliest = std::min(earliest.value_or(waiter.deadline), waiter.deadline);
-  return earliest;
-}
-
-std::size_t Admission::waiting() const {
-  std::size_t count = 0;
-  for (const auto& [user, line] : lines_) count += line.waiters.size();
-  return count;
+  if (by_deadline_.empty()) return std::nullopt;
+  return by_deadline_.begin()->deadline;
 }
 
 }  // namespace musterd

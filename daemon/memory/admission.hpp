@@ -1,13 +1,15 @@
 // A full store makes callers wait, each user's in FIFO order, up to their deadlines; this decides who goes on and when.
 // Users take turns: what one of them waits for holds up nobody else's requests.
-// Pure: it asks for room through a function and is told when memory came back.
+// Pure: it asks for room through a function and is told when memory came back. Nothing here walks over all who wait.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
+#include <boost/intrusive/set.hpp>
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
@@ -21,8 +23,9 @@ class Admission {
   /// Called once with the final error if the request is given up (deadline, or an error of the attempt).
   using GiveUp = std::function<void(muster::Error)>;
 
-  /// waiters_max: of one user.
-  explicit Admission(std::size_t waiters_max) : waiters_max_(waiters_max) {}
+  /// waiters_max: of one user. effort_max: see expire().
+  explicit Admission(std::size_t waiters_max, std::size_t effort_max = 256)
+      : waiters_max_(waiters_max), effort_max_(effort_max) {}
 
   enum class Size : std::uint8_t {
     small,  ///< needs so little that it is tried at once, before those who wait
@@ -31,46 +34,83 @@ class Admission {
   /// Tries at once if nobody of the same user waits; else, or if there is no room, queues. A full queue gives up at
   /// once with OutOfMemory.
   /// An attempt may call anything here, request() included.
+  /// `effort`: what giving up takes, where 1 is the least.
   /// Returns the id of who waits; nothing if it is over.
   using WaiterId = std::uint64_t;
-  std::optional<WaiterId> request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up);
+  std::optional<WaiterId> request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up,
+                                  std::size_t effort = 1);
   /// Forgets one request without a word to it.
   void cancel(WaiterId waiter);
   /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds.
   void retry();
   /// True if a request at a front has not been tried since it came there: a retry may help without new memory.
   [[nodiscard]] bool has_untried_front() const;
-  /// Gives up on everybody whose deadline has passed; the error is the attempt's OutOfMemory.
+  /// Gives up on those whose deadlines have passed, the earliest first; the error is the attempt's OutOfMemory. If very
+  /// many are late at once, on some of them: then next_deadline() has passed already.
   void expire(TimePoint now);
   /// Forgets a client's requests without a word to it.
   void forget(ClientId client);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
-  [[nodiscard]] std::size_t waiting() const;
+  [[nodiscard]] std::size_t waiting() const { return waiters_.size(); }
 
  private:
-  struct Waiter {
+  template <class Tag>
+  using ListHook = boost::intrusive::list_base_hook<boost::intrusive::tag<Tag>>;
+  template <class Tag>
+  using SetHook = boost::intrusive::set_base_hook<boost::intrusive::tag<Tag>>;
+  using InLine = ListHook<struct OfLine>;
+  using AmongSmall = ListHook<struct OfSmall>;
+  using ByDeadline = SetHook<struct OfDeadline>;
+  using ByClient = SetHook<struct OfClient>;
+
+  struct Line;
+  /// Linked from its line, from the line's small ones, by its deadline, and by its client if it has one.
+  struct Waiter : InLine, AmongSmall, ByDeadline, ByClient {
+    explicit Waiter(muster::Error error) : last_error(std::move(error)) {}
     WaiterId id = 0;
+    Line* line = nullptr;
     Size size = Size::large;
     ClientId client;
     TimePoint deadline;
+    std::size_t effort = 1;
     Attempt attempt;
     GiveUp give_up;
     muster::Error last_error;
     bool tried_at_front = false;
   };
-  struct Line {
-    std::list<Waiter> waiters;
-    bool trying = false;     ///< one is out of the list while it is tried
-    bool forgotten = false;  ///< meanwhile its client was
-    ClientId client;         ///< whose it is
+  template <class Hook>
+  using List = boost::intrusive::list<Waiter, boost::intrusive::base_hook<Hook>>;
+  template <class Hook, class Key>
+  using Set =
+      boost::intrusive::multiset<Waiter, boost::intrusive::base_hook<Hook>, boost::intrusive::key_of_value<Key>>;
+  struct DeadlineOf {
+    using type = TimePoint;
+    const type& operator()(const Waiter& waiter) const { return waiter.deadline; }
   };
+  struct ClientOf {
+    using type = ClientId;
+    const type& operator()(const Waiter& waiter) const { return waiter.client; }
+  };
+  struct Line {
+    List<InLine> waiters;
+    List<AmongSmall> small;
+    std::size_t trying = 0;  ///< how many of them are being tried: 0 or 1
+  };
+  using Waiters = std::map<WaiterId, Waiter>;
+
+  void link(Waiter& waiter);
+  Waiters::node_type take(Waiters::iterator waiter);
   [[nodiscard]] bool try_line(Line& line);
-  [[nodiscard]] bool try_one(Line& line, std::list<Waiter>::iterator waiter, Turn turn);
+  [[nodiscard]] bool try_one(Waiter& waiter, Turn turn);
   [[nodiscard]] static muster::Result<void> others_wait(const Line& line);
   void drop_empty_lines();
 
   std::size_t waiters_max_;
+  std::size_t effort_max_;
+  Waiters waiters_;
   std::map<UserId, Line> lines_;  ///< of users who wait
+  Set<ByDeadline, DeadlineOf> by_deadline_;
+  Set<ByClient, ClientOf> by_client_;
   WaiterId last_id_ = 0;
   bool retrying_ = false;
 };

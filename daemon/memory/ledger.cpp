@@ -104,6 +104,11 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
   return {};
 }
 
+Result<void> Ledger::has_room(Payer payer, Resource resource, std::uint64_t amount) {
+  if (!within_quota(payer, accounts_of(payer), resource, amount)) return refuse(payer, resource, amount);
+  return {};
+}
+
 Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amount, std::uint64_t heap) {
   const auto accounts = accounts_of(payer);
   const bool fits = resource != Resource::memory || leaves_the_reserve(amount);

@@ -109,6 +109,9 @@ class Ledger {
   [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own);
   /// Makes `charge`, which is the payer's for heap alone or empty, one of `bytes`. What is refused leaves it as it was.
   [[nodiscard]] muster::Result<void> resize(Charge& charge, Payer payer, std::uint64_t bytes);
+  /// Whether it does not exceed what is left of any limit, the reserve of small requests included. What has no room
+  /// here would be refused, too.
+  [[nodiscard]] muster::Result<void> has_room(Payer payer, Resource resource, std::uint64_t amount);
   /// True if it could ever fit: not more than each limit.
   [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
 

@@ -30,7 +30,7 @@ ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
 }
 
 void ResultRegion::reset() {
-  if (auto* pool = std::exchange(pool_, nullptr)) pool->take_back(*home_, segment_, offset_);
+  if (auto* pool = std::exchange(pool_, nullptr)) pool->take_back(*this);
 }
 
 PoolApart::PoolApart(PoolApart&& other) noexcept
@@ -57,18 +57,34 @@ PoolApart ResultPool::make_apart(UserId user) {
   return made;
 }
 
-Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes, Turn turn) {
+ResultSegments& ResultPool::home_of(UserId user) {
   auto& home = users_.try_emplace(user, segments_about_).first->second;
   home.user = user;
-  return allocate(home, bytes, turn);
+  return home;
+}
+
+ResultSegments& ResultPool::home_of(const PoolApart& apart) const {
+  MUSTER_ASSERT(apart.pool_ == this, "a pool apart is one of the pool's own");
+  return *apart.segments_;
+}
+
+Result<ResultRegion> ResultPool::allocate(UserId user, std::uint64_t bytes, Turn turn) {
+  return made(book(user, bytes, turn));
 }
 
 Result<ResultRegion> ResultPool::allocate(const PoolApart& apart, std::uint64_t bytes, Turn turn) {
-  MUSTER_ASSERT(apart.pool_ == this, "a pool apart is one of the pool's own");
-  return allocate(*apart.segments_, bytes, turn);
+  return made(book(apart, bytes, turn));
 }
 
-Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t bytes, Turn turn) {
+Result<ResultRegion> ResultPool::book(UserId user, std::uint64_t bytes, Turn turn) {
+  return book(home_of(user), bytes, turn);
+}
+
+Result<ResultRegion> ResultPool::book(const PoolApart& apart, std::uint64_t bytes, Turn turn) {
+  return book(home_of(apart), bytes, turn);
+}
+
+Result<ResultRegion> ResultPool::book(ResultSegments& home, std::uint64_t bytes, Turn turn) {
   MUSTER_ASSERT(bytes > 0, "results without bytes need no region");
   auto region = home.allocator.allocate(bytes);
   if (!region) {
@@ -83,23 +99,47 @@ Result<ResultRegion> ResultPool::allocate(ResultSegments& home, std::uint64_t by
   result.segment_ = region->segment;
   result.offset_ = region->offset;
   result.bytes_ = bytes;
-  result.data_ = home.segments.at(region->segment)->data() + region->offset;
   return result;
+}
+
+Result<void> ResultPool::make(ResultRegion& region) {
+  const SegmentPtr& segment = segment_of(region);
+  if (!segment->data())
+    if (auto done = segments_.make_result(segment); !done) return done.error();
+  region.data_ = segment->data() + region.offset_;
+  return {};
+}
+
+Result<ResultRegion> ResultPool::made(Result<ResultRegion> booked) {
+  if (booked)
+    if (auto done = make(*booked); !done) return done.error();
+  return booked;
 }
 
 Result<SegmentPtr> ResultPool::grow(const ResultSegments& home, std::uint64_t bytes, Turn turn) {
   const auto wanted = home.allocator.wanted(bytes);
   const auto least = home.allocator.least(bytes);
-  auto segment = segments_.create_result(home.user, wanted, turn);
+  auto segment = segments_.book_result(home.user, wanted, turn);
   const bool no_room = !segment && (segment.error().code() == muster::Code::out_of_memory ||
                                     segment.error().code() == muster::Code::quota_exceeded);
-  return no_room && least < wanted ? segments_.create_result(home.user, least, turn) : segment;
+  return no_room && least < wanted ? segments_.book_result(home.user, least, turn) : segment;
 }
 
-void ResultPool::take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset) {
-  home.allocator.free(segment, offset);
+void ResultPool::take_back(const ResultRegion& region) {
+  ResultSegments& home = *region.home_;
+  home.allocator.free(region.segment_, region.offset_);
   ++region_releases_;
+  if (!region.data_) unbook_if_free(home, region.segment_);
   if (home.ended) end(home);
+}
+
+/// Nobody keeps what was only booked, and has no memory to use again.
+void ResultPool::unbook_if_free(ResultSegments& home, SegmentId id) {
+  const auto found = home.segments.find(id);
+  if (found->second->data() || !home.allocator.is_free(id)) return;
+  home.allocator.remove_segment(id);
+  home.segments.erase(found);
+  segments_.drop_result(id);
 }
 
 void ResultPool::end(ResultSegments& home) {
@@ -117,6 +157,7 @@ std::uint64_t ResultPool::trim() {
 }
 
 std::uint64_t ResultPool::trim(ResultSegments& home) {
+  if (!home.allocator.has_free_segment()) return 0;
   std::uint64_t bytes = 0;
   for (const auto id : home.allocator.free_segments()) {
     constexpr long held_here_and_in_table = 2;
@@ -134,6 +175,16 @@ std::uint64_t ResultPool::used_bytes() const {
   std::uint64_t bytes = 0;
   for (const auto& [user, home] : users_) bytes += home.allocator.allocated_bytes();
   for (const auto& [number, home] : apart_) bytes += home.allocator.allocated_bytes();
+  return bytes;
+}
+
+std::uint64_t ResultPool::free_bytes() const {
+  std::uint64_t bytes = 0;
+  const auto add = [&](const auto& homes) {
+    for (const auto& [key, home] : homes) bytes += home.allocator.segment_bytes() - home.allocator.allocated_bytes();
+  };
+  add(users_);
+  add(apart_);
   return bytes;
 }
 

@@ -40,7 +40,7 @@ class ResultRegion {
   [[nodiscard]] SegmentId segment() const { return segment_; }
   [[nodiscard]] std::uint64_t offset() const { return offset_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
-  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::byte* data() const { return data_; }  ///< null until it is made
   explicit operator bool() const { return pool_ != nullptr; }
 
  private:
@@ -81,11 +81,21 @@ class ResultPool {
   /// The same, in segments of a pool apart.
   [[nodiscard]] muster::Result<ResultRegion> allocate(const PoolApart& apart, std::uint64_t bytes,
                                                       Turn turn = Turn::its_own);
+  /// The same, only booked: where it lies in a new segment, that is charged and has no memory before make(). So it
+  /// costs little to find out that there is no room for all of many.
+  [[nodiscard]] muster::Result<ResultRegion> book(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
+  [[nodiscard]] muster::Result<ResultRegion> book(const PoolApart& apart, std::uint64_t bytes,
+                                                  Turn turn = Turn::its_own);
+  /// False if make() has to make a segment, which takes some system calls.
+  [[nodiscard]] static bool is_made(const ResultRegion& region) { return segment_of(region)->data() != nullptr; }
+  [[nodiscard]] muster::Result<void> make(ResultRegion& region);
   /// A pool whose segments hold its own results only; `user` is charged. It outlives its end by its results.
   [[nodiscard]] PoolApart make_apart(UserId user);
   /// Gives segments that are wholly free back: to make room, or because they idle. Returns the bytes given back.
   std::uint64_t trim();
   [[nodiscard]] std::uint64_t used_bytes() const;
+  /// In all segments: for other results, or after trim() for anybody.
+  [[nodiscard]] std::uint64_t free_bytes() const;
   [[nodiscard]] std::size_t pools_apart() const { return apart_.size(); }
   /// Grows with every region that comes back: then an attempt that found no room may find some.
   [[nodiscard]] std::uint64_t region_releases() const { return region_releases_; }
@@ -93,9 +103,16 @@ class ResultPool {
  private:
   friend class ResultRegion;
   friend class PoolApart;
-  [[nodiscard]] muster::Result<ResultRegion> allocate(ResultSegments& home, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] ResultSegments& home_of(UserId user);
+  [[nodiscard]] ResultSegments& home_of(const PoolApart& apart) const;
+  [[nodiscard]] static const SegmentPtr& segment_of(const ResultRegion& region) {
+    return region.home_->segments.at(region.segment_);
+  }
+  [[nodiscard]] muster::Result<ResultRegion> book(ResultSegments& home, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] muster::Result<ResultRegion> made(muster::Result<ResultRegion> booked);
   [[nodiscard]] muster::Result<SegmentPtr> grow(const ResultSegments& home, std::uint64_t bytes, Turn turn);
-  void take_back(ResultSegments& home, SegmentId segment, std::uint64_t offset);
+  void take_back(const ResultRegion& region);
+  void unbook_if_free(ResultSegments& home, SegmentId segment);
   void end(ResultSegments& home);
   std::uint64_t trim(ResultSegments& home);
 

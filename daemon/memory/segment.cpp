@@ -85,14 +85,18 @@ std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {
 Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
   if (bytes == 0 || bytes > segment_bytes_max)
     return Error(Code::invalid, "a segment of " + std::to_string(bytes) + " bytes");
-  auto segment = make(client, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-client", turn);
+  auto segment = book(client, bytes, turn);
   if (!segment) return segment.error();
+  auto fd = ipc::create_memfd("muster-client", (*segment)->bytes());
+  if (!fd) return fd.error();
+  (*segment)->fd_ = std::move(*fd);
   (*segment)->hard_requested_ = hard;
   kept_.emplace((*segment)->id(), *segment);
   return *segment;
 }
 
-Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const char* name, Turn turn) {
+Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn turn) {
+  bytes = (bytes + page_bytes - 1) / page_bytes * page_bytes;
   const bool small = bytes <= small_segment_bytes_max;
   if (!small && turn == Turn::before_others)
     return Error(Code::out_of_memory, "a segment of " + std::to_string(bytes) + " bytes is too large for the reserve",
@@ -101,8 +105,6 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
-  auto fd = ipc::create_memfd(name, bytes);
-  if (!fd) return fd.error();
   SegmentPtr segment(new Segment, [this](Segment* ended) {
     end(*ended);
     delete ended;
@@ -111,7 +113,6 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
   segment->bytes_ = bytes;
   segment->owner_ = payer;
   segment->table_ = this;
-  segment->fd_ = std::move(*fd);
   segment->memory_ = std::move(*memory);
   segment->descriptor_ = std::move(*descriptor);
   forget_ended();
@@ -120,6 +121,7 @@ Result<SegmentPtr> SegmentTable::make(Payer payer, std::uint64_t bytes, const ch
 }
 
 void SegmentTable::end(Segment& segment) try {
+  if (!segment.fd_ && !segment.mapping_) return unbook(segment);
   auto memory = std::make_shared<Charge>(std::move(segment.memory_));
   if (!segment.readers_.empty()) {
     auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
@@ -143,6 +145,12 @@ void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charg
   if (!hooks_.dispose) return;
   const auto shared = std::make_shared<Charge>(std::move(charge));
   hooks_.dispose(user, {nullptr, {}, std::move(description)}, [shared] { shared->reset(); });
+}
+
+/// Nobody has heard of it, so its number serves again: there are fewer than vain attempts to get memory.
+void SegmentTable::unbook(const Segment& segment) {
+  segments_.erase(segment.id_);
+  if (segment.id_.value == last_id_) --last_id_;
 }
 
 /// Once in a while, so that leases don't cost a walk over all segments each.
@@ -228,17 +236,22 @@ Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
   return {};
 }
 
-Result<SegmentPtr> SegmentTable::create_result(UserId user, std::uint64_t bytes, Turn turn) {
-  auto segment = make({user, {}}, (bytes + page_bytes - 1) / page_bytes * page_bytes, "muster-result", turn);
-  if (!segment) return segment.error();
-  auto mapping = ipc::Mapping::map((*segment)->fd_, (*segment)->bytes_, ipc::Access::read_write);
+Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn) {
+  auto segment = book({user, {}}, bytes, turn);
+  if (segment) kept_.emplace((*segment)->id(), *segment);
+  return segment;
+}
+
+Result<void> SegmentTable::make_result(const SegmentPtr& segment) {
+  auto fd = ipc::create_memfd("muster-result", segment->bytes_);
+  if (!fd) return fd.error();
+  auto mapping = ipc::Mapping::map(*fd, segment->bytes_, ipc::Access::read_write);
   if (!mapping) return mapping.error();
-  if (auto sealed = ipc::add_seals((*segment)->fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
-      !sealed)
+  if (auto sealed = ipc::add_seals(*fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL); !sealed)
     return sealed.error();
-  ready(**segment, std::move(*mapping));
-  kept_.emplace((*segment)->id(), *segment);
-  return *segment;
+  segment->fd_ = std::move(*fd);
+  ready(*segment, std::move(*mapping));
+  return {};
 }
 
 void SegmentTable::drop_result(SegmentId id) { kept_.erase(id); }

@@ -60,7 +60,7 @@ using SparseHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<
 class Segment : public SparseHook {
  public:
   enum class State : std::uint8_t {
-    leased,   ///< the client has the fd but has not said that it mapped it; no reader may get it
+    leased,   ///< its writer has not mapped it yet; no reader may get it
     sealing,  ///< it has, and seals are being added
     ready,    ///< sealed against resizing and any further writer
     hard,     ///< sealed against every write for ever
@@ -136,8 +136,11 @@ class SegmentTable {
   [[nodiscard]] muster::Result<Sealing> hard_seal(ClientId client, SegmentId segment);
   /// The writer gives it back; Invalid while objects lie in it (use_count says so).
   [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
-  /// A segment that the daemon writes results of `user` in: mapped writable, then sealed.
-  [[nodiscard]] muster::Result<SegmentPtr> create_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
+  /// A segment that the daemon will write results of `user` in: charged, and nothing else yet. That takes no system
+  /// call, so what turns out to be in vain costs little. OutOfMemory if there is no room now.
+  [[nodiscard]] muster::Result<SegmentPtr> book_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
+  /// Gives it memory, once: mapped writable, then sealed.
+  [[nodiscard]] muster::Result<void> make_result(const SegmentPtr& segment);
   void drop_result(SegmentId segment);
   /// The client gets the descriptor and will map it. QuotaExceeded if it has no heap left for that; but for the first
   /// few, which its connection has paid for.
@@ -177,7 +180,7 @@ class SegmentTable {
   friend class NodeAudit;  ///< of the tests: adds up what is held
   friend class Resident;
   void note_if_sparse(Segment& segment);
-  [[nodiscard]] muster::Result<SegmentPtr> make(Payer payer, std::uint64_t bytes, const char* name, Turn turn);
+  [[nodiscard]] muster::Result<SegmentPtr> book(Payer payer, std::uint64_t bytes, Turn turn);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
   [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);
@@ -185,6 +188,7 @@ class SegmentTable {
   void ready(Segment& segment, muster::ipc::Mapping mapping) const;
   void forget_ended();
   void end(Segment& segment);
+  void unbook(const Segment& segment);
 
   Ledger& ledger_;
   Hooks hooks_;

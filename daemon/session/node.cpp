@@ -34,7 +34,7 @@ Node::Node(NodeSettings settings, Outside& outside)
                               }}),
       results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
-      admission_(settings_.memory_waiters_max) {}
+      admission_(settings_.memory_waiters_max, effort_of_turn) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
@@ -52,6 +52,11 @@ muster::Result<void> Node::charge_heap(ClientId id, Charge& charge, std::uint64_
 
 Node::Client* Node::find(ClientId client) {
   auto found = clients_.find(client);
+  return found == clients_.end() || found->second.gone ? nullptr : &found->second;
+}
+
+const Node::Client* Node::find(ClientId client) const {
+  const auto found = clients_.find(client);
   return found == clients_.end() || found->second.gone ? nullptr : &found->second;
 }
 
@@ -180,6 +185,7 @@ Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   segments_.drop_client(id);
   auto descriptors = std::move(client.descriptors);
   clients_.erase(id);
+  ++clients_gone_;
   drop_unwanted_ops();
   return descriptors;
 }
@@ -197,6 +203,8 @@ void Node::go_on(TimePoint now) {
   try {
     lose_more(now);
     settle_more(now);
+    make_more(now);
+    drop_unwanted_ops();
   } catch (const std::bad_alloc&) {
     // The next turn tries again.
   }
@@ -232,13 +240,13 @@ std::optional<TimePoint> Node::next_deadline() const {
 
 void Node::after_event() {
   if (admission_.waiting() > 0) drop_pickles();
-  const auto releases = [&] { return ledger_.memory_releases() + results_.region_releases(); };
-  // A request that is served may bring memory back. What a vain attempt takes and gives back is no news.
-  for (bool progress = true; progress && (releases() != seen_memory_releases_ || admission_.has_untried_front());) {
+  // A request that is served may bring memory back.
+  for (bool progress = true;
+       progress && (memory_releases() != seen_memory_releases_ || admission_.has_untried_front());) {
     const std::size_t waiting = admission_.waiting();
     admission_.retry();
     progress = admission_.waiting() < waiting;
-    if (!progress) seen_memory_releases_ = releases();
+    if (!progress) seen_memory_releases_ = memory_releases();
   }
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();

@@ -3,6 +3,7 @@
 // here or in what the node calls; nothing of it is believed.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <deque>
@@ -54,6 +55,7 @@ struct NodeSettings {
   std::uint32_t requests_max = 256;    ///< unanswered requests of one client
   std::size_t seats_max = 4096;        ///< of one client
   std::size_t memory_waiters_max = 4096;
+  std::size_t segments_of_turn = 8;  ///< of results that are made at once: one takes some tens of microseconds
   double idle_exit_s = 0;
   unsigned lanes = 1;
   std::string huge_pages;
@@ -93,7 +95,10 @@ class Node {
   void disposed(TimePoint now);
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
-  [[nodiscard]] bool goes_on() const { return store_.drops() || !leaving_.empty() || !unsettled_.empty(); }
+  [[nodiscard]] bool goes_on() const {
+    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
+           may_have_unwanted_ops();
+  }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
@@ -189,23 +194,30 @@ class Node {
     bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
   };
 
+  /// Without an allocation, and gone from the list with its op.
+  using WaitingHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
   /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
-  struct Running {
+  struct Running : WaitingHook {
+    std::uint64_t key = 0;
     OpPtr op;
     Plan plan;
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
     muster::ipc::SmallVector<ResultRegion, 1> regions;
+    std::size_t regions_made = 0;  ///< how many of them have memory
+    std::uint64_t result_bytes = 0;
     std::uint64_t plan_bytes = 0;
     Charge plan_charge;                         ///< of a large plan, while it runs
     Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
     std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
     bool put_aside = false;                     ///< it waits without its plan
+    std::uint64_t wanted_at = 0;                ///< how many clients had gone when somebody was there to be told
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
+  [[nodiscard]] const Client* find(ClientId client) const;
   void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
   bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
   void doom(ClientId client) noexcept;
@@ -346,9 +358,28 @@ class Node {
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
+  [[nodiscard]] bool is_wanted(const Running& running, std::size_t& left) const;
+  [[nodiscard]] bool may_have_unwanted_ops() const;
   void drop_unwanted_ops();
+  void drop_unwanted(const Running& running);
   [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
+  [[nodiscard]] std::uint64_t memory_releases() const { return ledger_.memory_releases() + results_.region_releases(); }
+  /// What a vain attempt takes and gives back is no news to others who wait.
+  template <class Attempt>
+  [[nodiscard]] muster::Result<void> try_quietly(Attempt attempt) {
+    const auto before = memory_releases();
+    auto done = attempt();
+    if (!done) seen_memory_releases_ += memory_releases() - before;
+    return done;
+  }
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
+  [[nodiscard]] muster::Result<void> could_have_room(const Running& running);
+  [[nodiscard]] muster::Result<void> book(Running& running, Turn turn);
+  /// False if some are left to be made.
+  [[nodiscard]] muster::Result<bool> make_some(Running& running);
+  void make_more(TimePoint now);
+  void go_on_making(std::uint64_t key, TimePoint now);
+  static void drop_regions(Running& running);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
   [[nodiscard]] ClientId client_of(const Op& op) const;
@@ -383,6 +414,12 @@ class Node {
   std::list<Leaving> leaving_;
   std::list<Unsettled> unsettled_;
   boost::unordered_flat_map<Ticket, Pending> pending_;
+  using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
+                                             boost::intrusive::constant_time_size<false>>;
+  /// Ops that wait for memory: first those that have not been looked at since a client went.
+  RunningList waiting_ops_;
+  /// Those that have all memory they need, and whose segments are being made.
+  RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
@@ -393,6 +430,7 @@ class Node {
   std::vector<std::byte> outcome_;
   Ticket last_ticket_ = 0;
   std::uint64_t last_running_ = 0;
+  std::uint64_t clients_gone_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;
   std::uint32_t last_heir_ = first_heir;

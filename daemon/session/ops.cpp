@@ -42,6 +42,14 @@ Input input_of(const ObjectPtr& object) {
 
 ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.lease); }
 
+/// What it takes to end the op, see Node::effort_of_turn: everybody is told, and all inputs are let go.
+std::size_t effort_of(const Op& op) {
+  constexpr std::size_t inputs_each = 16;
+  std::size_t effort = 1;
+  for (const auto& contribution : op.contributions) effort += 1 + contribution.inputs.size() / inputs_each;
+  return effort;
+}
+
 TimePoint deadline_of(const Op& op) {
   return std::min_element(op.contributions.begin(), op.contributions.end(),
                           [](const auto& a, const auto& b) { return a.deadline < b.deadline; })
@@ -330,6 +338,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   }
   const std::uint64_t key = ++last_running_;
   Running& running = running_[key];
+  running.key = key;
   running.op = op;
   running.group = state;
   running.user = user;
@@ -339,20 +348,20 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
   if (running.plan.outputs.empty()) return finish(key, now);
   running.regions.reserve(running.plan.outputs.size());
   running.plan_bytes = running.plan.own_bytes();
-  std::uint64_t result_bytes = 0;
-  for (const auto& output : running.plan.outputs) result_bytes += output.bytes;
-  const std::uint64_t bytes = running.plan_bytes + result_bytes;
+  for (const auto& output : running.plan.outputs) running.result_bytes += output.bytes;
+  const std::uint64_t bytes = running.plan_bytes + running.result_bytes;
   if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
   // Ops wait for memory in line with everybody else who does, but for small ones.
-  const bool small = result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
+  const bool small = running.result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
   const auto waiter = admission_.request(
       {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
       [this, key](Turn turn) -> Result<void> {
-        if (auto allocated = allocate(running_.at(key), turn); !allocated) return allocated;
-        launch(key, now_);
+        if (auto allocated = try_quietly([&] { return allocate(running_.at(key), turn); }); !allocated)
+          return allocated;
+        go_on_making(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, with_pickles(error)); });
+      [this, key](const Error& error) { fail_running(key, with_pickles(error)); }, effort_of(*op));
   if (waiter) put_aside(key, *waiter);
 }
 
@@ -368,6 +377,11 @@ Result<Plan> Node::plan_of(const Running& running) try {
 void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   Running& waiting = running_.at(key);
   waiting.waiter = waiter;
+  waiting.wanted_at = clients_gone_;
+  waiting_ops_.push_back(waiting);
+  // The loss of its last rank may just have completed it.
+  std::size_t left = effort_of_turn;
+  if (!is_wanted(waiting, left)) return drop_unwanted(waiting);
   if (waiting.plan_bytes > plan_bytes_free) {
     Plan sizes;
     sizes.outputs.reserve(waiting.plan.outputs.size());
@@ -383,19 +397,38 @@ void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   }
 }
 
-/// Those that wait for memory while nobody is left who would be told.
-void Node::drop_unwanted_ops() {
-  const auto is_told = [&](const Contribution& contribution) {
+/// Whether anybody is left who would be told.
+bool Node::is_wanted(const Running& running, std::size_t& left) const {
+  constexpr std::size_t looks_each = 8;
+  const auto& contributions = running.op->contributions;
+  const auto wanted = std::ranges::find_if(contributions, [&](const Contribution& contribution) {
     const auto pending = pending_.find(contribution.ticket);
     return pending != pending_.end() && find(pending->second.client) != nullptr;
-  };
-  std::vector<std::uint64_t> unwanted;
-  for (const auto& [key, running] : running_)
-    if (running.waiter && std::ranges::none_of(running.op->contributions, is_told)) unwanted.push_back(key);
-  for (const auto key : unwanted) {
-    admission_.cancel(*running_.at(key).waiter);
-    fail_running(key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
+  });
+  left -= std::min(left, 1 + static_cast<std::size_t>(wanted - contributions.begin()) / looks_each);
+  return wanted != contributions.end();
+}
+
+bool Node::may_have_unwanted_ops() const {
+  return !waiting_ops_.empty() && waiting_ops_.front().wanted_at != clients_gone_;
+}
+
+/// Those that wait for memory while nobody is left who would be told. Thousands may wait: each is looked at once after
+/// clients have gone, a few at a time.
+void Node::drop_unwanted_ops() {
+  for (std::size_t left = effort_of_turn; left > 0 && may_have_unwanted_ops();) {
+    Running& first = waiting_ops_.front();
+    first.wanted_at = clients_gone_;
+    waiting_ops_.splice(waiting_ops_.end(), waiting_ops_, waiting_ops_.begin());
+    if (is_wanted(first, left)) continue;
+    left -= std::min(left, effort_of(*first.op));
+    drop_unwanted(first);
   }
+}
+
+void Node::drop_unwanted(const Running& running) {
+  admission_.cancel(*running.waiter);
+  fail_running(running.key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
 }
 
 /// Only for ops that outlive the event that started them.
@@ -405,13 +438,32 @@ Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
 }
 
 Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes, Turn turn) {
-  if (!running.group || !running.group->group.settings().open) return results_.allocate(running.user, bytes, turn);
+  if (!running.group || !running.group->group.settings().open) return results_.book(running.user, bytes, turn);
   auto& apart = running.group->results[running.user];
   if (!apart) apart = results_.make_apart(running.user);
-  return results_.allocate(apart, bytes, turn);
+  return results_.book(apart, bytes, turn);
 }
 
+/// Memory for all its results or for none of them, with the first segments made.
 Result<void> Node::allocate(Running& running, Turn turn) {
+  if (auto could = could_have_room(running); !could) return could;
+  auto done = book(running, turn);
+  if (done)
+    if (auto made = make_some(running); !made) done = made.error();
+  if (!done) drop_regions(running);
+  return done;
+}
+
+/// Of many results it is known in no time that they can't fit.
+Result<void> Node::could_have_room(const Running& running) {
+  constexpr std::size_t few = 8;
+  if (running.plan.outputs.size() <= few) return {};
+  const std::uint64_t free = results_.free_bytes();
+  if (running.result_bytes <= free) return {};
+  return ledger_.has_room({running.user, {}}, Resource::memory, running.result_bytes - free);
+}
+
+Result<void> Node::book(Running& running, Turn turn) {
   if (running.plan_bytes > plan_bytes_free) {
     auto charge = ledger_.charge({running.user, {}}, Resource::memory, running.plan_bytes);
     if (!charge) return charge.error();
@@ -425,19 +477,55 @@ Result<void> Node::allocate(Running& running, Turn turn) {
     auto region = result_region(running, output.bytes, turn);
     if (!region && region.error().code() == Code::out_of_memory && results_.trim() > 0)
       region = result_region(running, output.bytes, turn);
-    if (!region) {
-      running.regions.clear();
-      running.plan_charge.reset();
-      return region.error();
-    }
+    if (!region) return region.error();
     running.regions.push_back(std::move(*region));
   }
   return {};
 }
 
-void Node::launch(std::uint64_t key, TimePoint now) {
+void Node::drop_regions(Running& running) {
+  running.regions_made = 0;
+  // The latest first: numbers of segments that were only booked serve again.
+  while (!running.regions.empty()) running.regions.pop_back();
+  running.plan_charge.reset();
+}
+
+Result<bool> Node::make_some(Running& running) {
+  std::size_t left = settings_.segments_of_turn;
+  for (auto& made = running.regions_made; made < running.regions.size(); ++made) {
+    auto& region = running.regions[made];
+    if (!region) continue;
+    if (!ResultPool::is_made(region) && left-- == 0) return false;
+    if (auto done = results_.make(region); !done) return done.error();
+  }
+  return true;
+}
+
+/// It has its memory; the op begins as soon as all of it is there. Hundreds of segments take tens of milliseconds, in
+/// which others have their turns.
+void Node::go_on_making(std::uint64_t key, TimePoint now) {
   Running& running = running_.at(key);
   running.waiter.reset();
+  running.WaitingHook::unlink();
+  if (running.regions_made == running.regions.size()) return launch(key, now);
+  being_made_.push_back(running);
+  if (auto charged = charge_running(running, 0); !charged) fail_running(key, charged.error());
+}
+
+void Node::make_more(TimePoint now) {
+  if (being_made_.empty()) return;
+  Running& first = being_made_.front();
+  const std::uint64_t key = first.key;
+  try {
+    if (auto made = make_some(first); !made) return fail_running(key, made.error());
+    go_on_making(key, now);
+  } catch (const std::bad_alloc&) {
+    if (running_.contains(key)) fail_running(key, no_heap());
+  }
+}
+
+void Node::launch(std::uint64_t key, TimePoint now) {
+  Running& running = running_.at(key);
   if (std::exchange(running.put_aside, false)) {
     auto plan = plan_of(running);
     if (!plan) return fail_running(key, plan.error());

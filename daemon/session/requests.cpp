@@ -260,14 +260,16 @@ void Node::send_reply(ClientId id, std::span<const std::byte> frame, std::span<c
 void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard,
                  TimePoint now) {
   const Payer payer = client.payer();
-  const auto attempt = [this, payer, request, bytes, hard](Turn turn) -> Result<void> {
-    auto segment = segments_.lease(payer, bytes, hard, turn);
-    if (!segment && segment.error().code() == Code::out_of_memory && results_.trim() > 0)
-      segment = segments_.lease(payer, bytes, hard, turn);
-    if (!segment) return segment.error();
-    const int fd = (*segment)->fd().get();
-    send_reply(payer.client, frames::segment(request, **segment), {&fd, 1});
-    return {};
+  const auto attempt = [this, payer, request, bytes, hard](Turn turn) {
+    return try_quietly([&]() -> Result<void> {
+      auto segment = segments_.lease(payer, bytes, hard, turn);
+      if (!segment && segment.error().code() == Code::out_of_memory && results_.trim() > 0)
+        segment = segments_.lease(payer, bytes, hard, turn);
+      if (!segment) return segment.error();
+      const int fd = (*segment)->fd().get();
+      send_reply(payer.client, frames::segment(request, **segment), {&fd, 1});
+      return {};
+    });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
     reply_error(id, request, with_pickles(error));

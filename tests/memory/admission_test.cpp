@@ -1,6 +1,7 @@
 #include <catch2/catch.hpp>
 
 #include <map>
+#include <new>
 
 #include "ipc/random.hpp"
 #include "memory/admission.hpp"
@@ -98,6 +99,55 @@ TEST_CASE("a deadline gives up on the one that waited and lets the next one on")
   CHECK(room.served == Served{2});
 }
 
+TEST_CASE("of very many that are late at once some are given up at a time, the earliest first") {
+  constexpr std::size_t effort_max = 10;
+  Admission admission(100, effort_max);
+  std::vector<int> given_up;
+  const auto ask = [&](int who, int deadline, std::size_t effort) {
+    admission.request(
+        {0, {}}, Admission::Size::large, TimePoint(std::chrono::seconds(deadline)),
+        [](Turn) -> Result<void> { return Error(Code::out_of_memory, "no room"); },
+        [&given_up, who](const Error&) { given_up.push_back(who); }, effort);
+  };
+  const TimePoint late(std::chrono::seconds(50));
+  SECTION("who come one by one") {
+    for (int who = 1; who <= 25; ++who) ask(who, 50 - who, 1);
+    for (const std::size_t left : {15U, 5U, 0U}) {
+      REQUIRE(admission.next_deadline() <= late);
+      admission.expire(late);
+      CHECK(admission.waiting() == left);
+    }
+    CHECK(given_up.size() == 25);
+    CHECK(std::is_sorted(given_up.rbegin(), given_up.rend()));
+  }
+  SECTION("who take much, each") {
+    for (int who = 1; who <= 3; ++who) ask(who, 50, 8);
+    admission.expire(late);
+    CHECK(given_up == std::vector{1, 2});
+    admission.expire(late);
+    CHECK(given_up == std::vector{1, 2, 3});
+  }
+  CHECK_FALSE(admission.next_deadline());
+}
+
+TEST_CASE("an attempt that throws ends its request and holds up nobody else") {
+  Room room;
+  bool throws = false;
+  room.admission.request(
+      {1000, {1}}, Admission::Size::large, TimePoint::max(),
+      [&](Turn) -> Result<void> {
+        if (throws) throw std::bad_alloc();
+        return Error(Code::out_of_memory, "no room");
+      },
+      [](const Error&) { FAIL("nobody is there to be told"); });
+  room.ask(2, 3);
+  throws = true;
+  CHECK_THROWS_AS(room.free(3), std::bad_alloc);
+  room.admission.retry();
+  CHECK(room.served == Served{2});
+  CHECK(room.admission.waiting() == 0);
+}
+
 TEST_CASE("a queue that is full gives up at once") {
   Room room;
   for (int who = 1; who <= 101; ++who) room.ask(who, 1);
@@ -133,6 +183,28 @@ TEST_CASE("who is forgotten is neither served nor told, and shows that the next 
   CHECK(room.served == Served{2});
   CHECK(room.given_up.empty());
   CHECK_FALSE(room.admission.has_untried_front());
+}
+
+TEST_CASE("who is cancelled is neither served nor told, also while it is tried") {
+  Room room{.units = 4};
+  std::optional<Admission::WaiterId> waiter;
+  int attempts = 0;
+  const auto attempt = [&](Turn) -> Result<void> {
+    if (++attempts == 2) room.admission.cancel(*waiter);
+    return Error(Code::out_of_memory, "no room");
+  };
+  waiter = room.admission.request({1000, {1}}, Admission::Size::large, TimePoint::max(), attempt,
+                                  [](const Error&) { FAIL("it was cancelled"); });
+  room.ask(2, 4);
+  SECTION("before") {
+    room.admission.cancel(*waiter);
+    room.admission.cancel(*waiter);
+    CHECK(attempts == 1);
+  }
+  SECTION("meanwhile") {}
+  room.admission.retry();
+  CHECK(room.served == Served{2});
+  CHECK(room.admission.waiting() == 0);
 }
 
 TEST_CASE("what one user waits for holds up no other user, and users take turns") {

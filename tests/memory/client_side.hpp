@@ -1,4 +1,4 @@
-// What a client does with a lease: maps it for writing and says so.
+// What a client does with a lease: maps it for writing and says so. And what the daemon does for results.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -26,6 +26,13 @@ inline ClientSide lease_and_map(SegmentTable& table, Payer payer, std::uint64_t 
   REQUIRE(mapping);
   REQUIRE(seal_now(table.mapped(payer.client, (*segment)->id())));
   return {*segment, std::move(*mapping)};
+}
+
+inline SegmentPtr result_segment(SegmentTable& table, UserId user, std::uint64_t bytes) {
+  auto segment = table.book_result(user, bytes);
+  REQUIRE(segment);
+  REQUIRE(table.make_result(*segment));
+  return *segment;
 }
 
 }  // namespace musterd::testing

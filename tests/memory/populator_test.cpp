@@ -37,10 +37,9 @@ TEST_CASE("result segments get their pages in the background") {
   Ledger ledger(memory_quota(64 * mebibyte));
   SegmentTable table(ledger,
                      {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
-  auto segment = table.create_result(1000, bytes);
-  REQUIRE(segment);
+  const auto segment = result_segment(table, 1000, bytes);
   populator.wait_until_idle();
-  CHECK((resident_bytes((*segment)->fd()) >= bytes) == kernel_populates());
+  CHECK((resident_bytes(segment->fd()) >= bytes) == kernel_populates());
 }
 
 TEST_CASE("client segments get theirs without a byte of them changing") {
@@ -64,11 +63,9 @@ TEST_CASE("segments may end while they are populated, and the populator while it
     SegmentTable table(ledger,
                        {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
     for (int i = 0; i < 8; ++i) {
-      auto segment = table.create_result(1000, bytes);
-      REQUIRE(segment);
-      table.drop_result((*segment)->id());
+      table.drop_result(result_segment(table, 1000, bytes)->id());
     }
-    REQUIRE(table.create_result(1000, 16 * mebibyte));
+    result_segment(table, 1000, 16 * mebibyte);
   }
   CHECK(holds_nothing(ledger));
 }

@@ -156,6 +156,39 @@ TEST_CASE("trim gives back what is wholly free and nothing else") {
   CHECK(holds_nothing(world.ledger));
 }
 
+TEST_CASE("what is only booked takes memory when it is made, and is not kept if it is not") {
+  World world(memory_quota(16 * mebibyte));
+  const auto book_some = [&] {
+    std::deque<ResultRegion> booked;
+    for (int i = 0; i < 4; ++i) booked.push_back(std::move(world.pool.book(user, 2 * mebibyte).value()));
+    for (int i = 0; i < 4; ++i) booked.push_back(std::move(world.pool.book(user, 20'000).value()));
+    return booked;
+  };
+  auto booked = book_some();
+  const auto first = booked.front().segment();
+  CHECK(world.ledger.total().used[0] >= 8 * mebibyte);
+  for (const auto& region : booked) {
+    CHECK_FALSE(ResultPool::is_made(region));
+    CHECK(region.data() == nullptr);
+  }
+  SECTION("it is let go") {
+    while (!booked.empty()) booked.pop_back();
+    CHECK(holds_nothing(world.ledger));
+    CHECK(world.table.size() == 0);
+    CHECK(book_some().front().segment() == first);
+  }
+  SECTION("others make what they share") {
+    auto other = world.pool.allocate(user, 20'000);
+    REQUIRE(other);
+    CHECK(other->data() != nullptr);
+    CHECK(other->segment() == booked.back().segment());
+    CHECK(ResultPool::is_made(booked.back()));
+    CHECK_FALSE(ResultPool::is_made(booked.front()));
+    REQUIRE(world.pool.make(booked.back()));
+    std::memset(booked.back().data(), 1, booked.back().bytes());
+  }
+}
+
 TEST_CASE("a full store is OutOfMemory and takes nothing") {
   World world(memory_quota(2 * mebibyte));
   auto first = world.pool.allocate(user, 1'500'000);

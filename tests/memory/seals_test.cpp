@@ -111,11 +111,10 @@ TEST_CASE("the writer of a client's segment can change its bytes but not its siz
 TEST_CASE("nobody changes a byte of a result but the daemon") {
   Ledger ledger(memory_quota(mebibyte));
   SegmentTable table(ledger);
-  auto segment = table.create_result(1000, bytes);
-  REQUIRE(segment);
-  std::memset((*segment)->data(), 0x33, bytes);
-  attack((*segment)->fd().get());
-  CHECK(all_are((*segment)->data(), std::byte{0x33}));
+  const auto segment = result_segment(table, 1000, bytes);
+  std::memset(segment->data(), 0x33, bytes);
+  attack(segment->fd().get());
+  CHECK(all_are(segment->data(), std::byte{0x33}));
 }
 
 TEST_CASE("nobody at all changes a byte of a hard segment, its maker least of all") {

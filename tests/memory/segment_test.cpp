@@ -150,20 +150,41 @@ TEST_CASE("what a dead client leaves stays charged until the last object in it g
 
 TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
   World world;
-  auto result = world.table.create_result(1000, page);
-  REQUIRE(result);
-  CHECK((*result)->state() == Segment::State::ready);
+  auto result = result_segment(world.table, 1000, page);
+  CHECK(result->state() == Segment::State::ready);
   CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, 0});
-  std::memset((*result)->data(), 7, page);
-  CHECK(code_of(world.table.owned((*result)->id(), owner.client)) == Code::denied);
-  CHECK(code_of(world.table.owned((*result)->id(), {})) == Code::denied);
-  CHECK(code_of(world.table.give_back({}, (*result)->id())) == Code::denied);
-  const auto id = (*result)->id();
+  std::memset(result->data(), 7, page);
+  CHECK(code_of(world.table.owned(result->id(), owner.client)) == Code::denied);
+  CHECK(code_of(world.table.owned(result->id(), {})) == Code::denied);
+  CHECK(code_of(world.table.give_back({}, result->id())) == Code::denied);
+  const auto id = result->id();
   world.table.drop_client(owner.client);
   CHECK(world.table.find(id));
-  result->reset();
+  result.reset();
   world.table.drop_result(id);
   CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a result segment that is only booked is charged, and nobody reads it") {
+  World world;
+  auto booked = world.table.book_result(1000, page);
+  REQUIRE(booked);
+  CHECK((*booked)->data() == nullptr);
+  CHECK_FALSE((*booked)->fd());
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, 0});
+  const auto id = (*booked)->id();
+  CHECK(code_of(world.table.readable(id, 1000)) == Code::invalid);
+  SECTION("and gets memory later") {
+    REQUIRE(world.table.make_result(*booked));
+    std::memset((*booked)->data(), 7, page);
+    CHECK(world.table.readable(id, 1000));
+  }
+  SECTION("and is as if it had never been") {
+    booked = muster::Error(Code::failed, "");
+    world.table.drop_result(id);
+    CHECK(world.table.size() == 0);
+    CHECK((*world.table.book_result(1000, page))->id() == id);
+  }
 }
 
 TEST_CASE("ids are never used twice and ended segments are forgotten") {
@@ -285,10 +306,7 @@ TEST_CASE("a segment stays charged until what is left of it was disposed of") {
   SegmentTable table(ledger, {.mapped = {}, .dispose = [&](UserId, Remains, std::function<void()> then) {
                                 disposed.push_back(std::move(then));
                               }});
-  auto segment = table.create_result(1000, 1 << 20);
-  REQUIRE(segment);
-  const auto id = (*segment)->id();
-  segment = muster::Error(Code::failed, "");
+  const auto id = result_segment(table, 1000, 1 << 20)->id();
   table.drop_result(id);
   CHECK(table.size() == 0);
   CHECK_FALSE(holds_nothing(ledger));

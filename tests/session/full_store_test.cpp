@@ -84,6 +84,151 @@ TEST_CASE("an op that waits for memory ends with the last who would be told") {
   CHECK(onlooker.status().objects() == 0);
 }
 
+namespace {
+
+/// Calls an allreduce of two refs.
+ipc::WorkId combine_two(TestClient& client, ipc::ObjectId input, std::uint64_t work) {
+  ipc::Combine combine;
+  combine.work = {work};
+  combine.ranks = 2;
+  combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+  combine.objects.resize(combine.ranks, input);
+  client.record(ipc::SubmissionType::combine, combine);
+  return combine.work;
+}
+
+}  // namespace
+
+TEST_CASE("very many ops that wait for memory end a few at a time") {
+  constexpr std::uint32_t ops = 600;
+  World world(budget_of(3, 3 * mebibyte));
+  TestClient client(world, 1);
+  TestClient holder(world, 2);
+  TestClient onlooker(world, 3);
+  const auto input = client.seal(client.lease(mebibyte), 0, std::vector<float>(200'000, 1.0F));
+  holder.lease(2 * mebibyte);
+  for (std::uint32_t work = 1; work <= ops; ++work) combine_two(client, input, work);
+  REQUIRE(onlooker.status().waiting_for_memory() == ops);
+  const auto waiting = [&] { return onlooker.status().waiting_for_memory(); };
+  SECTION("when nobody is left who would be told") {
+    client.die();
+    CHECK(waiting() > ops / 2);
+    CHECK(world.node.goes_on());
+    int turns = 0;
+    for (; world.node.goes_on() && turns < 100; ++turns) {
+      const auto before = waiting();
+      world.node.go_on(world.now);
+      CHECK(before - waiting() <= 256);
+    }
+    CHECK(turns > 2);
+  }
+  SECTION("when their deadlines pass") {
+    world.advance(std::chrono::seconds(31));
+    CHECK(waiting() > ops / 2);
+    int turns = 0;
+    for (; world.node.next_deadline() <= world.now && turns < 100; ++turns) {
+      const auto before = waiting();
+      world.node.tick(world.now);
+      CHECK(before - waiting() <= 256);
+    }
+    CHECK(turns > 2);
+    CHECK(client.count(ipc::CompletionType::failed) == ops);
+  }
+  CHECK(waiting() == 0);
+}
+
+namespace {
+
+/// Calls a scan of so many refs, which has as many results.
+ipc::WorkId combine_scan(TestClient& client, ipc::ObjectId input, std::uint32_t refs) {
+  ipc::Combine combine;
+  combine.work = {refs};
+  combine.kind = Kind::scan;
+  combine.ranks = refs;
+  combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+  combine.objects.resize(combine.ranks, input);
+  client.record(ipc::SubmissionType::combine, combine);
+  return combine.work;
+}
+
+constexpr std::uint32_t many = 40;
+const std::vector<float> one_mebibyte(mebibyte / sizeof(float), 1.0F);
+
+}  // namespace
+
+TEST_CASE("the segments of an op of many results are made a few at a time") {
+  World world(budget_of(1, 64 * mebibyte));
+  TestClient client(world, 1);
+  const auto input = client.seal(client.lease(mebibyte), 0, one_mebibyte);
+  world.outside.mapped = 0;
+  const auto work = combine_scan(client, input, many);
+  int turns = 0;
+  for (std::size_t before = 0; world.node.goes_on() && turns < 100; ++turns) {
+    CHECK(world.outside.mapped - before <= 8);
+    REQUIRE_FALSE(client.done(work));
+    before = world.outside.mapped;
+    world.node.go_on(world.now);
+  }
+  CHECK(turns > 3);
+  CHECK(world.outside.mapped == many - 1);  // the first rank's is its input
+  REQUIRE(client.done(work));
+  CHECK(client.done(work)->items.size() == many);
+  SECTION("and serve again at once") {
+    ipc::Release release;
+    const auto done = client.done(work);
+    for (const auto& item : done->items) release.objects.push_back(item.object);
+    client.record(ipc::SubmissionType::release, release);
+    REQUIRE(client.done(combine_scan(client, input, many - 1)));
+    CHECK(world.outside.mapped == many - 1);
+  }
+}
+
+TEST_CASE("while the segments of an op are made, others go on") {
+  World world(budget_of(2, 64 * mebibyte));
+  TestClient client(world, 1);
+  TestClient other(world, 2);
+  const auto input = client.seal(client.lease(mebibyte), 0, one_mebibyte);
+  const auto small = other.seal(other.lease(mebibyte), 0, {1.0F, 2.0F});
+  const auto work = combine_scan(client, input, many);
+  REQUIRE_FALSE(client.done(work));
+  CHECK(other.done(combine_two(other, small, 1)));
+  SECTION("and it ends, whoever has gone") {
+    client.die();
+    for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.node.go_on(world.now);
+    CHECK(world.node.ops_in_flight() == 0);
+    CHECK(other.status().objects() == 2);  // its own and the result of its op
+  }
+}
+
+TEST_CASE("an op for whose results there is not enough memory makes none of them, again and again") {
+  // What is kept for small requests looks like room until each of the results is asked for.
+  const std::uint64_t reserve = GENERATE(0U, 8U) * mebibyte;
+  auto settings = budget_of(3, 63 * mebibyte + reserve);
+  settings.quota.reserve_bytes = reserve;
+  World world(std::move(settings));
+  TestClient client(world, 1);
+  TestClient holder(world, 2);
+  TestClient other(world, 3);
+  const auto input = client.seal(client.lease(mebibyte), 0, one_mebibyte);
+  const auto held = holder.lease(25 * mebibyte);
+  world.outside.mapped = world.outside.disposed = 0;
+  const auto work = combine_scan(client, input, many);
+  other.ask_lease(60 * mebibyte);
+  REQUIRE(client.status().waiting_for_memory() == 2);
+  CHECK_FALSE(world.node.goes_on());
+  CHECK(world.outside.mapped == 0);
+  CHECK(world.outside.disposed == 0);
+  const auto idle = client.status().memory_used_bytes();
+  if (reserve > 0) {
+    other.give_back(other.lease(mebibyte / 4));
+    CHECK(world.outside.mapped == 1);  // that one
+    CHECK(client.status().memory_used_bytes() == idle);
+  }
+  holder.give_back(held);
+  for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.node.go_on(world.now);
+  CHECK(client.done(work));
+}
+
 TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
   World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);

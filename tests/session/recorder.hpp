@@ -58,10 +58,11 @@ class Recorder : public Outside {
     else then();
   }
   void dispose(UserId, Remains remains, std::function<void()> then) override {
+    ++disposed;
     remains = {};
     then();
   }
-  void populate(const MappingPtr&) override {}
+  void populate(const MappingPtr&) override { ++mapped; }
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }
 
@@ -87,6 +88,8 @@ class Recorder : public Outside {
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
   std::uint64_t random = 0;
+  std::size_t mapped = 0;    ///< segments
+  std::size_t disposed = 0;  ///< the same
   std::string stopped;
 };
 

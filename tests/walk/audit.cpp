@@ -181,7 +181,7 @@ std::vector<std::string> NodeAudit::contradictions() const {
 }
 
 bool NodeAudit::memory_waits_unnoticed() const {
-  const auto releases = node_.ledger_.memory_releases() + node_.results_.region_releases();
+  const auto releases = node_.memory_releases();
   return node_.admission_.waiting() > 0 && releases != node_.seen_memory_releases_;
 }
 

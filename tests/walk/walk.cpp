@@ -71,6 +71,7 @@ NodeSettings Walk::settings(Choices& choices) {
   settings.requests_max = 32;
   settings.seats_max = 6;
   settings.memory_waiters_max = 4;
+  settings.segments_of_turn = 1;
   return settings;
 }
 
@@ -167,6 +168,7 @@ void Walk::check_all_settled() {
   say("a day passes");
   node_->tick(now_);
   check_deadlines();
+  while (node_->goes_on()) go_on();
   finish_jobs();
   check();
   for (const auto& [id, peer] : peers_) {

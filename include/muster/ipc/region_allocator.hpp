@@ -63,6 +63,7 @@ class RegionAllocator {
   /// Segments in which no region is allocated.
   [[nodiscard]] std::vector<SegmentId> free_segments() const;
   [[nodiscard]] bool has_free_segment() const { return used_segments_ < segments_.size(); }
+  [[nodiscard]] bool is_free(SegmentId segment) const { return segments_.at(segment).regions == 0; }
   [[nodiscard]] std::uint64_t wholly_free_bytes() const { return segment_bytes_ - used_segment_bytes_; }
   [[nodiscard]] std::uint64_t shared_bytes() const { return shared_bytes_; }  ///< of shared segments together
   [[nodiscard]] std::uint64_t bytes_of(SegmentId segment) const { return segments_.at(segment).bytes; }
