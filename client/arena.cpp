@@ -81,7 +81,10 @@ std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {
 std::byte* Arena::use(const ipc::RegionAllocator::Region& region, std::uint64_t call) {
   free_since_.erase(region.segment);
   std::byte* address = segments_.at(region.segment).mapping.data() + region.offset;
-  regions_.emplace(address, Region{{address, region.segment, region.offset, region.bytes, call}});
+  regions_.emplace(address, Region{{address, region.segment, region.offset, region.bytes, call}, true, 0, {}});
+  auto& contents = contents_[region.segment];
+  ++contents.regions;
+  contents.bytes += region.bytes;
   return address;
 }
 
@@ -128,7 +131,9 @@ Result<void> Arena::adopt(ipc::ObjectId object, std::span<const std::byte* const
   adopted.reserve(addresses.size());
   for (const auto* address : addresses) {
     const auto* begin = region_of(address)->first;
-    ++regions_.at(begin).objects;
+    auto& region = regions_.at(begin);
+    ++region.objects;
+    set_shared(region, {});
     adopted.push_back(begin);
   }
   return {};
@@ -184,8 +189,73 @@ bool Arena::has(ipc::ObjectId object) const {
   return objects_.contains(object);
 }
 
+void Arena::set_shared(Region& region, ipc::ObjectId object) {
+  const auto before = std::exchange(region.shared, object);
+  if (before == object) return;
+  auto& contents = contents_.at(region.region.segment);
+  if (before) {
+    --contents.shared;
+    shared_bytes_ -= region.region.bytes;
+    if (const auto own = contents.sharing.find(before); --own->second == 0) contents.sharing.erase(own);
+  }
+  if (object) {
+    ++contents.shared;
+    shared_bytes_ += region.region.bytes;
+    ++contents.sharing[object];
+  }
+}
+
+bool Arena::is_all_shared(ipc::SegmentId segment) const {
+  const auto found = contents_.find(segment);
+  if (found == contents_.end()) return false;
+  const auto& contents = found->second;
+  return contents.shared > 0 && contents.regions == contents.shared &&
+         2 * contents.bytes >= segments_.at(segment).mapping.bytes();
+}
+
+std::vector<ipc::SegmentId> Arena::shared(ipc::ObjectId object) {
+  const std::lock_guard lock(mutex_);
+  const auto found = objects_.find(object);
+  if (disowned_ || found == objects_.end()) return {};
+  for (const auto* address : found->second.regions) {
+    auto& region = regions_.at(address);
+    if (!region.local && region.objects == 1) set_shared(region, object);
+  }
+  std::vector<ipc::SegmentId> segments;
+  if (shared_bytes_ <= keep_bytes_) return segments;
+  for (const auto* address : found->second.regions)
+    if (const auto segment = regions_.at(address).region.segment; is_all_shared(segment)) segments.push_back(segment);
+  return segments;
+}
+
+bool Arena::hand_over(ipc::SegmentId segment) {
+  const std::lock_guard lock(mutex_);
+  if (disowned_ || !is_all_shared(segment)) return false;
+  const auto lies_there = [&](const std::byte* address) { return regions_.at(address).region.segment == segment; };
+  for (const auto& [object, regions] : std::map(contents_.at(segment).sharing)) {
+    const auto adopted = objects_.find(object);
+    auto& own = adopted->second.regions;
+    const auto there = std::ranges::partition(own, [&](const auto* address) { return !lies_there(address); });
+    for (const auto* address : there) {
+      auto region = regions_.find(address);
+      region->second.objects = 0;
+      release_if_unused(region);
+    }
+    own.erase(there.begin(), there.end());
+    if (!own.empty()) continue;
+    forget_released(adopted->second);
+    objects_.erase(adopted);
+  }
+  remove(segment);
+  return true;
+}
+
 void Arena::release_if_unused(Regions::iterator region) {
   if (region->second.local || region->second.objects > 0) return;
+  set_shared(region->second, {});
+  auto& contents = contents_.at(region->second.region.segment);
+  --contents.regions;
+  contents.bytes -= region->second.region.bytes;
   allocator_.free(region->second.region.segment, region->second.region.offset);
   regions_.erase(region);
 }
@@ -222,6 +292,7 @@ Arena::Idle Arena::take_idle(std::uint64_t keep_bytes) {
 
 void Arena::remove(ipc::SegmentId segment) {
   allocator_.remove_segment(segment);
+  contents_.erase(segment);
   free_since_.erase(segment);
   const auto removed = segments_.extract(segment);
   by_address_.erase(removed.mapped().mapping.data());

@@ -78,6 +78,11 @@ class Arena {
   /// That wait was in vain, as others hold the object.
   void still_held(ipc::ObjectId object);
   [[nodiscard]] bool has(ipc::ObjectId object) const;
+  /// The object is on its way to others, who may let go of it while this process hears of nothing. Segments in which
+  /// nothing else lies, if such objects keep more than this process may keep free: see hand_over().
+  [[nodiscard]] std::vector<ipc::SegmentId> shared(ipc::ObjectId object);
+  /// This process writes no more into the segment, and unmaps it. False if something else lies there by now.
+  [[nodiscard]] bool hand_over(ipc::SegmentId segment);
 
   /// Gives back what is wholly free, but for a little of shared segments: small arrays must not wait for what others
   /// hold.
@@ -97,9 +102,21 @@ class Arena {
     ArenaRegion region;
     bool local = true;          ///< a local array lies over it
     std::uint32_t objects = 0;  ///< live objects in it
+    /// The one object that lies there and is on its way to others, when nothing else does. 0: none.
+    ipc::ObjectId shared;
   };
   using Regions = boost::unordered_flat_map<const std::byte*, Region>;
 
+  /// What lies in a segment.
+  struct Contents {
+    std::uint32_t regions = 0;
+    std::uint32_t shared = 0;  ///< of these
+    std::uint64_t bytes = 0;
+    std::map<ipc::ObjectId, std::uint32_t> sharing;  ///< how many regions each of these objects has here
+  };
+  void set_shared(Region& region, ipc::ObjectId object);
+  /// Whether nothing lies there but objects that are on their way to others, and not much less than it has room for.
+  [[nodiscard]] bool is_all_shared(ipc::SegmentId segment) const;
   std::byte* place(std::uint64_t bytes, std::uint64_t call);
   std::byte* use(const ipc::RegionAllocator::Region& region, std::uint64_t call);
   void release_if_unused(Regions::iterator region);
@@ -129,6 +146,8 @@ class Arena {
   std::chrono::steady_clock::time_point next_look_;        ///< for segments that have been free for long
   std::unordered_map<ipc::SegmentId, std::chrono::steady_clock::time_point> free_since_;
   Regions regions_;  ///< by where they begin
+  std::unordered_map<ipc::SegmentId, Contents> contents_;
+  std::uint64_t shared_bytes_ = 0;
   struct Adopted {
     std::vector<const std::byte*> regions;  ///< where they begin
     std::uint64_t released_bytes = 0;       ///< what is known to become free with it

@@ -162,6 +162,17 @@ Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono
   return map_lease(*this, std::move(*granted));
 }
 
+Result<void> Connection::share(ipc::ObjectId object) {
+  for (const auto segment : arena_->shared(object)) {
+    // What somebody views here stays mapped, and so its memory stays, too.
+    if (!segments_->forget(segment) || !arena_->hand_over(segment)) continue;
+    Scratch body;
+    ipc::write(ipc::HandOver{segment}, *body);
+    if (auto sent = submit(ipc::SubmissionType::hand_over, *body); !sent) return sent;
+  }
+  return {};
+}
+
 Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
   {
     // What the daemon has not been told yet is not true any more.

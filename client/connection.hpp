@@ -85,6 +85,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   [[nodiscard]] const Welcome& welcome() const { return welcome_; }
   [[nodiscard]] Arena& arena() { return *arena_; }
+  /// The object is on its way to others: what it keeps for them must not depend on what this process does.
+  [[nodiscard]] Result<void> share(ipc::ObjectId object);
   [[nodiscard]] Segments& segments() { return *segments_; }
   /// False once the daemon is gone, or in a forked child.
   [[nodiscard]] bool alive() const { return !ended_.load() && !inherited_.load(); }

@@ -60,6 +60,7 @@ Result<std::string> Ref::serialize() const {
   detail::Scratch body;
   ipc::write(ipc::Pin{(*hold)->object}, *body);
   if (auto sent = connection.submit(ipc::SubmissionType::pin, *body); !sent) return sent.error();
+  if (auto shared = connection.share((*hold)->object); !shared) return shared.error();
   Token token;
   token.incarnation = connection.welcome().incarnation;
   token.object = (*hold)->object.value;

@@ -236,6 +236,16 @@ Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
   return {};
 }
 
+Result<void> SegmentTable::hand_over(ClientId client, SegmentId id) {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  (*segment)->readers_.erase(client);
+  (*segment)->orphan_ = true;
+  kept_.erase(id);
+  note_if_sparse(**segment);
+  return {};
+}
+
 Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn) {
   auto segment = book({user, {}}, bytes, turn);
   if (segment) kept_.emplace((*segment)->id(), *segment);

@@ -101,7 +101,7 @@ class Segment : public SparseHook {
   Charge descriptor_;
   std::map<ClientId, Charge> readers_;  ///< have had the descriptor
   SegmentTable* table_ = nullptr;
-  bool orphan_ = false;  ///< its client is gone
+  bool orphan_ = false;  ///< its client is gone, or has handed it over
   boost::intrusive::list<Resident> residents_;
   std::uint64_t live_bytes_ = 0;
 };
@@ -145,6 +145,8 @@ class SegmentTable {
   /// The client gets the descriptor and will map it. QuotaExceeded if it has no heap left for that; but for the first
   /// few, which its connection has paid for.
   [[nodiscard]] muster::Result<void> add_reader(const SegmentPtr& segment, Payer client);
+  /// The client writes no more into its segment, which ends with the last object in it.
+  [[nodiscard]] muster::Result<void> hand_over(ClientId client, SegmentId segment);
   /// Destroys what is left of an object, as what is left of a segment; it stays charged until then.
   void dispose(UserId user, std::shared_ptr<void> description, Charge charge);
   /// The client has unmapped a segment, mostly one that ended.

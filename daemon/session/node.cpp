@@ -145,6 +145,12 @@ void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std:
       segments_.unmapped(id, unmapped->segment);
       break;
     }
+    case ipc::SubmissionType::hand_over: {
+      auto hand_over = ipc::read_hand_over(body);
+      if (!hand_over) return violated(id, hand_over.error(), now);
+      if (auto done = segments_.hand_over(id, hand_over->segment); !done) return violated(id, done.error(), now);
+      break;
+    }
     default:
       return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))),
                       now);

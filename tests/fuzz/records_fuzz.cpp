@@ -61,6 +61,7 @@ void read_as(std::size_t type, std::span<const std::byte> body) {
     case 10: return round_trip<ipc::Unmapped>("unmapped", body, ipc::read_unmapped);
     case 11: return round_trip<ipc::SegmentGone>("segment_gone", body, ipc::read_segment_gone);
     case 12: return round_trip<ipc::MemoryWanted>("memory_wanted", body, ipc::read_memory_wanted);
+    case 13: return round_trip<ipc::HandOver>("hand_over", body, ipc::read_hand_over);
     default: return manifest_round_trip(body);
   }
 }
@@ -84,6 +85,7 @@ class Maker {
       case 10: return bytes_of(ipc::Unmapped{{choices_.byte()}});
       case 11: return bytes_of(ipc::SegmentGone{{choices_.byte()}});
       case 12: return bytes_of(ipc::MemoryWanted{choices_.byte()});
+      case 13: return bytes_of(ipc::HandOver{{choices_.byte()}});
       default: {
         std::vector<std::byte> bytes;
         ipc::encode(manifest(), bytes);

@@ -117,6 +117,7 @@ Release random_release(Random& random) { return {random_objects(random, random.b
 Pin random_pin(Random& random) { return {random_object(random)}; }
 SegmentId random_segment(Random& random) { return {static_cast<std::uint32_t>(random.between(1, 1000))}; }
 Unmapped random_unmapped(Random& random) { return {random_segment(random)}; }
+HandOver random_hand_over(Random& random) { return {random_segment(random)}; }
 SegmentGone random_segment_gone(Random& random) { return {random_segment(random)}; }
 MemoryWanted random_memory_wanted(Random& random) { return {random.between(0, 1000)}; }
 ObjectGone random_object_gone(Random& random) { return {random_object(random)}; }
@@ -159,6 +160,7 @@ const std::vector<Case>& cases() {
       record_case("seal_failed", random_seal_failed, read_seal_failed),
       record_case("group_changed", random_group_changed, read_group_changed),
       record_case("unmapped", random_unmapped, read_unmapped),
+      record_case("hand_over", random_hand_over, read_hand_over),
       record_case("segment_gone", random_segment_gone, read_segment_gone),
       record_case("memory_wanted", random_memory_wanted, read_memory_wanted),
   };

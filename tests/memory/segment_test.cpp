@@ -267,6 +267,22 @@ TEST_CASE("a segment stays charged until its last reader has unmapped it or is g
   CHECK(holds_nothing(world.ledger));
 }
 
+TEST_CASE("a segment that is handed over ends with what lies in it, and takes nothing more") {
+  World world;
+  auto side = lease_and_map(world.table, owner, page);
+  const auto id = side.segment->id();
+  CHECK(code_of(world.table.hand_over(other.client, id)) == Code::denied);
+  REQUIRE(world.table.add_reader(side.segment, owner));
+  REQUIRE(world.table.hand_over(owner.client, id));
+  CHECK_FALSE(world.table.owned(id, owner.client));
+  CHECK_FALSE(world.table.hand_over(owner.client, id));
+  CHECK(world.table.readable(id, owner.user));
+  CHECK_FALSE(holds_nothing(world.ledger));
+  side.segment.reset();
+  CHECK(world.table.take_ended().empty());
+  CHECK(holds_nothing(world.ledger));
+}
+
 TEST_CASE("a segment that nobody else has read ends with its writer's word") {
   World world;
   {

@@ -29,7 +29,8 @@ def _sweep(_rank: int, calls: int) -> int:
     package.init()
     total = 0
     with SPAWN.Pool(2) as pool:
-        for ref in pool.imap(_make, range(calls)):
+        # In the order of their ends: imap() keeps what comes before its turn, and a late worker may wait for that.
+        for ref in pool.imap_unordered(_make, range(calls)):
             total += int(ref.get()[-1])
             ref.free()
         pool.close()
@@ -62,3 +63,55 @@ def test_a_full_store_says_what_pickles_keep_and_they_go_once_loaded(small_daemo
     (message,) = run_ranks(small_daemon, _fill, 1)
     assert "pickled refs keep 50 MiB" in message
     assert "--pickle-lease (now 600 s)" in message
+
+
+def _make_and_wait(pipe, sizes: list[int]) -> None:
+    package.init()
+    for index, size in enumerate(sizes):
+        pipe.send(package.put(np.full(size, index % 100, np.int8)))
+    pipe.recv()
+
+
+def _read_all(_rank: int, sizes: list[int]) -> int:
+    package.init()
+    ours, theirs = SPAWN.Pipe()
+    maker = SPAWN.Process(target=_make_and_wait, args=(theirs, sizes))
+    maker.start()
+    for index in range(len(sizes)):
+        ref = ours.recv()
+        assert int(ref.get()[-1]) == index % 100
+        ref.free()
+    # The maker waits for something else, and hears of nothing.
+    room = package.put(np.zeros(50 * MEBIBYTE, np.int8), timeout=20)
+    ours.send("end")
+    maker.join()
+    return room.nbytes
+
+
+@pytest.mark.parametrize("size", [200 << 10, 4 * MEBIBYTE, 30 * MEBIBYTE])
+def test_what_readers_let_go_of_is_free_while_its_maker_waits_for_something_else(small_daemon, size):
+    sizes = [size] * (56 * MEBIBYTE // size)
+    assert run_ranks(small_daemon, _read_all, 1, sizes) == [50 * MEBIBYTE]
+
+
+def _keep_views(_rank: int) -> None:
+    """What the maker itself views, or still may write, it keeps."""
+    package.init()
+    kept = []
+    for index in range(6):
+        ref = package.put(np.full(4 * MEBIBYTE, index, np.int8))
+        view = ref.get()
+        pickle.loads(pickle.dumps(ref)).free()
+        ref.free()
+        kept.append((index, view))
+    array = package.empty(20 * MEBIBYTE, np.int8)
+    array[:] = 77
+    data = pickle.dumps(package.seal(array))
+    for index, view in kept:
+        assert view.min() == view.max() == index
+    again = pickle.loads(data).get()
+    assert again.min() == again.max() == array.min() == array.max() == 77
+
+
+def test_what_its_maker_still_views_stays(small_daemon):
+    run_ranks(small_daemon, _keep_views, 1)

@@ -55,6 +55,7 @@ inline const char* name(muster::ipc::SubmissionType type) {
     case combine: return "combine";
     case pin: return "pin";
     case unmapped: return "unmapped";
+    case hand_over: return "hand_over";
   }
   return "unknown";
 }

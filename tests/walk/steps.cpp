@@ -129,6 +129,16 @@ void Walk::give_back() {
   ask(*peer, wire::Body_Return, asked, [&](auto& fbb) { return wire::CreateReturn(fbb, asked.segment.value); });
 }
 
+void Walk::hand_over() {
+  Peer* peer = any_peer();
+  if (!peer || peer->leases.empty()) return;
+  const auto at = choices_.below(peer->leases.size());
+  const auto segment = peer->leases[at].id;
+  say(text(peer->id) + " hands over " + text(segment));
+  peer->leases.erase(peer->leases.begin() + static_cast<std::ptrdiff_t>(at));
+  write(*peer, ipc::SubmissionType::hand_over, ipc::HandOver{segment});
+}
+
 void Walk::map() {
   Peer* peer = any_peer();
   if (!peer) return;

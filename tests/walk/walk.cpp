@@ -100,6 +100,7 @@ std::span<const Walk::Step> Walk::all_steps() {
       {&Walk::lease, 10},
       {&Walk::mapped, 6},
       {&Walk::give_back, 4},
+      {&Walk::hand_over, 2},
       {&Walk::map, 4},
       {&Walk::unmap, 3},
       {&Walk::seal_some, 6},
@@ -197,7 +198,11 @@ void Walk::everybody_goes() {
   finish_jobs();
   now_ += for_ever;
   node_->tick(now_);
-  while (node_->goes_on()) go_on();
+  // An op may begin after its last rank has gone: its memory was being made.
+  while (node_->goes_on() || !jobs_.empty()) {
+    go_on();
+    finish_jobs();
+  }
   finish_copies();
   check();
 }

@@ -195,6 +195,7 @@ class Walk final : private Outside {
   void mapped();
   void lease_ready(Peer& peer, Lease& lease);
   void give_back();
+  void hand_over();
   void map();
   void unmap();
   std::optional<ipc::ObjectId> seal(Peer& peer, std::int64_t value, std::int64_t elements);

@@ -385,6 +385,12 @@ Result<Unmapped> read_unmapped(std::span<const std::byte> body) {
   return read_id<Unmapped>("unmapped", body, &Unmapped::segment, "it names no segment");
 }
 
+void write(const HandOver& hand_over, std::vector<std::byte>& out) { write_id(hand_over.segment, out); }
+
+Result<HandOver> read_hand_over(std::span<const std::byte> body) {
+  return read_id<HandOver>("hand_over", body, &HandOver::segment, "it names no segment");
+}
+
 void write(const SegmentGone& gone, std::vector<std::byte>& out) { write_id(gone.segment, out); }
 
 Result<SegmentGone> read_segment_gone(std::span<const std::byte> body) {

@@ -41,7 +41,15 @@ inline constexpr std::size_t fault_bytes_max = 1024;  ///< of the message of Con
 inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; more are cut off
 [[nodiscard]] std::string_view name(Kind kind);
 
-enum class SubmissionType : std::uint16_t { seal = 1, contribute = 2, release = 3, combine = 4, pin = 5, unmapped = 6 };
+enum class SubmissionType : std::uint16_t {
+  seal = 1,
+  contribute = 2,
+  release = 3,
+  combine = 4,
+  pin = 5,
+  unmapped = 6,
+  hand_over = 7,
+};
 enum class CompletionType : std::uint16_t {
   done = 1,
   failed = 2,
@@ -118,6 +126,12 @@ struct Unmapped {
   SegmentId segment;
 };
 
+/// Client: it writes no more into this segment of its own, and has nothing of it mapped. The segment ends with the last
+/// object in it, without a word to the client.
+struct HandOver {
+  SegmentId segment;
+};
+
 /// One object of an outcome, with one hold for the client that gets it.
 struct Item {
   ObjectId object;
@@ -181,6 +195,7 @@ void write(const Combine&, std::vector<std::byte>& out);
 void write(const Release&, std::vector<std::byte>& out);
 void write(const Pin&, std::vector<std::byte>& out);
 void write(const Unmapped&, std::vector<std::byte>& out);
+void write(const HandOver&, std::vector<std::byte>& out);
 void write(const Done&, std::vector<std::byte>& out);
 void write(const Failed&, std::vector<std::byte>& out);
 /// Appends a Done whose items the caller has in its own form; as many as announced.
@@ -208,6 +223,7 @@ void write(const MemoryWanted&, std::vector<std::byte>& out);
 [[nodiscard]] Result<Release> read_release(std::span<const std::byte> body);
 [[nodiscard]] Result<Pin> read_pin(std::span<const std::byte> body);
 [[nodiscard]] Result<Unmapped> read_unmapped(std::span<const std::byte> body);
+[[nodiscard]] Result<HandOver> read_hand_over(std::span<const std::byte> body);
 [[nodiscard]] Result<Done> read_done(std::span<const std::byte> body);
 [[nodiscard]] Result<Failed> read_failed(std::span<const std::byte> body);
 [[nodiscard]] Result<ObjectGone> read_object_gone(std::span<const std::byte> body);
