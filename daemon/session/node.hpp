@@ -140,6 +140,10 @@ class Node {
     };
     Parts parts;
     [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
+    [[nodiscard]] Process process() const {
+      if (credentials.pid == 0) return {.client = id};
+      return {.user = credentials.user, .pid = credentials.pid, .client = {}};
+    }
   };
 
   /// A group with the ops of its running epoch.
@@ -186,6 +190,7 @@ class Node {
     WorkId work;
     SeatId seat;        ///< 0 for combines
     GroupPtr group;     ///< null for combines
+    Process process;    ///< the client's, which may be gone before its op runs
     bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
   };
 
@@ -350,7 +355,7 @@ class Node {
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
-  [[nodiscard]] ClientId client_of(const Op& op) const;
+  [[nodiscard]] const Process& process_of(const Op& op) const;
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error);
   void finish_from_lane(std::uint64_t key, OpPtr& lease);

@@ -171,7 +171,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (charge) contribution.charge = std::move(*charge);
   else if (!has_place || !(stopping_ || pay_for_failure(client, state, contribution)))
     return give_up_seat(client, *read, charge.error(), now);
-  contribution.ticket = add_pending({client.id, read->work, read->seat, state});
+  contribution.ticket = add_pending({client.id, read->work, read->seat, state, client.process()});
   if (newcomer) {
     watch(state, contribution.deadline);
     return state->early[rank].ops.push_back(std::move(contribution));
@@ -240,7 +240,7 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   const Ticket ticket = ++last_ticket_;
   std::vector<Action> actions;
   try {
-    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr});
+    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr, client.process()});
     actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
   } catch (const std::bad_alloc&) {
     pending_.erase(ticket);
@@ -425,7 +425,7 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     running.plan = std::move(*plan);
   }
   Job job;
-  job.client = client_of(*running.op);
+  job.process = process_of(*running.op);
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
@@ -440,9 +440,9 @@ void Node::launch(std::uint64_t key, TimePoint now) {
   outside_.run(std::move(job));
 }
 
-/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's client stands for
+/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's process stands for
 /// them, so that a group's ops stay in order, and many ranks get no more of the lanes than a process alone.
-ClientId Node::client_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).client; }
+const Process& Node::process_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).process; }
 
 void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
   if (running_.contains(key)) finish(key, now_);
