@@ -188,10 +188,17 @@ class Node {
   struct Pending {
     ClientId client;
     WorkId work;
-    SeatId seat;        ///< 0 for combines
-    GroupPtr group;     ///< null for combines
-    Process process;    ///< the client's, which may be gone before its op runs
-    bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
+    SeatId seat;          ///< 0 for combines
+    GroupPtr group;       ///< null for combines
+    Process process;      ///< the client's, which may be gone before its op runs
+    Muster::Handle op{};  ///< which it waits in, if that gathers
+    bool told = false;    ///< has its outcome, and only keeps its place in an epoch that is to come
+  };
+
+  /// Clients choose the numbers of their works. They must not choose which of them are slow to find, too.
+  struct TicketHash {
+    std::uint64_t secret = 1;  ///< odd
+    std::size_t operator()(Ticket ticket) const noexcept { return ticket * secret; }
   };
 
   /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
@@ -345,7 +352,9 @@ class Node {
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
   [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
+  [[nodiscard]] static Ticket ticket_of(ClientId client, WorkId work);
   Ticket add_pending(Pending pending);
+  void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
@@ -386,7 +395,7 @@ class Node {
   GroupDeadlines group_deadlines_;
   std::list<Leaving> leaving_;
   std::list<Unsettled> unsettled_;
-  boost::unordered_flat_map<Ticket, Pending> pending_;
+  boost::unordered_flat_map<Ticket, Pending, TicketHash> pending_;
   std::unordered_map<std::uint64_t, Running> running_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
@@ -395,7 +404,7 @@ class Node {
   std::map<ClientId, LifeLine> lifelines_;  ///< by heir
   std::vector<std::byte> completion_;       ///< buffers that are used again and again
   std::vector<std::byte> outcome_;
-  Ticket last_ticket_ = 0;
+  std::uint64_t last_unasked_ = 0;
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;

@@ -23,6 +23,8 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
+/// No client is numbered zero.
+constexpr Ticket nobodys_ticket = 0;
 /// Results up to this size don't wait behind large ones.
 constexpr std::uint64_t small_result_bytes_max = 64 << 10;
 /// A plan of so many bytes is what an op's slot stands for.
@@ -127,9 +129,18 @@ Result<Charge> Node::admit(const Client& client, std::uint64_t heap) {
   return ledger_.charge(client.payer(), Resource::slots, 1, each + heap);
 }
 
+Ticket Node::ticket_of(ClientId client, WorkId work) {
+  constexpr int low_half = 32;
+  return Ticket{client.value} << low_half | static_cast<std::uint32_t>(work.value);
+}
+
+/// A client's work is found by its number, so that the client can ask for whom it waits. Where a work with that number
+/// is pending, or one of which the low half is the same, the new one goes without.
 Ticket Node::add_pending(Pending pending) {
-  pending_.emplace(++last_ticket_, std::move(pending));
-  return last_ticket_;
+  constexpr ClientId nobody{first_heir};  // that ever has works
+  Ticket ticket = ticket_of(pending.client, pending.work);
+  while (!pending_.try_emplace(ticket, std::move(pending)).second) ticket = ticket_of(nobody, {++last_unasked_});
+  return ticket;
 }
 
 void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint now) {
@@ -179,10 +190,19 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   // Behind those of its rank that were called before.
   if (!has_place) return coming->second.ops.push_back(std::move(contribution));
   const GroupPtr group = state;
+  muster(group, std::move(contribution), now);
+}
+
+void Node::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
+  const Ticket ticket = contribution.ticket;
+  const TimePoint deadline = contribution.deadline;
   std::vector<Action> actions;
-  group->muster.contribute(std::move(contribution), now, actions);
-  perform(group, std::move(actions), now);
-  watch(group, group->muster.next_deadline());
+  const auto op = state->muster.contribute(std::move(contribution), now, actions);
+  if (op.op != 0) {
+    pending_.at(ticket).op = op;
+    watch(state, deadline);
+  }
+  perform(state, std::move(actions), now);
 }
 
 /// An op that is refused fails, and those who come to it later have to get the same outcome. Where others wait in it
@@ -237,10 +257,10 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
-  const Ticket ticket = ++last_ticket_;
+  Ticket ticket = nobodys_ticket;
   std::vector<Action> actions;
   try {
-    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr, client.process()});
+    ticket = add_pending({client.id, read->work, {}, nullptr, client.process()});
     actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
   } catch (const std::bad_alloc&) {
     pending_.erase(ticket);
@@ -278,7 +298,7 @@ std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs
     contribution.layout = combine.layout;
     contribution.root = combine.root;
     contribution.deadline = now + bounded(combine.timeout_ns);
-    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
+    contribution.ticket = rank == 0 ? ticket : nobodys_ticket;
     contribution.charge = std::exchange(charge, {});
     if (!one_input || contribution.rank == combine.root) {
       contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
@@ -425,7 +445,6 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     running.plan = std::move(*plan);
   }
   Job job;
-  job.process = process_of(*running.op);
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
@@ -434,6 +453,7 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     return finish(key, now);
   }
   if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
+  job.process = process_of(*running.op);
   const auto lease = std::make_shared<OpPtr>(running.op);
   job.lease = lease;
   job.done = [this, key, lease] { finish_from_lane(key, *lease); };

@@ -135,6 +135,13 @@ class TestClient {
     ask(out, wire::Body_GroupsQuery, wire::CreateGroupsQuery(out.fbb).Union());
     return *reply().body_as_Groups();
   }
+  /// The ranks that this work of the client still waits for.
+  std::vector<int> missing(ipc::WorkId work) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_MissingQuery, wire::CreateMissingQuery(out.fbb, work.value).Union());
+    const auto& ranks = *reply().body_as_Missing()->ranks();
+    return {ranks.begin(), ranks.end()};
+  }
   const wire::StatusReply& status() {
     FrameBuilder out(++request_);
     ask(out, wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
@@ -158,8 +165,12 @@ class TestClient {
 
   ipc::WorkId contribute(ipc::Kind kind, ipc::ObjectIds objects = {}, int root = 0,
                          Duration timeout = std::chrono::seconds(30), std::string key = {}) {
+    return contribute_as({++works_}, kind, std::move(objects), root, timeout, std::move(key));
+  }
+  ipc::WorkId contribute_as(ipc::WorkId work, ipc::Kind kind, ipc::ObjectIds objects = {}, int root = 0,
+                            Duration timeout = std::chrono::seconds(30), std::string key = {}) {
     ipc::Contribute contribute;
-    contribute.work = {++works_};
+    contribute.work = work;
     contribute.seat = seat;
     contribute.epoch = epoch;
     contribute.kind = kind;

@@ -97,6 +97,51 @@ TEST_CASE_METHOD(TwoRanks, "when the last old member goes, the newcomers begin a
   CHECK(third.done(early));
 }
 
+TEST_CASE_METHOD(TwoRanks, "a client may ask for whom its own work waits, until that is over") {
+  const auto one = first.contribute(Kind::barrier);
+  const auto other = first.contribute(Kind::recv, {}, 1);
+  CHECK(first.missing(one) == std::vector{1});
+  CHECK(first.missing(other) == std::vector{1});
+  CHECK(second.missing(one).empty());
+  second.contribute(Kind::barrier);
+  CHECK(first.missing(one).empty());
+}
+
+TEST_CASE_METHOD(TwoRanks, "works whose numbers are hard to tell apart have their outcomes all the same") {
+  const ipc::WorkId work{5};
+  const ipc::WorkId alike{5 + (std::uint64_t{1} << 32)};
+  first.contribute_as(work, Kind::barrier);
+  first.contribute_as(alike, Kind::barrier);
+  first.contribute_as(work, Kind::barrier);
+  CHECK(first.missing(work) == std::vector{1});
+  CHECK(first.missing(alike).empty());
+  for (int i = 0; i < 3; ++i) second.contribute(Kind::barrier);
+  CHECK(first.count(ipc::CompletionType::done) == 3);
+  CHECK(first.done(alike));
+  CHECK(world.node.ops_in_flight() == 0);
+}
+
+TEST_CASE("to ask for whom a work waits takes no time for each that is pending") {
+  auto settings = small_settings();
+  constexpr std::uint64_t plenty = std::uint64_t{1} << 30;
+  settings.quota.total = settings.quota.per_user =
+      settings.quota.per_client = {plenty, plenty, 256, plenty, 64, plenty};
+  settings.in_flight_max = 1 << 16;
+  World world(settings);
+  TestClient client(world, 1);
+  client.join("g", 0, 2);
+  ipc::WorkId work;
+  for (int i = 0; i < 65'000; ++i)
+    work = client.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), std::to_string(i));
+  auto best = Duration::max();
+  for (int i = 0; i < 20; ++i) {
+    const auto begin = Clock::now();
+    CHECK(client.missing(work) == std::vector{1});
+    best = std::min<Duration>(best, Clock::now() - begin);
+  }
+  CHECK(best < std::chrono::microseconds(300));
+}
+
 TEST_CASE("under wait a replacement is told what it owes and the op completes") {
   World world;
   TestClient first(world, 1);
