@@ -18,7 +18,7 @@ namespace musterd {
 
 using Inputs = muster::ipc::SmallVector<Input, 1>;
 
-/// Where an outcome has to go: chosen by the caller, unique per contribution.
+/// Where an outcome has to go: chosen by the caller.
 using Ticket = std::uint64_t;
 using OpId = std::uint64_t;
 

@@ -196,13 +196,13 @@ Engine::~Engine() {
 }
 
 void Engine::submit(Job job) {
-  const auto client = job.client;
+  const Process process = job.process;
   auto running = std::make_shared<Running>(std::move(job));
   if (running->exhausted()) return post_([running] { running->call_done(); });
   const bool small = running->is_small();
   {
     std::lock_guard lock(mutex_);
-    turns_.add(client, small ? JobTurns::Size::small : JobTurns::Size::large, std::move(running));
+    turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, std::move(running));
   }
   if (small) wake_.notify_one();
   else wake_.notify_all();

@@ -1,5 +1,5 @@
-// Runs folds and copies on lanes: worker threads that share large jobs chunk by chunk and take them from the clients in
-// turn, so that no op is stuck behind what others have queued. Completion is posted back to the control thread.
+// Runs folds and copies on lanes: worker threads that share large jobs chunk by chunk and take them from the processes
+// in turn, so that no op is stuck behind what others have queued. Completion is posted back to the control thread.
 #pragma once
 
 #include <atomic>
@@ -21,7 +21,7 @@ namespace musterd {
 
 /// A plan's work, and where its outputs are.
 struct Job {
-  muster::ipc::ClientId client;  ///< whose turns it takes
+  Process process;  ///< whose turns it takes
   Work work;
   muster::ipc::SmallVector<std::byte*, 1> outputs;  ///< first byte of each; null for those without bytes
   std::shared_ptr<const void> lease;  ///< keeps inputs and outputs alive while it runs; dropped after `done`

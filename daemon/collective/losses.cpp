@@ -178,9 +178,9 @@ void Muster::reoccupy(int rank) {
   if (standing(rank) != Standing::vacant) return;
   seat(rank).standing = Standing::live;
   losses_.erase(rank);
-  for_each_slot([&](Slot& slot) {
-    if (slot.is(Channel::Of::reform)) slot.awaited += owes(slot, rank);
-  });
+  const auto reforms = channels_.find({.of = Channel::Of::reform, .key = {}});
+  if (reforms == channels_.end()) return;
+  for (Slot& slot : reforms->second) slot.awaited += owes(slot, rank);
 }
 
 Error Muster::late(const Slot& slot, TimePoint now) const {

@@ -95,30 +95,42 @@ Muster::Muster(int world_size, std::span<const int> members, Limits limits, std:
   for (int rank : members) seat(rank).standing = Standing::live;
 }
 
-void Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions) {
+Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions) {
   MUSTER_ASSERT(standing(contribution.rank) == Standing::live, "only live members contribute");
   Slot* slot = find_or_open(contribution, now, actions);
-  if (!slot) return;
+  if (!slot) return {};
   arrive(*slot, contribution);
   if (!slot->gathering()) {
     tell(actions, slot->id, outcome(*slot), {contribution.ticket});
     retire(*slot);
-    return forget_old_failures();
+    forget_old_failures();
+    return {};
   }
   auto error = objection(*slot, contribution);
-  slot->deadline = std::min(slot->deadline, contribution.deadline);
-  next_deadline_ = std::min(next_deadline_.value_or(slot->deadline), slot->deadline);
-  ++seat(contribution.rank).in_flight;
+  hasten(*slot, contribution.deadline);
+  Seat& giver = seat(contribution.rank);
   std::string().swap(contribution.key);  // the channel has it
   slot->op->contributions.push_back(std::move(contribution));
+  ++giver.in_flight;
+  if (slot->peer == everyone) giver.owed_bytes -= name_bytes(*slot);
+  if (!error && slot->awaited > 0) return slot->handle();
   if (error) {
     fail(*slot, std::move(*error), actions);
     retire(*slot);
     forget_old_failures();
-  } else if (slot->awaited == 0) {
+  } else {
     start(*slot, actions);
     retire(*slot);
   }
+  return {};
+}
+
+/// The op's deadline is that of its most impatient rank.
+void Muster::hasten(Slot& slot, TimePoint deadline) {
+  if (deadline >= slot.deadline) return;
+  by_deadline_.erase(by_deadline_.iterator_to(slot));
+  slot.deadline = deadline;
+  by_deadline_.insert(slot);
 }
 
 std::size_t Muster::place_in(const Channel& channel, const Contribution& contribution) {
@@ -155,7 +167,7 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
     slot = &find_or_open_in_channel(contribution, now);
   }
   if (slot) catch_up(*slot, actions);
-  if (slot && (slot->gathering() || slot->error)) return slot;
+  if (slot && (slot->gathering() || slot->failure)) return slot;
   if (slot) arrive(*slot, contribution);
   const OpId id = slot ? slot->id : 0;
   const auto code = slot ? slot->forgotten : muster::Code::timeout;
@@ -196,13 +208,15 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   slot.awaited = count_awaited(slot);
   slot.losses_known = gone_.size();
   by_knowledge_.push_back(slot);
-  slot.op = std::make_shared<Op>();
-  slot.op->id = slot.id;
-  slot.op->name = op_name(contribution, slot.sequence);
-  slot.op->world_size = world_size_;
+  if (slot.is(Channel::Of::pair)) slot.peer = contribution.root;
+  auto op = std::make_shared<Op>();
+  op->id = slot.id;
+  op->name = op_name(contribution, slot.sequence);
+  op->world_size = world_size_;
   // For a small group at once; room for a thousand ranks is made as they come.
-  slot.op->contributions.reserve(std::min(slot.awaited, contributions_at_once));
-  ++gathering_;
+  op->contributions.reserve(std::min(slot.awaited, contributions_at_once));
+  slot.op = std::move(op);
+  begin_gathering(slot);
 }
 
 void Muster::make_room(std::vector<Action>& actions) {
@@ -265,9 +279,27 @@ void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
   tell(actions, slot.id, outcome(slot), std::move(tickets));
 }
 
+void Muster::begin_gathering(Slot& slot) {
+  ++gathering_;
+  by_deadline_.insert(by_deadline_.end(), slot);
+  by_handle_.insert(by_handle_.end(), slot);
+  const std::size_t bytes = name_bytes(slot);
+  if (slot.peer == everyone) nameable_bytes_ += bytes;
+  else if (is_rank(slot.peer)) seat(slot.peer).owed_bytes += bytes;
+}
+
 void Muster::end_gathering(Slot& slot) {
-  for (const Contribution& contribution : slot.op->contributions) --seat(contribution.rank).in_flight;
   --gathering_;
+  by_deadline_.erase(by_deadline_.iterator_to(slot));
+  by_handle_.erase(by_handle_.iterator_to(slot));
+  const std::size_t bytes = name_bytes(slot);
+  if (slot.peer == everyone) nameable_bytes_ -= bytes;
+  else if (is_rank(slot.peer)) seat(slot.peer).owed_bytes -= bytes;
+  for (const Contribution& contribution : slot.op->contributions) {
+    Seat& giver = seat(contribution.rank);
+    --giver.in_flight;
+    if (slot.peer == everyone) giver.owed_bytes += bytes;
+  }
 }
 
 /// Forgets the slot if it is over and nobody may come to it any more.
@@ -291,9 +323,8 @@ void Muster::forget_old_failures() {
 void Muster::forget_oldest_failure() {
   Slot& slot = *failures_.begin()->second;
   forget_failure(slot);
-  slot.forgotten = slot.error->code();
-  slot.error.reset();
-  std::vector<bool>().swap(slot.named);
+  slot.forgotten = slot.failure->error.code();
+  slot.failure.reset();
   slot.charge.keep_heap(sizeof(Slot));
   if (!slot.channel) return;  // its place in the order stays
   slot.awaited = 0;
@@ -311,36 +342,38 @@ void Muster::remember(Slot& slot, const Error& error) {
     return a.charge.all_heap() < b.charge.all_heap();
   });
   const std::size_t beside = bytes_beside_error(slot);
-  slot.error = std::make_unique<Error>(with_few_ranks(slot, error));
+  slot.failure = std::make_unique<Failure>(with_few_ranks(error));
+  Error& kept = slot.failure->error;
   if (richest != present.end() && richest->charge.all_heap() > 0) {
     slot.charge = std::move(richest->charge);
     const std::size_t paid = slot.charge.all_heap();
-    *slot.error = in_short(*slot.error, paid - std::min(paid, beside));
+    kept = in_short(kept, paid - std::min(paid, beside));
   }
-  slot.remembered_bytes = beside + bytes_of(*slot.error);
+  slot.remembered_bytes = beside + bytes_of(kept);
   slot.charge.keep_heap(slot.remembered_bytes);
   failures_bytes_ += slot.remembered_bytes;
   failures_.emplace(slot.id, &slot);
 }
 
 /// A set of many ranks takes less than their list.
-Error Muster::with_few_ranks(Slot& slot, const Error& error) const {
+Muster::Failure Muster::with_few_ranks(const Error& error) const {
   constexpr std::size_t few = 16;
   const auto& ranks = error.ranks();
   const bool is_set = std::ranges::adjacent_find(ranks, std::greater_equal<>()) == ranks.end();
-  if (ranks.size() <= few || !is_set || ranks.front() < 0 || ranks.back() >= world_size_) return error;
-  slot.named.assign(seats_.size(), false);
-  for (const int rank : ranks) slot.named[static_cast<std::size_t>(rank)] = true;
-  return {error.code(), error.message(), error.hint()};
+  if (ranks.size() <= few || !is_set || ranks.front() < 0 || ranks.back() >= world_size_) return {error, {}};
+  std::vector<bool> named(seats_.size());
+  for (const int rank : ranks) named[static_cast<std::size_t>(rank)] = true;
+  return {{error.code(), error.message(), error.hint()}, std::move(named)};
 }
 
 /// What ranks are told of an op that failed.
 Error Muster::outcome(const Slot& slot) {
-  if (slot.named.empty()) return *slot.error;
+  const auto& [error, named] = *slot.failure;
+  if (named.empty()) return error;
   std::vector<int> ranks;
-  for (std::size_t rank = 0; rank < slot.named.size(); ++rank)
-    if (slot.named[rank]) ranks.push_back(static_cast<int>(rank));
-  return {slot.error->code(), slot.error->message(), slot.error->hint(), std::move(ranks)};
+  for (std::size_t rank = 0; rank < named.size(); ++rank)
+    if (named[rank]) ranks.push_back(static_cast<int>(rank));
+  return {error.code(), error.message(), error.hint(), std::move(ranks)};
 }
 
 std::size_t Muster::bytes_beside_error(const Slot& slot) const {
@@ -348,7 +381,8 @@ std::size_t Muster::bytes_beside_error(const Slot& slot) const {
   const std::size_t in_channel = slot.channel ? 2 * node_bytes + sizeof(Channel) + slot.channel->key.size() +
                                                     static_cast<std::size_t>(world_size_) / 8
                                               : 0;
-  return sizeof(Slot) + 2 * node_bytes + in_channel + static_cast<std::size_t>(world_size_) / 8;
+  return sizeof(Slot) + sizeof(Failure) - sizeof(Error) + 2 * node_bytes + in_channel +
+         static_cast<std::size_t>(world_size_) / 8;
 }
 
 void Muster::finished(OpId op) {
@@ -357,24 +391,25 @@ void Muster::finished(OpId op) {
 }
 
 void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t ops_max) {
-  if (!next_deadline_ || *next_deadline_ > now) return;
-  next_deadline_.reset();
-  for_each_slot([&](Slot& slot) {
-    if (!slot.gathering()) return;
-    if (slot.deadline <= now && ops_max > 0 && !is_behind(slot)) return --ops_max, fail(slot, late(slot, now), actions);
-    next_deadline_ = std::min(next_deadline_.value_or(slot.deadline), slot.deadline);
-  });
+  for (; ops_max > 0 && !by_deadline_.empty(); --ops_max) {
+    Slot& slot = *by_deadline_.begin();
+    if (slot.deadline > now) break;
+    catch_up(slot, actions);
+    if (slot.gathering()) fail(slot, late(slot, now), actions);
+    retire(slot);
+  }
   forget_old_failures();
 }
 
 void Muster::abort(const Error& error, std::vector<Action>& actions) {
-  for_each_slot([&](Slot& slot) {
-    if (slot.gathering()) fail(slot, error, actions);
-  });
+  while (!by_deadline_.empty()) fail(*by_deadline_.begin(), error, actions);
   forget_old_failures();
 }
 
-std::optional<TimePoint> Muster::next_deadline() const { return gathering_ > 0 ? next_deadline_ : std::nullopt; }
+std::optional<TimePoint> Muster::next_deadline() const {
+  if (by_deadline_.empty()) return std::nullopt;
+  return by_deadline_.begin()->deadline;
+}
 
 std::set<int> Muster::lost() const {
   std::set<int> ranks;
@@ -384,44 +419,35 @@ std::set<int> Muster::lost() const {
 
 std::uint64_t Muster::position(int rank) const { return seat(rank).position; }
 
-std::vector<int> Muster::missing(Ticket ticket) const {
-  std::vector<int> ranks;
-  for_each_slot([&](const Slot& slot) {
-    if (!slot.gathering()) return;
-    const auto& contributions = slot.op->contributions;
-    if (std::any_of(contributions.begin(), contributions.end(),
-                    [&](const Contribution& contribution) { return contribution.ticket == ticket; }))
-      ranks = missing(slot);
-  });
-  return ranks;
+std::vector<int> Muster::missing(Handle handle) const {
+  const auto slot = by_handle_.find(handle);
+  return slot == by_handle_.end() ? std::vector<int>() : missing(*slot);
 }
 
 std::vector<Muster::Owed> Muster::owed(int rank) const {
   std::vector<Owed> ops;
-  for_each_slot([&](const Slot& slot) {
-    if (!slot.gathering() || owes(slot, rank) == 0) return;
-    const Contribution& first = slot.op->contributions.front();
-    Kind kind = first.kind;
-    if (slot.is(Channel::Of::pair)) kind = first.kind == Kind::send ? Kind::recv : Kind::send;
-    ops.push_back({slot.sequence, slot.channel ? slot.channel->key : std::string(), kind});
-  });
+  for (const int peer : {everyone, rank}) {
+    for (auto slot = by_handle_.lower_bound(Handle{peer, 0}); slot != by_handle_.end() && slot->peer == peer; ++slot) {
+      if (owes(*slot, rank) == 0) continue;
+      const Contribution& first = slot->op->contributions.front();
+      Kind kind = first.kind;
+      if (slot->is(Channel::Of::pair)) kind = first.kind == Kind::send ? Kind::recv : Kind::send;
+      ops.push_back({slot->sequence, slot->channel ? slot->channel->key : std::string(), kind});
+    }
+  }
   return ops;
 }
 
-std::size_t Muster::owed_bytes(int rank) const {
+std::size_t Muster::owed_bytes(int rank) const { return nameable_bytes_ + seat(rank).owed_bytes; }
+
+std::size_t Muster::name_bytes(const Slot& slot) {
   constexpr std::size_t each = 48;  // beside its key
-  std::size_t bytes = 0;
-  for_each_slot([&](const Slot& slot) {
-    if (slot.gathering() && owes(slot, rank) > 0) bytes += each + (slot.channel ? slot.channel->key.size() : 0);
-  });
-  return bytes;
+  return each + (slot.channel ? slot.channel->key.size() : 0);
 }
 
 Muster::Seat& Muster::seat(int rank) { return seats_[static_cast<std::size_t>(rank)]; }
 const Muster::Seat& Muster::seat(int rank) const { return seats_[static_cast<std::size_t>(rank)]; }
 
-Muster::Standing Muster::standing(int rank) const {
-  return rank >= 0 && rank < world_size_ ? seat(rank).standing : Standing::absent;
-}
+Muster::Standing Muster::standing(int rank) const { return is_rank(rank) ? seat(rank).standing : Standing::absent; }
 
 }  // namespace musterd

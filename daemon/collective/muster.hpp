@@ -4,6 +4,8 @@
 #pragma once
 
 #include <boost/intrusive/list.hpp>
+#include <boost/intrusive/set.hpp>
+#include <compare>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -50,9 +52,17 @@ class Muster {
   /// `epoch` goes into the high half of op ids, so that they differ from those of the group's other epochs.
   Muster(int world_size, std::span<const int> members, Limits limits, std::uint32_t epoch = 0);
 
+  static constexpr int everyone = -1;
+  /// Names an op that gathers.
+  struct Handle {
+    int peer = everyone;  ///< whom alone it waits for, if it is a send or a receive
+    OpId op = 0;          ///< 0: none
+    auto operator<=>(const Handle&) const = default;
+  };
+
   /// One rank's input. Appends what has to be done. A contribution to an op that has already failed gets that
-  /// same outcome at once (a FailOp with this one ticket).
-  void contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions);
+  /// same outcome at once (a FailOp with this one ticket). Gives the op if it goes on gathering.
+  Handle contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions);
   /// The engine is done with a started op (well or not).
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every
@@ -72,7 +82,8 @@ class Muster {
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
   /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing). At
-  /// most so many; of what is left the deadline is the next one. Those that have to learn of a loss do so first.
+  /// most so many; of what is left the deadline is the next one. One that has to learn of a loss does so instead, if
+  /// that ends it.
   void expire(TimePoint now, std::vector<Action>& actions,
               std::size_t ops_max = std::numeric_limits<std::size_t>::max());
   /// Every pending op fails with this error (stop, group gone).
@@ -82,10 +93,10 @@ class Muster {
   void dissolve(const muster::Error& error, std::vector<Action>& actions, std::size_t& left);
   [[nodiscard]] bool empty() const { return ordered_.empty() && channels_.empty(); }
 
-  /// When to call expire() next. No pending op's deadline is earlier; the op that had it may be over.
+  /// When to call expire() next: the earliest deadline of an op that gathers.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
-  /// Ranks that the op of this ticket still waits for; nothing if it waits for none or is over.
-  [[nodiscard]] std::vector<int> missing(Ticket ticket) const;
+  /// Ranks that the op still waits for; nothing if it is over.
+  [[nodiscard]] std::vector<int> missing(Handle handle) const;
   /// Sequence number of the rank's next op matched by order.
   [[nodiscard]] std::uint64_t position(int rank) const;
   struct Owed {
@@ -93,7 +104,7 @@ class Muster {
     std::string key;
     muster::ipc::Kind kind = muster::ipc::Kind::barrier;
   };
-  /// Ops that wait for this rank.
+  /// Ops that wait for this rank. Takes time for each of them, and for each that has its contribution and gathers.
   [[nodiscard]] std::vector<Owed> owed(int rank) const;
   /// What it takes to name them, about.
   [[nodiscard]] std::size_t owed_bytes(int rank) const;
@@ -104,7 +115,7 @@ class Muster {
   /// True if the contribution would be the first of its op. If that failed it would have to pay for the memory of it.
   [[nodiscard]] bool begins_op(const Contribution& contribution) const;
 
-  static constexpr std::size_t seat_bytes = 16;  ///< what each seat of the group takes
+  static constexpr std::size_t seat_bytes = 24;  ///< what each seat of the group takes
 
   /// What a contribution takes while its op is pending, about, beside its key; it may be the first or the last to come.
   /// If the op fails, as much suffices for remembering it.
@@ -122,6 +133,9 @@ class Muster {
     Standing standing = Standing::absent;
     std::uint32_t in_flight = 0;  ///< contributions that gather
     std::uint64_t position = 0;   ///< of its next op matched by order
+    /// What it takes to name the sends and receives that wait for it, less that of the other ops it has come to: so
+    /// this may wrap around, until what it takes to name all of those is added.
+    std::uint64_t owed_bytes = 0;
   };
 
   /// What brings contributions together that aren't matched by order; those of one channel match one after another.
@@ -140,25 +154,47 @@ class Muster {
 
   /// Slots are in a list by what they know of losses.
   using Knowledge = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+  template <class Tag>
+  using InSet = boost::intrusive::set_base_hook<boost::intrusive::tag<Tag>, boost::intrusive::optimize_size<true>,
+                                                boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+  /// Those that gather are in order of their deadlines, and of their handles. Nothing is allocated for that, so it
+  /// can't fail.
+  using Due = InSet<struct DueTag>;
+  using Handled = InSet<struct HandledTag>;
+
+  struct Failure {
+    muster::Error error;
+    std::vector<bool> named;  ///< the ranks that the error names, if they are many: then it has none
+  };
 
   /// An op from its first contribution until every rank that may come has come.
-  struct Slot : Knowledge {
+  struct Slot : Knowledge, Due, Handled {
     OpId id = 0;
-    std::uint64_t sequence = 0;            ///< if matched by order
-    const Channel* channel = nullptr;      ///< null: matched by order
-    std::vector<bool> arrived;             ///< in a channel: by rank; for a pair, the sender and the receiver
-    std::size_t awaited = 0;               ///< contributions that may still come, as far as it knows of losses
-    std::size_t losses_known = 0;          ///< how many of gone_
-    std::shared_ptr<Op> op;                ///< null once the muster is over
-    std::unique_ptr<muster::Error> error;  ///< the outcome, if it failed and is remembered
-    muster::Code forgotten{};              ///< what is still known of an outcome that is not remembered
-    std::size_t remembered_bytes = 0;      ///< what remembering it takes, about
-    Charge charge;                         ///< for that
-    std::vector<bool> named;               ///< the ranks that the error names, if they are many: then it has none
+    int peer = everyone;               ///< see Handle
+    std::uint64_t sequence = 0;        ///< if matched by order
+    const Channel* channel = nullptr;  ///< null: matched by order
+    std::vector<bool> arrived;         ///< in a channel: by rank; for a pair, the sender and the receiver
+    std::size_t awaited = 0;           ///< contributions that may still come, as far as it knows of losses
+    std::size_t losses_known = 0;      ///< how many of gone_
+    std::shared_ptr<Op> op;            ///< null once the muster is over
+    std::unique_ptr<Failure> failure;  ///< the outcome, if it failed and is remembered
+    muster::Code forgotten{};          ///< what is still known of an outcome that is not remembered
+    std::size_t remembered_bytes = 0;  ///< what remembering it takes, about
+    Charge charge;                     ///< for that
     TimePoint since;
     TimePoint deadline;
+    [[nodiscard]] Handle handle() const { return {peer, id}; }
     [[nodiscard]] bool gathering() const { return op != nullptr; }
     [[nodiscard]] bool is(Channel::Of of) const { return channel && channel->of == of; }
+  };
+  struct Sooner {
+    bool operator()(const Slot& a, const Slot& b) const {
+      return std::tie(a.deadline, a.id) < std::tie(b.deadline, b.id);
+    }
+  };
+  struct HandleOf {
+    using type = Handle;
+    Handle operator()(const Slot& slot) const { return slot.handle(); }
   };
 
   // muster.cpp: from contribution to outcome
@@ -171,7 +207,9 @@ class Muster {
   void make_room(std::vector<Action>& actions);
   void give_up_oldest(std::vector<Action>& actions);
   void drop_oldest();
+  void begin_gathering(Slot& slot);
   void arrive(Slot& slot, const Contribution& contribution);
+  void hasten(Slot& slot, TimePoint deadline);
   [[nodiscard]] std::optional<muster::Error> objection(const Slot& slot, const Contribution& contribution) const;
   void start(Slot& slot, std::vector<Action>& actions);
   void fail(Slot& slot, muster::Error error, std::vector<Action>& actions);
@@ -182,7 +220,7 @@ class Muster {
   void forget_oldest_failure();
   void forget_failure(const Slot& slot);
   void remember(Slot& slot, const muster::Error& error);
-  [[nodiscard]] muster::Error with_few_ranks(Slot& slot, const muster::Error& error) const;
+  [[nodiscard]] Failure with_few_ranks(const muster::Error& error) const;
   [[nodiscard]] static muster::Error outcome(const Slot& slot);
   [[nodiscard]] std::size_t bytes_beside_error(const Slot& slot) const;
 
@@ -201,18 +239,8 @@ class Muster {
   void dissolve(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
   [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now) const;
 
-  template <class Visit>
-  void for_each_slot(Visit visit) {
-    for (Slot& slot : ordered_) visit(slot);
-    for (auto& [channel, slots] : channels_)
-      for (Slot& slot : slots) visit(slot);
-  }
-  template <class Visit>
-  void for_each_slot(Visit visit) const {
-    for (const Slot& slot : ordered_) visit(slot);
-    for (const auto& [channel, slots] : channels_)
-      for (const Slot& slot : slots) visit(slot);
-  }
+  [[nodiscard]] static std::size_t name_bytes(const Slot& slot);
+  [[nodiscard]] bool is_rank(int rank) const { return rank >= 0 && rank < world_size_; }
   [[nodiscard]] Seat& seat(int rank);
   [[nodiscard]] const Seat& seat(int rank) const;
   [[nodiscard]] Standing standing(int rank) const;
@@ -232,11 +260,17 @@ class Muster {
   /// Those that know least come first, so that nobody has to look for them.
   boost::intrusive::list<Slot, boost::intrusive::base_hook<Knowledge>, boost::intrusive::constant_time_size<false>>
       by_knowledge_;
-  std::map<OpId, Slot*> failures_;  ///< the remembered ones, oldest first
+  boost::intrusive::set<Slot, boost::intrusive::base_hook<Due>, boost::intrusive::compare<Sooner>,
+                        boost::intrusive::constant_time_size<false>>
+      by_deadline_;
+  boost::intrusive::set<Slot, boost::intrusive::base_hook<Handled>, boost::intrusive::key_of_value<HandleOf>,
+                        boost::intrusive::constant_time_size<false>>
+      by_handle_;
+  std::uint64_t nameable_bytes_ = 0;  ///< what it takes to name all that gather, but for sends and receives
+  std::map<OpId, Slot*> failures_;    ///< the remembered ones, oldest first
   std::size_t failures_bytes_ = 0;
   std::size_t gathering_ = 0;
   std::size_t running_ = 0;
-  std::optional<TimePoint> next_deadline_;
 
   static constexpr std::size_t contributions_at_once = 4;  ///< an op has room for, from its first on
 };

@@ -1,12 +1,12 @@
-// Whose turn it is on the lanes. The client that has had the fewest bytes goes next, so that two clients that always
-// have work differ by one chunk at most, however much each of them queues and however large its chunks are. (P. Goyal,
-// H. Vin, H. Cheng: Start-time Fair Queueing, 1996.)
+// Whose turn it is on the lanes. The process that has had the fewest bytes goes next, so that two processes that always
+// have work differ by one chunk at most, however many connections each of them has, however much it queues and however
+// large its chunks are. (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queueing, 1996.)
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <unordered_map>
 #include <utility>
 
 #include <muster/ipc/ids.hpp>
@@ -15,19 +15,26 @@
 
 namespace musterd {
 
-/// Items of many clients. One client's go in the order in which they came, but small ones pass large ones.
+/// Who takes turns: all connections of a process together.
+struct Process {
+  std::uint32_t user = 0;
+  std::int32_t pid = 0;  ///< 0: the daemon can't see it, and each of its connections is taken for another process
+  muster::ipc::ClientId client;  ///< then this one; otherwise none
+  auto operator<=>(const Process&) const = default;
+};
+
+/// Items of many processes. One process's go in the order in which they came, but small ones pass large ones.
 template <class Item>
 class Turns {
  public:
-  using ClientId = muster::ipc::ClientId;
   enum class Size : std::uint8_t { small, large };
 
-  void add(ClientId client, Size size, Item item) {
-    const auto [place, fresh] = places_.try_emplace(client);
+  void add(const Process& process, Size size, Item item) {
+    const auto [place, fresh] = places_.try_emplace(process);
     if (fresh) {
       // A newcomer begins level with whoever is next, and behind it: it gains nothing by having been away.
       const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
-      place->second = queues_.emplace(Place{served, ++last_turn_}, Queue{client, {}, {}, 0}).first;
+      place->second = queues_.emplace(Place{served, ++last_turn_}, Queue{process, {}, {}, 0}).first;
     }
     Queue& queue = place->second->second;
     (size == Size::small ? queue.small : queue.large).push_back(std::move(item));
@@ -50,8 +57,8 @@ class Turns {
     queue.small_in_a_row = &items == &queue.small ? queue.small_in_a_row + 1 : 0;
     if (rest == Rest::nothing) items.pop_front();
     turn.key() = {turn.key().served + bytes, ++last_turn_};
-    const ClientId client = queue.client;
-    places_[client] = queues_.insert(std::move(turn)).position;
+    const Process process = queue.process;
+    places_[process] = queues_.insert(std::move(turn)).position;
     forget_idle();
   }
 
@@ -60,7 +67,7 @@ class Turns {
   static constexpr unsigned small_in_a_row_max = 8;
 
   struct Queue {
-    ClientId client;
+    Process process;
     std::deque<Item> small;
     std::deque<Item> large;
     unsigned small_in_a_row = 0;
@@ -78,16 +85,16 @@ class Turns {
     auto operator<=>(const Place&) const = default;
   };
 
-  /// A client without items goes once it would be its turn: one that comes back before that has still had what it had.
+  /// A process without items goes once it would be its turn: one that comes back before that has still had what it had.
   void forget_idle() {
     while (!queues_.empty() && queues_.begin()->second.idle()) {
-      places_.erase(queues_.begin()->second.client);
+      places_.erase(queues_.begin()->second.process);
       queues_.erase(queues_.begin());
     }
   }
 
-  std::map<Place, Queue> queues_;  ///< that of the client whose turn it is in front; it has items
-  std::unordered_map<ClientId, typename std::map<Place, Queue>::iterator> places_;
+  std::map<Place, Queue> queues_;  ///< that of the process whose turn it is in front; it has items
+  std::map<Process, typename std::map<Place, Queue>::iterator> places_;
   std::uint64_t last_turn_ = 0;
 };
 

@@ -184,10 +184,7 @@ void Node::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
   if (ops.empty()) state->coming.erase(first);
   // A newcomer's reform asked for what has happened.
   if (was_early && contribution.kind == ipc::Kind::reform) return settle_done(contribution.ticket, epoch_of(*state));
-  std::vector<Action> actions;
-  state->muster.contribute(std::move(contribution), now, actions);
-  perform(state, std::move(actions), now);
-  watch(state, state->muster.next_deadline());
+  muster(state, std::move(contribution), now);
 }
 
 ipc::Done Node::epoch_of(const GroupState& state) {

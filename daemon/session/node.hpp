@@ -145,6 +145,10 @@ class Node {
     };
     Parts parts;
     [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
+    [[nodiscard]] Process process() const {
+      if (credentials.pid == 0) return {.client = id};
+      return {.user = credentials.user, .pid = credentials.pid, .client = {}};
+    }
   };
 
   /// A group with the ops of its running epoch.
@@ -189,9 +193,17 @@ class Node {
   struct Pending {
     ClientId client;
     WorkId work;
-    SeatId seat;        ///< 0 for combines
-    GroupPtr group;     ///< null for combines
-    bool told = false;  ///< has its outcome, and only keeps its place in an epoch that is to come
+    SeatId seat;          ///< 0 for combines
+    GroupPtr group;       ///< null for combines
+    Process process;      ///< the client's, which may be gone before its op runs
+    Muster::Handle op{};  ///< which it waits in, if that gathers
+    bool told = false;    ///< has its outcome, and only keeps its place in an epoch that is to come
+  };
+
+  /// Clients choose the numbers of their works. They must not choose which of them are slow to find, too.
+  struct TicketHash {
+    std::uint64_t secret = 1;  ///< odd
+    std::size_t operator()(Ticket ticket) const noexcept { return ticket * secret; }
   };
 
   /// Without an allocation, and gone from the list with its op.
@@ -352,7 +364,9 @@ class Node {
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
   [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
+  [[nodiscard]] static Ticket ticket_of(ClientId client, WorkId work);
   Ticket add_pending(Pending pending);
+  void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
@@ -382,7 +396,7 @@ class Node {
   static void drop_regions(Running& running);
   [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
-  [[nodiscard]] ClientId client_of(const Op& op) const;
+  [[nodiscard]] const Process& process_of(const Op& op) const;
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error);
   void finish_from_lane(std::uint64_t key, OpPtr& lease);
@@ -413,7 +427,7 @@ class Node {
   GroupDeadlines group_deadlines_;
   std::list<Leaving> leaving_;
   std::list<Unsettled> unsettled_;
-  boost::unordered_flat_map<Ticket, Pending> pending_;
+  boost::unordered_flat_map<Ticket, Pending, TicketHash> pending_;
   using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
                                              boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory: first those that have not been looked at since a client went.
@@ -428,7 +442,7 @@ class Node {
   std::map<ClientId, LifeLine> lifelines_;  ///< by heir
   std::vector<std::byte> completion_;       ///< buffers that are used again and again
   std::vector<std::byte> outcome_;
-  Ticket last_ticket_ = 0;
+  std::uint64_t last_unasked_ = 0;
   std::uint64_t last_running_ = 0;
   std::uint64_t clients_gone_ = 0;
   std::uint32_t last_seat_ = 0;

@@ -23,6 +23,8 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
+/// No client is numbered zero.
+constexpr Ticket nobodys_ticket = 0;
 /// Results up to this size don't wait behind large ones.
 constexpr std::uint64_t small_result_bytes_max = 64 << 10;
 /// A plan of so many bytes is what an op's slot stands for.
@@ -135,9 +137,18 @@ Result<Charge> Node::admit(const Client& client, std::uint64_t heap) {
   return ledger_.charge(client.payer(), Resource::slots, 1, each + heap);
 }
 
+Ticket Node::ticket_of(ClientId client, WorkId work) {
+  constexpr int low_half = 32;
+  return Ticket{client.value} << low_half | static_cast<std::uint32_t>(work.value);
+}
+
+/// A client's work is found by its number, so that the client can ask for whom it waits. Where a work with that number
+/// is pending, or one of which the low half is the same, the new one goes without.
 Ticket Node::add_pending(Pending pending) {
-  pending_.emplace(++last_ticket_, std::move(pending));
-  return last_ticket_;
+  constexpr ClientId nobody{first_heir};  // that ever has works
+  Ticket ticket = ticket_of(pending.client, pending.work);
+  while (!pending_.try_emplace(ticket, std::move(pending)).second) ticket = ticket_of(nobody, {++last_unasked_});
+  return ticket;
 }
 
 void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint now) {
@@ -179,7 +190,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (charge) contribution.charge = std::move(*charge);
   else if (!has_place || !(stopping_ || pay_for_failure(client, state, contribution)))
     return give_up_seat(client, *read, charge.error(), now);
-  contribution.ticket = add_pending({client.id, read->work, read->seat, state});
+  contribution.ticket = add_pending({client.id, read->work, read->seat, state, client.process()});
   if (newcomer) {
     watch(state, contribution.deadline);
     return state->early[rank].ops.push_back(std::move(contribution));
@@ -187,10 +198,19 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   // Behind those of its rank that were called before.
   if (!has_place) return coming->second.ops.push_back(std::move(contribution));
   const GroupPtr group = state;
+  muster(group, std::move(contribution), now);
+}
+
+void Node::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
+  const Ticket ticket = contribution.ticket;
+  const TimePoint deadline = contribution.deadline;
   std::vector<Action> actions;
-  group->muster.contribute(std::move(contribution), now, actions);
-  perform(group, std::move(actions), now);
-  watch(group, group->muster.next_deadline());
+  const auto op = state->muster.contribute(std::move(contribution), now, actions);
+  if (op.op != 0) {
+    pending_.at(ticket).op = op;
+    watch(state, deadline);
+  }
+  perform(state, std::move(actions), now);
 }
 
 /// An op that is refused fails, and those who come to it later have to get the same outcome. Where others wait in it
@@ -245,10 +265,10 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   auto inputs = inputs_of(client, read->objects);
   if (!inputs) return fail_work(client.id, read->work, inputs.error());
 
-  const Ticket ticket = ++last_ticket_;
+  Ticket ticket = nobodys_ticket;
   std::vector<Action> actions;
   try {
-    pending_.emplace(ticket, Pending{client.id, read->work, {}, nullptr});
+    ticket = add_pending({client.id, read->work, {}, nullptr, client.process()});
     actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
   } catch (const std::bad_alloc&) {
     pending_.erase(ticket);
@@ -286,7 +306,7 @@ std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs
     contribution.layout = combine.layout;
     contribution.root = combine.root;
     contribution.deadline = now + bounded(combine.timeout_ns);
-    contribution.ticket = rank == 0 ? ticket : ++last_ticket_;
+    contribution.ticket = rank == 0 ? ticket : nobodys_ticket;
     contribution.charge = std::exchange(charge, {});
     if (!one_input || contribution.rank == combine.root) {
       contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
@@ -319,9 +339,8 @@ UserId Node::payer_of(const GroupState& state, const Op& op) const {
   bool mixed = false;
   for (const auto& contribution : op.contributions) {
     const auto pending = pending_.find(contribution.ticket);
-    const auto client = pending == pending_.end() ? clients_.end() : clients_.find(pending->second.client);
-    if (client == clients_.end()) continue;  // it is gone
-    const UserId user = client->second.credentials.user;
+    if (pending == pending_.end()) continue;
+    const UserId user = pending->second.process.user;
     if (contribution.kind == Kind::recv) return user;
     mixed |= only.value_or(user) != user;
     only = user;
@@ -532,7 +551,6 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     running.plan = std::move(*plan);
   }
   Job job;
-  job.client = client_of(*running.op);
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
@@ -541,15 +559,16 @@ void Node::launch(std::uint64_t key, TimePoint now) {
     return finish(key, now);
   }
   if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
+  job.process = process_of(*running.op);
   const auto lease = std::make_shared<OpPtr>(running.op);
   job.lease = lease;
   job.done = [this, key, lease] { finish_from_lane(key, *lease); };
   outside_.run(std::move(job));
 }
 
-/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's client stands for
+/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's process stands for
 /// them, so that a group's ops stay in order, and many ranks get no more of the lanes than a process alone.
-ClientId Node::client_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).client; }
+const Process& Node::process_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).process; }
 
 void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
   if (running_.contains(key)) finish(key, now_);

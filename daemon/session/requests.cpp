@@ -386,11 +386,10 @@ void Node::fork(Client& client, std::uint64_t request) {
 }
 
 void Node::missing(Client& client, std::uint64_t request, WorkId work) {
-  const auto found = std::find_if(pending_.begin(), pending_.end(), [&](const auto& entry) {
-    return entry.second.client == client.id && entry.second.work == work && entry.second.group;
-  });
+  const auto found = pending_.find(ticket_of(client.id, work));
   std::vector<int> ranks;
-  if (found != pending_.end()) ranks = found->second.group->muster.missing(found->first);
+  if (found != pending_.end() && found->second.work == work && found->second.group)
+    ranks = found->second.group->muster.missing(found->second.op);
   send_reply(client.id, frames::missing(request, ranks), {});
 }
 

@@ -68,7 +68,7 @@ void Audit::call(int rank, const Call& call) {
   op.tickets.push_back(made.ticket);
   identity_of_[made.ticket] = id;
   std::vector<Action> actions;
-  muster_.contribute(std::move(made), now_, actions);
+  op.handle = muster_.contribute(std::move(made), now_, actions);
   take(std::move(actions));
 }
 
@@ -241,13 +241,16 @@ void Audit::check_pending() {
     const auto missing_now = missing(id, op);
     require(!missing_now.empty(), id + " is complete and did not start");
     require(agree(op), id + " is in disagreement and did not fail");
-    const auto told = muster_.missing(op.tickets.front());
+    const auto told = muster_.missing(op.handle);
     require(std::set(told.begin(), told.end()) == missing_now, "missing() is wrong about " + id);
     if (policy_ == OnLoss::fail && !id.starts_with("reform"))
       for (int rank : gone_) require(op.calls.contains(rank) || id.starts_with("pair"), id + " waits for a lost rank");
     for (int rank : missing_now) {
       const auto owed = muster_.owed(rank);
       require(!owed.empty(), "owed() forgets " + id);
+      std::size_t bytes = 0;
+      for (const auto& each : owed) bytes += 48 + each.key.size();
+      require(muster_.owed_bytes(rank) == bytes, "owed_bytes() is wrong");
     }
   }
   require(muster_.in_flight() == pending, "in_flight() is wrong");

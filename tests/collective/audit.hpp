@@ -42,6 +42,7 @@ class Audit {
   struct Known {
     std::map<int, std::vector<Call>> calls;  ///< by rank; two of a rank that sends to itself
     std::vector<Ticket> tickets;
+    Muster::Handle handle;  ///< while it gathers
     std::optional<std::string> outcome;
     std::set<int> missing_at_event;
   };

@@ -229,13 +229,13 @@ class HeldEngine {
 
 }  // namespace
 
-TEST_CASE("small jobs pass large ones, and clients share a lane") {
+TEST_CASE("small jobs pass large ones, and processes share a lane") {
   HeldEngine held;
   std::vector<Bytes> memory(4, Bytes(32 << 20));
   std::vector<std::string> order;
   const auto says = [&](const std::string& name) { return [&order, name] { order.push_back(name); }; };
-  const auto submit = [&](std::uint32_t client, Job job) {
-    job.client = {client};
+  const auto submit = [&](std::int32_t pid, Job job) {
+    job.process.pid = pid;
     held.engine().submit(std::move(job));
   };
   submit(1, copy_of_half(memory[0], says("16 MiB")));

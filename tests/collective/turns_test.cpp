@@ -1,4 +1,4 @@
-// Whose turn it is: each client's share, what a newcomer waits for, and the order of one client's own.
+// Whose turn it is: each process's share, what a newcomer waits for, and the order of one process's own.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -9,13 +9,13 @@
 
 #include "collective/turns.hpp"
 
-using muster::ipc::ClientId;
+using musterd::Process;
 
 namespace {
 
 /// Bytes that an item still wants, and whose it is.
 struct Item {
-  ClientId client;
+  Process process;
   std::uint64_t bytes = 0;
   std::string name;
 };
@@ -31,8 +31,8 @@ Item serve(Turns& turns, std::uint64_t bytes) {
   return had;
 }
 
-void add(Turns& turns, ClientId client, std::uint64_t bytes, const std::string& name = {}) {
-  turns.add(client, Turns::Size::large, {client, bytes, name});
+void add(Turns& turns, const Process& process, std::uint64_t bytes, const std::string& name = {}) {
+  turns.add(process, Turns::Size::large, {process, bytes, name});
 }
 
 std::vector<std::string> order_of(Turns& turns) {
@@ -41,58 +41,60 @@ std::vector<std::string> order_of(Turns& turns) {
   return names;
 }
 
-constexpr ClientId ann{1};
-constexpr ClientId bob{2};
-constexpr ClientId cid{3};
+Process process(int pid) { return {.pid = pid, .client = {}}; }
+
+const Process ann = process(1);
+const Process bob = process(2);
+const Process cid = process(3);
 
 }  // namespace
 
-TEST_CASE("clients that always have work differ by at most one chunk, whatever they queue and others do") {
+TEST_CASE("processes that always have work differ by at most one chunk, whatever they queue and others do") {
   std::mt19937 random(GENERATE(1U, 2U, 3U, 4U, 5U));
   const auto below = [&](std::uint64_t end) { return random() % end; };
   constexpr std::uint64_t chunk_max = 1000;
   Turns turns;
-  std::map<ClientId, std::uint64_t> served;
+  std::map<Process, std::uint64_t> served;
   // One queues a thousand small things at once, the other a large one after another; others come and go.
   for (int i = 0; i < 20'000; ++i) turns.add(ann, Turns::Size::small, {ann, 1 + below(chunk_max), {}});
   add(turns, bob, chunk_max * 20'000);
   for (int step = 0; step < 10'000; ++step) {
-    if (below(3) == 0) add(turns, ClientId{10 + static_cast<std::uint32_t>(below(5))}, 1 + below(3 * chunk_max));
+    if (below(3) == 0) add(turns, process(10 + static_cast<int>(below(5))), 1 + below(3 * chunk_max));
     const Item had = serve(turns, 1 + below(chunk_max));
-    served[had.client] += had.bytes;
+    served[had.process] += had.bytes;
     const auto [less, more] = std::minmax(served[ann], served[bob]);
     REQUIRE(more - less <= chunk_max);
   }
 }
 
-TEST_CASE("one small job waits for at most one chunk of each other client") {
+TEST_CASE("one small job waits for at most one chunk of each other process") {
   const int others = GENERATE(1, 2, 7);
   std::mt19937 random(static_cast<unsigned>(others));
   Turns turns;
   for (int round = 0; round < 500; ++round) {
     for (int other = 0; other < others; ++other)
-      for (int i = 0; i < 16; ++i) add(turns, ClientId{10 + static_cast<std::uint32_t>(other)}, 1 << 20);
+      for (int i = 0; i < 16; ++i) add(turns, process(10 + other), 1 << 20);
     for (auto turn = random() % 100; turn > 0; --turn) serve(turns, 1 + random() % 1000);
     turns.add(ann, Turns::Size::small, {ann, 1, {}});
-    std::map<ClientId, int> before;
-    for (Item had = serve(turns, 1000); had.client != ann; had = serve(turns, 1000)) ++before[had.client];
-    for (const auto& [client, chunks] : before) CHECK(chunks == 1);
+    std::map<Process, int> before;
+    for (Item had = serve(turns, 1000); had.process != ann; had = serve(turns, 1000)) ++before[had.process];
+    for (const auto& [process, chunks] : before) CHECK(chunks == 1);
   }
 }
 
 TEST_CASE("who goes away and comes back for each chunk gets no more than who stays") {
   Turns turns;
-  std::map<ClientId, std::uint64_t> served;
+  std::map<Process, std::uint64_t> served;
   add(turns, ann, 1 << 30);
   for (int step = 0; step < 1000; ++step) {
-    if (served[bob] == 0 || turns.front().client == ann) add(turns, bob, 4000);
-    const Item had = serve(turns, turns.front().client == bob ? 4000 : 1000);
-    served[had.client] += had.bytes;
+    if (served[bob] == 0 || turns.front().process == ann) add(turns, bob, 4000);
+    const Item had = serve(turns, turns.front().process == bob ? 4000 : 1000);
+    served[had.process] += had.bytes;
   }
   CHECK(served[bob] <= served[ann] + 4000);
 }
 
-TEST_CASE("one client's items go in order, and its small ones pass its large ones, but not for ever") {
+TEST_CASE("one process's items go in order, and its small ones pass its large ones, but not for ever") {
   Turns turns;
   add(turns, ann, 8, "first");
   add(turns, ann, 8, "second");
@@ -103,10 +105,10 @@ TEST_CASE("one client's items go in order, and its small ones pass its large one
   CHECK(order.back() == "second");
 }
 
-TEST_CASE("equals take turns, and a client that has had more waits until the others have had as much") {
+TEST_CASE("equals take turns, and a process that has had more waits until the others have had as much") {
   Turns turns;
-  for (const ClientId client : {ann, bob, cid})
-    for (int i = 0; i < 3; ++i) add(turns, client, client == cid ? 21 : 10, std::to_string(client.value));
+  for (const Process& each : {ann, bob, cid})
+    for (int i = 0; i < 3; ++i) add(turns, each, each == cid ? 21 : 10, std::to_string(each.pid));
   CHECK(order_of(turns) == std::vector<std::string>{"1", "2", "3", "1", "2", "1", "2", "3", "3"});
   CHECK(turns.empty());
 }

@@ -1,4 +1,4 @@
-"""Lanes are shared among clients, whatever each of them queues."""
+"""Lanes are shared among processes, whatever each of them queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _behind_many(rank: int, waiting) -> list[str]:
         value = muster.put(np.ones(BYTES, np.uint8))
         half = muster.put(np.ones(BYTES // 2, np.uint8))
         if rank == 0:
-            # The op takes the lowest rank's turns on the lanes, so it is this client's.
+            # The op takes the lowest rank's turns on the lanes, so it is this process's.
             work = group.allreduce(value)
             waiting.set()
             work.result()
@@ -35,8 +35,8 @@ def _behind_many(rank: int, waiting) -> list[str]:
         return over
 
 
-def test_an_op_is_not_stuck_behind_what_another_client_has_queued(own_daemon):
+def test_an_op_is_not_stuck_behind_what_another_process_has_queued(own_daemon):
     _, over = run_ranks(own_daemon, _behind_many, 2, SPAWN.Event())
     assert len(over) == QUEUED + 1
-    # It is over when the other client has had as many bytes: two ops' worth, and what was over before it began.
+    # It is over when the other process has had as many bytes: two ops' worth, and what was over before it began.
     assert over.index("the group's") < QUEUED / 2

@@ -40,11 +40,16 @@ struct World {
 
 class TestClient {
  public:
-  TestClient(World& world, std::uint32_t id, std::uint32_t user = 0) : TestClient(world, id, user, true) {
+  /// A process of its own.
+  TestClient(World& world, std::uint32_t id, std::uint32_t user = 0)
+      : TestClient(world, id, Credentials{user, static_cast<std::int32_t>(1000 + id)}) {}
+  TestClient(World& world, std::uint32_t id, Credentials credentials) : TestClient(world, id, credentials, true) {
     if (!welcomed()) throw std::runtime_error("no welcome");
   }
   /// One whose Welcome may not come at once.
-  static TestClient not_yet_welcome(World& world, std::uint32_t id, bool rings) { return {world, id, 0, rings}; }
+  static TestClient not_yet_welcome(World& world, std::uint32_t id, bool rings) {
+    return {world, id, {0, static_cast<std::int32_t>(1000 + id)}, rings};
+  }
   [[nodiscard]] bool welcomed() { return replies() > 0 && reply().body_type() == wire::Body_Welcome; }
 
   [[nodiscard]] ClientId id() const { return id_; }
@@ -130,6 +135,13 @@ class TestClient {
     ask(out, wire::Body_GroupsQuery, wire::CreateGroupsQuery(out.fbb).Union());
     return *reply().body_as_Groups();
   }
+  /// The ranks that this work of the client still waits for.
+  std::vector<int> missing(ipc::WorkId work) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_MissingQuery, wire::CreateMissingQuery(out.fbb, work.value).Union());
+    const auto& ranks = *reply().body_as_Missing()->ranks();
+    return {ranks.begin(), ranks.end()};
+  }
   const wire::StatusReply& status() {
     FrameBuilder out(++request_);
     ask(out, wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
@@ -153,8 +165,12 @@ class TestClient {
 
   ipc::WorkId contribute(ipc::Kind kind, ipc::ObjectIds objects = {}, int root = 0,
                          Duration timeout = std::chrono::seconds(30), std::string key = {}) {
+    return contribute_as({++works_}, kind, std::move(objects), root, timeout, std::move(key));
+  }
+  ipc::WorkId contribute_as(ipc::WorkId work, ipc::Kind kind, ipc::ObjectIds objects = {}, int root = 0,
+                            Duration timeout = std::chrono::seconds(30), std::string key = {}) {
     ipc::Contribute contribute;
-    contribute.work = {++works_};
+    contribute.work = work;
     contribute.seat = seat;
     contribute.epoch = epoch;
     contribute.kind = kind;
@@ -219,9 +235,9 @@ class TestClient {
   std::uint32_t epoch = 0;
 
  private:
-  TestClient(World& world, std::uint32_t id, std::uint32_t user, bool rings) : world_(world), id_{id} {
+  TestClient(World& world, std::uint32_t id, Credentials credentials, bool rings) : world_(world), id_{id} {
     constexpr std::uint32_t timeout_ms = 1000;
-    world_.node.connected(id_, {user, static_cast<std::int32_t>(1000 + id)}, world_.now);
+    world_.node.connected(id_, credentials, world_.now);
     FrameBuilder out(++request_);
     const auto name = out.fbb.CreateString("test");
     ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version, name, 0, timeout_ms, rings).Union());

@@ -2,6 +2,8 @@
 
 #include <sys/socket.h>
 
+#include <deque>
+
 #include <muster/ipc/socket.hpp>
 
 #include "client.hpp"
@@ -93,6 +95,30 @@ TEST_CASE_METHOD(TwoRanks, "when the last old member goes, the newcomers begin a
   const auto barrier = fourth.contribute(Kind::barrier);
   CHECK(fourth.done(barrier));
   CHECK(third.done(early));
+}
+
+TEST_CASE_METHOD(TwoRanks, "a client may ask for whom its own work waits, until that is over") {
+  const auto one = first.contribute(Kind::barrier);
+  const auto other = first.contribute(Kind::recv, {}, 1);
+  CHECK(first.missing(one) == std::vector{1});
+  CHECK(first.missing(other) == std::vector{1});
+  CHECK(second.missing(one).empty());
+  second.contribute(Kind::barrier);
+  CHECK(first.missing(one).empty());
+}
+
+TEST_CASE_METHOD(TwoRanks, "works whose numbers are hard to tell apart have their outcomes all the same") {
+  const ipc::WorkId work{5};
+  const ipc::WorkId alike{5 + (std::uint64_t{1} << 32)};
+  first.contribute_as(work, Kind::barrier);
+  first.contribute_as(alike, Kind::barrier);
+  first.contribute_as(work, Kind::barrier);
+  CHECK(first.missing(work) == std::vector{1});
+  CHECK(first.missing(alike).empty());
+  for (int i = 0; i < 3; ++i) second.contribute(Kind::barrier);
+  CHECK(first.count(ipc::CompletionType::done) == 3);
+  CHECK(first.done(alike));
+  CHECK(world.node.ops_in_flight() == 0);
 }
 
 TEST_CASE("under wait a replacement is told what it owes and the op completes") {
@@ -512,6 +538,59 @@ TEST_CASE("ops over refs of one process are complete at once, and disagreement i
   client.record(ipc::SubmissionType::combine, combine);
   REQUIRE(client.failed({101}));
   CHECK(client.failed({101})->code() == Code::mismatch);
+}
+
+namespace {
+
+/// Clients that run ops that are large enough for the lanes.
+struct Crowd {
+  TestClient& connect(Credentials credentials) {
+    const auto id = static_cast<std::uint32_t>(clients.size()) + 1;
+    clients.emplace_back(world, id, credentials);
+    return clients.back();
+  }
+  static ipc::ObjectId put(TestClient& client) {
+    constexpr std::size_t floats = 1 << 17;
+    return client.seal(client.lease(1 << 20), 0, std::vector<float>(floats, 1.0F));
+  }
+  /// Whose turns a combine of the client takes.
+  Process combine(TestClient& client) {
+    ipc::Combine combine;
+    combine.work = {1000};
+    combine.ranks = 2;
+    combine.objects = {put(client), put(client)};
+    client.record(ipc::SubmissionType::combine, combine);
+    return world.outside.turns_of.back();
+  }
+  World world;
+  std::deque<TestClient> clients;
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(Crowd, "all connections of a process take turns on the lanes as one") {
+  const auto first = combine(connect({.user = 5, .pid = 70}));
+  CHECK(combine(connect({.user = 5, .pid = 70})) == first);
+  CHECK(combine(connect({.user = 5, .pid = 71})) != first);
+  CHECK(combine(connect({.user = 6, .pid = 70})) != first);
+  // Where the daemon can't see processes, each connection is one.
+  auto& unseen = connect({.user = 5, .pid = 0});
+  const auto one = combine(unseen);
+  CHECK(combine(unseen) == one);
+  CHECK(combine(connect({.user = 5, .pid = 0})) != one);
+}
+
+TEST_CASE_METHOD(Crowd, "a group's op takes the turns of its lowest rank's process, also when that has gone") {
+  auto& zero = connect({.user = 5, .pid = 70});
+  auto& one = connect({.user = 5, .pid = 71});
+  const auto own = combine(connect({.user = 5, .pid = 70}));
+  REQUIRE(zero.join("g", 0, 2));
+  REQUIRE(one.join("g", 1, 2));
+  zero.contribute(Kind::allreduce, {put(zero)});
+  zero.die();
+  one.contribute(Kind::allreduce, {put(one)});
+  REQUIRE(world.outside.turns_of.size() == 2);
+  CHECK(world.outside.turns_of.back() == own);
 }
 
 namespace {

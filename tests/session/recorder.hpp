@@ -44,6 +44,7 @@ class Recorder : public Outside {
     return muster::ipc::create_eventfd();
   }
   void run(Job job) override {
+    turns_of.push_back(job.process);
     Engine::run_inline(job);
     // Like the engine's: the job, and so its lease, ends after `done`.
     const auto kept = std::make_shared<Job>(std::move(job));
@@ -82,6 +83,7 @@ class Recorder : public Outside {
   std::set<ClientId> lifelines;
   std::vector<std::function<void()>> ready;
   std::vector<std::function<void()>> blocked;
+  std::vector<Process> turns_of;  ///< for each job, whose turns on the lanes it took
   bool hold_jobs = false;
   bool hold_blocking = false;
   bool memory_wanted = false;

@@ -94,7 +94,7 @@ Amounts NodeAudit::held() const {
     add_all(running.op->contributions);
   }
   const auto add_ops = [&](const Muster& muster) {
-    muster.for_each_slot([&](const Muster::Slot& slot) {
+    for_each_slot(muster, [&](const Muster::Slot& slot) {
       add(slot.charge);
       if (slot.op) add_all(slot.op->contributions);
     });
@@ -142,6 +142,27 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
   }
 }
 
+/// A muster finds the ops that gather, and no others, by their deadlines and handles, and knows what ranks owe.
+void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& found) {
+  std::size_t gathering = 0;
+  std::vector<std::size_t> owed_bytes(muster.seats_.size());
+  for_each_slot(muster, [&](const Muster::Slot& slot) {
+    if (!slot.gathering()) return;
+    ++gathering;
+    const auto known = muster.by_handle_.find(slot.handle());
+    if (known == muster.by_handle_.end() || &*known != &slot) found.push_back("a handle does not find its op");
+    if (muster.next_deadline() > slot.deadline) found.push_back("a deadline is earlier than the next one");
+    for (std::size_t rank = 0; rank < owed_bytes.size(); ++rank)
+      if (muster.owes(slot, static_cast<int>(rank)) > 0) owed_bytes[rank] += Muster::name_bytes(slot);
+  });
+  if (gathering != muster.gathering_ || gathering != muster.by_deadline_.size() ||
+      gathering != muster.by_handle_.size())
+    found.push_back(std::to_string(gathering) + " ops gather, and others are known");
+  for (std::size_t rank = 0; rank < owed_bytes.size(); ++rank)
+    if (muster.owed_bytes(static_cast<int>(rank)) != owed_bytes[rank])
+      found.push_back("a group does not know what rank " + std::to_string(rank) + " owes");
+}
+
 std::vector<std::string> NodeAudit::contradictions() const {
   std::vector<std::string> found;
   check_places(found);
@@ -169,9 +190,10 @@ std::vector<std::string> NodeAudit::contradictions() const {
       if (known == node_.groups_.end() || known->second != seated.group)
         found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
     }
+  for (const auto& [key, state] : node_.groups_) check_orders(state->muster, found);
   for (const auto& [key, state] : node_.groups_)
-    state->muster.for_each_slot([&, &key = key](const Muster::Slot& slot) {
-      if (slot.error && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
+    for_each_slot(state->muster, [&, &key = key](const Muster::Slot& slot) {
+      if (slot.failure && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
         found.push_back("group '" + key.name + "' remembers a failure in " + std::to_string(slot.remembered_bytes) +
                         " bytes, of which " + std::to_string(slot.charge.amount()) + " are charged");
     });

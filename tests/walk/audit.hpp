@@ -49,6 +49,13 @@ class NodeAudit {
  private:
   [[nodiscard]] std::vector<Node::GroupPtr> groups() const;
   void check_places(std::vector<std::string>& found) const;
+  static void check_orders(const Muster& muster, std::vector<std::string>& found);
+  template <class Visit>
+  static void for_each_slot(const Muster& muster, Visit visit) {
+    for (const auto& slot : muster.ordered_) visit(slot);
+    for (const auto& [channel, slots] : muster.channels_)
+      for (const auto& slot : slots) visit(slot);
+  }
   const Node& node_;
 };
 
