@@ -61,3 +61,9 @@ def test_the_second_example_in_four_processes(environment: dict[str, str], tmp_p
     said = run(["muster", "run", "-n", "4", "--", sys.executable, str(script)], environment)
     for rank in range(4):
         assert f"rank {rank}: copies 0, mean [1.5 1.5 1.5]" in said
+
+
+def test_the_third_example_with_a_pool(environment: dict[str, str], tmp_path: Path):
+    script = tmp_path / "sweep.py"
+    script.write_text(examples()[2])
+    assert run([sys.executable, str(script)], environment) == "mean 0.50\n"
