@@ -26,6 +26,7 @@ struct Call::Handler {
   std::uint64_t limit = 0;
   std::atomic<std::uint64_t> used{0};
   std::atomic<bool> over{false};
+  nb::object previous;  ///< the handler that was there before this one
 };
 
 /// What NumPy calls. It may do so from any thread, and long after the call has ended.
@@ -102,15 +103,28 @@ Call::Call(ConnectionPtr connection) : handler_(new Handler) {
 Call::~Call() { leave(); }
 
 void Call::enter() {
-  previous_ = nb::steal(PyDataMem_SetHandler(capsule_.ptr()));
-  if (!previous_.is_valid()) throw nb::python_error();
+  handler_->previous = nb::steal(PyDataMem_SetHandler(capsule_.ptr()));
+  if (!handler_->previous.is_valid()) throw nb::python_error();
 }
 
+/// Coroutines that are driven by hand share a context, and need not end in the order of their calls: one that is not
+/// the latest leaves the handler to those that came after it.
 void Call::leave() {
-  handler_->over = true;
-  if (!previous_.is_valid()) return;
-  nb::object ours = nb::steal(PyDataMem_SetHandler(previous_.ptr()));
-  previous_.reset();
+  const bool was_over = handler_->over.exchange(true);
+  if (was_over || !handler_->previous.is_valid()) return;
+  nb::object current = nb::steal(PyDataMem_GetHandler());
+  if (current.ptr() != capsule_.ptr()) return;
+  nb::object alive = handler_->previous;
+  for (const Handler* before = of_a_call(alive); before && before->over; before = of_a_call(alive))
+    alive = before->previous;
+  nb::object ours = nb::steal(PyDataMem_SetHandler(alive.ptr()));
+}
+
+/// Null if it is somebody else's.
+const Call::Handler* Call::of_a_call(nb::handle capsule) {
+  const auto* numpy = static_cast<const PyDataMem_Handler*>(PyCapsule_GetPointer(capsule.ptr(), "mem_handler"));
+  if (!numpy) throw nb::python_error();
+  return numpy->allocator.malloc == HandlerFunctions::allocate ? reinterpret_cast<const Handler*>(numpy) : nullptr;
 }
 
 std::uint64_t Call::id() const { return handler_->id; }

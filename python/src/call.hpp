@@ -18,7 +18,7 @@ class Call {
   Call& operator=(const Call&) = delete;
 
   void enter();
-  /// Restores the handler that was there before; no-op if it was restored already.
+  /// Restores the handler that was there before, if this one is still there; no-op if it was restored already.
   void leave();
   [[nodiscard]] std::uint64_t id() const;
   [[nodiscard]] const ConnectionPtr& connection() const;
@@ -26,9 +26,9 @@ class Call {
  private:
   struct Handler;
   friend struct HandlerFunctions;
+  [[nodiscard]] static const Handler* of_a_call(nb::handle capsule);
   nb::object capsule_;  ///< owns handler_
   Handler* handler_;
-  nb::object previous_;
 };
 
 }  // namespace muster::python

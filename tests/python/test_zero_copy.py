@@ -223,6 +223,33 @@ def test_async_functions(muster):
         assert ref.copies == 0
 
 
+class _Pause:
+    def __await__(self):
+        yield
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)])
+def test_coroutines_driven_by_hand_leave_no_handler_behind(muster, order):
+    from numpy._core.multiarray import get_handler_name
+
+    @muster.collective_input
+    async def made(count):
+        array = np.ones(count)
+        await _Pause()
+        return array
+
+    before = get_handler_name()
+    coroutines = [made(100 + i) for i in range(3)]
+    for coroutine in coroutines:
+        coroutine.send(None)
+    for index in order:
+        with pytest.raises(StopIteration) as end:
+            coroutines[index].send(None)
+        np.testing.assert_array_equal(end.value.value.get(), np.ones(100 + index))
+    assert get_handler_name() == before
+    assert get_handler_name(np.ones(3)) == before
+
+
 def test_arrays_kept_across_an_await_are_copied(muster):
     @package.collective_input
     async def make():
