@@ -235,13 +235,14 @@ bool Arena::hand_over(ipc::SegmentId segment) {
   for (const auto& [object, regions] : std::map(contents_.at(segment).sharing)) {
     const auto adopted = objects_.find(object);
     auto& own = adopted->second.regions;
-    const auto there = std::ranges::partition(own, [&](const auto* address) { return !lies_there(address); });
-    for (const auto* address : there) {
-      auto region = regions_.find(address);
+    const auto there =
+        std::partition(own.begin(), own.end(), [&](const auto* address) { return !lies_there(address); });
+    for (auto address = there; address != own.end(); ++address) {
+      auto region = regions_.find(*address);
       region->second.objects = 0;
       release_if_unused(region);
     }
-    own.erase(there.begin(), there.end());
+    own.erase(there, own.end());
     if (!own.empty()) continue;
     forget_released(adopted->second);
     objects_.erase(adopted);

@@ -50,6 +50,12 @@ Result<void> Group::check_settings(const Settings& settings, int rank) const {
   return {};
 }
 
+std::optional<Seat> Group::holder(int rank) const {
+  for (const auto* seats : {&seats_, &newcomers_})
+    if (const auto found = seats->find(rank); found != seats->end()) return found->second;
+  return std::nullopt;
+}
+
 Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
   if (auto checked = check_settings(settings, seat.rank); !checked) return checked.error();
   const auto taken = [&](const char* what) {

@@ -45,6 +45,8 @@ class Group {
     replacement,  ///< takes a lost seat over where it stands (policy wait)
     newcomer,     ///< a member of the next epoch; waits for a reform, or for the last of the old members to go
   };
+  /// Who holds the rank's seat, in this epoch or for the next.
+  [[nodiscard]] std::optional<Seat> holder(int rank) const;
   /// Takes a seat. Invalid if settings differ from the group's, the rank is out of range or taken.
   [[nodiscard]] muster::Result<Joined> join(const Settings& settings, Seat seat);
 

@@ -22,13 +22,14 @@ std::optional<Admission::WaiterId> Admission::request(Payer payer, Size size, Ti
     give_up(done.error());
     return std::nullopt;
   }
-  Waiter& waiter = waiters_.try_emplace(last_id_ + 1, done.error()).first->second;
+  Waiter& waiter = waiters_.try_emplace(last_id_ + 1).first->second;
   waiter.id = ++last_id_;
   waiter.line = &line;
   waiter.size = size;
   waiter.client = payer.client;
   waiter.deadline = deadline;
   waiter.effort = effort;
+  waiter.outcome = std::move(done);
   waiter.attempt = std::move(attempt);
   waiter.give_up = std::move(give_up);
   waiter.tried_at_front = first;
@@ -108,7 +109,7 @@ bool Admission::try_one(Waiter& waiter, Turn turn) {
     return true;
   }
   waiter.attempt = attempt;
-  waiter.last_error = done.error();
+  waiter.outcome = std::move(done);
   return false;
 }
 
@@ -142,7 +143,7 @@ void Admission::expire(TimePoint now) {
   for (std::size_t left = effort_max_; left > 0 && !by_deadline_.empty() && by_deadline_.begin()->deadline <= now;) {
     const auto late = take(waiters_.find(by_deadline_.begin()->id));
     left -= std::min(left, late.mapped().effort);
-    late.mapped().give_up(late.mapped().last_error);
+    late.mapped().give_up(late.mapped().outcome.error());
     any = true;
   }
   if (any) retry();

@@ -66,7 +66,6 @@ class Admission {
   struct Line;
   /// Linked from its line, from the line's small ones, by its deadline, and by its client if it has one.
   struct Waiter : InLine, AmongSmall, ByDeadline, ByClient {
-    explicit Waiter(muster::Error error) : last_error(std::move(error)) {}
     WaiterId id = 0;
     Line* line = nullptr;
     Size size = Size::large;
@@ -75,7 +74,7 @@ class Admission {
     std::size_t effort = 1;
     Attempt attempt;
     GiveUp give_up;
-    muster::Error last_error;
+    muster::Result<void> outcome;  ///< of the latest attempt: OutOfMemory
     bool tried_at_front = false;
   };
   template <class Hook>

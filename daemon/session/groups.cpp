@@ -76,6 +76,17 @@ Result<void> Node::check_owed(const GroupState& state, int rank) {
                "join when their deadlines have passed, and use shorter keys", {rank});
 }
 
+/// Says whose the seat is that is taken.
+Error Node::with_holder(const Error& error, const Client& asks, const std::optional<Seat>& taken) const {
+  const Client* holder = taken ? find(taken->client) : nullptr;
+  if (!holder || error.code() != Code::invalid) return error;
+  if (holder->credentials.pid == asks.credentials.pid)
+    return {error.code(), error.message() + ": this one, which joined before",
+            "use the group that it has, or leave() it first", error.ranks()};
+  return {error.code(), error.message() + ": pid " + std::to_string(holder->credentials.pid), error.hint(),
+          error.ranks()};
+}
+
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
   if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
   auto charge = charge_seat(client.payer());
@@ -90,7 +101,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   auto joined = found.group.join(settings, seat);
   if (!joined) {
     if (found.group.empty()) remove_group(*state);
-    return reply_error(client.id, request, joined.error());
+    return reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
   }
   client.seats.emplace(seat.id, Client::Seated{*state, rank, std::move(*charge)});
   found.results.clear();

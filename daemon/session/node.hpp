@@ -302,6 +302,8 @@ class Node {
     silence,  ///< the members know, or there are none
     tell,     ///< the members have to be told
   };
+  [[nodiscard]] muster::Error with_holder(const muster::Error& error, const Client& asks,
+                                          const std::optional<Seat>& taken) const;
   [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const std::string& how, std::size_t& left,
                                     TimePoint now);
   void lose_all_seats(Client& client, const std::string& how, TimePoint now);

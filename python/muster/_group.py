@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from muster import _muster, _runtime
 from muster._ops import reduce_op
 from muster._ref import Ref, stored_of
-from muster._work import Work
+from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
 
 if TYPE_CHECKING:
@@ -77,11 +77,12 @@ class Group:
 
     def __init__(self, seat: _muster.Seat) -> None:
         self._seat = seat
+        self._name = seat.name
 
     @property
     def name(self) -> str:
         """As given to ``group()``; ``split`` and ``subgroup`` make names of their own from it."""
-        return self._seat.name
+        return self._name
 
     @property
     def rank(self) -> int:
@@ -118,19 +119,29 @@ class Group:
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
-        return Work(self._seat.allreduce(self._stored(x, timeout), reduce_op(op), timeout, key), out)
+        return Work(
+            self._seat.allreduce(self._stored(x, timeout), reduce_op(op), timeout, key),
+            self._about("allreduce", key),
+            out,
+        )
 
     @_takes_its_place
     def reduce(
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
-        return Work(self._seat.reduce(self._stored(x, timeout), root, reduce_op(op), timeout, key), out)
+        return Work(
+            self._seat.reduce(self._stored(x, timeout), root, reduce_op(op), timeout, key),
+            self._about("reduce", key, root),
+            out,
+        )
 
     @_takes_its_place
     def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
-        return Work(self._seat.scan(self._stored(x, timeout), reduce_op(op), timeout, key), out)
+        return Work(
+            self._seat.scan(self._stored(x, timeout), reduce_op(op), timeout, key), self._about("scan", key), out
+        )
 
     @_takes_its_place
     def broadcast(
@@ -138,7 +149,7 @@ class Group:
     ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
         given = [self._stored(x, timeout)] if self.rank == root else []
-        return Work(self._seat.broadcast(given, root, timeout, key), out)
+        return Work(self._seat.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
 
     @_takes_its_place
     def allgather(
@@ -148,12 +159,18 @@ class Group:
 
         With ``stack=True`` it is one array with a new axis 0 of length world_size; dtype and shape must agree.
         """
-        return Work(self._seat.allgather(self._stored(x, timeout), bool(stack), timeout, key), out)
+        return Work(
+            self._seat.allgather(self._stored(x, timeout), bool(stack), timeout, key),
+            self._about("allgather", key),
+            out,
+        )
 
     @_takes_its_place
     def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Like ``allgather``, for ``root`` only; the others get None."""
-        return Work(self._seat.gather(self._stored(x, timeout), root, timeout, key), out)
+        return Work(
+            self._seat.gather(self._stored(x, timeout), root, timeout, key), self._about("gather", key, root), out
+        )
 
     @_takes_its_place
     def scatter(
@@ -161,7 +178,7 @@ class Group:
     ) -> Work:
         """Rank r gets element r of the root's list of world_size values; nothing is moved."""
         given = self._elements(xs, timeout) if self.rank == root else []
-        return Work(self._seat.scatter(given, root, timeout, key), out)
+        return Work(self._seat.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
 
     @_takes_its_place
     def reduce_scatter(
@@ -169,7 +186,11 @@ class Group:
     ) -> Work:
         """Rank r gets the reduction of part r: of every rank's list of world_size values, or of one array whose axis 0
         is split evenly (its length must be a multiple of world_size)."""
-        return Work(self._seat.reduce_scatter(self._parts(x, None, timeout), reduce_op(op), timeout, key), out)
+        return Work(
+            self._seat.reduce_scatter(self._parts(x, None, timeout), reduce_op(op), timeout, key),
+            self._about("reduce_scatter", key),
+            out,
+        )
 
     @_takes_its_place
     def all_to_all(
@@ -188,22 +209,26 @@ class Group:
         whole = not _is_list(xs)
         if splits is not None and not whole:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
-        return Work(self._seat.all_to_all(self._parts(xs, splits, timeout), whole, timeout, key), out)
+        return Work(
+            self._seat.all_to_all(self._parts(xs, splits, timeout), whole, timeout, key),
+            self._about("all_to_all", key),
+            out,
+        )
 
     @_takes_its_place
     def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
         """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
-        return Work(self._seat.send(self._stored(x, timeout), dst, tag, timeout, key))
+        return Work(self._seat.send(self._stored(x, timeout), dst, tag, timeout, key), self._about("send", key, dst))
 
     @_takes_its_place
     def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Gets what rank ``src`` sends with this tag, in order; nothing is moved."""
-        return Work(self._seat.recv(src, tag, timeout, key), out)
+        return Work(self._seat.recv(src, tag, timeout, key), self._about("recv", key, src), out)
 
     @_takes_its_place
     def barrier(self, *, timeout: float | None = None, key: str = "") -> Work:
         """Over when every rank has called it."""
-        return Work(self._seat.barrier(timeout, key))
+        return Work(self._seat.barrier(timeout, key), self._about("barrier", key))
 
     @_takes_its_place
     def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Group | None:
@@ -251,6 +276,9 @@ class Group:
         except Error:
             if error is None:
                 raise
+
+    def _about(self, op: str, key: str, peer: int | None = None) -> About:
+        return op, peer, key, self._name
 
     def __repr__(self) -> str:
         return f"<muster.Group '{self.name}', rank {self.rank} of {self.world_size}>"

@@ -21,6 +21,7 @@ _ALIASES = {
     "maximum": "max",
 }
 _ALLREDUCE, _REDUCE, _BROADCAST, _ALLGATHER, _REDUCE_SCATTER, _ALL_TO_ALL = 1, 2, 4, 5, 8, 9
+_NAMES = {1: "allreduce", 2: "reduce", 4: "broadcast", 5: "allgather", 8: "reduce_scatter", 9: "all_to_all"}
 
 
 def reduce_op(op: Any) -> int:
@@ -88,7 +89,7 @@ def _combine(
     started = _muster.combine(
         _runtime.connection(), kind, inputs, ranks, number, root, 1 if stack else 0, as_list, timeout
     )
-    return Work(started)
+    return Work(started, (_NAMES[kind], None, "", ""))
 
 
 def allreduce_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
@@ -129,7 +130,7 @@ class _Nested(Work):
     __slots__ = ("_ranks",)
 
     def __init__(self, started: _muster.Started, ranks: int) -> None:
-        super().__init__(started)
+        super().__init__(started, (_NAMES[_ALL_TO_ALL], None, "", ""))
         self._ranks = ranks
 
     def result(self, timeout: float | None = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -16,13 +16,19 @@ from muster.errors import Error, Invalid, Timeout
 _watched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
 
 
+#: What a work is called: op, root or peer, key, group ("" for ops over refs).
+About = tuple[str, Optional[int], str, str]
+_FROM = ("broadcast", "scatter", "recv")
+
+
 class Work:
     """An op that was started; it ends with what this rank gets, or with the error that every rank gets."""
 
-    __slots__ = ("__weakref__", "_out", "_started")
+    __slots__ = ("__weakref__", "_about", "_out", "_started")
 
-    def __init__(self, started: _muster.Started, out: Any = None) -> None:
+    def __init__(self, started: _muster.Started, about: About, out: Any = None) -> None:
         self._started = started
+        self._about = about
         self._out = out
 
     def result(self, timeout: float | None = None) -> Any:
@@ -95,7 +101,23 @@ class Work:
         return self.result()
 
     def __repr__(self) -> str:
-        return f"<muster.Work, {'over' if self.done() else 'pending'}>"
+        op, peer, key, group = self._about
+        name = op if peer is None else f"{op} {'from' if op in _FROM else 'to'} {peer}"
+        name += f" {key!r}" if key else ""
+        name += f" in {group!r}" if group else " of refs"
+        if not self.done():
+            return f"<muster.Work: {name}, pending>"
+        error = self.exception()
+        return f"<muster.Work: {name}, {type(error).__name__ if error else 'done'}>"
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise Invalid(f"{self!r} used as an array", "take what it gives: work.result()")
+
+    def __getitem__(self, _: Any) -> Any:
+        raise Invalid(f"{self!r} used as what it gives", "take that first: work.result()")
+
+    def __iter__(self) -> Any:
+        raise Invalid(f"{self!r} used as what it gives", "take that first: work.result()")
 
 
 def _settle(future: asyncio.Future[None]) -> None:
