@@ -77,6 +77,12 @@ Result<std::shared_ptr<Connection>> Connection::open_or_reuse(const ConnectOptio
 
 Error Connection::end_error() const {
   if (inherited_) return Error(Code::daemon_unavailable, "the connection was inherited by fork()", "connect again");
+  // Nobody has to start what runs already.
+  const auto next = existing(welcome_.socket);
+  if (next && next->welcome().incarnation != welcome_.incarnation)
+    return Error(Code::daemon_restarted,
+                 "the daemon at " + welcome_.socket + " that this belonged to has ended, and another one serves there",
+                 "its objects and groups have gone with it: make the refs again, and join the groups again");
   const std::lock_guard lock(end_mutex_);
   return end_error_.value_or(Error(Code::daemon_unavailable, "the connection to the daemon is closed"));
 }

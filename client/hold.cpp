@@ -135,6 +135,7 @@ Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
   for (const auto& ref : inputs) {
     auto hold = usable(ref.hold());
     if (!hold) return hold.error();
+    if ((*hold)->connection != connection && !(*hold)->connection->alive()) return (*hold)->connection->end_error();
     if ((*hold)->connection != connection)
       return Error(Code::invalid,
                    "a ref belongs to another connection than the op: " + (*hold)->connection->welcome().socket +

@@ -284,6 +284,8 @@ import os, select, signal
 import muster
 muster.init(memory="96MiB", pickle_lease=7.5)
 pid = muster.status()["pid"]
+old = muster.put(1)
+group = muster.group("old", rank=0, world_size=1)
 end = os.pidfd_open(pid)
 os.kill(pid, signal.SIGKILL)
 assert select.select([end], [], [], 30)[0]
@@ -296,6 +298,15 @@ while True:
 assert told["pid"] != pid
 assert told["memory_bytes"] == 96 << 20, told
 muster.init(memory="96MiB", pickle_lease=7.5)
+new = muster.put(2)
+for use in (group.barrier, lambda: group.allreduce(new), lambda: muster.allreduce_refs([old, new]).result()):
+    try:
+        use()
+    except muster.DaemonRestarted as error:
+        assert "make the refs again" in error.hint, error.hint
+    else:
+        raise AssertionError(use)
+assert muster.group("old", rank=0, world_size=1).allreduce(new).result(timeout=10) == 2
 try:
     muster.init(pickle_lease=8)
 except muster.Invalid as error:
