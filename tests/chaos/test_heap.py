@@ -260,7 +260,7 @@ def test_replies_that_nobody_reads(daemon):
         plain = manifest(own, 0, [1])
         large = plain[:8] + MIB.to_bytes(4, "little") + plain[12:] + b"s" * MIB
         maker.submit_in_parts(SEAL, seal(maker.object_id(1), large))
-        incarnation = ask(daemon, "status")["incarnation"]
+        incarnation = int(ask(daemon, "status")["incarnation"])
         askers = [RawClient(daemon) for _ in range(40)]
         for asker in askers:
             for _ in range(30):

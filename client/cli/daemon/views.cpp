@@ -91,7 +91,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   JsonWriter json;
   json.begin_object().field("version", text(status.version())).field("pid", status.pid());
   json.field("uptime_s", status.uptime_s()).field("socket", text(status.socket()));
-  json.field("incarnation", status.incarnation()).field("log", text(status.log()));
+  json.field("incarnation", std::to_string(status.incarnation())).field("log", text(status.log()));
   json.field("memory_bytes", status.memory_bytes()).field("memory_used_bytes", status.memory_used_bytes());
   json.field("memory_peak_bytes", status.memory_peak_bytes()).field("objects", status.objects());
   json.field("heap_bytes", status.heap_bytes()).field("heap_used_bytes", status.heap_used_bytes());
