@@ -89,7 +89,7 @@ struct StoreEntry : PickleHook {
   const char* end_reason = "freed";
 };
 
-[[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + std::to_string(id.value); }
+[[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + muster::ipc::text_of(id); }
 
 /// What malloc adds to a block.
 inline constexpr std::uint64_t block_bytes = 32;

@@ -214,7 +214,7 @@ TEST_CASE("an object is lost with the reason") {
     const auto error = error_of(world.store.lookup(id, secret, bob));
     CHECK(error.code() == Code::object_lost);
     CHECK_FALSE(error.hint().empty());
-    CHECK_THAT(error.message(), Contains(std::to_string(id.value)));
+    CHECK_THAT(error.message(), Contains("object " + ipc::text_of(id) + " "));
     return error.message();
   };
   CHECK_THAT(message(freed), Contains("freed"));

@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <string>
 
+#include <muster/ipc/ids.hpp>
+
 #include "../json.hpp"
 #include "../message.hpp"
 #include "../text.hpp"
@@ -119,10 +121,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   return json.text() + "\n";
 }
 
-std::string id_of(const wire::ObjectInfo& object) {
-  // Maker and its counter, as the id is made of.
-  return std::to_string(object.object() >> 32) + ":" + std::to_string(object.object() & 0xffffffffU);
-}
+std::string id_of(const wire::ObjectInfo& object) { return ipc::text_of(ipc::ObjectId{object.object()}); }
 
 std::string holders_of(const wire::ObjectInfo& object) {
   const auto names = texts(object.holders());

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace muster::ipc {
 
@@ -29,6 +30,12 @@ using ObjectId = Id<struct ObjectTag, std::uint64_t>;
   return {(std::uint64_t{maker.value} << 32) | counter};
 }
 [[nodiscard]] constexpr ClientId maker_of(ObjectId object) { return {static_cast<std::uint32_t>(object.value >> 32)}; }
+
+/// As commands and messages show it: "3:17", maker and counter.
+[[nodiscard]] inline std::string text_of(ObjectId object) {
+  constexpr std::uint64_t counter = 0xffffffffU;
+  return std::to_string(maker_of(object).value) + ":" + std::to_string(object.value & counter);
+}
 
 /// 128 random bits: whoever shows them may hold the object.
 struct Capability {
