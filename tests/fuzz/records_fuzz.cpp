@@ -44,7 +44,7 @@ void manifest_round_trip(std::span<const std::byte> body) {
   if (!ipc::decode(bytes).ok()) std::abort();
 }
 
-constexpr std::size_t types = 14;
+constexpr std::size_t types = 15;
 
 void read_as(std::size_t type, std::span<const std::byte> body) {
   switch (type) {
