@@ -29,11 +29,11 @@ struct Tree {
   [[nodiscard]] muster::ipc::CgroupFiles files() const { return {path.string(), (path / "own").string()}; }
 };
 
-/// /work/job, with the files that each folder of version 2 has.
+/// /jobs/one, with the files that each folder of version 2 has.
 struct Unified : Tree {
   Unified() {
-    write("own", "0::/work/job");
-    for (const std::string folder : {"", "work/", "work/job/"}) {
+    write("own", "0::/jobs/one");
+    for (const std::string folder : {"", "jobs/", "jobs/one/"}) {
       write(folder + "cgroup.controllers", "cpu memory");
       write(folder + "memory.current", "1000");
       write(folder + "memory.max", "max");
@@ -45,8 +45,8 @@ struct Unified : Tree {
 /// The same of version 1.
 struct Separate : Tree {
   Separate() {
-    write("own", "5:cpu,cpuacct:/work/job\n3:memory:/work/job\n0::/");
-    for (const std::string folder : {"", "work/", "work/job/"}) {
+    write("own", "5:cpu,cpuacct:/jobs/one\n3:memory:/jobs/one\n0::/");
+    for (const std::string folder : {"", "jobs/", "jobs/one/"}) {
       write("memory/" + folder + "memory.usage_in_bytes", "1000");
       write("memory/" + folder + "memory.limit_in_bytes", "9223372036854771712");
       write("cpu/" + folder + "cpu.cfs_quota_us", "-1");
@@ -62,14 +62,14 @@ TEST_CASE_METHOD(Unified, "version 2: the tightest limit from a process's group 
   CHECK_FALSE(cgroup_memory(files())->limit_bytes);
   CHECK_FALSE(cgroup_cores(files()));
   SECTION("its own") {
-    write("work/job/memory.max", "5000");
-    write("work/job/cpu.max", "150000 100000");
+    write("jobs/one/memory.max", "5000");
+    write("jobs/one/cpu.max", "150000 100000");
   }
   SECTION("its parent's") {
-    write("work/memory.max", "5000");
-    write("work/job/memory.max", "7000");
-    write("work/cpu.max", "150000 100000");
-    write("work/job/cpu.max", "400000 100000");
+    write("jobs/memory.max", "5000");
+    write("jobs/one/memory.max", "7000");
+    write("jobs/cpu.max", "150000 100000");
+    write("jobs/one/cpu.max", "400000 100000");
   }
   SECTION("the root's, in a container that doesn't see where it is") {
     write("own", "0::/somewhere/else");
@@ -84,10 +84,10 @@ TEST_CASE_METHOD(Separate, "version 1: the tightest limit from a process's group
   REQUIRE(cgroup_memory(files()));
   CHECK_FALSE(cgroup_memory(files())->limit_bytes);
   CHECK_FALSE(cgroup_cores(files()));
-  const std::string folder = GENERATE(std::string(), "work/", "work/job/");
+  const std::string folder = GENERATE(std::string(), "jobs/", "jobs/one/");
   write("memory/" + folder + "memory.limit_in_bytes", "5000");
   write("cpu/" + folder + "cpu.cfs_quota_us", "150000");
-  write("memory/work/job/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3");
+  write("memory/jobs/one/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3");
   CHECK(cgroup_memory(files())->limit_bytes == 5000);
   CHECK(cgroup_memory(files())->used_bytes == 1000);
   CHECK(cgroup_memory(files())->oom_kills == 3);
@@ -95,8 +95,8 @@ TEST_CASE_METHOD(Separate, "version 1: the tightest limit from a process's group
 }
 
 TEST_CASE_METHOD(Unified, "what the files should not say is no limit") {
-  write("work/job/cpu.max", "0 0");
-  write("work/job/memory.max", "none");
+  write("jobs/one/cpu.max", "0 0");
+  write("jobs/one/memory.max", "none");
   CHECK_FALSE(cgroup_cores(files()));
   CHECK_FALSE(cgroup_memory(files())->limit_bytes);
 }
