@@ -213,7 +213,7 @@ bool Arena::is_all_shared(ipc::SegmentId segment) const {
          2 * contents.bytes >= segments_.at(segment).mapping.bytes();
 }
 
-std::vector<ipc::SegmentId> Arena::shared(ipc::ObjectId object) {
+std::vector<ipc::SegmentId> Arena::share(ipc::ObjectId object) {
   const std::lock_guard lock(mutex_);
   const auto found = objects_.find(object);
   if (disowned_ || found == objects_.end()) return {};

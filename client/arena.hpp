@@ -80,7 +80,7 @@ class Arena {
   [[nodiscard]] bool has(ipc::ObjectId object) const;
   /// The object is on its way to others, who may let go of it while this process hears of nothing. Segments in which
   /// nothing else lies, if such objects keep more than this process may keep free: see hand_over().
-  [[nodiscard]] std::vector<ipc::SegmentId> shared(ipc::ObjectId object);
+  [[nodiscard]] std::vector<ipc::SegmentId> share(ipc::ObjectId object);
   /// This process writes no more into the segment, and unmaps it. False if something else lies there by now.
   [[nodiscard]] bool hand_over(ipc::SegmentId segment);
 

@@ -169,7 +169,7 @@ Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono
 }
 
 Result<void> Connection::share(ipc::ObjectId object) {
-  for (const auto segment : arena_->shared(object)) {
+  for (const auto segment : arena_->share(object)) {
     // What somebody views here stays mapped, and so its memory stays, too.
     if (!segments_->forget(segment) || !arena_->hand_over(segment)) continue;
     Scratch body;
