@@ -36,9 +36,12 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
     connection->arena().object_gone(record.object);
     return error;
   };
-  if (record.manifest.structure.size() > ipc::structure_bytes_max)
-    return fail(Error(Code::invalid, "a structure of " + std::to_string(record.manifest.structure.size()) + " bytes",
-                      "use fewer or shorter keys"));
+  const std::size_t words = std::max(record.manifest.structure.size(), record.manifest.guise.size());
+  if (words > ipc::structure_bytes_max)
+    return fail(Error(
+        Code::invalid,
+        "a structure of " + std::to_string(words) + " bytes, more than " + std::to_string(ipc::structure_bytes_max),
+        "use fewer or shorter keys"));
   record.capability = connection->random_capability();
   Scratch body;
   ipc::write(record, *body);

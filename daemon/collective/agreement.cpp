@@ -4,6 +4,8 @@
 #include <bit>
 #include <vector>
 
+#include <muster/ipc/structure.hpp>
+
 #include "collective/messages.hpp"
 
 namespace musterd {
@@ -14,10 +16,14 @@ using muster::ipc::Kind;
 using muster::ipc::Layout;
 using muster::ipc::Leaf;
 using muster::ipc::Manifest;
+using muster::ipc::Outline;
 
 namespace {
 
 constexpr std::size_t fields_named_max = 4;
+/// Of larger structures messages number the leaves instead of naming them: others wait while names are looked up.
+constexpr std::size_t outline_nodes_max = 4096;
+constexpr std::size_t structure_shown_max = 120;
 
 /// What must be equal between the inputs of two ranks.
 enum class Shapes : std::uint8_t {
@@ -74,8 +80,8 @@ bool same_shape(std::span<const std::int64_t> a, std::span<const std::int64_t> b
                     b.begin() + static_cast<std::ptrdiff_t>(skipped));
 }
 
-/// Whether nothing at all differs but where the bytes lie. Mostly true, and quickly known: everybody else waits while
-/// bundles of thousands of leaves are compared.
+/// Whether nothing at all differs that matters to ranks of one op. Mostly true, and quickly known: everybody else waits
+/// while bundles of thousands of leaves are compared.
 bool alike(const Manifest& a, const Manifest& b) {
   if (&a == &b) return true;
   if (a.leaves.size() != b.leaves.size() || a.structure != b.structure) return false;
@@ -113,12 +119,24 @@ class Comparison {
 
   /// The same, put into words only if they will be read: thousands of leaves may differ.
   template <class Value>
-  void add_of_leaf(const char* field, std::size_t leaf, const std::string& of_input, Value present, Value newcomer) {
+  void add_of_leaf(const char* field, std::size_t leaf, const std::optional<Outline>& outline,
+                   const std::string& of_input, Value present, Value newcomer) {
     if (differences_.count >= fields_named_max) {
       ++differences_.count;
       return;
     }
-    add(std::string(field) + " of leaf " + std::to_string(leaf) + of_input, text(present), text(newcomer));
+    add(field + of_leaf(leaf, outline) + of_input, text(present), text(newcomer));
+  }
+
+  static std::optional<Outline> outline_of(std::string_view structure) {
+    return muster::ipc::outline_of(structure, outline_nodes_max);
+  }
+
+  /// " of layer2.w"; nothing where the value is one array.
+  static std::string of_leaf(std::size_t leaf, const std::optional<Outline>& outline) {
+    const auto path = outline ? path_of_leaf(*outline, leaf) : std::nullopt;
+    if (!path) return " of leaf " + std::to_string(leaf);
+    return path->empty() ? "" : " of " + *path;
   }
 
   static std::string text(muster::DType dtype) { return std::string(name(dtype)); }
@@ -136,17 +154,31 @@ class Comparison {
   void compare_manifests(std::size_t input, const Manifest& a, const Manifest& b, Shapes rule) {
     if (alike(a, b)) return;
     const std::string of_input = present_.inputs.size() > 1 ? " of input " + std::to_string(input) : "";
+    // Several leaves without a structure: C++ bundles have no names.
+    const bool unnamed = a.structure.empty() && a.leaves.size() > 1;
+    const auto outline = unnamed ? std::nullopt : outline_of(a.structure);
+    // Leaves alike under other names would be reduced into each other's places.
+    if (is_reduction(present_.kind) && a.structure != b.structure)
+      return compare_structures(outline, outline_of(b.structure), of_input);
     if (a.leaves.size() != b.leaves.size())
       return add("number of leaves" + of_input, std::to_string(a.leaves.size()), std::to_string(b.leaves.size()));
     for (std::size_t leaf = 0; leaf < a.leaves.size(); ++leaf) {
       const Leaf& x = a.leaves[leaf];
       const Leaf& y = b.leaves[leaf];
-      if (x.dtype != y.dtype) add_of_leaf("dtype", leaf, of_input, x.dtype, y.dtype);
-      if (!same_shape(a.shape(x), b.shape(y), rule)) add_of_leaf("shape", leaf, of_input, a.shape(x), b.shape(y));
+      if (x.dtype != y.dtype) add_of_leaf("dtype", leaf, outline, of_input, x.dtype, y.dtype);
+      if (!same_shape(a.shape(x), b.shape(y), rule))
+        add_of_leaf("shape", leaf, outline, of_input, a.shape(x), b.shape(y));
     }
-    // Leaves alike under other names would be reduced into each other's places.
-    if (is_reduction(present_.kind) && a.structure != b.structure)
-      add("structure (containers, keys or constants)" + of_input, "one", "another");
+  }
+
+  /// What the two differ in first, and both of them.
+  void compare_structures(const std::optional<Outline>& a, const std::optional<Outline>& b,
+                          const std::string& of_input) {
+    const auto difference = a && b ? difference_between(*a, *b) : std::nullopt;
+    if (!difference) return add("structure (containers, keys or constants)" + of_input, "one", "another");
+    add((difference->path.empty() ? "the value" : difference->path) + of_input, difference->first, difference->second);
+    if (a->letter == muster::ipc::node::leaf || b->letter == muster::ipc::node::leaf) return;
+    add("structure" + of_input, text_of(*a, structure_shown_max), text_of(*b, structure_shown_max));
   }
 
   const Contribution& present_;

@@ -34,7 +34,7 @@ using Column = muster::ipc::SmallVector<const Input*, 8>;
 
 std::uint64_t bytes_of(const Manifest& manifest) {
   return manifest.leaves.size() * sizeof(Leaf) + manifest.dims.size() * sizeof(std::int64_t) +
-         manifest.structure.size();
+         manifest.structure.size() + manifest.guise.size();
 }
 
 /// What an op amounts to, worked out before anything is built.
@@ -379,6 +379,7 @@ class Planner {
   std::size_t add_output(const Manifest& like) {
     PlannedOutput output;
     output.manifest.structure = like.structure;
+    output.manifest.guise = like.guise;
     output.manifest.leaves.reserve(like.leaves.size());
     output.manifest.dims.reserve(like.dims.size() + like.leaves.size());
     plan_.outputs.push_back(std::move(output));

@@ -104,7 +104,7 @@ Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> o
       return found;
     }
     leaves += (*object)->manifest.leaves.size();
-    structure_bytes += (*object)->manifest.structure.size();
+    structure_bytes += (*object)->manifest.structure.size() + (*object)->manifest.guise.size();
     inputs.push_back(input_of(*object));
   }
   if (leaves > leaves_per_call_max) found = at_most(leaves, "arrays", leaves_per_call_max);

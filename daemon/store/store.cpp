@@ -19,7 +19,7 @@ namespace {
 std::uint64_t metadata_bytes(const Object& object) {
   const Manifest& manifest = object.manifest;
   return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const std::byte*)) +
-         manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size() +
+         manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size() + manifest.guise.size() +
          object.segments.size() * (sizeof(SegmentPtr) + sizeof(Resident));
 }
 void place_leaf(Object& object, const SegmentPtr& segment, std::uint64_t offset) {

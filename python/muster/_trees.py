@@ -38,7 +38,7 @@ def sort_out(value: Any) -> tuple[Any, ...]:
     if isinstance(value, np.ma.MaskedArray):
         raise Invalid("a masked array can't be stored: its mask would be lost", "return data and mask, or use filled()")
     if isinstance(value, np.ndarray):
-        return _numpy(np.asarray(value))
+        return ("array", np.asarray(value), "M" if isinstance(value, np.matrix) else "A", None)
     if isinstance(value, type):
         return ("constant",)  # whatever its instances can do
     torch = sys.modules.get("torch")
@@ -46,21 +46,20 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return _from_torch(torch, value)
     if hasattr(value, "__cuda_array_interface__"):
         raise _no_gpu(kind.__name__)
+    if hasattr(value, "__dataframe__") or kind.__module__.partition(".")[0] == "pandas":
+        raise Invalid(
+            f"a {kind.__name__} can't be stored whole: its labels would be lost",
+            "return its columns as a dict of arrays, or value.to_numpy()",
+        )
     if kind.__module__.partition(".")[0] in ("jax", "jaxlib"):
         return ("array", np.asarray(value), "J", None)
     if isinstance(getattr(value, "__muster_ref__", None), bool):
-        return _numpy(np.asarray(value))
+        return ("array", np.asarray(value), "A", None)
     if hasattr(value, "__dlpack__"):
-        return _numpy(np.from_dlpack(value))
+        return ("array", np.from_dlpack(value), "A", None)
     if hasattr(value, "__array__"):
-        return _numpy(np.asarray(value))
+        return ("array", np.asarray(value), "A", None)
     return ("constant",)
-
-
-def _numpy(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return ("array", array, "A", None)
 
 
 def _no_gpu(what: str) -> Invalid:

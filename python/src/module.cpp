@@ -38,7 +38,10 @@ int bfloat16_number() {
 }  // namespace
 
 std::optional<DType> dtype_of(PyArray_Descr* descr) {
-  if (!PyArray_ISNBO(descr->byteorder)) return std::nullopt;
+  return PyArray_ISNBO(descr->byteorder) ? dtype_in_any_order(descr) : std::nullopt;
+}
+
+std::optional<DType> dtype_in_any_order(PyArray_Descr* descr) {
   for (std::size_t i = 0; i < dtype_count; ++i)
     if (numpy_numbers[i] == descr->type_num) return static_cast<DType>(i);
   // The platform's other 64-bit integers.

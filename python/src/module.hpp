@@ -39,6 +39,8 @@ inline void value_or_raise(const Result<void>& result) {
 
 /// Muster's dtype of a NumPy descriptor in native byte order; nothing if the store has none.
 [[nodiscard]] std::optional<DType> dtype_of(PyArray_Descr* descr);
+/// The same of one in any byte order.
+[[nodiscard]] std::optional<DType> dtype_in_any_order(PyArray_Descr* descr);
 /// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
 [[nodiscard]] PyArray_Descr* descr_of(DType dtype);
 

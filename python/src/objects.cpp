@@ -48,17 +48,20 @@ nb::object array_over(const void* data, PyArray_Descr* descr, std::span<const st
   return array;
 }
 
-/// Copies an array of any strides into dense memory.
+bool is_native(PyArrayObject* array) { return PyArray_ISNBO(PyArray_DESCR(array)->byteorder); }
+
+/// Copies an array of any strides and byte order into dense memory in the machine's.
 void copy_dense(PyArrayObject* from, void* to) {
-  if (PyArray_IS_C_CONTIGUOUS(from)) {
+  if (PyArray_IS_C_CONTIGUOUS(from) && is_native(from)) {
     const auto bytes = static_cast<std::size_t>(PyArray_NBYTES(from));
     const auto copy = [&, data = PyArray_DATA(from)] { return std::memcpy(to, data, bytes); };
     bytes < long_copy_bytes ? copy() : unlocked(copy);
     return;
   }
-  Py_INCREF(PyArray_DESCR(from));
-  nb::object dense = nb::steal(PyArray_NewFromDescr(&PyArray_Type, PyArray_DESCR(from), PyArray_NDIM(from),
-                                                    PyArray_DIMS(from), nullptr, to, NPY_ARRAY_WRITEABLE, nullptr));
+  PyArray_Descr* descr = PyArray_DescrNewByteorder(PyArray_DESCR(from), NPY_NATIVE);
+  if (!descr) throw nb::python_error();
+  nb::object dense = nb::steal(PyArray_NewFromDescr(&PyArray_Type, descr, PyArray_NDIM(from), PyArray_DIMS(from),
+                                                    nullptr, to, NPY_ARRAY_WRITEABLE, nullptr));
   if (!dense.is_valid() || PyArray_CopyInto(as_array(dense), from) != 0) throw nb::python_error();
 }
 
@@ -79,8 +82,9 @@ class Depositor {
     for (std::size_t i = 0; i < leaves.size(); ++i) add(leaves[i], regions[i]);
   }
 
-  PyRef seal(std::string structure) {
-    manifest_.structure = std::move(structure);
+  PyRef seal(Description description) {
+    manifest_.structure = std::move(description.structure);
+    manifest_.guise = std::move(description.guise);
     std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
     addresses.insert(addresses.end(), made_.begin(), made_.end());
     const detail::CallDeadline deadline(timeout_);
@@ -136,7 +140,7 @@ class Depositor {
     made_.push_back(to);
     copy_dense(array, to);
     // A scalar has no memory that could have been shared.
-    if (leaf.kind != LeafKind::scalar) ++copies_;
+    if (!leaf.is_scalar) ++copies_;
     copied_bytes_ += bytes;
     const auto region = connection_->arena().find(to);
     place(region->segment, region->offset, leaf, shape);
@@ -170,7 +174,7 @@ PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t ca
   if (call != 0 && root_references > 0) sole = sole_owners(tree, root, root_references);
   Depositor depositor(connection, timeout);
   depositor.add(tree.leaves, sole, call);
-  return depositor.seal(std::move(tree.structure));
+  return depositor.seal(std::move(tree.description));
 }
 
 namespace {
@@ -231,7 +235,7 @@ Opened open_or_raise(const Ref& ref) {
 
 /// No other user makes this process import a library.
 LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
-  if (makers == ipc::Makers::one_user || given == LeafKind::numpy || given == LeafKind::scalar) return given;
+  if (makers == ipc::Makers::one_user || given == LeafKind::numpy || given == LeafKind::matrix) return given;
   const char* library = given == LeafKind::torch ? "torch" : "jax.numpy";
   const bool imported = PyDict_GetItemString(PyImport_GetModuleDict(), library) != nullptr;
   return imported ? given : LeafKind::numpy;
@@ -259,7 +263,7 @@ Result<Opened> open(const Ref& ref, Timeout timeout) {
 
 nb::object value_of(const Opened& opened) {
   const auto& manifest = opened.hold()->manifest;
-  if (manifest.structure.empty() && manifest.leaves.size() == 1) {
+  if (manifest.structure.empty() && manifest.guise.empty() && manifest.leaves.size() == 1) {
     const auto& view = opened.views.front();
     return array_over(view.data(), descr_of(view.dtype()), view.shape(), opening_capsule(opened.opening), false);
   }
@@ -269,15 +273,17 @@ nb::object value_of(const Opened& opened) {
     const auto& view = opened.views[index];
     const LeafKind kind = kind_to_make(given, manifest.makers);
     PyArray_Descr* descr = descr_for(kind, leaf.dtype);
-    if (kind == LeafKind::numpy || kind == LeafKind::scalar) {
+    if (kind == LeafKind::numpy || kind == LeafKind::matrix) {
       if (!keeper.is_valid()) keeper = opening_capsule(opened.opening);
-      return array_over(view.data(), descr, view.shape(), keeper, false);
+      nb::object array = array_over(view.data(), descr, view.shape(), keeper, false);
+      const bool is_matrix = kind == LeafKind::matrix && view.shape().size() == 2;
+      return is_matrix ? nb::object(array.attr("view")(nb::module_::import_("numpy").attr("matrix"))) : array;
     }
     nb::object array = private_view(opened.opening, leaf, view.data(), descr);
     const char letter[] = {static_cast<char>(kind), '\0'};
     return nb::module_::import_("muster._trees").attr("from_numpy")(array, letter, std::string(name(leaf.dtype)));
   };
-  return put_together(manifest.structure, manifest.leaves.size(), manifest.makers, std::ref(make_leaf));
+  return put_together(manifest.structure, manifest.guise, manifest.leaves.size(), manifest.makers, std::ref(make_leaf));
 }
 
 nb::object private_array(const Ref& ref, std::size_t index) {
@@ -386,13 +392,14 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
   const auto& manifest = opened.hold()->manifest;
   std::vector<PyRef> parts;
   std::size_t at = 0;
-  for (auto& child : children_of(manifest.structure)) {
+  for (auto& child : children_of(manifest.structure, manifest.guise)) {
     ipc::Manifest part;
     for (std::size_t i = 0; i < child.leaves; ++i, ++at) {
       const auto& leaf = manifest.leaves.at(at);
       value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
     }
-    part.structure = std::move(child.structure);
+    part.structure = std::move(child.description.structure);
+    part.guise = std::move(child.description.guise);
     parts.push_back({value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold()), std::move(part)); })), 0});
   }
   return parts;
@@ -431,7 +438,7 @@ void bind_objects(nb::module_& module) {
       .def_prop_ro("plain",
                    [](const PyRef& self) {
                      const auto structure = described(self).structure();
-                     return structure.empty() || structure.size() == 1;
+                     return structure.empty();
                    })
       .def_prop_ro("structure", [](const PyRef& self) { return readable(described(self).structure()); })
       .def_prop_ro("alive", [](const PyRef& self) { return self.ref.valid(); })
@@ -484,16 +491,19 @@ void bind_objects(nb::module_& module) {
   module.def(
       "take_apart",
       [](nb::handle value) {
-        const Tree tree = take_apart(value);
+        const auto [description, found] = take_apart(value);
         nb::list leaves;
-        for (const auto& leaf : tree.leaves) leaves.append(leaf.array);
-        return nb::make_tuple(nb::bytes(tree.structure.data(), tree.structure.size()), leaves);
+        for (const auto& leaf : found) leaves.append(leaf.array);
+        return nb::make_tuple(nb::bytes(description.structure.data(), description.structure.size()),
+                              nb::bytes(description.guise.data(), description.guise.size()), leaves);
       },
       nb::arg("value").none());
-  module.def("put_together", [](const nb::bytes& structure, const std::vector<nb::object>& leaves, bool data_only) {
+  module.def("put_together", [](const nb::bytes& structure, const nb::bytes& guise,
+                                const std::vector<nb::object>& leaves, bool data_only) {
     const auto makers = data_only ? ipc::Makers::several_users : ipc::Makers::one_user;
     const auto make_leaf = [&](std::size_t index, LeafKind) { return leaves[index]; };
-    return put_together({structure.c_str(), structure.size()}, leaves.size(), makers, std::ref(make_leaf));
+    return put_together({structure.c_str(), structure.size()}, {guise.c_str(), guise.size()}, leaves.size(), makers,
+                        std::ref(make_leaf));
   });
   module.def("probe_call", &probe_call);
   module.def("probe_argument", &probe_argument);

@@ -2,11 +2,20 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <numeric>
+#include <optional>
 #include <utility>
 
-#include "structure_reader.hpp"
+#include <muster/ipc/structure_reader.hpp>
 
 namespace muster::python {
+
+namespace node = ipc::node;
+using ipc::Atom;
+using ipc::ClassName;
+using ipc::DamagedStructure;
+using ipc::StructureReader;
 
 namespace {
 
@@ -20,28 +29,44 @@ nb::object owned(PyObject* made) {
   return nb::steal(made);
 }
 
+void append_number(std::string& bytes, std::size_t number) {
+  const auto written = static_cast<std::uint32_t>(number);
+  bytes.append(reinterpret_cast<const char*>(&written), sizeof written);
+}
+
+std::string guise_of(std::string_view kinds, std::string_view orders) {
+  const bool plain = kinds.find_first_not_of(static_cast<char>(LeafKind::numpy)) == std::string_view::npos;
+  if (plain) kinds = {};
+  if (plain && orders.empty()) return {};
+  std::string guise;
+  append_number(guise, kinds.size());
+  return guise.append(kinds).append(orders);
+}
+
 }  // namespace
 
 // ---- writing ----
 
-std::string StructureWriter::take() && {
-  if (bytes_.size() == 1 && bytes_.front() == static_cast<char>(LeafKind::numpy)) return {};
-  return std::move(bytes_);
+Description StructureWriter::take() && {
+  if (bytes_.size() == 1 && bytes_.front() == node::leaf) bytes_.clear();
+  return {std::move(bytes_), guise_of(kinds_, orders_)};
 }
 
-void StructureWriter::number(std::size_t number) {
-  const auto written = static_cast<std::uint32_t>(number);
-  bytes_.append(reinterpret_cast<const char*>(&written), sizeof written);
+void StructureWriter::leaf(LeafKind kind) {
+  bytes_.push_back(node::leaf);
+  kinds_.push_back(static_cast<char>(kind));
 }
+
+void StructureWriter::number(std::size_t number) { append_number(bytes_, number); }
 
 void StructureWriter::text(std::string_view bytes) {
   number(bytes.size());
   bytes_.append(bytes);
 }
 
-void StructureWriter::dict(const std::vector<nb::object>& keys, int depth) {
+void StructureWriter::dict(const Objects& keys, Objects& values, int depth) {
   bytes_.push_back(node::dict);
-  this->keys(keys, depth);
+  this->keys(keys, values, depth);
 }
 
 void StructureWriter::list(std::size_t items) {
@@ -54,9 +79,40 @@ void StructureWriter::tuple(std::size_t items) {
   number(items);
 }
 
-void StructureWriter::keys(const std::vector<nb::object>& keys, int depth) {
+/// In an order of their bytes, so that dicts with equal keys have equal structures; the order they had is noted.
+void StructureWriter::keys(const Objects& keys, Objects& values, int depth) {
+  const std::size_t which = dicts_++;
   number(keys.size());
-  for (const auto& key : keys) part(key, depth + 1);
+  const std::size_t begin = bytes_.size();
+  std::vector<std::size_t> ends;
+  ends.reserve(keys.size());
+  for (const auto& key : keys) {
+    part(key, depth + 1);
+    ends.push_back(bytes_.size());
+  }
+  const auto written = [&](std::size_t key) {
+    const std::size_t from = key == 0 ? begin : ends[key - 1];
+    return std::string_view(bytes_).substr(from, ends[key] - from);
+  };
+  std::vector<std::size_t> sorted(keys.size());
+  std::iota(sorted.begin(), sorted.end(), std::size_t{0});
+  const auto before = [&](std::size_t a, std::size_t b) { return written(a) < written(b); };
+  if (std::is_sorted(sorted.begin(), sorted.end(), before)) return;
+
+  std::sort(sorted.begin(), sorted.end(), before);
+  std::string in_order;
+  Objects values_in_order;
+  std::vector<std::size_t> places(keys.size());
+  for (std::size_t place = 0; place < sorted.size(); ++place) {
+    in_order += written(sorted[place]);
+    values_in_order.push_back(std::move(values[sorted[place]]));
+    places[sorted[place]] = place;
+  }
+  bytes_.replace(begin, std::string::npos, in_order);
+  values = std::move(values_in_order);
+  append_number(orders_, which);
+  append_number(orders_, places.size());
+  for (const std::size_t place : places) append_number(orders_, place);
 }
 
 void StructureWriter::constant(nb::handle object, int depth) {
@@ -73,8 +129,8 @@ void StructureWriter::constant(nb::handle object, int depth) {
 
 /// A constant, or a part of one.
 void StructureWriter::part(nb::handle object, int depth) {
-  if (depth > depth_max)
-    raise(Error(Code::invalid, "a constant nests deeper than " + std::to_string(depth_max) + " levels"));
+  if (depth > structure_depth_max)
+    raise(Error(Code::invalid, "a constant nests deeper than " + std::to_string(structure_depth_max) + " levels"));
   PyObject* item = object.ptr();
   if (PyUnicode_CheckExact(item)) return string(object);
   if (PyLong_CheckExact(item)) return integer(object);
@@ -121,7 +177,7 @@ void StructureWriter::string(nb::handle object) {
   text({PyBytes_AS_STRING(bytes.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.ptr()))});
 }
 
-void StructureWriter::parts(char node, const std::vector<nb::object>& items, int depth) {
+void StructureWriter::parts(char node, const Objects& items, int depth) {
   bytes_.push_back(node);
   number(items.size());
   for (const auto& item : items) part(item, depth + 1);
@@ -151,7 +207,7 @@ void StructureWriter::pickle(nb::handle object) {
   text({pickled.c_str(), pickled.size()});
 }
 
-void StructureWriter::instance(const nb::tuple& sorted, int depth) {
+void StructureWriter::instance(const nb::tuple& sorted, Objects& values, int depth) {
   const bool has_fields = nb::cast<std::string>(sorted[0]) == "class";
   const nb::tuple recipe =
       has_fields ? nb::make_tuple(sorted[1], nb::none(), nb::tuple()) : nb::cast<nb::tuple>(sorted[1]);
@@ -170,9 +226,9 @@ void StructureWriter::instance(const nb::tuple& sorted, int depth) {
   } else if (!recipe[1].is_none()) {
     const nb::tuple extra = nb::cast<nb::tuple>(recipe[2]);
     factory(extra.empty() ? nb::none() : nb::object(extra[0]));
-    std::vector<nb::object> found;
+    Objects found;
     for (const nb::handle key : nb::cast<nb::tuple>(recipe[1])) found.push_back(nb::borrow(key));
-    keys(found, depth);
+    keys(found, values, depth);
   } else {
     number(children.size());
   }
@@ -200,7 +256,7 @@ nb::object text_from(std::string_view bytes) {
   PyObject* made = PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "surrogatepass");
   if (made) return nb::steal(made);
   PyErr_Clear();
-  damaged();
+  throw DamagedStructure();
 }
 
 nb::object bytes_from(std::string_view bytes) {
@@ -217,18 +273,102 @@ nb::object integer_from(std::string_view bytes) {
   return type.attr("from_bytes")(bytes_from(bytes), "little", nb::arg("signed") = true);
 }
 
+/// Reads a guise. Whoever wrote it may be hostile.
+class Guise {
+ public:
+  explicit Guise(std::string_view text) : rest_(text) {
+    if (text.empty()) return;
+    kinds_ = take(number());
+    while (!rest_.empty()) {
+      const std::size_t dict = number();
+      if (!orders_.empty() && dict <= orders_.back().dict) throw DamagedStructure();
+      const std::size_t keys = number();
+      orders_.push_back({dict, take(keys * sizeof(std::uint32_t))});
+    }
+  }
+
+  [[nodiscard]] LeafKind kind(std::size_t leaf) const {
+    if (kinds_.empty()) return LeafKind::numpy;
+    if (leaf >= kinds_.size()) throw DamagedStructure();
+    switch (const auto kind = static_cast<LeafKind>(kinds_[leaf])) {
+      case LeafKind::numpy:
+      case LeafKind::matrix:
+      case LeafKind::torch:
+      case LeafKind::jax: return kind;
+    }
+    throw DamagedStructure();
+  }
+
+  /// The place in the structure of the dict's first key, its second and so on. Nothing: they have the structure's
+  /// order.
+  [[nodiscard]] std::optional<std::vector<std::size_t>> places(std::size_t dict, std::size_t keys) const {
+    const auto found = first_from(dict);
+    if (found == orders_.end() || found->dict != dict) return std::nullopt;
+    if (found->places.size() != keys * sizeof(std::uint32_t)) throw DamagedStructure();
+    std::vector<std::size_t> places;
+    std::vector<bool> taken(keys);
+    for (std::size_t i = 0; i < keys; ++i) {
+      std::uint32_t place = 0;
+      std::memcpy(&place, found->places.data() + i * sizeof place, sizeof place);
+      if (place >= keys || taken[place]) throw DamagedStructure();
+      taken[place] = true;
+      places.push_back(place);
+    }
+    return places;
+  }
+
+  /// That of a part of the value.
+  [[nodiscard]] std::string slice(std::size_t leaf, std::size_t leaves, std::size_t dict, std::size_t dicts) const {
+    if (!kinds_.empty() && leaf + leaves > kinds_.size()) throw DamagedStructure();
+    std::string orders;
+    for (auto order = first_from(dict); order != orders_.end() && order->dict < dict + dicts; ++order) {
+      append_number(orders, order->dict - dict);
+      append_number(orders, order->places.size() / sizeof(std::uint32_t));
+      orders += order->places;
+    }
+    return guise_of(kinds_.empty() ? kinds_ : kinds_.substr(leaf, leaves), orders);
+  }
+
+ private:
+  struct Order {
+    std::size_t dict = 0;
+    std::string_view places;
+  };
+
+  std::string_view take(std::size_t bytes) {
+    if (rest_.size() < bytes) throw DamagedStructure();
+    const auto taken = rest_.substr(0, bytes);
+    rest_.remove_prefix(bytes);
+    return taken;
+  }
+  std::size_t number() {
+    std::uint32_t value = 0;
+    std::memcpy(&value, take(sizeof value).data(), sizeof value);
+    return value;
+  }
+  [[nodiscard]] std::vector<Order>::const_iterator first_from(std::size_t dict) const {
+    return std::lower_bound(orders_.begin(), orders_.end(), dict,
+                            [](const Order& order, std::size_t wanted) { return order.dict < wanted; });
+  }
+
+  std::string_view rest_;
+  std::string_view kinds_;
+  std::vector<Order> orders_;
+};
+
 /// Builds the value.
 class Builder {
  public:
   using Value = nb::object;
   using Values = std::vector<Value>;
 
-  Builder(std::size_t leaves, ipc::Makers makers, const MakeLeaf& make_leaf)
-      : leaves_(leaves), data_only_(makers == ipc::Makers::several_users), make_leaf_(make_leaf) {}
+  Builder(const Guise& guise, std::size_t leaves, ipc::Makers makers, const MakeLeaf& make_leaf)
+      : guise_(guise), leaves_(leaves), data_only_(makers == ipc::Makers::several_users), make_leaf_(make_leaf) {}
 
-  Value leaf(LeafKind kind) {
+  Value leaf() {
     if (used_ >= leaves_) raise(Error(Code::invalid, "an object's structure has more leaves than the object"));
-    return make_leaf_(used_++, kind);
+    const std::size_t index = used_++;
+    return make_leaf_(index, guise_.kind(index));
   }
 
   Value atom(const Atom& atom) {
@@ -264,16 +404,18 @@ class Builder {
     return tuple;
   }
 
-  Value dict(Values&& keys, Values&& values) {
+  Value dict(std::size_t which, Values&& keys, Values&& values) {
     count_hashed(keys);
+    put_in_order(which, keys, values);
     nb::object dict = owned(PyDict_New());
     for (std::size_t i = 0; i < keys.size(); ++i)
       if (PyDict_SetItem(dict.ptr(), keys[i].ptr(), values[i].ptr()) != 0) throw nb::python_error();
     return dict;
   }
 
-  Value instance(const ClassName& name, Values&& factory, std::vector<std::string_view>&& fields, Values&& keys,
-                 Values&& values) {
+  Value instance(const ClassName& name, std::size_t which, Values&& factory, std::vector<std::string_view>&& fields,
+                 Values&& keys, Values&& values) {
+    if (name.form == node::dict) put_in_order(which, keys, values);
     if (name.form == node::named_tuple || name.form == node::dataclass)
       for (const auto field : fields) keys.push_back(text_from(field));
     else count_hashed(keys);
@@ -284,6 +426,20 @@ class Builder {
   }
 
  private:
+  /// As they were in the dict that was given.
+  void put_in_order(std::size_t which, Values& keys, Values& values) const {
+    const auto places = guise_.places(which, keys.size());
+    if (!places) return;
+    Values ordered_keys;
+    Values ordered_values;
+    for (const std::size_t place : *places) {
+      ordered_keys.push_back(std::move(keys[place]));
+      ordered_values.push_back(std::move(values[place]));
+    }
+    keys = std::move(ordered_keys);
+    values = std::move(ordered_values);
+  }
+
   static nb::object list_of(Values&& items) {
     nb::object list = owned(PyList_New(static_cast<Py_ssize_t>(items.size())));
     for (std::size_t i = 0; i < items.size(); ++i)
@@ -311,6 +467,7 @@ class Builder {
                 "in an open group use keys of str, or an array of the keys"));
   }
 
+  const Guise& guise_;
   std::size_t leaves_;
   bool data_only_;
   const MakeLeaf& make_leaf_;
@@ -324,77 +481,65 @@ struct Counter {
   using Values = std::vector<Value>;
   std::size_t leaves = 0;
 
-  Value leaf(LeafKind) {
+  Value leaf() {
     ++leaves;
     return {};
   }
   static Value atom(const Atom&) { return {}; }
   static Value sequence(char, Values&&) { return {}; }
-  static Value dict(Values&&, Values&&) { return {}; }
-  static Value instance(const ClassName&, Values&&, std::vector<std::string_view>&&, Values&&, Values&&) { return {}; }
-};
-
-/// Says it for people.
-struct Describer {
-  using Value = std::string;
-  using Values = std::vector<Value>;
-
-  static Value leaf(LeafKind) { return "*"; }
-  static Value atom(const Atom& atom) {
-    if (atom.node == node::none) return "None";
-    constexpr std::size_t shown_bytes_max = 100;
-    const bool shown = atom.node == node::string && atom.bytes.size() <= shown_bytes_max;
-    return shown ? '"' + std::string(atom.bytes) + '"' : "...";
-  }
-  static Value sequence(char node, Values&& items) {
-    if (node == node::list) return joined("[", items, "]");
-    return node == node::tuple ? joined("(", items, ")") : joined("{", items, "}");
-  }
-  static Value dict(Values&& keys, Values&& values) {
-    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] += ": " + std::move(values[i]);
-    return joined("{", keys, "}");
-  }
-  static Value instance(const ClassName&, Values&&, std::vector<std::string_view>&&, Values&&, Values&& values) {
-    return joined("<", values, ">");
-  }
-
- private:
-  static Value joined(const char* open, const Values& items, const char* close) {
-    Value text = open;
-    for (std::size_t i = 0; i < items.size(); ++i) text += (i ? ", " : "") + items[i];
-    return text + close;
+  static Value dict(std::size_t, Values&&, Values&&) { return {}; }
+  static Value instance(const ClassName&, std::size_t, Values&&, std::vector<std::string_view>&&, Values&&, Values&&) {
+    return {};
   }
 };
+
+[[noreturn]] void damaged() { raise(Error(Code::invalid, DamagedStructure().what())); }
 
 }  // namespace
 
-nb::object put_together(std::string_view structure, std::size_t leaves, ipc::Makers makers, const MakeLeaf& make_leaf) {
-  if (structure.empty()) return leaves == 0 ? nb::none() : make_leaf(0, LeafKind::numpy);
-  Builder builder(leaves, makers, make_leaf);
-  return StructureReader(structure, builder).whole();
+nb::object put_together(std::string_view structure, std::string_view guise, std::size_t leaves, ipc::Makers makers,
+                        const MakeLeaf& make_leaf) {
+  try {
+    const Guise read(guise);
+    if (structure.empty()) return leaves == 0 ? nb::none() : make_leaf(0, read.kind(0));
+    Builder builder(read, leaves, makers, make_leaf);
+    return StructureReader(structure, builder).whole();
+  } catch (const DamagedStructure&) {
+    damaged();
+  }
 }
 
-std::vector<Child> children_of(std::string_view structure) {
+std::vector<Child> children_of(std::string_view structure, std::string_view guise) {
   Counter counter;
   StructureReader reader(structure, counter);
-  const auto count = reader.enter_sequence();
-  if (!count)
-    raise(Error(Code::invalid, "the ref holds no list or tuple",
-                "give one array, or a list with an element for each rank"));
   std::vector<Child> children;
-  for (std::uint32_t i = 0; i < *count; ++i) {
-    const std::size_t begin = reader.position();
-    counter.leaves = 0;
-    reader.value(1);
-    const auto part = structure.substr(begin, reader.position() - begin);
-    children.push_back({part == "A" ? std::string() : std::string(part), counter.leaves});
+  try {
+    const Guise read(guise);
+    const auto count = reader.enter_sequence();
+    if (!count)
+      raise(Error(Code::invalid, "the ref holds no list or tuple",
+                  "give one array, or a list with an element for each rank"));
+    for (std::uint32_t i = 0; i < *count; ++i) {
+      const std::size_t begin = reader.position();
+      const std::size_t leaves_before = counter.leaves;
+      const std::size_t dicts_before = reader.dicts();
+      reader.value(1);
+      const auto part = structure.substr(begin, reader.position() - begin);
+      const std::size_t leaves = counter.leaves - leaves_before;
+      Description description{part == std::string_view(&node::leaf, 1) ? std::string() : std::string(part),
+                              read.slice(leaves_before, leaves, dicts_before, reader.dicts() - dicts_before)};
+      children.push_back({std::move(description), leaves});
+    }
+  } catch (const DamagedStructure&) {
+    damaged();
   }
   return children;
 }
 
 nb::object readable(std::string_view structure) {
-  Describer describer;
-  const std::string text = structure.empty() ? "*" : StructureReader(structure, describer).whole();
+  constexpr std::size_t shown_bytes_max = 2000;
+  const auto outline = ipc::outline_of(structure, std::numeric_limits<std::size_t>::max());
+  const std::string text = outline ? text_of(*outline, shown_bytes_max) : "?";
   return owned(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
 }
 

@@ -11,12 +11,12 @@ nb::object helper(const char* name) { return nb::module_::import_("muster._trees
 class Walker {
  public:
   explicit Walker(Tree& tree) : tree_(tree) {}
-  [[nodiscard]] std::string structure() { return std::move(writer_).take(); }
+  [[nodiscard]] Description description() { return std::move(writer_).take(); }
 
   void walk(nb::handle object, int depth) {
-    if (depth > depth_max)
-      raise(Error(Code::invalid,
-                  "the value nests deeper than " + std::to_string(depth_max) + " levels, or contains itself"));
+    if (depth > structure_depth_max)
+      raise(Error(Code::invalid, "the value nests deeper than " + std::to_string(structure_depth_max) +
+                                     " levels, or contains itself"));
     PyObject* item = object.ptr();
     if (PyArray_CheckExact(item)) return array(object);
     if (item == Py_None || PyUnicode_CheckExact(item) || PyBytes_CheckExact(item))
@@ -39,19 +39,19 @@ class Walker {
  private:
   /// Owned for as long as they are walked over: Python code runs on the way (other threads', too) and may change what
   /// they come from.
-  using Items = std::vector<nb::object>;
+  using Items = StructureWriter::Objects;
 
-  void leaf(nb::object array, LeafKind kind, DType dtype, bool as_given) {
-    writer_.leaf(kind);
-    tree_.leaves.push_back({std::move(array), kind, dtype, as_given});
+  void leaf(FoundLeaf found) {
+    writer_.leaf(found.kind);
+    tree_.leaves.push_back(std::move(found));
   }
 
   void array(nb::handle object) {
     auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
-    const auto dtype = dtype_of(PyArray_DESCR(array));
-    if (!dtype && !PyArray_ISNBO(PyArray_DESCR(array)->byteorder)) return foreign(sorted_out(object));
+    PyArray_Descr* descr = PyArray_DESCR(array);
+    const auto dtype = dtype_in_any_order(descr);
     if (!dtype) unsupported(object);
-    leaf(nb::borrow(object), LeafKind::numpy, *dtype, true);
+    leaf({.array = nb::borrow(object), .dtype = *dtype, .as_given = PyArray_ISNBO(descr->byteorder)});
   }
 
   [[noreturn]] void unsupported(nb::handle object) {
@@ -63,7 +63,7 @@ class Walker {
     nb::object made = nb::steal(PyArray_FromAny(object.ptr(), nullptr, 0, 0, 0, nullptr));
     if (!made.is_valid()) throw nb::python_error();
     const auto dtype = dtype_of(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(made.ptr())));
-    if (dtype) return leaf(std::move(made), LeafKind::scalar, *dtype, false);
+    if (dtype) return leaf({.array = std::move(made), .dtype = *dtype, .as_given = false, .is_scalar = true});
     if (PyArray_IsScalar(object.ptr(), Number)) unsupported(made);
     if (PyLong_Check(object.ptr()))
       raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits"));
@@ -80,7 +80,7 @@ class Walker {
       keys.push_back(nb::borrow(key));
       values.push_back(nb::borrow(value));
     }
-    writer_.dict(keys, depth);
+    writer_.dict(keys, values, depth);
     children(values, depth);
   }
 
@@ -102,11 +102,11 @@ class Walker {
     if (what == "constant") return writer_.constant(object, depth);
     if (what == "array") return foreign(sorted);
     // What it is, then its values: attributes, or items of a subclass of dict, list or tuple.
-    writer_.instance(sorted, depth);
     nb::tuple found = nb::cast<nb::tuple>(sorted[2]);
     Items values;
     for (nb::handle one : found)
       values.push_back(what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one)));
+    writer_.instance(sorted, values, depth);
     children(values, depth);
   }
 
@@ -116,10 +116,10 @@ class Walker {
     nb::object array = sorted[1];
     const auto kind = static_cast<LeafKind>(nb::cast<std::string>(sorted[2]).front());
     auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
-    auto dtype = dtype_of(PyArray_DESCR(numpy));
+    auto dtype = dtype_in_any_order(PyArray_DESCR(numpy));
     if (!sorted[3].is_none()) dtype = static_cast<DType>(nb::cast<int>(sorted[3]));
     if (!dtype) unsupported(array);
-    leaf(array, kind, *dtype, false);
+    leaf({.array = array, .kind = kind, .dtype = *dtype, .as_given = false});
   }
 
   Tree& tree_;
@@ -132,7 +132,7 @@ Tree take_apart(nb::handle root) {
   Tree tree;
   Walker walker(tree);
   walker.walk(root, 0);
-  tree.structure = walker.structure();
+  tree.description = walker.description();
   return tree;
 }
 

@@ -13,11 +13,12 @@ struct FoundLeaf {
   nb::object array;  ///< a NumPy array over the leaf's values
   LeafKind kind = LeafKind::numpy;
   DType dtype = DType::float32;
-  bool as_given = true;  ///< `array` is the object that the user returned, not one made from it
+  bool as_given = true;    ///< `array` is the object that the user returned, not one made from it
+  bool is_scalar = false;  ///< a number was returned
 };
 
 struct Tree {
-  std::string structure;  ///< empty: a plain NumPy array
+  Description description;
   std::vector<FoundLeaf> leaves;
 };
 

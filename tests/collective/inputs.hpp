@@ -36,7 +36,7 @@ inline Array blank(muster::DType dtype, std::vector<std::int64_t> shape) {
   return {dtype, std::move(shape), std::vector<std::byte>(count * muster::size_of(dtype))};
 }
 
-inline Input bundle(std::vector<Array> arrays, std::string structure = {}) {
+inline Input bundle(std::vector<Array> arrays, std::string structure = {}, std::string guise = {}) {
   struct Held {
     std::vector<Array> arrays;
     muster::ipc::Manifest manifest;
@@ -45,6 +45,7 @@ inline Input bundle(std::vector<Array> arrays, std::string structure = {}) {
   auto held = std::make_shared<Held>();
   held->arrays = std::move(arrays);
   held->manifest.structure = std::move(structure);
+  held->manifest.guise = std::move(guise);
   Input input;
   for (const Array& each : held->arrays) {
     held->manifest.add({each.bytes.empty() ? 0U : 1U}, 0, each.dtype, each.shape).value();

@@ -178,8 +178,7 @@ TEST_CASE("a disagreement fails the op on every rank, with both values") {
   scene.allreduce(1, floats({1, 2}));
   CHECK(scene.failures.empty());
   const Ticket wrong = scene.allreduce(2, array<double>(DType::float64, {2}, {1, 2}));
-  const std::string message =
-      "ranks disagree on allreduce #1: dtype of leaf 0 is float32 on ranks 0, 1 and float64 on rank 2";
+  const std::string message = "ranks disagree on allreduce #1: dtype is float32 on ranks 0, 1 and float64 on rank 2";
   CHECK(scene.error(first).message() == message);
   CHECK(scene.error(wrong).message() == message);
   CHECK(scene.error(wrong).code() == Code::mismatch);
@@ -213,8 +212,8 @@ TEST_CASE("every field that matters is compared") {
     b.op = ReduceOp::max;
     const auto message = disagree(std::move(a), std::move(b));
     CHECK(message ==
-          "ranks disagree on allreduce #0: reduce op is sum on rank 0 and max on rank 1; dtype of leaf 0 is float32 on "
-          "rank 0 and int8 on rank 1; shape of leaf 0 is (1,) on rank 0 and (1, 2) on rank 1");
+          "ranks disagree on allreduce #0: reduce op is sum on rank 0 and max on rank 1; dtype is float32 on "
+          "rank 0 and int8 on rank 1; shape is (1,) on rank 0 and (1, 2) on rank 1");
   }
   SECTION("root") {
     auto a = with(0, Kind::broadcast, {plain(floats({1}))});
@@ -241,10 +240,35 @@ TEST_CASE("every field that matters is compared") {
           "ranks disagree on allreduce #0: structure (containers, keys or constants) is one on rank 0 and another on "
           "rank 1");
   }
+  const std::string list = {'L', 2, 0, 0, 0, 'A', 'A'};
+  const std::string dict = {'D', 1, 0, 0, 0, 's', 1, 0, 0, 0, 'w', 'L', 2, 0, 0, 0, 'A', 'A'};
+  SECTION("structure: the first path that differs") {
+    CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1}), floats({2})}, list)}),
+                   with(1, Kind::allreduce, {bundle({floats({1}), floats({2})}, dict)})) ==
+          "ranks disagree on allreduce #0: the value is a list of 2 on rank 0 and a dict of 1 on rank 1; structure is "
+          "[*, *] on rank 0 and {'w': [*, *]} on rank 1");
+  }
+  SECTION("structure: before what would follow from it") {
+    const std::string other = {'D', 1, 0, 0, 0, 's', 1, 0, 0, 0, 'w', 'L', 2, 0, 0, 0, 'A', 'Z'};
+    CHECK(
+        disagree(with(0, Kind::allreduce, {bundle({floats({1}), floats({2})}, dict)}),
+                 with(1, Kind::allreduce, {bundle({floats({1})}, other)})) ==
+        "ranks disagree on allreduce #0: w[1] is an array on rank 0 and None on rank 1; structure is {'w': [*, *]} on "
+        "rank 0 and {'w': [*, None]} on rank 1");
+  }
+  SECTION("leaves have names") {
+    CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1}), floats({2})}, dict)}),
+                   with(1, Kind::allreduce, {bundle({floats({1}), floats({3, 4})}, dict)})) ==
+          "ranks disagree on allreduce #0: shape of w[1] is (1,) on rank 0 and (2,) on rank 1");
+  }
+  SECTION("the guise is each rank's own") {
+    CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1})}, "A", {1, 0, 0, 0, 'T'})}),
+                   with(1, Kind::allreduce, {bundle({floats({1})}, "A")})) == "agree");
+  }
   SECTION("each input of a reduce_scatter") {
     CHECK(disagree(with(0, Kind::reduce_scatter, {plain(floats({1})), plain(floats({1}))}),
                    with(1, Kind::reduce_scatter, {plain(floats({1})), plain(floats({1, 2}))})) ==
-          "ranks disagree on reduce_scatter #0: shape of leaf 0 of input 1 is (1,) on rank 0 and (2,) on rank 1");
+          "ranks disagree on reduce_scatter #0: shape of input 1 is (1,) on rank 0 and (2,) on rank 1");
   }
   SECTION("shapes of parts are each rank's own") {
     CHECK(disagree(with(0, Kind::allgather, {plain(floats({1}))}), with(1, Kind::allgather, {plain(floats({1, 2}))})) ==
@@ -255,8 +279,7 @@ TEST_CASE("every field that matters is compared") {
     auto b = with(1, Kind::all_to_all, {plain(blank(DType::int8, {4, 3})), plain(blank(DType::int8, {0, 4}))});
     a.layout = b.layout = Layout::concat;
     const auto message = disagree(std::move(a), std::move(b));
-    CHECK(message ==
-          "ranks disagree on all_to_all #0: shape of leaf 0 of input 1 is (1, 3) on rank 0 and (0, 4) on rank 1");
+    CHECK(message == "ranks disagree on all_to_all #0: shape of input 1 is (1, 3) on rank 0 and (0, 4) on rank 1");
   }
   SECTION("the last of many leaves") {
     std::vector<Array> all(3000, floats({1}));

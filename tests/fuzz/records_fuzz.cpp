@@ -128,6 +128,7 @@ class Maker {
       if (!added) break;
     }
     made.structure.assign(choices_.below(20), 's');
+    made.guise.assign(choices_.below(3), 'A');
     return made;
   }
   template <class Call>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import ml_dtypes
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -187,3 +188,16 @@ class OnGpu:
 def test_arrays_on_a_gpu_are_refused(muster):
     with pytest.raises(muster.Invalid, match="GPU"):
         muster.put(OnGpu())
+
+
+def test_what_has_labels_is_refused(muster):
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [3, 4]})
+    for value in (frame, frame["a"], {"x": frame}, frame.index):
+        with pytest.raises(muster.Invalid, match="labels"):
+            muster.put(value)
+    assert muster.put(frame.to_dict("series")["a"].to_numpy()).get().tolist() == [1.0, 2.0]
+
+
+def test_ranks_may_give_different_libraries_arrays(muster):
+    refs = [muster.put({"w": made}) for made in (torch.ones(3), np.ones(3, np.float32), jax.numpy.ones(3))]
+    assert torch.equal(muster.allreduce_refs(refs).result()["w"], torch.full((3,), 3.0))

@@ -23,6 +23,7 @@ inline Manifest random_manifest(Random& random, std::size_t leaves_limit = 6) {
     REQUIRE(manifest.add(segment, random.between(0, 1 << 20) * 16, dtype, shape));
   }
   manifest.structure = random.text(40);
+  if (random.chance(0.3)) manifest.guise = random.text(40);
   if (random.chance(0.5)) manifest.makers = Makers::several_users;
   return manifest;
 }
@@ -40,7 +41,8 @@ inline bool same(const Manifest& a, const Manifest& b) {
     return x.segment == y.segment && x.offset == y.offset && x.dtype == y.dtype && x.count == y.count &&
            std::ranges::equal(a.shape(x), b.shape(y));
   };
-  return std::ranges::equal(a.leaves, b.leaves, same_leaf) && a.structure == b.structure && a.makers == b.makers;
+  return std::ranges::equal(a.leaves, b.leaves, same_leaf) && a.structure == b.structure && a.guise == b.guise &&
+         a.makers == b.makers;
 }
 
 }  // namespace muster::ipc::test

@@ -6,8 +6,8 @@ prepare() {
   mkdir -p build/logs
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
-  need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn cloudpickle joblib \
-    matplotlib "${python_build_packages[@]}"
+  need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn pandas \
+    cloudpickle joblib matplotlib "${python_build_packages[@]}"
 }
 
 files_in_git() {

@@ -167,3 +167,62 @@ def test_a_container_that_changes_while_it_is_stored_is_stored_as_it_was(muster,
 @pytest.mark.parametrize("kind", [np.ndarray, np.float32, State])
 def test_a_class_is_a_constant(muster, kind):
     assert muster.put({"kind": kind, "x": np.ones(2)}).get()["kind"] is kind
+
+
+def test_a_number_and_an_array_without_dimensions_are_alike(muster):
+    refs = [muster.put({"loss": loss}) for loss in (1.0, np.float64(2.0), np.array(4.0))]
+    assert muster.allreduce_refs(refs).result()["loss"] == 7.0
+
+
+def test_keys_in_another_order_are_the_same_dict(muster):
+    one = muster.put({"w": np.full(2, 1.0), "b": np.full(3, 10.0), 3: {"y": np.ones(1), "x": np.zeros(1)}})
+    other = muster.put({3: {"x": np.zeros(1), "y": np.ones(1)}, "b": np.full(3, 20.0), "w": np.full(2, 2.0)})
+    for refs in ([one, other], [other, one]):
+        got = muster.allreduce_refs(refs).result()
+        assert got["w"].tolist() == [3.0, 3.0]
+        assert got["b"].tolist() == [30.0] * 3
+        assert (got[3]["x"].tolist(), got[3]["y"].tolist()) == ([0.0], [2.0])
+        assert list(got) == list(refs[0].get())
+    assert list(one.get()) == ["w", "b", 3]
+    assert list(one.get()[3]) == ["y", "x"]
+
+
+def matrix(*row: float) -> np.matrix:
+    return np.array([row]).view(np.matrix)  # np.matrix() warns
+
+
+def test_parts_of_a_list_keep_what_they_were(muster):
+    refs = [muster.put([{"z": matrix(1.0), "a": np.ones(1)}, matrix(2.0, 3.0)]) for _ in range(2)]
+    first, second = muster.all_to_all_refs(refs).result()
+    assert list(first[0]) == ["z", "a"]
+    assert isinstance(first[1]["z"], np.matrix)
+    assert [type(part) for part in second] == [np.matrix, np.matrix]
+
+
+def test_a_matrix_stays_one(muster):
+    got = muster.put({"m": matrix(1.0, 2.0)}).get()["m"]
+    assert isinstance(got, np.matrix)
+    assert not got.flags.writeable
+    assert isinstance(muster.put(matrix(1, 2)).get(), np.matrix)
+    reduced = muster.allreduce_refs([muster.put(matrix(1, 2)), muster.put(np.array([[3, 4]]))]).result()
+    assert reduced.tolist() == [[4, 6]]
+
+
+def test_another_byte_order_costs_one_copy(muster):
+    array = np.arange(6, dtype=">f4").reshape(2, 3)
+    for made in (array, array.T, array[:, ::2], np.asfortranarray(array)):
+        ref = muster.put(made)
+        assert (ref.copies, ref.get().dtype) == (1, np.dtype("<f4"))
+        assert ref.get().tolist() == made.tolist()
+
+    @muster.collective_input
+    def produce():
+        return np.ones(100, ">f8").view(">f8")
+
+    ref = produce()
+    assert (ref.copies, ref.get().sum()) == (1, 100.0)
+    memory = muster.empty(4, np.float32)
+    memory[:] = 1
+    assert muster.seal(memory.view(">i4")).get().tolist() == memory.view(">i4").tolist()
+    with pytest.raises(Invalid, match="stored"):
+        muster.empty(4, ">f4")

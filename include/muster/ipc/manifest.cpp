@@ -1,7 +1,7 @@
 // The packed form of a manifest:
-//   u32 leaves, u32 dims, u32 structure bytes, u32 makers
+//   u32 leaves, u32 dims, u32 structure bytes, u32 guise bytes, u32 makers, u32 zero
 //   each leaf: u64 offset, u32 segment, u8 dtype, u8 ndim, u16 zero
-//   all dims (i64), leaf after leaf; the structure; zeros up to a multiple of 8
+//   all dims (i64), leaf after leaf; the structure; the guise; zeros up to a multiple of 8
 #include <muster/ipc/manifest.hpp>
 
 #include <algorithm>
@@ -20,7 +20,9 @@ struct PackedHeader {
   std::uint32_t leaves;
   std::uint32_t dims;
   std::uint32_t structure_bytes;
+  std::uint32_t guise_bytes;
   std::uint32_t makers;
+  std::uint32_t zero;
 };
 
 struct PackedLeaf {
@@ -111,7 +113,7 @@ Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype,
 
 std::size_t encoded_bytes(const Manifest& manifest) {
   return sizeof(PackedHeader) + sizeof(PackedLeaf) * manifest.leaves.size() + 8 * dims_of(manifest) +
-         (manifest.structure.size() + 7) / 8 * 8;
+         (manifest.structure.size() + manifest.guise.size() + 7) / 8 * 8;
 }
 
 void encode(const Manifest& manifest, std::vector<std::byte>& out) {
@@ -119,11 +121,13 @@ void encode(const Manifest& manifest, std::vector<std::byte>& out) {
   Packer packer(out);
   packer.fixed(
       PackedHeader{static_cast<std::uint32_t>(manifest.leaves.size()), static_cast<std::uint32_t>(dims_of(manifest)),
-                   static_cast<std::uint32_t>(manifest.structure.size()), static_cast<std::uint32_t>(manifest.makers)});
+                   static_cast<std::uint32_t>(manifest.structure.size()),
+                   static_cast<std::uint32_t>(manifest.guise.size()), static_cast<std::uint32_t>(manifest.makers), 0});
   for (const auto& leaf : manifest.leaves)
     packer.fixed(PackedLeaf{leaf.offset, leaf.segment.value, static_cast<std::uint8_t>(leaf.dtype), leaf.ndim, 0});
   for (const auto& leaf : manifest.leaves) packer.numbers(manifest.shape(leaf));
   packer.text(manifest.structure);
+  packer.text(manifest.guise);
   packer.pad();
 }
 
@@ -136,9 +140,12 @@ std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& m
   manifest.makers = in.enumerator<Makers>(header.makers, makers_count, "unknown makers");
   in.require(header.leaves <= leaves_max, "too many leaves");
   in.require(header.structure_bytes <= structure_bytes_max, "the structure is too long");
+  in.require(header.guise_bytes <= structure_bytes_max, "the guise is too long");
+  in.require(header.zero == 0, "a reserved field is set");
   Unpacker table(in.bytes(std::uint64_t{header.leaves} * sizeof(PackedLeaf)));
   manifest.dims = in.numbers<std::int64_t, decltype(manifest.dims)>(header.dims);
   manifest.structure = in.text(header.structure_bytes);
+  manifest.guise = in.text(header.guise_bytes);
   in.pad();
   in.finish();
   if (in.problem() != nullptr) return malformed(in.problem(), bytes.size());

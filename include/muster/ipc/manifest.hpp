@@ -17,7 +17,7 @@ namespace muster::ipc {
 
 inline constexpr std::size_t leaves_max = 1 << 17;
 inline constexpr std::size_t ndim_max = 64;
-inline constexpr std::size_t structure_bytes_max = 4 << 20;
+inline constexpr std::size_t structure_bytes_max = 4 << 20;  ///< and as much for a guise
 
 /// One dense array in C order.
 struct Leaf {
@@ -40,8 +40,10 @@ struct Manifest {
   Makers makers = Makers::one_user;
   SmallVector<Leaf, 1> leaves;
   SmallVector<std::int64_t, 4> dims;
-  /// How the leaves nest; opaque to the daemon, empty for a plain array.
+  /// How the leaves nest: see structure.hpp. To the daemon it is opaque but for messages. Empty for a plain array.
   std::string structure;
+  /// What else its maker's value had, on which ranks need not agree. Mostly empty.
+  std::string guise;
 
   [[nodiscard]] std::span<const std::int64_t> shape(const Leaf& leaf) const {
     return std::span(dims).subspan(leaf.first_dim, leaf.ndim);

@@ -1,41 +1,18 @@
 // Reads a structure once, from its root, and tells a visitor what is there, children before their container. Whoever
-// wrote it may be hostile: depth is bounded, and nothing is allocated on the word of a count.
+// wrote it may be hostile: depth and nodes are bounded, and nothing is allocated on the word of a count.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "structure.hpp"
+#include <muster/ipc/structure.hpp>
 
-namespace muster::python {
-
-/// The letters of the format.
-namespace node {
-inline constexpr char dict = 'D';
-inline constexpr char list = 'L';
-inline constexpr char tuple = 'U';
-inline constexpr char instance = 'K';
-inline constexpr char none = 'Z';
-inline constexpr char true_ = 't';
-inline constexpr char false_ = 'f';
-inline constexpr char integer = 'i';
-inline constexpr char real = 'r';
-inline constexpr char complex = 'c';
-inline constexpr char string = 's';
-inline constexpr char bytes = 'y';
-inline constexpr char frozen_set = 'F';
-inline constexpr char set = 'E';
-inline constexpr char pickle = 'P';
-inline constexpr char named_tuple = 'n';
-inline constexpr char dataclass = 'd';
-inline constexpr char named = 'G';
-}  // namespace node
-
-[[noreturn]] inline void damaged() { raise(Error(Code::invalid, "an object's structure is damaged")); }
+namespace muster::ipc {
 
 /// A constant without parts.
 struct Atom {
@@ -50,36 +27,37 @@ struct ClassName {
   std::string_view name;
 };
 
-/// Visitor: `using Value`, and Value leaf(LeafKind), atom(const Atom&), sequence(char node, std::vector<Value>&&),
-/// dict(std::vector<Value>&& keys, std::vector<Value>&& values), and
-/// instance(const ClassName&, Value factory, std::vector<std::string_view> fields, keys, values): the fields of a
-/// class with fields, the keys of a subclass of dict.
+/// Visitor: `using Value`, and Value leaf(), atom(const Atom&), sequence(char node, std::vector<Value>&&),
+/// dict(std::size_t which, std::vector<Value>&& keys, std::vector<Value>&& values), and
+/// instance(const ClassName&, std::size_t which, Value factory, std::vector<std::string_view> fields, keys, values):
+/// the fields of a class with fields, the keys of a subclass of dict. `which` counts dicts and those subclasses by
+/// where they begin. Throws DamagedStructure.
 template <class Visitor>
 class StructureReader {
  public:
   using Value = typename Visitor::Value;
   using Values = std::vector<Value>;
 
-  StructureReader(std::string_view structure, Visitor& visitor) : text_(structure), visitor_(visitor) {}
+  StructureReader(std::string_view structure, Visitor& visitor,
+                  std::size_t nodes_max = std::numeric_limits<std::size_t>::max())
+      : text_(structure), visitor_(visitor), nodes_left_(nodes_max) {}
 
   /// All of it.
   Value whole() {
     Value value = this->value(0);
-    if (at_ != text_.size()) damaged();
+    if (at_ != text_.size()) throw DamagedStructure();
     return value;
   }
 
   Value value(int depth) {
     check(depth);
     switch (const char letter = next()) {
-      case static_cast<char>(LeafKind::numpy):
-      case static_cast<char>(LeafKind::scalar):
-      case static_cast<char>(LeafKind::torch):
-      case static_cast<char>(LeafKind::jax): return visitor_.leaf(static_cast<LeafKind>(letter));
+      case node::leaf: return visitor_.leaf();
       case node::dict: {
+        const std::size_t which = dicts_++;
         const auto entries = count();
         Values keys = constants(entries, depth);
-        return visitor_.dict(std::move(keys), values(entries, depth));
+        return visitor_.dict(which, std::move(keys), values(entries, depth));
       }
       case node::list:
       case node::tuple: return visitor_.sequence(letter, values(count(), depth));
@@ -96,13 +74,16 @@ class StructureReader {
     return count();
   }
   [[nodiscard]] std::size_t position() const { return at_; }
+  /// Dicts that have begun so far.
+  [[nodiscard]] std::size_t dicts() const { return dicts_; }
 
  private:
-  static void check(int depth) {
-    if (depth > depth_max) damaged();
+  void check(int depth) {
+    if (depth > structure_depth_max || nodes_left_ == 0) throw DamagedStructure();
+    --nodes_left_;
   }
   void need(std::size_t bytes) const {
-    if (text_.size() - at_ < bytes) damaged();
+    if (text_.size() - at_ < bytes) throw DamagedStructure();
   }
   char next() {
     need(1);
@@ -156,7 +137,7 @@ class StructureReader {
         const auto type = text();
         return visitor_.atom({letter, text(), type});
       }
-      default: damaged();
+      default: throw DamagedStructure();
     }
   }
 
@@ -168,6 +149,7 @@ class StructureReader {
     Values factory;
     Values keys;
     std::vector<std::string_view> fields;
+    const std::size_t which = name.form == node::dict ? dicts_++ : 0;
     if (name.form == node::dict) factory.push_back(this->factory(depth));
     const auto size = count();
     switch (name.form) {
@@ -178,10 +160,10 @@ class StructureReader {
       case node::dict: keys = constants(size, depth); break;
       case node::list:
       case node::tuple: break;
-      default: damaged();
+      default: throw DamagedStructure();
     }
     Values children = values(size, depth);
-    return visitor_.instance(name, std::move(factory), std::move(fields), std::move(keys), std::move(children));
+    return visitor_.instance(name, which, std::move(factory), std::move(fields), std::move(keys), std::move(children));
   }
 
   Value factory(int depth) {
@@ -193,7 +175,9 @@ class StructureReader {
 
   std::string_view text_;
   Visitor& visitor_;
+  std::size_t nodes_left_;
   std::size_t at_ = 0;
+  std::size_t dicts_ = 0;
 };
 
-}  // namespace muster::python
+}  // namespace muster::ipc

@@ -1,0 +1,251 @@
+#include <muster/ipc/structure.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include <muster/ipc/structure_reader.hpp>
+
+namespace muster::ipc {
+
+namespace {
+
+/// Longer names and constants are cut in messages.
+constexpr std::size_t shown_bytes_max = 60;
+
+struct Outliner {
+  using Value = Outline;
+  using Values = std::vector<Value>;
+
+  static Value leaf() { return {}; }
+  static Value atom(const Atom& atom) {
+    Value made;
+    made.letter = atom.node;
+    made.bytes = atom.bytes;
+    made.type = atom.type;
+    return made;
+  }
+  static Value sequence(char letter, Values&& items) {
+    Value made;
+    made.letter = letter;
+    made.children = std::move(items);
+    return made;
+  }
+  static Value dict(std::size_t, Values&& keys, Values&& values) {
+    Value made = sequence(node::dict, std::move(values));
+    made.keys = std::move(keys);
+    return made;
+  }
+  static Value instance(const ClassName& name, std::size_t, Values&&, std::vector<std::string_view>&& fields,
+                        Values&& keys, Values&& values) {
+    Value made = dict(0, std::move(keys), std::move(values));
+    made.letter = node::instance;
+    made.form = name.form;
+    made.type = name.name;
+    for (const auto field : fields) made.keys.push_back(atom({node::string, field, {}}));
+    return made;
+  }
+};
+
+std::string shortened(std::string_view text, std::size_t bytes_max = shown_bytes_max) {
+  if (text.size() <= bytes_max) return std::string(text);
+  // Not through a character.
+  while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xc0) == 0x80) --bytes_max;
+  return std::string(text.substr(0, bytes_max)) + "...";
+}
+
+std::string number_text(std::string_view bytes, bool real) {
+  if (bytes.size() != sizeof(std::int64_t)) return "an int of " + std::to_string(bytes.size()) + " bytes";
+  std::int64_t integer = 0;
+  std::memcpy(&integer, bytes.data(), sizeof integer);
+  if (!real) return std::to_string(integer);
+  double number = 0;
+  std::memcpy(&number, bytes.data(), sizeof number);
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", number);
+  return text;
+}
+
+struct Brackets {
+  const char* open;
+  const char* close;
+};
+
+/// Of what holds others; nothing for what doesn't.
+std::optional<Brackets> brackets_of(const Outline& outline) {
+  const char letter = outline.letter == node::instance ? outline.form : outline.letter;
+  switch (letter) {
+    case node::list: return Brackets{"[", "]"};
+    case node::tuple: return Brackets{"(", ")"};
+    case node::set:
+    case node::frozen_set: return Brackets{"{", "}"};
+    case node::dict: return outline.letter == node::instance ? Brackets{"({", "})"} : Brackets{"{", "}"};
+    case node::named_tuple:
+    case node::dataclass:
+      if (outline.letter == node::instance) return Brackets{"(", ")"};
+      break;
+    default: break;
+  }
+  return std::nullopt;
+}
+
+std::string atom_text(const Outline& atom) {
+  switch (atom.letter) {
+    case node::leaf: return "*";
+    case node::none: return "None";
+    case node::true_: return "True";
+    case node::false_: return "False";
+    case node::integer: return number_text(atom.bytes, false);
+    case node::real: return number_text(atom.bytes, true);
+    case node::complex: {
+      const std::size_t half = sizeof(double);
+      return "(" + number_text(atom.bytes.substr(0, half), true) + ", " + number_text(atom.bytes.substr(half), true) +
+             "j)";
+    }
+    case node::string: return "'" + shortened(atom.bytes) + "'";
+    case node::bytes: return std::to_string(atom.bytes.size()) + " bytes";
+    case node::pickle: return "a pickled " + shortened(atom.type);
+    default: return "?";
+  }
+}
+
+void append_text(const Outline& outline, std::size_t bytes_max, std::string& text) {
+  const auto brackets = brackets_of(outline);
+  if (!brackets) {
+    text += atom_text(outline);
+    return;
+  }
+  if (outline.letter == node::instance) text += shortened(outline.type);
+  text += brackets->open;
+  const bool has_fields = outline.form == node::named_tuple || outline.form == node::dataclass;
+  for (std::size_t i = 0; i < outline.children.size(); ++i) {
+    if (i > 0) text += ", ";
+    if (text.size() >= bytes_max) {
+      text += "...";
+      break;
+    }
+    if (i < outline.keys.size()) {
+      if (has_fields) text += shortened(outline.keys[i].bytes) + "=";
+      else append_text(outline.keys[i], bytes_max, text), text += ": ";
+    }
+    append_text(outline.children[i], bytes_max, text);
+  }
+  text += brackets->close;
+}
+
+bool same(const Outline& a, const Outline& b) {
+  return a.letter == b.letter && a.form == b.form && a.bytes == b.bytes && a.type == b.type &&
+         std::equal(a.keys.begin(), a.keys.end(), b.keys.begin(), b.keys.end(), same) &&
+         std::equal(a.children.begin(), a.children.end(), b.children.begin(), b.children.end(), same);
+}
+
+bool is_word(std::string_view key) {
+  return !key.empty() && std::all_of(key.begin(), key.end(), [](char letter) {
+    return letter == '_' || letter == '.' || letter == '-' || (letter >= '0' && letter <= '9') ||
+           (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') || (letter & 0x80) != 0;
+  });
+}
+
+/// The path to what is at `below` in this child.
+std::string step(const Outline& outline, std::size_t child, const std::string& below) {
+  const std::string tail = below.empty() || below.front() == '[' ? below : "." + below;
+  if (child >= outline.keys.size()) return "[" + std::to_string(child) + "]" + tail;
+  const Outline& key = outline.keys[child];
+  if (key.letter == node::string && is_word(key.bytes)) return shortened(key.bytes) + tail;
+  std::string text;
+  append_text(key, shown_bytes_max, text);
+  return "[" + text + "]" + tail;
+}
+
+std::string a(const char* what, std::size_t count) { return std::string("a ") + what + " of " + std::to_string(count); }
+
+/// What is there, without what it holds.
+std::string brief(const Outline& outline) {
+  switch (outline.letter) {
+    case node::leaf: return "an array";
+    case node::dict: return a("dict", outline.children.size());
+    case node::list: return a("list", outline.children.size());
+    case node::tuple: return a("tuple", outline.children.size());
+    case node::instance: return "a " + shortened(outline.type);
+    default: break;
+  }
+  std::string text;
+  append_text(outline, shown_bytes_max, text);
+  return text;
+}
+
+using Difference = StructureDifference;
+
+std::optional<Difference> difference_at(const Outline& x, const Outline& y);
+
+std::optional<Difference> difference_among(const Outline& x, const Outline& y, std::size_t children) {
+  for (std::size_t i = 0; i < children; ++i) {
+    auto found = difference_at(x.children[i], y.children[i]);
+    if (!found) continue;
+    found->path = step(x, i, found->path);
+    return found;
+  }
+  return std::nullopt;
+}
+
+/// Of two with keys: a key that one of them lacks, or else a difference below an equal one.
+std::optional<Difference> difference_by_key(const Outline& x, const Outline& y) {
+  const auto has = [](const Outline& outline, const Outline& key) {
+    return std::any_of(outline.keys.begin(), outline.keys.end(), [&](const Outline& one) { return same(one, key); });
+  };
+  // They stand in an order of their bytes, so equal ones are at equal places up to the first that differs.
+  std::size_t at = 0;
+  while (at < std::min(x.keys.size(), y.keys.size()) && same(x.keys[at], y.keys[at])) ++at;
+  if (at < x.keys.size() && !has(y, x.keys[at])) return Difference{step(x, at, {}), brief(x.children[at]), "missing"};
+  if (at < y.keys.size() && !has(x, y.keys[at])) return Difference{step(y, at, {}), "missing", brief(y.children[at])};
+  return difference_among(x, y, at);
+}
+
+std::optional<Difference> difference_at(const Outline& x, const Outline& y) {
+  const bool is_set = x.letter == node::set || x.letter == node::frozen_set;
+  if (x.letter != y.letter || x.form != y.form || x.type != y.type || x.bytes != y.bytes || (is_set && !same(x, y)))
+    return Difference{{}, brief(x), brief(y)};
+  if (!x.keys.empty() || !y.keys.empty()) return difference_by_key(x, y);
+  if (auto found = difference_among(x, y, std::min(x.children.size(), y.children.size()))) return found;
+  if (x.children.size() != y.children.size()) return Difference{{}, brief(x), brief(y)};
+  return std::nullopt;
+}
+
+/// Counts `leaf` down to the one that is meant, and says where it is.
+std::optional<std::string> path_at(const Outline& outline, std::size_t& leaf) {
+  if (outline.letter == node::leaf) {
+    if (leaf == 0) return std::string();
+    --leaf;
+    return std::nullopt;
+  }
+  for (std::size_t i = 0; i < outline.children.size(); ++i)
+    if (auto found = path_at(outline.children[i], leaf)) return step(outline, i, *found);
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<Outline> outline_of(std::string_view structure, std::size_t nodes_max) {
+  if (structure.empty()) return Outline();
+  Outliner outliner;
+  try {
+    return StructureReader(structure, outliner, nodes_max).whole();
+  } catch (const DamagedStructure&) {
+    return std::nullopt;
+  }
+}
+
+std::string text_of(const Outline& outline, std::size_t bytes_max) {
+  std::string text;
+  append_text(outline, bytes_max, text);
+  return text;
+}
+
+std::optional<std::string> path_of_leaf(const Outline& outline, std::size_t leaf) { return path_at(outline, leaf); }
+
+std::optional<StructureDifference> difference_between(const Outline& first, const Outline& second) {
+  return difference_at(first, second);
+}
+
+}  // namespace muster::ipc
