@@ -68,7 +68,7 @@ std::string huge_pages() {
   return mode;
 }
 
-/// Where the log goes: whoever started the daemon may have pointed standard error at a file.
+/// Where the log goes: its starter may have pointed standard error at a file.
 std::string log_target() {
   std::error_code error;
   const auto path = std::filesystem::read_symlink("/proc/self/fd/2", error);

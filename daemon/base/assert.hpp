@@ -7,6 +7,6 @@ namespace musterd {
 
 }  // namespace musterd
 
-// `why` says what must hold, for whoever reads the log.
+// `why` says what must hold, for readers of the log.
 #define MUSTER_ASSERT(expression, why) \
   ((expression) ? static_cast<void>(0) : ::musterd::assertion_failed(#expression, __FILE__, __LINE__, why))

@@ -10,7 +10,7 @@ namespace musterd {
 
 namespace {
 
-/// In pieces that free memory between others' has room for, too; small enough to come from where small ones come from.
+/// Small, so that free memory between other blocks has room for a piece, and pieces come from where small blocks do.
 constexpr std::size_t piece_bytes = 8 << 10;
 constexpr std::size_t pieces_max = 1024;
 

@@ -1,4 +1,4 @@
-// What whoever started the daemon reads from the descriptor that came with --ready-fd, each on a line: the exit status,
+// What the starter of the daemon reads from the descriptor that came with --ready-fd, each on a line: the exit status,
 // and if that is not 0, why the daemon never serves and what to do. The log is no place for that: it may be what can't
 // be written.
 #pragma once

@@ -1,4 +1,4 @@
-// Time as the core sees it: handed in with each event, never read by whoever decides.
+// Time as the core sees it: handed in with each event, never read where something is decided.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,4 @@
-// Who may still come to an op, and what the loss of a rank means for what is pending and for what comes.
+// Who may still come to an op, and what the loss of a rank or the end of its time means for what is pending.
 #include <algorithm>
 #include <utility>
 
@@ -112,6 +112,19 @@ void Muster::catch_up(std::vector<Action>& actions, std::size_t& left) {
     Slot& slot = by_knowledge_.front();
     const std::size_t before = actions.size();
     catch_up(slot, actions);
+    retire(slot);
+    pay(left, actions, before);
+  }
+  forget_old_failures();
+}
+
+void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t& left) {
+  while (left > 0 && !by_deadline_.empty()) {
+    Slot& slot = *by_deadline_.begin();
+    if (slot.deadline > now) break;
+    const std::size_t before = actions.size();
+    catch_up(slot, actions);
+    if (slot.gathering()) fail(slot, late(slot, now), actions);
     retire(slot);
     pay(left, actions, before);
   }

@@ -390,17 +390,6 @@ void Muster::finished(OpId op) {
   if (op >> epoch_shift == next_id_ >> epoch_shift && running_ > 0) --running_;
 }
 
-void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t ops_max) {
-  for (; ops_max > 0 && !by_deadline_.empty(); --ops_max) {
-    Slot& slot = *by_deadline_.begin();
-    if (slot.deadline > now) break;
-    catch_up(slot, actions);
-    if (slot.gathering()) fail(slot, late(slot, now), actions);
-    retire(slot);
-  }
-  forget_old_failures();
-}
-
 void Muster::abort(const Error& error, std::vector<Action>& actions) {
   while (!by_deadline_.empty()) fail(*by_deadline_.begin(), error, actions);
   forget_old_failures();

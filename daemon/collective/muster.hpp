@@ -8,7 +8,6 @@
 #include <compare>
 #include <cstdint>
 #include <deque>
-#include <limits>
 #include <list>
 #include <map>
 #include <memory>
@@ -81,11 +80,10 @@ class Muster {
   void catch_up(std::vector<Action>& actions, std::size_t& left);
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
-  /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing). At
-  /// most so many; of what is left the deadline is the next one. One that has to learn of a loss does so instead, if
-  /// that ends it.
-  void expire(TimePoint now, std::vector<Action>& actions,
-              std::size_t ops_max = std::numeric_limits<std::size_t>::max());
+  /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing). As
+  /// many as `left` allows; next_deadline() is then that of the next one. One that has to learn of a loss does so
+  /// instead, if that ends it.
+  void expire(TimePoint now, std::vector<Action>& actions, std::size_t& left);
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
   /// The epoch is over and nobody comes any more: ops that only waited for lost ranks start, the others fail with this

@@ -22,7 +22,7 @@ namespace musterd {
 
 using muster::ipc::ObjectId;
 using muster::ipc::SegmentId;
-/// Shared, so that whoever populates it in the background never touches what is unmapped.
+/// Shared, so that the thread that populates it never touches what is unmapped.
 using MappingPtr = std::shared_ptr<muster::ipc::Mapping>;
 
 /// What is left of a segment or an object when nobody needs it, and takes long to give back.
@@ -81,7 +81,7 @@ class Segment : public SparseHook {
   }
   [[nodiscard]] std::size_t live_objects() const { return residents_.size(); }
   [[nodiscard]] std::uint64_t live_bytes() const { return live_bytes_; }
-  /// Its client is gone, and it is much larger than what lies in it. Stays true: nothing is added any more.
+  /// Nobody writes into it any more, and it is much larger than what lies in it. Stays true: nothing is added any more.
   [[nodiscard]] bool is_sparse() const;
   /// The objects in it, at most so many; the next call begins after them.
   [[nodiscard]] std::vector<ObjectId> next_residents(std::size_t count_max);

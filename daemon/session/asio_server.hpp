@@ -42,7 +42,7 @@ struct Borrowed {
 
 [[nodiscard]] muster::Error out_of_descriptors();
 /// Whether poll() says so of it. Asio recycles what it keeps per descriptor: an event of a descriptor that was closed a
-/// moment ago may wake whoever waits for a new one.
+/// moment ago may wake those that wait for a new one.
 [[nodiscard]] bool is(short events, Descriptor& descriptor);
 
 struct Unsent {
@@ -136,6 +136,7 @@ class AsioServer final : public Server, public Outside {
   void run_behind(const ConnectionPtr& connection, Slice& slice);
   void run_later(std::shared_ptr<Connection::Behinds> waiting);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
+  void receive(const ConnectionPtr& connection);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& how);
   void drop(const ConnectionPtr& connection);

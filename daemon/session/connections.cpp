@@ -32,31 +32,38 @@ void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
 }
 
 /// For what is left of its process's slice, and at least one.
-void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) try {
+void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
   now_ = Clock::now();
   do {
     if (connection->closing || connection->ending || connection->paused) return set_has_frames(connection, false);
-    const Borrowed socket(connection->socket.native_handle());
-    ipc::Packet packet;
-    auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
-    if (!received) return node_.violated(connection->id, received.error(), now_);
-    if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
-    if (*received == ipc::Received::would_block) {
+    if (!is(POLLIN, connection->socket)) {
       set_has_frames(connection, false);
       return wait_for_frames(connection);
     }
-    // What the client put into its ring before it sent this comes first, and what it sends after this comes later.
+    // What the client put into its ring before it sent the frame comes first, and what it sends after it comes later.
+    // Meanwhile the frame stays in the socket, which has room for few.
     if (connection->channel && connection->channel->has_submissions()) {
       set_has_frames(connection, false);
-      return after_ring(connection, [this, connection, frame = std::move(packet.bytes)] {
+      return after_ring(connection, [this, connection] {
         if (connection->closing || connection->ending) return;
-        take_frame(connection, frame);
-        if (!connection->closing && !connection->paused) wait_for_frames(connection);
+        receive(connection);
+        if (!connection->closing && !connection->ending && !connection->paused) wait_for_frames(connection);
       });
     }
-    take_frame(connection, packet.bytes);
+    receive(connection);
     slice.spend(Slice::Cost::any);
   } while (slice.lasts());
+}
+
+/// The frame that has come.
+void AsioServer::receive(const ConnectionPtr& connection) try {
+  const Borrowed socket(connection->socket.native_handle());
+  ipc::Packet packet;
+  const auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
+  if (!received) return node_.violated(connection->id, received.error(), now_);
+  if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
+  if (*received == ipc::Received::would_block) return;
+  take_frame(connection, packet.bytes);
 } catch (const std::bad_alloc&) {
   // A frame may be larger than all that is left.
   node_.violated(connection->id, Node::no_heap(), now_);

@@ -1,5 +1,5 @@
-// What dead clients leave behind: a few objects in segments that are much larger than these. They are copied out of
-// there, and the segments end.
+// A few objects in segments that are much larger than these, into which nobody writes any more: the client is dead or
+// has handed them over. They are copied out of there, and the segments end.
 #include <algorithm>
 #include <cstring>
 #include <utility>

@@ -136,8 +136,7 @@ void Node::watch(const GroupPtr& state, std::optional<TimePoint> deadline) {
 
 /// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
 void Node::expire_groups(TimePoint now) {
-  constexpr std::size_t ops_max = 256;  // about a millisecond
-  std::size_t left = ops_max;
+  std::size_t left = effort_of_turn;
   while (left > 0 && !group_deadlines_.empty() && group_deadlines_.begin()->first <= now) {
     const GroupPtr state = group_deadlines_.begin()->second;
     group_deadlines_.erase(group_deadlines_.begin());
@@ -150,7 +149,6 @@ void Node::expire_groups(TimePoint now) {
     }
     std::vector<Action> actions;
     state->muster.expire(now, actions, left);
-    left -= std::min(left, actions.size());
     perform(state, std::move(actions), now);
     expire_early(state, now, left);
     watch(state, state->muster.next_deadline());

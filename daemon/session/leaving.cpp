@@ -207,11 +207,12 @@ void Node::begin_epoch(const GroupPtr& state, Error why, TimePoint now) {
   state->lost.clear();
   state->results.clear();
   std::size_t left = effort_of_turn;
-  auto ended = end_epoch(state, std::move(why), state->group.members());
-  MUSTER_ASSERT(state->coming.empty(), "a rank comes to a reform behind all that it called before");
-  state->coming = std::exchange(state->early, {});
+  auto ended = end_epoch(state, why, state->group.members());
+  // What newcomers called behind the reform that ends the epoch had no place in it yet.
+  auto behind = std::exchange(state->coming, std::exchange(state->early, {}));
   for (auto& [rank, queue] : state->coming) queue.early = queue.ops.size();
   settle(std::move(ended), left, now);
+  for (auto& [rank, queue] : behind) settle({state, nullptr, std::move(queue.ops), why}, left, now);
   tell_members(state);
   settle_own(state, left, now);
 }

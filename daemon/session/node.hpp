@@ -146,8 +146,8 @@ class Node {
     Parts parts;
     [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
     [[nodiscard]] Process process() const {
-      if (credentials.pid == 0) return {.client = id};
-      return {.user = credentials.user, .pid = credentials.pid, .client = {}};
+      const bool hidden = credentials.pid == 0;
+      return {.user = credentials.user, .pid = credentials.pid, .client = hidden ? id : muster::ipc::ClientId{}};
     }
   };
 
@@ -361,7 +361,7 @@ class Node {
                                                 Charge charge, TimePoint now);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, std::span<const ObjectId> objects) const;
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
-                                                 const muster::Result<Charge>& slot) const;
+                                                 const muster::Result<Charge>& charge) const;
   [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
@@ -454,7 +454,7 @@ class Node {
   std::uint64_t ops_failed_ = 0;
   std::uint64_t bytes_reduced_ = 0;
   std::uint64_t seen_memory_releases_ = 0;
-  std::size_t disposals_ = 0;  ///< segments whose memory is on its way back
+  std::size_t disposals_ = 0;  ///< segments and descriptions of objects whose memory is on its way back
   bool stopping_ = false;
   std::optional<TimePoint> memory_wanted_until_;  ///< the clients see until then that others wait for memory
   std::optional<TimePoint> drop_pickles_at_;      ///< no earlier, as memory takes a moment to come back

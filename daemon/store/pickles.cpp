@@ -1,5 +1,5 @@
-// How long a pickled ref keeps its object. While nobody has loaded the pickle: for its lease. Later: for as long as
-// nobody needs the room.
+// How long a pickled ref keeps its object: for its lease. Once the pickle has been loaded, only while nobody needs the
+// room.
 #include "store/store.hpp"
 
 namespace musterd {
@@ -40,7 +40,7 @@ void Store::unpin(Entry& entry, const char* reason) {
 
 void Store::expire(TimePoint now) {
   for (std::size_t left = unpinned_at_once; left > 0 && !pins_.empty() && pins_.begin()->first <= now; --left)
-    unpin(*entries_.at(pins_.begin()->second), "expired: its pickled ref was not used within the pickle lease");
+    unpin(*entries_.at(pins_.begin()->second), "expired: nobody held it, and the lease of its pickled ref is over");
 }
 
 std::optional<TimePoint> Store::next_deadline() const {

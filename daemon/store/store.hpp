@@ -150,7 +150,8 @@ class Store {
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, ClientId client) const;
   /// True if the client holds another user's object that lies in the segment: then it may read it all the same.
   [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
-  /// Adds a hold for whoever shows the capability and is of the object's user, else Denied; ObjectLost with the reason.
+  /// Adds a hold for a client that shows the capability and is of the object's user, else Denied; ObjectLost with the
+  /// reason.
   enum class Found : std::uint8_t { by_pickle, again };
   [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client,
                                                  Found found_by = Found::by_pickle);

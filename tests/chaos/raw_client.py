@@ -258,7 +258,7 @@ class RawClient:
 def manifest(segment: int, offset: int, shape: list[int], dtype: int = FLOAT32) -> bytes:
     """Of one array."""
     leaf = struct.pack("<QIBBH", offset, segment, dtype, len(shape), 0)
-    return struct.pack("<IIII", 1, len(shape), 0, 0) + leaf + struct.pack(f"<{len(shape)}q", *shape)
+    return struct.pack("<IIIIII", 1, len(shape), 0, 0, 0, 0) + leaf + struct.pack(f"<{len(shape)}q", *shape)
 
 
 def seal(object_id: int, content: bytes, parent: int = 0, copied_bytes: int = 0) -> bytes:

@@ -117,7 +117,8 @@ void Audit::expire() {
   for (auto& [id, op] : ops_) op.missing_at_event = missing(id, op);
   now_ = std::max(now_, *deadline);
   std::vector<Action> actions;
-  muster_.expire(now_, actions);
+  std::size_t plenty = std::size_t{1} << 30;
+  muster_.expire(now_, actions, plenty);
   take(std::move(actions));
 }
 

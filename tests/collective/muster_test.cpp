@@ -66,7 +66,7 @@ struct Scene {
   void lose(int rank) { muster.lose(rank, "died", actions, plenty), collect(); }
   void shrink(int rank) { muster.shrink(rank, "died", actions, plenty), collect(); }
   void vacate(int rank) { muster.vacate(rank, "died", actions, plenty), collect(); }
-  void expire(int ms) { muster.expire(now = at_ms(ms), actions), collect(); }
+  void expire(int ms) { muster.expire(now = at_ms(ms), actions, plenty), collect(); }
 
   std::size_t plenty = std::size_t{1} << 30;
 
@@ -622,6 +622,25 @@ TEST_CASE("ops reach their deadlines in order of these, also where a later contr
     CHECK_FALSE(scene.failures.contains(op));
     scene.expire(ms);
     CHECK(scene.failures.contains(op));
+  }
+  CHECK_FALSE(scene.muster.next_deadline());
+}
+
+TEST_CASE("many are told at once of few late ops") {
+  Scene scene(64);
+  for (const char* key : {"a", "b", "c"})
+    for (int rank = 0; rank < 63; ++rank) {
+      auto made = contribution(rank, Kind::barrier, 0, 100);
+      made.key = key;
+      scene.give(std::move(made));
+    }
+  scene.now = at_ms(100);
+  for (const std::size_t told : {63U, 126U, 189U}) {
+    std::size_t left = 50;
+    scene.muster.expire(scene.now, scene.actions, left);
+    scene.collect();
+    CHECK(left == 0);
+    CHECK(scene.failures.size() == told);
   }
   CHECK_FALSE(scene.muster.next_deadline());
 }

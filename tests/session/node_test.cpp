@@ -801,8 +801,9 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops that were called before their e
     clients[0].contribute(Kind::barrier, {}, 0, a_while);
     REQUIRE(clients[2].done(behind));
   }
-  SECTION("a reform, too") {
+  SECTION("a reform, too, and what is called behind it ends with the epoch") {
     const auto next = clients[2].contribute(Kind::reform);
+    const auto behind = clients[2].contribute(Kind::barrier, {}, 0, a_while);
     const auto others = clients[0].contribute(Kind::reform);
     CHECK_FALSE(clients[2].done(next));
     CHECK(most_at_once(placed) <= 256);
@@ -810,6 +811,7 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops that were called before their e
     REQUIRE(clients[0].done(others));
     CHECK(clients[2].done(next)->epoch == 3);
     for (const auto work : works) REQUIRE(clients[2].failed(work));
+    REQUIRE(clients[2].failed(behind));
   }
   CHECK(NodeAudit(world.node).contradictions().empty());
 }

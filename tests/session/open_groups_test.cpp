@@ -162,7 +162,9 @@ TEST_CASE("whose making an object is, is not for its maker to say") {
 TEST_CASE("who takes part in an op of an open group alone pays for its results") {
   Shared shared;
   auto& world = shared.world;
-  TestClient second(world, 3, guest_user);
+  // Also where the daemon can't see a process, as in another container.
+  const std::int32_t pid = GENERATE(1003, 0);
+  TestClient second(world, 3, Credentials{guest_user, pid});
   REQUIRE(shared.owner.join("h", 0, 3, OnLoss::fail, true));
   shared.guest.join("h", 1, 3, OnLoss::fail, true);
   second.join("h", 2, 3, OnLoss::fail, true);

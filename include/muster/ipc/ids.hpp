@@ -37,7 +37,7 @@ using ObjectId = Id<struct ObjectTag, std::uint64_t>;
   return std::to_string(maker_of(object).value) + ":" + std::to_string(object.value & counter);
 }
 
-/// 128 random bits: whoever shows them may hold the object.
+/// 128 random bits: who shows them may hold the object.
 struct Capability {
   std::array<std::uint64_t, 2> bits{};
   auto operator<=>(const Capability&) const = default;

@@ -121,7 +121,7 @@ struct Pin {
   ObjectId object;
 };
 
-/// Client: after SegmentGone, nothing of the segment is mapped here any more.
+/// Client: nothing of another client's segment, or of a result's, is mapped here any more.
 struct Unmapped {
   SegmentId segment;
 };

@@ -142,7 +142,8 @@ void Patience::waited(std::chrono::nanoseconds time) {
 }
 
 void Backoff::step() {
-  // With more waiters than cores, whoever is waited for needs this core: what does not come at once is yielded for.
+  // With more waiters than cores, the process that is waited for needs this core: what does not come at once is yielded
+  // for.
   constexpr unsigned pauses = 2;
   if (++rounds_ > pauses) {
     constexpr auto switch_min = std::chrono::nanoseconds(600);

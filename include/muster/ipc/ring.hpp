@@ -3,9 +3,9 @@
 // The daemon treats all that the client can write as hostile: it keeps its own positions in private memory,
 // copies a record before it looks at it, and checks every length.
 //
-// Nobody sleeps past a record. Whoever may sleep raises its flag, then looks at the ring once more; whoever writes
-// publishes first, then looks at the flag. All four steps are sequentially consistent, so at least one of the two sees
-// the other:
+// Nobody sleeps past a record. A side that may sleep raises its flag, then looks at the ring once more; a side that
+// writes publishes first, then looks at the flag. All four steps are sequentially consistent, so at least one of the
+// two sees the other:
 //   client writes: publish(); daemon_polls == 0 ? signal(doorbell).
 //   daemon sleeps: daemon_polls = 0; submissions.empty() ? epoll, on the doorbell too : poll on (daemon_polls = 1).
 //   daemon writes: publish(); client_sleeps != 0 ? client_sleeps = 0, futex_wake_all; the same for notify_armed and the

@@ -33,7 +33,7 @@
 
 namespace muster::ipc {
 
-/// Levels of a value; deeper ones are refused by whoever writes or reads them.
+/// Levels of a value; deeper ones are neither written nor read.
 inline constexpr int structure_depth_max = 200;
 
 /// The letters of the format.
