@@ -176,7 +176,7 @@ def sixteen_large_reductions(daemon: Daemon) -> None:
 
 def _many_arrays(segment: int, count: int, dtypes: Sequence[int] = ()) -> bytes:
     """Of `count` arrays of one element, the last ones with these dtypes."""
-    head = struct.pack("<IIII", count, count, 0, 0)
+    head = struct.pack("<IIIIII", count, count, 0, 0, 0, 0)
     kinds = [FLOAT32] * (count - len(dtypes)) + list(dtypes)
     leaves = b"".join(struct.pack("<QIBBH", 0, segment, kind, 1, 0) for kind in kinds)
     return head + leaves + struct.pack("<q", 1) * count

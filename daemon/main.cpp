@@ -2,6 +2,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -85,6 +86,11 @@ std::uint64_t heap_bytes(std::uint64_t memory) {
   return std::clamp((memory / 10 - std::min(memory / 10, own)) / 4 * 3, heap_min, heap_max);
 }
 
+std::string host_name() {
+  utsname names{};
+  return ::uname(&names) == 0 ? names.nodename : "";
+}
+
 ServerSettings server_settings(const Config& config) {
   ServerSettings settings;
   settings.socket = muster::ipc::socket_path(config.socket);
@@ -95,6 +101,7 @@ ServerSettings server_settings(const Config& config) {
   node.socket = settings.socket;
   node.log = log_target();
   node.pid = ::getpid();
+  node.host = host_name();
   node.user = ::geteuid();
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
   const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();

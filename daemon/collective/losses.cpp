@@ -64,22 +64,22 @@ bool Muster::needs_in_person(const Slot& slot, int rank) {
   return has_root(first.kind) && first.root == rank;
 }
 
-void Muster::lose(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
+void Muster::lose(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left) {
   refusing_ = true;
-  withdraw(rank, std::move(reason), Standing::gone, actions, left);
+  withdraw(rank, std::move(loss), Standing::gone, actions, left);
 }
 
-void Muster::shrink(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
-  withdraw(rank, std::move(reason), Standing::gone, actions, left);
+void Muster::shrink(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, std::move(loss), Standing::gone, actions, left);
 }
 
-void Muster::vacate(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
-  withdraw(rank, std::move(reason), Standing::vacant, actions, left);
+void Muster::vacate(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, std::move(loss), Standing::vacant, actions, left);
 }
 
-void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<Action>& actions, std::size_t& left) {
+void Muster::withdraw(int rank, Loss loss, Standing after, std::vector<Action>& actions, std::size_t& left) {
   if (standing(rank) != Standing::live) return;
-  losses_.insert_or_assign(rank, std::move(reason));
+  losses_.insert_or_assign(rank, std::move(loss));
   seat(rank).standing = after;
   if (after == Standing::gone) {
     --expected_;
@@ -118,13 +118,13 @@ void Muster::catch_up(std::vector<Action>& actions, std::size_t& left) {
   forget_old_failures();
 }
 
-void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t& left) {
+void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t& left, const Locate& locate) {
   while (left > 0 && !by_deadline_.empty()) {
     Slot& slot = *by_deadline_.begin();
     if (slot.deadline > now) break;
     const std::size_t before = actions.size();
     catch_up(slot, actions);
-    if (slot.gathering()) fail(slot, late(slot, now), actions);
+    if (slot.gathering()) fail(slot, late(slot, now, locate), actions);
     retire(slot);
     pay(left, actions, before);
   }
@@ -196,7 +196,24 @@ void Muster::reoccupy(int rank) {
   for (Slot& slot : reforms->second) slot.awaited += owes(slot, rank);
 }
 
-Error Muster::late(const Slot& slot, TimePoint now) const {
+bool Muster::has_come(const Slot& slot, int rank) const {
+  if (!slot.channel) return seat(rank).position > slot.sequence;
+  if (!slot.is(Channel::Of::pair)) return slot.arrived[static_cast<std::size_t>(rank)];
+  return (slot.channel->source == rank && slot.arrived[0]) || (slot.channel->destination == rank && slot.arrived[1]);
+}
+
+/// An op that the rank has come to and that gathers; nothing if there is none among those that are due next.
+std::string Muster::where_it_waits(int rank) const {
+  int looked_at = 0;
+  constexpr int looked_at_max = 64;
+  for (const Slot& slot : by_deadline_) {
+    if (++looked_at > looked_at_max) break;
+    if (slot.gathering() && has_come(slot, rank)) return slot.op->name;
+  }
+  return {};
+}
+
+Error Muster::late(const Slot& slot, TimePoint now, const Locate& locate) const {
   const auto absent = missing(slot);
   Losses vacant;
   for (int rank : absent)
@@ -205,7 +222,14 @@ Error Muster::late(const Slot& slot, TimePoint now) const {
   std::vector<int> present;
   for (const Contribution& contribution : slot.op->contributions) present.push_back(contribution.rank);
   std::sort(present.begin(), present.end());
-  return deadline_passed(slot.op->name, absent, present, now - slot.since);
+  constexpr std::size_t located_max = 2;
+  std::map<int, Whereabouts> known;
+  for (const int rank : std::span(absent).first(locate ? std::min(absent.size(), located_max) : 0)) {
+    auto whereabouts = locate(rank);
+    whereabouts.waits_in = where_it_waits(rank);
+    known.emplace(rank, std::move(whereabouts));
+  }
+  return deadline_passed(slot.op->name, absent, present, now - slot.since, known);
 }
 
 }  // namespace musterd

@@ -28,20 +28,46 @@ std::string list(std::span<const int> ranks) {
 
 std::vector<int> ranks_of(const Losses& losses) {
   std::vector<int> ranks;
-  for (const auto& [rank, reason] : losses) ranks.push_back(rank);
+  for (const auto& [rank, loss] : losses) ranks.push_back(rank);
   return ranks;
 }
 
-/// "rank 2 died, ranks 3, 4 left"
+/// "rank 2 (pid 4711 on host)"
+std::string rank_text(int rank, const std::string& process) {
+  return "rank " + std::to_string(rank) + (process.empty() ? "" : " (" + process + ")");
+}
+
+/// "rank 2 (pid 4711 on host) died, ranks 3, 4, 5 left"
 std::string losses_text(const Losses& losses) {
+  constexpr std::size_t told_apart_max = 2;
   std::map<std::string, std::vector<int>> by_reason;
-  for (const auto& [rank, reason] : losses) by_reason[reason].push_back(rank);
+  for (const auto& [rank, loss] : losses) by_reason[loss.how].push_back(rank);
   std::string text;
-  for (const auto& [reason, ranks] : by_reason) {
-    if (!text.empty()) text += ", ";
-    text += ranks_text(ranks) + " " + reason;
+  const auto append = [&](const std::string& more) { text += (text.empty() ? "" : ", ") + more; };
+  for (const auto& [how, ranks] : by_reason) {
+    const bool known = !losses.at(ranks.front()).process.empty();
+    if (!known || ranks.size() > told_apart_max) append(ranks_text(ranks) + " " + how);
+    else
+      for (const int rank : ranks) append(rank_text(rank, losses.at(rank).process) + " " + how);
   }
   return text;
+}
+
+/// What a missing rank does instead, and what to do about it.
+struct Advice {
+  std::string does;
+  std::string hint;
+};
+Advice advice_of(int rank, const Whereabouts& known) {
+  const auto who = rank_text(rank, known.process);
+  if (known.process.empty())
+    return {who + " has not joined the group", "start it, and see that it gives the same group name and world_size"};
+  if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
+  if (!known.waits_in.empty())
+    return {who + " waits in " + known.waits_in,
+            "every rank must call the same collectives in the same order; where threads make order unsure, match calls "
+            "by key="};
+  return {who + " waits in no op of the group", "see what it does; give a longer timeout= if it is only slow"};
 }
 
 std::string seconds_text(Duration duration) {
@@ -79,12 +105,16 @@ Error not_replaced(const std::string& op_name, const Losses& losses) {
 }
 
 Error deadline_passed(const std::string& op_name, std::span<const int> missing, std::span<const int> present,
-                      Duration waited) {
-  return Error(Code::timeout,
-               op_name + " waited " + seconds_text(waited) + " for " + ranks_text(missing) + "; " +
-                   ranks_text(present) + (present.size() == 1 ? " was there" : " were there"),
-               "see what the missing ranks do; give a longer timeout= if they are only slow",
-               {missing.begin(), missing.end()});
+                      Duration waited, const std::map<int, Whereabouts>& known) {
+  std::string message = op_name + " waited " + seconds_text(waited) + " for " + ranks_text(missing) + "; " +
+                        ranks_text(present) + (present.size() == 1 ? " was there" : " were there");
+  std::string hint = "see what the missing ranks do; give a longer timeout= if they are only slow";
+  for (const auto& [rank, whereabouts] : known) {
+    const auto [does, advice] = advice_of(rank, whereabouts);
+    message += "; " + does;
+    if (rank == known.begin()->first) hint = advice;
+  }
+  return Error(Code::timeout, std::move(message), std::move(hint), {missing.begin(), missing.end()});
 }
 
 Error no_input(const std::string& op_name, int rank, const Error& cause) {

@@ -16,8 +16,19 @@ namespace musterd {
 /// "rank 3", "ranks 0, 1", "ranks 0-7, 12"; the ranks in rising order.
 [[nodiscard]] std::string ranks_text(std::span<const int> ranks);
 
-/// Why a rank is gone, by rank: "died", "left".
-using Losses = std::map<int, std::string>;
+/// What became of a rank that is gone.
+struct Loss {
+  std::string how;      ///< "died", "left"
+  std::string process;  ///< "pid 4711 on host"; empty: unknown
+};
+using Losses = std::map<int, Loss>;
+
+/// What is known of a rank that an op waited for in vain.
+struct Whereabouts {
+  std::string process;   ///< as in Loss; empty: none has the seat
+  std::string waits_in;  ///< another op of the group, which it has come to
+  bool stopped = false;
+};
 
 /// The op waited for these ranks when they were lost.
 [[nodiscard]] muster::Error lost_while_awaited(const std::string& op_name, const Losses& losses);
@@ -27,9 +38,10 @@ using Losses = std::map<int, std::string>;
 [[nodiscard]] muster::Error not_members(const std::string& op_name, std::span<const int> ranks);
 /// The deadline passed and nobody took these vacant seats; `missing` are all that didn't come.
 [[nodiscard]] muster::Error not_replaced(const std::string& op_name, const Losses& losses);
-/// The deadline passed; `present` are the ranks that came.
+/// The deadline passed; `present` are the ranks that came, `known` what is known of some that did not.
 [[nodiscard]] muster::Error deadline_passed(const std::string& op_name, std::span<const int> missing,
-                                            std::span<const int> present, Duration waited);
+                                            std::span<const int> present, Duration waited,
+                                            const std::map<int, Whereabouts>& known);
 /// The rank called the op but has no input for it.
 [[nodiscard]] muster::Error no_input(const std::string& op_name, int rank, const muster::Error& cause);
 [[nodiscard]] muster::Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_flight_max);

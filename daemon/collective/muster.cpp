@@ -402,7 +402,7 @@ std::optional<TimePoint> Muster::next_deadline() const {
 
 std::set<int> Muster::lost() const {
   std::set<int> ranks;
-  for (const auto& [rank, reason] : losses_) ranks.insert(rank);
+  for (const auto& [rank, loss] : losses_) ranks.insert(rank);
   return ranks;
 }
 

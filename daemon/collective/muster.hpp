@@ -8,6 +8,7 @@
 #include <compare>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -68,22 +69,24 @@ class Muster {
   /// op that nobody had contributed to does. `lost` accumulates.
   /// Of a loss as many ops learn at once as `left` allows, and all reforms; the others with catch_up(), or when
   /// somebody comes to them. `left` goes down by one for each op, and by what its end costs.
-  void lose(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left);
+  void lose(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left);
   /// The rank is lost and nobody waits for it any more (policy shrink): ops that only waited for it start.
   /// Ops that need it in person (root, peer) fail with PeerLost.
-  void shrink(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left);
+  void shrink(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left);
   /// The rank is vacant (policy wait): ops go on waiting for a replacement; at their deadline they fail with PeerLost.
   /// A reform goes on without it.
-  void vacate(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left);
+  void vacate(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left);
   /// Whether there are ops that have not learned of a loss.
   [[nodiscard]] bool is_behind() const { return !by_knowledge_.empty() && is_behind(by_knowledge_.front()); }
   void catch_up(std::vector<Action>& actions, std::size_t& left);
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
+  /// Who has a rank's seat, and whether that process is stopped; for messages, so asked about few ranks. May be empty.
+  using Locate = std::function<Whereabouts(int rank)>;
   /// Ops whose deadline has passed fail: Timeout naming the missing ranks (PeerLost if a vacant seat is missing). As
   /// many as `left` allows; next_deadline() is then that of the next one. One that has to learn of a loss does so
   /// instead, if that ends it.
-  void expire(TimePoint now, std::vector<Action>& actions, std::size_t& left);
+  void expire(TimePoint now, std::vector<Action>& actions, std::size_t& left, const Locate& locate);
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
   /// The epoch is over and nobody comes any more: ops that only waited for lost ranks start, the others fail with this
@@ -229,13 +232,15 @@ class Muster {
   [[nodiscard]] std::vector<int> missing(const Slot& slot) const;
   [[nodiscard]] std::optional<muster::Error> refusal(const Slot& slot, const Contribution& contribution) const;
   [[nodiscard]] static bool needs_in_person(const Slot& slot, int rank);
-  void withdraw(int rank, std::string reason, Standing standing, std::vector<Action>& actions, std::size_t& left);
+  void withdraw(int rank, Loss loss, Standing standing, std::vector<Action>& actions, std::size_t& left);
   [[nodiscard]] bool is_behind(const Slot& slot) const { return slot.losses_known < gone_.size(); }
   void catch_up(Slot& slot, std::vector<Action>& actions);
   void catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left);
   void go_on_without(Slot& slot, int rank, std::vector<Action>& actions);
   void dissolve(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
-  [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now) const;
+  [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now, const Locate& locate) const;
+  [[nodiscard]] bool has_come(const Slot& slot, int rank) const;
+  [[nodiscard]] std::string where_it_waits(int rank) const;
 
   [[nodiscard]] static std::size_t name_bytes(const Slot& slot);
   [[nodiscard]] bool is_rank(int rank) const { return rank >= 0 && rank < world_size_; }

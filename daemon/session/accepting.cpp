@@ -113,6 +113,7 @@ void AsioServer::adopt(ipc::Fd socket) {
   const ClientId id = next_client();
   auto connection = std::make_shared<Connection>(io_, id, socket.release());
   connection->user = credentials.uid;
+  connection->pid = credentials.pid;
   connection->lane = rounds_.lane_of(credentials.pid);
   connections_.emplace(id, connection);
   node_.connected(id, {credentials.uid, credentials.pid}, now_);

@@ -88,6 +88,7 @@ struct Connection {
   using Behinds = std::deque<Behind>;
   Behinds behind;
   UserId user = 0;
+  std::int32_t pid = 0;
   Charge descriptors;  ///< once the node has forgotten it
 };
 
@@ -109,6 +110,7 @@ class AsioServer final : public Server, public Outside {
   void run(Job job) override;
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
+  [[nodiscard]] bool is_stopped(std::int32_t pid) override;
   void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
   muster::ipc::Capability random_capability() override;
   void stop(std::string reason) override;
@@ -138,7 +140,7 @@ class AsioServer final : public Server, public Outside {
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
   void receive(const ConnectionPtr& connection);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
-  void ended(const ConnectionPtr& connection, const std::string& how);
+  void ended(const ConnectionPtr& connection, const std::string& as_seen);
   void drop(const ConnectionPtr& connection);
   void flush_socket(const ConnectionPtr& connection);
   static void forget_unsent(Connection& connection);

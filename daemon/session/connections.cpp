@@ -7,6 +7,7 @@
 #include <muster/ipc/socket.hpp>
 
 #include "base/log.hpp"
+#include "base/process_state.hpp"
 #include "session/asio_server.hpp"
 
 namespace musterd {
@@ -150,9 +151,11 @@ void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void(
   set_polled(connection);
 }
 
-void AsioServer::ended(const ConnectionPtr& connection, const std::string& how) {
+void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_seen) {
   now_ = Clock::now();
   if (std::exchange(connection->ending, true)) return;
+  // The socket of a process that dies ends before the process does.
+  const std::string how = how_it_ends(connection->pid).value_or(as_seen);
   // What it had published before it ended still counts.
   after_ring(connection, [this, connection, how] {
     if (connection->closing) return;

@@ -13,6 +13,7 @@
 
 #include "base/assert.hpp"
 #include "base/log.hpp"
+#include "base/process_state.hpp"
 #include "session/asio_server.hpp"
 
 namespace musterd {
@@ -201,6 +202,8 @@ void AsioServer::run(Job job) {
   };
   engine_.submit(std::move(job));
 }
+
+bool AsioServer::is_stopped(std::int32_t pid) { return musterd::is_stopped(pid); }
 
 ipc::Capability AsioServer::random_capability() {
   constexpr std::size_t words = 512;

@@ -83,8 +83,7 @@ Error Node::with_holder(const Error& error, const Client& asks, const std::optio
   if (holder->credentials.pid == asks.credentials.pid)
     return {error.code(), error.message() + ": this one, which joined before",
             "use the group that it has, or leave() it first", error.ranks()};
-  return {error.code(), error.message() + ": pid " + std::to_string(holder->credentials.pid), error.hint(),
-          error.ranks()};
+  return {error.code(), error.message() + ": " + process_text(*holder), error.hint(), error.ranks()};
 }
 
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
@@ -134,9 +133,23 @@ void Node::watch(const GroupPtr& state, std::optional<TimePoint> deadline) {
   state->watched = group_deadlines_.emplace(*deadline, state);
 }
 
+Whereabouts Node::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
+  const auto seat = state.group.holder(rank);
+  const Client* holder = seat ? find(seat->client) : nullptr;
+  if (!holder) return {};
+  Whereabouts found;
+  found.process = process_text(*holder);
+  if (looks_left > 0 && holder->credentials.pid != 0) {
+    --looks_left;
+    found.stopped = outside_.is_stopped(holder->credentials.pid);
+  }
+  return found;
+}
+
 /// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
 void Node::expire_groups(TimePoint now) {
   std::size_t left = effort_of_turn;
+  std::size_t looks_left = 8;  // at what the kernel says of a process
   while (left > 0 && !group_deadlines_.empty() && group_deadlines_.begin()->first <= now) {
     const GroupPtr state = group_deadlines_.begin()->second;
     group_deadlines_.erase(group_deadlines_.begin());
@@ -148,7 +161,7 @@ void Node::expire_groups(TimePoint now) {
       continue;
     }
     std::vector<Action> actions;
-    state->muster.expire(now, actions, left);
+    state->muster.expire(now, actions, left, [&](int rank) { return locate(*state, rank, looks_left); });
     perform(state, std::move(actions), now);
     expire_early(state, now, left);
     watch(state, state->muster.next_deadline());
@@ -303,7 +316,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
     static_cast<void>(child->group.lose(seat.id));
     child->lost.insert_or_assign(rank, std::move(charge));
     std::size_t left = 1;
-    MUSTER_ASSERT(lose_by_policy(*child, rank, "died", left).empty(), "a new group has no ops");
+    MUSTER_ASSERT(lose_by_policy(*child, rank, {"died", {}}, left).empty(), "a new group has no ops");
     return;
   }
   client->seats.emplace(seat.id, Client::Seated{child, rank, std::move(charge)});

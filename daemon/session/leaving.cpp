@@ -15,7 +15,7 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, TimePoint now) {
+Result<void> Node::leave(Client& client, SeatId seat, const Loss& loss, TimePoint now) {
   auto found = client.seats.find(seat);
   if (found == client.seats.end())
     return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
@@ -23,14 +23,14 @@ Result<void> Node::leave(Client& client, SeatId seat, const std::string& how, Ti
   const GroupPtr state = seated.group;
   client.seats.erase(found);
   std::size_t left = effort_of_turn;
-  if (lose_seat(seat, std::move(seated), how, left, now) == AfterLoss::tell) tell_members(state);
+  if (lose_seat(seat, std::move(seated), loss, left, now) == AfterLoss::tell) tell_members(state);
   return {};
 }
 
 /// Most often at once. Many seats are lost one by one, and others have their turns in between.
-void Node::lose_all_seats(Client& client, const std::string& how, TimePoint now) {
+void Node::lose_all_seats(Client& client, const Loss& loss, TimePoint now) {
   if (client.seats.empty()) return;
-  leaving_.push_back({std::move(client.seats), how, {}});
+  leaving_.push_back({std::move(client.seats), loss, {}});
   client.seats.clear();
   const auto own = std::prev(leaving_.end());
   if (lose_some(*own, now)) leaving_.erase(own);
@@ -51,7 +51,7 @@ bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
     auto seat = leaving.seats.extract(held->second.id);
     if (seat.empty()) continue;
     std::size_t left = effort_of_turn;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, left, now_) == AfterLoss::tell)
+    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.loss, left, now_) == AfterLoss::tell)
       leaving.to_tell.insert(state);
     return true;
   }
@@ -66,7 +66,7 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
     left -= std::min(left, effort_of_seat);
     auto seat = leaving.seats.extract(leaving.seats.begin());
     const GroupPtr state = seat.mapped().group;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.how, left, now) == AfterLoss::tell)
+    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.loss, left, now) == AfterLoss::tell)
       leaving.to_tell.insert(state);
   }
   if (!leaving.seats.empty()) return false;
@@ -74,7 +74,7 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
   return true;
 }
 
-Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::string& how, std::size_t& left,
+Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const Loss& loss, std::size_t& left,
                                 TimePoint now) {
   const auto& [state, rank, charge] = seated;
   withdraw_waiting(state, rank, left, now);
@@ -86,7 +86,7 @@ Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::s
   }
   state->lost.insert_or_assign(rank, std::move(seated.charge));
   const auto epoch = state->group.epoch();
-  perform(state, lose_by_policy(*state, rank, how, left), now);
+  perform(state, lose_by_policy(*state, rank, loss, left), now);
   // The loss may have completed a reform: then the newcomers are members already, and told so.
   if (state->group.epoch() != epoch) {
     if (state->group.empty()) remove_group(state);
@@ -106,12 +106,12 @@ Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const std::s
   return AfterLoss::silence;
 }
 
-std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const std::string& how, std::size_t& left) {
+std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const Loss& loss, std::size_t& left) {
   std::vector<Action> actions;
   switch (state.group.settings().on_loss) {
-    case OnLoss::fail: state.muster.lose(rank, how, actions, left); break;
-    case OnLoss::shrink: state.muster.shrink(rank, how, actions, left); break;
-    case OnLoss::wait: state.muster.vacate(rank, how, actions, left); break;
+    case OnLoss::fail: state.muster.lose(rank, loss, actions, left); break;
+    case OnLoss::shrink: state.muster.shrink(rank, loss, actions, left); break;
+    case OnLoss::wait: state.muster.vacate(rank, loss, actions, left); break;
   }
   return actions;
 }

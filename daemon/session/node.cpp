@@ -183,10 +183,17 @@ void Node::violated(ClientId id, const Error& error, TimePoint now) {
   after_event();
 }
 
+std::string Node::process_text(const Client& client) const {
+  // A process of another container has no number here.
+  const auto number = client.credentials.pid;
+  const std::string process = number == 0 ? label(client.id) : "pid " + std::to_string(number);
+  return settings_.host.empty() ? process : process + " on " + settings_.host;
+}
+
 Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
-  lose_all_seats(client, how, now);
+  lose_all_seats(client, {how, process_text(client)}, now);
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);

@@ -47,7 +47,8 @@ using muster::ipc::WorkId;
 struct NodeSettings {
   std::string version;
   std::string socket;
-  std::string log;  ///< where the log goes, for `muster status`
+  std::string log;   ///< where the log goes, for `muster status`
+  std::string host;  ///< its name, for messages
   std::uint64_t incarnation = 1;
   Quota quota;
   std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
@@ -85,7 +86,7 @@ class Node {
   void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
   /// A record from the client's ring, in private memory.
   void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
-  /// The client died or closed its connection; `how` is for messages: "died", "exited". Gives what its descriptors are
+  /// The client died or closed its connection; `how` is for messages: "died". Gives what its descriptors are
   /// charged with, to be held until they are closed.
   [[nodiscard]] Charge disconnected(ClientId client, std::string how, TimePoint now);
   /// What the client sent can't be: tells it why and ends the connection.
@@ -230,6 +231,8 @@ class Node {
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
   [[nodiscard]] const Client* find(ClientId client) const;
+  /// "pid 4711 on host"
+  [[nodiscard]] std::string process_text(const Client& client) const;
   void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
   bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
   void doom(ClientId client) noexcept;
@@ -297,26 +300,26 @@ class Node {
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
-  [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const std::string& how, TimePoint now);
+  [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const Loss& loss, TimePoint now);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know, or there are none
     tell,     ///< the members have to be told
   };
   [[nodiscard]] muster::Error with_holder(const muster::Error& error, const Client& asks,
                                           const std::optional<Seat>& taken) const;
-  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const std::string& how, std::size_t& left,
+  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const Loss& loss, std::size_t& left,
                                     TimePoint now);
-  void lose_all_seats(Client& client, const std::string& how, TimePoint now);
+  void lose_all_seats(Client& client, const Loss& loss, TimePoint now);
   /// The seats of a client that is gone, as far as they have not been lost yet.
   struct Leaving {
     std::unordered_map<SeatId, Client::Seated> seats;
-    std::string how;
+    Loss loss;
     std::set<GroupPtr> to_tell;
   };
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
   bool lose_before_its_turn(const GroupPtr& state, int rank);
-  [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const std::string& how,
+  [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const Loss& loss,
                                                           std::size_t& left);
   void withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now);
   /// What a loss, or the end of an epoch, has not been told of yet.
@@ -338,6 +341,7 @@ class Node {
   [[nodiscard]] static muster::ipc::Done epoch_of(const GroupState& state);
   void watch(const GroupPtr& state, std::optional<TimePoint> deadline);
   void expire_groups(TimePoint now);
+  [[nodiscard]] Whereabouts locate(const GroupState& state, int rank, std::size_t& looks_left) const;
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);

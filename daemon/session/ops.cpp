@@ -234,7 +234,8 @@ void Node::give_up_seat(Client& client, const ipc::Contribute& contribute, const
   fail_work(client.id, contribute.work,
             Error(error.code(), error.message() + "; the rank has lost its seat, as its op could have no place",
                   error.hint()));
-  static_cast<void>(leave(client, contribute.seat, "started more ops than the daemon has memory for", now));
+  static_cast<void>(
+      leave(client, contribute.seat, {"started more ops than the daemon has memory for", process_text(client)}, now));
 }
 
 /// What the rank gives to the op, or why it can't.

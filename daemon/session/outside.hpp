@@ -49,6 +49,8 @@ class Outside {
   /// Touches the pages of a new mapping in the background.
   virtual void populate(const MappingPtr& mapping) = 0;
   [[nodiscard]] virtual muster::ipc::Capability random_capability() = 0;
+  /// Whether the process is stopped; takes some ten microseconds.
+  [[nodiscard]] virtual bool is_stopped(std::int32_t pid) = 0;
   /// Begins the orderly end of the daemon.
   virtual void stop(std::string reason) = 0;
 };

@@ -210,7 +210,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                                body.open()};
       return join(client, request, std::move(settings), body.rank());
     }
-    case wire::Body_Leave: return reply(id, request, leave(client, {frame.body_as_Leave()->seat()}, "left", now));
+    case wire::Body_Leave:
+      return reply(id, request, leave(client, {frame.body_as_Leave()->seat()}, {"left", process_text(client)}, now));
     case wire::Body_Fork: return fork(client, request);
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
     case wire::Body_StatusQuery: return status(id, request, now);

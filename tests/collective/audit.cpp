@@ -79,9 +79,9 @@ void Audit::lose(int rank) {
   std::vector<Action> actions;
   std::size_t left = at_once_;
   switch (policy_) {
-    case OnLoss::fail: muster_.lose(rank, "died", actions, left); break;
-    case OnLoss::shrink: muster_.shrink(rank, "died", actions, left); break;
-    case OnLoss::wait: muster_.vacate(rank, "died", actions, left); break;
+    case OnLoss::fail: muster_.lose(rank, {"died", {}}, actions, left); break;
+    case OnLoss::shrink: muster_.shrink(rank, {"died", {}}, actions, left); break;
+    case OnLoss::wait: muster_.vacate(rank, {"died", {}}, actions, left); break;
   }
   take(std::move(actions));
 }
@@ -118,7 +118,7 @@ void Audit::expire() {
   now_ = std::max(now_, *deadline);
   std::vector<Action> actions;
   std::size_t plenty = std::size_t{1} << 30;
-  muster_.expire(now_, actions, plenty);
+  muster_.expire(now_, actions, plenty, {});
   take(std::move(actions));
 }
 

@@ -63,10 +63,11 @@ struct Scene {
     }
     actions.clear();
   }
-  void lose(int rank) { muster.lose(rank, "died", actions, plenty), collect(); }
-  void shrink(int rank) { muster.shrink(rank, "died", actions, plenty), collect(); }
-  void vacate(int rank) { muster.vacate(rank, "died", actions, plenty), collect(); }
-  void expire(int ms) { muster.expire(now = at_ms(ms), actions, plenty), collect(); }
+  void lose(int rank) { muster.lose(rank, {"died", {}}, actions, plenty), collect(); }
+  void shrink(int rank) { muster.shrink(rank, {"died", {}}, actions, plenty), collect(); }
+  void vacate(int rank) { muster.vacate(rank, {"died", {}}, actions, plenty), collect(); }
+  void expire(int ms) { muster.expire(now = at_ms(ms), actions, plenty, locate), collect(); }
+  Muster::Locate locate;
 
   std::size_t plenty = std::size_t{1} << 30;
 
@@ -570,7 +571,7 @@ TEST_CASE("ops learn of a loss as many at a time as there is room for") {
   const auto first = scene.barrier(0, "a");
   const auto second = scene.barrier(0, "b");
   std::size_t left = 1;
-  scene.muster.lose(2, "died", scene.actions, left);
+  scene.muster.lose(2, {"died", {}}, scene.actions, left);
   scene.collect();
   CHECK(left == 0);
   CHECK(scene.failures.contains(first));
@@ -593,7 +594,7 @@ TEST_CASE("an op that has to learn of a loss does not time out before") {
   scene.barrier(0, "a"), scene.barrier(1, "a");
   const auto waits = scene.barrier(0, "b");
   std::size_t none = 0;
-  scene.muster.shrink(2, "died", scene.actions, none);
+  scene.muster.shrink(2, {"died", {}}, scene.actions, none);
   constexpr int a_day = 86'400'000;
   scene.expire(a_day);
   // One only waited for the lost rank; the other does not name it.
@@ -626,6 +627,44 @@ TEST_CASE("ops reach their deadlines in order of these, also where a later contr
   CHECK_FALSE(scene.muster.next_deadline());
 }
 
+TEST_CASE("a timeout says where the missing ranks are instead") {
+  Scene scene(4);
+  const auto message_of = [&](std::map<int, Whereabouts> known) {
+    scene.locate = [known = std::move(known)](int rank) mutable { return known[rank]; };
+    const auto work = scene.barrier(0, "b");
+    scene.expire(1000);
+    return scene.error(work).message() + " | " + scene.error(work).hint();
+  };
+  const auto begins_with = [](const std::string& start) { return Catch::Matchers::StartsWith(start); };
+  const std::string waited = "barrier 'b' waited 1 s for ranks 1, 2, 3; rank 0 was there; ";
+  SECTION("not there at all") {
+    CHECK_THAT(message_of({}),
+               begins_with(waited + "rank 1 has not joined the group; rank 2 has not joined the group | "
+                                    "start it"));
+  }
+  SECTION("in other ops") {
+    auto later = contribution(1, Kind::send, 0, 5000);
+    later.tag = 7;
+    later.inputs.push_back(plain(floats({1})));
+    scene.give(std::move(later));
+    CHECK_THAT(message_of({{1, {"pid 7", "", false}}, {2, {"pid 8", "", false}}}),
+               begins_with(waited + "rank 1 (pid 7) waits in send 1->0 tag 7; rank 2 (pid 8) waits in no op of the group | "
+                                    "every rank must call the same"));
+  }
+  SECTION("stopped") {
+    CHECK_THAT(message_of({{1, {"pid 7", "", true}}, {2, {}}}),
+               begins_with(waited + "rank 1 (pid 7) is stopped; rank 2 has not joined the group | let it go on"));
+  }
+}
+
+TEST_CASE("losses are told with their processes, if they are few") {
+  const auto message_of = [](const Losses& losses) { return lost_while_awaited("op", losses).message(); };
+  const std::string waited = "op waited for a rank that is lost: ";
+  CHECK(message_of({{1, {"died", "pid 7"}}, {2, {"left", ""}}}) == waited + "rank 1 (pid 7) died, rank 2 left");
+  CHECK(message_of({{1, {"died", "pid 7"}}, {2, {"died", "pid 8"}}, {3, {"died", "pid 9"}}}) ==
+        waited + "ranks 1, 2, 3 died");
+}
+
 TEST_CASE("many are told at once of few late ops") {
   Scene scene(64);
   for (const char* key : {"a", "b", "c"})
@@ -637,7 +676,7 @@ TEST_CASE("many are told at once of few late ops") {
   scene.now = at_ms(100);
   for (const std::size_t told : {63U, 126U, 189U}) {
     std::size_t left = 50;
-    scene.muster.expire(scene.now, scene.actions, left);
+    scene.muster.expire(scene.now, scene.actions, left, {});
     scene.collect();
     CHECK(left == 0);
     CHECK(scene.failures.size() == told);
@@ -706,7 +745,7 @@ TEST_CASE("what is left of an epoch ends as many ops at a time as there is room 
   const auto complete = scene.barrier(0, "b");
   scene.barrier(1, "b");
   std::size_t left = 0;
-  scene.muster.shrink(2, "died", scene.actions, left);
+  scene.muster.shrink(2, {"died", {}}, scene.actions, left);
   const muster::Error over(Code::peer_lost, "the epoch is over");
   left = 1;
   scene.muster.dissolve(over, scene.actions, left);

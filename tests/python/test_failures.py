@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import time
 
@@ -151,6 +152,89 @@ def test_a_stopped_rank_is_a_timeout_and_goes_on_later(own_daemon):
     # Rank 1's first op after waking is the barrier that timed out: it gets that recorded outcome.
     assert outcomes[1][0] is False
     assert "Timeout" in outcomes[1][1] or "Mismatch" in outcomes[1][1]
+
+
+def _wait_for_missing(rank, pids, over):
+    if rank == 3:
+        return None  # it never joins
+    group = muster.group("g", rank=rank, world_size=4)
+    if rank == 1:
+        work = group.send(np.ones(1), 0, tag=7, timeout=60)
+        muster.status()  # the contribution has arrived
+    if rank != 0:
+        pids.put((rank, os.getpid()))
+        if rank == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        over.wait(60)
+        return None if rank == 2 else work.done()
+    known = dict(pids.get() for _ in range(2))
+    while pathlib.Path(f"/proc/{known[2]}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        os.sched_yield()
+    try:
+        messages = []
+        for kind in ("allreduce", "recv"):
+            with pytest.raises(muster.Timeout) as error:
+                group.allreduce(1, timeout=0.1).result() if kind == "allreduce" else group.recv(2, timeout=0.1).result()
+            messages.append(str(error.value))
+        return known, messages
+    finally:
+        os.kill(known[2], signal.SIGCONT)
+        over.set()
+
+
+def test_a_timeout_says_where_the_missing_ranks_are(own_daemon):
+    outcomes = run_ranks(own_daemon, _wait_for_missing, 4, SPAWN.SimpleQueue(), SPAWN.Event())
+    pids, (all_missing, stopped) = outcomes[0]
+    assert f"rank 1 (pid {pids[1]} on {os.uname().nodename}) waits in send 1->0 tag 7" in all_missing
+    assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in all_missing
+    assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in stopped
+    assert "kill -CONT" in stopped
+    assert outcomes[1] is False
+
+
+def _never_joins(rank):
+    if rank == 1:
+        return None
+    with pytest.raises(muster.Timeout) as error:
+        muster.group("g", rank=rank, world_size=2).barrier(timeout=0.1).result()
+    return str(error.value)
+
+
+def test_a_timeout_names_a_rank_that_never_joined(own_daemon):
+    message, _ = run_ranks(own_daemon, _never_joins, 2)
+    assert "rank 1 has not joined the group" in message
+    assert "start it" in message
+
+
+ENDS = {
+    "was killed by signal 9 (Killed)": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exited with status 3": lambda: os._exit(3),
+    "ended": lambda: os._exit(0),
+}
+
+
+def _end(rank, how, pids):
+    group = muster.group("g", rank=rank, world_size=2)
+    group.barrier().result()
+    if rank == 1:
+        pids.put(os.getpid())
+        ENDS[how]()
+        return None
+    with pytest.raises(muster.PeerLost) as error:
+        group.barrier().result()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_lost_rank_is_told_with_its_process_and_its_end(own_daemon, how):
+    pids = SPAWN.SimpleQueue()
+    with ranks(own_daemon, _end, 2, how, pids) as (_, results):
+        while True:
+            rank, good, message = results.get(timeout=60)
+            if rank == 0:
+                break
+        assert good, message
+        assert f"rank 1 (pid {pids.get()} on {os.uname().nodename}) {how}" in message
 
 
 def _exit_early(rank):

@@ -118,6 +118,7 @@ class Kept final : public Outside {
   }
   void dispose(UserId, Remains, std::function<void()> then) override { then(); }
   void populate(const MappingPtr&) override {}
+  bool is_stopped(std::int32_t) override { return false; }
   ipc::Capability random_capability() override { return recorder.random_capability(); }
   void stop(std::string) override {}
 

@@ -64,6 +64,7 @@ class Recorder : public Outside {
     then();
   }
   void populate(const MappingPtr&) override { ++mapped; }
+  bool is_stopped(std::int32_t pid) override { return stopped_processes.contains(pid); }
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }
 
@@ -90,7 +91,8 @@ class Recorder : public Outside {
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
   std::uint64_t random = 0;
-  std::size_t mapped = 0;    ///< segments
+  std::size_t mapped = 0;  ///< segments
+  std::set<std::int32_t> stopped_processes;
   std::size_t disposed = 0;  ///< the same
   std::string stopped;
 };

@@ -160,6 +160,7 @@ class Walk final : private Outside {
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   void show_memory_wanted(bool) override {}
   void populate(const MappingPtr&) override {}
+  bool is_stopped(std::int32_t) override { return false; }
   [[nodiscard]] ipc::Capability random_capability() override { return {{++random_, 17}}; }
   void stop(std::string reason) override;
 

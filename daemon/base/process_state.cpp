@@ -1,0 +1,76 @@
+#include "base/process_state.hpp"
+
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include <muster/ipc/text_file.hpp>
+
+namespace musterd {
+
+namespace {
+
+/// The fields of /proc/PID/stat (proc(5)) from the third on: what comes before them may hold anything.
+struct Stat {
+  static constexpr std::size_t first = 3;
+  std::string text;
+  std::vector<std::string_view> fields;
+
+  [[nodiscard]] std::string_view field(std::size_t number) const {
+    return number - first < fields.size() ? fields[number - first] : std::string_view();
+  }
+  [[nodiscard]] long number(std::size_t field_number) const {
+    const auto digits = field(field_number);
+    long value = 0;
+    std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    return value;
+  }
+  [[nodiscard]] char state() const { return field(first).empty() ? '?' : field(first).front(); }
+};
+
+std::optional<Stat> stat_of(pid_t pid) {
+  if (pid <= 0) return std::nullopt;
+  auto text = muster::ipc::read_text_file("/proc/" + std::to_string(pid) + "/stat");
+  if (!text) return std::nullopt;
+  Stat stat;
+  stat.text = std::move(*text);
+  const std::size_t name_end = stat.text.rfind(')');
+  if (name_end == std::string::npos) return std::nullopt;
+  std::string_view rest = std::string_view(stat.text).substr(name_end + 1);
+  while (!rest.empty()) {
+    const std::size_t begin = rest.find_first_not_of(" \n");
+    if (begin == std::string_view::npos) break;
+    rest.remove_prefix(begin);
+    const std::size_t end = std::min(rest.find_first_of(" \n"), rest.size());
+    stat.fields.push_back(rest.substr(0, end));
+    rest.remove_prefix(end);
+  }
+  return stat;
+}
+
+}  // namespace
+
+std::optional<std::string> how_it_ends(pid_t pid) {
+  constexpr std::size_t flags_field = 9;
+  constexpr std::size_t exit_code_field = 52;
+  constexpr long exiting = 0x4;  // PF_EXITING of the kernel
+  const auto stat = stat_of(pid);
+  if (!stat || (stat->state() != 'Z' && (stat->number(flags_field) & exiting) == 0)) return std::nullopt;
+  // 0 also for readers that may not look into the process.
+  const auto code = static_cast<int>(stat->number(exit_code_field));
+  if (WIFSIGNALED(code))
+    return "was killed by signal " + std::to_string(WTERMSIG(code)) + " (" + ::strsignal(WTERMSIG(code)) + ")";
+  if (WIFEXITED(code) && WEXITSTATUS(code) != 0) return "exited with status " + std::to_string(WEXITSTATUS(code));
+  return "ended";
+}
+
+bool is_stopped(pid_t pid) {
+  const auto stat = stat_of(pid);
+  return stat && (stat->state() == 'T' || stat->state() == 't');
+}
+
+}  // namespace musterd

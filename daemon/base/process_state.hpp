@@ -1,0 +1,18 @@
+// What the kernel tells of a process that is not a child: how it ends, and whether it is stopped. For messages.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+namespace musterd {
+
+/// "was killed by signal 9 (Killed)", "exited with status 3", or "ended" if it returned 0 or this process may not know.
+/// Nothing while it lives, and once its parent has waited for it.
+[[nodiscard]] std::optional<std::string> how_it_ends(pid_t pid);
+
+/// By a signal such as SIGSTOP, or a debugger.
+[[nodiscard]] bool is_stopped(pid_t pid);
+
+}  // namespace musterd
