@@ -207,6 +207,7 @@ void Node::lifeline_closed(ClientId heir, TimePoint now) {
 void Node::go_on(TimePoint now) {
   now_ = now;
   store_.drop_more();
+  segments_.drop_more();
   try {
     lose_more(now);
     settle_more(now);

@@ -96,7 +96,7 @@ class Node {
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
-    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
+    return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
            may_have_unwanted_ops();
   }
   void go_on(TimePoint now);

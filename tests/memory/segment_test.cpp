@@ -148,6 +148,32 @@ TEST_CASE("what a dead client leaves stays charged until the last object in it g
   CHECK(world.ledger.client(owner.client).used[0] == 0);
 }
 
+TEST_CASE("of a dead client with many segments some end in each turn") {
+  World world;
+  constexpr std::size_t leases = 500;
+  std::vector<SegmentPtr> kept;
+  for (std::size_t i = 0; i < leases; ++i) {
+    auto segment = world.table.lease(owner, page, false);
+    REQUIRE(segment);
+    if (i % 100 == 0) kept.push_back(*segment);
+  }
+  const auto of_other = *world.table.lease(other, page, false);
+  world.table.drop_client(owner.client);
+  CHECK(world.table.size() > leases / 2);
+  int turns = 0;
+  for (; world.table.drops() && turns < 100; ++turns) {
+    const std::size_t before = world.table.size();
+    world.table.drop_more();
+    CHECK(before - world.table.size() <= SegmentTable::drops_of_turn);
+  }
+  CHECK(turns > 2);
+  CHECK(world.table.size() == kept.size() + 1);
+  CHECK(world.ledger.client(owner.client).used[0] == kept.size() * page);
+  CHECK(world.table.find(of_other->id()));
+  kept.clear();
+  CHECK(world.ledger.client(owner.client).used == Amounts{});
+}
+
 TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
   World world;
   auto result = result_segment(world.table, 1000, page);
@@ -239,6 +265,30 @@ TEST_CASE("who reads segments is charged for being known to, once, beyond a few"
   CHECK(table.add_reader(last, other));
   table.drop_client(other.client);
   CHECK(ledger.total().used[static_cast<std::size_t>(Resource::heap)] == 0);
+}
+
+TEST_CASE("a client may read another segment for nothing as soon as it has unmapped one") {
+  Quota quota = memory_quota(mebibyte);
+  quota.per_client[static_cast<std::size_t>(Resource::heap)] = 0;
+  Ledger ledger(quota);
+  SegmentTable table(ledger);
+  std::vector<SegmentPtr> segments;
+  for (std::size_t i = 0; i < SegmentTable::readers_free + 1; ++i)
+    segments.push_back(result_segment(table, owner.user, page));
+  const auto last = segments.back();
+  segments.pop_back();
+  for (const auto& segment : segments) REQUIRE(table.add_reader(segment, other));
+  REQUIRE_FALSE(table.add_reader(last, other));
+  CHECK(table.add_reader(last, {owner.user, {3}}));
+  const auto id = segments.back()->id();
+  SECTION("one that is there") {}
+  SECTION("one that has ended") {
+    segments.pop_back();
+    table.drop_result(id);
+    REQUIRE_FALSE(table.add_reader(last, other));
+  }
+  table.unmapped(other.client, id);
+  CHECK(table.add_reader(last, other));
 }
 
 TEST_CASE("a segment stays charged until its last reader has unmapped it or is gone") {
