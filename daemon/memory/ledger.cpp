@@ -119,14 +119,14 @@ Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amou
   return take(payer, accounts, resource, amount, heap, false);
 }
 
-Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn) {
+Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn, std::uint64_t heap) {
   const auto accounts = accounts_of(payer);
-  if (!within_quota(payer, accounts, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
   // The reserve is for when there is nothing else.
-  if (turn == Turn::its_own && leaves_the_reserve(bytes))
-    return take(payer, accounts, Resource::memory, bytes, 0, false);
-  if (!in_the_reserve(payer, accounts, bytes)) return refuse(payer, Resource::memory, bytes);
-  return take(payer, accounts, Resource::memory, bytes, 0, true);
+  const bool of_all = turn == Turn::its_own && leaves_the_reserve(bytes);
+  if (!within_quota(payer, accounts, Resource::memory, bytes) || (!of_all && !in_the_reserve(payer, accounts, bytes)))
+    return refuse(payer, Resource::memory, bytes);
+  if (!within_quota(payer, accounts, Resource::heap, heap)) return refuse(payer, Resource::heap, heap);
+  return take(payer, accounts, Resource::memory, bytes, heap, !of_all);
 }
 
 Result<void> Ledger::resize(Charge& charge, Payer payer, std::uint64_t bytes) {

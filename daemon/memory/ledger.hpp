@@ -107,7 +107,8 @@ class Ledger {
   [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount,
                                               std::uint64_t heap = 0);
   /// The same for a little memory, which may be of the reserve when there is nothing else.
-  [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own);
+  [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own,
+                                                    std::uint64_t heap = 0);
   /// Makes `charge`, which is the payer's for heap alone or empty, one of `bytes`. What is refused leaves it as it was.
   [[nodiscard]] muster::Result<void> resize(Charge& charge, Payer payer, std::uint64_t bytes);
   /// Whether it does not exceed what is left of any limit, the reserve of small requests included. What has no room

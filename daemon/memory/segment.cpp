@@ -103,7 +103,8 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   if (!small && turn == Turn::before_others)
     return Error(Code::out_of_memory, "a segment of " + std::to_string(bytes) + " bytes is too large for the reserve",
                  "wait for memory in line");
-  auto memory = small ? ledger_.charge_small(payer, bytes, turn) : ledger_.charge(payer, Resource::memory, bytes);
+  auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
+                      : ledger_.charge(payer, Resource::memory, bytes, segment_heap_bytes);
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();

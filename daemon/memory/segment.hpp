@@ -108,7 +108,7 @@ class Segment : public SparseHook, public LeasedHook {
   bool hard_requested_ = false;
   muster::ipc::Fd fd_;
   MappingPtr mapping_;
-  Charge memory_;
+  Charge memory_;  ///< with segment_heap_bytes
   Charge descriptor_;
   SegmentReaders readers_;
   SegmentTable* table_ = nullptr;
@@ -132,6 +132,8 @@ class SegmentTable {
   explicit SegmentTable(Ledger& ledger, Hooks hooks) : ledger_(ledger), hooks_(std::move(hooks)) {}
   explicit SegmentTable(Ledger& ledger) : SegmentTable(ledger, Hooks()) {}
 
+  /// What a segment takes of the heap here, in a pool of results, and while it is disposed of. Measured.
+  static constexpr std::uint64_t segment_heap_bytes = 640;
   /// A segment that `client` will write. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard,
                                                  Turn turn = Turn::its_own);
@@ -212,7 +214,7 @@ class SegmentTable {
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
   /// What outlives a segment while clients map it.
   struct Draining {
-    std::shared_ptr<Charge> memory;  ///< shared with its disposal
+    std::shared_ptr<Charge> memory;  ///< the segment's, shared with its disposal
     SegmentReaders readers;
   };
   std::unordered_map<SegmentId, Draining> draining_;

@@ -58,11 +58,13 @@ Amounts NodeAudit::held() const {
   for (const auto& [id, weak] : node_.segments_.segments_)
     if (const auto segment = weak.lock()) {
       memory += segment->bytes();
+      heap += SegmentTable::segment_heap_bytes;
       ++fds;
       for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
     }
   for (const auto& [id, draining] : node_.segments_.draining_) {
     memory += draining.memory->amount();
+    heap += draining.memory->heap();
     for (const auto& [client, reader] : draining.readers) heap += reader.charge.amount();
   }
   for (const auto& listed : node_.store_.list(every, {})) {
