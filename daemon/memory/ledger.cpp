@@ -1,6 +1,8 @@
 #include "memory/ledger.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <utility>
 
 #include "base/assert.hpp"
@@ -117,14 +119,14 @@ Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amou
   return take(payer, accounts, resource, amount, heap, false);
 }
 
-Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn) {
+Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn, std::uint64_t heap) {
   const auto accounts = accounts_of(payer);
-  if (!within_quota(payer, accounts, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
   // The reserve is for when there is nothing else.
-  if (turn == Turn::its_own && leaves_the_reserve(bytes))
-    return take(payer, accounts, Resource::memory, bytes, 0, false);
-  if (!in_the_reserve(payer, accounts, bytes)) return refuse(payer, Resource::memory, bytes);
-  return take(payer, accounts, Resource::memory, bytes, 0, true);
+  const bool of_all = turn == Turn::its_own && leaves_the_reserve(bytes);
+  if (!within_quota(payer, accounts, Resource::memory, bytes) || (!of_all && !in_the_reserve(payer, accounts, bytes)))
+    return refuse(payer, Resource::memory, bytes);
+  if (!within_quota(payer, accounts, Resource::heap, heap)) return refuse(payer, Resource::heap, heap);
+  return take(payer, accounts, Resource::memory, bytes, heap, !of_all);
 }
 
 Result<void> Ledger::resize(Charge& charge, Payer payer, std::uint64_t bytes) {
@@ -214,7 +216,7 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
   return {
       Code::out_of_memory,
       "the store is full: " + amount_text(resource, total_.used[i]) + " of " + amount_text(resource, quota_.total[i]) +
-          " are held (" + holders_of_memory() + ")" +
+          " are held" +
           (quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays" : "") +
           ", " + amount_text(resource, amount) + " more asked for",
       "free refs and results that are not needed, or start the daemon with a larger --memory: a job needs its arrays "
@@ -260,17 +262,24 @@ std::vector<UserId> Ledger::users() const {
 }
 
 std::string Ledger::holders_of_memory(std::size_t count) const {
-  std::vector<std::pair<std::uint64_t, std::string>> holders;
+  struct Holder {
+    std::uint64_t bytes;
+    const char* kind;
+    std::uint32_t id;
+  };
+  std::vector<Holder> holders;
   const auto i = index(Resource::memory);
   for (const auto& [client, account] : clients_)
-    holders.emplace_back(account.used[i], "client " + std::to_string(client.value));
+    if (account.used[i] > 0) holders.push_back({account.used[i], "client ", client.value});
   for (const auto& [user, account] : results_)
-    holders.emplace_back(account.used[i], "results of user " + std::to_string(user));
-  std::erase_if(holders, [](const auto& holder) { return holder.first == 0; });
-  std::sort(holders.rbegin(), holders.rend());
+    if (account.used[i] > 0) holders.push_back({account.used[i], "results of user ", user});
+  const std::size_t shown = std::min(count, holders.size());
+  std::ranges::partial_sort(holders, holders.begin() + static_cast<std::ptrdiff_t>(shown), std::greater(),
+                            [](const Holder& holder) { return std::pair(holder.bytes, holder.id); });
   std::string text;
-  for (std::size_t n = 0; n < std::min(count, holders.size()); ++n)
-    text += (n ? ", " : "") + holders[n].second + ": " + amount_text(Resource::memory, holders[n].first);
+  for (std::size_t n = 0; n < shown; ++n)
+    text += (n ? ", " : "") + (holders[n].kind + std::to_string(holders[n].id)) + ": " +
+            amount_text(Resource::memory, holders[n].bytes);
   if (holders.size() > count) text += ", " + std::to_string(holders.size() - count) + " more";
   return text.empty() ? "nobody" : text;
 }

@@ -101,12 +101,14 @@ class Ledger {
   Ledger& operator=(const Ledger&) = delete;
 
   /// QuotaExceeded if the client's or user's share does not allow it; OutOfMemory if the daemon's total doesn't
-  /// (for memory: the caller may wait, see Admission). The message says the limit and who holds what.
+  /// (for memory: the caller may wait, see Admission). The message says the limit. Who holds a full store it leaves to
+  /// holders_of_memory(): a request that waits is refused again and again, and is told once.
   /// `heap`: what the thing takes of the heap, charged in the same step.
   [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount,
                                               std::uint64_t heap = 0);
   /// The same for a little memory, which may be of the reserve when there is nothing else.
-  [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own);
+  [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own,
+                                                    std::uint64_t heap = 0);
   /// Makes `charge`, which is the payer's for heap alone or empty, one of `bytes`. What is refused leaves it as it was.
   [[nodiscard]] muster::Result<void> resize(Charge& charge, Payer payer, std::uint64_t bytes);
   /// Whether it does not exceed what is left of any limit, the reserve of small requests included. What has no room
@@ -122,7 +124,8 @@ class Ledger {
   [[nodiscard]] const Quota& quota() const { return quota_; }
   /// Grows with every charge of memory that ends; lets Admission see when trying again makes sense.
   [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
-  /// `client 3: 512 MiB, results of user 1000: 1.0 GiB, ...`: the largest holders of memory, for error messages.
+  /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. It
+  /// walks over all clients.
   [[nodiscard]] std::string holders_of_memory(std::size_t count = 4) const;
 
  private:

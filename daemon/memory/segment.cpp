@@ -87,11 +87,13 @@ Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool h
     return Error(Code::invalid, "a segment of " + std::to_string(bytes) + " bytes");
   auto segment = book(client, bytes, turn);
   if (!segment) return segment.error();
+  auto& writer = clients_[client.client];
   auto fd = ipc::create_memfd("muster-client", (*segment)->bytes());
   if (!fd) return fd.error();
   (*segment)->fd_ = std::move(*fd);
   (*segment)->hard_requested_ = hard;
   kept_.emplace((*segment)->id(), *segment);
+  writer.leased.push_back(**segment);
   return *segment;
 }
 
@@ -101,7 +103,8 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   if (!small && turn == Turn::before_others)
     return Error(Code::out_of_memory, "a segment of " + std::to_string(bytes) + " bytes is too large for the reserve",
                  "wait for memory in line");
-  auto memory = small ? ledger_.charge_small(payer, bytes, turn) : ledger_.charge(payer, Resource::memory, bytes);
+  auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
+                      : ledger_.charge(payer, Resource::memory, bytes, segment_heap_bytes);
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
@@ -115,13 +118,17 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   segment->table_ = this;
   segment->memory_ = std::move(*memory);
   segment->descriptor_ = std::move(*descriptor);
-  forget_ended();
   segments_.emplace(segment->id_, segment);
   return segment;
 }
 
 void SegmentTable::end(Segment& segment) try {
-  if (!segment.fd_ && !segment.mapping_) return unbook(segment);
+  segments_.erase(segment.id_);
+  if (!segment.fd_ && !segment.mapping_) {
+    // Nobody has heard of it, so its number serves again: there are fewer than vain attempts to get memory.
+    if (segment.id_.value == last_id_) --last_id_;
+    return;
+  }
   auto memory = std::make_shared<Charge>(std::move(segment.memory_));
   if (!segment.readers_.empty()) {
     auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
@@ -145,20 +152,6 @@ void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charg
   if (!hooks_.dispose) return;
   const auto shared = std::make_shared<Charge>(std::move(charge));
   hooks_.dispose(user, {nullptr, {}, std::move(description)}, [shared] { shared->reset(); });
-}
-
-/// Nobody has heard of it, so its number serves again: there are fewer than vain attempts to get memory.
-void SegmentTable::unbook(const Segment& segment) {
-  segments_.erase(segment.id_);
-  if (segment.id_.value == last_id_) --last_id_;
-}
-
-/// Once in a while, so that leases don't cost a walk over all segments each.
-void SegmentTable::forget_ended() {
-  if (segments_.size() < forget_at_) return;
-  std::erase_if(segments_, [](const auto& entry) { return entry.second.expired(); });
-  constexpr std::size_t few = 64;
-  forget_at_ = std::max(few, segments_.size() * 2);
 }
 
 void SegmentTable::ready(Segment& segment, ipc::Mapping mapping) const {
@@ -239,11 +232,18 @@ Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
 Result<void> SegmentTable::hand_over(ClientId client, SegmentId id) {
   auto segment = leased_to(id, client);
   if (!segment) return segment.error();
-  (*segment)->readers_.erase(client);
-  (*segment)->orphan_ = true;
-  kept_.erase(id);
-  note_if_sparse(**segment);
+  orphan(**segment);
   return {};
+}
+
+/// Its writer writes no more: it ends with the last object in it, perhaps now.
+void SegmentTable::orphan(Segment& segment) {
+  const SegmentId id = segment.id_;
+  segment.readers_.erase(segment.owner_.client);
+  segment.orphan_ = true;
+  segment.LeasedHook::unlink();
+  note_if_sparse(segment);
+  kept_.erase(id);
 }
 
 Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn) {
@@ -268,23 +268,14 @@ void SegmentTable::drop_result(SegmentId id) { kept_.erase(id); }
 
 Result<void> SegmentTable::add_reader(const SegmentPtr& segment, Payer client) {
   if (segment->readers_.contains(client.client)) return {};
+  auto& known = clients_[client.client];
   auto charge = ledger_.charge(client, Resource::heap, reader_bytes);
-  if (!charge && !reads_few_for_nothing(client.client)) return charge.error();
-  segment->readers_.emplace(client.client, charge ? std::move(*charge) : Charge());
+  if (!charge && known.reads_for_nothing.size() >= readers_free) return charge.error();
+  auto& reader = segment->readers_[client.client];
+  reader.segment = segment->id();
+  (charge ? known.reads : known.reads_for_nothing).push_back(reader);
+  if (charge) reader.charge = std::move(*charge);
   return {};
-}
-
-/// Only asked of a client whose heap is full.
-bool SegmentTable::reads_few_for_nothing(ClientId client) const {
-  std::size_t count = 0;
-  const auto look_at = [&](const std::map<ClientId, Charge>& readers) {
-    const auto found = readers.find(client);
-    if (found != readers.end() && found->second.amount() == 0) ++count;
-  };
-  for (const auto& [id, weak] : segments_)
-    if (const auto segment = weak.lock()) look_at(segment->readers_);
-  for (const auto& [id, draining] : draining_) look_at(draining.readers);
-  return count < readers_free;
 }
 
 void SegmentTable::unmapped(ClientId client, SegmentId id) {
@@ -300,18 +291,34 @@ void SegmentTable::unmapped(ClientId client, SegmentId id) {
 std::vector<SegmentTable::Ended> SegmentTable::take_ended() { return std::exchange(ended_, {}); }
 
 void SegmentTable::drop_client(ClientId client) {
-  for (const auto& [id, segment] : segments_)
-    if (auto alive = segment.lock()) {
-      alive->readers_.erase(client);
-      if (alive->owner_.client != client) continue;
-      alive->orphan_ = true;
-      note_if_sparse(*alive);
-    }
-  for (auto it = draining_.begin(); it != draining_.end();) {
-    it->second.readers.erase(client);
-    it = it->second.readers.empty() ? draining_.erase(it) : std::next(it);
+  leaving_.insert(clients_.extract(client));
+  drop_more();
+}
+
+void SegmentTable::drop_more() {
+  for (std::size_t left = drops_of_turn; left > 0 && !leaving_.empty();) {
+    const auto first = leaving_.begin();
+    const std::size_t effort = drop_one(first->first, first->second);
+    if (effort == 0) leaving_.erase(first);
+    left -= std::min(left, effort);
   }
-  std::erase_if(kept_, [&](const auto& entry) { return entry.second->owner().client == client; });
+}
+
+std::size_t SegmentTable::drop_one(ClientId id, Client& client) {
+  if (!client.leased.empty()) {
+    Segment& segment = client.leased.front();
+    const std::size_t effort = 1 + segment.readers_.size();  // who have to be told
+    orphan(segment);
+    return effort;
+  }
+  for (auto* reads : {&client.reads, &client.reads_for_nothing}) {
+    if (reads->empty()) continue;
+    const SegmentId segment = reads->front().segment;
+    reads->pop_front();
+    unmapped(id, segment);
+    return 1;
+  }
+  return 0;
 }
 
 SegmentPtr SegmentTable::find(SegmentId id) const {
@@ -353,11 +360,6 @@ std::size_t SegmentTable::holders_of(const SegmentPtr& segment) const {
   const long of_table = kept_.contains(segment->id()) ? 1 : 0;
   const long of_pool = segment->owner().client ? 0 : 1;
   return static_cast<std::size_t>(segment.use_count() - of_table - of_pool);
-}
-
-std::size_t SegmentTable::size() const {
-  return static_cast<std::size_t>(
-      std::count_if(segments_.begin(), segments_.end(), [](const auto& entry) { return !entry.second.expired(); }));
 }
 
 }  // namespace musterd

@@ -56,8 +56,19 @@ class Resident : public boost::intrusive::list_base_hook<> {
 /// Sparse segments are in a list, without a walk over all and without an allocation when an object ends.
 using SparseHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
+/// Leased segments are in a list of their client.
+using LeasedHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfLeased>,
+                                                    boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
+/// A client that has had a segment's descriptor, in a list of what that client reads.
+struct SegmentReader : boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>> {
+  SegmentId segment;
+  Charge charge;
+};
+using SegmentReaders = std::map<ClientId, SegmentReader>;
+
 /// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
-class Segment : public SparseHook {
+class Segment : public SparseHook, public LeasedHook {
  public:
   enum class State : std::uint8_t {
     leased,   ///< its writer has not mapped it yet; no reader may get it
@@ -97,9 +108,9 @@ class Segment : public SparseHook {
   bool hard_requested_ = false;
   muster::ipc::Fd fd_;
   MappingPtr mapping_;
-  Charge memory_;
+  Charge memory_;  ///< with segment_heap_bytes
   Charge descriptor_;
-  std::map<ClientId, Charge> readers_;  ///< have had the descriptor
+  SegmentReaders readers_;
   SegmentTable* table_ = nullptr;
   bool orphan_ = false;  ///< its client is gone, or has handed it over
   boost::intrusive::list<Resident> residents_;
@@ -121,6 +132,8 @@ class SegmentTable {
   explicit SegmentTable(Ledger& ledger, Hooks hooks) : ledger_(ledger), hooks_(std::move(hooks)) {}
   explicit SegmentTable(Ledger& ledger) : SegmentTable(ledger, Hooks()) {}
 
+  /// What a segment takes of the heap here, in a pool of results, and while it is disposed of. Measured.
+  static constexpr std::uint64_t segment_heap_bytes = 640;
   /// A segment that `client` will write. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard,
                                                  Turn turn = Turn::its_own);
@@ -161,13 +174,17 @@ class SegmentTable {
   };
   /// Those since the last call.
   [[nodiscard]] std::vector<Ended> take_ended();
-  /// The client is gone: segments without objects go at once, the others when their last object does.
+  /// The client is gone: segments without objects go, the others when their last object does. Some now, and the rest by
+  /// drop_more(), as they may be many.
   void drop_client(ClientId client);
+  [[nodiscard]] bool drops() const { return !leaving_.empty(); }
+  void drop_more();
+  static constexpr std::size_t drops_of_turn = 128;  ///< about a tenth of a millisecond
 
   [[nodiscard]] SegmentPtr find(SegmentId segment) const;
   /// A segment that a client of `user` may read; Denied or Invalid otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> readable(SegmentId segment, UserId user) const;
-  [[nodiscard]] std::size_t size() const;
+  [[nodiscard]] std::size_t size() const { return segments_.size(); }
   /// How many hold it beside its writer.
   [[nodiscard]] std::size_t holders_of(const SegmentPtr& segment) const;
   /// One sparse segment after the other, again and again; null if there is none.
@@ -188,22 +205,32 @@ class SegmentTable {
   [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);
   [[nodiscard]] static muster::Result<muster::ipc::Mapping> seal_and_map(const Segment& segment);
   void ready(Segment& segment, muster::ipc::Mapping mapping) const;
-  void forget_ended();
   void end(Segment& segment);
-  void unbook(const Segment& segment);
+  void orphan(Segment& segment);
 
   Ledger& ledger_;
   Hooks hooks_;
   std::uint32_t last_id_ = 0;
-  std::size_t forget_at_ = 0;  ///< how many entries make it worth looking for ended ones
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
-  [[nodiscard]] bool reads_few_for_nothing(ClientId client) const;
   /// What outlives a segment while clients map it.
   struct Draining {
-    std::shared_ptr<Charge> memory;  ///< shared with its disposal
-    std::map<ClientId, Charge> readers;
+    std::shared_ptr<Charge> memory;  ///< the segment's, shared with its disposal
+    SegmentReaders readers;
   };
   std::unordered_map<SegmentId, Draining> draining_;
+  using Reads = boost::intrusive::list<SegmentReader, boost::intrusive::constant_time_size<false>>;
+  /// What there is of a client, so that its end takes no walk over what others have.
+  struct Client {
+    boost::intrusive::list<Segment, boost::intrusive::base_hook<LeasedHook>,
+                           boost::intrusive::constant_time_size<false>>
+        leased;
+    Reads reads;
+    Reads reads_for_nothing;  ///< at most readers_free
+  };
+  /// Takes one thing off a client that is gone. What that took; 0 if nothing is left.
+  std::size_t drop_one(ClientId id, Client& client);
+  std::map<ClientId, Client> clients_;
+  std::map<ClientId, Client> leaving_;  ///< those that are gone
   std::vector<Ended> ended_;
   boost::intrusive::list<Segment, boost::intrusive::base_hook<SparseHook>, boost::intrusive::constant_time_size<false>>
       sparse_;

@@ -214,6 +214,7 @@ void Node::lifeline_closed(ClientId heir, TimePoint now) {
 void Node::go_on(TimePoint now) {
   now_ = now;
   store_.drop_more();
+  segments_.drop_more();
   try {
     lose_more(now);
     settle_more(now);
@@ -283,16 +284,25 @@ void Node::drop_pickles() {
     drop_pickles_at_ = now_ + pause;
 }
 
-/// Says of a full store what of it pickled refs keep.
-Error Node::with_pickles(const Error& error) const {
-  const auto bytes = store_.pickled_bytes();
-  if (error.code() != Code::out_of_memory || bytes == 0) return error;
-  return {error.code(),
-          error.message() + "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds",
-          "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
-              std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +
-              " s); or " + error.hint(),
-          error.ranks()};
+/// Says of a full store who holds it, and what of it pickled refs keep. Only for what is given up: see
+/// Ledger::charge().
+Error Node::with_holders(const Error& error) {
+  if (error.code() != Code::out_of_memory) return error;
+  // Hundreds may be given up at once, and it takes a walk over all clients.
+  constexpr Duration a_moment = std::chrono::milliseconds(10);
+  if (holders_.empty() || now_ - holders_at_ > a_moment) {
+    holders_ = ledger_.holders_of_memory();
+    holders_at_ = now_;
+  }
+  std::string message = error.message() + "; the largest holders are " + holders_;
+  std::string hint = error.hint();
+  if (const auto bytes = store_.pickled_bytes(); bytes > 0) {
+    message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
+    hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
+           std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +
+           " s); or " + hint;
+  }
+  return {error.code(), std::move(message), std::move(hint), error.ranks()};
 }
 
 /// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it

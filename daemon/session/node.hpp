@@ -97,7 +97,7 @@ class Node {
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
-    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
+    return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
            may_have_unwanted_ops();
   }
   void go_on(TimePoint now);
@@ -240,7 +240,7 @@ class Node {
   void after_event();
   void ask_for_memory();
   void drop_pickles();
-  [[nodiscard]] muster::Error with_pickles(const muster::Error& error) const;
+  [[nodiscard]] muster::Error with_holders(const muster::Error& error);
   /// If the client still lives.
   template <class Record>
   void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
@@ -466,6 +466,8 @@ class Node {
   std::optional<TimePoint> gather_at_;            ///< when to look at sparse segments next, if there are any
   Duration gather_pause_{};                       ///< after a turn in which nothing could be moved
   std::uint64_t seen_sparse_changes_ = 0;
+  std::string holders_;  ///< who holds the most memory, as it was at holders_at_
+  TimePoint holders_at_;
   bool any_doomed_ = false;
   TimePoint started_;
   TimePoint now_;

@@ -67,7 +67,7 @@ void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) 
                           std::move(seal->manifest), now);
   if (made) return;
   std::vector<std::byte> out;
-  ipc::write(ipc::SealFailed{seal->object, made.error()}, out);
+  ipc::write(ipc::SealFailed{seal->object, with_holders(made.error())}, out);
   outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
 }
 
@@ -381,7 +381,7 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         go_on_making(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, with_pickles(error)); }, effort_of(*op));
+      [this, key](const Error& error) { fail_running(key, with_holders(error)); }, effort_of(*op));
   if (waiter) put_aside(key, *waiter);
 }
 

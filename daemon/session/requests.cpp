@@ -112,7 +112,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
   admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
-                     [this, id, request](const Error& error) { refuse(id, request, error); });
+                     [this, id, request](const Error& error) { refuse(id, request, with_holders(error)); });
 }
 
 /// Among the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full
@@ -273,10 +273,11 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    reply_error(id, request, with_pickles(error));
+    reply_error(id, request, with_holders(error));
   };
   // What can never fit must not stand in line before what can.
-  if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
+  if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits)
+    return reply_error(client.id, request, fits.error());
   // Memory that is on its way back is worth a moment, also to one who would not wait for others.
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = disposals_ > 0 && admission_.waiting() == 0;
@@ -294,7 +295,7 @@ void Node::submit(Client& client, std::uint64_t request, const wire::Submit& par
   } else {
     if (auto taken = take_part(client, part); !taken) {
       client.parts = {};
-      return reply_error(id, request, taken.error());
+      return reply_error(id, request, with_holders(taken.error()));
     }
     if (part.more()) return reply_ok(id, request);
     const auto whole = std::exchange(client.parts, {});

@@ -19,6 +19,9 @@ namespace {
 constexpr Payer owner{1000, {1}};
 constexpr Payer other{1000, {2}};
 constexpr std::uint64_t page = 4096;
+constexpr auto heap = static_cast<std::size_t>(Resource::heap);
+constexpr std::uint64_t segment_heap = SegmentTable::segment_heap_bytes;
+constexpr std::uint64_t reader_bytes = SegmentTable::reader_bytes;
 
 struct World {
   Ledger ledger{memory_quota(64 * mebibyte)};
@@ -33,14 +36,31 @@ Code code_of(const muster::Result<T>& result) {
 
 }  // namespace
 
-TEST_CASE("a lease is whole pages, charged in full with its descriptor before anything is touched") {
+TEST_CASE(
+    "a lease is whole pages, charged in full with its descriptor and what it takes here before anything is touched") {
   World world;
   auto segment = world.table.lease(owner, page + 1, false);
   REQUIRE(segment);
   CHECK((*segment)->bytes() == 2 * page);
   CHECK((*segment)->state() == Segment::State::leased);
-  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0, 0, 0});
+  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0, 0, segment_heap});
   CHECK(world.table.size() == 1);
+}
+
+TEST_CASE("a segment that the heap has no room for is refused, and nothing stays charged for it") {
+  Quota quota = memory_quota(64 * mebibyte);
+  quota.per_client[heap] = 2 * segment_heap;
+  Ledger ledger(quota);
+  SegmentTable table(ledger);
+  const std::uint64_t bytes = GENERATE(std::uint64_t{page}, small_segment_bytes_max + page);
+  REQUIRE(table.lease(owner, bytes, false));
+  const auto second = (*table.lease(owner, bytes, false))->id();
+  const auto before = ledger.total().used;
+  CHECK(code_of(table.lease(owner, bytes, false)) == Code::quota_exceeded);
+  CHECK(ledger.total().used == before);
+  CHECK(table.lease(other, bytes, false));
+  REQUIRE(table.give_back(owner.client, second));
+  CHECK(table.lease(owner, bytes, false));
 }
 
 TEST_CASE("sizes that can't be are refused") {
@@ -148,11 +168,37 @@ TEST_CASE("what a dead client leaves stays charged until the last object in it g
   CHECK(world.ledger.client(owner.client).used[0] == 0);
 }
 
+TEST_CASE("of a dead client with many segments some end in each turn") {
+  World world;
+  constexpr std::size_t leases = 500;
+  std::vector<SegmentPtr> kept;
+  for (std::size_t i = 0; i < leases; ++i) {
+    auto segment = world.table.lease(owner, page, false);
+    REQUIRE(segment);
+    if (i % 100 == 0) kept.push_back(*segment);
+  }
+  const auto of_other = *world.table.lease(other, page, false);
+  world.table.drop_client(owner.client);
+  CHECK(world.table.size() > leases / 2);
+  int turns = 0;
+  for (; world.table.drops() && turns < 100; ++turns) {
+    const std::size_t before = world.table.size();
+    world.table.drop_more();
+    CHECK(before - world.table.size() <= SegmentTable::drops_of_turn);
+  }
+  CHECK(turns > 2);
+  CHECK(world.table.size() == kept.size() + 1);
+  CHECK(world.ledger.client(owner.client).used[0] == kept.size() * page);
+  CHECK(world.table.find(of_other->id()));
+  kept.clear();
+  CHECK(world.ledger.client(owner.client).used == Amounts{});
+}
+
 TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
   World world;
   auto result = result_segment(world.table, 1000, page);
   CHECK(result->state() == Segment::State::ready);
-  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, 0});
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap});
   std::memset(result->data(), 7, page);
   CHECK(code_of(world.table.owned(result->id(), owner.client)) == Code::denied);
   CHECK(code_of(world.table.owned(result->id(), {})) == Code::denied);
@@ -171,7 +217,7 @@ TEST_CASE("a result segment that is only booked is charged, and nobody reads it"
   REQUIRE(booked);
   CHECK((*booked)->data() == nullptr);
   CHECK_FALSE((*booked)->fd());
-  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, 0});
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap});
   const auto id = (*booked)->id();
   CHECK(code_of(world.table.readable(id, 1000)) == Code::invalid);
   SECTION("and gets memory later") {
@@ -214,31 +260,51 @@ TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
   CHECK_FALSE((*segment)->contains(2, ~std::uint64_t{0}));
 }
 
-namespace {
-
-constexpr std::uint64_t reader_bytes = SegmentTable::reader_bytes;
-
-}  // namespace
-
 TEST_CASE("who reads segments is charged for being known to, once, beyond a few") {
   Quota quota = memory_quota(mebibyte);
-  quota.per_client[static_cast<std::size_t>(Resource::heap)] = reader_bytes;
+  quota.per_client[heap] = reader_bytes;
   Ledger ledger(quota);
   SegmentTable table(ledger);
-  std::vector<ClientSide> sides;
-  for (std::size_t i = 0; i < SegmentTable::readers_free + 2; ++i) sides.push_back(lease_and_map(table, owner, page));
-  const auto last = sides.back().segment;
-  sides.pop_back();
+  std::vector<SegmentPtr> segments;
+  for (std::size_t i = 0; i < SegmentTable::readers_free + 2; ++i)
+    segments.push_back(result_segment(table, owner.user, page));
+  const auto last = segments.back();
+  segments.pop_back();
+  const std::uint64_t before = ledger.total().used[heap];
   for (int twice = 0; twice < 2; ++twice)
-    for (const auto& side : sides) REQUIRE(table.add_reader(side.segment, other));
+    for (const auto& segment : segments) REQUIRE(table.add_reader(segment, other));
   const auto refused = table.add_reader(last, other);
   REQUIRE_FALSE(refused);
   CHECK(refused.error().code() == Code::quota_exceeded);
-  CHECK(ledger.total().used[static_cast<std::size_t>(Resource::heap)] == reader_bytes);
-  table.unmapped(other.client, sides.front().segment->id());
+  CHECK(ledger.total().used[heap] == before + reader_bytes);
+  table.unmapped(other.client, segments.front()->id());
   CHECK(table.add_reader(last, other));
   table.drop_client(other.client);
-  CHECK(ledger.total().used[static_cast<std::size_t>(Resource::heap)] == 0);
+  CHECK(ledger.total().used[heap] == before);
+}
+
+TEST_CASE("a client may read another segment for nothing as soon as it has unmapped one") {
+  Quota quota = memory_quota(mebibyte);
+  quota.per_client[heap] = 0;
+  Ledger ledger(quota);
+  SegmentTable table(ledger);
+  std::vector<SegmentPtr> segments;
+  for (std::size_t i = 0; i < SegmentTable::readers_free + 1; ++i)
+    segments.push_back(result_segment(table, owner.user, page));
+  const auto last = segments.back();
+  segments.pop_back();
+  for (const auto& segment : segments) REQUIRE(table.add_reader(segment, other));
+  REQUIRE_FALSE(table.add_reader(last, other));
+  CHECK(table.add_reader(last, {owner.user, {3}}));
+  const auto id = segments.back()->id();
+  SECTION("one that is there") {}
+  SECTION("one that has ended") {
+    segments.pop_back();
+    table.drop_result(id);
+    REQUIRE_FALSE(table.add_reader(last, other));
+  }
+  table.unmapped(other.client, id);
+  CHECK(table.add_reader(last, other));
 }
 
 TEST_CASE("a segment stays charged until its last reader has unmapped it or is gone") {
@@ -257,7 +323,7 @@ TEST_CASE("a segment stays charged until its last reader has unmapped it or is g
   CHECK(ended.front().segment == id);
   CHECK(ended.front().readers == std::vector<ClientId>{other.client, {3}});
   CHECK(world.table.take_ended().empty());
-  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, 2 * reader_bytes});
+  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, segment_heap + 2 * reader_bytes});
   world.table.unmapped({3}, id);
   world.table.unmapped({3}, id);
   world.table.unmapped({4}, id);

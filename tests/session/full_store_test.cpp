@@ -229,6 +229,24 @@ TEST_CASE("an op for whose results there is not enough memory makes none of them
   CHECK(client.done(work));
 }
 
+TEST_CASE("a request that waited in vain says who holds the store when it is given up") {
+  auto settings = budget_of(3, 12 * mebibyte);
+  settings.quota.reserve_bytes = 8 * mebibyte;
+  World world(std::move(settings));
+  TestClient holder(world, 1);
+  TestClient waiting(world, 2);
+  TestClient late(world, 3);
+  holder.lease(4 * mebibyte);
+  waiting.ask_lease(mebibyte, 1000);
+  REQUIRE_FALSE(has_segment(waiting));
+  for (int i = 0; i < 4; ++i) late.lease(mebibyte / 4);
+  world.advance(std::chrono::seconds(2));
+  REQUIRE(waiting.failure() == Code::out_of_memory);
+  const std::string message = waiting.reply().body_as_Failure()->message()->str();
+  CHECK_THAT(message, Catch::Contains("the largest holders are client 1: ") &&
+                          Catch::Contains("client 3: " + amount_text(Resource::memory, mebibyte + ipc::channel_bytes)));
+}
+
 TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
   World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);

@@ -74,6 +74,19 @@ TEST_CASE("what the node keeps is charged") {
   SECTION("objects") {
     Comparison(world).after(30'000, [&](int) { alice.seal(segment, 0, {1}); });
   }
+  SECTION("segments") {
+    Comparison(world).after(500, [&](int) { alice.lease(4096); });
+  }
+  SECTION("segments that nobody has mapped yet") {
+    Comparison(world).after(500, [&](int) { alice.ask_lease(4096); });
+  }
+  SECTION("segments that have ended, but for who has mapped them") {
+    Comparison(world).after(500, [&](int) {
+      const auto ended = alice.lease(4096);
+      bob.map(ended);
+      alice.give_back(ended);
+    });
+  }
   SECTION("holds") {
     for (int i = 0; i < 30'000; ++i) ids.push_back(alice.seal(segment, 0, {1}));
     Comparison(world).after(30'000, [&](int i) {

@@ -334,3 +334,26 @@ TEST_CASE("an allocation that is too large for the reserve fails what it was for
   REQUIRE(all >= 4);
   for (std::size_t large = 1; large <= all; ++large) run_until(SIZE_MAX, large);
 }
+
+namespace {
+
+/// Allocations that one more charge of memory takes in a ledger that so many clients have filled.
+std::size_t allocations_of_refusal(std::uint32_t clients) {
+  constexpr std::uint64_t all = 1 << 20;
+  constexpr std::uint64_t plenty = 1 << 20;
+  const Amounts amounts{all, plenty, plenty, plenty, plenty, plenty};
+  Ledger ledger({.total = amounts, .per_user = amounts, .per_client = amounts});
+  std::vector<Charge> charges;
+  for (std::uint32_t id = 1; id <= clients; ++id)
+    charges.push_back(ledger.charge({id, {id}}, Resource::memory, all / clients).value());
+  heap.allocations = 0;
+  const Armed armed;
+  CHECK_FALSE(ledger.charge({1, {1}}, Resource::memory, 1));
+  return heap.allocations;
+}
+
+}  // namespace
+
+TEST_CASE("a charge is refused with as little as ever, however many clients hold memory") {
+  CHECK(allocations_of_refusal(1024) == allocations_of_refusal(2));
+}

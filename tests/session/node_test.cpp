@@ -4,6 +4,7 @@
 
 #include <deque>
 
+#include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
 
 #include "client.hpp"
@@ -622,6 +623,43 @@ TEST_CASE_METHOD(HalfForgotten, "a seat of a client that is half forgotten can b
   for (const int rank : {1, 48}) REQUIRE(third.join("g", rank, 51, muster::OnLoss::wait));
   CHECK_FALSE(third.join("g", 25, 51, muster::OnLoss::wait));
   CHECK(NodeAudit(world.node).contradictions().empty());
+}
+
+TEST_CASE("a client with many segments is forgotten in pieces, and so is one that reads many") {
+  auto settings = small_settings();
+  for (auto* amounts : {&settings.quota.total, &settings.quota.per_user, &settings.quota.per_client})
+    (*amounts)[static_cast<std::size_t>(Resource::fds)] = 4096;
+  World world(settings);
+  TestClient writer(world, 1);
+  TestClient reader(world, 2);
+  TestClient onlooker(world, 3);
+  constexpr std::size_t many = 500;
+  for (std::size_t i = 0; i < many; ++i) reader.map(writer.lease(4096));
+  const auto memory = onlooker.status().memory_used_bytes();
+  const auto told = [&] { return reader.count(ipc::CompletionType::segment_gone); };
+  writer.die();
+  REQUIRE(world.node.goes_on());
+  int turns = 0;
+  for (; world.node.goes_on() && turns < 100; ++turns) {
+    const std::size_t before = told();
+    world.node.go_on(world.now);
+    CHECK(told() - before <= SegmentTable::drops_of_turn);
+    CHECK(NodeAudit(world.node).contradictions().empty());
+  }
+  CHECK(turns > 2);
+  CHECK(told() == many);
+  CHECK(onlooker.status().segments() == 0);
+  CHECK(onlooker.status().memory_used_bytes() == memory - ipc::channel_bytes);  // the reader still has them
+  reader.die();
+  REQUIRE(world.node.goes_on());
+  for (turns = 0; world.node.goes_on() && turns < 100; ++turns) {
+    world.node.go_on(world.now);
+    CHECK(NodeAudit(world.node).contradictions().empty());
+  }
+  CHECK(turns > 2);
+  CHECK(onlooker.status().memory_used_bytes() == ipc::channel_bytes);
+  onlooker.die();
+  CHECK(NodeAudit(world.node).left_over().empty());
 }
 
 TEST_CASE("a client with many seats among many ops is forgotten in pieces, its peers told once") {

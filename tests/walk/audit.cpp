@@ -58,12 +58,14 @@ Amounts NodeAudit::held() const {
   for (const auto& [id, weak] : node_.segments_.segments_)
     if (const auto segment = weak.lock()) {
       memory += segment->bytes();
+      heap += SegmentTable::segment_heap_bytes;
       ++fds;
-      for (const auto& [reader, charge] : segment->readers_) heap += charge.amount();
+      for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
     }
   for (const auto& [id, draining] : node_.segments_.draining_) {
     memory += draining.memory->amount();
-    for (const auto& [reader, charge] : draining.readers) heap += charge.amount();
+    heap += draining.memory->heap();
+    for (const auto& [client, reader] : draining.readers) heap += reader.charge.amount();
   }
   for (const auto& listed : node_.store_.list(every, {})) {
     memory += listed.object->metadata.amount();
@@ -142,6 +144,29 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
   }
 }
 
+/// What a client leases and reads is in its lists, and nothing else is.
+void NodeAudit::check_lists(std::vector<std::string>& found) const {
+  const SegmentTable& table = node_.segments_;
+  std::map<ClientId, std::pair<std::multiset<SegmentId>, std::multiset<SegmentId>>> there;
+  for (const auto& [id, segment] : table.kept_)
+    if (segment->owner().client) there[segment->owner().client].first.insert(id);
+  const auto add = [&](SegmentId segment, const SegmentReaders& readers) {
+    for (const auto& [client, reader] : readers) there[client].second.insert(segment);
+  };
+  for (const auto& [id, weak] : table.segments_)
+    if (const auto segment = weak.lock()) add(id, segment->readers_);
+  for (const auto& [id, draining] : table.draining_) add(id, draining.readers);
+  decltype(there) listed;
+  for (const auto* clients : {&table.clients_, &table.leaving_})
+    for (const auto& [id, client] : *clients) {
+      for (const auto& segment : client.leased) listed[id].first.insert(segment.id());
+      for (const auto* reads : {&client.reads, &client.reads_for_nothing})
+        for (const auto& reader : *reads) listed[id].second.insert(reader.segment);
+    }
+  std::erase_if(listed, [](const auto& entry) { return entry.second == decltype(entry.second){}; });
+  if (there != listed) found.emplace_back("a client's lists of segments are not what it leases and reads");
+}
+
 /// A muster finds the ops that gather, and no others, by their deadlines and handles, and knows what ranks owe.
 void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& found) {
   std::size_t gathering = 0;
@@ -166,6 +191,7 @@ void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& fou
 std::vector<std::string> NodeAudit::contradictions() const {
   std::vector<std::string> found;
   check_places(found);
+  check_lists(found);
   const Amounts sum = held();
   const Amounts ledger = charged();
   for (std::size_t i = 0; i < resource_count; ++i) {
@@ -220,6 +246,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("life lines", node_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());
+  count("clients that have had segments", node_.segments_.clients_.size() + node_.segments_.leaving_.size());
   count("requests that wait for memory", node_.admission_.waiting());
   const Amounts ledger = charged();
   for (std::size_t i = 0; i < resource_count; ++i) count(resource_names[i], ledger[i]);
