@@ -385,9 +385,11 @@ std::size_t Muster::bytes_beside_error(const Slot& slot) const {
          static_cast<std::size_t>(world_size_) / 8;
 }
 
+bool Muster::is_own(OpId op) const { return op >> epoch_shift == next_id_ >> epoch_shift; }
+
 void Muster::finished(OpId op) {
   // Ops of an epoch that is over may finish after it.
-  if (op >> epoch_shift == next_id_ >> epoch_shift && running_ > 0) --running_;
+  if (is_own(op) && running_ > 0) --running_;
 }
 
 void Muster::abort(const Error& error, std::vector<Action>& actions) {

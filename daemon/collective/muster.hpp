@@ -63,6 +63,8 @@ class Muster {
   /// One rank's input. Appends what has to be done. A contribution to an op that has already failed gets that
   /// same outcome at once (a FailOp with this one ticket). Gives the op if it goes on gathering.
   Handle contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions);
+  /// Whether it began in this epoch.
+  [[nodiscard]] bool is_own(OpId op) const;
   /// The engine is done with a started op (well or not).
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every

@@ -233,10 +233,12 @@ void Node::tell_members(const GroupPtr& state) {
 
 void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
   const auto lost = state->group.lost();
-  begin_epoch(state,
-              Error(Code::peer_lost, "the group was reformed while the op was pending",
-                    "start the op again in the new epoch", lost),
-              now);
+  // A loss may have completed another one before, which was all that this one asked for.
+  if (state->muster.is_own(op.id))
+    begin_epoch(state,
+                Error(Code::peer_lost, "the group was reformed while the op was pending",
+                      "start the op again in the new epoch", lost),
+                now);
   const auto done = epoch_of(*state);
   for (const auto& contribution : op.contributions) settle_done(contribution.ticket, done);
 }

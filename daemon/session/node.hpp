@@ -216,6 +216,7 @@ class Node {
     Plan plan;
     GroupPtr group;  ///< null for combines
     std::uint32_t user = 0;
+    PoolApart apart;  ///< where its results lie, if they must not lie beside the group's others
     muster::ipc::SmallVector<ResultRegion, 1> regions;
     std::size_t regions_made = 0;  ///< how many of them have memory
     std::uint64_t result_bytes = 0;
@@ -400,7 +401,8 @@ class Node {
   void make_more(TimePoint now);
   void go_on_making(std::uint64_t key, TimePoint now);
   static void drop_regions(Running& running);
-  [[nodiscard]] muster::Result<ResultRegion> result_region(const Running& running, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
+  [[nodiscard]] muster::Result<ResultRegion> result_region(Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
   [[nodiscard]] const Process& process_of(const Op& op) const;
   void finish(std::uint64_t key, TimePoint now);

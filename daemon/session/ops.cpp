@@ -457,9 +457,22 @@ Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
   return ledger_.resize(running.heap, {running.user, {}}, sizeof(Running) + request_bytes + beside);
 }
 
-Result<ResultRegion> Node::result_region(const Running& running, std::uint64_t bytes, Turn turn) {
+/// Whether nobody gets its results but processes that are in the group now.
+bool Node::all_seated(const GroupState& state, const Op& op) const {
+  const auto& seats = state.group.seats();
+  return std::all_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
+    const auto pending = pending_.find(contribution.ticket);
+    if (pending == pending_.end() || !find(pending->second.client)) return true;
+    const auto seat = seats.find(contribution.rank);
+    return seat != seats.end() && seat->second.client == pending->second.client;
+  });
+}
+
+Result<ResultRegion> Node::result_region(Running& running, std::uint64_t bytes, Turn turn) {
   if (!running.group || !running.group->group.settings().open) return results_.book(running.user, bytes, turn);
-  auto& apart = running.group->results[running.user];
+  // A rank that has left since still gets what it contributed to, and nothing that lies beside it.
+  const bool of_members = all_seated(*running.group, *running.op);
+  auto& apart = of_members ? running.group->results[running.user] : running.apart;
   if (!apart) apart = results_.make_apart(running.user);
   return results_.book(apart, bytes, turn);
 }

@@ -83,7 +83,7 @@ Object* Store::at_rest(ObjectId id) const {
 std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const {
   const Object* object = at_rest(id);
   if (!object) return std::nullopt;
-  Move move{id, from, {}, 0, {}};
+  Move move{id, entries_.at(id)->strong, from, {}, 0, {}};
   const auto& leaves = object->manifest.leaves;
   for (std::uint32_t i = 0; i < leaves.size(); ++i) {
     if (leaves[i].segment != from->id() || leaves[i].bytes() == 0) continue;
@@ -102,7 +102,7 @@ std::size_t Store::leaves_of(ObjectId id) const {
 
 bool Store::finish_move(Move move) {
   Object* object = at_rest(move.object);
-  if (!object) return false;
+  if (!object || move.what.lock().get() != object) return false;
   // What may be refused or find no memory comes first: after it nothing fails.
   if (!object->moved) object->moved = std::make_unique<MovedLeaves>();
   MovedLeaves& moved = *object->moved;

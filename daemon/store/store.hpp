@@ -105,6 +105,7 @@ inline constexpr std::size_t object_leaves_max = std::size_t{1} << 14;
 /// An object on its way out of a segment.
 struct Move {
   ObjectId object;
+  std::weak_ptr<const Object> what;  ///< another one may have its id by the time of its end
   SegmentPtr from;
   struct Piece {
     std::uint32_t leaf = 0;

@@ -854,6 +854,26 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops that were called before their e
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
+TEST_CASE_METHOD(BusyNewcomer, "one loss completes two reforms of an epoch, and the next begins once") {
+  TestClient other(world, 4);
+  clients[0].join("h", 0, 3);
+  other.join("h", 1, 3);
+  TestClient dies(world, 5);
+  dies.join("h", 2, 3);
+  dies.leave();
+  clients[2].join("h", 2, 3);  // a newcomer with much to do
+  for (int op = 0; op < 1000; ++op) clients[2].contribute(Kind::barrier, {}, 0, a_while);
+  const auto first = clients[0].contribute(Kind::reform);
+  const auto second = clients[0].contribute(Kind::reform);
+  other.die();
+  for (const auto work : {first, second}) {
+    REQUIRE(clients[0].done(work));
+    CHECK(clients[0].done(work)->epoch == 2);
+  }
+  while (world.node.goes_on()) world.node.go_on(world.now);
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}
+
 TEST_CASE_METHOD(BusyNewcomer, "thousands of ops of a newcomer that goes fail in pieces") {
   SECTION("before its epoch") {}
   SECTION("when that has begun") {

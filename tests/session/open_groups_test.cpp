@@ -117,6 +117,27 @@ TEST_CASE("who has left an open group sees nothing that comes later") {
   CHECK_FALSE(may_map(shared.guest, later));
 }
 
+TEST_CASE("who has left an open group gets what it contributed to, and sees nothing beside it") {
+  Shared shared(OnLoss::shrink);
+  TestClient third(shared.world, 3, owner_user);
+  REQUIRE(shared.owner.join("h", 0, 3, OnLoss::shrink, true));
+  REQUIRE(shared.guest.join("h", 1, 3, OnLoss::shrink, true));
+  REQUIRE(third.join("h", 2, 3, OnLoss::shrink, true));
+  const auto pending = shared.guest.contribute(Kind::broadcast);
+  shared.guest.leave();
+  shared.owner.contribute(Kind::broadcast, {shared.object});
+  third.contribute(Kind::broadcast);
+  const auto got = shared.guest.done(pending);
+  REQUIRE(got);
+  const auto seen = segment_of(got->items[0]);
+  CHECK(may_map(shared.guest, seen));
+  const auto work = shared.owner.contribute(Kind::broadcast, {shared.object});
+  third.contribute(Kind::broadcast);
+  const auto later = segment_of(shared.owner.done(work).value().items[0]);
+  CHECK(later != seen);
+  CHECK_FALSE(may_map(shared.guest, later));
+}
+
 TEST_CASE("who takes a seat over sees nothing that came before") {
   Shared shared(OnLoss::wait);
   const auto seen = segment_of(shared.broadcast().first.items[0]);

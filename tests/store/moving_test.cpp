@@ -17,7 +17,7 @@ constexpr std::uint64_t bytes_each = floats_each * sizeof(float);
 
 /// A maker with many arrays in a segment of a mebibyte, the first of which the reader holds, too.
 struct Crowd : World {
-  Crowd() {
+  explicit Crowd(Store::Limits limits = {}) : World(limits) {
     for (std::uint64_t i = 0; i < 100; ++i) objects.push_back(seal(maker, array(segment, i * bytes_each, floats_each)));
     first = store.lookup(objects[0], secret, reader).value().get();
   }
@@ -160,6 +160,24 @@ TEST_CASE("an object that ends while it is copied has not moved") {
   REQUIRE(move);
   move->to = crowd.results.allocate(user, move->bytes).value();
   REQUIRE(crowd.store.release(crowd.objects[0], reader.client));
+  CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
+}
+
+TEST_CASE("another object that got the id while the first was copied has not moved") {
+  Crowd crowd({.tombstones = 16});
+  const auto id = crowd.objects[0];
+  auto move = crowd.store.begin_move(id, crowd.place());
+  REQUIRE(move);
+  move->to = crowd.results.allocate(user, move->bytes).value();
+  REQUIRE(crowd.store.release(id, maker.client));
+  REQUIRE(crowd.store.release(id, reader.client));
+  CHECK(crowd.gone() == std::vector{id});
+  // Its end is remembered until others have ended.
+  for (std::size_t i = 1; i < crowd.objects.size(); ++i) REQUIRE(crowd.store.release(crowd.objects[i], maker.client));
+  crowd.gone();
+  auto again = crowd.store.seal(maker, id, secret, {}, 0, array(crowd.segment, 0, 1), crowd.now);
+  REQUIRE(again);
+  again->reset();
   CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
 }
 
