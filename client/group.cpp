@@ -155,8 +155,21 @@ Result<std::uint32_t> take_slot(detail::Seat& seat, bool matched_by_order, stead
   }
 }
 
-/// What the daemon would take for a broken client.
-Result<void> check(const Call& call, const OpOptions& options) {
+/// What can't work whatever the other ranks do.
+Result<void> check(const Call& call, int world_size, const OpOptions& options) {
+  const char* names = nullptr;
+  switch (call.kind) {
+    case Kind::reduce:
+    case Kind::broadcast:
+    case Kind::gather:
+    case Kind::scatter: names = "root"; break;
+    case Kind::send: names = "dst"; break;
+    case Kind::recv: names = "src"; break;
+    default: break;
+  }
+  if (names && (call.root < 0 || call.root >= world_size))
+    return Error(Code::invalid, std::string(names) + "=" + std::to_string(call.root) + " is out of range",
+                 "the ranks are 0 to " + std::to_string(world_size - 1));
   if (options.key.size() > ipc::key_bytes_max)
     return Error(Code::invalid, "a key of " + std::to_string(options.key.size()) + " bytes",
                  "use at most " + std::to_string(ipc::key_bytes_max));
@@ -184,7 +197,7 @@ struct Prepared {
 
 Result<Prepared> prepare(const std::shared_ptr<detail::Seat>& seat, const Call& call, std::span<const Ref> inputs,
                          const OpOptions& options) {
-  if (auto checked = check(call, options); !checked) return checked.error();
+  if (auto checked = check(call, seat->world_size, options); !checked) return checked.error();
   const auto& connection = seat->connection;
   if (!connection->alive()) return connection->end_error();
   auto objects = detail::objects_of(connection, inputs);

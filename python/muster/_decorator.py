@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 
 @overload
 def collective_input(
-    function: Callable[_P, Coroutine[Any, Any, Any]], *, device: str = ...
+    function: Callable[_P, Coroutine[Any, Any, Any]], *, device: str = ..., timeout: float | None = ...
 ) -> Callable[_P, Coroutine[Any, Any, Ref]]: ...
 @overload
-def collective_input(function: Callable[_P, Any], *, device: str = ...) -> Callable[_P, Ref]: ...
+def collective_input(
+    function: Callable[_P, Any], *, device: str = ..., timeout: float | None = ...
+) -> Callable[_P, Ref]: ...
 @overload
-def collective_input(*, device: str = ...) -> Callable[[Callable[_P, Any]], Callable[_P, Ref]]: ...
-def collective_input(function: Callable[..., Any] | None = None, *, device: str = "cpu") -> Any:
+def collective_input(
+    *, device: str = ..., timeout: float | None = ...
+) -> Callable[[Callable[_P, Any]], Callable[_P, Ref]]: ...
+def collective_input(
+    function: Callable[..., Any] | None = None, *, device: str = "cpu", timeout: float | None = None
+) -> Any:
     """Marks a function whose returned arrays are inputs of collectives: calling it returns a ``Ref``.
 
     While the function runs, NumPy allocates inside the store. An array, or any nesting of dict, list, tuple and
@@ -38,6 +44,8 @@ def collective_input(function: Callable[..., Any] | None = None, *, device: str 
 
     Args:
         device: ``"cpu"``; other devices need a build with their support.
+        timeout: seconds that a call may wait for room for arrays that have to be copied (30 by default); then it raises
+            OutOfMemory. ``decorated.options(timeout=)`` gives the function with another one.
 
     Raises:
         Invalid: the function is a generator, or the device is not supported.
@@ -45,9 +53,9 @@ def collective_input(function: Callable[..., Any] | None = None, *, device: str 
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     if function is None:
-        return functools.partial(collective_input, device=device)
+        return functools.partial(collective_input, device=device, timeout=timeout)
     if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(collective_input(function.__func__, device=device))
+        return type(function)(collective_input(function.__func__, device=device, timeout=timeout))
     if not callable(function):
         raise Invalid(f"@collective_input on a {type(function).__name__}", "use it on a function or method")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -55,17 +63,20 @@ def collective_input(function: Callable[..., Any] | None = None, *, device: str 
             f"@collective_input on the generator {function.__name__}()",
             "return the arrays, or decorate a function that is called for each item",
         )
-    return _wrap_async(function) if inspect.iscoroutinefunction(function) else _wrap(function)
+    wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
+    decorated: Any = wrap(function, timeout)
+    decorated.options = functools.partial(collective_input, function)
+    return decorated
 
 
 # What decorated functions refer to are this module's names. So they can be pickled by value, as cloudpickle does with
 # what a script or a notebook defines: everything else in them is the user's.
 
 
-def _wrap(function: Callable[..., Any]) -> Callable[..., Ref]:
+def _wrap(function: Callable[..., Any], timeout: float | None) -> Callable[..., Ref]:
     @functools.wraps(function)
     def deposit(*args: Any, **kwargs: Any) -> Ref:
-        return _deposit(function, args, kwargs)
+        return _deposit(function, args, kwargs, timeout)
 
     return deposit
 
@@ -74,25 +85,28 @@ def _deposit(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    timeout: float | None,
     run: Callable[..., Any] = _muster.run,
     connection: Callable[[], Any] = _runtime.connection,
 ) -> Ref:
-    return Ref(run(connection(), function, args, kwargs))
+    return Ref(run(connection(), function, args, kwargs, timeout))
 
 
-def _wrap_async(function: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_async(function: Callable[..., Any], timeout: float | None) -> Callable[..., Any]:
     @functools.wraps(function)
     async def deposit(*args: Any, **kwargs: Any) -> Ref:
-        return await _deposit_async(function, args, kwargs)
+        return await _deposit_async(function, args, kwargs, timeout)
 
     return deposit
 
 
-async def _deposit_async(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref:
+async def _deposit_async(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+) -> Ref:
     call = _muster.Call(_runtime.connection())
     call.enter()
     try:
-        return Ref(call.finish(await function(*args, **kwargs)))
+        return Ref(call.finish(await function(*args, **kwargs), timeout))
     finally:
         call.leave()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster import _muster, _runtime
 from muster._ops import reduce_op
+from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
@@ -55,7 +56,8 @@ class Group:
     the same structure and shapes to reductions. Ops match by their order of call, or by equal ``key``.
 
     All collectives take ``timeout`` (seconds; the op's deadline, by default the group's), ``key`` (str), and those with
-    a result ``out`` (writable arrays of the result's nesting, which the result is copied into).
+    a result ``out`` (writable arrays of the result's nesting and shapes, and of dtypes that lose nothing; the result is
+    copied into them).
 
     Reduce ops and the dtype of their results: "sum" and "prod" keep the dtype (bool: int64), "mean" too (integers and
     bool: float64); "min" and "max" keep it (not complex); "band", "bor" and "bxor" keep it (integers and bool only);
@@ -119,35 +121,33 @@ class Group:
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
-        return Work(
-            self._seat.allreduce(self._stored(x, timeout), reduce_op(op), timeout, key),
-            self._about("allreduce", key),
-            out,
-        )
+        given, number = self._stored(x, timeout), reduce_op(op)
+        check_out_of_reduction(out, given, number)
+        return Work(self._seat.allreduce(given, number, timeout, key), self._about("allreduce", key), out)
 
     @_takes_its_place
     def reduce(
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
-        return Work(
-            self._seat.reduce(self._stored(x, timeout), root, reduce_op(op), timeout, key),
-            self._about("reduce", key, root),
-            out,
-        )
+        given, number = self._stored(x, timeout), reduce_op(op)
+        if self.rank == root:
+            check_out_of_reduction(out, given, number)
+        return Work(self._seat.reduce(given, root, number, timeout, key), self._about("reduce", key, root), out)
 
     @_takes_its_place
     def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
-        return Work(
-            self._seat.scan(self._stored(x, timeout), reduce_op(op), timeout, key), self._about("scan", key), out
-        )
+        given, number = self._stored(x, timeout), reduce_op(op)
+        check_out_of_reduction(out, given, number)
+        return Work(self._seat.scan(given, number, timeout, key), self._about("scan", key), out)
 
     @_takes_its_place
     def broadcast(
         self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
+        check_out(out)
         given = [self._stored(x, timeout)] if self.rank == root else []
         return Work(self._seat.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
 
@@ -159,6 +159,7 @@ class Group:
 
         With ``stack=True`` it is one array with a new axis 0 of length world_size; dtype and shape must agree.
         """
+        check_out(out)
         return Work(
             self._seat.allgather(self._stored(x, timeout), bool(stack), timeout, key),
             self._about("allgather", key),
@@ -168,6 +169,7 @@ class Group:
     @_takes_its_place
     def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Like ``allgather``, for ``root`` only; the others get None."""
+        check_out(out)
         return Work(
             self._seat.gather(self._stored(x, timeout), root, timeout, key), self._about("gather", key, root), out
         )
@@ -177,6 +179,7 @@ class Group:
         self, xs: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Rank r gets element r of the root's list of world_size values; nothing is moved."""
+        check_out(out)
         given = self._elements(xs, timeout) if self.rank == root else []
         return Work(self._seat.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
 
@@ -186,6 +189,7 @@ class Group:
     ) -> Work:
         """Rank r gets the reduction of part r: of every rank's list of world_size values, or of one array whose axis 0
         is split evenly (its length must be a multiple of world_size)."""
+        check_out(out)
         return Work(
             self._seat.reduce_scatter(self._parts(x, None, timeout), reduce_op(op), timeout, key),
             self._about("reduce_scatter", key),
@@ -206,6 +210,7 @@ class Group:
 
         One array is split along axis 0, by ``splits`` rows for each rank or evenly; the result is then one array too.
         """
+        check_out(out)
         whole = not _is_list(xs)
         if splits is not None and not whole:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
@@ -223,6 +228,7 @@ class Group:
     @_takes_its_place
     def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Gets what rank ``src`` sends with this tag, in order; nothing is moved."""
+        check_out(out)
         return Work(self._seat.recv(src, tag, timeout, key), self._about("recv", key, src), out)
 
     @_takes_its_place

@@ -7,9 +7,8 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Optional
 
-import numpy as np
-
 from muster import _muster, _runtime
+from muster._out import copy_into
 from muster._ref import Ref
 from muster.errors import Error, Invalid, Timeout
 
@@ -44,7 +43,7 @@ class Work:
         value = self._started.result(timeout)
         if self._out is None or value is None:
             return value
-        _copy_into(self._out, value)
+        copy_into(self._out, value)
         return self._out
 
     @property
@@ -133,35 +132,3 @@ def _watch(loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(descriptor, connection.poll)
         _watched[loop] = descriptor
     connection.poll()
-
-
-def _copy_into(out: Any, value: Any) -> None:
-    """Copies a result into the caller's arrays of the same nesting."""
-    if isinstance(value, dict):
-        if not isinstance(out, dict) or out.keys() != value.keys():
-            raise Invalid("out= nests in another way than the result", "give the same keys")
-        for key, item in value.items():
-            _copy_into(out[key], item)
-    elif isinstance(value, (list, tuple)):
-        if not isinstance(out, (list, tuple)) or len(out) != len(value):
-            raise Invalid("out= nests in another way than the result", "give as many elements")
-        for target, item in zip(out, value):
-            _copy_into(target, item)
-    elif hasattr(out, "copy_"):  # torch
-        import torch
-
-        out.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)))
-    elif isinstance(out, np.ndarray):
-        source = np.asarray(value)
-        if out.shape != source.shape:
-            raise Invalid(
-                f"out= has shape {out.shape}, the result {source.shape}", "give an array of the result's shape"
-            )
-        if not out.flags.writeable:
-            raise Invalid("out= is read-only", "give a writable array")
-        np.copyto(out, source, casting="same_kind")
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            _copy_into(getattr(out, name), getattr(value, name))
-    elif out is not None:
-        raise Invalid(f"out= holds a {type(out).__name__} where the result has an array", "give writable arrays")

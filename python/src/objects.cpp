@@ -419,13 +419,15 @@ std::vector<bool> probe_argument(nb::handle result) {
   return sole_owners(tree, result, 1);
 }
 
-PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args, nb::handle kwargs) {
+PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args, nb::handle kwargs,
+          nb::handle timeout) {
+  const Timeout deadline = deadline_from(timeout);
   Call call(connection);
   call.enter();
   nb::object result = nb::steal(PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()));
   call.leave();
   if (!result.is_valid()) throw nb::python_error();
-  return deposit(connection, result, call.id(), counts_are_known[0] ? 1 : 0, std::nullopt);
+  return deposit(connection, result, call.id(), counts_are_known[0] ? 1 : 0, deadline);
 }
 
 }  // namespace
@@ -448,6 +450,8 @@ void bind_objects(nb::module_& module) {
            [](const PyRef& self, std::size_t leaf) {
              return nb::steal(reinterpret_cast<PyObject*>(descr_of(described(self).dtype(leaf))));
            })
+      .def("dtype_name",
+           [](const PyRef& self, std::size_t leaf) { return std::string(name(described(self).dtype(leaf))); })
       .def("get", [](const PyRef& self) { return value_of(open_or_raise(self.ref)); })
       .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
       .def("free", [](PyRef& self) { self.ref.free(); })
@@ -468,12 +472,13 @@ void bind_objects(nb::module_& module) {
       .def("leave", &Call::leave)
       .def(
           "finish",
-          [](Call& self, nb::handle result) {
+          [](Call& self, nb::handle result, nb::handle timeout) {
             self.leave();
-            return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, std::nullopt);
+            return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, deadline_from(timeout));
           },
-          nb::arg("result").none());
-  module.def("run", &run);
+          nb::arg("result").none(), nb::arg("timeout").none());
+  module.def("run", &run, nb::arg("connection"), nb::arg("function"), nb::arg("args"), nb::arg("kwargs"),
+             nb::arg("timeout").none());
   module.def(
       "put",
       [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {

@@ -201,3 +201,15 @@ def test_what_has_labels_is_refused(muster):
 def test_ranks_may_give_different_libraries_arrays(muster):
     refs = [muster.put({"w": made}) for made in (torch.ones(3), np.ones(3, np.float32), jax.numpy.ones(3))]
     assert torch.equal(muster.allreduce_refs(refs).result()["w"], torch.full((3,), 3.0))
+
+
+def test_out_may_be_tensors_that_lose_nothing(muster):
+    with muster.group("arguments", rank=0, world_size=1) as group:
+        out = torch.zeros(3, dtype=torch.float64)
+        assert group.allreduce(torch.ones(3), out=out).result() is out
+        assert out.tolist() == [1.0] * 3
+        half = torch.zeros(3, dtype=torch.bfloat16)
+        group.allreduce(torch.ones(3, dtype=torch.bfloat16), out=half).result()
+        assert half.tolist() == [1.0] * 3
+        with pytest.raises(muster.Invalid, match="out= has dtype float32, the result float64"):
+            group.allreduce(np.ones(3), out=torch.zeros(3))

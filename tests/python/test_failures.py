@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -318,6 +319,38 @@ def test_a_full_store_says_who_holds_what_and_recovers():
         assert run_ranks(daemon, _fill, 1) == [(5, True)]
     finally:
         daemon.stop()
+
+
+def test_a_decorated_call_waits_for_room_as_long_as_it_was_told():
+    daemon = Daemon("--memory", "64MiB")
+    try:
+        assert run_ranks(daemon, _deposit_in_a_full_store, 1) == [("OutOfMemory", "OutOfMemory")]
+    finally:
+        daemon.stop()
+
+
+def _deposit_in_a_full_store(rank):
+    """Well below the 30 s that a call waits otherwise, and the harness's patience."""
+    kept = []
+    with contextlib.suppress(muster.OutOfMemory):
+        while True:
+            kept.append(muster.put(np.zeros(8 << 20, np.uint8), timeout=0.01))
+    elsewhere = np.zeros(8 << 20, np.uint8)
+
+    @muster.collective_input(timeout=1e-3)
+    def one():
+        return elsewhere
+
+    @muster.collective_input
+    def other():
+        return elsewhere
+
+    outcomes = []
+    for call in (one, other.options(timeout=1e-3)):
+        with pytest.raises(muster.OutOfMemory) as error:
+            call()
+        outcomes.append(error.value.code)
+    return tuple(outcomes)
 
 
 def _leak(rank, barrier):

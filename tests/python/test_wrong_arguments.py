@@ -21,6 +21,22 @@ WRONG = {
     "root=None": lambda package, group: group.gather(1, root=None),
     "root=1.5": lambda package, group: package.reduce_refs([package.put(1)], root=1.5),
     "root=2147483648": lambda package, group: group.reduce(1, root=2**31),
+    "root=1 is out of range": lambda package, group: group.reduce(1, root=1),
+    "root=-1 is out of range": lambda package, group: group.broadcast(1, root=-1),
+    "root=7 is out of range": lambda package, group: group.scatter(root=7),
+    "dst=1 is out of range": lambda package, group: group.send(1, 1),
+    "src=-2 is out of range": lambda package, group: group.recv(-2),
+    "timeout=-1": lambda package, group: package.collective_input(lambda: 1, timeout=-1)(),
+    "out= has dtype float32, the result float64": lambda package, group: group.allreduce(
+        np.ones(2), out=np.zeros(2, np.float32)
+    ),
+    "out= has dtype int64, the result float64": lambda package, group: group.allreduce(
+        {"w": np.ones(2, np.int64)}, op="mean", out={"w": np.zeros(2, np.int64)}
+    ),
+    "out= has shape (3,), the result (2,)": lambda package, group: group.scan(np.ones(2), out=np.zeros(3)),
+    "out= nests in another way": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
+    "out= is read-only": lambda package, group: group.gather(1, out=[np.broadcast_to(np.zeros(1), 3)]),
+    "out= holds a str": lambda package, group: group.broadcast(1, out="x"),
     "dst='x'": lambda package, group: group.send(1, "x"),
     "src='x'": lambda package, group: group.recv("x"),
     "tag=9223372036854775808": lambda package, group: group.recv(0, tag=2**63),
@@ -47,3 +63,29 @@ def test_an_argument_of_the_wrong_kind(muster, named):
 def test_integers_of_numpy_are_integers(muster):
     with muster.group("arguments", rank=np.int64(0), world_size=np.uint8(1)) as group:
         assert group.reduce(np.ones(2), root=np.int32(0)).result().tolist() == [1, 1]
+
+
+def test_out_may_have_a_dtype_that_loses_nothing(muster):
+    with muster.group("arguments", rank=0, world_size=1) as group:
+        out = np.zeros(2)
+        assert group.allreduce(np.ones(2, np.float32), out=out).result() is out
+        assert out.tolist() == [1.0, 1.0]
+        nested = {"a": [np.zeros(2)], "b": np.zeros((), np.int64)}
+        assert group.allreduce({"b": 3, "a": [np.ones(2)]}, out=nested).result() is nested
+        assert (nested["a"][0].tolist(), int(nested["b"])) == ([1.0, 1.0], 3)
+        # What can't be known before is told with the result.
+        with pytest.raises(muster.Invalid, match="out= has dtype int32, the result int64"):
+            group.broadcast(np.ones(2, np.int64), out=np.zeros(2, np.int32)).result()
+
+
+def test_out_is_refused_before_the_call_takes_part_in_vain(muster):
+    """The other ranks learn of it as of any call that raises."""
+    group = muster.group("arguments", rank=0, world_size=2, timeout=30)
+    other = muster.group("arguments", rank=1, world_size=2, timeout=30)
+    waits = other.allreduce(np.ones(2))
+    with pytest.raises(muster.Invalid, match="out="):
+        group.allreduce(np.ones(2), out=np.zeros(3))
+    with pytest.raises(muster.Invalid, match="rank 0 has no input"):
+        waits.result()
+    both = group.allreduce(1), other.allreduce(2)
+    assert [int(work.result()) for work in both] == [3, 3]

@@ -1,0 +1,138 @@
+"""``out=``: the caller's own arrays, which a result is copied into."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from muster import _muster
+from muster.errors import Invalid
+
+
+def check_out(out: Any) -> None:
+    """Whether there is anything to copy into. Of what nests how, the result's arrival shows the rest.
+
+    Raises:
+        Invalid: something in it is no writable array.
+    """
+    if out is None:
+        return
+    for leaf in _leaves(out):
+        _check_writable(leaf)
+
+
+def check_out_of_reduction(out: Any, stored: _muster.Stored, op: int) -> None:
+    """The same for what a reduction of ``stored`` gives, shapes and dtypes included.
+
+    Raises:
+        Invalid: it nests in another way, or an array has another shape, or a dtype that would lose something.
+    """
+    if out is None:
+        return
+    check_out(out)
+    if stored.plain and stored.leaves == 1:
+        _check_array(out, tuple(stored.shape(0)), _muster.result_dtype(stored.dtype_name(0), op))
+    else:
+        _walk(
+            out,
+            stored.get(),
+            lambda one, value: _check_array(one, tuple(value.shape), _muster.result_dtype(_name(value.dtype), op)),
+        )
+
+
+def copy_into(out: Any, value: Any) -> None:
+    """Copies a result into arrays of the same nesting.
+
+    Raises:
+        Invalid: as above.
+    """
+    _walk(out, value, _copy)
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _leaves(out: Any) -> Any:
+    if isinstance(out, dict):
+        children: Any = out.values()
+    elif isinstance(out, (list, tuple)):
+        children = out
+    elif hasattr(out, "__dataclass_fields__"):
+        children = (getattr(out, name) for name in out.__dataclass_fields__)
+    else:
+        yield out
+        return
+    for child in children:
+        yield from _leaves(child)
+
+
+def _walk(out: Any, value: Any, visit: Any) -> None:
+    """Visits each array of ``out`` with the result's."""
+    if isinstance(value, dict):
+        if not isinstance(out, dict) or out.keys() != value.keys():
+            raise Invalid("out= nests in another way than the result", f"give a dict with the keys {list(value)}")
+        for key, item in value.items():
+            _walk(out[key], item, visit)
+    elif isinstance(value, (list, tuple)):
+        if not isinstance(out, (list, tuple)) or len(out) != len(value):
+            raise Invalid("out= nests in another way than the result", f"give a list of {len(value)}")
+        for target, item in zip(out, value):
+            _walk(target, item, visit)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            _walk(getattr(out, name), getattr(value, name), visit)
+    elif hasattr(value, "shape"):
+        visit(out, value)
+
+
+def _check_writable(out: Any) -> None:
+    if _is_tensor(out) or out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise Invalid(f"out= holds a {type(out).__name__} where the result has an array", "give writable arrays")
+    if not out.flags.writeable:
+        raise Invalid("out= is read-only", "give a writable array")
+
+
+def _check_array(out: Any, shape: tuple[int, ...], dtype: str | None) -> None:
+    """``dtype``: None if the op has no meaning for its input, which the op's outcome tells."""
+    _check_writable(out)
+    if out is None:
+        return
+    if tuple(out.shape) != shape:
+        raise Invalid(f"out= has shape {tuple(out.shape)}, the result {shape}", "give an array of the result's shape")
+    if dtype is not None and not _holds(out, dtype):
+        raise Invalid(
+            f"out= has dtype {_name(out.dtype)}, the result {dtype}",
+            "give an array of the result's dtype, or of one that loses nothing",
+        )
+
+
+def _holds(out: Any, dtype: str) -> bool:
+    if _name(out.dtype) == dtype:
+        return True
+    if _is_tensor(out):
+        import torch
+
+        return bool(torch.promote_types(getattr(torch, dtype), out.dtype) == out.dtype)
+    return dtype != "bfloat16" and np.can_cast(np.dtype(dtype), out.dtype, "safe")
+
+
+def _copy(out: Any, value: Any) -> None:
+    if out is None:
+        return
+    _check_array(out, tuple(value.shape), _name(value.dtype))
+    if _is_tensor(out):
+        import torch
+
+        out.copy_(value if _is_tensor(value) else torch.from_numpy(np.array(value)))
+    else:
+        np.copyto(out, np.asarray(value))
