@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._keepers import keepers_of
 from muster.errors import Invalid, ObjectLost
 
 _HOST_DEVICE = (1, 0)  # DLPack's kDLCPU
@@ -32,6 +33,14 @@ class Ref:
     @property
     def copies(self) -> int:
         return self._stored.copies
+
+    @property
+    def copy_reasons(self) -> dict[str, str]:
+        """Why leaves were copied: the reason by the leaf's path (``layer2.w``; "" if the value is one array).
+
+        Known to the process that made the object. Empty if nothing was copied.
+        """
+        return {path: _reason(reason, array) for path, reason, array in self._stored.copied}
 
     @property
     def nbytes(self) -> int:
@@ -111,3 +120,22 @@ def stored_of(value: Any, timeout: float) -> _muster.Stored:
     if isinstance(value, Ref):
         return value._stored
     return _muster.put(_runtime.connection(), value, timeout)
+
+
+_REASONS = {
+    "put": "put() copies; return it from a decorated function instead",
+    "library": "it is no array of NumPy's own: another library made it, or it is of a subclass",
+    "order": "its elements don't lie in C order, or in another byte order",
+    "elsewhere": "its memory was not allocated by NumPy during the call",
+    "too large": "the call's arrays take more than a quarter of the store's memory (or 64 MiB, if that is more)",
+    "full": "the store was full when it was made",
+    "small part": "it is a small part of a larger array, all of which it would keep",
+}
+
+
+def _reason(reason: str, array: Any) -> str:
+    if reason != "kept":
+        return _REASONS[reason]
+    kept = array() if array is not None else None
+    keepers = keepers_of(kept) if kept is not None else []
+    return "something outside of the value has it, too" + (f": {', '.join(keepers)}" if keepers else "")

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
 
 #include "gil.hpp"
 #include "signals.hpp"
@@ -27,6 +30,24 @@ struct Call::Handler {
   std::atomic<std::uint64_t> used{0};
   std::atomic<bool> over{false};
   nb::object previous;  ///< the handler that was there before this one
+
+  struct Refused {
+    const std::byte* address = nullptr;
+    std::size_t bytes = 0;
+    NotStored why = NotStored::full;
+  };
+  std::mutex mutex;
+  std::vector<Refused> refused;  ///< arrays that came from malloc
+
+  void note(const void* address, std::size_t bytes) noexcept try {
+    constexpr std::size_t remembered_max = 64;
+    if (over || !address) return;
+    const auto why = used + bytes > limit ? NotStored::too_large : NotStored::full;
+    const std::lock_guard lock(mutex);
+    if (refused.size() < remembered_max) refused.push_back({static_cast<const std::byte*>(address), bytes, why});
+  } catch (const std::bad_alloc&) {
+    // Then nobody learns why it was copied.
+  }
 };
 
 /// What NumPy calls. It may do so from any thread, and long after the call has ended.
@@ -52,16 +73,22 @@ struct HandlerFunctions {
   }
 
   static void* allocate(void* context, std::size_t bytes) {
-    if (auto* address = from_store(*static_cast<Handler*>(context), bytes)) return address;
-    return std::malloc(std::max<std::size_t>(bytes, 1));
+    auto& handler = *static_cast<Handler*>(context);
+    if (auto* address = from_store(handler, bytes)) return address;
+    void* address = std::malloc(std::max<std::size_t>(bytes, 1));
+    handler.note(address, bytes);
+    return address;
   }
 
   static void* allocate_zeroed(void* context, std::size_t count, std::size_t each) {
     std::size_t bytes = 0;
     if (__builtin_mul_overflow(count, each, &bytes)) return nullptr;
     // Recycled regions hold old bytes.
-    if (auto* address = from_store(*static_cast<Handler*>(context), bytes)) return std::memset(address, 0, bytes);
-    return std::calloc(std::max<std::size_t>(count, 1), std::max<std::size_t>(each, 1));
+    auto& handler = *static_cast<Handler*>(context);
+    if (auto* address = from_store(handler, bytes)) return std::memset(address, 0, bytes);
+    void* address = std::calloc(std::max<std::size_t>(count, 1), std::max<std::size_t>(each, 1));
+    handler.note(address, bytes);
+    return address;
   }
 
   static void* reallocate(void* context, void* old, std::size_t bytes) {
@@ -127,7 +154,17 @@ const Call::Handler* Call::of_a_call(nb::handle capsule) {
   return numpy->allocator.malloc == HandlerFunctions::allocate ? reinterpret_cast<const Handler*>(numpy) : nullptr;
 }
 
+Call::NotStored Call::why_not_stored(const void* data) const {
+  const auto* byte = static_cast<const std::byte*>(data);
+  const std::lock_guard lock(handler_->mutex);
+  // The latest: malloc gives the same place again.
+  for (auto refused = handler_->refused.rbegin(); refused != handler_->refused.rend(); ++refused)
+    if (byte >= refused->address && byte < refused->address + refused->bytes) return refused->why;
+  return NotStored::elsewhere;
+}
+
 std::uint64_t Call::id() const { return handler_->id; }
+std::uint64_t Call::limit() const { return handler_->limit; }
 const ConnectionPtr& Call::connection() const { return handler_->connection; }
 
 }  // namespace muster::python

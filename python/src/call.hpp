@@ -21,6 +21,11 @@ class Call {
   /// Restores the handler that was there before, if this one is still there; no-op if it was restored already.
   void leave();
   [[nodiscard]] std::uint64_t id() const;
+  /// Bytes that the call's arrays may take in the store.
+  [[nodiscard]] std::uint64_t limit() const;
+  /// Why an array of the call is not in the store. Of very many, the first are remembered.
+  enum class NotStored : std::uint8_t { elsewhere, too_large, full };
+  [[nodiscard]] NotStored why_not_stored(const void* data) const;
   [[nodiscard]] const ConnectionPtr& connection() const;
 
  private:

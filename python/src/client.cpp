@@ -71,9 +71,9 @@ nb::object result_of(const PyWork& self, nb::handle timeout) {
 nb::object ref_of(const PyWork& self, nb::handle timeout) {
   const Outcome outcome = outcome_of(self, timeout);
   if (outcome.refs.empty()) return nb::none();
-  if (!self.as_list) return nb::cast(PyRef{outcome.refs.front(), 0});
+  if (!self.as_list) return nb::cast(PyRef{outcome.refs.front(), 0, {}});
   nb::list refs;
-  for (const auto& ref : outcome.refs) refs.append(nb::cast(PyRef{ref, 0}));
+  for (const auto& ref : outcome.refs) refs.append(nb::cast(PyRef{ref, 0, {}}));
   return refs;
 }
 
@@ -397,7 +397,7 @@ void bind_client(nb::module_& module) {
   module.def("from_token", [](const std::string& socket, nb::bytes token) {
     const std::string_view bytes(token.c_str(), token.size());
     auto hold = unlocked([&] { return detail::deserialize(bytes, Connection::existing(socket)); });
-    return PyRef{Ref(value_or_raise(std::move(hold))), 0};
+    return PyRef{Ref(value_or_raise(std::move(hold))), 0, {}};
   });
 }
 

@@ -74,12 +74,13 @@ class Depositor {
       : connection_(connection), timeout_(timeout.value_or(deposit_wait)) {}
 
   /// `sole`: whether each leaf has no owner outside of the tree, and was made in `call`.
-  void add(std::span<const FoundLeaf> leaves, const std::vector<bool>& sole, std::uint64_t call) {
+  void add(std::span<const FoundLeaf> leaves, const std::vector<bool>& sole, const Call* call) {
     std::vector<std::optional<Region>> regions;
     regions.reserve(leaves.size());
     for (std::size_t i = 0; i < leaves.size(); ++i)
-      regions.push_back(sole[i] ? region_of(as_array(leaves[i].array), call) : std::nullopt);
-    for (std::size_t i = 0; i < leaves.size(); ++i) add(leaves[i], regions[i]);
+      regions.push_back(sole[i] ? region_of(as_array(leaves[i].array), call->id()) : std::nullopt);
+    for (std::size_t i = 0; i < leaves.size(); ++i)
+      if (!add(leaves[i], regions[i])) note(i, leaves[i], reason_for(leaves[i], sole[i], regions[i].has_value(), call));
   }
 
   PyRef seal(Description description) {
@@ -90,7 +91,9 @@ class Depositor {
     const detail::CallDeadline deadline(timeout_);
     auto ref = detail::seal(connection_, std::move(manifest_), addresses, copied_bytes_, &wait_unlocked);
     forget_made();
-    return {value_or_raise(std::move(ref)), copies_};
+    PyRef made{value_or_raise(std::move(ref)), copies_, {}};
+    if (!copied_.empty()) made.copied = std::make_shared<const std::vector<Copied>>(std::move(copied_));
+    return made;
   }
 
   ~Depositor() { forget_made(); }
@@ -115,15 +118,49 @@ class Depositor {
     return region.bytes <= 2 * used_bytes_.at(region.address) + waste_max;
   }
 
-  void add(const FoundLeaf& leaf, const std::optional<Region>& region) {
+  static bool has_numpys_memory(PyArrayObject* array) {
+    PyObject* base = PyArray_BASE(array);
+    while (base && PyArray_Check(base)) base = PyArray_BASE(reinterpret_cast<PyArrayObject*>(base));
+    return !base;
+  }
+
+  static CopyReason reason_for(const FoundLeaf& leaf, bool sole, bool in_store, const Call* call) {
+    auto* array = as_array(leaf.array);
+    if (!call) return CopyReason::put;
+    if (!is_native(array)) return CopyReason::order;
+    if (!leaf.as_given) return CopyReason::library;
+    if (!sole) return has_numpys_memory(array) ? CopyReason::kept : CopyReason::elsewhere;
+    if (in_store) return CopyReason::small_part;
+    if (!PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) return CopyReason::order;
+    switch (call->why_not_stored(PyArray_DATA(array))) {
+      case Call::NotStored::too_large: return CopyReason::too_large;
+      case Call::NotStored::full: return CopyReason::full;
+      case Call::NotStored::elsewhere: break;
+    }
+    return CopyReason::elsewhere;
+  }
+
+  void note(std::size_t index, const FoundLeaf& leaf, CopyReason reason) {
+    // A scalar has no memory that could have been shared.
+    if (leaf.is_scalar) return;
+    ++copies_;
+    nb::object kept;
+    if (reason == CopyReason::kept) kept = nb::steal(PyWeakref_NewRef(leaf.array.ptr(), nullptr));
+    PyErr_Clear();
+    copied_.push_back({index, reason, std::move(kept)});
+  }
+
+  /// False if it was copied.
+  bool add(const FoundLeaf& leaf, const std::optional<Region>& region) {
     auto* array = as_array(leaf.array);
     const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
     const auto shape = shape_of(array);
-    if (bytes == 0) return place({}, 0, leaf, shape);
-    if (!region || !is_most_of(*region)) return copy(leaf, array, bytes, shape);
+    if (bytes == 0) return place({}, 0, leaf, shape), true;
+    if (!region || !is_most_of(*region)) return copy(leaf, array, bytes, shape), false;
     const auto* data = static_cast<const std::byte*>(PyArray_DATA(array));
     taken_.push_back(region->address);
     place(region->segment, region->offset + static_cast<std::uint64_t>(data - region->address), leaf, shape);
+    return true;
   }
 
   void place(ipc::SegmentId segment, std::uint64_t offset, const FoundLeaf& leaf, const Shape& shape) {
@@ -139,8 +176,6 @@ class Depositor {
       }));
     made_.push_back(to);
     copy_dense(array, to);
-    // A scalar has no memory that could have been shared.
-    if (!leaf.is_scalar) ++copies_;
     copied_bytes_ += bytes;
     const auto region = connection_->arena().find(to);
     place(region->segment, region->offset, leaf, shape);
@@ -159,6 +194,7 @@ class Depositor {
   std::vector<std::byte*> taken_;
   std::vector<std::byte*> made_;
   int copies_ = 0;
+  std::vector<Copied> copied_;
   std::uint64_t copied_bytes_ = 0;
 };
 
@@ -167,11 +203,11 @@ bool counts_are_known[2] = {false, false};
 
 }  // namespace
 
-PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call, Py_ssize_t root_references,
+PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call, Py_ssize_t root_references,
               Timeout timeout) {
   Tree tree = take_apart(root);
   std::vector<bool> sole(tree.leaves.size(), false);
-  if (call != 0 && root_references > 0) sole = sole_owners(tree, root, root_references);
+  if (call && root_references > 0) sole = sole_owners(tree, root, root_references);
   Depositor depositor(connection, timeout);
   depositor.add(tree.leaves, sole, call);
   return depositor.seal(std::move(tree.description));
@@ -366,7 +402,7 @@ PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& mem
     memory.sealed = false;
     PyArray_ENABLEFLAGS(numpy, NPY_ARRAY_WRITEABLE);
   }
-  return {value_or_raise(std::move(ref)), 0};
+  return {value_or_raise(std::move(ref)), 0, {}};
 }
 
 /// `callers`: references on the array that the call itself holds, whatever the caller's expression.
@@ -381,7 +417,7 @@ PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t c
         has_only_names(array, callers))
       return take_over(connection, array, *memory, *dtype);
   }
-  auto made = deposit(connection, array, 0, 0, timeout);
+  auto made = deposit(connection, array, nullptr, 0, timeout);
   if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
   return made;
 }
@@ -400,9 +436,39 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
     }
     part.structure = std::move(child.description.structure);
     part.guise = std::move(child.description.guise);
-    parts.push_back({value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold()), std::move(part)); })), 0});
+    parts.push_back(
+        {value_or_raise(unlocked([&] { return detail::derive(Ref(opened.hold()), std::move(part)); })), 0, {}});
   }
   return parts;
+}
+
+const char* name(CopyReason reason) {
+  switch (reason) {
+    case CopyReason::put: return "put";
+    case CopyReason::library: return "library";
+    case CopyReason::order: return "order";
+    case CopyReason::kept: return "kept";
+    case CopyReason::elsewhere: return "elsewhere";
+    case CopyReason::too_large: return "too large";
+    case CopyReason::full: return "full";
+    case CopyReason::small_part: return "small part";
+  }
+  return "unknown";
+}
+
+/// (path, reason, a weak reference or None) of each leaf that was copied.
+nb::list copied_leaves(const PyRef& self) {
+  nb::list leaves;
+  if (!self.copied) return leaves;
+  constexpr std::size_t named_max = 1000;
+  const auto outline = ipc::outline_of(self.ref.structure(), std::numeric_limits<std::size_t>::max());
+  for (const auto& copied : *self.copied) {
+    const bool few = self.copied->size() <= named_max;
+    const auto path = outline && few ? path_of_leaf(*outline, copied.leaf) : std::nullopt;
+    const nb::object array = copied.array.is_valid() ? copied.array : nb::none();
+    leaves.append(nb::make_tuple(path.value_or("leaf " + std::to_string(copied.leaf)), name(copied.reason), array));
+  }
+  return leaves;
 }
 
 /// Which leaves of the result of `function()` have the tree as their sole owner, by the plain path.
@@ -427,7 +493,7 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
   nb::object result = nb::steal(PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()));
   call.leave();
   if (!result.is_valid()) throw nb::python_error();
-  return deposit(connection, result, call.id(), counts_are_known[0] ? 1 : 0, deadline);
+  return deposit(connection, result, &call, counts_are_known[0] ? 1 : 0, deadline);
 }
 
 }  // namespace
@@ -435,6 +501,7 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
 void bind_objects(nb::module_& module) {
   nb::class_<PyRef>(module, "Stored")
       .def_rw("copies", &PyRef::copies)
+      .def_prop_ro("copied", &copied_leaves)
       .def_prop_ro("nbytes", [](const PyRef& self) { return described(self).nbytes(); })
       .def_prop_ro("leaves", [](const PyRef& self) { return described(self).leaves(); })
       .def_prop_ro("plain",
@@ -462,7 +529,8 @@ void bind_objects(nb::module_& module) {
            })
       .def("rows",
            [](const PyRef& self, std::int64_t first, std::int64_t rows) {
-             return PyRef{value_or_raise(unlocked([&, ref = self.ref] { return detail::slice(ref, first, rows); })), 0};
+             return PyRef{
+                 value_or_raise(unlocked([&, ref = self.ref] { return detail::slice(ref, first, rows); })), 0, {}};
            })
       .def("parts", &parts_of);
   const nb::class_<Writable> writable(module, "Writable", nb::type_slots(writable_slots));
@@ -474,7 +542,7 @@ void bind_objects(nb::module_& module) {
           "finish",
           [](Call& self, nb::handle result, nb::handle timeout) {
             self.leave();
-            return deposit(self.connection(), result, self.id(), counts_are_known[1] ? 1 : 0, deadline_from(timeout));
+            return deposit(self.connection(), result, &self, counts_are_known[1] ? 1 : 0, deadline_from(timeout));
           },
           nb::arg("result").none(), nb::arg("timeout").none());
   module.def("run", &run, nb::arg("connection"), nb::arg("function"), nb::arg("args"), nb::arg("kwargs"),
@@ -482,7 +550,7 @@ void bind_objects(nb::module_& module) {
   module.def(
       "put",
       [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout) {
-        return deposit(connection, value, 0, 0, deadline_from(timeout));
+        return deposit(connection, value, nullptr, 0, deadline_from(timeout));
       },
       nb::arg("connection"), nb::arg("value").none(), nb::arg("timeout").none());
   module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());

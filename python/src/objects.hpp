@@ -4,20 +4,39 @@
 #include <memory>
 #include <vector>
 
+#include "call.hpp"
 #include "module.hpp"
 #include "opening.hpp"
 
 namespace muster::python {
 
+/// Why a leaf was copied.
+enum class CopyReason : std::uint8_t {
+  put,        ///< it was given to put(), not made in a decorated call
+  library,    ///< another library's array, or a subclass
+  order,      ///< another byte order, or elements that don't lie in C order
+  kept,       ///< something outside of the value has it, too
+  elsewhere,  ///< its memory was not allocated by NumPy in the call
+  too_large,  ///< the call's arrays took more than their share of the store
+  full,       ///< the store was full when it was made
+  small_part  ///< it would keep a much larger array
+};
+struct Copied {
+  std::size_t leaf = 0;
+  CopyReason reason = CopyReason::put;
+  nb::object array;  ///< a weak reference, of one that is kept
+};
+
 /// muster.Ref's state.
 struct PyRef {
   Ref ref;
   int copies = 0;
+  std::shared_ptr<const std::vector<Copied>> copied;  ///< null: none
 };
 
-/// `root` becomes an object. `call` not 0: arrays of that decorated call may be taken over without a copy, if the tree
-/// is their sole owner.
-[[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, std::uint64_t call,
+/// `root` becomes an object. Arrays of `call`, if there is one, may be taken over without a copy, if the tree is their
+/// sole owner and `root_references` (not 0) are the caller's own.
+[[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call,
                             Py_ssize_t root_references, Timeout timeout);
 /// An object whose arrays are mapped.
 using detail::Opened;

@@ -573,3 +573,60 @@ def test_parts_that_make_up_most_of_an_array_are_taken_over(muster):
     ref = deposited(halves)
     assert ref.copies == 0
     np.testing.assert_array_equal(ref.get()["high"], np.arange(1 << 19, 1 << 20))
+
+
+NAMED = {"beside it": []}
+GLOBAL = np.ones(3)
+
+
+class Model:
+    w = None
+
+
+def test_why_leaves_were_copied(muster):
+    model = Model()
+
+    @muster.collective_input
+    def produce():
+        NAMED["the key"] = np.ones(3)
+        model.w = np.ones(3)
+        large = np.ones(1 << 17)
+        ordered = np.ones((3, 2))
+        return {
+            "free": np.ones(3),
+            "kept": NAMED["the key"],
+            "layers": [model.w, {"b": GLOBAL}],
+            "part": large[:3],
+            "order": ordered.T,
+            "swapped": np.ones(3, ">f8"),
+            "elsewhere": np.frombuffer(bytearray(24)),
+            "number": 3.0,
+        }
+
+    ref = produce()
+    reasons = ref.copy_reasons
+    assert ref.copies == len(reasons) == 7
+    assert "['the key'] of a dict" in reasons["kept"]
+    assert "`w` of a Model" in reasons["layers[0]"]
+    assert f"`GLOBAL` of module {__name__}" in reasons["layers[1].b"]
+    assert "small part" in reasons["part"]
+    assert "C order" in reasons["order"]
+    assert "byte order" in reasons["swapped"]
+    assert "not allocated by NumPy" in reasons["elsewhere"]
+    assert muster.put(np.ones(3)).copy_reasons == {"": "put() copies; return it from a decorated function instead"}
+    assert muster.collective_input(lambda: np.ones(3))().copy_reasons == {}
+
+
+def test_what_exceeds_a_calls_share_is_told(own_daemon):
+    assert run_ranks(own_daemon, _exceed, 1) == [(1, True)]
+
+
+def _exceed(rank):
+    quarter = package.status()["memory_bytes"] // 4
+
+    @package.collective_input
+    def produce():
+        return [np.ones(quarter - (1 << 20), np.uint8), np.ones(2 << 20, np.uint8)]
+
+    ref = produce()
+    return ref.copies, "more than a quarter" in ref.copy_reasons["[1]"]
