@@ -317,4 +317,16 @@ TEST_CASE("whoever has waited briefly is patient, whoever has waited long is not
   CHECK(patience.spin_max(yields) == patient);
 }
 
+TEST_CASE("who has lost a slice by yielding sleeps at once") {
+  const OneCore core;
+  const std::jthread other([](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+    }
+  });
+  Backoff yields;
+  const Patience patience;
+  while (patience.spin_max(yields) > std::chrono::nanoseconds(0)) yields.step();
+  CHECK(is_crowded());
+}
+
 }  // namespace muster::ipc

@@ -128,8 +128,44 @@ void futex_wake_all(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
+namespace {
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+/// For how long nobody yields once that has cost a slice. A loss soon after that makes it longer.
+class Crowd {
+ public:
+  [[nodiscard]] bool is_there() const {
+    const auto until = until_.load(std::memory_order_relaxed);
+    return until != SteadyTime() && std::chrono::steady_clock::now() < until;
+  }
+  void yielded(SteadyTime before, SteadyTime now) {
+    using namespace std::chrono_literals;
+    constexpr auto slice_min = 500us;
+    constexpr auto length_min = 20ms;
+    constexpr auto length_max = 640ms;
+    if (now - before < slice_min) return;
+    const auto length = length_.load(std::memory_order_relaxed);
+    const bool soon = before < until_.load(std::memory_order_relaxed) + length;
+    const auto next = soon ? std::min<std::chrono::nanoseconds>(2 * length, length_max) : length_min;
+    length_.store(next, std::memory_order_relaxed);
+    until_.store(now + next, std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<SteadyTime> until_{SteadyTime()};
+  std::atomic<std::chrono::nanoseconds> length_{std::chrono::nanoseconds(0)};
+};
+
+Crowd crowd;
+
+}  // namespace
+
+bool is_crowded() { return crowd.is_there(); }
+
 std::chrono::nanoseconds Patience::spin_max(const Backoff& backoff) const {
   using namespace std::chrono_literals;
+  if (is_crowded()) return 0ns;
   if (!backoff.gives_way()) return 30us;
   return usual_ <= 250us ? 1ms : 60us;
 }
@@ -145,12 +181,14 @@ void Backoff::step() {
   // With more waiters than cores, the process that is waited for needs this core: what does not come at once is yielded
   // for.
   constexpr unsigned pauses = 2;
-  if (++rounds_ > pauses) {
+  if (++rounds_ > pauses && !is_crowded()) {
     constexpr auto switch_min = std::chrono::nanoseconds(600);
     constexpr unsigned rounds_remembered = 32;
     const auto before = std::chrono::steady_clock::now();
     sched_yield();
-    if (std::chrono::steady_clock::now() - before >= switch_min) gave_way_until_ = rounds_ + rounds_remembered;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - before >= switch_min) gave_way_until_ = rounds_ + rounds_remembered;
+    crowd.yielded(before, now);
     return;
   }
 #if defined(__x86_64__)

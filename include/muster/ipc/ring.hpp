@@ -135,7 +135,12 @@ class RingConsumer {
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
 void futex_wake_all(std::atomic<std::uint32_t>& word);
 
-/// One step of an adaptive wait: pause, after some rounds yield. The caller decides when to sleep.
+/// Whether a yield has lately cost a whole slice: others want the cores, and don't give them back soon. Then who sleeps
+/// gets a core sooner than who yields. The same for all threads of the process.
+[[nodiscard]] bool is_crowded();
+
+/// One step of an adaptive wait: pause, after some rounds yield, unless it is crowded. The caller decides when to
+/// sleep.
 class Backoff {
  public:
   void step();
@@ -153,8 +158,8 @@ class Backoff {
 /// would cost more than the wait itself; hardly at all for those who wait long.
 class Patience {
  public:
-  /// Who does not give way stops soon: either nobody else wants the core, or the kernel keeps those out who do. A
-  /// thread that was just woken may hold its core through a whole slice of yields.
+  /// Not at all while it is crowded. Who does not give way stops soon: either nobody else wants the core, or the kernel
+  /// keeps those out who do. A thread that was just woken may hold its core through a whole slice of yields.
   [[nodiscard]] std::chrono::nanoseconds spin_max(const Backoff& backoff) const;
   /// A wait is over that took this long, sleep included.
   void waited(std::chrono::nanoseconds time);
