@@ -123,11 +123,14 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] bool accept_waiting();
   void refuse_one();
   void wait_to_accept_again();
-  void refuse(muster::ipc::Fd socket, UserId user, const muster::Error& why, std::function<void()> then = {});
+  void refuse(muster::ipc::Fd socket, BlockingPool::Lane lane, const muster::Error& why,
+              std::function<void()> then = {});
   /// Descriptors may lie in a client's socket that take as long to close as it likes.
-  void close_elsewhere(muster::ipc::Fd socket, UserId user, Charge descriptors, std::function<void()> then = {});
+  void close_elsewhere(muster::ipc::Fd socket, BlockingPool::Lane lane, Charge descriptors,
+                       std::function<void()> then = {});
   void adopt(muster::ipc::Fd socket);
   [[nodiscard]] ClientId next_client();
+  [[nodiscard]] static BlockingPool::Lane lane_of(const Connection& connection, BlockingPool::Lane::Of of);
   // connections.cpp
   void wait_for_frames(const ConnectionPtr& connection);
   void wait_for_doorbell(const ConnectionPtr& connection);

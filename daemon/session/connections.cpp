@@ -185,7 +185,8 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->hello.cancel();
   connection->again.cancel();
   if (connection->socket.is_open())
-    close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
+    close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
+                    std::move(connection->descriptors));
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connection->backlog.reset();

@@ -51,7 +51,8 @@ AsioServer::~AsioServer() {
   }
   for (const auto& [id, connection] : connections_)
     if (connection->socket.is_open())
-      close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
+      close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
+                      std::move(connection->descriptors));
   blocking_.stop();
 }
 
