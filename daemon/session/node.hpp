@@ -66,6 +66,8 @@ struct NodeSettings {
 };
 
 inline constexpr int world_size_max = 1024;
+/// What a life line takes in the kernel, the event loop and the store, as measured.
+inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients
 inline constexpr std::size_t name_bytes_max = 256;        ///< of groups and clients
 

@@ -373,8 +373,7 @@ void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
 }
 
 void Node::fork(Client& client, std::uint64_t request) {
-  constexpr std::uint64_t line_bytes = 1024;  // in the event loop, the kernel and the store
-  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, line_bytes);
+  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, lifeline_bytes);
   if (!descriptor) return reply_error(client.id, request, descriptor.error());
   do last_heir_ = last_heir_ == std::numeric_limits<std::uint32_t>::max() ? first_heir : last_heir_ + 1;
   while (lifelines_.contains(ClientId{last_heir_}));
