@@ -131,10 +131,7 @@ void AsioServer::adopt(ipc::Fd socket) {
   if (!peer) return close_elsewhere(std::move(socket), musterd::lane_of(Of::closing, settings_.node.user, 0), {});
   const ucred& credentials = *peer;
   const auto closing = musterd::lane_of(Of::closing, credentials.uid, credentials.pid);
-  if (connections_.size() >= settings_.clients_max)
-    return refuse(std::move(socket), closing,
-                  Error(Code::quota_exceeded, std::to_string(connections_.size()) + " clients are connected",
-                        "raise --clients-max"));
+  if (auto room = crowd_.has_room_for(credentials.uid); !room) return refuse(std::move(socket), closing, room.error());
   ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
   if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(std::move(socket), closing, out_of_descriptors());
   const ClientId id = next_client();
@@ -142,8 +139,10 @@ void AsioServer::adopt(ipc::Fd socket) {
   connection->user = credentials.uid;
   connection->pid = credentials.pid;
   connection->lane = rounds_.lane_of(credentials.pid);
+  if (auto charged = node_.connected(id, {credentials.uid, credentials.pid}, now_); !charged)
+    return refuse(ipc::Fd(connection->socket.release()), closing, charged.error());
   connections_.emplace(id, connection);
-  node_.connected(id, {credentials.uid, credentials.pid}, now_);
+  crowd_.came(connection->user);
   // Without a pidfd (a process that is gone already, or of another pid namespace) the socket's end has to do.
   if (process) {
     connection->process.assign(process.release());

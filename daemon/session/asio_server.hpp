@@ -19,6 +19,7 @@
 #include "base/blocking_pool.hpp"
 #include "memory/populator.hpp"
 #include "session/channel.hpp"
+#include "session/crowd.hpp"
 #include "session/endpoint.hpp"
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
@@ -176,6 +177,7 @@ class AsioServer final : public Server, public Outside {
   asio::steady_timer stop_deadline_;
   muster::ipc::Fd spare_;  ///< given up to refuse a connection politely when descriptors run out
   std::map<ClientId, ConnectionPtr> connections_;
+  Crowd crowd_;                   ///< those
   Rounds<ConnectionPtr> rounds_;  ///< who is polled or has frames
   std::vector<ConnectionPtr> dirty_;
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;

@@ -190,7 +190,7 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connection->backlog.reset();
-  connections_.erase(connection->id);
+  if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, connection->said_hello);
   // Others may wait for what it had published; nothing more of it comes.
   if (!connection->behind.empty())
     run_later(std::make_shared<Connection::Behinds>(std::exchange(connection->behind, {})));

@@ -89,7 +89,8 @@ void AsioServer::charge_replies(const ConnectionPtr& connection) {
 void AsioServer::greeted(ClientId client) {
   auto connection = find(client);
   if (!connection) return;
-  connection->said_hello = true;
+  if (std::exchange(connection->said_hello, true)) return;
+  crowd_.greeted(connection->user);
   connection->hello.cancel();
 }
 

@@ -34,6 +34,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       accept_again_(io_),
       stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
+      crowd_(settings_.clients_max, settings_.node.user),
       blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
       node_(settings_.node, *this),
       engine_(

@@ -214,10 +214,10 @@ TEST_CASE("groups and seats that the heap has no room for are refused") {
   TestClient alice(world, 1);
   TestClient bob(world, 2);
   int groups = 0;
-  while (groups < 100 && alice.join("g" + std::to_string(groups), 0, 768)) ++groups;
+  while (groups < 100 && alice.join("g" + std::to_string(groups), 0, 640)) ++groups;
   CHECK(groups == 2);
   CHECK(alice.failure() == Code::quota_exceeded);
-  REQUIRE(bob.join("g0", 1, 768));
+  REQUIRE(bob.join("g0", 1, 640));
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
