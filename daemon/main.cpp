@@ -118,8 +118,13 @@ ServerSettings server_settings(const Config& config) {
   // Of the heap no client may have more than half and no user more than three quarters, so that others can go on.
   const std::uint64_t heap = heap_bytes(memory);
   node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap};
-  node.quota.per_user = {
-      or_all(config.user_memory_bytes, memory), objects_total, descriptors, slots_total, groups_of_user, heap / 4 * 3};
+  // The same of descriptors where users are to be bounded.
+  node.quota.per_user = {or_all(config.user_memory_bytes, memory),
+                         objects_total,
+                         config.user_memory_bytes ? descriptors / 4 * 3 : descriptors,
+                         slots_total,
+                         groups_of_user,
+                         heap / 4 * 3};
   node.quota.per_client = {or_all(config.client_memory_bytes, memory),
                            config.objects_max,
                            descriptors / 2,

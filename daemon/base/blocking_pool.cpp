@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
@@ -9,8 +11,6 @@
 #include <exception>
 #include <map>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,16 +20,11 @@ namespace {
 
 constexpr auto idle_time = std::chrono::seconds(10);
 constexpr auto stop_time = std::chrono::seconds(2);
+/// Jobs are a few calls deep; the rest is for sanitizers, and is never touched without them.
+constexpr std::size_t stack_bytes = 256 << 10;
 
-/// So many jobs of one lane run at once. More than one, so that one that hangs does not stop the rest of its user's.
-constexpr std::size_t width(BlockingPool::Lane::Of of) {
-  switch (of) {
-    case BlockingPool::Lane::Of::requests: return 1;
-    case BlockingPool::Lane::Of::closing: return 8;
-    case BlockingPool::Lane::Of::memory: return 2;
-  }
-  return 1;
-}
+/// So many jobs of one lane run at once.
+constexpr std::size_t width(BlockingPool::Lane::Of of) { return of == BlockingPool::Lane::Of::memory ? 2 : 1; }
 
 }  // namespace
 
@@ -42,33 +37,86 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   struct Queue {
     std::deque<Job> waiting;
     std::size_t running = 0;
+    bool in_line = false;  ///< among its user's
+  };
+  struct User {
+    std::map<std::uint64_t, Queue> lanes;  ///< by process
+    std::deque<std::uint64_t> line;        ///< those that could run something as soon as the user may
+    std::size_t running = 0;
+  };
+  /// All of one kind.
+  struct Kind {
+    std::map<std::uint32_t, User> users;
+    std::size_t running = 0;
   };
 
+  [[nodiscard]] Kind& kind_of(Lane::Of of) { return kinds[static_cast<std::size_t>(of)]; }
+
   void add(Job job) {
-    auto& queue = lanes[job.lane];
-    if (queue.running >= width(job.lane.of)) {
-      queue.waiting.push_back(std::move(job));
-      return;
-    }
-    ++queue.running;
-    ready.push_back(std::move(job));
-    if (idle >= ready.size() || threads >= threads_max) wake.notify_one();
-    else start_thread();
+    const Lane lane = job.lane;
+    User& user = kind_of(lane.of).users[lane.user];
+    Queue& queue = user.lanes[lane.process];
+    queue.waiting.push_back(std::move(job));
+    stand_in_line(user, queue, lane);
+    begin_of(lane.of, lane.user);
   }
 
-  void start_thread() {
+  static void stand_in_line(User& user, Queue& queue, Lane lane) {
+    if (queue.in_line || queue.waiting.empty() || queue.running >= width(lane.of)) return;
+    user.line.push_back(lane.process);
+    queue.in_line = true;
+  }
+
+  /// Half of what others leave, and one as long as there is one.
+  [[nodiscard]] bool may_begin(const Kind& kind, const User& user) const {
+    const std::size_t free_of_others = threads_of_each_max - (kind.running - user.running);
+    return kind.running < threads_of_each_max && user.running < std::max<std::size_t>(free_of_others / 2, 1);
+  }
+
+  /// What this user may begin now.
+  void begin_of(Lane::Of of, std::uint32_t id) {
+    Kind& kind = kind_of(of);
+    User& user = kind.users.at(id);
+    while (!user.line.empty() && may_begin(kind, user)) {
+      const Lane lane{of, id, user.line.front()};
+      Queue& queue = user.lanes.at(lane.process);
+      ready.push_back(std::move(queue.waiting.front()));
+      queue.waiting.pop_front();
+      user.line.pop_front();
+      queue.in_line = false;
+      ++queue.running, ++user.running, ++kind.running;
+      stand_in_line(user, queue, lane);
+      // There are as many threads as may run jobs, or one can be made.
+      if (idle >= ready.size() || threads >= kinds.size() * threads_of_each_max || !start_thread()) wake.notify_one();
+    }
+  }
+
+  /// False if the system has none left; those that are there come to it.
+  bool start_thread() {
     // Signals are the control thread's.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, stack_bytes);
+    auto self = std::make_unique<std::shared_ptr<State>>(shared_from_this());
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    ++threads;
-    try {
-      std::thread([self = shared_from_this()] { self->work_until_idle(); }).detach();
-    } catch (const std::system_error&) {
-      --threads;  // the system has none left; those that are there come to it
-    }
+    pthread_t thread;
+    const bool started = pthread_create(&thread, &attributes, &work_in_thread, self.get()) == 0;
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_attr_destroy(&attributes);
+    if (!started) return false;
+    static_cast<void>(self.release());
+    ++threads;
+    return true;
+  }
+
+  static void* work_in_thread(void* self) {
+    const std::unique_ptr<std::shared_ptr<State>> state(static_cast<std::shared_ptr<State>*>(self));
+    (*state)->work_until_idle();
+    return nullptr;
   }
 
   void work_until_idle() {
@@ -97,14 +145,18 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   }
 
   void ended(Job job) {
-    auto found = lanes.find(job.lane);
-    auto& queue = found->second;
-    if (!queue.waiting.empty()) {
-      ready.push_back(std::move(queue.waiting.front()));
-      queue.waiting.pop_front();
-    } else if (--queue.running == 0) {
-      lanes.erase(found);
-    }
+    const Lane lane = job.lane;
+    Kind& kind = kind_of(lane.of);
+    User& user = kind.users.at(lane.user);
+    Queue& queue = user.lanes.at(lane.process);
+    --queue.running, --user.running, --kind.running;
+    stand_in_line(user, queue, lane);
+    if (queue.running == 0 && queue.waiting.empty()) user.lanes.erase(lane.process);
+    // Others first, from the next one on.
+    const auto next = kind.users.upper_bound(lane.user);
+    for (auto other = next; other != kind.users.end(); ++other) begin_of(lane.of, other->first);
+    for (auto other = kind.users.begin(); other != next; ++other) begin_of(lane.of, other->first);
+    if (user.lanes.empty()) kind.users.erase(lane.user);
     // What `then` holds belongs to the control thread, which may be gone: it is not destroyed here.
     if (post) post(std::move(job.then));
     else left.push_back(std::move(job.then));
@@ -115,18 +167,18 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   std::condition_variable wake;
   std::condition_variable changed;
   Post post;
-  std::size_t threads_max = 0;
+  std::size_t threads_of_each_max = 0;
   std::size_t threads = 0;
   std::size_t idle = 0;
   bool stopping = false;
   std::deque<Job> ready;
-  std::map<Lane, Queue> lanes;
+  std::array<Kind, 3> kinds;
   std::vector<std::function<void()>> left;
 };
 
-BlockingPool::BlockingPool(Post post, std::size_t threads_max) : state_(std::make_shared<State>()) {
+BlockingPool::BlockingPool(Post post, std::size_t threads_of_each_max) : state_(std::make_shared<State>()) {
   state_->post = std::move(post);
-  state_->threads_max = threads_max;
+  state_->threads_of_each_max = threads_of_each_max;
   const std::lock_guard lock(state_->mutex);
   state_->start_thread();
 }

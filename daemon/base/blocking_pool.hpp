@@ -1,6 +1,6 @@
 // Runs system calls that may take long, or for as long as a client likes: sealing memory that a client can lock,
-// closing what a client made, giving memory back. Threads are made as they are needed, and a call that never ends costs
-// its client one of them and nobody else anything.
+// closing what a client made, giving memory back. Threads are made as they are needed. A call that never ends takes one
+// of them from its process, and from others no more than their shares leave.
 #pragma once
 
 #include <cstddef>
@@ -12,21 +12,24 @@ namespace musterd {
 
 class BlockingPool {
  public:
-  /// What may run side by side: jobs of one lane wait for each other.
+  /// Whose a job is. Jobs of one lane wait for each other, in order; but two of memory, which nobody can make hang, run
+  /// side by side.
   struct Lane {
-    enum class Of : std::uint8_t {
-      requests,  ///< of one client: one at a time, in order
-      closing,   ///< of one user
-      memory,    ///< of one user
-    };
+    /// Each has threads of its own.
+    enum class Of : std::uint8_t { requests, closing, memory };
     Of of = Of::requests;
-    std::uint32_t id = 0;  ///< of the client or user
+    std::uint32_t user = 0;
+    std::uint64_t process = 0;  ///< any number that tells those of one user apart
     friend auto operator<=>(const Lane&, const Lane&) = default;
   };
   using Post = std::function<void(std::function<void()>)>;
 
+  /// For each of requests, closing and memory. Of what other users leave one has at most half, so that there are
+  /// threads for the next.
+  static constexpr std::size_t threads_of_each = 16;
+
   /// `post` is called from the pool's threads with a function to run on the control thread.
-  explicit BlockingPool(Post post, std::size_t threads_max = 512);
+  explicit BlockingPool(Post post, std::size_t threads_of_each_max = threads_of_each);
   ~BlockingPool();
   BlockingPool(const BlockingPool&) = delete;
   BlockingPool& operator=(const BlockingPool&) = delete;

@@ -39,11 +39,15 @@ Error not_done(SegmentId id) {
                "try again");
 }
 
-/// A mapping that can't be made writable later. Through a read-only descriptor: kernels before 6.7 count a shared
-/// mapping through a writable one as a writer, however it is protected, and then refuse F_SEAL_WRITE.
-Result<ipc::Mapping> map_for_reading(const ipc::Fd& fd, std::uint64_t bytes) {
-  const ipc::Fd reader(::open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), O_RDONLY | O_CLOEXEC));
-  return ipc::Mapping::map(reader ? reader : fd, bytes, ipc::Access::read_only);
+/// For a mapping that can't be made writable later. Kernels before 6.7 count a shared mapping through a writable
+/// descriptor as a writer, however it is protected, and then refuse F_SEAL_WRITE. Without /proc that one has to do.
+Result<ipc::Fd> read_only_descriptor(const ipc::Fd& fd) {
+  const auto path = "/proc/self/fd/" + std::to_string(fd.get());
+  // A client may have a lease on the file, and who opens it would wait for its end.
+  ipc::Fd reader(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!reader && errno == EWOULDBLOCK)
+    return Error(Code::invalid, "the file of the segment is leased (F_SETLEASE)", "give that lease up first");
+  return reader ? std::move(reader) : fd.duplicate();
 }
 
 }  // namespace
@@ -178,11 +182,13 @@ Result<void> SegmentTable::check_size(const Segment& segment) {
 
 /// From here on nobody can get another writable mapping, resize it, or punch holes into it.
 Result<ipc::Mapping> SegmentTable::seal_and_map(const Segment& segment) {
+  const auto reader = read_only_descriptor(segment.fd_);
+  if (!reader) return reader.error();
   const int last = segment.hard_requested_ ? 0 : F_SEAL_SEAL;
   if (auto sealed = ipc::add_seals(segment.fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | last); !sealed)
     return sealed.error();
   if (auto same = check_size(segment); !same) return same.error();
-  return map_for_reading(segment.fd_, segment.bytes_);
+  return ipc::Mapping::map(*reader, segment.bytes_, ipc::Access::read_only);
 }
 
 Result<SegmentTable::Sealing> SegmentTable::mapped(ClientId client, SegmentId id) {

@@ -132,8 +132,10 @@ class SegmentTable {
   explicit SegmentTable(Ledger& ledger, Hooks hooks) : ledger_(ledger), hooks_(std::move(hooks)) {}
   explicit SegmentTable(Ledger& ledger) : SegmentTable(ledger, Hooks()) {}
 
-  /// What a segment takes of the heap here, in a pool of results, and while it is disposed of. Measured.
-  static constexpr std::uint64_t segment_heap_bytes = 640;
+  /// What the kernel takes for a segment beside its pages: a file, and where it is mapped. Measured.
+  static constexpr std::uint64_t segment_kernel_bytes = 2432;
+  /// With what it takes of the heap here, in a pool of results, and while it is disposed of.
+  static constexpr std::uint64_t segment_heap_bytes = 640 + segment_kernel_bytes;
   /// A segment that `client` will write. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard,
                                                  Turn turn = Turn::its_own);

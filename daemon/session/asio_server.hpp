@@ -19,6 +19,7 @@
 #include "base/blocking_pool.hpp"
 #include "memory/populator.hpp"
 #include "session/channel.hpp"
+#include "session/crowd.hpp"
 #include "session/endpoint.hpp"
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
@@ -123,11 +124,14 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] bool accept_waiting();
   void refuse_one();
   void wait_to_accept_again();
-  void refuse(muster::ipc::Fd socket, UserId user, const muster::Error& why, std::function<void()> then = {});
+  void refuse(muster::ipc::Fd socket, BlockingPool::Lane lane, const muster::Error& why,
+              std::function<void()> then = {});
   /// Descriptors may lie in a client's socket that take as long to close as it likes.
-  void close_elsewhere(muster::ipc::Fd socket, UserId user, Charge descriptors, std::function<void()> then = {});
+  void close_elsewhere(muster::ipc::Fd socket, BlockingPool::Lane lane, Charge descriptors,
+                       std::function<void()> then = {});
   void adopt(muster::ipc::Fd socket);
   [[nodiscard]] ClientId next_client();
+  [[nodiscard]] static BlockingPool::Lane lane_of(const Connection& connection, BlockingPool::Lane::Of of);
   // connections.cpp
   void wait_for_frames(const ConnectionPtr& connection);
   void wait_for_doorbell(const ConnectionPtr& connection);
@@ -173,6 +177,7 @@ class AsioServer final : public Server, public Outside {
   asio::steady_timer stop_deadline_;
   muster::ipc::Fd spare_;  ///< given up to refuse a connection politely when descriptors run out
   std::map<ClientId, ConnectionPtr> connections_;
+  Crowd crowd_;                   ///< those
   Rounds<ConnectionPtr> rounds_;  ///< who is polled or has frames
   std::vector<ConnectionPtr> dirty_;
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;

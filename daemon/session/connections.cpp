@@ -185,11 +185,12 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->hello.cancel();
   connection->again.cancel();
   if (connection->socket.is_open())
-    close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
+    close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
+                    std::move(connection->descriptors));
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connection->backlog.reset();
-  connections_.erase(connection->id);
+  if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, connection->said_hello);
   // Others may wait for what it had published; nothing more of it comes.
   if (!connection->behind.empty())
     run_later(std::make_shared<Connection::Behinds>(std::exchange(connection->behind, {})));

@@ -89,7 +89,8 @@ void AsioServer::charge_replies(const ConnectionPtr& connection) {
 void AsioServer::greeted(ClientId client) {
   auto connection = find(client);
   if (!connection) return;
-  connection->said_hello = true;
+  if (std::exchange(connection->said_hello, true)) return;
+  crowd_.greeted(connection->user);
   connection->hello.cancel();
 }
 
@@ -167,7 +168,13 @@ void AsioServer::wait_for_lifeline(ClientId heir, const std::shared_ptr<Descript
 }
 
 void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {
-  blocking_.run({BlockingPool::Lane::Of::requests, client.value}, std::move(work), std::move(then));
+  using Of = BlockingPool::Lane::Of;
+  constexpr std::uint64_t copying = 1;  // beside what the same user has disposed of
+  const auto connection = find(client);
+  MUSTER_ASSERT(connection || !client, "who asks for something is connected");
+  const BlockingPool::Lane lane =
+      connection ? lane_of(*connection, Of::requests) : BlockingPool::Lane{Of::memory, settings_.node.user, copying};
+  blocking_.run(lane, std::move(work), std::move(then));
 }
 
 namespace {
@@ -183,7 +190,7 @@ void give_up_pages(const ipc::Mapping& mapping) {
 
 void AsioServer::dispose(UserId user, Remains remains, std::function<void()> then) {
   blocking_.run(
-      {BlockingPool::Lane::Of::memory, user},
+      {BlockingPool::Lane::Of::memory, user, 0},
       [remains = std::make_shared<Remains>(std::move(remains))] {
         if (remains->mapping) give_up_pages(*remains->mapping);
         *remains = {};

@@ -61,14 +61,16 @@ const Node::Client* Node::find(ClientId client) const {
   return found == clients_.end() || found->second.gone ? nullptr : &found->second;
 }
 
-void Node::connected(ClientId client, Credentials credentials, TimePoint now) {
+muster::Result<void> Node::connected(ClientId client, Credentials credentials, TimePoint now) {
   if (started_ == TimePoint{}) started_ = now;
   Client fresh;
   fresh.id = client;
   fresh.credentials = credentials;
   fresh.name = "pid " + std::to_string(credentials.pid);
   fresh.connected = fresh.last_heard = now;
+  if (auto charged = charge_asking(fresh); !charged) return charged;
   MUSTER_ASSERT(clients_.emplace(client, std::move(fresh)).second, "client ids are unique");
+  return {};
 }
 
 /// Something was begun for the client that can be neither finished nor undone: it ends after the event. Whatever is

@@ -66,6 +66,8 @@ struct NodeSettings {
 };
 
 inline constexpr int world_size_max = 1024;
+/// What a life line takes in the kernel, the event loop and the store, as measured.
+inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients
 inline constexpr std::size_t name_bytes_max = 256;        ///< of groups and clients
 
@@ -81,7 +83,8 @@ class Node {
   ~Node();
 
   // ---- events; each bears the time ----
-  void connected(ClientId client, Credentials credentials, TimePoint now);
+  /// It is charged as one that only asks, also before it has said anything; refused if there is no room for that.
+  [[nodiscard]] muster::Result<void> connected(ClientId client, Credentials credentials, TimePoint now);
   /// A verified frame.
   void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
   /// A record from the client's ring, in private memory.
@@ -124,11 +127,12 @@ class Node {
     Credentials credentials;
     std::string name;
     bool said_hello = false;
-    bool greeted = false;  ///< has been welcomed
-    bool gone = false;     ///< is being forgotten, and told nothing any more
-    bool doomed = false;   ///< what was begun for it can't be finished: it is cut off after the event
-    Charge channel;        ///< its rings
-    Charge descriptors;    ///< its socket, pidfd, rings and eventfds, and what they take of the heap
+    bool greeted = false;             ///< has been welcomed
+    bool gone = false;                ///< is being forgotten, and told nothing any more
+    bool doomed = false;              ///< what was begun for it can't be finished: it is cut off after the event
+    Charge channel;                   ///< its rings
+    Charge descriptors;               ///< its socket, pidfd, rings and eventfds, and what they take of the heap
+    std::shared_ptr<void> free_look;  ///< held by the first of its user that only ask
     TimePoint connected;
     TimePoint last_heard;
     struct Seated {
@@ -249,8 +253,9 @@ class Node {
 
   // requests.cpp: frames
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
-  [[nodiscard]] bool is_free_to_look(const Client& client) const;
-  [[nodiscard]] muster::Result<void> charge_connection(Client& client, bool rings);
+  [[nodiscard]] std::shared_ptr<void> free_look_of(UserId user);
+  [[nodiscard]] muster::Result<void> charge_asking(Client& client);
+  [[nodiscard]] muster::Result<void> charge_rings(Client& client);
   void welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
   void ask(Client& client, std::span<const std::byte> bytes, TimePoint now);
@@ -447,6 +452,7 @@ class Node {
     ClientId parent;  ///< the client that forked
     Charge descriptor;
   };
+  std::map<UserId, std::shared_ptr<void>> free_looks_;
   std::map<ClientId, LifeLine> lifelines_;  ///< by heir
   std::vector<std::byte> completion_;       ///< buffers that are used again and again
   std::vector<std::byte> outcome_;

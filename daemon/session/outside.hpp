@@ -42,7 +42,8 @@ class Outside {
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
-  /// Runs system calls that may take long, for the client, one after another; then `then`, on the control thread.
+  /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control
+  /// thread. Client 0: of the daemon itself.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;
   /// Unmaps and closes what is left of a segment, which takes a while; then `then`, on the control thread.
   virtual void dispose(UserId user, Remains remains, std::function<void()> then) = 0;

@@ -103,7 +103,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
     Client* waiting = find(id);
     if (!waiting) return {};
-    if (auto charged = charge_connection(*waiting, rings); !charged) return charged;
+    if (auto charged = rings ? charge_rings(*waiting) : Result<void>(); !charged) return charged;
     welcome(*waiting, request, rings);
     return {};
   };
@@ -115,37 +115,42 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
                      [this, id, request](const Error& error) { refuse(id, request, with_holders(error)); });
 }
 
-/// Among the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full
-/// can be looked at.
-bool Node::is_free_to_look(const Client& client) const {
-  constexpr std::ptrdiff_t free_max = 8;
-  return std::count_if(clients_.begin(), clients_.end(), [&](const auto& entry) {
-           const Client& other = entry.second;
-           return other.credentials.user == client.credentials.user && other.descriptors.amount() > 0 &&
-                  other.descriptors.heap() == 0;
-         }) < free_max;
+/// For the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full can
+/// be looked at. Null for others.
+std::shared_ptr<void> Node::free_look_of(UserId user) {
+  constexpr long free_max = 8;
+  auto& all = free_looks_[user];
+  if (!all) all = std::make_shared<char>();
+  return all.use_count() <= free_max ? all : nullptr;
 }
 
-Result<void> Node::charge_connection(Client& client, bool rings) {
-  constexpr std::uint64_t descriptors_without_rings = 2;
-  constexpr std::uint64_t descriptors_with_rings = 6;
-  // With what the event loop and the kernel have for it.
-  constexpr std::uint64_t heap_without_rings = 4 << 10;
-  constexpr std::uint64_t heap_with_rings = (8 << 10) + SegmentTable::readers_free * SegmentTable::reader_bytes;
-  auto descriptors =
-      ledger_.charge(client.payer(), Resource::fds, rings ? descriptors_with_rings : descriptors_without_rings,
-                     rings                     ? heap_with_rings
-                     : is_free_to_look(client) ? 0
-                                               : heap_without_rings);
+Result<void> Node::charge_asking(Client& client) {
+  constexpr std::uint64_t socket_and_process = 2;
+  constexpr std::uint64_t heap = 4 << 10;  // with what the event loop and the kernel have for it, as measured
+  client.free_look = free_look_of(client.credentials.user);
+  auto descriptors = ledger_.charge(client.payer(), Resource::fds, socket_and_process, client.free_look ? 0 : heap);
   if (!descriptors) return descriptors.error();
-  if (rings) {
-    auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
-    if (!channel && channel.error().code() == Code::out_of_memory)
-      channel = ledger_.charge_small(client.payer(), ipc::channel_bytes, Turn::before_others);
-    if (!channel) return channel.error();
-    client.channel = std::move(*channel);
+  client.descriptors = std::move(*descriptors);
+  return {};
+}
+
+/// As one that does more than ask. What is refused leaves it as it was.
+Result<void> Node::charge_rings(Client& client) {
+  constexpr std::uint64_t all_descriptors = 6;
+  constexpr std::uint64_t heap = (15 << 10) + SegmentTable::readers_free * SegmentTable::reader_bytes;  // the same
+  auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
+  if (!channel && channel.error().code() == Code::out_of_memory)
+    channel = ledger_.charge_small(client.payer(), ipc::channel_bytes, Turn::before_others);
+  if (!channel) return channel.error();
+  client.free_look.reset();
+  client.descriptors.reset();
+  auto descriptors = ledger_.charge(client.payer(), Resource::fds, all_descriptors, heap);
+  if (!descriptors) {
+    static_cast<void>(charge_asking(client));  // that was given back just now
+    return descriptors.error();
   }
   client.descriptors = std::move(*descriptors);
+  client.channel = std::move(*channel);
   return {};
 }
 
@@ -373,8 +378,7 @@ void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
 }
 
 void Node::fork(Client& client, std::uint64_t request) {
-  constexpr std::uint64_t line_bytes = 1024;  // in the event loop, the kernel and the store
-  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, line_bytes);
+  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, lifeline_bytes);
   if (!descriptor) return reply_error(client.id, request, descriptor.error());
   do last_heir_ = last_heir_ == std::numeric_limits<std::uint32_t>::max() ? first_heir : last_heir_ + 1;
   while (lifelines_.contains(ClientId{last_heir_}));

@@ -34,6 +34,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       accept_again_(io_),
       stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
+      crowd_(settings_.clients_max, settings_.node.user),
       blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
       node_(settings_.node, *this),
       engine_(
@@ -51,7 +52,8 @@ AsioServer::~AsioServer() {
   }
   for (const auto& [id, connection] : connections_)
     if (connection->socket.is_open())
-      close_elsewhere(ipc::Fd(connection->socket.release()), connection->user, std::move(connection->descriptors));
+      close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
+                      std::move(connection->descriptors));
   blocking_.stop();
 }
 

@@ -14,8 +14,9 @@ using musterd::BlockingPool;
 namespace {
 
 using Lane = BlockingPool::Lane;
-constexpr Lane first{Lane::Of::requests, 1};
-constexpr Lane second{Lane::Of::requests, 2};
+constexpr Lane first{Lane::Of::requests, 1000, 1};
+constexpr Lane second{Lane::Of::requests, 1000, 2};
+constexpr std::size_t threads_max = BlockingPool::threads_of_each;
 
 /// Keeps what the pool posts, and runs it on the test's thread.
 class Control {
@@ -77,7 +78,7 @@ TEST_CASE("work runs elsewhere, and what follows it where it was posted") {
   CHECK(followed == std::this_thread::get_id());
 }
 
-TEST_CASE("a request that hangs holds up those of its client and nobody else's") {
+TEST_CASE("a request that hangs holds up those of its process and nobody else's") {
   Control control;
   Gate gate;
   std::vector<int> order;
@@ -96,18 +97,64 @@ TEST_CASE("a request that hangs holds up those of its client and nobody else's")
   CHECK(order == std::vector{3, 1, 2});
 }
 
+namespace {
+
+/// Jobs that hang until the gate is opened, each of a process of its own, and more of them than there are threads.
+constexpr int hanging = 2 * static_cast<int>(threads_max);
+void hang(BlockingPool& pool, Gate& gate, Lane::Of of, std::uint32_t user, int& followed) {
+  for (std::uint64_t process = 1; process <= hanging; ++process)
+    pool.run(
+        {of, user, process}, [&] { gate.pass(); }, [&] { ++followed; });
+}
+
+}  // namespace
+
 TEST_CASE("the threads are bounded, and what finds none waits for one") {
   Control control;
   Gate gate;
   int followed = 0;
-  constexpr std::size_t threads_max = 2;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); }, threads_max);
-  for (std::uint32_t client = 0; client < 8; ++client)
-    pool.run(
-        {Lane::Of::requests, client}, [&] { gate.pass(); }, [&] { ++followed; });
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); }, 2);
+  hang(pool, gate, Lane::Of::requests, 1000, followed);
   gate.open();
-  for (int i = 0; i < 8; ++i) control.run_one();
-  CHECK(followed == 8);
+  for (int i = 0; i < hanging; ++i) control.run_one();
+  CHECK(followed == hanging);
+}
+
+TEST_CASE("what hangs of one process takes one thread, however many jobs it has") {
+  Control control;
+  Gate gate;
+  int others = 0;
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  for (int i = 0; i < 1000; ++i)
+    pool.run(
+        first, [&] { gate.pass(); }, [] {});
+  for (std::uint64_t process = 2; process < 100; ++process)
+    pool.run(
+        {Lane::Of::requests, 1000, process}, [] {}, [&] { ++others; });
+  for (std::uint64_t process = 2; process < 100; ++process) control.run_one();
+  CHECK(others == 98);
+  gate.open();
+}
+
+TEST_CASE("what hangs of one user leaves threads for others, and for what else is to be done for that user") {
+  Control control;
+  Gate gate;
+  int followed = 0;
+  const auto of = GENERATE(Lane::Of::requests, Lane::Of::closing);
+  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  for (std::uint32_t user = 1000; user < 1003; ++user) hang(pool, gate, of, user, followed);
+  std::vector<int> done;
+  pool.run(
+      {of, 2000, 1}, [] {}, [&] { done.push_back(1); });
+  control.run_one();
+  pool.run(
+      {Lane::Of::memory, 1000, 1}, [] {}, [&] { done.push_back(2); });
+  control.run_one();
+  CHECK(done == std::vector{1, 2});
+  CHECK(followed == 0);
+  gate.open();
+  for (int i = 0; i < 3 * hanging; ++i) control.run_one();
+  CHECK(followed == 3 * hanging);
 }
 
 TEST_CASE("a pool that was stopped works at once, and waits for what still ran") {

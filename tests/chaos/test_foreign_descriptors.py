@@ -116,6 +116,34 @@ def test_one_that_lies_in_a_queue_nobody_reads(any_daemon):
     wait_empty(any_daemon)
 
 
+@pytest.fixture
+def no_sigio():
+    """Who has a lease is told by this signal that another opens the file."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGIO, before)
+
+
+def test_leases_on_the_files_of_segments(no_sigio, daemon, pair):
+    """Who opens such a file would wait for up to 45 seconds, or for as long as the system's administrator says."""
+    with RawClient(daemon) as client:
+        leased = []
+        for _ in range(100):
+            segment, fds = client.ask("Lease", bytes=4096, timeout_ms=1000)
+            writer = os.open(f"/proc/self/fd/{fds[0]}", os.O_RDWR)
+            os.close(fds[0])
+            fcntl.fcntl(writer, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            leased.append((segment.segment, writer))
+        for segment, _ in leased:
+            code, message = client.fails("Mapped", segment=segment)
+            assert (code, "lease" in message) == ("invalid", True)
+        pair.goes_on()
+        for segment, writer in leased:
+            fcntl.fcntl(writer, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            assert client.ask("Mapped", segment=segment)[0].name == "Ok"
+            os.close(writer)
+
+
 def blocking(fd: int) -> None:
     """For everybody who has this open file."""
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)

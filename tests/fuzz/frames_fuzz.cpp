@@ -32,7 +32,9 @@ NodeSettings settings() {
 
 class Connection {
  public:
-  Connection() : outside_(reached()), node_(settings(), outside_) { node_.connected({1}, {0, 1}, {}); }
+  Connection() : outside_(reached()), node_(settings(), outside_) {
+    static_cast<void>(node_.connected({1}, {0, 1}, {}));
+  }
   ~Connection() { static_cast<void>(node_.disconnected({1}, "died", {})); }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;

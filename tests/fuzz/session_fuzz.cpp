@@ -72,7 +72,7 @@ class Session {
   void connect() {
     constexpr std::uint32_t clients_max = 24;
     if (last_client_ >= clients_max) return;
-    node_.connected({++last_client_}, {input_.once_in(4) ? 1U : 0U, 1}, now_);
+    if (!node_.connected({++last_client_}, {input_.once_in(4) ? 1U : 0U, 1}, now_)) return;
     if (input_.once_in(8)) return;
     FrameBuilder out(1);
     send({last_client_}, wire::Body_Hello, out, wire::CreateHello(out.fbb, ipc::protocol_version).Union());

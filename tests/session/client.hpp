@@ -237,7 +237,7 @@ class TestClient {
  private:
   TestClient(World& world, std::uint32_t id, Credentials credentials, bool rings) : world_(world), id_{id} {
     constexpr std::uint32_t timeout_ms = 1000;
-    world_.node.connected(id_, credentials, world_.now);
+    if (!world_.node.connected(id_, credentials, world_.now)) return;
     FrameBuilder out(++request_);
     const auto name = out.fbb.CreateString("test");
     ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version, name, 0, timeout_ms, rings).Union());

@@ -213,7 +213,7 @@ class Scenario {
   }
 
   void connect(ClientId client) {
-    node_.connected(client, {0, static_cast<std::int32_t>(1000 + client.value)}, now_);
+    REQUIRE(node_.connected(client, {0, static_cast<std::int32_t>(1000 + client.value)}, now_));
     ask(client, [](FrameBuilder& out) {
       return std::pair(
           wire::Body_Hello,

@@ -467,7 +467,7 @@ TEST_CASE("a life line holds what its client held until it is closed") {
 TEST_CASE("requests before Hello, second Hellos and unknown records end the connection") {
   World world;
   SECTION("before Hello") {
-    world.node.connected({9}, {0, 1}, world.now);
+    REQUIRE(world.node.connected({9}, {0, 1}, world.now));
     FrameBuilder out(1);
     const auto bytes = out.finish(wire::Body_StatusQuery, wire::CreateStatusQuery(out.fbb).Union());
     world.node.frame({9}, bytes, world.now);
@@ -485,7 +485,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
     CHECK(world.outside.closed.contains(client.id()));
   }
   SECTION("a protocol that it doesn't speak") {
-    world.node.connected({9}, {0, 1}, world.now);
+    REQUIRE(world.node.connected({9}, {0, 1}, world.now));
     FrameBuilder out(1);
     const auto bytes = out.finish(wire::Body_Hello, wire::CreateHello(out.fbb, 999).Union());
     world.node.frame({9}, bytes, world.now);

@@ -59,7 +59,7 @@ void Walk::connect() {
   peer.id = id;
   peer.user = choices_.once_in(4) ? 1001 : 1000;
   say(text(id) + " of user " + std::to_string(peer.user) + " connects");
-  node_->connected(id, {peer.user, static_cast<std::int32_t>(1000 + id.value)}, now_);
+  if (!node_->connected(id, {peer.user, static_cast<std::int32_t>(1000 + id.value)}, now_)) return forget(id);
   if (!choices_.once_in(16)) greet(peer);
 }
 
