@@ -6,6 +6,7 @@
 
 #include <muster/ipc/socket.hpp>
 
+#include "base/heap_reserve.hpp"
 #include "base/log.hpp"
 #include "session/asio_server.hpp"
 
@@ -59,7 +60,7 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) try
   } while (slice.lasts());
 } catch (const std::bad_alloc&) {
   // A frame may be larger than all that is left.
-  node_.violated(connection->id, Node::no_heap(), now_);
+  node_.violated(connection->id, no_heap(), now_);
 }
 
 void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame) {

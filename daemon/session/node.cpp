@@ -14,11 +14,6 @@ using muster::Code;
 using muster::Error;
 namespace ipc = muster::ipc;
 
-Error Node::no_heap() {
-  return {Code::out_of_memory, "the daemon has no memory left for itself",
-          "raise what limits its process (ulimit -v, cgroup), or start it with a smaller --memory"};
-}
-
 Node::Node(NodeSettings settings, Outside& outside)
     : settings_(std::move(settings)),
       outside_(outside),
@@ -212,6 +207,7 @@ void Node::go_on(TimePoint now) {
     settle_more(now);
     make_more(now);
     drop_unwanted_ops();
+    if (admission_.goes_on()) admission_.go_on();
   } catch (const std::bad_alloc&) {
     // The next turn tries again.
   }
@@ -239,29 +235,24 @@ std::optional<TimePoint> Node::next_deadline() const {
   };
   consider(admission_.next_deadline());
   consider(memory_wanted_until_);
-  if (admission_.waiting() > 0 && store_.has_loaded()) consider(drop_pickles_at_);
+  if (waits_in_vain() && store_.has_loaded()) consider(drop_pickles_at_);
   if (segments_.has_sparse()) consider(gather_at_);
   if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->first);
   return earliest;
 }
 
 void Node::after_event() {
-  if (admission_.waiting() > 0) drop_pickles();
-  // A request that is served may bring memory back.
-  for (bool progress = true;
-       progress && (memory_releases() != seen_memory_releases_ || admission_.has_untried_front());) {
-    const std::size_t waiting = admission_.waiting();
-    admission_.retry();
-    progress = admission_.waiting() < waiting;
-    if (!progress) seen_memory_releases_ = memory_releases();
-  }
+  if (waits_in_vain()) drop_pickles();
+  if (memory_releases() != seen_memory_releases_ || admission_.has_untried_front()) admission_.retry();
+  // What came back meanwhile is known to those who wait: all are tried again after each that is served.
+  seen_memory_releases_ = memory_releases();
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();
   for (const auto& gone : store_.take_gone())
     tell(gone.maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone.id});
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
-  if (admission_.waiting() > 0) ask_for_memory();
+  if (waits_in_vain()) ask_for_memory();
   notice_sparse();
 }
 

@@ -96,7 +96,7 @@ class Node {
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
-    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
+    return store_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() || admission_.goes_on() ||
            may_have_unwanted_ops();
   }
   void go_on(TimePoint now);
@@ -106,8 +106,6 @@ class Node {
   /// Makes `charge` one of so many bytes of the heap that the server keeps for the client. Nothing is refused for one
   /// that is gone: what it had goes next.
   [[nodiscard]] muster::Result<void> charge_heap(ClientId client, Charge& charge, std::uint64_t bytes);
-  /// What those are told for whom the daemon's own memory does not suffice.
-  [[nodiscard]] static muster::Error no_heap();
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t clients() const { return clients_.size(); }
   [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
@@ -235,6 +233,8 @@ class Node {
   void doom(ClientId client) noexcept;
   void cut_off_doomed() noexcept;
   void after_event();
+  /// Some wait, and not only for their turns.
+  [[nodiscard]] bool waits_in_vain() const { return admission_.waiting() > 0 && !admission_.goes_on(); }
   void ask_for_memory();
   void drop_pickles();
   [[nodiscard]] muster::Error with_pickles(const muster::Error& error) const;

@@ -7,6 +7,7 @@
 #include <muster/ipc/ring.hpp>
 
 #include "base/assert.hpp"
+#include "base/heap_reserve.hpp"
 #include "session/node.hpp"
 #include "session/text.hpp"
 
@@ -50,6 +51,17 @@ std::size_t effort_of(const Op& op) {
   std::size_t effort = 1;
   for (const auto& contribution : op.contributions) effort += 1 + contribution.inputs.size() / inputs_each;
   return effort;
+}
+
+/// What it takes to run the op once it has its memory, in the same measure: its folds, if they are done here, what is
+/// made for its results, and its end.
+std::size_t effort_of_running(const Op& op, std::uint64_t work_bytes, std::uint64_t result_bytes) {
+  constexpr std::size_t least = 4;
+  constexpr std::uint64_t bytes_folded_each = 4 << 10;
+  constexpr std::uint64_t bytes_made_each = 32 << 10;
+  constexpr std::uint64_t made_max = 256;  // the rest is made in turns of its own
+  const std::uint64_t folded = work_bytes <= inline_work_bytes_max ? work_bytes / bytes_folded_each : 0;
+  return least + folded + std::min(result_bytes / bytes_made_each, made_max) + effort_of(op);
 }
 
 TimePoint deadline_of(const Op& op) {
@@ -380,7 +392,8 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         go_on_making(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, with_pickles(error)); }, effort_of(*op));
+      [this, key](const Error& error) { fail_running(key, with_pickles(error)); },
+      {effort_of_running(*op, running.plan.work_bytes, running.result_bytes), effort_of(*op)});
   if (waiter) put_aside(key, *waiter);
 }
 
@@ -612,6 +625,7 @@ Result<void> Node::reserve_holds(const Running& running) {
 
 void Node::fail_running(std::uint64_t key, const Error& error) {
   const auto ended = running_.extract(key);
+  if (ended.empty()) return;
   const Running& over = ended.mapped();
   ++ops_failed_;
   if (over.group) {

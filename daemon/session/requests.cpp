@@ -26,6 +26,9 @@ constexpr Duration wait_max = std::chrono::hours(24);
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
+/// Of a request for memory, see Node::effort_of_turn: to make a segment, or rings, and to send them.
+constexpr std::size_t effort_of_system_calls = 64;
+
 /// Requests that change nothing.
 bool only_looks(wire::Body type) {
   switch (type) {
@@ -112,7 +115,8 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
   admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
-                     [this, id, request](const Error& error) { refuse(id, request, error); });
+                     [this, id, request](const Error& error) { refuse(id, request, error); },
+                     {.serve = effort_of_system_calls});
 }
 
 /// Among the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full
@@ -280,7 +284,8 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = disposals_ > 0 && admission_.waiting() == 0;
   const auto size = bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
-  admission_.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up);
+  admission_.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up,
+                     {.serve = effort_of_system_calls});
 }
 
 void Node::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
