@@ -64,29 +64,39 @@ bool Muster::needs_in_person(const Slot& slot, int rank) {
   return has_root(first.kind) && first.root == rank;
 }
 
-void Muster::lose(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
+void Muster::lose(int rank, const std::string& reason, std::vector<Action>& actions, std::size_t& left) {
   refusing_ = true;
-  withdraw(rank, std::move(reason), Standing::gone, actions, left);
+  withdraw(rank, reason, Standing::gone, actions, left);
 }
 
-void Muster::shrink(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
-  withdraw(rank, std::move(reason), Standing::gone, actions, left);
+void Muster::shrink(int rank, const std::string& reason, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, reason, Standing::gone, actions, left);
 }
 
-void Muster::vacate(int rank, std::string reason, std::vector<Action>& actions, std::size_t& left) {
-  withdraw(rank, std::move(reason), Standing::vacant, actions, left);
+void Muster::vacate(int rank, const std::string& reason, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, reason, Standing::vacant, actions, left);
 }
 
-void Muster::withdraw(int rank, std::string reason, Standing after, std::vector<Action>& actions, std::size_t& left) {
+void Muster::prepare_loss(int rank, const std::string& reason) {
+  if (gone_.size() == gone_.capacity()) gone_.reserve(2 * gone_.size() + 1);
+  losses_.try_emplace(rank, reason);
+}
+
+void Muster::withdraw(int rank, const std::string& reason, Standing after, std::vector<Action>& actions,
+                      std::size_t& left) {
   if (standing(rank) != Standing::live) return;
-  losses_.insert_or_assign(rank, std::move(reason));
+  prepare_loss(rank, reason);
   seat(rank).standing = after;
   if (after == Standing::gone) {
     --expected_;
     gone_.push_back(rank);
   }
-  catch_up(actions, left);
-  catch_up_reforms(rank, actions, left);
+  try {
+    catch_up(actions, left);
+    catch_up_reforms(rank, actions, left);
+  } catch (const std::bad_alloc&) {
+    // Those that are left learn of it later.
+  }
 }
 
 namespace {
@@ -120,7 +130,7 @@ void Muster::catch_up(std::vector<Action>& actions, std::size_t& left) {
 
 void Muster::catch_up(Slot& slot, std::vector<Action>& actions) {
   if (!is_behind(slot)) return;
-  while (is_behind(slot)) go_on_without(slot, gone_[slot.losses_known++], actions);
+  for (; is_behind(slot); ++slot.losses_known) go_on_without(slot, gone_[slot.losses_known], actions);
   by_knowledge_.splice(by_knowledge_.end(), by_knowledge_, by_knowledge_.iterator_to(slot));
 }
 
@@ -146,11 +156,13 @@ void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_
 void Muster::go_on_without(Slot& slot, int rank, std::vector<Action>& actions) {
   const std::size_t owed = owes(slot, rank);
   if (owed == 0 || may_come(slot, rank)) return;
+  if (slot.gathering()) {
+    const bool fatal =
+        slot.must_fail() || (!slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank)));
+    if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
+    else if (slot.awaited == owed) start(slot, actions);
+  }
   slot.awaited -= owed;
-  if (!slot.gathering()) return;
-  const bool fatal = !slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank));
-  if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
-  else if (slot.awaited == 0) start(slot, actions);
 }
 
 void Muster::dissolve(const Error& error, std::vector<Action>& actions, std::size_t& left) {
