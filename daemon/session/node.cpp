@@ -248,8 +248,8 @@ void Node::after_event() {
   seen_memory_releases_ = memory_releases();
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();
-  for (const auto& gone : store_.take_gone())
-    tell(gone.maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone.id});
+  while (const auto gone = store_.take_gone())
+    tell(gone->maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone->id});
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
   if (waits_in_vain()) ask_for_memory();
