@@ -195,12 +195,12 @@ void AsioServer::dispose(UserId user, Remains remains, std::function<void()> the
 }
 
 void AsioServer::run(Job job) {
-  ++jobs_;
   job.done = [this, done = std::move(job.done)] {
     --jobs_;
     done();
   };
   engine_.submit(std::move(job));
+  ++jobs_;
 }
 
 ipc::Capability AsioServer::random_capability() {

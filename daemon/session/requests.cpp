@@ -55,15 +55,8 @@ Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chro
 void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
   Client* client = find(id);
   if (!client) return;
-  now_ = now;
   client->last_heard = now;
-  try {
-    ask(*client, bytes, now);
-    after_event();
-  } catch (const std::exception&) {
-    doom(id);
-  }
-  cut_off_doomed();
+  event(id, now, [&] { ask(*client, bytes, now); });
 }
 
 void Node::ask(Client& client, std::span<const std::byte> bytes, TimePoint now) {
@@ -115,7 +108,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
   admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
-                     [this, id, request](const Error& error) { refuse(id, request, error); },
+                     [this, id, request](const Error& error) { guarded([&] { refuse(id, request, error); }, id); },
                      {.serve = effort_of_system_calls});
 }
 
@@ -276,7 +269,7 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    reply_error(id, request, with_pickles(error));
+    guarded([&] { reply_error(id, request, with_pickles(error)); }, id);
   };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits) return give_up(fits.error());
@@ -330,7 +323,7 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
 void Node::seal_segment(ClientId client, std::uint64_t request, Result<SegmentTable::Sealing> sealing) {
   if (!sealing) return reply_error(client, request, sealing.error());
   outside_.run_blocking(client, std::move(sealing->work), [this, client, request, finish = std::move(sealing->finish)] {
-    do_later(client, [&] { reply(client, request, finish()); });
+    event(client, now_, [&] { reply(client, request, finish()); });
   });
 }
 
@@ -359,7 +352,7 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
                              "make the object again"));
   // The maker's seal may still lie unread in its ring, although it came before this in time.
   outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability, found_by] {
-    do_later(id, [&] {
+    event(id, now_, [&] {
       Client* client = find(id);
       if (!client) return;
       auto found = store_.lookup(object, capability, client->payer(), found_by);
@@ -394,7 +387,7 @@ void Node::missing(Client& client, std::uint64_t request, WorkId work) {
   const auto found = pending_.find(ticket_of(client.id, work));
   std::vector<int> ranks;
   if (found != pending_.end() && found->second.work == work && found->second.group)
-    ranks = found->second.group->muster.missing(found->second.op);
+    ranks = found->second.group->muster->missing(found->second.op);
   send_reply(client.id, frames::missing(request, ranks), {});
 }
 
