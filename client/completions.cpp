@@ -266,7 +266,7 @@ void Connection::read_for_all(const std::function<bool()>& over, SteadyTime unti
     if (backoff.rounds() % rounds_per_look != 0) continue;
     const auto now = steady_clock::now();
     if (now >= until) break;
-    if (now >= begin + patience_.spin_max(backoff)) sleep_for_completions(over, until);
+    if (now >= begin + patience_.poll_max(backoff)) sleep_for_completions(over, until);
   }
   patience_.waited(steady_clock::now() - begin);
   // Once in a while, and whenever nothing has come for long: is the daemon still there?

@@ -68,6 +68,10 @@ Reserve& reserve() {
   return *kept;
 }
 
+const muster::Error no_heap_error(
+    muster::Code::out_of_memory, "the daemon has no memory left for itself",
+    "raise what limits its process (ulimit -v, cgroup), or start it with a smaller --memory");
+
 void spend_or_throw() {
   if (Reserve::is_filling() || !reserve().spend()) throw std::bad_alloc();
 }
@@ -80,5 +84,7 @@ void keep_heap_reserve(std::size_t bytes) {
 }
 
 bool heap_is_short() { return reserve().is_short(); }
+
+const muster::Error& no_heap() { return no_heap_error; }
 
 }  // namespace musterd

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include <muster/result.hpp>
+
 namespace musterd {
 
 /// From now on a failed allocation spends the reserve before it throws. Called once; `bytes` cost hardly any memory
@@ -11,5 +13,8 @@ namespace musterd {
 void keep_heap_reserve(std::size_t bytes);
 /// True while less than half of the reserve is there; tries to restore it. Costs one load while it is whole.
 [[nodiscard]] bool heap_is_short();
+/// What those are told for whom the daemon's own memory does not suffice. Made before: then there would be no room for
+/// it.
+[[nodiscard]] const muster::Error& no_heap();
 
 }  // namespace musterd

@@ -83,22 +83,24 @@ Group::Lost Group::lose(SeatId seat) {
     return Lost::newcomer;
   }
   if (auto rank = rank_of(seats_, seat)) {
+    lost_.insert(*rank);  // may find no memory
     seats_.erase(*rank);
-    lost_.insert(*rank);
   }
   return seats_.empty() ? Lost::last : Lost::member;
 }
 
-void Group::begin_epoch() {
+std::vector<int> Group::next_members() const {
+  if (seats_.empty()) return all_ranks(settings_.world_size);
+  auto members = live();
+  for (const auto& [rank, seat] : newcomers_) members.push_back(rank);
+  std::sort(members.begin(), members.end());
+  members.erase(std::unique(members.begin(), members.end()), members.end());
+  return members;
+}
+
+void Group::begin_epoch(std::vector<int> next_members) {
   ++epoch_;
-  if (seats_.empty()) {
-    members_ = all_ranks(settings_.world_size);
-  } else {
-    members_ = live();
-    for (const auto& [rank, seat] : newcomers_) members_.push_back(rank);
-    std::sort(members_.begin(), members_.end());
-    members_.erase(std::unique(members_.begin(), members_.end()), members_.end());
-  }
+  members_ = std::move(next_members);
   seats_.merge(newcomers_);
   newcomers_.clear();
   lost_.clear();

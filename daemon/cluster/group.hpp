@@ -58,9 +58,11 @@ class Group {
   /// The holder of the seat died or left.
   Lost lose(SeatId seat);
 
-  /// Starts the next epoch: after a reform the live members and the newcomers take part; after the end of all old
+  /// Who takes part in the next epoch: after a reform the live members and the newcomers; after the end of all old
   /// members everybody does, as in a new group.
-  void begin_epoch();
+  [[nodiscard]] std::vector<int> next_members() const;
+  /// Starts it.
+  void begin_epoch(std::vector<int> next_members);
 
   [[nodiscard]] const Settings& settings() const { return settings_; }
   [[nodiscard]] std::uint32_t epoch() const { return epoch_; }

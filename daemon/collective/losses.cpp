@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/heap_reserve.hpp"
 #include "collective/agreement.hpp"
 #include "collective/muster.hpp"
 
@@ -64,29 +65,38 @@ bool Muster::needs_in_person(const Slot& slot, int rank) {
   return has_root(first.kind) && first.root == rank;
 }
 
-void Muster::lose(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left) {
+void Muster::lose(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left) {
   refusing_ = true;
-  withdraw(rank, std::move(loss), Standing::gone, actions, left);
+  withdraw(rank, loss, Standing::gone, actions, left);
 }
 
-void Muster::shrink(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left) {
-  withdraw(rank, std::move(loss), Standing::gone, actions, left);
+void Muster::shrink(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, loss, Standing::gone, actions, left);
 }
 
-void Muster::vacate(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left) {
-  withdraw(rank, std::move(loss), Standing::vacant, actions, left);
+void Muster::vacate(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left) {
+  withdraw(rank, loss, Standing::vacant, actions, left);
 }
 
-void Muster::withdraw(int rank, Loss loss, Standing after, std::vector<Action>& actions, std::size_t& left) {
+void Muster::prepare_loss(int rank, const Loss& loss) {
+  if (gone_.size() == gone_.capacity()) gone_.reserve(2 * gone_.size() + 1);
+  losses_.try_emplace(rank, loss);
+}
+
+void Muster::withdraw(int rank, const Loss& loss, Standing after, std::vector<Action>& actions, std::size_t& left) {
   if (standing(rank) != Standing::live) return;
-  losses_.insert_or_assign(rank, std::move(loss));
+  prepare_loss(rank, loss);
   seat(rank).standing = after;
   if (after == Standing::gone) {
     --expected_;
     gone_.push_back(rank);
   }
-  catch_up(actions, left);
-  catch_up_reforms(rank, actions, left);
+  try {
+    catch_up(actions, left);
+    catch_up_reforms(rank, actions, left);
+  } catch (const std::bad_alloc&) {
+    // Those that are left learn of it later.
+  }
 }
 
 namespace {
@@ -124,7 +134,7 @@ void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t& le
     if (slot.deadline > now) break;
     const std::size_t before = actions.size();
     catch_up(slot, actions);
-    if (slot.gathering()) fail(slot, late(slot, now, locate), actions);
+    if (slot.gathering()) fail(slot, slot.must_fail() ? no_heap() : late(slot, now, locate), actions);
     retire(slot);
     pay(left, actions, before);
   }
@@ -133,7 +143,7 @@ void Muster::expire(TimePoint now, std::vector<Action>& actions, std::size_t& le
 
 void Muster::catch_up(Slot& slot, std::vector<Action>& actions) {
   if (!is_behind(slot)) return;
-  while (is_behind(slot)) go_on_without(slot, gone_[slot.losses_known++], actions);
+  for (; is_behind(slot); ++slot.losses_known) go_on_without(slot, gone_[slot.losses_known], actions);
   by_knowledge_.splice(by_knowledge_.end(), by_knowledge_, by_knowledge_.iterator_to(slot));
 }
 
@@ -159,11 +169,13 @@ void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_
 void Muster::go_on_without(Slot& slot, int rank, std::vector<Action>& actions) {
   const std::size_t owed = owes(slot, rank);
   if (owed == 0 || may_come(slot, rank)) return;
+  if (slot.gathering()) {
+    const bool fatal =
+        slot.must_fail() || (!slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank)));
+    if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
+    else if (slot.awaited == owed) start(slot, actions);
+  }
   slot.awaited -= owed;
-  if (!slot.gathering()) return;
-  const bool fatal = !slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank));
-  if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
-  else if (slot.awaited == 0) start(slot, actions);
 }
 
 void Muster::dissolve(const Error& error, std::vector<Action>& actions, std::size_t& left) {

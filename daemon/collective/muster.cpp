@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "base/heap_reserve.hpp"
 #include "collective/agreement.hpp"
 
 namespace musterd {
@@ -16,6 +17,12 @@ using muster::ipc::Kind;
 namespace {
 
 constexpr int epoch_shift = 32;
+
+/// So that the next one can be added whatever happens.
+template <class T>
+void make_room_in(std::vector<T>& vector) {
+  if (vector.size() == vector.capacity()) vector.reserve(2 * vector.size() + 1);
+}
 
 std::string cut(const std::string& text, std::size_t bytes_max) {
   if (text.size() <= bytes_max) return text;
@@ -55,14 +62,14 @@ bool comes_first(const Contribution& a, const Contribution& b) {
   return std::pair(a.rank, a.kind) < std::pair(b.rank, b.kind);
 }
 
-/// Moves each but once: they are large.
-std::vector<Contribution> in_rank_order(std::vector<Contribution> contributions) {
+/// Moves each but once, as they are large, and none before there is memory for all.
+std::vector<Contribution> in_rank_order(std::vector<Contribution>& contributions) {
   std::vector<Contribution*> order;
   order.reserve(contributions.size());
   for (auto& contribution : contributions) order.push_back(&contribution);
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return comes_first(*a, *b); });
   std::vector<Contribution> sorted;
-  sorted.reserve(order.size());
+  sorted.reserve(contributions.size());
   for (auto* contribution : order) sorted.push_back(std::move(*contribution));
   return sorted;
 }
@@ -80,8 +87,8 @@ Error in_short(const Error& error, std::size_t bytes_max) {
   return {error.code(), cut(error.message(), message_max)};
 }
 
-void tell(std::vector<Action>& actions, OpId op, Error error, std::vector<Ticket> tickets) {
-  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), std::move(tickets)});
+void tell(std::vector<Action>& actions, OpId op, Error error, Ticket ticket) {
+  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), {ticket}});
 }
 
 }  // namespace
@@ -99,14 +106,16 @@ Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, st
   MUSTER_ASSERT(standing(contribution.rank) == Standing::live, "only live members contribute");
   Slot* slot = find_or_open(contribution, now, actions);
   if (!slot) return {};
-  arrive(*slot, contribution);
   if (!slot->gathering()) {
-    tell(actions, slot->id, outcome(*slot), {contribution.ticket});
+    tell(actions, slot->id, outcome(*slot->failure), contribution.ticket);
+    arrive(*slot, contribution);
     retire(*slot);
     forget_old_failures();
     return {};
   }
-  auto error = objection(*slot, contribution);
+  std::optional<Error> error;
+  prepare(*slot, contribution, error);
+  arrive(*slot, contribution);
   hasten(*slot, contribution.deadline);
   Seat& giver = seat(contribution.rank);
   std::string().swap(contribution.key);  // the channel has it
@@ -114,15 +123,34 @@ Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, st
   ++giver.in_flight;
   if (slot->peer == everyone) giver.owed_bytes -= name_bytes(*slot);
   if (!error && slot->awaited > 0) return slot->handle();
-  if (error) {
-    fail(*slot, std::move(*error), actions);
-    retire(*slot);
-    forget_old_failures();
-  } else {
-    start(*slot, actions);
-    retire(*slot);
+  try {
+    if (error) fail(*slot, *error, actions);
+    else start(*slot, actions);
+  } catch (const std::bad_alloc&) {
+    hasten(*slot, TimePoint{});
+    return slot->handle();
   }
+  retire(*slot);
+  forget_old_failures();
   return {};
+}
+
+/// What may find no memory comes before the contribution does: then it has not come.
+void Muster::prepare(Slot& slot, const Contribution& contribution, std::optional<Error>& error) try {
+  error = objection(slot, contribution);
+  make_room_in(slot.op->contributions);
+} catch (const std::bad_alloc&) {
+  if (slot.op->contributions.empty()) abandon(slot);
+  throw;
+}
+
+/// One that was opened for a contribution that does not come.
+void Muster::abandon(Slot& slot) {
+  end_gathering(slot);
+  if (!slot.channel) return ordered_.pop_back();
+  slot.op.reset();
+  slot.awaited = 0;
+  retire(slot);
 }
 
 /// The op's deadline is that of its most impatient rank.
@@ -153,13 +181,18 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   Slot* slot = nullptr;
   std::uint64_t sequence = 0;
   if (by_order(contribution)) {
-    sequence = seat(contribution.rank).position++;
+    sequence = seat(contribution.rank).position;
     if (sequence >= base_) {
       MUSTER_ASSERT(sequence - base_ <= ordered_.size(), "nobody skips an op");
       if (sequence - base_ == ordered_.size()) {
         make_room(actions);
         ordered_.emplace_back().sequence = sequence;
-        open(ordered_.back(), contribution, now);
+        try {
+          open(ordered_.back(), contribution, now);
+        } catch (const std::bad_alloc&) {
+          ordered_.pop_back();
+          throw;
+        }
       }
       slot = &ordered_[sequence - base_];
     }
@@ -168,12 +201,16 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   }
   if (slot) catch_up(*slot, actions);
   if (slot && (slot->gathering() || slot->failure)) return slot;
-  if (slot) arrive(*slot, contribution);
   const OpId id = slot ? slot->id : 0;
   const auto code = slot ? slot->forgotten : muster::Code::timeout;
   tell(actions, id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max, code),
-       {contribution.ticket});
-  if (slot) retire(*slot);
+       contribution.ticket);
+  if (!slot) {
+    ++seat(contribution.rank).position;
+  } else {
+    arrive(*slot, contribution);
+    retire(*slot);
+  }
   return nullptr;
 }
 
@@ -189,33 +226,39 @@ bool Muster::begins_op(const Contribution& contribution) const {
 }
 
 Muster::Slot& Muster::find_or_open_in_channel(const Contribution& contribution, TimePoint now) {
-  auto [found, is_new] = channels_.try_emplace(channel_of(contribution));
+  const auto found = channels_.try_emplace(channel_of(contribution)).first;
   auto& [channel, slots] = *found;
   const std::size_t place = place_in(channel, contribution);
   auto slot = std::find_if(slots.begin(), slots.end(), [&](const Slot& each) { return !each.arrived[place]; });
   if (slot != slots.end()) return *slot;
-  Slot& opened = slots.emplace_back();
-  opened.channel = &channel;
-  opened.arrived.resize(channel.of == Channel::Of::pair ? 2 : seats_.size());
-  open(opened, contribution, now);
-  return opened;
+  std::list<Slot> opened;
+  try {
+    opened.emplace_back();
+    opened.back().channel = &channel;
+    opened.back().arrived.resize(channel.of == Channel::Of::pair ? 2 : seats_.size());
+    open(opened.back(), contribution, now);
+  } catch (const std::bad_alloc&) {
+    if (slots.empty()) channels_.erase(found);
+    throw;
+  }
+  slots.splice(slots.end(), opened);
+  return slots.back();
 }
 
 void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
-  slot.id = next_id_++;
   slot.since = now;
   slot.deadline = contribution.deadline;
   slot.awaited = count_awaited(slot);
   slot.losses_known = gone_.size();
-  by_knowledge_.push_back(slot);
   if (slot.is(Channel::Of::pair)) slot.peer = contribution.root;
   auto op = std::make_shared<Op>();
-  op->id = slot.id;
   op->name = op_name(contribution, slot.sequence);
   op->world_size = world_size_;
   // For a small group at once; room for a thousand ranks is made as they come.
   op->contributions.reserve(std::min(slot.awaited, contributions_at_once));
+  op->id = slot.id = next_id_++;
   slot.op = std::move(op);
+  by_knowledge_.push_back(slot);
   begin_gathering(slot);
 }
 
@@ -227,10 +270,7 @@ void Muster::make_room(std::vector<Action>& actions) {
 void Muster::give_up_oldest(std::vector<Action>& actions) {
   Slot& oldest = ordered_.front();
   catch_up(oldest, actions);
-  if (oldest.gathering()) {
-    auto error = too_far_behind(oldest.op->name, missing(oldest), ordered_.size());
-    fail(oldest, std::move(error), actions);
-  }
+  if (oldest.gathering()) fail(oldest, too_far_behind(oldest.op->name, missing(oldest), ordered_.size()), actions);
   drop_oldest();
   retire_ordered();
 }
@@ -245,11 +285,12 @@ void Muster::drop_oldest() {
 void Muster::arrive(Slot& slot, const Contribution& contribution) {
   MUSTER_ASSERT(slot.awaited > 0, "a slot lives only while somebody may come");
   --slot.awaited;
-  if (!slot.channel) return;
-  slot.arrived[place_in(*slot.channel, contribution)] = true;
+  if (slot.channel) slot.arrived[place_in(*slot.channel, contribution)] = true;
+  else ++seat(contribution.rank).position;
 }
 
 std::optional<Error> Muster::objection(const Slot& slot, const Contribution& contribution) const {
+  if (slot.must_fail()) return no_heap();
   const auto& [id, name, world_size, present] = *slot.op;
   if (present.empty())
     if (auto error = refusal(slot, contribution)) return error;
@@ -261,22 +302,41 @@ std::optional<Error> Muster::objection(const Slot& slot, const Contribution& con
 }
 
 void Muster::start(Slot& slot, std::vector<Action>& actions) {
+  make_room_in(actions);
   auto& contributions = slot.op->contributions;
   if (!std::is_sorted(contributions.begin(), contributions.end(), comes_first))
-    contributions = in_rank_order(std::move(contributions));
+    contributions = in_rank_order(contributions);
   end_gathering(slot);
   ++running_;
   actions.emplace_back(std::in_place_type<StartOp>, StartOp{std::exchange(slot.op, nullptr)});
 }
 
-void Muster::fail(Slot& slot, Error error, std::vector<Action>& actions) {
+/// It is remembered for those who are late. One of those who were there pays for that.
+void Muster::fail(Slot& slot, const Error& error, std::vector<Action>& actions) {
+  auto& present = slot.op->contributions;
   std::vector<Ticket> tickets;
-  for (const Contribution& contribution : slot.op->contributions) tickets.push_back(contribution.ticket);
-  remember(slot, error);
+  tickets.reserve(present.size());
+  for (const Contribution& contribution : present) tickets.push_back(contribution.ticket);
+  const auto richest = std::max_element(present.begin(), present.end(), [](const auto& a, const auto& b) {
+    return a.charge.all_heap() < b.charge.all_heap();
+  });
+  const std::size_t paid = richest == present.end() ? 0 : richest->charge.all_heap();
+  const std::size_t beside = bytes_beside_error(slot);
+  auto failure = std::make_unique<Failure>(with_few_ranks(error));
+  if (paid > 0) failure->error = in_short(failure->error, paid - std::min(paid, beside));
+  // They are told what is remembered, so that late ranks are told no less.
+  FailOp told{slot.id, outcome(*failure), std::move(tickets)};
+  make_room_in(actions);
+  failures_.emplace(slot.id, &slot);
+  // There is memory for all of it: now it happens.
+  if (paid > 0) slot.charge = std::move(richest->charge);
+  slot.remembered_bytes = beside + bytes_of(failure->error);
+  slot.charge.keep_heap(slot.remembered_bytes);
+  slot.failure = std::move(failure);
+  failures_bytes_ += slot.remembered_bytes;
   end_gathering(slot);
   slot.op.reset();
-  // What is remembered, so that late ranks are told no less.
-  tell(actions, slot.id, outcome(slot), std::move(tickets));
+  actions.emplace_back(std::in_place_type<FailOp>, std::move(told));
 }
 
 void Muster::begin_gathering(Slot& slot) {
@@ -335,26 +395,6 @@ void Muster::forget_failure(const Slot& slot) {
   if (failures_.erase(slot.id) > 0) failures_bytes_ -= slot.remembered_bytes;
 }
 
-/// For those who are late. One of those who were there pays for it.
-void Muster::remember(Slot& slot, const Error& error) {
-  auto& present = slot.op->contributions;
-  const auto richest = std::max_element(present.begin(), present.end(), [](const auto& a, const auto& b) {
-    return a.charge.all_heap() < b.charge.all_heap();
-  });
-  const std::size_t beside = bytes_beside_error(slot);
-  slot.failure = std::make_unique<Failure>(with_few_ranks(error));
-  Error& kept = slot.failure->error;
-  if (richest != present.end() && richest->charge.all_heap() > 0) {
-    slot.charge = std::move(richest->charge);
-    const std::size_t paid = slot.charge.all_heap();
-    kept = in_short(kept, paid - std::min(paid, beside));
-  }
-  slot.remembered_bytes = beside + bytes_of(kept);
-  slot.charge.keep_heap(slot.remembered_bytes);
-  failures_bytes_ += slot.remembered_bytes;
-  failures_.emplace(slot.id, &slot);
-}
-
 /// A set of many ranks takes less than their list.
 Muster::Failure Muster::with_few_ranks(const Error& error) const {
   constexpr std::size_t few = 16;
@@ -367,8 +407,8 @@ Muster::Failure Muster::with_few_ranks(const Error& error) const {
 }
 
 /// What ranks are told of an op that failed.
-Error Muster::outcome(const Slot& slot) {
-  const auto& [error, named] = *slot.failure;
+Error Muster::outcome(const Failure& failure) {
+  const auto& [error, named] = failure;
   if (named.empty()) return error;
   std::vector<int> ranks;
   for (std::size_t rank = 0; rank < named.size(); ++rank)

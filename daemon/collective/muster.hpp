@@ -1,6 +1,7 @@
 // The gathering of contributions: all pending ops of one epoch of one group. An op starts when every live seat
 // has contributed and all agree, and ends with one outcome that every seat gets, late ones too.
 // Pure: contributions, losses and time in; actions out.
+// What finds no memory throws, and then that one thing has not happened; what was decided before is among the actions.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -61,7 +62,8 @@ class Muster {
   };
 
   /// One rank's input. Appends what has to be done. A contribution to an op that has already failed gets that
-  /// same outcome at once (a FailOp with this one ticket). Gives the op if it goes on gathering.
+  /// same outcome at once (a FailOp with this one ticket). Gives the op if it goes on gathering. One that can neither
+  /// begin nor fail, as the heap is full, fails at the next expire().
   Handle contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions);
   /// Whether it began in this epoch.
   [[nodiscard]] bool is_own(OpId op) const;
@@ -71,13 +73,15 @@ class Muster {
   /// op that nobody had contributed to does. `lost` accumulates.
   /// Of a loss as many ops learn at once as `left` allows, and all reforms; the others with catch_up(), or when
   /// somebody comes to them. `left` goes down by one for each op, and by what its end costs.
-  void lose(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left);
+  void lose(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left);
   /// The rank is lost and nobody waits for it any more (policy shrink): ops that only waited for it start.
   /// Ops that need it in person (root, peer) fail with PeerLost.
-  void shrink(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left);
+  void shrink(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left);
   /// The rank is vacant (policy wait): ops go on waiting for a replacement; at their deadline they fail with PeerLost.
   /// A reform goes on without it.
-  void vacate(int rank, Loss loss, std::vector<Action>& actions, std::size_t& left);
+  void vacate(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left);
+  /// Takes what memory the loss needs. After that it can't fail, and ops that find none learn of it later.
+  void prepare_loss(int rank, const Loss& loss);
   /// Whether there are ops that have not learned of a loss.
   [[nodiscard]] bool is_behind() const { return !by_knowledge_.empty() && is_behind(by_knowledge_.front()); }
   void catch_up(std::vector<Action>& actions, std::size_t& left);
@@ -188,6 +192,8 @@ class Muster {
     TimePoint deadline;
     [[nodiscard]] Handle handle() const { return {peer, id}; }
     [[nodiscard]] bool gathering() const { return op != nullptr; }
+    /// It was to end, and found no memory for it.
+    [[nodiscard]] bool must_fail() const { return deadline == TimePoint{}; }
     [[nodiscard]] bool is(Channel::Of of) const { return channel && channel->of == of; }
   };
   struct Sooner {
@@ -207,24 +213,25 @@ class Muster {
   [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);
   [[nodiscard]] Slot& find_or_open_in_channel(const Contribution& contribution, TimePoint now);
   void open(Slot& slot, const Contribution& contribution, TimePoint now);
+  void abandon(Slot& slot);
   void make_room(std::vector<Action>& actions);
   void give_up_oldest(std::vector<Action>& actions);
   void drop_oldest();
   void begin_gathering(Slot& slot);
+  void prepare(Slot& slot, const Contribution& contribution, std::optional<muster::Error>& error);
   void arrive(Slot& slot, const Contribution& contribution);
   void hasten(Slot& slot, TimePoint deadline);
   [[nodiscard]] std::optional<muster::Error> objection(const Slot& slot, const Contribution& contribution) const;
   void start(Slot& slot, std::vector<Action>& actions);
-  void fail(Slot& slot, muster::Error error, std::vector<Action>& actions);
+  void fail(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
   void end_gathering(Slot& slot);
   void retire(const Slot& slot);
   void retire_ordered();
   void forget_old_failures();
   void forget_oldest_failure();
   void forget_failure(const Slot& slot);
-  void remember(Slot& slot, const muster::Error& error);
   [[nodiscard]] Failure with_few_ranks(const muster::Error& error) const;
-  [[nodiscard]] static muster::Error outcome(const Slot& slot);
+  [[nodiscard]] static muster::Error outcome(const Failure& failure);
   [[nodiscard]] std::size_t bytes_beside_error(const Slot& slot) const;
 
   // losses.cpp: who may still come, and what a loss means for what is pending
@@ -234,7 +241,7 @@ class Muster {
   [[nodiscard]] std::vector<int> missing(const Slot& slot) const;
   [[nodiscard]] std::optional<muster::Error> refusal(const Slot& slot, const Contribution& contribution) const;
   [[nodiscard]] static bool needs_in_person(const Slot& slot, int rank);
-  void withdraw(int rank, Loss loss, Standing standing, std::vector<Action>& actions, std::size_t& left);
+  void withdraw(int rank, const Loss& loss, Standing standing, std::vector<Action>& actions, std::size_t& left);
   [[nodiscard]] bool is_behind(const Slot& slot) const { return slot.losses_known < gone_.size(); }
   void catch_up(Slot& slot, std::vector<Action>& actions);
   void catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left);

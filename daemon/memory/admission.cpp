@@ -1,7 +1,10 @@
 #include "memory/admission.hpp"
 
 #include <algorithm>
+#include <exception>
 #include <utility>
+
+#include "base/heap_reserve.hpp"
 
 namespace musterd {
 
@@ -9,7 +12,7 @@ using muster::Code;
 using muster::Error;
 
 std::optional<Admission::WaiterId> Admission::request(Payer payer, Size size, TimePoint deadline, Attempt attempt,
-                                                      GiveUp give_up, std::size_t effort) {
+                                                      GiveUp give_up, Effort effort) {
   const auto found = lines_.find(payer.user);
   const bool first = found == lines_.end() || found->second.waiters.empty();
   auto done = first                 ? attempt(Turn::its_own)
@@ -73,49 +76,53 @@ void Admission::drop_empty_lines() {
 }
 
 /// True if the line got shorter.
-bool Admission::try_line(Line& line) {
+bool Admission::try_line(Line& line, std::size_t& left) {
   if (line.waiters.empty()) return false;
-  if (try_one(line.waiters.front(), Turn::its_own)) return true;
+  if (try_one(line.waiters.front(), Turn::its_own, left)) return true;
   // What is left for small requests is not the front's.
   return !line.small.empty() && &line.small.front() != &line.waiters.front() &&
-         try_one(line.small.front(), Turn::before_others);
+         try_one(line.small.front(), Turn::before_others, left);
 }
 
 /// True if it waits no more.
-bool Admission::try_one(Waiter& waiter, Turn turn) {
+bool Admission::try_one(Waiter& waiter, Turn turn, std::size_t& left) {
   const WaiterId id = waiter.id;
+  const Effort effort = waiter.effort;
   Line& line = *waiter.line;
   waiter.tried_at_front |= &line.waiters.front() == &waiter;
   // It keeps its place meanwhile. The attempt may forget it, and must outlive that.
-  const Attempt attempt = std::exchange(waiter.attempt, nullptr);
+  Attempt attempt = std::exchange(waiter.attempt, nullptr);
   line.trying = 1;
   muster::Result<void> done;
+  bool threw = false;
   try {
     done = attempt(turn);
-  } catch (...) {
-    line.trying = 0;
-    cancel(id);
-    throw;
+  } catch (const std::exception&) {
+    threw = true;
   }
   line.trying = 0;
+  const bool in_vain = !threw && !done && done.error().code() == Code::out_of_memory;
+  left -= std::min(left, in_vain ? 1 : done && !threw ? effort.serve : effort.give_up);
   const auto found = waiters_.find(id);
   if (found == waiters_.end()) return true;
-  if (done) {
-    take(found);
-    return true;
+  if (in_vain) {
+    waiter.attempt = std::move(attempt);
+    waiter.outcome = std::move(done);
+    return false;
   }
-  if (done.error().code() != Code::out_of_memory) {
-    take(found).mapped().give_up(done.error());
-    return true;
-  }
-  waiter.attempt = attempt;
-  waiter.outcome = std::move(done);
-  return false;
+  const auto ended = take(found);
+  if (threw || !done) ended.mapped().give_up(threw ? no_heap() : done.error());
+  return true;
 }
 
 void Admission::retry() {
-  // An attempt may bring memory back itself, which asks for another retry.
+  // An attempt that brings memory back succeeds, and then all are tried again.
   if (retrying_) return;
+  again_ = true;
+  if (!goes_on_) go_on();
+}
+
+void Admission::go_on() {
   struct Retrying {
     Admission& admission;
     ~Retrying() {
@@ -125,10 +132,21 @@ void Admission::retry() {
   };
   retrying_ = true;
   const Retrying retrying{*this};
-  for (bool progress = true; progress;) {
-    progress = false;
-    for (auto& [user, line] : lines_) progress |= try_line(line);
+  for (std::size_t left = effort_max_; left > 0;) {
+    const auto line = next_line();
+    goes_on_ = line != lines_.end();
+    if (!goes_on_) return;
+    tried_last_ = line->first;
+    again_ |= try_line(line->second, left);
   }
+}
+
+/// Whose turn it is. The end if all have been tried since one succeeded last.
+Admission::Lines::iterator Admission::next_line() {
+  if (tried_last_)
+    if (const auto next = lines_.upper_bound(*tried_last_); next != lines_.end()) return next;
+  tried_last_.reset();
+  return std::exchange(again_, false) ? lines_.begin() : lines_.end();
 }
 
 bool Admission::has_untried_front() const {
@@ -142,7 +160,7 @@ void Admission::expire(TimePoint now) {
   bool any = false;
   for (std::size_t left = effort_max_; left > 0 && !by_deadline_.empty() && by_deadline_.begin()->deadline <= now;) {
     const auto late = take(waiters_.find(by_deadline_.begin()->id));
-    left -= std::min(left, late.mapped().effort);
+    left -= std::min(left, late.mapped().effort.give_up);
     late.mapped().give_up(late.mapped().outcome.error());
     any = true;
   }

@@ -16,14 +16,21 @@
 
 namespace musterd {
 
+/// What it takes to serve a request, and to give it up; 1 is the least.
+struct Effort {
+  std::size_t serve = 1;
+  std::size_t give_up = 1;
+};
+
 class Admission {
  public:
   /// Tries to satisfy the request: ok (done), OutOfMemory (no room now: keep waiting), or another error (give up).
   using Attempt = std::function<muster::Result<void>(Turn)>;
-  /// Called once with the final error if the request is given up (deadline, or an error of the attempt).
-  using GiveUp = std::function<void(muster::Error)>;
+  /// Called once with the final error if the request is given up (deadline, or an error of the attempt). Must not
+  /// throw.
+  using GiveUp = std::function<void(const muster::Error&)>;
 
-  /// waiters_max: of one user. effort_max: see expire().
+  /// waiters_max: of one user. effort_max: see retry() and expire().
   explicit Admission(std::size_t waiters_max, std::size_t effort_max = 256)
       : waiters_max_(waiters_max), effort_max_(effort_max) {}
 
@@ -33,16 +40,20 @@ class Admission {
   };
   /// Tries at once if nobody of the same user waits; else, or if there is no room, queues. A full queue gives up at
   /// once with OutOfMemory.
-  /// An attempt may call anything here, request() included.
-  /// `effort`: what giving up takes, where 1 is the least.
+  /// An attempt may call anything here, request() included. One that throws while its request waits ends it with
+  /// no_heap(), whatever was thrown; one that throws at once throws to the caller, who tells whom it concerns.
   /// Returns the id of who waits; nothing if it is over.
   using WaiterId = std::uint64_t;
   std::optional<WaiterId> request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up,
-                                  std::size_t effort = 1);
+                                  Effort effort = {});
   /// Forgets one request without a word to it.
   void cancel(WaiterId waiter);
-  /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds.
+  /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds. What takes too long
+  /// for one turn is cut short, and goes on where it was with go_on(); until then this only makes it begin anew.
   void retry();
+  /// True if a retry was cut short.
+  [[nodiscard]] bool goes_on() const { return goes_on_; }
+  void go_on();
   /// True if a request at a front has not been tried since it came there: a retry may help without new memory.
   [[nodiscard]] bool has_untried_front() const;
   /// Gives up on those whose deadlines have passed, the earliest first; the error is the attempt's OutOfMemory. If very
@@ -71,7 +82,7 @@ class Admission {
     Size size = Size::large;
     ClientId client;
     TimePoint deadline;
-    std::size_t effort = 1;
+    Effort effort;
     Attempt attempt;
     GiveUp give_up;
     muster::Result<void> outcome;  ///< of the latest attempt: OutOfMemory
@@ -95,23 +106,28 @@ class Admission {
     List<AmongSmall> small;
     std::size_t trying = 0;  ///< how many of them are being tried: 0 or 1
   };
+  using Lines = std::map<UserId, Line>;
   using Waiters = std::map<WaiterId, Waiter>;
 
   void link(Waiter& waiter);
   Waiters::node_type take(Waiters::iterator waiter);
-  [[nodiscard]] bool try_line(Line& line);
-  [[nodiscard]] bool try_one(Waiter& waiter, Turn turn);
+  [[nodiscard]] Lines::iterator next_line();
+  [[nodiscard]] bool try_line(Line& line, std::size_t& left);
+  [[nodiscard]] bool try_one(Waiter& waiter, Turn turn, std::size_t& left);
   [[nodiscard]] static muster::Result<void> others_wait(const Line& line);
   void drop_empty_lines();
 
   std::size_t waiters_max_;
   std::size_t effort_max_;
   Waiters waiters_;
-  std::map<UserId, Line> lines_;  ///< of users who wait
+  Lines lines_;  ///< of users who wait
   Set<ByDeadline, DeadlineOf> by_deadline_;
   Set<ByClient, ClientOf> by_client_;
   WaiterId last_id_ = 0;
   bool retrying_ = false;
+  bool goes_on_ = false;
+  bool again_ = false;                ///< all lines have to be tried once more
+  std::optional<UserId> tried_last_;  ///< of those that are tried in this pass over the lines
 };
 
 }  // namespace musterd

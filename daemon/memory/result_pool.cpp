@@ -1,6 +1,7 @@
 #include "memory/result_pool.hpp"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "base/assert.hpp"
@@ -90,8 +91,15 @@ Result<ResultRegion> ResultPool::book(ResultSegments& home, std::uint64_t bytes,
   if (!region) {
     auto segment = grow(home, bytes, turn);
     if (!segment) return segment.error();
-    region = home.allocator.allocate_with((*segment)->id(), (*segment)->bytes(), bytes);
-    home.segments.emplace((*segment)->id(), std::move(*segment));
+    const SegmentId id = (*segment)->id();
+    try {
+      home.segments.emplace(id, *segment);
+      region = home.allocator.allocate_with(id, (*segment)->bytes(), bytes);
+    } catch (const std::bad_alloc&) {
+      home.segments.erase(id);
+      segments_.drop_result(id);
+      throw;
+    }
   }
   ResultRegion result;
   result.pool_ = this;

@@ -6,6 +6,7 @@
 
 #include <muster/ipc/socket.hpp>
 
+#include "base/heap_reserve.hpp"
 #include "base/log.hpp"
 #include "base/process_state.hpp"
 #include "session/asio_server.hpp"
@@ -67,7 +68,7 @@ void AsioServer::receive(const ConnectionPtr& connection) try {
   take_frame(connection, packet.bytes);
 } catch (const std::bad_alloc&) {
   // A frame may be larger than all that is left.
-  node_.violated(connection->id, Node::no_heap(), now_);
+  node_.violated(connection->id, no_heap(), now_);
 }
 
 void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame) {

@@ -12,6 +12,7 @@
 #include <muster/ipc/socket.hpp>
 
 #include "base/assert.hpp"
+#include "base/heap_reserve.hpp"
 #include "base/log.hpp"
 #include "base/process_state.hpp"
 #include "session/asio_server.hpp"
@@ -121,7 +122,7 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
     queued = connection->channel->complete(type, body);
   } catch (const std::bad_alloc&) {
     // It would wait in vain for what can't be kept for it, and others' outcomes must go out all the same.
-    queued = Node::no_heap();
+    queued = no_heap();
   }
   if (!queued) return cut_off(connection, queued.error());
   charge_backlog(connection);
@@ -202,12 +203,12 @@ void AsioServer::dispose(UserId user, Remains remains, std::function<void()> the
 }
 
 void AsioServer::run(Job job) {
-  ++jobs_;
   job.done = [this, done = std::move(job.done)] {
     --jobs_;
     done();
   };
   engine_.submit(std::move(job));
+  ++jobs_;
 }
 
 bool AsioServer::is_stopped(std::int32_t pid) { return musterd::is_stopped(pid); }

@@ -97,16 +97,16 @@ void Node::copy(const std::vector<Move>& moves) {
 }
 
 void Node::finish_moves() {
-  bool moved = false;
-  try {
-    for (auto& move : moving_) moved |= store_.finish_move(std::move(move));
-  } catch (const std::bad_alloc&) {
-    // Those that are left stay where they are.
-  }
-  moving_.clear();
-  gather_at_ = now_ + (moved ? breath : gather_pause_);
-  if (!moved) gather_pause_ = std::min(2 * gather_pause_, longest_pause);
-  after_event();
+  event({}, now_, [&] {
+    bool moved = false;
+    // Those that find no memory stay where they are.
+    guarded([&] {
+      for (auto& move : moving_) moved |= store_.finish_move(std::move(move));
+    });
+    moving_.clear();
+    gather_at_ = now_ + (moved ? breath : gather_pause_);
+    if (!moved) gather_pause_ = std::min(2 * gather_pause_, longest_pause);
+  });
 }
 
 }  // namespace musterd

@@ -32,13 +32,13 @@ Node::GroupPtr Node::find_group(Group::Settings settings) const {
 Result<Node::GroupPtr> Node::make_group(Group::Settings settings, Payer maker) {
   constexpr std::uint64_t nodes_bytes = 768;  // of maps, tables and what malloc adds
   constexpr std::uint64_t each_seat = Muster::seat_bytes + sizeof(int);
-  const std::uint64_t heap = sizeof(GroupState) + nodes_bytes + 2 * settings.name.size() +
+  const std::uint64_t heap = sizeof(GroupState) + sizeof(Muster) + nodes_bytes + 2 * settings.name.size() +
                              static_cast<std::uint64_t>(settings.world_size) * each_seat;
   auto charge = ledger_.charge(maker, Resource::groups, 1, heap);
   if (!charge) return charge.error();
-  auto key = key_of(settings);
   auto state = std::make_shared<GroupState>(std::move(settings), muster_limits(), std::move(*charge));
-  MUSTER_ASSERT(groups_.emplace(std::move(key), state).second, "a group is made where there is none");
+  const auto key = key_of(state->group.settings());
+  MUSTER_ASSERT(groups_.emplace(key, state).second, "a group is made where there is none");
   return state;
 }
 
@@ -56,6 +56,14 @@ Result<Charge> Node::charge_seat(Payer payer) {
   return ledger_.charge(payer, Resource::heap, sizeof(Seat) + sizeof(Client::Seated) + nodes_bytes);
 }
 
+/// What a seat of the client takes, and room for it among the others: to put it there can't fail.
+Node::Seats::node_type Node::make_seat(Client& client, SeatId seat, Client::Seated seated) {
+  client.seats.reserve(client.seats.size() + 1);
+  Seats made;
+  made.emplace(seat, std::move(seated));
+  return made.extract(made.begin());
+}
+
 Muster::Limits Node::muster_limits() const {
   // The client keeps to in_flight_max; twice that is room for threads that race, and more is a lie.
   return {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096};
@@ -67,7 +75,7 @@ Result<void> Node::check_owed(const GroupState& state, int rank) {
   const auto& settings = state.group.settings();
   const auto lost = state.group.lost();
   if (settings.on_loss != OnLoss::wait || !std::binary_search(lost.begin(), lost.end(), rank)) return {};
-  const std::size_t bytes = state.muster.owed_bytes(rank);
+  const std::size_t bytes = state.muster->owed_bytes(rank);
   if (bytes <= owed_bytes_max) return {};
   return Error(Code::quota_exceeded,
                "rank " + std::to_string(rank) + " of group '" + settings.name +
@@ -95,14 +103,20 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings, client.payer());
   if (!state) return reply_error(client.id, request, state.error());
   GroupState& found = **state;
+  // If it is new it goes again, unless the client takes a seat of it.
+  struct Kept {
+    Node& node;
+    const GroupPtr& state;
+    ~Kept() {
+      if (state->group.empty()) node.remove_group(state);
+    }
+  } const kept_if_taken{*this, *state};
   if (auto few = check_owed(found, rank); !few) return reply_error(client.id, request, few.error());
   const Seat seat{{++last_seat_}, client.id, rank};
+  auto held = make_seat(client, seat.id, {*state, rank, std::move(*charge), {}});
   auto joined = found.group.join(settings, seat);
-  if (!joined) {
-    if (found.group.empty()) remove_group(*state);
-    return reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
-  }
-  client.seats.emplace(seat.id, Client::Seated{*state, rank, std::move(*charge)});
+  if (!joined) return reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
+  client.seats.insert(std::move(held));
   found.results.clear();
 
   FrameBuilder out(request);
@@ -110,13 +124,13 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   std::vector<flatbuffers::Offset<wire::Owed>> owes;
   std::uint64_t position = 0;
   if (*joined == Group::Joined::replacement) {
-    found.muster.reoccupy(rank);
+    found.muster->reoccupy(rank);
     found.lost.erase(rank);
-    for (const auto& owed : found.muster.owed(rank))
+    for (const auto& owed : found.muster->owed(rank))
       owes.push_back(wire::CreateOwed(out.fbb, owed.sequence, out.fbb.CreateString(owed.key),
                                       static_cast<std::uint8_t>(owed.kind)));
   }
-  if (!newcomer) position = found.muster.position(rank);
+  if (!newcomer) position = found.muster->position(rank);
   const auto& kept = found.group.settings();
   auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kept.timeout).count();
   auto body =
@@ -127,10 +141,12 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   if (*joined == Group::Joined::replacement) tell_members(*state);
 }
 
-void Node::watch(const GroupPtr& state, std::optional<TimePoint> deadline) {
-  if (!deadline || (state->watched && (*state->watched)->first <= *deadline)) return;
-  if (state->watched) group_deadlines_.erase(*state->watched);
-  state->watched = group_deadlines_.emplace(*deadline, state);
+void Node::watch(GroupState& state, std::optional<TimePoint> deadline) {
+  const bool watched = state.ByDeadline::is_linked();
+  if (!deadline || (watched && state.watched <= *deadline)) return;
+  if (watched) state.ByDeadline::unlink();
+  state.watched = *deadline;
+  group_deadlines_.insert(state);
 }
 
 Whereabouts Node::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
@@ -150,24 +166,25 @@ Whereabouts Node::locate(const GroupState& state, int rank, std::size_t& looks_l
 void Node::expire_groups(TimePoint now) {
   std::size_t left = effort_of_turn;
   std::size_t looks_left = 8;  // at what the kernel says of a process
-  while (left > 0 && !group_deadlines_.empty() && group_deadlines_.begin()->first <= now) {
-    const GroupPtr state = group_deadlines_.begin()->second;
-    group_deadlines_.erase(group_deadlines_.begin());
-    state->watched.reset();
-    if (state->settles) {
+  while (left > 0 && !group_deadlines_.empty() && group_deadlines_.begin()->watched <= now) {
+    const GroupPtr state = group_deadlines_.begin()->shared_from_this();
+    if (state->settles()) {
       // That comes first, and goes on already.
       constexpr Duration a_moment = std::chrono::milliseconds(1);
-      watch(state, now + a_moment);
+      state->ByDeadline::unlink();
+      watch(*state, now + a_moment);
       continue;
     }
-    std::vector<Action> actions;
-    state->muster.expire(now, actions, left, [&](int rank) { return locate(*state, rank, looks_left); });
-    perform(state, std::move(actions), now);
+    decide(state, now, [&](auto& actions) {
+      state->muster->expire(now, actions, left, [&](int rank) { return locate(*state, rank, looks_left); });
+    });
     expire_early(state, now, left);
-    watch(state, state->muster.next_deadline());
+    // From here on it is looked at for what is left. One that has ended meanwhile has nothing.
+    if (state->ByDeadline::is_linked()) state->ByDeadline::unlink();
+    watch(*state, state->muster->next_deadline());
     for (const auto& [rank, queue] : state->early)
       for (const auto& contribution : queue.ops)
-        if (contribution.deadline != TimePoint::max()) watch(state, contribution.deadline);
+        if (contribution.deadline != TimePoint::max()) watch(*state, contribution.deadline);
   }
 }
 
@@ -197,6 +214,8 @@ void Node::expire_early(GroupState& state, Contribution& contribution, const std
                     "rank " + std::to_string(contribution.rank) + " joined group '" + state.group.settings().name +
                         "' after a loss and still waits for the other ranks to reform it",
                     "call reform() on every live rank", members);
+  // The others are told in few words: what waits here was charged for few.
+  auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
   ++ops_failed_;
   ++state.ops_failed;
   auto& pending = pending_.at(contribution.ticket);
@@ -205,42 +224,58 @@ void Node::expire_early(GroupState& state, Contribution& contribution, const std
   pending.told = true;
   contribution.deadline = TimePoint::max();
   contribution.inputs = {};
-  // The others are told in few words: what waits here was charged for few.
-  contribution.fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
+  contribution.fault = std::move(fault);
 }
 
 void Node::remove_group(const GroupPtr& state) {
   const auto found = groups_.find(key_of(state->group.settings()));
   if (found != groups_.end() && found->second == state) groups_.erase(found);
-  if (state->watched) group_deadlines_.erase(*std::exchange(state->watched, std::nullopt));
+  if (state->ByDeadline::is_linked()) state->ByDeadline::unlink();
 }
 
-void Node::tell_members(const GroupPtr& state) {
-  ipc::GroupChanged changed;
-  changed.epoch = state->group.epoch();
-  changed.live = state->group.live();
-  changed.lost = state->group.lost();
+void Node::tell_members(const GroupPtr& state) noexcept {
+  std::optional<ipc::GroupChanged> changed;
   std::vector<std::byte> body;
+  guarded([&] { changed = change_of(*state); });
   for (const auto& [rank, seat] : state->group.seats()) {
     // One that is being forgotten may hold more seats, which it loses next.
     if (!find(seat.client)) continue;
-    changed.seat = seat.id;
-    body.clear();
-    ipc::write(changed, body);
-    outside_.complete(seat.client, ipc::CompletionType::group_changed, body);
+    if (!changed) {
+      doom(seat.client);
+      continue;
+    }
+    changed->seat = seat.id;
+    guarded(
+        [&, client = seat.client] {
+          body.clear();
+          ipc::write(*changed, body);
+          outside_.complete(client, ipc::CompletionType::group_changed, body);
+        },
+        seat.client);
   }
 }
 
+ipc::GroupChanged Node::change_of(const GroupState& state) {
+  ipc::GroupChanged changed;
+  changed.epoch = state.group.epoch();
+  changed.live = state.group.live();
+  changed.lost = state.group.lost();
+  return changed;
+}
+
 void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
-  const auto lost = state->group.lost();
   // A loss may have completed another one before, which was all that this one asked for.
-  if (state->muster.is_own(op.id))
-    begin_epoch(state,
-                Error(Code::peer_lost, "the group was reformed while the op was pending",
-                      "start the op again in the new epoch", lost),
-                now);
-  const auto done = epoch_of(*state);
-  for (const auto& contribution : op.contributions) settle_done(contribution.ticket, done);
+  if (state->muster->is_own(op.id)) {
+    auto next = prepare_epoch(state, Error(Code::peer_lost, "the group was reformed while the op was pending",
+                                           "start the op again in the new epoch", state->group.lost()));
+    begin_epoch(state, std::move(next), now);
+  }
+  std::optional<ipc::Done> done;
+  guarded([&] { done = epoch_of(*state); });
+  for (const auto& contribution : op.contributions) {
+    if (done) settle_done(contribution.ticket, *done);
+    else cut_off_waiting(contribution.ticket);
+  }
 }
 
 Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& parent, const Op& op) {
@@ -258,8 +293,15 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
   }
   // Not of the parent's epoch and op: a group that is made again under the same name would count from one again.
   const std::string number = std::to_string(++last_split_);
-  std::vector<Child> children;
-  Result<void> made;
+  // Groups that nobody takes a seat of go again.
+  struct Children {
+    Node& node;
+    std::vector<Child> made{};
+    ~Children() {
+      for (const auto& child : made) node.remove_group(child.group);
+    }
+  } children{*this};
+  children.made.reserve(colors.size());
   for (auto& [color, members] : colors) {
     std::stable_sort(members.begin(), members.end(), [](const auto* a, const auto* b) {
       return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank);
@@ -269,35 +311,39 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
     settings.name += "/" + number + ":" + std::to_string(color);
     settings.world_size = static_cast<int>(members.size());
     if (settings.name.size() > name_bytes_max)
-      made = Error(Code::invalid, "the new group's name would have " + std::to_string(settings.name.size()) + " bytes",
+      return Error(Code::invalid, "the new group's name would have " + std::to_string(settings.name.size()) + " bytes",
                    "use shorter names, or split the first group instead of its parts");
     const Payer maker{parent.user, {}};
-    auto group = made ? make_group(std::move(settings), maker) : made.error();
-    if (!group) made = group.error();
-    if (!made) break;
-    children.push_back({std::move(*group), std::move(members), {}});
-    for (const auto* member : children.back().members) {
+    auto group = make_group(std::move(settings), maker);
+    if (!group) return group.error();
+    Child& child = children.made.emplace_back(Child{std::move(*group), std::move(members), {}});
+    for (const auto* member : child.members) {
       const Client* client = find(pending_.at(member->ticket).client);
       auto seat = charge_seat(client ? client->payer() : maker);
-      if (!seat) made = seat.error();
-      else children.back().seats.push_back(std::move(*seat));
+      if (!seat) return seat.error();
+      child.seats.push_back(std::move(*seat));
     }
-    if (!made) break;
   }
-  if (made) return children;
-  for (const auto& child : children) remove_group(child.group);
-  return made.error();
+  return std::exchange(children.made, {});
 }
 
 void Node::split(const GroupPtr& state, const Op& op) {
   auto children = make_children(state->group.settings(), op);
-  if (!children) {
-    ++ops_failed_;
-    ++state->ops_failed;
-    for (const auto& contribution : op.contributions) settle_failed(contribution.ticket, children.error());
-    return;
+  if (!children) return fail_op(state.get(), op, children.error());
+  try {
+    seat_in_children(*children, op);
+  } catch (const std::exception&) {
+    // Some know of their seats, and have nobody to meet there.
+    for (const auto& [child, members, seats] : *children) {
+      for (const auto& [rank, seat] : child->group.seats()) doom(seat.client);
+      if (child->group.empty()) remove_group(child);
+    }
+    for (const auto& contribution : op.contributions) cut_off_waiting(contribution.ticket);
   }
-  for (auto& [child, members, seats] : *children) {
+}
+
+void Node::seat_in_children(std::vector<Child>& children, const Op& op) {
+  for (auto& [child, members, seats] : children) {
     for (std::size_t rank = 0; rank < members.size(); ++rank)
       seat_in_child(child, *members[rank], static_cast<int>(rank), std::move(seats[rank]));
     if (child->group.empty()) remove_group(child);
@@ -311,6 +357,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
   auto pending = pending_.find(contribution.ticket);
   Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
   const Seat seat{{++last_seat_}, client ? client->id : ClientId{}, rank};
+  auto held = client ? make_seat(*client, seat.id, {child, rank, std::move(charge), {}}) : Seats::node_type();
   MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
   if (!client) {
     // It contributed and then died: its seat in the new group is lost from the start.
@@ -321,7 +368,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
     MUSTER_ASSERT(lose_by_policy(*child, rank, {"died", {}}, left).empty(), "a new group has no ops");
     return;
   }
-  client->seats.emplace(seat.id, Client::Seated{child, rank, std::move(charge)});
+  client->seats.insert(std::move(held));
   ipc::Done done;
   done.seat = seat.id;
   done.rank = rank;

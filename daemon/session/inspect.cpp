@@ -124,7 +124,7 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
                                                                                    : "absent";
       seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? client->second.name : ""),
                                            held ? client->second.credentials.pid : 0, fbb.CreateString(what),
-                                           state->muster.position(rank)));
+                                           state->muster->position(rank)));
     }
     const bool failed = !lost.empty() && group.settings().on_loss == muster::OnLoss::fail;
     const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(group.settings().timeout).count();
@@ -132,7 +132,7 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
         wire::CreateGroupInfo(fbb, fbb.CreateString(group.settings().name), group.epoch(), group.settings().world_size,
                               fbb.CreateString(std::string(name(group.settings().on_loss))),
                               static_cast<std::uint32_t>(timeout_ms), fbb.CreateString(failed ? "failed" : "ok"),
-                              fbb.CreateVector(seats), state->ops_done, state->ops_failed, state->muster.in_flight()));
+                              fbb.CreateVector(seats), state->ops_done, state->ops_failed, state->muster->in_flight()));
   }
   auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos), static_cast<std::uint32_t>(groups_.size()));
   send_reply(id, out.finish(wire::Body_Groups, body.Union()), {});

@@ -15,23 +15,28 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
+// A seat is among those of `leaving_` before anything happens to it, and until all has that follows from its loss: then
+// whatever is thrown meanwhile, the loss goes on in the next turn.
+
 Result<void> Node::leave(Client& client, SeatId seat, const Loss& loss, TimePoint now) {
-  auto found = client.seats.find(seat);
+  const auto found = client.seats.find(seat);
   if (found == client.seats.end())
     return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
-  auto seated = std::move(found->second);
-  const GroupPtr state = seated.group;
-  client.seats.erase(found);
-  std::size_t left = effort_of_turn;
-  if (lose_seat(seat, std::move(seated), loss, left, now) == AfterLoss::tell) tell_members(state);
+  Leaving& leaving = leaving_.emplace_back();
+  leaving.loss = loss;
+  leaving.seats.reserve(1);
+  leaving.seats.insert(client.seats.extract(found));
+  const auto own = std::prev(leaving_.end());
+  if (lose_some(*own, now)) leaving_.erase(own);
   return {};
 }
 
 /// Most often at once. Many seats are lost one by one, and others have their turns in between.
 void Node::lose_all_seats(Client& client, const Loss& loss, TimePoint now) {
   if (client.seats.empty()) return;
-  leaving_.push_back({std::move(client.seats), loss, {}});
-  client.seats.clear();
+  Leaving& leaving = leaving_.emplace_back();
+  leaving.loss = loss;
+  leaving.seats.swap(client.seats);
   const auto own = std::prev(leaving_.end());
   if (lose_some(*own, now)) leaving_.erase(own);
 }
@@ -48,11 +53,10 @@ bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
   const auto held = state->group.seats().find(rank);
   if (held == state->group.seats().end()) return false;
   for (auto& leaving : leaving_) {
-    auto seat = leaving.seats.extract(held->second.id);
-    if (seat.empty()) continue;
+    const auto seat = leaving.seats.find(held->second.id);
+    if (seat == leaving.seats.end()) continue;
     std::size_t left = effort_of_turn;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.loss, left, now_) == AfterLoss::tell)
-      leaving.to_tell.insert(state);
+    lose(leaving, seat, left, now_);
     return true;
   }
   return false;
@@ -64,54 +68,68 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
   std::size_t left = effort_of_turn;
   while (!leaving.seats.empty() && left > 0) {
     left -= std::min(left, effort_of_seat);
-    auto seat = leaving.seats.extract(leaving.seats.begin());
-    const GroupPtr state = seat.mapped().group;
-    if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.loss, left, now) == AfterLoss::tell)
-      leaving.to_tell.insert(state);
+    lose(leaving, leaving.seats.begin(), left, now);
   }
   if (!leaving.seats.empty()) return false;
   for (const auto& state : leaving.to_tell) tell_members(state);
   return true;
 }
 
-Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const Loss& loss, std::size_t& left,
+void Node::lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now) {
+  const auto [state, is_first] = leaving.to_tell.insert(seat->second.group);
+  if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::silence && is_first)
+    leaving.to_tell.erase(state);
+  leaving.seats.erase(seat);
+}
+
+/// May be called again if it throws.
+Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                 TimePoint now) {
-  const auto& [state, rank, charge] = seated;
-  withdraw_waiting(state, rank, left, now);
-  const auto lost = state->group.lose(seat);
-  state->results.clear();
-  if (lost == Group::Lost::newcomer) {
-    if (state->group.empty()) remove_group(state);
-    return AfterLoss::silence;
+  const GroupPtr state = seated.group;
+  if (!seated.lost) {
+    const int rank = seated.rank;
+    withdraw_waiting(state, rank, left, now);
+    const bool newcomer = state->group.is_newcomer(seat);
+    if (!newcomer) {
+      state->lost.try_emplace(rank);
+      state->muster->prepare_loss(rank, loss);
+    }
+    // This is the last that may find no memory, until the ops know as much as they can.
+    seated.lost = state->group.lose(seat);
+    state->results.clear();
+    if (!newcomer) {
+      state->lost.at(rank) = std::move(seated.charge);
+      const auto epoch = state->group.epoch();
+      auto actions = lose_by_policy(*state, rank, loss, left);
+      perform(state, actions, now);
+      // The loss may have completed a reform: then the newcomers are members already, and told so.
+      if (state->group.epoch() != epoch) seated.lost = Group::Lost::newcomer;
+    }
   }
-  state->lost.insert_or_assign(rank, std::move(seated.charge));
-  const auto epoch = state->group.epoch();
-  perform(state, lose_by_policy(*state, rank, loss, left), now);
-  // The loss may have completed a reform: then the newcomers are members already, and told so.
-  if (state->group.epoch() != epoch) {
-    if (state->group.empty()) remove_group(state);
-    return AfterLoss::silence;
-  }
-  if (lost == Group::Lost::member) {
-    settle_own(state, left, now);
-    return AfterLoss::tell;
+  switch (*seated.lost) {
+    case Group::Lost::member: settle_own(state, left, now); return AfterLoss::tell;
+    case Group::Lost::newcomer:
+      if (state->group.empty()) remove_group(state);
+      return AfterLoss::silence;
+    case Group::Lost::last: break;
   }
   const Error why(Code::peer_lost, "every rank of the group is gone");
   if (!state->group.newcomers().empty()) {
-    begin_epoch(state, why, now);
+    begin_epoch(state, prepare_epoch(state, why), now);
     return AfterLoss::silence;
   }
+  auto ended = end_epoch(state, why);
   remove_group(state);
-  settle(end_epoch(state, why, {}), left, now);
+  settle(std::move(ended), left, now);
   return AfterLoss::silence;
 }
 
 std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const Loss& loss, std::size_t& left) {
   std::vector<Action> actions;
   switch (state.group.settings().on_loss) {
-    case OnLoss::fail: state.muster.lose(rank, loss, actions, left); break;
-    case OnLoss::shrink: state.muster.shrink(rank, loss, actions, left); break;
-    case OnLoss::wait: state.muster.vacate(rank, loss, actions, left); break;
+    case OnLoss::fail: state.muster->lose(rank, loss, actions, left); break;
+    case OnLoss::shrink: state.muster->shrink(rank, loss, actions, left); break;
+    case OnLoss::wait: state.muster->vacate(rank, loss, actions, left); break;
   }
   return actions;
 }
@@ -119,55 +137,67 @@ std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const Loss
 /// What the rank called too early, or what waits for its turn since its epoch began, has no place in any order yet.
 void Node::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now) {
   for (auto* waiting : {&state->early, &state->coming}) {
-    auto own = waiting->extract(rank);
-    if (own.empty()) continue;
-    const Error why(Code::group_closed, "rank " + std::to_string(rank) + " left group '" +
-                                            state->group.settings().name + "' before its op began");
-    settle({state, nullptr, std::move(own.mapped().ops), why}, left, now);
+    const auto own = waiting->find(rank);
+    if (own == waiting->end()) continue;
+    UnsettledNode unsettled;
+    unsettled.push_back({state,
+                         nullptr,
+                         {},
+                         Error(Code::group_closed, "rank " + std::to_string(rank) + " left group '" +
+                                                       state->group.settings().name + "' before its op began")});
+    unsettled.front().withdrawn.swap(own->second.ops);
+    waiting->erase(own);
+    settle(std::move(unsettled), left, now);
   }
 }
 
 /// What is left to do for the running epoch: ops learn of losses, and those that were called early take their places.
 void Node::settle_own(const GroupPtr& state, std::size_t& left, TimePoint now) {
-  if (state->settles || state->is_settled()) return;
-  state->settles = true;
-  settle({state, nullptr, {}, std::nullopt}, left, now);
+  if (state->settles() || state->is_settled()) return;
+  unsettled_groups_.push_back(*state);
+  guarded([&] {
+    if (settle_some(state, left, now)) state->UnsettledHook::unlink();
+  });
 }
 
 /// As much as there is time for, and the rest in turn with others.
-void Node::settle(Unsettled unsettled, std::size_t& left, TimePoint now) {
-  unsettled_.push_back(std::move(unsettled));
-  const auto own = std::prev(unsettled_.end());
-  if (settle_some(*own, left, now)) unsettled_.erase(own);
+void Node::settle(UnsettledNode unsettled, std::size_t& left, TimePoint now) {
+  const auto own = unsettled.begin();
+  unsettled_.splice(unsettled_.end(), unsettled);
+  guarded([&] {
+    if (settle_some(*own, left, now)) unsettled_.erase(own);
+  });
 }
 
 void Node::settle_more(TimePoint now) {
-  if (unsettled_.empty()) return;
+  if (!unsettled_.empty()) {
+    std::size_t left = effort_of_turn;
+    const auto first = unsettled_.begin();
+    unsettled_.splice(unsettled_.end(), unsettled_, first);
+    if (settle_some(*first, left, now)) unsettled_.erase(first);
+  }
+  if (unsettled_groups_.empty()) return;
   std::size_t left = effort_of_turn;
-  const auto first = unsettled_.begin();
-  if (settle_some(*first, left, now)) unsettled_.erase(first);
-  else unsettled_.splice(unsettled_.end(), unsettled_, first);
+  const GroupPtr state = unsettled_groups_.front().shared_from_this();
+  unsettled_groups_.splice(unsettled_groups_.end(), unsettled_groups_, unsettled_groups_.begin());
+  if (settle_some(state, left, now)) state->UnsettledHook::unlink();
 }
 
 /// True if none is left.
+bool Node::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) {
+  decide(state, now, [&](auto& actions) { state->muster->catch_up(actions, left); });
+  while (left > 0 && !state->coming.empty()) take_place(state, left, now);
+  return state->is_settled();
+}
+
 bool Node::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
   auto& [state, ended, withdrawn, why] = unsettled;
-  if (!why) {
-    std::vector<Action> actions;
-    state->muster.catch_up(actions, left);
-    perform(state, std::move(actions), now);
-    while (left > 0 && !state->coming.empty()) take_place(state, left, now);
-    state->settles = !state->is_settled();
-    return !state->settles;
-  }
   for (; left > 0 && !withdrawn.empty(); --left) {
-    settle_failed(withdrawn.front().ticket, *why);
+    settle_failed(withdrawn.front().ticket, why);
     withdrawn.pop_front();
   }
   if (!ended) return withdrawn.empty();
-  std::vector<Action> actions;
-  ended->dissolve(*why, actions, left);
-  perform(state, std::move(actions), now);
+  decide(state, now, [&, &muster = *ended, &error = why](auto& actions) { muster.dissolve(error, actions, left); });
   return withdrawn.empty() && ended->empty();
 }
 
@@ -182,9 +212,13 @@ void Node::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
   const bool was_early = early > 0;
   if (was_early) --early;
   if (ops.empty()) state->coming.erase(first);
+  if (!was_early || contribution.kind != ipc::Kind::reform) return muster(state, std::move(contribution), now);
   // A newcomer's reform asked for what has happened.
-  if (was_early && contribution.kind == ipc::Kind::reform) return settle_done(contribution.ticket, epoch_of(*state));
-  muster(state, std::move(contribution), now);
+  try {
+    settle_done(contribution.ticket, epoch_of(*state));
+  } catch (const std::exception&) {
+    cut_off_waiting(contribution.ticket);
+  }
 }
 
 ipc::Done Node::epoch_of(const GroupState& state) {
@@ -195,24 +229,43 @@ ipc::Done Node::epoch_of(const GroupState& state) {
 }
 
 /// The ops of the epoch that is over, which nobody comes to any more; the group has none from here on.
-Node::Unsettled Node::end_epoch(const GroupPtr& state, Error why, std::span<const int> next_members) const {
-  Muster next(state->group.settings().world_size, next_members, muster_limits(), state->group.epoch());
-  auto ended = std::make_unique<Muster>(std::move(state->muster));
-  state->muster = std::move(next);
-  return {state, std::move(ended), {}, std::move(why)};
+Node::UnsettledNode Node::end_epoch(const GroupPtr& state, Error why) const {
+  UnsettledNode ended;
+  ended.push_back({state, nullptr, {}, std::move(why)});
+  ended.front().ended = std::make_unique<Muster>(state->group.settings().world_size, std::span<const int>(),
+                                                 muster_limits(), state->group.epoch());
+  std::swap(ended.front().ended, state->muster);
+  return ended;
 }
 
-void Node::begin_epoch(const GroupPtr& state, Error why, TimePoint now) {
-  state->group.begin_epoch();
+Node::NextEpoch Node::prepare_epoch(const GroupPtr& state, Error why) const {
+  NextEpoch next{state->group.next_members(), {}, {}};
+  for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
+  next.ended.push_back({state, nullptr, {}, std::move(why)});
+  // Until it begins, that is the next epoch's.
+  next.ended.front().ended = std::make_unique<Muster>(state->group.settings().world_size, next.members, muster_limits(),
+                                                      state->group.epoch() + 1);
+  return next;
+}
+
+void Node::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now) {
+  std::swap(next.ended.front().ended, state->muster);
+  state->group.begin_epoch(std::move(next.members));
   state->lost.clear();
   state->results.clear();
   std::size_t left = effort_of_turn;
-  auto ended = end_epoch(state, why, state->group.members());
   // What newcomers called behind the reform that ends the epoch had no place in it yet.
-  auto behind = std::exchange(state->coming, std::exchange(state->early, {}));
+  std::map<int, GroupState::Waiting> behind;
+  behind.swap(state->coming);
+  state->coming.swap(state->early);
   for (auto& [rank, queue] : state->coming) queue.early = queue.ops.size();
-  settle(std::move(ended), left, now);
-  for (auto& [rank, queue] : behind) settle({state, nullptr, std::move(queue.ops), why}, left, now);
+  settle(std::move(next.ended), left, now);
+  for (auto& [rank, queue] : behind) {
+    UnsettledNode unsettled;
+    unsettled.splice(unsettled.end(), next.behind, next.behind.begin());
+    unsettled.front().withdrawn.swap(queue.ops);
+    settle(std::move(unsettled), left, now);
+  }
   tell_members(state);
   settle_own(state, left, now);
 }

@@ -14,11 +14,6 @@ using muster::Code;
 using muster::Error;
 namespace ipc = muster::ipc;
 
-Error Node::no_heap() {
-  return {Code::out_of_memory, "the daemon has no memory left for itself",
-          "raise what limits its process (ulimit -v, cgroup), or start it with a smaller --memory"};
-}
-
 Node::Node(NodeSettings settings, Outside& outside)
     : settings_(std::move(settings)),
       outside_(outside),
@@ -73,8 +68,7 @@ muster::Result<void> Node::connected(ClientId client, Credentials credentials, T
   return {};
 }
 
-/// Something was begun for the client that can be neither finished nor undone: it ends after the event. Whatever is
-/// thrown while a client's frame or record is handled comes to this, and the event loop goes on.
+/// Something was begun for the client that can be neither finished nor undone: it ends after the event.
 void Node::doom(ClientId id) noexcept {
   const auto client = clients_.find(id);
   if (client == clients_.end()) return;
@@ -91,9 +85,11 @@ void Node::cut_off_doomed() noexcept {
     // It may have been half forgotten when that was thrown.
     doomed->second.doomed = doomed->second.gone = false;
     try {
-      violated(id, no_heap(), now_);
+      cut_off(id, no_heap());
+      after_event();
     } catch (const std::exception&) {
       doom(id);
+      tries_again_ = true;
       return;  // the next event tries again
     }
   }
@@ -102,15 +98,8 @@ void Node::cut_off_doomed() noexcept {
 void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
   Client* client = find(id);
   if (!client) return;
-  now_ = now;
   client->last_heard = now;
-  try {
-    handle(*client, type, body, now);
-    after_event();
-  } catch (const std::exception&) {
-    doom(id);
-  }
-  cut_off_doomed();
+  event(id, now, [&] { handle(*client, type, body, now); });
 }
 
 /// Contributions are taken all the same, since others wait for them, and so is whatever gives something back.
@@ -161,28 +150,19 @@ void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std:
 }
 
 Charge Node::disconnected(ClientId id, std::string how, TimePoint now) {
-  Client* client = find(id);
-  if (!client) return {};
-  now_ = now;
-  auto descriptors = forget(*client, how, now);
-  after_event();
+  Charge descriptors;
+  event(id, now, [&] {
+    if (Client* client = find(id)) descriptors = forget(*client, how, now);
+  });
   return descriptors;
 }
 
 void Node::disposed(TimePoint now) {
-  now_ = now;
-  after_event();
+  event({}, now, [] {});
 }
 
 void Node::violated(ClientId id, const Error& error, TimePoint now) {
-  Client* client = find(id);
-  if (!client) return;
-  now_ = now;
-  outside_.send(id, frames::goodbye(error), {});
-  const std::string why = label(id) + ": " + error.describe();
-  auto descriptors = forget(*client, "broke the protocol", now);
-  outside_.close(id, why, std::move(descriptors));
-  after_event();
+  event(id, now, [&] { cut_off(id, error); });
 }
 
 std::string Node::process_text(const Client& client) const {
@@ -192,6 +172,16 @@ std::string Node::process_text(const Client& client) const {
   return settings_.host.empty() ? process : process + " on " + settings_.host;
 }
 
+void Node::cut_off(ClientId id, const Error& error) {
+  Client* client = find(id);
+  if (!client) return;
+  outside_.send(id, frames::goodbye(error), {});
+  const std::string why = label(id) + ": " + error.describe();
+  auto descriptors = forget(*client, "broke the protocol", now_);
+  outside_.close(id, why, std::move(descriptors));
+}
+
+/// If it throws it is called again: see cut_off_doomed().
 Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
@@ -202,39 +192,37 @@ Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
   auto descriptors = std::move(client.descriptors);
   clients_.erase(id);
   ++clients_gone_;
-  drop_unwanted_ops();
+  guarded([&] { drop_unwanted_ops(); });  // the client is forgotten, whatever becomes of them
   return descriptors;
 }
 
 void Node::lifeline_closed(ClientId heir, TimePoint now) {
-  now_ = now;
-  lifelines_.erase(heir);
-  store_.drop_client(heir);
-  after_event();
+  event({}, now, [&] {
+    lifelines_.erase(heir);
+    store_.drop_client(heir);
+  });
 }
 
 void Node::go_on(TimePoint now) {
-  now_ = now;
-  store_.drop_more();
-  segments_.drop_more();
-  try {
-    lose_more(now);
-    settle_more(now);
+  tries_again_ = false;
+  event({}, now, [&] {
+    store_.drop_more();
+    segments_.drop_more();
+    guarded([&] { lose_more(now); });
+    guarded([&] { settle_more(now); });
     make_more(now);
     drop_unwanted_ops();
-  } catch (const std::bad_alloc&) {
-    // The next turn tries again.
-  }
-  after_event();
+    if (admission_.goes_on()) admission_.go_on();
+  });
 }
 
 void Node::tick(TimePoint now) {
-  now_ = now;
-  store_.expire(now);
-  admission_.expire(now);
-  expire_groups(now);
-  if (gather_at_ && *gather_at_ <= now) gather(now);
-  after_event();
+  event({}, now, [&] {
+    store_.expire(now);
+    admission_.expire(now);
+    guarded([&] { expire_groups(now); });
+    if (gather_at_ && *gather_at_ <= now) gather(now);
+  });
   // Those who waited may just have been served.
   if (memory_wanted_until_ && *memory_wanted_until_ <= now && admission_.waiting() == 0) {
     memory_wanted_until_.reset();
@@ -249,29 +237,24 @@ std::optional<TimePoint> Node::next_deadline() const {
   };
   consider(admission_.next_deadline());
   consider(memory_wanted_until_);
-  if (admission_.waiting() > 0 && store_.has_loaded()) consider(drop_pickles_at_);
+  if (waits_in_vain() && store_.has_loaded()) consider(drop_pickles_at_);
   if (segments_.has_sparse()) consider(gather_at_);
-  if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->first);
+  if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->watched);
   return earliest;
 }
 
 void Node::after_event() {
-  if (admission_.waiting() > 0) drop_pickles();
-  // A request that is served may bring memory back.
-  for (bool progress = true;
-       progress && (memory_releases() != seen_memory_releases_ || admission_.has_untried_front());) {
-    const std::size_t waiting = admission_.waiting();
-    admission_.retry();
-    progress = admission_.waiting() < waiting;
-    if (!progress) seen_memory_releases_ = memory_releases();
-  }
+  if (waits_in_vain()) drop_pickles();
+  if (memory_releases() != seen_memory_releases_ || admission_.has_untried_front()) admission_.retry();
+  // What came back meanwhile is known to those who wait: all are tried again after each that is served.
+  seen_memory_releases_ = memory_releases();
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();
-  for (const auto& gone : store_.take_gone())
-    tell(gone.maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone.id});
+  while (const auto gone = store_.take_gone())
+    tell(gone->maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone->id});
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
-  if (admission_.waiting() > 0) ask_for_memory();
+  if (waits_in_vain()) ask_for_memory();
   notice_sparse();
 }
 
@@ -319,28 +302,16 @@ void Node::ask_for_memory() {
     if (client.greeted) tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
 }
 
-template <class Record>
-void Node::tell(ClientId client, ipc::CompletionType type, const Record& record) {
-  if (!find(client)) return;
-  completion_.clear();
-  ipc::write(record, completion_);
-  outside_.complete(client, type, completion_);
-}
-
 void Node::shut_down(const std::string& reason, TimePoint now) {
-  now_ = now;
   stopping_ = true;
-  const Error error(Code::daemon_unavailable, "the daemon ended: " + reason, "start it again: muster start");
-  std::vector<GroupPtr> groups;
-  for (const auto& [name, state] : groups_) groups.push_back(state);
-  for (const auto& state : groups) {
-    std::vector<Action> actions;
-    state->muster.abort(error, actions);
-    perform(state, std::move(actions), now);
-  }
-  while (!unsettled_.empty()) settle_more(now);
-  after_event();
-  for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
+  event({}, now, [&] {
+    const Error error(Code::daemon_unavailable, "the daemon ended: " + reason, "start it again: muster start");
+    for (const auto& [key, state] : groups_)
+      decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
+    while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+    after_event();
+    for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
+  });
 }
 
 }  // namespace musterd

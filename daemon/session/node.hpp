@@ -4,6 +4,7 @@
 #pragma once
 
 #include <boost/intrusive/list.hpp>
+#include <boost/intrusive/set.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <deque>
@@ -15,6 +16,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -100,8 +102,9 @@ class Node {
   void tick(TimePoint now);
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
-    return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() || !being_made_.empty() ||
-           may_have_unwanted_ops();
+    return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() ||
+           !unsettled_groups_.empty() || !being_made_.empty() || admission_.goes_on() || may_have_unwanted_ops() ||
+           any_doomed_ || tries_again_;
   }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
@@ -110,8 +113,6 @@ class Node {
   /// Makes `charge` one of so many bytes of the heap that the server keeps for the client. Nothing is refused for one
   /// that is gone: what it had goes next.
   [[nodiscard]] muster::Result<void> charge_heap(ClientId client, Charge& charge, std::uint64_t bytes);
-  /// What those are told for whom the daemon's own memory does not suffice.
-  [[nodiscard]] static muster::Error no_heap();
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t clients() const { return clients_.size(); }
   [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
@@ -120,7 +121,6 @@ class Node {
   friend class NodeAudit;  ///< of the tests: adds up what is held
   struct GroupState;
   using GroupPtr = std::shared_ptr<GroupState>;
-  using GroupDeadlines = std::multimap<TimePoint, GroupPtr>;
 
   struct Client {
     ClientId id;
@@ -139,8 +139,10 @@ class Node {
       GroupPtr group;
       int rank = 0;
       Charge charge;
+      std::optional<Group::Lost> lost;  ///< its group knows of the loss, and what follows from it is left to do
     };
-    std::unordered_map<SeatId, Seated> seats;
+    using Seats = std::unordered_map<SeatId, Seated>;
+    Seats seats;
     std::uint32_t requests = 0;
     /// A record that comes in parts.
     struct Parts {
@@ -156,14 +158,22 @@ class Node {
     }
   };
 
+  /// A group is in these without an allocation, and gone from them with its end.
+  template <class Tag>
+  using InGroups = boost::intrusive::set_base_hook<boost::intrusive::tag<Tag>,
+                                                   boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+  using ByDeadline = InGroups<struct OfDeadline>;
+  using UnsettledHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUnsettled>,
+                                                         boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
   /// A group with the ops of its running epoch.
-  struct GroupState {
+  struct GroupState : ByDeadline, UnsettledHook, std::enable_shared_from_this<GroupState> {
     GroupState(Group::Settings settings, Muster::Limits limits, Charge place)
         : group(std::move(settings)),
-          muster(group.settings().world_size, group.members(), limits),
+          muster(std::make_unique<Muster>(group.settings().world_size, group.members(), limits)),
           charge(std::move(place)) {}
     Group group;
-    Muster muster;
+    std::unique_ptr<Muster> muster;  ///< never null
     /// Of one rank, in its order. The first `early` ones were called before the epoch began.
     struct Waiting {
       std::deque<Contribution> ops;
@@ -171,11 +181,11 @@ class Node {
     };
     std::map<int, Waiting> early;   ///< of newcomers by rank, for the next epoch
     std::map<int, Waiting> coming;  ///< of members by rank: have not had their turns since the epoch began
-    bool settles = false;           ///< it is among the unsettled
-    [[nodiscard]] bool is_settled() const { return coming.empty() && !muster.is_behind(); }
+    [[nodiscard]] bool is_settled() const { return coming.empty() && !muster->is_behind(); }
+    [[nodiscard]] bool settles() const { return UnsettledHook::is_linked(); }
     std::uint64_t ops_done = 0;
     std::uint64_t ops_failed = 0;
-    std::optional<GroupDeadlines::iterator> watched;  ///< when the node looks at its deadlines next
+    TimePoint watched;  ///< when the node looks at its deadlines next, if it is among those by deadline
     Charge charge;
     std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to who lost it
     /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
@@ -187,7 +197,7 @@ class Node {
     bool open = false;
     bool made = false;
     std::uint32_t user = 0;  ///< 0 for open ones
-    std::string name;
+    std::string_view name;   ///< the group's own
     auto operator<=>(const GroupKey&) const = default;
   };
   [[nodiscard]] static GroupKey key_of(const Group::Settings& settings) {
@@ -240,15 +250,46 @@ class Node {
   [[nodiscard]] std::string process_text(const Client& client) const;
   void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
   bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
+  /// Whatever happens: does it and what follows every event. What is thrown ends neither the daemon nor what it was
+  /// about: the client that caused it, if any, is cut off, and what was begun goes on with go_on().
+  template <class What>
+  void event(ClientId cause, TimePoint now, What what) noexcept {
+    now_ = now;
+    ++events_;
+    guarded([&] { what(); }, cause);
+    guarded([&] { after_event(); }, cause);
+    if (--events_ == 0) cut_off_doomed();
+  }
+  template <class What>
+  void guarded(What what, ClientId cause = {}) noexcept {
+    try {
+      what();
+    } catch (const std::exception&) {
+      tries_again_ = true;
+      doom(cause);
+    }
+  }
   void doom(ClientId client) noexcept;
   void cut_off_doomed() noexcept;
+  void cut_off(ClientId client, const muster::Error& error);
   void after_event();
+  /// Some wait, and not only for their turns.
+  [[nodiscard]] bool waits_in_vain() const { return admission_.waiting() > 0 && !admission_.goes_on(); }
   void ask_for_memory();
   void drop_pickles();
   [[nodiscard]] muster::Error with_holders(const muster::Error& error);
-  /// If the client still lives.
+  /// If the client still lives. One that can't be told is cut off, and nothing is thrown.
   template <class Record>
-  void tell(ClientId client, muster::ipc::CompletionType type, const Record& record);
+  void tell(ClientId client, muster::ipc::CompletionType type, const Record& record) noexcept {
+    if (!find(client)) return;
+    guarded(
+        [&] {
+          completion_.clear();
+          muster::ipc::write(record, completion_);
+          outside_.complete(client, type, completion_);
+        },
+        client);
+  }
   Charge forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
@@ -267,17 +308,6 @@ class Node {
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
   void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
-  /// Does what was put off for a client. What is thrown ends that client, as in its frames and records.
-  template <class What>
-  void do_later(ClientId client, What what) {
-    try {
-      what();
-      after_event();
-    } catch (const std::exception&) {
-      doom(client);
-    }
-    cut_off_doomed();
-  }
   void seal_segment(ClientId client, std::uint64_t request, muster::Result<SegmentTable::Sealing> sealing);
   void map(Client& client, std::uint64_t request, SegmentId segment);
   void lookup(ClientId client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
@@ -306,6 +336,8 @@ class Node {
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
+  using Seats = Client::Seats;
+  [[nodiscard]] static Seats::node_type make_seat(Client& client, SeatId seat, Client::Seated seated);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const Loss& loss, TimePoint now);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know, or there are none
@@ -313,15 +345,16 @@ class Node {
   };
   [[nodiscard]] muster::Error with_holder(const muster::Error& error, const Client& asks,
                                           const std::optional<Seat>& taken) const;
-  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated seated, const Loss& loss, std::size_t& left,
+  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                     TimePoint now);
   void lose_all_seats(Client& client, const Loss& loss, TimePoint now);
   /// The seats of a client that is gone, as far as they have not been lost yet.
   struct Leaving {
-    std::unordered_map<SeatId, Client::Seated> seats;
+    Seats seats;
     Loss loss;
     std::set<GroupPtr> to_tell;
   };
+  void lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
   bool lose_before_its_turn(const GroupPtr& state, int rank);
@@ -333,25 +366,35 @@ class Node {
     GroupPtr group;
     std::unique_ptr<Muster> ended;       ///< of an epoch that is over
     std::deque<Contribution> withdrawn;  ///< of a rank that left before they had a place
-    std::optional<muster::Error> why;    ///< how these two fail; none: the group's own ops are meant
+    muster::Error why;                   ///< how these fail
   };
+  using UnsettledNode = std::list<Unsettled>;         ///< of one
   static constexpr std::size_t effort_of_turn = 256;  ///< see Muster::lose(): about a fifth of a millisecond
   void settle_own(const GroupPtr& state, std::size_t& left, TimePoint now);
-  void settle(Unsettled unsettled, std::size_t& left, TimePoint now);
+  void settle(UnsettledNode unsettled, std::size_t& left, TimePoint now);
   [[nodiscard]] bool settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now);
+  [[nodiscard]] bool settle_some(const GroupPtr& state, std::size_t& left, TimePoint now);
   void settle_more(TimePoint now);
   void take_place(const GroupPtr& state, std::size_t& left, TimePoint now);
   [[nodiscard]] Muster::Limits muster_limits() const;
-  [[nodiscard]] Unsettled end_epoch(const GroupPtr& state, muster::Error why, std::span<const int> next_members) const;
-  void begin_epoch(const GroupPtr& state, muster::Error why, TimePoint now);
+  /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
+  struct NextEpoch {
+    std::vector<int> members;
+    UnsettledNode ended;
+    std::list<Unsettled> behind;  ///< for each rank that waits for its turn
+  };
+  [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, muster::Error why) const;
+  [[nodiscard]] UnsettledNode end_epoch(const GroupPtr& state, muster::Error why) const;
+  void begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now);
   [[nodiscard]] static muster::ipc::Done epoch_of(const GroupState& state);
-  void watch(const GroupPtr& state, std::optional<TimePoint> deadline);
+  void watch(GroupState& state, std::optional<TimePoint> deadline);
   void expire_groups(TimePoint now);
   [[nodiscard]] Whereabouts locate(const GroupState& state, int rank, std::size_t& looks_left) const;
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);
-  void tell_members(const GroupPtr& state);
+  void tell_members(const GroupPtr& state) noexcept;
+  [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
   struct Child {
     GroupPtr group;
     std::vector<const Contribution*> members;  ///< by rank
@@ -359,6 +402,7 @@ class Node {
   };
   [[nodiscard]] muster::Result<std::vector<Child>> make_children(const Group::Settings& parent, const Op& op);
   void split(const GroupPtr& state, const Op& op);
+  void seat_in_children(std::vector<Child>& children, const Op& op);
   void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge);
   void reform(const GroupPtr& state, const Op& op, TimePoint now);
 
@@ -379,9 +423,23 @@ class Node {
   [[nodiscard]] static Ticket ticket_of(ClientId client, WorkId work);
   Ticket add_pending(Pending pending);
   void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
-  void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
+  /// What `decide(actions)` decides is done, also if it throws before it has decided all.
+  template <class Decide>
+  void decide(const GroupPtr& state, TimePoint now, Decide decide) {
+    std::vector<Action> actions;
+    try {
+      decide(actions);
+    } catch (const std::exception&) {
+      perform(state, actions, now);
+      throw;
+    }
+    perform(state, actions, now);
+  }
+  void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
-  void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
+  void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) noexcept;
+  void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
+  void fail_op(GroupState* state, const Op& op, const muster::Error& error) noexcept;
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
   [[nodiscard]] bool is_wanted(const Running& running, std::size_t& left) const;
@@ -411,20 +469,25 @@ class Node {
   void launch(std::uint64_t key, TimePoint now);
   [[nodiscard]] const Process& process_of(const Op& op) const;
   void finish(std::uint64_t key, TimePoint now);
-  void fail_running(std::uint64_t key, const muster::Error& error);
+  void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
+  void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
   void finish_from_lane(std::uint64_t key, OpPtr& lease);
   [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
   [[nodiscard]] muster::Result<void> reserve_holds(const Running& running);
-  void give(const Running& running, std::span<const ObjectPtr> outputs);
-  void give_combined(const Running& running, std::span<const ObjectPtr> outputs);
+  [[nodiscard]] static Objects given_to(const Running& running, std::size_t contributor,
+                                        std::span<const ObjectPtr> outputs);
+  void give(const Running& running, std::span<const ObjectPtr> outputs, Objects objects) noexcept;
   /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
   [[nodiscard]] muster::Result<void> describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects);
+  // Who can't be told an outcome is cut off: it is the same for all, and nothing is thrown.
   /// Sends what describe_outcome() wrote.
-  void settle_objects(Ticket ticket, std::span<const ObjectPtr> objects);
-  void settle_done(Ticket ticket, const muster::ipc::Done& done);
+  void settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) noexcept;
+  void settle_done(Ticket ticket, const muster::ipc::Done& done) noexcept;
   [[nodiscard]] std::optional<Pending> take_pending(Ticket ticket);
-  void settle_failed(Ticket ticket, const muster::Error& error);
-  void fail_work(ClientId client, WorkId work, const muster::Error& error);
+  void settle_failed(Ticket ticket, const muster::Error& error) noexcept;
+  void fail_work(ClientId client, WorkId work, const muster::Error& error) noexcept;
+  /// For a work that has no outcome.
+  void cut_off_waiting(Ticket ticket) noexcept;
 
   NodeSettings settings_;
   Outside& outside_;
@@ -435,11 +498,21 @@ class Node {
   Admission admission_;
   std::map<ClientId, Client> clients_;
   std::map<GroupKey, GroupPtr> groups_;
-  /// When to look at a group's deadlines, one entry a group: none of its ops is due earlier. The op that had this
-  /// deadline may be over, so an op that ends quickly costs nothing here.
-  GroupDeadlines group_deadlines_;
+  struct WatchedUntil {
+    using type = TimePoint;
+    const type& operator()(const GroupState& state) const { return state.watched; }
+  };
+  /// When to look at a group's deadlines: none of its ops is due earlier. The op that had this deadline may be over, so
+  /// an op that ends quickly costs nothing here.
+  boost::intrusive::multiset<GroupState, boost::intrusive::base_hook<ByDeadline>,
+                             boost::intrusive::key_of_value<WatchedUntil>, boost::intrusive::constant_time_size<false>>
+      group_deadlines_;
   std::list<Leaving> leaving_;
   std::list<Unsettled> unsettled_;
+  /// Those of which some ops have to learn of losses, or to take their places.
+  boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
+                         boost::intrusive::constant_time_size<false>>
+      unsettled_groups_;
   boost::unordered_flat_map<Ticket, Pending, TicketHash> pending_;
   using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
                                              boost::intrusive::constant_time_size<false>>;
@@ -477,6 +550,8 @@ class Node {
   std::string holders_;  ///< who holds the most memory, as it was at holders_at_
   TimePoint holders_at_;
   bool any_doomed_ = false;
+  bool tries_again_ = false;  ///< something was thrown, and what it was about may not be finished
+  int events_ = 0;            ///< within each other
   TimePoint started_;
   TimePoint now_;
 };

@@ -7,6 +7,7 @@
 #include <muster/ipc/ring.hpp>
 
 #include "base/assert.hpp"
+#include "base/heap_reserve.hpp"
 #include "session/node.hpp"
 #include "session/text.hpp"
 
@@ -50,6 +51,17 @@ std::size_t effort_of(const Op& op) {
   std::size_t effort = 1;
   for (const auto& contribution : op.contributions) effort += 1 + contribution.inputs.size() / inputs_each;
   return effort;
+}
+
+/// What it takes to run the op once it has its memory, in the same measure: its folds, if they are done here, what is
+/// made for its results, and its end.
+std::size_t effort_of_running(const Op& op, std::uint64_t work_bytes, std::uint64_t result_bytes) {
+  constexpr std::size_t least = 4;
+  constexpr std::uint64_t bytes_folded_each = 4 << 10;
+  constexpr std::uint64_t bytes_made_each = 32 << 10;
+  constexpr std::uint64_t made_max = 256;  // the rest is made in turns of its own
+  const std::uint64_t folded = work_bytes <= inline_work_bytes_max ? work_bytes / bytes_folded_each : 0;
+  return least + folded + std::min(result_bytes / bytes_made_each, made_max) + effort_of(op);
 }
 
 TimePoint deadline_of(const Op& op) {
@@ -163,7 +175,8 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
-  const auto& [state, rank, of_seat] = seat->second;
+  const GroupPtr state = seat->second.group;
+  const int rank = seat->second.rank;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
     return fail_work(client.id, read->work,
@@ -190,33 +203,38 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (charge) contribution.charge = std::move(*charge);
   else if (!has_place || !(stopping_ || pay_for_failure(client, state, contribution)))
     return give_up_seat(client, *read, charge.error(), now);
-  contribution.ticket = add_pending({client.id, read->work, read->seat, state, client.process()});
-  if (newcomer) {
-    watch(state, contribution.deadline);
-    return state->early[rank].ops.push_back(std::move(contribution));
+  const Ticket ticket = add_pending({client.id, read->work, read->seat, state, client.process()});
+  contribution.ticket = ticket;
+  if (has_place) return muster(state, std::move(contribution), now);
+  try {
+    if (newcomer) watch(*state, contribution.deadline);
+    // Behind those of its rank that were called before.
+    auto& ops = newcomer ? state->early[rank].ops : coming->second.ops;
+    ops.push_back(std::move(contribution));
+  } catch (const std::exception&) {
+    cut_off_waiting(ticket);
   }
-  // Behind those of its rank that were called before.
-  if (!has_place) return coming->second.ops.push_back(std::move(contribution));
-  const GroupPtr group = state;
-  muster(group, std::move(contribution), now);
 }
 
 void Node::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
   const Ticket ticket = contribution.ticket;
-  const TimePoint deadline = contribution.deadline;
-  std::vector<Action> actions;
-  const auto op = state->muster.contribute(std::move(contribution), now, actions);
-  if (op.op != 0) {
-    pending_.at(ticket).op = op;
-    watch(state, deadline);
+  try {
+    decide(state, now, [&](auto& actions) {
+      const auto op = state->muster->contribute(std::move(contribution), now, actions);
+      if (op.op == 0) return;
+      pending_.at(ticket).op = op;
+      watch(*state, state->muster->next_deadline());
+    });
+  } catch (const std::exception&) {
+    // It has not come, so what its rank calls next would be taken for it.
+    cut_off_waiting(ticket);
   }
-  perform(state, std::move(actions), now);
 }
 
 /// An op that is refused fails, and those who come to it later have to get the same outcome. Where others wait in it
 /// they have paid for that. False if neither the client nor its user has room for so much.
 bool Node::pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution) {
-  if (!state->muster.begins_op(contribution)) return true;
+  if (!state->muster->begins_op(contribution)) return true;
   const auto seats = static_cast<std::uint64_t>(state->group.settings().world_size);
   const std::uint64_t heap = Muster::pending_bytes() + contribution.key.size() + seats / 4;
   for (const Payer payer : {client.payer(), Payer{client.credentials.user, {}}}) {
@@ -318,7 +336,7 @@ std::vector<Action> Node::muster_refs(const ipc::Combine& combine, Inputs inputs
   return actions;
 }
 
-void Node::perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now) {
+void Node::perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept {
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) {
       start(state, start_op->op, payer_of(*state, *start_op->op), now);
@@ -349,14 +367,25 @@ UserId Node::payer_of(const GroupState& state, const Op& op) const {
   return mixed ? maker : only.value_or(maker);
 }
 
-void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) {
+/// Whatever is thrown, the op then fails on every seat.
+void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) noexcept {
   MUSTER_ASSERT(!op->contributions.empty(), "an op that starts has contributions");
   const Kind kind = op->contributions.front().kind;
-  if (state && (kind == Kind::split || kind == Kind::reform)) {
-    state->muster.finished(op->id);
-    return kind == Kind::split ? split(state, *op) : reform(state, *op, now);
-  }
+  const bool of_group = state && (kind == Kind::split || kind == Kind::reform);
+  if (of_group) state->muster->finished(op->id);
   const std::uint64_t key = ++last_running_;
+  try {
+    if (!of_group) begin(key, state, op, user, now);
+    else if (kind == Kind::split) split(state, *op);
+    else reform(state, *op, now);
+  } catch (const std::exception&) {
+    if (running_.contains(key)) return fail_running(key, no_heap());
+    if (state && !of_group) state->muster->finished(op->id);
+    fail_op(state.get(), *op, no_heap());
+  }
+}
+
+void Node::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) {
   Running& running = running_[key];
   running.key = key;
   running.op = op;
@@ -381,7 +410,8 @@ void Node::start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, Tim
         go_on_making(key, now_);
         return {};
       },
-      [this, key](const Error& error) { fail_running(key, with_holders(error)); }, effort_of(*op));
+      [this, key](const Error& error) { give_up_running(key, error); },
+      {effort_of_running(*op, running.plan.work_bytes, running.result_bytes), effort_of(*op)});
   if (waiter) put_aside(key, *waiter);
 }
 
@@ -411,10 +441,7 @@ void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   }
   const std::uint64_t kept =
       waiting.put_aside ? waiting.plan.outputs.size() * sizeof(PlannedOutput) : waiting.plan_bytes;
-  if (auto charged = charge_running(waiting, kept); !charged) {
-    admission_.cancel(waiter);
-    fail_running(key, charged.error());
-  }
+  if (auto charged = charge_running(waiting, kept); !charged) fail_running(key, charged.error());
 }
 
 /// Whether anybody is left who would be told.
@@ -447,7 +474,6 @@ void Node::drop_unwanted_ops() {
 }
 
 void Node::drop_unwanted(const Running& running) {
-  admission_.cancel(*running.waiter);
   fail_running(running.key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
 }
 
@@ -552,8 +578,8 @@ void Node::make_more(TimePoint now) {
   try {
     if (auto made = make_some(first); !made) return fail_running(key, made.error());
     go_on_making(key, now);
-  } catch (const std::bad_alloc&) {
-    if (running_.contains(key)) fail_running(key, no_heap());
+  } catch (const std::exception&) {
+    fail_running(key, no_heap());
   }
 }
 
@@ -585,29 +611,30 @@ void Node::launch(std::uint64_t key, TimePoint now) {
 const Process& Node::process_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).process; }
 
 void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
-  if (running_.contains(key)) finish(key, now_);
-  // What ends with the job ends before those who wait for it are told.
-  lease.reset();
-  after_event();
+  event({}, now_, [&] {
+    if (running_.contains(key)) finish(key, now_);
+    // What ends with the job ends before those who wait for it are told.
+    lease.reset();
+  });
 }
 
-void Node::finish(std::uint64_t key, TimePoint now) {
+/// What may find no memory comes before anybody is told: then the op fails for all.
+void Node::finish(std::uint64_t key, TimePoint now) try {
   Running& running = running_.at(key);
   const Store::Reservations reservations(store_);
   auto outputs = publish(running, now);
-  if (outputs)
-    if (auto room = reserve_holds(running); !room) outputs = room.error();
   if (!outputs) return fail_running(key, outputs.error());
+  if (auto room = reserve_holds(running); !room) return fail_running(key, room.error());
+  auto first = given_to(running, 0, *outputs);
+  if (auto described = describe_outcome(running.op->contributions.size(), first); !described)
+    return fail_running(key, described.error());
   const auto ended = running_.extract(key);
   const Running& over = ended.mapped();
   ++ops_done_;
-  if (over.group) {
-    ++over.group->ops_done;
-    over.group->muster.finished(over.op->id);
-    give(over, *outputs);
-  } else {
-    give_combined(over, *outputs);
-  }
+  if (over.group) ++over.group->ops_done, over.group->muster->finished(over.op->id);
+  give(over, *outputs, std::move(first));
+} catch (const std::exception&) {
+  fail_running(key, no_heap());
 }
 
 /// What the op gives must have room with everybody before anybody is told, or its outcome would not be the same for
@@ -624,15 +651,27 @@ Result<void> Node::reserve_holds(const Running& running) {
   return {};
 }
 
-void Node::fail_running(std::uint64_t key, const Error& error) {
+void Node::fail_running(std::uint64_t key, const Error& error) noexcept {
   const auto ended = running_.extract(key);
+  if (ended.empty()) return;
   const Running& over = ended.mapped();
+  if (over.waiter) admission_.cancel(*over.waiter);
+  if (over.group) over.group->muster->finished(over.op->id);
+  fail_op(over.group.get(), *over.op, error);
+}
+
+void Node::fail_op(GroupState* state, const Op& op, const Error& error) noexcept {
   ++ops_failed_;
-  if (over.group) {
-    ++over.group->ops_failed;
-    over.group->muster.finished(over.op->id);
+  if (state) ++state->ops_failed;
+  for (const auto& contribution : op.contributions) settle_failed(contribution.ticket, error);
+}
+
+void Node::give_up_running(std::uint64_t key, const Error& error) noexcept {
+  try {
+    fail_running(key, with_holders(error));
+  } catch (const std::exception&) {
+    fail_running(key, no_heap());
   }
-  for (const auto& contribution : over.op->contributions) settle_failed(contribution.ticket, error);
 }
 
 Result<Node::Objects> Node::publish(Running& running, TimePoint now) {
@@ -652,48 +691,41 @@ Result<Node::Objects> Node::publish(Running& running, TimePoint now) {
   return objects;
 }
 
-namespace {
-
-template <class Objects>
-Objects given_objects(const Op& op, const Gives& gives, std::span<const ObjectPtr> outputs) {
+/// To the one process that calls a combine, all that all ranks get; where every rank gets the same, it wants that once.
+Node::Objects Node::given_to(const Running& running, std::size_t contributor, std::span<const ObjectPtr> outputs) {
+  const auto& contributions = running.op->contributions;
+  const auto& gives = running.plan.gives;
+  std::span<const Gives> given = gives;
+  if (running.group) given = {&running.plan.given_to(contributor), 1};
   Objects objects;
-  objects.reserve(gives.size());
-  for (const auto& given : gives)
-    objects.push_back(given.is_output ? outputs[given.index]
-                                      : object_of(op.contributions[given.contributor].inputs[given.index]));
+  for (const Gives& each : given)
+    for (const auto& one : each)
+      objects.push_back(one.is_output ? outputs[one.index]
+                                      : object_of(contributions[one.contributor].inputs[one.index]));
   return objects;
 }
 
-}  // namespace
-
-void Node::give(const Running& running, std::span<const ObjectPtr> outputs) {
+/// `objects`: what the first one gets, which is described already.
+void Node::give(const Running& running, std::span<const ObjectPtr> outputs, Objects objects) noexcept {
   const auto& contributions = running.op->contributions;
-  const Plan& plan = running.plan;
-  Objects objects;
-  Result<void> described;
-  for (std::size_t i = 0; i < contributions.size(); ++i) {
-    // Mostly everybody gets the same, which is then put into words once.
-    if (i == 0 || !plan.gives_all_the_same()) {
-      objects = given_objects<Objects>(*running.op, plan.given_to(i), outputs);
-      described = describe_outcome(contributions.size(), objects);
+  // Mostly everybody gets the same, which is then put into words once.
+  const bool same = !running.group || running.plan.gives_all_the_same();
+  const std::size_t told = running.group ? contributions.size() : 1;
+  for (std::size_t i = 0; i < told; ++i) {
+    const Ticket ticket = contributions[i].ticket;
+    Result<void> described;
+    try {
+      if (i > 0 && !same) {
+        objects = given_to(running, i, outputs);
+        described = describe_outcome(contributions.size(), objects);
+      }
+    } catch (const std::exception&) {
+      cut_off_waiting(ticket);
+      continue;
     }
-    if (described) settle_objects(contributions[i].ticket, objects);
-    else settle_failed(contributions[i].ticket, described.error());
+    if (described) settle_objects(ticket, objects);
+    else settle_failed(ticket, described.error());
   }
-}
-
-void Node::give_combined(const Running& running, std::span<const ObjectPtr> outputs) {
-  const auto& op = *running.op;
-  const auto& first = op.contributions.front();
-  std::vector<ObjectPtr> objects;
-  // Where every rank gets the same, one process for all wants it once.
-  for (const Gives& gives : running.plan.gives) {
-    auto some = given_objects<Objects>(op, gives, outputs);
-    objects.insert(objects.end(), some.begin(), some.end());
-  }
-  if (auto described = describe_outcome(op.contributions.size(), objects); described)
-    settle_objects(first.ticket, objects);
-  else settle_failed(first.ticket, described.error());
 }
 
 Result<void> Node::describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects) {
@@ -723,32 +755,43 @@ std::optional<Node::Pending> Node::take_pending(Ticket ticket) {
   return pending;
 }
 
-void Node::settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) {
+void Node::settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) noexcept {
   const auto pending = take_pending(ticket);
   if (!pending) return;
-  for (const auto& object : objects) store_.hold_reserved(object, pending->client);
-  ipc::address_done(outcome_, pending->work);
-  outside_.complete(pending->client, ipc::CompletionType::done, outcome_);
+  guarded(
+      [&] {
+        for (const auto& object : objects) store_.hold_reserved(object, pending->client);
+        ipc::address_done(outcome_, pending->work);
+        outside_.complete(pending->client, ipc::CompletionType::done, outcome_);
+      },
+      pending->client);
 }
 
-void Node::settle_done(Ticket ticket, const ipc::Done& outcome) {
+void Node::settle_done(Ticket ticket, const ipc::Done& outcome) noexcept {
   const auto pending = take_pending(ticket);
   if (!pending) return;
-  ipc::Done done = outcome;
-  done.work = pending->work;
-  completion_.clear();
-  ipc::write(done, completion_);
-  outside_.complete(pending->client, ipc::CompletionType::done, completion_);
+  guarded(
+      [&] {
+        ipc::Done done = outcome;
+        done.work = pending->work;
+        tell(pending->client, ipc::CompletionType::done, done);
+      },
+      pending->client);
 }
 
-void Node::settle_failed(Ticket ticket, const Error& error) {
+void Node::settle_failed(Ticket ticket, const Error& error) noexcept {
   if (const auto pending = take_pending(ticket)) fail_work(pending->client, pending->work, error);
 }
 
-void Node::fail_work(ClientId client, WorkId work, const Error& error) {
-  completion_.clear();
-  ipc::write(ipc::Failed{work, error}, completion_);
-  outside_.complete(client, ipc::CompletionType::failed, completion_);
+void Node::fail_work(ClientId client, WorkId work, const Error& error) noexcept {
+  guarded([&] { tell(client, ipc::CompletionType::failed, ipc::Failed{work, error}); }, client);
+}
+
+void Node::cut_off_waiting(Ticket ticket) noexcept {
+  const auto pending = pending_.find(ticket);
+  if (pending == pending_.end()) return;
+  doom(pending->second.client);
+  pending_.erase(pending);
 }
 
 }  // namespace musterd

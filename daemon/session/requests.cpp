@@ -26,6 +26,9 @@ constexpr Duration wait_max = std::chrono::hours(24);
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
+/// Of a request for memory, see Node::effort_of_turn: to make a segment, or rings, and to send them.
+constexpr std::size_t effort_of_system_calls = 64;
+
 /// Requests that change nothing.
 bool only_looks(wire::Body type) {
   switch (type) {
@@ -52,15 +55,8 @@ Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chro
 void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
   Client* client = find(id);
   if (!client) return;
-  now_ = now;
   client->last_heard = now;
-  try {
-    ask(*client, bytes, now);
-    after_event();
-  } catch (const std::exception&) {
-    doom(id);
-  }
-  cut_off_doomed();
+  event(id, now, [&] { ask(*client, bytes, now); });
 }
 
 void Node::ask(Client& client, std::span<const std::byte> bytes, TimePoint now) {
@@ -111,8 +107,10 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   const auto done = attempt(Turn::before_others);
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
-  admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
-                     [this, id, request](const Error& error) { refuse(id, request, with_holders(error)); });
+  admission_.request(
+      client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
+      [this, id, request](const Error& error) { guarded([&] { refuse(id, request, with_holders(error)); }, id); },
+      {.serve = effort_of_system_calls});
 }
 
 /// For the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full can
@@ -278,7 +276,7 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    reply_error(id, request, with_holders(error));
+    guarded([&] { reply_error(id, request, with_holders(error)); }, id);
   };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits)
@@ -287,7 +285,8 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = disposals_ > 0 && admission_.waiting() == 0;
   const auto size = bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
-  admission_.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up);
+  admission_.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up,
+                     {.serve = effort_of_system_calls});
 }
 
 void Node::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
@@ -332,7 +331,7 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
 void Node::seal_segment(ClientId client, std::uint64_t request, Result<SegmentTable::Sealing> sealing) {
   if (!sealing) return reply_error(client, request, sealing.error());
   outside_.run_blocking(client, std::move(sealing->work), [this, client, request, finish = std::move(sealing->finish)] {
-    do_later(client, [&] { reply(client, request, finish()); });
+    event(client, now_, [&] { reply(client, request, finish()); });
   });
 }
 
@@ -361,7 +360,7 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
                              "make the object again"));
   // The maker's seal may still lie unread in its ring, although it came before this in time.
   outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability, found_by] {
-    do_later(id, [&] {
+    event(id, now_, [&] {
       Client* client = find(id);
       if (!client) return;
       auto found = store_.lookup(object, capability, client->payer(), found_by);
@@ -395,7 +394,7 @@ void Node::missing(Client& client, std::uint64_t request, WorkId work) {
   const auto found = pending_.find(ticket_of(client.id, work));
   std::vector<int> ranks;
   if (found != pending_.end() && found->second.work == work && found->second.group)
-    ranks = found->second.group->muster.missing(found->second.op);
+    ranks = found->second.group->muster->missing(found->second.op);
   send_reply(client.id, frames::missing(request, ranks), {});
 }
 

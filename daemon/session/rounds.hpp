@@ -36,7 +36,6 @@ class Slice {
     over_ = now >= until_;
     return !over_;
   }
-  void end() { over_ = true; }
   [[nodiscard]] bool over() const { return over_; }
 
  private:
@@ -51,19 +50,26 @@ class Slice {
 template <class Member>
 class Rounds {
  public:
+  struct Lane;
+  using LanePtr = std::shared_ptr<Lane>;
+  using Lanes = std::unordered_map<std::int32_t, std::weak_ptr<Lane>>;  ///< by process
   /// The connections of one process.
   struct Lane {
-    std::vector<Member> members;  ///< those with something to do
-    std::size_t next = 0;         ///< whose turn it is
+    Lane(std::int32_t process, std::shared_ptr<Lanes> all) : pid(process), lanes(std::move(all)) {}
+    Lane(const Lane&) = delete;
+    Lane& operator=(const Lane&) = delete;
+    ~Lane() { lanes->erase(pid); }
+    std::int32_t pid;
+    std::shared_ptr<Lanes> lanes;  ///< it may outlive the rounds
+    std::vector<Member> members;   ///< those with something to do
+    std::size_t next = 0;          ///< whose turn it is
   };
-  using LanePtr = std::shared_ptr<Lane>;
 
   /// That of the process; 0: a process that the daemon can't see, and each is taken for another one.
   [[nodiscard]] LanePtr lane_of(std::int32_t pid) {
-    if (pid == 0) return std::make_shared<Lane>();
-    forget_ended();
-    LanePtr lane = lanes_[pid].lock();
-    if (!lane) lanes_[pid] = lane = std::make_shared<Lane>();
+    if (const auto known = lanes_->find(pid); known != lanes_->end()) return known->second.lock();
+    auto lane = std::make_shared<Lane>(pid, lanes_);
+    if (pid != 0) lanes_->emplace(pid, lane);
     return lane;
   }
 
@@ -72,8 +78,11 @@ class Rounds {
   void add(const Member& member) {
     Lane& lane = *member->lane;
     lane.members.push_back(member);
-    // It may have waited already, so it is before those that have much to do.
-    if (lane.members.size() == 1) busy_.insert(busy_.begin(), &lane);
+    if (lane.members.size() > 1) return;
+    // It may have waited already, so it is before those that have much to do; the round that runs goes on as it was.
+    busy_.insert(busy_.begin(), &lane);
+    ++next_;
+    ++end_;
   }
 
   void remove(const Member& member) {
@@ -83,10 +92,15 @@ class Rounds {
     const auto place = static_cast<std::size_t>(found - lane.members.begin());
     if (place < lane.next) --lane.next;
     lane.members.erase(found);
-    if (lane.members.empty()) std::erase(busy_, &lane);
+    if (!lane.members.empty()) return;
+    if (const auto at = place_of(&lane); at != busy_.end()) {
+      take_out(at);
+      busy_.erase(at);
+    }
   }
 
   void clear() {
+    next_ = end_ = 0;
     // The last member takes its lane with it.
     for (Lane* lane : std::exchange(busy_, {})) const auto members = std::exchange(lane->members, {});
   }
@@ -105,30 +119,32 @@ class Rounds {
     constexpr int slices_max = 4;
     bool worked = false;
     int slices = 0;
-    std::size_t i = 0;
-    for (std::size_t left = busy_.size(); left > 0 && i < busy_.size() && slices < slices_max; --left) {
-      Lane* const lane = busy_[i];
+    next_ = 0;
+    end_ = busy_.size();
+    while (next_ < end_ && slices < slices_max) {
+      Lane* const lane = busy_[next_++];
       const Served served = serve_lane(*lane, has_work, serve);
       worked |= served != Served::nothing;
-      // Others may have come and gone meanwhile, and itself, too.
-      const auto at = i < busy_.size() && busy_[i] == lane ? busy_.begin() + static_cast<std::ptrdiff_t>(i)
-                                                           : std::find(busy_.begin(), busy_.end(), lane);
-      if (served == Served::whole_slice) {
-        ++slices;
-        if (at != busy_.end()) std::rotate(at, at + 1, busy_.end());
-      } else if (at != busy_.end()) {
-        i = static_cast<std::size_t>(at - busy_.begin()) + 1;
+      if (served != Served::whole_slice) continue;
+      ++slices;
+      // It may have gone meanwhile.
+      if (const auto at = place_of(lane); at != busy_.end()) {
+        take_out(at);
+        std::rotate(at, at + 1, busy_.end());
       }
     }
     return worked;
   }
 
  private:
-  void forget_ended() {
-    if (lanes_.size() < forget_at_) return;
-    std::erase_if(lanes_, [](const auto& each) { return each.second.expired(); });
-    constexpr std::size_t few = 64;
-    forget_at_ = std::max(few, 2 * lanes_.size());
+  using Place = typename std::vector<Lane*>::iterator;
+  /// The end if it has nothing to do.
+  [[nodiscard]] Place place_of(const Lane* lane) { return std::find(busy_.begin(), busy_.end(), lane); }
+  /// A lane leaves its place, and those behind it move up.
+  void take_out(Place at) {
+    const auto place = static_cast<std::size_t>(at - busy_.begin());
+    if (place < next_) --next_;
+    if (place < end_) --end_;
   }
 
   enum class Served : std::uint8_t { nothing, some, whole_slice };
@@ -153,9 +169,11 @@ class Rounds {
     return member ? Served::some : Served::nothing;
   }
 
-  std::vector<Lane*> busy_;                                      ///< with members
-  std::unordered_map<std::int32_t, std::weak_ptr<Lane>> lanes_;  ///< by process
-  std::size_t forget_at_ = 0;
+  std::vector<Lane*> busy_;  ///< with members
+  // Those in between have not had their turns in this round.
+  std::size_t next_ = 0;
+  std::size_t end_ = 0;
+  std::shared_ptr<Lanes> lanes_ = std::make_shared<Lanes>();
 };
 
 }  // namespace musterd

@@ -92,7 +92,7 @@ std::string AsioServer::run() {
     }
     if (worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
-    if (!rounds_.empty() && jobs_ == 0 && now_ - last_work < patience.spin_max(backoff)) {
+    if (!rounds_.empty() && jobs_ == 0 && now_ - last_work < patience.poll_max(backoff)) {
       backoff.step();
       continue;
     }

@@ -37,11 +37,10 @@ void Store::forget_lent(Family& family, ObjectId id) const {
 }
 
 Store::Family& Store::family_of(Payer client) {
-  auto& family = families_[client.client];
-  if (!family) {
-    family = std::make_shared<Family>();
-    family->payer = client;
-  }
+  if (const auto known = families_.find(client.client); known != families_.end()) return *known->second;
+  const auto family = std::make_shared<Family>();
+  family->payer = client;
+  families_.emplace(client.client, family);
   return *family;
 }
 
@@ -178,26 +177,34 @@ void Store::inherit(ClientId client, ClientId heir) {
   if (found == families_.end() || found->second->own.empty()) return;
   const FamilyPtr family = found->second;
   if (family->heirs.size() == family->heirs.capacity()) family->heirs.reserve(2 * family->heirs.size() + 1);
+  Heir made{.id = heir, .fork = family->forks + 1, .kept = {}};
   families_.emplace(heir, family);
-  family->heirs.push_back({heir, ++family->forks, {}});
+  family->heirs.push_back(std::move(made));
+  ++family->forks;
 }
 
 void Store::drop_client(ClientId client) {
   auto found = families_.find(client);
   if (found == families_.end()) return;
   const FamilyPtr family = found->second;
-  auto& dropping = dropping_.emplace_back(Dropping{family, client, no_fork, {}, {}});
   families_.erase(found);
+  std::uint64_t before = no_fork;
   if (client == family->payer.client) {
-    dropping.holds = std::move(family->own);
+    family->end.front().holds = std::move(family->own);
     family->lent.clear();
+    dropping_.splice(dropping_.end(), family->end);
   } else {
     const auto heir =
         std::find_if(family->heirs.begin(), family->heirs.end(), [&](const Heir& each) { return each.id == client; });
-    dropping.before = heir->fork;
-    dropping.holds = std::move(heir->kept);
+    before = heir->fork;
+    heir->end.front().holds = std::move(heir->kept);
+    dropping_.splice(dropping_.end(), heir->end);
     family->heirs.erase(heir);
   }
+  Dropping& dropping = dropping_.back();
+  dropping.family = family;
+  dropping.client = client;
+  dropping.before = before;
   dropping.next = dropping.holds.cbegin();
   drop_more();
 }

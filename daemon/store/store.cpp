@@ -106,6 +106,8 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   count_where_it_lies(watched->object);
   ObjectPtr made(watched, &watched->object);
   auto entry = std::make_unique<Entry>();
+  entry->id = made->id;
+  entry->maker = made->maker;
   entry->weak = made;
   watched->object.entry = entry.get();
   entries_.emplace(made->id, std::move(entry));
@@ -224,19 +226,16 @@ void Store::Ends::bury(Object& object) try {
   // Then it ends here and now.
 }
 
-std::span<const Store::Gone> Store::take_gone() {
-  if (ends_->noted().empty()) return {};
-  gone_.clear();
-  gone_.swap(ends_->noted());
-  for (const auto& gone : gone_) {
-    auto entry = entries_.find(gone.id);
-    tombstones_.add(gone.id, entry->second->end_reason);
-    entries_.erase(entry);
-  }
-  return gone_;
+std::optional<Store::Gone> Store::take_gone() {
+  const Entry* entry = ends_->take();
+  if (!entry) return std::nullopt;
+  const Gone gone{entry->id, entry->maker};
+  tombstones_.add(gone.id, entry->end_reason);
+  entries_.erase(gone.id);
+  return gone;
 }
 
-std::size_t Store::size() const { return entries_.size() - ends_->noted().size(); }
+std::size_t Store::size() const { return entries_.size() - ends_->count(); }
 
 std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
   std::vector<Listed> listed;

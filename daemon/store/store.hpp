@@ -78,8 +78,14 @@ using ObjectPtr = std::shared_ptr<const Object>;
 /// Of an object that pickles keep which have been loaded. Without an allocation: it gets there when a hold ends.
 using PickleHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
+/// Of an object that has ended, until its maker is told: the same.
+using GoneHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfGone>,
+                                                  boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
 /// What may change about an object.
-struct StoreEntry : PickleHook {
+struct StoreEntry : PickleHook, GoneHook {
+  ObjectId id;
+  ClientId maker;
   ObjectPtr strong;  ///< while holds or a pickle's lease keep it
   std::weak_ptr<const Object> weak;
   Holders holders;
@@ -135,6 +141,7 @@ class Store {
         limits_(limits),
         tombstones_(limits.tombstones),
         ends_(std::make_shared<Ends>(segments)) {}
+  ~Store() { ends_->close(); }
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
@@ -204,14 +211,13 @@ class Store {
   /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
   bool finish_move(Move move);
 
-  /// Objects that ended since the last call, for telling their makers. Ends are noticed when the last
-  /// ObjectPtr outside goes, too.
+  /// An object that has ended, for telling its maker; each once. Ends are noticed when the last ObjectPtr outside goes,
+  /// too.
   struct Gone {
     ObjectId id;
     ClientId maker;
   };
-  /// Valid until the next call.
-  [[nodiscard]] std::span<const Gone> take_gone();
+  [[nodiscard]] std::optional<Gone> take_gone();
 
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] const Totals& totals() const { return totals_; }
@@ -236,11 +242,24 @@ class Store {
     std::uint64_t since = 0;  ///< how often the client had forked when it began
   };
   using Holds = boost::unordered_flat_map<ObjectId, Hold, std::hash<ObjectId>>;
+  struct Family;
+  using FamilyPtr = std::shared_ptr<Family>;
+  /// The holds of a client or heir that is gone, up to `next` ended already.
+  struct Dropping {
+    FamilyPtr family;
+    ClientId client;
+    std::uint64_t before = 0;  ///< heirs of later forks have nothing of it
+    Holds holds;
+    Holds::const_iterator next;
+  };
+  /// One, made with what it is for, so that nothing is needed when that ends.
+  using DroppingNode = std::list<Dropping>;
   /// A forked child's life line. It has what its parent held at the fork and still holds, without a word of it here.
   struct Heir {
     ClientId id;
     std::uint64_t fork = 0;  ///< which of the parent's forks, from 1 on
     Holds kept;              ///< what has been let go since
+    DroppingNode end = DroppingNode(1);
   };
   /// A client with its heirs. What one of them lets go another may have to keep: they are charged as one, so that this
   /// takes nothing more.
@@ -255,26 +274,43 @@ class Store {
     std::size_t reserved = 0;  ///< to come
     std::size_t room = 0;      ///< for how many it is charged
     Charge charge;
+    DroppingNode end = DroppingNode(1);
   };
-  using FamilyPtr = std::shared_ptr<Family>;
 
   /// Objects that ended; shared with their deleters. An end on another thread than the store's would be a data race.
   class Ends {
    public:
     explicit Ends(SegmentTable& segments) : segments_(segments) {}
-    void note(Gone gone) {
+    void note(Entry& entry) {
       MUSTER_ASSERT(std::this_thread::get_id() == thread_, "objects are let go where the store lives");
-      noted_.push_back(gone);
+      if (closed_) return;
+      noted_.push_back(entry);
+      ++count_;
+    }
+    /// Null if there is none.
+    [[nodiscard]] Entry* take() {
+      if (noted_.empty()) return nullptr;
+      Entry& entry = noted_.front();
+      noted_.pop_front();
+      --count_;
+      return &entry;
+    }
+    [[nodiscard]] std::size_t count() const { return count_; }
+    /// The store ends, and its entries do.
+    void close() {
+      closed_ = true;
+      noted_.clear();
     }
     /// To free what describes many arrays takes longer than the control thread has time for.
     void bury(Object& object);
-    [[nodiscard]] const std::vector<Gone>& noted() const { return noted_; }
-    [[nodiscard]] std::vector<Gone>& noted() { return noted_; }
 
    private:
     SegmentTable& segments_;
     std::thread::id thread_ = std::this_thread::get_id();
-    std::vector<Gone> noted_;
+    boost::intrusive::list<Entry, boost::intrusive::base_hook<GoneHook>, boost::intrusive::constant_time_size<false>>
+        noted_;
+    std::size_t count_ = 0;
+    bool closed_ = false;
   };
 
   /// An object, and who hears of its end: it is noticed wherever the last pointer goes.
@@ -284,7 +320,7 @@ class Store {
     Watched& operator=(const Watched&) = delete;
     ~Watched() {
       if (!ends) return;
-      ends->note({object.id, object.maker});
+      ends->note(*object.entry);
       ends->bury(object);
     }
     Object object;
@@ -323,14 +359,6 @@ class Store {
   boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, std::hash<ObjectId>> entries_;
   std::unordered_map<ClientId, FamilyPtr> families_;  ///< by client and by heir
   std::vector<Family*> reserved_;                     ///< who has reservations
-  /// The holds of a client or heir that is gone, up to `next` ended already.
-  struct Dropping {
-    FamilyPtr family;
-    ClientId client;
-    std::uint64_t before;  ///< heirs of later forks have nothing of it
-    Holds holds;
-    Holds::const_iterator next;
-  };
   std::list<Dropping> dropping_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
   boost::intrusive::list<Entry, boost::intrusive::base_hook<PickleHook>, boost::intrusive::constant_time_size<false>>
@@ -339,7 +367,6 @@ class Store {
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;
   std::shared_ptr<Ends> ends_;
-  std::vector<Gone> gone_;  ///< what take_gone() gave last
 };
 
 }  // namespace musterd

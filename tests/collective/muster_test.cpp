@@ -647,9 +647,10 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
     later.tag = 7;
     later.inputs.push_back(plain(floats({1})));
     scene.give(std::move(later));
-    CHECK_THAT(message_of({{1, {"pid 7", "", false}}, {2, {"pid 8", "", false}}}),
-               begins_with(waited + "rank 1 (pid 7) waits in send 1->0 tag 7; rank 2 (pid 8) waits in no op of the group | "
-                                    "every rank must call the same"));
+    CHECK_THAT(
+        message_of({{1, {"pid 7", "", false}}, {2, {"pid 8", "", false}}}),
+        begins_with(waited + "rank 1 (pid 7) waits in send 1->0 tag 7; rank 2 (pid 8) waits in no op of the group | "
+                             "every rank must call the same"));
   }
   SECTION("stopped") {
     CHECK_THAT(message_of({{1, {"pid 7", "", true}}, {2, {}}}),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -28,14 +29,22 @@ inline NodeSettings small_settings() {
 
 /// One node with its recorder and a clock that only moves when told.
 struct World {
-  explicit World(NodeSettings settings = small_settings()) : node(std::move(settings), outside) {}
+  explicit World(NodeSettings settings = small_settings(),
+                 std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>())
+      : recorder_(std::move(recorder)), outside(*recorder_), node(std::move(settings), outside) {}
   void advance(Duration duration) {
     now += duration;
     node.tick(now);
   }
-  Recorder outside;
+
+ private:
+  std::unique_ptr<Recorder> recorder_;
+
+ public:
+  Recorder& outside;
   Node node;
   TimePoint now{std::chrono::hours(1)};
+  std::function<void(bool)> on_call = [](bool /*begins*/) {};  ///< of the node, by a client
 };
 
 class TestClient {
@@ -57,7 +66,9 @@ class TestClient {
 
   void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body) {
     const auto bytes = out.finish(type, body);
+    world_.on_call(true);
     world_.node.frame(id_, bytes, world_.now);
+    world_.on_call(false);
   }
   /// The latest frame that this client got.
   [[nodiscard]] const wire::Frame& reply() {
@@ -186,7 +197,9 @@ class TestClient {
   void record(ipc::SubmissionType type, const Record& value) {
     std::vector<std::byte> body;
     ipc::write(value, body);
+    world_.on_call(true);
     world_.node.record(id_, type, body, world_.now);
+    world_.on_call(false);
   }
 
   /// The manifest that the daemon describes an object with.

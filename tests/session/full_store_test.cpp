@@ -137,6 +137,57 @@ TEST_CASE("very many ops that wait for memory end a few at a time") {
   CHECK(waiting() == 0);
 }
 
+TEST_CASE("very many ops that wait for memory are served a few at a time, in turn, and none is forgotten") {
+  constexpr std::uint64_t ops = 2000;  // of each user
+  auto settings = budget_of(5, 8 * mebibyte);
+  settings.quota.total[static_cast<std::size_t>(Resource::slots)] = 2 * ops;
+  World world(settings);
+  constexpr std::uint32_t alice = 1000;
+  constexpr std::uint32_t bob = 2000;
+  TestClient of_alice(world, 1, alice);
+  TestClient of_bob(world, 2, bob);
+  TestClient holder(world, 3, alice);
+  TestClient onlooker(world, 4);
+  TestClient bystander(world, 5, 3000);
+  const std::vector<float> values(64, 1.0F);
+  const auto input_of_alice = of_alice.seal(of_alice.lease(mebibyte), 0, values);
+  const auto input_of_bob = of_bob.seal(of_bob.lease(mebibyte), 0, values);
+  const auto input_of_bystander = bystander.seal(bystander.lease(mebibyte), 0, values);
+  const auto held = holder.lease(5 * mebibyte);
+  for (std::uint64_t work = 1; work <= ops; ++work) {
+    combine_two(of_alice, input_of_alice, work);
+    combine_two(of_bob, input_of_bob, work);
+  }
+  const auto waiting = [&] { return onlooker.status().waiting_for_memory(); };
+  REQUIRE(waiting() == 2 * ops);
+  const auto served = [](TestClient& client) { return client.count(ipc::CompletionType::done); };
+  holder.give_back(held);
+  CHECK(waiting() > 2 * ops - 100);
+  CHECK(world.node.goes_on());
+  // Others are not held up.
+  const auto other = combine_two(bystander, input_of_bystander, 1);
+  CHECK(bystander.done(other));
+  int turns = 0;
+  for (; world.node.goes_on() && turns < 2000; ++turns) {
+    const auto before = waiting();
+    world.node.go_on(world.now);
+    CHECK(before - waiting() <= 50);
+    const auto more = static_cast<std::int64_t>(served(of_alice)) - static_cast<std::int64_t>(served(of_bob));
+    CHECK(std::abs(more) <= 1);
+  }
+  CHECK(turns > 40);
+  CHECK(waiting() == 0);
+  for (auto* client : {&of_alice, &of_bob}) {
+    std::vector<std::uint64_t> order;
+    for (const auto& completion : world.outside.completions[client->id()])
+      if (completion.type == ipc::CompletionType::done)
+        order.push_back(ipc::read_done(completion.body).value().work.value);
+    std::vector<std::uint64_t> expected(ops);
+    std::iota(expected.begin(), expected.end(), 1);
+    CHECK(order == expected);
+  }
+}
+
 namespace {
 
 /// Calls a scan of so many refs, which has as many results.

@@ -13,6 +13,7 @@
 
 #include "base/heap_reserve.hpp"
 #include "client.hpp"
+#include "walk/audit.hpp"
 
 namespace {
 
@@ -28,10 +29,13 @@ struct Heap {
   std::size_t large_allocations = 0;
   std::size_t large_to_fail = SIZE_MAX;  ///< this one fails, as if it were more than the reserve has
   std::size_t capacity = SIZE_MAX;
+  std::size_t first_to_fail = SIZE_MAX;  ///< from this one on so many fail, as if there were no reserve any more
+  std::size_t how_many_fail = 1;
 
   [[nodiscard]] bool has(std::size_t bytes) {
     if (!armed) return true;
     if (++allocations == ends_after) capacity = live;
+    if (allocations >= first_to_fail && allocations - first_to_fail < how_many_fail) throw std::bad_alloc();
     if (bytes >= large_bytes && ++large_allocations == large_to_fail) throw std::bad_alloc();
     return live + bytes <= capacity;
   }
@@ -352,8 +356,324 @@ std::size_t allocations_of_refusal(std::uint32_t clients) {
   return heap.allocations;
 }
 
+/// A Recorder whose own memory is not the node's, and which keeps everything back until it is told.
+class Patient final : public Recorder {
+ public:
+  void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override {
+    const Armed disarmed(false);
+    Recorder::send(client, frame, fds);
+  }
+  void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override {
+    const Armed disarmed(false);
+    Recorder::complete(client, type, body);
+  }
+  void close(ClientId client, const std::string& why, Charge descriptors) override {
+    const Armed disarmed(false);
+    Recorder::close(client, why, std::move(descriptors));
+  }
+  muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override {
+    const Armed disarmed(false);
+    return Recorder::watch_lifeline(heir);
+  }
+  void run(Job job) override {
+    const Armed disarmed(false);
+    hold_jobs = true;
+    Recorder::run(std::move(job));
+  }
+  void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override {
+    const Armed disarmed(false);
+    hold_blocking = !client;
+    Recorder::run_blocking(client, std::move(work), std::move(then));
+  }
+  void dispose(UserId, Remains remains, std::function<void()> then) override {
+    const Armed disarmed(false);
+    remains = {};
+    if (!over) disposals.push_back(std::move(then));
+  }
+
+  std::vector<std::function<void()>> disposals;
+  bool over = false;
+};
+
+constexpr std::uint64_t mebibyte = 1 << 20;
+
+/// Clients that are in the middle of everything that an event may end or bring on.
+class Stage {
+ public:
+  Stage() : Stage(std::make_unique<Patient>()) {}
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+  ~Stage() {
+    outside_.over = true;
+    outside_.ready.clear();
+    outside_.blocked.clear();
+    outside_.disposals.clear();
+  }
+
+  // ---- events ----
+  void first_dies() { disconnect(first_); }
+  /// It, and its child.
+  void first_goes() {
+    first_dies();
+    life_line_closes();
+    finish();
+  }
+  void first_breaks_the_protocol() {
+    is_cut_off_ = true;
+    world_.node.violated(first_.id(), muster::Error(Code::invalid, "nonsense"), world_.now);
+  }
+  void life_line_closes() {
+    for (const auto heir : std::exchange(outside_.lifelines, {})) world_.node.lifeline_closed(heir, world_.now);
+  }
+  void memory_comes_back() {
+    for (auto& then : std::exchange(outside_.disposals, {})) then();
+    world_.node.disposed(world_.now);
+  }
+  /// The first one comes to what others wait in.
+  void op_begins() {
+    call([&] { contribute(first_, "shrink", Kind::barrier); });
+  }
+  void op_fails() {
+    call([&] { contribute(first_, "shrink", Kind::broadcast); });
+  }
+  void epoch_begins() {
+    for (int i = 0; i < 45; ++i) call([&] { contribute(first_, "wait", Kind::barrier); });
+    call([&] { contribute(first_, "wait", Kind::reform); });
+  }
+  void group_is_split() {
+    call([&] { contribute(first_, "split", Kind::split); });
+  }
+  void seat_is_taken() {
+    call([&] { first_.join("another", 0, 3); });
+  }
+  void seat_is_left() {
+    call([&] {
+      first_.seat = seats_.at({&first_, "fail"}).first;
+      first_.leave();
+    });
+  }
+  void lanes_finish() { outside_.run_ready(); }
+  void check_moving() { REQUIRE(outside_.blocked.size() == 1); }
+  void copies_finish() { outside_.run_blocked(); }
+  void go_on() { world_.node.go_on(world_.now); }
+  void pass(Duration time) { world_.advance(time); }
+  void objects_move() { pass(std::chrono::milliseconds(200)); }
+  void end() { world_.node.shut_down("test", world_.now); }
+  [[nodiscard]] bool goes_on() const { return world_.node.goes_on(); }
+
+  /// What was begun comes to its end.
+  void finish() {
+    int turns = 0;
+    for (; goes_on() && turns < 1000; ++turns) go_on();
+    REQUIRE(turns < 1000);
+    lanes_finish();
+    copies_finish();
+    memory_comes_back();
+  }
+  void check() {
+    for (int i = 0; i < 3; ++i) finish();
+    CHECK(NodeAudit(world_.node).contradictions() == std::vector<std::string>());
+    // All deadlines, some at a time.
+    pass(std::chrono::hours(1));
+    for (int i = 0; i < 100; ++i) world_.node.tick(world_.now), finish();
+    for (const auto& [client, work] : works_) check_outcome(*client, work);
+    if (is_cut_off_) CHECK(outside_.closed.contains(first_.id()));
+    for (auto* client : {&first_, &second_, &third_}) client->die();
+    finish();
+    life_line_closes();
+    pass(std::chrono::hours(1));
+    finish();
+    CHECK(NodeAudit(world_.node).left_over() == std::vector<std::string>());
+  }
+
+ private:
+  explicit Stage(std::unique_ptr<Patient> outside) : outside_(*outside), world_(settings(), std::move(outside)) {
+    of_first_ = first_.seal(segment_ = first_.lease(2 * mebibyte), 0, std::vector<float>(200'000, 1.0F));
+    first_.lease(3 * mebibyte);  // which comes back when it goes
+    of_second_ = second_.seal(second_.lease(mebibyte), 0, std::vector<float>(200'000, 2.0F));
+    lend();
+    for (const auto on_loss : {muster::OnLoss::fail, muster::OnLoss::shrink, muster::OnLoss::wait}) {
+      const std::string name(muster::name(on_loss));
+      join(first_, name, 0, on_loss);
+      join(second_, name, 1, on_loss);
+      join(third_, name, 2, on_loss);
+      for (int i = 0; i < 45; ++i)
+        for (auto* client : {&second_, &third_}) contribute(*client, name, Kind::barrier);
+      contribute(second_, name, Kind::reform);
+      contribute(third_, name, Kind::reform);
+    }
+    join(first_, "next", 0);
+    join(third_, "next", 1);
+    third_.leave();
+    join(third_, "next", 1);  // for the next epoch
+    join(second_, "next", 2);
+    second_.leave();
+    join(second_, "next", 2);
+    contribute(third_, "next", Kind::barrier);
+    contribute(second_, "next", Kind::barrier);
+    for (auto* client : {&first_, &second_, &third_}) join(*client, "split", static_cast<int>(client->id().value) - 1);
+    for (auto* client : {&second_, &third_}) contribute(*client, "split", Kind::split);
+    join(first_, "alone", 0);
+    contribute(first_, "alone", Kind::barrier);
+    first_.fork();
+    on_lanes();
+    wait_for_memory();
+  }
+
+  static constexpr std::uint64_t memory_ = 3 * ipc::channel_bytes + 8 * mebibyte;
+  static NodeSettings settings() {
+    auto settings = small_settings();
+    const auto memory = static_cast<std::size_t>(Resource::memory);
+    settings.quota.total[memory] = settings.quota.per_user[memory] = settings.quota.per_client[memory] = memory_;
+    return settings;
+  }
+
+  /// Of the first one, unless it has been cut off. Only what the node does then is armed.
+  template <class Calls>
+  void call(Calls calls) {
+    const Armed disarmed(false);
+    if (outside_.closed.contains(first_.id())) return;
+    world_.on_call = [](bool begins) { heap.armed = begins; };
+    calls();
+    world_.on_call = [](bool) {};
+  }
+  void disconnect(TestClient& client) { static_cast<void>(world_.node.disconnected(client.id(), "died", world_.now)); }
+
+  void join(TestClient& client, const std::string& group, int rank, muster::OnLoss on_loss = muster::OnLoss::fail) {
+    REQUIRE(client.join(group, rank, 3, on_loss));
+    seats_[{&client, group}] = {client.seat, client.epoch};
+  }
+  void contribute(TestClient& client, const std::string& group, Kind kind, ipc::ObjectIds objects = {}) {
+    std::tie(client.seat, client.epoch) = seats_.at({&client, group});
+    works_.emplace_back(&client, client.contribute(kind, std::move(objects)));
+  }
+  void combine(TestClient& client, ipc::ObjectId input) {
+    ipc::Combine combine;
+    combine.work = {++combines_};
+    combine.ranks = 2;
+    combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+    combine.objects.resize(combine.ranks, input);
+    client.record(ipc::SubmissionType::combine, combine);
+    works_.emplace_back(&client, combine.work);
+  }
+
+  /// Of the first one's segment little is left when it goes, which others read and hold.
+  void lend() {
+    const auto small = first_.seal(segment_, mebibyte, {1, 2, 3});
+    second_.map(segment_);
+    second_.look_up(small, {{42, 2}});
+    first_.record(ipc::SubmissionType::pin, ipc::Pin{of_first_});
+  }
+  void on_lanes() {
+    combine(second_, of_second_);
+    REQUIRE(outside_.ready.size() == 1);
+  }
+  /// For the first one's. Of the ops some are for the lanes, some small.
+  void wait_for_memory() {
+    const auto used = third_.status().memory_used_bytes();
+    const auto small = third_.seal(third_.lease(memory_ - used), 0, {1, 2, 3});
+    combine(second_, of_second_);
+    third_.ask_lease(mebibyte, 30'000);
+    for (int i = 0; i < 30; ++i) combine(third_, small);
+    REQUIRE(third_.status().waiting_for_memory() == 32);
+  }
+
+  std::ptrdiff_t outcomes(TestClient& client, ipc::WorkId work) {
+    return std::ranges::count_if(outside_.completions[client.id()], [&](const Recorder::Completion& completion) {
+      if (completion.type == ipc::CompletionType::done) return ipc::read_done(completion.body).value().work == work;
+      return completion.type == ipc::CompletionType::failed && ipc::read_failed(completion.body).value().work == work;
+    });
+  }
+
+  /// One, unless the client is gone, or was told why it is cut off.
+  void check_outcome(TestClient& client, ipc::WorkId work) {
+    INFO("client " << client.id().value << ", work " << work.value);
+    if (outside_.closed.contains(client.id())) {
+      CHECK(client.reply().body_type() == wire::Body_Goodbye);
+      return;
+    }
+    if (&client == &first_ && !NodeAudit(world_.node).is_connected(client.id())) return;
+    CHECK(outcomes(client, work) == 1);
+  }
+
+  Patient& outside_;
+  World world_;
+  TestClient first_{world_, 1};
+  TestClient second_{world_, 2};
+  TestClient third_{world_, 3};
+  ipc::SegmentId segment_;
+  ipc::ObjectId of_first_;
+  ipc::ObjectId of_second_;
+  std::map<std::pair<TestClient*, std::string>, std::pair<ipc::SeatId, std::uint32_t>> seats_;
+  std::vector<std::pair<TestClient*, ipc::WorkId>> works_;
+  std::uint64_t combines_ = 1000;
+  bool is_cut_off_ = false;
+};
+
+/// Something that happens on a stage, after what has to happen before.
+struct Event {
+  const char* name;
+  std::function<void(Stage&)> before;
+  std::function<void(Stage&)> act;
+};
+
+void nothing(Stage& /*stage*/) {}
+
+const std::vector<Event> events{
+    {"a client dies", nothing, &Stage::first_dies},
+    {"a client is cut off", nothing, &Stage::first_breaks_the_protocol},
+    {"what a death began goes on", &Stage::first_dies,
+     [](Stage& stage) {
+       for (int i = 0; i < 20 && stage.goes_on(); ++i) stage.go_on();
+     }},
+    {"a life line closes", &Stage::first_dies, &Stage::life_line_closes},
+    {"memory comes back", [](Stage& stage) { stage.first_dies(), stage.life_line_closes(); },
+     &Stage::memory_comes_back},
+    {"an op begins", nothing, &Stage::op_begins},
+    {"an op fails", nothing, &Stage::op_fails},
+    {"an epoch begins", nothing, &Stage::epoch_begins},
+    {"a group is split", nothing, &Stage::group_is_split},
+    {"a seat is taken", nothing, &Stage::seat_is_taken},
+    {"a seat is left", nothing, &Stage::seat_is_left},
+    {"a lane finishes", nothing, &Stage::lanes_finish},
+    {"deadlines pass", nothing, [](Stage& stage) { stage.pass(std::chrono::seconds(31)); }},
+    {"leases of pickles end", [](Stage& stage) { stage.pass(std::chrono::seconds(31)); },
+     [](Stage& stage) { stage.pass(std::chrono::minutes(20)); }},
+    {"objects begin to move", [](Stage& stage) { stage.first_goes(); }, &Stage::objects_move},
+    {"objects have moved", [](Stage& stage) { stage.first_goes(), stage.objects_move(), stage.check_moving(); },
+     &Stage::copies_finish},
+    {"the daemon ends", nothing, &Stage::end},
+};
+
+/// How many allocations there were.
+std::size_t run(const Event& event, std::size_t first_to_fail, std::size_t how_many) {
+  INFO(event.name << ": " << how_many << " allocations fail from number " << first_to_fail << " on");
+  Stage stage;
+  event.before(stage);
+  heap.allocations = 0;
+  heap.first_to_fail = first_to_fail;
+  heap.how_many_fail = how_many;
+  {
+    const Armed armed;
+    event.act(stage);
+  }
+  const std::size_t made = heap.allocations;
+  heap.first_to_fail = SIZE_MAX;
+  stage.check();
+  return made;
+}
+
 }  // namespace
 
 TEST_CASE("a charge is refused with as little as ever, however many clients hold memory") {
   CHECK(allocations_of_refusal(1024) == allocations_of_refusal(2));
+}
+
+TEST_CASE("whatever allocation fails in whatever event, the node lives on and everybody has an outcome") {
+  constexpr std::size_t places_max = 300;  // of each event
+  for (const auto& event : events) {
+    const std::size_t all = run(event, SIZE_MAX, 1);
+    for (const std::size_t how_many : {std::size_t{1}, SIZE_MAX})
+      for (std::size_t first = 1; first <= all; first += 1 + all / places_max) run(event, first, how_many);
+  }
 }

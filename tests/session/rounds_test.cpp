@@ -24,6 +24,11 @@ struct Peer {
   bool is_slow = false;  ///< each of them takes a slice
 };
 
+void use_up(Slice& slice) {
+  do slice.spend(Slice::Cost::any);
+  while (slice.lasts());
+}
+
 /// Who was served, in this order.
 class World {
  public:
@@ -38,7 +43,7 @@ class World {
                  [&](const PeerPtr& peer, Slice& slice) {
                    served.push_back(peer->name);
                    --peer->work;
-                   if (peer->is_slow) slice.end();
+                   if (peer->is_slow) use_up(slice);
                    if (on_served) on_served(peer);
                  });
     return served;
@@ -97,19 +102,86 @@ TEST_CASE("processes that the daemon can't see are taken for different ones") {
   CHECK(world.round().size() == 2);
 }
 
+TEST_CASE("nobody has two turns in a round, or none, as others come and go meanwhile") {
+  World world;
+  const bool is_slow = GENERATE(false, true);
+  std::map<std::string, PeerPtr> peers;
+  int pid = 0;
+  for (const char* name : {"d", "c", "b", "a"}) peers[name] = world.add(name, ++pid, 10, is_slow && *name == 'c');
+  const auto come = [&] { world.add("new", ++pid, 10, false); };
+  const auto go = [&](const char* name) { world.rounds.remove(peers[name]); };
+  std::map<std::string, std::function<void()>> then;
+  world.on_served = [&](const PeerPtr& peer) {
+    if (const auto found = then.find(peer->name); found != then.end()) found->second();
+  };
+  SECTION("one comes") {
+    then["c"] = come;
+    CHECK(world.round() == Names{"a", "b", "c", "d"});
+    then.clear();
+    CHECK(world.round() == (is_slow ? Names{"new", "a", "b", "d", "c"} : Names{"new", "a", "b", "c", "d"}));
+  }
+  SECTION("one comes and another goes, which was served") {
+    then["c"] = [&] { come(), go("a"); };
+    CHECK(world.round() == Names{"a", "b", "c", "d"});
+  }
+  SECTION("one goes that was not served") {
+    then["c"] = [&] { go("d"); };
+    CHECK(world.round() == Names{"a", "b", "c"});
+  }
+  SECTION("one comes and goes itself") {
+    then["c"] = [&] { come(), go("c"); };
+    CHECK(world.round() == Names{"a", "b", "c", "d"});
+    then.clear();
+    CHECK(world.round() == Names{"new", "a", "b", "d"});
+  }
+  SECTION("one goes and comes again") {
+    then["c"] = [&] { go("c"), world.rounds.add(peers["c"]); };
+    CHECK(world.round() == Names{"a", "b", "c", "d"});
+  }
+}
+
 TEST_CASE("connections come and go while they have their turn") {
   World world;
-  std::vector<PeerPtr> peers;
-  for (int i = 0; i < 6; ++i) peers.push_back(world.add(std::to_string(i), 1 + i % 2, 100, i % 3 == 0));
+  constexpr int rounds = 100;
+  std::map<std::string, PeerPtr> here;
+  int came = 0;
+  const auto come = [&](bool is_slow) {
+    const auto name = std::to_string(++came);
+    here[name] = world.add(name, came, rounds, is_slow);
+  };
+  for (int i = 0; i < 6; ++i) come(i % 3 == 0);  // all have their turns in each round, also the slow ones
   int next = 0;
   world.on_served = [&](const PeerPtr& peer) {
-    if (next++ % 3 == 0) world.rounds.remove(peer);
-    if (next % 4 == 0 && next < 40) peers.push_back(world.add("new " + std::to_string(next), 3 + next, 1, false));
+    if (++next % 3 == 0 && here.size() > 4 && !peer->is_slow) {
+      world.rounds.remove(peer);
+      here.erase(peer->name);
+    }
+    if (next % 4 == 0 && came < 40) come(false);
   };
-  for (int i = 0; i < 100; ++i) world.round();
-  int left = 0;
-  world.rounds.for_each([&](const PeerPtr& peer) { left += peer->work; });
-  CHECK(left == 0);
+  std::map<std::string, int> expected;  // of those that never went
+  for (int i = 0; i < rounds; ++i) {
+    const auto before = here;
+    world.round();
+    for (const auto& [name, peer] : before) {
+      INFO("round " << i << ", " << name);
+      if (here.contains(name)) CHECK(rounds - peer->work == ++expected[name]);
+    }
+  }
+  CHECK(came == 40);
+  CHECK(expected["1"] == rounds);
+}
+
+TEST_CASE("what is known of a process ends with its last connection") {
+  Peers rounds;
+  const auto first = rounds.lane_of(7);
+  CHECK(rounds.lane_of(7) == first);
+  std::weak_ptr<Peers::Lane> ended = rounds.lane_of(8);
+  CHECK(ended.expired());
+  auto fresh = rounds.lane_of(8);
+  CHECK(rounds.lane_of(8) == fresh);
+  CHECK(first->lanes->size() == 2);
+  fresh.reset();
+  CHECK(first->lanes->size() == 1);
 }
 
 TEST_CASE("the clock is asked after something long, or many quick things") {
@@ -118,8 +190,7 @@ TEST_CASE("the clock is asked after something long, or many quick things") {
   CHECK(slice.lasts());
   CHECK_FALSE(slice.over());
   const auto begin = Clock::now();
-  do slice.spend(Slice::Cost::any);
-  while (slice.lasts());
+  use_up(slice);
   CHECK(slice.over());
   CHECK(Clock::now() - begin >= Slice::length);
 }

@@ -235,9 +235,9 @@ class Lives {
     for (const auto& [id, kept] : alive_)
       if (!is_kept(kept) && !wholes.contains(id)) expected.insert(id);
     std::set<ObjectId> told;
-    for (const auto& gone : world_.store.take_gone()) {
-      CHECK(gone.maker == ipc::maker_of(gone.id));
-      CHECK(told.insert(gone.id).second);
+    while (const auto gone = world_.store.take_gone()) {
+      CHECK(gone->maker == ipc::maker_of(gone->id));
+      CHECK(told.insert(gone->id).second);
     }
     REQUIRE(told == expected);
     for (const auto id : told) alive_.erase(id);

@@ -62,7 +62,7 @@ struct World {
   }
   std::vector<ObjectId> gone() {
     std::vector<ObjectId> ids;
-    for (const auto& gone : store.take_gone()) ids.push_back(gone.id);
+    while (const auto gone = store.take_gone()) ids.push_back(gone->id);
     return ids;
   }
 

@@ -38,7 +38,7 @@ std::vector<Node::GroupPtr> NodeAudit::groups() const {
 
 std::size_t NodeAudit::ops_in_groups() const {
   std::size_t ops = 0;
-  for (const auto& group : groups()) ops += group->muster.in_flight();
+  for (const auto& group : groups()) ops += group->muster->in_flight();
   return ops;
 }
 
@@ -110,7 +110,7 @@ Amounts NodeAudit::held() const {
     heap += group->charge.heap();
     for (const auto* waiting : {&group->early, &group->coming})
       for (const auto& [rank, queue] : *waiting) add_all(queue.ops);
-    add_ops(group->muster);
+    add_ops(*group->muster);
     for (const auto& [rank, charge] : group->lost) heap += charge.amount();
   }
   return sum;
@@ -216,15 +216,16 @@ std::vector<std::string> NodeAudit::contradictions() const {
       if (known == node_.groups_.end() || known->second != seated.group)
         found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
     }
-  for (const auto& [key, state] : node_.groups_) check_orders(state->muster, found);
+  for (const auto& [key, state] : node_.groups_) check_orders(*state->muster, found);
   for (const auto& [key, state] : node_.groups_)
-    for_each_slot(state->muster, [&, &key = key](const Muster::Slot& slot) {
+    for_each_slot(*state->muster, [&, &key = key](const Muster::Slot& slot) {
       if (slot.failure && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
-        found.push_back("group '" + key.name + "' remembers a failure in " + std::to_string(slot.remembered_bytes) +
-                        " bytes, of which " + std::to_string(slot.charge.amount()) + " are charged");
+        found.push_back("group '" + std::string(key.name) + "' remembers a failure in " +
+                        std::to_string(slot.remembered_bytes) + " bytes, of which " +
+                        std::to_string(slot.charge.amount()) + " are charged");
     });
   for (const auto& [key, state] : node_.groups_)
-    if (state->group.empty()) found.push_back("group '" + key.name + "' has no seat and is kept");
+    if (state->group.empty()) found.push_back("group '" + std::string(key.name) + "' has no seat and is kept");
   return found;
 }
 
@@ -242,7 +243,8 @@ std::vector<std::string> NodeAudit::left_over() const {
   for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
   count("pending entries", node_.pending_.size());
   count("running ops", node_.running_.size());
-  count("groups with ops to settle", node_.unsettled_.size());
+  count("groups with ops to settle", node_.unsettled_.size() + node_.unsettled_groups_.size());
+  count("clients' seats that are being lost", node_.leaving_.size());
   count("life lines", node_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());
@@ -254,16 +256,11 @@ std::vector<std::string> NodeAudit::left_over() const {
 }
 
 NodeAudit::SeatView NodeAudit::seat(ClientId client, SeatId seat) const {
-  const auto& [state, rank, charge] = node_.clients_.at(client).seats.at(seat);
+  const auto& seated = node_.clients_.at(client).seats.at(seat);
+  const auto& state = seated.group;
   const auto& group = state->group;
-  return {state,
-          group.settings().name,
-          rank,
-          group.settings().world_size,
-          group.epoch(),
-          group.is_newcomer(seat),
-          group.seats().size(),
-          group.newcomers().size()};
+  return {state,         group.settings().name,   seated.rank,          group.settings().world_size,
+          group.epoch(), group.is_newcomer(seat), group.seats().size(), group.newcomers().size()};
 }
 
 std::vector<SeatId> NodeAudit::seats_of(ClientId client) const {

@@ -38,6 +38,7 @@ class NodeAudit {
   /// The client must hold the seat.
   [[nodiscard]] SeatView seat(ClientId client, SeatId seat) const;
   [[nodiscard]] std::vector<SeatId> seats_of(ClientId client) const;
+  [[nodiscard]] bool is_connected(ClientId client) const { return node_.find(client) != nullptr; }
   /// True if the work's op is with the lanes: it has no deadline any more.
   [[nodiscard]] bool on_lanes(ClientId client, WorkId work) const;
   /// Null if the client doesn't hold it.

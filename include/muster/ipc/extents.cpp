@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <iterator>
 #include <limits>
+#include <new>
 #include <utility>
 
 namespace muster::ipc {
@@ -32,9 +33,18 @@ void Extents::add_segment(SegmentId segment, std::uint64_t bytes) {
   auto& pages = place->second;
   pages.bytes = bytes / page_bytes * page_bytes;
   if (pages.bytes == 0) return;
-  const Piece all{pages.bytes, ++frees_};
-  pages.pieces.emplace(0, all);
-  free_.insert(key(segment, pages, 0, all));
+  try {
+    const auto all = pages.pieces.emplace(0, Piece{pages.bytes, ++frees_, {}}).first;
+    free_.insert(key(segment, pages, 0, all->second));
+  } catch (const std::bad_alloc&) {
+    segments_.erase(place);
+    throw;
+  }
+}
+
+void Extents::put_among_free(SegmentId segment, const Pages& pages, std::uint64_t offset, Piece& piece) {
+  piece.node.value() = key(segment, pages, offset, piece);
+  free_.insert(std::move(piece.node));
 }
 
 void Extents::remove_segment(SegmentId segment) {
@@ -51,16 +61,19 @@ std::optional<Extents::Extent> Extents::take(std::uint64_t bytes) {
   if (best != free_.end() && best->whole_segment) best = free_.lower_bound(Key{true, bytes, 0, {}, 0});
   if (best == free_.end()) return std::nullopt;
   const Extent taken{best->segment, best->offset, bytes};
-  free_.erase(best);
-
   auto& pages = pages_of(taken.segment);
   auto& piece = pages.pieces.at(taken.offset);
-  const Piece rest{piece.bytes - bytes, piece.freed};
-  piece = {bytes, 0};
-  if (rest.bytes != 0) {
-    pages.pieces.emplace(taken.offset + bytes, rest);
-    free_.insert(key(taken.segment, pages, taken.offset + bytes, rest));
+  if (const std::uint64_t rest_bytes = piece.bytes - bytes; rest_bytes != 0) {
+    const std::uint64_t at = taken.offset + bytes;
+    const auto rest = pages.pieces.emplace(at, Piece{rest_bytes, piece.freed, {}}).first;
+    try {
+      free_.insert(key(taken.segment, pages, at, rest->second));
+    } catch (const std::bad_alloc&) {
+      pages.pieces.erase(rest);
+      throw;
+    }
   }
+  piece = {bytes, 0, free_.extract(best)};
   return taken;
 }
 
@@ -85,9 +98,10 @@ std::uint64_t Extents::give(SegmentId segment, std::uint64_t offset) {
     const auto previous = std::prev(freed);
     free_.erase(key(segment, pages, previous->first, previous->second));
     previous->second.freed = freed->second.freed;
+    previous->second.node = std::move(freed->second.node);
     freed = merge(previous, freed);
   }
-  free_.insert(key(segment, pages, freed->first, freed->second));
+  put_among_free(segment, pages, freed->first, freed->second);
   return bytes;
 }
 

@@ -33,21 +33,12 @@ class Extents {
   void remove_segment(SegmentId segment);
   /// `bytes`: a multiple of the page. A segment that is in use goes before one that is wholly free.
   [[nodiscard]] std::optional<Extent> take(std::uint64_t bytes);
-  /// Gives back the taken extent that starts here; returns its bytes.
+  /// Gives back the taken extent that starts here; returns its bytes. Never needs memory: whoever frees can't fail.
   std::uint64_t give(SegmentId segment, std::uint64_t offset);
   /// The taken extent that contains this offset.
   [[nodiscard]] std::optional<Extent> find(SegmentId segment, std::uint64_t offset) const;
 
  private:
-  struct Piece {
-    std::uint64_t bytes = 0;
-    std::uint64_t freed = 0;  ///< when, counted in frees; 0: taken
-  };
-  /// All pieces by offset, free and taken, without gaps; no two free ones are neighbours.
-  struct Pages {
-    std::uint64_t bytes = 0;
-    std::map<std::uint64_t, Piece> pieces;
-  };
   /// The order in which free pieces are looked through.
   struct Key {
     bool whole_segment;
@@ -57,9 +48,20 @@ class Extents {
     std::uint64_t offset;
     auto operator<=>(const Key&) const = default;
   };
+  struct Piece {
+    std::uint64_t bytes = 0;
+    std::uint64_t freed = 0;        ///< when, counted in frees; 0: taken
+    std::set<Key>::node_type node;  ///< while it is taken: for when it is free
+  };
+  /// All pieces by offset, free and taken, without gaps; no two free ones are neighbours.
+  struct Pages {
+    std::uint64_t bytes = 0;
+    std::map<std::uint64_t, Piece> pieces;
+  };
 
   [[nodiscard]] static Key key(SegmentId segment, const Pages& pages, std::uint64_t offset, const Piece& piece);
   [[nodiscard]] Pages& pages_of(SegmentId segment);
+  void put_among_free(SegmentId segment, const Pages& pages, std::uint64_t offset, Piece& piece);
 
   std::unordered_map<SegmentId, Pages> segments_;
   std::set<Key> free_;

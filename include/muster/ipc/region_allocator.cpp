@@ -81,20 +81,31 @@ RegionAllocator::Region RegionAllocator::allocate_with(SegmentId segment, std::u
                                                        std::uint64_t bytes) {
   const bool own = bytes >= own_bytes_min() && may_be_alone(bytes, segment_bytes);
   add_segment(segment, segment_bytes, own ? Use::own : Use::shared);
-  const auto region = counted(own ? allocate_own(bytes) : allocate_shared(bytes));
-  if (!region) allocator_misused("a segment added that is too small for its region", segment, bytes);
-  return *region;
+  try {
+    const auto region = counted(own ? allocate_own(bytes) : allocate_shared(bytes));
+    if (!region) allocator_misused("a segment added that is too small for its region", segment, bytes);
+    return *region;
+  } catch (const std::bad_alloc&) {
+    remove_segment(segment);
+    throw;
+  }
 }
 
 void RegionAllocator::add_segment(SegmentId segment, std::uint64_t bytes, Use use) {
-  if (use == Use::shared) extents_.add_segment(segment, bytes);
-  else if (segments_.contains(segment)) allocator_misused("segment added twice", segment, 0);
-  auto& added = segments_[segment];
+  const auto [place, is_new] = segments_.try_emplace(segment);
+  if (!is_new) allocator_misused("segment added twice", segment, 0);
+  auto& added = place->second;
   added.bytes = bytes;
   added.use = use;
   added.freed = ++own_frees_;
-  if (use == Use::own) free_own_.insert(own_key(segment, added));
-  else shared_bytes_ += bytes;
+  try {
+    if (use == Use::own) free_own_.insert(own_key(segment, added));
+    else extents_.add_segment(segment, bytes);
+  } catch (const std::bad_alloc&) {
+    segments_.erase(place);
+    throw;
+  }
+  if (use == Use::shared) shared_bytes_ += bytes;
   segment_bytes_ += bytes;
 }
 
@@ -144,8 +155,8 @@ std::optional<RegionAllocator::Region> RegionAllocator::allocate_own(std::uint64
   const auto best = free_own_.lower_bound(OwnKey{bytes, 0, {}});
   if (best == free_own_.end() || !may_be_alone(bytes, best->bytes)) return std::nullopt;
   const auto id = best->segment;
-  free_own_.erase(best);
   auto& segment = segment_of(id);
+  segment.node = free_own_.extract(best);
   count_region(segment);
   return Region{id, 0, segment.bytes};
 }
@@ -155,7 +166,8 @@ void RegionAllocator::free_own(SegmentId id, Segment& segment, std::uint64_t off
   allocated_bytes_ -= segment.bytes;
   forget_region(segment);
   segment.freed = ++own_frees_;
-  free_own_.insert(own_key(id, segment));
+  segment.node.value() = own_key(id, segment);
+  free_own_.insert(std::move(segment.node));
 }
 
 std::optional<RegionAllocator::Region> RegionAllocator::allocate_small(std::uint32_t size_class) {
@@ -186,11 +198,20 @@ std::optional<Extents::Extent> RegionAllocator::take_extent(std::uint64_t bytes)
 }
 
 bool RegionAllocator::make_slab(std::uint32_t size_class) {
+  if (unused_slabs_.empty()) {
+    // They may all come to be unused, and who frees can't fail.
+    if (unused_slabs_.capacity() == slabs_.size()) unused_slabs_.reserve(2 * slabs_.size() + 1);
+    slabs_.emplace_back();
+    unused_slabs_.push_back(static_cast<std::uint32_t>(slabs_.size() - 1));
+  }
+  std::vector<std::uint16_t> links(slots_of(size_class), no_slot);
   const auto extent = take_extent(slab_bytes);
   if (!extent) return false;
-  if (unused_slabs_.empty()) {
-    unused_slabs_.push_back(static_cast<std::uint32_t>(slabs_.size()));
-    slabs_.emplace_back();
+  try {
+    make_tables(segment_of(extent->segment), extent->offset);
+  } catch (const std::bad_alloc&) {
+    extents_.give(extent->segment, extent->offset);
+    throw;
   }
   const auto index = unused_slabs_.back();
   unused_slabs_.pop_back();
@@ -200,23 +221,27 @@ bool RegionAllocator::make_slab(std::uint32_t size_class) {
           .offset = extent->offset,
           .size_class = size_class,
           .free_slot = no_slot,
-          .links = std::vector<std::uint16_t>(slots_of(size_class), no_slot)};
+          .links = std::move(links)};
   map_slab(slab, index);
   link(index);
   return true;
 }
 
-void RegionAllocator::map_slab(const Slab& slab, std::uint32_t index) {
-  for (auto page = slab.offset / page_bytes; page < (slab.offset + slab_bytes) / page_bytes; ++page) {
-    auto& tables = slab.home->slab_of_page;
-    if (page / pages_per_table >= tables.size()) tables.resize(page / pages_per_table + 1);
-    auto& table = tables[page / pages_per_table];
-    if (!table) {
-      table = std::make_unique<SlabOfPage>();
-      table->fill(none);
-    }
-    (*table)[page % pages_per_table] = index;
+/// For a slab that begins there.
+void RegionAllocator::make_tables(Segment& segment, std::uint64_t offset) {
+  const auto last = (offset + slab_bytes - 1) / page_bytes / pages_per_table;
+  auto& tables = segment.slab_of_page;
+  if (last >= tables.size()) tables.resize(last + 1);
+  for (auto at = offset / page_bytes / pages_per_table; at <= last; ++at) {
+    if (tables[at]) continue;
+    tables[at] = std::make_unique<SlabOfPage>();
+    tables[at]->fill(none);
   }
+}
+
+void RegionAllocator::map_slab(const Slab& slab, std::uint32_t index) {
+  for (auto page = slab.offset / page_bytes; page < (slab.offset + slab_bytes) / page_bytes; ++page)
+    (*slab.home->slab_of_page[page / pages_per_table])[page % pages_per_table] = index;
 }
 
 void RegionAllocator::free(SegmentId segment, std::uint64_t offset) {

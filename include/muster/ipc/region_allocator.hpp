@@ -74,12 +74,20 @@ class RegionAllocator {
   static constexpr std::uint32_t none = 0xffffffff;
   using SlabOfPage = std::array<std::uint32_t, 256>;  ///< `none` where a page is in no slab
 
+  /// Free segments of one's own in the order of choice: the smallest, and of these the latest freed.
+  struct OwnKey {
+    std::uint64_t bytes;
+    std::uint64_t age;
+    SegmentId segment;
+    auto operator<=>(const OwnKey&) const = default;
+  };
   struct Segment {
     std::uint64_t bytes = 0;
     std::uint64_t regions = 0;
     Use use = Use::shared;
     std::uint64_t freed = 0;                                ///< for Use::own: the number of the free that made it free
     std::vector<std::unique_ptr<SlabOfPage>> slab_of_page;  ///< one table for each MiB that has ever had a slab
+    std::set<OwnKey>::node_type node;                       ///< for Use::own, while it is taken: for when it is free
   };
   /// Slots of one size. Slots that were never used follow the others; freed ones are linked, the latest first.
   struct Slab {
@@ -95,13 +103,6 @@ class RegionAllocator {
     std::vector<std::uint16_t> links;  ///< per slot: the next free one, or that it is taken
   };
 
-  /// Free segments of one's own in the order of choice: the smallest, and of these the latest freed.
-  struct OwnKey {
-    std::uint64_t bytes;
-    std::uint64_t age;
-    SegmentId segment;
-    auto operator<=>(const OwnKey&) const = default;
-  };
   [[nodiscard]] static OwnKey own_key(SegmentId id, const Segment& segment) {
     return {segment.bytes, ~segment.freed, id};
   }
@@ -133,6 +134,7 @@ class RegionAllocator {
   void drop_slab(std::uint32_t slab);
   /// Of one segment, or of all. True if there were any.
   bool drop_empty_slabs(SegmentId segment = {});
+  static void make_tables(Segment& segment, std::uint64_t offset);
   static void map_slab(const Slab& slab, std::uint32_t index);
   void link(std::uint32_t slab);
   void unlink(std::uint32_t slab);

@@ -163,9 +163,12 @@ Crowd crowd;
 
 bool is_crowded() { return crowd.is_there(); }
 
+std::chrono::nanoseconds Patience::poll_max(const Backoff& backoff) const {
+  return is_crowded() ? std::chrono::nanoseconds(0) : spin_max(backoff);
+}
+
 std::chrono::nanoseconds Patience::spin_max(const Backoff& backoff) const {
   using namespace std::chrono_literals;
-  if (is_crowded()) return 0ns;
   if (!backoff.gives_way()) return 30us;
   return usual_ <= 250us ? 1ms : 60us;
 }

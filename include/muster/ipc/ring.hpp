@@ -158,7 +158,9 @@ class Backoff {
 /// would cost more than the wait itself; hardly at all for those who wait long.
 class Patience {
  public:
-  /// Not at all while it is crowded. Who does not give way stops soon: either nobody else wants the core, or the kernel
+  /// Not at all while it is crowded.
+  [[nodiscard]] std::chrono::nanoseconds poll_max(const Backoff& backoff) const;
+  /// Where it is not. Who does not give way stops soon: either nobody else wants the core, or the kernel
   /// keeps those out who do. A thread that was just woken may hold its core through a whole slice of yields.
   [[nodiscard]] std::chrono::nanoseconds spin_max(const Backoff& backoff) const;
   /// A wait is over that took this long, sleep included.
