@@ -26,7 +26,7 @@ class BlockingPool {
 
   /// For each of requests, closing and memory. Of what other users leave one has at most half, so that there are
   /// threads for the next.
-  static constexpr std::size_t threads_of_each = 16;
+  static constexpr std::size_t threads_of_each = 12;
 
   /// `post` is called from the pool's threads with a function to run on the control thread.
   explicit BlockingPool(Post post, std::size_t threads_of_each_max = threads_of_each);

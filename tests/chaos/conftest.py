@@ -1,5 +1,7 @@
 """Each test has a daemon of its own, so that all that is left in it is this test's."""
 
+import resource
+
 import pytest
 
 pytest.register_assert_rewrite("chaos_harness", "raw_client")
@@ -27,3 +29,12 @@ def pair(daemon):
         yield pair
         pair.goes_on()
     wait_empty(daemon)
+
+
+@pytest.fixture
+def many_descriptors():
+    """As many as this process may have, for the duration of the test."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
 import signal
 import struct
 import threading
@@ -56,15 +55,6 @@ def with_daemon(**options):
 def close_all(clients: list[RawClient]) -> None:
     for client in clients:
         client.close()
-
-
-@pytest.fixture
-def many_descriptors():
-    """As many as this process may have, for the duration of the test."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield before[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @with_daemon(memory="2GiB")

@@ -291,3 +291,40 @@ def test_completions_that_nobody_reads(daemon):
             assert "completions" in reply.reason
         pair.goes_on()
     is_as_before(daemon)
+
+
+def lease_until_refused(client: RawClient) -> str:
+    """Segments of a page, each mapped by the daemon."""
+    while True:
+        answer, fds = client.ask("Lease", bytes=4096, timeout_ms=0)
+        if answer.name == "Failure":
+            return CODES[answer.code]
+        os.close(fds[0])
+        assert client.ask("Mapped", segment=answer.segment)[0].name == "Ok"
+
+
+def fork_until_refused(client: RawClient) -> str:
+    while True:
+        answer, fds = client.ask("Fork")
+        client.lines += fds
+        if answer.name == "Failure":
+            return CODES[answer.code]
+
+
+@pytest.mark.parametrize(("act", "large"), [(lease_until_refused, 104 * MIB), (fork_until_refused, 120 * MIB)])
+def test_what_the_kernel_keeps_for_small_things(act, large, many_descriptors, daemon):
+    """Of a store that is nearly full: its cgroup has no room for what is not charged."""
+    with RawClient(daemon) as holder:
+        holder.lease(large)
+        # The daemon touches it all.
+        eventually(lambda: bytes_of(daemon, "RssShmem") >= large, True)
+        clients = [RawClient(daemon) for _ in range(4)]
+        for client in clients:
+            client.lines = []
+            assert act(client) == "quota_exceeded"
+        assert holder.survives()
+        for client in clients:
+            client.close()
+            for line in client.lines:
+                os.close(line)
+    is_as_before(daemon)
