@@ -1,4 +1,4 @@
-"""The Python API reference, from the docstrings. Build it with: sphinx-build -W python/docs build/docs"""
+"""The documentation. Build it with: sphinx-build -W docs build/docs, and the package on PYTHONPATH."""
 
 import muster
 
@@ -11,4 +11,4 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 nitpicky = False
 html_theme = "alabaster"
-html_theme_options = {"description": "An in-memory collective object store"}
+html_theme_options = {"description": "An in-memory collective object store", "page_width": "1100px"}

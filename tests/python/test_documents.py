@@ -1,0 +1,125 @@
+"""Every Python example of README.md and docs/ runs, and prints what stands below it.
+
+Each runs as a script in a fresh process, with a daemon of its own. Where the caption (in README.md: the text before it)
+says ``muster run -n N``, it runs with N ranks. A block of text with the caption ``Output`` behind an example is what it
+prints; ``...`` stands for anything, and lines of ranks come in any order. ``:class: sketch`` marks what is no program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60
+DIRECTIVE = re.compile(r"^\.\. code-block:: (\w+)\n((?:   :.*\n)*)\n((?:   .*\n|\n)+)", re.MULTILINE)
+
+
+@dataclasses.dataclass
+class Example:
+    code: str
+    ranks: int  # 0: no launcher
+    output: str | None  # None: the page does not say
+
+
+def ranks_in(text: str) -> int:
+    found = re.search(r"muster run -n (\d+)", text)
+    return int(found[1]) if found else 0
+
+
+def examples_in_markdown(text: str) -> Iterator[Example]:
+    for found in re.finditer(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        before = text[: found.start()].rstrip().rpartition("\n\n")[2]
+        yield Example(found[1], ranks_in(before), None)
+
+
+def examples_in_page(text: str) -> Iterator[Example]:
+    blocks = list(DIRECTIVE.finditer(text))
+    for number, found in enumerate(blocks):
+        language, options, code = found.groups()
+        if language != "python" or ":class: sketch" in options:
+            continue
+        after = blocks[number + 1] if number + 1 < len(blocks) else None
+        is_output = after and after[1] == "text" and ":caption: Output" in after[2]
+        output = textwrap.dedent(after[3]).strip() if after and is_output else None
+        yield Example(textwrap.dedent(code).strip() + "\n", ranks_in(options), output)
+
+
+def all_examples() -> Iterator[pytest.param]:
+    for number, example in enumerate(examples_in_markdown((ROOT / "README.md").read_text())):
+        yield pytest.param(example, id=f"README.md-{number}")
+    for page in sorted((ROOT / "docs").rglob("*.rst")):
+        for number, example in enumerate(examples_in_page(page.read_text())):
+            yield pytest.param(example, id=f"{page.relative_to(ROOT / 'docs')}-{number}")
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    folder = tempfile.mkdtemp(prefix="muster-")  # short: a socket's path has 107 bytes at most
+    launcher = ("MUSTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMPI_", "SLURM_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
+    variables = {**kept, "MUSTER_SOCKET": f"{folder}/s", "HOME": folder}
+    yield variables
+    subprocess.run(["muster", "stop"], env=variables, check=False, capture_output=True, timeout=PATIENCE_S)
+    shutil.rmtree(folder)
+
+
+def matches(said: list[str], expected: list[str]) -> bool:
+    """Whether the lines are these; ``...`` stands for anything in a line."""
+    patterns = [re.compile(".*".join(map(re.escape, line.split("..."))), re.DOTALL) for line in expected]
+    return len(said) == len(patterns) and all(map(re.Pattern.fullmatch, patterns, said))
+
+
+@pytest.mark.parametrize("example", list(all_examples()))
+def test_an_example_runs_and_prints_what_its_page_says(example: Example, environment: dict[str, str], tmp_path: Path):
+    script = tmp_path / "example.py"
+    script.write_text(example.code)
+    launcher = ["muster", "run", "-n", str(example.ranks), "--"] if example.ranks else []
+    done = subprocess.run(
+        [*launcher, sys.executable, str(script)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if example.output is not None:
+        said, expected = done.stdout.strip().splitlines(), example.output.splitlines()
+        if example.ranks:
+            said, expected = sorted(said), sorted(expected)
+        assert matches(said, expected), f"expected:\n{example.output}\ngot:\n{done.stdout}"
+
+
+def test_the_messages_of_troubleshooting_are_in_the_code():
+    """By the parts between the values."""
+    folders = [ROOT / folder for folder in ("client", "daemon", "include", "python")]
+    sources = [path for folder in folders for kind in ("*.cpp", "*.hpp", "*.py") for path in folder.rglob(kind)]
+    code = "".join(path.read_text() for path in sources)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # one literal in several lines
+    page = (ROOT / "docs" / "troubleshooting.rst").read_text().partition("\nSlow?\n")[0]
+    messages = {message for line in page.splitlines() if line.startswith("``") for message in line.split("``")[1::2]}
+    messages.remove("assignment destination is read-only")  # NumPy says it
+    parts = {part for message in messages for part in message.split("...")}
+    assert len(parts) > 50
+    assert {part for part in parts if part not in code} == set()
+
+
+def test_all_pages_have_been_read():
+    """A directive that the pattern above does not know would be an example that nobody runs."""
+    for page in (ROOT / "docs").rglob("*.rst"):
+        text = page.read_text()
+        assert text.count("code-block:: python") == sum(found[1] == "python" for found in DIRECTIVE.finditer(text)), (
+            page
+        )
