@@ -200,6 +200,8 @@ class Store {
   [[nodiscard]] std::optional<Move> begin_move(ObjectId object, const SegmentPtr& from) const;
   /// How many arrays the object has; 0 if there is none.
   [[nodiscard]] std::size_t leaves_of(ObjectId object) const;
+  /// What a reply takes that describes the object; 0 if there is none.
+  [[nodiscard]] std::size_t description_bytes(ObjectId object) const;
   /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
   bool finish_move(Move move);
 

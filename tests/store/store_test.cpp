@@ -416,6 +416,29 @@ TEST_CASE("an object of more arrays than one turn suffices for is refused") {
   CHECK(code_of(world.try_seal(alice, manifest, whole)) == muster::Code::invalid);
 }
 
+TEST_CASE("an object that takes too many bytes to describe is refused") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  Manifest manifest;
+  SECTION("by its shapes") {
+    const std::vector<std::int64_t> deep(60, 1);
+    constexpr std::size_t each = 16 + 60 * 8;
+    while (manifest.leaves.size() < muster::ipc::description_bytes_max / each)
+      REQUIRE(manifest.add(segment, 0, muster::DType::int8, deep));
+    REQUIRE(world.try_seal(alice, manifest));
+    REQUIRE(manifest.add(segment, 0, muster::DType::int8, deep));
+  }
+  SECTION("by its names and constants") {
+    manifest.structure = std::string(muster::ipc::description_bytes_max / 2, 's');
+    manifest.guise = std::string(manifest.structure.size() - 64, 'g');
+    REQUIRE(world.try_seal(alice, manifest));
+    manifest.guise += manifest.guise.substr(0, 64);
+  }
+  const auto refused = world.try_seal(alice, manifest);
+  CHECK(code_of(refused) == Code::invalid);
+  CHECK_THAT(refused.error().describe(), Contains("description of 2097"));
+}
+
 TEST_CASE("what describes many arrays is destroyed elsewhere, and charged until then") {
   World world;
   world.keeps_remains = true;
