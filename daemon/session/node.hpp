@@ -219,7 +219,8 @@ class Node {
     muster::ipc::SmallVector<ResultRegion, 1> regions;
     std::size_t regions_made = 0;  ///< how many of them have memory
     std::uint64_t result_bytes = 0;
-    std::uint64_t plan_bytes = 0;
+    bool planned = false;
+    std::uint64_t plan_bytes = 0;               ///< at most, before it is planned
     Charge plan_charge;                         ///< of a large plan, while it runs
     Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
     std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
@@ -377,8 +378,12 @@ class Node {
   void perform(const GroupPtr& state, std::vector<Action> actions, TimePoint now);
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
+  [[nodiscard]] static Sharing sharing_of(const Running& running);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
+  [[nodiscard]] muster::Result<void> plan(Running& running);
+  [[nodiscard]] muster::Result<void> attempt(std::uint64_t key, Turn turn);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
+  [[nodiscard]] muster::Result<void> keep_sizes(Running& waiting);
   [[nodiscard]] bool is_wanted(const Running& running, std::size_t& left) const;
   [[nodiscard]] bool may_have_unwanted_ops() const;
   void drop_unwanted_ops();

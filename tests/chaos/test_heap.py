@@ -22,6 +22,7 @@ from raw_client import (
     FLOAT32,
     PROTOCOL,
     RELEASE,
+    SCAN,
     SEAL,
     SEAL_FAILED,
     RawClient,
@@ -305,8 +306,8 @@ def test_the_largest_descriptions_in_a_full_store(leaves, dims, daemon):
         for _ in range(5):
             # Both are answers; too large for the daemon is neither.
             assert client.ask("Describe", object=object_id)[0].name in ("Object", "Failure")
-        for work in range(1, 4):
-            client.submit(COMBINE, combine(work, ALLREDUCE, 2, [object_id, object_id]))
+        for work, (kind, ranks) in enumerate([(ALLREDUCE, 2), (SCAN, 3), (ALLREDUCE, 2), (SCAN, 3)]):
+            client.submit(COMBINE, combine(work + 1, kind, ranks, [object_id] * ranks))
         assert client.survives()
     is_as_before(daemon)
 
