@@ -1,6 +1,6 @@
 // Groups and their seats: joining, deadlines, reforms and splits.
 #include <algorithm>
-#include <set>
+#include <limits>
 
 #include "base/assert.hpp"
 #include "session/frame_builder.hpp"
@@ -216,12 +216,25 @@ void Node::remove_group(const GroupPtr& state) {
 }
 
 void Node::tell_members(const GroupPtr& state) {
+  std::size_t left = std::numeric_limits<std::size_t>::max();
+  static_cast<void>(tell_members(state, 0, left));
+}
+
+/// From that rank on, for as long as there is time; returns the rank to go on with, world_size after the last.
+int Node::tell_members(const GroupPtr& state, int first, std::size_t& left) {
+  constexpr std::size_t effort_of_record = 2;
+  constexpr std::size_t ranks_each = 512;  ///< that a record names
   ipc::GroupChanged changed;
   changed.epoch = state->group.epoch();
   changed.live = state->group.live();
   changed.lost = state->group.lost();
+  const std::size_t effort = effort_of_record + (changed.live.size() + changed.lost.size()) / ranks_each;
   std::vector<std::byte> body;
-  for (const auto& [rank, seat] : state->group.seats()) {
+  const auto& seats = state->group.seats();
+  for (auto next = seats.lower_bound(first); next != seats.end(); ++next) {
+    const auto& [rank, seat] = *next;
+    if (left == 0) return rank;
+    left -= std::min(left, effort);
     // One that is being forgotten may hold more seats, which it loses next.
     if (!find(seat.client)) continue;
     changed.seat = seat.id;
@@ -229,6 +242,7 @@ void Node::tell_members(const GroupPtr& state) {
     ipc::write(changed, body);
     outside_.complete(seat.client, ipc::CompletionType::group_changed, body);
   }
+  return state->group.settings().world_size;
 }
 
 void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {

@@ -52,7 +52,7 @@ bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
     if (seat.empty()) continue;
     std::size_t left = effort_of_turn;
     if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.loss, left, now_) == AfterLoss::tell)
-      leaving.to_tell.insert(state);
+      leaving.to_tell.try_emplace(state, 0);
     return true;
   }
   return false;
@@ -67,11 +67,16 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
     auto seat = leaving.seats.extract(leaving.seats.begin());
     const GroupPtr state = seat.mapped().group;
     if (lose_seat(seat.key(), std::move(seat.mapped()), leaving.loss, left, now) == AfterLoss::tell)
-      leaving.to_tell.insert(state);
+      leaving.to_tell.try_emplace(state, 0);
   }
   if (!leaving.seats.empty()) return false;
-  for (const auto& state : leaving.to_tell) tell_members(state);
-  return true;
+  while (!leaving.to_tell.empty() && left > 0) {
+    const auto first = leaving.to_tell.begin();
+    auto& [state, next_rank] = *first;
+    next_rank = tell_members(state, next_rank, left);
+    if (next_rank == state->group.settings().world_size) leaving.to_tell.erase(first);
+  }
+  return leaving.to_tell.empty();
 }
 
 Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated seated, const Loss& loss, std::size_t& left,

@@ -12,7 +12,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -316,7 +315,7 @@ class Node {
   struct Leaving {
     std::unordered_map<SeatId, Client::Seated> seats;
     Loss loss;
-    std::set<GroupPtr> to_tell;
+    std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
   };
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
@@ -348,6 +347,7 @@ class Node {
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state);
+  [[nodiscard]] int tell_members(const GroupPtr& state, int first, std::size_t& left);
   struct Child {
     GroupPtr group;
     std::vector<const Contribution*> members;  ///< by rank

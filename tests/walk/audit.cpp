@@ -30,7 +30,7 @@ std::vector<Node::GroupPtr> NodeAudit::groups() const {
     for (const auto& [seat, seated] : client.seats) add(seated.group);
   for (const auto& leaving : node_.leaving_) {
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
-    for (const auto& group : leaving.to_tell) add(group);
+    for (const auto& [group, next_rank] : leaving.to_tell) add(group);
   }
   for (const auto& unsettled : node_.unsettled_) add(unsettled.group);
   return {found.begin(), found.end()};
