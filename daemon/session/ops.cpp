@@ -164,7 +164,8 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
               "join the group again"));
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
-                     Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
+                     Error(Code::invalid, "the op's key is no text",
+                           "use UTF-8 without control characters and characters that can't be seen"));
   const auto& [state, rank, of_seat] = seat->second;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)

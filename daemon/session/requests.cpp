@@ -195,7 +195,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                                  "use 1 to " + std::to_string(name_bytes_max) + " bytes"));
       if (!is_text(name))
         return reply_error(id, request,
-                           Error(Code::invalid, "the group's name is no text", "use UTF-8 without control characters"));
+                           Error(Code::invalid, "the group's name is no text",
+                                 "use UTF-8 without control characters and characters that can't be seen"));
       if (body.world_size() < 1 || body.world_size() > world_size_max)
         return reply_error(id, request,
                            Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
