@@ -293,6 +293,11 @@ class Node {
   void list_groups(ClientId client, std::uint64_t request);
   void list_clients(ClientId client, std::uint64_t request, TimePoint now);
   [[nodiscard]] std::string label(ClientId client) const;
+  [[nodiscard]] std::string label(ClientId client, std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::optional<UserId> sees_only(ClientId client) const;
+  [[nodiscard]] std::vector<std::string> holders_text(std::span<const Holder> holders,
+                                                      std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
 
   // groups.cpp: seats and epochs
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);

@@ -577,7 +577,12 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   REQUIRE(world.store.pin(newer, alice.client, world.now));
   const ObjectPtr op = *world.store.held(newer, alice.client);
   REQUIRE(world.store.release(newer, alice.client));
-  const auto list = world.store.list(10, world.now + std::chrono::minutes(1));
+  std::vector<Store::Listed> list;
+  const auto at = world.now + std::chrono::minutes(1);
+  world.store.list(std::nullopt, at, [&](const Store::Listed& listed) {
+    list.push_back(listed);
+    return true;
+  });
   REQUIRE(list.size() == 2);
   CHECK(list[0].object->id == older);
   REQUIRE(list[0].holders.size() == 2);
@@ -588,7 +593,11 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   CHECK(list[1].holders.empty());
   CHECK(list[1].in_ops == 1);
   CHECK(list[1].pinned == std::chrono::minutes(1));
-  CHECK(world.store.list(1, world.now).size() == 1);
+  int rows = 0;
+  world.store.list(alice.user, at, [&](const Store::Listed&) { return ++rows, false; });
+  CHECK(rows == 1);
+  world.store.list(alice.user + 1000, at, [&](const Store::Listed&) { return ++rows, true; });
+  CHECK(rows == 1);
 }
 
 TEST_CASE("ten thousand objects cost the daemon little memory") {
