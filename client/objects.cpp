@@ -36,12 +36,13 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
     connection->arena().object_gone(record.object);
     return error;
   };
-  const std::size_t words = std::max(record.manifest.structure.size(), record.manifest.guise.size());
-  if (words > ipc::structure_bytes_max)
-    return fail(Error(
-        Code::invalid,
-        "a structure of " + std::to_string(words) + " bytes, more than " + std::to_string(ipc::structure_bytes_max),
-        "use fewer or shorter keys"));
+  if (const auto bytes = ipc::encoded_bytes(record.manifest); bytes > ipc::description_bytes_max)
+    return fail(Error(Code::invalid,
+                      "an object of " + std::to_string(record.manifest.leaves.size()) + " arrays and " +
+                          std::to_string(record.manifest.structure.size()) +
+                          " bytes of keys and constants takes a description of " + std::to_string(bytes) +
+                          " bytes, of at most " + std::to_string(ipc::description_bytes_max),
+                      "use fewer arrays and shorter keys, or put large constants into arrays"));
   record.capability = connection->random_capability();
   Scratch body;
   ipc::write(record, *body);

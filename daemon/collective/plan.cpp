@@ -42,10 +42,12 @@ struct Extent {
   std::size_t arrays_read = 0;
   std::size_t arrays_made = 0;
   std::size_t manifest_bytes = 0;
+  std::size_t objects_made = 0;
   std::size_t objects_given = 0;
 
   /// Outputs like this manifest, made of that many inputs like it.
   void add_outputs(const Manifest& like, std::size_t outputs, std::size_t inputs) {
+    objects_made += outputs;
     arrays_read += inputs * like.leaves.size();
     arrays_made += outputs * like.leaves.size();
     // A result may have one more dimension.
@@ -56,18 +58,33 @@ struct Extent {
 class Planner {
  public:
   Planner(const Op& op, Sharing sharing, Plan& plan)
-      : op_(op), sharing_(sharing), kind_(op.contributions.front().kind), plan_(plan) {
-    plan_.gives.resize(gives_all_the_same() ? 1 : size());
-  }
+      : op_(op), sharing_(sharing), kind_(op.contributions.front().kind), plan_(plan) {}
 
   /// What stands in the way, if anything.
-  std::optional<Error> run() {
+  std::optional<Error> measure() {
     extent_ = extent();
     if (auto error = check(extent_)) return error;
-    if (sharing_ == Sharing::copy) {
-      add_copies();
-      if (auto error = check(extent_)) return error;
-    }
+    if (sharing_ == Sharing::alias) return std::nullopt;
+    add_copies();
+    return check(extent_);
+  }
+
+  [[nodiscard]] PlanExtent measured() const {
+    const bool folds =
+        kind_ == Kind::allreduce || kind_ == Kind::reduce || kind_ == Kind::scan || kind_ == Kind::reduce_scatter;
+    constexpr std::size_t known_copy_bytes = 128;
+    const std::size_t each_read = folds ? sizeof(const std::byte*) : sizeof(CopyBytes);
+    const std::size_t each_output = sizeof(PlannedOutput) + (sharing_ == Sharing::copy ? known_copy_bytes : 0);
+    return {.outputs = extent_.objects_made,
+            .bytes = extent_.manifest_bytes + extent_.objects_made * each_output + extent_.arrays_read * each_read +
+                     (folds ? extent_.arrays_made * sizeof(Fold) : 0) + size() * sizeof(Gives) +
+                     (size() + extent_.objects_given) * sizeof(Given)};
+  }
+
+  std::optional<Error> run() {
+    if (auto error = measure()) return error;
+    plan_.gives.resize(gives_all_the_same() ? 1 : size());
+    plan_.outputs.reserve(extent_.objects_made);
     fill();
     if (!plan_.outputs.empty() && several_users())
       for (PlannedOutput& output : plan_.outputs) output.manifest.makers = Makers::several_users;
@@ -171,9 +188,14 @@ class Planner {
     if (extent.manifest_bytes > max.manifest_bytes)
       return too_much(extent.manifest_bytes, max.manifest_bytes, "describe its results in too many bytes",
                       "use fewer arrays and shorter names and constants in their containers");
+    if (extent.objects_made > max.objects_made)
+      return too_much(extent.objects_made, max.objects_made, "make too many objects",
+                      "use fewer ranks, or let the parts be stacked or joined: all_to_all of one array makes one for "
+                      "each rank");
     if (extent.objects_given > max.objects_given)
       return too_much(extent.objects_given, max.objects_given, "give too many objects",
-                      "use fewer ranks, or let the parts be stacked or joined");
+                      "use fewer ranks, or let the parts be stacked or joined: all_to_all of one array gives one to "
+                      "each rank");
     return std::nullopt;
   }
 
@@ -231,7 +253,6 @@ class Planner {
     const auto prefixes = static_cast<std::uint32_t>(size() - unchanged);
     if (prefixes == 0) return;
     const std::size_t output = add_reduced(inputs, prefixes);
-    plan_.outputs.reserve(plan_.outputs.size() + prefixes);
     for (std::size_t prefix = 1; prefix < prefixes; ++prefix) plan_.outputs.push_back(plan_.outputs[output]);
     for (std::size_t prefix = 0; prefix < prefixes; ++prefix) give(prefix + unchanged, {true, 0, output + prefix});
   }
@@ -431,6 +452,14 @@ std::uint64_t Plan::own_bytes() const {
   for (const PlannedOutput& output : outputs) bytes += bytes_of(output.manifest);
   for (const Gives& each : gives) bytes += each.size() * sizeof(Given);
   return bytes;
+}
+
+Result<PlanExtent> measure_plan(const Op& op, Sharing sharing) {
+  MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");
+  Plan none;
+  Planner planner(op, sharing, none);
+  if (auto error = planner.measure()) return std::move(*error);
+  return planner.measured();
 }
 
 Result<Plan> make_plan(const Op& op, Sharing sharing) {

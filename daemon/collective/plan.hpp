@@ -86,12 +86,22 @@ struct PlanLimits {
   std::size_t arrays_read = std::size_t{1} << 17;     ///< inputs of all folds, and copies
   std::size_t arrays_made = std::size_t{1} << 16;     ///< leaves of all outputs
   std::size_t manifest_bytes = std::size_t{8} << 20;  ///< of all outputs: their shapes and structures
-  std::size_t objects_given = std::size_t{1} << 18;   ///< to all ranks, where each gets others
+  std::size_t objects_made = std::size_t{1} << 12;    ///< outputs: each takes memory and an entry in the store
+  std::size_t objects_given = std::size_t{1} << 15;   ///< to all ranks, where each gets others: a hold for each
 };
 inline constexpr PlanLimits plan_limits{};
 
+/// What is known of a plan before it is made.
+struct PlanExtent {
+  std::size_t outputs = 0;  ///< most often: it may have none where inputs are given as they are
+  std::uint64_t bytes = 0;  ///< of the heap, at most
+};
+
 /// No op has more contributions.
 inline constexpr std::size_t contributions_max = 1024;
+
+/// Without building anything. Invalid where it would take more than PlanLimits says.
+[[nodiscard]] muster::Result<PlanExtent> measure_plan(const Op& op, Sharing sharing = Sharing::alias);
 
 /// The op's contributions must agree (see check_op). Invalid where the result can't be, because its shape is too large,
 /// and where making it would take more than PlanLimits says, which is known before anything is built.

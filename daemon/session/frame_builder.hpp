@@ -12,7 +12,8 @@ namespace musterd {
 namespace wire = muster::ipc::wire;
 
 struct FrameBuilder {
-  explicit FrameBuilder(std::uint64_t request_) : request(request_) {}
+  /// `bytes`: about how large it gets, where that is much: growing takes a copy.
+  explicit FrameBuilder(std::uint64_t request_, std::size_t bytes = 1024) : fbb(bytes), request(request_) {}
 
   [[nodiscard]] std::vector<std::byte> finish(wire::Body type, flatbuffers::Offset<void> body) {
     wire::FinishFrameBuffer(fbb, wire::CreateFrame(fbb, request, type, body));

@@ -34,11 +34,14 @@ Bytes segment(std::uint64_t request, const Segment& segment) {
 }
 
 Bytes object(std::uint64_t request, const Object& object) {
-  FrameBuilder frame(request);
-  std::vector<std::byte> manifest;
-  ipc::encode(object.manifest, manifest);
+  constexpr std::size_t around = 256;
+  FrameBuilder frame(request, ipc::encoded_bytes(object.manifest) + around);
   const wire::Capability capability(object.capability.bits[0], object.capability.bits[1]);
-  auto bytes = frame.fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(manifest.data()), manifest.size());
+  const auto bytes = [&] {
+    std::vector<std::byte> manifest;
+    ipc::encode(object.manifest, manifest);
+    return frame.fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(manifest.data()), manifest.size());
+  }();
   auto body = wire::CreateObject(frame.fbb, object.id.value, &capability, bytes);
   return frame.finish(wire::Body_Object, body.Union());
 }

@@ -1,6 +1,6 @@
 // Groups and their seats: joining, deadlines, reforms and splits.
 #include <algorithm>
-#include <set>
+#include <limits>
 
 #include "base/assert.hpp"
 #include "session/frame_builder.hpp"
@@ -234,10 +234,24 @@ void Node::remove_group(const GroupPtr& state) {
 }
 
 void Node::tell_members(const GroupPtr& state) noexcept {
+  std::size_t left = std::numeric_limits<std::size_t>::max();
+  static_cast<void>(tell_members(state, 0, left));
+}
+
+/// From that rank on, for as long as there is time; returns the rank to go on with, world_size after the last.
+int Node::tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept {
+  constexpr std::size_t effort_of_record = 2;
+  constexpr std::size_t ranks_each = 512;  ///< that a record names
   std::optional<ipc::GroupChanged> changed;
   std::vector<std::byte> body;
   guarded([&] { changed = change_of(*state); });
-  for (const auto& [rank, seat] : state->group.seats()) {
+  const std::size_t named = changed ? changed->live.size() + changed->lost.size() : 0;
+  const std::size_t effort = effort_of_record + named / ranks_each;
+  const auto& seats = state->group.seats();
+  for (auto next = seats.lower_bound(first); next != seats.end(); ++next) {
+    const auto& [rank, seat] = *next;
+    if (left == 0) return rank;
+    left -= std::min(left, effort);
     // One that is being forgotten may hold more seats, which it loses next.
     if (!find(seat.client)) continue;
     if (!changed) {
@@ -253,6 +267,7 @@ void Node::tell_members(const GroupPtr& state) noexcept {
         },
         seat.client);
   }
+  return state->group.settings().world_size;
 }
 
 ipc::GroupChanged Node::change_of(const GroupState& state) {

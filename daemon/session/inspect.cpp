@@ -22,6 +22,22 @@ std::size_t index(Resource resource) { return static_cast<std::size_t>(resource)
 
 }  // namespace
 
+/// Everything for the daemon's user and root; others see what is of their own user.
+std::optional<UserId> Node::sees_only(ClientId id) const {
+  const Client* client = find(id);
+  const UserId user = client ? client->credentials.user : settings_.user;
+  if (user == 0 || user == settings_.user) return std::nullopt;
+  return user;
+}
+
+/// What other users call themselves is not told.
+std::string Node::label(ClientId id, std::optional<UserId> seen_by) const {
+  const auto line = lifelines_.find(id);
+  const auto client = clients_.find(line == lifelines_.end() ? id : line->second.parent);
+  if (!seen_by || client == clients_.end() || client->second.credentials.user == *seen_by) return label(id);
+  return "uid " + std::to_string(client->second.credentials.user);
+}
+
 std::string Node::label(ClientId id) const {
   if (id.value == 0) return "musterd";
   if (auto found = clients_.find(id); found != clients_.end()) return found->second.name;
@@ -34,7 +50,9 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::Account>> users;
+  const auto only = sees_only(id);
   for (const auto user : ledger_.users()) {
+    if (user != only.value_or(user)) continue;
     const auto account = ledger_.user(user);
     users.push_back(wire::CreateAccount(fbb, fbb.CreateString("uid " + std::to_string(user)),
                                         account.used[index(Resource::memory)], account.memory_peak,
@@ -79,36 +97,84 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
 
 void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, TimePoint now) {
   constexpr std::size_t limit_max = 10'000;
+  const std::size_t rows_max = std::min(limit == 0 ? limit_max : limit, limit_max);
+  const auto only = sees_only(id);
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ObjectInfo>> infos;
-  for (const auto& listed : store_.list(std::min(limit == 0 ? limit_max : limit, limit_max), now)) {
-    if (is_long(fbb)) break;
+  bool all = true;
+  store_.list(only, now, [&](const Store::Listed& listed) {
+    if (infos.size() >= rows_max || is_long(fbb)) return all = false;
     const auto& object = *listed.object;
     const auto& manifest = object.manifest;
-    std::vector<std::string> holders;
-    for (const auto& holder : listed.holders)
-      holders.push_back(label(holder.client) + (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
     const bool plain = manifest.leaves.size() == 1;
     const auto shape = plain ? manifest.shape(manifest.leaves.front()) : std::span<const std::int64_t>{};
     const auto dtype = plain ? std::string(name(manifest.leaves.front().dtype)) : "bundle";
     const auto maker = clients_.find(object.maker);
+    const bool shows_pid = maker != clients_.end() && (!only || maker->second.credentials.user == *only);
     infos.push_back(wire::CreateObjectInfo(
         fbb, object.id.value, manifest.bytes(), static_cast<std::uint32_t>(manifest.leaves.size()),
         fbb.CreateString(dtype), fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
-        fbb.CreateString(label(object.maker)), maker == clients_.end() ? 0 : maker->second.credentials.pid,
-        fbb.CreateVectorOfStrings(holders), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
-        seconds(listed.pinned), seconds(now - object.made), store_.pinned_bytes(object)));
-  }
-  auto body = wire::CreateObjects(fbb, fbb.CreateVector(infos), store_.size());
+        fbb.CreateString(label(object.maker, only)), shows_pid ? maker->second.credentials.pid : 0,
+        fbb.CreateVectorOfStrings(holders_text(listed.holders, only)),
+        static_cast<std::uint32_t>(std::max(0L, listed.in_ops)), seconds(listed.pinned), seconds(now - object.made),
+        store_.pinned_bytes(object)));
+    return true;
+  });
+  const std::uint64_t total = all     ? infos.size()
+                              : !only ? store_.size()
+                                      : ledger_.user(*only).used[index(Resource::objects)];
+  auto body = wire::CreateObjects(fbb, fbb.CreateVector(infos), total);
   send_reply(id, out.finish(wire::Body_Objects, body.Union()), {});
 }
 
+/// The first of them: an object may have thousands.
+std::vector<std::string> Node::holders_text(std::span<const Holder> holders, std::optional<UserId> seen_by) const {
+  constexpr std::size_t named_max = 16;
+  const std::size_t named = std::min(holders.size(), named_max);
+  std::vector<std::string> texts;
+  for (const auto& holder : holders.first(named))
+    texts.push_back(label(holder.client, seen_by) + (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
+  if (holders.size() > named) texts.push_back("and " + std::to_string(holders.size() - named) + " more");
+  return texts;
+}
+
+/// Of a user: its own, and the open ones in which a process of its sits. Not more than a list may show.
+std::vector<const Node::GroupState*> Node::groups_seen(std::optional<UserId> seen_by) const {
+  constexpr std::size_t looks_max = std::size_t{1} << 16;
+  std::vector<const GroupState*> seen;
+  std::size_t looks = 0;
+  const auto sits_in = [&](const GroupState& state) {
+    const auto& seats = state.group.seats();
+    return std::any_of(seats.begin(), seats.end(), [&](const auto& seat) {
+      const Client* client = ++looks < looks_max ? find(seat.second.client) : nullptr;
+      return client && client->credentials.user == *seen_by;
+    });
+  };
+  for (auto entry = groups_.begin(); entry != groups_.end() && ++looks < looks_max;) {
+    const auto& [key, state] = *entry;
+    if (seen_by && !key.open && key.user < *seen_by) {
+      entry = groups_.lower_bound({key.open, key.made, *seen_by, {}});
+      continue;
+    }
+    if (seen_by && !key.open && key.user > *seen_by) {
+      entry = groups_.lower_bound({key.made, !key.made, 0, {}});
+      continue;
+    }
+    if (!seen_by || !key.open || state->group.settings().user == *seen_by || sits_in(*state))
+      seen.push_back(state.get());
+    ++entry;
+  }
+  return seen;
+}
+
 void Node::list_groups(ClientId id, std::uint64_t request) {
+  const auto only = sees_only(id);
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::GroupInfo>> infos;
-  for (const auto& [key, state] : groups_) {
+  const auto seen = groups_seen(only);
+  for (const GroupState* state : seen) {
     if (is_long(fbb)) break;
     const auto& group = state->group;
     const auto lost = group.lost();
@@ -122,7 +188,8 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
                          : group.newcomers().contains(rank)                        ? "newcomer"
                          : group.is_member(rank)                                   ? "awaited"
                                                                                    : "absent";
-      seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? client->second.name : ""),
+      // Members learn each other's processes from every loss.
+      seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? label(client->first, only) : ""),
                                            held ? client->second.credentials.pid : 0, fbb.CreateString(what),
                                            state->muster->position(rank)));
     }
@@ -134,7 +201,8 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
                               static_cast<std::uint32_t>(timeout_ms), fbb.CreateString(failed ? "failed" : "ok"),
                               fbb.CreateVector(seats), state->ops_done, state->ops_failed, state->muster->in_flight()));
   }
-  auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos), static_cast<std::uint32_t>(groups_.size()));
+  const auto total = static_cast<std::uint32_t>(only ? seen.size() : groups_.size());
+  auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos), total);
   send_reply(id, out.finish(wire::Body_Groups, body.Union()), {});
 }
 
@@ -142,15 +210,19 @@ void Node::list_clients(ClientId id, std::uint64_t request, TimePoint now) {
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ClientInfo>> infos;
+  const auto only = sees_only(id);
+  std::uint32_t total = 0;
   for (const auto& [client_id, client] : clients_) {
-    if (is_long(fbb)) break;
+    if (only && client.credentials.user != *only) continue;
+    ++total;
+    if (is_long(fbb)) continue;
     const auto account = ledger_.client(client_id);
     infos.push_back(wire::CreateClientInfo(
         fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid, client.credentials.user,
         account.used[index(Resource::memory)], account.used[index(Resource::objects)], store_.held_by(client_id),
         account.used[index(Resource::slots)], seconds(now - client.last_heard), account.used[index(Resource::heap)]));
   }
-  auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), static_cast<std::uint32_t>(clients_.size()));
+  auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), total);
   send_reply(id, out.finish(wire::Body_Clients, body.Union()), {});
 }
 

@@ -71,14 +71,19 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
     lose(leaving, leaving.seats.begin(), left, now);
   }
   if (!leaving.seats.empty()) return false;
-  for (const auto& state : leaving.to_tell) tell_members(state);
-  return true;
+  while (!leaving.to_tell.empty() && left > 0) {
+    const auto first = leaving.to_tell.begin();
+    auto& [state, next_rank] = *first;
+    next_rank = tell_members(state, next_rank, left);
+    if (next_rank == state->group.settings().world_size) leaving.to_tell.erase(first);
+  }
+  return leaving.to_tell.empty();
 }
 
 void Node::lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now) {
-  const auto [state, is_first] = leaving.to_tell.insert(seat->second.group);
+  const auto [told, is_first] = leaving.to_tell.try_emplace(seat->second.group, 0);
   if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::silence && is_first)
-    leaving.to_tell.erase(state);
+    leaving.to_tell.erase(told);
   leaving.seats.erase(seat);
 }
 

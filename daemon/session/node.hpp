@@ -13,7 +13,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -234,7 +233,8 @@ class Node {
     muster::ipc::SmallVector<ResultRegion, 1> regions;
     std::size_t regions_made = 0;  ///< how many of them have memory
     std::uint64_t result_bytes = 0;
-    std::uint64_t plan_bytes = 0;
+    bool planned = false;
+    std::uint64_t plan_bytes = 0;               ///< at most, before it is planned
     Charge plan_charge;                         ///< of a large plan, while it runs
     Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
     std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
@@ -312,6 +312,7 @@ class Node {
   void map(Client& client, std::uint64_t request, SegmentId segment);
   void lookup(ClientId client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
   void describe(Client& client, std::uint64_t request, ObjectId object);
+  [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
   void fork(Client& client, std::uint64_t request);
   void missing(Client& client, std::uint64_t request, WorkId work);
 
@@ -328,6 +329,11 @@ class Node {
   void list_groups(ClientId client, std::uint64_t request);
   void list_clients(ClientId client, std::uint64_t request, TimePoint now);
   [[nodiscard]] std::string label(ClientId client) const;
+  [[nodiscard]] std::string label(ClientId client, std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::optional<UserId> sees_only(ClientId client) const;
+  [[nodiscard]] std::vector<std::string> holders_text(std::span<const Holder> holders,
+                                                      std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
 
   // groups.cpp: seats and epochs
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
@@ -352,7 +358,7 @@ class Node {
   struct Leaving {
     Seats seats;
     Loss loss;
-    std::set<GroupPtr> to_tell;
+    std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
   };
   void lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
@@ -394,6 +400,7 @@ class Node {
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);
   void tell_members(const GroupPtr& state) noexcept;
+  [[nodiscard]] int tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept;
   [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
   struct Child {
     GroupPtr group;
@@ -440,8 +447,12 @@ class Node {
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) noexcept;
   void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   void fail_op(GroupState* state, const Op& op, const muster::Error& error) noexcept;
+  [[nodiscard]] static Sharing sharing_of(const Running& running);
   [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
+  [[nodiscard]] muster::Result<void> plan(Running& running);
+  [[nodiscard]] muster::Result<void> attempt(std::uint64_t key, Turn turn);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
+  [[nodiscard]] muster::Result<void> keep_sizes(Running& waiting);
   [[nodiscard]] bool is_wanted(const Running& running, std::size_t& left) const;
   [[nodiscard]] bool may_have_unwanted_ops() const;
   void drop_unwanted_ops();

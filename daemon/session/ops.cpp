@@ -30,6 +30,8 @@ constexpr Ticket nobodys_ticket = 0;
 constexpr std::uint64_t small_result_bytes_max = 64 << 10;
 /// A plan of so many bytes is what an op's slot stands for.
 constexpr std::uint64_t plan_bytes_free = 4096;
+/// A larger one is made only where there is room for it.
+constexpr std::uint64_t plan_bytes_at_once = 64 << 10;
 /// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
 constexpr std::size_t refs_per_call_max = std::size_t{1} << 16;
 constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
@@ -174,7 +176,8 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
               "join the group again"));
   if (!is_text(read->key))
     return fail_work(client.id, read->work,
-                     Error(Code::invalid, "the op's key is no text", "use UTF-8 without control characters"));
+                     Error(Code::invalid, "the op's key is no text",
+                           "use UTF-8 without control characters and characters that can't be seen"));
   const GroupPtr state = seat->second.group;
   const int rank = seat->second.rank;
   const bool newcomer = state->group.is_newcomer(read->seat);
@@ -391,34 +394,63 @@ void Node::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, std:
   running.op = op;
   running.group = state;
   running.user = user;
+  const auto extent = measure_plan(*op, sharing_of(running));
+  if (!extent) return fail_running(key, extent.error());
+  running.plan_bytes = extent->bytes;
+  if (auto fits = ledger_.possible({user, {}}, Resource::memory, extent->outputs == 0 ? 0 : extent->bytes); !fits)
+    return fail_running(key, fits.error());
+  if (extent->outputs == 0 || extent->bytes <= plan_bytes_at_once) {
+    if (auto planned = plan(running); !planned) return fail_running(key, planned.error());
+    if (running.plan.outputs.empty()) return finish(key, now);
+  }
+  // Ops wait for memory in line with everybody else who does, but for small ones.
+  const bool small =
+      running.planned && running.result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
+  const auto waiter = admission_.request(
+      {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
+      [this, key](Turn turn) { return attempt(key, turn); },
+      [this, key](const Error& error) { give_up_running(key, error); },
+      {effort_of_running(*op, running.planned ? running.plan.work_bytes : running.plan_bytes, running.result_bytes),
+       effort_of(*op)});
+  if (waiter) put_aside(key, *waiter);
+}
+
+/// One that fails for another reason than memory is over then, and waits no more.
+Result<void> Node::attempt(std::uint64_t key, Turn turn) {
+  Running& running = running_.at(key);
+  const bool first = !running.planned;
+  if (first) {
+    if (auto room = ledger_.has_room({running.user, {}}, Resource::memory, running.plan_bytes); !room) return room;
+    if (auto planned = plan(running); !planned) return fail_running(key, planned.error()), Result<void>();
+    if (running.plan.outputs.empty()) return finish(key, now_), Result<void>();
+  }
+  auto allocated = try_quietly([&] { return allocate(running, turn); });
+  if (allocated) return go_on_making(key, now_), Result<void>();
+  if (first)
+    if (auto kept = keep_sizes(running); !kept) return fail_running(key, kept.error()), Result<void>();
+  return allocated;
+}
+
+Sharing Node::sharing_of(const Running& running) {
+  return running.group && running.group->group.settings().open ? Sharing::copy : Sharing::alias;
+}
+
+/// Makes the plan of an op that has none yet, and refuses one whose results can never fit.
+Result<void> Node::plan(Running& running) {
   auto plan = plan_of(running);
-  if (!plan) return fail_running(key, plan.error());
+  if (!plan) return plan.error();
   running.plan = std::move(*plan);
-  if (running.plan.outputs.empty()) return finish(key, now);
+  running.planned = true;
   running.regions.reserve(running.plan.outputs.size());
   running.plan_bytes = running.plan.own_bytes();
   for (const auto& output : running.plan.outputs) running.result_bytes += output.bytes;
-  const std::uint64_t bytes = running.plan_bytes + running.result_bytes;
-  if (auto fits = ledger_.possible({user, {}}, Resource::memory, bytes); !fits) return fail_running(key, fits.error());
-  // Ops wait for memory in line with everybody else who does, but for small ones.
-  const bool small = running.result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
-  const auto waiter = admission_.request(
-      {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
-      [this, key](Turn turn) -> Result<void> {
-        if (auto allocated = try_quietly([&] { return allocate(running_.at(key), turn); }); !allocated)
-          return allocated;
-        go_on_making(key, now_);
-        return {};
-      },
-      [this, key](const Error& error) { give_up_running(key, error); },
-      {effort_of_running(*op, running.plan.work_bytes, running.result_bytes), effort_of(*op)});
-  if (waiter) put_aside(key, *waiter);
+  if (running.plan.outputs.empty()) return {};
+  return ledger_.possible({running.user, {}}, Resource::memory, running.plan_bytes + running.result_bytes);
 }
 
 /// The largest thing that an op asks the heap for; without it the op fails, and nothing else does.
 Result<Plan> Node::plan_of(const Running& running) try {
-  const bool open = running.group && running.group->group.settings().open;
-  return make_plan(*running.op, open ? Sharing::copy : Sharing::alias);
+  return make_plan(*running.op, sharing_of(running));
 } catch (const std::bad_alloc&) {
   return no_heap();
 }
@@ -432,16 +464,20 @@ void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   // The loss of its last rank may just have completed it.
   std::size_t left = effort_of_turn;
   if (!is_wanted(waiting, left)) return drop_unwanted(waiting);
-  if (waiting.plan_bytes > plan_bytes_free) {
+  if (auto kept = keep_sizes(waiting); !kept) fail_running(key, kept.error());
+}
+
+/// Of a large plan, only what a further attempt needs. Charges what is kept.
+Result<void> Node::keep_sizes(Running& waiting) {
+  if (!waiting.planned) return charge_running(waiting, 0);
+  if (waiting.plan_bytes <= plan_bytes_free) return charge_running(waiting, waiting.plan_bytes);
+  if (!std::exchange(waiting.put_aside, true)) {
     Plan sizes;
     sizes.outputs.reserve(waiting.plan.outputs.size());
     for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
     waiting.plan = std::move(sizes);
-    waiting.put_aside = true;
   }
-  const std::uint64_t kept =
-      waiting.put_aside ? waiting.plan.outputs.size() * sizeof(PlannedOutput) : waiting.plan_bytes;
-  if (auto charged = charge_running(waiting, kept); !charged) fail_running(key, charged.error());
+  return charge_running(waiting, waiting.plan.outputs.size() * sizeof(PlannedOutput));
 }
 
 /// Whether anybody is left who would be told.

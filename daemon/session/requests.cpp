@@ -198,7 +198,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                                  "use 1 to " + std::to_string(name_bytes_max) + " bytes"));
       if (!is_text(name))
         return reply_error(id, request,
-                           Error(Code::invalid, "the group's name is no text", "use UTF-8 without control characters"));
+                           Error(Code::invalid, "the group's name is no text",
+                                 "use UTF-8 without control characters and characters that can't be seen"));
       if (body.world_size() < 1 || body.world_size() > world_size_max)
         return reply_error(id, request,
                            Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
@@ -363,6 +364,7 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
     event(id, now_, [&] {
       Client* client = find(id);
       if (!client) return;
+      if (auto room = has_room_to_describe(*client, object); !room) return reply_error(id, request, room.error());
       auto found = store_.lookup(object, capability, client->payer(), found_by);
       if (!found) return reply_error(id, request, found.error());
       send_reply(id, frames::object(request, **found), {});
@@ -373,7 +375,17 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
 void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
   auto found = store_.held(object, client.id);
   if (!found) return reply_error(client.id, request, found.error());
+  if (auto room = has_room_to_describe(client, object); !room) return reply_error(client.id, request, room.error());
   send_reply(client.id, frames::object(request, **found), {});
+}
+
+/// For the reply while it is built. Then the server charges what of it is not read.
+Result<void> Node::has_room_to_describe(const Client& client, ObjectId object) {
+  constexpr std::size_t small = 16 << 10;
+  constexpr std::size_t copies = 2;
+  const std::size_t bytes = store_.description_bytes(object);
+  if (bytes <= small) return {};
+  return ledger_.has_room(client.payer(), Resource::heap, copies * bytes);
 }
 
 void Node::fork(Client& client, std::uint64_t request) {

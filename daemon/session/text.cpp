@@ -1,7 +1,10 @@
 #include "session/text.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace musterd {
 
@@ -22,10 +25,28 @@ Sequence sequence_of(unsigned char first) {
   return {0, 0, 1};  // no first byte: its code is below the smallest
 }
 
+/// What changes how other text looks, or can't be seen: a name with it passes for another, or for more lines than it
+/// is.
+bool is_hidden(std::uint32_t code) {
+  constexpr std::array<std::pair<std::uint32_t, std::uint32_t>, 9> ranges{{
+      {0x00AD, 0x00AD},    // soft hyphen
+      {0x061C, 0x061C},    // Arabic letter mark
+      {0x180E, 0x180E},    // Mongolian vowel separator
+      {0x200B, 0x200F},    // of no width, and marks of direction
+      {0x2028, 0x202E},    // line and paragraph separator, embedded and overridden direction
+      {0x2060, 0x206F},    // word joiner, invisible operators, isolated direction
+      {0xFEFF, 0xFEFF},    // byte order mark
+      {0xFFF9, 0xFFFB},    // interlinear notes
+      {0xE0000, 0xE007F},  // tags
+  }};
+  return std::any_of(ranges.begin(), ranges.end(),
+                     [&](const auto& range) { return code >= range.first && code <= range.second; });
+}
+
 bool is_character(std::uint32_t code) {
   const bool control = code < 0x20 || (code >= 0x7F && code < 0xA0);
   const bool surrogate = code >= 0xD800 && code < 0xE000;
-  return !control && !surrogate && code < 0x110000;
+  return !control && !surrogate && code < 0x110000 && (code < 0x80 || !is_hidden(code));
 }
 
 }  // namespace

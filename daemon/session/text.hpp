@@ -5,7 +5,7 @@
 
 namespace musterd {
 
-/// Well-formed UTF-8 without control characters.
+/// Well-formed UTF-8 without control characters, and without what can't be seen or turns the direction of other text.
 [[nodiscard]] bool is_text(std::string_view bytes);
 
 }  // namespace musterd

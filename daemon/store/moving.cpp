@@ -100,6 +100,12 @@ std::size_t Store::leaves_of(ObjectId id) const {
   return object ? object->manifest.leaves.size() : 0;
 }
 
+std::size_t Store::description_bytes(ObjectId id) const {
+  const auto found = entries_.find(id);
+  const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
+  return object ? muster::ipc::encoded_bytes(object->manifest) : 0;
+}
+
 bool Store::finish_move(Move move) {
   Object* object = at_rest(move.object);
   if (!object || move.what.lock().get() != object) return false;

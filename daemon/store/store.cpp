@@ -110,6 +110,7 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   entry->maker = made->maker;
   entry->weak = made;
   watched->object.entry = entry.get();
+  by_user_[made->user].push_back(*entry);
   entries_.emplace(made->id, std::move(entry));
   // Its end is noted from here on, where it has an entry that ends with it.
   watched->ends = ends_;
@@ -130,6 +131,11 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   if (manifest.leaves.size() > object_leaves_max)
     return Error(Code::invalid, label_of(id) + " would have " + std::to_string(manifest.leaves.size()) + " arrays",
                  "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object");
+  if (const auto bytes = ipc::encoded_bytes(manifest); bytes > ipc::description_bytes_max)
+    return Error(Code::invalid,
+                 label_of(id) + " would have a description of " + std::to_string(bytes) + " bytes, of at most " +
+                     std::to_string(ipc::description_bytes_max),
+                 "use fewer arrays and dimensions, and shorter names and constants in its containers");
   const auto watched = std::make_shared<Watched>();
   Object& object = watched->object;
   object.id = id;
@@ -237,21 +243,19 @@ std::optional<Store::Gone> Store::take_gone() {
 
 std::size_t Store::size() const { return entries_.size() - ends_->count(); }
 
-std::vector<Store::Listed> Store::list(std::size_t limit, TimePoint now) const {
-  std::vector<Listed> listed;
-  for (const auto& [id, entry] : entries_) {
-    if (listed.size() >= limit) break;
-    auto object = entry->weak.lock();
-    if (!object) continue;
-    // Beside the entry's own and this one, every pointer is an op's or a part's.
-    const long own = entry->strong ? 2 : 1;
-    Listed row{object, entry->holders, 0, {}};
-    row.in_ops = entry->weak.use_count() - own - 1;
-    if (entry->pinned_until > now) row.pinned = entry->pinned_until - now;
-    listed.push_back(std::move(row));
+void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bool(const Listed&)>& row) const {
+  const auto first = of ? by_user_.find(*of) : by_user_.begin();
+  const auto last = of && first != by_user_.end() ? std::next(first) : by_user_.end();
+  for (auto user = first; user != last; ++user) {
+    for (const Entry& entry : user->second) {
+      Listed listed{entry.weak.lock(), {entry.holders.data(), entry.holders.size()}, 0, {}};
+      if (!listed.object) continue;
+      // Beside the entry's own and this one, every pointer is an op's or a part's.
+      listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1);
+      if (entry.pinned_until > now) listed.pinned = entry.pinned_until - now;
+      if (!row(listed)) return;
+    }
   }
-  std::sort(listed.begin(), listed.end(), [](const auto& a, const auto& b) { return a.object->made < b.object->made; });
-  return listed;
 }
 
 std::uint64_t Store::pinned_bytes(const Object& object) const {

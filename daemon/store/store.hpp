@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -82,8 +83,12 @@ using PickleHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<
 using GoneHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfGone>,
                                                   boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
+/// Of a user's objects, the oldest first.
+using UserHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUser>,
+                                                  boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
 /// What may change about an object.
-struct StoreEntry : PickleHook, GoneHook {
+struct StoreEntry : PickleHook, GoneHook, UserHook {
   ObjectId id;
   ClientId maker;
   ObjectPtr strong;  ///< while holds or a pickle's lease keep it
@@ -208,6 +213,8 @@ class Store {
   [[nodiscard]] std::optional<Move> begin_move(ObjectId object, const SegmentPtr& from) const;
   /// How many arrays the object has; 0 if there is none.
   [[nodiscard]] std::size_t leaves_of(ObjectId object) const;
+  /// What a reply takes that describes the object; 0 if there is none.
+  [[nodiscard]] std::size_t description_bytes(ObjectId object) const;
   /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
   bool finish_move(Move move);
 
@@ -221,14 +228,15 @@ class Store {
 
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] const Totals& totals() const { return totals_; }
-  /// For `muster ls`: each object with its holders, at most `limit`.
+  /// For `muster ls`: an object and its holders.
   struct Listed {
     ObjectPtr object;
-    Holders holders;
+    std::span<const Holder> holders;
     long in_ops = 0;
     Duration pinned{};
   };
-  [[nodiscard]] std::vector<Listed> list(std::size_t limit, TimePoint now) const;
+  /// Calls `row` with each object of the user, or of each user in turn, the oldest first, until that returns false.
+  void list(std::optional<UserId> of, TimePoint now, const std::function<bool(const Listed&)>& row) const;
   /// Of a client, not of an heir.
   [[nodiscard]] std::uint64_t held_by(ClientId client) const;
   /// The memory that goes with the object, about: segments in which nothing else lies, and at least its own bytes.
@@ -357,6 +365,9 @@ class Store {
   Totals totals_;
   /// Entries lie apart: what grows in one step is small, and they stay where they are.
   boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, std::hash<ObjectId>> entries_;
+  using UserList =
+      boost::intrusive::list<Entry, boost::intrusive::base_hook<UserHook>, boost::intrusive::constant_time_size<false>>;
+  std::map<UserId, UserList> by_user_;
   std::unordered_map<ClientId, FamilyPtr> families_;  ///< by client and by heir
   std::vector<Family*> reserved_;                     ///< who has reservations
   std::list<Dropping> dropping_;

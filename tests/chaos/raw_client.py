@@ -25,7 +25,7 @@ PART_BYTES = 48 << 10
 
 SEAL, CONTRIBUTE, RELEASE, COMBINE, PIN, UNMAPPED = range(1, 7)
 DONE, FAILED, OBJECT_GONE, SEAL_FAILED, GROUP_CHANGED, SEGMENT_GONE = range(1, 7)
-BARRIER, ALLREDUCE, ALLGATHER = 0, 1, 5
+BARRIER, ALLREDUCE, SCAN, ALLGATHER = 0, 1, 3, 5
 FLOAT32 = 11
 
 PROTOCOL = int(re.search(r"protocol_version = (\d+)", (SOURCE / "include/muster/ipc/socket.hpp").read_text()).group(1))

@@ -364,7 +364,9 @@ def test_a_name_that_is_no_text(name, daemon, pair):
         assert NAMES[name] not in daemon.output()
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe", b"g\n", b"\xc0\x80", b"\xed\xa0\x80"])
+@pytest.mark.parametrize(
+    "raw", [b"\xff\xfe", b"g\n", b"\xc0\x80", b"\xed\xa0\x80", "g\u202e".encode(), "g\u2028".encode()]
+)
 def test_a_group_whose_name_is_no_text(raw, daemon, pair):
     with RawClient(daemon) as client:
         assert client.fails("Join", group=raw, rank=0, world_size=1)[0] == "invalid"

@@ -15,15 +15,19 @@ from raw_client import (
     ALLREDUCE,
     BARRIER,
     CODES,
+    COMBINE,
     CONTRIBUTE,
     CUT_OFF,
     FAILED,
+    FLOAT32,
     PROTOCOL,
     RELEASE,
+    SCAN,
     SEAL,
     SEAL_FAILED,
     RawClient,
     code_of_failed,
+    combine,
     contribute,
     manifest,
     seal,
@@ -271,6 +275,40 @@ def test_replies_that_nobody_reads(daemon):
         is_what_is_charged(daemon)
         for asker in askers:
             asker.close()
+    is_as_before(daemon)
+
+
+def large_manifest(segment: int, leaves: int, dims: int) -> bytes:
+    head = struct.pack("<IIIIII", leaves, leaves * dims, 0, 0, 0, 0)
+    leaf = struct.pack("<QIBBH", 0, segment, FLOAT32, dims, 0)
+    return head + leaf * leaves + struct.pack("<q", 1) * (leaves * dims)
+
+
+def fill(daemon: Daemon, client: RawClient) -> None:
+    """Leases all memory that is left, and waits until it is there."""
+    told = ask(daemon, "status")
+    left = told["memory_bytes"] - told["memory_used_bytes"]
+    while (reply := client.ask("Lease", bytes=left, timeout_ms=0))[0].name == "Failure":
+        left -= MIB
+    os.close(reply[1][0])
+    assert client.ask("Mapped", segment=reply[0].segment)[0].name == "Ok"
+    if not SANITIZED:
+        eventually(lambda: bytes_of(daemon, "RssShmem") >= left - MIB)
+
+
+@pytest.mark.parametrize(("leaves", "dims"), [(16_000, 14), (4_000, 62)], ids=["arrays", "dimensions"])
+def test_the_largest_descriptions_in_a_full_store(leaves, dims, daemon):
+    with RawClient(daemon) as client:
+        large = large_manifest(client.lease(1 << 16), leaves, dims)
+        object_id = client.object_id(1)
+        client.submit_in_parts(SEAL, seal(object_id, large))
+        fill(daemon, client)
+        for _ in range(5):
+            # Both are answers; too large for the daemon is neither.
+            assert client.ask("Describe", object=object_id)[0].name in ("Object", "Failure")
+        for work, (kind, ranks) in enumerate([(ALLREDUCE, 2), (SCAN, 3), (ALLREDUCE, 2), (SCAN, 3)]):
+            client.submit(COMBINE, combine(work + 1, kind, ranks, [object_id] * ranks))
+        assert client.survives()
     is_as_before(daemon)
 
 

@@ -462,8 +462,9 @@ Op with_layout(Op op, Layout layout) {
   return op;
 }
 
-std::string refusal(const Op& op) {
-  const auto plan = make_plan(op);
+std::string refusal(const Op& op, Sharing sharing = Sharing::alias) {
+  const auto plan = make_plan(op, sharing);
+  CHECK(measure_plan(op, sharing).ok() == plan.ok());
   if (plan) return "planned";
   CHECK(plan.error().code() == muster::Code::invalid);
   CHECK_FALSE(plan.error().hint().empty());
@@ -489,6 +490,9 @@ TEST_CASE("what is usual is planned, however wide") {
   CHECK(make_plan(wide_op(Kind::scan, 64, 1000)));
   CHECK(make_plan(wide_op(Kind::allreduce, 2, 1 << 16)));
   CHECK(make_plan(wide_op(Kind::reduce_scatter, 256, 2, 256)));
+  CHECK(make_plan(wide_op(Kind::all_to_all, 128, 1, 128)));
+  CHECK(make_plan(with_layout(wide_op(Kind::all_to_all, 256, 1, 256), Layout::concat)));
+  CHECK(make_plan(wide_op(Kind::all_to_all, 64, 1, 64), Sharing::copy));
 }
 
 TEST_CASE("an op that would take too much is Invalid, with the numbers, before anything is built") {
@@ -505,7 +509,9 @@ TEST_CASE("an op that would take too much is Invalid, with the numbers, before a
   CHECK(refusal(with_layout(wide_op(Kind::gather, 1024, 129), Layout::stack)) ==
         "test of 1024 ranks would read too many arrays: 132096 of at most 131072");
   CHECK(refusal(wide_op(Kind::all_to_all, 600, 1, 600)) ==
-        "test of 600 ranks would give too many objects: 360000 of at most 262144");
+        "test of 600 ranks would give too many objects: 360000 of at most 32768");
+  CHECK(refusal(wide_op(Kind::all_to_all, 65, 1, 65), Sharing::copy) ==
+        "test of 65 ranks would make too many objects: 4225 of at most 4096");
   // A megabyte of names in each of a thousand results.
   CHECK(refusal(wide_op(Kind::scan, 1000, 1, 1, std::string(1 << 20, 'x'))) ==
         "test of 1000 ranks would describe its results in too many bytes: 1048624000 of at most 8388608");
@@ -532,6 +538,12 @@ void check_random_op(unsigned seed) {
   const auto objection = check_op(op);
   INFO((objection ? objection->message() : "no objection"));
   REQUIRE_FALSE(objection);
+  for (const Sharing sharing : {Sharing::alias, Sharing::copy}) {
+    const Plan plan = make_plan(op, sharing).value();
+    const PlanExtent extent = measure_plan(op, sharing).value();
+    CHECK(plan.outputs.size() <= extent.outputs);
+    CHECK(plan.own_bytes() <= extent.bytes);
+  }
   CHECK(run(op, make_plan(op).value()) == expected(op, given));
   const Plan copying = make_plan(op, Sharing::copy).value();
   CHECK(gives_no_input(copying));

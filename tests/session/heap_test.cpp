@@ -337,3 +337,30 @@ TEST_CASE("a life line costs no more than itself, however much it keeps") {
   CHECK(NodeAudit(world.node).charged()[heap] - before == 100 * lifeline_bytes);
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
+
+TEST_CASE("a description is sent only where there is room to build it, and nothing is held otherwise") {
+  World world(tight_settings(1 << 20));
+  TestClient maker(world, 1);
+  TestClient reader(world, 2);
+  const auto describe = [&](TestClient& client, ipc::ObjectId object) {
+    constexpr std::uint64_t request = 1000;
+    FrameBuilder out(request);
+    client.ask(out, wire::Body_Describe, wire::CreateDescribe(out.fbb, object.value).Union());
+    return client.reply().body_type();
+  };
+  ipc::Manifest manifest;
+  manifest.structure = std::string(400 << 10, 's');
+  const auto small = maker.seal(manifest, {});
+  manifest.structure = std::string(600 << 10, 's');
+  const auto large = maker.seal(manifest, {});
+  CHECK(describe(maker, small) == wire::Body_Object);
+  CHECK(describe(maker, large) == wire::Body_Failure);
+  CHECK(maker.failure() == Code::quota_exceeded);
+  reader.look_up(small, {{42, 1}});
+  CHECK(reader.reply().body_type() == wire::Body_Object);
+  reader.look_up(large, {{42, 2}});
+  CHECK(reader.failure() == Code::quota_exceeded);
+  CHECK(describe(reader, small) == wire::Body_Object);
+  CHECK(describe(reader, large) == wire::Body_Failure);
+  CHECK(reader.failure() == Code::denied);
+}

@@ -4,6 +4,7 @@
 
 #include <malloc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <set>
@@ -24,6 +25,7 @@ constexpr std::size_t large_bytes = 16 << 10;
 struct Heap {
   bool armed = false;
   std::size_t live = 0;
+  std::size_t most = 0;  ///< that was live at once
   std::size_t allocations = 0;
   std::size_t ends_after = SIZE_MAX;
   std::size_t large_allocations = 0;
@@ -58,6 +60,7 @@ void* allocate(std::size_t bytes) {
     if (heap.has(bytes))
       if (void* memory = std::malloc(bytes)) {
         heap.live += malloc_usable_size(memory);
+        heap.most = std::max(heap.most, heap.live);
         return memory;
       }
     const auto handler = std::get_new_handler();
@@ -676,4 +679,35 @@ TEST_CASE("whatever allocation fails in whatever event, the node lives on and ev
     for (const std::size_t how_many : {std::size_t{1}, SIZE_MAX})
       for (std::size_t first = 1; first <= all; first += 1 + all / places_max) run(event, first, how_many);
   }
+}
+
+TEST_CASE("a large plan is made where there is room for it, and not before") {
+  constexpr std::uint64_t mebibyte = 1 << 20;
+  constexpr auto memory = static_cast<std::size_t>(Resource::memory);
+  auto settings = small_settings();
+  settings.quota.total[memory] = settings.quota.per_user[memory] = settings.quota.per_client[memory] =
+      4 * mebibyte + mebibyte / 4 + 2 * ipc::channel_bytes;
+  World world(settings);
+  TestClient client(world, 1);
+  TestClient holder(world, 2);
+  const auto segment = client.lease(mebibyte);
+  holder.lease(3 * mebibyte);
+  ipc::Manifest manifest;
+  constexpr std::size_t leaves = 1000;
+  for (std::size_t leaf = 0; leaf < leaves; ++leaf)
+    manifest.add(segment, 0, muster::DType::float32, std::vector<std::int64_t>{1}).value();
+  const auto bundle = client.seal(manifest, {});
+  ipc::Combine combine;
+  combine.work = {100};
+  combine.ranks = 64;
+  combine.timeout_ns = Duration(std::chrono::seconds(30)).count();
+  combine.objects.resize(combine.ranks, bundle);
+  heap.most = heap.live;
+  const auto before = heap.live;
+  client.record(ipc::SubmissionType::combine, combine);
+  CHECK_FALSE(client.failed(combine.work));
+  CHECK(heap.most - before < combine.ranks * leaves * sizeof(void*) / 2);
+  holder.die();
+  CHECK(client.done(combine.work));
+  CHECK(heap.most - before > combine.ranks * leaves * sizeof(void*));
 }

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <deque>
+#include <set>
 
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
@@ -282,7 +283,9 @@ TEST_CASE("an open group is for those who ask for one") {
   REQUIRE(guest.join("g", 1, 2, muster::OnLoss::fail, true));
   // A group of the same name of one's own is another one.
   REQUIRE(other.join("g", 0, 2));
-  CHECK(owner.groups().total() == 2);
+  TestClient root(world, 5, 0);
+  CHECK(root.groups().total() == 2);
+  CHECK(owner.groups().total() == 1);
   // The owner's own ranks must agree.
   CHECK_FALSE(same.join("g", 1, 2));
   CHECK(same.failure() == Code::invalid);
@@ -679,6 +682,45 @@ TEST_CASE("a client with many seats among many ops is forgotten in pieces, its p
   CHECK(std::count_if(told.begin(), told.end(), [](const auto& completion) {
           return completion.type == ipc::CompletionType::group_changed;
         }) == 1);
+}
+
+TEST_CASE("the members of very many groups are told of one loss in pieces, each once") {
+  constexpr int groups = 600;
+  auto settings = small_settings();
+  settings.seats_max = groups;
+  constexpr auto of_groups = static_cast<std::size_t>(Resource::groups);
+  settings.quota.total[of_groups] = settings.quota.per_user[of_groups] = settings.quota.per_client[of_groups] = groups;
+  World world(settings);
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  const bool one_is_large = GENERATE(false, true);
+  if (one_is_large) {
+    REQUIRE(first.join("g", 0, groups + 1, muster::OnLoss::shrink));
+    for (int rank = 1; rank <= groups; ++rank) REQUIRE(second.join("g", rank, groups + 1, muster::OnLoss::shrink));
+  } else {
+    for (int group = 0; group < groups; ++group) {
+      REQUIRE(first.join(std::to_string(group), 0, 2));
+      REQUIRE(second.join(std::to_string(group), 1, 2));
+    }
+  }
+  const auto told = [&] { return second.count(ipc::CompletionType::group_changed); };
+  first.die();
+  std::size_t most = told();
+  while (world.node.goes_on()) {
+    const std::size_t before = told();
+    world.node.go_on(world.now);
+    most = std::max(most, told() - before);
+  }
+  CHECK(told() == groups);
+  CHECK(most <= 256);
+  std::set<std::uint32_t> seats;
+  for (const auto& completion : world.outside.take(second.id()))
+    if (completion.type == ipc::CompletionType::group_changed) {
+      const auto changed = ipc::read_group_changed(completion.body).value();
+      seats.insert(changed.seat.value);
+      CHECK(changed.lost == std::vector{0});
+    }
+  CHECK(seats.size() == groups);
 }
 
 namespace {

@@ -1,6 +1,8 @@
 // Where users share a group, they share its results and nothing else, and everybody can see whose making a thing is.
 #include <catch2/catch.hpp>
 
+#include <set>
+
 #include "client.hpp"
 
 using namespace musterd;
@@ -189,9 +191,11 @@ TEST_CASE("who takes part in an op of an open group alone pays for its results")
   REQUIRE(shared.owner.join("h", 0, 3, OnLoss::fail, true));
   shared.guest.join("h", 1, 3, OnLoss::fail, true);
   second.join("h", 2, 3, OnLoss::fail, true);
+  constexpr std::uint32_t root_id = 9;
+  TestClient root(world, root_id);
   const auto results_of = [&](std::uint32_t user) {
     std::uint64_t bytes = 0;
-    for (const auto* account : *shared.owner.status().users())
+    for (const auto* account : *root.status().users())
       if (account->name()->str() == "uid " + std::to_string(user)) bytes = account->memory_bytes();
     return bytes;
   };
@@ -216,4 +220,80 @@ TEST_CASE("who takes part in an op of an open group alone pays for its results")
     CHECK(results_of(owner_user) >= owners + large);
     CHECK(results_of(guest_user) == guests);
   }
+}
+
+namespace {
+
+/// What a client is told in its lists.
+struct Lists {
+  explicit Lists(TestClient& client) {
+    constexpr std::uint64_t request = 1000;
+    FrameBuilder objects_query(request);
+    client.ask(objects_query, wire::Body_ObjectsQuery, wire::CreateObjectsQuery(objects_query.fbb, 0).Union());
+    for (const auto* object : *client.reply().body_as_Objects()->objects()) {
+      objects.insert(object->object());
+      for (const auto* holder : *object->holders()) holders.push_back(holder->str());
+    }
+    object_total = client.reply().body_as_Objects()->total();
+    for (const auto* group : *client.groups().groups()) {
+      groups.insert(group->name()->str());
+      for (const auto* seat : *group->seats()) members.insert(seat->client()->str());
+    }
+    FrameBuilder clients_query(request);
+    client.ask(clients_query, wire::Body_ClientsQuery, wire::CreateClientsQuery(clients_query.fbb).Union());
+    for (const auto* each : *client.reply().body_as_Clients()->clients()) clients.insert(each->uid());
+    for (const auto* user : *client.status().users()) users.insert(user->name()->str());
+  }
+  std::set<std::uint64_t> objects;
+  std::uint64_t object_total = 0;
+  std::vector<std::string> holders;
+  std::set<std::string> groups;
+  std::set<std::string> members;
+  std::set<std::uint32_t> clients;
+  std::set<std::string> users;
+};
+
+}  // namespace
+
+TEST_CASE("lists show a user what is its own, and the daemon's user and root everything") {
+  Shared shared;
+  REQUIRE(shared.owner.join("private", 0, 2));
+  REQUIRE(shared.owner.join("open for others", 0, 2, OnLoss::fail, true));
+  REQUIRE(shared.guest.join("guest's", 0, 2));
+  TestClient stranger(shared.world, 3, 1500);
+  REQUIRE(stranger.join("stranger's", 0, 2));
+  TestClient root(shared.world, 4, 0);
+  const Lists of_owner(shared.owner);
+  const Lists of_guest(shared.guest);
+  const Lists of_stranger(stranger);
+  const Lists of_root(root);
+  CHECK(of_owner.objects == std::set{shared.object.value});
+  CHECK(of_owner.groups == std::set<std::string>{"g", "open for others", "private"});
+  CHECK(of_owner.members == std::set<std::string>{"", "test (pid 1001)", "uid 2000"});
+  CHECK(of_owner.clients == std::set{owner_user});
+  CHECK(of_owner.users == std::set<std::string>{"uid 1000"});
+  CHECK(of_guest.objects.empty());
+  CHECK(of_guest.object_total == 0);
+  CHECK(of_guest.groups == std::set<std::string>{"g", "guest's"});
+  CHECK(of_guest.members == std::set<std::string>{"", "test (pid 1002)", "uid 1000"});
+  CHECK(of_guest.clients == std::set{guest_user});
+  CHECK(of_stranger.groups == std::set<std::string>{"stranger's"});
+  CHECK(of_stranger.users == std::set<std::string>{"uid 1500"});
+  CHECK(of_root.objects == of_owner.objects);
+  CHECK(of_root.groups.size() == 5);
+  CHECK(of_root.clients.size() == 4);
+  CHECK(of_root.members.contains("test (pid 1003)"));
+}
+
+TEST_CASE("a list names the first holders of an object, and counts the others") {
+  constexpr std::uint32_t readers = 20;
+  Shared shared;
+  for (std::uint32_t id = 100; id < 100 + readers; ++id) {
+    TestClient reader(shared.world, id, owner_user);
+    reader.look_up(shared.object, {{42, 1}});
+  }
+  const Lists lists(shared.owner);
+  REQUIRE(lists.holders.size() == 17);
+  CHECK(lists.holders.front() == "test (pid 1001)");
+  CHECK(lists.holders.back() == "and 5 more");
 }

@@ -16,6 +16,15 @@ TEST_CASE("text is UTF-8 without control characters") {
   CHECK_FALSE(is_text("\xc2\x85"));  // a control character beyond ASCII
 }
 
+TEST_CASE("what hides in text, or changes how other text looks, is no text") {
+  for (const auto* hidden : {"\u061c", "\u200b", "\u200d", "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u202e",
+                             "\u2060", "\u2066", "\u2069", "\ufeff", "\U000E0041"}) {
+    CHECK_FALSE(is_text(hidden));
+    CHECK_FALSE(is_text("a" + std::string(hidden) + "b"));
+  }
+  CHECK(is_text("\u05d0\u05d1 \u0627\u0644 \u2010\u2027\u202f\u205f"));
+}
+
 TEST_CASE("what looks like UTF-8 and isn't is no text") {
   CHECK_FALSE(is_text("\xff"));
   CHECK_FALSE(is_text("\x80"));              // begins in the middle

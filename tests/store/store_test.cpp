@@ -416,6 +416,29 @@ TEST_CASE("an object of more arrays than one turn suffices for is refused") {
   CHECK(code_of(world.try_seal(alice, manifest, whole)) == muster::Code::invalid);
 }
 
+TEST_CASE("an object that takes too many bytes to describe is refused") {
+  World world;
+  const auto segment = world.segment_of(alice);
+  Manifest manifest;
+  SECTION("by its shapes") {
+    const std::vector<std::int64_t> deep(60, 1);
+    constexpr std::size_t each = 16 + 60 * 8;
+    while (manifest.leaves.size() < muster::ipc::description_bytes_max / each)
+      REQUIRE(manifest.add(segment, 0, muster::DType::int8, deep));
+    REQUIRE(world.try_seal(alice, manifest));
+    REQUIRE(manifest.add(segment, 0, muster::DType::int8, deep));
+  }
+  SECTION("by its names and constants") {
+    manifest.structure = std::string(muster::ipc::description_bytes_max / 2, 's');
+    manifest.guise = std::string(manifest.structure.size() - 64, 'g');
+    REQUIRE(world.try_seal(alice, manifest));
+    manifest.guise += manifest.guise.substr(0, 64);
+  }
+  const auto refused = world.try_seal(alice, manifest);
+  CHECK(code_of(refused) == Code::invalid);
+  CHECK_THAT(refused.error().describe(), Contains("description of 2097"));
+}
+
 TEST_CASE("what describes many arrays is destroyed elsewhere, and charged until then") {
   World world;
   world.keeps_remains = true;
@@ -554,7 +577,12 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   REQUIRE(world.store.pin(newer, alice.client, world.now));
   const ObjectPtr op = *world.store.held(newer, alice.client);
   REQUIRE(world.store.release(newer, alice.client));
-  const auto list = world.store.list(10, world.now + std::chrono::minutes(1));
+  std::vector<Store::Listed> list;
+  const auto at = world.now + std::chrono::minutes(1);
+  world.store.list(std::nullopt, at, [&](const Store::Listed& listed) {
+    list.push_back(listed);
+    return true;
+  });
   REQUIRE(list.size() == 2);
   CHECK(list[0].object->id == older);
   REQUIRE(list[0].holders.size() == 2);
@@ -565,7 +593,11 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   CHECK(list[1].holders.empty());
   CHECK(list[1].in_ops == 1);
   CHECK(list[1].pinned == std::chrono::minutes(1));
-  CHECK(world.store.list(1, world.now).size() == 1);
+  int rows = 0;
+  world.store.list(alice.user, at, [&](const Store::Listed&) { return ++rows, false; });
+  CHECK(rows == 1);
+  world.store.list(alice.user + 1000, at, [&](const Store::Listed&) { return ++rows, true; });
+  CHECK(rows == 1);
 }
 
 TEST_CASE("ten thousand objects cost the daemon little memory") {

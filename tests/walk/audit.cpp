@@ -10,7 +10,6 @@ namespace musterd {
 namespace {
 
 constexpr std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
-constexpr std::size_t every = std::numeric_limits<std::size_t>::max();
 
 constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups", "heap"};
 static_assert(std::size(resource_names) == resource_count);
@@ -30,7 +29,7 @@ std::vector<Node::GroupPtr> NodeAudit::groups() const {
     for (const auto& [seat, seated] : client.seats) add(seated.group);
   for (const auto& leaving : node_.leaving_) {
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
-    for (const auto& group : leaving.to_tell) add(group);
+    for (const auto& [group, next_rank] : leaving.to_tell) add(group);
   }
   for (const auto& unsettled : node_.unsettled_) add(unsettled.group);
   return {found.begin(), found.end()};
@@ -67,7 +66,7 @@ Amounts NodeAudit::held() const {
     heap += draining.memory->heap();
     for (const auto& [client, reader] : draining.readers) heap += reader.charge.amount();
   }
-  for (const auto& listed : node_.store_.list(every, {})) {
+  node_.store_.list(std::nullopt, {}, [&](const Store::Listed& listed) {
     memory += listed.object->metadata.amount();
     if (listed.object->moved) {
       const auto amount = listed.object->moved->charge.amount();
@@ -75,7 +74,8 @@ Amounts NodeAudit::held() const {
     }
     sum[index(Resource::objects)] += listed.object->slot.amount();
     heap += listed.object->slot.heap();
-  }
+    return true;
+  });
   std::set<Store::FamilyPtr> families;
   for (const auto& [client, family] : node_.store_.families_) families.insert(family);
   for (const auto& dropping : node_.store_.dropping_) families.insert(dropping.family);
@@ -119,7 +119,7 @@ Amounts NodeAudit::held() const {
 /// Every object lies where its manifest says, and clients' segments know what lies in them.
 void NodeAudit::check_places(std::vector<std::string>& found) const {
   std::map<SegmentId, std::pair<std::size_t, std::uint64_t>> live;
-  for (const auto& listed : node_.store_.list(every, {})) {
+  node_.store_.list(std::nullopt, {}, [&](const Store::Listed& listed) {
     const Object& object = *listed.object;
     std::map<SegmentId, std::uint64_t> bytes;
     for (std::size_t i = 0; i < object.manifest.leaves.size(); ++i) {
@@ -130,12 +130,13 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
       if (!segment || object.addresses[i] != segment->data() + leaf.offset)
         found.push_back("object " + std::to_string(object.id.value) + " does not lie where its manifest says");
     }
-    if (object.parent) continue;
+    if (object.parent) return true;
     for (const auto& [segment, amount] : bytes) {
       ++live[segment].first;
       live[segment].second += amount;
     }
-  }
+    return true;
+  });
   for (const auto& [id, weak] : node_.segments_.segments_) {
     const auto segment = weak.lock();
     if (!segment || !segment->owner().client) continue;

@@ -139,8 +139,8 @@ std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& m
   const auto header = in.fixed<PackedHeader>();
   manifest.makers = in.enumerator<Makers>(header.makers, makers_count, "unknown makers");
   in.require(header.leaves <= leaves_max, "too many leaves");
-  in.require(header.structure_bytes <= structure_bytes_max, "the structure is too long");
-  in.require(header.guise_bytes <= structure_bytes_max, "the guise is too long");
+  in.require(header.structure_bytes <= description_bytes_max, "the structure is too long");
+  in.require(header.guise_bytes <= description_bytes_max, "the guise is too long");
   in.require(header.zero == 0, "a reserved field is set");
   Unpacker table(in.bytes(std::uint64_t{header.leaves} * sizeof(PackedLeaf)));
   manifest.dims = in.numbers<std::int64_t, decltype(manifest.dims)>(header.dims);
