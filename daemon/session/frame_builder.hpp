@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <muster/ipc/wire_generated.h>
@@ -16,9 +17,13 @@ struct FrameBuilder {
   explicit FrameBuilder(std::uint64_t request_, std::size_t bytes = 1024) : fbb(bytes), request(request_) {}
 
   [[nodiscard]] std::vector<std::byte> finish(wire::Body type, flatbuffers::Offset<void> body) {
+    const auto bytes = finish_in_place(type, body);
+    return {bytes.begin(), bytes.end()};
+  }
+  /// Valid for as long as this builder: a large frame is not copied.
+  [[nodiscard]] std::span<const std::byte> finish_in_place(wire::Body type, flatbuffers::Offset<void> body) {
     wire::FinishFrameBuffer(fbb, wire::CreateFrame(fbb, request, type, body));
-    const auto* begin = reinterpret_cast<const std::byte*>(fbb.GetBufferPointer());
-    return {begin, begin + fbb.GetSize()};
+    return std::as_bytes(std::span(fbb.GetBufferPointer(), fbb.GetSize()));
   }
 
   flatbuffers::FlatBufferBuilder fbb;

@@ -8,7 +8,7 @@
 
 #include <muster/result.hpp>
 
-#include "store/store.hpp"
+#include "memory/segment.hpp"
 
 namespace musterd::frames {
 
@@ -18,7 +18,6 @@ using Bytes = std::vector<std::byte>;
 [[nodiscard]] Bytes failure(std::uint64_t request, const muster::Error& error);
 [[nodiscard]] Bytes goodbye(const muster::Error& error);
 [[nodiscard]] Bytes segment(std::uint64_t request, const Segment& segment);
-[[nodiscard]] Bytes object(std::uint64_t request, const Object& object);
 [[nodiscard]] Bytes missing(std::uint64_t request, const std::vector<int>& ranks);
 
 }  // namespace musterd::frames

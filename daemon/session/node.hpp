@@ -312,6 +312,7 @@ class Node {
   void map(Client& client, std::uint64_t request, SegmentId segment);
   void lookup(ClientId client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
   void describe(Client& client, std::uint64_t request, ObjectId object);
+  void reply_object(ClientId client, std::uint64_t request, const Object& object);
   [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
   void fork(Client& client, std::uint64_t request);
   void missing(Client& client, std::uint64_t request, WorkId work);

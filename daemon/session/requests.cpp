@@ -367,7 +367,7 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
       if (auto room = has_room_to_describe(*client, object); !room) return reply_error(id, request, room.error());
       auto found = store_.lookup(object, capability, client->payer(), found_by);
       if (!found) return reply_error(id, request, found.error());
-      send_reply(id, frames::object(request, **found), {});
+      reply_object(id, request, **found);
     });
   });
 }
@@ -376,7 +376,20 @@ void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
   auto found = store_.held(object, client.id);
   if (!found) return reply_error(client.id, request, found.error());
   if (auto room = has_room_to_describe(client, object); !room) return reply_error(client.id, request, room.error());
-  send_reply(client.id, frames::object(request, **found), {});
+  reply_object(client.id, request, **found);
+}
+
+void Node::reply_object(ClientId id, std::uint64_t request, const Object& object) {
+  constexpr std::size_t around = 256;
+  FrameBuilder out(request, ipc::encoded_bytes(object.manifest) + around);
+  const wire::Capability capability(object.capability.bits[0], object.capability.bits[1]);
+  const auto bytes = [&] {
+    std::vector<std::byte> manifest;
+    ipc::encode(object.manifest, manifest);
+    return out.fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(manifest.data()), manifest.size());
+  }();
+  const auto body = wire::CreateObject(out.fbb, object.id.value, &capability, bytes);
+  send_reply(id, out.finish_in_place(wire::Body_Object, body.Union()), {});
 }
 
 /// For the reply while it is built. Then the server charges what of it is not read.

@@ -383,8 +383,8 @@ TEST_CASE("inputs that can't be checked quickly are refused at once") {
         "the inputs are 16384000 arrays in all");
   CHECK(refused(Kind::all_to_all, 1000, seal_bundle(client, segment, 78, 0), 1000) ==
         "the inputs are 1000000 objects in all");
-  CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 79, 1, std::string(1 << 20, 'x')), 1) ==
-        "the inputs are 1048576000 bytes of names and constants in all");
+  CHECK(refused(Kind::allgather, 1000, seal_bundle(client, segment, 79, 1, std::string(1 << 19, 'x')), 1) ==
+        "the inputs are 524288000 bytes of names and constants in all");
 }
 
 TEST_CASE("one call can't make the daemon plan millions of arrays") {
