@@ -93,7 +93,7 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
     case ipc::CompletionType::seal_failed: {
       auto failed = ipc::read_seal_failed(record.body);
       if (!failed) return failed.error();
-      // The object never was: its regions are free again, and whoever uses it is told why.
+      // The object never was: its regions are free again, and its users are told why.
       aftermath.gone.push_back(failed->object);
       const std::lock_guard lock(works_mutex_);
       // Until its hold is gone. If that was before, the daemon says so when it has read the release.
@@ -170,7 +170,7 @@ void Connection::finish(InFlight&& op, Result<Outcome>&& outcome, ipc::Done&& do
   if (!work) {
     if (outcome) aftermath.unwanted.push_back(std::move(*outcome));
     if (done.seat) {
-      // Of a split that nobody waits for any more: whoever lets go of a seat leaves the group.
+      // Of a split that nobody waits for any more: who lets go of a seat leaves the group.
       auto unwanted = std::make_shared<Seat>();
       unwanted->connection = shared_from_this();
       unwanted->id = done.seat;

@@ -1,5 +1,5 @@
 // This process's connection to the daemon: requests on the socket, records in the rings, and the memory that goes
-// with them. Thread-safe and without a thread of its own: whoever waits reads completions and replies for all.
+// with them. Thread-safe and without a thread of its own: a thread that waits reads completions and replies for all.
 #pragma once
 
 #include <array>
@@ -147,7 +147,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Readable when completions may have come since the last poll().
   [[nodiscard]] Result<int> event_fd();
 
-  /// Called at least every 50 ms by whoever waits, while it holds no lock; true ends the wait (Python's Ctrl-C).
+  /// Called at least every 50 ms by a waiting thread, while it holds no lock; true ends the wait (Python's Ctrl-C).
   static void set_interrupted(bool (*interrupted)());
 
   // For fork.cpp.
@@ -253,7 +253,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unordered_map<std::uint64_t, std::optional<ipc::Packet>> replies_;  ///< of requests that somebody waits for
   std::unordered_map<std::uint64_t, std::uint8_t> abandoned_;              ///< what was asked and is still to come
   bool receiving_ = false;
-  ipc::Packet incoming_;  ///< of whoever receives
+  ipc::Packet incoming_;  ///< of the thread that receives
   std::uint64_t last_request_ = 0;
   std::atomic<std::int64_t> next_look_ns_{0};
 

@@ -1,4 +1,4 @@
-// The handlers of fork(), and the list of connections that they, and whoever looks for one, go through.
+// The handlers of fork(), and the list of connections that they, and lookups of one, go through.
 #include "fork.hpp"
 
 #include <pthread.h>

@@ -1,4 +1,5 @@
-// Whether somebody wants a wait to end: Python's Ctrl-C. Asked at least every 50 ms by whoever waits, without any lock.
+// Whether somebody wants a wait to end: Python's Ctrl-C. Asked at least every 50 ms by a waiting thread, without any
+// lock.
 #pragma once
 
 #include <chrono>

@@ -206,7 +206,7 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
   const std::string lock_path = path + ".start";
   const ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return cant_open(lock_path, errno);
-  // Whoever has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
+  // Who has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
   for (auto pause = pause_min; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; pause = std::min(2 * pause, pause_max)) {
     if (ipc::is_served(path)) return {};
     if (steady_clock::now() > until || interrupted())

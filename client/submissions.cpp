@@ -42,7 +42,7 @@ Result<bool> Connection::submit_now(ipc::SubmissionType type, std::span<const st
   auto written = try_submit({type, body});
   if (!written || !*written) return written;
   announce(type);
-  // Whoever only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
+  // Who only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
   collect();
   return true;
 }
@@ -214,7 +214,7 @@ void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patien
 }
 
 void Connection::flush_releases() {
-  // Whoever holds the ring comes by here when it has let go; holds end in the oddest places, in its own calls, too.
+  // Who holds the ring comes by here when it has let go; holds end in the oddest places, in its own calls, too.
   while (has_releases_ && alive() && submitter_.load() != std::this_thread::get_id()) {
     std::unique_lock lock(submit_mutex_, std::try_to_lock);
     if (!lock) return;

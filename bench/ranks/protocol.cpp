@@ -87,8 +87,8 @@ Taken take(const Order& order, Rank& rank) {
   for (int round = 0; round < order.rounds; ++round) {
     const std::uint32_t seed = order.seed + static_cast<std::uint32_t>(round);
     rank.prepare(order, seed);
-    rank.barrier();  // whoever came late is here
-    rank.barrier();  // whoever fell asleep meanwhile is awake
+    rank.barrier();  // who came late is here
+    rank.barrier();  // who fell asleep meanwhile is awake
     const double cpu_us = cpu_now_us();
     const double begin_us = now_us();
     rank.run(order);

@@ -19,7 +19,7 @@ struct Order {
 };
 
 /// One rank of a system under test. A round is prepare(), two barriers so that all are here and awake, run() under the
-/// clock, a barrier so that whoever is done takes no core from those that are not, and check().
+/// clock, a barrier so that a rank that is done takes no core from those that are not, and check().
 class Rank {
  public:
   virtual ~Rank() = default;

@@ -15,7 +15,7 @@ PAGE = 1024  # float32 elements
 
 class Rank(Protocol):
     """One rank of a system under test. A round is prepare(), two barriers so that all are here and awake, run()
-    under the clock, a barrier so that whoever is done takes no core from those that are not, and check()."""
+    under the clock, a barrier so that a rank that is done takes no core from those that are not, and check()."""
 
     def barrier(self) -> None:
         """Meets all ranks, by the system's own means."""
@@ -75,8 +75,8 @@ def obey(system: str, number: int, rank: Rank) -> None:
             times, cpu_us, right = [], 0.0, True
             for seed in range(first_seed, first_seed + rounds):
                 rank.prepare(op, variant, count, seed)
-                rank.barrier()  # whoever came late is here
-                rank.barrier()  # whoever fell asleep meanwhile is awake
+                rank.barrier()  # who came late is here
+                rank.barrier()  # who fell asleep meanwhile is awake
                 cpu_begin_us, begin = _cpu_us(), time.perf_counter()
                 rank.run(op, variant)
                 times.append((time.perf_counter() - begin) * 1e6)

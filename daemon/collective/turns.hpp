@@ -32,7 +32,7 @@ class Turns {
   void add(const Process& process, Size size, Item item) {
     const auto [place, fresh] = places_.try_emplace(process);
     if (fresh) {
-      // A newcomer begins level with whoever is next, and behind it: it gains nothing by having been away.
+      // A newcomer begins level with the next one, and behind it: it gains nothing by having been away.
       const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
       place->second = queues_.emplace(Place{served, ++last_turn_}, Queue{process, {}, {}, 0}).first;
     }

@@ -1,5 +1,5 @@
 // Where results are written: per user, segments of the daemon's own, cut into regions and recycled, so that steady
-// state touches only pages that are there already. Whoever may read one result of a segment can read all of it: results
+// state touches only pages that are there already. Who may read one result of a segment can read all of it: results
 // that several users get have pools apart.
 #pragma once
 

@@ -121,7 +121,7 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
   if (auto fresh = check_new(client, id); !fresh) return fresh.error();
   auto made = make(client, id, capability, parent, copied_bytes, std::move(manifest), now);
-  // Whoever uses it learns why it isn't there.
+  // Its users learn why it isn't there.
   if (!made) tombstones_.add(id, never_stored(made.error().code()));
   return made;
 }

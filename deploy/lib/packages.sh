@@ -2,7 +2,7 @@
 # Installs Debian packages: only those that are missing, and says which before it does.
 
 # What the daemon, the clients and the Python module are built with.
-# shellcheck disable=SC2034  # read by whoever sources this
+# shellcheck disable=SC2034  # read by the scripts that source this
 build_packages=(
   g++ cmake ninja-build ccache
   libboost1.81-dev libflatbuffers-dev flatbuffers-compiler libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev

@@ -6,7 +6,7 @@
 namespace muster::python {
 
 /// Whether all references on an argument of the running Python function are names for it. `callers`: those that the
-/// call itself holds. Names are the variables of whoever called that function, and items and attributes of plain
+/// call itself holds. Names are the variables of that function's caller, and items and attributes of plain
 /// containers that they lead to. They give the array, but none of its memory behind its back, as a view or a buffer
 /// does.
 [[nodiscard]] bool has_only_names(nb::handle argument, Py_ssize_t callers);

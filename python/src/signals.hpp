@@ -13,7 +13,7 @@ class SignalsLeftPending {
   ~SignalsLeftPending();
 };
 
-/// Whether the wait shall end. Asked at least every 50 ms by whoever waits, without any lock of Muster.
+/// Whether the wait shall end. Asked at least every 50 ms by a waiting thread, without any lock of Muster.
 [[nodiscard]] bool signal_came();
 
 }  // namespace muster::python

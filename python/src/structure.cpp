@@ -273,7 +273,7 @@ nb::object integer_from(std::string_view bytes) {
   return type.attr("from_bytes")(bytes_from(bytes), "little", nb::arg("signed") = true);
 }
 
-/// Reads a guise. Whoever wrote it may be hostile.
+/// Reads a guise. Its writer may be hostile.
 class Guise {
  public:
   explicit Guise(std::string_view text) : rest_(text) {

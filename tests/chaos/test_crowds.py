@@ -169,7 +169,7 @@ def test_another_user_leaves_connections_for_the_daemons_own(say_hello):
                 answer, _ = client.receive()
                 reason = answer.reason if answer.name == "Goodbye" else None
             else:
-                # Whoever connects later is answered later.
+                # Who connects later is answered later.
                 with RawClient(daemon) as asker:
                     assert asker.survives()
                 with contextlib.suppress(BlockingIOError):

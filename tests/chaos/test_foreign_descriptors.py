@@ -59,7 +59,7 @@ class Lingering:
 
     def send_over(self, carrier: socket.socket, data: bytes, daemon: Daemon) -> bool:
         """Sends it with these bytes and keeps no descriptor of it; False if the kernel refuses to."""
-        # The daemon must not come to it first: whoever closes it last is the one who waits.
+        # The daemon must not come to it first: the one who closes it last has to wait.
         os.kill(daemon.pid, signal.SIGSTOP)
         eventually(lambda: is_stopped(daemon.pid))
         try:
@@ -72,7 +72,7 @@ class Lingering:
         return True
 
     def __exit__(self, *error):
-        # With something unread its end is a reset, which ends the wait of whoever closes the slow one.
+        # With something unread its end is a reset, which ends the wait of the one who closes the slow one.
         self.other.close()
         self.slow.close()
 
@@ -213,7 +213,7 @@ def test_a_doorbell_that_is_silenced_before_it_is_heard(daemon, pair):
         chance = random.Random(SEED)
         for _ in range(20_000):
             client.ring_doorbell()
-            # Between the daemon's wake and its look: whoever comes second finds nothing to read.
+            # Between the daemon's wake and its look: the one who comes second finds nothing to read.
             until = time.perf_counter_ns() + chance.randrange(60_000)
             while time.perf_counter_ns() < until:
                 pass

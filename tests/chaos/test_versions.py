@@ -22,7 +22,7 @@ CODE = {name: code for code, name in CODES.items()}
 
 @contextlib.contextmanager
 def pretender(answer: bytes, fds: int = 0, reads: bool = True):
-    """Something that listens where a daemon should, and gives one answer to whoever comes."""
+    """Something that listens where a daemon should, and gives one answer to all who come."""
     kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryDirectory(prefix="muster-") as folder, socket.socket(*kind) as listener:
         path = str(pathlib.Path(folder) / "d.sock")

@@ -171,7 +171,7 @@ TEST_CASE("a full store is OutOfMemory, and freed memory is used again") {
   CHECK(client.allocate<float>({4 << 20}, 10s));
 }
 
-TEST_CASE("whoever waits for memory gets what others free in its own segments") {
+TEST_CASE("a client that waits for memory gets what others free in its own segments") {
   const Daemon daemon("64MiB");
   Client client = daemon.connect();
   std::vector<Ref> refs;

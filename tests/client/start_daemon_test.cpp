@@ -137,7 +137,7 @@ TEST_CASE("a program that is no daemon is an error that names its log") {
   CHECK(Client::connect(options).error().code() == Code::daemon_unavailable);
 }
 
-TEST_CASE("whoever comes while a daemon is ending gets the next") {
+TEST_CASE("a client that comes while a daemon is ending gets the next") {
   const TempFolder folder;
   const Cleaner cleaner{folder};
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

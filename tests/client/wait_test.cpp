@@ -81,7 +81,7 @@ TEST_CASE_METHOD(Pair, "a waiter is woken by what another thread reads") {
   CHECK(ended);
 }
 
-TEST_CASE_METHOD(Pair, "callbacks are called once, by whoever polls, also when the Work was dropped") {
+TEST_CASE_METHOD(Pair, "callbacks are called once, by the thread that polls, also when the Work was dropped") {
   int called = 0;
   first.barrier().value().on_done([&] { ++called; });
   auto work = second.barrier().value();
@@ -148,7 +148,7 @@ TEST_CASE_METHOD(Pair, "the outcome of a dropped Work is given back") {
 
 std::atomic<bool> asked_to_stop{false};
 
-TEST_CASE_METHOD(Pair, "whoever is asked to stop waiting stops") {
+TEST_CASE_METHOD(Pair, "a waiter that is asked to stop stops") {
   asked_to_stop = false;
   muster::detail::Connection::set_interrupted([] { return asked_to_stop.load(); });
   const auto work = first.barrier().value();

@@ -298,7 +298,7 @@ struct OneCore {
   ~OneCore() { ::sched_setaffinity(0, sizeof before, &before); }
 };
 
-TEST_CASE("whoever has waited briefly is patient, whoever has waited long is not, until brief waits come again") {
+TEST_CASE("brief waits make patient, a long one makes impatient") {
   using namespace std::chrono_literals;
   const OneCore core;
   const std::jthread other([](const std::stop_token& stop) {

@@ -150,7 +150,7 @@ TEST_CASE("trim gives back what is wholly free and nothing else") {
   CHECK(world.pool.trim() == 2 * mebibyte);
   CHECK(world.table.size() == 2);
   held.clear();
-  CHECK(world.pool.trim() == mebibyte);  // the other one is in use by whoever has `lent`
+  CHECK(world.pool.trim() == mebibyte);  // the other one is in use by the holder of `lent`
   lent.reset();
   CHECK(world.pool.trim() == mebibyte);
   CHECK(holds_nothing(world.ledger));

@@ -243,7 +243,7 @@ TEST_CASE("while the segments of an op are made, others go on") {
   const auto work = combine_scan(client, input, many);
   REQUIRE_FALSE(client.done(work));
   CHECK(other.done(combine_two(other, small, 1)));
-  SECTION("and it ends, whoever has gone") {
+  SECTION("and it ends, no matter who has gone") {
     client.die();
     for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.node.go_on(world.now);
     CHECK(world.node.ops_in_flight() == 0);
@@ -336,7 +336,7 @@ TEST_CASE("what can never fit is refused at once and stands in nobody's way") {
   CHECK(has_segment(small));
 }
 
-TEST_CASE("a client waits in line for its rings, and whoever only asks does not") {
+TEST_CASE("a client waits in line for its rings, and one that only asks does not") {
   World world(budget_of(1, mebibyte));
   TestClient holder(world, 1);
   holder.lease(mebibyte);

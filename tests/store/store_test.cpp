@@ -21,7 +21,7 @@ using Ids = std::vector<ObjectId>;
 
 }  // namespace
 
-TEST_CASE("a sealed array is held by its maker and found by whoever shows its capability") {
+TEST_CASE("a sealed array is held by its maker and found by who shows its capability") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 64, 100));

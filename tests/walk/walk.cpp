@@ -20,7 +20,7 @@ void print_steps(const Walk& walk) {
   for (const auto& step : walk.steps()) std::fprintf(stderr, "  %s\n", step.c_str());
 }
 
-/// Prints the steps when a signal ends the process, and leaves the rest to whoever listened before.
+/// Prints the steps when a signal ends the process, and leaves the rest to the handler that was there before.
 class StepsOnSignal {
  public:
   explicit StepsOnSignal(const Walk& walk) {

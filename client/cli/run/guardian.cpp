@@ -25,7 +25,7 @@ using Order = std::int32_t;
   ::sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
   ::prctl(PR_SET_NAME, "muster-guardian");
-  // Whoever reads what we inherited must see its end when the others have closed it.
+  // Readers of what we inherited must see its end when the others have closed it.
   if (orders > 0) ::close_range(0, static_cast<unsigned>(orders) - 1, 0);
   ::close_range(static_cast<unsigned>(orders) + 1, ~0U, 0);
 

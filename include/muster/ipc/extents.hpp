@@ -33,7 +33,7 @@ class Extents {
   void remove_segment(SegmentId segment);
   /// `bytes`: a multiple of the page. A segment that is in use goes before one that is wholly free.
   [[nodiscard]] std::optional<Extent> take(std::uint64_t bytes);
-  /// Gives back the taken extent that starts here; returns its bytes. Never needs memory: whoever frees can't fail.
+  /// Gives back the taken extent that starts here; returns its bytes. Never needs memory, so it can't fail.
   std::uint64_t give(SegmentId segment, std::uint64_t offset);
   /// The taken extent that contains this offset.
   [[nodiscard]] std::optional<Extent> find(SegmentId segment, std::uint64_t offset) const;

@@ -173,7 +173,7 @@ void drain(const Fd& eventfd) {
   std::uint64_t count = 0;
   iovec part{&count, sizeof count};
   constexpr off_t here = -1;
-  // O_NONBLOCK belongs to the open file, which whoever else has it may clear.
+  // O_NONBLOCK belongs to the open file, which its other owners may clear.
   while (preadv2(eventfd.get(), &part, 1, here, RWF_NOWAIT) < 0 && errno == EINTR) {
   }
 }

@@ -17,7 +17,7 @@ namespace muster::ipc {
 
 inline constexpr std::size_t leaves_max = 1 << 17;
 inline constexpr std::size_t ndim_max = 64;
-/// Of an object that a client makes, encoded: its arrays, shapes, structure and guise. Whoever looks at the object is
+/// Of an object that a client makes, encoded: its arrays, shapes, structure and guise. Who looks at the object is
 /// sent all of it, and everybody else waits meanwhile.
 inline constexpr std::size_t description_bytes_max = 1 << 20;
 

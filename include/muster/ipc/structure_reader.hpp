@@ -1,5 +1,5 @@
-// Reads a structure once, from its root, and tells a visitor what is there, children before their container. Whoever
-// wrote it may be hostile: depth and nodes are bounded, and nothing is allocated on the word of a count.
+// Reads a structure once, from its root, and tells a visitor what is there, children before their container. Its
+// writer may be hostile: depth and nodes are bounded, and nothing is allocated on the word of a count.
 #pragma once
 
 #include <cstdint>
