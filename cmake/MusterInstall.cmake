@@ -2,8 +2,9 @@
 include(CMakePackageConfigHelpers)
 
 if(DEFINED SKBUILD_SCRIPTS_DIR)
-  # A wheel holds the executables and the module only.
+  # A wheel holds the executables, the module and the shell's completion only.
   install(TARGETS musterd muster RUNTIME DESTINATION ${SKBUILD_SCRIPTS_DIR})
+  install(FILES deploy/completion/muster DESTINATION ${SKBUILD_DATA_DIR}/share/bash-completion/completions)
   return()
 endif()
 

@@ -1,8 +1,10 @@
 """The command line: help, versions, misuse, and the words of messages."""
 
 import re
+import subprocess
 
 import pytest
+from cli_harness import ROOT, find_muster
 
 COMMANDS = ["start", "stop", "run", "status", "ls", "groups", "doctor", "bench"]
 
@@ -81,3 +83,26 @@ def test_options_have_no_abbreviations(muster, words):
     done = muster(*words)
     assert done.returncode == 2
     assert words[-1] in done.stderr or words[1] in done.stderr
+
+
+COMPLETED = {
+    ("be",): "bench",
+    ("bench", "--variant", ""): "default out first_read",
+    ("bench", "-o", "m"): "min max mean",
+    ("bench", "--op", "b"): "band bor bxor",
+    ("bench", "all"): "all_to_all allgather allreduce",
+    ("bench", "--socket", ""): "",
+    ("status", "--js"): "--json",
+}
+
+
+@pytest.mark.parametrize("words", COMPLETED)
+def test_the_shell_completes_commands_options_and_values(words):
+    script = """
+        source deploy/completion/muster
+        compopt() { :; }
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _muster; echo "${COMPREPLY[*]}"
+    """
+    command = ["bash", "-c", script, "bash", find_muster(), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == COMPLETED[words]

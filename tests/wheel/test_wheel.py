@@ -50,6 +50,10 @@ def test_executables_are_the_real_ones(name: str, environment: dict[str, str]):
     assert "0.1.0" in run([str(executable), "--version"], environment)
 
 
+def test_completion_of_the_shell_is_there():
+    assert "complete -F _muster muster" in (Path(sys.prefix) / "share/bash-completion/completions/muster").read_text()
+
+
 def test_the_first_example_pasted_into_an_interpreter(environment: dict[str, str]):
     said = run([sys.executable, "-i", "-q", "-c", ""], environment, stdin=examples()[0] + "\n")
     assert "copies [0, 0, 0, 0]" in said
