@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import muster
@@ -94,38 +95,55 @@ def fingerprint(weights: dict[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(digest, np.uint8)
 
 
-def train(group: muster.Group, epochs: int) -> tuple[dict[str, np.ndarray], list[float], int]:
-    """Trains on all ranks together; returns the weights, the loss of each epoch, and the copies that deposits cost."""
+class Deposits:
+    """What this rank put into the store: a daemon may serve others, too, whose share its totals include."""
+
+    def __init__(self) -> None:
+        self.bytes = self.copied_bytes = self.copies = 0
+        self._alive: weakref.WeakSet[muster.Ref] = weakref.WeakSet()
+
+    def add(self, ref: muster.Ref) -> None:
+        self.bytes += ref.nbytes
+        self.copied_bytes += ref.nbytes if ref.copies else 0
+        self.copies += ref.copies
+        self._alive.add(ref)
+
+    @property
+    def objects_left(self) -> int:
+        return len(self._alive)
+
+
+def train(group: muster.Group, epochs: int, deposits: Deposits) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Trains on all ranks together; returns the weights and the loss of each epoch."""
     images, labels, test_images, test_labels = load()
     weights = first_weights()
     speed = {name: np.zeros_like(value) for name, value in weights.items()}
-    losses, all_copies = [], 0
+    losses = []
     for epoch in range(epochs):
-        loss, copies, waited = 0.0, 0, 0.0
+        loss, waited, copies = 0.0, 0.0, deposits.copies
         rounds = batches(len(labels), epoch)
         begin = time.perf_counter()
         for done, batch in enumerate(rounds, start=1):
             mine = batch[group.rank :: group.world_size]
             ref = gradient(weights, images[mine], labels[mine])
+            deposits.add(ref)
             before = time.perf_counter()
             mean = group.allreduce(ref, op="mean").result()
             waited += time.perf_counter() - before
             step(weights, speed, mean)
             loss += float(mean["loss"][0])
-            copies += ref.copies
             if group.rank == 0:
                 progress(epoch, epochs, done / len(rounds))
         took = time.perf_counter() - begin
         losses.append(loss / len(rounds))
-        all_copies += copies
         if group.rank == 0:
             print(
                 f"\repoch {epoch + 1:2d}/{epochs}  loss {losses[-1]:.4f}  test accuracy "
                 f"{accuracy(weights, test_images, test_labels):.4f}  {took / len(rounds) * 1e3:6.2f} ms/step  "
-                f"{waited / took:5.1%} in the collective  copies {copies}",
+                f"{waited / took:5.1%} in the collective  copies {deposits.copies - copies}",
                 flush=True,
             )
-    return weights, losses, all_copies
+    return weights, losses
 
 
 def progress(epoch: int, epochs: int, share: float) -> None:
@@ -197,18 +215,16 @@ def report(group: muster.Group, weights: dict, losses: list[float], copies: int,
     return identical and agrees and total_copies == 0
 
 
-def account(group: muster.Group) -> bool:
-    """The daemon's books, once every rank has dropped its refs."""
-    group.barrier().result()
-    if group.rank != 0:
-        return True
-    status = muster.status()
-    deposited, copied = status["bytes_deposited"], status["bytes_copied"]
-    print(
-        f"daemon: {mebibytes(deposited)} deposited, {mebibytes(deposited - copied)} of them with 0 copies, "
-        f"{mebibytes(copied)} copied; peak {mebibytes(status['memory_peak_bytes'])}; objects left {status['objects']}"
-    )
-    return status["objects"] == 0
+def account(group: muster.Group, deposits: Deposits) -> bool:
+    """What all ranks deposited, once each has dropped its refs."""
+    mine = np.array([deposits.bytes, deposits.copied_bytes, deposits.objects_left])
+    deposited, copied, left = (int(total) for total in group.allreduce(mine).result())
+    if group.rank == 0:
+        print(
+            f"store: {mebibytes(deposited)} deposited, {mebibytes(deposited - copied)} of them with 0 copies, "
+            f"{mebibytes(copied)} copied; objects left {left}"
+        )
+    return left == 0
 
 
 def main() -> int:
@@ -224,9 +240,10 @@ def main() -> int:
         print(f"{error}\nstart it with: muster run -n 4 -- python {sys.argv[0]}", file=sys.stderr)
         return 2
     with group:
-        weights, losses, copies = train(group, options.epochs)
-        good = report(group, weights, losses, copies, options)
-        good = account(group) and good
+        deposits = Deposits()
+        weights, losses = train(group, options.epochs, deposits)
+        good = report(group, weights, losses, deposits.copies, options)
+        good = account(group, deposits) and good
         if group.rank == 0:
             _, _, images, labels = load()
             print(f"test accuracy: {accuracy(weights, images, labels):.4f}", flush=True)

@@ -175,7 +175,7 @@ python_tests() {
   # nothing.
   if [ "$name" = asan ]; then
     run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
-      --ignore=tests/python/test_documents.py
+      --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py
   else
     run_pytest "$name" "${variables[@]}" -- "${folders[@]}"
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
