@@ -143,7 +143,7 @@ class Crowd {
     using namespace std::chrono_literals;
     constexpr auto slice_min = 500us;
     constexpr auto length_min = 20ms;
-    constexpr auto length_max = 640ms;
+    constexpr auto length_max = 80ms;
     if (now - before < slice_min) return;
     const auto length = length_.load(std::memory_order_relaxed);
     const bool soon = before < until_.load(std::memory_order_relaxed) + length;
