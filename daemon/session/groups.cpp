@@ -372,10 +372,12 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
   auto pending = pending_.find(contribution.ticket);
   Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
   const Seat seat{{++last_seat_}, client ? client->id : ClientId{}, rank};
-  auto held = client ? make_seat(*client, seat.id, {child, rank, std::move(charge), {}}) : Seats::node_type();
-  MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
+  const auto join_child = [&] {
+    MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
+  };
   if (!client) {
     // It contributed and then died: its seat in the new group is lost from the start.
+    join_child();
     if (pending != pending_.end()) pending_.erase(pending);
     static_cast<void>(child->group.lose(seat.id));
     child->lost.insert_or_assign(rank, std::move(charge));
@@ -383,6 +385,8 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
     MUSTER_ASSERT(lose_by_policy(*child, rank, {"died", {}}, left).empty(), "a new group has no ops");
     return;
   }
+  auto held = make_seat(*client, seat.id, {child, rank, std::move(charge), {}});
+  join_child();
   client->seats.insert(std::move(held));
   ipc::Done done;
   done.seat = seat.id;
