@@ -43,9 +43,13 @@ python_package_installed() {
 
 # install_muster FOLDER: builds the wheel in build/wheel, where a second run finds what did not change, and installs it.
 install_muster() {
-  local folder=$1
+  local folder=$1 log=build/wheel.log
   need_python_packages "$folder" "${python_build_packages[@]}"
+  mkdir -p build
   CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) PATH="$folder/bin:$PATH" \
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --force-reinstall \
-    --no-deps --config-settings=build-dir=build/wheel . </dev/null
+    "$folder/bin/python" -m pip install --verbose --disable-pip-version-check --no-build-isolation --force-reinstall \
+    --no-deps --config-settings=build-dir=build/wheel . </dev/null 2>&1 | tee "$log" | show_steps || {
+    tail -n 40 "$log"
+    fail "pip install . (all of it is in $log)"
+  }
 }

@@ -9,3 +9,17 @@ fail() {
   printf '\n== [%4d s] FAILED: %s\n' "$SECONDS" "$*" >&2
   exit 1
 }
+
+# show_steps: of a build's output, "[12/240] ...", one line that moves; without a terminal each twentieth step.
+show_steps() {
+  local line every=20
+  while IFS= read -r line; do
+    [[ $line =~ \[([0-9]+)/([0-9]+)\] ]] || continue
+    if [ -t 1 ]; then
+      printf '\r   [%4d s] step %s of %s ' "$SECONDS" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+    elif [ $((BASH_REMATCH[1] % every)) -eq 0 ]; then
+      printf '   [%4d s] step %s of %s\n' "$SECONDS" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+    fi
+  done
+  [ ! -t 1 ] || printf '\r%40s\r' ''
+}
