@@ -132,7 +132,7 @@ namespace {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-/// For how long nobody yields once that has cost a slice. A loss soon after that makes it longer.
+/// For how long nobody yields once that has cost two slices in a row. A loss soon after that makes it longer.
 class Crowd {
  public:
   [[nodiscard]] bool is_there() const {
@@ -142,9 +142,13 @@ class Crowd {
   void yielded(SteadyTime before, SteadyTime now) {
     using namespace std::chrono_literals;
     constexpr auto slice_min = 500us;
+    constexpr auto row_max = 5ms;
     constexpr auto length_min = 20ms;
     constexpr auto length_max = 80ms;
     if (now - before < slice_min) return;
+    // One may be chance: a timer, a kernel thread.
+    const auto last = last_loss_.exchange(now, std::memory_order_relaxed);
+    if (last == SteadyTime() || before - last > row_max) return;
     const auto length = length_.load(std::memory_order_relaxed);
     const bool soon = before < until_.load(std::memory_order_relaxed) + length;
     const auto next = soon ? std::min<std::chrono::nanoseconds>(2 * length, length_max) : length_min;
@@ -153,6 +157,7 @@ class Crowd {
   }
 
  private:
+  std::atomic<SteadyTime> last_loss_{SteadyTime()};
   std::atomic<SteadyTime> until_{SteadyTime()};
   std::atomic<std::chrono::nanoseconds> length_{std::chrono::nanoseconds(0)};
 };
