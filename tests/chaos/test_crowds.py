@@ -17,8 +17,6 @@ from chaos_harness import (
     eventually,
     is_forgotten,
     is_stopped,
-    serves_newcomers,
-    wait_empty,
     wait_forgotten,
 )
 from flat import frame
@@ -43,7 +41,7 @@ from raw_client import (
     seal,
 )
 
-from daemon import Daemon, ranks
+from daemon import ranks
 
 MIB = 1 << 20
 
@@ -132,54 +130,6 @@ def test_connections_without_a_word(daemon, pair):
     assert "refused a connection: " in daemon.output()
     pair.goes_on()
     close_all(silent)
-
-
-@contextlib.contextmanager
-def as_user(user: int):
-    """What connects meanwhile is a process of this user to the daemon."""
-    os.seteuid(user)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def farewell_so_far(client: RawClient) -> str:
-    """The reason in a Goodbye that has come already; BlockingIOError if nothing has."""
-    client.socket.setblocking(False)
-    try:
-        return client.receive()[0].reason
-    finally:
-        client.socket.settimeout(PATIENCE_S)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-@pytest.mark.parametrize("say_hello", [False, True])
-def test_another_user_leaves_connections_for_the_daemons_own(say_hello):
-    daemon = Daemon("--memory", "512MiB", "--clients-max", "64", "--socket-mode", "0666")
-    daemon.folder.chmod(0o755)
-    with contextlib.ExitStack() as stack:
-        reason = None
-        while reason is None:
-            with as_user(65534):
-                client = stack.enter_context(RawClient(daemon, greet=False))
-            if say_hello:
-                with contextlib.suppress(*CUT_OFF):  # refused already
-                    client.send("Hello", protocol=PROTOCOL, name="hostile", rings=False)
-                answer, _ = client.receive()
-                reason = answer.reason if answer.name == "Goodbye" else None
-            else:
-                # Who connects later is answered later.
-                with RawClient(daemon) as asker:
-                    assert asker.survives()
-                with contextlib.suppress(BlockingIOError):
-                    reason = farewell_so_far(client)
-        assert re.match(r"\d+ clients of user 65534", reason), reason
-        for _ in range(24):
-            assert stack.enter_context(RawClient(daemon)).survives()
-        serves_newcomers(daemon)
-    wait_empty(daemon)
-    daemon.stop()
 
 
 @with_daemon(fds_max=64)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import fcntl
-import mmap
 import os
-import pathlib
 import random
 import signal
 import socket
 import struct
-import threading
 import time
 
 import pytest
-from chaos_harness import HealthyPair, eventually, is_stopped, serves_newcomers, wait_empty
+from chaos_harness import HealthyPair, eventually, is_stopped, wait_empty
 from flat import frame
 from raw_client import BARRIER, CONTRIBUTE, CUT_OFF, DONE, PROTOCOL, Ended, RawClient, contribute
 
@@ -146,60 +142,6 @@ def test_leases_on_the_files_of_segments(no_sigio, daemon, pair):
             fcntl.fcntl(writer, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             assert client.ask("Mapped", segment=segment)[0].name == "Ok"
             os.close(writer)
-
-
-class HeldFiles:
-    """Files that are locked in the kernel for as long as this lives: who writes into one waits for a page in the midst
-    of it, which only this could bring (userfaultfd)."""
-
-    API, REGISTER, MISSING = 0xC018AA3F, 0xC020AA00, 1
-    NUMBER = 282 if os.uname().machine == "aarch64" else 323
-
-    def __init__(self) -> None:
-        kernel = ctypes.CDLL(None, use_errno=True)
-        self.faults = kernel.syscall(self.NUMBER, os.O_CLOEXEC)
-        if self.faults < 0:
-            pytest.skip(f"no userfaultfd here: {os.strerror(ctypes.get_errno())}")
-        self.page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
-        fcntl.ioctl(self.faults, self.API, bytearray(struct.pack("<QQQ", 0xAA, 0, 0)))
-        area = struct.pack("<QQQQ", address, mmap.PAGESIZE, self.MISSING, 0)
-        fcntl.ioctl(self.faults, self.REGISTER, bytearray(area))
-        self.writers: list[threading.Thread] = []
-
-    def hold(self, fd: int) -> None:
-        writer = threading.Thread(target=os.pwrite, args=(fd, self.page, 0))
-        writer.start()
-        self.writers.append(writer)
-        os.read(self.faults, 32)  # it waits for the page
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        os.close(self.faults)
-        for writer in self.writers:
-            writer.join()
-
-
-def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
-    """To seal one takes as long as its writer likes: many of one process have one thread of the daemon among them."""
-    with contextlib.ExitStack() as stack:
-        held = stack.enter_context(HeldFiles())
-        fds = []
-        for _ in range(40):
-            client = stack.enter_context(RawClient(daemon))
-            segment, (fd,) = client.ask("Lease", bytes=4096, timeout_ms=1000)
-            held.hold(fd)
-            client.send("Mapped", segment=segment.segment)
-            fds.append(fd)
-        pair.goes_on()
-        # Newcomers have segments sealed; and what they had is given back.
-        serves_newcomers(daemon)
-        threads = len(list(pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()))
-        assert threads < 40, threads
-    for fd in fds:
-        os.close(fd)
 
 
 def blocking(fd: int) -> None:

@@ -166,11 +166,11 @@ python_tests() {
   shift
   local variables=("$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python"
     "MUSTER_CLI=$build/bin/muster" "MUSTER_DAEMON=$build/bin/musterd")
-  # These become another user. What they leave behind must not be root's.
-  local users=tests/python/test_open_groups.py
-  counted "$name-users-pytest" '[0-9]+ passed.* in ' as_root env "${variables[@]}" .venv/bin/python -B -m pytest \
-    --color=no -p no:cacheprovider "$users"
-  folders+=("--ignore=$users")
+  # These become another user, for example. What they leave behind must not be root's.
+  local of_root=(tests/python/test_open_groups.py tests/chaos/test_as_root.py)
+  counted "$name-root-pytest" '[0-9]+ passed.* in ' as_root env "${variables[@]}" .venv/bin/python -B -m pytest \
+    --color=no -p no:cacheprovider "${of_root[@]}"
+  folders+=("${of_root[@]/#/--ignore=}")
   # AddressSanitizer's own allocator maps and faults all the time; of torch's and JAX's, which documents use, it knows
   # nothing.
   if [ "$name" = asan ]; then

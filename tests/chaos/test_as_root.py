@@ -1,0 +1,125 @@
+"""What takes root to try: to be another user, and to keep a file locked in the kernel (userfaultfd)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import mmap
+import os
+import pathlib
+import re
+import struct
+import threading
+
+import pytest
+from chaos_harness import PATIENCE_S, serves_newcomers, wait_empty
+from raw_client import CUT_OFF, PROTOCOL, RawClient
+
+from daemon import Daemon
+
+
+@pytest.fixture(autouse=True)
+def root():
+    assert os.geteuid() == 0, "run these tests as root, as tests/run does"
+
+
+class HeldFiles:
+    """Files that are locked in the kernel for as long as this lives: who writes into one waits for a page in the midst
+    of it, which only this could bring (userfaultfd)."""
+
+    API, REGISTER, MISSING = 0xC018AA3F, 0xC020AA00, 1
+    NUMBER = 282 if os.uname().machine == "aarch64" else 323
+
+    def __init__(self) -> None:
+        kernel = ctypes.CDLL(None, use_errno=True)
+        self.faults = kernel.syscall(self.NUMBER, os.O_CLOEXEC)
+        if self.faults < 0:
+            raise OSError(ctypes.get_errno(), "userfaultfd(2), which this test needs")
+        self.page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
+        fcntl.ioctl(self.faults, self.API, bytearray(struct.pack("<QQQ", 0xAA, 0, 0)))
+        area = struct.pack("<QQQQ", address, mmap.PAGESIZE, self.MISSING, 0)
+        fcntl.ioctl(self.faults, self.REGISTER, bytearray(area))
+        self.writers: list[threading.Thread] = []
+
+    def hold(self, fd: int) -> None:
+        writer = threading.Thread(target=os.pwrite, args=(fd, self.page, 0))
+        writer.start()
+        self.writers.append(writer)
+        os.read(self.faults, 32)  # it waits for the page
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        os.close(self.faults)
+        for writer in self.writers:
+            writer.join()
+
+
+def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
+    """To seal one takes as long as its writer likes: many of one process have one thread of the daemon among them."""
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(HeldFiles())
+        fds = []
+        for _ in range(40):
+            client = stack.enter_context(RawClient(daemon))
+            segment, (fd,) = client.ask("Lease", bytes=4096, timeout_ms=1000)
+            held.hold(fd)
+            client.send("Mapped", segment=segment.segment)
+            fds.append(fd)
+        pair.goes_on()
+        # Newcomers have segments sealed; and what they had is given back.
+        serves_newcomers(daemon)
+        threads = len(list(pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()))
+        assert threads < 40, threads
+    for fd in fds:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def as_user(user: int):
+    """What connects meanwhile is a process of this user to the daemon."""
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def farewell_so_far(client: RawClient) -> str:
+    """The reason in a Goodbye that has come already; BlockingIOError if nothing has."""
+    client.socket.setblocking(False)
+    try:
+        return client.receive()[0].reason
+    finally:
+        client.socket.settimeout(PATIENCE_S)
+
+
+@pytest.mark.parametrize("say_hello", [False, True])
+def test_another_user_leaves_connections_for_the_daemons_own(say_hello):
+    daemon = Daemon("--memory", "512MiB", "--clients-max", "64", "--socket-mode", "0666")
+    daemon.folder.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        reason = None
+        while reason is None:
+            with as_user(65534):
+                client = stack.enter_context(RawClient(daemon, greet=False))
+            if say_hello:
+                with contextlib.suppress(*CUT_OFF):  # refused already
+                    client.send("Hello", protocol=PROTOCOL, name="hostile", rings=False)
+                answer, _ = client.receive()
+                reason = answer.reason if answer.name == "Goodbye" else None
+            else:
+                # Who connects later is answered later.
+                with RawClient(daemon) as asker:
+                    assert asker.survives()
+                with contextlib.suppress(BlockingIOError):
+                    reason = farewell_so_far(client)
+        assert re.match(r"\d+ clients of user 65534", reason), reason
+        for _ in range(24):
+            assert stack.enter_context(RawClient(daemon)).survives()
+        serves_newcomers(daemon)
+    wait_empty(daemon)
+    daemon.stop()
