@@ -4,12 +4,12 @@
 #include <numeric>
 #include <utility>
 
+#include <muster/ipc/text.hpp>
 #include <muster/ipc/ring.hpp>
 
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "session/node.hpp"
-#include "session/text.hpp"
 
 namespace musterd {
 
@@ -134,7 +134,9 @@ std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
   std::uint64_t bytes = contribute.objects.size() * sizeof(Input);
   constexpr std::uint64_t sets_of_ranks = 2;  // who has come, and whom an error names
   bytes += contribute.key.size() + sets_of_ranks * static_cast<std::uint64_t>(world_size) / 8;
-  if (contribute.fault) bytes += sizeof(Error) + contribute.fault->message().size() + contribute.fault->hint().size();
+  constexpr std::uint64_t printed_max = 4;  // times, where it is no text
+  if (contribute.fault)
+    bytes += sizeof(Error) + printed_max * contribute.fault->message().size() + contribute.fault->hint().size();
   return bytes;
 }
 
@@ -174,7 +176,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
         client.id, read->work,
         Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
               "join the group again"));
-  if (!is_text(read->key))
+  if (!ipc::is_text(read->key))
     return fail_work(client.id, read->work,
                      Error(Code::invalid, "the op's key is no text",
                            "use UTF-8 without control characters and characters that can't be seen"));
@@ -264,8 +266,7 @@ Result<Inputs> Node::inputs_of(const Client& client, const ipc::Contribute& cont
                                const Result<Charge>& charge) const {
   if (!charge) return charge.error();
   if (!contribute.fault) return inputs_of(client, contribute.objects);
-  if (is_text(contribute.fault->message())) return *contribute.fault;
-  return Error(contribute.fault->code(), "for a reason that is no text");
+  return Error(contribute.fault->code(), ipc::printable(contribute.fault->message()));
 }
 
 void Node::combine(Client& client, std::span<const std::byte> body, TimePoint now) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include <muster/ipc/text.hpp>
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
 
@@ -9,7 +10,6 @@
 #include "session/frame_builder.hpp"
 #include "session/frames.hpp"
 #include "session/node.hpp"
-#include "session/text.hpp"
 
 namespace musterd {
 
@@ -93,7 +93,7 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
                         "install the same version of Muster on both sides"));
   client.said_hello = true;
   outside_.greeted(id);
-  if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && is_text(name))
+  if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && ipc::is_text(name))
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
@@ -196,7 +196,7 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
         return reply_error(id, request,
                            Error(Code::invalid, "group name of " + std::to_string(name.size()) + " bytes",
                                  "use 1 to " + std::to_string(name_bytes_max) + " bytes"));
-      if (!is_text(name))
+      if (!ipc::is_text(name))
         return reply_error(id, request,
                            Error(Code::invalid, "the group's name is no text",
                                  "use UTF-8 without control characters and characters that can't be seen"));
@@ -231,8 +231,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                                  "ask its owner or root; joining it needs no such right"));
       const auto reason = text(frame.body_as_Stop()->reason());
       reply_ok(id, request);
-      return outside_.stop(reason.empty() || !is_text(reason) ? "asked to by " + label(id)
-                                                              : reason.substr(0, name_bytes_max));
+      return outside_.stop(reason.empty() || !ipc::is_text(reason) ? "asked to by " + label(id)
+                                                                   : reason.substr(0, name_bytes_max));
     }
     default:
       return reply_error(id, request,

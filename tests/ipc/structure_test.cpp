@@ -70,6 +70,14 @@ TEST_CASE("a structure can be read by people") {
   CHECK(shown(text(long_name)) == "'" + std::string(60, 'x') + "...'");
 }
 
+TEST_CASE("names and constants of others can't turn a message into something else") {
+  const auto hostile =
+      dict({{text("\x1b[2J\n"), "A"}, {text("\xff"), dataclass("a\rb", {{"\xed\xa0\x80", text("\u202e")}})}});
+  CHECK(shown(hostile) == "{'\\x1b[2J\\x0a': *, '\\xff': a\\x0db(\\xed\\xa0\\x80='\\xe2\\x80\\xae')}");
+  CHECK(path(hostile, 0) == "['\\x1b[2J\\x0a']");
+  CHECK(difference(hostile, "") == ": a dict of 2 | an array");
+}
+
 TEST_CASE("a text is cut where it grows too long") {
   std::string list = "L" + number(500) + std::string(500, 'A');
   CHECK(text_of(*outline_of(list, many), 10) == "[*, *, *, ...]");

@@ -226,3 +226,11 @@ def test_another_byte_order_costs_one_copy(muster):
     assert muster.seal(memory.view(">i4")).get().tolist() == memory.view(">i4").tolist()
     with pytest.raises(Invalid, match="stored"):
         muster.empty(4, ">f4")
+
+
+def test_a_hostile_key_is_shown_byte_by_byte(muster):
+    refs = [muster.put({key: np.ones(1)}) for key in ("\x1b[2J\ud800", "b")]
+    with pytest.raises(muster.Mismatch) as error:
+        muster.allreduce_refs(refs).result()
+    assert str(error.value).isprintable()
+    assert "\\x1b[2J" in str(error.value)

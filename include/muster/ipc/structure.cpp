@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <muster/ipc/structure_reader.hpp>
+#include <muster/ipc/text.hpp>
 
 namespace muster::ipc {
 
@@ -48,11 +49,12 @@ struct Outliner {
   }
 };
 
+/// Fit for messages: it may be another user's, and hostile.
 std::string shortened(std::string_view text, std::size_t bytes_max = shown_bytes_max) {
-  if (text.size() <= bytes_max) return std::string(text);
+  if (text.size() <= bytes_max) return printable(text);
   // Not through a character.
   while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xc0) == 0x80) --bytes_max;
-  return std::string(text.substr(0, bytes_max)) + "...";
+  return printable(text.substr(0, bytes_max)) + "...";
 }
 
 std::string number_text(std::string_view bytes, bool real) {

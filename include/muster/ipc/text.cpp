@@ -1,12 +1,13 @@
-#include "session/text.hpp"
+#include <muster/ipc/text.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <utility>
 
-namespace musterd {
+namespace muster::ipc {
 
 namespace {
 
@@ -66,4 +67,16 @@ bool is_text(std::string_view bytes) {
   return true;
 }
 
-}  // namespace musterd
+std::string printable(std::string_view bytes) {
+  if (is_text(bytes)) return std::string(bytes);
+  std::string made;
+  for (const char byte : bytes) {
+    const auto code = static_cast<unsigned char>(byte);
+    char escaped[5] = {byte};
+    if (code < 0x20 || code >= 0x7F) std::snprintf(escaped, sizeof escaped, "\\x%02x", unsigned{code});
+    made += escaped;
+  }
+  return made;
+}
+
+}  // namespace muster::ipc

@@ -1,8 +1,9 @@
 #include <catch2/catch.hpp>
 
-#include "session/text.hpp"
+#include <muster/ipc/text.hpp>
 
-using musterd::is_text;
+using muster::ipc::is_text;
+using muster::ipc::printable;
 using namespace std::string_view_literals;
 
 TEST_CASE("text is UTF-8 without control characters") {
@@ -34,4 +35,11 @@ TEST_CASE("what looks like UTF-8 and isn't is no text") {
   CHECK_FALSE(is_text("\xe0\x80\xaf"));      // overlong
   CHECK_FALSE(is_text("\xed\xa0\x80"));      // a surrogate
   CHECK_FALSE(is_text("\xf4\x90\x80\x80"));  // beyond Unicode
+}
+
+TEST_CASE("what is no text is shown byte by byte") {
+  CHECK(printable("grün") == "grün");
+  CHECK(printable("a\x1b[2J") == "a\\x1b[2J");
+  CHECK(printable("\xff\xfe") == "\\xff\\xfe");
+  CHECK(printable("a\u202eb") == "a\\xe2\\x80\\xaeb");
 }
