@@ -260,16 +260,23 @@ TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
   CHECK_FALSE((*segment)->contains(2, ~std::uint64_t{0}));
 }
 
+namespace {
+
+std::vector<SegmentPtr> results(SegmentTable& table, std::size_t count) {
+  std::vector<SegmentPtr> segments;
+  for (std::size_t i = 0; i < count; ++i) segments.push_back(result_segment(table, owner.user, page));
+  return segments;
+}
+
+}  // namespace
+
 TEST_CASE("who reads segments is charged for being known to, once, beyond a few") {
   Quota quota = memory_quota(mebibyte);
   quota.per_client[heap] = reader_bytes;
   Ledger ledger(quota);
   SegmentTable table(ledger);
-  std::vector<SegmentPtr> segments;
-  for (std::size_t i = 0; i < SegmentTable::readers_free + 2; ++i)
-    segments.push_back(result_segment(table, owner.user, page));
-  const auto last = segments.back();
-  segments.pop_back();
+  auto segments = results(table, SegmentTable::readers_free + 1);
+  const auto last = result_segment(table, owner.user, page);
   const std::uint64_t before = ledger.total().used[heap];
   for (int twice = 0; twice < 2; ++twice)
     for (const auto& segment : segments) REQUIRE(table.add_reader(segment, other));
@@ -288,11 +295,8 @@ TEST_CASE("a client may read another segment for nothing as soon as it has unmap
   quota.per_client[heap] = 0;
   Ledger ledger(quota);
   SegmentTable table(ledger);
-  std::vector<SegmentPtr> segments;
-  for (std::size_t i = 0; i < SegmentTable::readers_free + 1; ++i)
-    segments.push_back(result_segment(table, owner.user, page));
-  const auto last = segments.back();
-  segments.pop_back();
+  auto segments = results(table, SegmentTable::readers_free);
+  const auto last = result_segment(table, owner.user, page);
   for (const auto& segment : segments) REQUIRE(table.add_reader(segment, other));
   REQUIRE_FALSE(table.add_reader(last, other));
   CHECK(table.add_reader(last, {owner.user, {3}}));

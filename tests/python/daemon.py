@@ -108,3 +108,12 @@ def run_ranks(daemon: Daemon, function, count: int, *arguments) -> list:
             process.join(30)
             assert process.exitcode == 0
     return [values[rank] for rank in range(count)]
+
+
+def output_of(command: list[str], environment: dict[str, str], patience_s: float, folder: pathlib.Path) -> str:
+    """What a program that ends well prints."""
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=patience_s
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

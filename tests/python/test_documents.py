@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon import output_of
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
 DIRECTIVE = re.compile(r"^\.\. code-block:: (\w+)\n((?:   :.*\n)*)\n((?:   .*\n|\n)+)", re.MULTILINE)
@@ -85,21 +87,12 @@ def test_an_example_runs_and_prints_what_its_page_says(example: Example, environ
     script = tmp_path / "example.py"
     script.write_text(example.code)
     launcher = ["muster", "run", "-n", str(example.ranks), "--"] if example.ranks else []
-    done = subprocess.run(
-        [*launcher, sys.executable, str(script)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed = output_of([*launcher, sys.executable, str(script)], environment, PATIENCE_S, tmp_path)
     if example.output is not None:
-        said, expected = done.stdout.strip().splitlines(), example.output.splitlines()
+        said, expected = printed.strip().splitlines(), example.output.splitlines()
         if example.ranks:
             said, expected = sorted(said), sorted(expected)
-        assert matches(said, expected), f"expected:\n{example.output}\ngot:\n{done.stdout}"
+        assert matches(said, expected), f"expected:\n{example.output}\ngot:\n{printed}"
 
 
 def test_the_messages_of_troubleshooting_are_in_the_code():
