@@ -38,8 +38,11 @@ class Ref:
     def copy_reasons(self) -> dict[str, str]:
         """Why leaves were copied: the reason by the leaf's path (``layer2.w``; "" if the value is one array).
 
-        Known to the process that made the object. Empty if nothing was copied.
+        Of a value that was not made in a decorated call there is one reason for all of it, by "". Known to the process
+        that made the object. Empty if nothing was copied.
         """
+        if self.copies and not self._stored.copied:
+            return {"": _PUT}
         return {path: _reason(reason, array) for path, reason, array in self._stored.copied}
 
     @property
@@ -122,8 +125,10 @@ def stored_of(value: Any, timeout: float) -> _muster.Stored:
     return _muster.put(_runtime.connection(), value, timeout)
 
 
+_PUT = (
+    "put() copies, and so does seal() where others may write to the array; return it from a decorated function instead"
+)
 _REASONS = {
-    "put": "put() copies; return it from a decorated function instead",
     "library": "it is no array of NumPy's own: another library made it, or it is of a subclass",
     "order": "its elements don't lie in C order, or in another byte order",
     "elsewhere": "its memory was not allocated by NumPy during the call",

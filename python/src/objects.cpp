@@ -79,8 +79,12 @@ class Depositor {
     regions.reserve(leaves.size());
     for (std::size_t i = 0; i < leaves.size(); ++i)
       regions.push_back(sole[i] ? region_of(as_array(leaves[i].array), call->id()) : std::nullopt);
-    for (std::size_t i = 0; i < leaves.size(); ++i)
-      if (!add(leaves[i], regions[i])) note(i, leaves[i], reason_for(leaves[i], sole[i], regions[i].has_value(), call));
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      // A scalar has no memory that could have been shared.
+      if (add(leaves[i], regions[i]) || leaves[i].is_scalar) continue;
+      ++copies_;
+      if (call) note(i, leaves[i], reason_for(leaves[i], sole[i], regions[i].has_value(), *call));
+    }
   }
 
   PyRef seal(Description description) {
@@ -124,15 +128,14 @@ class Depositor {
     return !base;
   }
 
-  static CopyReason reason_for(const FoundLeaf& leaf, bool sole, bool in_store, const Call* call) {
+  static CopyReason reason_for(const FoundLeaf& leaf, bool sole, bool in_store, const Call& call) {
     auto* array = as_array(leaf.array);
-    if (!call) return CopyReason::put;
     if (!is_native(array)) return CopyReason::order;
     if (!leaf.as_given) return CopyReason::library;
     if (!sole) return has_numpys_memory(array) ? CopyReason::kept : CopyReason::elsewhere;
     if (in_store) return CopyReason::small_part;
     if (!PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) return CopyReason::order;
-    switch (call->why_not_stored(PyArray_DATA(array))) {
+    switch (call.why_not_stored(PyArray_DATA(array))) {
       case Call::NotStored::too_large: return CopyReason::too_large;
       case Call::NotStored::full: return CopyReason::full;
       case Call::NotStored::elsewhere: break;
@@ -141,12 +144,11 @@ class Depositor {
   }
 
   void note(std::size_t index, const FoundLeaf& leaf, CopyReason reason) {
-    // A scalar has no memory that could have been shared.
-    if (leaf.is_scalar) return;
-    ++copies_;
     nb::object kept;
-    if (reason == CopyReason::kept) kept = nb::steal(PyWeakref_NewRef(leaf.array.ptr(), nullptr));
-    PyErr_Clear();
+    if (reason == CopyReason::kept) {
+      kept = nb::steal(PyWeakref_NewRef(leaf.array.ptr(), nullptr));
+      PyErr_Clear();  // without it, nobody learns who keeps the array
+    }
     copied_.push_back({index, reason, std::move(kept)});
   }
 
@@ -444,7 +446,6 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
 
 const char* name(CopyReason reason) {
   switch (reason) {
-    case CopyReason::put: return "put";
     case CopyReason::library: return "library";
     case CopyReason::order: return "order";
     case CopyReason::kept: return "kept";

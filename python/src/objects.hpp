@@ -10,9 +10,8 @@
 
 namespace muster::python {
 
-/// Why a leaf was copied.
+/// Why a leaf of a decorated call's result was copied.
 enum class CopyReason : std::uint8_t {
-  put,        ///< it was given to put(), not made in a decorated call
   library,    ///< another library's array, or a subclass
   order,      ///< another byte order, or elements that don't lie in C order
   kept,       ///< something outside of the value has it, too
@@ -23,7 +22,7 @@ enum class CopyReason : std::uint8_t {
 };
 struct Copied {
   std::size_t leaf = 0;
-  CopyReason reason = CopyReason::put;
+  CopyReason reason = CopyReason::elsewhere;
   nb::object array;  ///< a weak reference, of one that is kept
 };
 
@@ -31,7 +30,7 @@ struct Copied {
 struct PyRef {
   Ref ref;
   int copies = 0;
-  std::shared_ptr<const std::vector<Copied>> copied;  ///< null: none
+  std::shared_ptr<const std::vector<Copied>> copied;  ///< null: none, or it was not made in a decorated call
 };
 
 /// `root` becomes an object. Arrays of `call`, if there is one, may be taken over without a copy, if the tree is their
