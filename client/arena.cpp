@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include <muster/ipc/byte_count.hpp>
+
 namespace muster::detail {
 
 namespace {
@@ -24,7 +26,7 @@ constexpr std::uint64_t bytes_max = std::uint64_t{1} << 46;
 
 Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std::chrono::nanoseconds timeout) {
   bytes = std::max<std::uint64_t>(bytes, 1);
-  if (bytes > bytes_max) return Error(Code::invalid, "an array of " + std::to_string(bytes) + " bytes");
+  if (bytes > bytes_max) return Error(Code::invalid, "an array of " + ipc::over_text(bytes, bytes_max));
   std::byte* address = nullptr;
   const auto placed = [&] { return (address = allocate_here(bytes, call)) != nullptr; };
   // Perhaps the room is there and only the news of it is waiting.
@@ -81,8 +83,10 @@ std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {
 std::byte* Arena::use(const ipc::RegionAllocator::Region& region, std::uint64_t call) {
   free_since_.erase(region.segment);
   std::byte* address = segments_.at(region.segment).mapping.data() + region.offset;
-  regions_.emplace(address, Region{{address, region.segment, region.offset, region.bytes, call}, true, 0, {}});
   auto& contents = contents_[region.segment];
+  const bool fresh = region.offset >= contents.used_end;
+  contents.used_end = std::max(contents.used_end, region.offset + region.bytes);
+  regions_.emplace(address, Region{{address, region.segment, region.offset, region.bytes, call, fresh}, true, 0, {}});
   ++contents.regions;
   contents.bytes += region.bytes;
   return address;

@@ -28,6 +28,7 @@ struct ArenaRegion {
   std::uint64_t offset = 0;  ///< of the region in its segment
   std::uint64_t bytes = 0;
   std::uint64_t call = 0;  ///< the decorated call that it was allocated in; 0: none
+  bool fresh = false;      ///< nothing has lain there before: its bytes are zero until its user writes
 };
 
 /// A segment that the daemon granted, mapped for writing.
@@ -112,6 +113,7 @@ class Arena {
     std::uint32_t regions = 0;
     std::uint32_t shared = 0;  ///< of these
     std::uint64_t bytes = 0;
+    std::uint64_t used_end = 0;  ///< behind it no region has ever been: a segment comes with zero bytes
     std::map<ipc::ObjectId, std::uint32_t> sharing;  ///< how many regions each of these objects has here
   };
   void set_shared(Region& region, ipc::ObjectId object);

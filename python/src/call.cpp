@@ -83,9 +83,13 @@ struct HandlerFunctions {
   static void* allocate_zeroed(void* context, std::size_t count, std::size_t each) {
     std::size_t bytes = 0;
     if (__builtin_mul_overflow(count, each, &bytes)) return nullptr;
-    // Recycled regions hold old bytes.
     auto& handler = *static_cast<Handler*>(context);
-    if (auto* address = from_store(handler, bytes)) return std::memset(address, 0, bytes);
+    if (auto* address = from_store(handler, bytes)) {
+      // A region that was used before holds old bytes. A fresh one stays untouched, as calloc's do: pages that nobody
+      // writes cost nothing.
+      const auto region = handler.connection->arena().find(address);
+      return region && region->fresh ? address : std::memset(address, 0, bytes);
+    }
     void* address = std::calloc(std::max<std::size_t>(count, 1), std::max<std::size_t>(each, 1));
     handler.note(address, bytes);
     return address;

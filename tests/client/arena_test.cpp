@@ -1,6 +1,7 @@
 // The arena over segments that a pretended daemon grants: who may use which bytes, and when.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
@@ -46,6 +47,44 @@ struct Granter {
 };
 
 ipc::ObjectId object(std::uint64_t number) { return {number}; }
+
+TEST_CASE("a region is fresh if nothing has lain in any part of it before") {
+  Granter granter;
+  Arena arena(granter.source(), kept_bytes);
+  constexpr std::uint64_t bytes = 1 << 20;
+  auto* first = arena.allocate(bytes, 0, no_wait).value();
+  CHECK(arena.find(first)->fresh);
+  arena.free(first);
+  auto* again = arena.allocate(bytes, 0, no_wait).value();
+  REQUIRE(again == first);
+  CHECK_FALSE(arena.find(again)->fresh);
+}
+
+TEST_CASE("the bytes of fresh regions are zero, whatever the order of allocations, writes and frees") {
+  Granter granter;
+  Arena arena(granter.source(), kept_bytes);
+  std::mt19937 random(11);
+  std::vector<std::byte*> held;
+  int fresh = 0, used = 0;
+  for (int step = 0; step < 4000; ++step) {
+    if (!held.empty() && random() % 2) {
+      std::swap(held[random() % held.size()], held.back());
+      arena.free(held.back());
+      held.pop_back();
+      continue;
+    }
+    auto allocated = arena.allocate(1 + random() % (random() % 8 ? 5000 : 3 << 20), 0, no_wait);
+    if (!allocated) continue;
+    const auto region = *arena.find(*allocated);
+    if (region.fresh)
+      CHECK(std::all_of(*allocated, *allocated + region.bytes, [](std::byte b) { return b == std::byte{0}; }));
+    (region.fresh ? fresh : used) += 1;
+    std::memset(*allocated, 0xff, region.bytes);
+    held.push_back(*allocated);
+  }
+  CHECK(fresh > 50);
+  CHECK(used > 50);
+}
 
 TEST_CASE("memory is aligned, and one segment serves many arrays") {
   Granter granter;

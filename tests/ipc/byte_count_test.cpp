@@ -1,8 +1,10 @@
-// Sizes as people write them.
+// Sizes as people write and read them.
 #include <catch2/catch.hpp>
 
 #include <muster/ipc/byte_count.hpp>
 
+using muster::ipc::bytes_text;
+using muster::ipc::over_text;
 using muster::ipc::parse_bytes;
 
 TEST_CASE("sizes are read as people write them") {
@@ -22,4 +24,19 @@ TEST_CASE("what is no size says so") {
     INFO(text);
     CHECK_FALSE(parse_bytes(text).ok());
   }
+}
+
+TEST_CASE("sizes are shown in units, rounded to what a reader needs") {
+  CHECK(bytes_text(0) == "0 B");
+  CHECK(bytes_text(1023) == "1023 B");
+  CHECK(bytes_text(1024) == "1 KiB");
+  CHECK(bytes_text(3 << 19) == "1.5 MiB");
+  CHECK(bytes_text((64 << 20) + 1000) == "64 MiB");
+  CHECK(bytes_text((1 << 20) - 1) == "1 MiB");
+  CHECK(bytes_text(1ULL << 62) == "4194304 TiB");
+}
+
+TEST_CASE("a size and its limit never look alike") {
+  CHECK(over_text(3 << 20, 1 << 20) == "3 MiB, of at most 1 MiB");
+  CHECK(over_text((1 << 20) + 1, 1 << 20) == "1048577 B, of at most 1048576");
 }

@@ -36,6 +36,49 @@ def deposited(function, *arguments):
     return package.collective_input(function)(*arguments)
 
 
+def resident_bytes(array: np.ndarray) -> int:
+    """How much of the mapping that holds the array has pages in this process."""
+    address = array.__array_interface__["data"][0]
+    inside = False
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        word = line.split()[0]
+        if "-" in word:
+            low, high = (int(edge, 16) for edge in word.split("-"))
+            inside = low <= address < high
+        elif inside and word == "Rss:":
+            return int(line.split()[1]) << 10
+    raise LookupError(hex(address))
+
+
+def test_zeros_that_nobody_touches_take_no_pages_in_fresh_memory(muster):
+    resident = []
+
+    @package.collective_input
+    def zeros():
+        array = np.zeros(32 << 20, np.uint8)
+        resident.append(resident_bytes(array))
+        return array
+
+    ref = zeros()
+    assert ref.copies == 0
+    assert resident[0] < 1 << 20
+    assert not ref.get().any()
+
+
+def test_zeros_are_zero_where_other_arrays_lay(muster):
+    @package.collective_input
+    def of(make, count):
+        return make(count)
+
+    for count in (3, 1 << 10, 1 << 16, 1 << 20):
+        for _ in range(5):
+            of(np.ones, count).free()
+            ref = of(np.zeros, count)
+            assert ref.copies == 0
+            assert not ref.get().any()
+            ref.free()
+
+
 def test_arrays_of_the_call_lie_in_the_store_before_it_returns(muster):
     seen = []
 

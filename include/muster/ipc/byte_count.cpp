@@ -1,5 +1,6 @@
 #include <muster/ipc/byte_count.hpp>
 
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <cmath>
@@ -38,6 +39,30 @@ Result<std::uint64_t> parse_bytes(std::string_view text) {
   const auto factor = factor_of(unit);
   if (!factor || !(number * *factor <= bytes_max)) return error;
   return static_cast<std::uint64_t>(std::llround(number * *factor));
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  constexpr std::array<const char*, 5> units{" B", " KiB", " MiB", " GiB", " TiB"};
+  double value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  // What would be rounded to 1024 of a unit is 1 of the next.
+  while (value >= 1023.5 && unit + 1 < units.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  const double tenths = std::round(value * 10) / 10;
+  const bool is_whole = value >= 100 || tenths == std::floor(tenths);
+  std::array<char, 32> digits{};
+  const auto [end, error] =
+      std::to_chars(digits.data(), digits.data() + digits.size(), is_whole ? std::round(value) : tenths,
+                    std::chars_format::fixed, is_whole ? 0 : 1);
+  return std::string(digits.data(), end) + units[unit];
+}
+
+std::string over_text(std::uint64_t bytes, std::uint64_t limit) {
+  const auto text = bytes_text(bytes), limit_text = bytes_text(limit);
+  if (text != limit_text) return text + ", of at most " + limit_text;
+  return std::to_string(bytes) + " B, of at most " + std::to_string(limit);
 }
 
 }  // namespace muster::ipc
