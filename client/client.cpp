@@ -36,6 +36,12 @@ Error runs_otherwise(const Connection& connection, const std::string& wanted, co
           "leave " + name + " out, or end that daemon first: muster stop"};
 }
 
+/// To the byte where the rounded text would be that of another size, too.
+std::string memory_text(std::uint64_t has, std::uint64_t other) {
+  const auto text = ipc::bytes_text(has);
+  return text != ipc::bytes_text(other) ? text : std::to_string(has) + " bytes";
+}
+
 /// A daemon that was there may have been started otherwise.
 Result<void> check_settings(const Connection& connection, const ConnectOptions& options) {
   const auto& welcome = connection.welcome();
@@ -43,8 +49,8 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
     auto wanted = ipc::parse_bytes(options.memory);
     if (!wanted) return wanted.error();
     if (*wanted != welcome.memory_bytes)
-      return runs_otherwise(connection, "memory=" + options.memory + " (" + std::to_string(*wanted) + " bytes)",
-                            std::to_string(welcome.memory_bytes) + " bytes", "memory");
+      return runs_otherwise(connection, "memory=" + options.memory, memory_text(welcome.memory_bytes, *wanted),
+                            "memory");
   }
   if (options.pickle_lease && *options.pickle_lease != welcome.pickle_lease)
     return runs_otherwise(connection, "a pickle lease of " + seconds_text(*options.pickle_lease),
@@ -67,8 +73,8 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
   if (options.rank < 0 || options.world_size < 0) {
     const auto placed = detail::placement_from_environment();
     if (!placed)
-      return Error(Code::invalid, "group '" + name + "' needs a rank and a world_size",
-                   "pass both, or start the ranks with: muster run -n 4 -- PROGRAM");
+      return Error(Code::invalid, "group '" + name + "' needs a rank and a world_size: " + placed.error().message(),
+                   placed.error().hint());
     if (options.rank < 0) options.rank = placed->rank;
     if (options.world_size < 0) options.world_size = placed->world_size;
   }

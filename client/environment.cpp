@@ -2,35 +2,61 @@
 
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
+#include <optional>
+#include <string_view>
 
 namespace muster::detail {
 
 namespace {
 
-std::optional<int> number_in(const char* variable) {
-  const char* text = std::getenv(variable);
-  if (!text) return std::nullopt;
-  int value = 0;
-  const char* end = text + std::strlen(text);
-  const auto parsed = std::from_chars(text, end, value);
-  if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
-  return value;
+/// An environment variable that should hold a number.
+struct Variable {
+  explicit Variable(const char* its_name) : name(its_name), text(std::getenv(its_name)) {}
+
+  [[nodiscard]] std::optional<int> number() const {
+    if (!text) return std::nullopt;
+    const std::string_view digits = text;
+    int value = 0;
+    const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (parsed.ec != std::errc{} || parsed.ptr != digits.data() + digits.size()) return std::nullopt;
+    return value;
+  }
+  /// "RANK=1"
+  [[nodiscard]] std::string assignment() const { return std::string(name) + "=" + (text ? text : ""); }
+
+  const char* name;
+  const char* text;
+};
+
+/// Why this pair places nobody. Empty if neither is set.
+std::string flaw_of(const Variable& rank, const Variable& world_size) {
+  for (const auto* variable : {&rank, &world_size})
+    if (variable->text && !variable->number()) return variable->assignment() + " is not a whole number";
+  if (rank.text && !world_size.text) return rank.assignment() + " is set, but " + world_size.name + " is not";
+  if (world_size.text && !rank.text) return world_size.assignment() + " is set, but " + rank.name + " is not";
+  return "";
 }
 
 }  // namespace
 
-std::optional<Placement> placement_from_environment() {
+Result<Placement> placement_from_environment() {
   constexpr const char* launchers[][2] = {{"MUSTER_RANK", "MUSTER_WORLD_SIZE"},
                                           {"RANK", "WORLD_SIZE"},
                                           {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
                                           {"SLURM_PROCID", "SLURM_NTASKS"}};
+  std::string flaws;
   for (const auto& [rank_name, size_name] : launchers) {
-    const auto rank = number_in(rank_name);
-    const auto world_size = number_in(size_name);
-    if (rank && world_size) return Placement{*rank, *world_size};
+    const Variable rank(rank_name), world_size(size_name);
+    if (rank.number() && world_size.number()) {
+      if (*rank.number() >= 0 && *rank.number() < *world_size.number())
+        return Placement{*rank.number(), *world_size.number()};
+      return Error(Code::invalid, rank.assignment() + " is out of range: " + world_size.assignment(),
+                   "ranks run from 0 to " + std::string(size_name) + " - 1");
+    }
+    if (const auto flaw = flaw_of(rank, world_size); !flaw.empty()) flaws += (flaws.empty() ? "" : "; ") + flaw;
   }
-  return std::nullopt;
+  return Error(Code::invalid, flaws.empty() ? "no launcher has set them" : flaws,
+               "pass both, or start the ranks with: muster run -n 4 -- PROGRAM");
 }
 
 }  // namespace muster::detail

@@ -1,5 +1,6 @@
 // Seats, and the calls that start ops.
 #include <muster/group.hpp>
+#include <muster/ipc/byte_count.hpp>
 
 #include <algorithm>
 
@@ -171,8 +172,8 @@ Result<void> check(const Call& call, int world_size, const OpOptions& options) {
     return Error(Code::invalid, std::string(names) + "=" + std::to_string(call.root) + " is out of range",
                  "the ranks are 0 to " + std::to_string(world_size - 1));
   if (options.key.size() > ipc::key_bytes_max)
-    return Error(Code::invalid, "a key of " + std::to_string(options.key.size()) + " bytes",
-                 "use at most " + std::to_string(ipc::key_bytes_max));
+    return Error(Code::invalid, "the op's key has " + ipc::over_text(options.key.size(), ipc::key_bytes_max),
+                 "use a shorter one, such as the name of a step and its number");
   if (static_cast<std::size_t>(call.op) >= reduce_op_count)
     return Error(Code::invalid, "unknown reduce op " + std::to_string(static_cast<int>(call.op)));
   return {};

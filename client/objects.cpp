@@ -1,6 +1,8 @@
 // Making objects: sealing regions, and naming parts of what exists.
 #include <algorithm>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "bounded_time.hpp"
 #include "call_deadline.hpp"
 #include "connection.hpp"
@@ -39,9 +41,9 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
   if (const auto bytes = ipc::encoded_bytes(record.manifest); bytes > ipc::description_bytes_max)
     return fail(Error(Code::invalid,
                       "an object of " + std::to_string(record.manifest.leaves.size()) + " arrays and " +
-                          std::to_string(record.manifest.structure.size()) +
-                          " bytes of keys and constants takes a description of " + std::to_string(bytes) +
-                          " bytes, of at most " + std::to_string(ipc::description_bytes_max),
+                          ipc::bytes_text(record.manifest.structure.size()) +
+                          " of keys and constants takes a description of " +
+                          ipc::over_text(bytes, ipc::description_bytes_max),
                       "use fewer arrays and shorter keys, or put large constants into arrays"));
   record.capability = connection->random_capability();
   Scratch body;

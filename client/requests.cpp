@@ -3,11 +3,9 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <thread>
 
 #include <muster/ipc/failpoint.hpp>
@@ -41,15 +39,11 @@ Error refused(const std::string& path, int error_number) {
 }
 
 Result<ipc::Fd> connect_to(const std::string& path, SteadyTime until) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path)
-    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
-                 "use a shorter one");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const auto address = ipc::unix_address(path);
+  if (!address) return address.error();
   ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno);
-  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return refused(path, errno);
     // Its queue of newcomers is full. A stopped daemon's stays so.

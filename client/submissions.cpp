@@ -3,6 +3,7 @@
 #include <thread>
 #include <utility>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/failpoint.hpp>
 
 #include "call_deadline.hpp"
@@ -99,8 +100,9 @@ Result<void> Connection::submit_by_socket(const Submission& record, std::chrono:
     return written.error();
   if (record.body.size() > ipc::submit_bytes_max)
     return Error(
-        Code::invalid, "a description of " + std::to_string(record.body.size()) + " bytes",
-        "use fewer arrays: at most " + std::to_string(ipc::submit_bytes_max) + " bytes can be described at once");
+        Code::invalid,
+        "the arrays of this call take a description of " + ipc::over_text(record.body.size(), ipc::submit_bytes_max),
+        "use fewer arrays, or several calls");
   // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
   const std::lock_guard lock(parts_mutex_);
   for (std::size_t offset = 0; offset < record.body.size(); offset += ipc::part_bytes_max) {

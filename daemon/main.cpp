@@ -11,6 +11,7 @@
 #include <exception>
 #include <string>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/place.hpp>
 
 #include "base/config.hpp"
@@ -48,8 +49,8 @@ Result<void> raise_file_size_limit(std::uint64_t budget) {
   ::setrlimit(RLIMIT_FSIZE, &limit);
   if (limit.rlim_max >= budget) return {};
   return Error(Code::quota_exceeded,
-               "files of this process may have " + std::to_string(limit.rlim_max) +
-                   " bytes, and shared memory counts as a file: the budget is " + std::to_string(budget) + " bytes",
+               "files of this process may have at most " + muster::ipc::bytes_text(limit.rlim_max) +
+                   ", and shared memory counts as a file: the budget is " + muster::ipc::bytes_text(budget),
                "raise the limit, ulimit -f unlimited, or give a smaller --memory");
 }
 

@@ -63,6 +63,9 @@ Advice advice_of(int rank, const Whereabouts& known) {
   if (known.process.empty())
     return {who + " has not joined the group", "start it, and see that it gives the same group name and world_size"};
   if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
+  if (known.waits_for_memory)
+    return {who + " waits for memory of the store",
+            "free what is not needed any more, or give the daemon more memory; muster ls shows who holds what"};
   if (!known.waits_in.empty())
     return {who + " waits in " + known.waits_in,
             "every rank must call the same collectives in the same order; where threads make order unsure, match calls "

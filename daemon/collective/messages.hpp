@@ -28,6 +28,7 @@ struct Whereabouts {
   std::string process;   ///< as in Loss; empty: none has the seat
   std::string waits_in;  ///< another op of the group, which it has come to
   bool stopped = false;
+  bool waits_for_memory = false;
 };
 
 /// The op waited for these ranks when they were lost.

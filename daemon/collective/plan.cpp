@@ -6,6 +6,8 @@
 #include <span>
 #include <utility>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "base/assert.hpp"
 #include "collective/agreement.hpp"
 
@@ -172,11 +174,11 @@ class Planner {
   }
 
   [[nodiscard]] std::optional<Error> check(const Extent& extent) const {
+    const auto refused = [&](const std::string& what, const char* hint) {
+      return Error(Code::invalid, op_.name + " of " + std::to_string(size()) + " ranks would " + what, hint);
+    };
     const auto too_much = [&](std::size_t amount, std::size_t max, const std::string& what, const char* hint) {
-      return Error(Code::invalid,
-                   op_.name + " of " + std::to_string(size()) + " ranks would " + what + ": " + std::to_string(amount) +
-                       " of at most " + std::to_string(max),
-                   hint);
+      return refused(what + ": " + std::to_string(amount) + " of at most " + std::to_string(max), hint);
     };
     constexpr auto larger = "use fewer and larger arrays, or fewer ranks";
     const PlanLimits& max = plan_limits;
@@ -186,8 +188,9 @@ class Planner {
     if (extent.arrays_made > max.arrays_made)
       return too_much(extent.arrays_made, max.arrays_made, "make too many arrays", larger);
     if (extent.manifest_bytes > max.manifest_bytes)
-      return too_much(extent.manifest_bytes, max.manifest_bytes, "describe its results in too many bytes",
-                      "use fewer arrays and shorter names and constants in their containers");
+      return refused("take too long a description of its results: " +
+                         muster::ipc::over_text(extent.manifest_bytes, max.manifest_bytes),
+                     "use fewer arrays and shorter names and constants in their containers");
     if (extent.objects_made > max.objects_made)
       return too_much(extent.objects_made, max.objects_made, "make too many objects",
                       "use fewer ranks, or let the parts be stacked or joined: all_to_all of one array makes one for "

@@ -63,6 +63,7 @@ class Admission {
   void forget(ClientId client);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t waiting() const { return waiters_.size(); }
+  [[nodiscard]] bool has_waiting(ClientId client) const { return by_client_.find(client) != by_client_.end(); }
 
  private:
   template <class Tag>

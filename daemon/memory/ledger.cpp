@@ -5,6 +5,8 @@
 #include <functional>
 #include <utility>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "base/assert.hpp"
 
 namespace musterd {
@@ -26,9 +28,7 @@ std::string_view name_of(Resource resource) {
 /// Without saying of what, except for bytes.
 std::string number_text(Resource resource, std::uint64_t amount) {
   if (resource != Resource::memory && resource != Resource::heap) return std::to_string(amount);
-  constexpr std::uint64_t mebibyte = 1 << 20;
-  if (amount >= 10 * mebibyte) return std::to_string(amount / mebibyte) + " MiB";
-  return std::to_string((amount + 1023) / 1024) + " KiB";
+  return muster::ipc::bytes_text(amount);
 }
 
 const char* way_out(Resource resource) {

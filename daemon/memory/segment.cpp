@@ -9,6 +9,8 @@
 #include <new>
 #include <optional>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "base/assert.hpp"
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -88,7 +90,7 @@ std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {
 
 Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
   if (bytes == 0 || bytes > segment_bytes_max)
-    return Error(Code::invalid, "a segment of " + std::to_string(bytes) + " bytes");
+    return Error(Code::invalid, "a segment of " + ipc::over_text(bytes, segment_bytes_max), "ask for at least 1 byte");
   auto segment = book(client, bytes, turn);
   if (!segment) return segment.error();
   auto& writer = clients_[client.client];
@@ -105,7 +107,8 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   bytes = (bytes + page_bytes - 1) / page_bytes * page_bytes;
   const bool small = bytes <= small_segment_bytes_max;
   if (!small && turn == Turn::before_others)
-    return Error(Code::out_of_memory, "a segment of " + std::to_string(bytes) + " bytes is too large for the reserve",
+    return Error(Code::out_of_memory,
+                 "a segment of " + ipc::over_text(bytes, small_segment_bytes_max) + ", from the reserve",
                  "wait for memory in line");
   auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
                       : ledger_.charge(payer, Resource::memory, bytes, segment_heap_bytes);

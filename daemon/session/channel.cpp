@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include <muster/ipc/byte_count.hpp>
+
 namespace musterd {
 
 namespace ipc = muster::ipc;
@@ -59,8 +61,9 @@ Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::by
   if (subject) news_.emplace(*subject, popped_ + backlog_.size() - 1);
   backlog_bytes_ += backlog_.back().bytes();
   if (backlog_bytes_ <= backlog_bytes_max) return {};
-  return muster::Error(muster::Code::quota_exceeded, "the client doesn't read its completions: " +
-                                                         std::to_string(backlog_bytes_) + " bytes of them wait");
+  return muster::Error(
+      muster::Code::quota_exceeded,
+      "the client doesn't read its completions: " + ipc::over_text(backlog_bytes_, backlog_bytes_max) + " wait for it");
 }
 
 /// What it is news of. Nothing if it is none.

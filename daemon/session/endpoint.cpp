@@ -4,11 +4,9 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <thread>
 
 #include <muster/ipc/place.hpp>
@@ -28,17 +26,6 @@ namespace {
 
 constexpr int backlog = 4096;
 
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path)
-    return Error(
-        Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
-        "the system allows " + std::to_string(sizeof address.sun_path - 1) + "; choose a shorter one with --socket");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  return address;
-}
-
 /// None if another daemon has it.
 Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   const std::string lock_path = path + ".lock";
@@ -57,7 +44,7 @@ Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
 }  // namespace
 
 Result<std::optional<Endpoint>> Endpoint::open(std::string path, unsigned mode, Duration patience) {
-  auto address = address_of(path);
+  auto address = ipc::unix_address(path);
   if (!address) return address.error();
   if (auto made = ipc::make_place(path); !made) return made.error();
   auto lock = take_lock(path, patience);

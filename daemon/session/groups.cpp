@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <limits>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "base/assert.hpp"
 #include "session/frame_builder.hpp"
 #include "session/node.hpp"
@@ -79,8 +81,7 @@ Result<void> Node::check_owed(const GroupState& state, int rank) {
   if (bytes <= owed_bytes_max) return {};
   return Error(Code::quota_exceeded,
                "rank " + std::to_string(rank) + " of group '" + settings.name +
-                   "' owes so many ops that their names take " + std::to_string(bytes) + " of at most " +
-                   std::to_string(owed_bytes_max) + " bytes",
+                   "' owes so many ops that their names take " + ipc::over_text(bytes, owed_bytes_max),
                "join when their deadlines have passed, and use shorter keys", {rank});
 }
 
@@ -155,6 +156,7 @@ Whereabouts Node::locate(const GroupState& state, int rank, std::size_t& looks_l
   if (!holder) return {};
   Whereabouts found;
   found.process = process_text(*holder);
+  found.waits_for_memory = admission_.has_waiting(holder->id);
   if (looks_left > 0 && holder->credentials.pid != 0) {
     --looks_left;
     found.stopped = outside_.is_stopped(holder->credentials.pid);
@@ -326,7 +328,8 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
     settings.name += "/" + number + ":" + std::to_string(color);
     settings.world_size = static_cast<int>(members.size());
     if (settings.name.size() > name_bytes_max)
-      return Error(Code::invalid, "the new group's name would have " + std::to_string(settings.name.size()) + " bytes",
+      return Error(Code::invalid,
+                   "the new group's name would have " + ipc::over_text(settings.name.size(), name_bytes_max),
                    "use shorter names, or split the first group instead of its parts");
     const Payer maker{parent.user, {}};
     auto group = make_group(std::move(settings), maker);

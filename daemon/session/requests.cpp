@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
@@ -320,7 +321,7 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
   if (part.more() && part.body()->size() < part_bytes_min)
     return Error(Code::invalid, "a part of " + std::to_string(part.body()->size()) + " bytes that is not the last");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
-    return Error(Code::invalid, "a record of more than " + std::to_string(ipc::submit_bytes_max) + " bytes");
+    return Error(Code::invalid, "a record of more than " + ipc::bytes_text(ipc::submit_bytes_max));
   auto charge = ledger_.charge(client.payer(), Resource::memory, part.body()->size());
   if (!charge) return charge.error();
   const auto* begin = reinterpret_cast<const std::byte*>(part.body()->data());

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "base/assert.hpp"
 #include "store/leaf_index.hpp"
 #include "store/moving.hpp"
@@ -133,8 +135,7 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
                  "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object");
   if (const auto bytes = ipc::encoded_bytes(manifest); bytes > ipc::description_bytes_max)
     return Error(Code::invalid,
-                 label_of(id) + " would have a description of " + std::to_string(bytes) + " bytes, of at most " +
-                     std::to_string(ipc::description_bytes_max),
+                 label_of(id) + " would have a description of " + ipc::over_text(bytes, ipc::description_bytes_max),
                  "use fewer arrays and dimensions, and shorter names and constants in its containers");
   const auto watched = std::make_shared<Watched>();
   Object& object = watched->object;

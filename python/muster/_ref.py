@@ -108,7 +108,7 @@ class Ref:
     def __repr__(self) -> str:
         if not self._stored.alive:
             return "<muster.Ref, freed>"
-        return f"<muster.Ref {self.structure}, {self.nbytes} bytes, copies={self.copies}>"
+        return f"<muster.Ref {self.structure}, {_muster.bytes_text(self.nbytes)}, copies={self.copies}>"
 
 
 def _from_token(token: bytes, copies: int) -> Ref:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from muster import _muster
 from muster.errors import Invalid
 
 _PICKLE_BYTES_MAX = 1 << 16
@@ -52,7 +53,7 @@ def dumps(value: Any) -> bytes:
     pickled = written.getvalue()
     if len(pickled) > _PICKLE_BYTES_MAX:
         raise Invalid(
-            f"a constant {type(value).__name__} takes {len(pickled)} bytes, more than {_PICKLE_BYTES_MAX}",
+            f"a constant {type(value).__name__} takes {_muster.over_text(len(pickled), _PICKLE_BYTES_MAX)}",
             "make it an array, for instance np.frombuffer(data, np.uint8)",
         )
     return pickled

@@ -4,6 +4,8 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "bindings.hpp"
 #include "bounded_time.hpp"
 #include "forfeit.hpp"
@@ -394,6 +396,8 @@ void bind_client(nb::module_& module) {
       },
       nb::arg("timeout").none());
   module.def("status", &status);
+  module.def("bytes_text", &ipc::bytes_text);
+  module.def("over_text", &ipc::over_text);
   module.def("from_token", [](const std::string& socket, nb::bytes token) {
     const std::string_view bytes(token.c_str(), token.size());
     auto hold = unlocked([&] { return detail::deserialize(bytes, Connection::existing(socket)); });

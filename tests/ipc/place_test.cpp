@@ -3,12 +3,10 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -58,15 +56,8 @@ int as_user(uid_t user, const SharedFolder& folder, const std::function<int()>& 
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-sockaddr_un address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  return address;
-}
-
 Fd listen_at(const std::string& path) {
-  const auto address = address_of(path);
+  const auto address = unix_address(path).value();
   Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return {};
   ::chmod(path.c_str(), 0666);
@@ -74,7 +65,7 @@ Fd listen_at(const std::string& path) {
 }
 
 Fd connect_to(const std::string& path) {
-  const auto address = address_of(path);
+  const auto address = unix_address(path).value();
   Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ? std::move(socket)
                                                                                                    : Fd();

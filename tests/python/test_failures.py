@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import threading
 import time
 
 import muster
@@ -181,6 +182,31 @@ def _wait_for_missing(rank, pids, over):
     finally:
         os.kill(known[2], signal.SIGCONT)
         over.set()
+
+
+def _wait_for_room(rank, pids, seen):
+    group = muster.group("g", rank=rank, world_size=2)
+    if rank == 1:
+        held = muster.put(np.zeros(40 << 20, np.uint8))
+        pids.put(os.getpid())
+        threading.Thread(target=lambda: (seen.wait(60), held.free())).start()
+        return muster.put(np.zeros(40 << 20, np.uint8), timeout=60).nbytes
+    waits = f"rank 1 (pid {pids.get()} on {os.uname().nodename}) waits for memory of the store"
+    message = ""
+    while waits not in message:  # until it has come to its wait
+        with pytest.raises(muster.Timeout) as error:
+            group.allreduce(1, timeout=0.05).result()
+        message = str(error.value)
+    seen.set()
+    return message
+
+
+def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
+    daemon = Daemon("--memory", "64MiB")
+    outcomes = run_ranks(daemon, _wait_for_room, 2, SPAWN.SimpleQueue(), SPAWN.Event())
+    daemon.stop()
+    assert "muster ls shows who holds what" in outcomes[0]
+    assert outcomes[1] == 40 << 20
 
 
 def test_a_timeout_says_where_the_missing_ranks_are(own_daemon):

@@ -153,7 +153,7 @@ def _file_bytes_at_most(soft: int, hard: int) -> Callable[[], None]:
 def test_a_daemon_that_can_write_no_file_says_so_although_its_log_is_one(tmp_path):
     done = _muster("start", tmp_path / "d.sock", preexec_fn=_file_bytes_at_most(0, 0))
     assert done.returncode == 3
-    assert "files of this process may have 0 bytes" in done.stderr
+    assert "files of this process may have at most 0 B" in done.stderr
     assert "ulimit -f" in done.stderr
 
 

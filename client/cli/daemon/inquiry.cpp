@@ -5,11 +5,9 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include <muster/ipc/place.hpp>
 
@@ -34,18 +32,14 @@ timeval timeval_of(std::chrono::milliseconds timeout) {
 }
 
 Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, std::chrono::milliseconds timeout) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path)
-    return Error(Code::invalid, "socket path of " + std::to_string(path.size()) + " bytes: " + path,
-                 "a Unix socket's path has at most " + std::to_string(sizeof address.sun_path - 1) + " bytes");
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const auto address = ipc::unix_address(path);
+  if (!address) return address.error();
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd) return ipc::system_error(Code::failed, "no socket", errno);
   const timeval bound = timeval_of(timeout);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
     return no_daemon(path, errno, given);
   if (auto own = ipc::check_listener(fd, path); !own) return own.error();
   return fd;

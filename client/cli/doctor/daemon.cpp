@@ -54,11 +54,9 @@ Check folder_of(const std::string& path) {
 }
 
 Check path_length(const std::string& path) {
-  constexpr std::size_t path_bytes_max = 107;
-  if (path.size() <= path_bytes_max) return {"socket path", Health::ok, path, {}};
-  return {"socket path", Health::fail,
-          std::to_string(path.size()) + " bytes; Unix sockets allow " + std::to_string(path_bytes_max),
-          "set MUSTER_SOCKET to a shorter path"};
+  const auto address = ipc::unix_address(path);
+  if (address) return {"socket path", Health::ok, path, {}};
+  return {"socket path", Health::fail, address.error().message(), address.error().hint()};
 }
 
 /// What the README says of a budget: the arrays and results of a job, a quarter more, and 1 MiB for each rank.

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include <muster/ipc/byte_count.hpp>
+
 namespace muster::ipc {
 
 namespace {
@@ -47,6 +49,19 @@ std::string default_socket_path() {
 
 std::string socket_path(const std::string& given) { return given.empty() ? default_socket_path() : absolute(given); }
 
+Result<sockaddr_un> unix_address(const std::string& socket_path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  constexpr auto path_bytes_max = sizeof address.sun_path - 1;
+  if (socket_path.empty()) return Error(Code::invalid, "the socket's path is empty", elsewhere);
+  if (socket_path.size() > path_bytes_max)
+    return Error(Code::invalid,
+                 "the socket's path has " + over_text(socket_path.size(), path_bytes_max) + ": " + socket_path,
+                 elsewhere);
+  std::memcpy(address.sun_path, socket_path.c_str(), socket_path.size() + 1);
+  return address;
+}
+
 Result<void> make_place(const std::string& socket_path) {
   const auto directory = std::filesystem::path(socket_path).parent_path();
   if (directory.empty()) return {};
@@ -81,12 +96,10 @@ Result<void> check_listener(const Fd& connected, const std::string& socket_path)
 }
 
 bool is_served(const std::string& socket_path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (socket_path.size() >= sizeof address.sun_path) return false;
-  std::memcpy(address.sun_path, socket_path.c_str(), socket_path.size() + 1);
+  const auto address = unix_address(socket_path);
+  if (!address) return false;
   const Fd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
+  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) == 0 || errno == EAGAIN;
 }
 
 }  // namespace muster::ipc

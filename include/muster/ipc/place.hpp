@@ -2,6 +2,8 @@
 // the daemon and read everything.
 #pragma once
 
+#include <sys/un.h>
+
 #include <string>
 
 #include <muster/ipc/fd.hpp>
@@ -16,6 +18,9 @@ namespace muster::ipc {
 /// What was given, or else the default, as an absolute path: a daemon has another working directory than who starts it,
 /// and a process may change its own.
 [[nodiscard]] std::string socket_path(const std::string& given);
+
+/// For bind() and connect(). Invalid if the path is empty, or longer than a Unix socket's may be.
+[[nodiscard]] Result<sockaddr_un> unix_address(const std::string& socket_path);
 
 /// Makes the socket's directory (mode 0700) if there is none. Denied if it can't be made, or if it is the one that this
 /// user gets without asking for another and it belongs to somebody else (root may) or others may write to it.
