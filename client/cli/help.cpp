@@ -25,8 +25,10 @@ constexpr std::string_view run_footer = R"(
 muster run -n N [OPTIONS] -- PROGRAM [ARGUMENTS...]
 
 Each rank gets MUSTER_RANK, MUSTER_WORLD_SIZE, MUSTER_LOCAL_RANK, MUSTER_GROUP and MUSTER_SOCKET, and, unless they are
-set, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=cores/ranks. A daemon is started if there is none. Lines of output are
-prefixed with [rank]. Rank 0 reads stdin unless that is a terminal; the others read nothing.
+set, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=cores/ranks. A daemon is started if there is none.
+Lines of output are prefixed with [rank]. Where stdout or stderr is a terminal, rank 0's is one, too, of the same size,
+and what it writes there is shown as it is, without a prefix: progress bars work. With `| cat` all ranks get pipes.
+Rank 0 reads stdin unless that is a terminal; the others read nothing.
 Signals are passed on to all ranks; Ctrl-C twice ends those that ignore the first, three times kills.
 The first rank that fails ends all: SIGTERM, and SIGKILL after the grace, to whole process groups.
 The exit status is then that rank's, or 128 + its signal.
