@@ -9,7 +9,8 @@ constexpr std::string_view exit_statuses =
     "Exit status: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 timeout, 5 out of memory, 6 peer lost.\n";
 
 constexpr std::string_view start_footer = R"(
-A daemon that runs already is left as it is; another --memory than its own is an error.
+The options are musterd's own, and go before the environment (MUSTER_MEMORY for --memory) and the file of --config.
+A daemon that runs already is left as it is; if it has another --memory, --pickle-lease or --idle-exit, that is an error.
 
 --json: started, pid, socket, version, memory_bytes, log
 
