@@ -70,10 +70,12 @@ Each size: -w rounds to warm up, then -i rounds on the clock. In each round ever
 values, all meet in a barrier, then each rank's time runs from its contribution until it can read its result; results
 are checked when all have stopped their clocks. A round's time is that of the slowest rank. Sizes are one rank's input.
 algbw and busbw are nccl-tests' (for allgather and gather algbw counts all ranks' inputs). #wrong counts wrong elements;
-a single one makes the exit status 1.
+a single one makes the exit status 1. A last line says so if other processes used much of the cores meanwhile.
 
 --json prints one object per size and line: system, client, op, variant, ranks, bytes, median_us, min_us, p99_us, cpu_us
-  (of all ranks and the daemon, per round), gbps (algbw), busbw_gbps, count, dtype, redop, wrong
+  (of all ranks and the daemon, per round), gbps (algbw), busbw_gbps, count, dtype, redop, wrong,
+  others_cpu (the part of the cores' time that other processes used since the first round, 0 to 1), busy (whether that
+  is much); both null while less than 0.2 s were measured
 
 Example:
   muster bench allreduce -n 4 -b 1K -e 64M -f 4
