@@ -128,7 +128,7 @@ Error cant_open(const std::string& what, int error_number) {
 }
 
 Result<void> spawn(const std::string& program, const std::string& socket, const ConnectOptions& options,
-                   const std::string& idle_exit_s, steady_clock::time_point until) {
+                   const std::vector<std::string>& settings, steady_clock::time_point until) {
   const std::string log_file = daemon_log(socket);
   const ipc::Fd log(::open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!log) return cant_open("the daemon's log " + log_file, errno);
@@ -140,7 +140,8 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   auto ready_copy = far_copy(write_end);
   if (!log_copy) return log_copy.error();
   if (!ready_copy) return ready_copy.error();
-  std::vector<std::string> words{program, "--socket", socket, "--idle-exit", idle_exit_s, "--ready-fd", "3"};
+  std::vector<std::string> words{program, "--socket", socket, "--ready-fd", "3"};
+  words.insert(words.end(), settings.begin(), settings.end());
   if (!options.memory.empty()) words.insert(words.end(), {"--memory", options.memory});
   if (options.pickle_lease)
     words.insert(words.end(),
@@ -163,6 +164,47 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   return hear(read_end, log_file, until);
 }
 
+/// The program that the user named, and no other.
+Result<std::string> named_daemon(const fs::path& place, const std::string& by) {
+  if (is_program(place)) return fs::absolute(place).string();
+  std::error_code ignored;
+  const char* const why = !fs::exists(place, ignored)        ? "which is not there"
+                          : fs::is_directory(place, ignored) ? "which is a folder"
+                                                             : "which this user can't execute";
+  return Error(Code::daemon_unavailable, "musterd was not found: " + by + " names " + place.string() + ", " + why,
+               "set " + by + " to the path of musterd, or to nothing, so that it is looked for");
+}
+
+/// Where musterd lies beside what runs, each place once.
+std::vector<fs::path> places_nearby(const ConnectOptions& options) {
+  std::vector<fs::path> places;
+  const auto add = [&places](const fs::path& folder) {
+    const auto place = folder / "musterd";
+    if (std::find(places.begin(), places.end(), place) == places.end()) places.push_back(place);
+  };
+  Dl_info library{};
+  if (::dladdr(reinterpret_cast<const void*>(&find_daemon), &library) != 0 && library.dli_fname)
+    add(fs::path(library.dli_fname).parent_path());
+  std::error_code ignored;
+  add(fs::read_symlink("/proc/self/exe", ignored).parent_path());
+  if (!options.daemon_folder.empty()) add(options.daemon_folder);
+  // A Python started by a link in a virtual environment: its bin folder is the link's.
+  if (const char* root = std::getenv("VIRTUAL_ENV")) add(fs::path(root) / "bin");
+  return places;
+}
+
+std::vector<fs::path> folders_on_path() {
+  std::vector<fs::path> folders;
+  const char* const variable = std::getenv("PATH");
+  const std::string path = variable != nullptr ? variable : "";
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const auto end = std::min(path.find(':', begin), path.size());
+    folders.emplace_back(path.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return folders;
+}
+
 }  // namespace
 
 std::string daemon_log(const std::string& socket) {
@@ -170,36 +212,22 @@ std::string daemon_log(const std::string& socket) {
 }
 
 Result<std::string> find_daemon(const ConnectOptions& options) {
-  std::vector<fs::path> places;
-  if (!options.daemon_path.empty()) places = {options.daemon_path};
-  else if (const char* given = std::getenv("MUSTER_DAEMON"); given && *given) places = {given};
-  else {
-    Dl_info library{};
-    if (::dladdr(reinterpret_cast<const void*>(&find_daemon), &library) != 0 && library.dli_fname) {
-      const fs::path here = fs::path(library.dli_fname).parent_path();
-      places.push_back(here / "musterd");
-    }
-    std::error_code ignored;
-    places.push_back(fs::read_symlink("/proc/self/exe", ignored).parent_path() / "musterd");
-    if (!options.daemon_folder.empty()) places.push_back(fs::path(options.daemon_folder) / "musterd");
-    // A Python started by a link in a virtual environment: its bin folder is the link's.
-    for (const char* variable : {"VIRTUAL_ENV"})
-      if (const char* root = std::getenv(variable)) places.push_back(fs::path(root) / "bin" / "musterd");
-    std::string path = std::getenv("PATH") ? std::getenv("PATH") : "";
-    for (std::size_t begin = 0; begin <= path.size();) {
-      const auto end = std::min(path.find(':', begin), path.size());
-      places.push_back(fs::path(path.substr(begin, end - begin)) / "musterd");
-      begin = end + 1;
-    }
-  }
+  if (!options.daemon_path.empty()) return named_daemon(options.daemon_path, "daemon_path");
+  const char* const given = std::getenv("MUSTER_DAEMON");
+  if (given != nullptr && *given != '\0') return named_daemon(given, "MUSTER_DAEMON");
+  const auto near = places_nearby(options);
+  auto places = near;
+  for (auto& folder : folders_on_path()) places.push_back(folder / "musterd");
   for (const auto& place : places)
     if (is_program(place)) return fs::absolute(place).string();
-  return Error(Code::daemon_unavailable, "musterd was not found: looked at " + places.front().string() + " and on PATH",
+  std::string looked;
+  for (const auto& place : near) looked += (looked.empty() ? "" : ", ") + place.string();
+  return Error(Code::daemon_unavailable, "musterd was not found: looked at " + looked + " and on PATH",
                "install it, or set MUSTER_DAEMON to its path");
 }
 
 Result<void> start_daemon(const std::string& path, const ConnectOptions& options, steady_clock::time_point until,
-                          const std::string& idle_exit_s) {
+                          const std::vector<std::string>& settings) {
   auto program = find_daemon(options);
   if (!program) return program.error();
   if (auto made = ipc::make_place(path); !made) return made.error();
@@ -216,7 +244,7 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
     std::this_thread::sleep_for(pause);
   }
   if (ipc::is_served(path)) return {};
-  return spawn(*program, path, options, idle_exit_s, until);
+  return spawn(*program, path, options, settings, until);
 }
 
 }  // namespace muster::detail

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include <muster/options.hpp>
 #include <muster/result.hpp>
@@ -10,10 +11,11 @@
 namespace muster::detail {
 
 /// Returns when a daemon may be listening at `path`: one that this call started, or another's. It runs in a session of
-/// its own, inherits no descriptors, logs to `<path without .sock>.log`, and ends when idle.
+/// its own, inherits no descriptors, and logs to `<path without .sock>.log`. `settings`: its flags and their values,
+/// besides what the options say.
 [[nodiscard]] Result<void> start_daemon(const std::string& path, const ConnectOptions& options,
                                         std::chrono::steady_clock::time_point until,
-                                        const std::string& idle_exit_s = "10");
+                                        const std::vector<std::string>& settings = {"--idle-exit", "10"});
 
 /// The log of a daemon that start_daemon() started.
 [[nodiscard]] std::string daemon_log(const std::string& socket);

@@ -26,6 +26,11 @@ configure_package_config_file(cmake/MusterConfig.cmake.in ${CMAKE_BINARY_DIR}/Mu
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/MusterConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/MusterConfig.cmake ${CMAKE_BINARY_DIR}/MusterConfigVersion.cmake
   DESTINATION ${muster_package_dir})
-configure_file(deploy/musterd.service.in ${CMAKE_BINARY_DIR}/musterd.service @ONLY)
+# Only now is it known where to: cmake --install --prefix may give another place than the build was configured for.
+install(CODE "
+  cmake_path(ABSOLUTE_PATH CMAKE_INSTALL_PREFIX NORMALIZE OUTPUT_VARIABLE prefix)
+  set(MUSTERD_FOLDER \"${CMAKE_INSTALL_BINDIR}\")
+  cmake_path(ABSOLUTE_PATH MUSTERD_FOLDER BASE_DIRECTORY \"\${prefix}\" NORMALIZE)
+  configure_file(\"${PROJECT_SOURCE_DIR}/deploy/musterd.service.in\" \"${CMAKE_BINARY_DIR}/musterd.service\" @ONLY)")
 install(FILES ${CMAKE_BINARY_DIR}/musterd.service DESTINATION lib/systemd/system)
 install(FILES deploy/completion/muster DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)

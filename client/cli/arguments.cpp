@@ -8,6 +8,7 @@
 #include <map>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/daemon_options.hpp>
 
 #include "help.hpp"
 #include "message.hpp"
@@ -36,12 +37,16 @@ CLI::Validator within(T low, T high) {
   return CLI::Range(low, high).description("");
 }
 
-const CLI::Validator size_text(
-    [](std::string& text) {
-      const auto parsed = ipc::parse_bytes(text);
-      return parsed ? std::string() : parsed.error().message() + " (" + parsed.error().hint() + ")";
-    },
-    "");
+/// What musterd itself would say of the value.
+CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
+  const auto check = [&option](const std::string& text) {
+    const auto parsed = ipc::parse_daemon_option(option, text);
+    if (parsed) return std::string();
+    const auto& error = parsed.error();
+    return error.hint().empty() ? error.message() : error.message() + "; " + error.hint();
+  };
+  return {check, ""};
+}
 
 template <class T>
 std::map<std::string, T> by_name(std::initializer_list<T> all) {
@@ -101,17 +106,28 @@ void add_socket(CLI::App* app, std::string& socket) {
 }
 
 void add_memory(CLI::App* app, std::string& memory, const std::string& description) {
-  app->add_option("--memory", memory, description)->check(size_text)->type_name("SIZE");
+  app->add_option("--memory", memory, description)
+      ->check(taken_by_daemon(ipc::daemon_option("--memory")))
+      ->type_name("SIZE");
+}
+
+void add_setting(CLI::App* app, const ipc::DaemonOption& option, std::map<std::string, std::string>& settings) {
+  const std::string flag(option.flag);
+  app->add_option_function<std::string>(
+         flag, [&settings, flag](const std::string& text) { settings[flag] = text; }, std::string(option.help))
+      ->check(taken_by_daemon(option))
+      ->type_name(std::string(option.placeholder));
 }
 
 void add_json(CLI::App* app, bool& json) { app->add_flag("--json", json, "print JSON for programs"); }
 
 void add_start_and_stop(CLI::App& app, Parsed& parsed) {
   auto* start = app.add_subcommand("start", "start this node's daemon in the background");
-  add_memory(start, parsed.start.memory, "how much memory the store may take [30 % of the machine's]");
-  start->add_option("--pickle-lease", parsed.start.pickle_lease_s, "seconds that a pickled ref keeps its object [600]")
-      ->check(within(0.0, 366.0 * 86'400))
-      ->type_name("SECONDS");
+  for (const auto& option : ipc::daemon_options())
+    if (!option.of_starter && option.flag != "--socket") add_setting(start, option, parsed.start.settings);
+  start->add_option("--config", parsed.start.config, "TOML file with musterd's options [$MUSTER_CONFIG]")
+      ->check(CLI::ExistingFile.description(""))
+      ->type_name("FILE");
   add_socket(start, parsed.start.socket);
   add_json(start, parsed.start.json);
   start->footer(help_footer("start"));

@@ -9,7 +9,8 @@ constexpr std::string_view exit_statuses =
     "Exit status: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 timeout, 5 out of memory, 6 peer lost.\n";
 
 constexpr std::string_view start_footer = R"(
-A daemon that runs already is left as it is; another --memory than its own is an error.
+The options are musterd's own, and go before the environment (MUSTER_MEMORY for --memory) and the file of --config.
+A daemon that runs already is left as it is; if it has another --memory, --pickle-lease or --idle-exit, that is an error.
 
 --json: started, pid, socket, version, memory_bytes, log
 
@@ -25,8 +26,10 @@ constexpr std::string_view run_footer = R"(
 muster run -n N [OPTIONS] -- PROGRAM [ARGUMENTS...]
 
 Each rank gets MUSTER_RANK, MUSTER_WORLD_SIZE, MUSTER_LOCAL_RANK, MUSTER_GROUP and MUSTER_SOCKET, and, unless they are
-set, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=cores/ranks. A daemon is started if there is none. Lines of output are
-prefixed with [rank]. Rank 0 reads stdin unless that is a terminal; the others read nothing.
+set, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=cores/ranks. A daemon is started if there is none.
+Lines of output are prefixed with [rank]. Where stdout or stderr is a terminal, rank 0's is one, too, of the same size,
+and what it writes there is shown as it is, without a prefix: progress bars work. With `| cat` all ranks get pipes.
+Rank 0 reads stdin unless that is a terminal; the others read nothing.
 Signals are passed on to all ranks; Ctrl-C twice ends those that ignore the first, three times kills.
 The first rank that fails ends all: SIGTERM, and SIGKILL after the grace, to whole process groups.
 The exit status is then that rank's, or 128 + its signal.
@@ -67,10 +70,12 @@ Each size: -w rounds to warm up, then -i rounds on the clock. In each round ever
 values, all meet in a barrier, then each rank's time runs from its contribution until it can read its result; results
 are checked when all have stopped their clocks. A round's time is that of the slowest rank. Sizes are one rank's input.
 algbw and busbw are nccl-tests' (for allgather and gather algbw counts all ranks' inputs). #wrong counts wrong elements;
-a single one makes the exit status 1.
+a single one makes the exit status 1. A last line says so if other processes used much of the cores meanwhile.
 
 --json prints one object per size and line: system, client, op, variant, ranks, bytes, median_us, min_us, p99_us, cpu_us
-  (of all ranks and the daemon, per round), gbps (algbw), busbw_gbps, count, dtype, redop, wrong
+  (of all ranks and the daemon, per round), gbps (algbw), busbw_gbps, count, dtype, redop, wrong,
+  others_cpu (the part of the cores' time that other processes used since the first round, 0 to 1), busy (whether that
+  is much); both null while less than 0.2 s were measured
 
 Example:
   muster bench allreduce -n 4 -b 1K -e 64M -f 4

@@ -17,11 +17,15 @@ std::string paint(const std::string& text, int colour) {
 
 }  // namespace
 
+bool knows_escapes() {
+  const char* terminal = std::getenv("TERM");
+  return terminal != nullptr && std::string_view(terminal) != "dumb";
+}
+
 bool wants_colour(int fd) {
   const char* refused = std::getenv("NO_COLOR");
-  const char* terminal = std::getenv("TERM");
   if (refused != nullptr && *refused != '\0') return false;
-  return ::isatty(fd) == 1 && terminal != nullptr && std::string_view(terminal) != "dumb";
+  return ::isatty(fd) == 1 && knows_escapes();
 }
 
 std::string rank_prefix(int rank, bool colour) {

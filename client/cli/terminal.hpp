@@ -5,6 +5,8 @@
 
 namespace muster::cli {
 
+/// Whether our terminal, if there is one, knows ANSI's control sequences.
+[[nodiscard]] bool knows_escapes();
 [[nodiscard]] bool wants_colour(int fd);
 /// "[3]", in the rank's colour if wanted.
 [[nodiscard]] std::string rank_prefix(int rank, bool colour);

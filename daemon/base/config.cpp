@@ -1,16 +1,15 @@
 #include "base/config.hpp"
 
 #include <CLI/CLI.hpp>
-#include <charconv>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <toml++/toml.h>
 #include <vector>
 
-#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/cgroup.hpp>
+#include <muster/ipc/daemon_options.hpp>
 
 #include "base/starter.hpp"
 #include "base/version.hpp"
@@ -22,14 +21,6 @@ using muster::Error;
 using muster::Result;
 
 namespace {
-
-/// One setting, under all of its names.
-struct Setting {
-  std::string flag;  ///< "--memory"; the environment has MUSTER_MEMORY, the file memory
-  std::string placeholder;
-  std::string help;
-  std::function<Result<void>(Config&, const std::string&)> apply;
-};
 
 std::string environment_name(const std::string& flag) {
   std::string name = "MUSTER_";
@@ -45,96 +36,60 @@ std::string file_key(const std::string& flag) {
   return key;
 }
 
-template <class Number>
-Result<Number> parse_number(const std::string& text, Number low, Number high) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = std::is_floating_point_v<Number> || value == std::floor(value);
-  if (error != std::errc{} || end != text.data() + text.size() || !whole || !(value >= static_cast<double>(low)) ||
-      !(value <= static_cast<double>(high)))
-    return Error(Code::invalid,
-                 "'" + text + "' is not a number from " + std::to_string(low) + " to " + std::to_string(high));
-  return static_cast<Number>(value);
-}
-
-template <class Member, class Number>
-auto number(Member member, Number low, Number high) {
-  return [=](Config& config, const std::string& text) -> Result<void> {
-    auto parsed = parse_number<Number>(text, low, high);
-    if (!parsed) return parsed.error();
-    config.*member = static_cast<std::remove_reference_t<decltype(config.*member)>>(*parsed);
-    return {};
-  };
-}
-
-/// Less than this has no room for a segment of each of a few processes.
-constexpr std::uint64_t memory_bytes_min = 4 << 20;
+using Setter = std::function<void(Config&, double, const std::string&)>;
 
 template <class Member>
-auto memory(Member member) {
-  return [=](Config& config, const std::string& text) -> Result<void> {
-    auto parsed = muster::ipc::parse_bytes(text);
-    if (!parsed) return parsed.error();
-    if (*parsed < memory_bytes_min)
-      return Error(Code::invalid, "'" + text + "' is too little memory", "give 4MiB at least");
-    config.*member = *parsed;
-    return {};
+Setter number(Member member) {
+  return [member](Config& config, double value, const std::string&) {
+    config.*member = static_cast<std::remove_reference_t<decltype(config.*member)>>(value);
   };
 }
 
-Result<void> set_socket_mode(Config& config, const std::string& text) {
-  unsigned mode = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), mode, 8);
-  if (error != std::errc{} || end != text.data() + text.size() || mode > 0777)
-    return Error(Code::invalid, "'" + text + "' is not a file mode", "use octal digits, for instance 0660");
-  config.socket_mode = mode;
-  return {};
+template <class Enumeration>
+Setter word(Enumeration Config::*member) {
+  return [member](Config& config, double value, const std::string&) {
+    config.*member = static_cast<Enumeration>(static_cast<int>(value));
+  };
 }
 
-Result<void> set_log_format(Config& config, const std::string& text) {
-  if (text != "text" && text != "json") return Error(Code::invalid, "log format '" + text + "'", "use text or json");
-  config.log_format = text == "json" ? LogFormat::json : LogFormat::text;
-  return {};
-}
+/// An option, and where its value goes.
+struct Setting {
+  std::string flag;
+  const muster::ipc::DaemonOption& option;
+  Setter set;
+  [[nodiscard]] Result<void> apply(Config& config, const std::string& text) const {
+    const auto value = muster::ipc::parse_daemon_option(option, text);
+    if (!value) return value.error();
+    set(config, *value, text);
+    return {};
+  }
+};
 
-Result<void> set_log_level(Config& config, const std::string& text) {
-  auto level = parse_log_level(text);
-  if (!level) return level.error();
-  config.log_level = *level;
-  return {};
-}
-
-Result<void> set_socket(Config& config, const std::string& text) {
-  config.socket = text;
-  return {};
+std::map<std::string_view, Setter> setters() {
+  return {
+      {"--socket", [](Config& config, double, const std::string& text) { config.socket = text; }},
+      {"--memory", number(&Config::memory_bytes)},
+      {"--user-memory", number(&Config::user_memory_bytes)},
+      {"--client-memory", number(&Config::client_memory_bytes)},
+      {"--objects-max", number(&Config::objects_max)},
+      {"--clients-max", number(&Config::clients_max)},
+      {"--in-flight-max", number(&Config::in_flight_max)},
+      {"--lanes", number(&Config::lanes)},
+      {"--idle-exit", number(&Config::idle_exit_s)},
+      {"--pickle-lease", number(&Config::pickle_lease_s)},
+      {"--socket-mode", number(&Config::socket_mode)},
+      {"--ready-fd", number(&Config::ready_fd)},
+      {"--log-format", word(&Config::log_format)},
+      {"--log-level", word(&Config::log_level)},
+  };
 }
 
 std::vector<Setting> settings() {
-  constexpr double year_s = 366.0 * 24 * 3600;
-  return {
-      {"--socket", "PATH", "where clients connect (default: $XDG_RUNTIME_DIR/muster/musterd.sock and kin)", set_socket},
-      {"--memory", "BYTES", "budget for all that the store holds, e.g. 4GiB (default: 30 % of the machine's)",
-       memory(&Config::memory_bytes)},
-      {"--user-memory", "BYTES", "share that one user may hold (default: all)", memory(&Config::user_memory_bytes)},
-      {"--client-memory", "BYTES", "share that one process may hold (default: all)",
-       memory(&Config::client_memory_bytes)},
-      {"--objects-max", "N", "objects that one process may have made (default: 1000000)",
-       number(&Config::objects_max, std::uint64_t{1}, std::uint64_t{1} << 31)},
-      {"--clients-max", "N", "connections (default: 4096)", number(&Config::clients_max, 1, 100'000)},
-      {"--in-flight-max", "N", "ops in flight of one process in one group before it has to wait (default: 1024)",
-       number(&Config::in_flight_max, 1, 1 << 20)},
-      {"--lanes", "N", "threads that reduce (default: one a core)", number(&Config::lanes, 1, 1024)},
-      {"--idle-exit", "SECONDS", "end after this long without a client (default: never)",
-       number(&Config::idle_exit_s, 0.0, year_s)},
-      {"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object (default: 600)",
-       number(&Config::pickle_lease_s, 0.0, year_s)},
-      {"--socket-mode", "MODE", "permissions of the socket, octal (default: 0600)", set_socket_mode},
-      {"--ready-fd", "FD",
-       "write 0 to this descriptor when clients can connect, else the exit status, why they can't and what to do",
-       number(&Config::ready_fd, 0, 1 << 20)},
-      {"--log-format", "text|json", "form of the log lines on standard error (default: text)", set_log_format},
-      {"--log-level", "LEVEL", "debug, info, warning or error (default: info)", set_log_level},
-  };
+  const auto all = setters();
+  std::vector<Setting> found;
+  for (const auto& option : muster::ipc::daemon_options())
+    found.push_back({std::string(option.flag), option, all.at(option.flag)});
+  return found;
 }
 
 Result<void> apply(Config& config, const Setting& setting, const std::string& source, const std::string& value) {
@@ -222,7 +177,8 @@ std::variant<Config, int> parse_command_line(int argc, const char* const* argv) 
   const auto all = settings();
   std::vector<std::string> flags(all.size());
   for (std::size_t i = 0; i < all.size(); ++i)
-    app.add_option(all[i].flag, flags[i], all[i].help)->type_name(all[i].placeholder);
+    app.add_option(all[i].flag, flags[i], std::string(all[i].option.help))
+        ->type_name(std::string(all[i].option.placeholder));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

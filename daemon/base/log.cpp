@@ -52,15 +52,6 @@ void start_log(LogFormat format, LogLevel level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-muster::Result<LogLevel> parse_log_level(std::string_view name) {
-  constexpr std::string_view names[]{"debug", "info", "warning", "error"};
-  const auto* found = std::find(std::begin(names), std::end(names), name);
-  if (found == std::end(names))
-    return muster::Error(muster::Code::invalid, "log level '" + std::string(name) + "'",
-                         "use debug, info, warning or error");
-  return static_cast<LogLevel>(found - std::begin(names));
-}
-
 void log_line(LogLevel level, std::string_view message) {
   if (chosen_format == LogFormat::json) spdlog::log(to_spdlog(level), "{}", json_escaped(message));
   else spdlog::log(to_spdlog(level), "{}", message);

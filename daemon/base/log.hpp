@@ -9,8 +9,6 @@
 
 #include <fmt/format.h>
 
-#include <muster/result.hpp>
-
 namespace musterd {
 
 enum class LogLevel : std::uint8_t { debug, info, warning, error };
@@ -18,7 +16,6 @@ enum class LogFormat : std::uint8_t { text, json };
 
 /// Where logs go from now on: standard error.
 void start_log(LogFormat format, LogLevel level);
-[[nodiscard]] muster::Result<LogLevel> parse_log_level(std::string_view name);
 
 void log_line(LogLevel level, std::string_view message);
 /// If a line of this topic may be printed now (a burst of ten, then one a second): how many were left out before it.

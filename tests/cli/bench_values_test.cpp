@@ -94,8 +94,8 @@ TEST_CASE("every wrong element is counted, on whatever page it lies") {
 }
 
 TEST_CASE("a round is as slow as its slowest rank, and costs what all ranks cost") {
-  const SizeReport fast{0, {{1, 10}, {2, 10}, {3, 10}}};
-  const SizeReport slow{2, {{5, 1}, {1, 2}, {9, 3}}};
+  const SizeReport fast{0, {{1, 10}, {2, 10}, {3, 10}}, {}};
+  const SizeReport slow{2, {{5, 1}, {1, 2}, {9, 3}}, {}};
   const auto figures = summarize({fast, slow});
   CHECK(figures.min_us == 2);
   CHECK(figures.median_us == 5);

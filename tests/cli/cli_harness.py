@@ -1,11 +1,13 @@
 """Runs the real `muster` executable, with a daemon on a socket of the test's own."""
 
+import errno
 import os
 import pathlib
 import select
 import shutil
 import subprocess
 import sys
+import termios
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all is well
@@ -34,6 +36,65 @@ def wait_gone(pid: int) -> None:
         os.close(fd)
 
 
+class Terminal:
+    """A terminal without a screen: what programs write to it can be read, and keys be pressed."""
+
+    def __init__(self, columns: int = 100, rows: int = 30):
+        self.leader, self.follower = os.openpty()
+        self.resize(columns, rows)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The programs in the foreground get SIGWINCH."""
+        termios.tcsetwinsize(self.leader, (rows, columns))
+
+    def press(self, keys: str) -> None:
+        os.write(self.leader, keys.encode())
+
+    def read_until(self, text: str) -> str:
+        """What programs write, up to a piece that has the text."""
+        shown = ""
+        while text not in shown:
+            shown += self.read()
+        return shown
+
+    def read(self) -> str:
+        """A piece of what programs write."""
+        piece = self._read()
+        assert piece, "no program has the terminal open any more"
+        return piece
+
+    def read_all(self) -> str:
+        """Until no program has the terminal open any more."""
+        self.let_go()
+        return "".join(iter(self._read, ""))
+
+    def let_go(self) -> None:
+        """Leaves the terminal to the programs that were started on it."""
+        if self.follower >= 0:
+            os.close(self.follower)
+        self.follower = -1
+
+    def hang_up(self) -> None:
+        """As when its window is closed."""
+        if self.leader >= 0:
+            os.close(self.leader)
+        self.leader = -1
+
+    def close(self) -> None:
+        self.let_go()
+        self.hang_up()
+
+    def _read(self) -> str:
+        ready, _, _ = select.select([self.leader], [], [], PATIENCE_S)
+        assert ready, "nothing was written to the terminal, and it was not closed"
+        try:
+            return os.read(self.leader, 1 << 16).decode(errors="replace")
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return ""
+
+
 class Muster:
     """Runs `muster` against this test's own socket."""
 
@@ -60,6 +121,15 @@ class Muster:
         options.setdefault("stderr", subprocess.PIPE)
         options.setdefault("stdin", subprocess.DEVNULL)
         process = subprocess.Popen([self.path, *words], text=True, env=self.env, **options)
+        self.processes.append(process)
+        return process
+
+    def start_on(self, terminal: Terminal, *words: str, **streams) -> subprocess.Popen:
+        """In the foreground of the terminal, which all streams are, but those that are given."""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.follower) | streams
+        # The terminal that --ctty takes is its stdin.
+        command = ["setsid", "--ctty", self.path, *words]
+        process = subprocess.Popen(command, text=True, env=self.env, **streams)
         self.processes.append(process)
         return process
 

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 
 import pytest
-from cli_harness import Muster
+from cli_harness import Muster, Terminal
 
 
 @pytest.fixture
@@ -15,3 +15,10 @@ def muster():
     yield command
     command.close()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def terminal():
+    made = Terminal()
+    yield made
+    made.close()

@@ -93,6 +93,10 @@ COMPLETED = {
     ("bench", "all"): "all_to_all allgather allreduce",
     ("bench", "--socket", ""): "",
     ("status", "--js"): "--json",
+    ("start", "--user"): "--user-memory",
+    ("start", "--log-level", ""): "debug info warning error",
+    ("start", "--log-format", "j"): "json",
+    ("start", "--idle-exit", ""): "",
 }
 
 

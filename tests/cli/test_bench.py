@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 
 import pytest
 from cli_harness import PATIENCE_S, wait_gone
@@ -118,6 +120,32 @@ def test_busbw_is_nccl_tests(muster):
     _, lines = bench(muster, "allreduce", "-n", "4", "-b", "1M", "-e", "1M")
     assert lines[0]["gbps"] == pytest.approx(lines[0]["bytes"] / lines[0]["median_us"] / 1e3, rel=1e-4)
     assert lines[0]["busbw_gbps"] == pytest.approx(1.5 * lines[0]["gbps"], rel=1e-4)
+
+
+@pytest.fixture
+def busy_cores():
+    """One process for each core that works all the time."""
+    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in os.sched_getaffinity(0)]
+    yield
+    for hog in hogs:
+        hog.kill()
+        hog.wait()
+
+
+def test_a_busy_machine_is_told_of(muster, busy_cores):
+    words = ("bench", "allreduce", "-n", "2", "-b", "4M", "-e", "4M", "-i", "100", "--memory", "512MiB")
+    told = json.loads(muster(*words, "--json").stdout)
+    assert told["busy"] is True
+    assert 0 < told["others_cpu"] <= 1
+    assert re.search(
+        r"^# the machine was busy: other processes used \d+ % of \d+ cores?; ", muster(*words).stdout, re.MULTILINE
+    )
+
+
+def test_programs_learn_of_others_or_that_it_is_unknown(muster):
+    _, lines = bench(muster, "barrier", "-n", "1")
+    assert lines[0].keys() >= {"others_cpu", "busy"}
+    assert (lines[0]["others_cpu"] is None) == (lines[0]["busy"] is None)
 
 
 def test_a_store_that_is_too_small(muster):

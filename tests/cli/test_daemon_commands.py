@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +89,33 @@ def test_start_without_a_daemon_to_start(muster):
     muster.env["MUSTER_DAEMON"] = "/nowhere/musterd"
     done = muster("start")
     assert done.returncode == 3
-    assert "/nowhere/musterd" in done.stderr
-    assert "hint: " in done.stderr
+    assert "musterd was not found: MUSTER_DAEMON names /nowhere/musterd, which is not there\n" in done.stderr
+    assert "hint: set MUSTER_DAEMON to the path of musterd, or to nothing" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "why"), [("file", "which this user can't execute"), ("folder", "which is a folder")])
+def test_a_named_daemon_that_is_no_program(muster, kind, why):
+    named = muster.folder / "musterd"
+    if kind == "file":
+        named.write_text("not executable")
+    else:
+        named.mkdir()
+    muster.env["MUSTER_DAEMON"] = str(named)
+    done = muster("start")
+    assert done.returncode == 3
+    assert f"MUSTER_DAEMON names {named}, {why}\n" in done.stderr
+
+
+def test_where_the_daemon_was_looked_for_is_said(muster):
+    alone = muster.folder / "bin" / "muster"
+    alone.parent.mkdir()
+    shutil.copy(muster.path, alone)
+    muster.path = str(alone)
+    muster.env |= {"PATH": "/nowhere", "VIRTUAL_ENV": "/nowhere/venv"}
+    done = muster("start")
+    assert done.returncode == 3
+    places = f"{alone.parent}/musterd, /nowhere/venv/bin/musterd"
+    assert f"musterd was not found: looked at {places} and on PATH\n" in done.stderr
 
 
 def test_a_daemon_that_can_not_start_says_why(muster):
@@ -112,11 +139,91 @@ def test_a_config_file_that_says_nothing_usable_is_refused(muster, content):
     assert f"config file {config}: " in done.stderr
 
 
-@pytest.mark.parametrize("budget", ["1", "4KiB", "4095KiB"])
-def test_a_budget_that_can_hold_nothing_is_refused(muster, budget):
-    done = muster("start", "--memory", budget)
-    assert done.returncode == 3
-    assert f"'{budget}' is too little memory\n  hint: give 4MiB at least\n" in done.stderr
+@pytest.mark.parametrize("budget", ["0", "1", "4KiB", "4095KiB"])
+@pytest.mark.parametrize("words", [("start",), ("run", "-n", "1"), ("bench", "allreduce")])
+def test_a_budget_that_can_hold_nothing_is_refused(muster, words, budget):
+    done = muster(*words, "--memory", budget, *(["--", "true"] if words[0] == "run" else []))
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"muster {words[0]}: --memory: '{budget}' is too little memory; give 4MiB at least\n  hint: see `muster"
+    )
+
+
+def options_in_help(program):
+    """Flag -> placeholder and meaning."""
+    text = subprocess.run([program, *HELP_OF[program.name]], capture_output=True, text=True, check=True).stdout
+    return {found[1]: found[2].split() for found in re.finditer(r"^  (--[a-z-]+) (.*)$", text, re.MULTILINE)}
+
+
+HELP_OF = {"musterd": ["--help"], "muster": ["start", "--help"]}
+
+
+def test_start_takes_the_options_of_the_daemon(muster):
+    own = options_in_help(pathlib.Path(muster.path))
+    daemons = options_in_help(pathlib.Path(muster.path).with_name("musterd"))
+    assert daemons.keys() - own.keys() == {"--version", "--ready-fd"}
+    assert own.keys() - daemons.keys() == {"--json"}
+    alike = daemons.keys() & own.keys() - {"--socket", "--config"}
+    assert {flag: own[flag] for flag in alike} == {flag: daemons[flag] for flag in alike}
+
+
+def test_start_passes_its_options_on(muster):
+    muster.env["MUSTER_LANES"] = "3"
+    words = "--memory 64MiB --lanes 1 --socket-mode 0640 --log-format json --log-level debug --idle-exit 3600"
+    words += " --user-memory 32MiB --client-memory 16MiB --objects-max 100 --clients-max 10 --in-flight-max 10"
+    done = muster("start", *words.split())
+    assert done.returncode == 0, done.stderr
+    assert "It was started by a program" not in done.stdout
+    told = status(muster)
+    assert told["lanes"] == 1
+    assert pathlib.Path(muster.socket).stat().st_mode & 0o777 == 0o640
+    assert pathlib.Path(told["log"]).read_text().startswith("{")
+    arguments = pathlib.Path(f"/proc/{told['pid']}/cmdline").read_text().split("\0")
+    assert all(f"{flag} {value}" in " ".join(arguments) for flag, value in zip(*[iter(words.split())] * 2, strict=True))
+
+
+def test_start_takes_a_config_file_and_options_go_before_it(muster):
+    (muster.folder / "muster.toml").write_text('lanes = 1\nmemory = "64MiB"\n')
+    done = muster("start", "--config", "muster.toml", "--memory", "32MiB", cwd=muster.folder)
+    assert done.returncode == 0, done.stderr
+    assert status(muster)["lanes"] == 1
+    assert status(muster)["memory_bytes"] == 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--lanes", "0"), "'0' is not a whole number from 1 to 1024"),
+        (("--clients-max", "1.5"), "'1.5' is not a whole number from 1 to 100000"),
+        (("--idle-exit", "-1"), "'-1' is not a number from 0 to 31622400"),
+        (("--pickle-lease", "long"), "'long' is not a number from 0 to 31622400"),
+        (("--user-memory", "much"), "'much' is not a size"),
+        (("--socket-mode", "999"), "'999' is not a file mode; use octal digits, for instance 0660"),
+        (("--log-format", "xml"), "'xml' is none of: text, json"),
+        (("--log-level", "loud"), "'loud' is none of: debug, info, warning, error"),
+        (("--config", "/nowhere/muster.toml"), "/nowhere/muster.toml"),
+    ],
+)
+def test_a_value_that_the_daemon_does_not_take_is_misuse_and_both_say_it_alike(muster, words, said):
+    done = muster("start", *words)
+    assert done.returncode == 2
+    assert f"muster start: {words[0]}: " in done.stderr
+    assert said in done.stderr
+    program = pathlib.Path(muster.path).with_name("musterd")
+    own = subprocess.run([program, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert own.returncode == 2
+    assert said.partition(";")[0] in own.stderr
+
+
+def test_a_daemon_that_runs_may_have_other_settings_and_that_is_said(muster):
+    assert muster("start", "--memory", "64MiB", "--log-level", "debug").stderr == ""
+    again = muster("start", "--memory", "64MiB", "--log-level", "debug", "--lanes", "1")
+    assert again.returncode == 0
+    assert "may have been started without --lanes, --log-level" in again.stderr
+    assert muster("start", "--idle-exit", "0").returncode == 0
+    other = muster("start", "--idle-exit", "60")
+    assert other.returncode == 1
+    assert "runs with no idle exit, not an idle exit after 1 min" in other.stderr
 
 
 def test_the_least_budget_holds_something(muster):

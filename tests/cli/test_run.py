@@ -1,7 +1,6 @@
 """`muster run`: environment, output, signals, failures, and that nothing is left behind."""
 
 import os
-import pty
 import re
 import signal
 import sys
@@ -97,16 +96,12 @@ def test_progress_bar_is_thinned_but_its_end_is_shown(muster):
     assert len(lines) < 1000
 
 
-def test_colour_only_on_a_terminal(muster):
+def test_colour_only_on_a_terminal(muster, terminal):
     assert "\x1b" not in muster.run_python(1, "print(1)").stdout
     muster.env["TERM"] = "xterm"
-    leader, follower = pty.openpty()
-    process = muster.start("run", "-n", "1", "--", "echo", "hi", stdout=follower)
-    os.close(follower)
-    shown = os.read(leader, 1000)
+    process = muster.start_on(terminal, "run", "-n", "2", "--", "echo", "hi")
+    assert "\x1b[33m[1]\x1b[0m hi" in terminal.read_all()
     assert process.wait(PATIENCE_S) == 0
-    assert b"\x1b[36m[0]\x1b[0m hi" in shown
-    os.close(leader)
 
 
 def test_stdin_goes_to_rank_0_only(muster):

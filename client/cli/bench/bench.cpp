@@ -133,15 +133,18 @@ ExitStatus bench(const BenchOptions& options) {
   if (!children) return complain("bench", children.error());
   if (!options.json) print(table_head(options));
   std::uint64_t wrong = 0;
+  Load load;
   for (const std::uint64_t bytes : bench_sizes(options)) {
     const auto reports = receive_size(*children);
     if (!reports) return complain("bench", reports.error());
     const Figures figures = summarize(*reports);
     const Workload workload = Workload::of(options, bytes);
-    print(options.json ? json_line(options, workload, figures) : table_line(options, workload, figures));
+    load.extend(figures.load);
+    print(options.json ? json_line(options, workload, figures, load) : table_line(options, workload, figures));
     wrong += figures.wrong;
   }
   for (auto& child : *children) child.wait();
+  if (!options.json) print(load_line(load));
   return judge(options, wrong);
 }
 

@@ -18,6 +18,7 @@ struct Header {
   std::uint64_t samples = 0;
   std::uint64_t message_bytes = 0;
   std::uint64_t hint_bytes = 0;
+  Load load;
 };
 
 bool write_all(const ipc::Fd& pipe, const void* data, std::size_t bytes) {
@@ -47,13 +48,13 @@ bool read_all(const ipc::Fd& pipe, void* data, std::size_t bytes) {
 }  // namespace
 
 void send_report(const ipc::Fd& pipe, const SizeReport& report) {
-  const Header header{0, report.wrong, report.samples.size(), 0, 0};
+  const Header header{0, report.wrong, report.samples.size(), 0, 0, report.load};
   if (write_all(pipe, &header, sizeof header))
     write_all(pipe, report.samples.data(), report.samples.size() * sizeof(Sample));
 }
 
 void send_error(const ipc::Fd& pipe, const Error& error) {
-  const Header header{static_cast<std::uint8_t>(error.code()), 0, 0, error.message().size(), error.hint().size()};
+  const Header header{static_cast<std::uint8_t>(error.code()), 0, 0, error.message().size(), error.hint().size(), {}};
   if (write_all(pipe, &header, sizeof header) && write_all(pipe, error.message().data(), error.message().size()))
     write_all(pipe, error.hint().data(), error.hint().size());
 }
@@ -64,7 +65,7 @@ Result<SizeReport> receive_report(const ipc::Fd& pipe, int rank) {
   Header header;
   if (!read_all(pipe, &header, sizeof header)) return lost;
   if (header.code == 0) {
-    SizeReport report{header.wrong, std::vector<Sample>(header.samples)};
+    SizeReport report{header.wrong, std::vector<Sample>(header.samples), header.load};
     if (!read_all(pipe, report.samples.data(), header.samples * sizeof(Sample))) return lost;
     return report;
   }

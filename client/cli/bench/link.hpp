@@ -9,6 +9,8 @@
 #include <muster/ipc/fd.hpp>
 #include <muster/result.hpp>
 
+#include "load.hpp"
+
 namespace muster::cli {
 
 /// One timed round of one rank.
@@ -20,6 +22,7 @@ struct Sample {
 struct SizeReport {
   std::uint64_t wrong = 0;
   std::vector<Sample> samples;
+  Load load;  ///< own_us of this rank and, on rank 0, of the daemon; all else comes from rank 0 alone
 };
 
 void send_report(const ipc::Fd& pipe, const SizeReport& report);

@@ -51,6 +51,14 @@ class Bench {
   Bench(const BenchOptions& options, Client client, Group group, CpuClock clock)
       : options_(options), client_(std::move(client)), group_(std::move(group)), clock_(clock) {}
 
+  /// From here on load is counted: what ranks need to get ready is not others'.
+  Result<void> meet() {
+    const auto met = wait(group_.barrier(op_options()));
+    if (!met) return met.error();
+    static_cast<void>(load_since_last());
+    return {};
+  }
+
   Result<SizeReport> measure(std::uint64_t bytes) {
     const Workload workload = Workload::of(options_, bytes);
     SizeReport report;
@@ -60,10 +68,24 @@ class Bench {
       if (!sample) return sample.error();
       if (number >= options_.warmups) report.samples.push_back(*sample);
     }
+    report.load = load_since_last();
     return report;
   }
 
  private:
+  /// Since the last call.
+  Load load_since_last() {
+    const double own_us = clock_.microseconds();
+    Load load{0, 0, 0, own_us - std::exchange(counted_.own_us, own_us)};
+    if (group_.rank() != 0) return load;
+    const double now_us = microseconds_of(CLOCK_MONOTONIC);
+    const double busy_us = busy_us_now();
+    load.wall_us = now_us - std::exchange(counted_.wall_us, now_us);
+    load.busy_us = busy_us - std::exchange(counted_.busy_us, busy_us);
+    load.cores = usable_cores();
+    return load;
+  }
+
   /// For variant out: touched before the clock runs, as a program's own arrays are.
   [[nodiscard]] std::vector<std::byte> own_memory_for(const Workload& workload) const {
     if (options_.variant != BenchVariant::out) return {};
@@ -204,6 +226,7 @@ class Bench {
   Group group_;
   CpuClock clock_;
   std::uint32_t rounds_ = 0;
+  Load counted_;  ///< until the last report
 };
 
 Result<void> measure_all(const BenchOptions& options, const BenchRank& place, const ipc::Fd& pipe) {
@@ -221,6 +244,8 @@ Result<void> measure_all(const BenchOptions& options, const BenchRank& place, co
   if (!group) return group.error();
 
   Bench bench(options, *client, *group, CpuClock(place.rank == 0 ? daemon_pid(options.socket) : 0));
+  const auto met = bench.meet();
+  if (!met) return met.error();
   for (const std::uint64_t bytes : bench_sizes(options)) {
     const auto report = bench.measure(bytes);
     if (!report) return report.error();

@@ -68,7 +68,7 @@ std::string table_line(const BenchOptions& options, const Workload& workload, co
                   microseconds(figures.cpu_us), options.check ? std::to_string(figures.wrong) : "N/A"});
 }
 
-std::string json_line(const BenchOptions& options, const Workload& workload, const Figures& figures) {
+std::string json_line(const BenchOptions& options, const Workload& workload, const Figures& figures, const Load& load) {
   const auto speed = bandwidth(options, workload, figures);
   JsonWriter json;
   json.begin_object();
@@ -83,8 +83,18 @@ std::string json_line(const BenchOptions& options, const Workload& workload, con
   json.field("dtype", dtype_of(options)).field("redop", redop_of(options));
   if (options.check) json.field("wrong", figures.wrong);
   else json.key("wrong").null();
+  const auto others = others_share(load);
+  if (others) json.field("others_cpu", *others).field("busy", is_busy(others));
+  else json.key("others_cpu").null().key("busy").null();
   json.end_object();
   return json.text() + "\n";
+}
+
+std::string load_line(const Load& load) {
+  const auto others = others_share(load);
+  if (!is_busy(others)) return {};
+  return "# the machine was busy: other processes used " + format_fixed(*others * 100, 0) + " % of " +
+         plural(load.cores, "core") + "; on a quiet one times are shorter\n";
 }
 
 }  // namespace muster::cli

@@ -39,7 +39,10 @@ Figures summarize(const std::vector<SizeReport>& reports) {
     walls.push_back(slowest);
     cpus.push_back(cpu);
   }
-  for (const auto& report : reports) figures.wrong += report.wrong;
+  for (const auto& report : reports) {
+    figures.wrong += report.wrong;
+    figures.load.extend(report.load);
+  }
   figures.min_us = quantile(walls, 0);
   figures.median_us = median(walls);
   figures.p99_us = quantile(walls, 0.99);

@@ -13,6 +13,7 @@ struct Figures {
   double p99_us = 0;
   double cpu_us = 0;  ///< median over rounds of what all ranks and the daemon used
   std::uint64_t wrong = 0;
+  Load load;  ///< of all ranks
 };
 
 /// reports[rank], the same number of rounds in each. A round's time is that of its slowest rank.

@@ -3,9 +3,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
+#include <string>
+#include <vector>
 
-#include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/daemon_options.hpp>
 #include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
 
@@ -37,9 +40,11 @@ struct Started {
 
 /// The daemon on the socket, which is started if there is none.
 Result<Started> running_daemon(const StartOptions& options) {
-  ConnectOptions connect;
-  connect.memory = options.memory;
-  if (options.pickle_lease_s) connect.pickle_lease = milliseconds_of(*options.pickle_lease_s);
+  const ConnectOptions connect;
+  std::vector<std::string> settings;
+  // The daemon's working directory is not ours.
+  if (!options.config.empty()) settings = {"--config", std::filesystem::absolute(options.config).string()};
+  for (const auto& [flag, value] : options.settings) settings.insert(settings.end(), {flag, value});
   const auto until = std::chrono::steady_clock::now() + connect.timeout;
   const std::string path = ipc::socket_path(options.socket);
   bool started = false;
@@ -48,28 +53,48 @@ Result<Started> running_daemon(const StartOptions& options) {
     if (inquiry) return Started{std::move(*inquiry), started};
     const bool absent = inquiry.error().code() == Code::daemon_unavailable;
     if (!absent || std::chrono::steady_clock::now() > until) return inquiry.error();
-    const auto launched = detail::start_daemon(path, connect, until, "0");
+    const auto launched = detail::start_daemon(path, connect, until, settings);
     if (!launched) return launched.error();
     started = true;
   }
 }
 
+Error runs_with(const Inquiry& inquiry, const std::string& found, const std::string& wanted, const std::string& flag) {
+  return {Code::invalid, "the daemon on " + inquiry.socket() + " runs with " + found + ", not " + wanted,
+          "leave " + flag + " out, or run `muster stop` first"};
+}
+
+std::string idle_exit_text(double idle_exit_s) {
+  return idle_exit_s > 0 ? "an idle exit after " + format_age(idle_exit_s) : "no idle exit";
+}
+
 /// A daemon that runs with other settings than were asked for is not what the user wants.
 Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry) {
-  if (options.pickle_lease_s && milliseconds_of(*options.pickle_lease_s) != inquiry.pickle_lease())
-    return Error(Code::invalid,
-                 "the daemon on " + inquiry.socket() + " runs with a pickle lease of " +
-                     format_age(std::chrono::duration<double>(inquiry.pickle_lease()).count()) + ", not " +
-                     format_age(*options.pickle_lease_s),
-                 "leave --pickle-lease out, or run `muster stop` first");
-  if (options.memory.empty()) return {};
-  const auto wanted = ipc::parse_bytes(options.memory);
-  if (!wanted) return wanted.error();
-  if (*wanted == inquiry.memory_bytes()) return {};
-  return Error(Code::invalid,
-               "the daemon on " + inquiry.socket() + " runs with " + format_bytes(inquiry.memory_bytes()) +
-                   " of memory, not " + format_bytes(*wanted),
-               "leave --memory out, or run `muster stop` first");
+  for (const auto& [flag, text] : options.settings) {
+    const auto wanted = ipc::parse_daemon_option(ipc::daemon_option(flag), text);
+    if (!wanted) return wanted.error();
+    if (flag == "--memory" && *wanted != static_cast<double>(inquiry.memory_bytes()))
+      return runs_with(inquiry, format_bytes(inquiry.memory_bytes()) + " of memory",
+                       format_bytes(static_cast<std::uint64_t>(*wanted)), flag);
+    if (flag == "--pickle-lease" && milliseconds_of(*wanted) != inquiry.pickle_lease()) {
+      const std::chrono::duration<double> lease = inquiry.pickle_lease();
+      return runs_with(inquiry, "a pickle lease of " + format_age(lease.count()), format_age(*wanted), flag);
+    }
+    if (flag == "--idle-exit" && milliseconds_of(*wanted) != milliseconds_of(inquiry.idle_exit_s()))
+      return runs_with(inquiry, idle_exit_text(inquiry.idle_exit_s()), idle_exit_text(*wanted), flag);
+  }
+  return {};
+}
+
+/// Those that a daemon doesn't tell of itself.
+void tell_of_unknown_settings(const StartOptions& options) {
+  std::vector<std::string> flags;
+  if (!options.config.empty()) flags.emplace_back("--config");
+  for (const auto& [flag, ignored] : options.settings)
+    if (flag != "--memory" && flag != "--pickle-lease" && flag != "--idle-exit") flags.push_back(flag);
+  if (flags.empty()) return;
+  note("muster start: the daemon runs already, and may have been started without " + join(flags, ", ") +
+       "\n  hint: to be sure, run `muster stop` first");
 }
 
 std::string started_json(const Started& daemon, const wire::StatusReply& status) {
@@ -87,7 +112,7 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
   text += ": pid " + std::to_string(status.pid()) + ", " + format_bytes(daemon.inquiry.memory_bytes()) + " of memory\n";
   text += "  socket  " + socket + "\n";
   if (daemon.now) text += "  log     " + detail::daemon_log(socket) + "\n";
-  if (daemon.inquiry.idle_exit_s() > 0)
+  if (daemon.inquiry.idle_exit_s() > 0 && !daemon.now)
     text += "  It was started by a program and ends " + format_age(daemon.inquiry.idle_exit_s()) +
             " after its last client; to keep one: muster stop; muster start\n";
   if (socket != ipc::default_socket_path()) text += "Programs find it by: export MUSTER_SOCKET=" + socket + "\n";
@@ -101,6 +126,7 @@ ExitStatus start(const StartOptions& options) {
   if (!daemon) return complain("start", daemon.error());
   const auto fits = check_settings(options, daemon->inquiry);
   if (!fits) return complain("start", fits.error());
+  if (!daemon->now) tell_of_unknown_settings(options);
   const auto status = daemon->inquiry.status();
   if (!status) return complain("start", status.error());
   const auto& reply = *status->frame().body_as_StatusReply();

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <map>
 #include <string>
 
 #include "../exit_status.hpp"
@@ -10,9 +10,9 @@
 namespace muster::cli {
 
 struct StartOptions {
-  std::string socket;  ///< empty, here and below: the default
-  std::string memory;  ///< empty: the daemon's default
-  std::optional<double> pickle_lease_s;
+  std::string socket;                           ///< empty, here and below: the default
+  std::string config;                           ///< empty: $MUSTER_CONFIG, else none
+  std::map<std::string, std::string> settings;  ///< flags of musterd, with values that it takes
   bool json = false;
 };
 

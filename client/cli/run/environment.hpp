@@ -14,7 +14,7 @@ struct RankPlace {
 };
 
 /// `inherited` (NAME=value each) with the MUSTER_* variables of this rank. PYTHONUNBUFFERED, so that lines come
-/// when they are printed though stdout is a pipe, and OMP_NUM_THREADS, so that the ranks share the cores, are set
+/// when they are printed although stdout may be a pipe, and OMP_NUM_THREADS, so that the ranks share the cores, are set
 /// unless they are set already.
 [[nodiscard]] std::vector<std::string> rank_environment(std::vector<std::string> inherited, const RankPlace& place,
                                                         unsigned cores);

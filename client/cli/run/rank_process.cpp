@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <csignal>
 
+#include "pseudo_terminal.hpp"
+
 namespace muster::cli {
 
 namespace {
@@ -24,6 +26,36 @@ Result<Pipe> open_pipe() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for a rank", errno);
   return Pipe{ipc::Fd(ends[0]), ipc::Fd(ends[1])};
+}
+
+/// What one of the rank's streams is made of.
+struct Channel {
+  RankStream ours;
+  ipc::Fd theirs;
+};
+
+Result<Channel> open_channel(bool takes_terminal, int our_stream) {
+  if (takes_terminal && ::isatty(our_stream) == 1) {
+    auto terminal = open_pseudo_terminal(our_stream);
+    if (terminal) return Channel{{std::move(terminal->ours), true}, std::move(terminal->theirs)};
+  }
+  auto pipe = open_pipe();
+  if (!pipe) return pipe.error();
+  return Channel{{std::move(pipe->read), false}, std::move(pipe->write)};
+}
+
+struct Channels {
+  Channel output;
+  Channel error;  ///< empty: the same as output
+};
+
+Result<Channels> open_channels(bool takes_terminal) {
+  auto output = open_channel(takes_terminal, STDOUT_FILENO);
+  if (!output) return output.error();
+  if (output->ours.terminal && same_terminal(STDOUT_FILENO, STDERR_FILENO)) return Channels{std::move(*output), {}};
+  auto error = open_channel(takes_terminal, STDERR_FILENO);
+  if (!error) return error.error();
+  return Channels{std::move(*output), std::move(*error)};
 }
 
 std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
@@ -69,17 +101,18 @@ Error exec_error(const std::string& program, int error_number) {
 }  // namespace
 
 Result<RankProcess> start_rank(const RankCommand& command) {
-  auto output = open_pipe();
-  if (!output) return output.error();
-  auto error = open_pipe();
-  if (!error) return error.error();
+  auto channels = open_channels(command.takes_terminal);
+  if (!channels) return channels.error();
+  auto& [output, error] = *channels;
   auto report = open_pipe();
   if (!report) return report.error();
   const ipc::Fd null(command.takes_stdin ? -1 : ::open("/dev/null", O_RDONLY | O_CLOEXEC));
 
   const auto arguments = pointers_to(command.arguments);
   const auto environment = pointers_to(command.environment);
-  const ChildSetup setup{::getpid(), null.get(), output->write.get(), error->write.get(), report->write.get()};
+  const int output_end = output.theirs.get();
+  const int error_end = error.theirs ? error.theirs.get() : output_end;
+  const ChildSetup setup{::getpid(), null.get(), output_end, error_end, report->write.get()};
   const pid_t pid = ::_Fork();
   if (pid < 0)
     return ipc::system_error(Code::failed, "can't start a process", errno, "raise the limit of processes: ulimit -u");
@@ -92,9 +125,9 @@ Result<RankProcess> start_rank(const RankCommand& command) {
     ::waitpid(pid, nullptr, 0);
     return exec_error(command.arguments[0], error_number);
   }
-  ::fcntl(output->read.get(), F_SETFL, O_NONBLOCK);
-  ::fcntl(error->read.get(), F_SETFL, O_NONBLOCK);
-  return RankProcess{pid, std::move(output->read), std::move(error->read)};
+  for (const auto* channel : {&output, &error})
+    if (channel->ours.fd) ::fcntl(channel->ours.fd.get(), F_SETFL, O_NONBLOCK);
+  return RankProcess{pid, std::move(output.ours), std::move(error.ours)};
 }
 
 }  // namespace muster::cli

@@ -1,4 +1,5 @@
-// Starts one rank: a process in its own process group, with its streams in pipes, that dies with its starter.
+// Starts one rank: a process in its own process group that dies with its starter. What it writes comes through pipes,
+// or through terminals of its own.
 #pragma once
 
 #include <sys/types.h>
@@ -15,12 +16,18 @@ struct RankCommand {
   std::vector<std::string> arguments;    ///< the program, looked up on PATH, and its arguments
   std::vector<std::string> environment;  ///< all of it, NAME=value
   bool takes_stdin = false;              ///< else it reads /dev/null
+  bool takes_terminal = false;           ///< where our output goes to a terminal, it gets one, too
+};
+
+struct RankStream {
+  ipc::Fd fd;  ///< what the rank writes, non-blocking
+  bool terminal = false;
 };
 
 struct RankProcess {
-  pid_t pid = 0;   ///< also the number of its process group
-  ipc::Fd output;  ///< what it writes to stdout, non-blocking
-  ipc::Fd error;   ///< what it writes to stderr, non-blocking
+  pid_t pid = 0;  ///< also the number of its process group
+  RankStream output;
+  RankStream error;  ///< without a descriptor: both go to one terminal, in the order in which they are written
 };
 
 /// Invalid if the program can't be executed, saying why.

@@ -34,6 +34,7 @@ struct Circumstances {
   bool killed_for_memory = false;
   std::string last_words;
   int forwarded = 0;
+  bool without_prefix = false;
 };
 
 std::string hint_for(const RankEnding& failure, const Circumstances& circumstances) {
@@ -45,6 +46,7 @@ std::string hint_for(const RankEnding& failure, const Circumstances& circumstanc
   if (signal == SIGKILL) return "somebody sent SIGKILL; the kernel does when memory is short: see `dmesg | tail`";
   if (signal == SIGSEGV || signal == SIGBUS || signal == SIGABRT || signal == SIGFPE || signal == SIGILL)
     return "a crash in native code; for Python, PYTHONFAULTHANDLER=1 shows where";
+  if (circumstances.without_prefix) return "what it wrote is above, on the lines without a [rank]";
   return "what it wrote is above, on the lines that start with [" + std::to_string(failure.rank) + "]";
 }
 
@@ -69,6 +71,7 @@ int report(const RunLoop& loop, std::uint64_t oom_kills_before) {
   Circumstances circumstances;
   circumstances.killed_for_memory = oom_kills() > oom_kills_before;
   circumstances.forwarded = loop.supervisor().forwarded();
+  circumstances.without_prefix = loop.wrote_to_terminal(failure->rank);
   note("muster run: " + verdict(loop, *failure) + "\n  hint: " + hint_for(*failure, circumstances));
   return failure->ending.status();
 }
@@ -84,7 +87,8 @@ Result<void> start_ranks(const RunOptions& options, const std::string& socket, R
   const bool pass_stdin = ::isatty(STDIN_FILENO) == 0;
   for (int rank = 0; rank < options.ranks; ++rank) {
     const RankPlace place{rank, options.ranks, group_name(options), socket};
-    auto started = start_rank({options.command, rank_environment(inherited, place, cores), pass_stdin && rank == 0});
+    const bool first = rank == 0;
+    auto started = start_rank({options.command, rank_environment(inherited, place, cores), pass_stdin && first, first});
     if (!started) {
       loop.abandon();
       return started.error();

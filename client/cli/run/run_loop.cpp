@@ -12,6 +12,7 @@
 #include <csignal>
 
 #include "../terminal.hpp"
+#include "pseudo_terminal.hpp"
 
 namespace muster::cli {
 
@@ -59,12 +60,20 @@ Result<ipc::Fd> RunLoop::take_signals() {
   return fd;
 }
 
+RunLoop::RunLoop(int ranks, std::chrono::milliseconds grace, Guardian guardian, ipc::Fd signals)
+    : supervisor_(ranks, grace),
+      guardian_(std::move(guardian)),
+      signals_(std::move(signals)),
+      one_terminal_(same_terminal(STDOUT_FILENO, STDERR_FILENO)) {}
+
 void RunLoop::add(RankProcess process) {
   guardian_.guard(process.pid);
   const int rank = static_cast<int>(ranks_.size());
-  const auto prefix_for = [rank](int fd) { return rank_prefix(rank, wants_colour(fd)); };
-  Stream output{std::move(process.output), STDOUT_FILENO, LinePrefixer(prefix_for(STDOUT_FILENO))};
-  Stream error{std::move(process.error), STDERR_FILENO, LinePrefixer(prefix_for(STDERR_FILENO))};
+  const auto stream_to = [rank](int target, RankStream& from) {
+    return Stream{std::move(from.fd), target, from.terminal, LinePrefixer(rank_prefix(rank, wants_colour(target)))};
+  };
+  Stream output = stream_to(STDOUT_FILENO, process.output);
+  Stream error = stream_to(STDERR_FILENO, process.error);
   ranks_.push_back(std::make_unique<Rank>(Rank{std::move(process), std::move(output), std::move(error), false, {}}));
 }
 
@@ -78,6 +87,11 @@ void RunLoop::abandon() {
 
 void RunLoop::run_to_end() {
   while (!supervisor_.over() || !queue_.empty() || streams_open()) wait_for_events();
+}
+
+bool RunLoop::wrote_to_terminal(int rank) const {
+  const auto& one = *ranks_[static_cast<std::size_t>(rank)];
+  return one.error.terminal || (one.output.terminal && one_terminal_);
 }
 
 bool RunLoop::streams_open() const {
@@ -124,13 +138,24 @@ void RunLoop::read_signals() {
 void RunLoop::handle_signal(int signal) {
   if (signal == SIGCHLD) return;
   if (signal == SIGTSTP) return stop_and_go_on();
+  const bool resized = follow_sizes();
   send(supervisor_.on_signal(signal, now()));
+  // Who is stopped, or not in the foreground, is not told of a new size.
+  if (resized && signal != SIGWINCH) send(supervisor_.on_signal(SIGWINCH, now()));
+}
+
+bool RunLoop::follow_sizes() {
+  bool resized = false;
+  for (const auto& rank : ranks_)
+    for (const Stream* stream : {&rank->output, &rank->error})
+      if (stream->fd && stream->terminal) resized |= follow_size(stream->fd.get(), stream->target);
+  return resized;
 }
 
 void RunLoop::stop_and_go_on() {
   send(supervisor_.on_signal(SIGTSTP, now()));
   ::raise(SIGSTOP);
-  send(supervisor_.on_signal(SIGCONT, now()));
+  handle_signal(SIGCONT);
 }
 
 void RunLoop::reap() {
@@ -172,14 +197,31 @@ void RunLoop::read_stream(Rank& rank, Stream& stream) {
   const ssize_t count = ::read(stream.fd.get(), bytes.data(), bytes.size());
   const bool drained = count < 0 && (errno == EAGAIN || errno == EINTR);
   if (drained && !supervisor_.over()) return;
-  std::string lines = count > 0 ? stream.prefixer.take({bytes.data(), static_cast<std::size_t>(count)}, now())
-                                : stream.prefixer.finish();
   if (count <= 0) stream.fd.reset();
+  const std::string_view read(bytes.data(), static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
+  if (stream.terminal) take_from_terminal(rank, stream, read);
+  else take_from_pipe(rank, stream, read);
+}
+
+TerminalLine& RunLoop::line_on(int target) { return lines_[target == STDERR_FILENO && !one_terminal_ ? 1 : 0]; }
+
+void RunLoop::take_from_pipe(Rank& rank, Stream& stream, std::string_view bytes) {
+  std::string lines = bytes.empty() ? stream.prefixer.finish() : stream.prefixer.take(bytes, now());
   if (stream.target == STDERR_FILENO) {
     const auto words = words_of(lines, stream.prefixer.prefix().size());
     if (!words.empty()) rank.last_words = words;
   }
+  auto& line = line_on(stream.target);
+  if (line.begun()) lines = line.interrupt(std::move(lines), {terminal_columns(stream.target), knows_escapes()});
   queue_.push(stream.target, std::move(lines));
+}
+
+void RunLoop::take_from_terminal(Rank& rank, Stream& stream, std::string_view bytes) {
+  auto& line = line_on(stream.target);
+  line.take(bytes);
+  queue_.push(stream.target, bytes.empty() ? line.finish() : std::string(bytes));
+  const bool has_errors = stream.target == STDERR_FILENO || one_terminal_;
+  if (bytes.empty() && has_errors) rank.last_words = words_of(line.last_words(), 0);
 }
 
 void RunLoop::write_output() {

@@ -1,8 +1,10 @@
 // The shell around the supervisor: waits for the ranks' output, their ends and our signals, and acts on them.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
@@ -13,13 +15,13 @@
 #include "output_queue.hpp"
 #include "rank_process.hpp"
 #include "supervisor.hpp"
+#include "terminal_line.hpp"
 
 namespace muster::cli {
 
 class RunLoop {
  public:
-  RunLoop(int ranks, std::chrono::milliseconds grace, Guardian guardian, ipc::Fd signals)
-      : supervisor_(ranks, grace), guardian_(std::move(guardian)), signals_(std::move(signals)) {}
+  RunLoop(int ranks, std::chrono::milliseconds grace, Guardian guardian, ipc::Fd signals);
 
   /// From here on the signals that `muster run` handles are read from the descriptor.
   [[nodiscard]] static Result<ipc::Fd> take_signals();
@@ -31,17 +33,20 @@ class RunLoop {
   void run_to_end();
 
   [[nodiscard]] const Supervisor& supervisor() const { return supervisor_; }
-  /// The last line that the rank wrote to stderr.
+  /// The last line that the rank wrote to stderr, or to the terminal that it has for all it writes.
   [[nodiscard]] const std::string& last_words(int rank) const {
     return ranks_[static_cast<std::size_t>(rank)]->last_words;
   }
+  /// Whether what the rank wrote to stderr bears no prefix.
+  [[nodiscard]] bool wrote_to_terminal(int rank) const;
   [[nodiscard]] pid_t pid(int rank) const { return ranks_[static_cast<std::size_t>(rank)]->process.pid; }
 
  private:
   struct Stream {
     ipc::Fd fd;
     int target;
-    LinePrefixer prefixer;
+    bool terminal;
+    LinePrefixer prefixer;  ///< of no use with a terminal, which takes bytes as they are
   };
   struct Rank {
     RankProcess process;
@@ -57,6 +62,10 @@ class RunLoop {
   void reap();
   void look_for_empty_groups();
   void read_stream(Rank& rank, Stream& stream);
+  void take_from_pipe(Rank& rank, Stream& stream, std::string_view bytes);
+  void take_from_terminal(Rank& rank, Stream& stream, std::string_view bytes);
+  [[nodiscard]] TerminalLine& line_on(int target);
+  bool follow_sizes();
   void write_output();
   void send(const Supervisor::Actions& actions);
   [[nodiscard]] int poll_timeout_ms() const;
@@ -67,6 +76,8 @@ class RunLoop {
   ipc::Fd signals_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   OutputQueue queue_;
+  bool one_terminal_;                  ///< our stdout and stderr are
+  std::array<TerminalLine, 2> lines_;  ///< of rank 0: on stdout's terminal and on stderr's
 };
 
 }  // namespace muster::cli

@@ -1,0 +1,111 @@
+#include <muster/ipc/daemon_options.hpp>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <string>
+
+#include <muster/ipc/byte_count.hpp>
+
+namespace muster::ipc {
+
+namespace {
+
+using enum DaemonOption::Kind;
+
+constexpr double year_s = 366.0 * 24 * 3600;
+/// Less than this has no room for a segment of each of a few processes.
+constexpr double memory_bytes_min = 4 << 20;
+constexpr double memory_bytes_max = 0x1p50;
+
+constexpr std::array options{
+    DaemonOption{"--socket", "PATH", "where clients connect [$XDG_RUNTIME_DIR/muster/musterd.sock and kin]"},
+    DaemonOption{"--memory", "SIZE", "budget for all that the store holds, for instance 4GiB [30 % of the machine's]",
+                 bytes, memory_bytes_min, memory_bytes_max},
+    DaemonOption{"--user-memory", "SIZE", "share that one user may hold [all]", bytes, memory_bytes_min,
+                 memory_bytes_max},
+    DaemonOption{"--client-memory", "SIZE", "share that one process may hold [all]", bytes, memory_bytes_min,
+                 memory_bytes_max},
+    DaemonOption{"--objects-max", "N", "objects that one process may have made [1000000]", count, 1, 0x1p31},
+    DaemonOption{"--clients-max", "N", "connections [4096]", count, 1, 100'000},
+    DaemonOption{"--in-flight-max", "N", "ops in flight of one process in one group before it has to wait [1024]",
+                 count, 1, 1 << 20},
+    DaemonOption{"--lanes", "N", "threads that reduce [one a core]", count, 1, 1024},
+    DaemonOption{"--idle-exit", "SECONDS", "end after this long without a client [never]", seconds, 0, year_s},
+    DaemonOption{"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object [600]", seconds, 0, year_s},
+    DaemonOption{"--socket-mode", "MODE", "permissions of the socket, octal [0600]", mode, 0, 0777},
+    DaemonOption{"--ready-fd", "FD",
+                 "write 0 to this descriptor when clients can connect, else the exit status, why they can't and what "
+                 "to do",
+                 count, 0, 1 << 20, true},
+    DaemonOption{"--log-format", "FORMAT", "text, json [text]", word},
+    DaemonOption{"--log-level", "LEVEL", "debug, info, warning, error [info]", word},
+};
+
+Error not_a_number(std::string_view text, const DaemonOption& option) {
+  const auto whole = [](double value) { return std::to_string(std::llround(value)); };
+  return {Code::invalid, "'" + std::string(text) + "' is not a " + (option.kind == count ? "whole number" : "number") +
+                             " from " + whole(option.low) + " to " + whole(option.high)};
+}
+
+Result<double> parse_number(const DaemonOption& option, std::string_view text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool fits = option.kind != count || value == std::floor(value);
+  if (error != std::errc{} || end != text.data() + text.size() || !fits || !(value >= option.low) ||
+      !(value <= option.high))
+    return not_a_number(text, option);
+  return value;
+}
+
+Result<double> parse_memory(const DaemonOption& option, std::string_view text) {
+  const auto parsed = parse_bytes(text);
+  if (!parsed) return parsed.error();
+  const auto value = static_cast<double>(*parsed);
+  if (value < option.low)
+    return Error(Code::invalid, "'" + std::string(text) + "' is too little memory", "give 4MiB at least");
+  return value;
+}
+
+Result<double> parse_mode(const DaemonOption& option, std::string_view text) {
+  unsigned value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 8);
+  if (error != std::errc{} || end != text.data() + text.size() || value > option.high)
+    return Error(Code::invalid, "'" + std::string(text) + "' is not a file mode",
+                 "use octal digits, for instance 0660");
+  return value;
+}
+
+Result<double> parse_word(const DaemonOption& option, std::string_view text) {
+  const std::string_view words = option.help.substr(0, option.help.find(" ["));
+  double index = 0;
+  for (std::size_t at = 0; at < words.size(); ++index) {
+    const auto end = std::min(words.find(", ", at), words.size());
+    if (words.substr(at, end - at) == text) return index;
+    at = end + 2;
+  }
+  return Error(Code::invalid, "'" + std::string(text) + "' is none of: " + std::string(words));
+}
+
+}  // namespace
+
+std::span<const DaemonOption> daemon_options() { return options; }
+
+const DaemonOption& daemon_option(std::string_view flag) {
+  return *std::find_if(options.begin(), options.end(), [&](const auto& one) { return one.flag == flag; });
+}
+
+Result<double> parse_daemon_option(const DaemonOption& option, std::string_view text) {
+  switch (option.kind) {
+    case bytes: return parse_memory(option, text);
+    case count:
+    case seconds: return parse_number(option, text);
+    case mode: return parse_mode(option, text);
+    case word: return parse_word(option, text);
+    case DaemonOption::Kind::text: break;
+  }
+  return 0.0;
+}
+
+}  // namespace muster::ipc
