@@ -85,7 +85,7 @@ Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
 }
 
 /// What the daemon said of its start, to the end: its exit status, why it did not start, and what to do.
-Result<void> understand(const std::string& said, const std::string& log_file) {
+Result<void> understand(const std::string& said, const std::string& program, const std::string& log_file) {
   constexpr const char* another_serves = "3";
   std::istringstream lines(said);
   std::string status;
@@ -95,13 +95,14 @@ Result<void> understand(const std::string& said, const std::string& log_file) {
   std::getline(lines, why);
   std::getline(lines, hint);
   if (status == another_serves) return {};
-  if (why.empty()) why = "it ended without saying why";
-  if (hint.empty()) hint = "look at its log, " + log_file + ", or run musterd by hand";
+  if (why.empty()) why = program + " ended without saying why";
+  if (hint.empty()) hint = "see that it is a musterd; look at its log, " + log_file + ", or run it by hand";
   return Error(Code::daemon_unavailable, "the daemon did not start: " + why, hint);
 }
 
 /// Waits for the daemon's word: see daemon/base/starter.hpp.
-Result<void> hear(const ipc::Fd& ready, const std::string& log_file, steady_clock::time_point until) {
+Result<void> hear(const ipc::Fd& ready, const std::string& program, const std::string& log_file,
+                  steady_clock::time_point until) {
   constexpr std::size_t said_bytes_max = 4096;
   constexpr int slice_ms = 100;
   std::string said;
@@ -113,7 +114,7 @@ Result<void> hear(const ipc::Fd& ready, const std::string& log_file, steady_cloc
       if (got > 0) said.append(bytes, static_cast<std::size_t>(got));
       if (said == "0\n") return {};
       if (got > 0 && said.size() < said_bytes_max) continue;
-      return understand(said, log_file);
+      return understand(said, program, log_file);
     }
     if (steady_clock::now() > until || interrupted())
       return Error(Code::daemon_unavailable, "the daemon did not get ready in time", "its log is " + log_file);
@@ -161,7 +162,7 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   }
   write_end.reset();
   ready_copy->reset();
-  return hear(read_end, log_file, until);
+  return hear(read_end, program, log_file, until);
 }
 
 /// The program that the user named, and no other.

@@ -228,7 +228,7 @@ Command chosen(const std::string& command, Parsed& parsed) {
 /// What the ranges of single options can't say.
 std::string misuse_of(const BenchOptions& bench) {
   if (bench.bytes_min > bench.bytes_max)
-    return "-b " + format_bytes(bench.bytes_min) + " is more than -e " + format_bytes(bench.bytes_max);
+    return "-b " + ipc::bytes_text(bench.bytes_min) + " is more than -e " + ipc::bytes_text(bench.bytes_max);
   if (bench.root < 0 || bench.root >= bench.ranks)
     return "--root " + std::to_string(bench.root) + " is none of the ranks 0.." + std::to_string(bench.ranks - 1);
   if (!result_dtype(bench.dtype, bench.redop))

@@ -14,18 +14,6 @@ std::string format_fixed(double value, int decimals) {
   return std::string(text.data(), static_cast<std::size_t>(std::clamp(length, 0, 63)));
 }
 
-std::string format_bytes(std::uint64_t bytes) {
-  constexpr std::array<std::string_view, 5> units{" B", " KiB", " MiB", " GiB", " TiB"};
-  double value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 1024 && unit + 1 < units.size()) {
-    value /= 1024;
-    ++unit;
-  }
-  const bool whole = unit == 0 || value >= 100 || value == std::floor(value);
-  return format_fixed(value, whole ? 0 : 1) + std::string(units[unit]);
-}
-
 std::string format_age(double seconds) {
   if (seconds < 0.001) return "0 s";
   if (seconds < 1) return format_fixed(seconds * 1e3, 0) + " ms";

@@ -9,7 +9,6 @@
 
 namespace muster::cli {
 
-[[nodiscard]] std::string format_bytes(std::uint64_t bytes);                  ///< "64 MiB", "1.5 GiB"
 [[nodiscard]] std::string format_age(double seconds);                         ///< "3.2 s", "12 min", "2 h 05 min"
 [[nodiscard]] std::string format_count(std::uint64_t count);                  ///< "1 234 567"
 [[nodiscard]] std::string format_shape(std::span<const std::int64_t> shape);  ///< "(1024, 3)", "()"

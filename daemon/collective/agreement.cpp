@@ -322,13 +322,4 @@ std::optional<Error> check_agreement(const std::string& op_name, std::span<const
                std::move(meant));
 }
 
-std::optional<Error> check_op(const Op& op) {
-  for (std::size_t index = 0; index < op.contributions.size(); ++index) {
-    const Contribution& contribution = op.contributions[index];
-    if (auto error = check_contribution(op.name, op.world_size, contribution)) return error;
-    if (auto error = check_agreement(op.name, std::span(op.contributions).first(index), contribution)) return error;
-  }
-  return std::nullopt;
-}
-
 }  // namespace musterd

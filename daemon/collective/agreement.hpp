@@ -30,7 +30,4 @@ namespace musterd {
                                                            std::span<const Contribution> present,
                                                            const Contribution& newcomer);
 
-/// Both checks for an op whose contributions are all there.
-[[nodiscard]] std::optional<muster::Error> check_op(const Op& op);
-
 }  // namespace musterd

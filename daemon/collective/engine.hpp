@@ -49,7 +49,6 @@ class Engine {
 
   /// What its kernels run on, for people.
   [[nodiscard]] static std::string instruction_set();
-  [[nodiscard]] unsigned lanes() const { return static_cast<unsigned>(lanes_.size()); }
 
  private:
   struct Cursor;

@@ -103,9 +103,9 @@ inline constexpr std::size_t contributions_max = 1024;
 /// Without building anything. Invalid where it would take more than PlanLimits says.
 [[nodiscard]] muster::Result<PlanExtent> measure_plan(const Op& op, Sharing sharing = Sharing::alias);
 
-/// The op's contributions must agree (see check_op). Invalid where the result can't be, because its shape is too large,
-/// and where making it would take more than PlanLimits says, which is known before anything is built.
-/// barrier, split and reform give nothing here: their outcome is the caller's business.
+/// The op's contributions must agree (see agreement.hpp). Invalid where the result can't be, because its shape is too
+/// large, and where making it would take more than PlanLimits says, which is known before anything is built. barrier,
+/// split and reform give nothing here: their outcome is the caller's business.
 [[nodiscard]] muster::Result<Plan> make_plan(const Op& op, Sharing sharing = Sharing::alias);
 
 }  // namespace musterd

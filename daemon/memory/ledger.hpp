@@ -121,7 +121,6 @@ class Ledger {
   [[nodiscard]] Account user(UserId user) const;
   [[nodiscard]] Account client(ClientId client) const;
   [[nodiscard]] std::vector<UserId> users() const;  ///< sorted
-  [[nodiscard]] const Quota& quota() const { return quota_; }
   /// Grows with every charge of memory that ends; lets Admission see when trying again makes sense.
   [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
   /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. It

@@ -106,6 +106,14 @@ def test_a_named_daemon_that_is_no_program(muster, kind, why):
     assert f"MUSTER_DAEMON names {named}, {why}\n" in done.stderr
 
 
+def test_a_program_that_is_no_musterd_is_named(muster):
+    muster.env["MUSTER_DAEMON"] = shutil.which("true")
+    done = muster("start")
+    assert done.returncode == 3
+    assert f"the daemon did not start: {shutil.which('true')} ended without saying why\n" in done.stderr
+    assert "hint: see that it is a musterd" in done.stderr
+
+
 def test_where_the_daemon_was_looked_for_is_said(muster):
     alone = muster.folder / "bin" / "muster"
     alone.parent.mkdir()

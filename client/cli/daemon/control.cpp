@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/daemon_options.hpp>
 #include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
@@ -74,8 +75,8 @@ Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry)
     const auto wanted = ipc::parse_daemon_option(ipc::daemon_option(flag), text);
     if (!wanted) return wanted.error();
     if (flag == "--memory" && *wanted != static_cast<double>(inquiry.memory_bytes()))
-      return runs_with(inquiry, format_bytes(inquiry.memory_bytes()) + " of memory",
-                       format_bytes(static_cast<std::uint64_t>(*wanted)), flag);
+      return runs_with(inquiry, ipc::bytes_text(inquiry.memory_bytes()) + " of memory",
+                       ipc::bytes_text(static_cast<std::uint64_t>(*wanted)), flag);
     if (flag == "--pickle-lease" && milliseconds_of(*wanted) != inquiry.pickle_lease()) {
       const std::chrono::duration<double> lease = inquiry.pickle_lease();
       return runs_with(inquiry, "a pickle lease of " + format_age(lease.count()), format_age(*wanted), flag);
@@ -109,7 +110,8 @@ std::string started_json(const Started& daemon, const wire::StatusReply& status)
 std::string started_text(const Started& daemon, const wire::StatusReply& status) {
   const std::string& socket = daemon.inquiry.socket();
   std::string text = daemon.now ? "musterd started" : "musterd runs already";
-  text += ": pid " + std::to_string(status.pid()) + ", " + format_bytes(daemon.inquiry.memory_bytes()) + " of memory\n";
+  text +=
+      ": pid " + std::to_string(status.pid()) + ", " + ipc::bytes_text(daemon.inquiry.memory_bytes()) + " of memory\n";
   text += "  socket  " + socket + "\n";
   if (daemon.now) text += "  log     " + detail::daemon_log(socket) + "\n";
   if (daemon.inquiry.idle_exit_s() > 0 && !daemon.now)

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <string>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/ids.hpp>
 
 #include "../json.hpp"
@@ -51,16 +52,16 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
   };
   line("socket", text(status.socket()));
   line("log", text(status.log()));
-  line("memory", format_bytes(status.memory_used_bytes()) + " of " + format_bytes(status.memory_bytes()) +
-                     " used, peak " + format_bytes(status.memory_peak_bytes()));
-  line("heap", format_bytes(status.heap_used_bytes()) + " of " + format_bytes(status.heap_bytes()) + " charged");
+  line("memory", ipc::bytes_text(status.memory_used_bytes()) + " of " + ipc::bytes_text(status.memory_bytes()) +
+                     " used, peak " + ipc::bytes_text(status.memory_peak_bytes()));
+  line("heap", ipc::bytes_text(status.heap_used_bytes()) + " of " + ipc::bytes_text(status.heap_bytes()) + " charged");
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
   line("objects", format_count(status.objects()) + " in " + plural(status.segments(), "segment"));
   line("groups", format_count(status.groups()));
   line("ops", format_count(status.ops_done()) + " done, " + format_count(status.ops_failed()) + " failed, " +
                   format_count(status.ops_in_flight()) + " in flight");
-  line("bytes", format_bytes(status.bytes_deposited()) + " deposited, " + format_bytes(status.bytes_copied()) +
-                    " of them copied, " + format_bytes(status.bytes_reduced()) + " reduced");
+  line("bytes", ipc::bytes_text(status.bytes_deposited()) + " deposited, " + ipc::bytes_text(status.bytes_copied()) +
+                    " of them copied, " + ipc::bytes_text(status.bytes_reduced()) + " reduced");
   std::vector<std::string> machine{plural(status.lanes(), "lane"), text(status.simd()), text(status.huge_pages())};
   std::erase(machine, "");
   line("machine", join(machine, ", "));
@@ -72,7 +73,7 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                {"FDS", Align::right},
                {"IN FLIGHT", Align::right}});
   for (const auto* user : items(status.users()))
-    users.add({text(user->name()), format_bytes(user->memory_bytes()), format_bytes(user->peak_bytes()),
+    users.add({text(user->name()), ipc::bytes_text(user->memory_bytes()), ipc::bytes_text(user->peak_bytes()),
                format_count(user->objects()), format_count(user->fds()), format_count(user->in_flight())});
   Table table({{"CLIENT"},
                {"PID", Align::right},
@@ -82,7 +83,7 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                {"IN FLIGHT", Align::right},
                {"LAST HEARD", Align::right}});
   for (const auto* client : clients)
-    table.add({text(client->name()), std::to_string(client->pid()), format_bytes(client->memory_bytes()),
+    table.add({text(client->name()), std::to_string(client->pid()), ipc::bytes_text(client->memory_bytes()),
                format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
                format_age(client->idle_s()) + " ago"});
   if (!items(status.users()).empty()) out += "\n" + users.render();
@@ -145,12 +146,12 @@ std::string list_text(const wire::Objects& objects) {
   for (const auto* object : all) {
     const std::string shape =
         object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
-    table.add({id_of(*object), format_bytes(object->bytes()), format_bytes(object->pins_bytes()), text(object->dtype()),
-               shape, text(object->maker()), format_age(object->age_s()), std::to_string(object->in_ops()),
-               holders_of(*object)});
+    table.add({id_of(*object), ipc::bytes_text(object->bytes()), ipc::bytes_text(object->pins_bytes()),
+               text(object->dtype()), shape, text(object->maker()), format_age(object->age_s()),
+               std::to_string(object->in_ops()), holders_of(*object)});
     bytes += object->bytes();
   }
-  std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + format_bytes(bytes) + "\n";
+  std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + ipc::bytes_text(bytes) + "\n";
   if (objects.total() > all.size()) out += std::to_string(objects.total() - all.size()) + " more: see --limit\n";
   return out;
 }

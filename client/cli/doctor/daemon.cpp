@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/place.hpp>
 
 #include "../daemon/inquiry.hpp"
@@ -70,7 +71,7 @@ Check jobs_that_fit(std::uint64_t budget) {
   std::string fits;
   for (const std::uint64_t ranks : {4UL, 16UL, 64UL})
     fits += (fits.empty() ? "" : ", ") + std::to_string(ranks) + " ranks with " +
-            format_bytes(fits_each(budget, ranks)) + " each";
+            ipc::bytes_text(fits_each(budget, ranks)) + " each";
   if (fits_each(budget, 4) == 0)
     return {"an allreduce fits", Health::warn, "none of 4 ranks", "start the daemon with a larger --memory"};
   return {"an allreduce fits", Health::ok, fits, {}};
@@ -102,8 +103,9 @@ std::vector<Check> check_daemon(const std::string& socket) {
   const auto& reply = *status->frame().body_as_StatusReply();
   const Check running{"daemon",
                       Health::ok,
-                      "pid " + std::to_string(reply.pid()) + ", " + format_bytes(reply.memory_used_bytes()) + " of " +
-                          format_bytes(reply.memory_bytes()) + " used, " + plural(reply.clients() - 1, "client"),
+                      "pid " + std::to_string(reply.pid()) + ", " + ipc::bytes_text(reply.memory_used_bytes()) +
+                          " of " + ipc::bytes_text(reply.memory_bytes()) + " used, " +
+                          plural(reply.clients() - 1, "client"),
                       {}};
   return {running, jobs_that_fit(reply.memory_bytes()), version_of(*inquiry)};
 }

@@ -1,6 +1,8 @@
 // Resource limits of processes that this shell starts; a daemon that systemd starts has those of its unit.
 #include <sys/resource.h>
 
+#include <muster/ipc/byte_count.hpp>
+
 #include "../text.hpp"
 #include "check.hpp"
 
@@ -10,7 +12,7 @@ namespace {
 
 std::string amount(rlim_t limit, bool bytes) {
   if (limit == RLIM_INFINITY) return "unlimited";
-  return bytes ? format_bytes(limit) : std::to_string(limit);
+  return bytes ? ipc::bytes_text(limit) : std::to_string(limit);
 }
 
 std::string both(const rlimit& limit, bool bytes) {

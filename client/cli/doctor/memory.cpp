@@ -1,6 +1,7 @@
 // Memory that the store may take, and the pages it gets it in.
 #include <algorithm>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/text_file.hpp>
 
@@ -25,8 +26,8 @@ Check machine_memory() {
   const auto total = meminfo_bytes("MemTotal");
   const auto available = meminfo_bytes("MemAvailable");
   const auto budget = static_cast<std::uint64_t>(static_cast<double>(ipc::usable_memory_bytes()) * default_share);
-  const std::string found = format_bytes(available) + " of " + format_bytes(total) +
-                            " available; a daemon takes up to " + format_bytes(budget) + " by default";
+  const std::string found = ipc::bytes_text(available) + " of " + ipc::bytes_text(total) +
+                            " available; a daemon takes up to " + ipc::bytes_text(budget) + " by default";
   if (total == 0) return {"memory", Health::warn, "/proc/meminfo can't be read", "give musterd --memory"};
   if (available >= budget) return {"memory", Health::ok, found, {}};
   return {"memory", Health::warn, found,
@@ -38,7 +39,8 @@ Check group_limit() {
   const auto group = cgroup_memory();
   if (!group) return {"memory cgroup", Health::ok, "none", {}};
   if (!group->limit_bytes) return {"memory cgroup", Health::ok, "no limit", {}};
-  const std::string found = format_bytes(group->used_bytes) + " of " + format_bytes(*group->limit_bytes) + " used";
+  const std::string found =
+      ipc::bytes_text(group->used_bytes) + " of " + ipc::bytes_text(*group->limit_bytes) + " used";
   if (group->used_bytes < *group->limit_bytes / 10 * 9) return {"memory cgroup", Health::ok, found, {}};
   return {"memory cgroup", Health::warn, found + ": processes in it may soon be killed",
           "raise memory.max of " + group->path + " or end what fills it"};

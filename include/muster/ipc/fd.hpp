@@ -51,7 +51,6 @@ class Mapping {
 
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
-  [[nodiscard]] bool contains(const void* address) const { return address >= data_ && address < data_ + bytes_; }
   void unmap();
   /// Makes every page present and writable now, so that none faults later. Of no consequence if the kernel can't.
   void populate() const;
