@@ -7,7 +7,7 @@ prepare() {
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
   need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn pandas \
-    cloudpickle joblib matplotlib "${python_build_packages[@]}"
+    cloudpickle joblib matplotlib "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" "${python_build_packages[@]}"
 }
 
 files_in_git() {
