@@ -28,7 +28,11 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   bytes = std::max<std::uint64_t>(bytes, 1);
   if (bytes > bytes_max) return Error(Code::invalid, "an array of " + ipc::over_text(bytes, bytes_max));
   std::byte* address = nullptr;
-  const auto placed = [&] { return (address = allocate_here(bytes, call)) != nullptr; };
+  const auto placed = [&] {
+    const auto region = allocate_here(bytes, call);
+    if (region) address = region->address;
+    return region.has_value();
+  };
   // Perhaps the room is there and only the news of it is waiting.
   const auto placed_after_news = [&] {
     source_.collect();
@@ -46,9 +50,10 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   return segment.error();
 }
 
-std::byte* Arena::allocate_here(std::uint64_t bytes, std::uint64_t call) {
+std::optional<ArenaRegion> Arena::allocate_here(std::uint64_t bytes, std::uint64_t call) {
   const std::lock_guard lock(mutex_);
-  return disowned_ || bytes > bytes_max ? nullptr : place(std::max<std::uint64_t>(bytes, 1), call);
+  if (disowned_ || bytes > bytes_max) return std::nullopt;
+  return place(std::max<std::uint64_t>(bytes, 1), call);
 }
 
 Result<LeasedSegment> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
@@ -72,24 +77,26 @@ std::byte* Arena::place_in(LeasedSegment segment, std::uint64_t bytes, std::uint
   const auto segment_bytes = segment.mapping.bytes();
   by_address_.emplace(segment.mapping.data(), id);
   segments_.emplace(id, std::move(segment));
-  return use(allocator_.allocate_with(id, segment_bytes, bytes), call);
+  return use(allocator_.allocate_with(id, segment_bytes, bytes), call).address;
 }
 
-std::byte* Arena::place(std::uint64_t bytes, std::uint64_t call) {
+std::optional<ArenaRegion> Arena::place(std::uint64_t bytes, std::uint64_t call) {
   const auto region = allocator_.allocate(bytes);
-  return region ? use(*region, call) : nullptr;
+  if (!region) return std::nullopt;
+  return use(*region, call);
 }
 
-std::byte* Arena::use(const ipc::RegionAllocator::Region& region, std::uint64_t call) {
+ArenaRegion Arena::use(const ipc::RegionAllocator::Region& region, std::uint64_t call) {
   free_since_.erase(region.segment);
   std::byte* address = segments_.at(region.segment).mapping.data() + region.offset;
   auto& contents = contents_[region.segment];
   const bool fresh = region.offset >= contents.used_end;
   contents.used_end = std::max(contents.used_end, region.offset + region.bytes);
-  regions_.emplace(address, Region{{address, region.segment, region.offset, region.bytes, call, fresh}, true, 0, {}});
+  const ArenaRegion used{address, region.segment, region.offset, region.bytes, call, fresh};
+  regions_.emplace(address, Region{used, true, 0, {}});
   ++contents.regions;
   contents.bytes += region.bytes;
-  return address;
+  return used;
 }
 
 void Arena::free(void* address) {

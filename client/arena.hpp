@@ -59,8 +59,8 @@ class Arena {
   /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none
   /// has room, and waits for it up to `timeout`.
   [[nodiscard]] Result<std::byte*> allocate(std::uint64_t bytes, std::uint64_t call, std::chrono::nanoseconds timeout);
-  /// The same if there is room in what this process has; null otherwise. Never waits.
-  [[nodiscard]] std::byte* allocate_here(std::uint64_t bytes, std::uint64_t call);
+  /// The same if there is room in what this process has; nothing otherwise. Never waits.
+  [[nodiscard]] std::optional<ArenaRegion> allocate_here(std::uint64_t bytes, std::uint64_t call);
   /// The local array over the region that begins here is gone.
   void free(void* address);
   /// The region that contains the address, if it is one of this arena's in use.
@@ -119,8 +119,8 @@ class Arena {
   void set_shared(Region& region, ipc::ObjectId object);
   /// Whether nothing lies there but objects that are on their way to others, and not much less than it has room for.
   [[nodiscard]] bool is_all_shared(ipc::SegmentId segment) const;
-  std::byte* place(std::uint64_t bytes, std::uint64_t call);
-  std::byte* use(const ipc::RegionAllocator::Region& region, std::uint64_t call);
+  std::optional<ArenaRegion> place(std::uint64_t bytes, std::uint64_t call);
+  ArenaRegion use(const ipc::RegionAllocator::Region& region, std::uint64_t call);
   void release_if_unused(Regions::iterator region);
   /// The region that contains the address; end() if none does.
   [[nodiscard]] Regions::const_iterator region_of(const std::byte* address) const;

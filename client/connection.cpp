@@ -1,6 +1,7 @@
 // Opening and ending a connection, and what it hands out by itself: names, random numbers, segments.
 #include "connection.hpp"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -10,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <thread>
 #include <utility>
 
 #include <muster/ipc/failpoint.hpp>
@@ -71,8 +73,17 @@ Connection::Connection(Start start)
 Connection::~Connection() = default;
 
 Result<std::shared_ptr<Connection>> Connection::open_or_reuse(const ConnectOptions& options) {
-  if (auto found = existing(ipc::socket_path(options.socket))) return found;
+  if (auto found = existing(ipc::socket_path(options.socket)); found && found->still_served()) return found;
   return open(options);
+}
+
+bool Connection::still_served() {
+  for (;;) {
+    pollfd hung_up{socket_.get(), POLLRDHUP, 0};
+    if (!alive() || ::poll(&hung_up, 1, 0) == 0) return alive();
+    // Another thread may be reading the daemon's last words.
+    if (!receive_if_free()) std::this_thread::yield();
+  }
 }
 
 Error Connection::end_error() const {

@@ -90,6 +90,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Segments& segments() { return *segments_; }
   /// False once the daemon is gone, or in a forked child.
   [[nodiscard]] bool alive() const { return !ended_.load() && !inherited_.load(); }
+  /// The same, and looks: nobody may have noticed yet that the daemon has ended.
+  [[nodiscard]] bool still_served();
   [[nodiscard]] bool inherited() const { return inherited_.load(); }
   [[nodiscard]] Error end_error() const;
 

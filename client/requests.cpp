@@ -34,7 +34,10 @@ Error silent(const std::string& path) {
 Error refused(const std::string& path, int error_number) {
   const bool absent =
       error_number == ENOENT || error_number == ECONNREFUSED || error_number == ECONNRESET || error_number == ENOTDIR;
-  if (absent) return {Code::daemon_unavailable, "no daemon listens at " + path, "start one: muster start"};
+  if (absent) {
+    const std::string where = path == ipc::socket_path("") ? std::string() : " --socket " + path;
+    return {Code::daemon_unavailable, "no daemon listens at " + path, "start one: muster start" + where};
+  }
   return ipc::system_error(Code::denied, "can't connect to " + path, error_number, "look at the socket's permissions");
 }
 

@@ -56,8 +56,11 @@ Result<ipc::Fd> read_only_descriptor(const ipc::Fd& fd) {
 
 Resident::Resident(Segment& segment, ObjectId object, std::uint64_t bytes)
     : segment_(&segment), object_(object), bytes_(bytes) {
+  auto& beside = segment.table_->bytes_beside_objects_;
+  beside -= segment.bytes_beside_objects();
   segment.residents_.push_back(*this);
   segment.live_bytes_ += bytes;
+  beside += segment.bytes_beside_objects();
 }
 
 Resident::Resident(Resident&& other) noexcept
@@ -69,14 +72,21 @@ Resident::Resident(Resident&& other) noexcept
 
 Resident::~Resident() {
   if (!segment_) return;
+  auto& beside = segment_->table_->bytes_beside_objects_;
+  beside -= segment_->bytes_beside_objects();
   segment_->residents_.erase(segment_->residents_.iterator_to(*this));
   segment_->live_bytes_ -= bytes_;
+  beside += segment_->bytes_beside_objects();
   segment_->table_->note_if_sparse(*segment_);
 }
 
 bool Segment::is_sparse() const {
   constexpr std::uint64_t beyond = 64 << 10;  // what each object may keep beside twice its bytes
   return orphan_ && state_ == State::ready && bytes_ > 2 * live_bytes_ + beyond * live_objects();
+}
+
+std::uint64_t Segment::bytes_beside_objects() const {
+  return residents_.empty() ? 0 : bytes_ - std::min(bytes_, live_bytes_);
 }
 
 std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {

@@ -92,6 +92,8 @@ class Segment : public SparseHook, public LeasedHook {
   }
   [[nodiscard]] std::size_t live_objects() const { return residents_.size(); }
   [[nodiscard]] std::uint64_t live_bytes() const { return live_bytes_; }
+  /// What objects keep that is not theirs: the rest of the segment.
+  [[nodiscard]] std::uint64_t bytes_beside_objects() const;
   /// Nobody writes into it any more, and it is much larger than what lies in it. Stays true: nothing is added any more.
   [[nodiscard]] bool is_sparse() const;
   /// The objects in it, at most so many; the next call begins after them.
@@ -189,6 +191,8 @@ class SegmentTable {
   [[nodiscard]] std::size_t size() const { return segments_.size(); }
   /// How many hold it beside its writer.
   [[nodiscard]] std::size_t holders_of(const SegmentPtr& segment) const;
+  /// Of all segments.
+  [[nodiscard]] std::uint64_t bytes_beside_objects() const { return bytes_beside_objects_; }
   /// One sparse segment after the other, again and again; null if there is none.
   [[nodiscard]] SegmentPtr next_sparse();
   [[nodiscard]] bool has_sparse() const { return !sparse_.empty(); }
@@ -237,6 +241,7 @@ class SegmentTable {
   boost::intrusive::list<Segment, boost::intrusive::base_hook<SparseHook>, boost::intrusive::constant_time_size<false>>
       sparse_;
   std::uint64_t sparse_changes_ = 0;
+  std::uint64_t bytes_beside_objects_ = 0;
   std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< those whose writer lives
 };
 

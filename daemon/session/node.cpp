@@ -269,8 +269,8 @@ void Node::drop_pickles() {
     drop_pickles_at_ = now_ + pause;
 }
 
-/// Says of a full store who holds it, and what of it pickled refs keep. Only for what is given up: see
-/// Ledger::charge().
+/// Says of a full store who holds it, how much of it lies beside objects, and what pickled refs keep. Only for what is
+/// given up: see Ledger::charge().
 Error Node::with_holders(const Error& error) {
   if (error.code() != Code::out_of_memory) return error;
   // Hundreds may be given up at once, and it takes a walk over all clients.
@@ -281,6 +281,13 @@ Error Node::with_holders(const Error& error) {
   }
   std::string message = error.message() + "; the largest holders are " + holders_;
   std::string hint = error.hint();
+  constexpr std::uint64_t notable_share = 8;
+  if (const auto bytes = segments_.bytes_beside_objects();
+      bytes >= settings_.quota.total[static_cast<std::size_t>(Resource::memory)] / notable_share) {
+    message +=
+        "; " + amount_text(Resource::memory, bytes) + " of the store are free pieces of segments that arrays keep";
+    hint = "free the arrays for which muster ls shows large PINS; or " + hint;
+  }
   if (const auto bytes = store_.pickled_bytes(); bytes > 0) {
     message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
     hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -17,6 +16,7 @@ _connection: _muster.Connection | None = None
 _pid = 0
 _socket = ""
 _settings: tuple[str, float | None] = ("", None)  # for a daemon that has to be started
+_may_start = True
 _START_TIMEOUT_S = 20.0
 
 
@@ -37,14 +37,14 @@ def init(
         pickle_lease: seconds that the daemon keeps what a pickled ref stands for, if nobody loads the pickle; by
             default 600.
         socket: where the daemon listens; by default ``$MUSTER_SOCKET``, else a path of this user.
-        start: whether to start a daemon if there is none.
+        start: whether to start a daemon if there is none, now or when this process finds that its daemon has ended.
 
     Raises:
         Invalid: a daemon with another budget or lease runs already; the message says both.
-        DaemonUnavailable: there is none and none could be started; the message says why.
+        DaemonUnavailable: there is none, or it has ended, and none could or should be started; the message says why.
         QuotaExceeded: this process may open no more descriptors or map no more memory.
     """
-    global _connection, _pid, _socket, _settings
+    global _connection, _pid, _socket, _settings, _may_start
     with _lock:
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
         made = _connect(path, memory or "", pickle_lease, bool(start))
@@ -55,6 +55,7 @@ def init(
             )
         _connection, _pid, _socket = made, os.getpid(), made.socket
         _settings = (memory or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
+        _may_start = bool(start)
 
 
 def _attached() -> bool:
@@ -78,15 +79,28 @@ def connection() -> _muster.Connection:
 
 def _attach() -> _muster.Connection:
     """To the daemon that is there, whatever its settings, or else to one with those that were asked for before."""
-    with contextlib.suppress(DaemonUnavailable):
+    try:
         return _connect(_socket, "", None, False)
+    except DaemonUnavailable:
+        if not _may_start:
+            raise
     return _connect(_socket, *_settings, True)
 
 
 def _connect(socket: str, memory: str, pickle_lease: float | None, start: bool) -> _muster.Connection:
     # In a virtual environment that is not activated musterd is beside the interpreter, and not on PATH.
     folder = str(pathlib.Path(sys.executable).parent) if sys.executable else ""
-    return _muster.connect(socket, memory, pickle_lease, folder, _START_TIMEOUT_S, start)
+    try:
+        return _muster.connect(socket, memory, pickle_lease, folder, _START_TIMEOUT_S, start)
+    except DaemonUnavailable as error:
+        if start or not _had(socket):
+            raise
+        raise DaemonUnavailable(f"the daemon of this process has ended: {error.message}", error.hint) from None
+
+
+def _had(socket: str) -> bool:
+    """Whether this process, or the one that it was forked from, was attached there."""
+    return _connection is not None and socket in ("", _connection.socket)
 
 
 def socket_path() -> str:
@@ -95,7 +109,15 @@ def socket_path() -> str:
 
 
 def status() -> dict[str, Any]:
-    """What the daemon says of itself: memory, objects, bytes deposited and copied, ops (counts and bytes)."""
+    """What the daemon says of itself, as ``muster status --json`` names it.
+
+    Among others ``memory_bytes`` (the budget), ``memory_used_bytes``, ``memory_peak_bytes``, ``heap_bytes`` (the limit
+    of the daemon's own memory, in which it keeps its books), ``heap_used_bytes``, ``objects``, ``bytes_deposited``,
+    ``bytes_copied``, ``bytes_reduced``, ``ops_done``, ``ops_failed`` and ``ops_in_flight``.
+
+    Raises:
+        DaemonUnavailable: the daemon has ended.
+    """
     return dict(_muster.status(connection()))
 
 

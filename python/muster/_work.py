@@ -95,7 +95,7 @@ class Work:
             loop = asyncio.get_running_loop()
             _watch(loop)
             over = loop.create_future()
-            self.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, over))
+            self.add_done_callback(lambda _: _tell(loop, over))
             yield from over.__await__()
         return self.result()
 
@@ -117,6 +117,15 @@ class Work:
 
     def __iter__(self) -> Any:
         raise Invalid(f"{self!r} used as what it gives", "take that first: work.result()")
+
+
+def _tell(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(_settle, over)
+    except RuntimeError:
+        # After a timeout, say, nobody waits there any more, and the loop may have ended before the op did.
+        if not loop.is_closed():
+            raise
 
 
 def _settle(future: asyncio.Future[None]) -> None:

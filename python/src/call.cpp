@@ -5,6 +5,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <vector>
 
 #include "gil.hpp"
@@ -54,12 +55,13 @@ struct Call::Handler {
 struct HandlerFunctions {
   using Handler = Call::Handler;
 
-  static std::byte* from_store(Handler& handler, std::size_t bytes) {
-    if (handler.over || handler.used + bytes > handler.limit) return nullptr;
-    auto* address = handler.connection->arena().allocate_here(bytes, handler.id);
-    if (!address) address = from_daemon(handler, bytes);
-    if (address) handler.used += bytes;
-    return address;
+  static std::optional<detail::ArenaRegion> from_store(Handler& handler, std::size_t bytes) {
+    if (handler.over || handler.used + bytes > handler.limit) return std::nullopt;
+    auto region = handler.connection->arena().allocate_here(bytes, handler.id);
+    if (!region) region = handler.connection->arena().find(from_daemon(handler, bytes));
+    // By what it takes: of an array that is resized in place NumPy gives another size back than it asked for.
+    if (region) handler.used += region->bytes;
+    return region;
   }
 
   /// Does not wait for room: a full store means that this array comes from malloc and is copied once.
@@ -74,7 +76,7 @@ struct HandlerFunctions {
 
   static void* allocate(void* context, std::size_t bytes) {
     auto& handler = *static_cast<Handler*>(context);
-    if (auto* address = from_store(handler, bytes)) return address;
+    if (const auto region = from_store(handler, bytes)) return region->address;
     void* address = std::malloc(std::max<std::size_t>(bytes, 1));
     handler.note(address, bytes);
     return address;
@@ -84,12 +86,10 @@ struct HandlerFunctions {
     std::size_t bytes = 0;
     if (__builtin_mul_overflow(count, each, &bytes)) return nullptr;
     auto& handler = *static_cast<Handler*>(context);
-    if (auto* address = from_store(handler, bytes)) {
-      // A region that was used before holds old bytes. A fresh one stays untouched, as calloc's do: pages that nobody
-      // writes cost nothing.
-      const auto region = handler.connection->arena().find(address);
-      return region && region->fresh ? address : std::memset(address, 0, bytes);
-    }
+    // A region that was used before holds old bytes. A fresh one stays untouched, as calloc's do: pages that nobody
+    // writes cost nothing.
+    if (const auto region = from_store(handler, bytes))
+      return region->fresh ? region->address : std::memset(region->address, 0, bytes);
     void* address = std::calloc(std::max<std::size_t>(count, 1), std::max<std::size_t>(each, 1));
     handler.note(address, bytes);
     return address;
@@ -108,11 +108,12 @@ struct HandlerFunctions {
     return fresh;
   }
 
-  static void release(void* context, void* address, std::size_t bytes) {
+  static void release(void* context, void* address, std::size_t /*bytes*/) {
     if (!address) return;
     auto& handler = *static_cast<Handler*>(context);
-    if (!handler.connection->arena().owns(address)) return std::free(address);
-    handler.used -= std::min<std::uint64_t>(bytes, handler.used);
+    const auto region = handler.connection->arena().find(address);
+    if (!region) return std::free(address);
+    handler.used -= std::min<std::uint64_t>(region->bytes, handler.used);
     handler.connection->arena().free(address);
   }
 };

@@ -112,6 +112,8 @@ nb::dict status(const ConnectionPtr& connection) {
   found["memory_bytes"] = reply->memory_bytes();
   found["memory_used_bytes"] = reply->memory_used_bytes();
   found["memory_peak_bytes"] = reply->memory_peak_bytes();
+  found["heap_bytes"] = reply->heap_bytes();
+  found["heap_used_bytes"] = reply->heap_used_bytes();
   found["clients"] = reply->clients();
   found["groups"] = reply->groups();
   found["objects"] = reply->objects();

@@ -170,16 +170,15 @@ class Depositor {
   }
 
   void copy(const FoundLeaf& leaf, PyArrayObject* array, std::uint64_t bytes, const Shape& shape) {
-    std::byte* to = connection_->arena().allocate_here(bytes, 0);
-    if (!to)
-      to = value_or_raise(unlocked([&] {
+    auto region = connection_->arena().allocate_here(bytes, 0);
+    if (!region)
+      region = connection_->arena().find(value_or_raise(unlocked([&] {
         const detail::CallDeadline deadline(timeout_);
         return connection_->arena().allocate(bytes, 0, timeout_);
-      }));
-    made_.push_back(to);
-    copy_dense(array, to);
+      })));
+    made_.push_back(region->address);
+    copy_dense(array, region->address);
     copied_bytes_ += bytes;
-    const auto region = connection_->arena().find(to);
     place(region->segment, region->offset, leaf, shape);
   }
 

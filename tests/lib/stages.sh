@@ -7,7 +7,7 @@ prepare() {
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
   need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn pandas \
-    cloudpickle joblib matplotlib "${python_build_packages[@]}"
+    cloudpickle joblib matplotlib "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" "${python_build_packages[@]}"
 }
 
 files_in_git() {
@@ -59,6 +59,35 @@ stage_dev() {
   say "dev: the documentation"
   PYTHONPATH=build/dev/python .venv/bin/sphinx-build -W --keep-going -q -b html docs build/docs ||
     fail "the documentation"
+}
+
+# Twice, without Muster and in decorated calls: what becomes of each test must be the same.
+stage_numpy() {
+  say "numpy: NumPy's own tests, plain and in decorated calls"
+  build_with_python dev
+  local variables=("PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python")
+  local outcomes=build/logs/numpy
+  numpys_tests numpy-plain "${variables[@]}" -- --plain --outcomes "$outcomes-plain.txt" numpy._core numpy.lib
+  numpys_tests numpy "${variables[@]}" -- --outcomes "$outcomes.txt" numpy._core numpy.lib
+  diff "$outcomes-plain.txt" "$outcomes.txt" || fail "some of NumPy's tests end otherwise in decorated calls"
+  counts+=("numpy-compared:" "$(wc -l <"$outcomes.txt") outcomes are the same, plain and in decorated calls")
+}
+
+# numpys_tests NAME VARIABLE=VALUE... -- ARGUMENT...: with a daemon of its own, which ends by itself.
+numpys_tests() {
+  local name=$1 variables=() folder
+  shift
+  while [ "$1" != -- ]; do
+    variables+=("$1")
+    shift
+  done
+  shift
+  folder=$(mktemp -d)
+  # What needs much memory is skipped, on every machine alike.
+  variables+=("MUSTER_SOCKET=$folder/s" NPY_AVAILABLE_MEM=2GB)
+  run_pytest "$name" "${variables[@]}" -- -c tests/numpy/pytest.ini --rootdir .venv -p no:cacheprovider \
+    -p tests.numpy.under_muster --quiet --tb=short --pyargs "$@"
+  rm -rf "$folder"
 }
 
 stage_install() {
@@ -175,9 +204,12 @@ python_tests() {
   # nothing.
   if [ "$name" = asan ]; then
     run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
-      --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py
+      --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py \
+      --ignore=tests/python/test_notebook.py
   else
     run_pytest "$name" "${variables[@]}" -- "${folders[@]}"
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
+    numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
+      numpy._core.tests.test_umath
   fi
 }

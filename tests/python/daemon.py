@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import pathlib
@@ -51,6 +52,18 @@ class Daemon:
     def output(self) -> str:
         self.log.flush()
         return (self.folder / "log").read_text()
+
+    def status(self) -> dict:
+        """As ``muster status`` tells it: this process does not become a client."""
+        return self._ask("status")
+
+    def needed(self) -> list[dict]:
+        """The objects that somebody holds or an op needs; not those that only wait for the end of a pickle's lease."""
+        return [each for each in self._ask("ls")["objects"] if each["holders"] or each["in_ops"]]
+
+    def _ask(self, question: str) -> dict:
+        command = [os.environ.get("MUSTER_CLI", "muster"), question, "--json", "--socket", self.socket]
+        return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=START_S).stdout)
 
     def stop(self) -> None:
         """Ends it in an orderly way; it must not have crashed before."""

@@ -1,4 +1,4 @@
-"""The examples, run as their first lines say, on a daemon that serves others, too."""
+"""The examples, run as their first lines say, on a daemon that serves others, too, or on one that ends up empty."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from daemon import output_of
+from daemon import Daemon, output_of
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "python/examples"
+CLI = os.environ.get("MUSTER_CLI", "muster")
 PATIENCE_S = 100
 
 
 def test_the_training_accounts_for_itself_alone(muster, tmp_path):
     held = muster.put(np.ones(1 << 16))
-    run = [os.environ.get("MUSTER_CLI", "muster"), "run", "-n", "2", "--", sys.executable]
+    run = [CLI, "run", "-n", "2", "--", sys.executable]
     environment = {**os.environ, "MUSTER_SOCKET": muster.status()["socket"]}
     printed = output_of([*run, str(EXAMPLES / "digits.py"), "--epochs", "2"], environment, PATIENCE_S, tmp_path)
     assert "bit-identical on all 2 ranks" in printed
@@ -27,7 +29,7 @@ def test_the_training_accounts_for_itself_alone(muster, tmp_path):
 
 
 def test_the_training_shows_a_progress_bar_on_a_terminal(muster, tmp_path):
-    run = [os.environ.get("MUSTER_CLI", "muster"), "run", "-n", "2", "--", sys.executable]
+    run = [CLI, "run", "-n", "2", "--", sys.executable]
     environment = {**os.environ, "MUSTER_SOCKET": muster.status()["socket"]}
     leader, follower = os.openpty()
     command = [*run, str(EXAMPLES / "digits.py"), "--epochs", "2"]
@@ -48,3 +50,50 @@ def read_or_end(leader: int) -> bytes:
         return os.read(leader, 1 << 16)
     except OSError:
         return b""
+
+
+def printed_by(daemon: Daemon, folder: pathlib.Path, example: str, *options: str) -> str:
+    """Afterwards the daemon is without clients, and nobody needs anything in its store."""
+    environment = {**os.environ, "MUSTER_SOCKET": daemon.socket}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / example), *options]
+    printed = output_of(command, environment, PATIENCE_S, folder)
+    while (told := daemon.status())["clients"]:  # workers that a pool leaves behind end by themselves
+        pass
+    assert daemon.needed() == []
+    assert told["bytes_copied"] == 0
+    return printed
+
+
+@pytest.mark.parametrize("pool", ["fork", "spawn", "forkserver", "processes", "threads", "loky", "joblib-threads"])
+def test_the_sweep_is_the_same_in_any_pool(own_daemon, tmp_path, pool):
+    printed = printed_by(own_daemon, tmp_path, "sweep.py", "--pool", pool)
+    assert printed.splitlines() == [
+        f"{pool}: 12 results of 11200 bytes, 0 copies",
+        "results: bit-identical; mean: agrees",
+    ]
+
+
+def test_what_a_pool_returned_goes_at_the_end_of_its_pickles_lease(tmp_path):
+    daemon = Daemon("--memory", "64MiB", "--pickle-lease", "5")
+    printed_by(daemon, tmp_path, "sweep.py")
+    while daemon.status()["objects"]:
+        pass
+    daemon.stop()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_ranks_started_in_any_way_agree(own_daemon, tmp_path, start):
+    printed = printed_by(own_daemon, tmp_path, "ranks.py", "--start", start)
+    assert own_daemon.status()["objects"] == 0
+    assert printed.splitlines() == [f"{start}: 3 ranks, 0 copies", "fit: bit-identical on all ranks; agrees"]
+
+
+def test_tasks_of_an_event_loop(own_daemon, tmp_path):
+    printed = printed_by(own_daemon, tmp_path, "tasks.py")
+    assert own_daemon.status()["objects"] == 0
+    assert printed.splitlines() == [
+        "100 tasks: all sums right",
+        "timeout of asyncio: awaited again",
+        "cancelled: completed for the others",
+        "timeout of the op: missing rank 3",
+    ]

@@ -179,4 +179,4 @@ def test_a_daemon_on_a_full_disk_says_what_has_no_room(tmp_path, files, what):
 def test_a_daemon_whose_settings_are_wrong_says_so(tmp_path):
     done = _muster("start", tmp_path / "d.sock", env={**os.environ, "MUSTER_LANES": "many"})
     assert done.returncode == 3
-    assert "MUSTER_LANES: 'many' is not a number" in done.stderr
+    assert "MUSTER_LANES: 'many' is not a whole number from 1 to 1024" in done.stderr

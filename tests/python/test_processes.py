@@ -19,7 +19,7 @@ import muster as package
 import numpy as np
 import pytest
 
-from daemon import run_ranks
+from daemon import Daemon, output_of, run_ranks
 
 FORK = multiprocessing.get_context("fork")
 
@@ -322,6 +322,71 @@ def test_the_next_daemon_is_started_as_the_first_one_was(nowhere):
     assert done.returncode == 0, done.stderr
     assert "a pickle lease of 8 s asked for" in done.stdout
     assert "runs with 7.5 s" in done.stdout
+
+
+AFTER_ITS_END = """
+import os, select, signal, sys
+import muster
+attach = {
+    "init": lambda: muster.init(start=False),
+    "with its socket": lambda: muster.init(socket=os.environ["MUSTER_SOCKET"], start=False),
+    "status": muster.status,
+    "put": lambda: muster.put(1),
+}[sys.argv[1]]
+muster.init(start=False)
+held = muster.put(1)
+pid = muster.status()["pid"]
+end = os.pidfd_open(pid)
+os.kill(pid, signal.SIGKILL)
+assert select.select([end], [], [], 30)[0]
+if sys.argv[1] == "put":  # what notices is another call
+    try:
+        held.get()
+        muster.status()
+    except muster.DaemonUnavailable:
+        pass
+try:
+    attach()
+except muster.DaemonUnavailable as error:
+    print(error)
+for _ in range(2):
+    try:
+        muster.put(2)
+    except muster.DaemonUnavailable as error:
+        assert "muster start" in error.hint, error
+    else:
+        raise AssertionError("there is a daemon")
+"""
+
+
+@pytest.mark.parametrize("attach", ["init", "with its socket", "status", "put"])
+def test_a_process_that_may_start_no_daemon_is_told_at_once_that_its_own_has_ended(attach):
+    daemon = Daemon("--memory", "64MiB")
+    environment = {**os.environ, "MUSTER_SOCKET": daemon.socket}
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_ITS_END, attach], env=environment, capture_output=True, text=True, timeout=60
+    )
+    daemon.kill()
+    assert done.returncode == 0, done.stderr
+    assert "the daemon" in done.stdout
+    assert "muster start" in done.stdout
+    if "init" in attach:
+        assert f"has ended: no daemon listens at {daemon.socket}" in done.stdout
+
+
+def test_a_daemon_that_is_elsewhere_is_started_elsewhere(tmp_path):
+    code = "import muster\ntry: muster.init(socket='s', start=False)\nexcept muster.Error as error: print(error.hint)"
+    printed = output_of([sys.executable, "-c", code], {**os.environ}, 60, tmp_path)
+    assert printed.startswith("start one: muster start --socket ")
+    assert printed.endswith("s\n")
+
+
+def test_status_tells_what_the_command_tells(muster, shared_daemon):
+    told, shown = muster.status(), shared_daemon.status()
+    assert shown.keys() >= told.keys() >= shown.keys() - {"users", "clients", "incarnation", "log"}
+    for name in ("version", "socket", "pid", "memory_bytes", "heap_bytes", "lanes"):
+        assert told[name] == shown[name]
+    assert 0 < told["heap_used_bytes"] <= told["heap_bytes"]
 
 
 @pytest.mark.parametrize("lease", [-1, float("nan"), "long", 1e9])

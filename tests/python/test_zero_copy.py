@@ -667,6 +667,22 @@ def test_what_exceeds_a_calls_share_is_told(own_daemon):
     assert run_ranks(own_daemon, _exceed, 1) == [(1, True)]
 
 
+def test_arrays_that_were_resized_and_freed_are_no_part_of_a_calls_share(muster):
+    quarter = package.status()["memory_bytes"] // 4
+    size = 8 << 20
+
+    @package.collective_input
+    def produce():
+        for _ in range(quarter // size + 1):
+            array = np.empty(size, np.uint8)
+            array.resize(1, refcheck=False)
+        del array
+        return np.ones(size, np.uint8)
+
+    ref = produce()
+    assert ref.copies == 0, ref.copy_reasons
+
+
 def _exceed(rank):
     quarter = package.status()["memory_bytes"] // 4
 

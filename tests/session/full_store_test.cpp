@@ -298,6 +298,27 @@ TEST_CASE("a request that waited in vain says who holds the store when it is giv
                           Catch::Contains("client 3: " + amount_text(Resource::memory, mebibyte + ipc::channel_bytes)));
 }
 
+TEST_CASE("a full store whose memory is in pieces says so, and what keeps them") {
+  World world(budget_of(2, 12 * mebibyte));
+  TestClient holder(world, 1);
+  TestClient waiting(world, 2);
+  const auto refused = [&] {
+    waiting.ask_lease(6 * mebibyte, 1000);
+    world.advance(std::chrono::seconds(2));
+    REQUIRE(waiting.failure() == Code::out_of_memory);
+    const auto* failure = waiting.reply().body_as_Failure();
+    return failure->message()->str() + " " + failure->hint()->str();
+  };
+  const auto segment = holder.lease(8 * mebibyte);
+  // It may be in use, for all that the daemon knows.
+  CHECK_THAT(refused(), !Catch::Contains("pieces"));
+  const auto object = holder.seal(segment, 0, std::vector<float>(mebibyte / 2));
+  CHECK_THAT(refused(), Catch::Contains("6 MiB of the store are free pieces of segments that arrays keep") &&
+                            Catch::Contains("muster ls shows large PINS"));
+  holder.record(ipc::SubmissionType::release, ipc::Release{{object}});
+  CHECK_THAT(refused(), !Catch::Contains("pieces"));
+}
+
 TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
   World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);

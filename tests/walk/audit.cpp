@@ -137,12 +137,18 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
     }
     return true;
   });
+  std::uint64_t beside = 0;
   for (const auto& [id, weak] : node_.segments_.segments_) {
     const auto segment = weak.lock();
     if (!segment || !segment->owner().client) continue;
+    const auto& [objects, bytes] = live[id];
+    if (objects > 0 && bytes < segment->bytes()) beside += segment->bytes() - bytes;
     if (live[id] != std::pair(segment->live_objects(), segment->live_bytes()))
       found.push_back("segment " + std::to_string(id.value) + " does not know what lies in it");
   }
+  if (beside != node_.segments_.bytes_beside_objects())
+    found.push_back("the segments have " + std::to_string(beside) + " bytes beside objects, not " +
+                    std::to_string(node_.segments_.bytes_beside_objects()));
 }
 
 /// What a client leases and reads is in its lists, and nothing else is.

@@ -1,0 +1,116 @@
+"""A notebook: cells that define, redefine and share decorated functions, an interrupted cell, a restarted kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import textwrap
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from daemon import Daemon
+
+PATIENCE_S = 100
+
+DEFINE = """
+    import concurrent.futures, multiprocessing, os
+    import joblib
+    import numpy as np
+    import muster
+
+    @muster.collective_input
+    def powers(base):
+        return {"powers": base ** np.arange(5.0)}
+
+    first = powers(2)
+    print(os.getpid(), first.copies, first.get()["powers"].sum() == (2 ** np.arange(5.0)).sum())
+"""
+
+REDEFINE = """
+    @muster.collective_input
+    def powers(base):
+        return {"powers": -(base ** np.arange(5.0))}
+
+    second = powers(2)
+    both = muster.allreduce_refs([first, second]).result()
+    print(second.copies, np.array_equal(both["powers"], np.zeros(5)))
+"""
+
+# Cells are no module that a worker can import: loky takes a function by value, a forked worker inherits it.
+SHARE = """
+    expected = -sum(base ** np.arange(5.0) for base in range(4))
+    by_loky = joblib.Parallel(n_jobs=2)(joblib.delayed(powers)(base) for base in range(4))
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        by_fork = list(pool.map(powers, range(4)))
+    for refs in (by_loky, by_fork):
+        total = muster.allreduce_refs(refs).result()
+        print(sum(ref.copies for ref in refs), np.array_equal(total["powers"], expected))
+"""
+
+WAIT = """
+    group = muster.group("notebook", rank=0, world_size=2)
+    work = group.allreduce(powers(3))
+    work.result()
+"""
+
+GO_ON = """
+    with muster.group("notebook", rank=1, world_size=2) as other:
+        other.allreduce(powers(4))
+        found = work.result()
+    print(np.array_equal(found["powers"], -(3 ** np.arange(5.0)) - 4 ** np.arange(5.0)))
+"""
+
+
+class Notebook:
+    def __init__(self) -> None:
+        self.client = NotebookClient(nbformat.v4.new_notebook(), timeout=PATIENCE_S, kernel_name="python3")
+
+    async def run(self, code: str) -> list[str]:
+        """The words that a cell prints."""
+        cells = self.client.nb.cells
+        cells.append(nbformat.v4.new_code_cell(textwrap.dedent(code)))
+        await self.client.async_execute_cell(cells[-1], len(cells) - 1)
+        return "".join(output.get("text", "") for output in cells[-1].outputs).split()
+
+
+async def _interrupted(notebook: Notebook, daemon: Daemon) -> str:
+    cell = asyncio.create_task(notebook.run(WAIT))
+    while not cell.done() and daemon.status()["ops_in_flight"] == 0:
+        await asyncio.sleep(0)
+    await notebook.client.km.interrupt_kernel()
+    try:
+        await cell
+    except CellExecutionError as error:
+        return error.ename
+    return "went on"
+
+
+async def _restarted(notebook: Notebook, daemon: Daemon, kernel: int) -> list[dict]:
+    """The objects that are needed once the daemon has seen the end of the kernel."""
+    await notebook.client.km.restart_kernel(now=True)
+    await notebook.client.kc.wait_for_ready(timeout=PATIENCE_S)
+    while any(client["pid"] == kernel for client in daemon.status()["clients"]):
+        pass
+    return daemon.needed()
+
+
+async def _session(daemon: Daemon) -> None:
+    notebook = Notebook()
+    async with notebook.client.async_setup_kernel(env={**os.environ, "MUSTER_SOCKET": daemon.socket}):
+        kernel, *printed = await notebook.run(DEFINE)
+        assert printed == ["0", "True"]
+        assert await notebook.run(REDEFINE) == ["0", "True"]
+        assert await notebook.run(SHARE) == ["0", "True"] * 2
+        assert await _interrupted(notebook, daemon) == "KeyboardInterrupt"
+        assert await notebook.run(GO_ON) == ["True"]
+        assert daemon.needed() != []
+        assert await _restarted(notebook, daemon, int(kernel)) == []
+        again, *printed = await notebook.run(DEFINE)
+        assert again != kernel
+        assert printed == ["0", "True"]
+
+
+def test_a_session_with_a_notebook(own_daemon):
+    asyncio.run(_session(own_daemon))
