@@ -331,13 +331,12 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
       return Error(Code::invalid,
                    "the new group's name would have " + ipc::over_text(settings.name.size(), name_bytes_max),
                    "use shorter names, or split the first group instead of its parts");
-    const Payer maker{parent.user, {}};
-    auto group = make_group(std::move(settings), maker);
+    // Not to who made the parent: members of other users could split on and on at that user's cost.
+    auto group = make_group(std::move(settings), payer_of(*members.front()));
     if (!group) return group.error();
     Child& child = children.made.emplace_back(Child{std::move(*group), std::move(members), {}});
     for (const auto* member : child.members) {
-      const Client* client = find(pending_.at(member->ticket).client);
-      auto seat = charge_seat(client ? client->payer() : maker);
+      auto seat = charge_seat(payer_of(*member));
       if (!seat) return seat.error();
       child.seats.push_back(std::move(*seat));
     }

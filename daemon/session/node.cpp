@@ -28,9 +28,10 @@ Node::Node(NodeSettings settings, Outside& outside)
                                 });
                               }}),
       results_(segments_, settings_.segments_about),
-      store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease}),
+      store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease},
+             outside_.random_capability().bits[0] | 1),
       admission_(settings_.memory_waiters_max, effort_of_turn),
-      pending_(0, TicketHash{outside_.random_capability().bits[0] | 1}) {}
+      pending_(0, SecretHash{outside_.random_capability().bits[0] | 1}) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.

@@ -24,6 +24,7 @@
 #include <muster/ipc/records.hpp>
 #include <muster/result.hpp>
 
+#include "base/secret_hash.hpp"
 #include "base/time.hpp"
 #include "cluster/group.hpp"
 #include "collective/muster.hpp"
@@ -212,12 +213,6 @@ class Node {
     Process process;      ///< the client's, which may be gone before its op runs
     Muster::Handle op{};  ///< which it waits in, if that gathers
     bool told = false;    ///< has its outcome, and only keeps its place in an epoch that is to come
-  };
-
-  /// Clients choose the numbers of their works. They must not choose which of them are slow to find, too.
-  struct TicketHash {
-    std::uint64_t secret = 1;  ///< odd
-    std::size_t operator()(Ticket ticket) const noexcept { return ticket * secret; }
   };
 
   /// Without an allocation, and gone from the list with its op.
@@ -445,6 +440,7 @@ class Node {
   }
   void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
+  [[nodiscard]] Payer payer_of(const Contribution& contribution) const;
   void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) noexcept;
   void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
   void fail_op(GroupState* state, const Op& op, const muster::Error& error) noexcept;
@@ -525,7 +521,7 @@ class Node {
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
-  boost::unordered_flat_map<Ticket, Pending, TicketHash> pending_;
+  boost::unordered_flat_map<Ticket, Pending, SecretHash> pending_;
   using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
                                              boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory: first those that have not been looked at since a client went.

@@ -353,6 +353,13 @@ void Node::perform(const GroupPtr& state, std::span<Action> actions, TimePoint n
   }
 }
 
+/// Who contributed; its user, if it has gone since.
+Payer Node::payer_of(const Contribution& contribution) const {
+  const Pending& pending = pending_.at(contribution.ticket);
+  const Client* client = find(pending.client);
+  return client ? client->payer() : Payer{pending.process.user, {}};
+}
+
 /// Whose memory the results of a group's op take. In an open one: of the user that all who take part belong to, else of
 /// the receiver, else of the group's maker. So nobody spends another user's share among his own processes.
 UserId Node::payer_of(const GroupState& state, const Op& op) const {

@@ -52,7 +52,7 @@ std::optional<TimePoint> Store::next_deadline() const {
 void Store::count_kept_by_pickles(Entry& entry) {
   const bool pinned = entry.pinned_until != TimePoint{};
   const std::uint64_t bytes =
-      pinned && entry.holders.empty() && !entry.strong->parent ? entry.strong->manifest.bytes() : 0;
+      pinned && entry.holders.empty() && !entry.strong->parent ? entry.strong->bytes : 0;
   pickled_bytes_ += bytes - entry.pickled_bytes;
   entry.pickled_bytes = bytes;
   const bool may_go = pinned && entry.holders.empty() && entry.not_loaded == 0;
@@ -65,7 +65,7 @@ bool Store::drop_loaded(std::uint64_t bytes) {
   const bool any = !loaded_.empty();
   std::uint64_t dropped = 0;
   for (std::size_t left = unpinned_at_once; left > 0 && !loaded_.empty() && dropped < bytes; --left) {
-    dropped += loaded_.front().strong->manifest.bytes();
+    dropped += loaded_.front().strong->bytes;
     unpin(loaded_.front(),
           "freed: its pickled ref had been loaded, nobody held it any more, and others needed the room");
   }

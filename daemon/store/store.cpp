@@ -145,6 +145,7 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   object.maker = client.client;
   object.made = now;
   object.manifest = std::move(manifest);
+  object.bytes = object.manifest.bytes();
   object.manifest.makers = ipc::Makers::one_user;
   if (parent) {
     auto whole = held(parent, client.client);
@@ -159,9 +160,8 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   if (auto room = make_room(family, 1); !room) return room.error();
   if (auto charged = charge(object, client); !charged) return charged.error();
   if (!parent) {
-    const auto bytes = object.manifest.bytes();
-    totals_.bytes_deposited += bytes;
-    totals_.bytes_copied += std::min(copied_bytes, bytes);
+    totals_.bytes_deposited += object.bytes;
+    totals_.bytes_copied += std::min(copied_bytes, object.bytes);
   }
   auto made = insert(watched);
   add_hold(family, made);
@@ -178,6 +178,7 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   object.user = user;
   object.made = now;
   object.manifest = std::move(manifest);
+  object.bytes = object.manifest.bytes();
   object.addresses.reserve(object.manifest.leaves.size());
   for (const auto& leaf : object.manifest.leaves) {
     if (leaf.bytes() == 0) place_leaf_without_bytes(object);
@@ -261,7 +262,7 @@ void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bo
 
 std::uint64_t Store::pinned_bytes(const Object& object) const {
   if (object.parent) return 0;
-  const std::uint64_t own = object.manifest.bytes();
+  const std::uint64_t own = object.bytes;
   // A list must not cost what the largest bundles would; they are most of their segments.
   constexpr std::size_t segments_max = 16;
   if (object.segments.size() > segments_max) return own;

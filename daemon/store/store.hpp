@@ -23,6 +23,7 @@
 #include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
 
+#include "base/secret_hash.hpp"
 #include "base/assert.hpp"
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
@@ -63,6 +64,7 @@ struct Object {
   ClientId maker;  ///< 0: the daemon
   TimePoint made;
   Manifest manifest;
+  std::uint64_t bytes = 0;               ///< of all leaves: those of a bundle are too many to add up again and again
   Segments segments;                     ///< where its bytes lie, each once, by id
   Addresses addresses;                   ///< of each leaf, null for leaves without bytes
   std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
@@ -140,11 +142,13 @@ class Store {
     std::uint64_t bytes_copied = 0;     ///< of those, what had to be copied in
   };
 
-  Store(Ledger& ledger, SegmentTable& segments, Limits limits)
+  /// `secret`: see SecretHash.
+  Store(Ledger& ledger, SegmentTable& segments, Limits limits, std::uint64_t secret = 1)
       : ledger_(ledger),
         segments_(segments),
         limits_(limits),
-        tombstones_(limits.tombstones),
+        entries_(0, SecretHash{secret}),
+        tombstones_(limits.tombstones, secret),
         ends_(std::make_shared<Ends>(segments)) {}
   ~Store() { ends_->close(); }
   Store(const Store&) = delete;
@@ -364,7 +368,7 @@ class Store {
   Limits limits_;
   Totals totals_;
   /// Entries lie apart: what grows in one step is small, and they stay where they are.
-  boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, std::hash<ObjectId>> entries_;
+  boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, SecretHash> entries_;
   using UserList =
       boost::intrusive::list<Entry, boost::intrusive::base_hook<UserHook>, boost::intrusive::constant_time_size<false>>;
   std::map<UserId, UserList> by_user_;

@@ -2,23 +2,24 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdint>
 
 namespace musterd {
 
 using muster::ipc::ObjectId;
 
-Tombstones::Tombstones(std::size_t kept)
-    : slots_(std::bit_ceil(std::max<std::size_t>(kept, 1) * 2)), order_(std::max<std::size_t>(kept, 1)) {}
+Tombstones::Tombstones(std::size_t kept, std::uint64_t secret)
+    : secret_(secret),
+      slots_(std::bit_ceil(std::max<std::size_t>(kept, 1) * 2)), order_(std::max<std::size_t>(kept, 1)) {}
 
 std::size_t Tombstones::home(ObjectId id) const {
-  // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4) of all but the low bits: ids of one maker are
-  // consecutive numbers and end at about the same time, so they share cache lines.
-  constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
+  // Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4) of all but the low bits: ids of one maker are
+  // consecutive numbers and end at about the same time, so they share cache lines. With a factor that nobody knows few
+  // ids meet, whatever they are (Dietzfelbinger and others, A Reliable Randomized Algorithm for the Closest-Pair
+  // Problem, 1997).
   constexpr int low_bits = 3;
   const int bits = std::countr_zero(slots_.size());
   if (bits <= low_bits) return static_cast<std::size_t>(id.value) & (slots_.size() - 1);
-  const auto block = ((id.value >> low_bits) * golden) >> (64 - (bits - low_bits));
+  const auto block = ((id.value >> low_bits) * secret_) >> (64 - (bits - low_bits));
   return static_cast<std::size_t>(block << low_bits | (id.value & ((1 << low_bits) - 1)));
 }
 

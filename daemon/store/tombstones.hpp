@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include <muster/ipc/ids.hpp>
@@ -11,7 +12,8 @@ namespace musterd {
 
 class Tombstones {
  public:
-  explicit Tombstones(std::size_t kept);
+  /// `secret`: see SecretHash; the hash is another, as ids of one maker should lie side by side.
+  explicit Tombstones(std::size_t kept, std::uint64_t secret = golden);
 
   /// Remembers an end, and forgets the oldest if there are too many. An id that is known keeps its place.
   void add(muster::ipc::ObjectId id, const char* reason);
@@ -19,6 +21,7 @@ class Tombstones {
   [[nodiscard]] const char* find(muster::ipc::ObjectId id) const;
 
  private:
+  static constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
   struct Slot {
     muster::ipc::ObjectId id;  ///< 0: free
     const char* reason = nullptr;
@@ -29,6 +32,7 @@ class Tombstones {
   [[nodiscard]] std::size_t place(muster::ipc::ObjectId id) const;
   void erase(muster::ipc::ObjectId id);
 
+  std::uint64_t secret_;
   std::vector<Slot> slots_;                   ///< open addressing with linear probing, at most half full
   std::vector<muster::ipc::ObjectId> order_;  ///< a ring; 0: not used yet
   std::size_t oldest_ = 0;

@@ -257,6 +257,36 @@ TEST_CASE("a split that would make too much fails on every rank and leaves nothi
   CHECK(first.groups().total() == 1);
 }
 
+TEST_CASE("what members of an open group split among themselves is at their own cost") {
+  auto settings = small_settings();
+  const auto groups = static_cast<std::size_t>(Resource::groups);
+  settings.quota.total[groups] = 100;
+  settings.quota.per_user[groups] = 4;
+  World world(settings);
+  TestClient owner(world, 1, 1000);
+  TestClient guest(world, 2, 2000);
+  TestClient other(world, 3, 2000);
+  REQUIRE(owner.join("g", 0, 3, muster::OnLoss::fail, true));
+  REQUIRE(guest.join("g", 1, 3, muster::OnLoss::fail, true));
+  REQUIRE(other.join("g", 2, 3, muster::OnLoss::fail, true));
+  REQUIRE(owner.contribute(Kind::split, {}, -1));
+  int made = 0;
+  for (;; ++made) {
+    const auto of_guest = guest.contribute(Kind::split);
+    const auto of_other = other.contribute(Kind::split);
+    const auto done = guest.done(of_guest);
+    if (!done) {
+      CHECK(guest.failed(of_guest)->code() == Code::quota_exceeded);
+      break;
+    }
+    guest.seat = done->seat;
+    other.seat = other.done(of_other)->seat;
+    guest.epoch = other.epoch = done->epoch;
+  }
+  CHECK(made == 4);
+  for (int each = 0; each < 3; ++each) CHECK(owner.join("own " + std::to_string(each), 0, 1));
+}
+
 TEST_CASE("a rank that died before a split is lost in the new group, by the group's policy") {
   World world;
   TestClient first(world, 1);

@@ -30,7 +30,7 @@ TEST_CASE("tombstones agree with a list and a map, whatever the order of ids") {
     std::mt19937_64 random(seed);
     const std::size_t kept = 1 + random() % 40;
     const std::uint64_t ids = 1 + random() % 200;
-    Tombstones tombstones(kept);
+    Tombstones tombstones(kept, random() | 1);
     std::deque<std::uint64_t> order;
     std::unordered_map<std::uint64_t, const char*> model;
     for (int step = 0; step < 2000; ++step) {
