@@ -192,6 +192,7 @@ void Walk::check_values(const Peer& peer, const Work& work, const ipc::Done& don
     const auto object = NodeAudit(*node_).held_object(peer.id, item.object);
     if (!object) return broken(client_text(peer.id) + " doesn't hold what it was given");
     const auto bytes = object->manifest.bytes();
+    if (bytes != object->bytes) return broken("an object's size is not that of its leaves");
     for (const std::uint64_t offset : {std::uint64_t{0}, bytes - sizeof expected}) {
       std::int64_t value = 0;
       std::memcpy(&value, object->addresses[0] + offset, sizeof value);
