@@ -113,8 +113,8 @@ void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, T
     const auto maker = clients_.find(object.maker);
     const bool shows_pid = maker != clients_.end() && (!only || maker->second.credentials.user == *only);
     infos.push_back(wire::CreateObjectInfo(
-        fbb, object.id.value, object.bytes, static_cast<std::uint32_t>(manifest.leaves.size()),
-        fbb.CreateString(dtype), fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
+        fbb, object.id.value, object.bytes, static_cast<std::uint32_t>(manifest.leaves.size()), fbb.CreateString(dtype),
+        fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
         fbb.CreateString(label(object.maker, only)), shows_pid ? maker->second.credentials.pid : 0,
         fbb.CreateVectorOfStrings(holders_text(listed.holders, only)),
         static_cast<std::uint32_t>(std::max(0L, listed.in_ops)), seconds(listed.pinned), seconds(now - object.made),

@@ -51,8 +51,7 @@ std::optional<TimePoint> Store::next_deadline() const {
 /// To be called when its holders change, or its pin.
 void Store::count_kept_by_pickles(Entry& entry) {
   const bool pinned = entry.pinned_until != TimePoint{};
-  const std::uint64_t bytes =
-      pinned && entry.holders.empty() && !entry.strong->parent ? entry.strong->bytes : 0;
+  const std::uint64_t bytes = pinned && entry.holders.empty() && !entry.strong->parent ? entry.strong->bytes : 0;
   pickled_bytes_ += bytes - entry.pickled_bytes;
   entry.pickled_bytes = bytes;
   const bool may_go = pinned && entry.holders.empty() && entry.not_loaded == 0;

@@ -9,12 +9,13 @@ using muster::ipc::ObjectId;
 
 Tombstones::Tombstones(std::size_t kept, std::uint64_t secret)
     : secret_(secret),
-      slots_(std::bit_ceil(std::max<std::size_t>(kept, 1) * 2)), order_(std::max<std::size_t>(kept, 1)) {}
+      slots_(std::bit_ceil(std::max<std::size_t>(kept, 1) * 2)),
+      order_(std::max<std::size_t>(kept, 1)) {}
 
 std::size_t Tombstones::home(ObjectId id) const {
-  // Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4) of all but the low bits: ids of one maker are
-  // consecutive numbers and end at about the same time, so they share cache lines. With a factor that nobody knows few
-  // ids meet, whatever they are (Dietzfelbinger and others, A Reliable Randomized Algorithm for the Closest-Pair
+  // Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4) of all but the low bits: ids of one maker
+  // are consecutive numbers and end at about the same time, so they share cache lines. With a factor that nobody knows
+  // few ids meet, whatever they are (Dietzfelbinger and others, A Reliable Randomized Algorithm for the Closest-Pair
   // Problem, 1997).
   constexpr int low_bits = 3;
   const int bits = std::countr_zero(slots_.size());

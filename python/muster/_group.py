@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     _R = TypeVar("_R")
 
 _WRONG_ARGUMENT = (TypeError, ValueError, OverflowError)
-_ON_LOSS = ("fail", "shrink", "wait")  # in the order of their numbers
 _DEFAULT_TIMEOUT_S = 30.0
 
 
@@ -305,7 +304,7 @@ class Group:
         message = message.encode(errors="backslashreplace").decode()
         # A key or peer of the wrong kind names no place that it could take.
         with contextlib.suppress(TypeError, UnicodeError):
-            self._seat.forfeit(kind, peer, tag, key, code, message)
+            self._seat.forfeit(_muster.kinds[kind], peer, tag, key, code, message)
 
     def _stored(self, x: Any, timeout: float | None) -> _muster.Stored:
         """Copied in, if it has to be, within the op's own time."""
@@ -383,8 +382,8 @@ def group(
     Raises:
         Invalid: the rank is taken or out of range, or the settings differ from the group's.
     """
-    if on_loss not in _ON_LOSS:
+    if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
         raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
-    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _ON_LOSS.index(on_loss), bool(open))
+    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], bool(open))
     return Group(seat)

@@ -10,7 +10,6 @@ from muster._ref import Ref
 from muster._work import Work
 from muster.errors import Invalid
 
-_NUMBERS = {"sum": 0, "prod": 1, "min": 2, "max": 3, "mean": 4, "band": 5, "bor": 6, "bxor": 7, "land": 8, "lor": 9}
 _ALIASES = {
     "avg": "mean",
     "average": "mean",
@@ -20,8 +19,7 @@ _ALIASES = {
     "minimum": "min",
     "maximum": "max",
 }
-_ALLREDUCE, _REDUCE, _BROADCAST, _ALLGATHER, _REDUCE_SCATTER, _ALL_TO_ALL = 1, 2, 4, 5, 8, 9
-_NAMES = {1: "allreduce", 2: "reduce", 4: "broadcast", 5: "allgather", 8: "reduce_scatter", 9: "all_to_all"}
+_NUMBERS = _muster.reduce_ops
 
 
 def reduce_op(op: Any) -> int:
@@ -76,7 +74,7 @@ def _parts(ranks: Sequence[_muster.Stored]) -> list[_muster.Stored]:
 
 
 def _combine(
-    kind: int,
+    kind: str,
     inputs: list[_muster.Stored],
     ranks: int,
     op: Any,
@@ -87,21 +85,21 @@ def _combine(
 ) -> Work:
     number = reduce_op(op)
     started = _muster.combine(
-        _runtime.connection(), kind, inputs, ranks, number, root, 1 if stack else 0, as_list, timeout
+        _runtime.connection(), _muster.kinds[kind], inputs, ranks, number, root, 1 if stack else 0, as_list, timeout
     )
-    return Work(started, (_NAMES[kind], None, "", ""))
+    return Work(started, (kind, None, "", ""))
 
 
 def allreduce_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
     """The elementwise reduction of these refs, in their order. No ranks are needed: the input is complete."""
     found = _stored(refs)
-    return _combine(_ALLREDUCE, found, len(found), op, 0, False, False, timeout)
+    return _combine("allreduce", found, len(found), op, 0, False, False, timeout)
 
 
 def reduce_refs(refs: Iterable[Ref], root: int = 0, op: Any = "sum", *, timeout: float | None = None) -> Work:
     """Like ``allreduce_refs``; ``root`` is checked and otherwise of no consequence in one process."""
     found = _stored(refs)
-    return _combine(_REDUCE, found, len(found), op, root, False, False, timeout)
+    return _combine("reduce", found, len(found), op, root, False, False, timeout)
 
 
 def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
@@ -109,19 +107,19 @@ def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None 
     found = _stored(refs)
     if not 0 <= root < len(found):
         raise Invalid(f"root={root} of {len(found)} refs", "roots run from 0 to the number of refs - 1")
-    return _combine(_BROADCAST, [found[root]], 1, "sum", 0, False, False, timeout)
+    return _combine("broadcast", [found[root]], 1, "sum", 0, False, False, timeout)
 
 
 def allgather_refs(refs: Iterable[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
     """A list of all values; with ``stack=True`` one array with a new axis 0."""
     found = _stored(refs)
-    return _combine(_ALLGATHER, found, len(found), "sum", 0, stack, not stack, timeout)
+    return _combine("allgather", found, len(found), "sum", 0, stack, not stack, timeout)
 
 
 def reduce_scatter_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
     """A list: what each rank would get of ``reduce_scatter`` over lists or evenly split arrays."""
     found = _stored(refs)
-    return _combine(_REDUCE_SCATTER, _parts(found), len(found), op, 0, False, True, timeout)
+    return _combine("reduce_scatter", _parts(found), len(found), op, 0, False, True, timeout)
 
 
 class _Nested(Work):
@@ -130,7 +128,7 @@ class _Nested(Work):
     __slots__ = ("_ranks",)
 
     def __init__(self, started: _muster.Started, ranks: int) -> None:
-        super().__init__(started, (_NAMES[_ALL_TO_ALL], None, "", ""))
+        super().__init__(started, ("all_to_all", None, "", ""))
         self._ranks = ranks
 
     def result(self, timeout: float | None = None) -> Any:
@@ -147,5 +145,5 @@ class _Nested(Work):
 def all_to_all_refs(refs: Iterable[Ref], *, timeout: float | None = None) -> Work:
     """A list of lists: what each rank would get of ``all_to_all`` over lists or evenly split arrays."""
     found = _stored(refs)
-    flat = _combine(_ALL_TO_ALL, _parts(found), len(found), "sum", 0, False, True, timeout)
+    flat = _combine("all_to_all", _parts(found), len(found), "sum", 0, False, True, timeout)
     return _Nested(flat._started, len(found))

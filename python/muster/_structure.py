@@ -16,7 +16,6 @@ import numpy as np
 from muster import _muster
 from muster.errors import Invalid
 
-_PICKLE_BYTES_MAX = 1 << 16
 _FACTORIES = {
     kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 }
@@ -51,9 +50,9 @@ def dumps(value: Any) -> bytes:
             f"a {type(value).__name__} can't be stored: {error}", "return arrays, or a nesting of them"
         ) from error
     pickled = written.getvalue()
-    if len(pickled) > _PICKLE_BYTES_MAX:
+    if len(pickled) > _muster.constant_bytes_max:
         raise Invalid(
-            f"a constant {type(value).__name__} takes {_muster.over_text(len(pickled), _PICKLE_BYTES_MAX)}",
+            f"a constant {type(value).__name__} takes {_muster.over_text(len(pickled), _muster.constant_bytes_max)}",
             "make it an array, for instance np.frombuffer(data, np.uint8)",
         )
     return pickled

@@ -14,6 +14,7 @@
 #include "objects.hpp"
 #include "requests.hpp"
 #include "seat.hpp"
+#include "structure.hpp"
 
 namespace muster::python {
 
@@ -316,11 +317,10 @@ void bind_group(nb::module_& module) {
           nb::arg("color").none(), nb::arg("key").none(), t)
       .def_prop_ro("calls", [](const PyGroup& self) { return detail::calls(*self.group.seat()); })
       .def("forfeit",
-           [](PyGroup& self, const std::string& kind, int peer, std::int64_t tag, const std::string& key,
-              const std::string& code, const std::string& message) {
+           [](PyGroup& self, int kind, int peer, std::int64_t tag, const std::string& key, const std::string& code,
+              const std::string& message) {
              ipc::Contribute call;
-             for (std::size_t each = 0; each < ipc::kind_count; ++each)
-               if (name(static_cast<ipc::Kind>(each)) == kind) call.kind = static_cast<ipc::Kind>(each);
+             call.kind = static_cast<ipc::Kind>(kind);
              call.root = peer;
              call.tag = tag;
              call.key = key;
@@ -346,9 +346,26 @@ void bind_group(nb::module_& module) {
       .def("leave", [](PyGroup& self) { value_or_raise(unlocked([&] { return self.group.leave(); })); });
 }
 
+nb::str as_str(std::string_view text) { return nb::str(text.data(), text.size()); }
+
+/// The names and limits that Python shares, each name with its number.
+void bind_names(nb::module_& module) {
+  nb::dict kinds, reduce_ops, on_loss;
+  for (std::size_t each = 0; each < ipc::kind_count; ++each) kinds[as_str(name(static_cast<ipc::Kind>(each)))] = each;
+  for (std::size_t each = 0; each < reduce_op_count; ++each)
+    reduce_ops[as_str(name(static_cast<ReduceOp>(each)))] = each;
+  for (const auto policy : {OnLoss::fail, OnLoss::shrink, OnLoss::wait})
+    on_loss[as_str(name(policy))] = static_cast<int>(policy);
+  module.attr("kinds") = kinds;
+  module.attr("reduce_ops") = reduce_ops;
+  module.attr("on_loss") = on_loss;
+  module.attr("constant_bytes_max") = constant_bytes_max;
+}
+
 }  // namespace
 
 void bind_client(nb::module_& module) {
+  bind_names(module);
   nb::class_<Connection>(module, "Connection")
       .def_prop_ro("alive", &Connection::alive)
       .def_prop_ro("socket", [](const Connection& self) { return self.welcome().socket; })

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/structure_reader.hpp>
 
 namespace muster::python {
@@ -18,9 +19,6 @@ using ipc::DamagedStructure;
 using ipc::StructureReader;
 
 namespace {
-
-/// Larger constants belong into arrays.
-constexpr std::size_t constant_bytes_max = 1 << 16;
 
 nb::object helper(const char* name) { return nb::module_::import_("muster._structure").attr(name); }
 
@@ -122,8 +120,8 @@ void StructureWriter::constant(nb::handle object, int depth) {
   const std::size_t bytes = bytes_.size() - before;
   if (bytes > constant_bytes_max)
     raise(Error(Code::invalid,
-                "a constant " + std::string(Py_TYPE(object.ptr())->tp_name) + " takes " + std::to_string(bytes) +
-                    " bytes, more than " + std::to_string(constant_bytes_max),
+                "a constant " + std::string(Py_TYPE(object.ptr())->tp_name) + " takes " +
+                    ipc::over_text(bytes, constant_bytes_max),
                 "make it an array, for instance np.frombuffer(data, np.uint8)"));
 }
 

@@ -15,6 +15,9 @@ namespace muster::python {
 
 using ipc::structure_depth_max;
 
+/// Larger constants belong into arrays.
+inline constexpr std::size_t constant_bytes_max = 1 << 16;
+
 /// As what a leaf came in, and so as what it goes out: a letter of the guise.
 enum class LeafKind : char { numpy = 'A', matrix = 'M', torch = 'T', jax = 'J' };
 
