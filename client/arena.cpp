@@ -26,7 +26,8 @@ constexpr std::uint64_t bytes_max = std::uint64_t{1} << 46;
 
 Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std::chrono::nanoseconds timeout) {
   bytes = std::max<std::uint64_t>(bytes, 1);
-  if (bytes > bytes_max) return Error(Code::invalid, "an array of " + ipc::over_text(bytes, bytes_max));
+  if (bytes > bytes_max)
+    return Error(Code::invalid, "can't allocate an array of " + ipc::over_text(bytes, bytes_max), "use smaller arrays");
   std::byte* address = nullptr;
   const auto placed = [&] {
     const auto region = allocate_here(bytes, call);

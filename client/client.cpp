@@ -36,12 +36,6 @@ Error runs_otherwise(const Connection& connection, const std::string& wanted, co
           "leave " + name + " out, or end that daemon first: muster stop"};
 }
 
-/// To the byte where the rounded text would be that of another size, too.
-std::string memory_text(std::uint64_t has, std::uint64_t other) {
-  const auto text = ipc::bytes_text(has);
-  return text != ipc::bytes_text(other) ? text : std::to_string(has) + " bytes";
-}
-
 /// A daemon that was there may have been started otherwise.
 Result<void> check_settings(const Connection& connection, const ConnectOptions& options) {
   const auto& welcome = connection.welcome();
@@ -49,7 +43,7 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
     auto wanted = ipc::parse_bytes(options.memory);
     if (!wanted) return wanted.error();
     if (*wanted != welcome.memory_bytes)
-      return runs_otherwise(connection, "memory=" + options.memory, memory_text(welcome.memory_bytes, *wanted),
+      return runs_otherwise(connection, "memory=" + options.memory, ipc::bytes_text(welcome.memory_bytes, *wanted),
                             "memory");
   }
   if (options.pickle_lease && *options.pickle_lease != welcome.pickle_lease)

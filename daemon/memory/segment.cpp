@@ -99,8 +99,10 @@ std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {
 }
 
 Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
-  if (bytes == 0 || bytes > segment_bytes_max)
-    return Error(Code::invalid, "a segment of " + ipc::over_text(bytes, segment_bytes_max), "ask for at least 1 byte");
+  if (bytes == 0) return Error(Code::invalid, "can't make a segment of 0 B", "ask for at least 1 byte");
+  if (bytes > segment_bytes_max)
+    return Error(Code::invalid, "can't make a segment of " + ipc::over_text(bytes, segment_bytes_max),
+                 "use smaller arrays");
   auto segment = book(client, bytes, turn);
   if (!segment) return segment.error();
   auto& writer = clients_[client.client];
@@ -118,7 +120,7 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   const bool small = bytes <= small_segment_bytes_max;
   if (!small && turn == Turn::before_others)
     return Error(Code::out_of_memory,
-                 "a segment of " + ipc::over_text(bytes, small_segment_bytes_max) + ", from the reserve",
+                 "the reserve is for small segments, this one has " + ipc::over_text(bytes, small_segment_bytes_max),
                  "wait for memory in line");
   auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
                       : ledger_.charge(payer, Resource::memory, bytes, segment_heap_bytes);

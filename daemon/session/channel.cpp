@@ -61,9 +61,8 @@ Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::by
   if (subject) news_.emplace(*subject, popped_ + backlog_.size() - 1);
   backlog_bytes_ += backlog_.back().bytes();
   if (backlog_bytes_ <= backlog_bytes_max) return {};
-  return muster::Error(
-      muster::Code::quota_exceeded,
-      "the client doesn't read its completions: " + ipc::over_text(backlog_bytes_, backlog_bytes_max) + " wait for it");
+  return muster::Error(muster::Code::quota_exceeded, "the client doesn't read its completions, which take " +
+                                                         ipc::over_text(backlog_bytes_, backlog_bytes_max));
 }
 
 /// What it is news of. Nothing if it is none.

@@ -195,8 +195,10 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       auto name = text(body.group());
       if (name.empty() || name.size() > name_bytes_max)
         return reply_error(id, request,
-                           Error(Code::invalid, "group name of " + std::to_string(name.size()) + " bytes",
-                                 "use 1 to " + std::to_string(name_bytes_max) + " bytes"));
+                           Error(Code::invalid,
+                                 name.empty() ? "the group's name is empty"
+                                              : "the group's name has " + ipc::over_text(name.size(), name_bytes_max),
+                                 "name it otherwise: name=, or MUSTER_GROUP"));
       if (!ipc::is_text(name))
         return reply_error(id, request,
                            Error(Code::invalid, "the group's name is no text",

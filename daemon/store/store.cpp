@@ -110,6 +110,7 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   auto entry = std::make_unique<Entry>();
   entry->id = made->id;
   entry->maker = made->maker;
+  entry->user = made->user;
   entry->weak = made;
   watched->object.entry = entry.get();
   by_user_[made->user].push_back(*entry);
@@ -124,7 +125,7 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
   if (auto fresh = check_new(client, id); !fresh) return fresh.error();
   auto made = make(client, id, capability, parent, copied_bytes, std::move(manifest), now);
   // Its users learn why it isn't there.
-  if (!made) tombstones_.add(id, never_stored(made.error().code()));
+  if (!made) tombstones_.add(id, {never_stored(made.error().code()), client.user});
   return made;
 }
 
@@ -189,16 +190,19 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   return insert(watched);
 }
 
-Error Store::lost(ObjectId id) const {
-  const char* found = tombstones_.find(id);
-  const std::string reason = found ? found : "it was freed long ago or never existed";
+/// Ids count up, and must not tell a user what others have: to it all that is not its own looks alike.
+Error Store::lost(ObjectId id, std::optional<UserId> asks) const {
+  const auto* end = tombstones_.find(id);
+  const std::string reason = end && end->user == asks.value_or(end->user)
+                                 ? end->reason
+                                 : "it was freed long ago, never existed, or belongs to another user";
   return Error(Code::object_lost, label_of(id) + " is gone: " + reason,
                "keep a Ref to it for as long as it is needed; a pickled ref alone keeps it only for the pickle lease");
 }
 
 Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
   auto found = entries_.find(id);
-  if (found == entries_.end() || found->second->weak.expired()) return lost(id);
+  if (found == entries_.end() || found->second->weak.expired()) return lost(id, std::nullopt);
   const auto& holders = found->second->holders;
   const bool holds =
       std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
@@ -209,12 +213,10 @@ Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
 Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client, Found found_by) {
   auto found = entries_.find(id);
   auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
-  if (!object) return lost(id);
+  if (!object || object->user != client.user) return lost(id, client.user);
   if (object->capability != capability)
     return Error(Code::denied, label_of(id) + " needs another capability than the ref shows",
                  "use the ref as it was pickled");
-  if (object->user != client.user)
-    return Error(Code::denied, label_of(id) + " belongs to user " + std::to_string(object->user));
   if (auto held = hold(object, client); !held) return held.error();
   if (found_by == Found::by_pickle) note_loaded(*object);
   return object;
@@ -238,7 +240,7 @@ std::optional<Store::Gone> Store::take_gone() {
   const Entry* entry = ends_->take();
   if (!entry) return std::nullopt;
   const Gone gone{entry->id, entry->maker};
-  tombstones_.add(gone.id, entry->end_reason);
+  tombstones_.add(gone.id, {entry->end_reason, entry->user});
   entries_.erase(gone.id);
   return gone;
 }

@@ -93,6 +93,7 @@ using UserHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct O
 struct StoreEntry : PickleHook, GoneHook, UserHook {
   ObjectId id;
   ClientId maker;
+  UserId user = 0;
   ObjectPtr strong;  ///< while holds or a pickle's lease keep it
   std::weak_ptr<const Object> weak;
   Holders holders;
@@ -350,7 +351,7 @@ class Store {
   [[nodiscard]] Object* at_rest(ObjectId object) const;
   /// True if the holder is a forked child, or has one that holds the object, too.
   [[nodiscard]] static bool is_inherited(const Family& family, ClientId holder, ObjectId object);
-  [[nodiscard]] muster::Error lost(ObjectId id) const;
+  [[nodiscard]] muster::Error lost(ObjectId id, std::optional<UserId> asks) const;
   Family& family_of(Payer client);
   [[nodiscard]] muster::Result<void> make_room(Family& family, std::size_t more) const;
   [[nodiscard]] muster::Result<void> charge_for(Family& family, std::size_t room) const;

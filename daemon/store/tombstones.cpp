@@ -30,18 +30,21 @@ std::size_t Tombstones::place(ObjectId id) const {
   return slot;
 }
 
-void Tombstones::add(ObjectId id, const char* reason) {
+void Tombstones::add(ObjectId id, End end) {
   if (Slot& known = slots_[place(id)]; known.id) {
-    known.reason = reason;
+    known.end = end;
     return;
   }
   if (order_[oldest_]) erase(order_[oldest_]);
-  slots_[place(id)] = {id, reason};
+  slots_[place(id)] = {id, end};
   order_[oldest_] = id;
   oldest_ = (oldest_ + 1) % order_.size();
 }
 
-const char* Tombstones::find(ObjectId id) const { return slots_[place(id)].reason; }
+const Tombstones::End* Tombstones::find(ObjectId id) const {
+  const Slot& slot = slots_[place(id)];
+  return slot.id ? &slot.end : nullptr;
+}
 
 void Tombstones::erase(ObjectId id) {
   // What comes after in the same run of slots moves up, unless that would put it before its home.

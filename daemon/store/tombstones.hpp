@@ -8,6 +8,8 @@
 
 #include <muster/ipc/ids.hpp>
 
+#include "memory/ledger.hpp"
+
 namespace musterd {
 
 class Tombstones {
@@ -15,16 +17,20 @@ class Tombstones {
   /// `secret`: see SecretHash; the hash is another, as ids of one maker should lie side by side.
   explicit Tombstones(std::size_t kept, std::uint64_t secret = golden);
 
+  struct End {
+    const char* reason = nullptr;
+    UserId user = 0;  ///< whose object it was
+  };
   /// Remembers an end, and forgets the oldest if there are too many. An id that is known keeps its place.
-  void add(muster::ipc::ObjectId id, const char* reason);
+  void add(muster::ipc::ObjectId id, End end);
   /// Null if the end is not remembered.
-  [[nodiscard]] const char* find(muster::ipc::ObjectId id) const;
+  [[nodiscard]] const End* find(muster::ipc::ObjectId id) const;
 
  private:
   static constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
   struct Slot {
     muster::ipc::ObjectId id;  ///< 0: free
-    const char* reason = nullptr;
+    End end;
   };
   [[nodiscard]] std::size_t home(muster::ipc::ObjectId id) const;
   [[nodiscard]] std::size_t next(std::size_t slot) const { return (slot + 1) & (slots_.size() - 1); }

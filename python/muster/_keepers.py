@@ -29,28 +29,39 @@ def keepers_of(array: np.ndarray[Any, Any]) -> list[str]:
 
 
 def _name(holder: Any, held: Any) -> str | None:
-    if isinstance(holder, types.FrameType):
+    if _is(holder, types.FrameType):
         return None  # this function's callers
-    if isinstance(holder, dict):
-        key = next((key for key, value in list(holder.items()) if value is held), None)
+    if _is(holder, dict):
+        key = next((key for key, value in list(dict.items(holder)) if value is held), None)
         return _name_of_entry(holder, key) if key is not None else None
-    if isinstance(holder, types.CellType):
+    if _is(holder, types.CellType):
         return "a function's closure"
-    if isinstance(holder, np.ndarray):
+    if _is(holder, np.ndarray):
         return "a view of it"
-    try:
-        attributes = object.__getattribute__(holder, "__dict__")  # runs no code of its class
-    except AttributeError:
-        attributes = {}
+    attributes = _attributes(holder)
     key = next((key for key, value in list(attributes.items()) if value is held), None)
     return f"`{key}` of a {type(holder).__name__}" if key is not None else f"a {type(holder).__name__}"
 
 
+def _is(value: Any, *kinds: type) -> bool:
+    """Whether it is an instance. Unlike ``isinstance`` it asks the value itself nothing."""
+    return issubclass(type(value), kinds)
+
+
+def _attributes(owner: Any) -> dict[Any, Any]:
+    """Its own, empty if there are none. Runs no code of its class."""
+    try:
+        attributes = object.__getattribute__(owner, "__dict__")
+    except AttributeError:
+        return {}
+    return attributes if isinstance(attributes, dict) else {}
+
+
 def _name_of_entry(entries: dict[Any, Any], key: Any) -> str:
     for module in list(sys.modules.values()):
-        if getattr(module, "__dict__", None) is entries:
-            return f"`{key}` of module {module.__name__}"
+        if _attributes(module) is entries:
+            return f"`{key}` of module {entries.get('__name__')}"
     for owner in gc.get_referrers(entries):
-        if not isinstance(owner, (types.FrameType, dict)) and getattr(owner, "__dict__", None) is entries:
+        if not _is(owner, types.FrameType, dict) and _attributes(owner) is entries:
             return f"`{key}` of a {type(owner).__name__}"
     return f"[{key!r}] of a dict"

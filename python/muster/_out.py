@@ -87,7 +87,12 @@ def _walk(out: Any, value: Any, visit: Any) -> None:
         for target, item in zip(out, value):
             _walk(target, item, visit)
     elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
+        names = list(value.__dataclass_fields__)
+        if not all(hasattr(out, name) for name in names):
+            raise Invalid(
+                "out= nests in another way than the result", f"give a {type(value).__name__} with the fields {names}"
+            )
+        for name in names:
             _walk(getattr(out, name), getattr(value, name), visit)
     elif hasattr(value, "shape"):
         visit(out, value)
@@ -117,13 +122,18 @@ def _check_array(out: Any, shape: tuple[int, ...], dtype: str | None) -> None:
 
 
 def _holds(out: Any, dtype: str) -> bool:
-    if _name(out.dtype) == dtype:
+    """Whether ``out`` has room for each value of the dtype. NumPy's rule for all: torch promotes int64 to float32."""
+    own = _name(out.dtype)
+    if own == dtype:
         return True
-    if _is_tensor(out):
-        import torch
-
-        return bool(torch.promote_types(getattr(torch, dtype), out.dtype) == out.dtype)
-    return dtype != "bfloat16" and np.can_cast(np.dtype(dtype), out.dtype, "safe")
+    if dtype == "bfloat16":
+        return own in ("float32", "float64", "complex64", "complex128")
+    if own == "bfloat16":
+        return dtype in ("bool", "int8", "uint8")
+    try:
+        return np.can_cast(dtype, own if _is_tensor(out) else out.dtype, "safe")
+    except TypeError:  # torch has dtypes that NumPy has not
+        return False
 
 
 def _copy(out: Any, value: Any) -> None:

@@ -415,7 +415,7 @@ void bind_client(nb::module_& module) {
       },
       nb::arg("timeout").none());
   module.def("status", &status);
-  module.def("bytes_text", &ipc::bytes_text);
+  module.def("bytes_text", [](std::uint64_t bytes) { return ipc::bytes_text(bytes); });
   module.def("over_text", &ipc::over_text);
   module.def("from_token", [](const std::string& socket, nb::bytes token) {
     const std::string_view bytes(token.c_str(), token.size());

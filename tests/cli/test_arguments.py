@@ -64,7 +64,7 @@ def test_without_a_daemon(muster, command):
 def test_a_socket_path_that_is_too_long(muster):
     done = muster("status", "--socket", "/tmp/" + "x" * 200)
     assert done.returncode == 1
-    assert "of at most 107 B" in done.stderr
+    assert "the limit is 107 B" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

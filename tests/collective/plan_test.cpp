@@ -514,7 +514,7 @@ TEST_CASE("an op that would take too much is Invalid, with the numbers, before a
         "test of 65 ranks would make too many objects: 4225 of at most 4096");
   // A megabyte of names in each of a thousand results.
   CHECK(refusal(wide_op(Kind::scan, 1000, 1, 1, std::string(1 << 20, 'x'))) ==
-        "test of 1000 ranks would take too long a description of its results: 1000 MiB, of at most 8 MiB");
+        "test of 1000 ranks would take too long a description of its results: 1000 MiB; the limit is 8 MiB");
 }
 
 namespace {

@@ -34,9 +34,10 @@ TEST_CASE("sizes are shown in units, rounded to what a reader needs") {
   CHECK(bytes_text((64 << 20) + 1000) == "64 MiB");
   CHECK(bytes_text((1 << 20) - 1) == "1 MiB");
   CHECK(bytes_text(1ULL << 62) == "4194304 TiB");
+  CHECK(bytes_text(1 << 20, 1 << 20) == "1 MiB");
 }
 
 TEST_CASE("a size and its limit never look alike") {
-  CHECK(over_text(3 << 20, 1 << 20) == "3 MiB, of at most 1 MiB");
-  CHECK(over_text((1 << 20) + 1, 1 << 20) == "1048577 B, of at most 1048576");
+  CHECK(over_text(3 << 20, 1 << 20) == "3 MiB; the limit is 1 MiB");
+  CHECK(over_text((1 << 20) + 1, 1 << 20) == "1048577 B; the limit is 1048576 B");
 }

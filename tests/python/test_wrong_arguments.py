@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 WRONG = {
     "rank='a'": lambda package, group: package.group("x", rank="a", world_size=1),
@@ -76,6 +79,37 @@ def test_out_may_have_a_dtype_that_loses_nothing(muster):
         # What can't be known before is told with the result.
         with pytest.raises(muster.Invalid, match="out= has dtype int32, the result int64"):
             group.broadcast(np.ones(2, np.int64), out=np.zeros(2, np.int32)).result()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "holds"),
+    [("float32", False), ("float16", False), ("bfloat16", False), ("float64", True), ("int64", True), ("int32", False)],
+)
+def test_out_may_be_a_tensor_that_has_room_for_each_value(muster, dtype, holds):
+    out = torch.zeros(2, dtype=getattr(torch, dtype))
+    with muster.group("arguments", rank=0, world_size=1) as group:
+        if holds:
+            assert group.allreduce(np.ones(2, np.int64), out=out).result().tolist() == [1, 1]
+        else:
+            with pytest.raises(muster.Invalid, match=f"out= has dtype {dtype}, the result int64"):
+                group.allreduce(np.ones(2, np.int64), out=out)
+
+
+@dataclasses.dataclass
+class Fields:
+    w: object
+    b: object
+
+
+@pytest.mark.parametrize("out", [np.zeros(2), [np.zeros(2), np.zeros(2)], {"w": np.zeros(2), "b": np.zeros(2)}])
+def test_out_for_a_dataclass_has_its_fields(muster, out):
+    with muster.group("arguments", rank=0, world_size=1) as group:
+        with pytest.raises(muster.Invalid, match="nests in another way") as raised:
+            group.allreduce(Fields(np.ones(2), np.ones(2)), out=out)
+        assert "a Fields with the fields ['w', 'b']" in raised.value.hint
+        own = Fields(np.zeros(2), np.zeros(2))
+        assert group.allreduce(Fields(np.ones(2), np.ones(2)), out=own).result() is own
+        assert own.b.tolist() == [1, 1]
 
 
 def test_out_is_refused_before_the_call_takes_part_in_vain(muster):

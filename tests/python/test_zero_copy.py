@@ -626,6 +626,27 @@ class Model:
     w = None
 
 
+class Touchy(dict):
+    """Whatever is asked of it in an ordinary way ends the one that asks."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
+def test_why_leaves_were_copied_runs_no_code_of_what_keeps_them(muster):
+    touchy = Touchy()
+
+    @muster.collective_input
+    def produce():
+        array = np.ones(3)
+        touchy["key"] = array
+        return array
+
+    ref = produce()
+    assert ref.copies == 1
+    assert "['key'] of a dict" in ref.copy_reasons[""]
+
+
 def test_why_leaves_were_copied(muster):
     model = Model()
 

@@ -41,7 +41,7 @@ TEST_CASE("neither another capability nor another user gets an object") {
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   CHECK(code_of(world.store.lookup(id, {{11, 23}}, bob)) == Code::denied);
   CHECK(code_of(world.store.lookup(id, {}, bob)) == Code::denied);
-  CHECK(code_of(world.store.lookup(id, secret, carol)) == Code::denied);
+  CHECK(code_of(world.store.lookup(id, secret, carol)) == Code::object_lost);
   CHECK(world.store.held_by(bob.client) == 0);
   CHECK(world.store.held_by(carol.client) == 0);
 }

@@ -14,13 +14,13 @@ using musterd::Tombstones;
 TEST_CASE("the last ends are remembered, the oldest is forgotten first") {
   Tombstones tombstones(2);
   CHECK(tombstones.find({1}) == nullptr);
-  tombstones.add({1}, "freed");
-  tombstones.add({2}, "expired");
-  CHECK(tombstones.find({1}) == std::string("freed"));
-  tombstones.add({3}, "freed");
+  tombstones.add({1}, {"freed", 1000});
+  tombstones.add({2}, {"expired", 1000});
+  CHECK(tombstones.find({1})->reason == std::string("freed"));
+  tombstones.add({3}, {"freed", 1000});
   CHECK(tombstones.find({1}) == nullptr);
-  CHECK(tombstones.find({2}) == std::string("expired"));
-  CHECK(tombstones.find({3}) == std::string("freed"));
+  CHECK(tombstones.find({2})->reason == std::string("expired"));
+  CHECK(tombstones.find({3})->reason == std::string("freed"));
 }
 
 TEST_CASE("tombstones agree with a list and a map, whatever the order of ids") {
@@ -41,11 +41,13 @@ TEST_CASE("tombstones agree with a list and a map, whatever the order of ids") {
         model.erase(order.front());
         order.pop_front();
       }
-      tombstones.add({id}, reason);
+      tombstones.add({id}, {reason, static_cast<std::uint32_t>(id)});
       const std::uint64_t asked = (1 + random() % ids) << (random() % 2 == 0 ? 0 : 32);
       const auto expected = model.find(asked);
-      REQUIRE(tombstones.find({asked}) == (expected == model.end() ? nullptr : expected->second));
+      const auto* found = tombstones.find({asked});
+      REQUIRE((found ? found->reason : nullptr) == (expected == model.end() ? nullptr : expected->second));
+      if (found) REQUIRE(found->user == static_cast<std::uint32_t>(asked));
     }
-    for (const auto id : order) REQUIRE(tombstones.find({id}) == model.at(id));
+    for (const auto id : order) REQUIRE(tombstones.find({id})->reason == model.at(id));
   }
 }

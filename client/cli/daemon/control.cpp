@@ -74,9 +74,9 @@ Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry)
   for (const auto& [flag, text] : options.settings) {
     const auto wanted = ipc::parse_daemon_option(ipc::daemon_option(flag), text);
     if (!wanted) return wanted.error();
-    if (flag == "--memory" && *wanted != static_cast<double>(inquiry.memory_bytes()))
-      return runs_with(inquiry, ipc::bytes_text(inquiry.memory_bytes()) + " of memory",
-                       ipc::bytes_text(static_cast<std::uint64_t>(*wanted)), flag);
+    if (const auto bytes = static_cast<std::uint64_t>(*wanted); flag == "--memory" && bytes != inquiry.memory_bytes())
+      return runs_with(inquiry, ipc::bytes_text(inquiry.memory_bytes(), bytes) + " of memory",
+                       ipc::bytes_text(bytes, inquiry.memory_bytes()), flag);
     if (flag == "--pickle-lease" && milliseconds_of(*wanted) != inquiry.pickle_lease()) {
       const std::chrono::duration<double> lease = inquiry.pickle_lease();
       return runs_with(inquiry, "a pickle lease of " + format_age(lease.count()), format_age(*wanted), flag);
@@ -115,8 +115,7 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
   text += "  socket  " + socket + "\n";
   if (daemon.now) text += "  log     " + detail::daemon_log(socket) + "\n";
   if (daemon.inquiry.idle_exit_s() > 0 && !daemon.now)
-    text += "  It was started by a program and ends " + format_age(daemon.inquiry.idle_exit_s()) +
-            " after its last client; to keep one: muster stop; muster start\n";
+    text += "  It ends " + format_age(daemon.inquiry.idle_exit_s()) + " after its last client leaves\n";
   if (socket != ipc::default_socket_path()) text += "Programs find it by: export MUSTER_SOCKET=" + socket + "\n";
   return text + "Next: muster run -n 4 -- python train.py; muster status; muster stop\n";
 }

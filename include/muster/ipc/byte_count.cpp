@@ -59,10 +59,13 @@ std::string bytes_text(std::uint64_t bytes) {
   return std::string(digits.data(), end) + units[unit];
 }
 
+std::string bytes_text(std::uint64_t bytes, std::uint64_t other) {
+  auto text = bytes_text(bytes);
+  return bytes == other || text != bytes_text(other) ? text : std::to_string(bytes) + " B";
+}
+
 std::string over_text(std::uint64_t bytes, std::uint64_t limit) {
-  const auto text = bytes_text(bytes), limit_text = bytes_text(limit);
-  if (text != limit_text) return text + ", of at most " + limit_text;
-  return std::to_string(bytes) + " B, of at most " + std::to_string(limit);
+  return bytes_text(bytes, limit) + "; the limit is " + bytes_text(limit, bytes);
 }
 
 }  // namespace muster::ipc

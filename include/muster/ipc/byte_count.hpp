@@ -13,7 +13,9 @@ namespace muster::ipc {
 [[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view text);
 /// "64 MiB", "1.5 GiB", "100 B": rounded to what a reader needs.
 [[nodiscard]] std::string bytes_text(std::uint64_t bytes);
-/// "3 MiB, of at most 1 MiB"; to the byte where rounded both would look alike.
+/// The same; to the byte where the rounded text would be that of `other`, too, which is another size.
+[[nodiscard]] std::string bytes_text(std::uint64_t bytes, std::uint64_t other);
+/// "3 MiB; the limit is 1 MiB"
 [[nodiscard]] std::string over_text(std::uint64_t bytes, std::uint64_t limit);
 
 }  // namespace muster::ipc
