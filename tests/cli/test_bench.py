@@ -133,7 +133,7 @@ def busy_cores():
 
 
 def test_a_busy_machine_is_told_of(muster, busy_cores):
-    words = ("bench", "allreduce", "-n", "2", "-b", "4M", "-e", "4M", "-i", "100", "--memory", "512MiB")
+    words = ("bench", "allreduce", "-n", "2", "-b", "4M", "-e", "4M", "-i", "2000", "--memory", "512MiB")
     told = json.loads(muster(*words, "--json").stdout)
     assert told["busy"] is True
     assert 0 < told["others_cpu"] <= 1

@@ -181,13 +181,16 @@ def test_start_passes_its_options_on(muster):
     words += " --user-memory 32MiB --client-memory 16MiB --objects-max 100 --clients-max 10 --in-flight-max 10"
     done = muster("start", *words.split())
     assert done.returncode == 0, done.stderr
-    assert "It was started by a program" not in done.stdout
     told = status(muster)
     assert told["lanes"] == 1
     assert pathlib.Path(muster.socket).stat().st_mode & 0o777 == 0o640
     assert pathlib.Path(told["log"]).read_text().startswith("{")
-    arguments = pathlib.Path(f"/proc/{told['pid']}/cmdline").read_text().split("\0")
-    assert all(f"{flag} {value}" in " ".join(arguments) for flag, value in zip(*[iter(words.split())] * 2, strict=True))
+    too_much = "import muster, numpy; muster.put(numpy.zeros(20 << 20, numpy.uint8), timeout=1)"
+    done = subprocess.run([sys.executable, "-c", too_much], env=muster.env, capture_output=True, text=True, check=False)
+    assert "one process may hold 16 MiB" in done.stderr
+    again = muster("start")
+    assert "runs already" in again.stdout
+    assert "It ends 1 h 00 min after its last client leaves" in again.stdout
 
 
 def test_start_takes_a_config_file_and_options_go_before_it(muster):
