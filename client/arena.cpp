@@ -42,7 +42,9 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   // Those who wait for memory have waited longer than this call.
   if (source_.memory_wanted()) trim();
   if (placed()) return address;
-  if (disowned_) return Error(Code::daemon_unavailable, "the connection was inherited by fork()", "connect again");
+  if (disowned_)
+    return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
+                 "connect and join in the child: muster.init(), muster.group()");
   if (placed_after_news()) return address;
   // No lock while the daemon makes us wait: others may free meanwhile.
   auto segment = lease_for(bytes, timeout, placed_after_news);

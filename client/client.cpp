@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/text.hpp>
 
 #include "bounded_time.hpp"
 #include "call_deadline.hpp"
@@ -23,13 +24,6 @@ namespace {
 
 constexpr auto default_wait = std::chrono::seconds(30);
 
-std::string seconds_text(std::chrono::milliseconds duration) {
-  std::string text = std::to_string(std::chrono::duration<double>(duration).count());
-  text.erase(text.find_last_not_of('0') + 1);
-  if (text.ends_with('.')) text.pop_back();
-  return text + " s";
-}
-
 Error runs_otherwise(const Connection& connection, const std::string& wanted, const std::string& has,
                      const std::string& name) {
   return {Code::invalid, wanted + " asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
@@ -47,8 +41,8 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
                             "memory");
   }
   if (options.pickle_lease && *options.pickle_lease != welcome.pickle_lease)
-    return runs_otherwise(connection, "a pickle lease of " + seconds_text(*options.pickle_lease),
-                          seconds_text(welcome.pickle_lease), "the pickle lease");
+    return runs_otherwise(connection, "a pickle lease of " + ipc::seconds_text(*options.pickle_lease),
+                          ipc::seconds_text(welcome.pickle_lease), "the pickle lease");
   return {};
 }
 

@@ -9,12 +9,14 @@
 #include <utility>
 
 #include <muster/ipc/failpoint.hpp>
+#include <muster/ipc/text.hpp>
 
 #include "bounded_time.hpp"
 #include "call_deadline.hpp"
 #include "connection.hpp"
 #include "interrupted.hpp"
 #include "requests.hpp"
+#include "start_daemon.hpp"
 
 namespace muster::detail {
 
@@ -28,12 +30,9 @@ std::atomic<bool (*)()> interrupted_callback{nullptr};
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
-Error no_answer(wire::Body asked, steady_clock::duration waited) {
-  const auto waited_ms = std::chrono::duration_cast<milliseconds>(waited).count();
-  return {Code::timeout,
-          std::string("the daemon did not answer ") + wire::EnumNameBody(asked) + " within " +
-              std::to_string(waited_ms) + " ms",
-          "is it stopped? look at: muster status"};
+Error no_answer(const std::string& socket, steady_clock::duration waited) {
+  return {Code::timeout, "the daemon at " + socket + " did not answer within " + ipc::seconds_text(waited),
+          "is it stopped, or is the machine too busy? muster status"};
 }
 
 Result<ipc::Packet> checked(ipc::Packet packet) {
@@ -92,7 +91,7 @@ Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanosec
     const auto now = steady_clock::now();
     if (now >= until) {
       lock.unlock();
-      return abandon(number, asked, no_answer(asked, now - begin));
+      return abandon(number, asked, no_answer(welcome_.socket, now - begin));
     }
     const auto slice = std::min(look_up_interval, std::chrono::ceil<milliseconds>(until - now));
     if (receiving_) {
@@ -201,7 +200,8 @@ bool Connection::receive_replies(milliseconds timeout) {
     }
     if (*received == ipc::Received::would_block) return true;
     if (*received == ipc::Received::closed) {
-      end(Error(Code::daemon_unavailable, "the daemon closed the connection", "start it again: muster start"));
+      end(Error(Code::daemon_unavailable, "the daemon at " + welcome_.socket + " closed the connection",
+                "its log, " + daemon_log(welcome_.socket) + ", may say why; start it again: muster start"));
       return true;
     }
     take_packet(std::exchange(incoming_, {}));

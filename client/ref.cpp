@@ -87,6 +87,10 @@ Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const st
   auto connection = known && known->alive() && known->welcome().socket == options.socket
                         ? Result<std::shared_ptr<Connection>>(known)
                         : Connection::open_or_reuse(options);
+  if (!connection && connection.error().code() == Code::daemon_unavailable)
+    return Error(Code::daemon_unavailable,
+                 "the daemon that has the ref's object is gone: " + connection.error().message(),
+                 "make the object again");
   if (!connection) return connection.error();
   return look_up(*connection, token.incarnation, {token.object}, {{token.capability[0], token.capability[1]}},
                  Found::by_pickle);

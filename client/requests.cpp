@@ -28,7 +28,8 @@ Error ending(const std::string& path) {
 }
 
 Error silent(const std::string& path) {
-  return {Code::timeout, "the daemon at " + path + " does not answer", "look at its log; muster doctor may help"};
+  return {Code::timeout, "the daemon at " + path + " does not answer",
+          "is it stopped (kill -CONT lets it go on), or is the machine too busy? muster doctor may help"};
 }
 
 Error refused(const std::string& path, int error_number) {

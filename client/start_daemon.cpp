@@ -95,8 +95,11 @@ Result<void> understand(const std::string& said, const std::string& program, con
   std::getline(lines, why);
   std::getline(lines, hint);
   if (status == another_serves) return {};
-  if (why.empty()) why = program + " ended without saying why";
-  if (hint.empty()) hint = "see that it is a musterd; look at its log, " + log_file + ", or run it by hand";
+  if (hint.empty()) hint = "mend that, or look at its log, " + log_file;
+  if (why.empty()) {
+    why = program + " ended without saying why";
+    hint = "see that it is a musterd; look at its log, " + log_file + ", or run it by hand";
+  }
   return Error(Code::daemon_unavailable, "the daemon did not start: " + why, hint);
 }
 

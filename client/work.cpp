@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include <muster/ipc/text.hpp>
+
 #include "bounded_time.hpp"
 #include "connection.hpp"
 #include "requests.hpp"
@@ -33,13 +35,15 @@ std::optional<std::vector<int>> missing_ranks(detail::WorkState& state) {
 }
 
 Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited, const std::vector<int>& ranks) {
-  std::string message = state.what() + " is not over after " +
-                        std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(waited).count()) + " ms";
+  std::string message = state.what() + " is not over after " + ipc::seconds_text(waited);
   if (!ranks.empty()) {
     message += ranks.size() == 1 ? "; still missing: rank " : "; still missing: ranks ";
     for (std::size_t i = 0; i < ranks.size(); ++i) message += (i ? ", " : "") + std::to_string(ranks[i]);
   }
-  return {Code::timeout, message, "the op goes on: wait again, or find out what these ranks are doing", ranks};
+  return {Code::timeout, message,
+          ranks.empty() ? "the op goes on: wait again; muster status shows whether it waits for memory"
+                        : "the op goes on: wait again, or find out what these ranks are doing",
+          ranks};
 }
 
 /// Waits until the op is over; the time is bounded by the op's deadline.
@@ -55,7 +59,13 @@ Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
   // It may have ended while the daemon was asked who is missing.
   if (over()) return {};
   if (!connection.alive()) return connection.end_error();
-  return still_waiting(state, steady_clock::now() - begin, missing.value_or(std::vector<int>()));
+  const auto waited = steady_clock::now() - begin;
+  if (!missing)
+    return Error(Code::timeout,
+                 state.what() + " is not over after " + ipc::seconds_text(waited) + ", and the daemon at " +
+                     connection.welcome().socket + " does not answer",
+                 "is it stopped, or is the machine too busy? muster status");
+  return still_waiting(state, waited, *missing);
 }
 
 /// The outcome once it is there.

@@ -9,6 +9,7 @@
 
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/daemon_options.hpp>
+#include <muster/ipc/records.hpp>
 
 #include "help.hpp"
 #include "message.hpp"
@@ -141,7 +142,9 @@ void add_start_and_stop(CLI::App& app, Parsed& parsed) {
 
 void add_run(CLI::App& app, Parsed& parsed) {
   auto* run = app.add_subcommand("run", "start n ranks of a program on this node");
-  run->add_option("-n,--ranks", parsed.run.ranks, "how many ranks")->check(within(1, 4096))->capture_default_str();
+  run->add_option("-n,--ranks", parsed.run.ranks, "how many ranks")
+      ->check(within(1, ipc::world_size_max))
+      ->capture_default_str();
   run->add_option("--group", parsed.run.group, "the group's name, given to the ranks as MUSTER_GROUP [one of its own]");
   run->add_option("--grace", parsed.grace_s, "seconds between SIGTERM and SIGKILL")
       ->check(within(0.0, 86'400.0))
@@ -241,11 +244,23 @@ std::string misuse_of(const RunOptions& run) {
   return "no program to run: muster run -n " + std::to_string(run.ranks) + " -- PROGRAM [ARGUMENTS...]";
 }
 
-/// Without --, the program's words are what the options left.
-void take_command(const CLI::App& run, RunOptions& options) {
+/// Without --, the program's words are what the options left. Gives what is wrong with them.
+std::string take_command(const CLI::App& run, RunOptions& options) {
   auto words = run.remaining();
-  words.insert(words.end(), options.command.begin(), options.command.end());
+  if (words.empty()) return {};
+  if (words.front().starts_with('-')) return "there is no option " + words.front();
+  if (!options.command.empty()) return "'" + words.front() + "' stands before --, and the program comes after it";
   options.command = std::move(words);
+  return {};
+}
+
+/// `stauts`: what is no option, where no command was found.
+std::string no_command(char* const* begin, char* const* end, const CLI::App& app) {
+  const auto word = std::find_if(begin, end, [](const char* each) { return *each != '-'; });
+  if (word == end) return {};
+  std::vector<std::string> names;
+  for (const auto* sub : app.get_subcommands({})) names.push_back(sub->get_name());
+  return "there is no command '" + std::string(*word) + "'; the commands are " + join(names, ", ");
 }
 
 /// `muster help start` is `muster start --help`.
@@ -283,8 +298,10 @@ Command parse_words(int argc, char* const* argv) {
     std::fputs(app.get_subcommands().front()->help("muster").c_str(), stdout);
     return ExitStatus::ok;
   } catch (const CLI::ParseError& error) {
+    std::string message;
     if (!app.get_subcommands().empty()) command = app.get_subcommands().front()->get_name();
-    return complain_usage(command, error.what());
+    else message = no_command(argv + 1, end, app);
+    return complain_usage(command, message.empty() ? error.what() : message);
   }
   if (version) {
     std::fputs(("muster " MUSTER_VERSION "\n"), stdout);
@@ -295,10 +312,10 @@ Command parse_words(int argc, char* const* argv) {
     return ExitStatus::ok;
   }
   command = app.get_subcommands().front()->get_name();
-  if (command == "run") take_command(*app.get_subcommands().front(), parsed.run);
-  const std::string misuse = command == "bench" ? misuse_of(parsed.bench)
-                             : command == "run" ? misuse_of(parsed.run)
-                                                : "";
+  std::string misuse;
+  if (command == "run") misuse = take_command(*app.get_subcommands().front(), parsed.run);
+  if (command == "run" && misuse.empty()) misuse = misuse_of(parsed.run);
+  if (command == "bench") misuse = misuse_of(parsed.bench);
   if (!misuse.empty()) return complain_usage(command, misuse);
   return chosen(command, parsed);
 }

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include <muster/ipc/text.hpp>
+
 namespace musterd {
 
 using muster::Code;
@@ -73,12 +75,6 @@ Advice advice_of(int rank, const Whereabouts& known) {
   return {who + " waits in no op of the group", "see what it does; give a longer timeout= if it is only slow"};
 }
 
-std::string seconds_text(Duration duration) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3g s", std::chrono::duration<double>(duration).count());
-  return text;
-}
-
 }  // namespace
 
 std::string ranks_text(std::span<const int> ranks) {
@@ -109,8 +105,8 @@ Error not_replaced(const std::string& op_name, const Losses& losses) {
 
 Error deadline_passed(const std::string& op_name, std::span<const int> missing, std::span<const int> present,
                       Duration waited, const std::map<int, Whereabouts>& known) {
-  std::string message = op_name + " waited " + seconds_text(waited) + " for " + ranks_text(missing) + "; " +
-                        ranks_text(present) + (present.size() == 1 ? " was there" : " were there");
+  std::string message = op_name + " waited " + muster::ipc::seconds_text(waited) + " for " + ranks_text(missing) +
+                        "; " + ranks_text(present) + (present.size() == 1 ? " was there" : " were there");
   std::string hint = "see what the missing ranks do; give a longer timeout= if they are only slow";
   for (const auto& [rank, whereabouts] : known) {
     const auto [does, advice] = advice_of(rank, whereabouts);

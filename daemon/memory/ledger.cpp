@@ -31,13 +31,20 @@ std::string number_text(Resource resource, std::uint64_t amount) {
   return muster::ipc::bytes_text(amount);
 }
 
-const char* way_out(Resource resource) {
+/// Which option sets the limit: ", --user-memory".
+std::string flag_of(Resource resource, bool of_client) {
+  if (resource == Resource::memory) return of_client ? ", --client-memory" : ", --user-memory";
+  if (resource == Resource::objects) return ", --objects-max";
+  return "";
+}
+
+std::string way_out(Resource resource, bool of_client) {
   switch (resource) {
     case Resource::slots: return "wait for some of them first";
     case Resource::groups: return "leave() groups that are not needed";
     case Resource::heap:
       return "keep fewer and larger objects, ops and groups at a time, or start the daemon with a larger --memory";
-    default: return "free something first, or raise the daemon's limit";
+    default: return "free something first, or raise the daemon's limit" + flag_of(resource, of_client);
   }
 }
 
@@ -95,7 +102,7 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
     return Error(Code::quota_exceeded,
                  amount_text(resource, amount) + " asked for; one " + (of_client ? "process" : "user") + " may hold " +
                      amount_text(resource, limit),
-                 "ask for less, or raise the daemon's limit");
+                 "ask for less, or raise the daemon's limit" + flag_of(resource, of_client));
   const std::uint64_t kept = resource == Resource::memory ? quota_.reserve_bytes : 0;
   if (amount > quota_.total[i] - kept)
     return Error(resource == Resource::memory ? Code::out_of_memory : Code::quota_exceeded,
@@ -202,17 +209,18 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
   const auto over = [&](const Account& account, std::uint64_t limit) {
     return amount > limit - std::min(limit, account.used[i]);
   };
-  const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit) {
+  const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit, bool of_client) {
     return Error(Code::quota_exceeded,
                  who + " holds " + number_text(resource, account.used[i]) + " of at most " +
                      amount_text(resource, limit) + "; " + number_text(resource, amount) + " more asked for",
-                 way_out(resource));
+                 way_out(resource, of_client));
   };
   if (payer.client && quota_.per_client[i] < quota_.total[i] && over(client(payer.client), quota_.per_client[i]))
-    return quota_error("client " + std::to_string(payer.client.value), client(payer.client), quota_.per_client[i]);
+    return quota_error("client " + std::to_string(payer.client.value), client(payer.client), quota_.per_client[i],
+                       true);
   if (quota_.per_user[i] < quota_.total[i] && over(user(payer.user), quota_.per_user[i]))
-    return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[i]);
-  if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i]);
+    return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[i], false);
+  if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i], false);
   return {
       Code::out_of_memory,
       "the store is full: " + amount_text(resource, total_.used[i]) + " of " + amount_text(resource, quota_.total[i]) +

@@ -67,7 +67,7 @@ struct NodeSettings {
   Duration pickle_lease = std::chrono::minutes(10);
 };
 
-inline constexpr int world_size_max = 1024;
+using muster::ipc::world_size_max;
 /// What a life line takes in the kernel, the event loop and the store, as measured.
 inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients

@@ -53,6 +53,22 @@ def test_misuse_is_told_with_a_next_step(muster, words):
     assert "hint: see `muster" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("stauts",), "there is no command 'stauts'; the commands are start, stop, run, status, ls, groups, doctor, "),
+        (("run", "-n", "2", "--gruop", "x", "--", "true"), "there is no option --gruop"),
+        (("run", "--gruop", "x", "true"), "there is no option --gruop"),
+        (("run", "-n", "2", "true", "--", "true"), "'true' stands before --, and the program comes after it"),
+        (("run", "-n", "1025", "true"), "1025 not in range 1 to 1024"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_told(muster, words, told):
+    done = muster(*words)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
 @pytest.mark.parametrize("command", ["stop", "status", "ls", "groups"])
 def test_without_a_daemon(muster, command):
     done = muster(command)

@@ -374,6 +374,45 @@ def test_a_process_that_may_start_no_daemon_is_told_at_once_that_its_own_has_end
         assert f"has ended: no daemon listens at {daemon.socket}" in done.stdout
 
 
+OF_A_DAEMON_THAT_IS_GONE = """
+import os, pickle, signal
+import muster
+group = muster.group("g", rank=0, world_size=1)
+pickled = pickle.dumps(muster.put(1.0))
+told = os.fork()
+if told == 0:
+    try:
+        group.allreduce(1)
+    except muster.DaemonUnavailable as error:
+        print("fork:", error, flush=True)
+    os._exit(0)
+os.waitpid(told, 0)
+os.kill(muster.status()["pid"], signal.SIGKILL)
+try:
+    while True:
+        group.allreduce(1).result()
+except muster.DaemonUnavailable as error:
+    print("end:", error)
+try:
+    pickle.loads(pickled)
+except muster.DaemonUnavailable as error:
+    print("ref:", error)
+"""
+
+
+def test_what_belonged_to_a_daemon_that_is_gone_says_so():
+    daemon = Daemon("--memory", "64MiB")
+    environment = {**os.environ, "MUSTER_SOCKET": daemon.socket}
+    done = subprocess.run(
+        [sys.executable, "-c", OF_A_DAEMON_THAT_IS_GONE], env=environment, capture_output=True, text=True, timeout=60
+    )
+    daemon.kill()
+    assert done.returncode == 0, done.stderr
+    assert "fork: a forked child can't use its parent's connection and groups (hint: connect and join in" in done.stdout
+    assert f"end: the daemon at {daemon.socket} closed the connection (hint: its log, " in done.stdout
+    assert f"ref: the daemon that has the ref's object is gone: no daemon listens at {daemon.socket}" in done.stdout
+
+
 def test_a_daemon_that_is_elsewhere_is_started_elsewhere(tmp_path):
     code = "import muster\ntry: muster.init(socket='s', start=False)\nexcept muster.Error as error: print(error.hint)"
     printed = output_of([sys.executable, "-c", code], {**os.environ}, 60, tmp_path)

@@ -34,6 +34,7 @@ enum class Kind : std::uint8_t {
   split = 12,   ///< makes new groups; root carries the color (negative: none), tag the key
   reform = 13,  ///< live seats agree on a new epoch after a loss
 };
+inline constexpr int world_size_max = 1024;  ///< ranks of one group
 inline constexpr std::size_t kind_count = 14;
 inline constexpr std::size_t layout_count = 3;
 inline constexpr std::size_t key_bytes_max = 4096;    ///< of Contribute::key

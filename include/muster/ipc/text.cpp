@@ -1,5 +1,7 @@
 #include <muster/ipc/text.hpp>
 
+#include <cstdio>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -77,6 +79,13 @@ std::string printable(std::string_view bytes) {
     made += escaped;
   }
   return made;
+}
+
+std::string seconds_text(std::chrono::nanoseconds duration) {
+  const double seconds = std::chrono::duration<double>(duration).count();
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), seconds >= 1000 ? "%.0f s" : "%.3g s", seconds);
+  return text.data();
 }
 
 }  // namespace muster::ipc

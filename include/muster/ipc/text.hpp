@@ -1,6 +1,7 @@
 // What clients name goes into logs, lists and other clients' messages, so it must be text.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 
@@ -10,5 +11,8 @@ namespace muster::ipc {
 [[nodiscard]] bool is_text(std::string_view bytes);
 /// The bytes as they are if they are text; else all but printable ASCII as \x1b.
 [[nodiscard]] std::string printable(std::string_view bytes);
+
+/// "0.3 s", "2.4 s", "3600 s"
+[[nodiscard]] std::string seconds_text(std::chrono::nanoseconds duration);
 
 }  // namespace muster::ipc
