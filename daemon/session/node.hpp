@@ -102,8 +102,8 @@ class Node {
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
     return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() ||
-           !unsettled_groups_.empty() || !being_made_.empty() || admission_.goes_on() || may_have_unwanted_ops() ||
-           any_doomed_ || tries_again_;
+           !unsettled_groups_.empty() || !being_made_.empty() || !giving_.empty() || admission_.goes_on() ||
+           may_have_unwanted_ops() || any_doomed_ || tries_again_;
   }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
@@ -242,6 +242,14 @@ class Node {
     std::uint64_t wanted_at = 0;                ///< how many clients had gone when somebody was there to be told
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
+  /// An op that is over: its outcome is decided, all its ranks have room for what it gives, and some have not got it
+  /// yet.
+  struct Giving {
+    std::unordered_map<std::uint64_t, Running>::node_type over;
+    Objects outputs;
+    std::size_t next = 0;  ///< the contribution whose rank comes next
+  };
+  using GivingNode = std::list<Giving>;  ///< of one
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
@@ -332,8 +340,7 @@ class Node {
   [[nodiscard]] std::string label(ClientId client) const;
   [[nodiscard]] std::string label(ClientId client, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::optional<UserId> sees_only(ClientId client) const;
-  [[nodiscard]] std::vector<std::string> holders_text(std::span<const Holder> holders,
-                                                      std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
 
   // groups.cpp: seats and epochs
@@ -485,10 +492,15 @@ class Node {
   void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
   void finish_from_lane(std::uint64_t key, OpPtr& lease);
   [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
+  [[nodiscard]] const Client* receiver(const Running& running, std::size_t contributor) const;
+  [[nodiscard]] static std::size_t count_told(const Running& running);
+  [[nodiscard]] static std::size_t count_given(const Running& running, std::size_t contributor);
   [[nodiscard]] muster::Result<void> reserve_holds(const Running& running);
   [[nodiscard]] static Objects given_to(const Running& running, std::size_t contributor,
                                         std::span<const ObjectPtr> outputs);
-  void give(const Running& running, std::span<const ObjectPtr> outputs, Objects objects) noexcept;
+  void give(GivingNode giving, Objects first) noexcept;
+  [[nodiscard]] bool give_some(Giving& giving, std::optional<Objects> described = std::nullopt) noexcept;
+  void give_more() noexcept;
   /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
   [[nodiscard]] muster::Result<void> describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects);
   // Who can't be told an outcome is cut off: it is the same for all, and nothing is thrown.
@@ -530,6 +542,7 @@ class Node {
                                              boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory: first those that have not been looked at since a client went.
   RunningList waiting_ops_;
+  GivingNode giving_;
   /// Those that have all memory they need, and whose segments are being made.
   RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;

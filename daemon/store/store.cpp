@@ -196,13 +196,10 @@ Error Store::lost(ObjectId id) const {
 }
 
 Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
-  auto found = entries_.find(id);
+  if (const Holder* hold = find_hold(client, id)) return hold->entry.strong;
+  const auto found = entries_.find(id);
   if (found == entries_.end() || found->second->weak.expired()) return lost(id);
-  const auto& holders = found->second->holders;
-  const bool holds =
-      std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
-  if (!holds) return Error(Code::denied, label_of(id) + " is not held by this client");
-  return found->second->strong;
+  return Error(Code::denied, label_of(id) + " is not held by this client");
 }
 
 Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client, Found found_by) {
@@ -249,7 +246,7 @@ void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bo
   const auto last = of && first != by_user_.end() ? std::next(first) : by_user_.end();
   for (auto user = first; user != last; ++user) {
     for (const Entry& entry : user->second) {
-      Listed listed{entry.weak.lock(), {entry.holders.data(), entry.holders.size()}, 0, {}};
+      Listed listed{entry.weak.lock(), entry.holders, 0, {}};
       if (!listed.object) continue;
       // Beside the entry's own and this one, every pointer is an op's or a part's.
       listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1);

@@ -245,3 +245,15 @@ TEST_CASE("what is remembered of many leaves that moved is charged") {
   world.results.trim();
   CHECK(holds_nothing(world.ledger));
 }
+
+TEST_CASE("a move has to look at all arrays and all holders of an object") {
+  World world;
+  const Payer alice{1000, ClientId{1}};
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 4));
+  CHECK(world.store.looks_of_move(id) == 2);
+  constexpr std::uint32_t readers = 100;
+  for (std::uint32_t i = 0; i < readers; ++i) REQUIRE(world.store.lookup(id, secret, {1000, ClientId{2 + i}}));
+  CHECK(world.store.looks_of_move(id) == 2 + readers);
+  REQUIRE(world.store.release(id, ClientId{2}));
+  CHECK(world.store.looks_of_move(id) == 1 + readers);
+}

@@ -586,8 +586,8 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   REQUIRE(list.size() == 2);
   CHECK(list[0].object->id == older);
   REQUIRE(list[0].holders.size() == 2);
-  CHECK(list[0].holders[1].client == bob.client);
-  CHECK(list[0].holders[1].holds == 2);
+  CHECK(list[0].holders.back().client == bob.client);
+  CHECK(list[0].holders.back().holds == 2);
   CHECK(list[0].in_ops == 0);
   CHECK(list[0].pinned == Duration{});
   CHECK(list[1].holders.empty());
