@@ -362,12 +362,14 @@ class Node {
   [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                     TimePoint now);
   void lose_all_seats(Client& client, const Loss& loss, TimePoint now);
-  /// The seats of a client that is gone, as far as they have not been lost yet.
+  /// The seats of a client that is gone, as far as they have not been lost yet. Without any, members that are to be
+  /// told of another change.
   struct Leaving {
     Seats seats;
     Loss loss;
     std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
   };
+  using LeavingNode = std::list<Leaving>;  ///< of one
   void lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
@@ -394,6 +396,7 @@ class Node {
   /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
   struct NextEpoch {
     std::vector<int> members;
+    LeavingNode telling;
     UnsettledNode ended;
     std::list<Unsettled> behind;  ///< for each rank that waits for its turn
   };
@@ -407,7 +410,8 @@ class Node {
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);
-  void tell_members(const GroupPtr& state) noexcept;
+  [[nodiscard]] static LeavingNode members_to_tell(const GroupPtr& state);
+  void tell_members(LeavingNode telling, TimePoint now) noexcept;
   [[nodiscard]] int tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept;
   [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
   struct Child {

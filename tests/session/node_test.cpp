@@ -1013,3 +1013,40 @@ TEST_CASE_METHOD(ManyParts, "what is let go while the op still gives it reaches 
   for (std::size_t rank = 1; rank < ranks; ++rank) check_given(rank);
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
+
+TEST_CASE("the many members of a group are told in pieces of a replacement, and of a new epoch") {
+  World world;
+  TestClient many(world, 1);
+  TestClient other(world, 2);
+  constexpr int ranks = 600;
+  std::vector<ipc::SeatId> seats;
+  for (int rank = 0; rank < ranks - 1; ++rank) {
+    REQUIRE(many.join("g", rank, ranks, muster::OnLoss::wait));
+    seats.push_back(many.seat);
+  }
+  REQUIRE(other.join("g", ranks - 1, ranks, muster::OnLoss::wait));
+  const auto go_on = [&] {
+    while (world.node.goes_on()) world.node.go_on(world.now);
+  };
+  const auto told = [&] { return many.count(ipc::CompletionType::group_changed); };
+  other.leave();
+  go_on();
+  const std::size_t before = told();
+  SECTION("a replacement") { REQUIRE(other.join("g", ranks - 1, ranks, muster::OnLoss::wait)); }
+  SECTION("a new epoch") {
+    for (const auto seat : seats) {
+      many.seat = seat;
+      many.contribute(Kind::reform);
+    }
+  }
+  CHECK(told() > before);
+  CHECK(told() - before < ranks / 2);
+  go_on();
+  CHECK(told() - before == ranks - 1);
+  std::set<std::uint32_t> last;
+  for (const auto& completion : world.outside.take(many.id()))
+    if (completion.type == ipc::CompletionType::group_changed)
+      last.insert(ipc::read_group_changed(completion.body).value().seat.value);
+  CHECK(last.size() == seats.size());
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}
