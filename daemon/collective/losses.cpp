@@ -101,10 +101,16 @@ void Muster::withdraw(int rank, const Loss& loss, Standing after, std::vector<Ac
 
 namespace {
 
-/// So many words go out, or an op runs: compared with looking at one.
+/// So many words go out, or an op runs: compared with looking at one. Of many ranks it takes time to find and to name
+/// them, and to tell everybody.
 std::size_t cost_of(const Action& action) {
   constexpr std::size_t of_running = 16;
-  if (const auto* failed = std::get_if<FailOp>(&action)) return failed->tickets.size();
+  constexpr std::size_t named_each = 32;
+  constexpr std::size_t told_each = 512;
+  if (const auto* failed = std::get_if<FailOp>(&action)) {
+    const std::size_t named = failed->error.ranks().size();
+    return failed->tickets.size() * (1 + named / told_each) + named / named_each;
+  }
   return of_running + std::get<StartOp>(action).op->contributions.size();
 }
 
@@ -118,13 +124,14 @@ void pay(std::size_t& left, const std::vector<Action>& actions, std::size_t befo
 }  // namespace
 
 void Muster::catch_up(std::vector<Action>& actions, std::size_t& left) {
-  while (left > 0 && is_behind()) {
+  while (left > 0 && any_is_behind()) {
     Slot& slot = by_knowledge_.front();
     const std::size_t before = actions.size();
     catch_up(slot, actions);
     retire(slot);
     pay(left, actions, before);
   }
+  while (left > 0 && reforms_wait_) begin_first_reform(actions, left);
   forget_old_failures();
 }
 
@@ -147,22 +154,42 @@ void Muster::catch_up(Slot& slot, std::vector<Action>& actions) {
   by_knowledge_.splice(by_knowledge_.end(), by_knowledge_, by_knowledge_.iterator_to(slot));
 }
 
-/// One that is complete now ends the epoch, so it can't wait.
+/// One that is complete now ends the epoch, so it can't wait. Ranks come to the first one first, so no other is
+/// complete before. The others begin when there is time for them: mostly with the end of the epoch, see dissolve().
 void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left) {
   const auto found = channels_.find({.of = Channel::Of::reform, .key = {}});
   if (found == channels_.end()) return;
-  for (Slot& slot : found->second) {
-    const std::size_t before = actions.size();
-    if (standing(rank) == Standing::vacant) go_on_without(slot, rank, actions);
-    catch_up(slot, actions);
-    pay(left, actions, before);
-  }
+  if (standing(rank) == Standing::vacant)
+    for (Slot& slot : found->second) slot.awaited -= owes(slot, rank);
   found->second.remove_if([&](const Slot& slot) {
     const bool over = !slot.gathering() && slot.awaited == 0;
     if (over) forget_failure(slot);
     return over;
   });
   if (found->second.empty()) channels_.erase(found);
+  begin_first_reform(actions, left);
+}
+
+/// If it is complete.
+void Muster::begin_first_reform(std::vector<Action>& actions, std::size_t& left) {
+  reforms_wait_ = false;
+  const auto found = channels_.find({.of = Channel::Of::reform, .key = {}});
+  if (found == channels_.end()) return;
+  const auto first = std::ranges::find_if(found->second, [](const Slot& slot) { return slot.gathering(); });
+  if (first == found->second.end()) return;
+  const auto next = std::next(first);
+  reforms_wait_ = true;  // also if no memory is found for this one
+  const std::size_t before = actions.size();
+  catch_up(*first, actions);
+  start_if_complete(*first, actions);
+  reforms_wait_ = !first->gathering() && next != found->second.end();
+  retire(*first);
+  pay(left, actions, before);
+}
+
+/// One that a loss has completed, and that was not begun then.
+void Muster::start_if_complete(Slot& slot, std::vector<Action>& actions) {
+  if (slot.gathering() && slot.awaited == 0 && !slot.must_fail()) start(slot, actions);
 }
 
 /// The rank does not come to it any more.
@@ -195,6 +222,7 @@ void Muster::dissolve(const Error& error, std::vector<Action>& actions, std::siz
 
 void Muster::dissolve(Slot& slot, const Error& error, std::vector<Action>& actions) {
   catch_up(slot, actions);
+  start_if_complete(slot, actions);
   if (slot.gathering()) fail(slot, error, actions);
   forget_failure(slot);
 }
@@ -227,10 +255,10 @@ std::string Muster::where_it_waits(int rank) const {
 
 Error Muster::late(const Slot& slot, TimePoint now, const Locate& locate) const {
   const auto absent = missing(slot);
-  Losses vacant;
+  std::vector<int> vacant;
   for (int rank : absent)
-    if (standing(rank) == Standing::vacant) vacant.emplace(rank, losses_.at(rank));
-  if (!vacant.empty()) return not_replaced(slot.op->name, vacant);
+    if (standing(rank) == Standing::vacant) vacant.push_back(rank);
+  if (!vacant.empty()) return not_replaced(slot.op->name, vacant, losses_);
   std::vector<int> present;
   for (const Contribution& contribution : slot.op->contributions) present.push_back(contribution.rank);
   std::sort(present.begin(), present.end());

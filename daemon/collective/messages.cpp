@@ -39,11 +39,19 @@ std::string rank_text(int rank, const std::string& process) {
   return "rank " + std::to_string(rank) + (process.empty() ? "" : " (" + process + ")");
 }
 
-/// "rank 2 (pid 4711 on host) died, ranks 3, 4, 5 left"
-std::string losses_text(const Losses& losses) {
+/// "rank 2 (pid 4711 on host) died, ranks 3, 4, 5 left"; of some of the losses, in rising order
+std::string losses_text(std::span<const int> lost, const Losses& losses) {
   constexpr std::size_t told_apart_max = 2;
   std::map<std::string, std::vector<int>> by_reason;
-  for (const auto& [rank, loss] : losses) by_reason[loss.how].push_back(rank);
+  auto reason = by_reason.end();
+  auto loss = losses.begin();
+  // A thousand ranks may be lost, mostly for one reason.
+  for (const int rank : lost) {
+    while (loss->first != rank) ++loss;
+    if (reason == by_reason.end() || reason->first != loss->second.how)
+      reason = by_reason.try_emplace(loss->second.how).first;
+    reason->second.push_back(rank);
+  }
   std::string text;
   const auto append = [&](const std::string& more) { text += (text.empty() ? "" : ", ") + more; };
   for (const auto& [how, ranks] : by_reason) {
@@ -54,6 +62,8 @@ std::string losses_text(const Losses& losses) {
   }
   return text;
 }
+
+std::string losses_text(const Losses& losses) { return losses_text(ranks_of(losses), losses); }
 
 /// What a missing rank does instead, and what to do about it.
 struct Advice {
@@ -97,10 +107,12 @@ Error not_members(const std::string& op_name, std::span<const int> ranks) {
                "choose a root or peer among group.live", {ranks.begin(), ranks.end()});
 }
 
-Error not_replaced(const std::string& op_name, const Losses& losses) {
-  return Error(Code::peer_lost,
-               op_name + " reached its deadline and nobody took the seat of a lost rank: " + losses_text(losses),
-               "start a replacement that joins with that rank, or call reform() to go on without it", ranks_of(losses));
+Error not_replaced(const std::string& op_name, std::span<const int> vacant, const Losses& losses) {
+  return Error(
+      Code::peer_lost,
+      op_name + " reached its deadline and nobody took the seat of a lost rank: " + losses_text(vacant, losses),
+      "start a replacement that joins with that rank, or call reform() to go on without it",
+      {vacant.begin(), vacant.end()});
 }
 
 Error deadline_passed(const std::string& op_name, std::span<const int> missing, std::span<const int> present,

@@ -37,8 +37,8 @@ struct Whereabouts {
 [[nodiscard]] muster::Error lost_before_called(const std::string& op_name, const Losses& losses);
 /// The op needs these ranks in person, but they are no members of the epoch.
 [[nodiscard]] muster::Error not_members(const std::string& op_name, std::span<const int> ranks);
-/// The deadline passed and nobody took these vacant seats; `missing` are all that didn't come.
-[[nodiscard]] muster::Error not_replaced(const std::string& op_name, const Losses& losses);
+/// The deadline passed and nobody took the seats of these ranks, which are among the losses.
+[[nodiscard]] muster::Error not_replaced(const std::string& op_name, std::span<const int> vacant, const Losses& losses);
 /// The deadline passed; `present` are the ranks that came, `known` what is known of some that did not.
 [[nodiscard]] muster::Error deadline_passed(const std::string& op_name, std::span<const int> missing,
                                             std::span<const int> present, Duration waited,

@@ -71,7 +71,7 @@ class Muster {
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every
   /// op that nobody had contributed to does. `lost` accumulates.
-  /// Of a loss as many ops learn at once as `left` allows, and all reforms; the others with catch_up(), or when
+  /// Of a loss as many ops learn at once as `left` allows, and the first reform; the others with catch_up(), or when
   /// somebody comes to them. `left` goes down by one for each op, and by what its end costs.
   void lose(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left);
   /// The rank is lost and nobody waits for it any more (policy shrink): ops that only waited for it start.
@@ -83,7 +83,7 @@ class Muster {
   /// Takes what memory the loss needs. After that it can't fail, and ops that find none learn of it later.
   void prepare_loss(int rank, const Loss& loss);
   /// Whether there are ops that have not learned of a loss.
-  [[nodiscard]] bool is_behind() const { return !by_knowledge_.empty() && is_behind(by_knowledge_.front()); }
+  [[nodiscard]] bool is_behind() const { return reforms_wait_ || any_is_behind(); }
   void catch_up(std::vector<Action>& actions, std::size_t& left);
   /// A replacement took the seat; it goes on where the seat stands.
   void reoccupy(int rank);
@@ -243,8 +243,11 @@ class Muster {
   [[nodiscard]] static bool needs_in_person(const Slot& slot, int rank);
   void withdraw(int rank, const Loss& loss, Standing standing, std::vector<Action>& actions, std::size_t& left);
   [[nodiscard]] bool is_behind(const Slot& slot) const { return slot.losses_known < gone_.size(); }
+  [[nodiscard]] bool any_is_behind() const { return !by_knowledge_.empty() && is_behind(by_knowledge_.front()); }
   void catch_up(Slot& slot, std::vector<Action>& actions);
   void catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left);
+  void begin_first_reform(std::vector<Action>& actions, std::size_t& left);
+  void start_if_complete(Slot& slot, std::vector<Action>& actions);
   void go_on_without(Slot& slot, int rank, std::vector<Action>& actions);
   void dissolve(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
   [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now, const Locate& locate) const;
@@ -260,11 +263,12 @@ class Muster {
   int world_size_;
   Limits limits_;
   OpId next_id_;
-  std::vector<Seat> seats_;   ///< by rank
-  std::size_t expected_ = 0;  ///< members that may contribute to a new op: live or vacant
-  Losses losses_;             ///< why the lost and vacant ranks are gone
-  std::vector<int> gone_;     ///< those that don't come back, in the order of their losses
-  bool refusing_ = false;     ///< new ops fail: a rank was lost under policy fail
+  std::vector<Seat> seats_;    ///< by rank
+  std::size_t expected_ = 0;   ///< members that may contribute to a new op: live or vacant
+  Losses losses_;              ///< why the lost and vacant ranks are gone
+  std::vector<int> gone_;      ///< those that don't come back, in the order of their losses
+  bool refusing_ = false;      ///< new ops fail: a rank was lost under policy fail
+  bool reforms_wait_ = false;  ///< some may be complete and have not begun
 
   std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
   std::uint64_t base_ = 0;

@@ -59,7 +59,7 @@ std::vector<Move> Node::moves_of_one_turn() {
     ++objects;  // one without any takes time, too
     for (const auto id : segment->next_residents(objects_max - objects)) {
       ++objects;
-      const std::size_t more = store_.leaves_of(id);
+      const std::size_t more = store_.looks_of_move(id);
       if (more > leaves_max - leaves) continue;
       leaves += more;
       auto move = store_.begin_move(id, segment);

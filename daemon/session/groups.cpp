@@ -1,6 +1,5 @@
 // Groups and their seats: joining, deadlines, reforms and splits.
 #include <algorithm>
-#include <limits>
 
 #include <muster/ipc/byte_count.hpp>
 
@@ -115,6 +114,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
   if (auto few = check_owed(found, rank); !few) return reply_error(client.id, request, few.error());
   const Seat seat{{++last_seat_}, client.id, rank};
   auto held = make_seat(client, seat.id, {*state, rank, std::move(*charge), {}});
+  auto telling = members_to_tell(*state);
   auto joined = found.group.join(settings, seat);
   if (!joined) return reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
   client.seats.insert(std::move(held));
@@ -139,7 +139,7 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
                          out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
                          static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
   send_reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
-  if (*joined == Group::Joined::replacement) tell_members(*state);
+  if (*joined == Group::Joined::replacement) tell_members(std::move(telling), now_);
 }
 
 void Node::watch(GroupState& state, std::optional<TimePoint> deadline) {
@@ -235,9 +235,19 @@ void Node::remove_group(const GroupPtr& state) {
   if (state->ByDeadline::is_linked()) state->ByDeadline::unlink();
 }
 
-void Node::tell_members(const GroupPtr& state) noexcept {
-  std::size_t left = std::numeric_limits<std::size_t>::max();
-  static_cast<void>(tell_members(state, 0, left));
+Node::LeavingNode Node::members_to_tell(const GroupPtr& state) {
+  LeavingNode telling(1);
+  telling.front().to_tell.emplace(state, 0);
+  return telling;
+}
+
+/// The first ones now, and the others in turn with what others do.
+void Node::tell_members(LeavingNode telling, TimePoint now) noexcept {
+  const auto own = telling.begin();
+  leaving_.splice(leaving_.end(), telling);
+  guarded([&] {
+    if (lose_some(*own, now)) leaving_.erase(own);
+  });
 }
 
 /// From that rank on, for as long as there is time; returns the rank to go on with, world_size after the last.
@@ -364,7 +374,7 @@ void Node::seat_in_children(std::vector<Child>& children, const Op& op) {
     for (std::size_t rank = 0; rank < members.size(); ++rank)
       seat_in_child(child, *members[rank], static_cast<int>(rank), std::move(seats[rank]));
     if (child->group.empty()) remove_group(child);
-    else if (!child->group.lost().empty()) tell_members(child);
+    else if (!child->group.lost().empty()) tell_members(members_to_tell(child), now_);
   }
   for (const auto& contribution : op.contributions)
     if (contribution.root < 0) settle_done(contribution.ticket, {});

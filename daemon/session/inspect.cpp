@@ -1,5 +1,6 @@
 // What the node tells about itself: status and lists. Reads, never steers.
 #include <algorithm>
+#include <ranges>
 
 #include "collective/engine.hpp"
 #include "session/frame_builder.hpp"
@@ -129,11 +130,11 @@ void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, T
 }
 
 /// The first of them: an object may have thousands.
-std::vector<std::string> Node::holders_text(std::span<const Holder> holders, std::optional<UserId> seen_by) const {
+std::vector<std::string> Node::holders_text(const Holders& holders, std::optional<UserId> seen_by) const {
   constexpr std::size_t named_max = 16;
   const std::size_t named = std::min(holders.size(), named_max);
   std::vector<std::string> texts;
-  for (const auto& holder : holders.first(named))
+  for (const auto& holder : holders | std::views::take(named))
     texts.push_back(label(holder.client, seen_by) + (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
   if (holders.size() > named) texts.push_back("and " + std::to_string(holders.size() - named) + " more");
   return texts;

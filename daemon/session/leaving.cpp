@@ -244,7 +244,7 @@ Node::UnsettledNode Node::end_epoch(const GroupPtr& state, Error why) const {
 }
 
 Node::NextEpoch Node::prepare_epoch(const GroupPtr& state, Error why) const {
-  NextEpoch next{state->group.next_members(), {}, {}};
+  NextEpoch next{state->group.next_members(), members_to_tell(state), {}, {}};
   for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
   next.ended.push_back({state, nullptr, {}, std::move(why)});
   // Until it begins, that is the next epoch's.
@@ -271,7 +271,7 @@ void Node::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now) {
     unsettled.front().withdrawn.swap(queue.ops);
     settle(std::move(unsettled), left, now);
   }
-  tell_members(state);
+  tell_members(std::move(next.telling), now);
   settle_own(state, left, now);
 }
 

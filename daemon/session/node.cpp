@@ -36,6 +36,7 @@ Node::Node(NodeSettings settings, Outside& outside)
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
   running_.clear();
+  giving_.clear();
   leaving_.clear();
   unsettled_.clear();
   groups_.clear();
@@ -129,7 +130,7 @@ void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std:
       auto pin = ipc::read_pin(body);
       if (!pin) return violated(id, pin.error(), now);
       // A pin that is refused shows when the pickle is used.
-      static_cast<void>(store_.pin(pin->object, id, now));
+      static_cast<void>(store_.pin(pin->object, client.payer(), now));
       break;
     }
     case ipc::SubmissionType::unmapped: {
@@ -212,6 +213,7 @@ void Node::go_on(TimePoint now) {
     guarded([&] { lose_more(now); });
     guarded([&] { settle_more(now); });
     make_more(now);
+    give_more();
     drop_unwanted_ops();
     if (admission_.goes_on()) admission_.go_on();
   });
@@ -317,6 +319,7 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
     for (const auto& [key, state] : groups_)
       decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
     while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+    while (!giving_.empty()) give_more();
     after_event();
     for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
   });

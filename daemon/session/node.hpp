@@ -103,8 +103,8 @@ class Node {
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
     return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() ||
-           !unsettled_groups_.empty() || !being_made_.empty() || admission_.goes_on() || may_have_unwanted_ops() ||
-           any_doomed_ || tries_again_;
+           !unsettled_groups_.empty() || !being_made_.empty() || !giving_.empty() || admission_.goes_on() ||
+           may_have_unwanted_ops() || any_doomed_ || tries_again_;
   }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
@@ -237,6 +237,14 @@ class Node {
     std::uint64_t wanted_at = 0;                ///< how many clients had gone when somebody was there to be told
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
+  /// An op that is over: its outcome is decided, all its ranks have room for what it gives, and some have not got it
+  /// yet.
+  struct Giving {
+    std::unordered_map<std::uint64_t, Running>::node_type over;
+    Objects outputs;
+    std::size_t next = 0;  ///< the contribution whose rank comes next
+  };
+  using GivingNode = std::list<Giving>;  ///< of one
 
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
@@ -327,8 +335,7 @@ class Node {
   [[nodiscard]] std::string label(ClientId client) const;
   [[nodiscard]] std::string label(ClientId client, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::optional<UserId> sees_only(ClientId client) const;
-  [[nodiscard]] std::vector<std::string> holders_text(std::span<const Holder> holders,
-                                                      std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
 
   // groups.cpp: seats and epochs
@@ -350,12 +357,14 @@ class Node {
   [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                     TimePoint now);
   void lose_all_seats(Client& client, const Loss& loss, TimePoint now);
-  /// The seats of a client that is gone, as far as they have not been lost yet.
+  /// The seats of a client that is gone, as far as they have not been lost yet. Without any, members that are to be
+  /// told of another change.
   struct Leaving {
     Seats seats;
     Loss loss;
     std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
   };
+  using LeavingNode = std::list<Leaving>;  ///< of one
   void lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
@@ -382,6 +391,7 @@ class Node {
   /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
   struct NextEpoch {
     std::vector<int> members;
+    LeavingNode telling;
     UnsettledNode ended;
     std::list<Unsettled> behind;  ///< for each rank that waits for its turn
   };
@@ -395,7 +405,8 @@ class Node {
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
   void remove_group(const GroupPtr& state);
-  void tell_members(const GroupPtr& state) noexcept;
+  [[nodiscard]] static LeavingNode members_to_tell(const GroupPtr& state);
+  void tell_members(LeavingNode telling, TimePoint now) noexcept;
   [[nodiscard]] int tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept;
   [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
   struct Child {
@@ -481,10 +492,15 @@ class Node {
   void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
   void finish_from_lane(std::uint64_t key, OpPtr& lease);
   [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
+  [[nodiscard]] const Client* receiver(const Running& running, std::size_t contributor) const;
+  [[nodiscard]] static std::size_t count_told(const Running& running);
+  [[nodiscard]] static std::size_t count_given(const Running& running, std::size_t contributor);
   [[nodiscard]] muster::Result<void> reserve_holds(const Running& running);
   [[nodiscard]] static Objects given_to(const Running& running, std::size_t contributor,
                                         std::span<const ObjectPtr> outputs);
-  void give(const Running& running, std::span<const ObjectPtr> outputs, Objects objects) noexcept;
+  void give(GivingNode giving, Objects first) noexcept;
+  [[nodiscard]] bool give_some(Giving& giving, std::optional<Objects> described = std::nullopt) noexcept;
+  void give_more() noexcept;
   /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
   [[nodiscard]] muster::Result<void> describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects);
   // Who can't be told an outcome is cut off: it is the same for all, and nothing is thrown.
@@ -526,6 +542,7 @@ class Node {
                                              boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory: first those that have not been looked at since a client went.
   RunningList waiting_ops_;
+  GivingNode giving_;
   /// Those that have all memory they need, and whose segments are being made.
   RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;

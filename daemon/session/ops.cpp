@@ -66,6 +66,13 @@ std::size_t effort_of_running(const Op& op, std::uint64_t work_bytes, std::uint6
   return least + folded + std::min(result_bytes / bytes_made_each, made_max) + effort_of(op);
 }
 
+/// What it takes to give one rank so many objects, and to tell it in so many bytes, in the same measure.
+std::size_t effort_of_giving(std::size_t objects, std::size_t told_bytes) {
+  constexpr std::size_t objects_each = 16;
+  constexpr std::size_t bytes_each = 4 << 10;
+  return 1 + objects / objects_each + told_bytes / bytes_each;
+}
+
 TimePoint deadline_of(const Op& op) {
   return std::min_element(op.contributions.begin(), op.contributions.end(),
                           [](const auto& a, const auto& b) { return a.deadline < b.deadline; })
@@ -93,7 +100,7 @@ void Node::release(Client& client, std::span<const std::byte> body) {
     if (released) continue;
     if (ipc::maker_of(object) != client.id) return violated(client.id, released.error(), now_);
     // The seal failed, and the client had not read that yet. Now it needn't know any longer.
-    if (store_.held(object, client.id).error().code() != Code::object_lost) continue;
+    if (store_.held(object, client.payer()).error().code() != Code::object_lost) continue;
     completion_.clear();
     ipc::write(ipc::ObjectGone{object}, completion_);
     outside_.complete(client.id, ipc::CompletionType::object_gone, completion_);
@@ -112,7 +119,7 @@ Result<Inputs> Node::inputs_of(const Client& client, std::span<const ObjectId> o
   std::size_t leaves = 0;
   std::size_t structure_bytes = 0;
   for (const ObjectId id : objects) {
-    auto object = store_.held(id, client.id);
+    auto object = store_.held(id, client.payer());
     if (!object) {
       found = object.error();
       return found;
@@ -665,33 +672,63 @@ void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
 /// What may find no memory comes before anybody is told: then the op fails for all.
 void Node::finish(std::uint64_t key, TimePoint now) try {
   Running& running = running_.at(key);
-  const Store::Reservations reservations(store_);
+  GivingNode giving(1);
   auto outputs = publish(running, now);
   if (!outputs) return fail_running(key, outputs.error());
-  if (auto room = reserve_holds(running); !room) return fail_running(key, room.error());
-  auto first = given_to(running, 0, *outputs);
+  giving.front().outputs = std::move(*outputs);
+  auto first = given_to(running, 0, giving.front().outputs);
   if (auto described = describe_outcome(running.op->contributions.size(), first); !described)
     return fail_running(key, described.error());
-  const auto ended = running_.extract(key);
-  const Running& over = ended.mapped();
+  const bool takes_turns = count_told(running) * effort_of_giving(first.size(), outcome_.size()) > effort_of_turn;
+  if (takes_turns && running.plan_charge.amount() == 0)
+    if (auto charged = charge_running(running, running.plan_bytes); !charged) return fail_running(key, charged.error());
+  if (auto room = reserve_holds(running); !room) return fail_running(key, room.error());
+  // From here on nothing fails.
+  if (running.group) ++running.group->ops_done, running.group->muster->finished(running.op->id);
   ++ops_done_;
-  if (over.group) ++over.group->ops_done, over.group->muster->finished(over.op->id);
-  give(over, *outputs, std::move(first));
+  giving.front().over = running_.extract(key);
+  give(std::move(giving), std::move(first));
 } catch (const std::exception&) {
   fail_running(key, no_heap());
+}
+
+/// Null if it is gone.
+const Node::Client* Node::receiver(const Running& running, std::size_t contributor) const {
+  const auto pending = pending_.find(running.op->contributions[contributor].ticket);
+  return pending == pending_.end() ? nullptr : find(pending->second.client);
+}
+
+/// All ranks of a group, or the one process that calls a combine.
+std::size_t Node::count_told(const Running& running) { return running.group ? running.op->contributions.size() : 1; }
+
+std::size_t Node::count_given(const Running& running, std::size_t contributor) {
+  if (running.group) return running.plan.given_to(contributor).size();
+  const auto& gives = running.plan.gives;
+  return std::accumulate(gives.begin(), gives.end(), std::size_t{0},
+                         [](std::size_t sum, const Gives& each) { return sum + each.size(); });
 }
 
 /// What the op gives must have room with everybody before anybody is told, or its outcome would not be the same for
 /// all.
 Result<void> Node::reserve_holds(const Running& running) {
-  const auto& contributions = running.op->contributions;
-  for (std::size_t i = 0; i < running.plan.gives.size() || (running.group && i < contributions.size()); ++i) {
-    const auto pending = pending_.find(contributions[running.group ? i : 0].ticket);
-    const Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
+  struct Reserved {
+    Node& node;
+    const Running& running;
+    std::size_t ranks = 0;
+    bool kept = false;
+    ~Reserved() {
+      for (std::size_t i = 0; !kept && i < ranks; ++i)
+        if (const Client* client = node.receiver(running, i))
+          node.store_.end_reservation(client->id, count_given(running, i));
+    }
+  } reserved{*this, running};
+  for (; reserved.ranks < count_told(running); ++reserved.ranks) {
+    const Client* client = receiver(running, reserved.ranks);
     if (!client) continue;
-    const Gives& gives = running.group ? running.plan.given_to(i) : running.plan.gives[i];
-    if (auto room = store_.reserve(client->payer(), gives.size()); !room) return room.error();
+    auto room = store_.reserve(client->payer(), count_given(running, reserved.ranks));
+    if (!room) return room.error();
   }
+  reserved.kept = true;
   return {};
 }
 
@@ -749,27 +786,42 @@ Node::Objects Node::given_to(const Running& running, std::size_t contributor, st
   return objects;
 }
 
-/// `objects`: what the first one gets, which is described already.
-void Node::give(const Running& running, std::span<const ObjectPtr> outputs, Objects objects) noexcept {
-  const auto& contributions = running.op->contributions;
+/// `first`: what the first one gets, which is described already. A thousand ranks may get a thousand objects each: some
+/// get them now, and the others in later turns.
+void Node::give(GivingNode giving, Objects first) noexcept {
+  if (!give_some(giving.front(), std::move(first))) giving_.splice(giving_.end(), giving);
+}
+
+void Node::give_more() noexcept {
+  if (giving_.empty()) return;
+  const auto first = giving_.begin();
+  if (give_some(*first)) giving_.erase(first);
+  else giving_.splice(giving_.end(), giving_, first);
+}
+
+/// True if all have been told. `described`: what the next one gets, if outcome_ says it already.
+bool Node::give_some(Giving& giving, std::optional<Objects> described) noexcept {
+  const Running& over = giving.over.mapped();
+  const auto& contributions = over.op->contributions;
+  const std::size_t told = count_told(over);
   // Mostly everybody gets the same, which is then put into words once.
-  const bool same = !running.group || running.plan.gives_all_the_same();
-  const std::size_t told = running.group ? contributions.size() : 1;
-  for (std::size_t i = 0; i < told; ++i) {
-    const Ticket ticket = contributions[i].ticket;
-    Result<void> described;
+  const bool same = over.plan.gives_all_the_same();
+  for (std::size_t left = effort_of_turn; left > 0 && giving.next < told; ++giving.next) {
+    const Ticket ticket = contributions[giving.next].ticket;
     try {
-      if (i > 0 && !same) {
-        objects = given_to(running, i, outputs);
-        described = describe_outcome(contributions.size(), objects);
+      if (!described) {
+        Objects objects = given_to(over, giving.next, giving.outputs);
+        if (describe_outcome(contributions.size(), objects)) described = std::move(objects);
       }
     } catch (const std::exception&) {
-      cut_off_waiting(ticket);
-      continue;
+      described.reset();
     }
-    if (described) settle_objects(ticket, objects);
-    else settle_failed(ticket, described.error());
+    if (described) settle_objects(ticket, *described);
+    else cut_off_waiting(ticket);
+    left -= std::min(left, described ? effort_of_giving(described->size(), outcome_.size()) : 1);
+    if (!same) described.reset();
   }
+  return giving.next == told;
 }
 
 Result<void> Node::describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects) {

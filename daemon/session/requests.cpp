@@ -376,7 +376,7 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
 }
 
 void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
-  auto found = store_.held(object, client.id);
+  auto found = store_.held(object, client.payer());
   if (!found) return reply_error(client.id, request, found.error());
   if (auto room = has_room_to_describe(client, object); !room) return reply_error(client.id, request, room.error());
   reply_object(client.id, request, **found);

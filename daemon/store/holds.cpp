@@ -28,9 +28,18 @@ bool Store::holds_in(ClientId client, SegmentId segment) const {
   return lent != found->second->lent.end() && lent->second > 0;
 }
 
+const Holder* Store::find_hold(ClientId client, ObjectId id) const {
+  const auto known = families_.find(client);
+  if (known == families_.end()) return nullptr;
+  const Family& family = *known->second;
+  const auto heir = std::ranges::find(family.heirs, client, &Heir::id);
+  const Holds& holds = family.payer.client == client || heir == family.heirs.end() ? family.own : heir->kept;
+  const auto found = holds.find(id);
+  return found == holds.end() ? nullptr : found->second.get();
+}
+
 /// Another user's object is held no longer.
-void Store::forget_lent(Family& family, ObjectId id) const {
-  const Object& object = *entries_.at(id)->strong;
+void Store::forget_lent(Family& family, const Object& object) {
   if (object.user == family.payer.user) return;
   for (const auto& segment : object.segments)
     if (const auto lent = family.lent.find(segment->id()); --lent->second == 0) family.lent.erase(lent);
@@ -65,7 +74,7 @@ void Store::shrink(Family& family) const {
 Result<void> Store::charge_for(Family& family, std::size_t room) const {
   // Results, which are all that users lend each other, lie in one segment each.
   constexpr std::uint64_t each =
-      in_table(sizeof(Holds::value_type)) + in_table(sizeof(decltype(family.lent)::value_type)) + 2 * sizeof(Holder);
+      in_table(sizeof(Holds::value_type)) + in_table(sizeof(decltype(family.lent)::value_type)) + sizeof(Holder);
   if (auto charged = ledger_.resize(family.charge, family.payer, room * each); !charged) return charged.error();
   family.room = room;
   return {};
@@ -81,7 +90,6 @@ Result<void> Store::hold(const ObjectPtr& object, Payer client) {
 Result<void> Store::reserve(Payer client, std::size_t more) {
   Family& family = family_of(client);
   if (auto room = make_room(family, more); !room) return room.error();
-  if (family.reserved == 0 && more > 0) reserved_.push_back(&family);
   family.reserved += more;
   return {};
 }
@@ -93,30 +101,32 @@ void Store::hold_reserved(const ObjectPtr& object, ClientId client) {
   add_hold(family, object);
 }
 
-void Store::end_reservations() {
-  for (Family* family : reserved_) family->reserved = 0;
-  reserved_.clear();
+void Store::end_reservation(ClientId client, std::size_t holds) {
+  const auto known = families_.find(client);
+  if (known == families_.end()) return;
+  Family& family = *known->second;
+  MUSTER_ASSERT(family.reserved >= holds, "only what was reserved is given back");
+  family.reserved -= holds;
 }
 
 void Store::add_hold(Family& family, const ObjectPtr& object) {
-  const ClientId client = family.payer.client;
   auto& entry = *object->entry;
-  auto& holders = entry.holders;
-  auto holder =
-      std::find_if(holders.begin(), holders.end(), [&](const Holder& existing) { return existing.client == client; });
-  const bool is_new = holder == holders.end();
-  // What may find no memory comes first: the two indexes must agree.
-  if (is_new && holders.size() == holders.capacity()) holders.reserve(2 * holders.size());
-  const bool is_lent = is_new && object->user != family.payer.user;
-  if (is_lent)
-    for (const auto& segment : object->segments) family.lent.try_emplace(segment->id(), 0);
-  ++family.own.try_emplace(object->id, Hold{0, family.forks}).first->second.count;
-  if (is_lent)
-    for (const auto& segment : object->segments) ++family.lent.find(segment->id())->second;
+  auto held = family.own.find(object->id);
+  const bool is_new = held == family.own.end();
+  if (is_new) {
+    // What may find no memory comes first: the two indexes must agree.
+    auto hold = std::make_unique<Holder>(family.payer.client, entry, family.forks);
+    const bool is_lent = object->user != family.payer.user;
+    if (is_lent)
+      for (const auto& segment : object->segments) family.lent.try_emplace(segment->id(), 0);
+    held = family.own.try_emplace(object->id, std::move(hold)).first;
+    if (is_lent)
+      for (const auto& segment : object->segments) ++family.lent.find(segment->id())->second;
+    entry.holders.push_back(*held->second);
+    ++family.held;
+  }
+  ++held->second->holds;
   entry.strong = object;
-  if (is_new) holders.push_back({client, 1});
-  else ++holder->holds;
-  if (is_new) ++family.held;
   if (entry.pinned_until != TimePoint{}) count_kept_by_pickles(entry);
 }
 
@@ -128,26 +138,22 @@ void Store::let_go(Entry& entry, const char* reason) {
 }
 
 /// What the client held goes to the last of its family who forked before fork `before`, and after the hold began.
-void Store::end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before,
-                     const char* reason) {
-  auto& entry = *entries_.at(id);
-  const auto of = [&](ClientId wanted) {
-    return std::find_if(entry.holders.begin(), entry.holders.end(),
-                        [&](const Holder& existing) { return existing.client == wanted; });
-  };
+void Store::end_hold(Family& family, std::unique_ptr<Holder>& hold, std::uint64_t before, const char* reason) {
+  Entry& entry = hold->entry;
   const auto after = std::ranges::lower_bound(family.heirs, before, {}, &Heir::fork);
   const auto heir = after == family.heirs.begin() ? family.heirs.end() : std::prev(after);
-  if (heir != family.heirs.end() && heir->fork > hold.since) {
-    const auto [kept, is_new] = heir->kept.try_emplace(id, Hold{1, hold.since});
-    kept->second.since = std::min(kept->second.since, hold.since);
+  if (heir != family.heirs.end() && heir->fork > hold->since) {
+    const auto [kept, is_new] = heir->kept.try_emplace(entry.id);
     if (is_new) {
-      *of(client) = {heir->id, 1};
+      hold->client = heir->id;
+      hold->holds = 1;
+      kept->second = std::move(hold);
       return;
     }
+    kept->second->since = std::min(kept->second->since, hold->since);
   }
-  const auto holder = of(client);
-  MUSTER_ASSERT(holder != entry.holders.end(), "the two indexes of holds agree");
-  entry.holders.erase(holder);
+  entry.holders.erase(entry.holders.iterator_to(*hold));
+  hold.reset();
   --family.held;
   let_go(entry, reason);
 }
@@ -159,14 +165,13 @@ Result<void> Store::release(ObjectId id, ClientId client) {
   Family& family = *found->second;
   const auto held = family.own.find(id);
   if (held == family.own.end()) return missing();
-  if (held->second.count > 1) {
-    --held->second.count;
-    auto& holders = entries_.at(id)->holders;
-    --std::find_if(holders.begin(), holders.end(), [&](const Holder& each) { return each.client == client; })->holds;
+  Holder& hold = *held->second;
+  if (hold.holds > 1) {
+    --hold.holds;
     return {};
   }
-  if (!family.lent.empty()) forget_lent(family, id);
-  end_hold(family, client, id, held->second, no_fork, "freed: every hold of it was given up");
+  if (!family.lent.empty()) forget_lent(family, *hold.entry.strong);
+  end_hold(family, held->second, no_fork, "freed: every hold of it was given up");
   family.own.erase(held);
   shrink(family);
   return {};
@@ -205,7 +210,7 @@ void Store::drop_client(ClientId client) {
   dropping.family = family;
   dropping.client = client;
   dropping.before = before;
-  dropping.next = dropping.holds.cbegin();
+  dropping.next = dropping.holds.begin();
   drop_more();
 }
 
@@ -214,13 +219,13 @@ void Store::drop_more() {
   if (dropping_.empty()) return;
   auto& [family, client, before, holds, next] = dropping_.front();
   try {
-    for (int count = 0; count < holds_max && next != holds.cend(); ++count, ++next)
-      end_hold(*family, client, next->first, next->second, before,
+    for (int count = 0; count < holds_max && next != holds.end(); ++count, ++next)
+      end_hold(*family, next->second, before,
                ipc::maker_of(next->first) == client ? "its owner died" : "freed: its last holder died");
   } catch (const std::bad_alloc&) {
     return;  // an heir has no room for it now: later
   }
-  if (next == holds.cend()) dropping_.pop_front();
+  if (next == holds.end()) dropping_.pop_front();
 }
 
 std::uint64_t Store::held_by(ClientId client) const {

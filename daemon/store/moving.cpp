@@ -61,7 +61,7 @@ void count_where_it_lies(Object& object) {
 bool Store::is_inherited(const Family& family, ClientId holder, ObjectId id) {
   if (family.payer.client != holder) return true;
   const auto hold = family.own.find(id);
-  return hold != family.own.end() && !family.heirs.empty() && family.heirs.back().fork > hold->second.since;
+  return hold != family.own.end() && !family.heirs.empty() && family.heirs.back().fork > hold->second->since;
 }
 
 Object* Store::at_rest(ObjectId id) const {
@@ -94,10 +94,10 @@ std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const
   return move;
 }
 
-std::size_t Store::leaves_of(ObjectId id) const {
+std::size_t Store::looks_of_move(ObjectId id) const {
   const auto found = entries_.find(id);
   const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
-  return object ? object->manifest.leaves.size() : 0;
+  return object ? object->manifest.leaves.size() + found->second->holders.size() : 0;
 }
 
 std::size_t Store::description_bytes(ObjectId id) const {

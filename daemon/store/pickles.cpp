@@ -12,7 +12,7 @@ constexpr std::size_t unpinned_at_once = 256;  // about a fifth of a millisecond
 
 }  // namespace
 
-Result<void> Store::pin(ObjectId id, ClientId client, TimePoint now) {
+Result<void> Store::pin(ObjectId id, Payer client, TimePoint now) {
   auto object = held(id, client);
   if (!object) return object.error();
   auto& entry = *(*object)->entry;

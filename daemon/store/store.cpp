@@ -149,7 +149,7 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   object.bytes = object.manifest.bytes();
   object.manifest.makers = ipc::Makers::one_user;
   if (parent) {
-    auto whole = held(parent, client.client);
+    auto whole = held(parent, client);
     if (!whole) return whole.error();
     object.parent = std::move(*whole);
     object.user = object.parent->user;
@@ -191,23 +191,20 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
 }
 
 /// Ids count up, and must not tell a user what others have: to it all that is not its own looks alike.
-Error Store::lost(ObjectId id, std::optional<UserId> asks) const {
+Error Store::lost(ObjectId id, UserId asks) const {
   const auto* end = tombstones_.find(id);
-  const std::string reason = end && end->user == asks.value_or(end->user)
-                                 ? end->reason
-                                 : "it was freed long ago, never existed, or belongs to another user";
+  const std::string reason =
+      end && end->user == asks ? end->reason : "it was freed long ago, never existed, or belongs to another user";
   return Error(Code::object_lost, label_of(id) + " is gone: " + reason,
                "keep a Ref to it for as long as it is needed; a pickled ref alone keeps it only for the pickle lease");
 }
 
-Result<ObjectPtr> Store::held(ObjectId id, ClientId client) const {
-  auto found = entries_.find(id);
-  if (found == entries_.end() || found->second->weak.expired()) return lost(id, std::nullopt);
-  const auto& holders = found->second->holders;
-  const bool holds =
-      std::any_of(holders.begin(), holders.end(), [&](const Holder& holder) { return holder.client == client; });
-  if (!holds) return Error(Code::denied, label_of(id) + " is not held by this client");
-  return found->second->strong;
+Result<ObjectPtr> Store::held(ObjectId id, Payer client) const {
+  if (const Holder* hold = find_hold(client.client, id)) return hold->entry.strong;
+  const auto found = entries_.find(id);
+  const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
+  if (!object || object->user != client.user) return lost(id, client.user);
+  return Error(Code::denied, label_of(id) + " is not held by this client");
 }
 
 Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client, Found found_by) {
@@ -252,7 +249,7 @@ void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bo
   const auto last = of && first != by_user_.end() ? std::next(first) : by_user_.end();
   for (auto user = first; user != last; ++user) {
     for (const Entry& entry : user->second) {
-      Listed listed{entry.weak.lock(), {entry.holders.data(), entry.holders.size()}, 0, {}};
+      Listed listed{entry.weak.lock(), entry.holders, 0, {}};
       if (!listed.object) continue;
       // Beside the entry's own and this one, every pointer is an op's or a part's.
       listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1);

@@ -40,12 +40,22 @@ using muster::ipc::ObjectId;
 using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
 using Addresses = muster::ipc::SmallVector<const std::byte*, 1>;
 
-struct Holder {
-  ClientId client;
-  std::uint64_t holds = 0;
-};
-using Holders = muster::ipc::SmallVector<Holder, 4>;
 struct StoreEntry;
+
+using HolderHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfHolder>,
+                                                    boost::intrusive::link_mode<boost::intrusive::normal_link>>;
+
+/// What a client, or an heir of one, holds of an object. The object has it in its list, and the client finds it by the
+/// object's id: an object may have thousands of holders, and nobody walks over them.
+struct Holder : HolderHook {
+  Holder(ClientId by, StoreEntry& of, std::uint64_t forks) : client(by), entry(of), since(forks) {}
+  ClientId client;
+  StoreEntry& entry;
+  std::uint64_t holds = 0;
+  std::uint64_t since;  ///< how often the client had forked when it began
+};
+/// The first ones first.
+using Holders = boost::intrusive::list<Holder, boost::intrusive::base_hook<HolderHook>>;
 
 /// Leaves that lie elsewhere than they did at first. Who was told that place may still name it.
 struct MovedLeaves {
@@ -164,37 +174,28 @@ class Store {
   [[nodiscard]] muster::Result<ObjectPtr> add_result(UserId user, Capability capability, Manifest&& manifest,
                                                      ResultRegion&& region, TimePoint now);
 
-  /// The object if this client holds it; ObjectLost (with the reason) or Denied otherwise.
-  [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, ClientId client) const;
+  /// The object if this client holds it; Denied, or ObjectLost (with the reason if it was of the client's user)
+  /// otherwise.
+  [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, Payer client) const;
   /// True if the client holds another user's object that lies in the segment: then it may read it all the same.
   [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
-  /// Adds a hold for a client that shows the capability and is of the object's user, else Denied; ObjectLost with the
-  /// reason.
+  /// Adds a hold for a client that shows the capability, else Denied. ObjectLost as held() gives it, also where the
+  /// object is another user's.
   enum class Found : std::uint8_t { by_pickle, again };
   [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client,
                                                  Found found_by = Found::by_pickle);
   /// Adds a hold. QuotaExceeded if the client has no heap left for it.
   [[nodiscard]] muster::Result<void> hold(const ObjectPtr& object, Payer client);
-  /// Sees to it that the client's next `more` holds have room, until end_reservations().
+  /// Sees to it that so many holds more of the client have room, for as long as it lives: see hold_reserved().
   [[nodiscard]] muster::Result<void> reserve(Payer client, std::size_t more);
   /// Adds a hold that has been reserved.
   void hold_reserved(const ObjectPtr& object, ClientId client);
-  void end_reservations();
-  /// Ends them when it ends, whatever happens in between.
-  class Reservations {
-   public:
-    explicit Reservations(Store& store) : store_(store) {}
-    Reservations(const Reservations&) = delete;
-    Reservations& operator=(const Reservations&) = delete;
-    ~Reservations() { store_.end_reservations(); }
-
-   private:
-    Store& store_;
-  };
+  /// So many that were reserved are not wanted after all.
+  void end_reservation(ClientId client, std::size_t holds);
   /// Gives one hold up; Invalid if this client has none.
   [[nodiscard]] muster::Result<void> release(ObjectId id, ClientId client);
   /// A pickled form exists: keeps the object until now + pickle_lease.
-  [[nodiscard]] muster::Result<void> pin(ObjectId id, ClientId client, TimePoint now);
+  [[nodiscard]] muster::Result<void> pin(ObjectId id, Payer client, TimePoint now);
   /// All that `client` holds now is kept for `heir` (a life line of a forked child), too. Nothing is copied: what the
   /// client lets go later goes to its heir then.
   void inherit(ClientId client, ClientId heir);
@@ -216,8 +217,8 @@ class Store {
   /// How the object would leave this segment. Nothing if it must stay: an op or a part of it uses its place, or a
   /// forked child, whose mappings nobody counts.
   [[nodiscard]] std::optional<Move> begin_move(ObjectId object, const SegmentPtr& from) const;
-  /// How many arrays the object has; 0 if there is none.
-  [[nodiscard]] std::size_t leaves_of(ObjectId object) const;
+  /// How much a move has to look at: the object's arrays and holders; 0 if there is none.
+  [[nodiscard]] std::size_t looks_of_move(ObjectId object) const;
   /// What a reply takes that describes the object; 0 if there is none.
   [[nodiscard]] std::size_t description_bytes(ObjectId object) const;
   /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
@@ -236,7 +237,7 @@ class Store {
   /// For `muster ls`: an object and its holders.
   struct Listed {
     ObjectPtr object;
-    std::span<const Holder> holders;
+    const Holders& holders;
     long in_ops = 0;
     Duration pinned{};
   };
@@ -250,11 +251,7 @@ class Store {
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
   using Entry = StoreEntry;
-  struct Hold {
-    std::uint64_t count = 0;
-    std::uint64_t since = 0;  ///< how often the client had forked when it began
-  };
-  using Holds = boost::unordered_flat_map<ObjectId, Hold, std::hash<ObjectId>>;
+  using Holds = boost::unordered_flat_map<ObjectId, std::unique_ptr<Holder>, std::hash<ObjectId>>;
   struct Family;
   using FamilyPtr = std::shared_ptr<Family>;
   /// The holds of a client or heir that is gone, up to `next` ended already.
@@ -263,7 +260,7 @@ class Store {
     ClientId client;
     std::uint64_t before = 0;  ///< heirs of later forks have nothing of it
     Holds holds;
-    Holds::const_iterator next;
+    Holds::iterator next;
   };
   /// One, made with what it is for, so that nothing is needed when that ends.
   using DroppingNode = std::list<Dropping>;
@@ -351,14 +348,15 @@ class Store {
   [[nodiscard]] Object* at_rest(ObjectId object) const;
   /// True if the holder is a forked child, or has one that holds the object, too.
   [[nodiscard]] static bool is_inherited(const Family& family, ClientId holder, ObjectId object);
-  [[nodiscard]] muster::Error lost(ObjectId id, std::optional<UserId> asks) const;
+  [[nodiscard]] muster::Error lost(ObjectId id, UserId asks) const;
   Family& family_of(Payer client);
   [[nodiscard]] muster::Result<void> make_room(Family& family, std::size_t more) const;
   [[nodiscard]] muster::Result<void> charge_for(Family& family, std::size_t room) const;
   void shrink(Family& family) const;
   void add_hold(Family& family, const ObjectPtr& object);
-  void end_hold(Family& family, ClientId client, ObjectId id, Hold hold, std::uint64_t before, const char* reason);
-  void forget_lent(Family& family, ObjectId object) const;
+  void end_hold(Family& family, std::unique_ptr<Holder>& hold, std::uint64_t before, const char* reason);
+  static void forget_lent(Family& family, const Object& object);
+  [[nodiscard]] const Holder* find_hold(ClientId client, ObjectId object) const;
   void let_go(Entry& entry, const char* reason);
   static void note_loaded(const Object& object);
   void unpin(Entry& entry, const char* reason);
@@ -374,7 +372,6 @@ class Store {
       boost::intrusive::list<Entry, boost::intrusive::base_hook<UserHook>, boost::intrusive::constant_time_size<false>>;
   std::map<UserId, UserList> by_user_;
   std::unordered_map<ClientId, FamilyPtr> families_;  ///< by client and by heir
-  std::vector<Family*> reserved_;                     ///< who has reservations
   std::list<Dropping> dropping_;
   std::set<std::pair<TimePoint, ObjectId>> pins_;
   boost::intrusive::list<Entry, boost::intrusive::base_hook<PickleHook>, boost::intrusive::constant_time_size<false>>

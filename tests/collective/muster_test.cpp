@@ -35,6 +35,7 @@ struct Scene {
     made.key = std::move(key);
     return give(std::move(made));
   }
+  Ticket reform(int rank) { return give(contribution(rank, Kind::reform, 0)); }
   Ticket allreduce(int rank, Array one, ReduceOp op = ReduceOp::sum) {
     auto made = contribution(rank, Kind::allreduce, 0);
     made.op = op;
@@ -765,4 +766,77 @@ TEST_CASE("what is left of an epoch ends as many ops at a time as there is room 
   // It only lacked who was lost before.
   CHECK_FALSE(scene.failures.contains(complete));
   CHECK(scene.ops.size() == 1);
+}
+
+TEST_CASE("a loss begins the first reform that it completes at once, and the others when there is time") {
+  Scene scene(3);
+  constexpr int reforms = 3;
+  for (int op = 0; op < reforms; ++op) scene.reform(0), scene.reform(1);
+  scene.barrier(0);
+  std::size_t none = 0;
+  switch (GENERATE(muster::OnLoss::fail, muster::OnLoss::shrink, muster::OnLoss::wait)) {
+    case muster::OnLoss::fail: scene.muster.lose(2, {"died", {}}, scene.actions, none); break;
+    case muster::OnLoss::shrink: scene.muster.shrink(2, {"died", {}}, scene.actions, none); break;
+    case muster::OnLoss::wait: scene.muster.vacate(2, {"died", {}}, scene.actions, none); break;
+  }
+  scene.collect();
+  CHECK(scene.ops.size() == 1);
+  REQUIRE(scene.muster.is_behind());
+  SECTION("as the epoch goes on") {
+    scene.muster.catch_up(scene.actions, scene.plenty);
+    CHECK_FALSE(scene.muster.is_behind());
+  }
+  SECTION("as it ends") {
+    const muster::Error over(Code::peer_lost, "the epoch is over");
+    std::size_t left = 1;
+    scene.muster.dissolve(over, scene.actions, left);  // the barrier
+    left = 1;
+    scene.muster.dissolve(over, scene.actions, left);
+    scene.collect();
+    CHECK(scene.ops.size() == 2);
+    scene.muster.dissolve(over, scene.actions, scene.plenty);
+    CHECK(scene.muster.empty());
+  }
+  scene.collect();
+  REQUIRE(scene.ops.size() == reforms);
+  for (const auto& op : scene.ops) CHECK(ranks_of(*op) == std::vector{0, 1});
+}
+
+TEST_CASE("a replacement is waited for again by the reforms that a loss has not completed") {
+  Scene scene(3);
+  scene.reform(0), scene.reform(0), scene.reform(1);
+  scene.reform(2);
+  REQUIRE(scene.ops.size() == 1);
+  scene.vacate(2);
+  scene.muster.reoccupy(2);
+  scene.reform(1);
+  CHECK(scene.ops.size() == 1);
+  scene.reform(2);
+  CHECK(scene.ops.size() == 2);
+}
+
+TEST_CASE("the more ranks a late op names, the fewer are late at once") {
+  constexpr int ranks = 1024;
+  constexpr int ops = 100;
+  Scene scene(ranks);
+  for (int op = 0; op < ops; ++op) {
+    auto made = contribution(0, Kind::barrier, 0, 100);
+    made.key = std::to_string(op);
+    scene.give(std::move(made));
+  }
+  SECTION("vacant seats") {
+    for (int rank = 1; rank < ranks; ++rank) scene.vacate(rank);
+  }
+  SECTION("ranks that don't come") {}
+  scene.now = at_ms(100);
+  for (std::size_t told = 0; told < ops;) {
+    const std::size_t before = told;
+    std::size_t left = 256;
+    scene.muster.expire(scene.now, scene.actions, left, {});
+    scene.collect();
+    told = scene.failures.size();
+    REQUIRE(told > before);
+    REQUIRE((told - before) * ranks <= 10'000);
+  }
+  CHECK(scene.error(1).ranks().size() == ranks - 1);
 }

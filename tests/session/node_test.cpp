@@ -963,3 +963,120 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops of a newcomer that goes fail in
   CHECK(world.node.ops_in_flight() == 0);
   CHECK(clients[0].groups().total() == 0);
 }
+
+namespace {
+
+/// An allgather of the parts of many ranks, for which the last has not come.
+struct ManyParts {
+  ManyParts() {
+    for (int rank = 0; rank < ranks; ++rank) {
+      auto& client = clients.emplace_back(world, static_cast<std::uint32_t>(rank + 1));
+      client.join("g", rank, ranks, muster::OnLoss::shrink);
+      if (rank < ranks - 1) works.push_back(contribute(client));
+    }
+  }
+  static NodeSettings settings() {
+    auto settings = small_settings();
+    constexpr std::uint64_t budget = 64 << 20;
+    constexpr std::uint64_t many = 1 << 16;
+    settings.quota.total = settings.quota.per_user = {budget, many, many, many, many, budget};
+    return settings;
+  }
+  static ipc::WorkId contribute(TestClient& client) {
+    return client.contribute(Kind::allgather, {client.seal(ipc::Manifest(), {})});
+  }
+  [[nodiscard]] std::size_t told() {
+    std::size_t count = 0;
+    for (auto& client : clients) count += client.count(ipc::CompletionType::done);
+    return count;
+  }
+  void check_given(std::size_t rank) {
+    REQUIRE(clients[rank].done(works[rank]));
+    REQUIRE(clients[rank].done(works[rank])->items.size() == ranks);
+    REQUIRE(NodeAudit(world.node).objects_held(clients[rank].id()) == ranks);
+  }
+  static constexpr int ranks = 100;
+  World world{settings()};
+  std::deque<TestClient> clients;
+  std::vector<ipc::WorkId> works;
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(ManyParts, "what an op gives to many ranks, each of which gets many objects, it gives in pieces") {
+  works.push_back(contribute(clients.back()));
+  std::size_t most = told();
+  REQUIRE(most < ranks);
+  REQUIRE(world.node.goes_on());
+  std::size_t gone = 0;
+  SECTION("to all") {}
+  SECTION("but to those that are gone meanwhile") {
+    clients.back().die();
+    ++gone;
+  }
+  SECTION("also of a daemon that ends") {
+    world.node.shut_down("test", world.now);
+    CHECK(told() == ranks);
+    CHECK_FALSE(world.node.goes_on());
+  }
+  CHECK(NodeAudit(world.node).contradictions().empty());
+  while (world.node.goes_on()) {
+    const std::size_t before = told();
+    world.node.go_on(world.now);
+    most = std::max(most, told() - before);
+    REQUIRE(NodeAudit(world.node).contradictions().empty());
+  }
+  CHECK(most * ranks <= 4096);
+  for (std::size_t rank = 0; rank + gone < ranks; ++rank) check_given(rank);
+  CHECK(world.node.ops_in_flight() == 0);
+}
+
+TEST_CASE_METHOD(ManyParts, "what is let go while the op still gives it reaches all others") {
+  works.push_back(contribute(clients.back()));
+  REQUIRE(world.node.goes_on());
+  const auto given = clients.front().done(works.front());
+  REQUIRE(given);
+  for (const auto& item : given->items)
+    clients.front().record(ipc::SubmissionType::release, ipc::Release{{item.object}});
+  clients.front().die();
+  while (world.node.goes_on()) world.node.go_on(world.now);
+  for (std::size_t rank = 1; rank < ranks; ++rank) check_given(rank);
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}
+
+TEST_CASE("the many members of a group are told in pieces of a replacement, and of a new epoch") {
+  World world;
+  TestClient many(world, 1);
+  TestClient other(world, 2);
+  constexpr int ranks = 600;
+  std::vector<ipc::SeatId> seats;
+  for (int rank = 0; rank < ranks - 1; ++rank) {
+    REQUIRE(many.join("g", rank, ranks, muster::OnLoss::wait));
+    seats.push_back(many.seat);
+  }
+  REQUIRE(other.join("g", ranks - 1, ranks, muster::OnLoss::wait));
+  const auto go_on = [&] {
+    while (world.node.goes_on()) world.node.go_on(world.now);
+  };
+  const auto told = [&] { return many.count(ipc::CompletionType::group_changed); };
+  other.leave();
+  go_on();
+  const std::size_t before = told();
+  SECTION("a replacement") { REQUIRE(other.join("g", ranks - 1, ranks, muster::OnLoss::wait)); }
+  SECTION("a new epoch") {
+    for (const auto seat : seats) {
+      many.seat = seat;
+      many.contribute(Kind::reform);
+    }
+  }
+  CHECK(told() > before);
+  CHECK(told() - before < ranks / 2);
+  go_on();
+  CHECK(told() - before == ranks - 1);
+  std::set<std::uint32_t> last;
+  for (const auto& completion : world.outside.take(many.id()))
+    if (completion.type == ipc::CompletionType::group_changed)
+      last.insert(ipc::read_group_changed(completion.body).value().seat.value);
+  CHECK(last.size() == seats.size());
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}

@@ -126,7 +126,7 @@ TEST_CASE("an object stays where it is while an op, a part or a forked child use
   crowd.maker_dies();
   const auto id = crowd.objects[0];
   SECTION("an op") {
-    auto lease = crowd.store.held(id, reader.client).value();
+    auto lease = crowd.store.held(id, reader).value();
     CHECK_FALSE(crowd.move(id));
     lease.reset();
   }
@@ -134,7 +134,7 @@ TEST_CASE("an object stays where it is while an op, a part or a forked child use
     auto move = crowd.store.begin_move(id, crowd.place());
     REQUIRE(move);
     move->to = crowd.results.allocate(user, move->bytes).value();
-    auto lease = crowd.store.held(id, reader.client).value();
+    auto lease = crowd.store.held(id, reader).value();
     CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
     CHECK(lease->addresses[0] == crowd.place()->data());
     lease.reset();
@@ -244,4 +244,16 @@ TEST_CASE("what is remembered of many leaves that moved is charged") {
   world.gone();
   world.results.trim();
   CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a move has to look at all arrays and all holders of an object") {
+  World world;
+  const Payer alice{1000, ClientId{1}};
+  const auto id = world.seal(alice, array(world.segment_of(alice), 0, 4));
+  CHECK(world.store.looks_of_move(id) == 2);
+  constexpr std::uint32_t readers = 100;
+  for (std::uint32_t i = 0; i < readers; ++i) REQUIRE(world.store.lookup(id, secret, {1000, ClientId{2 + i}}));
+  CHECK(world.store.looks_of_move(id) == 2 + readers);
+  REQUIRE(world.store.release(id, ClientId{2}));
+  CHECK(world.store.looks_of_move(id) == 1 + readers);
 }

@@ -170,14 +170,14 @@ class Lives {
     const auto id = some_object();
     if (!id) return;
     const bool holds = alive_[id].holds.contains(client);
-    REQUIRE(world_.store.pin(id, client, world_.now).ok() == holds);
+    REQUIRE(world_.store.pin(id, {user, client}, world_.now).ok() == holds);
     if (holds) alive_[id].pinned_until = world_.now + pickle_lease;
   }
   void begin_op() {
     const auto client = some_client();
     const auto id = some_object();
     if (!id) return;
-    auto lease = world_.store.held(id, client);
+    auto lease = world_.store.held(id, {user, client});
     REQUIRE(lease.ok() == alive_[id].holds.contains(client));
     if (!lease) return;
     ops_.push_back(std::move(*lease));

@@ -95,6 +95,10 @@ Amounts NodeAudit::held() const {
     heap += running.heap.amount();
     add_all(running.op->contributions);
   }
+  for (const auto& giving : node_.giving_) {
+    heap += giving.over.mapped().heap.amount();
+    add_all(giving.over.mapped().op->contributions);
+  }
   const auto add_ops = [&](const Muster& muster) {
     for_each_slot(muster, [&](const Muster::Slot& slot) {
       add(slot.charge);
@@ -195,10 +199,18 @@ void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& fou
       found.push_back("a group does not know what rank " + std::to_string(rank) + " owes");
 }
 
+/// Nobody has room reserved for what no op gives any more.
+void NodeAudit::check_reservations(std::vector<std::string>& found) const {
+  if (!node_.giving_.empty()) return;
+  for (const auto& [client, family] : node_.store_.families_)
+    if (family->reserved > 0) found.push_back("client " + std::to_string(client.value) + " has holds reserved");
+}
+
 std::vector<std::string> NodeAudit::contradictions() const {
   std::vector<std::string> found;
   check_places(found);
   check_lists(found);
+  check_reservations(found);
   const Amounts sum = held();
   const Amounts ledger = charged();
   for (std::size_t i = 0; i < resource_count; ++i) {
@@ -250,6 +262,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
   count("pending entries", node_.pending_.size());
   count("running ops", node_.running_.size());
+  count("ops that are being given", node_.giving_.size());
   count("groups with ops to settle", node_.unsettled_.size() + node_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.leaving_.size());
   count("life lines", node_.lifelines_.size());
@@ -291,7 +304,7 @@ bool NodeAudit::on_lanes(ClientId client, WorkId work) const {
 }
 
 ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {
-  auto found = node_.store_.held(object, client);
+  auto found = node_.store_.held(object, node_.find(client)->payer());
   return found ? *found : nullptr;
 }
 

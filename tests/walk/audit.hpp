@@ -51,6 +51,7 @@ class NodeAudit {
   [[nodiscard]] std::vector<Node::GroupPtr> groups() const;
   void check_places(std::vector<std::string>& found) const;
   void check_lists(std::vector<std::string>& found) const;
+  void check_reservations(std::vector<std::string>& found) const;
   static void check_orders(const Muster& muster, std::vector<std::string>& found);
   template <class Visit>
   static void for_each_slot(const Muster& muster, Visit visit) {
