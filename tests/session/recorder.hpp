@@ -35,7 +35,7 @@ class Recorder : public Outside {
   }
   void show_memory_wanted(bool wanted) override { memory_wanted = wanted; }
   void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
-  void after_ring(ClientId client, std::function<void()> then) override {
+  void after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) override {
     rings_read.push_back(client);
     then();
   }

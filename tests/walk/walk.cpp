@@ -309,7 +309,7 @@ void Walk::close(ClientId client, const std::string& why, Charge) {
   forget(client);
 }
 
-void Walk::after_ring(ClientId client, std::function<void()> then) {
+void Walk::after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) {
   if (choices_.once_in(2)) {
     after_rings_.emplace_back(client, std::move(then));
     return;
