@@ -21,6 +21,7 @@
 #include "memory/populator.hpp"
 #include "session/channel.hpp"
 #include "session/crowd.hpp"
+#include "session/effort.hpp"
 #include "session/endpoint.hpp"
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
@@ -73,6 +74,7 @@ struct Connection {
   std::size_t unsent_bytes = 0;
   Charge replies;        ///< what is unsent, and what the kernel has that is not read
   Charge backlog;        ///< completions for which its ring has no room
+  KernelEffort effort;   ///< of calls that tell it something, or that take what it sends
   bool cut_off = false;  ///< it is about to be told that it ends
   bool sending = false;
   bool paused = false;       ///< frames are not received until what is unsent has gone out
@@ -156,6 +158,9 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // effects.cpp
   void cut_off(const ConnectionPtr& connection, const muster::Error& error);
+  [[nodiscard]] bool is_too_much(const ConnectionPtr& connection);
+  [[nodiscard]] muster::Result<bool> send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
+                                                 std::span<const int> fds);
   void charge_replies(const ConnectionPtr& connection);
   void charge_backlog(const ConnectionPtr& connection);
   // server.cpp: the loop and the end
@@ -183,6 +188,7 @@ class AsioServer final : public Server, public Outside {
   std::map<ClientId, ConnectionPtr> connections_;
   Crowd crowd_;                                                  ///< those
   Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
+  EffortMeter effort_{{Clock::now, thread_cpu_time}};
   std::vector<ConnectionPtr> dirty_;
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
   std::uint32_t last_client_ = 0;

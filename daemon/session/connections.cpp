@@ -38,8 +38,8 @@ void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
 void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
   now_ = Clock::now();
   do {
-    if (connection->closing || connection->ending || connection->paused)
-      return set_takes_turns(connection, &Connection::has_frames, false);
+    const bool is_over = connection->closing || connection->ending || connection->effort.too_much;
+    if (is_over || connection->paused) return set_takes_turns(connection, &Connection::has_frames, false);
     if (!is(POLLIN, connection->socket)) {
       set_takes_turns(connection, &Connection::has_frames, false);
       return wait_for_frames(connection);
@@ -63,7 +63,9 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
 void AsioServer::receive(const ConnectionPtr& connection) try {
   const Borrowed socket(connection->socket.native_handle());
   ipc::Packet packet;
-  const auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
+  const auto received =
+      effort_.measure(connection->effort, [&] { return ipc::receive_packet(socket.fd, packet, ipc::Sender::client); });
+  if (is_too_much(connection)) return;
   if (!received) return node_.violated(connection->id, received.error(), now_);
   if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
   if (*received == ipc::Received::would_block) return;
@@ -82,7 +84,8 @@ void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std
 void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
   connection->doorbell.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
-    connection->channel->clear_doorbell();
+    effort_.watch(connection->effort, [&] { connection->channel->clear_doorbell(); });
+    if (is_too_much(connection)) return;
     set_polled(connection);
     // It may be ringing because it made room in its completion ring.
     if (!connection->dirty) {
@@ -236,11 +239,13 @@ void AsioServer::run_later(std::shared_ptr<Connection::Behinds> waiting) {
 }
 
 void AsioServer::flush_socket(const ConnectionPtr& connection) {
-  const Borrowed socket(connection->socket.native_handle());
+  if (connection->effort.too_much) forget_unsent(*connection);
   while (!connection->unsent.empty()) {
     std::vector<int> fds;
     for (const auto& fd : connection->unsent.front().fds) fds.push_back(fd.get());
-    auto sent = ipc::send_packet(socket.fd, connection->unsent.front().frame, fds);
+    auto sent = send_packet(connection, connection->unsent.front().frame, fds);
+    if (is_too_much(connection)) forget_unsent(*connection);
+    if (connection->unsent.empty()) break;
     if (!sent && !may_send_later(connection, sent.error())) {
       forget_unsent(*connection);
       break;

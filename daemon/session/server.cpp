@@ -165,6 +165,9 @@ void AsioServer::flush_completions() {
     if (!connection->channel || connection->closing) continue;
     if (auto flushed = connection->channel->flush(); !flushed) node_.violated(connection->id, flushed.error(), now_);
     else charge_backlog(connection);
+    if (connection->closing || !connection->channel->is_waited_for() || is_too_much(connection)) continue;
+    effort_.watch(connection->effort, [&] { connection->channel->wake(); });
+    static_cast<void>(is_too_much(connection));
   }
   dirty_.clear();
 }

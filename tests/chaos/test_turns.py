@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+
 import pytest
-from chaos_harness import ask
-from raw_client import PROTOCOL, SEAL, RawClient, manifest, seal
+from chaos_harness import ask, eventually
+from raw_client import CUT_OFF, PROTOCOL, SEAL, Ended, RawClient, manifest, seal
 
 
 @pytest.mark.parametrize("rings", [True, False])
@@ -29,3 +32,29 @@ def test_a_lookup_of_what_its_maker_has_published_and_nobody_has_read(daemon, ri
             maker.close()
             assert asker.name_of_next() in ("Object", "Failure")
         assert asker.survives()
+
+
+def test_a_client_whose_socket_is_watched_by_very_many_is_cut_off(daemon, pair):
+    """Each send walks all of them. So many take far longer than a client is given."""
+    client = RawClient(daemon)
+    assert client.survives()
+    copies = [os.dup(client.socket.fileno()) for _ in range(500)]
+    watches = [select.epoll() for _ in range(300)]
+    for watch in watches:
+        for copy in copies:
+            watch.register(copy, select.EPOLLIN | select.EPOLLET)
+
+    def is_cut_off() -> bool:
+        try:
+            client.ask("StatusQuery")
+        except (Ended, *CUT_OFF):
+            return True
+        return False
+
+    eventually(is_cut_off)
+    pair.goes_on()
+    for watch in watches:
+        watch.close()
+    for copy in copies:
+        os.close(copy)
+    client.close()
