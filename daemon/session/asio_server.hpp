@@ -114,6 +114,7 @@ class AsioServer final : public Server, public Outside {
   void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
+  [[nodiscard]] Duration run_inline(const Job& job) override;
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;

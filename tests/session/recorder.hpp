@@ -53,6 +53,10 @@ class Recorder : public Outside {
     });
     if (!hold_jobs) run_ready();
   }
+  Duration run_inline(const Job& job) override {
+    Engine::run_inline(job);
+    return inline_takes;
+  }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
     if (hold_blocking) blocked.push_back(std::move(then));
@@ -85,6 +89,7 @@ class Recorder : public Outside {
   std::vector<std::function<void()>> ready;
   std::vector<std::function<void()>> blocked;
   std::vector<Process> turns_of;  ///< for each job, whose turns on the lanes it took
+  Duration inline_takes{};        ///< each small job that runs at once
   bool hold_jobs = false;
   bool hold_blocking = false;
   bool memory_wanted = false;

@@ -155,6 +155,7 @@ class Walk final : private Outside {
   void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
+  Duration run_inline(const Job& job) override;
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
