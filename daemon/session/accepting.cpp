@@ -138,7 +138,7 @@ void AsioServer::adopt(ipc::Fd socket) {
   auto connection = std::make_shared<Connection>(io_, id, socket.release());
   connection->user = credentials.uid;
   connection->pid = credentials.pid;
-  connection->lane = rounds_.lane_of(credentials.pid);
+  connection->lane = rounds_.lane_of(credentials.uid, credentials.pid, now_);
   if (auto charged = node_.connected(id, {credentials.uid, credentials.pid}, now_); !charged)
     return refuse(ipc::Fd(connection->socket.release()), closing, charged.error());
   connections_.emplace(id, connection);

@@ -17,9 +17,11 @@
 #include <muster/ipc/fd.hpp>
 
 #include "base/blocking_pool.hpp"
+#include "base/cpu_time.hpp"
 #include "memory/populator.hpp"
 #include "session/channel.hpp"
 #include "session/crowd.hpp"
+#include "session/effort.hpp"
 #include "session/endpoint.hpp"
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
@@ -72,16 +74,19 @@ struct Connection {
   std::size_t unsent_bytes = 0;
   Charge replies;        ///< what is unsent, and what the kernel has that is not read
   Charge backlog;        ///< completions for which its ring has no room
+  KernelEffort effort;   ///< of calls that tell it something, or that take what it sends
   bool cut_off = false;  ///< it is about to be told that it ends
   bool sending = false;
-  bool paused = false;      ///< frames are not received until what is unsent has gone out
-  bool polled = false;      ///< its ring is
-  bool has_frames = false;  ///< its socket is readable, and is read when it is its turn
+  bool paused = false;       ///< frames are not received until what is unsent has gone out
+  bool polled = false;       ///< its ring is
+  bool has_frames = false;   ///< its socket is readable, and is read when it is its turn
+  bool has_answers = false;  ///< it has no ring, and something behind that it asked for
+  [[nodiscard]] bool takes_turns() const { return polled || has_frames || has_answers; }
   Rounds<ConnectionPtr>::LanePtr lane;
   bool dirty = false;
   bool ending = false;   ///< it has ended; what it had published is still handled
   bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
-  /// What comes after all that the client had published when it came, in this order.
+  /// What comes after all that the client had published when it came, in this order; at 0, at once.
   struct Behind {
     std::uint64_t position = 0;
     std::function<void()> then;
@@ -106,9 +111,10 @@ class AsioServer final : public Server, public Outside {
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
   void show_memory_wanted(bool wanted) override;
   void close(ClientId client, const std::string& why, Charge descriptors) override;
-  void after_ring(ClientId client, std::function<void()> then) override;
+  void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
+  [[nodiscard]] Duration run_inline(const Job& job) override;
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;
@@ -142,6 +148,7 @@ class AsioServer final : public Server, public Outside {
   void run_behind(const ConnectionPtr& connection, Slice& slice);
   void run_later(std::shared_ptr<Connection::Behinds> waiting);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
+  void in_turn_of(ClientId client, std::function<void()> then);
   void receive(const ConnectionPtr& connection);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& as_seen);
@@ -152,6 +159,9 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // effects.cpp
   void cut_off(const ConnectionPtr& connection, const muster::Error& error);
+  [[nodiscard]] bool is_too_much(const ConnectionPtr& connection);
+  [[nodiscard]] muster::Result<bool> send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
+                                                 std::span<const int> fds);
   void charge_replies(const ConnectionPtr& connection);
   void charge_backlog(const ConnectionPtr& connection);
   // server.cpp: the loop and the end
@@ -160,7 +170,7 @@ class AsioServer final : public Server, public Outside {
   bool run_posted();
   void flush_completions();
   void set_polled(const ConnectionPtr& connection);
-  void set_has_frames(const ConnectionPtr& connection, bool has_frames);
+  void set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so);
   void sleep();
   void take_events();
   void tick_if_due();
@@ -177,8 +187,9 @@ class AsioServer final : public Server, public Outside {
   asio::steady_timer stop_deadline_;
   muster::ipc::Fd spare_;  ///< given up to refuse a connection politely when descriptors run out
   std::map<ClientId, ConnectionPtr> connections_;
-  Crowd crowd_;                   ///< those
-  Rounds<ConnectionPtr> rounds_;  ///< who is polled or has frames
+  Crowd crowd_;                                                  ///< those
+  Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
+  EffortMeter effort_{{Clock::now, thread_cpu_time}};
   std::vector<ConnectionPtr> dirty_;
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
   std::uint32_t last_client_ = 0;

@@ -111,6 +111,15 @@ Result<void> Channel::flush() {
   if (backlog_.empty() && std::exchange(waits_for_room_, false))
     header().completions_wait.store(0, std::memory_order_relaxed);
   completions_.publish();
+  return {};
+}
+
+bool Channel::is_waited_for() const {
+  return header().client_sleeps.load(std::memory_order_seq_cst) != 0 ||
+         header().notify_armed.load(std::memory_order_seq_cst) != 0;
+}
+
+void Channel::wake() {
   if (header().client_sleeps.load(std::memory_order_seq_cst) != 0) {
     header().client_sleeps.store(0, std::memory_order_seq_cst);
     ipc::futex_wake_all(header().client_sleeps);
@@ -119,7 +128,6 @@ Result<void> Channel::flush() {
     header().notify_armed.store(0, std::memory_order_seq_cst);
     ipc::ring(bell_.teller);
   }
-  return {};
 }
 
 }  // namespace musterd

@@ -43,9 +43,12 @@ class Channel {
   /// Queues one completion; the client sees it after flush(). Fails if the client broke the ring, or lets more
   /// than `backlog_bytes_max` pile up.
   [[nodiscard]] muster::Result<void> complete(muster::ipc::CompletionType type, std::span<const std::byte> body);
-  /// Publishes what fits and wakes the client if it sleeps. Fails if the client broke the ring.
+  /// Publishes what fits. Fails if the client broke the ring.
   [[nodiscard]] muster::Result<void> flush();
-  /// Lets a client that polls see what was written so far; one that sleeps hears of it by flush().
+  /// Whether it sleeps, or wants its bell to be rung: then wake(), after flush().
+  [[nodiscard]] bool is_waited_for() const;
+  void wake();
+  /// Lets a client that polls see what was written so far; one that sleeps hears of it by wake().
   void publish() { completions_.publish(); }
 
   /// What waits for room in the ring takes so much.

@@ -29,7 +29,8 @@ ConnectionPtr AsioServer::find(ClientId client) const {
 
 void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
   connection->socket.async_wait(readable, [this, connection](error_code error) {
-    if (!error && !connection->closing && !connection->ending) set_has_frames(connection, true);
+    if (!error && !connection->closing && !connection->ending)
+      set_takes_turns(connection, &Connection::has_frames, true);
   });
 }
 
@@ -37,15 +38,16 @@ void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
 void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
   now_ = Clock::now();
   do {
-    if (connection->closing || connection->ending || connection->paused) return set_has_frames(connection, false);
+    const bool is_over = connection->closing || connection->ending || connection->effort.too_much;
+    if (is_over || connection->paused) return set_takes_turns(connection, &Connection::has_frames, false);
     if (!is(POLLIN, connection->socket)) {
-      set_has_frames(connection, false);
+      set_takes_turns(connection, &Connection::has_frames, false);
       return wait_for_frames(connection);
     }
     // What the client put into its ring before it sent the frame comes first, and what it sends after it comes later.
     // Meanwhile the frame stays in the socket, which has room for few.
     if (connection->channel && connection->channel->has_submissions()) {
-      set_has_frames(connection, false);
+      set_takes_turns(connection, &Connection::has_frames, false);
       return after_ring(connection, [this, connection] {
         if (connection->closing || connection->ending) return;
         receive(connection);
@@ -61,7 +63,9 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
 void AsioServer::receive(const ConnectionPtr& connection) try {
   const Borrowed socket(connection->socket.native_handle());
   ipc::Packet packet;
-  const auto received = ipc::receive_packet(socket.fd, packet, ipc::Sender::client);
+  const auto received =
+      effort_.measure(connection->effort, [&] { return ipc::receive_packet(socket.fd, packet, ipc::Sender::client); });
+  if (is_too_much(connection)) return;
   if (!received) return node_.violated(connection->id, received.error(), now_);
   if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
   if (*received == ipc::Received::would_block) return;
@@ -80,7 +84,8 @@ void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std
 void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
   connection->doorbell.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
-    connection->channel->clear_doorbell();
+    effort_.watch(connection->effort, [&] { connection->channel->clear_doorbell(); });
+    if (is_too_much(connection)) return;
     set_polled(connection);
     // It may be ringing because it made room in its completion ring.
     if (!connection->dirty) {
@@ -128,7 +133,7 @@ void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
 void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
   // A position that was a lie is never reached; then the end of what there is has to do.
   const auto is_due = [&](const Connection::Behind& first) {
-    return connection->closing || !connection->channel->has_submissions() ||
+    return connection->closing || !connection->channel || !connection->channel->has_submissions() ||
            connection->channel->read() >= first.position;
   };
   while (!connection->behind.empty() && is_due(connection->behind.front())) {
@@ -138,18 +143,40 @@ void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
     slice.spend(Slice::Cost::any);
     if (!slice.lasts()) break;
   }
+  if (connection->has_answers && connection->behind.empty())
+    set_takes_turns(connection, &Connection::has_answers, false);
 }
 
-void AsioServer::after_ring(ClientId client, std::function<void()> then) {
-  if (const auto connection = find(client)) after_ring(connection, std::move(then));
-  else then();
+namespace {
+
+/// Whether it has published what has not been handled.
+bool is_behind(const Connection& connection) {
+  return connection.channel && !connection.closing &&
+         (!connection.behind.empty() || connection.channel->has_submissions());
+}
+
+}  // namespace
+
+void AsioServer::after_ring(ClientId client, ClientId asks, std::function<void()> then) {
+  const auto connection = find(client);
+  if (!connection || !is_behind(*connection)) return then();
+  if (client == asks) return after_ring(connection, std::move(then));
+  after_ring(connection, [this, asks, then = std::move(then)]() mutable { in_turn_of(asks, std::move(then)); });
 }
 
 void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void()> then) {
-  const bool has_channel = connection->channel && !connection->closing;
-  if (!has_channel || (connection->behind.empty() && !connection->channel->has_submissions())) return then();
+  if (!is_behind(*connection)) return then();
   connection->behind.push_back({connection->channel->written(), std::move(then)});
   set_polled(connection);
+}
+
+/// It takes the time of who asked for it.
+void AsioServer::in_turn_of(ClientId client, std::function<void()> then) {
+  const auto connection = find(client);
+  if (!connection || connection->closing) return;
+  connection->behind.push_back({0, std::move(then)});
+  if (connection->channel) set_polled(connection);
+  else set_takes_turns(connection, &Connection::has_answers, true);
 }
 
 void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_seen) {
@@ -180,8 +207,8 @@ void AsioServer::close(ClientId client, const std::string& why, Charge descripto
 void AsioServer::drop(const ConnectionPtr& connection) {
   connection->closing = true;
   forget_unsent(*connection);
-  if (connection->polled || connection->has_frames) rounds_.remove(connection);
-  connection->polled = connection->has_frames = false;
+  if (connection->takes_turns()) rounds_.remove(connection);
+  connection->polled = connection->has_frames = connection->has_answers = false;
   error_code ignored;
   connection->hello.cancel();
   connection->again.cancel();
@@ -212,11 +239,13 @@ void AsioServer::run_later(std::shared_ptr<Connection::Behinds> waiting) {
 }
 
 void AsioServer::flush_socket(const ConnectionPtr& connection) {
-  const Borrowed socket(connection->socket.native_handle());
+  if (connection->effort.too_much) forget_unsent(*connection);
   while (!connection->unsent.empty()) {
     std::vector<int> fds;
     for (const auto& fd : connection->unsent.front().fds) fds.push_back(fd.get());
-    auto sent = ipc::send_packet(socket.fd, connection->unsent.front().frame, fds);
+    auto sent = send_packet(connection, connection->unsent.front().frame, fds);
+    if (is_too_much(connection)) forget_unsent(*connection);
+    if (connection->unsent.empty()) break;
     if (!sent && !may_send_later(connection, sent.error())) {
       forget_unsent(*connection);
       break;

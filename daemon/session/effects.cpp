@@ -33,12 +33,29 @@ muster::Error not_read(const char* what, const muster::Error& refused) {
 
 }  // namespace
 
+/// Then it ends without a word: each would take as long.
+bool AsioServer::is_too_much(const ConnectionPtr& connection) {
+  if (!connection->effort.too_much) return false;
+  cut_off(connection,
+          muster::Error(muster::Code::quota_exceeded,
+                        "one call of the system for the client took more than 2 ms: too many watch its socket "
+                        "or its bells, or sleep on its ring",
+                        "watch each with one epoll set"));
+  return true;
+}
+
+Result<bool> AsioServer::send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
+                                     std::span<const int> fds) {
+  const Borrowed socket(connection->socket.native_handle());
+  return effort_.measure(connection->effort, [&] { return ipc::send_packet(socket.fd, frame, fds); });
+}
+
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {
   auto connection = find(client);
-  if (!connection || connection->closing || connection->cut_off) return;
+  if (!connection || connection->closing || connection->cut_off || connection->effort.too_much) return;
   if (connection->unsent.empty() && frame.size() <= ipc::inline_bytes_max) {
-    const Borrowed socket(connection->socket.native_handle());
-    auto sent = ipc::send_packet(socket.fd, frame, fds);
+    auto sent = send_packet(connection, frame, fds);
+    if (is_too_much(connection)) return;
     if (sent && *sent) return charge_replies(connection);
     // Its end is noticed by who waits for it.
     if (!sent && sent.error().code() == muster::Code::daemon_unavailable) return;
@@ -209,6 +226,12 @@ void AsioServer::run(Job job) {
   };
   engine_.submit(std::move(job));
   ++jobs_;
+}
+
+Duration AsioServer::run_inline(const Job& job) {
+  const TimePoint begin = Clock::now();
+  Engine::run_inline(job);
+  return Clock::now() - begin;
 }
 
 bool AsioServer::is_stopped(std::int32_t pid) { return musterd::is_stopped(pid); }

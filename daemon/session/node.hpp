@@ -34,6 +34,7 @@
 #include "memory/result_pool.hpp"
 #include "memory/segment.hpp"
 #include "session/outside.hpp"
+#include "session/slow_folds.hpp"
 #include "store/store.hpp"
 
 namespace muster::ipc::wire {
@@ -486,6 +487,8 @@ class Node {
   [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
   [[nodiscard]] muster::Result<ResultRegion> result_region(Running& running, std::uint64_t bytes, Turn turn);
   void launch(std::uint64_t key, TimePoint now);
+  [[nodiscard]] bool reads_slowly(const Op& op, TimePoint now);
+  void mark_slow(const Op& op, TimePoint now);
   [[nodiscard]] const Process& process_of(const Op& op) const;
   void finish(std::uint64_t key, TimePoint now);
   void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
@@ -546,6 +549,7 @@ class Node {
   /// Those that have all memory they need, and whose segments are being made.
   RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;
+  SlowFolds slow_folds_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
     Charge descriptor;

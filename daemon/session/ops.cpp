@@ -645,8 +645,10 @@ void Node::launch(std::uint64_t key, TimePoint now) {
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
   bytes_reduced_ += running.plan.work_bytes;
-  if (running.plan.work_bytes <= inline_work_bytes_max) {
-    Engine::run_inline(job);
+  const std::uint64_t bytes = running.plan.work_bytes;
+  if (bytes == 0 || (bytes <= inline_work_bytes_max && !reads_slowly(*running.op, now))) {
+    const Duration took = outside_.run_inline(job);
+    if (took > SlowFolds::took_max) mark_slow(*running.op, now);
     return finish(key, now);
   }
   if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
@@ -655,6 +657,22 @@ void Node::launch(std::uint64_t key, TimePoint now) {
   job.lease = lease;
   job.done = [this, key, lease] { finish_from_lane(key, *lease); };
   outside_.run(std::move(job));
+}
+
+bool Node::reads_slowly(const Op& op, TimePoint now) {
+  if (slow_folds_.empty()) return false;
+  slow_folds_.forget(now);
+  return std::any_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
+    const auto pending = pending_.find(contribution.ticket);
+    return pending != pending_.end() && slow_folds_.holds_off(pending->second.process);
+  });
+}
+
+/// Any of those whose arrays were read may be the reason.
+void Node::mark_slow(const Op& op, TimePoint now) {
+  for (const auto& contribution : op.contributions)
+    if (const auto pending = pending_.find(contribution.ticket); pending != pending_.end())
+      slow_folds_.mark(pending->second.process, now);
 }
 
 /// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's process stands for

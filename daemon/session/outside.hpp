@@ -35,13 +35,15 @@ class Outside {
   /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already; what its
   /// descriptors are charged with is held until they are closed.
   virtual void close(ClientId client, const std::string& why, Charge descriptors) = 0;
-  /// Calls `then` when all has been handled that the client has published by now: at once, or later, for a client that
-  /// is gone, too.
-  virtual void after_ring(ClientId client, std::function<void()> then) = 0;
+  /// Calls `then` when all has been handled that the client has published by now: at once, or later in a turn of the
+  /// client that asks, also if the first one is gone; not at all if the one that asks is.
+  virtual void after_ring(ClientId client, ClientId asks, std::function<void()> then) = 0;
   /// Makes a life line and returns its other end; tells the node with lifeline_closed() when nobody has that any more.
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
+  /// Runs a small job at once. Gives how long it took.
+  [[nodiscard]] virtual Duration run_inline(const Job& job) = 0;
   /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control
   /// thread. Client 0: of the daemon itself.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;

@@ -363,7 +363,7 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
                                  std::to_string(incarnation) + ", this one's " + std::to_string(settings_.incarnation),
                              "make the object again"));
   // The maker's seal may still lie unread in its ring, although it came before this in time.
-  outside_.after_ring(ipc::maker_of(object), [this, id, request, object, capability, found_by] {
+  outside_.after_ring(ipc::maker_of(object), id, [this, id, request, object, capability, found_by] {
     event(id, now_, [&] {
       Client* client = find(id);
       if (!client) return;

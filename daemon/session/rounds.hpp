@@ -1,13 +1,17 @@
 // Whose turn it is on the control thread. In each round every process with something to do has one slice of time,
-// however many connections it has, and these have their turns within it. Processes that use their slices up go behind
-// all others, so one that seldom asks for anything never waits for more than one round.
+// however many connections it has, and these have their turns within it. A round has a length. When that is not enough
+// for all, the next one begins with the processes whose turns are short, as has been seen; these have at most half of
+// it. The others follow: those that have cost least lately, first by user, then by process. So one that asks for little
+// waits for little more than one round, however many others ask for much.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -16,10 +20,19 @@
 
 namespace musterd {
 
+/// The rounds' time, and how much of it the thread has had a core. A test has its own.
+struct RoundsClock {
+  std::function<TimePoint()> now;
+  std::function<Duration()> on_core;  ///< takes a system call
+};
+
 /// What a process has left of its turn. One thing that is done may take longer than there is.
 class Slice {
  public:
   static constexpr Duration length = std::chrono::microseconds(200);
+
+  /// `clock` has to outlive it.
+  Slice(const RoundsClock& clock, TimePoint begin) : clock_(clock), until_(begin + length) {}
 
   enum class Cost : std::uint8_t {
     quick,  ///< gives something up, or only takes note: the clock is not asked for each of these
@@ -31,18 +44,63 @@ class Slice {
   [[nodiscard]] bool lasts() {
     if (since_clock_ < quick_max) return true;
     since_clock_ = 0;
-    const auto now = Clock::now();
-    if (until_ == TimePoint{}) until_ = now + length;
-    over_ = now >= until_;
+    over_ = clock_.now() >= until_;
     return !over_;
   }
   [[nodiscard]] bool over() const { return over_; }
 
  private:
   static constexpr int quick_max = 16;  // in a row
+  const RoundsClock& clock_;
   int since_clock_ = 0;
   TimePoint until_;
   bool over_ = false;
+};
+
+/// What somebody's turns have cost the others lately: a sum of which half is forgotten every half second.
+class RecentCost {
+ public:
+  /// A turn makes the others wait. They come upon a long one more often, and then wait longer, so turns shorter than a
+  /// slice count by the square of their length: a thousand turns of 5 microseconds like one of 125.
+  [[nodiscard]] static std::uint64_t of_turn(Duration took) {
+    constexpr auto slice = static_cast<std::uint64_t>(Slice::length.count());
+    const auto length = static_cast<std::uint64_t>(std::max<Duration::rep>(took.count(), 0));
+    return length < slice ? length * length / slice : length;
+  }
+  void add(std::uint64_t cost, TimePoint now) {
+    forget(now);
+    sum_ += cost;
+  }
+  void forget(TimePoint now) {
+    constexpr Duration half_life = std::chrono::milliseconds(500);
+    const std::int64_t period = now.time_since_epoch() / half_life;
+    if (period == period_) return;
+    const std::int64_t halvings = period - period_;
+    sum_ = halvings < 64 ? sum_ >> halvings : 0;
+    period_ = period;
+  }
+  /// As of the last time that something was added or forgotten.
+  [[nodiscard]] std::uint64_t sum() const { return sum_; }
+
+ private:
+  std::uint64_t sum_ = 0;
+  std::int64_t period_ = 0;
+};
+
+/// What a process's next turn may cost, by those that it had. It rises with a long turn, and falls by a thousandth with
+/// each short one: time alone is no proof.
+class ExpectedCost {
+ public:
+  void learn(std::uint64_t cost) {
+    if (cost > cost_) cost_ += (cost - cost_ + 1) / 2;
+    else cost_ -= (cost_ - cost) >> 10;
+  }
+  [[nodiscard]] std::uint64_t get() const { return cost_; }
+  [[nodiscard]] bool is_short() const { return cost_ < short_max; }
+
+ private:
+  static constexpr std::uint64_t short_max = 20'000;  // turns of about 60 microseconds
+  std::uint64_t cost_ = 100'000;                      // of one that nothing is known of
 };
 
 /// The connections with something to do, by process. Member: a shared pointer to a connection; it has `lane`, of type
@@ -52,37 +110,62 @@ class Rounds {
  public:
   struct Lane;
   using LanePtr = std::shared_ptr<Lane>;
-  using Lanes = std::unordered_map<std::int32_t, std::weak_ptr<Lane>>;  ///< by process
+  struct User {
+    RecentCost cost;  ///< of all its processes, also of those that have ended, while one of them lives
+    std::size_t lanes = 0;
+  };
+  /// All that live.
+  struct Known {
+    std::unordered_map<std::uint64_t, std::weak_ptr<Lane>> lanes;  ///< by user and process
+    std::unordered_map<std::uint32_t, User> users;
+  };
   /// The connections of one process.
   struct Lane {
-    Lane(std::int32_t process, std::shared_ptr<Lanes> all) : pid(process), lanes(std::move(all)) {}
+    Lane(std::uint32_t of_user, std::int32_t process, std::shared_ptr<Known> all)
+        : user_id(of_user), pid(process), known(std::move(all)), user(&known->users[user_id]) {
+      ++user->lanes;
+    }
     Lane(const Lane&) = delete;
     Lane& operator=(const Lane&) = delete;
-    ~Lane() { lanes->erase(pid); }
+    ~Lane() {
+      if (pid != 0) known->lanes.erase(key_of(user_id, pid));
+      if (--user->lanes == 0) known->users.erase(user_id);
+    }
+    std::uint32_t user_id;
     std::int32_t pid;
-    std::shared_ptr<Lanes> lanes;  ///< it may outlive the rounds
-    std::vector<Member> members;   ///< those with something to do
-    std::size_t next = 0;          ///< whose turn it is
+    std::shared_ptr<Known> known;  ///< it may outlive the rounds
+    User* user;
+    RecentCost cost;
+    ExpectedCost next_cost;
+    std::uint64_t served = 0;     ///< in which round it had its last turn, or came
+    std::vector<Member> members;  ///< those with something to do
+    std::size_t next = 0;         ///< whose turn it is
   };
 
-  /// That of the process; 0: a process that the daemon can't see, and each is taken for another one.
-  [[nodiscard]] LanePtr lane_of(std::int32_t pid) {
-    if (const auto known = lanes_->find(pid); known != lanes_->end()) return known->second.lock();
-    auto lane = std::make_shared<Lane>(pid, lanes_);
-    if (pid != 0) lanes_->emplace(pid, lane);
+  static constexpr Duration length = std::chrono::milliseconds(1);  ///< of a round; its last turns may take longer
+
+  explicit Rounds(RoundsClock clock) : clock_(std::move(clock)) {}
+
+  /// That of the process; 0: a process that the daemon can't see, and each is taken for another one. A newcomer begins
+  /// as an average process of its user, so it gains nothing by coming anew.
+  [[nodiscard]] LanePtr lane_of(std::uint32_t user, std::int32_t pid, TimePoint now) {
+    const auto key = key_of(user, pid);
+    if (const auto found = known_->lanes.find(key); found != known_->lanes.end()) return found->second.lock();
+    auto lane = std::make_shared<Lane>(user, pid, known_);
+    if (pid != 0) known_->lanes.emplace(key, lane);
+    lane->user->cost.forget(now);
+    lane->cost.add(lane->user->cost.sum() / lane->user->lanes, now);
+    lane->served = rounds_;
     return lane;
   }
 
   [[nodiscard]] bool empty() const { return busy_.empty(); }
 
+  /// It has its first turn in the next round.
   void add(const Member& member) {
     Lane& lane = *member->lane;
     lane.members.push_back(member);
-    if (lane.members.size() > 1) return;
-    // It may have waited already, so it is before those that have much to do; the round that runs goes on as it was.
-    busy_.insert(busy_.begin(), &lane);
-    ++next_;
-    ++end_;
+    if (lane.members.size() == 1) busy_.push_back(&lane);
   }
 
   void remove(const Member& member) {
@@ -92,15 +175,11 @@ class Rounds {
     const auto place = static_cast<std::size_t>(found - lane.members.begin());
     if (place < lane.next) --lane.next;
     lane.members.erase(found);
-    if (!lane.members.empty()) return;
-    if (const auto at = place_of(&lane); at != busy_.end()) {
-      take_out(at);
-      busy_.erase(at);
-    }
+    if (lane.members.empty()) take_out(lane);
   }
 
   void clear() {
-    next_ = end_ = 0;
+    next_ = end_ = short_end_ = 0;
     // The last member takes its lane with it.
     for (Lane* lane : std::exchange(busy_, {})) const auto members = std::exchange(lane->members, {});
   }
@@ -111,47 +190,88 @@ class Rounds {
       for (const Member& member : lane->members) visit(member);
   }
 
-  /// One round. `has_work(member)`: whether it has something to do; `serve(member, slice)` does some of it, and may add
-  /// and remove anything. True if there was something.
+  /// One round, which begins `now`. `has_work(member)`: whether it has something to do; `serve(member, slice)` does
+  /// some of it, and may add and remove anything. True if there was something.
   template <class HasWork, class Serve>
-  bool round(HasWork has_work, Serve serve) {
-    // Events have to be looked at, too, and processes that have little to do.
-    constexpr int slices_max = 4;
+  bool round(TimePoint now, HasWork has_work, Serve serve) {
+    ++rounds_;
+    if (now - core_asked_ > Slice::length) on_core_ = clock_.on_core(), core_asked_ = now;
+    // While there is time for all, their order is of no importance.
+    short_end_ = too_short_ ? arrange(now) : 0;
+    const TimePoint begin = now;
     bool worked = false;
-    int slices = 0;
     next_ = 0;
     end_ = busy_.size();
-    while (next_ < end_ && slices < slices_max) {
-      Lane* const lane = busy_[next_++];
-      const Served served = serve_lane(*lane, has_work, serve);
-      worked |= served != Served::nothing;
-      if (served != Served::whole_slice) continue;
-      ++slices;
-      // It may have gone meanwhile.
-      if (const auto at = place_of(lane); at != busy_.end()) {
-        take_out(at);
-        std::rotate(at, at + 1, busy_.end());
-      }
-    }
+    const auto serve_until = [&](const std::size_t& end, TimePoint until) {
+      while (next_ < end && now < until) worked |= serve_lane(*busy_[next_++], now, has_work, serve);
+      return next_ >= end;
+    };
+    too_short_ = !serve_until(short_end_, begin + length / 2);
+    next_ = std::max(next_, short_end_);
+    too_short_ |= !serve_until(end_, begin + length);
+    // Nobody waits forever for those who cost less.
+    if (Lane* const lane = too_short_ ? longest_waiting(has_work) : nullptr) serve_lane(*lane, now, has_work, serve);
     return worked;
   }
 
  private:
-  using Place = typename std::vector<Lane*>::iterator;
-  /// The end if it has nothing to do.
-  [[nodiscard]] Place place_of(const Lane* lane) { return std::find(busy_.begin(), busy_.end(), lane); }
-  /// A lane leaves its place, and those behind it move up.
-  void take_out(Place at) {
-    const auto place = static_cast<std::size_t>(at - busy_.begin());
-    if (place < next_) --next_;
-    if (place < end_) --end_;
+  [[nodiscard]] static std::uint64_t key_of(std::uint32_t user, std::int32_t pid) {
+    return std::uint64_t{user} << 32 | static_cast<std::uint32_t>(pid);
   }
 
-  enum class Served : std::uint8_t { nothing, some, whole_slice };
+  /// A lane leaves its place, and those behind it move up.
+  void take_out(const Lane& lane) {
+    const auto at = std::find(busy_.begin(), busy_.end(), &lane);
+    if (at == busy_.end()) return;
+    const auto place = static_cast<std::size_t>(at - busy_.begin());
+    if (place < next_) --next_;
+    if (place < short_end_) --short_end_;
+    if (place < end_) --end_;
+    busy_.erase(at);
+  }
 
+  /// Those whose turns are short come first, whatever others of their users do. Returns how many.
+  std::size_t arrange(TimePoint now) {
+    for (Lane* lane : busy_) {
+      lane->cost.forget(now);
+      lane->user->cost.forget(now);
+    }
+    const auto key = [](const Lane* lane) {
+      const bool is_short = lane->next_cost.is_short();
+      return std::tuple(!is_short, is_short ? 0 : lane->user->cost.sum(), lane->cost.sum() + lane->next_cost.get(),
+                        lane->served);
+    };
+    std::sort(busy_.begin(), busy_.end(), [&](const Lane* a, const Lane* b) { return key(a) < key(b); });
+    return static_cast<std::size_t>(
+        std::count_if(busy_.begin(), busy_.end(), [](const Lane* lane) { return lane->next_cost.is_short(); }));
+  }
+
+  /// Of those that had no turn in this round.
+  template <class HasWork>
+  [[nodiscard]] Lane* longest_waiting(HasWork& has_work) const {
+    Lane* longest = nullptr;
+    for (std::size_t i = 0; i < end_; ++i) {
+      Lane* const lane = busy_[i];
+      if (lane->served >= (longest ? longest->served : rounds_)) continue;
+      const auto& members = lane->members;
+      if (std::any_of(members.begin(), members.end(), [&](const Member& member) { return has_work(*member); }))
+        longest = lane;
+    }
+    return longest;
+  }
+
+  /// Who just had a turn when another process took the core has not had all of it.
+  [[nodiscard]] Duration time_taken(TimePoint begin, TimePoint end) {
+    if (end - begin < Slice::length / 2) return end - begin;
+    const Duration before = std::exchange(on_core_, clock_.on_core());
+    core_asked_ = end;
+    return std::min<Duration>(end - begin, on_core_ - before);
+  }
+
+  /// False if it had nothing to do.
   template <class HasWork, class Serve>
-  static Served serve_lane(Lane& lane, HasWork& has_work, Serve& serve) {
-    Slice slice;
+  bool serve_lane(Lane& lane, TimePoint& now, HasWork& has_work, Serve& serve) {
+    Slice slice(clock_, now);
     Member member;  // keeps the lane, too
     for (std::size_t left = lane.members.size(); left > 0 && !lane.members.empty(); --left) {
       if (lane.next >= lane.members.size()) lane.next = 0;
@@ -160,20 +280,34 @@ class Rounds {
         ++lane.next;
         continue;
       }
-      if (member && !slice.lasts()) return Served::whole_slice;
+      if (member && !slice.lasts()) break;
       member = next;
       ++lane.next;
       serve(member, slice);
-      if (slice.over()) return Served::whole_slice;
+      if (slice.over()) break;
     }
-    return member ? Served::some : Served::nothing;
+    if (!member) return false;
+    const TimePoint ended = clock_.now();
+    const auto cost = RecentCost::of_turn(time_taken(now, ended));
+    lane.cost.add(cost, ended);
+    lane.next_cost.learn(cost);
+    lane.user->cost.add(cost, ended);
+    lane.served = rounds_;
+    now = ended;
+    return true;
   }
 
+  RoundsClock clock_;
+  TimePoint core_asked_;     ///< when the thread was last asked for its time on a core
+  Duration on_core_{};       ///< what it said
   std::vector<Lane*> busy_;  ///< with members
   // Those in between have not had their turns in this round.
   std::size_t next_ = 0;
   std::size_t end_ = 0;
-  std::shared_ptr<Lanes> lanes_ = std::make_shared<Lanes>();
+  std::size_t short_end_ = 0;  ///< before it, in order, those whose turns are short
+  std::uint64_t rounds_ = 0;
+  bool too_short_ = false;  ///< the last round was, for all who had something to do
+  std::shared_ptr<Known> known_ = std::make_shared<Known>();
 };
 
 }  // namespace musterd

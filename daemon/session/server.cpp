@@ -115,16 +115,17 @@ void AsioServer::take_events() {
 namespace {
 
 bool has_work(const Connection& connection) {
-  return connection.has_frames ||
-         (connection.channel && (connection.channel->has_submissions() || !connection.behind.empty()));
+  return connection.has_frames || !connection.behind.empty() ||
+         (connection.channel && connection.channel->has_submissions());
 }
 
 }  // namespace
 
 /// True if somebody had something to do.
 bool AsioServer::take_turns() {
-  return rounds_.round(has_work, [this](const ConnectionPtr& connection, Slice& slice) {
+  return rounds_.round(now_, has_work, [this](const ConnectionPtr& connection, Slice& slice) {
     if (connection->channel) read_ring(connection, slice);
+    else if (connection->has_answers) run_behind(connection, slice);
     if (connection->has_frames) receive_some(connection, slice);
   });
 }
@@ -164,6 +165,9 @@ void AsioServer::flush_completions() {
     if (!connection->channel || connection->closing) continue;
     if (auto flushed = connection->channel->flush(); !flushed) node_.violated(connection->id, flushed.error(), now_);
     else charge_backlog(connection);
+    if (connection->closing || !connection->channel->is_waited_for() || is_too_much(connection)) continue;
+    effort_.watch(connection->effort, [&] { connection->channel->wake(); });
+    static_cast<void>(is_too_much(connection));
   }
   dirty_.clear();
 }
@@ -208,16 +212,15 @@ void AsioServer::tick_if_due() {
 
 void AsioServer::set_polled(const ConnectionPtr& connection) {
   if (connection->polled || !connection->channel) return;
-  if (!connection->has_frames) rounds_.add(connection);
-  connection->polled = true;
+  set_takes_turns(connection, &Connection::polled, true);
   connection->channel->set_polled(true);
 }
 
-void AsioServer::set_has_frames(const ConnectionPtr& connection, bool has_frames) {
-  if (connection->has_frames == has_frames) return;
-  connection->has_frames = has_frames;
-  if (connection->polled) return;
-  if (has_frames) rounds_.add(connection);
+void AsioServer::set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so) {
+  const bool before = connection->takes_turns();
+  (*connection).*why = is_so;
+  if (connection->takes_turns() == before) return;
+  if (is_so) rounds_.add(connection);
   else rounds_.remove(connection);
 }
 

@@ -29,6 +29,7 @@ struct Busy {
     std::multimap<std::uint32_t, std::uint32_t> told;
     do {
       REQUIRE(channel->flush());
+      channel->wake();
       for (auto record = completions.next().value(); record; record = completions.next().value()) {
         if (record->type != static_cast<std::uint16_t>(CompletionType::group_changed)) continue;
         const auto change = ipc::read_group_changed(record->body).value();

@@ -110,10 +110,14 @@ class Kept final : public Outside {
     const Armed disarmed(false);
     recorder.close(client, why, std::move(descriptors));
   }
-  void after_ring(ClientId, std::function<void()> then) override { then(); }
+  void after_ring(ClientId, ClientId, std::function<void()> then) override { then(); }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     const Armed disarmed(false);
     return recorder.watch_lifeline(heir);
+  }
+  Duration run_inline(const Job& job) override {
+    Engine::run_inline(job);
+    return {};
   }
   void run(Job job) override {
     Engine::run_inline(job);

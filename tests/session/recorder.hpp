@@ -35,7 +35,7 @@ class Recorder : public Outside {
   }
   void show_memory_wanted(bool wanted) override { memory_wanted = wanted; }
   void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
-  void after_ring(ClientId client, std::function<void()> then) override {
+  void after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) override {
     rings_read.push_back(client);
     then();
   }
@@ -52,6 +52,10 @@ class Recorder : public Outside {
       if (kept->done) kept->done();
     });
     if (!hold_jobs) run_ready();
+  }
+  Duration run_inline(const Job& job) override {
+    Engine::run_inline(job);
+    return inline_takes;
   }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
@@ -85,6 +89,7 @@ class Recorder : public Outside {
   std::vector<std::function<void()>> ready;
   std::vector<std::function<void()>> blocked;
   std::vector<Process> turns_of;  ///< for each job, whose turns on the lanes it took
+  Duration inline_takes{};        ///< each small job that runs at once
   bool hold_jobs = false;
   bool hold_blocking = false;
   bool memory_wanted = false;

@@ -309,7 +309,7 @@ void Walk::close(ClientId client, const std::string& why, Charge) {
   forget(client);
 }
 
-void Walk::after_ring(ClientId client, std::function<void()> then) {
+void Walk::after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) {
   if (choices_.once_in(2)) {
     after_rings_.emplace_back(client, std::move(then));
     return;
@@ -333,6 +333,11 @@ void Walk::finish_lookups() {
 muster::Result<ipc::Fd> Walk::watch_lifeline(ClientId heir) {
   last_heir_ = heir;
   return ipc::create_eventfd();
+}
+
+Duration Walk::run_inline(const Job& job) {
+  Engine::run_inline(job);
+  return {};
 }
 
 void Walk::run(Job job) {

@@ -152,9 +152,10 @@ class Walk final : private Outside {
   void greeted(ClientId client) override;
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override;
   void close(ClientId client, const std::string& why, Charge descriptors) override;
-  void after_ring(ClientId client, std::function<void()> then) override;
+  void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
+  Duration run_inline(const Job& job) override;
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;

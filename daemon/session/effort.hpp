@@ -1,0 +1,49 @@
+// Finds the clients that make the kernel work long for the control thread. A client can have others watch its end of a
+// socket, an eventfd or a bell by a million epoll sets, or have thousands of threads sleep on one futex; each call that
+// tells it something then walks all of them.
+#pragma once
+
+#include <chrono>
+#include <utility>
+
+#include "session/rounds.hpp"
+
+namespace musterd {
+
+/// Of one client.
+struct KernelEffort {
+  bool too_much = false;   ///< for good
+  bool suspected = false;  ///< a call took long, perhaps as another process had the core
+};
+
+class EffortMeter {
+ public:
+  static constexpr Duration max = std::chrono::milliseconds(2);  ///< of one call
+
+  explicit EffortMeter(RoundsClock clock) : clock_(std::move(clock)) {}
+
+  /// For calls that are so rare that two more system calls don't matter.
+  template <class Call>
+  auto measure(KernelEffort& effort, Call call) {
+    const Duration before = clock_.on_core();
+    auto result = call();
+    effort.too_much |= clock_.on_core() - before > max;
+    return result;
+  }
+  /// For frequent calls: those that seem long have the next one measured.
+  template <class Call>
+  void watch(KernelEffort& effort, Call call) {
+    if (std::exchange(effort.suspected, false)) {
+      measure(effort, [&] { return call(), true; });
+      return;
+    }
+    const TimePoint before = clock_.now();
+    call();
+    effort.suspected = clock_.now() - before > max;
+  }
+
+ private:
+  RoundsClock clock_;
+};
+
+}  // namespace musterd

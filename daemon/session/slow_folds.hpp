@@ -1,0 +1,51 @@
+// Whose arrays the control thread does not read for a while. A process can make the kernel lock the pages of its sealed
+// arrays, by collapsing them into huge pages for example, and who reads them then waits. A lane may wait; the control
+// thread may not.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <vector>
+
+#include "base/time.hpp"
+#include "collective/turns.hpp"
+
+namespace musterd {
+
+class SlowFolds {
+ public:
+  static constexpr Duration took_max = std::chrono::milliseconds(2);  ///< of a fold that is over at once otherwise
+  static constexpr Duration pause = std::chrono::seconds(10);
+  static constexpr std::size_t marks_max = 16;
+  static constexpr std::ptrdiff_t of_user_max = 3;  ///< processes; with more the whole user is meant
+
+  SlowFolds() { marks_.reserve(marks_max); }
+
+  /// A fold with an array of this process took long.
+  void mark(const Process& process, TimePoint now) {
+    forget(now);
+    std::erase_if(marks_, [&](const Mark& mark) { return mark.process == process; });
+    if (marks_.size() == marks_max) marks_.erase(marks_.begin());
+    marks_.push_back({process, now + pause});
+  }
+  /// Whether nobody was marked lately. The usual answer, and quick.
+  [[nodiscard]] bool empty() const { return marks_.empty(); }
+  [[nodiscard]] bool holds_off(const Process& process) const {
+    const auto same_user = [&](const Mark& mark) { return mark.process.user == process.user; };
+    return std::any_of(marks_.begin(), marks_.end(), [&](const Mark& mark) { return mark.process == process; }) ||
+           std::count_if(marks_.begin(), marks_.end(), same_user) > of_user_max;
+  }
+  void forget(TimePoint now) {
+    std::erase_if(marks_, [&](const Mark& mark) { return mark.until <= now; });
+  }
+
+ private:
+  struct Mark {
+    Process process;
+    TimePoint until;
+  };
+  std::vector<Mark> marks_;  ///< the earliest first
+};
+
+}  // namespace musterd

@@ -1,0 +1,81 @@
+// Processes whose arrays took long to read have their ops on lanes for a while.
+#include <catch2/catch.hpp>
+
+#include "client.hpp"
+#include "session/slow_folds.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using muster::ipc::Kind;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+Process process_of(std::uint32_t user, std::int32_t pid) { return {.user = user, .pid = pid, .client = {}}; }
+
+}  // namespace
+
+TEST_CASE("a process is held off for a while") {
+  SlowFolds slow;
+  TimePoint now{seconds(1000)};
+  CHECK(slow.empty());
+  slow.mark(process_of(1, 1), now);
+  CHECK(slow.holds_off(process_of(1, 1)));
+  CHECK_FALSE(slow.holds_off(process_of(1, 2)));
+  now += SlowFolds::pause / 2;
+  slow.mark(process_of(1, 1), now);
+  now += SlowFolds::pause / 2;
+  slow.forget(now);
+  CHECK(slow.holds_off(process_of(1, 1)));
+  slow.forget(now + SlowFolds::pause);
+  CHECK(slow.empty());
+}
+
+TEST_CASE("a user with many slow processes is held off as a whole, and what is kept is bounded") {
+  SlowFolds slow;
+  const TimePoint now{seconds(1000)};
+  for (int pid = 1; pid <= 3; ++pid) slow.mark(process_of(1, pid), now);
+  CHECK_FALSE(slow.holds_off(process_of(1, 99)));
+  for (int pid = 4; pid <= 1000; ++pid) slow.mark(process_of(1, pid), now);
+  CHECK(slow.holds_off(process_of(1, 99)));
+  CHECK_FALSE(slow.holds_off(process_of(2, 99)));
+}
+
+TEST_CASE("after a fold that took long the small ops of its process run on lanes") {
+  TwoRanks ranks;
+  auto& [world, first, second] = ranks;
+  TestClient other(world, 3);
+  other.join("alone", 0, 1);
+  std::uint64_t made = 0;
+  const auto seal = [&](TestClient& client) {
+    return client.seal(client.lease(4096), 0, {1.0F, static_cast<float>(++made)});
+  };
+  const auto sum_is_on_lanes = [&, a = seal(first), b = seal(second)] {
+    const auto before = world.outside.turns_of.size();
+    const auto work = first.contribute(Kind::allreduce, {a});
+    second.contribute(Kind::allreduce, {b});
+    REQUIRE(first.done(work));
+    return world.outside.turns_of.size() > before;
+  };
+  const auto other_is_on_lanes = [&, a = seal(other)] {
+    const auto before = world.outside.turns_of.size();
+    REQUIRE(other.done(other.contribute(Kind::allreduce, {a})));
+    return world.outside.turns_of.size() > before;
+  };
+  CHECK_FALSE(sum_is_on_lanes());
+  world.outside.inline_takes = milliseconds(3);
+  CHECK_FALSE(sum_is_on_lanes());
+  world.outside.inline_takes = {};
+  CHECK(sum_is_on_lanes());
+  CHECK(sum_is_on_lanes());
+  CHECK_FALSE(other_is_on_lanes());
+  // What reads nothing stays.
+  const auto before = world.outside.turns_of.size();
+  const auto barrier = first.contribute(Kind::barrier);
+  second.contribute(Kind::barrier);
+  CHECK(first.done(barrier));
+  CHECK(world.outside.turns_of.size() == before);
+  world.advance(SlowFolds::pause);
+  CHECK_FALSE(sum_is_on_lanes());
+}
