@@ -224,7 +224,7 @@ TEST_CASE("an object is lost with the reason") {
   const auto expired = world.seal(alice, array(segment, 64, 1));
   const auto orphan = world.seal(alice, array(segment, 128, 1));
   REQUIRE(world.store.release(freed, alice.client));
-  REQUIRE(world.store.pin(expired, alice.client, world.now));
+  REQUIRE(world.store.pin(expired, alice, world.now));
   REQUIRE(world.store.release(expired, alice.client));
   CHECK(world.store.next_deadline() == start + std::chrono::minutes(1));
   world.store.expire(start + std::chrono::minutes(1));
@@ -283,9 +283,9 @@ TEST_CASE("an outcome that is given to somebody revives what only the op kept") 
 TEST_CASE("a pickled ref keeps its object until the lease ends, renewed by each pickle") {
   World world(Store::Limits{.pickle_lease = std::chrono::minutes(10)});
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
-  REQUIRE(world.store.pin(id, alice.client, start));
-  REQUIRE(world.store.pin(id, alice.client, start + std::chrono::minutes(5)));
-  CHECK(code_of(world.store.pin(id, bob.client, start)) == Code::denied);
+  REQUIRE(world.store.pin(id, alice, start));
+  REQUIRE(world.store.pin(id, alice, start + std::chrono::minutes(5)));
+  CHECK(code_of(world.store.pin(id, bob, start)) == Code::denied);
   world.store.drop_client(alice.client);
   world.store.expire(start + std::chrono::minutes(10));
   CHECK(world.gone().empty());
@@ -595,7 +595,7 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   const auto newer = world.seal(alice, array(segment, 64, 1));
   REQUIRE(world.store.lookup(older, secret, bob));
   REQUIRE(world.store.lookup(older, secret, bob));
-  REQUIRE(world.store.pin(newer, alice.client, world.now));
+  REQUIRE(world.store.pin(newer, alice, world.now));
   const ObjectPtr op = *world.store.held(newer, alice);
   REQUIRE(world.store.release(newer, alice.client));
   std::vector<Store::Listed> list;
