@@ -21,6 +21,7 @@
 #include "session/channel.hpp"
 #include "session/crowd.hpp"
 #include "session/endpoint.hpp"
+#include "session/later.hpp"
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
 #include "session/server.hpp"
@@ -86,8 +87,7 @@ struct Connection {
     std::uint64_t position = 0;
     std::function<void()> then;
   };
-  using Behinds = std::deque<Behind>;
-  Behinds behind;
+  std::deque<Behind> behind;
   UserId user = 0;
   std::int32_t pid = 0;
   Charge descriptors;  ///< once the node has forgotten it
@@ -140,7 +140,6 @@ class AsioServer final : public Server, public Outside {
   void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
   void read_ring(const ConnectionPtr& connection, Slice& slice);
   void run_behind(const ConnectionPtr& connection, Slice& slice);
-  void run_later(std::shared_ptr<Connection::Behinds> waiting);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
   void receive(const ConnectionPtr& connection);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
@@ -180,6 +179,7 @@ class AsioServer final : public Server, public Outside {
   Crowd crowd_;                   ///< those
   Rounds<ConnectionPtr> rounds_;  ///< who is polled or has frames
   std::vector<ConnectionPtr> dirty_;
+  Later later_;  ///< what waited for the rings of those that are gone
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;

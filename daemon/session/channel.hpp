@@ -1,7 +1,9 @@
 // The daemon's end of one client's rings. All that the client can write is read through RingConsumer's checks.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
@@ -31,8 +33,11 @@ class Channel {
   /// The next submission; nothing if there is none; an error if the client broke the ring.
   [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next();
   [[nodiscard]] bool has_submissions() const { return !submissions_.empty(); }
-  /// Positions of submissions: what the client says that it has written, and what has been read.
-  [[nodiscard]] std::uint64_t written() const { return submissions_.written(); }
+  /// Positions of submissions: up to where the client has published, and what has been read. It can say that it has
+  /// published anything, and is believed as far as the ring goes.
+  [[nodiscard]] std::uint64_t published() const {
+    return read() + std::min<std::uint64_t>(submissions_.written() - read(), muster::ipc::ring_bytes);
+  }
   [[nodiscard]] std::uint64_t read() const { return submissions_.read(); }
   /// While polled, the client doesn't ring the doorbell.
   void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }

@@ -126,7 +126,6 @@ void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
 
 /// The rest has its turn with the connection's next one.
 void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
-  // A position that was a lie is never reached; then the end of what there is has to do.
   const auto is_due = [&](const Connection::Behind& first) {
     return connection->closing || !connection->channel->has_submissions() ||
            connection->channel->read() >= first.position;
@@ -148,7 +147,7 @@ void AsioServer::after_ring(ClientId client, std::function<void()> then) {
 void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void()> then) {
   const bool has_channel = connection->channel && !connection->closing;
   if (!has_channel || (connection->behind.empty() && !connection->channel->has_submissions())) return then();
-  connection->behind.push_back({connection->channel->written(), std::move(then)});
+  connection->behind.push_back({connection->channel->published(), std::move(then)});
   set_polled(connection);
 }
 
@@ -193,22 +192,9 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->backlog.reset();
   if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, connection->said_hello);
   // Others may wait for what it had published; nothing more of it comes.
-  if (!connection->behind.empty())
-    run_later(std::make_shared<Connection::Behinds>(std::exchange(connection->behind, {})));
+  for (auto& waiting : std::exchange(connection->behind, {})) later_.add(std::move(waiting.then));
   if (stopping_) return finish_stop();
   if (connections_.empty()) arm_idle_exit();
-}
-
-void AsioServer::run_later(std::shared_ptr<Connection::Behinds> waiting) {
-  constexpr std::size_t at_once = 32;
-  asio::post(io_, [this, waiting = std::move(waiting)]() mutable {
-    for (std::size_t left = at_once; left > 0 && !waiting->empty(); --left) {
-      const auto then = std::move(waiting->front().then);
-      waiting->pop_front();
-      then();
-    }
-    if (!waiting->empty()) run_later(std::move(waiting));
-  });
 }
 
 void AsioServer::flush_socket(const ConnectionPtr& connection) {

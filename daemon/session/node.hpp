@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -67,6 +68,9 @@ struct NodeSettings {
 };
 
 inline constexpr int world_size_max = 1024;
+/// What a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
+inline constexpr std::uint64_t waiting_lookup_bytes = 256;
+inline constexpr std::uint64_t waiting_seal_bytes = 1024;
 /// What a life line takes in the kernel, the event loop and the store, as measured.
 inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients
@@ -243,6 +247,11 @@ class Node {
   };
   using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
 
+  /// A request that waits outside of the node, for a ring or a thread; held there by the function that ends it.
+  struct Waiting : WaitingHook {
+    Charge charge;
+  };
+
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
   [[nodiscard]] const Client* find(ClientId client) const;
@@ -308,9 +317,11 @@ class Node {
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
   void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
-  void seal_segment(ClientId client, std::uint64_t request, muster::Result<SegmentTable::Sealing> sealing);
+  [[nodiscard]] muster::Result<std::shared_ptr<Waiting>> charge_waiting(const Client& client, std::uint64_t bytes);
+  void seal_segment(const Client& client, std::uint64_t request,
+                    const std::function<muster::Result<SegmentTable::Sealing>()>& begin);
   void map(Client& client, std::uint64_t request, SegmentId segment);
-  void lookup(ClientId client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
+  void lookup(const Client& client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
   void describe(Client& client, std::uint64_t request, ObjectId object);
   void reply_object(ClientId client, std::uint64_t request, const Object& object);
   [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
@@ -533,6 +544,8 @@ class Node {
   /// Those that have all memory they need, and whose segments are being made.
   RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;
+  boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
+      waiting_outside_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
     Charge descriptor;

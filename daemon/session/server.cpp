@@ -35,6 +35,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       crowd_(settings_.clients_max, settings_.node.user),
+      later_([this](std::function<void()> function) { asio::post(io_, std::move(function)); }),
       blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
       node_(settings_.node, *this),
       engine_(
@@ -43,9 +44,9 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
 
 AsioServer::~AsioServer() {
   rounds_.clear();
-  // What waits for a connection's ring holds the connection.
+  // What waits for a connection's ring holds the connection. Charges end before the ledger does.
   for (const auto& [id, connection] : connections_) connection->behind.clear();
-  // Charges end before the ledger does.
+  later_.clear();
   for (const auto& [id, connection] : connections_) {
     connection->replies.reset();
     connection->backlog.reset();

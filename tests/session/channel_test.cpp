@@ -69,6 +69,22 @@ TEST_CASE("of changes that wait for a busy client each seat has its last one onl
   CHECK(busy.epochs().size() == seats);
 }
 
+TEST_CASE("a position that can't be is believed as far as the ring goes") {
+  Busy busy;
+  ipc::RingProducer submissions{busy.mapping.data() + ipc::channel_header_bytes, busy.header.submission_tail,
+                                busy.header.submission_head};
+  REQUIRE(submissions.try_write(1, busy.done).value());
+  submissions.publish();
+  CHECK(busy.channel->published() == submissions.position());
+  REQUIRE(busy.channel->next().value());
+  CHECK(busy.channel->published() == busy.channel->read());
+  for (const std::uint64_t lie :
+       {busy.channel->read() + ipc::ring_bytes + 8, std::uint64_t{1} << 60, std::uint64_t{0}}) {
+    busy.header.submission_tail = lie;
+    CHECK(busy.channel->published() == busy.channel->read() + ipc::ring_bytes);
+  }
+}
+
 TEST_CASE("memory is wanted once, however often") {
   Busy busy;
   std::vector<std::byte> body;

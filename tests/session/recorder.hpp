@@ -37,7 +37,8 @@ class Recorder : public Outside {
   void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
   void after_ring(ClientId client, std::function<void()> then) override {
     rings_read.push_back(client);
-    then();
+    if (hold_rings) waiting_for_rings.push_back(std::move(then));
+    else then();
   }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     lifelines.insert(heir);
@@ -75,6 +76,9 @@ class Recorder : public Outside {
   void run_blocked() {
     for (auto& then : std::exchange(blocked, {})) then();
   }
+  void read_rings() {
+    for (auto& then : std::exchange(waiting_for_rings, {})) then();
+  }
   /// The outcomes that `client` got since the last call.
   std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
 
@@ -87,9 +91,11 @@ class Recorder : public Outside {
   std::vector<Process> turns_of;  ///< for each job, whose turns on the lanes it took
   bool hold_jobs = false;
   bool hold_blocking = false;
+  bool hold_rings = false;
   bool memory_wanted = false;
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
+  std::vector<std::function<void()>> waiting_for_rings;
   std::uint64_t random = 0;
   std::size_t mapped = 0;  ///< segments
   std::set<std::int32_t> stopped_processes;
