@@ -68,7 +68,7 @@ struct Connection {
   asio::steady_timer again;  ///< when to try to send what the system had no room for
   int refused = 0;           ///< how often in a row it had none
   bool said_hello = false;
-  std::unique_ptr<Channel> channel;
+  std::shared_ptr<Channel> channel;  ///< shared with the thread that seals it
   std::deque<Unsent> unsent;
   std::size_t unsent_bytes = 0;
   Charge replies;        ///< what is unsent, and what the kernel has that is not read
@@ -90,7 +90,7 @@ struct Connection {
   std::deque<Behind> behind;
   UserId user = 0;
   std::int32_t pid = 0;
-  Charge descriptors;  ///< once the node has forgotten it
+  ConnectionCharges charges;  ///< once the node has forgotten it
 };
 
 class AsioServer final : public Server, public Outside {
@@ -102,10 +102,11 @@ class AsioServer final : public Server, public Outside {
   // Outside
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
   void welcome(ClientId client, std::span<const std::byte> frame) override;
+  [[nodiscard]] SegmentTable::Sealing seal_rings(ClientId client) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
   void show_memory_wanted(bool wanted) override;
-  void close(ClientId client, const std::string& why, Charge descriptors) override;
+  void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   void after_ring(ClientId client, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
@@ -145,11 +146,13 @@ class AsioServer final : public Server, public Outside {
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& as_seen);
   void drop(const ConnectionPtr& connection);
+  void unmap_rings();
   void flush_socket(const ConnectionPtr& connection);
   static void forget_unsent(Connection& connection);
   [[nodiscard]] bool may_send_later(const ConnectionPtr& connection, const muster::Error& error);
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // effects.cpp
+  void open_rings(const ConnectionPtr& connection);
   void cut_off(const ConnectionPtr& connection, const muster::Error& error);
   void charge_replies(const ConnectionPtr& connection);
   void charge_backlog(const ConnectionPtr& connection);
@@ -159,6 +162,7 @@ class AsioServer final : public Server, public Outside {
   bool run_posted();
   void flush_completions();
   void set_polled(const ConnectionPtr& connection);
+  void set_dirty(const ConnectionPtr& connection);
   void set_has_frames(const ConnectionPtr& connection, bool has_frames);
   void sleep();
   void take_events();
@@ -179,7 +183,8 @@ class AsioServer final : public Server, public Outside {
   Crowd crowd_;                   ///< those
   Rounds<ConnectionPtr> rounds_;  ///< who is polled or has frames
   std::vector<ConnectionPtr> dirty_;
-  Later later_;  ///< what waited for the rings of those that are gone
+  std::vector<ConnectionPtr> left_;  ///< those that are gone, with their rings
+  Later later_;                      ///< what waited for the rings of those that are gone
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;

@@ -94,9 +94,9 @@ class Node {
   void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
   /// A record from the client's ring, in private memory.
   void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
-  /// The client died or closed its connection; `how` is for messages: "died". Gives what its descriptors are
-  /// charged with, to be held until they are closed.
-  [[nodiscard]] Charge disconnected(ClientId client, std::string how, TimePoint now);
+  /// The client died or closed its connection; `how` is for messages: "died". Gives what its connection is charged
+  /// with, to be held until it is given back.
+  [[nodiscard]] ConnectionCharges disconnected(ClientId client, std::string how, TimePoint now);
   /// What the client sent can't be: tells it why and ends the connection.
   void violated(ClientId client, const muster::Error& error, TimePoint now);
   void lifeline_closed(ClientId heir, TimePoint now);
@@ -133,6 +133,7 @@ class Node {
     bool greeted = false;             ///< has been welcomed
     bool gone = false;                ///< is being forgotten, and told nothing any more
     bool doomed = false;              ///< what was begun for it can't be finished: it is cut off after the event
+    bool mapped_rings = false;        ///< says that it has
     Charge channel;                   ///< its rings
     Charge descriptors;               ///< its socket, pidfd, rings and eventfds, and what they take of the heap
     std::shared_ptr<void> free_look;  ///< held by the first of its user that only ask
@@ -299,7 +300,7 @@ class Node {
         },
         client);
   }
-  Charge forget(Client& client, const std::string& how, TimePoint now);
+  ConnectionCharges forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
@@ -318,6 +319,9 @@ class Node {
   void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
   [[nodiscard]] muster::Result<std::shared_ptr<Waiting>> charge_waiting(const Client& client, std::uint64_t bytes);
+  void seal_rings(Client& client, std::uint64_t request);
+  void run_sealing(ClientId client, std::uint64_t request, SegmentTable::Sealing sealing,
+                   std::shared_ptr<Waiting> waiting);
   void seal_segment(const Client& client, std::uint64_t request,
                     const std::function<muster::Result<SegmentTable::Sealing>()>& begin);
   void map(Client& client, std::uint64_t request, SegmentId segment);

@@ -182,8 +182,11 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       const auto& body = *frame.body_as_Lease();
       return lease(client, request, body.bytes(), milliseconds(body.timeout_ms()), body.hard(), now);
     }
-    case wire::Body_Mapped:
-      return seal_segment(client, request, [&] { return segments_.mapped(id, {frame.body_as_Mapped()->segment()}); });
+    case wire::Body_Mapped: {
+      const SegmentId segment{frame.body_as_Mapped()->segment()};
+      if (!segment) return seal_rings(client, request);
+      return seal_segment(client, request, [&] { return segments_.mapped(id, segment); });
+    }
     case wire::Body_HardSeal:
       return seal_segment(client, request,
                           [&] { return segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}); });
@@ -350,8 +353,21 @@ void Node::seal_segment(const Client& client, std::uint64_t request,
   if (!waiting) return reply_error(id, request, waiting.error());
   auto sealing = begin();
   if (!sealing) return reply_error(id, request, sealing.error());
-  outside_.run_blocking(id, std::move(sealing->work),
-                        [this, id, request, waiting = std::move(*waiting), finish = std::move(sealing->finish)] {
+  run_sealing(id, request, std::move(*sealing), std::move(*waiting));
+}
+
+/// It waits at the cost of its connection.
+void Node::seal_rings(Client& client, std::uint64_t request) {
+  if (client.channel.amount() == 0) return reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
+  if (std::exchange(client.mapped_rings, true))
+    return reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
+  run_sealing(client.id, request, outside_.seal_rings(client.id), nullptr);
+}
+
+void Node::run_sealing(ClientId id, std::uint64_t request, SegmentTable::Sealing sealing,
+                       std::shared_ptr<Waiting> waiting) {
+  outside_.run_blocking(id, std::move(sealing.work),
+                        [this, id, request, waiting = std::move(waiting), finish = std::move(sealing.finish)] {
                           event(id, now_, [&] { reply(id, request, finish()); });
                         });
 }

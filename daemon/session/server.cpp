@@ -54,7 +54,10 @@ AsioServer::~AsioServer() {
   for (const auto& [id, connection] : connections_)
     if (connection->socket.is_open())
       close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
-                      std::move(connection->descriptors));
+                      std::move(connection->charges.descriptors));
+  for (const auto& [id, connection] : connections_)
+    if (connection->channel) left_.push_back(connection);
+  unmap_rings();
   blocking_.stop();
 }
 
@@ -167,6 +170,7 @@ void AsioServer::flush_completions() {
     else charge_backlog(connection);
   }
   dirty_.clear();
+  unmap_rings();
 }
 
 void AsioServer::sleep() {
@@ -212,6 +216,11 @@ void AsioServer::set_polled(const ConnectionPtr& connection) {
   if (!connection->has_frames) rounds_.add(connection);
   connection->polled = true;
   connection->channel->set_polled(true);
+}
+
+void AsioServer::set_dirty(const ConnectionPtr& connection) {
+  if (std::exchange(connection->dirty, true)) return;
+  dirty_.push_back(connection);
 }
 
 void AsioServer::set_has_frames(const ConnectionPtr& connection, bool has_frames) {

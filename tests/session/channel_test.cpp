@@ -1,12 +1,17 @@
 // The daemon's end of a client's rings, when the client is busy elsewhere.
 #include <catch2/catch.hpp>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <map>
 #include <vector>
 
 #include "session/channel.hpp"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 
 using namespace musterd;
 namespace ipc = muster::ipc;
@@ -17,6 +22,8 @@ namespace {
 /// A client that has not read its completions for so long that its ring is full.
 struct Busy {
   Busy() {
+    REQUIRE(channel->seal());
+    channel->open();
     while (channel->backlog_bytes() == 0) REQUIRE(channel->complete(CompletionType::done, done));
   }
   void change(std::uint32_t seat, std::uint32_t epoch) {
@@ -39,8 +46,8 @@ struct Busy {
   }
 
   std::unique_ptr<Channel> channel = Channel::create().value();
+  ipc::Fd memory{::dup(channel->descriptors()[0])};
   ipc::Mapping mapping = [this] {
-    const ipc::Fd memory(::dup(channel->descriptors()[0]));
     return ipc::Mapping::map(memory, ipc::channel_bytes, ipc::Access::read_write).value();
   }();
   ipc::ChannelHeader& header = *reinterpret_cast<ipc::ChannelHeader*>(mapping.data());
@@ -67,6 +74,15 @@ TEST_CASE("of changes that wait for a busy client each seat has its last one onl
   // What it has read is no news that another one could take the place of.
   change_all(51);
   CHECK(busy.epochs().size() == seats);
+}
+
+TEST_CASE("what has never been mapped is sealed before it is unmapped") {
+  auto channel = Channel::create().value();
+  const ipc::Fd memory(::dup(channel->descriptors()[0]));
+  const auto seals = [&] { return ::fcntl(memory.get(), F_GET_SEALS); };
+  CHECK((seals() & F_SEAL_FUTURE_WRITE) == 0);
+  channel.reset();
+  CHECK((seals() & F_SEAL_FUTURE_WRITE) != 0);
 }
 
 TEST_CASE("a position that can't be is believed as far as the ring goes") {

@@ -62,7 +62,10 @@ class TestClient {
   [[nodiscard]] bool welcomed() { return replies() > 0 && reply().body_type() == wire::Body_Welcome; }
 
   [[nodiscard]] ClientId id() const { return id_; }
-  void die() { static_cast<void>(world_.node.disconnected(id_, "died", world_.now)); }
+  void die() {
+    static_cast<void>(world_.node.disconnected(id_, "died", world_.now));
+    world_.node.disposed(world_.now);  // its rings are unmapped
+  }
 
   void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body) {
     const auto bytes = out.finish(type, body);

@@ -29,12 +29,16 @@ class Recorder : public Outside {
     for (const int fd : fds) last_fd = muster::ipc::Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
   void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  SegmentTable::Sealing seal_rings(ClientId client) override {
+    opened_rings.insert(client);
+    return {[] {}, [] { return muster::Result<void>(); }};
+  }
   void greeted(ClientId) override {}
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }
   void show_memory_wanted(bool wanted) override { memory_wanted = wanted; }
-  void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
+  void close(ClientId client, const std::string&, ConnectionCharges) override { closed.insert(client); }
   void after_ring(ClientId client, std::function<void()> then) override {
     rings_read.push_back(client);
     if (hold_rings) waiting_for_rings.push_back(std::move(then));
@@ -85,6 +89,7 @@ class Recorder : public Outside {
   std::map<ClientId, std::vector<std::vector<std::byte>>> frames;
   std::map<ClientId, std::vector<Completion>> completions;
   std::set<ClientId> closed;
+  std::set<ClientId> opened_rings;
   std::set<ClientId> lifelines;
   std::vector<std::function<void()>> ready;
   std::vector<std::function<void()>> blocked;
