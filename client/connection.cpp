@@ -122,6 +122,7 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
   // A forked child must not write into its parent's rings.
   if (::madvise(channel->data(), channel->bytes(), MADV_DONTFORK) != 0)
     return ipc::system_error(Code::failed, "can't keep the channel from forked children", errno);
+  if (auto opened = open_rings(start.socket, path); !opened) return opened.error();
   start.channel = std::move(*channel);
   std::shared_ptr<Connection> connection(new Connection(std::move(start)));
   MUSTER_FAILPOINT(connected);

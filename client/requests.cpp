@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <thread>
 
 #include <muster/ipc/failpoint.hpp>
@@ -72,6 +73,15 @@ Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& pat
   }
 }
 
+/// What a daemon says that does not want this client; nothing of another answer.
+std::optional<Error> refusal(const wire::Frame& frame) {
+  if (const auto* failure = frame.body_as_Failure())
+    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
+  if (const auto* goodbye = frame.body_as_Goodbye())
+    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
+  return std::nullopt;
+}
+
 std::vector<std::byte> hello(const std::string& name, SteadyTime until) {
   return build_frame(1, wire::Body_Hello, [&](auto& fbb) {
     const auto own_name = fbb.CreateString(name.empty() ? std::string(program_invocation_short_name) : name);
@@ -91,10 +101,7 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
   auto packet = receive_within(*socket, path, until + std::chrono::seconds(1));
   if (!packet) return packet.error();
   const auto* frame = wire::GetFrame(packet->bytes.data());
-  if (const auto* failure = frame->body_as_Failure())
-    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
-  if (const auto* goodbye = frame->body_as_Goodbye())
-    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
+  if (auto refused = refusal(*frame)) return *refused;
   if (packet->lost_fds) return ipc::descriptors_lost();
   const auto* body = frame->body_as_Welcome();
   if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
@@ -114,6 +121,18 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
   greeted.doorbell = std::move(packet->fds[1]);
   greeted.notify = std::move(packet->fds[2]);
   return greeted;
+}
+
+Result<void> open_rings(const ipc::Fd& socket, const std::string& path) {
+  // Of no segment: of the rings.
+  const auto frame = build_frame(2, wire::Body_Mapped, [](auto& fbb) { return wire::CreateMapped(fbb, 0).Union(); });
+  static_cast<void>(ipc::send_packet(socket, frame, {}));  // a daemon that is gone shows by its answer
+  auto packet = receive_within(socket, path, std::chrono::steady_clock::now() + mapped_timeout);
+  if (!packet) return packet.error();
+  const auto* answer = wire::GetFrame(packet->bytes.data());
+  if (answer->body_as_Ok()) return {};
+  if (auto refused = refusal(*answer)) return *refused;
+  return Error(Code::failed, "the daemon's answer to Mapped makes no sense");
 }
 
 std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout) {

@@ -44,6 +44,9 @@ struct Greeted {
 /// DaemonUnavailable if nobody listens there, or one that is just ending. Timeout if one listens and does not answer.
 [[nodiscard]] Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until);
 
+/// Tells the daemon that its rings are mapped, and returns once they are sealed and in use.
+[[nodiscard]] Result<void> open_rings(const ipc::Fd& socket, const std::string& path);
+
 /// Maps a granted segment for writing, tells the daemon so, and returns once it is sealed.
 [[nodiscard]] Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted);
 

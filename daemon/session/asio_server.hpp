@@ -23,6 +23,7 @@
 #include "session/crowd.hpp"
 #include "session/effort.hpp"
 #include "session/endpoint.hpp"
+#include "session/later.hpp"
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
 #include "session/server.hpp"
@@ -69,7 +70,7 @@ struct Connection {
   asio::steady_timer again;  ///< when to try to send what the system had no room for
   int refused = 0;           ///< how often in a row it had none
   bool said_hello = false;
-  std::unique_ptr<Channel> channel;
+  std::shared_ptr<Channel> channel;  ///< shared with the thread that seals it
   std::deque<Unsent> unsent;
   std::size_t unsent_bytes = 0;
   Charge replies;        ///< what is unsent, and what the kernel has that is not read
@@ -91,11 +92,10 @@ struct Connection {
     std::uint64_t position = 0;
     std::function<void()> then;
   };
-  using Behinds = std::deque<Behind>;
-  Behinds behind;
+  std::deque<Behind> behind;
   UserId user = 0;
   std::int32_t pid = 0;
-  Charge descriptors;  ///< once the node has forgotten it
+  ConnectionCharges charges;  ///< once the node has forgotten it
 };
 
 class AsioServer final : public Server, public Outside {
@@ -107,10 +107,11 @@ class AsioServer final : public Server, public Outside {
   // Outside
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
   void welcome(ClientId client, std::span<const std::byte> frame) override;
+  [[nodiscard]] SegmentTable::Sealing seal_rings(ClientId client) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
   void show_memory_wanted(bool wanted) override;
-  void close(ClientId client, const std::string& why, Charge descriptors) override;
+  void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
@@ -146,18 +147,19 @@ class AsioServer final : public Server, public Outside {
   void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
   void read_ring(const ConnectionPtr& connection, Slice& slice);
   void run_behind(const ConnectionPtr& connection, Slice& slice);
-  void run_later(std::shared_ptr<Connection::Behinds> waiting);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
   void in_turn_of(ClientId client, std::function<void()> then);
   void receive(const ConnectionPtr& connection);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& as_seen);
   void drop(const ConnectionPtr& connection);
+  void unmap_rings();
   void flush_socket(const ConnectionPtr& connection);
   static void forget_unsent(Connection& connection);
   [[nodiscard]] bool may_send_later(const ConnectionPtr& connection, const muster::Error& error);
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // effects.cpp
+  void open_rings(const ConnectionPtr& connection);
   void cut_off(const ConnectionPtr& connection, const muster::Error& error);
   [[nodiscard]] bool is_too_much(const ConnectionPtr& connection);
   [[nodiscard]] muster::Result<bool> send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
@@ -170,6 +172,7 @@ class AsioServer final : public Server, public Outside {
   bool run_posted();
   void flush_completions();
   void set_polled(const ConnectionPtr& connection);
+  void set_dirty(const ConnectionPtr& connection);
   void set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so);
   void sleep();
   void take_events();
@@ -191,6 +194,8 @@ class AsioServer final : public Server, public Outside {
   Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
   EffortMeter effort_{{Clock::now, thread_cpu_time}};
   std::vector<ConnectionPtr> dirty_;
+  std::vector<ConnectionPtr> left_;  ///< those that are gone, with their rings
+  Later later_;                      ///< what waited for the rings of those that are gone
   std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;

@@ -9,6 +9,10 @@
 
 #include <muster/ipc/byte_count.hpp>
 
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
 namespace musterd {
 
 namespace ipc = muster::ipc;
@@ -20,7 +24,7 @@ Result<std::unique_ptr<Channel>> Channel::create() {
   auto mapping = ipc::Mapping::map(*memory, ipc::channel_bytes, ipc::Access::read_write);
   if (!mapping) return mapping.error();
   // Neither side may shrink it under the other.
-  if (auto sealed = ipc::add_seals(*memory, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) return sealed.error();
+  if (auto sealed = ipc::add_seals(*memory, F_SEAL_SHRINK | F_SEAL_GROW); !sealed) return sealed.error();
   auto doorbell = ipc::create_eventfd();
   if (!doorbell) return doorbell.error();
   auto bell = ipc::create_bell();
@@ -40,17 +44,25 @@ Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Be
       submissions_(ring(0), header().submission_tail, header().submission_head),
       completions_(ring(1), header().completion_tail, header().completion_head) {}
 
+Channel::~Channel() {
+  // Who punches holes keeps the kernel from unmapping it, and from mapping anything else here meanwhile.
+  if (!sealed_) static_cast<void>(ipc::add_seals(memory_, F_SEAL_FUTURE_WRITE));
+}
+
+Result<void> Channel::seal() {
+  if (auto sealed = ipc::add_seals(memory_, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL); !sealed) return sealed;
+  sealed_ = true;
+  mapping_.populate();
+  return {};
+}
+
 Result<std::optional<ipc::Record>> Channel::next() {
-  // Idle clients cost no memory; those that work cause no faults while they do.
-  if (!populated_ && has_submissions()) {
-    mapping_.populate();
-    populated_ = true;
-  }
+  if (!open_) return std::optional<ipc::Record>{};
   return submissions_.next();
 }
 
 Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::byte> body) {
-  if (backlog_.empty()) {
+  if (open_ && backlog_.empty()) {
     auto written = completions_.try_write(static_cast<std::uint16_t>(type), body);
     if (!written) return written.error();
     if (*written) return {};
@@ -95,6 +107,7 @@ void Channel::pop_backlog() {
 }
 
 Result<void> Channel::flush() {
+  if (!open_) return {};
   while (!backlog_.empty()) {
     auto written = completions_.try_write(backlog_.front().type, backlog_.front().body);
     if (!written) return written.error();

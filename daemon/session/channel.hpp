@@ -1,7 +1,9 @@
 // The daemon's end of one client's rings. All that the client can write is read through RingConsumer's checks.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
@@ -17,12 +19,25 @@
 
 namespace musterd {
 
+/// Until the client has mapped the rings and they are sealed, it can punch holes into them, and who touches them or
+/// unmaps them then waits for as long as it likes. So nothing of them is touched before open().
 class Channel {
  public:
   [[nodiscard]] static muster::Result<std::unique_ptr<Channel>> create();
 
   /// What the client gets with its Welcome, in this order: channel, doorbell, notify.
   [[nodiscard]] std::vector<int> descriptors() const { return {memory_.get(), doorbell_.get(), bell_.listener.get()}; }
+  /// Takes as long as the client likes if it has the descriptors.
+  ~Channel();
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+
+  /// The client has mapped its rings: nobody else can from now on, or punch holes into them, and no page of them faults
+  /// later. Takes as long as the client likes.
+  [[nodiscard]] muster::Result<void> seal();
+  /// They are sealed, so they are read and written from now on.
+  void open() { open_ = true; }
+
   /// The client has them.
   void handed_over() { bell_.listener.reset(); }
   [[nodiscard]] int doorbell() const { return doorbell_.get(); }
@@ -30,15 +45,22 @@ class Channel {
 
   /// The next submission; nothing if there is none; an error if the client broke the ring.
   [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next();
-  [[nodiscard]] bool has_submissions() const { return !submissions_.empty(); }
-  /// Positions of submissions: what the client says that it has written, and what has been read.
-  [[nodiscard]] std::uint64_t written() const { return submissions_.written(); }
+  [[nodiscard]] bool has_submissions() const { return open_ && !submissions_.empty(); }
+  /// Positions of submissions: up to where the client has published, and what has been read. It can say that it has
+  /// published anything, and is believed as far as the ring goes.
+  [[nodiscard]] std::uint64_t published() const {
+    return read() + std::min<std::uint64_t>(submissions_.written() - read(), muster::ipc::ring_bytes);
+  }
   [[nodiscard]] std::uint64_t read() const { return submissions_.read(); }
   /// While polled, the client doesn't ring the doorbell.
-  void set_polled(bool polled) { header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst); }
+  void set_polled(bool polled) {
+    if (open_) header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst);
+  }
 
   /// Shows the client whether somebody waits for memory.
-  void show_memory_wanted(bool wanted) { header().memory_wanted.store(wanted ? 1 : 0, std::memory_order_relaxed); }
+  void show_memory_wanted(bool wanted) {
+    if (open_) header().memory_wanted.store(wanted ? 1 : 0, std::memory_order_relaxed);
+  }
 
   /// Queues one completion; the client sees it after flush(). Fails if the client broke the ring, or lets more
   /// than `backlog_bytes_max` pile up.
@@ -88,7 +110,8 @@ class Channel {
   std::map<Subject, std::uint64_t> news_;  ///< which of all that were ever in it are news
   std::size_t backlog_bytes_ = 0;
   bool waits_for_room_ = false;  ///< has asked the client to say when there is some
-  bool populated_ = false;
+  bool sealed_ = false;
+  bool open_ = false;
 };
 
 }  // namespace musterd

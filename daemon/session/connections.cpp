@@ -88,10 +88,7 @@ void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
     if (is_too_much(connection)) return;
     set_polled(connection);
     // It may be ringing because it made room in its completion ring.
-    if (!connection->dirty) {
-      connection->dirty = true;
-      dirty_.push_back(connection);
-    }
+    set_dirty(connection);
     wait_for_doorbell(connection);
   });
 }
@@ -131,7 +128,6 @@ void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
 
 /// The rest has its turn with the connection's next one.
 void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
-  // A position that was a lie is never reached; then the end of what there is has to do.
   const auto is_due = [&](const Connection::Behind& first) {
     return connection->closing || !connection->channel || !connection->channel->has_submissions() ||
            connection->channel->read() >= first.position;
@@ -166,7 +162,7 @@ void AsioServer::after_ring(ClientId client, ClientId asks, std::function<void()
 
 void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void()> then) {
   if (!is_behind(*connection)) return then();
-  connection->behind.push_back({connection->channel->written(), std::move(then)});
+  connection->behind.push_back({connection->channel->published(), std::move(then)});
   set_polled(connection);
 }
 
@@ -188,17 +184,17 @@ void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_se
   after_ring(connection, [this, connection, how] {
     if (connection->closing) return;
     log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
-    connection->descriptors = node_.disconnected(connection->id, how, now_);
+    connection->charges = node_.disconnected(connection->id, how, now_);
     drop(connection);
   });
 }
 
-void AsioServer::close(ClientId client, const std::string& why, Charge descriptors) {
+void AsioServer::close(ClientId client, const std::string& why, ConnectionCharges charges) {
   log_limited(LogLevel::warning, "close", "closed the connection of client {}, {}", client.value, why);
   auto connection = find(client);
   if (!connection) return;
   connection->closing = true;
-  connection->descriptors = std::move(descriptors);
+  connection->charges = std::move(charges);
   flush_socket(connection);
   // What doesn't fit into the socket now is for somebody who doesn't read.
   if (connections_.contains(client)) drop(connection);
@@ -214,28 +210,31 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   connection->again.cancel();
   if (connection->socket.is_open())
     close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
-                    std::move(connection->descriptors));
+                    std::move(connection->charges.descriptors));
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connection->backlog.reset();
   if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, connection->said_hello);
+  // A record of them may be being handled just now.
+  if (connection->channel) left_.push_back(connection);
   // Others may wait for what it had published; nothing more of it comes.
-  if (!connection->behind.empty())
-    run_later(std::make_shared<Connection::Behinds>(std::exchange(connection->behind, {})));
+  for (auto& waiting : std::exchange(connection->behind, {})) later_.add(std::move(waiting.then));
   if (stopping_) return finish_stop();
   if (connections_.empty()) arm_idle_exit();
 }
 
-void AsioServer::run_later(std::shared_ptr<Connection::Behinds> waiting) {
-  constexpr std::size_t at_once = 32;
-  asio::post(io_, [this, waiting = std::move(waiting)]() mutable {
-    for (std::size_t left = at_once; left > 0 && !waiting->empty(); --left) {
-      const auto then = std::move(waiting->front().then);
-      waiting->pop_front();
-      then();
-    }
-    if (!waiting->empty()) run_later(std::move(waiting));
-  });
+/// To unmap them can take as long as their client likes. That comes behind their seals, if these still wait.
+void AsioServer::unmap_rings() {
+  for (const auto& connection : std::exchange(left_, {})) {
+    const auto charge = std::make_shared<Charge>(std::move(connection->charges.rings));
+    blocking_.run(
+        lane_of(*connection, BlockingPool::Lane::Of::requests),
+        [channel = std::exchange(connection->channel, nullptr)]() mutable { channel.reset(); },
+        [this, charge] {
+          charge->reset();
+          node_.disposed(Clock::now());
+        });
+  }
 }
 
 void AsioServer::flush_socket(const ConnectionPtr& connection) {

@@ -124,11 +124,30 @@ void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
   ipc::Fd doorbell(::fcntl((*channel)->doorbell(), F_DUPFD_CLOEXEC, 0));
   if (!doorbell) return node_.violated(client, out_of_descriptors(), now_);
   connection->channel = std::move(*channel);
-  connection->channel->show_memory_wanted(memory_wanted_);
   connection->doorbell.assign(doorbell.release());
-  wait_for_doorbell(connection);
   send(client, frame, connection->channel->descriptors());
   connection->channel->handed_over();
+}
+
+SegmentTable::Sealing AsioServer::seal_rings(ClientId client) {
+  const auto connection = find(client);
+  MUSTER_ASSERT(connection && connection->channel, "who has rings was welcomed");
+  const auto sealed = std::make_shared<Result<void>>(no_heap());
+  return {[channel = connection->channel, sealed] { *sealed = channel->seal(); },
+          [this, client, sealed]() -> Result<void> {
+            const auto mapped = find(client);
+            if (*sealed && mapped && !mapped->closing) open_rings(mapped);
+            return *sealed;
+          }};
+}
+
+void AsioServer::open_rings(const ConnectionPtr& connection) {
+  connection->channel->open();
+  connection->channel->show_memory_wanted(memory_wanted_);
+  wait_for_doorbell(connection);
+  // Of what it has written before this it has not told by ringing.
+  set_polled(connection);
+  set_dirty(connection);
 }
 
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
@@ -145,9 +164,7 @@ void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<c
   charge_backlog(connection);
   // Those who poll go on while the daemon still has others to tell.
   connection->channel->publish();
-  if (connection->dirty) return;
-  connection->dirty = true;
-  dirty_.push_back(std::move(connection));
+  set_dirty(connection);
 }
 
 void AsioServer::show_memory_wanted(bool wanted) {

@@ -151,12 +151,12 @@ void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std:
   }
 }
 
-Charge Node::disconnected(ClientId id, std::string how, TimePoint now) {
-  Charge descriptors;
+ConnectionCharges Node::disconnected(ClientId id, std::string how, TimePoint now) {
+  ConnectionCharges charges;
   event(id, now, [&] {
-    if (Client* client = find(id)) descriptors = forget(*client, how, now);
+    if (Client* client = find(id)) charges = forget(*client, how, now);
   });
-  return descriptors;
+  return charges;
 }
 
 void Node::disposed(TimePoint now) {
@@ -179,23 +179,23 @@ void Node::cut_off(ClientId id, const Error& error) {
   if (!client) return;
   outside_.send(id, frames::goodbye(error), {});
   const std::string why = label(id) + ": " + error.describe();
-  auto descriptors = forget(*client, "broke the protocol", now_);
-  outside_.close(id, why, std::move(descriptors));
+  auto charges = forget(*client, "broke the protocol", now_);
+  outside_.close(id, why, std::move(charges));
 }
 
 /// If it throws it is called again: see cut_off_doomed().
-Charge Node::forget(Client& client, const std::string& how, TimePoint now) {
+ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
   lose_all_seats(client, {how, process_text(client)}, now);
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);
-  auto descriptors = std::move(client.descriptors);
+  ConnectionCharges charges{std::move(client.descriptors), std::move(client.channel)};
   clients_.erase(id);
   ++clients_gone_;
   guarded([&] { drop_unwanted_ops(); });  // the client is forgotten, whatever becomes of them
-  return descriptors;
+  return charges;
 }
 
 void Node::lifeline_closed(ClientId heir, TimePoint now) {

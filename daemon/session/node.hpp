@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -69,6 +70,9 @@ struct NodeSettings {
 };
 
 using muster::ipc::world_size_max;
+/// What a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
+inline constexpr std::uint64_t waiting_lookup_bytes = 256;
+inline constexpr std::uint64_t waiting_seal_bytes = 1024;
 /// What a life line takes in the kernel, the event loop and the store, as measured.
 inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients
@@ -92,9 +96,9 @@ class Node {
   void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
   /// A record from the client's ring, in private memory.
   void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
-  /// The client died or closed its connection; `how` is for messages: "died". Gives what its descriptors are
-  /// charged with, to be held until they are closed.
-  [[nodiscard]] Charge disconnected(ClientId client, std::string how, TimePoint now);
+  /// The client died or closed its connection; `how` is for messages: "died". Gives what its connection is charged
+  /// with, to be held until it is given back.
+  [[nodiscard]] ConnectionCharges disconnected(ClientId client, std::string how, TimePoint now);
   /// What the client sent can't be: tells it why and ends the connection.
   void violated(ClientId client, const muster::Error& error, TimePoint now);
   void lifeline_closed(ClientId heir, TimePoint now);
@@ -131,6 +135,7 @@ class Node {
     bool greeted = false;             ///< has been welcomed
     bool gone = false;                ///< is being forgotten, and told nothing any more
     bool doomed = false;              ///< what was begun for it can't be finished: it is cut off after the event
+    bool mapped_rings = false;        ///< says that it has
     Charge channel;                   ///< its rings
     Charge descriptors;               ///< its socket, pidfd, rings and eventfds, and what they take of the heap
     std::shared_ptr<void> free_look;  ///< held by the first of its user that only ask
@@ -247,6 +252,11 @@ class Node {
   };
   using GivingNode = std::list<Giving>;  ///< of one
 
+  /// A request that waits outside of the node, for a ring or a thread; held there by the function that ends it.
+  struct Waiting : WaitingHook {
+    Charge charge;
+  };
+
   // node.cpp: the life of a client, and what follows every event
   Client* find(ClientId client);
   [[nodiscard]] const Client* find(ClientId client) const;
@@ -294,7 +304,7 @@ class Node {
         },
         client);
   }
-  Charge forget(Client& client, const std::string& how, TimePoint now);
+  ConnectionCharges forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
@@ -312,9 +322,14 @@ class Node {
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
   void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
-  void seal_segment(ClientId client, std::uint64_t request, muster::Result<SegmentTable::Sealing> sealing);
+  [[nodiscard]] muster::Result<std::shared_ptr<Waiting>> charge_waiting(const Client& client, std::uint64_t bytes);
+  void seal_rings(Client& client, std::uint64_t request);
+  void run_sealing(ClientId client, std::uint64_t request, SegmentTable::Sealing sealing,
+                   std::shared_ptr<Waiting> waiting);
+  void seal_segment(const Client& client, std::uint64_t request,
+                    const std::function<muster::Result<SegmentTable::Sealing>()>& begin);
   void map(Client& client, std::uint64_t request, SegmentId segment);
-  void lookup(ClientId client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
+  void lookup(const Client& client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
   void describe(Client& client, std::uint64_t request, ObjectId object);
   void reply_object(ClientId client, std::uint64_t request, const Object& object);
   [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
@@ -550,6 +565,8 @@ class Node {
   RunningList being_made_;
   std::unordered_map<std::uint64_t, Running> running_;
   SlowFolds slow_folds_;
+  boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
+      waiting_outside_;
   struct LifeLine {
     ClientId parent;  ///< the client that forked
     Charge descriptor;

@@ -18,6 +18,12 @@ namespace musterd {
 
 using muster::ipc::ClientId;
 
+/// What a connection is charged with until it has been given back, also when its client is forgotten.
+struct ConnectionCharges {
+  Charge descriptors;
+  Charge rings;
+};
+
 class Outside {
  public:
   virtual ~Outside() = default;
@@ -26,15 +32,18 @@ class Outside {
   virtual void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) = 0;
   /// Makes the client's rings and eventfds and sends them with the Welcome frame.
   virtual void welcome(ClientId client, std::span<const std::byte> frame) = 0;
+  /// The client has mapped its rings, which happens once: what is to be done so that they can be used, outside of the
+  /// control thread, as for segments. Before its `finish` nobody touches them.
+  [[nodiscard]] virtual SegmentTable::Sealing seal_rings(ClientId client) = 0;
   /// The client has said Hello; its Welcome may take a while.
   virtual void greeted(ClientId client) = 0;
   /// Writes one record into the client's completion ring, or keeps it until there is room.
   virtual void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) = 0;
   /// Shows every client, those to come included, whether somebody waits for memory.
   virtual void show_memory_wanted(bool wanted) = 0;
-  /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already; what its
-  /// descriptors are charged with is held until they are closed.
-  virtual void close(ClientId client, const std::string& why, Charge descriptors) = 0;
+  /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already; the
+  /// charges are held until its descriptors are closed and its rings unmapped.
+  virtual void close(ClientId client, const std::string& why, ConnectionCharges charges) = 0;
   /// Calls `then` when all has been handled that the client has published by now: at once, or later in a turn of the
   /// client that asks, also if the first one is gone; not at all if the one that asks is.
   virtual void after_ring(ClientId client, ClientId asks, std::function<void()> then) = 0;

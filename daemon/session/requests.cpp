@@ -182,12 +182,17 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       const auto& body = *frame.body_as_Lease();
       return lease(client, request, body.bytes(), milliseconds(body.timeout_ms()), body.hard(), now);
     }
-    case wire::Body_Mapped: return seal_segment(id, request, segments_.mapped(id, {frame.body_as_Mapped()->segment()}));
+    case wire::Body_Mapped: {
+      const SegmentId segment{frame.body_as_Mapped()->segment()};
+      if (!segment) return seal_rings(client, request);
+      return seal_segment(client, request, [&] { return segments_.mapped(id, segment); });
+    }
     case wire::Body_HardSeal:
-      return seal_segment(id, request, segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}));
+      return seal_segment(client, request,
+                          [&] { return segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}); });
     case wire::Body_Return: return reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
     case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
-    case wire::Body_Lookup: return lookup(id, request, *frame.body_as_Lookup());
+    case wire::Body_Lookup: return lookup(client, request, *frame.body_as_Lookup());
     case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});
     case wire::Body_Submit: return submit(client, request, *frame.body_as_Submit(), now);
     case wire::Body_Join: {
@@ -332,11 +337,41 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
   return {};
 }
 
-void Node::seal_segment(ClientId client, std::uint64_t request, Result<SegmentTable::Sealing> sealing) {
-  if (!sealing) return reply_error(client, request, sealing.error());
-  outside_.run_blocking(client, std::move(sealing->work), [this, client, request, finish = std::move(sealing->finish)] {
-    event(client, now_, [&] { reply(client, request, finish()); });
-  });
+/// For what is kept of a request that others can let wait for as long as they like, until it is done: also when its
+/// client has gone meanwhile.
+Result<std::shared_ptr<Node::Waiting>> Node::charge_waiting(const Client& client, std::uint64_t bytes) {
+  auto charge = ledger_.charge(client.payer(), Resource::heap, bytes);
+  if (!charge) return charge.error();
+  auto waiting = std::make_shared<Waiting>();
+  waiting->charge = std::move(*charge);
+  waiting_outside_.push_back(*waiting);
+  return waiting;
+}
+
+void Node::seal_segment(const Client& client, std::uint64_t request,
+                        const std::function<Result<SegmentTable::Sealing>()>& begin) {
+  const ClientId id = client.id;
+  auto waiting = charge_waiting(client, waiting_seal_bytes);
+  if (!waiting) return reply_error(id, request, waiting.error());
+  auto sealing = begin();
+  if (!sealing) return reply_error(id, request, sealing.error());
+  run_sealing(id, request, std::move(*sealing), std::move(*waiting));
+}
+
+/// It waits at the cost of its connection.
+void Node::seal_rings(Client& client, std::uint64_t request) {
+  if (client.channel.amount() == 0) return reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
+  if (std::exchange(client.mapped_rings, true))
+    return reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
+  run_sealing(client.id, request, outside_.seal_rings(client.id), nullptr);
+}
+
+void Node::run_sealing(ClientId id, std::uint64_t request, SegmentTable::Sealing sealing,
+                       std::shared_ptr<Waiting> waiting) {
+  outside_.run_blocking(id, std::move(sealing.work),
+                        [this, id, request, waiting = std::move(waiting), finish = std::move(sealing.finish)] {
+                          event(id, now_, [&] { reply(id, request, finish()); });
+                        });
 }
 
 void Node::map(Client& client, std::uint64_t request, SegmentId id) {
@@ -350,7 +385,8 @@ void Node::map(Client& client, std::uint64_t request, SegmentId id) {
   send_reply(client.id, frames::segment(request, **segment), {&fd, 1});
 }
 
-void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked) {
+void Node::lookup(const Client& asks, std::uint64_t request, const wire::Lookup& asked) {
+  const ClientId id = asks.id;
   if (!asked.capability()) return reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
   const auto incarnation = asked.incarnation();
   const ObjectId object{asked.object()};
@@ -362,8 +398,10 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
                              "the ref was made by another run of the daemon: its incarnation is " +
                                  std::to_string(incarnation) + ", this one's " + std::to_string(settings_.incarnation),
                              "make the object again"));
+  auto waiting = charge_waiting(asks, waiting_lookup_bytes);
+  if (!waiting) return reply_error(id, request, waiting.error());
   // The maker's seal may still lie unread in its ring, although it came before this in time.
-  outside_.after_ring(ipc::maker_of(object), id, [this, id, request, object, capability, found_by] {
+  const auto then = [this, id, request, object, capability, found_by, waiting = std::move(*waiting)] {
     event(id, now_, [&] {
       Client* client = find(id);
       if (!client) return;
@@ -372,7 +410,8 @@ void Node::lookup(ClientId id, std::uint64_t request, const wire::Lookup& asked)
       if (!found) return reply_error(id, request, found.error());
       reply_object(id, request, **found);
     });
-  });
+  };
+  outside_.after_ring(ipc::maker_of(object), id, then);
 }
 
 void Node::describe(Client& client, std::uint64_t request, ObjectId object) {

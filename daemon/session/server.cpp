@@ -35,6 +35,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       crowd_(settings_.clients_max, settings_.node.user),
+      later_([this](std::function<void()> function) { asio::post(io_, std::move(function)); }),
       blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
       node_(settings_.node, *this),
       engine_(
@@ -43,9 +44,9 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
 
 AsioServer::~AsioServer() {
   rounds_.clear();
-  // What waits for a connection's ring holds the connection.
+  // What waits for a connection's ring holds the connection. Charges end before the ledger does.
   for (const auto& [id, connection] : connections_) connection->behind.clear();
-  // Charges end before the ledger does.
+  later_.clear();
   for (const auto& [id, connection] : connections_) {
     connection->replies.reset();
     connection->backlog.reset();
@@ -53,7 +54,10 @@ AsioServer::~AsioServer() {
   for (const auto& [id, connection] : connections_)
     if (connection->socket.is_open())
       close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
-                      std::move(connection->descriptors));
+                      std::move(connection->charges.descriptors));
+  for (const auto& [id, connection] : connections_)
+    if (connection->channel) left_.push_back(connection);
+  unmap_rings();
   blocking_.stop();
 }
 
@@ -170,6 +174,7 @@ void AsioServer::flush_completions() {
     static_cast<void>(is_too_much(connection));
   }
   dirty_.clear();
+  unmap_rings();
 }
 
 void AsioServer::sleep() {
@@ -214,6 +219,11 @@ void AsioServer::set_polled(const ConnectionPtr& connection) {
   if (connection->polled || !connection->channel) return;
   set_takes_turns(connection, &Connection::polled, true);
   connection->channel->set_polled(true);
+}
+
+void AsioServer::set_dirty(const ConnectionPtr& connection) {
+  if (std::exchange(connection->dirty, true)) return;
+  dirty_.push_back(connection);
 }
 
 void AsioServer::set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so) {

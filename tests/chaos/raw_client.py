@@ -74,12 +74,16 @@ class RawClient:
         self.send("Hello", protocol=PROTOCOL, name=name, language="raw")
         self.welcomed(*self.receive())
 
-    def welcomed(self, welcome: Table, fds: list[int]) -> None:
+    def welcomed(self, welcome: Table, fds: list[int], opens: bool = True) -> None:
+        """opens: whether it says that it has mapped its rings; otherwise nobody reads or writes them."""
         assert welcome.name == "Welcome", welcome.name
         self.id = welcome.client
         channel, self.doorbell, self.notify = fds
         self.channel = mmap.mmap(channel, CHANNEL_BYTES)
         os.close(channel)
+        if opens:
+            reply, _ = self.ask("Mapped", segment=0)
+            assert reply.name == "Ok", reply.message
 
     # ---- the socket ----
 

@@ -62,9 +62,9 @@ def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
     """To seal one takes as long as its writer likes: many of one process have one thread of the daemon among them."""
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(HeldFiles())
+        clients = [stack.enter_context(RawClient(daemon)) for _ in range(40)]
         fds = []
-        for _ in range(40):
-            client = stack.enter_context(RawClient(daemon))
+        for client in clients:
             segment, (fd,) = client.ask("Lease", bytes=4096, timeout_ms=1000)
             held.hold(fd)
             client.send("Mapped", segment=segment.segment)
@@ -76,6 +76,30 @@ def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
         assert threads < 40, threads
     for fd in fds:
         os.close(fd)
+
+
+def test_rings_that_their_client_keeps_locked(many_descriptors, daemon, pair):
+    """The same of rings: nobody else waits for their seals, nor for their end."""
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(HeldFiles())
+        for number in range(40):
+            client = stack.enter_context(RawClient(daemon, greet=False))
+            client.send("Hello", protocol=PROTOCOL, name="hostile", language="raw")
+            welcome, fds = client.receive()
+            rings = os.dup(fds[0])
+            stack.callback(os.close, rings)
+            client.welcomed(welcome, fds, opens=False)
+            held.hold(rings)
+            if number % 2 == 0:
+                client.send("Mapped", segment=0)
+            assert client.send("StatusQuery")
+            assert client.name_of_next() == "StatusReply"
+            if number % 4 < 2:
+                client.close()
+        pair.goes_on()
+        serves_newcomers(daemon)
+        threads = len(list(pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()))
+        assert threads < 40, threads
 
 
 @contextlib.contextmanager

@@ -1,12 +1,17 @@
 // The daemon's end of a client's rings, when the client is busy elsewhere.
 #include <catch2/catch.hpp>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <map>
 #include <vector>
 
 #include "session/channel.hpp"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 
 using namespace musterd;
 namespace ipc = muster::ipc;
@@ -17,6 +22,8 @@ namespace {
 /// A client that has not read its completions for so long that its ring is full.
 struct Busy {
   Busy() {
+    REQUIRE(channel->seal());
+    channel->open();
     while (channel->backlog_bytes() == 0) REQUIRE(channel->complete(CompletionType::done, done));
   }
   void change(std::uint32_t seat, std::uint32_t epoch) {
@@ -40,8 +47,8 @@ struct Busy {
   }
 
   std::unique_ptr<Channel> channel = Channel::create().value();
+  ipc::Fd memory{::dup(channel->descriptors()[0])};
   ipc::Mapping mapping = [this] {
-    const ipc::Fd memory(::dup(channel->descriptors()[0]));
     return ipc::Mapping::map(memory, ipc::channel_bytes, ipc::Access::read_write).value();
   }();
   ipc::ChannelHeader& header = *reinterpret_cast<ipc::ChannelHeader*>(mapping.data());
@@ -68,6 +75,31 @@ TEST_CASE("of changes that wait for a busy client each seat has its last one onl
   // What it has read is no news that another one could take the place of.
   change_all(51);
   CHECK(busy.epochs().size() == seats);
+}
+
+TEST_CASE("what has never been mapped is sealed before it is unmapped") {
+  auto channel = Channel::create().value();
+  const ipc::Fd memory(::dup(channel->descriptors()[0]));
+  const auto seals = [&] { return ::fcntl(memory.get(), F_GET_SEALS); };
+  CHECK((seals() & F_SEAL_FUTURE_WRITE) == 0);
+  channel.reset();
+  CHECK((seals() & F_SEAL_FUTURE_WRITE) != 0);
+}
+
+TEST_CASE("a position that can't be is believed as far as the ring goes") {
+  Busy busy;
+  ipc::RingProducer submissions{busy.mapping.data() + ipc::channel_header_bytes, busy.header.submission_tail,
+                                busy.header.submission_head};
+  REQUIRE(submissions.try_write(1, busy.done).value());
+  submissions.publish();
+  CHECK(busy.channel->published() == submissions.position());
+  REQUIRE(busy.channel->next().value());
+  CHECK(busy.channel->published() == busy.channel->read());
+  for (const std::uint64_t lie :
+       {busy.channel->read() + ipc::ring_bytes + 8, std::uint64_t{1} << 60, std::uint64_t{0}}) {
+    busy.header.submission_tail = lie;
+    CHECK(busy.channel->published() == busy.channel->read() + ipc::ring_bytes);
+  }
 }
 
 TEST_CASE("memory is wanted once, however often") {

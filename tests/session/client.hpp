@@ -62,7 +62,10 @@ class TestClient {
   [[nodiscard]] bool welcomed() { return replies() > 0 && reply().body_type() == wire::Body_Welcome; }
 
   [[nodiscard]] ClientId id() const { return id_; }
-  void die() { static_cast<void>(world_.node.disconnected(id_, "died", world_.now)); }
+  void die() {
+    static_cast<void>(world_.node.disconnected(id_, "died", world_.now));
+    world_.node.disposed(world_.now);  // its rings are unmapped
+  }
 
   void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body) {
     const auto bytes = out.finish(type, body);
@@ -88,9 +91,18 @@ class TestClient {
     ask(out, wire::Body_Map, wire::CreateMap(out.fbb, segment.value).Union());
     if (!reply().body_as_Segment()) throw std::runtime_error("no segment to read");
   }
-  void ask_lease(std::uint64_t bytes, std::uint32_t timeout_ms = 1000) {
+  void ask_lease(std::uint64_t bytes, std::uint32_t timeout_ms = 1000, bool hard = false) {
     FrameBuilder out(++request_);
-    ask(out, wire::Body_Lease, wire::CreateLease(out.fbb, bytes, timeout_ms, false).Union());
+    ask(out, wire::Body_Lease, wire::CreateLease(out.fbb, bytes, timeout_ms, hard).Union());
+  }
+  /// Says that it has mapped a segment; the reply may not come at once.
+  void mapped(ipc::SegmentId segment) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Mapped, wire::CreateMapped(out.fbb, segment.value).Union());
+  }
+  void hard_seal(ipc::SegmentId segment) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_HardSeal, wire::CreateHardSeal(out.fbb, segment.value).Union());
   }
   /// Leases and maps a segment; returns its id.
   ipc::SegmentId lease(std::uint64_t bytes) {
@@ -101,8 +113,7 @@ class TestClient {
     auto mapping = ipc::Mapping::map(world_.outside.last_fd, segment->bytes(), ipc::Access::read_write);
     world_.outside.last_fd.reset();
     memory_ = std::move(mapping).value();
-    FrameBuilder out(++request_);
-    ask(out, wire::Body_Mapped, wire::CreateMapped(out.fbb, id.value).Union());
+    mapped(id);
     if (reply().body_type() != wire::Body_Ok) throw std::runtime_error("not mapped");
     return id;
   }

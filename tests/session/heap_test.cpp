@@ -26,6 +26,7 @@ NodeSettings large_settings() {
       settings.quota.per_client = {memory, plenty, plenty, plenty, plenty, memory};
   settings.in_flight_max = plenty;
   settings.seats_max = plenty;
+  settings.requests_max = plenty;
   return settings;
 }
 
@@ -101,6 +102,19 @@ TEST_CASE("what the node keeps is charged") {
     Comparison(world).after(30'000, [&](int i) {
       bob.look_up(ids[static_cast<std::size_t>(i)], {{42, static_cast<std::uint64_t>(i) + 1}});
     });
+  }
+  SECTION("lookups that wait for what their maker has published") {
+    world.outside.hold_rings = true;
+    Comparison(world).after(10'000, [&](int) { bob.look_up(ipc::make_object_id(alice.id(), 1), {}); });
+    world.outside.read_rings();
+  }
+  SECTION("seals that wait") {
+    alice.ask_lease(4096, 1000, true);
+    const ipc::SegmentId hard{alice.reply().body_as_Segment()->segment()};
+    alice.mapped(hard);
+    world.outside.hold_blocking = true;
+    Comparison(world).after(3'000, [&](int) { alice.hard_seal(hard); });
+    world.outside.run_blocked();
   }
   SECTION("ops by order") {
     alice.join("g", 0, 2);
@@ -325,6 +339,48 @@ TEST_CASE("connections that only ask are charged, but for a few of each user tha
   for (; id < 20; ++id) REQUIRE(TestClient::not_yet_welcome(world, id, false).welcomed());
   CHECK(NodeAudit(world.node).charged()[heap] == before + 10 * (4 << 10));
   CHECK(NodeAudit(world.node).contradictions().empty());
+}
+
+TEST_CASE("what waits for others is charged to who asks, also when that one has gone") {
+  World world(tight_settings());
+  TestClient maker(world, 1);
+  const auto object = ipc::make_object_id(maker.id(), 1);
+  const auto used = [&] { return NodeAudit(world.node).charged()[heap]; };
+  const auto before = used();
+  SECTION("lookups") {
+    world.outside.hold_rings = true;
+    {
+      TestClient asks(world, 2);
+      std::uint64_t waiting = 0;
+      for (asks.look_up(object, {}); asks.replies() == 1; asks.look_up(object, {})) ++waiting;
+      CHECK(asks.failure() == Code::quota_exceeded);
+      CHECK(waiting * waiting_lookup_bytes <= 64 << 10);
+      asks.die();
+      CHECK(used() == before + waiting * waiting_lookup_bytes);
+    }
+    CHECK(NodeAudit(world.node).contradictions().empty());
+    world.outside.read_rings();
+  }
+  SECTION("seals") {
+    world.outside.hold_blocking = true;
+    {
+      TestClient asks(world, 2);
+      asks.ask_lease(4096, 1000, true);
+      const ipc::SegmentId segment{asks.reply().body_as_Segment()->segment()};
+      asks.mapped(segment);
+      world.outside.run_blocked();
+      const auto replies = asks.replies();
+      std::uint64_t waiting = 0;
+      for (asks.hard_seal(segment); asks.replies() == replies; asks.hard_seal(segment)) ++waiting;
+      CHECK(asks.failure() == Code::quota_exceeded);
+      CHECK(waiting * waiting_seal_bytes <= 64 << 10);
+      asks.die();
+      CHECK(used() == before + waiting * waiting_seal_bytes + SegmentTable::segment_heap_bytes);
+    }
+    CHECK(NodeAudit(world.node).contradictions().empty());
+    world.outside.run_blocked();
+  }
+  CHECK(used() == before);
 }
 
 TEST_CASE("a life line costs no more than itself, however much it keeps") {

@@ -101,14 +101,15 @@ class Kept final : public Outside {
   }
   void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
   void show_memory_wanted(bool) override {}
+  SegmentTable::Sealing seal_rings(ClientId client) override { return recorder.seal_rings(client); }
   void greeted(ClientId) override {}
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override {
     const Armed disarmed(false);
     recorder.complete(client, type, body);
   }
-  void close(ClientId client, const std::string& why, Charge descriptors) override {
+  void close(ClientId client, const std::string& why, ConnectionCharges charges) override {
     const Armed disarmed(false);
-    recorder.close(client, why, std::move(descriptors));
+    recorder.close(client, why, std::move(charges));
   }
   void after_ring(ClientId, ClientId, std::function<void()> then) override { then(); }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
@@ -374,9 +375,9 @@ class Patient final : public Recorder {
     const Armed disarmed(false);
     Recorder::complete(client, type, body);
   }
-  void close(ClientId client, const std::string& why, Charge descriptors) override {
+  void close(ClientId client, const std::string& why, ConnectionCharges charges) override {
     const Armed disarmed(false);
-    Recorder::close(client, why, std::move(descriptors));
+    Recorder::close(client, why, std::move(charges));
   }
   muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override {
     const Armed disarmed(false);
@@ -544,7 +545,7 @@ class Stage {
     calls();
     world_.on_call = [](bool) {};
   }
-  void disconnect(TestClient& client) { static_cast<void>(world_.node.disconnected(client.id(), "died", world_.now)); }
+  static void disconnect(TestClient& client) { client.die(); }
 
   void join(TestClient& client, const std::string& group, int rank, muster::OnLoss on_loss = muster::OnLoss::fail) {
     REQUIRE(client.join(group, rank, 3, on_loss));

@@ -29,15 +29,20 @@ class Recorder : public Outside {
     for (const int fd : fds) last_fd = muster::ipc::Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
   void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  SegmentTable::Sealing seal_rings(ClientId client) override {
+    opened_rings.insert(client);
+    return {[] {}, [] { return muster::Result<void>(); }};
+  }
   void greeted(ClientId) override {}
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override {
     completions[client].push_back({type, {body.begin(), body.end()}});
   }
   void show_memory_wanted(bool wanted) override { memory_wanted = wanted; }
-  void close(ClientId client, const std::string&, Charge) override { closed.insert(client); }
+  void close(ClientId client, const std::string&, ConnectionCharges) override { closed.insert(client); }
   void after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) override {
     rings_read.push_back(client);
-    then();
+    if (hold_rings) waiting_for_rings.push_back(std::move(then));
+    else then();
   }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     lifelines.insert(heir);
@@ -79,12 +84,16 @@ class Recorder : public Outside {
   void run_blocked() {
     for (auto& then : std::exchange(blocked, {})) then();
   }
+  void read_rings() {
+    for (auto& then : std::exchange(waiting_for_rings, {})) then();
+  }
   /// The outcomes that `client` got since the last call.
   std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
 
   std::map<ClientId, std::vector<std::vector<std::byte>>> frames;
   std::map<ClientId, std::vector<Completion>> completions;
   std::set<ClientId> closed;
+  std::set<ClientId> opened_rings;
   std::set<ClientId> lifelines;
   std::vector<std::function<void()>> ready;
   std::vector<std::function<void()>> blocked;
@@ -92,9 +101,11 @@ class Recorder : public Outside {
   Duration inline_takes{};        ///< each small job that runs at once
   bool hold_jobs = false;
   bool hold_blocking = false;
+  bool hold_rings = false;
   bool memory_wanted = false;
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
+  std::vector<std::function<void()>> waiting_for_rings;
   std::uint64_t random = 0;
   std::size_t mapped = 0;  ///< segments
   std::set<std::int32_t> stopped_processes;

@@ -66,7 +66,7 @@ void Walk::connect() {
 void Walk::greet(Peer& peer) {
   peer.rings = !choices_.once_in(8);
   const std::uint32_t timeout_ms = choices_.once_in(4) ? 10 : 100'000;
-  const std::uint32_t protocol = choices_.once_in(32) ? 9 : ipc::protocol_version;
+  const std::uint32_t protocol = choices_.once_in(32) ? 1 : ipc::protocol_version;
   say(text(peer.id) + " says Hello with " + (peer.rings ? "rings" : "no rings"));
   Asked asked;
   asked.deadline = now_ + std::chrono::milliseconds(timeout_ms);
@@ -386,6 +386,7 @@ void Walk::die() {
   reached_.note("died");
   peer->dying = true;
   static_cast<void>(node_->disconnected(id, "died", now_));
+  node_->disposed(now_);  // its rings are unmapped
   forget(id);
 }
 

@@ -197,6 +197,7 @@ void Walk::everybody_goes() {
     say("client " + std::to_string(id.value) + " dies at the end");
     last->second.dying = true;
     static_cast<void>(node_->disconnected(id, "died", now_));
+    node_->disposed(now_);  // its rings are unmapped
     forget(id);
     check();
   }
@@ -231,6 +232,11 @@ void Walk::send(ClientId client, std::span<const std::byte> frame, std::span<con
 }
 
 void Walk::welcome(ClientId client, std::span<const std::byte> frame) { send(client, frame, {}); }
+
+SegmentTable::Sealing Walk::seal_rings(ClientId client) {
+  if (!peers_.contains(client)) broken("the rings of client " + std::to_string(client.value) + ", which is gone");
+  return {[] {}, [] { return muster::Result<void>(); }};
+}
 
 void Walk::greeted(ClientId client) {
   if (!peers_.contains(client)) broken("client " + std::to_string(client.value) + ", which is gone, was greeted");
@@ -303,7 +309,7 @@ void Walk::dispose(UserId, Remains remains, std::function<void()> then) {
   then();
 }
 
-void Walk::close(ClientId client, const std::string& why, Charge) {
+void Walk::close(ClientId client, const std::string& why, ConnectionCharges) {
   say("  the node closes client " + std::to_string(client.value) + ": " + why);
   reached_.note("closed");
   forget(client);
