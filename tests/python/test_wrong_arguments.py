@@ -48,6 +48,9 @@ WRONG = {
     "color='red'": lambda package, group: group.split("red"),
     "rank='b'": lambda package, group: group.subgroup("b"),
     "callback=3": lambda package, group: group.barrier().add_done_callback(3),
+    "memory=1.5": lambda package, group: package.init(memory=1.5),
+    "memory=True": lambda package, group: package.init(memory=True),
+    "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
     "reduce op 'median'": lambda package, group: group.allreduce(1, op="median"),
 }
