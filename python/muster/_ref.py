@@ -97,7 +97,10 @@ class Ref(StandIn):
         array = np.asarray(self._plain().get())
         if dtype is not None and array.dtype != dtype:
             if copy is False:
-                raise ValueError(f"the ref's {array.dtype} array can't be one of {np.dtype(dtype)} without a copy")
+                raise ValueError(
+                    f"the ref's {array.dtype} array can't be one of {np.dtype(dtype)} without a copy"
+                    " (hint: leave copy=False out)"
+                )
             return array.astype(dtype)
         return array.copy() if copy else array
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from muster._words import a_type_of
 from muster.errors import Invalid
 
 _ARITHMETIC = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"]
@@ -30,7 +31,7 @@ class StandIn:
 
 
 def _attribute(self: StandIn, name: str) -> Any:
-    message = f"a {type(self).__name__} has no attribute {name!r}"
+    message = f"{a_type_of(self)} has no attribute {name!r}"
     if not name.startswith("_"):  # libraries look for those
         message += f" (hint: if what it gives has one, take that first: {self._take})"
     raise AttributeError(message)

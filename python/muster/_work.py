@@ -119,6 +119,9 @@ class Work(StandIn):
             yield from over.__await__()
         return self.result()
 
+    def __reduce__(self) -> NoReturn:
+        raise Invalid("a muster.Work can't be pickled: it belongs to its process", "pass on its .result() or .ref")
+
     def __repr__(self) -> str:
         op, peer, key, group = self._about
         name = op if peer is None else f"{op} {'from' if op in _FROM else 'to'} {peer}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from muster._words import a
 
 USES = {
     "+": lambda it: it + 1,
@@ -98,6 +100,32 @@ def test_a_ref_is_an_array_to_numpy(muster):
         assert found.tolist() == expected
     assert torch.as_tensor(ref).tolist() == [3, 3]
     assert ref  # it is there, whatever it holds
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("int", "an int"),
+        ("ndarray", "an ndarray"),
+        ("object", "an object"),
+        ("NoneType", "a NoneType"),
+        ("ufunc", "a ufunc"),
+    ],
+)
+def test_a_name_has_its_article(name, said):
+    assert a(name) == said
+
+
+def test_what_belongs_to_its_process_says_so_when_it_is_pickled(muster):
+    group = muster.group("pickled", rank=0, world_size=1)
+    for dumps in (pickle.dumps, muster.put):
+        with pytest.raises(muster.Invalid, match="Group can't be pickled: it belongs to its process") as error:
+            dumps(group)
+        assert error.value.hint == "call muster.group() in each process"
+    with pytest.raises(muster.Invalid, match="Work can't be pickled") as error:
+        pickle.dumps(group.barrier())
+    assert ".result() or .ref" in error.value.hint
+    group.leave()
 
 
 def test_a_taken_seat_says_whose_it_is(muster):
