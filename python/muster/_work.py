@@ -91,7 +91,8 @@ class Work(StandIn):
         """Calls ``callback(self)`` once when the op is over.
 
         Where an event loop of asyncio runs in this thread, that loop calls it, as it does for its own futures.
-        Elsewhere a thread that waits for any work calls it, or this call itself if the op is over.
+        Elsewhere, and after that loop's end, a thread that waits for any work calls it, or this call itself if the op
+        is over.
 
         Raises:
             Invalid: ``callback`` can't be called.
@@ -151,10 +152,8 @@ class _Callback:
         self._loop = loop
 
     def over(self) -> None:
-        if self._loop is None:
+        if self._loop is None or not _tell(self._loop, self._call):
             self._call()
-        else:
-            _tell(self._loop, self._call)
 
     def _call(self) -> None:
         if self.forget():
@@ -169,13 +168,15 @@ class _Callback:
         return True
 
 
-def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> bool:
+    """False if the loop has ended before the op did. After a timeout, say, nobody waits there any more."""
     try:
         loop.call_soon_threadsafe(call, *args)
     except RuntimeError:
-        # After a timeout, say, nobody waits there any more, and the loop may have ended before the op did.
         if not loop.is_closed():
             raise
+        return False
+    return True
 
 
 def _settle(future: asyncio.Future[None]) -> None:

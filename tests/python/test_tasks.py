@@ -184,6 +184,20 @@ def test_a_loop_calls_what_was_given_in_it_and_not_what_was_removed(pair):
     asyncio.run(run())
 
 
+def test_what_was_given_in_a_loop_that_has_ended_is_called_all_the_same(pair):
+    called = []
+
+    async def run():
+        work = pair[0].allreduce(1)
+        work.add_done_callback(called.append)
+        return [work]
+
+    (work,) = asyncio.run(run())
+    pair[1].allreduce(1)
+    assert int(work.result()) == 2
+    assert called == [work]
+
+
 @pytest.mark.parametrize("combine", [asyncio.gather, lambda work: asyncio.wait_for(work, 60), asyncio.shield])
 def test_asyncio_takes_a_work_as_an_awaitable(pair, combine):
     async def run():
