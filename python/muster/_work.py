@@ -156,16 +156,21 @@ class _Callback:
             self._call()
 
     def _call(self) -> None:
+        function = self.function
         if self.forget():
-            self.function(self._work)
+            function(self._work)
 
     def forget(self) -> bool:
-        """False if it was called or forgotten before."""
+        """False if it was called or forgotten before. The op keeps this object until its end, but not the function."""
         try:
             self._work._callbacks.remove(self)
         except ValueError:
             return False
+        self.function = _forgotten
         return True
+
+
+def _forgotten(_: Work) -> None: ...
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 
 import muster as package
 import numpy as np
@@ -182,6 +183,21 @@ def test_a_loop_calls_what_was_given_in_it_and_not_what_was_removed(pair):
         assert called[1:] == [work]
 
     asyncio.run(run())
+
+
+def test_a_wait_that_is_over_leaves_nothing_at_a_pending_work(pair):
+    class Given:
+        def __call__(self, work): ...
+
+    work, given = pair[0].allreduce(1), Given()
+    left = weakref.ref(given)
+    work.add_done_callback(given)
+    assert work.remove_done_callback(given) == 1
+    del given
+    gc.collect()
+    assert left() is None
+    pair[1].allreduce(1)
+    assert int(work.result()) == 2
 
 
 def test_what_was_given_in_a_loop_that_has_ended_is_called_all_the_same(pair):

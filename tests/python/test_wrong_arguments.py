@@ -82,6 +82,11 @@ def test_an_argument_of_the_wrong_kind(muster, named):
         assert group.allreduce(np.ones(2)).result().tolist() == [1, 1]
 
 
+def test_what_is_no_ref_says_where_refs_come_from(muster):
+    with pytest.raises(muster.Invalid, match=r"put\(\), seal\(\) and decorated calls"):
+        muster.allreduce_refs([muster.put(1), None])
+
+
 def test_integers_of_numpy_are_integers(muster):
     with muster.group("arguments", rank=np.int64(0), world_size=np.uint8(1)) as group:
         assert group.reduce(np.ones(2), root=np.int32(0)).result().tolist() == [1, 1]
