@@ -13,6 +13,7 @@ import numpy as np
 
 from muster import _muster, _runtime
 from muster._ref import Ref
+from muster._words import a_type_of
 from muster.errors import Invalid
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def collective_input(
             OutOfMemory. ``decorated.options(timeout=)`` gives the function with another one.
 
     Raises:
-        Invalid: the function is a generator, or the device is not supported.
+        Invalid: the function is a generator, the device is not supported, or ``timeout`` is no time.
     """
+    _muster.seconds(timeout)
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     if function is None:
@@ -57,7 +59,7 @@ def collective_input(
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(collective_input(function.__func__, device=device, timeout=timeout))
     if not callable(function):
-        raise Invalid(f"@collective_input on a {type(function).__name__}", "use it on a function or method")
+        raise Invalid(f"@collective_input on {a_type_of(function)}", "use it on a function or method")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise Invalid(
             f"@collective_input on the generator {function.__name__}()",

@@ -6,14 +6,17 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
 
 from muster import _muster, _runtime
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
+from muster._words import a_type_of
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
 
@@ -213,6 +216,8 @@ class Group:
         whole = not _is_list(xs)
         if splits is not None and not whole:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
+        if splits is not None and not _are_integers(splits):
+            raise Invalid(f"splits={splits!r}", "give a list with a number of rows for each rank")
         return Work(
             self._seat.all_to_all(self._parts(xs, splits, timeout), whole, timeout, key),
             self._about("all_to_all", key),
@@ -254,7 +259,12 @@ class Group:
         Raises:
             Invalid: this rank is not among them, or one is named twice or out of range.
         """
-        return Group(self._seat.subgroup(list(ranks)))
+        if not isinstance(ranks, Iterable):
+            raise Invalid(f"ranks={ranks!r}", "give a list of ranks, for instance [0, 1]")
+        members = list(ranks)
+        if not members:
+            raise Invalid(f"ranks={ranks!r} of a subgroup", "name one rank at least, this one among them")
+        return Group(self._seat.subgroup(members))
 
     def reform(self, *, timeout: float | None = None) -> None:
         """Every live rank calls it after a loss and waits; then the group works again, in a new epoch.
@@ -284,6 +294,11 @@ class Group:
 
     def _about(self, op: str, key: str, peer: int | None = None) -> About:
         return op, peer, key, self._name
+
+    def __reduce__(self) -> NoReturn:
+        raise Invalid(
+            "a muster.Group can't be pickled: it belongs to its process", "call muster.group() in each process"
+        )
 
     def __repr__(self) -> str:
         return f"<muster.Group '{self.name}', rank {self.rank} of {self.world_size}>"
@@ -317,7 +332,7 @@ class Group:
             parts = [self._stored(x, timeout) for x in xs]
         else:
             raise Invalid(
-                f"a list of world_size={self.world_size} values is needed, not a {type(xs).__name__}",
+                f"a list of world_size={self.world_size} values is needed, not {a_type_of(xs)}",
                 "give one value for each rank",
             )
         if len(parts) != self.world_size:
@@ -351,6 +366,10 @@ class Group:
             parts.append(stored.rows(first, count))
             first += count
         return parts
+
+
+def _are_integers(numbers: Any) -> bool:
+    return isinstance(numbers, Iterable) and all(isinstance(number, (int, np.integer)) for number in numbers)
 
 
 def _is_list(xs: Any) -> bool:

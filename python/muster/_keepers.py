@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from muster._words import a_type_of
+
 _SHOWN = 4
 
 
@@ -40,7 +42,7 @@ def _name(holder: Any, held: Any) -> str | None:
         return "a view of it"
     attributes = _attributes(holder)
     key = next((key for key, value in list(attributes.items()) if value is held), None)
-    return f"`{key}` of a {type(holder).__name__}" if key is not None else f"a {type(holder).__name__}"
+    return f"`{key}` of {a_type_of(holder)}" if key is not None else a_type_of(holder)
 
 
 def _is(value: Any, *kinds: type) -> bool:
@@ -63,5 +65,5 @@ def _name_of_entry(entries: dict[Any, Any], key: Any) -> str:
             return f"`{key}` of module {entries.get('__name__')}"
     for owner in gc.get_referrers(entries):
         if not _is(owner, types.FrameType, dict) and _attributes(owner) is entries:
-            return f"`{key}` of a {type(owner).__name__}"
+            return f"`{key}` of {a_type_of(owner)}"
     return f"[{key!r}] of a dict"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from muster import _muster, _runtime
 from muster._ref import Ref
+from muster._words import a_type_of
 from muster._work import Work
 from muster.errors import Invalid
 
@@ -42,7 +45,7 @@ def _stored(refs: Iterable[Any]) -> list[_muster.Stored]:
     found = []
     for ref in refs:
         if not isinstance(ref, Ref):
-            raise Invalid(f"a {type(ref).__name__} among the refs", "muster.put() it first")
+            raise Invalid(f"{a_type_of(ref)} among the refs", "give what put(), seal() and decorated calls return")
         found.append(ref._alive())
     if not found:
         raise Invalid("an empty list of refs", "give one ref for each rank")
@@ -105,8 +108,8 @@ def reduce_refs(refs: Iterable[Ref], root: int = 0, op: Any = "sum", *, timeout:
 def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
     """The root's value; refs of the other ranks are not looked at."""
     found = _stored(refs)
-    if not 0 <= root < len(found):
-        raise Invalid(f"root={root} of {len(found)} refs", "roots run from 0 to the number of refs - 1")
+    if not isinstance(root, (int, np.integer)) or not 0 <= root < len(found):
+        raise Invalid(f"root={root!r} of {len(found)} refs", "roots run from 0 to the number of refs - 1")
     return _combine("broadcast", [found[root]], 1, "sum", 0, False, False, timeout)
 
 

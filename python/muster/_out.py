@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster
+from muster._words import a_type_of
 from muster.errors import Invalid
 
 
@@ -90,7 +91,7 @@ def _walk(out: Any, value: Any, visit: Any) -> None:
         names = list(value.__dataclass_fields__)
         if not all(hasattr(out, name) for name in names):
             raise Invalid(
-                "out= nests in another way than the result", f"give a {type(value).__name__} with the fields {names}"
+                "out= nests in another way than the result", f"give {a_type_of(value)} with the fields {names}"
             )
         for name in names:
             _walk(getattr(out, name), getattr(value, name), visit)
@@ -102,7 +103,7 @@ def _check_writable(out: Any) -> None:
     if _is_tensor(out) or out is None:
         return
     if not isinstance(out, np.ndarray):
-        raise Invalid(f"out= holds a {type(out).__name__} where the result has an array", "give writable arrays")
+        raise Invalid(f"out= holds {a_type_of(out)} where the result has an array", "give writable arrays")
     if not out.flags.writeable:
         raise Invalid("out= is read-only", "give a writable array")
 

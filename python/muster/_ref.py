@@ -8,12 +8,13 @@ import numpy as np
 
 from muster import _muster, _runtime
 from muster._keepers import keepers_of
+from muster._stand_in import StandIn
 from muster.errors import Invalid, ObjectLost
 
 _HOST_DEVICE = (1, 0)  # DLPack's kDLCPU
 
 
-class Ref:
+class Ref(StandIn):
     """Names an object in the store and keeps it alive.
 
     A ref is small and can be pickled and sent anywhere, any number of times. The object is freed when the last ref
@@ -26,6 +27,7 @@ class Ref:
     """
 
     __slots__ = ("__weakref__", "_stored")
+    _take = "ref.get()"
 
     def __init__(self, stored: _muster.Stored) -> None:
         self._stored = stored
@@ -88,11 +90,17 @@ class Ref:
             raise Invalid(f"the ref holds {stored.structure}, not one array", "use get()")
         return stored
 
+    def __bool__(self) -> bool:
+        return True  # and not what its length says, which it refuses
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = np.asarray(self._plain().get())
         if dtype is not None and array.dtype != dtype:
             if copy is False:
-                raise ValueError(f"the ref's {array.dtype} array can't be one of {np.dtype(dtype)} without a copy")
+                raise ValueError(
+                    f"the ref's {array.dtype} array can't be one of {np.dtype(dtype)} without a copy"
+                    " (hint: leave copy=False out)"
+                )
             return array.astype(dtype)
         return array.copy() if copy else array
 

@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import Any
 
+import numpy as np
+
 from muster import _muster
 from muster.errors import DaemonUnavailable, Invalid
 
@@ -21,7 +23,7 @@ _START_TIMEOUT_S = 20.0
 
 
 def init(
-    memory: str | None = None,
+    memory: str | int | None = None,
     *,
     pickle_lease: float | None = None,
     socket: str | None = None,
@@ -33,29 +35,54 @@ def init(
     Calling it again does nothing, unless the arguments can't be met.
 
     Args:
-        memory: budget of the daemon, for instance ``"2GiB"``; by default 30 % of the machine's or cgroup's memory.
+        memory: budget of the daemon, for instance ``"2GiB"`` or a number of bytes; by default 30 % of the machine's or
+            cgroup's memory.
         pickle_lease: seconds that the daemon keeps what a pickled ref stands for, if nobody loads the pickle; by
             default 600.
         socket: where the daemon listens; by default ``$MUSTER_SOCKET``, else a path of this user.
         start: whether to start a daemon if there is none, now or when this process finds that its daemon has ended.
+            After ``start=False`` this process starts none, also if no daemon was there.
 
     Raises:
-        Invalid: a daemon with another budget or lease runs already; the message says both.
+        Invalid: a daemon with another budget or lease runs already; the message says both. Or this process is attached
+            on another socket.
         DaemonUnavailable: there is none, or it has ended, and none could or should be started; the message says why.
         QuotaExceeded: this process may open no more descriptors or map no more memory.
     """
     global _connection, _pid, _socket, _settings, _may_start
+    budget = _budget(memory)
     with _lock:
+        if not start:
+            _may_start = False
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
-        made = _connect(path, memory or "", pickle_lease, bool(start))
+        elsewhere = _attached() and socket is not None and _connection is not None and socket != _connection.socket
+        try:
+            made = _connect(path, budget, pickle_lease, bool(start) and not elsewhere)
+        except DaemonUnavailable:
+            if elsewhere:
+                raise _attached_elsewhere(path) from None
+            raise
         if _attached() and _connection is not None and made.socket != _connection.socket:
-            raise Invalid(
-                f"this process is attached to {_connection.socket}, not {made.socket}",
-                "use one socket per process",
-            )
+            raise _attached_elsewhere(made.socket)
         _connection, _pid, _socket = made, os.getpid(), made.socket
-        _settings = (memory or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
+        _settings = (budget or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
         _may_start = bool(start)
+
+
+def _budget(memory: Any) -> str:
+    """As musterd's ``--memory`` takes it; empty for the default."""
+    if memory is None:
+        return ""
+    if isinstance(memory, (int, np.integer)) and not isinstance(memory, bool) and memory > 0:
+        return str(int(memory))
+    if isinstance(memory, str):
+        return memory
+    raise Invalid(f"memory={memory!r}", "give a size, for instance '2GiB', or a number of bytes")
+
+
+def _attached_elsewhere(socket: str) -> Invalid:
+    assert _connection is not None
+    return Invalid(f"this process is attached to {_connection.socket}, not {socket}", "use one socket per process")
 
 
 def _attached() -> bool:

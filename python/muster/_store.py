@@ -7,13 +7,14 @@ import operator
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from muster import _muster, _runtime
 from muster._ref import Ref
+from muster._words import a_type_of
 from muster._work import Work
 from muster.errors import Invalid
 
@@ -48,8 +49,23 @@ def empty(
     """
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
-    sizes = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
-    return _muster.empty(_runtime.connection(), [operator.index(size) for size in sizes], dtype, timeout)
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        raise Invalid(f"dtype={dtype!r}", "give what numpy.dtype takes, for instance 'float32'") from None
+    return _muster.empty(_runtime.connection(), _sizes(shape), dtype, timeout)
+
+
+def _sizes(shape: Any) -> list[int]:
+    refused = Invalid(f"shape={shape!r}", "give a length of 0 or more, or one for each axis, for instance (2, 3)")
+    try:
+        is_number = isinstance(shape, (int, np.integer))
+        sizes = [operator.index(size) for size in ([shape] if is_number else shape)]
+    except TypeError:
+        raise refused from None
+    if not all(0 <= size < 2**63 for size in sizes):
+        raise refused
+    return sizes
 
 
 def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
@@ -91,12 +107,16 @@ def wait(
     Raises:
         Invalid: an item is neither, or ``num_returns`` is not 1 to as many as there are items.
     """
+    if isinstance(items, (Ref, Work)) or not isinstance(items, Iterable):
+        raise Invalid(f"items={items!r}", "give a list of refs and works, for instance muster.wait([work])")
     everything = list(items)
+    if not isinstance(num_returns, (int, np.integer)):
+        raise Invalid(f"num_returns={num_returns!r}", "give a number of items, at least 1")
     if not 1 <= num_returns <= len(everything):
         raise Invalid(f"num_returns={num_returns} of {len(everything)} items", "ask for 1 to as many as there are")
     for item in everything:
         if not isinstance(item, (Ref, Work)):
-            raise Invalid(f"a {type(item).__name__} among the items", "give refs and works")
+            raise Invalid(f"{a_type_of(item)} among the items", "give refs and works")
     limit = _muster.seconds(timeout)
     deadline = math.inf if limit is None else time.monotonic() + limit
     connection = _runtime.connection()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster
+from muster._words import a, a_type_of
 from muster.errors import Invalid
 
 _FACTORIES = {
@@ -46,9 +47,7 @@ def dumps(value: Any) -> bytes:
     try:
         _Pickler(written).dump(value)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
-        raise Invalid(
-            f"a {type(value).__name__} can't be stored: {error}", "return arrays, or a nesting of them"
-        ) from error
+        raise Invalid(f"{a_type_of(value)} can't be stored: {error}", "return arrays, or a nesting of them") from error
     pickled = written.getvalue()
     if len(pickled) > _muster.constant_bytes_max:
         raise Invalid(
@@ -68,7 +67,7 @@ def name_of(kind: type) -> tuple[str, str]:
     """Module and qualified name, by which every process finds the class."""
     if _find(kind.__module__, kind.__qualname__) is not kind:
         raise Invalid(
-            f"a {kind.__name__} can't be stored: its class is not {kind.__qualname__} of module {kind.__module__}",
+            f"{a(kind.__name__)} can't be stored: its class is not {kind.__qualname__} of module {kind.__module__}",
             "define the class at the top of a module",
         )
     return kind.__module__, kind.__qualname__

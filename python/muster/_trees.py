@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import inspect
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from muster._words import a, a_type_of
 from muster.errors import Invalid
 
 _BFLOAT16 = 10  # Muster's number of the dtype, see include/muster/types.hpp
@@ -41,6 +45,10 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return ("array", np.asarray(value), "M" if isinstance(value, np.matrix) else "A", None)
     if isinstance(value, type):
         return ("constant",)  # whatever its instances can do
+    if isinstance(value, (set, frozenset)):
+        for item in value:
+            _refuse_code(item)
+    _refuse_code(value)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(torch, value)
@@ -48,7 +56,7 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         raise _no_gpu(kind.__name__)
     if hasattr(value, "__dataframe__") or kind.__module__.partition(".")[0] == "pandas":
         raise Invalid(
-            f"a {kind.__name__} can't be stored whole: its labels would be lost",
+            f"{a(kind.__name__)} can't be stored whole: its labels would be lost",
             "return its columns as a dict of arrays, or value.to_numpy()",
         )
     if kind.__module__.partition(".")[0] in ("jax", "jaxlib"):
@@ -62,9 +70,20 @@ def sort_out(value: Any) -> tuple[Any, ...]:
     return ("constant",)
 
 
+def _refuse_code(value: Any) -> None:
+    """It would be a constant, which no op reduces: most likely somebody forgot to call it, or to collect its items."""
+    if inspect.isroutine(value) or isinstance(value, (functools.partial, np.ufunc)):
+        name = getattr(value, "__name__", type(value).__name__)
+        raise Invalid(f"a function can't be stored: {name}", "did you mean to call it?")
+    if isinstance(value, Iterator):
+        raise Invalid(f"an iterator ({type(value).__name__}) can't be stored", "make a list of it")
+    if inspect.iscoroutine(value):
+        raise Invalid(f"{a_type_of(value)} can't be stored", "await it first")
+
+
 def _no_gpu(what: str) -> Invalid:
     return Invalid(
-        f"a {what} in GPU memory can't be stored: this Muster has no GPU support",
+        f"{a(what)} in GPU memory can't be stored: this Muster has no GPU support",
         "move it to the host first, for instance with .cpu()",
     )
 

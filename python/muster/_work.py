@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 from muster import _muster, _runtime
 from muster._out import copy_into
 from muster._ref import Ref
+from muster._stand_in import StandIn
 from muster.errors import Error, Invalid, Timeout
 
 _watched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
@@ -20,15 +21,17 @@ About = tuple[str, Optional[int], str, str]
 _FROM = ("broadcast", "scatter", "recv")
 
 
-class Work:
+class Work(StandIn):
     """An op that was started; it ends with what this rank gets, or with the error that every rank gets."""
 
-    __slots__ = ("__weakref__", "_about", "_out", "_started")
+    __slots__ = ("__weakref__", "_about", "_callbacks", "_out", "_started")
+    _take = "work.result()"
 
     def __init__(self, started: _muster.Started, about: About, out: Any = None) -> None:
         self._started = started
         self._about = about
         self._out = out
+        self._callbacks: list[_Callback] = []
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the outcome and returns what this rank gets, in the structure that was given.
@@ -80,24 +83,45 @@ class Work:
             return error
         return None
 
+    def cancelled(self) -> bool:
+        """False: an op can't be cancelled. For those who ask futures, such as ``asyncio.wait``."""
+        return False
+
     def add_done_callback(self, callback: Callable[[Work], Any]) -> None:
-        """Calls ``callback(self)`` once when the op is over (at once if it is), in a thread that waits for any work.
+        """Calls ``callback(self)`` once when the op is over.
+
+        Where an event loop of asyncio runs in this thread, that loop calls it, as it does for its own futures.
+        Elsewhere, and after that loop's end, a thread that waits for any work calls it, or this call itself if the op
+        is over.
 
         Raises:
             Invalid: ``callback`` can't be called.
         """
         if not callable(callback):
             raise Invalid(f"callback={callback!r}", "give a function of one argument, the work")
-        self._started.add_done_callback(lambda: callback(self))
+        loop = asyncio._get_running_loop()
+        if loop is not None and not self.done():
+            _watch(loop)
+        added = _Callback(self, callback, loop)
+        self._callbacks.append(added)
+        self._started.add_done_callback(added.over)
+
+    def remove_done_callback(self, callback: Callable[[Work], Any]) -> int:
+        """Forgets every ``callback`` that equals this one and was not called yet. Returns how many."""
+        removed = [added for added in list(self._callbacks) if added.function == callback]
+        return sum(added.forget() for added in removed)
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self.done():
             loop = asyncio.get_running_loop()
             _watch(loop)
             over = loop.create_future()
-            self.add_done_callback(lambda _: _tell(loop, over))
+            self._started.add_done_callback(lambda: _tell(loop, _settle, over))
             yield from over.__await__()
         return self.result()
+
+    def __reduce__(self) -> NoReturn:
+        raise Invalid("a muster.Work can't be pickled: it belongs to its process", "pass on its .result() or .ref")
 
     def __repr__(self) -> str:
         op, peer, key, group = self._about
@@ -109,23 +133,55 @@ class Work:
         error = self.exception()
         return f"<muster.Work: {name}, {type(error).__name__ if error else 'done'}>"
 
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        raise Invalid(f"{self!r} used as an array", "take what it gives: work.result()")
+    def __bool__(self) -> NoReturn:
+        raise self._misused()
 
-    def __getitem__(self, _: Any) -> Any:
-        raise Invalid(f"{self!r} used as what it gives", "take that first: work.result()")
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise self._misused("used as an array")
 
-    def __iter__(self) -> Any:
-        raise Invalid(f"{self!r} used as what it gives", "take that first: work.result()")
+    def __iter__(self) -> NoReturn:
+        raise self._misused()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> None:
+class _Callback:
+    """What is to be called when a work is over, and by which loop, if any."""
+
+    def __init__(self, work: Work, function: Callable[[Work], Any], loop: asyncio.AbstractEventLoop | None) -> None:
+        self.function = function
+        self._work = work
+        self._loop = loop
+
+    def over(self) -> None:
+        if self._loop is None or not _tell(self._loop, self._call):
+            self._call()
+
+    def _call(self) -> None:
+        function = self.function
+        if self.forget():
+            function(self._work)
+
+    def forget(self) -> bool:
+        """False if it was called or forgotten before. The op keeps this object until its end, but not the function."""
+        try:
+            self._work._callbacks.remove(self)
+        except ValueError:
+            return False
+        self.function = _forgotten
+        return True
+
+
+def _forgotten(_: Work) -> None: ...
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> bool:
+    """False if the loop has ended before the op did. After a timeout, say, nobody waits there any more."""
     try:
-        loop.call_soon_threadsafe(_settle, over)
+        loop.call_soon_threadsafe(call, *args)
     except RuntimeError:
-        # After a timeout, say, nobody waits there any more, and the loop may have ended before the op did.
         if not loop.is_closed():
             raise
+        return False
+    return True
 
 
 def _settle(future: asyncio.Future[None]) -> None:

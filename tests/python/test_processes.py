@@ -413,6 +413,37 @@ def test_what_belonged_to_a_daemon_that_is_gone_says_so():
     assert f"ref: the daemon that has the ref's object is gone: no daemon listens at {daemon.socket}" in done.stdout
 
 
+def test_a_process_that_is_attached_starts_no_daemon_on_another_socket(shared_daemon, nowhere, tmp_path):
+    code = f"import muster\nmuster.init()\ntry: muster.init(socket={nowhere!r})\nexcept muster.Invalid as e: print(e)"
+    printed = output_of([sys.executable, "-c", code], {**os.environ}, 60, tmp_path)
+    assert f"attached to {shared_daemon.socket}, not {nowhere} (hint: " in printed
+    assert not pathlib.Path(nowhere).exists()
+
+
+STARTS_NONE = """
+import muster
+for use in (lambda: muster.init(start=False), lambda: muster.put(1.0), muster.status):
+    try:
+        use()
+    except muster.DaemonUnavailable as error:
+        print(error.code)
+"""
+
+
+def test_a_process_that_may_start_no_daemon_starts_none_after_its_init_failed(nowhere, tmp_path):
+    environment = {**os.environ, "MUSTER_SOCKET": nowhere}
+    assert (
+        output_of([sys.executable, "-c", STARTS_NONE], environment, 60, tmp_path).split() == ["DaemonUnavailable"] * 3
+    )
+    assert not pathlib.Path(nowhere).exists()
+
+
+def test_a_budget_may_be_a_number_of_bytes(nowhere, tmp_path):
+    code = "import muster; muster.init(memory=64 << 20); print(muster.status()['memory_bytes'])"
+    environment = {**os.environ, "MUSTER_SOCKET": nowhere}
+    assert int(output_of([sys.executable, "-c", code], environment, 60, tmp_path)) == 64 << 20
+
+
 def test_a_daemon_that_is_elsewhere_is_started_elsewhere(tmp_path):
     code = "import muster\ntry: muster.init(socket='s', start=False)\nexcept muster.Error as error: print(error.hint)"
     printed = output_of([sys.executable, "-c", code], {**os.environ}, 60, tmp_path)

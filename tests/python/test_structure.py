@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import datetime
 import enum
+import functools
 import math
-import os
+import re
 import struct
 import sys
 import types
@@ -245,7 +246,9 @@ def test_counts_are_not_believed():
             _muster.put_together(bytes([letter]) + b"\xff\xff\xff\xff" + b"Z" * 10, b"", [], True)
 
 
-@pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), Color.RED, range(3), np.float32, Planted(), os.path.join])
+@pytest.mark.parametrize(
+    "value", [datetime.date(2020, 1, 1), Color.RED, range(3), np.float32, Planted(), re.compile("a+")]
+)
 def test_what_is_no_data_comes_back_to_its_own_user_only(value):
     if not isinstance(value, Planted):
         assert back({"x": value}, data_only=False) == {"x": value}
@@ -255,6 +258,39 @@ def test_what_is_no_data_comes_back_to_its_own_user_only(value):
             _muster.put_together(*taken_apart, True)
         assert "plain data" in caught.value.hint
     assert RAN == []
+
+
+class Calls:
+    def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [math.sqrt, len, Calls().method, test_equal_sets_have_equal_structures, functools.partial(int, 3), np.add],
+)
+def test_a_function_is_refused_wherever_it_is(muster, function):
+    for value in (function, [function], {"w": np.ones(2), "b": function}, Pair(np.ones(1), function), {function}):
+        with pytest.raises(Invalid, match="a function can't be stored") as error:
+            muster.put(value)
+        assert error.value.hint == "did you mean to call it?"
+    with pytest.raises(Invalid, match="a function can't be stored"):
+        muster.collective_input(lambda: function)()
+
+
+@pytest.mark.parametrize("make", [lambda: map(abs, [1]), lambda: zip([1]), lambda: iter([1]), lambda: (i for i in [1])])
+def test_an_iterator_is_refused_wherever_it_is(muster, make):
+    for value in (make(), [make()], {"w": make()}):
+        with pytest.raises(Invalid, match=r"an iterator \(\w+\) can't be stored") as error:
+            muster.put(value)
+        assert error.value.hint == "make a list of it"
+
+
+def test_classes_and_other_constants_are_kept(muster):
+    lists = collections.defaultdict(collections.Counter, {"a": np.ones(2)})
+    value = {"class": collections.Counter, "range": range(3), "pattern": re.compile("a+"), "lists": lists}
+    back = muster.put(value).get()
+    assert (back["class"], back["range"], back["pattern"]) == (collections.Counter, range(3), re.compile("a+"))
+    assert back["lists"].default_factory is collections.Counter
 
 
 def test_a_class_is_built_without_its_help():

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 
 import muster as package
 import numpy as np
@@ -109,6 +110,118 @@ def test_a_loop_may_end_before_the_op_that_it_gave_up(pair, monkeypatch):
     np.testing.assert_array_equal(pair[1].allreduce(np.arange(3)).result(), 2 * np.arange(3))
     np.testing.assert_array_equal(asyncio.run(wait(work)), 2 * np.arange(3))
     assert unraised == []
+
+
+def test_asyncio_waits_for_works(pair):
+    """From Python 3.11 on it takes them as they are; before, it wraps them into tasks."""
+
+    async def run():
+        first = pair[0].allreduce(1, key="first")
+        second = pair[0].allreduce(2, key="second")
+        done, pending = await asyncio.wait([first, second], timeout=0.01)
+        assert (len(done), len(pending)) == (0, 2)
+        waiting = asyncio.ensure_future(asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED))
+        await asyncio.sleep(0)
+        other = pair[1].allreduce(10, key="first")
+        done, pending = await waiting
+        assert (len(done), len(pending)) == (1, 1)
+        assert int(await done.pop()) == 11
+        waiting = asyncio.ensure_future(asyncio.wait([first, second, other]))
+        await asyncio.sleep(0)
+        pair[1].allreduce(20, key="second")
+        done, pending = await waiting
+        assert sorted([int(await work) for work in done]) == [11, 11, 22]
+        assert not pending
+        done, pending = await asyncio.wait([first])
+        assert (len(done), len(pending)) == (1, 0)
+
+    asyncio.run(run())
+
+
+def test_asyncio_waits_for_the_first_work_that_fails(muster, pair):
+    async def run():
+        fails = pair[0].allreduce(np.ones(2), key="fails")
+        hangs = pair[0].allreduce(1, key="hangs")
+        waiting = asyncio.ensure_future(asyncio.wait([fails, hangs], return_when=asyncio.FIRST_EXCEPTION))
+        await asyncio.sleep(0)
+        pair[1].allreduce(np.ones(3), key="fails")
+        done, pending = await waiting
+        assert len(pending) == 1
+        with pytest.raises(muster.Mismatch):
+            await done.pop()
+        pair[1].allreduce(1, key="hangs")
+        assert int(await hangs) == 2
+        for task in pending:
+            await task
+
+    asyncio.run(run())
+
+
+def test_a_loop_calls_what_was_given_in_it_and_not_what_was_removed(pair):
+    async def run():
+        loop, here = asyncio.get_running_loop(), threading.get_ident()
+        called, over = [], loop.create_future()
+
+        def removed(_):
+            called.append("removed")
+
+        work = pair[0].allreduce(1)
+        work.add_done_callback(removed)
+        work.add_done_callback(removed)
+        work.add_done_callback(lambda given: called.append((given is work, threading.get_ident() == here)))
+        work.add_done_callback(over.set_result)
+        assert work.remove_done_callback(removed) == 2
+        assert work.remove_done_callback(removed) == 0
+        assert not work.cancelled()
+        pair[1].allreduce(1)
+        assert await over is work
+        assert called == [(True, True)]
+        # One that is over calls, as futures do, from the loop, and not within this call.
+        work.add_done_callback(called.append)
+        assert len(called) == 1
+        await asyncio.sleep(0)
+        assert called[1:] == [work]
+
+    asyncio.run(run())
+
+
+def test_a_wait_that_is_over_leaves_nothing_at_a_pending_work(pair):
+    class Given:
+        def __call__(self, work): ...
+
+    work, given = pair[0].allreduce(1), Given()
+    left = weakref.ref(given)
+    work.add_done_callback(given)
+    assert work.remove_done_callback(given) == 1
+    del given
+    gc.collect()
+    assert left() is None
+    pair[1].allreduce(1)
+    assert int(work.result()) == 2
+
+
+def test_what_was_given_in_a_loop_that_has_ended_is_called_all_the_same(pair):
+    called = []
+
+    async def run():
+        work = pair[0].allreduce(1)
+        work.add_done_callback(called.append)
+        return [work]
+
+    (work,) = asyncio.run(run())
+    pair[1].allreduce(1)
+    assert int(work.result()) == 2
+    assert called == [work]
+
+
+@pytest.mark.parametrize("combine", [asyncio.gather, lambda work: asyncio.wait_for(work, 60), asyncio.shield])
+def test_asyncio_takes_a_work_as_an_awaitable(pair, combine):
+    async def run():
+        work = pair[0].allreduce(1)
+        pair[1].allreduce(1)
+        return await combine(work)
+
+    assert np.ravel(asyncio.run(run())).tolist() == [2]
 
 
 def test_each_thread_may_have_a_loop(pair):

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
+from muster._words import a
+
+USES = {
+    "+": lambda it: it + 1,
+    "reflected *": lambda it: 0.1 * it,
+    "-=": lambda it: operator.isub(it, 1),
+    ">": lambda it: it > 0.5,
+    "reflected >": lambda it: 0.5 > it,  # noqa: SIM300
+    "negative": lambda it: -it,
+    "index": lambda it: it[0],
+    "key": lambda it: it["w"],
+    "store": lambda it: operator.setitem(it, 0, 1),
+    "in": lambda it: 1 in it,
+    "for": list,
+    "float": float,
+    "int": int,
+    "len": len,
+    "itself": lambda it: it * it,
+    "tensor": lambda it: it + torch.ones(2),
+}
 
 
 def test_a_work_says_what_it_is_and_what_became_of_it(muster):
@@ -26,6 +49,83 @@ def test_a_work_says_what_it_is_and_what_became_of_it(muster):
     pending = muster.group("says, too", rank=0, world_size=2).barrier()
     assert repr(pending) == "<muster.Work: barrier in 'says, too', pending>"
     assert repr(muster.allreduce_refs([muster.put(1)])).startswith("<muster.Work: allreduce of refs, ")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_stands_for_a_value_says_how_to_get_it(muster, use):
+    ref = muster.put(np.ones(2))
+    for it, call in ((ref, "ref.get()"), (muster.allreduce_refs([ref]), "work.result()")):
+        with pytest.raises(muster.Invalid, match="used as what it gives") as error:
+            USES[use](it)
+        assert call in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "use", [bool, lambda work: not work, lambda work: np.ones(2) - work, lambda work: work > np.ones(2)]
+)
+def test_a_work_is_neither_true_nor_an_array(muster, use):
+    with pytest.raises(muster.Invalid, match=r"work\.result\(\)"):
+        use(muster.allreduce_refs([muster.put(np.zeros(2))]))
+
+
+def test_an_attribute_of_an_array_is_looked_for_in_vain(muster):
+    ref = muster.put(np.ones(2))
+    work = muster.allreduce_refs([ref])
+    for name in ("shape", "mean", "dtype", "w"):
+        assert not hasattr(work, name)
+        with pytest.raises(AttributeError, match=rf"{name}.*work\.result\(\)"):
+            getattr(work, name)
+    for name in ("result", "mean", "w"):
+        assert not hasattr(ref, name)
+        with pytest.raises(AttributeError, match=rf"{name}.*ref\.get\(\)"):
+            getattr(ref, name)
+    assert len({work, ref, work}) == 2
+    assert work == work
+    assert work != muster.allreduce_refs([ref])
+
+
+def test_a_ref_is_an_array_to_numpy(muster):
+    ref = muster.put(np.full(2, 3.0))
+    ones = np.ones(2)
+    for found, expected in [
+        (ones + ref, [4, 4]),
+        (ref - ones, [2, 2]),
+        (np.float64(2) * ref, [6, 6]),
+        (ref / np.float32(2), [1.5, 1.5]),
+        (ref > ones, [True, True]),
+        (np.add(ref, ref), [6, 6]),
+        (np.asarray(ref), [3, 3]),
+        (np.stack([ref, ref])[1], [3, 3]),
+    ]:
+        assert found.tolist() == expected
+    assert torch.as_tensor(ref).tolist() == [3, 3]
+    assert ref  # it is there, whatever it holds
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("int", "an int"),
+        ("ndarray", "an ndarray"),
+        ("object", "an object"),
+        ("NoneType", "a NoneType"),
+        ("ufunc", "a ufunc"),
+    ],
+)
+def test_a_name_has_its_article(name, said):
+    assert a(name) == said
+
+
+def test_what_belongs_to_its_process_says_so_when_it_is_pickled(muster):
+    group = muster.group("pickled", rank=0, world_size=1)
+    for dumps in (pickle.dumps, muster.put):
+        with pytest.raises(muster.Invalid, match="Group can't be pickled: it belongs to its process") as error:
+            dumps(group)
+        assert error.value.hint == "call muster.group() in each process"
+    with pytest.raises(muster.Invalid, match="Work can't be pickled") as error:
+        pickle.dumps(group.barrier())
+    assert ".result() or .ref" in error.value.hint
+    group.leave()
 
 
 def test_a_taken_seat_says_whose_it_is(muster):

@@ -48,6 +48,25 @@ WRONG = {
     "color='red'": lambda package, group: group.split("red"),
     "rank='b'": lambda package, group: group.subgroup("b"),
     "callback=3": lambda package, group: group.barrier().add_done_callback(3),
+    "shape=3.5": lambda package, group: package.empty(3.5),
+    "shape='3'": lambda package, group: package.empty("3"),
+    "shape=(2, -1)": lambda package, group: package.empty((2, -1)),
+    "dtype='text'": lambda package, group: package.empty(3, "text"),
+    "items=<muster.Ref ": lambda package, group: package.wait(package.put(1)),
+    "items=<muster.Work: barrier": lambda package, group: package.wait(group.barrier()),
+    "items=3": lambda package, group: package.wait(3),
+    "num_returns='x'": lambda package, group: package.wait([package.put(1)], "x"),
+    "ranks=0": lambda package, group: group.subgroup(0),
+    "ranks=[]": lambda package, group: group.subgroup([]),
+    "splits=3": lambda package, group: group.all_to_all(np.ones(2), splits=3),
+    "timeout='x'": lambda package, group: package.collective_input(timeout="x"),
+    "a NoneType among the refs": lambda package, group: package.allreduce_refs([None]),
+    "an int among the items": lambda package, group: package.wait([3]),
+    "an ndarray among the refs": lambda package, group: package.allreduce_refs([np.ones(2)]),
+    "on an int": lambda package, group: package.collective_input(3),
+    "memory=1.5": lambda package, group: package.init(memory=1.5),
+    "memory=True": lambda package, group: package.init(memory=True),
+    "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
     "reduce op 'median'": lambda package, group: group.allreduce(1, op="median"),
 }
@@ -61,6 +80,11 @@ def test_an_argument_of_the_wrong_kind(muster, named):
         assert named in raised.value.message
         assert raised.value.hint
         assert group.allreduce(np.ones(2)).result().tolist() == [1, 1]
+
+
+def test_what_is_no_ref_says_where_refs_come_from(muster):
+    with pytest.raises(muster.Invalid, match=r"put\(\), seal\(\) and decorated calls"):
+        muster.allreduce_refs([muster.put(1), None])
 
 
 def test_integers_of_numpy_are_integers(muster):

@@ -1,0 +1,59 @@
+"""What a ``Work`` and a ``Ref`` have in common: using one as the value that it leads to is an error with a hint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from muster._words import a_type_of
+from muster.errors import Invalid
+
+_ARITHMETIC = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"]
+_BITS = ["lshift", "rshift", "and", "xor", "or"]
+_COMPARISONS = ["lt", "le", "gt", "ge"]
+_OTHERS = ["neg", "pos", "abs", "invert", "int", "float", "complex", "round", "len", "getitem", "setitem", "delitem"]
+
+
+class StandIn:
+    """It is no value; ``_take`` is the call that gives the value.
+
+    The operators are set below, out of type checkers' sight: to them using one is an error, too. Equality and hash are
+    those of the object.
+    """
+
+    __slots__ = ()
+    _take: ClassVar[str]
+
+    def _misused(self, what: str = "used as what it gives") -> Invalid:
+        return Invalid(f"{self!r} {what}", f"take that first: {self._take}")
+
+
+def _attribute(self: StandIn, name: str) -> Any:
+    message = f"{a_type_of(self)} has no attribute {name!r}"
+    if not name.startswith("_"):  # libraries look for those
+        message += f" (hint: if what it gives has one, take that first: {self._take})"
+    raise AttributeError(message)
+
+
+def _refuse(self: StandIn, *_: Any) -> Any:
+    raise self._misused()
+
+
+def _refuse_or_leave(self: StandIn, other: Any, *_: Any) -> Any:
+    """Leaves it to NumPy and its like, which take a ``Ref`` as an array, and ask a ``Work`` for one."""
+    if isinstance(other, np.generic) or hasattr(type(other), "__array_ufunc__"):
+        return NotImplemented
+    raise self._misused()
+
+
+def _set(names: list[str], method: Callable[..., Any], prefix: str = "") -> None:
+    for name in names:
+        setattr(StandIn, f"__{prefix}{name}__", method)
+
+
+_set(_ARITHMETIC + _BITS + _COMPARISONS, _refuse_or_leave)
+_set(_ARITHMETIC + _BITS, _refuse, "r")
+_set(_OTHERS, _refuse)
+_set(["getattr"], _attribute)

@@ -1,0 +1,18 @@
+"""Words of messages."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_SPOKEN_VOWEL = re.compile(r"[aeio]|nd|un(?!i)|up", re.IGNORECASE)
+
+
+def a(name: str) -> str:
+    """The name with its article: an int, an ndarray, a float, a ufunc."""
+    return f"{'an' if _SPOKEN_VOWEL.match(name) else 'a'} {name}"
+
+
+def a_type_of(value: Any) -> str:
+    """What kind of thing that is: an int, a list."""
+    return a(type(value).__name__)
