@@ -305,7 +305,9 @@ bool NodeAudit::on_lanes(ClientId client, WorkId work) const {
 }
 
 ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {
-  auto found = node_.store_.held(object, node_.find(client)->payer());
+  const auto* holder = node_.find(client);
+  if (!holder) return nullptr;
+  auto found = node_.store_.held(object, holder->payer());
   return found ? *found : nullptr;
 }
 
