@@ -128,8 +128,8 @@ Result<void> Channel::flush() {
 }
 
 bool Channel::is_waited_for() const {
-  return header().client_sleeps.load(std::memory_order_seq_cst) != 0 ||
-         header().notify_armed.load(std::memory_order_seq_cst) != 0;
+  return open_ && (header().client_sleeps.load(std::memory_order_seq_cst) != 0 ||
+                   header().notify_armed.load(std::memory_order_seq_cst) != 0);
 }
 
 void Channel::wake() {

@@ -1,6 +1,5 @@
 // What the node tells about itself: status and lists. Reads, never steers.
 #include <algorithm>
-#include <ranges>
 
 #include "collective/engine.hpp"
 #include "session/frame_builder.hpp"
@@ -134,8 +133,10 @@ std::vector<std::string> Node::holders_text(const Holders& holders, std::optiona
   constexpr std::size_t named_max = 16;
   const std::size_t named = std::min(holders.size(), named_max);
   std::vector<std::string> texts;
-  for (const auto& holder : holders | std::views::take(named))
+  for (const auto& holder : holders) {
+    if (texts.size() == named) break;
     texts.push_back(label(holder.client, seen_by) + (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
+  }
   if (holders.size() > named) texts.push_back("and " + std::to_string(holders.size() - named) + " more");
   return texts;
 }

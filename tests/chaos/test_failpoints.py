@@ -47,13 +47,13 @@ def _program(rank: int):
 
     # The victim waits for what surely doesn't come yet.
     late = group.barrier(key="late") if rank == VICTIM else None
-    while late:
+    while late is not None:
         with pytest.raises(muster.Timeout):
             late.result(timeout=0.01)
         if not _is_to_come_by("waiting"):
             break
     yield group, group.barrier()
-    yield group, late or group.barrier(key="late")
+    yield group, group.barrier(key="late") if late is None else late
 
     kept = muster.put(np.full(1 << 16, rank))
     pickled = np.frombuffer(pickle.dumps(kept), np.uint8)
