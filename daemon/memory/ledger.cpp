@@ -269,25 +269,27 @@ std::vector<UserId> Ledger::users() const {
   return ids;
 }
 
-std::string Ledger::holders_of_memory(std::size_t count) const {
+std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>& name_of, std::size_t count) const {
   struct Holder {
     std::uint64_t bytes;
-    const char* kind;
+    bool is_client;  ///< else the results of a user
     std::uint32_t id;
   };
   std::vector<Holder> holders;
   const auto i = index(Resource::memory);
   for (const auto& [client, account] : clients_)
-    if (account.used[i] > 0) holders.push_back({account.used[i], "client ", client.value});
+    if (account.used[i] > 0) holders.push_back({account.used[i], true, client.value});
   for (const auto& [user, account] : results_)
-    if (account.used[i] > 0) holders.push_back({account.used[i], "results of user ", user});
+    if (account.used[i] > 0) holders.push_back({account.used[i], false, user});
   const std::size_t shown = std::min(count, holders.size());
   std::ranges::partial_sort(holders, holders.begin() + static_cast<std::ptrdiff_t>(shown), std::greater(),
                             [](const Holder& holder) { return std::pair(holder.bytes, holder.id); });
   std::string text;
-  for (std::size_t n = 0; n < shown; ++n)
-    text += (n ? ", " : "") + (holders[n].kind + std::to_string(holders[n].id)) + ": " +
-            amount_text(Resource::memory, holders[n].bytes);
+  for (std::size_t n = 0; n < shown; ++n) {
+    const auto& [bytes, is_client, id] = holders[n];
+    text += (n ? ", " : "") + (is_client ? name_of({id}) : "results of user " + std::to_string(id)) + ": " +
+            amount_text(Resource::memory, bytes);
+  }
   if (holders.size() > count) text += ", " + std::to_string(holders.size() - count) + " more";
   return text.empty() ? "nobody" : text;
 }

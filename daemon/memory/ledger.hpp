@@ -125,7 +125,8 @@ class Ledger {
   [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
   /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. It
   /// walks over all clients.
-  [[nodiscard]] std::string holders_of_memory(std::size_t count = 4) const;
+  [[nodiscard]] std::string holders_of_memory(const std::function<std::string(ClientId)>& name_of,
+                                              std::size_t count = 4) const;
 
  private:
   friend class Charge;

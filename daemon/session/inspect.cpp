@@ -25,9 +25,19 @@ std::size_t index(Resource resource) { return static_cast<std::size_t>(resource)
 /// Everything for the daemon's user and root; others see what is of their own user.
 std::optional<UserId> Node::sees_only(ClientId id) const {
   const Client* client = find(id);
-  const UserId user = client ? client->credentials.user : settings_.user;
+  return view_of(client ? client->credentials.user : settings_.user);
+}
+
+std::optional<UserId> Node::view_of(UserId user) const {
   if (user == 0 || user == settings_.user) return std::nullopt;
   return user;
+}
+
+/// What may be told to all seats of an op: those of an open group have no user in common.
+std::optional<UserId> Node::seen_by_all(const Running& running) const {
+  constexpr UserId nobody = ~UserId{0};
+  const bool open = running.group && running.group->group.settings().open;
+  return open ? nobody : view_of(running.user);
 }
 
 /// What other users call themselves is not told.

@@ -274,13 +274,14 @@ void Node::drop_pickles() {
 
 /// Says of a full store who holds it, how much of it lies beside objects, and what pickled refs keep. Only for what is
 /// given up: see Ledger::charge().
-Error Node::with_holders(const Error& error) {
+Error Node::with_holders(const Error& error, std::optional<UserId> seen_by) {
   if (error.code() != Code::out_of_memory) return error;
   // Hundreds may be given up at once, and it takes a walk over all clients.
   constexpr Duration a_moment = std::chrono::milliseconds(10);
-  if (holders_.empty() || now_ - holders_at_ > a_moment) {
-    holders_ = ledger_.holders_of_memory();
+  if (holders_.empty() || now_ - holders_at_ > a_moment || holders_seen_by_ != seen_by) {
+    holders_ = ledger_.holders_of_memory([&](ClientId client) { return label(client, seen_by); });
     holders_at_ = now_;
+    holders_seen_by_ = seen_by;
   }
   std::string message = error.message() + "; the largest holders are " + holders_;
   std::string hint = error.hint();

@@ -291,7 +291,8 @@ class Node {
   [[nodiscard]] bool waits_in_vain() const { return admission_.waiting() > 0 && !admission_.goes_on(); }
   void ask_for_memory();
   void drop_pickles();
-  [[nodiscard]] muster::Error with_holders(const muster::Error& error);
+  /// Told to who sees what `seen_by` says, as label().
+  [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by);
   /// If the client still lives. One that can't be told is cut off, and nothing is thrown.
   template <class Record>
   void tell(ClientId client, muster::ipc::CompletionType type, const Record& record) noexcept {
@@ -351,6 +352,8 @@ class Node {
   [[nodiscard]] std::string label(ClientId client) const;
   [[nodiscard]] std::string label(ClientId client, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::optional<UserId> sees_only(ClientId client) const;
+  [[nodiscard]] std::optional<UserId> seen_by_all(const Running& running) const;
+  [[nodiscard]] std::optional<UserId> view_of(UserId user) const;
   [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
 
@@ -593,8 +596,9 @@ class Node {
   std::optional<TimePoint> gather_at_;            ///< when to look at sparse segments next, if there are any
   Duration gather_pause_{};                       ///< after a turn in which nothing could be moved
   std::uint64_t seen_sparse_changes_ = 0;
-  std::string holders_;  ///< who holds the most memory, as it was at holders_at_
+  std::string holders_;  ///< who holds the most memory, as it was at holders_at_ for who sees what is of that user
   TimePoint holders_at_;
+  std::optional<UserId> holders_seen_by_;
   bool any_doomed_ = false;
   bool tries_again_ = false;  ///< something was thrown, and what it was about may not be finished
   int events_ = 0;            ///< within each other

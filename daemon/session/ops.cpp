@@ -88,7 +88,7 @@ void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) 
                           std::move(seal->manifest), now);
   if (made) return;
   std::vector<std::byte> out;
-  ipc::write(ipc::SealFailed{seal->object, with_holders(made.error())}, out);
+  ipc::write(ipc::SealFailed{seal->object, with_holders(made.error(), sees_only(client.id))}, out);
   outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
 }
 
@@ -767,7 +767,7 @@ void Node::fail_op(GroupState* state, const Op& op, const Error& error) noexcept
 
 void Node::give_up_running(std::uint64_t key, const Error& error) noexcept {
   try {
-    fail_running(key, with_holders(error));
+    fail_running(key, with_holders(error, seen_by_all(running_.at(key))));
   } catch (const std::exception&) {
     fail_running(key, no_heap());
   }

@@ -108,10 +108,11 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   const auto done = attempt(Turn::before_others);
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
-  admission_.request(
-      client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
-      [this, id, request](const Error& error) { guarded([&] { refuse(id, request, with_holders(error)); }, id); },
-      {.serve = effort_of_system_calls});
+  admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
+                     [this, id, request](const Error& error) {
+                       guarded([&] { refuse(id, request, with_holders(error, sees_only(id))); }, id);
+                     },
+                     {.serve = effort_of_system_calls});
 }
 
 /// For the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full can
@@ -285,7 +286,7 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    guarded([&] { reply_error(id, request, with_holders(error)); }, id);
+    guarded([&] { reply_error(id, request, with_holders(error, sees_only(id))); }, id);
   };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits)
@@ -308,7 +309,7 @@ void Node::submit(Client& client, std::uint64_t request, const wire::Submit& par
   } else {
     if (auto taken = take_part(client, part); !taken) {
       client.parts = {};
-      return reply_error(id, request, with_holders(taken.error()));
+      return reply_error(id, request, with_holders(taken.error(), sees_only(id)));
     }
     if (part.more()) return reply_ok(id, request);
     const auto whole = std::exchange(client.parts, {});

@@ -23,6 +23,8 @@ constexpr Payer results{1000, {}};
 static_assert(std::is_constructible_v<Amounts, int, int, int, int, int, int>);
 static_assert(!std::is_constructible_v<Amounts, int, int, int, int, int>);
 
+std::string client_text(ClientId client) { return "client " + std::to_string(client.value); }
+
 }  // namespace
 
 TEST_CASE("a charge counts for its client, its user and the daemon until it ends") {
@@ -69,7 +71,7 @@ TEST_CASE("a full daemon is OutOfMemory, and the ledger knows who holds what") {
   CHECK(refused.error().code() == Code::out_of_memory);
   CHECK_THAT(refused.error().message(), Contains("100 MiB of 100 MiB"));
   CHECK_THAT(refused.error().message(), !Contains("client"));
-  CHECK(ledger.holders_of_memory() == "client 1: 60 MiB, results of user 1000: 30 MiB, client 3: 10 MiB");
+  CHECK(ledger.holders_of_memory(client_text) == "client 1: 60 MiB, results of user 1000: 30 MiB, client 3: 10 MiB");
   CHECK_THAT(refused.error().message(), Contains("11 MiB more"));
   CHECK_FALSE(refused.error().hint().empty());
   CHECK(ledger.client({2}).used == Amounts{});
@@ -80,10 +82,11 @@ TEST_CASE("only the largest holders are named, the others counted") {
   std::vector<Charge> charges;
   for (std::uint32_t client = 1; client <= 6; ++client)
     charges.push_back(std::move(ledger.charge({1, {client}}, memory, client * mebibyte).value()));
-  CHECK_THAT(ledger.holders_of_memory(2), Contains("client 6") && Contains("client 5") && Contains("4 more"));
-  CHECK_THAT(ledger.holders_of_memory(2), !Contains("client 4"));
+  CHECK_THAT(ledger.holders_of_memory(client_text, 2),
+             Contains("client 6") && Contains("client 5") && Contains("4 more"));
+  CHECK_THAT(ledger.holders_of_memory(client_text, 2), !Contains("client 4"));
   charges.clear();
-  CHECK(ledger.holders_of_memory() == "nobody");
+  CHECK(ledger.holders_of_memory(client_text) == "nobody");
 }
 
 TEST_CASE("shares of clients and users are quotas, not reasons to wait") {

@@ -281,12 +281,13 @@ TEST_CASE("an op for whose results there is not enough memory makes none of them
 }
 
 TEST_CASE("a request that waited in vain says who holds the store when it is given up") {
-  auto settings = budget_of(3, 12 * mebibyte);
+  auto settings = budget_of(4, 12 * mebibyte);
   settings.quota.reserve_bytes = 8 * mebibyte;
   World world(std::move(settings));
   TestClient holder(world, 1);
   TestClient waiting(world, 2);
   TestClient late(world, 3);
+  TestClient stranger(world, 4, 2000);
   holder.lease(4 * mebibyte);
   waiting.ask_lease(mebibyte, 1000);
   REQUIRE_FALSE(has_segment(waiting));
@@ -294,8 +295,14 @@ TEST_CASE("a request that waited in vain says who holds the store when it is giv
   world.advance(std::chrono::seconds(2));
   REQUIRE(waiting.failure() == Code::out_of_memory);
   const std::string message = waiting.reply().body_as_Failure()->message()->str();
-  CHECK_THAT(message, Catch::Contains("the largest holders are client 1: ") &&
-                          Catch::Contains("client 3: " + amount_text(Resource::memory, mebibyte + ipc::channel_bytes)));
+  const auto late_text = "test (pid 1003): " + amount_text(Resource::memory, mebibyte + ipc::channel_bytes);
+  CHECK_THAT(message, Catch::Contains("the largest holders are test (pid 1001): ") && Catch::Contains(late_text));
+  // Another user learns of users, and not of processes.
+  stranger.ask_lease(4 * mebibyte, 0);
+  world.advance(std::chrono::milliseconds(1));
+  REQUIRE(stranger.failure() == Code::out_of_memory);
+  const std::string told = stranger.reply().body_as_Failure()->message()->str();
+  CHECK_THAT(told, Catch::Contains("the largest holders are uid 0: ") && !Catch::Contains("(pid 1001)"));
 }
 
 TEST_CASE("a full store whose memory is in pieces says so, and what keeps them") {
