@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import traceback
 
 START_S = 30
@@ -56,6 +57,13 @@ class Daemon:
     def status(self) -> dict:
         """As ``muster status`` tells it: this process does not become a client."""
         return self._ask("status")
+
+    def status_once(self, condition, patience_s: float = 60) -> dict:
+        """What it tells when the condition first holds of that. A leak must not keep a test for ever."""
+        until = time.monotonic() + patience_s
+        while not condition(told := self.status()):
+            assert time.monotonic() < until, told
+        return told
 
     def needed(self) -> list[dict]:
         """The objects that somebody holds or an op needs; not those that only wait for the end of a pickle's lease."""

@@ -57,8 +57,8 @@ def printed_by(daemon: Daemon, folder: pathlib.Path, example: str, *options: str
     environment = {**os.environ, "MUSTER_SOCKET": daemon.socket}
     command = [sys.executable, "-W", "error", str(EXAMPLES / example), *options]
     printed = output_of(command, environment, PATIENCE_S, folder)
-    while (told := daemon.status())["clients"]:  # workers that a pool leaves behind end by themselves
-        pass
+    # Workers that a pool leaves behind end by themselves.
+    told = daemon.status_once(lambda told: not told["clients"])
     assert daemon.needed() == []
     assert told["bytes_copied"] == 0
     return printed
@@ -76,8 +76,7 @@ def test_the_sweep_is_the_same_in_any_pool(own_daemon, tmp_path, pool):
 def test_what_a_pool_returned_goes_at_the_end_of_its_pickles_lease(tmp_path):
     daemon = Daemon("--memory", "64MiB", "--pickle-lease", "5")
     printed_by(daemon, tmp_path, "sweep.py")
-    while daemon.status()["objects"]:
-        pass
+    daemon.status_once(lambda told: not told["objects"])
     daemon.stop()
 
 

@@ -91,8 +91,7 @@ async def _restarted(notebook: Notebook, daemon: Daemon, kernel: int) -> list[di
     """The objects that are needed once the daemon has seen the end of the kernel."""
     await notebook.client.km.restart_kernel(now=True)
     await notebook.client.kc.wait_for_ready(timeout=PATIENCE_S)
-    while any(client["pid"] == kernel for client in daemon.status()["clients"]):
-        pass
+    daemon.status_once(lambda told: all(client["pid"] != kernel for client in told["clients"]))
     return daemon.needed()
 
 
