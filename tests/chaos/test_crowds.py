@@ -197,7 +197,7 @@ def test_a_full_store_says_who_holds_it(daemon, pair):
         while client.ask("Lease", bytes=16 * MIB, timeout_ms=0)[0].name == "Segment":
             pass
         message = one_process(daemon, put_in_vain, 128 * MIB)
-        held = re.search(rf"client {client.id}[^,]*: ([\d.]+) MiB", message)
+        held = re.search(rf"hostile \(pid {os.getpid()}\): ([\d.]+) MiB", message)
         assert held, message
         assert float(held.group(1)) > 64
         pair.goes_on()
