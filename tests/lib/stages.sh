@@ -75,18 +75,12 @@ stage_numpy() {
 
 # numpys_tests NAME VARIABLE=VALUE... -- ARGUMENT...: with a daemon of its own, which ends by itself.
 numpys_tests() {
-  local name=$1 variables=() folder
-  shift
-  while [ "$1" != -- ]; do
-    variables+=("$1")
-    shift
-  done
+  local name=$1 folder
   shift
   folder=$(mktemp -d)
-  # What needs much memory is skipped, on every machine alike.
-  variables+=("MUSTER_SOCKET=$folder/s" NPY_AVAILABLE_MEM=2GB)
-  run_pytest "$name" "${variables[@]}" -- -c tests/numpy/pytest.ini --rootdir .venv -p no:cacheprovider \
-    -p tests.numpy.under_muster --quiet --tb=short --pyargs "$@"
+  # NumPy leaves out what needs more memory than that, so on every machine the same.
+  run_pytest "$name" "MUSTER_SOCKET=$folder/s" NPY_AVAILABLE_MEM=2GB "$@" -c tests/numpy/pytest.ini --rootdir .venv \
+    -p no:cacheprovider -p tests.numpy.under_muster --quiet --tb=short --pyargs
   rm -rf "$folder"
 }
 

@@ -43,9 +43,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         item.runtest = run
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" or report.outcome != "passed":
-        outcomes[report.nodeid] = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> Iterator[None]:
+    """pytest's own word for it, which is empty for a step that says nothing."""
+    status = yield
+    if status and status[0]:
+        outcomes[report.nodeid] = status[0]
+    return status
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
