@@ -74,7 +74,8 @@ class RecentCost {
   void forget(TimePoint now) {
     constexpr Duration half_life = std::chrono::milliseconds(500);
     const std::int64_t period = now.time_since_epoch() / half_life;
-    if (period == period_) return;
+    // Who takes note may have read the clock before the one who did so last.
+    if (period <= period_) return;
     const std::int64_t halvings = period - period_;
     sum_ = halvings < 64 ? sum_ >> halvings : 0;
     period_ = period;

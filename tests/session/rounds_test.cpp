@@ -421,3 +421,25 @@ TEST_CASE("the clock is asked after something long, or many quick things") {
   CHECK_FALSE(slice.lasts());
   CHECK(slice.over());
 }
+
+TEST_CASE("costs are added by readers of the clock who don't agree on the time") {
+  constexpr Duration half_life = milliseconds(500);
+  constexpr std::uint64_t most = 1'000'000;
+  std::mt19937 random(7);
+  RecentCost cost;
+  TimePoint now{seconds(1000)};
+  cost.add(most, now);
+  cost.forget(now - half_life);  // as of a turn that began before the last one ended
+  CHECK(cost.sum() == most);
+  std::uint64_t before = cost.sum();
+  for (int i = 0; i < 10'000; ++i) {
+    now += milliseconds(random() % 700U);
+    cost.forget(now - milliseconds(random() % 2000U));
+    CHECK(cost.sum() <= before);
+    const std::uint64_t kept = cost.sum();
+    const std::uint64_t added = random() % most;
+    cost.add(added, now);
+    CHECK(cost.sum() <= kept + added);
+    before = cost.sum();
+  }
+}
