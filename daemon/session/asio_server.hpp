@@ -27,6 +27,7 @@
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
 #include "session/server.hpp"
+#include "session/slow_folds.hpp"
 
 namespace musterd {
 
@@ -193,6 +194,7 @@ class AsioServer final : public Server, public Outside {
   Crowd crowd_;                                                  ///< those
   Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
   EffortMeter effort_{{Clock::now, thread_cpu_time}};
+  FoldWatch folds_{{Clock::now, thread_usage}};
   std::vector<ConnectionPtr> dirty_;
   std::vector<ConnectionPtr> left_;  ///< those that are gone, with their rings
   Later later_;                      ///< what waited for the rings of those that are gone

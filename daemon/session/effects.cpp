@@ -246,9 +246,7 @@ void AsioServer::run(Job job) {
 }
 
 Duration AsioServer::run_inline(const Job& job) {
-  const TimePoint begin = Clock::now();
-  Engine::run_inline(job);
-  return Clock::now() - begin;
+  return folds_.held_up([&] { Engine::run_inline(job); });
 }
 
 bool AsioServer::is_stopped(std::int32_t pid) { return musterd::is_stopped(pid); }

@@ -13,7 +13,7 @@ namespace musterd {
 /// Of one client.
 struct KernelEffort {
   bool too_much = false;   ///< for good
-  bool suspected = false;  ///< a call took long, perhaps as another process had the core
+  bool suspected = false;  ///< a call, or others beside it, took long, perhaps as another process had the core
 };
 
 class EffortMeter {
@@ -33,14 +33,19 @@ class EffortMeter {
   /// For frequent calls: those that seem long have the next one measured.
   template <class Call>
   void watch(KernelEffort& effort, Call call) {
-    if (std::exchange(effort.suspected, false)) {
-      measure(effort, [&] { return call(), true; });
-      return;
-    }
     const TimePoint before = clock_.now();
-    call();
-    effort.suspected = clock_.now() - before > max;
+    in_batch(effort, call);
+    effort.suspected = seems_long(before);
   }
+  /// For calls of which many are made at once, so that asking the clock for each would cost too much. When all of them
+  /// together seem long, their caller suspects each.
+  template <class Call>
+  void in_batch(KernelEffort& effort, Call call) {
+    if (std::exchange(effort.suspected, false)) measure(effort, [&] { return call(), true; });
+    else call();
+  }
+  [[nodiscard]] TimePoint begin_batch() const { return clock_.now(); }
+  [[nodiscard]] bool seems_long(TimePoint began) const { return clock_.now() - began > max; }
 
  private:
   RoundsClock clock_;

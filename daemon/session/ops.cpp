@@ -647,8 +647,7 @@ void Node::launch(std::uint64_t key, TimePoint now) {
   bytes_reduced_ += running.plan.work_bytes;
   const std::uint64_t bytes = running.plan.work_bytes;
   if (bytes == 0 || (bytes <= inline_work_bytes_max && !reads_slowly(*running.op, now))) {
-    const Duration took = outside_.run_inline(job);
-    if (took > SlowFolds::took_max) mark_slow(*running.op, now);
+    if (outside_.run_inline(job) > FoldWatch::long_min) mark_slow(*running.op, now);
     return finish(key, now);
   }
   if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());

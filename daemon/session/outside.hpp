@@ -51,7 +51,7 @@ class Outside {
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
-  /// Runs a small job at once. Gives how long it took.
+  /// Runs a small job at once. Gives how long it held up the thread, as far as that is known.
   [[nodiscard]] virtual Duration run_inline(const Job& job) = 0;
   /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control
   /// thread. Client 0: of the daemon itself.

@@ -163,6 +163,7 @@ bool AsioServer::run_posted() {
 }
 
 void AsioServer::flush_completions() {
+  std::optional<TimePoint> woke;
   for (std::size_t i = 0; i < dirty_.size(); ++i) {
     const ConnectionPtr connection = dirty_[i];
     connection->dirty = false;
@@ -170,9 +171,12 @@ void AsioServer::flush_completions() {
     if (auto flushed = connection->channel->flush(); !flushed) node_.violated(connection->id, flushed.error(), now_);
     else charge_backlog(connection);
     if (connection->closing || !connection->channel->is_waited_for() || is_too_much(connection)) continue;
-    effort_.watch(connection->effort, [&] { connection->channel->wake(); });
+    if (!woke) woke = effort_.begin_batch();
+    effort_.in_batch(connection->effort, [&] { connection->channel->wake(); });
     static_cast<void>(is_too_much(connection));
   }
+  if (woke && effort_.seems_long(*woke))
+    for (const ConnectionPtr& connection : dirty_) connection->effort.suspected = true;
   dirty_.clear();
   unmap_rings();
 }

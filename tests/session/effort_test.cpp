@@ -48,3 +48,21 @@ TEST_CASE("of a frequent call the second long one is found, and short ones ask f
   world.meter.watch(world.effort, [&] { world.work(milliseconds(200)); });
   CHECK(world.effort.too_much);
 }
+
+TEST_CASE("calls of a batch are measured once it seemed long as a whole") {
+  World world;
+  KernelEffort other;
+  const auto batch = [&](Duration each) {
+    const TimePoint began = world.meter.begin_batch();
+    world.meter.in_batch(world.effort, [&] { world.work(each); });
+    world.meter.in_batch(other, [&] { world.work(milliseconds(0)); });
+    if (world.meter.seems_long(began)) world.effort.suspected = other.suspected = true;
+  };
+  for (int i = 0; i < 10; ++i) batch(milliseconds(1));
+  CHECK(world.asked == 0);
+  batch(milliseconds(200));
+  CHECK_FALSE(world.effort.too_much);
+  batch(milliseconds(200));
+  CHECK(world.effort.too_much);
+  CHECK_FALSE(other.too_much);
+}

@@ -16,6 +16,29 @@ Process process_of(std::uint32_t user, std::int32_t pid) { return {.user = user,
 
 }  // namespace
 
+TEST_CASE("a fold holds up the thread if that waits or works long, not if others have its core") {
+  TimePoint now{seconds(1000)};
+  ThreadUsage usage;
+  int asked = 0;
+  FoldWatch folds({[&] { return now; }, [&] { return ++asked, usage; }});
+  const auto short_one = [&] { now += milliseconds(1); };
+  const auto crowded_out = [&] { now += milliseconds(30); };
+  const auto waits = [&] { now += milliseconds(30), ++usage.waits; };
+  const auto works = [&] { now += milliseconds(30), usage.on_core += milliseconds(30); };
+  for (int i = 0; i < 10; ++i) CHECK(folds.held_up(short_one) == Duration());
+  CHECK(asked == 0);
+  CHECK(folds.held_up(waits) == Duration());  // it was not looked at closely yet
+  CHECK(folds.held_up(waits) == milliseconds(30));
+  CHECK(folds.held_up(works) == milliseconds(30));
+  for (int i = 0; i < 10; ++i) CHECK(folds.held_up(crowded_out) == Duration());
+  CHECK(folds.held_up(short_one) == Duration());
+  CHECK(folds.held_up(waits) == milliseconds(30));
+  now += FoldWatch::doubts_last + milliseconds(1);
+  asked = 0;
+  CHECK(folds.held_up(short_one) == Duration());
+  CHECK(asked == 0);
+}
+
 TEST_CASE("a process is held off for a while") {
   SlowFolds slow;
   TimePoint now{seconds(1000)};

@@ -132,12 +132,16 @@ namespace {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-/// For how long nobody yields once that has cost two slices in a row. A loss soon after that makes it longer.
-class Crowd {
+/// More processes want the cores than there are. For how long nobody yields once that has cost two slices in a row. A
+/// loss soon after that makes it longer.
+class Oversubscription {
  public:
-  [[nodiscard]] bool is_there() const {
-    const auto until = until_.load(std::memory_order_relaxed);
-    return until != SteadyTime() && std::chrono::steady_clock::now() < until;
+  [[nodiscard]] bool is_there() {
+    auto until = until_.load(std::memory_order_relaxed);
+    if (until == SteadyTime()) return false;
+    if (std::chrono::steady_clock::now() < until) return true;
+    until_.compare_exchange_strong(until, SteadyTime(), std::memory_order_relaxed);
+    return false;
   }
   void yielded(SteadyTime before, SteadyTime now) {
     using namespace std::chrono_literals;
@@ -150,23 +154,25 @@ class Crowd {
     const auto last = last_loss_.exchange(now, std::memory_order_relaxed);
     if (last == SteadyTime() || before - last > row_max) return;
     const auto length = length_.load(std::memory_order_relaxed);
-    const bool soon = before < until_.load(std::memory_order_relaxed) + length;
+    const bool soon = before < last_until_.load(std::memory_order_relaxed) + length;
     const auto next = soon ? std::min<std::chrono::nanoseconds>(2 * length, length_max) : length_min;
     length_.store(next, std::memory_order_relaxed);
+    last_until_.store(now + next, std::memory_order_relaxed);
     until_.store(now + next, std::memory_order_relaxed);
   }
 
  private:
   std::atomic<SteadyTime> last_loss_{SteadyTime()};
-  std::atomic<SteadyTime> until_{SteadyTime()};
+  std::atomic<SteadyTime> until_{SteadyTime()};  ///< none once that has passed: then no clock is asked
+  std::atomic<SteadyTime> last_until_{SteadyTime()};
   std::atomic<std::chrono::nanoseconds> length_{std::chrono::nanoseconds(0)};
 };
 
-Crowd crowd;
+Oversubscription oversubscription;
 
 }  // namespace
 
-bool is_crowded() { return crowd.is_there(); }
+bool is_crowded() { return oversubscription.is_there(); }
 
 std::chrono::nanoseconds Patience::poll_max(const Backoff& backoff) const {
   return is_crowded() ? std::chrono::nanoseconds(0) : spin_max(backoff);
@@ -196,7 +202,7 @@ void Backoff::step() {
     sched_yield();
     const auto now = std::chrono::steady_clock::now();
     if (now - before >= switch_min) gave_way_until_ = rounds_ + rounds_remembered;
-    crowd.yielded(before, now);
+    oversubscription.yielded(before, now);
     return;
   }
 #if defined(__x86_64__)
