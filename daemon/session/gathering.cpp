@@ -100,7 +100,7 @@ void Node::finish_moves() {
   event({}, now_, [&] {
     bool moved = false;
     // Those that find no memory stay where they are.
-    guarded([&] {
+    clients_.guarded([&] {
       for (auto& move : moving_) moved |= store_.finish_move(std::move(move));
     });
     moving_.clear();

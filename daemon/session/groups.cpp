@@ -16,7 +16,7 @@ using muster::Result;
 namespace ipc = muster::ipc;
 
 /// The group that a process means by a name: first what processes named so, then what a split did.
-Node::GroupPtr Node::find_group(Group::Settings settings) const {
+GroupPtr Node::find_group(Group::Settings settings) const {
   // A group of the same user and name that is open where this is not, or the other way round, will refuse the join.
   const bool open = settings.open;
   for (const bool is_open : {open, !open})
@@ -30,7 +30,7 @@ Node::GroupPtr Node::find_group(Group::Settings settings) const {
   return nullptr;
 }
 
-Result<Node::GroupPtr> Node::make_group(Group::Settings settings, Payer maker) {
+Result<GroupPtr> Node::make_group(Group::Settings settings, Payer maker) {
   constexpr std::uint64_t nodes_bytes = 768;  // of maps, tables and what malloc adds
   constexpr std::uint64_t each_seat = Muster::seat_bytes + sizeof(int);
   const std::uint64_t heap = sizeof(GroupState) + sizeof(Muster) + nodes_bytes + 2 * settings.name.size() +
@@ -58,9 +58,9 @@ Result<Charge> Node::charge_seat(Payer payer) {
 }
 
 /// What a seat of the client takes, and room for it among the others: to put it there can't fail.
-Node::Seats::node_type Node::make_seat(Client& client, SeatId seat, Client::Seated seated) {
+Client::Seats::node_type Node::make_seat(Client& client, SeatId seat, Client::Seated seated) {
   client.seats.reserve(client.seats.size() + 1);
-  Seats made;
+  Client::Seats made;
   made.emplace(seat, std::move(seated));
   return made.extract(made.begin());
 }
@@ -86,22 +86,22 @@ Result<void> Node::check_owed(const GroupState& state, int rank) {
 
 /// Says whose the seat is that is taken.
 Error Node::with_holder(const Error& error, const Client& asks, const std::optional<Seat>& taken) const {
-  const Client* holder = taken ? find(taken->client) : nullptr;
+  const Client* holder = taken ? clients_.find(taken->client) : nullptr;
   if (!holder || error.code() != Code::invalid) return error;
   if (holder->credentials.pid == asks.credentials.pid)
     return {error.code(), error.message() + ": this one, which joined before",
             "use the group that it has, or leave() it first", error.ranks()};
-  return {error.code(), error.message() + ": " + process_text(*holder), error.hint(), error.ranks()};
+  return {error.code(), error.message() + ": " + clients_.process_text(*holder), error.hint(), error.ranks()};
 }
 
 void Node::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
-  if (auto room = check_seats(client, 1); !room) return reply_error(client.id, request, room.error());
+  if (auto room = check_seats(client, 1); !room) return teller_.reply_error(client.id, request, room.error());
   auto charge = charge_seat(client.payer());
-  if (!charge) return reply_error(client.id, request, charge.error());
+  if (!charge) return teller_.reply_error(client.id, request, charge.error());
   auto known = find_group(settings);
   if (known && lose_before_its_turn(known, rank)) known = find_group(settings);
   auto state = known ? Result<GroupPtr>(std::move(known)) : make_group(settings, client.payer());
-  if (!state) return reply_error(client.id, request, state.error());
+  if (!state) return teller_.reply_error(client.id, request, state.error());
   GroupState& found = **state;
   // If it is new it goes again, unless the client takes a seat of it.
   struct Kept {
@@ -111,12 +111,13 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
       if (state->group.empty()) node.remove_group(state);
     }
   } const kept_if_taken{*this, *state};
-  if (auto few = check_owed(found, rank); !few) return reply_error(client.id, request, few.error());
+  if (auto few = check_owed(found, rank); !few) return teller_.reply_error(client.id, request, few.error());
   const Seat seat{{++last_seat_}, client.id, rank};
   auto held = make_seat(client, seat.id, {*state, rank, std::move(*charge), {}});
   auto telling = members_to_tell(*state);
   auto joined = found.group.join(settings, seat);
-  if (!joined) return reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
+  if (!joined)
+    return teller_.reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
   client.seats.insert(std::move(held));
   found.results.clear();
 
@@ -138,24 +139,24 @@ void Node::join(Client& client, std::uint64_t request, Group::Settings settings,
       wire::CreateJoined(out.fbb, seat.id.value, found.group.epoch() + (newcomer ? 1 : 0), position,
                          out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
                          static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
-  send_reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
+  teller_.reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
   if (*joined == Group::Joined::replacement) tell_members(std::move(telling), now_);
 }
 
 void Node::watch(GroupState& state, std::optional<TimePoint> deadline) {
-  const bool watched = state.ByDeadline::is_linked();
+  const bool watched = state.GroupByDeadline::is_linked();
   if (!deadline || (watched && state.watched <= *deadline)) return;
-  if (watched) state.ByDeadline::unlink();
+  if (watched) state.GroupByDeadline::unlink();
   state.watched = *deadline;
   group_deadlines_.insert(state);
 }
 
 Whereabouts Node::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
   const auto seat = state.group.holder(rank);
-  const Client* holder = seat ? find(seat->client) : nullptr;
+  const Client* holder = seat ? clients_.find(seat->client) : nullptr;
   if (!holder) return {};
   Whereabouts found;
-  found.process = process_text(*holder);
+  found.process = clients_.process_text(*holder);
   found.waits_for_memory = admission_.has_waiting(holder->id);
   if (looks_left > 0 && holder->credentials.pid != 0) {
     --looks_left;
@@ -173,7 +174,7 @@ void Node::expire_groups(TimePoint now) {
     if (state->settles()) {
       // That comes first, and goes on already.
       constexpr Duration a_moment = std::chrono::milliseconds(1);
-      state->ByDeadline::unlink();
+      state->GroupByDeadline::unlink();
       watch(*state, now + a_moment);
       continue;
     }
@@ -182,7 +183,7 @@ void Node::expire_groups(TimePoint now) {
     });
     expire_early(state, now, left);
     // From here on it is looked at for what is left. One that has ended meanwhile has nothing.
-    if (state->ByDeadline::is_linked()) state->ByDeadline::unlink();
+    if (state->GroupByDeadline::is_linked()) state->GroupByDeadline::unlink();
     watch(*state, state->muster->next_deadline());
     for (const auto& [rank, queue] : state->early)
       for (const auto& contribution : queue.ops)
@@ -202,9 +203,8 @@ void Node::expire_early(const GroupPtr& state, TimePoint now, std::size_t& left)
     }
     // A reform is not matched by order.
     std::erase_if(queue.ops, [&](const Contribution& contribution) {
-      const auto pending = pending_.find(contribution.ticket);
-      const bool over = contribution.kind == ipc::Kind::reform && pending->second.told;
-      if (over) pending_.erase(pending);
+      const bool over = contribution.kind == ipc::Kind::reform && works_.at(contribution.ticket).told;
+      if (over) works_.erase(contribution.ticket);
       return over;
     });
   }
@@ -220,8 +220,8 @@ void Node::expire_early(GroupState& state, Contribution& contribution, const std
   auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
   ++ops_failed_;
   ++state.ops_failed;
-  auto& pending = pending_.at(contribution.ticket);
-  if (find(pending.client)) fail_work(pending.client, pending.work, error);
+  auto& pending = works_.at(contribution.ticket);
+  if (clients_.find(pending.client)) teller_.fail_work(pending.client, pending.work, error);
   // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
   pending.told = true;
   contribution.deadline = TimePoint::max();
@@ -232,7 +232,7 @@ void Node::expire_early(GroupState& state, Contribution& contribution, const std
 void Node::remove_group(const GroupPtr& state) {
   const auto found = groups_.find(key_of(state->group.settings()));
   if (found != groups_.end() && found->second == state) groups_.erase(found);
-  if (state->ByDeadline::is_linked()) state->ByDeadline::unlink();
+  if (state->GroupByDeadline::is_linked()) state->GroupByDeadline::unlink();
 }
 
 Node::LeavingNode Node::members_to_tell(const GroupPtr& state) {
@@ -245,7 +245,7 @@ Node::LeavingNode Node::members_to_tell(const GroupPtr& state) {
 void Node::tell_members(LeavingNode telling, TimePoint now) noexcept {
   const auto own = telling.begin();
   leaving_.splice(leaving_.end(), telling);
-  guarded([&] {
+  clients_.guarded([&] {
     if (lose_some(*own, now)) leaving_.erase(own);
   });
 }
@@ -256,7 +256,7 @@ int Node::tell_members(const GroupPtr& state, int first, std::size_t& left) noex
   constexpr std::size_t ranks_each = 512;  ///< that a record names
   std::optional<ipc::GroupChanged> changed;
   std::vector<std::byte> body;
-  guarded([&] { changed = change_of(*state); });
+  clients_.guarded([&] { changed = change_of(*state); });
   const std::size_t named = changed ? changed->live.size() + changed->lost.size() : 0;
   const std::size_t effort = effort_of_record + named / ranks_each;
   const auto& seats = state->group.seats();
@@ -265,13 +265,13 @@ int Node::tell_members(const GroupPtr& state, int first, std::size_t& left) noex
     if (left == 0) return rank;
     left -= std::min(left, effort);
     // One that is being forgotten may hold more seats, which it loses next.
-    if (!find(seat.client)) continue;
+    if (!clients_.find(seat.client)) continue;
     if (!changed) {
-      doom(seat.client);
+      clients_.doom(seat.client);
       continue;
     }
     changed->seat = seat.id;
-    guarded(
+    clients_.guarded(
         [&, client = seat.client] {
           body.clear();
           ipc::write(*changed, body);
@@ -298,10 +298,10 @@ void Node::reform(const GroupPtr& state, const Op& op, TimePoint now) {
     begin_epoch(state, std::move(next), now);
   }
   std::optional<ipc::Done> done;
-  guarded([&] { done = epoch_of(*state); });
+  clients_.guarded([&] { done = epoch_of(*state); });
   for (const auto& contribution : op.contributions) {
-    if (done) settle_done(contribution.ticket, *done);
-    else cut_off_waiting(contribution.ticket);
+    if (done) works_.settle_done(contribution.ticket, *done);
+    else works_.cut_off(contribution.ticket);
   }
 }
 
@@ -311,10 +311,10 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
   for (const auto& contribution : op.contributions) {
     if (contribution.root < 0) continue;
     colors[contribution.root].push_back(&contribution);
-    ++seats[pending_.at(contribution.ticket).client];
+    ++seats[works_.at(contribution.ticket).client];
   }
   for (const auto& [id, more] : seats) {
-    const Client* client = find(id);
+    const Client* client = clients_.find(id);
     if (!client) continue;
     if (auto room = check_seats(*client, more); !room) return room.error();
   }
@@ -362,10 +362,10 @@ void Node::split(const GroupPtr& state, const Op& op) {
   } catch (const std::exception&) {
     // Some know of their seats, and have nobody to meet there.
     for (const auto& [child, members, seats] : *children) {
-      for (const auto& [rank, seat] : child->group.seats()) doom(seat.client);
+      for (const auto& [rank, seat] : child->group.seats()) clients_.doom(seat.client);
       if (child->group.empty()) remove_group(child);
     }
-    for (const auto& contribution : op.contributions) cut_off_waiting(contribution.ticket);
+    for (const auto& contribution : op.contributions) works_.cut_off(contribution.ticket);
   }
 }
 
@@ -377,12 +377,11 @@ void Node::seat_in_children(std::vector<Child>& children, const Op& op) {
     else if (!child->group.lost().empty()) tell_members(members_to_tell(child), now_);
   }
   for (const auto& contribution : op.contributions)
-    if (contribution.root < 0) settle_done(contribution.ticket, {});
+    if (contribution.root < 0) works_.settle_done(contribution.ticket, {});
 }
 
 void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge) {
-  auto pending = pending_.find(contribution.ticket);
-  Client* client = pending == pending_.end() ? nullptr : find(pending->second.client);
+  Client* client = works_.waiting(contribution.ticket);
   const Seat seat{{++last_seat_}, client ? client->id : ClientId{}, rank};
   const auto join_child = [&] {
     MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
@@ -390,7 +389,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
   if (!client) {
     // It contributed and then died: its seat in the new group is lost from the start.
     join_child();
-    if (pending != pending_.end()) pending_.erase(pending);
+    works_.erase(contribution.ticket);
     static_cast<void>(child->group.lose(seat.id));
     child->lost.insert_or_assign(rank, std::move(charge));
     std::size_t left = 1;
@@ -407,7 +406,7 @@ void Node::seat_in_child(const GroupPtr& child, const Contribution& contribution
   done.name = child->group.settings().name;
   done.epoch = child->group.epoch();
   for (int live = 0; live < done.world_size; ++live) done.live.push_back(live);
-  settle_done(contribution.ticket, done);
+  works_.settle_done(contribution.ticket, done);
 }
 
 }  // namespace musterd

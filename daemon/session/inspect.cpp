@@ -22,45 +22,18 @@ std::size_t index(Resource resource) { return static_cast<std::size_t>(resource)
 
 }  // namespace
 
-/// Everything for the daemon's user and root; others see what is of their own user.
-std::optional<UserId> Node::sees_only(ClientId id) const {
-  const Client* client = find(id);
-  return view_of(client ? client->credentials.user : settings_.user);
-}
-
-std::optional<UserId> Node::view_of(UserId user) const {
-  if (user == 0 || user == settings_.user) return std::nullopt;
-  return user;
-}
-
 /// What may be told to all seats of an op: those of an open group have no user in common.
 std::optional<UserId> Node::seen_by_all(const Running& running) const {
   constexpr UserId nobody = ~UserId{0};
   const bool open = running.group && running.group->group.settings().open;
-  return open ? nobody : view_of(running.user);
-}
-
-/// What other users call themselves is not told.
-std::string Node::label(ClientId id, std::optional<UserId> seen_by) const {
-  const auto line = lifelines_.find(id);
-  const auto client = clients_.find(line == lifelines_.end() ? id : line->second.parent);
-  if (!seen_by || client == clients_.end() || client->second.credentials.user == *seen_by) return label(id);
-  return "uid " + std::to_string(client->second.credentials.user);
-}
-
-std::string Node::label(ClientId id) const {
-  if (id.value == 0) return "musterd";
-  if (auto found = clients_.find(id); found != clients_.end()) return found->second.name;
-  if (auto found = lifelines_.find(id); found != lifelines_.end())
-    return "forked child of " + label(found->second.parent);
-  return "client " + std::to_string(id.value) + " (gone)";
+  return open ? nobody : clients_.view_of(running.user);
 }
 
 void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::Account>> users;
-  const auto only = sees_only(id);
+  const auto only = clients_.sees_only(id);
   for (const auto user : ledger_.users()) {
     if (user != only.value_or(user)) continue;
     const auto account = ledger_.user(user);
@@ -84,13 +57,13 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   reply.add_memory_bytes(settings_.quota.total[index(Resource::memory)]);
   reply.add_memory_used_bytes(ledger_.total().used[index(Resource::memory)]);
   reply.add_memory_peak_bytes(ledger_.total().memory_peak);
-  reply.add_clients(static_cast<std::uint32_t>(clients_.size()));
+  reply.add_clients(static_cast<std::uint32_t>(clients_.all().size()));
   reply.add_groups(static_cast<std::uint32_t>(groups_.size()));
   reply.add_objects(store_.size());
   reply.add_segments(static_cast<std::uint32_t>(segments_.size()));
   reply.add_ops_done(ops_done_);
   reply.add_ops_failed(ops_failed_);
-  reply.add_ops_in_flight(pending_.size());
+  reply.add_ops_in_flight(works_.size());
   reply.add_bytes_deposited(store_.totals().bytes_deposited);
   reply.add_bytes_copied(store_.totals().bytes_copied);
   reply.add_bytes_reduced(bytes_reduced_);
@@ -102,13 +75,13 @@ void Node::status(ClientId id, std::uint64_t request, TimePoint now) {
   reply.add_log(log);
   reply.add_heap_bytes(settings_.quota.total[index(Resource::heap)]);
   reply.add_heap_used_bytes(ledger_.total().used[index(Resource::heap)]);
-  send_reply(id, out.finish(wire::Body_StatusReply, reply.Finish().Union()), {});
+  teller_.reply(id, out.finish(wire::Body_StatusReply, reply.Finish().Union()), {});
 }
 
 void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, TimePoint now) {
   constexpr std::size_t limit_max = 10'000;
   const std::size_t rows_max = std::min(limit == 0 ? limit_max : limit, limit_max);
-  const auto only = sees_only(id);
+  const auto only = clients_.sees_only(id);
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ObjectInfo>> infos;
@@ -120,12 +93,12 @@ void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, T
     const bool plain = manifest.leaves.size() == 1;
     const auto shape = plain ? manifest.shape(manifest.leaves.front()) : std::span<const std::int64_t>{};
     const auto dtype = plain ? std::string(name(manifest.leaves.front().dtype)) : "bundle";
-    const auto maker = clients_.find(object.maker);
-    const bool shows_pid = maker != clients_.end() && (!only || maker->second.credentials.user == *only);
+    const Client* maker = clients_.known(object.maker);
+    const bool shows_pid = maker && (!only || maker->credentials.user == *only);
     infos.push_back(wire::CreateObjectInfo(
         fbb, object.id.value, object.bytes, static_cast<std::uint32_t>(manifest.leaves.size()), fbb.CreateString(dtype),
         fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
-        fbb.CreateString(label(object.maker, only)), shows_pid ? maker->second.credentials.pid : 0,
+        fbb.CreateString(clients_.label(object.maker, only)), shows_pid ? maker->credentials.pid : 0,
         fbb.CreateVectorOfStrings(holders_text(listed.holders, only)),
         static_cast<std::uint32_t>(std::max(0L, listed.in_ops)), seconds(listed.pinned), seconds(now - object.made),
         store_.pinned_bytes(object)));
@@ -135,7 +108,7 @@ void Node::list_objects(ClientId id, std::uint64_t request, std::size_t limit, T
                               : !only ? store_.size()
                                       : ledger_.user(*only).used[index(Resource::objects)];
   auto body = wire::CreateObjects(fbb, fbb.CreateVector(infos), total);
-  send_reply(id, out.finish(wire::Body_Objects, body.Union()), {});
+  teller_.reply(id, out.finish(wire::Body_Objects, body.Union()), {});
 }
 
 /// The first of them: an object may have thousands.
@@ -145,21 +118,22 @@ std::vector<std::string> Node::holders_text(const Holders& holders, std::optiona
   std::vector<std::string> texts;
   for (const auto& holder : holders) {
     if (texts.size() == named) break;
-    texts.push_back(label(holder.client, seen_by) + (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
+    texts.push_back(clients_.label(holder.client, seen_by) +
+                    (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
   }
   if (holders.size() > named) texts.push_back("and " + std::to_string(holders.size() - named) + " more");
   return texts;
 }
 
 /// Of a user: its own, and the open ones in which a process of its sits. Not more than a list may show.
-std::vector<const Node::GroupState*> Node::groups_seen(std::optional<UserId> seen_by) const {
+std::vector<const GroupState*> Node::groups_seen(std::optional<UserId> seen_by) const {
   constexpr std::size_t looks_max = std::size_t{1} << 16;
   std::vector<const GroupState*> seen;
   std::size_t looks = 0;
   const auto sits_in = [&](const GroupState& state) {
     const auto& seats = state.group.seats();
     return std::any_of(seats.begin(), seats.end(), [&](const auto& seat) {
-      const Client* client = ++looks < looks_max ? find(seat.second.client) : nullptr;
+      const Client* client = ++looks < looks_max ? clients_.find(seat.second.client) : nullptr;
       return client && client->credentials.user == *seen_by;
     });
   };
@@ -181,7 +155,7 @@ std::vector<const Node::GroupState*> Node::groups_seen(std::optional<UserId> see
 }
 
 void Node::list_groups(ClientId id, std::uint64_t request) {
-  const auto only = sees_only(id);
+  const auto only = clients_.sees_only(id);
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::GroupInfo>> infos;
@@ -193,16 +167,16 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
     std::vector<flatbuffers::Offset<wire::SeatInfo>> seats;
     for (int rank = 0; rank < group.settings().world_size; ++rank) {
       const auto seat = group.seats().find(rank);
-      const auto client = seat == group.seats().end() ? clients_.end() : clients_.find(seat->second.client);
-      const bool held = client != clients_.end();
+      const Client* client = seat == group.seats().end() ? nullptr : clients_.known(seat->second.client);
+      const bool held = client != nullptr;
       const char* what = held                                                      ? "held"
                          : std::find(lost.begin(), lost.end(), rank) != lost.end() ? "lost"
                          : group.newcomers().contains(rank)                        ? "newcomer"
                          : group.is_member(rank)                                   ? "awaited"
                                                                                    : "absent";
       // Members learn each other's processes from every loss.
-      seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? label(client->first, only) : ""),
-                                           held ? client->second.credentials.pid : 0, fbb.CreateString(what),
+      seats.push_back(wire::CreateSeatInfo(fbb, rank, fbb.CreateString(held ? clients_.label(client->id, only) : ""),
+                                           held ? client->credentials.pid : 0, fbb.CreateString(what),
                                            state->muster->position(rank)));
     }
     const bool failed = !lost.empty() && group.settings().on_loss == muster::OnLoss::fail;
@@ -215,16 +189,16 @@ void Node::list_groups(ClientId id, std::uint64_t request) {
   }
   const auto total = static_cast<std::uint32_t>(only ? seen.size() : groups_.size());
   auto body = wire::CreateGroups(fbb, fbb.CreateVector(infos), total);
-  send_reply(id, out.finish(wire::Body_Groups, body.Union()), {});
+  teller_.reply(id, out.finish(wire::Body_Groups, body.Union()), {});
 }
 
 void Node::list_clients(ClientId id, std::uint64_t request, TimePoint now) {
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ClientInfo>> infos;
-  const auto only = sees_only(id);
+  const auto only = clients_.sees_only(id);
   std::uint32_t total = 0;
-  for (const auto& [client_id, client] : clients_) {
+  for (const auto& [client_id, client] : clients_.all()) {
     if (only && client.credentials.user != *only) continue;
     ++total;
     if (is_long(fbb)) continue;
@@ -235,7 +209,7 @@ void Node::list_clients(ClientId id, std::uint64_t request, TimePoint now) {
         account.used[index(Resource::slots)], seconds(now - client.last_heard), account.used[index(Resource::heap)]));
   }
   auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), total);
-  send_reply(id, out.finish(wire::Body_Clients, body.Union()), {});
+  teller_.reply(id, out.finish(wire::Body_Clients, body.Union()), {});
 }
 
 }  // namespace musterd

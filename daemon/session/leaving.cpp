@@ -80,7 +80,7 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
   return leaving.to_tell.empty();
 }
 
-void Node::lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now) {
+void Node::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now) {
   const auto [told, is_first] = leaving.to_tell.try_emplace(seat->second.group, 0);
   if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::silence && is_first)
     leaving.to_tell.erase(told);
@@ -160,7 +160,7 @@ void Node::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, 
 void Node::settle_own(const GroupPtr& state, std::size_t& left, TimePoint now) {
   if (state->settles() || state->is_settled()) return;
   unsettled_groups_.push_back(*state);
-  guarded([&] {
+  clients_.guarded([&] {
     if (settle_some(state, left, now)) state->UnsettledHook::unlink();
   });
 }
@@ -169,7 +169,7 @@ void Node::settle_own(const GroupPtr& state, std::size_t& left, TimePoint now) {
 void Node::settle(UnsettledNode unsettled, std::size_t& left, TimePoint now) {
   const auto own = unsettled.begin();
   unsettled_.splice(unsettled_.end(), unsettled);
-  guarded([&] {
+  clients_.guarded([&] {
     if (settle_some(*own, left, now)) unsettled_.erase(own);
   });
 }
@@ -198,7 +198,7 @@ bool Node::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) 
 bool Node::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
   auto& [state, ended, withdrawn, why] = unsettled;
   for (; left > 0 && !withdrawn.empty(); --left) {
-    settle_failed(withdrawn.front().ticket, why);
+    works_.settle_failed(withdrawn.front().ticket, why);
     withdrawn.pop_front();
   }
   if (!ended) return withdrawn.empty();
@@ -220,9 +220,9 @@ void Node::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
   if (!was_early || contribution.kind != ipc::Kind::reform) return muster(state, std::move(contribution), now);
   // A newcomer's reform asked for what has happened.
   try {
-    settle_done(contribution.ticket, epoch_of(*state));
+    works_.settle_done(contribution.ticket, epoch_of(*state));
   } catch (const std::exception&) {
-    cut_off_waiting(contribution.ticket);
+    works_.cut_off(contribution.ticket);
   }
 }
 

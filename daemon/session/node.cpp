@@ -31,7 +31,9 @@ Node::Node(NodeSettings settings, Outside& outside)
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease},
              outside_.random_capability().bits[0] | 1),
       admission_(settings_.memory_waiters_max, effort_of_turn),
-      pending_(0, SecretHash{outside_.random_capability().bits[0] | 1}) {}
+      clients_(ledger_, settings_.user, settings_.host),
+      teller_(clients_, outside_),
+      works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
@@ -43,62 +45,31 @@ Node::~Node() {
 }
 
 muster::Result<void> Node::charge_heap(ClientId id, Charge& charge, std::uint64_t bytes) {
-  const Client* client = find(id);
+  const Client* client = clients_.find(id);
   if (!client) return {};
   return ledger_.resize(charge, client->payer(), bytes);
 }
 
-Node::Client* Node::find(ClientId client) {
-  auto found = clients_.find(client);
-  return found == clients_.end() || found->second.gone ? nullptr : &found->second;
-}
-
-const Node::Client* Node::find(ClientId client) const {
-  const auto found = clients_.find(client);
-  return found == clients_.end() || found->second.gone ? nullptr : &found->second;
-}
-
 muster::Result<void> Node::connected(ClientId client, Credentials credentials, TimePoint now) {
   if (started_ == TimePoint{}) started_ = now;
-  Client fresh;
-  fresh.id = client;
-  fresh.credentials = credentials;
-  fresh.name = "pid " + std::to_string(credentials.pid);
-  fresh.connected = fresh.last_heard = now;
-  if (auto charged = charge_asking(fresh); !charged) return charged;
-  MUSTER_ASSERT(clients_.emplace(client, std::move(fresh)).second, "client ids are unique");
-  return {};
-}
-
-/// Something was begun for the client that can be neither finished nor undone: it ends after the event.
-void Node::doom(ClientId id) noexcept {
-  const auto client = clients_.find(id);
-  if (client == clients_.end()) return;
-  client->second.doomed = any_doomed_ = true;
+  return clients_.add(client, credentials, now);
 }
 
 void Node::cut_off_doomed() noexcept {
-  while (any_doomed_) {
-    const auto doomed =
-        std::find_if(clients_.begin(), clients_.end(), [](const auto& entry) { return entry.second.doomed; });
-    any_doomed_ = doomed != clients_.end();
-    if (!any_doomed_) return;
-    const ClientId id = doomed->first;
-    // It may have been half forgotten when that was thrown.
-    doomed->second.doomed = doomed->second.gone = false;
+  while (const auto doomed = clients_.take_doomed()) {
     try {
-      cut_off(id, no_heap());
+      cut_off(*doomed, no_heap());
       after_event();
     } catch (const std::exception&) {
-      doom(id);
-      tries_again_ = true;
+      clients_.doom(*doomed);
+      clients_.set_tries_again(true);
       return;  // the next event tries again
     }
   }
 }
 
 void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
-  Client* client = find(id);
+  Client* client = clients_.find(id);
   if (!client) return;
   client->last_heard = now;
   event(id, now, [&] { handle(*client, type, body, now); });
@@ -109,12 +80,12 @@ bool Node::refuse_while_short(const Client& client, ipc::SubmissionType type, st
   if (!heap_is_short()) return false;
   if (type == ipc::SubmissionType::combine) {
     const auto combine = ipc::read_combine(body);
-    if (combine) fail_work(client.id, combine->work, no_heap());
+    if (combine) teller_.fail_work(client.id, combine->work, no_heap());
     return combine.ok();
   }
   if (type != ipc::SubmissionType::seal) return false;
   const auto seal = ipc::read_seal(body);
-  if (seal) tell(client.id, ipc::CompletionType::seal_failed, ipc::SealFailed{seal->object, no_heap()});
+  if (seal) teller_.tell(client.id, ipc::CompletionType::seal_failed, ipc::SealFailed{seal->object, no_heap()});
   return seal.ok();
 }
 
@@ -154,7 +125,7 @@ void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std:
 ConnectionCharges Node::disconnected(ClientId id, std::string how, TimePoint now) {
   ConnectionCharges charges;
   event(id, now, [&] {
-    if (Client* client = find(id)) charges = forget(*client, how, now);
+    if (Client* client = clients_.find(id)) charges = forget(*client, how, now);
   });
   return charges;
 }
@@ -167,18 +138,11 @@ void Node::violated(ClientId id, const Error& error, TimePoint now) {
   event(id, now, [&] { cut_off(id, error); });
 }
 
-std::string Node::process_text(const Client& client) const {
-  // A process of another container has no number here.
-  const auto number = client.credentials.pid;
-  const std::string process = number == 0 ? label(client.id) : "pid " + std::to_string(number);
-  return settings_.host.empty() ? process : process + " on " + settings_.host;
-}
-
 void Node::cut_off(ClientId id, const Error& error) {
-  Client* client = find(id);
+  Client* client = clients_.find(id);
   if (!client) return;
   outside_.send(id, frames::goodbye(error), {});
-  const std::string why = label(id) + ": " + error.describe();
+  const std::string why = clients_.label(id) + ": " + error.describe();
   auto charges = forget(*client, "broke the protocol", now_);
   outside_.close(id, why, std::move(charges));
 }
@@ -187,31 +151,30 @@ void Node::cut_off(ClientId id, const Error& error) {
 ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
-  lose_all_seats(client, {how, process_text(client)}, now);
+  lose_all_seats(client, {how, clients_.process_text(client)}, now);
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);
   ConnectionCharges charges{std::move(client.descriptors), std::move(client.channel)};
   clients_.erase(id);
-  ++clients_gone_;
-  guarded([&] { drop_unwanted_ops(); });  // the client is forgotten, whatever becomes of them
+  clients_.guarded([&] { drop_unwanted_ops(); });  // the client is forgotten, whatever becomes of them
   return charges;
 }
 
 void Node::lifeline_closed(ClientId heir, TimePoint now) {
   event({}, now, [&] {
-    lifelines_.erase(heir);
+    clients_.erase_lifeline(heir);
     store_.drop_client(heir);
   });
 }
 
 void Node::go_on(TimePoint now) {
-  tries_again_ = false;
+  clients_.set_tries_again(false);
   event({}, now, [&] {
     store_.drop_more();
     segments_.drop_more();
-    guarded([&] { lose_more(now); });
-    guarded([&] { settle_more(now); });
+    clients_.guarded([&] { lose_more(now); });
+    clients_.guarded([&] { settle_more(now); });
     make_more(now);
     give_more();
     drop_unwanted_ops();
@@ -223,7 +186,7 @@ void Node::tick(TimePoint now) {
   event({}, now, [&] {
     store_.expire(now);
     admission_.expire(now);
-    guarded([&] { expire_groups(now); });
+    clients_.guarded([&] { expire_groups(now); });
     if (gather_at_ && *gather_at_ <= now) gather(now);
   });
   // Those who waited may just have been served.
@@ -254,9 +217,10 @@ void Node::after_event() {
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();
   while (const auto gone = store_.take_gone())
-    tell(gone->maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone->id});
+    teller_.tell(gone->maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone->id});
   for (const auto& [segment, readers] : segments_.take_ended())
-    for (const auto reader : readers) tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
+    for (const auto reader : readers)
+      teller_.tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
   if (waits_in_vain()) ask_for_memory();
   notice_sparse();
 }
@@ -279,7 +243,7 @@ Error Node::with_holders(const Error& error, std::optional<UserId> seen_by) {
   // Hundreds may be given up at once, and it takes a walk over all clients.
   constexpr Duration a_moment = std::chrono::milliseconds(10);
   if (holders_.empty() || now_ - holders_at_ > a_moment || holders_seen_by_ != seen_by) {
-    holders_ = ledger_.holders_of_memory([&](ClientId client) { return label(client, seen_by); });
+    holders_ = ledger_.holders_of_memory([&](ClientId client) { return clients_.label(client, seen_by); });
     holders_at_ = now_;
     holders_seen_by_ = seen_by;
   }
@@ -309,8 +273,8 @@ void Node::ask_for_memory() {
   memory_wanted_until_ = now_ + a_moment;
   if (known) return;
   outside_.show_memory_wanted(true);
-  for (const auto& [id, client] : clients_)
-    if (client.greeted) tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
+  for (const auto& [id, client] : clients_.all())
+    if (client.greeted) teller_.tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
 }
 
 void Node::shut_down(const std::string& reason, TimePoint now) {
@@ -322,7 +286,7 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
     while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
     while (!giving_.empty()) give_more();
     after_event();
-    for (const auto& [id, client] : clients_) outside_.send(id, frames::goodbye(error), {});
+    for (const auto& [id, client] : clients_.all()) outside_.send(id, frames::goodbye(error), {});
   });
 }
 

@@ -34,8 +34,12 @@
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
 #include "memory/segment.hpp"
+#include "session/clients.hpp"
+#include "session/group_state.hpp"
 #include "session/outside.hpp"
 #include "session/slow_folds.hpp"
+#include "session/teller.hpp"
+#include "session/works.hpp"
 #include "store/store.hpp"
 
 namespace muster::ipc::wire {
@@ -45,8 +49,6 @@ struct Submit;
 }  // namespace muster::ipc::wire
 
 namespace musterd {
-
-using muster::ipc::WorkId;
 
 struct NodeSettings {
   std::string version;
@@ -75,14 +77,7 @@ inline constexpr std::uint64_t waiting_lookup_bytes = 256;
 inline constexpr std::uint64_t waiting_seal_bytes = 1024;
 /// What a life line takes in the kernel, the event loop and the store, as measured.
 inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
-inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on are life lines, those below clients
-inline constexpr std::size_t name_bytes_max = 256;        ///< of groups and clients
-
-/// Who connected, as the kernel says.
-struct Credentials {
-  std::uint32_t user = 0;
-  std::int32_t pid = 0;
-};
+inline constexpr std::size_t name_bytes_max = 256;  ///< of groups and clients
 
 class Node {
  public:
@@ -109,7 +104,7 @@ class Node {
   [[nodiscard]] bool goes_on() const {
     return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() ||
            !unsettled_groups_.empty() || !being_made_.empty() || !giving_.empty() || admission_.goes_on() ||
-           may_have_unwanted_ops() || any_doomed_ || tries_again_;
+           may_have_unwanted_ops() || clients_.any_doomed() || clients_.tries_again();
   }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
@@ -119,108 +114,11 @@ class Node {
   /// that is gone: what it had goes next.
   [[nodiscard]] muster::Result<void> charge_heap(ClientId client, Charge& charge, std::uint64_t bytes);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
-  [[nodiscard]] std::size_t clients() const { return clients_.size(); }
-  [[nodiscard]] std::size_t ops_in_flight() const { return pending_.size(); }
+  [[nodiscard]] std::size_t clients() const { return clients_.all().size(); }
+  [[nodiscard]] std::size_t ops_in_flight() const { return works_.size(); }
 
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
-  struct GroupState;
-  using GroupPtr = std::shared_ptr<GroupState>;
-
-  struct Client {
-    ClientId id;
-    Credentials credentials;
-    std::string name;
-    bool said_hello = false;
-    bool greeted = false;             ///< has been welcomed
-    bool gone = false;                ///< is being forgotten, and told nothing any more
-    bool doomed = false;              ///< what was begun for it can't be finished: it is cut off after the event
-    bool mapped_rings = false;        ///< says that it has
-    Charge channel;                   ///< its rings
-    Charge descriptors;               ///< its socket, pidfd, rings and eventfds, and what they take of the heap
-    std::shared_ptr<void> free_look;  ///< held by the first of its user that only ask
-    TimePoint connected;
-    TimePoint last_heard;
-    struct Seated {
-      GroupPtr group;
-      int rank = 0;
-      Charge charge;
-      std::optional<Group::Lost> lost;  ///< its group knows of the loss, and what follows from it is left to do
-    };
-    using Seats = std::unordered_map<SeatId, Seated>;
-    Seats seats;
-    std::uint32_t requests = 0;
-    /// A record that comes in parts.
-    struct Parts {
-      std::uint16_t type = 0;
-      std::vector<std::byte> bytes;
-      std::vector<Charge> charges;
-    };
-    Parts parts;
-    [[nodiscard]] Payer payer() const { return {credentials.user, id}; }
-    [[nodiscard]] Process process() const {
-      const bool hidden = credentials.pid == 0;
-      return {.user = credentials.user, .pid = credentials.pid, .client = hidden ? id : muster::ipc::ClientId{}};
-    }
-  };
-
-  /// A group is in these without an allocation, and gone from them with its end.
-  template <class Tag>
-  using InGroups = boost::intrusive::set_base_hook<boost::intrusive::tag<Tag>,
-                                                   boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-  using ByDeadline = InGroups<struct OfDeadline>;
-  using UnsettledHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUnsettled>,
-                                                         boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-  /// A group with the ops of its running epoch.
-  struct GroupState : ByDeadline, UnsettledHook, std::enable_shared_from_this<GroupState> {
-    GroupState(Group::Settings settings, Muster::Limits limits, Charge place)
-        : group(std::move(settings)),
-          muster(std::make_unique<Muster>(group.settings().world_size, group.members(), limits)),
-          charge(std::move(place)) {}
-    Group group;
-    std::unique_ptr<Muster> muster;  ///< never null
-    /// Of one rank, in its order. The first `early` ones were called before the epoch began.
-    struct Waiting {
-      std::deque<Contribution> ops;
-      std::size_t early = 0;
-    };
-    std::map<int, Waiting> early;   ///< of newcomers by rank, for the next epoch
-    std::map<int, Waiting> coming;  ///< of members by rank: have not had their turns since the epoch began
-    [[nodiscard]] bool is_settled() const { return coming.empty() && !muster->is_behind(); }
-    [[nodiscard]] bool settles() const { return UnsettledHook::is_linked(); }
-    std::uint64_t ops_done = 0;
-    std::uint64_t ops_failed = 0;
-    TimePoint watched;  ///< when the node looks at its deadlines next, if it is among those by deadline
-    Charge charge;
-    std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to who lost it
-    /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
-    /// process was given of a segment shows it the rest for as long as it likes. By the user who pays for them.
-    std::map<UserId, PoolApart> results;
-  };
-  /// Open groups are found by everybody's name for them, others by their own user's.
-  struct GroupKey {
-    bool open = false;
-    bool made = false;
-    std::uint32_t user = 0;  ///< 0 for open ones
-    std::string_view name;   ///< the group's own
-    auto operator<=>(const GroupKey&) const = default;
-  };
-  [[nodiscard]] static GroupKey key_of(const Group::Settings& settings) {
-    return {settings.open, settings.made, settings.open ? 0 : settings.user, settings.name};
-  }
-
-  /// Whom an outcome goes to.
-  struct Pending {
-    ClientId client;
-    WorkId work;
-    SeatId seat;          ///< 0 for combines
-    GroupPtr group;       ///< null for combines
-    Process process;      ///< the client's, which may be gone before its op runs
-    Muster::Handle op{};  ///< which it waits in, if that gathers
-    bool told = false;    ///< has its outcome, and only keeps its place in an epoch that is to come
-  };
-
   /// Without an allocation, and gone from the list with its op.
   using WaitingHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
   /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
@@ -258,10 +156,6 @@ class Node {
   };
 
   // node.cpp: the life of a client, and what follows every event
-  Client* find(ClientId client);
-  [[nodiscard]] const Client* find(ClientId client) const;
-  /// "pid 4711 on host"
-  [[nodiscard]] std::string process_text(const Client& client) const;
   void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
   bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
   /// Whatever happens: does it and what follows every event. What is thrown ends neither the daemon nor what it was
@@ -270,20 +164,10 @@ class Node {
   void event(ClientId cause, TimePoint now, What what) noexcept {
     now_ = now;
     ++events_;
-    guarded([&] { what(); }, cause);
-    guarded([&] { after_event(); }, cause);
+    clients_.guarded([&] { what(); }, cause);
+    clients_.guarded([&] { after_event(); }, cause);
     if (--events_ == 0) cut_off_doomed();
   }
-  template <class What>
-  void guarded(What what, ClientId cause = {}) noexcept {
-    try {
-      what();
-    } catch (const std::exception&) {
-      tries_again_ = true;
-      doom(cause);
-    }
-  }
-  void doom(ClientId client) noexcept;
   void cut_off_doomed() noexcept;
   void cut_off(ClientId client, const muster::Error& error);
   void after_event();
@@ -293,33 +177,14 @@ class Node {
   void drop_pickles();
   /// Told to who sees what `seen_by` says, as label().
   [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by);
-  /// If the client still lives. One that can't be told is cut off, and nothing is thrown.
-  template <class Record>
-  void tell(ClientId client, muster::ipc::CompletionType type, const Record& record) noexcept {
-    if (!find(client)) return;
-    guarded(
-        [&] {
-          completion_.clear();
-          muster::ipc::write(record, completion_);
-          outside_.complete(client, type, completion_);
-        },
-        client);
-  }
   ConnectionCharges forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
-  [[nodiscard]] std::shared_ptr<void> free_look_of(UserId user);
-  [[nodiscard]] muster::Result<void> charge_asking(Client& client);
-  [[nodiscard]] muster::Result<void> charge_rings(Client& client);
   void welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
   void ask(Client& client, std::span<const std::byte> bytes, TimePoint now);
   void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
-  void reply_ok(ClientId client, std::uint64_t request);
-  void send_reply(ClientId client, std::span<const std::byte> frame, std::span<const int> fds);
-  void reply_error(ClientId client, std::uint64_t request, const muster::Error& error);
-  void reply(ClientId client, std::uint64_t request, const muster::Result<void>& result);
   void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
   void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
@@ -349,11 +214,7 @@ class Node {
   void list_objects(ClientId client, std::uint64_t request, std::size_t limit, TimePoint now);
   void list_groups(ClientId client, std::uint64_t request);
   void list_clients(ClientId client, std::uint64_t request, TimePoint now);
-  [[nodiscard]] std::string label(ClientId client) const;
-  [[nodiscard]] std::string label(ClientId client, std::optional<UserId> seen_by) const;
-  [[nodiscard]] std::optional<UserId> sees_only(ClientId client) const;
   [[nodiscard]] std::optional<UserId> seen_by_all(const Running& running) const;
-  [[nodiscard]] std::optional<UserId> view_of(UserId user) const;
   [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
 
@@ -364,8 +225,7 @@ class Node {
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
-  using Seats = Client::Seats;
-  [[nodiscard]] static Seats::node_type make_seat(Client& client, SeatId seat, Client::Seated seated);
+  [[nodiscard]] static Client::Seats::node_type make_seat(Client& client, SeatId seat, Client::Seated seated);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const Loss& loss, TimePoint now);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know, or there are none
@@ -379,12 +239,12 @@ class Node {
   /// The seats of a client that is gone, as far as they have not been lost yet. Without any, members that are to be
   /// told of another change.
   struct Leaving {
-    Seats seats;
+    Client::Seats seats;
     Loss loss;
     std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
   };
   using LeavingNode = std::list<Leaving>;  ///< of one
-  void lose(Leaving& leaving, Seats::iterator seat, std::size_t& left, TimePoint now);
+  void lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
   bool lose_before_its_turn(const GroupPtr& state, int rank);
@@ -453,8 +313,6 @@ class Node {
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
   [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
-  [[nodiscard]] static Ticket ticket_of(ClientId client, WorkId work);
-  Ticket add_pending(Pending pending);
   void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
   /// What `decide(actions)` decides is done, also if it throws before it has decided all.
   template <class Decide>
@@ -524,16 +382,6 @@ class Node {
   void give_more() noexcept;
   /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
   [[nodiscard]] muster::Result<void> describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects);
-  // Who can't be told an outcome is cut off: it is the same for all, and nothing is thrown.
-  /// Sends what describe_outcome() wrote.
-  void settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) noexcept;
-  void settle_done(Ticket ticket, const muster::ipc::Done& done) noexcept;
-  [[nodiscard]] std::optional<Pending> take_pending(Ticket ticket);
-  void settle_failed(Ticket ticket, const muster::Error& error) noexcept;
-  void fail_work(ClientId client, WorkId work, const muster::Error& error) noexcept;
-  /// For a work that has no outcome.
-  void cut_off_waiting(Ticket ticket) noexcept;
-
   NodeSettings settings_;
   Outside& outside_;
   Ledger ledger_;
@@ -541,15 +389,17 @@ class Node {
   ResultPool results_;
   Store store_;
   Admission admission_;
-  std::map<ClientId, Client> clients_;
-  std::map<GroupKey, GroupPtr> groups_;
+  Clients clients_;
+  Teller teller_;
+  Works works_;
+  Groups groups_;
   struct WatchedUntil {
     using type = TimePoint;
     const type& operator()(const GroupState& state) const { return state.watched; }
   };
   /// When to look at a group's deadlines: none of its ops is due earlier. The op that had this deadline may be over, so
   /// an op that ends quickly costs nothing here.
-  boost::intrusive::multiset<GroupState, boost::intrusive::base_hook<ByDeadline>,
+  boost::intrusive::multiset<GroupState, boost::intrusive::base_hook<GroupByDeadline>,
                              boost::intrusive::key_of_value<WatchedUntil>, boost::intrusive::constant_time_size<false>>
       group_deadlines_;
   std::list<Leaving> leaving_;
@@ -558,7 +408,6 @@ class Node {
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
-  boost::unordered_flat_map<Ticket, Pending, SecretHash> pending_;
   using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
                                              boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory: first those that have not been looked at since a client went.
@@ -570,20 +419,11 @@ class Node {
   SlowFolds slow_folds_;
   boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
       waiting_outside_;
-  struct LifeLine {
-    ClientId parent;  ///< the client that forked
-    Charge descriptor;
-  };
-  std::map<UserId, std::shared_ptr<void>> free_looks_;
-  std::map<ClientId, LifeLine> lifelines_;  ///< by heir
-  std::vector<std::byte> completion_;       ///< buffers that are used again and again
+  std::vector<std::byte> completion_;  ///< buffers that are used again and again
   std::vector<std::byte> outcome_;
-  std::uint64_t last_unasked_ = 0;
   std::uint64_t last_running_ = 0;
-  std::uint64_t clients_gone_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;
-  std::uint32_t last_heir_ = first_heir;
   std::uint64_t ops_done_ = 0;
   std::uint64_t ops_failed_ = 0;
   std::uint64_t bytes_reduced_ = 0;
@@ -599,9 +439,7 @@ class Node {
   std::string holders_;  ///< who holds the most memory, as it was at holders_at_ for who sees what is of that user
   TimePoint holders_at_;
   std::optional<UserId> holders_seen_by_;
-  bool any_doomed_ = false;
-  bool tries_again_ = false;  ///< something was thrown, and what it was about may not be finished
-  int events_ = 0;            ///< within each other
+  int events_ = 0;  ///< within each other
   TimePoint started_;
   TimePoint now_;
 };

@@ -24,8 +24,6 @@ namespace {
 /// Jobs up to this size run on the control thread: handing them to a lane would take longer.
 constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 constexpr Duration timeout_max = std::chrono::hours(24);
-/// No client is numbered zero.
-constexpr Ticket nobodys_ticket = 0;
 /// Results up to this size don't wait behind large ones.
 constexpr std::uint64_t small_result_bytes_max = 64 << 10;
 /// A plan of so many bytes is what an op's slot stands for.
@@ -88,7 +86,7 @@ void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) 
                           std::move(seal->manifest), now);
   if (made) return;
   std::vector<std::byte> out;
-  ipc::write(ipc::SealFailed{seal->object, with_holders(made.error(), sees_only(client.id))}, out);
+  ipc::write(ipc::SealFailed{seal->object, with_holders(made.error(), clients_.sees_only(client.id))}, out);
   outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
 }
 
@@ -160,42 +158,28 @@ Result<Charge> Node::admit(const Client& client, std::uint64_t heap) {
   return ledger_.charge(client.payer(), Resource::slots, 1, each + heap);
 }
 
-Ticket Node::ticket_of(ClientId client, WorkId work) {
-  constexpr int low_half = 32;
-  return Ticket{client.value} << low_half | static_cast<std::uint32_t>(work.value);
-}
-
-/// A client's work is found by its number, so that the client can ask for whom it waits. Where a work with that number
-/// is pending, or one of which the low half is the same, the new one goes without.
-Ticket Node::add_pending(Pending pending) {
-  constexpr ClientId nobody{first_heir};  // that ever has works
-  Ticket ticket = ticket_of(pending.client, pending.work);
-  while (!pending_.try_emplace(ticket, std::move(pending)).second) ticket = ticket_of(nobody, {++last_unasked_});
-  return ticket;
-}
-
 void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint now) {
   auto read = ipc::read_contribute(body);
   if (!read) return violated(client.id, read.error(), now);
   auto seat = client.seats.find(read->seat);
   if (seat == client.seats.end())
-    return fail_work(
+    return teller_.fail_work(
         client.id, read->work,
         Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
               "join the group again"));
   if (!ipc::is_text(read->key))
-    return fail_work(client.id, read->work,
-                     Error(Code::invalid, "the op's key is no text",
-                           "use UTF-8 without control characters and characters that can't be seen"));
+    return teller_.fail_work(client.id, read->work,
+                             Error(Code::invalid, "the op's key is no text",
+                                   "use UTF-8 without control characters and characters that can't be seen"));
   const GroupPtr state = seat->second.group;
   const int rank = seat->second.rank;
   const bool newcomer = state->group.is_newcomer(read->seat);
   if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
-    return fail_work(client.id, read->work,
-                     Error(Code::peer_lost,
-                           "the op belongs to epoch " + std::to_string(read->epoch) + " of group '" +
-                               state->group.settings().name + "', which is over",
-                           "start it again; the epoch is now " + std::to_string(state->group.epoch())));
+    return teller_.fail_work(client.id, read->work,
+                             Error(Code::peer_lost,
+                                   "the op belongs to epoch " + std::to_string(read->epoch) + " of group '" +
+                                       state->group.settings().name + "', which is over",
+                                   "start it again; the epoch is now " + std::to_string(state->group.epoch())));
   Contribution contribution;
   contribution.rank = rank;
   contribution.kind = read->kind;
@@ -215,7 +199,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
   if (charge) contribution.charge = std::move(*charge);
   else if (!has_place || !(stopping_ || pay_for_failure(client, state, contribution)))
     return give_up_seat(client, *read, charge.error(), now);
-  const Ticket ticket = add_pending({client.id, read->work, read->seat, state, client.process()});
+  const Ticket ticket = works_.add({client.id, read->work, read->seat, state, client.process()});
   contribution.ticket = ticket;
   if (has_place) return muster(state, std::move(contribution), now);
   try {
@@ -224,7 +208,7 @@ void Node::contribute(Client& client, std::span<const std::byte> body, TimePoint
     auto& ops = newcomer ? state->early[rank].ops : coming->second.ops;
     ops.push_back(std::move(contribution));
   } catch (const std::exception&) {
-    cut_off_waiting(ticket);
+    works_.cut_off(ticket);
   }
 }
 
@@ -234,12 +218,12 @@ void Node::muster(const GroupPtr& state, Contribution&& contribution, TimePoint 
     decide(state, now, [&](auto& actions) {
       const auto op = state->muster->contribute(std::move(contribution), now, actions);
       if (op.op == 0) return;
-      pending_.at(ticket).op = op;
+      works_.at(ticket).op = op;
       watch(*state, state->muster->next_deadline());
     });
   } catch (const std::exception&) {
     // It has not come, so what its rank calls next would be taken for it.
-    cut_off_waiting(ticket);
+    works_.cut_off(ticket);
   }
 }
 
@@ -261,11 +245,11 @@ bool Node::pay_for_failure(const Client& client, const GroupPtr& state, Contribu
 /// An op that nobody can be charged for has no place, not even as a failed one, and a newcomer's can't wait for its
 /// turn to fail. So the rank gives its own place up.
 void Node::give_up_seat(Client& client, const ipc::Contribute& contribute, const Error& error, TimePoint now) {
-  fail_work(client.id, contribute.work,
-            Error(error.code(), error.message() + "; the rank has lost its seat, as its op could have no place",
-                  error.hint()));
-  static_cast<void>(
-      leave(client, contribute.seat, {"started more ops than the daemon has memory for", process_text(client)}, now));
+  teller_.fail_work(client.id, contribute.work,
+                    Error(error.code(), error.message() + "; the rank has lost its seat, as its op could have no place",
+                          error.hint()));
+  static_cast<void>(leave(client, contribute.seat,
+                          {"started more ops than the daemon has memory for", clients_.process_text(client)}, now));
 }
 
 /// What the rank gives to the op, or why it can't.
@@ -282,40 +266,41 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : read->ranks;
   if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
-    return fail_work(client.id, read->work,
-                     Error(Code::invalid,
-                           std::to_string(read->objects.size()) + " refs for " + std::to_string(read->ranks) + " ranks",
-                           "give the same number of refs for each rank"));
+    return teller_.fail_work(
+        client.id, read->work,
+        Error(Code::invalid,
+              std::to_string(read->objects.size()) + " refs for " + std::to_string(read->ranks) + " ranks",
+              "give the same number of refs for each rank"));
   if (read->ranks > static_cast<std::uint32_t>(world_size_max))
-    return fail_work(client.id, read->work,
-                     Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
-                           "use at most " + std::to_string(world_size_max)));
+    return teller_.fail_work(client.id, read->work,
+                             Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
+                                   "use at most " + std::to_string(world_size_max)));
   auto charge = admit(client, heap_of(*read));
-  if (!charge) return fail_work(client.id, read->work, charge.error());
+  if (!charge) return teller_.fail_work(client.id, read->work, charge.error());
   auto inputs = inputs_of(client, read->objects);
-  if (!inputs) return fail_work(client.id, read->work, inputs.error());
+  if (!inputs) return teller_.fail_work(client.id, read->work, inputs.error());
 
   Ticket ticket = nobodys_ticket;
   std::vector<Action> actions;
   try {
-    ticket = add_pending({client.id, read->work, {}, nullptr, client.process()});
+    ticket = works_.add({client.id, read->work, {}, nullptr, client.process()});
     actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
   } catch (const std::bad_alloc&) {
-    pending_.erase(ticket);
-    return fail_work(client.id, read->work, no_heap());
+    works_.erase(ticket);
+    return teller_.fail_work(client.id, read->work, no_heap());
   }
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) start(nullptr, start_op->op, client.credentials.user, now);
     if (auto* fail = std::get_if<FailOp>(&action)) {
       ++ops_failed_;
-      settle_failed(ticket, fail->error);
+      works_.settle_failed(ticket, fail->error);
     }
   }
   // Whatever can't be complete (a root out of range, say) ends here, too.
   if (!actions.empty()) return;
   ++ops_failed_;
-  settle_failed(ticket, Error(Code::invalid,
-                              "root " + std::to_string(read->root) + " of " + std::to_string(read->ranks) + " ranks"));
+  works_.settle_failed(ticket, Error(Code::invalid, "root " + std::to_string(read->root) + " of " +
+                                                        std::to_string(read->ranks) + " ranks"));
 }
 
 /// All contributions of one process, which owes nobody anything before they are complete.
@@ -355,15 +340,15 @@ void Node::perform(const GroupPtr& state, std::span<Action> actions, TimePoint n
       const auto& failed = std::get<FailOp>(action);
       ++ops_failed_;
       ++state->ops_failed;
-      for (const Ticket ticket : failed.tickets) settle_failed(ticket, failed.error);
+      for (const Ticket ticket : failed.tickets) works_.settle_failed(ticket, failed.error);
     }
   }
 }
 
 /// Who contributed; its user, if it has gone since.
 Payer Node::payer_of(const Contribution& contribution) const {
-  const Pending& pending = pending_.at(contribution.ticket);
-  const Client* client = find(pending.client);
+  const Pending& pending = works_.at(contribution.ticket);
+  const Client* client = clients_.find(pending.client);
   return client ? client->payer() : Payer{pending.process.user, {}};
 }
 
@@ -375,9 +360,9 @@ UserId Node::payer_of(const GroupState& state, const Op& op) const {
   std::optional<UserId> only;
   bool mixed = false;
   for (const auto& contribution : op.contributions) {
-    const auto pending = pending_.find(contribution.ticket);
-    if (pending == pending_.end()) continue;
-    const UserId user = pending->second.process.user;
+    const Pending* pending = works_.find(contribution.ticket);
+    if (!pending) continue;
+    const UserId user = pending->process.user;
     if (contribution.kind == Kind::recv) return user;
     mixed |= only.value_or(user) != user;
     only = user;
@@ -474,7 +459,7 @@ Result<Plan> Node::plan_of(const Running& running) try {
 void Node::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   Running& waiting = running_.at(key);
   waiting.waiter = waiter;
-  waiting.wanted_at = clients_gone_;
+  waiting.wanted_at = clients_.erased();
   waiting_ops_.push_back(waiting);
   // The loss of its last rank may just have completed it.
   std::size_t left = effort_of_turn;
@@ -499,16 +484,14 @@ Result<void> Node::keep_sizes(Running& waiting) {
 bool Node::is_wanted(const Running& running, std::size_t& left) const {
   constexpr std::size_t looks_each = 8;
   const auto& contributions = running.op->contributions;
-  const auto wanted = std::ranges::find_if(contributions, [&](const Contribution& contribution) {
-    const auto pending = pending_.find(contribution.ticket);
-    return pending != pending_.end() && find(pending->second.client) != nullptr;
-  });
+  const auto wanted = std::ranges::find_if(
+      contributions, [&](const Contribution& contribution) { return works_.waiting(contribution.ticket) != nullptr; });
   left -= std::min(left, 1 + static_cast<std::size_t>(wanted - contributions.begin()) / looks_each);
   return wanted != contributions.end();
 }
 
 bool Node::may_have_unwanted_ops() const {
-  return !waiting_ops_.empty() && waiting_ops_.front().wanted_at != clients_gone_;
+  return !waiting_ops_.empty() && waiting_ops_.front().wanted_at != clients_.erased();
 }
 
 /// Those that wait for memory while nobody is left who would be told. Thousands may wait: each is looked at once after
@@ -516,7 +499,7 @@ bool Node::may_have_unwanted_ops() const {
 void Node::drop_unwanted_ops() {
   for (std::size_t left = effort_of_turn; left > 0 && may_have_unwanted_ops();) {
     Running& first = waiting_ops_.front();
-    first.wanted_at = clients_gone_;
+    first.wanted_at = clients_.erased();
     waiting_ops_.splice(waiting_ops_.end(), waiting_ops_, waiting_ops_.begin());
     if (is_wanted(first, left)) continue;
     left -= std::min(left, effort_of(*first.op));
@@ -538,10 +521,10 @@ Result<void> Node::charge_running(Running& running, std::uint64_t beside) {
 bool Node::all_seated(const GroupState& state, const Op& op) const {
   const auto& seats = state.group.seats();
   return std::all_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
-    const auto pending = pending_.find(contribution.ticket);
-    if (pending == pending_.end() || !find(pending->second.client)) return true;
+    const Client* waiting = works_.waiting(contribution.ticket);
+    if (!waiting) return true;
     const auto seat = seats.find(contribution.rank);
-    return seat != seats.end() && seat->second.client == pending->second.client;
+    return seat != seats.end() && seat->second.client == waiting->id;
   });
 }
 
@@ -662,21 +645,20 @@ bool Node::reads_slowly(const Op& op, TimePoint now) {
   if (slow_folds_.empty()) return false;
   slow_folds_.forget(now);
   return std::any_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
-    const auto pending = pending_.find(contribution.ticket);
-    return pending != pending_.end() && slow_folds_.holds_off(pending->second.process);
+    const Pending* pending = works_.find(contribution.ticket);
+    return pending && slow_folds_.holds_off(pending->process);
   });
 }
 
 /// Any of those whose arrays were read may be the reason.
 void Node::mark_slow(const Op& op, TimePoint now) {
   for (const auto& contribution : op.contributions)
-    if (const auto pending = pending_.find(contribution.ticket); pending != pending_.end())
-      slow_folds_.mark(pending->second.process, now);
+    if (const Pending* pending = works_.find(contribution.ticket)) slow_folds_.mark(pending->process, now);
 }
 
 /// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's process stands for
 /// them, so that a group's ops stay in order, and many ranks get no more of the lanes than a process alone.
-const Process& Node::process_of(const Op& op) const { return pending_.at(op.contributions.front().ticket).process; }
+const Process& Node::process_of(const Op& op) const { return works_.at(op.contributions.front().ticket).process; }
 
 void Node::finish_from_lane(std::uint64_t key, OpPtr& lease) {
   event({}, now_, [&] {
@@ -710,9 +692,8 @@ void Node::finish(std::uint64_t key, TimePoint now) try {
 }
 
 /// Null if it is gone.
-const Node::Client* Node::receiver(const Running& running, std::size_t contributor) const {
-  const auto pending = pending_.find(running.op->contributions[contributor].ticket);
-  return pending == pending_.end() ? nullptr : find(pending->second.client);
+const Client* Node::receiver(const Running& running, std::size_t contributor) const {
+  return works_.waiting(running.op->contributions[contributor].ticket);
 }
 
 /// All ranks of a group, or the one process that calls a combine.
@@ -761,7 +742,7 @@ void Node::fail_running(std::uint64_t key, const Error& error) noexcept {
 void Node::fail_op(GroupState* state, const Op& op, const Error& error) noexcept {
   ++ops_failed_;
   if (state) ++state->ops_failed;
-  for (const auto& contribution : op.contributions) settle_failed(contribution.ticket, error);
+  for (const auto& contribution : op.contributions) works_.settle_failed(contribution.ticket, error);
 }
 
 void Node::give_up_running(std::uint64_t key, const Error& error) noexcept {
@@ -833,8 +814,8 @@ bool Node::give_some(Giving& giving, std::optional<Objects> described) noexcept 
     } catch (const std::exception&) {
       described.reset();
     }
-    if (described) settle_objects(ticket, *described);
-    else cut_off_waiting(ticket);
+    if (described) works_.settle_objects(ticket, *described, outcome_);
+    else works_.cut_off(ticket);
     left -= std::min(left, described ? effort_of_giving(described->size(), outcome_.size()) : 1);
     if (!same) described.reset();
   }
@@ -857,54 +838,6 @@ Result<void> Node::describe_outcome(std::size_t contributors, std::span<const Ob
   for (const auto& object : objects)
     writer.item(object->id, object->capability, described ? &object->manifest : nullptr);
   return {};
-}
-
-std::optional<Node::Pending> Node::take_pending(Ticket ticket) {
-  auto found = pending_.find(ticket);
-  if (found == pending_.end()) return std::nullopt;
-  Pending pending = std::move(found->second);
-  pending_.erase(found);
-  if (pending.told || !find(pending.client)) return std::nullopt;
-  return pending;
-}
-
-void Node::settle_objects(Ticket ticket, std::span<const ObjectPtr> objects) noexcept {
-  const auto pending = take_pending(ticket);
-  if (!pending) return;
-  guarded(
-      [&] {
-        for (const auto& object : objects) store_.hold_reserved(object, pending->client);
-        ipc::address_done(outcome_, pending->work);
-        outside_.complete(pending->client, ipc::CompletionType::done, outcome_);
-      },
-      pending->client);
-}
-
-void Node::settle_done(Ticket ticket, const ipc::Done& outcome) noexcept {
-  const auto pending = take_pending(ticket);
-  if (!pending) return;
-  guarded(
-      [&] {
-        ipc::Done done = outcome;
-        done.work = pending->work;
-        tell(pending->client, ipc::CompletionType::done, done);
-      },
-      pending->client);
-}
-
-void Node::settle_failed(Ticket ticket, const Error& error) noexcept {
-  if (const auto pending = take_pending(ticket)) fail_work(pending->client, pending->work, error);
-}
-
-void Node::fail_work(ClientId client, WorkId work, const Error& error) noexcept {
-  guarded([&] { tell(client, ipc::CompletionType::failed, ipc::Failed{work, error}); }, client);
-}
-
-void Node::cut_off_waiting(Ticket ticket) noexcept {
-  const auto pending = pending_.find(ticket);
-  if (pending == pending_.end()) return;
-  doom(pending->second.client);
-  pending_.erase(pending);
 }
 
 }  // namespace musterd

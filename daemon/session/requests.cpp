@@ -54,7 +54,7 @@ Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chro
 }  // namespace
 
 void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
-  Client* client = find(id);
+  Client* client = clients_.find(id);
   if (!client) return;
   client->last_heard = now;
   event(id, now, [&] { ask(*client, bytes, now); });
@@ -74,12 +74,12 @@ void Node::ask(Client& client, std::span<const std::byte> bytes, TimePoint now) 
                           "wait for replies before asking more"),
                     now);
   ++client.requests;
-  if (takes_more(frame.body_type()) && heap_is_short()) return reply_error(id, request, no_heap());
+  if (takes_more(frame.body_type()) && heap_is_short()) return teller_.reply_error(id, request, no_heap());
   try {
     handle(client, request, frame, now);
   } catch (const std::bad_alloc&) {
     if (!only_looks(frame.body_type())) throw;
-    reply_error(id, request, no_heap());
+    teller_.reply_error(id, request, no_heap());
   }
 }
 
@@ -98,9 +98,9 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
-    Client* waiting = find(id);
+    Client* waiting = clients_.find(id);
     if (!waiting) return {};
-    if (auto charged = rings ? charge_rings(*waiting) : Result<void>(); !charged) return charged;
+    if (auto charged = rings ? clients_.charge_rings(*waiting) : Result<void>(); !charged) return charged;
     welcome(*waiting, request, rings);
     return {};
   };
@@ -110,48 +110,9 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
   admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
                      [this, id, request](const Error& error) {
-                       guarded([&] { refuse(id, request, with_holders(error, sees_only(id))); }, id);
+                       clients_.guarded([&] { refuse(id, request, with_holders(error, clients_.sees_only(id))); }, id);
                      },
                      {.serve = effort_of_system_calls});
-}
-
-/// For the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full can
-/// be looked at. Null for others.
-std::shared_ptr<void> Node::free_look_of(UserId user) {
-  constexpr long free_max = 8;
-  auto& all = free_looks_[user];
-  if (!all) all = std::make_shared<char>();
-  return all.use_count() <= free_max ? all : nullptr;
-}
-
-Result<void> Node::charge_asking(Client& client) {
-  constexpr std::uint64_t socket_and_process = 2;
-  constexpr std::uint64_t heap = 4 << 10;  // with what the event loop and the kernel have for it, as measured
-  client.free_look = free_look_of(client.credentials.user);
-  auto descriptors = ledger_.charge(client.payer(), Resource::fds, socket_and_process, client.free_look ? 0 : heap);
-  if (!descriptors) return descriptors.error();
-  client.descriptors = std::move(*descriptors);
-  return {};
-}
-
-/// As one that does more than ask. What is refused leaves it as it was.
-Result<void> Node::charge_rings(Client& client) {
-  constexpr std::uint64_t all_descriptors = 6;
-  constexpr std::uint64_t heap = (15 << 10) + SegmentTable::readers_free * SegmentTable::reader_bytes;  // the same
-  auto channel = ledger_.charge(client.payer(), Resource::memory, ipc::channel_bytes);
-  if (!channel && channel.error().code() == Code::out_of_memory)
-    channel = ledger_.charge_small(client.payer(), ipc::channel_bytes, Turn::before_others);
-  if (!channel) return channel.error();
-  client.free_look.reset();
-  client.descriptors.reset();
-  auto descriptors = ledger_.charge(client.payer(), Resource::fds, all_descriptors, heap);
-  if (!descriptors) {
-    static_cast<void>(charge_asking(client));  // that was given back just now
-    return descriptors.error();
-  }
-  client.descriptors = std::move(*descriptors);
-  client.channel = std::move(*channel);
-  return {};
 }
 
 void Node::welcome(Client& client, std::uint64_t request, bool rings) {
@@ -164,14 +125,14 @@ void Node::welcome(Client& client, std::uint64_t request, bool rings) {
       static_cast<std::uint64_t>(
           std::chrono::duration_cast<std::chrono::milliseconds>(settings_.pickle_lease).count()));
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
-  if (!rings) return send_reply(client.id, frame, {});
+  if (!rings) return teller_.reply(client.id, frame, {});
   --client.requests;
   outside_.welcome(client.id, frame);
 }
 
 void Node::refuse(ClientId id, std::uint64_t request, const Error& error) {
-  reply_error(id, request, error);
-  outside_.close(id, label(id) + ": " + error.describe(), {});
+  teller_.reply_error(id, request, error);
+  outside_.close(id, clients_.label(id) + ": " + error.describe(), {});
   clients_.erase(id);
 }
 
@@ -191,7 +152,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
     case wire::Body_HardSeal:
       return seal_segment(client, request,
                           [&] { return segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}); });
-    case wire::Body_Return: return reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
+    case wire::Body_Return:
+      return teller_.reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
     case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
     case wire::Body_Lookup: return lookup(client, request, *frame.body_as_Lookup());
     case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});
@@ -200,21 +162,22 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       const auto& body = *frame.body_as_Join();
       auto name = text(body.group());
       if (name.empty() || name.size() > name_bytes_max)
-        return reply_error(id, request,
-                           Error(Code::invalid,
-                                 name.empty() ? "the group's name is empty"
-                                              : "the group's name has " + ipc::over_text(name.size(), name_bytes_max),
-                                 "name it otherwise: name=, or MUSTER_GROUP"));
+        return teller_.reply_error(
+            id, request,
+            Error(Code::invalid,
+                  name.empty() ? "the group's name is empty"
+                               : "the group's name has " + ipc::over_text(name.size(), name_bytes_max),
+                  "name it otherwise: name=, or MUSTER_GROUP"));
       if (!ipc::is_text(name))
-        return reply_error(id, request,
-                           Error(Code::invalid, "the group's name is no text",
-                                 "use UTF-8 without control characters and characters that can't be seen"));
+        return teller_.reply_error(id, request,
+                                   Error(Code::invalid, "the group's name is no text",
+                                         "use UTF-8 without control characters and characters that can't be seen"));
       if (body.world_size() < 1 || body.world_size() > world_size_max)
-        return reply_error(id, request,
-                           Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
-                                 "use 1 to " + std::to_string(world_size_max)));
+        return teller_.reply_error(id, request,
+                                   Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
+                                         "use 1 to " + std::to_string(world_size_max)));
       if (body.on_loss() > static_cast<std::uint8_t>(OnLoss::wait))
-        return reply_error(id, request, Error(Code::invalid, "on_loss " + std::to_string(body.on_loss())));
+        return teller_.reply_error(id, request, Error(Code::invalid, "on_loss " + std::to_string(body.on_loss())));
       Group::Settings settings{std::move(name),
                                body.world_size(),
                                static_cast<OnLoss>(body.on_loss()),
@@ -224,7 +187,8 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
       return join(client, request, std::move(settings), body.rank());
     }
     case wire::Body_Leave:
-      return reply(id, request, leave(client, {frame.body_as_Leave()->seat()}, {"left", process_text(client)}, now));
+      return teller_.reply(
+          id, request, leave(client, {frame.body_as_Leave()->seat()}, {"left", clients_.process_text(client)}, now));
     case wire::Body_Fork: return fork(client, request);
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
     case wire::Body_StatusQuery: return status(id, request, now);
@@ -233,41 +197,20 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
     case wire::Body_ClientsQuery: return list_clients(id, request, now);
     case wire::Body_Stop: {
       if (client.credentials.user != settings_.user && client.credentials.user != 0)
-        return reply_error(id, request,
-                           Error(Code::denied,
-                                 "user " + std::to_string(client.credentials.user) +
-                                     " asked to end the daemon of user " + std::to_string(settings_.user),
-                                 "ask its owner or root; joining it needs no such right"));
+        return teller_.reply_error(id, request,
+                                   Error(Code::denied,
+                                         "user " + std::to_string(client.credentials.user) +
+                                             " asked to end the daemon of user " + std::to_string(settings_.user),
+                                         "ask its owner or root; joining it needs no such right"));
       const auto reason = text(frame.body_as_Stop()->reason());
-      reply_ok(id, request);
-      return outside_.stop(reason.empty() || !ipc::is_text(reason) ? "asked to by " + label(id)
+      teller_.reply_ok(id, request);
+      return outside_.stop(reason.empty() || !ipc::is_text(reason) ? "asked to by " + clients_.label(id)
                                                                    : reason.substr(0, name_bytes_max));
     }
     default:
-      return reply_error(id, request,
-                         Error(Code::invalid, "request of unknown type " + std::to_string(frame.body_type()),
-                               "install the same version of Muster on both sides"));
-  }
-}
-
-void Node::reply_ok(ClientId client, std::uint64_t request) { reply(client, request, Result<void>{}); }
-
-void Node::reply_error(ClientId id, std::uint64_t request, const Error& error) {
-  if (Client* client = find(id)) {
-    outside_.send(id, frames::failure(request, error), {});
-    --client->requests;
-  }
-}
-
-void Node::reply(ClientId id, std::uint64_t request, const Result<void>& result) {
-  if (!result) return reply_error(id, request, result.error());
-  send_reply(id, frames::ok(request), {});
-}
-
-void Node::send_reply(ClientId id, std::span<const std::byte> frame, std::span<const int> fds) {
-  if (Client* client = find(id)) {
-    outside_.send(id, frame, fds);
-    --client->requests;
+      return teller_.reply_error(id, request,
+                                 Error(Code::invalid, "request of unknown type " + std::to_string(frame.body_type()),
+                                       "install the same version of Muster on both sides"));
   }
 }
 
@@ -281,16 +224,16 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
         segment = segments_.lease(payer, bytes, hard, turn);
       if (!segment) return segment.error();
       const int fd = (*segment)->fd().get();
-      send_reply(payer.client, frames::segment(request, **segment), {&fd, 1});
+      teller_.reply(payer.client, frames::segment(request, **segment), {&fd, 1});
       return {};
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    guarded([&] { reply_error(id, request, with_holders(error, sees_only(id))); }, id);
+    clients_.guarded([&] { teller_.reply_error(id, request, with_holders(error, clients_.sees_only(id))); }, id);
   };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits)
-    return reply_error(client.id, request, fits.error());
+    return teller_.reply_error(client.id, request, fits.error());
   // Memory that is on its way back is worth a moment, also to one who would not wait for others.
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = disposals_ > 0 && admission_.waiting() == 0;
@@ -301,7 +244,7 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
 
 void Node::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
   const ClientId id = client.id;
-  if (!part.body()) return reply_error(id, request, Error(Code::invalid, "Submit without a record"));
+  if (!part.body()) return teller_.reply_error(id, request, Error(Code::invalid, "Submit without a record"));
   const std::span body(reinterpret_cast<const std::byte*>(part.body()->data()), part.body()->size());
   if (part.offset() == 0) client.parts = {};
   if (part.offset() == 0 && !part.more()) {
@@ -309,13 +252,13 @@ void Node::submit(Client& client, std::uint64_t request, const wire::Submit& par
   } else {
     if (auto taken = take_part(client, part); !taken) {
       client.parts = {};
-      return reply_error(id, request, with_holders(taken.error(), sees_only(id)));
+      return teller_.reply_error(id, request, with_holders(taken.error(), clients_.sees_only(id)));
     }
-    if (part.more()) return reply_ok(id, request);
+    if (part.more()) return teller_.reply_ok(id, request);
     const auto whole = std::exchange(client.parts, {});
     record(id, static_cast<ipc::SubmissionType>(whole.type), whole.bytes, now);
   }
-  if (find(id)) reply_ok(id, request);
+  if (clients_.find(id)) teller_.reply_ok(id, request);
 }
 
 Result<void> Node::take_part(Client& client, const wire::Submit& part) {
@@ -353,17 +296,18 @@ void Node::seal_segment(const Client& client, std::uint64_t request,
                         const std::function<Result<SegmentTable::Sealing>()>& begin) {
   const ClientId id = client.id;
   auto waiting = charge_waiting(client, waiting_seal_bytes);
-  if (!waiting) return reply_error(id, request, waiting.error());
+  if (!waiting) return teller_.reply_error(id, request, waiting.error());
   auto sealing = begin();
-  if (!sealing) return reply_error(id, request, sealing.error());
+  if (!sealing) return teller_.reply_error(id, request, sealing.error());
   run_sealing(id, request, std::move(*sealing), std::move(*waiting));
 }
 
 /// It waits at the cost of its connection.
 void Node::seal_rings(Client& client, std::uint64_t request) {
-  if (client.channel.amount() == 0) return reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
+  if (client.channel.amount() == 0)
+    return teller_.reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
   if (std::exchange(client.mapped_rings, true))
-    return reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
+    return teller_.reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
   run_sealing(client.id, request, outside_.seal_rings(client.id), nullptr);
 }
 
@@ -371,7 +315,7 @@ void Node::run_sealing(ClientId id, std::uint64_t request, SegmentTable::Sealing
                        std::shared_ptr<Waiting> waiting) {
   outside_.run_blocking(id, std::move(sealing.work),
                         [this, id, request, waiting = std::move(waiting), finish = std::move(sealing.finish)] {
-                          event(id, now_, [&] { reply(id, request, finish()); });
+                          event(id, now_, [&] { teller_.reply(id, request, finish()); });
                         });
 }
 
@@ -379,36 +323,38 @@ void Node::map(Client& client, std::uint64_t request, SegmentId id) {
   auto segment = segments_.readable(id, client.credentials.user);
   if (!segment && segment.error().code() == Code::denied && store_.holds_in(client.id, id))
     segment = segments_.find(id);
-  if (!segment) return reply_error(client.id, request, segment.error());
+  if (!segment) return teller_.reply_error(client.id, request, segment.error());
   if (auto added = segments_.add_reader(*segment, client.payer()); !added)
-    return reply_error(client.id, request, added.error());
+    return teller_.reply_error(client.id, request, added.error());
   const int fd = (*segment)->fd().get();
-  send_reply(client.id, frames::segment(request, **segment), {&fd, 1});
+  teller_.reply(client.id, frames::segment(request, **segment), {&fd, 1});
 }
 
 void Node::lookup(const Client& asks, std::uint64_t request, const wire::Lookup& asked) {
   const ClientId id = asks.id;
-  if (!asked.capability()) return reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
+  if (!asked.capability()) return teller_.reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
   const auto incarnation = asked.incarnation();
   const ObjectId object{asked.object()};
   const Capability capability{{asked.capability()->low(), asked.capability()->high()}};
   const auto found_by = asked.pickled() ? Store::Found::by_pickle : Store::Found::again;
   if (incarnation != settings_.incarnation)
-    return reply_error(id, request,
-                       Error(Code::daemon_restarted,
-                             "the ref was made by another run of the daemon: its incarnation is " +
-                                 std::to_string(incarnation) + ", this one's " + std::to_string(settings_.incarnation),
-                             "make the object again"));
+    return teller_.reply_error(
+        id, request,
+        Error(Code::daemon_restarted,
+              "the ref was made by another run of the daemon: its incarnation is " + std::to_string(incarnation) +
+                  ", this one's " + std::to_string(settings_.incarnation),
+              "make the object again"));
   auto waiting = charge_waiting(asks, waiting_lookup_bytes);
-  if (!waiting) return reply_error(id, request, waiting.error());
+  if (!waiting) return teller_.reply_error(id, request, waiting.error());
   // The maker's seal may still lie unread in its ring, although it came before this in time.
   const auto then = [this, id, request, object, capability, found_by, waiting = std::move(*waiting)] {
     event(id, now_, [&] {
-      Client* client = find(id);
+      Client* client = clients_.find(id);
       if (!client) return;
-      if (auto room = has_room_to_describe(*client, object); !room) return reply_error(id, request, room.error());
+      if (auto room = has_room_to_describe(*client, object); !room)
+        return teller_.reply_error(id, request, room.error());
       auto found = store_.lookup(object, capability, client->payer(), found_by);
-      if (!found) return reply_error(id, request, found.error());
+      if (!found) return teller_.reply_error(id, request, found.error());
       reply_object(id, request, **found);
     });
   };
@@ -417,8 +363,9 @@ void Node::lookup(const Client& asks, std::uint64_t request, const wire::Lookup&
 
 void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
   auto found = store_.held(object, client.payer());
-  if (!found) return reply_error(client.id, request, found.error());
-  if (auto room = has_room_to_describe(client, object); !room) return reply_error(client.id, request, room.error());
+  if (!found) return teller_.reply_error(client.id, request, found.error());
+  if (auto room = has_room_to_describe(client, object); !room)
+    return teller_.reply_error(client.id, request, room.error());
   reply_object(client.id, request, **found);
 }
 
@@ -432,7 +379,7 @@ void Node::reply_object(ClientId id, std::uint64_t request, const Object& object
     return out.fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(manifest.data()), manifest.size());
   }();
   const auto body = wire::CreateObject(out.fbb, object.id.value, &capability, bytes);
-  send_reply(id, out.finish_in_place(wire::Body_Object, body.Union()), {});
+  teller_.reply(id, out.finish_in_place(wire::Body_Object, body.Union()), {});
 }
 
 /// For the reply while it is built. Then the server charges what of it is not read.
@@ -446,24 +393,21 @@ Result<void> Node::has_room_to_describe(const Client& client, ObjectId object) {
 
 void Node::fork(Client& client, std::uint64_t request) {
   auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, lifeline_bytes);
-  if (!descriptor) return reply_error(client.id, request, descriptor.error());
-  do last_heir_ = last_heir_ == std::numeric_limits<std::uint32_t>::max() ? first_heir : last_heir_ + 1;
-  while (lifelines_.contains(ClientId{last_heir_}));
-  const ClientId heir{last_heir_};
+  if (!descriptor) return teller_.reply_error(client.id, request, descriptor.error());
+  const ClientId heir = clients_.next_heir();
   const auto line = outside_.watch_lifeline(heir);
-  if (!line) return reply_error(client.id, request, line.error());
-  lifelines_.emplace(heir, LifeLine{client.id, std::move(*descriptor)});
+  if (!line) return teller_.reply_error(client.id, request, line.error());
+  clients_.add_lifeline(heir, {client.id, std::move(*descriptor)});
   store_.inherit(client.id, heir);
   const int fd = line->get();
-  send_reply(client.id, frames::ok(request), {&fd, 1});
+  teller_.reply(client.id, frames::ok(request), {&fd, 1});
 }
 
 void Node::missing(Client& client, std::uint64_t request, WorkId work) {
-  const auto found = pending_.find(ticket_of(client.id, work));
+  const Pending* found = works_.find(client.id, work);
   std::vector<int> ranks;
-  if (found != pending_.end() && found->second.work == work && found->second.group)
-    ranks = found->second.group->muster->missing(found->second.op);
-  send_reply(client.id, frames::missing(request, ranks), {});
+  if (found && found->group) ranks = found->group->muster->missing(found->op);
+  teller_.reply(client.id, frames::missing(request, ranks), {});
 }
 
 }  // namespace musterd

@@ -17,15 +17,15 @@ static_assert(std::size(resource_names) == resource_count);
 }  // namespace
 
 /// Those that anything keeps alive, each once.
-std::vector<Node::GroupPtr> NodeAudit::groups() const {
-  std::set<Node::GroupPtr> found;
-  const auto add = [&](const Node::GroupPtr& group) {
+std::vector<GroupPtr> NodeAudit::groups() const {
+  std::set<GroupPtr> found;
+  const auto add = [&](const GroupPtr& group) {
     if (group) found.insert(group);
   };
   for (const auto& [key, group] : node_.groups_) add(group);
-  for (const auto& [ticket, pending] : node_.pending_) add(pending.group);
+  for (const auto& [ticket, pending] : node_.works_.pending_) add(pending.group);
   for (const auto& [key, running] : node_.running_) add(running.group);
-  for (const auto& [id, client] : node_.clients_)
+  for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) add(seated.group);
   for (const auto& leaving : node_.leaving_) {
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
@@ -46,7 +46,7 @@ Amounts NodeAudit::held() const {
   auto& memory = sum[index(Resource::memory)];
   auto& fds = sum[index(Resource::fds)];
   auto& heap = sum[index(Resource::heap)];
-  for (const auto& [id, client] : node_.clients_) {
+  for (const auto& [id, client] : node_.clients_.all()) {
     memory += client.channel.amount();
     fds += client.descriptors.amount();
     heap += client.descriptors.heap();
@@ -80,7 +80,7 @@ Amounts NodeAudit::held() const {
   for (const auto& [client, family] : node_.store_.families_) families.insert(family);
   for (const auto& dropping : node_.store_.dropping_) families.insert(dropping.family);
   for (const auto& family : families) heap += family->charge.amount();
-  for (const auto& [heir, line] : node_.lifelines_) {
+  for (const auto& [heir, line] : node_.clients_.lifelines_) {
     fds += line.descriptor.amount();
     heap += line.descriptor.heap();
   }
@@ -222,7 +222,7 @@ std::vector<std::string> NodeAudit::contradictions() const {
                     ", its users' sum is " + std::to_string(of_users) + ", and " + std::to_string(sum[i]) +
                     " are held");
   }
-  for (const auto& [id, client] : node_.clients_)
+  for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) {
       const auto& group = seated.group->group;
       const auto in = [&, seat = seat, id = id, rank = seated.rank](const std::map<int, Seat>& seats) {
@@ -232,7 +232,7 @@ std::vector<std::string> NodeAudit::contradictions() const {
       if (!in(group.seats()) && !in(group.newcomers()))
         found.push_back("seat " + std::to_string(seat.value) + " of client " + std::to_string(id.value) +
                         " is not one of its group's");
-      const auto known = node_.groups_.find(Node::key_of(group.settings()));
+      const auto known = node_.groups_.find(key_of(group.settings()));
       if (known == node_.groups_.end() || known->second != seated.group)
         found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
     }
@@ -259,14 +259,14 @@ std::vector<std::string> NodeAudit::left_over() const {
   const auto count = [&](const char* what, std::size_t number) {
     if (number > 0) found.push_back(std::to_string(number) + " " + what);
   };
-  count("clients", node_.clients_.size());
+  count("clients", node_.clients_.all().size());
   for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
-  count("pending entries", node_.pending_.size());
+  count("pending entries", node_.works_.size());
   count("running ops", node_.running_.size());
   count("ops that are being given", node_.giving_.size());
   count("groups with ops to settle", node_.unsettled_.size() + node_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.leaving_.size());
-  count("life lines", node_.lifelines_.size());
+  count("life lines", node_.clients_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());
   count("clients that have had segments", node_.segments_.clients_.size() + node_.segments_.leaving_.size());
@@ -277,7 +277,7 @@ std::vector<std::string> NodeAudit::left_over() const {
 }
 
 NodeAudit::SeatView NodeAudit::seat(ClientId client, SeatId seat) const {
-  const auto& seated = node_.clients_.at(client).seats.at(seat);
+  const auto& seated = node_.clients_.all().at(client).seats.at(seat);
   const auto& state = seated.group;
   const auto& group = state->group;
   return {state,         group.settings().name,   seated.rank,          group.settings().world_size,
@@ -286,8 +286,8 @@ NodeAudit::SeatView NodeAudit::seat(ClientId client, SeatId seat) const {
 
 std::vector<SeatId> NodeAudit::seats_of(ClientId client) const {
   std::vector<SeatId> seats;
-  if (const auto found = node_.clients_.find(client); found != node_.clients_.end())
-    for (const auto& [seat, seated] : found->second.seats) seats.push_back(seat);
+  if (const Client* found = node_.clients_.known(client))
+    for (const auto& [seat, seated] : found->seats) seats.push_back(seat);
   std::sort(seats.begin(), seats.end());
   return seats;
 }
@@ -296,16 +296,15 @@ bool NodeAudit::on_lanes(ClientId client, WorkId work) const {
   for (const auto& [key, running] : node_.running_) {
     if (running.regions.empty()) continue;
     for (const auto& contribution : running.op->contributions) {
-      const auto pending = node_.pending_.find(contribution.ticket);
-      if (pending != node_.pending_.end() && pending->second.client == client && pending->second.work == work)
-        return true;
+      const Pending* pending = node_.works_.find(contribution.ticket);
+      if (pending && pending->client == client && pending->work == work) return true;
     }
   }
   return false;
 }
 
 ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {
-  const auto* holder = node_.find(client);
+  const auto* holder = node_.clients_.find(client);
   if (!holder) return nullptr;
   auto found = node_.store_.held(object, holder->payer());
   return found ? *found : nullptr;

@@ -38,7 +38,7 @@ class NodeAudit {
   /// The client must hold the seat.
   [[nodiscard]] SeatView seat(ClientId client, SeatId seat) const;
   [[nodiscard]] std::vector<SeatId> seats_of(ClientId client) const;
-  [[nodiscard]] bool is_connected(ClientId client) const { return node_.find(client) != nullptr; }
+  [[nodiscard]] bool is_connected(ClientId client) const { return node_.clients_.find(client) != nullptr; }
   /// True if the work's op is with the lanes: it has no deadline any more.
   [[nodiscard]] bool on_lanes(ClientId client, WorkId work) const;
   /// Null if the client doesn't hold it.
@@ -48,7 +48,7 @@ class NodeAudit {
   [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.held_by(client); }
 
  private:
-  [[nodiscard]] std::vector<Node::GroupPtr> groups() const;
+  [[nodiscard]] std::vector<GroupPtr> groups() const;
   void check_places(std::vector<std::string>& found) const;
   void check_lists(std::vector<std::string>& found) const;
   void check_reservations(std::vector<std::string>& found) const;
