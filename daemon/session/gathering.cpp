@@ -1,10 +1,8 @@
-// A few objects in segments that are much larger than these, into which nobody writes any more: the client is dead or
-// has handed them over. They are copied out of there, and the segments end.
+#include "session/gathering.hpp"
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
-
-#include "session/node.hpp"
 
 namespace musterd {
 
@@ -25,46 +23,47 @@ constexpr std::uint64_t copied_bytes_max = 8 << 20;
 
 }  // namespace
 
-void Node::notice_sparse() {
-  if (std::exchange(seen_sparse_changes_, segments_.sparse_changes()) == segments_.sparse_changes()) return;
-  gather_pause_ = first_pause;
-  const TimePoint soon = now_ + first_pause;
-  gather_at_ = gather_at_ ? std::min(*gather_at_, soon) : soon;
+void Gathering::notice(TimePoint now) {
+  if (std::exchange(seen_sparse_changes_, parts_.segments.sparse_changes()) == parts_.segments.sparse_changes()) return;
+  pause_ = first_pause;
+  const TimePoint soon = now + first_pause;
+  at_ = at_ ? std::min(*at_, soon) : soon;
 }
 
-void Node::gather(TimePoint now) try {
-  gather_at_.reset();
-  if (!moving_.empty() || stopping_ || !segments_.has_sparse()) return;
+void Gathering::begin(TimePoint now, const Run& run) try {
+  if (!at_ || *at_ > now) return;
+  at_.reset();
+  if (!moving_.empty() || stopped_ || !parts_.segments.has_sparse()) return;
   // While a dead client's holds are being dropped, most of what lies there is about to end.
-  if (!store_.drops()) moving_ = moves_of_one_turn();
-  if (!moving_.empty()) return copy(moving_);
-  gather_at_ = now + gather_pause_;
-  gather_pause_ = std::min(2 * gather_pause_, longest_pause);
+  if (!parts_.store.drops()) moving_ = moves_of_one_turn();
+  if (!moving_.empty()) return run(copy_of(moving_));
+  at_ = now + pause_;
+  pause_ = std::min(2 * pause_, longest_pause);
 } catch (const std::bad_alloc&) {
   moving_.clear();
-  gather_at_ = now + longest_pause;
+  at_ = now + longest_pause;
 }
 
 /// What finds no room, or is in use, stays, and is looked at again later.
-std::vector<Move> Node::moves_of_one_turn() {
+std::vector<Move> Gathering::moves_of_one_turn() {
   std::vector<Move> moves;
   std::size_t objects = 0;
   std::size_t pieces = 0;
   std::size_t leaves = 0;
   std::uint64_t bytes = 0;
   SegmentPtr first;
-  for (auto segment = segments_.next_sparse(); segment != first && objects < objects_max;
-       segment = segments_.next_sparse()) {
+  for (auto segment = parts_.segments.next_sparse(); segment != first && objects < objects_max;
+       segment = parts_.segments.next_sparse()) {
     if (!first) first = segment;
     ++objects;  // one without any takes time, too
     for (const auto id : segment->next_residents(objects_max - objects)) {
       ++objects;
-      const std::size_t more = store_.looks_of_move(id);
+      const std::size_t more = parts_.store.looks_of_move(id);
       if (more > leaves_max - leaves) continue;
       leaves += more;
-      auto move = store_.begin_move(id, segment);
+      auto move = parts_.store.begin_move(id, segment);
       if (!move || move->bytes > copied_bytes_max - bytes || move->pieces.size() > pieces_max - pieces) continue;
-      auto region = results_.allocate(segment->owner().user, move->bytes);
+      auto region = parts_.results.allocate(segment->owner().user, move->bytes);
       if (!region) break;  // its user has no room for it, and others may
       move->to = std::move(*region);
       pieces += move->pieces.size();
@@ -75,7 +74,7 @@ std::vector<Move> Node::moves_of_one_turn() {
   return moves;
 }
 
-void Node::copy(const std::vector<Move>& moves) {
+std::function<void()> Gathering::copy_of(const std::vector<Move>& moves) const {
   struct Copy {
     const std::byte* from;
     std::byte* to;
@@ -85,28 +84,23 @@ void Node::copy(const std::vector<Move>& moves) {
   std::vector<MappingPtr> mappings;  // the daemon may end meanwhile
   for (const auto& move : moves) {
     mappings.push_back(move.from->mapping());
-    mappings.push_back(segments_.find(move.to.segment())->mapping());
+    mappings.push_back(parts_.segments.find(move.to.segment())->mapping());
     for (const auto& piece : move.pieces) copies.push_back({piece.address, move.to.data() + piece.offset, piece.bytes});
   }
-  outside_.run_blocking(
-      ClientId{},
-      [copies = std::move(copies), mappings = std::move(mappings)] {
-        for (const auto& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
-      },
-      [this] { finish_moves(); });
+  return [copies = std::move(copies), mappings = std::move(mappings)] {
+    for (const auto& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  };
 }
 
-void Node::finish_moves() {
-  event({}, now_, [&] {
-    bool moved = false;
-    // Those that find no memory stay where they are.
-    clients_.guarded([&] {
-      for (auto& move : moving_) moved |= store_.finish_move(std::move(move));
-    });
-    moving_.clear();
-    gather_at_ = now_ + (moved ? breath : gather_pause_);
-    if (!moved) gather_pause_ = std::min(2 * gather_pause_, longest_pause);
+void Gathering::finish(TimePoint now) {
+  bool moved = false;
+  // Those that find no memory stay where they are.
+  parts_.clients.guarded([&] {
+    for (auto& move : moving_) moved |= parts_.store.finish_move(std::move(move));
   });
+  moving_.clear();
+  at_ = now + (moved ? breath : pause_);
+  if (!moved) pause_ = std::min(2 * pause_, longest_pause);
 }
 
 }  // namespace musterd

@@ -218,7 +218,7 @@ void Node::expire_early(GroupState& state, Contribution& contribution, const std
                     "call reform() on every live rank", members);
   // The others are told in few words: what waits here was charged for few.
   auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
-  ++ops_failed_;
+  ++counts_.ops_failed;
   ++state.ops_failed;
   auto& pending = works_.at(contribution.ticket);
   if (clients_.find(pending.client)) teller_.fail_work(pending.client, pending.work, error);

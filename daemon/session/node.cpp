@@ -33,7 +33,11 @@ Node::Node(NodeSettings settings, Outside& outside)
       admission_(settings_.memory_waiters_max, effort_of_turn),
       clients_(ledger_, settings_.user, settings_.host),
       teller_(clients_, outside_),
-      works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1) {}
+      pressure_({settings_.quota.total[static_cast<std::size_t>(Resource::memory)], settings_.pickle_lease},
+                {ledger_, segments_, results_, store_, admission_, clients_, teller_, outside_}),
+      works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1),
+      inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_, counts_}),
+      gathering_({segments_, results_, store_, clients_}) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
@@ -187,13 +191,15 @@ void Node::tick(TimePoint now) {
     store_.expire(now);
     admission_.expire(now);
     clients_.guarded([&] { expire_groups(now); });
-    if (gather_at_ && *gather_at_ <= now) gather(now);
+    gather(now);
   });
-  // Those who waited may just have been served.
-  if (memory_wanted_until_ && *memory_wanted_until_ <= now && admission_.waiting() == 0) {
-    memory_wanted_until_.reset();
-    outside_.show_memory_wanted(false);
-  }
+  pressure_.tick(now);
+}
+
+void Node::gather(TimePoint now) {
+  gathering_.begin(now, [this](std::function<void()> copy) {
+    outside_.run_blocking({}, std::move(copy), [this] { event({}, now_, [&] { gathering_.finish(now_); }); });
+  });
 }
 
 std::optional<TimePoint> Node::next_deadline() const {
@@ -202,18 +208,14 @@ std::optional<TimePoint> Node::next_deadline() const {
     if (time && (!earliest || *time < *earliest)) earliest = time;
   };
   consider(admission_.next_deadline());
-  consider(memory_wanted_until_);
-  if (waits_in_vain() && store_.has_loaded()) consider(drop_pickles_at_);
-  if (segments_.has_sparse()) consider(gather_at_);
+  consider(pressure_.next_deadline());
+  consider(gathering_.next_deadline());
   if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->watched);
   return earliest;
 }
 
 void Node::after_event() {
-  if (waits_in_vain()) drop_pickles();
-  if (memory_releases() != seen_memory_releases_ || admission_.has_untried_front()) admission_.retry();
-  // What came back meanwhile is known to those who wait: all are tried again after each that is served.
-  seen_memory_releases_ = memory_releases();
+  pressure_.serve(now_);
   // With nobody here to go on, nobody is charged for what was kept for the next results.
   if (clients_.empty()) results_.trim();
   while (const auto gone = store_.take_gone())
@@ -221,64 +223,13 @@ void Node::after_event() {
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers)
       teller_.tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
-  if (waits_in_vain()) ask_for_memory();
-  notice_sparse();
-}
-
-/// What pickled refs keep that have been loaded goes while somebody waits, a part at a time: most of the memory comes
-/// back only when its maker has heard of it.
-void Node::drop_pickles() {
-  constexpr Duration pause = std::chrono::milliseconds(5);
-  constexpr std::uint64_t parts = 16;
-  if (drop_pickles_at_ && now_ < *drop_pickles_at_) return;
-  drop_pickles_at_.reset();
-  if (store_.drop_loaded(settings_.quota.total[static_cast<std::size_t>(Resource::memory)] / parts))
-    drop_pickles_at_ = now_ + pause;
-}
-
-/// Says of a full store who holds it, how much of it lies beside objects, and what pickled refs keep. Only for what is
-/// given up: see Ledger::charge().
-Error Node::with_holders(const Error& error, std::optional<UserId> seen_by) {
-  if (error.code() != Code::out_of_memory) return error;
-  // Hundreds may be given up at once, and it takes a walk over all clients.
-  constexpr Duration a_moment = std::chrono::milliseconds(10);
-  if (holders_.empty() || now_ - holders_at_ > a_moment || holders_seen_by_ != seen_by) {
-    holders_ = ledger_.holders_of_memory([&](ClientId client) { return clients_.label(client, seen_by); });
-    holders_at_ = now_;
-    holders_seen_by_ = seen_by;
-  }
-  std::string message = error.message() + "; the largest holders are " + holders_;
-  std::string hint = error.hint();
-  constexpr std::uint64_t notable_share = 8;
-  if (const auto bytes = segments_.bytes_beside_objects();
-      bytes >= settings_.quota.total[static_cast<std::size_t>(Resource::memory)] / notable_share) {
-    message +=
-        "; " + amount_text(Resource::memory, bytes) + " of the store are free pieces of segments that arrays keep";
-    hint = "free the arrays for which muster ls shows large PINS; or " + hint;
-  }
-  if (const auto bytes = store_.pickled_bytes(); bytes > 0) {
-    message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
-    hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
-           std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +
-           " s); or " + hint;
-  }
-  return {error.code(), std::move(message), std::move(hint), error.ranks()};
-}
-
-/// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it
-/// frees or allocates. Those that may be asleep are told once.
-void Node::ask_for_memory() {
-  constexpr Duration a_moment = std::chrono::milliseconds(100);
-  const bool known = memory_wanted_until_.has_value();
-  memory_wanted_until_ = now_ + a_moment;
-  if (known) return;
-  outside_.show_memory_wanted(true);
-  for (const auto& [id, client] : clients_.all())
-    if (client.greeted) teller_.tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{admission_.waiting()});
+  pressure_.ask_clients(now_);
+  gathering_.notice(now_);
 }
 
 void Node::shut_down(const std::string& reason, TimePoint now) {
   stopping_ = true;
+  gathering_.stop();
   event({}, now, [&] {
     const Error error(Code::daemon_unavailable, "the daemon ended: " + reason, "start it again: muster start");
     for (const auto& [key, state] : groups_)

@@ -35,7 +35,11 @@
 #include "memory/result_pool.hpp"
 #include "memory/segment.hpp"
 #include "session/clients.hpp"
+#include "session/gathering.hpp"
 #include "session/group_state.hpp"
+#include "session/inspect.hpp"
+#include "session/memory_pressure.hpp"
+#include "session/node_settings.hpp"
 #include "session/outside.hpp"
 #include "session/slow_folds.hpp"
 #include "session/teller.hpp"
@@ -49,27 +53,6 @@ struct Submit;
 }  // namespace muster::ipc::wire
 
 namespace musterd {
-
-struct NodeSettings {
-  std::string version;
-  std::string socket;
-  std::string log;   ///< where the log goes, for `muster status`
-  std::string host;  ///< its name, for messages
-  std::uint64_t incarnation = 1;
-  Quota quota;
-  std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
-  std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
-  std::uint32_t requests_max = 256;    ///< unanswered requests of one client
-  std::size_t seats_max = 4096;        ///< of one client
-  std::size_t memory_waiters_max = 4096;
-  std::size_t segments_of_turn = 8;  ///< of results that are made at once: one takes some tens of microseconds
-  double idle_exit_s = 0;
-  unsigned lanes = 1;
-  std::string huge_pages;
-  std::int32_t pid = 0;
-  std::uint32_t user = 0;  ///< as whom the daemon runs; who may end it beside root
-  Duration pickle_lease = std::chrono::minutes(10);
-};
 
 using muster::ipc::world_size_max;
 /// What a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
@@ -171,12 +154,6 @@ class Node {
   void cut_off_doomed() noexcept;
   void cut_off(ClientId client, const muster::Error& error);
   void after_event();
-  /// Some wait, and not only for their turns.
-  [[nodiscard]] bool waits_in_vain() const { return admission_.waiting() > 0 && !admission_.goes_on(); }
-  void ask_for_memory();
-  void drop_pickles();
-  /// Told to who sees what `seen_by` says, as label().
-  [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by);
   ConnectionCharges forget(Client& client, const std::string& how, TimePoint now);
 
   // requests.cpp: frames
@@ -202,21 +179,8 @@ class Node {
   void fork(Client& client, std::uint64_t request);
   void missing(Client& client, std::uint64_t request, WorkId work);
 
-  // gathering.cpp: what dead clients leave behind in nearly empty segments
-  void notice_sparse();
   void gather(TimePoint now);
-  [[nodiscard]] std::vector<Move> moves_of_one_turn();
-  void copy(const std::vector<Move>& moves);
-  void finish_moves();
-
-  // inspect.cpp: status and lists
-  void status(ClientId client, std::uint64_t request, TimePoint now);
-  void list_objects(ClientId client, std::uint64_t request, std::size_t limit, TimePoint now);
-  void list_groups(ClientId client, std::uint64_t request);
-  void list_clients(ClientId client, std::uint64_t request, TimePoint now);
-  [[nodiscard]] std::optional<UserId> seen_by_all(const Running& running) const;
-  [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
-  [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
+  void inspect(const Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
 
   // groups.cpp: seats and epochs
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
@@ -300,6 +264,7 @@ class Node {
   void reform(const GroupPtr& state, const Op& op, TimePoint now);
 
   // ops.cpp: from contribution to outcome
+  [[nodiscard]] std::optional<UserId> seen_by_all(const Running& running) const;
   void seal(Client& client, std::span<const std::byte> body, TimePoint now);
   void release(Client& client, std::span<const std::byte> body);
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
@@ -343,15 +308,6 @@ class Node {
   void drop_unwanted_ops();
   void drop_unwanted(const Running& running);
   [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
-  [[nodiscard]] std::uint64_t memory_releases() const { return ledger_.memory_releases() + results_.region_releases(); }
-  /// What a vain attempt takes and gives back is no news to others who wait.
-  template <class Attempt>
-  [[nodiscard]] muster::Result<void> try_quietly(Attempt attempt) {
-    const auto before = memory_releases();
-    auto done = attempt();
-    if (!done) seen_memory_releases_ += memory_releases() - before;
-    return done;
-  }
   [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
   [[nodiscard]] muster::Result<void> could_have_room(const Running& running);
   [[nodiscard]] muster::Result<void> book(Running& running, Turn turn);
@@ -391,8 +347,12 @@ class Node {
   Admission admission_;
   Clients clients_;
   Teller teller_;
+  MemoryPressure pressure_;
   Works works_;
   Groups groups_;
+  OpCounts counts_;
+  Inspect inspect_;
+  Gathering gathering_;
   struct WatchedUntil {
     using type = TimePoint;
     const type& operator()(const GroupState& state) const { return state.watched; }
@@ -424,21 +384,8 @@ class Node {
   std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;
-  std::uint64_t ops_done_ = 0;
-  std::uint64_t ops_failed_ = 0;
-  std::uint64_t bytes_reduced_ = 0;
-  std::uint64_t seen_memory_releases_ = 0;
   std::size_t disposals_ = 0;  ///< segments and descriptions of objects whose memory is on its way back
   bool stopping_ = false;
-  std::optional<TimePoint> memory_wanted_until_;  ///< the clients see until then that others wait for memory
-  std::optional<TimePoint> drop_pickles_at_;      ///< no earlier, as memory takes a moment to come back
-  std::vector<Move> moving_;                      ///< being copied
-  std::optional<TimePoint> gather_at_;            ///< when to look at sparse segments next, if there are any
-  Duration gather_pause_{};                       ///< after a turn in which nothing could be moved
-  std::uint64_t seen_sparse_changes_ = 0;
-  std::string holders_;  ///< who holds the most memory, as it was at holders_at_ for who sees what is of that user
-  TimePoint holders_at_;
-  std::optional<UserId> holders_seen_by_;
   int events_ = 0;  ///< within each other
   TimePoint started_;
   TimePoint now_;

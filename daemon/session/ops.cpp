@@ -86,7 +86,8 @@ void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) 
                           std::move(seal->manifest), now);
   if (made) return;
   std::vector<std::byte> out;
-  ipc::write(ipc::SealFailed{seal->object, with_holders(made.error(), clients_.sees_only(client.id))}, out);
+  ipc::write(ipc::SealFailed{seal->object, pressure_.with_holders(made.error(), clients_.sees_only(client.id), now)},
+             out);
   outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
 }
 
@@ -292,13 +293,13 @@ void Node::combine(Client& client, std::span<const std::byte> body, TimePoint no
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) start(nullptr, start_op->op, client.credentials.user, now);
     if (auto* fail = std::get_if<FailOp>(&action)) {
-      ++ops_failed_;
+      ++counts_.ops_failed;
       works_.settle_failed(ticket, fail->error);
     }
   }
   // Whatever can't be complete (a root out of range, say) ends here, too.
   if (!actions.empty()) return;
-  ++ops_failed_;
+  ++counts_.ops_failed;
   works_.settle_failed(ticket, Error(Code::invalid, "root " + std::to_string(read->root) + " of " +
                                                         std::to_string(read->ranks) + " ranks"));
 }
@@ -338,7 +339,7 @@ void Node::perform(const GroupPtr& state, std::span<Action> actions, TimePoint n
       start(state, start_op->op, payer_of(*state, *start_op->op), now);
     } else {
       const auto& failed = std::get<FailOp>(action);
-      ++ops_failed_;
+      ++counts_.ops_failed;
       ++state->ops_failed;
       for (const Ticket ticket : failed.tickets) works_.settle_failed(ticket, failed.error);
     }
@@ -424,7 +425,7 @@ Result<void> Node::attempt(std::uint64_t key, Turn turn) {
     if (auto planned = plan(running); !planned) return fail_running(key, planned.error()), Result<void>();
     if (running.plan.outputs.empty()) return finish(key, now_), Result<void>();
   }
-  auto allocated = try_quietly([&] { return allocate(running, turn); });
+  auto allocated = pressure_.try_quietly([&] { return allocate(running, turn); });
   if (allocated) return go_on_making(key, now_), Result<void>();
   if (first)
     if (auto kept = keep_sizes(running); !kept) return fail_running(key, kept.error()), Result<void>();
@@ -627,7 +628,7 @@ void Node::launch(std::uint64_t key, TimePoint now) {
   Job job;
   job.work = std::move(running.plan.work);
   for (const auto& region : running.regions) job.outputs.push_back(region.data());
-  bytes_reduced_ += running.plan.work_bytes;
+  counts_.bytes_reduced += running.plan.work_bytes;
   const std::uint64_t bytes = running.plan.work_bytes;
   if (bytes == 0 || (bytes <= inline_work_bytes_max && !reads_slowly(*running.op, now))) {
     if (outside_.run_inline(job) > FoldWatch::long_min) mark_slow(*running.op, now);
@@ -684,7 +685,7 @@ void Node::finish(std::uint64_t key, TimePoint now) try {
   if (auto room = reserve_holds(running); !room) return fail_running(key, room.error());
   // From here on nothing fails.
   if (running.group) ++running.group->ops_done, running.group->muster->finished(running.op->id);
-  ++ops_done_;
+  ++counts_.ops_done;
   giving.front().over = running_.extract(key);
   give(std::move(giving), std::move(first));
 } catch (const std::exception&) {
@@ -740,14 +741,21 @@ void Node::fail_running(std::uint64_t key, const Error& error) noexcept {
 }
 
 void Node::fail_op(GroupState* state, const Op& op, const Error& error) noexcept {
-  ++ops_failed_;
+  ++counts_.ops_failed;
   if (state) ++state->ops_failed;
   for (const auto& contribution : op.contributions) works_.settle_failed(contribution.ticket, error);
 }
 
+/// What may be told to all seats of an op: those of an open group have no user in common.
+std::optional<UserId> Node::seen_by_all(const Running& running) const {
+  constexpr UserId nobody = ~UserId{0};
+  const bool open = running.group && running.group->group.settings().open;
+  return open ? nobody : clients_.view_of(running.user);
+}
+
 void Node::give_up_running(std::uint64_t key, const Error& error) noexcept {
   try {
-    fail_running(key, with_holders(error, seen_by_all(running_.at(key))));
+    fail_running(key, pressure_.with_holders(error, seen_by_all(running_.at(key)), now_));
   } catch (const std::exception&) {
     fail_running(key, no_heap());
   }

@@ -108,11 +108,12 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   const auto done = attempt(Turn::before_others);
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
-  admission_.request(client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
-                     [this, id, request](const Error& error) {
-                       clients_.guarded([&] { refuse(id, request, with_holders(error, clients_.sees_only(id))); }, id);
-                     },
-                     {.serve = effort_of_system_calls});
+  admission_.request(
+      client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
+      [this, id, request](const Error& error) {
+        clients_.guarded([&] { refuse(id, request, pressure_.with_holders(error, clients_.sees_only(id), now_)); }, id);
+      },
+      {.serve = effort_of_system_calls});
 }
 
 void Node::welcome(Client& client, std::uint64_t request, bool rings) {
@@ -191,10 +192,10 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
           id, request, leave(client, {frame.body_as_Leave()->seat()}, {"left", clients_.process_text(client)}, now));
     case wire::Body_Fork: return fork(client, request);
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
-    case wire::Body_StatusQuery: return status(id, request, now);
-    case wire::Body_ObjectsQuery: return list_objects(id, request, frame.body_as_ObjectsQuery()->limit(), now);
-    case wire::Body_GroupsQuery: return list_groups(id, request);
-    case wire::Body_ClientsQuery: return list_clients(id, request, now);
+    case wire::Body_StatusQuery:
+    case wire::Body_ObjectsQuery:
+    case wire::Body_GroupsQuery:
+    case wire::Body_ClientsQuery: return inspect(client, request, frame, now);
     case wire::Body_Stop: {
       if (client.credentials.user != settings_.user && client.credentials.user != 0)
         return teller_.reply_error(id, request,
@@ -218,7 +219,7 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
                  TimePoint now) {
   const Payer payer = client.payer();
   const auto attempt = [this, payer, request, bytes, hard](Turn turn) {
-    return try_quietly([&]() -> Result<void> {
+    return pressure_.try_quietly([&]() -> Result<void> {
       auto segment = segments_.lease(payer, bytes, hard, turn);
       if (!segment && segment.error().code() == Code::out_of_memory && results_.trim() > 0)
         segment = segments_.lease(payer, bytes, hard, turn);
@@ -229,7 +230,8 @@ void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Dur
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    clients_.guarded([&] { teller_.reply_error(id, request, with_holders(error, clients_.sees_only(id))); }, id);
+    clients_.guarded(
+        [&] { teller_.reply_error(id, request, pressure_.with_holders(error, clients_.sees_only(id), now_)); }, id);
   };
   // What can never fit must not stand in line before what can.
   if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits)
@@ -252,7 +254,7 @@ void Node::submit(Client& client, std::uint64_t request, const wire::Submit& par
   } else {
     if (auto taken = take_part(client, part); !taken) {
       client.parts = {};
-      return teller_.reply_error(id, request, with_holders(taken.error(), clients_.sees_only(id)));
+      return teller_.reply_error(id, request, pressure_.with_holders(taken.error(), clients_.sees_only(id), now));
     }
     if (part.more()) return teller_.reply_ok(id, request);
     const auto whole = std::exchange(client.parts, {});
@@ -401,6 +403,19 @@ void Node::fork(Client& client, std::uint64_t request) {
   store_.inherit(client.id, heir);
   const int fd = line->get();
   teller_.reply(client.id, frames::ok(request), {&fd, 1});
+}
+
+void Node::inspect(const Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
+  const auto only = clients_.sees_only(client.id);
+  const auto shown = [&] {
+    switch (frame.body_type()) {
+      case wire::Body_ObjectsQuery: return inspect_.objects(request, only, frame.body_as_ObjectsQuery()->limit(), now);
+      case wire::Body_GroupsQuery: return inspect_.groups(request, only);
+      case wire::Body_ClientsQuery: return inspect_.clients(request, only, now);
+      default: return inspect_.status(request, only, started_, now);
+    }
+  }();
+  teller_.reply(client.id, shown);
 }
 
 void Node::missing(Client& client, std::uint64_t request, WorkId work) {

@@ -249,10 +249,7 @@ std::vector<std::string> NodeAudit::contradictions() const {
   return found;
 }
 
-bool NodeAudit::memory_waits_unnoticed() const {
-  const auto releases = node_.memory_releases();
-  return node_.admission_.waiting() > 0 && releases != node_.seen_memory_releases_;
-}
+bool NodeAudit::memory_waits_unnoticed() const { return node_.admission_.waiting() > 0 && node_.pressure_.has_news(); }
 
 std::vector<std::string> NodeAudit::left_over() const {
   auto found = contradictions();

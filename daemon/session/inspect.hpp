@@ -1,0 +1,61 @@
+// What the node tells about itself: status, and lists of objects, groups and clients. Reads, never steers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/time.hpp"
+#include "memory/admission.hpp"
+#include "memory/ledger.hpp"
+#include "memory/segment.hpp"
+#include "session/clients.hpp"
+#include "session/group_state.hpp"
+#include "session/node_settings.hpp"
+#include "session/works.hpp"
+#include "store/store.hpp"
+
+namespace musterd {
+
+/// Since the start.
+struct OpCounts {
+  std::uint64_t ops_done = 0;
+  std::uint64_t ops_failed = 0;
+  std::uint64_t bytes_reduced = 0;
+};
+
+class Inspect {
+ public:
+  /// What it looks at.
+  struct Parts {
+    const NodeSettings& settings;
+    const Ledger& ledger;
+    const SegmentTable& segments;
+    const Store& store;
+    const Admission& admission;
+    const Clients& clients;
+    const Works& works;
+    const Groups& groups;
+    const OpCounts& counts;
+  };
+  explicit Inspect(Parts parts) : parts_(parts) {}
+
+  /// The reply to a request.
+  using Frame = std::vector<std::byte>;
+  // `only`: the user who asks sees no more than what is its own; nothing: everything is shown. A list ends at a limit
+  // of its rows, or at a mebibyte, and says how many there are in all.
+  [[nodiscard]] Frame status(std::uint64_t request, std::optional<UserId> only, TimePoint started, TimePoint now) const;
+  /// limit: of rows; 0: as many as a list may have.
+  [[nodiscard]] Frame objects(std::uint64_t request, std::optional<UserId> only, std::size_t limit,
+                              TimePoint now) const;
+  [[nodiscard]] Frame groups(std::uint64_t request, std::optional<UserId> only) const;
+  [[nodiscard]] Frame clients(std::uint64_t request, std::optional<UserId> only, TimePoint now) const;
+
+ private:
+  [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
+  Parts parts_;
+};
+
+}  // namespace musterd

@@ -1,0 +1,79 @@
+#include "session/memory_pressure.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+namespace ipc = muster::ipc;
+
+void MemoryPressure::serve(TimePoint now) {
+  if (waits_in_vain()) drop_pickles(now);
+  if (has_news() || parts_.admission.has_untried_front()) parts_.admission.retry();
+  // What came back meanwhile is known to those who wait: all are tried again after each that is served.
+  seen_releases_ = releases();
+}
+
+void MemoryPressure::tick(TimePoint now) {
+  // Those who waited may just have been served.
+  if (!wanted_until_ || *wanted_until_ > now || parts_.admission.waiting() > 0) return;
+  wanted_until_.reset();
+  parts_.outside.show_memory_wanted(false);
+}
+
+std::optional<TimePoint> MemoryPressure::next_deadline() const {
+  const bool drops = drop_pickles_at_ && waits_in_vain() && parts_.store.has_loaded();
+  if (!drops) return wanted_until_;
+  return wanted_until_ ? std::min(*wanted_until_, *drop_pickles_at_) : *drop_pickles_at_;
+}
+
+/// What pickled refs keep that have been loaded goes while somebody waits, a part at a time: most of the memory comes
+/// back only when its maker has heard of it.
+void MemoryPressure::drop_pickles(TimePoint now) {
+  constexpr Duration pause = std::chrono::milliseconds(5);
+  constexpr std::uint64_t parts = 16;
+  if (drop_pickles_at_ && now < *drop_pickles_at_) return;
+  drop_pickles_at_.reset();
+  if (parts_.store.drop_loaded(settings_.memory_bytes / parts)) drop_pickles_at_ = now + pause;
+}
+
+Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> seen_by, TimePoint now) {
+  if (error.code() != Code::out_of_memory) return error;
+  // Hundreds may be given up at once, and it takes a walk over all clients.
+  constexpr Duration a_moment = std::chrono::milliseconds(10);
+  if (holders_.empty() || now - holders_at_ > a_moment || holders_seen_by_ != seen_by) {
+    holders_ = parts_.ledger.holders_of_memory([&](ClientId client) { return parts_.clients.label(client, seen_by); });
+    holders_at_ = now;
+    holders_seen_by_ = seen_by;
+  }
+  std::string message = error.message() + "; the largest holders are " + holders_;
+  std::string hint = error.hint();
+  constexpr std::uint64_t notable_share = 8;
+  if (const auto bytes = parts_.segments.bytes_beside_objects(); bytes >= settings_.memory_bytes / notable_share) {
+    message +=
+        "; " + amount_text(Resource::memory, bytes) + " of the store are free pieces of segments that arrays keep";
+    hint = "free the arrays for which muster ls shows large PINS; or " + hint;
+  }
+  if (const auto bytes = parts_.store.pickled_bytes(); bytes > 0) {
+    message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
+    hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
+           std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +
+           " s); or " + hint;
+  }
+  return {error.code(), std::move(message), std::move(hint), error.ranks()};
+}
+
+/// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it
+/// frees or allocates. Those that may be asleep are told once.
+void MemoryPressure::ask_clients(TimePoint now) {
+  if (!waits_in_vain()) return;
+  constexpr Duration a_moment = std::chrono::milliseconds(100);
+  const bool known = wanted_until_.has_value();
+  wanted_until_ = now + a_moment;
+  if (known) return;
+  parts_.outside.show_memory_wanted(true);
+  for (const auto& [id, client] : parts_.clients.all())
+    if (client.greeted)
+      parts_.teller.tell(id, ipc::CompletionType::memory_wanted, ipc::MemoryWanted{parts_.admission.waiting()});
+}
+
+}  // namespace musterd

@@ -1,0 +1,36 @@
+// What a node is told when it starts.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include <muster/ipc/region_allocator.hpp>
+
+#include "base/time.hpp"
+#include "memory/ledger.hpp"
+
+namespace musterd {
+
+struct NodeSettings {
+  std::string version;
+  std::string socket;
+  std::string log;   ///< where the log goes, for `muster status`
+  std::string host;  ///< its name, for messages
+  std::uint64_t incarnation = 1;
+  Quota quota;
+  std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
+  std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
+  std::uint32_t requests_max = 256;    ///< unanswered requests of one client
+  std::size_t seats_max = 4096;        ///< of one client
+  std::size_t memory_waiters_max = 4096;
+  std::size_t segments_of_turn = 8;  ///< of results that are made at once: one takes some tens of microseconds
+  double idle_exit_s = 0;
+  unsigned lanes = 1;
+  std::string huge_pages;
+  std::int32_t pid = 0;
+  std::uint32_t user = 0;  ///< as whom the daemon runs; who may end it beside root
+  Duration pickle_lease = std::chrono::minutes(10);
+};
+
+}  // namespace musterd
