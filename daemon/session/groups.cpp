@@ -356,7 +356,7 @@ Result<std::vector<Node::Child>> Node::make_children(const Group::Settings& pare
 
 void Node::split(const GroupPtr& state, const Op& op) {
   auto children = make_children(state->group.settings(), op);
-  if (!children) return fail_op(state.get(), op, children.error());
+  if (!children) return runs_.fail(state.get(), op, children.error());
   try {
     seat_in_children(*children, op);
   } catch (const std::exception&) {

@@ -37,12 +37,12 @@ Node::Node(NodeSettings settings, Outside& outside)
                 {ledger_, segments_, results_, store_, admission_, clients_, teller_, outside_}),
       works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1),
       inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_, counts_}),
+      runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, outside_, counts_,
+             [this](const std::function<void()>& what) { event({}, now_, what); }, now_}),
       gathering_({segments_, results_, store_, clients_}) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
-  running_.clear();
-  giving_.clear();
   leaving_.clear();
   unsettled_.clear();
   groups_.clear();
@@ -161,7 +161,7 @@ ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint
   segments_.drop_client(id);
   ConnectionCharges charges{std::move(client.descriptors), std::move(client.channel)};
   clients_.erase(id);
-  clients_.guarded([&] { drop_unwanted_ops(); });  // the client is forgotten, whatever becomes of them
+  clients_.guarded([&] { runs_.drop_unwanted(); });  // the client is forgotten, whatever becomes of them
   return charges;
 }
 
@@ -179,9 +179,7 @@ void Node::go_on(TimePoint now) {
     segments_.drop_more();
     clients_.guarded([&] { lose_more(now); });
     clients_.guarded([&] { settle_more(now); });
-    make_more(now);
-    give_more();
-    drop_unwanted_ops();
+    runs_.go_on();
     if (admission_.goes_on()) admission_.go_on();
   });
 }
@@ -235,7 +233,7 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
     for (const auto& [key, state] : groups_)
       decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
     while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
-    while (!giving_.empty()) give_more();
+    runs_.give_all();
     after_event();
     for (const auto& [id, client] : clients_.all()) outside_.send(id, frames::goodbye(error), {});
   });

@@ -40,9 +40,10 @@
 #include "session/inspect.hpp"
 #include "session/memory_pressure.hpp"
 #include "session/node_settings.hpp"
+#include "session/op_runs.hpp"
 #include "session/outside.hpp"
-#include "session/slow_folds.hpp"
 #include "session/teller.hpp"
+#include "session/turn.hpp"
 #include "session/works.hpp"
 #include "store/store.hpp"
 
@@ -86,8 +87,8 @@ class Node {
   /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
   [[nodiscard]] bool goes_on() const {
     return store_.drops() || segments_.drops() || !leaving_.empty() || !unsettled_.empty() ||
-           !unsettled_groups_.empty() || !being_made_.empty() || !giving_.empty() || admission_.goes_on() ||
-           may_have_unwanted_ops() || clients_.any_doomed() || clients_.tries_again();
+           !unsettled_groups_.empty() || runs_.goes_on() || admission_.goes_on() || clients_.any_doomed() ||
+           clients_.tries_again();
   }
   void go_on(TimePoint now);
   /// Every op fails and every client is told.
@@ -102,37 +103,6 @@ class Node {
 
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
-  /// Without an allocation, and gone from the list with its op.
-  using WaitingHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-  /// An op that has its muster complete: planned, perhaps waiting for memory, perhaps on the lanes.
-  struct Running : WaitingHook {
-    std::uint64_t key = 0;
-    OpPtr op;
-    Plan plan;
-    GroupPtr group;  ///< null for combines
-    std::uint32_t user = 0;
-    PoolApart apart;  ///< where its results lie, if they must not lie beside the group's others
-    muster::ipc::SmallVector<ResultRegion, 1> regions;
-    std::size_t regions_made = 0;  ///< how many of them have memory
-    std::uint64_t result_bytes = 0;
-    bool planned = false;
-    std::uint64_t plan_bytes = 0;               ///< at most, before it is planned
-    Charge plan_charge;                         ///< of a large plan, while it runs
-    Charge heap;                                ///< of an op that is not over at once: it waits, or is with the lanes
-    std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
-    bool put_aside = false;                     ///< it waits without its plan
-    std::uint64_t wanted_at = 0;                ///< how many clients had gone when somebody was there to be told
-  };
-  using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;
-  /// An op that is over: its outcome is decided, all its ranks have room for what it gives, and some have not got it
-  /// yet.
-  struct Giving {
-    std::unordered_map<std::uint64_t, Running>::node_type over;
-    Objects outputs;
-    std::size_t next = 0;  ///< the contribution whose rank comes next
-  };
-  using GivingNode = std::list<Giving>;  ///< of one
-
   /// A request that waits outside of the node, for a ring or a thread; held there by the function that ends it.
   struct Waiting : WaitingHook {
     Charge charge;
@@ -222,8 +192,7 @@ class Node {
     std::deque<Contribution> withdrawn;  ///< of a rank that left before they had a place
     muster::Error why;                   ///< how these fail
   };
-  using UnsettledNode = std::list<Unsettled>;         ///< of one
-  static constexpr std::size_t effort_of_turn = 256;  ///< see Muster::lose(): about a fifth of a millisecond
+  using UnsettledNode = std::list<Unsettled>;  ///< of one
   void settle_own(const GroupPtr& state, std::size_t& left, TimePoint now);
   void settle(UnsettledNode unsettled, std::size_t& left, TimePoint now);
   [[nodiscard]] bool settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now);
@@ -264,7 +233,6 @@ class Node {
   void reform(const GroupPtr& state, const Op& op, TimePoint now);
 
   // ops.cpp: from contribution to outcome
-  [[nodiscard]] std::optional<UserId> seen_by_all(const Running& running) const;
   void seal(Client& client, std::span<const std::byte> body, TimePoint now);
   void release(Client& client, std::span<const std::byte> body);
   void contribute(Client& client, std::span<const std::byte> body, TimePoint now);
@@ -294,50 +262,8 @@ class Node {
   void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   [[nodiscard]] Payer payer_of(const Contribution& contribution) const;
-  void start(const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now) noexcept;
-  void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, std::uint32_t user, TimePoint now);
-  void fail_op(GroupState* state, const Op& op, const muster::Error& error) noexcept;
-  [[nodiscard]] static Sharing sharing_of(const Running& running);
-  [[nodiscard]] static muster::Result<Plan> plan_of(const Running& running);
-  [[nodiscard]] muster::Result<void> plan(Running& running);
-  [[nodiscard]] muster::Result<void> attempt(std::uint64_t key, Turn turn);
-  void put_aside(std::uint64_t key, Admission::WaiterId waiter);
-  [[nodiscard]] muster::Result<void> keep_sizes(Running& waiting);
-  [[nodiscard]] bool is_wanted(const Running& running, std::size_t& left) const;
-  [[nodiscard]] bool may_have_unwanted_ops() const;
-  void drop_unwanted_ops();
-  void drop_unwanted(const Running& running);
-  [[nodiscard]] muster::Result<void> charge_running(Running& running, std::uint64_t beside);
-  [[nodiscard]] muster::Result<void> allocate(Running& running, Turn turn);
-  [[nodiscard]] muster::Result<void> could_have_room(const Running& running);
-  [[nodiscard]] muster::Result<void> book(Running& running, Turn turn);
-  /// False if some are left to be made.
-  [[nodiscard]] muster::Result<bool> make_some(Running& running);
-  void make_more(TimePoint now);
-  void go_on_making(std::uint64_t key, TimePoint now);
-  static void drop_regions(Running& running);
-  [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
-  [[nodiscard]] muster::Result<ResultRegion> result_region(Running& running, std::uint64_t bytes, Turn turn);
-  void launch(std::uint64_t key, TimePoint now);
-  [[nodiscard]] bool reads_slowly(const Op& op, TimePoint now);
-  void mark_slow(const Op& op, TimePoint now);
-  [[nodiscard]] const Process& process_of(const Op& op) const;
-  void finish(std::uint64_t key, TimePoint now);
-  void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
-  void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
-  void finish_from_lane(std::uint64_t key, OpPtr& lease);
-  [[nodiscard]] muster::Result<Objects> publish(Running& running, TimePoint now);
-  [[nodiscard]] const Client* receiver(const Running& running, std::size_t contributor) const;
-  [[nodiscard]] static std::size_t count_told(const Running& running);
-  [[nodiscard]] static std::size_t count_given(const Running& running, std::size_t contributor);
-  [[nodiscard]] muster::Result<void> reserve_holds(const Running& running);
-  [[nodiscard]] static Objects given_to(const Running& running, std::size_t contributor,
-                                        std::span<const ObjectPtr> outputs);
-  void give(GivingNode giving, Objects first) noexcept;
-  [[nodiscard]] bool give_some(Giving& giving, std::optional<Objects> described = std::nullopt) noexcept;
-  void give_more() noexcept;
-  /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
-  [[nodiscard]] muster::Result<void> describe_outcome(std::size_t contributors, std::span<const ObjectPtr> objects);
+  void start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept;
+
   NodeSettings settings_;
   Outside& outside_;
   Ledger ledger_;
@@ -352,6 +278,7 @@ class Node {
   Groups groups_;
   OpCounts counts_;
   Inspect inspect_;
+  OpRuns runs_;
   Gathering gathering_;
   struct WatchedUntil {
     using type = TimePoint;
@@ -368,20 +295,9 @@ class Node {
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
-  using RunningList = boost::intrusive::list<Running, boost::intrusive::base_hook<WaitingHook>,
-                                             boost::intrusive::constant_time_size<false>>;
-  /// Ops that wait for memory: first those that have not been looked at since a client went.
-  RunningList waiting_ops_;
-  GivingNode giving_;
-  /// Those that have all memory they need, and whose segments are being made.
-  RunningList being_made_;
-  std::unordered_map<std::uint64_t, Running> running_;
-  SlowFolds slow_folds_;
   boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
       waiting_outside_;
   std::vector<std::byte> completion_;  ///< buffers that are used again and again
-  std::vector<std::byte> outcome_;
-  std::uint64_t last_running_ = 0;
   std::uint32_t last_seat_ = 0;
   std::uint64_t last_split_ = 0;
   std::size_t disposals_ = 0;  ///< segments and descriptions of objects whose memory is on its way back

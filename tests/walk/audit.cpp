@@ -24,7 +24,7 @@ std::vector<GroupPtr> NodeAudit::groups() const {
   };
   for (const auto& [key, group] : node_.groups_) add(group);
   for (const auto& [ticket, pending] : node_.works_.pending_) add(pending.group);
-  for (const auto& [key, running] : node_.running_) add(running.group);
+  for (const auto& [key, running] : node_.runs_.running_) add(running.group);
   for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) add(seated.group);
   for (const auto& leaving : node_.leaving_) {
@@ -92,11 +92,11 @@ Amounts NodeAudit::held() const {
   const auto add_all = [&](const auto& contributions) {
     for (const auto& contribution : contributions) add(contribution.charge);
   };
-  for (const auto& [key, running] : node_.running_) {
+  for (const auto& [key, running] : node_.runs_.running_) {
     heap += running.heap.amount();
     add_all(running.op->contributions);
   }
-  for (const auto& giving : node_.giving_) {
+  for (const auto& giving : node_.runs_.giver_.giving_) {
     heap += giving.over.mapped().heap.amount();
     add_all(giving.over.mapped().op->contributions);
   }
@@ -202,7 +202,7 @@ void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& fou
 
 /// Nobody has room reserved for what no op gives any more.
 void NodeAudit::check_reservations(std::vector<std::string>& found) const {
-  if (!node_.giving_.empty()) return;
+  if (!node_.runs_.giver_.giving_.empty()) return;
   for (const auto& [client, family] : node_.store_.families_)
     if (family->reserved > 0) found.push_back("client " + std::to_string(client.value) + " has holds reserved");
 }
@@ -259,8 +259,8 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("clients", node_.clients_.all().size());
   for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
   count("pending entries", node_.works_.size());
-  count("running ops", node_.running_.size());
-  count("ops that are being given", node_.giving_.size());
+  count("running ops", node_.runs_.running_.size());
+  count("ops that are being given", node_.runs_.giver_.giving_.size());
   count("groups with ops to settle", node_.unsettled_.size() + node_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.leaving_.size());
   count("life lines", node_.clients_.lifelines_.size());
@@ -290,7 +290,7 @@ std::vector<SeatId> NodeAudit::seats_of(ClientId client) const {
 }
 
 bool NodeAudit::on_lanes(ClientId client, WorkId work) const {
-  for (const auto& [key, running] : node_.running_) {
+  for (const auto& [key, running] : node_.runs_.running_) {
     if (running.regions.empty()) continue;
     for (const auto& contribution : running.op->contributions) {
       const Pending* pending = node_.works_.find(contribution.ticket);

@@ -1,0 +1,429 @@
+#include "session/op_runs.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "base/assert.hpp"
+#include "base/heap_reserve.hpp"
+#include "collective/engine.hpp"
+#include "session/turn.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+
+namespace {
+
+/// Jobs up to this size run on the control thread: handing them to a lane would take longer.
+constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
+/// Results up to this size don't wait behind large ones.
+constexpr std::uint64_t small_result_bytes_max = 64 << 10;
+/// A plan of so many bytes is what an op's slot stands for.
+constexpr std::uint64_t plan_bytes_free = 4096;
+/// A larger one is made only where there is room for it.
+constexpr std::uint64_t plan_bytes_at_once = 64 << 10;
+
+/// What it takes to end the op, see effort_of_turn: everybody is told, and all inputs are let go.
+std::size_t effort_of(const Op& op) {
+  constexpr std::size_t inputs_each = 16;
+  std::size_t effort = 1;
+  for (const auto& contribution : op.contributions) effort += 1 + contribution.inputs.size() / inputs_each;
+  return effort;
+}
+
+/// What it takes to run the op once it has its memory, in the same measure: its folds, if they are done here, what is
+/// made for its results, and its end.
+std::size_t effort_of_running(const Op& op, std::uint64_t work_bytes, std::uint64_t result_bytes) {
+  constexpr std::size_t least = 4;
+  constexpr std::uint64_t bytes_folded_each = 4 << 10;
+  constexpr std::uint64_t bytes_made_each = 32 << 10;
+  constexpr std::uint64_t made_max = 256;  // the rest is made in turns of its own
+  const std::uint64_t folded = work_bytes <= inline_work_bytes_max ? work_bytes / bytes_folded_each : 0;
+  return least + folded + std::min(result_bytes / bytes_made_each, made_max) + effort_of(op);
+}
+
+TimePoint deadline_of(const Op& op) {
+  return std::min_element(op.contributions.begin(), op.contributions.end(),
+                          [](const auto& a, const auto& b) { return a.deadline < b.deadline; })
+      ->deadline;
+}
+
+}  // namespace
+
+/// Whatever is thrown, the op then fails on every seat.
+void OpRuns::start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept {
+  MUSTER_ASSERT(!op->contributions.empty(), "an op that starts has contributions");
+  const std::uint64_t key = ++last_key_;
+  try {
+    begin(key, state, op, user);
+  } catch (const std::exception&) {
+    if (running_.contains(key)) return fail_running(key, no_heap());
+    if (state) state->muster->finished(op->id);
+    fail(state.get(), *op, no_heap());
+  }
+}
+
+void OpRuns::go_on() {
+  make_more();
+  giver_.go_on();
+  drop_unwanted();
+}
+
+void OpRuns::give_all() noexcept {
+  while (giver_.goes_on()) giver_.go_on();
+}
+
+void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, UserId user) {
+  RunningOp& running = running_[key];
+  running.key = key;
+  running.op = op;
+  running.group = state;
+  running.user = user;
+  const auto extent = measure_plan(*op, sharing_of(running));
+  if (!extent) return fail_running(key, extent.error());
+  running.plan_bytes = extent->bytes;
+  if (auto fits = parts_.ledger.possible({user, {}}, Resource::memory, extent->outputs == 0 ? 0 : extent->bytes); !fits)
+    return fail_running(key, fits.error());
+  if (extent->outputs == 0 || extent->bytes <= plan_bytes_at_once) {
+    if (auto planned = plan(running); !planned) return fail_running(key, planned.error());
+    if (running.plan.outputs.empty()) return finish(key);
+  }
+  // Ops wait for memory in line with everybody else who does, but for small ones.
+  const bool small =
+      running.planned && running.result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
+  const auto waiter = parts_.admission.request(
+      {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
+      [this, key](Turn turn) { return attempt(key, turn); },
+      [this, key](const Error& error) { give_up_running(key, error); },
+      {effort_of_running(*op, running.planned ? running.plan.work_bytes : running.plan_bytes, running.result_bytes),
+       effort_of(*op)});
+  if (waiter) put_aside(key, *waiter);
+}
+
+/// One that fails for another reason than memory is over then, and waits no more.
+Result<void> OpRuns::attempt(std::uint64_t key, Turn turn) {
+  RunningOp& running = running_.at(key);
+  const bool first = !running.planned;
+  if (first) {
+    if (auto room = parts_.ledger.has_room({running.user, {}}, Resource::memory, running.plan_bytes); !room)
+      return room;
+    if (auto planned = plan(running); !planned) return fail_running(key, planned.error()), Result<void>();
+    if (running.plan.outputs.empty()) return finish(key), Result<void>();
+  }
+  auto allocated = parts_.pressure.try_quietly([&] { return allocate(running, turn); });
+  if (allocated) return go_on_making(key), Result<void>();
+  if (first)
+    if (auto kept = keep_sizes(running); !kept) return fail_running(key, kept.error()), Result<void>();
+  return allocated;
+}
+
+Sharing OpRuns::sharing_of(const RunningOp& running) {
+  return running.group && running.group->group.settings().open ? Sharing::copy : Sharing::alias;
+}
+
+/// Makes the plan of an op that has none yet, and refuses one whose results can never fit.
+Result<void> OpRuns::plan(RunningOp& running) {
+  auto plan = plan_of(running);
+  if (!plan) return plan.error();
+  running.plan = std::move(*plan);
+  running.planned = true;
+  running.regions.reserve(running.plan.outputs.size());
+  running.plan_bytes = running.plan.own_bytes();
+  for (const auto& output : running.plan.outputs) running.result_bytes += output.bytes;
+  if (running.plan.outputs.empty()) return {};
+  return parts_.ledger.possible({running.user, {}}, Resource::memory, running.plan_bytes + running.result_bytes);
+}
+
+/// The largest thing that an op asks the heap for; without it the op fails, and nothing else does.
+Result<Plan> OpRuns::plan_of(const RunningOp& running) try {
+  return make_plan(*running.op, sharing_of(running));
+} catch (const std::bad_alloc&) {
+  return no_heap();
+}
+
+/// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
+void OpRuns::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
+  RunningOp& waiting = running_.at(key);
+  waiting.waiter = waiter;
+  waiting.wanted_at = parts_.clients.erased();
+  waiting_.push_back(waiting);
+  // The loss of its last rank may just have completed it.
+  std::size_t left = effort_of_turn;
+  if (!is_wanted(waiting, left)) return drop_unwanted(waiting);
+  if (auto kept = keep_sizes(waiting); !kept) fail_running(key, kept.error());
+}
+
+/// Of a large plan, only what a further attempt needs. Charges what is kept.
+Result<void> OpRuns::keep_sizes(RunningOp& waiting) {
+  if (!waiting.planned) return charge_running(waiting, 0);
+  if (waiting.plan_bytes <= plan_bytes_free) return charge_running(waiting, waiting.plan_bytes);
+  if (!std::exchange(waiting.put_aside, true)) {
+    Plan sizes;
+    sizes.outputs.reserve(waiting.plan.outputs.size());
+    for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
+    waiting.plan = std::move(sizes);
+  }
+  return charge_running(waiting, waiting.plan.outputs.size() * sizeof(PlannedOutput));
+}
+
+/// Whether anybody is left who would be told.
+bool OpRuns::is_wanted(const RunningOp& running, std::size_t& left) const {
+  constexpr std::size_t looks_each = 8;
+  const auto& contributions = running.op->contributions;
+  const auto wanted = std::ranges::find_if(contributions, [&](const Contribution& contribution) {
+    return parts_.works.waiting(contribution.ticket) != nullptr;
+  });
+  left -= std::min(left, 1 + static_cast<std::size_t>(wanted - contributions.begin()) / looks_each);
+  return wanted != contributions.end();
+}
+
+bool OpRuns::may_have_unwanted() const {
+  return !waiting_.empty() && waiting_.front().wanted_at != parts_.clients.erased();
+}
+
+/// Those that wait for memory while nobody is left who would be told. Thousands may wait: each is looked at once after
+/// clients have gone, a few at a time.
+void OpRuns::drop_unwanted() {
+  for (std::size_t left = effort_of_turn; left > 0 && may_have_unwanted();) {
+    RunningOp& first = waiting_.front();
+    first.wanted_at = parts_.clients.erased();
+    waiting_.splice(waiting_.end(), waiting_, waiting_.begin());
+    if (is_wanted(first, left)) continue;
+    left -= std::min(left, effort_of(*first.op));
+    drop_unwanted(first);
+  }
+}
+
+void OpRuns::drop_unwanted(const RunningOp& running) {
+  fail_running(running.key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
+}
+
+/// Only for ops that outlive the event that started them.
+Result<void> OpRuns::charge_running(RunningOp& running, std::uint64_t beside) {
+  constexpr std::uint64_t request_bytes = 512;  // to Admission, or to the lanes
+  return parts_.ledger.resize(running.heap, {running.user, {}}, sizeof(RunningOp) + request_bytes + beside);
+}
+
+/// Whether nobody gets its results but processes that are in the group now.
+bool OpRuns::all_seated(const GroupState& state, const Op& op) const {
+  const auto& seats = state.group.seats();
+  return std::all_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
+    const Client* waiting = parts_.works.waiting(contribution.ticket);
+    if (!waiting) return true;
+    const auto seat = seats.find(contribution.rank);
+    return seat != seats.end() && seat->second.client == waiting->id;
+  });
+}
+
+Result<ResultRegion> OpRuns::result_region(RunningOp& running, std::uint64_t bytes, Turn turn) {
+  if (!running.group || !running.group->group.settings().open) return parts_.results.book(running.user, bytes, turn);
+  // A rank that has left since still gets what it contributed to, and nothing that lies beside it.
+  const bool of_members = all_seated(*running.group, *running.op);
+  auto& apart = of_members ? running.group->results[running.user] : running.apart;
+  if (!apart) apart = parts_.results.make_apart(running.user);
+  return parts_.results.book(apart, bytes, turn);
+}
+
+/// Memory for all its results or for none of them, with the first segments made.
+Result<void> OpRuns::allocate(RunningOp& running, Turn turn) {
+  if (auto could = could_have_room(running); !could) return could;
+  auto done = book(running, turn);
+  if (done)
+    if (auto made = make_some(running); !made) done = made.error();
+  if (!done) drop_regions(running);
+  return done;
+}
+
+/// Of many results it is known in no time that they can't fit.
+Result<void> OpRuns::could_have_room(const RunningOp& running) {
+  constexpr std::size_t few = 8;
+  if (running.plan.outputs.size() <= few) return {};
+  const std::uint64_t free = parts_.results.free_bytes();
+  if (running.result_bytes <= free) return {};
+  return parts_.ledger.has_room({running.user, {}}, Resource::memory, running.result_bytes - free);
+}
+
+Result<void> OpRuns::book(RunningOp& running, Turn turn) {
+  if (running.plan_bytes > plan_bytes_free) {
+    auto charge = parts_.ledger.charge({running.user, {}}, Resource::memory, running.plan_bytes);
+    if (!charge) return charge.error();
+    running.plan_charge = std::move(*charge);
+  }
+  for (const auto& output : running.plan.outputs) {
+    if (output.bytes == 0) {
+      running.regions.emplace_back();
+      continue;
+    }
+    auto region = result_region(running, output.bytes, turn);
+    if (!region && region.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
+      region = result_region(running, output.bytes, turn);
+    if (!region) return region.error();
+    running.regions.push_back(std::move(*region));
+  }
+  return {};
+}
+
+void OpRuns::drop_regions(RunningOp& running) {
+  running.regions_made = 0;
+  // The latest first: numbers of segments that were only booked serve again.
+  while (!running.regions.empty()) running.regions.pop_back();
+  running.plan_charge.reset();
+}
+
+Result<bool> OpRuns::make_some(RunningOp& running) {
+  std::size_t left = parts_.settings.segments_of_turn;
+  for (auto& made = running.regions_made; made < running.regions.size(); ++made) {
+    auto& region = running.regions[made];
+    if (!region) continue;
+    if (!ResultPool::is_made(region) && left-- == 0) return false;
+    if (auto done = parts_.results.make(region); !done) return done.error();
+  }
+  return true;
+}
+
+/// It has its memory; the op begins as soon as all of it is there. Hundreds of segments take tens of milliseconds, in
+/// which others have their turns.
+void OpRuns::go_on_making(std::uint64_t key) {
+  RunningOp& running = running_.at(key);
+  running.waiter.reset();
+  running.WaitingHook::unlink();
+  if (running.regions_made == running.regions.size()) return launch(key);
+  being_made_.push_back(running);
+  if (auto charged = charge_running(running, 0); !charged) fail_running(key, charged.error());
+}
+
+void OpRuns::make_more() {
+  if (being_made_.empty()) return;
+  RunningOp& first = being_made_.front();
+  const std::uint64_t key = first.key;
+  try {
+    if (auto made = make_some(first); !made) return fail_running(key, made.error());
+    go_on_making(key);
+  } catch (const std::exception&) {
+    fail_running(key, no_heap());
+  }
+}
+
+void OpRuns::launch(std::uint64_t key) {
+  RunningOp& running = running_.at(key);
+  if (std::exchange(running.put_aside, false)) {
+    auto plan = plan_of(running);
+    if (!plan) return fail_running(key, plan.error());
+    running.plan = std::move(*plan);
+  }
+  Job job;
+  job.work = std::move(running.plan.work);
+  for (const auto& region : running.regions) job.outputs.push_back(region.data());
+  parts_.counts.bytes_reduced += running.plan.work_bytes;
+  const std::uint64_t bytes = running.plan.work_bytes;
+  if (bytes == 0 || (bytes <= inline_work_bytes_max && !reads_slowly(*running.op))) {
+    if (parts_.outside.run_inline(job) > FoldWatch::long_min) mark_slow(*running.op);
+    return finish(key);
+  }
+  if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
+  job.process = process_of(*running.op);
+  const auto lease = std::make_shared<OpPtr>(running.op);
+  job.lease = lease;
+  job.done = [this, key, lease] { finish_from_lane(key, *lease); };
+  parts_.outside.run(std::move(job));
+}
+
+bool OpRuns::reads_slowly(const Op& op) {
+  if (slow_folds_.empty()) return false;
+  slow_folds_.forget(parts_.now);
+  return std::any_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
+    const Pending* pending = parts_.works.find(contribution.ticket);
+    return pending && slow_folds_.holds_off(pending->process);
+  });
+}
+
+/// Any of those whose arrays were read may be the reason.
+void OpRuns::mark_slow(const Op& op) {
+  for (const auto& contribution : op.contributions)
+    if (const Pending* pending = parts_.works.find(contribution.ticket)) slow_folds_.mark(pending->process, parts_.now);
+}
+
+/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's process stands for
+/// them, so that a group's ops stay in order, and many ranks get no more of the lanes than a process alone.
+const Process& OpRuns::process_of(const Op& op) const {
+  return parts_.works.at(op.contributions.front().ticket).process;
+}
+
+void OpRuns::finish_from_lane(std::uint64_t key, OpPtr& lease) {
+  const auto end = [&] {
+    if (running_.contains(key)) finish(key);
+    // What ends with the job ends before those who wait for it are told.
+    lease.reset();
+  };
+  parts_.event(std::ref(end));  // so nothing is allocated
+}
+
+/// What may find no memory comes before anybody is told: then the op fails for all.
+void OpRuns::finish(std::uint64_t key) try {
+  RunningOp& running = running_.at(key);
+  auto outputs = publish(running);
+  if (!outputs) return fail_running(key, outputs.error());
+  auto prepared = giver_.prepare(running, std::move(*outputs));
+  if (!prepared) return fail_running(key, prepared.error());
+  if (prepared->takes_turns && running.plan_charge.amount() == 0)
+    if (auto charged = charge_running(running, running.plan_bytes); !charged) return fail_running(key, charged.error());
+  if (auto room = giver_.reserve(running); !room) return fail_running(key, room.error());
+  // From here on nothing fails.
+  if (running.group) ++running.group->ops_done, running.group->muster->finished(running.op->id);
+  ++parts_.counts.ops_done;
+  giver_.give(std::move(*prepared), running_.extract(key));
+} catch (const std::exception&) {
+  fail_running(key, no_heap());
+}
+
+void OpRuns::fail_running(std::uint64_t key, const Error& error) noexcept {
+  const auto ended = running_.extract(key);
+  if (ended.empty()) return;
+  const RunningOp& over = ended.mapped();
+  if (over.waiter) parts_.admission.cancel(*over.waiter);
+  if (over.group) over.group->muster->finished(over.op->id);
+  fail(over.group.get(), *over.op, error);
+}
+
+void OpRuns::fail(GroupState* state, const Op& op, const Error& error) noexcept {
+  ++parts_.counts.ops_failed;
+  if (state) ++state->ops_failed;
+  for (const auto& contribution : op.contributions) parts_.works.settle_failed(contribution.ticket, error);
+}
+
+/// What may be told to all seats of an op: those of an open group have no user in common.
+std::optional<UserId> OpRuns::seen_by_all(const RunningOp& running) const {
+  constexpr UserId nobody = ~UserId{0};
+  const bool open = running.group && running.group->group.settings().open;
+  return open ? nobody : parts_.clients.view_of(running.user);
+}
+
+void OpRuns::give_up_running(std::uint64_t key, const Error& error) noexcept {
+  try {
+    fail_running(key, parts_.pressure.with_holders(error, seen_by_all(running_.at(key)), parts_.now));
+  } catch (const std::exception&) {
+    fail_running(key, no_heap());
+  }
+}
+
+Result<Objects> OpRuns::publish(RunningOp& running) {
+  Objects objects;
+  for (std::size_t i = 0; i < running.plan.outputs.size(); ++i) {
+    auto manifest = std::move(running.plan.outputs[i].manifest);
+    for (auto& leaf : manifest.leaves) {
+      if (leaf.bytes() == 0) continue;
+      leaf.segment = running.regions[i].segment();
+      leaf.offset += running.regions[i].offset();
+    }
+    auto object = parts_.store.add_result(running.user, parts_.outside.random_capability(), std::move(manifest),
+                                          std::move(running.regions[i]), parts_.now);
+    if (!object) return object.error();
+    objects.push_back(std::move(*object));
+  }
+  return objects;
+}
+
+}  // namespace musterd

@@ -1,0 +1,112 @@
+// What becomes of an op that has its muster complete: it is planned, waits for memory, runs here or on the lanes, and
+// what it made is published and given to all its ranks. Whatever happens, it ends on every seat with one outcome.
+#pragma once
+
+#include <boost/intrusive/list.hpp>
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include <muster/result.hpp>
+
+#include "base/time.hpp"
+#include "collective/muster.hpp"
+#include "collective/plan.hpp"
+#include "memory/admission.hpp"
+#include "memory/ledger.hpp"
+#include "memory/result_pool.hpp"
+#include "session/clients.hpp"
+#include "session/giver.hpp"
+#include "session/group_state.hpp"
+#include "session/inspect.hpp"
+#include "session/memory_pressure.hpp"
+#include "session/node_settings.hpp"
+#include "session/outside.hpp"
+#include "session/running_op.hpp"
+#include "session/slow_folds.hpp"
+#include "session/works.hpp"
+#include "store/store.hpp"
+
+namespace musterd {
+
+class OpRuns {
+ public:
+  struct Parts {
+    const NodeSettings& settings;
+    Ledger& ledger;
+    ResultPool& results;
+    Store& store;
+    Admission& admission;
+    Clients& clients;
+    Works& works;
+    MemoryPressure& pressure;
+    Outside& outside;
+    OpCounts& counts;
+    /// Does what comes from outside as an event of the node.
+    std::function<void(const std::function<void()>&)> event;
+    const TimePoint& now;  ///< of the event that runs
+  };
+  explicit OpRuns(Parts parts) : parts_(std::move(parts)), giver_(parts_.clients, parts_.works, parts_.store) {}
+
+  /// state: null for a combine. user: who pays for the results.
+  void start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept;
+  /// The op is over, and has failed.
+  void fail(GroupState* state, const Op& op, const muster::Error& error) noexcept;
+
+  [[nodiscard]] bool goes_on() const { return !being_made_.empty() || giver_.goes_on() || may_have_unwanted(); }
+  void go_on();
+  /// All that is decided is told.
+  void give_all() noexcept;
+  /// Ops that wait for memory fail if nobody is left who would be told: some of them; the others by go_on().
+  void drop_unwanted();
+
+ private:
+  friend class NodeAudit;  ///< of the tests: adds up what is held
+
+  // op_runs.cpp
+  void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, UserId user);
+  [[nodiscard]] static Sharing sharing_of(const RunningOp& running);
+  [[nodiscard]] static muster::Result<Plan> plan_of(const RunningOp& running);
+  [[nodiscard]] muster::Result<void> plan(RunningOp& running);
+  [[nodiscard]] muster::Result<void> attempt(std::uint64_t key, Turn turn);
+  void put_aside(std::uint64_t key, Admission::WaiterId waiter);
+  [[nodiscard]] muster::Result<void> keep_sizes(RunningOp& waiting);
+  [[nodiscard]] bool is_wanted(const RunningOp& running, std::size_t& left) const;
+  [[nodiscard]] bool may_have_unwanted() const;
+  void drop_unwanted(const RunningOp& running);
+  [[nodiscard]] muster::Result<void> charge_running(RunningOp& running, std::uint64_t beside);
+  [[nodiscard]] muster::Result<void> allocate(RunningOp& running, Turn turn);
+  [[nodiscard]] muster::Result<void> could_have_room(const RunningOp& running);
+  [[nodiscard]] muster::Result<void> book(RunningOp& running, Turn turn);
+  /// False if some are left to be made.
+  [[nodiscard]] muster::Result<bool> make_some(RunningOp& running);
+  void make_more();
+  void go_on_making(std::uint64_t key);
+  static void drop_regions(RunningOp& running);
+  [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
+  [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, std::uint64_t bytes, Turn turn);
+  void launch(std::uint64_t key);
+  [[nodiscard]] bool reads_slowly(const Op& op);
+  void mark_slow(const Op& op);
+  [[nodiscard]] const Process& process_of(const Op& op) const;
+  void finish(std::uint64_t key);
+  void finish_from_lane(std::uint64_t key, OpPtr& lease);
+  [[nodiscard]] muster::Result<Objects> publish(RunningOp& running);
+  void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
+  void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
+  [[nodiscard]] std::optional<UserId> seen_by_all(const RunningOp& running) const;
+
+  Parts parts_;
+  using RunningList = boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
+                                             boost::intrusive::constant_time_size<false>>;
+  /// Ops that wait for memory: first those that have not been looked at since a client went.
+  RunningList waiting_;
+  /// Those that have all memory they need, and whose segments are being made.
+  RunningList being_made_;
+  RunningOps running_;
+  Giver giver_;
+  SlowFolds slow_folds_;
+  std::uint64_t last_key_ = 0;
+};
+
+}  // namespace musterd
