@@ -5,7 +5,8 @@
 #include <utility>
 
 #include "base/assert.hpp"
-#include "session/node.hpp"
+#include "session/group_ops.hpp"
+#include "session/turn.hpp"
 
 namespace musterd {
 
@@ -18,7 +19,7 @@ namespace ipc = muster::ipc;
 // A seat is among those of `leaving_` before anything happens to it, and until all has that follows from its loss: then
 // whatever is thrown meanwhile, the loss goes on in the next turn.
 
-Result<void> Node::leave(Client& client, SeatId seat, const Loss& loss, TimePoint now) {
+Result<void> GroupOps::leave(Client& client, SeatId seat, const Loss& loss, TimePoint now) {
   const auto found = client.seats.find(seat);
   if (found == client.seats.end())
     return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
@@ -31,8 +32,7 @@ Result<void> Node::leave(Client& client, SeatId seat, const Loss& loss, TimePoin
   return {};
 }
 
-/// Most often at once. Many seats are lost one by one, and others have their turns in between.
-void Node::lose_all_seats(Client& client, const Loss& loss, TimePoint now) {
+void GroupOps::lose_all_seats(Client& client, const Loss& loss, TimePoint now) {
   if (client.seats.empty()) return;
   Leaving& leaving = leaving_.emplace_back();
   leaving.loss = loss;
@@ -41,7 +41,7 @@ void Node::lose_all_seats(Client& client, const Loss& loss, TimePoint now) {
   if (lose_some(*own, now)) leaving_.erase(own);
 }
 
-void Node::lose_more(TimePoint now) {
+void GroupOps::lose_more(TimePoint now) {
   if (leaving_.empty()) return;
   const auto first = leaving_.begin();
   if (lose_some(*first, now)) leaving_.erase(first);
@@ -49,21 +49,21 @@ void Node::lose_more(TimePoint now) {
 }
 
 /// The seat of a client that is gone, which somebody else wants to take already. False if there is none.
-bool Node::lose_before_its_turn(const GroupPtr& state, int rank) {
+bool GroupOps::lose_before_its_turn(const GroupPtr& state, int rank) {
   const auto held = state->group.seats().find(rank);
   if (held == state->group.seats().end()) return false;
   for (auto& leaving : leaving_) {
     const auto seat = leaving.seats.find(held->second.id);
     if (seat == leaving.seats.end()) continue;
     std::size_t left = effort_of_turn;
-    lose(leaving, seat, left, now_);
+    lose(leaving, seat, left, parts_.now);
     return true;
   }
   return false;
 }
 
 /// True if none is left. A client may hold all seats of a large group: its members are told once, and not for each.
-bool Node::lose_some(Leaving& leaving, TimePoint now) {
+bool GroupOps::lose_some(Leaving& leaving, TimePoint now) {
   constexpr std::size_t effort_of_seat = 8;
   std::size_t left = effort_of_turn;
   while (!leaving.seats.empty() && left > 0) {
@@ -80,7 +80,7 @@ bool Node::lose_some(Leaving& leaving, TimePoint now) {
   return leaving.to_tell.empty();
 }
 
-void Node::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now) {
+void GroupOps::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now) {
   const auto [told, is_first] = leaving.to_tell.try_emplace(seat->second.group, 0);
   if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::silence && is_first)
     leaving.to_tell.erase(told);
@@ -88,8 +88,8 @@ void Node::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& lef
 }
 
 /// May be called again if it throws.
-Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
-                                TimePoint now) {
+GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
+                                        TimePoint now) {
   const GroupPtr state = seated.group;
   if (!seated.lost) {
     const int rank = seated.rank;
@@ -114,7 +114,7 @@ Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated& seated, const Loss&
   switch (*seated.lost) {
     case Group::Lost::member: settle_own(state, left, now); return AfterLoss::tell;
     case Group::Lost::newcomer:
-      if (state->group.empty()) remove_group(state);
+      if (state->group.empty()) parts_.table.remove(state);
       return AfterLoss::silence;
     case Group::Lost::last: break;
   }
@@ -124,12 +124,12 @@ Node::AfterLoss Node::lose_seat(SeatId seat, Client::Seated& seated, const Loss&
     return AfterLoss::silence;
   }
   auto ended = end_epoch(state, why);
-  remove_group(state);
+  parts_.table.remove(state);
   settle(std::move(ended), left, now);
   return AfterLoss::silence;
 }
 
-std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const Loss& loss, std::size_t& left) {
+std::vector<Action> GroupOps::lose_by_policy(GroupState& state, int rank, const Loss& loss, std::size_t& left) {
   std::vector<Action> actions;
   switch (state.group.settings().on_loss) {
     case OnLoss::fail: state.muster->lose(rank, loss, actions, left); break;
@@ -140,7 +140,7 @@ std::vector<Action> Node::lose_by_policy(GroupState& state, int rank, const Loss
 }
 
 /// What the rank called too early, or what waits for its turn since its epoch began, has no place in any order yet.
-void Node::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now) {
+void GroupOps::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now) {
   for (auto* waiting : {&state->early, &state->coming}) {
     const auto own = waiting->find(rank);
     if (own == waiting->end()) continue;
@@ -157,24 +157,24 @@ void Node::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, 
 }
 
 /// What is left to do for the running epoch: ops learn of losses, and those that were called early take their places.
-void Node::settle_own(const GroupPtr& state, std::size_t& left, TimePoint now) {
+void GroupOps::settle_own(const GroupPtr& state, std::size_t& left, TimePoint now) {
   if (state->settles() || state->is_settled()) return;
   unsettled_groups_.push_back(*state);
-  clients_.guarded([&] {
+  parts_.clients.guarded([&] {
     if (settle_some(state, left, now)) state->UnsettledHook::unlink();
   });
 }
 
 /// As much as there is time for, and the rest in turn with others.
-void Node::settle(UnsettledNode unsettled, std::size_t& left, TimePoint now) {
+void GroupOps::settle(UnsettledNode unsettled, std::size_t& left, TimePoint now) {
   const auto own = unsettled.begin();
   unsettled_.splice(unsettled_.end(), unsettled);
-  clients_.guarded([&] {
+  parts_.clients.guarded([&] {
     if (settle_some(*own, left, now)) unsettled_.erase(own);
   });
 }
 
-void Node::settle_more(TimePoint now) {
+void GroupOps::settle_more(TimePoint now) {
   if (!unsettled_.empty()) {
     std::size_t left = effort_of_turn;
     const auto first = unsettled_.begin();
@@ -189,16 +189,16 @@ void Node::settle_more(TimePoint now) {
 }
 
 /// True if none is left.
-bool Node::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) {
+bool GroupOps::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) {
   decide(state, now, [&](auto& actions) { state->muster->catch_up(actions, left); });
   while (left > 0 && !state->coming.empty()) take_place(state, left, now);
   return state->is_settled();
 }
 
-bool Node::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
+bool GroupOps::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
   auto& [state, ended, withdrawn, why] = unsettled;
   for (; left > 0 && !withdrawn.empty(); --left) {
-    works_.settle_failed(withdrawn.front().ticket, why);
+    parts_.works.settle_failed(withdrawn.front().ticket, why);
     withdrawn.pop_front();
   }
   if (!ended) return withdrawn.empty();
@@ -207,7 +207,7 @@ bool Node::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
 }
 
 /// The next of those that were called before they could be.
-void Node::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
+void GroupOps::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
   constexpr std::size_t effort_of_contribution = 2;
   left -= std::min(left, effort_of_contribution);
   const auto first = state->coming.begin();
@@ -220,13 +220,13 @@ void Node::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
   if (!was_early || contribution.kind != ipc::Kind::reform) return muster(state, std::move(contribution), now);
   // A newcomer's reform asked for what has happened.
   try {
-    works_.settle_done(contribution.ticket, epoch_of(*state));
+    parts_.works.settle_done(contribution.ticket, epoch_of(*state));
   } catch (const std::exception&) {
-    works_.cut_off(contribution.ticket);
+    parts_.works.cut_off(contribution.ticket);
   }
 }
 
-ipc::Done Node::epoch_of(const GroupState& state) {
+ipc::Done GroupOps::epoch_of(const GroupState& state) {
   ipc::Done done;
   done.epoch = state.group.epoch();
   for (const int rank : state.group.live()) done.live.push_back(rank);
@@ -234,26 +234,26 @@ ipc::Done Node::epoch_of(const GroupState& state) {
 }
 
 /// The ops of the epoch that is over, which nobody comes to any more; the group has none from here on.
-Node::UnsettledNode Node::end_epoch(const GroupPtr& state, Error why) const {
+GroupOps::UnsettledNode GroupOps::end_epoch(const GroupPtr& state, Error why) const {
   UnsettledNode ended;
   ended.push_back({state, nullptr, {}, std::move(why)});
   ended.front().ended = std::make_unique<Muster>(state->group.settings().world_size, std::span<const int>(),
-                                                 muster_limits(), state->group.epoch());
+                                                 parts_.table.muster_limits(), state->group.epoch());
   std::swap(ended.front().ended, state->muster);
   return ended;
 }
 
-Node::NextEpoch Node::prepare_epoch(const GroupPtr& state, Error why) const {
+GroupOps::NextEpoch GroupOps::prepare_epoch(const GroupPtr& state, Error why) const {
   NextEpoch next{state->group.next_members(), members_to_tell(state), {}, {}};
   for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
   next.ended.push_back({state, nullptr, {}, std::move(why)});
   // Until it begins, that is the next epoch's.
-  next.ended.front().ended = std::make_unique<Muster>(state->group.settings().world_size, next.members, muster_limits(),
-                                                      state->group.epoch() + 1);
+  next.ended.front().ended = std::make_unique<Muster>(state->group.settings().world_size, next.members,
+                                                      parts_.table.muster_limits(), state->group.epoch() + 1);
   return next;
 }
 
-void Node::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now) {
+void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now) {
   std::swap(next.ended.front().ended, state->muster);
   state->group.begin_epoch(std::move(next.members));
   state->lost.clear();

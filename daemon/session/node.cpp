@@ -7,6 +7,7 @@
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "session/frames.hpp"
+#include "session/turn.hpp"
 
 namespace musterd {
 
@@ -36,15 +37,18 @@ Node::Node(NodeSettings settings, Outside& outside)
       pressure_({settings_.quota.total[static_cast<std::size_t>(Resource::memory)], settings_.pickle_lease},
                 {ledger_, segments_, results_, store_, admission_, clients_, teller_, outside_}),
       works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1),
-      inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_, counts_}),
+      // The client keeps to in_flight_max; twice that is room for threads that race, and more is a lie.
+      groups_(ledger_,
+              {settings_.seats_max, {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096}}),
+      inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_.all(), counts_}),
       runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, outside_, counts_,
              [this](const std::function<void()>& what) { event({}, now_, what); }, now_}),
+      group_ops_({ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_, now_}),
+      combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits()}),
       gathering_({segments_, results_, store_, clients_}) {}
 
 Node::~Node() {
   // Ops and works hold objects, which hold regions of the pool.
-  leaving_.clear();
-  unsettled_.clear();
   groups_.clear();
 }
 
@@ -93,14 +97,51 @@ bool Node::refuse_while_short(const Client& client, ipc::SubmissionType type, st
   return seal.ok();
 }
 
+void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) {
+  auto seal = ipc::read_seal(body);
+  if (!seal) return violated(client.id, seal.error(), now);
+  auto made = store_.seal(client.payer(), seal->object, seal->capability, seal->parent, seal->copied_bytes,
+                          std::move(seal->manifest), now);
+  if (made) return;
+  std::vector<std::byte> out;
+  ipc::write(ipc::SealFailed{seal->object, pressure_.with_holders(made.error(), clients_.sees_only(client.id), now)},
+             out);
+  outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
+}
+
+void Node::release(Client& client, std::span<const std::byte> body) {
+  auto release = ipc::read_release(body);
+  if (!release) return violated(client.id, release.error(), now_);
+  for (const ObjectId object : release->objects) {
+    auto released = store_.release(object, client.id);
+    if (released) continue;
+    if (ipc::maker_of(object) != client.id) return violated(client.id, released.error(), now_);
+    // The seal failed, and the client had not read that yet. Now it needn't know any longer.
+    if (store_.held(object, client.payer()).error().code() != Code::object_lost) continue;
+    completion_.clear();
+    ipc::write(ipc::ObjectGone{object}, completion_);
+    outside_.complete(client.id, ipc::CompletionType::object_gone, completion_);
+  }
+}
+
 void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
   const ClientId id = client.id;
   if (refuse_while_short(client, type, body)) return;
   switch (type) {
     case ipc::SubmissionType::seal: seal(client, body, now); break;
-    case ipc::SubmissionType::contribute: contribute(client, body, now); break;
+    case ipc::SubmissionType::contribute: {
+      auto contribute = ipc::read_contribute(body);
+      if (!contribute) return violated(id, contribute.error(), now);
+      group_ops_.contribute(client, std::move(*contribute), now);
+      break;
+    }
     case ipc::SubmissionType::release: release(client, body); break;
-    case ipc::SubmissionType::combine: combine(client, body, now); break;
+    case ipc::SubmissionType::combine: {
+      auto combine = ipc::read_combine(body);
+      if (!combine) return violated(id, combine.error(), now);
+      combines_.start(client, *combine, now);
+      break;
+    }
     case ipc::SubmissionType::pin: {
       auto pin = ipc::read_pin(body);
       if (!pin) return violated(id, pin.error(), now);
@@ -155,7 +196,7 @@ void Node::cut_off(ClientId id, const Error& error) {
 ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
-  lose_all_seats(client, {how, clients_.process_text(client)}, now);
+  group_ops_.lose_all_seats(client, {how, clients_.process_text(client)}, now);
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);
@@ -177,8 +218,7 @@ void Node::go_on(TimePoint now) {
   event({}, now, [&] {
     store_.drop_more();
     segments_.drop_more();
-    clients_.guarded([&] { lose_more(now); });
-    clients_.guarded([&] { settle_more(now); });
+    group_ops_.go_on(now);
     runs_.go_on();
     if (admission_.goes_on()) admission_.go_on();
   });
@@ -188,7 +228,7 @@ void Node::tick(TimePoint now) {
   event({}, now, [&] {
     store_.expire(now);
     admission_.expire(now);
-    clients_.guarded([&] { expire_groups(now); });
+    clients_.guarded([&] { group_ops_.expire(now); });
     gather(now);
   });
   pressure_.tick(now);
@@ -208,7 +248,7 @@ std::optional<TimePoint> Node::next_deadline() const {
   consider(admission_.next_deadline());
   consider(pressure_.next_deadline());
   consider(gathering_.next_deadline());
-  if (!group_deadlines_.empty()) consider(group_deadlines_.begin()->watched);
+  consider(groups_.next_deadline());
   return earliest;
 }
 
@@ -230,9 +270,7 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
   gathering_.stop();
   event({}, now, [&] {
     const Error error(Code::daemon_unavailable, "the daemon ended: " + reason, "start it again: muster start");
-    for (const auto& [key, state] : groups_)
-      decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
-    while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+    group_ops_.stop(error, now);
     runs_.give_all();
     after_event();
     for (const auto& [id, client] : clients_.all()) outside_.send(id, frames::goodbye(error), {});

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include <muster/ipc/records.hpp>
 #include <muster/ipc/region_allocator.hpp>
 
 #include "base/time.hpp"
@@ -32,5 +33,8 @@ struct NodeSettings {
   std::uint32_t user = 0;  ///< as whom the daemon runs; who may end it beside root
   Duration pickle_lease = std::chrono::minutes(10);
 };
+
+using muster::ipc::world_size_max;
+inline constexpr std::size_t name_bytes_max = 256;  ///< of groups and clients
 
 }  // namespace musterd

@@ -185,11 +185,12 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
                                milliseconds(body.timeout_ms()),
                                client.credentials.user,
                                body.open()};
-      return join(client, request, std::move(settings), body.rank());
+      return group_ops_.join(client, request, std::move(settings), body.rank());
     }
     case wire::Body_Leave:
       return teller_.reply(
-          id, request, leave(client, {frame.body_as_Leave()->seat()}, {"left", clients_.process_text(client)}, now));
+          id, request,
+          group_ops_.leave(client, {frame.body_as_Leave()->seat()}, {"left", clients_.process_text(client)}, now));
     case wire::Body_Fork: return fork(client, request);
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
     case wire::Body_StatusQuery:

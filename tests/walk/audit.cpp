@@ -22,16 +22,16 @@ std::vector<GroupPtr> NodeAudit::groups() const {
   const auto add = [&](const GroupPtr& group) {
     if (group) found.insert(group);
   };
-  for (const auto& [key, group] : node_.groups_) add(group);
+  for (const auto& [key, group] : node_.groups_.all()) add(group);
   for (const auto& [ticket, pending] : node_.works_.pending_) add(pending.group);
   for (const auto& [key, running] : node_.runs_.running_) add(running.group);
   for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) add(seated.group);
-  for (const auto& leaving : node_.leaving_) {
+  for (const auto& leaving : node_.group_ops_.leaving_) {
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
     for (const auto& [group, next_rank] : leaving.to_tell) add(group);
   }
-  for (const auto& unsettled : node_.unsettled_) add(unsettled.group);
+  for (const auto& unsettled : node_.group_ops_.unsettled_) add(unsettled.group);
   return {found.begin(), found.end()};
 }
 
@@ -52,7 +52,7 @@ Amounts NodeAudit::held() const {
     heap += client.descriptors.heap();
     for (const auto& [seat, seated] : client.seats) heap += seated.charge.amount();
   }
-  for (const auto& leaving : node_.leaving_)
+  for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) heap += seated.charge.amount();
   for (const auto& [id, weak] : node_.segments_.segments_)
     if (const auto segment = weak.lock()) {
@@ -106,7 +106,7 @@ Amounts NodeAudit::held() const {
       if (slot.op) add_all(slot.op->contributions);
     });
   };
-  for (const auto& unsettled : node_.unsettled_) {
+  for (const auto& unsettled : node_.group_ops_.unsettled_) {
     if (unsettled.ended) add_ops(*unsettled.ended);
     add_all(unsettled.withdrawn);
   }
@@ -232,19 +232,19 @@ std::vector<std::string> NodeAudit::contradictions() const {
       if (!in(group.seats()) && !in(group.newcomers()))
         found.push_back("seat " + std::to_string(seat.value) + " of client " + std::to_string(id.value) +
                         " is not one of its group's");
-      const auto known = node_.groups_.find(key_of(group.settings()));
-      if (known == node_.groups_.end() || known->second != seated.group)
+      const auto known = node_.groups_.all().find(key_of(group.settings()));
+      if (known == node_.groups_.all().end() || known->second != seated.group)
         found.push_back("group '" + group.settings().name + "' has seats and is not among the groups");
     }
-  for (const auto& [key, state] : node_.groups_) check_orders(*state->muster, found);
-  for (const auto& [key, state] : node_.groups_)
+  for (const auto& [key, state] : node_.groups_.all()) check_orders(*state->muster, found);
+  for (const auto& [key, state] : node_.groups_.all())
     for_each_slot(*state->muster, [&, &key = key](const Muster::Slot& slot) {
       if (slot.failure && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
         found.push_back("group '" + std::string(key.name) + "' remembers a failure in " +
                         std::to_string(slot.remembered_bytes) + " bytes, of which " +
                         std::to_string(slot.charge.amount()) + " are charged");
     });
-  for (const auto& [key, state] : node_.groups_)
+  for (const auto& [key, state] : node_.groups_.all())
     if (state->group.empty()) found.push_back("group '" + std::string(key.name) + "' has no seat and is kept");
   return found;
 }
@@ -261,8 +261,8 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("pending entries", node_.works_.size());
   count("running ops", node_.runs_.running_.size());
   count("ops that are being given", node_.runs_.giver_.giving_.size());
-  count("groups with ops to settle", node_.unsettled_.size() + node_.unsettled_groups_.size());
-  count("clients' seats that are being lost", node_.leaving_.size());
+  count("groups with ops to settle", node_.group_ops_.unsettled_.size() + node_.group_ops_.unsettled_groups_.size());
+  count("clients' seats that are being lost", node_.group_ops_.leaving_.size());
   count("life lines", node_.clients_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());

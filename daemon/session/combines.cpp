@@ -1,0 +1,100 @@
+#include "session/combines.hpp"
+
+#include <iterator>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "base/heap_reserve.hpp"
+#include "session/contributions.hpp"
+#include "session/node_settings.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+using ipc::Kind;
+
+namespace {
+
+std::uint64_t heap_of(const ipc::Combine& combine) {
+  return 2 * sizeof(Contribution) * combine.ranks + combine.objects.size() * sizeof(Input);
+}
+
+}  // namespace
+
+void Combines::start(const Client& client, const ipc::Combine& combine, TimePoint now) {
+  const auto* const read = &combine;
+  const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
+  const std::size_t givers = one_input ? 1 : read->ranks;
+  if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
+    return parts_.teller.fail_work(
+        client.id, read->work,
+        Error(Code::invalid,
+              std::to_string(read->objects.size()) + " refs for " + std::to_string(read->ranks) + " ranks",
+              "give the same number of refs for each rank"));
+  if (read->ranks > static_cast<std::uint32_t>(world_size_max))
+    return parts_.teller.fail_work(client.id, read->work,
+                                   Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
+                                         "use at most " + std::to_string(world_size_max)));
+  auto charge = charge_op(parts_.ledger, client, heap_of(*read));
+  if (!charge) return parts_.teller.fail_work(client.id, read->work, charge.error());
+  auto inputs = find_inputs(parts_.store, client, read->objects);
+  if (!inputs) return parts_.teller.fail_work(client.id, read->work, inputs.error());
+
+  Ticket ticket = nobodys_ticket;
+  std::vector<Action> actions;
+  try {
+    ticket = parts_.works.add({client.id, read->work, {}, nullptr, client.process()});
+    actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
+  } catch (const std::bad_alloc&) {
+    parts_.works.erase(ticket);
+    return parts_.teller.fail_work(client.id, read->work, no_heap());
+  }
+  for (auto& action : actions) {
+    if (auto* start_op = std::get_if<StartOp>(&action))
+      parts_.runs.start(nullptr, start_op->op, client.credentials.user);
+    if (auto* fail = std::get_if<FailOp>(&action)) {
+      ++parts_.counts.ops_failed;
+      parts_.works.settle_failed(ticket, fail->error);
+    }
+  }
+  // Whatever can't be complete (a root out of range, say) ends here, too.
+  if (!actions.empty()) return;
+  ++parts_.counts.ops_failed;
+  parts_.works.settle_failed(ticket, Error(Code::invalid, "root " + std::to_string(read->root) + " of " +
+                                                              std::to_string(read->ranks) + " ranks"));
+}
+
+/// All contributions of one process, which owes nobody anything before they are complete.
+std::vector<Action> Combines::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, Charge charge,
+                                          TimePoint now) {
+  std::vector<int> members(combine.ranks);
+  std::iota(members.begin(), members.end(), 0);
+  Muster muster(static_cast<int>(combine.ranks), members, parts_.muster_limits);
+  const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
+  const std::size_t each = combine.objects.size() / (one_input ? 1 : combine.ranks);
+  std::vector<Action> actions;
+  auto next = std::make_move_iterator(inputs.begin());
+  for (std::uint32_t rank = 0; rank < combine.ranks; ++rank) {
+    Contribution contribution;
+    contribution.rank = static_cast<int>(rank);
+    contribution.kind = combine.kind;
+    contribution.op = combine.op;
+    contribution.layout = combine.layout;
+    contribution.root = combine.root;
+    contribution.deadline = now + bounded(combine.timeout_ns);
+    contribution.ticket = rank == 0 ? ticket : nobodys_ticket;
+    contribution.charge = std::exchange(charge, {});
+    if (!one_input || contribution.rank == combine.root) {
+      contribution.inputs.assign(next, next + static_cast<std::ptrdiff_t>(each));
+      next += static_cast<std::ptrdiff_t>(each);
+    }
+    muster.contribute(std::move(contribution), now, actions);
+  }
+  return actions;
+}
+
+}  // namespace musterd

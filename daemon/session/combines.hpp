@@ -1,0 +1,42 @@
+// Ops over refs that one process holds: it gives the inputs of all ranks, and gets what all ranks get.
+#pragma once
+
+#include <vector>
+
+#include <muster/ipc/records.hpp>
+
+#include "base/time.hpp"
+#include "collective/messages.hpp"
+#include "collective/muster.hpp"
+#include "memory/ledger.hpp"
+#include "session/clients.hpp"
+#include "session/op_runs.hpp"
+#include "session/teller.hpp"
+#include "session/works.hpp"
+#include "store/store.hpp"
+
+namespace musterd {
+
+class Combines {
+ public:
+  struct Parts {
+    Ledger& ledger;
+    const Store& store;
+    Teller& teller;
+    Works& works;
+    OpRuns& runs;
+    OpCounts& counts;
+    Muster::Limits muster_limits;
+  };
+  explicit Combines(Parts parts) : parts_(parts) {}
+
+  /// Whatever is wrong with it, its work fails.
+  void start(const Client& client, const muster::ipc::Combine& combine, TimePoint now);
+
+ private:
+  [[nodiscard]] std::vector<Action> muster_refs(const muster::ipc::Combine& combine, Inputs inputs, Ticket ticket,
+                                                Charge charge, TimePoint now);
+  Parts parts_;
+};
+
+}  // namespace musterd

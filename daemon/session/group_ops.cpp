@@ -1,0 +1,205 @@
+// How a contribution to a group's op takes its place, and what a muster decides.
+#include "session/group_ops.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <muster/ipc/text.hpp>
+
+#include "base/heap_reserve.hpp"
+#include "session/contributions.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+using ipc::Kind;
+
+namespace {
+
+/// What a contribution keeps in the heap until its op is over, and longer than others do.
+std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
+  std::uint64_t bytes = contribute.objects.size() * sizeof(Input);
+  constexpr std::uint64_t sets_of_ranks = 2;  // who has come, and whom an error names
+  bytes += contribute.key.size() + sets_of_ranks * static_cast<std::uint64_t>(world_size) / 8;
+  constexpr std::uint64_t printed_max = 4;  // times, where it is no text
+  if (contribute.fault)
+    bytes += sizeof(Error) + printed_max * contribute.fault->message().size() + contribute.fault->hint().size();
+  return bytes;
+}
+
+}  // namespace
+
+void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoint now) {
+  auto* const read = &contribute;
+  auto seat = client.seats.find(read->seat);
+  if (seat == client.seats.end())
+    return parts_.teller.fail_work(
+        client.id, read->work,
+        Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
+              "join the group again"));
+  if (!ipc::is_text(read->key))
+    return parts_.teller.fail_work(client.id, read->work,
+                                   Error(Code::invalid, "the op's key is no text",
+                                         "use UTF-8 without control characters and characters that can't be seen"));
+  const GroupPtr state = seat->second.group;
+  const int rank = seat->second.rank;
+  const bool newcomer = state->group.is_newcomer(read->seat);
+  if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
+    return parts_.teller.fail_work(client.id, read->work,
+                                   Error(Code::peer_lost,
+                                         "the op belongs to epoch " + std::to_string(read->epoch) + " of group '" +
+                                             state->group.settings().name + "', which is over",
+                                         "start it again; the epoch is now " + std::to_string(state->group.epoch())));
+  Contribution contribution;
+  contribution.rank = rank;
+  contribution.kind = read->kind;
+  contribution.op = read->op;
+  contribution.layout = read->layout;
+  contribution.root = read->root;
+  contribution.tag = read->tag;
+  contribution.deadline = now + bounded(read->timeout_ns);
+  // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
+  const std::uint64_t heap = heap_of(*read, state->group.settings().world_size);
+  auto charge = admit(client, heap);
+  contribution.key = std::move(read->key);
+  if (auto inputs = inputs_of(client, *read, charge)) contribution.inputs = std::move(*inputs);
+  else contribution.fault = std::make_shared<Error>(inputs.error());
+  const auto coming = state->coming.find(rank);
+  const bool has_place = !newcomer && coming == state->coming.end();
+  if (charge) contribution.charge = std::move(*charge);
+  else if (!has_place || !(stopped_ || pay_for_failure(client, state, contribution)))
+    return give_up_seat(client, *read, charge.error(), now);
+  const Ticket ticket = parts_.works.add({client.id, read->work, read->seat, state, client.process()});
+  contribution.ticket = ticket;
+  if (has_place) return muster(state, std::move(contribution), now);
+  try {
+    if (newcomer) parts_.table.watch(*state, contribution.deadline);
+    // Behind those of its rank that were called before.
+    auto& ops = newcomer ? state->early[rank].ops : coming->second.ops;
+    ops.push_back(std::move(contribution));
+  } catch (const std::exception&) {
+    parts_.works.cut_off(ticket);
+  }
+}
+
+void GroupOps::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
+  const Ticket ticket = contribution.ticket;
+  try {
+    decide(state, now, [&](auto& actions) {
+      const auto op = state->muster->contribute(std::move(contribution), now, actions);
+      if (op.op == 0) return;
+      parts_.works.at(ticket).op = op;
+      parts_.table.watch(*state, state->muster->next_deadline());
+    });
+  } catch (const std::exception&) {
+    // It has not come, so what its rank calls next would be taken for it.
+    parts_.works.cut_off(ticket);
+  }
+}
+
+/// An op that is refused fails, and those who come to it later have to get the same outcome. Where others wait in it
+/// they have paid for that. False if neither the client nor its user has room for so much.
+bool GroupOps::pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution) {
+  if (!state->muster->begins_op(contribution)) return true;
+  const auto seats = static_cast<std::uint64_t>(state->group.settings().world_size);
+  const std::uint64_t heap = Muster::pending_bytes() + contribution.key.size() + seats / 4;
+  for (const Payer payer : {client.payer(), Payer{client.credentials.user, {}}}) {
+    auto charge = parts_.ledger.charge(payer, Resource::heap, heap);
+    if (!charge) continue;
+    contribution.charge = std::move(*charge);
+    return true;
+  }
+  return false;
+}
+
+/// An op that nobody can be charged for has no place, not even as a failed one, and a newcomer's can't wait for its
+/// turn to fail. So the rank gives its own place up.
+void GroupOps::give_up_seat(Client& client, const ipc::Contribute& contribute, const Error& error, TimePoint now) {
+  parts_.teller.fail_work(
+      client.id, contribute.work,
+      Error(error.code(), error.message() + "; the rank has lost its seat, as its op could have no place",
+            error.hint()));
+  static_cast<void>(leave(client, contribute.seat,
+                          {"started more ops than the daemon has memory for", parts_.clients.process_text(client)},
+                          now));
+}
+
+/// What the rank gives to the op, or why it can't.
+Result<Inputs> GroupOps::inputs_of(const Client& client, const ipc::Contribute& contribute,
+                                   const Result<Charge>& charge) const {
+  if (!charge) return charge.error();
+  if (!contribute.fault) return find_inputs(parts_.store, client, contribute.objects);
+  return Error(contribute.fault->code(), ipc::printable(contribute.fault->message()));
+}
+
+void GroupOps::perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept {
+  for (auto& action : actions) {
+    if (auto* start_op = std::get_if<StartOp>(&action)) {
+      start(state, start_op->op, now);
+    } else {
+      const auto& failed = std::get<FailOp>(action);
+      ++parts_.counts.ops_failed;
+      ++state->ops_failed;
+      for (const Ticket ticket : failed.tickets) parts_.works.settle_failed(ticket, failed.error);
+    }
+  }
+}
+
+void GroupOps::start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept {
+  const Kind kind = op->contributions.front().kind;
+  if (kind != Kind::split && kind != Kind::reform) return parts_.runs.start(state, op, payer_of(*state, *op));
+  state->muster->finished(op->id);
+  try {
+    if (kind == Kind::split) split(state, *op);
+    else reform(state, *op, now);
+  } catch (const std::exception&) {
+    parts_.runs.fail(state.get(), *op, no_heap());
+  }
+}
+
+/// Who contributed; its user, if it has gone since.
+Payer GroupOps::payer_of(const Contribution& contribution) const {
+  const Pending& pending = parts_.works.at(contribution.ticket);
+  const Client* client = parts_.clients.find(pending.client);
+  return client ? client->payer() : Payer{pending.process.user, {}};
+}
+
+/// Whose memory the results of a group's op take. In an open one: of the user that all who take part belong to, else of
+/// the receiver, else of the group's maker. So nobody spends another user's share among his own processes.
+UserId GroupOps::payer_of(const GroupState& state, const Op& op) const {
+  const UserId maker = state.group.settings().user;
+  if (!state.group.settings().open) return maker;
+  std::optional<UserId> only;
+  bool mixed = false;
+  for (const auto& contribution : op.contributions) {
+    const Pending* pending = parts_.works.find(contribution.ticket);
+    if (!pending) continue;
+    const UserId user = pending->process.user;
+    if (contribution.kind == Kind::recv) return user;
+    mixed |= only.value_or(user) != user;
+    only = user;
+  }
+  return mixed ? maker : only.value_or(maker);
+}
+
+Result<Charge> GroupOps::admit(const Client& client, std::uint64_t heap) {
+  if (stopped_) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
+  return charge_op(parts_.ledger, client, heap);
+}
+
+void GroupOps::go_on(TimePoint now) {
+  parts_.clients.guarded([&] { lose_more(now); });
+  parts_.clients.guarded([&] { settle_more(now); });
+}
+
+void GroupOps::stop(const Error& error, TimePoint now) {
+  stopped_ = true;
+  for (const auto& [key, state] : parts_.table.all())
+    decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
+  while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+}
+
+}  // namespace musterd

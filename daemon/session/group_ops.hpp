@@ -1,0 +1,174 @@
+// A group's seats, epochs and ops: who joins and leaves, how contributions come together, and what follows from a loss,
+// a split or a reform. Thousands of ops may be concerned at once, so what takes long is done in pieces: goes_on().
+#pragma once
+
+#include <boost/intrusive/list.hpp>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <muster/ipc/records.hpp>
+#include <muster/result.hpp>
+
+#include "base/time.hpp"
+#include "cluster/group.hpp"
+#include "collective/muster.hpp"
+#include "memory/admission.hpp"
+#include "memory/ledger.hpp"
+#include "session/clients.hpp"
+#include "session/group_state.hpp"
+#include "session/group_table.hpp"
+#include "session/op_runs.hpp"
+#include "session/outside.hpp"
+#include "session/teller.hpp"
+#include "session/works.hpp"
+#include "store/store.hpp"
+
+namespace musterd {
+
+class GroupOps {
+ public:
+  struct Parts {
+    Ledger& ledger;
+    const Store& store;
+    const Admission& admission;
+    Clients& clients;
+    Teller& teller;
+    Works& works;
+    GroupTable& table;
+    OpRuns& runs;
+    Outside& outside;
+    OpCounts& counts;
+    const TimePoint& now;  ///< of the event that runs
+  };
+  explicit GroupOps(Parts parts) : parts_(parts) {}
+
+  /// Replies to the request.
+  void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
+  [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const Loss& loss, TimePoint now);
+  /// Most often at once. Many seats are lost one by one, and others have their turns in between.
+  void lose_all_seats(Client& client, const Loss& loss, TimePoint now);
+  /// Whatever is wrong with it, its work fails.
+  void contribute(Client& client, muster::ipc::Contribute&& contribute, TimePoint now);
+  /// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
+  void expire(TimePoint now);
+
+  [[nodiscard]] bool goes_on() const { return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty(); }
+  void go_on(TimePoint now);
+  /// Every op fails, and no further one begins.
+  void stop(const muster::Error& error, TimePoint now);
+
+ private:
+  friend class NodeAudit;  ///< of the tests: adds up what is held
+
+  // group_ops.cpp: from contribution to decision
+  [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
+                                                 const muster::Result<Charge>& charge) const;
+  [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
+  void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
+                    TimePoint now);
+  [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
+  void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
+  /// What `decide(actions)` decides is done, also if it throws before it has decided all.
+  template <class Decide>
+  void decide(const GroupPtr& state, TimePoint now, Decide decide) {
+    std::vector<Action> actions;
+    try {
+      decide(actions);
+    } catch (const std::exception&) {
+      perform(state, actions, now);
+      throw;
+    }
+    perform(state, actions, now);
+  }
+  void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
+  void start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept;
+  [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
+  [[nodiscard]] Payer payer_of(const Contribution& contribution) const;
+
+  // joining.cpp, leaving.cpp, splitting.cpp
+  [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
+  enum class AfterLoss : std::uint8_t {
+    silence,  ///< the members know, or there are none
+    tell,     ///< the members have to be told
+  };
+  [[nodiscard]] muster::Error with_holder(const muster::Error& error, const Client& asks,
+                                          const std::optional<Seat>& taken) const;
+  [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
+                                    TimePoint now);
+  /// The seats of a client that is gone, as far as they have not been lost yet. Without any, members that are to be
+  /// told of another change.
+  struct Leaving {
+    Client::Seats seats;
+    Loss loss;
+    std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
+  };
+  using LeavingNode = std::list<Leaving>;  ///< of one
+  void lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now);
+  [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
+  void lose_more(TimePoint now);
+  bool lose_before_its_turn(const GroupPtr& state, int rank);
+  [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const Loss& loss,
+                                                          std::size_t& left);
+  void withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now);
+  /// What a loss, or the end of an epoch, has not been told of yet.
+  struct Unsettled {
+    GroupPtr group;
+    std::unique_ptr<Muster> ended;       ///< of an epoch that is over
+    std::deque<Contribution> withdrawn;  ///< of a rank that left before they had a place
+    muster::Error why;                   ///< how these fail
+  };
+  using UnsettledNode = std::list<Unsettled>;  ///< of one
+  void settle_own(const GroupPtr& state, std::size_t& left, TimePoint now);
+  void settle(UnsettledNode unsettled, std::size_t& left, TimePoint now);
+  [[nodiscard]] bool settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now);
+  [[nodiscard]] bool settle_some(const GroupPtr& state, std::size_t& left, TimePoint now);
+  void settle_more(TimePoint now);
+  void take_place(const GroupPtr& state, std::size_t& left, TimePoint now);
+  /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
+  struct NextEpoch {
+    std::vector<int> members;
+    LeavingNode telling;
+    UnsettledNode ended;
+    std::list<Unsettled> behind;  ///< for each rank that waits for its turn
+  };
+  [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, muster::Error why) const;
+  [[nodiscard]] UnsettledNode end_epoch(const GroupPtr& state, muster::Error why) const;
+  void begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now);
+  [[nodiscard]] static muster::ipc::Done epoch_of(const GroupState& state);
+  [[nodiscard]] Whereabouts locate(const GroupState& state, int rank, std::size_t& looks_left) const;
+  void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
+  void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
+  [[nodiscard]] static LeavingNode members_to_tell(const GroupPtr& state);
+  void tell_members(LeavingNode telling, TimePoint now) noexcept;
+  [[nodiscard]] int tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept;
+  [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
+  struct Child {
+    GroupPtr group;
+    std::vector<const Contribution*> members;  ///< by rank
+    std::vector<Charge> seats;                 ///< by rank
+  };
+  [[nodiscard]] muster::Result<std::vector<Child>> make_children(const Group::Settings& parent, const Op& op);
+  void split(const GroupPtr& state, const Op& op);
+  void seat_in_children(std::vector<Child>& children, const Op& op);
+  void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge);
+  void reform(const GroupPtr& state, const Op& op, TimePoint now);
+
+  Parts parts_;
+  std::list<Leaving> leaving_;
+  std::list<Unsettled> unsettled_;
+  /// Those of which some ops have to learn of losses, or to take their places.
+  boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
+                         boost::intrusive::constant_time_size<false>>
+      unsettled_groups_;
+  std::uint64_t last_split_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace musterd

@@ -1,0 +1,225 @@
+// Seats: who takes one, who learns of it, and whose ops are late.
+#include <algorithm>
+
+#include <muster/ipc/byte_count.hpp>
+
+#include "base/assert.hpp"
+#include "session/frame_builder.hpp"
+#include "session/group_ops.hpp"
+#include "session/turn.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::OnLoss;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+/// A rank that takes a lost seat over is told in one frame what it owes.
+Result<void> GroupOps::check_owed(const GroupState& state, int rank) {
+  constexpr std::size_t owed_bytes_max = std::size_t{1} << 20;
+  const auto& settings = state.group.settings();
+  const auto lost = state.group.lost();
+  if (settings.on_loss != OnLoss::wait || !std::binary_search(lost.begin(), lost.end(), rank)) return {};
+  const std::size_t bytes = state.muster->owed_bytes(rank);
+  if (bytes <= owed_bytes_max) return {};
+  return Error(Code::quota_exceeded,
+               "rank " + std::to_string(rank) + " of group '" + settings.name +
+                   "' owes so many ops that their names take " + ipc::over_text(bytes, owed_bytes_max),
+               "join when their deadlines have passed, and use shorter keys", {rank});
+}
+
+/// Says whose the seat is that is taken.
+Error GroupOps::with_holder(const Error& error, const Client& asks, const std::optional<Seat>& taken) const {
+  const Client* holder = taken ? parts_.clients.find(taken->client) : nullptr;
+  if (!holder || error.code() != Code::invalid) return error;
+  if (holder->credentials.pid == asks.credentials.pid)
+    return {error.code(), error.message() + ": this one, which joined before",
+            "use the group that it has, or leave() it first", error.ranks()};
+  return {error.code(), error.message() + ": " + parts_.clients.process_text(*holder), error.hint(), error.ranks()};
+}
+
+void GroupOps::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {
+  if (auto room = parts_.table.check_seats(client, 1); !room)
+    return parts_.teller.reply_error(client.id, request, room.error());
+  auto charge = parts_.table.charge_seat(client.payer());
+  if (!charge) return parts_.teller.reply_error(client.id, request, charge.error());
+  auto known = parts_.table.find(settings);
+  if (known && lose_before_its_turn(known, rank)) known = parts_.table.find(settings);
+  auto state = known ? Result<GroupPtr>(std::move(known)) : parts_.table.make(settings, client.payer());
+  if (!state) return parts_.teller.reply_error(client.id, request, state.error());
+  GroupState& found = **state;
+  // If it is new it goes again, unless the client takes a seat of it.
+  struct Kept {
+    GroupTable& table;
+    const GroupPtr& state;
+    ~Kept() {
+      if (state->group.empty()) table.remove(state);
+    }
+  } const kept_if_taken{parts_.table, *state};
+  if (auto few = check_owed(found, rank); !few) return parts_.teller.reply_error(client.id, request, few.error());
+  const Seat seat{parts_.table.next_seat(), client.id, rank};
+  auto held = GroupTable::make_seat(client, seat.id, {*state, rank, std::move(*charge), {}});
+  auto telling = members_to_tell(*state);
+  auto joined = found.group.join(settings, seat);
+  if (!joined)
+    return parts_.teller.reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
+  client.seats.insert(std::move(held));
+  found.results.clear();
+
+  FrameBuilder out(request);
+  const bool newcomer = *joined == Group::Joined::newcomer;
+  std::vector<flatbuffers::Offset<wire::Owed>> owes;
+  std::uint64_t position = 0;
+  if (*joined == Group::Joined::replacement) {
+    found.muster->reoccupy(rank);
+    found.lost.erase(rank);
+    for (const auto& owed : found.muster->owed(rank))
+      owes.push_back(wire::CreateOwed(out.fbb, owed.sequence, out.fbb.CreateString(owed.key),
+                                      static_cast<std::uint8_t>(owed.kind)));
+  }
+  if (!newcomer) position = found.muster->position(rank);
+  const auto& kept = found.group.settings();
+  auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kept.timeout).count();
+  auto body =
+      wire::CreateJoined(out.fbb, seat.id.value, found.group.epoch() + (newcomer ? 1 : 0), position,
+                         out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
+                         static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
+  parts_.teller.reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
+  if (*joined == Group::Joined::replacement) tell_members(std::move(telling), parts_.now);
+}
+
+Whereabouts GroupOps::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
+  const auto seat = state.group.holder(rank);
+  const Client* holder = seat ? parts_.clients.find(seat->client) : nullptr;
+  if (!holder) return {};
+  Whereabouts found;
+  found.process = parts_.clients.process_text(*holder);
+  found.waits_for_memory = parts_.admission.has_waiting(holder->id);
+  if (looks_left > 0 && holder->credentials.pid != 0) {
+    --looks_left;
+    found.stopped = parts_.outside.is_stopped(holder->credentials.pid);
+  }
+  return found;
+}
+
+/// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
+void GroupOps::expire(TimePoint now) {
+  std::size_t left = effort_of_turn;
+  std::size_t looks_left = 8;  // at what the kernel says of a process
+  for (GroupPtr state; left > 0 && (state = parts_.table.first_due(now));) {
+    if (state->settles()) {
+      // That comes first, and goes on already.
+      constexpr Duration a_moment = std::chrono::milliseconds(1);
+      GroupTable::unwatch(*state);
+      parts_.table.watch(*state, now + a_moment);
+      continue;
+    }
+    decide(state, now, [&](auto& actions) {
+      state->muster->expire(now, actions, left, [&](int rank) { return locate(*state, rank, looks_left); });
+    });
+    expire_early(state, now, left);
+    // From here on it is looked at for what is left. One that has ended meanwhile has nothing.
+    GroupTable::unwatch(*state);
+    parts_.table.watch(*state, state->muster->next_deadline());
+    for (const auto& [rank, queue] : state->early)
+      for (const auto& contribution : queue.ops)
+        if (contribution.deadline != TimePoint::max()) parts_.table.watch(*state, contribution.deadline);
+  }
+}
+
+void GroupOps::expire_early(const GroupPtr& state, TimePoint now, std::size_t& left) {
+  std::vector<int> members;
+  for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
+  for (auto& [rank, queue] : state->early) {
+    for (auto& contribution : queue.ops) {
+      if (left == 0) break;
+      if (contribution.deadline > now) continue;
+      --left;
+      expire_early(*state, contribution, members);
+    }
+    // A reform is not matched by order.
+    std::erase_if(queue.ops, [&](const Contribution& contribution) {
+      const bool over = contribution.kind == ipc::Kind::reform && parts_.works.at(contribution.ticket).told;
+      if (over) parts_.works.erase(contribution.ticket);
+      return over;
+    });
+  }
+  std::erase_if(state->early, [](const auto& entry) { return entry.second.ops.empty(); });
+}
+
+void GroupOps::expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members) {
+  const Error error(Code::timeout,
+                    "rank " + std::to_string(contribution.rank) + " joined group '" + state.group.settings().name +
+                        "' after a loss and still waits for the other ranks to reform it",
+                    "call reform() on every live rank", members);
+  // The others are told in few words: what waits here was charged for few.
+  auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
+  ++parts_.counts.ops_failed;
+  ++state.ops_failed;
+  auto& pending = parts_.works.at(contribution.ticket);
+  if (parts_.clients.find(pending.client)) parts_.teller.fail_work(pending.client, pending.work, error);
+  // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
+  pending.told = true;
+  contribution.deadline = TimePoint::max();
+  contribution.inputs = {};
+  contribution.fault = std::move(fault);
+}
+
+GroupOps::LeavingNode GroupOps::members_to_tell(const GroupPtr& state) {
+  LeavingNode telling(1);
+  telling.front().to_tell.emplace(state, 0);
+  return telling;
+}
+
+/// The first ones now, and the others in turn with what others do.
+void GroupOps::tell_members(LeavingNode telling, TimePoint now) noexcept {
+  const auto own = telling.begin();
+  leaving_.splice(leaving_.end(), telling);
+  parts_.clients.guarded([&] {
+    if (lose_some(*own, now)) leaving_.erase(own);
+  });
+}
+
+/// From that rank on, for as long as there is time; returns the rank to go on with, world_size after the last.
+int GroupOps::tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept {
+  constexpr std::size_t effort_of_record = 2;
+  constexpr std::size_t ranks_each = 512;  ///< that a record names
+  std::optional<ipc::GroupChanged> changed;
+  std::vector<std::byte> body;
+  parts_.clients.guarded([&] { changed = change_of(*state); });
+  const std::size_t named = changed ? changed->live.size() + changed->lost.size() : 0;
+  const std::size_t effort = effort_of_record + named / ranks_each;
+  const auto& seats = state->group.seats();
+  for (auto next = seats.lower_bound(first); next != seats.end(); ++next) {
+    const auto& [rank, seat] = *next;
+    if (left == 0) return rank;
+    left -= std::min(left, effort);
+    // One that is being forgotten may hold more seats, which it loses next.
+    if (!parts_.clients.find(seat.client)) continue;
+    if (!changed) {
+      parts_.clients.doom(seat.client);
+      continue;
+    }
+    changed->seat = seat.id;
+    parts_.clients.guarded(
+        [&, client = seat.client] {
+          body.clear();
+          ipc::write(*changed, body);
+          parts_.outside.complete(client, ipc::CompletionType::group_changed, body);
+        },
+        seat.client);
+  }
+  return state->group.settings().world_size;
+}
+
+ipc::GroupChanged GroupOps::change_of(const GroupState& state) {
+  ipc::GroupChanged changed;
+  changed.epoch = state.group.epoch();
+  changed.live = state.group.live();
+  changed.lost = state.group.lost();
+  return changed;
+}
+
+}  // namespace musterd
