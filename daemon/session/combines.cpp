@@ -39,7 +39,7 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
     return parts_.teller.fail_work(client.id, read->work,
                                    Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
                                          "use at most " + std::to_string(world_size_max)));
-  auto charge = charge_op(parts_.ledger, client, heap_of(*read));
+  auto charge = charge_op(parts_.ledger, client, heap_of(*read), parts_.stopping);
   if (!charge) return parts_.teller.fail_work(client.id, read->work, charge.error());
   auto inputs = find_inputs(parts_.store, client, read->objects);
   if (!inputs) return parts_.teller.fail_work(client.id, read->work, inputs.error());

@@ -27,6 +27,7 @@ class Combines {
     OpRuns& runs;
     OpCounts& counts;
     Muster::Limits muster_limits;
+    const bool& stopping;  ///< no op begins any more
   };
   explicit Combines(Parts parts) : parts_(parts) {}
 

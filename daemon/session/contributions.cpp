@@ -58,7 +58,8 @@ Result<Inputs> find_inputs(const Store& store, const Client& client, std::span<c
   return found;
 }
 
-Result<Charge> charge_op(Ledger& ledger, const Client& client, std::uint64_t heap) {
+Result<Charge> charge_op(Ledger& ledger, const Client& client, std::uint64_t heap, bool stopping) {
+  if (stopping) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
   constexpr std::uint64_t each = in_table(sizeof(Ticket) + sizeof(Pending)) + Muster::pending_bytes();
   return ledger.charge(client.payer(), Resource::slots, 1, each + heap);
 }

@@ -18,8 +18,9 @@ namespace musterd {
 /// The objects as inputs of an op, which hold them. Fails if the client does not hold one, or if they are too many.
 [[nodiscard]] muster::Result<Inputs> find_inputs(const Store& store, const Client& client,
                                                  std::span<const ObjectId> objects);
-/// A slot for one more pending op. `heap`: what this one takes of it beyond what the smallest does.
-[[nodiscard]] muster::Result<Charge> charge_op(Ledger& ledger, const Client& client, std::uint64_t heap);
+/// A slot for one more pending op. `heap`: what this one takes of it beyond what the smallest does. stopping: no op
+/// begins any more.
+[[nodiscard]] muster::Result<Charge> charge_op(Ledger& ledger, const Client& client, std::uint64_t heap, bool stopping);
 /// No deadline is further away than a day.
 [[nodiscard]] Duration bounded(std::int64_t timeout_ns);
 

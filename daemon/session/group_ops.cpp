@@ -63,14 +63,14 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   contribution.deadline = now + bounded(read->timeout_ns);
   // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
   const std::uint64_t heap = heap_of(*read, state->group.settings().world_size);
-  auto charge = admit(client, heap);
+  auto charge = charge_op(parts_.ledger, client, heap, parts_.stopping);
   contribution.key = std::move(read->key);
   if (auto inputs = inputs_of(client, *read, charge)) contribution.inputs = std::move(*inputs);
   else contribution.fault = std::make_shared<Error>(inputs.error());
   const auto coming = state->coming.find(rank);
   const bool has_place = !newcomer && coming == state->coming.end();
   if (charge) contribution.charge = std::move(*charge);
-  else if (!has_place || !(stopped_ || pay_for_failure(client, state, contribution)))
+  else if (!has_place || !(parts_.stopping || pay_for_failure(client, state, contribution)))
     return give_up_seat(client, *read, charge.error(), now);
   const Ticket ticket = parts_.works.add({client.id, read->work, read->seat, state, client.process()});
   contribution.ticket = ticket;
@@ -185,18 +185,12 @@ UserId GroupOps::payer_of(const GroupState& state, const Op& op) const {
   return mixed ? maker : only.value_or(maker);
 }
 
-Result<Charge> GroupOps::admit(const Client& client, std::uint64_t heap) {
-  if (stopped_) return Error(Code::daemon_unavailable, "the daemon is ending", "start it again: muster start");
-  return charge_op(parts_.ledger, client, heap);
-}
-
 void GroupOps::go_on(TimePoint now) {
   parts_.clients.guarded([&] { lose_more(now); });
   parts_.clients.guarded([&] { settle_more(now); });
 }
 
 void GroupOps::stop(const Error& error, TimePoint now) {
-  stopped_ = true;
   for (const auto& [key, state] : parts_.table.all())
     decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
   while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);

@@ -45,6 +45,7 @@ class GroupOps {
     OpRuns& runs;
     Outside& outside;
     OpCounts& counts;
+    const bool& stopping;  ///< no op begins any more
     const TimePoint& now;  ///< of the event that runs
   };
   explicit GroupOps(Parts parts) : parts_(parts) {}
@@ -61,7 +62,7 @@ class GroupOps {
 
   [[nodiscard]] bool goes_on() const { return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty(); }
   void go_on(TimePoint now);
-  /// Every op fails, and no further one begins.
+  /// Every op fails.
   void stop(const muster::Error& error, TimePoint now);
 
  private:
@@ -73,7 +74,6 @@ class GroupOps {
   [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
-  [[nodiscard]] muster::Result<Charge> admit(const Client& client, std::uint64_t heap);
   void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
   /// What `decide(actions)` decides is done, also if it throws before it has decided all.
   template <class Decide>
@@ -168,7 +168,6 @@ class GroupOps {
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
   std::uint64_t last_split_ = 0;
-  bool stopped_ = false;
 };
 
 }  // namespace musterd

@@ -43,8 +43,14 @@ Node::Node(NodeSettings settings, Outside& outside)
       inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_.all(), counts_}),
       runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, outside_, counts_,
              [this](const std::function<void()>& what) { event({}, now_, what); }, now_}),
-      group_ops_({ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_, now_}),
-      combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits()}),
+      group_ops_(
+          {ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_, stopping_, now_}),
+      combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits(), stopping_}),
+      records_({segments_, store_, clients_, teller_, pressure_, group_ops_, combines_, outside_}),
+      requests_({settings_, ledger_, segments_, results_, store_, admission_, clients_, teller_, pressure_, works_,
+                 inspect_, group_ops_, records_, outside_,
+                 [this](ClientId client, const std::function<void()>& what) { event(client, now_, what); }, disposals_,
+                 started_, now_}),
       gathering_({segments_, results_, store_, clients_}) {}
 
 Node::~Node() {
@@ -80,91 +86,18 @@ void Node::record(ClientId id, ipc::SubmissionType type, std::span<const std::by
   Client* client = clients_.find(id);
   if (!client) return;
   client->last_heard = now;
-  event(id, now, [&] { handle(*client, type, body, now); });
+  event(id, now, [&] {
+    if (auto handled = records_.handle(*client, type, body, now); !handled) cut_off(id, handled.error());
+  });
 }
 
-/// Contributions are taken all the same, since others wait for them, and so is whatever gives something back.
-bool Node::refuse_while_short(const Client& client, ipc::SubmissionType type, std::span<const std::byte> body) {
-  if (!heap_is_short()) return false;
-  if (type == ipc::SubmissionType::combine) {
-    const auto combine = ipc::read_combine(body);
-    if (combine) teller_.fail_work(client.id, combine->work, no_heap());
-    return combine.ok();
-  }
-  if (type != ipc::SubmissionType::seal) return false;
-  const auto seal = ipc::read_seal(body);
-  if (seal) teller_.tell(client.id, ipc::CompletionType::seal_failed, ipc::SealFailed{seal->object, no_heap()});
-  return seal.ok();
-}
-
-void Node::seal(Client& client, std::span<const std::byte> body, TimePoint now) {
-  auto seal = ipc::read_seal(body);
-  if (!seal) return violated(client.id, seal.error(), now);
-  auto made = store_.seal(client.payer(), seal->object, seal->capability, seal->parent, seal->copied_bytes,
-                          std::move(seal->manifest), now);
-  if (made) return;
-  std::vector<std::byte> out;
-  ipc::write(ipc::SealFailed{seal->object, pressure_.with_holders(made.error(), clients_.sees_only(client.id), now)},
-             out);
-  outside_.complete(client.id, ipc::CompletionType::seal_failed, out);
-}
-
-void Node::release(Client& client, std::span<const std::byte> body) {
-  auto release = ipc::read_release(body);
-  if (!release) return violated(client.id, release.error(), now_);
-  for (const ObjectId object : release->objects) {
-    auto released = store_.release(object, client.id);
-    if (released) continue;
-    if (ipc::maker_of(object) != client.id) return violated(client.id, released.error(), now_);
-    // The seal failed, and the client had not read that yet. Now it needn't know any longer.
-    if (store_.held(object, client.payer()).error().code() != Code::object_lost) continue;
-    completion_.clear();
-    ipc::write(ipc::ObjectGone{object}, completion_);
-    outside_.complete(client.id, ipc::CompletionType::object_gone, completion_);
-  }
-}
-
-void Node::handle(Client& client, ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now) {
-  const ClientId id = client.id;
-  if (refuse_while_short(client, type, body)) return;
-  switch (type) {
-    case ipc::SubmissionType::seal: seal(client, body, now); break;
-    case ipc::SubmissionType::contribute: {
-      auto contribute = ipc::read_contribute(body);
-      if (!contribute) return violated(id, contribute.error(), now);
-      group_ops_.contribute(client, std::move(*contribute), now);
-      break;
-    }
-    case ipc::SubmissionType::release: release(client, body); break;
-    case ipc::SubmissionType::combine: {
-      auto combine = ipc::read_combine(body);
-      if (!combine) return violated(id, combine.error(), now);
-      combines_.start(client, *combine, now);
-      break;
-    }
-    case ipc::SubmissionType::pin: {
-      auto pin = ipc::read_pin(body);
-      if (!pin) return violated(id, pin.error(), now);
-      // A pin that is refused shows when the pickle is used.
-      static_cast<void>(store_.pin(pin->object, client.payer(), now));
-      break;
-    }
-    case ipc::SubmissionType::unmapped: {
-      auto unmapped = ipc::read_unmapped(body);
-      if (!unmapped) return violated(id, unmapped.error(), now);
-      segments_.unmapped(id, unmapped->segment);
-      break;
-    }
-    case ipc::SubmissionType::hand_over: {
-      auto hand_over = ipc::read_hand_over(body);
-      if (!hand_over) return violated(id, hand_over.error(), now);
-      if (auto done = segments_.hand_over(id, hand_over->segment); !done) return violated(id, done.error(), now);
-      break;
-    }
-    default:
-      return violated(id, Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type))),
-                      now);
-  }
+void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
+  Client* client = clients_.find(id);
+  if (!client) return;
+  client->last_heard = now;
+  event(id, now, [&] {
+    if (auto handled = requests_.handle(*client, bytes, now); !handled) cut_off(id, handled.error());
+  });
 }
 
 ConnectionCharges Node::disconnected(ClientId id, std::string how, TimePoint now) {

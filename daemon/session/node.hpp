@@ -31,23 +31,13 @@
 #include "session/node_settings.hpp"
 #include "session/op_runs.hpp"
 #include "session/outside.hpp"
+#include "session/records.hpp"
+#include "session/requests.hpp"
 #include "session/teller.hpp"
 #include "session/works.hpp"
 #include "store/store.hpp"
 
-namespace muster::ipc::wire {
-struct Frame;
-struct Lookup;
-struct Submit;
-}  // namespace muster::ipc::wire
-
 namespace musterd {
-
-/// What a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
-inline constexpr std::uint64_t waiting_lookup_bytes = 256;
-inline constexpr std::uint64_t waiting_seal_bytes = 1024;
-/// What a life line takes in the kernel, the event loop and the store, as measured.
-inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 
 class Node {
  public:
@@ -88,14 +78,7 @@ class Node {
 
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
-  /// A request that waits outside of the node, for a ring or a thread; held there by the function that ends it.
-  struct Waiting : WaitingHook {
-    Charge charge;
-  };
-
   // node.cpp: the life of a client, and what follows every event
-  void handle(Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
-  bool refuse_while_short(const Client& client, muster::ipc::SubmissionType type, std::span<const std::byte> body);
   /// Whatever happens: does it and what follows every event. What is thrown ends neither the daemon nor what it was
   /// about: the client that caused it, if any, is cut off, and what was begun goes on with go_on().
   template <class What>
@@ -111,34 +94,7 @@ class Node {
   void after_event();
   ConnectionCharges forget(Client& client, const std::string& how, TimePoint now);
 
-  void seal(Client& client, std::span<const std::byte> body, TimePoint now);
-  void release(Client& client, std::span<const std::byte> body);
-
-  // requests.cpp: frames
-  void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
-  void welcome(Client& client, std::uint64_t request, bool rings);
-  void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
-  void ask(Client& client, std::span<const std::byte> bytes, TimePoint now);
-  void handle(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
-  void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
-  void submit(Client& client, std::uint64_t request, const muster::ipc::wire::Submit& part, TimePoint now);
-  [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
-  [[nodiscard]] muster::Result<std::shared_ptr<Waiting>> charge_waiting(const Client& client, std::uint64_t bytes);
-  void seal_rings(Client& client, std::uint64_t request);
-  void run_sealing(ClientId client, std::uint64_t request, SegmentTable::Sealing sealing,
-                   std::shared_ptr<Waiting> waiting);
-  void seal_segment(const Client& client, std::uint64_t request,
-                    const std::function<muster::Result<SegmentTable::Sealing>()>& begin);
-  void map(Client& client, std::uint64_t request, SegmentId segment);
-  void lookup(const Client& client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
-  void describe(Client& client, std::uint64_t request, ObjectId object);
-  void reply_object(ClientId client, std::uint64_t request, const Object& object);
-  [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
-  void fork(Client& client, std::uint64_t request);
-  void missing(Client& client, std::uint64_t request, WorkId work);
-
   void gather(TimePoint now);
-  void inspect(const Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
 
   NodeSettings settings_;
   Outside& outside_;
@@ -157,11 +113,10 @@ class Node {
   OpRuns runs_;
   GroupOps group_ops_;
   Combines combines_;
+  Records records_;
+  Requests requests_;
   Gathering gathering_;
-  boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
-      waiting_outside_;
-  std::vector<std::byte> completion_;  ///< buffers that are used again and again
-  std::size_t disposals_ = 0;          ///< segments and descriptions of objects whose memory is on its way back
+  std::size_t disposals_ = 0;  ///< segments and descriptions of objects whose memory is on its way back
   bool stopping_ = false;
   int events_ = 0;  ///< within each other
   TimePoint started_;

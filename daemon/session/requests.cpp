@@ -1,6 +1,6 @@
-// The frames of a client: what needs a reply, a descriptor, or is rare.
+#include "session/requests.hpp"
+
 #include <algorithm>
-#include <limits>
 
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
@@ -10,7 +10,6 @@
 #include "base/heap_reserve.hpp"
 #include "session/frame_builder.hpp"
 #include "session/frames.hpp"
-#include "session/node.hpp"
 
 namespace musterd {
 
@@ -27,7 +26,7 @@ constexpr Duration wait_max = std::chrono::hours(24);
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
-/// Of a request for memory, see Node::effort_of_turn: to make a segment, or rings, and to send them.
+/// Of a request for memory, see effort_of_turn: to make a segment, or rings, and to send them.
 constexpr std::size_t effort_of_system_calls = 64;
 
 /// Requests that change nothing.
@@ -53,54 +52,50 @@ Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chro
 
 }  // namespace
 
-void Node::frame(ClientId id, std::span<const std::byte> bytes, TimePoint now) {
-  Client* client = clients_.find(id);
-  if (!client) return;
-  client->last_heard = now;
-  event(id, now, [&] { ask(*client, bytes, now); });
-}
-
-void Node::ask(Client& client, std::span<const std::byte> bytes, TimePoint now) {
+Result<void> Requests::handle(Client& client, std::span<const std::byte> bytes, TimePoint now) {
   const ClientId id = client.id;
   const auto& frame = *wire::GetFrame(bytes.data());
   const std::uint64_t request = frame.request();
-  if (!frame.body()) return violated(id, Error(Code::invalid, "frame without a body"), now);
+  if (!frame.body()) return Error(Code::invalid, "frame without a body");
   if (client.said_hello == (frame.body_type() == wire::Body_Hello))
-    return violated(id, Error(Code::invalid, client.said_hello ? "second Hello" : "request before Hello"), now);
-  if (client.said_hello && !client.greeted) return violated(id, Error(Code::invalid, "request before Welcome"), now);
-  if (client.requests >= settings_.requests_max)
-    return violated(id,
-                    Error(Code::quota_exceeded, std::to_string(client.requests) + " unanswered requests",
-                          "wait for replies before asking more"),
-                    now);
+    return Error(Code::invalid, client.said_hello ? "second Hello" : "request before Hello");
+  if (client.said_hello && !client.greeted) return Error(Code::invalid, "request before Welcome");
+  if (client.requests >= parts_.settings.requests_max)
+    return Error(Code::quota_exceeded, std::to_string(client.requests) + " unanswered requests",
+                 "wait for replies before asking more");
   ++client.requests;
-  if (takes_more(frame.body_type()) && heap_is_short()) return teller_.reply_error(id, request, no_heap());
+  if (takes_more(frame.body_type()) && heap_is_short()) {
+    parts_.teller.reply_error(id, request, no_heap());
+    return {};
+  }
+  if (frame.body_type() == wire::Body_Submit) return submit(client, request, *frame.body_as_Submit(), now);
   try {
-    handle(client, request, frame, now);
+    answer(client, request, frame, now);
   } catch (const std::bad_alloc&) {
     if (!only_looks(frame.body_type())) throw;
-    teller_.reply_error(id, request, no_heap());
+    parts_.teller.reply_error(id, request, no_heap());
   }
+  return {};
 }
 
-void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
+void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
   const auto& hello = *frame.body_as_Hello();
   const ClientId id = client.id;
   if (hello.protocol() != ipc::protocol_version)
     return refuse(id, request,
                   Error(Code::invalid,
                         "the client speaks protocol " + std::to_string(hello.protocol()) + ", this daemon (version " +
-                            settings_.version + ") protocol " + std::to_string(ipc::protocol_version),
+                            parts_.settings.version + ") protocol " + std::to_string(ipc::protocol_version),
                         "install the same version of Muster on both sides"));
   client.said_hello = true;
-  outside_.greeted(id);
+  parts_.outside.greeted(id);
   if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && ipc::is_text(name))
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
-    Client* waiting = clients_.find(id);
+    Client* waiting = parts_.clients.find(id);
     if (!waiting) return {};
-    if (auto charged = rings ? clients_.charge_rings(*waiting) : Result<void>(); !charged) return charged;
+    if (auto charged = rings ? parts_.clients.charge_rings(*waiting) : Result<void>(); !charged) return charged;
     welcome(*waiting, request, rings);
     return {};
   };
@@ -108,36 +103,39 @@ void Node::hello(Client& client, std::uint64_t request, const wire::Frame& frame
   const auto done = attempt(Turn::before_others);
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
-  admission_.request(
+  parts_.admission.request(
       client.payer(), Admission::Size::large, now + milliseconds(hello.timeout_ms()), attempt,
       [this, id, request](const Error& error) {
-        clients_.guarded([&] { refuse(id, request, pressure_.with_holders(error, clients_.sees_only(id), now_)); }, id);
+        parts_.clients.guarded(
+            [&] { refuse(id, request, parts_.pressure.with_holders(error, parts_.clients.sees_only(id), parts_.now)); },
+            id);
       },
       {.serve = effort_of_system_calls});
 }
 
-void Node::welcome(Client& client, std::uint64_t request, bool rings) {
+void Requests::welcome(Client& client, std::uint64_t request, bool rings) {
   client.greeted = true;
   FrameBuilder out(request);
   auto body = wire::CreateWelcome(
-      out.fbb, ipc::protocol_version, out.fbb.CreateString(settings_.version), settings_.incarnation, client.id.value,
-      client.credentials.pid, settings_.quota.total[static_cast<std::size_t>(Resource::memory)],
-      settings_.in_flight_max, out.fbb.CreateString(settings_.socket), settings_.idle_exit_s, settings_.segments_about,
+      out.fbb, ipc::protocol_version, out.fbb.CreateString(parts_.settings.version), parts_.settings.incarnation,
+      client.id.value, client.credentials.pid, parts_.settings.quota.total[static_cast<std::size_t>(Resource::memory)],
+      parts_.settings.in_flight_max, out.fbb.CreateString(parts_.settings.socket), parts_.settings.idle_exit_s,
+      parts_.settings.segments_about,
       static_cast<std::uint64_t>(
-          std::chrono::duration_cast<std::chrono::milliseconds>(settings_.pickle_lease).count()));
+          std::chrono::duration_cast<std::chrono::milliseconds>(parts_.settings.pickle_lease).count()));
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
-  if (!rings) return teller_.reply(client.id, frame, {});
+  if (!rings) return parts_.teller.reply(client.id, frame, {});
   --client.requests;
-  outside_.welcome(client.id, frame);
+  parts_.outside.welcome(client.id, frame);
 }
 
-void Node::refuse(ClientId id, std::uint64_t request, const Error& error) {
-  teller_.reply_error(id, request, error);
-  outside_.close(id, clients_.label(id) + ": " + error.describe(), {});
-  clients_.erase(id);
+void Requests::refuse(ClientId id, std::uint64_t request, const Error& error) {
+  parts_.teller.reply_error(id, request, error);
+  parts_.outside.close(id, parts_.clients.label(id) + ": " + error.describe(), {});
+  parts_.clients.erase(id);
 }
 
-void Node::handle(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
+void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
   const ClientId id = client.id;
   switch (frame.body_type()) {
     case wire::Body_Hello: return hello(client, request, frame, now);
@@ -148,123 +146,139 @@ void Node::handle(Client& client, std::uint64_t request, const wire::Frame& fram
     case wire::Body_Mapped: {
       const SegmentId segment{frame.body_as_Mapped()->segment()};
       if (!segment) return seal_rings(client, request);
-      return seal_segment(client, request, [&] { return segments_.mapped(id, segment); });
+      return seal_segment(client, request, [&] { return parts_.segments.mapped(id, segment); });
     }
     case wire::Body_HardSeal:
       return seal_segment(client, request,
-                          [&] { return segments_.hard_seal(id, {frame.body_as_HardSeal()->segment()}); });
+                          [&] { return parts_.segments.hard_seal(id, {frame.body_as_HardSeal()->segment()}); });
     case wire::Body_Return:
-      return teller_.reply(id, request, segments_.give_back(id, {frame.body_as_Return()->segment()}));
+      return parts_.teller.reply(id, request, parts_.segments.give_back(id, {frame.body_as_Return()->segment()}));
     case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
     case wire::Body_Lookup: return lookup(client, request, *frame.body_as_Lookup());
     case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});
-    case wire::Body_Submit: return submit(client, request, *frame.body_as_Submit(), now);
-    case wire::Body_Join: {
-      const auto& body = *frame.body_as_Join();
-      auto name = text(body.group());
-      if (name.empty() || name.size() > name_bytes_max)
-        return teller_.reply_error(
-            id, request,
-            Error(Code::invalid,
-                  name.empty() ? "the group's name is empty"
-                               : "the group's name has " + ipc::over_text(name.size(), name_bytes_max),
-                  "name it otherwise: name=, or MUSTER_GROUP"));
-      if (!ipc::is_text(name))
-        return teller_.reply_error(id, request,
-                                   Error(Code::invalid, "the group's name is no text",
-                                         "use UTF-8 without control characters and characters that can't be seen"));
-      if (body.world_size() < 1 || body.world_size() > world_size_max)
-        return teller_.reply_error(id, request,
-                                   Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
-                                         "use 1 to " + std::to_string(world_size_max)));
-      if (body.on_loss() > static_cast<std::uint8_t>(OnLoss::wait))
-        return teller_.reply_error(id, request, Error(Code::invalid, "on_loss " + std::to_string(body.on_loss())));
-      Group::Settings settings{std::move(name),
-                               body.world_size(),
-                               static_cast<OnLoss>(body.on_loss()),
-                               milliseconds(body.timeout_ms()),
-                               client.credentials.user,
-                               body.open()};
-      return group_ops_.join(client, request, std::move(settings), body.rank());
-    }
+    case wire::Body_Join: return join(client, request, *frame.body_as_Join());
     case wire::Body_Leave:
-      return teller_.reply(
-          id, request,
-          group_ops_.leave(client, {frame.body_as_Leave()->seat()}, {"left", clients_.process_text(client)}, now));
+      return parts_.teller.reply(id, request,
+                                 parts_.group_ops.leave(client, {frame.body_as_Leave()->seat()},
+                                                        {"left", parts_.clients.process_text(client)}, now));
     case wire::Body_Fork: return fork(client, request);
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
     case wire::Body_StatusQuery:
     case wire::Body_ObjectsQuery:
     case wire::Body_GroupsQuery:
     case wire::Body_ClientsQuery: return inspect(client, request, frame, now);
-    case wire::Body_Stop: {
-      if (client.credentials.user != settings_.user && client.credentials.user != 0)
-        return teller_.reply_error(id, request,
-                                   Error(Code::denied,
-                                         "user " + std::to_string(client.credentials.user) +
-                                             " asked to end the daemon of user " + std::to_string(settings_.user),
-                                         "ask its owner or root; joining it needs no such right"));
-      const auto reason = text(frame.body_as_Stop()->reason());
-      teller_.reply_ok(id, request);
-      return outside_.stop(reason.empty() || !ipc::is_text(reason) ? "asked to by " + clients_.label(id)
-                                                                   : reason.substr(0, name_bytes_max));
-    }
+    case wire::Body_Stop: return stop(client, request, *frame.body_as_Stop());
     default:
-      return teller_.reply_error(id, request,
-                                 Error(Code::invalid, "request of unknown type " + std::to_string(frame.body_type()),
-                                       "install the same version of Muster on both sides"));
+      return parts_.teller.reply_error(
+          id, request,
+          Error(Code::invalid, "request of unknown type " + std::to_string(frame.body_type()),
+                "install the same version of Muster on both sides"));
   }
 }
 
-void Node::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard,
-                 TimePoint now) {
+void Requests::join(Client& client, std::uint64_t request, const wire::Join& body) {
+  const ClientId id = client.id;
+  auto name = text(body.group());
+  if (name.empty() || name.size() > name_bytes_max)
+    return parts_.teller.reply_error(
+        id, request,
+        Error(Code::invalid,
+              name.empty() ? "the group's name is empty"
+                           : "the group's name has " + ipc::over_text(name.size(), name_bytes_max),
+              "name it otherwise: name=, or MUSTER_GROUP"));
+  if (!ipc::is_text(name))
+    return parts_.teller.reply_error(id, request,
+                                     Error(Code::invalid, "the group's name is no text",
+                                           "use UTF-8 without control characters and characters that can't be seen"));
+  if (body.world_size() < 1 || body.world_size() > world_size_max)
+    return parts_.teller.reply_error(id, request,
+                                     Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
+                                           "use 1 to " + std::to_string(world_size_max)));
+  if (body.on_loss() > static_cast<std::uint8_t>(OnLoss::wait))
+    return parts_.teller.reply_error(id, request, Error(Code::invalid, "on_loss " + std::to_string(body.on_loss())));
+  Group::Settings settings{
+      std::move(name),         body.world_size(), static_cast<OnLoss>(body.on_loss()), milliseconds(body.timeout_ms()),
+      client.credentials.user, body.open()};
+  return parts_.group_ops.join(client, request, std::move(settings), body.rank());
+}
+
+void Requests::stop(const Client& client, std::uint64_t request, const wire::Stop& asked) {
+  const ClientId id = client.id;
+  if (client.credentials.user != parts_.settings.user && client.credentials.user != 0)
+    return parts_.teller.reply_error(
+        id, request,
+        Error(Code::denied,
+              "user " + std::to_string(client.credentials.user) + " asked to end the daemon of user " +
+                  std::to_string(parts_.settings.user),
+              "ask its owner or root; joining it needs no such right"));
+  const auto reason = text(asked.reason());
+  parts_.teller.reply_ok(id, request);
+  return parts_.outside.stop(reason.empty() || !ipc::is_text(reason) ? "asked to by " + parts_.clients.label(id)
+                                                                     : reason.substr(0, name_bytes_max));
+}
+
+void Requests::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard,
+                     TimePoint now) {
   const Payer payer = client.payer();
   const auto attempt = [this, payer, request, bytes, hard](Turn turn) {
-    return pressure_.try_quietly([&]() -> Result<void> {
-      auto segment = segments_.lease(payer, bytes, hard, turn);
-      if (!segment && segment.error().code() == Code::out_of_memory && results_.trim() > 0)
-        segment = segments_.lease(payer, bytes, hard, turn);
+    return parts_.pressure.try_quietly([&]() -> Result<void> {
+      auto segment = parts_.segments.lease(payer, bytes, hard, turn);
+      if (!segment && segment.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
+        segment = parts_.segments.lease(payer, bytes, hard, turn);
       if (!segment) return segment.error();
       const int fd = (*segment)->fd().get();
-      teller_.reply(payer.client, frames::segment(request, **segment), {&fd, 1});
+      parts_.teller.reply(payer.client, frames::segment(request, **segment), {&fd, 1});
       return {};
     });
   };
   const auto give_up = [this, id = client.id, request](const Error& error) {
-    clients_.guarded(
-        [&] { teller_.reply_error(id, request, pressure_.with_holders(error, clients_.sees_only(id), now_)); }, id);
+    parts_.clients.guarded(
+        [&] {
+          parts_.teller.reply_error(id, request,
+                                    parts_.pressure.with_holders(error, parts_.clients.sees_only(id), parts_.now));
+        },
+        id);
   };
   // What can never fit must not stand in line before what can.
-  if (auto fits = ledger_.possible(payer, Resource::memory, bytes); !fits)
-    return teller_.reply_error(client.id, request, fits.error());
+  if (auto fits = parts_.ledger.possible(payer, Resource::memory, bytes); !fits)
+    return parts_.teller.reply_error(client.id, request, fits.error());
   // Memory that is on its way back is worth a moment, also to one who would not wait for others.
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
-  const bool comes = disposals_ > 0 && admission_.waiting() == 0;
+  const bool comes = parts_.disposals > 0 && parts_.admission.waiting() == 0;
   const auto size = bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
-  admission_.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up,
-                     {.serve = effort_of_system_calls});
+  parts_.admission.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up,
+                           {.serve = effort_of_system_calls});
 }
 
-void Node::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
+Result<void> Requests::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
   const ClientId id = client.id;
-  if (!part.body()) return teller_.reply_error(id, request, Error(Code::invalid, "Submit without a record"));
+  const auto refuse_part = [&](const Error& error) -> Result<void> {
+    parts_.teller.reply_error(id, request, error);
+    return {};
+  };
+  if (!part.body()) return refuse_part(Error(Code::invalid, "Submit without a record"));
   const std::span body(reinterpret_cast<const std::byte*>(part.body()->data()), part.body()->size());
   if (part.offset() == 0) client.parts = {};
-  if (part.offset() == 0 && !part.more()) {
-    record(id, static_cast<ipc::SubmissionType>(part.type()), body, now);
-  } else {
+  Client::Parts whole;
+  if (part.offset() != 0 || part.more()) {
     if (auto taken = take_part(client, part); !taken) {
       client.parts = {};
-      return teller_.reply_error(id, request, pressure_.with_holders(taken.error(), clients_.sees_only(id), now));
+      return refuse_part(parts_.pressure.with_holders(taken.error(), parts_.clients.sees_only(id), now));
     }
-    if (part.more()) return teller_.reply_ok(id, request);
-    const auto whole = std::exchange(client.parts, {});
-    record(id, static_cast<ipc::SubmissionType>(whole.type), whole.bytes, now);
+    if (!part.more()) whole = std::exchange(client.parts, {});
   }
-  if (clients_.find(id)) teller_.reply_ok(id, request);
+  if (!part.more()) {
+    const bool in_parts = part.offset() != 0;
+    auto handled = in_parts
+                       ? parts_.records.handle(client, static_cast<ipc::SubmissionType>(whole.type), whole.bytes, now)
+                       : parts_.records.handle(client, static_cast<ipc::SubmissionType>(part.type()), body, now);
+    if (!handled) return handled;
+  }
+  parts_.teller.reply_ok(id, request);
+  return {};
 }
 
-Result<void> Node::take_part(Client& client, const wire::Submit& part) {
+Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
   auto& [type, bytes, charges] = client.parts;
   if (part.offset() == 0) type = part.type();
   if (part.offset() != bytes.size() || part.type() != type)
@@ -276,7 +290,7 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
     return Error(Code::invalid, "a part of " + std::to_string(part.body()->size()) + " bytes that is not the last");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
     return Error(Code::invalid, "a record of more than " + ipc::bytes_text(ipc::submit_bytes_max));
-  auto charge = ledger_.charge(client.payer(), Resource::memory, part.body()->size());
+  auto charge = parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size());
   if (!charge) return charge.error();
   const auto* begin = reinterpret_cast<const std::byte*>(part.body()->data());
   bytes.insert(bytes.end(), begin, begin + part.body()->size());
@@ -286,93 +300,94 @@ Result<void> Node::take_part(Client& client, const wire::Submit& part) {
 
 /// For what is kept of a request that others can let wait for as long as they like, until it is done: also when its
 /// client has gone meanwhile.
-Result<std::shared_ptr<Node::Waiting>> Node::charge_waiting(const Client& client, std::uint64_t bytes) {
-  auto charge = ledger_.charge(client.payer(), Resource::heap, bytes);
+Result<std::shared_ptr<Requests::Waiting>> Requests::charge_waiting(const Client& client, std::uint64_t bytes) {
+  auto charge = parts_.ledger.charge(client.payer(), Resource::heap, bytes);
   if (!charge) return charge.error();
   auto waiting = std::make_shared<Waiting>();
   waiting->charge = std::move(*charge);
-  waiting_outside_.push_back(*waiting);
+  waiting_.push_back(*waiting);
   return waiting;
 }
 
-void Node::seal_segment(const Client& client, std::uint64_t request,
-                        const std::function<Result<SegmentTable::Sealing>()>& begin) {
+void Requests::seal_segment(const Client& client, std::uint64_t request,
+                            const std::function<Result<SegmentTable::Sealing>()>& begin) {
   const ClientId id = client.id;
   auto waiting = charge_waiting(client, waiting_seal_bytes);
-  if (!waiting) return teller_.reply_error(id, request, waiting.error());
+  if (!waiting) return parts_.teller.reply_error(id, request, waiting.error());
   auto sealing = begin();
-  if (!sealing) return teller_.reply_error(id, request, sealing.error());
+  if (!sealing) return parts_.teller.reply_error(id, request, sealing.error());
   run_sealing(id, request, std::move(*sealing), std::move(*waiting));
 }
 
 /// It waits at the cost of its connection.
-void Node::seal_rings(Client& client, std::uint64_t request) {
+void Requests::seal_rings(Client& client, std::uint64_t request) {
   if (client.channel.amount() == 0)
-    return teller_.reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
+    return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
   if (std::exchange(client.mapped_rings, true))
-    return teller_.reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
-  run_sealing(client.id, request, outside_.seal_rings(client.id), nullptr);
+    return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
+  run_sealing(client.id, request, parts_.outside.seal_rings(client.id), nullptr);
 }
 
-void Node::run_sealing(ClientId id, std::uint64_t request, SegmentTable::Sealing sealing,
-                       std::shared_ptr<Waiting> waiting) {
-  outside_.run_blocking(id, std::move(sealing.work),
-                        [this, id, request, waiting = std::move(waiting), finish = std::move(sealing.finish)] {
-                          event(id, now_, [&] { teller_.reply(id, request, finish()); });
-                        });
+void Requests::run_sealing(ClientId id, std::uint64_t request, SegmentTable::Sealing sealing,
+                           std::shared_ptr<Waiting> waiting) {
+  parts_.outside.run_blocking(id, std::move(sealing.work),
+                              [this, id, request, waiting = std::move(waiting), finish = std::move(sealing.finish)] {
+                                parts_.event(id, [&] { parts_.teller.reply(id, request, finish()); });
+                              });
 }
 
-void Node::map(Client& client, std::uint64_t request, SegmentId id) {
-  auto segment = segments_.readable(id, client.credentials.user);
-  if (!segment && segment.error().code() == Code::denied && store_.holds_in(client.id, id))
-    segment = segments_.find(id);
-  if (!segment) return teller_.reply_error(client.id, request, segment.error());
-  if (auto added = segments_.add_reader(*segment, client.payer()); !added)
-    return teller_.reply_error(client.id, request, added.error());
+void Requests::map(Client& client, std::uint64_t request, SegmentId id) {
+  auto segment = parts_.segments.readable(id, client.credentials.user);
+  if (!segment && segment.error().code() == Code::denied && parts_.store.holds_in(client.id, id))
+    segment = parts_.segments.find(id);
+  if (!segment) return parts_.teller.reply_error(client.id, request, segment.error());
+  if (auto added = parts_.segments.add_reader(*segment, client.payer()); !added)
+    return parts_.teller.reply_error(client.id, request, added.error());
   const int fd = (*segment)->fd().get();
-  teller_.reply(client.id, frames::segment(request, **segment), {&fd, 1});
+  parts_.teller.reply(client.id, frames::segment(request, **segment), {&fd, 1});
 }
 
-void Node::lookup(const Client& asks, std::uint64_t request, const wire::Lookup& asked) {
+void Requests::lookup(const Client& asks, std::uint64_t request, const wire::Lookup& asked) {
   const ClientId id = asks.id;
-  if (!asked.capability()) return teller_.reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
+  if (!asked.capability())
+    return parts_.teller.reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
   const auto incarnation = asked.incarnation();
   const ObjectId object{asked.object()};
   const Capability capability{{asked.capability()->low(), asked.capability()->high()}};
   const auto found_by = asked.pickled() ? Store::Found::by_pickle : Store::Found::again;
-  if (incarnation != settings_.incarnation)
-    return teller_.reply_error(
+  if (incarnation != parts_.settings.incarnation)
+    return parts_.teller.reply_error(
         id, request,
         Error(Code::daemon_restarted,
               "the ref was made by another run of the daemon: its incarnation is " + std::to_string(incarnation) +
-                  ", this one's " + std::to_string(settings_.incarnation),
+                  ", this one's " + std::to_string(parts_.settings.incarnation),
               "make the object again"));
   auto waiting = charge_waiting(asks, waiting_lookup_bytes);
-  if (!waiting) return teller_.reply_error(id, request, waiting.error());
+  if (!waiting) return parts_.teller.reply_error(id, request, waiting.error());
   // The maker's seal may still lie unread in its ring, although it came before this in time.
   const auto then = [this, id, request, object, capability, found_by, waiting = std::move(*waiting)] {
-    event(id, now_, [&] {
-      Client* client = clients_.find(id);
+    parts_.event(id, [&] {
+      Client* client = parts_.clients.find(id);
       if (!client) return;
       if (auto room = has_room_to_describe(*client, object); !room)
-        return teller_.reply_error(id, request, room.error());
-      auto found = store_.lookup(object, capability, client->payer(), found_by);
-      if (!found) return teller_.reply_error(id, request, found.error());
+        return parts_.teller.reply_error(id, request, room.error());
+      auto found = parts_.store.lookup(object, capability, client->payer(), found_by);
+      if (!found) return parts_.teller.reply_error(id, request, found.error());
       reply_object(id, request, **found);
     });
   };
-  outside_.after_ring(ipc::maker_of(object), id, then);
+  parts_.outside.after_ring(ipc::maker_of(object), id, then);
 }
 
-void Node::describe(Client& client, std::uint64_t request, ObjectId object) {
-  auto found = store_.held(object, client.payer());
-  if (!found) return teller_.reply_error(client.id, request, found.error());
+void Requests::describe(Client& client, std::uint64_t request, ObjectId object) {
+  auto found = parts_.store.held(object, client.payer());
+  if (!found) return parts_.teller.reply_error(client.id, request, found.error());
   if (auto room = has_room_to_describe(client, object); !room)
-    return teller_.reply_error(client.id, request, room.error());
+    return parts_.teller.reply_error(client.id, request, room.error());
   reply_object(client.id, request, **found);
 }
 
-void Node::reply_object(ClientId id, std::uint64_t request, const Object& object) {
+void Requests::reply_object(ClientId id, std::uint64_t request, const Object& object) {
   constexpr std::size_t around = 256;
   FrameBuilder out(request, ipc::encoded_bytes(object.manifest) + around);
   const wire::Capability capability(object.capability.bits[0], object.capability.bits[1]);
@@ -382,48 +397,49 @@ void Node::reply_object(ClientId id, std::uint64_t request, const Object& object
     return out.fbb.CreateVector(reinterpret_cast<const std::uint8_t*>(manifest.data()), manifest.size());
   }();
   const auto body = wire::CreateObject(out.fbb, object.id.value, &capability, bytes);
-  teller_.reply(id, out.finish_in_place(wire::Body_Object, body.Union()), {});
+  parts_.teller.reply(id, out.finish_in_place(wire::Body_Object, body.Union()), {});
 }
 
 /// For the reply while it is built. Then the server charges what of it is not read.
-Result<void> Node::has_room_to_describe(const Client& client, ObjectId object) {
+Result<void> Requests::has_room_to_describe(const Client& client, ObjectId object) {
   constexpr std::size_t small = 16 << 10;
   constexpr std::size_t copies = 2;
-  const std::size_t bytes = store_.description_bytes(object);
+  const std::size_t bytes = parts_.store.description_bytes(object);
   if (bytes <= small) return {};
-  return ledger_.has_room(client.payer(), Resource::heap, copies * bytes);
+  return parts_.ledger.has_room(client.payer(), Resource::heap, copies * bytes);
 }
 
-void Node::fork(Client& client, std::uint64_t request) {
-  auto descriptor = ledger_.charge(client.payer(), Resource::fds, 1, lifeline_bytes);
-  if (!descriptor) return teller_.reply_error(client.id, request, descriptor.error());
-  const ClientId heir = clients_.next_heir();
-  const auto line = outside_.watch_lifeline(heir);
-  if (!line) return teller_.reply_error(client.id, request, line.error());
-  clients_.add_lifeline(heir, {client.id, std::move(*descriptor)});
-  store_.inherit(client.id, heir);
+void Requests::fork(Client& client, std::uint64_t request) {
+  auto descriptor = parts_.ledger.charge(client.payer(), Resource::fds, 1, lifeline_bytes);
+  if (!descriptor) return parts_.teller.reply_error(client.id, request, descriptor.error());
+  const ClientId heir = parts_.clients.next_heir();
+  const auto line = parts_.outside.watch_lifeline(heir);
+  if (!line) return parts_.teller.reply_error(client.id, request, line.error());
+  parts_.clients.add_lifeline(heir, {client.id, std::move(*descriptor)});
+  parts_.store.inherit(client.id, heir);
   const int fd = line->get();
-  teller_.reply(client.id, frames::ok(request), {&fd, 1});
+  parts_.teller.reply(client.id, frames::ok(request), {&fd, 1});
 }
 
-void Node::inspect(const Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
-  const auto only = clients_.sees_only(client.id);
+void Requests::inspect(const Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
+  const auto only = parts_.clients.sees_only(client.id);
   const auto shown = [&] {
     switch (frame.body_type()) {
-      case wire::Body_ObjectsQuery: return inspect_.objects(request, only, frame.body_as_ObjectsQuery()->limit(), now);
-      case wire::Body_GroupsQuery: return inspect_.groups(request, only);
-      case wire::Body_ClientsQuery: return inspect_.clients(request, only, now);
-      default: return inspect_.status(request, only, started_, now);
+      case wire::Body_ObjectsQuery:
+        return parts_.inspect.objects(request, only, frame.body_as_ObjectsQuery()->limit(), now);
+      case wire::Body_GroupsQuery: return parts_.inspect.groups(request, only);
+      case wire::Body_ClientsQuery: return parts_.inspect.clients(request, only, now);
+      default: return parts_.inspect.status(request, only, parts_.started, now);
     }
   }();
-  teller_.reply(client.id, shown);
+  parts_.teller.reply(client.id, shown);
 }
 
-void Node::missing(Client& client, std::uint64_t request, WorkId work) {
-  const Pending* found = works_.find(client.id, work);
+void Requests::missing(Client& client, std::uint64_t request, WorkId work) {
+  const Pending* found = parts_.works.find(client.id, work);
   std::vector<int> ranks;
   if (found && found->group) ranks = found->group->muster->missing(found->op);
-  teller_.reply(client.id, frames::missing(request, ranks), {});
+  parts_.teller.reply(client.id, frames::missing(request, ranks), {});
 }
 
 }  // namespace musterd

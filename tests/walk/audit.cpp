@@ -88,7 +88,7 @@ Amounts NodeAudit::held() const {
     if (charge.heap() > 0) sum[index(Resource::slots)] += charge.amount();
     heap += charge.heap() > 0 ? charge.heap() : charge.amount();
   };
-  for (const auto& waiting : node_.waiting_outside_) add(waiting.charge);
+  for (const auto& waiting : node_.requests_.waiting_) add(waiting.charge);
   const auto add_all = [&](const auto& contributions) {
     for (const auto& contribution : contributions) add(contribution.charge);
   };

@@ -1,0 +1,111 @@
+// The frames of a client: what needs a reply or a descriptor, or is rare. Each request is answered once.
+#pragma once
+
+#include <boost/intrusive/list.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/result.hpp>
+
+#include "base/time.hpp"
+#include "memory/admission.hpp"
+#include "memory/ledger.hpp"
+#include "memory/result_pool.hpp"
+#include "memory/segment.hpp"
+#include "session/clients.hpp"
+#include "session/group_ops.hpp"
+#include "session/inspect.hpp"
+#include "session/memory_pressure.hpp"
+#include "session/node_settings.hpp"
+#include "session/outside.hpp"
+#include "session/records.hpp"
+#include "session/running_op.hpp"
+#include "session/teller.hpp"
+#include "session/works.hpp"
+#include "store/store.hpp"
+
+namespace muster::ipc::wire {
+struct Frame;
+struct Join;
+struct Lookup;
+struct Stop;
+struct Submit;
+}  // namespace muster::ipc::wire
+
+namespace musterd {
+
+/// What a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
+inline constexpr std::uint64_t waiting_lookup_bytes = 256;
+inline constexpr std::uint64_t waiting_seal_bytes = 1024;
+/// What a life line takes in the kernel, the event loop and the store, as measured.
+inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
+
+class Requests {
+ public:
+  struct Parts {
+    const NodeSettings& settings;
+    Ledger& ledger;
+    SegmentTable& segments;
+    ResultPool& results;
+    Store& store;
+    Admission& admission;
+    Clients& clients;
+    Teller& teller;
+    MemoryPressure& pressure;
+    const Works& works;
+    const Inspect& inspect;
+    GroupOps& group_ops;
+    Records& records;
+    Outside& outside;
+    /// Does what comes from outside, for a client, as an event of the node.
+    std::function<void(ClientId, const std::function<void()>&)> event;
+    const std::size_t& disposals;  ///< segments and descriptions of objects whose memory is on its way back
+    const TimePoint& started;
+    const TimePoint& now;  ///< of the event that runs
+  };
+  explicit Requests(Parts parts) : parts_(std::move(parts)) {}
+
+  /// `bytes`: a verified frame. An error: the client has sent what can't be, and is to be cut off.
+  [[nodiscard]] muster::Result<void> handle(Client& client, std::span<const std::byte> bytes, TimePoint now);
+
+ private:
+  friend class NodeAudit;  ///< of the tests: adds up what is held
+  /// A request that waits outside of the node, for a ring or a thread; held there by the function that ends it.
+  struct Waiting : WaitingHook {
+    Charge charge;
+  };
+
+  void answer(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
+  void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
+  void welcome(Client& client, std::uint64_t request, bool rings);
+  void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
+  void join(Client& client, std::uint64_t request, const muster::ipc::wire::Join& body);
+  void stop(const Client& client, std::uint64_t request, const muster::ipc::wire::Stop& asked);
+  void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
+  [[nodiscard]] muster::Result<void> submit(Client& client, std::uint64_t request,
+                                            const muster::ipc::wire::Submit& part, TimePoint now);
+  [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
+  [[nodiscard]] muster::Result<std::shared_ptr<Waiting>> charge_waiting(const Client& client, std::uint64_t bytes);
+  void seal_rings(Client& client, std::uint64_t request);
+  void run_sealing(ClientId client, std::uint64_t request, SegmentTable::Sealing sealing,
+                   std::shared_ptr<Waiting> waiting);
+  void seal_segment(const Client& client, std::uint64_t request,
+                    const std::function<muster::Result<SegmentTable::Sealing>()>& begin);
+  void map(Client& client, std::uint64_t request, SegmentId segment);
+  void lookup(const Client& client, std::uint64_t request, const muster::ipc::wire::Lookup& asked);
+  void describe(Client& client, std::uint64_t request, ObjectId object);
+  void reply_object(ClientId client, std::uint64_t request, const Object& object);
+  [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
+  void fork(Client& client, std::uint64_t request);
+  void missing(Client& client, std::uint64_t request, WorkId work);
+  void inspect(const Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
+
+  Parts parts_;
+  boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
+      waiting_;
+};
+
+}  // namespace musterd
