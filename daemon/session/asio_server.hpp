@@ -107,13 +107,13 @@ class AsioServer final : public Server, public Outside {
 
   // Outside
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
-  void welcome(ClientId client, std::span<const std::byte> frame) override;
+  [[nodiscard]] muster::Result<void> welcome(ClientId client, std::span<const std::byte> frame) override;
   [[nodiscard]] SegmentTable::Sealing seal_rings(ClientId client) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, muster::ipc::CompletionType type, std::span<const std::byte> body) override;
   void show_memory_wanted(bool wanted) override;
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
-  void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
+  [[nodiscard]] bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
   [[nodiscard]] Duration run_inline(const Job& job) override;

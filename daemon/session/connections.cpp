@@ -153,11 +153,12 @@ bool is_behind(const Connection& connection) {
 
 }  // namespace
 
-void AsioServer::after_ring(ClientId client, ClientId asks, std::function<void()> then) {
+bool AsioServer::after_ring(ClientId client, ClientId asks, std::function<void()> then) {
   const auto connection = find(client);
-  if (!connection || !is_behind(*connection)) return then();
-  if (client == asks) return after_ring(connection, std::move(then));
-  after_ring(connection, [this, asks, then = std::move(then)]() mutable { in_turn_of(asks, std::move(then)); });
+  if (!connection || !is_behind(*connection)) return true;
+  if (client == asks) after_ring(connection, std::move(then));
+  else after_ring(connection, [this, asks, then = std::move(then)]() mutable { in_turn_of(asks, std::move(then)); });
+  return false;
 }
 
 void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void()> then) {

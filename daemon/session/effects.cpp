@@ -112,21 +112,21 @@ void AsioServer::greeted(ClientId client) {
   connection->hello.cancel();
 }
 
-void AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
+Result<void> AsioServer::welcome(ClientId client, std::span<const std::byte> frame) {
   auto connection = find(client);
   MUSTER_ASSERT(connection && !connection->channel, "a client is welcomed once");
   auto channel = Channel::create();
   if (!channel) {
     log_limited(LogLevel::warning, "channel", "no channel for client {}: {}", client.value, channel.error().describe());
-    node_.violated(client, channel.error(), now_);
-    return;
+    return channel.error();
   }
   ipc::Fd doorbell(::fcntl((*channel)->doorbell(), F_DUPFD_CLOEXEC, 0));
-  if (!doorbell) return node_.violated(client, out_of_descriptors(), now_);
+  if (!doorbell) return out_of_descriptors();
   connection->channel = std::move(*channel);
   connection->doorbell.assign(doorbell.release());
   send(client, frame, connection->channel->descriptors());
   connection->channel->handed_over();
+  return {};
 }
 
 SegmentTable::Sealing AsioServer::seal_rings(ClientId client) {

@@ -42,15 +42,14 @@ Node::Node(NodeSettings settings, Outside& outside)
               {settings_.seats_max, {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096}}),
       inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_.all(), counts_}),
       runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, outside_, counts_,
-             [this](const std::function<void()>& what) { event({}, now_, what); }, now_}),
+             [this](FunctionRef what) { event({}, now_, what); }, now_}),
       group_ops_(
           {ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_, stopping_, now_}),
       combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits(), stopping_}),
       records_({segments_, store_, clients_, teller_, pressure_, group_ops_, combines_, outside_}),
       requests_({settings_, ledger_, segments_, results_, store_, admission_, clients_, teller_, pressure_, works_,
                  inspect_, group_ops_, records_, outside_,
-                 [this](ClientId client, const std::function<void()>& what) { event(client, now_, what); }, disposals_,
-                 started_, now_}),
+                 [this](ClientId client, FunctionRef what) { event(client, now_, what); }, disposals_, started_, now_}),
       gathering_({segments_, results_, store_, clients_}) {}
 
 Node::~Node() {

@@ -353,12 +353,11 @@ const Process& OpRuns::process_of(const Op& op) const {
 }
 
 void OpRuns::finish_from_lane(std::uint64_t key, OpPtr& lease) {
-  const auto end = [&] {
+  parts_.event([&] {
     if (running_.contains(key)) finish(key);
     // What ends with the job ends before those who wait for it are told.
     lease.reset();
-  };
-  parts_.event(std::ref(end));  // so nothing is allocated
+  });
 }
 
 /// What may find no memory comes before anybody is told: then the op fails for all.

@@ -9,6 +9,7 @@
 
 #include <muster/result.hpp>
 
+#include "base/function_ref.hpp"
 #include "base/time.hpp"
 #include "collective/muster.hpp"
 #include "collective/plan.hpp"
@@ -43,7 +44,7 @@ class OpRuns {
     Outside& outside;
     OpCounts& counts;
     /// Does what comes from outside as an event of the node.
-    std::function<void(const std::function<void()>&)> event;
+    std::function<void(FunctionRef)> event;
     const TimePoint& now;  ///< of the event that runs
   };
   explicit OpRuns(Parts parts) : parts_(std::move(parts)), giver_(parts_.clients, parts_.works, parts_.store) {}

@@ -30,8 +30,8 @@ class Outside {
 
   /// Sends one frame with descriptors (which the callee duplicates if it can't send at once).
   virtual void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) = 0;
-  /// Makes the client's rings and eventfds and sends them with the Welcome frame.
-  virtual void welcome(ClientId client, std::span<const std::byte> frame) = 0;
+  /// Makes the client's rings and eventfds and sends them with the Welcome frame. Fails if the system has none left.
+  [[nodiscard]] virtual muster::Result<void> welcome(ClientId client, std::span<const std::byte> frame) = 0;
   /// The client has mapped its rings, which happens once: what is to be done so that they can be used, outside of the
   /// control thread, as for segments. Before its `finish` nobody touches them.
   [[nodiscard]] virtual SegmentTable::Sealing seal_rings(ClientId client) = 0;
@@ -44,9 +44,9 @@ class Outside {
   /// Ends the connection after what was sent; `why` is for the log. The node has forgotten the client already; the
   /// charges are held until its descriptors are closed and its rings unmapped.
   virtual void close(ClientId client, const std::string& why, ConnectionCharges charges) = 0;
-  /// Calls `then` when all has been handled that the client has published by now: at once, or later in a turn of the
-  /// client that asks, also if the first one is gone; not at all if the one that asks is.
-  virtual void after_ring(ClientId client, ClientId asks, std::function<void()> then) = 0;
+  /// True if all has been handled that the client has published by now. Else `then` is called when it has, in a turn of
+  /// the client that asks, also if the first one is gone; not at all if the one that asks is.
+  [[nodiscard]] virtual bool after_ring(ClientId client, ClientId asks, std::function<void()> then) = 0;
   /// Makes a life line and returns its other end; tells the node with lifeline_closed() when nobody has that any more.
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.

@@ -96,8 +96,7 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
     Client* waiting = parts_.clients.find(id);
     if (!waiting) return {};
     if (auto charged = rings ? parts_.clients.charge_rings(*waiting) : Result<void>(); !charged) return charged;
-    welcome(*waiting, request, rings);
-    return {};
+    return welcome(*waiting, request, rings);
   };
   // Not in line at first: rings are small, and nobody should wait for the large requests of others to attach.
   const auto done = attempt(Turn::before_others);
@@ -113,8 +112,7 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
       {.serve = effort_of_system_calls});
 }
 
-void Requests::welcome(Client& client, std::uint64_t request, bool rings) {
-  client.greeted = true;
+Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings) {
   FrameBuilder out(request);
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(parts_.settings.version), parts_.settings.incarnation,
@@ -124,9 +122,12 @@ void Requests::welcome(Client& client, std::uint64_t request, bool rings) {
       static_cast<std::uint64_t>(
           std::chrono::duration_cast<std::chrono::milliseconds>(parts_.settings.pickle_lease).count()));
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
-  if (!rings) return parts_.teller.reply(client.id, frame, {});
-  --client.requests;
-  parts_.outside.welcome(client.id, frame);
+  if (rings)
+    if (auto made = parts_.outside.welcome(client.id, frame); !made) return made;
+  client.greeted = true;
+  if (rings) --client.requests;
+  else parts_.teller.reply(client.id, frame);
+  return {};
 }
 
 void Requests::refuse(ClientId id, std::uint64_t request, const Error& error) {
@@ -365,18 +366,17 @@ void Requests::lookup(const Client& asks, std::uint64_t request, const wire::Loo
   auto waiting = charge_waiting(asks, waiting_lookup_bytes);
   if (!waiting) return parts_.teller.reply_error(id, request, waiting.error());
   // The maker's seal may still lie unread in its ring, although it came before this in time.
-  const auto then = [this, id, request, object, capability, found_by, waiting = std::move(*waiting)] {
-    parts_.event(id, [&] {
-      Client* client = parts_.clients.find(id);
-      if (!client) return;
-      if (auto room = has_room_to_describe(*client, object); !room)
-        return parts_.teller.reply_error(id, request, room.error());
-      auto found = parts_.store.lookup(object, capability, client->payer(), found_by);
-      if (!found) return parts_.teller.reply_error(id, request, found.error());
-      reply_object(id, request, **found);
-    });
+  const auto answer = [this, id, request, object, capability, found_by] {
+    Client* client = parts_.clients.find(id);
+    if (!client) return;
+    if (auto room = has_room_to_describe(*client, object); !room)
+      return parts_.teller.reply_error(id, request, room.error());
+    auto found = parts_.store.lookup(object, capability, client->payer(), found_by);
+    if (!found) return parts_.teller.reply_error(id, request, found.error());
+    reply_object(id, request, **found);
   };
-  parts_.outside.after_ring(ipc::maker_of(object), id, then);
+  const auto later = [this, id, answer, waiting = std::move(*waiting)] { parts_.event(id, answer); };
+  if (parts_.outside.after_ring(ipc::maker_of(object), id, later)) answer();
 }
 
 void Requests::describe(Client& client, std::uint64_t request, ObjectId object) {

@@ -10,6 +10,7 @@
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
 
+#include "base/function_ref.hpp"
 #include "base/time.hpp"
 #include "memory/admission.hpp"
 #include "memory/ledger.hpp"
@@ -61,7 +62,7 @@ class Requests {
     Records& records;
     Outside& outside;
     /// Does what comes from outside, for a client, as an event of the node.
-    std::function<void(ClientId, const std::function<void()>&)> event;
+    std::function<void(ClientId, FunctionRef)> event;
     const std::size_t& disposals;  ///< segments and descriptions of objects whose memory is on its way back
     const TimePoint& started;
     const TimePoint& now;  ///< of the event that runs
@@ -80,7 +81,7 @@ class Requests {
 
   void answer(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
   void hello(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
-  void welcome(Client& client, std::uint64_t request, bool rings);
+  [[nodiscard]] muster::Result<void> welcome(Client& client, std::uint64_t request, bool rings);
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
   void join(Client& client, std::uint64_t request, const muster::ipc::wire::Join& body);
   void stop(const Client& client, std::uint64_t request, const muster::ipc::wire::Stop& asked);

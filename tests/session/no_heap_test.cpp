@@ -99,7 +99,10 @@ class Kept final : public Outside {
     const Armed disarmed(false);
     recorder.send(client, frame, fds);
   }
-  void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  muster::Result<void> welcome(ClientId client, std::span<const std::byte> frame) override {
+    send(client, frame, {});
+    return {};
+  }
   void show_memory_wanted(bool) override {}
   SegmentTable::Sealing seal_rings(ClientId client) override { return recorder.seal_rings(client); }
   void greeted(ClientId) override {}
@@ -111,7 +114,7 @@ class Kept final : public Outside {
     const Armed disarmed(false);
     recorder.close(client, why, std::move(charges));
   }
-  void after_ring(ClientId, ClientId, std::function<void()> then) override { then(); }
+  bool after_ring(ClientId, ClientId, std::function<void()>) override { return true; }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     const Armed disarmed(false);
     return recorder.watch_lifeline(heir);

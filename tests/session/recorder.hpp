@@ -28,7 +28,10 @@ class Recorder : public Outside {
     frames[client].emplace_back(frame.begin(), frame.end());
     for (const int fd : fds) last_fd = muster::ipc::Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
-  void welcome(ClientId client, std::span<const std::byte> frame) override { send(client, frame, {}); }
+  muster::Result<void> welcome(ClientId client, std::span<const std::byte> frame) override {
+    send(client, frame, {});
+    return {};
+  }
   SegmentTable::Sealing seal_rings(ClientId client) override {
     opened_rings.insert(client);
     return {[] {}, [] { return muster::Result<void>(); }};
@@ -39,10 +42,10 @@ class Recorder : public Outside {
   }
   void show_memory_wanted(bool wanted) override { memory_wanted = wanted; }
   void close(ClientId client, const std::string&, ConnectionCharges) override { closed.insert(client); }
-  void after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) override {
+  bool after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) override {
     rings_read.push_back(client);
     if (hold_rings) waiting_for_rings.push_back(std::move(then));
-    else then();
+    return !hold_rings;
   }
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
     lifelines.insert(heir);

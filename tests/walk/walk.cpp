@@ -231,7 +231,10 @@ void Walk::send(ClientId client, std::span<const std::byte> frame, std::span<con
   answered(found->second, *wire::GetFrame(frame.data()), fds);
 }
 
-void Walk::welcome(ClientId client, std::span<const std::byte> frame) { send(client, frame, {}); }
+muster::Result<void> Walk::welcome(ClientId client, std::span<const std::byte> frame) {
+  send(client, frame, {});
+  return {};
+}
 
 SegmentTable::Sealing Walk::seal_rings(ClientId client) {
   if (!peers_.contains(client)) broken("the rings of client " + std::to_string(client.value) + ", which is gone");
@@ -315,14 +318,14 @@ void Walk::close(ClientId client, const std::string& why, ConnectionCharges) {
   forget(client);
 }
 
-void Walk::after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) {
-  if (choices_.once_in(2)) {
-    after_rings_.emplace_back(client, std::move(then));
-    return;
+bool Walk::after_ring(ClientId client, ClientId /*asks*/, std::function<void()> then) {
+  const auto peer = peers_.find(client);
+  if (peer == peers_.end() || peer->second.ring.empty()) {
+    reached_.note("a lookup finds its maker's ring read");
+    return true;
   }
-  reached_.note("a lookup reads its maker's ring");
-  read_ring(client);
-  then();
+  after_rings_.emplace_back(client, std::move(then));
+  return false;
 }
 
 /// Those that wait for rings to be read.

@@ -148,12 +148,12 @@ class Walk final : private Outside {
   void finish_copies();
   void finish_lookups();
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
-  void welcome(ClientId client, std::span<const std::byte> frame) override;
+  muster::Result<void> welcome(ClientId client, std::span<const std::byte> frame) override;
   SegmentTable::Sealing seal_rings(ClientId client) override;
   void greeted(ClientId client) override;
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override;
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
-  void after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
+  bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override;
   void run(Job job) override;
   Duration run_inline(const Job& job) override;

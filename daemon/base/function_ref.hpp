@@ -1,0 +1,25 @@
+// Something that can be called while a call lasts. It refers to the function and makes no copy, so nothing is
+// allocated.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+
+namespace musterd {
+
+class FunctionRef {
+ public:
+  /// `function` has to outlive it.
+  template <class Function>
+  requires(!std::is_same_v<std::remove_cvref_t<Function>, FunctionRef>)
+      FunctionRef(Function&& function)  // NOLINT(google-explicit-constructor): a lambda is passed where one is called
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(function)))),
+        call_([](void* object) { (*static_cast<std::remove_reference_t<Function>*>(object))(); }) {}
+  void operator()() const { call_(object_); }
+
+ private:
+  void* object_;
+  void (*call_)(void*);
+};
+
+}  // namespace musterd
