@@ -7,13 +7,13 @@
 #include <muster/ipc/byte_count.hpp>
 
 #include "bindings.hpp"
-#include "bounded_time.hpp"
-#include "forfeit.hpp"
+#include "core/bounded_time.hpp"
+#include "ops/forfeit.hpp"
 #include "gil.hpp"
-#include "hold.hpp"
+#include "memory/hold.hpp"
 #include "objects.hpp"
-#include "requests.hpp"
-#include "seat.hpp"
+#include "core/requests.hpp"
+#include "core/seat.hpp"
 #include "structure.hpp"
 
 namespace muster::python {

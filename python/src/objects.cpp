@@ -11,9 +11,9 @@
 
 #include "bindings.hpp"
 #include "call.hpp"
-#include "call_deadline.hpp"
+#include "core/call_deadline.hpp"
 #include "gil.hpp"
-#include "hold.hpp"
+#include "memory/hold.hpp"
 #include "names.hpp"
 #include "owners.hpp"
 #include "tree.hpp"

@@ -14,8 +14,8 @@
 
 #include <muster/group.hpp>
 
-#include "connection.hpp"
-#include "daemon.hpp"
+#include "core/connection.hpp"
+#include "../daemon.hpp"
 
 namespace {
 

@@ -4,10 +4,10 @@
 #include <cstring>
 #include <optional>
 
-#include "call_deadline.hpp"
-#include "connection.hpp"
-#include "hold.hpp"
-#include "opening.hpp"
+#include "core/call_deadline.hpp"
+#include "core/connection.hpp"
+#include "memory/hold.hpp"
+#include "memory/opening.hpp"
 
 namespace muster {
 

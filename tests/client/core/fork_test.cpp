@@ -7,7 +7,7 @@
 #include <atomic>
 #include <thread>
 
-#include "daemon.hpp"
+#include "../daemon.hpp"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <map>
 #include <vector>
 
-#include "segments.hpp"
+#include "memory/segments.hpp"
 
 namespace {
 

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "connection.hpp"
-#include "daemon.hpp"
+#include "core/connection.hpp"
+#include "../daemon.hpp"
 
 namespace {
 

@@ -13,9 +13,9 @@
 #include <sstream>
 #include <thread>
 
-#include "connection.hpp"
-#include "daemon.hpp"
-#include "start_daemon.hpp"
+#include "core/connection.hpp"
+#include "../daemon.hpp"
+#include "core/start_daemon.hpp"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <random>
 #include <set>
 
-#include "arena.hpp"
+#include "memory/arena.hpp"
 
 namespace {
 

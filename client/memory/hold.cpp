@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "connection.hpp"
-#include "requests.hpp"
+#include "core/connection.hpp"
+#include "core/requests.hpp"
 
 namespace muster::detail {
 

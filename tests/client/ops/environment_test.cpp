@@ -3,7 +3,7 @@
 
 #include <cstdlib>
 
-#include "environment.hpp"
+#include "ops/environment.hpp"
 
 namespace {
 

@@ -3,12 +3,12 @@
 
 #include <muster/ipc/byte_count.hpp>
 
-#include "bounded_time.hpp"
-#include "call_deadline.hpp"
-#include "connection.hpp"
-#include "hold.hpp"
+#include "core/bounded_time.hpp"
+#include "core/call_deadline.hpp"
+#include "core/connection.hpp"
+#include "memory/hold.hpp"
 #include "lease.hpp"
-#include "requests.hpp"
+#include "core/requests.hpp"
 
 namespace muster::detail {
 

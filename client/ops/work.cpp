@@ -5,10 +5,10 @@
 
 #include <muster/ipc/text.hpp>
 
-#include "bounded_time.hpp"
-#include "connection.hpp"
-#include "requests.hpp"
-#include "seat.hpp"
+#include "core/bounded_time.hpp"
+#include "core/connection.hpp"
+#include "core/requests.hpp"
+#include "core/seat.hpp"
 
 namespace muster {
 

@@ -9,7 +9,7 @@
 
 #include "call_deadline.hpp"
 #include "connection.hpp"
-#include "hold.hpp"
+#include "memory/hold.hpp"
 #include "interrupted.hpp"
 #include "seat.hpp"
 

@@ -6,7 +6,7 @@
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
 
-#include "arena.hpp"
+#include "memory/arena.hpp"
 
 namespace muster::detail {
 

@@ -19,7 +19,7 @@
 
 #include "bounded_time.hpp"
 #include "fork.hpp"
-#include "hold.hpp"
+#include "memory/hold.hpp"
 #include "interrupted.hpp"
 #include "requests.hpp"
 #include "seat.hpp"

@@ -6,14 +6,14 @@
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
 
-#include "bounded_time.hpp"
-#include "call_deadline.hpp"
-#include "connection.hpp"
+#include "core/bounded_time.hpp"
+#include "core/call_deadline.hpp"
+#include "core/connection.hpp"
 #include "environment.hpp"
-#include "hold.hpp"
+#include "memory/hold.hpp"
 #include "join.hpp"
 #include "lease.hpp"
-#include "requests.hpp"
+#include "core/requests.hpp"
 
 namespace muster {
 

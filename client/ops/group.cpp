@@ -6,14 +6,14 @@
 
 #include <muster/ipc/failpoint.hpp>
 
-#include "bounded_time.hpp"
-#include "call_deadline.hpp"
-#include "connection.hpp"
+#include "core/bounded_time.hpp"
+#include "core/call_deadline.hpp"
+#include "core/connection.hpp"
 #include "forfeit.hpp"
-#include "hold.hpp"
+#include "memory/hold.hpp"
 #include "join.hpp"
-#include "requests.hpp"
-#include "seat.hpp"
+#include "core/requests.hpp"
+#include "core/seat.hpp"
 
 namespace muster {
 

@@ -9,10 +9,10 @@
 #include <numeric>
 #include <thread>
 
-#include "connection.hpp"
-#include "daemon.hpp"
-#include "hold.hpp"
-#include "requests.hpp"
+#include "core/connection.hpp"
+#include "../daemon.hpp"
+#include "memory/hold.hpp"
+#include "core/requests.hpp"
 
 namespace {
 

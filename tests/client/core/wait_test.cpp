@@ -6,8 +6,8 @@
 #include <atomic>
 #include <thread>
 
-#include "connection.hpp"
-#include "daemon.hpp"
+#include "core/connection.hpp"
+#include "../daemon.hpp"
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "connection.hpp"
+#include "core/connection.hpp"
 
 namespace muster::detail {
 

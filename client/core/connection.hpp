@@ -30,8 +30,8 @@
 #include <muster/ref.hpp>
 #include <muster/result.hpp>
 
-#include "arena.hpp"
-#include "segments.hpp"
+#include "memory/arena.hpp"
+#include "memory/segments.hpp"
 #include "work_state.hpp"
 
 namespace muster::ipc::wire {

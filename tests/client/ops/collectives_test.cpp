@@ -4,7 +4,7 @@
 #include <numeric>
 #include <thread>
 
-#include "daemon.hpp"
+#include "../daemon.hpp"
 
 namespace {
 

@@ -6,7 +6,7 @@
 
 #include <thread>
 
-#include "daemon.hpp"
+#include "../daemon.hpp"
 
 namespace {
 
