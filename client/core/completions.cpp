@@ -7,10 +7,10 @@
 
 #include <muster/ipc/failpoint.hpp>
 
-#include "call_deadline.hpp"
+#include "base/call_deadline.hpp"
 #include "connection.hpp"
 #include "memory/hold.hpp"
-#include "interrupted.hpp"
+#include "base/interrupted.hpp"
 #include "seat.hpp"
 
 namespace muster::detail {
@@ -120,7 +120,8 @@ Result<void> Connection::handle_done(const ipc::Record& record, Aftermath& after
   Outcome outcome;
   outcome.contributors = static_cast<int>(done->contributors);
   for (auto& item : done->items) {
-    auto hold = std::make_shared<Hold>(shared_from_this(), item.object, item.capability, std::move(item.manifest));
+    auto hold =
+        std::make_shared<Hold>(shared_from_this(), *this, item.object, item.capability, std::move(item.manifest));
     hold->described = item.described;
     hold->shared = true;
     outcome.refs.emplace_back(std::shared_ptr<const Hold>(std::move(hold)));

@@ -17,10 +17,10 @@
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/place.hpp>
 
-#include "bounded_time.hpp"
+#include "base/bounded_time.hpp"
 #include "fork.hpp"
 #include "memory/hold.hpp"
-#include "interrupted.hpp"
+#include "base/interrupted.hpp"
 #include "requests.hpp"
 #include "seat.hpp"
 #include "start_daemon.hpp"
@@ -56,10 +56,12 @@ Connection::Connection(Start start)
       channel_(std::move(start.channel)),
       submissions_(ring(0), header().submission_tail, header().submission_head),
       completions_(ring(1), header().completion_tail, header().completion_head),
-      segments_(std::make_unique<Segments>([this](ipc::SegmentId id) { return map_segment(id); },
-                                           [this](ipc::SegmentId id) { tell_unmapped(id); },
-                                           [this] { return memory_wanted() ? 0 : kept_bytes(welcome_); })),
+      segments_(std::make_unique<Segments>(
+          memory_mutex_, [this](ipc::SegmentId id) { return map_segment(id); },
+          [this](ipc::SegmentId id) { tell_unmapped(id); },
+          [this] { return memory_wanted() ? 0 : kept_bytes(welcome_); })),
       arena_(std::make_unique<Arena>(
+          memory_mutex_,
           Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
                           return lease_segment(bytes, timeout, stop);
                         },
@@ -205,16 +207,6 @@ Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
   const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Segment();
   if (!body || packet->fds.size() != 1) return Error(Code::failed, "the daemon's answer to Map makes no sense");
   return SegmentHandle{std::move(packet->fds.front()), body->bytes()};
-}
-
-void Connection::add_hard_lease(const LeasedSegment& segment) {
-  const std::lock_guard lock(hard_mutex_);
-  hard_leases_[segment.id] = {segment.mapping.data(), segment.mapping.bytes(), segment.fd.get(), 0};
-}
-
-void Connection::forget_hard_lease(ipc::SegmentId segment) {
-  const std::lock_guard lock(hard_mutex_);
-  hard_leases_.erase(segment);
 }
 
 // ---- names ----

@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,7 +29,9 @@
 #include <muster/ref.hpp>
 #include <muster/result.hpp>
 
+#include "base/ordered_mutex.hpp"
 #include "memory/arena.hpp"
+#include "memory/hold.hpp"
 #include "memory/segments.hpp"
 #include "work_state.hpp"
 
@@ -39,8 +40,6 @@ enum Body : std::uint8_t;
 }
 
 namespace muster::detail {
-
-struct Lease;
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
@@ -73,7 +72,7 @@ class Scratch {
   std::vector<std::byte> bytes_;
 };
 
-class Connection : public std::enable_shared_from_this<Connection> {
+class Connection : public std::enable_shared_from_this<Connection>, public HoldKeeper {
  public:
   /// Connects and greets; starts a daemon if there is none and the options allow it. DaemonUnavailable otherwise.
   [[nodiscard]] static Result<std::shared_ptr<Connection>> open(const ConnectOptions& options);
@@ -81,7 +80,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] static std::shared_ptr<Connection> existing(const std::string& socket);
   /// The open one to that socket if there is one, else a new one.
   [[nodiscard]] static Result<std::shared_ptr<Connection>> open_or_reuse(const ConnectOptions& options);
-  ~Connection();
+  ~Connection() override;
 
   [[nodiscard]] const Welcome& welcome() const { return welcome_; }
   [[nodiscard]] Arena& arena() { return *arena_; }
@@ -117,10 +116,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
   /// The same without waiting. False: that would have been needed, and nothing was written.
   [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
-  void add_hold() { ++holds_; }
+  void hold_began() override { ++holds_; }
   /// A hold of this object ended. What finds no room in the ring goes with what is written next. Waits for the news of
   /// its end only where this process would otherwise keep too much memory, and not for long if others may hold it.
-  void release(ipc::ObjectId object, bool shared);
+  void hold_ended(ipc::ObjectId object, bool shared) override;
   /// Why this process's own object never came to be; nothing if it did, as far as is known.
   [[nodiscard]] std::optional<Error> seal_error(ipc::ObjectId object) const;
 
@@ -132,9 +131,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool forget_work(ipc::WorkId work);
   void add_seat(const std::shared_ptr<Seat>& seat);
   void forget_seat(ipc::SeatId seat);
-  /// A hard lease is outside of the arena, yet a forked child must not write into it either.
-  void add_hard_lease(const LeasedSegment& segment);
-  void forget_hard_lease(ipc::SegmentId segment);
 
   /// Waits until `over` says so or the time comes; reads completions meanwhile. False: it was the time.
   [[nodiscard]] bool wait(const std::function<bool()>& over, SteadyTime until);
@@ -148,9 +144,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback);
   /// Readable when completions may have come since the last poll().
   [[nodiscard]] Result<int> event_fd();
-
-  /// Called at least every 50 ms by a waiting thread, while it holds no lock; true ends the wait (Python's Ctrl-C).
-  static void set_interrupted(bool (*interrupted)());
 
   // For fork.cpp.
   void before_fork();
@@ -300,12 +293,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::mutex random_mutex_;
   std::vector<std::uint64_t> random_;
 
-  struct Stretch {
-    std::byte* address;
-    std::uint64_t bytes;
-    int fd;
-    std::uint64_t offset;  ///< of its first byte in the file
-  };
   struct ForkCopy {
     std::byte* address;
     std::vector<std::byte> bytes;
@@ -313,32 +300,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   };
   void unlock_after_fork();
   void copy_for_child(const Stretch& stretch);
-  std::mutex hard_mutex_;
-  std::map<ipc::SegmentId, Stretch> hard_leases_;
   std::atomic<bool> has_forked_{false};  ///< children may hold what this process did
   ipc::Fd lifeline_;                     ///< of a fork: the child's end
   std::vector<ForkCopy> fork_copies_;    ///< live unsealed regions, between before_fork() and its end
 
+  OrderedMutex memory_mutex_{Rank::memory};
   std::unique_ptr<Segments> segments_;
   std::unique_ptr<Arena> arena_;
 };
-
-/// Called around a wait, and only around one: a caller who holds a lock that others want gives it up meanwhile.
-using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);
-/// Regions of the arena that become an object with one hold of this process. `addresses`: any address inside each
-/// region.
-[[nodiscard]] Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
-                               std::span<const std::byte* const> addresses, std::uint64_t copied_bytes,
-                               AroundWait around = nullptr);
-/// A hard lease becomes an object that nobody can write any more, this process included.
-[[nodiscard]] Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest);
-/// An object made of parts of another's bytes; nothing is copied.
-[[nodiscard]] Result<Ref> derive(const Ref& whole, ipc::Manifest manifest);
-/// Rows of a plain array, along axis 0.
-[[nodiscard]] Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows);
-
-/// Starts an op over objects of this process.
-[[nodiscard]] Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record,
-                                   std::span<const Ref> inputs, const OpOptions& options);
 
 }  // namespace muster::detail

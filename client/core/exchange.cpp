@@ -11,10 +11,10 @@
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/text.hpp>
 
-#include "bounded_time.hpp"
-#include "call_deadline.hpp"
+#include "base/bounded_time.hpp"
+#include "base/call_deadline.hpp"
 #include "connection.hpp"
-#include "interrupted.hpp"
+#include "base/interrupted.hpp"
 #include "requests.hpp"
 #include "start_daemon.hpp"
 
@@ -25,8 +25,6 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 namespace {
-
-std::atomic<bool (*)()> interrupted_callback{nullptr};
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
@@ -49,13 +47,6 @@ void hit_sent(wire::Body asked) {
 }
 
 }  // namespace
-
-bool interrupted() {
-  const auto callback = interrupted_callback.load();
-  return callback && callback();
-}
-
-void Connection::set_interrupted(bool (*callback)()) { interrupted_callback = callback; }
 
 Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanoseconds timeout, const Stop& stop) {
   if (!alive()) return end_error();
@@ -184,8 +175,8 @@ void Connection::give_back(wire::Body asked, const ipc::Packet& late) {
                          [&](auto& fbb) { return wire::CreateLeave(fbb, joined->seat()).Union(); });
     });
   if (const auto* object = frame->body_as_Object(); object && asked == wire::Body_Lookup) {
-    add_hold();
-    release({object->object()}, true);
+    hold_began();
+    hold_ended({object->object()}, true);
   }
 }
 

@@ -165,19 +165,13 @@ void Connection::before_fork() {
   works_mutex_.lock();
   end_mutex_.lock();
   random_mutex_.lock();
-  hard_mutex_.lock();
-  segments_->lock();
-  arena_->lock();
+  memory_mutex_.lock_for_fork();
   fork_copies_.clear();
-  for (const auto& region : arena_->unsealed())
-    copy_for_child({region.address, region.bytes, arena_->segments().at(region.segment).fd.get(), region.offset});
-  for (const auto& [id, lease] : hard_leases_) copy_for_child(lease);
+  for (const auto& stretch : arena_->unsealed()) copy_for_child(stretch);
 }
 
 void Connection::unlock_after_fork() {
-  arena_->unlock();
-  segments_->unlock();
-  hard_mutex_.unlock();
+  memory_mutex_.unlock_after_fork();
   random_mutex_.unlock();
   end_mutex_.unlock();
   works_mutex_.unlock();
@@ -198,8 +192,8 @@ void Connection::after_fork_in_parent() {
 namespace {
 
 /// From here on a write of this process stays in it.
-void make_private(std::byte* address, std::uint64_t bytes, int fd) {
-  void* mapped = ::mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0);
+void make_private(const Stretch& stretch) {
+  void* mapped = ::mmap(stretch.address, stretch.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, stretch.fd, 0);
   // A child that could reach into its parent's memory must not run.
   if (mapped == MAP_FAILED) std::abort();
 }
@@ -208,9 +202,7 @@ void make_private(std::byte* address, std::uint64_t bytes, int fd) {
 
 void Connection::after_fork_in_child() {
   inherited_ = true;
-  for (const auto& [id, segment] : arena_->segments())
-    make_private(segment.mapping.data(), segment.mapping.bytes(), segment.fd.get());
-  for (const auto& [id, lease] : hard_leases_) make_private(lease.address, lease.bytes, lease.fd);
+  for (const auto& stretch : arena_->writable()) make_private(stretch);
   // Pages that the parent writes later would still show through untouched ones, hence the copies.
   for (const auto& copy : fork_copies_) {
     if (!copy.whole) std::abort();  // an array with a hole in it must not be computed with

@@ -12,7 +12,7 @@
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/place.hpp>
 
-#include "interrupted.hpp"
+#include "base/interrupted.hpp"
 
 namespace muster::detail {
 

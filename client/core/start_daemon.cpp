@@ -23,7 +23,7 @@
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/place.hpp>
 
-#include "interrupted.hpp"
+#include "base/interrupted.hpp"
 
 namespace muster::detail {
 

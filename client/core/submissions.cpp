@@ -6,9 +6,9 @@
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/failpoint.hpp>
 
-#include "call_deadline.hpp"
+#include "base/call_deadline.hpp"
 #include "connection.hpp"
-#include "interrupted.hpp"
+#include "base/interrupted.hpp"
 #include "requests.hpp"
 
 namespace muster::detail {
@@ -170,7 +170,9 @@ void Connection::ring_doorbell() {
 
 // ---- releases ----
 
-void Connection::release(ipc::ObjectId object, bool shared) {
+void Connection::hold_ended(ipc::ObjectId object, bool shared) {
+  // A hold that a fork brought along is the parent's, and its life line's.
+  if (inherited()) return;
   --holds_;
   if (!alive()) return;
   // It never was, so there is nothing to give up.

@@ -326,10 +326,30 @@ void Arena::trim() {
   give_back(idle);
 }
 
-std::vector<ArenaRegion> Arena::unsealed() const {
-  std::vector<ArenaRegion> found;
+void Arena::add_hard_lease(const LeasedSegment& segment) {
+  const std::lock_guard lock(mutex_);
+  hard_leases_[segment.id] = {segment.mapping.data(), segment.mapping.bytes(), segment.fd.get(), 0};
+}
+
+void Arena::forget_hard_lease(ipc::SegmentId segment) {
+  const std::lock_guard lock(mutex_);
+  hard_leases_.erase(segment);
+}
+
+std::vector<Stretch> Arena::unsealed() const {
+  std::vector<Stretch> found;
   for (const auto& [address, region] : regions_)
-    if (region.objects == 0) found.push_back(region.region);
+    if (const auto& at = region.region; region.objects == 0)
+      found.push_back({at.address, at.bytes, segments_.at(at.segment).fd.get(), at.offset});
+  for (const auto& [id, lease] : hard_leases_) found.push_back(lease);
+  return found;
+}
+
+std::vector<Stretch> Arena::writable() const {
+  std::vector<Stretch> found;
+  for (const auto& [id, segment] : segments_)
+    found.push_back({segment.mapping.data(), segment.mapping.bytes(), segment.fd.get(), 0});
+  for (const auto& [id, lease] : hard_leases_) found.push_back(lease);
   return found;
 }
 

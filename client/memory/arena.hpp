@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -18,6 +17,8 @@
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/region_allocator.hpp>
 #include <muster/result.hpp>
+
+#include "base/ordered_mutex.hpp"
 
 namespace muster::detail {
 
@@ -38,6 +39,14 @@ struct LeasedSegment {
   ipc::Mapping mapping;
 };
 
+/// Bytes that this process may write, and where they lie in a file.
+struct Stretch {
+  std::byte* address = nullptr;
+  std::uint64_t bytes = 0;
+  int fd = -1;
+  std::uint64_t offset = 0;  ///< of its first byte in the file
+};
+
 class Arena {
  public:
   /// How the arena gets and gives back segments; the connection's business.
@@ -51,10 +60,12 @@ class Arena {
     std::function<bool()> memory_wanted;  ///< whether others wait for memory of the store now
   };
 
+  /// `mutex`: the connection's, for all of its memory.
   /// `keep_bytes`: how much of what is free it keeps for its next arrays while nobody waits for memory.
   /// `segments_about`: how many segments it should hold at most.
-  Arena(Source source, std::uint64_t keep_bytes, std::uint64_t segments_about = ipc::RegionAllocator::most_segments)
-      : source_(std::move(source)), keep_bytes_(keep_bytes), allocator_(segments_about) {}
+  Arena(OrderedMutex& mutex, Source source, std::uint64_t keep_bytes,
+        std::uint64_t segments_about = ipc::RegionAllocator::most_segments)
+      : mutex_(mutex), source_(std::move(source)), keep_bytes_(keep_bytes), allocator_(segments_about) {}
 
   /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. Asks the daemon for a segment if none
   /// has room, and waits for it up to `timeout`.
@@ -88,13 +99,15 @@ class Arena {
   /// Gives back what is wholly free, but for a little of shared segments: small arrays must not wait for what others
   /// hold.
   void trim();
-  /// Before fork: nobody else may be inside. lock() to unlock() spans the fork in parent and child.
-  void lock() { mutex_.lock(); }
-  void unlock() { mutex_.unlock(); }
-  /// In use by local arrays and not sealed: what a fork must copy. Locked by the caller.
-  [[nodiscard]] std::vector<ArenaRegion> unsealed() const;
-  /// Each segment, for the child's remapping. Locked by the caller.
-  [[nodiscard]] const std::unordered_map<ipc::SegmentId, LeasedSegment>& segments() const { return segments_; }
+  /// A hard lease lies outside of the arena, yet a forked child must not write into it either.
+  void add_hard_lease(const LeasedSegment& segment);
+  void forget_hard_lease(ipc::SegmentId segment);
+
+  // For a fork, whose caller holds the lock.
+  /// In use by local arrays and not sealed, and hard leases: what a fork must copy.
+  [[nodiscard]] std::vector<Stretch> unsealed() const;
+  /// All that a forked child must not write into.
+  [[nodiscard]] std::vector<Stretch> writable() const;
   /// In a forked child: frees go nowhere, allocations fail.
   void disown() { disowned_ = true; }
 
@@ -139,7 +152,7 @@ class Arena {
   /// The first region of a new segment: that of whom it was leased for.
   [[nodiscard]] std::byte* place_in(LeasedSegment segment, std::uint64_t bytes, std::uint64_t call);
 
-  mutable std::mutex mutex_;
+  OrderedMutex& mutex_;
   Source source_;
   std::uint64_t keep_bytes_;
   ipc::RegionAllocator allocator_;
@@ -158,6 +171,7 @@ class Arena {
   std::unordered_map<ipc::ObjectId, Adopted> objects_;
   std::uint64_t released_bytes_ = 0;  ///< of all objects
   std::unordered_map<ipc::ObjectId, ipc::SegmentId> hard_objects_;
+  std::unordered_map<ipc::SegmentId, Stretch> hard_leases_;
   bool disowned_ = false;
 };
 

@@ -12,17 +12,19 @@
 #include <muster/result.hpp>
 
 #include "hold.hpp"
+#include "segments.hpp"
 
 namespace muster::detail {
 
 /// What views keep.
 struct Opening {
-  explicit Opening(std::shared_ptr<const Hold> from) : hold(std::move(from)) {}
+  Opening(std::shared_ptr<const Hold> of, Segments& among) : hold(std::move(of)), segments(among) {}
   Opening(const Opening&) = delete;
   Opening& operator=(const Opening&) = delete;
   ~Opening();
 
   std::shared_ptr<const Hold> hold;
+  Segments& segments;  ///< of the hold's connection
   ipc::SmallVector<ipc::SegmentId, 1> mapped;
 };
 
@@ -32,7 +34,7 @@ struct Opened {
   [[nodiscard]] const std::shared_ptr<const Hold>& hold() const { return opening->hold; }
 };
 
-/// Views of all leaves. The hold behind them may be another than this one: see usable().
-[[nodiscard]] Result<Opened> open(const std::shared_ptr<const Hold>& hold);
+/// Views of all leaves, where the hold says that they lie. Invalid if a segment is gone.
+[[nodiscard]] Result<Opened> open_there(std::shared_ptr<const Hold> hold, Segments& segments);
 
 }  // namespace muster::detail

@@ -5,13 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
+
+#include "base/ordered_mutex.hpp"
 
 namespace muster::detail {
 
@@ -26,10 +27,11 @@ class Segments {
   using Fetch = std::function<Result<SegmentHandle>(ipc::SegmentId)>;
   using Unmapped = std::function<void(ipc::SegmentId)>;
   using Keep = std::function<std::uint64_t()>;
+  /// `mutex`: the connection's, for all of its memory.
   /// `unmapped` hears when nothing of a segment is mapped any more that is gone, or that was dropped; the lock is held.
   /// `keep`: how many bytes of mappings without users may stay now. They would keep memory that others free.
-  Segments(Fetch fetch, Unmapped unmapped, Keep keep)
-      : fetch_(std::move(fetch)), unmapped_(std::move(unmapped)), keep_(std::move(keep)) {}
+  Segments(OrderedMutex& mutex, Fetch fetch, Unmapped unmapped, Keep keep)
+      : mutex_(mutex), fetch_(std::move(fetch)), unmapped_(std::move(unmapped)), keep_(std::move(keep)) {}
 
   /// Where the segment begins; read-only. Valid until as many unuse(): unused mappings go once they are many or large.
   /// Invalid if it is gone.
@@ -44,8 +46,6 @@ class Segments {
   /// The daemon has no such segment any more: what lay there and still lives has moved. Its mapping goes as soon as
   /// nobody uses it.
   void gone(ipc::SegmentId segment);
-  void lock() { mutex_.lock(); }
-  void unlock() { mutex_.unlock(); }
 
  private:
   struct Entry {
@@ -67,7 +67,7 @@ class Segments {
   [[nodiscard]] Dropped drop_some();
   void tell_unmapped(Dropped dropped);
 
-  std::mutex mutex_;
+  OrderedMutex& mutex_;
   Fetch fetch_;
   Unmapped unmapped_;
   Keep keep_;

@@ -6,13 +6,14 @@
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
 
-#include "core/bounded_time.hpp"
-#include "core/call_deadline.hpp"
+#include "base/bounded_time.hpp"
+#include "base/call_deadline.hpp"
 #include "core/connection.hpp"
 #include "environment.hpp"
-#include "memory/hold.hpp"
+#include "holds.hpp"
 #include "join.hpp"
 #include "lease.hpp"
+#include "objects.hpp"
 #include "core/requests.hpp"
 
 namespace muster {
@@ -99,7 +100,7 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   auto lease = std::make_shared<detail::Lease>();
   lease->connection = connection_;
   lease->hard = std::move(*segment);
-  connection_->add_hard_lease(lease->hard);
+  connection_->arena().add_hard_lease(lease->hard);
   void* data = lease->hard.mapping.data();
   return RawBuffer(std::move(lease), data, dtype, std::move(shape));
 }

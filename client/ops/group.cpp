@@ -6,11 +6,11 @@
 
 #include <muster/ipc/failpoint.hpp>
 
-#include "core/bounded_time.hpp"
-#include "core/call_deadline.hpp"
+#include "base/bounded_time.hpp"
+#include "base/call_deadline.hpp"
 #include "core/connection.hpp"
 #include "forfeit.hpp"
-#include "memory/hold.hpp"
+#include "holds.hpp"
 #include "join.hpp"
 #include "core/requests.hpp"
 #include "core/seat.hpp"

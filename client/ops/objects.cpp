@@ -1,12 +1,13 @@
-// Making objects: sealing regions, and naming parts of what exists.
+#include "objects.hpp"
+
 #include <algorithm>
 
 #include <muster/ipc/byte_count.hpp>
 
-#include "core/bounded_time.hpp"
-#include "core/call_deadline.hpp"
+#include "base/bounded_time.hpp"
+#include "base/call_deadline.hpp"
 #include "core/connection.hpp"
-#include "memory/hold.hpp"
+#include "holds.hpp"
 #include "lease.hpp"
 #include "core/requests.hpp"
 
@@ -18,7 +19,7 @@ Lease::~Lease() {
   if (!connection) return;
   if (region.address) connection->arena().free(region.address);
   if (!hard.mapping) return;
-  connection->forget_hard_lease(hard.id);
+  connection->arena().forget_hard_lease(hard.id);
   hard.mapping.unmap();
   tell_returned(*connection, hard.id);
 }
@@ -49,7 +50,8 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
   Scratch body;
   ipc::write(record, *body);
   if (auto sent = submit_seal(*connection, *body, around); !sent) return fail(sent.error());
-  return Ref(std::make_shared<Hold>(connection, record.object, record.capability, std::move(record.manifest)));
+  return Ref(
+      std::make_shared<Hold>(connection, *connection, record.object, record.capability, std::move(record.manifest)));
 }
 
 }  // namespace
@@ -68,7 +70,7 @@ Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest) {
   const auto& connection = lease.connection;
   const auto segment = lease.hard.id;
   // No process may have a writable mapping when the daemon forbids writing for good.
-  connection->forget_hard_lease(segment);
+  connection->arena().forget_hard_lease(segment);
   lease.hard.mapping.unmap();
   auto sealed = ask(*connection, wire::Body_HardSeal, std::chrono::seconds(30),
                     [&](auto& fbb) { return wire::CreateHardSeal(fbb, segment.value).Union(); });

@@ -4,10 +4,9 @@
 #include <cstring>
 #include <optional>
 
-#include "core/call_deadline.hpp"
+#include "base/call_deadline.hpp"
 #include "core/connection.hpp"
-#include "memory/hold.hpp"
-#include "memory/opening.hpp"
+#include "holds.hpp"
 
 namespace muster {
 

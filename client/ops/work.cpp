@@ -5,7 +5,7 @@
 
 #include <muster/ipc/text.hpp>
 
-#include "core/bounded_time.hpp"
+#include "base/bounded_time.hpp"
 #include "core/connection.hpp"
 #include "core/requests.hpp"
 #include "core/seat.hpp"

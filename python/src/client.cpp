@@ -7,10 +7,11 @@
 #include <muster/ipc/byte_count.hpp>
 
 #include "bindings.hpp"
-#include "core/bounded_time.hpp"
+#include "base/bounded_time.hpp"
 #include "ops/forfeit.hpp"
 #include "gil.hpp"
-#include "memory/hold.hpp"
+#include "ops/holds.hpp"
+#include "ops/objects.hpp"
 #include "objects.hpp"
 #include "core/requests.hpp"
 #include "core/seat.hpp"

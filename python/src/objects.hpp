@@ -6,7 +6,7 @@
 
 #include "call.hpp"
 #include "module.hpp"
-#include "memory/opening.hpp"
+#include "ops/holds.hpp"
 
 namespace muster::python {
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <thread>
 
+#include "base/interrupted.hpp"
 #include "core/connection.hpp"
 #include "../daemon.hpp"
 
@@ -150,14 +151,14 @@ std::atomic<bool> asked_to_stop{false};
 
 TEST_CASE_METHOD(Pair, "a waiter that is asked to stop stops") {
   asked_to_stop = false;
-  muster::detail::Connection::set_interrupted([] { return asked_to_stop.load(); });
+  muster::detail::set_interrupted([] { return asked_to_stop.load(); });
   const auto work = first.barrier().value();
   bool stopped = false;
   std::thread waiter([&] { stopped = !work.wait(60s); });
   asked_to_stop = true;
   waiter.join();
   asked_to_stop = false;
-  muster::detail::Connection::set_interrupted(nullptr);
+  muster::detail::set_interrupted(nullptr);
   CHECK(stopped);
   REQUIRE(second.barrier());
   CHECK(work.wait(10s));

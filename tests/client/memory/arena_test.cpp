@@ -23,6 +23,7 @@ constexpr auto no_wait = std::chrono::nanoseconds(0);
 
 /// Grants memfds up to a budget.
 struct Granter {
+  muster::detail::OrderedMutex mutex{muster::detail::Rank::memory};
   std::uint64_t budget = 64 << 20;
   std::uint32_t last = 0;
   std::map<std::uint32_t, std::uint64_t> granted;
@@ -50,7 +51,7 @@ ipc::ObjectId object(std::uint64_t number) { return {number}; }
 
 TEST_CASE("a region is fresh if nothing has lain in any part of it before") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   constexpr std::uint64_t bytes = 1 << 20;
   auto* first = arena.allocate(bytes, 0, no_wait).value();
   CHECK(arena.find(first)->fresh);
@@ -62,7 +63,7 @@ TEST_CASE("a region is fresh if nothing has lain in any part of it before") {
 
 TEST_CASE("the bytes of fresh regions are zero, whatever the order of allocations, writes and frees") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::mt19937 random(11);
   std::vector<std::byte*> held;
   int fresh = 0, used = 0;
@@ -88,7 +89,7 @@ TEST_CASE("the bytes of fresh regions are zero, whatever the order of allocation
 
 TEST_CASE("memory is aligned, and one segment serves many arrays") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   for (const std::uint64_t bytes : {0UL, 1UL, 63UL, 64UL}) {
     auto* address = arena.allocate(bytes, 0, no_wait).value();
     CHECK(reinterpret_cast<std::uintptr_t>(address) % 64 == 0);
@@ -99,7 +100,7 @@ TEST_CASE("memory is aligned, and one segment serves many arrays") {
 
 TEST_CASE("a large array gets a segment of its own size") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   REQUIRE(arena.allocate(5 << 20, 0, no_wait));
   REQUIRE(granter.asked.size() == 1);
   CHECK(granter.asked.front() == (5 << 20));
@@ -107,7 +108,7 @@ TEST_CASE("a large array gets a segment of its own size") {
 
 TEST_CASE("find says which call made a region, for every address in it and for none outside") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   auto* address = arena.allocate(1000, 7, no_wait).value();
   for (const int offset : {0, 1, 999}) {
     const auto found = arena.find(address + offset);
@@ -123,7 +124,7 @@ TEST_CASE("find says which call made a region, for every address in it and for n
 
 TEST_CASE("a region is used again only when object and local array are gone") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::byte* const address = arena.allocate(200'000, 0, no_wait).value();
   const std::byte* const addresses[] = {address + 5};
   REQUIRE(arena.adopt(object(1), addresses));
@@ -138,7 +139,7 @@ TEST_CASE("a region is used again only when object and local array are gone") {
 
 TEST_CASE("a region that two objects share outlives the first of them") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::byte* const address = arena.allocate(100, 0, no_wait).value();
   const std::byte* const addresses[] = {address};
   REQUIRE(arena.adopt(object(1), addresses));
@@ -152,7 +153,7 @@ TEST_CASE("a region that two objects share outlives the first of them") {
 
 TEST_CASE("memory of nobody, or freed, can't be sealed") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::byte elsewhere{};
   const std::byte* const foreign[] = {&elsewhere};
   CHECK(arena.adopt(object(1), foreign).error().code() == Code::invalid);
@@ -165,7 +166,7 @@ TEST_CASE("memory of nobody, or freed, can't be sealed") {
 TEST_CASE("a full store: own idle segments go back before the arena gives up") {
   Granter granter;
   granter.budget = 4 << 20;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::vector<std::byte*> kept;
   for (int i = 0; i < 3; ++i) kept.push_back(arena.allocate(1 << 20, 0, no_wait).value());
   for (auto* address : kept) arena.free(address);
@@ -179,7 +180,7 @@ TEST_CASE("a full store: own idle segments go back before the arena gives up") {
 
 TEST_CASE("a loop of equal steps asks for no segment after its first round") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::uint64_t number = 0;
   const auto step = [&] {
     std::vector<std::byte*> arrays;
@@ -198,7 +199,7 @@ TEST_CASE("a loop of equal steps asks for no segment after its first round") {
 
 TEST_CASE("what is free is kept for the next arrays, up to a limit, the oldest given back first") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::vector<std::byte*> arrays;
   for (int i = 0; i < 12; ++i) arrays.push_back(arena.allocate(1 << 20, 0, no_wait).value());
   for (auto* address : arrays) arena.free(address);
@@ -211,7 +212,7 @@ TEST_CASE("what is free is kept for the next arrays, up to a limit, the oldest g
 
 TEST_CASE("while others wait for memory nothing that is free is kept, but for a little") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   auto* small = arena.allocate(1000, 0, no_wait).value();
   auto* large = arena.allocate(2 << 20, 0, no_wait).value();
   auto* larger = arena.allocate(3 << 20, 0, no_wait).value();
@@ -230,7 +231,7 @@ TEST_CASE("while others wait for memory nothing that is free is kept, but for a 
 
 TEST_CASE("trim gives back whatever is wholly free") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   auto* first = arena.allocate(900 << 10, 0, no_wait).value();
   auto* second = arena.allocate(900 << 10, 0, no_wait).value();
   arena.free(first);
@@ -243,7 +244,7 @@ TEST_CASE("trim gives back whatever is wholly free") {
 
 TEST_CASE("a hard segment goes back when its object is gone") {
   Granter granter;
-  Arena arena(granter.source(), kept_bytes);
+  Arena arena(granter.mutex, granter.source(), kept_bytes);
   granter.granted.emplace(77, 4096);
   arena.adopt_hard(object(1), {77});
   arena.object_gone(object(1));
@@ -260,7 +261,7 @@ struct Model {
     std::set<std::uint64_t> objects;
   };
   Granter granter;
-  Arena arena{granter.source(), kept_bytes};
+  Arena arena{granter.mutex, granter.source(), kept_bytes};
   std::vector<Region> regions;
   std::map<std::uint64_t, int> objects;  ///< how many regions each has
   std::mt19937 random;

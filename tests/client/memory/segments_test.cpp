@@ -22,7 +22,9 @@ struct Fetcher {
   std::vector<std::uint32_t> unmapped;
   std::function<void()> while_fetching;
   std::uint64_t keep = std::uint64_t{1} << 40;
-  Segments segments{[this](ipc::SegmentId id) -> muster::Result<SegmentHandle> {
+  muster::detail::OrderedMutex mutex{muster::detail::Rank::memory};
+  Segments segments{mutex,
+                    [this](ipc::SegmentId id) -> muster::Result<SegmentHandle> {
                       ++fetched[id.value];
                       if (while_fetching) while_fetching();
                       auto fd = ipc::create_memfd("test", bytes).value();

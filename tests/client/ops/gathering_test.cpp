@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/connection.hpp"
+#include "ops/objects.hpp"
 #include "../daemon.hpp"
 
 namespace {

@@ -11,7 +11,8 @@
 
 #include "core/connection.hpp"
 #include "../daemon.hpp"
-#include "memory/hold.hpp"
+#include "ops/holds.hpp"
+#include "ops/objects.hpp"
 #include "core/requests.hpp"
 
 namespace {

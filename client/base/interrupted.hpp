@@ -10,5 +10,7 @@ namespace muster::detail {
 inline constexpr auto look_up_interval = std::chrono::milliseconds(50);
 
 [[nodiscard]] bool interrupted();
+/// Called at least every 50 ms by a waiting thread, while it holds no lock; true ends the wait.
+void set_interrupted(bool (*callback)());
 
 }  // namespace muster::detail
