@@ -1,28 +1,20 @@
-// Opening and ending a connection, and what it hands out by itself: names, random numbers, segments.
+// Opening and ending a connection, and the memory that the daemon gives it.
 #include "connection.hpp"
 
-#include <poll.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-#include <sys/socket.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <filesystem>
 #include <thread>
 #include <utility>
 
-#include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/place.hpp>
+#include <muster/ipc/failpoint.hpp>
 
 #include "base/bounded_time.hpp"
-#include "fork.hpp"
-#include "memory/hold.hpp"
 #include "base/interrupted.hpp"
+#include "fork.hpp"
 #include "requests.hpp"
-#include "seat.hpp"
+#include "base/scratch.hpp"
 #include "start_daemon.hpp"
 
 namespace muster::detail {
@@ -43,23 +35,23 @@ std::uint64_t kept_bytes(const Welcome& welcome) { return welcome.memory_bytes /
 struct Connection::Start {
   Welcome welcome;
   ipc::Fd socket;
-  ipc::Fd doorbell;
-  ipc::Fd notify;
-  ipc::Mapping channel;
+  Channel channel;
 };
 
 Connection::Connection(Start start)
     : welcome_(std::move(start.welcome)),
-      socket_(std::move(start.socket)),
-      doorbell_(std::move(start.doorbell)),
-      notify_(std::move(start.notify)),
+      names_(welcome_.client, protocol_.mutex()),
       channel_(std::move(start.channel)),
-      submissions_(ring(0), header().submission_tail, header().submission_head),
-      completions_(ring(1), header().completion_tail, header().completion_head),
+      exchange_(std::move(start.socket)),
+      submissions_(channel_, protocol_),
+      completions_(channel_),
+      receiving_(protocol_.mutex()),
+      reading_(protocol_.mutex()),
+      sending_parts_(protocol_.mutex()),
       segments_(std::make_unique<Segments>(
           memory_mutex_, [this](ipc::SegmentId id) { return map_segment(id); },
           [this](ipc::SegmentId id) { tell_unmapped(id); },
-          [this] { return memory_wanted() ? 0 : kept_bytes(welcome_); })),
+          [this] { return channel_.memory_wanted() ? 0 : kept_bytes(welcome_); })),
       arena_(std::make_unique<Arena>(
           memory_mutex_,
           Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
@@ -69,7 +61,7 @@ Connection::Connection(Start start)
                           segments_->forget(id);
                           tell_returned(*this, id);
                         },
-                        [this] { collect(); }, [this] { return memory_wanted(); }},
+                        [this] { collect(); }, [this] { return channel_.memory_wanted(); }},
           kept_bytes(welcome_), welcome_.segments_about)) {}
 
 Connection::~Connection() = default;
@@ -79,30 +71,22 @@ Result<std::shared_ptr<Connection>> Connection::open_or_reuse(const ConnectOptio
   return open(options);
 }
 
-bool Connection::still_served() {
-  for (;;) {
-    pollfd hung_up{socket_.get(), POLLRDHUP, 0};
-    if (!alive() || ::poll(&hung_up, 1, 0) == 0) return alive();
-    // Another thread may be reading the daemon's last words.
-    if (!receive_if_free()) std::this_thread::yield();
-  }
-}
-
-Error Connection::end_error() const {
-  if (inherited_)
-    return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
-                 "connect and join in the child: muster.init(), muster.group()");
-  // Nobody has to start what runs already.
-  const auto next = existing(welcome_.socket);
-  if (next && next->welcome().incarnation != welcome_.incarnation)
-    return Error(Code::daemon_restarted,
-                 "the daemon at " + welcome_.socket + " that this belonged to has ended, and another one serves there",
-                 "its objects and groups have gone with it: make the refs again, and join the groups again");
-  const std::lock_guard lock(end_mutex_);
-  return end_error_.value_or(Error(Code::daemon_unavailable, "the connection to the daemon is closed"));
-}
-
 // ---- opening ----
+
+Result<Channel> Connection::map_channel(const ipc::Fd& memory, const std::string& path) {
+  auto mapped = ipc::Mapping::map(memory, ipc::channel_bytes, ipc::Access::read_write);
+  if (!mapped) return mapped.error();
+  const auto& header = *reinterpret_cast<const ipc::ChannelHeader*>(mapped->data());
+  if (header.magic != ipc::channel_magic || header.version != ipc::channel_version)
+    return Error(Code::invalid,
+                 "the daemon at " + path + " has rings of layout " + std::to_string(header.version) +
+                     ", this process knows " + std::to_string(ipc::channel_version),
+                 "install the same version of Muster on both sides");
+  // A forked child must not write into its parent's rings.
+  if (::madvise(mapped->data(), mapped->bytes(), MADV_DONTFORK) != 0)
+    return ipc::system_error(Code::failed, "can't keep the channel from forked children", errno);
+  return Channel{std::move(*mapped), {}, {}};
+}
 
 Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, const ConnectOptions& options,
                                                        SteadyTime until) {
@@ -111,21 +95,12 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
   Start start;
   start.welcome = std::move(greeted->welcome);
   start.socket = std::move(greeted->socket);
-  start.doorbell = std::move(greeted->doorbell);
-  start.notify = std::move(greeted->notify);
-  auto channel = ipc::Mapping::map(greeted->channel, ipc::channel_bytes, ipc::Access::read_write);
+  auto channel = map_channel(greeted->channel, path);
   if (!channel) return channel.error();
-  const auto& header = *reinterpret_cast<const ipc::ChannelHeader*>(channel->data());
-  if (header.magic != ipc::channel_magic || header.version != ipc::channel_version)
-    return Error(Code::invalid,
-                 "the daemon at " + path + " has rings of layout " + std::to_string(header.version) +
-                     ", this process knows " + std::to_string(ipc::channel_version),
-                 "install the same version of Muster on both sides");
-  // A forked child must not write into its parent's rings.
-  if (::madvise(channel->data(), channel->bytes(), MADV_DONTFORK) != 0)
-    return ipc::system_error(Code::failed, "can't keep the channel from forked children", errno);
   if (auto opened = open_rings(start.socket, path); !opened) return opened.error();
   start.channel = std::move(*channel);
+  start.channel.doorbell = std::move(greeted->doorbell);
+  start.channel.notify = std::move(greeted->notify);
   std::shared_ptr<Connection> connection(new Connection(std::move(start)));
   MUSTER_FAILPOINT(connected);
   // Of two threads that connect at once both get the same connection; the other one closes here.
@@ -145,29 +120,39 @@ Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& optio
   }
 }
 
-void Connection::end(const Error& error) {
-  {
-    const std::lock_guard lock(end_mutex_);
-    if (std::exchange(ending_, true)) return;
-    end_error_ = error;
+// ---- ending ----
+
+bool Connection::still_served() {
+  for (;;) {
+    if (!alive() || !exchange_.has_hung_up()) return alive();
+    // Another thread may be reading the daemon's last words.
+    if (!receive_if_free()) std::this_thread::yield();
   }
+}
+
+Error Connection::end_error() {
+  if (inherited())
+    return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
+                 "connect and join in the child: muster.init(), muster.group()");
+  // Nobody has to start what runs already.
+  const auto next = existing(welcome_.socket);
+  if (next && next->welcome().incarnation != welcome_.incarnation)
+    return Error(Code::daemon_restarted,
+                 "the daemon at " + welcome_.socket + " that this belonged to has ended, and another one serves there",
+                 "its objects and groups have gone with it: make the refs again, and join the groups again");
+  const auto why = locked([](Protocol& protocol) { return protocol.end_error(); });
+  return why.value_or(Error(Code::daemon_unavailable, "the connection to the daemon is closed"));
+}
+
+void Connection::end(const Error& error) {
+  if (!locked([&](Protocol& protocol) { return protocol.lose(error); })) return;
   // What the daemon published before it ended still counts; then nothing more can come.
   while (drain()) {
   }
-  ended_ = true;
-  decltype(works_) works;
-  {
-    const std::lock_guard lock(works_mutex_);
-    works.swap(works_);
-  }
-  Aftermath aftermath;
-  for (auto& [id, op] : works) finish(std::move(op), error, {}, aftermath);
+  Works::Aftermath over;
+  locked([&](Protocol& protocol) { protocol.end(over); });
   wake_waiters();
-  const std::lock_guard lock(end_mutex_);
-  if (!events_) return;
-  // An event loop is woken once more, and not for ever by a socket that stays at its end.
-  for (const int fd : {socket_.get(), notify_.get()}) ::epoll_ctl(events_.get(), EPOLL_CTL_DEL, fd, nullptr);
-  ipc::signal(woken_);
+  completions_.end_events(exchange_.fd());
 }
 
 // ---- memory ----
@@ -196,11 +181,7 @@ Result<void> Connection::share(ipc::ObjectId object) {
 }
 
 Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
-  {
-    // What the daemon has not been told yet is not true any more.
-    const std::lock_guard lock(releases_mutex_);
-    std::erase(unmapped_, segment);
-  }
+  locked([&](Protocol& protocol) { protocol.releases.mapped_again(segment); });
   auto packet = ask(*this, wire::Body_Map, answer_timeout,
                     [&](auto& fbb) { return wire::CreateMap(fbb, segment.value).Union(); });
   if (!packet) return packet.error();
@@ -209,65 +190,10 @@ Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
   return SegmentHandle{std::move(packet->fds.front()), body->bytes()};
 }
 
-// ---- names ----
-
-ipc::ObjectId Connection::next_object() { return ipc::make_object_id(welcome_.client, ++last_object_); }
-
-ipc::Capability Connection::random_capability() {
-  constexpr std::size_t words = 32;  // as much as the kernel gives in one piece, whatever happens
-  const std::lock_guard lock(random_mutex_);
-  if (random_.size() < 2) {
-    random_.resize(words);
-    const auto bytes = words * sizeof(std::uint64_t);
-    // Guessable capabilities would be worse than no process.
-    if (::getrandom(random_.data(), bytes, 0) != static_cast<ssize_t>(bytes)) std::abort();
-  }
-  ipc::Capability capability;
-  for (auto& word : capability.bits) {
-    word = random_.back();
-    random_.pop_back();
-  }
-  return capability;
-}
-
-// ---- works and seats ----
-
-void Connection::add_work(const std::shared_ptr<WorkState>& work) {
-  const std::lock_guard lock(works_mutex_);
-  works_.emplace(work->id, InFlight{work, nullptr, work->seat});
-}
-
-bool Connection::forget_work(ipc::WorkId work) { return take_in_flight(work).has_value(); }
-
-void Connection::add_seat(const std::shared_ptr<Seat>& seat) {
-  const std::lock_guard lock(works_mutex_);
-  seats_[seat->id] = seat;
-  auto early = early_changes_.extract(seat->id);
-  if (early.empty()) return;
-  const std::lock_guard seat_lock(seat->mutex);
-  if (early.mapped().epoch < seat->epoch) return;
-  seat->epoch = early.mapped().epoch;
-  seat->live.assign(early.mapped().live.begin(), early.mapped().live.end());
-}
-
-void Connection::forget_seat(ipc::SeatId seat) {
-  const std::lock_guard lock(works_mutex_);
-  seats_.erase(seat);
-}
-
-bool Connection::forget_seal_error(ipc::ObjectId object) {
-  if (!has_seal_errors_) return false;
-  const std::lock_guard lock(works_mutex_);
-  if (seal_errors_.erase(object) == 0) return false;
-  has_seal_errors_ = !seal_errors_.empty();
-  return true;
-}
-
-std::optional<Error> Connection::seal_error(ipc::ObjectId object) const {
-  if (!has_seal_errors_) return std::nullopt;
-  const std::lock_guard lock(works_mutex_);
-  auto found = seal_errors_.find(object);
-  return found == seal_errors_.end() ? std::nullopt : std::optional(found->second);
+void Connection::tell_unmapped(ipc::SegmentId segment) {
+  if (!alive()) return;
+  locked([&](Protocol& protocol) { protocol.releases.unmapped(segment); });
+  submissions_.flush_releases();
 }
 
 }  // namespace muster::detail

@@ -2,20 +2,15 @@
 #include "fork.hpp"
 
 #include <pthread.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include <muster/ipc/failpoint.hpp>
 
+#include "base/ordered_mutex.hpp"
 #include "connection.hpp"
 #include "requests.hpp"
 
@@ -24,8 +19,8 @@ namespace muster::detail {
 namespace {
 
 struct Registry {
-  std::mutex fork_mutex;  ///< held from prepare to its end: one fork at a time
-  std::mutex mutex;
+  OrderedMutex fork_mutex{Rank::forks};  ///< held from prepare to its end: one fork at a time
+  OrderedMutex mutex{Rank::connections};
   std::vector<std::weak_ptr<Connection>> connections;
   std::vector<std::shared_ptr<Connection>> forking;    ///< locked between prepare and its end
   std::vector<std::shared_ptr<Connection>> ended;      ///< met in prepare, and let go of without the lock
@@ -132,25 +127,9 @@ std::shared_ptr<Connection> find_connection(const std::string& socket) {
 
 std::shared_ptr<Connection> Connection::existing(const std::string& socket) { return find_connection(socket); }
 
-/// Read through the file: other threads may be writing these arrays now, as they may during any fork, and what the
-/// kernel reads meanwhile is no race of this program.
-void Connection::copy_for_child(const Stretch& stretch) {
-  std::vector<std::byte> bytes(stretch.bytes);
-  std::uint64_t done = 0;
-  while (done < bytes.size()) {
-    const auto got =
-        ::pread(stretch.fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(stretch.offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;
-    done += static_cast<std::uint64_t>(got);
-  }
-  fork_copies_.push_back({stretch.address, std::move(bytes), done == stretch.bytes});
-}
-
 void Connection::before_fork() {
   // From here on no other thread of ours seals or releases, so that what the daemon keeps is what the child inherits.
-  submit_mutex_.lock();
-  submitter_ = std::this_thread::get_id();
+  submissions_.lock_for_fork();
   if (holds_ > 0) {
     has_forked_ = true;
     auto line = ask(*this, ipc::wire::Body_Fork, std::chrono::seconds(10),
@@ -158,67 +137,36 @@ void Connection::before_fork() {
     if (line && line->fds.size() == 1) lifeline_ = std::move(line->fds.front());
     MUSTER_FAILPOINT(forking);
   }
-  // Always in this order, so that no two forks and no other path can wait for each other.
-  drain_mutex_.lock();
-  send_mutex_.lock();
-  reply_mutex_.lock();
-  works_mutex_.lock();
-  end_mutex_.lock();
-  random_mutex_.lock();
+  completions_.lock_for_fork();
+  exchange_.lock_for_fork();
   memory_mutex_.lock_for_fork();
-  fork_copies_.clear();
-  for (const auto& stretch : arena_->unsealed()) copy_for_child(stretch);
+  protocol_.lock_for_fork();
+  fork_copies_.take(*arena_);
 }
 
 void Connection::unlock_after_fork() {
+  protocol_.unlock_after_fork();
   memory_mutex_.unlock_after_fork();
-  random_mutex_.unlock();
-  end_mutex_.unlock();
-  works_mutex_.unlock();
-  reply_mutex_.unlock();
-  send_mutex_.unlock();
-  drain_mutex_.unlock();
-  submitter_ = std::thread::id{};
-  submit_mutex_.unlock();
+  exchange_.unlock_after_fork();
+  completions_.unlock_after_fork();
+  submissions_.unlock_after_fork();
 }
 
 void Connection::after_fork_in_parent() {
-  fork_copies_.clear();
+  fork_copies_.drop();
   lifeline_.reset();  // the child has its own copy of this end
   unlock_after_fork();
-  flush_releases();
+  submissions_.flush_releases();
 }
-
-namespace {
-
-/// From here on a write of this process stays in it.
-void make_private(const Stretch& stretch) {
-  void* mapped = ::mmap(stretch.address, stretch.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, stretch.fd, 0);
-  // A child that could reach into its parent's memory must not run.
-  if (mapped == MAP_FAILED) std::abort();
-}
-
-}  // namespace
 
 void Connection::after_fork_in_child() {
-  inherited_ = true;
-  for (const auto& stretch : arena_->writable()) make_private(stretch);
-  // Pages that the parent writes later would still show through untouched ones, hence the copies.
-  for (const auto& copy : fork_copies_) {
-    if (!copy.whole) std::abort();  // an array with a hole in it must not be computed with
-    std::memcpy(copy.address, copy.bytes.data(), copy.bytes.size());
-  }
-  fork_copies_.clear();
+  protocol_.inherit();
+  fork_copies_.move_in(*arena_);
   arena_->disown();
-  channel_.forget();  // not inherited: MADV_DONTFORK
-  socket_.reset();
-  doorbell_.reset();
-  notify_.reset();
-  events_.reset();
-  woken_.reset();
-  releases_.clear();
-  has_releases_ = false;
-  deferred_.clear();
+  channel_.inherit();
+  exchange_.inherit();
+  completions_.inherit();
+  submissions_.inherit();
   unlock_after_fork();
 }
 

@@ -148,6 +148,12 @@ void tell_returned(Connection& connection, ipc::SegmentId segment) {
   });
 }
 
+void tell_left(Connection& connection, ipc::SeatId seat) {
+  connection.tell([&](std::uint64_t number) {
+    return build_frame(number, wire::Body_Leave, [&](auto& fbb) { return wire::CreateLeave(fbb, seat.value).Union(); });
+  });
+}
+
 Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted) {
   const auto* body = wire::GetFrame(granted.bytes.data())->body_as_Segment();
   if (!body || granted.fds.size() != 1) return Error(Code::failed, "the daemon's answer to Lease makes no sense");

@@ -33,6 +33,9 @@ Result<ipc::Packet> ask(Connection& connection, ipc::wire::Body type, std::chron
 /// Gives a leased segment back without waiting for the answer.
 void tell_returned(Connection& connection, ipc::SegmentId segment);
 
+/// Leaves a group without waiting for the answer.
+void tell_left(Connection& connection, ipc::SeatId seat);
+
 /// A connected socket whose daemon has said Welcome.
 struct Greeted {
   Welcome welcome;

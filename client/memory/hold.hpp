@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
@@ -45,8 +44,7 @@ struct Hold {
   /// True once the object is known to lie elsewhere: its successor says where.
   mutable std::atomic<bool> moved{false};
 
-  mutable std::mutex mutex;  ///< guards what follows
-  /// What to use instead in a forked child, or once the object has moved.
+  /// What to use instead in a forked child, or once the object has moved. Guarded by the connection's state lock.
   mutable std::shared_ptr<const Hold> successor;
 
  private:

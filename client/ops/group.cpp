@@ -13,26 +13,33 @@
 #include "holds.hpp"
 #include "join.hpp"
 #include "core/requests.hpp"
-#include "core/seat.hpp"
+#include "base/scratch.hpp"
+#include "core/protocol/seat.hpp"
 
 namespace muster {
 
 namespace wire = ipc::wire;
-using detail::Connection;
+using detail::Protocol;
 using ipc::Kind;
 using std::chrono::steady_clock;
 
 namespace detail {
 
-Seat::~Seat() {
-  if (!connection) return;
-  connection->forget_seat(id);
-  if (left || !connection->alive()) return;
-  // May happen anywhere, also while completions are read, so nobody waits for the answer.
-  connection->tell([&](std::uint64_t number) {
-    return build_frame(number, wire::Body_Leave, [&](auto& fbb) { return wire::CreateLeave(fbb, id.value).Union(); });
-  });
+namespace {
+
+SeatState state_in(const wire::Joined& joined) {
+  SeatState state;
+  state.epoch = joined.epoch();
+  state.position = joined.position();
+  if (joined.live()) state.live.assign(joined.live()->begin(), joined.live()->end());
+  if (joined.owes())
+    for (const auto* owed : *joined.owes())
+      state.owes.push_back({owed->sequence(), owed->key() ? owed->key()->str() : "",
+                            std::string(ipc::name(static_cast<Kind>(owed->kind())))});
+  return state;
 }
+
+}  // namespace
 
 Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
                    OnLoss on_loss, bool open, std::chrono::nanoseconds timeout) {
@@ -61,14 +68,7 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   seat->open = open;
   seat->timeout = timeout;
   seat->id = {body->seat()};
-  seat->epoch = body->epoch();
-  seat->position = body->position();
-  if (body->live()) seat->live.assign(body->live()->begin(), body->live()->end());
-  if (body->owes())
-    for (const auto* owed : *body->owes())
-      seat->owes.push_back({owed->sequence(), owed->key() ? owed->key()->str() : "",
-                            std::string(ipc::name(static_cast<Kind>(owed->kind())))});
-  connection->add_seat(seat);
+  connection->locked([&](Protocol& protocol) { protocol.works.seat_taken(seat->id, state_in(*body)); });
   MUSTER_FAILPOINT(joined);
   return Group(std::move(seat));
 }
@@ -81,7 +81,7 @@ bool is_matched_by_order(const ipc::Contribute& call) {
 
 /// The call has its place; what it says there is that it has no input.
 void send_forfeit(const Seat& seat, ipc::Contribute call, std::uint32_t epoch, const Error& why) {
-  call.work = seat.connection->next_work();
+  call.work = seat.connection->names().next_work();
   call.seat = seat.id;
   call.epoch = epoch;
   call.timeout_ns = seat.timeout.count();
@@ -97,20 +97,14 @@ void send_forfeit(const Seat& seat, ipc::Contribute call, std::uint32_t epoch, c
 void forfeit(const std::shared_ptr<Seat>& seat, ipc::Contribute call, const Error& why) {
   // A reform is not matched by order: who failed to call it may call it again.
   if (!seat || !seat->connection->alive() || call.kind == Kind::reform || call.key.size() > ipc::key_bytes_max) return;
-  std::uint32_t epoch = 0;
-  {
-    const std::lock_guard lock(seat->mutex);
-    if (seat->left) return;
-    ++seat->calls;
-    if (is_matched_by_order(call)) ++seat->position;
-    epoch = seat->epoch;
-  }
-  send_forfeit(*seat, std::move(call), epoch, why);
+  const bool by_order = is_matched_by_order(call);
+  const auto epoch =
+      seat->connection->locked([&](Protocol& protocol) { return protocol.works.forfeit(seat->id, by_order); });
+  if (epoch) send_forfeit(*seat, std::move(call), *epoch, why);
 }
 
 std::uint64_t calls(const Seat& seat) {
-  const std::lock_guard lock(seat.mutex);
-  return seat.calls;
+  return seat.connection->locked([&](Protocol& protocol) { return protocol.works.seat(seat.id).calls; });
 }
 
 }  // namespace detail
@@ -130,26 +124,24 @@ Error closed(const detail::Seat& seat) {
   return {Code::group_closed, "this process has left group '" + seat.name + "'", "join it again"};
 }
 
-/// Waits while too many ops of this seat are in flight. Timeout at the op's deadline. Gives the op's epoch.
-Result<std::uint32_t> take_slot(detail::Seat& seat, bool matched_by_order, steady_clock::time_point deadline) {
-  const auto limit = seat.connection->welcome().in_flight_max;
+/// Takes the op's place among those of its seat; waits while too many of these are in flight. Timeout at the op's
+/// deadline. Gives the op's epoch.
+Result<std::uint32_t> take_place(const std::shared_ptr<detail::WorkState>& work, bool matched_by_order) {
+  using Place = detail::Works::Place;
+  const auto& seat = *work->seat;
+  auto& connection = *work->connection;
+  const auto limit = connection.welcome().in_flight_max;
+  const auto has_room = [&] {
+    return connection.locked([&](Protocol& protocol) { return protocol.works.has_room(seat.id, limit); });
+  };
   for (;;) {
-    {
-      const std::lock_guard lock(seat.mutex);
-      if (seat.left) return closed(seat);
-      if (seat.in_flight < limit) {
-        ++seat.in_flight;
-        ++seat.calls;
-        if (matched_by_order) ++seat.position;
-        return seat.epoch;
-      }
-    }
-    const auto room = [&] {
-      const std::lock_guard lock(seat.mutex);
-      return seat.in_flight < limit || seat.left;
-    };
-    if (seat.connection->wait(room, deadline)) continue;
-    if (!seat.connection->alive()) return seat.connection->end_error();
+    const auto taken =
+        connection.locked([&](Protocol& protocol) { return protocol.works.start(work, matched_by_order, limit); });
+    if (taken.place == Place::taken) return taken.epoch;
+    if (taken.place == Place::left) return closed(seat);
+    if (taken.place == Place::lost) return connection.end_error();
+    if (connection.wait(has_room, work->deadline)) continue;
+    if (!connection.alive()) return connection.end_error();
     return Error(Code::timeout,
                  std::to_string(limit) + " ops of group '" + seat.name + "' are in flight and none ended in time",
                  "wait for results before starting more ops");
@@ -190,10 +182,10 @@ ipc::Contribute record_of(const Call& call, const OpOptions& options) {
   return record;
 }
 
-/// A call that is ready to go: its place in the order is taken when it has its epoch.
+/// An op that has its place: it only has to be sent.
 struct Prepared {
   ipc::Contribute record;
-  steady_clock::time_point deadline;
+  std::shared_ptr<detail::WorkState> work;
 };
 
 Result<Prepared> prepare(const std::shared_ptr<detail::Seat>& seat, const Call& call, std::span<const Ref> inputs,
@@ -204,13 +196,30 @@ Result<Prepared> prepare(const std::shared_ptr<detail::Seat>& seat, const Call& 
   auto objects = detail::objects_of(connection, inputs);
   if (!objects) return objects.error();
   Result<Prepared> prepared(std::in_place);
-  prepared->record = record_of(call, options);
-  prepared->record.objects = std::move(*objects);
-  prepared->deadline = steady_clock::now() + detail::bounded(options.timeout.value_or(seat->timeout));
-  const auto epoch = take_slot(*seat, detail::is_matched_by_order(prepared->record), prepared->deadline);
+  auto& [record, work] = *prepared;
+  record = record_of(call, options);
+  record.objects = std::move(*objects);
+  work = std::make_shared<detail::WorkState>();
+  work->connection = connection;
+  work->seat = seat;
+  work->id = connection->names().next_work();
+  work->kind = call.kind;
+  work->deadline = steady_clock::now() + detail::bounded(options.timeout.value_or(seat->timeout));
+  const auto epoch = take_place(work, detail::is_matched_by_order(record));
   if (!epoch) return epoch.error();
-  prepared->record.epoch = *epoch;
+  record.work = work->id;
+  record.seat = seat->id;
+  record.epoch = *epoch;
+  record.timeout_ns = std::max<std::int64_t>((work->deadline - steady_clock::now()).count(), 0);
   return prepared;
+}
+
+/// The other ranks must not wait for an op that this one could not send.
+void give_up(const detail::Seat& seat, const ipc::Contribute& record, std::size_t record_bytes, const Error& why) {
+  seat.connection->locked([&](Protocol& protocol) { protocol.works.not_sent(record.work); });
+  // By the socket it may have arrived although its answer did not.
+  const bool refused = why.code() != Code::timeout && why.code() != Code::daemon_unavailable;
+  if (refused || record_bytes <= ipc::record_bytes_max) detail::send_forfeit(seat, record, record.epoch, why);
 }
 
 Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::Seat>& seat, const Call& call,
@@ -222,32 +231,13 @@ Result<std::shared_ptr<detail::WorkState>> start(const std::shared_ptr<detail::S
     detail::forfeit(seat, record_of(call, options), prepared.error());
     return prepared.error();
   }
-  auto& [record, deadline] = *prepared;
-  const auto& connection = seat->connection;
-  auto state = std::make_shared<detail::WorkState>();
-  state->connection = connection;
-  state->seat = seat;
-  state->id = connection->next_work();
-  state->kind = call.kind;
-  state->deadline = deadline;
-  record.work = state->id;
-  record.seat = seat->id;
-  record.timeout_ns = std::max<std::int64_t>((deadline - steady_clock::now()).count(), 0);
   detail::Scratch body;
-  ipc::write(record, *body);
-  connection->add_work(state);
-  if (auto sent = connection->submit(ipc::SubmissionType::contribute, *body); !sent) {
-    if (connection->forget_work(state->id)) {
-      const std::lock_guard lock(seat->mutex);
-      --seat->in_flight;
-    }
-    // By the socket it may have arrived although its answer did not.
-    const bool refused = sent.error().code() != Code::timeout && sent.error().code() != Code::daemon_unavailable;
-    if (refused || (*body).size() <= ipc::record_bytes_max)
-      detail::send_forfeit(*seat, record, record.epoch, sent.error());
+  ipc::write(prepared->record, *body);
+  if (auto sent = seat->connection->submit(ipc::SubmissionType::contribute, *body); !sent) {
+    give_up(*seat, prepared->record, (*body).size(), sent.error());
     return sent.error();
   }
-  return state;
+  return std::move(prepared->work);
 }
 
 Result<Work> start_work(const std::shared_ptr<detail::Seat>& seat, const Call& call, std::span<const Ref> inputs,
@@ -263,27 +253,27 @@ const std::string& Group::name() const { return seat_->name; }
 int Group::rank() const { return seat_->rank; }
 int Group::world_size() const { return seat_->world_size; }
 
+namespace {
+
+template <class Member>
+Member of_seat(const detail::Seat& seat, Member detail::SeatState::*member) {
+  return seat.connection->locked([&](Protocol& protocol) { return protocol.works.seat(seat.id).*member; });
+}
+
+}  // namespace
+
 std::uint32_t Group::epoch() const {
   seat_->connection->poll();
-  const std::lock_guard lock(seat_->mutex);
-  return seat_->epoch;
+  return of_seat(*seat_, &detail::SeatState::epoch);
 }
 
 std::vector<int> Group::live() const {
   seat_->connection->poll();
-  const std::lock_guard lock(seat_->mutex);
-  return seat_->live;
+  return of_seat(*seat_, &detail::SeatState::live);
 }
 
-std::vector<OwedOp> Group::owes() const {
-  const std::lock_guard lock(seat_->mutex);
-  return seat_->owes;
-}
-
-std::uint64_t Group::position() const {
-  const std::lock_guard lock(seat_->mutex);
-  return seat_->position;
-}
+std::vector<OwedOp> Group::owes() const { return of_seat(*seat_, &detail::SeatState::owes); }
+std::uint64_t Group::position() const { return of_seat(*seat_, &detail::SeatState::position); }
 
 Result<Work> Group::barrier(OpOptions options) { return start_work(seat_, {.kind = Kind::barrier}, {}, options); }
 
@@ -350,9 +340,10 @@ Result<Group> Group::split(int color, int key, OpOptions options) {
   seat->open = seat_->open;
   seat->timeout = seat_->timeout;
   seat->id = done.seat;
-  seat->epoch = done.epoch;
-  seat->live.assign(done.live.begin(), done.live.end());
-  seat->connection->add_seat(seat);
+  detail::SeatState begins;
+  begins.epoch = done.epoch;
+  begins.live.assign(done.live.begin(), done.live.end());
+  seat->connection->locked([&](Protocol& protocol) { protocol.works.seat_taken(seat->id, std::move(begins)); });
   return Group(std::move(seat));
 }
 
@@ -369,13 +360,13 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
                    "name each rank of the group at most once", {member});
     members += (members.empty() ? "" : ",") + std::to_string(member);
   }
-  std::string child;
-  {
-    const std::lock_guard lock(seat_->mutex);
-    if (seat_->left) return closed(*seat_);
-    child = seat_->name + "/" + std::to_string(seat_->epoch) + "[" + members + "]" +
-            std::to_string(++seat_->subgroups[members]);
-  }
+  std::uint32_t epoch = 0;
+  const auto number = seat_->connection->locked([&](Protocol& protocol) {
+    epoch = protocol.works.seat(seat_->id).epoch;
+    return protocol.works.next_subgroup(seat_->id, members);
+  });
+  if (number == 0) return closed(*seat_);
+  const auto child = seat_->name + "/" + std::to_string(epoch) + "[" + members + "]" + std::to_string(number);
   return detail::join(seat_->connection, child, static_cast<int>(own - ranks.begin()), static_cast<int>(ranks.size()),
                       seat_->on_loss, seat_->open, seat_->timeout);
 }
@@ -384,21 +375,14 @@ Result<void> Group::reform(OpOptions options) {
   auto state = start(seat_, {.kind = Kind::reform}, {}, options);
   if (!state) return state.error();
   if (auto outcome = Work(*state).wait(); !outcome) return outcome.error();
-  const std::lock_guard lock(seat_->mutex);
-  seat_->epoch = std::max(seat_->epoch, (*state)->done.epoch);
-  seat_->live.assign((*state)->done.live.begin(), (*state)->done.live.end());
-  seat_->position = 0;
-  seat_->owes.clear();
+  seat_->connection->locked([&](Protocol& protocol) { protocol.works.reformed(seat_->id, (*state)->done); });
   return {};
 }
 
 Result<void> Group::leave() {
   if (!seat_) return Error(Code::invalid, "an empty Group can't be left");
-  {
-    const std::lock_guard lock(seat_->mutex);
-    if (seat_->left) return closed(*seat_);
-    seat_->left = true;
-  }
+  if (!seat_->connection->locked([&](Protocol& protocol) { return protocol.works.leave(seat_->id); }))
+    return closed(*seat_);
   MUSTER_FAILPOINT(leaving);
   auto packet = detail::ask(*seat_->connection, wire::Body_Leave, std::chrono::seconds(10),
                             [&](auto& fbb) { return wire::CreateLeave(fbb, seat_->id.value).Union(); });

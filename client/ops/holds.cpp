@@ -22,18 +22,18 @@ Result<ipc::Manifest> manifest_in(const wire::Object* body) {
   return ipc::decode({reinterpret_cast<const std::byte*>(body->manifest()->data()), body->manifest()->size()});
 }
 
-/// Its manifest was too large for the ring. Asks without the lock: another thread may fork meanwhile, and the child
-/// would never get it.
+/// Its manifest was too large for the ring.
 Result<void> describe(const Hold& hold) {
   auto packet = ask(*hold.connection, wire::Body_Describe, request_timeout,
                     [&](auto& fbb) { return wire::CreateDescribe(fbb, hold.object.value).Union(); });
   if (!packet) return packet.error();
   auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
   if (!manifest) return manifest.error();
-  const std::lock_guard lock(hold.mutex);
-  if (hold.described) return {};  // by another thread, and others read it already
-  hold.manifest = std::move(*manifest);
-  hold.described = true;
+  hold.connection->locked([&](Protocol&) {
+    if (hold.described) return;  // by another thread, and others read it already
+    hold.manifest = std::move(*manifest);
+    hold.described = true;
+  });
   return {};
 }
 
@@ -66,22 +66,26 @@ Result<std::shared_ptr<const Hold>> look_up(const std::shared_ptr<Connection>& c
 
 namespace {
 
-Result<std::shared_ptr<const Hold>> usable_in_child(const std::shared_ptr<const Hold>& hold) {
-  const auto has_successor = [&] { return hold->successor && !hold->successor->connection->inherited(); };
-  {
-    const std::lock_guard lock(hold->mutex);
-    if (has_successor()) return hold->successor;
-  }
-  auto fresh = attach_anew(*hold);
-  if (!fresh) return fresh.error();
-  const std::lock_guard lock(hold->mutex);
-  if (!has_successor()) hold->successor.swap(*fresh);  // what it was goes after the lock
-  return hold->successor;
+std::shared_ptr<const Hold> successor_of(const Hold& hold) {
+  return hold.connection->locked([&](Protocol&) { return hold.successor; });
 }
 
-std::shared_ptr<const Hold> successor_of(const Hold& hold) {
-  const std::lock_guard lock(hold.mutex);
-  return hold.successor;
+/// Makes `fresh` the successor unless another thread was faster with one that will do. What it was goes without the
+/// lock.
+template <class WillDo>
+std::shared_ptr<const Hold> succeed(const Hold& hold, std::shared_ptr<const Hold> fresh, const WillDo& will_do) {
+  return hold.connection->locked([&](Protocol&) {
+    if (!will_do(hold.successor)) hold.successor.swap(fresh);
+    return hold.successor;
+  });
+}
+
+Result<std::shared_ptr<const Hold>> usable_in_child(const std::shared_ptr<const Hold>& hold) {
+  const auto serves = [](const std::shared_ptr<const Hold>& own) { return own && !own->connection->inherited(); };
+  if (auto own = successor_of(*hold); serves(own)) return own;
+  auto fresh = attach_anew(*hold);
+  if (!fresh) return fresh.error();
+  return succeed(*hold, std::move(*fresh), serves);
 }
 
 bool lies_there(const ipc::Leaf& a, const ipc::Leaf& b) { return a.segment == b.segment && a.offset == b.offset; }
@@ -108,10 +112,7 @@ Result<bool> has_moved(const Hold& hold) {
   const auto& leaves = (*fresh)->manifest.leaves;
   if (std::equal(leaves.begin(), leaves.end(), hold.manifest.leaves.begin(), hold.manifest.leaves.end(), lies_there))
     return false;
-  const std::lock_guard lock(hold.mutex);
-  if (hold.moved) return true;  // another thread was faster
-  hold.successor.swap(*fresh);
-  hold.moved.store(true, std::memory_order_release);
+  succeed(hold, std::move(*fresh), [&](const auto&) { return hold.moved.exchange(true, std::memory_order_acq_rel); });
   return true;
 }
 

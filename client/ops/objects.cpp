@@ -10,6 +10,7 @@
 #include "holds.hpp"
 #include "lease.hpp"
 #include "core/requests.hpp"
+#include "base/scratch.hpp"
 
 namespace muster::detail {
 
@@ -46,7 +47,7 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
                           " of keys and constants takes a description of " +
                           ipc::over_text(bytes, ipc::description_bytes_max),
                       "use fewer arrays and shorter keys, or put large constants into arrays"));
-  record.capability = connection->random_capability();
+  record.capability = connection->names().random_capability();
   Scratch body;
   ipc::write(record, *body);
   if (auto sent = submit_seal(*connection, *body, around); !sent) return fail(sent.error());
@@ -59,7 +60,7 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
 Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                  std::span<const std::byte* const> addresses, std::uint64_t copied_bytes, AroundWait around) {
   ipc::Seal record;
-  record.object = connection->next_object();
+  record.object = connection->names().next_object();
   record.copied_bytes = copied_bytes;
   record.manifest = std::move(manifest);
   if (auto adopted = connection->arena().adopt(record.object, addresses); !adopted) return adopted.error();
@@ -79,7 +80,7 @@ Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest) {
     return sealed.error();
   }
   ipc::Seal record;
-  record.object = connection->next_object();
+  record.object = connection->names().next_object();
   record.manifest = std::move(manifest);
   connection->arena().adopt_hard(record.object, segment);
   return send_seal(connection, std::move(record));
@@ -89,7 +90,7 @@ Result<Ref> derive(const Ref& whole, ipc::Manifest manifest) {
   auto hold = usable(whole.hold());
   if (!hold) return hold.error();
   ipc::Seal record;
-  record.object = (*hold)->connection->next_object();
+  record.object = (*hold)->connection->names().next_object();
   record.parent = (*hold)->object;
   (*hold)->shared = true;
   record.manifest = std::move(manifest);
@@ -131,16 +132,17 @@ Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine
   record.objects = std::move(*objects);
   auto state = std::make_shared<WorkState>();
   state->connection = connection;
-  state->id = connection->next_work();
+  state->id = connection->names().next_work();
   state->kind = record.kind;
   state->deadline = std::chrono::steady_clock::now() + timeout;
   record.work = state->id;
   record.timeout_ns = timeout.count();
   Scratch body;
   ipc::write(record, *body);
-  connection->add_work(state);
+  const auto taken = connection->locked([&](Protocol& protocol) { return protocol.works.start(state, false, 0); });
+  if (taken.place == Works::Place::lost) return connection->end_error();
   if (auto sent = connection->submit(ipc::SubmissionType::combine, *body); !sent) {
-    connection->forget_work(state->id);
+    connection->locked([&](Protocol& protocol) { protocol.works.not_sent(state->id); });
     return sent.error();
   }
   return Work(std::move(state));

@@ -6,6 +6,7 @@
 
 #include "base/call_deadline.hpp"
 #include "core/connection.hpp"
+#include "base/scratch.hpp"
 #include "holds.hpp"
 
 namespace muster {

@@ -8,7 +8,7 @@
 #include "base/bounded_time.hpp"
 #include "core/connection.hpp"
 #include "core/requests.hpp"
-#include "core/seat.hpp"
+#include "core/protocol/seat.hpp"
 
 namespace muster {
 
@@ -79,10 +79,6 @@ Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
 }
 
 }  // namespace
-
-std::string detail::WorkState::what() const {
-  return std::string(ipc::name(kind)) + (seat ? " in group '" + seat->name + "'" : " over refs");
-}
 
 bool Work::done() const {
   if (!state_) return false;

@@ -14,7 +14,7 @@
 #include "ops/objects.hpp"
 #include "objects.hpp"
 #include "core/requests.hpp"
-#include "core/seat.hpp"
+#include "core/protocol/seat.hpp"
 #include "structure.hpp"
 
 namespace muster::python {

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -26,10 +25,11 @@ struct WorkState {
   ipc::Kind kind = ipc::Kind::barrier;
   std::chrono::steady_clock::time_point deadline;
 
+  // Works alone writes what follows.
   std::atomic<bool> over{false};                 ///< set last
   std::optional<Result<Outcome>> outcome;        ///< written before `over`
   ipc::Done done;                                ///< of split and reform
-  std::vector<std::function<void()>> callbacks;  ///< guarded by the connection
+  std::vector<std::function<void()>> callbacks;  ///< of those who want to hear that it is over
 
   /// "allreduce in group 'dp'", for messages.
   [[nodiscard]] std::string what() const;
