@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -146,7 +147,11 @@ TEST_CASE("a client that comes while a daemon is ending gets the next") {
   constexpr int rounds = 1000;
 #endif
   for (int round = 0; round < rounds; ++round) {
-    const pid_t child = in_child([&] { return Client::connect(options_for(folder)).ok(); });
+    const pid_t child = in_child([&] {
+      const auto client = Client::connect(options_for(folder));
+      if (!client) std::cerr << client.error().describe() << '\n';
+      return client.ok();
+    });
     REQUIRE(succeeded(child));
     for (const pid_t pid : daemons_of(folder)) ::kill(pid, SIGTERM);
   }

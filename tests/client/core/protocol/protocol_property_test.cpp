@@ -102,6 +102,7 @@ class World : public HoldKeeper {
     check();
     CHECK(held_.empty());
     CHECK(given_ == told_);
+    CHECK(unmapped_.empty());
     for (const auto& op : ops_) {
       CHECK(op.watched.expired());
       CHECK(op.callbacks_made == op.callbacks_wanted);
@@ -336,6 +337,7 @@ class World : public HoldKeeper {
   void unmap() {
     const ipc::SegmentId segment{static_cast<std::uint32_t>(1 + pick(5))};
     if (!mapped_.erase(segment.value)) return;
+    unmapped_.insert(segment.value);
     event([&] {
       protocol_.releases.unmapped(segment);
       return true;
@@ -344,6 +346,7 @@ class World : public HoldKeeper {
   void map_again() {
     const ipc::SegmentId segment{static_cast<std::uint32_t>(1 + pick(5))};
     if (!mapped_.insert(segment.value).second) return;
+    unmapped_.erase(segment.value);
     event([&] {
       protocol_.releases.mapped_again(segment);
       return true;
@@ -357,7 +360,7 @@ class World : public HoldKeeper {
         if (room == 0) return false;
         --room;
         if (type == ipc::SubmissionType::unmapped) {
-          CHECK_FALSE(mapped_.contains(ipc::read_unmapped(body).value().segment.value));
+          CHECK(unmapped_.erase(ipc::read_unmapped(body).value().segment.value) == 1);
           return true;
         }
         const auto read = ipc::read_release(body);
@@ -407,7 +410,7 @@ class World : public HoldKeeper {
   std::size_t room_ = 0;
   std::multiset<std::uint64_t> given_, held_, told_;  ///< holds: by the daemon, not ended here, released
   std::set<std::uint64_t> refused_;
-  std::set<std::uint32_t> mapped_;
+  std::set<std::uint32_t> mapped_, unmapped_;  ///< unmapped: and not yet told
   std::vector<Ref> own_;
   std::vector<Op> ops_;  ///< last, as what it holds ends into the rest
 };
