@@ -96,8 +96,9 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
   start.welcome = std::move(greeted->welcome);
   start.socket = std::move(greeted->socket);
   auto channel = map_channel(greeted->channel, path);
-  if (!channel) return channel.error();
+  // A daemon that is just ending forbids to map the rings. Then it has said so, or has closed the socket.
   if (auto opened = open_rings(start.socket, path); !opened) return opened.error();
+  if (!channel) return channel.error();
   start.channel = std::move(*channel);
   start.channel.doorbell = std::move(greeted->doorbell);
   start.channel.notify = std::move(greeted->notify);
