@@ -154,6 +154,7 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   struct Aftermath;
   [[nodiscard]] Result<void> handle(const ipc::Record& record, Aftermath& aftermath);
   [[nodiscard]] Result<void> handle_done(const ipc::Record& record, Aftermath& aftermath);
+  [[nodiscard]] Result<void> handle_object(const ipc::Record& record, Aftermath& aftermath);
   bool drain();
   void settle(Aftermath& aftermath);
   void wake_waiters();

@@ -70,21 +70,8 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
       locked([&](Protocol& protocol) { protocol.works.over(failed->work, failed->error, {}, aftermath.works); });
       return {};
     }
-    case ipc::CompletionType::object_gone: {
-      auto gone = ipc::read_object_gone(record.body);
-      if (!gone) return gone.error();
-      aftermath.gone.push_back(gone->object);
-      if (protocol_.has_seal_errors()) locked([&](Protocol& protocol) { protocol.releases.object_gone(gone->object); });
-      return {};
-    }
-    case ipc::CompletionType::seal_failed: {
-      auto failed = ipc::read_seal_failed(record.body);
-      if (!failed) return failed.error();
-      // The object never was: its regions are free again, and its users are told why.
-      aftermath.gone.push_back(failed->object);
-      locked([&](Protocol& protocol) { protocol.releases.seal_failed(failed->object, failed->error); });
-      return {};
-    }
+    case ipc::CompletionType::object_gone:
+    case ipc::CompletionType::seal_failed: return handle_object(record, aftermath);
     case ipc::CompletionType::group_changed: {
       auto changed = ipc::read_group_changed(record.body);
       if (!changed) return changed.error();
@@ -120,6 +107,22 @@ Result<void> Connection::handle_done(const ipc::Record& record, Aftermath& after
   locked([&](Protocol& protocol) {
     protocol.works.over(done->work, std::move(outcome), std::move(*done), aftermath.works);
   });
+  return {};
+}
+
+Result<void> Connection::handle_object(const ipc::Record& record, Aftermath& aftermath) {
+  if (static_cast<ipc::CompletionType>(record.type) == ipc::CompletionType::object_gone) {
+    auto gone = ipc::read_object_gone(record.body);
+    if (!gone) return gone.error();
+    aftermath.gone.push_back(gone->object);
+    if (protocol_.has_seal_errors()) locked([&](Protocol& protocol) { protocol.releases.object_gone(gone->object); });
+    return {};
+  }
+  auto failed = ipc::read_seal_failed(record.body);
+  if (!failed) return failed.error();
+  // The object never was: its regions are free again, and its users are told why.
+  aftermath.gone.push_back(failed->object);
+  locked([&](Protocol& protocol) { protocol.releases.seal_failed(failed->object, failed->error); });
   return {};
 }
 
