@@ -16,7 +16,7 @@
 namespace muster {
 
 namespace detail {
-struct Lease;  // client/lease.hpp
+struct Lease;  // client/ops/lease.hpp
 }
 
 /// Untyped; what bundles are made of.

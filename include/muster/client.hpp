@@ -24,7 +24,7 @@
 namespace muster {
 
 namespace detail {
-class Connection;  // client/connection.hpp
+class Connection;  // client/core/connection.hpp
 }
 
 /// The dtype of a C++ element type.

@@ -17,7 +17,7 @@
 namespace muster {
 
 namespace detail {
-struct Seat;  // client/seat.hpp
+struct Seat;  // client/core/protocol/seat.hpp
 }
 
 /// An op that this seat owes after it took the place of a lost rank.

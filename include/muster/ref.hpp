@@ -17,8 +17,8 @@
 namespace muster {
 
 namespace detail {
-struct Hold;     // client/hold.hpp
-struct Opening;  // client/opening.hpp
+struct Hold;     // client/memory/hold.hpp
+struct Opening;  // client/memory/opening.hpp
 }  // namespace detail
 
 /// One array of an object, read-only, mapped from the store. Keeps its object alive.

@@ -14,7 +14,7 @@
 namespace muster {
 
 namespace detail {
-struct WorkState;  // client/work_state.hpp
+struct WorkState;  // client/core/protocol/work_state.hpp
 }
 
 /// What a rank gets of an op: no ref (barrier, send, reduce off root), one, or world_size of them.

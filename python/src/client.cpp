@@ -7,13 +7,14 @@
 #include <muster/ipc/byte_count.hpp>
 
 #include "bindings.hpp"
-#include "bounded_time.hpp"
-#include "forfeit.hpp"
+#include "base/bounded_time.hpp"
+#include "ops/forfeit.hpp"
 #include "gil.hpp"
-#include "hold.hpp"
+#include "ops/holds.hpp"
+#include "ops/objects.hpp"
 #include "objects.hpp"
-#include "requests.hpp"
-#include "seat.hpp"
+#include "core/requests.hpp"
+#include "core/protocol/seat.hpp"
 #include "structure.hpp"
 
 namespace muster::python {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/interrupted.hpp"
 #include "bindings.hpp"
 #include "signals.hpp"
 
@@ -133,7 +134,7 @@ NB_MODULE(_muster, module) {
   py::import_numpy();
   if (PyErr_Occurred()) throw nanobind::python_error();
   module.attr("__version__") = MUSTER_VERSION;
-  muster::detail::Connection::set_interrupted(&py::signal_came);
+  muster::detail::set_interrupted(&py::signal_came);
   nanobind::set_leak_warnings(false);
   py::bind_objects(module);
   py::bind_client(module);

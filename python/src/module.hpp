@@ -17,7 +17,7 @@
 
 #include <muster/muster.hpp>
 
-#include "connection.hpp"
+#include "core/connection.hpp"
 
 namespace muster::python {
 

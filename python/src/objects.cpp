@@ -11,9 +11,10 @@
 
 #include "bindings.hpp"
 #include "call.hpp"
-#include "call_deadline.hpp"
+#include "base/call_deadline.hpp"
 #include "gil.hpp"
-#include "hold.hpp"
+#include "ops/holds.hpp"
+#include "ops/objects.hpp"
 #include "names.hpp"
 #include "owners.hpp"
 #include "tree.hpp"

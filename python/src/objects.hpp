@@ -6,7 +6,7 @@
 
 #include "call.hpp"
 #include "module.hpp"
-#include "opening.hpp"
+#include "ops/holds.hpp"
 
 namespace muster::python {
 

@@ -12,8 +12,8 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "connection.hpp"
-#include "requests.hpp"
+#include "core/connection.hpp"
+#include "core/requests.hpp"
 
 extern char** environ;
 

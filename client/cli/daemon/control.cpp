@@ -13,7 +13,7 @@
 #include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
 
-#include "../../start_daemon.hpp"
+#include "../../core/start_daemon.hpp"
 #include "../json.hpp"
 #include "../message.hpp"
 #include "../text.hpp"

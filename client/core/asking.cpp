@@ -1,0 +1,163 @@
+// Asks the daemon on the socket, and waits for its replies. One thread at a time receives for all.
+#include "connection.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include <muster/ipc/failpoint.hpp>
+#include <muster/ipc/text.hpp>
+
+#include "base/bounded_time.hpp"
+#include "base/call_deadline.hpp"
+#include "base/interrupted.hpp"
+#include "requests.hpp"
+#include "start_daemon.hpp"
+
+namespace muster::detail {
+
+namespace wire = ipc::wire;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+
+std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+
+Error no_answer(const std::string& socket, steady_clock::duration waited) {
+  return {Code::timeout, "the daemon at " + socket + " did not answer within " + ipc::seconds_text(waited),
+          "is it stopped, or is the machine too busy? muster status"};
+}
+
+Result<ipc::Packet> checked(ipc::Packet packet) {
+  const auto* failure = wire::GetFrame(packet.bytes.data())->body_as_Failure();
+  if (!failure) return packet;
+  std::vector<int> ranks;
+  if (failure->ranks()) ranks.assign(failure->ranks()->begin(), failure->ranks()->end());
+  return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()), std::move(ranks));
+}
+
+void hit_sent(wire::Body asked) {
+  if (asked == wire::Body_Join) MUSTER_FAILPOINT(joining);
+  if (asked == wire::Body_Lookup) MUSTER_FAILPOINT(lookup);
+}
+
+}  // namespace
+
+Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanoseconds timeout, const Stop& stop) {
+  if (!alive()) return end_error();
+  const auto begin = steady_clock::now();
+  const auto until = CallDeadline::bound(begin + bounded(timeout));
+  const auto number = locked([](Protocol& protocol) { return protocol.replies.asked(); });
+  const auto frame = build(number);
+  const auto asked = wire::GetFrame(frame.data())->body_type();
+  if (auto sent = send_frame(frame, until); !sent) return abandon(number, wire::Body_NONE, sent.error());
+  hit_sent(asked);
+  for (auto next_look = steady_clock::now() + look_up_interval;;) {
+    if (steady_clock::now() > next_look) {
+      // Nobody may be called back under a lock.
+      if (interrupted() || (stop && stop()))
+        return abandon(number, asked, Error(Code::timeout, "the wait for the daemon's answer was interrupted"));
+      next_look = steady_clock::now() + look_up_interval;
+    }
+    const auto seen = receiving_.seen();
+    if (auto packet = locked([&](Protocol& protocol) { return protocol.replies.taken(number); })) {
+      if (!packet->lost_fds) return checked(std::move(*packet));
+      give_back(asked, *packet);
+      return ipc::descriptors_lost();
+    }
+    if (!alive()) return abandon(number, wire::Body_NONE, end_error());
+    const auto now = steady_clock::now();
+    if (now >= until) return abandon(number, asked, no_answer(welcome_.socket, now - begin));
+    const auto slice = std::min(look_up_interval, std::chrono::ceil<milliseconds>(until - now));
+    if (!receiving_.take_or_wait(seen, now + slice)) continue;
+    const Turn::Having turn(receiving_);
+    receive(slice);
+  }
+}
+
+void Connection::settle_abandoned(wire::Body asked, SteadyTime until) {
+  const auto any = [&] {
+    return locked([&](Protocol& protocol) { return protocol.replies.may_still_be_granted(asked); });
+  };
+  while (any() && alive() && !interrupted() && steady_clock::now() < until)
+    if (!receive_if_free()) exchange_.await_packet();
+}
+
+Result<void> Connection::send_frame(std::span<const std::byte> frame, SteadyTime until) {
+  for (;;) {
+    auto sent = exchange_.try_send(frame);
+    if (sent && *sent) return {};
+    Error error =
+        sent ? Error(Code::timeout, "the daemon does not read its socket", "look at: muster status") : sent.error();
+    const bool goes_on = sent && alive() && !interrupted() && steady_clock::now() <= until;
+    // The daemon reads no more of a client that doesn't read its replies. And one that ends says why.
+    receive_if_free();
+    if (!goes_on) return alive() ? error : end_error();
+    exchange_.await_room();
+  }
+}
+
+void Connection::tell(const Build& build) {
+  if (!alive()) return;
+  const auto number = locked([](Protocol& protocol) { return protocol.replies.told(); });
+  // What has no room now is told before the next request, or when somebody waits.
+  exchange_.tell(build(number));
+}
+
+Error Connection::abandon(std::uint64_t request, wire::Body asked, Error error) {
+  const auto late = locked([&](Protocol& protocol) { return protocol.replies.given_up(request, asked); });
+  if (late) give_back(asked, *late);
+  return error;
+}
+
+void Connection::give_back(wire::Body asked, const ipc::Packet& late) {
+  const auto* frame = wire::GetFrame(late.bytes.data());
+  if (const auto* segment = frame->body_as_Segment(); segment && asked == wire::Body_Lease)
+    tell_returned(*this, {segment->segment()});
+  if (const auto* joined = frame->body_as_Joined()) tell_left(*this, {joined->seat()});
+  if (const auto* object = frame->body_as_Object(); object && asked == wire::Body_Lookup) {
+    hold_began();
+    hold_ended({object->object()}, true);
+  }
+}
+
+bool Connection::receive(milliseconds timeout) {
+  const auto received = exchange_.receive(timeout, [this](ipc::Packet packet) { take_packet(std::move(packet)); });
+  if (!received) end(received.error());
+  if (received && *received == Exchange::Received::closed)
+    end(Error(Code::daemon_unavailable, "the daemon at " + welcome_.socket + " closed the connection",
+              "its log, " + daemon_log(welcome_.socket) + ", may say why; start it again: muster start"));
+  return !received || *received != Exchange::Received::nothing;
+}
+
+bool Connection::receive_if_free() {
+  if (!receiving_.try_take()) return false;
+  const Turn::Having turn(receiving_);
+  return receive(milliseconds(0));
+}
+
+void Connection::take_packet(ipc::Packet packet) {
+  const auto* frame = wire::GetFrame(packet.bytes.data());
+  if (const auto* goodbye = frame->body_as_Goodbye())
+    return end(Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint())));
+  const auto request = frame->request();
+  const auto asked = locked([&](Protocol& protocol) { return protocol.replies.arrived(request, packet); });
+  if (!asked) return;
+  give_back(static_cast<wire::Body>(*asked), packet);
+  // Only now: who waits for it asks for the same next.
+  locked([&](Protocol& protocol) { protocol.replies.given_back(request); });
+}
+
+void Connection::look_at_socket() {
+  constexpr std::int64_t interval_ns = 10'000'000;
+  const auto now = steady_clock::now().time_since_epoch().count();
+  auto next = next_look_ns_.load(std::memory_order_relaxed);
+  if (now < next) return;  // callers come by a million times a second
+  if (!next_look_ns_.compare_exchange_strong(next, now + interval_ns)) return;
+  static_cast<void>(receive_if_free());
+  exchange_.send_untold();
+}
+
+}  // namespace muster::detail

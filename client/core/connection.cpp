@@ -1,0 +1,200 @@
+// Opening and ending a connection, and the memory that the daemon gives it.
+#include "connection.hpp"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <thread>
+#include <utility>
+
+#include <muster/ipc/place.hpp>
+#include <muster/ipc/failpoint.hpp>
+
+#include "base/bounded_time.hpp"
+#include "base/interrupted.hpp"
+#include "fork.hpp"
+#include "requests.hpp"
+#include "base/scratch.hpp"
+#include "start_daemon.hpp"
+
+namespace muster::detail {
+
+namespace wire = ipc::wire;
+using std::chrono::steady_clock;
+
+namespace {
+
+/// Of a request that the daemon answers at once, whatever it has to do.
+constexpr auto answer_timeout = std::chrono::seconds(10);
+/// How much of the budget a process keeps free for its next arrays, and keeps mapped of what it doesn't read any more.
+constexpr std::uint64_t kept_share = 8;
+std::uint64_t kept_bytes(const Welcome& welcome) { return welcome.memory_bytes / kept_share; }
+
+}  // namespace
+
+struct Connection::Start {
+  Welcome welcome;
+  ipc::Fd socket;
+  Channel channel;
+};
+
+Connection::Connection(Start start)
+    : welcome_(std::move(start.welcome)),
+      names_(welcome_.client, protocol_.mutex()),
+      channel_(std::move(start.channel)),
+      exchange_(std::move(start.socket)),
+      submissions_(channel_, protocol_),
+      completions_(channel_),
+      receiving_(protocol_.mutex()),
+      reading_(protocol_.mutex()),
+      sending_parts_(protocol_.mutex()),
+      segments_(std::make_unique<Segments>(
+          memory_mutex_, [this](ipc::SegmentId id) { return map_segment(id); },
+          [this](ipc::SegmentId id) { tell_unmapped(id); },
+          [this] { return channel_.memory_wanted() ? 0 : kept_bytes(welcome_); })),
+      arena_(std::make_unique<Arena>(
+          memory_mutex_,
+          Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
+                          return lease_segment(bytes, timeout, stop);
+                        },
+                        [this](ipc::SegmentId id) {
+                          segments_->forget(id);
+                          tell_returned(*this, id);
+                        },
+                        [this] { collect(); }, [this] { return channel_.memory_wanted(); }},
+          kept_bytes(welcome_), welcome_.segments_about)) {}
+
+Connection::~Connection() = default;
+
+Result<std::shared_ptr<Connection>> Connection::open_or_reuse(const ConnectOptions& options) {
+  if (auto found = existing(ipc::socket_path(options.socket)); found && found->still_served()) return found;
+  return open(options);
+}
+
+// ---- opening ----
+
+Result<Channel> Connection::map_channel(const ipc::Fd& memory, const std::string& path) {
+  auto mapped = ipc::Mapping::map(memory, ipc::channel_bytes, ipc::Access::read_write);
+  if (!mapped) return mapped.error();
+  const auto& header = *reinterpret_cast<const ipc::ChannelHeader*>(mapped->data());
+  if (header.magic != ipc::channel_magic || header.version != ipc::channel_version)
+    return Error(Code::invalid,
+                 "the daemon at " + path + " has rings of layout " + std::to_string(header.version) +
+                     ", this process knows " + std::to_string(ipc::channel_version),
+                 "install the same version of Muster on both sides");
+  // A forked child must not write into its parent's rings.
+  if (::madvise(mapped->data(), mapped->bytes(), MADV_DONTFORK) != 0)
+    return ipc::system_error(Code::failed, "can't keep the channel from forked children", errno);
+  return Channel{std::move(*mapped), {}, {}};
+}
+
+Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, const ConnectOptions& options,
+                                                       SteadyTime until) {
+  auto greeted = greet(path, options.name, until);
+  if (!greeted) return greeted.error();
+  Start start;
+  start.welcome = std::move(greeted->welcome);
+  start.socket = std::move(greeted->socket);
+  auto channel = map_channel(greeted->channel, path);
+  // A daemon that is just ending forbids to map the rings. Then it has said so, or has closed the socket.
+  if (auto opened = open_rings(start.socket, path); !opened) return opened.error();
+  if (!channel) return channel.error();
+  start.channel = std::move(*channel);
+  start.channel.doorbell = std::move(greeted->doorbell);
+  start.channel.notify = std::move(greeted->notify);
+  std::shared_ptr<Connection> connection(new Connection(std::move(start)));
+  MUSTER_FAILPOINT(connected);
+  // Of two threads that connect at once both get the same connection; the other one closes here.
+  return remember_connection(connection);
+}
+
+Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& options) {
+  const std::string path = ipc::socket_path(options.socket);
+  const auto until = steady_clock::now() + bounded(options.timeout);
+  for (;;) {
+    auto attached = attach(path, options, until);
+    if (attached || attached.error().code() != Code::daemon_unavailable) return attached;
+    if (!options.start_daemon || steady_clock::now() >= until) return attached;
+    if (interrupted()) return Error(Code::timeout, "connecting to " + path + " was interrupted");
+    // Nobody there, or one that is just ending: start the next.
+    if (auto started = start_daemon(path, options, until); !started) return started.error();
+  }
+}
+
+// ---- ending ----
+
+bool Connection::still_served() {
+  for (;;) {
+    if (!alive() || !exchange_.has_hung_up()) return alive();
+    // Another thread may be reading the daemon's last words.
+    if (!receive_if_free()) std::this_thread::yield();
+  }
+}
+
+Error Connection::end_error() {
+  if (inherited())
+    return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
+                 "connect and join in the child: muster.init(), muster.group()");
+  // Nobody has to start what runs already.
+  const auto next = existing(welcome_.socket);
+  if (next && next->welcome().incarnation != welcome_.incarnation)
+    return Error(Code::daemon_restarted,
+                 "the daemon at " + welcome_.socket + " that this belonged to has ended, and another one serves there",
+                 "its objects and groups have gone with it: make the refs again, and join the groups again");
+  const auto why = locked([](Protocol& protocol) { return protocol.end_error(); });
+  return why.value_or(Error(Code::daemon_unavailable, "the connection to the daemon is closed"));
+}
+
+void Connection::end(const Error& error) {
+  if (!locked([&](Protocol& protocol) { return protocol.lose(error); })) return;
+  // What the daemon published before it ended still counts; then nothing more can come.
+  while (drain()) {
+  }
+  Works::Aftermath over;
+  locked([&](Protocol& protocol) { protocol.end(over); });
+  wake_waiters();
+  completions_.end_events(exchange_.fd());
+}
+
+// ---- memory ----
+
+Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                                const Stop& stop) {
+  const auto build = [&](std::uint64_t number) {
+    return build_frame(number, wire::Body_Lease, [&](auto& fbb) {
+      return wire::CreateLease(fbb, bytes, milliseconds_of(timeout), false).Union();
+    });
+  };
+  auto granted = request(build, timeout + answer_timeout, stop);
+  if (!granted) return granted.error();
+  return map_lease(*this, std::move(*granted));
+}
+
+Result<void> Connection::share(ipc::ObjectId object) {
+  for (const auto segment : arena_->share(object)) {
+    // What somebody views here stays mapped, and so its memory stays, too.
+    if (!segments_->forget(segment) || !arena_->hand_over(segment)) continue;
+    Scratch body;
+    ipc::write(ipc::HandOver{segment}, *body);
+    if (auto sent = submit(ipc::SubmissionType::hand_over, *body); !sent) return sent;
+  }
+  return {};
+}
+
+Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
+  locked([&](Protocol& protocol) { protocol.releases.mapped_again(segment); });
+  auto packet = ask(*this, wire::Body_Map, answer_timeout,
+                    [&](auto& fbb) { return wire::CreateMap(fbb, segment.value).Union(); });
+  if (!packet) return packet.error();
+  const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Segment();
+  if (!body || packet->fds.size() != 1) return Error(Code::failed, "the daemon's answer to Map makes no sense");
+  return SegmentHandle{std::move(packet->fds.front()), body->bytes()};
+}
+
+void Connection::tell_unmapped(ipc::SegmentId segment) {
+  if (!alive()) return;
+  locked([&](Protocol& protocol) { protocol.releases.unmapped(segment); });
+  submissions_.flush_releases();
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,190 @@
+// This process's connection to the daemon: the protocol's state, three parts that carry it out, and the memory that
+// goes with them. Thread-safe and without a thread of its own: a thread that waits reads for all. Which locks there
+// are, and their order: README.md.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/records.hpp>
+#include <muster/ipc/socket.hpp>
+#include <muster/options.hpp>
+#include <muster/result.hpp>
+
+#include "base/ordered_mutex.hpp"
+#include "channel.hpp"
+#include "completions.hpp"
+#include "exchange.hpp"
+#include "guarded_protocol.hpp"
+#include "memory/arena.hpp"
+#include "memory/fork_copies.hpp"
+#include "memory/hold.hpp"
+#include "memory/segments.hpp"
+#include "names.hpp"
+#include "submissions.hpp"
+#include "turn.hpp"
+#include "welcome.hpp"
+
+namespace muster::ipc::wire {
+enum Body : std::uint8_t;
+}
+
+namespace muster::detail {
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+class Connection : public std::enable_shared_from_this<Connection>, public HoldKeeper {
+ public:
+  // ---- opening and ending: connection.cpp ----
+  /// Connects and greets; starts a daemon if there is none and the options allow it. DaemonUnavailable otherwise.
+  [[nodiscard]] static Result<std::shared_ptr<Connection>> open(const ConnectOptions& options);
+  /// The open connection of this process to that socket (empty: any), if there is one.
+  [[nodiscard]] static std::shared_ptr<Connection> existing(const std::string& socket);
+  /// The open one to that socket if there is one, else a new one.
+  [[nodiscard]] static Result<std::shared_ptr<Connection>> open_or_reuse(const ConnectOptions& options);
+  ~Connection() override;
+
+  [[nodiscard]] const Welcome& welcome() const { return welcome_; }
+  /// False once the daemon is gone, or in a forked child.
+  [[nodiscard]] bool alive() const { return protocol_.alive(); }
+  /// The same, and looks: nobody may have noticed yet that the daemon has ended.
+  [[nodiscard]] bool still_served();
+  [[nodiscard]] bool inherited() const { return protocol_.inherited(); }
+  [[nodiscard]] Error end_error();
+
+  [[nodiscard]] Arena& arena() { return *arena_; }
+  [[nodiscard]] Segments& segments() { return *segments_; }
+  /// The object is on its way to others: what it keeps for them must not depend on what this process does.
+  [[nodiscard]] Result<void> share(ipc::ObjectId object);
+  [[nodiscard]] Names& names() { return names_; }
+  /// See GuardedProtocol. Also guards the successors of this connection's holds.
+  template <class Do>
+  decltype(auto) locked(Do&& what) {
+    return protocol_.locked(std::forward<Do>(what));
+  }
+
+  // ---- requests on the socket: asking.cpp ----
+  /// Sends a frame built by `build` and waits for the reply with the same number. A Failure becomes its Error.
+  /// What a reply that comes after nobody waits for it any more has brought is given back. The caller holds no lock.
+  using Build = std::function<std::vector<std::byte>(std::uint64_t request)>;
+  /// `stop`, if any, is asked now and then while the answer is not there; true ends the wait with Timeout.
+  using Stop = std::function<bool()>;
+  [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::chrono::nanoseconds timeout,
+                                            const Stop& stop = {});
+  /// Waits until nothing of this kind that was given up can still be granted: what was is given back before anything
+  /// that is asked from here on.
+  void settle_abandoned(ipc::wire::Body asked, SteadyTime until);
+  /// Sends a frame whose reply nobody waits for; a socket that is full now swallows it.
+  void tell(const Build& build);
+
+  // ---- records to the daemon: submitting.cpp ----
+  /// Writes a record into the ring and wakes the daemon if it sleeps. One that is too large for the ring goes by the
+  /// socket, in parts; Invalid if it is too large for that, too. Waits while the ring is full, at most 30 s: Timeout.
+  /// The caller holds no lock.
+  [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
+  /// The same without waiting. False: that would have been needed, and nothing was written.
+  [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
+  /// Sends a record before any that is submitted later, now or with the next one. Never waits. A daemon that has left
+  /// too many of them unread does not read any more: the connection ends.
+  void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
+  void hold_began() override { ++holds_; }
+  /// What finds no room in the ring goes with what is written next. Waits for the news of the object's end only where
+  /// this process would otherwise keep too much memory, and not for long if others may hold it.
+  void hold_ended(ipc::ObjectId object, bool shared) override;
+  /// Why this process's own object never came to be; nothing if it did, as far as is known.
+  [[nodiscard]] std::optional<Error> seal_error(ipc::ObjectId object);
+
+  // ---- records from the daemon: waiting.cpp ----
+  /// Waits until `over` says so or the time comes; reads completions meanwhile. False: it was the time.
+  [[nodiscard]] bool wait(const std::function<bool()>& over, SteadyTime until);
+  /// Reads what has come and calls back whom it concerns, without waiting.
+  void poll();
+  /// Reads what has come, and calls nobody back: for callers that run in the middle of somebody else's code.
+  void collect();
+  /// Calls back those whose works are over. Waiting and polling do, too.
+  void run_callbacks();
+  /// Calls `callback` when the work is over; at once if it is.
+  void on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback);
+  /// Readable when completions may have come since the last poll().
+  [[nodiscard]] Result<int> event_fd();
+
+  // ---- fork.cpp ----
+  void before_fork();
+  void after_fork_in_parent();
+  void after_fork_in_child();
+
+ private:
+  struct Start;
+  explicit Connection(Start start);
+  [[nodiscard]] static Result<Channel> map_channel(const ipc::Fd& memory, const std::string& path);
+  static Result<std::shared_ptr<Connection>> attach(const std::string& path, const ConnectOptions& options,
+                                                    SteadyTime until);
+  void end(const Error& error);
+  [[nodiscard]] Result<LeasedSegment> lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+                                                    const Stop& stop);
+  [[nodiscard]] Result<SegmentHandle> map_segment(ipc::SegmentId segment);
+  void tell_unmapped(ipc::SegmentId segment);
+
+  [[nodiscard]] Result<void> send_frame(std::span<const std::byte> frame, SteadyTime until);
+  bool receive(std::chrono::milliseconds timeout);
+  bool receive_if_free();
+  void take_packet(ipc::Packet packet);
+  void give_back(ipc::wire::Body asked, const ipc::Packet& late);
+  Error abandon(std::uint64_t request, ipc::wire::Body asked, Error error);
+  void look_at_socket();
+
+  [[nodiscard]] Result<void> submit_by_socket(const Submission& record, std::chrono::nanoseconds timeout);
+  [[nodiscard]] Result<void> send_parts(const Submission& record, std::chrono::nanoseconds timeout);
+  [[nodiscard]] Result<void> submit_when_there_is_room(const Submission& record, SteadyTime latest);
+  void announce(ipc::SubmissionType type);
+  void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience, std::atomic<SteadyTime>& wait_again);
+
+  struct Aftermath;
+  [[nodiscard]] Result<void> handle(const ipc::Record& record, Aftermath& aftermath);
+  [[nodiscard]] Result<void> handle_done(const ipc::Record& record, Aftermath& aftermath);
+  [[nodiscard]] Result<void> handle_object(const ipc::Record& record, Aftermath& aftermath);
+  bool drain();
+  void settle(Aftermath& aftermath);
+  void wake_waiters();
+  void unlock_after_fork();
+  void read_for_all(const std::function<bool()>& over, SteadyTime until);
+  static thread_local bool drains_here;  ///< this thread reads some ring, and what follows from that happens
+
+  Welcome welcome_;
+  GuardedProtocol protocol_;
+  Names names_;
+  Channel channel_;
+  Exchange exchange_;
+  Submissions submissions_;
+  Completions completions_;
+  Turn receiving_;          ///< from the socket
+  Turn reading_;            ///< the ring of completions
+  Turn sending_parts_;      ///< of a record that is too large for the ring
+  ipc::Patience patience_;  ///< of the one whose turn it is to read
+  std::atomic<std::int64_t> next_look_ns_{0};
+  std::atomic<std::uint64_t> holds_{0};
+  /// When to wait again for the end of an object that nobody else holds, and of one that others may hold.
+  std::array<std::atomic<SteadyTime>, 2> wait_again_{};
+
+  std::atomic<bool> has_forked_{false};  ///< children may hold what this process did
+  ipc::Fd lifeline_;                     ///< of a fork: the child's end
+  ForkCopies fork_copies_;               ///< between before_fork() and its end
+
+  OrderedMutex memory_mutex_{Rank::memory};
+  std::unique_ptr<Segments> segments_;
+  std::unique_ptr<Arena> arena_;
+};
+
+}  // namespace muster::detail

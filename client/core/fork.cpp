@@ -1,0 +1,173 @@
+// The handlers of fork(), and the list of connections that they, and lookups of one, go through.
+#include "fork.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include <muster/ipc/failpoint.hpp>
+
+#include "base/ordered_mutex.hpp"
+#include "connection.hpp"
+#include "requests.hpp"
+
+namespace muster::detail {
+
+namespace {
+
+struct Registry {
+  OrderedMutex fork_mutex{Rank::forks};  ///< held from prepare to its end: one fork at a time
+  OrderedMutex mutex{Rank::connections};
+  std::vector<std::weak_ptr<Connection>> connections;
+  std::vector<std::shared_ptr<Connection>> forking;    ///< locked between prepare and its end
+  std::vector<std::shared_ptr<Connection>> ended;      ///< met in prepare, and let go of without the lock
+  std::vector<std::shared_ptr<Connection>> inherited;  ///< kept for ever: see child()
+  bool handlers = false;
+};
+
+Registry& registry() {
+  static auto* instance = new Registry;  // outlives every static destructor
+  return *instance;
+}
+
+using Connections = std::vector<std::shared_ptr<Connection>>;
+
+/// Those of the registry that `known` lacks; the caller holds its lock. Copies, as the last owner must not end its
+/// connection under the lock.
+Connections open_connections_beside(const Connections& known) {
+  Connections found;
+  for (const auto& weak : registry().connections) {
+    auto connection = weak.lock();
+    if (connection && std::find(known.begin(), known.end(), connection) == known.end())
+      found.push_back(std::move(connection));
+  }
+  return found;
+}
+
+/// Leaves the registry locked. Another thread may open a connection meanwhile, which the child must know, too.
+void prepare() {
+  auto& all = registry();
+  all.fork_mutex.lock();
+  Connections prepared;
+  Connections ended;
+  all.mutex.lock();
+  for (auto fresh = open_connections_beside({}); !fresh.empty();) {
+    all.mutex.unlock();
+    for (auto& connection : fresh) {
+      const bool alive = connection->alive();
+      if (alive) connection->before_fork();
+      (alive ? prepared : ended).push_back(std::move(connection));
+    }
+    all.mutex.lock();
+    Connections known = prepared;
+    known.insert(known.end(), ended.begin(), ended.end());
+    fresh = open_connections_beside(known);
+  }
+  all.forking = std::move(prepared);
+  all.ended = std::move(ended);
+}
+
+void parent() {
+  auto& all = registry();
+  const auto connections = std::exchange(all.forking, {});
+  const auto ended = std::exchange(all.ended, {});
+  all.mutex.unlock();
+  for (const auto& connection : connections) connection->after_fork_in_parent();
+  all.fork_mutex.unlock();
+}
+
+void child() {
+  auto& all = registry();
+  auto connections = std::exchange(all.forking, {});
+  for (const auto& connection : connections) connection->after_fork_in_child();
+  // Never ended: threads that were waiting in it in the parent would be waited for, and they are not here. So the life
+  // line lasts as long as this process.
+  all.inherited.insert(all.inherited.end(), connections.begin(), connections.end());
+  all.inherited.insert(all.inherited.end(), all.ended.begin(), all.ended.end());
+  all.ended.clear();
+  all.mutex.unlock();
+  all.fork_mutex.unlock();
+}
+
+bool serves(const Connection& connection, const std::string& socket) {
+  return connection.alive() && (socket.empty() || connection.welcome().socket == socket);
+}
+
+}  // namespace
+
+std::shared_ptr<Connection> remember_connection(const std::shared_ptr<Connection>& connection) {
+  auto& all = registry();
+  std::vector<std::shared_ptr<Connection>> others;  // ends after the lock
+  const std::lock_guard lock(all.mutex);
+  if (!std::exchange(all.handlers, true)) ::pthread_atfork(prepare, parent, child);
+  std::erase_if(all.connections, [](const auto& weak) { return weak.expired(); });
+  for (const auto& weak : all.connections) {
+    auto other = weak.lock();
+    if (!other) continue;
+    others.push_back(other);
+    if (serves(*other, connection->welcome().socket)) return other;
+  }
+  all.connections.push_back(connection);
+  return connection;
+}
+
+std::shared_ptr<Connection> find_connection(const std::string& socket) {
+  Connections open;
+  {
+    const std::lock_guard lock(registry().mutex);
+    open = open_connections_beside({});
+  }
+  for (auto& connection : open)
+    if (serves(*connection, socket)) return std::move(connection);
+  return nullptr;
+}
+
+std::shared_ptr<Connection> Connection::existing(const std::string& socket) { return find_connection(socket); }
+
+void Connection::before_fork() {
+  // From here on no other thread of ours seals or releases, so that what the daemon keeps is what the child inherits.
+  submissions_.lock_for_fork();
+  if (holds_ > 0) {
+    has_forked_ = true;
+    auto line = ask(*this, ipc::wire::Body_Fork, std::chrono::seconds(10),
+                    [](auto& fbb) { return ipc::wire::CreateFork(fbb).Union(); });
+    if (line && line->fds.size() == 1) lifeline_ = std::move(line->fds.front());
+    MUSTER_FAILPOINT(forking);
+  }
+  completions_.lock_for_fork();
+  exchange_.lock_for_fork();
+  memory_mutex_.lock_for_fork();
+  protocol_.lock_for_fork();
+  fork_copies_.take(*arena_);
+}
+
+void Connection::unlock_after_fork() {
+  protocol_.unlock_after_fork();
+  memory_mutex_.unlock_after_fork();
+  exchange_.unlock_after_fork();
+  completions_.unlock_after_fork();
+  submissions_.unlock_after_fork();
+}
+
+void Connection::after_fork_in_parent() {
+  fork_copies_.drop();
+  lifeline_.reset();  // the child has its own copy of this end
+  unlock_after_fork();
+  submissions_.flush_releases();
+}
+
+void Connection::after_fork_in_child() {
+  protocol_.inherit();
+  fork_copies_.move_in(*arena_);
+  arena_->disown();
+  channel_.inherit();
+  exchange_.inherit();
+  completions_.inherit();
+  submissions_.inherit();
+  unlock_after_fork();
+}
+
+}  // namespace muster::detail

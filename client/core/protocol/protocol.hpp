@@ -1,0 +1,55 @@
+// All that a connection knows, without socket, ring, thread, clock or lock: events go in, what follows comes out.
+// Tested without a daemon, in every order of events.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include <muster/result.hpp>
+
+#include "releases.hpp"
+#include "replies.hpp"
+#include "works.hpp"
+
+namespace muster::detail {
+
+enum class Life : std::uint8_t {
+  open,
+  ending,    ///< the daemon is gone, and what it wrote before is still read
+  ended,     ///< nothing can come any more
+  inherited  ///< by a forked child, which may use nothing of it
+};
+
+struct Protocol {
+  Works works;
+  Releases releases;
+  Replies replies;
+
+  [[nodiscard]] Life life() const { return life_; }
+  [[nodiscard]] const std::optional<Error>& end_error() const { return end_error_; }
+
+  /// The daemon is gone. False: that was known.
+  [[nodiscard]] bool lose(const Error& error) {
+    if (life_ != Life::open) return false;
+    life_ = Life::ending;
+    end_error_ = error;
+    return true;
+  }
+  /// All that it wrote has been read: what is in flight is over.
+  void end(Works::Aftermath& aftermath) {
+    if (life_ != Life::ending) return;
+    life_ = Life::ended;
+    works.lost(*end_error_, aftermath);
+  }
+  /// This process is a forked child.
+  void inherit() {
+    life_ = Life::inherited;
+    releases.inherited();
+  }
+
+ private:
+  Life life_ = Life::open;
+  std::optional<Error> end_error_;
+};
+
+}  // namespace muster::detail

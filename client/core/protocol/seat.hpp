@@ -1,0 +1,32 @@
+// This process's place in a group.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/options.hpp>
+
+namespace muster::detail {
+
+class Connection;
+
+/// What does not change while it is held. The rest, as the daemon last told it, is SeatState.
+struct Seat {
+  std::shared_ptr<Connection> connection;
+  std::string name;
+  int rank = 0;
+  int world_size = 1;
+  OnLoss on_loss = OnLoss::fail;
+  bool open = false;
+  std::chrono::nanoseconds timeout{};
+  ipc::SeatId id;
+
+  Seat() = default;
+  Seat(const Seat&) = delete;
+  Seat& operator=(const Seat&) = delete;
+  ~Seat();
+};
+
+}  // namespace muster::detail

@@ -1,0 +1,178 @@
+// The frames that more than one file sends, and the greeting.
+#include "requests.hpp"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+#include <thread>
+
+#include <muster/ipc/failpoint.hpp>
+#include <muster/ipc/place.hpp>
+
+#include "base/interrupted.hpp"
+
+namespace muster::detail {
+
+namespace wire = ipc::wire;
+
+namespace {
+
+constexpr auto mapped_timeout = std::chrono::seconds(30);
+
+std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+
+Error ending(const std::string& path) {
+  return {Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again"};
+}
+
+Error silent(const std::string& path) {
+  return {Code::timeout, "the daemon at " + path + " does not answer",
+          "is it stopped (kill -CONT lets it go on), or is the machine too busy? muster doctor may help"};
+}
+
+Error refused(const std::string& path, int error_number) {
+  const bool absent =
+      error_number == ENOENT || error_number == ECONNREFUSED || error_number == ECONNRESET || error_number == ENOTDIR;
+  if (absent) {
+    const std::string where = path == ipc::socket_path("") ? std::string() : " --socket " + path;
+    return {Code::daemon_unavailable, "no daemon listens at " + path, "start one: muster start" + where};
+  }
+  return ipc::system_error(Code::denied, "can't connect to " + path, error_number, "look at the socket's permissions");
+}
+
+Result<ipc::Fd> connect_to(const std::string& path, SteadyTime until) {
+  const auto address = ipc::unix_address(path);
+  if (!address) return address.error();
+  ipc::Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return ipc::system_error(Code::failed, "can't make a socket", errno);
+  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) return refused(path, errno);
+    // Its queue of newcomers is full. A stopped daemon's stays so.
+    if (std::chrono::steady_clock::now() > until || interrupted()) return silent(path);
+    constexpr auto nap = std::chrono::milliseconds(5);
+    std::this_thread::sleep_for(nap);
+  }
+  if (auto own = ipc::check_listener(socket, path); !own) return own.error();
+  return socket;
+}
+
+Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& path, SteadyTime until) {
+  for (;;) {
+    ipc::Packet packet;
+    auto received = ipc::receive_packet(socket, packet);
+    if (!received) return received.error();
+    if (*received == ipc::Received::packet) return packet;
+    if (*received == ipc::Received::closed) return ending(path);
+    if (std::chrono::steady_clock::now() > until || interrupted()) return silent(path);
+    pollfd readable{socket.get(), POLLIN, 0};
+    ::poll(&readable, 1, static_cast<int>(look_up_interval.count()));
+  }
+}
+
+/// What a daemon says that does not want this client; nothing of another answer.
+std::optional<Error> refusal(const wire::Frame& frame) {
+  if (const auto* failure = frame.body_as_Failure())
+    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
+  if (const auto* goodbye = frame.body_as_Goodbye())
+    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
+  return std::nullopt;
+}
+
+std::vector<std::byte> hello(const std::string& name, SteadyTime until) {
+  return build_frame(1, wire::Body_Hello, [&](auto& fbb) {
+    const auto own_name = fbb.CreateString(name.empty() ? std::string(program_invocation_short_name) : name);
+    const auto timeout_ms = milliseconds_of(until - std::chrono::steady_clock::now());
+    return wire::CreateHello(fbb, ipc::protocol_version, own_name, fbb.CreateString("c++"), timeout_ms).Union();
+  });
+}
+
+}  // namespace
+
+Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until) {
+  auto socket = connect_to(path, until);
+  if (!socket) return socket.error();
+  // A daemon that refuses may have closed already; what it said can still be read.
+  static_cast<void>(ipc::send_packet(*socket, hello(name, until), {}));
+  // A daemon that is full answers at `until`; what it says is worth a moment more.
+  auto packet = receive_within(*socket, path, until + std::chrono::seconds(1));
+  if (!packet) return packet.error();
+  const auto* frame = wire::GetFrame(packet->bytes.data());
+  if (auto refused = refusal(*frame)) return *refused;
+  if (packet->lost_fds) return ipc::descriptors_lost();
+  const auto* body = frame->body_as_Welcome();
+  if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
+  if (body->protocol() != ipc::protocol_version)
+    return Error(Code::invalid,
+                 "the daemon at " + path + " (version " + text(body->version()) + ") speaks protocol " +
+                     std::to_string(body->protocol()) + ", this process protocol " +
+                     std::to_string(ipc::protocol_version),
+                 "install the same version of Muster on both sides");
+  Greeted greeted;
+  greeted.welcome = {text(body->version()), path,
+                     body->incarnation(),   {body->client()},
+                     body->memory_bytes(),  body->segments_about(),
+                     body->in_flight_max(), std::chrono::milliseconds(body->pickle_lease_ms())};
+  greeted.socket = std::move(*socket);
+  greeted.channel = std::move(packet->fds[0]);
+  greeted.doorbell = std::move(packet->fds[1]);
+  greeted.notify = std::move(packet->fds[2]);
+  return greeted;
+}
+
+Result<void> open_rings(const ipc::Fd& socket, const std::string& path) {
+  // Of no segment: of the rings.
+  const auto frame = build_frame(2, wire::Body_Mapped, [](auto& fbb) { return wire::CreateMapped(fbb, 0).Union(); });
+  static_cast<void>(ipc::send_packet(socket, frame, {}));  // a daemon that is gone shows by its answer
+  auto packet = receive_within(socket, path, std::chrono::steady_clock::now() + mapped_timeout);
+  if (!packet) return packet.error();
+  const auto* answer = wire::GetFrame(packet->bytes.data());
+  if (answer->body_as_Ok()) return {};
+  if (auto refused = refusal(*answer)) return *refused;
+  return Error(Code::failed, "the daemon's answer to Mapped makes no sense");
+}
+
+std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout) {
+  constexpr std::int64_t day_ms = 86'400'000;
+  const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
+  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(count, 0, day_ms));
+}
+
+void tell_returned(Connection& connection, ipc::SegmentId segment) {
+  connection.tell([&](std::uint64_t number) {
+    return build_frame(number, wire::Body_Return,
+                       [&](auto& fbb) { return wire::CreateReturn(fbb, segment.value).Union(); });
+  });
+}
+
+void tell_left(Connection& connection, ipc::SeatId seat) {
+  connection.tell([&](std::uint64_t number) {
+    return build_frame(number, wire::Body_Leave, [&](auto& fbb) { return wire::CreateLeave(fbb, seat.value).Union(); });
+  });
+}
+
+Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted) {
+  const auto* body = wire::GetFrame(granted.bytes.data())->body_as_Segment();
+  if (!body || granted.fds.size() != 1) return Error(Code::failed, "the daemon's answer to Lease makes no sense");
+  MUSTER_FAILPOINT(leased);
+  const ipc::SegmentId id{body->segment()};
+  auto mapping = ipc::Mapping::map(granted.fds.front(), body->bytes(), ipc::Access::read_write);
+  if (!mapping) {
+    tell_returned(connection, id);
+    return mapping.error();
+  }
+  auto sealed = ask(connection, wire::Body_Mapped, mapped_timeout,
+                    [&](auto& fbb) { return wire::CreateMapped(fbb, id.value).Union(); });
+  if (!sealed) {
+    mapping->unmap();
+    tell_returned(connection, id);
+    return sealed.error();
+  }
+  MUSTER_FAILPOINT(mapped);
+  return LeasedSegment{id, std::move(granted.fds.front()), std::move(*mapping)};
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,20 @@
+#include "protocol/seat.hpp"
+
+#include "connection.hpp"
+#include "requests.hpp"
+#include "protocol/work_state.hpp"
+
+namespace muster::detail {
+
+Seat::~Seat() {
+  if (!connection) return;
+  const bool is_seated = connection->locked([&](Protocol& protocol) { return protocol.works.seat_dropped(id); });
+  // May happen anywhere, also while completions are read, so nobody waits for the answer.
+  if (is_seated) tell_left(*connection, id);
+}
+
+std::string WorkState::what() const {
+  return std::string(ipc::name(kind)) + (seat ? " in group '" + seat->name + "'" : " over refs");
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,220 @@
+// Reads what the daemon says, and waits for it: one waiter at a time reads the ring for all, there is no thread of our
+// own. What follows from a record (holds and seats that end, segments that go back, calls back) happens without a lock.
+#include <algorithm>
+#include <utility>
+
+#include <muster/ipc/failpoint.hpp>
+
+#include "base/call_deadline.hpp"
+#include "base/interrupted.hpp"
+#include "connection.hpp"
+#include "requests.hpp"
+
+namespace muster::detail {
+
+using std::chrono::steady_clock;
+
+namespace {
+
+/// Set as long as this lives, and then what it was.
+class Flag {
+ public:
+  explicit Flag(bool& flag) : flag_(flag), before_(std::exchange(flag, true)) {}
+  Flag(const Flag&) = delete;
+  Flag& operator=(const Flag&) = delete;
+  ~Flag() { flag_ = before_; }
+
+ private:
+  bool& flag_;
+  bool before_;
+};
+
+}  // namespace
+
+// ---- reading ----
+
+struct Connection::Aftermath {
+  Works::Aftermath works;
+  std::vector<ipc::ObjectId> gone;
+  std::vector<ipc::SegmentId> segments_gone;
+  bool memory_wanted = false;
+};
+
+thread_local bool Connection::drains_here = false;
+
+bool Connection::drain() {
+  const Flag reading(drains_here);
+  Aftermath aftermath;
+  const auto read = completions_.read([&](const ipc::Record& record) { return handle(record, aftermath); });
+  if (read.any) settle(aftermath);
+  if (read.broken) end(*read.broken);
+  return read.any;
+}
+
+void Connection::settle(Aftermath& aftermath) {
+  wake_waiters();
+  for (const auto object : aftermath.gone) arena_->object_gone(object);
+  if (aftermath.memory_wanted) arena_->trim();
+  for (const auto segment : aftermath.segments_gone) segments_->gone(segment);
+  for (const auto seat : aftermath.works.unwanted_seats) tell_left(*this, seat);
+  aftermath.works = {};
+  submissions_.flush_releases();
+}
+
+Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath) {
+  switch (static_cast<ipc::CompletionType>(record.type)) {
+    case ipc::CompletionType::done: return handle_done(record, aftermath);
+    case ipc::CompletionType::failed: {
+      auto failed = ipc::read_failed(record.body);
+      if (!failed) return failed.error();
+      locked([&](Protocol& protocol) { protocol.works.over(failed->work, failed->error, {}, aftermath.works); });
+      return {};
+    }
+    case ipc::CompletionType::object_gone:
+    case ipc::CompletionType::seal_failed: return handle_object(record, aftermath);
+    case ipc::CompletionType::group_changed: {
+      auto changed = ipc::read_group_changed(record.body);
+      if (!changed) return changed.error();
+      locked([&](Protocol& protocol) { protocol.works.group_changed(*changed); });
+      return {};
+    }
+    case ipc::CompletionType::segment_gone: {
+      auto gone = ipc::read_segment_gone(record.body);
+      if (!gone) return gone.error();
+      aftermath.segments_gone.push_back(gone->segment);
+      return {};
+    }
+    case ipc::CompletionType::memory_wanted: aftermath.memory_wanted = true; return {};
+  }
+  return Error(Code::invalid, "the daemon sent a record of unknown type " + std::to_string(record.type),
+               "install the same version of Muster on both sides");
+}
+
+Result<void> Connection::handle_done(const ipc::Record& record, Aftermath& aftermath) {
+  auto done = ipc::read_done(record.body);
+  if (!done) return done.error();
+  Outcome outcome;
+  outcome.contributors = static_cast<int>(done->contributors);
+  for (auto& item : done->items) {
+    auto hold =
+        std::make_shared<Hold>(shared_from_this(), *this, item.object, item.capability, std::move(item.manifest));
+    hold->described = item.described;
+    hold->shared = true;
+    outcome.refs.emplace_back(std::shared_ptr<const Hold>(std::move(hold)));
+  }
+  done->items.clear();
+  MUSTER_FAILPOINT(completed);
+  locked([&](Protocol& protocol) {
+    protocol.works.over(done->work, std::move(outcome), std::move(*done), aftermath.works);
+  });
+  return {};
+}
+
+Result<void> Connection::handle_object(const ipc::Record& record, Aftermath& aftermath) {
+  if (static_cast<ipc::CompletionType>(record.type) == ipc::CompletionType::object_gone) {
+    auto gone = ipc::read_object_gone(record.body);
+    if (!gone) return gone.error();
+    aftermath.gone.push_back(gone->object);
+    if (protocol_.has_seal_errors()) locked([&](Protocol& protocol) { protocol.releases.object_gone(gone->object); });
+    return {};
+  }
+  auto failed = ipc::read_seal_failed(record.body);
+  if (!failed) return failed.error();
+  // The object never was: its regions are free again, and its users are told why.
+  aftermath.gone.push_back(failed->object);
+  locked([&](Protocol& protocol) { protocol.releases.seal_failed(failed->object, failed->error); });
+  return {};
+}
+
+// ---- calling back ----
+
+void Connection::on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback) {
+  if (!locked([&](Protocol& protocol) { return protocol.works.call_back(work, callback); })) callback();
+}
+
+void Connection::run_callbacks() {
+  while (protocol_.has_callbacks() && !inherited()) {
+    const auto due = locked([](Protocol& protocol) { return protocol.works.take_callbacks(); });
+    const CallDeadline none;
+    for (const auto& callback : due) callback();
+  }
+}
+
+// ---- waiting ----
+
+bool Connection::wait(const std::function<bool()>& over, SteadyTime until) {
+  collect();
+  if (!protocol_.has_callbacks() && over()) return true;
+  auto next_look = steady_clock::now() + look_up_interval;
+  for (;;) {
+    const auto seen = reading_.seen();
+    run_callbacks();
+    if (over()) return true;
+    const auto now = steady_clock::now();
+    if (!alive() || now >= until) return over();
+    if (now >= next_look) {
+      if (interrupted()) return over();
+      next_look = now + look_up_interval;
+    }
+    const auto latest = std::min(until, next_look);
+    if (!reading_.take_or_wait(seen, latest)) continue;
+    const Turn::Having turn(reading_);
+    read_for_all(over, latest);
+  }
+}
+
+void Connection::read_for_all(const std::function<bool()>& over, SteadyTime until) {
+  constexpr unsigned rounds_per_look = 8;  // at the clock
+  ipc::Backoff backoff;
+  const auto begin = steady_clock::now();
+  while (!over() && alive() && !protocol_.has_callbacks()) {
+    if (completions_.any() && drain()) {
+      backoff.reset();
+      continue;
+    }
+    backoff.step();
+    if (backoff.rounds() % rounds_per_look != 0) continue;
+    const auto now = steady_clock::now();
+    if (now >= until) break;
+    if (now >= begin + patience_.poll_max(backoff)) completions_.sleep(over, until);
+  }
+  patience_.waited(steady_clock::now() - begin);
+  // Once in a while, and whenever nothing has come for long: is the daemon still there?
+  look_at_socket();
+}
+
+void Connection::wake_waiters() {
+  reading_.tell();
+  completions_.wake_sleepers();
+}
+
+void Connection::collect() {
+  if (alive() && completions_.any()) drain();
+}
+
+// ---- event loops ----
+
+void Connection::poll() {
+  if (inherited()) return;
+  const bool watched = completions_.is_watched();
+  // Before the looks, so that nothing that comes in between is missed.
+  if (watched) completions_.heard();
+  if (alive()) {
+    drain();
+    // Armed again before the last look, so that nothing that comes in between is missed.
+    if (watched && completions_.rearm()) drain();
+    // An event loop calls because the socket, too, may have something.
+    if (watched) static_cast<void>(receive_if_free());
+    else look_at_socket();
+  } else {
+    completions_.silence();
+  }
+  run_callbacks();
+}
+
+Result<int> Connection::event_fd() {
+  if (!alive()) return end_error();
+  return completions_.event_fd(exchange_.fd());
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,23 @@
+// What the daemon said of itself when this process came.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include <muster/ipc/ids.hpp>
+
+namespace muster::detail {
+
+struct Welcome {
+  std::string version;
+  std::string socket;
+  std::uint64_t incarnation = 0;
+  ipc::ClientId client;
+  std::uint64_t memory_bytes = 0;
+  std::uint32_t segments_about = 0;  ///< how many a process should hold at most
+  std::uint32_t in_flight_max = 0;
+  std::chrono::milliseconds pickle_lease{};
+};
+
+}  // namespace muster::detail

@@ -1,0 +1,40 @@
+// An object's segments, mapped for as long as views over them exist. A ref alone keeps no mapping in use: the object
+// may move, and where it lay is given back only when nobody maps it any more.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include <muster/ipc/ids.hpp>
+#include <muster/ipc/small_vector.hpp>
+#include <muster/ref.hpp>
+#include <muster/result.hpp>
+
+#include "hold.hpp"
+#include "segments.hpp"
+
+namespace muster::detail {
+
+/// What views keep.
+struct Opening {
+  Opening(std::shared_ptr<const Hold> of, Segments& among) : hold(std::move(of)), segments(among) {}
+  Opening(const Opening&) = delete;
+  Opening& operator=(const Opening&) = delete;
+  ~Opening();
+
+  std::shared_ptr<const Hold> hold;
+  Segments& segments;  ///< of the hold's connection
+  ipc::SmallVector<ipc::SegmentId, 1> mapped;
+};
+
+struct Opened {
+  std::shared_ptr<const Opening> opening;
+  std::vector<ArrayView> views;
+  [[nodiscard]] const std::shared_ptr<const Hold>& hold() const { return opening->hold; }
+};
+
+/// Views of all leaves, where the hold says that they lie. Invalid if a segment is gone.
+[[nodiscard]] Result<Opened> open_there(std::shared_ptr<const Hold> hold, Segments& segments);
+
+}  // namespace muster::detail

@@ -1,0 +1,25 @@
+// A region that a buffer writes in; given back to the arena when the buffer goes without being sealed.
+#pragma once
+
+#include <memory>
+
+#include <muster/ipc/fd.hpp>
+#include <muster/ipc/ids.hpp>
+
+#include "memory/arena.hpp"
+
+namespace muster::detail {
+
+class Connection;
+
+struct Lease {
+  std::shared_ptr<Connection> connection;
+  ArenaRegion region;
+  LeasedSegment hard;  ///< of a hard lease: a segment of its own, outside the arena
+  Lease() = default;
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  ~Lease();
+};
+
+}  // namespace muster::detail

@@ -1,0 +1,39 @@
+// Making objects: sealing regions, naming parts of what exists; and ops over objects of this process.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include <muster/ipc/manifest.hpp>
+#include <muster/ipc/records.hpp>
+#include <muster/options.hpp>
+#include <muster/ref.hpp>
+#include <muster/result.hpp>
+#include <muster/work.hpp>
+
+namespace muster::detail {
+
+class Connection;
+struct Lease;
+
+/// Called around a wait, and only around one: a caller who holds a lock that others want gives it up meanwhile.
+using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);
+/// Regions of the arena that become an object with one hold of this process. `addresses`: any address inside each
+/// region.
+[[nodiscard]] Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
+                               std::span<const std::byte* const> addresses, std::uint64_t copied_bytes,
+                               AroundWait around = nullptr);
+/// A hard lease becomes an object that nobody can write any more, this process included.
+[[nodiscard]] Result<Ref> seal_hard(Lease& lease, ipc::Manifest manifest);
+/// An object made of parts of another's bytes; nothing is copied.
+[[nodiscard]] Result<Ref> derive(const Ref& whole, ipc::Manifest manifest);
+/// Rows of a plain array, along axis 0.
+[[nodiscard]] Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows);
+
+/// Starts an op over objects of this process.
+[[nodiscard]] Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record,
+                                   std::span<const Ref> inputs, const OpOptions& options);
+
+}  // namespace muster::detail

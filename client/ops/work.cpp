@@ -1,0 +1,117 @@
+#include <muster/work.hpp>
+
+#include <algorithm>
+#include <optional>
+
+#include <muster/ipc/text.hpp>
+
+#include "base/bounded_time.hpp"
+#include "core/connection.hpp"
+#include "core/requests.hpp"
+#include "core/protocol/seat.hpp"
+
+namespace muster {
+
+namespace wire = ipc::wire;
+using std::chrono::steady_clock;
+
+namespace {
+
+/// Beyond the op's own deadline the daemon needs a moment to say so.
+constexpr auto grace = std::chrono::milliseconds(100);
+/// One that has much to do, but answers, gets more: every rank is to have the same outcome.
+constexpr auto grace_while_it_answers = std::chrono::seconds(5);
+/// A daemon that is stopped must not make a bounded wait a long one.
+constexpr auto question_timeout = std::chrono::milliseconds(100);
+
+/// Who has not contributed; nothing if the daemon does not answer.
+std::optional<std::vector<int>> missing_ranks(detail::WorkState& state) {
+  auto packet = detail::ask(*state.connection, wire::Body_MissingQuery, question_timeout,
+                            [&](auto& fbb) { return wire::CreateMissingQuery(fbb, state.id.value).Union(); });
+  if (!packet) return std::nullopt;
+  const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Missing();
+  if (!body || !body->ranks()) return std::vector<int>();
+  return std::vector<int>(body->ranks()->begin(), body->ranks()->end());
+}
+
+Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited, const std::vector<int>& ranks) {
+  std::string message = state.what() + " is not over after " + ipc::seconds_text(waited);
+  if (!ranks.empty()) {
+    message += ranks.size() == 1 ? "; still missing: rank " : "; still missing: ranks ";
+    for (std::size_t i = 0; i < ranks.size(); ++i) message += (i ? ", " : "") + std::to_string(ranks[i]);
+  }
+  return {Code::timeout, message,
+          ranks.empty() ? "the op goes on: wait again; muster status shows whether it waits for memory"
+                        : "the op goes on: wait again, or find out what these ranks are doing",
+          ranks};
+}
+
+/// Waits until the op is over; the time is bounded by the op's deadline.
+Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
+  const auto over = [&] { return state.over.load(std::memory_order_acquire); };
+  const auto begin = steady_clock::now();
+  const auto latest = timeout ? begin + detail::bounded(*timeout) : steady_clock::time_point::max();
+  auto& connection = *state.connection;
+  if (connection.wait(over, std::min(latest, state.deadline + grace))) return {};
+  const bool was_due = steady_clock::now() >= state.deadline + grace;
+  const auto missing = connection.alive() ? missing_ranks(state) : std::nullopt;
+  if (was_due && missing && connection.wait(over, std::min(latest, state.deadline + grace_while_it_answers))) return {};
+  // It may have ended while the daemon was asked who is missing.
+  if (over()) return {};
+  if (!connection.alive()) return connection.end_error();
+  const auto waited = steady_clock::now() - begin;
+  if (!missing)
+    return Error(Code::timeout,
+                 state.what() + " is not over after " + ipc::seconds_text(waited) + ", and the daemon at " +
+                     connection.welcome().socket + " does not answer",
+                 "is it stopped, or is the machine too busy? muster status");
+  return still_waiting(state, waited, *missing);
+}
+
+/// The outcome once it is there.
+Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
+  if (!state.over.load(std::memory_order_acquire))
+    if (auto waited = wait_until_over(state, timeout); !waited) return waited.error();
+  // It may have been read by a call that starts an op, which calls nobody back.
+  state.connection->run_callbacks();
+  if (!*state.outcome) return state.outcome->error();
+  return &**state.outcome;
+}
+
+}  // namespace
+
+bool Work::done() const {
+  if (!state_) return false;
+  if (!state_->over.load(std::memory_order_acquire)) state_->connection->poll();
+  state_->connection->run_callbacks();
+  return state_->over.load(std::memory_order_acquire);
+}
+
+Result<Outcome> Work::wait(Timeout timeout) const {
+  if (!state_) return Error(Code::invalid, "an empty Work has no outcome");
+  auto outcome = wait_for(*state_, timeout);
+  if (!outcome) return outcome.error();
+  return **outcome;
+}
+
+Result<Ref> Work::ref(Timeout timeout) const {
+  if (!state_) return Error(Code::invalid, "an empty Work has no outcome");
+  auto outcome = wait_for(*state_, timeout);
+  if (!outcome) return outcome.error();
+  const auto& refs = (*outcome)->refs;
+  if (refs.size() != 1)
+    return Error(Code::invalid, "this rank gets " + std::to_string(refs.size()) + " objects of " + state_->what(),
+                 "use wait()");
+  return refs.front();
+}
+
+Result<int> Work::fd() const {
+  if (!state_) return Error(Code::invalid, "an empty Work has no descriptor");
+  return state_->connection->event_fd();
+}
+
+void Work::on_done(std::function<void()> callback) const {
+  if (state_) state_->connection->on_done(state_, std::move(callback));
+}
+
+}  // namespace muster
