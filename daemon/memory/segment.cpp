@@ -1,21 +1,11 @@
 #include "memory/segment.hpp"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <new>
-#include <optional>
 
 #include <muster/ipc/byte_count.hpp>
 
 #include "base/assert.hpp"
-
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
 
 namespace musterd {
 
@@ -26,11 +16,6 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-constexpr std::uint64_t page_bytes = 4096;
-constexpr std::uint64_t segment_bytes_max = std::uint64_t{1} << 46;
-
-std::string label(SegmentId id) { return "segment " + std::to_string(id.value); }
-
 Error not_yours(SegmentId id) {
   return Error(Code::denied, label(id) + " was not leased to this client, or was given back");
 }
@@ -39,17 +24,6 @@ Error not_yours(SegmentId id) {
 Error not_done(SegmentId id) {
   return Error(Code::out_of_memory, label(id) + " was not sealed: the daemon has no memory left for itself",
                "try again");
-}
-
-/// For a mapping that can't be made writable later. Kernels before 6.7 count a shared mapping through a writable
-/// descriptor as a writer, however it is protected, and then refuse F_SEAL_WRITE. Without /proc that one has to do.
-Result<ipc::Fd> read_only_descriptor(const ipc::Fd& fd) {
-  const auto path = "/proc/self/fd/" + std::to_string(fd.get());
-  // A client may have a lease on the file, and who opens it would wait for its end.
-  ipc::Fd reader(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!reader && errno == EWOULDBLOCK)
-    return Error(Code::invalid, "the file of the segment is leased (F_SETLEASE)", "give that lease up first");
-  return reader ? std::move(reader) : fd.duplicate();
 }
 
 }  // namespace
@@ -100,23 +74,30 @@ std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {
 
 Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
   if (bytes == 0) return Error(Code::invalid, "can't make a segment of 0 B", "ask for at least 1 byte");
-  if (bytes > segment_bytes_max)
-    return Error(Code::invalid, "can't make a segment of " + ipc::over_text(bytes, segment_bytes_max),
+  if (bytes > limits_.bytes_max)
+    return Error(Code::invalid, "can't make a segment of " + ipc::over_text(bytes, limits_.bytes_max),
                  "use smaller arrays");
   auto segment = book(client, bytes, turn);
   if (!segment) return segment.error();
   auto& writer = clients_[client.client];
-  auto fd = ipc::create_memfd("muster-client", (*segment)->bytes());
-  if (!fd) return fd.error();
-  (*segment)->fd_ = std::move(*fd);
   (*segment)->hard_requested_ = hard;
+  if (auto created = create(**segment, SegmentSpec::Writer::client); !created) return created.error();
   kept_.emplace((*segment)->id(), *segment);
   writer.leased.push_back(**segment);
   return *segment;
 }
 
+Result<void> SegmentTable::create(Segment& segment, SegmentSpec::Writer writer) {
+  auto memory = backing_.create({segment.id_, segment.bytes_, writer, segment.hard_requested_});
+  if (!memory) return memory.error();
+  segment.memory_ = std::move(*memory);
+  segment.descriptor_ = segment.memory_->descriptor();
+  return {};
+}
+
 Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn turn) {
-  bytes = (bytes + page_bytes - 1) / page_bytes * page_bytes;
+  const std::uint64_t unit = limits_.granularity_bytes;
+  bytes = (bytes + unit - 1) / unit * unit;
   const bool small = bytes <= small_segment_bytes_max;
   if (!small && turn == Turn::before_others)
     return Error(Code::out_of_memory,
@@ -135,30 +116,29 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   segment->bytes_ = bytes;
   segment->owner_ = payer;
   segment->table_ = this;
-  segment->memory_ = std::move(*memory);
-  segment->descriptor_ = std::move(*descriptor);
+  segment->bytes_charge_ = std::move(*memory);
+  segment->descriptor_charge_ = std::move(*descriptor);
   segments_.emplace(segment->id_, segment);
   return segment;
 }
 
 void SegmentTable::end(Segment& segment) try {
   segments_.erase(segment.id_);
-  if (!segment.fd_ && !segment.mapping_) {
+  if (!segment.memory_) {
     // Nobody has heard of it, so its number serves again: there are fewer than vain attempts to get memory.
     if (segment.id_.value == last_id_) --last_id_;
     return;
   }
-  auto memory = std::make_shared<Charge>(std::move(segment.memory_));
+  auto memory = std::make_shared<Charge>(std::move(segment.bytes_charge_));
   if (!segment.readers_.empty()) {
     auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
     for (const auto& [reader, charge] : segment.readers_) ended.readers.push_back(reader);
     draining_.emplace(segment.id_, Draining{memory, std::move(segment.readers_)});
   }
   if (!hooks_.dispose) return;
-  // While it is mapped, to close it frees nothing and takes no time.
-  if (segment.mapping_) segment.fd_.reset(), segment.descriptor_ = {};
-  auto descriptor = std::make_shared<Charge>(std::move(segment.descriptor_));
-  hooks_.dispose(segment.owner_.user, {std::move(segment.mapping_), std::move(segment.fd_), nullptr},
+  if (segment.data_) segment.memory_->close_descriptor(), segment.descriptor_charge_ = {};
+  auto descriptor = std::make_shared<Charge>(std::move(segment.descriptor_charge_));
+  hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr},
                  [memory = std::move(memory), descriptor = std::move(descriptor)]() mutable {
                    memory.reset();
                    descriptor.reset();
@@ -170,13 +150,13 @@ void SegmentTable::end(Segment& segment) try {
 void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charge charge) {
   if (!hooks_.dispose) return;
   const auto shared = std::make_shared<Charge>(std::move(charge));
-  hooks_.dispose(user, {nullptr, {}, std::move(description)}, [shared] { shared->reset(); });
+  hooks_.dispose(user, {nullptr, std::move(description)}, [shared] { shared->reset(); });
 }
 
-void SegmentTable::ready(Segment& segment, ipc::Mapping mapping) const {
-  segment.mapping_ = std::make_shared<ipc::Mapping>(std::move(mapping));
+void SegmentTable::ready(Segment& segment) const {
+  segment.data_ = segment.memory_->host().data();
   segment.state_ = Segment::State::ready;
-  if (hooks_.mapped) hooks_.mapped(segment.mapping_);
+  if (hooks_.mapped && segment.data_) hooks_.mapped(segment.memory_);
 }
 
 Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const {
@@ -185,40 +165,20 @@ Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const 
   return found->second;
 }
 
-/// Its writer could resize it until now; what it holds must be what it is charged for.
-Result<void> SegmentTable::check_size(const Segment& segment) {
-  struct stat status {};
-  if (::fstat(segment.fd_.get(), &status) != 0)
-    return ipc::system_error(Code::failed, "can't read the size of " + label(segment.id_), errno);
-  if (static_cast<std::uint64_t>(status.st_size) == segment.bytes_) return {};
-  return Error(Code::invalid, label(segment.id_) + " was resized from " + std::to_string(segment.bytes_) + " to " +
-                                  std::to_string(status.st_size) + " bytes");
-}
-
-/// From here on nobody can get another writable mapping, resize it, or punch holes into it.
-Result<ipc::Mapping> SegmentTable::seal_and_map(const Segment& segment) {
-  const auto reader = read_only_descriptor(segment.fd_);
-  if (!reader) return reader.error();
-  const int last = segment.hard_requested_ ? 0 : F_SEAL_SEAL;
-  if (auto sealed = ipc::add_seals(segment.fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | last); !sealed)
-    return sealed.error();
-  if (auto same = check_size(segment); !same) return same.error();
-  return ipc::Mapping::map(*reader, segment.bytes_, ipc::Access::read_only);
-}
-
 Result<SegmentTable::Sealing> SegmentTable::mapped(ClientId client, SegmentId id) {
   auto leased = leased_to(id, client);
   if (!leased) return leased.error();
   const SegmentPtr segment = *leased;
   if (segment->state_ != Segment::State::leased) return Error(Code::invalid, label(id) + " was mapped before");
+  const auto sealed = std::make_shared<Result<void>>(not_done(id));
+  Sealing sealing{[memory = segment->memory_.get(), sealed] { *sealed = memory->seal(); },
+                  [this, segment, sealed]() -> Result<void> {
+                    if (*sealed) ready(*segment);
+                    else segment->state_ = Segment::State::leased;
+                    return *sealed;
+                  }};
   segment->state_ = Segment::State::sealing;
-  const auto mapping = std::make_shared<std::optional<Result<ipc::Mapping>>>();
-  return Sealing{[segment = segment.get(), mapping] { mapping->emplace(seal_and_map(*segment)); },
-                 [this, segment, mapping]() -> Result<void> {
-                   if (*mapping && **mapping) return ready(*segment, std::move(***mapping)), Result<void>();
-                   segment->state_ = Segment::State::leased;
-                   return *mapping ? (*mapping)->error() : not_done(segment->id_);
-                 }};
+  return sealing;
 }
 
 Result<SegmentTable::Sealing> SegmentTable::hard_seal(ClientId client, SegmentId id) {
@@ -228,15 +188,11 @@ Result<SegmentTable::Sealing> SegmentTable::hard_seal(ClientId client, SegmentId
   if (segment->state_ != Segment::State::ready || !segment->hard_requested_)
     return Error(Code::invalid, label(id) + " is not a mapped hard lease");
   const auto sealed = std::make_shared<Result<void>>(not_done(id));
-  return Sealing{
-      [segment = segment.get(), sealed] { *sealed = ipc::add_seals(segment->fd_, F_SEAL_WRITE | F_SEAL_SEAL); },
-      [segment, id, sealed]() -> Result<void> {
-        if (!*sealed && sealed->error().code() == Code::out_of_memory) return sealed->error();
-        if (!*sealed)
-          return Error(Code::invalid, label(id) + " still has a writable mapping", "unmap it in every process first");
-        segment->state_ = Segment::State::hard;
-        return {};
-      }};
+  return Sealing{[memory = segment->memory_.get(), sealed] { *sealed = memory->seal_hard(); },
+                 [segment, sealed]() -> Result<void> {
+                   if (*sealed) segment->state_ = Segment::State::hard;
+                   return *sealed;
+                 }};
 }
 
 Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
@@ -274,14 +230,8 @@ Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, T
 }
 
 Result<void> SegmentTable::make_result(const SegmentPtr& segment) {
-  auto fd = ipc::create_memfd("muster-result", segment->bytes_);
-  if (!fd) return fd.error();
-  auto mapping = ipc::Mapping::map(*fd, segment->bytes_, ipc::Access::read_write);
-  if (!mapping) return mapping.error();
-  if (auto sealed = ipc::add_seals(*fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL); !sealed)
-    return sealed.error();
-  segment->fd_ = std::move(*fd);
-  ready(*segment, std::move(*mapping));
+  if (auto created = create(*segment, SegmentSpec::Writer::daemon); !created) return created;
+  ready(*segment);
   return {};
 }
 

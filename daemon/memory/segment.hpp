@@ -1,5 +1,6 @@
-// Segments: memfds with exactly one writer for life. The table owns them, seals them in the one safe order
-// (create, writer maps, seals, then readers), and gives them back when nobody needs them any more.
+// Segments: shared memory with exactly one writer for life. The table owns them, has them sealed in the one safe order
+// (create, writer maps, seals, then readers), and gives them back when nobody needs them any more. What is behind them
+// is the business of a SegmentBacking.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -8,27 +9,24 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
 
+#include "memory/backing.hpp"
 #include "memory/ledger.hpp"
 
 namespace musterd {
 
 using muster::ipc::ObjectId;
-using muster::ipc::SegmentId;
-/// Shared, so that the thread that populates it never touches what is unmapped.
-using MappingPtr = std::shared_ptr<muster::ipc::Mapping>;
 
 /// What is left of a segment or an object when nobody needs it, and takes long to give back.
 struct Remains {
-  MappingPtr mapping;                 ///< of a segment: its pages go when this and the descriptor are gone
-  muster::ipc::Fd fd;                 ///< of a segment
+  SegmentMemoryPtr memory;            ///< of a segment
   std::shared_ptr<void> description;  ///< of an object
 };
 
@@ -82,10 +80,14 @@ class Segment : public SparseHook, public LeasedHook {
   [[nodiscard]] Payer owner() const { return owner_; }  ///< client 0: written by the daemon
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] bool hard_requested() const { return hard_requested_; }
-  [[nodiscard]] const muster::ipc::Fd& fd() const { return fd_; }
-  /// The daemon's mapping: writable for its own segments, read-only for a client's. Only in state ready or hard.
-  [[nodiscard]] std::byte* data() const { return mapping_ ? mapping_->data() : nullptr; }
-  [[nodiscard]] const MappingPtr& mapping() const { return mapping_; }
+  /// Null before it is made.
+  [[nodiscard]] const SegmentMemoryPtr& memory() const { return memory_; }
+  /// What a process is sent to map it: one descriptor, or none where only this process can reach it.
+  [[nodiscard]] std::span<const int> descriptors() const { return {&descriptor_, descriptor_ < 0 ? 0U : 1U}; }
+  /// Where the daemon has it: writable for its own segments, read-only for a client's. Null before state ready, and
+  /// where the host has no address of it.
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::byte* at(std::uint64_t offset) const { return data_ ? data_ + offset : nullptr; }
   /// True if [offset, offset + bytes) lies inside.
   [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const {
     return offset <= bytes_ && bytes <= bytes_ - offset;
@@ -108,10 +110,11 @@ class Segment : public SparseHook, public LeasedHook {
   Payer owner_;
   State state_ = State::leased;
   bool hard_requested_ = false;
-  muster::ipc::Fd fd_;
-  MappingPtr mapping_;
-  Charge memory_;  ///< with segment_heap_bytes
-  Charge descriptor_;
+  SegmentMemoryPtr memory_;
+  int descriptor_ = -1;        ///< the memory's
+  std::byte* data_ = nullptr;  ///< the memory's, without a call of it
+  Charge bytes_charge_;        ///< with segment_heap_bytes
+  Charge descriptor_charge_;
   SegmentReaders readers_;
   SegmentTable* table_ = nullptr;
   bool orphan_ = false;  ///< its client is gone, or has handed it over
@@ -125,14 +128,16 @@ class SegmentTable {
  public:
   /// What the table asks of others. Each may be empty.
   struct Hooks {
-    std::function<void(const MappingPtr&)> mapped;  ///< a new mapping of the daemon, to populate ahead of its first use
-    /// Unmaps and closes, perhaps elsewhere and later, then calls the function where the table lives: until then the
-    /// segment stays charged.
+    /// The daemon has a new segment at its own addresses, to populate ahead of its first use.
+    std::function<void(const SegmentMemoryPtr&)> mapped;
+    /// Destroys it, perhaps elsewhere and later, then calls the function where the table lives: until then the segment
+    /// stays charged.
     std::function<void(UserId, Remains, std::function<void()>)> dispose;
   };
   /// Outlives its segments.
-  explicit SegmentTable(Ledger& ledger, Hooks hooks) : ledger_(ledger), hooks_(std::move(hooks)) {}
-  explicit SegmentTable(Ledger& ledger) : SegmentTable(ledger, Hooks()) {}
+  SegmentTable(Ledger& ledger, SegmentBacking& backing, Hooks hooks)
+      : ledger_(ledger), backing_(backing), limits_(backing.limits()), hooks_(std::move(hooks)) {}
+  SegmentTable(Ledger& ledger, SegmentBacking& backing) : SegmentTable(ledger, backing, Hooks()) {}
 
   /// What the kernel takes for a segment beside its pages: a file, and where it is mapped. Measured.
   static constexpr std::uint64_t segment_kernel_bytes = 2432;
@@ -147,16 +152,16 @@ class SegmentTable {
     std::function<void()> work;
     std::function<muster::Result<void>()> finish;
   };
-  /// The writer has mapped it: adds SHRINK, GROW, FUTURE_WRITE, SEAL, maps it read-only here, state ready.
+  /// The writer has mapped it: SegmentMemory::seal(), and then it is ready.
   [[nodiscard]] muster::Result<Sealing> mapped(ClientId client, SegmentId segment);
-  /// The writer of a hard lease has unmapped it: adds WRITE; fails with Invalid if a writable mapping still exists.
+  /// The writer of a hard lease has unmapped it: SegmentMemory::seal_hard(), and then it is hard.
   [[nodiscard]] muster::Result<Sealing> hard_seal(ClientId client, SegmentId segment);
   /// The writer gives it back; Invalid while objects lie in it (use_count says so).
   [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
   /// A segment that the daemon will write results of `user` in: charged, and nothing else yet. That takes no system
   /// call, so what turns out to be in vain costs little. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> book_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
-  /// Gives it memory, once: mapped writable, then sealed.
+  /// Gives it memory, once; then it is ready.
   [[nodiscard]] muster::Result<void> make_result(const SegmentPtr& segment);
   void drop_result(SegmentId segment);
   /// The client gets the descriptor and will map it. QuotaExceeded if it has no heap left for that; but for the first
@@ -208,13 +213,14 @@ class SegmentTable {
   [[nodiscard]] muster::Result<SegmentPtr> book(Payer payer, std::uint64_t bytes, Turn turn);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
-  [[nodiscard]] static muster::Result<void> check_size(const Segment& segment);
-  [[nodiscard]] static muster::Result<muster::ipc::Mapping> seal_and_map(const Segment& segment);
-  void ready(Segment& segment, muster::ipc::Mapping mapping) const;
+  [[nodiscard]] muster::Result<void> create(Segment& segment, SegmentSpec::Writer writer);
+  void ready(Segment& segment) const;
   void end(Segment& segment);
   void orphan(Segment& segment);
 
   Ledger& ledger_;
+  SegmentBacking& backing_;
+  SegmentBacking::Limits limits_;
   Hooks hooks_;
   std::uint32_t last_id_ = 0;
   std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;

@@ -41,7 +41,8 @@ namespace musterd {
 
 class Node {
  public:
-  Node(NodeSettings settings, Outside& outside);
+  /// `backing`: what segments are made of.
+  Node(NodeSettings settings, Outside& outside, SegmentBacking& backing);
   ~Node();
 
   // ---- events; each bears the time ----
