@@ -40,8 +40,8 @@ class SegmentMemory {
   /// Blocking pool: a client can lock what it has a descriptor of for as long as it likes. The one writer has mapped
   /// the memory: from here on nobody can resize it, map it for writing, or take pages of it away. A hard one may still
   /// be sealed hard.
-  /// Invalid if the writer has changed what it must not: the size, a lease on the file, seals of its own; QuotaExceeded
-  /// at a limit of this process; Failed for what else the system refuses. It may be tried again.
+  /// Invalid if the writer has resized it, or has a lease on its file; QuotaExceeded at a limit of this process; Failed
+  /// for what else the system refuses, as when the writer has added seals of its own. It may be tried again.
   [[nodiscard]] virtual muster::Result<void> seal() = 0;
   /// Blocking pool. After seal(), of a hard one whose writer has unmapped it: nobody can write it ever again. Invalid
   /// while somebody still can.
@@ -82,8 +82,7 @@ class SegmentBacking {
   /// Any thread, never blocks; the same each time.
   [[nodiscard]] virtual Limits limits() const noexcept = 0;
   /// Control thread, never blocks: takes some tens of microseconds, and no page of it is touched. All bytes are zero.
-  /// `bytes` is within the limits. QuotaExceeded at a limit of this process, Failed for what else the system refuses;
-  /// nothing is left of it then.
+  /// QuotaExceeded at a limit of this process, Failed for what else the system refuses; nothing is left of it then.
   [[nodiscard]] virtual muster::Result<SegmentMemoryPtr> create(const SegmentSpec& spec) = 0;
 };
 

@@ -44,9 +44,6 @@ class MemfdMemory final : public SegmentMemory {
  public:
   MemfdMemory(const SegmentSpec& spec, ipc::Fd fd, ipc::Mapping mapping)
       : bytes_(spec.bytes), fd_(std::move(fd)), mapping_(std::move(mapping)), id_(spec.id), hard_(spec.hard) {}
-  MemfdMemory(const MemfdMemory&) = delete;
-  MemfdMemory& operator=(const MemfdMemory&) = delete;
-
   /// Page by page, as others of this process can't map anything while one call unmaps a lot.
   ~MemfdMemory() override {
     constexpr std::size_t stretch_bytes = 8 << 20;

@@ -28,8 +28,6 @@ class HeapMemory final : public SegmentMemory {
     ++alive_->segments;
     alive_->bytes += spec_.bytes;
   }
-  HeapMemory(const HeapMemory&) = delete;
-  HeapMemory& operator=(const HeapMemory&) = delete;
   ~HeapMemory() override {
     std::free(block_);
     --alive_->segments;
