@@ -12,7 +12,7 @@
 #include <muster/result.hpp>
 
 #include "memory/ledger.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd {
 

@@ -13,7 +13,7 @@
 #include <muster/ipc/records.hpp>
 
 #include "collective/engine.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd {
 

@@ -4,7 +4,7 @@
 #include <catch2/catch.hpp>
 
 #include "memory/backings.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd::testing {
 
