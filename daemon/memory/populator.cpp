@@ -1,16 +1,9 @@
 #include "memory/populator.hpp"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <csignal>
-
-// Linux 5.14; older headers don't know them, older kernels refuse them.
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
 
 namespace musterd {
 
@@ -19,13 +12,6 @@ namespace {
 /// A chunk takes well below a millisecond, for which others may have to wait to map or unmap something.
 constexpr std::size_t chunk_bytes = 512 << 10;
 constexpr std::size_t queue_max = 256;
-
-/// Read-only mappings refuse to be populated for writing; a read brings the pages of a memfd just as well.
-bool populate_chunk(const muster::ipc::Mapping& mapping, std::size_t offset) {
-  const std::size_t bytes = std::min(chunk_bytes, mapping.bytes() - offset);
-  std::byte* begin = mapping.data() + offset;
-  return ::madvise(begin, bytes, MADV_POPULATE_WRITE) == 0 || ::madvise(begin, bytes, MADV_POPULATE_READ) == 0;
-}
 
 }  // namespace
 
@@ -48,11 +34,11 @@ Populator::~Populator() {
   thread_.join();
 }
 
-void Populator::populate(const MappingPtr& mapping) {
+void Populator::populate(const SegmentMemoryPtr& memory) {
   {
     const std::lock_guard lock(mutex_);
     if (queue_.size() >= queue_max) return;
-    queue_.emplace_back(mapping);
+    queue_.emplace_back(memory);
   }
   changed_.notify_all();
 }
@@ -75,8 +61,9 @@ void Populator::work() {
     for (std::size_t offset = 0; more && !stopping_; offset += chunk_bytes) {
       lock.unlock();
       // Held for one chunk only, so that a segment that is given back goes at once.
-      if (const auto mapping = watched.lock()) {
-        more = populate_chunk(*mapping, offset) && offset + chunk_bytes < mapping->bytes();
+      if (const auto memory = watched.lock()) {
+        const std::size_t bytes = memory->host().size();
+        more = memory->populate(offset, std::min(chunk_bytes, bytes - offset)) && offset + chunk_bytes < bytes;
       } else {
         more = false;
       }

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <thread>
 
-#include "memory/segment.hpp"
+#include "memory/backing.hpp"
 
 namespace musterd {
 
@@ -21,8 +21,9 @@ class Populator {
   /// Ends after the chunk at hand; what is queued stays as it is.
   ~Populator();
 
-  /// Queues a mapping, which may end at any time. A full queue drops it: its pages then come with their first use.
-  void populate(const MappingPtr& mapping);
+  /// Queues what the daemon has at its own addresses; it may end at any time. A full queue drops it: its pages then
+  /// come with their first use.
+  void populate(const SegmentMemoryPtr& memory);
   /// Returns once nothing is queued or under way.
   void wait_until_idle();
 
@@ -31,7 +32,7 @@ class Populator {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::weak_ptr<muster::ipc::Mapping>> queue_;
+  std::deque<std::weak_ptr<SegmentMemory>> queue_;
   bool busy_ = false;
   bool stopping_ = false;
   std::thread thread_;

@@ -16,7 +16,8 @@ ResultRegion::ResultRegion(ResultRegion&& other) noexcept
       segment_(other.segment_),
       offset_(other.offset_),
       bytes_(other.bytes_),
-      data_(other.data_) {}
+      data_(other.data_),
+      made_(other.made_) {}
 
 ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
   if (this == &other) return *this;
@@ -27,6 +28,7 @@ ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
   offset_ = other.offset_;
   bytes_ = other.bytes_;
   data_ = other.data_;
+  made_ = other.made_;
   return *this;
 }
 
@@ -112,9 +114,10 @@ Result<ResultRegion> ResultPool::book(ResultSegments& home, std::uint64_t bytes,
 
 Result<void> ResultPool::make(ResultRegion& region) {
   const SegmentPtr& segment = segment_of(region);
-  if (!segment->data())
+  if (!segment->memory())
     if (auto done = segments_.make_result(segment); !done) return done.error();
-  region.data_ = segment->data() + region.offset_;
+  region.data_ = segment->at(region.offset_);
+  region.made_ = true;
   return {};
 }
 
@@ -137,14 +140,14 @@ void ResultPool::take_back(const ResultRegion& region) {
   ResultSegments& home = *region.home_;
   home.allocator.free(region.segment_, region.offset_);
   ++region_releases_;
-  if (!region.data_) unbook_if_free(home, region.segment_);
+  if (!region.made_) unbook_if_free(home, region.segment_);
   if (home.ended) end(home);
 }
 
 /// Nobody keeps what was only booked, and has no memory to use again.
 void ResultPool::unbook_if_free(ResultSegments& home, SegmentId id) {
   const auto found = home.segments.find(id);
-  if (found->second->data() || !home.allocator.is_free(id)) return;
+  if (found->second->memory() || !home.allocator.is_free(id)) return;
   home.allocator.remove_segment(id);
   home.segments.erase(found);
   segments_.drop_result(id);

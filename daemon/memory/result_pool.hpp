@@ -12,7 +12,7 @@
 #include <muster/result.hpp>
 
 #include "memory/ledger.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd {
 
@@ -40,7 +40,8 @@ class ResultRegion {
   [[nodiscard]] SegmentId segment() const { return segment_; }
   [[nodiscard]] std::uint64_t offset() const { return offset_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
-  [[nodiscard]] std::byte* data() const { return data_; }  ///< null until it is made
+  /// Where the daemon writes it. Null until it is made, and where the host has no address of it.
+  [[nodiscard]] std::byte* data() const { return data_; }
   explicit operator bool() const { return pool_ != nullptr; }
 
  private:
@@ -51,6 +52,7 @@ class ResultRegion {
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
   std::byte* data_ = nullptr;
+  bool made_ = false;
 };
 
 /// Names a pool apart, which ends with it. Must not outlive the ResultPool.
@@ -87,7 +89,7 @@ class ResultPool {
   [[nodiscard]] muster::Result<ResultRegion> book(const PoolApart& apart, std::uint64_t bytes,
                                                   Turn turn = Turn::its_own);
   /// False if make() has to make a segment, which takes some system calls.
-  [[nodiscard]] static bool is_made(const ResultRegion& region) { return segment_of(region)->data() != nullptr; }
+  [[nodiscard]] static bool is_made(const ResultRegion& region) { return segment_of(region)->memory() != nullptr; }
   [[nodiscard]] muster::Result<void> make(ResultRegion& region);
   /// A pool whose segments hold its own results only; `user` is charged. It outlives its end by its results.
   [[nodiscard]] PoolApart make_apart(UserId user);

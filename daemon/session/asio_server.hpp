@@ -18,6 +18,7 @@
 
 #include "base/blocking_pool.hpp"
 #include "base/cpu_time.hpp"
+#include "memory/memfd_backing.hpp"
 #include "memory/populator.hpp"
 #include "session/channel.hpp"
 #include "session/crowd.hpp"
@@ -120,7 +121,7 @@ class AsioServer final : public Server, public Outside {
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;
-  void populate(const MappingPtr& mapping) override { populator_.populate(mapping); }
+  void populate(const SegmentMemoryPtr& memory) override { populator_.populate(memory); }
   muster::ipc::Capability random_capability() override;
   void stop(std::string reason) override;
 
@@ -210,6 +211,7 @@ class AsioServer final : public Server, public Outside {
   bool done_ = false;
   std::string reason_;
 
+  MemfdBacking backing_;
   BlockingPool blocking_;
   Populator populator_;
   Node node_;

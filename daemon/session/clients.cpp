@@ -7,7 +7,7 @@
 #include <muster/ipc/ring.hpp>
 
 #include "base/assert.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd {
 

@@ -3,7 +3,6 @@
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 
@@ -212,24 +211,10 @@ void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::
   blocking_.run(lane, std::move(work), std::move(then));
 }
 
-namespace {
-
-/// Page by page, as others of this process can't map anything while one call unmaps a lot.
-void give_up_pages(const ipc::Mapping& mapping) {
-  constexpr std::size_t stretch_bytes = 8 << 20;
-  for (std::size_t at = 0; at < mapping.bytes(); at += stretch_bytes)
-    ::madvise(mapping.data() + at, std::min(stretch_bytes, mapping.bytes() - at), MADV_DONTNEED);
-}
-
-}  // namespace
-
 void AsioServer::dispose(UserId user, Remains remains, std::function<void()> then) {
   blocking_.run(
       {BlockingPool::Lane::Of::memory, user, 0},
-      [remains = std::make_shared<Remains>(std::move(remains))] {
-        if (remains->mapping) give_up_pages(*remains->mapping);
-        *remains = {};
-      },
+      [remains = std::make_shared<Remains>(std::move(remains))] { *remains = {}; },
       [this, then = std::move(then)] {
         then();
         node_.disposed(Clock::now());

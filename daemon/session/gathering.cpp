@@ -81,13 +81,13 @@ std::function<void()> Gathering::copy_of(const std::vector<Move>& moves) const {
     std::uint64_t bytes;
   };
   std::vector<Copy> copies;
-  std::vector<MappingPtr> mappings;  // the daemon may end meanwhile
+  std::vector<SegmentMemoryPtr> kept;  // the daemon may end meanwhile
   for (const auto& move : moves) {
-    mappings.push_back(move.from->mapping());
-    mappings.push_back(parts_.segments.find(move.to.segment())->mapping());
+    kept.push_back(move.from->memory());
+    kept.push_back(parts_.segments.find(move.to.segment())->memory());
     for (const auto& piece : move.pieces) copies.push_back({piece.address, move.to.data() + piece.offset, piece.bytes});
   }
-  return [copies = std::move(copies), mappings = std::move(mappings)] {
+  return [copies = std::move(copies), kept = std::move(kept)] {
     for (const auto& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
   };
 }

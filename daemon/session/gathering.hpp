@@ -10,7 +10,7 @@
 
 #include "base/time.hpp"
 #include "memory/result_pool.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 #include "session/clients.hpp"
 #include "store/store.hpp"
 

@@ -9,7 +9,7 @@
 #include "base/time.hpp"
 #include "memory/admission.hpp"
 #include "memory/ledger.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 #include "session/clients.hpp"
 #include "session/group_state.hpp"
 #include "session/node_settings.hpp"

@@ -15,19 +15,20 @@ using muster::Code;
 using muster::Error;
 namespace ipc = muster::ipc;
 
-Node::Node(NodeSettings settings, Outside& outside)
+Node::Node(NodeSettings settings, Outside& outside, SegmentBacking& backing)
     : settings_(std::move(settings)),
       outside_(outside),
       ledger_(settings_.quota),
-      segments_(ledger_, {.mapped = [this](const MappingPtr& mapping) { outside_.populate(mapping); },
-                          .dispose =
-                              [this](UserId user, Remains remains, std::function<void()> then) {
-                                ++disposals_;
-                                outside_.dispose(user, std::move(remains), [this, then = std::move(then)] {
-                                  --disposals_;
-                                  then();
-                                });
-                              }}),
+      segments_(ledger_, backing,
+                {.mapped = [this](const SegmentMemoryPtr& memory) { outside_.populate(memory); },
+                 .dispose =
+                     [this](UserId user, Remains remains, std::function<void()> then) {
+                       ++disposals_;
+                       outside_.dispose(user, std::move(remains), [this, then = std::move(then)] {
+                         --disposals_;
+                         then();
+                       });
+                     }}),
       results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease},
              outside_.random_capability().bits[0] | 1),

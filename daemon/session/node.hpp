@@ -20,7 +20,7 @@
 #include "memory/admission.hpp"
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 #include "session/clients.hpp"
 #include "session/combines.hpp"
 #include "session/gathering.hpp"
@@ -41,7 +41,8 @@ namespace musterd {
 
 class Node {
  public:
-  Node(NodeSettings settings, Outside& outside);
+  /// `backing`: what segments are made of.
+  Node(NodeSettings settings, Outside& outside, SegmentBacking& backing);
   ~Node();
 
   // ---- events; each bears the time ----

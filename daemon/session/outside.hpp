@@ -8,11 +8,12 @@
 #include <string>
 #include <vector>
 
+#include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/records.hpp>
 
 #include "collective/engine.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd {
 
@@ -56,10 +57,10 @@ class Outside {
   /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control
   /// thread. Client 0: of the daemon itself.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;
-  /// Unmaps and closes what is left of a segment, which takes a while; then `then`, on the control thread.
+  /// Destroys what is left of a segment or an object, which takes a while; then `then`, on the control thread.
   virtual void dispose(UserId user, Remains remains, std::function<void()> then) = 0;
-  /// Touches the pages of a new mapping in the background.
-  virtual void populate(const MappingPtr& mapping) = 0;
+  /// Touches the pages of a new segment in the background.
+  virtual void populate(const SegmentMemoryPtr& memory) = 0;
   [[nodiscard]] virtual muster::ipc::Capability random_capability() = 0;
   /// Whether the process is stopped; takes some ten microseconds.
   [[nodiscard]] virtual bool is_stopped(std::int32_t pid) = 0;

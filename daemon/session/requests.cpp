@@ -227,8 +227,7 @@ void Requests::lease(Client& client, std::uint64_t request, std::uint64_t bytes,
       if (!segment && segment.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
         segment = parts_.segments.lease(payer, bytes, hard, turn);
       if (!segment) return segment.error();
-      const int fd = (*segment)->fd().get();
-      parts_.teller.reply(payer.client, frames::segment(request, **segment), {&fd, 1});
+      parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
       return {};
     });
   };
@@ -344,8 +343,7 @@ void Requests::map(Client& client, std::uint64_t request, SegmentId id) {
   if (!segment) return parts_.teller.reply_error(client.id, request, segment.error());
   if (auto added = parts_.segments.add_reader(*segment, client.payer()); !added)
     return parts_.teller.reply_error(client.id, request, added.error());
-  const int fd = (*segment)->fd().get();
-  parts_.teller.reply(client.id, frames::segment(request, **segment), {&fd, 1});
+  parts_.teller.reply(client.id, frames::segment(request, **segment), (*segment)->descriptors());
 }
 
 void Requests::lookup(const Client& asks, std::uint64_t request, const wire::Lookup& asked) {

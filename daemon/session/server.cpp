@@ -37,7 +37,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       crowd_(settings_.clients_max, settings_.node.user),
       later_([this](std::function<void()> function) { asio::post(io_, std::move(function)); }),
       blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
-      node_(settings_.node, *this),
+      node_(settings_.node, *this, backing_),
       engine_(
           settings_.node.lanes, [this](std::function<void()> function) { take_posted(std::move(function)); },
           settings_.place_lane) {}

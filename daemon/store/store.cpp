@@ -25,7 +25,7 @@ std::uint64_t metadata_bytes(const Object& object) {
          object.segments.size() * (sizeof(SegmentPtr) + sizeof(Resident));
 }
 void place_leaf(Object& object, const SegmentPtr& segment, std::uint64_t offset) {
-  object.addresses.push_back(segment->data() + offset);
+  object.addresses.push_back(segment->at(offset));
   if (object.segments.empty() || object.segments.back() != segment) object.segments.push_back(segment);
 }
 

@@ -28,7 +28,7 @@
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 #include "store/tombstones.hpp"
 
 namespace musterd {

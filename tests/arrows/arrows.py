@@ -6,7 +6,7 @@ The layers hold only as long as nobody adds a convenient include, so the table i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,3 +99,30 @@ def wrong_arrows(root: Path, table: Table) -> list[str]:
         elif target != source and target not in table[source]:
             wrong.append(f"{include}: {source} may not include {target}")
     return wrong
+
+
+def reached_from(sources: Iterable[Path], root: Path) -> list[Include]:
+    """The includes of these sources, and of every header of ours that they bring in."""
+    includes: dict[Path, list[Include]] = {}
+    for include in read_includes(root):
+        includes.setdefault(include.source, []).append(include)
+    found: list[Include] = []
+    left, seen = list(sources), set()
+    while left:
+        source = left.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        for include in includes.get(source, []):
+            found.append(include)
+            if (path := resolve(include, root)) is not None:
+                left.append(path)
+    return found
+
+
+def sources_of_target(cmake: Path, target: str) -> list[Path]:
+    """What `add_library(target STATIC ...)` lists, beside that CMakeLists.txt."""
+    match = re.search(rf"add_library\({target} STATIC ([^)]+)\)", cmake.read_text(encoding="utf-8"))
+    if match is None:
+        raise ValueError(f"{cmake} makes no static library {target}")
+    return [cmake.parent / name for name in match[1].split()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from arrows import read_includes, read_table, wrong_arrows
+from arrows import reached_from, read_includes, read_table, sources_of_target, wrong_arrows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,33 @@ def test_every_include_is_an_arrow_of_the_table():
 def test_public_headers_include_the_standard_library_and_each_other_only():
     public = (i for i in read_includes(ROOT) if i.source.parent == Path("include/muster"))
     assert [str(i) for i in public if not i.header.startswith("muster/") and not i.header.isidentifier()] == []
+
+
+# What these declare asks the system for something. Only what daemon/base makes of them may be used.
+OF_THE_SYSTEM = ("sys/", "linux/", "fcntl.h", "poll.h", "pthread.h", "signal.h", "unistd.h", "boost/asio")
+# What may do so, in the folders that the node is made of.
+AT_THE_EDGE = {"memfd_backing.cpp", "populator.cpp"}
+
+
+def pure_sources() -> list[Path]:
+    sources = sources_of_target(ROOT / "daemon" / "session" / "CMakeLists.txt", "musterd_node")
+    for folder in ("memory", "store", "cluster"):
+        sources += (ROOT / "daemon" / folder).glob("*.cpp")
+    return [path.relative_to(ROOT) for path in sources if path.name not in AT_THE_EDGE]
+
+
+def test_the_node_is_pure():
+    includes = reached_from(pure_sources(), ROOT)
+    assert {"daemon/session/node.hpp", "daemon/memory/backing.hpp"} <= {str(include.source) for include in includes}
+    own = [include for include in includes if include.source.parent != Path("daemon/base")]
+    wrong = [i for i in own if i.header.startswith(OF_THE_SYSTEM) or i.header.endswith("memfd_backing.hpp")]
+    assert [str(include) for include in wrong] == []
+
+
+def test_what_headers_bring_in_is_reached(tree: Path):
+    (tree / "daemon/base/time.hpp").write_text("#include <sys/mman.h>\n")
+    headers = [str(include) for include in reached_from([Path("daemon/store/store.cpp")], tree)]
+    assert "daemon/base/time.hpp:1 includes sys/mman.h" in headers
 
 
 def test_the_checkout_is_really_read():

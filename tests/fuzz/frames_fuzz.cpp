@@ -7,6 +7,7 @@
 
 #include <muster/ipc/socket.hpp>
 
+#include "memory/backings.hpp"
 #include "reach.hpp"
 #include "session/frame_builder.hpp"
 #include "walk/choices.hpp"
@@ -32,7 +33,7 @@ NodeSettings settings() {
 
 class Connection {
  public:
-  Connection() : outside_(reached()), node_(settings(), outside_) {
+  Connection() : outside_(reached()), node_(settings(), outside_, backing()) {
     static_cast<void>(node_.connected({1}, {0, 1}, {}));
   }
   ~Connection() { static_cast<void>(node_.disconnected({1}, "died", {})); }

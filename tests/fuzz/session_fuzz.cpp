@@ -11,6 +11,7 @@
 
 #include <muster/ipc/socket.hpp>
 
+#include "memory/backings.hpp"
 #include "reach.hpp"
 #include "session/frame_builder.hpp"
 #include "walk/choices.hpp"
@@ -29,7 +30,7 @@ Reached& reached() {
 class Session {
  public:
   Session(const std::uint8_t* data, std::size_t size)
-      : input_({data, size}), outside_(reached()), node_(settings(), outside_) {}
+      : input_({data, size}), outside_(reached()), node_(settings(), outside_, backing()) {}
 
   void run() {
     constexpr int events_max = 400;

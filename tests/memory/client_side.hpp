@@ -3,13 +3,14 @@
 
 #include <catch2/catch.hpp>
 
-#include "memory/segment.hpp"
+#include "memory/backings.hpp"
+#include "memory/segment_table.hpp"
 
 namespace musterd::testing {
 
 struct ClientSide {
   SegmentPtr segment;
-  muster::ipc::Mapping mapping;
+  WriterMapping mapping;
 };
 
 /// What a daemon does for a request that seals: begins it, works elsewhere, and finishes it.
@@ -22,10 +23,9 @@ inline muster::Result<void> seal_now(muster::Result<SegmentTable::Sealing> seali
 inline ClientSide lease_and_map(SegmentTable& table, Payer payer, std::uint64_t bytes, bool hard = false) {
   auto segment = table.lease(payer, bytes, hard);
   REQUIRE(segment);
-  auto mapping = muster::ipc::Mapping::map((*segment)->fd(), (*segment)->bytes(), muster::ipc::Access::read_write);
-  REQUIRE(mapping);
+  auto mapping = WriterMapping::map(**segment, (*segment)->descriptors());
   REQUIRE(seal_now(table.mapped(payer.client, (*segment)->id())));
-  return {*segment, std::move(*mapping)};
+  return {*segment, std::move(mapping)};
 }
 
 inline SegmentPtr result_segment(SegmentTable& table, UserId user, std::uint64_t bytes) {

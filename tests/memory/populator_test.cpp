@@ -16,9 +16,9 @@ namespace {
 
 constexpr std::uint64_t bytes = 3 * mebibyte + 4096;
 
-std::uint64_t resident_bytes(const muster::ipc::Fd& fd) {
+std::uint64_t resident_bytes(const SegmentPtr& segment) {
   struct stat status {};
-  REQUIRE(::fstat(fd.get(), &status) == 0);
+  REQUIRE(::fstat(segment->descriptors().front(), &status) == 0);
   return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
@@ -32,25 +32,25 @@ bool kernel_populates() {
 
 }  // namespace
 
-TEST_CASE("result segments get their pages in the background") {
+TEST_CASE("result segments get their pages in the background", "[memfd]") {
   Populator populator;
   Ledger ledger(memory_quota(64 * mebibyte));
-  SegmentTable table(ledger,
-                     {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
+  SegmentTable table(ledger, backing(),
+                     {.mapped = [&](const SegmentMemoryPtr& memory) { populator.populate(memory); }, .dispose = {}});
   const auto segment = result_segment(table, 1000, bytes);
   populator.wait_until_idle();
-  CHECK((resident_bytes(segment->fd()) >= bytes) == kernel_populates());
+  CHECK((resident_bytes(segment) >= bytes) == kernel_populates());
 }
 
-TEST_CASE("client segments get theirs without a byte of them changing") {
+TEST_CASE("client segments get theirs without a byte of them changing", "[memfd]") {
   Populator populator;
   Ledger ledger(memory_quota(64 * mebibyte));
-  SegmentTable table(ledger,
-                     {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
+  SegmentTable table(ledger, backing(),
+                     {.mapped = [&](const SegmentMemoryPtr& memory) { populator.populate(memory); }, .dispose = {}});
   auto leased = lease_and_map(table, {1000, {1}}, bytes);
   std::fill_n(leased.mapping.data(), bytes / 2, std::byte{9});
   populator.wait_until_idle();
-  CHECK((resident_bytes(leased.segment->fd()) >= bytes) == kernel_populates());
+  CHECK((resident_bytes(leased.segment) >= bytes) == kernel_populates());
   const auto* data = leased.segment->data();
   CHECK(std::all_of(data, data + bytes / 2, [](std::byte byte) { return byte == std::byte{9}; }));
   CHECK(std::all_of(data + bytes / 2, data + bytes, [](std::byte byte) { return byte == std::byte{0}; }));
@@ -60,8 +60,8 @@ TEST_CASE("segments may end while they are populated, and the populator while it
   Ledger ledger(memory_quota(512 * mebibyte));
   for (int round = 0; round < 20; ++round) {
     Populator populator;
-    SegmentTable table(ledger,
-                       {.mapped = [&](const MappingPtr& mapping) { populator.populate(mapping); }, .dispose = {}});
+    SegmentTable table(ledger, backing(),
+                       {.mapped = [&](const SegmentMemoryPtr& memory) { populator.populate(memory); }, .dispose = {}});
     for (int i = 0; i < 8; ++i) {
       table.drop_result(result_segment(table, 1000, bytes)->id());
     }

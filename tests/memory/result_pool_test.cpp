@@ -4,6 +4,7 @@
 #include <deque>
 
 #include "ipc/random.hpp"
+#include "memory/backings.hpp"
 #include "memory/quotas.hpp"
 #include "memory/result_pool.hpp"
 
@@ -14,7 +15,7 @@ using muster::Code;
 namespace {
 
 struct World {
-  explicit World(Quota quota) : ledger(quota), table(ledger), pool(table) {}
+  explicit World(Quota quota) : ledger(quota), table(ledger, backing()), pool(table) {}
   Ledger ledger;
   SegmentTable table;
   ResultPool pool;

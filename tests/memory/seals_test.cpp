@@ -89,40 +89,44 @@ bool all_are(const std::byte* data, std::byte value) {
 
 }  // namespace
 
-TEST_CASE("no reader changes a byte of a client's segment") {
+TEST_CASE("no reader changes a byte of a client's segment", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
-  SegmentTable table(ledger);
+  MemfdBacking memfd;
+  SegmentTable table(ledger, memfd);
   auto leased = lease_and_map(table, owner, bytes);
   std::memset(leased.mapping.data(), 0x5a, bytes);
-  attack(leased.segment->fd().get());
+  attack(leased.segment->descriptors().front());
   CHECK(all_are(leased.segment->data(), std::byte{0x5a}));
   CHECK(all_are(leased.mapping.data(), std::byte{0x5a}));
 }
 
-TEST_CASE("the writer of a client's segment can change its bytes but not its size, nor take pages away") {
+TEST_CASE("the writer of a client's segment can change its bytes but not its size, nor take pages away", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
-  SegmentTable table(ledger);
+  MemfdBacking memfd;
+  SegmentTable table(ledger, memfd);
   auto leased = lease_and_map(table, owner, bytes);
   std::memset(leased.mapping.data(), 0x5a, bytes);
   CHECK(::madvise(leased.mapping.data(), bytes, MADV_REMOVE) == -1);
   CHECK(all_are(leased.segment->data(), std::byte{0x5a}));
 }
 
-TEST_CASE("nobody changes a byte of a result but the daemon") {
+TEST_CASE("nobody changes a byte of a result but the daemon", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
-  SegmentTable table(ledger);
+  MemfdBacking memfd;
+  SegmentTable table(ledger, memfd);
   const auto segment = result_segment(table, 1000, bytes);
   std::memset(segment->data(), 0x33, bytes);
-  attack(segment->fd().get());
+  attack(segment->descriptors().front());
   CHECK(all_are(segment->data(), std::byte{0x33}));
 }
 
-TEST_CASE("nobody at all changes a byte of a hard segment, its maker least of all") {
+TEST_CASE("nobody at all changes a byte of a hard segment, its maker least of all", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
-  SegmentTable table(ledger);
+  MemfdBacking memfd;
+  SegmentTable table(ledger, memfd);
   auto leased = lease_and_map(table, owner, bytes, true);
   std::memset(leased.mapping.data(), 0x77, bytes);
-  const int fd = leased.segment->fd().get();
+  const int fd = leased.segment->descriptors().front();
   leased.mapping.unmap();
   REQUIRE(seal_now(table.hard_seal(owner.client, leased.segment->id())));
   attack(fd);
@@ -132,9 +136,10 @@ TEST_CASE("nobody at all changes a byte of a hard segment, its maker least of al
   CHECK((seals & F_SEAL_SEAL) != 0);
 }
 
-TEST_CASE("the daemon's own mapping of a client's segment can't become writable") {
+TEST_CASE("the daemon's own mapping of a client's segment can't become writable", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
-  SegmentTable table(ledger);
+  MemfdBacking memfd;
+  SegmentTable table(ledger, memfd);
   auto leased = lease_and_map(table, owner, bytes);
   CHECK(::mprotect(leased.segment->data(), bytes, PROT_READ | PROT_WRITE) == -1);
 }

@@ -25,7 +25,7 @@ constexpr std::uint64_t reader_bytes = SegmentTable::reader_bytes;
 
 struct World {
   Ledger ledger{memory_quota(64 * mebibyte)};
-  SegmentTable table{ledger};
+  SegmentTable table{ledger, backing()};
 };
 
 template <class T>
@@ -51,7 +51,7 @@ TEST_CASE("a segment that the heap has no room for is refused, and nothing stays
   Quota quota = memory_quota(64 * mebibyte);
   quota.per_client[heap] = 2 * segment_heap;
   Ledger ledger(quota);
-  SegmentTable table(ledger);
+  SegmentTable table(ledger, backing());
   const std::uint64_t bytes = GENERATE(std::uint64_t{page}, small_segment_bytes_max + page);
   REQUIRE(table.lease(owner, bytes, false));
   const auto second = (*table.lease(owner, bytes, false))->id();
@@ -78,9 +78,9 @@ TEST_CASE("the daemon reads what the client writes, and only after the client ha
   CHECK((*segment)->data() == nullptr);
   CHECK(code_of(world.table.readable(id, owner.user)) == Code::invalid);
   CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
-  auto mapping = ipc::Mapping::map((*segment)->fd(), page, ipc::Access::read_write);
+  const auto mapping = WriterMapping::map(**segment, (*segment)->descriptors());
   REQUIRE(seal_now(world.table.mapped(owner.client, id)));
-  std::memcpy(mapping->data() + 100, "hello", 6);
+  std::memcpy(mapping.data() + 100, "hello", 6);
   CHECK(std::string(reinterpret_cast<const char*>((*segment)->data()) + 100) == "hello");
   CHECK(world.table.readable(id, owner.user));
   CHECK(world.table.owned(id, owner.client));
@@ -101,20 +101,20 @@ TEST_CASE("a segment is its writer's, readable to its user, and nobody else's") 
   CHECK(code_of(world.table.readable({77}, owner.user)) == Code::invalid);
 }
 
-TEST_CASE("a client that resizes its segment before it is sealed does not get away with it") {
+TEST_CASE("a client that resizes its segment before it is sealed does not get away with it", "[memfd]") {
   World world;
   const auto change = GENERATE(std::uint64_t{0}, page, 3 * page, 32 * mebibyte);
   auto segment = world.table.lease(owner, 2 * page, false);
-  REQUIRE(::ftruncate((*segment)->fd().get(), static_cast<off_t>(change)) == 0);
+  REQUIRE(::ftruncate((*segment)->descriptors().front(), static_cast<off_t>(change)) == 0);
   CHECK(code_of(seal_now(world.table.mapped(owner.client, (*segment)->id()))) == Code::invalid);
   CHECK((*segment)->state() == Segment::State::leased);
   CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
 }
 
-TEST_CASE("a client that seals by itself only harms itself") {
+TEST_CASE("a client that seals by itself only harms itself", "[memfd]") {
   World world;
   auto segment = world.table.lease(owner, page, false);
-  REQUIRE(ipc::add_seals((*segment)->fd(), F_SEAL_SEAL));
+  REQUIRE(::fcntl((*segment)->descriptors().front(), F_ADD_SEALS, F_SEAL_SEAL) == 0);
   CHECK_FALSE(seal_now(world.table.mapped(owner.client, (*segment)->id())));
   CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
 }
@@ -216,7 +216,8 @@ TEST_CASE("a result segment that is only booked is charged, and nobody reads it"
   auto booked = world.table.book_result(1000, page);
   REQUIRE(booked);
   CHECK((*booked)->data() == nullptr);
-  CHECK_FALSE((*booked)->fd());
+  CHECK_FALSE((*booked)->memory());
+  CHECK((*booked)->descriptors().empty());
   CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap});
   const auto id = (*booked)->id();
   CHECK(code_of(world.table.readable(id, 1000)) == Code::invalid);
@@ -274,7 +275,7 @@ TEST_CASE("who reads segments is charged for being known to, once, beyond a few"
   Quota quota = memory_quota(mebibyte);
   quota.per_client[heap] = reader_bytes;
   Ledger ledger(quota);
-  SegmentTable table(ledger);
+  SegmentTable table(ledger, backing());
   auto segments = results(table, SegmentTable::readers_free + 1);
   const auto last = result_segment(table, owner.user, page);
   const std::uint64_t before = ledger.total().used[heap];
@@ -294,7 +295,7 @@ TEST_CASE("a client may read another segment for nothing as soon as it has unmap
   Quota quota = memory_quota(mebibyte);
   quota.per_client[heap] = 0;
   Ledger ledger(quota);
-  SegmentTable table(ledger);
+  SegmentTable table(ledger, backing());
   auto segments = results(table, SegmentTable::readers_free);
   const auto last = result_segment(table, owner.user, page);
   for (const auto& segment : segments) REQUIRE(table.add_reader(segment, other));
@@ -371,7 +372,6 @@ TEST_CASE("while a segment is being sealed it is neither ready nor mapped again"
   auto segment = world.table.lease(owner, 8192, false);
   REQUIRE(segment);
   const auto id = (*segment)->id();
-  auto mapping = muster::ipc::Mapping::map((*segment)->fd(), 8192, muster::ipc::Access::read_write);
   auto sealing = world.table.mapped(owner.client, id);
   REQUIRE(sealing);
   CHECK(code_of(seal_now(world.table.mapped(owner.client, id))) == Code::invalid);
@@ -389,9 +389,9 @@ TEST_CASE("while a segment is being sealed it is neither ready nor mapped again"
 TEST_CASE("a segment stays charged until what is left of it was disposed of") {
   Ledger ledger(memory_quota(64 << 20));
   std::vector<std::function<void()>> disposed;
-  SegmentTable table(ledger, {.mapped = {}, .dispose = [&](UserId, Remains, std::function<void()> then) {
-                                disposed.push_back(std::move(then));
-                              }});
+  SegmentTable table(ledger, backing(), {.mapped = {}, .dispose = [&](UserId, Remains, std::function<void()> then) {
+                                           disposed.push_back(std::move(then));
+                                         }});
   const auto id = result_segment(table, 1000, 1 << 20)->id();
   table.drop_result(id);
   CHECK(table.size() == 0);

@@ -11,8 +11,10 @@
 #include <muster/ipc/records.hpp>
 #include <muster/ipc/socket.hpp>
 
+#include "memory/backings.hpp"
 #include "recorder.hpp"
 #include "session/frame_builder.hpp"
+#include "walk/audit.hpp"
 
 namespace musterd::testing {
 
@@ -30,8 +32,8 @@ inline NodeSettings small_settings() {
 /// One node with its recorder and a clock that only moves when told.
 struct World {
   explicit World(NodeSettings settings = small_settings(),
-                 std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>())
-      : recorder_(std::move(recorder)), outside(*recorder_), node(std::move(settings), outside) {}
+                 std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>(), SegmentBacking& made_of = backing())
+      : recorder_(std::move(recorder)), outside(*recorder_), node(std::move(settings), outside, made_of) {}
   void advance(Duration duration) {
     now += duration;
     node.tick(now);
@@ -106,13 +108,14 @@ class TestClient {
   }
   /// Leases and maps a segment; returns its id.
   ipc::SegmentId lease(std::uint64_t bytes) {
+    world_.outside.last_fd.reset();
     ask_lease(bytes);
     const auto* segment = reply().body_as_Segment();
     if (!segment) throw std::runtime_error("no segment");
     const ipc::SegmentId id{segment->segment()};
-    auto mapping = ipc::Mapping::map(world_.outside.last_fd, segment->bytes(), ipc::Access::read_write);
+    const int sent = world_.outside.last_fd.get();
+    memory_ = WriterMapping::map(*NodeAudit(world_.node).segment(id), {&sent, sent < 0 ? 0U : 1U});
     world_.outside.last_fd.reset();
-    memory_ = std::move(mapping).value();
     mapped(id);
     if (reply().body_type() != wire::Body_Ok) throw std::runtime_error("not mapped");
     return id;
@@ -269,7 +272,7 @@ class TestClient {
 
   World& world_;
   ClientId id_;
-  ipc::Mapping memory_;
+  WriterMapping memory_;
   std::uint64_t request_ = 0;
   std::uint32_t objects_ = 0;
   std::uint64_t works_ = 0;

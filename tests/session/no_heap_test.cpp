@@ -132,7 +132,7 @@ class Kept final : public Outside {
     then();
   }
   void dispose(UserId, Remains, std::function<void()> then) override { then(); }
-  void populate(const MappingPtr&) override {}
+  void populate(const SegmentMemoryPtr&) override {}
   bool is_stopped(std::int32_t) override { return false; }
   ipc::Capability random_capability() override { return recorder.random_capability(); }
   void stop(std::string) override {}
@@ -143,7 +143,7 @@ class Kept final : public Outside {
 /// Clients of one node, which only works while the heap is armed.
 class Scenario {
  public:
-  Scenario() : node_(small_settings(), outside_) {}
+  Scenario() : node_(small_settings(), outside_, backing()) {}
 
   void run() {
     for (const ClientId client : clients) connect(client);

@@ -75,7 +75,7 @@ class Recorder : public Outside {
     remains = {};
     then();
   }
-  void populate(const MappingPtr&) override { ++mapped; }
+  void populate(const SegmentMemoryPtr&) override { ++mapped; }
   bool is_stopped(std::int32_t pid) override { return stopped_processes.contains(pid); }
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }

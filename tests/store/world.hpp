@@ -29,13 +29,14 @@ inline Manifest array(SegmentId segment, std::uint64_t offset, std::int64_t coun
 struct World {
   explicit World(Store::Limits limits = {}, Quota quota = memory_quota(256 * mebibyte))
       : ledger(quota),
-        segments(ledger, {.mapped = {},
-                          .dispose =
-                              [this](UserId, Remains remains, std::function<void()> then) {
-                                if (!remains.description || !keeps_remains) return then();
-                                descriptions.push_back(std::move(remains.description));
-                                disposals.push_back(std::move(then));
-                              }}),
+        segments(ledger, backing(),
+                 {.mapped = {},
+                  .dispose =
+                      [this](UserId, Remains remains, std::function<void()> then) {
+                        if (!remains.description || !keeps_remains) return then();
+                        descriptions.push_back(std::move(remains.description));
+                        disposals.push_back(std::move(then));
+                      }}),
         results(segments),
         store(ledger, segments, limits) {}
 

@@ -45,6 +45,8 @@ class NodeAudit {
   [[nodiscard]] ObjectPtr held_object(ClientId client, ObjectId object) const;
   /// Ops that gather or run.
   [[nodiscard]] std::size_t ops_in_groups() const;
+  /// Null if there is none.
+  [[nodiscard]] SegmentPtr segment(SegmentId segment) const { return node_.segments_.find(segment); }
   [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.held_by(client); }
 
  private:

@@ -1,6 +1,4 @@
 // What must hold after each step, and what each answer and each outcome must fit.
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -94,14 +92,14 @@ void Walk::take_answer(Peer& peer, const Asked& asked, const wire::Frame& frame,
   if (frame.body_as_Welcome()) peer.greeted = true;
   if (const auto* segment = frame.body_as_Segment()) {
     const ipc::SegmentId id{segment->segment()};
-    if (fds.size() != 1) return broken("a segment without its descriptor");
+    const auto made = NodeAudit(*node_).segment(id);
+    if (!made || fds.size() != made->descriptors().size()) return broken("a segment without its descriptor");
     if (asked.what == wire::Body_Map) {
       peer.readable.insert(id);
       return;
     }
     Lease lease{id, segment->bytes(), 0, asked.hard, false, 0, {}};
-    const ipc::Fd fd(::dup(fds[0]));
-    lease.memory = ipc::Mapping::map(fd, lease.bytes, ipc::Access::read_write).value();
+    lease.memory = WriterMapping::map(*made, fds);
     peer.leases.push_back(std::move(lease));
   }
   if (const auto* joined = frame.body_as_Joined()) check_joined(peer, *joined);

@@ -79,7 +79,7 @@ Walk::Walk(std::span<const std::uint8_t> bytes, Reached& reached) : choices_(byt
   auto made = settings(choices_);
   salt_ = choices_.byte();
   Outside& outside = *this;
-  node_ = std::make_unique<Node>(std::move(made), outside);
+  node_ = std::make_unique<Node>(std::move(made), outside, backing());
 }
 
 Walk::~Walk() {

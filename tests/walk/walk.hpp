@@ -19,6 +19,7 @@
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/records.hpp>
 
+#include "memory/backings.hpp"
 #include "walk/audit.hpp"
 #include "walk/choices.hpp"
 #include "walk/reached.hpp"
@@ -85,7 +86,7 @@ class Walk final : private Outside {
     bool hard = false;
     bool ready = false;  ///< for objects
     std::size_t live = 0;
-    ipc::Mapping memory;
+    WriterMapping memory;
   };
   struct Asked {
     wire::Body what = wire::Body_NONE;
@@ -161,7 +162,7 @@ class Walk final : private Outside {
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   void show_memory_wanted(bool) override {}
-  void populate(const MappingPtr&) override {}
+  void populate(const SegmentMemoryPtr&) override {}
   bool is_stopped(std::int32_t) override { return false; }
   [[nodiscard]] ipc::Capability random_capability() override { return {{++random_, 17}}; }
   void stop(std::string reason) override;

@@ -1,0 +1,15 @@
+// Segments of host memory: memfds, sealed in the one safe order, which is create, the writer maps, seals, readers.
+// All system calls about segments are here.
+#pragma once
+
+#include "memory/backing.hpp"
+
+namespace musterd {
+
+class MemfdBacking final : public SegmentBacking {
+ public:
+  [[nodiscard]] Limits limits() const noexcept override;
+  [[nodiscard]] muster::Result<SegmentMemoryPtr> create(const SegmentSpec& spec) override;
+};
+
+}  // namespace musterd

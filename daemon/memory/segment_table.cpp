@@ -1,0 +1,290 @@
+#include "memory/segment_table.hpp"
+
+#include <algorithm>
+#include <new>
+
+#include <muster/ipc/byte_count.hpp>
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+using muster::Result;
+namespace ipc = muster::ipc;
+
+namespace {
+
+Error not_yours(SegmentId id) {
+  return Error(Code::denied, label(id) + " was not leased to this client, or was given back");
+}
+
+/// What a sealing ends with unless it says otherwise.
+Error not_done(SegmentId id) {
+  return Error(Code::out_of_memory, label(id) + " was not sealed: the daemon has no memory left for itself",
+               "try again");
+}
+
+}  // namespace
+
+Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
+  if (bytes == 0) return Error(Code::invalid, "can't make a segment of 0 B", "ask for at least 1 byte");
+  if (bytes > limits_.bytes_max)
+    return Error(Code::invalid, "can't make a segment of " + ipc::over_text(bytes, limits_.bytes_max),
+                 "use smaller arrays");
+  auto segment = book(client, bytes, turn);
+  if (!segment) return segment.error();
+  auto& writer = clients_[client.client];
+  (*segment)->hard_requested_ = hard;
+  if (auto created = create(**segment, SegmentSpec::Writer::client); !created) return created.error();
+  kept_.emplace((*segment)->id(), *segment);
+  writer.leased.push_back(**segment);
+  return *segment;
+}
+
+Result<void> SegmentTable::create(Segment& segment, SegmentSpec::Writer writer) {
+  auto memory = backing_.create({segment.id_, segment.bytes_, writer, segment.hard_requested_});
+  if (!memory) return memory.error();
+  segment.memory_ = std::move(*memory);
+  segment.descriptor_ = segment.memory_->descriptor();
+  return {};
+}
+
+Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn turn) {
+  const std::uint64_t unit = limits_.granularity_bytes;
+  bytes = (bytes + unit - 1) / unit * unit;
+  const bool small = bytes <= small_segment_bytes_max;
+  if (!small && turn == Turn::before_others)
+    return Error(Code::out_of_memory,
+                 "the reserve is for small segments, this one has " + ipc::over_text(bytes, small_segment_bytes_max),
+                 "wait for memory in line");
+  auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
+                      : ledger_.charge(payer, Resource::memory, bytes, segment_heap_bytes);
+  if (!memory) return memory.error();
+  auto descriptor = ledger_.charge(payer, Resource::fds, 1);
+  if (!descriptor) return descriptor.error();
+  SegmentPtr segment(new Segment, [this](Segment* ended) {
+    end(*ended);
+    delete ended;
+  });
+  segment->id_ = {++last_id_};
+  segment->bytes_ = bytes;
+  segment->owner_ = payer;
+  segment->table_ = this;
+  segment->bytes_charge_ = std::move(*memory);
+  segment->descriptor_charge_ = std::move(*descriptor);
+  segments_.emplace(segment->id_, segment);
+  return segment;
+}
+
+void SegmentTable::end(Segment& segment) try {
+  segments_.erase(segment.id_);
+  if (!segment.memory_) {
+    // Nobody has heard of it, so its number serves again: there are fewer than vain attempts to get memory.
+    if (segment.id_.value == last_id_) --last_id_;
+    return;
+  }
+  auto memory = std::make_shared<Charge>(std::move(segment.bytes_charge_));
+  if (!segment.readers_.empty()) {
+    auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
+    for (const auto& [reader, charge] : segment.readers_) ended.readers.push_back(reader);
+    draining_.emplace(segment.id_, Draining{memory, std::move(segment.readers_)});
+  }
+  if (!hooks_.dispose) return;
+  if (segment.data_) segment.memory_->close_descriptor(), segment.descriptor_charge_ = {};
+  auto descriptor = std::make_shared<Charge>(std::move(segment.descriptor_charge_));
+  hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr},
+                 [memory = std::move(memory), descriptor = std::move(descriptor)]() mutable {
+                   memory.reset();
+                   descriptor.reset();
+                 });
+} catch (const std::bad_alloc&) {
+  // Then it ends here and now, and nobody is told.
+}
+
+void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charge charge) {
+  if (!hooks_.dispose) return;
+  const auto shared = std::make_shared<Charge>(std::move(charge));
+  hooks_.dispose(user, {nullptr, std::move(description)}, [shared] { shared->reset(); });
+}
+
+void SegmentTable::ready(Segment& segment) const {
+  segment.data_ = segment.memory_->host().data();
+  segment.state_ = Segment::State::ready;
+  if (hooks_.mapped && segment.data_) hooks_.mapped(segment.memory_);
+}
+
+Result<SegmentPtr> SegmentTable::leased_to(SegmentId id, ClientId client) const {
+  auto found = kept_.find(id);
+  if (found == kept_.end() || found->second->owner().client != client || !client) return not_yours(id);
+  return found->second;
+}
+
+Result<SegmentTable::Sealing> SegmentTable::mapped(ClientId client, SegmentId id) {
+  auto leased = leased_to(id, client);
+  if (!leased) return leased.error();
+  const SegmentPtr segment = *leased;
+  if (segment->state_ != Segment::State::leased) return Error(Code::invalid, label(id) + " was mapped before");
+  const auto sealed = std::make_shared<Result<void>>(not_done(id));
+  Sealing sealing{[memory = segment->memory_.get(), sealed] { *sealed = memory->seal(); },
+                  [this, segment, sealed]() -> Result<void> {
+                    if (*sealed) ready(*segment);
+                    else segment->state_ = Segment::State::leased;
+                    return *sealed;
+                  }};
+  segment->state_ = Segment::State::sealing;
+  return sealing;
+}
+
+Result<SegmentTable::Sealing> SegmentTable::hard_seal(ClientId client, SegmentId id) {
+  auto leased = leased_to(id, client);
+  if (!leased) return leased.error();
+  const SegmentPtr segment = *leased;
+  if (segment->state_ != Segment::State::ready || !segment->hard_requested_)
+    return Error(Code::invalid, label(id) + " is not a mapped hard lease");
+  const auto sealed = std::make_shared<Result<void>>(not_done(id));
+  return Sealing{[memory = segment->memory_.get(), sealed] { *sealed = memory->seal_hard(); },
+                 [segment, sealed]() -> Result<void> {
+                   if (*sealed) segment->state_ = Segment::State::hard;
+                   return *sealed;
+                 }};
+}
+
+Result<void> SegmentTable::give_back(ClientId client, SegmentId id) {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  constexpr long kept_and_local = 2;
+  if (segment->use_count() > kept_and_local)
+    return Error(Code::invalid, label(id) + " still holds live objects", "free their refs first");
+  (*segment)->readers_.erase(client);
+  kept_.erase(id);
+  return {};
+}
+
+Result<void> SegmentTable::hand_over(ClientId client, SegmentId id) {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  orphan(**segment);
+  return {};
+}
+
+/// Its writer writes no more: it ends with the last object in it, perhaps now.
+void SegmentTable::orphan(Segment& segment) {
+  const SegmentId id = segment.id_;
+  segment.readers_.erase(segment.owner_.client);
+  segment.orphan_ = true;
+  segment.LeasedHook::unlink();
+  note_if_sparse(segment);
+  kept_.erase(id);
+}
+
+Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn) {
+  auto segment = book({user, {}}, bytes, turn);
+  if (segment) kept_.emplace((*segment)->id(), *segment);
+  return segment;
+}
+
+Result<void> SegmentTable::make_result(const SegmentPtr& segment) {
+  if (auto created = create(*segment, SegmentSpec::Writer::daemon); !created) return created;
+  ready(*segment);
+  return {};
+}
+
+void SegmentTable::drop_result(SegmentId id) { kept_.erase(id); }
+
+Result<void> SegmentTable::add_reader(const SegmentPtr& segment, Payer client) {
+  if (segment->readers_.contains(client.client)) return {};
+  auto& known = clients_[client.client];
+  auto charge = ledger_.charge(client, Resource::heap, reader_bytes);
+  if (!charge && known.reads_for_nothing.size() >= readers_free) return charge.error();
+  auto& reader = segment->readers_[client.client];
+  reader.segment = segment->id();
+  (charge ? known.reads : known.reads_for_nothing).push_back(reader);
+  if (charge) reader.charge = std::move(*charge);
+  return {};
+}
+
+void SegmentTable::unmapped(ClientId client, SegmentId id) {
+  auto found = draining_.find(id);
+  if (found == draining_.end()) {
+    if (const auto segment = find(id)) segment->readers_.erase(client);
+    return;
+  }
+  found->second.readers.erase(client);
+  if (found->second.readers.empty()) draining_.erase(found);
+}
+
+std::vector<SegmentTable::Ended> SegmentTable::take_ended() { return std::exchange(ended_, {}); }
+
+void SegmentTable::drop_client(ClientId client) {
+  leaving_.insert(clients_.extract(client));
+  drop_more();
+}
+
+void SegmentTable::drop_more() {
+  for (std::size_t left = drops_of_turn; left > 0 && !leaving_.empty();) {
+    const auto first = leaving_.begin();
+    const std::size_t effort = drop_one(first->first, first->second);
+    if (effort == 0) leaving_.erase(first);
+    left -= std::min(left, effort);
+  }
+}
+
+std::size_t SegmentTable::drop_one(ClientId id, Client& client) {
+  if (!client.leased.empty()) {
+    Segment& segment = client.leased.front();
+    const std::size_t effort = 1 + segment.readers_.size();  // who have to be told
+    orphan(segment);
+    return effort;
+  }
+  for (auto* reads : {&client.reads, &client.reads_for_nothing}) {
+    if (reads->empty()) continue;
+    const SegmentId segment = reads->front().segment;
+    reads->pop_front();
+    unmapped(id, segment);
+    return 1;
+  }
+  return 0;
+}
+
+SegmentPtr SegmentTable::find(SegmentId id) const {
+  auto found = segments_.find(id);
+  return found == segments_.end() ? nullptr : found->second.lock();
+}
+
+void SegmentTable::note_if_sparse(Segment& segment) {
+  if (!segment.is_sparse()) return;
+  ++sparse_changes_;
+  if (!segment.SparseHook::is_linked()) sparse_.push_back(segment);
+}
+
+SegmentPtr SegmentTable::next_sparse() {
+  if (sparse_.empty()) return nullptr;
+  sparse_.splice(sparse_.end(), sparse_, sparse_.begin());
+  return find(sparse_.back().id());
+}
+
+Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {
+  auto segment = find(id);
+  if (!segment || segment->state() < Segment::State::ready)
+    return Error(Code::invalid, label(id) + " does not exist, or is not ready for readers");
+  if (segment->owner().user != user) return Error(Code::denied, label(id) + " belongs to another user");
+  return segment;
+}
+
+Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
+  auto segment = leased_to(id, client);
+  if (!segment) return segment.error();
+  if ((*segment)->state() < Segment::State::ready)
+    return Error(Code::invalid, label(id) + " is not sealed against resizing yet", "send Mapped first");
+  if ((*segment)->hard_requested() && (*segment)->state() != Segment::State::hard)
+    return Error(Code::invalid, label(id) + " is a hard lease that is not sealed yet", "send HardSeal first");
+  return segment;
+}
+
+std::size_t SegmentTable::holders_of(const SegmentPtr& segment) const {
+  const long of_table = kept_.contains(segment->id()) ? 1 : 0;
+  const long of_pool = segment->owner().client ? 0 : 1;
+  return static_cast<std::size_t>(segment.use_count() - of_table - of_pool);
+}
+
+}  // namespace musterd
