@@ -194,8 +194,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void tell_unmapped(ipc::SegmentId segment);
   /// True if there was one.
   bool forget_seal_error(ipc::ObjectId object);
-  /// Whether others wait for memory of the store now.
-  [[nodiscard]] bool memory_wanted() const { return header().memory_wanted.load(std::memory_order_relaxed) != 0; }
+  /// Whether others wait for memory of the store now. A forked child has no rings to see it in.
+  [[nodiscard]] bool memory_wanted() const {
+    return alive() && header().memory_wanted.load(std::memory_order_relaxed) != 0;
+  }
   void await_end(ipc::ObjectId object, std::chrono::nanoseconds patience, std::atomic<SteadyTime>& wait_again);
   /// When to wait again for the end of an object that nobody else holds, and of one that others may hold.
   std::array<std::atomic<SteadyTime>, 2> wait_again_{};

@@ -56,6 +56,7 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
 
 Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                  std::span<const std::byte* const> addresses, std::uint64_t copied_bytes, AroundWait around) {
+  if (!connection->alive()) return connection->end_error();
   ipc::Seal record;
   record.object = connection->next_object();
   record.copied_bytes = copied_bytes;
