@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import multiprocessing
@@ -158,3 +159,95 @@ def test_what_belonged_to_a_daemon_that_is_gone_can_be_read_and_dropped_in_a_chi
     printed = output_of([sys.executable, "-c", AFTER_THE_END], environment, 60, tmp_path)
     daemon.kill()
     assert printed == "0 5000.0\n"
+
+
+def doubled(number):
+    return float(np.full(100_000, number * 2.0).sum()), made().copies
+
+
+class TestForkDuringADecoratedCall:
+    def test_the_child_reads_and_writes_the_calls_arrays_for_itself(self, muster):
+        @muster.collective_input
+        def call():
+            arrays = [np.ones(5), np.ones(100_000)]
+
+            def child():
+                assert [float(array.sum()) for array in arrays] == [5, 100_000]
+                for array in arrays:
+                    array += 1
+                assert [float(array.sum()) for array in arrays] == [10, 200_000]
+                arrays.clear()
+
+            assert status_of_child(child) == 0
+            return list(arrays)
+
+        ref = call()
+        assert (ref.copies, [float(array.sum()) for array in ref.get()]) == (0, [5, 100_000])
+
+    def test_the_child_allocates_outside_of_the_store(self, muster):
+        @muster.collective_input
+        def call():
+            inside = np.ones(100_000)
+
+            def child():
+                fresh = [np.ones(count) for count in (5, 100_000, 3_000_000)]
+                fresh.append(np.zeros(100_000))
+                address = fresh[1].__array_interface__["data"][0]
+                assert not package._runtime._connection.owns_address(address)
+                inside.resize(200_000, refcheck=False)
+                assert float(inside.sum()) == 100_000
+                assert float(muster.put(fresh[1]).get().sum()) == 100_000
+                assert (made().copies, package.collective_input(lambda: np.ones(9))().copies) == (0, 0)
+
+            assert status_of_child(child) == 0
+            return inside
+
+        assert call().copies == 0
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_the_child_may_return_from_the_call(self, muster, is_async):
+        forked = []
+
+        def call():
+            array = np.ones(100_000)
+            read_end, write_end = os.pipe()
+            forked.append((os.fork(), read_end, write_end))
+            return {"before": array, "after": np.ones(3)}
+
+        async def call_async():
+            return call()
+
+        parent = os.getpid()
+        try:
+            if is_async:
+                ref = asyncio.run(muster.collective_input(call_async)())
+            else:
+                ref = muster.collective_input(call)()
+            told = (ref.copies, float(ref.get()["before"].sum()), float(ref.get()["after"].sum()))
+        except BaseException as error:
+            told = error
+        child, read_end, write_end = forked[0]
+        if os.getpid() != parent:
+            os.write(write_end, repr(told).encode())
+            os._exit(0)
+        os.close(write_end)
+        with os.fdopen(read_end) as answer:
+            assert answer.read() == "(2, 100000.0, 3.0)"
+        assert os.waitpid(child, 0)[1] == 0
+        assert told == (0, 100_000, 3)
+
+    @pytest.mark.parametrize("pool", ["pool", "executor"])
+    def test_a_pool_of_forked_workers_works(self, muster, pool):
+        @muster.collective_input
+        def call():
+            array = np.ones(100_000)
+            if pool == "pool":
+                with FORK.Pool(2) as workers:
+                    found = workers.map_async(doubled, [1, 2, 3]).get(60)
+            else:
+                with concurrent.futures.ProcessPoolExecutor(2, mp_context=FORK) as workers:
+                    found = list(workers.map(doubled, [1, 2, 3], timeout=60))
+            assert found == [(200_000, 0), (400_000, 0), (600_000, 0)]
+            return array
+
+        assert call().copies == 0
