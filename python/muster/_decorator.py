@@ -51,7 +51,7 @@ def collective_input(
     Raises:
         Invalid: the function is a generator, the device is not supported, or ``timeout`` is no time.
     """
-    _muster.seconds(timeout)
+    _muster.check_deadline(timeout)
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     if function is None:

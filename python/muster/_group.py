@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import flag
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
@@ -163,7 +164,7 @@ class Group:
         """
         check_out(out)
         return Work(
-            self._seat.allgather(self._stored(x, timeout), bool(stack), timeout, key),
+            self._seat.allgather(self._stored(x, timeout), flag("stack", stack), timeout, key),
             self._about("allgather", key),
             out,
         )
@@ -404,5 +405,5 @@ def group(
     if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
         raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
-    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], bool(open))
+    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open))
     return Group(seat)

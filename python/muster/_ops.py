@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import flag
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster._work import Work
@@ -115,8 +116,8 @@ def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None 
 
 def allgather_refs(refs: Iterable[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
     """A list of all values; with ``stack=True`` one array with a new axis 0."""
-    found = _stored(refs)
-    return _combine("allgather", found, len(found), "sum", 0, stack, not stack, timeout)
+    found, stacked = _stored(refs), flag("stack", stack)
+    return _combine("allgather", found, len(found), "sum", 0, stacked, not stacked, timeout)
 
 
 def reduce_scatter_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:

@@ -68,6 +68,10 @@ WRONG = {
     "memory=True": lambda package, group: package.init(memory=True),
     "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
+    "start='no'": lambda package, group: package.init(start="no"),
+    "open='yes'": lambda package, group: package.group("x", rank=0, world_size=1, open="yes"),
+    "stack='yes'": lambda package, group: group.allgather(1, stack="yes"),
+    "stack=2": lambda package, group: package.allgather_refs([package.put(1)], stack=2),
     "reduce op 'median'": lambda package, group: group.allreduce(1, op="median"),
 }
 
