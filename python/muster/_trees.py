@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
+import enum
 import functools
 import inspect
+import numbers
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -67,7 +70,30 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return ("array", np.from_dlpack(value), "A", None)
     if hasattr(value, "__array__"):
         return ("array", np.asarray(value), "A", None)
+    _refuse_numbers(value)
     return ("constant",)
+
+
+def _refuse_numbers(value: Any) -> None:
+    """They would be constants: ranks that give equal ones would get one of them back, and take it for the sum."""
+    if isinstance(value, enum.Enum):
+        return
+    ctypes = sys.modules.get("ctypes")
+    is_number = isinstance(value, numbers.Number)
+    if ctypes is not None and isinstance(value, ctypes._SimpleCData):
+        is_number = isinstance(value.value, numbers.Number)
+    if is_number:
+        raise Invalid(
+            f"{a_type_of(value)} can't be stored: no op could reduce it",
+            "give int(value) or float(value), or str(value) where its digits matter",
+        )
+    is_row = isinstance(value, (array.array, collections.deque)) or (
+        ctypes is not None and isinstance(value, ctypes.Array)
+    )
+    if is_row and any(isinstance(item, numbers.Number) for item in value):
+        raise Invalid(
+            f"{a_type_of(value)} of numbers can't be stored: no op could reduce it", "make it an array: np.array(value)"
+        )
 
 
 def _refuse_code(value: Any) -> None:
