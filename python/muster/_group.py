@@ -194,7 +194,7 @@ class Group:
         is split evenly (its length must be a multiple of world_size)."""
         check_out(out)
         return Work(
-            self._seat.reduce_scatter(self._parts(x, None, timeout), reduce_op(op), timeout, key),
+            self._seat.reduce_scatter(self._parts(x, timeout), reduce_op(op), timeout, key),
             self._about("reduce_scatter", key),
             out,
         )
@@ -220,7 +220,7 @@ class Group:
         if splits is not None and not _are_integers(splits):
             raise Invalid(f"splits={splits!r}", "give a list with a number of rows for each rank")
         return Work(
-            self._seat.all_to_all(self._parts(xs, splits, timeout), whole, timeout, key),
+            self._seat.all_to_all(self._parts(xs, timeout, splits, ", or give splits="), whole, timeout, key),
             self._about("all_to_all", key),
             out,
         )
@@ -340,7 +340,9 @@ class Group:
             raise Invalid(f"{len(parts)} values for {self.world_size} ranks", "give one value for each rank")
         return parts
 
-    def _parts(self, xs: Any, splits: Sequence[int] | None, timeout: float | None) -> list[_muster.Stored]:
+    def _parts(
+        self, xs: Any, timeout: float | None, splits: Sequence[int] | None = None, or_else: str = ""
+    ) -> list[_muster.Stored]:
         if _is_list(xs):
             return self._elements(xs, timeout)
         stored = self._stored(xs, timeout)
@@ -354,7 +356,7 @@ class Group:
             if rows % self.world_size:
                 raise Invalid(
                     f"axis 0 of length {rows} can't be split evenly over {self.world_size} ranks",
-                    "make it a multiple of world_size, or give splits=",
+                    f"make it a multiple of world_size{or_else}",
                 )
             splits = [rows // self.world_size] * self.world_size
         if len(splits) != self.world_size or sum(splits) != rows or min(splits) < 0:

@@ -22,6 +22,11 @@ _ALIASES = {
     "multiply": "prod",
     "minimum": "min",
     "maximum": "max",
+    "bitwise_and": "band",
+    "bitwise_or": "bor",
+    "bitwise_xor": "bxor",
+    "logical_and": "land",
+    "logical_or": "lor",
 }
 _NUMBERS = _muster.reduce_ops
 
