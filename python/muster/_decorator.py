@@ -67,8 +67,13 @@ def collective_input(
         )
     wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
     decorated: Any = wrap(function, timeout)
-    decorated.options = functools.partial(collective_input, function)
+    decorated.options = functools.partial(options, function)
     return decorated
+
+
+def options(function: Callable[..., Any], /, *, device: str = "cpu", timeout: float | None = None) -> Any:
+    """The function decorated otherwise: what ``decorated.options()`` calls."""
+    return collective_input(function, device=device, timeout=timeout)
 
 
 # What decorated functions refer to are this module's names. So they can be pickled by value, as cloudpickle does with

@@ -81,6 +81,8 @@ class Group:
     """
 
     def __init__(self, seat: _muster.Seat) -> None:
+        if not isinstance(seat, _muster.Seat):
+            raise Invalid(f"muster.Group({seat!r})", "take a seat by muster.group()")
         self._seat = seat
         self._name = seat.name
 
@@ -133,6 +135,7 @@ class Group:
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
+        root = _muster.integer(root, "root")
         given, number = self._stored(x, timeout), reduce_op(op)
         if self.rank == root:
             check_out_of_reduction(out, given, number)
@@ -151,6 +154,7 @@ class Group:
     ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
         check_out(out)
+        root = _muster.integer(root, "root")
         given = [self._stored(x, timeout)] if self.rank == root else []
         return Work(self._seat.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
 
@@ -183,6 +187,7 @@ class Group:
     ) -> Work:
         """Rank r gets element r of the root's list of world_size values; nothing is moved."""
         check_out(out)
+        root = _muster.integer(root, "root")
         given = self._elements(xs, timeout) if self.rank == root else []
         return Work(self._seat.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
 

@@ -30,6 +30,8 @@ class Ref(StandIn):
     _take = "ref.get()"
 
     def __init__(self, stored: _muster.Stored) -> None:
+        if not isinstance(stored, _muster.Stored):
+            raise Invalid(f"muster.Ref({stored!r})", "refs come from put(), seal() and decorated calls")
         self._stored = stored
 
     @property

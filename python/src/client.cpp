@@ -414,6 +414,7 @@ void bind_client(nb::module_& module) {
         return std::chrono::duration<double>(*bound).count();
       },
       nb::arg("timeout").none());
+  module.def("integer", &int_from, nb::arg("value").none(), nb::arg("name"));
   module.def(
       "check_deadline", [](nb::handle timeout) { static_cast<void>(deadline_from(timeout)); },
       nb::arg("timeout").none());

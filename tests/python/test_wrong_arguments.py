@@ -68,6 +68,13 @@ WRONG = {
     "memory=True": lambda package, group: package.init(memory=True),
     "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
+    "array=None": lambda package, group: package.seal(None),
+    "a shape of 65 axes": lambda package, group: package.empty((1,) * 65),
+    "root=array([1., 1., 1.])": lambda package, group: group.broadcast(0, np.ones(3)),
+    "root=array([1., 1.])": lambda package, group: group.reduce(0, np.ones(2)),
+    "root=array([0, 0])": lambda package, group: group.scatter([0], np.zeros(2, int)),
+    "muster.Ref(None)": lambda package, group: type(package.put(1))(None),
+    "muster.Group(5)": lambda package, group: type(group)(5),
     "start='no'": lambda package, group: package.init(start="no"),
     "open='yes'": lambda package, group: package.group("x", rank=0, world_size=1, open="yes"),
     "stack='yes'": lambda package, group: group.allgather(1, stack="yes"),
@@ -89,6 +96,15 @@ def test_an_argument_of_the_wrong_kind(muster, named):
 def test_what_is_no_ref_says_where_refs_come_from(muster):
     with pytest.raises(muster.Invalid, match=r"put\(\), seal\(\) and decorated calls"):
         muster.allreduce_refs([muster.put(1), None])
+
+
+def test_the_dtype_none_is_numpys_default(muster):
+    assert muster.empty(3, None).dtype == np.empty(3, None).dtype
+
+
+def test_an_unknown_option_is_told_by_the_call_that_got_it(muster):
+    with pytest.raises(TypeError, match=r"^options\(\) got an unexpected keyword argument 'tmeout'"):
+        muster.collective_input(np.ones).options(tmeout=1)
 
 
 def test_integers_of_numpy_are_integers(muster):
