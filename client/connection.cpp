@@ -89,7 +89,7 @@ bool Connection::still_served() {
 Error Connection::end_error() const {
   if (inherited_)
     return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
-                 "connect and join in the child: muster.init(), muster.group()");
+                 "connect and join in the child");
   // Nobody has to start what runs already.
   const auto next = existing(welcome_.socket);
   if (next && next->welcome().incarnation != welcome_.incarnation)
