@@ -17,7 +17,7 @@ from muster._checks import flag
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
-from muster._words import a_type_of
+from muster._words import a_type_of, count
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
 
@@ -342,7 +342,9 @@ class Group:
                 "give one value for each rank",
             )
         if len(parts) != self.world_size:
-            raise Invalid(f"{len(parts)} values for {self.world_size} ranks", "give one value for each rank")
+            raise Invalid(
+                f"{count(len(parts), 'value')} for {count(self.world_size, 'rank')}", "give one value for each rank"
+            )
         return parts
 
     def _parts(
@@ -366,13 +368,13 @@ class Group:
             splits = [rows // self.world_size] * self.world_size
         if len(splits) != self.world_size or sum(splits) != rows or min(splits) < 0:
             raise Invalid(
-                f"splits={list(splits)} for {self.world_size} ranks and {rows} rows",
+                f"splits={list(splits)} for {count(self.world_size, 'rank')} and {count(rows, 'row')}",
                 "give a number of rows for each rank; they add up to the length of axis 0",
             )
         parts, first = [], 0
-        for count in splits:
-            parts.append(stored.rows(first, count))
-            first += count
+        for each in splits:
+            parts.append(stored.rows(first, each))
+            first += each
         return parts
 
 
@@ -412,5 +414,7 @@ def group(
     if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
         raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
-    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open))
+    seat = _muster.join(
+        _runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open)
+    )
     return Group(seat)

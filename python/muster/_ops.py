@@ -10,7 +10,7 @@ import numpy as np
 from muster import _muster, _runtime
 from muster._checks import flag
 from muster._ref import Ref
-from muster._words import a_type_of
+from muster._words import a_type_of, count
 from muster._work import Work
 from muster.errors import Invalid
 
@@ -75,7 +75,7 @@ def _parts(ranks: Sequence[_muster.Stored]) -> list[_muster.Stored]:
         parts = stored.parts()
         if len(parts) != len(ranks):
             raise Invalid(
-                f"ref {position} holds a list of {len(parts)}, for {len(ranks)} ranks",
+                f"ref {position} holds a list of {len(parts)}, for {count(len(ranks), 'rank')}",
                 "put lists with an element for each rank",
             )
         inputs.extend(parts)

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import io
 import numbers
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return _from_torch(torch, value)
     if hasattr(value, "__cuda_array_interface__"):
         raise _no_gpu(kind.__name__)
+    if kind.__module__.partition(".")[0] == "pandas" and not hasattr(value, "shape"):
+        raise Invalid(f"{a(kind.__name__)} of pandas can't be stored", "give a number or a str instead")
     if hasattr(value, "__dataframe__") or kind.__module__.partition(".")[0] == "pandas":
         raise Invalid(
             f"{a(kind.__name__)} can't be stored whole: its labels would be lost",
@@ -101,6 +104,8 @@ def _refuse_code(value: Any) -> None:
     if inspect.isroutine(value) or isinstance(value, (functools.partial, np.ufunc)):
         name = getattr(value, "__name__", type(value).__name__)
         raise Invalid(f"a function can't be stored: {name}", "did you mean to call it?")
+    if isinstance(value, io.IOBase):
+        raise Invalid(f"a file ({type(value).__name__}) can't be stored", "read it, and give what it holds")
     if isinstance(value, Iterator):
         raise Invalid(f"an iterator ({type(value).__name__}) can't be stored", "make a list of it")
     if inspect.iscoroutine(value):

@@ -485,8 +485,8 @@ std::vector<bool> probe_argument(nb::handle result) {
   return sole_owners(tree, result, 1);
 }
 
-/// What a decorated call returned. In a child that was forked during the call everything is copied, over the child's own
-/// connection.
+/// What a decorated call returned. In a child that was forked during the call everything is copied, over the child's
+/// own connection.
 PyRef deposit_result(const Call& call, nb::handle result, bool counts_known, Timeout timeout) {
   if (!call.connection()->inherited()) return deposit(call.connection(), result, &call, counts_known ? 1 : 0, timeout);
   const auto own = nb::cast<ConnectionPtr>(nb::module_::import_("muster._runtime").attr("connection")());

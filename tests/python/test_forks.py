@@ -7,7 +7,6 @@ import concurrent.futures
 import gc
 import multiprocessing
 import os
-import subprocess
 import sys
 
 import muster as package
@@ -219,10 +218,8 @@ class TestForkDuringADecoratedCall:
 
         parent = os.getpid()
         try:
-            if is_async:
-                ref = asyncio.run(muster.collective_input(call_async)())
-            else:
-                ref = muster.collective_input(call)()
+            decorated = muster.collective_input(call_async if is_async else call)
+            ref = asyncio.run(decorated()) if is_async else decorated()
             told = (ref.copies, float(ref.get()["before"].sum()), float(ref.get()["after"].sum()))
         except BaseException as error:
             told = error

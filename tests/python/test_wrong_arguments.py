@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import torch
+
+
+def nested(levels, make):
+    value = 1
+    for _ in range(levels):
+        value = make([value])
+    return value
+
 
 WRONG = {
     "rank='a'": lambda package, group: package.group("x", rank="a", world_size=1),
@@ -37,6 +46,16 @@ WRONG = {
         {"w": np.ones(2, np.int64)}, op="mean", out={"w": np.zeros(2, np.int64)}
     ),
     "out= has shape (3,), the result (2,)": lambda package, group: group.scan(np.ones(2), out=np.zeros(3)),
+    "it has an ndarray in the place of a list of 1": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
+    "it has a dict with the keys ['a'] in the place of a dict with the keys ['b']": lambda package, group: group.reduce(
+        {"b": np.ones(2)}, out={"a": np.zeros(2)}
+    ),
+    "2 values for 1 rank": lambda package, group: group.scatter([1, 2]),
+    "splits=[1] for 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
+    "a file (StringIO) can't be stored": lambda package, group: group.allreduce(io.StringIO("x")),
+    "doesn't fit in 64 bits": lambda package, group: group.allreduce(2**70),
+    "the value nests deeper than 200 levels": lambda package, group: group.allreduce(nested(201, list)),
+    "a constant nests deeper than 200 levels": lambda package, group: group.allreduce(nested(201, frozenset)),
     "out= nests in another way": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
     "out= is read-only": lambda package, group: group.gather(1, out=[np.broadcast_to(np.zeros(1), 3)]),
     "out= holds a str": lambda package, group: group.broadcast(1, out="x"),
