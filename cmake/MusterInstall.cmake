@@ -15,7 +15,8 @@ foreach(executable musterd muster)
   endif()
 endforeach()
 install(FILES
-  include/muster/buffer.hpp include/muster/client.hpp include/muster/group.hpp include/muster/muster.hpp
+  include/muster/buffer.hpp include/muster/client.hpp include/muster/elements.hpp include/muster/group.hpp
+  include/muster/muster.hpp
   include/muster/options.hpp include/muster/ref.hpp include/muster/result.hpp include/muster/types.hpp
   include/muster/work.hpp
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/muster)

@@ -5,6 +5,9 @@
 #include <chrono>
 #include <optional>
 
+#include <muster/ipc/text.hpp>
+#include <muster/result.hpp>
+
 namespace muster::detail {
 
 /// Longer times are not told apart, neither here nor by the daemon.
@@ -15,6 +18,20 @@ template <class Rep, class Period>
 constexpr std::chrono::nanoseconds bounded(std::chrono::duration<Rep, Period> timeout) {
   using Given = std::chrono::duration<Rep, Period>;
   return std::clamp(timeout, Given::zero(), Given(timeout_max));
+}
+
+/// -timeout_max to 0, for messages.
+template <class Rep, class Period>
+constexpr std::chrono::nanoseconds bounded_below(std::chrono::duration<Rep, Period> timeout) {
+  using Given = std::chrono::duration<Rep, Period>;
+  return std::clamp(timeout, -Given(timeout_max), Given::zero());
+}
+
+/// What a caller gave; nothing: none was given.
+template <class Rep, class Period>
+Result<void> check_timeout(std::optional<std::chrono::duration<Rep, Period>> timeout) {
+  if (!timeout || timeout->count() >= 0) return {};
+  return Error(Code::invalid, "a timeout of -" + ipc::seconds_text(-bounded_below(*timeout)), "give 0 seconds or more");
 }
 
 /// What is left now of a timeout that began at `begin`, if there is one.

@@ -51,7 +51,7 @@ Connection::Connection(Start start)
       segments_(std::make_unique<Segments>(
           memory_mutex_, [this](ipc::SegmentId id) { return map_segment(id); },
           [this](ipc::SegmentId id) { tell_unmapped(id); },
-          [this] { return channel_.memory_wanted() ? 0 : kept_bytes(welcome_); })),
+          [this] { return alive() && channel_.memory_wanted() ? 0 : kept_bytes(welcome_); })),
       arena_(std::make_unique<Arena>(
           memory_mutex_,
           Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
@@ -61,7 +61,7 @@ Connection::Connection(Start start)
                           segments_->forget(id);
                           tell_returned(*this, id);
                         },
-                        [this] { collect(); }, [this] { return channel_.memory_wanted(); }},
+                        [this] { collect(); }, [this] { return alive() && channel_.memory_wanted(); }},
           kept_bytes(welcome_), welcome_.segments_about)) {}
 
 Connection::~Connection() = default;
@@ -134,7 +134,7 @@ bool Connection::still_served() {
 Error Connection::end_error() {
   if (inherited())
     return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
-                 "connect and join in the child: muster.init(), muster.group()");
+                 "connect and join in the child");
   // Nobody has to start what runs already.
   const auto next = existing(welcome_.socket);
   if (next && next->welcome().incarnation != welcome_.incarnation)

@@ -23,7 +23,7 @@ struct Registry {
   OrderedMutex mutex{Rank::connections};
   std::vector<std::weak_ptr<Connection>> connections;
   std::vector<std::shared_ptr<Connection>> forking;    ///< locked between prepare and its end
-  std::vector<std::shared_ptr<Connection>> ended;      ///< met in prepare, and let go of without the lock
+  std::vector<std::shared_ptr<Connection>> passed_on;  ///< this process's own parent's; let go of without the lock
   std::vector<std::shared_ptr<Connection>> inherited;  ///< kept for ever: see child()
   bool handlers = false;
 };
@@ -52,28 +52,29 @@ void prepare() {
   auto& all = registry();
   all.fork_mutex.lock();
   Connections prepared;
-  Connections ended;
+  Connections passed_on;
   all.mutex.lock();
   for (auto fresh = open_connections_beside({}); !fresh.empty();) {
     all.mutex.unlock();
     for (auto& connection : fresh) {
-      const bool alive = connection->alive();
-      if (alive) connection->before_fork();
-      (alive ? prepared : ended).push_back(std::move(connection));
+      // One that has ended, too: its arrays are still there.
+      const bool inherited = connection->inherited();
+      if (!inherited) connection->before_fork();
+      (inherited ? passed_on : prepared).push_back(std::move(connection));
     }
     all.mutex.lock();
     Connections known = prepared;
-    known.insert(known.end(), ended.begin(), ended.end());
+    known.insert(known.end(), passed_on.begin(), passed_on.end());
     fresh = open_connections_beside(known);
   }
   all.forking = std::move(prepared);
-  all.ended = std::move(ended);
+  all.passed_on = std::move(passed_on);
 }
 
 void parent() {
   auto& all = registry();
   const auto connections = std::exchange(all.forking, {});
-  const auto ended = std::exchange(all.ended, {});
+  const auto passed_on = std::exchange(all.passed_on, {});
   all.mutex.unlock();
   for (const auto& connection : connections) connection->after_fork_in_parent();
   all.fork_mutex.unlock();
@@ -86,8 +87,7 @@ void child() {
   // Never ended: threads that were waiting in it in the parent would be waited for, and they are not here. So the life
   // line lasts as long as this process.
   all.inherited.insert(all.inherited.end(), connections.begin(), connections.end());
-  all.inherited.insert(all.inherited.end(), all.ended.begin(), all.ended.end());
-  all.ended.clear();
+  all.passed_on.clear();  // kept already
   all.mutex.unlock();
   all.fork_mutex.unlock();
 }

@@ -47,9 +47,21 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
   return {};
 }
 
+/// How many elements it has.
+Result<std::uint64_t> check_array(DType dtype, const Shape& shape, Timeout timeout) {
+  if (static_cast<std::size_t>(dtype) >= dtype_count)
+    return Error(Code::invalid, "unknown dtype " + std::to_string(static_cast<int>(dtype)), "use one of muster::DType");
+  if (shape.size() > ipc::ndim_max)
+    return Error(Code::invalid, "a shape of " + std::to_string(shape.size()) + " axes",
+                 "use at most " + std::to_string(ipc::ndim_max));
+  if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
+  return ipc::element_count(shape, dtype);
+}
+
 }  // namespace
 
 Result<Client> Client::connect(ConnectOptions options) {
+  if (auto checked = detail::check_timeout(std::optional(options.timeout)); !checked) return checked.error();
   if (!options.memory.empty())
     if (auto parsed = ipc::parse_bytes(options.memory); !parsed) return parsed.error();
   auto connection = Connection::open_or_reuse(options);
@@ -59,6 +71,7 @@ Result<Client> Client::connect(ConnectOptions options) {
 }
 
 Result<Group> Client::join(std::string name, JoinOptions options) {
+  if (auto checked = detail::check_timeout(std::optional(options.timeout)); !checked) return checked.error();
   if (options.rank < 0 || options.world_size < 0) {
     const auto placed = detail::placement_from_environment();
     if (!placed)
@@ -72,7 +85,7 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
 }
 
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {
-  auto count = ipc::element_count(shape, dtype);
+  const auto count = check_array(dtype, shape, timeout);
   if (!count) return count.error();
   if (!connected()) return connection_->end_error();
   const auto wait = detail::bounded(timeout.value_or(default_wait));
@@ -86,7 +99,7 @@ Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout
 }
 
 Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeout) {
-  auto count = ipc::element_count(shape, dtype);
+  const auto count = check_array(dtype, shape, timeout);
   if (!count) return count.error();
   const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
   const auto wait = detail::bounded(timeout.value_or(default_wait));
@@ -180,14 +193,14 @@ Result<Work> Client::reduce_scatter_refs(std::span<const Ref> inputs, int ranks,
   ipc::Combine record;
   record.kind = ipc::Kind::reduce_scatter;
   record.op = op;
-  record.ranks = static_cast<std::uint32_t>(ranks);
+  record.ranks = static_cast<std::uint32_t>(std::max(ranks, 0));
   return detail::combine(connection_, std::move(record), inputs, options);
 }
 
 Result<Work> Client::all_to_all_refs(std::span<const Ref> inputs, int ranks, OpOptions options) {
   ipc::Combine record;
   record.kind = ipc::Kind::all_to_all;
-  record.ranks = static_cast<std::uint32_t>(ranks);
+  record.ranks = static_cast<std::uint32_t>(std::max(ranks, 0));
   return detail::combine(connection_, std::move(record), inputs, options);
 }
 

@@ -12,6 +12,7 @@
 #include "forfeit.hpp"
 #include "holds.hpp"
 #include "join.hpp"
+#include "objects.hpp"
 #include "core/requests.hpp"
 #include "base/scratch.hpp"
 #include "core/protocol/seat.hpp"
@@ -85,6 +86,7 @@ void send_forfeit(const Seat& seat, ipc::Contribute call, std::uint32_t epoch, c
   call.seat = seat.id;
   call.epoch = epoch;
   call.timeout_ns = seat.timeout.count();
+  if (!detail::check_reduce_op(call.op)) call.op = ReduceOp::sum;
   call.objects = {};
   call.fault = std::make_shared<Error>(why);
   std::vector<std::byte> body;
@@ -166,9 +168,8 @@ Result<void> check(const Call& call, int world_size, const OpOptions& options) {
   if (options.key.size() > ipc::key_bytes_max)
     return Error(Code::invalid, "the op's key has " + ipc::over_text(options.key.size(), ipc::key_bytes_max),
                  "use a shorter one, such as the name of a step and its number");
-  if (static_cast<std::size_t>(call.op) >= reduce_op_count)
-    return Error(Code::invalid, "unknown reduce op " + std::to_string(static_cast<int>(call.op)));
-  return {};
+  if (auto checked = detail::check_timeout(options.timeout); !checked) return checked.error();
+  return detail::check_reduce_op(call.op);
 }
 
 ipc::Contribute record_of(const Call& call, const OpOptions& options) {

@@ -59,6 +59,7 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
 
 Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest manifest,
                  std::span<const std::byte* const> addresses, std::uint64_t copied_bytes, AroundWait around) {
+  if (!connection->alive()) return connection->end_error();
   ipc::Seal record;
   record.object = connection->names().next_object();
   record.copied_bytes = copied_bytes;
@@ -122,8 +123,32 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
   return derive(whole, std::move(sliced));
 }
 
+Result<void> check_reduce_op(ReduceOp op) {
+  if (static_cast<std::size_t>(op) < reduce_op_count) return {};
+  return Error(Code::invalid, "unknown reduce op " + std::to_string(static_cast<int>(op)),
+               "use one of muster::ReduceOp");
+}
+
+namespace {
+
+std::string count_text(std::size_t count, const std::string& of_what) {
+  return std::to_string(count) + " " + of_what + (count == 1 ? "" : "s");
+}
+
+/// What the daemon would take as the end of the connection, or what can't work.
+Result<void> check(const ipc::Combine& record, std::size_t inputs, const OpOptions& options) {
+  if (auto checked = check_reduce_op(record.op); !checked) return checked;
+  if (auto checked = check_timeout(options.timeout); !checked) return checked;
+  if (inputs > 0 && record.ranks > 0 && inputs % record.ranks == 0) return {};
+  return Error(Code::invalid, count_text(inputs, "ref") + " for " + count_text(record.ranks, "rank"),
+               "give the same number of refs for each rank, at least 1");
+}
+
+}  // namespace
+
 Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record, std::span<const Ref> inputs,
                      const OpOptions& options) {
+  if (auto checked = check(record, inputs.size(), options); !checked) return checked.error();
   constexpr std::chrono::nanoseconds default_timeout = std::chrono::seconds(30);
   const auto timeout = bounded(options.timeout.value_or(default_timeout));
   const CallDeadline deadline(timeout);

@@ -32,6 +32,8 @@ using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);
 /// Rows of a plain array, along axis 0.
 [[nodiscard]] Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows);
 
+/// Invalid: the daemon takes a record with a number that is none as the end of the connection.
+[[nodiscard]] Result<void> check_reduce_op(ReduceOp op);
 /// Starts an op over objects of this process.
 [[nodiscard]] Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record,
                                    std::span<const Ref> inputs, const OpOptions& options);

@@ -45,6 +45,7 @@ Shape Ref::shape(std::size_t leaf) const {
 }
 
 Result<std::vector<ArrayView>> Ref::get(Timeout timeout) const {
+  if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
   std::optional<detail::CallDeadline> deadline;
   if (timeout) deadline.emplace(*timeout);
   auto opened = detail::open(hold_);

@@ -70,6 +70,7 @@ Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
 
 /// The outcome once it is there.
 Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
+  if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
   if (!state.over.load(std::memory_order_acquire))
     if (auto waited = wait_until_over(state, timeout); !waited) return waited.error();
   // It may have been read by a call that starts an op, which calls nobody back.

@@ -26,7 +26,8 @@ class RawBuffer {
   RawBuffer(std::shared_ptr<detail::Lease> lease, void* data, DType dtype, Shape shape)
       : lease_(std::move(lease)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
 
-  [[nodiscard]] void* data() const { return data_; }
+  /// Null of an empty buffer: one that was made without memory, moved from, or sealed.
+  [[nodiscard]] void* data() const { return lease_ ? data_ : nullptr; }
   [[nodiscard]] DType dtype() const { return dtype_; }
   [[nodiscard]] const Shape& shape() const { return shape_; }
   [[nodiscard]] const std::shared_ptr<detail::Lease>& lease() const { return lease_; }
@@ -47,7 +48,7 @@ class Buffer {
   explicit Buffer(RawBuffer raw) : raw_(std::move(raw)) {}
 
   [[nodiscard]] std::span<T> span() const {
-    std::size_t count = 1;
+    std::size_t count = raw_.data() ? 1 : 0;
     for (auto size : raw_.shape()) count *= static_cast<std::size_t>(size);
     return {static_cast<T*>(raw_.data()), count};
   }

@@ -3,17 +3,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <complex>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include <muster/buffer.hpp>
+#include <muster/elements.hpp>
 #include <muster/group.hpp>
 #include <muster/options.hpp>
 #include <muster/ref.hpp>
@@ -25,22 +24,6 @@ namespace muster {
 
 namespace detail {
 class Connection;  // client/core/connection.hpp
-}
-
-/// The dtype of a C++ element type.
-template <class T>
-[[nodiscard]] constexpr DType dtype_of() {
-  if constexpr (std::is_same_v<T, bool>) return DType::bool_;
-  else if constexpr (std::is_same_v<T, float>) return DType::float32;
-  else if constexpr (std::is_same_v<T, double>) return DType::float64;
-  else if constexpr (std::is_same_v<T, std::complex<float>>) return DType::complex64;
-  else if constexpr (std::is_same_v<T, std::complex<double>>) return DType::complex128;
-  else {
-    static_assert(std::is_integral_v<T>, "no dtype for this type");
-    constexpr int base = std::is_signed_v<T> ? 1 : 5;
-    constexpr int log2 = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
-    return static_cast<DType>(base + log2);
-  }
 }
 
 class Client {

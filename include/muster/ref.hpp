@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include <muster/elements.hpp>
 #include <muster/options.hpp>
 #include <muster/result.hpp>
 #include <muster/types.hpp>
@@ -28,18 +29,21 @@ class ArrayView {
   ArrayView(std::shared_ptr<const detail::Opening> opening, const void* data, DType dtype, Shape shape)
       : opening_(std::move(opening)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
 
-  [[nodiscard]] const void* data() const { return data_; }
+  /// Null of an empty view: one that was made without an array, or moved from.
+  [[nodiscard]] const void* data() const { return opening_ ? data_ : nullptr; }
   [[nodiscard]] DType dtype() const { return dtype_; }
   [[nodiscard]] const Shape& shape() const { return shape_; }  ///< elements along each axis, C order
   [[nodiscard]] std::size_t count() const {
-    std::size_t product = 1;
+    std::size_t product = opening_ ? 1 : 0;
     for (auto size : shape_) product *= static_cast<std::size_t>(size);
     return product;
   }
   [[nodiscard]] std::size_t bytes() const { return count() * size_of(dtype_); }
+  /// The elements; nothing if they are of another type (see reads_as()), std::byte apart.
   template <class T>
   [[nodiscard]] std::span<const T> span() const {
-    return {static_cast<const T*>(data_), bytes() / sizeof(T)};
+    if (!reads_as<T>(dtype_)) return {};
+    return {static_cast<const T*>(data()), bytes() / sizeof(T)};
   }
 
  private:

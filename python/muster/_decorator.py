@@ -51,7 +51,7 @@ def collective_input(
     Raises:
         Invalid: the function is a generator, the device is not supported, or ``timeout`` is no time.
     """
-    _muster.seconds(timeout)
+    _muster.check_deadline(timeout)
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     if function is None:
@@ -67,8 +67,13 @@ def collective_input(
         )
     wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
     decorated: Any = wrap(function, timeout)
-    decorated.options = functools.partial(collective_input, function)
+    decorated.options = functools.partial(options, function)
     return decorated
+
+
+def options(function: Callable[..., Any], /, *, device: str = "cpu", timeout: float | None = None) -> Any:
+    """The function decorated otherwise: what ``decorated.options()`` calls."""
+    return collective_input(function, device=device, timeout=timeout)
 
 
 # What decorated functions refer to are this module's names. So they can be pickled by value, as cloudpickle does with

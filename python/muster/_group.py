@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import flag
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
-from muster._words import a_type_of
+from muster._words import a_type_of, count
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
 
@@ -80,6 +81,8 @@ class Group:
     """
 
     def __init__(self, seat: _muster.Seat) -> None:
+        if not isinstance(seat, _muster.Seat):
+            raise Invalid(f"muster.Group({seat!r})", "take a seat by muster.group()")
         self._seat = seat
         self._name = seat.name
 
@@ -132,6 +135,7 @@ class Group:
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
+        root = _muster.integer(root, "root")
         given, number = self._stored(x, timeout), reduce_op(op)
         if self.rank == root:
             check_out_of_reduction(out, given, number)
@@ -150,6 +154,7 @@ class Group:
     ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
         check_out(out)
+        root = _muster.integer(root, "root")
         given = [self._stored(x, timeout)] if self.rank == root else []
         return Work(self._seat.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
 
@@ -163,7 +168,7 @@ class Group:
         """
         check_out(out)
         return Work(
-            self._seat.allgather(self._stored(x, timeout), bool(stack), timeout, key),
+            self._seat.allgather(self._stored(x, timeout), flag("stack", stack), timeout, key),
             self._about("allgather", key),
             out,
         )
@@ -182,6 +187,7 @@ class Group:
     ) -> Work:
         """Rank r gets element r of the root's list of world_size values; nothing is moved."""
         check_out(out)
+        root = _muster.integer(root, "root")
         given = self._elements(xs, timeout) if self.rank == root else []
         return Work(self._seat.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
 
@@ -193,7 +199,7 @@ class Group:
         is split evenly (its length must be a multiple of world_size)."""
         check_out(out)
         return Work(
-            self._seat.reduce_scatter(self._parts(x, None, timeout), reduce_op(op), timeout, key),
+            self._seat.reduce_scatter(self._parts(x, timeout), reduce_op(op), timeout, key),
             self._about("reduce_scatter", key),
             out,
         )
@@ -219,7 +225,7 @@ class Group:
         if splits is not None and not _are_integers(splits):
             raise Invalid(f"splits={splits!r}", "give a list with a number of rows for each rank")
         return Work(
-            self._seat.all_to_all(self._parts(xs, splits, timeout), whole, timeout, key),
+            self._seat.all_to_all(self._parts(xs, timeout, splits, ", or give splits="), whole, timeout, key),
             self._about("all_to_all", key),
             out,
         )
@@ -336,10 +342,14 @@ class Group:
                 "give one value for each rank",
             )
         if len(parts) != self.world_size:
-            raise Invalid(f"{len(parts)} values for {self.world_size} ranks", "give one value for each rank")
+            raise Invalid(
+                f"{count(len(parts), 'value')} for {count(self.world_size, 'rank')}", "give one value for each rank"
+            )
         return parts
 
-    def _parts(self, xs: Any, splits: Sequence[int] | None, timeout: float | None) -> list[_muster.Stored]:
+    def _parts(
+        self, xs: Any, timeout: float | None, splits: Sequence[int] | None = None, or_else: str = ""
+    ) -> list[_muster.Stored]:
         if _is_list(xs):
             return self._elements(xs, timeout)
         stored = self._stored(xs, timeout)
@@ -353,18 +363,18 @@ class Group:
             if rows % self.world_size:
                 raise Invalid(
                     f"axis 0 of length {rows} can't be split evenly over {self.world_size} ranks",
-                    "make it a multiple of world_size, or give splits=",
+                    f"make it a multiple of world_size{or_else}",
                 )
             splits = [rows // self.world_size] * self.world_size
         if len(splits) != self.world_size or sum(splits) != rows or min(splits) < 0:
             raise Invalid(
-                f"splits={list(splits)} for {self.world_size} ranks and {rows} rows",
+                f"splits={list(splits)} for {count(self.world_size, 'rank')} and {count(rows, 'row')}",
                 "give a number of rows for each rank; they add up to the length of axis 0",
             )
         parts, first = [], 0
-        for count in splits:
-            parts.append(stored.rows(first, count))
-            first += count
+        for each in splits:
+            parts.append(stored.rows(first, each))
+            first += each
         return parts
 
 
@@ -404,5 +414,7 @@ def group(
     if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
         raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
-    seat = _muster.join(_runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], bool(open))
+    seat = _muster.join(
+        _runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open)
+    )
     return Group(seat)

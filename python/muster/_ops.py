@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import flag
 from muster._ref import Ref
-from muster._words import a_type_of
+from muster._words import a_type_of, count
 from muster._work import Work
 from muster.errors import Invalid
 
@@ -21,6 +22,11 @@ _ALIASES = {
     "multiply": "prod",
     "minimum": "min",
     "maximum": "max",
+    "bitwise_and": "band",
+    "bitwise_or": "bor",
+    "bitwise_xor": "bxor",
+    "logical_and": "land",
+    "logical_or": "lor",
 }
 _NUMBERS = _muster.reduce_ops
 
@@ -69,7 +75,7 @@ def _parts(ranks: Sequence[_muster.Stored]) -> list[_muster.Stored]:
         parts = stored.parts()
         if len(parts) != len(ranks):
             raise Invalid(
-                f"ref {position} holds a list of {len(parts)}, for {len(ranks)} ranks",
+                f"ref {position} holds a list of {len(parts)}, for {count(len(ranks), 'rank')}",
                 "put lists with an element for each rank",
             )
         inputs.extend(parts)
@@ -115,8 +121,8 @@ def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None 
 
 def allgather_refs(refs: Iterable[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
     """A list of all values; with ``stack=True`` one array with a new axis 0."""
-    found = _stored(refs)
-    return _combine("allgather", found, len(found), "sum", 0, stack, not stack, timeout)
+    found, stacked = _stored(refs), flag("stack", stack)
+    return _combine("allgather", found, len(found), "sum", 0, stacked, not stacked, timeout)
 
 
 def reduce_scatter_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:

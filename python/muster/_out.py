@@ -79,24 +79,32 @@ def _walk(out: Any, value: Any, visit: Any) -> None:
     """Visits each array of ``out`` with the result's."""
     if isinstance(value, dict):
         if not isinstance(out, dict) or out.keys() != value.keys():
-            raise Invalid("out= nests in another way than the result", f"give a dict with the keys {list(value)}")
+            raise _nests_otherwise(out, f"a dict with the keys {list(value)}")
         for key, item in value.items():
             _walk(out[key], item, visit)
     elif isinstance(value, (list, tuple)):
         if not isinstance(out, (list, tuple)) or len(out) != len(value):
-            raise Invalid("out= nests in another way than the result", f"give a list of {len(value)}")
+            raise _nests_otherwise(out, f"a list of {len(value)}")
         for target, item in zip(out, value):
             _walk(target, item, visit)
     elif hasattr(value, "__dataclass_fields__"):
         names = list(value.__dataclass_fields__)
         if not all(hasattr(out, name) for name in names):
-            raise Invalid(
-                "out= nests in another way than the result", f"give {a_type_of(value)} with the fields {names}"
-            )
+            raise _nests_otherwise(out, f"{a_type_of(value)} with the fields {names}")
         for name in names:
             _walk(getattr(out, name), getattr(value, name), visit)
     elif hasattr(value, "shape"):
         visit(out, value)
+
+
+def _nests_otherwise(out: Any, wanted: str) -> Invalid:
+    given = a_type_of(out)
+    if isinstance(out, dict):
+        given += f" with the keys {list(out)}"
+    elif isinstance(out, (list, tuple)):
+        given += f" of {len(out)}"
+    how = f"it has {given} in the place of {wanted}"
+    return Invalid(f"out= nests in another way than the result: {how}", f"give {wanted}")
 
 
 def _check_writable(out: Any) -> None:

@@ -30,6 +30,8 @@ class Ref(StandIn):
     _take = "ref.get()"
 
     def __init__(self, stored: _muster.Stored) -> None:
+        if not isinstance(stored, _muster.Stored):
+            raise Invalid(f"muster.Ref({stored!r})", "refs come from put(), seal() and decorated calls")
         self._stored = stored
 
     @property
@@ -137,9 +139,9 @@ _PUT = (
     "put() copies, and so does seal() where others may write to the array; return it from a decorated function instead"
 )
 _REASONS = {
-    "library": "it is no array of NumPy's own: another library made it, or it is of a subclass",
+    "library": "it is no array of NumPy's own: a ref has it, another library made it, or it is of a subclass",
     "order": "its elements don't lie in C order, or in another byte order",
-    "elsewhere": "its memory was not allocated by NumPy during the call",
+    "elsewhere": "its memory was not allocated by NumPy in the call itself: a thread of the call did it, or a library",
     "too large": "the call's arrays take more than a quarter of the store's memory (or 64 MiB, if that is more)",
     "full": "the store was full when it was made",
     "small part": "it is a small part of a larger array, all of which it would keep",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster
+from muster._checks import flag
 from muster.errors import DaemonUnavailable, Invalid
 
 _lock = threading.Lock()
@@ -51,13 +52,14 @@ def init(
     """
     global _connection, _pid, _socket, _settings, _may_start
     budget = _budget(memory)
+    start = flag("start", start)
     with _lock:
         if not start:
             _may_start = False
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
         elsewhere = _attached() and socket is not None and _connection is not None and socket != _connection.socket
         try:
-            made = _connect(path, budget, pickle_lease, bool(start) and not elsewhere)
+            made = _connect(path, budget, pickle_lease, start and not elsewhere)
         except DaemonUnavailable:
             if elsewhere:
                 raise _attached_elsewhere(path) from None
@@ -66,7 +68,7 @@ def init(
             raise _attached_elsewhere(made.socket)
         _connection, _pid, _socket = made, os.getpid(), made.socket
         _settings = (budget or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
-        _may_start = bool(start)
+        _may_start = start
 
 
 def _budget(memory: Any) -> str:

@@ -26,8 +26,9 @@ class StandIn:
     __slots__ = ()
     _take: ClassVar[str]
 
-    def _misused(self, what: str = "used as what it gives") -> Invalid:
-        return Invalid(f"{self!r} {what}", f"take that first: {self._take}")
+    def _misused(self, what: str = "") -> Invalid:
+        is_no_value = f"is a {type(self).__name__.lstrip('_')}, not its value"
+        return Invalid(f"{self!r} {what or is_no_value}", f"take that first: {self._take}")
 
 
 def _attribute(self: StandIn, name: str) -> Any:

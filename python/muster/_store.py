@@ -19,6 +19,7 @@ from muster._work import Work
 from muster.errors import Invalid
 
 _SLICE_S = 0.05
+_AXES_MAX = 64  # NumPy's own limit
 
 
 def put(x: Any, *, timeout: float | None = None) -> Ref:
@@ -50,10 +51,10 @@ def empty(
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
     try:
-        np.dtype(dtype)
+        known = np.dtype(dtype)
     except TypeError:
         raise Invalid(f"dtype={dtype!r}", "give what numpy.dtype takes, for instance 'float32'") from None
-    return _muster.empty(_runtime.connection(), _sizes(shape), dtype, timeout)
+    return _muster.empty(_runtime.connection(), _sizes(shape), known, timeout)
 
 
 def _sizes(shape: Any) -> list[int]:
@@ -65,6 +66,8 @@ def _sizes(shape: Any) -> list[int]:
         raise refused from None
     if not all(0 <= size < 2**63 for size in sizes):
         raise refused
+    if len(sizes) > _AXES_MAX:
+        raise Invalid(f"a shape of {len(sizes)} axes", f"use at most {_AXES_MAX}")
     return sizes
 
 
@@ -78,6 +81,8 @@ def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
         OutOfMemory: a copy was due, and the store stayed full for ``timeout`` seconds (30 by default).
         Invalid: it is no array that can be stored.
     """
+    if array is None:
+        raise Invalid("array=None", "give an array, for instance one of muster.empty()")
     return Ref(_muster.seal(_runtime.connection(), array, _CALLERS_REFERENCES, timeout))
 
 

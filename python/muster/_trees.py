@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
+import enum
 import functools
 import inspect
+import io
+import numbers
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -54,6 +58,8 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return _from_torch(torch, value)
     if hasattr(value, "__cuda_array_interface__"):
         raise _no_gpu(kind.__name__)
+    if kind.__module__.partition(".")[0] == "pandas" and not hasattr(value, "shape"):
+        raise Invalid(f"{a(kind.__name__)} of pandas can't be stored", "give a number or a str instead")
     if hasattr(value, "__dataframe__") or kind.__module__.partition(".")[0] == "pandas":
         raise Invalid(
             f"{a(kind.__name__)} can't be stored whole: its labels would be lost",
@@ -67,7 +73,30 @@ def sort_out(value: Any) -> tuple[Any, ...]:
         return ("array", np.from_dlpack(value), "A", None)
     if hasattr(value, "__array__"):
         return ("array", np.asarray(value), "A", None)
+    _refuse_numbers(value)
     return ("constant",)
+
+
+def _refuse_numbers(value: Any) -> None:
+    """They would be constants: ranks that give equal ones would get one of them back, and take it for the sum."""
+    if isinstance(value, enum.Enum):
+        return
+    ctypes = sys.modules.get("ctypes")
+    is_number = isinstance(value, numbers.Number)
+    if ctypes is not None and isinstance(value, ctypes._SimpleCData):
+        is_number = isinstance(value.value, numbers.Number)
+    if is_number:
+        raise Invalid(
+            f"{a_type_of(value)} can't be stored: no op could reduce it",
+            "give int(value) or float(value), or str(value) where its digits matter",
+        )
+    is_row = isinstance(value, (array.array, collections.deque)) or (
+        ctypes is not None and isinstance(value, ctypes.Array)
+    )
+    if is_row and any(isinstance(item, numbers.Number) for item in value):
+        raise Invalid(
+            f"{a_type_of(value)} of numbers can't be stored: no op could reduce it", "make it an array: np.array(value)"
+        )
 
 
 def _refuse_code(value: Any) -> None:
@@ -75,6 +104,8 @@ def _refuse_code(value: Any) -> None:
     if inspect.isroutine(value) or isinstance(value, (functools.partial, np.ufunc)):
         name = getattr(value, "__name__", type(value).__name__)
         raise Invalid(f"a function can't be stored: {name}", "did you mean to call it?")
+    if isinstance(value, io.IOBase):
+        raise Invalid(f"a file ({type(value).__name__}) can't be stored", "read it, and give what it holds")
     if isinstance(value, Iterator):
         raise Invalid(f"an iterator ({type(value).__name__}) can't be stored", "make a list of it")
     if inspect.iscoroutine(value):

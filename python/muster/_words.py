@@ -13,6 +13,11 @@ def a(name: str) -> str:
     return f"{'an' if _SPOKEN_VOWEL.match(name) else 'a'} {name}"
 
 
+def count(number: int, thing: str) -> str:
+    """1 value, 2 values."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def a_type_of(value: Any) -> str:
     """What kind of thing that is: an int, a list."""
     return a(type(value).__name__)

@@ -62,7 +62,12 @@ class Work(StandIn):
         return self._started.done()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the op is over, well or not; False if ``timeout`` seconds passed first."""
+        """Waits until the op is over, well or not; False if ``timeout`` seconds passed first.
+
+        Raises:
+            Invalid: ``timeout`` is no time.
+        """
+        _muster.seconds(timeout)
         try:
             self._started.wait(timeout)
         except Timeout:
@@ -73,6 +78,7 @@ class Work(StandIn):
 
     def exception(self, timeout: float | None = None) -> Error | None:
         """The op's error, or None if it ended well. Waits like ``result``; raises Timeout if the wait is too long."""
+        _muster.seconds(timeout)
         try:
             self._started.wait(timeout)
         except Timeout as error:

@@ -40,9 +40,12 @@ struct Call::Handler {
   std::mutex mutex;
   std::vector<Refused> refused;  ///< arrays that came from malloc
 
+  /// In a forked child as well: the call's memory is the parent's.
+  [[nodiscard]] bool is_over() const { return over || connection->inherited(); }
+
   void note(const void* address, std::size_t bytes) noexcept try {
     constexpr std::size_t remembered_max = 64;
-    if (over || !address) return;
+    if (is_over() || !address) return;
     const auto why = used + bytes > limit ? NotStored::too_large : NotStored::full;
     const std::lock_guard lock(mutex);
     if (refused.size() < remembered_max) refused.push_back({static_cast<const std::byte*>(address), bytes, why});
@@ -56,7 +59,7 @@ struct HandlerFunctions {
   using Handler = Call::Handler;
 
   static std::optional<detail::ArenaRegion> from_store(Handler& handler, std::size_t bytes) {
-    if (handler.over || handler.used + bytes > handler.limit) return std::nullopt;
+    if (handler.is_over() || handler.used + bytes > handler.limit) return std::nullopt;
     auto region = handler.connection->arena().allocate_here(bytes, handler.id);
     if (!region) region = handler.connection->arena().find(from_daemon(handler, bytes));
     // By what it takes: of an array that is resized in place NumPy gives another size back than it asked for.

@@ -415,6 +415,10 @@ void bind_client(nb::module_& module) {
         return std::chrono::duration<double>(*bound).count();
       },
       nb::arg("timeout").none());
+  module.def("integer", &int_from, nb::arg("value").none(), nb::arg("name"));
+  module.def(
+      "check_deadline", [](nb::handle timeout) { static_cast<void>(deadline_from(timeout)); },
+      nb::arg("timeout").none());
   module.def("status", &status);
   module.def("bytes_text", [](std::uint64_t bytes) { return ipc::bytes_text(bytes); });
   module.def("over_text", &ipc::over_text);

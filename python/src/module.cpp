@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/interrupted.hpp"
@@ -75,25 +76,32 @@ namespace {
 
 }  // namespace
 
+namespace {
+
+constexpr double day_s = 24 * 3600;
+
+std::chrono::nanoseconds nanoseconds_of(double seconds) {
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
+}
+
+}  // namespace
+
 Timeout timeout_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
-  constexpr double day_s = 24 * 3600;
-  const double value = PyFloat_AsDouble(seconds.ptr());
-  if (PyErr_Occurred() || std::isnan(value)) refuse("timeout", seconds, "give a number of seconds, or None");
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(std::max(value, 0.0), day_s) * 1e9));
+  const double given = seconds_from(seconds, "timeout", std::numeric_limits<double>::infinity());
+  return nanoseconds_of(std::min(given, day_s));
 }
 
 Timeout deadline_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
-  constexpr double day_s = 24 * 3600;
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds_from(seconds, "timeout", day_s) * 1e9));
+  return nanoseconds_of(seconds_from(seconds, "timeout", day_s));
 }
 
 double seconds_from(nb::handle value, const char* name, double seconds_max) {
   const double seconds = PyFloat_AsDouble(value.ptr());
-  if (PyErr_Occurred() || !(seconds >= 0 && seconds <= seconds_max))
-    refuse(name, value, ("give 0 to " + std::to_string(std::llround(seconds_max)) + " seconds").c_str());
-  return seconds;
+  if (!PyErr_Occurred() && seconds >= 0 && seconds <= seconds_max) return seconds;
+  const std::string most = std::isinf(seconds_max) ? " or more" : " to " + std::to_string(std::llround(seconds_max));
+  refuse(name, value, ("give 0" + most + " seconds").c_str());
 }
 
 std::int64_t int64_from(nb::handle value, const char* name) {

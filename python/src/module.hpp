@@ -48,7 +48,7 @@ inline void value_or_raise(const Result<void>& result) {
 [[nodiscard]] std::string text_of(nb::handle object);
 
 // What a caller gave for the argument `name`; Invalid, with the name and the value, if it is of another kind.
-/// How long one wait takes, in seconds; None: nothing. Negative counts as 0, more than a day as a day.
+/// How long one wait takes, in seconds from 0; None: nothing. More than a day counts as a day.
 [[nodiscard]] Timeout timeout_from(nb::handle seconds);
 /// What an op, a group or a deposit has, in seconds up to a day; None: nothing.
 [[nodiscard]] Timeout deadline_from(nb::handle seconds);

@@ -486,6 +486,14 @@ std::vector<bool> probe_argument(nb::handle result) {
   return sole_owners(tree, result, 1);
 }
 
+/// What a decorated call returned. In a child that was forked during the call everything is copied, over the child's
+/// own connection.
+PyRef deposit_result(const Call& call, nb::handle result, bool counts_known, Timeout timeout) {
+  if (!call.connection()->inherited()) return deposit(call.connection(), result, &call, counts_known ? 1 : 0, timeout);
+  const auto own = nb::cast<ConnectionPtr>(nb::module_::import_("muster._runtime").attr("connection")());
+  return deposit(own, result, nullptr, 0, timeout);
+}
+
 PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args, nb::handle kwargs,
           nb::handle timeout) {
   const Timeout deadline = deadline_from(timeout);
@@ -494,7 +502,7 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
   nb::object result = nb::steal(PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()));
   call.leave();
   if (!result.is_valid()) throw nb::python_error();
-  return deposit(connection, result, &call, counts_are_known[0] ? 1 : 0, deadline);
+  return deposit_result(call, result, counts_are_known[0], deadline);
 }
 
 }  // namespace
@@ -543,7 +551,7 @@ void bind_objects(nb::module_& module) {
           "finish",
           [](Call& self, nb::handle result, nb::handle timeout) {
             self.leave();
-            return deposit(self.connection(), result, &self, counts_are_known[1] ? 1 : 0, deadline_from(timeout));
+            return deposit_result(self, result, counts_are_known[1], deadline_from(timeout));
           },
           nb::arg("result").none(), nb::arg("timeout").none());
   module.def("run", &run, nb::arg("connection"), nb::arg("function"), nb::arg("args"), nb::arg("kwargs"),

@@ -128,7 +128,8 @@ void StructureWriter::constant(nb::handle object, int depth) {
 /// A constant, or a part of one.
 void StructureWriter::part(nb::handle object, int depth) {
   if (depth > structure_depth_max)
-    raise(Error(Code::invalid, "a constant nests deeper than " + std::to_string(structure_depth_max) + " levels"));
+    raise(Error(Code::invalid, "a constant nests deeper than " + std::to_string(structure_depth_max) + " levels",
+                "flatten it, or put it in as text: json.dumps(value)"));
   PyObject* item = object.ptr();
   if (PyUnicode_CheckExact(item)) return string(object);
   if (PyLong_CheckExact(item)) return integer(object);

@@ -15,8 +15,9 @@ class Walker {
 
   void walk(nb::handle object, int depth) {
     if (depth > structure_depth_max)
-      raise(Error(Code::invalid, "the value nests deeper than " + std::to_string(structure_depth_max) +
-                                     " levels, or contains itself"));
+      raise(Error(Code::invalid,
+                  "the value nests deeper than " + std::to_string(structure_depth_max) + " levels, or contains itself",
+                  "flatten it: a dict or list of arrays needs few levels"));
     PyObject* item = object.ptr();
     if (PyArray_CheckExact(item)) return array(object);
     if (item == Py_None || PyUnicode_CheckExact(item) || PyBytes_CheckExact(item))
@@ -66,7 +67,8 @@ class Walker {
     if (dtype) return leaf({.array = std::move(made), .dtype = *dtype, .as_given = false, .is_scalar = true});
     if (PyArray_IsScalar(object.ptr(), Number)) unsupported(made);
     if (PyLong_Check(object.ptr()))
-      raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits"));
+      raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits",
+                  "give float(value), or str(value) where its digits matter"));
     writer_.constant(object, depth);
   }
 

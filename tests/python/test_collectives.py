@@ -371,3 +371,25 @@ def test_an_array_of_a_ref_is_copied_only_where_it_may_be(muster):
     assert np.asarray(ref, dtype=np.float32).dtype == np.float32
     with pytest.raises(ValueError, match="float64 array can't be one of float32 without a copy"):
         ref.__array__(np.float32, copy=False)
+
+
+def test_numpys_functions_are_reduce_ops(muster):
+    flags, bits = np.array([True, False]), np.array([6, 3])
+    with muster.group("functions", rank=0, world_size=1) as group:
+        for function in (np.logical_and, np.logical_or):
+            assert group.allreduce(flags, op=function).result().tolist() == [True, False]
+        for function in (np.bitwise_and, np.bitwise_or, np.bitwise_xor):
+            assert group.allreduce(bits, op=function).result().tolist() == [6, 3]
+    refs = [muster.put(bits), muster.put(np.array([5, 5]))]
+    for function in (np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.logical_and, np.logical_or):
+        np.testing.assert_array_equal(muster.allreduce_refs(refs, op=function).result(), function([6, 3], [5, 5]))
+
+
+def test_only_a_call_that_takes_splits_speaks_of_them(muster):
+    with muster.group("uneven", rank=0, world_size=2) as group:
+        with pytest.raises(muster.Invalid, match="evenly") as raised:
+            group.reduce_scatter(np.ones(3), key="a")
+        assert raised.value.hint == "make it a multiple of world_size"
+        with pytest.raises(muster.Invalid, match="evenly") as raised:
+            group.all_to_all(np.ones(3), key="b")
+        assert raised.value.hint == "make it a multiple of world_size, or give splits="

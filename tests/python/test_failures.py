@@ -403,7 +403,7 @@ def test_nothing_of_a_dead_client_is_left(own_daemon):
 
 def test_a_group_may_have_a_timeout_of_a_day(muster):
     work = muster.group("patient", rank=0, world_size=2, timeout=86_400).barrier()
-    for bound in (0.05, -1):
+    for bound in (0.05, 0):
         with pytest.raises(muster.Timeout, match="is not over"):
             work.result(timeout=bound)
 
@@ -418,8 +418,25 @@ def test_a_timeout_that_no_op_can_have_is_refused_at_once(muster, timeout):
                 call(timeout=timeout)
         # It takes no place in the order.
         assert group.allreduce(7).result(timeout=10) == 7
-    with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
-        muster.put(np.ones(3), timeout=timeout)
+    for call in (
+        lambda: muster.put(np.ones(3), timeout=timeout),
+        lambda: muster.collective_input(np.ones, timeout=timeout),
+        lambda: muster.collective_input(np.ones).options(timeout=timeout),
+    ):
+        with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
+            call()
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("-inf"), float("nan"), "a", [1]])
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_wait_is_bounded_by_a_time_that_can_be(muster, timeout, is_over):
+    with muster.group("no-bound", rank=0, world_size=1 if is_over else 2) as group:
+        work = group.allreduce(np.ones(3))
+        for call in (work.result, work.wait, work.exception, lambda timeout: muster.wait([work], timeout=timeout)):
+            with pytest.raises(muster.Invalid, match="timeout=") as raised:
+                call(timeout=timeout)
+            assert "seconds" in raised.value.hint
+        assert work.wait(float("inf") if is_over else 0) == is_over
 
 
 def test_a_timeout_that_is_no_time_is_refused(muster):

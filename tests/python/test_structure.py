@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import datetime
+import decimal
 import enum
+import fractions
 import functools
 import math
 import re
 import struct
 import sys
 import types
+import uuid
 from typing import NamedTuple
 
 import hypothesis
@@ -260,6 +265,14 @@ def test_what_is_no_data_comes_back_to_its_own_user_only(value):
     assert RAN == []
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Exact(int):
+    pass
+
+
 class Calls:
     def method(self) -> None: ...
 
@@ -275,6 +288,35 @@ def test_a_function_is_refused_wherever_it_is(muster, function):
         assert error.value.hint == "did you mean to call it?"
     with pytest.raises(Invalid, match="a function can't be stored"):
         muster.collective_input(lambda: function)()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        decimal.Decimal("1.5"),
+        fractions.Fraction(1, 2),
+        Exact(3),
+        ctypes.c_double(1.5),
+        ctypes.c_int(1),
+        array.array("d", [1, 2]),
+        collections.deque([1.0, 2.0]),
+        (ctypes.c_float * 2)(1, 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_numbers_that_no_op_could_reduce_are_refused(value):
+    for held in (value, {"w": [value]}):
+        with pytest.raises(Invalid, match="no op could reduce it") as error:
+            _muster.take_apart(held)
+        assert "value)" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "value", [array.array("u", "ab"), collections.deque(["a"]), Level.LOW, uuid.UUID(int=1), range(3)]
+)
+def test_what_is_no_number_is_a_constant(value):
+    structure, guise, _ = _muster.take_apart({"w": value})
+    assert _muster.put_together(structure, guise, [], False) == {"w": value}
 
 
 @pytest.mark.parametrize("make", [lambda: map(abs, [1]), lambda: zip([1]), lambda: iter([1]), lambda: (i for i in [1])])

@@ -55,7 +55,7 @@ def test_a_work_says_what_it_is_and_what_became_of_it(muster):
 def test_what_stands_for_a_value_says_how_to_get_it(muster, use):
     ref = muster.put(np.ones(2))
     for it, call in ((ref, "ref.get()"), (muster.allreduce_refs([ref]), "work.result()")):
-        with pytest.raises(muster.Invalid, match="used as what it gives") as error:
+        with pytest.raises(muster.Invalid, match=r"is a (Ref|Work), not its value") as error:
             USES[use](it)
         assert call in error.value.hint
 

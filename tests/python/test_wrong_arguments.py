@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import torch
+
+
+def nested(levels, make):
+    value = 1
+    for _ in range(levels):
+        value = make([value])
+    return value
+
 
 WRONG = {
     "rank='a'": lambda package, group: package.group("x", rank="a", world_size=1),
@@ -37,6 +46,16 @@ WRONG = {
         {"w": np.ones(2, np.int64)}, op="mean", out={"w": np.zeros(2, np.int64)}
     ),
     "out= has shape (3,), the result (2,)": lambda package, group: group.scan(np.ones(2), out=np.zeros(3)),
+    "it has an ndarray in the place of a list of 1": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
+    "it has a dict with the keys ['a'] in the place of a dict with the keys ['b']": lambda package, group: group.reduce(
+        {"b": np.ones(2)}, out={"a": np.zeros(2)}
+    ),
+    "2 values for 1 rank": lambda package, group: group.scatter([1, 2]),
+    "splits=[1] for 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
+    "a file (StringIO) can't be stored": lambda package, group: group.allreduce(io.StringIO("x")),
+    "doesn't fit in 64 bits": lambda package, group: group.allreduce(2**70),
+    "the value nests deeper than 200 levels": lambda package, group: group.allreduce(nested(201, list)),
+    "a constant nests deeper than 200 levels": lambda package, group: group.allreduce(nested(201, frozenset)),
     "out= nests in another way": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
     "out= is read-only": lambda package, group: group.gather(1, out=[np.broadcast_to(np.zeros(1), 3)]),
     "out= holds a str": lambda package, group: group.broadcast(1, out="x"),
@@ -68,6 +87,17 @@ WRONG = {
     "memory=True": lambda package, group: package.init(memory=True),
     "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
+    "array=None": lambda package, group: package.seal(None),
+    "a shape of 65 axes": lambda package, group: package.empty((1,) * 65),
+    "root=array([1., 1., 1.])": lambda package, group: group.broadcast(0, np.ones(3)),
+    "root=array([1., 1.])": lambda package, group: group.reduce(0, np.ones(2)),
+    "root=array([0, 0])": lambda package, group: group.scatter([0], np.zeros(2, int)),
+    "muster.Ref(None)": lambda package, group: type(package.put(1))(None),
+    "muster.Group(5)": lambda package, group: type(group)(5),
+    "start='no'": lambda package, group: package.init(start="no"),
+    "open='yes'": lambda package, group: package.group("x", rank=0, world_size=1, open="yes"),
+    "stack='yes'": lambda package, group: group.allgather(1, stack="yes"),
+    "stack=2": lambda package, group: package.allgather_refs([package.put(1)], stack=2),
     "reduce op 'median'": lambda package, group: group.allreduce(1, op="median"),
 }
 
@@ -85,6 +115,15 @@ def test_an_argument_of_the_wrong_kind(muster, named):
 def test_what_is_no_ref_says_where_refs_come_from(muster):
     with pytest.raises(muster.Invalid, match=r"put\(\), seal\(\) and decorated calls"):
         muster.allreduce_refs([muster.put(1), None])
+
+
+def test_the_dtype_none_is_numpys_default(muster):
+    assert muster.empty(3, None).dtype == np.empty(3, None).dtype
+
+
+def test_an_unknown_option_is_told_by_the_call_that_got_it(muster):
+    with pytest.raises(TypeError, match=r"^options\(\) got an unexpected keyword argument 'tmeout'"):
+        muster.collective_input(np.ones).options(tmeout=1)
 
 
 def test_integers_of_numpy_are_integers(muster):

@@ -16,6 +16,7 @@ import muster as package
 import numpy as np
 import pytest
 from muster import _runtime
+from programs import in_another_thread
 
 from daemon import run_ranks
 
@@ -677,6 +678,10 @@ def test_why_leaves_were_copied(muster):
     assert "C order" in reasons["order"]
     assert "byte order" in reasons["swapped"]
     assert "not allocated by NumPy" in reasons["elsewhere"]
+    (reason,) = muster.collective_input(lambda: muster.put(np.ones(3)))().copy_reasons.values()
+    assert "a ref has it" in reason
+    (reason,) = muster.collective_input(in_another_thread)().copy_reasons.values()
+    assert "a thread of the call" in reason
     for value in (np.ones(3), {"a": np.ones(3), "b": [np.ones(3)]}):
         (reason,) = muster.put(value).copy_reasons.items()
         assert (reason[0], "put() copies" in reason[1]) == ("", True)

@@ -7,6 +7,7 @@
 
 #include <muster/ipc/records.hpp>
 
+#include "memory/backings.hpp"
 #include "recorder.hpp"
 #include "session/works.hpp"
 
@@ -31,7 +32,7 @@ struct World {
   }
   Recorder outside;
   Ledger ledger{quota()};
-  SegmentTable segments{ledger, {}};
+  SegmentTable segments{ledger, backing()};
   Store store{ledger, segments, {}, 1};
   Clients clients{ledger, 0, ""};
   Teller teller{clients, outside};

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <optional>
 #include <thread>
 
 #include "../daemon.hpp"
@@ -105,6 +106,42 @@ TEST_CASE("a view that the child inherits stays what it was when the parent has 
   turns.give(parent);
   report.take(parent);
   SUCCEED("the grandchild read the right values");
+}
+
+TEST_CASE("a child may let go of what it inherits") {
+  const Daemon daemon;
+  Client client = daemon.connect();
+  std::optional ref = filled(client, 5000, 5);
+  std::optional view = ref->get().value().front();
+  std::optional buffer = client.allocate_raw(DType::float32, {5000}).value();
+  std::optional hard = client.allocate_hard(DType::float32, {5000}).value();
+  std::optional group = client.join("g", {.rank = 0, .world_size = 2}).value();
+  std::optional work = group->barrier().value();
+  const auto let_go = [&] {
+    view.reset();
+    ref.reset();
+    buffer.reset();
+    hard.reset();
+    work.reset();
+    group.reset();
+    return true;
+  };
+  CHECK(succeeded(in_child(let_go)));
+  CHECK(succeeded(in_child([&] { return succeeded(in_child(let_go)); })));
+  CHECK(view->span<float>()[4999] == 5);
+}
+
+TEST_CASE("memory that a child inherits is not made for it") {
+  const Daemon daemon;
+  Client client = daemon.connect();
+  auto buffer = client.allocate_raw(DType::float32, {5000}).value();
+  const pid_t forked = in_child([&] {
+    const auto more = client.allocate_raw(DType::float32, {5000});
+    const auto sealed = std::move(buffer).seal();
+    return more.error().code() == muster::Code::daemon_unavailable &&
+           sealed.error().message().find("a forked child can't use its parent's connection") == 0;
+  });
+  CHECK(succeeded(forked));
 }
 
 TEST_CASE("a child's own refs are its own, and its end takes nothing from the parent") {

@@ -54,6 +54,41 @@ std::string permissions(const void* address) {
   return "";
 }
 
+TEST_CASE("a view is read as what it is") {
+  const Daemon daemon;
+  Client client = daemon.connect();
+  const std::vector<std::int32_t> values{1, 2, 3, 4};
+  auto view = client.put(std::span<const std::int32_t>(values)).value().get().value().front();
+  CHECK(view.span<std::int32_t>().size() == 4);
+  CHECK(view.span<std::byte>().size() == 16);
+  CHECK(view.span<double>().empty());
+  CHECK(view.span<float>().empty());
+  CHECK(view.span<std::uint32_t>().empty());
+  const auto half = client.allocate_raw(muster::DType::bfloat16, {3}).value().seal().value().get().value().front();
+  CHECK(half.span<std::uint16_t>().size() == 3);
+  CHECK(half.span<float>().empty());
+}
+
+TEST_CASE("nothing is left in what was moved from") {
+  const Daemon daemon;
+  Client client = daemon.connect();
+  auto buffer = client.allocate<float>({2, 3}).value();
+  const auto moved = std::move(buffer);
+  CHECK(moved.span().size() == 6);
+  CHECK(buffer.span().empty());
+  CHECK(buffer.span().data() == nullptr);
+  auto sealed = client.allocate<float>({4}).value();
+  const auto ref = std::move(sealed).seal().value();
+  CHECK(sealed.span().empty());
+  auto view = ref.get().value().front();
+  const auto view_moved = std::move(view);
+  CHECK(view_moved.span<float>().size() == 4);
+  CHECK(view.span<float>().empty());
+  CHECK(view.data() == nullptr);
+  CHECK(muster::ArrayView().count() == 0);
+  CHECK(muster::Buffer<float>().span().empty());
+}
+
 TEST_CASE("what was written in place is read back without a copy") {
   const Daemon daemon;
   Client client = daemon.connect();
