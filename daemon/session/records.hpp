@@ -8,7 +8,7 @@
 #include <muster/result.hpp>
 
 #include "base/time.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 #include "session/clients.hpp"
 #include "session/combines.hpp"
 #include "session/group_ops.hpp"

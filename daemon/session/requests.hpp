@@ -15,7 +15,7 @@
 #include "memory/admission.hpp"
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
-#include "memory/segment.hpp"
+#include "memory/segment_table.hpp"
 #include "session/clients.hpp"
 #include "session/group_ops.hpp"
 #include "session/inspect.hpp"
