@@ -6,7 +6,7 @@
 #include <chrono>
 #include <utility>
 
-#include "session/rounds.hpp"
+#include "session/slice.hpp"
 
 namespace musterd {
 

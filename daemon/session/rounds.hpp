@@ -17,92 +17,10 @@
 #include <vector>
 
 #include "base/time.hpp"
+#include "session/slice.hpp"
+#include "session/turn_cost.hpp"
 
 namespace musterd {
-
-/// The rounds' time, and how much of it the thread has had a core. A test has its own.
-struct RoundsClock {
-  std::function<TimePoint()> now;
-  std::function<Duration()> on_core;  ///< takes a system call
-};
-
-/// What a process has left of its turn. One thing that is done may take longer than there is.
-class Slice {
- public:
-  static constexpr Duration length = std::chrono::microseconds(200);
-
-  /// `clock` has to outlive it.
-  Slice(const RoundsClock& clock, TimePoint begin) : clock_(clock), until_(begin + length) {}
-
-  enum class Cost : std::uint8_t {
-    quick,  ///< gives something up, or only takes note: the clock is not asked for each of these
-    any,
-  };
-  /// Something was done.
-  void spend(Cost cost) { since_clock_ = cost == Cost::quick ? since_clock_ + 1 : quick_max; }
-  /// Whether there is time for more. The usual turn does one thing and never asks.
-  [[nodiscard]] bool lasts() {
-    if (since_clock_ < quick_max) return true;
-    since_clock_ = 0;
-    over_ = clock_.now() >= until_;
-    return !over_;
-  }
-  [[nodiscard]] bool over() const { return over_; }
-
- private:
-  static constexpr int quick_max = 16;  // in a row
-  const RoundsClock& clock_;
-  int since_clock_ = 0;
-  TimePoint until_;
-  bool over_ = false;
-};
-
-/// What somebody's turns have cost the others lately: a sum of which half is forgotten every half second.
-class RecentCost {
- public:
-  /// A turn makes the others wait. They come upon a long one more often, and then wait longer, so turns shorter than a
-  /// slice count by the square of their length: a thousand turns of 5 microseconds like one of 125.
-  [[nodiscard]] static std::uint64_t of_turn(Duration took) {
-    constexpr auto slice = static_cast<std::uint64_t>(Slice::length.count());
-    const auto length = static_cast<std::uint64_t>(std::max<Duration::rep>(took.count(), 0));
-    return length < slice ? length * length / slice : length;
-  }
-  void add(std::uint64_t cost, TimePoint now) {
-    forget(now);
-    sum_ += cost;
-  }
-  void forget(TimePoint now) {
-    constexpr Duration half_life = std::chrono::milliseconds(500);
-    const std::int64_t period = now.time_since_epoch() / half_life;
-    // Who takes note may have read the clock before the one who did so last.
-    if (period <= period_) return;
-    const std::int64_t halvings = period - period_;
-    sum_ = halvings < 64 ? sum_ >> halvings : 0;
-    period_ = period;
-  }
-  /// As of the last time that something was added or forgotten.
-  [[nodiscard]] std::uint64_t sum() const { return sum_; }
-
- private:
-  std::uint64_t sum_ = 0;
-  std::int64_t period_ = 0;
-};
-
-/// What a process's next turn may cost, by those that it had. It rises with a long turn, and falls by a thousandth with
-/// each short one: time alone is no proof.
-class ExpectedCost {
- public:
-  void learn(std::uint64_t cost) {
-    if (cost > cost_) cost_ += (cost - cost_ + 1) / 2;
-    else cost_ -= (cost_ - cost) >> 10;
-  }
-  [[nodiscard]] std::uint64_t get() const { return cost_; }
-  [[nodiscard]] bool is_short() const { return cost_ < short_max; }
-
- private:
-  static constexpr std::uint64_t short_max = 20'000;  // turns of about 60 microseconds
-  std::uint64_t cost_ = 100'000;                      // of one that nothing is known of
-};
 
 /// The connections with something to do, by process. Member: a shared pointer to a connection; it has `lane`, of type
 /// Rounds<Member>::LanePtr, for as long as it may be here.
