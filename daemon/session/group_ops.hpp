@@ -74,10 +74,11 @@ class GroupOps {
   [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
-  void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
+  /// What that decided, and what has been done.
+  std::vector<Action> muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
   /// What `decide(actions)` decides is done, also if it throws before it has decided all.
   template <class Decide>
-  void decide(const GroupPtr& state, TimePoint now, Decide decide) {
+  std::vector<Action> decide(const GroupPtr& state, TimePoint now, Decide decide) {
     std::vector<Action> actions;
     try {
       decide(actions);
@@ -86,6 +87,7 @@ class GroupOps {
       throw;
     }
     perform(state, actions, now);
+    return actions;
   }
   void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
   void start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept;
@@ -141,6 +143,7 @@ class GroupOps {
   [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, muster::Error why) const;
   [[nodiscard]] UnsettledNode end_epoch(const GroupPtr& state, muster::Error why) const;
   void begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now);
+  void pay_for_epochs(std::size_t& left);
   [[nodiscard]] static muster::ipc::Done epoch_of(const GroupState& state);
   [[nodiscard]] Whereabouts locate(const GroupState& state, int rank, std::size_t& looks_left) const;
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
@@ -167,6 +170,7 @@ class GroupOps {
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
+  std::size_t spent_on_epochs_ = 0;  ///< effort, since somebody paid for that
   std::uint64_t last_split_ = 0;
 };
 

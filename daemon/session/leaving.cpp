@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "collective/op_effort.hpp"
 #include "session/group_ops.hpp"
 #include "session/turn.hpp"
 
@@ -69,6 +70,7 @@ bool GroupOps::lose_some(Leaving& leaving, TimePoint now) {
   while (!leaving.seats.empty() && left > 0) {
     left -= std::min(left, effort_of_seat);
     lose(leaving, leaving.seats.begin(), left, now);
+    pay_for_epochs(left);
   }
   if (!leaving.seats.empty()) return false;
   while (!leaving.to_tell.empty() && left > 0) {
@@ -191,13 +193,15 @@ void GroupOps::settle_more(TimePoint now) {
 /// True if none is left.
 bool GroupOps::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) {
   decide(state, now, [&](auto& actions) { state->muster->catch_up(actions, left); });
+  pay_for_epochs(left);
   while (left > 0 && !state->coming.empty()) take_place(state, left, now);
   return state->is_settled();
 }
 
 bool GroupOps::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
   auto& [state, ended, withdrawn, why] = unsettled;
-  for (; left > 0 && !withdrawn.empty(); --left) {
+  while (left > 0 && !withdrawn.empty()) {
+    left -= std::min(left, effort_of(withdrawn.front()));
     parts_.works.settle_failed(withdrawn.front().ticket, why);
     withdrawn.pop_front();
   }
@@ -206,18 +210,21 @@ bool GroupOps::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint no
   return withdrawn.empty() && ended->empty();
 }
 
-/// The next of those that were called before they could be.
+/// The next of those that were called before they could be. It pays for what it brings about, too.
 void GroupOps::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
-  constexpr std::size_t effort_of_contribution = 2;
-  left -= std::min(left, effort_of_contribution);
   const auto first = state->coming.begin();
   auto& [ops, early] = first->second;
   Contribution contribution = std::move(ops.front());
   ops.pop_front();
+  left -= std::min(left, 1 + effort_of(contribution));
   const bool was_early = early > 0;
   if (was_early) --early;
   if (ops.empty()) state->coming.erase(first);
-  if (!was_early || contribution.kind != ipc::Kind::reform) return muster(state, std::move(contribution), now);
+  if (!was_early || contribution.kind != ipc::Kind::reform) {
+    const auto done = muster(state, std::move(contribution), now);
+    for (const Action& action : done) left -= std::min(left, effort_of(action));
+    return pay_for_epochs(left);
+  }
   // A newcomer's reform asked for what has happened.
   try {
     parts_.works.settle_done(contribution.ticket, epoch_of(*state));
@@ -273,6 +280,10 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
   }
   tell_members(std::move(next.telling), now);
   settle_own(state, left, now);
+  spent_on_epochs_ += effort_of_turn - left;
 }
+
+/// Many may begin at once, each with ops that waited for it.
+void GroupOps::pay_for_epochs(std::size_t& left) { left -= std::min(left, std::exchange(spent_on_epochs_, 0)); }
 
 }  // namespace musterd
