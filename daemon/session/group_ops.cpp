@@ -189,6 +189,7 @@ UserId GroupOps::payer_of(const GroupState& state, const Op& op) const {
 void GroupOps::go_on(TimePoint now) {
   parts_.clients.guarded([&] { lose_more(now); });
   parts_.clients.guarded([&] { settle_more(now); });
+  tell_more();
 }
 
 void GroupOps::stop(const Error& error, TimePoint now) {

@@ -1,6 +1,7 @@
 // What the loss of a seat, or the end of an epoch, means for a group's ops. Thousands of them may be pending, so they
 // learn of it in pieces, and others have their turns in between.
 #include <algorithm>
+#include <map>
 #include <iterator>
 #include <utility>
 
@@ -73,19 +74,15 @@ bool GroupOps::lose_some(Leaving& leaving, TimePoint now) {
     pay_for_epochs(left);
   }
   if (!leaving.seats.empty()) return false;
-  while (!leaving.to_tell.empty() && left > 0) {
-    const auto first = leaving.to_tell.begin();
-    auto& [state, next_rank] = *first;
-    next_rank = tell_members(state, next_rank, left);
-    if (next_rank == state->group.settings().world_size) leaving.to_tell.erase(first);
-  }
-  return leaving.to_tell.empty();
+  tell_some(leaving.untold, left);
+  untold_.splice(untold_.end(), leaving.untold);
+  return true;
 }
 
 void GroupOps::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now) {
-  const auto [told, is_first] = leaving.to_tell.try_emplace(seat->second.group, 0);
-  if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::silence && is_first)
-    leaving.to_tell.erase(told);
+  const GroupPtr state = seat->second.group;
+  if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::tell)
+    note_change(*state, leaving.untold);
   leaving.seats.erase(seat);
 }
 
@@ -251,7 +248,7 @@ GroupOps::UnsettledNode GroupOps::end_epoch(const GroupPtr& state, Error why) co
 }
 
 GroupOps::NextEpoch GroupOps::prepare_epoch(const GroupPtr& state, Error why) const {
-  NextEpoch next{state->group.next_members(), members_to_tell(state), {}, {}};
+  NextEpoch next{state->group.next_members(), {}, {}};
   for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
   next.ended.push_back({state, nullptr, {}, std::move(why)});
   // Until it begins, that is the next epoch's.
@@ -278,7 +275,7 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
     unsettled.front().withdrawn.swap(queue.ops);
     settle(std::move(unsettled), left, now);
   }
-  tell_members(std::move(next.telling), now);
+  tell_members(*state, left);
   settle_own(state, left, now);
   spent_on_epochs_ += effort_of_turn - left;
 }

@@ -1,8 +1,10 @@
 // What one client can have come about at once, and what takes long, is done a piece in each turn.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <map>
 
 #include "client.hpp"
+#include "walk/audit.hpp"
 
 using namespace musterd;
 using namespace musterd::testing;
@@ -145,4 +147,75 @@ TEST_CASE("ops of many arrays that wait for memory are served a few in a turn") 
   holder.give_back(held);
   CHECK(most_in_a_turn(world, 0, done) <= 2);
   CHECK(done() == ops);
+}
+
+TEST_CASE("of one group at most one telling is pending, and every member learns the newest state") {
+  constexpr int ranks = 700;
+  constexpr int changes = 300;
+  World world(roomy_settings());
+  TestClient members(world, 1);
+  TestClient toggles(world, 2);
+  for (int rank = 1; rank < ranks; ++rank) REQUIRE(members.join("g", rank, ranks, OnLoss::wait));
+  REQUIRE(toggles.join("g", 0, ranks, OnLoss::wait));
+  world.outside.take(members.id());
+  const auto told = [&] { return members.count(ipc::CompletionType::group_changed); };
+  std::size_t told_at_once = 0;  // and not in turn with what others do
+  for (int i = 0; i < changes; ++i) {
+    const auto before = told();
+    toggles.leave();
+    REQUIRE(toggles.join("g", 0, ranks, OnLoss::wait));
+    if (i > 0) told_at_once += told() - before;
+  }
+  CHECK(told_at_once == 0);
+  std::vector<int> lost;
+  SECTION("whoever has the seat") {}
+  SECTION("also if nobody has it any more") {
+    toggles.die();
+    lost = {0};
+  }
+  int turns = 0;
+  for (; world.node.goes_on(); ++turns) {
+    const auto before = told();
+    world.node.go_on(world.now);
+    CHECK(told() - before <= 256);
+    REQUIRE(turns < 30);
+  }
+  CHECK(turns > 3);
+  CHECK(told() < 3 * ranks);
+  std::map<std::uint32_t, std::vector<int>> newest;
+  for (const auto& completion : world.outside.completions[members.id()])
+    if (completion.type == ipc::CompletionType::group_changed) {
+      const auto changed = ipc::read_group_changed(completion.body).value();
+      newest[changed.seat.value] = changed.lost;
+    }
+  CHECK(newest.size() == ranks - 1);
+  CHECK(std::ranges::all_of(newest, [&](const auto& told_last) { return told_last.second == lost; }));
+}
+
+TEST_CASE("what is to be told holds up nobody's losses, and groups take turns at it") {
+  constexpr int ranks = 700;
+  World world(roomy_settings());
+  TestClient members(world, 1);
+  TestClient toggles(world, 2);
+  TestClient first(world, 3);
+  TestClient second(world, 4);
+  for (const char* group : {"g", "h"})
+    for (int rank = 1; rank < ranks; ++rank) REQUIRE(members.join(group, rank, ranks, OnLoss::wait));
+  constexpr int shared = 60;
+  for (int i = 0; i < shared; ++i) {
+    first.join(std::to_string(i), 0, 2);
+    second.join(std::to_string(i), 1, 2);
+    first.contribute(Kind::barrier);
+  }
+  for (int i = 0; i < 200; ++i)
+    for (const char* group : {"g", "h"}) {
+      REQUIRE(toggles.join(group, 0, ranks, OnLoss::wait));
+      toggles.leave();
+    }
+  world.outside.take(members.id());
+  second.die();
+  for (int turns = 0; turns < 2; ++turns) world.node.go_on(world.now);
+  CHECK(first.count(ipc::CompletionType::failed) == shared);
+  while (world.node.goes_on()) world.node.go_on(world.now);
+  CHECK(first.count(ipc::CompletionType::group_changed) == shared);
 }

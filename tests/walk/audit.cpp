@@ -27,10 +27,8 @@ std::vector<GroupPtr> NodeAudit::groups() const {
   for (const auto& [key, running] : node_.runs_.running_) add(running.group);
   for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) add(seated.group);
-  for (const auto& leaving : node_.group_ops_.leaving_) {
+  for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
-    for (const auto& [group, next_rank] : leaving.to_tell) add(group);
-  }
   for (const auto& unsettled : node_.group_ops_.unsettled_) add(unsettled.group);
   return {found.begin(), found.end()};
 }
@@ -263,6 +261,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("ops that are being given", node_.runs_.giver_.giving_.size());
   count("groups with ops to settle", node_.group_ops_.unsettled_.size() + node_.group_ops_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.group_ops_.leaving_.size());
+  count("groups with members to tell", node_.group_ops_.untold_.size());
   count("life lines", node_.clients_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());
