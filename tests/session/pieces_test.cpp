@@ -219,3 +219,43 @@ TEST_CASE("what is to be told holds up nobody's losses, and groups take turns at
   while (world.node.goes_on()) world.node.go_on(world.now);
   CHECK(first.count(ipc::CompletionType::group_changed) == shared);
 }
+
+TEST_CASE("an object that lies in many segments ends at once, and they do in pieces") {
+  World world(roomy_settings());
+  TestClient writer(world, 1);
+  TestClient reader(world, 2);
+  TestClient onlooker(world, 3);
+  constexpr std::size_t many = 600;
+  const std::int64_t shape[]{1};
+  ipc::Manifest manifest;
+  std::vector<ipc::SegmentId> segments;
+  const auto before = onlooker.status().memory_used_bytes();
+  for (std::size_t i = 0; i < many; ++i) {
+    segments.push_back(writer.lease(4096));
+    reader.map(segments.back());
+    manifest.add(segments.back(), 0, muster::DType::float32, shape).value();
+  }
+  const auto object = writer.seal(std::move(manifest), {});
+  for (const auto segment : segments) writer.record(ipc::SubmissionType::hand_over, ipc::HandOver{segment});
+  const auto told = [&] { return reader.count(ipc::CompletionType::segment_gone); };
+  writer.record(ipc::SubmissionType::release, ipc::Release{{object}});
+  CHECK(onlooker.status().objects() == 0);
+  CHECK(NodeAudit(world.node).contradictions().empty());
+  SECTION("while their reader goes on") {
+    CHECK(most_in_a_turn(world, 0, told) <= SegmentTable::drops_of_turn);
+    CHECK(told() == many);
+    for (const auto segment : segments) reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{segment});
+  }
+  SECTION("which their reader has unmapped before it hears of that") {
+    for (const auto segment : segments) reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{segment});
+    while (world.node.goes_on()) world.node.go_on(world.now);
+    CHECK(told() < many);
+  }
+  SECTION("and their reader goes meanwhile") {
+    reader.die();
+    while (world.node.goes_on()) world.node.go_on(world.now);
+  }
+  CHECK(onlooker.status().segments() == 0);
+  CHECK(onlooker.status().memory_used_bytes() <= before);
+  CHECK(NodeAudit(world.node).contradictions().empty());
+}
