@@ -5,6 +5,7 @@
 #include "base/heap_reserve.hpp"
 #include "collective/agreement.hpp"
 #include "collective/muster.hpp"
+#include "collective/op_effort.hpp"
 
 namespace musterd {
 
@@ -99,25 +100,24 @@ void Muster::withdraw(int rank, const Loss& loss, Standing after, std::vector<Ac
   }
 }
 
-namespace {
-
-/// So many words go out, or an op runs: compared with looking at one. Of many ranks it takes time to find and to name
-/// them, and to tell everybody.
-std::size_t cost_of(const Action& action) {
+/// Of many ranks it takes time to find and to name them, and to tell everybody.
+std::size_t effort_of(const Action& action) {
   constexpr std::size_t of_running = 16;
   constexpr std::size_t named_each = 32;
   constexpr std::size_t told_each = 512;
   if (const auto* failed = std::get_if<FailOp>(&action)) {
     const std::size_t named = failed->error.ranks().size();
-    return failed->tickets.size() * (1 + named / told_each) + named / named_each;
+    return failed->effort + failed->tickets.size() * (1 + named / told_each) + named / named_each;
   }
-  return of_running + std::get<StartOp>(action).op->contributions.size();
+  return of_running + effort_of(*std::get<StartOp>(action).op);
 }
+
+namespace {
 
 /// For one op, and for what was appended to `actions` after the first `before`.
 void pay(std::size_t& left, const std::vector<Action>& actions, std::size_t before) {
   std::size_t cost = 1;
-  for (std::size_t i = before; i < actions.size(); ++i) cost += cost_of(actions[i]);
+  for (std::size_t i = before; i < actions.size(); ++i) cost += effort_of(actions[i]);
   left -= std::min(left, cost);
 }
 

@@ -8,6 +8,7 @@
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "collective/agreement.hpp"
+#include "collective/op_effort.hpp"
 
 namespace musterd {
 
@@ -88,7 +89,7 @@ Error in_short(const Error& error, std::size_t bytes_max) {
 }
 
 void tell(std::vector<Action>& actions, OpId op, Error error, Ticket ticket) {
-  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), {ticket}});
+  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), {ticket}, 0});
 }
 
 }  // namespace
@@ -325,7 +326,7 @@ void Muster::fail(Slot& slot, const Error& error, std::vector<Action>& actions) 
   auto failure = std::make_unique<Failure>(with_few_ranks(error));
   if (paid > 0) failure->error = in_short(failure->error, paid - std::min(paid, beside));
   // They are told what is remembered, so that late ranks are told no less.
-  FailOp told{slot.id, outcome(*failure), std::move(tickets)};
+  FailOp told{slot.id, outcome(*failure), std::move(tickets), effort_of(*slot.op)};
   make_room_in(actions);
   failures_.emplace(slot.id, &slot);
   // There is memory for all of it: now it happens.

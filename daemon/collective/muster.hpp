@@ -39,8 +39,12 @@ struct FailOp {
   OpId op = 0;
   muster::Error error;
   std::vector<Ticket> tickets;
+  std::size_t effort = 0;  ///< that it took to let its contributions go
 };
 using Action = std::variant<StartOp, FailOp>;
+
+/// What it takes to do it, compared with looking at one op: so many words go out, or an op runs.
+[[nodiscard]] std::size_t effort_of(const Action& action);
 
 class Muster {
  public:

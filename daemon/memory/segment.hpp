@@ -53,7 +53,7 @@ struct SegmentReader : boost::intrusive::list_base_hook<boost::intrusive::link_m
 using SegmentReaders = std::map<ClientId, SegmentReader>;
 
 /// One segment. Shared by the table, by the objects that lie in it, and by ops that read it.
-class Segment : public SparseHook, public LeasedHook {
+class Segment : public SparseHook, public LeasedHook, public std::enable_shared_from_this<Segment> {
  public:
   enum class State : std::uint8_t {
     leased,   ///< its writer has not mapped it yet; no reader may get it

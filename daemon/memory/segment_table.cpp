@@ -62,18 +62,40 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
-  SegmentPtr segment(new Segment, [this](Segment* ended) {
-    end(*ended);
-    delete ended;
-  });
+  SegmentPtr segment(new Segment, [this](Segment* ended) { end_in_turn(*ended); });
   segment->id_ = {++last_id_};
   segment->bytes_ = bytes;
   segment->owner_ = payer;
   segment->table_ = this;
   segment->bytes_charge_ = std::move(*memory);
   segment->descriptor_charge_ = std::move(*descriptor);
-  segments_.emplace(segment->id_, segment);
+  segments_.emplace(segment->id_, segment.get());
   return segment;
+}
+
+SegmentTable::~SegmentTable() {
+  kept_.clear();
+  while (!ending_.empty()) static_cast<void>(end_first());
+}
+
+/// At once, or in its turn if many do. One that never had memory takes no time.
+void SegmentTable::end_in_turn(Segment& segment) {
+  segment.LeasedHook::unlink();
+  segment.SparseHook::unlink();
+  const bool has_memory = segment.memory_ != nullptr;
+  if (has_memory && (left_to_end_ == 0 || !ending_.empty())) return ending_.push_back(segment);
+  if (has_memory) left_to_end_ -= std::min(left_to_end_, 1 + segment.readers_.size());
+  end(segment);
+  delete &segment;
+}
+
+/// What that took.
+std::size_t SegmentTable::end_first() {
+  Segment& segment = ending_.front();
+  const std::size_t effort = 1 + segment.readers_.size();  // who have to be told
+  end(segment);
+  delete &segment;
+  return effort;
 }
 
 void SegmentTable::end(Segment& segment) try {
@@ -206,14 +228,18 @@ Result<void> SegmentTable::add_reader(const SegmentPtr& segment, Payer client) {
 void SegmentTable::unmapped(ClientId client, SegmentId id) {
   auto found = draining_.find(id);
   if (found == draining_.end()) {
-    if (const auto segment = find(id)) segment->readers_.erase(client);
+    // It may be about to end.
+    if (const auto known = segments_.find(id); known != segments_.end()) known->second->readers_.erase(client);
     return;
   }
   found->second.readers.erase(client);
   if (found->second.readers.empty()) draining_.erase(found);
 }
 
-std::vector<SegmentTable::Ended> SegmentTable::take_ended() { return std::exchange(ended_, {}); }
+std::vector<SegmentTable::Ended> SegmentTable::take_ended() {
+  left_to_end_ = drops_of_turn;
+  return std::exchange(ended_, {});
+}
 
 void SegmentTable::drop_client(ClientId client) {
   leaving_.insert(clients_.extract(client));
@@ -221,7 +247,10 @@ void SegmentTable::drop_client(ClientId client) {
 }
 
 void SegmentTable::drop_more() {
-  for (std::size_t left = drops_of_turn; left > 0 && !leaving_.empty();) {
+  std::size_t left = drops_of_turn;
+  while (left > 0 && !ending_.empty()) left -= std::min(left, end_first());
+  left_to_end_ = left;
+  while (left > 0 && !leaving_.empty()) {
     const auto first = leaving_.begin();
     const std::size_t effort = drop_one(first->first, first->second);
     if (effort == 0) leaving_.erase(first);
@@ -248,7 +277,7 @@ std::size_t SegmentTable::drop_one(ClientId id, Client& client) {
 
 SegmentPtr SegmentTable::find(SegmentId id) const {
   auto found = segments_.find(id);
-  return found == segments_.end() ? nullptr : found->second.lock();
+  return found == segments_.end() ? nullptr : found->second->weak_from_this().lock();
 }
 
 void SegmentTable::note_if_sparse(Segment& segment) {

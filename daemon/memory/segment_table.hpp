@@ -44,6 +44,9 @@ class SegmentTable {
   SegmentTable(Ledger& ledger, SegmentBacking& backing, Hooks hooks)
       : ledger_(ledger), backing_(backing), limits_(backing.limits()), hooks_(std::move(hooks)) {}
   SegmentTable(Ledger& ledger, SegmentBacking& backing) : SegmentTable(ledger, backing, Hooks()) {}
+  ~SegmentTable();
+  SegmentTable(const SegmentTable&) = delete;
+  SegmentTable& operator=(const SegmentTable&) = delete;
 
   /// What the kernel takes for a segment beside its pages: a file, and where it is mapped. Measured.
   static constexpr std::uint64_t segment_kernel_bytes = 2432;
@@ -92,7 +95,7 @@ class SegmentTable {
   /// The client is gone: segments without objects go, the others when their last object does. Some now, and the rest by
   /// drop_more(), as they may be many.
   void drop_client(ClientId client);
-  [[nodiscard]] bool drops() const { return !leaving_.empty(); }
+  [[nodiscard]] bool drops() const { return !ending_.empty() || !leaving_.empty(); }
   void drop_more();
   static constexpr std::size_t drops_of_turn = 128;  ///< about a tenth of a millisecond
 
@@ -121,7 +124,9 @@ class SegmentTable {
 
   [[nodiscard]] muster::Result<void> create(Segment& segment, SegmentSpec::Writer writer);
   void ready(Segment& segment) const;
+  void end_in_turn(Segment& segment);
   void end(Segment& segment);
+  [[nodiscard]] std::size_t end_first();
   void orphan(Segment& segment);
 
   Ledger& ledger_;
@@ -129,7 +134,12 @@ class SegmentTable {
   SegmentBacking::Limits limits_;
   Hooks hooks_;
   std::uint32_t last_id_ = 0;
-  std::unordered_map<SegmentId, std::weak_ptr<Segment>> segments_;
+  std::unordered_map<SegmentId, Segment*> segments_;
+  using Leased = boost::intrusive::list<Segment, boost::intrusive::base_hook<LeasedHook>,
+                                        boost::intrusive::constant_time_size<false>>;
+  /// Nobody has them any more. One object may have kept thousands, so they end in pieces.
+  Leased ending_;
+  std::size_t left_to_end_ = drops_of_turn;
   /// What outlives a segment while clients map it.
   struct Draining {
     std::shared_ptr<Charge> memory;  ///< the segment's, shared with its disposal
@@ -139,9 +149,7 @@ class SegmentTable {
   using Reads = boost::intrusive::list<SegmentReader, boost::intrusive::constant_time_size<false>>;
   /// What there is of a client, so that its end takes no walk over what others have.
   struct Client {
-    boost::intrusive::list<Segment, boost::intrusive::base_hook<LeasedHook>,
-                           boost::intrusive::constant_time_size<false>>
-        leased;
+    Leased leased;
     Reads reads;
     Reads reads_for_nothing;  ///< at most readers_free
   };

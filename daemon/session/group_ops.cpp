@@ -74,7 +74,7 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
     return give_up_seat(client, *read, charge.error(), now);
   const Ticket ticket = parts_.works.add({client.id, read->work, read->seat, state, client.process()});
   contribution.ticket = ticket;
-  if (has_place) return muster(state, std::move(contribution), now);
+  if (has_place) return static_cast<void>(muster(state, std::move(contribution), now));
   try {
     if (newcomer) parts_.table.watch(*state, contribution.deadline);
     // Behind those of its rank that were called before.
@@ -85,10 +85,10 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   }
 }
 
-void GroupOps::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
+std::vector<Action> GroupOps::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
   const Ticket ticket = contribution.ticket;
   try {
-    decide(state, now, [&](auto& actions) {
+    return decide(state, now, [&](auto& actions) {
       const auto op = state->muster->contribute(std::move(contribution), now, actions);
       if (op.op == 0) return;
       parts_.works.at(ticket).op = op;
@@ -97,6 +97,7 @@ void GroupOps::muster(const GroupPtr& state, Contribution&& contribution, TimePo
   } catch (const std::exception&) {
     // It has not come, so what its rank calls next would be taken for it.
     parts_.works.cut_off(ticket);
+    return {};
   }
 }
 
@@ -188,6 +189,7 @@ UserId GroupOps::payer_of(const GroupState& state, const Op& op) const {
 void GroupOps::go_on(TimePoint now) {
   parts_.clients.guarded([&] { lose_more(now); });
   parts_.clients.guarded([&] { settle_more(now); });
+  tell_more();
 }
 
 void GroupOps::stop(const Error& error, TimePoint now) {

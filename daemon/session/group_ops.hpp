@@ -7,7 +7,6 @@
 #include <deque>
 #include <exception>
 #include <list>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -60,7 +59,9 @@ class GroupOps {
   /// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
   void expire(TimePoint now);
 
-  [[nodiscard]] bool goes_on() const { return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty(); }
+  [[nodiscard]] bool goes_on() const {
+    return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty() || !untold_.empty();
+  }
   void go_on(TimePoint now);
   /// Every op fails.
   void stop(const muster::Error& error, TimePoint now);
@@ -74,10 +75,11 @@ class GroupOps {
   [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
-  void muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
+  /// What that decided, and what has been done.
+  std::vector<Action> muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
   /// What `decide(actions)` decides is done, also if it throws before it has decided all.
   template <class Decide>
-  void decide(const GroupPtr& state, TimePoint now, Decide decide) {
+  std::vector<Action> decide(const GroupPtr& state, TimePoint now, Decide decide) {
     std::vector<Action> actions;
     try {
       decide(actions);
@@ -86,6 +88,7 @@ class GroupOps {
       throw;
     }
     perform(state, actions, now);
+    return actions;
   }
   void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
   void start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept;
@@ -102,14 +105,12 @@ class GroupOps {
                                           const std::optional<Seat>& taken) const;
   [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                     TimePoint now);
-  /// The seats of a client that is gone, as far as they have not been lost yet. Without any, members that are to be
-  /// told of another change.
+  /// The seats of a client that is gone, as far as they have not been lost yet.
   struct Leaving {
     Client::Seats seats;
     Loss loss;
-    std::map<GroupPtr, int> to_tell;  ///< the members from this rank on
+    UntoldGroups untold;  ///< are told when it has lost all
   };
-  using LeavingNode = std::list<Leaving>;  ///< of one
   void lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
   void lose_more(TimePoint now);
@@ -134,21 +135,28 @@ class GroupOps {
   /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
   struct NextEpoch {
     std::vector<int> members;
-    LeavingNode telling;
     UnsettledNode ended;
     std::list<Unsettled> behind;  ///< for each rank that waits for its turn
   };
   [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, muster::Error why) const;
   [[nodiscard]] UnsettledNode end_epoch(const GroupPtr& state, muster::Error why) const;
   void begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now);
+  void pay_for_epochs(std::size_t& left);
   [[nodiscard]] static muster::ipc::Done epoch_of(const GroupState& state);
   [[nodiscard]] Whereabouts locate(const GroupState& state, int rank, std::size_t& looks_left) const;
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
-  [[nodiscard]] static LeavingNode members_to_tell(const GroupPtr& state);
-  void tell_members(LeavingNode telling, TimePoint now) noexcept;
-  [[nodiscard]] int tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept;
+
+  // telling.cpp
+  static void note_change(GroupState& state, UntoldGroups& among) noexcept;
+  void tell_members(GroupState& state, std::size_t& left) noexcept;
+  void tell_more() noexcept;
+  void tell_some(UntoldGroups& untold, std::size_t& left) noexcept;
+  [[nodiscard]] bool tell_some(GroupState& state, std::size_t& left) noexcept;
+  void tell_member(const Seat& seat, std::optional<muster::ipc::GroupChanged>& changed,
+                   std::vector<std::byte>& body) noexcept;
   [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
+
   struct Child {
     GroupPtr group;
     std::vector<const Contribution*> members;  ///< by rank
@@ -162,11 +170,13 @@ class GroupOps {
 
   Parts parts_;
   std::list<Leaving> leaving_;
+  UntoldGroups untold_;
   std::list<Unsettled> unsettled_;
   /// Those of which some ops have to learn of losses, or to take their places.
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
+  std::size_t spent_on_epochs_ = 0;  ///< effort, since somebody paid for that
   std::uint64_t last_split_ = 0;
 };
 

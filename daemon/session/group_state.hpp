@@ -22,8 +22,10 @@ using GroupByDeadline = boost::intrusive::set_base_hook<boost::intrusive::tag<st
                                                         boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 using UnsettledHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUnsettled>,
                                                        boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+using UntoldHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUntold>,
+                                                    boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
-struct GroupState : GroupByDeadline, UnsettledHook, std::enable_shared_from_this<GroupState> {
+struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shared_from_this<GroupState> {
   GroupState(Group::Settings settings, Muster::Limits limits, Charge place)
       : group(std::move(settings)),
         muster(std::make_unique<Muster>(group.settings().world_size, group.members(), limits)),
@@ -39,6 +41,11 @@ struct GroupState : GroupByDeadline, UnsettledHook, std::enable_shared_from_this
   std::map<int, Waiting> coming;  ///< of members by rank: have not had their turns since the epoch began
   [[nodiscard]] bool is_settled() const { return coming.empty() && !muster->is_behind(); }
   [[nodiscard]] bool settles() const { return UnsettledHook::is_linked(); }
+  /// So many ranks from this one on, after the last one the first again, have not been told of the newest change. What
+  /// changes meanwhile starts the round anew where it stands, so none waits for ever, and nothing piles up.
+  int next_to_tell = 0;
+  int untold_ranks = 0;
+  [[nodiscard]] bool tells() const { return UntoldHook::is_linked(); }
   std::uint64_t ops_done = 0;
   std::uint64_t ops_failed = 0;
   TimePoint watched;  ///< when its deadlines are looked at next, if it is among the groups by deadline
@@ -49,6 +56,9 @@ struct GroupState : GroupByDeadline, UnsettledHook, std::enable_shared_from_this
   std::map<UserId, PoolApart> results;
 };
 using GroupPtr = std::shared_ptr<GroupState>;
+/// Groups whose members have to be told of a change.
+using UntoldGroups = boost::intrusive::list<GroupState, boost::intrusive::base_hook<UntoldHook>,
+                                            boost::intrusive::constant_time_size<false>>;
 
 /// Open groups are found by everybody's name for them, others by their own user's.
 struct GroupKey {

@@ -1,9 +1,8 @@
-// Seats: who takes one, who learns of it, and whose ops are late.
+// Seats: who takes one, and whose ops are late.
 #include <algorithm>
 
 #include <muster/ipc/byte_count.hpp>
 
-#include "base/assert.hpp"
 #include "session/frame_builder.hpp"
 #include "session/group_ops.hpp"
 #include "session/turn.hpp"
@@ -61,7 +60,6 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
   if (auto few = check_owed(found, rank); !few) return parts_.teller.reply_error(client.id, request, few.error());
   const Seat seat{parts_.table.next_seat(), client.id, rank};
   auto held = GroupTable::make_seat(client, seat.id, {*state, rank, std::move(*charge), {}});
-  auto telling = members_to_tell(*state);
   auto joined = found.group.join(settings, seat);
   if (!joined)
     return parts_.teller.reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
@@ -87,7 +85,10 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
                          out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
                          static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
   parts_.teller.reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
-  if (*joined == Group::Joined::replacement) tell_members(std::move(telling), parts_.now);
+  if (*joined != Group::Joined::replacement) return;
+  // One round of tellings is enough, and it goes on already.
+  std::size_t left = found.tells() ? 0 : effort_of_turn;
+  tell_members(found, left);
 }
 
 Whereabouts GroupOps::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
@@ -165,61 +166,6 @@ void GroupOps::expire_early(GroupState& state, Contribution& contribution, const
   contribution.deadline = TimePoint::max();
   contribution.inputs = {};
   contribution.fault = std::move(fault);
-}
-
-GroupOps::LeavingNode GroupOps::members_to_tell(const GroupPtr& state) {
-  LeavingNode telling(1);
-  telling.front().to_tell.emplace(state, 0);
-  return telling;
-}
-
-/// The first ones now, and the others in turn with what others do.
-void GroupOps::tell_members(LeavingNode telling, TimePoint now) noexcept {
-  const auto own = telling.begin();
-  leaving_.splice(leaving_.end(), telling);
-  parts_.clients.guarded([&] {
-    if (lose_some(*own, now)) leaving_.erase(own);
-  });
-}
-
-/// From that rank on, for as long as there is time; returns the rank to go on with, world_size after the last.
-int GroupOps::tell_members(const GroupPtr& state, int first, std::size_t& left) noexcept {
-  constexpr std::size_t effort_of_record = 2;
-  constexpr std::size_t ranks_each = 512;  ///< that a record names
-  std::optional<ipc::GroupChanged> changed;
-  std::vector<std::byte> body;
-  parts_.clients.guarded([&] { changed = change_of(*state); });
-  const std::size_t named = changed ? changed->live.size() + changed->lost.size() : 0;
-  const std::size_t effort = effort_of_record + named / ranks_each;
-  const auto& seats = state->group.seats();
-  for (auto next = seats.lower_bound(first); next != seats.end(); ++next) {
-    const auto& [rank, seat] = *next;
-    if (left == 0) return rank;
-    left -= std::min(left, effort);
-    // One that is being forgotten may hold more seats, which it loses next.
-    if (!parts_.clients.find(seat.client)) continue;
-    if (!changed) {
-      parts_.clients.doom(seat.client);
-      continue;
-    }
-    changed->seat = seat.id;
-    parts_.clients.guarded(
-        [&, client = seat.client] {
-          body.clear();
-          ipc::write(*changed, body);
-          parts_.outside.complete(client, ipc::CompletionType::group_changed, body);
-        },
-        seat.client);
-  }
-  return state->group.settings().world_size;
-}
-
-ipc::GroupChanged GroupOps::change_of(const GroupState& state) {
-  ipc::GroupChanged changed;
-  changed.epoch = state.group.epoch();
-  changed.live = state.group.live();
-  changed.lost = state.group.lost();
-  return changed;
 }
 
 }  // namespace musterd

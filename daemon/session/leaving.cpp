@@ -1,10 +1,12 @@
 // What the loss of a seat, or the end of an epoch, means for a group's ops. Thousands of them may be pending, so they
 // learn of it in pieces, and others have their turns in between.
 #include <algorithm>
+#include <map>
 #include <iterator>
 #include <utility>
 
 #include "base/assert.hpp"
+#include "collective/op_effort.hpp"
 #include "session/group_ops.hpp"
 #include "session/turn.hpp"
 
@@ -69,21 +71,18 @@ bool GroupOps::lose_some(Leaving& leaving, TimePoint now) {
   while (!leaving.seats.empty() && left > 0) {
     left -= std::min(left, effort_of_seat);
     lose(leaving, leaving.seats.begin(), left, now);
+    pay_for_epochs(left);
   }
   if (!leaving.seats.empty()) return false;
-  while (!leaving.to_tell.empty() && left > 0) {
-    const auto first = leaving.to_tell.begin();
-    auto& [state, next_rank] = *first;
-    next_rank = tell_members(state, next_rank, left);
-    if (next_rank == state->group.settings().world_size) leaving.to_tell.erase(first);
-  }
-  return leaving.to_tell.empty();
+  tell_some(leaving.untold, left);
+  untold_.splice(untold_.end(), leaving.untold);
+  return true;
 }
 
 void GroupOps::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now) {
-  const auto [told, is_first] = leaving.to_tell.try_emplace(seat->second.group, 0);
-  if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::silence && is_first)
-    leaving.to_tell.erase(told);
+  const GroupPtr state = seat->second.group;
+  if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::tell)
+    note_change(*state, leaving.untold);
   leaving.seats.erase(seat);
 }
 
@@ -191,13 +190,15 @@ void GroupOps::settle_more(TimePoint now) {
 /// True if none is left.
 bool GroupOps::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) {
   decide(state, now, [&](auto& actions) { state->muster->catch_up(actions, left); });
+  pay_for_epochs(left);
   while (left > 0 && !state->coming.empty()) take_place(state, left, now);
   return state->is_settled();
 }
 
 bool GroupOps::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now) {
   auto& [state, ended, withdrawn, why] = unsettled;
-  for (; left > 0 && !withdrawn.empty(); --left) {
+  while (left > 0 && !withdrawn.empty()) {
+    left -= std::min(left, effort_of(withdrawn.front()));
     parts_.works.settle_failed(withdrawn.front().ticket, why);
     withdrawn.pop_front();
   }
@@ -206,18 +207,21 @@ bool GroupOps::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint no
   return withdrawn.empty() && ended->empty();
 }
 
-/// The next of those that were called before they could be.
+/// The next of those that were called before they could be. It pays for what it brings about, too.
 void GroupOps::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
-  constexpr std::size_t effort_of_contribution = 2;
-  left -= std::min(left, effort_of_contribution);
   const auto first = state->coming.begin();
   auto& [ops, early] = first->second;
   Contribution contribution = std::move(ops.front());
   ops.pop_front();
+  left -= std::min(left, 1 + effort_of(contribution));
   const bool was_early = early > 0;
   if (was_early) --early;
   if (ops.empty()) state->coming.erase(first);
-  if (!was_early || contribution.kind != ipc::Kind::reform) return muster(state, std::move(contribution), now);
+  if (!was_early || contribution.kind != ipc::Kind::reform) {
+    const auto done = muster(state, std::move(contribution), now);
+    for (const Action& action : done) left -= std::min(left, effort_of(action));
+    return pay_for_epochs(left);
+  }
   // A newcomer's reform asked for what has happened.
   try {
     parts_.works.settle_done(contribution.ticket, epoch_of(*state));
@@ -244,7 +248,7 @@ GroupOps::UnsettledNode GroupOps::end_epoch(const GroupPtr& state, Error why) co
 }
 
 GroupOps::NextEpoch GroupOps::prepare_epoch(const GroupPtr& state, Error why) const {
-  NextEpoch next{state->group.next_members(), members_to_tell(state), {}, {}};
+  NextEpoch next{state->group.next_members(), {}, {}};
   for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
   next.ended.push_back({state, nullptr, {}, std::move(why)});
   // Until it begins, that is the next epoch's.
@@ -271,8 +275,12 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
     unsettled.front().withdrawn.swap(queue.ops);
     settle(std::move(unsettled), left, now);
   }
-  tell_members(std::move(next.telling), now);
+  tell_members(*state, left);
   settle_own(state, left, now);
+  spent_on_epochs_ += effort_of_turn - left;
 }
+
+/// Many may begin at once, each with ops that waited for it.
+void GroupOps::pay_for_epochs(std::size_t& left) { left -= std::min(left, std::exchange(spent_on_epochs_, 0)); }
 
 }  // namespace musterd

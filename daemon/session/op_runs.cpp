@@ -7,6 +7,7 @@
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "collective/engine.hpp"
+#include "collective/op_effort.hpp"
 #include "session/turn.hpp"
 
 namespace musterd {
@@ -26,23 +27,16 @@ constexpr std::uint64_t plan_bytes_free = 4096;
 /// A larger one is made only where there is room for it.
 constexpr std::uint64_t plan_bytes_at_once = 64 << 10;
 
-/// What it takes to end the op, see effort_of_turn: everybody is told, and all inputs are let go.
-std::size_t effort_of(const Op& op) {
-  constexpr std::size_t inputs_each = 16;
-  std::size_t effort = 1;
-  for (const auto& contribution : op.contributions) effort += 1 + contribution.inputs.size() / inputs_each;
-  return effort;
-}
-
-/// What it takes to run the op once it has its memory, in the same measure: its folds, if they are done here, what is
-/// made for its results, and its end.
-std::size_t effort_of_running(const Op& op, std::uint64_t work_bytes, std::uint64_t result_bytes) {
+/// What it takes to run the op once it has its memory, see effort_of_turn: its folds, if they are done here, its
+/// results and what is made for them, and its end.
+std::size_t effort_of_running(const RunningOp& running, std::size_t outputs) {
   constexpr std::size_t least = 4;
   constexpr std::uint64_t bytes_folded_each = 4 << 10;
   constexpr std::uint64_t bytes_made_each = 32 << 10;
   constexpr std::uint64_t made_max = 256;  // the rest is made in turns of its own
+  const std::uint64_t work_bytes = running.planned ? running.plan.work_bytes : running.plan_bytes;
   const std::uint64_t folded = work_bytes <= inline_work_bytes_max ? work_bytes / bytes_folded_each : 0;
-  return least + folded + std::min(result_bytes / bytes_made_each, made_max) + effort_of(op);
+  return least + folded + std::min(running.result_bytes / bytes_made_each, made_max) + outputs + effort_of(*running.op);
 }
 
 TimePoint deadline_of(const Op& op) {
@@ -98,8 +92,7 @@ void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, Us
       {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
       [this, key](Turn turn) { return attempt(key, turn); },
       [this, key](const Error& error) { give_up_running(key, error); },
-      {effort_of_running(*op, running.planned ? running.plan.work_bytes : running.plan_bytes, running.result_bytes),
-       effort_of(*op)});
+      {effort_of_running(running, extent->outputs), effort_of(*op)});
   if (waiter) put_aside(key, *waiter);
 }
 

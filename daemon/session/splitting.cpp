@@ -9,6 +9,7 @@
 #include "base/assert.hpp"
 #include "session/group_ops.hpp"
 #include "session/node_settings.hpp"
+#include "session/turn.hpp"
 
 namespace musterd {
 
@@ -98,11 +99,12 @@ void GroupOps::split(const GroupPtr& state, const Op& op) {
 }
 
 void GroupOps::seat_in_children(std::vector<Child>& children, const Op& op) {
+  std::size_t left = effort_of_turn;
   for (auto& [child, members, seats] : children) {
     for (std::size_t rank = 0; rank < members.size(); ++rank)
       seat_in_child(child, *members[rank], static_cast<int>(rank), std::move(seats[rank]));
     if (child->group.empty()) parts_.table.remove(child);
-    else if (!child->group.lost().empty()) tell_members(members_to_tell(child), parts_.now);
+    else if (!child->group.lost().empty()) tell_members(*child, left);
   }
   for (const auto& contribution : op.contributions)
     if (contribution.root < 0) parts_.works.settle_done(contribution.ticket, {});

@@ -245,6 +245,7 @@ TEST_CASE("ids are never used twice and ended segments are forgotten") {
     last = id.value;
     segment->reset();
     REQUIRE(world.table.give_back(owner.client, id));
+    CHECK(world.table.take_ended().empty());
   }
   CHECK(world.table.size() == 0);
   CHECK(holds_nothing(world.ledger));

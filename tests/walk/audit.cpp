@@ -27,10 +27,8 @@ std::vector<GroupPtr> NodeAudit::groups() const {
   for (const auto& [key, running] : node_.runs_.running_) add(running.group);
   for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) add(seated.group);
-  for (const auto& leaving : node_.group_ops_.leaving_) {
+  for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
-    for (const auto& [group, next_rank] : leaving.to_tell) add(group);
-  }
   for (const auto& unsettled : node_.group_ops_.unsettled_) add(unsettled.group);
   return {found.begin(), found.end()};
 }
@@ -54,13 +52,12 @@ Amounts NodeAudit::held() const {
   }
   for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) heap += seated.charge.amount();
-  for (const auto& [id, weak] : node_.segments_.segments_)
-    if (const auto segment = weak.lock()) {
-      memory += segment->bytes();
-      heap += SegmentTable::segment_heap_bytes;
-      ++fds;
-      for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
-    }
+  for (const auto& [id, segment] : node_.segments_.segments_) {
+    memory += segment->bytes();
+    heap += SegmentTable::segment_heap_bytes;
+    ++fds;
+    for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
+  }
   for (const auto& [id, draining] : node_.segments_.draining_) {
     memory += draining.memory->amount();
     heap += draining.memory->heap();
@@ -143,9 +140,8 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
     return true;
   });
   std::uint64_t beside = 0;
-  for (const auto& [id, weak] : node_.segments_.segments_) {
-    const auto segment = weak.lock();
-    if (!segment || !segment->owner().client) continue;
+  for (const auto& [id, segment] : node_.segments_.segments_) {
+    if (!segment->owner().client) continue;
     const auto& [objects, bytes] = live[id];
     if (objects > 0 && bytes < segment->bytes()) beside += segment->bytes() - bytes;
     if (live[id] != std::pair(segment->live_objects(), segment->live_bytes()))
@@ -165,8 +161,7 @@ void NodeAudit::check_lists(std::vector<std::string>& found) const {
   const auto add = [&](SegmentId segment, const SegmentReaders& readers) {
     for (const auto& [client, reader] : readers) there[client].second.insert(segment);
   };
-  for (const auto& [id, weak] : table.segments_)
-    if (const auto segment = weak.lock()) add(id, segment->readers_);
+  for (const auto& [id, segment] : table.segments_) add(id, segment->readers_);
   for (const auto& [id, draining] : table.draining_) add(id, draining.readers);
   decltype(there) listed;
   for (const auto* clients : {&table.clients_, &table.leaving_})
@@ -263,6 +258,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("ops that are being given", node_.runs_.giver_.giving_.size());
   count("groups with ops to settle", node_.group_ops_.unsettled_.size() + node_.group_ops_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.group_ops_.leaving_.size());
+  count("groups with members to tell", node_.group_ops_.untold_.size());
   count("life lines", node_.clients_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());

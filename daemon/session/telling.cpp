@@ -1,0 +1,86 @@
+// How the members of a group learn of a loss, a replacement or a new epoch. They may be a thousand, and changes may
+// come faster than all of them can be told, so of each group one round of tellings is pending at most: it tells what is
+// the newest then.
+#include <algorithm>
+#include <optional>
+
+#include "session/group_ops.hpp"
+#include "session/turn.hpp"
+
+namespace musterd {
+
+namespace ipc = muster::ipc;
+
+/// Every member is told from here on.
+void GroupOps::note_change(GroupState& state, UntoldGroups& among) noexcept {
+  state.untold_ranks = state.group.settings().world_size;
+  if (!state.tells()) among.push_back(state);
+}
+
+/// The first ones now, and the others in turn with what others do.
+void GroupOps::tell_members(GroupState& state, std::size_t& left) noexcept {
+  note_change(state, untold_);
+  if (tell_some(state, left)) state.UntoldHook::unlink();
+}
+
+void GroupOps::tell_more() noexcept {
+  std::size_t left = effort_of_turn;
+  tell_some(untold_, left);
+  // Groups take turns.
+  if (!untold_.empty()) untold_.splice(untold_.end(), untold_, untold_.begin());
+}
+
+void GroupOps::tell_some(UntoldGroups& untold, std::size_t& left) noexcept {
+  while (!untold.empty() && tell_some(untold.front(), left)) untold.pop_front();
+}
+
+/// As many as there is time for; true if none is left.
+bool GroupOps::tell_some(GroupState& state, std::size_t& left) noexcept {
+  constexpr std::size_t effort_of_record = 2;
+  constexpr std::size_t ranks_each = 512;  ///< that a record names
+  if (left == 0) return false;
+  std::optional<ipc::GroupChanged> changed;
+  std::vector<std::byte> body;
+  parts_.clients.guarded([&] { changed = change_of(state); });
+  const std::size_t named = changed ? changed->live.size() + changed->lost.size() : 0;
+  const std::size_t effort = effort_of_record + named / ranks_each;
+  const auto& seats = state.group.seats();
+  const int world_size = state.group.settings().world_size;
+  while (left > 0 && state.untold_ranks > 0) {
+    const auto next = seats.lower_bound(state.next_to_tell);
+    const bool wraps = next == seats.end();
+    const int after = wraps ? world_size : next->first + 1;
+    const bool is_due = !wraps && next->first - state.next_to_tell < state.untold_ranks;
+    state.untold_ranks -= std::min(state.untold_ranks, after - state.next_to_tell);
+    state.next_to_tell = after == world_size ? 0 : after;
+    left -= std::min(left, effort);
+    if (is_due) tell_member(next->second, changed, body);
+  }
+  return state.untold_ranks == 0;
+}
+
+/// `changed`: none if there was no memory to say it.
+void GroupOps::tell_member(const Seat& seat, std::optional<ipc::GroupChanged>& changed,
+                           std::vector<std::byte>& body) noexcept {
+  // One that is being forgotten may hold more seats, which it loses next.
+  if (!parts_.clients.find(seat.client)) return;
+  if (!changed) return parts_.clients.doom(seat.client);
+  changed->seat = seat.id;
+  parts_.clients.guarded(
+      [&] {
+        body.clear();
+        ipc::write(*changed, body);
+        parts_.outside.complete(seat.client, ipc::CompletionType::group_changed, body);
+      },
+      seat.client);
+}
+
+ipc::GroupChanged GroupOps::change_of(const GroupState& state) {
+  ipc::GroupChanged changed;
+  changed.epoch = state.group.epoch();
+  changed.live = state.group.live();
+  changed.lost = state.group.lost();
+  return changed;
+}
+
+}  // namespace musterd
