@@ -37,7 +37,7 @@ bool AsioServer::is_too_much(const ConnectionPtr& connection) {
   if (!connection->effort.too_much) return false;
   cut_off(connection,
           muster::Error(muster::Code::quota_exceeded,
-                        "one call of the system for the client took more than 2 ms: too many watch its socket "
+                        "calls of the system for the client take more than 2 ms each: too many watch its socket "
                         "or its bells, or sleep on its ring",
                         "watch each with one epoll set"));
   return true;
@@ -46,7 +46,8 @@ bool AsioServer::is_too_much(const ConnectionPtr& connection) {
 Result<bool> AsioServer::send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
                                      std::span<const int> fds) {
   const Borrowed socket(connection->socket.native_handle());
-  return effort_.measure(connection->effort, [&] { return ipc::send_packet(socket.fd, frame, fds); });
+  return effort_.measure(connection->effort, KernelEffort::Of::sending,
+                         [&] { return ipc::send_packet(socket.fd, frame, fds); });
 }
 
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {

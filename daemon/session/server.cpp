@@ -172,11 +172,11 @@ void AsioServer::flush_completions() {
     else charge_backlog(connection);
     if (connection->closing || !connection->channel->is_waited_for() || is_too_much(connection)) continue;
     if (!woke) woke = effort_.begin_batch();
-    effort_.in_batch(connection->effort, [&] { connection->channel->wake(); });
+    effort_.in_batch(connection->effort, KernelEffort::Of::waking, [&] { connection->channel->wake(); });
     static_cast<void>(is_too_much(connection));
   }
   if (woke && effort_.seems_long(*woke))
-    for (const ConnectionPtr& connection : dirty_) connection->effort.suspected = true;
+    for (const ConnectionPtr& connection : dirty_) connection->effort.of(KernelEffort::Of::waking).suspected = true;
   dirty_.clear();
   unmap_rings();
 }
