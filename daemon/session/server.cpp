@@ -55,6 +55,7 @@ AsioServer::~AsioServer() {
     if (connection->socket.is_open())
       close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
                       std::move(connection->charges.descriptors));
+  for (const auto& [heir, line] : lifelines_) close_elsewhere(ipc::Fd(line->socket.release()), line->closing, {});
   for (const auto& [id, connection] : connections_)
     if (connection->channel) left_.push_back(connection);
   unmap_rings();
