@@ -105,6 +105,7 @@ Amounts NodeAudit::held() const {
       add(slot.charge);
       if (slot.op) add_all(slot.op->contributions);
     });
+    for (const auto& [sequence, dropped] : muster.dropped_) add(dropped.charge);
   };
   for (const auto& unsettled : node_.group_ops_.unsettled_) {
     if (unsettled.ended) add_ops(*unsettled.ended);
