@@ -107,9 +107,10 @@ std::size_t cost_of(const Action& action) {
   constexpr std::size_t of_running = 16;
   constexpr std::size_t named_each = 32;
   constexpr std::size_t told_each = 512;
+  constexpr std::size_t inputs_each = 16;
   if (const auto* failed = std::get_if<FailOp>(&action)) {
     const std::size_t named = failed->error.ranks().size();
-    return failed->tickets.size() * (1 + named / told_each) + named / named_each;
+    return failed->tickets.size() * (1 + named / told_each) + named / named_each + failed->inputs / inputs_each;
   }
   return of_running + std::get<StartOp>(action).op->contributions.size();
 }

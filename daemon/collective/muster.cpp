@@ -89,8 +89,14 @@ Error in_short(const Error& error, std::size_t bytes_max) {
   return {error.code(), cut(error.message(), message_max)};
 }
 
+std::size_t count_inputs(const std::vector<Contribution>& contributions) {
+  std::size_t count = 0;
+  for (const Contribution& contribution : contributions) count += contribution.inputs.size();
+  return count;
+}
+
 void tell(std::vector<Action>& actions, OpId op, Error error, Ticket ticket) {
-  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), {ticket}});
+  actions.emplace_back(std::in_place_type<FailOp>, FailOp{op, std::move(error), {ticket}, 0});
 }
 
 }  // namespace
@@ -339,7 +345,8 @@ std::optional<Error> Muster::objection(const Slot& slot, const Contribution& con
     return too_many_in_flight(name, contribution.rank, limits_.in_flight_max);
   if (contribution.fault) return no_input(name, contribution.rank, *contribution.fault);
   if (auto error = check_contribution(name, world_size, contribution)) return error;
-  return check_agreement(name, present, contribution);
+  if (auto error = check_agreement(name, present, contribution)) return error;
+  return check_amount(name, present.size() + 1, contribution);
 }
 
 void Muster::start(Slot& slot, std::vector<Action>& actions) {
@@ -366,7 +373,7 @@ void Muster::fail(Slot& slot, const Error& error, std::vector<Action>& actions) 
   auto failure = std::make_unique<Failure>(with_few_ranks(error));
   if (paid > 0) failure->error = in_short(failure->error, paid - std::min(paid, beside));
   // They are told what is remembered, so that late ranks are told no less.
-  FailOp told{slot.id, outcome(*failure), std::move(tickets)};
+  FailOp told{slot.id, outcome(*failure), std::move(tickets), count_inputs(present)};
   make_room_in(actions);
   failures_.emplace(slot.id, &slot);
   // There is memory for all of it: now it happens.

@@ -39,6 +39,7 @@ struct FailOp {
   OpId op = 0;
   muster::Error error;
   std::vector<Ticket> tickets;
+  std::size_t inputs = 0;  ///< that it had, which are let go
 };
 using Action = std::variant<StartOp, FailOp>;
 

@@ -363,6 +363,57 @@ TEST_CASE("what can't work is Invalid on every rank") {
   }
 }
 
+TEST_CASE("an op that can amount to no plan fails before all have come") {
+  constexpr int ranks = 1024;
+  const auto [kind, layout, first_refused, told] = GENERATE(table<Kind, Layout, int, std::string>({
+      {Kind::all_to_all, Layout::parts, 129, "129 of its ranks would give it 132096 objects of at most 131072"},
+      {Kind::reduce_scatter, Layout::parts, 129, "129 of its ranks would give it 132096 objects of at most 131072"},
+  }));
+  Scene scene(ranks);
+  const Input nothing = plain(blank(DType::int8, {0}));
+  Ticket last = 0;
+  for (int rank = 0; rank < first_refused; ++rank) {
+    CHECK(scene.failures.empty());
+    auto made = contribution(rank, kind, 0);
+    made.layout = layout;
+    made.inputs.assign(ranks, nothing);
+    last = scene.give(std::move(made));
+  }
+  CHECK(scene.failures.size() == static_cast<std::size_t>(first_refused));
+  CHECK(scene.error(last).code() == Code::invalid);
+  CHECK(scene.error(last).message().find(told) != std::string::npos);
+}
+
+TEST_CASE("an op whose ranks would get too many objects fails before all have come") {
+  constexpr int ranks = 300;
+  Scene scene(ranks);
+  const Input nothing = plain(blank(DType::int8, {0}));
+  for (int rank = 0; rank < 182; ++rank) {
+    CHECK(scene.failures.empty());
+    auto made = contribution(rank, Kind::all_to_all, 0);
+    made.inputs.assign(ranks, nothing);
+    scene.give(std::move(made));
+  }
+  CHECK(scene.error(1).message().find("182 of its ranks would get 33124 objects of at most 32768") !=
+        std::string::npos);
+}
+
+TEST_CASE("the more ops were given, the fewer end at once") {
+  constexpr int ranks = 64;
+  Scene scene(ranks);
+  for (const std::string key : {"a", "b", "c"}) {
+    auto made = contribution(0, Kind::all_to_all, 0);
+    made.key = key;
+    made.inputs.assign(ranks, plain(blank(DType::int8, {0})));
+    scene.give(std::move(made));
+    scene.barrier(1, "nothing " + key);
+  }
+  std::size_t left = 9;
+  scene.muster.lose(ranks - 1, {"died", {}}, scene.actions, left);
+  scene.collect();
+  CHECK(scene.failures.size() == 3);
+}
+
 TEST_CASE("a deadline names who is missing, and the group goes on") {
   Scene scene(3);
   auto soon = contribution(2, Kind::barrier, 0, 500);
