@@ -14,7 +14,7 @@ namespace musterd {
 
 namespace {
 
-/// The fields of /proc/PID/stat (proc(5)) from the third on: what comes before them may hold anything.
+/// The fields of /proc/PID/task/PID/stat (proc(5)) from the third on: what comes before them may hold anything.
 struct Stat {
   static constexpr std::size_t first = 3;
   std::string text;
@@ -34,7 +34,9 @@ struct Stat {
 
 std::optional<Stat> stat_of(pid_t pid) {
   if (pid <= 0) return std::nullopt;
-  auto text = muster::ipc::read_text_file("/proc/" + std::to_string(pid) + "/stat");
+  // That of its first thread: the process's own adds up all of its threads, of which it may have ten thousands.
+  const std::string number = std::to_string(pid);
+  auto text = muster::ipc::read_text_file("/proc/" + number + "/task/" + number + "/stat");
   if (!text) return std::nullopt;
   Stat stat;
   stat.text = std::move(*text);

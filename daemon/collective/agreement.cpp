@@ -7,6 +7,7 @@
 #include <muster/ipc/structure.hpp>
 
 #include "collective/messages.hpp"
+#include "collective/plan.hpp"
 
 namespace musterd {
 
@@ -288,6 +289,23 @@ std::optional<Error> check_contribution(const std::string& op_name, int world_si
   if (!wrong) return std::nullopt;
   return Error(Code::invalid, op_name + " can't work: rank " + std::to_string(contribution.rank) + " gave it " + *wrong,
                "correct the call on that rank; the op has failed on every rank", {contribution.rank});
+}
+
+std::optional<Error> check_amount(const std::string& op_name, std::size_t ranks, const Contribution& contribution) {
+  constexpr auto fewer = "use fewer ranks, or give one array in place of one for each rank";
+  if (contribution.kind != Kind::all_to_all && contribution.kind != Kind::reduce_scatter) return std::nullopt;
+  const bool in_parts = contribution.kind == Kind::all_to_all && contribution.layout != Layout::concat;
+  const auto refused = [&](const std::string& what, std::size_t amount, std::size_t max) {
+    return Error(Code::invalid,
+                 op_name + " can't work: " + std::to_string(ranks) + " of its ranks would " + what + " " +
+                     std::to_string(amount) + " objects of at most " + std::to_string(max),
+                 fewer, {contribution.rank});
+  };
+  const std::size_t given = ranks * contribution.inputs.size();
+  if (given > plan_limits.arrays_read) return refused("give it", given, plan_limits.arrays_read);
+  if (in_parts && ranks * ranks > plan_limits.objects_given)
+    return refused("get", ranks * ranks, plan_limits.objects_given);
+  return std::nullopt;
 }
 
 std::optional<Error> check_agreement(const std::string& op_name, std::span<const Contribution> present,

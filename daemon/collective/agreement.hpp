@@ -30,4 +30,9 @@ namespace musterd {
                                                            std::span<const Contribution> present,
                                                            const Contribution& newcomer);
 
+/// Why so many ranks that give as much as this one can't come to an op, whoever else does: what plans may amount to is
+/// bounded (plan.hpp), and what an op is given is let go in one go.
+[[nodiscard]] std::optional<muster::Error> check_amount(const std::string& op_name, std::size_t ranks,
+                                                        const Contribution& contribution);
+
 }  // namespace musterd

@@ -212,6 +212,7 @@ void Muster::dissolve(const Error& error, std::vector<Action>& actions, std::siz
     slots.pop_front();
     pay(left, actions, before);
   };
+  for (; left > 0 && !dropped_.empty(); --left) dropped_.erase(dropped_.begin());
   while (left > 0 && !ordered_.empty()) dissolve_front(ordered_);
   while (left > 0 && !channels_.empty()) {
     const auto first = channels_.begin();

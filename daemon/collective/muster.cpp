@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 #include "base/assert.hpp"
@@ -105,6 +107,7 @@ Muster::Muster(int world_size, std::span<const int> members, Limits limits, std:
 
 Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions) {
   MUSTER_ASSERT(standing(contribution.rank) == Standing::live, "only live members contribute");
+  forget_dropped();
   Slot* slot = find_or_open(contribution, now, actions);
   if (!slot) return {};
   if (!slot->gathering()) {
@@ -203,7 +206,7 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   if (slot) catch_up(*slot, actions);
   if (slot && (slot->gathering() || slot->failure)) return slot;
   const OpId id = slot ? slot->id : 0;
-  const auto code = slot ? slot->forgotten : muster::Code::timeout;
+  const auto code = slot ? slot->forgotten : code_of_dropped(sequence);
   tell(actions, id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max, code),
        contribution.ticket);
   if (!slot) {
@@ -267,13 +270,51 @@ void Muster::make_room(std::vector<Action>& actions) {
   if (ordered_.size() >= limits_.in_flight_max + limits_.history_max) give_up_oldest(actions);
 }
 
-/// Of those matched by order. Who comes to it later learns that nobody remembers it.
+/// Of those matched by order. Who comes to it later learns its code, and that nobody remembers more.
 void Muster::give_up_oldest(std::vector<Action>& actions) {
   Slot& oldest = ordered_.front();
   catch_up(oldest, actions);
   if (oldest.gathering()) fail(oldest, too_far_behind(oldest.op->name, missing(oldest), ordered_.size()), actions);
+  if (oldest.awaited > 0) keep_code(oldest);
   drop_oldest();
   retire_ordered();
+}
+
+/// For as long as somebody may come to it: there may be any number, so where codes change their ops go on paying.
+void Muster::keep_code(Slot& slot) {
+  constexpr std::size_t kept_bytes = 96;  // with what the map and malloc add
+  const auto code = slot.failure ? slot.failure->error.code() : slot.forgotten;
+  if (!dropped_.empty() && dropped_.rbegin()->second.code == code) return;
+  const auto kept = dropped_.emplace_hint(dropped_.end(), slot.sequence, Dropped{code, {}});
+  slot.charge.keep_heap(kept_bytes);
+  kept->second.charge = std::move(slot.charge);
+}
+
+muster::Code Muster::code_of_dropped(std::uint64_t sequence) const {
+  const auto next = dropped_.upper_bound(sequence);
+  MUSTER_ASSERT(next != dropped_.begin(), "codes are kept while somebody may come");
+  return std::prev(next)->second.code;
+}
+
+/// Some of what nobody comes to any more: as many as are new at most, and some that a loss has left.
+void Muster::forget_dropped() {
+  constexpr int at_once = 2;
+  if (dropped_.empty()) return;
+  const std::uint64_t slowest = slowest_position();
+  for (int i = 0; i < at_once && !dropped_.empty(); ++i) {
+    const auto next = std::next(dropped_.begin());
+    if ((next == dropped_.end() ? base_ : next->first) > slowest) return;
+    dropped_.erase(dropped_.begin());
+  }
+}
+
+/// Of those who may still come.
+std::uint64_t Muster::slowest_position() const {
+  auto slowest = std::numeric_limits<std::uint64_t>::max();
+  for (const Seat& each : seats_)
+    if (each.standing == Standing::live || each.standing == Standing::vacant)
+      slowest = std::min(slowest, each.position);
+  return slowest;
 }
 
 void Muster::drop_oldest() {
@@ -299,7 +340,8 @@ std::optional<Error> Muster::objection(const Slot& slot, const Contribution& con
     return too_many_in_flight(name, contribution.rank, limits_.in_flight_max);
   if (contribution.fault) return no_input(name, contribution.rank, *contribution.fault);
   if (auto error = check_contribution(name, world_size, contribution)) return error;
-  return check_agreement(name, present, contribution);
+  if (auto error = check_agreement(name, present, contribution)) return error;
+  return check_amount(name, present.size() + 1, contribution);
 }
 
 void Muster::start(Slot& slot, std::vector<Action>& actions) {

@@ -102,7 +102,7 @@ class Muster {
   /// The epoch is over and nobody comes any more: ops that only waited for lost ranks start, the others fail with this
   /// error, and all are forgotten, as many as `left` allows. Again until it is empty.
   void dissolve(const muster::Error& error, std::vector<Action>& actions, std::size_t& left);
-  [[nodiscard]] bool empty() const { return ordered_.empty() && channels_.empty(); }
+  [[nodiscard]] bool empty() const { return ordered_.empty() && channels_.empty() && dropped_.empty(); }
 
   /// When to call expire() next: the earliest deadline of an op that gathers.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
@@ -178,6 +178,12 @@ class Muster {
     std::vector<bool> named;  ///< the ranks that the error names, if they are many: then it has none
   };
 
+  /// Failed ops in a row, matched by order, of which no more is kept than their code. Somebody may still come to them.
+  struct Dropped {
+    muster::Code code{};
+    Charge charge;  ///< that of one of them
+  };
+
   /// An op from its first contribution until every rank that may come has come.
   struct Slot : Knowledge, Due, Handled {
     OpId id = 0;
@@ -221,6 +227,10 @@ class Muster {
   void make_room(std::vector<Action>& actions);
   void give_up_oldest(std::vector<Action>& actions);
   void drop_oldest();
+  void keep_code(Slot& slot);
+  [[nodiscard]] muster::Code code_of_dropped(std::uint64_t sequence) const;
+  void forget_dropped();
+  [[nodiscard]] std::uint64_t slowest_position() const;
   void begin_gathering(Slot& slot);
   void prepare(Slot& slot, const Contribution& contribution, std::optional<muster::Error>& error);
   void arrive(Slot& slot, const Contribution& contribution);
@@ -276,6 +286,7 @@ class Muster {
 
   std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
   std::uint64_t base_ = 0;
+  std::map<std::uint64_t, Dropped> dropped_;  ///< by the first of those in a row; they were before base_
   std::map<Channel, std::list<Slot>> channels_;
   /// Those that know least come first, so that nobody has to look for them.
   boost::intrusive::list<Slot, boost::intrusive::base_hook<Knowledge>, boost::intrusive::constant_time_size<false>>

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <limits>
+#include <span>
 #include <utility>
 
 #include <muster/ipc/byte_count.hpp>
@@ -115,6 +117,7 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
 
 Result<void> Ledger::has_room(Payer payer, Resource resource, std::uint64_t amount) {
   if (!within_quota(payer, accounts_of(payer), resource, amount)) return refuse(payer, resource, amount);
+  forget_empty(payer);
   return {};
 }
 
@@ -183,6 +186,11 @@ bool Ledger::within_quota(Payer payer, Accounts accounts, Resource resource, std
 
 Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount, std::uint64_t heap,
                     bool small) {
+  // A charge of nothing has no account, as an empty one may be forgotten before it ends.
+  if (amount == 0 && heap == 0) {
+    forget_empty(payer);
+    return {};
+  }
   const auto i = index(resource);
   const auto add = [&](Account& account) {
     account.used[i] += amount;
@@ -198,9 +206,25 @@ Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint
 
 Error Ledger::refuse(Payer payer, Resource resource, std::uint64_t amount) {
   auto error = refusal(payer, resource, amount);
-  const auto own = clients_.find(payer.client);
-  if (own != clients_.end() && own->second.used == Amounts{}) clients_.erase(own);
+  forget_empty(payer);
   return error;
+}
+
+namespace {
+
+template <class Map, class Id>
+void forget_if_empty(Map& accounts, Id id) {
+  const auto found = accounts.find(id);
+  if (found != accounts.end() && found->second.used == Amounts{}) accounts.erase(found);
+}
+
+}  // namespace
+
+/// Users come and go, and there are four billion of them.
+void Ledger::forget_empty(Payer payer) {
+  if (payer.client) forget_if_empty(clients_, payer.client);
+  else forget_if_empty(results_, payer.user);
+  forget_if_empty(users_, payer.user);
 }
 
 Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) const {
@@ -242,13 +266,9 @@ void Ledger::give_back(const Charge& charge) {
   };
   subtract(total_);
   subtract(users_.at(charge.payer_.user));
-  if (charge.payer_.client) {
-    auto found = clients_.find(charge.payer_.client);
-    subtract(found->second);
-    if (found->second.used == Amounts{}) clients_.erase(found);
-  } else {
-    subtract(results_.at(charge.payer_.user));
-  }
+  if (charge.payer_.client) subtract(clients_.at(charge.payer_.client));
+  else subtract(results_.at(charge.payer_.user));
+  forget_empty(charge.payer_);
   if (charge.resource_ == Resource::memory) ++memory_releases_;
 }
 
@@ -262,11 +282,18 @@ Account Ledger::client(ClientId client) const {
   return found == clients_.end() ? Account{} : found->second;
 }
 
-std::vector<UserId> Ledger::users() const {
-  std::vector<UserId> ids;
-  for (const auto& [user, account] : users_) ids.push_back(user);
-  std::sort(ids.begin(), ids.end());
-  return ids;
+std::vector<Ledger::OfUser> Ledger::largest_users(std::size_t count) const {
+  std::vector<const std::pair<const UserId, Account>*> all;
+  all.reserve(users_.size());
+  for (const auto& each : users_) all.push_back(&each);
+  const std::size_t shown = std::min(count, all.size());
+  std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(shown), std::less(), [](const auto* each) {
+    const auto bytes = each->second.used[index(Resource::memory)];
+    return std::pair(std::numeric_limits<std::uint64_t>::max() - bytes, each->first);
+  });
+  std::vector<OfUser> largest;
+  for (const auto* each : std::span(all).first(shown)) largest.push_back({each->first, each->second});
+  return largest;
 }
 
 std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>& name_of, std::size_t count) const {

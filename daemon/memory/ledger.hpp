@@ -120,7 +120,13 @@ class Ledger {
   [[nodiscard]] const Account& total() const { return total_; }
   [[nodiscard]] Account user(UserId user) const;
   [[nodiscard]] Account client(ClientId client) const;
-  [[nodiscard]] std::vector<UserId> users() const;  ///< sorted
+  struct OfUser {
+    UserId user = 0;
+    Account account;
+  };
+  /// Those who hold something, the `count` with the most memory first. It walks over all of them.
+  [[nodiscard]] std::vector<OfUser> largest_users(std::size_t count) const;
+  [[nodiscard]] std::size_t users() const { return users_.size(); }
   /// Grows with every charge of memory that ends; lets Admission see when trying again makes sense.
   [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
   /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. It
@@ -137,6 +143,7 @@ class Ledger {
     Account& own;
   };
   [[nodiscard]] Accounts accounts_of(Payer payer);
+  void forget_empty(Payer payer);
   [[nodiscard]] bool leaves_the_reserve(std::uint64_t bytes) const;
   [[nodiscard]] bool in_the_reserve(Payer payer, Accounts accounts, std::uint64_t bytes) const;
   [[nodiscard]] bool within_quota(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount) const;

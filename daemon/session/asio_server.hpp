@@ -45,7 +45,7 @@ class AsioServer final : public Server, public Outside {
   void show_memory_wanted(bool wanted) override;
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   [[nodiscard]] bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
-  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override;
+  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
   void run(Job job) override;
   [[nodiscard]] Duration run_inline(const Job& job) override;
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
@@ -76,7 +76,8 @@ class AsioServer final : public Server, public Outside {
   void wait_for_doorbell(const ConnectionPtr& connection);
   void wait_for_death(const ConnectionPtr& connection);
   void receive_some(const ConnectionPtr& connection, Slice& slice);
-  void wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line);
+  void wait_for_lifeline(ClientId heir, const LifeLinePtr& line);
+  void lifeline_ended(ClientId heir, LifeLine& line);
   void read_ring(const ConnectionPtr& connection, Slice& slice);
   void run_behind(const ConnectionPtr& connection, Slice& slice);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
@@ -129,7 +130,7 @@ class AsioServer final : public Server, public Outside {
   std::vector<ConnectionPtr> dirty_;
   std::vector<ConnectionPtr> left_;  ///< those that are gone, with their rings
   Later later_;                      ///< what waited for the rings of those that are gone
-  std::map<ClientId, std::shared_ptr<Descriptor>> lifelines_;
+  std::map<ClientId, LifeLinePtr> lifelines_;
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;
   TimePoint now_ = Clock::now();

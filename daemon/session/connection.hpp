@@ -12,6 +12,7 @@
 
 #include <muster/ipc/fd.hpp>
 
+#include "base/blocking_pool.hpp"
 #include "session/channel.hpp"
 #include "session/effort.hpp"
 #include "session/outside.hpp"
@@ -86,5 +87,13 @@ struct Connection {
   std::int32_t pid = 0;
   ConnectionCharges charges;  ///< once the node has forgotten it
 };
+
+/// This end of one. The other end is a client's, who may have so many watch it that to close this one takes long.
+struct LifeLine {
+  LifeLine(asio::io_context& io, BlockingPool::Lane lane) : socket(io), closing(lane) {}
+  Descriptor socket;
+  BlockingPool::Lane closing;
+};
+using LifeLinePtr = std::shared_ptr<LifeLine>;
 
 }  // namespace musterd

@@ -63,8 +63,8 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
 void AsioServer::receive(const ConnectionPtr& connection) try {
   const Borrowed socket(connection->socket.native_handle());
   ipc::Packet packet;
-  const auto received =
-      effort_.measure(connection->effort, [&] { return ipc::receive_packet(socket.fd, packet, ipc::Sender::client); });
+  const auto received = effort_.measure(connection->effort, KernelEffort::Of::receiving,
+                                        [&] { return ipc::receive_packet(socket.fd, packet, ipc::Sender::client); });
   if (is_too_much(connection)) return;
   if (!received) return node_.violated(connection->id, received.error(), now_);
   if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
@@ -84,7 +84,7 @@ void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std
 void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
   connection->doorbell.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
-    effort_.watch(connection->effort, [&] { connection->channel->clear_doorbell(); });
+    effort_.watch(connection->effort, KernelEffort::Of::doorbell, [&] { connection->channel->clear_doorbell(); });
     if (is_too_much(connection)) return;
     set_polled(connection);
     // It may be ringing because it made room in its completion ring.

@@ -37,7 +37,7 @@ bool AsioServer::is_too_much(const ConnectionPtr& connection) {
   if (!connection->effort.too_much) return false;
   cut_off(connection,
           muster::Error(muster::Code::quota_exceeded,
-                        "one call of the system for the client took more than 2 ms: too many watch its socket "
+                        "calls of the system for the client take more than 2 ms each: too many watch its socket "
                         "or its bells, or sleep on its ring",
                         "watch each with one epoll set"));
   return true;
@@ -46,7 +46,8 @@ bool AsioServer::is_too_much(const ConnectionPtr& connection) {
 Result<bool> AsioServer::send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
                                      std::span<const int> fds) {
   const Borrowed socket(connection->socket.native_handle());
-  return effort_.measure(connection->effort, [&] { return ipc::send_packet(socket.fd, frame, fds); });
+  return effort_.measure(connection->effort, KernelEffort::Of::sending,
+                         [&] { return ipc::send_packet(socket.fd, frame, fds); });
 }
 
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {
@@ -180,25 +181,35 @@ void AsioServer::charge_backlog(const ConnectionPtr& connection) {
     cut_off(connection, not_read("completions", charged.error()));
 }
 
-Result<ipc::Fd> AsioServer::watch_lifeline(ClientId heir) {
+Result<ipc::Fd> AsioServer::watch_lifeline(ClientId client, ClientId heir) {
+  const auto connection = find(client);
+  MUSTER_ASSERT(connection, "who forks is connected");
   int pair[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return out_of_descriptors();
+  ipc::Fd own(pair[0]);
   ipc::Fd other(pair[1]);
   // Nobody may leave descriptors of his own in it: all that is to be known is that its other end is closed.
-  ::shutdown(pair[0], SHUT_RD);
-  const auto line = std::make_shared<Descriptor>(io_, pair[0]);
+  ::shutdown(own.get(), SHUT_RD);
+  const auto line = std::make_shared<LifeLine>(io_, lane_of(*connection, BlockingPool::Lane::Of::closing));
+  line->socket.assign(own.release());
   lifelines_.emplace(heir, line);
   wait_for_lifeline(heir, line);
   return other;
 }
 
-void AsioServer::wait_for_lifeline(ClientId heir, const std::shared_ptr<Descriptor>& line) {
-  line->async_wait(Descriptor::wait_error, [this, heir, line](error_code error) {
+void AsioServer::wait_for_lifeline(ClientId heir, const LifeLinePtr& line) {
+  line->socket.async_wait(Descriptor::wait_error, [this, heir, line](error_code error) {
     if (error) return;
-    if (!is(POLLHUP, *line)) return wait_for_lifeline(heir, line);
-    lifelines_.erase(heir);
-    node_.lifeline_closed(heir, Clock::now());
+    if (!is(POLLHUP, line->socket)) return wait_for_lifeline(heir, line);
+    lifeline_ended(heir, *line);
   });
+}
+
+/// Its other end may only be shut down, and be watched. What it is charged with it holds until it is closed.
+void AsioServer::lifeline_ended(ClientId heir, LifeLine& line) {
+  close_elsewhere(ipc::Fd(line.socket.release()), line.closing, {},
+                  [this, heir] { node_.lifeline_closed(heir, Clock::now()); });
+  lifelines_.erase(heir);
 }
 
 void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {

@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -41,6 +42,18 @@ Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   return lock;
 }
 
+/// The socket file has its mode from the first moment on. A chmod() later would follow whatever lies there by then.
+/// No other thread makes files: the daemon has none yet.
+bool bind_with(unsigned mode, const ipc::Fd& listener, const sockaddr_un& address) {
+  constexpr unsigned all = 0777;
+  const mode_t before = ::umask(all & ~mode);
+  const bool bound = ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  const int error = errno;
+  ::umask(before);
+  errno = error;
+  return bound;
+}
+
 }  // namespace
 
 Result<std::optional<Endpoint>> Endpoint::open(std::string path, unsigned mode, Duration patience) {
@@ -62,9 +75,8 @@ Result<std::optional<Endpoint>> Endpoint::open(std::string path, unsigned mode, 
   // and not received.
   const int no = 0;
   ::setsockopt(listener.get(), SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof no);
-  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
+  if (!bind_with(mode, listener, *address))
     return ipc::system_error(Code::denied, "can't bind " + path, errno, "choose another place with --socket");
-  ::chmod(path.c_str(), mode);
   if (::listen(listener.get(), backlog) != 0) return ipc::system_error(Code::failed, "can't listen on " + path, errno);
   return std::optional(Endpoint(std::move(path), std::move(*lock), std::move(listener)));
 }

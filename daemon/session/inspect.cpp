@@ -29,9 +29,7 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   FrameBuilder out(request);
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::Account>> users;
-  for (const auto user : parts_.ledger.users()) {
-    if (user != only.value_or(user)) continue;
-    const auto account = parts_.ledger.user(user);
+  for (const auto& [user, account] : users_seen(only)) {
     users.push_back(wire::CreateAccount(fbb, fbb.CreateString("uid " + std::to_string(user)),
                                         account.used[index(Resource::memory)], account.memory_peak,
                                         account.used[index(Resource::objects)], account.used[index(Resource::fds)],
@@ -70,7 +68,17 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   reply.add_log(log);
   reply.add_heap_bytes(parts_.settings.quota.total[index(Resource::heap)]);
   reply.add_heap_used_bytes(parts_.ledger.total().used[index(Resource::heap)]);
+  reply.add_users_total(static_cast<std::uint32_t>(only ? users.size() : parts_.ledger.users()));
   return out.finish(wire::Body_StatusReply, reply.Finish().Union());
+}
+
+/// Of all users those that hold most: there may be ten thousands.
+std::vector<Ledger::OfUser> Inspect::users_seen(std::optional<UserId> seen_by) const {
+  constexpr std::size_t shown_max = 100;
+  if (!seen_by) return parts_.ledger.largest_users(shown_max);
+  const auto own = parts_.ledger.user(*seen_by);
+  if (own.used == Amounts{}) return {};
+  return {{*seen_by, own}};
 }
 
 Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> only, std::size_t limit,

@@ -54,6 +54,7 @@ class Inspect {
 
  private:
   [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<Ledger::OfUser> users_seen(std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
   Parts parts_;
 };

@@ -48,8 +48,9 @@ class Outside {
   /// True if all has been handled that the client has published by now. Else `then` is called when it has, in a turn of
   /// the client that asks, also if the first one is gone; not at all if the one that asks is.
   [[nodiscard]] virtual bool after_ring(ClientId client, ClientId asks, std::function<void()> then) = 0;
-  /// Makes a life line and returns its other end; tells the node with lifeline_closed() when nobody has that any more.
-  [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) = 0;
+  /// Makes a life line for a client that forks and returns its other end; tells the node with lifeline_closed() when
+  /// nobody has that any more, and this end is closed, too.
+  [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) = 0;
   /// Runs a job on the lanes; its `done` runs on the control thread.
   virtual void run(Job job) = 0;
   /// Runs a small job at once. Gives how long it held up the thread, as far as that is known.

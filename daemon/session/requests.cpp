@@ -411,7 +411,7 @@ void Requests::fork(Client& client, std::uint64_t request) {
   auto descriptor = parts_.ledger.charge(client.payer(), Resource::fds, 1, lifeline_bytes);
   if (!descriptor) return parts_.teller.reply_error(client.id, request, descriptor.error());
   const ClientId heir = parts_.clients.next_heir();
-  const auto line = parts_.outside.watch_lifeline(heir);
+  const auto line = parts_.outside.watch_lifeline(client.id, heir);
   if (!line) return parts_.teller.reply_error(client.id, request, line.error());
   parts_.clients.add_lifeline(heir, {client.id, std::move(*descriptor)});
   parts_.store.inherit(client.id, heir);

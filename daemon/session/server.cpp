@@ -55,6 +55,7 @@ AsioServer::~AsioServer() {
     if (connection->socket.is_open())
       close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
                       std::move(connection->charges.descriptors));
+  for (const auto& [heir, line] : lifelines_) close_elsewhere(ipc::Fd(line->socket.release()), line->closing, {});
   for (const auto& [id, connection] : connections_)
     if (connection->channel) left_.push_back(connection);
   unmap_rings();
@@ -172,11 +173,11 @@ void AsioServer::flush_completions() {
     else charge_backlog(connection);
     if (connection->closing || !connection->channel->is_waited_for() || is_too_much(connection)) continue;
     if (!woke) woke = effort_.begin_batch();
-    effort_.in_batch(connection->effort, [&] { connection->channel->wake(); });
+    effort_.in_batch(connection->effort, KernelEffort::Of::waking, [&] { connection->channel->wake(); });
     static_cast<void>(is_too_much(connection));
   }
   if (woke && effort_.seems_long(*woke))
-    for (const ConnectionPtr& connection : dirty_) connection->effort.suspected = true;
+    for (const ConnectionPtr& connection : dirty_) connection->effort.of(KernelEffort::Of::waking).suspected = true;
   dirty_.clear();
   unmap_rings();
 }

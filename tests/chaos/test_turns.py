@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import select
+import socket
 
 import pytest
 from chaos_harness import ask, eventually
@@ -34,15 +36,30 @@ def test_a_lookup_of_what_its_maker_has_published_and_nobody_has_read(daemon, ri
         assert asker.survives()
 
 
+class Watched:
+    """A descriptor that very many epoll sets watch: whoever tells or closes it walks all of them."""
+
+    def __init__(self, descriptor):
+        self._copies = [os.dup(descriptor) for _ in range(500)]
+        self._watches = [select.epoll() for _ in range(300)]
+        for watch in self._watches:
+            for copy in self._copies:
+                watch.register(copy, select.EPOLLIN | select.EPOLLET)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for watch in self._watches:
+            watch.close()
+        for copy in self._copies:
+            os.close(copy)
+
+
 def test_a_client_whose_socket_is_watched_by_very_many_is_cut_off(daemon, pair):
     """Each send walks all of them. So many take far longer than a client is given."""
     client = RawClient(daemon)
     assert client.survives()
-    copies = [os.dup(client.socket.fileno()) for _ in range(500)]
-    watches = [select.epoll() for _ in range(300)]
-    for watch in watches:
-        for copy in copies:
-            watch.register(copy, select.EPOLLIN | select.EPOLLET)
 
     def is_cut_off() -> bool:
         try:
@@ -51,10 +68,36 @@ def test_a_client_whose_socket_is_watched_by_very_many_is_cut_off(daemon, pair):
             return True
         return False
 
-    eventually(is_cut_off)
-    pair.goes_on()
-    for watch in watches:
-        watch.close()
-    for copy in copies:
-        os.close(copy)
+    with Watched(client.socket.fileno()):
+        eventually(is_cut_off)
+        pair.goes_on()
     client.close()
+
+
+def time_on_cores(daemon) -> tuple[int, int]:
+    """Of the control thread, and of all others."""
+    times = {
+        task.name: int((task / "schedstat").read_text().split()[0])
+        for task in pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()
+    }
+    control = times.pop(str(daemon.pid))
+    return control, sum(times.values())
+
+
+def descriptors_held(daemon) -> int:
+    return sum(user["fds"] for user in ask(daemon, "status")["users"])
+
+
+def test_a_life_line_that_very_many_watch_is_closed_by_a_thread_of_the_pool(daemon, pair):
+    """Its other end is only shut down, so closing this one tells all of them."""
+    with RawClient(daemon) as client:
+        _, [line] = client.ask("Fork")
+        with socket.socket(fileno=line) as other_end, Watched(other_end.fileno()):
+            held = descriptors_held(daemon)
+            before = time_on_cores(daemon)
+            other_end.shutdown(socket.SHUT_RDWR)
+            eventually(lambda: descriptors_held(daemon), held - 1)
+            control, others = (now - then for now, then in zip(time_on_cores(daemon), before, strict=True))
+        assert others > control
+        assert client.survives()
+    pair.goes_on()

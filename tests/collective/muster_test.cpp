@@ -1,6 +1,8 @@
 // What the ranks of a group see of the ops they start: examples, one rule each.
 #include <catch2/catch.hpp>
 
+#include <random>
+
 #include "collective/muster.hpp"
 #include "inputs.hpp"
 
@@ -361,6 +363,57 @@ TEST_CASE("what can't work is Invalid on every rank") {
   }
 }
 
+TEST_CASE("an op that can amount to no plan fails before all have come") {
+  constexpr int ranks = 1024;
+  const auto [kind, layout, first_refused, told] = GENERATE(table<Kind, Layout, int, std::string>({
+      {Kind::all_to_all, Layout::parts, 129, "129 of its ranks would give it 132096 objects of at most 131072"},
+      {Kind::reduce_scatter, Layout::parts, 129, "129 of its ranks would give it 132096 objects of at most 131072"},
+  }));
+  Scene scene(ranks);
+  const Input nothing = plain(blank(DType::int8, {0}));
+  Ticket last = 0;
+  for (int rank = 0; rank < first_refused; ++rank) {
+    CHECK(scene.failures.empty());
+    auto made = contribution(rank, kind, 0);
+    made.layout = layout;
+    made.inputs.assign(ranks, nothing);
+    last = scene.give(std::move(made));
+  }
+  CHECK(scene.failures.size() == static_cast<std::size_t>(first_refused));
+  CHECK(scene.error(last).code() == Code::invalid);
+  CHECK(scene.error(last).message().find(told) != std::string::npos);
+}
+
+TEST_CASE("an op whose ranks would get too many objects fails before all have come") {
+  constexpr int ranks = 300;
+  Scene scene(ranks);
+  const Input nothing = plain(blank(DType::int8, {0}));
+  for (int rank = 0; rank < 182; ++rank) {
+    CHECK(scene.failures.empty());
+    auto made = contribution(rank, Kind::all_to_all, 0);
+    made.inputs.assign(ranks, nothing);
+    scene.give(std::move(made));
+  }
+  CHECK(scene.error(1).message().find("182 of its ranks would get 33124 objects of at most 32768") !=
+        std::string::npos);
+}
+
+TEST_CASE("the more ops were given, the fewer end at once") {
+  constexpr int ranks = 64;
+  Scene scene(ranks);
+  for (const std::string key : {"a", "b", "c"}) {
+    auto made = contribution(0, Kind::all_to_all, 0);
+    made.key = key;
+    made.inputs.assign(ranks, plain(blank(DType::int8, {0})));
+    scene.give(std::move(made));
+    scene.barrier(1, "nothing " + key);
+  }
+  std::size_t left = 24;
+  scene.muster.lose(ranks - 1, {"died", {}}, scene.actions, left);
+  scene.collect();
+  CHECK(scene.failures.size() == 3);
+}
+
 TEST_CASE("a deadline names who is missing, and the group goes on") {
   Scene scene(3);
   auto soon = contribution(2, Kind::barrier, 0, 500);
@@ -551,7 +604,69 @@ TEST_CASE("a rank that never comes can't make the others' record grow") {
   scene.rooted(0, Kind::gather, 9);
   CHECK(scene.error(oldest).code() == Code::quota_exceeded);
   CHECK(scene.error(oldest).message() == "barrier #0 is given up: ranks 1, 2 have fallen 5 ops behind the others");
-  CHECK(scene.error(scene.barrier(1)).code() == Code::timeout);
+  CHECK(scene.error(scene.barrier(1)).code() == Code::quota_exceeded);
+}
+
+TEST_CASE("however far a rank is behind, it gets the codes that the others got") {
+  std::minstd_rand random(GENERATE(range(1u, 50u)));
+  const auto below = [&](unsigned limit) { return static_cast<int>(random() % limit); };
+  constexpr int ranks = 3;
+  Scene scene(ranks, {.in_flight_max = 2, .history_max = 3, .history_bytes_max = 3000});
+  std::vector<std::vector<Ticket>> called(ranks);
+  const auto call = [&](int rank) {
+    auto made = contribution(rank, Kind::barrier, 0);
+    const Code codes[] = {Code::invalid, Code::denied, Code::object_lost};
+    if (below(4) > 0) made.fault = std::make_shared<muster::Error>(codes[below(2) + below(2)], "no array");
+    called[static_cast<std::size_t>(rank)].push_back(scene.give(std::move(made)));
+  };
+  for (int run = 0; run < 40; ++run)
+    for (int rank = below(ranks), calls = below(20); calls > 0; --calls) call(rank);
+  for (int rank = 0; rank < ranks; ++rank)
+    while (called[static_cast<std::size_t>(rank)].size() < 800) call(rank);
+  const auto outcome = [&](Ticket ticket) {
+    const auto failed = scene.failures.find(ticket);
+    return failed == scene.failures.end() ? "done" : std::string(name(failed->second.code()));
+  };
+  for (std::size_t op = 0; op < called[0].size(); ++op) {
+    INFO("op " << op);
+    CHECK(outcome(called[0][op]) == outcome(called[1][op]));
+    CHECK(outcome(called[0][op]) == outcome(called[2][op]));
+  }
+}
+
+TEST_CASE("what is kept of ops that are long over is paid for, and ends when nobody may come to them") {
+  Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20},
+                 .per_user = {0, 0, 0, 8, 0, 1 << 20},
+                 .per_client = {0, 0, 0, 8, 0, 1 << 20}});
+  const auto charged = [&] { return ledger.total().used[static_cast<std::size_t>(Resource::heap)]; };
+  Scene scene(3, {.in_flight_max = 2, .history_max = 2});
+  const auto fail = [&](Code code) {
+    auto made = contribution(0, Kind::barrier, 0);
+    auto charge = ledger.charge({}, Resource::slots, 1, Muster::pending_bytes());
+    REQUIRE(charge);
+    made.charge = std::move(*charge);
+    made.fault = std::make_shared<muster::Error>(code, "no array");
+    scene.give(std::move(made));
+  };
+  const auto fail_many = [&](Code one, Code other) {
+    for (int op = 0; op < 20; ++op) fail(op % 2 == 0 ? one : other);
+    return charged();
+  };
+  const auto few = fail_many(Code::invalid, Code::invalid);
+  CHECK(fail_many(Code::invalid, Code::invalid) == few);
+  CHECK(fail_many(Code::invalid, Code::denied) > few + 10 * sizeof(Charge));
+  SECTION("as all have come") {
+    for (int op = 0; op < 60; ++op) {
+      scene.barrier(1);
+      scene.barrier(2);
+    }
+    CHECK(charged() == 0);
+  }
+  SECTION("as the epoch is over") {
+    for (std::size_t left = 1; !scene.muster.empty(); left = 1)
+      scene.muster.dissolve({Code::peer_lost, "the epoch is over"}, scene.actions, left);
+    CHECK(charged() == 0);
+  }
 }
 
 TEST_CASE("history is bounded in bytes, too") {

@@ -38,12 +38,48 @@ TEST_CASE("a charge counts for its client, its user and the daemon until it ends
     CHECK(ledger.user(1000).used[0] == 5 * mebibyte);
     CHECK(ledger.user(2000).used[0] == 0);
     CHECK(ledger.total().used[0] == 5 * mebibyte);
+    of_results->reset();
+    CHECK(ledger.user(1000).memory_peak == 5 * mebibyte);
   }
   CHECK(holds_nothing(ledger));
   CHECK(ledger.client({1}).used == Amounts{});
   CHECK(ledger.total().memory_peak == 5 * mebibyte);
-  CHECK(ledger.user(1000).memory_peak == 5 * mebibyte);
   CHECK(ledger.memory_releases() == 2);
+}
+
+TEST_CASE("of who holds nothing any more nothing is kept") {
+  Ledger ledger(memory_quota(mebibyte));
+  for (UserId user = 0; user < 100; ++user) {
+    const Payer client{user, {user + 1}};
+    const Payer of_results{user, {}};
+    for (const Payer payer : {client, of_results}) {
+      CHECK(ledger.charge(payer, memory, mebibyte));
+      CHECK_FALSE(ledger.charge(payer, memory, 2 * mebibyte));
+      CHECK_FALSE(ledger.charge_small(payer, 2 * mebibyte));
+      CHECK(ledger.charge(payer, memory, 0));
+      CHECK(ledger.has_room(payer, memory, mebibyte));
+      CHECK_FALSE(ledger.has_room(payer, memory, 2 * mebibyte));
+    }
+    CHECK(ledger.users() == 0);
+  }
+  CHECK(ledger.largest_users(10).empty());
+}
+
+TEST_CASE("of many users those with the most memory are told first") {
+  Ledger ledger(memory_quota(mebibyte));
+  std::vector<Charge> charges;
+  for (const UserId user : {3u, 1u, 4u, 2u, 5u}) {
+    auto charge = ledger.charge({user, {user}}, memory, user == 5 ? 1 : 10 * user);
+    REQUIRE(charge);
+    charges.push_back(std::move(*charge));
+  }
+  auto others = ledger.charge({6, {6}}, Resource::fds, 1);
+  std::vector<UserId> told;
+  for (const auto& each : ledger.largest_users(4)) told.push_back(each.user);
+  CHECK(told == std::vector<UserId>{4, 3, 2, 1});
+  CHECK(ledger.largest_users(4).front().account.used[0] == 40);
+  CHECK(ledger.largest_users(10).size() == 6);
+  CHECK(ledger.users() == 6);
 }
 
 TEST_CASE("a moved charge is given back once") {

@@ -5,6 +5,7 @@
 
 using namespace musterd;
 using std::chrono::milliseconds;
+using Of = KernelEffort::Of;
 
 namespace {
 
@@ -17,36 +18,89 @@ struct World {
   KernelEffort effort;
   void work(Duration duration) { now += duration, on_core += duration; }
   void be_away(Duration duration) { now += duration; }
+  /// In milliseconds, which are what it gives back.
+  long send(milliseconds duration) {
+    return meter.measure(effort, Of::sending, [&] { return work(duration), duration.count(); });
+  }
 };
 
 }  // namespace
 
-TEST_CASE("a client for which a call works long is found at once") {
+TEST_CASE("a client is found whose calls are long again and again") {
   World world;
-  CHECK(world.meter.measure(world.effort, [&] { return world.work(milliseconds(2)), 7; }) == 7);
-  CHECK_FALSE(world.effort.too_much);
-  CHECK(world.meter.measure(world.effort, [&] { return world.work(milliseconds(3)), 8; }) == 8);
+  for (int i = 0; i < 7; ++i) {
+    CHECK(world.send(milliseconds(3)) == 3);
+    CHECK_FALSE(world.effort.too_much);
+  }
+  static_cast<void>(world.send(milliseconds(3)));
   CHECK(world.effort.too_much);
-  static_cast<void>(world.meter.measure(world.effort, [] { return 0; }));
+  for (int i = 0; i < 100; ++i) static_cast<void>(world.send(milliseconds(0)));
+  CHECK(world.effort.too_much);
+}
+
+TEST_CASE("a client is found at once for which a call holds everybody up") {
+  World world;
+  CHECK(world.send(milliseconds(50)) == 50);
+  CHECK_FALSE(world.effort.too_much);
+  CHECK(world.send(milliseconds(3)) == 3);  // together
+  CHECK(world.effort.too_much);
+}
+
+TEST_CASE("a client is not cut off for work of others that some of its calls do") {
+  World world;
+  for (int i = 0; i < 1000; ++i) {
+    static_cast<void>(world.send(milliseconds(i % 3 == 0 ? 4 : 0)));
+    static_cast<void>(world.send(milliseconds(2)));
+  }
+  CHECK_FALSE(world.effort.too_much);
+}
+
+TEST_CASE("what is made long is judged apart from what is left short") {
+  World world;
+  for (int i = 0; i < 7; ++i) {
+    static_cast<void>(world.send(milliseconds(6)));
+    for (int j = 0; j < 100; ++j)
+      world.meter.measure(world.effort, Of::receiving, [&] { return world.work(milliseconds(0)), 0; });
+    CHECK_FALSE(world.effort.too_much);
+  }
+  static_cast<void>(world.send(milliseconds(6)));
   CHECK(world.effort.too_much);
 }
 
 TEST_CASE("a call that others kept from the core is no effort") {
   World world;
-  static_cast<void>(world.meter.measure(world.effort, [&] { return world.be_away(milliseconds(30)), 0; }));
-  CHECK_FALSE(world.effort.too_much);
-  for (int i = 0; i < 10; ++i) world.meter.watch(world.effort, [&] { world.be_away(milliseconds(30)); });
+  for (int i = 0; i < 100; ++i)
+    world.meter.measure(world.effort, Of::sending, [&] { return world.be_away(milliseconds(300)), 0; });
+  for (int i = 0; i < 100; ++i)
+    world.meter.watch(world.effort, Of::doorbell, [&] { world.be_away(milliseconds(300)); });
   CHECK_FALSE(world.effort.too_much);
 }
 
-TEST_CASE("of a frequent call the second long one is found, and short ones ask for no time on a core") {
+TEST_CASE("of a frequent call those after a long one are measured, and short ones ask for no time on a core") {
   World world;
-  for (int i = 0; i < 10; ++i) world.meter.watch(world.effort, [&] { world.work(milliseconds(1)); });
+  const auto ring = [&](Duration duration) {
+    world.meter.watch(world.effort, Of::doorbell, [&] { world.work(duration); });
+  };
+  for (int i = 0; i < 10; ++i) ring(milliseconds(1));
   CHECK(world.asked == 0);
-  world.meter.watch(world.effort, [&] { world.work(milliseconds(200)); });
+  ring(milliseconds(200));
   CHECK_FALSE(world.effort.too_much);
-  world.meter.watch(world.effort, [&] { world.work(milliseconds(200)); });
+  ring(milliseconds(200));
   CHECK(world.effort.too_much);
+}
+
+TEST_CASE("a frequent call that seemed long once is soon trusted again") {
+  World world;
+  const auto ring = [&](Duration duration) {
+    world.meter.watch(world.effort, Of::doorbell, [&] { world.work(duration); });
+  };
+  for (int i = 0; i < 2; ++i) ring(milliseconds(4));
+  for (int i = 0; i < 16; ++i) ring(milliseconds(0));
+  const int asked = world.asked;
+  CHECK(asked > 0);
+  for (int i = 0; i < 10; ++i) ring(milliseconds(0));
+  CHECK(world.asked == asked);
+  CHECK_FALSE(world.effort.too_much);
 }
 
 TEST_CASE("calls of a batch are measured once it seemed long as a whole") {
@@ -54,9 +108,10 @@ TEST_CASE("calls of a batch are measured once it seemed long as a whole") {
   KernelEffort other;
   const auto batch = [&](Duration each) {
     const TimePoint began = world.meter.begin_batch();
-    world.meter.in_batch(world.effort, [&] { world.work(each); });
-    world.meter.in_batch(other, [&] { world.work(milliseconds(0)); });
-    if (world.meter.seems_long(began)) world.effort.suspected = other.suspected = true;
+    world.meter.in_batch(world.effort, Of::waking, [&] { world.work(each); });
+    world.meter.in_batch(other, Of::waking, [&] { world.work(milliseconds(0)); });
+    if (world.meter.seems_long(began))
+      for (auto* effort : {&world.effort, &other}) effort->of(Of::waking).suspected = true;
   };
   for (int i = 0; i < 10; ++i) batch(milliseconds(1));
   CHECK(world.asked == 0);

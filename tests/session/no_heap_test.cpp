@@ -115,9 +115,9 @@ class Kept final : public Outside {
     recorder.close(client, why, std::move(charges));
   }
   bool after_ring(ClientId, ClientId, std::function<void()>) override { return true; }
-  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
+  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override {
     const Armed disarmed(false);
-    return recorder.watch_lifeline(heir);
+    return recorder.watch_lifeline(client, heir);
   }
   Duration run_inline(const Job& job) override {
     Engine::run_inline(job);
@@ -382,9 +382,9 @@ class Patient final : public Recorder {
     const Armed disarmed(false);
     Recorder::close(client, why, std::move(charges));
   }
-  muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override {
+  muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override {
     const Armed disarmed(false);
-    return Recorder::watch_lifeline(heir);
+    return Recorder::watch_lifeline(client, heir);
   }
   void run(Job job) override {
     const Armed disarmed(false);

@@ -346,6 +346,22 @@ TEST_CASE("a long list of groups ends where its reply would be too long") {
   CHECK(world.outside.frames[client.id()].back().size() < ipc::frame_bytes_max / 2);
 }
 
+TEST_CASE("of many users the status tells the largest, and how many there are") {
+  auto settings = small_settings();
+  settings.quota.total[static_cast<std::size_t>(Resource::fds)] = 1000;
+  World world(settings);
+  TestClient root(world, 1);
+  constexpr std::uint32_t users = 150;
+  constexpr std::uint32_t first_user = 2000;
+  for (std::uint32_t i = 0; i < users; ++i)
+    REQUIRE(world.node.connected(ClientId{10 + i}, {first_user + i, 100}, world.now));
+  CHECK(root.status().users()->size() == 100);
+  CHECK(root.status().users_total() == users + 1);
+  for (std::uint32_t i = 0; i < users; ++i)
+    static_cast<void>(world.node.disconnected(ClientId{10 + i}, "closed its connection", world.now));
+  CHECK(root.status().users_total() == 1);
+}
+
 TEST_CASE("ops in flight are charged to who started them") {
   World world;
   TestClient client(world, 1);

@@ -47,7 +47,7 @@ class Recorder : public Outside {
     if (hold_rings) waiting_for_rings.push_back(std::move(then));
     return !hold_rings;
   }
-  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId heir) override {
+  muster::Result<muster::ipc::Fd> watch_lifeline(ClientId /*client*/, ClientId heir) override {
     lifelines.insert(heir);
     return muster::ipc::create_eventfd();
   }

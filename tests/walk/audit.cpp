@@ -102,6 +102,7 @@ Amounts NodeAudit::held() const {
       add(slot.charge);
       if (slot.op) add_all(slot.op->contributions);
     });
+    for (const auto& [sequence, dropped] : muster.dropped_) add(dropped.charge);
   };
   for (const auto& unsettled : node_.group_ops_.unsettled_) {
     if (unsettled.ended) add_ops(*unsettled.ended);
@@ -211,7 +212,7 @@ std::vector<std::string> NodeAudit::contradictions() const {
   const Amounts ledger = charged();
   for (std::size_t i = 0; i < resource_count; ++i) {
     std::uint64_t of_users = 0;
-    for (const auto user : node_.ledger_.users()) of_users += node_.ledger_.user(user).used[i];
+    for (const auto& each : node_.ledger_.largest_users(node_.ledger_.users())) of_users += each.account.used[i];
     if (sum[i] == ledger[i] && of_users == ledger[i]) continue;
     found.push_back("the ledger says " + std::to_string(ledger[i]) + " of " + resource_names[i] +
                     ", its users' sum is " + std::to_string(of_users) + ", and " + std::to_string(sum[i]) +

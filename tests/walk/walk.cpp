@@ -339,7 +339,7 @@ void Walk::finish_lookups() {
   }
 }
 
-muster::Result<ipc::Fd> Walk::watch_lifeline(ClientId heir) {
+muster::Result<ipc::Fd> Walk::watch_lifeline(ClientId /*client*/, ClientId heir) {
   last_heir_ = heir;
   return ipc::create_eventfd();
 }

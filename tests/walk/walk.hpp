@@ -155,7 +155,7 @@ class Walk final : private Outside {
   void complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) override;
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
-  [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId heir) override;
+  [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
   void run(Job job) override;
   Duration run_inline(const Job& job) override;
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);

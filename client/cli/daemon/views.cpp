@@ -86,7 +86,9 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
     table.add({text(client->name()), std::to_string(client->pid()), ipc::bytes_text(client->memory_bytes()),
                format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
                format_age(client->idle_s()) + " ago"});
-  if (!items(status.users()).empty()) out += "\n" + users.render();
+  const std::size_t shown = items(status.users()).size();
+  if (shown > 0) out += "\n" + users.render();
+  if (status.users_total() > shown) out += "and " + plural(status.users_total() - shown, "more user") + "\n";
   return out + (clients.empty() ? "\nno clients\n" : "\n" + table.render());
 }
 
@@ -104,7 +106,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   json.field("ops_failed", status.ops_failed()).field("ops_in_flight", status.ops_in_flight());
   json.field("bytes_deposited", status.bytes_deposited()).field("bytes_copied", status.bytes_copied());
   json.field("bytes_reduced", status.bytes_reduced());
-  json.key("users").begin_array();
+  json.field("users_total", status.users_total()).key("users").begin_array();
   for (const auto* user : items(status.users())) {
     json.begin_object().field("name", text(user->name())).field("memory_bytes", user->memory_bytes());
     json.field("peak_bytes", user->peak_bytes()).field("objects", user->objects()).field("fds", user->fds());
