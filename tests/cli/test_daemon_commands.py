@@ -242,6 +242,23 @@ def test_the_least_budget_holds_something(muster):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_budget_that_the_machine_does_not_have_is_said(muster):
+    """It may start: nothing is taken before arrays are there."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gib = machine // 2**30 + 2
+    started = muster("start", "--memory", f"{gib}GiB")
+    assert started.returncode == 0
+    assert f"the store may take {gib}" in started.stderr
+    assert "killed" in started.stderr
+    doctor = muster("doctor")
+    assert f"the store may take {gib}" in doctor.stdout
+    assert muster("stop").returncode == 0
+    assert muster("start", "--memory", "64MiB").stderr == ""
+    said = muster("doctor").stdout
+    assert "4 ranks with" in said
+    assert " 0 B each" not in said
+
+
 def test_socket_by_flag(muster):
     other = str(muster.folder / "other")
     assert muster("start", "--memory", "64MiB", "--socket", other).returncode == 0

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/daemon_options.hpp>
 #include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
@@ -98,6 +99,15 @@ void tell_of_unknown_settings(const StartOptions& options) {
        "\n  hint: to be sure, run `muster stop` first");
 }
 
+/// Nothing of it is taken before arrays are there, so the daemon can start with it.
+void tell_of_too_large_a_budget(std::uint64_t memory_bytes) {
+  const std::uint64_t usable = ipc::usable_memory_bytes();
+  if (memory_bytes <= usable) return;
+  note("muster start: the store may take " + ipc::bytes_text(memory_bytes, usable) +
+       ", and this machine or cgroup has " + ipc::bytes_text(usable, memory_bytes) +
+       ": a store that fills up gets processes killed\n  hint: muster stop; muster start --memory with less");
+}
+
 std::string started_json(const Started& daemon, const wire::StatusReply& status) {
   JsonWriter json;
   json.begin_object().field("started", daemon.now).field("pid", status.pid());
@@ -128,6 +138,7 @@ ExitStatus start(const StartOptions& options) {
   const auto fits = check_settings(options, daemon->inquiry);
   if (!fits) return complain("start", fits.error());
   if (!daemon->now) tell_of_unknown_settings(options);
+  tell_of_too_large_a_budget(daemon->inquiry.memory_bytes());
   const auto status = daemon->inquiry.status();
   if (!status) return complain("start", status.error());
   const auto& reply = *status->frame().body_as_StatusReply();

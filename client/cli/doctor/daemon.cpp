@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/place.hpp>
 
 #include "../daemon/inquiry.hpp"
@@ -70,10 +71,16 @@ std::uint64_t fits_each(std::uint64_t budget, std::uint64_t ranks) {
 Check jobs_that_fit(std::uint64_t budget) {
   std::string fits;
   for (const std::uint64_t ranks : {4UL, 16UL, 64UL})
-    fits += (fits.empty() ? "" : ", ") + std::to_string(ranks) + " ranks with " +
-            ipc::bytes_text(fits_each(budget, ranks)) + " each";
+    if (fits_each(budget, ranks) > 0)
+      fits += (fits.empty() ? "" : ", ") + std::to_string(ranks) + " ranks with " +
+              ipc::bytes_text(fits_each(budget, ranks)) + " each";
   if (fits_each(budget, 4) == 0)
     return {"an allreduce fits", Health::warn, "none of 4 ranks", "start the daemon with a larger --memory"};
+  if (const auto usable = ipc::usable_memory_bytes(); budget > usable)
+    return {"an allreduce fits", Health::warn,
+            "the store may take " + ipc::bytes_text(budget, usable) + ", and this machine or cgroup has " +
+                ipc::bytes_text(usable, budget),
+            "muster stop; muster start --memory with less"};
   return {"an allreduce fits", Health::ok, fits, {}};
 }
 
