@@ -91,8 +91,8 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
 
   // ---- records to the daemon: submitting.cpp ----
   /// Writes a record into the ring and wakes the daemon if it sleeps. One that is too large for the ring goes by the
-  /// socket, in parts; Invalid if it is too large for that, too. Waits while the ring is full, at most 30 s: Timeout.
-  /// The caller holds no lock.
+  /// socket, in parts; Invalid if it is too large for that, too. Waits at most 30 s for room in the ring, and 30 s for
+  /// the answer to each part: Timeout. The caller holds no lock.
   [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
   /// The same without waiting. False: that would have been needed, and nothing was written.
   [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);

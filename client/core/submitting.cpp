@@ -75,7 +75,14 @@ Result<void> Connection::submit_by_socket(const Submission& record, std::chrono:
         "the arrays of this call take a description of " + ipc::over_text(record.body.size(), ipc::submit_bytes_max),
         "use fewer arrays, or several calls");
   // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
-  while (!sending_parts_.take_or_wait(sending_parts_.seen(), steady_clock::now() + look_up_interval)) {
+  const auto latest = CallDeadline::bound(steady_clock::now() + timeout);
+  while (
+      !sending_parts_.take_or_wait(sending_parts_.seen(), std::min(latest, steady_clock::now() + look_up_interval))) {
+    if (!alive()) return end_error();
+    if (interrupted()) return Error(Code::timeout, "the wait to send a large record was interrupted");
+    if (steady_clock::now() >= latest)
+      return Error(Code::timeout, "other threads' large records were not sent in time",
+                   "is the daemon stopped? look at: muster status");
   }
   const Turn::Having turn(sending_parts_);
   auto sent = send_parts(record, timeout);

@@ -87,7 +87,7 @@ struct PlanLimits {
   std::size_t arrays_made = std::size_t{1} << 16;     ///< leaves of all outputs
   std::size_t manifest_bytes = std::size_t{8} << 20;  ///< of all outputs: their shapes and structures
   std::size_t objects_made = std::size_t{1} << 12;    ///< outputs: each takes memory and an entry in the store
-  /// As the plan names them: to each rank, where each gets others. Holds are given in pieces, see Node::give_some().
+  /// As the plan names them: to each rank, where each gets others. Holds are given in pieces, see Giver::prepare().
   std::size_t objects_given = std::size_t{1} << 15;
 };
 inline constexpr PlanLimits plan_limits{};

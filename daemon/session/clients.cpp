@@ -22,7 +22,8 @@ Result<void> Clients::add(ClientId id, Credentials credentials, TimePoint now) {
   fresh.name = "pid " + std::to_string(credentials.pid);
   fresh.connected = fresh.last_heard = now;
   if (auto charged = charge_asking(fresh); !charged) return charged;
-  MUSTER_ASSERT(clients_.emplace(id, std::move(fresh)).second, "client ids are unique");
+  const bool is_new = clients_.emplace(id, std::move(fresh)).second;
+  MUSTER_ASSERT(is_new, "client ids are unique");
   return {};
 }
 
@@ -131,15 +132,17 @@ std::optional<UserId> Clients::sees_only(ClientId id) const {
 void Clients::doom(ClientId id) noexcept {
   const auto client = clients_.find(id);
   if (client == clients_.end()) return;
+  first_doomed_ = any_doomed_ ? std::min(first_doomed_, id) : id;
   client->second.doomed = any_doomed_ = true;
 }
 
 std::optional<ClientId> Clients::take_doomed() noexcept {
   if (!any_doomed_) return std::nullopt;
-  const auto doomed =
-      std::find_if(clients_.begin(), clients_.end(), [](const auto& entry) { return entry.second.doomed; });
+  const auto doomed = std::find_if(clients_.lower_bound(first_doomed_), clients_.end(),
+                                   [](const auto& entry) { return entry.second.doomed; });
   any_doomed_ = doomed != clients_.end();
   if (!any_doomed_) return std::nullopt;
+  first_doomed_ = doomed->first;
   doomed->second.doomed = doomed->second.gone = false;
   return doomed->first;
 }

@@ -100,7 +100,7 @@ class Clients {
 
   // ---- what messages call them ----
   [[nodiscard]] std::string label(ClientId id) const;
-  /// To who sees only what is of one user: what other users call themselves is not told.
+  /// For a reader that may see one user's clients only: other users' clients are "uid N".
   [[nodiscard]] std::string label(ClientId id, std::optional<UserId> seen_by) const;
   /// "pid 4711 on host"
   [[nodiscard]] std::string process_text(const Client& client) const;
@@ -144,6 +144,7 @@ class Clients {
   std::uint64_t erased_ = 0;
   std::uint32_t last_heir_ = first_heir;
   bool any_doomed_ = false;
+  ClientId first_doomed_;  ///< if any: nobody before it is
   bool tries_again_ = false;
 };
 

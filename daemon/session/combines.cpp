@@ -1,5 +1,6 @@
 #include "session/combines.hpp"
 
+#include <exception>
 #include <iterator>
 #include <numeric>
 #include <string>
@@ -26,32 +27,38 @@ std::uint64_t heap_of(const ipc::Combine& combine) {
 }  // namespace
 
 void Combines::start(const Client& client, const ipc::Combine& combine, TimePoint now) {
-  const auto* const read = &combine;
-  const bool one_input = read->kind == Kind::broadcast || read->kind == Kind::scatter;
-  const std::size_t givers = one_input ? 1 : read->ranks;
-  if (read->ranks < 1 || read->objects.size() % givers != 0 || read->objects.empty())
+  const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
+  const std::size_t givers = one_input ? 1 : combine.ranks;
+  if (combine.ranks < 1 || combine.objects.size() % givers != 0 || combine.objects.empty())
     return parts_.teller.fail_work(
-        client.id, read->work,
+        client.id, combine.work,
         Error(Code::invalid,
-              std::to_string(read->objects.size()) + " refs for " + std::to_string(read->ranks) + " ranks",
+              std::to_string(combine.objects.size()) + " refs for " + std::to_string(combine.ranks) + " ranks",
               "give the same number of refs for each rank"));
-  if (read->ranks > static_cast<std::uint32_t>(world_size_max))
-    return parts_.teller.fail_work(client.id, read->work,
-                                   Error(Code::invalid, "refs for " + std::to_string(read->ranks) + " ranks",
+  if (combine.ranks > static_cast<std::uint32_t>(world_size_max))
+    return parts_.teller.fail_work(client.id, combine.work,
+                                   Error(Code::invalid, "refs for " + std::to_string(combine.ranks) + " ranks",
                                          "use at most " + std::to_string(world_size_max)));
-  auto charge = charge_op(parts_.ledger, client, heap_of(*read), parts_.stopping);
-  if (!charge) return parts_.teller.fail_work(client.id, read->work, charge.error());
-  auto inputs = find_inputs(parts_.store, client, read->objects);
-  if (!inputs) return parts_.teller.fail_work(client.id, read->work, inputs.error());
+  auto charge = charge_op(parts_.ledger, client, heap_of(combine), parts_.stopping);
+  if (!charge) return parts_.teller.fail_work(client.id, combine.work, charge.error());
+  auto inputs = find_inputs(parts_.store, client, combine.objects);
+  if (!inputs) return parts_.teller.fail_work(client.id, combine.work, inputs.error());
 
   Ticket ticket = nobodys_ticket;
   std::vector<Action> actions;
   try {
-    ticket = parts_.works.add({client.id, read->work, {}, nullptr, client.process()});
-    actions = muster_refs(*read, std::move(*inputs), ticket, std::move(*charge), now);
-  } catch (const std::bad_alloc&) {
+    ticket = parts_.works.add({client.id, combine.work, {}, nullptr, client.process()});
+    actions = muster_refs(combine, std::move(*inputs), ticket, std::move(*charge), now);
+    // Whatever can't be complete (a root out of range, say) ends here, too.
+    if (actions.empty())
+      actions.emplace_back(FailOp{0,
+                                  Error(Code::invalid, "root " + std::to_string(combine.root) + " of " +
+                                                           std::to_string(combine.ranks) + " ranks"),
+                                  {},
+                                  0});
+  } catch (const std::exception&) {
     parts_.works.erase(ticket);
-    return parts_.teller.fail_work(client.id, read->work, no_heap());
+    return parts_.teller.fail_work(client.id, combine.work, no_heap());
   }
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action))
@@ -61,11 +68,6 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
       parts_.works.settle_failed(ticket, fail->error);
     }
   }
-  // Whatever can't be complete (a root out of range, say) ends here, too.
-  if (!actions.empty()) return;
-  ++parts_.counts.ops_failed;
-  parts_.works.settle_failed(ticket, Error(Code::invalid, "root " + std::to_string(read->root) + " of " +
-                                                              std::to_string(read->ranks) + " ranks"));
 }
 
 /// All contributions of one process, which owes nobody anything before they are complete.

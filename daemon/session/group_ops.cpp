@@ -33,46 +33,45 @@ std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
 }  // namespace
 
 void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoint now) {
-  auto* const read = &contribute;
-  auto seat = client.seats.find(read->seat);
+  auto seat = client.seats.find(contribute.seat);
   if (seat == client.seats.end())
     return parts_.teller.fail_work(
-        client.id, read->work,
-        Error(Code::group_closed, "seat " + std::to_string(read->seat.value) + " is not held by this client",
+        client.id, contribute.work,
+        Error(Code::group_closed, "seat " + std::to_string(contribute.seat.value) + " is not held by this client",
               "join the group again"));
-  if (!ipc::is_text(read->key))
-    return parts_.teller.fail_work(client.id, read->work,
+  if (!ipc::is_text(contribute.key))
+    return parts_.teller.fail_work(client.id, contribute.work,
                                    Error(Code::invalid, "the op's key is no text",
                                          "use UTF-8 without control characters and characters that can't be seen"));
   const GroupPtr state = seat->second.group;
   const int rank = seat->second.rank;
-  const bool newcomer = state->group.is_newcomer(read->seat);
-  if (!newcomer && read->epoch < state->group.epoch() && read->kind != Kind::reform)
-    return parts_.teller.fail_work(client.id, read->work,
+  const bool newcomer = state->group.is_newcomer(contribute.seat);
+  if (!newcomer && contribute.epoch < state->group.epoch() && contribute.kind != Kind::reform)
+    return parts_.teller.fail_work(client.id, contribute.work,
                                    Error(Code::peer_lost,
-                                         "the op belongs to epoch " + std::to_string(read->epoch) + " of group '" +
+                                         "the op belongs to epoch " + std::to_string(contribute.epoch) + " of group '" +
                                              state->group.settings().name + "', which is over",
                                          "start it again; the epoch is now " + std::to_string(state->group.epoch())));
   Contribution contribution;
   contribution.rank = rank;
-  contribution.kind = read->kind;
-  contribution.op = read->op;
-  contribution.layout = read->layout;
-  contribution.root = read->root;
-  contribution.tag = read->tag;
-  contribution.deadline = now + bounded(read->timeout_ns);
+  contribution.kind = contribute.kind;
+  contribution.op = contribute.op;
+  contribution.layout = contribute.layout;
+  contribution.root = contribute.root;
+  contribution.tag = contribute.tag;
+  contribution.deadline = now + bounded(contribute.timeout_ns);
   // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
-  const std::uint64_t heap = heap_of(*read, state->group.settings().world_size);
+  const std::uint64_t heap = heap_of(contribute, state->group.settings().world_size);
   auto charge = charge_op(parts_.ledger, client, heap, parts_.stopping);
-  contribution.key = std::move(read->key);
-  if (auto inputs = inputs_of(client, *read, charge)) contribution.inputs = std::move(*inputs);
+  contribution.key = std::move(contribute.key);
+  if (auto inputs = inputs_of(client, contribute, charge)) contribution.inputs = std::move(*inputs);
   else contribution.fault = std::make_shared<Error>(inputs.error());
   const auto coming = state->coming.find(rank);
   const bool has_place = !newcomer && coming == state->coming.end();
   if (charge) contribution.charge = std::move(*charge);
   else if (!has_place || !(parts_.stopping || pay_for_failure(client, state, contribution)))
-    return give_up_seat(client, *read, charge.error(), now);
-  const Ticket ticket = parts_.works.add({client.id, read->work, read->seat, state, client.process()});
+    return give_up_seat(client, contribute, charge.error(), now);
+  const Ticket ticket = parts_.works.add({client.id, contribute.work, contribute.seat, state, client.process()});
   contribution.ticket = ticket;
   if (has_place) return static_cast<void>(muster(state, std::move(contribution), now));
   try {
@@ -193,9 +192,13 @@ void GroupOps::go_on(TimePoint now) {
 }
 
 void GroupOps::stop(const Error& error, TimePoint now) {
-  for (const auto& [key, state] : parts_.table.all())
-    decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
-  while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+  for (const auto& [key, group] : parts_.table.all())
+    parts_.clients.guarded([&, &state = group] {
+      decide(state, now, [&, &muster = *state->muster](auto& actions) { muster.abort(error, actions); });
+    });
+  parts_.clients.guarded([&] {
+    while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+  });
 }
 
 }  // namespace musterd

@@ -1,5 +1,6 @@
 // A group's seats, epochs and ops: who joins and leaves, how contributions come together, and what follows from a loss,
-// a split or a reform. Thousands of ops may be concerned at once, so what takes long is done in pieces: goes_on().
+// a split or a reform. Thousands of ops may be concerned at once, so what takes long is done in pieces: goes_on(). One
+// class, as losses, epochs and splits change the same lists (adr/0014).
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -118,7 +119,7 @@ class GroupOps {
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const Loss& loss,
                                                           std::size_t& left);
   void withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now);
-  /// What a loss, or the end of an epoch, has not been told of yet.
+  /// Ops that have to learn of a loss, or of the end of their epoch, and have not yet.
   struct Unsettled {
     GroupPtr group;
     std::unique_ptr<Muster> ended;       ///< of an epoch that is over
@@ -172,7 +173,7 @@ class GroupOps {
   std::list<Leaving> leaving_;
   UntoldGroups untold_;
   std::list<Unsettled> unsettled_;
-  /// Those of which some ops have to learn of losses, or to take their places.
+  /// Groups with ops that have to learn of losses, or to take their places in the order.
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;

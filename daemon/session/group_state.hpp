@@ -50,7 +50,7 @@ struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shar
   std::uint64_t ops_failed = 0;
   TimePoint watched;  ///< when its deadlines are looked at next, if it is among the groups by deadline
   Charge charge;
-  std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to who lost it
+  std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to the client that had its seat
   /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
   /// process was given of a segment shows it the rest for as long as it likes. By the user who pays for them.
   std::map<UserId, PoolApart> results;

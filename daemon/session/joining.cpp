@@ -131,6 +131,7 @@ void GroupOps::expire(TimePoint now) {
 }
 
 void GroupOps::expire_early(const GroupPtr& state, TimePoint now, std::size_t& left) {
+  if (left == 0) return;
   std::vector<int> members;
   for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
   for (auto& [rank, queue] : state->early) {

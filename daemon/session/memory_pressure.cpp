@@ -1,5 +1,7 @@
 #include "session/memory_pressure.hpp"
 
+#include <algorithm>
+
 namespace musterd {
 
 using muster::Code;

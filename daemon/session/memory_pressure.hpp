@@ -59,8 +59,8 @@ class MemoryPressure {
     return done;
   }
 
-  /// Says of a full store who holds it, how much of it lies beside objects, and what pickled refs keep. Told to who
-  /// sees what `seen_by` says, as Clients::label(). Only for what is given up: see Ledger::charge().
+  /// Says of a full store who holds it, how much of it lies beside objects, and what pickled refs keep. `seen_by`:
+  /// the user who will read it, as in Clients::label(). Only for what is given up: see Ledger::charge().
   [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by, TimePoint now);
 
  private:

@@ -1,10 +1,7 @@
 #include "session/node.hpp"
 
-#include <algorithm>
-#include <limits>
 #include <utility>
 
-#include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "session/frames.hpp"
 #include "session/turn.hpp"
@@ -47,7 +44,7 @@ Node::Node(NodeSettings settings, Outside& outside, SegmentBacking& backing)
       group_ops_(
           {ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_, stopping_, now_}),
       combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits(), stopping_}),
-      records_({segments_, store_, clients_, teller_, pressure_, group_ops_, combines_, outside_}),
+      records_({segments_, store_, clients_, teller_, pressure_, group_ops_, combines_}),
       requests_({settings_, ledger_, segments_, results_, store_, admission_, clients_, teller_, pressure_, works_,
                  inspect_, group_ops_, records_, outside_,
                  [this](ClientId client, FunctionRef what) { event(client, now_, what); }, disposals_, started_, now_}),
@@ -205,8 +202,9 @@ void Node::shut_down(const std::string& reason, TimePoint now) {
     const Error error(Code::daemon_unavailable, "the daemon ended: " + reason, "start it again: muster start");
     group_ops_.stop(error, now);
     runs_.give_all();
-    after_event();
-    for (const auto& [id, client] : clients_.all()) outside_.send(id, frames::goodbye(error), {});
+    clients_.guarded([&] { after_event(); });
+    for (const auto& [id, client] : clients_.all())
+      clients_.guarded([&, &to = id] { outside_.send(to, frames::goodbye(error), {}); });
   });
 }
 

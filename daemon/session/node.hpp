@@ -3,14 +3,10 @@
 // here or in what the node calls; nothing of it is believed.
 #pragma once
 
-#include <boost/intrusive/list.hpp>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/records.hpp>
@@ -45,8 +41,8 @@ class Node {
   Node(NodeSettings settings, Outside& outside, SegmentBacking& backing);
   ~Node();
 
-  // ---- events; each bears the time ----
-  /// It is charged as one that only asks, also before it has said anything; refused if there is no room for that.
+  // ---- events; each bears the time. What comes back from Outside counts as of the event before it. ----
+  /// Charges the client as one that only asks, before it has sent anything. Refused if there is no room.
   [[nodiscard]] muster::Result<void> connected(ClientId client, Credentials credentials, TimePoint now);
   /// A verified frame.
   void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
@@ -61,7 +57,7 @@ class Node {
   /// Memory that was disposed of has been given back.
   void disposed(TimePoint now);
   void tick(TimePoint now);
-  /// Whether something is left to do that was begun, as it takes long: then go_on(), as often as others allow.
+  /// True while work that was begun is left for later turns: then call go_on() whenever clients leave time for it.
   [[nodiscard]] bool goes_on() const {
     return store_.drops() || segments_.drops() || group_ops_.goes_on() || runs_.goes_on() || admission_.goes_on() ||
            clients_.any_doomed() || clients_.tries_again();
@@ -79,9 +75,8 @@ class Node {
 
  private:
   friend class NodeAudit;  ///< of the tests: adds up what is held
-  // node.cpp: the life of a client, and what follows every event
-  /// Whatever happens: does it and what follows every event. What is thrown ends neither the daemon nor what it was
-  /// about: the client that caused it, if any, is cut off, and what was begun goes on with go_on().
+  /// Runs an event and what follows each. If it throws, the client that caused it (if any) is cut off; what was begun
+  /// goes on with go_on().
   template <class What>
   void event(ClientId cause, TimePoint now, What what) noexcept {
     now_ = now;

@@ -32,11 +32,9 @@ Result<void> Records::seal(const Client& client, std::span<const std::byte> body
   auto made = parts_.store.seal(client.payer(), seal->object, seal->capability, seal->parent, seal->copied_bytes,
                                 std::move(seal->manifest), now);
   if (made) return {};
-  std::vector<std::byte> out;
-  ipc::write(ipc::SealFailed{seal->object,
-                             parts_.pressure.with_holders(made.error(), parts_.clients.sees_only(client.id), now)},
-             out);
-  parts_.outside.complete(client.id, ipc::CompletionType::seal_failed, out);
+  parts_.teller.tell(client.id, ipc::CompletionType::seal_failed,
+                     ipc::SealFailed{seal->object, parts_.pressure.with_holders(
+                                                       made.error(), parts_.clients.sees_only(client.id), now)});
   return {};
 }
 
@@ -49,9 +47,7 @@ Result<void> Records::release(const Client& client, std::span<const std::byte> b
     if (ipc::maker_of(object) != client.id) return released.error();
     // The seal failed, and the client had not read that yet. Now it needn't know any longer.
     if (parts_.store.held(object, client.payer()).error().code() != Code::object_lost) continue;
-    completion_.clear();
-    ipc::write(ipc::ObjectGone{object}, completion_);
-    parts_.outside.complete(client.id, ipc::CompletionType::object_gone, completion_);
+    parts_.teller.tell(client.id, ipc::CompletionType::object_gone, ipc::ObjectGone{object});
   }
   return {};
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include <muster/ipc/records.hpp>
 #include <muster/result.hpp>
@@ -13,7 +12,6 @@
 #include "session/combines.hpp"
 #include "session/group_ops.hpp"
 #include "session/memory_pressure.hpp"
-#include "session/outside.hpp"
 #include "session/teller.hpp"
 #include "store/store.hpp"
 
@@ -29,7 +27,6 @@ class Records {
     MemoryPressure& pressure;
     GroupOps& group_ops;
     Combines& combines;
-    Outside& outside;
   };
   explicit Records(Parts parts) : parts_(parts) {}
 
@@ -43,7 +40,6 @@ class Records {
   [[nodiscard]] muster::Result<void> release(const Client& client, std::span<const std::byte> body);
 
   Parts parts_;
-  std::vector<std::byte> completion_;  ///< used again and again
 };
 
 }  // namespace musterd

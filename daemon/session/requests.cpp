@@ -1,6 +1,9 @@
 #include "session/requests.hpp"
 
 #include <algorithm>
+#include <exception>
+#include <new>
+#include <utility>
 
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
@@ -132,8 +135,11 @@ Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings
 
 void Requests::refuse(ClientId id, std::uint64_t request, const Error& error) {
   parts_.teller.reply_error(id, request, error);
-  parts_.outside.close(id, parts_.clients.label(id) + ": " + error.describe(), {});
+  const std::string why = parts_.clients.label(id) + ": " + error.describe();
+  ConnectionCharges charges;
+  if (Client* client = parts_.clients.find(id)) charges = {std::move(client->descriptors), std::move(client->channel)};
   parts_.clients.erase(id);
+  parts_.outside.close(id, why, std::move(charges));
 }
 
 void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {
@@ -227,7 +233,12 @@ void Requests::lease(Client& client, std::uint64_t request, std::uint64_t bytes,
       if (!segment && segment.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
         segment = parts_.segments.lease(payer, bytes, hard, turn);
       if (!segment) return segment.error();
-      parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
+      try {
+        parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
+      } catch (const std::exception&) {
+        parts_.clients.doom(payer.client);  // the segment is its own, and it would never hear of that
+        throw;
+      }
       return {};
     });
   };

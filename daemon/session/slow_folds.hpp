@@ -1,6 +1,6 @@
 // Whose arrays the control thread does not read for a while. A process can make the kernel lock the pages of its sealed
-// arrays, by collapsing them into huge pages for example, and who reads them then waits. A lane may wait; the control
-// thread may not.
+// arrays, by collapsing them into huge pages for example, and a thread that reads them then waits. A lane may wait; the
+// control thread may not.
 #pragma once
 
 #include <algorithm>

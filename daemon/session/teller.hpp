@@ -1,5 +1,5 @@
-// Tells clients: replies to their requests, and records in their completion rings. What is thrown meanwhile cuts off
-// the client that can't be told, and nobody else.
+// Tells clients: replies to their requests, and records in their completion rings. A record that can't be written cuts
+// off its client and throws nothing; a reply may throw.
 #pragma once
 
 #include <cstdint>

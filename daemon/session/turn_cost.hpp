@@ -27,7 +27,7 @@ class RecentCost {
   void forget(TimePoint now) {
     constexpr Duration half_life = std::chrono::milliseconds(500);
     const std::int64_t period = now.time_since_epoch() / half_life;
-    // Who takes note may have read the clock before the one who did so last.
+    // A caller may have read the clock before the caller before it did, so time may step back.
     if (period <= period_) return;
     const std::int64_t halvings = period - period_;
     sum_ = halvings < 64 ? sum_ >> halvings : 0;

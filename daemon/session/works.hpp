@@ -1,5 +1,5 @@
 // Works that are pending: to whom the outcome of each op goes, by the tickets that its contributions bear. Every ticket
-// is settled once. Who can't be told an outcome is cut off: it is the same for all, and nothing is thrown.
+// is settled once. An outcome is the same for all, so a client that can't be told it is cut off. Nothing is thrown.
 #pragma once
 
 #include <boost/unordered/unordered_flat_map.hpp>
