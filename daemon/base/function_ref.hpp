@@ -12,7 +12,8 @@ class FunctionRef {
   /// `function` has to outlive it.
   template <class Function>
   requires(!std::is_same_v<std::remove_cvref_t<Function>, FunctionRef>)
-      FunctionRef(Function&& function)  // NOLINT(google-explicit-constructor): a lambda is passed where one is called
+      // NOLINTNEXTLINE(bugprone-forwarding-reference-overload): the constraint above excludes copies
+      FunctionRef(Function&& function)
       : object_(const_cast<void*>(static_cast<const void*>(std::addressof(function)))),
         call_([](void* object) { (*static_cast<std::remove_reference_t<Function>*>(object))(); }) {}
   void operator()() const { call_(object_); }

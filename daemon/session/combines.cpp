@@ -14,7 +14,6 @@ namespace musterd {
 
 using muster::Code;
 using muster::Error;
-using muster::Result;
 namespace ipc = muster::ipc;
 using ipc::Kind;
 

@@ -15,7 +15,6 @@ namespace musterd {
 
 using muster::Code;
 using muster::Error;
-using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
