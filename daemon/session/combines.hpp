@@ -10,6 +10,7 @@
 #include "collective/muster.hpp"
 #include "memory/ledger.hpp"
 #include "session/clients.hpp"
+#include "session/op_counts.hpp"
 #include "session/op_runs.hpp"
 #include "session/teller.hpp"
 #include "session/works.hpp"

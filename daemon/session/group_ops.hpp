@@ -24,6 +24,7 @@
 #include "session/clients.hpp"
 #include "session/group_state.hpp"
 #include "session/group_table.hpp"
+#include "session/op_counts.hpp"
 #include "session/op_runs.hpp"
 #include "session/outside.hpp"
 #include "session/teller.hpp"
@@ -96,7 +97,7 @@ class GroupOps {
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   [[nodiscard]] Payer payer_of(const Contribution& contribution) const;
 
-  // joining.cpp, leaving.cpp, splitting.cpp
+  // joining.cpp, leaving.cpp, splitting.cpp, deadlines.cpp
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know, or there are none

@@ -13,17 +13,11 @@
 #include "session/clients.hpp"
 #include "session/group_state.hpp"
 #include "session/node_settings.hpp"
+#include "session/op_counts.hpp"
 #include "session/works.hpp"
 #include "store/store.hpp"
 
 namespace musterd {
-
-/// Since the start.
-struct OpCounts {
-  std::uint64_t ops_done = 0;
-  std::uint64_t ops_failed = 0;
-  std::uint64_t bytes_reduced = 0;
-};
 
 class Inspect {
  public:

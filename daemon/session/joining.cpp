@@ -1,4 +1,4 @@
-// Seats: who takes one, and whose ops are late.
+// Seats: who takes one, and what a rank owes that takes a lost one over.
 #include <algorithm>
 
 #include <muster/ipc/byte_count.hpp>
@@ -89,84 +89,6 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
   // One round of tellings is enough, and it goes on already.
   std::size_t left = found.tells() ? 0 : effort_of_turn;
   tell_members(found, left);
-}
-
-Whereabouts GroupOps::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
-  const auto seat = state.group.holder(rank);
-  const Client* holder = seat ? parts_.clients.find(seat->client) : nullptr;
-  if (!holder) return {};
-  Whereabouts found;
-  found.process = parts_.clients.process_text(*holder);
-  found.waits_for_memory = parts_.admission.has_waiting(holder->id);
-  if (looks_left > 0 && holder->credentials.pid != 0) {
-    --looks_left;
-    found.stopped = parts_.outside.is_stopped(holder->credentials.pid);
-  }
-  return found;
-}
-
-/// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
-void GroupOps::expire(TimePoint now) {
-  std::size_t left = effort_of_turn;
-  std::size_t looks_left = 8;  // at what the kernel says of a process
-  for (GroupPtr state; left > 0 && (state = parts_.table.first_due(now));) {
-    if (state->settles()) {
-      // That comes first, and goes on already.
-      constexpr Duration a_moment = std::chrono::milliseconds(1);
-      GroupTable::unwatch(*state);
-      parts_.table.watch(*state, now + a_moment);
-      continue;
-    }
-    decide(state, now, [&](auto& actions) {
-      state->muster->expire(now, actions, left, [&](int rank) { return locate(*state, rank, looks_left); });
-    });
-    expire_early(state, now, left);
-    // From here on it is looked at for what is left. One that has ended meanwhile has nothing.
-    GroupTable::unwatch(*state);
-    parts_.table.watch(*state, state->muster->next_deadline());
-    for (const auto& [rank, queue] : state->early)
-      for (const auto& contribution : queue.ops)
-        if (contribution.deadline != TimePoint::max()) parts_.table.watch(*state, contribution.deadline);
-  }
-}
-
-void GroupOps::expire_early(const GroupPtr& state, TimePoint now, std::size_t& left) {
-  if (left == 0) return;
-  std::vector<int> members;
-  for (const auto& [rank, seat] : state->group.seats()) members.push_back(rank);
-  for (auto& [rank, queue] : state->early) {
-    for (auto& contribution : queue.ops) {
-      if (left == 0) break;
-      if (contribution.deadline > now) continue;
-      --left;
-      expire_early(*state, contribution, members);
-    }
-    // A reform is not matched by order.
-    std::erase_if(queue.ops, [&](const Contribution& contribution) {
-      const bool over = contribution.kind == ipc::Kind::reform && parts_.works.at(contribution.ticket).told;
-      if (over) parts_.works.erase(contribution.ticket);
-      return over;
-    });
-  }
-  std::erase_if(state->early, [](const auto& entry) { return entry.second.ops.empty(); });
-}
-
-void GroupOps::expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members) {
-  const Error error(Code::timeout,
-                    "rank " + std::to_string(contribution.rank) + " joined group '" + state.group.settings().name +
-                        "' after a loss and still waits for the other ranks to reform it",
-                    "call reform() on every live rank", members);
-  // The others are told in few words: what waits here was charged for few.
-  auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
-  ++parts_.counts.ops_failed;
-  ++state.ops_failed;
-  auto& pending = parts_.works.at(contribution.ticket);
-  if (parts_.clients.find(pending.client)) parts_.teller.fail_work(pending.client, pending.work, error);
-  // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
-  pending.told = true;
-  contribution.deadline = TimePoint::max();
-  contribution.inputs = {};
-  contribution.fault = std::move(fault);
 }
 
 }  // namespace musterd

@@ -25,6 +25,7 @@
 #include "session/inspect.hpp"
 #include "session/memory_pressure.hpp"
 #include "session/node_settings.hpp"
+#include "session/op_counts.hpp"
 #include "session/op_runs.hpp"
 #include "session/outside.hpp"
 #include "session/records.hpp"

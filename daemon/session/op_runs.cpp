@@ -29,14 +29,16 @@ constexpr std::uint64_t plan_bytes_at_once = 64 << 10;
 
 /// What it takes to run the op once it has its memory, see effort_of_turn: its folds, if they are done here, its
 /// results and what is made for them, and its end.
-std::size_t effort_of_running(const RunningOp& running, std::size_t outputs) {
+Effort effort_of_running(const RunningOp& running, std::size_t outputs) {
   constexpr std::size_t least = 4;
   constexpr std::uint64_t bytes_folded_each = 4 << 10;
   constexpr std::uint64_t bytes_made_each = 32 << 10;
   constexpr std::uint64_t made_max = 256;  // the rest is made in turns of its own
   const std::uint64_t work_bytes = running.planned ? running.plan.work_bytes : running.plan_bytes;
   const std::uint64_t folded = work_bytes <= inline_work_bytes_max ? work_bytes / bytes_folded_each : 0;
-  return least + folded + std::min(running.result_bytes / bytes_made_each, made_max) + outputs + effort_of(*running.op);
+  const std::size_t end = effort_of(*running.op);
+  return {.serve = least + folded + std::min(running.result_bytes / bytes_made_each, made_max) + outputs + end,
+          .give_up = end};
 }
 
 TimePoint deadline_of(const Op& op) {
@@ -91,8 +93,7 @@ void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, Us
   const auto waiter = parts_.admission.request(
       {user, {}}, small ? Admission::Size::small : Admission::Size::large, deadline_of(*op),
       [this, key](Turn turn) { return attempt(key, turn); },
-      [this, key](const Error& error) { give_up_running(key, error); },
-      {effort_of_running(running, extent->outputs), effort_of(*op)});
+      [this, key](const Error& error) { give_up_running(key, error); }, effort_of_running(running, extent->outputs));
   if (waiter) put_aside(key, *waiter);
 }
 

@@ -126,7 +126,10 @@ Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings
           std::chrono::duration_cast<std::chrono::milliseconds>(parts_.settings.pickle_lease).count()));
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
   if (rings)
-    if (auto made = parts_.outside.welcome(client.id, frame); !made) return made;
+    if (auto made = parts_.outside.welcome(client.id, frame); !made) {
+      client.channel.reset();  // it has none, and may wait for a long time
+      return made;
+    }
   client.greeted = true;
   if (rings) --client.requests;
   else parts_.teller.reply(client.id, frame);

@@ -12,30 +12,13 @@ import sys
 import muster as package
 import numpy as np
 import pytest
+from forks import in_child
 
 from daemon import Daemon, output_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 FORK = multiprocessing.get_context("fork")
-
-
-def status_of_child(function):
-    """How a forked child ends that calls `function()`: 0 if it says so, else its error or its signal."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        try:
-            function()
-            os._exit(0)
-        except BaseException as error:
-            os.write(write_end, repr(error).encode())
-            os._exit(1)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as errors:
-        said = errors.read().decode()
-    return said or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @package.collective_input
@@ -67,10 +50,10 @@ def test_a_child_may_drop_what_it_inherits(muster, kind):
         gc.collect()
 
     def drop_in_a_grandchild():
-        assert status_of_child(drop) == 0
+        in_child(drop)
 
-    assert status_of_child(drop) == 0
-    assert status_of_child(drop_in_a_grandchild) == 0
+    in_child(drop)
+    in_child(drop_in_a_grandchild)
 
 
 ENDS_BY_ITSELF = """
@@ -177,7 +160,7 @@ class TestForkDuringADecoratedCall:
                 assert [float(array.sum()) for array in arrays] == [10, 200_000]
                 arrays.clear()
 
-            assert status_of_child(child) == 0
+            in_child(child)
             return list(arrays)
 
         ref = call()
@@ -198,7 +181,7 @@ class TestForkDuringADecoratedCall:
                 assert float(muster.put(fresh[1]).get().sum()) == 100_000
                 assert (made().copies, package.collective_input(lambda: np.ones(9))().copies) == (0, 0)
 
-            assert status_of_child(child) == 0
+            in_child(child)
             return inside
 
         assert call().copies == 0

@@ -18,31 +18,11 @@ import threading
 import muster as package
 import numpy as np
 import pytest
+from forks import in_child
 
 from daemon import Daemon, output_of, run_ranks
 
 FORK = multiprocessing.get_context("fork")
-
-
-def in_child(function):
-    """What `function()` returns in a forked child of this process."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        try:
-            answer = (True, function())
-        except BaseException as error:
-            answer = (False, repr(error))
-        with os.fdopen(write_end, "wb") as out:
-            pickle.dump(answer, out)
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as answers:
-        good, value = pickle.load(answers)
-    os.waitpid(child, 0)
-    assert good, value
-    return value
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -3,6 +3,7 @@
 #include <muster/ipc/ring.hpp>
 
 #include "client.hpp"
+#include "walk/audit.hpp"
 
 using namespace musterd;
 using namespace musterd::testing;
@@ -362,6 +363,36 @@ TEST_CASE("what can never fit is refused at once and stands in nobody's way") {
   CHECK(greedy.failure() == Code::out_of_memory);
   small.ask_lease(mebibyte);
   CHECK(has_segment(small));
+}
+
+TEST_CASE("a client whose rings the system has no room for is charged with none, and gets them when there is some") {
+  World world(budget_of(4, mebibyte));
+  TestClient other(world, 1);
+  const auto memory = [&] { return NodeAudit(world.node).charged()[static_cast<std::size_t>(Resource::memory)]; };
+  const auto before = memory();
+  world.outside.no_rings = muster::Error(Code::out_of_memory, "the system has no room for rings");
+  auto newcomer = TestClient::not_yet_welcome(world, 2, true);
+  CHECK(newcomer.replies() == 0);
+  CHECK(memory() == before);
+  CHECK(NodeAudit(world.node).contradictions().empty());
+  SECTION("in time") {
+    world.outside.no_rings.reset();
+    other.die();
+    CHECK(newcomer.welcomed());
+  }
+  SECTION("too late") {
+    world.advance(std::chrono::seconds(2));
+    CHECK(newcomer.failure() == Code::out_of_memory);
+    CHECK(world.outside.closed.contains(newcomer.id()));
+    CHECK(memory() == before);
+  }
+  SECTION("never: there are no descriptors either") {
+    world.outside.no_rings = muster::Error(Code::quota_exceeded, "no descriptor is left");
+    auto refused = TestClient::not_yet_welcome(world, 3, true);
+    CHECK(refused.failure() == Code::quota_exceeded);
+    CHECK(world.outside.closed.contains(refused.id()));
+  }
+  CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
 TEST_CASE("a client waits in line for its rings, and one that only asks does not") {

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -29,6 +30,7 @@ class Recorder : public Outside {
     for (const int fd : fds) last_fd = muster::ipc::Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
   muster::Result<void> welcome(ClientId client, std::span<const std::byte> frame) override {
+    if (no_rings) return *no_rings;
     send(client, frame, {});
     return {};
   }
@@ -105,6 +107,7 @@ class Recorder : public Outside {
   bool hold_jobs = false;
   bool hold_blocking = false;
   bool hold_rings = false;
+  std::optional<muster::Error> no_rings;  ///< why the system has none to give
   bool memory_wanted = false;
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
