@@ -156,7 +156,7 @@ def test_a_stopped_rank_is_a_timeout_and_goes_on_later(own_daemon):
     assert "Timeout" in outcomes[1][1] or "Mismatch" in outcomes[1][1]
 
 
-def _wait_for_missing(rank, pids, over):
+def _wait_for_missing(rank, told, asked, over):
     if rank == 3:
         return None  # it never joins
     group = muster.group("g", rank=rank, world_size=4)
@@ -164,12 +164,16 @@ def _wait_for_missing(rank, pids, over):
         work = group.send(np.ones(1), 0, tag=7, timeout=60)
         muster.status()  # the contribution has arrived
     if rank != 0:
-        pids.put((rank, os.getpid()))
-        if rank == 2:
-            os.kill(os.getpid(), signal.SIGSTOP)
+        told.put((rank, os.getpid()))
+    if rank == 1:
+        asked.wait(60)
+        told.put(work.done())
+    if rank == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
         over.wait(60)
-        return None if rank == 2 else work.done()
-    known = dict(pids.get() for _ in range(2))
+    if rank != 0:
+        return None
+    known = dict(told.get() for _ in range(2))
     while pathlib.Path(f"/proc/{known[2]}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         os.sched_yield()
     try:
@@ -178,7 +182,8 @@ def _wait_for_missing(rank, pids, over):
             with pytest.raises(muster.Timeout) as error:
                 group.allreduce(1, timeout=0.1).result() if kind == "allreduce" else group.recv(2, timeout=0.1).result()
             messages.append(str(error.value))
-        return known, messages
+        asked.set()  # while all ranks live: the loss of one ends the send
+        return known, messages, told.get()
     finally:
         os.kill(known[2], signal.SIGCONT)
         over.set()
@@ -210,13 +215,13 @@ def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
 
 
 def test_a_timeout_says_where_the_missing_ranks_are(own_daemon):
-    outcomes = run_ranks(own_daemon, _wait_for_missing, 4, SPAWN.SimpleQueue(), SPAWN.Event())
-    pids, (all_missing, stopped) = outcomes[0]
+    outcomes = run_ranks(own_daemon, _wait_for_missing, 4, SPAWN.SimpleQueue(), SPAWN.Event(), SPAWN.Event())
+    pids, (all_missing, stopped), send_is_done = outcomes[0]
     assert f"rank 1 (pid {pids[1]} on {os.uname().nodename}) waits in send 1->0 tag 7" in all_missing
     assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in all_missing
     assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in stopped
     assert "kill -CONT" in stopped
-    assert outcomes[1] is False
+    assert send_is_done is False
 
 
 def _never_joins(rank):
