@@ -8,12 +8,16 @@
 
 #include <muster/ipc/manifest.hpp>
 
+#include "memory/place.hpp"
+
 namespace musterd {
 
 struct Input {
-  std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns the manifest and the addresses
+  std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns what the others point to
   const muster::ipc::Manifest* manifest = nullptr;
-  std::span<const std::byte* const> addresses;  ///< of each leaf; null for leaves without bytes
+  std::span<const SegmentMemory* const> memories;  ///< behind each leaf; null for leaves without bytes
+
+  [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest->leaves[leaf].offset}; }
 };
 
 }  // namespace musterd

@@ -71,7 +71,7 @@ class Muster {
   Handle contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions);
   /// Whether it began in this epoch.
   [[nodiscard]] bool is_own(OpId op) const;
-  /// The engine is done with a started op (well or not).
+  /// A started op is over, well or not.
   void finished(OpId op);
   /// The rank is lost (policy fail): every op that waits for it fails with PeerLost, and from now on every
   /// op that nobody had contributed to does. `lost` accumulates.

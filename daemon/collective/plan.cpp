@@ -75,7 +75,7 @@ class Planner {
     const bool folds =
         kind_ == Kind::allreduce || kind_ == Kind::reduce || kind_ == Kind::scan || kind_ == Kind::reduce_scatter;
     constexpr std::size_t known_copy_bytes = 128;
-    const std::size_t each_read = folds ? sizeof(const std::byte*) : sizeof(CopyBytes);
+    const std::size_t each_read = folds ? sizeof(Place) : sizeof(CopyBytes);
     const std::size_t each_output = sizeof(PlannedOutput) + (sharing_ == Sharing::copy ? known_copy_bytes : 0);
     return {.outputs = extent_.objects_made,
             .bytes = extent_.manifest_bytes + extent_.objects_made * each_output + extent_.arrays_read * each_read +
@@ -344,16 +344,16 @@ class Planner {
   void add_fold(const Column& inputs, std::size_t leaf, std::size_t output, std::uint64_t offset,
                 std::uint32_t prefixes) {
     const Leaf& like = inputs.front()->manifest->leaves[leaf];
-    auto& addresses = plan_.work.inputs;
+    auto& places = plan_.work.inputs;
     plan_.work.folds.push_back({.output = static_cast<std::uint32_t>(output),
                                 .prefixes = prefixes,
                                 .offset = offset,
                                 .count = like.count,
-                                .first_input = static_cast<std::uint32_t>(addresses.size()),
+                                .first_input = static_cast<std::uint32_t>(places.size()),
                                 .ranks = static_cast<std::uint16_t>(inputs.size()),
                                 .dtype = like.dtype,
                                 .op = at(0).op});
-    for (const Input* input : inputs) addresses.push_back(input->addresses[leaf]);
+    for (const Input* input : inputs) places.push_back(input->place(leaf));
     plan_.work_bytes += like.bytes() * inputs.size() + leaf_bytes(output, leaf) * std::max(prefixes, 1U);
   }
 
@@ -394,7 +394,7 @@ class Planner {
     for (const Input* input : inputs) {
       const std::uint64_t bytes = input->manifest->leaves[leaf].bytes();
       if (bytes == 0) continue;
-      plan_.work.copies.push_back({output, *offset, input->addresses[leaf], bytes});
+      plan_.work.copies.push_back({output, *offset, input->place(leaf), bytes});
       plan_.work_bytes += 2 * bytes;
       *offset += bytes;
     }

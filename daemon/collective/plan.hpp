@@ -1,5 +1,5 @@
 // What a complete muster amounts to on one node: which results to make, by which folds and copies, and who gets
-// which objects. Pure; addresses of inputs pass through untouched.
+// which objects. Pure: it names places and reads no byte of them.
 #pragma once
 
 #include <cstddef>
@@ -38,13 +38,13 @@ struct Fold {
 struct CopyBytes {
   std::size_t output = 0;
   std::uint64_t offset = 0;
-  const std::byte* source = nullptr;
+  Place source;
   std::uint64_t bytes = 0;
 };
 
 /// What has to be computed. One op of thousands of arrays takes a few allocations, a small one takes none.
 struct Work {
-  muster::ipc::SmallVector<const std::byte*, 8> inputs;  ///< of all folds
+  muster::ipc::SmallVector<Place, 8> inputs;  ///< of all folds
   muster::ipc::SmallVector<Fold, 1> folds;
   std::vector<CopyBytes> copies;
 };

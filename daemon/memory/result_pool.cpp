@@ -16,8 +16,7 @@ ResultRegion::ResultRegion(ResultRegion&& other) noexcept
       segment_(other.segment_),
       offset_(other.offset_),
       bytes_(other.bytes_),
-      data_(other.data_),
-      made_(other.made_) {}
+      memory_(other.memory_) {}
 
 ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
   if (this == &other) return *this;
@@ -27,8 +26,7 @@ ResultRegion& ResultRegion::operator=(ResultRegion&& other) noexcept {
   segment_ = other.segment_;
   offset_ = other.offset_;
   bytes_ = other.bytes_;
-  data_ = other.data_;
-  made_ = other.made_;
+  memory_ = other.memory_;
   return *this;
 }
 
@@ -116,8 +114,7 @@ Result<void> ResultPool::make(ResultRegion& region) {
   const SegmentPtr& segment = segment_of(region);
   if (!segment->memory())
     if (auto done = segments_.make_result(segment); !done) return done.error();
-  region.data_ = segment->at(region.offset_);
-  region.made_ = true;
+  region.memory_ = segment->memory().get();
   return {};
 }
 
@@ -140,7 +137,7 @@ void ResultPool::take_back(const ResultRegion& region) {
   ResultSegments& home = *region.home_;
   home.allocator.free(region.segment_, region.offset_);
   ++region_releases_;
-  if (!region.made_) unbook_if_free(home, region.segment_);
+  if (!region.memory_) unbook_if_free(home, region.segment_);
   if (home.ended) end(home);
 }
 

@@ -12,6 +12,7 @@
 #include <muster/result.hpp>
 
 #include "memory/ledger.hpp"
+#include "memory/place.hpp"
 #include "memory/segment_table.hpp"
 
 namespace musterd {
@@ -40,8 +41,8 @@ class ResultRegion {
   [[nodiscard]] SegmentId segment() const { return segment_; }
   [[nodiscard]] std::uint64_t offset() const { return offset_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
-  /// Where the daemon writes it. Null until it is made, and where the host has no address of it.
-  [[nodiscard]] std::byte* data() const { return data_; }
+  /// Nowhere until it is made.
+  [[nodiscard]] Place place() const { return {memory_, memory_ ? offset_ : 0}; }
   explicit operator bool() const { return pool_ != nullptr; }
 
  private:
@@ -51,8 +52,7 @@ class ResultRegion {
   SegmentId segment_;
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
-  std::byte* data_ = nullptr;
-  bool made_ = false;
+  const SegmentMemory* memory_ = nullptr;  ///< null until it is made
 };
 
 /// Names a pool apart, which ends with it. Must not outlive the ResultPool.

@@ -16,6 +16,7 @@
 
 #include "base/blocking_pool.hpp"
 #include "base/cpu_time.hpp"
+#include "collective/host_lane.hpp"
 #include "memory/memfd_backing.hpp"
 #include "memory/populator.hpp"
 #include "session/connection.hpp"
@@ -26,7 +27,6 @@
 #include "session/outside.hpp"
 #include "session/rounds.hpp"
 #include "session/server.hpp"
-#include "session/slow_folds.hpp"
 
 namespace musterd {
 
@@ -46,8 +46,7 @@ class AsioServer final : public Server, public Outside {
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   [[nodiscard]] bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
-  void run(Job job) override;
-  [[nodiscard]] Duration run_inline(const Job& job) override;
+  [[nodiscard]] Lane& lane() override { return lane_; }
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;
@@ -126,7 +125,6 @@ class AsioServer final : public Server, public Outside {
   Crowd crowd_;                                                  ///< those
   Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
   EffortMeter effort_{{Clock::now, thread_cpu_time}};
-  FoldWatch folds_{{Clock::now, thread_usage}};
   std::vector<ConnectionPtr> dirty_;
   std::vector<ConnectionPtr> left_;  ///< those that are gone, with their rings
   Later later_;                      ///< what waited for the rings of those that are gone
@@ -136,7 +134,6 @@ class AsioServer final : public Server, public Outside {
   TimePoint now_ = Clock::now();
   TimePoint next_events_;
   TimePoint next_tick_ = TimePoint::max();
-  std::size_t jobs_ = 0;
   bool memory_wanted_ = false;
   bool stopping_ = false;
   bool done_ = false;
@@ -151,7 +148,7 @@ class AsioServer final : public Server, public Outside {
   std::vector<std::function<void()>> posted_;
   std::atomic<bool> has_posted_{false};
   std::atomic<bool> sleeping_{false};
-  Engine engine_;
+  HostLane lane_;
 };
 
 }  // namespace musterd

@@ -22,7 +22,7 @@ constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
 constexpr std::size_t structure_bytes_per_call_max = std::size_t{8} << 20;
 
 Input input_of(const ObjectPtr& object) {
-  return {object, &object->manifest, {object->addresses.data(), object->addresses.size()}};
+  return {object, &object->manifest, {object->memories.data(), object->memories.size()}};
 }
 
 }  // namespace

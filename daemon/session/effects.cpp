@@ -232,19 +232,6 @@ void AsioServer::dispose(UserId user, Remains remains, std::function<void()> the
       });
 }
 
-void AsioServer::run(Job job) {
-  job.done = [this, done = std::move(job.done)] {
-    --jobs_;
-    done();
-  };
-  engine_.submit(std::move(job));
-  ++jobs_;
-}
-
-Duration AsioServer::run_inline(const Job& job) {
-  return folds_.held_up([&] { Engine::run_inline(job); });
-}
-
 bool AsioServer::is_stopped(std::int32_t pid) { return musterd::is_stopped(pid); }
 
 ipc::Capability AsioServer::random_capability() {

@@ -76,8 +76,8 @@ std::vector<Move> Gathering::moves_of_one_turn() {
 
 std::function<void()> Gathering::copy_of(const std::vector<Move>& moves) const {
   struct Copy {
-    const std::byte* from;
-    std::byte* to;
+    Place from;
+    Place to;
     std::uint64_t bytes;
   };
   std::vector<Copy> copies;
@@ -85,10 +85,10 @@ std::function<void()> Gathering::copy_of(const std::vector<Move>& moves) const {
   for (const auto& move : moves) {
     kept.push_back(move.from->memory());
     kept.push_back(parts_.segments.find(move.to.segment())->memory());
-    for (const auto& piece : move.pieces) copies.push_back({piece.address, move.to.data() + piece.offset, piece.bytes});
+    for (const auto& piece : move.pieces) copies.push_back({piece.place, move.to.place() + piece.offset, piece.bytes});
   }
   return [copies = std::move(copies), kept = std::move(kept)] {
-    for (const auto& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
+    for (const auto& copy : copies) std::memcpy(host_address(copy.to), host_address(copy.from), copy.bytes);
   };
 }
 

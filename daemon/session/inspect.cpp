@@ -4,7 +4,7 @@
 
 #include <muster/types.hpp>
 
-#include "collective/engine.hpp"
+#include "collective/host_lane.hpp"
 #include "session/frame_builder.hpp"
 
 namespace musterd {
@@ -38,7 +38,7 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   const auto version = fbb.CreateString(parts_.settings.version);
   const auto socket = fbb.CreateString(parts_.settings.socket);
   const auto log = fbb.CreateString(parts_.settings.log);
-  const auto simd = fbb.CreateString(Engine::instruction_set());
+  const auto simd = fbb.CreateString(HostLane::instruction_set());
   const auto huge_pages = fbb.CreateString(parts_.settings.huge_pages);
   const auto user_list = fbb.CreateVector(users);
   wire::StatusReplyBuilder reply(fbb);

@@ -159,6 +159,7 @@ void Node::tick(TimePoint now) {
     store_.expire(now);
     admission_.expire(now);
     clients_.guarded([&] { group_ops_.expire(now); });
+    clients_.guarded([&] { runs_.expire(now); });
     gather(now);
   });
   pressure_.tick(now);
@@ -179,6 +180,7 @@ std::optional<TimePoint> Node::next_deadline() const {
   consider(pressure_.next_deadline());
   consider(gathering_.next_deadline());
   consider(groups_.next_deadline());
+  consider(runs_.next_deadline());
   return earliest;
 }
 

@@ -6,7 +6,6 @@
 
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
-#include "collective/engine.hpp"
 #include "collective/op_effort.hpp"
 #include "session/turn.hpp"
 
@@ -18,8 +17,6 @@ using muster::Result;
 
 namespace {
 
-/// Jobs up to this size run on the control thread: handing them to a lane would take longer.
-constexpr std::uint64_t inline_work_bytes_max = 256 << 10;
 /// Results up to this size don't wait behind large ones.
 constexpr std::uint64_t small_result_bytes_max = 64 << 10;
 /// A plan of so many bytes is what an op's slot stands for.
@@ -35,16 +32,10 @@ Effort effort_of_running(const RunningOp& running, std::size_t outputs) {
   constexpr std::uint64_t bytes_made_each = 32 << 10;
   constexpr std::uint64_t made_max = 256;  // the rest is made in turns of its own
   const std::uint64_t work_bytes = running.planned ? running.plan.work_bytes : running.plan_bytes;
-  const std::uint64_t folded = work_bytes <= inline_work_bytes_max ? work_bytes / bytes_folded_each : 0;
+  const std::uint64_t folded = work_bytes <= at_once_bytes_max ? work_bytes / bytes_folded_each : 0;
   const std::size_t end = effort_of(*running.op);
   return {.serve = least + folded + std::min(running.result_bytes / bytes_made_each, made_max) + outputs + end,
           .give_up = end};
-}
-
-TimePoint deadline_of(const Op& op) {
-  return std::min_element(op.contributions.begin(), op.contributions.end(),
-                          [](const auto& a, const auto& b) { return a.deadline < b.deadline; })
-      ->deadline;
 }
 
 }  // namespace
@@ -286,6 +277,7 @@ void OpRuns::go_on_making(std::uint64_t key) {
   running.WaitingHook::unlink();
   if (running.regions_made == running.regions.size()) return launch(key);
   being_made_.push_back(running);
+  watch(running);
   if (auto charged = charge_running(running, 0); !charged) fail_running(key, charged.error());
 }
 
@@ -299,59 +291,6 @@ void OpRuns::make_more() {
   } catch (const std::exception&) {
     fail_running(key, no_heap());
   }
-}
-
-void OpRuns::launch(std::uint64_t key) {
-  RunningOp& running = running_.at(key);
-  if (std::exchange(running.put_aside, false)) {
-    auto plan = plan_of(running);
-    if (!plan) return fail_running(key, plan.error());
-    running.plan = std::move(*plan);
-  }
-  Job job;
-  job.work = std::move(running.plan.work);
-  for (const auto& region : running.regions) job.outputs.push_back(region.data());
-  parts_.counts.bytes_reduced += running.plan.work_bytes;
-  const std::uint64_t bytes = running.plan.work_bytes;
-  if (bytes == 0 || (bytes <= inline_work_bytes_max && !reads_slowly(*running.op))) {
-    if (parts_.outside.run_inline(job) > FoldWatch::long_min) mark_slow(*running.op);
-    return finish(key);
-  }
-  if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
-  job.process = process_of(*running.op);
-  const auto lease = std::make_shared<OpPtr>(running.op);
-  job.lease = lease;
-  job.done = [this, key, lease] { finish_from_lane(key, *lease); };
-  parts_.outside.run(std::move(job));
-}
-
-bool OpRuns::reads_slowly(const Op& op) {
-  if (slow_folds_.empty()) return false;
-  slow_folds_.forget(parts_.now);
-  return std::any_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
-    const Pending* pending = parts_.works.find(contribution.ticket);
-    return pending && slow_folds_.holds_off(pending->process);
-  });
-}
-
-/// Any of those whose arrays were read may be the reason.
-void OpRuns::mark_slow(const Op& op) {
-  for (const auto& contribution : op.contributions)
-    if (const Pending* pending = parts_.works.find(contribution.ticket)) slow_folds_.mark(pending->process, parts_.now);
-}
-
-/// Whose turns an op takes on the lanes. All ranks have a part in a group's op; the lowest one's process stands for
-/// them, so that a group's ops stay in order, and many ranks get no more of the lanes than a process alone.
-const Process& OpRuns::process_of(const Op& op) const {
-  return parts_.works.at(op.contributions.front().ticket).process;
-}
-
-void OpRuns::finish_from_lane(std::uint64_t key, OpPtr& lease) {
-  parts_.event([&] {
-    if (running_.contains(key)) finish(key);
-    // What ends with the job ends before those who wait for it are told.
-    lease.reset();
-  });
 }
 
 /// What may find no memory comes before anybody is told: then the op fails for all.
@@ -372,13 +311,19 @@ void OpRuns::finish(std::uint64_t key) try {
   fail_running(key, no_heap());
 }
 
+/// Of one that is with a lane, inputs and regions stay as they are until the lane is quiet.
 void OpRuns::fail_running(std::uint64_t key, const Error& error) noexcept {
-  const auto ended = running_.extract(key);
-  if (ended.empty()) return;
-  const RunningOp& over = ended.mapped();
+  const auto found = running_.find(key);
+  if (found == running_.end() || found->second.failed) return;
+  RunningOp& over = found->second;
+  over.failed = true;
   if (over.waiter) parts_.admission.cancel(*over.waiter);
-  if (over.group) over.group->muster->finished(over.op->id);
-  fail(over.group.get(), *over.op, error);
+  const GroupPtr group = std::move(over.group);
+  if (group) group->muster->finished(over.op->id);
+  fail(group.get(), *over.op, error);
+  if (!over.with_lane) return static_cast<void>(running_.erase(found));
+  over.DueHook::unlink();
+  parts_.outside.lane().cancel(key);
 }
 
 void OpRuns::fail(GroupState* state, const Op& op, const Error& error) noexcept {

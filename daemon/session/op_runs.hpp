@@ -1,16 +1,19 @@
-// What becomes of an op that has its muster complete: it is planned, waits for memory, runs here or on the lanes, and
+// What becomes of an op that has its muster complete: it is planned, waits for memory, runs here or on a lane, and
 // what it made is published and given to all its ranks. Whatever happens, it ends on every seat with one outcome.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
+#include <boost/intrusive/set.hpp>
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <tuple>
 
 #include <muster/result.hpp>
 
 #include "base/function_ref.hpp"
 #include "base/time.hpp"
+#include "collective/lane.hpp"
 #include "collective/muster.hpp"
 #include "collective/plan.hpp"
 #include "memory/admission.hpp"
@@ -54,6 +57,10 @@ class OpRuns {
   /// The op is over, and has failed.
   void fail(GroupState* state, const Op& op, const muster::Error& error) noexcept;
 
+  /// Ops that are not done in time fail: some of them, and the rest at the next tick.
+  void expire(TimePoint now);
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+
   [[nodiscard]] bool goes_on() const { return !being_made_.empty() || giver_.goes_on() || may_have_unwanted(); }
   void go_on();
   /// All that is decided is told.
@@ -86,16 +93,20 @@ class OpRuns {
   static void drop_regions(RunningOp& running);
   [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
   [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, std::uint64_t bytes, Turn turn);
-  void launch(std::uint64_t key);
-  [[nodiscard]] bool reads_slowly(const Op& op);
-  void mark_slow(const Op& op);
-  [[nodiscard]] const Process& process_of(const Op& op) const;
   void finish(std::uint64_t key);
-  void finish_from_lane(std::uint64_t key, OpPtr& lease);
   [[nodiscard]] muster::Result<Objects> publish(RunningOp& running);
   void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
   void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
   [[nodiscard]] std::optional<UserId> seen_by_all(const RunningOp& running) const;
+
+  // with_lanes.cpp
+  void launch(std::uint64_t key);
+  [[nodiscard]] bool reads_slowly(const Op& op);
+  void mark_slow(const Op& op);
+  [[nodiscard]] const Process& process_of(const Op& op) const;
+  void watch(RunningOp& running);
+  void lane_ended(std::uint64_t key, const JobEnd& end);
+  void lane_is_quiet(std::uint64_t key);
 
   Parts parts_;
   using RunningList = boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
@@ -104,6 +115,15 @@ class OpRuns {
   RunningList waiting_;
   /// Those that have all memory they need, and whose segments are being made.
   RunningList being_made_;
+  struct Sooner {
+    bool operator()(const RunningOp& a, const RunningOp& b) const {
+      return std::tie(a.deadline, a.key) < std::tie(b.deadline, b.key);
+    }
+  };
+  /// Those whose memory is being made, and those with a lane; without what has failed.
+  boost::intrusive::set<RunningOp, boost::intrusive::base_hook<DueHook>, boost::intrusive::compare<Sooner>,
+                        boost::intrusive::constant_time_size<false>>
+      due_;
   RunningOps running_;
   Giver giver_;
   SlowFolds slow_folds_;

@@ -12,7 +12,7 @@
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/records.hpp>
 
-#include "collective/engine.hpp"
+#include "collective/lane.hpp"
 #include "memory/segment_table.hpp"
 
 namespace musterd {
@@ -51,10 +51,8 @@ class Outside {
   /// Makes a life line for a client that forks and returns its other end; tells the node with lifeline_closed() when
   /// nobody has that any more, and this end is closed, too.
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) = 0;
-  /// Runs a job on the lanes; its `done` runs on the control thread.
-  virtual void run(Job job) = 0;
-  /// Runs a small job at once. Gives how long it held up the thread, as far as that is known.
-  [[nodiscard]] virtual Duration run_inline(const Job& job) = 0;
+  /// What does the work of ops.
+  [[nodiscard]] virtual Lane& lane() = 0;
   /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control
   /// thread. Client 0: of the daemon itself.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;

@@ -38,7 +38,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       later_([this](std::function<void()> function) { asio::post(io_, std::move(function)); }),
       blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
       node_(settings_.node, *this, backing_),
-      engine_(
+      lane_(
           settings_.node.lanes, [this](std::function<void()> function) { take_posted(std::move(function)); },
           settings_.place_lane) {}
 
@@ -82,7 +82,7 @@ std::string AsioServer::run() {
   for (unsigned turn = 0; !done_; ++turn) {
     now_ = Clock::now();
     const bool polled = take_turns();
-    if (polled && jobs_ > 0) engine_.give_way();
+    if (polled && lane_.busy()) lane_.give_way();
     const bool worked = run_posted() || polled;
     flush_completions();
     if (worked) works_now();
@@ -97,7 +97,7 @@ std::string AsioServer::run() {
     }
     if (worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
-    if (!rounds_.empty() && jobs_ == 0 && now_ - last_work < patience.poll_max(backoff)) {
+    if (!rounds_.empty() && !lane_.busy() && now_ - last_work < patience.poll_max(backoff)) {
       backoff.step();
       continue;
     }

@@ -87,7 +87,7 @@ std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const
   const auto& leaves = object->manifest.leaves;
   for (std::uint32_t i = 0; i < leaves.size(); ++i) {
     if (leaves[i].segment != from->id() || leaves[i].bytes() == 0) continue;
-    move.pieces.push_back({i, object->addresses[i], leaves[i].bytes(), move.bytes});
+    move.pieces.push_back({i, object->place(i), leaves[i].bytes(), move.bytes});
     constexpr auto alignment = ipc::RegionAllocator::alignment_bytes;
     move.bytes += (leaves[i].bytes() + alignment - 1) / alignment * alignment;
   }
@@ -130,7 +130,7 @@ bool Store::finish_move(Move move) {
     moved.leaves.push_back(piece.leaf);
     leaf.segment = move.to.segment();
     leaf.offset = move.to.offset() + piece.offset;
-    object->addresses[piece.leaf] = move.to.data() + piece.offset;
+    object->memories[piece.leaf] = move.to.place().memory;
   }
   moved.regions.push_back(std::move(move.to));
   moved.charge = std::move(*charge);

@@ -20,12 +20,12 @@ namespace {
 /// What an object's description takes, about.
 std::uint64_t metadata_bytes(const Object& object) {
   const Manifest& manifest = object.manifest;
-  return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const std::byte*)) +
+  return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const SegmentMemory*)) +
          manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size() + manifest.guise.size() +
          object.segments.size() * (sizeof(SegmentPtr) + sizeof(Resident));
 }
-void place_leaf(Object& object, const SegmentPtr& segment, std::uint64_t offset) {
-  object.addresses.push_back(segment->at(offset));
+void place_leaf(Object& object, const SegmentPtr& segment) {
+  object.memories.push_back(segment->memory().get());
   if (object.segments.empty() || object.segments.back() != segment) object.segments.push_back(segment);
 }
 
@@ -38,7 +38,7 @@ const char* never_stored(Code why) {
   }
 }
 
-void place_leaf_without_bytes(Object& object) { object.addresses.push_back(nullptr); }
+void place_leaf_without_bytes(Object& object) { object.memories.push_back(nullptr); }
 
 }  // namespace
 
@@ -61,7 +61,7 @@ Result<void> Store::bind_own(Object& object, Payer client) const {
       return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
                                       std::to_string(leaf.offset) + " is outside of segment " +
                                       std::to_string(leaf.segment.value));
-    place_leaf(object, *segment, leaf.offset);
+    place_leaf(object, *segment);
   }
   return {};
 }
@@ -80,7 +80,7 @@ Result<void> Store::bind_to_parent(Object& object) const {
                                       std::to_string(leaf.offset) + " of segment " +
                                       std::to_string(leaf.segment.value) + " is not part of " +
                                       label_of(object.parent->id));
-    place_leaf(object, segments_.find(leaf.segment), leaf.offset);
+    place_leaf(object, segments_.find(leaf.segment));
   }
   // The bytes are those of the first whole: keeping only that one makes a part of a part no longer chain.
   if (object.parent->parent) object.parent = object.parent->parent;
@@ -180,10 +180,10 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   object.made = now;
   object.manifest = std::move(manifest);
   object.bytes = object.manifest.bytes();
-  object.addresses.reserve(object.manifest.leaves.size());
+  object.memories.reserve(object.manifest.leaves.size());
   for (const auto& leaf : object.manifest.leaves) {
     if (leaf.bytes() == 0) place_leaf_without_bytes(object);
-    else place_leaf(object, segments_.find(leaf.segment), leaf.offset);
+    else place_leaf(object, segments_.find(leaf.segment));
   }
   if (auto charged = charge(object, {user, {}}); !charged) return charged.error();
   object.region = std::move(region);
@@ -224,10 +224,9 @@ void Store::Ends::bury(Object& object) try {
   if (object.metadata.amount() < large) return;
   struct Description {
     Manifest manifest;
-    Addresses addresses;
+    Memories memories;
   };
-  auto description =
-      std::make_shared<Description>(Description{std::move(object.manifest), std::move(object.addresses)});
+  auto description = std::make_shared<Description>(Description{std::move(object.manifest), std::move(object.memories)});
   segments_.dispose(object.user, std::move(description), std::move(object.metadata));
 } catch (const std::bad_alloc&) {
   // Then it ends here and now.

@@ -27,6 +27,7 @@
 #include "base/assert.hpp"
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
+#include "memory/place.hpp"
 #include "memory/result_pool.hpp"
 #include "memory/segment_table.hpp"
 #include "store/tombstones.hpp"
@@ -38,7 +39,7 @@ using muster::ipc::Manifest;
 using muster::ipc::ObjectId;
 
 using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
-using Addresses = muster::ipc::SmallVector<const std::byte*, 1>;
+using Memories = muster::ipc::SmallVector<const SegmentMemory*, 1>;
 
 struct StoreEntry;
 
@@ -76,7 +77,7 @@ struct Object {
   Manifest manifest;
   std::uint64_t bytes = 0;               ///< of all leaves: those of a bundle are too many to add up again and again
   Segments segments;                     ///< where its bytes lie, each once, by id
-  Addresses addresses;                   ///< of each leaf, null for leaves without bytes
+  Memories memories;                     ///< behind each leaf, null for leaves without bytes
   std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
   ResultRegion region;                   ///< of a result
   StoreEntry* entry = nullptr;           ///< what the store knows of it
@@ -85,6 +86,8 @@ struct Object {
   Charge metadata;  ///< of a large manifest
   /// Its bytes in clients' segments. None of a part, whose bytes are its whole's.
   muster::ipc::SmallVector<Resident, 1> residents;
+
+  [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest.leaves[leaf].offset}; }
 };
 using ObjectPtr = std::shared_ptr<const Object>;
 
@@ -133,7 +136,7 @@ struct Move {
   SegmentPtr from;
   struct Piece {
     std::uint32_t leaf = 0;
-    const std::byte* address = nullptr;
+    Place place;
     std::uint64_t bytes = 0;
     std::uint64_t offset = 0;  ///< in the new region
   };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "collective/contribution.hpp"
+#include "memory/borrowed_memory.hpp"
 
 namespace musterd::testing {
 
@@ -40,19 +41,20 @@ inline Input bundle(std::vector<Array> arrays, std::string structure = {}, std::
   struct Held {
     std::vector<Array> arrays;
     muster::ipc::Manifest manifest;
-    std::vector<const std::byte*> addresses;
+    Borrowed borrowed;
+    std::vector<const SegmentMemory*> memories;
   };
   auto held = std::make_shared<Held>();
   held->arrays = std::move(arrays);
   held->manifest.structure = std::move(structure);
   held->manifest.guise = std::move(guise);
   Input input;
-  for (const Array& each : held->arrays) {
+  for (Array& each : held->arrays) {
     held->manifest.add({each.bytes.empty() ? 0U : 1U}, 0, each.dtype, each.shape).value();
-    held->addresses.push_back(each.bytes.empty() ? nullptr : each.bytes.data());
+    held->memories.push_back(each.bytes.empty() ? nullptr : held->borrowed.place(each.bytes).memory);
   }
   input.manifest = &held->manifest;
-  input.addresses = held->addresses;
+  input.memories = held->memories;
   input.lease = held;
   return input;
 }

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "collective/agreement.hpp"
-#include "collective/engine.hpp"
+#include "collective/host_lane.hpp"
 #include "collective/plan.hpp"
 #include "reference.hpp"
 
@@ -51,16 +51,19 @@ struct Made {
       void* place = storage.back().data();
       std::size_t room = storage.back().size();
       regions.push_back(static_cast<std::byte*>(std::align(64, output.bytes, place, room)));
+      places.push_back(borrowed.place({regions.back(), output.bytes}));
     }
   }
   [[nodiscard]] Job job(const Plan& plan) const {
     Job made;
     made.work = plan.work;
-    made.outputs.assign(regions.begin(), regions.end());
+    made.outputs.assign(places.begin(), places.end());
     return made;
   }
   std::vector<std::vector<std::byte>> storage;
   std::vector<std::byte*> regions;
+  Borrowed borrowed;
+  std::vector<Place> places;
 };
 
 void check_layout(const PlannedOutput& output) {
@@ -81,7 +84,7 @@ void check_layout(const PlannedOutput& output) {
 PerRank run(const Op& op, const Plan& plan) {
   for (const PlannedOutput& output : plan.outputs) check_layout(output);
   const Made made(plan);
-  Engine::run_inline(made.job(plan));
+  HostLane::run_all(made.job(plan));
   PerRank result;
   for (std::size_t contributor = 0; contributor < op.contributions.size(); ++contributor) {
     Objects objects;
@@ -92,7 +95,8 @@ PerRank run(const Op& op, const Plan& plan) {
       Leaves leaves;
       leaves.reserve(manifest.leaves.size());
       for (std::size_t leaf = 0; leaf < manifest.leaves.size(); ++leaf) {
-        const auto* data = input ? input->addresses[leaf] : made.regions[given.index] + manifest.leaves[leaf].offset;
+        const auto* data =
+            input ? host_address(input->place(leaf)) : made.regions[given.index] + manifest.leaves[leaf].offset;
         leaves.push_back(decode(manifest.leaves[leaf].dtype, manifest.shape(manifest.leaves[leaf]), data));
       }
       objects.push_back(std::move(leaves));
@@ -273,9 +277,9 @@ TEST_CASE("allreduce makes one result for all, in rank order") {
   const Plan plan = make_plan(op).value();
   REQUIRE(plan.outputs.size() == 1);
   REQUIRE(plan.work.folds.size() == 1);
-  CHECK(plan.work.inputs == muster::ipc::SmallVector<const std::byte*, 8>{op.contributions[0].inputs[0].addresses[0],
-                                                                          op.contributions[1].inputs[0].addresses[0],
-                                                                          op.contributions[2].inputs[0].addresses[0]});
+  CHECK(plan.work.inputs == muster::ipc::SmallVector<Place, 8>{op.contributions[0].inputs[0].place(0),
+                                                               op.contributions[1].inputs[0].place(0),
+                                                               op.contributions[2].inputs[0].place(0)});
   CHECK(plan.work_bytes == 3 * 2 + 2 * 8);
   const PerRank result = run(op, plan);
   for (const Objects& objects : result) CHECK(objects == Objects{{numbers(DType::int64, {3, 1})}});
@@ -395,7 +399,7 @@ TEST_CASE("a result beyond any memory is Invalid") {
     each.layout = Layout::stack;
     auto huge = std::make_shared<muster::ipc::Manifest>();
     huge->add({1}, 0, DType::uint8, std::vector{std::int64_t{1} << 62}).value();
-    static const std::byte* const nowhere = nullptr;
+    static const SegmentMemory* const nowhere = nullptr;
     each.inputs.push_back({huge, huge.get(), {&nowhere, 1}});
   }
   const auto plan = make_plan(op);
@@ -410,7 +414,7 @@ TEST_CASE("arrays without elements, which together are longer than any number, a
   Op op = make_op(Kind::all_to_all, ranks, all);
   auto empty = std::make_shared<muster::ipc::Manifest>();
   empty->add({}, 0, DType::uint8, std::vector<std::int64_t>{std::int64_t{1} << 60, 0}).value();
-  static const std::byte* const nowhere = nullptr;
+  static const SegmentMemory* const nowhere = nullptr;
   for (auto& each : op.contributions) {
     each.layout = Layout::concat;
     each.inputs.assign(ranks, {empty, empty.get(), {&nowhere, 1}});

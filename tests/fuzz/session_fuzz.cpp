@@ -36,7 +36,7 @@ class Session {
     constexpr int events_max = 400;
     for (int i = 0; i < events_max && !input_.empty(); ++i) step();
     for (std::uint32_t id = 1; id <= last_client_; ++id) static_cast<void>(node_.disconnected({id}, "died", now_));
-    outside_.run_ready();
+    outside_.jobs.end_all();
     for (const auto heir : outside_.lifelines) node_.lifeline_closed(heir, now_);
     now_ += std::chrono::hours(1);
     node_.tick(now_);
@@ -137,8 +137,8 @@ class Session {
         if (!input_.once_in(4)) return contribute();
         return static_cast<void>(node_.disconnected(client(), "died", now_));
       default:
-        outside_.hold_jobs = input_.below(2) == 1;
-        outside_.run_ready();
+        outside_.jobs.hold = input_.below(2) == 1;
+        outside_.jobs.end_all();
         return node_.tick(now_);
     }
   }

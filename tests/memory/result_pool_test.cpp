@@ -35,8 +35,8 @@ TEST_CASE("results share segments and give their regions back") {
     CHECK(first->segment() == second->segment());
     CHECK(first->offset() != second->offset());
     CHECK(first->bytes() == 1000);
-    CHECK(reinterpret_cast<std::uintptr_t>(first->data()) % 64 == 0);
-    std::memset(second->data(), 1, second->bytes());
+    CHECK(reinterpret_cast<std::uintptr_t>(host_address(first->place())) % 64 == 0);
+    std::memset(host_address(second->place()), 1, second->bytes());
     CHECK(world.table.size() == 1);
     CHECK(world.pool.used_bytes() >= 2010);
   }
@@ -51,8 +51,8 @@ TEST_CASE("steady state makes no new segment and comes back to the same bytes") 
   for (int round = 0; round < 1000; ++round) {
     auto region = world.pool.allocate(user, 200'000);
     REQUIRE(region);
-    if (before) CHECK(region->data() == before);
-    before = region->data();
+    if (before) CHECK(host_address(region->place()) == before);
+    before = host_address(region->place());
   }
   CHECK(world.table.size() == 1);
 }
@@ -61,7 +61,7 @@ TEST_CASE("a large result gets a segment of its own") {
   World world(memory_quota(16 * mebibyte));
   auto region = world.pool.allocate(user, 5 * mebibyte);
   REQUIRE(region);
-  region->data()[5 * mebibyte - 1] = std::byte{1};
+  host_address(region->place())[5 * mebibyte - 1] = std::byte{1};
   CHECK(world.ledger.total().used[0] == 5 * mebibyte);
 }
 
@@ -71,11 +71,11 @@ TEST_CASE("no two users ever share a segment") {
   {
     auto region = world.pool.allocate(1, 1000);
     of_first = region->segment();
-    std::memset(region->data(), 0x5a, 1000);
+    std::memset(host_address(region->place()), 0x5a, 1000);
   }
   auto region = world.pool.allocate(2, 1000);
   CHECK(region->segment() != of_first);
-  for (std::size_t i = 0; i < 1000; ++i) CHECK(region->data()[i] == std::byte{0});
+  for (std::size_t i = 0; i < 1000; ++i) CHECK(host_address(region->place())[i] == std::byte{0});
 }
 
 TEST_CASE("a pool apart shares no segment with anything else") {
@@ -101,7 +101,7 @@ TEST_CASE("a pool apart ends with its last result") {
   apart.reset();
   late->reset();
   CHECK(world.pool.pools_apart() == 1);
-  std::memset(early->data(), 1, early->bytes());
+  std::memset(host_address(early->place()), 1, early->bytes());
   early->reset();
   CHECK(world.pool.pools_apart() == 0);
   CHECK(holds_nothing(world.ledger));
@@ -170,7 +170,7 @@ TEST_CASE("what is only booked takes memory when it is made, and is not kept if 
   CHECK(world.ledger.total().used[0] >= 8 * mebibyte);
   for (const auto& region : booked) {
     CHECK_FALSE(ResultPool::is_made(region));
-    CHECK(region.data() == nullptr);
+    CHECK(region.place() == Place{});
   }
   SECTION("it is let go") {
     while (!booked.empty()) booked.pop_back();
@@ -181,12 +181,12 @@ TEST_CASE("what is only booked takes memory when it is made, and is not kept if 
   SECTION("others make what they share") {
     auto other = world.pool.allocate(user, 20'000);
     REQUIRE(other);
-    CHECK(other->data() != nullptr);
+    CHECK(host_address(other->place()) != nullptr);
     CHECK(other->segment() == booked.back().segment());
     CHECK(ResultPool::is_made(booked.back()));
     CHECK_FALSE(ResultPool::is_made(booked.front()));
     REQUIRE(world.pool.make(booked.back()));
-    std::memset(booked.back().data(), 1, booked.back().bytes());
+    std::memset(host_address(booked.back().place()), 1, booked.back().bytes());
   }
 }
 
@@ -223,12 +223,12 @@ TEST_CASE("regions never overlap and keep their bytes, in any order of use") {
         continue;
       }
       const auto pattern = static_cast<std::byte>(random.between(0, 255));
-      std::memset(region->data(), static_cast<int>(pattern), bytes);
+      std::memset(host_address(region->place()), static_cast<int>(pattern), bytes);
       held.push_back({std::move(*region), pattern});
     } else if (!held.empty()) {
       std::swap(held[random.between(0, held.size() - 1)], held.back());
       const auto& last = held.back();
-      const auto* data = last.region.data();
+      const auto* data = host_address(last.region.place());
       REQUIRE(std::all_of(data, data + last.region.bytes(), [&](std::byte byte) { return byte == last.pattern; }));
       held.pop_back();
     }

@@ -37,6 +37,12 @@ struct World {
   void advance(Duration duration) {
     now += duration;
     node.tick(now);
+    outside.settle();
+  }
+  /// One turn of what was begun.
+  void go_on() {
+    node.go_on(now);
+    outside.settle();
   }
 
  private:
@@ -67,6 +73,7 @@ class TestClient {
   void die() {
     static_cast<void>(world_.node.disconnected(id_, "died", world_.now));
     world_.node.disposed(world_.now);  // its rings are unmapped
+    world_.outside.settle();
   }
 
   void ask(FrameBuilder& out, wire::Body type, flatbuffers::Offset<void> body) {
@@ -74,6 +81,7 @@ class TestClient {
     world_.on_call(true);
     world_.node.frame(id_, bytes, world_.now);
     world_.on_call(false);
+    world_.outside.settle();
   }
   /// The latest frame that this client got.
   [[nodiscard]] const wire::Frame& reply() {
@@ -214,6 +222,7 @@ class TestClient {
     world_.on_call(true);
     world_.node.record(id_, type, body, world_.now);
     world_.on_call(false);
+    world_.outside.settle();
   }
 
   /// The manifest that the daemon describes an object with.

@@ -118,7 +118,7 @@ TEST_CASE("very many ops that wait for memory end a few at a time") {
     int turns = 0;
     for (; world.node.goes_on() && turns < 100; ++turns) {
       const auto before = waiting();
-      world.node.go_on(world.now);
+      world.go_on();
       CHECK(before - waiting() <= 256);
     }
     CHECK(turns > 2);
@@ -171,7 +171,7 @@ TEST_CASE("very many ops that wait for memory are served a few at a time, in tur
   int turns = 0;
   for (; world.node.goes_on() && turns < 2000; ++turns) {
     const auto before = waiting();
-    world.node.go_on(world.now);
+    world.go_on();
     CHECK(before - waiting() <= 50);
     const auto more = static_cast<std::int64_t>(served(of_alice)) - static_cast<std::int64_t>(served(of_bob));
     CHECK(std::abs(more) <= 1);
@@ -219,7 +219,7 @@ TEST_CASE("the segments of an op of many results are made a few at a time") {
     CHECK(world.outside.mapped - before <= 8);
     REQUIRE_FALSE(client.done(work));
     before = world.outside.mapped;
-    world.node.go_on(world.now);
+    world.go_on();
   }
   CHECK(turns > 3);
   CHECK(world.outside.mapped == many - 1);  // the first rank's is its input
@@ -246,7 +246,7 @@ TEST_CASE("while the segments of an op are made, others go on") {
   CHECK(other.done(combine_two(other, small, 1)));
   SECTION("and it ends, no matter who has gone") {
     client.die();
-    for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.node.go_on(world.now);
+    for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.go_on();
     CHECK(world.node.ops_in_flight() == 0);
     CHECK(other.status().objects() == 2);  // its own and the result of its op
   }
@@ -277,7 +277,7 @@ TEST_CASE("an op for whose results there is not enough memory makes none of them
     CHECK(client.status().memory_used_bytes() == idle);
   }
   holder.give_back(held);
-  for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.node.go_on(world.now);
+  for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.go_on();
   CHECK(client.done(work));
 }
 
@@ -463,12 +463,12 @@ TEST_CASE("a large plan is charged while its op runs") {
   World world(budget_of(1, 8 * mebibyte));
   TestClient client(world, 1);
   const auto bundle = seal_bundle(client, 77, 1000);
-  world.outside.hold_jobs = true;
+  world.outside.jobs.hold = true;
   const auto before = client.status().memory_used_bytes();
   const auto work = combine_bundle(client, bundle, 100);
   REQUIRE_FALSE(client.done(work));
   CHECK(client.status().memory_used_bytes() >= before + 64 * 1000 * sizeof(void*));
-  world.outside.run_ready();
+  world.outside.jobs.end_all();
   REQUIRE(client.done(work));
   CHECK(client.status().memory_used_bytes() < before + mebibyte / 2);  // the result and its description
 }

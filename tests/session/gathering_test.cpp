@@ -33,7 +33,7 @@ struct Estate {
   }
   void maker_dies() {
     maker.die();
-    while (world.node.goes_on()) world.node.go_on(world.now);
+    while (world.node.goes_on()) world.go_on();
   }
   std::uint64_t memory() { return reader.status().memory_used_bytes(); }
   [[nodiscard]] ipc::SegmentId place(ipc::ObjectId object) { return reader.describe(object).leaves[0].segment; }
@@ -41,7 +41,7 @@ struct Estate {
   float value(ipc::ObjectId id) {
     const auto object = NodeAudit(world.node).held_object(reader.id(), id);
     float value = -1;
-    std::memcpy(&value, object->addresses[0], sizeof value);
+    std::memcpy(&value, host_address(object->place(0)), sizeof value);
     return value;
   }
   void check_values() {

@@ -37,7 +37,7 @@ class Host {
     const auto object = NodeAudit(world_.node).held_object(first_.id(), done->items.front().object);
     if (!object || object->id != other->items.front().object) throw std::runtime_error("not one result");
     first.resize(object->manifest.leaves.front().bytes() / sizeof(float));
-    std::memcpy(first.data(), object->addresses.front(), first.size() * sizeof(float));
+    std::memcpy(first.data(), host_address(object->place(0)), first.size() * sizeof(float));
     return first;
   }
   bool second_is_told_when_first_dies() {
@@ -48,7 +48,7 @@ class Host {
   }
   std::vector<std::string> left_over_when_all_are_gone() {
     second_.die();
-    while (world_.node.goes_on()) world_.node.go_on(world_.now);
+    while (world_.node.goes_on()) world_.go_on();
     return NodeAudit(world_.node).left_over();
   }
 

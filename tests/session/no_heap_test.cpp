@@ -92,6 +92,15 @@ using muster::Code;
 
 namespace {
 
+/// Its own memory is not the node's.
+class OwnHeapLane final : public TestLane {
+ public:
+  void start(Job job, TimePoint deadline) override {
+    const Armed disarmed(false);
+    TestLane::start(std::move(job), deadline);
+  }
+};
+
 /// Keeps what the node wants in memory that is not the node's.
 class Kept final : public Outside {
  public:
@@ -119,14 +128,7 @@ class Kept final : public Outside {
     const Armed disarmed(false);
     return recorder.watch_lifeline(client, heir);
   }
-  Duration run_inline(const Job& job) override {
-    Engine::run_inline(job);
-    return {};
-  }
-  void run(Job job) override {
-    Engine::run_inline(job);
-    job.done();
-  }
+  Lane& lane() override { return recorder.lane(); }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
     then();
@@ -137,7 +139,7 @@ class Kept final : public Outside {
   ipc::Capability random_capability() override { return recorder.random_capability(); }
   void stop(std::string) override {}
 
-  Recorder recorder;
+  Recorder recorder{std::make_unique<OwnHeapLane>()};
 };
 
 /// Clients of one node, which only works while the heap is armed.
@@ -217,6 +219,7 @@ class Scenario {
     const auto bytes = out.finish(type, body);
     const Armed armed;
     node_.frame(client, bytes, now_);
+    outside_.recorder.settle();
   }
   template <class Record>
   void record(ClientId client, ipc::SubmissionType type, const Record& value) {
@@ -225,6 +228,7 @@ class Scenario {
     ipc::write(value, body);
     const Armed armed;
     node_.record(client, type, body, now_);
+    outside_.recorder.settle();
   }
 
   void connect(ClientId client) {
@@ -370,6 +374,7 @@ std::size_t allocations_of_refusal(std::uint32_t clients) {
 /// A Recorder whose own memory is not the node's, and which keeps everything back until it is told.
 class Patient final : public Recorder {
  public:
+  Patient() : Recorder(std::make_unique<OwnHeapLane>()) { jobs.hold = true; }
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override {
     const Armed disarmed(false);
     Recorder::send(client, frame, fds);
@@ -385,11 +390,6 @@ class Patient final : public Recorder {
   muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override {
     const Armed disarmed(false);
     return Recorder::watch_lifeline(client, heir);
-  }
-  void run(Job job) override {
-    const Armed disarmed(false);
-    hold_jobs = true;
-    Recorder::run(std::move(job));
   }
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override {
     const Armed disarmed(false);
@@ -416,7 +416,7 @@ class Stage {
   Stage& operator=(const Stage&) = delete;
   ~Stage() {
     outside_.over = true;
-    outside_.ready.clear();
+    outside_.jobs.jobs.clear();
     outside_.blocked.clear();
     outside_.disposals.clear();
   }
@@ -463,10 +463,10 @@ class Stage {
       first_.leave();
     });
   }
-  void lanes_finish() { outside_.run_ready(); }
+  void lanes_finish() { outside_.jobs.end_all(); }
   void check_moving() { REQUIRE(outside_.blocked.size() == 1); }
   void copies_finish() { outside_.run_blocked(); }
-  void go_on() { world_.node.go_on(world_.now); }
+  void go_on() { world_.go_on(); }
   void pass(Duration time) { world_.advance(time); }
   void objects_move() { pass(std::chrono::milliseconds(200)); }
   void end() { world_.node.shut_down("test", world_.now); }
@@ -577,7 +577,7 @@ class Stage {
   }
   void on_lanes() {
     combine(second_, of_second_);
-    REQUIRE(outside_.ready.size() == 1);
+    REQUIRE(outside_.jobs.jobs.size() == 1);
   }
   /// For the first one's. Of the ops some are for the lanes, some small.
   void wait_for_memory() {

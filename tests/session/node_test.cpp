@@ -610,7 +610,7 @@ struct Crowd {
     combine.ranks = 2;
     combine.objects = {put(client), put(client)};
     client.record(ipc::SubmissionType::combine, combine);
-    return world.outside.turns_of.back();
+    return world.outside.jobs.turns_of.back();
   }
   World world;
   std::deque<TestClient> clients;
@@ -639,8 +639,8 @@ TEST_CASE_METHOD(Crowd, "a group's op takes the turns of its lowest rank's proce
   zero.contribute(Kind::allreduce, {put(zero)});
   zero.die();
   one.contribute(Kind::allreduce, {put(one)});
-  REQUIRE(world.outside.turns_of.size() == 2);
-  CHECK(world.outside.turns_of.back() == own);
+  REQUIRE(world.outside.jobs.turns_of.size() == 2);
+  CHECK(world.outside.jobs.turns_of.back() == own);
 }
 
 namespace {
@@ -668,7 +668,7 @@ struct HalfForgotten {
 TEST_CASE_METHOD(HalfForgotten, "a seat of a client that is half forgotten can be taken at once") {
   TestClient third(world, 3);
   for (const int rank : {49, 0, 25}) REQUIRE(third.join("g", rank, 51, muster::OnLoss::wait));
-  while (world.node.goes_on()) world.node.go_on(world.now);
+  while (world.node.goes_on()) world.go_on();
   for (const int rank : {1, 48}) REQUIRE(third.join("g", rank, 51, muster::OnLoss::wait));
   CHECK_FALSE(third.join("g", 25, 51, muster::OnLoss::wait));
   CHECK(NodeAudit(world.node).contradictions().empty());
@@ -691,7 +691,7 @@ TEST_CASE("a client with many segments is forgotten in pieces, and so is one tha
   int turns = 0;
   for (; world.node.goes_on() && turns < 100; ++turns) {
     const std::size_t before = told();
-    world.node.go_on(world.now);
+    world.go_on();
     CHECK(told() - before <= SegmentTable::drops_of_turn);
     CHECK(NodeAudit(world.node).contradictions().empty());
   }
@@ -702,7 +702,7 @@ TEST_CASE("a client with many segments is forgotten in pieces, and so is one tha
   reader.die();
   REQUIRE(world.node.goes_on());
   for (turns = 0; world.node.goes_on() && turns < 100; ++turns) {
-    world.node.go_on(world.now);
+    world.go_on();
     CHECK(NodeAudit(world.node).contradictions().empty());
   }
   CHECK(turns > 2);
@@ -722,7 +722,7 @@ TEST_CASE("a client with many seats among many ops is forgotten in pieces, its p
   first.die();
   REQUIRE(world.node.goes_on());
   int turns = 0;
-  for (; world.node.goes_on(); ++turns) world.node.go_on(world.now);
+  for (; world.node.goes_on(); ++turns) world.go_on();
   CHECK(turns > 10);
   const auto told = world.outside.take(second.id());
   CHECK(std::count_if(told.begin(), told.end(), [](const auto& completion) {
@@ -754,7 +754,7 @@ TEST_CASE("the members of very many groups are told of one loss in pieces, each 
   std::size_t most = told();
   while (world.node.goes_on()) {
     const std::size_t before = told();
-    world.node.go_on(world.now);
+    world.go_on();
     most = std::max(most, told() - before);
   }
   CHECK(told() == groups);
@@ -794,7 +794,7 @@ struct ManyWait {
     std::size_t most = told() - told_before;
     while (world.node.goes_on()) {
       const std::size_t before = told();
-      world.node.go_on(world.now);
+      world.go_on();
       most = std::max(most, told() - before);
     }
     return most;
@@ -898,7 +898,7 @@ struct BusyNewcomer {
     std::size_t most = done();
     while (world.node.goes_on()) {
       const std::size_t before = done();
-      world.node.go_on(world.now);
+      world.go_on();
       most = std::max(most, done() - std::min(done(), before));
     }
     return most;
@@ -958,7 +958,7 @@ TEST_CASE_METHOD(BusyNewcomer, "one loss completes two reforms of an epoch, and 
     REQUIRE(clients[0].done(work));
     CHECK(clients[0].done(work)->epoch == 2);
   }
-  while (world.node.goes_on()) world.node.go_on(world.now);
+  while (world.node.goes_on()) world.go_on();
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
@@ -974,7 +974,7 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops of a newcomer that goes fail in
   CHECK(most_at_once(failed) <= 256);
   clients[0].leave();
   // Those that had their places waited for the last rank.
-  while (world.node.goes_on()) world.node.go_on(world.now);
+  while (world.node.goes_on()) world.go_on();
   for (const auto work : works) REQUIRE((clients[2].failed(work) || clients[2].done(work)));
   CHECK(world.node.ops_in_flight() == 0);
   CHECK(clients[0].groups().total() == 0);
@@ -1038,7 +1038,7 @@ TEST_CASE_METHOD(ManyParts, "what an op gives to many ranks, each of which gets 
   CHECK(NodeAudit(world.node).contradictions().empty());
   while (world.node.goes_on()) {
     const std::size_t before = told();
-    world.node.go_on(world.now);
+    world.go_on();
     most = std::max(most, told() - before);
     REQUIRE(NodeAudit(world.node).contradictions().empty());
   }
@@ -1055,7 +1055,7 @@ TEST_CASE_METHOD(ManyParts, "what is let go while the op still gives it reaches 
   for (const auto& item : given->items)
     clients.front().record(ipc::SubmissionType::release, ipc::Release{{item.object}});
   clients.front().die();
-  while (world.node.goes_on()) world.node.go_on(world.now);
+  while (world.node.goes_on()) world.go_on();
   for (std::size_t rank = 1; rank < ranks; ++rank) check_given(rank);
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
@@ -1072,7 +1072,7 @@ TEST_CASE("the many members of a group are told in pieces of a replacement, and 
   }
   REQUIRE(other.join("g", ranks - 1, ranks, muster::OnLoss::wait));
   const auto go_on = [&] {
-    while (world.node.goes_on()) world.node.go_on(world.now);
+    while (world.node.goes_on()) world.go_on();
   };
   const auto told = [&] { return many.count(ipc::CompletionType::group_changed); };
   other.leave();

@@ -38,7 +38,7 @@ std::size_t most_in_a_turn(World& world, std::size_t before, Count count) {
   std::size_t most = count() - before;
   while (world.node.goes_on()) {
     before = count();
-    world.node.go_on(world.now);
+    world.go_on();
     most = std::max(most, count() - before);
   }
   return most;
@@ -176,7 +176,7 @@ TEST_CASE("of one group at most one telling is pending, and every member learns 
   int turns = 0;
   for (; world.node.goes_on(); ++turns) {
     const auto before = told();
-    world.node.go_on(world.now);
+    world.go_on();
     CHECK(told() - before <= 256);
     REQUIRE(turns < 30);
   }
@@ -214,9 +214,9 @@ TEST_CASE("what is to be told holds up nobody's losses, and groups take turns at
     }
   world.outside.take(members.id());
   second.die();
-  for (int turns = 0; turns < 2; ++turns) world.node.go_on(world.now);
+  for (int turns = 0; turns < 2; ++turns) world.go_on();
   CHECK(first.count(ipc::CompletionType::failed) == shared);
-  while (world.node.goes_on()) world.node.go_on(world.now);
+  while (world.node.goes_on()) world.go_on();
   CHECK(first.count(ipc::CompletionType::group_changed) == shared);
 }
 
@@ -248,12 +248,12 @@ TEST_CASE("an object that lies in many segments ends at once, and they do in pie
   }
   SECTION("which their reader has unmapped before it hears of that") {
     for (const auto segment : segments) reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{segment});
-    while (world.node.goes_on()) world.node.go_on(world.now);
+    while (world.node.goes_on()) world.go_on();
     CHECK(told() < many);
   }
   SECTION("and their reader goes meanwhile") {
     reader.die();
-    while (world.node.goes_on()) world.node.go_on(world.now);
+    while (world.node.goes_on()) world.go_on();
   }
   CHECK(onlooker.status().segments() == 0);
   CHECK(onlooker.status().memory_used_bytes() <= before);

@@ -226,7 +226,7 @@ TEST_CASE_METHOD(TwoRanks,
 
 TEST_CASE("objects that end with their job are told of at once") {
   World world;
-  world.outside.hold_jobs = true;
+  world.outside.jobs.hold = true;
   TestClient client(world, 1);
   const auto segment = client.lease(1 << 20);
   const std::vector<float> values(32 << 10, 1.0F);
@@ -240,7 +240,7 @@ TEST_CASE("objects that end with their job are told of at once") {
   client.record(ipc::SubmissionType::combine, combine);
   client.record(ipc::SubmissionType::release, ipc::Release{{a, b}});
   REQUIRE(client.count(ipc::CompletionType::object_gone) == 0);
-  world.outside.run_ready();
+  world.outside.jobs.end_all();
   REQUIRE(client.done({100}));
   CHECK(client.count(ipc::CompletionType::object_gone) == 2);
 }

@@ -1,4 +1,5 @@
-// An Outside that keeps what the node wanted: frames, completions, closed clients. Jobs run at once, or when told.
+// An Outside that keeps what the node wanted: frames, completions, closed clients. Jobs end with settle(), or when
+// told.
 #pragma once
 
 #include <fcntl.h>
@@ -15,11 +16,17 @@
 
 #include "session/node.hpp"
 #include "session/outside.hpp"
+#include "test_lane.hpp"
 
 namespace musterd::testing {
 
 class Recorder : public Outside {
+  std::unique_ptr<TestLane> lane_;
+
  public:
+  explicit Recorder(std::unique_ptr<TestLane> lane = std::make_unique<TestLane>())
+      : lane_(std::move(lane)), jobs(*lane_) {}
+
   struct Completion {
     muster::ipc::CompletionType type;
     std::vector<std::byte> body;
@@ -53,20 +60,7 @@ class Recorder : public Outside {
     lifelines.insert(heir);
     return muster::ipc::create_eventfd();
   }
-  void run(Job job) override {
-    turns_of.push_back(job.process);
-    Engine::run_inline(job);
-    // Like the engine's: the job, and so its lease, ends after `done`.
-    const auto kept = std::make_shared<Job>(std::move(job));
-    ready.push_back([kept] {
-      if (kept->done) kept->done();
-    });
-    if (!hold_jobs) run_ready();
-  }
-  Duration run_inline(const Job& job) override {
-    Engine::run_inline(job);
-    return inline_takes;
-  }
+  Lane& lane() override { return *lane_; }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
     if (hold_blocking) blocked.push_back(std::move(then));
@@ -82,9 +76,9 @@ class Recorder : public Outside {
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }
 
-  void run_ready() {
-    auto jobs = std::exchange(ready, {});
-    for (auto& done : jobs) done();
+  /// As the server does after each event: lanes tell what they have done.
+  void settle() {
+    if (!jobs.hold) jobs.end_all();
   }
   void run_blocked() {
     for (auto& then : std::exchange(blocked, {})) then();
@@ -95,16 +89,13 @@ class Recorder : public Outside {
   /// The outcomes that `client` got since the last call.
   std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
 
+  TestLane& jobs;
   std::map<ClientId, std::vector<std::vector<std::byte>>> frames;
   std::map<ClientId, std::vector<Completion>> completions;
   std::set<ClientId> closed;
   std::set<ClientId> opened_rings;
   std::set<ClientId> lifelines;
-  std::vector<std::function<void()>> ready;
   std::vector<std::function<void()>> blocked;
-  std::vector<Process> turns_of;  ///< for each job, whose turns on the lanes it took
-  Duration inline_takes{};        ///< each small job that runs at once
-  bool hold_jobs = false;
   bool hold_blocking = false;
   bool hold_rings = false;
   std::optional<muster::Error> no_rings;  ///< why the system has none to give

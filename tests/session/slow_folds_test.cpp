@@ -65,7 +65,7 @@ TEST_CASE("a user with many slow processes is held off as a whole, and what is k
   CHECK_FALSE(slow.holds_off(process_of(2, 99)));
 }
 
-TEST_CASE("after a fold that took long the small ops of its process run on lanes") {
+TEST_CASE("after a fold that took long the small ops of its process run on lanes", "[at-once]") {
   TwoRanks ranks;
   auto& [world, first, second] = ranks;
   TestClient other(world, 3);
@@ -75,30 +75,30 @@ TEST_CASE("after a fold that took long the small ops of its process run on lanes
     return client.seal(client.lease(4096), 0, {1.0F, static_cast<float>(++made)});
   };
   const auto sum_is_on_lanes = [&, a = seal(first), b = seal(second)] {
-    const auto before = world.outside.turns_of.size();
+    const auto before = world.outside.jobs.turns_of.size();
     const auto work = first.contribute(Kind::allreduce, {a});
     second.contribute(Kind::allreduce, {b});
     REQUIRE(first.done(work));
-    return world.outside.turns_of.size() > before;
+    return world.outside.jobs.turns_of.size() > before;
   };
   const auto other_is_on_lanes = [&, a = seal(other)] {
-    const auto before = world.outside.turns_of.size();
+    const auto before = world.outside.jobs.turns_of.size();
     REQUIRE(other.done(other.contribute(Kind::allreduce, {a})));
-    return world.outside.turns_of.size() > before;
+    return world.outside.jobs.turns_of.size() > before;
   };
   CHECK_FALSE(sum_is_on_lanes());
-  world.outside.inline_takes = milliseconds(3);
+  world.outside.jobs.at_once_takes = milliseconds(3);
   CHECK_FALSE(sum_is_on_lanes());
-  world.outside.inline_takes = {};
+  world.outside.jobs.at_once_takes = {};
   CHECK(sum_is_on_lanes());
   CHECK(sum_is_on_lanes());
   CHECK_FALSE(other_is_on_lanes());
   // What reads nothing stays.
-  const auto before = world.outside.turns_of.size();
+  const auto before = world.outside.jobs.turns_of.size();
   const auto barrier = first.contribute(Kind::barrier);
   second.contribute(Kind::barrier);
   CHECK(first.done(barrier));
-  CHECK(world.outside.turns_of.size() == before);
+  CHECK(world.outside.jobs.turns_of.size() == before);
   world.advance(SlowFolds::pause);
   CHECK_FALSE(sum_is_on_lanes());
 }

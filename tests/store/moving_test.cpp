@@ -32,7 +32,8 @@ struct Crowd : World {
     auto move = store.begin_move(id, place());
     if (!move) return false;
     move->to = results.allocate(user, move->bytes).value();
-    for (const auto& piece : move->pieces) std::memcpy(move->to.data() + piece.offset, piece.address, piece.bytes);
+    for (const auto& piece : move->pieces)
+      std::memcpy(host_address(move->to.place() + piece.offset), host_address(piece.place), piece.bytes);
     return store.finish_move(std::move(*move));
   }
 
@@ -111,8 +112,8 @@ TEST_CASE("an object that moves takes its bytes along, and its old segment ends"
   CHECK(crowd.segments.find(crowd.segment) == nullptr);
   const auto& leaf = crowd.first->manifest.leaves[0];
   CHECK(leaf.segment != crowd.segment);
-  CHECK(crowd.first->addresses[0] == crowd.segments.find(leaf.segment)->data() + leaf.offset);
-  CHECK(crowd.first->addresses[0] != address);
+  CHECK(host_address(crowd.first->place(0)) == crowd.segments.find(leaf.segment)->data() + leaf.offset);
+  CHECK(host_address(crowd.first->place(0)) != address);
   CHECK(crowd.first->segments[0]->id() == leaf.segment);
   CHECK(crowd.first->residents.empty());
   CHECK(crowd.results.used_bytes() >= bytes_each);
@@ -136,7 +137,7 @@ TEST_CASE("an object stays where it is while an op, a part or a forked child use
     move->to = crowd.results.allocate(user, move->bytes).value();
     auto lease = crowd.store.held(id, reader).value();
     CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
-    CHECK(lease->addresses[0] == crowd.place()->data());
+    CHECK(host_address(lease->place(0)) == crowd.place()->data());
     lease.reset();
   }
   SECTION("a part") {
@@ -185,17 +186,17 @@ TEST_CASE("parts are found by the place that their whole had before it moved") {
   Crowd crowd;
   crowd.maker_dies();
   REQUIRE(crowd.move(crowd.objects[0]));
-  const auto address = crowd.first->addresses[0];
+  const auto address = host_address(crowd.first->place(0));
   auto by_old_place = crowd.try_seal(reader, array(crowd.segment, 64, 3), crowd.objects[0]);
   REQUIRE(by_old_place);
-  CHECK((*by_old_place)->addresses[0] == address + 64);
+  CHECK(host_address((*by_old_place)->place(0)) == address + 64);
   const auto& now = crowd.first->manifest.leaves[0];
   CHECK((*by_old_place)->manifest.leaves[0].segment == now.segment);
   CHECK((*by_old_place)->manifest.leaves[0].offset == now.offset + 64);
   // So are parts of parts.
   auto part_of_part = crowd.try_seal(reader, array(crowd.segment, 68, 1), (*by_old_place)->id);
   REQUIRE(part_of_part);
-  CHECK((*part_of_part)->addresses[0] == address + 68);
+  CHECK(host_address((*part_of_part)->place(0)) == address + 68);
   CHECK((*part_of_part)->parent.get() == crowd.first);
   CHECK(crowd.try_seal(reader, array(now.segment, now.offset + 64, 3), crowd.objects[0]).ok());
   CHECK(code_of(crowd.try_seal(reader, array(crowd.segment, 60, 1), (*by_old_place)->id)) == Code::invalid);
@@ -220,7 +221,7 @@ TEST_CASE("an object of two segments leaves one after the other") {
     CHECK(world.segments.find(segment) == nullptr);
   }
   for (std::size_t i = 0; i < 2; ++i)
-    CHECK(object->addresses[i] ==
+    CHECK(host_address(object->place(i)) ==
           world.segments.find(object->manifest.leaves[i].segment)->data() + object->manifest.leaves[i].offset);
   CHECK(world.try_seal(reader, array(one, 68, 5), id).ok());
   CHECK(world.try_seal(reader, array(other, 4, 5), id).ok());

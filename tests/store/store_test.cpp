@@ -28,7 +28,7 @@ TEST_CASE("a sealed array is held by its maker and found by who shows its capabi
   REQUIRE(world.store.held(id, alice));
   const auto object = *world.store.held(id, alice);
   CHECK(object->maker == alice.client);
-  CHECK(object->addresses[0] == world.segments.find(segment)->data() + 64);
+  CHECK(host_address(object->place(0)) == world.segments.find(segment)->data() + 64);
   CHECK(code_of(world.store.held(id, bob)) == Code::denied);
   REQUIRE(world.store.lookup(id, secret, bob));
   CHECK(world.store.held(id, bob));
@@ -112,7 +112,7 @@ TEST_CASE("arrays without bytes and bundles without arrays need no segment") {
   Manifest manifest;
   REQUIRE(manifest.add({}, 0, muster::DType::int8, std::vector<std::int64_t>{3, 0}));
   const auto empty = world.seal(alice, manifest);
-  CHECK((*world.store.held(empty, alice))->addresses[0] == nullptr);
+  CHECK((*world.store.held(empty, alice))->memories[0] == nullptr);
   const auto none = world.seal(alice, Manifest{});
   CHECK(world.store.held(none, alice));
 }

@@ -130,7 +130,7 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
       if (leaf.bytes() == 0) continue;
       bytes[leaf.segment] += leaf.bytes();
       const auto segment = node_.segments_.find(leaf.segment);
-      if (!segment || object.addresses[i] != segment->data() + leaf.offset)
+      if (!segment || object.memories[i] != segment->memory().get())
         found.push_back("object " + std::to_string(object.id.value) + " does not lie where its manifest says");
     }
     if (object.parent) return true;
@@ -284,17 +284,6 @@ std::vector<SeatId> NodeAudit::seats_of(ClientId client) const {
     for (const auto& [seat, seated] : found->seats) seats.push_back(seat);
   std::sort(seats.begin(), seats.end());
   return seats;
-}
-
-bool NodeAudit::on_lanes(ClientId client, WorkId work) const {
-  for (const auto& [key, running] : node_.runs_.running_) {
-    if (running.regions.empty()) continue;
-    for (const auto& contribution : running.op->contributions) {
-      const Pending* pending = node_.works_.find(contribution.ticket);
-      if (pending && pending->client == client && pending->work == work) return true;
-    }
-  }
-  return false;
 }
 
 ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {

@@ -39,14 +39,14 @@ class NodeAudit {
   [[nodiscard]] SeatView seat(ClientId client, SeatId seat) const;
   [[nodiscard]] std::vector<SeatId> seats_of(ClientId client) const;
   [[nodiscard]] bool is_connected(ClientId client) const { return node_.clients_.find(client) != nullptr; }
-  /// True if the work's op is with the lanes: it has no deadline any more.
-  [[nodiscard]] bool on_lanes(ClientId client, WorkId work) const;
   /// Null if the client doesn't hold it.
   [[nodiscard]] ObjectPtr held_object(ClientId client, ObjectId object) const;
   /// Ops that gather or run.
   [[nodiscard]] std::size_t ops_in_groups() const;
   /// Null if there is none.
   [[nodiscard]] SegmentPtr segment(SegmentId segment) const { return node_.segments_.find(segment); }
+  /// Of regions that results have, or that are kept for ops.
+  [[nodiscard]] std::uint64_t result_bytes_used() const { return node_.results_.used_bytes(); }
   [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.held_by(client); }
 
  private:

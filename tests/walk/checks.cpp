@@ -60,10 +60,9 @@ void Walk::give_up_seats(Peer& peer) {
 void Walk::check_deadlines() {
   if (const auto next = node_->next_deadline(); next && *next <= now_)
     broken("a deadline is still there after its tick");
-  const NodeAudit audit(*node_);
   for (const auto& [id, peer] : peers_) {
     for (const auto& [number, work] : peer.works)
-      if (work.outcome.empty() && work.deadline <= now_ && !audit.on_lanes(id, work.id))
+      if (work.outcome.empty() && work.deadline <= now_)
         broken("work " + std::to_string(number) + " of " + client_text(id) + " (" + std::string(ipc::name(work.kind)) +
                ") waits beyond its deadline");
     for (const auto& [request, asked] : peer.asked)
@@ -193,7 +192,7 @@ void Walk::check_values(const Peer& peer, const Work& work, const ipc::Done& don
     if (bytes != object->bytes) return broken("an object's size is not that of its leaves");
     for (const std::uint64_t offset : {std::uint64_t{0}, bytes - sizeof expected}) {
       std::int64_t value = 0;
-      std::memcpy(&value, object->addresses[0] + offset, sizeof value);
+      std::memcpy(&value, host_address(object->place(0)) + offset, sizeof value);
       if (value != expected)
         broken("work " + std::to_string(work.id.value) + " of " + client_text(peer.id) + " (" +
                std::string(ipc::name(work.kind)) + ") got " + std::to_string(value) + " where " +

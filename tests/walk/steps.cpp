@@ -401,15 +401,27 @@ void Walk::time_passes() {
   check_deadlines();
 }
 
-void Walk::job_finishes() {
+void Walk::job_ends() {
   if (choices_.once_in(4)) finish_copies();
-  if (jobs_.empty()) return;
-  const auto chosen = jobs_.begin() + choices_.below(jobs_.size());
-  const Job job = std::move(*chosen);
-  jobs_.erase(chosen);
-  say("the lanes finish a job");
-  Engine::run_inline(job);
-  job.done();
+  if (lane_.jobs.empty()) return;
+  const auto chosen = std::next(lane_.jobs.begin(), choices_.below(static_cast<std::uint32_t>(lane_.jobs.size())));
+  const auto& [id, held] = *chosen;
+  const bool late = held.cancelled;
+  if (held.ended) {
+    say("a lane becomes quiet");
+    reached_.note("a job ends late, and touches memory until then");
+    return lane_.become_quiet(id);
+  }
+  if (!choices_.once_in(6)) {
+    say("a lane finishes a job");
+    reached_.note(late ? "a job is done after its deadline" : "a job is done");
+    return lane_.finish(id);
+  }
+  const muster::Error error(muster::Code::failed, "the lane has failed");
+  say("a lane fails a job");
+  reached_.note("a lane fails a job");
+  if (choices_.once_in(2)) return lane_.fail(id, error);
+  lane_.fail_and_run_on(id, error);
 }
 
 void Walk::ring_is_read() {

@@ -84,7 +84,7 @@ Walk::Walk(std::span<const std::uint8_t> bytes, Reached& reached) : choices_(byt
 
 Walk::~Walk() {
   // What the lanes still have goes as it does when the daemon ends: before the node.
-  jobs_.clear();
+  lane_.jobs.clear();
 }
 
 std::span<const Walk::Step> Walk::all_steps() {
@@ -117,7 +117,7 @@ std::span<const Walk::Step> Walk::all_steps() {
       {&Walk::bad_request, 3},
       {&Walk::nonsense, 1},
       {&Walk::time_passes, 14},
-      {&Walk::job_finishes, 14},
+      {&Walk::job_ends, 14},
       {&Walk::ring_is_read, 8},
       {&Walk::combine, 10},
       {&Walk::stops, 1},
@@ -206,7 +206,7 @@ void Walk::everybody_goes() {
   now_ += for_ever;
   node_->tick(now_);
   // An op may begin after its last rank has gone: its memory was being made.
-  while (node_->goes_on() || !jobs_.empty()) {
+  while (node_->goes_on() || !lane_.jobs.empty()) {
     go_on();
     finish_jobs();
   }
@@ -216,7 +216,7 @@ void Walk::everybody_goes() {
 
 void Walk::finish_jobs() {
   finish_copies();
-  while (!jobs_.empty()) job_finishes();
+  while (!lane_.jobs.empty()) job_ends();
 }
 
 void Walk::check_nothing_is_left() {
@@ -342,16 +342,6 @@ void Walk::finish_lookups() {
 muster::Result<ipc::Fd> Walk::watch_lifeline(ClientId /*client*/, ClientId heir) {
   last_heir_ = heir;
   return ipc::create_eventfd();
-}
-
-Duration Walk::run_inline(const Job& job) {
-  Engine::run_inline(job);
-  return {};
-}
-
-void Walk::run(Job job) {
-  reached_.note("job for the lanes");
-  jobs_.push_back(std::move(job));
 }
 
 void Walk::stop(std::string) { stop_asked_ = true; }

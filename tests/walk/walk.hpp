@@ -20,6 +20,7 @@
 #include <muster/ipc/records.hpp>
 
 #include "memory/backings.hpp"
+#include "session/test_lane.hpp"
 #include "walk/audit.hpp"
 #include "walk/choices.hpp"
 #include "walk/reached.hpp"
@@ -156,8 +157,7 @@ class Walk final : private Outside {
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
-  void run(Job job) override;
-  Duration run_inline(const Job& job) override;
+  Lane& lane() override { return lane_; }
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
@@ -219,7 +219,7 @@ class Walk final : private Outside {
   void nonsense();
   void die();
   void time_passes();
-  void job_finishes();
+  void job_ends();
   void ring_is_read();
   void stops();
 
@@ -264,7 +264,7 @@ class Walk final : private Outside {
   std::map<ipc::ObjectId, KnownObject> objects_;
   std::vector<ClientId> lifelines_;
   ClientId last_heir_;
-  std::deque<Job> jobs_;
+  TestLane lane_;
   std::vector<std::function<void()>> copied_;  ///< what follows copies that were made
   std::deque<std::pair<ClientId, std::function<void()>>> after_rings_;
   std::uint32_t last_client_ = 0;

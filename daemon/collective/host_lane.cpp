@@ -1,4 +1,4 @@
-#include "collective/engine.hpp"
+#include "collective/host_lane.hpp"
 
 #include <pthread.h>
 #include <sched.h>
@@ -44,10 +44,10 @@ void run_fold(const Job& job, const Fold& fold, std::uint64_t first, std::uint64
   const std::uint64_t into = fold.offset + first * output_size(fold);
   std::array<const std::byte*, contributions_max> inputs;  // NOLINT: only the first few are used
   for (std::size_t rank = 0; rank < fold.ranks; ++rank)
-    inputs[rank] = job.work.inputs[fold.first_input + rank] + first * muster::size_of(fold.dtype);
+    inputs[rank] = host_address(job.work.inputs[fold.first_input + rank]) + first * muster::size_of(fold.dtype);
   kernels::Reduce call{fold.dtype, fold.op, std::span(inputs).first(fold.ranks), nullptr, count};
   if (fold.prefixes == 0) {
-    call.output = job.outputs[fold.output] + into;
+    call.output = host_address(job.outputs[fold.output]) + into;
     // Whether the output bypasses the caches depends on the whole, not on the chunk.
     if (fold.count * output_size(fold) >= call.stream_bytes_min) call.stream_bytes_min = 0;
     return kernels::reduce(call);
@@ -55,35 +55,43 @@ void run_fold(const Job& job, const Fold& fold, std::uint64_t first, std::uint64
   std::array<std::byte*, contributions_max> prefixes;  // NOLINT: the same
   const std::size_t unwanted = fold.ranks - fold.prefixes;
   for (std::size_t rank = 0; rank < fold.ranks; ++rank)
-    prefixes[rank] = rank < unwanted ? nullptr : job.outputs[fold.output + rank - unwanted] + into;
+    prefixes[rank] = rank < unwanted ? nullptr : host_address(job.outputs[fold.output + rank - unwanted]) + into;
   call.prefixes = std::span(prefixes).first(fold.ranks);
   kernels::reduce(call);
 }
 
 void run_copy(const Job& job, const CopyBytes& copy, std::uint64_t first, std::uint64_t bytes) {
-  std::memcpy(job.outputs[copy.output] + copy.offset + first, copy.source + first, bytes);
+  std::memcpy(host_address(job.outputs[copy.output]) + copy.offset + first, host_address(copy.source) + first, bytes);
 }
 
 }  // namespace
 
 /// A place between two elements of a job's tasks: folds first, then copies.
-struct Engine::Cursor {
+struct HostLane::Cursor {
   std::size_t task = 0;
   std::uint64_t element = 0;  ///< of a copy: byte
 };
 
-struct Engine::Chunk {
+struct HostLane::Chunk {
   Cursor begin;
   Cursor end;
   std::uint64_t bytes = 0;  ///< what it costs
 };
 
-/// A job and how far it is. next() and finished() are called under the engine's mutex, run() outside it.
-class Engine::Running {
+/// A job and how far it is. run() is called without the lane's mutex, all else with it.
+class HostLane::Running {
  public:
   explicit Running(Job job) : job_(std::move(job)) { skip_finished(); }
 
+  [[nodiscard]] JobId id() const { return job_.id; }
   [[nodiscard]] bool exhausted() const { return at_.task == tasks(); }
+  /// What has not begun is dropped.
+  void cancel() {
+    cancelled_ = true;
+    at_ = {tasks(), 0};
+  }
+  /// Nothing of it runs, and nothing will.
+  [[nodiscard]] bool over() const { return running_ == 0 && exhausted(); }
 
   [[nodiscard]] bool is_small() const {
     std::uint64_t bytes = 0;
@@ -108,11 +116,7 @@ class Engine::Running {
     return chunk;
   }
 
-  /// A chunk has run. True if that was the last of them.
-  bool finished() {
-    --running_;
-    return running_ == 0 && exhausted();
-  }
+  void chunk_finished() { --running_; }
 
   void run(const Chunk& chunk) const {
     for (std::size_t task = chunk.begin.task; task <= chunk.end.task; ++task) {
@@ -124,8 +128,9 @@ class Engine::Running {
     }
   }
 
-  void call_done() const {
-    if (job_.done) job_.done();
+  void tell_end() const {
+    if (cancelled_) return job_.ended({muster::Error(muster::Code::failed, "the job was cancelled")});
+    job_.ended({});
   }
 
  private:
@@ -171,51 +176,104 @@ class Engine::Running {
 
   Job job_;
   Cursor at_;
-  std::size_t running_ = 0;
+  std::size_t running_ = 0;  ///< chunks
+  bool cancelled_ = false;
 };
 
-Engine::Engine(unsigned lanes, std::function<void(std::function<void()>)> post,
-               std::function<void(unsigned lane)> place)
-    : post_(std::move(post)), place_(std::move(place)) {
-  // Signals are the control thread's: lanes inherit a mask without any.
+HostLane::HostLane(unsigned threads, std::function<void(std::function<void()>)> post,
+                   std::function<void(unsigned thread)> place)
+    : post_(std::move(post)), place_(std::move(place)), watch_({Clock::now, thread_usage}) {
+  // Signals are the control thread's: these threads inherit a mask without any.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  for (unsigned lane = 0; lane < std::max(lanes, 1U); ++lane) lanes_.emplace_back([this, lane] { work(lane); });
+  for (unsigned thread = 0; thread < std::max(threads, 1U); ++thread)
+    threads_.emplace_back([this, thread] { work(thread); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-Engine::~Engine() {
+HostLane::~HostLane() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
-  for (std::thread& lane : lanes_) lane.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
-void Engine::submit(Job job) {
+std::optional<Duration> HostLane::run_at_once(const Job& job) {
+  return watch_.held_up([&] { run_all(job); });
+}
+
+void HostLane::start(Job job, TimePoint /*deadline*/) {
   const Process process = job.process;
-  auto running = std::make_shared<Running>(std::move(job));
-  if (running->exhausted()) return post_([running] { running->call_done(); });
+  const auto running = std::make_shared<Running>(std::move(job));
   const bool small = running->is_small();
+  bool over = false;
   {
     std::lock_guard lock(mutex_);
-    turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, std::move(running));
+    const auto [place, fresh] = jobs_.try_emplace(running->id(), running);
+    MUSTER_ASSERT(fresh, "jobs have numbers of their own");
+    over = running->over();
+    try {
+      if (!over) turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, running);
+    } catch (const std::bad_alloc&) {
+      jobs_.erase(place);
+      throw;
+    }
+    ++untold_;
   }
-  if (small) wake_.notify_one();
+  if (over) post_end(running);
+  else if (small) wake_.notify_one();
   else wake_.notify_all();
 }
 
-void Engine::work(unsigned lane) {
-  pthread_setname_np(pthread_self(), ("muster-lane-" + std::to_string(lane)).substr(0, 15).c_str());
-  place_(lane);
+void HostLane::cancel(JobId job) noexcept {
+  RunningPtr over;
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = jobs_.find(job);
+    if (found == jobs_.end()) return;
+    found->second->cancel();
+    if (found->second->over()) over = found->second;
+  }
+  if (over) post_end(over);
+}
+
+/// It has ended, and nobody else says so.
+void HostLane::post_end(const RunningPtr& running) noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    if (jobs_.erase(running->id()) == 0) return;
+  }
+  // A thread has nobody to tell that there is no memory; some comes back when other jobs end.
+  const auto posted = [&] {
+    try {
+      post_([this, running] {
+        --untold_;
+        running->tell_end();
+      });
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  };
+  while (!posted()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+void HostLane::work(unsigned thread) {
+  pthread_setname_np(pthread_self(), ("muster-lane-" + std::to_string(thread)).substr(0, 15).c_str());
+  place_(thread);
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [&] { return stopping_ || !turns_.empty(); });
     if (stopping_) return;
     auto running = turns_.front();
+    if (running->exhausted()) {  // it was cancelled
+      turns_.served(0, JobTurns::Rest::nothing);
+      continue;
+    }
     const bool brief = give_way_until_.load(std::memory_order_relaxed) > std::chrono::steady_clock::now();
     const Chunk chunk = running->next(brief ? brief_chunk_bytes : chunk_bytes);
     turns_.served(chunk.bytes, running->exhausted() ? JobTurns::Rest::nothing : JobTurns::Rest::more);
@@ -223,23 +281,25 @@ void Engine::work(unsigned lane) {
     running->run(chunk);
     if (brief) sched_yield();
     lock.lock();
-    if (!running->finished()) {
+    running->chunk_finished();
+    if (!running->over()) {
       running.reset();
       continue;
     }
     lock.unlock();
-    post_([running = std::move(running)] { running->call_done(); });
+    post_end(running);
+    running.reset();
     lock.lock();
   }
 }
 
-void Engine::give_way() {
+void HostLane::give_way() {
   give_way_until_.store(std::chrono::steady_clock::now() + give_way_time, std::memory_order_relaxed);
 }
 
-std::string Engine::instruction_set() { return kernels::instruction_set(); }
+std::string HostLane::instruction_set() { return kernels::instruction_set(); }
 
-void Engine::run_inline(const Job& job) {
+void HostLane::run_all(const Job& job) {
   for (const Fold& fold : job.work.folds)
     if (fold.count > 0) run_fold(job, fold, 0, fold.count);
   for (const CopyBytes& copy : job.work.copies)

@@ -1,0 +1,109 @@
+// How an op runs: here and now, or on a lane, which may fail, hang or be late.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include <muster/ipc/byte_count.hpp>
+
+#include "base/assert.hpp"
+#include "collective/fold_watch.hpp"
+#include "collective/op_effort.hpp"
+#include "session/op_runs.hpp"
+#include "session/turn.hpp"
+
+namespace musterd {
+
+using muster::Code;
+using muster::Error;
+
+void OpRuns::launch(std::uint64_t key) {
+  RunningOp& running = running_.at(key);
+  if (std::exchange(running.put_aside, false)) {
+    auto plan = plan_of(running);
+    if (!plan) return fail_running(key, plan.error());
+    running.plan = std::move(*plan);
+  }
+  Job job;
+  job.work = std::move(running.plan.work);
+  for (const auto& region : running.regions) job.outputs.push_back(region.place());
+  const std::uint64_t bytes = running.plan.work_bytes;
+  parts_.counts.bytes_reduced += bytes;
+  if (bytes == 0) return finish(key);
+  Lane& lane = parts_.outside.lane();
+  if (bytes <= at_once_bytes_max && !reads_slowly(*running.op)) {
+    if (const auto held_up = lane.run_at_once(job)) {
+      if (*held_up > FoldWatch::long_min) mark_slow(*running.op);
+      return finish(key);
+    }
+  }
+  if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
+  watch(running);
+  job.id = key;
+  job.process = process_of(*running.op);
+  job.ended = [this, key](const JobEnd& end) { parts_.event([&] { lane_ended(key, end); }); };
+  job.quiet = [this, key] { parts_.event([&] { lane_is_quiet(key); }); };
+  lane.start(std::move(job), running.deadline);
+  running.with_lane = true;
+}
+
+void OpRuns::watch(RunningOp& running) {
+  if (running.DueHook::is_linked()) return;
+  running.deadline = deadline_of(*running.op);
+  due_.insert(running);
+}
+
+bool OpRuns::reads_slowly(const Op& op) {
+  if (slow_folds_.empty()) return false;
+  slow_folds_.forget(parts_.now);
+  return std::any_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
+    const Pending* pending = parts_.works.find(contribution.ticket);
+    return pending && slow_folds_.holds_off(pending->process);
+  });
+}
+
+/// Any of those whose arrays were read may be the reason.
+void OpRuns::mark_slow(const Op& op) {
+  for (const auto& contribution : op.contributions)
+    if (const Pending* pending = parts_.works.find(contribution.ticket)) slow_folds_.mark(pending->process, parts_.now);
+}
+
+/// Whose turns an op takes on a lane. All ranks have a part in a group's op; the lowest one's process stands for them,
+/// so that a group's ops stay in order, and many ranks get no more of the lane than a process alone.
+const Process& OpRuns::process_of(const Op& op) const {
+  return parts_.works.at(op.contributions.front().ticket).process;
+}
+
+void OpRuns::lane_ended(std::uint64_t key, const JobEnd& end) {
+  MUSTER_ASSERT(end.quiet || !end.outcome, "what was done is quiet");
+  RunningOp& running = running_.at(key);
+  running.with_lane = !end.quiet;
+  if (!running.failed) running.DueHook::unlink();
+  if (!end.outcome) fail_running(key, end.outcome.error());
+  else if (!running.failed) finish(key);
+  if (end.quiet) lane_is_quiet(key);
+}
+
+/// What the op read and wrote ends here if the op failed before.
+void OpRuns::lane_is_quiet(std::uint64_t key) {
+  const auto found = running_.find(key);
+  if (found != running_.end() && found->second.failed) running_.erase(found);
+}
+
+void OpRuns::expire(TimePoint now) {
+  for (std::size_t left = effort_of_turn; left > 0 && !due_.empty() && due_.begin()->deadline <= now;) {
+    const RunningOp& late = *due_.begin();
+    left -= std::min(left, effort_of(*late.op));
+    fail_running(late.key,
+                 Error(Code::timeout,
+                       late.op->name + " had all its inputs, and its deadline passed before the " +
+                           muster::ipc::bytes_text(late.plan.work_bytes) + " that it reads and writes were done",
+                       "give it a longer timeout, or find out what else keeps the machine busy"));
+  }
+}
+
+std::optional<TimePoint> OpRuns::next_deadline() const {
+  if (due_.empty()) return std::nullopt;
+  return due_.begin()->deadline;
+}
+
+}  // namespace musterd
