@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
+
+#include "base/assert.hpp"
 
 namespace musterd {
 
@@ -98,8 +101,9 @@ std::vector<int> Group::next_members() const {
   return members;
 }
 
-void Group::begin_epoch(std::vector<int> next_members) {
-  ++epoch_;
+void Group::begin_epoch(std::vector<int> next_members, std::uint32_t number) {
+  MUSTER_ASSERT(number > epoch_, "epochs are numbered in their order");
+  last_epoch_ = std::exchange(epoch_, number);
   members_ = std::move(next_members);
   seats_.merge(newcomers_);
   newcomers_.clear();

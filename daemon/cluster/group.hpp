@@ -61,11 +61,14 @@ class Group {
   /// Who takes part in the next epoch: after a reform the live members and the newcomers; after the end of all old
   /// members everybody does, as in a new group.
   [[nodiscard]] std::vector<int> next_members() const;
-  /// Starts it.
-  void begin_epoch(std::vector<int> next_members);
+  /// Starts it. `number`: larger than the running one's.
+  void begin_epoch(std::vector<int> next_members, std::uint32_t number);
 
   [[nodiscard]] const Settings& settings() const { return settings_; }
   [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
+  /// Whether an epoch of that number is over. Newcomers don't know the number of their first one before it begins, and
+  /// count it as the next one after the epoch in which they came.
+  [[nodiscard]] bool is_over(std::uint32_t epoch) const { return epoch <= last_epoch_; }
   [[nodiscard]] const std::vector<int>& members() const { return members_; }  ///< who takes part in this epoch; sorted
   [[nodiscard]] bool is_member(int rank) const;
   [[nodiscard]] const std::map<int, Seat>& seats() const { return seats_; }  ///< of the running epoch
@@ -80,6 +83,7 @@ class Group {
 
   Settings settings_;
   std::uint32_t epoch_ = 1;
+  std::uint32_t last_epoch_ = 0;  ///< the one before
   std::vector<int> members_;
   std::map<int, Seat> seats_;
   std::set<int> lost_;

@@ -13,7 +13,7 @@
 namespace musterd {
 
 struct Input {
-  std::shared_ptr<const void> lease;  ///< keeps the regions readable and owns what the others point to
+  std::shared_ptr<const void> keeper;  ///< keeps the regions readable and owns what the others point to
   const muster::ipc::Manifest* manifest = nullptr;
   std::span<const SegmentMemory* const> memories;  ///< behind each leaf; null for leaves without bytes
 

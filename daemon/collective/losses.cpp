@@ -14,7 +14,7 @@ using muster::Error;
 bool Muster::may_come(const Slot& slot, int rank) const {
   switch (standing(rank)) {
     case Standing::live: return true;
-    case Standing::vacant: return !slot.is(Channel::Of::reform);
+    case Standing::vacant: return !slot.is(Match::Of::reform);
     case Standing::absent:
     case Standing::gone: return false;
   }
@@ -23,18 +23,18 @@ bool Muster::may_come(const Slot& slot, int rank) const {
 
 /// How many contributions the rank has not brought: 2 where it would be sender and receiver.
 std::size_t Muster::owes(const Slot& slot, int rank) const {
-  if (!slot.channel) return seat(rank).position <= slot.sequence ? 1 : 0;
-  if (!slot.is(Channel::Of::pair)) return slot.arrived[static_cast<std::size_t>(rank)] ? 0 : 1;
-  const bool sends = slot.channel->source == rank && !slot.arrived[0];
-  const bool receives = slot.channel->destination == rank && !slot.arrived[1];
+  if (!slot.match) return rank_state(rank).position <= slot.sequence ? 1 : 0;
+  if (!slot.is(Match::Of::pair)) return slot.arrived[static_cast<std::size_t>(rank)] ? 0 : 1;
+  const bool sends = slot.match->source == rank && !slot.arrived[0];
+  const bool receives = slot.match->destination == rank && !slot.arrived[1];
   return std::size_t{sends} + std::size_t{receives};
 }
 
 /// For a slot that nobody has come to.
 std::size_t Muster::count_awaited(const Slot& slot) const {
-  if (!slot.channel || slot.is(Channel::Of::key)) return expected_;
-  if (slot.is(Channel::Of::pair))
-    return std::size_t{may_come(slot, slot.channel->source)} + std::size_t{may_come(slot, slot.channel->destination)};
+  if (!slot.match || slot.is(Match::Of::key)) return expected_;
+  if (slot.is(Match::Of::pair))
+    return std::size_t{may_come(slot, slot.match->source)} + std::size_t{may_come(slot, slot.match->destination)};
   std::size_t count = 0;
   for (int rank = 0; rank < world_size_; ++rank)
     if (may_come(slot, rank)) ++count;
@@ -50,7 +50,7 @@ std::vector<int> Muster::missing(const Slot& slot) const {
 
 /// Why an op can't begin; only asked of its first contribution.
 std::optional<Error> Muster::refusal(const Slot& slot, const Contribution& contribution) const {
-  if (slot.is(Channel::Of::reform)) return std::nullopt;
+  if (slot.is(Match::Of::reform)) return std::nullopt;
   if (refusing_) return lost_before_called(slot.op->name, losses_);
   if (!has_root(contribution.kind) && !is_pairwise(contribution.kind)) return std::nullopt;
   const int needed = contribution.root;
@@ -61,7 +61,7 @@ std::optional<Error> Muster::refusal(const Slot& slot, const Contribution& contr
 }
 
 bool Muster::needs_in_person(const Slot& slot, int rank) {
-  if (slot.is(Channel::Of::pair)) return slot.channel->source == rank || slot.channel->destination == rank;
+  if (slot.is(Match::Of::pair)) return slot.match->source == rank || slot.match->destination == rank;
   const Contribution& first = slot.op->contributions.front();
   return has_root(first.kind) && first.root == rank;
 }
@@ -87,7 +87,7 @@ void Muster::prepare_loss(int rank, const Loss& loss) {
 void Muster::withdraw(int rank, const Loss& loss, Standing after, std::vector<Action>& actions, std::size_t& left) {
   if (standing(rank) != Standing::live) return;
   prepare_loss(rank, loss);
-  seat(rank).standing = after;
+  rank_state(rank).standing = after;
   if (after == Standing::gone) {
     --expected_;
     gone_.push_back(rank);
@@ -157,8 +157,8 @@ void Muster::catch_up(Slot& slot, std::vector<Action>& actions) {
 /// One that is complete now ends the epoch, so it can't wait. Ranks come to the first one first, so no other is
 /// complete before. The others begin when there is time for them: mostly with the end of the epoch, see dissolve().
 void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left) {
-  const auto found = channels_.find({.of = Channel::Of::reform, .key = {}});
-  if (found == channels_.end()) return;
+  const auto found = matches_.find({.of = Match::Of::reform, .key = {}});
+  if (found == matches_.end()) return;
   if (standing(rank) == Standing::vacant)
     for (Slot& slot : found->second) slot.awaited -= owes(slot, rank);
   found->second.remove_if([&](const Slot& slot) {
@@ -166,15 +166,15 @@ void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_
     if (over) forget_failure(slot);
     return over;
   });
-  if (found->second.empty()) channels_.erase(found);
+  if (found->second.empty()) matches_.erase(found);
   begin_first_reform(actions, left);
 }
 
 /// If it is complete.
 void Muster::begin_first_reform(std::vector<Action>& actions, std::size_t& left) {
   reforms_wait_ = false;
-  const auto found = channels_.find({.of = Channel::Of::reform, .key = {}});
-  if (found == channels_.end()) return;
+  const auto found = matches_.find({.of = Match::Of::reform, .key = {}});
+  if (found == matches_.end()) return;
   const auto first = std::ranges::find_if(found->second, [](const Slot& slot) { return slot.gathering(); });
   if (first == found->second.end()) return;
   const auto next = std::next(first);
@@ -197,8 +197,7 @@ void Muster::go_on_without(Slot& slot, int rank, std::vector<Action>& actions) {
   const std::size_t owed = owes(slot, rank);
   if (owed == 0 || may_come(slot, rank)) return;
   if (slot.gathering()) {
-    const bool fatal =
-        slot.must_fail() || (!slot.is(Channel::Of::reform) && (refusing_ || needs_in_person(slot, rank)));
+    const bool fatal = slot.must_fail() || (!slot.is(Match::Of::reform) && (refusing_ || needs_in_person(slot, rank)));
     if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
     else if (slot.awaited == owed) start(slot, actions);
   }
@@ -214,10 +213,10 @@ void Muster::dissolve(const Error& error, std::vector<Action>& actions, std::siz
   };
   for (; left > 0 && !dropped_.empty(); --left) dropped_.erase(dropped_.begin());
   while (left > 0 && !ordered_.empty()) dissolve_front(ordered_);
-  while (left > 0 && !channels_.empty()) {
-    const auto first = channels_.begin();
+  while (left > 0 && !matches_.empty()) {
+    const auto first = matches_.begin();
     dissolve_front(first->second);
-    if (first->second.empty()) channels_.erase(first);
+    if (first->second.empty()) matches_.erase(first);
   }
 }
 
@@ -230,17 +229,17 @@ void Muster::dissolve(Slot& slot, const Error& error, std::vector<Action>& actio
 
 void Muster::reoccupy(int rank) {
   if (standing(rank) != Standing::vacant) return;
-  seat(rank).standing = Standing::live;
+  rank_state(rank).standing = Standing::live;
   losses_.erase(rank);
-  const auto reforms = channels_.find({.of = Channel::Of::reform, .key = {}});
-  if (reforms == channels_.end()) return;
+  const auto reforms = matches_.find({.of = Match::Of::reform, .key = {}});
+  if (reforms == matches_.end()) return;
   for (Slot& slot : reforms->second) slot.awaited += owes(slot, rank);
 }
 
 bool Muster::has_come(const Slot& slot, int rank) const {
-  if (!slot.channel) return seat(rank).position > slot.sequence;
-  if (!slot.is(Channel::Of::pair)) return slot.arrived[static_cast<std::size_t>(rank)];
-  return (slot.channel->source == rank && slot.arrived[0]) || (slot.channel->destination == rank && slot.arrived[1]);
+  if (!slot.match) return rank_state(rank).position > slot.sequence;
+  if (!slot.is(Match::Of::pair)) return slot.arrived[static_cast<std::size_t>(rank)];
+  return (slot.match->source == rank && slot.arrived[0]) || (slot.match->destination == rank && slot.arrived[1]);
 }
 
 /// An op that the rank has come to and that gathers; nothing if there is none among those that are due next.

@@ -100,9 +100,9 @@ Muster::Muster(int world_size, std::span<const int> members, Limits limits, std:
     : world_size_(world_size),
       limits_(limits),
       next_id_((OpId{epoch} << epoch_shift) + 1),
-      seats_(static_cast<std::size_t>(world_size)),
+      ranks_(static_cast<std::size_t>(world_size)),
       expected_(members.size()) {
-  for (int rank : members) seat(rank).standing = Standing::live;
+  for (int rank : members) rank_state(rank).standing = Standing::live;
 }
 
 Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, std::vector<Action>& actions) {
@@ -121,8 +121,8 @@ Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, st
   prepare(*slot, contribution, error);
   arrive(*slot, contribution);
   hasten(*slot, contribution.deadline);
-  Seat& giver = seat(contribution.rank);
-  std::string().swap(contribution.key);  // the channel has it
+  RankState& giver = rank_state(contribution.rank);
+  std::string().swap(contribution.key);  // its match has it
   slot->op->contributions.push_back(std::move(contribution));
   ++giver.in_flight;
   if (slot->peer == everyone) giver.owed_bytes -= name_bytes(*slot);
@@ -151,7 +151,7 @@ void Muster::prepare(Slot& slot, const Contribution& contribution, std::optional
 /// One that was opened for a contribution that does not come.
 void Muster::abandon(Slot& slot) {
   end_gathering(slot);
-  if (!slot.channel) return ordered_.pop_back();
+  if (!slot.match) return ordered_.pop_back();
   slot.op.reset();
   slot.awaited = 0;
   retire(slot);
@@ -165,19 +165,16 @@ void Muster::hasten(Slot& slot, TimePoint deadline) {
   by_deadline_.insert(slot);
 }
 
-std::size_t Muster::place_in(const Channel& channel, const Contribution& contribution) {
-  return channel.of == Channel::Of::pair ? place_in_pair(contribution.kind)
-                                         : static_cast<std::size_t>(contribution.rank);
+std::size_t Muster::place_in(const Match& match, const Contribution& contribution) {
+  return match.of == Match::Of::pair ? place_in_pair(contribution.kind) : static_cast<std::size_t>(contribution.rank);
 }
 
-Muster::Channel Muster::channel_of(const Contribution& contribution) {
+Muster::Match Muster::match_of(const Contribution& contribution) {
   switch (contribution.kind) {
-    case Kind::reform: return {.of = Channel::Of::reform, .key = {}};
-    case Kind::send:
-      return {Channel::Of::pair, contribution.key, contribution.rank, contribution.root, contribution.tag};
-    case Kind::recv:
-      return {Channel::Of::pair, contribution.key, contribution.root, contribution.rank, contribution.tag};
-    default: return {.of = Channel::Of::key, .key = contribution.key};
+    case Kind::reform: return {.of = Match::Of::reform, .key = {}};
+    case Kind::send: return {Match::Of::pair, contribution.key, contribution.rank, contribution.root, contribution.tag};
+    case Kind::recv: return {Match::Of::pair, contribution.key, contribution.root, contribution.rank, contribution.tag};
+    default: return {.of = Match::Of::key, .key = contribution.key};
   }
 }
 
@@ -185,7 +182,7 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   Slot* slot = nullptr;
   std::uint64_t sequence = 0;
   if (by_order(contribution)) {
-    sequence = seat(contribution.rank).position;
+    sequence = rank_state(contribution.rank).position;
     if (sequence >= base_) {
       MUSTER_ASSERT(sequence - base_ <= ordered_.size(), "nobody skips an op");
       if (sequence - base_ == ordered_.size()) {
@@ -201,7 +198,7 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
       slot = &ordered_[sequence - base_];
     }
   } else {
-    slot = &find_or_open_in_channel(contribution, now);
+    slot = &find_or_open_matched(contribution, now);
   }
   if (slot) catch_up(*slot, actions);
   if (slot && (slot->gathering() || slot->failure)) return slot;
@@ -210,7 +207,7 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
   tell(actions, id, outcome_forgotten(op_name(contribution, sequence), contribution.rank, limits_.history_max, code),
        contribution.ticket);
   if (!slot) {
-    ++seat(contribution.rank).position;
+    ++rank_state(contribution.rank).position;
   } else {
     arrive(*slot, contribution);
     retire(*slot);
@@ -220,29 +217,29 @@ Muster::Slot* Muster::find_or_open(const Contribution& contribution, TimePoint n
 
 bool Muster::begins_op(const Contribution& contribution) const {
   if (by_order(contribution)) {
-    const auto position = seat(contribution.rank).position;
+    const auto position = rank_state(contribution.rank).position;
     return position >= base_ + ordered_.size();
   }
-  const auto found = channels_.find(channel_of(contribution));
-  if (found == channels_.end()) return true;
+  const auto found = matches_.find(match_of(contribution));
+  if (found == matches_.end()) return true;
   const auto place = place_in(found->first, contribution);
   return std::ranges::all_of(found->second, [&](const Slot& each) { return each.arrived[place]; });
 }
 
-Muster::Slot& Muster::find_or_open_in_channel(const Contribution& contribution, TimePoint now) {
-  const auto found = channels_.try_emplace(channel_of(contribution)).first;
-  auto& [channel, slots] = *found;
-  const std::size_t place = place_in(channel, contribution);
+Muster::Slot& Muster::find_or_open_matched(const Contribution& contribution, TimePoint now) {
+  const auto found = matches_.try_emplace(match_of(contribution)).first;
+  auto& [match, slots] = *found;
+  const std::size_t place = place_in(match, contribution);
   auto slot = std::find_if(slots.begin(), slots.end(), [&](const Slot& each) { return !each.arrived[place]; });
   if (slot != slots.end()) return *slot;
   std::list<Slot> opened;
   try {
     opened.emplace_back();
-    opened.back().channel = &channel;
-    opened.back().arrived.resize(channel.of == Channel::Of::pair ? 2 : seats_.size());
+    opened.back().match = &match;
+    opened.back().arrived.resize(match.of == Match::Of::pair ? 2 : ranks_.size());
     open(opened.back(), contribution, now);
   } catch (const std::bad_alloc&) {
-    if (slots.empty()) channels_.erase(found);
+    if (slots.empty()) matches_.erase(found);
     throw;
   }
   slots.splice(slots.end(), opened);
@@ -254,7 +251,7 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   slot.deadline = contribution.deadline;
   slot.awaited = count_awaited(slot);
   slot.losses_known = gone_.size();
-  if (slot.is(Channel::Of::pair)) slot.peer = contribution.root;
+  if (slot.is(Match::Of::pair)) slot.peer = contribution.root;
   auto op = std::make_shared<Op>();
   op->name = op_name(contribution, slot.sequence);
   op->world_size = world_size_;
@@ -311,7 +308,7 @@ void Muster::forget_dropped() {
 /// Of those who may still come.
 std::uint64_t Muster::slowest_position() const {
   auto slowest = std::numeric_limits<std::uint64_t>::max();
-  for (const Seat& each : seats_)
+  for (const RankState& each : ranks_)
     if (each.standing == Standing::live || each.standing == Standing::vacant)
       slowest = std::min(slowest, each.position);
   return slowest;
@@ -327,8 +324,8 @@ void Muster::drop_oldest() {
 void Muster::arrive(Slot& slot, const Contribution& contribution) {
   MUSTER_ASSERT(slot.awaited > 0, "a slot lives only while somebody may come");
   --slot.awaited;
-  if (slot.channel) slot.arrived[place_in(*slot.channel, contribution)] = true;
-  else ++seat(contribution.rank).position;
+  if (slot.match) slot.arrived[place_in(*slot.match, contribution)] = true;
+  else ++rank_state(contribution.rank).position;
 }
 
 std::optional<Error> Muster::objection(const Slot& slot, const Contribution& contribution) const {
@@ -336,7 +333,7 @@ std::optional<Error> Muster::objection(const Slot& slot, const Contribution& con
   const auto& [id, name, world_size, present] = *slot.op;
   if (present.empty())
     if (auto error = refusal(slot, contribution)) return error;
-  if (seat(contribution.rank).in_flight >= limits_.in_flight_max)
+  if (rank_state(contribution.rank).in_flight >= limits_.in_flight_max)
     return too_many_in_flight(name, contribution.rank, limits_.in_flight_max);
   if (contribution.fault) return no_input(name, contribution.rank, *contribution.fault);
   if (auto error = check_contribution(name, world_size, contribution)) return error;
@@ -388,7 +385,7 @@ void Muster::begin_gathering(Slot& slot) {
   by_handle_.insert(by_handle_.end(), slot);
   const std::size_t bytes = name_bytes(slot);
   if (slot.peer == everyone) nameable_bytes_ += bytes;
-  else if (is_rank(slot.peer)) seat(slot.peer).owed_bytes += bytes;
+  else if (is_rank(slot.peer)) rank_state(slot.peer).owed_bytes += bytes;
 }
 
 void Muster::end_gathering(Slot& slot) {
@@ -397,9 +394,9 @@ void Muster::end_gathering(Slot& slot) {
   by_handle_.erase(by_handle_.iterator_to(slot));
   const std::size_t bytes = name_bytes(slot);
   if (slot.peer == everyone) nameable_bytes_ -= bytes;
-  else if (is_rank(slot.peer)) seat(slot.peer).owed_bytes -= bytes;
+  else if (is_rank(slot.peer)) rank_state(slot.peer).owed_bytes -= bytes;
   for (const Contribution& contribution : slot.op->contributions) {
-    Seat& giver = seat(contribution.rank);
+    RankState& giver = rank_state(contribution.rank);
     --giver.in_flight;
     if (slot.peer == everyone) giver.owed_bytes += bytes;
   }
@@ -408,11 +405,11 @@ void Muster::end_gathering(Slot& slot) {
 /// Forgets the slot if it is over and nobody may come to it any more.
 void Muster::retire(const Slot& slot) {
   if (slot.gathering() || slot.awaited > 0) return;
-  if (!slot.channel) return retire_ordered();
+  if (!slot.match) return retire_ordered();
   forget_failure(slot);
-  auto found = channels_.find(*slot.channel);
+  auto found = matches_.find(*slot.match);
   found->second.erase(std::ranges::find(found->second, &slot, [](const Slot& each) { return &each; }));
-  if (found->second.empty()) channels_.erase(found);
+  if (found->second.empty()) matches_.erase(found);
 }
 
 void Muster::retire_ordered() {
@@ -429,7 +426,7 @@ void Muster::forget_oldest_failure() {
   slot.forgotten = slot.failure->error.code();
   slot.failure.reset();
   slot.charge.keep_heap(sizeof(Slot));
-  if (!slot.channel) return;  // its place in the order stays
+  if (!slot.match) return;  // its place in the order stays
   slot.awaited = 0;
   retire(slot);
 }
@@ -444,7 +441,7 @@ Muster::Failure Muster::with_few_ranks(const Error& error) const {
   const auto& ranks = error.ranks();
   const bool is_set = std::ranges::adjacent_find(ranks, std::greater_equal<>()) == ranks.end();
   if (ranks.size() <= few || !is_set || ranks.front() < 0 || ranks.back() >= world_size_) return {error, {}};
-  std::vector<bool> named(seats_.size());
+  std::vector<bool> named(ranks_.size());
   for (const int rank : ranks) named[static_cast<std::size_t>(rank)] = true;
   return {{error.code(), error.message(), error.hint()}, std::move(named)};
 }
@@ -461,10 +458,10 @@ Error Muster::outcome(const Failure& failure) {
 
 std::size_t Muster::bytes_beside_error(const Slot& slot) const {
   constexpr std::size_t node_bytes = 96;  // of a map or list, with what malloc adds
-  const std::size_t in_channel = slot.channel ? 2 * node_bytes + sizeof(Channel) + slot.channel->key.size() +
-                                                    static_cast<std::size_t>(world_size_) / 8
-                                              : 0;
-  return sizeof(Slot) + sizeof(Failure) - sizeof(Error) + 2 * node_bytes + in_channel +
+  const std::size_t in_matches =
+      slot.match ? 2 * node_bytes + sizeof(Match) + slot.match->key.size() + static_cast<std::size_t>(world_size_) / 8
+                 : 0;
+  return sizeof(Slot) + sizeof(Failure) - sizeof(Error) + 2 * node_bytes + in_matches +
          static_cast<std::size_t>(world_size_) / 8;
 }
 
@@ -491,7 +488,7 @@ std::set<int> Muster::lost() const {
   return ranks;
 }
 
-std::uint64_t Muster::position(int rank) const { return seat(rank).position; }
+std::uint64_t Muster::position(int rank) const { return rank_state(rank).position; }
 
 std::vector<int> Muster::missing(Handle handle) const {
   const auto slot = by_handle_.find(handle);
@@ -505,23 +502,25 @@ std::vector<Muster::Owed> Muster::owed(int rank) const {
       if (owes(*slot, rank) == 0) continue;
       const Contribution& first = slot->op->contributions.front();
       Kind kind = first.kind;
-      if (slot->is(Channel::Of::pair)) kind = first.kind == Kind::send ? Kind::recv : Kind::send;
-      ops.push_back({slot->sequence, slot->channel ? slot->channel->key : std::string(), kind});
+      if (slot->is(Match::Of::pair)) kind = first.kind == Kind::send ? Kind::recv : Kind::send;
+      ops.push_back({slot->sequence, slot->match ? slot->match->key : std::string(), kind});
     }
   }
   return ops;
 }
 
-std::size_t Muster::owed_bytes(int rank) const { return nameable_bytes_ + seat(rank).owed_bytes; }
+std::size_t Muster::owed_bytes(int rank) const { return nameable_bytes_ + rank_state(rank).owed_bytes; }
 
 std::size_t Muster::name_bytes(const Slot& slot) {
   constexpr std::size_t each = 48;  // beside its key
-  return each + (slot.channel ? slot.channel->key.size() : 0);
+  return each + (slot.match ? slot.match->key.size() : 0);
 }
 
-Muster::Seat& Muster::seat(int rank) { return seats_[static_cast<std::size_t>(rank)]; }
-const Muster::Seat& Muster::seat(int rank) const { return seats_[static_cast<std::size_t>(rank)]; }
+Muster::RankState& Muster::rank_state(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
+const Muster::RankState& Muster::rank_state(int rank) const { return ranks_[static_cast<std::size_t>(rank)]; }
 
-Muster::Standing Muster::standing(int rank) const { return is_rank(rank) ? seat(rank).standing : Standing::absent; }
+Muster::Standing Muster::standing(int rank) const {
+  return is_rank(rank) ? rank_state(rank).standing : Standing::absent;
+}
 
 }  // namespace musterd

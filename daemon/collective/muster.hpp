@@ -102,7 +102,7 @@ class Muster {
   /// The epoch is over and nobody comes any more: ops that only waited for lost ranks start, the others fail with this
   /// error, and all are forgotten, as many as `left` allows. Again until it is empty.
   void dissolve(const muster::Error& error, std::vector<Action>& actions, std::size_t& left);
-  [[nodiscard]] bool empty() const { return ordered_.empty() && channels_.empty() && dropped_.empty(); }
+  [[nodiscard]] bool empty() const { return ordered_.empty() && matches_.empty() && dropped_.empty(); }
 
   /// When to call expire() next: the earliest deadline of an op that gathers.
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
@@ -140,7 +140,7 @@ class Muster {
     vacant,  ///< gone, and a replacement is awaited
     gone,    ///< lost for the rest of the epoch
   };
-  struct Seat {
+  struct RankState {
     Standing standing = Standing::absent;
     std::uint32_t in_flight = 0;  ///< contributions that gather
     std::uint64_t position = 0;   ///< of its next op matched by order
@@ -149,15 +149,15 @@ class Muster {
     std::uint64_t owed_bytes = 0;
   };
 
-  /// What brings contributions together that aren't matched by order; those of one channel match one after another.
-  struct Channel {
+  /// What brings contributions together that aren't matched by order; those that have the same meet one after another.
+  struct Match {
     enum class Of : std::uint8_t { key, pair, reform };
     Of of = Of::key;
     std::string key;
     int source = 0;        ///< of a pair
     int destination = 0;   ///< of a pair
     std::int64_t tag = 0;  ///< of a pair
-    friend bool operator<(const Channel& a, const Channel& b) {
+    friend bool operator<(const Match& a, const Match& b) {
       return std::tie(a.of, a.key, a.source, a.destination, a.tag) <
              std::tie(b.of, b.key, b.source, b.destination, b.tag);
     }
@@ -189,8 +189,8 @@ class Muster {
     OpId id = 0;
     int peer = everyone;               ///< see Handle
     std::uint64_t sequence = 0;        ///< if matched by order
-    const Channel* channel = nullptr;  ///< null: matched by order
-    std::vector<bool> arrived;         ///< in a channel: by rank; for a pair, the sender and the receiver
+    const Match* match = nullptr;      ///< null: matched by order
+    std::vector<bool> arrived;         ///< of one with a match: by rank; for a pair, the sender and the receiver
     std::size_t awaited = 0;           ///< contributions that may still come, as far as it knows of losses
     std::size_t losses_known = 0;      ///< how many of gone_
     std::shared_ptr<Op> op;            ///< null once the muster is over
@@ -204,7 +204,7 @@ class Muster {
     [[nodiscard]] bool gathering() const { return op != nullptr; }
     /// It was to end, and found no memory for it.
     [[nodiscard]] bool must_fail() const { return deadline == TimePoint{}; }
-    [[nodiscard]] bool is(Channel::Of of) const { return channel && channel->of == of; }
+    [[nodiscard]] bool is(Match::Of of) const { return match && match->of == of; }
   };
   struct Sooner {
     bool operator()(const Slot& a, const Slot& b) const {
@@ -217,11 +217,11 @@ class Muster {
   };
 
   // muster.cpp: from contribution to outcome
-  [[nodiscard]] static Channel channel_of(const Contribution& contribution);
+  [[nodiscard]] static Match match_of(const Contribution& contribution);
   /// In Slot::arrived.
-  [[nodiscard]] static std::size_t place_in(const Channel& channel, const Contribution& contribution);
+  [[nodiscard]] static std::size_t place_in(const Match& match, const Contribution& contribution);
   [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);
-  [[nodiscard]] Slot& find_or_open_in_channel(const Contribution& contribution, TimePoint now);
+  [[nodiscard]] Slot& find_or_open_matched(const Contribution& contribution, TimePoint now);
   void open(Slot& slot, const Contribution& contribution, TimePoint now);
   void abandon(Slot& slot);
   void make_room(std::vector<Action>& actions);
@@ -270,24 +270,24 @@ class Muster {
 
   [[nodiscard]] static std::size_t name_bytes(const Slot& slot);
   [[nodiscard]] bool is_rank(int rank) const { return rank >= 0 && rank < world_size_; }
-  [[nodiscard]] Seat& seat(int rank);
-  [[nodiscard]] const Seat& seat(int rank) const;
+  [[nodiscard]] RankState& rank_state(int rank);
+  [[nodiscard]] const RankState& rank_state(int rank) const;
   [[nodiscard]] Standing standing(int rank) const;
 
   int world_size_;
   Limits limits_;
   OpId next_id_;
-  std::vector<Seat> seats_;    ///< by rank
-  std::size_t expected_ = 0;   ///< members that may contribute to a new op: live or vacant
-  Losses losses_;              ///< why the lost and vacant ranks are gone
-  std::vector<int> gone_;      ///< those that don't come back, in the order of their losses
-  bool refusing_ = false;      ///< new ops fail: a rank was lost under policy fail
-  bool reforms_wait_ = false;  ///< some may be complete and have not begun
+  std::vector<RankState> ranks_;  ///< by rank
+  std::size_t expected_ = 0;      ///< members that may contribute to a new op: live or vacant
+  Losses losses_;                 ///< why the lost and vacant ranks are gone
+  std::vector<int> gone_;         ///< those that don't come back, in the order of their losses
+  bool refusing_ = false;         ///< new ops fail: a rank was lost under policy fail
+  bool reforms_wait_ = false;     ///< some may be complete and have not begun
 
   std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
   std::uint64_t base_ = 0;
   std::map<std::uint64_t, Dropped> dropped_;  ///< by the first of those in a row; they were before base_
-  std::map<Channel, std::list<Slot>> channels_;
+  std::map<Match, std::list<Slot>> matches_;
   /// Those that know least come first, so that nobody has to look for them.
   boost::intrusive::list<Slot, boost::intrusive::base_hook<Knowledge>, boost::intrusive::constant_time_size<false>>
       by_knowledge_;
@@ -307,9 +307,9 @@ class Muster {
 };
 
 constexpr std::size_t Muster::pending_bytes() {
-  static_assert(sizeof(Seat) == seat_bytes);
+  static_assert(sizeof(RankState) == seat_bytes);
   constexpr std::size_t nodes_bytes = 256;  // of maps and lists, the op's name, what malloc adds
-  return contributions_at_once * sizeof(Contribution) + sizeof(Op) + sizeof(Slot) + sizeof(Channel) + nodes_bytes;
+  return contributions_at_once * sizeof(Contribution) + sizeof(Op) + sizeof(Slot) + sizeof(Match) + nodes_bytes;
 }
 
 }  // namespace musterd

@@ -102,7 +102,7 @@ class Planner {
       case Kind::allreduce: return give_all(reduced(column(0)));
       case Kind::reduce: return give_root(reduced(column(0)));
       case Kind::scan: return scan();
-      case Kind::broadcast: return give_all(input(root(), 0));
+      case Kind::broadcast: return broadcast();
       case Kind::allgather:
       case Kind::gather: return gather();
       case Kind::scatter: return scatter();
@@ -153,11 +153,14 @@ class Planner {
       extent_.add_outputs(*at(contributor).inputs[index].manifest, 1, 1);
     };
     switch (kind_) {
-      case Kind::broadcast: return copy(root(), 0);
+      case Kind::broadcast:
+        if (const auto source = root()) copy(*source, 0);
+        return;
       case Kind::send:
       case Kind::recv: return copy(sender(), 0);
       case Kind::scatter:
-        for (std::size_t contributor = 0; contributor < size(); ++contributor) copy(root(), place_of(contributor));
+        if (const auto source = root())
+          for (std::size_t contributor = 0; contributor < size(); ++contributor) copy(*source, place_of(contributor));
         return;
       case Kind::allgather:
       case Kind::gather:
@@ -220,11 +223,11 @@ class Planner {
     return static_cast<std::size_t>(at(contributor).rank);
   }
 
-  [[nodiscard]] std::size_t root() const {
+  /// Nothing if it is not one of those who contributed here.
+  [[nodiscard]] std::optional<std::size_t> root() const {
     for (std::size_t contributor = 0; contributor < size(); ++contributor)
       if (at(contributor).rank == at(0).root) return contributor;
-    MUSTER_ASSERT(false, "an op with a root starts with its root");
-    return 0;
+    return std::nullopt;
   }
 
   /// Of a send and its recv.
@@ -245,7 +248,9 @@ class Planner {
     return kind_ == Kind::allreduce || kind_ == Kind::broadcast || kind_ == Kind::allgather;
   }
   void give(std::size_t contributor, Given given) { plan_.gives[contributor].push_back(given); }
-  void give_root(Given given) { give(root(), given); }
+  void give_root(Given given) {
+    if (const auto receiver = root()) give(*receiver, given);
+  }
   void give_all(Given given) { give(0, given); }
 
   /// Each rank gets its own output, but all are made in one pass over the inputs.
@@ -260,16 +265,23 @@ class Planner {
     for (std::size_t prefix = 0; prefix < prefixes; ++prefix) give(prefix + unchanged, {true, 0, output + prefix});
   }
 
+  void broadcast() {
+    const auto source = root();
+    if (!source) return refuse_without_root();
+    give_all(input(*source, 0));
+  }
+
   void gather() {
-    const std::size_t to = kind_ == Kind::allgather ? 0 : root();
-    if (at(0).layout == Layout::stack) return give(to, stacked(column(0)));
-    for (std::size_t source = 0; source < size(); ++source) give(to, input(source, 0));
+    const auto give_it = [&](Given given) { kind_ == Kind::allgather ? give_all(given) : give_root(given); };
+    if (at(0).layout == Layout::stack) return give_it(stacked(column(0)));
+    for (std::size_t source = 0; source < size(); ++source) give_it(input(source, 0));
   }
 
   void scatter() {
-    const std::size_t source = root();
+    const auto source = root();
+    if (!source) return refuse_without_root();
     for (std::size_t contributor = 0; contributor < size(); ++contributor)
-      give(contributor, input(source, place_of(contributor)));
+      give(contributor, input(*source, place_of(contributor)));
   }
 
   void reduce_scatter() {
@@ -430,6 +442,12 @@ class Planner {
     }
     bytes = aligned + leaf.bytes();
     return aligned;
+  }
+
+  void refuse_without_root() {
+    error_ =
+        Error(Code::peer_lost, op_.name + " has no input: its root, rank " + std::to_string(at(0).root) + ", gave none",
+              "call it again with a root that is there", {at(0).root});
   }
 
   std::nullopt_t refuse_size() {

@@ -106,7 +106,8 @@ inline constexpr std::size_t contributions_max = 1024;
 
 /// The op's contributions must agree (see agreement.hpp). Invalid where the result can't be, because its shape is too
 /// large, and where making it would take more than PlanLimits says, which is known before anything is built. barrier,
-/// split and reform give nothing here: their outcome is the caller's business.
+/// split and reform give nothing here: their outcome is the caller's business. PeerLost where all get what the root
+/// gave and it is not among the contributors; where only the root gets something, then nobody does.
 [[nodiscard]] muster::Result<Plan> make_plan(const Op& op, Sharing sharing = Sharing::alias);
 
 }  // namespace musterd

@@ -46,6 +46,7 @@ class AsioServer final : public Server, public Outside {
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   [[nodiscard]] bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
+  [[nodiscard]] Decider& decider() override { return decider_; }
   [[nodiscard]] Lane& lane() override { return lane_; }
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
@@ -142,6 +143,7 @@ class AsioServer final : public Server, public Outside {
   MemfdBacking backing_;
   BlockingPool blocking_;
   Populator populator_;
+  LocalDecider decider_;
   Node node_;
   // What lanes have posted holds leases of the node's objects, so it goes first.
   std::mutex posted_mutex_;

@@ -17,7 +17,7 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.lease); }
+ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.keeper); }
 
 /// What it takes to give one rank so many objects, and to tell it in so many bytes, in the same measure.
 std::size_t effort_of_giving(std::size_t objects, std::size_t told_bytes) {

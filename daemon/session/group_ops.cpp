@@ -32,6 +32,11 @@ std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
 
 }  // namespace
 
+GroupOps::GroupOps(Parts parts)
+    : parts_(std::move(parts)), undecided_(parts_.event, [this](const Undecided::Item& item, const Decision& decision) {
+        carry_out(item, decision);
+      }) {}
+
 void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoint now) {
   auto seat = client.seats.find(contribute.seat);
   if (seat == client.seats.end())
@@ -46,7 +51,7 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   const GroupPtr state = seat->second.group;
   const int rank = seat->second.rank;
   const bool newcomer = state->group.is_newcomer(contribute.seat);
-  if (!newcomer && contribute.epoch < state->group.epoch() && contribute.kind != Kind::reform)
+  if (!newcomer && state->group.is_over(contribute.epoch) && contribute.kind != Kind::reform)
     return parts_.teller.fail_work(client.id, contribute.work,
                                    Error(Code::peer_lost,
                                          "the op belongs to epoch " + std::to_string(contribute.epoch) + " of group '" +
@@ -138,7 +143,7 @@ Result<Inputs> GroupOps::inputs_of(const Client& client, const ipc::Contribute& 
 void GroupOps::perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept {
   for (auto& action : actions) {
     if (auto* start_op = std::get_if<StartOp>(&action)) {
-      start(state, start_op->op, now);
+      propose(state, start_op->op, now);
     } else {
       const auto& failed = std::get<FailOp>(action);
       ++parts_.counts.ops_failed;
@@ -148,16 +153,51 @@ void GroupOps::perform(const GroupPtr& state, std::span<Action> actions, TimePoi
   }
 }
 
-void GroupOps::start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept {
+/// The ranks agree. Most often the op begins at once.
+void GroupOps::propose(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept {
+  const Proposal proposal{Proposal::About::op, state->group, op->contributions.front().kind, op->id};
+  std::optional<Decision> at_once;
+  try {
+    at_once = undecided_.propose(parts_.outside.decider(), proposal, {state, op});
+    if (!at_once) return;
+  } catch (const std::exception&) {
+    at_once = Decision{no_heap(), 0};  // it was not proposed
+  }
+  carry_out(state, op, *at_once, now);
+}
+
+void GroupOps::carry_out(const GroupPtr& state, const OpPtr& op, const Decision& decision, TimePoint now) noexcept {
   const Kind kind = op->contributions.front().kind;
-  if (kind != Kind::split && kind != Kind::reform) return parts_.runs.start(state, op, payer_of(*state, *op));
+  if (decision.outcome && kind != Kind::split && kind != Kind::reform)
+    return parts_.runs.start(state, op, payer_of(*state, *op));
   state->muster->finished(op->id);
+  if (!decision.outcome) return parts_.runs.fail(state.get(), *op, decision.outcome.error());
   try {
     if (kind == Kind::split) split(state, *op);
-    else reform(state, *op, now);
+    else reform(state, *op, decision.next_epoch, now);
   } catch (const std::exception&) {
     parts_.runs.fail(state.get(), *op, no_heap());
   }
+}
+
+/// Nobody is left in the running epoch, and newcomers wait for the next. May be called again if it throws.
+void GroupOps::propose_epoch(const GroupPtr& state, TimePoint now) {
+  if (state->epoch_to_end == state->group.epoch()) return;
+  const Proposal proposal{Proposal::About::epoch, state->group};
+  if (const auto at_once = undecided_.propose(parts_.outside.decider(), proposal, {state, nullptr}))
+    return begin_epoch(state, prepare_epoch(state, at_once->next_epoch, all_gone()), now);
+  state->epoch_to_end = state->group.epoch();
+}
+
+/// What was not decided at once.
+void GroupOps::carry_out(const Undecided::Item& item, const Decision& decision) {
+  const auto& [state, op] = item;
+  if (!state) return;  // the daemon ends, and has told everybody so
+  if (op) return carry_out(state, op, decision, parts_.now);
+  // The newcomers may have gone meanwhile, or a reform may have begun an epoch.
+  const std::uint32_t epoch = state->group.epoch();
+  if (state->group.empty() || state->epoch_to_end != epoch || decision.next_epoch <= epoch) return;
+  begin_epoch(state, prepare_epoch(state, decision.next_epoch, all_gone()), parts_.now);
 }
 
 /// Who contributed; its user, if it has gone since.
@@ -189,6 +229,7 @@ void GroupOps::go_on(TimePoint now) {
   parts_.clients.guarded([&] { lose_more(now); });
   parts_.clients.guarded([&] { settle_more(now); });
   tell_more();
+  parts_.clients.guarded([&] { undecided_.go_on(); });
 }
 
 void GroupOps::stop(const Error& error, TimePoint now) {
@@ -198,6 +239,11 @@ void GroupOps::stop(const Error& error, TimePoint now) {
     });
   parts_.clients.guarded([&] {
     while (!unsettled_.empty() || !unsettled_groups_.empty()) settle_more(now);
+  });
+  undecided_.abandon([&](const Undecided::Item& item) {
+    if (!item.op) return;
+    item.group->muster->finished(item.op->id);
+    parts_.runs.fail(item.group.get(), *item.op, error);
   });
 }
 

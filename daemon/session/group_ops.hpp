@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -28,6 +29,7 @@
 #include "session/op_runs.hpp"
 #include "session/outside.hpp"
 #include "session/teller.hpp"
+#include "session/undecided.hpp"
 #include "session/works.hpp"
 #include "store/store.hpp"
 
@@ -46,10 +48,12 @@ class GroupOps {
     OpRuns& runs;
     Outside& outside;
     OpCounts& counts;
+    /// Does what comes from outside as an event of the node.
+    std::function<void(FunctionRef)> event;
     const bool& stopping;  ///< no op begins any more
     const TimePoint& now;  ///< of the event that runs
   };
-  explicit GroupOps(Parts parts) : parts_(parts) {}
+  explicit GroupOps(Parts parts);
 
   /// Replies to the request.
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
@@ -62,7 +66,8 @@ class GroupOps {
   void expire(TimePoint now);
 
   [[nodiscard]] bool goes_on() const {
-    return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty() || !untold_.empty();
+    return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty() || !untold_.empty() ||
+           undecided_.goes_on();
   }
   void go_on(TimePoint now);
   /// Every op fails.
@@ -93,7 +98,9 @@ class GroupOps {
     return actions;
   }
   void perform(const GroupPtr& state, std::span<Action> actions, TimePoint now) noexcept;
-  void start(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept;
+  void propose(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept;
+  void carry_out(const GroupPtr& state, const OpPtr& op, const Decision& decision, TimePoint now) noexcept;
+  void carry_out(const Undecided::Item& item, const Decision& decision);
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   [[nodiscard]] Payer payer_of(const Contribution& contribution) const;
 
@@ -136,11 +143,14 @@ class GroupOps {
   void take_place(const GroupPtr& state, std::size_t& left, TimePoint now);
   /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
   struct NextEpoch {
+    std::uint32_t number = 0;
     std::vector<int> members;
     UnsettledNode ended;
     std::list<Unsettled> behind;  ///< for each rank that waits for its turn
   };
-  [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, muster::Error why) const;
+  void propose_epoch(const GroupPtr& state, TimePoint now);
+  [[nodiscard]] static muster::Error all_gone();
+  [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, std::uint32_t number, muster::Error why) const;
   [[nodiscard]] UnsettledNode end_epoch(const GroupPtr& state, muster::Error why) const;
   void begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now);
   void pay_for_epochs(std::size_t& left);
@@ -168,7 +178,7 @@ class GroupOps {
   void split(const GroupPtr& state, const Op& op);
   void seat_in_children(std::vector<Child>& children, const Op& op);
   void seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge);
-  void reform(const GroupPtr& state, const Op& op, TimePoint now);
+  void reform(const GroupPtr& state, const Op& op, std::uint32_t next_epoch, TimePoint now);
 
   Parts parts_;
   std::list<Leaving> leaving_;
@@ -178,6 +188,7 @@ class GroupOps {
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
+  Undecided undecided_;
   std::size_t spent_on_epochs_ = 0;  ///< effort, since somebody paid for that
   std::uint64_t last_split_ = 0;
 };

@@ -46,6 +46,7 @@ struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shar
   int next_to_tell = 0;
   int untold_ranks = 0;
   [[nodiscard]] bool tells() const { return UntoldHook::is_linked(); }
+  std::uint32_t epoch_to_end = 0;  ///< that of which the end was proposed last, and not decided at once
   std::uint64_t ops_done = 0;
   std::uint64_t ops_failed = 0;
   TimePoint watched;  ///< when its deadlines are looked at next, if it is among the groups by deadline

@@ -117,12 +117,11 @@ GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, con
       return AfterLoss::silence;
     case Group::Lost::last: break;
   }
-  const Error why(Code::peer_lost, "every rank of the group is gone");
   if (!state->group.newcomers().empty()) {
-    begin_epoch(state, prepare_epoch(state, why), now);
+    propose_epoch(state, now);
     return AfterLoss::silence;
   }
-  auto ended = end_epoch(state, why);
+  auto ended = end_epoch(state, all_gone());
   parts_.table.remove(state);
   settle(std::move(ended), left, now);
   return AfterLoss::silence;
@@ -247,19 +246,21 @@ GroupOps::UnsettledNode GroupOps::end_epoch(const GroupPtr& state, Error why) co
   return ended;
 }
 
-GroupOps::NextEpoch GroupOps::prepare_epoch(const GroupPtr& state, Error why) const {
-  NextEpoch next{state->group.next_members(), {}, {}};
+Error GroupOps::all_gone() { return Error(Code::peer_lost, "every rank of the group is gone"); }
+
+GroupOps::NextEpoch GroupOps::prepare_epoch(const GroupPtr& state, std::uint32_t number, Error why) const {
+  NextEpoch next{number, state->group.next_members(), {}, {}};
   for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
   next.ended.push_back({state, nullptr, {}, std::move(why)});
   // Until it begins, that is the next epoch's.
-  next.ended.front().ended = std::make_unique<Muster>(state->group.settings().world_size, next.members,
-                                                      parts_.table.muster_limits(), state->group.epoch() + 1);
+  next.ended.front().ended =
+      std::make_unique<Muster>(state->group.settings().world_size, next.members, parts_.table.muster_limits(), number);
   return next;
 }
 
 void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now) {
   std::swap(next.ended.front().ended, state->muster);
-  state->group.begin_epoch(std::move(next.members));
+  state->group.begin_epoch(std::move(next.members), next.number);
   state->lost.clear();
   state->results.clear();
   std::size_t left = effort_of_turn;

@@ -41,8 +41,8 @@ Node::Node(NodeSettings settings, Outside& outside, SegmentBacking& backing)
       inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_.all(), counts_}),
       runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, outside_, counts_,
              [this](FunctionRef what) { event({}, now_, what); }, now_}),
-      group_ops_(
-          {ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_, stopping_, now_}),
+      group_ops_({ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, outside_, counts_,
+                  [this](FunctionRef what) { event({}, now_, what); }, stopping_, now_}),
       combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits(), stopping_}),
       records_({segments_, store_, clients_, teller_, pressure_, group_ops_, combines_}),
       requests_({settings_, ledger_, segments_, results_, store_, admission_, clients_, teller_, pressure_, works_,

@@ -12,6 +12,7 @@
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/records.hpp>
 
+#include "cluster/decider.hpp"
 #include "collective/lane.hpp"
 #include "memory/segment_table.hpp"
 
@@ -51,6 +52,8 @@ class Outside {
   /// Makes a life line for a client that forks and returns its other end; tells the node with lifeline_closed() when
   /// nobody has that any more, and this end is closed, too.
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) = 0;
+  /// Who decides what becomes of ops whose ranks agree.
+  [[nodiscard]] virtual Decider& decider() = 0;
   /// What does the work of ops.
   [[nodiscard]] virtual Lane& lane() = 0;
   /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control

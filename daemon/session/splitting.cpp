@@ -18,11 +18,12 @@ using muster::Error;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-void GroupOps::reform(const GroupPtr& state, const Op& op, TimePoint now) {
+void GroupOps::reform(const GroupPtr& state, const Op& op, std::uint32_t next_epoch, TimePoint now) {
   // A loss may have completed another one before, which was all that this one asked for.
   if (state->muster->is_own(op.id)) {
-    auto next = prepare_epoch(state, Error(Code::peer_lost, "the group was reformed while the op was pending",
-                                           "start the op again in the new epoch", state->group.lost()));
+    auto next = prepare_epoch(state, next_epoch,
+                              Error(Code::peer_lost, "the group was reformed while the op was pending",
+                                    "start the op again in the new epoch", state->group.lost()));
     begin_epoch(state, std::move(next), now);
   }
   std::optional<ipc::Done> done;

@@ -43,15 +43,15 @@ void Audit::require(bool holds, const std::string& what) {
 
 /// Calls with one identity belong to one op.
 std::string Audit::identity(int rank, const Call& call) {
-  std::string channel = call.key.empty() ? "order" : "key " + call.key;
-  std::string counted = channel;
+  std::string match = call.key.empty() ? "order" : "key " + call.key;
+  std::string counted = match;
   if (is_pairwise(call.kind)) {
     const bool sends = call.kind == Kind::send;
-    channel = "pair " + std::to_string(sends ? rank : call.root) + ">" + std::to_string(sends ? call.root : rank);
-    counted = channel + (sends ? " send" : " recv");
+    match = "pair " + std::to_string(sends ? rank : call.root) + ">" + std::to_string(sends ? call.root : rank);
+    counted = match + (sends ? " send" : " recv");
   }
-  if (call.kind == Kind::reform) counted = channel = "reform";
-  return channel + " " + std::to_string(counters_[{rank, counted}]++);
+  if (call.kind == Kind::reform) counted = match = "reform";
+  return match + " " + std::to_string(counters_[{rank, counted}]++);
 }
 
 void Audit::call(int rank, const Call& call) {

@@ -55,7 +55,7 @@ inline Input bundle(std::vector<Array> arrays, std::string structure = {}, std::
   }
   input.manifest = &held->manifest;
   input.memories = held->memories;
-  input.lease = held;
+  input.keeper = held;
   return input;
 }
 

@@ -393,6 +393,33 @@ TEST_CASE("barrier, split and reform give nothing") {
   }
 }
 
+TEST_CASE("an op whose root did not contribute here makes what the root would get, and gives it to nobody") {
+  for (Kind kind : {Kind::reduce, Kind::gather}) {
+    Op op = make_op(kind, 4, {0, 2});
+    for (auto& each : op.contributions) {
+      each.root = 3;
+      each.layout = Layout::stack;
+      each.inputs.push_back(plain(floats({1, 2})));
+    }
+    const Plan plan = make_plan(op).value();
+    CHECK(plan.outputs.size() == 1);
+    CHECK(plan.work_bytes > 0);
+    CHECK(plan.gives == muster::ipc::SmallVector<Gives, 8>(2));
+  }
+}
+
+TEST_CASE("without its root's input a broadcast or a scatter fails, and names the root") {
+  for (const auto sharing : {Sharing::alias, Sharing::copy})
+    for (Kind kind : {Kind::broadcast, Kind::scatter}) {
+      Op op = make_op(kind, 4, {0, 2});
+      for (auto& each : op.contributions) each.root = 3;
+      const auto plan = make_plan(op, sharing);
+      REQUIRE_FALSE(plan);
+      CHECK(plan.error().code() == muster::Code::peer_lost);
+      CHECK(plan.error().ranks() == std::vector<int>{3});
+    }
+}
+
 TEST_CASE("a result beyond any memory is Invalid") {
   Op op = make_op(Kind::allgather, 2, {0, 1});
   for (auto& each : op.contributions) {

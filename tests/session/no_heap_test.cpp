@@ -128,6 +128,7 @@ class Kept final : public Outside {
     const Armed disarmed(false);
     return recorder.watch_lifeline(client, heir);
   }
+  Decider& decider() override { return recorder.decider(); }
   Lane& lane() override { return recorder.lane(); }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();

@@ -16,6 +16,7 @@
 
 #include "session/node.hpp"
 #include "session/outside.hpp"
+#include "test_decider.hpp"
 #include "test_lane.hpp"
 
 namespace musterd::testing {
@@ -60,6 +61,7 @@ class Recorder : public Outside {
     lifelines.insert(heir);
     return muster::ipc::create_eventfd();
   }
+  Decider& decider() override { return decisions; }
   Lane& lane() override { return *lane_; }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
@@ -76,9 +78,11 @@ class Recorder : public Outside {
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }
 
-  /// As the server does after each event: lanes tell what they have done.
+  /// As the server does after each event: the decider and lanes tell what they have done.
   void settle() {
+    if (!decisions.hold) decisions.agree_to_all();
     if (!jobs.hold) jobs.end_all();
+    if (!decisions.hold && !decisions.asked.empty()) settle();
   }
   void run_blocked() {
     for (auto& then : std::exchange(blocked, {})) then();
@@ -90,6 +94,7 @@ class Recorder : public Outside {
   std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
 
   TestLane& jobs;
+  TestDecider decisions;
   std::map<ClientId, std::vector<std::vector<std::byte>>> frames;
   std::map<ClientId, std::vector<Completion>> completions;
   std::set<ClientId> closed;

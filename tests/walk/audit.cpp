@@ -30,6 +30,7 @@ std::vector<GroupPtr> NodeAudit::groups() const {
   for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) add(seated.group);
   for (const auto& unsettled : node_.group_ops_.unsettled_) add(unsettled.group);
+  for (const auto& entry : node_.group_ops_.undecided_.waiting_) add(entry.item.group);
   return {found.begin(), found.end()};
 }
 
@@ -45,7 +46,7 @@ Amounts NodeAudit::held() const {
   auto& fds = sum[index(Resource::fds)];
   auto& heap = sum[index(Resource::heap)];
   for (const auto& [id, client] : node_.clients_.all()) {
-    memory += client.channel.amount();
+    memory += client.match.amount();
     fds += client.descriptors.amount();
     heap += client.descriptors.heap();
     for (const auto& [seat, seated] : client.seats) heap += seated.charge.amount();
@@ -93,6 +94,8 @@ Amounts NodeAudit::held() const {
     heap += running.heap.amount();
     add_all(running.op->contributions);
   }
+  for (const auto& entry : node_.group_ops_.undecided_.waiting_)
+    if (entry.item.op) add_all(entry.item.op->contributions);
   for (const auto& giving : node_.runs_.giver_.giving_) {
     heap += giving.over.mapped().heap.amount();
     add_all(giving.over.mapped().op->contributions);
@@ -256,6 +259,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   for (const auto& state : groups()) found.push_back("group '" + state->group.settings().name + "'");
   count("pending entries", node_.works_.size());
   count("running ops", node_.runs_.running_.size());
+  count("undecided ops and epochs", node_.group_ops_.undecided_.waiting_.size());
   count("ops that are being given", node_.runs_.giver_.giving_.size());
   count("groups with ops to settle", node_.group_ops_.unsettled_.size() + node_.group_ops_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.group_ops_.leaving_.size());
@@ -284,6 +288,17 @@ std::vector<SeatId> NodeAudit::seats_of(ClientId client) const {
     for (const auto& [seat, seated] : found->seats) seats.push_back(seat);
   std::sort(seats.begin(), seats.end());
   return seats;
+}
+
+bool NodeAudit::is_undecided(ClientId client, WorkId work) const {
+  for (const auto& entry : node_.group_ops_.undecided_.waiting_) {
+    if (!entry.item.op) continue;
+    for (const auto& contribution : entry.item.op->contributions) {
+      const Pending* pending = node_.works_.find(contribution.ticket);
+      if (pending && pending->client == client && pending->work == work) return true;
+    }
+  }
+  return false;
 }
 
 ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {

@@ -39,6 +39,8 @@ class NodeAudit {
   [[nodiscard]] SeatView seat(ClientId client, SeatId seat) const;
   [[nodiscard]] std::vector<SeatId> seats_of(ClientId client) const;
   [[nodiscard]] bool is_connected(ClientId client) const { return node_.clients_.find(client) != nullptr; }
+  /// True if the work's op waits for the decider: then no deadline ends it.
+  [[nodiscard]] bool is_undecided(ClientId client, WorkId work) const;
   /// Null if the client doesn't hold it.
   [[nodiscard]] ObjectPtr held_object(ClientId client, ObjectId object) const;
   /// Ops that gather or run.
@@ -58,7 +60,7 @@ class NodeAudit {
   template <class Visit>
   static void for_each_slot(const Muster& muster, Visit visit) {
     for (const auto& slot : muster.ordered_) visit(slot);
-    for (const auto& [channel, slots] : muster.channels_)
+    for (const auto& [match, slots] : muster.matches_)
       for (const auto& slot : slots) visit(slot);
   }
   const Node& node_;

@@ -60,9 +60,10 @@ void Walk::give_up_seats(Peer& peer) {
 void Walk::check_deadlines() {
   if (const auto next = node_->next_deadline(); next && *next <= now_)
     broken("a deadline is still there after its tick");
+  const NodeAudit audit(*node_);
   for (const auto& [id, peer] : peers_) {
     for (const auto& [number, work] : peer.works)
-      if (work.outcome.empty() && work.deadline <= now_)
+      if (work.outcome.empty() && work.deadline <= now_ && !audit.is_undecided(id, work.id))
         broken("work " + std::to_string(number) + " of " + client_text(id) + " (" + std::string(ipc::name(work.kind)) +
                ") waits beyond its deadline");
     for (const auto& [request, asked] : peer.asked)

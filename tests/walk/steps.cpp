@@ -424,6 +424,25 @@ void Walk::job_ends() {
   lane_.fail_and_run_on(id, error);
 }
 
+void Walk::decision_comes() {
+  if (decider_.asked.empty()) {
+    decider_.late = choices_.once_in(2);
+    return;
+  }
+  const auto count = static_cast<std::uint32_t>(decider_.asked.size());
+  const auto chosen = std::next(decider_.asked.begin(), choices_.below(count));
+  const bool about_epoch = chosen->about == Proposal::About::epoch;
+  reached_.note(about_epoch ? "an epoch is decided late" : "an op is decided late");
+  if (count > 1) reached_.note("decisions come in another order");
+  if (about_epoch || !choices_.once_in(6)) {
+    say("the decider agrees");
+    return decider_.agree(chosen);
+  }
+  say("the decider refuses");
+  reached_.note("an op is refused");
+  decider_.refuse(chosen, {muster::Code::no_quorum, "the group's leader is gone"});
+}
+
 void Walk::ring_is_read() {
   if (choices_.once_in(2)) return finish_lookups();
   if (peers_.empty()) return;

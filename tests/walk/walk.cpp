@@ -89,8 +89,8 @@ Walk::~Walk() {
 
 std::span<const Walk::Step> Walk::all_steps() {
   static constexpr Step all[]{
-      {&Walk::contribute_one, 36},
-      {&Walk::round, 38},
+      {&Walk::contribute_one, 32},
+      {&Walk::round, 32},
       {&Walk::reform_round, 6},
       {&Walk::join, 26},
       {&Walk::connect, 8},
@@ -117,7 +117,8 @@ std::span<const Walk::Step> Walk::all_steps() {
       {&Walk::bad_request, 3},
       {&Walk::nonsense, 1},
       {&Walk::time_passes, 14},
-      {&Walk::job_ends, 14},
+      {&Walk::job_ends, 12},
+      {&Walk::decision_comes, 12},
       {&Walk::ring_is_read, 8},
       {&Walk::combine, 10},
       {&Walk::stops, 1},
@@ -214,9 +215,17 @@ void Walk::everybody_goes() {
   check();
 }
 
+/// Each may bring on others.
 void Walk::finish_jobs() {
   finish_copies();
-  while (!lane_.jobs.empty()) job_ends();
+  while (!lane_.jobs.empty() || !decider_.asked.empty()) {
+    finish_decisions();
+    while (!lane_.jobs.empty()) job_ends();
+  }
+}
+
+void Walk::finish_decisions() {
+  while (!decider_.asked.empty()) decision_comes();
 }
 
 void Walk::check_nothing_is_left() {

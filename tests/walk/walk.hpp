@@ -20,6 +20,7 @@
 #include <muster/ipc/records.hpp>
 
 #include "memory/backings.hpp"
+#include "session/test_decider.hpp"
 #include "session/test_lane.hpp"
 #include "walk/audit.hpp"
 #include "walk/choices.hpp"
@@ -147,6 +148,7 @@ class Walk final : private Outside {
   void finale();
   void everybody_goes();
   void finish_jobs();
+  void finish_decisions();
   void finish_copies();
   void finish_lookups();
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override;
@@ -157,6 +159,7 @@ class Walk final : private Outside {
   void close(ClientId client, const std::string& why, ConnectionCharges charges) override;
   bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
+  Decider& decider() override { return decider_; }
   Lane& lane() override { return lane_; }
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
@@ -220,6 +223,7 @@ class Walk final : private Outside {
   void die();
   void time_passes();
   void job_ends();
+  void decision_comes();
   void ring_is_read();
   void stops();
 
@@ -265,6 +269,7 @@ class Walk final : private Outside {
   std::vector<ClientId> lifelines_;
   ClientId last_heir_;
   TestLane lane_;
+  TestDecider decider_;
   std::vector<std::function<void()>> copied_;  ///< what follows copies that were made
   std::deque<std::pair<ClientId, std::function<void()>>> after_rings_;
   std::uint32_t last_client_ = 0;
