@@ -14,16 +14,11 @@
 
 #include "collective/lane.hpp"
 #include "memory/segment_table.hpp"
+#include "session/connection_charges.hpp"
 
 namespace musterd {
 
 using muster::ipc::ClientId;
-
-/// What a connection is charged with until it has been given back, also when its client is forgotten.
-struct ConnectionCharges {
-  Charge descriptors;
-  Charge rings;
-};
 
 class Outside {
  public:
