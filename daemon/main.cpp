@@ -12,6 +12,7 @@
 #include <string>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/fd.hpp>
 #include <muster/ipc/place.hpp>
 
 #include "base/config.hpp"
@@ -87,6 +88,16 @@ std::uint64_t heap_bytes(std::uint64_t memory) {
   return std::clamp((memory / 10 - std::min(memory / 10, own)) / 4 * 3, heap_min, heap_max);
 }
 
+/// Mappings of this process that clients may cost it. The rest is for its own: the heap, the stacks of its threads, and
+/// what is mapped for a moment only, as address space where a large segment finds its place, or a segment that ends
+/// while it is being populated.
+std::uint64_t maps_for_clients(std::uint64_t maps_max) {
+  constexpr std::uint64_t own = 8192;
+  const std::uint64_t limit = muster::ipc::mappings_max();
+  const std::uint64_t all = std::max(limit - std::min(limit, own), limit / 4);
+  return maps_max ? std::min(maps_max, all) : all;
+}
+
 std::string host_name() {
   utsname names{};
   return ::uname(&names) == 0 ? names.nodename : "";
@@ -116,26 +127,30 @@ ServerSettings server_settings(const Config& config) {
   constexpr std::uint64_t slots_of_client = 1 << 16;
   constexpr std::uint64_t groups_total = 1 << 14;
   constexpr std::uint64_t groups_of_user = groups_total / 2;
-  // Of the heap no client may have more than half and no user more than three quarters, so that others can go on.
+  // Of heap and mappings no client may have more than half and no user more than three quarters, so that others can go
+  // on.
   const std::uint64_t heap = heap_bytes(memory);
-  node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap};
+  const std::uint64_t maps = maps_for_clients(config.maps_max);
+  node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap, maps};
   // The same of descriptors where users are to be bounded.
   node.quota.per_user = {or_all(config.user_memory_bytes, memory),
                          objects_total,
                          config.user_memory_bytes ? descriptors / 4 * 3 : descriptors,
                          slots_total,
                          groups_of_user,
-                         heap / 4 * 3};
+                         heap / 4 * 3,
+                         maps - maps / 4};
   node.quota.per_client = {or_all(config.client_memory_bytes, memory),
                            config.objects_max,
                            descriptors / 2,
                            slots_of_client,
                            groups_of_user,
-                           heap / 2};
-  // Where there are few descriptors, for some tens of clients: fewer and larger segments.
+                           heap / 2,
+                           maps - maps / 2};
+  // Where there are few descriptors or mappings, for some tens of clients: fewer and larger segments.
   constexpr std::uint64_t clients_about = 32;
-  node.segments_about = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(descriptors / clients_about, 1, muster::ipc::RegionAllocator::most_segments));
+  node.segments_about = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
+      std::min(descriptors, maps) / clients_about, 1, muster::ipc::RegionAllocator::most_segments));
   constexpr std::uint64_t reserve_share = 32;
   constexpr std::uint64_t reserve_bytes_max = 128 << 20;
   node.quota.reserve_bytes = std::min(memory / reserve_share, reserve_bytes_max);

@@ -41,10 +41,11 @@ Examples:
 
 constexpr std::string_view status_footer = R"(
 --json: version, pid, uptime_s, socket, incarnation, log, memory_bytes, memory_used_bytes, memory_peak_bytes,
-  heap_bytes, heap_used_bytes (of the daemon's own memory: limit, charged), objects,
+  heap_bytes, heap_used_bytes (of the daemon's own memory: limit, charged),
+  maps_max, maps_used (of the daemon's memory mappings, one for each segment and each client: limit, charged), objects,
   segments, groups, lanes, huge_pages, simd, waiting_for_memory, ops_done, ops_failed, ops_in_flight, bytes_deposited,
   bytes_copied, bytes_reduced, users_total, users (those who hold something, at most 100):
-  [name, memory_bytes, peak_bytes, objects, fds, in_flight],
+  [name, memory_bytes, peak_bytes, objects, fds, in_flight, maps],
   clients: [id, name, pid, uid, memory_bytes, objects, held, in_flight, idle_s, heap_bytes]
 )";
 

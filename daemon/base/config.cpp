@@ -72,6 +72,7 @@ std::map<std::string_view, Setter> setters() {
       {"--user-memory", number(&Config::user_memory_bytes)},
       {"--client-memory", number(&Config::client_memory_bytes)},
       {"--objects-max", number(&Config::objects_max)},
+      {"--maps-max", number(&Config::maps_max)},
       {"--clients-max", number(&Config::clients_max)},
       {"--in-flight-max", number(&Config::in_flight_max)},
       {"--lanes", number(&Config::lanes)},

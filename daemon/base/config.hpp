@@ -19,6 +19,7 @@ struct Config {
   std::uint64_t user_memory_bytes = 0;  ///< 0: all of it
   std::uint64_t client_memory_bytes = 0;
   std::uint64_t objects_max = 1'000'000;  ///< of one client
+  std::uint64_t maps_max = 0;             ///< of all clients; 0: what the system allows
   std::uint32_t clients_max = 4096;
   std::uint32_t in_flight_max = 1024;  ///< ops of one group and client
   unsigned lanes = 0;                  ///< 0: one for each core the daemon may use

@@ -23,7 +23,8 @@ std::size_t index(Resource resource) { return static_cast<std::size_t>(resource)
 
 std::string_view name_of(Resource resource) {
   constexpr std::array<std::string_view, resource_count> names{
-      "memory", "objects", "file descriptors", "ops in flight", "groups", "of the daemon's own memory"};
+      "memory",         "objects", "file descriptors", "ops in flight", "groups", "of the daemon's own memory",
+      "memory mappings"};
   return names[index(resource)];
 }
 
@@ -33,10 +34,11 @@ std::string number_text(Resource resource, std::uint64_t amount) {
   return muster::ipc::bytes_text(amount);
 }
 
-/// Which option sets the limit: ", --user-memory".
+/// What sets the limit: ", --user-memory".
 std::string flag_of(Resource resource, bool of_client) {
   if (resource == Resource::memory) return of_client ? ", --client-memory" : ", --user-memory";
   if (resource == Resource::objects) return ", --objects-max";
+  if (resource == Resource::maps) return ": vm.max_map_count of its system, or --maps-max if that is given";
   return "";
 }
 

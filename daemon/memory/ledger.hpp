@@ -19,9 +19,10 @@ namespace musterd {
 using muster::ipc::ClientId;
 using UserId = std::uint32_t;  ///< a uid
 
-/// memory: segments and rings; slots: ops in flight; heap: what the daemon keeps in its own memory for somebody
-enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap };
-inline constexpr std::size_t resource_count = 6;
+/// memory: segments and rings; slots: ops in flight; heap: what the daemon keeps in its own memory for somebody; maps:
+/// memory mappings of the daemon's process, one for each segment and for each client's rings
+enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap, maps };
+inline constexpr std::size_t resource_count = 7;
 /// For messages: "64 KiB", "12 objects".
 [[nodiscard]] std::string amount_text(Resource resource, std::uint64_t amount);
 

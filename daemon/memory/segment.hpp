@@ -102,6 +102,7 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   std::byte* data_ = nullptr;  ///< the memory's, without a call of it
   Charge bytes_charge_;        ///< with segment_heap_bytes
   Charge descriptor_charge_;
+  Charge map_charge_;
   SegmentReaders readers_;
   SegmentTable* table_ = nullptr;
   bool orphan_ = false;  ///< its client is gone, or has handed it over

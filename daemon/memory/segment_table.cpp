@@ -62,6 +62,8 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
+  auto map = ledger_.charge(payer, Resource::maps, 1);
+  if (!map) return map.error();
   SegmentPtr segment(new Segment, [this](Segment* ended) { end_in_turn(*ended); });
   segment->id_ = {++last_id_};
   segment->bytes_ = bytes;
@@ -69,6 +71,7 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn tur
   segment->table_ = this;
   segment->bytes_charge_ = std::move(*memory);
   segment->descriptor_charge_ = std::move(*descriptor);
+  segment->map_charge_ = std::move(*map);
   segments_.emplace(segment->id_, segment.get());
   return segment;
 }
@@ -113,12 +116,14 @@ void SegmentTable::end(Segment& segment) try {
   }
   if (!hooks_.dispose) return;
   if (segment.data_) segment.memory_->close_descriptor(), segment.descriptor_charge_ = {};
-  auto descriptor = std::make_shared<Charge>(std::move(segment.descriptor_charge_));
-  hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr},
-                 [memory = std::move(memory), descriptor = std::move(descriptor)]() mutable {
-                   memory.reset();
-                   descriptor.reset();
-                 });
+  struct Held {
+    std::shared_ptr<Charge> memory;
+    Charge descriptor;
+    Charge map;
+  };
+  auto held = std::make_shared<Held>(
+      Held{std::move(memory), std::move(segment.descriptor_charge_), std::move(segment.map_charge_)});
+  hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr}, [held = std::move(held)] { *held = {}; });
 } catch (const std::bad_alloc&) {
   // Then it ends here and now, and nobody is told.
 }

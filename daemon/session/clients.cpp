@@ -75,6 +75,8 @@ Result<void> Clients::charge_rings(Client& client) {
   if (!channel && channel.error().code() == Code::out_of_memory)
     channel = ledger_.charge_small(client.payer(), ipc::channel_bytes, Turn::before_others);
   if (!channel) return channel.error();
+  auto map = ledger_.charge(client.payer(), Resource::maps, 1);
+  if (!map) return map.error();
   client.free_look.reset();
   client.descriptors.reset();
   auto descriptors = ledger_.charge(client.payer(), Resource::fds, all_descriptors, heap);
@@ -83,7 +85,7 @@ Result<void> Clients::charge_rings(Client& client) {
     return descriptors.error();
   }
   client.descriptors = std::move(*descriptors);
-  client.channel = std::move(*channel);
+  client.rings = {std::move(*channel), std::move(*map)};
   return {};
 }
 

@@ -16,7 +16,7 @@
 #include "base/time.hpp"
 #include "cluster/group.hpp"
 #include "collective/turns.hpp"
-#include "memory/ledger.hpp"
+#include "session/connection_charges.hpp"
 
 namespace musterd {
 
@@ -34,11 +34,11 @@ struct Client {
   Credentials credentials;
   std::string name;
   bool said_hello = false;
-  bool greeted = false;             ///< has been welcomed
-  bool gone = false;                ///< is being forgotten, and told nothing any more
-  bool doomed = false;              ///< what was begun for it can't be finished: it is cut off after the event
-  bool mapped_rings = false;        ///< says that it has
-  Charge channel;                   ///< its rings
+  bool greeted = false;       ///< has been welcomed
+  bool gone = false;          ///< is being forgotten, and told nothing any more
+  bool doomed = false;        ///< what was begun for it can't be finished: it is cut off after the event
+  bool mapped_rings = false;  ///< says that it has
+  RingCharges rings;
   Charge descriptors;               ///< its socket, pidfd, rings and eventfds, and what they take of the heap
   std::shared_ptr<void> free_look;  ///< held by the first of its user that only ask
   TimePoint connected;

@@ -227,12 +227,12 @@ void AsioServer::drop(const ConnectionPtr& connection) {
 /// To unmap them can take as long as their client likes. That comes behind their seals, if these still wait.
 void AsioServer::unmap_rings() {
   for (const auto& connection : std::exchange(left_, {})) {
-    const auto charge = std::make_shared<Charge>(std::move(connection->charges.rings));
+    const auto charges = std::make_shared<RingCharges>(std::move(connection->charges.rings));
     blocking_.run(
         lane_of(*connection, BlockingPool::Lane::Of::requests),
         [channel = std::exchange(connection->channel, nullptr)]() mutable { channel.reset(); },
-        [this, charge] {
-          charge->reset();
+        [this, charges] {
+          *charges = {};
           node_.disposed(Clock::now());
         });
   }

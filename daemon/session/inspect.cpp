@@ -33,7 +33,7 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
     users.push_back(wire::CreateAccount(fbb, fbb.CreateString("uid " + std::to_string(user)),
                                         account.used[index(Resource::memory)], account.memory_peak,
                                         account.used[index(Resource::objects)], account.used[index(Resource::fds)],
-                                        account.used[index(Resource::slots)]));
+                                        account.used[index(Resource::slots)], account.used[index(Resource::maps)]));
   }
   const auto version = fbb.CreateString(parts_.settings.version);
   const auto socket = fbb.CreateString(parts_.settings.socket);
@@ -69,6 +69,8 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   reply.add_heap_bytes(parts_.settings.quota.total[index(Resource::heap)]);
   reply.add_heap_used_bytes(parts_.ledger.total().used[index(Resource::heap)]);
   reply.add_users_total(static_cast<std::uint32_t>(only ? users.size() : parts_.ledger.users()));
+  reply.add_maps_max(parts_.settings.quota.total[index(Resource::maps)]);
+  reply.add_maps_used(parts_.ledger.total().used[index(Resource::maps)]);
   return out.finish(wire::Body_StatusReply, reply.Finish().Union());
 }
 

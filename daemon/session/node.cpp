@@ -130,7 +130,7 @@ ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint
   admission_.forget(id);
   store_.drop_client(id);
   segments_.drop_client(id);
-  ConnectionCharges charges{std::move(client.descriptors), std::move(client.channel)};
+  ConnectionCharges charges{std::move(client.descriptors), std::move(client.rings)};
   clients_.erase(id);
   clients_.guarded([&] { runs_.drop_unwanted(); });  // the client is forgotten, whatever becomes of them
   return charges;

@@ -15,16 +15,11 @@
 #include "cluster/decider.hpp"
 #include "collective/lane.hpp"
 #include "memory/segment_table.hpp"
+#include "session/connection_charges.hpp"
 
 namespace musterd {
 
 using muster::ipc::ClientId;
-
-/// What a connection is charged with until it has been given back, also when its client is forgotten.
-struct ConnectionCharges {
-  Charge descriptors;
-  Charge rings;
-};
 
 class Outside {
  public:

@@ -127,7 +127,7 @@ Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
   if (rings)
     if (auto made = parts_.outside.welcome(client.id, frame); !made) {
-      client.channel.reset();  // it has none, and may wait for a long time
+      client.rings = {};  // it has none, and may wait for a long time
       return made;
     }
   client.greeted = true;
@@ -140,7 +140,7 @@ void Requests::refuse(ClientId id, std::uint64_t request, const Error& error) {
   parts_.teller.reply_error(id, request, error);
   const std::string why = parts_.clients.label(id) + ": " + error.describe();
   ConnectionCharges charges;
-  if (Client* client = parts_.clients.find(id)) charges = {std::move(client->descriptors), std::move(client->channel)};
+  if (Client* client = parts_.clients.find(id)) charges = {std::move(client->descriptors), std::move(client->rings)};
   parts_.clients.erase(id);
   parts_.outside.close(id, why, std::move(charges));
 }
@@ -335,7 +335,7 @@ void Requests::seal_segment(const Client& client, std::uint64_t request,
 
 /// It waits at the cost of its connection.
 void Requests::seal_rings(Client& client, std::uint64_t request) {
-  if (client.channel.amount() == 0)
+  if (client.rings.memory.amount() == 0)
     return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
   if (std::exchange(client.mapped_rings, true))
     return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));

@@ -141,8 +141,9 @@ def status() -> dict[str, Any]:
     """What the daemon says of itself, as ``muster status --json`` names it.
 
     Among others ``memory_bytes`` (the budget), ``memory_used_bytes``, ``memory_peak_bytes``, ``heap_bytes`` (the limit
-    of the daemon's own memory, in which it keeps its books), ``heap_used_bytes``, ``objects``, ``bytes_deposited``,
-    ``bytes_copied``, ``bytes_reduced``, ``ops_done``, ``ops_failed`` and ``ops_in_flight``.
+    of the daemon's own memory, in which it keeps its books), ``heap_used_bytes``, ``maps_max`` (the limit of its memory
+    mappings, one for each segment and each client), ``maps_used``, ``objects``, ``bytes_deposited``, ``bytes_copied``,
+    ``bytes_reduced``, ``ops_done``, ``ops_failed`` and ``ops_in_flight``.
 
     Raises:
         DaemonUnavailable: the daemon has ended.

@@ -116,6 +116,8 @@ nb::dict status(const ConnectionPtr& connection) {
   found["memory_peak_bytes"] = reply->memory_peak_bytes();
   found["heap_bytes"] = reply->heap_bytes();
   found["heap_used_bytes"] = reply->heap_used_bytes();
+  found["maps_max"] = reply->maps_max();
+  found["maps_used"] = reply->maps_used();
   found["clients"] = reply->clients();
   found["groups"] = reply->groups();
   found["objects"] = reply->objects();

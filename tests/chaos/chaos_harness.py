@@ -73,7 +73,7 @@ def is_forgotten(daemon: Daemon, client: int) -> None:
 def wait_empty(daemon: Daemon) -> None:
     """Returns once the daemon holds nothing, for nobody but who asks."""
     counts = ("objects", "segments", "groups", "ops_in_flight", "waiting_for_memory", "memory_used_bytes")
-    counts += ("heap_used_bytes",)
+    counts += ("heap_used_bytes", "maps_used")
     nothing = {"clients": [], **dict.fromkeys(counts, 0)}
 
     def held() -> dict:

@@ -13,9 +13,11 @@ from daemon import Daemon  # noqa: E402
 
 @pytest.fixture
 def daemon(request):
-    """Parameters, where a test gives them: memory, fds_max."""
+    """Parameters, where a test gives them: memory, fds_max, maps_max."""
     given = getattr(request, "param", {})
     options = ("--memory", given.get("memory", "256MiB"), "--pickle-lease", "0.02")
+    if "maps_max" in given:
+        options += ("--maps-max", str(given["maps_max"]))
     daemon = Daemon(*options, fds_max=given.get("fds_max"))
     yield daemon
     print(daemon.output())

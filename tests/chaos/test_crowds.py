@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import re
 import signal
 import struct
@@ -161,6 +162,33 @@ def test_life_lines_are_charged_and_end(daemon, pair):
     for line in lines:
         os.close(line)
     eventually(lambda: "forked child" in str(ask(daemon, "ls")), False)
+
+
+@with_daemon(maps_max=64)
+def test_a_client_that_makes_as_many_segments_as_it_can(daemon, pair):
+    """The daemon maps each of them. A process may have half of its mappings, and there are 64."""
+    with RawClient(daemon) as client:
+        for made in range(64):  # noqa: B007
+            reply, fds = client.ask("Lease", bytes=4096, timeout_ms=PATIENCE_S * 1000)
+            for fd in fds:
+                os.close(fd)
+            if reply.name == "Failure":
+                break
+            assert client.ask("Mapped", segment=reply.segment)[0].name == "Ok"
+        assert CODES[reply.code] == "quota_exceeded"
+        assert f"client {client.id} holds 32 of at most 32 memory mappings; 1 more asked for" in reply.message
+        assert "vm.max_map_count" in reply.hint
+        assert made == 31  # and its rings
+        pair.goes_on()
+        assert client.survives()
+        assert ask(daemon, "status")["maps_used"] > 32
+    is_forgotten(daemon, client.id)
+
+
+@pytest.mark.parametrize("daemon", [{}, {"maps_max": 1 << 30}], indirect=True)
+def test_clients_leave_some_of_its_mappings_to_the_daemon(daemon):
+    limit = int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+    assert ask(daemon, "status")["maps_max"] == max(limit - 8192, limit // 4)
 
 
 @with_daemon(memory="1GiB")

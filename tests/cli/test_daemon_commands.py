@@ -179,10 +179,12 @@ def test_start_passes_its_options_on(muster):
     muster.env["MUSTER_LANES"] = "3"
     words = "--memory 64MiB --lanes 1 --socket-mode 0640 --log-format json --log-level debug --idle-exit 3600"
     words += " --user-memory 32MiB --client-memory 16MiB --objects-max 100 --clients-max 10 --in-flight-max 10"
+    words += " --maps-max 400"
     done = muster("start", *words.split())
     assert done.returncode == 0, done.stderr
     told = status(muster)
     assert told["lanes"] == 1
+    assert told["maps_max"] == 400
     assert pathlib.Path(muster.socket).stat().st_mode & 0o777 == 0o640
     assert pathlib.Path(told["log"]).read_text().startswith("{")
     done = muster("bench", "allreduce", "-n", "1", "-b", "20M", "-e", "20M", "-T", "1")

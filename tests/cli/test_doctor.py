@@ -25,6 +25,7 @@ def test_this_machine_is_well_enough(muster):
         "memfd sealing",
         "pidfd",
         "open files",
+        "memory mappings",
         "memory",
         "cores",
         "socket folder",

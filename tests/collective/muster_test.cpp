@@ -573,9 +573,9 @@ TEST_CASE("of an outcome that is forgotten the code is still the same for all") 
 }
 
 TEST_CASE("a failure is remembered for what its op was charged with, in fewer words if need be") {
-  Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20},
-                 .per_user = {0, 0, 0, 8, 0, 1 << 20},
-                 .per_client = {0, 0, 0, 8, 0, 1 << 20}});
+  Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20, 0},
+                 .per_user = {0, 0, 0, 8, 0, 1 << 20, 0},
+                 .per_client = {0, 0, 0, 8, 0, 1 << 20, 0}});
   const auto heap = static_cast<std::size_t>(Resource::heap);
   const std::uint64_t paid = GENERATE(Muster::pending_bytes(), 700);
   Scene scene(2);
@@ -635,9 +635,9 @@ TEST_CASE("however far a rank is behind, it gets the codes that the others got")
 }
 
 TEST_CASE("what is kept of ops that are long over is paid for, and ends when nobody may come to them") {
-  Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20},
-                 .per_user = {0, 0, 0, 8, 0, 1 << 20},
-                 .per_client = {0, 0, 0, 8, 0, 1 << 20}});
+  Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20, 0},
+                 .per_user = {0, 0, 0, 8, 0, 1 << 20, 0},
+                 .per_client = {0, 0, 0, 8, 0, 1 << 20, 0}});
   const auto charged = [&] { return ledger.total().used[static_cast<std::size_t>(Resource::heap)]; };
   Scene scene(3, {.in_flight_max = 2, .history_max = 2});
   const auto fail = [&](Code code) {

@@ -26,7 +26,8 @@ Reached& reached() {
 NodeSettings settings() {
   NodeSettings settings;
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 1024, 256, 1024, 64, budget};
+  settings.quota.total = settings.quota.per_user =
+      settings.quota.per_client = {budget, 1024, 256, 1024, 64, budget, 256};
   settings.incarnation = 7;
   return settings;
 }

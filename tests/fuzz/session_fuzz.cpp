@@ -47,8 +47,8 @@ class Session {
   static NodeSettings settings() {
     NodeSettings settings;
     constexpr std::uint64_t budget = 4 << 20;
-    settings.quota.total = settings.quota.per_user = {budget, 64, 64, 64, 8, budget};
-    settings.quota.per_client = {budget / 2, 16, 16, 16, 8, budget / 2};
+    settings.quota.total = settings.quota.per_user = {budget, 64, 64, 64, 8, budget, 48};
+    settings.quota.per_client = {budget / 2, 16, 16, 16, 8, budget / 2, 12};
     settings.in_flight_max = 8;
     settings.memory_waiters_max = 4;
     return settings;

@@ -1,10 +1,14 @@
 // Descriptors and mappings own what they hold, and mappings never reach past their file.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include <catch2/catch.hpp>
@@ -84,6 +88,59 @@ TEST_CASE("what would end in a SIGBUS, or is nothing, is refused") {
   REQUIRE(Mapping::map(fd, 4096, Access::read_only, 1).error().code() == Code::invalid);
   REQUIRE(Mapping::map(fd, SIZE_MAX, Access::read_only).error().code() == Code::invalid);
   REQUIRE_FALSE(Mapping::map(Fd{}, 4096, Access::read_only));
+}
+
+/// Takes the mappings that this process may still have, as far as there are not millions of them: cuts one mapping into
+/// pieces of a page. It calls the kernel itself, as sanitizers keep books of what goes through the C library.
+class AllMappings {
+ public:
+  AllMappings() {
+    const auto found = syscall(SYS_mmap, nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    REQUIRE(found != -1);
+    begin_ = static_cast<std::uintptr_t>(found);
+    for (std::size_t at = page; at < bytes && !all_; at += 2 * page)
+      all_ = syscall(SYS_mprotect, begin_ + at, page, PROT_READ) != 0;
+    // Where nothing can be cut any more, the kernel may still map something.
+    for (auto& last : last_)
+      if (all_) last = syscall(SYS_mmap, nullptr, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  }
+  ~AllMappings() {
+    syscall(SYS_munmap, begin_, bytes);
+    for (const auto last : last_)
+      if (last > 0) syscall(SYS_munmap, last, page);
+  }
+  AllMappings(const AllMappings&) = delete;
+  AllMappings& operator=(const AllMappings&) = delete;
+
+  [[nodiscard]] bool all() const { return all_; }
+
+ private:
+  static constexpr std::size_t page = 4096;
+  static constexpr std::size_t bytes = page << 21;
+  std::uintptr_t begin_ = 0;
+  bool all_ = false;
+  std::array<long, 4> last_{};
+};
+
+TEST_CASE("who has as many mappings as the system allows is told so, with the number and what to raise") {
+  const auto fd = create_memfd("test", 3 * mib).value();
+  const auto bytes = GENERATE(std::size_t{4096}, std::size_t{3 * mib});
+  const auto limit = std::to_string(mappings_max());
+  std::optional<Result<Mapping>> mapped;
+  bool all = false;
+  {
+    const AllMappings taken;
+    all = taken.all();
+    mapped.emplace(Mapping::map(fd, bytes, Access::read_write));
+  }
+  REQUIRE(mapped->ok() == !all);
+  if (!all) return;  // there are millions
+  const auto& error = mapped->error();
+  CHECK(error.code() == Code::quota_exceeded);
+  CHECK(error.message() == "can't map " + std::to_string(bytes) + " bytes: process " + std::to_string(getpid()) +
+                               " has as many memory mappings as the system allows, vm.max_map_count is " + limit);
+  CHECK(error.hint().find("sysctl -w vm.max_map_count=") != std::string::npos);
+  CHECK(Mapping::map(fd, bytes, Access::read_write));
 }
 
 TEST_CASE("seals hold: no resize, and no seal against writers while one is mapped") {

@@ -20,8 +20,8 @@ constexpr Payer stranger{2000, {3}};
 constexpr Payer results{1000, {}};
 
 // A limit left out would be zero, and everything of that resource refused.
-static_assert(std::is_constructible_v<Amounts, int, int, int, int, int, int>);
-static_assert(!std::is_constructible_v<Amounts, int, int, int, int, int>);
+static_assert(std::is_constructible_v<Amounts, int, int, int, int, int, int, int>);
+static_assert(!std::is_constructible_v<Amounts, int, int, int, int, int, int>);
 
 std::string client_text(ClientId client) { return "client " + std::to_string(client.value); }
 
@@ -167,6 +167,34 @@ TEST_CASE("objects and descriptors are bounded like memory") {
   auto none_left = ledger.charge(results, Resource::objects, 1);
   REQUIRE_FALSE(none_left);
   CHECK(none_left.error().code() == Code::quota_exceeded);
+}
+
+TEST_CASE("mappings are bounded for a client, a user and all, and the refusal says which and what to try") {
+  constexpr auto maps = static_cast<std::size_t>(Resource::maps);
+  Quota quota = memory_quota(mebibyte);
+  quota.total[maps] = 8;
+  quota.per_user[maps] = 6;
+  quota.per_client[maps] = 4;
+  Ledger ledger(quota);
+  std::vector<Charge> charges;
+  const auto fill = [&](Payer payer) {
+    for (;;) {
+      auto charge = ledger.charge(payer, Resource::maps, 1);
+      if (!charge) return charge.error();
+      charges.push_back(std::move(*charge));
+    }
+  };
+  for (const auto& [payer, said] : {std::pair(first, "client 1 holds 4 of at most 4 memory mappings; 1 more asked for"),
+                                    std::pair(second, "user 1000 holds 6 of at most 6 memory mappings"),
+                                    std::pair(stranger, "the daemon holds 8 of at most 8 memory mappings")}) {
+    const auto refused = fill(payer);
+    CHECK(refused.code() == Code::quota_exceeded);
+    CHECK_THAT(refused.message(), Contains(said));
+    CHECK_THAT(refused.hint(), Contains("vm.max_map_count") && Contains("--maps-max"));
+  }
+  CHECK(charges.size() == 8);
+  charges.clear();
+  CHECK(holds_nothing(ledger));
 }
 
 TEST_CASE("large requests leave the reserve alone, and small ones use it when there is nothing else") {

@@ -11,9 +11,9 @@ inline constexpr std::uint64_t mebibyte = 1 << 20;
 inline Quota memory_quota(std::uint64_t total, std::uint64_t per_user, std::uint64_t per_client) {
   constexpr std::uint64_t plenty = 1 << 20;
   constexpr std::uint64_t heap = 1 << 30;
-  return {.total = {total, plenty, plenty, plenty, plenty, heap},
-          .per_user = {per_user, plenty, plenty, plenty, plenty, heap},
-          .per_client = {per_client, plenty, plenty, plenty, plenty, heap}};
+  return {.total = {total, plenty, plenty, plenty, plenty, heap, plenty},
+          .per_user = {per_user, plenty, plenty, plenty, plenty, heap, plenty},
+          .per_client = {per_client, plenty, plenty, plenty, plenty, heap, plenty}};
 }
 inline Quota memory_quota(std::uint64_t total) { return memory_quota(total, total, total); }
 

@@ -20,6 +20,7 @@ constexpr Payer owner{1000, {1}};
 constexpr Payer other{1000, {2}};
 constexpr std::uint64_t page = 4096;
 constexpr auto heap = static_cast<std::size_t>(Resource::heap);
+constexpr auto maps = static_cast<std::size_t>(Resource::maps);
 constexpr std::uint64_t segment_heap = SegmentTable::segment_heap_bytes;
 constexpr std::uint64_t reader_bytes = SegmentTable::reader_bytes;
 
@@ -43,7 +44,7 @@ TEST_CASE(
   REQUIRE(segment);
   CHECK((*segment)->bytes() == 2 * page);
   CHECK((*segment)->state() == Segment::State::leased);
-  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0, 0, segment_heap});
+  CHECK(world.ledger.client({1}).used == Amounts{2 * page, 0, 1, 0, 0, segment_heap, 1});
   CHECK(world.table.size() == 1);
 }
 
@@ -194,11 +195,31 @@ TEST_CASE("of a dead client with many segments some end in each turn") {
   CHECK(world.ledger.client(owner.client).used == Amounts{});
 }
 
+TEST_CASE("a segment that the daemon may not map any more is refused, and nothing stays charged for it") {
+  Quota quota = memory_quota(64 * mebibyte);
+  quota.per_client[maps] = 2;
+  quota.per_user[maps] = 3;
+  Ledger ledger(quota);
+  SegmentTable table(ledger, backing());
+  const std::uint64_t bytes = GENERATE(std::uint64_t{page}, small_segment_bytes_max + page);
+  REQUIRE(table.lease(owner, bytes, false));
+  const auto second = (*table.lease(owner, bytes, false))->id();
+  const auto result = table.book_result(owner.user, bytes);
+  REQUIRE(result);
+  const auto before = ledger.total().used;
+  CHECK(code_of(table.lease(owner, bytes, false)) == Code::quota_exceeded);
+  CHECK(code_of(table.book_result(owner.user, bytes)) == Code::quota_exceeded);
+  CHECK(ledger.total().used == before);
+  CHECK(table.lease({2000, {3}}, bytes, false));
+  REQUIRE(table.give_back(owner.client, second));
+  CHECK(table.lease(owner, bytes, false));
+}
+
 TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
   World world;
   auto result = result_segment(world.table, 1000, page);
   CHECK(result->state() == Segment::State::ready);
-  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap});
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap, 1});
   std::memset(result->data(), 7, page);
   CHECK(code_of(world.table.owned(result->id(), owner.client)) == Code::denied);
   CHECK(code_of(world.table.owned(result->id(), {})) == Code::denied);
@@ -218,7 +239,7 @@ TEST_CASE("a result segment that is only booked is charged, and nobody reads it"
   CHECK((*booked)->data() == nullptr);
   CHECK_FALSE((*booked)->memory());
   CHECK((*booked)->descriptors().empty());
-  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap});
+  CHECK(world.ledger.user(1000).used == Amounts{page, 0, 1, 0, 0, segment_heap, 1});
   const auto id = (*booked)->id();
   CHECK(code_of(world.table.readable(id, 1000)) == Code::invalid);
   SECTION("and gets memory later") {
@@ -329,7 +350,7 @@ TEST_CASE("a segment stays charged until its last reader has unmapped it or is g
   CHECK(ended.front().segment == id);
   CHECK(ended.front().readers == std::vector<ClientId>{other.client, {3}});
   CHECK(world.table.take_ended().empty());
-  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, segment_heap + 2 * reader_bytes});
+  CHECK(world.ledger.total().used == Amounts{page, 0, 0, 0, 0, segment_heap + 2 * reader_bytes, 0});
   world.table.unmapped({3}, id);
   world.table.unmapped({3}, id);
   world.table.unmapped({4}, id);
@@ -396,11 +417,27 @@ TEST_CASE("a segment stays charged until what is left of it was disposed of") {
   const auto id = result_segment(table, 1000, 1 << 20)->id();
   table.drop_result(id);
   CHECK(table.size() == 0);
-  CHECK_FALSE(holds_nothing(ledger));
+  CHECK(ledger.total().used[0] == 1 << 20);
+  CHECK(ledger.total().used[maps] == 1);
   REQUIRE(disposed.size() == 1);
   disposed.front()();
   disposed.clear();
   CHECK(holds_nothing(ledger));
+}
+
+TEST_CASE("the daemon's mapping of a segment is charged no longer than it lasts, also where clients still map it") {
+  World world;
+  const auto id = [&] {
+    auto side = lease_and_map(world.table, owner, page);
+    REQUIRE(world.table.add_reader(side.segment, other));
+    return side.segment->id();
+  }();
+  CHECK(world.ledger.client(owner.client).used[maps] == 1);
+  world.table.drop_client(owner.client);
+  CHECK(world.ledger.client(owner.client).used[maps] == 0);
+  CHECK(world.ledger.client(owner.client).used[0] == page);
+  world.table.unmapped(other.client, id);
+  CHECK(holds_nothing(world.ledger));
 }
 
 TEST_CASE("a sealing whose work was not done says so, and may be tried again") {

@@ -434,9 +434,10 @@ def test_a_daemon_that_is_elsewhere_is_started_elsewhere(tmp_path):
 def test_status_tells_what_the_command_tells(muster, shared_daemon):
     told, shown = muster.status(), shared_daemon.status()
     assert shown.keys() >= told.keys() >= shown.keys() - {"users", "users_total", "clients", "incarnation", "log"}
-    for name in ("version", "socket", "pid", "memory_bytes", "heap_bytes", "lanes"):
+    for name in ("version", "socket", "pid", "memory_bytes", "heap_bytes", "maps_max", "lanes"):
         assert told[name] == shown[name]
     assert 0 < told["heap_used_bytes"] <= told["heap_bytes"]
+    assert 0 < told["maps_used"] <= told["maps_max"]
 
 
 @pytest.mark.parametrize("lease", [-1, float("nan"), "long", 1e9])

@@ -25,7 +25,8 @@ inline NodeSettings small_settings() {
   settings.version = "test";
   settings.incarnation = 7;
   constexpr std::uint64_t budget = 64 << 20;
-  settings.quota.total = settings.quota.per_user = settings.quota.per_client = {budget, 4096, 256, 4096, 64, budget};
+  settings.quota.total = settings.quota.per_user =
+      settings.quota.per_client = {budget, 4096, 256, 4096, 64, budget, 4096};
   return settings;
 }
 

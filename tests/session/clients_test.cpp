@@ -4,6 +4,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <muster/ipc/ring.hpp>
@@ -19,14 +20,17 @@ constexpr UserId owner = 100;
 constexpr UserId alice = 1;
 constexpr UserId bob = 2;
 
-Quota quota_of(std::uint64_t descriptors) {
+constexpr std::uint64_t plenty = 1000;
+
+Quota quota_of(std::uint64_t descriptors, std::uint64_t maps) {
   Quota quota;
-  quota.total = quota.per_user = quota.per_client = {64 << 20, 100, descriptors, 100, 100, 64 << 20};
+  quota.total = quota.per_user = quota.per_client = {64 << 20, 100, descriptors, 100, 100, 64 << 20, maps};
   return quota;
 }
 
 struct World {
-  explicit World(std::uint64_t descriptors = 1000) : ledger(quota_of(descriptors)), clients(ledger, owner, "host") {}
+  explicit World(std::uint64_t descriptors = plenty, std::uint64_t maps = plenty)
+      : ledger(quota_of(descriptors, maps)), clients(ledger, owner, "host") {}
   Client& add(std::uint32_t id, UserId user = alice) {
     REQUIRE(clients.add({id}, {user, static_cast<std::int32_t>(1000 + id)}, {}));
     return *clients.find({id});
@@ -49,7 +53,9 @@ TEST_CASE("a client is charged while it is connected, more once it has rings") {
   REQUIRE(world.clients.charge_rings(client));
   CHECK(world.used(Resource::fds) > asking);
   CHECK(world.used(Resource::memory) == muster::ipc::channel_bytes);
+  CHECK(world.used(Resource::maps) == 1);
   world.clients.erase({1});
+  CHECK(world.used(Resource::maps) == 0);
   CHECK(world.used(Resource::fds) == 0);
   CHECK(world.used(Resource::memory) == 0);
   CHECK(world.used(Resource::heap) == 0);
@@ -57,13 +63,14 @@ TEST_CASE("a client is charged while it is connected, more once it has rings") {
 }
 
 TEST_CASE("rings that can't be charged leave the client as it was") {
-  World world(5);
+  const auto [descriptors, maps] = GENERATE(std::pair(std::uint64_t{5}, plenty), std::pair(plenty, std::uint64_t{0}));
+  World world(descriptors, maps);
   Client& client = world.add(1);
   const auto before = world.ledger.total().used;
   const auto charged = world.clients.charge_rings(client);
   REQUIRE_FALSE(charged);
   CHECK(charged.error().code() == Code::quota_exceeded);
-  client.channel.reset();
+  client.rings = {};
   CHECK(world.ledger.total().used == before);
 }
 

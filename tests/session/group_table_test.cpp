@@ -16,7 +16,7 @@ namespace {
 
 Quota quota(std::uint64_t groups) {
   Quota quota;
-  quota.total = quota.per_user = quota.per_client = {1 << 20, 100, 100, 100, groups, 8 << 20};
+  quota.total = quota.per_user = quota.per_client = {1 << 20, 100, 100, 100, groups, 8 << 20, 100};
   return quota;
 }
 

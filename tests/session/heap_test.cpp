@@ -23,7 +23,7 @@ NodeSettings large_settings() {
   constexpr std::uint64_t memory = std::uint64_t{1} << 30;
   constexpr std::uint64_t plenty = 1 << 20;
   settings.quota.total = settings.quota.per_user =
-      settings.quota.per_client = {memory, plenty, plenty, plenty, plenty, memory};
+      settings.quota.per_client = {memory, plenty, plenty, plenty, plenty, memory, plenty};
   settings.in_flight_max = plenty;
   settings.seats_max = plenty;
   settings.requests_max = plenty;

@@ -26,7 +26,7 @@ constexpr std::uint64_t budget = 1 << 20;
 
 Quota quota() {
   Quota quota;
-  quota.total = quota.per_user = quota.per_client = {budget, 100, 100, 100, 100, 8 << 20};
+  quota.total = quota.per_user = quota.per_client = {budget, 100, 100, 100, 100, 8 << 20, 100};
   return quota;
 }
 

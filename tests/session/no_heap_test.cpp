@@ -361,7 +361,7 @@ namespace {
 std::size_t allocations_of_refusal(std::uint32_t clients) {
   constexpr std::uint64_t all = 1 << 20;
   constexpr std::uint64_t plenty = 1 << 20;
-  const Amounts amounts{all, plenty, plenty, plenty, plenty, plenty};
+  const Amounts amounts{all, plenty, plenty, plenty, plenty, plenty, plenty};
   Ledger ledger({.total = amounts, .per_user = amounts, .per_client = amounts});
   std::vector<Charge> charges;
   for (std::uint32_t id = 1; id <= clients; ++id)

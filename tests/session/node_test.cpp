@@ -674,6 +674,64 @@ TEST_CASE_METHOD(HalfForgotten, "a seat of a client that is half forgotten can b
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
+TEST_CASE("a client that has all the mappings that it may is refused, and the ops of others go on") {
+  auto settings = small_settings();
+  const auto maps = static_cast<std::size_t>(Resource::maps);
+  settings.quota.total[maps] = 16;
+  settings.quota.per_user[maps] = 12;
+  settings.quota.per_client[maps] = 8;
+  TwoRanks ranks(settings);
+  TestClient greedy(ranks.world, 3);
+  std::vector<ipc::SegmentId> segments;
+  for (;;) {
+    greedy.ask_lease(4096);
+    const auto* segment = greedy.reply().body_as_Segment();
+    if (!segment) break;
+    segments.push_back({segment->segment()});
+  }
+  CHECK(greedy.failure() == Code::quota_exceeded);
+  CHECK(greedy.reply().body_as_Failure()->message()->str() ==
+        "client 3 holds 8 of at most 8 memory mappings; 1 more asked for");
+  CHECK(segments.size() == 7);  // and its rings
+  std::vector<ipc::WorkId> works;
+  for (auto* rank : {&ranks.first, &ranks.second})
+    works.push_back(rank->contribute(Kind::allgather, {rank->seal(ipc::Manifest(), {})}));
+  CHECK(ranks.first.done(works[0]));
+  CHECK(ranks.second.done(works[1]));
+  CHECK(ranks.first.status().maps_used() == 10);
+  CHECK(ranks.first.status().users()->Get(0)->maps() == 10);
+  // All of its user may hold twelve: two segments more.
+  ranks.first.lease(4096);
+  ranks.second.lease(4096);
+  ranks.first.ask_lease(4096);
+  CHECK(ranks.first.failure() == Code::quota_exceeded);
+  CHECK(NodeAudit(ranks.world.node).contradictions().empty());
+  greedy.give_back(segments.back());
+  ranks.first.lease(4096);
+  greedy.die();
+  CHECK(ranks.first.status().maps_used() == 5);
+}
+
+TEST_CASE("an op whose result can't be mapped fails on every rank, and so does a newcomer") {
+  auto settings = small_settings();
+  settings.quota.total[static_cast<std::size_t>(Resource::maps)] = 4;
+  TwoRanks ranks(settings);
+  std::vector<ipc::WorkId> works;
+  for (auto* rank : {&ranks.first, &ranks.second})
+    works.push_back(rank->contribute(Kind::allreduce, {rank->seal(rank->lease(4096), 0, {1, 2})}));
+  const auto first = ranks.first.failed(works[0]);
+  const auto second = ranks.second.failed(works[1]);
+  REQUIRE(first);
+  REQUIRE(second);
+  CHECK(first->code() == Code::quota_exceeded);
+  CHECK(first->message().find("4 of at most 4 memory mappings") != std::string::npos);
+  CHECK(second->message() == first->message());
+  auto newcomer = TestClient::not_yet_welcome(ranks.world, 3, true);
+  CHECK(newcomer.failure() == Code::quota_exceeded);
+  CHECK(ranks.world.outside.closed.contains(newcomer.id()));
+  CHECK(NodeAudit(ranks.world.node).contradictions().empty());
+}
+
 TEST_CASE("a client with many segments is forgotten in pieces, and so is one that reads many") {
   auto settings = small_settings();
   for (auto* amounts : {&settings.quota.total, &settings.quota.per_user, &settings.quota.per_client})
@@ -995,7 +1053,7 @@ struct ManyParts {
     auto settings = small_settings();
     constexpr std::uint64_t budget = 64 << 20;
     constexpr std::uint64_t many = 1 << 16;
-    settings.quota.total = settings.quota.per_user = {budget, many, many, many, many, budget};
+    settings.quota.total = settings.quota.per_user = {budget, many, many, many, many, budget, many};
     return settings;
   }
   static ipc::WorkId contribute(TestClient& client) {

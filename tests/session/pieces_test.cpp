@@ -17,7 +17,7 @@ NodeSettings roomy_settings() {
   auto settings = small_settings();
   settings.seats_max = 2000;
   for (auto* amounts : {&settings.quota.total, &settings.quota.per_user, &settings.quota.per_client})
-    for (const auto resource : {Resource::groups, Resource::fds, Resource::slots})
+    for (const auto resource : {Resource::groups, Resource::fds, Resource::slots, Resource::maps})
       (*amounts)[static_cast<std::size_t>(resource)] = 8192;
   return settings;
 }

@@ -21,7 +21,7 @@ namespace {
 
 Quota quota() {
   Quota quota;
-  quota.total = quota.per_user = quota.per_client = {64 << 20, 1000, 1000, 1000, 100, 64 << 20};
+  quota.total = quota.per_user = quota.per_client = {64 << 20, 1000, 1000, 1000, 100, 64 << 20, 1000};
   return quota;
 }
 

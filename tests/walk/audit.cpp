@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 
-constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups", "heap"};
+constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups", "heap", "maps"};
 static_assert(std::size(resource_names) == resource_count);
 
 }  // namespace
@@ -45,8 +45,10 @@ Amounts NodeAudit::held() const {
   auto& memory = sum[index(Resource::memory)];
   auto& fds = sum[index(Resource::fds)];
   auto& heap = sum[index(Resource::heap)];
+  auto& maps = sum[index(Resource::maps)];
   for (const auto& [id, client] : node_.clients_.all()) {
-    memory += client.match.amount();
+    memory += client.rings.memory.amount();
+    maps += client.rings.map.amount();
     fds += client.descriptors.amount();
     heap += client.descriptors.heap();
     for (const auto& [seat, seated] : client.seats) heap += seated.charge.amount();
@@ -57,6 +59,7 @@ Amounts NodeAudit::held() const {
     memory += segment->bytes();
     heap += SegmentTable::segment_heap_bytes;
     ++fds;
+    ++maps;
     for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
   }
   for (const auto& [id, draining] : node_.segments_.draining_) {

@@ -63,9 +63,9 @@ NodeSettings Walk::settings(Choices& choices) {
   settings.user = 1000;
   const std::uint64_t memory = 6 * ipc::channel_bytes + (std::uint64_t{1} << 18) * (1 + choices.below(8));
   constexpr std::uint64_t heap = 256 << 10;
-  settings.quota.total = {memory, 300, 100, 4096, 16, heap};
-  settings.quota.per_user = {memory - ipc::channel_bytes, 200, 80, 4096, 8, heap / 4 * 3};
-  settings.quota.per_client = {memory / 2, 80, 40, 24, 8, heap / 2};
+  settings.quota.total = {memory, 300, 100, 4096, 16, heap, 60};
+  settings.quota.per_user = {memory - ipc::channel_bytes, 200, 80, 4096, 8, heap / 4 * 3, 45};
+  settings.quota.per_client = {memory / 2, 80, 40, 24, 8, heap / 2, 30};
   settings.quota.reserve_bytes = memory / 4 * choices.below(2);
   settings.in_flight_max = 4;
   settings.requests_max = 32;

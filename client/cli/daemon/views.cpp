@@ -71,10 +71,12 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                {"PEAK", Align::right},
                {"OBJECTS", Align::right},
                {"FDS", Align::right},
+               {"MAPS", Align::right},
                {"IN FLIGHT", Align::right}});
   for (const auto* user : items(status.users()))
     users.add({text(user->name()), ipc::bytes_text(user->memory_bytes()), ipc::bytes_text(user->peak_bytes()),
-               format_count(user->objects()), format_count(user->fds()), format_count(user->in_flight())});
+               format_count(user->objects()), format_count(user->fds()), format_count(user->maps()),
+               format_count(user->in_flight())});
   Table table({{"CLIENT"},
                {"PID", Align::right},
                {"MEMORY", Align::right},
@@ -100,6 +102,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   json.field("memory_bytes", status.memory_bytes()).field("memory_used_bytes", status.memory_used_bytes());
   json.field("memory_peak_bytes", status.memory_peak_bytes()).field("objects", status.objects());
   json.field("heap_bytes", status.heap_bytes()).field("heap_used_bytes", status.heap_used_bytes());
+  json.field("maps_max", status.maps_max()).field("maps_used", status.maps_used());
   json.field("segments", status.segments()).field("groups", status.groups()).field("lanes", status.lanes());
   json.field("huge_pages", text(status.huge_pages())).field("simd", text(status.simd()));
   json.field("waiting_for_memory", status.waiting_for_memory()).field("ops_done", status.ops_done());
@@ -110,7 +113,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   for (const auto* user : items(status.users())) {
     json.begin_object().field("name", text(user->name())).field("memory_bytes", user->memory_bytes());
     json.field("peak_bytes", user->peak_bytes()).field("objects", user->objects()).field("fds", user->fds());
-    json.field("in_flight", user->in_flight()).end_object();
+    json.field("in_flight", user->in_flight()).field("maps", user->maps()).end_object();
   }
   json.end_array().key("clients").begin_array();
   for (const auto* client : clients) {

@@ -1,6 +1,7 @@
 // One finding of `muster doctor`: what was looked at, what was found, and how to mend it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,8 @@ struct Check {
 
 [[nodiscard]] std::vector<Check> check_kernel();
 [[nodiscard]] std::vector<Check> check_limits();
+/// Of check_limits(): whether a process may have so many memory mappings.
+[[nodiscard]] Check check_mappings(std::uint64_t limit);
 [[nodiscard]] std::vector<Check> check_memory();
 [[nodiscard]] std::vector<Check> check_huge_pages();
 [[nodiscard]] std::vector<Check> check_cpu();

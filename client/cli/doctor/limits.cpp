@@ -2,6 +2,7 @@
 #include <sys/resource.h>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/fd.hpp>
 
 #include "../text.hpp"
 #include "check.hpp"
@@ -44,6 +45,17 @@ Check address_space() {
 
 }  // namespace
 
-std::vector<Check> check_limits() { return {open_files(), locked_memory(), address_space()}; }
+/// Each segment and each client takes one of the daemon's, and each segment that a client uses one of that client's.
+Check check_mappings(std::uint64_t limit) {
+  const std::string usual = std::to_string(ipc::usual_mappings_max);
+  const std::string found = "a process may have " + std::to_string(limit);
+  if (limit >= ipc::usual_mappings_max) return {"memory mappings", Health::ok, found, {}};
+  return {"memory mappings", Health::warn, found + ", " + usual + " are usual: fewer segments and clients fit",
+          "sysctl -w vm.max_map_count=" + usual + ", and the same in a file of /etc/sysctl.d"};
+}
+
+std::vector<Check> check_limits() {
+  return {open_files(), locked_memory(), address_space(), check_mappings(ipc::mappings_max())};
+}
 
 }  // namespace muster::cli

@@ -28,6 +28,8 @@ constexpr std::array options{
     DaemonOption{"--client-memory", "SIZE", "share that one process may hold [all]", bytes, memory_bytes_min,
                  memory_bytes_max},
     DaemonOption{"--objects-max", "N", "objects that one process may have made [1000000]", count, 1, 0x1p31},
+    DaemonOption{"--maps-max", "N", "memory mappings that clients may cost the daemon [vm.max_map_count less 8192]",
+                 count, 1, 0x1p31},
     DaemonOption{"--clients-max", "N", "connections [4096]", count, 1, 100'000},
     DaemonOption{"--in-flight-max", "N", "ops in flight of one process in one group before it has to wait [1024]",
                  count, 1, 1 << 20},

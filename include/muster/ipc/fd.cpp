@@ -11,10 +11,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <system_error>
+
+#include <muster/ipc/text_file.hpp>
 
 namespace muster::ipc {
 
@@ -54,11 +57,32 @@ Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
   return {};
 }
 
+/// Whether this process has as many mappings as it may. Then the kernel refuses even a page that takes no memory.
+bool no_mapping_is_left() {
+  void* page = mmap(nullptr, page_bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (page != MAP_FAILED) munmap(page, page_bytes());
+  return page == MAP_FAILED;
+}
+
 /// What this process may have of it.
 std::string limit_text(decltype(RLIMIT_AS) resource) {
   rlimit limit{};
   getrlimit(resource, &limit);
   return limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur);
+}
+
+/// Where the address space is limited, that may be the reason, and system_error names both.
+Error mapping_error(std::size_t bytes, int error_number) {
+  const std::string what = "can't map " + std::to_string(bytes) + " bytes";
+  rlimit address_space{};
+  getrlimit(RLIMIT_AS, &address_space);
+  if (error_number != ENOMEM || address_space.rlim_cur != RLIM_INFINITY || !no_mapping_is_left())
+    return system_error(Code::failed, what, error_number);
+  const std::uint64_t limit = mappings_max();
+  return {Code::quota_exceeded,
+          what + ": process " + std::to_string(getpid()) +
+              " has as many memory mappings as the system allows, vm.max_map_count is " + std::to_string(limit),
+          "raise it: sysctl -w vm.max_map_count=" + std::to_string(2 * limit)};
 }
 
 }  // namespace
@@ -94,6 +118,14 @@ Result<Fd> Fd::duplicate() const {
   return Fd(copy);
 }
 
+std::uint64_t mappings_max() {
+  const auto text = read_text_file("/proc/sys/vm/max_map_count");
+  std::uint64_t number = 0;
+  if (!text || std::from_chars(text->data(), text->data() + text->size(), number).ec != std::errc())
+    return usual_mappings_max;
+  return number;
+}
+
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
   if (this != &other) {
     unmap();
@@ -119,7 +151,7 @@ Result<Mapping> Mapping::map(const Fd& fd, std::size_t bytes, Access access, std
   if (found == MAP_FAILED) {
     const int why = errno;
     if (wanted != nullptr) munmap(wanted, rounded_up(bytes, page_bytes()));
-    return system_error(Code::failed, "can't map " + std::to_string(bytes) + " bytes", why);
+    return mapping_error(bytes, why);
   }
   // Only advice: a kernel without huge pages for shared memory refuses it, and small pages work too.
   if (bytes >= huge_page_bytes && access != Access::copy_on_write) madvise(found, bytes, MADV_HUGEPAGE);

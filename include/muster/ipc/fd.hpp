@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <utility>
 
@@ -46,7 +47,8 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping() { unmap(); }
 
-  /// Maps at an address aligned to 2 MiB when `bytes` is at least that, so that huge pages can be used.
+  /// Maps at an address aligned to 2 MiB when `bytes` is at least that, so that huge pages can be used. QuotaExceeded
+  /// where this process may have no more mappings, or no more address space.
   [[nodiscard]] static Result<Mapping> map(const Fd& fd, std::size_t bytes, Access access, std::size_t offset = 0);
 
   [[nodiscard]] std::byte* data() const { return data_; }
@@ -62,6 +64,11 @@ class Mapping {
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
+
+/// What a system without a setting of its own gives.
+inline constexpr std::uint64_t usual_mappings_max = 65'530;
+/// How many memory mappings one process may have: vm.max_map_count, or the usual number where that can't be read.
+[[nodiscard]] std::uint64_t mappings_max();
 
 /// A memfd of `bytes` zero bytes that allows sealing.
 [[nodiscard]] Result<Fd> create_memfd(const char* name, std::size_t bytes);
