@@ -128,6 +128,10 @@ class Engine::Running {
     if (job_.done) job_.done();
   }
 
+  /// What is posted once all has run. It holds this job, and has to be taken, or both stay.
+  void set_end(Errand end) noexcept { end_ = std::move(end); }
+  [[nodiscard]] Errand take_end() noexcept { return std::exchange(end_, {}); }
+
  private:
   [[nodiscard]] std::size_t tasks() const { return job_.work.folds.size() + job_.work.copies.size(); }
   [[nodiscard]] bool is_fold(std::size_t task) const { return task < job_.work.folds.size(); }
@@ -170,12 +174,12 @@ class Engine::Running {
   }
 
   Job job_;
+  Errand end_;
   Cursor at_;
   std::size_t running_ = 0;
 };
 
-Engine::Engine(unsigned lanes, std::function<void(std::function<void()>)> post,
-               std::function<void(unsigned lane)> place)
+Engine::Engine(unsigned lanes, std::function<void(Errand)> post, std::function<void(unsigned lane)> place)
     : post_(std::move(post)), place_(std::move(place)) {
   // Signals are the control thread's: lanes inherit a mask without any.
   sigset_t all;
@@ -193,16 +197,20 @@ Engine::~Engine() {
   }
   wake_.notify_all();
   for (std::thread& lane : lanes_) lane.join();
+  for (; !turns_.empty(); turns_.served(0, JobTurns::Rest::nothing)) static_cast<void>(turns_.front()->take_end());
 }
 
 void Engine::submit(Job job) {
   const Process process = job.process;
   auto running = std::make_shared<Running>(std::move(job));
-  if (running->exhausted()) return post_([running] { running->call_done(); });
+  // Made here: a lane could tell nobody that there is no memory for it.
+  auto end = errand([running] { running->call_done(); });
+  if (running->exhausted()) return post_(std::move(end));
   const bool small = running->is_small();
   {
     std::lock_guard lock(mutex_);
-    turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, std::move(running));
+    turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, running);
+    running->set_end(std::move(end));
   }
   if (small) wake_.notify_one();
   else wake_.notify_all();
@@ -228,7 +236,9 @@ void Engine::work(unsigned lane) {
       continue;
     }
     lock.unlock();
-    post_([running = std::move(running)] { running->call_done(); });
+    auto end = running->take_end();
+    running.reset();  // what the job holds is destroyed on the control thread
+    post_(std::move(end));
     lock.lock();
   }
 }

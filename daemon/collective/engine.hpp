@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/errand.hpp"
 #include "collective/plan.hpp"
 #include "collective/turns.hpp"
 
@@ -30,16 +31,16 @@ struct Job {
 
 class Engine {
  public:
-  /// `place` is called on each lane's own thread before it works. `post` is called from lanes with a function to run on
-  /// the control thread; it must be thread-safe. The job, and so its lease, is destroyed with that function. `lanes`:
-  /// at least 1.
+  /// `place` is called on each lane's own thread before it works. `post` is called from lanes with what to run on the
+  /// control thread; it must be thread-safe and must not throw. The job, and so its lease, is destroyed with that.
+  /// `lanes`: at least 1.
   Engine(
-      unsigned lanes, std::function<void(std::function<void()>)> post,
-      std::function<void(unsigned lane)> place = [](unsigned) {});
+      unsigned lanes, std::function<void(Errand)> post, std::function<void(unsigned lane)> place = [](unsigned) {});
   ~Engine();  ///< waits for the chunks that run; what has not begun is dropped
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  /// If this throws, as there is no memory, the job is dropped.
   void submit(Job job);
   /// For a moment, lanes take smaller chunks and yield after each: others need these cores for ops that are quickly
   /// over.
@@ -58,7 +59,7 @@ class Engine {
 
   void work(unsigned lane);
 
-  std::function<void(std::function<void()>)> post_;
+  std::function<void(Errand)> post_;
   std::function<void(unsigned lane)> place_;
   std::mutex mutex_;
   std::condition_variable wake_;

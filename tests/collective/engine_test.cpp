@@ -3,7 +3,6 @@
 
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <latch>
 #include <mutex>
 #include <optional>
@@ -22,10 +21,10 @@ namespace {
 /// Stands for the control thread: the test's own thread runs what lanes post.
 class Control {
  public:
-  std::function<void(std::function<void()>)> post() {
-    return [this](std::function<void()> task) {
+  std::function<void(Errand)> post() {
+    return [this](Errand task) {
       std::lock_guard lock(mutex_);
-      posted_.push_back(std::move(task));
+      posted_.splice(posted_.end(), task);
       arrived_.notify_one();
     };
   }
@@ -33,10 +32,10 @@ class Control {
     for (; tasks > 0; --tasks) {
       std::unique_lock lock(mutex_);
       arrived_.wait(lock, [&] { return !posted_.empty(); });
-      auto task = std::move(posted_.front());
-      posted_.pop_front();
+      Errand task;
+      task.splice(task.end(), posted_, posted_.begin());
       lock.unlock();
-      task();
+      task.front()();
     }
   }
   [[nodiscard]] bool idle() {
@@ -47,7 +46,7 @@ class Control {
  private:
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::deque<std::function<void()>> posted_;
+  Errand posted_;
 };
 
 using Bytes = std::vector<std::byte>;
@@ -199,7 +198,7 @@ namespace {
 /// An engine whose single lane is held up, so that jobs queue in a known order.
 class HeldEngine {
  public:
-  HeldEngine() : engine_(std::in_place, 1, [this](std::function<void()> task) { post(std::move(task)); }) {
+  HeldEngine() : engine_(std::in_place, 1, [this](Errand task) { post(std::move(task)); }) {
     engine_->submit(tiny(memory_, [] {}));
     held_.wait();
   }
@@ -209,7 +208,7 @@ class HeldEngine {
   void end() { engine_.reset(); }
 
  private:
-  void post(std::function<void()> task) {
+  void post(Errand task) {
     if (first_) {
       first_ = false;
       held_.count_down();
