@@ -7,10 +7,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
-#include <deque>
 #include <exception>
+#include <list>
 #include <map>
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -29,19 +30,22 @@ constexpr std::size_t width(BlockingPool::Lane::Of of) { return of == BlockingPo
 }  // namespace
 
 struct BlockingPool::State : std::enable_shared_from_this<State> {
+  // All of these go from one list to another: only add() takes memory, and it can say that there is none.
   struct Job {
     Lane lane;
     std::function<void()> work;
-    std::function<void()> then;
+    Errand then;
   };
+  using Jobs = std::list<Job>;
+  using Line = std::list<std::uint64_t>;  ///< of processes
   struct Queue {
-    std::deque<Job> waiting;
+    Jobs waiting;
     std::size_t running = 0;
-    bool in_line = false;  ///< among its user's
+    Line place;  ///< its process, unless that stands in its user's line
   };
   struct User {
     std::map<std::uint64_t, Queue> lanes;  ///< by process
-    std::deque<std::uint64_t> line;        ///< those that could run something as soon as the user may
+    Line line;                             ///< those that could run something as soon as the user may
     std::size_t running = 0;
   };
   /// All of one kind.
@@ -52,19 +56,27 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
 
   [[nodiscard]] Kind& kind_of(Lane::Of of) { return kinds[static_cast<std::size_t>(of)]; }
 
-  void add(Job job) {
-    const Lane lane = job.lane;
-    User& user = kind_of(lane.of).users[lane.user];
-    Queue& queue = user.lanes[lane.process];
-    queue.waiting.push_back(std::move(job));
-    stand_in_line(user, queue, lane);
+  /// Throws before it changes anything.
+  void add(Jobs job) {
+    const Lane lane = job.front().lane;
+    Line place{lane.process};
+    auto& users = kind_of(lane.of).users;
+    const auto user = users.try_emplace(lane.user).first;
+    try {
+      const auto [queue, is_new] = user->second.lanes.try_emplace(lane.process);
+      if (is_new) queue->second.place = std::move(place);
+      queue->second.waiting.splice(queue->second.waiting.end(), job);
+      stand_in_line(user->second, queue->second, lane);
+    } catch (...) {
+      if (user->second.lanes.empty()) users.erase(user);
+      throw;
+    }
     begin_of(lane.of, lane.user);
   }
 
-  static void stand_in_line(User& user, Queue& queue, Lane lane) {
-    if (queue.in_line || queue.waiting.empty() || queue.running >= width(lane.of)) return;
-    user.line.push_back(lane.process);
-    queue.in_line = true;
+  static void stand_in_line(User& user, Queue& queue, Lane lane) noexcept {
+    if (queue.waiting.empty() || queue.running >= width(lane.of)) return;
+    user.line.splice(user.line.end(), queue.place);
   }
 
   /// Half of what others leave, and one as long as there is one.
@@ -74,16 +86,14 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   }
 
   /// What this user may begin now.
-  void begin_of(Lane::Of of, std::uint32_t id) {
+  void begin_of(Lane::Of of, std::uint32_t id) noexcept {
     Kind& kind = kind_of(of);
     User& user = kind.users.at(id);
     while (!user.line.empty() && may_begin(kind, user)) {
       const Lane lane{of, id, user.line.front()};
       Queue& queue = user.lanes.at(lane.process);
-      ready.push_back(std::move(queue.waiting.front()));
-      queue.waiting.pop_front();
-      user.line.pop_front();
-      queue.in_line = false;
+      ready.splice(ready.end(), queue.waiting, queue.waiting.begin());
+      queue.place.splice(queue.place.end(), user.line, user.line.begin());
       ++queue.running, ++user.running, ++kind.running;
       stand_in_line(user, queue, lane);
       // There are as many threads as may run jobs, or one can be made.
@@ -92,7 +102,9 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   }
 
   /// False if the system has none left; those that are there come to it.
-  bool start_thread() {
+  bool start_thread() noexcept {
+    std::unique_ptr<std::shared_ptr<State>> self(new (std::nothrow) std::shared_ptr<State>(shared_from_this()));
+    if (!self) return false;
     // Signals are the control thread's.
     sigset_t all;
     sigset_t before;
@@ -101,7 +113,6 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, stack_bytes);
-    auto self = std::make_unique<std::shared_ptr<State>>(shared_from_this());
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread;
     const bool started = pthread_create(&thread, &attributes, &work_in_thread, self.get()) == 0;
@@ -128,23 +139,23 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
       --idle;
       if (!more && threads == 1 && !stopping) continue;  // one is always there
       if (!more) break;
-      Job job = std::move(ready.front());
-      ready.pop_front();
+      Jobs job;
+      job.splice(job.end(), ready, ready.begin());
       lock.unlock();
       try {
-        job.work();
+        job.front().work();
       } catch (const std::exception&) {
         // The heap has ended. What follows finds that nothing was done.
       }
-      job.work = nullptr;
+      job.front().work = nullptr;
       lock.lock();
-      ended(std::move(job));
+      ended(job.front());
     }
     --threads;
     changed.notify_all();
   }
 
-  void ended(Job job) {
+  void ended(Job& job) noexcept {
     const Lane lane = job.lane;
     Kind& kind = kind_of(lane.of);
     User& user = kind.users.at(lane.user);
@@ -159,7 +170,7 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     if (user.lanes.empty()) kind.users.erase(lane.user);
     // What `then` holds belongs to the control thread, which may be gone: it is not destroyed here.
     if (post) post(std::move(job.then));
-    else left.push_back(std::move(job.then));
+    else left.splice(left.end(), job.then);
     changed.notify_all();
   }
 
@@ -171,9 +182,9 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   std::size_t threads = 0;
   std::size_t idle = 0;
   bool stopping = false;
-  std::deque<Job> ready;
+  Jobs ready;
   std::array<Kind, 3> kinds;
-  std::vector<std::function<void()>> left;
+  Errand left;
 };
 
 BlockingPool::BlockingPool(Post post, std::size_t threads_of_each_max) : state_(std::make_shared<State>()) {
@@ -186,11 +197,14 @@ BlockingPool::BlockingPool(Post post, std::size_t threads_of_each_max) : state_(
 BlockingPool::~BlockingPool() { stop(); }
 
 void BlockingPool::run(Lane lane, std::function<void()> work, std::function<void()> then) {
+  State::Jobs job;
+  job.push_back({lane, std::move(work), {}});
+  job.front().then = errand(std::move(then));
   {
     const std::lock_guard lock(state_->mutex);
-    if (!state_->stopping) return state_->add({lane, std::move(work), std::move(then)});
+    if (!state_->stopping) return state_->add(std::move(job));
   }
-  work();
+  job.front().work();
 }
 
 void BlockingPool::stop() {

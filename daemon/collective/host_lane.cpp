@@ -133,6 +133,10 @@ class HostLane::Running {
     job_.ended({});
   }
 
+  /// What is posted once all has run. It holds this job, and has to be taken, or both stay.
+  void set_end(Errand end) noexcept { end_ = std::move(end); }
+  [[nodiscard]] Errand take_end() noexcept { return std::exchange(end_, {}); }
+
  private:
   [[nodiscard]] std::size_t tasks() const { return job_.work.folds.size() + job_.work.copies.size(); }
   [[nodiscard]] bool is_fold(std::size_t task) const { return task < job_.work.folds.size(); }
@@ -175,13 +179,13 @@ class HostLane::Running {
   }
 
   Job job_;
+  Errand end_;
   Cursor at_;
   std::size_t running_ = 0;  ///< chunks
   bool cancelled_ = false;
 };
 
-HostLane::HostLane(unsigned threads, std::function<void(std::function<void()>)> post,
-                   std::function<void(unsigned thread)> place)
+HostLane::HostLane(unsigned threads, std::function<void(Errand)> post, std::function<void(unsigned thread)> place)
     : post_(std::move(post)), place_(std::move(place)), watch_({Clock::now, thread_usage}) {
   // Signals are the control thread's: these threads inherit a mask without any.
   sigset_t all;
@@ -200,6 +204,7 @@ HostLane::~HostLane() {
   }
   wake_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  for (const auto& [id, running] : jobs_) static_cast<void>(running->take_end());
 }
 
 std::optional<Duration> HostLane::run_at_once(const Job& job) {
@@ -209,6 +214,11 @@ std::optional<Duration> HostLane::run_at_once(const Job& job) {
 void HostLane::start(Job job, TimePoint /*deadline*/) {
   const Process process = job.process;
   const auto running = std::make_shared<Running>(std::move(job));
+  // Made here: a thread could tell nobody that there is no memory for it.
+  auto end = errand([this, running] {
+    --untold_;
+    running->tell_end();
+  });
   const bool small = running->is_small();
   bool over = false;
   {
@@ -222,6 +232,7 @@ void HostLane::start(Job job, TimePoint /*deadline*/) {
       jobs_.erase(place);
       throw;
     }
+    running->set_end(std::move(end));
     ++untold_;
   }
   if (over) post_end(running);
@@ -238,28 +249,18 @@ void HostLane::cancel(JobId job) noexcept {
     found->second->cancel();
     if (found->second->over()) over = found->second;
   }
-  if (over) post_end(over);
+  if (over) post_end(std::move(over));
 }
 
-/// It has ended, and nobody else says so.
-void HostLane::post_end(const RunningPtr& running) noexcept {
+/// It has ended. Whoever sees that first says so.
+void HostLane::post_end(RunningPtr running) noexcept {
   {
     std::lock_guard lock(mutex_);
     if (jobs_.erase(running->id()) == 0) return;
   }
-  // A thread has nobody to tell that there is no memory; some comes back when other jobs end.
-  const auto posted = [&] {
-    try {
-      post_([this, running] {
-        --untold_;
-        running->tell_end();
-      });
-      return true;
-    } catch (const std::bad_alloc&) {
-      return false;
-    }
-  };
-  while (!posted()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  auto end = running->take_end();
+  running.reset();  // what the job holds is destroyed on the control thread
+  post_(std::move(end));
 }
 
 void HostLane::work(unsigned thread) {
@@ -287,8 +288,7 @@ void HostLane::work(unsigned thread) {
       continue;
     }
     lock.unlock();
-    post_end(running);
-    running.reset();
+    post_end(std::move(running));
     lock.lock();
   }
 }

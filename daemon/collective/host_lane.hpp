@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/errand.hpp"
 #include "collective/fold_watch.hpp"
 #include "collective/lane.hpp"
 #include "collective/turns.hpp"
@@ -23,14 +24,15 @@ namespace musterd {
 
 class HostLane final : public Lane {
  public:
-  /// `place` is called on each thread of the lane before it works. `post` is called by any thread with a function to
-  /// run on the control thread; what it was given must not be called once the lane has gone. `threads`: at least 1.
+  /// `place` is called on each thread of the lane before it works. `post` is called by any thread with what to run on
+  /// the control thread; it must not throw, and what it was given must not be run once the lane has gone. `threads`: at
+  /// least 1.
   HostLane(
-      unsigned threads, std::function<void(std::function<void()>)> post,
-      std::function<void(unsigned thread)> place = [](unsigned) {});
+      unsigned threads, std::function<void(Errand)> post, std::function<void(unsigned thread)> place = [](unsigned) {});
   ~HostLane() override;  ///< waits for the chunks that run; what has not begun is dropped, and nobody is told
 
   [[nodiscard]] std::optional<Duration> run_at_once(const Job& job) override;
+  /// If this throws, as there is no memory, the job is dropped.
   void start(Job job, TimePoint deadline) override;
   void cancel(JobId job) noexcept override;
 
@@ -53,9 +55,9 @@ class HostLane final : public Lane {
   using JobTurns = Turns<RunningPtr>;
 
   void work(unsigned thread);
-  void post_end(const RunningPtr& running) noexcept;
+  void post_end(RunningPtr running) noexcept;
 
-  std::function<void(std::function<void()>)> post_;
+  std::function<void(Errand)> post_;
   std::function<void(unsigned thread)> place_;
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -50,6 +50,7 @@ class Lane {
   /// where this lane can't, or is quicker by start().
   [[nodiscard]] virtual std::optional<Duration> run_at_once(const Job& job) = 0;
   /// `deadline`: after it nobody wants the work any more. A lane need not look at it: what is late is cancelled.
+  /// If this throws, as there is no memory, the job is dropped.
   virtual void start(Job job, TimePoint deadline) = 0;
   /// Nobody wants the job's work any more: what has not begun need not be done. The job ends and becomes quiet as any
   /// other does; it may have ended already.

@@ -29,15 +29,21 @@ class Turns {
  public:
   enum class Size : std::uint8_t { small, large };
 
+  /// If this throws, as there is no memory, nothing has come.
   void add(const Process& process, Size size, Item item) {
-    const auto [place, fresh] = places_.try_emplace(process);
-    if (fresh) {
-      // A newcomer begins level with the next one, and behind it: it gains nothing by having been away.
-      const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
-      place->second = queues_.emplace(Place{served, ++last_turn_}, Queue{process, {}, {}, 0}).first;
+    if (const auto place = places_.find(process); place != places_.end())
+      return place->second->second.of(size).push_back(std::move(item));
+    Queue queue{process, {}, {}, 0};
+    queue.of(size).push_back(std::move(item));
+    // A newcomer begins level with the next one, and behind it: it gains nothing by having been away.
+    const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
+    const auto queued = queues_.emplace(Place{served, ++last_turn_}, std::move(queue)).first;
+    try {
+      places_.emplace(process, queued);
+    } catch (...) {
+      queues_.erase(queued);
+      throw;
     }
-    Queue& queue = place->second->second;
-    (size == Size::small ? queue.small : queue.large).push_back(std::move(item));
   }
 
   [[nodiscard]] bool empty() const { return queues_.empty(); }
@@ -72,6 +78,7 @@ class Turns {
     std::deque<Item> large;
     unsigned small_in_a_row = 0;
 
+    [[nodiscard]] std::deque<Item>& of(Size size) { return size == Size::small ? small : large; }
     [[nodiscard]] bool idle() const { return small.empty() && large.empty(); }
     [[nodiscard]] std::deque<Item>& next() {
       const bool is_small = !small.empty() && (large.empty() || small_in_a_row < small_in_a_row_max);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <new>
 
 namespace musterd {
 
@@ -35,10 +36,12 @@ Populator::~Populator() {
 }
 
 void Populator::populate(const SegmentMemoryPtr& memory) {
-  {
+  try {
     const std::lock_guard lock(mutex_);
     if (queue_.size() >= queue_max) return;
     queue_.emplace_back(memory);
+  } catch (const std::bad_alloc&) {
+    return;  // who writes into the pages touches them
   }
   changed_.notify_all();
 }

@@ -16,6 +16,7 @@ namespace musterd {
 
 using muster::Code;
 using muster::Error;
+using muster::Result;
 namespace ipc = muster::ipc;
 
 Error out_of_descriptors() {
@@ -47,31 +48,45 @@ BlockingPool::Lane AsioServer::lane_of(const Connection& connection, Of of) {
   return musterd::lane_of(of, connection.user, connection.pid, connection.id.value);
 }
 
-void AsioServer::wait_for_connections() {
-  listener_.async_wait(readable, [this](error_code error) {
-    if (error || stopping_) return;
-    accept_some();
-  });
+Result<void> watch(Descriptor& descriptor, ipc::Fd& fd) {
+  error_code error;
+  descriptor.assign(fd.get(), error);
+  if (error) return ipc::system_error(Code::out_of_memory, "the daemon can't watch one more descriptor", error.value());
+  static_cast<void>(fd.release());
+  return {};
 }
 
-void AsioServer::accept_some() {
-  if (accept_waiting()) wait_for_connections();
+void AsioServer::accept_some() noexcept {
+  accepting_.succeeded();
+  try {
+    if (accept_waiting()) return wait_for_connections();
+  } catch (const std::exception&) {
+    // There is no memory. Who has come waits in line, as those do for whom there is no descriptor.
+  }
+  accepting_.failed(Clock::now());
+}
+
+void AsioServer::wait_for_connections() {
+  if (listening_) return;
+  listener_.async_wait(readable, [this](error_code error) {
+    listening_ = false;
+    if (!error && !stopping_) accept_some();
+  });
+  listening_ = true;
 }
 
 bool AsioServer::accept_waiting() {
   constexpr int connections_per_turn = 32;
   for (int i = 0; i < connections_per_turn; ++i) {
-    ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (socket) {
-      adopt(std::move(socket));
+    if (!newcomer_)
+      newcomer_.reset(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (newcomer_) {
+      adopt(newcomer_);
       continue;
     }
     if (errno == EMFILE || errno == ENFILE) {
       // Others wait in line until there is one to refuse the next with.
       refuse_one();
-      constexpr auto pause = std::chrono::milliseconds(50);
-      accept_again_.expires_after(pause);
-      wait_to_accept_again();
       return false;
     }
     break;
@@ -84,83 +99,127 @@ void AsioServer::refuse_one() {
   if (!spare_) take_spare();
   if (!spare_) return;
   spare_.reset();
-  ipc::Fd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket) return take_spare();
-  const auto peer = peer_of(socket).value_or(ucred{});
-  refuse(std::move(socket), musterd::lane_of(Of::closing, peer.uid, peer.pid), out_of_descriptors(),
-         [this, take_spare] {
-           take_spare();
-           // It goes on at once, as if the pause were over.
-           accept_again_.expires_after(Duration(0));
-           wait_to_accept_again();
-         });
-}
-
-void AsioServer::wait_to_accept_again() {
-  accept_again_.async_wait([this](error_code error) {
-    if (!error && !stopping_) accept_some();
+  newcomer_.reset(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!newcomer_) return take_spare();
+  const auto peer = peer_of(newcomer_).value_or(ucred{});
+  refuse(newcomer_, musterd::lane_of(Of::closing, peer.uid, peer.pid), out_of_descriptors(), [this, take_spare] {
+    take_spare();
+    accepting_.hurry(Clock::now());
   });
 }
 
-void AsioServer::refuse(ipc::Fd socket, BlockingPool::Lane lane, const Error& why, std::function<void()> then) {
+/// Takes the socket, unless it throws.
+void AsioServer::refuse(ipc::Fd& socket, BlockingPool::Lane lane, const Error& why, std::function<void()> then) {
   static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
-  close_elsewhere(std::move(socket), lane, {}, std::move(then));
+  Charge nothing;
+  close_elsewhere(socket, lane, nothing, std::move(then));
   log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
 }
 
-void AsioServer::close_elsewhere(ipc::Fd socket, BlockingPool::Lane lane, Charge descriptors,
+/// Takes the socket and the charge, unless it throws.
+void AsioServer::close_elsewhere(ipc::Fd& socket, BlockingPool::Lane lane, Charge& descriptors,
                                  std::function<void()> then) {
-  const auto held = std::make_shared<Charge>(std::move(descriptors));
-  blocking_.run(
-      lane, [socket = std::make_shared<ipc::Fd>(std::move(socket))] { socket->reset(); },
-      [held, then = std::move(then)] {
-        held->reset();
-        if (then) then();
-      });
+  struct Closing {
+    ipc::Fd socket;
+    Charge descriptors;
+    std::function<void()> then;
+  };
+  Closing closing{std::move(socket), std::move(descriptors), std::move(then)};
+  try {
+    blocking_.run_with(
+        lane, closing, [](Closing& held) { held.socket.reset(); },
+        [](Closing& held) {
+          held.descriptors.reset();
+          if (held.then) held.then();
+        });
+  } catch (...) {
+    socket = std::move(closing.socket);
+    descriptors = std::move(closing.descriptors);
+    throw;
+  }
 }
 
 /// Numbers come around after four billion connections; those of life lines are apart.
 ClientId AsioServer::next_client() {
+  const auto is_taken = [this](ClientId id) { return connections_.contains(id) || leaving_.contains(id); };
   do last_client_ = (last_client_ + 1) % first_heir;
-  while (last_client_ == 0 || connections_.contains(ClientId{last_client_}));
+  while (last_client_ == 0 || is_taken(ClientId{last_client_}));
   return ClientId{last_client_};
 }
 
-void AsioServer::adopt(ipc::Fd socket) {
+/// Takes the socket, unless it throws: then it is called again with it.
+void AsioServer::adopt(ipc::Fd& socket) {
   const auto peer = peer_of(socket);
-  if (!peer) return close_elsewhere(std::move(socket), musterd::lane_of(Of::closing, settings_.node.user, 0), {});
+  Charge nothing;
+  if (!peer) return close_elsewhere(socket, musterd::lane_of(Of::closing, settings_.node.user, 0), nothing);
   const ucred& credentials = *peer;
   const auto closing = musterd::lane_of(Of::closing, credentials.uid, credentials.pid);
-  if (auto room = crowd_.has_room_for(credentials.uid); !room) return refuse(std::move(socket), closing, room.error());
+  if (auto room = crowd_.has_room_for(credentials.uid); !room) return refuse(socket, closing, room.error());
   ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
-  if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(std::move(socket), closing, out_of_descriptors());
-  const ClientId id = next_client();
-  auto connection = std::make_shared<Connection>(io_, id, socket.release());
+  if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(socket, closing, out_of_descriptors());
+  const auto connection = std::make_shared<Connection>(io_, next_client());
   connection->user = credentials.uid;
   connection->pid = credentials.pid;
   connection->lane = rounds_.lane_of(credentials.uid, credentials.pid, now_);
-  if (auto charged = node_.connected(id, {credentials.uid, credentials.pid}, now_); !charged)
-    return refuse(ipc::Fd(connection->socket.release()), closing, charged.error());
-  connections_.emplace(id, connection);
-  crowd_.came(connection->user);
+  const auto leave_out = [&] {
+    if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, false);
+    error_code ignored;
+    connection->hello.cancel();
+    connection->process.close(ignored);
+    if (connection->socket.is_open()) socket.reset(connection->socket.release());
+  };
+  try {
+    const auto admitted = admit(connection, socket, process);
+    if (admitted) return;
+    leave_out();
+    refuse(socket, closing, admitted.error());
+  } catch (...) {
+    leave_out();
+    throw;
+  }
+}
+
+/// What is refused or thrown has to be undone.
+Result<void> AsioServer::admit(const ConnectionPtr& connection, ipc::Fd& socket, ipc::Fd& process) {
+  // To note something of a connection takes no memory: it comes with the connection.
+  const auto reserve = [all = connections_.size() + leaving_.size() + 1](std::vector<ConnectionPtr>& noted) {
+    if (noted.capacity() < all) noted.reserve(2 * all);
+  };
+  reserve(dirty_);
+  reserve(cut_off_);
+  if (auto watched = watch(connection->socket, socket); !watched) return watched;
   // Without a pidfd (a process that is gone already, or of another pid namespace) the socket's end has to do.
   if (process) {
-    connection->process.assign(process.release());
+    if (auto watched = watch(connection->process, process); !watched) return watched;
     wait_for_death(connection);
   }
+  wait_for_hello(connection);
+  wait_for_frames(connection);
+  crowd_.came(connection->user);
+  try {
+    connections_.emplace(connection->id, connection);
+  } catch (...) {
+    crowd_.went(connection->user, false);
+    throw;
+  }
+  if (auto charged = node_.connected(connection->id, {connection->user, connection->pid}, now_); !charged)
+    return charged;
+  idle_exit_ = TimePoint::max();
+  return {};
+}
+
+void AsioServer::wait_for_hello(const ConnectionPtr& connection) {
   connection->hello.expires_after(settings_.hello_timeout);
   connection->hello.async_wait([this, connection](error_code error) {
     // It may have come when the timer had run out already.
     if (error || connection->said_hello) return;
-    node_.violated(
-        connection->id,
-        Error(Code::timeout,
-              "no Hello came in " + std::to_string(settings_.hello_timeout / std::chrono::milliseconds(1)) + " ms",
-              "connect with Muster's client library"),
-        Clock::now());
+    guarded(connection, [&] {
+      cut_off(connection, Error(Code::timeout,
+                                "no Hello came in " +
+                                    std::to_string(settings_.hello_timeout / std::chrono::milliseconds(1)) + " ms",
+                                "connect with Muster's client library"));
+    });
   });
-  wait_for_frames(connection);
-  idle_.cancel();
 }
 
 }  // namespace musterd

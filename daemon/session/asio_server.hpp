@@ -1,14 +1,16 @@
 // The server's one class, over several files: the loop and the end are in server.cpp, who comes in accepting.cpp, what
 // comes from one client in connections.cpp, what the node wants done in effects.cpp.
+// Any allocation may find no memory. What is about one connection is guarded, and then ends it; what is about nobody in
+// particular is tried again after a pause.
 #pragma once
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,7 @@
 #include "session/endpoint.hpp"
 #include "session/later.hpp"
 #include "session/outside.hpp"
+#include "session/retry.hpp"
 #include "session/rounds.hpp"
 #include "session/server.hpp"
 
@@ -53,31 +56,40 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;
   void populate(const SegmentMemoryPtr& memory) override { populator_.populate(memory); }
   muster::ipc::Capability random_capability() override;
-  void stop(std::string reason) override;
+  void stop(std::string reason) noexcept override;
 
  private:
   // accepting.cpp
+  void accept_some() noexcept;
   void wait_for_connections();
-  void accept_some();
-  /// False if it will be called again by itself, when there are descriptors.
+  /// False if it is to be called again later, when there are descriptors.
   [[nodiscard]] bool accept_waiting();
   void refuse_one();
-  void wait_to_accept_again();
-  void refuse(muster::ipc::Fd socket, BlockingPool::Lane lane, const muster::Error& why,
+  void refuse(muster::ipc::Fd& socket, BlockingPool::Lane lane, const muster::Error& why,
               std::function<void()> then = {});
   /// Descriptors may lie in a client's socket that take as long to close as it likes.
-  void close_elsewhere(muster::ipc::Fd socket, BlockingPool::Lane lane, Charge descriptors,
+  void close_elsewhere(muster::ipc::Fd& socket, BlockingPool::Lane lane, Charge& descriptors,
                        std::function<void()> then = {});
-  void adopt(muster::ipc::Fd socket);
+  void adopt(muster::ipc::Fd& socket);
+  [[nodiscard]] muster::Result<void> admit(const ConnectionPtr& connection, muster::ipc::Fd& socket,
+                                           muster::ipc::Fd& process);
+  void wait_for_hello(const ConnectionPtr& connection);
   [[nodiscard]] ClientId next_client();
   [[nodiscard]] static BlockingPool::Lane lane_of(const Connection& connection, BlockingPool::Lane::Of of);
   // connections.cpp
+  /// Does it. What is thrown, as memory is short, ends the connection that it was about, and nothing else.
+  template <class What>
+  void guarded(const ConnectionPtr& connection, What what) noexcept {
+    try {
+      what();
+    } catch (const std::exception&) {
+      cut_off(connection, std::nullopt);
+    }
+  }
   void wait_for_frames(const ConnectionPtr& connection);
   void wait_for_doorbell(const ConnectionPtr& connection);
   void wait_for_death(const ConnectionPtr& connection);
   void receive_some(const ConnectionPtr& connection, Slice& slice);
-  void wait_for_lifeline(ClientId heir, const LifeLinePtr& line);
-  void lifeline_ended(ClientId heir, LifeLine& line);
   void read_ring(const ConnectionPtr& connection, Slice& slice);
   void run_behind(const ConnectionPtr& connection, Slice& slice);
   void after_ring(const ConnectionPtr& connection, std::function<void()> then);
@@ -85,51 +97,70 @@ class AsioServer final : public Server, public Outside {
   void receive(const ConnectionPtr& connection);
   void take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame);
   void ended(const ConnectionPtr& connection, const std::string& as_seen);
-  void drop(const ConnectionPtr& connection);
-  void unmap_rings();
+  void drop(const ConnectionPtr& connection) noexcept;
+  void give_back() noexcept;
+  void give_back(Connection& connection);
   void flush_socket(const ConnectionPtr& connection);
   static void forget_unsent(Connection& connection);
   [[nodiscard]] bool may_send_later(const ConnectionPtr& connection, const muster::Error& error);
   [[nodiscard]] ConnectionPtr find(ClientId client) const;
   // effects.cpp
+  void send(const ConnectionPtr& connection, std::span<const std::byte> frame, std::span<const int> fds);
   void open_rings(const ConnectionPtr& connection);
-  void cut_off(const ConnectionPtr& connection, const muster::Error& error);
+  void cut_off(const ConnectionPtr& connection, std::optional<muster::Error> because) noexcept;
   [[nodiscard]] bool is_too_much(const ConnectionPtr& connection);
   [[nodiscard]] muster::Result<bool> send_packet(const ConnectionPtr& connection, std::span<const std::byte> frame,
                                                  std::span<const int> fds);
   void charge_replies(const ConnectionPtr& connection);
   void charge_backlog(const ConnectionPtr& connection);
+  void wait_for_lifeline(ClientId heir, const LifeLinePtr& line);
+  void lifeline_ended(ClientId heir, LifeLine& line);
   // server.cpp: the loop and the end
   bool take_turns();
-  void take_posted(std::function<void()> function);  ///< from lanes
-  bool run_posted();
-  void flush_completions();
+  bool go_on();
+  void take_posted(Errand errand) noexcept;  ///< from lanes
+  bool run_posted() noexcept;
+  bool run_later() noexcept;
+  void flush_completions() noexcept;
+  void flush(const ConnectionPtr& connection, std::optional<TimePoint>& woke);
+  void end_cut_off() noexcept;
   void set_polled(const ConnectionPtr& connection);
   void set_dirty(const ConnectionPtr& connection);
   void set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so);
   void sleep();
-  void take_events();
+  void take_events() noexcept;
   void tick_if_due();
-  void arm_idle_exit();
-  void finish_stop();
+  void tick();
+  [[nodiscard]] TimePoint next_deadline() const;
+  void wait_for_idle_exit() noexcept;
+  void exit_if_idle() noexcept;
+  void shut_down();
+  void finish_stop() noexcept;
 
   ServerSettings settings_;
   Endpoint endpoint_;
   asio::io_context io_{1};
   Descriptor listener_;
   asio::signal_set signals_;
-  asio::steady_timer idle_;
-  asio::steady_timer accept_again_;
-  asio::steady_timer stop_deadline_;
-  muster::ipc::Fd spare_;  ///< given up to refuse a connection politely when descriptors run out
+  TimePoint idle_exit_ = TimePoint::max();      ///< when the daemon ends unless somebody comes
+  TimePoint stop_deadline_ = TimePoint::max();  ///< when it ends, whatever still goes on
+  bool listening_ = false;                      ///< Asio tells when somebody comes
+  Retry accepting_{std::chrono::milliseconds(50)};
+  muster::ipc::Fd newcomer_;  ///< accepted, and neither let in nor refused, as there was no memory for either
+  muster::ipc::Fd spare_;     ///< given up to refuse a connection politely when descriptors run out
   std::map<ClientId, ConnectionPtr> connections_;
   Crowd crowd_;                                                  ///< those
   Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
   EffortMeter effort_{{Clock::now, thread_cpu_time}};
+  // These two have room for every connection: see admit().
   std::vector<ConnectionPtr> dirty_;
-  std::vector<ConnectionPtr> left_;  ///< those that are gone, with their rings
-  Later later_;                      ///< what waited for the rings of those that are gone
+  std::vector<ConnectionPtr> cut_off_;
+  std::map<ClientId, ConnectionPtr> leaving_;  ///< those that are gone, with what of them is to be given back elsewhere
+  Later later_;                                ///< what waited for the rings of those that are gone
   std::map<ClientId, LifeLinePtr> lifelines_;
+  std::map<ClientId, LifeLinePtr> loose_lines_;  ///< those that are not watched: to be closed, or watched again
+  Retry giving_back_{std::chrono::milliseconds(10)};
+  Retry going_on_{std::chrono::milliseconds(10)};  ///< of the node
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;
   TimePoint now_ = Clock::now();
@@ -137,6 +168,7 @@ class AsioServer final : public Server, public Outside {
   TimePoint next_tick_ = TimePoint::max();
   bool memory_wanted_ = false;
   bool stopping_ = false;
+  bool shuts_down_ = false;  ///< the node is told so in the next turn
   bool done_ = false;
   std::string reason_;
 
@@ -147,7 +179,7 @@ class AsioServer final : public Server, public Outside {
   Node node_;
   // What lanes have posted holds leases of the node's objects, so it goes first.
   std::mutex posted_mutex_;
-  std::vector<std::function<void()>> posted_;
+  Errand posted_;
   std::atomic<bool> has_posted_{false};
   std::atomic<bool> sleeping_{false};
   HostLane lane_;

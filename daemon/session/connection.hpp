@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
@@ -38,6 +39,8 @@ struct Borrowed {
 /// Whether poll() says so of it. Asio recycles what it keeps per descriptor: an event of a descriptor that was closed a
 /// moment ago may wake those that wait for a new one.
 [[nodiscard]] bool is(short events, Descriptor& descriptor);
+/// From now on Asio watches it, and owns it. Fails, and leaves it where it is, if the system has no room for that.
+[[nodiscard]] muster::Result<void> watch(Descriptor& descriptor, muster::ipc::Fd& fd);
 
 struct Unsent {
   std::vector<std::byte> frame;
@@ -50,8 +53,8 @@ struct Connection;
 using ConnectionPtr = std::shared_ptr<Connection>;
 
 struct Connection {
-  Connection(asio::io_context& io, ClientId id_, int socket_fd)
-      : id(id_), socket(io, socket_fd), process(io), doorbell(io), hello(io), again(io) {}
+  Connection(asio::io_context& io, ClientId id_)
+      : id(id_), socket(io), process(io), doorbell(io), hello(io), again(io) {}
   ClientId id;
   Descriptor socket;
   Descriptor process;   ///< pidfd: a forked child may hold the socket open after the client's death
@@ -63,10 +66,12 @@ struct Connection {
   std::shared_ptr<Channel> channel;  ///< shared with the thread that seals it
   std::deque<Unsent> unsent;
   std::size_t unsent_bytes = 0;
-  Charge replies;        ///< what is unsent, and what the kernel has that is not read
-  Charge backlog;        ///< completions for which its ring has no room
-  KernelEffort effort;   ///< of calls that tell it something, or that take what it sends
-  bool cut_off = false;  ///< it is about to be told that it ends
+  Charge replies;                        ///< what is unsent, and what the kernel has that is not read
+  Charge backlog;                        ///< completions for which its ring has no room
+  KernelEffort effort;                   ///< of calls that tell it something, or that take what it sends
+  bool cut_off = false;                  ///< it is about to be told that it ends
+  std::optional<muster::Error> because;  ///< why; nothing if there was no memory, perhaps not even for saying so
+  bool given_up = false;  ///< the node has been told to end it, as soon as it can: nothing of it is read any more
   bool sending = false;
   bool paused = false;       ///< frames are not received until what is unsent has gone out
   bool polled = false;       ///< its ring is
@@ -86,6 +91,7 @@ struct Connection {
   UserId user = 0;
   std::int32_t pid = 0;
   ConnectionCharges charges;  ///< once the node has forgotten it
+  muster::ipc::Fd left;       ///< its socket, which is still to be closed where that may take long
 };
 
 /// This end of one. The other end is a client's, who may have so many watch it that to close this one takes long.
@@ -93,6 +99,7 @@ struct LifeLine {
   LifeLine(asio::io_context& io, BlockingPool::Lane lane) : socket(io), closing(lane) {}
   Descriptor socket;
   BlockingPool::Lane closing;
+  muster::ipc::Fd left;  ///< once the other end is closed: this one is still to be
 };
 using LifeLinePtr = std::shared_ptr<LifeLine>;
 

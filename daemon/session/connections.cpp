@@ -1,12 +1,10 @@
 // What comes from one client, frames and records and its death, and how its connection ends.
 #include <poll.h>
 
-#include <boost/asio/post.hpp>
 #include <utility>
 
 #include <muster/ipc/socket.hpp>
 
-#include "base/heap_reserve.hpp"
 #include "base/log.hpp"
 #include "base/process_state.hpp"
 #include "session/asio_server.hpp"
@@ -29,8 +27,8 @@ ConnectionPtr AsioServer::find(ClientId client) const {
 
 void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
   connection->socket.async_wait(readable, [this, connection](error_code error) {
-    if (!error && !connection->closing && !connection->ending)
-      set_takes_turns(connection, &Connection::has_frames, true);
+    if (error || connection->closing || connection->ending) return;
+    guarded(connection, [&] { set_takes_turns(connection, &Connection::has_frames, true); });
   });
 }
 
@@ -38,7 +36,7 @@ void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
 void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
   now_ = Clock::now();
   do {
-    const bool is_over = connection->closing || connection->ending || connection->effort.too_much;
+    const bool is_over = connection->closing || connection->ending || connection->cut_off;
     if (is_over || connection->paused) return set_takes_turns(connection, &Connection::has_frames, false);
     if (!is(POLLIN, connection->socket)) {
       set_takes_turns(connection, &Connection::has_frames, false);
@@ -60,19 +58,16 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
 }
 
 /// The frame that has come.
-void AsioServer::receive(const ConnectionPtr& connection) try {
+void AsioServer::receive(const ConnectionPtr& connection) {
   const Borrowed socket(connection->socket.native_handle());
   ipc::Packet packet;
   const auto received = effort_.measure(connection->effort, KernelEffort::Of::receiving,
                                         [&] { return ipc::receive_packet(socket.fd, packet, ipc::Sender::client); });
   if (is_too_much(connection)) return;
-  if (!received) return node_.violated(connection->id, received.error(), now_);
+  if (!received) return cut_off(connection, received.error());
   if (*received == ipc::Received::closed) return ended(connection, "closed its connection");
   if (*received == ipc::Received::would_block) return;
   take_frame(connection, packet.bytes);
-} catch (const std::bad_alloc&) {
-  // A frame may be larger than all that is left.
-  node_.violated(connection->id, no_heap(), now_);
 }
 
 void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame) {
@@ -84,20 +79,24 @@ void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std
 void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
   connection->doorbell.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
-    effort_.watch(connection->effort, KernelEffort::Of::doorbell, [&] { connection->channel->clear_doorbell(); });
-    if (is_too_much(connection)) return;
-    set_polled(connection);
-    // It may be ringing because it made room in its completion ring.
-    set_dirty(connection);
-    wait_for_doorbell(connection);
+    guarded(connection, [&] {
+      effort_.watch(connection->effort, KernelEffort::Of::doorbell, [&] { connection->channel->clear_doorbell(); });
+      if (is_too_much(connection)) return;
+      set_polled(connection);
+      // It may be ringing because it made room in its completion ring.
+      set_dirty(connection);
+      wait_for_doorbell(connection);
+    });
   });
 }
 
 void AsioServer::wait_for_death(const ConnectionPtr& connection) {
   connection->process.async_wait(readable, [this, connection](error_code error) {
     if (error || connection->closing) return;
-    if (is(POLLIN, connection->process)) ended(connection, "died");
-    else wait_for_death(connection);
+    guarded(connection, [&] {
+      if (is(POLLIN, connection->process)) ended(connection, "died");
+      else wait_for_death(connection);
+    });
   });
 }
 
@@ -116,7 +115,7 @@ bool is_quick(const ipc::Record& record) {
 void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
   while (!connection->closing) {
     auto record = connection->channel->next();
-    if (!record) return node_.violated(connection->id, record.error(), now_);
+    if (!record) return cut_off(connection, record.error());
     if (!*record) break;
     node_.record(connection->id, static_cast<ipc::SubmissionType>((*record)->type), (*record)->body, now_);
     slice.spend(is_quick(**record) ? Slice::Cost::quick : Slice::Cost::any);
@@ -129,10 +128,10 @@ void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
 /// The rest has its turn with the connection's next one.
 void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
   const auto is_due = [&](const Connection::Behind& first) {
-    return connection->closing || !connection->channel || !connection->channel->has_submissions() ||
+    return !connection->channel || !connection->channel->has_submissions() ||
            connection->channel->read() >= first.position;
   };
-  while (!connection->behind.empty() && is_due(connection->behind.front())) {
+  while (!connection->closing && !connection->behind.empty() && is_due(connection->behind.front())) {
     const auto then = std::move(connection->behind.front().then);
     connection->behind.pop_front();
     then();
@@ -167,13 +166,15 @@ void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void(
   set_polled(connection);
 }
 
-/// It takes the time of who asked for it.
+/// It takes the time of who asked for it, who would wait in vain if that can't be noted.
 void AsioServer::in_turn_of(ClientId client, std::function<void()> then) {
   const auto connection = find(client);
   if (!connection || connection->closing) return;
-  connection->behind.push_back({0, std::move(then)});
-  if (connection->channel) set_polled(connection);
-  else set_takes_turns(connection, &Connection::has_answers, true);
+  guarded(connection, [&] {
+    connection->behind.push_back({0, std::move(then)});
+    if (connection->channel) set_polled(connection);
+    else set_takes_turns(connection, &Connection::has_answers, true);
+  });
 }
 
 void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_seen) {
@@ -185,23 +186,30 @@ void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_se
   after_ring(connection, [this, connection, how] {
     if (connection->closing) return;
     log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
-    connection->charges = node_.disconnected(connection->id, how, now_);
+    auto charges = node_.disconnected(connection->id, how, now_);
+    if (!connections_.contains(connection->id)) return;  // the node has had to try twice, and has closed it
+    connection->charges = std::move(charges);
     drop(connection);
   });
 }
 
 void AsioServer::close(ClientId client, const std::string& why, ConnectionCharges charges) {
   log_limited(LogLevel::warning, "close", "closed the connection of client {}, {}", client.value, why);
-  auto connection = find(client);
+  const auto connection = find(client);
   if (!connection) return;
   connection->closing = true;
   connection->charges = std::move(charges);
-  flush_socket(connection);
+  guarded(connection, [&] { flush_socket(connection); });
   // What doesn't fit into the socket now is for somebody who doesn't read.
-  if (connections_.contains(client)) drop(connection);
+  drop(connection);
 }
 
-void AsioServer::drop(const ConnectionPtr& connection) {
+/// Takes no memory: what does is left to give_back(). The second call has nothing to do.
+void AsioServer::drop(const ConnectionPtr& connection) noexcept {
+  auto left = connections_.extract(connection->id);
+  if (left.empty()) return;
+  leaving_.insert(std::move(left));
+  crowd_.went(connection->user, connection->said_hello);
   connection->closing = true;
   forget_unsent(*connection);
   if (connection->takes_turns()) rounds_.remove(connection);
@@ -209,33 +217,58 @@ void AsioServer::drop(const ConnectionPtr& connection) {
   error_code ignored;
   connection->hello.cancel();
   connection->again.cancel();
-  if (connection->socket.is_open())
-    close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
-                    std::move(connection->charges.descriptors));
+  if (connection->socket.is_open()) connection->left.reset(connection->socket.release());
   connection->process.close(ignored);
   connection->doorbell.close(ignored);
   connection->backlog.reset();
-  if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, connection->said_hello);
-  // A record of them may be being handled just now.
-  if (connection->channel) left_.push_back(connection);
-  // Others may wait for what it had published; nothing more of it comes.
-  for (auto& waiting : std::exchange(connection->behind, {})) later_.add(std::move(waiting.then));
   if (stopping_) return finish_stop();
-  if (connections_.empty()) arm_idle_exit();
+  if (connections_.empty()) wait_for_idle_exit();
 }
 
-/// To unmap them can take as long as their client likes. That comes behind their seals, if these still wait.
-void AsioServer::unmap_rings() {
-  for (const auto& connection : std::exchange(left_, {})) {
-    const auto charges = std::make_shared<RingCharges>(std::move(connection->charges.rings));
-    blocking_.run(
-        lane_of(*connection, BlockingPool::Lane::Of::requests),
-        [channel = std::exchange(connection->channel, nullptr)]() mutable { channel.reset(); },
-        [this, charges] {
-          *charges = {};
-          node_.disposed(Clock::now());
-        });
+/// What is left of those that are gone. When this is called no record of theirs is being handled.
+void AsioServer::give_back() noexcept {
+  if ((leaving_.empty() && loose_lines_.empty()) || !giving_back_.may(now_)) return;
+  try {
+    for (; !leaving_.empty(); leaving_.erase(leaving_.begin())) give_back(*leaving_.begin()->second);
+    while (!loose_lines_.empty()) {
+      const auto [heir, line] = *loose_lines_.begin();
+      if (line->left) lifeline_ended(heir, *line), loose_lines_.erase(heir);
+      else wait_for_lifeline(heir, line), lifelines_.insert(loose_lines_.extract(heir));
+    }
+    giving_back_.succeeded();
+  } catch (const std::exception&) {
+    giving_back_.failed(Clock::now());
   }
+}
+
+/// If it throws it is called again, and goes on.
+void AsioServer::give_back(Connection& connection) {
+  using Of = BlockingPool::Lane::Of;
+  if (connection.left)
+    close_elsewhere(connection.left, lane_of(connection, Of::closing), connection.charges.descriptors);
+  if (connection.channel) {
+    // To unmap rings can take as long as their client likes. That comes behind their seals, if these still wait.
+    struct Rings {
+      std::shared_ptr<Channel> channel;
+      RingCharges charges;
+    };
+    Rings rings{std::move(connection.channel), std::move(connection.charges.rings)};
+    try {
+      blocking_.run_with(
+          lane_of(connection, Of::requests), rings, [](Rings& held) { held.channel.reset(); },
+          [this](Rings& held) {
+            held.charges = {};
+            node_.disposed(Clock::now());
+          });
+    } catch (...) {
+      connection.channel = std::move(rings.channel);
+      connection.charges.rings = std::move(rings.charges);
+      throw;
+    }
+  }
+  // Others may wait for what it had published; nothing more of it comes.
+  for (auto& behind = connection.behind; !behind.empty(); behind.pop_front())
+    later_.add(std::move(behind.front().then));
 }
 
 void AsioServer::flush_socket(const ConnectionPtr& connection) {
@@ -255,11 +288,11 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
     if (!*sent) {
       charge_replies(connection);
       if (connection->sending) return;
-      connection->sending = true;
       connection->socket.async_wait(Descriptor::wait_write, [this, connection](error_code error) {
         connection->sending = false;
-        if (!error) flush_socket(connection);
+        if (!error) guarded(connection, [&] { flush_socket(connection); });
       });
+      connection->sending = true;
       return;
     }
     connection->unsent_bytes -= connection->unsent.front().bytes();
@@ -267,7 +300,7 @@ void AsioServer::flush_socket(const ConnectionPtr& connection) {
   }
   charge_replies(connection);
   if (connection->closing) {
-    if (connections_.contains(connection->id)) drop(connection);
+    drop(connection);
   } else if (std::exchange(connection->paused, false)) {
     wait_for_frames(connection);
   }
@@ -285,12 +318,12 @@ bool AsioServer::may_send_later(const ConnectionPtr& connection, const Error& er
   constexpr int refused_max = 500;
   if (error.code() == Code::daemon_unavailable || connection->closing) return false;
   if (++connection->refused > refused_max) {
-    asio::post(io_, [this, id = connection->id, error] { node_.violated(id, error, now_); });
+    cut_off(connection, error);
     return false;
   }
   connection->again.expires_after(pause);
   connection->again.async_wait([this, connection](error_code failed) {
-    if (!failed) flush_socket(connection);
+    if (!failed) guarded(connection, [&] { flush_socket(connection); });
   });
   return true;
 }

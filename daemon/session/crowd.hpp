@@ -38,11 +38,13 @@ class Crowd {
     return {};
   }
 
+  /// If this throws, as there is no memory, nobody has come.
   void came(UserId user) {
+    auto& of_user = users_[user];
+    ++of_user.all;
+    ++of_user.silent;
     ++all_;
     if (!is_own(user)) ++others_;
-    ++users_[user].all;
-    ++users_[user].silent;
   }
   void greeted(UserId user) { --users_.at(user).silent; }
   void went(UserId user, bool said_hello) {

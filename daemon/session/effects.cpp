@@ -6,8 +6,6 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
-#include <boost/asio/post.hpp>
-
 #include <muster/ipc/socket.hpp>
 
 #include "base/assert.hpp"
@@ -25,6 +23,13 @@ namespace {
 
 constexpr std::size_t unsent_frames_max = 1024;
 
+muster::Error not_sealed(const muster::Error& refused) {
+  using muster::Code;
+  return {refused.code() == Code::failed ? Code::invalid : refused.code(),
+          "the rings can't be sealed: " + refused.message(),
+          "add no seals to the daemon's files: connect with Muster's client library"};
+}
+
 muster::Error not_read(const char* what, const muster::Error& refused) {
   return {refused.code(), std::string("the client doesn't read its ") + what + ": " + refused.message(),
           refused.hint()};
@@ -35,11 +40,12 @@ muster::Error not_read(const char* what, const muster::Error& refused) {
 /// Then it ends without a word: each would take as long.
 bool AsioServer::is_too_much(const ConnectionPtr& connection) {
   if (!connection->effort.too_much) return false;
-  cut_off(connection,
-          muster::Error(muster::Code::quota_exceeded,
-                        "calls of the system for the client take more than 2 ms each: too many watch its socket "
-                        "or its bells, or sleep on its ring",
-                        "watch each with one epoll set"));
+  if (!connection->cut_off)
+    cut_off(connection,
+            muster::Error(muster::Code::quota_exceeded,
+                          "calls of the system for the client take more than 2 ms each: too many watch its socket "
+                          "or its bells, or sleep on its ring",
+                          "watch each with one epoll set"));
   return true;
 }
 
@@ -50,9 +56,14 @@ Result<bool> AsioServer::send_packet(const ConnectionPtr& connection, std::span<
                          [&] { return ipc::send_packet(socket.fd, frame, fds); });
 }
 
+/// Who can't be told what it waits for is cut off.
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {
-  auto connection = find(client);
+  const auto connection = find(client);
   if (!connection || connection->closing || connection->cut_off || connection->effort.too_much) return;
+  guarded(connection, [&] { send(connection, frame, fds); });
+}
+
+void AsioServer::send(const ConnectionPtr& connection, std::span<const std::byte> frame, std::span<const int> fds) {
   if (connection->unsent.empty() && frame.size() <= ipc::inline_bytes_max) {
     auto sent = send_packet(connection, frame, fds);
     if (is_too_much(connection)) return;
@@ -84,12 +95,30 @@ void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::sp
 }
 
 /// Telling the node now could end the client in the middle of what it does for it. Until then it gets nothing more.
-void AsioServer::cut_off(const ConnectionPtr& connection, const muster::Error& error) {
-  if (std::exchange(connection->cut_off, true)) return;
-  asio::post(io_, [this, connection, error] {
+/// Takes no memory.
+void AsioServer::cut_off(const ConnectionPtr& connection, std::optional<muster::Error> because) noexcept {
+  if (!connections_.contains(connection->id) || std::exchange(connection->cut_off, true)) return;
+  connection->because = std::move(because);
+  cut_off_.push_back(connection);
+}
+
+/// Nothing that goes on is about them any more.
+void AsioServer::end_cut_off() noexcept {
+  while (!cut_off_.empty()) {
+    const ConnectionPtr connection = std::move(cut_off_.back());
+    cut_off_.pop_back();
+    if (!connections_.contains(connection->id)) continue;
     connection->cut_off = false;  // it is told why
-    node_.violated(connection->id, error, now_);
-  });
+    const auto because = std::exchange(connection->because, std::nullopt);
+    if (connection->closing) {
+      drop(connection);  // the node has forgotten it
+      continue;
+    }
+    if (connection->takes_turns()) rounds_.remove(connection);
+    connection->polled = connection->has_frames = connection->has_answers = false;
+    connection->given_up = true;
+    node_.violated(connection->id, because ? *because : no_heap(), now_);
+  }
 }
 
 /// What a client has not read it is charged with, whether it waits here or in the kernel. The kernel says how much only
@@ -122,9 +151,10 @@ Result<void> AsioServer::welcome(ClientId client, std::span<const std::byte> fra
   }
   ipc::Fd doorbell(::fcntl((*channel)->doorbell(), F_DUPFD_CLOEXEC, 0));
   if (!doorbell) return out_of_descriptors();
+  const auto descriptors = (*channel)->descriptors();
+  if (auto watched = watch(connection->doorbell, doorbell); !watched) return watched;
   connection->channel = std::move(*channel);
-  connection->doorbell.assign(doorbell.release());
-  send(client, frame, connection->channel->descriptors());
+  send(client, frame, descriptors);
   connection->channel->handed_over();
   return {};
 }
@@ -136,7 +166,10 @@ SegmentTable::Sealing AsioServer::seal_rings(ClientId client) {
   return {[channel = connection->channel, sealed] { *sealed = channel->seal(); },
           [this, client, sealed]() -> Result<void> {
             const auto mapped = find(client);
-            if (*sealed && mapped && !mapped->closing) open_rings(mapped);
+            if (!mapped || mapped->closing) return *sealed;
+            if (*sealed) open_rings(mapped);
+            // Its rings are of no use any more, and it could punch holes into them.
+            else cut_off(mapped, not_sealed(sealed->error()));
             return *sealed;
           }};
 }
@@ -150,21 +183,17 @@ void AsioServer::open_rings(const ConnectionPtr& connection) {
   set_dirty(connection);
 }
 
+/// Who would wait in vain for what can't be kept for it is cut off, and others' outcomes go out all the same.
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
-  auto connection = find(client);
+  const auto connection = find(client);
   if (!connection || !connection->channel || connection->closing || connection->cut_off) return;
-  Result<void> queued;
-  try {
-    queued = connection->channel->complete(type, body);
-  } catch (const std::bad_alloc&) {
-    // It would wait in vain for what can't be kept for it, and others' outcomes must go out all the same.
-    queued = no_heap();
-  }
-  if (!queued) return cut_off(connection, queued.error());
-  charge_backlog(connection);
-  // Those who poll go on while the daemon still has others to tell.
-  connection->channel->publish();
-  set_dirty(connection);
+  guarded(connection, [&] {
+    if (auto queued = connection->channel->complete(type, body); !queued) return cut_off(connection, queued.error());
+    charge_backlog(connection);
+    // Those who poll go on while the daemon still has others to tell.
+    connection->channel->publish();
+    set_dirty(connection);
+  });
 }
 
 void AsioServer::show_memory_wanted(bool wanted) {
@@ -191,25 +220,30 @@ Result<ipc::Fd> AsioServer::watch_lifeline(ClientId client, ClientId heir) {
   // Nobody may leave descriptors of his own in it: all that is to be known is that its other end is closed.
   ::shutdown(own.get(), SHUT_RD);
   const auto line = std::make_shared<LifeLine>(io_, lane_of(*connection, BlockingPool::Lane::Of::closing));
-  line->socket.assign(own.release());
-  lifelines_.emplace(heir, line);
-  wait_for_lifeline(heir, line);
+  if (auto watched = watch(line->socket, own); !watched) return watched.error();
+  const auto added = lifelines_.emplace(heir, line).first;
+  try {
+    wait_for_lifeline(heir, line);
+  } catch (...) {
+    lifelines_.erase(added);
+    throw;
+  }
   return other;
 }
 
+/// What follows may find no memory, so give_back() does it.
 void AsioServer::wait_for_lifeline(ClientId heir, const LifeLinePtr& line) {
   line->socket.async_wait(Descriptor::wait_error, [this, heir, line](error_code error) {
     if (error) return;
-    if (!is(POLLHUP, line->socket)) return wait_for_lifeline(heir, line);
-    lifeline_ended(heir, *line);
+    if (is(POLLHUP, line->socket)) line->left.reset(line->socket.release());
+    loose_lines_.insert(lifelines_.extract(heir));
   });
 }
 
 /// Its other end may only be shut down, and be watched. What it is charged with it holds until it is closed.
 void AsioServer::lifeline_ended(ClientId heir, LifeLine& line) {
-  close_elsewhere(ipc::Fd(line.socket.release()), line.closing, {},
-                  [this, heir] { node_.lifeline_closed(heir, Clock::now()); });
-  lifelines_.erase(heir);
+  Charge nothing;
+  close_elsewhere(line.left, line.closing, nothing, [this, heir] { node_.lifeline_closed(heir, Clock::now()); });
 }
 
 void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {
@@ -223,13 +257,23 @@ void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::
 }
 
 void AsioServer::dispose(UserId user, Remains remains, std::function<void()> then) {
-  blocking_.run(
-      {BlockingPool::Lane::Of::memory, user, 0},
-      [remains = std::make_shared<Remains>(std::move(remains))] { *remains = {}; },
-      [this, then = std::move(then)] {
-        then();
-        node_.disposed(Clock::now());
-      });
+  struct Disposal {
+    Remains remains;
+    std::function<void()> then;
+  };
+  Disposal disposal{std::move(remains), std::move(then)};
+  try {
+    blocking_.run_with(
+        {BlockingPool::Lane::Of::memory, user, 0}, disposal, [](Disposal& held) { held.remains = {}; },
+        [this](Disposal& held) {
+          held.then();
+          node_.disposed(Clock::now());
+        });
+  } catch (const std::exception&) {
+    // There is no memory to have it done elsewhere, and this gives some back.
+    disposal.remains = {};
+    disposal.then();
+  }
 }
 
 bool AsioServer::is_stopped(std::int32_t pid) { return musterd::is_stopped(pid); }

@@ -1,4 +1,4 @@
-// What is done one thing in a turn of the event loop. Each may take milliseconds, and others have their turns between.
+// What is done one thing in a turn of the loop. Each may take milliseconds, and others have their turns between.
 #pragma once
 
 #include <deque>
@@ -10,33 +10,23 @@ namespace musterd {
 class Later {
  public:
   using Function = std::function<void()>;
-  /// `post` has a function called in a turn of its own. None may come when this has gone.
-  explicit Later(std::function<void(Function)> post) : post_(std::move(post)) {}
 
-  void add(Function function) {
-    waiting_.push_back(std::move(function));
-    if (!posted_) post_next();
+  /// If this throws, as there is no memory, the function stays where it was.
+  void add(Function&& function) { waiting_.push_back(std::move(function)); }
+  [[nodiscard]] bool empty() const { return waiting_.empty(); }
+  /// The first one. True if there was one.
+  bool run_one() {
+    if (waiting_.empty()) return false;
+    const auto function = std::move(waiting_.front());
+    waiting_.pop_front();
+    function();
+    return true;
   }
   /// Nothing of it is done any more.
   void clear() { waiting_.clear(); }
 
  private:
-  void post_next() {
-    post_([this] { run_one(); });
-    posted_ = true;
-  }
-  void run_one() {
-    posted_ = false;
-    if (waiting_.empty()) return;
-    const auto function = std::move(waiting_.front());
-    waiting_.pop_front();
-    if (!waiting_.empty()) post_next();
-    function();
-  }
-
-  std::function<void(Function)> post_;
   std::deque<Function> waiting_;
-  bool posted_ = false;
 };
 
 }  // namespace musterd

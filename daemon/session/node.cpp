@@ -20,11 +20,12 @@ Node::Node(NodeSettings settings, Outside& outside, SegmentBacking& backing)
                 {.mapped = [this](const SegmentMemoryPtr& memory) { outside_.populate(memory); },
                  .dispose =
                      [this](UserId user, Remains remains, std::function<void()> then) {
-                       ++disposals_;
-                       outside_.dispose(user, std::move(remains), [this, then = std::move(then)] {
+                       std::function<void()> follows = [this, then = std::move(then)] {
                          --disposals_;
                          then();
-                       });
+                       };
+                       ++disposals_;
+                       outside_.dispose(user, std::move(remains), std::move(follows));
                      }}),
       results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease},
@@ -162,7 +163,7 @@ void Node::tick(TimePoint now) {
     clients_.guarded([&] { runs_.expire(now); });
     gather(now);
   });
-  pressure_.tick(now);
+  clients_.guarded([&] { pressure_.tick(now); });
 }
 
 void Node::gather(TimePoint now) {

@@ -64,6 +64,8 @@ class Node {
            clients_.any_doomed() || clients_.tries_again();
   }
   void go_on(TimePoint now);
+  /// Since go_on() was called last, something found no memory and is to be tried again: that needs a pause.
+  [[nodiscard]] bool found_no_memory() const { return clients_.tries_again(); }
   /// Every op fails and every client is told.
   void shut_down(const std::string& reason, TimePoint now);
 

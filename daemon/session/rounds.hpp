@@ -80,11 +80,17 @@ class Rounds {
 
   [[nodiscard]] bool empty() const { return busy_.empty(); }
 
-  /// It has its first turn in the next round.
+  /// It has its first turn in the next round. If this throws, as there is no memory, it is not here.
   void add(const Member& member) {
     Lane& lane = *member->lane;
     lane.members.push_back(member);
-    if (lane.members.size() == 1) busy_.push_back(&lane);
+    if (lane.members.size() > 1) return;
+    try {
+      busy_.push_back(&lane);
+    } catch (...) {
+      lane.members.pop_back();
+      throw;
+    }
   }
 
   void remove(const Member& member) {

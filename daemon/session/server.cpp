@@ -3,11 +3,9 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <chrono>
 #include <csignal>
 #include <new>
-#include <thread>
 
 #include "base/log.hpp"
 #include "session/asio_server.hpp"
@@ -30,35 +28,28 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       endpoint_(std::move(endpoint)),
       listener_(io_, ::fcntl(endpoint_.listener().get(), F_DUPFD_CLOEXEC, 0)),
       signals_(io_, SIGTERM, SIGINT),
-      idle_(io_),
-      accept_again_(io_),
-      stop_deadline_(io_),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       crowd_(settings_.clients_max, settings_.node.user),
-      later_([this](std::function<void()> function) { asio::post(io_, std::move(function)); }),
-      blocking_([this](std::function<void()> function) { take_posted(std::move(function)); }),
+      blocking_([this](Errand errand) { take_posted(std::move(errand)); }),
       node_(settings_.node, *this, backing_),
       lane_(
-          settings_.node.lanes, [this](std::function<void()> function) { take_posted(std::move(function)); },
-          settings_.place_lane) {}
+          settings_.node.lanes, [this](Errand errand) { take_posted(std::move(errand)); }, settings_.place_lane) {}
 
 AsioServer::~AsioServer() {
   rounds_.clear();
-  // What waits for a connection's ring holds the connection. Charges end before the ledger does.
-  for (const auto& [id, connection] : connections_) connection->behind.clear();
+  for (const auto& [id, connection] : connections_)
+    if (connection->socket.is_open()) connection->left.reset(connection->socket.release());
+  leaving_.merge(connections_);
+  for (const auto& [heir, line] : lifelines_) line->left.reset(line->socket.release());
+  loose_lines_.merge(lifelines_);
+  // What waits for a connection's ring holds the connection.
+  for (const auto& [id, connection] : leaving_) connection->behind.clear();
   later_.clear();
-  for (const auto& [id, connection] : connections_) {
-    connection->replies.reset();
-    connection->backlog.reset();
-  }
-  for (const auto& [id, connection] : connections_)
-    if (connection->socket.is_open())
-      close_elsewhere(ipc::Fd(connection->socket.release()), lane_of(*connection, BlockingPool::Lane::Of::closing),
-                      std::move(connection->charges.descriptors));
-  for (const auto& [heir, line] : lifelines_) close_elsewhere(ipc::Fd(line->socket.release()), line->closing, {});
-  for (const auto& [id, connection] : connections_)
-    if (connection->channel) left_.push_back(connection);
-  unmap_rings();
+  giving_back_.succeeded();
+  give_back();
+  // Charges end before the ledger does; what there was no memory for is closed here.
+  for (const auto& [id, connection] : leaving_) connection->charges = {};
+  for (const auto& [id, connection] : leaving_) connection->replies.reset(), connection->backlog.reset();
   blocking_.stop();
 }
 
@@ -67,9 +58,9 @@ AsioServer::~AsioServer() {
 std::string AsioServer::run() {
   wait_for_connections();
   signals_.async_wait([this](error_code error, int signal) {
-    if (!error) stop(std::string("it got ") + (signal == SIGTERM ? "SIGTERM" : "SIGINT"));
+    if (!error) stop(signal == SIGTERM ? "it got SIGTERM" : "it got SIGINT");
   });
-  arm_idle_exit();
+  wait_for_idle_exit();
   if (settings_.ready) settings_.ready();
   ipc::Backoff backoff;
   ipc::Patience patience;
@@ -83,19 +74,16 @@ std::string AsioServer::run() {
     now_ = Clock::now();
     const bool polled = take_turns();
     if (polled && lane_.busy()) lane_.give_way();
-    const bool worked = run_posted() || polled;
+    const bool posted = run_posted();
+    const bool worked = run_later() || posted || polled;
     flush_completions();
     if (worked) works_now();
+    if (std::exchange(shuts_down_, false)) shut_down();
     if (turn % turns_between_events == 0 || now_ >= next_events_) {
       take_events();
       tick_if_due();
     }
-    if (node_.goes_on()) {
-      node_.go_on(now_);
-      flush_completions();
-      continue;
-    }
-    if (worked) continue;
+    if (go_on() || worked) continue;
     // Lanes need the cores more than this thread needs to know a few microseconds earlier.
     if (!rounds_.empty() && !lane_.busy() && now_ - last_work < patience.poll_max(backoff)) {
       backoff.step();
@@ -108,13 +96,27 @@ std::string AsioServer::run() {
 }
 
 /// For a slice of time: what many clients send at once must not keep rings waiting.
-void AsioServer::take_events() {
+void AsioServer::take_events() noexcept {
   const auto until = Clock::now() + Slice::length;
-  while (io_.poll_one() > 0 && Clock::now() < until) {
+  io_.restart();  // take_posted() may have stopped it
+  try {
+    while (io_.poll_one() > 0 && Clock::now() < until) {
+    }
+  } catch (const std::exception&) {
+    // Handlers guard what they do. Asio itself has nothing to undo.
   }
-  io_.restart();
   flush_completions();
   next_events_ = Clock::now() + time_between_events;
+}
+
+/// What the node has begun. True if there was something; what found no memory waits a moment.
+bool AsioServer::go_on() {
+  if (!node_.goes_on() || !going_on_.may(now_)) return false;
+  node_.go_on(now_);
+  if (node_.found_no_memory()) going_on_.failed(now_);
+  else going_on_.succeeded();
+  flush_completions();
+  return true;
 }
 
 namespace {
@@ -129,57 +131,75 @@ bool has_work(const Connection& connection) {
 /// True if somebody had something to do.
 bool AsioServer::take_turns() {
   return rounds_.round(now_, has_work, [this](const ConnectionPtr& connection, Slice& slice) {
-    if (connection->channel) read_ring(connection, slice);
-    else if (connection->has_answers) run_behind(connection, slice);
-    if (connection->has_frames) receive_some(connection, slice);
+    guarded(connection, [&] {
+      if (connection->channel) read_ring(connection, slice);
+      else if (connection->has_answers) run_behind(connection, slice);
+      if (connection->has_frames) receive_some(connection, slice);
+    });
   });
 }
 
-void AsioServer::take_posted(std::function<void()> function) {
-  // Called by other threads, which have nobody to tell that there is no memory; some comes back when others end.
-  const auto kept = [&]() noexcept {
-    try {
-      const std::lock_guard lock(posted_mutex_);
-      posted_.push_back(std::move(function));
-      return true;
-    } catch (const std::bad_alloc&) {
-      return false;
-    }
-  };
-  while (!kept()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  has_posted_.store(true, std::memory_order_seq_cst);
-  if (sleeping_.load(std::memory_order_seq_cst)) asio::post(io_, [] {});
-}
-
-bool AsioServer::run_posted() {
-  if (!has_posted_.load(std::memory_order_seq_cst)) return false;
-  std::vector<std::function<void()>> functions;
+/// Called by other threads, which have nobody to tell that there is no memory: it takes none.
+void AsioServer::take_posted(Errand errand) noexcept {
   {
     const std::lock_guard lock(posted_mutex_);
-    functions.swap(posted_);
-    has_posted_.store(false, std::memory_order_seq_cst);
+    posted_.splice(posted_.end(), errand);
   }
-  for (auto& function : functions) function();
-  return !functions.empty();
+  has_posted_.store(true, std::memory_order_seq_cst);
+  if (sleeping_.load(std::memory_order_seq_cst)) io_.stop();
 }
 
-void AsioServer::flush_completions() {
-  std::optional<TimePoint> woke;
-  for (std::size_t i = 0; i < dirty_.size(); ++i) {
-    const ConnectionPtr connection = dirty_[i];
-    connection->dirty = false;
-    if (!connection->channel || connection->closing) continue;
-    if (auto flushed = connection->channel->flush(); !flushed) node_.violated(connection->id, flushed.error(), now_);
-    else charge_backlog(connection);
-    if (connection->closing || !connection->channel->is_waited_for() || is_too_much(connection)) continue;
-    if (!woke) woke = effort_.begin_batch();
-    effort_.in_batch(connection->effort, KernelEffort::Of::waking, [&] { connection->channel->wake(); });
-    static_cast<void>(is_too_much(connection));
+bool AsioServer::run_posted() noexcept {
+  if (!has_posted_.load(std::memory_order_seq_cst)) return false;
+  Errand errands;
+  {
+    const std::lock_guard lock(posted_mutex_);
+    errands.swap(posted_);
+    has_posted_.store(false, std::memory_order_seq_cst);
   }
-  if (woke && effort_.seems_long(*woke))
-    for (const ConnectionPtr& connection : dirty_) connection->effort.of(KernelEffort::Of::waking).suspected = true;
-  dirty_.clear();
-  unmap_rings();
+  for (const auto& function : errands) {
+    try {
+      function();
+    } catch (const std::exception&) {
+      // The node guards what it does for clients, and what is left of it goes on.
+    }
+  }
+  return !errands.empty();
+}
+
+bool AsioServer::run_later() noexcept {
+  try {
+    return later_.run_one();
+  } catch (const std::exception&) {
+    return true;  // the same
+  }
+}
+
+void AsioServer::flush_completions() noexcept {
+  while (!cut_off_.empty() || !dirty_.empty()) {
+    end_cut_off();
+    std::optional<TimePoint> woke;
+    for (std::size_t i = 0; i < dirty_.size(); ++i) {
+      const ConnectionPtr connection = dirty_[i];
+      connection->dirty = false;
+      guarded(connection, [&] { flush(connection, woke); });
+    }
+    if (woke && effort_.seems_long(*woke))
+      for (const ConnectionPtr& connection : dirty_) connection->effort.of(KernelEffort::Of::waking).suspected = true;
+    dirty_.clear();
+  }
+  give_back();
+}
+
+/// `woke`: when the first one was woken of those that are flushed together.
+void AsioServer::flush(const ConnectionPtr& connection, std::optional<TimePoint>& woke) {
+  if (!connection->channel || connection->closing) return;
+  if (auto flushed = connection->channel->flush(); !flushed) return cut_off(connection, flushed.error());
+  charge_backlog(connection);
+  if (connection->cut_off || !connection->channel->is_waited_for() || is_too_much(connection)) return;
+  if (!woke) woke = effort_.begin_batch();
+  effort_.in_batch(connection->effort, KernelEffort::Of::waking, [&] { connection->channel->wake(); });
+  static_cast<void>(is_too_much(connection));
 }
 
 void AsioServer::sleep() {
@@ -189,39 +209,56 @@ void AsioServer::sleep() {
     });
   };
   set_polled(false);
-  bool pending = false;
+  bool pending = shuts_down_ || !later_.empty();
   rounds_.for_each([&](const ConnectionPtr& connection) { pending |= has_work(*connection); });
   if (pending) return set_polled(true);
   rounds_.for_each([](const ConnectionPtr& connection) { connection->polled = false; });
   rounds_.clear();
   sleeping_.store(true, std::memory_order_seq_cst);
   if (!has_posted_.load(std::memory_order_seq_cst) && !done_) {
-    const auto deadline = node_.next_deadline();
-    if (deadline) io_.run_one_until(*deadline);
-    else io_.run_one();
+    const auto deadline = next_deadline();
+    try {
+      if (deadline == TimePoint::max()) io_.run_one();
+      else io_.run_one_until(deadline);
+    } catch (const std::exception&) {
+      // As in take_events().
+    }
   }
   sleeping_.store(false, std::memory_order_seq_cst);
   now_ = Clock::now();
   take_events();
-  const auto deadline = node_.next_deadline();
-  if (deadline && *deadline <= now_) {
-    node_.tick(now_);
-    flush_completions();
-  }
+  if (next_deadline() <= now_) tick();
 }
 
 void AsioServer::tick_if_due() {
   // While busy, deadlines are looked at once a millisecond.
   if (next_tick_ != TimePoint::max() && now_ < next_tick_) return;
   next_tick_ = now_ + std::chrono::milliseconds(1);
-  const auto deadline = node_.next_deadline();
-  if (!deadline || *deadline > now_) return;
-  node_.tick(now_);
+  if (next_deadline() <= now_) tick();
+}
+
+/// When there is something to do whatever comes.
+TimePoint AsioServer::next_deadline() const {
+  auto next = std::min({idle_exit_, stop_deadline_, node_.next_deadline().value_or(TimePoint::max())});
+  const auto consider = [&](const Retry& retry) {
+    if (retry.has_failed()) next = std::min(next, retry.at());
+  };
+  consider(accepting_);
+  if (!leaving_.empty() || !loose_lines_.empty()) consider(giving_back_);
+  if (node_.goes_on()) consider(going_on_);
+  return next;
+}
+
+void AsioServer::tick() {
+  if (now_ >= stop_deadline_) done_ = true;
+  if (accepting_.has_failed() && accepting_.may(now_) && !stopping_) accept_some();
+  if (now_ >= idle_exit_) exit_if_idle();
+  if (const auto deadline = node_.next_deadline(); deadline && *deadline <= now_) node_.tick(now_);
   flush_completions();
 }
 
 void AsioServer::set_polled(const ConnectionPtr& connection) {
-  if (connection->polled || !connection->channel) return;
+  if (connection->polled || !connection->channel || connection->given_up) return;
   set_takes_turns(connection, &Connection::polled, true);
   connection->channel->set_polled(true);
 }
@@ -232,26 +269,33 @@ void AsioServer::set_dirty(const ConnectionPtr& connection) {
 }
 
 void AsioServer::set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so) {
+  if (is_so && connection->given_up) return;
   const bool before = connection->takes_turns();
+  if (is_so && !before) rounds_.add(connection);  // which may find no memory
   (*connection).*why = is_so;
-  if (connection->takes_turns() == before) return;
-  if (is_so) rounds_.add(connection);
-  else rounds_.remove(connection);
+  if (before && !connection->takes_turns()) rounds_.remove(connection);
 }
 
 // ---- the end ----
 
-void AsioServer::arm_idle_exit() {
+void AsioServer::wait_for_idle_exit() noexcept {
   if (settings_.node.idle_exit_s <= 0 || stopping_) return;
-  idle_.expires_after(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(settings_.node.idle_exit_s)));
-  idle_.async_wait([this](error_code error) {
-    if (error || !connections_.empty()) return;
-    static_cast<void>(accept_waiting());  // somebody may have come at this very moment
-    if (connections_.empty()) stop("nobody was connected for a while");
-  });
+  idle_exit_ =
+      Clock::now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(settings_.node.idle_exit_s));
 }
 
-void AsioServer::stop(std::string reason) {
+void AsioServer::exit_if_idle() noexcept try {
+  idle_exit_ = TimePoint::max();
+  accept_some();  // somebody may have come at this very moment
+  if (!connections_.empty()) return;
+  if (newcomer_) return wait_for_idle_exit();
+  stop("nobody was connected for a while");
+} catch (const std::bad_alloc&) {
+  wait_for_idle_exit();  // for want of memory it can't even say why
+}
+
+/// The one who asked is in the middle of a request; its reply goes out before the node is told, in the next turn.
+void AsioServer::stop(std::string reason) noexcept {
   if (stopping_) return;
   stopping_ = true;
   reason_ = std::move(reason);
@@ -259,23 +303,24 @@ void AsioServer::stop(std::string reason) {
   error_code ignored;
   listener_.close(ignored);
   endpoint_.close();
-  stop_deadline_.expires_after(settings_.stop_timeout);
-  stop_deadline_.async_wait([this](error_code) { done_ = true; });
-  // The one who asked is in the middle of a request; let its reply go out first.
-  asio::post(io_, [this] {
-    node_.shut_down(reason_, Clock::now());
-    flush_completions();
-    std::vector<ConnectionPtr> all;
-    for (const auto& [id, connection] : connections_) all.push_back(connection);
-    for (const auto& connection : all) {
-      connection->closing = true;
-      flush_socket(connection);
-    }
-    finish_stop();
-  });
+  accepting_.succeeded();
+  idle_exit_ = TimePoint::max();
+  stop_deadline_ = Clock::now() + settings_.stop_timeout;
+  shuts_down_ = true;
 }
 
-void AsioServer::finish_stop() {
+void AsioServer::shut_down() {
+  node_.shut_down(reason_, Clock::now());
+  flush_completions();
+  for (auto next = connections_.begin(); next != connections_.end();) {
+    const auto connection = (next++)->second;
+    connection->closing = true;
+    guarded(connection, [&] { flush_socket(connection); });
+  }
+  finish_stop();
+}
+
+void AsioServer::finish_stop() noexcept {
   if (connections_.empty()) done_ = true;
 }
 

@@ -21,26 +21,26 @@ constexpr std::size_t threads_max = BlockingPool::threads_of_each;
 /// Keeps what the pool posts, and runs it on the test's thread.
 class Control {
  public:
-  void post(std::function<void()> function) {
+  void post(musterd::Errand errand) {
     {
       const std::lock_guard lock(mutex_);
-      functions_.push_back(std::move(function));
+      errands_.splice(errands_.end(), errand);
     }
     posted_.notify_one();
   }
   void run_one() {
     std::unique_lock lock(mutex_);
-    posted_.wait(lock, [&] { return !functions_.empty(); });
-    auto function = std::move(functions_.front());
-    functions_.erase(functions_.begin());
+    posted_.wait(lock, [&] { return !errands_.empty(); });
+    musterd::Errand errand;
+    errand.splice(errand.end(), errands_, errands_.begin());
     lock.unlock();
-    function();
+    errand.front()();
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable posted_;
-  std::vector<std::function<void()>> functions_;
+  musterd::Errand errands_;
 };
 
 /// What a job waits for, as one in the kernel may wait for a client.
@@ -68,7 +68,7 @@ class Gate {
 
 TEST_CASE("work runs elsewhere, and what follows it where it was posted") {
   Control control;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   std::thread::id worked;
   std::thread::id followed;
   pool.run(
@@ -82,7 +82,7 @@ TEST_CASE("a request that hangs holds up those of its process and nobody else's"
   Control control;
   Gate gate;
   std::vector<int> order;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   pool.run(
       first, [&] { gate.pass(); }, [&] { order.push_back(1); });
   pool.run(
@@ -113,7 +113,7 @@ TEST_CASE("the threads are bounded, and what finds none waits for one") {
   Control control;
   Gate gate;
   int followed = 0;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); }, 2);
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); }, 2);
   hang(pool, gate, Lane::Of::requests, 1000, followed);
   gate.open();
   for (int i = 0; i < hanging; ++i) control.run_one();
@@ -124,7 +124,7 @@ TEST_CASE("what hangs of one process takes one thread, however many jobs it has"
   Control control;
   Gate gate;
   int others = 0;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   for (int i = 0; i < 1000; ++i)
     pool.run(
         first, [&] { gate.pass(); }, [] {});
@@ -141,7 +141,7 @@ TEST_CASE("what hangs of one user leaves threads for others, and for what else i
   Gate gate;
   int followed = 0;
   const auto of = GENERATE(Lane::Of::requests, Lane::Of::closing);
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   for (std::uint32_t user = 1000; user < 1003; ++user) hang(pool, gate, of, user, followed);
   std::vector<int> done;
   pool.run(
@@ -160,7 +160,7 @@ TEST_CASE("what hangs of one user leaves threads for others, and for what else i
 TEST_CASE("a pool that was stopped works at once, and waits for what still ran") {
   Control control;
   bool ended = false;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   pool.run(
       first, [&] { ended = true; }, [] {});
   pool.stop();
@@ -173,7 +173,7 @@ TEST_CASE("a pool that was stopped works at once, and waits for what still ran")
 
 TEST_CASE("work that throws is followed all the same") {
   Control control;
-  BlockingPool pool([&](auto function) { control.post(std::move(function)); });
+  BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   int followed = 0;
   for (int i = 0; i < 2; ++i)
     pool.run(

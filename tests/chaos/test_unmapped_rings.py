@@ -88,15 +88,28 @@ def test_they_are_mapped_once_and_by_who_has_them(daemon, pair):
         assert client.fails("Mapped", segment=0) == ("invalid", "it has no rings")
 
 
-def test_a_client_that_forbids_to_seal_them(daemon, pair):
+@pytest.mark.parametrize("seals", [SEAL_SEAL, SEAL_SEAL | SEAL_FUTURE_WRITE])
+def test_a_client_that_forbids_to_seal_them(seals, daemon, pair):
+    """It is told so and ends; others go on, and nothing of it stays charged."""
     with connected(daemon, opens=False) as (client, rings):
-        fcntl.fcntl(rings, fcntl.F_ADD_SEALS, SEAL_SEAL)
-        assert client.fails("Mapped", segment=0)[0] == "failed"
-        punch(rings)
+        fcntl.fcntl(rings, fcntl.F_ADD_SEALS, seals)
         client.submit(CONTRIBUTE, b"no record")
-        assert client.survives()
-        assert os.fstat(rings).st_blocks * 512 < CHANNEL_BYTES // 4, "more than the client's own pages"
-        assert client.word(SUBMISSION_HEAD) == 0
+        client.send("Mapped", segment=0)
+        code, reason = client.farewell()
+        assert code == "invalid"
+        assert "can't be sealed" in reason
+        assert client.word(SUBMISSION_HEAD) == 0, "the daemon has read a ring that is not sealed"
+        is_forgotten(daemon, client.id)
+
+
+def test_a_client_that_seals_them_itself(daemon, pair):
+    """No seal but the last one keeps the daemon from adding its own."""
+    with connected(daemon, opens=False) as (client, rings):
+        fcntl.fcntl(rings, fcntl.F_ADD_SEALS, SEAL_FUTURE_WRITE)
+        assert client.ask("Mapped", segment=0)[0].name == "Ok"
+        seat = client.join("own", 0, 1).seat
+        client.submit(CONTRIBUTE, contribute(1, seat, kind=BARRIER))
+        assert client.wait_completion(DONE)
 
 
 def test_they_are_unmapped_and_sealed_by_other_threads(tmp_path):

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <latch>
 #include <mutex>
 #include <optional>
@@ -27,10 +26,10 @@ namespace {
 /// Stands for the control thread: the test's own thread runs what lanes post.
 class Control {
  public:
-  std::function<void(std::function<void()>)> post() {
-    return [this](std::function<void()> task) {
+  std::function<void(Errand)> post() {
+    return [this](Errand task) {
       std::lock_guard lock(mutex_);
-      posted_.push_back(std::move(task));
+      posted_.splice(posted_.end(), task);
       arrived_.notify_one();
     };
   }
@@ -38,10 +37,10 @@ class Control {
     for (; tasks > 0; --tasks) {
       std::unique_lock lock(mutex_);
       arrived_.wait(lock, [&] { return !posted_.empty(); });
-      auto task = std::move(posted_.front());
-      posted_.pop_front();
+      Errand task;
+      task.splice(task.end(), posted_, posted_.begin());
       lock.unlock();
-      task();
+      task.front()();
     }
   }
   [[nodiscard]] bool idle() {
@@ -52,7 +51,7 @@ class Control {
  private:
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::deque<std::function<void()>> posted_;
+  Errand posted_;
 };
 
 using Bytes = std::vector<std::byte>;
@@ -207,7 +206,7 @@ namespace {
 /// A lane whose only thread is held up, so that jobs queue in a known order.
 class HeldLane {
  public:
-  HeldLane() : lane_(std::in_place, 1, [this](std::function<void()> task) { post(std::move(task)); }) {
+  HeldLane() : lane_(std::in_place, 1, [this](Errand task) { post(std::move(task)); }) {
     lane_->start(tiny(memory_, [] {}), never);
     held_.wait();
   }
@@ -218,7 +217,7 @@ class HeldLane {
   void end() { lane_.reset(); }
 
  private:
-  void post(std::function<void()> task) {
+  void post(Errand task) {
     if (first_.exchange(false)) {
       held_.count_down();
       go_.wait();
