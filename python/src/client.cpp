@@ -360,7 +360,7 @@ void bind_names(nb::module_& module) {
   module.attr("kinds") = kinds;
   module.attr("reduce_ops") = reduce_ops;
   module.attr("on_loss") = on_loss;
-  module.attr("constant_bytes_max") = constant_bytes_max;
+  module.attr("constant_bytes_max") = ipc::constant_bytes_max;
 }
 
 }  // namespace
@@ -399,11 +399,9 @@ void bind_client(nb::module_& module) {
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
              nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"));
   module.def("result_dtype", [](const std::string& dtype, int op) -> std::optional<std::string> {
-    for (std::size_t each = 0; each < dtype_count; ++each)
-      if (name(static_cast<DType>(each)) == dtype)
-        if (const auto result = result_dtype(static_cast<DType>(each), static_cast<ReduceOp>(op)))
-          return std::string(name(*result));
-    return std::nullopt;
+    const auto known = dtype_named(dtype);
+    const auto result = known ? result_dtype(*known, op_from(op)) : std::nullopt;
+    return result ? std::optional(std::string(name(*result))) : std::nullopt;
   });
   module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"),
              nb::arg("op"), nb::arg("root").none(), nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());

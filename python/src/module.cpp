@@ -53,6 +53,12 @@ std::optional<DType> dtype_in_any_order(PyArray_Descr* descr) {
   return std::nullopt;
 }
 
+std::optional<DType> dtype_named(std::string_view name) {
+  for (std::size_t each = 0; each < dtype_count; ++each)
+    if (muster::name(static_cast<DType>(each)) == name) return static_cast<DType>(each);
+  return std::nullopt;
+}
+
 PyArray_Descr* descr_of(DType dtype) {
   const int number = dtype == DType::bfloat16 ? bfloat16_number() : numpy_numbers[static_cast<std::size_t>(dtype)];
   if (number < 0) raise(Error(Code::invalid, "NumPy has no bfloat16 without ml_dtypes", "pip install ml_dtypes"));
@@ -145,5 +151,6 @@ NB_MODULE(_muster, module) {
   muster::detail::set_interrupted(&py::signal_came);
   nanobind::set_leak_warnings(false);
   py::bind_objects(module);
+  py::bind_probes(module);
   py::bind_client(module);
 }

@@ -88,7 +88,7 @@ class Depositor {
     }
   }
 
-  PyRef seal(Description description) {
+  PyRef seal(ipc::Description description) {
     manifest_.structure = std::move(description.structure);
     manifest_.guise = std::move(description.guise);
     std::vector<const std::byte*> addresses(taken_.begin(), taken_.end());
@@ -318,8 +318,8 @@ nb::object value_of(const Opened& opened) {
       return is_matrix ? nb::object(array.attr("view")(nb::module_::import_("numpy").attr("matrix"))) : array;
     }
     nb::object array = private_view(opened.opening, leaf, view.data(), descr);
-    const char letter[] = {static_cast<char>(kind), '\0'};
-    return nb::module_::import_("muster._trees").attr("from_numpy")(array, letter, std::string(name(leaf.dtype)));
+    const auto from_numpy = nb::module_::import_("muster._trees").attr("from_numpy");
+    return from_numpy(array, std::string(name(kind)), std::string(name(leaf.dtype)));
   };
   return put_together(manifest.structure, manifest.guise, manifest.leaves.size(), manifest.makers, std::ref(make_leaf));
 }
@@ -424,13 +424,23 @@ PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t c
   return made;
 }
 
+std::vector<ipc::Element> elements_of(const ipc::Manifest& manifest) {
+  try {
+    if (auto elements = ipc::elements_of(manifest.structure, manifest.guise)) return std::move(*elements);
+  } catch (const ipc::DamagedStructure&) {
+    raise_damaged();
+  }
+  raise(Error(Code::invalid, "the ref holds no list or tuple",
+              "give one array, or a list with an element for each rank"));
+}
+
 /// The elements of a stored list, each an object of its own over the same bytes.
 std::vector<PyRef> parts_of(const PyRef& whole) {
   const Opened opened = open_or_raise(whole.ref);
   const auto& manifest = opened.hold()->manifest;
   std::vector<PyRef> parts;
   std::size_t at = 0;
-  for (auto& child : children_of(manifest.structure, manifest.guise)) {
+  for (auto& child : elements_of(manifest)) {
     ipc::Manifest part;
     for (std::size_t i = 0; i < child.leaves; ++i, ++at) {
       const auto& leaf = manifest.leaves.at(at);
@@ -470,20 +480,6 @@ nb::list copied_leaves(const PyRef& self) {
     leaves.append(nb::make_tuple(path.value_or("leaf " + std::to_string(copied.leaf)), name(copied.reason), array));
   }
   return leaves;
-}
-
-/// Which leaves of the result of `function()` have the tree as their sole owner, by the plain path.
-std::vector<bool> probe_call(nb::handle function) {
-  nb::object result = nb::steal(PyObject_CallNoArgs(function.ptr()));
-  if (!result.is_valid()) throw nb::python_error();
-  const Tree tree = take_apart(result);
-  return sole_owners(tree, result, 1);
-}
-
-/// The same for a result that Python hands over as an argument, as after an await.
-std::vector<bool> probe_argument(nb::handle result) {
-  const Tree tree = take_apart(result);
-  return sole_owners(tree, result, 1);
 }
 
 /// What a decorated call returned. In a child that was forked during the call everything is copied, over the child's
@@ -569,26 +565,6 @@ void bind_objects(nb::module_& module) {
         return seal_array(connection, array, callers, deadline_from(timeout));
       },
       nb::arg("connection"), nb::arg("array"), nb::arg("callers"), nb::arg("timeout").none());
-  // What tests look at structures with.
-  module.def(
-      "take_apart",
-      [](nb::handle value) {
-        const auto [description, found] = take_apart(value);
-        nb::list leaves;
-        for (const auto& leaf : found) leaves.append(leaf.array);
-        return nb::make_tuple(nb::bytes(description.structure.data(), description.structure.size()),
-                              nb::bytes(description.guise.data(), description.guise.size()), leaves);
-      },
-      nb::arg("value").none());
-  module.def("put_together", [](const nb::bytes& structure, const nb::bytes& guise,
-                                const std::vector<nb::object>& leaves, bool data_only) {
-    const auto makers = data_only ? ipc::Makers::several_users : ipc::Makers::one_user;
-    const auto make_leaf = [&](std::size_t index, LeafKind) { return leaves[index]; };
-    return put_together({structure.c_str(), structure.size()}, {guise.c_str(), guise.size()}, leaves.size(), makers,
-                        std::ref(make_leaf));
-  });
-  module.def("probe_call", &probe_call);
-  module.def("probe_argument", &probe_argument);
   module.def("trust_counts", [](bool of_calls, bool of_awaits) {
     counts_are_known[0] = of_calls;
     counts_are_known[1] = of_awaits;
