@@ -17,7 +17,7 @@ from muster._checks import flag
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
-from muster._words import a_type_of, count
+from muster._words import a_type_of, count, one_of
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     _R = TypeVar("_R")
 
 _WRONG_ARGUMENT = (TypeError, ValueError, OverflowError)
-_DEFAULT_TIMEOUT_S = 30.0
 
 
 def _takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[Concatenate[Group, _P], _R]:
@@ -392,7 +391,7 @@ def group(
     name: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
-    timeout: float = _DEFAULT_TIMEOUT_S,
+    timeout: float = _muster.group_timeout_s,
     on_loss: str = "fail",
     open: bool = False,
 ) -> Group:
@@ -412,7 +411,7 @@ def group(
         Invalid: the rank is taken or out of range, or the settings differ from the group's.
     """
     if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
-        raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
+        raise Invalid(f"on_loss={on_loss!r}", f"use {one_of(_muster.on_loss)}")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
     seat = _muster.join(
         _runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open)

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 __version__: str
+codes: list[str]
 kinds: dict[str, int]
 reduce_ops: dict[str, int]
 on_loss: dict[str, int]
+group_timeout_s: float
 constant_bytes_max: int
 
 class Stored:
@@ -114,9 +116,7 @@ class Seat:
     def reform(self, timeout: float | None) -> None: ...
     def leave(self) -> None: ...
 
-def connect(
-    socket: str, memory: str, pickle_lease: float | None, folder: str, timeout_s: float, start: bool
-) -> Connection: ...
+def connect(socket: str, memory: str, pickle_lease: float | None, folder: str, start: bool) -> Connection: ...
 def existing(arg: str, /) -> Connection: ...
 def join(
     connection: Connection,
@@ -135,7 +135,7 @@ def combine(
     ranks: int,
     op: int,
     root: int,
-    layout: int,
+    stack: bool,
     as_list: bool,
     timeout: float | None,
 ) -> Started: ...

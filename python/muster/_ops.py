@@ -94,7 +94,7 @@ def _combine(
 ) -> Work:
     number = reduce_op(op)
     started = _muster.combine(
-        _runtime.connection(), _muster.kinds[kind], inputs, ranks, number, root, 1 if stack else 0, as_list, timeout
+        _runtime.connection(), _muster.kinds[kind], inputs, ranks, number, root, stack, as_list, timeout
     )
     return Work(started, (kind, None, "", ""))
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/time_limits.hpp>
 
 #include "bindings.hpp"
 #include "base/bounded_time.hpp"
@@ -134,26 +135,25 @@ nb::dict status(const ConnectionPtr& connection) {
 }
 
 ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_lease, const std::string& folder,
-                      double timeout_s, bool start) {
+                      bool start) {
   ConnectOptions options;
   options.socket = string_from(socket, "socket");
   options.memory = string_from(memory, "memory");
-  constexpr double year_s = 366.0 * 24 * 3600;
+  constexpr double seconds_max = std::chrono::duration<double>(ipc::daemon_time_max).count();
   if (!pickle_lease.is_none())
     options.pickle_lease =
-        std::chrono::milliseconds(std::llround(seconds_from(pickle_lease, "pickle_lease", year_s) * 1e3));
+        std::chrono::milliseconds(std::llround(seconds_from(pickle_lease, "pickle_lease", seconds_max) * 1e3));
   options.daemon_folder = folder;
   options.start_daemon = start;
-  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1e3));
   return value_or_raise(unlocked([&] { return Client::connect(options); })).connection();
 }
 
 PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRef>& inputs, std::uint32_t ranks, int op,
-               nb::handle root, int layout, bool as_list, nb::handle timeout) {
+               nb::handle root, bool stack, bool as_list, nb::handle timeout) {
   ipc::Combine record;
   record.kind = static_cast<ipc::Kind>(kind);
   record.op = op_from(op);
-  record.layout = static_cast<ipc::Layout>(layout);
+  record.layout = stack ? ipc::Layout::stack : ipc::Layout::parts;
   record.root = int_from(root, "root");
   record.ranks = ranks;
   const auto refs = refs_from(inputs);
@@ -357,9 +357,13 @@ void bind_names(nb::module_& module) {
     reduce_ops[as_str(name(static_cast<ReduceOp>(each)))] = each;
   for (const auto policy : {OnLoss::fail, OnLoss::shrink, OnLoss::wait})
     on_loss[as_str(name(policy))] = static_cast<int>(policy);
+  nb::list codes;
+  for (std::size_t each = 1; each <= code_count; ++each) codes.append(as_str(name(static_cast<Code>(each))));
+  module.attr("codes") = codes;
   module.attr("kinds") = kinds;
   module.attr("reduce_ops") = reduce_ops;
   module.attr("on_loss") = on_loss;
+  module.attr("group_timeout_s") = std::chrono::duration<double>(JoinOptions().timeout).count();
   module.attr("constant_bytes_max") = ipc::constant_bytes_max;
 }
 
@@ -394,7 +398,7 @@ void bind_client(nb::module_& module) {
       .def("add_done_callback", &add_done_callback);
   bind_group(module);
   module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),
-             nb::arg("folder"), nb::arg("timeout_s"), nb::arg("start"));
+             nb::arg("folder"), nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
              nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"));
@@ -404,7 +408,7 @@ void bind_client(nb::module_& module) {
     return result ? std::optional(std::string(name(*result))) : std::nullopt;
   });
   module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"),
-             nb::arg("op"), nb::arg("root").none(), nb::arg("layout"), nb::arg("as_list"), nb::arg("timeout").none());
+             nb::arg("op"), nb::arg("root").none(), nb::arg("stack"), nb::arg("as_list"), nb::arg("timeout").none());
   module.def(
       "seconds",
       [](nb::handle timeout) -> std::optional<double> {

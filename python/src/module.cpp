@@ -6,6 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include <muster/ipc/time_limits.hpp>
+
 #include "base/interrupted.hpp"
 #include "bindings.hpp"
 #include "signals.hpp"
@@ -84,7 +86,7 @@ namespace {
 
 namespace {
 
-constexpr double day_s = 24 * 3600;
+constexpr double timeout_s_max = std::chrono::duration<double>(ipc::timeout_max).count();
 
 std::chrono::nanoseconds nanoseconds_of(double seconds) {
   return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
@@ -95,12 +97,12 @@ std::chrono::nanoseconds nanoseconds_of(double seconds) {
 Timeout timeout_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
   const double given = seconds_from(seconds, "timeout", std::numeric_limits<double>::infinity());
-  return nanoseconds_of(std::min(given, day_s));
+  return nanoseconds_of(std::min(given, timeout_s_max));
 }
 
 Timeout deadline_from(nb::handle seconds) {
   if (seconds.is_none()) return std::nullopt;
-  return nanoseconds_of(seconds_from(seconds, "timeout", day_s));
+  return nanoseconds_of(seconds_from(seconds, "timeout", timeout_s_max));
 }
 
 double seconds_from(nb::handle value, const char* name, double seconds_max) {

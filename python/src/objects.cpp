@@ -23,7 +23,6 @@ namespace muster::python {
 
 namespace {
 
-constexpr auto deposit_wait = std::chrono::seconds(30);
 /// Smaller arrays are copied for torch and DLPack: cheaper than a mapping.
 constexpr std::uint64_t copy_bytes_max = 16 << 10;
 constexpr std::uint64_t page_bytes = 4096;
@@ -72,7 +71,7 @@ Result<void> wait_unlocked(const std::function<Result<void>()>& wait) { return u
 class Depositor {
  public:
   Depositor(const ConnectionPtr& connection, Timeout timeout)
-      : connection_(connection), timeout_(timeout.value_or(deposit_wait)) {}
+      : connection_(connection), timeout_(timeout.value_or(detail::default_wait)) {}
 
   /// `sole`: whether each leaf has no owner outside of the tree, and was made in `call`.
   void add(std::span<const FoundLeaf> leaves, const std::vector<bool>& sole, const Call* call) {
@@ -369,7 +368,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
     raise(count.error());
   }
   const std::uint64_t bytes = *count * size_of(*known);
-  const auto wait = deadline_from(timeout).value_or(deposit_wait);
+  const auto wait = deadline_from(timeout).value_or(detail::default_wait);
   const detail::CallDeadline deadline(wait);
   auto address = unlocked([&] { return connection->arena().allocate(bytes, 0, wait); });
   if (!address) {
