@@ -40,11 +40,11 @@ def _takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[C
 
     @functools.wraps(method)
     def call(self: Group, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        calls = self._seat.calls
+        calls = self._native.calls
         try:
             return method(self, *args, **kwargs)
         except BaseException as error:
-            if self._seat.calls == calls:
+            if self._native.calls == calls:
                 self._forfeit(method, error, args, kwargs)
             raise
 
@@ -79,11 +79,11 @@ class Group:
     ``OutOfMemory`` (no room for the result), ``DaemonUnavailable``.
     """
 
-    def __init__(self, seat: _muster.Seat) -> None:
-        if not isinstance(seat, _muster.Seat):
-            raise Invalid(f"muster.Group({seat!r})", "take a seat by muster.group()")
-        self._seat = seat
-        self._name = seat.name
+    def __init__(self, native: _muster.Group) -> None:
+        if not isinstance(native, _muster.Group):
+            raise Invalid(f"muster.Group({native!r})", "take a seat by muster.group()")
+        self._native = native
+        self._name = native.name
 
     @property
     def name(self) -> str:
@@ -93,32 +93,32 @@ class Group:
     @property
     def rank(self) -> int:
         """This process's rank, 0 to world_size - 1; never renumbered by a loss."""
-        return self._seat.rank
+        return self._native.rank
 
     @property
     def world_size(self) -> int:
         """How many ranks the group was made for, lost ones included."""
-        return self._seat.world_size
+        return self._native.world_size
 
     @property
     def epoch(self) -> int:
         """Counts the memberships of the group; a reform begins a new one."""
-        return self._seat.epoch
+        return self._native.epoch
 
     @property
     def live(self) -> list[int]:
         """The ranks that are not lost, in rising order."""
-        return list(self._seat.live)
+        return list(self._native.live)
 
     @property
     def position(self) -> int:
         """The sequence number of this rank's next op that is matched by order."""
-        return self._seat.position
+        return self._native.position
 
     @property
     def owes(self) -> list[tuple[str, int, str]]:
         """After taking a lost rank's seat: (kind, sequence number, key) of the ops that wait for this rank."""
-        return list(self._seat.owes)
+        return list(self._native.owes)
 
     @_takes_its_place
     def allreduce(
@@ -127,7 +127,7 @@ class Group:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
         given, number = self._stored(x, timeout), reduce_op(op)
         check_out_of_reduction(out, given, number)
-        return Work(self._seat.allreduce(given, number, timeout, key), self._about("allreduce", key), out)
+        return Work(self._native.allreduce(given, number, timeout, key), self._about("allreduce", key), out)
 
     @_takes_its_place
     def reduce(
@@ -138,14 +138,14 @@ class Group:
         given, number = self._stored(x, timeout), reduce_op(op)
         if self.rank == root:
             check_out_of_reduction(out, given, number)
-        return Work(self._seat.reduce(given, root, number, timeout, key), self._about("reduce", key, root), out)
+        return Work(self._native.reduce(given, root, number, timeout, key), self._about("reduce", key, root), out)
 
     @_takes_its_place
     def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
         given, number = self._stored(x, timeout), reduce_op(op)
         check_out_of_reduction(out, given, number)
-        return Work(self._seat.scan(given, number, timeout, key), self._about("scan", key), out)
+        return Work(self._native.scan(given, number, timeout, key), self._about("scan", key), out)
 
     @_takes_its_place
     def broadcast(
@@ -155,7 +155,7 @@ class Group:
         check_out(out)
         root = _muster.integer(root, "root")
         given = [self._stored(x, timeout)] if self.rank == root else []
-        return Work(self._seat.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
+        return Work(self._native.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
 
     @_takes_its_place
     def allgather(
@@ -167,7 +167,7 @@ class Group:
         """
         check_out(out)
         return Work(
-            self._seat.allgather(self._stored(x, timeout), flag("stack", stack), timeout, key),
+            self._native.allgather(self._stored(x, timeout), flag("stack", stack), timeout, key),
             self._about("allgather", key),
             out,
         )
@@ -177,7 +177,7 @@ class Group:
         """Like ``allgather``, for ``root`` only; the others get None."""
         check_out(out)
         return Work(
-            self._seat.gather(self._stored(x, timeout), root, timeout, key), self._about("gather", key, root), out
+            self._native.gather(self._stored(x, timeout), root, timeout, key), self._about("gather", key, root), out
         )
 
     @_takes_its_place
@@ -188,7 +188,7 @@ class Group:
         check_out(out)
         root = _muster.integer(root, "root")
         given = self._elements(xs, timeout) if self.rank == root else []
-        return Work(self._seat.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
+        return Work(self._native.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
 
     @_takes_its_place
     def reduce_scatter(
@@ -198,7 +198,7 @@ class Group:
         is split evenly (its length must be a multiple of world_size)."""
         check_out(out)
         return Work(
-            self._seat.reduce_scatter(self._parts(x, timeout), reduce_op(op), timeout, key),
+            self._native.reduce_scatter(self._parts(x, timeout), reduce_op(op), timeout, key),
             self._about("reduce_scatter", key),
             out,
         )
@@ -224,7 +224,7 @@ class Group:
         if splits is not None and not _are_integers(splits):
             raise Invalid(f"splits={splits!r}", "give a list with a number of rows for each rank")
         return Work(
-            self._seat.all_to_all(self._parts(xs, timeout, splits, ", or give splits="), whole, timeout, key),
+            self._native.all_to_all(self._parts(xs, timeout, splits, ", or give splits="), whole, timeout, key),
             self._about("all_to_all", key),
             out,
         )
@@ -232,18 +232,18 @@ class Group:
     @_takes_its_place
     def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
         """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
-        return Work(self._seat.send(self._stored(x, timeout), dst, tag, timeout, key), self._about("send", key, dst))
+        return Work(self._native.send(self._stored(x, timeout), dst, tag, timeout, key), self._about("send", key, dst))
 
     @_takes_its_place
     def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Gets what rank ``src`` sends with this tag, in order; nothing is moved."""
         check_out(out)
-        return Work(self._seat.recv(src, tag, timeout, key), self._about("recv", key, src), out)
+        return Work(self._native.recv(src, tag, timeout, key), self._about("recv", key, src), out)
 
     @_takes_its_place
     def barrier(self, *, timeout: float | None = None, key: str = "") -> Work:
         """Over when every rank has called it."""
-        return Work(self._seat.barrier(timeout, key), self._about("barrier", key))
+        return Work(self._native.barrier(timeout, key), self._about("barrier", key))
 
     @_takes_its_place
     def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Group | None:
@@ -255,7 +255,7 @@ class Group:
             QuotaExceeded: on every rank, if any of them would have too many seats, or its user too many groups.
             Timeout, PeerLost: as every op.
         """
-        seat = self._seat.split(-1 if color is None else color, key, timeout)
+        seat = self._native.split(-1 if color is None else color, key, timeout)
         return None if seat is None else Group(seat)
 
     def subgroup(self, ranks: Sequence[int]) -> Group:
@@ -269,7 +269,7 @@ class Group:
         members = list(ranks)
         if not members:
             raise Invalid(f"ranks={ranks!r} of a subgroup", "name one rank at least, this one among them")
-        return Group(self._seat.subgroup(members))
+        return Group(self._native.subgroup(members))
 
     def reform(self, *, timeout: float | None = None) -> None:
         """Every live rank calls it after a loss and waits; then the group works again, in a new epoch.
@@ -277,11 +277,11 @@ class Group:
         Raises:
             Timeout: live ranks, which it names, did not call it.
         """
-        self._seat.reform(timeout)
+        self._native.reform(timeout)
 
     def leave(self) -> None:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
-        self._seat.leave()
+        self._native.leave()
 
     def __enter__(self) -> Group:  # noqa: PYI034
         return self
@@ -324,13 +324,13 @@ class Group:
         message = message.encode(errors="backslashreplace").decode()
         # A key or peer of the wrong kind names no place that it could take.
         with contextlib.suppress(TypeError, UnicodeError):
-            self._seat.forfeit(_muster.kinds[kind], peer, tag, key, code, message)
+            self._native.forfeit(_muster.kinds[kind], peer, tag, key, code, message)
 
-    def _stored(self, x: Any, timeout: float | None) -> _muster.Stored:
+    def _stored(self, x: Any, timeout: float | None) -> _muster.Ref:
         """Copied in, if it has to be, within the op's own time."""
-        return stored_of(x, self._seat.timeout if timeout is None else timeout)
+        return stored_of(x, self._native.timeout if timeout is None else timeout)
 
-    def _elements(self, xs: Any, timeout: float | None) -> list[_muster.Stored]:
+    def _elements(self, xs: Any, timeout: float | None) -> list[_muster.Ref]:
         if isinstance(xs, Ref):
             parts = xs._alive().parts()
         elif isinstance(xs, (list, tuple)):
@@ -348,7 +348,7 @@ class Group:
 
     def _parts(
         self, xs: Any, timeout: float | None, splits: Sequence[int] | None = None, or_else: str = ""
-    ) -> list[_muster.Stored]:
+    ) -> list[_muster.Ref]:
         if _is_list(xs):
             return self._elements(xs, timeout)
         stored = self._stored(xs, timeout)
