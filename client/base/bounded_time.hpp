@@ -6,12 +6,12 @@
 #include <optional>
 
 #include <muster/ipc/text.hpp>
+#include <muster/ipc/time_limits.hpp>
 #include <muster/result.hpp>
 
 namespace muster::detail {
 
-/// Longer times are not told apart, neither here nor by the daemon.
-constexpr std::chrono::hours timeout_max{24};
+using ipc::timeout_max;
 
 /// 0 to timeout_max. Compared in the caller's unit: milliseconds::max() is too large for nanoseconds.
 template <class Rep, class Period>

@@ -12,6 +12,7 @@
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/place.hpp>
 
+#include "base/bounded_time.hpp"
 #include "base/interrupted.hpp"
 
 namespace muster::detail {
@@ -136,9 +137,7 @@ Result<void> open_rings(const ipc::Fd& socket, const std::string& path) {
 }
 
 std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout) {
-  constexpr std::int64_t day_ms = 86'400'000;
-  const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
-  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(count, 0, day_ms));
+  return static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(bounded(timeout)).count());
 }
 
 void tell_returned(Connection& connection, ipc::SegmentId segment) {

@@ -23,8 +23,6 @@ using detail::Connection;
 
 namespace {
 
-constexpr auto default_wait = std::chrono::seconds(30);
-
 Error runs_otherwise(const Connection& connection, const std::string& wanted, const std::string& has,
                      const std::string& name) {
   return {Code::invalid, wanted + " asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
@@ -88,7 +86,7 @@ Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout
   const auto count = check_array(dtype, shape, timeout);
   if (!count) return count.error();
   if (!connected()) return connection_->end_error();
-  const auto wait = detail::bounded(timeout.value_or(default_wait));
+  const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
   const detail::CallDeadline deadline(wait);
   auto address = connection_->arena().allocate(*count * size_of(dtype), 0, wait);
   if (!address) return address.error();
@@ -102,7 +100,7 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   const auto count = check_array(dtype, shape, timeout);
   if (!count) return count.error();
   const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
-  const auto wait = detail::bounded(timeout.value_or(default_wait));
+  const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
   const detail::CallDeadline deadline(wait);
   auto granted = detail::ask(*connection_, wire::Body_Lease, detail::timeout_max, [&](auto& fbb) {
     return wire::CreateLease(fbb, bytes, detail::milliseconds_of(wait), true).Union();
@@ -151,7 +149,7 @@ Result<Ref> RawBuffer::seal() && {
 }
 
 Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout timeout) {
-  const detail::CallDeadline deadline(timeout.value_or(default_wait));
+  const detail::CallDeadline deadline(timeout.value_or(detail::default_wait));
   auto buffer = allocate_raw(dtype, std::move(shape), timeout);
   if (!buffer) return buffer.error();
   const auto count = ipc::element_count(buffer->shape(), dtype);

@@ -1,6 +1,7 @@
 // Making objects: sealing regions, naming parts of what exists; and ops over objects of this process.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,6 +18,9 @@ namespace muster::detail {
 
 class Connection;
 struct Lease;
+
+/// How long a call waits for room in a full store if its caller says nothing.
+inline constexpr std::chrono::seconds default_wait{30};
 
 /// Called around a wait, and only around one: a caller who holds a lock that others want gives it up meanwhile.
 using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <muster/ipc/time_limits.hpp>
+
 #include "collective/muster.hpp"
 #include "session/works.hpp"
 
@@ -15,7 +17,6 @@ using muster::Result;
 
 namespace {
 
-constexpr Duration timeout_max = std::chrono::hours(24);
 /// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
 constexpr std::size_t refs_per_call_max = std::size_t{1} << 16;
 constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
@@ -28,7 +29,7 @@ Input input_of(const ObjectPtr& object) {
 }  // namespace
 
 Duration bounded(std::int64_t timeout_ns) {
-  return std::clamp<Duration>(Duration(timeout_ns), Duration(0), timeout_max);
+  return std::clamp<Duration>(Duration(timeout_ns), Duration(0), muster::ipc::timeout_max);
 }
 
 Result<Inputs> find_inputs(const Store& store, const Client& client, std::span<const ObjectId> objects) {

@@ -9,6 +9,7 @@
 #include <muster/ipc/text.hpp>
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
+#include <muster/ipc/time_limits.hpp>
 
 #include "base/heap_reserve.hpp"
 #include "session/frame_builder.hpp"
@@ -25,7 +26,6 @@ namespace ipc = muster::ipc;
 namespace {
 
 /// No wait is longer; it keeps arithmetic on deadlines far from overflow.
-constexpr Duration wait_max = std::chrono::hours(24);
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
@@ -51,7 +51,9 @@ bool takes_more(wire::Body type) {
          type == wire::Body_Lookup;
 }
 
-Duration milliseconds(std::uint32_t count) { return std::min<Duration>(std::chrono::milliseconds(count), wait_max); }
+Duration milliseconds(std::uint32_t count) {
+  return std::min<Duration>(std::chrono::milliseconds(count), ipc::timeout_max);
+}
 
 }  // namespace
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import check_device
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster.errors import Invalid
@@ -52,8 +53,7 @@ def collective_input(
         Invalid: the function is a generator, the device is not supported, or ``timeout`` is no time.
     """
     _muster.check_deadline(timeout)
-    if device != "cpu":
-        raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
+    check_device(device)
     if function is None:
         return functools.partial(collective_input, device=device, timeout=timeout)
     if isinstance(function, (staticmethod, classmethod)):

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import numpy as np
+from typing import Any, NoReturn
 
 from muster import _muster, _runtime
 from muster._checks import flag
+from muster._forfeit import takes_its_place
+from muster._inputs import are_integers, elements, is_list, parts, stored
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
-from muster._ref import Ref, stored_of
-from muster._words import a_type_of, count
+from muster._words import one_of
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
-
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    from typing_extensions import Concatenate, ParamSpec
-
-    _P = ParamSpec("_P")
-    _R = TypeVar("_R")
-
-_WRONG_ARGUMENT = (TypeError, ValueError, OverflowError)
-_DEFAULT_TIMEOUT_S = 30.0
-
-
-def _takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[Concatenate[Group, _P], _R]:
-    """A call that raises before its input is there takes its place among the group's ops, and fails on every rank.
-
-    Otherwise this rank's next call would meet the others' present one.
-    """
-
-    @functools.wraps(method)
-    def call(self: Group, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        calls = self._seat.calls
-        try:
-            return method(self, *args, **kwargs)
-        except BaseException as error:
-            if self._seat.calls == calls:
-                self._forfeit(method, error, args, kwargs)
-            raise
-
-    return call
 
 
 class Group:
@@ -80,11 +46,11 @@ class Group:
     ``OutOfMemory`` (no room for the result), ``DaemonUnavailable``.
     """
 
-    def __init__(self, seat: _muster.Seat) -> None:
-        if not isinstance(seat, _muster.Seat):
-            raise Invalid(f"muster.Group({seat!r})", "take a seat by muster.group()")
-        self._seat = seat
-        self._name = seat.name
+    def __init__(self, native: _muster.Group) -> None:
+        if not isinstance(native, _muster.Group):
+            raise Invalid(f"muster.Group({native!r})", "take a seat by muster.group()")
+        self._native = native
+        self._name = native.name
 
     @property
     def name(self) -> str:
@@ -94,71 +60,71 @@ class Group:
     @property
     def rank(self) -> int:
         """This process's rank, 0 to world_size - 1; never renumbered by a loss."""
-        return self._seat.rank
+        return self._native.rank
 
     @property
     def world_size(self) -> int:
         """How many ranks the group was made for, lost ones included."""
-        return self._seat.world_size
+        return self._native.world_size
 
     @property
     def epoch(self) -> int:
         """Counts the memberships of the group; a reform begins a new one."""
-        return self._seat.epoch
+        return self._native.epoch
 
     @property
     def live(self) -> list[int]:
         """The ranks that are not lost, in rising order."""
-        return list(self._seat.live)
+        return list(self._native.live)
 
     @property
     def position(self) -> int:
         """The sequence number of this rank's next op that is matched by order."""
-        return self._seat.position
+        return self._native.position
 
     @property
     def owes(self) -> list[tuple[str, int, str]]:
         """After taking a lost rank's seat: (kind, sequence number, key) of the ops that wait for this rank."""
-        return list(self._seat.owes)
+        return list(self._native.owes)
 
-    @_takes_its_place
+    @takes_its_place
     def allreduce(
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces elementwise over the ranks, in rank order; every rank gets the reduction."""
-        given, number = self._stored(x, timeout), reduce_op(op)
+        given, number = stored(self._native, x, timeout), reduce_op(op)
         check_out_of_reduction(out, given, number)
-        return Work(self._seat.allreduce(given, number, timeout, key), self._about("allreduce", key), out)
+        return Work(self._native.allreduce(given, number, timeout, key), self._about("allreduce", key), out)
 
-    @_takes_its_place
+    @takes_its_place
     def reduce(
         self, x: Any, root: int = 0, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Reduces like ``allreduce``; only ``root`` gets the reduction, the others None."""
         root = _muster.integer(root, "root")
-        given, number = self._stored(x, timeout), reduce_op(op)
+        given, number = stored(self._native, x, timeout), reduce_op(op)
         if self.rank == root:
             check_out_of_reduction(out, given, number)
-        return Work(self._seat.reduce(given, root, number, timeout, key), self._about("reduce", key, root), out)
+        return Work(self._native.reduce(given, root, number, timeout, key), self._about("reduce", key, root), out)
 
-    @_takes_its_place
+    @takes_its_place
     def scan(self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Inclusive prefix reduction: rank r gets the reduction over ranks 0 to r."""
-        given, number = self._stored(x, timeout), reduce_op(op)
+        given, number = stored(self._native, x, timeout), reduce_op(op)
         check_out_of_reduction(out, given, number)
-        return Work(self._seat.scan(given, number, timeout, key), self._about("scan", key), out)
+        return Work(self._native.scan(given, number, timeout, key), self._about("scan", key), out)
 
-    @_takes_its_place
+    @takes_its_place
     def broadcast(
         self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
         check_out(out)
         root = _muster.integer(root, "root")
-        given = [self._stored(x, timeout)] if self.rank == root else []
-        return Work(self._seat.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
+        given = [stored(self._native, x, timeout)] if self.rank == root else []
+        return Work(self._native.broadcast(given, root, timeout, key), self._about("broadcast", key, root), out)
 
-    @_takes_its_place
+    @takes_its_place
     def allgather(
         self, x: Any, stack: bool = False, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
@@ -168,30 +134,32 @@ class Group:
         """
         check_out(out)
         return Work(
-            self._seat.allgather(self._stored(x, timeout), flag("stack", stack), timeout, key),
+            self._native.allgather(stored(self._native, x, timeout), flag("stack", stack), timeout, key),
             self._about("allgather", key),
             out,
         )
 
-    @_takes_its_place
+    @takes_its_place
     def gather(self, x: Any, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Like ``allgather``, for ``root`` only; the others get None."""
         check_out(out)
         return Work(
-            self._seat.gather(self._stored(x, timeout), root, timeout, key), self._about("gather", key, root), out
+            self._native.gather(stored(self._native, x, timeout), root, timeout, key),
+            self._about("gather", key, root),
+            out,
         )
 
-    @_takes_its_place
+    @takes_its_place
     def scatter(
         self, xs: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
         """Rank r gets element r of the root's list of world_size values; nothing is moved."""
         check_out(out)
         root = _muster.integer(root, "root")
-        given = self._elements(xs, timeout) if self.rank == root else []
-        return Work(self._seat.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
+        given = elements(self._native, xs, timeout) if self.rank == root else []
+        return Work(self._native.scatter(given, root, timeout, key), self._about("scatter", key, root), out)
 
-    @_takes_its_place
+    @takes_its_place
     def reduce_scatter(
         self, x: Any, op: Any = "sum", *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
@@ -199,12 +167,12 @@ class Group:
         is split evenly (its length must be a multiple of world_size)."""
         check_out(out)
         return Work(
-            self._seat.reduce_scatter(self._parts(x, timeout), reduce_op(op), timeout, key),
+            self._native.reduce_scatter(parts(self._native, x, timeout), reduce_op(op), timeout, key),
             self._about("reduce_scatter", key),
             out,
         )
 
-    @_takes_its_place
+    @takes_its_place
     def all_to_all(
         self,
         xs: Any,
@@ -219,34 +187,36 @@ class Group:
         One array is split along axis 0, by ``splits`` rows for each rank or evenly; the result is then one array too.
         """
         check_out(out)
-        whole = not _is_list(xs)
+        whole = not is_list(xs)
         if splits is not None and not whole:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
-        if splits is not None and not _are_integers(splits):
+        if splits is not None and not are_integers(splits):
             raise Invalid(f"splits={splits!r}", "give a list with a number of rows for each rank")
         return Work(
-            self._seat.all_to_all(self._parts(xs, timeout, splits, ", or give splits="), whole, timeout, key),
+            self._native.all_to_all(parts(self._native, xs, timeout, splits, ", or give splits="), whole, timeout, key),
             self._about("all_to_all", key),
             out,
         )
 
-    @_takes_its_place
+    @takes_its_place
     def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
         """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
-        return Work(self._seat.send(self._stored(x, timeout), dst, tag, timeout, key), self._about("send", key, dst))
+        return Work(
+            self._native.send(stored(self._native, x, timeout), dst, tag, timeout, key), self._about("send", key, dst)
+        )
 
-    @_takes_its_place
+    @takes_its_place
     def recv(self, src: int, tag: int = 0, *, timeout: float | None = None, out: Any = None, key: str = "") -> Work:
         """Gets what rank ``src`` sends with this tag, in order; nothing is moved."""
         check_out(out)
-        return Work(self._seat.recv(src, tag, timeout, key), self._about("recv", key, src), out)
+        return Work(self._native.recv(src, tag, timeout, key), self._about("recv", key, src), out)
 
-    @_takes_its_place
+    @takes_its_place
     def barrier(self, *, timeout: float | None = None, key: str = "") -> Work:
         """Over when every rank has called it."""
-        return Work(self._seat.barrier(timeout, key), self._about("barrier", key))
+        return Work(self._native.barrier(timeout, key), self._about("barrier", key))
 
-    @_takes_its_place
+    @takes_its_place
     def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Group | None:
         """Every live rank calls it and waits; ranks of equal ``color`` get a new group, ranked by (key, rank).
 
@@ -256,7 +226,7 @@ class Group:
             QuotaExceeded: on every rank, if any of them would have too many seats, or its user too many groups.
             Timeout, PeerLost: as every op.
         """
-        seat = self._seat.split(-1 if color is None else color, key, timeout)
+        seat = self._native.split(-1 if color is None else color, key, timeout)
         return None if seat is None else Group(seat)
 
     def subgroup(self, ranks: Sequence[int]) -> Group:
@@ -270,7 +240,7 @@ class Group:
         members = list(ranks)
         if not members:
             raise Invalid(f"ranks={ranks!r} of a subgroup", "name one rank at least, this one among them")
-        return Group(self._seat.subgroup(members))
+        return Group(self._native.subgroup(members))
 
     def reform(self, *, timeout: float | None = None) -> None:
         """Every live rank calls it after a loss and waits; then the group works again, in a new epoch.
@@ -278,11 +248,11 @@ class Group:
         Raises:
             Timeout: live ranks, which it names, did not call it.
         """
-        self._seat.reform(timeout)
+        self._native.reform(timeout)
 
     def leave(self) -> None:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
-        self._seat.leave()
+        self._native.leave()
 
     def __enter__(self) -> Group:  # noqa: PYI034
         return self
@@ -309,90 +279,12 @@ class Group:
     def __repr__(self) -> str:
         return f"<muster.Group '{self.name}', rank {self.rank} of {self.world_size}>"
 
-    def _forfeit(
-        self, method: Callable[..., Any], error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
-        kind = method.__name__
-        try:
-            given = inspect.signature(method).bind_partial(self, *args, **kwargs).arguments
-        except TypeError:  # more arguments than there are, or unknown ones
-            given = {}
-        pairwise = kind in ("send", "recv")
-        peer, tag = (given.get("dst" if kind == "send" else "src", 0), given.get("tag", 0)) if pairwise else (0, 0)
-        key = given.get("key", "") if kind != "split" else ""
-        code = error.code if isinstance(error, Error) else "Invalid" if isinstance(error, _WRONG_ARGUMENT) else "Error"
-        message = error.message if isinstance(error, Error) else f"{type(error).__name__}: {error}"
-        message = message.encode(errors="backslashreplace").decode()
-        # A key or peer of the wrong kind names no place that it could take.
-        with contextlib.suppress(TypeError, UnicodeError):
-            self._seat.forfeit(_muster.kinds[kind], peer, tag, key, code, message)
-
-    def _stored(self, x: Any, timeout: float | None) -> _muster.Stored:
-        """Copied in, if it has to be, within the op's own time."""
-        return stored_of(x, self._seat.timeout if timeout is None else timeout)
-
-    def _elements(self, xs: Any, timeout: float | None) -> list[_muster.Stored]:
-        if isinstance(xs, Ref):
-            parts = xs._alive().parts()
-        elif isinstance(xs, (list, tuple)):
-            parts = [self._stored(x, timeout) for x in xs]
-        else:
-            raise Invalid(
-                f"a list of world_size={self.world_size} values is needed, not {a_type_of(xs)}",
-                "give one value for each rank",
-            )
-        if len(parts) != self.world_size:
-            raise Invalid(
-                f"{count(len(parts), 'value')} for {count(self.world_size, 'rank')}", "give one value for each rank"
-            )
-        return parts
-
-    def _parts(
-        self, xs: Any, timeout: float | None, splits: Sequence[int] | None = None, or_else: str = ""
-    ) -> list[_muster.Stored]:
-        if _is_list(xs):
-            return self._elements(xs, timeout)
-        stored = self._stored(xs, timeout)
-        if not stored.plain or not stored.shape(0):
-            raise Invalid(
-                f"{stored.structure} can't be split along axis 0",
-                "give one array with an axis 0, or a list with a value for each rank",
-            )
-        rows = stored.shape(0)[0]
-        if splits is None:
-            if rows % self.world_size:
-                raise Invalid(
-                    f"axis 0 of length {rows} can't be split evenly over {self.world_size} ranks",
-                    f"make it a multiple of world_size{or_else}",
-                )
-            splits = [rows // self.world_size] * self.world_size
-        if len(splits) != self.world_size or sum(splits) != rows or min(splits) < 0:
-            raise Invalid(
-                f"splits={list(splits)} for {count(self.world_size, 'rank')} and {count(rows, 'row')}",
-                "give a number of rows for each rank; they add up to the length of axis 0",
-            )
-        parts, first = [], 0
-        for each in splits:
-            parts.append(stored.rows(first, each))
-            first += each
-        return parts
-
-
-def _are_integers(numbers: Any) -> bool:
-    return isinstance(numbers, Iterable) and all(isinstance(number, (int, np.integer)) for number in numbers)
-
-
-def _is_list(xs: Any) -> bool:
-    if isinstance(xs, Ref):
-        return not xs._alive().plain
-    return isinstance(xs, (list, tuple))
-
 
 def group(
     name: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
-    timeout: float = _DEFAULT_TIMEOUT_S,
+    timeout: float = _muster.group_timeout_s,
     on_loss: str = "fail",
     open: bool = False,
 ) -> Group:
@@ -412,7 +304,7 @@ def group(
         Invalid: the rank is taken or out of range, or the settings differ from the group's.
     """
     if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
-        raise Invalid(f"on_loss={on_loss!r}", "use 'fail', 'shrink' or 'wait'")
+        raise Invalid(f"on_loss={on_loss!r}", f"use {one_of(_muster.on_loss)}")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
     seat = _muster.join(
         _runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open)

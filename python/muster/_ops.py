@@ -45,7 +45,7 @@ def reduce_op(op: Any) -> int:
     return number
 
 
-def _stored(refs: Iterable[Any]) -> list[_muster.Stored]:
+def _stored(refs: Iterable[Any]) -> list[_muster.Ref]:
     if isinstance(refs, Ref) or not hasattr(refs, "__iter__"):
         raise Invalid("a list of refs is needed, one for each rank", "put the refs into a list")
     found = []
@@ -58,9 +58,9 @@ def _stored(refs: Iterable[Any]) -> list[_muster.Stored]:
     return found
 
 
-def _parts(ranks: Sequence[_muster.Stored]) -> list[_muster.Stored]:
+def _parts(ranks: Sequence[_muster.Ref]) -> list[_muster.Ref]:
     """Each rank's list as objects, rank by rank."""
-    inputs: list[_muster.Stored] = []
+    inputs: list[_muster.Ref] = []
     for position, stored in enumerate(ranks):
         if stored.plain:
             rows = stored.shape(0)[0] if stored.shape(0) else 0
@@ -84,7 +84,7 @@ def _parts(ranks: Sequence[_muster.Stored]) -> list[_muster.Stored]:
 
 def _combine(
     kind: str,
-    inputs: list[_muster.Stored],
+    inputs: list[_muster.Ref],
     ranks: int,
     op: Any,
     root: int,
@@ -94,7 +94,7 @@ def _combine(
 ) -> Work:
     number = reduce_op(op)
     started = _muster.combine(
-        _runtime.connection(), _muster.kinds[kind], inputs, ranks, number, root, 1 if stack else 0, as_list, timeout
+        _runtime.connection(), _muster.kinds[kind], inputs, ranks, number, root, stack, as_list, timeout
     )
     return Work(started, (kind, None, "", ""))
 
@@ -136,8 +136,8 @@ class _Nested(Work):
 
     __slots__ = ("_ranks",)
 
-    def __init__(self, started: _muster.Started, ranks: int) -> None:
-        super().__init__(started, ("all_to_all", None, "", ""))
+    def __init__(self, native: _muster.Work, ranks: int) -> None:
+        super().__init__(native, ("all_to_all", None, "", ""))
         self._ranks = ranks
 
     def result(self, timeout: float | None = None) -> Any:
@@ -155,4 +155,4 @@ def all_to_all_refs(refs: Iterable[Ref], *, timeout: float | None = None) -> Wor
     """A list of lists: what each rank would get of ``all_to_all`` over lists or evenly split arrays."""
     found = _stored(refs)
     flat = _combine("all_to_all", _parts(found), len(found), "sum", 0, False, True, timeout)
-    return _Nested(flat._started, len(found))
+    return _Nested(flat._native, len(found))

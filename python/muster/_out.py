@@ -24,7 +24,7 @@ def check_out(out: Any) -> None:
         _check_writable(leaf)
 
 
-def check_out_of_reduction(out: Any, stored: _muster.Stored, op: int) -> None:
+def check_out_of_reduction(out: Any, stored: _muster.Ref, op: int) -> None:
     """The same for what a reduction of ``stored`` gives, shapes and dtypes included.
 
     Raises:

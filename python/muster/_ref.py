@@ -26,17 +26,17 @@ class Ref(StandIn):
         structure: how the leaves nest, for people; ``*`` is an array.
     """
 
-    __slots__ = ("__weakref__", "_stored")
+    __slots__ = ("__weakref__", "_native")
     _take = "ref.get()"
 
-    def __init__(self, stored: _muster.Stored) -> None:
-        if not isinstance(stored, _muster.Stored):
-            raise Invalid(f"muster.Ref({stored!r})", "refs come from put(), seal() and decorated calls")
-        self._stored = stored
+    def __init__(self, native: _muster.Ref) -> None:
+        if not isinstance(native, _muster.Ref):
+            raise Invalid(f"muster.Ref({native!r})", "refs come from put(), seal() and decorated calls")
+        self._native = native
 
     @property
     def copies(self) -> int:
-        return self._stored.copies
+        return self._native.copies
 
     @property
     def copy_reasons(self) -> dict[str, str]:
@@ -45,9 +45,9 @@ class Ref(StandIn):
         Of a value that was not made in a decorated call there is one reason for all of it, by "". Known to the process
         that made the object. Empty if nothing was copied.
         """
-        if self.copies and not self._stored.copied:
+        if self.copies and not self._native.copied:
             return {"": _PUT}
-        return {path: _reason(reason, array) for path, reason, array in self._stored.copied}
+        return {path: _reason(reason, array) for path, reason, array in self._native.copied}
 
     @property
     def nbytes(self) -> int:
@@ -79,14 +79,14 @@ class Ref(StandIn):
 
     def free(self) -> None:
         """Drops this ref's hold now; other refs and arrays keep theirs."""
-        self._stored.free()
+        self._native.free()
 
-    def _alive(self) -> _muster.Stored:
-        if not self._stored.alive:
+    def _alive(self) -> _muster.Ref:
+        if not self._native.alive:
             raise ObjectLost("the ref was freed", "keep a ref for as long as the object is needed")
-        return self._stored
+        return self._native
 
-    def _plain(self) -> _muster.Stored:
+    def _plain(self) -> _muster.Ref:
         stored = self._alive()
         if not stored.plain or stored.leaves != 1:
             raise Invalid(f"the ref holds {stored.structure}, not one array", "use get()")
@@ -116,7 +116,7 @@ class Ref(StandIn):
         return (_from_token, (self._alive().token(), self.copies))
 
     def __repr__(self) -> str:
-        if not self._stored.alive:
+        if not self._native.alive:
             return "<muster.Ref, freed>"
         return f"<muster.Ref {self.structure}, {_muster.bytes_text(self.nbytes)}, copies={self.copies}>"
 
@@ -128,10 +128,10 @@ def _from_token(token: bytes, copies: int) -> Ref:
     return Ref(stored)
 
 
-def stored_of(value: Any, timeout: float) -> _muster.Stored:
+def stored_of(value: Any, timeout: float) -> _muster.Ref:
     """The stored object of a ref, or of a value that is put first. Using that of a freed ref is an error by itself."""
     if isinstance(value, Ref):
-        return value._stored
+        return value._native
     return _muster.put(_runtime.connection(), value, timeout)
 
 

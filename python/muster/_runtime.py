@@ -20,7 +20,6 @@ _pid = 0
 _socket = ""
 _settings: tuple[str, float | None] = ("", None)  # for a daemon that has to be started
 _may_start = True
-_START_TIMEOUT_S = 20.0
 
 
 def init(
@@ -120,7 +119,7 @@ def _connect(socket: str, memory: str, pickle_lease: float | None, start: bool) 
     # In a virtual environment that is not activated musterd is beside the interpreter, and not on PATH.
     folder = str(pathlib.Path(sys.executable).parent) if sys.executable else ""
     try:
-        return _muster.connect(socket, memory, pickle_lease, folder, _START_TIMEOUT_S, start)
+        return _muster.connect(socket, memory, pickle_lease, folder, start)
     except DaemonUnavailable as error:
         if start or not _had(socket):
             raise

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import check_device
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster._work import Work
@@ -48,8 +49,7 @@ def empty(
         OutOfMemory: the store stayed full.
         Invalid: there is no such shape or dtype in the store.
     """
-    if device != "cpu":
-        raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
+    check_device(device)
     try:
         known = np.dtype(dtype)
     except TypeError:

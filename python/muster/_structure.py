@@ -89,16 +89,16 @@ def rebuild(form: str, module: str, name: str, factory: Any, keys: list[Any], va
     kind: Any = importlib.import_module(module)
     for part in name.split("."):
         kind = getattr(kind, part)
-    if form == "n":
+    if form == "named tuple":
         return kind(*values)
-    if form == "d":
+    if form == "dataclass":
         made = object.__new__(kind)
         for field, value in zip(keys, values):
             object.__setattr__(made, field, value)
         return made
-    if form == "U":
+    if form == "tuple":
         return kind.__new__(kind, values)
-    if form == "L":
+    if form == "list":
         made = kind.__new__(kind)
         list.extend(made, values)
         return made
@@ -131,9 +131,9 @@ def rebuild_as_data(form: str, module: str, name: str, factory: Any, keys: list[
         made = None
     if made is not None:
         return made
-    if form in "dD":
+    if form in ("dataclass", "dict"):
         return dict(zip(keys, values))
-    return values if form == "L" else tuple(values)
+    return values if form == "list" else tuple(values)
 
 
 def _is_harmless(kind: type) -> bool:
@@ -142,15 +142,15 @@ def _is_harmless(kind: type) -> bool:
 
 
 def _instance(form: str, kind: Any, factory: Any, keys: list[Any], values: list[Any]) -> Any:
-    if form == "d":
+    if form == "dataclass":
         return _dataclass(kind, dict(zip(keys, values)))
-    if form == "n":
+    if form == "named tuple":
         fields = _static(kind, "_fields")
         is_named = issubclass(kind, tuple) and isinstance(fields, tuple) and list(fields) == keys
         return tuple.__new__(kind, values) if is_named else None
-    if form == "U":
+    if form == "tuple":
         return tuple.__new__(kind, values) if issubclass(kind, tuple) else None
-    if form == "L":
+    if form == "list":
         if not issubclass(kind, list):
             return None
         made = list.__new__(kind)

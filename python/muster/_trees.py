@@ -19,8 +19,6 @@ import numpy as np
 from muster._words import a, a_type_of
 from muster.errors import Invalid
 
-_BFLOAT16 = 10  # Muster's number of the dtype, see include/muster/types.hpp
-
 
 def bfloat16_number() -> int:
     """NumPy's type number of bfloat16, or -1 without ml_dtypes."""
@@ -46,7 +44,7 @@ def sort_out(value: Any) -> tuple[Any, ...]:
     if isinstance(value, np.ma.MaskedArray):
         raise Invalid("a masked array can't be stored: its mask would be lost", "return data and mask, or use filled()")
     if isinstance(value, np.ndarray):
-        return ("array", np.asarray(value), "M" if isinstance(value, np.matrix) else "A", None)
+        return ("array", np.asarray(value), "matrix" if isinstance(value, np.matrix) else "numpy", None)
     if isinstance(value, type):
         return ("constant",)  # whatever its instances can do
     if isinstance(value, (set, frozenset)):
@@ -66,13 +64,13 @@ def sort_out(value: Any) -> tuple[Any, ...]:
             "return its columns as a dict of arrays, or value.to_numpy()",
         )
     if kind.__module__.partition(".")[0] in ("jax", "jaxlib"):
-        return ("array", np.asarray(value), "J", None)
+        return ("array", np.asarray(value), "jax", None)
     if isinstance(getattr(value, "__muster_ref__", None), bool):
-        return ("array", np.asarray(value), "A", None)
+        return ("array", np.asarray(value), "numpy", None)
     if hasattr(value, "__dlpack__"):
-        return ("array", np.from_dlpack(value), "A", None)
+        return ("array", np.from_dlpack(value), "numpy", None)
     if hasattr(value, "__array__"):
-        return ("array", np.asarray(value), "A", None)
+        return ("array", np.asarray(value), "numpy", None)
     _refuse_numbers(value)
     return ("constant",)
 
@@ -126,18 +124,18 @@ def _from_torch(torch: Any, tensor: Any) -> tuple[Any, ...]:
     if tensor.layout is not torch.strided:
         raise Invalid(f"a tensor of layout {tensor.layout} can't be stored", "make it dense first: tensor.to_dense()")
     if tensor.dtype is torch.bfloat16:
-        return ("array", tensor.view(torch.int16).numpy(), "T", _BFLOAT16)
-    return ("array", tensor.numpy(), "T", None)
+        return ("array", tensor.view(torch.int16).numpy(), "torch", "bfloat16")
+    return ("array", tensor.numpy(), "torch", None)
 
 
 def from_numpy(array: np.ndarray[Any, Any], kind: str, dtype: str) -> Any:
     """A writable array of our own as what its leaf came in as: torch or JAX."""
-    if kind == "T":
+    if kind == "torch":
         import torch
 
         tensor = torch.from_numpy(array)
         return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-    if kind == "J":
+    if kind == "jax":
         import jax.numpy
 
         return jax.numpy.asarray(array)

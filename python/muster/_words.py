@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _SPOKEN_VOWEL = re.compile(r"[aeio]|nd|un(?!i)|up", re.IGNORECASE)
@@ -16,6 +17,12 @@ def a(name: str) -> str:
 def count(number: int, thing: str) -> str:
     """1 value, 2 values."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def one_of(names: Iterable[str]) -> str:
+    """'fail', 'shrink' or 'wait'."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}"
 
 
 def a_type_of(value: Any) -> str:

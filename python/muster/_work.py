@@ -24,11 +24,11 @@ _FROM = ("broadcast", "scatter", "recv")
 class Work(StandIn):
     """An op that was started; it ends with what this rank gets, or with the error that every rank gets."""
 
-    __slots__ = ("__weakref__", "_about", "_callbacks", "_out", "_started")
+    __slots__ = ("__weakref__", "_about", "_callbacks", "_native", "_out")
     _take = "work.result()"
 
-    def __init__(self, started: _muster.Started, about: About, out: Any = None) -> None:
-        self._started = started
+    def __init__(self, native: _muster.Work, about: About, out: Any = None) -> None:
+        self._native = native
         self._about = about
         self._out = out
         self._callbacks: list[_Callback] = []
@@ -43,7 +43,7 @@ class Work(StandIn):
             Timeout: the wait or the op was too long; ``ranks`` are the missing ones.
             Mismatch, PeerLost, Invalid, OutOfMemory: the op's outcome, the same on every rank.
         """
-        value = self._started.result(timeout)
+        value = self._native.result(timeout)
         if self._out is None or value is None:
             return value
         copy_into(self._out, value)
@@ -52,14 +52,14 @@ class Work(StandIn):
     @property
     def ref(self) -> Any:
         """The result as a ``Ref``, to pass on (a list of them where the rank gets a list). Waits for it."""
-        found = self._started.ref(None)
+        found = self._native.ref(None)
         if isinstance(found, list):
             return [Ref(stored) for stored in found]
         return None if found is None else Ref(found)
 
     def done(self) -> bool:
         """Whether the op is over, well or not. Never blocks."""
-        return self._started.done()
+        return self._native.done()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the op is over, well or not; False if ``timeout`` seconds passed first.
@@ -69,7 +69,7 @@ class Work(StandIn):
         """
         _muster.seconds(timeout)
         try:
-            self._started.wait(timeout)
+            self._native.wait(timeout)
         except Timeout:
             return self.done()
         except Error:
@@ -80,7 +80,7 @@ class Work(StandIn):
         """The op's error, or None if it ended well. Waits like ``result``; raises Timeout if the wait is too long."""
         _muster.seconds(timeout)
         try:
-            self._started.wait(timeout)
+            self._native.wait(timeout)
         except Timeout as error:
             if not self.done():
                 raise
@@ -110,7 +110,7 @@ class Work(StandIn):
             _watch(loop)
         added = _Callback(self, callback, loop)
         self._callbacks.append(added)
-        self._started.add_done_callback(added.over)
+        self._native.add_done_callback(added.over)
 
     def remove_done_callback(self, callback: Callable[[Work], Any]) -> int:
         """Forgets every ``callback`` that equals this one and was not called yet. Returns how many."""
@@ -122,7 +122,7 @@ class Work(StandIn):
             loop = asyncio.get_running_loop()
             _watch(loop)
             over = loop.create_future()
-            self._started.add_done_callback(lambda: _tell(loop, _settle, over))
+            self._native.add_done_callback(lambda: _tell(loop, _settle, over))
             yield from over.__await__()
         return self.result()
 

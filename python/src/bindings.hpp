@@ -5,7 +5,14 @@
 
 namespace muster::python {
 
-void bind_objects(nb::module_& module);  ///< Ref, Call, deposits, buffers
-void bind_client(nb::module_& module);   ///< Client, Group, Work
+void bind_vocabulary(nb::module_& module);
+void bind_arguments(nb::module_& module);
+void bind_connection(nb::module_& module);
+void bind_ref(nb::module_& module);
+void bind_deposits(nb::module_& module);
+void bind_writable(nb::module_& module);
+void bind_work(nb::module_& module);
+void bind_group(nb::module_& module);
+void bind_probes(nb::module_& module);
 
 }  // namespace muster::python

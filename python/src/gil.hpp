@@ -41,6 +41,12 @@ auto unlocked(const Function& function) {
   return function();
 }
 
+/// The same for what gives a Result: its value, or its error raised.
+template <class Function>
+auto call_unlocked(const Function& function) {
+  return value_or_raise(unlocked(function));
+}
+
 /// On any thread, with or without the GIL.
 class WithGil {
  public:

@@ -2,9 +2,6 @@
 #include "module.hpp"
 
 #include <array>
-#include <cmath>
-#include <limits>
-#include <utility>
 
 #include "base/interrupted.hpp"
 #include "bindings.hpp"
@@ -53,6 +50,12 @@ std::optional<DType> dtype_in_any_order(PyArray_Descr* descr) {
   return std::nullopt;
 }
 
+std::optional<DType> dtype_named(std::string_view name) {
+  for (std::size_t each = 0; each < dtype_count; ++each)
+    if (muster::name(static_cast<DType>(each)) == name) return static_cast<DType>(each);
+  return std::nullopt;
+}
+
 PyArray_Descr* descr_of(DType dtype) {
   const int number = dtype == DType::bfloat16 ? bfloat16_number() : numpy_numbers[static_cast<std::size_t>(dtype)];
   if (number < 0) raise(Error(Code::invalid, "NumPy has no bfloat16 without ml_dtypes", "pip install ml_dtypes"));
@@ -65,65 +68,6 @@ std::string text_of(nb::handle object) {
   nb::object text = nb::steal(PyObject_Str(object.ptr()));
   if (!text.is_valid()) throw nb::python_error();
   return nb::cast<std::string>(text);
-}
-
-namespace {
-
-[[noreturn]] void refuse(const char* name, nb::handle value, const char* hint) {
-  PyErr_Clear();
-  raise(Error(Code::invalid, std::string(name) + "=" + nb::cast<std::string>(nb::repr(value)), hint));
-}
-
-}  // namespace
-
-namespace {
-
-constexpr double day_s = 24 * 3600;
-
-std::chrono::nanoseconds nanoseconds_of(double seconds) {
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
-}
-
-}  // namespace
-
-Timeout timeout_from(nb::handle seconds) {
-  if (seconds.is_none()) return std::nullopt;
-  const double given = seconds_from(seconds, "timeout", std::numeric_limits<double>::infinity());
-  return nanoseconds_of(std::min(given, day_s));
-}
-
-Timeout deadline_from(nb::handle seconds) {
-  if (seconds.is_none()) return std::nullopt;
-  return nanoseconds_of(seconds_from(seconds, "timeout", day_s));
-}
-
-double seconds_from(nb::handle value, const char* name, double seconds_max) {
-  const double seconds = PyFloat_AsDouble(value.ptr());
-  if (!PyErr_Occurred() && seconds >= 0 && seconds <= seconds_max) return seconds;
-  const std::string most = std::isinf(seconds_max) ? " or more" : " to " + std::to_string(std::llround(seconds_max));
-  refuse(name, value, ("give 0" + most + " seconds").c_str());
-}
-
-std::int64_t int64_from(nb::handle value, const char* name) {
-  const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
-  if (!index.is_valid()) refuse(name, value, "give an integer");
-  int overflow = 0;
-  const std::int64_t number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  if (overflow) refuse(name, value, "give an integer of 64 bits");
-  return number;
-}
-
-int int_from(nb::handle value, const char* name) {
-  const std::int64_t number = int64_from(value, name);
-  if (!std::in_range<int>(number)) refuse(name, value, "give an integer of 32 bits");
-  return static_cast<int>(number);
-}
-
-std::string string_from(nb::handle value, const char* name) {
-  Py_ssize_t bytes = 0;
-  const char* text = PyUnicode_Check(value.ptr()) ? PyUnicode_AsUTF8AndSize(value.ptr(), &bytes) : nullptr;
-  if (!text) refuse(name, value, "give a str");
-  return {text, static_cast<std::size_t>(bytes)};
 }
 
 namespace {
@@ -144,6 +88,13 @@ NB_MODULE(_muster, module) {
   module.attr("__version__") = MUSTER_VERSION;
   muster::detail::set_interrupted(&py::signal_came);
   nanobind::set_leak_warnings(false);
-  py::bind_objects(module);
-  py::bind_client(module);
+  py::bind_vocabulary(module);
+  py::bind_arguments(module);
+  py::bind_connection(module);
+  py::bind_ref(module);
+  py::bind_deposits(module);
+  py::bind_writable(module);
+  py::bind_work(module);
+  py::bind_group(module);
+  py::bind_probes(module);
 }

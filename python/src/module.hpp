@@ -41,6 +41,7 @@ inline void value_or_raise(const Result<void>& result) {
 [[nodiscard]] std::optional<DType> dtype_of(PyArray_Descr* descr);
 /// The same of one in any byte order.
 [[nodiscard]] std::optional<DType> dtype_in_any_order(PyArray_Descr* descr);
+[[nodiscard]] std::optional<DType> dtype_named(std::string_view name);
 /// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
 [[nodiscard]] PyArray_Descr* descr_of(DType dtype);
 

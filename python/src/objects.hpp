@@ -1,6 +1,7 @@
 // Python values into the store and out of it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -37,10 +38,13 @@ struct PyRef {
 /// sole owner and `root_references` (not 0) are the caller's own.
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call,
                             Py_ssize_t root_references, Timeout timeout);
+/// Most seals need not wait, and to give the GIL up and to get it back may take long where many want it.
+Result<void> wait_unlocked(const std::function<Result<void>()>& wait);
 /// An object whose arrays are mapped.
 using detail::Opened;
 /// Needs no GIL, and may have to ask the daemon: for so long, or 30 s.
 [[nodiscard]] Result<Opened> open(const Ref& ref, Timeout timeout = {});
+[[nodiscard]] Opened open_or_raise(const Ref& ref);
 /// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.
 [[nodiscard]] nb::object value_of(const Opened& opened);
 /// One leaf as a writable array whose writes stay in this process.

@@ -11,36 +11,35 @@ nb::object helper(const char* name) { return nb::module_::import_("muster._trees
 class Walker {
  public:
   explicit Walker(Tree& tree) : tree_(tree) {}
-  [[nodiscard]] Description description() { return std::move(writer_).take(); }
+  [[nodiscard]] ipc::Description description() { return std::move(writer_).take(); }
 
-  void walk(nb::handle object, int depth) {
-    if (depth > structure_depth_max)
-      raise(Error(Code::invalid,
-                  "the value nests deeper than " + std::to_string(structure_depth_max) + " levels, or contains itself",
-                  "flatten it: a dict or list of arrays needs few levels"));
+  void walk(nb::handle object) {
+    writer_.check_depth();
     PyObject* item = object.ptr();
     if (PyArray_CheckExact(item)) return array(object);
     if (item == Py_None || PyUnicode_CheckExact(item) || PyBytes_CheckExact(item))
-      return writer_.constant(object, depth);
-    if (PyDict_CheckExact(item)) return dict(object, depth);
-    if (PyList_CheckExact(item)) {
-      writer_.list(static_cast<std::size_t>(PyList_GET_SIZE(item)));
-      return sequence(object, depth);
-    }
-    if (PyTuple_CheckExact(item)) {
-      writer_.tuple(static_cast<std::size_t>(PyTuple_GET_SIZE(item)));
-      return sequence(object, depth);
-    }
+      return write_constant(writer_, object);
+    if (PyDict_CheckExact(item)) return dict(object);
+    if (PyList_CheckExact(item)) return sequence(ipc::node::list, object);
+    if (PyTuple_CheckExact(item)) return sequence(ipc::node::tuple, object);
     if (PyBool_Check(item) || PyLong_CheckExact(item) || PyFloat_CheckExact(item) || PyComplex_CheckExact(item) ||
         PyArray_IsScalar(item, Generic))
-      return scalar(object, depth);
-    other(object, depth);
+      return scalar(object);
+    other(object);
   }
 
  private:
   /// Owned for as long as they are walked over: Python code runs on the way (other threads', too) and may change what
   /// they come from.
-  using Items = StructureWriter::Objects;
+  using Items = std::vector<nb::object>;
+
+  // What the writer calls for each child.
+  auto children(const Items& items) {
+    return [this, &items](std::size_t i) { walk(items[i]); };
+  }
+  auto keys_of(const Items& keys) {
+    return [this, &keys](std::size_t i) { write_key(writer_, keys[i]); };
+  }
 
   void leaf(FoundLeaf found) {
     writer_.leaf(found.kind);
@@ -60,7 +59,7 @@ class Walker {
                 "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128"));
   }
 
-  void scalar(nb::handle object, int depth) {
+  void scalar(nb::handle object) {
     nb::object made = nb::steal(PyArray_FromAny(object.ptr(), nullptr, 0, 0, 0, nullptr));
     if (!made.is_valid()) throw nb::python_error();
     const auto dtype = dtype_of(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(made.ptr())));
@@ -69,10 +68,10 @@ class Walker {
     if (PyLong_Check(object.ptr()))
       raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits",
                   "give float(value), or str(value) where its digits matter"));
-    writer_.constant(object, depth);
+    write_constant(writer_, object);
   }
 
-  void dict(nb::handle object, int depth) {
+  void dict(nb::handle object) {
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     Py_ssize_t position = 0;
@@ -82,60 +81,93 @@ class Walker {
       keys.push_back(nb::borrow(key));
       values.push_back(nb::borrow(value));
     }
-    writer_.dict(keys, values, depth);
-    children(values, depth);
+    writer_.dict(keys.size(), keys_of(keys), children(values));
   }
 
-  void sequence(nb::handle object, int depth) {
+  void sequence(char letter, nb::handle object) {
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(object.ptr());
     Items items;
     for (Py_ssize_t i = 0; i < size; ++i) items.push_back(nb::borrow(PySequence_Fast_GET_ITEM(object.ptr(), i)));
-    children(items, depth);
-  }
-
-  void children(const Items& items, int depth) {
-    for (const auto& item : items) walk(item, depth + 1);
+    writer_.sequence(letter, items.size(), children(items));
   }
 
   /// Named tuples, dataclasses, subclasses of containers, other libraries' arrays, constants: Python sorts them out.
-  void other(nb::handle object, int depth) {
+  void other(nb::handle object) {
     nb::tuple sorted = sorted_out(object);
     const std::string what = nb::cast<std::string>(sorted[0]);
-    if (what == "constant") return writer_.constant(object, depth);
+    if (what == "constant") return write_constant(writer_, object);
     if (what == "array") return foreign(sorted);
-    // What it is, then its values: attributes, or items of a subclass of dict, list or tuple.
-    nb::tuple found = nb::cast<nb::tuple>(sorted[2]);
+    what == "class" ? instance_with_fields(object, sorted) : instance_with_items(sorted);
+  }
+
+  void instance_with_fields(nb::handle object, const nb::tuple& sorted) {
+    const nb::object type = sorted[1];
+    std::vector<std::string> fields;
     Items values;
-    for (nb::handle one : found)
-      values.push_back(what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one)));
-    writer_.instance(sorted, values, depth);
-    children(values, depth);
+    for (const nb::handle field : nb::cast<nb::tuple>(sorted[2])) {
+      fields.push_back(nb::cast<std::string>(field));
+      values.push_back(nb::object(nb::getattr(object, field)));
+    }
+    const auto name = name_of_class(type);
+    const char form = is_tuple(type) ? ipc::node::named_tuple : ipc::node::dataclass;
+    writer_.instance({form, name.module, name.name}, fields, children(values));
+  }
+
+  /// Of a subclass of dict, list or tuple.
+  void instance_with_items(const nb::tuple& sorted) {
+    const nb::tuple recipe = nb::cast<nb::tuple>(sorted[1]);
+    const nb::object type = recipe[0];
+    const Items values = items_of(nb::cast<nb::tuple>(sorted[2]));
+    const auto name = name_of_class(type);
+    if (recipe[1].is_none()) {
+      const char form = is_tuple(type) ? ipc::node::tuple : ipc::node::list;
+      return writer_.instance({form, name.module, name.name}, values.size(), children(values));
+    }
+    const Items keys = items_of(nb::cast<nb::tuple>(recipe[1]));
+    const nb::tuple extra = nb::cast<nb::tuple>(recipe[2]);
+    const nb::object factory = extra.empty() ? nb::none() : nb::object(extra[0]);
+    const auto write = [&] { write_factory(writer_, factory); };
+    writer_.instance({ipc::node::dict, name.module, name.name}, write, keys.size(), keys_of(keys), children(values));
+  }
+
+  static Items items_of(const nb::tuple& tuple) {
+    Items items;
+    for (const nb::handle one : tuple) items.push_back(nb::borrow(one));
+    return items;
+  }
+
+  static bool is_tuple(nb::handle type) {
+    return PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(type.ptr()), &PyTuple_Type) != 0;
   }
 
   static nb::tuple sorted_out(nb::handle object) { return nb::cast<nb::tuple>(helper("sort_out")(object)); }
 
   void foreign(const nb::tuple& sorted) {
     nb::object array = sorted[1];
-    const auto kind = static_cast<LeafKind>(nb::cast<std::string>(sorted[2]).front());
+    const auto kind = ipc::leaf_kind_named(nb::cast<std::string>(sorted[2])).value();
     auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
     auto dtype = dtype_in_any_order(PyArray_DESCR(numpy));
-    if (!sorted[3].is_none()) dtype = static_cast<DType>(nb::cast<int>(sorted[3]));
+    if (!sorted[3].is_none()) dtype = dtype_named(nb::cast<std::string>(sorted[3]));
     if (!dtype) unsupported(array);
     leaf({.array = array, .kind = kind, .dtype = *dtype, .as_given = false});
   }
 
   Tree& tree_;
-  StructureWriter writer_;
+  ipc::StructureWriter writer_;
 };
 
 }  // namespace
 
-Tree take_apart(nb::handle root) {
+Tree take_apart(nb::handle root) try {
   Tree tree;
   Walker walker(tree);
-  walker.walk(root, 0);
+  walker.walk(root);
   tree.description = walker.description();
   return tree;
+} catch (const ipc::StructureTooDeep&) {
+  raise(Error(Code::invalid,
+              "the value nests deeper than " + std::to_string(ipc::structure_depth_max) + " levels, or contains itself",
+              "flatten it: a dict or list of arrays needs few levels"));
 }
 
 }  // namespace muster::python

@@ -1,8 +1,9 @@
 // Nestings of dicts, lists, tuples, dataclasses and constants with arrays as leaves: how they are taken apart.
 #pragma once
 
-#include <string>
 #include <vector>
+
+#include <muster/ipc/description.hpp>
 
 #include "module.hpp"
 #include "structure.hpp"
@@ -18,7 +19,7 @@ struct FoundLeaf {
 };
 
 struct Tree {
-  Description description;
+  ipc::Description description;
   std::vector<FoundLeaf> leaves;
 };
 

@@ -181,10 +181,75 @@ def test_dicts_with_equal_keys_have_equal_structures_and_keep_their_own_order(it
     assert same(back(shuffled), shuffled)
 
 
+words = st.text("abcxyz_", min_size=1, max_size=4)
+named = st.recursive(
+    st.builds(np.zeros, st.just(1)) | st.none() | words,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(words | st.integers(0, 9), inner, max_size=4)
+        | st.dictionaries(words, inner, max_size=3).map(collections.OrderedDict)
+        | st.builds(Pair, inner, inner)
+        | st.builds(Slotted, inner, inner)
+    ),
+    max_leaves=20,
+)
+
+
+def at(value, path: str):
+    """What a path leads to: layer2.w, [3].b."""
+    for name, index in re.findall(r"(\w+)|\[(\w+)\]", path.replace("].", "]")):
+        if isinstance(value, dict):
+            value = value[name or int(index)]
+        else:
+            value = getattr(value, name) if name else value[int(index)]
+    return value
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(named)
+def test_the_path_of_a_leaf_leads_to_it(value):
+    structure, _, leaves = _muster.take_apart(value)
+    paths = _muster.leaf_paths(structure)
+    assert len(set(paths)) == len(leaves)
+    for path, leaf in zip(paths, leaves):
+        assert at(value, path) is leaf
+
+
+def without(value, leaf):
+    """The value with None in the place of that leaf."""
+    if value is leaf:
+        return None
+    if isinstance(value, dict):
+        return type(value)((key, without(item, leaf)) for key, item in value.items())
+    if isinstance(value, Pair):
+        return Pair(*(without(item, leaf) for item in value))
+    if isinstance(value, Slotted):
+        return Slotted(without(value.left, leaf), without(value.right, leaf))
+    return type(value)(without(item, leaf) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(named, st.integers(0))
+def test_two_structures_differ_where_their_values_do(value, which):
+    structure, _, leaves = _muster.take_apart(value)
+    assert _muster.structure_difference(structure, structure) is None
+    if leaves:
+        place = which % len(leaves)
+        other = _muster.take_apart(without(value, leaves[place]))[0]
+        path = _muster.leaf_paths(structure)[place]
+        assert _muster.structure_difference(structure, other) == (path, "an array", "None")
+        assert _muster.structure_difference(other, structure) == (path, "None", "an array")
+
+
 def read_anything(structure: bytes, guise: bytes = b"", leaves: int = 3) -> None:
     """Reading gives a value or a typed error, and never unpickles."""
     with contextlib.suppress(Invalid, Denied):
         _muster.put_together(structure, guise, [np.zeros(1)] * leaves, True)
+    with contextlib.suppress(Invalid):
+        _muster.leaf_paths(structure)
+    with contextlib.suppress(Invalid):
+        _muster.structure_difference(structure, _muster.take_apart([np.zeros(1)])[0])
 
 
 LETTERS = b"ADLUKZtfircsyFEPGnd"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import pathlib
 
-from muster import _muster
+from muster import _muster, errors
 
 
 def names_in_stub(body: list[ast.stmt]) -> set[str]:
@@ -23,3 +23,8 @@ def test_the_stub_agrees_with_the_module():
     for node in stub.body:
         if isinstance(node, ast.ClassDef):
             assert names_in_stub(node.body) == names_in(getattr(_muster, node.name)), node.name
+
+
+def test_every_code_has_its_error():
+    for code in _muster.codes:
+        assert errors.by_code(code).code == code

@@ -7,6 +7,7 @@
 #include <string>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/time_limits.hpp>
 
 namespace muster::ipc {
 
@@ -14,7 +15,7 @@ namespace {
 
 using enum DaemonOption::Kind;
 
-constexpr double year_s = 366.0 * 24 * 3600;
+constexpr double seconds_max = std::chrono::duration<double>(daemon_time_max).count();
 /// Less than this has no room for a segment of each of a few processes.
 constexpr double memory_bytes_min = 4 << 20;
 constexpr double memory_bytes_max = 0x1p50;
@@ -34,8 +35,8 @@ constexpr std::array options{
     DaemonOption{"--in-flight-max", "N", "ops in flight of one process in one group before it has to wait [1024]",
                  count, 1, 1 << 20},
     DaemonOption{"--lanes", "N", "threads that reduce [one a core]", count, 1, 1024},
-    DaemonOption{"--idle-exit", "SECONDS", "end after this long without a client [never]", seconds, 0, year_s},
-    DaemonOption{"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object [600]", seconds, 0, year_s},
+    DaemonOption{"--idle-exit", "SECONDS", "end after this long without a client [never]", seconds, 0, seconds_max},
+    DaemonOption{"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object [600]", seconds, 0, seconds_max},
     DaemonOption{"--socket-mode", "MODE", "permissions of the socket, octal [0600]", mode, 0, 0777},
     DaemonOption{"--ready-fd", "FD",
                  "write 0 to this descriptor when clients can connect, else the exit status, why they can't and what "

@@ -13,6 +13,8 @@
 #include <ctime>
 #include <string>
 
+#include <muster/ipc/time_limits.hpp>
+
 namespace muster::ipc {
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
@@ -116,8 +118,7 @@ Result<std::optional<Record>> RingConsumer::next() {
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
   using std::chrono::duration_cast, std::chrono::seconds;
   // Further away than anybody waits in one go, and safe for every kernel's time arithmetic.
-  const auto bounded =
-      std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds::zero(), std::chrono::hours(24));
+  const auto bounded = std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds::zero(), timeout_max);
   const auto whole = duration_cast<seconds>(bounded);
   const timespec time{static_cast<time_t>(whole.count()), static_cast<long>((bounded - whole).count())};
   // Not FUTEX_PRIVATE: the word is shared between processes.

@@ -228,6 +228,17 @@ std::optional<std::string> path_at(const Outline& outline, std::size_t& leaf) {
 
 }  // namespace
 
+std::string_view form_name(char form) {
+  switch (form) {
+    case node::named_tuple: return "named tuple";
+    case node::dataclass: return "dataclass";
+    case node::dict: return "dict";
+    case node::list: return "list";
+    case node::tuple: return "tuple";
+    default: throw DamagedStructure();
+  }
+}
+
 std::optional<Outline> outline_of(std::string_view structure, std::size_t nodes_max) {
   if (structure.empty()) return Outline();
   Outliner outliner;

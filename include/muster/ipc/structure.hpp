@@ -21,6 +21,9 @@
 //   JAX;
 //           then for each dict that has another order: u32 which, counted by where they begin; u32 n, n times u32: the
 //           place in the structure of its first key, second key and so on
+//
+// `structure_writer.hpp` writes both, `structure_reader.hpp` and `guise.hpp` read them, and nobody else knows them.
+// This file has what messages say of a structure.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +38,8 @@ namespace muster::ipc {
 
 /// Levels of a value; deeper ones are neither written nor read.
 inline constexpr int structure_depth_max = 200;
+/// Bytes of a constant; larger ones belong into arrays.
+inline constexpr std::size_t constant_bytes_max = 1 << 16;
 
 /// The letters of the format.
 namespace node {
@@ -58,6 +63,15 @@ inline constexpr char named_tuple = 'n';
 inline constexpr char dataclass = 'd';
 inline constexpr char named = 'G';
 }  // namespace node
+
+/// The class of an instance.
+struct ClassName {
+  char form = node::dataclass;  ///< which kind of class it is: a letter of the format
+  std::string_view module;
+  std::string_view name;
+};
+/// "named tuple", "dataclass", or "dict", "list" or "tuple" for their subclasses.
+[[nodiscard]] std::string_view form_name(char form);
 
 /// Thrown while a structure or a guise is read: its bytes don't follow the format.
 class DamagedStructure final : public std::runtime_error {

@@ -21,12 +21,6 @@ struct Atom {
   std::string_view type;  ///< of a pickle: the name of what was pickled
 };
 
-struct ClassName {
-  char form = node::dataclass;
-  std::string_view module;
-  std::string_view name;
-};
-
 /// Visitor: `using Value`, and Value leaf(), atom(const Atom&), sequence(char node, std::vector<Value>&&),
 /// dict(std::size_t which, std::vector<Value>&& keys, std::vector<Value>&& values), and
 /// instance(const ClassName&, std::size_t which, Value factory, std::vector<std::string_view> fields, keys, values):

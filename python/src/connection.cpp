@@ -1,0 +1,99 @@
+// The connection as Python sees it.
+#include <nanobind/stl/shared_ptr.h>
+
+#include <muster/ipc/time_limits.hpp>
+
+#include "bindings.hpp"
+#include "core/requests.hpp"
+#include "gil.hpp"
+#include "objects.hpp"
+#include "ops/holds.hpp"
+
+namespace muster::python {
+
+namespace wire = ipc::wire;
+
+namespace {
+
+nb::dict status(const ConnectionPtr& connection) {
+  auto packet = call_unlocked([&] {
+    return detail::ask(*connection, wire::Body_StatusQuery, std::chrono::seconds(10),
+                       [](auto& fbb) { return wire::CreateStatusQuery(fbb).Union(); });
+  });
+  const auto* reply = wire::GetFrame(packet.bytes.data())->body_as_StatusReply();
+  if (!reply) raise(Error(Code::failed, "the daemon's answer to StatusQuery makes no sense"));
+  nb::dict found;
+  const auto text = [](const flatbuffers::String* string) { return string ? string->str() : std::string(); };
+  found["version"] = text(reply->version());
+  found["socket"] = text(reply->socket());
+  found["pid"] = reply->pid();
+  found["uptime_s"] = reply->uptime_s();
+  found["memory_bytes"] = reply->memory_bytes();
+  found["memory_used_bytes"] = reply->memory_used_bytes();
+  found["memory_peak_bytes"] = reply->memory_peak_bytes();
+  found["heap_bytes"] = reply->heap_bytes();
+  found["heap_used_bytes"] = reply->heap_used_bytes();
+  found["maps_max"] = reply->maps_max();
+  found["maps_used"] = reply->maps_used();
+  found["clients"] = reply->clients();
+  found["groups"] = reply->groups();
+  found["objects"] = reply->objects();
+  found["segments"] = reply->segments();
+  found["ops_done"] = reply->ops_done();
+  found["ops_failed"] = reply->ops_failed();
+  found["ops_in_flight"] = reply->ops_in_flight();
+  found["bytes_deposited"] = reply->bytes_deposited();
+  found["bytes_copied"] = reply->bytes_copied();
+  found["bytes_reduced"] = reply->bytes_reduced();
+  found["lanes"] = reply->lanes();
+  found["simd"] = text(reply->simd());
+  found["huge_pages"] = text(reply->huge_pages());
+  found["waiting_for_memory"] = reply->waiting_for_memory();
+  return found;
+}
+
+ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_lease, const std::string& folder,
+                      bool start) {
+  ConnectOptions options;
+  options.socket = string_from(socket, "socket");
+  options.memory = string_from(memory, "memory");
+  constexpr double seconds_max = std::chrono::duration<double>(ipc::daemon_time_max).count();
+  if (!pickle_lease.is_none())
+    options.pickle_lease =
+        std::chrono::milliseconds(std::llround(seconds_from(pickle_lease, "pickle_lease", seconds_max) * 1e3));
+  options.daemon_folder = folder;
+  options.start_daemon = start;
+  return call_unlocked([&] { return Client::connect(options); }).connection();
+}
+
+}  // namespace
+
+void bind_connection(nb::module_& module) {
+  nb::class_<Connection>(module, "Connection")
+      .def_prop_ro("alive", &Connection::alive)
+      .def_prop_ro("socket", [](const Connection& self) { return self.welcome().socket; })
+      .def_prop_ro("memory_bytes", [](const Connection& self) { return self.welcome().memory_bytes; })
+      .def("poll",
+           [](Connection& self) {
+             unlocked([&] {
+               self.poll();
+               return 0;
+             });
+           })
+      .def("event_fd", [](Connection& self) { return call_unlocked([&] { return self.event_fd(); }); })
+      .def("owns_address", [](Connection& self, std::uintptr_t address) {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): Python has addresses as integers
+        return self.arena().owns(reinterpret_cast<const void*>(address));
+      });
+  module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),
+             nb::arg("folder"), nb::arg("start"));
+  module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
+  module.def("status", &status);
+  module.def("from_token", [](const std::string& socket, nb::bytes token) {
+    const std::string_view bytes(token.c_str(), token.size());
+    auto hold = call_unlocked([&] { return detail::deserialize(bytes, Connection::existing(socket)); });
+    return PyRef{Ref(std::move(hold)), 0, {}};
+  });
+}
+
+}  // namespace muster::python

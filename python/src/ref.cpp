@@ -1,0 +1,121 @@
+// muster.Ref as Python sees it: what is known of an object, and the objects that its parts are.
+#include <nanobind/stl/vector.h>
+
+#include <limits>
+
+#include <muster/ipc/description.hpp>
+
+#include "bindings.hpp"
+#include "gil.hpp"
+#include "objects.hpp"
+#include "ops/holds.hpp"
+#include "ops/objects.hpp"
+#include "structure.hpp"
+
+namespace muster::python {
+
+namespace {
+
+/// What a large manifest says may have to be asked for; everything else is here.
+const Ref& described(const PyRef& self) {
+  if (const auto& hold = self.ref.hold(); hold && !hold->described)
+    call_unlocked([hold] { return detail::usable(hold); });
+  return self.ref;
+}
+
+std::vector<ipc::Element> elements_of(const ipc::Manifest& manifest) {
+  try {
+    if (auto elements = ipc::elements_of(manifest.structure, manifest.guise)) return std::move(*elements);
+  } catch (const ipc::DamagedStructure&) {
+    raise_damaged();
+  }
+  raise(Error(Code::invalid, "the ref holds no list or tuple",
+              "give one array, or a list with an element for each rank"));
+}
+
+/// The elements of a stored list, each an object of its own over the same bytes.
+std::vector<PyRef> parts_of(const PyRef& whole) {
+  const Opened opened = open_or_raise(whole.ref);
+  const auto& manifest = opened.hold()->manifest;
+  std::vector<PyRef> parts;
+  std::size_t at = 0;
+  for (auto& child : elements_of(manifest)) {
+    ipc::Manifest part;
+    for (std::size_t i = 0; i < child.leaves; ++i, ++at) {
+      const auto& leaf = manifest.leaves.at(at);
+      value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
+    }
+    part.structure = std::move(child.description.structure);
+    part.guise = std::move(child.description.guise);
+    parts.push_back({call_unlocked([&] { return detail::derive(Ref(opened.hold()), std::move(part)); }), 0, {}});
+  }
+  return parts;
+}
+
+const char* name(CopyReason reason) {
+  switch (reason) {
+    case CopyReason::library: return "library";
+    case CopyReason::order: return "order";
+    case CopyReason::kept: return "kept";
+    case CopyReason::elsewhere: return "elsewhere";
+    case CopyReason::too_large: return "too large";
+    case CopyReason::full: return "full";
+    case CopyReason::small_part: return "small part";
+  }
+  return "unknown";
+}
+
+/// (path, reason, a weak reference or None) of each leaf that was copied.
+nb::list copied_leaves(const PyRef& self) {
+  nb::list leaves;
+  if (!self.copied) return leaves;
+  constexpr std::size_t named_max = 1000;
+  const auto outline = ipc::outline_of(self.ref.structure(), std::numeric_limits<std::size_t>::max());
+  for (const auto& copied : *self.copied) {
+    const bool few = self.copied->size() <= named_max;
+    const auto path = outline && few ? path_of_leaf(*outline, copied.leaf) : std::nullopt;
+    const nb::object array = copied.array.is_valid() ? copied.array : nb::none();
+    leaves.append(nb::make_tuple(path.value_or("leaf " + std::to_string(copied.leaf)), name(copied.reason), array));
+  }
+  return leaves;
+}
+
+}  // namespace
+
+void bind_ref(nb::module_& module) {
+  nb::class_<PyRef>(module, "Ref")
+      .def_rw("copies", &PyRef::copies)
+      .def_prop_ro("copied", &copied_leaves)
+      .def_prop_ro("nbytes", [](const PyRef& self) { return described(self).nbytes(); })
+      .def_prop_ro("leaves", [](const PyRef& self) { return described(self).leaves(); })
+      .def_prop_ro("plain",
+                   [](const PyRef& self) {
+                     const auto structure = described(self).structure();
+                     return structure.empty();
+                   })
+      .def_prop_ro("structure", [](const PyRef& self) { return readable(described(self).structure()); })
+      .def_prop_ro("alive", [](const PyRef& self) { return self.ref.valid(); })
+      .def("shape",
+           [](const PyRef& self, std::size_t leaf) { return nb::tuple(nb::cast(described(self).shape(leaf))); })
+      .def("dtype",
+           [](const PyRef& self, std::size_t leaf) {
+             return nb::steal(reinterpret_cast<PyObject*>(descr_of(described(self).dtype(leaf))));
+           })
+      .def("dtype_name",
+           [](const PyRef& self, std::size_t leaf) { return std::string(name(described(self).dtype(leaf))); })
+      .def("get", [](const PyRef& self) { return value_of(open_or_raise(self.ref)); })
+      .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
+      .def("free", [](PyRef& self) { self.ref.free(); })
+      .def("token",
+           [](const PyRef& self) {
+             const auto bytes = call_unlocked([ref = self.ref] { return ref.serialize(); });
+             return nb::bytes(bytes.data(), bytes.size());
+           })
+      .def("rows",
+           [](const PyRef& self, std::int64_t first, std::int64_t rows) {
+             return PyRef{call_unlocked([&, ref = self.ref] { return detail::slice(ref, first, rows); }), 0, {}};
+           })
+      .def("parts", &parts_of);
+}
+
+}  // namespace muster::python

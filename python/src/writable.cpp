@@ -1,0 +1,122 @@
+// muster.empty: arrays that are written inside the store, and muster.seal, which makes them objects.
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "arrays.hpp"
+#include "base/call_deadline.hpp"
+#include "bindings.hpp"
+#include "gil.hpp"
+#include "names.hpp"
+#include "objects.hpp"
+#include "ops/objects.hpp"
+
+namespace muster::python {
+
+namespace {
+
+/// muster.empty: memory of the store that an array lies over until it is sealed.
+struct Writable {
+  ConnectionPtr connection;
+  std::byte* address = nullptr;
+  std::uint64_t bytes = 0;
+  bool sealed = false;
+  Writable(ConnectionPtr connection_, std::byte* address_, std::uint64_t bytes_)
+      : connection(std::move(connection_)), address(address_), bytes(bytes_) {}
+  Writable(const Writable&) = delete;
+  Writable& operator=(const Writable&) = delete;
+  ~Writable() { connection->arena().free(address); }
+};
+
+int writable_buffer(PyObject* self, Py_buffer* view, int flags) {
+  auto* memory = nb::inst_ptr<Writable>(self);
+  return PyBuffer_FillInfo(view, self, memory->address, static_cast<Py_ssize_t>(memory->bytes), memory->sealed ? 1 : 0,
+                           flags);
+}
+
+PyType_Slot writable_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(writable_buffer)}, {0, nullptr}};
+
+nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t>& shape, nb::handle dtype,
+                 nb::handle timeout) {
+  PyArray_Descr* descr = nullptr;
+  if (!PyArray_DescrConverter(dtype.ptr(), &descr)) throw nb::python_error();
+  const auto known = dtype_of(descr);
+  if (!known) {
+    Py_DECREF(descr);
+    raise(Error(Code::invalid, "dtype " + text_of(dtype) + " can't be stored"));
+  }
+  auto count = ipc::element_count(shape, *known);
+  if (!count) {
+    Py_DECREF(descr);
+    raise(count.error());
+  }
+  const std::uint64_t bytes = *count * size_of(*known);
+  const auto wait = deadline_from(timeout).value_or(detail::default_wait);
+  const detail::CallDeadline deadline(wait);
+  auto address = unlocked([&] { return connection->arena().allocate(bytes, 0, wait); });
+  if (!address) {
+    Py_DECREF(descr);
+    raise(address.error());
+  }
+  nb::object owner = nb::cast(std::make_unique<Writable>(connection, *address, bytes));
+  return array_over(*address, descr, shape, std::move(owner), true);
+}
+
+/// The memory of `muster.empty` behind an array; null if it is any other array.
+Writable* memory_of(nb::handle array) {
+  if (!PyArray_CheckExact(array.ptr())) return nullptr;
+  PyObject* base = PyArray_BASE(reinterpret_cast<PyArrayObject*>(array.ptr()));
+  return base && nb::isinstance<Writable>(base) ? nb::inst_ptr<Writable>(base) : nullptr;
+}
+
+PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& memory, DType dtype) {
+  auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
+  const auto region = connection->arena().find(memory.address);
+  ipc::Manifest manifest;
+  const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(numpy));
+  const auto offset =
+      region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
+  value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, dtype, shape_of(numpy)));
+  // Before any other thread can make a view of it.
+  memory.sealed = true;
+  PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  const std::byte* address = region->address;
+  auto ref = detail::seal(connection, std::move(manifest), {&address, 1}, 0, &wait_unlocked);
+  if (!ref) {
+    memory.sealed = false;
+    PyArray_ENABLEFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  }
+  return {value_or_raise(std::move(ref)), 0, {}};
+}
+
+/// `callers`: references on the array that the call itself holds, whatever the caller's expression.
+PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, Timeout timeout) {
+  auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
+  // Memory of another connection belongs to the past of this process, or to its parent.
+  if (auto* memory = memory_of(array);
+      memory && memory->connection == connection && !memory->sealed && PyArray_ISALIGNED(numpy)) {
+    const auto dtype = dtype_of(PyArray_DESCR(numpy));
+    // Once the array itself is read-only, others can write through views and buffers, not through names for it.
+    if (dtype && PyArray_IS_C_CONTIGUOUS(numpy) && Py_REFCNT(PyArray_BASE(numpy)) == 1 &&
+        has_only_names(array, callers))
+      return take_over(connection, array, *memory, *dtype);
+  }
+  auto made = deposit(connection, array, nullptr, 0, timeout);
+  if (PyArray_Check(array.ptr())) PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
+  return made;
+}
+
+}  // namespace
+
+void bind_writable(nb::module_& module) {
+  const nb::class_<Writable> writable(module, "Writable", nb::type_slots(writable_slots));
+  module.def("empty", &empty, nb::arg("connection"), nb::arg("shape"), nb::arg("dtype"), nb::arg("timeout").none());
+  module.def(
+      "seal",
+      [](const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, nb::handle timeout) {
+        return seal_array(connection, array, callers, deadline_from(timeout));
+      },
+      nb::arg("connection"), nb::arg("array"), nb::arg("callers"), nb::arg("timeout").none());
+}
+
+}  // namespace muster::python
