@@ -175,7 +175,6 @@ bool counts_are_known[2] = {false, false};
 
 }  // namespace
 
-/// Most seals need not wait, and to give the GIL up and get it back may take long where many want it.
 Result<void> wait_unlocked(const std::function<Result<void>()>& wait) { return unlocked(wait); }
 
 PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call, Py_ssize_t root_references,

@@ -38,7 +38,8 @@ struct PyRef {
 /// sole owner and `root_references` (not 0) are the caller's own.
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call,
                             Py_ssize_t root_references, Timeout timeout);
-/// Most seals need not wait, and to give the GIL up and to get it back may take long where many want it.
+/// Around a wait of a seal. Most seals need not wait, and to give the GIL up and to get it back may take long where
+/// many want it.
 Result<void> wait_unlocked(const std::function<Result<void>()>& wait);
 /// An object whose arrays are mapped.
 using detail::Opened;
