@@ -149,6 +149,7 @@ class GroupOps {
     std::list<Unsettled> behind;  ///< for each rank that waits for its turn
   };
   void propose_epoch(const GroupPtr& state, TimePoint now);
+  void end_group(const GroupPtr& state, std::size_t& left, TimePoint now);
   [[nodiscard]] static muster::Error all_gone();
   [[nodiscard]] NextEpoch prepare_epoch(const GroupPtr& state, std::uint32_t number, muster::Error why) const;
   [[nodiscard]] UnsettledNode end_epoch(const GroupPtr& state, muster::Error why) const;

@@ -113,18 +113,21 @@ GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, con
   switch (*seated.lost) {
     case Group::Lost::member: settle_own(state, left, now); return AfterLoss::tell;
     case Group::Lost::newcomer:
-      if (state->group.empty()) parts_.table.remove(state);
+      // Nobody is left for whom the next epoch was to begin.
+      if (state->group.empty()) end_group(state, left, now);
       return AfterLoss::silence;
-    case Group::Lost::last: break;
+    case Group::Lost::last:
+      if (state->group.newcomers().empty()) end_group(state, left, now);
+      else propose_epoch(state, now);
+      return AfterLoss::silence;
   }
-  if (!state->group.newcomers().empty()) {
-    propose_epoch(state, now);
-    return AfterLoss::silence;
-  }
+  return AfterLoss::silence;
+}
+
+void GroupOps::end_group(const GroupPtr& state, std::size_t& left, TimePoint now) {
   auto ended = end_epoch(state, all_gone());
   parts_.table.remove(state);
   settle(std::move(ended), left, now);
-  return AfterLoss::silence;
 }
 
 std::vector<Action> GroupOps::lose_by_policy(GroupState& state, int rank, const Loss& loss, std::size_t& left) {

@@ -176,6 +176,23 @@ TEST_CASE_METHOD(Undecided, "when the last member goes, newcomers wait for the n
   }
 }
 
+TEST_CASE_METHOD(Undecided, "what waits in an epoch ends when nobody is left to begin the next") {
+  first.join("s", 0, 3, muster::OnLoss::shrink);  // rank 2 never comes
+  second.join("s", 1, 3, muster::OnLoss::shrink);
+  first.contribute(Kind::barrier);
+  second.leave();
+  TestClient third(world, 3);
+  REQUIRE(third.join("s", 1, 3, muster::OnLoss::shrink));
+  first.die();
+  CHECK(decider().asked.size() == 1);
+  CHECK(world.node.ops_in_flight() == 1);
+  third.die();
+  CHECK(world.node.ops_in_flight() == 0);
+  agree(0);
+  second.die();
+  CHECK(NodeAudit(world.node).left_over().empty());
+}
+
 TEST_CASE_METHOD(Undecided, "at the end of the daemon what is undecided fails, and an answer comes too late") {
   const auto work = first.contribute(Kind::barrier);
   second.contribute(Kind::barrier);

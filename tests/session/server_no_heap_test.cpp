@@ -107,7 +107,7 @@ class Running {
     settings.node.user = ::geteuid();
     constexpr std::uint64_t budget = 64 << 20;
     settings.node.quota.total = settings.node.quota.per_user =
-        settings.node.quota.per_client = {budget, 4096, 256, 4096, 64, budget};
+        settings.node.quota.per_client = {budget, 4096, 256, 4096, 64, budget, 4096};
     std::promise<void> ready;
     settings.ready = [&ready] { ready.set_value(); };
     // What the server keeps belongs to the thread that makes it.

@@ -184,7 +184,7 @@ void NodeAudit::check_lists(std::vector<std::string>& found) const {
 /// A muster finds the ops that gather, and no others, by their deadlines and handles, and knows what ranks owe.
 void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& found) {
   std::size_t gathering = 0;
-  std::vector<std::size_t> owed_bytes(muster.seats_.size());
+  std::vector<std::size_t> owed_bytes(muster.ranks_.size());
   for_each_slot(muster, [&](const Muster::Slot& slot) {
     if (!slot.gathering()) return;
     ++gathering;

@@ -176,8 +176,10 @@ void Walk::check_all_settled() {
   say("a day passes");
   node_->tick(now_);
   check_deadlines();
-  while (node_->goes_on()) go_on();
-  finish_jobs();
+  while (node_->goes_on() || !lane_.jobs.empty() || !decider_.asked.empty()) {
+    go_on();
+    finish_jobs();
+  }
   check();
   for (const auto& [id, peer] : peers_) {
     for (const auto& [number, work] : peer.works)
@@ -207,7 +209,7 @@ void Walk::everybody_goes() {
   now_ += for_ever;
   node_->tick(now_);
   // An op may begin after its last rank has gone: its memory was being made.
-  while (node_->goes_on() || !lane_.jobs.empty()) {
+  while (node_->goes_on() || !lane_.jobs.empty() || !decider_.asked.empty()) {
     go_on();
     finish_jobs();
   }
