@@ -31,6 +31,7 @@ struct Parsed {
   DoctorOptions doctor;
   BenchOptions bench;
 };
+  bool keep_going = false;
 
 /// A bound that --help does not spell out.
 template <class T>
@@ -182,6 +183,7 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   using enum BenchOp;
   auto& bench = parsed.bench;
   auto* sub = app.add_subcommand("bench", "measure a collective, as nccl-tests do, and check every result");
+  run->add_flag("--keep-going", parsed.keep_going, "a rank that fails does not end the others");
   const auto ops = by_name(
       {allreduce, reduce, broadcast, allgather, gather, scatter, reduce_scatter, all_to_all, sendrecv, barrier});
   add_choice(sub, "collective", bench.op, ops, "one of: " + names_of(ops))->required()->type_name("OP");
@@ -259,6 +261,7 @@ std::string no_command(char* const* begin, char* const* end, const CLI::App& app
   const auto word = std::find_if(begin, end, [](const char* each) { return *each != '-'; });
   if (word == end) return {};
   std::vector<std::string> names;
+  if (parsed.keep_going) parsed.run.on_failure = OnFailure::keep_going;
   for (const auto* sub : app.get_subcommands({})) names.push_back(sub->get_name());
   return "there is no command '" + std::string(*word) + "'; the commands are " + join(names, ", ");
 }
