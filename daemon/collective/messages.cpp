@@ -70,10 +70,20 @@ struct Advice {
   std::string does;
   std::string hint;
 };
+Advice advice_of_absent(int rank, const std::optional<FormerHolder>& former) {
+  if (!former)
+    return {rank_text(rank, {}) + " has not joined the group",
+            "start it, and see that it gives the same group name and world_size"};
+  const auto& [loss, ago] = *former;
+  return {rank_text(rank, loss.process) + " had joined and " + loss.how + " " + muster::ipc::seconds_text(ago) + " ago",
+          loss.how == "left"
+              ? "let no rank leave the group before the others need it no more"
+              : "see why it ended, and start it again; no rank may end before the others need it no more"};
+}
+
 Advice advice_of(int rank, const Whereabouts& known) {
+  if (known.process.empty()) return advice_of_absent(rank, known.former);
   const auto who = rank_text(rank, known.process);
-  if (known.process.empty())
-    return {who + " has not joined the group", "start it, and see that it gives the same group name and world_size"};
   if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
   if (known.waits_for_memory)
     return {who + " waits for memory of the store",

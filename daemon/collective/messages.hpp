@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,12 +24,19 @@ struct Loss {
 };
 using Losses = std::map<int, Loss>;
 
+/// Who had a seat, and when it lost it.
+struct FormerHolder {
+  Loss loss;
+  Duration ago{};
+};
+
 /// What is known of a rank that an op waited for in vain.
 struct Whereabouts {
   std::string process;   ///< as in Loss; empty: none has the seat
   std::string waits_in;  ///< another op of the group, which it has come to
   bool stopped = false;
   bool waits_for_memory = false;
+  std::optional<FormerHolder> former = {};  ///< where none has the seat: who had it last, maybe in an earlier group
 };
 
 /// The op waited for these ranks when they were lost.

@@ -761,6 +761,14 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
   SECTION("in other ops") {
     auto later = contribution(1, Kind::send, 0, 5000);
     later.tag = 7;
+  SECTION("gone again") {
+    Whereabouts gone;
+    gone.former = FormerHolder{{"exited with status 3", "pid 7"}, std::chrono::seconds(12)};
+    CHECK_THAT(
+        message_of({{1, gone}, {2, {}}}),
+        begins_with(waited + "rank 1 (pid 7) had joined and exited with status 3 12 s ago; rank 2 has not joined "
+                             "the group | see why it ended, and start it again"));
+  }
     later.inputs.push_back(plain(floats({1})));
     scene.give(std::move(later));
     CHECK_THAT(
