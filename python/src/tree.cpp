@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include <muster/ipc/text.hpp>
+
 namespace muster::python {
 
 namespace {
@@ -12,6 +14,8 @@ class Walker {
  public:
   explicit Walker(Tree& tree) : tree_(tree) {}
   [[nodiscard]] Description description() { return std::move(writer_).take(); }
+  /// Where in the value the walk ended with an exception: layer2.w. Empty: in none of its parts.
+  [[nodiscard]] const std::string& path() const { return path_; }
 
   void walk(nb::handle object, int depth) {
     if (depth > structure_depth_max)
@@ -83,18 +87,47 @@ class Walker {
       values.push_back(nb::borrow(value));
     }
     writer_.dict(keys, values, depth);
-    children(values, depth);
+    children(values, depth, [&](std::size_t index) { return step(key_of(object, values[index])); });
   }
 
   void sequence(nb::handle object, int depth) {
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(object.ptr());
     Items items;
     for (Py_ssize_t i = 0; i < size; ++i) items.push_back(nb::borrow(PySequence_Fast_GET_ITEM(object.ptr(), i)));
-    children(items, depth);
+    children(items, depth, index_step);
   }
 
-  void children(const Items& items, int depth) {
-    for (const auto& item : items) walk(item, depth + 1);
+  /// `step_to(i)`: the words for the way to an item. Only asked when something is wrong there.
+  template <class StepTo>
+  void children(const Items& items, int depth, StepTo step_to) {
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      try {
+        walk(items[i], depth + 1);
+      } catch (const nb::python_error&) {
+        const bool joined = path_.empty() || path_.front() == '[';
+        path_ = step_to(i) + (joined ? "" : ".") + path_;
+        throw;
+      }
+    }
+  }
+
+  static std::string index_step(std::size_t index) { return "[" + std::to_string(index) + "]"; }
+
+  /// Names stand as they are, and other keys in brackets.
+  static std::string step(nb::handle key) {
+    constexpr std::size_t shown_bytes_max = 60;
+    if (PyUnicode_Check(key.ptr()) && PyUnicode_IsIdentifier(key.ptr()) == 1) return nb::cast<std::string>(key);
+    return "[" + ipc::shortened(nb::cast<std::string>(nb::repr(key)), shown_bytes_max) + "]";
+  }
+
+  /// Found by its value: the values that are walked over stand in another order.
+  static nb::object key_of(nb::handle dict, nb::handle value) {
+    PyObject* key = nullptr;
+    PyObject* item = nullptr;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(dict.ptr(), &position, &key, &item))
+      if (item == value.ptr()) return nb::borrow(key);
+    return nb::str("?");  // another thread took it out
   }
 
   /// Named tuples, dataclasses, subclasses of containers, other libraries' arrays, constants: Python sorts them out.
@@ -109,7 +142,10 @@ class Walker {
     for (nb::handle one : found)
       values.push_back(what == "items" ? nb::borrow(one) : nb::object(nb::getattr(object, one)));
     writer_.instance(sorted, values, depth);
-    children(values, depth);
+    children(values, depth, [&](std::size_t index) {
+      if (what != "items") return step(found[index]);
+      return PyDict_Check(object.ptr()) ? step(key_of(object, values[index])) : index_step(index);
+    });
   }
 
   static nb::tuple sorted_out(nb::handle object) { return nb::cast<nb::tuple>(helper("sort_out")(object)); }
@@ -126,14 +162,32 @@ class Walker {
 
   Tree& tree_;
   StructureWriter writer_;
+  std::string path_;
 };
+
+/// The same error, which says where in the value its cause is.
+[[noreturn]] void raise_at(const std::string& path, nb::python_error& error) {
+  constexpr std::size_t shown_bytes_max = 120;
+  nb::object cause = nb::borrow(error.value());
+  nb::object made = error.type()(nb::str("at ") + nb::str(ipc::shortened(path, shown_bytes_max).c_str()) +
+                                     nb::str(": ") + nb::object(cause.attr("message")),
+                                 cause.attr("hint"), cause.attr("ranks"));
+  nb::setattr(made, "__cause__", cause.attr("__cause__"));
+  PyErr_SetObject(error.type().ptr(), made.ptr());
+  throw nb::python_error();
+}
 
 }  // namespace
 
 Tree take_apart(nb::handle root) {
   Tree tree;
   Walker walker(tree);
-  walker.walk(root, 0);
+  try {
+    walker.walk(root, 0);
+  } catch (nb::python_error& error) {
+    if (walker.path().empty() || !error.matches(nb::module_::import_("muster.errors").attr("Error"))) throw;
+    raise_at(walker.path(), error);
+  }
   tree.description = walker.description();
   return tree;
 }
