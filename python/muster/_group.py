@@ -17,6 +17,7 @@ from muster._checks import flag
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._ref import Ref, stored_of
+from muster._stand_in import Made
 from muster._words import a_type_of, count
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
@@ -52,7 +53,7 @@ def _takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[C
     return call
 
 
-class Group:
+class Group(metaclass=Made):
     """This process's seat in a group. Every collective returns at once with a ``Work``.
 
     Inputs are a ``Ref``, an array, a scalar, or a nesting of them (then it is put into the store first). All ranks give

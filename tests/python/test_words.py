@@ -15,6 +15,8 @@ import pytest
 import torch
 from muster._words import a
 
+from daemon import Daemon, run_ranks
+
 USES = {
     "+": lambda it: it + 1,
     "reflected *": lambda it: 0.1 * it,
