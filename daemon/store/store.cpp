@@ -131,9 +131,7 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
 
 Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, ObjectId parent,
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
-  if (manifest.leaves.size() > object_leaves_max)
-    return Error(Code::invalid, label_of(id) + " would have " + std::to_string(manifest.leaves.size()) + " arrays",
-                 "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object");
+  if (manifest.leaves.size() > ipc::object_leaves_max) return ipc::too_many_leaves(manifest.leaves.size());
   if (const auto bytes = ipc::encoded_bytes(manifest); bytes > ipc::description_bytes_max)
     return Error(Code::invalid,
                  label_of(id) + " would have a description of " + ipc::over_text(bytes, ipc::description_bytes_max),
