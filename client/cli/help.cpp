@@ -12,7 +12,7 @@ constexpr std::string_view start_footer = R"(
 The options are musterd's own, and go before the environment (MUSTER_MEMORY for --memory) and the file of --config.
 A daemon that runs already is left as it is; if it has another --memory, --pickle-lease or --idle-exit, that is an error.
 
---json: started, pid, socket, version, memory_bytes, log
+--json: started, pid, socket, version, memory_bytes, made_folder (for the socket; empty: it was there), log
 
 Example:
   muster start --memory 4GiB

@@ -50,6 +50,18 @@ def test_stop_tells_programs_what_it_ended(muster):
     assert told == {"stopped": True, **{name: started[name] for name in ("socket", "version", "pid")}}
 
 
+def test_start_says_which_folder_it_made(muster):
+    folder = muster.folder / "a" / "b"
+    muster.socket = muster.env["MUSTER_SOCKET"] = str(folder / "c.sock")
+    started = muster("start", "--memory", "64MiB")
+    assert started.returncode == 0, started.stderr
+    assert f"\n  made the folder {folder}\n" in started.stdout
+    again = muster("start")
+    assert "made the folder" not in again.stdout
+    muster("stop")
+    assert json.loads(muster("start", "--memory", "64MiB", "--json").stdout)["made_folder"] == ""
+
+
 def test_start_again_leaves_the_daemon_as_it_is(muster):
     first = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)
     assert first["started"] is True
