@@ -112,6 +112,13 @@ Error lost_before_called(const std::string& op_name, const Losses& losses) {
                "call reform() on every live rank to go on without them", ranks_of(losses));
 }
 
+Error needed_one_lost(const std::string& op_name, const Losses& lost) {
+  return Error(Code::peer_lost, op_name + " needs a rank that is lost: " + losses_text(lost),
+               "call it again on every live rank with a root or peer among group.live; reform() begins an epoch of the "
+               "live ranks, which a replacement can join",
+               ranks_of(lost));
+}
+
 Error not_members(const std::string& op_name, std::span<const int> ranks) {
   return Error(Code::peer_lost, op_name + " needs " + ranks_text(ranks) + ", which is no live member of this epoch",
                "choose a root or peer among group.live", {ranks.begin(), ranks.end()});

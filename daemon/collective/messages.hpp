@@ -43,6 +43,8 @@ struct Whereabouts {
 [[nodiscard]] muster::Error lost_while_awaited(const std::string& op_name, const Losses& losses);
 /// The op was called after these ranks were lost, and can't go on without them.
 [[nodiscard]] muster::Error lost_before_called(const std::string& op_name, const Losses& losses);
+/// The group goes on without lost ranks, but the op needs this one in person: its root, sender or receiver.
+[[nodiscard]] muster::Error needed_one_lost(const std::string& op_name, const Losses& lost);
 /// The op needs these ranks in person, but they are no members of the epoch.
 [[nodiscard]] muster::Error not_members(const std::string& op_name, std::span<const int> ranks);
 /// The deadline passed and nobody took the seats of these ranks, which are among the losses.

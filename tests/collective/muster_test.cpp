@@ -351,7 +351,7 @@ TEST_CASE("what can't work is Invalid on every rank") {
     made.layout = Layout::concat;
     made.inputs = {bundle(arrays), bundle(arrays)};
     scene.give(std::move(made));
-    CHECK(scene.error(1).message().find("leaf 70 has no dimensions") != std::string::npos);
+    CHECK(scene.error(1).message().find("an array (leaf 70) of no dimensions") != std::string::npos);
   }
   SECTION("joining arrays without dimensions") {
     auto made = contribution(0, Kind::all_to_all, 0);
@@ -460,9 +460,13 @@ TEST_CASE("policy shrink: the others go on, but not without a root") {
   REQUIRE(scene.ops.size() == 1);
   CHECK(ranks_of(*scene.ops[0]) == std::vector{0, 1});
   CHECK(scene.error(3).code() == Code::peer_lost);
+  CHECK(scene.error(3).message() == "broadcast #1 needs a rank that is lost: rank 2 died");
+  CHECK_THAT(scene.error(3).hint(),
+             Catch::Matchers::StartsWith("call it again on every live rank with a root or peer"));
   CHECK(scene.error(4).code() == Code::peer_lost);
   CHECK(scene.error(scene.rooted(1, Kind::broadcast, 2)).message() == scene.error(3).message());
   CHECK(scene.error(scene.pair(1, Kind::send, 2)).ranks() == std::vector{2});
+  for (const int rank : {0, 1}) CHECK(scene.error(scene.rooted(rank, Kind::reduce, 2)).hint() == scene.error(3).hint());
   scene.allreduce(0, floats({1})), scene.allreduce(1, floats({1}));
   CHECK(scene.ops.size() == 2);
 }
@@ -757,9 +761,6 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
                begins_with(waited + "rank 1 has not joined the group; rank 2 has not joined the group | "
                                     "start it"));
   }
-  SECTION("in other ops") {
-    auto later = contribution(1, Kind::send, 0, 5000);
-    later.tag = 7;
   SECTION("gone again") {
     Whereabouts gone;
     gone.former = FormerHolder{{"exited with status 3", "pid 7"}, std::chrono::seconds(12)};
@@ -768,6 +769,9 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
         begins_with(waited + "rank 1 (pid 7) had joined and exited with status 3 12 s ago; rank 2 has not joined "
                              "the group | see why it ended, and start it again"));
   }
+  SECTION("in other ops") {
+    auto later = contribution(1, Kind::send, 0, 5000);
+    later.tag = 7;
     later.inputs.push_back(plain(floats({1})));
     scene.give(std::move(later));
     CHECK_THAT(
