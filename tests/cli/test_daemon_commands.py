@@ -316,9 +316,7 @@ def test_a_daemon_ends_with_3_where_another_one_serves(muster):
 
 
 def test_stop_ends_a_run_that_uses_the_daemon(muster):
-    process = muster.start(*WAIT_IN_GROUP)
-    while muster("groups", "--json").returncode != 0:
-        assert process.poll() is None
+    process, _ = busy(muster)  # attached: until then it would start another daemon, and go on with that
     assert muster("stop").returncode == 0
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 3, errors
