@@ -1,11 +1,16 @@
-// The only unit that includes CLI11, which takes long to compile.
+// This unit and parse_errors.cpp alone include CLI11, which takes long to compile.
 #include "arguments.hpp"
 
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
+#include <concepts>
 #include <cstdio>
 #include <map>
+#include <type_traits>
+#include <utility>
 
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/daemon_options.hpp>
@@ -13,6 +18,7 @@
 
 #include "help.hpp"
 #include "message.hpp"
+#include "parse_errors.hpp"
 #include "text.hpp"
 
 namespace muster::cli {
@@ -25,6 +31,7 @@ struct Parsed {
   StopOptions stop;
   RunOptions run;
   double grace_s = 5;
+  bool keep_going = false;
   StatusOptions status;
   ListOptions list;
   GroupsOptions groups;
@@ -32,10 +39,30 @@ struct Parsed {
   BenchOptions bench;
 };
 
-/// A bound that --help does not spell out.
+/// "-d,--datatype" is told as --datatype.
+std::string long_name(const std::string& flags) { return flags.substr(flags.rfind(',') + 1); }
+
+std::string number_text(double number) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed).ptr};
+}
+template <std::integral T>
+std::string number_text(T number) {
+  return std::to_string(number);
+}
+
+/// Whole numbers where the bounds are whole, else any. --help does not spell them out.
 template <class T>
 CLI::Validator within(T low, T high) {
-  return CLI::Range(low, high).description("");
+  const auto check = [low, high](const std::string& word) -> std::string {
+    T value{};
+    const auto* end = word.data() + word.size();
+    const auto [stopped, error] = std::from_chars(word.data(), end, value);
+    if (error == std::errc() && stopped == end && value >= low && value <= high) return {};
+    const char* kind = std::is_integral_v<T> ? "' is no whole number from " : "' is no number from ";
+    return "'" + word + kind + number_text(low) + " to " + number_text(high);
+  };
+  return {check, ""};
 }
 
 /// What musterd itself would say of the value.
@@ -49,31 +76,35 @@ CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
   return {check, ""};
 }
 
+/// Words and what they mean, in the order in which people are told of them.
 template <class T>
-std::map<std::string, T> by_name(std::initializer_list<T> all) {
-  std::map<std::string, T> table;
-  for (const T one : all) table.emplace(std::string(name(one)), one);
+using Choices = std::vector<std::pair<std::string, T>>;
+
+template <class T>
+Choices<T> by_name(std::initializer_list<T> all) {
+  Choices<T> table;
+  for (const T one : all) table.emplace_back(std::string(name(one)), one);
   return table;
 }
 
-std::map<std::string, DType> dtypes() {
-  std::map<std::string, DType> table;
-  for (std::size_t i = 0; i < dtype_count; ++i) table.emplace(name(static_cast<DType>(i)), static_cast<DType>(i));
+Choices<DType> dtypes() {
+  Choices<DType> table;
+  for (std::size_t i = 0; i < dtype_count; ++i) table.emplace_back(name(static_cast<DType>(i)), static_cast<DType>(i));
   // nccl-tests' names
-  table.insert({{"float", DType::float32}, {"double", DType::float64}, {"half", DType::float16}});
+  table.insert(table.end(), {{"float", DType::float32}, {"double", DType::float64}, {"half", DType::float16}});
   return table;
 }
 
-std::map<std::string, ReduceOp> reduce_ops() {
-  std::map<std::string, ReduceOp> table;
+Choices<ReduceOp> reduce_ops() {
+  Choices<ReduceOp> table;
   for (std::size_t i = 0; i < reduce_op_count; ++i)
-    table.emplace(name(static_cast<ReduceOp>(i)), static_cast<ReduceOp>(i));
-  table.emplace("avg", ReduceOp::mean);
+    table.emplace_back(name(static_cast<ReduceOp>(i)), static_cast<ReduceOp>(i));
+  table.emplace_back("avg", ReduceOp::mean);
   return table;
 }
 
 template <class T>
-std::string names_of(const std::map<std::string, T>& table) {
+std::string names_of(const Choices<T>& table) {
   std::vector<std::string> names;
   names.reserve(table.size());
   for (const auto& [one, ignored] : table) names.push_back(one);
@@ -82,11 +113,12 @@ std::string names_of(const std::map<std::string, T>& table) {
 
 /// An option whose value is one of the table's words.
 template <class T>
-CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, const std::map<std::string, T>& table,
+CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, const Choices<T>& table,
                         const std::string& description) {
   const auto set = [&target, table, flags](const std::string& word) {
-    const auto found = table.find(word);
-    if (found == table.end()) throw CLI::ValidationError(flags, "'" + word + "' is none of: " + names_of(table));
+    const auto found = std::ranges::find(table, word, &std::pair<std::string, T>::first);
+    if (found == table.end())
+      throw CLI::ValidationError(long_name(flags), "'" + word + "' is none of: " + names_of(table));
     target = found->second;
   };
   return app->add_option_function<std::string>(flags, set, description);
@@ -95,7 +127,7 @@ CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, cons
 CLI::Option* add_size(CLI::App* app, const std::string& flags, std::uint64_t& target, const std::string& description) {
   const auto set = [&target, flags](const std::string& word) {
     const auto parsed = ipc::parse_bytes(word);
-    if (!parsed) throw CLI::ValidationError(flags, parsed.error().message() + "; " + parsed.error().hint());
+    if (!parsed) throw CLI::ValidationError(long_name(flags), parsed.error().message() + "; " + parsed.error().hint());
     target = *parsed;
   };
   return app->add_option_function<std::string>(flags, set, description)->type_name("SIZE");
@@ -134,7 +166,9 @@ void add_start_and_stop(CLI::App& app, Parsed& parsed) {
   start->footer(help_footer("start"));
 
   auto* stop = app.add_subcommand("stop", "end this node's daemon");
-  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait for its end")->capture_default_str();
+  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait for its end")
+      ->check(within(0.0, 86'400.0))
+      ->capture_default_str();
   add_socket(stop, parsed.stop.socket);
   add_json(stop, parsed.stop.json);
   stop->footer(help_footer("stop"));
@@ -149,6 +183,7 @@ void add_run(CLI::App& app, Parsed& parsed) {
   run->add_option("--grace", parsed.grace_s, "seconds between SIGTERM and SIGKILL")
       ->check(within(0.0, 86'400.0))
       ->capture_default_str();
+  run->add_flag("--keep-going", parsed.keep_going, "a rank that fails does not end the others");
   add_memory(run, parsed.run.memory, "memory of the daemon, if one has to be started");
   add_socket(run, parsed.run.socket);
   run->prefix_command();
@@ -162,7 +197,9 @@ void add_views(CLI::App& app, Parsed& parsed) {
   status->footer(help_footer("status"));
 
   auto* list = app.add_subcommand("ls", "show the objects in the store and who holds them");
-  list->add_option("--limit", parsed.list.limit, "at most so many objects")->capture_default_str();
+  list->add_option("--limit", parsed.list.limit, "at most so many objects")
+      ->check(within<decltype(parsed.list.limit)>(0, 1'000'000'000))
+      ->capture_default_str();
   add_socket(list, parsed.list.socket);
   add_json(list, parsed.list.json);
   list->footer(help_footer("ls"));
@@ -200,7 +237,7 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   add_choice(sub, "-d,--datatype", bench.dtype, dtypes(), "dtype, as NumPy names it [float32]")->type_name("DTYPE");
   add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")
       ->type_name("REDOP");
-  sub->add_option("-r,--root", bench.root, "root, where the op has one")->capture_default_str();
+  sub->add_option("-r,--root", bench.root, "root, where the op has one")->check(within(0, 63))->capture_default_str();
   add_choice(sub, "--variant", bench.variant,
              by_name({BenchVariant::default_, BenchVariant::out, BenchVariant::first_read}),
              "default: until the result is mapped; out: copied out; first_read: every page read")
@@ -224,6 +261,7 @@ Command chosen(const std::string& command, Parsed& parsed) {
   if (command == "groups") return parsed.groups;
   if (command == "doctor") return parsed.doctor;
   if (command == "bench") return parsed.bench;
+  if (parsed.keep_going) parsed.run.on_failure = OnFailure::keep_going;
   parsed.run.grace = std::chrono::milliseconds(static_cast<std::int64_t>(parsed.grace_s * 1000));
   return parsed.run;
 }
@@ -248,19 +286,10 @@ std::string misuse_of(const RunOptions& run) {
 std::string take_command(const CLI::App& run, RunOptions& options) {
   auto words = run.remaining();
   if (words.empty()) return {};
-  if (words.front().starts_with('-')) return "there is no option " + words.front();
+  if (words.front().starts_with('-')) return no_option(words.front(), run);
   if (!options.command.empty()) return "'" + words.front() + "' stands before --, and the program comes after it";
   options.command = std::move(words);
   return {};
-}
-
-/// `stauts`: what is no option, where no command was found.
-std::string no_command(char* const* begin, char* const* end, const CLI::App& app) {
-  const auto word = std::find_if(begin, end, [](const char* each) { return *each != '-'; });
-  if (word == end) return {};
-  std::vector<std::string> names;
-  for (const auto* sub : app.get_subcommands({})) names.push_back(sub->get_name());
-  return "there is no command '" + std::string(*word) + "'; the commands are " + join(names, ", ");
 }
 
 /// `muster help start` is `muster start --help`.
@@ -291,17 +320,16 @@ Command parse_words(int argc, char* const* argv) {
   char* const* const end =
       std::find_if(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--"; });
   if (end != argv + argc) parsed.run.command.assign(end + 1, argv + argc);
-  std::string command;
   try {
     app.parse(static_cast<int>(end - argv), argv);
   } catch (const CLI::CallForHelp&) {
     std::fputs(app.get_subcommands().front()->help("muster").c_str(), stdout);
     return ExitStatus::ok;
   } catch (const CLI::ParseError& error) {
-    std::string message;
-    if (!app.get_subcommands().empty()) command = app.get_subcommands().front()->get_name();
-    else message = no_command(argv + 1, end, app);
-    return complain_usage(command, message.empty() ? error.what() : message);
+    if (const auto chosen = app.get_subcommands(); !chosen.empty())
+      return complain_usage(chosen.front()->get_name(), text_of(error, *chosen.front()));
+    const auto message = no_command({argv + 1, end}, app);
+    return complain_usage("", message.empty() ? text_of(error, app) : message);
   }
   if (version) {
     std::fputs(("muster " MUSTER_VERSION "\n"), stdout);
@@ -311,7 +339,7 @@ Command parse_words(int argc, char* const* argv) {
     std::fputs(main_help().c_str(), stdout);
     return ExitStatus::ok;
   }
-  command = app.get_subcommands().front()->get_name();
+  const std::string command = app.get_subcommands().front()->get_name();
   std::string misuse;
   if (command == "run") misuse = take_command(*app.get_subcommands().front(), parsed.run);
   if (command == "run" && misuse.empty()) misuse = misuse_of(parsed.run);

@@ -12,7 +12,7 @@ constexpr std::string_view start_footer = R"(
 The options are musterd's own, and go before the environment (MUSTER_MEMORY for --memory) and the file of --config.
 A daemon that runs already is left as it is; if it has another --memory, --pickle-lease or --idle-exit, that is an error.
 
---json: started, pid, socket, version, memory_bytes, log
+--json: started, pid, socket, version, memory_bytes, made_folder (for the socket; empty: it was there), log
 
 Example:
   muster start --memory 4GiB
@@ -32,7 +32,8 @@ and what it writes there is shown as it is, without a prefix: progress bars work
 Rank 0 reads stdin unless that is a terminal; the others read nothing.
 Signals are passed on to all ranks; Ctrl-C twice ends those that ignore the first, three times kills.
 The first rank that fails ends all: SIGTERM, and SIGKILL after the grace, to whole process groups.
-The exit status is then that rank's, or 128 + its signal.
+With --keep-going the others go on, as groups with on_loss="shrink" can, until all have ended or you press Ctrl-C.
+The exit status is that of the rank that failed first, or 128 + its signal.
 
 Examples:
   muster run -n 4 -- python train.py --epochs 10

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <muster/ipc/failpoint.hpp>
+#include <muster/ipc/records.hpp>
 #include <muster/ipc/text.hpp>
 
 #include "base/bounded_time.hpp"
@@ -43,15 +44,51 @@ void hit_sent(wire::Body asked) {
   if (asked == wire::Body_Lookup) MUSTER_FAILPOINT(lookup);
 }
 
+/// How many may have no answer when one more is asked. The daemon ends the connection of a client that asks more than
+/// it takes. What waits for memory leaves room for what others need to give memory back.
+std::size_t unanswered_max(wire::Body asked) {
+  return asked == wire::Body_Lease ? ipc::requests_max / 2 : ipc::requests_max - 1;
+}
+
 }  // namespace
+
+/// Waits until the request may be sent. True if that was not at once.
+Result<bool> Connection::begin_request(std::uint64_t request, wire::Body asked, SteadyTime until, const Stop& stop) {
+  const std::size_t most = unanswered_max(asked);
+  auto next_look = steady_clock::now() + look_up_interval;
+  for (bool waited = false;; waited = true) {
+    const auto seen = receiving_.seen();
+    if (locked([&](Protocol& protocol) { return protocol.replies.begins(request, most); })) return waited;
+    if (!alive()) return end_error();
+    const std::string why = std::to_string(most) + " requests of this process wait for the daemon";
+    const auto now = steady_clock::now();
+    if (now > next_look) {
+      if (interrupted() || (stop && stop())) return Error(Code::timeout, "the wait was interrupted while " + why);
+      next_look = now + look_up_interval;
+    }
+    if (now >= until)
+      return Error(Code::quota_exceeded, why + " already", "wait for some of them first, or free the memory they want");
+    receive_or_wait(seen, std::min(look_up_interval, std::chrono::ceil<milliseconds>(until - now)));
+  }
+}
+
+/// What arrives next, or what another thread receives meanwhile.
+void Connection::receive_or_wait(std::uint64_t seen, milliseconds at_most) {
+  if (!receiving_.take_or_wait(seen, steady_clock::now() + at_most)) return;
+  const Turn::Having turn(receiving_);
+  receive(at_most);
+}
 
 Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanoseconds timeout, const Stop& stop) {
   if (!alive()) return end_error();
   const auto begin = steady_clock::now();
   const auto until = CallDeadline::bound(begin + bounded(timeout));
   const auto number = locked([](Protocol& protocol) { return protocol.replies.asked(); });
-  const auto frame = build(number);
+  auto frame = build(number);
   const auto asked = wire::GetFrame(frame.data())->body_type();
+  const auto waited = begin_request(number, asked, until, stop);
+  if (!waited) return abandon(number, wire::Body_NONE, waited.error());
+  if (*waited) frame = build(number);  // says how much time is left
   if (auto sent = send_frame(frame, until); !sent) return abandon(number, wire::Body_NONE, sent.error());
   hit_sent(asked);
   for (auto next_look = steady_clock::now() + look_up_interval;;) {
@@ -70,10 +107,7 @@ Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanosec
     if (!alive()) return abandon(number, wire::Body_NONE, end_error());
     const auto now = steady_clock::now();
     if (now >= until) return abandon(number, asked, no_answer(welcome_.socket, now - begin));
-    const auto slice = std::min(look_up_interval, std::chrono::ceil<milliseconds>(until - now));
-    if (!receiving_.take_or_wait(seen, now + slice)) continue;
-    const Turn::Having turn(receiving_);
-    receive(slice);
+    receive_or_wait(seen, std::min(look_up_interval, std::chrono::ceil<milliseconds>(until - now)));
   }
 }
 

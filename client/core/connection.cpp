@@ -160,9 +160,11 @@ void Connection::end(const Error& error) {
 
 Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout,
                                                 const Stop& stop) {
+  const auto until = std::chrono::steady_clock::now() + bounded(timeout);
   const auto build = [&](std::uint64_t number) {
     return build_frame(number, wire::Body_Lease, [&](auto& fbb) {
-      return wire::CreateLease(fbb, bytes, milliseconds_of(timeout), false).Union();
+      const auto left = until - std::chrono::steady_clock::now();
+      return wire::CreateLease(fbb, bytes, milliseconds_of(left), false).Union();
     });
   };
   auto granted = request(build, timeout + answer_timeout, stop);

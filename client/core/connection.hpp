@@ -137,6 +137,9 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   [[nodiscard]] Result<SegmentHandle> map_segment(ipc::SegmentId segment);
   void tell_unmapped(ipc::SegmentId segment);
 
+  [[nodiscard]] Result<bool> begin_request(std::uint64_t request, ipc::wire::Body asked, SteadyTime until,
+                                           const Stop& stop);
+  void receive_or_wait(std::uint64_t seen, std::chrono::milliseconds at_most);
   [[nodiscard]] Result<void> send_frame(std::span<const std::byte> frame, SteadyTime until);
   bool receive(std::chrono::milliseconds timeout);
   bool receive_if_free();

@@ -120,9 +120,15 @@ Result<void> Connection::handle_object(const ipc::Record& record, Aftermath& aft
   }
   auto failed = ipc::read_seal_failed(record.body);
   if (!failed) return failed.error();
-  // The object never was: its regions are free again, and its users are told why.
+  // The object never was: its regions are free again, and its users are told why, and that the call which made it
+  // could not say so.
   aftermath.gone.push_back(failed->object);
-  locked([&](Protocol& protocol) { protocol.releases.seal_failed(failed->object, failed->error); });
+  const Error& why = failed->error;
+  const Error told(
+      why.code(),
+      "the ref's object was not stored; the daemon refused it after the call that made it: " + why.message(),
+      why.hint(), why.ranks());
+  locked([&](Protocol& protocol) { protocol.releases.seal_failed(failed->object, told); });
   return {};
 }
 

@@ -102,8 +102,10 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   const std::uint64_t bytes = std::max<std::uint64_t>(*count * size_of(dtype), 1);
   const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
   const detail::CallDeadline deadline(wait);
+  const auto until = std::chrono::steady_clock::now() + wait;
   auto granted = detail::ask(*connection_, wire::Body_Lease, detail::timeout_max, [&](auto& fbb) {
-    return wire::CreateLease(fbb, bytes, detail::milliseconds_of(wait), true).Union();
+    const auto left = until - std::chrono::steady_clock::now();
+    return wire::CreateLease(fbb, bytes, detail::milliseconds_of(left), true).Union();
   });
   if (!granted) return granted.error();
   auto segment = detail::map_lease(*connection_, std::move(*granted));

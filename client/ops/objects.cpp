@@ -40,6 +40,8 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
     connection->arena().object_gone(record.object);
     return error;
   };
+  if (const auto leaves = record.manifest.leaves.size(); leaves > ipc::object_leaves_max)
+    return fail(ipc::too_many_leaves(leaves));
   if (const auto bytes = ipc::encoded_bytes(record.manifest); bytes > ipc::description_bytes_max)
     return fail(Error(Code::invalid,
                       "an object of " + std::to_string(record.manifest.leaves.size()) + " arrays and " +

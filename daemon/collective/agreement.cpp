@@ -72,7 +72,17 @@ struct Difference {
 struct Differences {
   std::vector<Difference> named;
   std::size_t count = 0;
+  bool of_structure = false;
 };
+
+std::string_view hint_for(const Differences& differences, bool by_order) {
+  if (by_order)
+    return "every rank must call the same collectives in the same order; where threads make order unsure, match calls "
+           "by key=";
+  if (differences.of_structure)
+    return "give the same containers, keys and constants on every rank; allgather() takes values that differ";
+  return "give the same on every rank";
+}
 
 bool same_shape(std::span<const std::int64_t> a, std::span<const std::int64_t> b, Shapes rule) {
   if (a.size() != b.size()) return false;
@@ -90,6 +100,16 @@ bool alike(const Manifest& a, const Manifest& b) {
   return std::equal(a.leaves.begin(), a.leaves.end(), b.leaves.begin(), [](const Leaf& x, const Leaf& y) {
     return x.dtype == y.dtype && x.ndim == y.ndim && x.first_dim == y.first_dim;
   });
+}
+
+std::optional<Outline> outline_of(std::string_view structure) {
+  return muster::ipc::outline_of(structure, outline_nodes_max);
+}
+
+/// Several leaves without a structure: C++ bundles have no names.
+std::optional<Outline> outline_of(const Manifest& manifest) {
+  const bool unnamed = manifest.structure.empty() && manifest.leaves.size() > 1;
+  return unnamed ? std::nullopt : outline_of(std::string_view(manifest.structure));
 }
 
 class Comparison {
@@ -129,10 +149,6 @@ class Comparison {
     add(field + of_leaf(leaf, outline) + of_input, text(present), text(newcomer));
   }
 
-  static std::optional<Outline> outline_of(std::string_view structure) {
-    return muster::ipc::outline_of(structure, outline_nodes_max);
-  }
-
   /// " of layer2.w"; nothing where the value is one array.
   static std::string of_leaf(std::size_t leaf, const std::optional<Outline>& outline) {
     const auto path = outline ? path_of_leaf(*outline, leaf) : std::nullopt;
@@ -155,9 +171,7 @@ class Comparison {
   void compare_manifests(std::size_t input, const Manifest& a, const Manifest& b, Shapes rule) {
     if (alike(a, b)) return;
     const std::string of_input = present_.inputs.size() > 1 ? " of input " + std::to_string(input) : "";
-    // Several leaves without a structure: C++ bundles have no names.
-    const bool unnamed = a.structure.empty() && a.leaves.size() > 1;
-    const auto outline = unnamed ? std::nullopt : outline_of(a.structure);
+    const auto outline = outline_of(a);
     // Leaves alike under other names would be reduced into each other's places.
     if (is_reduction(present_.kind) && a.structure != b.structure)
       return compare_structures(outline, outline_of(b.structure), of_input);
@@ -175,8 +189,9 @@ class Comparison {
   /// What the two differ in first, and both of them.
   void compare_structures(const std::optional<Outline>& a, const std::optional<Outline>& b,
                           const std::string& of_input) {
+    differences_.of_structure = true;
     const auto difference = a && b ? difference_between(*a, *b) : std::nullopt;
-    if (!difference) return add("structure (containers, keys or constants)" + of_input, "one", "another");
+    if (!difference) return add("structure" + of_input, "one that is too large to show", "another one");
     add((difference->path.empty() ? "the value" : difference->path) + of_input, difference->first, difference->second);
     if (a->letter == muster::ipc::node::leaf || b->letter == muster::ipc::node::leaf) return;
     add("structure" + of_input, text_of(*a, structure_shown_max), text_of(*b, structure_shown_max));
@@ -209,16 +224,40 @@ std::optional<std::size_t> inputs_due(const Contribution& contribution, int worl
   return std::nullopt;
 }
 
-/// What is wrong with a leaf, as the end of a sentence.
-std::optional<std::string> check_leaf(const Contribution& contribution, muster::DType dtype, std::size_t ndim) {
+/// What is wrong with a call, as the end of a sentence, and what to do about it.
+struct Wrong {
+  std::string what;
+  std::string hint;
+};
+
+std::string dtype_hint(muster::DType dtype) {
+  if (is_complex(dtype))
+    return "complex numbers have no order and no bits: reduce x.real and x.imag, or use sum or mean";
+  return "bitwise ops take bool and integers: convert the array with x.astype(), or use another op";
+}
+
+/// What is wrong with an array.
+std::optional<Wrong> check_leaf(const Contribution& contribution, muster::DType dtype, std::size_t ndim) {
   if (is_reduction(contribution.kind) && !muster::result_dtype(dtype, contribution.op))
-    return "has dtype " + std::string(name(dtype)) + ", for which " + std::string(name(contribution.op)) +
-           " has no meaning";
+    return Wrong{"of dtype " + std::string(name(dtype)) + ", for which " + std::string(name(contribution.op)) +
+                     " has no meaning",
+                 dtype_hint(dtype)};
   if (!has_layout(contribution.kind)) return std::nullopt;
   if (contribution.layout == Layout::stack && ndim >= muster::ipc::ndim_max)
-    return "has " + std::to_string(ndim) + " dimensions, which leaves none for stacking";
-  if (contribution.layout == Layout::concat && ndim == 0) return "has no dimensions and can't be joined along axis 0";
+    return Wrong{"of " + std::to_string(ndim) + " dimensions, which leaves none for stacking",
+                 "give an array of at most " + std::to_string(muster::ipc::ndim_max - 1) + " dimensions: x.reshape()"};
+  if (contribution.layout == Layout::concat && ndim == 0)
+    return Wrong{"of no dimensions, which can't be joined along axis 0", "give np.atleast_1d(x)"};
   return std::nullopt;
+}
+
+/// "an array", "an array at layer2.w"
+std::string array_text(const Manifest& manifest, std::size_t leaf) {
+  if (manifest.leaves.size() == 1 && manifest.structure.empty()) return "an array";
+  const auto outline = outline_of(manifest);
+  const auto path = outline ? path_of_leaf(*outline, leaf) : std::nullopt;
+  if (!path) return "an array (leaf " + std::to_string(leaf) + ")";
+  return path->empty() ? "an array" : "an array at " + *path;
 }
 
 /// Whether every leaf works, asked of each dtype once and of the fewest and the most dimensions.
@@ -238,7 +277,7 @@ bool leaves_work(const Contribution& contribution, const Manifest& manifest) {
   return true;
 }
 
-std::optional<std::string> check_leaves(const Contribution& contribution) {
+std::optional<Wrong> check_leaves(const Contribution& contribution) {
   if (!is_reduction(contribution.kind) && (!has_layout(contribution.kind) || contribution.layout == Layout::parts))
     return std::nullopt;
   constexpr std::size_t few = 4;
@@ -246,28 +285,33 @@ std::optional<std::string> check_leaves(const Contribution& contribution) {
     const auto& leaves = input.manifest->leaves;
     if (leaves.size() > few && leaves_work(contribution, *input.manifest)) continue;
     for (const Leaf& leaf : leaves)
-      if (auto wrong = check_leaf(contribution, leaf.dtype, leaf.ndim))
-        return "an input whose leaf " + std::to_string(&leaf - leaves.data()) + " " + *wrong;
+      if (auto wrong = check_leaf(contribution, leaf.dtype, leaf.ndim)) {
+        const auto index = static_cast<std::size_t>(&leaf - leaves.data());
+        return Wrong{array_text(*input.manifest, index) + " " + wrong->what, wrong->hint};
+      }
   }
   return std::nullopt;
 }
 
-std::optional<std::string> check_layout(const Contribution& contribution) {
+std::optional<Wrong> check_layout(const Contribution& contribution) {
   const bool gathers = contribution.kind == Kind::allgather || contribution.kind == Kind::gather;
-  if (gathers && contribution.layout == Layout::concat) return "layout concat, but its parts can only be stacked";
+  if (gathers && contribution.layout == Layout::concat)
+    return Wrong{"layout concat, but its parts can only be stacked", "use layout stack or parts"};
   if (contribution.kind == Kind::all_to_all && contribution.layout == Layout::stack)
-    return "layout stack, but its parts can only be joined";
+    return Wrong{"layout stack, but its parts can only be joined", "use layout concat or parts"};
   return std::nullopt;
 }
 
-std::optional<std::string> wrong_in(const Contribution& contribution, int world_size) {
+std::optional<Wrong> wrong_in(const Contribution& contribution, int world_size) {
   const bool names_rank = has_root(contribution.kind) || is_pairwise(contribution.kind);
   if (names_rank && (contribution.root < 0 || contribution.root >= world_size))
-    return std::string(is_pairwise(contribution.kind) ? "peer " : "root ") + std::to_string(contribution.root) +
-           ", which is out of range: world_size is " + std::to_string(world_size);
+    return Wrong{std::string(is_pairwise(contribution.kind) ? "peer " : "root ") + std::to_string(contribution.root) +
+                     ", which is out of range: world_size is " + std::to_string(world_size),
+                 "ranks run from 0 to world_size - 1"};
   const auto due = inputs_due(contribution, world_size);
   if (due && *due != contribution.inputs.size())
-    return std::to_string(contribution.inputs.size()) + " inputs where " + std::to_string(*due) + " are due";
+    return Wrong{std::to_string(contribution.inputs.size()) + " inputs where " + std::to_string(*due) + " are due",
+                 *due == 1 ? "give one value" : "give one value for each rank"};
   if (auto wrong = check_layout(contribution)) return wrong;
   return check_leaves(contribution);
 }
@@ -287,8 +331,9 @@ bool is_reduction(Kind kind) {
 std::optional<Error> check_contribution(const std::string& op_name, int world_size, const Contribution& contribution) {
   auto wrong = wrong_in(contribution, world_size);
   if (!wrong) return std::nullopt;
-  return Error(Code::invalid, op_name + " can't work: rank " + std::to_string(contribution.rank) + " gave it " + *wrong,
-               "correct the call on that rank; the op has failed on every rank", {contribution.rank});
+  return Error(Code::invalid,
+               op_name + " can't work: rank " + std::to_string(contribution.rank) + " gave it " + wrong->what,
+               wrong->hint + "; the op has failed on every rank", {contribution.rank});
 }
 
 std::optional<Error> check_amount(const std::string& op_name, std::size_t ranks, const Contribution& contribution) {
@@ -333,11 +378,7 @@ std::optional<Error> check_agreement(const std::string& op_name, std::span<const
     std::sort(meant.begin(), meant.end());
   }
   const bool by_order = differences.named.front().field == "kind" && newcomer.key.empty();
-  return Error(Code::mismatch, std::move(message),
-               by_order ? "every rank must call the same collectives in the same order; where threads make order "
-                          "unsure, match calls by key="
-                        : "give the same on every rank",
-               std::move(meant));
+  return Error(Code::mismatch, std::move(message), std::string(hint_for(differences, by_order)), std::move(meant));
 }
 
 }  // namespace musterd

@@ -56,7 +56,7 @@ std::optional<Error> Muster::refusal(const Slot& slot, const Contribution& contr
   const int needed = contribution.root;
   if (needed < 0 || needed >= world_size_) return std::nullopt;  // Invalid, which the agreement tells
   if (standing(needed) == Standing::absent) return not_members(slot.op->name, std::vector{needed});
-  if (standing(needed) == Standing::gone) return lost_before_called(slot.op->name, {{needed, losses_.at(needed)}});
+  if (standing(needed) == Standing::gone) return needed_one_lost(slot.op->name, {{needed, losses_.at(needed)}});
   return std::nullopt;
 }
 
@@ -197,8 +197,10 @@ void Muster::go_on_without(Slot& slot, int rank, std::vector<Action>& actions) {
   const std::size_t owed = owes(slot, rank);
   if (owed == 0 || may_come(slot, rank)) return;
   if (slot.gathering()) {
-    const bool fatal = slot.must_fail() || (!slot.is(Match::Of::reform) && (refusing_ || needs_in_person(slot, rank)));
-    if (fatal) fail(slot, lost_while_awaited(slot.op->name, {{rank, losses_.at(rank)}}), actions);
+    const bool is_op = !slot.is(Match::Of::reform);
+    const auto lost = [&] { return Losses{{rank, losses_.at(rank)}}; };
+    if (is_op && !refusing_ && needs_in_person(slot, rank)) fail(slot, needed_one_lost(slot.op->name, lost()), actions);
+    else if (slot.must_fail() || (is_op && refusing_)) fail(slot, lost_while_awaited(slot.op->name, lost()), actions);
     else if (slot.awaited == owed) start(slot, actions);
   }
   slot.awaited -= owed;

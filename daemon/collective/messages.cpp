@@ -70,10 +70,20 @@ struct Advice {
   std::string does;
   std::string hint;
 };
+Advice advice_of_absent(int rank, const std::optional<FormerHolder>& former) {
+  if (!former)
+    return {rank_text(rank, {}) + " has not joined the group",
+            "start it, and see that it gives the same group name and world_size"};
+  const auto& [loss, ago] = *former;
+  return {rank_text(rank, loss.process) + " had joined and " + loss.how + " " + muster::ipc::seconds_text(ago) + " ago",
+          loss.how == "left"
+              ? "let no rank leave the group before the others need it no more"
+              : "see why it ended, and start it again; no rank may end before the others need it no more"};
+}
+
 Advice advice_of(int rank, const Whereabouts& known) {
+  if (known.process.empty()) return advice_of_absent(rank, known.former);
   const auto who = rank_text(rank, known.process);
-  if (known.process.empty())
-    return {who + " has not joined the group", "start it, and see that it gives the same group name and world_size"};
   if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
   if (known.waits_for_memory)
     return {who + " waits for memory of the store",
@@ -100,6 +110,13 @@ Error lost_while_awaited(const std::string& op_name, const Losses& losses) {
 Error lost_before_called(const std::string& op_name, const Losses& losses) {
   return Error(Code::peer_lost, op_name + " can't start, the group has lost ranks: " + losses_text(losses),
                "call reform() on every live rank to go on without them", ranks_of(losses));
+}
+
+Error needed_one_lost(const std::string& op_name, const Losses& lost) {
+  return Error(Code::peer_lost, op_name + " needs a rank that is lost: " + losses_text(lost),
+               "call it again on every live rank with a root or peer among group.live; reform() begins an epoch of the "
+               "live ranks, which a replacement can join",
+               ranks_of(lost));
 }
 
 Error not_members(const std::string& op_name, std::span<const int> ranks) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,18 +24,27 @@ struct Loss {
 };
 using Losses = std::map<int, Loss>;
 
+/// Who had a seat, and when it lost it.
+struct FormerHolder {
+  Loss loss;
+  Duration ago{};
+};
+
 /// What is known of a rank that an op waited for in vain.
 struct Whereabouts {
   std::string process;   ///< as in Loss; empty: none has the seat
   std::string waits_in;  ///< another op of the group, which it has come to
   bool stopped = false;
   bool waits_for_memory = false;
+  std::optional<FormerHolder> former = {};  ///< where none has the seat: who had it last, maybe in an earlier group
 };
 
 /// The op waited for these ranks when they were lost.
 [[nodiscard]] muster::Error lost_while_awaited(const std::string& op_name, const Losses& losses);
 /// The op was called after these ranks were lost, and can't go on without them.
 [[nodiscard]] muster::Error lost_before_called(const std::string& op_name, const Losses& losses);
+/// The group goes on without lost ranks, but the op needs this one in person: its root, sender or receiver.
+[[nodiscard]] muster::Error needed_one_lost(const std::string& op_name, const Losses& lost);
 /// The op needs these ranks in person, but they are no members of the epoch.
 [[nodiscard]] muster::Error not_members(const std::string& op_name, std::span<const int> ranks);
 /// The deadline passed and nobody took the seats of these ranks, which are among the losses.

@@ -66,7 +66,9 @@ void Admission::cancel(WaiterId id) {
 }
 
 muster::Result<void> Admission::others_wait(const Line& line) {
-  return Error(Code::out_of_memory, std::to_string(line.waiters.size()) + " requests wait for memory already",
+  return Error(Code::out_of_memory,
+               (line.waiters.size() == 1 ? "1 request waits" : std::to_string(line.waiters.size()) + " requests wait") +
+                   " for memory already",
                "free refs and results that are not needed, or start the daemon with a larger --memory");
 }
 

@@ -51,8 +51,10 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
     // Whatever can't be complete (a root out of range, say) ends here, too.
     if (actions.empty())
       actions.emplace_back(FailOp{0,
-                                  Error(Code::invalid, "root " + std::to_string(combine.root) + " of " +
-                                                           std::to_string(combine.ranks) + " ranks"),
+                                  Error(Code::invalid,
+                                        "root " + std::to_string(combine.root) + " is none of the ranks 0.." +
+                                            std::to_string(combine.ranks - 1),
+                                        "give the index of one of the refs"),
                                   {},
                                   0});
   } catch (const std::exception&) {

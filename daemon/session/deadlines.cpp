@@ -16,8 +16,11 @@ namespace ipc = muster::ipc;
 Whereabouts GroupOps::locate(const GroupState& state, int rank, std::size_t& looks_left) const {
   const auto seat = state.group.holder(rank);
   const Client* holder = seat ? parts_.clients.find(seat->client) : nullptr;
-  if (!holder) return {};
   Whereabouts found;
+  if (!holder) {
+    found.former = parts_.table.former().find(state.group.settings(), rank, parts_.now);
+    return found;
+  }
   found.process = parts_.clients.process_text(*holder);
   found.waits_for_memory = parts_.admission.has_waiting(holder->id);
   if (looks_left > 0 && holder->credentials.pid != 0) {

@@ -42,12 +42,13 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   if (seat == client.seats.end())
     return parts_.teller.fail_work(
         client.id, contribute.work,
-        Error(Code::group_closed, "seat " + std::to_string(contribute.seat.value) + " is not held by this client",
+        Error(Code::group_closed, "this process is no longer in the group: it called leave(), or lost its rank",
               "join the group again"));
   if (!ipc::is_text(contribute.key))
-    return parts_.teller.fail_work(client.id, contribute.work,
-                                   Error(Code::invalid, "the op's key is no text",
-                                         "use UTF-8 without control characters and characters that can't be seen"));
+    return parts_.teller.fail_work(
+        client.id, contribute.work,
+        Error(Code::invalid, "the op's key '" + ipc::shortened(contribute.key, 60) + "' is no text",
+              "use UTF-8 without control characters and characters that can't be seen"));
   const GroupPtr state = seat->second.group;
   const int rank = seat->second.rank;
   const bool newcomer = state->group.is_newcomer(contribute.seat);

@@ -11,6 +11,7 @@
 #include "collective/muster.hpp"
 #include "memory/ledger.hpp"
 #include "session/clients.hpp"
+#include "session/former_seats.hpp"
 #include "session/group_state.hpp"
 
 namespace musterd {
@@ -44,6 +45,9 @@ class GroupTable {
   [[nodiscard]] static Client::Seats::node_type make_seat(Client& client, SeatId seat, Client::Seated seated);
   [[nodiscard]] SeatId next_seat() { return {++last_seat_}; }
 
+  [[nodiscard]] FormerSeats& former() { return former_; }
+  [[nodiscard]] const FormerSeats& former() const { return former_; }
+
   // ---- deadlines ----
   /// Looks at the group at this time, or before.
   void watch(GroupState& state, std::optional<TimePoint> deadline);
@@ -62,6 +66,7 @@ class GroupTable {
   Ledger& ledger_;
   Limits limits_;
   Groups groups_;
+  FormerSeats former_;
   /// When to look at a group's deadlines: none of its ops is due earlier. The op that had this deadline may be over, so
   /// an op that ends quickly costs nothing here.
   boost::intrusive::multiset<GroupState, boost::intrusive::base_hook<GroupByDeadline>,

@@ -92,6 +92,7 @@ GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, con
   const GroupPtr state = seated.group;
   if (!seated.lost) {
     const int rank = seated.rank;
+    parts_.table.former().add(state->group.settings(), rank, loss, now);
     withdraw_waiting(state, rank, left, now);
     const bool newcomer = state->group.is_newcomer(seat);
     if (!newcomer) {

@@ -22,8 +22,8 @@ struct NodeSettings {
   Quota quota;
   std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
   std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
-  std::uint32_t requests_max = 256;    ///< unanswered requests of one client
-  std::size_t seats_max = 4096;        ///< of one client
+  std::uint32_t requests_max = muster::ipc::requests_max;  ///< unanswered requests of one client
+  std::size_t seats_max = 4096;                            ///< of one client
   std::size_t memory_waiters_max = 4096;
   std::size_t segments_of_turn = 8;  ///< of results that are made at once: one takes some tens of microseconds
   double idle_exit_s = 0;

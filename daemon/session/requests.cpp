@@ -199,15 +199,19 @@ void Requests::join(Client& client, std::uint64_t request, const wire::Join& bod
                            : "the group's name has " + ipc::over_text(name.size(), name_bytes_max),
               "name it otherwise: name=, or MUSTER_GROUP"));
   if (!ipc::is_text(name))
-    return parts_.teller.reply_error(id, request,
-                                     Error(Code::invalid, "the group's name is no text",
-                                           "use UTF-8 without control characters and characters that can't be seen"));
+    return parts_.teller.reply_error(
+        id, request,
+        Error(Code::invalid, "the group's name '" + ipc::shortened(name, 60) + "' is no text",
+              "use UTF-8 without control characters and characters that can't be seen"));
   if (body.world_size() < 1 || body.world_size() > world_size_max)
-    return parts_.teller.reply_error(id, request,
-                                     Error(Code::invalid, "world_size " + std::to_string(body.world_size()),
-                                           "use 1 to " + std::to_string(world_size_max)));
+    return parts_.teller.reply_error(
+        id, request,
+        Error(Code::invalid, "the group can't have world_size " + std::to_string(body.world_size()),
+              "use 1 to " + std::to_string(world_size_max)));
   if (body.on_loss() > static_cast<std::uint8_t>(OnLoss::wait))
-    return parts_.teller.reply_error(id, request, Error(Code::invalid, "on_loss " + std::to_string(body.on_loss())));
+    return parts_.teller.reply_error(id, request,
+                                     Error(Code::invalid, "there is no on_loss " + std::to_string(body.on_loss()),
+                                           "use 'fail', 'shrink' or 'wait'"));
   Group::Settings settings{
       std::move(name),         body.world_size(), static_cast<OnLoss>(body.on_loss()), milliseconds(body.timeout_ms()),
       client.credentials.user, body.open()};
@@ -374,9 +378,9 @@ void Requests::lookup(const Client& asks, std::uint64_t request, const wire::Loo
     return parts_.teller.reply_error(
         id, request,
         Error(Code::daemon_restarted,
-              "the ref was made by another run of the daemon: its incarnation is " + std::to_string(incarnation) +
-                  ", this one's " + std::to_string(parts_.settings.incarnation),
-              "make the object again"));
+              "the ref was made by another run of the daemon: an older one, whose objects are gone, or one on another "
+              "socket",
+              "make the object again, or connect to the daemon that has it: MUSTER_SOCKET"));
   auto waiting = charge_waiting(asks, waiting_lookup_bytes);
   if (!waiting) return parts_.teller.reply_error(id, request, waiting.error());
   // The maker's seal may still lie unread in its ring, although it came before this in time.

@@ -32,7 +32,9 @@ void place_leaf(Object& object, const SegmentPtr& segment) {
 const char* never_stored(Code why) {
   switch (why) {
     case Code::out_of_memory: return "it was never stored, as the store was full";
-    case Code::quota_exceeded: return "it was never stored, as its process or user had used up a quota";
+    case Code::quota_exceeded:
+      return "it was never stored, as its process or user had as many objects as it may (--objects-max), or as much in "
+             "the daemon's own memory";
     case Code::object_lost: return "it was never stored, as the object that it is a part of is gone";
     default: return "it was never stored, as the daemon refused its description";
   }
@@ -131,9 +133,7 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
 
 Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, ObjectId parent,
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
-  if (manifest.leaves.size() > object_leaves_max)
-    return Error(Code::invalid, label_of(id) + " would have " + std::to_string(manifest.leaves.size()) + " arrays",
-                 "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object");
+  if (manifest.leaves.size() > ipc::object_leaves_max) return ipc::too_many_leaves(manifest.leaves.size());
   if (const auto bytes = ipc::encoded_bytes(manifest); bytes > ipc::description_bytes_max)
     return Error(Code::invalid,
                  label_of(id) + " would have a description of " + ipc::over_text(bytes, ipc::description_bytes_max),
@@ -195,8 +195,11 @@ Error Store::lost(ObjectId id, UserId asks) const {
   const auto* end = tombstones_.find(id);
   const std::string reason =
       end && end->user == asks ? end->reason : "it was freed long ago, never existed, or belongs to another user";
-  return Error(Code::object_lost, label_of(id) + " is gone: " + reason,
-               "keep a Ref to it for as long as it is needed; a pickled ref alone keeps it only for the pickle lease");
+  const bool was_there = !reason.starts_with("it was never stored");
+  return Error(Code::object_lost, label_of(id) + (was_there ? " is gone: " : " is missing: ") + reason,
+               was_there ? "keep a Ref to it for as long as it is needed; a pickled ref alone keeps it only for the "
+                           "pickle lease"
+                         : "ref.get() where it was made says more; free refs that are not needed, or raise the limit");
 }
 
 Result<ObjectPtr> Store::held(ObjectId id, Payer client) const {

@@ -126,9 +126,6 @@ inline constexpr std::uint64_t block_bytes = 32;
 /// A larger description of an object is charged as memory, of which there is more than heap.
 inline constexpr std::uint64_t metadata_in_heap_max = 4096;
 
-/// Of one object that a client makes. To find the parts of so many takes some 4 ms in the worst order.
-inline constexpr std::size_t object_leaves_max = std::size_t{1} << 14;
-
 /// An object on its way out of a segment.
 struct Move {
   ObjectId object;

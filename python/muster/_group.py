@@ -13,12 +13,13 @@ from muster._forfeit import takes_its_place
 from muster._inputs import are_integers, elements, is_list, parts, stored
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
+from muster._stand_in import Made
 from muster._words import one_of
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
 
 
-class Group:
+class Group(metaclass=Made):
     """This process's seat in a group. Every collective returns at once with a ``Work``.
 
     Inputs are a ``Ref``, an array, a scalar, or a nesting of them (then it is put into the store first). All ranks give

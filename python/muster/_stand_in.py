@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,7 +17,18 @@ _COMPARISONS = ["lt", "le", "gt", "ge"]
 _OTHERS = ["neg", "pos", "abs", "invert", "int", "float", "complex", "round", "len", "getitem", "setitem", "delitem"]
 
 
-class StandIn:
+class Made(type):
+    """Of classes whose objects only this package makes: ``help()`` shows what users call, and not how they are made."""
+
+    def __dir__(cls) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        return inspect.Signature()
+
+
+class StandIn(metaclass=Made):
     """It is no value; ``_take`` is the call that gives the value.
 
     The operators are set below, out of type checkers' sight: to them using one is an error, too. Equality and hash are

@@ -1,5 +1,7 @@
 #include "tree.hpp"
 
+#include <muster/ipc/text.hpp>
+
 #include <utility>
 
 namespace muster::python {
@@ -12,6 +14,8 @@ class Walker {
  public:
   explicit Walker(Tree& tree) : tree_(tree) {}
   [[nodiscard]] ipc::Description description() { return std::move(writer_).take(); }
+  /// Where in the value the walk ended with an exception: layer2.w. Empty: in none of its parts.
+  [[nodiscard]] const std::string& path() const { return path_; }
 
   void walk(nb::handle object) {
     writer_.check_depth();
@@ -33,9 +37,29 @@ class Walker {
   /// they come from.
   using Items = std::vector<nb::object>;
 
-  // What the writer calls for each child.
-  auto children(const Items& items) {
-    return [this, &items](std::size_t i) { walk(items[i]); };
+  /// What the writer calls for each child. `step_to(i)`: the words for the way to it, which are asked for only when
+  /// something is wrong there.
+  template <class StepTo>
+  auto children(const Items& items, StepTo step_to) {
+    return [this, &items, step_to](std::size_t i) {
+      try {
+        walk(items[i]);
+      } catch (const nb::python_error&) {
+        const bool joined = path_.empty() || path_.front() == '[';
+        path_ = step_to(i) + (joined ? "" : ".") + path_;
+        throw;
+      }
+    };
+  }
+  static std::string index_step(std::size_t index) { return "[" + std::to_string(index) + "]"; }
+  /// Names stand as they are, and other keys in brackets.
+  static std::string step(nb::handle key) {
+    constexpr std::size_t shown_bytes_max = 60;
+    if (PyUnicode_Check(key.ptr()) && PyUnicode_IsIdentifier(key.ptr()) == 1) return nb::cast<std::string>(key);
+    return "[" + ipc::shortened(nb::cast<std::string>(nb::repr(key)), shown_bytes_max) + "]";
+  }
+  static auto steps_of(const Items& keys) {
+    return [&keys](std::size_t i) { return step(keys[i]); };
   }
   auto keys_of(const Items& keys) {
     return [this, &keys](std::size_t i) { write_key(writer_, keys[i]); };
@@ -81,14 +105,14 @@ class Walker {
       keys.push_back(nb::borrow(key));
       values.push_back(nb::borrow(value));
     }
-    writer_.dict(keys.size(), keys_of(keys), children(values));
+    writer_.dict(keys.size(), keys_of(keys), children(values, steps_of(keys)));
   }
 
   void sequence(char letter, nb::handle object) {
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(object.ptr());
     Items items;
     for (Py_ssize_t i = 0; i < size; ++i) items.push_back(nb::borrow(PySequence_Fast_GET_ITEM(object.ptr(), i)));
-    writer_.sequence(letter, items.size(), children(items));
+    writer_.sequence(letter, items.size(), children(items, index_step));
   }
 
   /// Named tuples, dataclasses, subclasses of containers, other libraries' arrays, constants: Python sorts them out.
@@ -110,7 +134,8 @@ class Walker {
     }
     const auto name = name_of_class(type);
     const char form = is_tuple(type) ? ipc::node::named_tuple : ipc::node::dataclass;
-    writer_.instance({form, name.module, name.name}, fields, children(values));
+    writer_.instance({form, name.module, name.name}, fields,
+                     children(values, [&fields](std::size_t i) { return fields[i]; }));
   }
 
   /// Of a subclass of dict, list or tuple.
@@ -121,13 +146,14 @@ class Walker {
     const auto name = name_of_class(type);
     if (recipe[1].is_none()) {
       const char form = is_tuple(type) ? ipc::node::tuple : ipc::node::list;
-      return writer_.instance({form, name.module, name.name}, values.size(), children(values));
+      return writer_.instance({form, name.module, name.name}, values.size(), children(values, index_step));
     }
     const Items keys = items_of(nb::cast<nb::tuple>(recipe[1]));
     const nb::tuple extra = nb::cast<nb::tuple>(recipe[2]);
     const nb::object factory = extra.empty() ? nb::none() : nb::object(extra[0]);
     const auto write = [&] { write_factory(writer_, factory); };
-    writer_.instance({ipc::node::dict, name.module, name.name}, write, keys.size(), keys_of(keys), children(values));
+    writer_.instance({ipc::node::dict, name.module, name.name}, write, keys.size(), keys_of(keys),
+                     children(values, steps_of(keys)));
   }
 
   static Items items_of(const nb::tuple& tuple) {
@@ -154,14 +180,32 @@ class Walker {
 
   Tree& tree_;
   ipc::StructureWriter writer_;
+  std::string path_;
 };
+
+/// The same error, which says where in the value its cause is.
+[[noreturn]] void raise_at(const std::string& path, nb::python_error& error) {
+  constexpr std::size_t shown_bytes_max = 120;
+  nb::object cause = nb::borrow(error.value());
+  nb::object made = error.type()(nb::str("at ") + nb::str(ipc::shortened(path, shown_bytes_max).c_str()) +
+                                     nb::str(": ") + nb::object(cause.attr("message")),
+                                 cause.attr("hint"), cause.attr("ranks"));
+  nb::setattr(made, "__cause__", cause.attr("__cause__"));
+  PyErr_SetObject(error.type().ptr(), made.ptr());
+  throw nb::python_error();
+}
 
 }  // namespace
 
 Tree take_apart(nb::handle root) try {
   Tree tree;
   Walker walker(tree);
-  walker.walk(root);
+  try {
+    walker.walk(root);
+  } catch (nb::python_error& error) {
+    if (walker.path().empty() || !error.matches(nb::module_::import_("muster.errors").attr("Error"))) throw;
+    raise_at(walker.path(), error);
+  }
   tree.description = walker.description();
   return tree;
 } catch (const ipc::StructureTooDeep&) {

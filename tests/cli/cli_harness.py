@@ -1,6 +1,7 @@
 """Runs the real `muster` executable, with a daemon on a socket of the test's own."""
 
 import errno
+import json
 import os
 import pathlib
 import select
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import termios
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all is well
@@ -136,6 +138,16 @@ class Muster:
     def run_python(self, ranks: int, program: str, *words: str, **options) -> subprocess.CompletedProcess:
         """`muster run` of a Python program given as text; `words` come before the --."""
         return self("run", "-n", str(ranks), *words, "--", sys.executable, "-c", program, **options)
+
+    def status_once(self, condition) -> dict:
+        """What `muster status --json` tells when the condition first holds of it."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            done = self("status", "--json")
+            assert done.returncode == 0, done.stderr
+            if condition(told := json.loads(done.stdout)):
+                return told
+            assert time.monotonic() < until, told
 
     def close(self) -> None:
         """Ends what the test started, the daemon too."""

@@ -7,6 +7,7 @@
 
 using namespace std::chrono_literals;
 using muster::cli::Ending;
+using muster::cli::OnFailure;
 using muster::cli::Supervisor;
 using muster::cli::TimePoint;
 
@@ -27,7 +28,7 @@ using Ranks = std::vector<int>;
 }  // namespace
 
 TEST_CASE("a rank that ends well ends only what it left behind") {
-  Supervisor supervisor(2, 5s);
+  Supervisor supervisor(2, 5s, OnFailure::end_all);
   CHECK(who_gets(supervisor.on_endings({{0, Ending{}}}, start), SIGTERM) == Ranks{0});
   CHECK(supervisor.lingering() == Ranks{0});
   supervisor.on_group_gone(0);
@@ -40,11 +41,11 @@ TEST_CASE("a rank that ends well ends only what it left behind") {
 }
 
 TEST_CASE("the first failure ends all: asked first, killed after the grace") {
-  Supervisor supervisor(3, 5s);
+  Supervisor supervisor(3, 5s, OnFailure::end_all);
   CHECK(who_gets(supervisor.on_endings({{1, Ending{7, 0}}}, start), SIGTERM) == Ranks{1, 0, 2});
   CHECK(supervisor.failure()->rank == 1);
   CHECK(supervisor.failure()->ending.status() == 7);
-  CHECK(supervisor.ended_with_it() == 2);
+  CHECK(supervisor.ran_then() == 2);
   supervisor.on_group_gone(1);
 
   CHECK(who_gets(supervisor.on_endings({{0, Ending{0, SIGTERM}}}, start + 1s), SIGTERM).empty());
@@ -57,15 +58,42 @@ TEST_CASE("the first failure ends all: asked first, killed after the grace") {
 }
 
 TEST_CASE("of failures found at once, the kill is the cause") {
-  Supervisor supervisor(3, 5s);
+  Supervisor supervisor(3, 5s, OnFailure::end_all);
   static_cast<void>(supervisor.on_endings({{0, Ending{1, 0}}, {2, Ending{0, SIGKILL}}}, start));
   CHECK(supervisor.failure()->rank == 2);
   CHECK(supervisor.failure()->ending.status() == 128 + SIGKILL);
-  CHECK(supervisor.ended_with_it() == 1);
+  CHECK(supervisor.ran_then() == 1);
+}
+
+TEST_CASE("ranks that keep going outlive the others' failures, and the first one counts") {
+  Supervisor supervisor(3, 5s, OnFailure::keep_going);
+  CHECK(who_gets(supervisor.on_endings({{1, Ending{7, 0}}}, start), SIGTERM) == Ranks{1});
+  CHECK(supervisor.went_on());
+  CHECK(supervisor.ran_then() == 2);
+  supervisor.on_group_gone(1);
+  CHECK(who_gets(supervisor.on_endings({{2, Ending{9, 0}}}, start), SIGTERM) == Ranks{2});
+  supervisor.on_group_gone(2);
+  CHECK_FALSE(supervisor.over());
+  CHECK_FALSE(supervisor.deadline());
+  static_cast<void>(supervisor.on_endings({{0, Ending{}}}, start));
+  supervisor.on_group_gone(0);
+  CHECK(supervisor.over());
+  CHECK(supervisor.failure()->ending.status() == 7);
+  CHECK(supervisor.failures() == 2);
+}
+
+TEST_CASE("who asks to end ends those that keep going, too") {
+  Supervisor supervisor(3, 5s, OnFailure::keep_going);
+  static_cast<void>(supervisor.on_endings({{1, Ending{7, 0}}}, start));
+  supervisor.on_group_gone(1);
+  CHECK(who_gets(supervisor.on_signal(SIGINT, start), SIGINT) == Ranks{0, 2});
+  CHECK_FALSE(supervisor.keeps_going());
+  CHECK(who_gets(supervisor.on_endings({{0, Ending{0, SIGINT}}}, start), SIGTERM) == Ranks{0, 2});
+  CHECK(supervisor.failure()->rank == 1);
 }
 
 TEST_CASE("signals are passed on; asking twice insists, three times kills") {
-  Supervisor supervisor(2, 5s);
+  Supervisor supervisor(2, 5s, OnFailure::end_all);
   CHECK(who_gets(supervisor.on_signal(SIGUSR1, start), SIGUSR1) == Ranks{0, 1});
   CHECK(supervisor.forwarded() == 0);
   CHECK(who_gets(supervisor.on_signal(SIGINT, start), SIGINT) == Ranks{0, 1});
@@ -77,7 +105,7 @@ TEST_CASE("signals are passed on; asking twice insists, three times kills") {
 }
 
 TEST_CASE("a group that is gone gets no signal: its number may be another's") {
-  Supervisor supervisor(2, 5s);
+  Supervisor supervisor(2, 5s, OnFailure::end_all);
   static_cast<void>(supervisor.on_endings({{0, Ending{}}}, start));
   supervisor.on_group_gone(0);
   CHECK(who_gets(supervisor.on_signal(SIGTERM, start), SIGTERM) == Ranks{1});

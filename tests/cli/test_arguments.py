@@ -57,10 +57,24 @@ def test_misuse_is_told_with_a_next_step(muster, words):
     ("words", "told"),
     [
         (("stauts",), "there is no command 'stauts'; the commands are start, stop, run, status, ls, groups, doctor, "),
-        (("run", "-n", "2", "--gruop", "x", "--", "true"), "there is no option --gruop"),
+        (("run", "-n", "2", "--gruop", "x", "--", "true"), "there is no option --gruop; did you mean --group?"),
+        (("status", "--jsn"), "muster status: there is no option --jsn; did you mean --json?\n"),
+        (("start", "--mem=1G"), "there is no option --mem; did you mean --memory?"),
+        (("status", "--verbosely"), "muster status: there is no option --verbosely\n"),
+        (("bench", "allreduce", "reduce"), "'reduce' is one word too many"),
+        (("bench",), "muster bench: it needs a collective, one of: allreduce, reduce, broadcast, allgather, gather, "),
+        (("bench", "allreduxe"), "'allreduxe' is none of: allreduce, reduce, broadcast, allgather, gather, scatter, "),
+        (("bench", "allreduce", "-o", "max2"), "--op: 'max2' is none of: sum, prod, min, max, mean, band, "),
+        (("bench", "allreduce", "-d", "f"), "--datatype: 'f' is none of: bool, int8, int16, int32, int64, uint8, "),
+        (("stop", "--timeout", "abc"), "--timeout: 'abc' is no number from 0 to 86400"),
+        (("run", "-n", "two", "true"), "--ranks: 'two' is no whole number from 1 to 1024"),
+        (("ls", "--limit", "-1"), "--limit: '-1' is no whole number from 0 to 1000000000"),
+        (("ls", "--limit"), "--limit needs a value"),
+        (("status", "--socket", "a", "--socket", "b"), "--socket takes one value, and can be given once"),
+        (("status", "--json=maybe"), "--json takes no value"),
         (("run", "--gruop", "x", "true"), "there is no option --gruop"),
         (("run", "-n", "2", "true", "--", "true"), "'true' stands before --, and the program comes after it"),
-        (("run", "-n", "1025", "true"), "1025 not in range 1 to 1024"),
+        (("run", "-n", "1025", "true"), "--ranks: '1025' is no whole number from 1 to 1024"),
     ],
 )
 def test_what_is_wrong_with_the_words_is_told(muster, words, told):
@@ -98,7 +112,8 @@ def test_help_is_a_command_too(muster, command):
 def test_options_have_no_abbreviations(muster, words):
     done = muster(*words)
     assert done.returncode == 2
-    assert words[-1] in done.stderr or words[1] in done.stderr
+    (option,) = (word for word in words if word.startswith("--"))
+    assert f"there is no option {option}" in done.stderr
 
 
 COMPLETED = {
@@ -106,7 +121,7 @@ COMPLETED = {
     ("bench", "--variant", ""): "default out first_read",
     ("bench", "-o", "m"): "min max mean",
     ("bench", "--op", "b"): "band bor bxor",
-    ("bench", "all"): "all_to_all allgather allreduce",
+    ("bench", "all"): "allreduce allgather all_to_all",
     ("bench", "--socket", ""): "",
     ("status", "--js"): "--json",
     ("start", "--user"): "--user-memory",

@@ -50,6 +50,18 @@ def test_stop_tells_programs_what_it_ended(muster):
     assert told == {"stopped": True, **{name: started[name] for name in ("socket", "version", "pid")}}
 
 
+def test_start_says_which_folder_it_made(muster):
+    folder = muster.folder / "a" / "b"
+    muster.socket = muster.env["MUSTER_SOCKET"] = str(folder / "c.sock")
+    started = muster("start", "--memory", "64MiB")
+    assert started.returncode == 0, started.stderr
+    assert f"\n  made the folder {folder}\n" in started.stdout
+    again = muster("start")
+    assert "made the folder" not in again.stdout
+    muster("stop")
+    assert json.loads(muster("start", "--memory", "64MiB", "--json").stdout)["made_folder"] == ""
+
+
 def test_start_again_leaves_the_daemon_as_it_is(muster):
     first = json.loads(muster("start", "--memory", "64MiB", "--json").stdout)
     assert first["started"] is True
@@ -306,9 +318,7 @@ def test_a_daemon_ends_with_3_where_another_one_serves(muster):
 
 
 def test_stop_ends_a_run_that_uses_the_daemon(muster):
-    process = muster.start(*WAIT_IN_GROUP)
-    while muster("groups", "--json").returncode != 0:
-        assert process.poll() is None
+    process, _ = busy(muster)  # attached: until then it would start another daemon, and go on with that
     assert muster("stop").returncode == 0
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 3, errors
@@ -390,4 +400,4 @@ def test_run_leaves_nothing_behind_in_the_store(muster):
     muster("start", "--memory", "64MiB")
     done = muster("run", "-n", "2", "--", sys.executable, "-c", "pass")
     assert done.returncode == 0, done.stderr
-    assert status(muster)["clients"] == []
+    muster.status_once(lambda told: told["clients"] == [])  # the daemon learns of their ends a moment later

@@ -130,6 +130,85 @@ signal.pause()
     assert "hint: " in done.stderr
 
 
+def test_with_keep_going_the_others_go_on(muster):
+    program = """
+import os, signal, sys
+if os.environ["MUSTER_RANK"] == "1":
+    sys.exit(7)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print("pid", os.getpid(), flush=True)
+signal.sigwait({signal.SIGUSR1})
+print("went on")
+"""
+    process = muster.start("run", "-n", "2", "--keep-going", "--", sys.executable, "-c", program)
+    told = process.stderr.readline()
+    assert re.fullmatch(r"muster run: rank 1 \(pid \d+\) exited with code 7; 1 other rank keeps going\n", told)
+    (pid,) = read_pids(process, 1)
+    os.kill(pid, signal.SIGUSR1)
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert output == "[0] went on\n"
+    assert process.returncode == 7
+    assert "exited with code 7; 1 other rank went on, of which none failed" in errors
+
+
+def test_with_keep_going_the_status_is_that_of_the_first_failure(muster):
+    gate = str(muster.folder / "gate")
+    os.mkfifo(gate)  # rank 1 fails once the test has been told of rank 0
+    program = """
+import os, sys
+if os.environ["MUSTER_RANK"] == "0":
+    sys.exit(3)
+os.close(os.open(sys.argv[1], os.O_RDONLY))
+sys.exit(9)
+"""
+    process = muster.start("run", "-n", "2", "--keep-going", "--", sys.executable, "-c", program, gate)
+    assert "rank 0" in process.stderr.readline()
+    os.close(os.open(gate, os.O_WRONLY))
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 3
+    assert "1 other rank went on, of which 1 failed" in errors
+
+
+def test_with_keep_going_ctrl_c_ends_all(muster):
+    # Rank 1 ends by the signal. Rank 0 ignores it, and is asked to end because rank 1 did.
+    program = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+if os.environ["MUSTER_RANK"] == "0":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+print("pid", os.getpid(), flush=True)
+signal.sigwait({signal.SIGTERM})
+"""
+    process = muster.start("run", "-n", "2", "--keep-going", "--", sys.executable, "-c", program)
+    pids = read_pids(process, 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + signal.SIGINT
+    for pid in pids:
+        wait_gone(pid)
+
+
+def test_with_keep_going_a_group_that_shrinks_goes_on(muster):
+    program = """
+import os, sys
+import numpy as np
+import muster
+group = muster.group(on_loss="shrink")
+group.allreduce(np.ones(3)).result()
+if group.rank == 1:
+    os._exit(5)
+while True:
+    if group.allreduce(np.ones(3)).result().tolist() == [2.0, 2.0, 2.0]:
+        break
+print("two are left")
+"""
+    done = muster.run_python(3, program, "--keep-going")
+    assert done.returncode == 5, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["[0] two are left", "[2] two are left"]
+
+
 def test_failure_by_signal_is_named(muster):
     program = """
 import os, signal

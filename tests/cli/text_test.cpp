@@ -21,6 +21,16 @@ TEST_CASE("ages and counts are short") {
   CHECK(plural(2, "rank") == "2 ranks");
 }
 
+TEST_CASE("of what somebody may have meant the nearest is told") {
+  const std::vector<std::string> options{"--json", "--memory", "--user-memory", "--socket", "--group", "--grace"};
+  CHECK(nearest("--gruop", options) == "--group");
+  CHECK(nearest("--sokcet", options) == "--socket");
+  CHECK(nearest("--mem", options) == "--memory");
+  CHECK(nearest("--jsno", options) == "--json");
+  CHECK(nearest("--verbose", options).empty());
+  CHECK(nearest("--x", {}).empty());
+}
+
 TEST_CASE("a table's columns are as wide as their widest cell") {
   Table table({{"NAME", Align::left}, {"SIZE", Align::right}});
   table.add({"a", "10"});

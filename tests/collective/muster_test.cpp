@@ -241,7 +241,7 @@ TEST_CASE("every field that matters is compared") {
   SECTION("structure") {
     CHECK(disagree(with(0, Kind::allreduce, {bundle({floats({1})}, "{a}")}),
                    with(1, Kind::allreduce, {bundle({floats({1})}, "{b}")})) ==
-          "ranks disagree on allreduce #0: structure (containers, keys or constants) is one on rank 0 and another on "
+          "ranks disagree on allreduce #0: structure is one that is too large to show on rank 0 and another one on "
           "rank 1");
   }
   const std::string list = {'L', 2, 0, 0, 0, 'A', 'A'};
@@ -331,8 +331,8 @@ TEST_CASE("what can't work is Invalid on every rank") {
   SECTION("an op without meaning for the dtype") {
     scene.allreduce(0, floats({1}), ReduceOp::bxor);
     CHECK(scene.error(1).message() ==
-          "allreduce #0 can't work: rank 0 gave it an input whose leaf 0 has dtype float32, for which bxor has no "
-          "meaning");
+          "allreduce #0 can't work: rank 0 gave it an array of dtype float32, for which bxor has no meaning");
+    CHECK_THAT(scene.error(1).hint(), Catch::Matchers::StartsWith("bitwise ops take bool and integers: "));
   }
   SECTION("an op without meaning for one dtype of many leaves") {
     std::vector<Array> arrays(100, blank(DType::int8, {1}));
@@ -342,8 +342,7 @@ TEST_CASE("what can't work is Invalid on every rank") {
     made.inputs = {bundle(std::move(arrays))};
     scene.give(std::move(made));
     CHECK(scene.error(1).message() ==
-          "allreduce #0 can't work: rank 0 gave it an input whose leaf 70 has dtype float32, for which bxor has no "
-          "meaning");
+          "allreduce #0 can't work: rank 0 gave it an array (leaf 70) of dtype float32, for which bxor has no meaning");
   }
   SECTION("joining one array without dimensions among many") {
     std::vector<Array> arrays(100, blank(DType::int8, {1}));
@@ -352,7 +351,7 @@ TEST_CASE("what can't work is Invalid on every rank") {
     made.layout = Layout::concat;
     made.inputs = {bundle(arrays), bundle(arrays)};
     scene.give(std::move(made));
-    CHECK(scene.error(1).message().find("leaf 70 has no dimensions") != std::string::npos);
+    CHECK(scene.error(1).message().find("an array (leaf 70) of no dimensions") != std::string::npos);
   }
   SECTION("joining arrays without dimensions") {
     auto made = contribution(0, Kind::all_to_all, 0);
@@ -461,9 +460,13 @@ TEST_CASE("policy shrink: the others go on, but not without a root") {
   REQUIRE(scene.ops.size() == 1);
   CHECK(ranks_of(*scene.ops[0]) == std::vector{0, 1});
   CHECK(scene.error(3).code() == Code::peer_lost);
+  CHECK(scene.error(3).message() == "broadcast #1 needs a rank that is lost: rank 2 died");
+  CHECK_THAT(scene.error(3).hint(),
+             Catch::Matchers::StartsWith("call it again on every live rank with a root or peer"));
   CHECK(scene.error(4).code() == Code::peer_lost);
   CHECK(scene.error(scene.rooted(1, Kind::broadcast, 2)).message() == scene.error(3).message());
   CHECK(scene.error(scene.pair(1, Kind::send, 2)).ranks() == std::vector{2});
+  for (const int rank : {0, 1}) CHECK(scene.error(scene.rooted(rank, Kind::reduce, 2)).hint() == scene.error(3).hint());
   scene.allreduce(0, floats({1})), scene.allreduce(1, floats({1}));
   CHECK(scene.ops.size() == 2);
 }
@@ -757,6 +760,14 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
     CHECK_THAT(message_of({}),
                begins_with(waited + "rank 1 has not joined the group; rank 2 has not joined the group | "
                                     "start it"));
+  }
+  SECTION("gone again") {
+    Whereabouts gone;
+    gone.former = FormerHolder{{"exited with status 3", "pid 7"}, std::chrono::seconds(12)};
+    CHECK_THAT(
+        message_of({{1, gone}, {2, {}}}),
+        begins_with(waited + "rank 1 (pid 7) had joined and exited with status 3 12 s ago; rank 2 has not joined "
+                             "the group | see why it ended, and start it again"));
   }
   SECTION("in other ops") {
     auto later = contribution(1, Kind::send, 0, 5000);

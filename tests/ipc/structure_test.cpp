@@ -110,6 +110,23 @@ TEST_CASE("the first difference of two values is named") {
   CHECK(difference(dataclass("Layer", {{"w", "A"}}), dataclass("Layer", {{"w", "Z"}})) == "w: an array | None");
 }
 
+TEST_CASE("constants that differ late are shown where they do") {
+  const std::string long_text(100, 'x');
+  CHECK(difference(text(long_text + "a"), text(long_text + "b")) == ": '...xxxxxxxxxxxxa' | '...xxxxxxxxxxxxb'");
+  CHECK(difference(text(long_text), text(long_text + "b")) == ": '...xxxxxxxxxxxx' | '...xxxxxxxxxxxxb'");
+  CHECK(difference("y" + name("abc"), "y" + name("abd")) == ": b'abc' of 3 bytes | b'abd' of 3 bytes");
+  const auto real = [](double number) {
+    return "r" + std::string(reinterpret_cast<const char*>(&number), sizeof number);
+  };
+  CHECK(difference(real(0.1), real(0.1 + 1e-16)) == ": 0.1 | 0.1000000000000001");
+}
+
+TEST_CASE("of pickles that differ the message says that they do") {
+  const auto pickled = [](const std::string& bytes) { return "P" + name("enum.Color") + name(bytes); };
+  CHECK(difference(dict({{text("c"), pickled("red")}}), dict({{text("c"), pickled("blue")}})) ==
+        "c: a pickled enum.Color | a pickled enum.Color of another value");
+}
+
 TEST_CASE("other notations, damage and too many nodes have no outline") {
   CHECK_FALSE(outline_of("three of them", many));
   CHECK_FALSE(outline_of("AA", many));

@@ -54,6 +54,20 @@ TEST_CASE("a request that fits is served at once") {
   CHECK_FALSE(room.admission.next_deadline());
 }
 
+TEST_CASE("who finds the line full is told how long it is") {
+  for (const auto& [length, told] :
+       {std::pair{1, "1 request waits for memory already"}, {2, "2 requests wait for memory already"}}) {
+    Admission admission{static_cast<std::size_t>(length)};
+    std::string message;
+    for (int who = 0; who <= length; ++who)
+      admission.request(
+          {1000, {static_cast<std::uint32_t>(who + 1)}}, Admission::Size::large, TimePoint::max(),
+          [](Turn) -> Result<void> { return Error(Code::out_of_memory, "no room"); },
+          [&](const Error& error) { message = error.message(); });
+    CHECK(message == told);
+  }
+}
+
 TEST_CASE("nobody of one user overtakes, not even who would fit") {
   Room room{.units = 5};
   room.ask(1, 8);

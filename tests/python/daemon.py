@@ -69,6 +69,12 @@ class Daemon:
         """The objects that somebody holds or an op needs; not those that only wait for the end of a pickle's lease."""
         return [each for each in self._ask("ls")["objects"] if each["holders"] or each["in_ops"]]
 
+    def until_nothing_is_needed(self, patience_s: float = 60) -> None:
+        """What a client held that has ended goes in pieces: the daemon may forget the client first."""
+        until = time.monotonic() + patience_s
+        while needed := self.needed():
+            assert time.monotonic() < until, needed
+
     def _ask(self, question: str) -> dict:
         command = [os.environ.get("MUSTER_CLI", "muster"), question, "--json", "--socket", self.socket]
         return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=START_S).stdout)

@@ -59,7 +59,7 @@ def printed_by(daemon: Daemon, folder: pathlib.Path, example: str, *options: str
     printed = output_of(command, environment, PATIENCE_S, folder)
     # Workers that a pool leaves behind end by themselves.
     told = daemon.status_once(lambda told: not told["clients"])
-    assert daemon.needed() == []
+    daemon.until_nothing_is_needed()
     assert told["bytes_copied"] == 0
     return printed
 
@@ -83,13 +83,13 @@ def test_what_a_pool_returned_goes_at_the_end_of_its_pickles_lease(tmp_path):
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_ranks_started_in_any_way_agree(own_daemon, tmp_path, start):
     printed = printed_by(own_daemon, tmp_path, "ranks.py", "--start", start)
-    assert own_daemon.status()["objects"] == 0
+    own_daemon.status_once(lambda told: told["objects"] == 0)
     assert printed.splitlines() == [f"{start}: 3 ranks, 0 copies", "fit: bit-identical on all ranks; agrees"]
 
 
 def test_tasks_of_an_event_loop(own_daemon, tmp_path):
     printed = printed_by(own_daemon, tmp_path, "tasks.py")
-    assert own_daemon.status()["objects"] == 0
+    own_daemon.status_once(lambda told: told["objects"] == 0)
     assert printed.splitlines() == [
         "100 tasks: all sums right",
         "timeout of asyncio: awaited again",

@@ -269,6 +269,38 @@ def test_a_lost_rank_is_told_with_its_process_and_its_end(own_daemon, how):
         assert f"rank 1 (pid {pids.get()} on {os.uname().nodename}) {how}" in message
 
 
+def _joins_and_goes(rank, how, pids):
+    group = None
+    if rank == 1:
+        group = muster.group("g", rank=1, world_size=2)
+        pids.put(os.getpid())
+        if how == "left":
+            return group.leave()
+        ENDS[how]()
+    pid, message = pids.get(), ""
+    while "had joined" not in message:  # until the daemon knows of it, rank 0 may find the group that rank 1 was in
+        group = muster.group("g", rank=0, world_size=2)
+        with pytest.raises((muster.Timeout, muster.PeerLost)) as error:
+            group.barrier(timeout=0.1).result()
+        message = str(error.value)
+        group.leave()
+    return type(error.value).__name__, pid, message
+
+
+@pytest.mark.parametrize("how", [*ENDS, "left"])
+def test_a_timeout_tells_how_a_rank_went_that_had_joined(own_daemon, how):
+    with ranks(own_daemon, _joins_and_goes, 2, how, SPAWN.SimpleQueue()) as (_, results):
+        while True:
+            rank, good, outcome = results.get(timeout=60)
+            assert good, outcome
+            if rank == 0:
+                break
+    name, pid, message = outcome
+    assert name == "Timeout"
+    assert f"rank 1 (pid {pid} on {os.uname().nodename}) had joined and {how} " in message
+    assert "no rank" in message
+
+
 def _exit_early(rank):
     group = muster.group("g", rank=rank, world_size=2)
     group.barrier().result()  # a group ends with its last member, so both are here
@@ -396,6 +428,8 @@ def _leak(rank, barrier):
     while muster.status()["clients"] > 1:
         pass
     group.leave()
+    while muster.status()["objects"]:  # what the dead client held goes in pieces
+        pass
     return muster.status()["objects"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -13,10 +14,34 @@ import muster
 import numpy as np
 import pytest
 
-from daemon import run_ranks
+from daemon import SPAWN, Daemon, ranks, run_ranks
 
 #: More than a first segment has room for: the daemon has to be asked.
 LARGE = 100 << 20
+
+
+def _many_wait_for_memory(_rank, may_free):
+    """More threads than the daemon takes requests of one process. Each frees at once what it gets."""
+    held = muster.empty(5 << 20, np.uint8)
+    with concurrent.futures.ThreadPoolExecutor(300) as threads:
+        waiting = [threads.submit(lambda: muster.empty(5 << 20, np.uint8, timeout=60).nbytes) for _ in range(300)]
+        may_free.wait(60)
+        del held
+        return [each.result() for each in waiting]
+
+
+def test_threads_that_ask_for_more_at_once_than_the_daemon_takes_wait_their_turns():
+    daemon = Daemon("--memory", "8MiB")
+    may_free = SPAWN.Event()
+    try:
+        with ranks(daemon, _many_wait_for_memory, 1, may_free) as (_, results):
+            daemon.status_once(lambda status: status["waiting_for_memory"] == 128)
+            may_free.set()
+            _, good, outcome = results.get(timeout=90)
+            assert good, outcome
+            assert outcome == [5 << 20] * 300
+    finally:
+        daemon.stop()
 
 
 @contextlib.contextmanager

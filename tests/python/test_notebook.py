@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pathlib
 import textwrap
 
 import nbformat
@@ -52,6 +53,7 @@ SHARE = """
 WAIT = """
     group = muster.group("notebook", rank=0, world_size=2)
     work = group.allreduce(powers(3))
+    open(os.environ["WAITS"], "w").close()
     work.result()
 """
 
@@ -75,9 +77,9 @@ class Notebook:
         return "".join(output.get("text", "") for output in cells[-1].outputs).split()
 
 
-async def _interrupted(notebook: Notebook, daemon: Daemon) -> str:
+async def _interrupted(notebook: Notebook, waits: pathlib.Path) -> str:
     cell = asyncio.create_task(notebook.run(WAIT))
-    while not cell.done() and daemon.status()["ops_in_flight"] == 0:
+    while not cell.done() and not waits.exists():  # earlier the cell might have no `work` yet
         await asyncio.sleep(0)
     await notebook.client.km.interrupt_kernel()
     try:
@@ -87,29 +89,30 @@ async def _interrupted(notebook: Notebook, daemon: Daemon) -> str:
     return "went on"
 
 
-async def _restarted(notebook: Notebook, daemon: Daemon, kernel: int) -> list[dict]:
-    """The objects that are needed once the daemon has seen the end of the kernel."""
+async def _restart(notebook: Notebook, daemon: Daemon, kernel: int) -> None:
+    """Returns when the daemon has seen the end of the kernel, and nothing of it is needed any more."""
     await notebook.client.km.restart_kernel(now=True)
     await notebook.client.kc.wait_for_ready(timeout=PATIENCE_S)
     daemon.status_once(lambda told: all(client["pid"] != kernel for client in told["clients"]))
-    return daemon.needed()
+    daemon.until_nothing_is_needed()
 
 
-async def _session(daemon: Daemon) -> None:
+async def _session(daemon: Daemon, waits: pathlib.Path) -> None:
     notebook = Notebook()
-    async with notebook.client.async_setup_kernel(env={**os.environ, "MUSTER_SOCKET": daemon.socket}):
+    environment = {**os.environ, "MUSTER_SOCKET": daemon.socket, "WAITS": str(waits)}
+    async with notebook.client.async_setup_kernel(env=environment):
         kernel, *printed = await notebook.run(DEFINE)
         assert printed == ["0", "True"]
         assert await notebook.run(REDEFINE) == ["0", "True"]
         assert await notebook.run(SHARE) == ["0", "True"] * 2
-        assert await _interrupted(notebook, daemon) == "KeyboardInterrupt"
+        assert await _interrupted(notebook, waits) == "KeyboardInterrupt"
         assert await notebook.run(GO_ON) == ["True"]
         assert daemon.needed() != []
-        assert await _restarted(notebook, daemon, int(kernel)) == []
+        await _restart(notebook, daemon, int(kernel))
         again, *printed = await notebook.run(DEFINE)
         assert again != kernel
         assert printed == ["0", "True"]
 
 
-def test_a_session_with_a_notebook(own_daemon):
-    asyncio.run(_session(own_daemon))
+def test_a_session_with_a_notebook(own_daemon, tmp_path):
+    asyncio.run(_session(own_daemon, tmp_path / "waits"))

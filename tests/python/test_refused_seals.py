@@ -45,3 +45,23 @@ def test_each_ref_has_its_own_value_or_says_why_not(small_daemon):
     assert refused > 2000
     assert right > 1000
     assert kept == 100
+
+
+def _use_one_too_many(_rank: int) -> tuple[str, str]:
+    group = package.group("g", rank=0, world_size=1)
+    refs = [package.put(np.ones(3)) for _ in range(20)]
+    with pytest.raises((package.ObjectLost, package.QuotaExceeded)) as of_op:
+        group.allreduce(refs[-1]).result()
+    with pytest.raises(package.QuotaExceeded) as of_get:  # why came before the op's outcome
+        refs[-1].get()
+    return str(of_op.value), str(of_get.value)
+
+
+def test_an_object_beyond_the_limit_says_which_limit_that_is():
+    daemon = Daemon("--memory", "64MiB", "--objects-max", "10")
+    ((of_op, of_get),) = run_ranks(daemon, _use_one_too_many, 1)
+    daemon.stop()
+    assert "--objects-max" in of_op
+    assert "the ref's object was not stored" in of_get
+    assert "10 of at most 10 objects" in of_get
+    assert "raise the daemon's limit, --objects-max" in of_get

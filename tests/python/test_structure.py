@@ -533,3 +533,27 @@ def test_a_guise_is_not_believed():
     for kinds in (b"A", b"AAQ"):
         with pytest.raises(Invalid, match="damaged"):
             put_in_orders(kinds=kinds)
+
+
+class Tagged(dict):
+    """A container of the user's own."""
+
+
+UNSTORABLE = {
+    "layer2.w": {"layer1": np.ones(2), "layer2": {"b": np.ones(1), "w": np.array([None])}},
+    "[1].lr": [1, {"lr": 2**70}],
+    "[0]['not a name']": ({"not a name": np.ma.masked_array([1])},),
+    "[3].left": {3: Pair(len, 1)},
+    "deep[0]": Tagged(a=1, deep=[iter([])]),
+}
+
+
+@pytest.mark.parametrize("path", UNSTORABLE)
+def test_what_can_not_be_stored_is_told_with_its_path(muster, path):
+    with pytest.raises(Invalid) as error:
+        muster.put(UNSTORABLE[path])
+    assert error.value.message.startswith(f"at {path}: ")
+    assert error.value.hint
+    with pytest.raises(Invalid) as error:
+        muster.put(np.array([None]))
+    assert error.value.message == "arrays of dtype object can't be stored"

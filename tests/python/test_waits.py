@@ -59,7 +59,7 @@ def emptied() -> muster.Ref:
 
 def of_many_leaves() -> muster.Ref:
     """Too long for the ring."""
-    return muster.put([1.0] * 20000)
+    return muster.put([1.0] * 16_000)
 
 
 def many() -> muster.Ref:
@@ -192,7 +192,7 @@ def putting_small_things():
 
 
 def putting_many_leaves():
-    value = [1.0] * 20_000
+    value = [1.0] * 16_000
     muster.put(value)
     return lambda: _timed_out(lambda: muster.put(value, timeout=DEADLINE_S))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import os
 import pickle
+import pydoc
+import re
 import subprocess
 import sys
 
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from muster._words import a
+
+from daemon import Daemon, run_ranks
 
 USES = {
     "+": lambda it: it + 1,
@@ -135,3 +139,66 @@ def test_a_taken_seat_says_whose_it_is(muster):
         code = "import muster\ntry: muster.group('taken', rank=0, world_size=2)\nexcept muster.Invalid as e: print(e)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
         assert f"held by a live process: pid {os.getpid()}" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["Work", "Ref", "Group"])
+def test_help_shows_what_users_call_and_no_more(muster, name):
+    kind = getattr(muster, name)
+    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    assert f"class {name}" in text
+    assert "__" not in text
+    assert "_muster." not in text
+    assert f"{name}(" not in text.partition("Method")[0].replace(f"class {name}(", "")
+    for member in (member for member in vars(kind) if not member.startswith("_")):
+        assert f" {member}" in text
+    assert dir(kind)
+
+
+def test_what_can_be_called_on_an_object_is_listed(muster):
+    listed = dir(muster.put(1))
+    assert "get" in listed
+    assert "__reduce__" in listed
+
+
+def test_what_is_no_text_is_shown(muster):
+    with pytest.raises(muster.Invalid, match=r"the group's name 'a\\x0ab' is no text"):
+        muster.group("a\nb", rank=0, world_size=1)
+    group = muster.group("texts", rank=0, world_size=1)
+    with pytest.raises(muster.Invalid, match=r"the op's key 'k\\x1b' is no text"):
+        group.barrier(key="k\x1b").result()
+    group.leave()
+
+
+def test_a_dtype_that_an_op_has_no_meaning_for_is_told_with_its_place(muster):
+    with muster.group("meanings", rank=0, world_size=1) as group:
+        with pytest.raises(
+            muster.Invalid, match=r"an array at layer\.b of dtype complex128, for which max has no"
+        ) as error:
+            group.allreduce({"layer": {"a": np.ones(2), "b": np.ones(2) * 1j}}, op="max").result()
+        assert "x.real and x.imag" in error.value.hint
+        with pytest.raises(muster.Invalid, match="an array of dtype float64, for which band has no meaning"):
+            group.allreduce(np.ones(2), op="band").result()
+
+
+def test_a_ref_of_an_older_daemon_says_so():
+    older, newer = Daemon(), Daemon()
+    (token,) = run_ranks(older, _pickled, 1)
+    older.stop()
+    (message,) = run_ranks(newer, _loaded, 1, token.replace(older.socket.encode(), newer.socket.encode()))
+    newer.stop()
+    assert "another run of the daemon: an older one" in message
+    assert not re.search(r"\d{6}", message)
+
+
+def _pickled(_rank):
+    import muster
+
+    return pickle.dumps(muster.put(np.ones(3)))
+
+
+def _loaded(_rank, token):
+    import muster
+
+    with pytest.raises(muster.DaemonRestarted) as error:
+        pickle.loads(token).get()
+    return str(error.value)

@@ -53,6 +53,8 @@ WRONG = {
     "2 values for 1 rank": lambda package, group: group.scatter([1, 2]),
     "splits=[1] for 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
     "a file (StringIO) can't be stored": lambda package, group: group.allreduce(io.StringIO("x")),
+    "an object can't have 16385 arrays": lambda package, group: package.put([1.0] * 16_385),
+    "an object can't have 131073 arrays": lambda package, group: package.put([1.0] * 131_073),
     "doesn't fit in 64 bits": lambda package, group: group.allreduce(2**70),
     "the value nests deeper than 200 levels": lambda package, group: group.allreduce(nested(201, list)),
     "a constant nests deeper than 200 levels": lambda package, group: group.allreduce(nested(201, frozenset)),
@@ -110,6 +112,13 @@ def test_an_argument_of_the_wrong_kind(muster, named):
         assert named in raised.value.message
         assert raised.value.hint
         assert group.allreduce(np.ones(2)).result().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("count", [16_385, 131_073])
+def test_too_many_arrays_are_told_the_limit_at_once(muster, count):
+    with pytest.raises(muster.Invalid, match=f"an object can't have {count} arrays") as raised:
+        muster.put([1.0] * count)
+    assert raised.value.hint == "use fewer and larger arrays: at most 16384 in one object"
 
 
 def test_what_is_no_ref_says_where_refs_come_from(muster):

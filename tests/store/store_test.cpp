@@ -430,7 +430,7 @@ TEST_CASE("an object of more arrays than one turn suffices for is refused") {
   const auto segment = world.segment_of(alice);
   Manifest manifest;
   const auto add = [&] { REQUIRE(manifest.add(segment, 0, muster::DType::int8, std::vector<std::int64_t>{1})); };
-  while (manifest.leaves.size() < object_leaves_max) add();
+  while (manifest.leaves.size() < ipc::object_leaves_max) add();
   const auto whole = world.seal(alice, manifest);
   add();
   CHECK(code_of(world.try_seal(alice, manifest)) == muster::Code::invalid);

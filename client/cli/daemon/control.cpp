@@ -37,8 +37,16 @@ Error still_there(std::optional<pid_t> pid, double timeout_s) {
 
 struct Started {
   Inquiry inquiry;
-  bool now = false;  ///< by this command
+  bool now = false;         ///< by this command
+  std::string made_folder;  ///< for the socket; empty: it was there
 };
+
+/// The folder that is made when the socket is.
+std::string missing_folder(const std::string& socket) {
+  const auto folder = std::filesystem::path(socket).parent_path();
+  std::error_code unknown;
+  return folder.empty() || std::filesystem::exists(folder, unknown) || unknown ? std::string() : folder.string();
+}
 
 /// The daemon on the socket, which is started if there is none.
 Result<Started> running_daemon(const StartOptions& options) {
@@ -49,10 +57,11 @@ Result<Started> running_daemon(const StartOptions& options) {
   for (const auto& [flag, value] : options.settings) settings.insert(settings.end(), {flag, value});
   const auto until = std::chrono::steady_clock::now() + connect.timeout;
   const std::string path = ipc::socket_path(options.socket);
+  const std::string folder = missing_folder(path);
   bool started = false;
   for (;;) {
     auto inquiry = Inquiry::open(options.socket);
-    if (inquiry) return Started{std::move(*inquiry), started};
+    if (inquiry) return Started{std::move(*inquiry), started, folder};
     const bool absent = inquiry.error().code() == Code::daemon_unavailable;
     if (!absent || std::chrono::steady_clock::now() > until) return inquiry.error();
     const auto launched = detail::start_daemon(path, connect, until, settings);
@@ -113,6 +122,7 @@ std::string started_json(const Started& daemon, const wire::StatusReply& status)
   json.begin_object().field("started", daemon.now).field("pid", status.pid());
   json.field("socket", daemon.inquiry.socket()).field("version", daemon.inquiry.version());
   json.field("memory_bytes", daemon.inquiry.memory_bytes());
+  json.field("made_folder", daemon.made_folder);
   json.field("log", detail::daemon_log(daemon.inquiry.socket())).end_object();
   return json.text() + "\n";
 }
@@ -123,6 +133,7 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
   text +=
       ": pid " + std::to_string(status.pid()) + ", " + ipc::bytes_text(daemon.inquiry.memory_bytes()) + " of memory\n";
   text += "  socket  " + socket + "\n";
+  if (!daemon.made_folder.empty()) text += "  made the folder " + daemon.made_folder + "\n";
   if (daemon.now) text += "  log     " + detail::daemon_log(socket) + "\n";
   if (daemon.inquiry.idle_exit_s() > 0 && !daemon.now)
     text += "  It ends " + format_age(daemon.inquiry.idle_exit_s()) + " after its last client leaves\n";

@@ -5,7 +5,6 @@
 
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <optional>
 
 #include <muster/client.hpp>
@@ -19,16 +18,6 @@
 namespace muster::cli {
 
 namespace {
-
-std::string signal_name(int signal) {
-  const char* abbreviation = ::sigabbrev_np(signal);
-  return abbreviation != nullptr ? "SIG" + std::string(abbreviation) : "signal " + std::to_string(signal);
-}
-
-std::string how(const Ending& ending) {
-  if (ending.signal == 0) return "exited with code " + std::to_string(ending.exit_code);
-  return "was ended by " + signal_name(ending.signal) + " (" + ::sigdescr_np(ending.signal) + ")";
-}
 
 struct Circumstances {
   bool killed_for_memory = false;
@@ -50,11 +39,18 @@ std::string hint_for(const RankEnding& failure, const Circumstances& circumstanc
   return "what it wrote is above, on the lines that start with [" + std::to_string(failure.rank) + "]";
 }
 
+/// What became of the ranks that still ran when the first one failed.
+std::string others_text(const Supervisor& supervisor) {
+  const int others = supervisor.ran_then();
+  const int failed = supervisor.failures() - 1;
+  if (others == 0) return {};
+  const std::string text = "; " + plural(static_cast<std::uint64_t>(others), "other rank");
+  if (!supervisor.went_on()) return text + " ended with it";
+  return text + " went on, of which " + (failed == 0 ? "none" : std::to_string(failed)) + " failed";
+}
+
 std::string verdict(const RunLoop& loop, const RankEnding& failure) {
-  std::string text = "rank " + std::to_string(failure.rank) + " (pid " + std::to_string(loop.pid(failure.rank)) + ") " +
-                     how(failure.ending);
-  const int others = loop.supervisor().ended_with_it();
-  if (others > 0) text += "; " + plural(static_cast<std::uint64_t>(others), "other rank") + " ended with it";
+  std::string text = loop.end_text(failure) + others_text(loop.supervisor());
   const auto& words = loop.last_words(failure.rank);
   if (!words.empty()) text += "\n  last words: " + words;
   return text;
@@ -114,7 +110,7 @@ int run(const RunOptions& options) {
   auto signals = RunLoop::take_signals();
   if (!signals) return static_cast<int>(complain("run", signals.error()));
   const std::uint64_t oom_kills_before = oom_kills();
-  RunLoop loop(options.ranks, options.grace, std::move(*guardian), std::move(*signals));
+  RunLoop loop({options.ranks, options.grace, options.on_failure}, std::move(*guardian), std::move(*signals));
   const auto started = start_ranks(options, client->socket(), loop);
   if (!started) return static_cast<int>(complain("run", started.error()));
   loop.run_to_end();

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "supervisor.hpp"
+
 namespace muster::cli {
 
 struct RunOptions {
@@ -13,6 +15,7 @@ struct RunOptions {
   std::string socket;                      ///< empty: the default
   std::string memory;                      ///< of a daemon that is started
   std::chrono::milliseconds grace{5'000};  ///< between SIGTERM and SIGKILL
+  OnFailure on_failure = OnFailure::end_all;
   std::vector<std::string> command;
 };
 

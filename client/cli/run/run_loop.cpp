@@ -12,6 +12,7 @@
 #include <csignal>
 
 #include "../terminal.hpp"
+#include "../text.hpp"
 #include "pseudo_terminal.hpp"
 
 namespace muster::cli {
@@ -60,8 +61,8 @@ Result<ipc::Fd> RunLoop::take_signals() {
   return fd;
 }
 
-RunLoop::RunLoop(int ranks, std::chrono::milliseconds grace, Guardian guardian, ipc::Fd signals)
-    : supervisor_(ranks, grace),
+RunLoop::RunLoop(Supervisor supervisor, Guardian guardian, ipc::Fd signals)
+    : supervisor_(std::move(supervisor)),
       guardian_(std::move(guardian)),
       signals_(std::move(signals)),
       one_terminal_(same_terminal(STDOUT_FILENO, STDERR_FILENO)) {}
@@ -174,6 +175,24 @@ void RunLoop::reap() {
   // Signalled before it is reaped: until then the group's number can't be another's.
   send(supervisor_.on_endings(endings, now()));
   for (const pid_t pid : zombies) ::waitpid(pid, nullptr, 0);
+  tell_of_failures(endings);
+}
+
+/// At once where the others keep going: they may do so for hours.
+void RunLoop::tell_of_failures(const std::vector<RankEnding>& endings) {
+  const int others = supervisor_.running();
+  if (!supervisor_.keeps_going() || others == 0) return;
+  for (const auto& end : endings) {
+    if (!end.ending.failed()) continue;
+    const std::string text = "muster run: " + end_text(end) + "; " +
+                             plural(static_cast<std::uint64_t>(others), "other rank") +
+                             (others == 1 ? " keeps going\n" : " keep going\n");
+    push_lines(STDERR_FILENO, text);
+  }
+}
+
+std::string RunLoop::end_text(const RankEnding& end) const {
+  return "rank " + std::to_string(end.rank) + " (pid " + std::to_string(pid(end.rank)) + ") " + how(end.ending);
 }
 
 void RunLoop::look_for_empty_groups() {
@@ -211,9 +230,14 @@ void RunLoop::take_from_pipe(Rank& rank, Stream& stream, std::string_view bytes)
     const auto words = words_of(lines, stream.prefixer.prefix().size());
     if (!words.empty()) rank.last_words = words;
   }
-  auto& line = line_on(stream.target);
-  if (line.begun()) lines = line.interrupt(std::move(lines), {terminal_columns(stream.target), knows_escapes()});
-  queue_.push(stream.target, std::move(lines));
+  push_lines(stream.target, std::move(lines));
+}
+
+/// Whole lines, which do not tear the one that rank 0 has begun on our terminal.
+void RunLoop::push_lines(int target, std::string lines) {
+  auto& line = line_on(target);
+  if (line.begun()) lines = line.interrupt(std::move(lines), {terminal_columns(target), knows_escapes()});
+  queue_.push(target, std::move(lines));
 }
 
 void RunLoop::take_from_terminal(Rank& rank, Stream& stream, std::string_view bytes) {

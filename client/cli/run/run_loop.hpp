@@ -21,7 +21,7 @@ namespace muster::cli {
 
 class RunLoop {
  public:
-  RunLoop(int ranks, std::chrono::milliseconds grace, Guardian guardian, ipc::Fd signals);
+  RunLoop(Supervisor supervisor, Guardian guardian, ipc::Fd signals);
 
   /// From here on the signals that `muster run` handles are read from the descriptor.
   [[nodiscard]] static Result<ipc::Fd> take_signals();
@@ -39,7 +39,8 @@ class RunLoop {
   }
   /// Whether what the rank wrote to stderr bears no prefix.
   [[nodiscard]] bool wrote_to_terminal(int rank) const;
-  [[nodiscard]] pid_t pid(int rank) const { return ranks_[static_cast<std::size_t>(rank)]->process.pid; }
+  /// "rank 2 (pid 4711) exited with code 3"
+  [[nodiscard]] std::string end_text(const RankEnding& end) const;
 
  private:
   struct Stream {
@@ -60,16 +61,19 @@ class RunLoop {
   void handle_signal(int signal);
   void stop_and_go_on();
   void reap();
+  void tell_of_failures(const std::vector<RankEnding>& endings);
   void look_for_empty_groups();
   void read_stream(Rank& rank, Stream& stream);
   void take_from_pipe(Rank& rank, Stream& stream, std::string_view bytes);
   void take_from_terminal(Rank& rank, Stream& stream, std::string_view bytes);
+  void push_lines(int target, std::string lines);
   [[nodiscard]] TerminalLine& line_on(int target);
   bool follow_sizes();
   void write_output();
   void send(const Supervisor::Actions& actions);
   [[nodiscard]] int poll_timeout_ms() const;
   [[nodiscard]] bool streams_open() const;
+  [[nodiscard]] pid_t pid(int rank) const { return ranks_[static_cast<std::size_t>(rank)]->process.pid; }
 
   Supervisor supervisor_;
   Guardian guardian_;

@@ -42,12 +42,21 @@ Supervisor::Actions Supervisor::on_endings(const std::vector<RankEnding>& ending
     ask_to_end(one.rank, now, actions);  // what it left behind ends with it
   }
   const RankEnding* failed = first_failure(endings);
-  if (failed == nullptr || failure_) return actions;
-  failure_ = *failed;
-  ended_with_it_ = static_cast<int>(
-      std::count_if(ranks_.begin(), ranks_.end(), [](const Rank& one) { return one.state == State::running; }));
-  end_all(now, actions);
+  if (failed == nullptr) return actions;
+  failures_ += static_cast<int>(
+      std::count_if(endings.begin(), endings.end(), [](const RankEnding& one) { return one.ending.failed(); }));
+  if (!failure_) {
+    failure_ = *failed;
+    ran_then_ = running();
+    went_on_ = keeps_going();
+  }
+  if (!keeps_going()) end_all(now, actions);
   return actions;
+}
+
+int Supervisor::running() const {
+  return static_cast<int>(
+      std::count_if(ranks_.begin(), ranks_.end(), [](const Rank& one) { return one.state == State::running; }));
 }
 
 void Supervisor::on_group_gone(int rank) {

@@ -1,27 +1,21 @@
-// Decides what `muster run` does when ranks end and signals come: the first failure ends all, asked first (SIGTERM),
-// then made (SIGKILL), whole process groups at a time. Sans-IO: events and the time in, signals to send out.
+// Decides what `muster run` does when ranks end and signals come: the first failure ends all, unless they are to keep
+// going. They are asked first (SIGTERM), then made (SIGKILL), whole process groups at a time. Sans-IO: events and the
+// time in, signals to send out.
 #pragma once
 
 #include <chrono>
 #include <optional>
 #include <vector>
 
+#include "ending.hpp"
 #include "line_prefixer.hpp"
 
 namespace muster::cli {
 
-/// How a process ended.
-struct Ending {
-  int exit_code = 0;
-  int signal = 0;  ///< not 0: killed by it
-  [[nodiscard]] bool failed() const { return exit_code != 0 || signal != 0; }
-  /// As shells say it: 128 + signal for a killed process.
-  [[nodiscard]] int status() const { return signal != 0 ? 128 + signal : exit_code; }
-};
-
-struct RankEnding {
-  int rank = 0;
-  Ending ending;
+/// What the other ranks do when one fails.
+enum class OnFailure {
+  end_all,
+  keep_going,  ///< until somebody asks `muster run` to end: from then on a failure ends all
 };
 
 /// A signal to send to a rank's process group.
@@ -32,7 +26,8 @@ struct SendSignal {
 
 class Supervisor {
  public:
-  Supervisor(int ranks, std::chrono::milliseconds grace) : ranks_(static_cast<std::size_t>(ranks)), grace_(grace) {}
+  Supervisor(int ranks, std::chrono::milliseconds grace, OnFailure on_failure)
+      : ranks_(static_cast<std::size_t>(ranks)), grace_(grace), on_failure_(on_failure) {}
 
   using Actions = std::vector<SendSignal>;
   /// Ranks whose first process ended, as many as were found at once.
@@ -51,8 +46,15 @@ class Supervisor {
 
   /// The rank that failed first, if any.
   [[nodiscard]] const std::optional<RankEnding>& failure() const { return failure_; }
-  /// Ranks that still ran when the first one failed.
-  [[nodiscard]] int ended_with_it() const { return ended_with_it_; }
+  /// Ranks that still ran when the first one failed, and whether they were left alone then.
+  [[nodiscard]] int ran_then() const { return ran_then_; }
+  [[nodiscard]] bool went_on() const { return went_on_; }
+  /// How many ranks have failed, by themselves or because they were ended.
+  [[nodiscard]] int failures() const { return failures_; }
+  /// Ranks that still run.
+  [[nodiscard]] int running() const;
+  /// Whether a failure leaves the others alone.
+  [[nodiscard]] bool keeps_going() const { return on_failure_ == OnFailure::keep_going && requests_to_end_ == 0; }
   /// The last signal that was passed on; 0: none.
   [[nodiscard]] int forwarded() const { return forwarded_; }
 
@@ -67,8 +69,11 @@ class Supervisor {
 
   std::vector<Rank> ranks_;
   std::chrono::milliseconds grace_;
+  OnFailure on_failure_;
   std::optional<RankEnding> failure_;
-  int ended_with_it_ = 0;
+  int ran_then_ = 0;
+  bool went_on_ = false;
+  int failures_ = 0;
   int forwarded_ = 0;
   int requests_to_end_ = 0;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <unordered_map>
@@ -15,37 +16,48 @@ class Replies {
  public:
   /// What a request asks for: the type of its body. 0: nothing that would have to be given back.
   using Asked = std::uint8_t;
-
   /// The number of a request whose reply nobody waits for.
   [[nodiscard]] std::uint64_t told() { return ++last_; }
   /// The number of a request whose reply somebody waits for, until taken() or given_up().
   [[nodiscard]] std::uint64_t asked() {
-    waiting_.emplace(++last_, std::nullopt);
+    waiting_.try_emplace(++last_);
     return last_;
+  }
+  /// The request is about to be sent. False while so many have no reply that it has to wait. What told() numbers does
+  /// not count: its reply comes at once.
+  [[nodiscard]] bool begins(std::uint64_t request, std::size_t unanswered_max) {
+    if (unanswered_ >= unanswered_max) return false;
+    waiting_.at(request).begun = true;
+    ++unanswered_;
+    return true;
   }
   /// The reply, once it is there.
   [[nodiscard]] std::optional<ipc::Packet> taken(std::uint64_t request) {
     const auto found = waiting_.find(request);
-    if (found == waiting_.end() || !found->second) return std::nullopt;
-    return std::move(waiting_.extract(found).mapped());
+    if (found == waiting_.end() || !found->second.reply) return std::nullopt;
+    return std::move(waiting_.extract(found).mapped().reply);
   }
   /// Nobody waits any more. Gives the reply if it had come already: what it brought is to be given back. Else what
-  /// comes late is, if `asked` is not 0.
+  /// comes late is, if `asked` is not 0: with 0 no reply will come.
   [[nodiscard]] std::optional<ipc::Packet> given_up(std::uint64_t request, Asked asked) {
-    std::optional<ipc::Packet> late;
-    if (auto waiting = waiting_.extract(request); !waiting.empty()) late = std::move(waiting.mapped());
-    if (!late && asked != 0) abandoned_.emplace(request, asked);
-    return late;
+    auto waiting = waiting_.extract(request);
+    if (!waiting.empty() && waiting.mapped().reply) return std::move(waiting.mapped().reply);
+    if (asked != 0) abandoned_.emplace(request, asked);
+    else if (!waiting.empty() && waiting.mapped().begun) --unanswered_;
+    return std::nullopt;
   }
   /// A reply came. Gives what was asked if it is to be given back; then given_back() must follow. Else the reply is
   /// taken, or nobody wants it.
   [[nodiscard]] std::optional<Asked> arrived(std::uint64_t request, ipc::Packet& packet) {
     if (const auto found = waiting_.find(request); found != waiting_.end()) {
-      found->second = std::move(packet);
+      found->second.reply = std::move(packet);
+      if (found->second.begun) --unanswered_;
       return std::nullopt;
     }
     const auto found = abandoned_.find(request);
-    return found == abandoned_.end() ? std::nullopt : std::optional(found->second);
+    if (found == abandoned_.end()) return std::nullopt;
+    --unanswered_;
+    return found->second;
   }
   void given_back(std::uint64_t request) { abandoned_.erase(request); }
   /// Whether a request for this that was given up can still be granted.
@@ -54,9 +66,14 @@ class Replies {
   }
 
  private:
+  struct Waiting {
+    std::optional<ipc::Packet> reply = {};
+    bool begun = false;
+  };
   std::uint64_t last_ = 0;
-  std::unordered_map<std::uint64_t, std::optional<ipc::Packet>> waiting_;  ///< of requests that somebody waits for
-  std::unordered_map<std::uint64_t, Asked> abandoned_;                     ///< still to come, or being given back
+  std::size_t unanswered_ = 0;                          ///< of those that began
+  std::unordered_map<std::uint64_t, Waiting> waiting_;  ///< requests that somebody waits for
+  std::unordered_map<std::uint64_t, Asked> abandoned_;  ///< still to come, or being given back
 };
 
 }  // namespace muster::detail

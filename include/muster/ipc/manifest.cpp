@@ -72,6 +72,11 @@ Result<std::uint64_t> element_count(std::span<const std::int64_t> shape, DType d
   return empty ? 0 : product;
 }
 
+Error too_many_leaves(std::size_t count) {
+  return {Code::invalid, "an object can't have " + std::to_string(count) + " arrays",
+          "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object"};
+}
+
 std::uint64_t Manifest::bytes() const {
   // Saturates: leaves may overlap, so that even lawful ones may add up to more than there can be.
   std::uint64_t sum = 0;
@@ -102,8 +107,7 @@ Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span
 }  // namespace
 
 Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape) {
-  if (leaves.size() >= leaves_max)
-    return Error(Code::invalid, "too many arrays in one object: more than " + std::to_string(leaves_max));
+  if (leaves.size() >= leaves_max) return too_many_leaves(leaves.size() + 1);
   const auto leaf = lay(segment, offset, dtype, shape, dims.size());
   if (!leaf) return leaf.error();
   dims.insert(dims.end(), shape.begin(), shape.end());

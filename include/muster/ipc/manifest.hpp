@@ -16,6 +16,8 @@
 namespace muster::ipc {
 
 inline constexpr std::size_t leaves_max = 1 << 17;
+/// Of one object that a client makes. To find the parts of so many takes some 4 ms in the worst order.
+inline constexpr std::size_t object_leaves_max = 1 << 14;
 inline constexpr std::size_t ndim_max = 64;
 /// Of an object that a client makes, encoded: its arrays, shapes, structure and guise. Who looks at the object is
 /// sent all of it, and everybody else waits meanwhile.
@@ -58,6 +60,9 @@ struct Manifest {
 
 /// Elements in `shape`, or Invalid if a size is negative or the bytes don't fit in 63 bits.
 [[nodiscard]] Result<std::uint64_t> element_count(std::span<const std::int64_t> shape, DType dtype);
+
+/// What an object of so many arrays is refused with.
+[[nodiscard]] Error too_many_leaves(std::size_t count);
 
 [[nodiscard]] std::size_t encoded_bytes(const Manifest& manifest);
 /// Appends the packed form to `out`, padded to 8 bytes.

@@ -37,6 +37,7 @@ enum class Kind : std::uint8_t {
 inline constexpr int world_size_max = 1024;  ///< ranks of one group
 inline constexpr std::size_t kind_count = 14;
 inline constexpr std::size_t layout_count = 3;
+inline constexpr std::uint32_t requests_max = 256;    ///< of one client on the socket, without a reply
 inline constexpr std::size_t key_bytes_max = 4096;    ///< of Contribute::key
 inline constexpr std::size_t fault_bytes_max = 1024;  ///< of the message of Contribute::fault; more is cut off
 inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; more are cut off

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -50,12 +51,7 @@ struct Outliner {
 };
 
 /// Fit for messages: it may be another user's, and hostile.
-std::string shortened(std::string_view text, std::size_t bytes_max = shown_bytes_max) {
-  if (text.size() <= bytes_max) return printable(text);
-  // Not through a character.
-  while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xc0) == 0x80) --bytes_max;
-  return printable(text.substr(0, bytes_max)) + "...";
-}
+std::string shortened(std::string_view text) { return ipc::shortened(text, shown_bytes_max); }
 
 std::string number_text(std::string_view bytes, bool real) {
   if (bytes.size() != sizeof(std::int64_t)) return "an int of " + std::to_string(bytes.size()) + " bytes";
@@ -66,6 +62,7 @@ std::string number_text(std::string_view bytes, bool real) {
   std::memcpy(&number, bytes.data(), sizeof number);
   char text[32];
   std::snprintf(text, sizeof text, "%.9g", number);
+  if (std::strtod(text, nullptr) != number) std::snprintf(text, sizeof text, "%.17g", number);
   return text;
 }
 
@@ -179,6 +176,28 @@ std::string brief(const Outline& outline) {
 
 using Difference = StructureDifference;
 
+/// A text or bytes from a little before `at` on.
+std::string from(const Outline& constant, std::size_t at) {
+  constexpr std::size_t before = 12;
+  std::size_t start = at < shown_bytes_max - before ? 0 : at - before;
+  while (start > 0 && (static_cast<unsigned char>(constant.bytes[start]) & 0xc0) == 0x80) --start;
+  const std::string cut = (start > 0 ? "..." : "") + shortened(constant.bytes.substr(start));
+  return constant.letter == node::string ? "'" + cut + "'"
+                                         : "b'" + cut + "' of " + std::to_string(constant.bytes.size()) + " bytes";
+}
+
+/// What is there where that differs, put so that the reader sees the difference.
+Difference difference_of(const Outline& x, const Outline& y) {
+  if (x.letter == y.letter && (x.letter == node::string || x.letter == node::bytes)) {
+    const auto at =
+        std::mismatch(x.bytes.begin(), x.bytes.end(), y.bytes.begin(), y.bytes.end()).first - x.bytes.begin();
+    return {{}, from(x, static_cast<std::size_t>(at)), from(y, static_cast<std::size_t>(at))};
+  }
+  Difference found{{}, brief(x), brief(y)};
+  if (found.first == found.second) found.second += " of another value";  // a pickle, or too large to show
+  return found;
+}
+
 std::optional<Difference> difference_at(const Outline& x, const Outline& y);
 
 std::optional<Difference> difference_among(const Outline& x, const Outline& y, std::size_t children) {
@@ -207,7 +226,7 @@ std::optional<Difference> difference_by_key(const Outline& x, const Outline& y) 
 std::optional<Difference> difference_at(const Outline& x, const Outline& y) {
   const bool is_set = x.letter == node::set || x.letter == node::frozen_set;
   if (x.letter != y.letter || x.form != y.form || x.type != y.type || x.bytes != y.bytes || (is_set && !same(x, y)))
-    return Difference{{}, brief(x), brief(y)};
+    return difference_of(x, y);
   if (!x.keys.empty() || !y.keys.empty()) return difference_by_key(x, y);
   if (auto found = difference_among(x, y, std::min(x.children.size(), y.children.size()))) return found;
   if (x.children.size() != y.children.size()) return Difference{{}, brief(x), brief(y)};

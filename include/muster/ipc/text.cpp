@@ -81,6 +81,13 @@ std::string printable(std::string_view bytes) {
   return made;
 }
 
+std::string shortened(std::string_view text, std::size_t bytes_max) {
+  if (text.size() <= bytes_max) return printable(text);
+  // Not through a character.
+  while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xc0) == 0x80) --bytes_max;
+  return printable(text.substr(0, bytes_max)) + "...";
+}
+
 std::string seconds_text(std::chrono::nanoseconds duration) {
   const double seconds = std::chrono::duration<double>(duration).count();
   std::array<char, 32> text{};

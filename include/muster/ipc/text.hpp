@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -11,6 +12,8 @@ namespace muster::ipc {
 [[nodiscard]] bool is_text(std::string_view bytes);
 /// The bytes as they are if they are text; else all but printable ASCII as \x1b.
 [[nodiscard]] std::string printable(std::string_view bytes);
+/// At most so many bytes of it, and dots where it has more.
+[[nodiscard]] std::string shortened(std::string_view text, std::size_t bytes_max);
 
 /// "0.3 s", "2.4 s", "3600 s"
 [[nodiscard]] std::string seconds_text(std::chrono::nanoseconds duration);

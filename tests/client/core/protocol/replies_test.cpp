@@ -64,6 +64,29 @@ TEST_CASE("a reply that came just before its request was given up is given back,
   CHECK_FALSE(replies.may_still_be_granted(lease));
 }
 
+TEST_CASE("no more begins than the daemon takes") {
+  Replies replies;
+  const auto first = replies.asked(), second = replies.asked(), third = replies.asked(), urgent = replies.asked();
+  REQUIRE((replies.begins(first, 2) && replies.begins(second, 2)));
+  CHECK_FALSE(replies.begins(third, 2));
+  SECTION("until a reply comes") {
+    auto reply = packet(1);
+    CHECK_FALSE(replies.arrived(second, reply));
+  }
+  SECTION("until the reply comes to what was given up") {
+    CHECK_FALSE(replies.given_up(first, lease));
+    CHECK_FALSE(replies.begins(third, 2));
+    auto reply = packet(1);
+    CHECK(replies.arrived(first, reply) == lease);
+    replies.given_back(first);
+  }
+  SECTION("until one turns out not to have been sent") { CHECK_FALSE(replies.given_up(first, 0)); }
+  CHECK(replies.begins(third, 2));
+  CHECK_FALSE(replies.given_up(urgent, 0));  // it had not begun: that makes no room
+  CHECK_FALSE(replies.begins(replies.asked(), 2));
+  CHECK(replies.begins(replies.asked(), 3));
+}
+
 TEST_CASE("what was never sent brings nothing") {
   Replies replies;
   const auto number = replies.asked();

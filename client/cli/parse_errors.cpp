@@ -1,0 +1,68 @@
+#include "parse_errors.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "text.hpp"
+
+namespace muster::cli {
+
+namespace {
+
+/// CLI11's own words for what it finds by itself: of these it gives no more than the text.
+std::string text_of(const CLI::ArgumentMismatch& error) {
+  const std::string text = error.what();
+  const auto begin = std::min(text.find('-'), text.size());
+  const auto name = text.substr(begin, text.find_first_of(": ,", begin) - begin);
+  if (text.find("missing") != std::string::npos) return name + " needs a value";
+  return name + " takes one value, and can be given once";
+}
+
+/// The words that a command needs and was not given.
+std::string text_of_missing(const CLI::App& command) {
+  for (const auto* option : command.get_options())
+    if (option->get_required() && option->count() == 0)
+      return "it needs a " + option->get_name() + ", " + option->get_description();
+  return "it needs more words";
+}
+
+/// All options that take a value check it before it is converted, so this is about a flag.
+std::string text_of_conversion(const std::string& text) {
+  const auto begin = std::min(text.find("--"), text.size());
+  return text.substr(begin, text.find_first_of(" :=,", begin) - begin) + " takes no value";
+}
+
+}  // namespace
+
+std::string text_of(const CLI::ParseError& error, const CLI::App& command) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error)) {
+    const auto words = command.remaining();
+    const auto option = std::ranges::find_if(words, [](const std::string& word) { return word.starts_with('-'); });
+    if (option != words.end()) return no_option(*option, command);
+    if (!words.empty()) return "'" + words.front() + "' is one word too many";
+  }
+  if (const auto* mismatch = dynamic_cast<const CLI::ArgumentMismatch*>(&error)) return text_of(*mismatch);
+  if (dynamic_cast<const CLI::RequiredError*>(&error)) return text_of_missing(command);
+  if (dynamic_cast<const CLI::ConversionError*>(&error)) return text_of_conversion(error.what());
+  return error.what();
+}
+
+std::string no_option(const std::string& word, const CLI::App& app) {
+  const std::string given = word.substr(0, word.find('='));
+  std::vector<std::string> names;
+  for (const auto* option : app.get_options())
+    if (!option->get_group().empty())  // else it is hidden
+      for (const auto& name : option->get_lnames()) names.push_back("--" + name);
+  const auto meant = nearest(given, names);
+  return "there is no option " + given + (meant.empty() ? "" : "; did you mean " + meant + "?");
+}
+
+std::string no_command(std::span<char* const> words, const CLI::App& app) {
+  const auto word = std::ranges::find_if(words, [](const char* each) { return *each != '-'; });
+  if (word == words.end()) return {};
+  std::vector<std::string> names;
+  for (const auto* sub : app.get_subcommands({})) names.push_back(sub->get_name());
+  return "there is no command '" + std::string(*word) + "'; the commands are " + join(names, ", ");
+}
+
+}  // namespace muster::cli
