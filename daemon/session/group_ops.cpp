@@ -162,7 +162,9 @@ void GroupOps::propose(const GroupPtr& state, const OpPtr& op, TimePoint now) no
     at_once = undecided_.propose(parts_.outside.decider(), proposal, {state, op});
     if (!at_once) return;
   } catch (const std::exception&) {
-    at_once = Decision{no_heap(), 0};  // it was not proposed
+    // It was not proposed.
+    state->muster->finished(op->id);
+    return parts_.runs.fail(state.get(), *op, no_heap());
   }
   carry_out(state, op, *at_once, now);
 }
