@@ -85,8 +85,9 @@ constexpr int patience_ms = 60'000;  // a bound for what must happen; nothing wa
 template <class Look>
 void eventually(Look look) {
   const auto deadline = Clock::now() + std::chrono::milliseconds(patience_ms);
-  while (!look() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::microseconds(200));
-  CHECK(look());
+  bool is_so = look();
+  for (; !is_so && Clock::now() < deadline; is_so = look()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  CHECK(is_so);
 }
 
 std::size_t open_descriptors() {
