@@ -41,7 +41,7 @@ class TestDecider : public Decider {
 
   std::list<Asked> asked;  ///< and not answered
   bool late = is_late();
-  bool hold = false;         ///< answers come only when the test says so
+  bool hold = false;          ///< answers come only when the test says so
   bool skips_epochs = false;  ///< if it is late
 
  private:
