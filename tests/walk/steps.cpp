@@ -403,7 +403,10 @@ void Walk::time_passes() {
 
 void Walk::job_ends() {
   if (choices_.once_in(4)) finish_copies();
-  if (lane_.jobs.empty()) return;
+  if (lane_.jobs.empty()) {
+    lane_.apart = choices_.once_in(2);
+    return;
+  }
   const auto chosen = std::next(lane_.jobs.begin(), choices_.below(static_cast<std::uint32_t>(lane_.jobs.size())));
   const auto& [id, held] = *chosen;
   const bool late = held.cancelled;
