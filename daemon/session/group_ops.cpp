@@ -159,7 +159,7 @@ void GroupOps::propose(const GroupPtr& state, const OpPtr& op, TimePoint now) no
   const Proposal proposal{Proposal::About::op, state->group, op->contributions.front().kind, op->id};
   std::optional<Decision> at_once;
   try {
-    at_once = undecided_.propose(parts_.outside.decider(), proposal, {state, op});
+    at_once = undecided_.propose(parts_.outside.decider(), proposal, state, op);
     if (!at_once) return;
   } catch (const std::exception&) {
     // It was not proposed.
@@ -187,7 +187,7 @@ void GroupOps::carry_out(const GroupPtr& state, const OpPtr& op, const Decision&
 void GroupOps::propose_epoch(const GroupPtr& state, TimePoint now) {
   if (state->epoch_to_end == state->group.epoch()) return;
   const Proposal proposal{Proposal::About::epoch, state->group};
-  if (const auto at_once = undecided_.propose(parts_.outside.decider(), proposal, {state, nullptr}))
+  if (const auto at_once = undecided_.propose(parts_.outside.decider(), proposal, state, nullptr))
     return begin_epoch(state, prepare_epoch(state, at_once->next_epoch, all_gone()), now);
   state->epoch_to_end = state->group.epoch();
 }

@@ -4,12 +4,13 @@
 
 namespace musterd {
 
-std::optional<Decision> Undecided::propose(Decider& decider, const Proposal& proposal, const Item& item) {
+std::optional<Decision> Undecided::propose(Decider& decider, const Proposal& proposal, const GroupPtr& group,
+                                           const OpPtr& op) {
   if (spare_.empty()) spare_.emplace_back();
   const auto entry = spare_.begin();
   auto decision = decider.propose(proposal, [this, entry](Decision late) { decided(entry, std::move(late)); });
   if (decision) return decision;
-  entry->item = item;
+  entry->item = {group, op};
   waiting_.splice(waiting_.end(), spare_, entry);
   return std::nullopt;
 }

@@ -26,7 +26,8 @@ class Undecided {
       : event_(std::move(event)), carry_out_(std::move(carry_out)) {}
 
   /// Gives the answer if it comes at once. May throw before anything is proposed, not after.
-  [[nodiscard]] std::optional<Decision> propose(Decider& decider, const Proposal& proposal, const Item& item);
+  [[nodiscard]] std::optional<Decision> propose(Decider& decider, const Proposal& proposal, const GroupPtr& group,
+                                                const OpPtr& op);
 
   /// The daemon ends: what has no answer is visited, and then nobody wants one.
   template <class Visit>
