@@ -62,7 +62,9 @@ std::string no_command(std::span<char* const> words, const CLI::App& app) {
   if (word == words.end()) return {};
   std::vector<std::string> names;
   for (const auto* sub : app.get_subcommands({})) names.push_back(sub->get_name());
-  return "there is no command '" + std::string(*word) + "'; the commands are " + join(names, ", ");
+  const auto meant = nearest(*word, names);
+  return "there is no command '" + std::string(*word) + "'; " +
+         (meant.empty() ? "the commands are " + join(names, ", ") : "did you mean " + meant + "?");
 }
 
 }  // namespace muster::cli

@@ -56,7 +56,9 @@ def test_misuse_is_told_with_a_next_step(muster, words):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("stauts",), "there is no command 'stauts'; the commands are start, stop, run, status, ls, groups, doctor, "),
+        (("stauts",), "there is no command 'stauts'; did you mean status?"),
+        (("lss",), "there is no command 'lss'; did you mean ls?"),
+        (("foo",), "there is no command 'foo'; the commands are start, stop, run, status, ls, groups, doctor, "),
         (("run", "-n", "2", "--gruop", "x", "--", "true"), "there is no option --gruop; did you mean --group?"),
         (("status", "--jsn"), "muster status: there is no option --jsn; did you mean --json?\n"),
         (("start", "--mem=1G"), "there is no option --mem; did you mean --memory?"),
