@@ -9,6 +9,7 @@
 #include <optional>
 #include <thread>
 
+#include <muster/ipc/device_text.hpp>
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/place.hpp>
 
@@ -87,7 +88,7 @@ std::vector<std::byte> hello(const std::string& name, SteadyTime until) {
   return build_frame(1, wire::Body_Hello, [&](auto& fbb) {
     const auto own_name = fbb.CreateString(name.empty() ? std::string(program_invocation_short_name) : name);
     const auto timeout_ms = milliseconds_of(until - std::chrono::steady_clock::now());
-    return wire::CreateHello(fbb, ipc::protocol_version, own_name, fbb.CreateString("c++"), timeout_ms).Union();
+    return wire::CreateHello(fbb, ipc::protocol_version, own_name, timeout_ms).Union();
   });
 }
 
@@ -113,10 +114,18 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
                      std::to_string(ipc::protocol_version),
                  "install the same version of Muster on both sides");
   Greeted greeted;
-  greeted.welcome = {text(body->version()), path,
-                     body->incarnation(),   {body->client()},
-                     body->memory_bytes(),  body->segments_about(),
-                     body->in_flight_max(), std::chrono::milliseconds(body->pickle_lease_ms())};
+  greeted.welcome = {text(body->version()),
+                     path,
+                     body->incarnation(),
+                     {body->client()},
+                     body->memory_bytes(),
+                     body->segments_about(),
+                     body->in_flight_max(),
+                     std::chrono::milliseconds(body->pickle_lease_ms()),
+                     {}};
+  if (const auto* devices = body->devices())
+    for (const auto* each : *devices)
+      if (const auto device = Device::of(each->kind(), each->index())) greeted.welcome.devices.push_back(*device);
   greeted.socket = std::move(*socket);
   greeted.channel = std::move(packet->fds[0]);
   greeted.doorbell = std::move(packet->fds[1]);
@@ -172,6 +181,13 @@ Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted) {
   }
   MUSTER_FAILPOINT(mapped);
   return LeasedSegment{id, std::move(granted.fds.front()), std::move(*mapping)};
+}
+
+Result<void> check_device(const Connection& connection, Device device) {
+  const auto& there = connection.welcome().devices;
+  if (std::find(there.begin(), there.end(), device) == there.end()) return ipc::no_such_device(device, there);
+  if (device == Device::cpu()) return {};
+  return Error(Code::invalid, "this library can't make arrays on " + name(device), "use cpu");
 }
 
 }  // namespace muster::detail

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/wire_generated.h>
 
 #include "connection.hpp"
@@ -49,6 +50,9 @@ struct Greeted {
 
 /// Tells the daemon that its rings are mapped, and returns once they are sealed and in use.
 [[nodiscard]] Result<void> open_rings(const ipc::Fd& socket, const std::string& path);
+
+/// Invalid unless this process can have memory of the store there.
+[[nodiscard]] Result<void> check_device(const Connection& connection, Device device);
 
 /// Maps a granted segment for writing, tells the daemon so, and returns once it is sealed.
 [[nodiscard]] Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted);

@@ -4,7 +4,9 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 
 namespace muster::detail {
@@ -18,6 +20,7 @@ struct Welcome {
   std::uint32_t segments_about = 0;  ///< how many a process should hold at most
   std::uint32_t in_flight_max = 0;
   std::chrono::milliseconds pickle_lease{};
+  std::vector<Device> devices;  ///< on which it has memory
 };
 
 }  // namespace muster::detail

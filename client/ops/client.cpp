@@ -96,6 +96,11 @@ Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout
   return RawBuffer(std::move(lease), *address, dtype, std::move(shape));
 }
 
+Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Device device, Timeout timeout) {
+  if (auto checked = detail::check_device(*connection_, device); !checked) return checked.error();
+  return allocate_raw(dtype, std::move(shape), timeout);
+}
+
 Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeout) {
   const auto count = check_array(dtype, shape, timeout);
   if (!count) return count.error();

@@ -98,7 +98,7 @@ bool alike(const Manifest& a, const Manifest& b) {
   if (a.leaves.size() != b.leaves.size() || a.structure != b.structure) return false;
   if (!std::equal(a.dims.begin(), a.dims.end(), b.dims.begin(), b.dims.end())) return false;
   return std::equal(a.leaves.begin(), a.leaves.end(), b.leaves.begin(), [](const Leaf& x, const Leaf& y) {
-    return x.dtype == y.dtype && x.ndim == y.ndim && x.first_dim == y.first_dim;
+    return x.dtype == y.dtype && x.ndim == y.ndim && x.first_dim == y.first_dim && x.device == y.device;
   });
 }
 
@@ -158,6 +158,7 @@ class Comparison {
 
   static std::string text(muster::DType dtype) { return std::string(name(dtype)); }
   static std::string text(std::span<const std::int64_t> shape) { return shape_text(shape); }
+  static std::string text(muster::Device device) { return name(device); }
 
   void compare_inputs() {
     if (present_.inputs.size() != newcomer_.inputs.size())
@@ -181,6 +182,7 @@ class Comparison {
       const Leaf& x = a.leaves[leaf];
       const Leaf& y = b.leaves[leaf];
       if (x.dtype != y.dtype) add_of_leaf("dtype", leaf, outline, of_input, x.dtype, y.dtype);
+      if (x.device.is_host() != y.device.is_host()) add_of_leaf("device", leaf, outline, of_input, x.device, y.device);
       if (!same_shape(a.shape(x), b.shape(y), rule))
         add_of_leaf("shape", leaf, outline, of_input, a.shape(x), b.shape(y));
     }

@@ -14,6 +14,7 @@
 namespace musterd {
 
 using muster::Code;
+using muster::Device;
 using muster::DType;
 using muster::Error;
 using muster::Result;
@@ -318,7 +319,8 @@ class Planner {
     const Manifest& like = *from.manifest;
     const std::size_t output = add_output(like);
     for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf)
-      append_parts({&from}, leaf, output, add_leaf(output, like.leaves[leaf].dtype, like.shape(like.leaves[leaf])));
+      append_parts({&from}, leaf, output,
+                   add_leaf(output, like.leaves[leaf], like.leaves[leaf].dtype, like.shape(like.leaves[leaf])));
     return {true, 0, output};
   }
 
@@ -347,7 +349,7 @@ class Planner {
       const Leaf& from = like.leaves[leaf];
       const auto dtype = muster::result_dtype(from.dtype, at(0).op);
       MUSTER_ASSERT(dtype, "a reduce op without meaning is refused when it is contributed");
-      const auto offset = add_leaf(output, *dtype, like.shape(from));
+      const auto offset = add_leaf(output, from, *dtype, like.shape(from));
       if (offset && from.count > 0) add_fold(inputs, leaf, output, *offset, prefixes);
     }
     return output;
@@ -377,7 +379,7 @@ class Planner {
       const auto part = like.shape(like.leaves[leaf]);
       std::vector<std::int64_t> shape{static_cast<std::int64_t>(inputs.size())};
       shape.insert(shape.end(), part.begin(), part.end());
-      append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf].dtype, shape));
+      append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf], like.leaves[leaf].dtype, shape));
     }
     return {true, 0, output};
   }
@@ -395,7 +397,7 @@ class Planner {
       for (const Input* input : inputs)
         if (__builtin_add_overflow(shape[0], input->manifest->shape(input->manifest->leaves[leaf])[0], &shape[0]))
           return refuse_size(), Given{};
-      append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf].dtype, shape));
+      append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf], like.leaves[leaf].dtype, shape));
     }
     return {true, 0, output};
   }
@@ -427,12 +429,17 @@ class Planner {
   }
 
   /// Where the leaf begins in its output; nothing, and error_ set, if there is no such array.
-  std::optional<std::uint64_t> add_leaf(std::size_t output, DType dtype, std::span<const std::int64_t> shape) {
+  /// It lies where `from` does; what is pinned there need not be here.
+  std::optional<std::uint64_t> add_leaf(std::size_t output, const Leaf& from, DType dtype,
+                                        std::span<const std::int64_t> shape) {
     auto& [manifest, bytes] = plan_.outputs[output];
+    const Device device = from.device.is_host() ? Device::cpu() : from.device;
+    if (!std::exchange(has_leaves_, true)) plan_.device = device;
+    if (plan_.device != device) return refuse_devices(device);
     const std::uint64_t aligned = (bytes + alignment - 1) / alignment * alignment;
     // Which segment is known only when the result has got its memory.
     constexpr muster::ipc::SegmentId some_segment{1};
-    auto added = manifest.add(some_segment, aligned, dtype, shape);
+    auto added = manifest.add(some_segment, aligned, dtype, shape, device);
     if (!added || manifest.leaves.back().bytes() > output_bytes_max - aligned) return refuse_size();
     Leaf& leaf = manifest.leaves.back();
     leaf.segment = {};
@@ -442,6 +449,12 @@ class Planner {
     }
     bytes = aligned + leaf.bytes();
     return aligned;
+  }
+
+  std::nullopt_t refuse_devices(Device other) {
+    error_ = Error(Code::invalid, op_.name + " would make arrays on " + name(plan_.device) + " and on " + name(other),
+                   "give arrays of one device in one op");
+    return std::nullopt;
   }
 
   void refuse_without_root() {
@@ -462,6 +475,7 @@ class Planner {
   Plan& plan_;
   Extent extent_;
   std::map<std::pair<std::size_t, std::size_t>, Given> copies_;  ///< of inputs, by contributor and index
+  bool has_leaves_ = false;                                      ///< any output
   std::optional<Error> error_;
 };
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/manifest.hpp>
 #include <muster/ipc/records.hpp>
 #include <muster/ipc/small_vector.hpp>
@@ -64,6 +65,7 @@ struct Plan {
   Work work;
   muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets; or one for all
   std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
+  muster::Device device;                     ///< where all outputs are made, and the work is done
 
   /// What the plan itself takes, about.
   [[nodiscard]] std::uint64_t own_bytes() const;

@@ -8,7 +8,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
 
@@ -84,6 +87,33 @@ class SegmentBacking {
   /// Control thread, never blocks: takes some tens of microseconds, and no page of it is touched. All bytes are zero.
   /// QuotaExceeded at a limit of this process, Failed for what else the system refuses; nothing is left of it then.
   [[nodiscard]] virtual muster::Result<SegmentMemoryPtr> create(const SegmentSpec& spec) = 0;
+};
+
+/// What a node makes segments of: one backing for the host's memory, and one for each other device that it has.
+class Backings {
+ public:
+  /// Of a node that has nothing but the host. Not explicit: that is the usual case.
+  Backings(SegmentBacking& host) { add(muster::Device::cpu(), host); }  // NOLINT(google-explicit-constructor)
+
+  void add(muster::Device device, SegmentBacking& backing) {
+    devices_.push_back(device);
+    all_.push_back({&backing, backing.limits()});
+  }
+  struct OfDevice {
+    SegmentBacking* backing = nullptr;
+    SegmentBacking::Limits limits;
+  };
+  /// Null where the node has no memory on it.
+  [[nodiscard]] const OfDevice* find(muster::Device device) const {
+    for (std::size_t i = 0; i < devices_.size(); ++i)
+      if (devices_[i] == device) return &all_[i];
+    return nullptr;
+  }
+  [[nodiscard]] std::span<const muster::Device> devices() const { return devices_; }
+
+ private:
+  std::vector<muster::Device> devices_;
+  std::vector<OfDevice> all_;
 };
 
 /// As messages name it.

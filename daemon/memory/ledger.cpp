@@ -19,18 +19,22 @@ using muster::Result;
 
 namespace {
 
-std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
+bool is_gpu_memory(Resource resource) { return resource >= Resource::gpu_memory; }
+/// Of segments, wherever they are.
+bool is_memory(Resource resource) { return resource == Resource::memory || is_gpu_memory(resource); }
 
-std::string_view name_of(Resource resource) {
-  constexpr std::array<std::string_view, resource_count> names{
+std::string name_of(Resource resource) {
+  constexpr std::array<const char*, host_resource_count> names{
       "memory",         "objects", "file descriptors", "ops in flight", "groups", "of the daemon's own memory",
       "memory mappings"};
-  return names[index(resource)];
+  if (!is_gpu_memory(resource)) return names[static_cast<std::size_t>(resource)];
+  const auto index = static_cast<std::size_t>(resource) - static_cast<std::size_t>(Resource::gpu_memory);
+  return "on " + name(muster::Device::cuda(static_cast<std::uint8_t>(index)));
 }
 
 /// Without saying of what, except for bytes.
 std::string number_text(Resource resource, std::uint64_t amount) {
-  if (resource != Resource::memory && resource != Resource::heap) return std::to_string(amount);
+  if (!is_memory(resource) && resource != Resource::heap) return std::to_string(amount);
   return muster::ipc::bytes_text(amount);
 }
 
@@ -56,7 +60,7 @@ std::string way_out(Resource resource, bool of_client) {
 
 std::string amount_text(Resource resource, std::uint64_t amount) {
   const std::string number = number_text(resource, amount);
-  return resource == Resource::memory ? number : number + " " + std::string(name_of(resource));
+  return resource == Resource::memory ? number : number + " " + name_of(resource);
 }
 
 Charge::Charge(Charge&& other) noexcept
@@ -99,21 +103,20 @@ void Charge::keep_heap(std::uint64_t bytes_max) {
 }
 
 Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amount) const {
-  const auto i = index(resource);
-  const bool of_client = payer.client && amount > quota_.per_client[i];
-  const std::uint64_t limit = of_client ? quota_.per_client[i] : quota_.per_user[i];
-  if (amount > limit && limit < quota_.total[i])
+  const bool of_client = payer.client && amount > quota_.per_client[resource];
+  const std::uint64_t limit = of_client ? quota_.per_client[resource] : quota_.per_user[resource];
+  if (amount > limit && limit < quota_.total[resource])
     return Error(Code::quota_exceeded,
                  amount_text(resource, amount) + " asked for; one " + (of_client ? "process" : "user") + " may hold " +
                      amount_text(resource, limit),
                  "ask for less, or raise the daemon's limit" + flag_of(resource, of_client));
   const std::uint64_t kept = resource == Resource::memory ? quota_.reserve_bytes : 0;
-  if (amount > quota_.total[i] - kept)
-    return Error(resource == Resource::memory ? Code::out_of_memory : Code::quota_exceeded,
+  if (amount > quota_.total[resource] - kept)
+    return Error(is_memory(resource) ? Code::out_of_memory : Code::quota_exceeded,
                  amount_text(resource, amount) + " asked for; the daemon has " +
-                     amount_text(resource, quota_.total[i]) + " in all" +
+                     amount_text(resource, quota_.total[resource]) + " in all" +
                      (kept ? ", " + amount_text(resource, kept) + " of them for small arrays" : ""),
-                 "start the daemon with a larger --memory");
+                 is_gpu_memory(resource) ? "ask for less" : "start the daemon with a larger --memory");
   return {};
 }
 
@@ -161,9 +164,9 @@ Ledger::Accounts Ledger::accounts_of(Payer payer) {
 }
 
 bool Ledger::leaves_the_reserve(std::uint64_t bytes) const {
-  const std::uint64_t large = total_.used[index(Resource::memory)] - total_.small_bytes;
+  const std::uint64_t large = total_.used[Resource::memory] - total_.small_bytes;
   const std::uint64_t taken = large + std::max(quota_.reserve_bytes, total_.small_bytes);
-  const std::uint64_t all = quota_.total[index(Resource::memory)];
+  const std::uint64_t all = quota_.total[Resource::memory];
   return taken <= all && bytes <= all - taken;
 }
 
@@ -178,12 +181,11 @@ bool Ledger::in_the_reserve(Payer payer, Accounts accounts, std::uint64_t bytes)
 }
 
 bool Ledger::within_quota(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount) const {
-  const auto i = index(resource);
   const auto fits = [&](const Account& account, std::uint64_t limit) {
-    return account.used[i] <= limit && amount <= limit - account.used[i];
+    return account.used[resource] <= limit && amount <= limit - account.used[resource];
   };
-  return fits(total_, quota_.total[i]) && fits(accounts.user, quota_.per_user[i]) &&
-         (!payer.client || fits(accounts.own, quota_.per_client[i]));
+  return fits(total_, quota_.total[resource]) && fits(accounts.user, quota_.per_user[resource]) &&
+         (!payer.client || fits(accounts.own, quota_.per_client[resource]));
 }
 
 Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount, std::uint64_t heap,
@@ -193,12 +195,11 @@ Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint
     forget_empty(payer);
     return {};
   }
-  const auto i = index(resource);
   const auto add = [&](Account& account) {
-    account.used[i] += amount;
-    account.used[heap_index] += heap;
+    account.used[resource] += amount;
+    account.used[Resource::heap] += heap;
     if (small) account.small_bytes += amount;
-    if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[i]);
+    if (resource == Resource::memory) account.memory_peak = std::max(account.memory_peak, account.used[resource]);
   };
   add(total_);
   add(accounts.user);
@@ -231,39 +232,43 @@ void Ledger::forget_empty(Payer payer) {
 
 Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) const {
   if (auto could = possible(payer, resource, amount); !could) return could.error();
-  const auto i = index(resource);
   const auto over = [&](const Account& account, std::uint64_t limit) {
-    return amount > limit - std::min(limit, account.used[i]);
+    return amount > limit - std::min(limit, account.used[resource]);
   };
   const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit, bool of_client) {
     return Error(Code::quota_exceeded,
-                 who + " holds " + number_text(resource, account.used[i]) + " of at most " +
+                 who + " holds " + number_text(resource, account.used[resource]) + " of at most " +
                      amount_text(resource, limit) + "; " + number_text(resource, amount) + " more asked for",
                  way_out(resource, of_client));
   };
-  if (payer.client && quota_.per_client[i] < quota_.total[i] && over(client(payer.client), quota_.per_client[i]))
-    return quota_error("client " + std::to_string(payer.client.value), client(payer.client), quota_.per_client[i],
-                       true);
-  if (quota_.per_user[i] < quota_.total[i] && over(user(payer.user), quota_.per_user[i]))
-    return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[i], false);
-  if (resource != Resource::memory) return quota_error("the daemon", total_, quota_.total[i], false);
+  if (payer.client && quota_.per_client[resource] < quota_.total[resource] &&
+      over(client(payer.client), quota_.per_client[resource]))
+    return quota_error("client " + std::to_string(payer.client.value), client(payer.client),
+                       quota_.per_client[resource], true);
+  if (quota_.per_user[resource] < quota_.total[resource] && over(user(payer.user), quota_.per_user[resource]))
+    return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[resource], false);
+  if (!is_memory(resource)) return quota_error("the daemon", total_, quota_.total[resource], false);
+  const bool gpu = is_gpu_memory(resource);
   return {
       Code::out_of_memory,
-      "the store is full: " + amount_text(resource, total_.used[i]) + " of " + amount_text(resource, quota_.total[i]) +
+      (gpu ? "the store is full " + name_of(resource) : "the store is full") + ": " +
+          number_text(resource, total_.used[resource]) + " of " + number_text(resource, quota_.total[resource]) +
           " are held" +
-          (quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays" : "") +
-          ", " + amount_text(resource, amount) + " more asked for",
-      "free refs and results that are not needed, or start the daemon with a larger --memory: a job needs its arrays "
-      "and results, a quarter more, and 1 MiB for each rank"};
+          (!gpu && quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays"
+                                        : "") +
+          ", " + number_text(resource, amount) + " more asked for",
+      "free refs and results that are not needed" +
+          std::string(gpu ? ""
+                          : ", or start the daemon with a larger --memory: a job needs its arrays "
+                            "and results, a quarter more, and 1 MiB for each rank")};
 }
 
 void Ledger::give_back(const Charge& charge) {
-  const auto i = index(charge.resource_);
   const auto subtract = [&](Account& account) {
-    MUSTER_ASSERT(account.used[i] >= charge.amount_ && account.used[heap_index] >= charge.heap_,
+    MUSTER_ASSERT(account.used[charge.resource_] >= charge.amount_ && account.used[Resource::heap] >= charge.heap_,
                   "nothing is given back twice");
-    account.used[i] -= charge.amount_;
-    account.used[heap_index] -= charge.heap_;
+    account.used[charge.resource_] -= charge.amount_;
+    account.used[Resource::heap] -= charge.heap_;
     if (charge.small_) account.small_bytes -= charge.amount_;
   };
   subtract(total_);
@@ -271,7 +276,7 @@ void Ledger::give_back(const Charge& charge) {
   if (charge.payer_.client) subtract(clients_.at(charge.payer_.client));
   else subtract(results_.at(charge.payer_.user));
   forget_empty(charge.payer_);
-  if (charge.resource_ == Resource::memory) ++memory_releases_;
+  if (is_memory(charge.resource_)) ++memory_releases_;
 }
 
 Account Ledger::user(UserId user) const {
@@ -290,7 +295,7 @@ std::vector<Ledger::OfUser> Ledger::largest_users(std::size_t count) const {
   for (const auto& each : users_) all.push_back(&each);
   const std::size_t shown = std::min(count, all.size());
   std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(shown), std::less(), [](const auto* each) {
-    const auto bytes = each->second.used[index(Resource::memory)];
+    const auto bytes = each->second.used[Resource::memory];
     return std::pair(std::numeric_limits<std::uint64_t>::max() - bytes, each->first);
   });
   std::vector<OfUser> largest;
@@ -305,11 +310,10 @@ std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>
     std::uint32_t id;
   };
   std::vector<Holder> holders;
-  const auto i = index(Resource::memory);
   for (const auto& [client, account] : clients_)
-    if (account.used[i] > 0) holders.push_back({account.used[i], true, client.value});
+    if (account.used[Resource::memory] > 0) holders.push_back({account.used[Resource::memory], true, client.value});
   for (const auto& [user, account] : results_)
-    if (account.used[i] > 0) holders.push_back({account.used[i], false, user});
+    if (account.used[Resource::memory] > 0) holders.push_back({account.used[Resource::memory], false, user});
   const std::size_t shown = std::min(count, holders.size());
   std::ranges::partial_sort(holders, holders.begin() + static_cast<std::ptrdiff_t>(shown), std::greater(),
                             [](const Holder& holder) { return std::pair(holder.bytes, holder.id); });

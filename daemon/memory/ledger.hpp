@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
 
@@ -19,21 +20,35 @@ namespace musterd {
 using muster::ipc::ClientId;
 using UserId = std::uint32_t;  ///< a uid
 
-/// memory: segments and rings; slots: ops in flight; heap: what the daemon keeps in its own memory for somebody; maps:
-/// memory mappings of the daemon's process, one for each segment and for each client's rings
-enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap, maps };
-inline constexpr std::size_t resource_count = 7;
+/// memory: segments and rings on the host; slots: ops in flight; heap: what the daemon keeps in its own memory for
+/// somebody; maps: memory mappings of the daemon's process, one for each segment and for each client's rings;
+/// gpu_memory: segments on the first GPU, and after it come those on the others
+enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap, maps, gpu_memory };
+inline constexpr std::size_t host_resource_count = 7;
+inline constexpr std::size_t resource_count = host_resource_count + muster::gpus_max;
+/// What a segment's bytes are charged as.
+[[nodiscard]] constexpr Resource memory_of(muster::Device device) {
+  if (device.is_host()) return Resource::memory;
+  return static_cast<Resource>(static_cast<std::size_t>(Resource::gpu_memory) + device.index);
+}
 /// For messages: "64 KiB", "12 objects".
 [[nodiscard]] std::string amount_text(Resource resource, std::uint64_t amount);
 
-/// An amount of each resource, in their order. It is made of all of them or of none, so that none can be left out.
+/// An amount of each resource, in their order. It is made of all of the host's or of none, so that none can be left
+/// out. Nodes have no GPU unless somebody says so.
 class Amounts {
  public:
   constexpr Amounts() = default;
   template <std::convertible_to<std::uint64_t>... Each>
-  requires(sizeof...(Each) == resource_count) constexpr Amounts(Each... each)
+  requires(sizeof...(Each) == host_resource_count) constexpr Amounts(Each... each)
       : amounts_{static_cast<std::uint64_t>(each)...} {}
 
+  [[nodiscard]] constexpr std::uint64_t& operator[](Resource resource) {
+    return amounts_[static_cast<std::size_t>(resource)];
+  }
+  [[nodiscard]] constexpr std::uint64_t operator[](Resource resource) const {
+    return amounts_[static_cast<std::size_t>(resource)];
+  }
   [[nodiscard]] constexpr std::uint64_t& operator[](std::size_t resource) { return amounts_[resource]; }
   [[nodiscard]] constexpr std::uint64_t operator[](std::size_t resource) const { return amounts_[resource]; }
   bool operator==(const Amounts&) const = default;
@@ -137,7 +152,6 @@ class Ledger {
 
  private:
   friend class Charge;
-  static constexpr std::size_t heap_index = static_cast<std::size_t>(Resource::heap);
   /// Those that a charge counts for, beside the daemon's. Valid until the next charge.
   struct Accounts {
     Account& user;

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
 
@@ -64,6 +65,7 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
 
   [[nodiscard]] SegmentId id() const { return id_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+  [[nodiscard]] muster::Device device() const { return device_; }
   [[nodiscard]] Payer owner() const { return owner_; }  ///< client 0: written by the daemon
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] bool hard_requested() const { return hard_requested_; }
@@ -74,7 +76,6 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   /// Where the daemon has it: writable for its own segments, read-only for a client's. Null before state ready, and
   /// where the host has no address of it.
   [[nodiscard]] std::byte* data() const { return data_; }
-  [[nodiscard]] std::byte* at(std::uint64_t offset) const { return data_ ? data_ + offset : nullptr; }
   /// True if [offset, offset + bytes) lies inside.
   [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const {
     return offset <= bytes_ && bytes <= bytes_ - offset;
@@ -94,6 +95,7 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   friend class NodeAudit;  ///< of the tests: adds up what is held
   SegmentId id_;
   std::uint64_t bytes_ = 0;
+  muster::Device device_;
   Payer owner_;
   State state_ = State::leased;
   bool hard_requested_ = false;

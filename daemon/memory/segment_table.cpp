@@ -4,6 +4,7 @@
 #include <new>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/device_text.hpp>
 
 namespace musterd {
 
@@ -26,15 +27,17 @@ Error not_done(SegmentId id) {
 
 }  // namespace
 
-Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool hard, Turn turn) {
-  if (bytes == 0) return Error(Code::invalid, "can't make a segment of 0 B", "ask for at least 1 byte");
-  if (bytes > limits_.bytes_max)
-    return Error(Code::invalid, "can't make a segment of " + ipc::over_text(bytes, limits_.bytes_max),
+Result<SegmentPtr> SegmentTable::lease(Payer client, const Wanted& wanted, Turn turn) {
+  const auto* made_of = backings_.find(wanted.device);
+  if (!made_of) return ipc::no_such_device(wanted.device, devices());
+  if (wanted.bytes == 0) return Error(Code::invalid, "can't make a segment of 0 B", "ask for at least 1 byte");
+  if (wanted.bytes > made_of->limits.bytes_max)
+    return Error(Code::invalid, "can't make a segment of " + ipc::over_text(wanted.bytes, made_of->limits.bytes_max),
                  "use smaller arrays");
-  auto segment = book(client, bytes, turn);
+  auto segment = book(client, wanted, turn);
   if (!segment) return segment.error();
   auto& writer = clients_[client.client];
-  (*segment)->hard_requested_ = hard;
+  (*segment)->hard_requested_ = wanted.hard;
   if (auto created = create(**segment, SegmentSpec::Writer::client); !created) return created.error();
   kept_.emplace((*segment)->id(), *segment);
   writer.leased.push_back(**segment);
@@ -42,31 +45,34 @@ Result<SegmentPtr> SegmentTable::lease(Payer client, std::uint64_t bytes, bool h
 }
 
 Result<void> SegmentTable::create(Segment& segment, SegmentSpec::Writer writer) {
-  auto memory = backing_.create({segment.id_, segment.bytes_, writer, segment.hard_requested_});
+  auto memory =
+      backings_.find(segment.device_)->backing->create({segment.id_, segment.bytes_, writer, segment.hard_requested_});
   if (!memory) return memory.error();
   segment.memory_ = std::move(*memory);
   segment.descriptor_ = segment.memory_->descriptor();
   return {};
 }
 
-Result<SegmentPtr> SegmentTable::book(Payer payer, std::uint64_t bytes, Turn turn) {
-  const std::uint64_t unit = limits_.granularity_bytes;
-  bytes = (bytes + unit - 1) / unit * unit;
-  const bool small = bytes <= small_segment_bytes_max;
+Result<SegmentPtr> SegmentTable::book(Payer payer, const Wanted& wanted, Turn turn) {
+  const std::uint64_t unit = backings_.find(wanted.device)->limits.granularity_bytes;
+  const std::uint64_t bytes = (wanted.bytes + unit - 1) / unit * unit;
+  const Resource resource = memory_of(wanted.device);
+  const bool small = resource == Resource::memory && bytes <= small_segment_bytes_max;
   if (!small && turn == Turn::before_others)
     return Error(Code::out_of_memory,
                  "the reserve is for small segments, this one has " + ipc::over_text(bytes, small_segment_bytes_max),
                  "wait for memory in line");
   auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
-                      : ledger_.charge(payer, Resource::memory, bytes, segment_heap_bytes);
+                      : ledger_.charge(payer, resource, bytes, segment_heap_bytes);
   if (!memory) return memory.error();
   auto descriptor = ledger_.charge(payer, Resource::fds, 1);
   if (!descriptor) return descriptor.error();
-  auto map = ledger_.charge(payer, Resource::maps, 1);
+  auto map = ledger_.charge(payer, Resource::maps, wanted.device.is_host() ? 1 : 0);
   if (!map) return map.error();
   SegmentPtr segment(new Segment, [this](Segment* ended) { end_in_turn(*ended); });
   segment->id_ = {++last_id_};
   segment->bytes_ = bytes;
+  segment->device_ = wanted.device;
   segment->owner_ = payer;
   segment->table_ = this;
   segment->bytes_charge_ = std::move(*memory);
@@ -205,7 +211,7 @@ void SegmentTable::orphan(Segment& segment) {
 }
 
 Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn) {
-  auto segment = book({user, {}}, bytes, turn);
+  auto segment = book({user, {}}, {.bytes = bytes}, turn);
   if (segment) kept_.emplace((*segment)->id(), *segment);
   return segment;
 }

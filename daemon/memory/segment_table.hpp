@@ -8,10 +8,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
 
@@ -41,9 +43,9 @@ class SegmentTable {
     std::function<void(UserId, Remains, std::function<void()>)> dispose;
   };
   /// Outlives its segments.
-  SegmentTable(Ledger& ledger, SegmentBacking& backing, Hooks hooks)
-      : ledger_(ledger), backing_(backing), limits_(backing.limits()), hooks_(std::move(hooks)) {}
-  SegmentTable(Ledger& ledger, SegmentBacking& backing) : SegmentTable(ledger, backing, Hooks()) {}
+  SegmentTable(Ledger& ledger, Backings backings, Hooks hooks)
+      : ledger_(ledger), backings_(std::move(backings)), hooks_(std::move(hooks)) {}
+  SegmentTable(Ledger& ledger, Backings backings) : SegmentTable(ledger, std::move(backings), Hooks()) {}
   ~SegmentTable();
   SegmentTable(const SegmentTable&) = delete;
   SegmentTable& operator=(const SegmentTable&) = delete;
@@ -52,9 +54,17 @@ class SegmentTable {
   static constexpr std::uint64_t segment_kernel_bytes = 2432;
   /// With what it takes of the heap here, in a pool of results, and while it is disposed of.
   static constexpr std::uint64_t segment_heap_bytes = 640 + segment_kernel_bytes;
-  /// A segment that `client` will write. OutOfMemory if there is no room now.
-  [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, std::uint64_t bytes, bool hard,
-                                                 Turn turn = Turn::its_own);
+  /// What a client asks for.
+  struct Wanted {
+    std::uint64_t bytes = 0;
+    bool hard = false;
+    muster::Device device{};
+  };
+  /// A segment that `client` will write. OutOfMemory if there is no room now, Invalid if the node has no such device.
+  [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, const Wanted& wanted, Turn turn = Turn::its_own);
+  [[nodiscard]] bool has(muster::Device device) const { return backings_.find(device) != nullptr; }
+  /// On which the node has memory.
+  [[nodiscard]] std::span<const muster::Device> devices() const { return backings_.devices(); }
   /// What is to be done for a segment outside of the table, where it may block: a client can lock its file for as long
   /// as it likes. `work` touches nothing that changes meanwhile; `finish` is called after it, where the table lives.
   struct Sealing {
@@ -119,7 +129,7 @@ class SegmentTable {
   friend class NodeAudit;  ///< of the tests: adds up what is held
   friend class Resident;
   void note_if_sparse(Segment& segment);
-  [[nodiscard]] muster::Result<SegmentPtr> book(Payer payer, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] muster::Result<SegmentPtr> book(Payer payer, const Wanted& wanted, Turn turn);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
   [[nodiscard]] muster::Result<void> create(Segment& segment, SegmentSpec::Writer writer);
@@ -130,8 +140,7 @@ class SegmentTable {
   void orphan(Segment& segment);
 
   Ledger& ledger_;
-  SegmentBacking& backing_;
-  SegmentBacking::Limits limits_;
+  Backings backings_;
   Hooks hooks_;
   std::uint32_t last_id_ = 0;
   std::unordered_map<SegmentId, Segment*> segments_;

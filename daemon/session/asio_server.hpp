@@ -50,7 +50,7 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
   [[nodiscard]] Decider& decider() override { return decider_; }
-  [[nodiscard]] Lane& lane() override { return lane_; }
+  [[nodiscard]] Lane* lane(muster::Device device) override { return device.is_host() ? &lane_ : nullptr; }
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;

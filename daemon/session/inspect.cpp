@@ -20,7 +20,10 @@ bool is_long(const flatbuffers::FlatBufferBuilder& fbb) {
   return fbb.GetSize() > list_bytes_max;
 }
 
-std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
+/// Where its arrays lie, by the first of them: it may have thousands.
+std::string device_text(const muster::ipc::Manifest& manifest) {
+  return name(manifest.leaves.empty() ? muster::Device::cpu() : manifest.leaves.front().device);
+}
 
 }  // namespace
 
@@ -31,9 +34,9 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   std::vector<flatbuffers::Offset<wire::Account>> users;
   for (const auto& [user, account] : users_seen(only)) {
     users.push_back(wire::CreateAccount(fbb, fbb.CreateString("uid " + std::to_string(user)),
-                                        account.used[index(Resource::memory)], account.memory_peak,
-                                        account.used[index(Resource::objects)], account.used[index(Resource::fds)],
-                                        account.used[index(Resource::slots)], account.used[index(Resource::maps)]));
+                                        account.used[Resource::memory], account.memory_peak,
+                                        account.used[Resource::objects], account.used[Resource::fds],
+                                        account.used[Resource::slots], account.used[Resource::maps]));
   }
   const auto version = fbb.CreateString(parts_.settings.version);
   const auto socket = fbb.CreateString(parts_.settings.socket);
@@ -47,8 +50,8 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   reply.add_pid(parts_.settings.pid);
   reply.add_uptime_s(seconds(now - started));
   reply.add_socket(socket);
-  reply.add_memory_bytes(parts_.settings.quota.total[index(Resource::memory)]);
-  reply.add_memory_used_bytes(parts_.ledger.total().used[index(Resource::memory)]);
+  reply.add_memory_bytes(parts_.settings.quota.total[Resource::memory]);
+  reply.add_memory_used_bytes(parts_.ledger.total().used[Resource::memory]);
   reply.add_memory_peak_bytes(parts_.ledger.total().memory_peak);
   reply.add_clients(static_cast<std::uint32_t>(parts_.clients.all().size()));
   reply.add_groups(static_cast<std::uint32_t>(parts_.groups.size()));
@@ -66,11 +69,11 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   reply.add_waiting_for_memory(static_cast<std::uint32_t>(parts_.admission.waiting()));
   reply.add_users(user_list);
   reply.add_log(log);
-  reply.add_heap_bytes(parts_.settings.quota.total[index(Resource::heap)]);
-  reply.add_heap_used_bytes(parts_.ledger.total().used[index(Resource::heap)]);
+  reply.add_heap_bytes(parts_.settings.quota.total[Resource::heap]);
+  reply.add_heap_used_bytes(parts_.ledger.total().used[Resource::heap]);
   reply.add_users_total(static_cast<std::uint32_t>(only ? users.size() : parts_.ledger.users()));
-  reply.add_maps_max(parts_.settings.quota.total[index(Resource::maps)]);
-  reply.add_maps_used(parts_.ledger.total().used[index(Resource::maps)]);
+  reply.add_maps_max(parts_.settings.quota.total[Resource::maps]);
+  reply.add_maps_used(parts_.ledger.total().used[Resource::maps]);
   return out.finish(wire::Body_StatusReply, reply.Finish().Union());
 }
 
@@ -102,7 +105,7 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
     const bool shows_pid = maker && (!only || maker->credentials.user == *only);
     infos.push_back(wire::CreateObjectInfo(
         fbb, object.id.value, object.bytes, static_cast<std::uint32_t>(manifest.leaves.size()), fbb.CreateString(dtype),
-        fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString("cpu"),
+        fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString(device_text(manifest)),
         fbb.CreateString(parts_.clients.label(object.maker, only)), shows_pid ? maker->credentials.pid : 0,
         fbb.CreateVectorOfStrings(holders_text(listed.holders, only)),
         static_cast<std::uint32_t>(std::max(0L, listed.in_ops)), seconds(listed.pinned), seconds(now - object.made),
@@ -111,7 +114,7 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
   });
   const std::uint64_t total = all     ? infos.size()
                               : !only ? parts_.store.size()
-                                      : parts_.ledger.user(*only).used[index(Resource::objects)];
+                                      : parts_.ledger.user(*only).used[Resource::objects];
   auto body = wire::CreateObjects(fbb, fbb.CreateVector(infos), total);
   return out.finish(wire::Body_Objects, body.Union());
 }
@@ -208,8 +211,8 @@ Inspect::Frame Inspect::clients(std::uint64_t request, std::optional<UserId> onl
     const auto account = parts_.ledger.client(client_id);
     infos.push_back(wire::CreateClientInfo(
         fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid, client.credentials.user,
-        account.used[index(Resource::memory)], account.used[index(Resource::objects)], parts_.store.held_by(client_id),
-        account.used[index(Resource::slots)], seconds(now - client.last_heard), account.used[index(Resource::heap)]));
+        account.used[Resource::memory], account.used[Resource::objects], parts_.store.held_by(client_id),
+        account.used[Resource::slots], seconds(now - client.last_heard), account.used[Resource::heap]));
   }
   auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), total);
   return out.finish(wire::Body_Clients, body.Union());

@@ -12,11 +12,11 @@ using muster::Code;
 using muster::Error;
 namespace ipc = muster::ipc;
 
-Node::Node(NodeSettings settings, Outside& outside, SegmentBacking& backing)
+Node::Node(NodeSettings settings, Outside& outside, Backings backings)
     : settings_(std::move(settings)),
       outside_(outside),
       ledger_(settings_.quota),
-      segments_(ledger_, backing,
+      segments_(ledger_, std::move(backings),
                 {.mapped = [this](const SegmentMemoryPtr& memory) { outside_.populate(memory); },
                  .dispose =
                      [this](UserId user, Remains remains, std::function<void()> then) {
@@ -33,7 +33,7 @@ Node::Node(NodeSettings settings, Outside& outside, SegmentBacking& backing)
       admission_(settings_.memory_waiters_max, effort_of_turn),
       clients_(ledger_, settings_.user, settings_.host),
       teller_(clients_, outside_),
-      pressure_({settings_.quota.total[static_cast<std::size_t>(Resource::memory)], settings_.pickle_lease},
+      pressure_({settings_.quota.total[Resource::memory], settings_.pickle_lease},
                 {ledger_, segments_, results_, store_, admission_, clients_, teller_, outside_}),
       works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1),
       // The client keeps to in_flight_max; twice that is room for threads that race, and more is a lie.

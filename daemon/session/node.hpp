@@ -38,8 +38,8 @@ namespace musterd {
 
 class Node {
  public:
-  /// `backing`: what segments are made of.
-  Node(NodeSettings settings, Outside& outside, SegmentBacking& backing);
+  /// `backings`: what segments are made of.
+  Node(NodeSettings settings, Outside& outside, Backings backings);
   ~Node();
 
   // ---- events; each bears the time. What comes back from Outside counts as of the event before it. ----

@@ -119,6 +119,10 @@ Result<void> OpRuns::plan(RunningOp& running) {
   running.plan_bytes = running.plan.own_bytes();
   for (const auto& output : running.plan.outputs) running.result_bytes += output.bytes;
   if (running.plan.outputs.empty()) return {};
+  if (const auto device = running.plan.device; !parts_.outside.lane(device))
+    return Error(Code::invalid,
+                 running.op->name + " is to be done on " + name(device) + ", and nothing here works there",
+                 "give arrays of the host");
   return parts_.ledger.possible({running.user, {}}, Resource::memory, running.plan_bytes + running.result_bytes);
 }
 
@@ -323,7 +327,7 @@ void OpRuns::fail_running(std::uint64_t key, const Error& error) noexcept {
   fail(group.get(), *over.op, error);
   if (!over.with_lane) return static_cast<void>(running_.erase(found));
   over.DueHook::unlink();
-  parts_.outside.lane().cancel(key);
+  parts_.outside.lane(over.plan.device)->cancel(key);
 }
 
 void OpRuns::fail(GroupState* state, const Op& op, const Error& error) noexcept {

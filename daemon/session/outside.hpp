@@ -49,8 +49,8 @@ class Outside {
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) = 0;
   /// Who decides what becomes of ops whose ranks agree.
   [[nodiscard]] virtual Decider& decider() = 0;
-  /// What does the work of ops.
-  [[nodiscard]] virtual Lane& lane() = 0;
+  /// What does the work of ops on a device. Null if nothing here does.
+  [[nodiscard]] virtual Lane* lane(muster::Device device) = 0;
   /// Runs what may take long, for the client, one thing of its process after another; then `then`, on the control
   /// thread. Client 0: of the daemon itself.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;

@@ -4,8 +4,10 @@
 #include <exception>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/device_text.hpp>
 #include <muster/ipc/text.hpp>
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
@@ -18,14 +20,13 @@
 namespace musterd {
 
 using muster::Code;
+using muster::Device;
 using muster::Error;
 using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
 namespace {
-
-/// No wait is longer; it keeps arithmetic on deadlines far from overflow.
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
@@ -51,6 +52,7 @@ bool takes_more(wire::Body type) {
          type == wire::Body_Lookup;
 }
 
+/// No wait is longer than the limit; it keeps arithmetic on deadlines far from overflow.
 Duration milliseconds(std::uint32_t count) {
   return std::min<Duration>(std::chrono::milliseconds(count), ipc::timeout_max);
 }
@@ -119,13 +121,17 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
 
 Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings) {
   FrameBuilder out(request);
+  std::vector<wire::Device> devices;
+  for (const Device device : parts_.segments.devices())
+    devices.emplace_back(static_cast<std::uint8_t>(device.kind), device.index);
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(parts_.settings.version), parts_.settings.incarnation,
-      client.id.value, client.credentials.pid, parts_.settings.quota.total[static_cast<std::size_t>(Resource::memory)],
+      client.id.value, client.credentials.pid, parts_.settings.quota.total[Resource::memory],
       parts_.settings.in_flight_max, out.fbb.CreateString(parts_.settings.socket), parts_.settings.idle_exit_s,
       parts_.settings.segments_about,
       static_cast<std::uint64_t>(
-          std::chrono::duration_cast<std::chrono::milliseconds>(parts_.settings.pickle_lease).count()));
+          std::chrono::duration_cast<std::chrono::milliseconds>(parts_.settings.pickle_lease).count()),
+      out.fbb.CreateVectorOfStructs(devices));
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
   if (rings)
     if (auto made = parts_.outside.welcome(client.id, frame); !made) {
@@ -153,7 +159,9 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
     case wire::Body_Hello: return hello(client, request, frame, now);
     case wire::Body_Lease: {
       const auto& body = *frame.body_as_Lease();
-      return lease(client, request, body.bytes(), milliseconds(body.timeout_ms()), body.hard(), now);
+      const auto device = body.device() ? Device::of(body.device()->kind(), body.device()->index()) : Device::cpu();
+      if (!device) return parts_.teller.reply_error(id, request, Error(Code::invalid, "Lease names an unknown device"));
+      return lease(client, request, {body.bytes(), body.hard(), *device}, milliseconds(body.timeout_ms()), now);
     }
     case wire::Body_Mapped: {
       const SegmentId segment{frame.body_as_Mapped()->segment()};
@@ -233,14 +241,14 @@ void Requests::stop(const Client& client, std::uint64_t request, const wire::Sto
                                                                      : reason.substr(0, name_bytes_max));
 }
 
-void Requests::lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard,
+void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::Wanted& wanted, Duration timeout,
                      TimePoint now) {
   const Payer payer = client.payer();
-  const auto attempt = [this, payer, request, bytes, hard](Turn turn) {
+  const auto attempt = [this, payer, request, wanted](Turn turn) {
     return parts_.pressure.try_quietly([&]() -> Result<void> {
-      auto segment = parts_.segments.lease(payer, bytes, hard, turn);
+      auto segment = parts_.segments.lease(payer, wanted, turn);
       if (!segment && segment.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
-        segment = parts_.segments.lease(payer, bytes, hard, turn);
+        segment = parts_.segments.lease(payer, wanted, turn);
       if (!segment) return segment.error();
       try {
         parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
@@ -259,13 +267,15 @@ void Requests::lease(Client& client, std::uint64_t request, std::uint64_t bytes,
         },
         id);
   };
-  // What can never fit must not stand in line before what can.
-  if (auto fits = parts_.ledger.possible(payer, Resource::memory, bytes); !fits)
+  // What can never be, or never fit, must not stand in line before what can.
+  if (!parts_.segments.has(wanted.device))
+    return parts_.teller.reply_error(client.id, request, ipc::no_such_device(wanted.device, parts_.segments.devices()));
+  if (auto fits = parts_.ledger.possible(payer, memory_of(wanted.device), wanted.bytes); !fits)
     return parts_.teller.reply_error(client.id, request, fits.error());
   // Memory that is on its way back is worth a moment, also to one who would not wait for others.
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = parts_.disposals > 0 && parts_.admission.waiting() == 0;
-  const auto size = bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
+  const auto size = wanted.bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
   parts_.admission.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up,
                            {.serve = effort_of_system_calls});
 }

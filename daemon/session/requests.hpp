@@ -85,7 +85,8 @@ class Requests {
   void refuse(ClientId client, std::uint64_t request, const muster::Error& error);
   void join(Client& client, std::uint64_t request, const muster::ipc::wire::Join& body);
   void stop(const Client& client, std::uint64_t request, const muster::ipc::wire::Stop& asked);
-  void lease(Client& client, std::uint64_t request, std::uint64_t bytes, Duration timeout, bool hard, TimePoint now);
+  void lease(Client& client, std::uint64_t request, const SegmentTable::Wanted& wanted, Duration timeout,
+             TimePoint now);
   [[nodiscard]] muster::Result<void> submit(Client& client, std::uint64_t request,
                                             const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);

@@ -29,7 +29,7 @@ void OpRuns::launch(std::uint64_t key) {
   const std::uint64_t bytes = running.plan.work_bytes;
   parts_.counts.bytes_reduced += bytes;
   if (bytes == 0) return finish(key);
-  Lane& lane = parts_.outside.lane();
+  Lane& lane = *parts_.outside.lane(running.plan.device);
   if (bytes <= at_once_bytes_max && !reads_slowly(*running.op)) {
     if (const auto held_up = lane.run_at_once(job)) {
       if (*held_up > FoldWatch::long_min) mark_slow(*running.op);

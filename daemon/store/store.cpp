@@ -40,6 +40,12 @@ const char* never_stored(Code why) {
   }
 }
 
+Result<void> check_device(const ipc::Leaf& leaf, const Segment& segment) {
+  if (leaf.device == segment.device()) return {};
+  return Error(Code::invalid, "a leaf is said to be on " + name(leaf.device) + ", and its segment " +
+                                  std::to_string(leaf.segment.value) + " is on " + name(segment.device()));
+}
+
 void place_leaf_without_bytes(Object& object) { object.memories.push_back(nullptr); }
 
 }  // namespace
@@ -59,6 +65,7 @@ Result<void> Store::bind_own(Object& object, Payer client) const {
     }
     auto segment = segments_.owned(leaf.segment, client.client);
     if (!segment) return segment.error();
+    if (auto there = check_device(leaf, **segment); !there) return there;
     if (!(*segment)->contains(leaf.offset, leaf.bytes()))
       return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
                                       std::to_string(leaf.offset) + " is outside of segment " +
@@ -82,7 +89,9 @@ Result<void> Store::bind_to_parent(Object& object) const {
                                       std::to_string(leaf.offset) + " of segment " +
                                       std::to_string(leaf.segment.value) + " is not part of " +
                                       label_of(object.parent->id));
-    place_leaf(object, segments_.find(leaf.segment));
+    const auto segment = segments_.find(leaf.segment);
+    if (auto there = check_device(leaf, *segment); !there) return there;
+    place_leaf(object, segment);
   }
   // The bytes are those of the first whole: keeping only that one makes a part of a part no longer chain.
   if (object.parent->parent) object.parent = object.parent->parent;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <muster/buffer.hpp>
+#include <muster/device.hpp>
 #include <muster/elements.hpp>
 #include <muster/group.hpp>
 #include <muster/options.hpp>
@@ -42,6 +43,14 @@ class Client {
     return Buffer<T>(std::move(*raw));
   }
   [[nodiscard]] Result<RawBuffer> allocate_raw(DType dtype, Shape shape, Timeout timeout = {});
+  /// The same on a device. Invalid where the daemon has no memory there.
+  template <class T>
+  [[nodiscard]] Result<Buffer<T>> allocate(Shape shape, Device device, Timeout timeout = {}) {
+    auto raw = allocate_raw(dtype_of<T>(), std::move(shape), device, timeout);
+    if (!raw) return raw.error();
+    return Buffer<T>(std::move(*raw));
+  }
+  [[nodiscard]] Result<RawBuffer> allocate_raw(DType dtype, Shape shape, Device device, Timeout timeout = {});
   /// Memory for readers that don't trust this process: seal() unmaps it here and forbids every further write.
   [[nodiscard]] Result<RawBuffer> allocate_hard(DType dtype, Shape shape, Timeout timeout = {});
   /// Seals several buffers as one object. `structure` says how they nest, in the caller's own notation.

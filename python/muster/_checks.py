@@ -9,12 +9,6 @@ import numpy as np
 from muster.errors import Invalid
 
 
-def check_device(device: Any) -> None:
-    """Only the host's memory is there."""
-    if device != "cpu":
-        raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
-
-
 def flag(name: str, value: Any) -> bool:
     """``value``, which must be True or False: "no" would count as true."""
     if not isinstance(value, (bool, np.bool_)):

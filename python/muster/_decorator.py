@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from muster import _muster, _runtime
-from muster._checks import check_device
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster.errors import Invalid
@@ -45,15 +44,15 @@ def collective_input(
     other array is copied once. ``Ref.copies`` counts those. Works on functions, methods and ``async`` functions.
 
     Args:
-        device: ``"cpu"``; other devices need a build with their support.
+        device: where the arrays are to be: ``"cpu"``. A call raises Invalid where the daemon has no memory there.
         timeout: seconds that a call may wait for room for arrays that have to be copied (30 by default); then it raises
             OutOfMemory. ``decorated.options(timeout=)`` gives the function with another one.
 
     Raises:
-        Invalid: the function is a generator, the device is not supported, or ``timeout`` is no time.
+        Invalid: the function is a generator, there is no such device, or ``timeout`` is no time.
     """
     _muster.check_deadline(timeout)
-    check_device(device)
+    device = _muster.device(device)
     if function is None:
         return functools.partial(collective_input, device=device, timeout=timeout)
     if isinstance(function, (staticmethod, classmethod)):
@@ -66,7 +65,7 @@ def collective_input(
             "return the arrays, or decorate a function that is called for each item",
         )
     wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
-    decorated: Any = wrap(function, timeout)
+    decorated: Any = wrap(function, timeout, device)
     decorated.options = functools.partial(options, function)
     return decorated
 
@@ -80,10 +79,10 @@ def options(function: Callable[..., Any], /, *, device: str = "cpu", timeout: fl
 # what a script or a notebook defines: everything else in them is the user's.
 
 
-def _wrap(function: Callable[..., Any], timeout: float | None) -> Callable[..., Ref]:
+def _wrap(function: Callable[..., Any], timeout: float | None, device: str) -> Callable[..., Ref]:
     @functools.wraps(function)
     def deposit(*args: Any, **kwargs: Any) -> Ref:
-        return _deposit(function, args, kwargs, timeout)
+        return _deposit(function, args, kwargs, timeout, device)
 
     return deposit
 
@@ -93,23 +92,28 @@ def _deposit(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     timeout: float | None,
+    device: str,
     run: Callable[..., Any] = _muster.run,
     connection: Callable[[], Any] = _runtime.connection,
 ) -> Ref:
+    if device != "cpu":
+        _muster.require_device(connection(), device)
     return Ref(run(connection(), function, args, kwargs, timeout))
 
 
-def _wrap_async(function: Callable[..., Any], timeout: float | None) -> Callable[..., Any]:
+def _wrap_async(function: Callable[..., Any], timeout: float | None, device: str) -> Callable[..., Any]:
     @functools.wraps(function)
     async def deposit(*args: Any, **kwargs: Any) -> Ref:
-        return await _deposit_async(function, args, kwargs, timeout)
+        return await _deposit_async(function, args, kwargs, timeout, device)
 
     return deposit
 
 
 async def _deposit_async(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None, device: str
 ) -> Ref:
+    if device != "cpu":
+        _muster.require_device(_runtime.connection(), device)
     call = _muster.Call(_runtime.connection())
     call.enter()
     try:

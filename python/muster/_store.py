@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from muster import _muster, _runtime
-from muster._checks import check_device
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster._work import Work
@@ -43,18 +42,20 @@ def empty(
     Args:
         shape: of the array, or the length of its only axis; sizes may be 0.
         dtype: anything that ``numpy.dtype`` takes and the store holds: bool, integers, floats, complex, bfloat16.
+        device: where the daemon has memory for it: ``"cpu"``.
         timeout: seconds to wait while the store is full (30 by default).
 
     Raises:
         OutOfMemory: the store stayed full.
-        Invalid: there is no such shape or dtype in the store.
+        Invalid: there is no such shape, dtype or device in the store.
     """
-    check_device(device)
+    connection = _runtime.connection()
+    _muster.require_device(connection, device)
     try:
         known = np.dtype(dtype)
     except TypeError:
         raise Invalid(f"dtype={dtype!r}", "give what numpy.dtype takes, for instance 'float32'") from None
-    return _muster.empty(_runtime.connection(), _sizes(shape), known, timeout)
+    return _muster.empty(connection, _sizes(shape), known, timeout)
 
 
 def _sizes(shape: Any) -> list[int]:

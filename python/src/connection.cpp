@@ -1,6 +1,7 @@
 // The connection as Python sees it.
 #include <nanobind/stl/shared_ptr.h>
 
+#include <muster/ipc/device_text.hpp>
 #include <muster/ipc/time_limits.hpp>
 
 #include "bindings.hpp"
@@ -66,6 +67,12 @@ ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_le
   return call_unlocked([&] { return Client::connect(options); }).connection();
 }
 
+Device device_from(nb::handle device) {
+  auto known = ipc::parse_device(string_from(device, "device"));
+  if (!known) raise(known.error());
+  return *known;
+}
+
 }  // namespace
 
 void bind_connection(nb::module_& module) {
@@ -88,6 +95,14 @@ void bind_connection(nb::module_& module) {
   module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),
              nb::arg("folder"), nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
+  module.def(
+      "device", [](nb::handle device) { return name(device_from(device)); }, nb::arg("device").none());
+  module.def(
+      "require_device",
+      [](const ConnectionPtr& connection, nb::handle device) {
+        if (auto checked = detail::check_device(*connection, device_from(device)); !checked) raise(checked.error());
+      },
+      nb::arg("connection"), nb::arg("device").none());
   module.def("status", &status);
   module.def("from_token", [](const std::string& socket, nb::bytes token) {
     const std::string_view bytes(token.c_str(), token.size());

@@ -71,7 +71,7 @@ class RawClient:
                 os.close(held)
 
     def greet(self, name: str = "hostile") -> None:
-        self.send("Hello", protocol=PROTOCOL, name=name, language="raw")
+        self.send("Hello", protocol=PROTOCOL, name=name)
         self.welcomed(*self.receive())
 
     def welcomed(self, welcome: Table, fds: list[int], opens: bool = True) -> None:

@@ -84,7 +84,7 @@ def test_rings_that_their_client_keeps_locked(many_descriptors, daemon, pair):
         held = stack.enter_context(HeldFiles())
         for number in range(40):
             client = stack.enter_context(RawClient(daemon, greet=False))
-            client.send("Hello", protocol=PROTOCOL, name="hostile", language="raw")
+            client.send("Hello", protocol=PROTOCOL, name="hostile")
             welcome, fds = client.receive()
             rings = os.dup(fds[0])
             stack.callback(os.close, rings)

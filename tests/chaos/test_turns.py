@@ -17,7 +17,7 @@ from raw_client import CUT_OFF, PROTOCOL, SEAL, Ended, RawClient, manifest, seal
 def test_a_lookup_of_what_its_maker_has_published_and_nobody_has_read(daemon, rings, maker_ends):
     incarnation = int(ask(daemon, "status")["incarnation"])
     with RawClient(daemon) as maker, RawClient(daemon, greet=False) as asker:
-        asker.send("Hello", protocol=PROTOCOL, name="asker", language="raw", rings=rings)
+        asker.send("Hello", protocol=PROTOCOL, name="asker", rings=rings)
         assert asker.name_of_next() == "Welcome"
         segment = maker.lease(1 << 16)
         for number in range(1, 101):

@@ -43,7 +43,7 @@ def punch(fd: int) -> None:
 def connected(daemon, opens: bool):
     """A client and its rings' file; opens: whether it says that it has mapped them."""
     with RawClient(daemon, greet=False) as client:
-        client.send("Hello", protocol=PROTOCOL, name="hostile", language="raw")
+        client.send("Hello", protocol=PROTOCOL, name="hostile")
         welcome, fds = client.receive()
         rings = os.dup(fds[0])
         try:
@@ -83,7 +83,7 @@ def test_they_are_mapped_once_and_by_who_has_them(daemon, pair):
         assert client.fails("Mapped", segment=0) == ("invalid", "its rings were mapped before")
         assert client.survives()
     with RawClient(daemon, greet=False) as client:
-        client.send("Hello", protocol=PROTOCOL, name="hostile", language="raw", rings=False)
+        client.send("Hello", protocol=PROTOCOL, name="hostile", rings=False)
         assert client.name_of_next() == "Welcome"
         assert client.fails("Mapped", segment=0) == ("invalid", "it has no rings")
 

@@ -97,15 +97,17 @@ Built join(Choices& choices, flatbuffers::FlatBufferBuilder& fbb) {
 
 Built hello(Choices& choices, flatbuffers::FlatBufferBuilder& fbb) {
   const auto name = fbb.CreateString("fuzz");
-  return wire::CreateHello(fbb, choices.once_in(16) ? 2 : ipc::protocol_version, name, 0, 100, !choices.once_in(4))
+  return wire::CreateHello(fbb, choices.once_in(16) ? 2 : ipc::protocol_version, name, 100, !choices.once_in(4))
       .Union();
 }
 
 Built body_of(Choices& choices, flatbuffers::FlatBufferBuilder& fbb, wire::Body type) {
   switch (type) {
     case wire::Body_Hello: return hello(choices, fbb);
-    case wire::Body_Lease:
-      return wire::CreateLease(fbb, 1ULL << choices.below(40), choices.byte(), choices.once_in(2)).Union();
+    case wire::Body_Lease: {
+      const wire::Device device(choices.once_in(4) ? choices.byte() : 0, choices.once_in(8) ? choices.byte() : 0);
+      return wire::CreateLease(fbb, 1ULL << choices.below(40), choices.byte(), choices.once_in(2), &device).Union();
+    }
     case wire::Body_Lookup:
     case wire::Body_Describe: return object_request(choices, fbb, type);
     case wire::Body_Submit: return submit(choices, fbb);

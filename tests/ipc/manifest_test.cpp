@@ -35,6 +35,7 @@ void check_lawful(const Manifest& manifest) {
   std::size_t dims = 0;
   for (const auto& leaf : manifest.leaves) {
     REQUIRE(static_cast<std::size_t>(leaf.dtype) < dtype_count);
+    REQUIRE(Device::of(static_cast<std::uint8_t>(leaf.device.kind), leaf.device.index) == leaf.device);
     REQUIRE(leaf.first_dim == dims);
     dims += leaf.ndim;
     REQUIRE(dims <= manifest.dims.size());
@@ -133,20 +134,22 @@ TEST_CASE("each field of a manifest is checked") {
   const auto bytes = encoded(test::plain_manifest(10));
   REQUIRE(decode(bytes));
   const auto refuses = [](const std::vector<std::byte>& changed) { return !decode(changed).ok(); };
-  REQUIRE(refuses(with(bytes, 0, std::uint32_t{0xffffffff})));   // leaves
-  REQUIRE(refuses(with(bytes, 4, std::uint32_t{2})));            // dims
-  REQUIRE(refuses(with(bytes, 8, std::uint32_t{0xfffffff8})));   // structure
-  REQUIRE(refuses(with(bytes, 12, std::uint32_t{0xfffffff8})));  // guise
-  REQUIRE(refuses(with(bytes, 16, std::uint32_t{2})));           // unknown makers
-  REQUIRE(refuses(with(bytes, 20, std::uint32_t{1})));           // reserved
-  REQUIRE(refuses(with(bytes, 24, std::uint64_t{4098})));        // offset
-  REQUIRE(refuses(with(bytes, 32, std::uint32_t{0})));           // segment
-  REQUIRE(refuses(with(bytes, 36, std::uint8_t{dtype_count})));  // dtype
-  REQUIRE(refuses(with(bytes, 37, std::uint8_t{0})));            // ndim: a dim too many
-  REQUIRE(refuses(with(bytes, 37, std::uint8_t{2})));            // ndim: a dim too few
-  REQUIRE(refuses(with(bytes, 38, std::uint16_t{1})));           // reserved
-  REQUIRE(refuses(with(bytes, 40, std::int64_t{-1})));           // a size
-  REQUIRE(refuses(with(bytes, 40, int64_max)));                  // a size
+  REQUIRE(refuses(with(bytes, 0, std::uint32_t{0xffffffff})));          // leaves
+  REQUIRE(refuses(with(bytes, 4, std::uint32_t{2})));                   // dims
+  REQUIRE(refuses(with(bytes, 8, std::uint32_t{0xfffffff8})));          // structure
+  REQUIRE(refuses(with(bytes, 12, std::uint32_t{0xfffffff8})));         // guise
+  REQUIRE(refuses(with(bytes, 16, std::uint32_t{2})));                  // unknown makers
+  REQUIRE(refuses(with(bytes, 20, std::uint32_t{1})));                  // reserved
+  REQUIRE(refuses(with(bytes, 24, std::uint64_t{4098})));               // offset
+  REQUIRE(refuses(with(bytes, 32, std::uint32_t{0})));                  // segment
+  REQUIRE(refuses(with(bytes, 36, std::uint8_t{dtype_count})));         // dtype
+  REQUIRE(refuses(with(bytes, 37, std::uint8_t{0})));                   // ndim: a dim too many
+  REQUIRE(refuses(with(bytes, 37, std::uint8_t{2})));                   // ndim: a dim too few
+  REQUIRE(refuses(with(bytes, 38, std::uint8_t{3})));                   // kind of device
+  REQUIRE(refuses(with(bytes, 39, std::uint8_t{1})));                   // index of device: there is one host
+  REQUIRE(refuses(with(bytes, 38, std::uint16_t{gpus_max << 8 | 2})));  // index of a GPU
+  REQUIRE(refuses(with(bytes, 40, std::int64_t{-1})));                  // a size
+  REQUIRE(refuses(with(bytes, 40, int64_max)));                         // a size
 }
 
 TEST_CASE("a bundle may have as many leaves as its limit and no more") {

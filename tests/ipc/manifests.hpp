@@ -20,7 +20,10 @@ inline Manifest random_manifest(Random& random, std::size_t leaves_limit = 6) {
     for (auto& size : shape)
       size = static_cast<std::int64_t>(random.between(random.chance(0.1) ? 0 : 1, shape.size() > 4 ? 1 : 9));
     const SegmentId segment{static_cast<std::uint32_t>(random.between(1, 0xffffffff))};
-    REQUIRE(manifest.add(segment, random.between(0, 1 << 20) * 16, dtype, shape));
+    const auto device = random.chance(0.2)   ? Device::cuda(static_cast<std::uint8_t>(random.between(0, gpus_max - 1)))
+                        : random.chance(0.2) ? Device::pinned()
+                                             : Device::cpu();
+    REQUIRE(manifest.add(segment, random.between(0, 1 << 20) * 16, dtype, shape, device));
   }
   manifest.structure = random.text(40);
   if (random.chance(0.3)) manifest.guise = random.text(40);
@@ -38,8 +41,8 @@ inline Manifest plain_manifest(std::int64_t count) {
 
 inline bool same(const Manifest& a, const Manifest& b) {
   const auto same_leaf = [&](const Leaf& x, const Leaf& y) {
-    return x.segment == y.segment && x.offset == y.offset && x.dtype == y.dtype && x.count == y.count &&
-           std::ranges::equal(a.shape(x), b.shape(y));
+    return x.segment == y.segment && x.offset == y.offset && x.dtype == y.dtype && x.device == y.device &&
+           x.count == y.count && std::ranges::equal(a.shape(x), b.shape(y));
   };
   return std::ranges::equal(a.leaves, b.leaves, same_leaf) && a.structure == b.structure && a.guise == b.guise &&
          a.makers == b.makers;

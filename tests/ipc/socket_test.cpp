@@ -45,8 +45,7 @@ Bytes frame(wire::Body type, Create create, std::uint64_t request = 1) {
 }
 
 Bytes hello(const std::string& name) {
-  return frame(wire::Body_Hello,
-               [&](auto& builder) { return wire::CreateHelloDirect(builder, 1, name.c_str(), "c++"); });
+  return frame(wire::Body_Hello, [&](auto& builder) { return wire::CreateHelloDirect(builder, 1, name.c_str()); });
 }
 
 Bytes submit(std::size_t body_bytes) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "memory/client_side.hpp"
+#include "memory/device_backing.hpp"
 #include "memory/quotas.hpp"
 #include "memory/result_pool.hpp"
 
@@ -29,45 +30,34 @@ bool all_are(std::span<const std::byte> memory, std::byte value) {
   return std::all_of(memory.begin(), memory.end(), [&](std::byte byte) { return byte == value; });
 }
 
-/// Memory of a device, as the daemon sees it: others map its descriptor, and it has no address here.
-class DeviceMemory final : public SegmentMemory {
- public:
-  explicit DeviceMemory(muster::ipc::Fd fd) : fd_(std::move(fd)) {}
-  [[nodiscard]] int descriptor() const noexcept override { return fd_.get(); }
-  [[nodiscard]] std::span<std::byte> host() const noexcept override { return {}; }
-  void close_descriptor() noexcept override { FAIL("it is not mapped: closing it may take long"); }
-  [[nodiscard]] Result<void> seal() override { return {}; }
-  [[nodiscard]] Result<void> seal_hard() override { return muster::Error(Code::invalid, "the driver has no seals"); }
-  [[nodiscard]] bool populate(std::uint64_t, std::uint64_t) noexcept override { return false; }
-
- private:
-  muster::ipc::Fd fd_;
-};
-
-class DeviceBacking final : public SegmentBacking {
- public:
-  static constexpr std::uint64_t unit_bytes = 2 << 20;
-  [[nodiscard]] Limits limits() const noexcept override { return {unit_bytes, std::uint64_t{1} << 36}; }
-  [[nodiscard]] Result<SegmentMemoryPtr> create(const SegmentSpec& spec) override {
-    auto fd = muster::ipc::create_memfd("device", spec.bytes);
-    if (!fd) return fd.error();
-    return SegmentMemoryPtr(std::make_shared<DeviceMemory>(std::move(*fd)));
-  }
-};
-
+/// A node with a GPU, which has 8 MiB.
 struct DeviceWorld {
+  static constexpr auto gpu = muster::Device::cuda(0);
   DeviceBacking device;
-  Ledger ledger{memory_quota(64 * mebibyte)};
+  Ledger ledger{quota()};
   int populated = 0;
   std::vector<Remains> remains;
   SegmentTable table{ledger,
-                     device,
+                     backings(),
                      {.mapped = [this](const SegmentMemoryPtr&) { ++populated; },
                       .dispose =
                           [this](UserId, Remains left, std::function<void()> then) {
                             remains.push_back(std::move(left));
                             then();
                           }}};
+
+ private:
+  static Quota quota() {
+    Quota quota = memory_quota(64 * mebibyte);
+    for (auto* amounts : {&quota.total, &quota.per_user, &quota.per_client})
+      (*amounts)[memory_of(gpu)] = 4 * DeviceBacking::unit_bytes;
+    return quota;
+  }
+  Backings backings() {
+    Backings backings(backing());
+    backings.add(gpu, device);
+    return backings;
+  }
 };
 
 }  // namespace
@@ -86,7 +76,7 @@ TEST_CASE("what the daemon writes is there at once, all of it zero") {
 TEST_CASE("what a client writes is read once it is sealed, also what it writes later") {
   Ledger ledger(memory_quota(mebibyte));
   SegmentTable table(ledger, backing());
-  const auto segment = table.lease(owner, bytes, false).value();
+  const auto segment = table.lease(owner, {bytes}).value();
   const auto& memory = segment->memory();
   CHECK(memory->host().empty());
   const auto writer = WriterMapping::map(*segment, segment->descriptors());
@@ -109,13 +99,16 @@ TEST_CASE("pages may be made present at any time, and stay what they are") {
 TEST_CASE("a segment on a device is leased, becomes ready and ends without an address on the host") {
   DeviceWorld world;
   {
-    const auto segment = world.table.lease(owner, 1, false).value();
+    const auto segment = world.table.lease(owner, {.bytes = 1, .device = DeviceWorld::gpu}).value();
+    CHECK(segment->device() == DeviceWorld::gpu);
     CHECK(segment->bytes() == DeviceBacking::unit_bytes);
+    CHECK(world.ledger.client(owner.client).used[memory_of(DeviceWorld::gpu)] == DeviceBacking::unit_bytes);
+    CHECK(world.ledger.total().used[Resource::memory] == 0);
+    CHECK(world.ledger.total().used[Resource::maps] == 0);
     CHECK(segment->descriptors().size() == 1);
     REQUIRE(seal_now(world.table.mapped(owner.client, segment->id())));
     CHECK(segment->state() == Segment::State::ready);
     CHECK(segment->data() == nullptr);
-    CHECK(segment->at(4096) == nullptr);
     CHECK(world.table.readable(segment->id(), owner.user));
     CHECK(world.table.owned(segment->id(), owner.client));
   }
@@ -126,9 +119,26 @@ TEST_CASE("a segment on a device is leased, becomes ready and ends without an ad
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("results on a device are made once and used again") {
+TEST_CASE("memory of a device is charged apart, and its limit names it") {
   DeviceWorld world;
-  ResultPool pool(world.table);
+  const SegmentTable::Wanted half{.bytes = 2 * DeviceBacking::unit_bytes, .device = DeviceWorld::gpu};
+  REQUIRE(world.table.lease(owner, {.bytes = 63 * mebibyte}));
+  REQUIRE(world.table.lease(owner, half));
+  REQUIRE(world.table.lease(owner, half));
+  const auto full = world.table.lease(owner, half);
+  CHECK(full.error().code() == Code::out_of_memory);
+  CHECK(full.error().message() == "the store is full on cuda:0: 8 MiB of 8 MiB are held, 4 MiB more asked for");
+  CHECK(world.ledger.possible(owner, memory_of(DeviceWorld::gpu), 9 * mebibyte).error().message() ==
+        "9 MiB on cuda:0 asked for; the daemon has 8 MiB on cuda:0 in all");
+  const auto elsewhere = world.table.lease(owner, {.bytes = 1, .device = muster::Device::cuda(1)});
+  CHECK(elsewhere.error().code() == Code::invalid);
+  CHECK(elsewhere.error().message() == "the daemon has no memory on cuda:1; it has memory on cpu, cuda:0");
+}
+
+TEST_CASE("results in memory without an address here are made once and used again") {
+  DeviceWorld world;
+  SegmentTable table(world.ledger, world.device);
+  ResultPool pool(table);
   SegmentId first;
   for (int round = 0; round < 3; ++round) {
     auto region = pool.book(owner.user, 1000);

@@ -21,7 +21,7 @@ inline muster::Result<void> seal_now(muster::Result<SegmentTable::Sealing> seali
 }
 
 inline ClientSide lease_and_map(SegmentTable& table, Payer payer, std::uint64_t bytes, bool hard = false) {
-  auto segment = table.lease(payer, bytes, hard);
+  auto segment = table.lease(payer, {.bytes = bytes, .hard = hard});
   REQUIRE(segment);
   auto mapping = WriterMapping::map(**segment, (*segment)->descriptors());
   REQUIRE(seal_now(table.mapped(payer.client, (*segment)->id())));

@@ -40,7 +40,7 @@ Code code_of(const muster::Result<T>& result) {
 TEST_CASE(
     "a lease is whole pages, charged in full with its descriptor and what it takes here before anything is touched") {
   World world;
-  auto segment = world.table.lease(owner, page + 1, false);
+  auto segment = world.table.lease(owner, {page + 1});
   REQUIRE(segment);
   CHECK((*segment)->bytes() == 2 * page);
   CHECK((*segment)->state() == Segment::State::leased);
@@ -54,27 +54,27 @@ TEST_CASE("a segment that the heap has no room for is refused, and nothing stays
   Ledger ledger(quota);
   SegmentTable table(ledger, backing());
   const std::uint64_t bytes = GENERATE(std::uint64_t{page}, small_segment_bytes_max + page);
-  REQUIRE(table.lease(owner, bytes, false));
-  const auto second = (*table.lease(owner, bytes, false))->id();
+  REQUIRE(table.lease(owner, {bytes}));
+  const auto second = (*table.lease(owner, {bytes}))->id();
   const auto before = ledger.total().used;
-  CHECK(code_of(table.lease(owner, bytes, false)) == Code::quota_exceeded);
+  CHECK(code_of(table.lease(owner, {bytes})) == Code::quota_exceeded);
   CHECK(ledger.total().used == before);
-  CHECK(table.lease(other, bytes, false));
+  CHECK(table.lease(other, {bytes}));
   REQUIRE(table.give_back(owner.client, second));
-  CHECK(table.lease(owner, bytes, false));
+  CHECK(table.lease(owner, {bytes}));
 }
 
 TEST_CASE("sizes that can't be are refused") {
   World world;
-  CHECK(code_of(world.table.lease(owner, 0, false)) == Code::invalid);
-  CHECK(code_of(world.table.lease(owner, ~std::uint64_t{0}, false)) == Code::invalid);
-  CHECK(code_of(world.table.lease(owner, 65 * mebibyte, false)) == Code::out_of_memory);
+  CHECK(code_of(world.table.lease(owner, {0})) == Code::invalid);
+  CHECK(code_of(world.table.lease(owner, {~std::uint64_t{0}})) == Code::invalid);
+  CHECK(code_of(world.table.lease(owner, {65 * mebibyte})) == Code::out_of_memory);
   CHECK(holds_nothing(world.ledger));
 }
 
 TEST_CASE("the daemon reads what the client writes, and only after the client has mapped it") {
   World world;
-  auto segment = world.table.lease(owner, page, false);
+  auto segment = world.table.lease(owner, {page});
   const auto id = (*segment)->id();
   CHECK((*segment)->data() == nullptr);
   CHECK(code_of(world.table.readable(id, owner.user)) == Code::invalid);
@@ -105,7 +105,7 @@ TEST_CASE("a segment is its writer's, readable to its user, and nobody else's") 
 TEST_CASE("a client that resizes its segment before it is sealed does not get away with it", "[memfd]") {
   World world;
   const auto change = GENERATE(std::uint64_t{0}, page, 3 * page, 32 * mebibyte);
-  auto segment = world.table.lease(owner, 2 * page, false);
+  auto segment = world.table.lease(owner, {2 * page});
   REQUIRE(::ftruncate((*segment)->descriptors().front(), static_cast<off_t>(change)) == 0);
   CHECK(code_of(seal_now(world.table.mapped(owner.client, (*segment)->id()))) == Code::invalid);
   CHECK((*segment)->state() == Segment::State::leased);
@@ -114,7 +114,7 @@ TEST_CASE("a client that resizes its segment before it is sealed does not get aw
 
 TEST_CASE("a client that seals by itself only harms itself", "[memfd]") {
   World world;
-  auto segment = world.table.lease(owner, page, false);
+  auto segment = world.table.lease(owner, {page});
   REQUIRE(::fcntl((*segment)->descriptors().front(), F_ADD_SEALS, F_SEAL_SEAL) == 0);
   CHECK_FALSE(seal_now(world.table.mapped(owner.client, (*segment)->id())));
   CHECK(code_of(world.table.readable((*segment)->id(), owner.user)) == Code::invalid);
@@ -158,8 +158,8 @@ TEST_CASE("a segment goes back when nothing lies in it, and its charge with it")
 TEST_CASE("what a dead client leaves stays charged until the last object in it goes") {
   World world;
   auto kept = lease_and_map(world.table, owner, page);
-  REQUIRE(world.table.lease(owner, 5 * page, false));
-  REQUIRE(world.table.lease(other, 7 * page, false));
+  REQUIRE(world.table.lease(owner, {5 * page}));
+  REQUIRE(world.table.lease(other, {7 * page}));
   world.table.drop_client(owner.client);
   CHECK(world.ledger.client(owner.client).used[0] == page);
   CHECK(world.ledger.client(other.client).used[0] == 7 * page);
@@ -174,11 +174,11 @@ TEST_CASE("of a dead client with many segments some end in each turn") {
   constexpr std::size_t leases = 500;
   std::vector<SegmentPtr> kept;
   for (std::size_t i = 0; i < leases; ++i) {
-    auto segment = world.table.lease(owner, page, false);
+    auto segment = world.table.lease(owner, {page});
     REQUIRE(segment);
     if (i % 100 == 0) kept.push_back(*segment);
   }
-  const auto of_other = *world.table.lease(other, page, false);
+  const auto of_other = *world.table.lease(other, {page});
   world.table.drop_client(owner.client);
   CHECK(world.table.size() > leases / 2);
   int turns = 0;
@@ -202,17 +202,17 @@ TEST_CASE("a segment that the daemon may not map any more is refused, and nothin
   Ledger ledger(quota);
   SegmentTable table(ledger, backing());
   const std::uint64_t bytes = GENERATE(std::uint64_t{page}, small_segment_bytes_max + page);
-  REQUIRE(table.lease(owner, bytes, false));
-  const auto second = (*table.lease(owner, bytes, false))->id();
+  REQUIRE(table.lease(owner, {bytes}));
+  const auto second = (*table.lease(owner, {bytes}))->id();
   const auto result = table.book_result(owner.user, bytes);
   REQUIRE(result);
   const auto before = ledger.total().used;
-  CHECK(code_of(table.lease(owner, bytes, false)) == Code::quota_exceeded);
+  CHECK(code_of(table.lease(owner, {bytes})) == Code::quota_exceeded);
   CHECK(code_of(table.book_result(owner.user, bytes)) == Code::quota_exceeded);
   CHECK(ledger.total().used == before);
-  CHECK(table.lease({2000, {3}}, bytes, false));
+  CHECK(table.lease({2000, {3}}, {bytes}));
   REQUIRE(table.give_back(owner.client, second));
-  CHECK(table.lease(owner, bytes, false));
+  CHECK(table.lease(owner, {bytes}));
 }
 
 TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
@@ -259,7 +259,7 @@ TEST_CASE("ids are never used twice and ended segments are forgotten") {
   World world;
   std::uint32_t last = 0;
   for (int i = 0; i < 1000; ++i) {
-    auto segment = world.table.lease(owner, page, false);
+    auto segment = world.table.lease(owner, {page});
     REQUIRE(segment);
     const auto id = (*segment)->id();
     CHECK(id.value > last);
@@ -274,7 +274,7 @@ TEST_CASE("ids are never used twice and ended segments are forgotten") {
 
 TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
   World world;
-  auto segment = world.table.lease(owner, page, false);
+  auto segment = world.table.lease(owner, {page});
   CHECK((*segment)->contains(0, page));
   CHECK((*segment)->contains(page, 0));
   CHECK_FALSE((*segment)->contains(1, page));
@@ -391,7 +391,7 @@ TEST_CASE("a segment that nobody else has read ends with its writer's word") {
 
 TEST_CASE("while a segment is being sealed it is neither ready nor mapped again") {
   World world;
-  auto segment = world.table.lease(owner, 8192, false);
+  auto segment = world.table.lease(owner, {8192});
   REQUIRE(segment);
   const auto id = (*segment)->id();
   auto sealing = world.table.mapped(owner.client, id);
@@ -447,7 +447,7 @@ TEST_CASE("a sealing whose work was not done says so, and may be tried again") {
   REQUIRE(hard);
   CHECK(code_of(hard->finish()) == Code::out_of_memory);
   CHECK(leased.segment->state() == Segment::State::ready);
-  auto segment = world.table.lease(owner, 8192, false);
+  auto segment = world.table.lease(owner, {8192});
   REQUIRE(segment);
   auto sealing = world.table.mapped(owner.client, (*segment)->id());
   REQUIRE(sealing);

@@ -72,6 +72,12 @@ WRONG = {
     "shape=3.5": lambda package, group: package.empty(3.5),
     "shape='3'": lambda package, group: package.empty("3"),
     "shape=(2, -1)": lambda package, group: package.empty((2, -1)),
+    "device=3": lambda package, group: package.empty(3, device=3),
+    "there is no device 'gpu'": lambda package, group: package.collective_input(device="gpu"),
+    "no memory on cuda:0; it has memory on cpu": lambda package, group: package.empty(3, device="cuda"),
+    "no memory on cuda:1; it has memory on cpu": lambda package, group: package.collective_input(device="cuda:1")(
+        lambda: 1
+    )(),
     "dtype='text'": lambda package, group: package.empty(3, "text"),
     "items=<muster.Ref ": lambda package, group: package.wait(package.put(1)),
     "items=<muster.Work: barrier": lambda package, group: package.wait(group.barrier()),

@@ -33,8 +33,8 @@ inline NodeSettings small_settings() {
 /// One node with its recorder and a clock that only moves when told.
 struct World {
   explicit World(NodeSettings settings = small_settings(),
-                 std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>(), SegmentBacking& made_of = backing())
-      : recorder_(std::move(recorder)), outside(*recorder_), node(std::move(settings), outside, made_of) {}
+                 std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>(), Backings made_of = backing())
+      : recorder_(std::move(recorder)), outside(*recorder_), node(std::move(settings), outside, std::move(made_of)) {}
   void advance(Duration duration) {
     now += duration;
     node.tick(now);
@@ -102,9 +102,11 @@ class TestClient {
     ask(out, wire::Body_Map, wire::CreateMap(out.fbb, segment.value).Union());
     if (!reply().body_as_Segment()) throw std::runtime_error("no segment to read");
   }
-  void ask_lease(std::uint64_t bytes, std::uint32_t timeout_ms = 1000, bool hard = false) {
+  void ask_lease(std::uint64_t bytes, std::uint32_t timeout_ms = 1000, bool hard = false,
+                 std::optional<wire::Device> device = {}) {
     FrameBuilder out(++request_);
-    ask(out, wire::Body_Lease, wire::CreateLease(out.fbb, bytes, timeout_ms, hard).Union());
+    ask(out, wire::Body_Lease,
+        wire::CreateLease(out.fbb, bytes, timeout_ms, hard, device ? &*device : nullptr).Union());
   }
   /// Says that it has mapped a segment; the reply may not come at once.
   void mapped(ipc::SegmentId segment) {
@@ -277,7 +279,7 @@ class TestClient {
     if (!world_.node.connected(id_, credentials, world_.now)) return;
     FrameBuilder out(++request_);
     const auto name = out.fbb.CreateString("test");
-    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version, name, 0, timeout_ms, rings).Union());
+    ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version, name, timeout_ms, rings).Union());
   }
 
   World& world_;

@@ -129,7 +129,7 @@ class Kept final : public Outside {
     return recorder.watch_lifeline(client, heir);
   }
   Decider& decider() override { return recorder.decider(); }
-  Lane& lane() override { return recorder.lane(); }
+  Lane* lane(muster::Device device) override { return recorder.lane(device); }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
     then();
@@ -237,7 +237,7 @@ class Scenario {
     ask(client, [](FrameBuilder& out) {
       return std::pair(
           wire::Body_Hello,
-          wire::CreateHello(out.fbb, ipc::protocol_version, out.fbb.CreateString("test"), 0, 1000, true).Union());
+          wire::CreateHello(out.fbb, ipc::protocol_version, out.fbb.CreateString("test"), 1000, true).Union());
     });
   }
 

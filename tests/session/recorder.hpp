@@ -62,7 +62,7 @@ class Recorder : public Outside {
     return muster::ipc::create_eventfd();
   }
   Decider& decider() override { return decisions; }
-  Lane& lane() override { return *lane_; }
+  Lane* lane(muster::Device device) override { return device.is_host() ? lane_.get() : nullptr; }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
     if (hold_blocking) blocked.push_back(std::move(then));

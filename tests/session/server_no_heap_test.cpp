@@ -159,7 +159,7 @@ class Peer {
 
   // ---- what it asks ----
   void say_hello(bool rings = true) {
-    ask(wire::Body_Hello, [&](auto& fbb) { return wire::CreateHello(fbb, ipc::protocol_version, 0, 0, 0, rings); });
+    ask(wire::Body_Hello, [&](auto& fbb) { return wire::CreateHello(fbb, ipc::protocol_version, 0, 0, rings); });
   }
   void say_mapped(std::uint32_t segment = 0) {
     ask(wire::Body_Mapped, [&](auto& fbb) { return wire::CreateMapped(fbb, segment); });

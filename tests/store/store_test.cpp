@@ -71,7 +71,7 @@ TEST_CASE("what can't be sealed is refused and leaves nothing behind") {
   World world;
   const auto own = world.segment_of(alice);
   const auto foreign = world.segment_of(bob);
-  const auto leased = world.segments.lease(alice, page, false).value()->id();
+  const auto leased = world.segments.lease(alice, {page}).value()->id();
   const auto hard = lease_and_map(world.segments, alice, page, true).segment->id();
   const auto result = world.result(1000, 4);
   const auto used = world.ledger.total().used;

@@ -11,8 +11,12 @@ namespace {
 
 constexpr std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 
-constexpr const char* resource_names[]{"memory", "objects", "fds", "slots", "groups", "heap", "maps"};
-static_assert(std::size(resource_names) == resource_count);
+std::string name_of(std::size_t resource) {
+  constexpr const char* names[]{"memory", "objects", "fds", "slots", "groups", "heap", "maps"};
+  static_assert(std::size(names) == host_resource_count);
+  if (resource < host_resource_count) return names[resource];
+  return "memory of GPU " + std::to_string(resource - host_resource_count);
+}
 
 }  // namespace
 
@@ -56,10 +60,10 @@ Amounts NodeAudit::held() const {
   for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) heap += seated.charge.amount();
   for (const auto& [id, segment] : node_.segments_.segments_) {
-    memory += segment->bytes();
+    sum[memory_of(segment->device())] += segment->bytes();
     heap += SegmentTable::segment_heap_bytes;
     ++fds;
-    ++maps;
+    maps += segment->device().is_host() ? 1U : 0U;
     for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
   }
   for (const auto& [id, draining] : node_.segments_.draining_) {
@@ -216,13 +220,13 @@ std::vector<std::string> NodeAudit::contradictions() const {
   check_reservations(found);
   const Amounts sum = held();
   const Amounts ledger = charged();
+  const auto users = node_.ledger_.largest_users(node_.ledger_.users());
   for (std::size_t i = 0; i < resource_count; ++i) {
     std::uint64_t of_users = 0;
-    for (const auto& each : node_.ledger_.largest_users(node_.ledger_.users())) of_users += each.account.used[i];
+    for (const auto& each : users) of_users += each.account.used[i];
     if (sum[i] == ledger[i] && of_users == ledger[i]) continue;
-    found.push_back("the ledger says " + std::to_string(ledger[i]) + " of " + resource_names[i] +
-                    ", its users' sum is " + std::to_string(of_users) + ", and " + std::to_string(sum[i]) +
-                    " are held");
+    found.push_back("the ledger says " + std::to_string(ledger[i]) + " of " + name_of(i) + ", its users' sum is " +
+                    std::to_string(of_users) + ", and " + std::to_string(sum[i]) + " are held");
   }
   for (const auto& [id, client] : node_.clients_.all())
     for (const auto& [seat, seated] : client.seats) {
@@ -255,7 +259,7 @@ bool NodeAudit::memory_waits_unnoticed() const { return node_.admission_.waiting
 
 std::vector<std::string> NodeAudit::left_over() const {
   auto found = contradictions();
-  const auto count = [&](const char* what, std::size_t number) {
+  const auto count = [&](const std::string& what, std::size_t number) {
     if (number > 0) found.push_back(std::to_string(number) + " " + what);
   };
   count("clients", node_.clients_.all().size());
@@ -273,7 +277,7 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("clients that have had segments", node_.segments_.clients_.size() + node_.segments_.leaving_.size());
   count("requests that wait for memory", node_.admission_.waiting());
   const Amounts ledger = charged();
-  for (std::size_t i = 0; i < resource_count; ++i) count(resource_names[i], ledger[i]);
+  for (std::size_t i = 0; i < resource_count; ++i) count(name_of(i), ledger[i]);
   return found;
 }
 

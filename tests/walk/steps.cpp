@@ -72,7 +72,7 @@ void Walk::greet(Peer& peer) {
   asked.deadline = now_ + std::chrono::milliseconds(timeout_ms);
   ask(peer, wire::Body_Hello, asked, [&](auto& fbb) {
     const auto named = fbb.CreateString("walker");
-    return wire::CreateHello(fbb, protocol, named, 0, timeout_ms, peer.rings);
+    return wire::CreateHello(fbb, protocol, named, timeout_ms, peer.rings);
   });
 }
 

@@ -160,7 +160,7 @@ class Walk final : private Outside {
   bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
   Decider& decider() override { return decider_; }
-  Lane& lane() override { return lane_; }
+  Lane* lane(muster::Device device) override { return device.is_host() ? &lane_ : nullptr; }
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;

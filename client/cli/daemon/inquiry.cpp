@@ -71,8 +71,8 @@ Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::millisecon
 
 Result<void> Inquiry::greet() {
   flatbuffers::FlatBufferBuilder builder;
-  const auto hello = wire::CreateHello(builder, ipc::protocol_version, builder.CreateString("muster command"),
-                                       builder.CreateString("c++"), 0, false);
+  const auto hello =
+      wire::CreateHello(builder, ipc::protocol_version, builder.CreateString("muster command"), 0, false);
   const auto reply = ask(builder, wire::Body_Hello, hello.Union(), wire::Body_Welcome);
   if (!reply) return reply.error();
   const auto& welcome = *reply->frame().body_as_Welcome();

@@ -1,6 +1,6 @@
 // The packed form of a manifest:
 //   u32 leaves, u32 dims, u32 structure bytes, u32 guise bytes, u32 makers, u32 zero
-//   each leaf: u64 offset, u32 segment, u8 dtype, u8 ndim, u16 zero
+//   each leaf: u64 offset, u32 segment, u8 dtype, u8 ndim, u8 kind of device, u8 index of device
 //   all dims (i64), leaf after leaf; the structure; the guise; zeros up to a multiple of 8
 #include <muster/ipc/manifest.hpp>
 
@@ -30,7 +30,8 @@ struct PackedLeaf {
   std::uint32_t segment;
   std::uint8_t dtype;
   std::uint8_t ndim;
-  std::uint16_t zero;
+  std::uint8_t device_kind;
+  std::uint8_t device_index;
 };
 
 constexpr std::size_t makers_count = 2;
@@ -88,14 +89,15 @@ namespace {
 
 /// The leaf with this shape, if it can lie there. Its dims begin at `first_dim`.
 Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape,
-                 std::size_t first_dim) {
+                 std::size_t first_dim, Device device) {
   if (shape.size() > ndim_max)
     return Error(Code::invalid,
                  "too many dimensions: " + std::to_string(shape.size()) + " of at most " + std::to_string(ndim_max));
   const auto count = element_count(shape, dtype);
   if (!count) return count.error();
   const Leaf leaf{
-      segment, offset, dtype, static_cast<std::uint8_t>(shape.size()), static_cast<std::uint32_t>(first_dim), *count};
+      segment, offset, dtype, static_cast<std::uint8_t>(shape.size()), device, static_cast<std::uint32_t>(first_dim),
+      *count};
   const bool lies_well = segment && offset % alignment_of(dtype) == 0 && offset <= bytes_max - leaf.bytes();
   if (leaf.bytes() != 0 && !lies_well)
     return Error(Code::invalid, "an array can't lie there: segment " + std::to_string(segment.value) + ", offset " +
@@ -106,9 +108,10 @@ Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span
 
 }  // namespace
 
-Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape) {
+Result<void> Manifest::add(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape,
+                           Device device) {
   if (leaves.size() >= leaves_max) return too_many_leaves(leaves.size() + 1);
-  const auto leaf = lay(segment, offset, dtype, shape, dims.size());
+  const auto leaf = lay(segment, offset, dtype, shape, dims.size(), device);
   if (!leaf) return leaf.error();
   dims.insert(dims.end(), shape.begin(), shape.end());
   leaves.push_back(*leaf);
@@ -128,7 +131,8 @@ void encode(const Manifest& manifest, std::vector<std::byte>& out) {
                    static_cast<std::uint32_t>(manifest.structure.size()),
                    static_cast<std::uint32_t>(manifest.guise.size()), static_cast<std::uint32_t>(manifest.makers), 0});
   for (const auto& leaf : manifest.leaves)
-    packer.fixed(PackedLeaf{leaf.offset, leaf.segment.value, static_cast<std::uint8_t>(leaf.dtype), leaf.ndim, 0});
+    packer.fixed(PackedLeaf{leaf.offset, leaf.segment.value, static_cast<std::uint8_t>(leaf.dtype), leaf.ndim,
+                            static_cast<std::uint8_t>(leaf.device.kind), leaf.device.index});
   for (const auto& leaf : manifest.leaves) packer.numbers(manifest.shape(leaf));
   packer.text(manifest.structure);
   packer.text(manifest.guise);
@@ -160,10 +164,11 @@ std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& m
   for (std::uint32_t i = 0; i < header.leaves; ++i) {
     const auto packed = table.fixed<PackedLeaf>();
     const auto dtype = table.enumerator<DType>(packed.dtype, dtype_count, "unknown dtype");
-    table.require(packed.zero == 0, "a reserved field is set");
+    const auto device = Device::of(packed.device_kind, packed.device_index);
+    table.require(device.has_value(), "unknown device");
     table.require(packed.ndim <= dims.size() - used, "fewer dims than its leaves need");
     if (table.problem() != nullptr) return malformed(table.problem(), bytes.size());
-    const auto leaf = lay({packed.segment}, packed.offset, dtype, dims.subspan(used, packed.ndim), used);
+    const auto leaf = lay({packed.segment}, packed.offset, dtype, dims.subspan(used, packed.ndim), used, *device);
     if (!leaf) return leaf.error();
     manifest.leaves.push_back(*leaf);
     used += packed.ndim;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
@@ -29,6 +30,7 @@ struct Leaf {
   std::uint64_t offset = 0;  ///< bytes from the segment's start
   DType dtype = DType::float32;
   std::uint8_t ndim = 0;
+  Device device;                ///< that of its segment
   std::uint32_t first_dim = 0;  ///< its shape is Manifest::dims[first_dim, first_dim + ndim)
   std::uint64_t count = 1;      ///< elements: the product of the shape
   [[nodiscard]] std::uint64_t bytes() const { return count * size_of(dtype); }
@@ -55,7 +57,7 @@ struct Manifest {
   [[nodiscard]] std::uint64_t bytes() const;
   /// Appends a leaf; the shape's sizes must not be negative and their product must fit.
   [[nodiscard]] Result<void> add(SegmentId segment, std::uint64_t offset, DType dtype,
-                                 std::span<const std::int64_t> shape);
+                                 std::span<const std::int64_t> shape, Device device = Device::cpu());
 };
 
 /// Elements in `shape`, or Invalid if a size is negative or the bytes don't fit in 63 bits.
@@ -67,7 +69,7 @@ struct Manifest {
 [[nodiscard]] std::size_t encoded_bytes(const Manifest& manifest);
 /// Appends the packed form to `out`, padded to 8 bytes.
 void encode(const Manifest& manifest, std::vector<std::byte>& out);
-/// Checks everything: counts, sizes, dtypes, dims, alignment of offsets, that all of `bytes` is used.
+/// Checks everything: counts, sizes, dtypes, devices, dims, alignment of offsets, that all of `bytes` is used.
 [[nodiscard]] Result<Manifest> decode(std::span<const std::byte> bytes);
 
 }  // namespace muster::ipc
