@@ -96,7 +96,7 @@ def test_a_record_across_the_rings_end(daemon, pair, client):
 
 
 RECORDS = {
-    "an unknown type": (99, b"", "record of unknown type 99"),
+    "an unknown type": (99, b"", "the record has the unknown type 99"),
     "an empty seal": (SEAL, b"", "malformed seal record"),
     "a truncated seal": (SEAL, seal(1, manifest(1, 0, [4]))[:-8], "malformed manifest"),
     "a negative size": (SEAL, seal(1, manifest(1, 0, [-1])), "negative size"),
