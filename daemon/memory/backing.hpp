@@ -68,7 +68,7 @@ struct SegmentSpec {
   bool hard = false;  ///< seal_hard() follows
 };
 
-/// Makes memory for segments. Must outlive whoever calls it; what it made may outlive it.
+/// Makes memory for segments. It must outlive its callers; the memory that it made may outlive it.
 class SegmentBacking {
  public:
   struct Limits {

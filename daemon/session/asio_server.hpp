@@ -177,7 +177,7 @@ class AsioServer final : public Server, public Outside {
   Populator populator_;
   LocalDecider decider_;
   Node node_;
-  // What lanes have posted holds pointers to the node's objects, so it is destroyed first.
+  // Work that lanes have posted holds pointers to the node's objects, so it is destroyed before the node.
   std::mutex posted_mutex_;
   Errand posted_;
   std::atomic<bool> has_posted_{false};

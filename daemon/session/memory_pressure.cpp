@@ -16,7 +16,7 @@ void MemoryPressure::serve(TimePoint now) {
 }
 
 void MemoryPressure::tick(TimePoint now) {
-  // Nothing waits any more, so the clients need not see it.
+  // The requests that waited may just have been served.
   if (!wanted_until_ || *wanted_until_ > now || parts_.admission.waiting() > 0) return;
   wanted_until_.reset();
   parts_.outside.show_memory_wanted(false);

@@ -55,7 +55,7 @@ struct Holder : HolderHook {
   std::uint64_t holds = 0;
   std::uint64_t since;  ///< how often the client had forked when the hold began
 };
-/// In the order in which they began.
+/// The holders of an object, in the order in which they began to hold it.
 using Holders = boost::intrusive::list<Holder, boost::intrusive::base_hook<HolderHook>>;
 
 /// Leaves that have moved. A client that was told the first place may still name it.
