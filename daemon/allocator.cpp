@@ -1,11 +1,11 @@
-// What the daemon's heap is made of: jemalloc, with these settings. They can be overruled: MALLOC_CONF. See
+// The daemon's heap is jemalloc's, with these settings. The environment variable MALLOC_CONF overrules them. See
 // adr/0012-allocator.md.
 
 /// Read by jemalloc before main() begins.
 extern "C" const char* malloc_conf;
 const char* malloc_conf =
-    "background_thread:true,"    // gives pages back, and no other thread waits for that
-    "narenas:1,"                 // what one thread frees another may use; few of them allocate
-    "dirty_decay_ms:50,"         // for so long free pages wait for their next use
-    "muzzy_decay_ms:0,"          // they are given back for good, or a cgroup would count them
-    "oversize_threshold:16384";  // from so many bytes on at once
+    "background_thread:true,"    // a thread gives pages back, and no other thread waits for that
+    "narenas:1,"                 // a thread may use what another freed; few of them allocate
+    "dirty_decay_ms:50,"         // how long free pages wait for their next use
+    "muzzy_decay_ms:0,"          // pages are given back for good, as a cgroup would count them otherwise
+    "oversize_threshold:16384";  // free blocks of this size or more give their pages back at once

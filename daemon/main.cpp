@@ -32,7 +32,7 @@ using muster::Result;
 
 namespace {
 
-/// Each client costs a handful of descriptors, so take all that the system lets us have.
+/// Each client costs a handful of descriptors, so this takes all that the system allows.
 std::uint64_t raise_descriptor_limit() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
@@ -42,7 +42,7 @@ std::uint64_t raise_descriptor_limit() {
   return limit.rlim_cur;
 }
 
-/// To the kernel a segment is a file, and one may take the whole budget.
+/// A segment is a file to the kernel, and one segment may take the whole budget.
 Result<void> raise_file_size_limit(std::uint64_t budget) {
   rlimit limit{};
   ::getrlimit(RLIMIT_FSIZE, &limit);
@@ -71,16 +71,16 @@ std::string huge_pages() {
   return mode;
 }
 
-/// Where the log goes: its starter may have pointed standard error at a file.
+/// Where the log goes: the daemon's starter may have pointed standard error at a file.
 std::string log_target() {
   std::error_code error;
   const auto path = std::filesystem::read_symlink("/proc/self/fd/2", error);
   return !error && path.is_absolute() ? path.string() : "standard error";
 }
 
-/// What the daemon may keep in its own memory for its clients. A tenth of the budget is what a limit on its process is
-/// expected to allow on top of it, and some of that it needs for itself, and for the holes between what is kept. Four
-/// GiB are several million objects: more than that at a time is a mistake, however large the machine is.
+/// What the daemon may keep in its own memory for its clients. A limit on the process is expected to allow a tenth more
+/// than the budget. The daemon needs some of that tenth for itself, and for the holes between what it keeps. Four GiB
+/// are several million objects: more than that at a time is a mistake, however large the machine is.
 std::uint64_t heap_bytes(std::uint64_t memory) {
   constexpr std::uint64_t own = 4 << 20;
   constexpr std::uint64_t heap_min = 4 << 20;
@@ -88,9 +88,9 @@ std::uint64_t heap_bytes(std::uint64_t memory) {
   return std::clamp((memory / 10 - std::min(memory / 10, own)) / 4 * 3, heap_min, heap_max);
 }
 
-/// Mappings of this process that clients may cost it. The rest is for its own: the heap, the stacks of its threads, and
-/// what is mapped for a moment only, as address space where a large segment finds its place, or a segment that ends
-/// while it is being populated.
+/// How many mappings of this process are for clients. The rest are the daemon's own: the heap, the stacks of its
+/// threads, and what is mapped for a moment only. Examples are address space in which a large segment finds its place,
+/// and a segment that ends while it is being populated.
 std::uint64_t maps_for_clients(std::uint64_t maps_max) {
   constexpr std::uint64_t own = 8192;
   const std::uint64_t limit = muster::ipc::mappings_max();
@@ -118,7 +118,7 @@ ServerSettings server_settings(const Config& config) {
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
   const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();
   const auto or_all = [](std::uint64_t value, std::uint64_t all) { return value ? std::min(value, all) : all; };
-  // What clients may have is what this process doesn't need itself: its own, and what comes with a packet.
+  // Clients may have what this process doesn't need for its own descriptors and for those that come with a packet.
   constexpr std::uint64_t own_descriptors = 16;
   const std::uint64_t limit = raise_descriptor_limit();
   const std::uint64_t descriptors = limit - std::min(limit / 2, own_descriptors);
@@ -127,12 +127,12 @@ ServerSettings server_settings(const Config& config) {
   constexpr std::uint64_t slots_of_client = 1 << 16;
   constexpr std::uint64_t groups_total = 1 << 14;
   constexpr std::uint64_t groups_of_user = groups_total / 2;
-  // Of heap and mappings no client may have more than half and no user more than three quarters, so that others can go
-  // on.
+  // One client may have at most half of the heap and of the mappings, and one user three quarters, so that others can
+  // go on.
   const std::uint64_t heap = heap_bytes(memory);
   const std::uint64_t maps = maps_for_clients(config.maps_max);
   node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap, maps};
-  // The same of descriptors where users are to be bounded.
+  // Where users have a limit of memory, the same share of the descriptors is their limit.
   node.quota.per_user = {or_all(config.user_memory_bytes, memory),
                          objects_total,
                          config.user_memory_bytes ? descriptors / 4 * 3 : descriptors,
@@ -147,7 +147,7 @@ ServerSettings server_settings(const Config& config) {
                            groups_of_user,
                            heap / 2,
                            maps - maps / 2};
-  // Where there are few descriptors or mappings, for some tens of clients: fewer and larger segments.
+  // Where descriptors or mappings are few, segments are fewer and larger, so that some tens of clients fit.
   constexpr std::uint64_t clients_about = 32;
   node.segments_about = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
       std::min(descriptors, maps) / clients_about, 1, muster::ipc::RegionAllocator::most_segments));
@@ -178,7 +178,7 @@ ExitStatus serve(const Config& config) {
   constexpr std::size_t heap_reserve_bytes = 4 << 20;
   keep_heap_reserve(heap_reserve_bytes);
   ::signal(SIGPIPE, SIG_IGN);
-  // Nobody of this user may open our descriptors or memory through /proc.
+  // Other processes of this user must not open our descriptors or memory through /proc.
   ::prctl(PR_SET_DUMPABLE, 0);
   const auto settings = server_settings(config);
   const auto fail = [&](const Error& why, ExitStatus status = ExitStatus::failed) {
@@ -201,7 +201,7 @@ ExitStatus serve(const Config& config) {
 }  // namespace musterd
 
 int main(int argc, char** argv) {
-  // What can't be written because a file would be too large is an error like others: a log must not end the daemon.
+  // A write that would make a file too large is an error like others: a log must not end the daemon.
   ::signal(SIGXFSZ, SIG_IGN);
   int ready_fd = -1;
   try {

@@ -1,4 +1,4 @@
-// Broken invariants of our own end the daemon at once, in release builds too: going on would lose or corrupt data.
+// A broken invariant of our own ends the daemon at once, in release builds, too: to go on would lose or corrupt data.
 #pragma once
 
 namespace musterd {

@@ -21,16 +21,17 @@ namespace {
 
 constexpr auto idle_time = std::chrono::seconds(10);
 constexpr auto stop_time = std::chrono::seconds(2);
-/// Jobs are a few calls deep; the rest is for sanitizers, and is never touched without them.
+/// Jobs are a few calls deep. The rest of the stack is for sanitizers, and is never touched without them.
 constexpr std::size_t stack_bytes = 256 << 10;
 
-/// So many jobs of one lane run at once.
+/// How many jobs of one lane run at once.
 constexpr std::size_t width(BlockingPool::Lane::Of of) { return of == BlockingPool::Lane::Of::memory ? 2 : 1; }
 
 }  // namespace
 
 struct BlockingPool::State : std::enable_shared_from_this<State> {
-  // All of these go from one list to another: only add() takes memory, and it can say that there is none.
+  // Jobs and lines are list nodes that move from list to list. So only add() takes memory, and it can say that there is
+  // none.
   struct Job {
     Lane lane;
     std::function<void()> work;
@@ -41,11 +42,11 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   struct Queue {
     Jobs waiting;
     std::size_t running = 0;
-    Line place;  ///< its process, unless that stands in its user's line
+    Line place;  ///< a node for its process, unless that is in the user's line
   };
   struct User {
     std::map<std::uint64_t, Queue> lanes;  ///< by process
-    Line line;                             ///< those that could run something as soon as the user may
+    Line line;                             ///< processes that could run something as soon as the user may
     std::size_t running = 0;
   };
   /// All of one kind.
@@ -79,13 +80,13 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     user.line.splice(user.line.end(), queue.place);
   }
 
-  /// Half of what others leave, and one as long as there is one.
+  /// A user may have half of the threads that others leave, and always one while one is free.
   [[nodiscard]] bool may_begin(const Kind& kind, const User& user) const {
     const std::size_t free_of_others = threads_of_each_max - (kind.running - user.running);
     return kind.running < threads_of_each_max && user.running < std::max<std::size_t>(free_of_others / 2, 1);
   }
 
-  /// What this user may begin now.
+  /// Begins what this user may begin now.
   void begin_of(Lane::Of of, std::uint32_t id) noexcept {
     Kind& kind = kind_of(of);
     User& user = kind.users.at(id);
@@ -101,11 +102,11 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     }
   }
 
-  /// False if the system has none left; those that are there come to it.
+  /// False if the system has no thread left; the threads that exist do the work then.
   bool start_thread() noexcept {
     std::unique_ptr<std::shared_ptr<State>> self(new (std::nothrow) std::shared_ptr<State>(shared_from_this()));
     if (!self) return false;
-    // Signals are the control thread's.
+    // Only the control thread takes signals.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
@@ -137,7 +138,7 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
       ++idle;
       const bool more = wake.wait_for(lock, idle_time, [&] { return stopping || !ready.empty(); }) && !ready.empty();
       --idle;
-      if (!more && threads == 1 && !stopping) continue;  // one is always there
+      if (!more && threads == 1 && !stopping) continue;  // the last thread stays
       if (!more) break;
       Jobs job;
       job.splice(job.end(), ready, ready.begin());
@@ -145,7 +146,7 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
       try {
         job.front().work();
       } catch (const std::exception&) {
-        // The heap has ended. What follows finds that nothing was done.
+        // The heap has no memory left. `then` finds that nothing was done.
       }
       job.front().work = nullptr;
       lock.lock();
@@ -163,12 +164,12 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     --queue.running, --user.running, --kind.running;
     stand_in_line(user, queue, lane);
     if (queue.running == 0 && queue.waiting.empty()) user.lanes.erase(lane.process);
-    // Others first, from the next one on.
+    // Other users come first, beginning with the next one.
     const auto next = kind.users.upper_bound(lane.user);
     for (auto other = next; other != kind.users.end(); ++other) begin_of(lane.of, other->first);
     for (auto other = kind.users.begin(); other != next; ++other) begin_of(lane.of, other->first);
     if (user.lanes.empty()) kind.users.erase(lane.user);
-    // What `then` holds belongs to the control thread, which may be gone: it is not destroyed here.
+    // What `then` holds belongs to the control thread, which may be gone. So it is not destroyed here.
     if (post) post(std::move(job.then));
     else left.splice(left.end(), job.then);
     changed.notify_all();
@@ -213,7 +214,7 @@ void BlockingPool::stop() {
   state_->post = nullptr;
   state_->wake.notify_all();
   if (state_->changed.wait_for(lock, stop_time, [&] { return state_->threads == 0; })) return state_->left.clear();
-  // Something hangs in the kernel. Its thread goes on with what it has; the process ends without it.
+  // A call hangs in the kernel. Its thread keeps the state, and the process ends without waiting for it.
   static std::vector<std::shared_ptr<State>> abandoned;
   abandoned.push_back(state_);
 }

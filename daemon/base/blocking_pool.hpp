@@ -1,6 +1,6 @@
 // Runs system calls that may take long, or for as long as a client likes: sealing memory that a client can lock,
-// closing what a client made, giving memory back. Threads are made as they are needed. A call that never ends takes one
-// of them from its process, and from others no more than their shares leave.
+// closing what a client made, giving memory back. Threads are made as they are needed. A call that never ends costs its
+// process one thread; other users keep their share of the threads.
 #pragma once
 
 #include <cstddef>
@@ -15,20 +15,20 @@ namespace musterd {
 
 class BlockingPool {
  public:
-  /// Whose a job is. Jobs of one lane wait for each other, in order; but two of memory, which nobody can make hang, run
-  /// side by side.
+  /// Says whose a job is. Jobs of one lane run one after the other, in order. Only memory has two jobs side by side, as
+  /// nobody can make those hang.
   struct Lane {
-    /// Each has threads of its own.
+    /// Each kind has threads of its own.
     enum class Of : std::uint8_t { requests, closing, memory };
     Of of = Of::requests;
     std::uint32_t user = 0;
-    std::uint64_t process = 0;  ///< any number that tells those of one user apart
+    std::uint64_t process = 0;  ///< any number that tells the processes of one user apart
     friend auto operator<=>(const Lane&, const Lane&) = default;
   };
   using Post = std::function<void(Errand)>;
 
-  /// For each of requests, closing and memory. Of what other users leave one has at most half, so that there are
-  /// threads for the next.
+  /// How many threads requests, closing and memory have each. A user gets at most half of what other users leave, so
+  /// that there are threads for the next one.
   static constexpr std::size_t threads_of_each = 12;
 
   /// `post` is called from the pool's threads with what to run on the control thread. It must not throw.
@@ -37,10 +37,10 @@ class BlockingPool {
   BlockingPool(const BlockingPool&) = delete;
   BlockingPool& operator=(const BlockingPool&) = delete;
 
-  /// Runs `work` on a thread of the pool, destroys it there, then posts `then`, also if `work` threw: `then` has to see
-  /// that it did nothing. Never waits. If this throws, as there is no memory, it has taken nothing on.
+  /// Runs `work` on a thread of the pool, destroys it there, then posts `then`. It posts `then` even if `work` threw;
+  /// `then` has to see that nothing was done. Never waits. If this throws, for lack of memory, no work was taken on.
   void run(Lane lane, std::function<void()> work, std::function<void()> then);
-  /// The same with what both are about: work(held), then(held). If this throws, `held` is as it was.
+  /// The same for functions that share `held`: calls work(held) and then(held). If this throws, `held` is as it was.
   template <class Held, class Work, class Then>
   void run_with(Lane lane, Held& held, Work work, Then then) {
     const auto shared = std::make_shared<Held>();
@@ -54,8 +54,8 @@ class BlockingPool {
       throw;
     }
   }
-  /// No `then` is posted any more. Waits a moment for what runs, and leaves to its fate what does not end; from now on
-  /// run() works at once.
+  /// From now on no `then` is posted, and run() does its work at once. Waits a moment for jobs that run, and abandons
+  /// those that do not end.
   void stop();
 
  private:

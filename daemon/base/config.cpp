@@ -100,7 +100,7 @@ Result<void> apply(Config& config, const Setting& setting, const std::string& so
   return Error(error.code(), source + ": " + error.message(), error.hint());
 }
 
-/// Empty: neither a text nor a number.
+/// Empty if the value is neither a text nor a number.
 std::string scalar_text(const toml::node& node) {
   if (auto text = node.value<std::string>()) return *text;
   if (auto integer = node.value_exact<std::int64_t>()) return std::to_string(*integer);
@@ -128,8 +128,10 @@ Result<void> apply_file(Config& config, const std::vector<Setting>& all, const s
                    "the keys are the long flags with _ for -");
     const std::string text = scalar_text(node);
     if (text.empty())
-      return Error(Code::invalid, "config file " + path + ": the value of '" + file_key(found->flag) + "'",
-                   "give a text or a number");
+      return Error(
+          Code::invalid,
+          "config file " + path + ": the value of '" + file_key(found->flag) + "' is neither a text nor a number",
+          "give a text or a number");
     if (auto applied = apply(config, *found, path, text); !applied) return applied.error();
   }
   return {};
@@ -152,7 +154,7 @@ Result<Config> merge(const std::vector<Setting>& all, const std::vector<std::str
   return config;
 }
 
-/// Who waits there is told of what is wrong with the other settings.
+/// The descriptor is needed even if other settings are wrong: the starter waits there to be told so.
 int ready_fd(const std::vector<Setting>& all, const std::vector<std::string>& flags) {
   Config config;
   for (std::size_t i = 0; i < all.size(); ++i)

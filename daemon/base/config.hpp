@@ -1,4 +1,5 @@
-// What a daemon can be told: flag, else environment (MUSTER_*), else config file (TOML), else default.
+// The daemon's settings. Each comes from its flag, else the environment (MUSTER_*), else the config file (TOML), else
+// its default.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ struct Config {
   std::string socket;  ///< empty: the default path
   unsigned socket_mode = 0600;
   std::uint64_t memory_bytes = 0;       ///< 0: 30 % of the machine's or the cgroup's
-  std::uint64_t user_memory_bytes = 0;  ///< 0: all of it
+  std::uint64_t user_memory_bytes = 0;  ///< 0: all of the memory
   std::uint64_t client_memory_bytes = 0;
   std::uint64_t objects_max = 1'000'000;  ///< of one client
   std::uint64_t maps_max = 0;             ///< of all clients; 0: what the system allows

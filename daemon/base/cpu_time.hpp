@@ -1,4 +1,4 @@
-// How long the calling thread has had a core: what others took of it does not count.
+// How long the calling thread has had a core. The time in which other threads had the core does not count.
 #pragma once
 
 #include <sys/resource.h>
@@ -23,7 +23,7 @@ struct ThreadUsage {
   std::uint64_t waits = 0;  ///< how often it gave up its core by itself
 };
 
-/// Of the calling thread. Takes a system call.
+/// The usage of the calling thread. Costs a system call.
 [[nodiscard]] inline ThreadUsage thread_usage() {
   rusage usage{};
   ::getrusage(RUSAGE_THREAD, &usage);

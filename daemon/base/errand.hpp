@@ -1,5 +1,5 @@
-// What one thread has another do. It is made where somebody can be told that there is no memory for it; to hand it on
-// takes none.
+// Work that one thread hands to another. It is made where a lack of memory can be reported; handing it on takes no
+// memory.
 #pragma once
 
 #include <functional>
@@ -8,7 +8,7 @@
 
 namespace musterd {
 
-using Errand = std::list<std::function<void()>>;  ///< of one function
+using Errand = std::list<std::function<void()>>;  ///< holds one function
 
 [[nodiscard]] inline Errand errand(std::function<void()> function) {
   Errand made;

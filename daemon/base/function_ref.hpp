@@ -1,5 +1,5 @@
-// Something that can be called while a call lasts. It refers to the function and makes no copy, so nothing is
-// allocated.
+// A reference to a function, valid while the call lasts that it is passed to. It makes no copy, so it allocates
+// nothing.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@ namespace musterd {
 
 class FunctionRef {
  public:
-  /// `function` has to outlive it.
+  /// `function` has to outlive the reference.
   template <class Function>
   requires(!std::is_same_v<std::remove_cvref_t<Function>, FunctionRef>)
       // NOLINTNEXTLINE(bugprone-forwarding-reference-overload): the constraint above excludes copies

@@ -10,7 +10,7 @@ namespace musterd {
 
 namespace {
 
-/// Small, so that free memory between other blocks has room for a piece, and pieces come from where small blocks do.
+/// Pieces are small, so that they fit into free memory between other blocks, and come from where small blocks do.
 constexpr std::size_t piece_bytes = 8 << 10;
 constexpr std::size_t pieces_max = 1024;
 
@@ -22,7 +22,7 @@ class Reserve {
     fill();
   }
 
-  /// False if there was nothing left.
+  /// False if the reserve was empty.
   bool spend() {
     const std::lock_guard lock(mutex_);
     if (held_ == 0) return false;

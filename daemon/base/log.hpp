@@ -1,4 +1,4 @@
-// Structured logs, one line an event, as text or JSON; repeated ones are counted instead of printed.
+// Structured logs as text or JSON, one line for each event. Repeated lines are counted instead of printed.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,15 @@ namespace musterd {
 enum class LogLevel : std::uint8_t { debug, info, warning, error };
 enum class LogFormat : std::uint8_t { text, json };
 
-/// Where logs go from now on: standard error.
+/// From now on logs go to standard error.
 void start_log(LogFormat format, LogLevel level);
 
 void log_line(LogLevel level, std::string_view message);
-/// If a line of this topic may be printed now (a burst of ten, then one a second): how many were left out before it.
+/// Nothing if a line of this topic may not be printed now: a burst of ten may, then one a second. Otherwise, how many
+/// lines were left out before it.
 [[nodiscard]] std::optional<std::uint64_t> log_allowed(std::string_view topic);
 
-// What can't be written, as there is no memory for it, is left out: a log line must not end what it tells of.
+// A line that there is no memory for is left out: logging must not end what it reports.
 
 template <class... Args>
 void log_info(fmt::format_string<Args...> format, Args&&... args) noexcept try {
@@ -36,7 +37,7 @@ void log_warning(fmt::format_string<Args...> format, Args&&... args) noexcept tr
 } catch (const std::exception&) {
 }
 
-/// For what clients can cause as often as they like.
+/// For events that clients can cause as often as they like.
 template <class... Args>
 void log_limited(LogLevel level, std::string_view topic, fmt::format_string<Args...> format, Args&&... args) noexcept
     try {

@@ -14,7 +14,8 @@ namespace musterd {
 
 namespace {
 
-/// The fields of /proc/PID/task/PID/stat (proc(5)) from the third on: what comes before them may hold anything.
+/// The fields of /proc/PID/task/PID/stat (proc(5)) from the third on. The process's name, which comes before them, may
+/// hold any character.
 struct Stat {
   static constexpr std::size_t first = 3;
   std::string text;
@@ -34,7 +35,8 @@ struct Stat {
 
 std::optional<Stat> stat_of(pid_t pid) {
   if (pid <= 0) return std::nullopt;
-  // That of its first thread: the process's own adds up all of its threads, of which it may have ten thousands.
+  // This reads the file of the first thread. The file of the process adds up all its threads, which may be tens of
+  // thousands.
   const std::string number = std::to_string(pid);
   auto text = muster::ipc::read_text_file("/proc/" + number + "/task/" + number + "/stat");
   if (!text) return std::nullopt;
@@ -62,7 +64,7 @@ std::optional<std::string> how_it_ends(pid_t pid) {
   constexpr long exiting = 0x4;  // PF_EXITING of the kernel
   const auto stat = stat_of(pid);
   if (!stat || (stat->state() != 'Z' && (stat->number(flags_field) & exiting) == 0)) return std::nullopt;
-  // 0 also for readers that may not look into the process.
+  // The code is 0, too, if this process may not look into the other one.
   const auto code = static_cast<int>(stat->number(exit_code_field));
   if (WIFSIGNALED(code))
     return "was killed by signal " + std::to_string(WTERMSIG(code)) + " (" + ::strsignal(WTERMSIG(code)) + ")";

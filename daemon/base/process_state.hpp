@@ -1,4 +1,4 @@
-// What the kernel tells of a process that is not a child: how it ends, and whether it is stopped. For messages.
+// What the kernel tells about a process that is not a child: how it ends, and whether it is stopped. For messages.
 #pragma once
 
 #include <sys/types.h>
@@ -9,10 +9,10 @@
 namespace musterd {
 
 /// "was killed by signal 9 (Killed)", "exited with status 3", or "ended" if it returned 0 or this process may not know.
-/// Nothing while it lives, and once its parent has waited for it.
+/// Nothing while the process lives, and once its parent has waited for it.
 [[nodiscard]] std::optional<std::string> how_it_ends(pid_t pid);
 
-/// By a signal such as SIGSTOP, or a debugger.
+/// True if a signal such as SIGSTOP or a debugger has stopped the process.
 [[nodiscard]] bool is_stopped(pid_t pid);
 
 }  // namespace musterd

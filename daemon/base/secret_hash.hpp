@@ -1,4 +1,4 @@
-// For tables whose keys clients choose: they must not choose which of them are slow to find, too.
+// The hash of tables whose keys clients choose. It is secret, so that clients can't choose keys that are slow to find.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 namespace musterd {
 
 struct SecretHash {
-  std::uint64_t secret = 1;  ///< odd, of this run only
+  std::uint64_t secret = 1;  ///< odd; a new one in each run
 
   std::size_t operator()(std::uint64_t number) const noexcept { return number * secret; }
   template <class Tag, class Number>

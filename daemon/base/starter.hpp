@@ -1,13 +1,13 @@
-// What the starter of the daemon reads from the descriptor that came with --ready-fd, each on a line: the exit status,
-// and if that is not 0, why the daemon never serves and what to do. The log is no place for that: it may be what can't
-// be written.
+// What the daemon tells its starter through the descriptor of --ready-fd, each on a line: the exit status, and if that
+// is not 0, why the daemon can't serve and what to do. The log is not enough, as a log that can't be written may be the
+// reason.
 #pragma once
 
 #include <muster/result.hpp>
 
 namespace musterd {
 
-/// musterd's.
+/// The exit status of musterd.
 enum class ExitStatus : int {
   ok = 0,
   failed = 1,
@@ -15,9 +15,9 @@ enum class ExitStatus : int {
   served = 3,  ///< another daemon serves the socket
 };
 
-/// Clients can connect. Negative descriptors: nobody waits.
+/// Says that clients can connect. A negative descriptor means that nobody waits.
 void tell_ready(int ready_fd);
-/// On standard error, too.
+/// Says why the daemon failed, on standard error, too.
 void tell_failed(int ready_fd, ExitStatus status, const muster::Error& why);
 
 }  // namespace musterd

@@ -1,4 +1,4 @@
-// Time as the core sees it: handed in with each event, never read where something is decided.
+// Time as the core sees it: each event brings it along, and code that decides never reads a clock.
 #pragma once
 
 #include <chrono>

@@ -24,8 +24,9 @@ struct Topology::Loaded {
 
 namespace {
 
-/// hwloc leaves disallowed cores out, but not those that the process was bound away from (taskset, a container).
-/// Every thread that this one starts gets its binding; what a sanitizer's own thread has is of no interest.
+/// hwloc leaves disallowed cores out, but not those that the process was bound away from (taskset, a container). It is
+/// the calling thread's binding that counts, as every thread that it starts inherits it. A sanitizer's own thread may
+/// have another.
 void restrict_to_binding(hwloc_topology_t topology) {
   const hwloc_bitmap_t bound = hwloc_bitmap_alloc();
   if (hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_THREAD) == 0 && !hwloc_bitmap_iszero(bound))

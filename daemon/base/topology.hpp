@@ -1,4 +1,5 @@
-// The cores that the daemon may use, as hwloc and the cgroup know them: how many lanes make sense, and where they run.
+// The cores that the daemon may use, as hwloc and the cgroup know them. They say how many lanes make sense, and where
+// they run.
 #pragma once
 
 #include <memory>
@@ -10,13 +11,13 @@ class Topology {
   /// Of this machine, restricted to what this process may use.
   Topology();
 
-  /// Cores that this process may use at the same time: those it is allowed on (hyperthreads of one core count once, as
-  /// folding is bound by memory), at most its cgroup's CPU quota. At least 1.
+  /// How many cores this process may use at the same time: those it may run on, and at most its cgroup's CPU quota.
+  /// Hyperthreads of one core count once, as folding is bound by memory. At least 1.
   [[nodiscard]] unsigned cores() const { return cores_; }
-  /// NUMA nodes that these cores belong to. At least 1.
+  /// How many NUMA nodes these cores belong to. At least 1.
   [[nodiscard]] unsigned nodes() const { return nodes_; }
-  /// Keeps the calling thread on the cores of one node, counted round; does nothing where there is only one, so that
-  /// the kernel may place it beside the ranks.
+  /// Keeps the calling thread on the cores of one NUMA node: that of number `node` modulo nodes(). Does nothing where
+  /// there is only one node, so that the kernel may place the thread beside the ranks.
   void stay_on_node(unsigned node) const;
 
  private:

@@ -1,5 +1,6 @@
 // The seam between ranks that agree and an op that begins. On one node nobody else has to be asked, and the answer
-// comes at once (LocalDecider). In a cluster a group has a leader: its answer comes later, in any order, and may be no.
+// comes at once (LocalDecider). In a cluster a group has a leader: its answers come later, in any order, and may be
+// refusals.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +14,24 @@
 
 namespace musterd {
 
-/// What is to be decided, of the ranks of this node.
+/// What the ranks of this node want to be decided.
 struct Proposal {
   enum class About : std::uint8_t {
     op,     ///< all contributions that can come here are here, and agree
-    epoch,  ///< the running epoch is over, as nobody is left in it here
+    epoch,  ///< the running epoch is over, as no member is left on this node
   };
   About about = About::op;
   const Group& group;
   muster::ipc::Kind kind = muster::ipc::Kind::barrier;  ///< of the op
-  std::uint64_t op = 0;                                 ///< its number, which bears its epoch
+  std::uint64_t op = 0;                                 ///< its number, which contains its epoch
 };
 
 /// The answer, which is the same on all nodes.
 struct Decision {
   /// The op begins, or fails on every seat with this error. A new epoch is never refused.
   muster::Result<void> outcome;
-  /// The number of the epoch that begins with a reform, or after the end of one: larger than that of any before it.
+  /// The number of the epoch that begins with a reform, or after the end of an epoch. Larger than that of any earlier
+  /// one.
   std::uint32_t next_epoch = 0;
 };
 
@@ -40,14 +42,14 @@ class Decider {
   Decider& operator=(const Decider&) = delete;
   virtual ~Decider() = default;
 
-  /// Control thread, never waits. Gives what is decided at once. Otherwise `decided` is called once, on the control
-  /// thread, in bounded time and never within propose(). Until then the op is undecided, whatever its deadline says and
-  /// whoever is lost, as other nodes may have begun it.
+  /// Control thread, never waits. Returns the decision if it is known at once. Otherwise `decided` is called once, on
+  /// the control thread, in bounded time and never within propose(). Until then the op is undecided, even if its
+  /// deadline passes or a seat is lost, as other nodes may have begun it.
   [[nodiscard]] virtual std::optional<Decision> propose(const Proposal& proposal,
                                                         std::function<void(Decision)> decided) = 0;
 };
 
-/// There is one node, and it decides.
+/// Decides at once, as there is only one node.
 class LocalDecider final : public Decider {
  public:
   [[nodiscard]] std::optional<Decision> propose(const Proposal& proposal,

@@ -86,7 +86,7 @@ Group::Lost Group::lose(SeatId seat) {
     return Lost::newcomer;
   }
   if (auto rank = rank_of(seats_, seat)) {
-    lost_.insert(*rank);  // may find no memory
+    lost_.insert(*rank);  // this may throw for lack of memory
     seats_.erase(*rank);
   }
   return seats_.empty() ? Lost::last : Lost::member;

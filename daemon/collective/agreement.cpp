@@ -22,14 +22,15 @@ using muster::ipc::Outline;
 namespace {
 
 constexpr std::size_t fields_named_max = 4;
-/// Of larger structures messages number the leaves instead of naming them: others wait while names are looked up.
+/// Messages about larger structures number the leaves instead of naming them, as everybody waits while names are looked
+/// up.
 constexpr std::size_t outline_nodes_max = 4096;
 constexpr std::size_t structure_shown_max = 120;
 
 /// What must be equal between the inputs of two ranks.
 enum class Shapes : std::uint8_t {
-  free,   ///< nothing: each rank's own
-  tails,  ///< dtypes, and shapes but for axis 0
+  free,   ///< nothing: each rank chooses its own
+  tails,  ///< dtypes, and shapes except for axis 0
   equal,  ///< dtypes and shapes
 };
 
@@ -63,7 +64,7 @@ std::string shape_text(std::span<const std::int64_t> shape) {
   return text + (shape.size() == 1 ? ",)" : ")");
 }
 
-/// Fields in which two ranks differ, with both values as text: the first few, and how many in all.
+/// A field in which two ranks differ, with both values as text.
 struct Difference {
   std::string field;
   std::string present;
@@ -91,8 +92,8 @@ bool same_shape(std::span<const std::int64_t> a, std::span<const std::int64_t> b
                     b.begin() + static_cast<std::ptrdiff_t>(skipped));
 }
 
-/// Whether nothing at all differs that matters to ranks of one op. Mostly true, and quickly known: everybody else waits
-/// while bundles of thousands of leaves are compared.
+/// Whether the two agree in everything that matters to ranks of one op. Usually they do. This check is quick, as
+/// everybody waits while bundles of thousands of leaves are compared.
 bool alike(const Manifest& a, const Manifest& b) {
   if (&a == &b) return true;
   if (a.leaves.size() != b.leaves.size() || a.structure != b.structure) return false;
@@ -106,7 +107,7 @@ std::optional<Outline> outline_of(std::string_view structure) {
   return muster::ipc::outline_of(structure, outline_nodes_max);
 }
 
-/// Several leaves without a structure: C++ bundles have no names.
+/// Nothing for several leaves without a structure: these are C++ bundles, whose leaves have no names.
 std::optional<Outline> outline_of(const Manifest& manifest) {
   const bool unnamed = manifest.structure.empty() && manifest.leaves.size() > 1;
   return unnamed ? std::nullopt : outline_of(std::string_view(manifest.structure));
@@ -138,7 +139,7 @@ class Comparison {
     differences_.named.push_back({std::move(field), std::move(present), std::move(newcomer)});
   }
 
-  /// The same, put into words only if they will be read: thousands of leaves may differ.
+  /// The same for a leaf. It makes the texts only if they will be shown, as thousands of leaves may differ.
   template <class Value>
   void add_of_leaf(const char* field, std::size_t leaf, const std::optional<Outline>& outline,
                    const std::string& of_input, Value present, Value newcomer) {
@@ -149,7 +150,7 @@ class Comparison {
     add(field + of_leaf(leaf, outline) + of_input, text(present), text(newcomer));
   }
 
-  /// " of layer2.w"; nothing where the value is one array.
+  /// " of layer2.w"; nothing if the value is one array.
   static std::string of_leaf(std::size_t leaf, const std::optional<Outline>& outline) {
     const auto path = outline ? path_of_leaf(*outline, leaf) : std::nullopt;
     if (!path) return " of leaf " + std::to_string(leaf);
@@ -173,7 +174,7 @@ class Comparison {
     if (alike(a, b)) return;
     const std::string of_input = present_.inputs.size() > 1 ? " of input " + std::to_string(input) : "";
     const auto outline = outline_of(a);
-    // Leaves alike under other names would be reduced into each other's places.
+    // Without this check, leaves of the same shape but different names would be reduced with each other.
     if (is_reduction(present_.kind) && a.structure != b.structure)
       return compare_structures(outline, outline_of(b.structure), of_input);
     if (a.leaves.size() != b.leaves.size())
@@ -188,7 +189,7 @@ class Comparison {
     }
   }
 
-  /// What the two differ in first, and both of them.
+  /// Adds the first difference between the structures, and then both structures.
   void compare_structures(const std::optional<Outline>& a, const std::optional<Outline>& b,
                           const std::string& of_input) {
     differences_.of_structure = true;
@@ -204,7 +205,7 @@ class Comparison {
   Differences differences_;
 };
 
-/// How many inputs the rank must give; nothing where any number will do because it isn't looked at.
+/// How many inputs the rank must give. Nothing if its inputs are not looked at, so that any number will do.
 std::optional<std::size_t> inputs_due(const Contribution& contribution, int world_size) {
   const bool root = contribution.rank == contribution.root;
   switch (contribution.kind) {
@@ -226,7 +227,7 @@ std::optional<std::size_t> inputs_due(const Contribution& contribution, int worl
   return std::nullopt;
 }
 
-/// What is wrong with a call, as the end of a sentence, and what to do about it.
+/// What is wrong with a call, as the end of the sentence "rank 1 gave it ...", and what to do about it.
 struct Wrong {
   std::string what;
   std::string hint;
@@ -238,7 +239,7 @@ std::string dtype_hint(muster::DType dtype) {
   return "bitwise ops take bool and integers: convert the array with x.astype(), or use another op";
 }
 
-/// What is wrong with an array.
+/// Checks one array of a contribution.
 std::optional<Wrong> check_leaf(const Contribution& contribution, muster::DType dtype, std::size_t ndim) {
   if (is_reduction(contribution.kind) && !muster::result_dtype(dtype, contribution.op))
     return Wrong{"of dtype " + std::string(name(dtype)) + ", for which " + std::string(name(contribution.op)) +
@@ -262,7 +263,7 @@ std::string array_text(const Manifest& manifest, std::size_t leaf) {
   return path->empty() ? "an array" : "an array at " + *path;
 }
 
-/// Whether every leaf works, asked of each dtype once and of the fewest and the most dimensions.
+/// Whether every leaf works. It asks once for each dtype, with the fewest and the most dimensions of any leaf.
 bool leaves_work(const Contribution& contribution, const Manifest& manifest) {
   std::uint32_t dtypes = 0;
   std::size_t fewest = muster::ipc::ndim_max;
@@ -312,7 +313,7 @@ std::optional<Wrong> wrong_in(const Contribution& contribution, int world_size) 
                  "ranks run from 0 to world_size - 1"};
   const auto due = inputs_due(contribution, world_size);
   if (due && *due != contribution.inputs.size())
-    return Wrong{std::to_string(contribution.inputs.size()) + " inputs where " + std::to_string(*due) + " are due",
+    return Wrong{std::to_string(contribution.inputs.size()) + " inputs instead of " + std::to_string(*due),
                  *due == 1 ? "give one value" : "give one value for each rank"};
   if (auto wrong = check_layout(contribution)) return wrong;
   return check_leaves(contribution);
@@ -358,7 +359,8 @@ std::optional<Error> check_amount(const std::string& op_name, std::size_t ranks,
 std::optional<Error> check_agreement(const std::string& op_name, std::span<const Contribution> present,
                                      const Contribution& newcomer) {
   if (present.empty()) return std::nullopt;
-  // The root of a broadcast or scatter alone gives inputs, so comparing with the first one is enough for all kinds.
+  // Comparing with the first contribution is enough for all kinds: in a broadcast or scatter only the root gives
+  // inputs.
   const auto differences = Comparison(present.front(), newcomer).run();
   if (differences.count == 0) return std::nullopt;
 

@@ -1,5 +1,5 @@
-// What each rank may give to a collective, and on what the ranks of one op must agree.
-// Asked as each contribution comes in, so that a mistake is told at once and not after a timeout. Pure.
+// What each rank may give to a collective, and what the ranks of one op must agree on. Each contribution is checked
+// when it comes in, so that a mistake is reported at once and not after a timeout. Pure.
 #pragma once
 
 #include <optional>
@@ -12,9 +12,9 @@
 
 namespace musterd {
 
-/// True for kinds that two ranks do with each other: send and recv.
+/// True for kinds that are between two ranks: send and recv.
 [[nodiscard]] bool is_pairwise(muster::ipc::Kind kind);
-/// True for kinds with one rank in a part of its own.
+/// True for kinds in which one rank has a special role.
 [[nodiscard]] bool has_root(muster::ipc::Kind kind);
 /// True for kinds that apply a reduce op.
 [[nodiscard]] bool is_reduction(muster::ipc::Kind kind);
@@ -24,14 +24,15 @@ namespace musterd {
 [[nodiscard]] std::optional<muster::Error> check_contribution(const std::string& op_name, int world_size,
                                                               const Contribution& contribution);
 
-/// Mismatch if the newcomer differs from those who are there already (and agree). Names the op, and each field with
-/// both values and the ranks that gave them. Error::ranks are those on the smaller side; both sides if equally many.
+/// Mismatch if the newcomer differs from the contributions that are present already, which agree. The message names the
+/// op, and each field with both values and the ranks that gave them. Error::ranks are the ranks on the smaller side, or
+/// both sides if they are equally large.
 [[nodiscard]] std::optional<muster::Error> check_agreement(const std::string& op_name,
                                                            std::span<const Contribution> present,
                                                            const Contribution& newcomer);
 
-/// Why so many ranks that give as much as this one can't come to an op, whoever else does: what plans may amount to is
-/// bounded (plan.hpp), and what an op is given is let go in one go.
+/// Invalid if so many ranks that give as much as this one are too much for one op, whatever the others give. Plans are
+/// limited in size (plan.hpp), and the inputs of an op are let go all at once.
 [[nodiscard]] std::optional<muster::Error> check_amount(const std::string& op_name, std::size_t ranks,
                                                         const Contribution& contribution);
 

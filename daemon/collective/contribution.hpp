@@ -18,7 +18,7 @@ namespace musterd {
 
 using Inputs = muster::ipc::SmallVector<Input, 1>;
 
-/// Where an outcome has to go: chosen by the caller.
+/// Says where an outcome has to go. The caller chooses it.
 using Ticket = std::uint64_t;
 using OpId = std::uint64_t;
 
@@ -32,14 +32,14 @@ struct Contribution {
   TimePoint deadline;
   std::string key;  ///< empty: matched by order
   Inputs inputs;
-  std::shared_ptr<const muster::Error> fault;  ///< why the rank has no input; its op fails on every seat
+  std::shared_ptr<const muster::Error> fault;  ///< why the rank has no input; the op then fails on every seat
   Ticket ticket = 0;
-  /// What its place in the op takes. If the op fails it pays for remembering that.
+  /// The charge for the contribution's part in the op. If the op fails, it pays for remembering that.
   Charge charge;
 };
 
-/// A complete muster: contributions of the contributing ranks, in rank order. A rank that sends to itself is there
-/// twice: its send, then its recv.
+/// A complete muster: the contributions, in rank order. A rank that sends to itself is in it twice: its send, then its
+/// recv.
 struct Op {
   OpId id = 0;
   std::string name;  ///< "allreduce #17", "allreduce 'key'" or "send 0->1 tag 5", for messages and logs

@@ -1,4 +1,4 @@
-// How long a fold held the control thread up, as far as that is the fold's doing.
+// Measures how long a fold held up the control thread, as far as the fold caused that.
 #pragma once
 
 #include <chrono>
@@ -10,12 +10,12 @@
 
 namespace musterd {
 
-/// How long the control thread was held up by a fold. That another process had the core meanwhile does not count: the
-/// kernel says for how long a thread has had one, and how often it has given it up by itself, to wait. Asking takes a
-/// system call, so it is asked only for a while after a fold that took long.
+/// Time in which another process had the core does not count. The kernel says how long a thread has had a core, and how
+/// often it gave the core up by itself, to wait. To ask takes a system call, so this asks only for a while after a fold
+/// that took long.
 class FoldWatch {
  public:
-  static constexpr Duration long_min = std::chrono::milliseconds(2);  ///< of a fold that is over at once otherwise
+  static constexpr Duration long_min = std::chrono::milliseconds(2);  ///< a fold that takes longer counts as long
   static constexpr Duration doubts_last = std::chrono::seconds(10);
 
   struct Clocks {
@@ -24,7 +24,7 @@ class FoldWatch {
   };
   explicit FoldWatch(Clocks clocks) : clocks_(std::move(clocks)) {}
 
-  /// Zero for a fold that was short, or of which it isn't known why it took long.
+  /// Runs the fold, and returns how long it held up the thread. Zero if it was short, or if the reason is unknown.
   template <class Fold>
   [[nodiscard]] Duration held_up(Fold fold) {
     const TimePoint began = clocks_.now();

@@ -18,28 +18,28 @@ namespace musterd {
 
 namespace {
 
-/// Bytes that one chunk reads and writes: about what an L2 holds, and long enough (tens of microseconds) to make
-/// taking it off the queue cheap.
+/// How many bytes one chunk reads and writes. It is about what an L2 cache holds. It takes tens of microseconds, so
+/// taking a chunk off the queue costs little beside it.
 constexpr std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
 /// The same while lanes give way: a few microseconds.
 constexpr std::uint64_t brief_chunk_bytes = std::uint64_t{128} << 10;
 constexpr auto give_way_time = std::chrono::milliseconds(1);
-/// Fewer output bytes aren't worth a second thread.
+/// A piece with fewer output bytes isn't worth a second thread.
 constexpr std::uint64_t output_bytes_min = std::uint64_t{64} << 10;
-/// A chunk of many inputs touches no more than this, however few output bytes it makes: others wait for it.
+/// A chunk of many inputs touches no more than this, however few output bytes it makes, as others wait for it.
 constexpr std::uint64_t touched_bytes_max = std::uint64_t{4} << 20;
 constexpr std::uint64_t cache_line = 64;
-/// What it costs to begin a task, in bytes that could be read and written meanwhile: 100 ns or so.
+/// The cost of beginning a task, about 100 ns, in bytes that could be read and written meanwhile.
 constexpr std::uint64_t task_bytes = std::uint64_t{2} << 10;
 
 std::uint64_t round_down(std::uint64_t number, std::uint64_t unit) { return number / unit * unit; }
 
 std::uint64_t output_size(const Fold& fold) { return muster::size_of(*muster::result_dtype(fold.dtype, fold.op)); }
 
-/// Of a fold: how many outputs it writes.
+/// How many outputs a fold writes.
 std::uint64_t outputs_of(const Fold& fold) { return std::max(fold.prefixes, 1U); }
 
-/// Elements [first, first + count).
+/// Folds elements [first, first + count).
 void run_fold(const Job& job, const Fold& fold, std::uint64_t first, std::uint64_t count) {
   const std::uint64_t into = fold.offset + first * output_size(fold);
   std::array<const std::byte*, contributions_max> inputs;  // NOLINT: only the first few are used
@@ -48,7 +48,7 @@ void run_fold(const Job& job, const Fold& fold, std::uint64_t first, std::uint64
   kernels::Reduce call{fold.dtype, fold.op, std::span(inputs).first(fold.ranks), nullptr, count};
   if (fold.prefixes == 0) {
     call.output = host_address(job.outputs[fold.output]) + into;
-    // Whether the output bypasses the caches depends on the whole, not on the chunk.
+    // The size of the whole output decides whether it bypasses the caches, not that of the chunk.
     if (fold.count * output_size(fold) >= call.stream_bytes_min) call.stream_bytes_min = 0;
     return kernels::reduce(call);
   }
@@ -66,10 +66,10 @@ void run_copy(const Job& job, const CopyBytes& copy, std::uint64_t first, std::u
 
 }  // namespace
 
-/// A place between two elements of a job's tasks: folds first, then copies.
+/// A position between two elements of a job's tasks, which are its folds and then its copies.
 struct HostLane::Cursor {
   std::size_t task = 0;
-  std::uint64_t element = 0;  ///< of a copy: byte
+  std::uint64_t element = 0;  ///< in a copy: the byte
 };
 
 struct HostLane::Chunk {
@@ -78,19 +78,19 @@ struct HostLane::Chunk {
   std::uint64_t bytes = 0;  ///< what it costs
 };
 
-/// A job and how far it is. run() is called without the lane's mutex, all else with it.
+/// A job and its progress. run() is called without the lane's mutex, all other functions with it.
 class HostLane::Running {
  public:
   explicit Running(Job job) : job_(std::move(job)) { skip_finished(); }
 
   [[nodiscard]] JobId id() const { return job_.id; }
   [[nodiscard]] bool exhausted() const { return at_.task == tasks(); }
-  /// What has not begun is dropped.
+  /// Drops the chunks that have not begun.
   void cancel() {
     cancelled_ = true;
     at_ = {tasks(), 0};
   }
-  /// Nothing of it runs, and nothing will.
+  /// True if no chunk of the job runs, and none will.
   [[nodiscard]] bool over() const { return running_ == 0 && exhausted(); }
 
   [[nodiscard]] bool is_small() const {
@@ -133,7 +133,7 @@ class HostLane::Running {
     job_.ended({});
   }
 
-  /// What is posted once all has run. It holds this job, and has to be taken, or both stay.
+  /// Sets what is posted when the job ends. It holds this job, and this holds it: so it has to be taken, or both leak.
   void set_end(Errand end) noexcept { end_ = std::move(end); }
   [[nodiscard]] Errand take_end() noexcept { return std::exchange(end_, {}); }
 
@@ -147,11 +147,11 @@ class HostLane::Running {
   [[nodiscard]] std::uint64_t count_of(std::size_t task) const {
     return is_fold(task) ? fold_at(task).count : copy_at(task).bytes;
   }
-  /// Bytes of the result in one element, in each output.
+  /// Bytes of one element in each output.
   [[nodiscard]] std::uint64_t element_size(std::size_t task) const {
     return is_fold(task) ? output_size(fold_at(task)) : 1;
   }
-  /// The same in all outputs.
+  /// Bytes of one element in all outputs together.
   [[nodiscard]] std::uint64_t written_by(std::size_t task) const {
     return is_fold(task) ? output_size(fold_at(task)) * outputs_of(fold_at(task)) : 1;
   }
@@ -161,7 +161,7 @@ class HostLane::Running {
     return fold_at(task).ranks * muster::size_of(fold_at(task).dtype) + written_by(task);
   }
 
-  /// Elements of the task at hand that go into a chunk with `budget` bytes left: all, or whole cache lines.
+  /// How many elements of the current task go into a chunk with `budget` bytes left: all, or whole cache lines.
   [[nodiscard]] std::uint64_t piece(std::uint64_t budget, bool fresh) const {
     const std::uint64_t left = count_of(at_.task) - at_.element;
     const std::uint64_t line = cache_line / element_size(at_.task);
@@ -187,7 +187,7 @@ class HostLane::Running {
 
 HostLane::HostLane(unsigned threads, std::function<void(Errand)> post, std::function<void(unsigned thread)> place)
     : post_(std::move(post)), place_(std::move(place)), watch_({Clock::now, thread_usage}) {
-  // Signals are the control thread's: these threads inherit a mask without any.
+  // Only the control thread takes signals: the threads inherit a mask that blocks all.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
@@ -214,7 +214,7 @@ std::optional<Duration> HostLane::run_at_once(const Job& job) {
 void HostLane::start(Job job, TimePoint /*deadline*/) {
   const Process process = job.process;
   const auto running = std::make_shared<Running>(std::move(job));
-  // Made here: a thread could tell nobody that there is no memory for it.
+  // It is made here, as a thread could tell nobody that there is no memory for it.
   auto end = errand([this, running] {
     --untold_;
     running->tell_end();
@@ -252,7 +252,7 @@ void HostLane::cancel(JobId job) noexcept {
   if (over) post_end(std::move(over));
 }
 
-/// It has ended. Whoever sees that first says so.
+/// Posts that the job has ended. Several threads may call this; the first one posts.
 void HostLane::post_end(RunningPtr running) noexcept {
   {
     std::lock_guard lock(mutex_);

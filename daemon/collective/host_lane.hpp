@@ -1,5 +1,5 @@
-// The host's lane: threads that share large jobs chunk by chunk and take them from the processes in turn, so that no op
-// is stuck behind what others have queued. The end of a job is posted back to the control thread.
+// The host's lane: threads that share large jobs chunk by chunk. They take chunks from the processes in turn, so that
+// no op is stuck behind what others have queued. The lane posts the end of a job to the control thread.
 #pragma once
 
 #include <atomic>
@@ -24,27 +24,26 @@ namespace musterd {
 
 class HostLane final : public Lane {
  public:
-  /// `place` is called on each thread of the lane before it works. `post` is called by any thread with what to run on
-  /// the control thread; it must not throw, and what it was given must not be run once the lane has gone. `threads`: at
-  /// least 1.
+  /// `threads` must be at least 1. Each thread of the lane calls `place` before it works. Any thread may call `post`
+  /// with what to run on the control thread. `post` must not throw, and what it was given must not run after the lane's
+  /// end.
   HostLane(
       unsigned threads, std::function<void(Errand)> post, std::function<void(unsigned thread)> place = [](unsigned) {});
-  ~HostLane() override;  ///< waits for the chunks that run; what has not begun is dropped, and nobody is told
+  ~HostLane() override;  ///< waits for the chunks that run, and drops the others without telling anybody
 
   [[nodiscard]] std::optional<Duration> run_at_once(const Job& job) override;
   /// If this throws, as there is no memory, the job is dropped.
   void start(Job job, TimePoint deadline) override;
   void cancel(JobId job) noexcept override;
 
-  /// Whether jobs were started whose end has not been told yet.
+  /// Whether there are jobs whose `ended` has not been called yet.
   [[nodiscard]] bool busy() const { return untold_ > 0; }
-  /// For a moment, the threads take smaller chunks and yield after each: others need these cores for ops that are
-  /// quickly over.
+  /// For a moment the threads take smaller chunks and yield after each, as others need these cores for short ops.
   void give_way();
 
-  /// All of a job's work, by the thread that calls.
+  /// Does all of a job's work on the calling thread.
   static void run_all(const Job& job);
-  /// What its kernels run on, for people.
+  /// The instruction set that the kernels use, for status output.
   [[nodiscard]] static std::string instruction_set();
 
  private:
@@ -61,13 +60,13 @@ class HostLane final : public Lane {
   std::function<void(unsigned thread)> place_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::map<JobId, RunningPtr> jobs_;  ///< those that have not ended
-  JobTurns turns_;                    ///< of these, those with chunks left; and what is left of cancelled ones
+  std::map<JobId, RunningPtr> jobs_;  ///< the jobs that have not ended
+  JobTurns turns_;                    ///< the jobs with chunks left; cancelled ones until their turn
   bool stopping_ = false;
   std::atomic<std::chrono::steady_clock::time_point> give_way_until_{};
-  std::size_t untold_ = 0;            ///< the control thread's
-  FoldWatch watch_;                   ///< the same
-  std::vector<std::thread> threads_;  ///< last: they use all of the above
+  std::size_t untold_ = 0;            ///< used by the control thread only
+  FoldWatch watch_;                   ///< used by the control thread only
+  std::vector<std::thread> threads_;  ///< last, as they use all of the above
 };
 
 }  // namespace musterd

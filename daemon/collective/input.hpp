@@ -1,4 +1,5 @@
-// What the collective layer knows of an object: where its bytes are and what they mean, kept readable.
+// What the collective layer knows of an object: where its bytes are and what they mean. The bytes stay readable
+// meanwhile.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +14,9 @@
 namespace musterd {
 
 struct Input {
-  std::shared_ptr<const void> keeper;  ///< keeps the regions readable and owns what the others point to
+  std::shared_ptr<const void> keeper;  ///< keeps the regions readable, and owns what the other members point to
   const muster::ipc::Manifest* manifest = nullptr;
-  std::span<const SegmentMemory* const> memories;  ///< behind each leaf; null for leaves without bytes
+  std::span<const SegmentMemory* const> memories;  ///< the memory of each leaf; null for leaves without bytes
 
   [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest->leaves[leaf].offset}; }
 };

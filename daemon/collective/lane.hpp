@@ -1,5 +1,5 @@
 // The seam between ops and what does their work. The host's lane (host_lane.hpp) has threads; a GPU's will have a
-// process. A lane may fail, hang, or be late, and whoever starts a job deals with that: see OpRuns.
+// process. A lane may fail, hang, or be late. The caller that starts a job deals with that: see OpRuns.
 #pragma once
 
 #include <cstdint>
@@ -21,24 +21,24 @@ using JobId = std::uint64_t;
 /// How a job's work ended.
 struct JobEnd {
   muster::Result<void> outcome;
-  /// Nothing of the job can touch memory any more. Always so where the work was done; where it failed or was cancelled
-  /// it may be so only later, and then Job::quiet is called.
+  /// True if nothing of the job can touch memory any more. It is true whenever the work was done. If the work failed or
+  /// was cancelled, the job may become quiet later; Job::quiet is called then.
   bool quiet = true;
 };
 
 /// A plan's work, and where its outputs are. Inputs and outputs must stay where they are until the job is quiet.
 struct Job {
-  JobId id = 0;     ///< no other job of the lane has it until this one is quiet
+  JobId id = 0;     ///< no other job of the lane has this id until this one is quiet
   Process process;  ///< whose turns it takes
   Work work;
-  muster::ipc::SmallVector<Place, 1> outputs;  ///< first byte of each; nowhere for those without bytes
+  muster::ipc::SmallVector<Place, 1> outputs;  ///< the first byte of each; nowhere for outputs without bytes
   /// Called once, on the control thread and never within start() or cancel().
   std::function<void(JobEnd end)> ended;
-  /// The same, after `ended`, and only if that said that the job was not quiet yet.
+  /// Called in the same way after `ended`, and only if that said that the job was not quiet yet.
   std::function<void()> quiet;
 };
 
-/// All of it is called on the control thread, and none of it waits.
+/// All functions are called on the control thread, and none of them waits.
 class Lane {
  public:
   Lane() = default;
@@ -46,14 +46,14 @@ class Lane {
   Lane& operator=(const Lane&) = delete;
   virtual ~Lane() = default;
 
-  /// Runs a small job here and now, without calling what it has to be told. How long that held the thread up; nothing
-  /// where this lane can't, or is quicker by start().
+  /// Runs a small job at once, without calling `ended` or `quiet`. Returns how long that held up the thread. Nothing if
+  /// this lane can't do that, or is faster by start().
   [[nodiscard]] virtual std::optional<Duration> run_at_once(const Job& job) = 0;
-  /// `deadline`: after it nobody wants the work any more. A lane need not look at it: what is late is cancelled.
+  /// Starts a job. After `deadline` nobody needs the work any more. A lane may ignore it, as late jobs are cancelled.
   /// If this throws, as there is no memory, the job is dropped.
   virtual void start(Job job, TimePoint deadline) = 0;
-  /// Nobody wants the job's work any more: what has not begun need not be done. The job ends and becomes quiet as any
-  /// other does; it may have ended already.
+  /// Nobody needs the job's work any more, so the lane may leave out what has not begun. The job ends and becomes quiet
+  /// like any other. It may have ended already.
   virtual void cancel(JobId job) noexcept = 0;
 };
 

@@ -1,4 +1,4 @@
-// Who may still come to an op, and what the loss of a rank or the end of its time means for what is pending.
+// Which ranks may still come to an op, and what a lost rank or a passed deadline means for pending ops.
 #include <algorithm>
 #include <utility>
 
@@ -21,7 +21,7 @@ bool Muster::may_come(const Slot& slot, int rank) const {
   return false;
 }
 
-/// How many contributions the rank has not brought: 2 where it would be sender and receiver.
+/// How many contributions to the op the rank still owes: 2 if it is both sender and receiver.
 std::size_t Muster::owes(const Slot& slot, int rank) const {
   if (!slot.match) return rank_state(rank).position <= slot.sequence ? 1 : 0;
   if (!slot.is(Match::Of::pair)) return slot.arrived[static_cast<std::size_t>(rank)] ? 0 : 1;
@@ -30,7 +30,7 @@ std::size_t Muster::owes(const Slot& slot, int rank) const {
   return std::size_t{sends} + std::size_t{receives};
 }
 
-/// For a slot that nobody has come to.
+/// How many contributions a new slot waits for.
 std::size_t Muster::count_awaited(const Slot& slot) const {
   if (!slot.match || slot.is(Match::Of::key)) return expected_;
   if (slot.is(Match::Of::pair))
@@ -48,13 +48,13 @@ std::vector<int> Muster::missing(const Slot& slot) const {
   return ranks;
 }
 
-/// Why an op can't begin; only asked of its first contribution.
+/// Why an op can't begin. Called for its first contribution only.
 std::optional<Error> Muster::refusal(const Slot& slot, const Contribution& contribution) const {
   if (slot.is(Match::Of::reform)) return std::nullopt;
   if (refusing_) return lost_before_called(slot.op->name, losses_);
   if (!has_root(contribution.kind) && !is_pairwise(contribution.kind)) return std::nullopt;
   const int needed = contribution.root;
-  if (needed < 0 || needed >= world_size_) return std::nullopt;  // Invalid, which the agreement tells
+  if (needed < 0 || needed >= world_size_) return std::nullopt;  // check_contribution() reports that it is Invalid
   if (standing(needed) == Standing::absent) return not_members(slot.op->name, std::vector{needed});
   if (standing(needed) == Standing::gone) return needed_one_lost(slot.op->name, {{needed, losses_.at(needed)}});
   return std::nullopt;
@@ -96,11 +96,11 @@ void Muster::withdraw(int rank, const Loss& loss, Standing after, std::vector<Ac
     catch_up(actions, left);
     catch_up_reforms(rank, actions, left);
   } catch (const std::bad_alloc&) {
-    // Those that are left learn of it later.
+    // The ops that are left learn of the loss later.
   }
 }
 
-/// Of many ranks it takes time to find and to name them, and to tell everybody.
+/// With many ranks it takes time to find and to name them, and to tell everybody.
 std::size_t effort_of(const Action& action) {
   constexpr std::size_t of_running = 16;
   constexpr std::size_t named_each = 32;
@@ -114,7 +114,7 @@ std::size_t effort_of(const Action& action) {
 
 namespace {
 
-/// For one op, and for what was appended to `actions` after the first `before`.
+/// Takes from `left` the cost of one op, and of what was appended to `actions` after the first `before`.
 void pay(std::size_t& left, const std::vector<Action>& actions, std::size_t before) {
   std::size_t cost = 1;
   for (std::size_t i = before; i < actions.size(); ++i) cost += effort_of(actions[i]);
@@ -154,8 +154,9 @@ void Muster::catch_up(Slot& slot, std::vector<Action>& actions) {
   by_knowledge_.splice(by_knowledge_.end(), by_knowledge_, by_knowledge_.iterator_to(slot));
 }
 
-/// One that is complete now ends the epoch, so it can't wait. Ranks come to the first one first, so no other is
-/// complete before. The others begin when there is time for them: mostly with the end of the epoch, see dissolve().
+/// A reform that is complete now ends the epoch, so it can't wait. Ranks come to reforms in order, so no later one is
+/// complete before the first. The others begin when there is time for them, usually with the end of the epoch: see
+/// dissolve().
 void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left) {
   const auto found = matches_.find({.of = Match::Of::reform, .key = {}});
   if (found == matches_.end()) return;
@@ -170,7 +171,7 @@ void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_
   begin_first_reform(actions, left);
 }
 
-/// If it is complete.
+/// Begins the first reform if it is complete.
 void Muster::begin_first_reform(std::vector<Action>& actions, std::size_t& left) {
   reforms_wait_ = false;
   const auto found = matches_.find({.of = Match::Of::reform, .key = {}});
@@ -178,7 +179,7 @@ void Muster::begin_first_reform(std::vector<Action>& actions, std::size_t& left)
   const auto first = std::ranges::find_if(found->second, [](const Slot& slot) { return slot.gathering(); });
   if (first == found->second.end()) return;
   const auto next = std::next(first);
-  reforms_wait_ = true;  // also if no memory is found for this one
+  reforms_wait_ = true;  // stays true if there is no memory to begin this one
   const std::size_t before = actions.size();
   catch_up(*first, actions);
   start_if_complete(*first, actions);
@@ -187,12 +188,12 @@ void Muster::begin_first_reform(std::vector<Action>& actions, std::size_t& left)
   pay(left, actions, before);
 }
 
-/// One that a loss has completed, and that was not begun then.
+/// Starts an op that a loss has completed, and that did not begin then.
 void Muster::start_if_complete(Slot& slot, std::vector<Action>& actions) {
   if (slot.gathering() && slot.awaited == 0 && !slot.must_fail()) start(slot, actions);
 }
 
-/// The rank does not come to it any more.
+/// Goes on without a rank that does not come to the op any more.
 void Muster::go_on_without(Slot& slot, int rank, std::vector<Action>& actions) {
   const std::size_t owed = owes(slot, rank);
   if (owed == 0 || may_come(slot, rank)) return;
@@ -244,7 +245,8 @@ bool Muster::has_come(const Slot& slot, int rank) const {
   return (slot.match->source == rank && slot.arrived[0]) || (slot.match->destination == rank && slot.arrived[1]);
 }
 
-/// An op that the rank has come to and that gathers; nothing if there is none among those that are due next.
+/// The name of an op that gathers and that the rank has come to. Empty if there is none among the ops with the next
+/// deadlines.
 std::string Muster::where_it_waits(int rank) const {
   int looked_at = 0;
   constexpr int looked_at_max = 64;

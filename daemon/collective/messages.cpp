@@ -11,7 +11,7 @@ using muster::Error;
 
 namespace {
 
-/// Longer lists are told as ranges.
+/// Longer lists are written as ranges.
 constexpr std::size_t ranks_listed_max = 8;
 
 std::string list(std::span<const int> ranks) {
@@ -39,13 +39,13 @@ std::string rank_text(int rank, const std::string& process) {
   return "rank " + std::to_string(rank) + (process.empty() ? "" : " (" + process + ")");
 }
 
-/// "rank 2 (pid 4711 on host) died, ranks 3, 4, 5 left"; of some of the losses, in rising order
+/// "rank 2 (pid 4711 on host) died, ranks 3, 4, 5 left". `lost` are some of the losses, in rising order.
 std::string losses_text(std::span<const int> lost, const Losses& losses) {
   constexpr std::size_t told_apart_max = 2;
   std::map<std::string, std::vector<int>> by_reason;
   auto reason = by_reason.end();
   auto loss = losses.begin();
-  // A thousand ranks may be lost, mostly for one reason.
+  // A thousand ranks may be lost, usually for the same reason, so the last reason is tried first.
   for (const int rank : lost) {
     while (loss->first != rank) ++loss;
     if (reason == by_reason.end() || reason->first != loss->second.how)
@@ -77,8 +77,8 @@ Advice advice_of_absent(int rank, const std::optional<FormerHolder>& former) {
   const auto& [loss, ago] = *former;
   return {rank_text(rank, loss.process) + " had joined and " + loss.how + " " + muster::ipc::seconds_text(ago) + " ago",
           loss.how == "left"
-              ? "let no rank leave the group before the others need it no more"
-              : "see why it ended, and start it again; no rank may end before the others need it no more"};
+              ? "keep every rank in the group until the others no longer need it"
+              : "see why it ended, and start it again; every rank must stay until the others no longer need it"};
 }
 
 Advice advice_of(int rank, const Whereabouts& known) {
@@ -120,7 +120,7 @@ Error needed_one_lost(const std::string& op_name, const Losses& lost) {
 }
 
 Error not_members(const std::string& op_name, std::span<const int> ranks) {
-  return Error(Code::peer_lost, op_name + " needs " + ranks_text(ranks) + ", which is no live member of this epoch",
+  return Error(Code::peer_lost, op_name + " needs " + ranks_text(ranks) + ", which is not a live member of this epoch",
                "choose a root or peer among group.live", {ranks.begin(), ranks.end()});
 }
 
@@ -168,7 +168,7 @@ Error too_far_behind(const std::string& op_name, std::span<const int> missing, s
 Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max, Code code) {
   return Error(code,
                op_name + " failed long before rank " + std::to_string(rank) +
-                   " called it, and its outcome is kept no more (the last " + std::to_string(history_max) +
+                   " called it, and its outcome is no longer kept (the last " + std::to_string(history_max) +
                    " are, if there is memory for them)",
                "call collectives at the same pace on every rank", {rank});
 }

@@ -1,4 +1,4 @@
-// The words of a failed op: one place, so that every seat and every path says the same in the same form.
+// The messages of failed ops. They are in one place, so that every seat and every path says the same in the same form.
 #pragma once
 
 #include <map>
@@ -14,7 +14,7 @@
 
 namespace musterd {
 
-/// "rank 3", "ranks 0, 1", "ranks 0-7, 12"; the ranks in rising order.
+/// "rank 3", "ranks 0, 1", "ranks 0-7, 12". The ranks must be in rising order.
 [[nodiscard]] std::string ranks_text(std::span<const int> ranks);
 
 /// What became of a rank that is gone.
@@ -32,11 +32,12 @@ struct FormerHolder {
 
 /// What is known of a rank that an op waited for in vain.
 struct Whereabouts {
-  std::string process;   ///< as in Loss; empty: none has the seat
+  std::string process;   ///< as in Loss; empty: no process has the seat
   std::string waits_in;  ///< another op of the group, which it has come to
   bool stopped = false;
   bool waits_for_memory = false;
-  std::optional<FormerHolder> former = {};  ///< where none has the seat: who had it last, maybe in an earlier group
+  std::optional<FormerHolder> former =
+      {};  ///< if no process has the seat: who had it last, perhaps in an earlier group
 };
 
 /// The op waited for these ranks when they were lost.
@@ -45,7 +46,7 @@ struct Whereabouts {
 [[nodiscard]] muster::Error lost_before_called(const std::string& op_name, const Losses& losses);
 /// The group goes on without lost ranks, but the op needs this one in person: its root, sender or receiver.
 [[nodiscard]] muster::Error needed_one_lost(const std::string& op_name, const Losses& lost);
-/// The op needs these ranks in person, but they are no members of the epoch.
+/// The op needs these ranks in person, but they are not members of the epoch.
 [[nodiscard]] muster::Error not_members(const std::string& op_name, std::span<const int> ranks);
 /// The deadline passed and nobody took the seats of these ranks, which are among the losses.
 [[nodiscard]] muster::Error not_replaced(const std::string& op_name, std::span<const int> vacant, const Losses& losses);
@@ -59,7 +60,7 @@ struct Whereabouts {
 /// The ranks are so many ops behind the others that the oldest op is given up.
 [[nodiscard]] muster::Error too_far_behind(const std::string& op_name, std::span<const int> missing,
                                            std::size_t behind);
-/// The op has failed so long ago that of its outcome the code is known at best.
+/// The op failed so long ago that no more than the code of its outcome is known.
 [[nodiscard]] muster::Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max,
                                               muster::Code code);
 

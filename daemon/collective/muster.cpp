@@ -1,4 +1,4 @@
-// From contribution to outcome. What a loss means is in losses.cpp.
+// From contribution to outcome. losses.cpp says what a loss means.
 #include "collective/muster.hpp"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ namespace {
 
 constexpr int epoch_shift = 32;
 
-/// So that the next one can be added whatever happens.
+/// Makes room for one more element, so that adding it can't fail.
 template <class T>
 void make_room_in(std::vector<T>& vector) {
   if (vector.size() == vector.capacity()) vector.reserve(2 * vector.size() + 1);
@@ -34,7 +34,7 @@ std::string cut(const std::string& text, std::size_t bytes_max) {
   return text.substr(0, end) + "...";
 }
 
-/// Long keys are cut: every message about the op has its name, and they are kept.
+/// Long keys are cut, as the key is part of the op's name, and every message about the op has that name and is kept.
 std::string quoted(const std::string& key) {
   constexpr std::size_t shown_max = 128;
   return key.empty() ? std::string() : " '" + cut(key, shown_max) + "'";
@@ -58,14 +58,14 @@ bool by_order(const Contribution& contribution) {
   return contribution.key.empty() && !is_pairwise(contribution.kind) && contribution.kind != Kind::reform;
 }
 
-/// A sender and a receiver come in that order, even if they are one rank.
+/// The sender comes before the receiver, even if they are one rank.
 constexpr std::size_t place_in_pair(Kind kind) { return kind == Kind::send ? 0 : 1; }
 
 bool comes_first(const Contribution& a, const Contribution& b) {
   return std::pair(a.rank, a.kind) < std::pair(b.rank, b.kind);
 }
 
-/// Moves each but once, as they are large, and none before there is memory for all.
+/// Moves each contribution only once, as they are large, and moves none before there is memory for all.
 std::vector<Contribution> in_rank_order(std::vector<Contribution>& contributions) {
   std::vector<Contribution*> order;
   order.reserve(contributions.size());
@@ -81,7 +81,7 @@ std::size_t bytes_of(const Error& error) {
   return sizeof(Error) + error.message().size() + error.hint().size() + error.ranks().size() * sizeof(int);
 }
 
-/// In so many bytes, about: first the hint goes, then the ranks, then the end of the message.
+/// Shortens an error to about `bytes_max`: it drops the hint first, then the ranks, then the end of the message.
 Error in_short(const Error& error, std::size_t bytes_max) {
   if (bytes_of(error) <= bytes_max) return error;
   Error without_hint(error.code(), error.message(), {}, error.ranks());
@@ -122,7 +122,7 @@ Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, st
   arrive(*slot, contribution);
   hasten(*slot, contribution.deadline);
   RankState& giver = rank_state(contribution.rank);
-  std::string().swap(contribution.key);  // its match has it
+  std::string().swap(contribution.key);  // the match has the key
   slot->op->contributions.push_back(std::move(contribution));
   ++giver.in_flight;
   if (slot->peer == everyone) giver.owed_bytes -= name_bytes(*slot);
@@ -139,7 +139,7 @@ Muster::Handle Muster::contribute(Contribution&& contribution, TimePoint now, st
   return {};
 }
 
-/// What may find no memory comes before the contribution does: then it has not come.
+/// What may throw for lack of memory comes first. If it throws, the contribution has not come.
 void Muster::prepare(Slot& slot, const Contribution& contribution, std::optional<Error>& error) try {
   error = objection(slot, contribution);
   make_room_in(slot.op->contributions);
@@ -148,7 +148,7 @@ void Muster::prepare(Slot& slot, const Contribution& contribution, std::optional
   throw;
 }
 
-/// One that was opened for a contribution that does not come.
+/// Ends a slot that was opened for a contribution that does not come.
 void Muster::abandon(Slot& slot) {
   end_gathering(slot);
   if (!slot.match) return ordered_.pop_back();
@@ -157,7 +157,7 @@ void Muster::abandon(Slot& slot) {
   retire(slot);
 }
 
-/// The op's deadline is that of its most impatient rank.
+/// The op's deadline is the earliest of its ranks'.
 void Muster::hasten(Slot& slot, TimePoint deadline) {
   if (deadline >= slot.deadline) return;
   by_deadline_.erase(by_deadline_.iterator_to(slot));
@@ -255,7 +255,7 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   auto op = std::make_shared<Op>();
   op->name = op_name(contribution, slot.sequence);
   op->world_size = world_size_;
-  // For a small group at once; room for a thousand ranks is made as they come.
+  // A small group gets room for all at once. Room for a thousand ranks is made as they come.
   op->contributions.reserve(std::min(slot.awaited, contributions_at_once));
   op->id = slot.id = next_id_++;
   slot.op = std::move(op);
@@ -267,7 +267,8 @@ void Muster::make_room(std::vector<Action>& actions) {
   if (ordered_.size() >= limits_.in_flight_max + limits_.history_max) give_up_oldest(actions);
 }
 
-/// Of those matched by order. Who comes to it later learns its code, and that nobody remembers more.
+/// Gives up the oldest op that is matched by order. A rank that comes to it later learns its code, and that no more is
+/// remembered.
 void Muster::give_up_oldest(std::vector<Action>& actions) {
   Slot& oldest = ordered_.front();
   catch_up(oldest, actions);
@@ -277,7 +278,8 @@ void Muster::give_up_oldest(std::vector<Action>& actions) {
   retire_ordered();
 }
 
-/// For as long as somebody may come to it: there may be any number, so where codes change their ops go on paying.
+/// Keeps the code of a failed op for as long as a rank may come to it. There may be any number of such ops. So only an
+/// op whose code differs from the one before has an entry, which its charge pays for.
 void Muster::keep_code(Slot& slot) {
   constexpr std::size_t kept_bytes = 96;  // with what the map and malloc add
   const auto code = slot.failure ? slot.failure->error.code() : slot.forgotten;
@@ -293,7 +295,8 @@ muster::Code Muster::code_of_dropped(std::uint64_t sequence) const {
   return std::prev(next)->second.code;
 }
 
-/// Some of what nobody comes to any more: as many as are new at most, and some that a loss has left.
+/// Forgets some codes that no rank can ask for any more. A contribution adds at most one, and this drops up to two, so
+/// that those that a loss leaves behind go, too.
 void Muster::forget_dropped() {
   constexpr int at_once = 2;
   if (dropped_.empty()) return;
@@ -305,7 +308,7 @@ void Muster::forget_dropped() {
   }
 }
 
-/// Of those who may still come.
+/// The smallest position of the ranks that may still come.
 std::uint64_t Muster::slowest_position() const {
   auto slowest = std::numeric_limits<std::uint64_t>::max();
   for (const RankState& each : ranks_)
@@ -351,7 +354,7 @@ void Muster::start(Slot& slot, std::vector<Action>& actions) {
   actions.emplace_back(std::in_place_type<StartOp>, StartOp{std::exchange(slot.op, nullptr)});
 }
 
-/// It is remembered for those who are late. One of those who were there pays for that.
+/// Fails an op. The outcome is remembered for late ranks, and one of the contributors pays for that.
 void Muster::fail(Slot& slot, const Error& error, std::vector<Action>& actions) {
   auto& present = slot.op->contributions;
   std::vector<Ticket> tickets;
@@ -364,11 +367,11 @@ void Muster::fail(Slot& slot, const Error& error, std::vector<Action>& actions) 
   const std::size_t beside = bytes_beside_error(slot);
   auto failure = std::make_unique<Failure>(with_few_ranks(error));
   if (paid > 0) failure->error = in_short(failure->error, paid - std::min(paid, beside));
-  // They are told what is remembered, so that late ranks are told no less.
+  // The contributors get the error that is remembered, so that late ranks get the same.
   FailOp told{slot.id, outcome(*failure), std::move(tickets), effort_of(*slot.op)};
   make_room_in(actions);
   failures_.emplace(slot.id, &slot);
-  // There is memory for all of it: now it happens.
+  // Nothing from here on needs memory.
   if (paid > 0) slot.charge = std::move(richest->charge);
   slot.remembered_bytes = beside + bytes_of(failure->error);
   slot.charge.keep_heap(slot.remembered_bytes);
@@ -426,7 +429,7 @@ void Muster::forget_oldest_failure() {
   slot.forgotten = slot.failure->error.code();
   slot.failure.reset();
   slot.charge.keep_heap(sizeof(Slot));
-  if (!slot.match) return;  // its place in the order stays
+  if (!slot.match) return;  // the slot keeps its place in the order
   slot.awaited = 0;
   retire(slot);
 }
@@ -435,7 +438,7 @@ void Muster::forget_failure(const Slot& slot) {
   if (failures_.erase(slot.id) > 0) failures_bytes_ -= slot.remembered_bytes;
 }
 
-/// A set of many ranks takes less than their list.
+/// Replaces a long list of ranks by a set, which takes less memory.
 Muster::Failure Muster::with_few_ranks(const Error& error) const {
   constexpr std::size_t few = 16;
   const auto& ranks = error.ranks();
@@ -446,7 +449,7 @@ Muster::Failure Muster::with_few_ranks(const Error& error) const {
   return {{error.code(), error.message(), error.hint()}, std::move(named)};
 }
 
-/// What ranks are told of an op that failed.
+/// The error that ranks get for an op that failed.
 Error Muster::outcome(const Failure& failure) {
   const auto& [error, named] = failure;
   if (named.empty()) return error;

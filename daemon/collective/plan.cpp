@@ -32,7 +32,7 @@ constexpr std::uint64_t alignment = 64;
 /// A cap far above any memory and far below overflow, for the sum of an output's leaves.
 constexpr std::uint64_t output_bytes_max = std::uint64_t{1} << 60;
 
-/// The ranks' inputs of one index.
+/// The inputs of all ranks that have the same index.
 using Column = muster::ipc::SmallVector<const Input*, 8>;
 
 std::uint64_t bytes_of(const Manifest& manifest) {
@@ -48,7 +48,7 @@ struct Extent {
   std::size_t objects_made = 0;
   std::size_t objects_given = 0;
 
-  /// Outputs like this manifest, made of that many inputs like it.
+  /// Adds outputs that are like this manifest, made of that many inputs that are like it.
   void add_outputs(const Manifest& like, std::size_t outputs, std::size_t inputs) {
     objects_made += outputs;
     arrays_read += inputs * like.leaves.size();
@@ -63,7 +63,7 @@ class Planner {
   Planner(const Op& op, Sharing sharing, Plan& plan)
       : op_(op), sharing_(sharing), kind_(op.contributions.front().kind), plan_(plan) {}
 
-  /// What stands in the way, if anything.
+  /// Measures the plan. Returns an error if it would be too large.
   std::optional<Error> measure() {
     extent_ = extent();
     if (auto error = check(extent_)) return error;
@@ -148,7 +148,7 @@ class Planner {
     return extent;
   }
 
-  /// Where inputs are copied, each that is given is one output more.
+  /// If inputs are copied, each input that a rank gets is one more output.
   void add_copies() {
     const auto copy = [&](std::size_t contributor, std::size_t index) {
       extent_.add_outputs(*at(contributor).inputs[index].manifest, 1, 1);
@@ -173,7 +173,7 @@ class Planner {
         for (std::size_t source = 0; source < size(); ++source)
           for (std::size_t contributor = 0; contributor < size(); ++contributor) copy(source, place_of(contributor));
         return;
-      default: return;  // they make results anyway
+      default: return;  // the other kinds make results anyway
     }
   }
 
@@ -186,7 +186,7 @@ class Planner {
     };
     constexpr auto larger = "use fewer and larger arrays, or fewer ranks";
     const PlanLimits& max = plan_limits;
-    if (size() > contributions_max) return too_much(size(), contributions_max, "have too many of them", larger);
+    if (size() > contributions_max) return too_much(size(), contributions_max, "have too many ranks", larger);
     if (extent.arrays_read > max.arrays_read)
       return too_much(extent.arrays_read, max.arrays_read, "read too many arrays", larger);
     if (extent.arrays_made > max.arrays_made)
@@ -208,7 +208,7 @@ class Planner {
 
   // ---- who gets what ----
 
-  /// Once of several users' making, always.
+  /// Whether several users made the results. What is made of such an object counts as made by several users, too.
   [[nodiscard]] bool several_users() const {
     if (sharing_ == Sharing::copy) return true;
     for (const Contribution& contribution : op_.contributions)
@@ -219,25 +219,25 @@ class Planner {
 
   [[nodiscard]] std::size_t size() const { return op_.contributions.size(); }
   [[nodiscard]] const Contribution& at(std::size_t contributor) const { return op_.contributions[contributor]; }
-  /// Index of this contributor's element in a list of world_size.
+  /// Index of this contributor's element in a list of world_size elements.
   [[nodiscard]] std::size_t place_of(std::size_t contributor) const {
     return static_cast<std::size_t>(at(contributor).rank);
   }
 
-  /// Nothing if it is not one of those who contributed here.
+  /// The root's index among the contributors; nothing if it did not contribute.
   [[nodiscard]] std::optional<std::size_t> root() const {
     for (std::size_t contributor = 0; contributor < size(); ++contributor)
       if (at(contributor).rank == at(0).root) return contributor;
     return std::nullopt;
   }
 
-  /// Of a send and its recv.
+  /// Which of a send and its recv is the sender.
   [[nodiscard]] std::size_t sender() const { return at(0).kind == Kind::send ? 0 : 1; }
 
-  /// The first contributor's input of that index, which stands for everybody's where they must agree.
+  /// The first contributor's input of that index. It stands for all ranks' inputs where these must agree.
   [[nodiscard]] const Manifest& first(std::size_t index) const { return *at(0).inputs[index].manifest; }
 
-  /// Everybody's input of that index, in rank order.
+  /// All ranks' inputs of that index, in rank order.
   [[nodiscard]] Column column(std::size_t index) const {
     Column inputs;
     inputs.reserve(size());
@@ -307,7 +307,7 @@ class Planner {
 
   // ---- results that are made ----
 
-  /// What that contributor gave, unchanged. Copied once, however many get it.
+  /// What that contributor gave, unchanged. If it has to be copied, it is copied once, however many ranks get it.
   Given input(std::size_t contributor, std::size_t index) {
     if (sharing_ == Sharing::alias) return {false, contributor, index};
     const auto [copy, fresh] = copies_.try_emplace({contributor, index});
@@ -332,7 +332,7 @@ class Planner {
            });
   }
 
-  /// The fold of `inputs`, which are everybody's inputs of that index.
+  /// The fold of `inputs`, which are all ranks' inputs of that index.
   Given reduced(const Column& inputs, std::size_t index = 0) {
     if (is_identity(inputs)) return input(0, index);
     return {true, 0, add_reduced(inputs, 0)};
@@ -342,7 +342,7 @@ class Planner {
   std::size_t add_reduced(const Column& inputs, std::uint32_t prefixes) {
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
-    // For all outputs at once.
+    // Reserves for all outputs at once.
     plan_.work.folds.reserve(prefixes == 0 ? extent_.arrays_made : like.leaves.size());
     plan_.work.inputs.reserve(extent_.arrays_read);
     for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
@@ -371,7 +371,7 @@ class Planner {
     plan_.work_bytes += like.bytes() * inputs.size() + leaf_bytes(output, leaf) * std::max(prefixes, 1U);
   }
 
-  /// All inputs along a new axis 0.
+  /// Stacks all inputs along a new axis 0.
   Given stacked(const Column& inputs) {
     const Manifest& like = *inputs.front()->manifest;
     const std::size_t output = add_output(like);
@@ -384,7 +384,7 @@ class Planner {
     return {true, 0, output};
   }
 
-  /// All inputs along their axis 0.
+  /// Joins all inputs along their axis 0.
   Given joined(const Column& inputs, std::size_t index) {
     if (inputs.size() == 1) return input(0, index);
     const Manifest& like = *inputs.front()->manifest;
@@ -393,7 +393,7 @@ class Planner {
       const auto part = like.shape(like.leaves[leaf]);
       std::vector<std::int64_t> shape(part.begin(), part.end());
       shape[0] = 0;
-      // Arrays without elements may be as long as they like.
+      // Arrays without elements may have any length, so the sum may overflow.
       for (const Input* input : inputs)
         if (__builtin_add_overflow(shape[0], input->manifest->shape(input->manifest->leaves[leaf])[0], &shape[0]))
           return refuse_size(), Given{};
@@ -437,7 +437,7 @@ class Planner {
     if (!std::exchange(has_leaves_, true)) plan_.device = device;
     if (plan_.device != device) return refuse_devices(device);
     const std::uint64_t aligned = (bytes + alignment - 1) / alignment * alignment;
-    // Which segment is known only when the result has got its memory.
+    // The segment is known only when the result has its memory.
     constexpr muster::ipc::SegmentId some_segment{1};
     auto added = manifest.add(some_segment, aligned, dtype, shape, device);
     if (!added || manifest.leaves.back().bytes() > output_bytes_max - aligned) return refuse_size();
@@ -499,7 +499,7 @@ Result<PlanExtent> measure_plan(const Op& op, Sharing sharing) {
 
 Result<Plan> make_plan(const Op& op, Sharing sharing) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");
-  // Filled in where it will lie: it is not cheap to move.
+  // The plan is filled in where it will stay, as moving it is not cheap.
   Result<Plan> plan(std::in_place);
   if (auto error = Planner(op, sharing, *plan).run()) plan = std::move(*error);
   return plan;

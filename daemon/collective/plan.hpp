@@ -23,8 +23,8 @@ struct PlannedOutput {
   std::uint64_t bytes = 0;
 };
 
-/// Bytes [offset, ...) of an output = left fold of `op` over some of Work::inputs in their order. A scan writes what it
-/// has folded so far, too: its last `prefixes` prefixes go to as many outputs from `output` on, all at `offset`.
+/// Bytes [offset, ...) of an output = left fold of `op` over some of Work::inputs in their order. A scan also writes
+/// what it has folded so far: its last `prefixes` prefixes go to as many outputs from `output` on, all at `offset`.
 struct Fold {
   std::uint32_t output = 0;
   std::uint32_t prefixes = 0;  ///< 0: a plain fold
@@ -43,7 +43,7 @@ struct CopyBytes {
   std::uint64_t bytes = 0;
 };
 
-/// What has to be computed. One op of thousands of arrays takes a few allocations, a small one takes none.
+/// What has to be computed. An op of thousands of arrays takes a few allocations, a small one takes none.
 struct Work {
   muster::ipc::SmallVector<Place, 8> inputs;  ///< of all folds
   muster::ipc::SmallVector<Fold, 1> folds;
@@ -54,7 +54,7 @@ struct Work {
 struct Given {
   bool is_output = false;
   std::size_t contributor = 0;  ///< index into Op::contributions, for inputs
-  std::size_t index = 0;        ///< of its inputs, or of the outputs
+  std::size_t index = 0;        ///< index into its inputs, or into the outputs
   bool operator==(const Given&) const = default;
 };
 
@@ -63,11 +63,11 @@ using Gives = muster::ipc::SmallVector<Given, 1>;
 struct Plan {
   muster::ipc::SmallVector<PlannedOutput, 1> outputs;
   Work work;
-  muster::ipc::SmallVector<Gives, 8> gives;  ///< for each contribution of the op, what it gets; or one for all
-  std::uint64_t work_bytes = 0;              ///< bytes read and written, to choose between inline and lanes
-  muster::Device device;                     ///< where all outputs are made, and the work is done
+  muster::ipc::SmallVector<Gives, 8> gives;  ///< what each contribution of the op gets; or one entry for all
+  std::uint64_t work_bytes = 0;  ///< bytes read and written; they decide whether the job runs at once or on the lanes
+  muster::Device device;         ///< where the work is done, and all outputs are made
 
-  /// What the plan itself takes, about.
+  /// About how many bytes the plan itself takes.
   [[nodiscard]] std::uint64_t own_bytes() const;
   [[nodiscard]] bool gives_all_the_same() const { return gives.size() == 1; }
   [[nodiscard]] const Gives& given_to(std::size_t contributor) const {
@@ -75,41 +75,42 @@ struct Plan {
   }
 };
 
-/// How a rank gets what another gave and nothing changed.
+/// How a rank gets an input of another rank unchanged.
 enum class Sharing : std::uint8_t {
-  alias,  ///< as it is: nothing moves
+  alias,  ///< the object itself: nothing is copied
   copy,   ///< as a result: where users share a group, nobody may see into the segments of another's inputs, and
           ///< whatever comes out is of several users' making
 };
 
-/// What one op may amount to: planning is the control thread's, whom everybody waits for. At most it takes a few
-/// milliseconds and about ten MiB.
+/// How large one op may be. The control thread makes plans, and everybody waits for it. With these limits a plan takes
+/// at most a few milliseconds and about ten MiB.
 struct PlanLimits {
   std::size_t arrays_read = std::size_t{1} << 17;     ///< inputs of all folds, and copies
   std::size_t arrays_made = std::size_t{1} << 16;     ///< leaves of all outputs
   std::size_t manifest_bytes = std::size_t{8} << 20;  ///< of all outputs: their shapes and structures
-  std::size_t objects_made = std::size_t{1} << 12;    ///< outputs: each takes memory and an entry in the store
-  /// As the plan names them: to each rank, where each gets others. Holds are given in pieces, see Giver::prepare().
+  std::size_t objects_made = std::size_t{1} << 12;    ///< outputs; each takes memory and an entry in the store
+  /// Objects that the plan gives: counted for each rank if ranks get different ones. Holds are given in pieces, see
+  /// Giver::prepare().
   std::size_t objects_given = std::size_t{1} << 15;
 };
 inline constexpr PlanLimits plan_limits{};
 
-/// What is known of a plan before it is made.
+/// The size of a plan, known before it is made.
 struct PlanExtent {
-  std::size_t outputs = 0;  ///< most often: it may have none where inputs are given as they are
+  std::size_t outputs = 0;  ///< usually; there may be none if inputs are given as they are
   std::uint64_t bytes = 0;  ///< of the heap, at most
 };
 
-/// No op has more contributions.
+/// The most contributions that an op may have.
 inline constexpr std::size_t contributions_max = 1024;
 
-/// Without building anything. Invalid where it would take more than PlanLimits says.
+/// Measures a plan without building anything. Invalid if it would exceed PlanLimits.
 [[nodiscard]] muster::Result<PlanExtent> measure_plan(const Op& op, Sharing sharing = Sharing::alias);
 
-/// The op's contributions must agree (see agreement.hpp). Invalid where the result can't be, because its shape is too
-/// large, and where making it would take more than PlanLimits says, which is known before anything is built. barrier,
-/// split and reform give nothing here: their outcome is the caller's business. PeerLost where all get what the root
-/// gave and it is not among the contributors; where only the root gets something, then nobody does.
+/// Makes the plan of an op, whose contributions must agree (see agreement.hpp). Invalid if the shape of a result is too
+/// large, or if the plan would exceed PlanLimits, which is checked before anything is built. barrier, split and reform
+/// give nothing here: the caller decides their outcome. If the root did not contribute, ops in which others get what
+/// the root gave fail with PeerLost; in ops in which only the root gets something, nobody gets anything.
 [[nodiscard]] muster::Result<Plan> make_plan(const Op& op, Sharing sharing = Sharing::alias);
 
 }  // namespace musterd

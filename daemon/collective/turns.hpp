@@ -1,6 +1,6 @@
-// Whose turn it is on the lanes. The process that has had the fewest bytes goes next, so that two processes that always
-// have work differ by one chunk at most, however many connections each of them has, however much it queues and however
-// large its chunks are. (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queueing, 1996.)
+// Whose turn it is on the lanes. The process that has had the fewest bytes goes next. So two processes that always have
+// work differ by one chunk at most. It does not matter how many connections each has, how much it queues, or how large
+// its chunks are. (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queueing, 1996.)
 #pragma once
 
 #include <compare>
@@ -15,27 +15,29 @@
 
 namespace musterd {
 
-/// Who takes turns: all connections of a process together.
+/// Who takes turns: a process, with all of its connections.
 struct Process {
   std::uint32_t user = 0;
-  std::int32_t pid = 0;  ///< 0: the daemon can't see it, and each of its connections is taken for another process
-  muster::ipc::ClientId client;  ///< then this one; otherwise none
+  std::int32_t pid = 0;          ///< 0: the daemon can't see it, and takes each of its connections for a process
+  muster::ipc::ClientId client;  ///< that connection if pid is 0; otherwise none
   auto operator<=>(const Process&) const = default;
 };
 
-/// Items of many processes. One process's go in the order in which they came, but small ones pass large ones.
+/// Items of many processes. Those of one process go in the order in which they came, except that small ones pass large
+/// ones.
 template <class Item>
 class Turns {
  public:
   enum class Size : std::uint8_t { small, large };
 
-  /// If this throws, as there is no memory, nothing has come.
+  /// If this throws, as there is no memory, the item was not added.
   void add(const Process& process, Size size, Item item) {
     if (const auto place = places_.find(process); place != places_.end())
       return place->second->second.of(size).push_back(std::move(item));
     Queue queue{process, {}, {}, 0};
     queue.of(size).push_back(std::move(item));
-    // A newcomer begins level with the next one, and behind it: it gains nothing by having been away.
+    // A newcomer begins with the same amount as the next process, and behind it. So a process gains nothing by having
+    // been away.
     const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
     const auto queued = queues_.emplace(Place{served, ++last_turn_}, std::move(queue)).first;
     try {
@@ -55,7 +57,7 @@ class Turns {
   }
 
   enum class Rest : std::uint8_t { more, nothing };
-  /// The front item has had `bytes`; with nothing left to do it goes.
+  /// The front item has had `bytes`. It goes if it has nothing left to do.
   void served(std::uint64_t bytes, Rest rest) {
     auto turn = queues_.extract(queues_.begin());
     Queue& queue = turn.mapped();
@@ -69,7 +71,7 @@ class Turns {
   }
 
  private:
-  /// So many small items may pass a large one before it has its turn.
+  /// How many small items may pass a large one before that has its turn.
   static constexpr unsigned small_in_a_row_max = 8;
 
   struct Queue {
@@ -85,14 +87,14 @@ class Turns {
       return is_small ? small : large;
     }
   };
-  /// Among equals it is the turn of the one that has waited longest.
+  /// Among equals it is the turn of the process that has waited longest.
   struct Place {
     std::uint64_t served = 0;
     std::uint64_t turn = 0;
     auto operator<=>(const Place&) const = default;
   };
 
-  /// A process without items goes once it would be its turn: one that comes back before that has still had what it had.
+  /// Forgets a process without items when its turn comes. If it comes back before that, what it has had still counts.
   void forget_idle() {
     while (!queues_.empty() && queues_.begin()->second.idle()) {
       places_.erase(queues_.begin()->second.process);
@@ -100,7 +102,7 @@ class Turns {
     }
   }
 
-  std::map<Place, Queue> queues_;  ///< that of the process whose turn it is in front; it has items
+  std::map<Place, Queue> queues_;  ///< the process whose turn it is comes first, and has items
   std::map<Process, typename std::map<Place, Queue>::iterator> places_;
   std::uint64_t last_turn_ = 0;
 };

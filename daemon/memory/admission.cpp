@@ -47,7 +47,7 @@ void Admission::link(Waiter& waiter) {
   if (waiter.client) by_client_.insert(waiter);
 }
 
-/// It waits no more.
+/// Takes a waiter out of all lists.
 Admission::Waiters::node_type Admission::take(Waiters::iterator found) {
   Waiter& waiter = found->second;
   Line& line = *waiter.line;
@@ -77,22 +77,22 @@ void Admission::drop_empty_lines() {
   std::erase_if(lines_, [](const auto& entry) { return entry.second.waiters.empty(); });
 }
 
-/// True if the line got shorter.
+/// Tries the front of the line, and then its first small request. True if the line got shorter.
 bool Admission::try_line(Line& line, std::size_t& left) {
   if (line.waiters.empty()) return false;
   if (try_one(line.waiters.front(), Turn::its_own, left)) return true;
-  // What is left for small requests is not the front's.
+  // The front may not have what is left for small requests, so a small one may still succeed.
   return !line.small.empty() && &line.small.front() != &line.waiters.front() &&
          try_one(line.small.front(), Turn::before_others, left);
 }
 
-/// True if it waits no more.
+/// Tries one request. True if it waits no more.
 bool Admission::try_one(Waiter& waiter, Turn turn, std::size_t& left) {
   const WaiterId id = waiter.id;
   const Effort effort = waiter.effort;
   Line& line = *waiter.line;
   waiter.tried_at_front |= &line.waiters.front() == &waiter;
-  // It keeps its place meanwhile. The attempt may forget it, and must outlive that.
+  // The waiter keeps its place meanwhile. The attempt may end the waiter, and must outlive that, so it is moved out.
   Attempt attempt = std::exchange(waiter.attempt, nullptr);
   line.trying = 1;
   muster::Result<void> done;
@@ -118,7 +118,7 @@ bool Admission::try_one(Waiter& waiter, Turn turn, std::size_t& left) {
 }
 
 void Admission::retry() {
-  // An attempt that brings memory back succeeds, and then all are tried again.
+  // An attempt that brings memory back succeeds, and all are tried again after that anyway.
   if (retrying_) return;
   again_ = true;
   if (!goes_on_) go_on();
@@ -143,7 +143,7 @@ void Admission::go_on() {
   }
 }
 
-/// Whose turn it is. The end if all have been tried since one succeeded last.
+/// The line whose turn it is. The end if all have been tried since the last success.
 Admission::Lines::iterator Admission::next_line() {
   if (tried_last_)
     if (const auto next = lines_.upper_bound(*tried_last_); next != lines_.end()) return next;

@@ -1,6 +1,6 @@
-// A full store makes callers wait, each user's in FIFO order, up to their deadlines; this decides who goes on and when.
-// Users take turns: what one of them waits for holds up nobody else's requests.
-// Pure: it asks for room through a function and is told when memory came back. Nothing here walks over all who wait.
+// When the store is full, callers wait up to their deadlines, those of each user in FIFO order. This decides who goes
+// on and when. Users take turns, so what one of them waits for delays no other user's requests. Pure: it asks for room
+// through a function and is told when memory came back. Nothing here walks over all waiters.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -16,7 +16,7 @@
 
 namespace musterd {
 
-/// What it takes to serve a request, and to give it up; 1 is the least.
+/// How much work it is to serve a request, and to give it up; 1 is the least.
 struct Effort {
   std::size_t serve = 1;
   std::size_t give_up = 1;
@@ -30,36 +30,37 @@ class Admission {
   /// throw.
   using GiveUp = std::function<void(const muster::Error&)>;
 
-  /// waiters_max: of one user. effort_max: see retry() and expire().
+  /// `waiters_max` is a limit for each user. For `effort_max` see retry() and expire().
   explicit Admission(std::size_t waiters_max, std::size_t effort_max = 256)
       : waiters_max_(waiters_max), effort_max_(effort_max) {}
 
   enum class Size : std::uint8_t {
-    small,  ///< needs so little that it is tried at once, before those who wait
+    small,  ///< needs so little that it is tried at once, ahead of those that wait
     large,
   };
-  /// Tries at once if nobody of the same user waits; else, or if there is no room, queues. A full queue gives up at
-  /// once with OutOfMemory.
-  /// An attempt may call anything here, request() included. One that throws while its request waits ends it with
-  /// no_heap(), whatever was thrown; one that throws at once throws to the caller, who tells whom it concerns.
-  /// Returns the id of who waits; nothing if it is over.
+  /// Tries the request at once if no other of the same user waits. Queues it if others wait, or if there is no room. If
+  /// the queue is full, it gives up at once with OutOfMemory. An attempt may call anything here, request() included. If
+  /// the first attempt throws, the exception goes to the caller. If a later one throws, the request ends with
+  /// no_heap(), whatever was thrown. Returns the id of a request that waits; nothing if it is over.
   using WaiterId = std::uint64_t;
   std::optional<WaiterId> request(Payer payer, Size size, TimePoint deadline, Attempt attempt, GiveUp give_up,
                                   Effort effort = {});
-  /// Forgets one request without a word to it.
+  /// Forgets one request without a call of its GiveUp.
   void cancel(WaiterId waiter);
-  /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds. What takes too long
-  /// for one turn is cut short, and goes on where it was with go_on(); until then this only makes it begin anew.
+  /// Memory came back: tries the front of each user's line in turn, for as long as one succeeds. A retry that takes too
+  /// long for one turn is cut short, and go_on() continues it. A call of retry() before that only makes it go over all
+  /// lines once more.
   void retry();
   /// True if a retry was cut short.
   [[nodiscard]] bool goes_on() const { return goes_on_; }
   void go_on();
-  /// True if a request at a front has not been tried since it came there: a retry may help without new memory.
+  /// True if a request has not been tried since it came to the front of its line. A retry may then help without new
+  /// memory.
   [[nodiscard]] bool has_untried_front() const;
-  /// Gives up on those whose deadlines have passed, the earliest first; the error is the attempt's OutOfMemory. If very
-  /// many are late at once, on some of them: then next_deadline() has passed already.
+  /// Gives up requests whose deadlines have passed, the earliest first; the error is the attempt's OutOfMemory. If very
+  /// many are late at once, this gives up some of them, and next_deadline() is in the past then.
   void expire(TimePoint now);
-  /// Forgets a client's requests without a word to it.
+  /// Forgets a client's requests without a call of their GiveUp.
   void forget(ClientId client);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t waiting() const { return waiters_.size(); }
@@ -105,7 +106,7 @@ class Admission {
   struct Line {
     List<InLine> waiters;
     List<AmongSmall> small;
-    std::size_t trying = 0;  ///< how many of them are being tried: 0 or 1
+    std::size_t trying = 0;  ///< how many of its waiters are being tried: 0 or 1
   };
   using Lines = std::map<UserId, Line>;
   using Waiters = std::map<WaiterId, Waiter>;
@@ -128,7 +129,7 @@ class Admission {
   bool retrying_ = false;
   bool goes_on_ = false;
   bool again_ = false;                ///< all lines have to be tried once more
-  std::optional<UserId> tried_last_;  ///< of those that are tried in this pass over the lines
+  std::optional<UserId> tried_last_;  ///< whose line was tried last in this pass over the lines
 };
 
 }  // namespace musterd

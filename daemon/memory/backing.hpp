@@ -1,6 +1,7 @@
 // The seam between segments and what they are made of. SegmentTable keeps policy: owners, states, readers, charges. A
-// SegmentBacking makes the memory, and does every system call that it takes. Memfds are behind it in the daemon
-// (memfd_backing.hpp), plain heap memory in tests; memory of a GPU fits: it has a descriptor and no host address.
+// SegmentBacking makes the memory, and does all system calls for it. The daemon's backing makes memfds
+// (memfd_backing.hpp), that of tests plain heap memory. Memory of a GPU would fit, too: it has a descriptor and no host
+// address.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +20,8 @@ namespace musterd {
 
 using muster::ipc::SegmentId;
 
-/// The memory of one segment. Each function says where it is called and whether it may block. No two of them are called
-/// at a time, but for populate() and those that never block.
+/// The memory of one segment. Each function says where it is called and whether it may block. Only populate() and
+/// functions that never block are called while another one runs.
 class SegmentMemory {
  public:
   SegmentMemory() = default;
@@ -30,38 +31,39 @@ class SegmentMemory {
   /// SegmentTable lets Hooks::dispose destroy it.
   virtual ~SegmentMemory() = default;
 
-  /// Control thread, never blocks: what another process is sent to map the memory. Stays the memory's own; -1 if only
-  /// this process can reach it, or after close_descriptor().
+  /// Control thread, never blocks: the descriptor that another process is sent to map the memory. The memory keeps it.
+  /// -1 if only this process can reach the memory, or after close_descriptor().
   [[nodiscard]] virtual int descriptor() const noexcept = 0;
-  /// Any thread, never blocks: the memory at the daemon's own addresses, all of it. Writable for what the daemon
-  /// writes, from create() on; readable for what a client writes, once seal() has returned. Empty before that, and for
-  /// ever where the host has no address of it.
+  /// Any thread, never blocks: all of the memory, at the daemon's own addresses. Where the daemon is the writer, it is
+  /// writable from create() on. Where a client is, it is readable once seal() has returned, and empty before. Always
+  /// empty for memory without an address on the host.
   [[nodiscard]] virtual std::span<std::byte> host() const noexcept = 0;
-  /// Control thread, only while host() is not empty; then it never blocks. Nobody will be sent the descriptor any more.
+  /// Control thread, only while host() is not empty, so that it never blocks. From now on nobody is sent the
+  /// descriptor.
   virtual void close_descriptor() noexcept = 0;
 
-  /// Blocking pool: a client can lock what it has a descriptor of for as long as it likes. The one writer has mapped
-  /// the memory: from here on nobody can resize it, map it for writing, or take pages of it away. A hard one may still
-  /// be sealed hard.
-  /// Invalid if the writer has resized it, or has a lease on its file; QuotaExceeded at a limit of this process; Failed
-  /// for what else the system refuses, as when the writer has added seals of its own. It may be tried again.
+  /// Blocking pool, as a client can lock a file that it has a descriptor of for as long as it likes. Called when the
+  /// one writer has mapped the memory. From here on nobody can resize it, map it for writing, or take pages of it away.
+  /// Memory of a hard lease can still be sealed hard. Invalid if the writer has resized it, or has a lease on its file.
+  /// QuotaExceeded at a limit of this process. Failed for other refusals of the system, as when the writer has added
+  /// seals of its own. It may be tried again.
   [[nodiscard]] virtual muster::Result<void> seal() = 0;
-  /// Blocking pool. After seal(), of a hard one whose writer has unmapped it: nobody can write it ever again. Invalid
-  /// while somebody still can.
+  /// Blocking pool. Called after seal(), when the writer of a hard lease has unmapped it. From here on nobody can write
+  /// it ever again. Invalid while somebody still can.
   [[nodiscard]] virtual muster::Result<void> seal_hard() = 0;
-  /// The populator's thread, may block for about as long as page faults take. Makes these bytes of host() present. They
-  /// stay what they are. False if that can't be done, and so need not be tried for the rest.
+  /// The populator's thread; may block for about as long as page faults take. Makes the pages of these bytes of host()
+  /// present, and leaves the bytes as they are. False if that can't be done; then it need not be tried for the rest.
   [[nodiscard]] virtual bool populate(std::uint64_t offset, std::uint64_t bytes) noexcept = 0;
 };
 
-/// Shared, so that a thread that populates or copies never touches what was given back.
+/// Shared, so that a thread that populates or copies never touches memory that was given back.
 using SegmentMemoryPtr = std::shared_ptr<SegmentMemory>;
 
-/// What a segment is to be.
+/// Describes a segment that is to be made.
 struct SegmentSpec {
   enum class Writer : std::uint8_t {
-    client,  ///< which is sent the descriptor; seal() follows when it has mapped the memory
-    daemon,  ///< mapped and sealed when create() returns
+    client,  ///< a client, which is sent the descriptor; seal() follows when it has mapped the memory
+    daemon,  ///< the daemon; the memory is mapped and sealed when create() returns
   };
   SegmentId id;  ///< for messages
   std::uint64_t bytes = 0;
@@ -69,11 +71,11 @@ struct SegmentSpec {
   bool hard = false;  ///< seal_hard() follows
 };
 
-/// Makes memory for segments. Must outlive whoever calls it; what it made may outlive it.
+/// Makes memory for segments. It must outlive its callers; the memory that it made may outlive it.
 class SegmentBacking {
  public:
   struct Limits {
-    std::uint64_t granularity_bytes = 0;  ///< segments have a multiple of it
+    std::uint64_t granularity_bytes = 0;  ///< the size of a segment is a multiple of it
     std::uint64_t bytes_max = 0;          ///< of one segment
   };
 
@@ -82,17 +84,18 @@ class SegmentBacking {
   SegmentBacking& operator=(const SegmentBacking&) = delete;
   virtual ~SegmentBacking() = default;
 
-  /// Any thread, never blocks; the same each time.
+  /// Any thread, never blocks; always returns the same.
   [[nodiscard]] virtual Limits limits() const noexcept = 0;
-  /// Control thread, never blocks: takes some tens of microseconds, and no page of it is touched. All bytes are zero.
-  /// QuotaExceeded at a limit of this process, Failed for what else the system refuses; nothing is left of it then.
+  /// Control thread, never blocks: takes some tens of microseconds, and touches no page of the memory. All bytes are
+  /// zero. QuotaExceeded at a limit of this process, Failed for other refusals of the system; nothing is left behind
+  /// then.
   [[nodiscard]] virtual muster::Result<SegmentMemoryPtr> create(const SegmentSpec& spec) = 0;
 };
 
 /// What a node makes segments of: one backing for the host's memory, and one for each other device that it has.
 class Backings {
  public:
-  /// Of a node that has nothing but the host. Not explicit: that is the usual case.
+  /// For a node that has the host's memory only. Not explicit, as this is the usual case.
   Backings(SegmentBacking& host) { add(muster::Device::cpu(), host); }  // NOLINT(google-explicit-constructor)
 
   void add(muster::Device device, SegmentBacking& backing) {
@@ -103,7 +106,7 @@ class Backings {
     SegmentBacking* backing = nullptr;
     SegmentBacking::Limits limits;
   };
-  /// Null where the node has no memory on it.
+  /// Null where the node has no memory on the device.
   [[nodiscard]] const OfDevice* find(muster::Device device) const {
     for (std::size_t i = 0; i < devices_.size(); ++i)
       if (devices_[i] == device) return &all_[i];
@@ -116,7 +119,7 @@ class Backings {
   std::vector<OfDevice> all_;
 };
 
-/// As messages name it.
+/// The segment's name in messages.
 [[nodiscard]] inline std::string label(SegmentId segment) { return "segment " + std::to_string(segment.value); }
 
 }  // namespace musterd

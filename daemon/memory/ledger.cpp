@@ -32,13 +32,13 @@ std::string name_of(Resource resource) {
   return "on " + name(muster::Device::cuda(static_cast<std::uint8_t>(index)));
 }
 
-/// Without saying of what, except for bytes.
+/// The number alone; for bytes, with their unit.
 std::string number_text(Resource resource, std::uint64_t amount) {
   if (!is_memory(resource) && resource != Resource::heap) return std::to_string(amount);
   return muster::ipc::bytes_text(amount);
 }
 
-/// What sets the limit: ", --user-memory".
+/// The option that sets the limit, as the end of a hint: ", --user-memory".
 std::string flag_of(Resource resource, bool of_client) {
   if (resource == Resource::memory) return of_client ? ", --client-memory" : ", --user-memory";
   if (resource == Resource::objects) return ", --objects-max";
@@ -107,13 +107,13 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
   const std::uint64_t limit = of_client ? quota_.per_client[resource] : quota_.per_user[resource];
   if (amount > limit && limit < quota_.total[resource])
     return Error(Code::quota_exceeded,
-                 amount_text(resource, amount) + " asked for; one " + (of_client ? "process" : "user") + " may hold " +
-                     amount_text(resource, limit),
+                 "the request asks for " + amount_text(resource, amount) + "; one " + (of_client ? "process" : "user") +
+                     " may hold " + amount_text(resource, limit),
                  "ask for less, or raise the daemon's limit" + flag_of(resource, of_client));
   const std::uint64_t kept = resource == Resource::memory ? quota_.reserve_bytes : 0;
   if (amount > quota_.total[resource] - kept)
     return Error(is_memory(resource) ? Code::out_of_memory : Code::quota_exceeded,
-                 amount_text(resource, amount) + " asked for; the daemon has " +
+                 "the request asks for " + amount_text(resource, amount) + "; the daemon has " +
                      amount_text(resource, quota_.total[resource]) + " in all" +
                      (kept ? ", " + amount_text(resource, kept) + " of them for small arrays" : ""),
                  is_gpu_memory(resource) ? "ask for less" : "start the daemon with a larger --memory");
@@ -136,7 +136,7 @@ Result<Charge> Ledger::charge(Payer payer, Resource resource, std::uint64_t amou
 
 Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn, std::uint64_t heap) {
   const auto accounts = accounts_of(payer);
-  // The reserve is for when there is nothing else.
+  // The reserve is used only when there is nothing else.
   const bool of_all = turn == Turn::its_own && leaves_the_reserve(bytes);
   if (!within_quota(payer, accounts, Resource::memory, bytes) || (!of_all && !in_the_reserve(payer, accounts, bytes)))
     return refuse(payer, Resource::memory, bytes);
@@ -153,7 +153,7 @@ Result<void> Ledger::resize(Charge& charge, Payer payer, std::uint64_t bytes) {
     auto more = this->charge(payer, Resource::heap, bytes - charge.amount_);
     if (!more) return more.error();
     more->amount_ = bytes;
-    charge.ledger_ = nullptr;  // what it had is in the new one
+    charge.ledger_ = nullptr;  // the new charge includes the amount of the old one
     charge = std::move(*more);
   }
   return {};
@@ -170,7 +170,7 @@ bool Ledger::leaves_the_reserve(std::uint64_t bytes) const {
   return taken <= all && bytes <= all - taken;
 }
 
-/// Of one client or one user it is never more than a part, so that one of them can't use it up.
+/// One client or one user gets a part of the reserve only, so that one of them can't use it up.
 bool Ledger::in_the_reserve(Payer payer, Accounts accounts, std::uint64_t bytes) const {
   constexpr std::uint64_t client_bytes_least = 1 << 20;  // its rings and a segment
   const std::uint64_t all = quota_.reserve_bytes;
@@ -190,7 +190,7 @@ bool Ledger::within_quota(Payer payer, Accounts accounts, Resource resource, std
 
 Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount, std::uint64_t heap,
                     bool small) {
-  // A charge of nothing has no account, as an empty one may be forgotten before it ends.
+  // A charge of nothing has no account: its account could be empty and forgotten before the charge ends.
   if (amount == 0 && heap == 0) {
     forget_empty(payer);
     return {};
@@ -223,7 +223,7 @@ void forget_if_empty(Map& accounts, Id id) {
 
 }  // namespace
 
-/// Users come and go, and there are four billion of them.
+/// Forgets accounts that are empty, as users come and go, and there may be four billion of them.
 void Ledger::forget_empty(Payer payer) {
   if (payer.client) forget_if_empty(clients_, payer.client);
   else forget_if_empty(results_, payer.user);
@@ -238,7 +238,7 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
   const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit, bool of_client) {
     return Error(Code::quota_exceeded,
                  who + " holds " + number_text(resource, account.used[resource]) + " of at most " +
-                     amount_text(resource, limit) + "; " + number_text(resource, amount) + " more asked for",
+                     amount_text(resource, limit) + "; the request asks for " + number_text(resource, amount) + " more",
                  way_out(resource, of_client));
   };
   if (payer.client && quota_.per_client[resource] < quota_.total[resource] &&
@@ -256,7 +256,7 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
           " are held" +
           (!gpu && quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays"
                                         : "") +
-          ", " + number_text(resource, amount) + " more asked for",
+          ", the request asks for " + number_text(resource, amount) + " more",
       "free refs and results that are not needed" +
           std::string(gpu ? ""
                           : ", or start the daemon with a larger --memory: a job needs its arrays "

@@ -1,5 +1,5 @@
-// Who holds how much. Everything is charged here to a client and its user before it is held, and given back
-// by the destructor of the Charge, so that a peer that dies can't leave anything behind.
+// Who holds how much. Everything is charged here to a client and its user before it is held. The destructor of the
+// Charge gives it back, so that a client that dies can't leave anything behind.
 #pragma once
 
 #include <array>
@@ -34,8 +34,8 @@ inline constexpr std::size_t resource_count = host_resource_count + muster::gpus
 /// For messages: "64 KiB", "12 objects".
 [[nodiscard]] std::string amount_text(Resource resource, std::uint64_t amount);
 
-/// An amount of each resource, in their order. It is made of all of the host's or of none, so that none can be left
-/// out. Nodes have no GPU unless somebody says so.
+/// An amount of each resource, in the order of Resource. The constructor takes all amounts of the host or none, so that
+/// none can be forgotten. Amounts of GPUs are zero unless they are set.
 class Amounts {
  public:
   constexpr Amounts() = default;
@@ -58,25 +58,26 @@ class Amounts {
 };
 
 struct Quota {
-  Amounts total;  ///< of the daemon; memory is the budget
+  Amounts total;  ///< of the whole daemon; that of memory is the budget
   /// The part of the budget that large requests leave alone, so that small ones needn't wait behind them.
   std::uint64_t reserve_bytes = 0;
   Amounts per_user;
   Amounts per_client;
 };
 
-/// Whom a charge is for. Client 0: the daemon's own on behalf of the user (results).
+/// Whom a charge is for. Client 0 means the daemon itself, on behalf of the user (results).
 struct Payer {
   UserId user = 0;
   ClientId client;
 };
 
-/// Of a request for a little memory, whether others wait for theirs. Then it may take of the reserve only.
+/// Says whether a request for a little memory overtakes others that wait for memory. If it does, it may only use the
+/// reserve.
 enum class Turn : std::uint8_t { its_own, before_others };
 
 class Ledger;
 
-/// One amount that is held, and what it takes of the heap; gives them back when destroyed. Must not outlive its ledger.
+/// One amount that is held, and what it takes of the heap. Gives both back when destroyed. Must not outlive its ledger.
 class [[nodiscard]] Charge {
  public:
   Charge() = default;
@@ -84,12 +85,12 @@ class [[nodiscard]] Charge {
   Charge& operator=(Charge&& other) noexcept;
   ~Charge() { reset(); }
   void reset();
-  /// Gives back all but so many bytes of what it takes of the heap.
+  /// Gives back everything but at most `bytes_max` of the heap that it is charged for.
   void keep_heap(std::uint64_t bytes_max);
   [[nodiscard]] std::uint64_t amount() const { return amount_; }
-  /// Beside the amount. A charge of nothing but heap has it as its amount.
+  /// The heap that is charged beside the amount. A charge of heap alone has it as its amount.
   [[nodiscard]] std::uint64_t heap() const { return heap_; }
-  /// All that it takes of the heap: as its amount, or beside that.
+  /// All heap that is charged, as the amount or beside it.
   [[nodiscard]] std::uint64_t all_heap() const { return resource_ == Resource::heap ? amount_ : heap_; }
 
  private:
@@ -106,7 +107,7 @@ class [[nodiscard]] Charge {
 
 struct Account {
   Amounts used{};
-  std::uint64_t small_bytes = 0;  ///< the part of the memory that is of the reserve
+  std::uint64_t small_bytes = 0;  ///< how much of the memory was taken from the reserve
   std::uint64_t memory_peak = 0;
 };
 
@@ -116,21 +117,21 @@ class Ledger {
   Ledger(const Ledger&) = delete;
   Ledger& operator=(const Ledger&) = delete;
 
-  /// QuotaExceeded if the client's or user's share does not allow it; OutOfMemory if the daemon's total doesn't
-  /// (for memory: the caller may wait, see Admission). The message says the limit. Who holds a full store it leaves to
-  /// holders_of_memory(): a request that waits is refused again and again, and is told once.
-  /// `heap`: what the thing takes of the heap, charged in the same step.
+  /// QuotaExceeded if the client's or user's share does not allow it; OutOfMemory if the daemon's total doesn't (for
+  /// memory: the caller may wait, see Admission). The message names the limit. It does not say who holds the memory of
+  /// a full store: a request that waits is refused again and again, so its final error adds holders_of_memory() once.
+  /// `heap`: what it takes of the heap, charged in the same step.
   [[nodiscard]] muster::Result<Charge> charge(Payer payer, Resource resource, std::uint64_t amount,
                                               std::uint64_t heap = 0);
-  /// The same for a little memory, which may be of the reserve when there is nothing else.
+  /// The same for a little memory, which may come from the reserve when there is nothing else.
   [[nodiscard]] muster::Result<Charge> charge_small(Payer payer, std::uint64_t bytes, Turn turn = Turn::its_own,
                                                     std::uint64_t heap = 0);
-  /// Makes `charge`, which is the payer's for heap alone or empty, one of `bytes`. What is refused leaves it as it was.
+  /// Changes `charge` to `bytes`. It must be empty, or the payer's for heap alone. A refusal leaves it as it was.
   [[nodiscard]] muster::Result<void> resize(Charge& charge, Payer payer, std::uint64_t bytes);
-  /// Whether it does not exceed what is left of any limit, the reserve of small requests included. What has no room
-  /// here would be refused, too.
+  /// Ok if the amount fits into what every limit leaves; the reserve counts as free. charge() refuses all that this
+  /// refuses.
   [[nodiscard]] muster::Result<void> has_room(Payer payer, Resource resource, std::uint64_t amount);
-  /// True if it could ever fit: not more than each limit.
+  /// Ok if the amount could ever fit, as it exceeds no limit.
   [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
 
   [[nodiscard]] const Account& total() const { return total_; }
@@ -140,19 +141,19 @@ class Ledger {
     UserId user = 0;
     Account account;
   };
-  /// Those who hold something, the `count` with the most memory first. It walks over all of them.
+  /// The `count` users with the most memory, the largest first. Walks over all users.
   [[nodiscard]] std::vector<OfUser> largest_users(std::size_t count) const;
   [[nodiscard]] std::size_t users() const { return users_.size(); }
-  /// Grows with every charge of memory that ends; lets Admission see when trying again makes sense.
+  /// Grows with every charge of memory that ends. So callers see when a request that waits is worth another attempt.
   [[nodiscard]] std::uint64_t memory_releases() const { return memory_releases_; }
-  /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. It
-  /// walks over all clients.
+  /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. Walks
+  /// over all clients.
   [[nodiscard]] std::string holders_of_memory(const std::function<std::string(ClientId)>& name_of,
                                               std::size_t count = 4) const;
 
  private:
   friend class Charge;
-  /// Those that a charge counts for, beside the daemon's. Valid until the next charge.
+  /// The accounts that a charge counts for, beside the daemon's total. Valid until the next charge.
   struct Accounts {
     Account& user;
     Account& own;
@@ -173,7 +174,7 @@ class Ledger {
   Account total_;
   boost::unordered_flat_map<UserId, Account> users_;
   boost::unordered_flat_map<ClientId, Account, std::hash<ClientId>> clients_;
-  boost::unordered_flat_map<UserId, Account> results_;  ///< the part of users_ that is the daemon's own
+  boost::unordered_flat_map<UserId, Account> results_;  ///< the part of users_ that the daemon holds for users
   std::uint64_t memory_releases_ = 0;
 };
 

@@ -14,7 +14,7 @@
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
-// Linux 5.14; older headers don't know them, older kernels refuse them.
+// Linux 5.14 has these. Older headers don't know them, and older kernels refuse them.
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
@@ -29,11 +29,11 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// For a mapping that can't be made writable later. Kernels before 6.7 count a shared mapping through a writable
-/// descriptor as a writer, however it is protected, and then refuse F_SEAL_WRITE. Without /proc that one has to do.
+/// A descriptor for a mapping that can't be made writable later. Kernels before 6.7 count every shared mapping through
+/// a writable descriptor as a writer, and then refuse F_SEAL_WRITE. Without /proc the writable descriptor has to do.
 Result<ipc::Fd> read_only_descriptor(const ipc::Fd& fd) {
   const auto path = "/proc/self/fd/" + std::to_string(fd.get());
-  // A client may have a lease on the file, and who opens it would wait for its end.
+  // A client may have a lease on the file. Without O_NONBLOCK, open() would wait for the end of that lease.
   ipc::Fd reader(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!reader && errno == EWOULDBLOCK)
     return Error(Code::invalid, "the file of the segment is leased (F_SETLEASE)", "give that lease up first");
@@ -44,7 +44,7 @@ class MemfdMemory final : public SegmentMemory {
  public:
   MemfdMemory(const SegmentSpec& spec, ipc::Fd fd, ipc::Mapping mapping)
       : bytes_(spec.bytes), fd_(std::move(fd)), mapping_(std::move(mapping)), id_(spec.id), hard_(spec.hard) {}
-  /// Page by page, as others of this process can't map anything while one call unmaps a lot.
+  /// Frees the pages piece by piece, as no other thread of this process can map anything while one call unmaps a lot.
   ~MemfdMemory() override {
     constexpr std::size_t stretch_bytes = 8 << 20;
     for (std::size_t at = 0; at < mapping_.bytes(); at += stretch_bytes)
@@ -53,7 +53,7 @@ class MemfdMemory final : public SegmentMemory {
 
   [[nodiscard]] int descriptor() const noexcept override { return fd_.get(); }
   [[nodiscard]] std::span<std::byte> host() const noexcept override { return {mapping_.data(), mapping_.bytes()}; }
-  /// While it is mapped, to close it frees nothing and takes no time.
+  /// This takes no time: while the memory is mapped, closing the descriptor frees nothing.
   void close_descriptor() noexcept override { fd_.reset(); }
 
   [[nodiscard]] Result<void> seal() override {
@@ -74,14 +74,14 @@ class MemfdMemory final : public SegmentMemory {
     return Error(Code::invalid, label(id_) + " still has a writable mapping", "unmap it in every process first");
   }
 
-  /// Read-only mappings refuse to be populated for writing; a read brings the pages of a memfd just as well.
+  /// A read-only mapping can't be populated for writing. Reading makes the pages of a memfd present just as well.
   [[nodiscard]] bool populate(std::uint64_t offset, std::uint64_t bytes) noexcept override {
     std::byte* begin = mapping_.data() + offset;
     return ::madvise(begin, bytes, MADV_POPULATE_WRITE) == 0 || ::madvise(begin, bytes, MADV_POPULATE_READ) == 0;
   }
 
  private:
-  /// Its writer could resize it until it was sealed; what it holds must be what it is charged for.
+  /// The writer could resize the file until it was sealed, and its size must be what is charged.
   [[nodiscard]] Result<void> check_size() const {
     struct stat status {};
     if (::fstat(fd_.get(), &status) != 0)
@@ -98,7 +98,7 @@ class MemfdMemory final : public SegmentMemory {
   bool hard_;
 };
 
-/// Nobody else has it yet, so nothing of this waits for anybody.
+/// No other process has the memfd yet, so nothing here can wait for one.
 Result<ipc::Mapping> map_and_seal_own(const ipc::Fd& fd, std::uint64_t bytes) {
   auto mapping = ipc::Mapping::map(fd, bytes, ipc::Access::read_write);
   if (!mapping) return mapping.error();

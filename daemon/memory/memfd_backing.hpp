@@ -1,5 +1,5 @@
-// Segments of host memory: memfds, sealed in the one safe order, which is create, the writer maps, seals, readers.
-// All system calls about segments are here.
+// Segments of host memory: memfds. The one safe order is: create, the writer maps, seal, then readers. All system calls
+// about segments are here.
 #pragma once
 
 #include "memory/backing.hpp"

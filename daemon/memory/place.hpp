@@ -1,5 +1,5 @@
-// Where bytes lie: in which segment's memory, and how far from its start. Plans and jobs name places. Only what does
-// the work turns them into addresses, as the memory of a GPU has none on the host.
+// Where bytes lie: in which segment's memory, and how far from its start. Plans and jobs name places. Only the lane
+// that does the work turns them into addresses, as memory of a GPU has no address on the host.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 namespace musterd {
 
 struct Place {
-  const SegmentMemory* memory = nullptr;  ///< null: nowhere, as what has no bytes
+  const SegmentMemory* memory = nullptr;  ///< null: nowhere, as for an array without bytes
   std::uint64_t offset = 0;
   bool operator==(const Place&) const = default;
 };
@@ -19,7 +19,8 @@ struct Place {
   return {place.memory, place.offset + bytes};
 }
 
-/// Null if it is nowhere. The host must have an address of the memory: see SegmentMemory::host().
+/// The address of a place; null if it is nowhere. The memory must have an address on the host: see
+/// SegmentMemory::host().
 [[nodiscard]] inline std::byte* host_address(const Place& place) {
   return place.memory ? place.memory->host().data() + place.offset : nullptr;
 }

@@ -10,14 +10,15 @@ namespace musterd {
 
 namespace {
 
-/// A chunk takes well below a millisecond, for which others may have to wait to map or unmap something.
+/// Populating a chunk takes well below a millisecond. Other threads that map or unmap something may have to wait for
+/// that long.
 constexpr std::size_t chunk_bytes = 512 << 10;
 constexpr std::size_t queue_max = 256;
 
 }  // namespace
 
 Populator::Populator() {
-  // Signals are the control thread's.
+  // Only the control thread takes signals.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
@@ -41,7 +42,7 @@ void Populator::populate(const SegmentMemoryPtr& memory) {
     if (queue_.size() >= queue_max) return;
     queue_.emplace_back(memory);
   } catch (const std::bad_alloc&) {
-    return;  // who writes into the pages touches them
+    return;  // the pages come with their first use
   }
   changed_.notify_all();
 }
@@ -63,7 +64,7 @@ void Populator::work() {
     bool more = true;
     for (std::size_t offset = 0; more && !stopping_; offset += chunk_bytes) {
       lock.unlock();
-      // Held for one chunk only, so that a segment that is given back goes at once.
+      // The memory is held for one chunk only, so that a segment that is given back goes at once.
       if (const auto memory = watched.lock()) {
         const std::size_t bytes = memory->host().size();
         more = memory->populate(offset, std::min(chunk_bytes, bytes - offset)) && offset + chunk_bytes < bytes;

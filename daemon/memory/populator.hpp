@@ -1,5 +1,6 @@
-// Touches the pages of new segments ahead of their first use, on a thread of its own: page faults cost more than the
-// arithmetic, and neither the control thread nor a lane should take them. It only makes haste; nothing relies on it.
+// Touches the pages of new segments ahead of their first use, on a thread of its own. Page faults cost more than the
+// arithmetic, and neither the control thread nor a lane should take them. It only makes things faster; nothing relies
+// on it.
 #pragma once
 
 #include <condition_variable>
@@ -18,13 +19,13 @@ class Populator {
   Populator();
   Populator(const Populator&) = delete;
   Populator& operator=(const Populator&) = delete;
-  /// Ends after the chunk at hand; what is queued stays as it is.
+  /// Ends after the current chunk; memory that is still queued is not populated.
   ~Populator();
 
-  /// Queues what the daemon has at its own addresses; it may end at any time. A full queue drops it: its pages then
-  /// come with their first use.
+  /// Queues memory that the daemon has at its own addresses. The memory may end at any time. A full queue leaves it
+  /// out; its pages then come with their first use.
   void populate(const SegmentMemoryPtr& memory);
-  /// Returns once nothing is queued or under way.
+  /// Returns once the queue is empty and nothing is being populated.
   void wait_until_idle();
 
  private:

@@ -141,7 +141,7 @@ void ResultPool::take_back(const ResultRegion& region) {
   if (home.ended) end(home);
 }
 
-/// Nobody keeps what was only booked, and has no memory to use again.
+/// Ends a free segment that was only booked. It has no memory that could be used again.
 void ResultPool::unbook_if_free(ResultSegments& home, SegmentId id) {
   const auto found = home.segments.find(id);
   if (found->second->memory() || !home.allocator.is_free(id)) return;

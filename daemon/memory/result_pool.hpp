@@ -1,6 +1,6 @@
-// Where results are written: per user, segments of the daemon's own, cut into regions and recycled, so that steady
-// state touches only pages that are there already. Who may read one result of a segment can read all of it: results
-// that several users get have pools apart.
+// Where results are written: segments of the daemon, apart for each user, cut into regions. Regions are recycled, so
+// that steady state touches only pages that are there already. A user that may read one result of a segment can read
+// the whole segment. So results that several users get have pools apart.
 #pragma once
 
 #include <cstddef>
@@ -19,17 +19,17 @@ namespace musterd {
 
 class ResultPool;
 
-/// Segments that hold no results but each other's.
+/// The segments of one pool, a user's own or a pool apart.
 struct ResultSegments {
   explicit ResultSegments(std::uint64_t segments_about) : allocator(segments_about) {}
-  UserId user = 0;          ///< who is charged, and who may read them all
-  std::uint64_t apart = 0;  ///< 0: the user's own; else which pool apart
-  bool ended = false;       ///< nothing more comes: they go when they are free
+  UserId user = 0;          ///< who is charged, and may read them all
+  std::uint64_t apart = 0;  ///< 0: the user's own pool; else the number of the pool apart
+  bool ended = false;       ///< no more results come: the segments go when they are free
   muster::ipc::RegionAllocator allocator;
   std::map<SegmentId, SegmentPtr> segments;
 };
 
-/// A region of a result segment; goes back to its pool when destroyed. Must not outlive the pool.
+/// A region of a result segment. Goes back to its pool when destroyed, and must not outlive the pool.
 class ResultRegion {
  public:
   ResultRegion() = default;
@@ -41,7 +41,7 @@ class ResultRegion {
   [[nodiscard]] SegmentId segment() const { return segment_; }
   [[nodiscard]] std::uint64_t offset() const { return offset_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
-  /// Nowhere until it is made.
+  /// Nowhere until the region is made.
   [[nodiscard]] Place place() const { return {memory_, memory_ ? offset_ : 0}; }
   explicit operator bool() const { return pool_ != nullptr; }
 
@@ -52,10 +52,10 @@ class ResultRegion {
   SegmentId segment_;
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
-  const SegmentMemory* memory_ = nullptr;  ///< null until it is made
+  const SegmentMemory* memory_ = nullptr;  ///< null until the region is made
 };
 
-/// Names a pool apart, which ends with it. Must not outlive the ResultPool.
+/// Owns a pool apart: the pool ends when this is destroyed. Must not outlive the ResultPool.
 class PoolApart {
  public:
   PoolApart() = default;
@@ -73,7 +73,7 @@ class PoolApart {
 
 class ResultPool {
  public:
-  /// `segments_about`: of each user.
+  /// `segments_about`: about how many segments each user has.
   explicit ResultPool(SegmentTable& segments,
                       std::uint64_t segments_about = muster::ipc::RegionAllocator::most_segments)
       : segments_(segments), segments_about_(segments_about) {}
@@ -83,23 +83,25 @@ class ResultPool {
   /// The same, in segments of a pool apart.
   [[nodiscard]] muster::Result<ResultRegion> allocate(const PoolApart& apart, std::uint64_t bytes,
                                                       Turn turn = Turn::its_own);
-  /// The same, only booked: where it lies in a new segment, that is charged and has no memory before make(). So it
-  /// costs little to find out that there is no room for all of many.
+  /// The same, but only books the region. A new segment is then charged, and has no memory before make(). So if an op
+  /// needs many regions, it costs little to find out that there is no room for all of them.
   [[nodiscard]] muster::Result<ResultRegion> book(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
   [[nodiscard]] muster::Result<ResultRegion> book(const PoolApart& apart, std::uint64_t bytes,
                                                   Turn turn = Turn::its_own);
   /// False if make() has to make a segment, which takes some system calls.
   [[nodiscard]] static bool is_made(const ResultRegion& region) { return segment_of(region)->memory() != nullptr; }
   [[nodiscard]] muster::Result<void> make(ResultRegion& region);
-  /// A pool whose segments hold its own results only; `user` is charged. It outlives its end by its results.
+  /// Makes a pool whose segments hold its own results only; `user` is charged. After its end its segments stay until
+  /// their results are gone.
   [[nodiscard]] PoolApart make_apart(UserId user);
-  /// Gives segments that are wholly free back: to make room, or because they idle. Returns the bytes given back.
+  /// Gives back segments that are wholly free, to make room or because they are idle. Returns how many bytes it gave
+  /// back.
   std::uint64_t trim();
   [[nodiscard]] std::uint64_t used_bytes() const;
-  /// In all segments: for other results, or after trim() for anybody.
+  /// The free bytes of all segments. They serve other results, or after trim() anybody.
   [[nodiscard]] std::uint64_t free_bytes() const;
   [[nodiscard]] std::size_t pools_apart() const { return apart_.size(); }
-  /// Grows with every region that comes back: then an attempt that found no room may find some.
+  /// Grows with every region that comes back. An attempt that found no room may then find some.
   [[nodiscard]] std::uint64_t region_releases() const { return region_releases_; }
 
  private:

@@ -34,7 +34,7 @@ Resident::~Resident() {
 }
 
 bool Segment::is_sparse() const {
-  constexpr std::uint64_t beyond = 64 << 10;  // what each object may keep beside twice its bytes
+  constexpr std::uint64_t beyond = 64 << 10;  // how much each object may keep beside twice its bytes
   return orphan_ && state_ == State::ready && bytes_ > 2 * live_bytes_ + beyond * live_objects();
 }
 

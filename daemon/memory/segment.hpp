@@ -1,5 +1,5 @@
-// A segment: shared memory with exactly one writer for life, the objects that lie in it, and who reads it. What it is
-// made of is the business of a SegmentBacking, what becomes of it that of the SegmentTable.
+// A segment: shared memory with exactly one writer for life, the objects that lie in it, and who reads it. A
+// SegmentBacking makes its memory, and the SegmentTable decides what becomes of it.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -24,7 +24,7 @@ using muster::ipc::ObjectId;
 class Segment;
 class SegmentTable;
 
-/// The bytes of one object in a client's segment, counted there for as long as this lives. The segment outlives it.
+/// Counts the bytes of one object in a client's segment, for as long as this lives. The segment outlives it.
 class Resident : public boost::intrusive::list_base_hook<> {
  public:
   Resident(Segment& segment, ObjectId object, std::uint64_t bytes);
@@ -39,14 +39,15 @@ class Resident : public boost::intrusive::list_base_hook<> {
   std::uint64_t bytes_;
 };
 
-/// Sparse segments are in a list, without a walk over all and without an allocation when an object ends.
+/// Links the sparse segments: finding one takes no walk over all, and adding one when an object ends takes no
+/// allocation.
 using SparseHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
-/// Leased segments are in a list of their client.
+/// Links the leased segments of a client.
 using LeasedHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfLeased>,
                                                     boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
-/// A client that has had a segment's descriptor, in a list of what that client reads.
+/// A client that was sent a segment's descriptor. Linked into the list of what that client reads.
 struct SegmentReader : boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>> {
   SegmentId segment;
   Charge charge;
@@ -57,8 +58,8 @@ using SegmentReaders = std::map<ClientId, SegmentReader>;
 class Segment : public SparseHook, public LeasedHook, public std::enable_shared_from_this<Segment> {
  public:
   enum class State : std::uint8_t {
-    leased,   ///< its writer has not mapped it yet; no reader may get it
-    sealing,  ///< it has, and seals are being added
+    leased,   ///< its writer has not mapped it yet, and no reader may get it
+    sealing,  ///< its writer has mapped it, and seals are being added
     ready,    ///< sealed against resizing and any further writer
     hard,     ///< sealed against every write for ever
   };
@@ -66,15 +67,15 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   [[nodiscard]] SegmentId id() const { return id_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
   [[nodiscard]] muster::Device device() const { return device_; }
-  [[nodiscard]] Payer owner() const { return owner_; }  ///< client 0: written by the daemon
+  [[nodiscard]] Payer owner() const { return owner_; }  ///< client 0: the daemon is the writer
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] bool hard_requested() const { return hard_requested_; }
-  /// Null before it is made.
+  /// Null before the memory is made.
   [[nodiscard]] const SegmentMemoryPtr& memory() const { return memory_; }
-  /// What a process is sent to map it: one descriptor, or none where only this process can reach it.
+  /// What a process is sent to map the segment: one descriptor, or none if only this process can reach the memory.
   [[nodiscard]] std::span<const int> descriptors() const { return {&descriptor_, descriptor_ < 0 ? 0U : 1U}; }
-  /// Where the daemon has it: writable for its own segments, read-only for a client's. Null before state ready, and
-  /// where the host has no address of it.
+  /// The daemon's address of the segment: writable for its own segments, read-only for a client's. Null before state
+  /// ready, and for memory without an address on the host.
   [[nodiscard]] std::byte* data() const { return data_; }
   /// True if [offset, offset + bytes) lies inside.
   [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const {
@@ -82,17 +83,18 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   }
   [[nodiscard]] std::size_t live_objects() const { return residents_.size(); }
   [[nodiscard]] std::uint64_t live_bytes() const { return live_bytes_; }
-  /// What objects keep that is not theirs: the rest of the segment.
+  /// The bytes that the objects keep though they are not theirs: the rest of the segment.
   [[nodiscard]] std::uint64_t bytes_beside_objects() const;
-  /// Nobody writes into it any more, and it is much larger than what lies in it. Stays true: nothing is added any more.
+  /// True if nobody writes into the segment any more, and it is much larger than what lies in it. Stays true, as
+  /// nothing is added to such a segment.
   [[nodiscard]] bool is_sparse() const;
-  /// The objects in it, at most so many; the next call begins after them.
+  /// At most `count_max` of the objects in the segment; the next call begins after them.
   [[nodiscard]] std::vector<ObjectId> next_residents(std::size_t count_max);
 
  private:
   friend class SegmentTable;
   friend class Resident;
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
   SegmentId id_;
   std::uint64_t bytes_ = 0;
   muster::Device device_;
@@ -101,8 +103,8 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   bool hard_requested_ = false;
   SegmentMemoryPtr memory_;
   int descriptor_ = -1;        ///< the memory's
-  std::byte* data_ = nullptr;  ///< the memory's, without a call of it
-  Charge bytes_charge_;        ///< with segment_heap_bytes
+  std::byte* data_ = nullptr;  ///< the memory's, kept here to save a virtual call
+  Charge bytes_charge_;        ///< includes segment_heap_bytes
   Charge descriptor_charge_;
   Charge map_charge_;
   SegmentReaders readers_;

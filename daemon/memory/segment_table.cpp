@@ -19,7 +19,7 @@ Error not_yours(SegmentId id) {
   return Error(Code::denied, label(id) + " was not leased to this client, or was given back");
 }
 
-/// What a sealing ends with unless it says otherwise.
+/// The error of a sealing whose work did not run.
 Error not_done(SegmentId id) {
   return Error(Code::out_of_memory, label(id) + " was not sealed: the daemon has no memory left for itself",
                "try again");
@@ -59,9 +59,10 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, const Wanted& wanted, Turn tu
   const Resource resource = memory_of(wanted.device);
   const bool small = resource == Resource::memory && bytes <= small_segment_bytes_max;
   if (!small && turn == Turn::before_others)
-    return Error(Code::out_of_memory,
-                 "the reserve is for small segments, this one has " + ipc::over_text(bytes, small_segment_bytes_max),
-                 "wait for memory in line");
+    return Error(
+        Code::out_of_memory,
+        "the reserve is for small segments, and this one has " + ipc::over_text(bytes, small_segment_bytes_max),
+        "wait for memory in line");
   auto memory = small ? ledger_.charge_small(payer, bytes, turn, segment_heap_bytes)
                       : ledger_.charge(payer, resource, bytes, segment_heap_bytes);
   if (!memory) return memory.error();
@@ -87,7 +88,7 @@ SegmentTable::~SegmentTable() {
   while (!ending_.empty()) static_cast<void>(end_first());
 }
 
-/// At once, or in its turn if many do. One that never had memory takes no time.
+/// Ends a segment at once, or later if many end in this turn. One that never had memory takes no time.
 void SegmentTable::end_in_turn(Segment& segment) {
   segment.LeasedHook::unlink();
   segment.SparseHook::unlink();
@@ -98,10 +99,10 @@ void SegmentTable::end_in_turn(Segment& segment) {
   delete &segment;
 }
 
-/// What that took.
+/// Ends the first of the segments that wait for it. Returns how much work that was.
 std::size_t SegmentTable::end_first() {
   Segment& segment = ending_.front();
-  const std::size_t effort = 1 + segment.readers_.size();  // who have to be told
+  const std::size_t effort = 1 + segment.readers_.size();  // its readers have to be told
   end(segment);
   delete &segment;
   return effort;
@@ -110,7 +111,8 @@ std::size_t SegmentTable::end_first() {
 void SegmentTable::end(Segment& segment) try {
   segments_.erase(segment.id_);
   if (!segment.memory_) {
-    // Nobody has heard of it, so its number serves again: there are fewer than vain attempts to get memory.
+    // Nobody has heard of this segment, so its number serves again. Otherwise vain attempts to get memory could use up
+    // all numbers.
     if (segment.id_.value == last_id_) --last_id_;
     return;
   }
@@ -131,7 +133,7 @@ void SegmentTable::end(Segment& segment) try {
       Held{std::move(memory), std::move(segment.descriptor_charge_), std::move(segment.map_charge_)});
   hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr}, [held = std::move(held)] { *held = {}; });
 } catch (const std::bad_alloc&) {
-  // Then it ends here and now, and nobody is told.
+  // Without memory for that, the segment ends at once, and nobody is told.
 }
 
 void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charge charge) {
@@ -200,7 +202,7 @@ Result<void> SegmentTable::hand_over(ClientId client, SegmentId id) {
   return {};
 }
 
-/// Its writer writes no more: it ends with the last object in it, perhaps now.
+/// The segment's writer writes no more. The segment ends with the last object in it, perhaps now.
 void SegmentTable::orphan(Segment& segment) {
   const SegmentId id = segment.id_;
   segment.readers_.erase(segment.owner_.client);
@@ -239,7 +241,7 @@ Result<void> SegmentTable::add_reader(const SegmentPtr& segment, Payer client) {
 void SegmentTable::unmapped(ClientId client, SegmentId id) {
   auto found = draining_.find(id);
   if (found == draining_.end()) {
-    // It may be about to end.
+    // The segment may still live, and perhaps end soon.
     if (const auto known = segments_.find(id); known != segments_.end()) known->second->readers_.erase(client);
     return;
   }
@@ -272,7 +274,7 @@ void SegmentTable::drop_more() {
 std::size_t SegmentTable::drop_one(ClientId id, Client& client) {
   if (!client.leased.empty()) {
     Segment& segment = client.leased.front();
-    const std::size_t effort = 1 + segment.readers_.size();  // who have to be told
+    const std::size_t effort = 1 + segment.readers_.size();  // its readers have to be told
     orphan(segment);
     return effort;
   }

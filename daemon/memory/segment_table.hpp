@@ -1,5 +1,5 @@
-// All segments of a node: the policy. The table owns them, charges them, has them sealed in the one safe order (create,
-// writer maps, seals, then readers), and gives them back when nobody needs them any more.
+// All segments of a node, and the policy for them. The table owns them and charges them. It has them sealed in the one
+// safe order (create, the writer maps, seal, then readers), and gives them back when nobody needs them any more.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -23,26 +23,26 @@
 
 namespace musterd {
 
-/// What is left of a segment or an object when nobody needs it, and takes long to give back.
+/// What is left of a segment or an object that nobody needs. Giving it back takes long.
 struct Remains {
   SegmentMemoryPtr memory;            ///< of a segment
   std::shared_ptr<void> description;  ///< of an object
 };
 
-/// Segments up to this size may be charged to what is kept for small requests.
+/// Segments up to this size may use the reserve for small requests.
 inline constexpr std::uint64_t small_segment_bytes_max = 256 << 10;
 
 class SegmentTable {
  public:
-  /// What the table asks of others. Each may be empty.
+  /// Functions that the table calls. Each may be empty.
   struct Hooks {
-    /// The daemon has a new segment at its own addresses, to populate ahead of its first use.
+    /// The daemon has a new segment at its own addresses. It may be populated ahead of its first use.
     std::function<void(const SegmentMemoryPtr&)> mapped;
-    /// Destroys it, perhaps elsewhere and later, then calls the function where the table lives: until then the segment
-    /// stays charged.
+    /// Destroys the remains, perhaps elsewhere and later, then calls the function on the table's thread. Until then the
+    /// segment stays charged.
     std::function<void(UserId, Remains, std::function<void()>)> dispose;
   };
-  /// Outlives its segments.
+  /// The table must outlive its segments.
   SegmentTable(Ledger& ledger, Backings backings, Hooks hooks)
       : ledger_(ledger), backings_(std::move(backings)), hooks_(std::move(hooks)) {}
   SegmentTable(Ledger& ledger, Backings backings) : SegmentTable(ledger, std::move(backings), Hooks()) {}
@@ -50,9 +50,9 @@ class SegmentTable {
   SegmentTable(const SegmentTable&) = delete;
   SegmentTable& operator=(const SegmentTable&) = delete;
 
-  /// What the kernel takes for a segment beside its pages: a file, and where it is mapped. Measured.
+  /// What the kernel takes for a segment beside its pages: a file and a mapping. Measured.
   static constexpr std::uint64_t segment_kernel_bytes = 2432;
-  /// With what it takes of the heap here, in a pool of results, and while it is disposed of.
+  /// All that a segment takes: in the kernel, and of the heap here, in a pool of results, and while it is disposed of.
   static constexpr std::uint64_t segment_heap_bytes = 640 + segment_kernel_bytes;
   /// What a client asks for.
   struct Wanted {
@@ -60,50 +60,52 @@ class SegmentTable {
     bool hard = false;
     muster::Device device{};
   };
-  /// A segment that `client` will write. OutOfMemory if there is no room now, Invalid if the node has no such device.
+  /// Makes a segment that `client` will write. OutOfMemory if there is no room now, Invalid if the node has no memory
+  /// on the device.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, const Wanted& wanted, Turn turn = Turn::its_own);
+  /// Whether the node has memory on the device.
   [[nodiscard]] bool has(muster::Device device) const { return backings_.find(device) != nullptr; }
-  /// On which the node has memory.
+  /// All devices on which the node has memory.
   [[nodiscard]] std::span<const muster::Device> devices() const { return backings_.devices(); }
-  /// What is to be done for a segment outside of the table, where it may block: a client can lock its file for as long
-  /// as it likes. `work` touches nothing that changes meanwhile; `finish` is called after it, where the table lives.
+  /// Work for a segment that may block, as a client can lock the file for as long as it likes. `work` runs on another
+  /// thread, and touches nothing that changes meanwhile. `finish` is called after it, on the table's thread.
   struct Sealing {
     std::function<void()> work;
     std::function<muster::Result<void>()> finish;
   };
-  /// The writer has mapped it: SegmentMemory::seal(), and then it is ready.
+  /// The writer has mapped the segment. The work is SegmentMemory::seal(), and then the segment is ready.
   [[nodiscard]] muster::Result<Sealing> mapped(ClientId client, SegmentId segment);
-  /// The writer of a hard lease has unmapped it: SegmentMemory::seal_hard(), and then it is hard.
+  /// The writer of a hard lease has unmapped it. The work is SegmentMemory::seal_hard(), and then the segment is hard.
   [[nodiscard]] muster::Result<Sealing> hard_seal(ClientId client, SegmentId segment);
-  /// The writer gives it back; Invalid while objects lie in it (use_count says so).
+  /// The writer gives the segment back. Invalid while objects lie in it (use_count says so).
   [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
-  /// A segment that the daemon will write results of `user` in: charged, and nothing else yet. That takes no system
-  /// call, so what turns out to be in vain costs little. OutOfMemory if there is no room now.
+  /// Books a segment for results of `user`, which the daemon will write: it is charged, and nothing else yet. That
+  /// takes no system call, so an attempt that fails later costs little. OutOfMemory if there is no room now.
   [[nodiscard]] muster::Result<SegmentPtr> book_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
-  /// Gives it memory, once; then it is ready.
+  /// Gives a booked segment its memory, once. Then it is ready.
   [[nodiscard]] muster::Result<void> make_result(const SegmentPtr& segment);
   void drop_result(SegmentId segment);
-  /// The client gets the descriptor and will map it. QuotaExceeded if it has no heap left for that; but for the first
-  /// few, which its connection has paid for.
+  /// Notes that the client gets the descriptor and will map the segment. QuotaExceeded if the client has no heap left
+  /// for that. The connection has paid for the first few.
   [[nodiscard]] muster::Result<void> add_reader(const SegmentPtr& segment, Payer client);
-  /// The client writes no more into its segment, which ends with the last object in it.
+  /// Notes that the client writes no more into its segment, which then ends with the last object in it.
   [[nodiscard]] muster::Result<void> hand_over(ClientId client, SegmentId segment);
-  /// Destroys what is left of an object, as what is left of a segment; it stays charged until then.
+  /// Has what is left of an object destroyed, as for a segment. It stays charged until then.
   void dispose(UserId user, std::shared_ptr<void> description, Charge charge);
-  /// The client has unmapped a segment, mostly one that ended.
+  /// Notes that the client has unmapped a segment, usually one that has ended.
   void unmapped(ClientId client, SegmentId segment);
   static constexpr std::uint64_t reader_bytes =
-      192;                                         ///< of maps, also once the segment has ended, with what malloc adds
+      192;  ///< in the maps here, with what malloc adds; also after the segment's end
   static constexpr std::size_t readers_free = 16;  ///< segments that a client reads for nothing
   /// A segment that ended while clients still map it. It stays charged until they don't.
   struct Ended {
     SegmentId segment;
     std::vector<ClientId> readers;
   };
-  /// Those since the last call.
+  /// The segments that ended since the last call.
   [[nodiscard]] std::vector<Ended> take_ended();
-  /// The client is gone: segments without objects go, the others when their last object does. Some now, and the rest by
-  /// drop_more(), as they may be many.
+  /// The client is gone. Its segments without objects end, the others with their last object. As they may be many, this
+  /// ends some, and drop_more() the rest.
   void drop_client(ClientId client);
   [[nodiscard]] bool drops() const { return !ending_.empty() || !leaving_.empty(); }
   void drop_more();
@@ -113,16 +115,16 @@ class SegmentTable {
   /// A segment that a client of `user` may read; Denied or Invalid otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> readable(SegmentId segment, UserId user) const;
   [[nodiscard]] std::size_t size() const { return segments_.size(); }
-  /// How many hold it beside its writer.
+  /// How many hold the segment beside its writer.
   [[nodiscard]] std::size_t holders_of(const SegmentPtr& segment) const;
-  /// Of all segments.
+  /// The sum over all segments.
   [[nodiscard]] std::uint64_t bytes_beside_objects() const { return bytes_beside_objects_; }
-  /// One sparse segment after the other, again and again; null if there is none.
+  /// Returns sparse segments in turn, again and again; null if there is none.
   [[nodiscard]] SegmentPtr next_sparse();
   [[nodiscard]] bool has_sparse() const { return !sparse_.empty(); }
   /// Grows when a segment becomes sparse, and when an object in a sparse one ends.
   [[nodiscard]] std::uint64_t sparse_changes() const { return sparse_changes_; }
-  /// The client's own leased segment in a state to hold objects; Invalid or Denied otherwise.
+  /// The client's own leased segment, if its state allows objects in it; Invalid or Denied otherwise.
   [[nodiscard]] muster::Result<SegmentPtr> owned(SegmentId segment, ClientId client) const;
 
  private:
@@ -146,23 +148,23 @@ class SegmentTable {
   std::unordered_map<SegmentId, Segment*> segments_;
   using Leased = boost::intrusive::list<Segment, boost::intrusive::base_hook<LeasedHook>,
                                         boost::intrusive::constant_time_size<false>>;
-  /// Nobody has them any more. One object may have kept thousands, so they end in pieces.
+  /// Segments that nobody has any more. One object may have kept thousands, so they end in pieces.
   Leased ending_;
   std::size_t left_to_end_ = drops_of_turn;
-  /// What outlives a segment while clients map it.
+  /// What remains of a segment that has ended while clients still map it.
   struct Draining {
     std::shared_ptr<Charge> memory;  ///< the segment's, shared with its disposal
     SegmentReaders readers;
   };
   std::unordered_map<SegmentId, Draining> draining_;
   using Reads = boost::intrusive::list<SegmentReader, boost::intrusive::constant_time_size<false>>;
-  /// What there is of a client, so that its end takes no walk over what others have.
+  /// What one client has, so that its end takes no walk over what others have.
   struct Client {
     Leased leased;
     Reads reads;
     Reads reads_for_nothing;  ///< at most readers_free
   };
-  /// Takes one thing off a client that is gone. What that took; 0 if nothing is left.
+  /// Takes one thing away from a client that is gone. Returns how much work that was; 0 if nothing is left.
   std::size_t drop_one(ClientId id, Client& client);
   std::map<ClientId, Client> clients_;
   std::map<ClientId, Client> leaving_;  ///< those that are gone
@@ -171,7 +173,7 @@ class SegmentTable {
       sparse_;
   std::uint64_t sparse_changes_ = 0;
   std::uint64_t bytes_beside_objects_ = 0;
-  std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< those whose writer lives
+  std::unordered_map<SegmentId, SegmentPtr> kept_;  ///< segments whose writer lives
 };
 
 }  // namespace musterd

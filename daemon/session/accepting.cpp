@@ -1,4 +1,4 @@
-// Who connects, and who is refused: also when descriptors have run out.
+// Accepts and refuses connections, even when descriptors have run out.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -28,7 +28,7 @@ namespace {
 
 using Of = BlockingPool::Lane::Of;
 
-/// Who is at the other end; nobody can tell of one that has none.
+/// The process at the other end; nothing if there is none any more.
 std::optional<ucred> peer_of(const ipc::Fd& socket) {
   ucred credentials{};
   socklen_t size = sizeof credentials;
@@ -36,7 +36,8 @@ std::optional<ucred> peer_of(const ipc::Fd& socket) {
   return credentials;
 }
 
-/// Of a process that the daemon can't see (0) each connection counts as one; before it has a number, all of them.
+/// The lane of a process. Of processes that the daemon can't see (pid 0), each connection has a lane of its own. Those
+/// of a user that have no client number yet share one.
 BlockingPool::Lane lane_of(Of of, UserId user, std::int32_t pid, std::uint32_t client = 0) {
   constexpr std::uint64_t unseen = std::uint64_t{1} << 32;
   return {of, user, pid != 0 ? static_cast<std::uint64_t>(pid) : unseen + client};
@@ -61,7 +62,7 @@ void AsioServer::accept_some() noexcept {
   try {
     if (accept_waiting()) return wait_for_connections();
   } catch (const std::exception&) {
-    // There is no memory. Who has come waits in line, as those do for whom there is no descriptor.
+    // There is no memory. The newcomer waits in line, as newcomers do when there is no descriptor.
   }
   accepting_.failed(Clock::now());
 }
@@ -85,7 +86,7 @@ bool AsioServer::accept_waiting() {
       continue;
     }
     if (errno == EMFILE || errno == ENFILE) {
-      // Others wait in line until there is one to refuse the next with.
+      // The others wait in line until there is a descriptor to refuse the next one with.
       refuse_one();
       return false;
     }
@@ -108,7 +109,7 @@ void AsioServer::refuse_one() {
   });
 }
 
-/// Takes the socket, unless it throws.
+/// Takes the socket if it does not throw.
 void AsioServer::refuse(ipc::Fd& socket, BlockingPool::Lane lane, const Error& why, std::function<void()> then) {
   static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
   Charge nothing;
@@ -116,7 +117,7 @@ void AsioServer::refuse(ipc::Fd& socket, BlockingPool::Lane lane, const Error& w
   log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
 }
 
-/// Takes the socket and the charge, unless it throws.
+/// Takes the socket and the charge if it does not throw.
 void AsioServer::close_elsewhere(ipc::Fd& socket, BlockingPool::Lane lane, Charge& descriptors,
                                  std::function<void()> then) {
   struct Closing {
@@ -139,7 +140,7 @@ void AsioServer::close_elsewhere(ipc::Fd& socket, BlockingPool::Lane lane, Charg
   }
 }
 
-/// Numbers come around after four billion connections; those of life lines are apart.
+/// Numbers are reused after four billion connections. Life lines have a range of their own.
 ClientId AsioServer::next_client() {
   const auto is_taken = [this](ClientId id) { return connections_.contains(id) || leaving_.contains(id); };
   do last_client_ = (last_client_ + 1) % first_heir;
@@ -147,7 +148,7 @@ ClientId AsioServer::next_client() {
   return ClientId{last_client_};
 }
 
-/// Takes the socket, unless it throws: then it is called again with it.
+/// Takes the socket if it does not throw. If it throws, it is called again with the same socket.
 void AsioServer::adopt(ipc::Fd& socket) {
   const auto peer = peer_of(socket);
   Charge nothing;
@@ -179,16 +180,17 @@ void AsioServer::adopt(ipc::Fd& socket) {
   }
 }
 
-/// What is refused or thrown has to be undone.
+/// If this refuses or throws, the caller has to undo what it did.
 Result<void> AsioServer::admit(const ConnectionPtr& connection, ipc::Fd& socket, ipc::Fd& process) {
-  // To note something of a connection takes no memory: it comes with the connection.
+  // Each connection brings room in these lists, so that noting it there later takes no memory.
   const auto reserve = [all = connections_.size() + leaving_.size() + 1](std::vector<ConnectionPtr>& noted) {
     if (noted.capacity() < all) noted.reserve(2 * all);
   };
   reserve(dirty_);
   reserve(cut_off_);
   if (auto watched = watch(connection->socket, socket); !watched) return watched;
-  // Without a pidfd (a process that is gone already, or of another pid namespace) the socket's end has to do.
+  // Without a pidfd (the process is gone already, or in another pid namespace) only the end of the socket shows its
+  // death.
   if (process) {
     if (auto watched = watch(connection->process, process); !watched) return watched;
     wait_for_death(connection);
@@ -211,7 +213,7 @@ Result<void> AsioServer::admit(const ConnectionPtr& connection, ipc::Fd& socket,
 void AsioServer::wait_for_hello(const ConnectionPtr& connection) {
   connection->hello.expires_after(settings_.hello_timeout);
   connection->hello.async_wait([this, connection](error_code error) {
-    // It may have come when the timer had run out already.
+    // The Hello may have come when the timer had run out already.
     if (error || connection->said_hello) return;
     guarded(connection, [&] {
       cut_off(connection, Error(Code::timeout,

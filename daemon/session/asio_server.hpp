@@ -1,7 +1,7 @@
-// The server's one class, over several files: the loop and the end are in server.cpp, who comes in accepting.cpp, what
-// comes from one client in connections.cpp, what the node wants done in effects.cpp.
-// Any allocation may find no memory. What is about one connection is guarded, and then ends it; what is about nobody in
-// particular is tried again after a pause.
+// The server's one class, in several files. server.cpp has the loop and the end, accepting.cpp new connections,
+// connections.cpp what comes from one client, and effects.cpp what the node asks for. Any allocation may find no
+// memory. If that happens in work for one connection, this connection ends. Work that concerns no single connection is
+// tried again after a pause.
 #pragma once
 
 #include <atomic>
@@ -62,12 +62,12 @@ class AsioServer final : public Server, public Outside {
   // accepting.cpp
   void accept_some() noexcept;
   void wait_for_connections();
-  /// False if it is to be called again later, when there are descriptors.
+  /// False if it has to be called again later, when there are descriptors.
   [[nodiscard]] bool accept_waiting();
   void refuse_one();
   void refuse(muster::ipc::Fd& socket, BlockingPool::Lane lane, const muster::Error& why,
               std::function<void()> then = {});
-  /// Descriptors may lie in a client's socket that take as long to close as it likes.
+  /// A client may have put descriptors into its socket that take as long to close as it likes.
   void close_elsewhere(muster::ipc::Fd& socket, BlockingPool::Lane lane, Charge& descriptors,
                        std::function<void()> then = {});
   void adopt(muster::ipc::Fd& socket);
@@ -77,7 +77,7 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] ClientId next_client();
   [[nodiscard]] static BlockingPool::Lane lane_of(const Connection& connection, BlockingPool::Lane::Of of);
   // connections.cpp
-  /// Does it. What is thrown, as memory is short, ends the connection that it was about, and nothing else.
+  /// Calls `what`. If it throws, as memory is short, this ends the connection, and nothing else.
   template <class What>
   void guarded(const ConnectionPtr& connection, What what) noexcept {
     try {
@@ -143,24 +143,24 @@ class AsioServer final : public Server, public Outside {
   Descriptor listener_;
   asio::signal_set signals_;
   TimePoint idle_exit_ = TimePoint::max();      ///< when the daemon ends unless somebody comes
-  TimePoint stop_deadline_ = TimePoint::max();  ///< when it ends, whatever still goes on
-  bool listening_ = false;                      ///< Asio tells when somebody comes
+  TimePoint stop_deadline_ = TimePoint::max();  ///< when the daemon ends, whatever still goes on
+  bool listening_ = false;                      ///< Asio reports new connections
   Retry accepting_{std::chrono::milliseconds(50)};
-  muster::ipc::Fd newcomer_;  ///< accepted, and neither let in nor refused, as there was no memory for either
-  muster::ipc::Fd spare_;     ///< given up to refuse a connection politely when descriptors run out
+  muster::ipc::Fd newcomer_;  ///< accepted, but there was no memory to let it in or to refuse it
+  muster::ipc::Fd spare_;     ///< closed to have a descriptor for refusing a connection when they run out
   std::map<ClientId, ConnectionPtr> connections_;
-  Crowd crowd_;                                                  ///< those
-  Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< who is polled or has frames
+  Crowd crowd_;                                                  ///< counts the connections
+  Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< connections that are polled or have frames
   EffortMeter effort_{{Clock::now, thread_cpu_time}};
   // These two have room for every connection: see admit().
   std::vector<ConnectionPtr> dirty_;
   std::vector<ConnectionPtr> cut_off_;
-  std::map<ClientId, ConnectionPtr> leaving_;  ///< those that are gone, with what of them is to be given back elsewhere
-  Later later_;                                ///< what waited for the rings of those that are gone
+  std::map<ClientId, ConnectionPtr> leaving_;  ///< ended connections with parts that are still to be given back
+  Later later_;                                ///< work that waited for the rings of connections that have ended
   std::map<ClientId, LifeLinePtr> lifelines_;
-  std::map<ClientId, LifeLinePtr> loose_lines_;  ///< those that are not watched: to be closed, or watched again
+  std::map<ClientId, LifeLinePtr> loose_lines_;  ///< not watched; to be closed or watched again
   Retry giving_back_{std::chrono::milliseconds(10)};
-  Retry going_on_{std::chrono::milliseconds(10)};  ///< of the node
+  Retry going_on_{std::chrono::milliseconds(10)};  ///< for the node's own work
   std::uint32_t last_client_ = 0;
   std::vector<std::uint64_t> random_;
   TimePoint now_ = Clock::now();
@@ -168,7 +168,7 @@ class AsioServer final : public Server, public Outside {
   TimePoint next_tick_ = TimePoint::max();
   bool memory_wanted_ = false;
   bool stopping_ = false;
-  bool shuts_down_ = false;  ///< the node is told so in the next turn
+  bool shuts_down_ = false;  ///< the node is told of the end in the next turn
   bool done_ = false;
   std::string reason_;
 
@@ -177,7 +177,7 @@ class AsioServer final : public Server, public Outside {
   Populator populator_;
   LocalDecider decider_;
   Node node_;
-  // What lanes have posted holds leases of the node's objects, so it goes first.
+  // Work that lanes have posted holds pointers to the node's objects, so it is destroyed before the node.
   std::mutex posted_mutex_;
   Errand posted_;
   std::atomic<bool> has_posted_{false};

@@ -23,7 +23,7 @@ Result<std::unique_ptr<Channel>> Channel::create() {
   if (!memory) return memory.error();
   auto mapping = ipc::Mapping::map(*memory, ipc::channel_bytes, ipc::Access::read_write);
   if (!mapping) return mapping.error();
-  // Neither side may shrink it under the other.
+  // The client must not shrink the memory while the daemon has it mapped, nor the other way round.
   if (auto sealed = ipc::add_seals(*memory, F_SEAL_SHRINK | F_SEAL_GROW); !sealed) return sealed.error();
   auto doorbell = ipc::create_eventfd();
   if (!doorbell) return doorbell.error();
@@ -45,7 +45,8 @@ Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Be
       completions_(ring(1), header().completion_tail, header().completion_head) {}
 
 Channel::~Channel() {
-  // Who punches holes keeps the kernel from unmapping it, and from mapping anything else here meanwhile.
+  // A client that punches holes keeps the kernel from unmapping the rings, and this process from mapping anything else
+  // meanwhile.
   if (!sealed_) static_cast<void>(ipc::add_seals(memory_, F_SEAL_FUTURE_WRITE));
 }
 
@@ -77,17 +78,17 @@ Result<void> Channel::complete(ipc::CompletionType type, std::span<const std::by
                                                          ipc::over_text(backlog_bytes_, backlog_bytes_max));
 }
 
-/// What it is news of. Nothing if it is none.
+/// What a completion is news about; nothing if it isn't news.
 std::optional<Channel::Subject> Channel::subject_of(ipc::CompletionType type, std::span<const std::byte> body) {
   if (type == ipc::CompletionType::memory_wanted) return Subject{type, {}};
   if (type != ipc::CompletionType::group_changed) return std::nullopt;
   Subject subject{type, {}};
-  std::memcpy(&subject.second, body.data(), sizeof subject.second);  // it comes first
+  std::memcpy(&subject.second, body.data(), sizeof subject.second);  // the seat comes first in the body
   return subject;
 }
 
-/// News of the same thing that wait for a client which computes: only the last counts. Otherwise one who comes and goes
-/// could fill the backlog of others.
+/// Replaces earlier news about the same subject that still wait, as only the latest counts. Otherwise a process that
+/// joins and leaves a group again and again could fill the backlog of clients that compute.
 bool Channel::replaces_another(const Subject& subject, std::span<const std::byte> body) {
   const auto found = news_.find(subject);
   if (found == news_.end()) return false;

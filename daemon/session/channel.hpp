@@ -19,26 +19,27 @@
 
 namespace musterd {
 
-/// Until the client has mapped the rings and they are sealed, it can punch holes into them, and who touches them or
-/// unmaps them then waits for as long as it likes. So nothing of them is touched before open().
+/// A client can punch holes into its rings until they are sealed, which happens once it has mapped them. Until then, a
+/// thread that touches or unmaps them waits for as long as the client likes. So nothing of them is touched before
+/// open().
 class Channel {
  public:
   [[nodiscard]] static muster::Result<std::unique_ptr<Channel>> create();
 
-  /// What the client gets with its Welcome, in this order: channel, doorbell, notify.
+  /// The descriptors that the client gets with its Welcome, in this order: channel, doorbell, notify.
   [[nodiscard]] std::vector<int> descriptors() const { return {memory_.get(), doorbell_.get(), bell_.listener.get()}; }
-  /// Takes as long as the client likes if it has the descriptors.
+  /// May take as long as the client likes, if the client has the descriptors.
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
-  /// The client has mapped its rings: nobody else can from now on, or punch holes into them, and no page of them faults
-  /// later. Takes as long as the client likes.
+  /// Called when the client has mapped its rings. From now on nobody else can map them or punch holes into them, and no
+  /// page of them faults later. May take as long as the client likes.
   [[nodiscard]] muster::Result<void> seal();
-  /// They are sealed, so they are read and written from now on.
+  /// The rings are sealed, so from now on they are read and written.
   void open() { open_ = true; }
 
-  /// The client has them.
+  /// The client has the descriptors.
   void handed_over() { bell_.listener.reset(); }
   [[nodiscard]] int doorbell() const { return doorbell_.get(); }
   void clear_doorbell() { muster::ipc::drain(doorbell_); }
@@ -46,13 +47,13 @@ class Channel {
   /// The next submission; nothing if there is none; an error if the client broke the ring.
   [[nodiscard]] muster::Result<std::optional<muster::ipc::Record>> next();
   [[nodiscard]] bool has_submissions() const { return open_ && !submissions_.empty(); }
-  /// Positions of submissions: up to where the client has published, and what has been read. It can say that it has
-  /// published anything, and is believed as far as the ring goes.
+  /// Positions of submissions: how far the client has published, and how far the daemon has read. The client can claim
+  /// any position, and is believed up to one ring beyond what was read.
   [[nodiscard]] std::uint64_t published() const {
     return read() + std::min<std::uint64_t>(submissions_.written() - read(), muster::ipc::ring_bytes);
   }
   [[nodiscard]] std::uint64_t read() const { return submissions_.read(); }
-  /// While polled, the client doesn't ring the doorbell.
+  /// The client doesn't ring the doorbell while it is polled.
   void set_polled(bool polled) {
     if (open_) header().daemon_polls.store(polled ? 1 : 0, std::memory_order_seq_cst);
   }
@@ -65,15 +66,15 @@ class Channel {
   /// Queues one completion; the client sees it after flush(). Fails if the client broke the ring, or lets more
   /// than `backlog_bytes_max` pile up.
   [[nodiscard]] muster::Result<void> complete(muster::ipc::CompletionType type, std::span<const std::byte> body);
-  /// Publishes what fits. Fails if the client broke the ring.
+  /// Publishes the completions that fit. Fails if the client broke the ring.
   [[nodiscard]] muster::Result<void> flush();
-  /// Whether it sleeps, or wants its bell to be rung: then wake(), after flush().
+  /// Whether the client sleeps, or wants its bell to be rung. If so, wake() must follow flush().
   [[nodiscard]] bool is_waited_for() const;
   void wake();
-  /// Lets a client that polls see what was written so far; one that sleeps hears of it by wake().
+  /// Lets a client that polls see what was written so far. A client that sleeps hears of it by wake().
   void publish() { completions_.publish(); }
 
-  /// What waits for room in the ring takes so much.
+  /// How many bytes the completions take that wait for room in the ring.
   [[nodiscard]] std::size_t backlog_bytes() const { return backlog_bytes_; }
 
   static constexpr std::size_t backlog_bytes_max = 64 << 20;
@@ -95,7 +96,7 @@ class Channel {
   struct Waiting {
     std::uint16_t type;
     std::vector<std::byte> body;
-    /// With what malloc and the map of news add.
+    /// Includes what malloc and the map of news add.
     [[nodiscard]] std::size_t bytes() const { return sizeof(Waiting) + 128 + body.size(); }
   };
 
@@ -106,10 +107,10 @@ class Channel {
   muster::ipc::RingConsumer submissions_;
   muster::ipc::RingProducer completions_;
   std::deque<Waiting> backlog_;
-  std::uint64_t popped_ = 0;               ///< how many have left it
-  std::map<Subject, std::uint64_t> news_;  ///< which of all that were ever in it are news
+  std::uint64_t popped_ = 0;               ///< how many completions have left the backlog
+  std::map<Subject, std::uint64_t> news_;  ///< by subject: the number of the completion in the backlog
   std::size_t backlog_bytes_ = 0;
-  bool waits_for_room_ = false;  ///< has asked the client to say when there is some
+  bool waits_for_room_ = false;  ///< the client was asked to say when there is room
   bool sealed_ = false;
   bool open_ = false;
 };

@@ -49,8 +49,8 @@ const Client* Clients::known(ClientId id) const {
 
 // ---- charges ----
 
-/// For the first of its user that only ask: they need no more than descriptors, so that also a daemon that is full can
-/// be looked at. Null for others.
+/// Marks the first clients of a user that only ask. They are charged for descriptors alone, so that even a full daemon
+/// can be inspected. Null for the others.
 std::shared_ptr<void> Clients::free_look_of(UserId user) {
   constexpr long free_max = 8;
   auto& all = free_looks_[user];
@@ -81,7 +81,7 @@ Result<void> Clients::charge_rings(Client& client) {
   client.descriptors.reset();
   auto descriptors = ledger_.charge(client.payer(), Resource::fds, all_descriptors, heap);
   if (!descriptors) {
-    static_cast<void>(charge_asking(client));  // that was given back just now
+    static_cast<void>(charge_asking(client));  // fits, as it was given back just now
     return descriptors.error();
   }
   client.descriptors = std::move(*descriptors);
@@ -113,7 +113,7 @@ std::string Clients::label(ClientId id, std::optional<UserId> seen_by) const {
 }
 
 std::string Clients::process_text(const Client& client) const {
-  // A process of another container has no number here.
+  // A process of another container has no pid that is visible here.
   const auto number = client.credentials.pid;
   const std::string process = number == 0 ? label(client.id) : "pid " + std::to_string(number);
   return host_.empty() ? process : process + " on " + host_;

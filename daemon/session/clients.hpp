@@ -23,7 +23,7 @@ namespace musterd {
 struct GroupState;
 using GroupPtr = std::shared_ptr<GroupState>;
 
-/// Who connected, as the kernel says.
+/// Who connected, as the kernel reports it.
 struct Credentials {
   std::uint32_t user = 0;
   std::int32_t pid = 0;
@@ -34,20 +34,20 @@ struct Client {
   Credentials credentials;
   std::string name;
   bool said_hello = false;
-  bool greeted = false;       ///< has been welcomed
-  bool gone = false;          ///< is being forgotten, and told nothing any more
-  bool doomed = false;        ///< what was begun for it can't be finished: it is cut off after the event
-  bool mapped_rings = false;  ///< says that it has
+  bool greeted = false;       ///< was sent its Welcome
+  bool gone = false;          ///< is being forgotten, and is told nothing any more
+  bool doomed = false;        ///< work for it can't be finished, so it is cut off after the event
+  bool mapped_rings = false;  ///< has said that it mapped its rings
   RingCharges rings;
-  Charge descriptors;               ///< its socket, pidfd, rings and eventfds, and what they take of the heap
-  std::shared_ptr<void> free_look;  ///< held by the first of its user that only ask
+  Charge descriptors;               ///< for its socket, pidfd, rings and eventfds, and what they take of the heap
+  std::shared_ptr<void> free_look;  ///< set for the first few clients of a user that only ask
   TimePoint connected;
   TimePoint last_heard;
   struct Seated {
     GroupPtr group;
     int rank = 0;
     Charge charge;
-    std::optional<Group::Lost> lost;  ///< its group knows of the loss, and what follows from it is left to do
+    std::optional<Group::Lost> lost;  ///< set when its group knows of the loss, and the rest is left to do
   };
   using Seats = std::unordered_map<SeatId, Seated>;
   Seats seats;
@@ -70,23 +70,23 @@ inline constexpr std::uint32_t first_heir = 0xf000'0000;  ///< ids from here on 
 
 class Clients {
  public:
-  /// owner: as whom the daemon runs. host: its name, for messages.
+  /// `owner` is the user as whom the daemon runs. `host` is the machine's name, for messages.
   Clients(Ledger& ledger, UserId owner, std::string host) : ledger_(ledger), owner_(owner), host_(std::move(host)) {}
 
-  /// It is charged as one that only asks; refused if there is no room for that. Ids are unique.
+  /// Adds a client, charged as one that only asks. Refused if there is no room for that. Ids are unique.
   [[nodiscard]] muster::Result<void> add(ClientId id, Credentials credentials, TimePoint now);
-  /// Charges it as one that does more than ask. What is refused leaves it as it was.
+  /// Charges it as a client that does more than ask. A refusal leaves it as it was.
   [[nodiscard]] muster::Result<void> charge_rings(Client& client);
   void erase(ClientId id);
 
-  /// Null for one that is gone, also while it is being forgotten.
+  /// Null for a client that is gone or is being forgotten.
   [[nodiscard]] Client* find(ClientId id);
   [[nodiscard]] const Client* find(ClientId id) const { return const_cast<Clients*>(this)->find(id); }
-  /// Also one that is being forgotten.
+  /// The same, but finds a client that is being forgotten, too.
   [[nodiscard]] const Client* known(ClientId id) const;
   [[nodiscard]] const std::map<ClientId, Client>& all() const { return clients_; }
   [[nodiscard]] bool empty() const { return clients_.empty(); }
-  /// How many have been erased so far.
+  /// How many clients have been erased so far.
   [[nodiscard]] std::uint64_t erased() const { return erased_; }
 
   // ---- life lines: what the children of forks hold until they have connections of their own ----
@@ -104,13 +104,13 @@ class Clients {
   [[nodiscard]] std::string label(ClientId id, std::optional<UserId> seen_by) const;
   /// "pid 4711 on host"
   [[nodiscard]] std::string process_text(const Client& client) const;
-  /// Nothing for the daemon's user and root, who see everything; others see what is of their own user.
+  /// The one user whose things `user` may see. Nothing for the daemon's user and root, who see everything.
   [[nodiscard]] std::optional<UserId> view_of(UserId user) const;
   [[nodiscard]] std::optional<UserId> sees_only(ClientId id) const;
 
   // ---- what is thrown ----
-  /// Does it. What is thrown, as memory is short, ends neither the daemon nor what it was about: the client that caused
-  /// it, if any, is doomed, and what was begun is tried again.
+  /// Calls `what`. If it throws, as memory is short, the daemon goes on. The client that caused it, if any, is doomed,
+  /// and unfinished work is tried again.
   template <class What>
   void guarded(What what, ClientId cause = {}) noexcept {
     try {
@@ -120,18 +120,18 @@ class Clients {
       doom(cause);
     }
   }
-  /// What was begun for it can be neither finished nor undone: it ends after the event.
+  /// Work for the client can be neither finished nor undone, so the client is cut off after the event.
   void doom(ClientId id) noexcept;
   [[nodiscard]] bool any_doomed() const { return any_doomed_; }
-  /// The next one, which is doomed no longer; nothing if there is none. It may have been half forgotten when that was
-  /// thrown, and counts as connected again.
+  /// Returns the next doomed client, which is no longer doomed then; nothing if there is none. It may have been half
+  /// forgotten, and counts as connected again.
   [[nodiscard]] std::optional<ClientId> take_doomed() noexcept;
-  /// Something was thrown, and what it was about may not be finished.
+  /// True if something was thrown, so that some work may be unfinished.
   [[nodiscard]] bool tries_again() const { return tries_again_; }
   void set_tries_again(bool tries_again) { tries_again_ = tries_again; }
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
   [[nodiscard]] std::shared_ptr<void> free_look_of(UserId user);
   [[nodiscard]] muster::Result<void> charge_asking(Client& client);
 
@@ -144,7 +144,7 @@ class Clients {
   std::uint64_t erased_ = 0;
   std::uint32_t last_heir_ = first_heir;
   bool any_doomed_ = false;
-  ClientId first_doomed_;  ///< if any: nobody before it is
+  ClientId first_doomed_;  ///< if any_doomed_: no client with a smaller id is doomed
   bool tries_again_ = false;
 };
 

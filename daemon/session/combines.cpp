@@ -29,15 +29,16 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
   const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : combine.ranks;
   if (combine.ranks < 1 || combine.objects.size() % givers != 0 || combine.objects.empty())
+    return parts_.teller.fail_work(client.id, combine.work,
+                                   Error(Code::invalid,
+                                         std::to_string(combine.objects.size()) + " refs were given for " +
+                                             std::to_string(combine.ranks) + " ranks",
+                                         "give the same number of refs for each rank"));
+  if (combine.ranks > static_cast<std::uint32_t>(world_size_max))
     return parts_.teller.fail_work(
         client.id, combine.work,
-        Error(Code::invalid,
-              std::to_string(combine.objects.size()) + " refs for " + std::to_string(combine.ranks) + " ranks",
-              "give the same number of refs for each rank"));
-  if (combine.ranks > static_cast<std::uint32_t>(world_size_max))
-    return parts_.teller.fail_work(client.id, combine.work,
-                                   Error(Code::invalid, "refs for " + std::to_string(combine.ranks) + " ranks",
-                                         "use at most " + std::to_string(world_size_max)));
+        Error(Code::invalid, "refs were given for " + std::to_string(combine.ranks) + " ranks",
+              "use at most " + std::to_string(world_size_max)));
   auto charge = charge_op(parts_.ledger, client, heap_of(combine), parts_.stopping);
   if (!charge) return parts_.teller.fail_work(client.id, combine.work, charge.error());
   auto inputs = find_inputs(parts_.store, client, combine.objects);
@@ -48,11 +49,11 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
   try {
     ticket = parts_.works.add({client.id, combine.work, {}, nullptr, client.process()});
     actions = muster_refs(combine, std::move(*inputs), ticket, std::move(*charge), now);
-    // Whatever can't be complete (a root out of range, say) ends here, too.
+    // A muster that can't be complete (its root may be out of range) ends here, too.
     if (actions.empty())
       actions.emplace_back(FailOp{0,
                                   Error(Code::invalid,
-                                        "root " + std::to_string(combine.root) + " is none of the ranks 0.." +
+                                        "root " + std::to_string(combine.root) + " is not one of the ranks 0.." +
                                             std::to_string(combine.ranks - 1),
                                         "give the index of one of the refs"),
                                   {},
@@ -71,7 +72,7 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
   }
 }
 
-/// All contributions of one process, which owes nobody anything before they are complete.
+/// Makes the contributions of all ranks, which come from one process. No other process waits for them.
 std::vector<Action> Combines::muster_refs(const ipc::Combine& combine, Inputs inputs, Ticket ticket, Charge charge,
                                           TimePoint now) {
   std::vector<int> members(combine.ranks);

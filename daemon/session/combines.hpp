@@ -1,4 +1,4 @@
-// Ops over refs that one process holds: it gives the inputs of all ranks, and gets what all ranks get.
+// Ops over refs that one process holds. The process gives the inputs of all ranks, and gets the results of all ranks.
 #pragma once
 
 #include <vector>
@@ -28,11 +28,11 @@ class Combines {
     OpRuns& runs;
     OpCounts& counts;
     Muster::Limits muster_limits;
-    const bool& stopping;  ///< no op begins any more
+    const bool& stopping;  ///< then no op begins any more
   };
   explicit Combines(Parts parts) : parts_(parts) {}
 
-  /// Whatever is wrong with it, its work fails.
+  /// If anything is wrong with the combine, its work fails.
   void start(const Client& client, const muster::ipc::Combine& combine, TimePoint now);
 
  private:

@@ -1,4 +1,4 @@
-// What the server keeps of one connection.
+// What the server keeps for one connection.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -26,7 +26,7 @@ using boost::system::error_code;
 using Descriptor = asio::posix::stream_descriptor;
 inline constexpr auto readable = Descriptor::wait_read;
 
-/// A descriptor that Asio owns, lent to a function that wants an Fd.
+/// Lends a descriptor that Asio owns to a function that needs an Fd.
 struct Borrowed {
   explicit Borrowed(int number) : fd(number) {}
   Borrowed(const Borrowed&) = delete;
@@ -36,16 +36,17 @@ struct Borrowed {
 };
 
 [[nodiscard]] muster::Error out_of_descriptors();
-/// Whether poll() says so of it. Asio recycles what it keeps per descriptor: an event of a descriptor that was closed a
-/// moment ago may wake those that wait for a new one.
+/// Whether poll() reports these events. Asio recycles what it keeps per descriptor, so an event of a descriptor that
+/// was just closed may wake a handler that waits for a new one.
 [[nodiscard]] bool is(short events, Descriptor& descriptor);
-/// From now on Asio watches it, and owns it. Fails, and leaves it where it is, if the system has no room for that.
+/// From now on Asio watches and owns the descriptor. If the system has no room for that, this fails and leaves the
+/// descriptor in `fd`.
 [[nodiscard]] muster::Result<void> watch(Descriptor& descriptor, muster::ipc::Fd& fd);
 
 struct Unsent {
   std::vector<std::byte> frame;
   std::vector<muster::ipc::Fd> fds;
-  /// With what malloc adds.
+  /// Includes what malloc adds.
   [[nodiscard]] std::size_t bytes() const { return sizeof(Unsent) + 32 + frame.size(); }
 };
 
@@ -61,28 +62,28 @@ struct Connection {
   Descriptor doorbell;  ///< a duplicate of the channel's
   asio::steady_timer hello;
   asio::steady_timer again;  ///< when to try to send what the system had no room for
-  int refused = 0;           ///< how often in a row it had none
+  int refused = 0;           ///< how often in a row the system had no room
   bool said_hello = false;
   std::shared_ptr<Channel> channel;  ///< shared with the thread that seals it
   std::deque<Unsent> unsent;
   std::size_t unsent_bytes = 0;
-  Charge replies;                        ///< what is unsent, and what the kernel has that is not read
-  Charge backlog;                        ///< completions for which its ring has no room
-  KernelEffort effort;                   ///< of calls that tell it something, or that take what it sends
-  bool cut_off = false;                  ///< it is about to be told that it ends
-  std::optional<muster::Error> because;  ///< why; nothing if there was no memory, perhaps not even for saying so
-  bool given_up = false;  ///< the node has been told to end it, as soon as it can: nothing of it is read any more
+  Charge replies;        ///< for replies that are unsent, or that the kernel has and the client has not read
+  Charge backlog;        ///< for completions that its ring has no room for
+  KernelEffort effort;   ///< of calls that send to it or receive from it
+  bool cut_off = false;  ///< the connection is about to be told that it ends
+  std::optional<muster::Error> because;  ///< why it is cut off; nothing if there was no memory
+  bool given_up = false;                 ///< the node has been told to end it; nothing from it is read any more
   bool sending = false;
-  bool paused = false;       ///< frames are not received until what is unsent has gone out
-  bool polled = false;       ///< its ring is
-  bool has_frames = false;   ///< its socket is readable, and is read when it is its turn
-  bool has_answers = false;  ///< it has no ring, and something behind that it asked for
+  bool paused = false;       ///< no frames are received until all unsent ones have gone out
+  bool polled = false;       ///< its ring is polled
+  bool has_frames = false;   ///< its socket is readable, and is read in the connection's turn
+  bool has_answers = false;  ///< it has no ring, and `behind` has something that it asked for
   [[nodiscard]] bool takes_turns() const { return polled || has_frames || has_answers; }
   Rounds<ConnectionPtr>::LanePtr lane;
   bool dirty = false;
-  bool ending = false;   ///< it has ended; what it had published is still handled
-  bool closing = false;  ///< the node has forgotten it; what is unsent still goes out
-  /// What comes after all that the client had published when it came, in this order; at 0, at once.
+  bool ending = false;   ///< the client has ended; what it had published is still handled
+  bool closing = false;  ///< the node has forgotten it; unsent frames still go out
+  /// Work that comes after everything that the client had published by then, in order. At position 0 it is due at once.
   struct Behind {
     std::uint64_t position = 0;
     std::function<void()> then;
@@ -90,16 +91,17 @@ struct Connection {
   std::deque<Behind> behind;
   UserId user = 0;
   std::int32_t pid = 0;
-  ConnectionCharges charges;  ///< once the node has forgotten it
-  muster::ipc::Fd left;       ///< its socket, which is still to be closed where that may take long
+  ConnectionCharges charges;  ///< set once the node has forgotten it
+  muster::ipc::Fd left;       ///< its socket, which still has to be closed on the pool, as that may take long
 };
 
-/// This end of one. The other end is a client's, who may have so many watch it that to close this one takes long.
+/// The daemon's end of a life line. A client has the other end, and may have so many watchers on it that closing this
+/// end takes long.
 struct LifeLine {
   LifeLine(asio::io_context& io, BlockingPool::Lane lane) : socket(io), closing(lane) {}
   Descriptor socket;
   BlockingPool::Lane closing;
-  muster::ipc::Fd left;  ///< once the other end is closed: this one is still to be
+  muster::ipc::Fd left;  ///< set once the other end is closed; this end still has to be closed
 };
 using LifeLinePtr = std::shared_ptr<LifeLine>;
 

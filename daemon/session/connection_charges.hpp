@@ -1,17 +1,17 @@
-// What a connection is charged with until the system has got everything of it back.
+// What a connection is charged with until the system has everything back.
 #pragma once
 
 #include "memory/ledger.hpp"
 
 namespace musterd {
 
-/// What a client's rings are charged with until they are unmapped.
+/// The charges for a client's rings, held until they are unmapped.
 struct RingCharges {
   Charge memory;
-  Charge map;  ///< where the daemon has them
+  Charge map;  ///< for the daemon's mapping of them
 };
 
-/// All of a connection, also when its client is forgotten.
+/// All charges of a connection. They may outlive its client.
 struct ConnectionCharges {
   Charge descriptors;
   RingCharges rings;

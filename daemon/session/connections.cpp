@@ -1,4 +1,4 @@
-// What comes from one client, frames and records and its death, and how its connection ends.
+// Handles what comes from one client: frames, records and its death, and the end of its connection.
 #include <poll.h>
 
 #include <utility>
@@ -32,7 +32,7 @@ void AsioServer::wait_for_frames(const ConnectionPtr& connection) {
   });
 }
 
-/// For what is left of its process's slice, and at least one.
+/// Receives frames for the rest of the process's slice, and at least one.
 void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
   now_ = Clock::now();
   do {
@@ -42,8 +42,8 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
       set_takes_turns(connection, &Connection::has_frames, false);
       return wait_for_frames(connection);
     }
-    // What the client put into its ring before it sent the frame comes first, and what it sends after it comes later.
-    // Meanwhile the frame stays in the socket, which has room for few.
+    // Records that the client wrote before it sent the frame come first, and what it sends after the frame comes later.
+    // Meanwhile the frame stays in the socket, which has room for only a few.
     if (connection->channel && connection->channel->has_submissions()) {
       set_takes_turns(connection, &Connection::has_frames, false);
       return after_ring(connection, [this, connection] {
@@ -57,7 +57,7 @@ void AsioServer::receive_some(const ConnectionPtr& connection, Slice& slice) {
   } while (slice.lasts());
 }
 
-/// The frame that has come.
+/// Receives the frame that has come.
 void AsioServer::receive(const ConnectionPtr& connection) {
   const Borrowed socket(connection->socket.native_handle());
   ipc::Packet packet;
@@ -72,7 +72,7 @@ void AsioServer::receive(const ConnectionPtr& connection) {
 
 void AsioServer::take_frame(const ConnectionPtr& connection, std::span<const std::byte> frame) {
   node_.frame(connection->id, frame, now_);
-  // Who doesn't read its replies gets no more of them: what is unsent stays bounded.
+  // A client that doesn't read its replies gets no more of them, so that unsent frames stay bounded.
   if (!connection->closing && !connection->unsent.empty()) connection->paused = true;
 }
 
@@ -83,7 +83,7 @@ void AsioServer::wait_for_doorbell(const ConnectionPtr& connection) {
       effort_.watch(connection->effort, KernelEffort::Of::doorbell, [&] { connection->channel->clear_doorbell(); });
       if (is_too_much(connection)) return;
       set_polled(connection);
-      // It may be ringing because it made room in its completion ring.
+      // The client may ring because it has made room in its completion ring.
       set_dirty(connection);
       wait_for_doorbell(connection);
     });
@@ -111,7 +111,7 @@ bool is_quick(const ipc::Record& record) {
 
 }  // namespace
 
-/// For what is left of its process's slice.
+/// Reads records for the rest of the process's slice.
 void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
   while (!connection->closing) {
     auto record = connection->channel->next();
@@ -125,7 +125,7 @@ void AsioServer::read_ring(const ConnectionPtr& connection, Slice& slice) {
   run_behind(connection, slice);
 }
 
-/// The rest has its turn with the connection's next one.
+/// Runs the work that is due behind the ring. The rest waits for the connection's next turn.
 void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
   const auto is_due = [&](const Connection::Behind& first) {
     return !connection->channel || !connection->channel->has_submissions() ||
@@ -144,7 +144,7 @@ void AsioServer::run_behind(const ConnectionPtr& connection, Slice& slice) {
 
 namespace {
 
-/// Whether it has published what has not been handled.
+/// Whether the client has published something that has not been handled.
 bool is_behind(const Connection& connection) {
   return connection.channel && !connection.closing &&
          (!connection.behind.empty() || connection.channel->has_submissions());
@@ -166,7 +166,8 @@ void AsioServer::after_ring(const ConnectionPtr& connection, std::function<void(
   set_polled(connection);
 }
 
-/// It takes the time of who asked for it, who would wait in vain if that can't be noted.
+/// Runs `then` in a turn of the client that asked for it. If there is no memory for that, the client is cut off, as it
+/// would wait in vain.
 void AsioServer::in_turn_of(ClientId client, std::function<void()> then) {
   const auto connection = find(client);
   if (!connection || connection->closing) return;
@@ -180,14 +181,14 @@ void AsioServer::in_turn_of(ClientId client, std::function<void()> then) {
 void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_seen) {
   now_ = Clock::now();
   if (std::exchange(connection->ending, true)) return;
-  // The socket of a process that dies ends before the process does.
+  // When a process dies, its socket closes before the process ends.
   const std::string how = how_it_ends(connection->pid).value_or(as_seen);
-  // What it had published before it ended still counts.
+  // What the client had published before its end still counts.
   after_ring(connection, [this, connection, how] {
     if (connection->closing) return;
     log_limited(LogLevel::info, "ended", "client {} {}", connection->id.value, how);
     auto charges = node_.disconnected(connection->id, how, now_);
-    if (!connections_.contains(connection->id)) return;  // the node has had to try twice, and has closed it
+    if (!connections_.contains(connection->id)) return;  // the node had to try twice, and has closed it already
     connection->charges = std::move(charges);
     drop(connection);
   });
@@ -200,11 +201,11 @@ void AsioServer::close(ClientId client, const std::string& why, ConnectionCharge
   connection->closing = true;
   connection->charges = std::move(charges);
   guarded(connection, [&] { flush_socket(connection); });
-  // What doesn't fit into the socket now is for somebody who doesn't read.
+  // What doesn't fit into the socket now is dropped, as the client doesn't read.
   drop(connection);
 }
 
-/// Takes no memory: what does is left to give_back(). The second call has nothing to do.
+/// Takes no memory: give_back() does the work that does. A second call has nothing to do.
 void AsioServer::drop(const ConnectionPtr& connection) noexcept {
   auto left = connections_.extract(connection->id);
   if (left.empty()) return;
@@ -225,7 +226,7 @@ void AsioServer::drop(const ConnectionPtr& connection) noexcept {
   if (connections_.empty()) wait_for_idle_exit();
 }
 
-/// What is left of those that are gone. When this is called no record of theirs is being handled.
+/// Gives back what is left of connections that have ended. No record of theirs is being handled when this is called.
 void AsioServer::give_back() noexcept {
   if ((leaving_.empty() && loose_lines_.empty()) || !giving_back_.may(now_)) return;
   try {
@@ -241,13 +242,13 @@ void AsioServer::give_back() noexcept {
   }
 }
 
-/// If it throws it is called again, and goes on.
+/// If it throws, it is called again and goes on.
 void AsioServer::give_back(Connection& connection) {
   using Of = BlockingPool::Lane::Of;
   if (connection.left)
     close_elsewhere(connection.left, lane_of(connection, Of::closing), connection.charges.descriptors);
   if (connection.channel) {
-    // To unmap rings can take as long as their client likes. That comes behind their seals, if these still wait.
+    // Unmapping rings can take as long as their client likes. It comes after their sealing, if that still waits.
     struct Rings {
       std::shared_ptr<Channel> channel;
       RingCharges charges;
@@ -266,7 +267,7 @@ void AsioServer::give_back(Connection& connection) {
       throw;
     }
   }
-  // Others may wait for what it had published; nothing more of it comes.
+  // Others may wait for what the client had published. Nothing more comes from it, so they go on.
   for (auto& behind = connection.behind; !behind.empty(); behind.pop_front())
     later_.add(std::move(behind.front().then));
 }
@@ -312,7 +313,8 @@ void AsioServer::forget_unsent(Connection& connection) {
   connection.replies.reset();
 }
 
-/// The system may have room for it soon. A client that would wait in vain for a reply is told so by its end.
+/// Tries again in a moment, as the system may have room then. After too many attempts the client is cut off, so that it
+/// does not wait in vain for its reply.
 bool AsioServer::may_send_later(const ConnectionPtr& connection, const Error& error) {
   constexpr auto pause = std::chrono::milliseconds(10);
   constexpr int refused_max = 500;

@@ -17,7 +17,7 @@ using muster::Result;
 
 namespace {
 
-/// Finding and checking inputs costs time in proportion to them, and everybody else waits for it.
+/// Finding and checking inputs takes time in proportion to their number, and everybody else waits for it.
 constexpr std::size_t refs_per_call_max = std::size_t{1} << 16;
 constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
 constexpr std::size_t structure_bytes_per_call_max = std::size_t{8} << 20;

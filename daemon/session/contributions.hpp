@@ -1,4 +1,4 @@
-// What contributions of groups and combines have in common: the objects that they give, and what they are charged with.
+// What contributions to groups' ops and combines have in common: their objects and their charges.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,14 @@
 
 namespace musterd {
 
-/// The objects as inputs of an op, which hold them. Fails if the client does not hold one, or if they are too many.
+/// Returns the objects as inputs of an op; the inputs keep them. Fails if the client does not hold one of them, or if
+/// they are too many.
 [[nodiscard]] muster::Result<Inputs> find_inputs(const Store& store, const Client& client,
                                                  std::span<const ObjectId> objects);
-/// A slot for one more pending op. `heap`: what this one takes of it beyond what the smallest does. stopping: no op
+/// Charges for one more pending op. `heap`: how much more of the heap it takes than the smallest one. `stopping`: no op
 /// begins any more.
 [[nodiscard]] muster::Result<Charge> charge_op(Ledger& ledger, const Client& client, std::uint64_t heap, bool stopping);
-/// No deadline is further away than a day.
+/// Limits a timeout: no deadline is further away than a day.
 [[nodiscard]] Duration bounded(std::int64_t timeout_ns);
 
 }  // namespace musterd

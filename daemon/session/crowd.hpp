@@ -1,5 +1,5 @@
-// How many connections each user may have, so that none keeps the others out: who may connect is asked before it can
-// say anything, and before it is charged with anything but its socket.
+// Limits how many connections each user may have, so that no user keeps the others out. It is asked before a client can
+// send anything, and before the client is charged for anything but its socket.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +15,8 @@ namespace musterd {
 
 class Crowd {
  public:
-  /// Of `connections_max` a quarter is kept for `own`, as whom the daemon runs, and for root. Any other user has at
-  /// most half, and an eighth without a Hello.
+  /// A quarter of `connections_max` is kept for root and for `own`, the user as whom the daemon runs. Any other user
+  /// has at most half, and at most an eighth without a Hello.
   Crowd(std::size_t connections_max, UserId own) : max_(connections_max), own_(own) {}
 
   [[nodiscard]] muster::Result<void> has_room_for(UserId user) const {
@@ -34,11 +34,11 @@ class Crowd {
     if (of_user.all >= max_ / 2) return refuse(of_user.all, of_this, raise);
     if (others_ >= max_ - max_ / 4) return refuse(others_, " of users other than the daemon's", raise);
     if (of_user.silent >= silent_max())
-      return refuse(of_user.silent, of_this + " that have said no Hello", "connect with Muster's client library");
+      return refuse(of_user.silent, of_this + " that have not said Hello", "connect with Muster's client library");
     return {};
   }
 
-  /// If this throws, as there is no memory, nobody has come.
+  /// If this throws, as there is no memory, the connection was not counted.
   void came(UserId user) {
     auto& of_user = users_[user];
     ++of_user.all;
@@ -66,7 +66,7 @@ class Crowd {
   std::size_t max_;
   UserId own_;
   std::size_t all_ = 0;
-  std::size_t others_ = 0;  ///< neither own nor root's
+  std::size_t others_ = 0;  ///< connections of neither the own user nor root
   std::map<UserId, Count> users_;
 };
 

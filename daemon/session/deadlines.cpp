@@ -1,4 +1,4 @@
-// What happens when the deadlines of a group's ops pass: whom the error names, and where those ranks are.
+// What happens when the deadlines of a group's ops pass: which ranks the error names, and what it says about them.
 #include <chrono>
 #include <memory>
 #include <utility>
@@ -32,10 +32,10 @@ Whereabouts GroupOps::locate(const GroupState& state, int rank, std::size_t& loo
 
 void GroupOps::expire(TimePoint now) {
   std::size_t left = effort_of_turn;
-  std::size_t looks_left = 8;  // at what the kernel says of a process
+  std::size_t looks_left = 8;  // how many processes the kernel may be asked about
   for (GroupPtr state; left > 0 && (state = parts_.table.first_due(now));) {
     if (state->settles()) {
-      // That comes first, and goes on already.
+      // The group's ops learn of a loss first, which is under way.
       constexpr Duration a_moment = std::chrono::milliseconds(1);
       GroupTable::unwatch(*state);
       parts_.table.watch(*state, now + a_moment);
@@ -45,7 +45,7 @@ void GroupOps::expire(TimePoint now) {
       state->muster->expire(now, actions, left, [&](int rank) { return locate(*state, rank, looks_left); });
     });
     expire_early(state, now, left);
-    // From here on it is looked at for what is left. One that has ended meanwhile has nothing.
+    // From here on the group is watched for the ops that are left. If it has ended meanwhile, it has none.
     GroupTable::unwatch(*state);
     parts_.table.watch(*state, state->muster->next_deadline());
     for (const auto& [rank, queue] : state->early)
@@ -65,7 +65,7 @@ void GroupOps::expire_early(const GroupPtr& state, TimePoint now, std::size_t& l
       --left;
       expire_early(*state, contribution, members);
     }
-    // A reform is not matched by order.
+    // A reform is not matched by order, so it needs no place in it.
     std::erase_if(queue.ops, [&](const Contribution& contribution) {
       const bool over = contribution.kind == ipc::Kind::reform && parts_.works.at(contribution.ticket).told;
       if (over) parts_.works.erase(contribution.ticket);
@@ -80,13 +80,13 @@ void GroupOps::expire_early(GroupState& state, Contribution& contribution, const
                     "rank " + std::to_string(contribution.rank) + " joined group '" + state.group.settings().name +
                         "' after a loss and still waits for the other ranks to reform it",
                     "call reform() on every live rank", members);
-  // The others are told in few words: what waits here was charged for few.
+  // The other ranks get a shorter error without ranks, as the charge of what waits here is small.
   auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
   ++parts_.counts.ops_failed;
   ++state.ops_failed;
   auto& pending = parts_.works.at(contribution.ticket);
   if (parts_.clients.find(pending.client)) parts_.teller.fail_work(pending.client, pending.work, error);
-  // It keeps its place in the epoch to come, or the rank's next op would be taken for this one.
+  // The op keeps its place in the next epoch. Otherwise the rank's next op would be taken for it.
   pending.told = true;
   contribution.deadline = TimePoint::max();
   contribution.inputs = {};

@@ -1,4 +1,4 @@
-// What the node wants done: frames and records for clients, life lines, jobs, random numbers.
+// Does what the node asks for: frames and records for clients, life lines, jobs, random numbers.
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <poll.h>
@@ -37,7 +37,7 @@ muster::Error not_read(const char* what, const muster::Error& refused) {
 
 }  // namespace
 
-/// Then it ends without a word: each would take as long.
+/// Cuts off a client whose calls take too long. It gets no Goodbye, as sending one would take as long.
 bool AsioServer::is_too_much(const ConnectionPtr& connection) {
   if (!connection->effort.too_much) return false;
   if (!connection->cut_off)
@@ -56,7 +56,7 @@ Result<bool> AsioServer::send_packet(const ConnectionPtr& connection, std::span<
                          [&] { return ipc::send_packet(socket.fd, frame, fds); });
 }
 
-/// Who can't be told what it waits for is cut off.
+/// If a client can't be sent what it waits for, it is cut off.
 void AsioServer::send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) {
   const auto connection = find(client);
   if (!connection || connection->closing || connection->cut_off || connection->effort.too_much) return;
@@ -68,10 +68,10 @@ void AsioServer::send(const ConnectionPtr& connection, std::span<const std::byte
     auto sent = send_packet(connection, frame, fds);
     if (is_too_much(connection)) return;
     if (sent && *sent) return charge_replies(connection);
-    // Its end is noticed by who waits for it.
+    // wait_for_death() and wait_for_frames() notice the client's end.
     if (!sent && sent.error().code() == muster::Code::daemon_unavailable) return;
   }
-  // More than its requests may be.
+  // This is more than the unanswered requests that it may have.
   if (connection->unsent.size() >= unsent_frames_max)
     return cut_off(connection,
                    muster::Error(muster::Code::quota_exceeded, "the client doesn't read its replies: " +
@@ -79,7 +79,7 @@ void AsioServer::send(const ConnectionPtr& connection, std::span<const std::byte
   std::vector<ipc::Fd> copies;
   for (const int fd : fds) {
     copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    // Otherwise it would wait in vain for a reply.
+    // Otherwise the client would wait in vain for a reply.
     if (!copies.back()) return cut_off(connection, out_of_descriptors());
   }
   std::vector<std::vector<std::byte>> packets;
@@ -94,21 +94,21 @@ void AsioServer::send(const ConnectionPtr& connection, std::span<const std::byte
   flush_socket(connection);
 }
 
-/// Telling the node now could end the client in the middle of what it does for it. Until then it gets nothing more.
-/// Takes no memory.
+/// Notes that the client has to end. Telling the node now could end the client in the middle of work for it. The client
+/// gets nothing more meanwhile. Takes no memory.
 void AsioServer::cut_off(const ConnectionPtr& connection, std::optional<muster::Error> because) noexcept {
   if (!connections_.contains(connection->id) || std::exchange(connection->cut_off, true)) return;
   connection->because = std::move(because);
   cut_off_.push_back(connection);
 }
 
-/// Nothing that goes on is about them any more.
+/// Ends the clients that were cut off. No work for them is under way here.
 void AsioServer::end_cut_off() noexcept {
   while (!cut_off_.empty()) {
     const ConnectionPtr connection = std::move(cut_off_.back());
     cut_off_.pop_back();
     if (!connections_.contains(connection->id)) continue;
-    connection->cut_off = false;  // it is told why
+    connection->cut_off = false;  // so that the Goodbye goes out
     const auto because = std::exchange(connection->because, std::nullopt);
     if (connection->closing) {
       drop(connection);  // the node has forgotten it
@@ -121,11 +121,11 @@ void AsioServer::end_cut_off() noexcept {
   }
 }
 
-/// What a client has not read it is charged with, whether it waits here or in the kernel. The kernel says how much only
-/// when it is asked, which is after each reply.
+/// Charges a client for replies that it has not read, be they here or in the kernel. The kernel has to be asked how
+/// much it has, which happens after each reply.
 void AsioServer::charge_replies(const ConnectionPtr& connection) {
   if (connection->closing) return;
-  constexpr std::uint64_t step = 16 << 10;  // less is the connection's own
+  constexpr std::uint64_t step = 16 << 10;  // the connection's charge covers less than this
   int unread = 0;
   static_cast<void>(::ioctl(connection->socket.native_handle(), SIOCOUTQ, &unread));
   const std::uint64_t bytes = connection->unsent_bytes + static_cast<std::uint64_t>(std::max(unread, 0));
@@ -146,7 +146,8 @@ Result<void> AsioServer::welcome(ClientId client, std::span<const std::byte> fra
   MUSTER_ASSERT(connection && !connection->channel, "a client is welcomed once");
   auto channel = Channel::create();
   if (!channel) {
-    log_limited(LogLevel::warning, "channel", "no channel for client {}: {}", client.value, channel.error().describe());
+    log_limited(LogLevel::warning, "channel", "can't make a channel for client {}: {}", client.value,
+                channel.error().describe());
     return channel.error();
   }
   ipc::Fd doorbell(::fcntl((*channel)->doorbell(), F_DUPFD_CLOEXEC, 0));
@@ -168,7 +169,7 @@ SegmentTable::Sealing AsioServer::seal_rings(ClientId client) {
             const auto mapped = find(client);
             if (!mapped || mapped->closing) return *sealed;
             if (*sealed) open_rings(mapped);
-            // Its rings are of no use any more, and it could punch holes into them.
+            // The client's rings are of no use any more, and it could punch holes into them.
             else cut_off(mapped, not_sealed(sealed->error()));
             return *sealed;
           }};
@@ -178,19 +179,20 @@ void AsioServer::open_rings(const ConnectionPtr& connection) {
   connection->channel->open();
   connection->channel->show_memory_wanted(memory_wanted_);
   wait_for_doorbell(connection);
-  // Of what it has written before this it has not told by ringing.
+  // The client did not ring for what it wrote before this.
   set_polled(connection);
   set_dirty(connection);
 }
 
-/// Who would wait in vain for what can't be kept for it is cut off, and others' outcomes go out all the same.
+/// If a completion can't be kept for a client, the client is cut off, as it would wait in vain. Others get their
+/// outcomes all the same.
 void AsioServer::complete(ClientId client, ipc::CompletionType type, std::span<const std::byte> body) {
   const auto connection = find(client);
   if (!connection || !connection->channel || connection->closing || connection->cut_off) return;
   guarded(connection, [&] {
     if (auto queued = connection->channel->complete(type, body); !queued) return cut_off(connection, queued.error());
     charge_backlog(connection);
-    // Those who poll go on while the daemon still has others to tell.
+    // Clients that poll go on while the daemon still tells others.
     connection->channel->publish();
     set_dirty(connection);
   });
@@ -217,7 +219,7 @@ Result<ipc::Fd> AsioServer::watch_lifeline(ClientId client, ClientId heir) {
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return out_of_descriptors();
   ipc::Fd own(pair[0]);
   ipc::Fd other(pair[1]);
-  // Nobody may leave descriptors of his own in it: all that is to be known is that its other end is closed.
+  // Nobody can leave descriptors in it then. The daemon only needs to know when the other end is closed.
   ::shutdown(own.get(), SHUT_RD);
   const auto line = std::make_shared<LifeLine>(io_, lane_of(*connection, BlockingPool::Lane::Of::closing));
   if (auto watched = watch(line->socket, own); !watched) return watched.error();
@@ -231,7 +233,7 @@ Result<ipc::Fd> AsioServer::watch_lifeline(ClientId client, ClientId heir) {
   return other;
 }
 
-/// What follows may find no memory, so give_back() does it.
+/// What follows the end of a life line needs memory, so give_back() does it.
 void AsioServer::wait_for_lifeline(ClientId heir, const LifeLinePtr& line) {
   line->socket.async_wait(Descriptor::wait_error, [this, heir, line](error_code error) {
     if (error) return;
@@ -240,7 +242,8 @@ void AsioServer::wait_for_lifeline(ClientId heir, const LifeLinePtr& line) {
   });
 }
 
-/// Its other end may only be shut down, and be watched. What it is charged with it holds until it is closed.
+/// The other end may only be shut down, and still have watchers, so closing takes long. The life line stays charged
+/// until it is closed.
 void AsioServer::lifeline_ended(ClientId heir, LifeLine& line) {
   Charge nothing;
   close_elsewhere(line.left, line.closing, nothing, [this, heir] { node_.lifeline_closed(heir, Clock::now()); });
@@ -248,7 +251,7 @@ void AsioServer::lifeline_ended(ClientId heir, LifeLine& line) {
 
 void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {
   using Of = BlockingPool::Lane::Of;
-  constexpr std::uint64_t copying = 1;  // beside what the same user has disposed of
+  constexpr std::uint64_t copying = 1;  // a lane beside that for disposals of the same user
   const auto connection = find(client);
   MUSTER_ASSERT(connection || !client, "who asks for something is connected");
   const BlockingPool::Lane lane =
@@ -270,7 +273,7 @@ void AsioServer::dispose(UserId user, Remains remains, std::function<void()> the
           node_.disposed(Clock::now());
         });
   } catch (const std::exception&) {
-    // There is no memory to have it done elsewhere, and this gives some back.
+    // There is no memory for doing it elsewhere, and doing it here gives memory back.
     disposal.remains = {};
     disposal.then();
   }

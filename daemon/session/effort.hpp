@@ -1,8 +1,8 @@
-// Finds the clients that make the kernel work long for the control thread. A client can have others watch its end of a
-// socket, an eventfd or a bell by a million epoll sets, or have thousands of threads sleep on one futex; each call that
-// tells it something then walks all of them.
-// One long call proves nothing: the kernel does work of others in it, as freeing what strangers have closed. That comes
-// in some milliseconds of few calls, while what is watched makes call after call long.
+// Finds the clients that make system calls of the control thread long. A client can have a million epoll sets watch its
+// end of a socket, an eventfd or a bell, or have thousands of threads sleep on one futex. Each call that tells it
+// something then walks all of them. One long call proves nothing, as the kernel may do work of others in it, for
+// example free what strangers have closed. Such work makes only a few calls some milliseconds longer, while watchers
+// make call after call long.
 #pragma once
 
 #include <algorithm>
@@ -17,20 +17,20 @@
 
 namespace musterd {
 
-/// Of one client.
+/// What is known of the calls for one client.
 struct KernelEffort {
-  /// What makes calls of one kind long leaves the others short, so each kind is judged by itself.
+  /// A cause that makes calls of one kind long leaves the other kinds short, so each kind is judged by itself.
   enum class Of : std::uint8_t { sending, receiving, doorbell, waking };
   static constexpr std::size_t kinds = 4;
   static constexpr std::size_t remembered = 16;  ///< calls of each kind
-  /// Those of one kind.
+  /// The calls of one kind.
   struct Calls {
-    bool suspected = false;                          ///< so the next one is measured
-    std::uint8_t next = 0;                           ///< modulo their number the oldest of:
-    std::array<std::uint8_t, remembered> long_ms{};  ///< of each measured one; 0: it was not long
+    bool suspected = false;                          ///< the next call is measured
+    std::uint8_t next = 0;                           ///< modulo `remembered`: the index of the oldest in long_ms
+    std::array<std::uint8_t, remembered> long_ms{};  ///< the length of each measured call; 0 if it was not long
   };
 
-  bool too_much = false;  ///< for good
+  bool too_much = false;  ///< stays true
   std::array<Calls, kinds> calls{};
 
   [[nodiscard]] Calls& of(Of kind) { return calls[static_cast<std::size_t>(kind)]; }
@@ -39,14 +39,15 @@ struct KernelEffort {
 class EffortMeter {
  public:
   using Of = KernelEffort::Of;
-  static constexpr Duration max = std::chrono::milliseconds(2);  ///< more is long
-  /// It is too much if so many of the remembered calls were long, or all of them together took longer than this.
+  static constexpr Duration max = std::chrono::milliseconds(2);  ///< a longer call is long
+  /// A client is too much if so many of the remembered calls were long, or if the long ones together took longer than
+  /// `all_max`.
   static constexpr int long_max = KernelEffort::remembered / 2;
   static constexpr Duration all_max = std::chrono::milliseconds(50);
 
   explicit EffortMeter(RoundsClock clock) : clock_(std::move(clock)) {}
 
-  /// For calls that are so rare that two more system calls don't matter.
+  /// For rare calls, where two more system calls don't matter.
   template <class Call>
   auto measure(KernelEffort& effort, Of kind, Call call) {
     const Duration before = clock_.on_core();
@@ -54,15 +55,15 @@ class EffortMeter {
     note(effort, kind, clock_.on_core() - before);
     return result;
   }
-  /// For frequent calls: those that seem long have the next one measured.
+  /// For frequent calls: if one seems long, the next one is measured.
   template <class Call>
   void watch(KernelEffort& effort, Of kind, Call call) {
     const TimePoint before = clock_.now();
     in_batch(effort, kind, call);
     if (seems_long(before)) effort.of(kind).suspected = true;
   }
-  /// For calls of which many are made at once, so that asking the clock for each would cost too much. When all of them
-  /// together seem long, their caller suspects each.
+  /// For calls in batches, where asking the clock for each call would cost too much. If a batch seems long, the caller
+  /// suspects each client in it.
   template <class Call>
   void in_batch(KernelEffort& effort, Of kind, Call call) {
     if (std::exchange(effort.of(kind).suspected, false)) measure(effort, kind, [&] { return call(), true; });
@@ -72,7 +73,7 @@ class EffortMeter {
   [[nodiscard]] bool seems_long(TimePoint began) const { return clock_.now() - began > max; }
 
  private:
-  /// Who had a long call stays under suspicion until it is no more remembered.
+  /// A client stays suspected as long as one of its remembered calls was long.
   static void note(KernelEffort& effort, Of kind, Duration took) {
     constexpr std::int64_t ms_max = 255;
     auto& calls = effort.of(kind);

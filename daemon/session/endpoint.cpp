@@ -27,7 +27,7 @@ namespace {
 
 constexpr int backlog = 4096;
 
-/// None if another daemon has it.
+/// Takes the lock; returns no descriptor if another daemon has it.
 Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   const std::string lock_path = path + ".lock";
   ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -36,14 +36,14 @@ Result<ipc::Fd> take_lock(const std::string& path, Duration patience) {
   while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ipc::system_error(Code::failed, "can't lock " + lock_path, errno);
     if (ipc::is_served(path) || Clock::now() > give_up) return ipc::Fd();
-    // The one that holds the lock is starting or ending; there is nothing to wait on but time.
+    // The daemon that holds the lock is starting or ending, and nothing reports when it is done.
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return lock;
 }
 
-/// The socket file has its mode from the first moment on. A chmod() later would follow whatever lies there by then.
-/// No other thread makes files: the daemon has none yet.
+/// Gives the socket file its mode from the first moment on. A later chmod() would follow whatever lies at the path by
+/// then. Changing the umask is safe, as the daemon has no other thread yet.
 bool bind_with(unsigned mode, const ipc::Fd& listener, const sockaddr_un& address) {
   constexpr unsigned all = 0777;
   const mode_t before = ::umask(all & ~mode);
@@ -71,8 +71,8 @@ Result<std::optional<Endpoint>> Endpoint::open(std::string path, unsigned mode, 
   }
   ipc::Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener) return ipc::system_error(Code::failed, "can't make a socket", errno);
-  // From Linux 6.16 on nobody can send descriptors to this socket or to those that it accepts. Before, they are seen
-  // and not received.
+  // From Linux 6.16 on nobody can send descriptors to this socket or to the sockets that it accepts. With older kernels
+  // they are noticed, but not received.
   const int no = 0;
   ::setsockopt(listener.get(), SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof no);
   if (!bind_with(mode, listener, *address))

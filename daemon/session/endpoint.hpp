@@ -1,5 +1,5 @@
-// The daemon's socket in the file system: one daemon per path, by a lock file that outlives every daemon;
-// a socket that a dead daemon left behind is taken over.
+// The daemon's socket in the file system. A lock file, which outlives every daemon, makes sure that each path has one
+// daemon. A socket that a dead daemon left behind is taken over.
 #pragma once
 
 #include <optional>
@@ -14,8 +14,9 @@ namespace musterd {
 
 class Endpoint {
  public:
-  /// Takes the lock and listens. Nothing if another daemon serves this path; waits up to `patience` for one that is
-  /// just ending. Makes the directory (mode 0700) if there is none. `mode`: of the socket, for other users.
+  /// Takes the lock and listens. Returns nothing if another daemon serves this path; waits up to `patience` for one
+  /// that is just ending. Makes the directory (mode 0700) if there is none. `mode` is the socket's, and says which
+  /// other users may connect.
   [[nodiscard]] static muster::Result<std::optional<Endpoint>> open(std::string path, unsigned mode, Duration patience);
 
   Endpoint(Endpoint&&) = default;

@@ -12,7 +12,7 @@ void FormerSeats::add(const Group::Settings& group, int rank, const Loss& loss, 
     entries_[next_] = std::move(entry);
     next_ = (next_ + 1) % kept_max;
   } catch (const std::bad_alloc&) {
-    // A hint less in some message.
+    // Some message then has a hint less.
   }
 }
 

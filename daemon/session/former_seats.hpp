@@ -1,5 +1,6 @@
-// Who held the seats that were lost last, kept beyond the end of their groups: a group ends with its last member, and a
-// rank that comes later waits in a new one. Its Timeout can then say that the missing rank was there, and how it ended.
+// Who held the seats that were lost last. This is kept beyond the end of their groups: a group ends with its last
+// member, and a rank that comes later waits in a new one. Its Timeout can then say that the missing rank was there, and
+// how it ended.
 #pragma once
 
 #include <cstddef>
@@ -16,14 +17,14 @@ namespace musterd {
 
 class FormerSeats {
  public:
-  /// Of older ones nothing is known. What is kept is small and bounded, so nobody is charged for it.
+  /// How many lost seats are remembered. The entries are few and small, so nobody is charged for them.
   static constexpr std::size_t kept_max = 128;
 
   FormerSeats() { entries_.reserve(kept_max); }
 
-  /// Forgets the oldest. Remembers nothing where the heap has no room.
+  /// Remembers a lost seat, and forgets the oldest. Remembers nothing if the heap has no room.
   void add(const Group::Settings& group, int rank, const Loss& loss, TimePoint now) noexcept;
-  /// Who lost the rank's seat last, in a group of this name.
+  /// The process that lost the rank's seat last, in a group of this name.
   [[nodiscard]] std::optional<FormerHolder> find(const Group::Settings& group, int rank, TimePoint now) const;
 
  private:
@@ -37,8 +38,8 @@ class FormerSeats {
   };
   [[nodiscard]] static bool same(const Entry& entry, const Group::Settings& group, int rank);
 
-  std::vector<Entry> entries_;  ///< a ring, once it has its full length
-  std::size_t next_ = 0;        ///< the oldest of that
+  std::vector<Entry> entries_;  ///< a ring once it has kept_max entries
+  std::size_t next_ = 0;        ///< the oldest entry of the full ring
 };
 
 }  // namespace musterd

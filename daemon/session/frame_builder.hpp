@@ -13,14 +13,14 @@ namespace musterd {
 namespace wire = muster::ipc::wire;
 
 struct FrameBuilder {
-  /// `bytes`: about how large it gets, where that is much: growing takes a copy.
+  /// `bytes`: about how large the frame gets. Give it for large frames, as growing takes a copy.
   explicit FrameBuilder(std::uint64_t request_, std::size_t bytes = 1024) : fbb(bytes), request(request_) {}
 
   [[nodiscard]] std::vector<std::byte> finish(wire::Body type, flatbuffers::Offset<void> body) {
     const auto bytes = finish_in_place(type, body);
     return {bytes.begin(), bytes.end()};
   }
-  /// Valid for as long as this builder: a large frame is not copied.
+  /// The same without a copy, for large frames. Valid for as long as this builder.
   [[nodiscard]] std::span<const std::byte> finish_in_place(wire::Body type, flatbuffers::Offset<void> body) {
     wire::FinishFrameBuffer(fbb, wire::CreateFrame(fbb, request, type, body));
     return std::as_bytes(std::span(fbb.GetBufferPointer(), fbb.GetSize()));

@@ -8,14 +8,14 @@ namespace musterd {
 
 namespace {
 
-/// After a change: more objects may end in the same moment.
+/// The pause after a change, as more objects may end in the same moment.
 constexpr Duration first_pause = std::chrono::milliseconds(100);
-/// While nothing can be moved.
+/// The longest pause while nothing can be moved.
 constexpr Duration longest_pause = std::chrono::seconds(3);
-/// Between two turns that move something.
+/// The pause between two turns that move something.
 constexpr Duration breath = std::chrono::milliseconds(1);
 
-/// What one turn looks at and copies at most.
+/// What one turn may look at and copy.
 constexpr std::size_t objects_max = 256;
 constexpr std::size_t pieces_max = 4096;
 constexpr std::size_t leaves_max = 4096;
@@ -34,7 +34,7 @@ void Gathering::begin(TimePoint now, const Run& run) try {
   if (!at_ || *at_ > now) return;
   at_.reset();
   if (!moving_.empty() || stopped_ || !parts_.segments.has_sparse()) return;
-  // While a dead client's holds are being dropped, most of what lies there is about to end.
+  // While a dead client's holds are being dropped, most objects in its segments are about to end.
   if (!parts_.store.drops()) moving_ = moves_of_one_turn();
   if (!moving_.empty()) return run(copy_of(moving_));
   at_ = now + pause_;
@@ -44,7 +44,7 @@ void Gathering::begin(TimePoint now, const Run& run) try {
   at_ = now + longest_pause;
 }
 
-/// What finds no room, or is in use, stays, and is looked at again later.
+/// Chooses objects to move. An object that finds no room, or is in use, stays and is looked at again later.
 std::vector<Move> Gathering::moves_of_one_turn() {
   std::vector<Move> moves;
   std::size_t objects = 0;
@@ -55,7 +55,7 @@ std::vector<Move> Gathering::moves_of_one_turn() {
   for (auto segment = parts_.segments.next_sparse(); segment != first && objects < objects_max;
        segment = parts_.segments.next_sparse()) {
     if (!first) first = segment;
-    ++objects;  // one without any takes time, too
+    ++objects;  // a segment without objects takes time, too
     for (const auto id : segment->next_residents(objects_max - objects)) {
       ++objects;
       const std::size_t more = parts_.store.looks_of_move(id);
@@ -64,7 +64,7 @@ std::vector<Move> Gathering::moves_of_one_turn() {
       auto move = parts_.store.begin_move(id, segment);
       if (!move || move->bytes > copied_bytes_max - bytes || move->pieces.size() > pieces_max - pieces) continue;
       auto region = parts_.results.allocate(segment->owner().user, move->bytes);
-      if (!region) break;  // its user has no room for it, and others may
+      if (!region) break;  // the segment's user has no room, but other users may
       move->to = std::move(*region);
       pieces += move->pieces.size();
       bytes += move->bytes;
@@ -81,7 +81,7 @@ std::function<void()> Gathering::copy_of(const std::vector<Move>& moves) const {
     std::uint64_t bytes;
   };
   std::vector<Copy> copies;
-  std::vector<SegmentMemoryPtr> kept;  // the daemon may end meanwhile
+  std::vector<SegmentMemoryPtr> kept;  // keeps the memory if the daemon ends meanwhile
   for (const auto& move : moves) {
     kept.push_back(move.from->memory());
     kept.push_back(parts_.segments.find(move.to.segment())->memory());
@@ -94,7 +94,7 @@ std::function<void()> Gathering::copy_of(const std::vector<Move>& moves) const {
 
 void Gathering::finish(TimePoint now) {
   bool moved = false;
-  // Those that find no memory stay where they are.
+  // Objects that find no memory stay where they are.
   parts_.clients.guarded([&] {
     for (auto& move : moving_) moved |= parts_.store.finish_move(std::move(move));
   });

@@ -1,5 +1,5 @@
-// A few objects in segments that are much larger than these, into which nobody writes any more: the client is dead or
-// has handed them over. They are copied out of there, and the segments end.
+// Frees segments that are much larger than the few objects in them, and that nobody writes into any more, as the client
+// is dead or has handed them over. The objects are copied to other segments, and these segments end.
 #pragma once
 
 #include <algorithm>
@@ -26,17 +26,17 @@ class Gathering {
   };
   explicit Gathering(Parts parts) : parts_(parts) {}
 
-  /// After every event: there may be more to gather.
+  /// Called after every event, as there may be more to gather.
   void notice(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const {
     return parts_.segments.has_sparse() ? at_ : std::nullopt;
   }
-  /// Makes a copy where that may take long.
+  /// Runs the copy elsewhere, as it may take long.
   using Run = std::function<void(std::function<void()> copy)>;
-  /// If it is time: calls `run`, and wants finish() when the copy is made.
+  /// Begins to move objects if it is time. It calls `run`; finish() must be called when the copy is made.
   void begin(TimePoint now, const Run& run);
   void finish(TimePoint now);
-  /// From here on nothing is begun.
+  /// From now on no move begins.
   void stop() { stopped_ = true; }
 
  private:
@@ -44,9 +44,9 @@ class Gathering {
   [[nodiscard]] std::function<void()> copy_of(const std::vector<Move>& moves) const;
 
   Parts parts_;
-  std::vector<Move> moving_;     ///< being copied
+  std::vector<Move> moving_;     ///< what is being copied
   std::optional<TimePoint> at_;  ///< when to look at sparse segments next, if there are any
-  Duration pause_{};             ///< after a turn in which nothing could be moved
+  Duration pause_{};             ///< how long to wait after a turn in which nothing could be moved
   std::uint64_t seen_sparse_changes_ = 0;
   bool stopped_ = false;
 };

@@ -19,7 +19,7 @@ namespace {
 
 ObjectPtr object_of(const Input& input) { return std::static_pointer_cast<const Object>(input.keeper); }
 
-/// What it takes to give one rank so many objects, and to tell it in so many bytes, in the same measure.
+/// The effort of giving one rank so many objects, and of telling it in so many bytes; see effort_of_turn.
 std::size_t effort_of_giving(std::size_t objects, std::size_t told_bytes) {
   constexpr std::size_t objects_each = 16;
   constexpr std::size_t bytes_each = 4 << 10;
@@ -43,12 +43,12 @@ void Giver::give(Prepared prepared, RunningOps::node_type over) noexcept {
   if (!give_some(giving, std::move(prepared.first))) giving_.splice(giving_.end(), prepared.giving);
 }
 
-/// Null if it is gone.
+/// The client that gets this contributor's part; null if it is gone.
 const Client* Giver::receiver(const RunningOp& running, std::size_t contributor) const {
   return works_.waiting(running.op->contributions[contributor].ticket);
 }
 
-/// All ranks of a group, or the one process that calls a combine.
+/// How many are told: all ranks of a group, or the one process that calls a combine.
 std::size_t Giver::count_told(const RunningOp& running) { return running.group ? running.op->contributions.size() : 1; }
 
 std::size_t Giver::count_given(const RunningOp& running, std::size_t contributor) {
@@ -80,7 +80,8 @@ Result<void> Giver::reserve(const RunningOp& running) {
   return {};
 }
 
-/// To the one process that calls a combine, all that all ranks get; where every rank gets the same, it wants that once.
+/// The objects that one contributor gets. A process that calls a combine gets the objects of all ranks; if every rank
+/// gets the same, it gets them once.
 Objects Giver::given_to(const RunningOp& running, std::size_t contributor, std::span<const ObjectPtr> outputs) {
   const auto& contributions = running.op->contributions;
   const auto& gives = running.plan.gives;
@@ -101,12 +102,13 @@ void Giver::go_on() noexcept {
   else giving_.splice(giving_.end(), giving_, first);
 }
 
-/// True if all have been told. `described`: what the next one gets, if outcome_ says it already.
+/// Tells some of the ranks. True if all have been told. `described`: what the next rank gets, if outcome_ describes it
+/// already.
 bool Giver::give_some(Giving& giving, std::optional<Objects> described) noexcept {
   const RunningOp& over = giving.over.mapped();
   const auto& contributions = over.op->contributions;
   const std::size_t told = count_told(over);
-  // Mostly everybody gets the same, which is then put into words once.
+  // Usually all ranks get the same, which is then described once.
   const bool same = over.plan.gives_all_the_same();
   for (std::size_t left = effort_of_turn; left > 0 && giving.next < told; ++giving.next) {
     const Ticket ticket = contributions[giving.next].ticket;
@@ -127,10 +129,10 @@ bool Giver::give_some(Giving& giving, std::optional<Objects> described) noexcept
 }
 
 Result<void> Giver::describe(std::size_t contributors, std::span<const ObjectPtr> objects) {
-  // They travel in one record; every rank of the largest group with one object each has room.
+  // The objects travel in one record. One object for each rank of the largest group fits.
   constexpr std::size_t objects_max = 2000;
   if (objects.size() > objects_max)
-    return Error(Code::invalid, "an outcome of " + std::to_string(objects.size()) + " objects",
+    return Error(Code::invalid, "the outcome would have " + std::to_string(objects.size()) + " objects",
                  "put them into bundles: at most " + std::to_string(objects_max) + " fit in one outcome");
   std::size_t manifest_bytes = 0;
   for (const auto& object : objects) manifest_bytes += ipc::encoded_bytes(object->manifest);

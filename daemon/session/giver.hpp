@@ -1,5 +1,6 @@
-// Gives what an op has made to all its ranks, and tells them. What may fail comes first; after that everybody gets the
-// same outcome. A thousand ranks may get a thousand objects each: some get them at once, and the others in later turns.
+// Gives the results of an op to all its ranks, and tells them. What may fail comes first; after that everybody gets the
+// same outcome. A thousand ranks may get a thousand objects each, so some ranks get theirs at once, and the others in
+// later turns.
 #pragma once
 
 #include <cstdint>
@@ -21,37 +22,36 @@ class Giver {
  public:
   Giver(Clients& clients, Works& works, Store& store) : clients_(clients), works_(works), store_(store) {}
 
-  /// An op that is over: its outcome is decided, all its ranks have room for what it gives, and some have not got it
-  /// yet.
+  /// An op whose outcome is decided. All its ranks have room for what it gives, and some have not got it yet.
   struct Giving {
     RunningOps::node_type over;
     Objects outputs;
     std::size_t next = 0;  ///< the contribution whose rank comes next
   };
   struct Prepared {
-    std::list<Giving> giving;  ///< of one
+    std::list<Giving> giving;  ///< holds one element
     Objects first;             ///< what the first rank gets
     bool takes_turns = false;  ///< too much to be given at once
   };
-  /// Invalid if a rank would get more objects than an outcome can name. May throw.
+  /// Prepares give(). Invalid if a rank would get more objects than an outcome can name. May throw.
   [[nodiscard]] muster::Result<Prepared> prepare(const RunningOp& running, Objects outputs);
-  /// What the op gives must have room with everybody before anybody is told, or its outcome would not be the same for
-  /// all.
+  /// Reserves room for all objects with all ranks. This must come before any rank is told, or the outcome would not be
+  /// the same for all.
   [[nodiscard]] muster::Result<void> reserve(const RunningOp& running);
-  /// After both, with nothing else prepared in between.
+  /// Must follow prepare() and reserve(), with no other prepare() in between.
   void give(Prepared prepared, RunningOps::node_type over) noexcept;
 
   [[nodiscard]] bool goes_on() const { return !giving_.empty(); }
   void go_on() noexcept;
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
   [[nodiscard]] static std::size_t count_told(const RunningOp& running);
   [[nodiscard]] static std::size_t count_given(const RunningOp& running, std::size_t contributor);
   [[nodiscard]] const Client* receiver(const RunningOp& running, std::size_t contributor) const;
   [[nodiscard]] static Objects given_to(const RunningOp& running, std::size_t contributor,
                                         std::span<const ObjectPtr> outputs);
-  /// The outcome that gives these objects, written into outcome_; Invalid if there are too many for one record.
+  /// Writes the outcome that gives these objects into outcome_. Invalid if they are too many for one record.
   [[nodiscard]] muster::Result<void> describe(std::size_t contributors, std::span<const ObjectPtr> objects);
   [[nodiscard]] bool give_some(Giving& giving, std::optional<Objects> described = std::nullopt) noexcept;
 
@@ -59,7 +59,7 @@ class Giver {
   Works& works_;
   Store& store_;
   std::list<Giving> giving_;
-  std::vector<std::byte> outcome_;  ///< used again and again
+  std::vector<std::byte> outcome_;  ///< reused, to save allocations
 };
 
 }  // namespace musterd

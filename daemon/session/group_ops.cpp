@@ -19,12 +19,12 @@ using ipc::Kind;
 
 namespace {
 
-/// What a contribution keeps in the heap until its op is over, and longer than others do.
+/// What a contribution takes of the heap until its op is over, beyond what every contribution takes.
 std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
   std::uint64_t bytes = contribute.objects.size() * sizeof(Input);
-  constexpr std::uint64_t sets_of_ranks = 2;  // who has come, and whom an error names
+  constexpr std::uint64_t sets_of_ranks = 2;  // the ranks that have come, and those that an error names
   bytes += contribute.key.size() + sets_of_ranks * static_cast<std::uint64_t>(world_size) / 8;
-  constexpr std::uint64_t printed_max = 4;  // times, where it is no text
+  constexpr std::uint64_t printed_max = 4;  // how much longer a message gets that isn't text
   if (contribute.fault)
     bytes += sizeof(Error) + printed_max * contribute.fault->message().size() + contribute.fault->hint().size();
   return bytes;
@@ -66,7 +66,8 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   contribution.root = contribute.root;
   contribution.tag = contribute.tag;
   contribution.deadline = now + bounded(contribute.timeout_ns);
-  // What fails from here on takes its place in the order all the same, or the rank's next op would meet this one.
+  // A call that fails from here on still takes its place in the order. Otherwise the rank's next op would meet this
+  // one.
   const std::uint64_t heap = heap_of(contribute, state->group.settings().world_size);
   auto charge = charge_op(parts_.ledger, client, heap, parts_.stopping);
   contribution.key = std::move(contribute.key);
@@ -82,7 +83,7 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   if (has_place) return static_cast<void>(muster(state, std::move(contribution), now));
   try {
     if (newcomer) parts_.table.watch(*state, contribution.deadline);
-    // Behind those of its rank that were called before.
+    // It comes behind the rank's earlier calls.
     auto& ops = newcomer ? state->early[rank].ops : coming->second.ops;
     ops.push_back(std::move(contribution));
   } catch (const std::exception&) {
@@ -100,14 +101,14 @@ std::vector<Action> GroupOps::muster(const GroupPtr& state, Contribution&& contr
       parts_.table.watch(*state, state->muster->next_deadline());
     });
   } catch (const std::exception&) {
-    // It has not come, so what its rank calls next would be taken for it.
+    // The contribution has not come, so the rank's next call would be taken for it.
     parts_.works.cut_off(ticket);
     return {};
   }
 }
 
-/// An op that is refused fails, and those who come to it later have to get the same outcome. Where others wait in it
-/// they have paid for that. False if neither the client nor its user has room for so much.
+/// Charges for the failure of an op that is refused, as ranks that come to it later must get the same outcome. If
+/// others wait in the op, they have paid for that already. False if neither the client nor its user has room.
 bool GroupOps::pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution) {
   if (!state->muster->begins_op(contribution)) return true;
   const auto seats = static_cast<std::uint64_t>(state->group.settings().world_size);
@@ -121,19 +122,19 @@ bool GroupOps::pay_for_failure(const Client& client, const GroupPtr& state, Cont
   return false;
 }
 
-/// An op that nobody can be charged for has no place, not even as a failed one, and a newcomer's can't wait for its
-/// turn to fail. So the rank gives its own place up.
+/// An op that nobody can be charged for can't even take a place as a failed one, and a newcomer's op can't wait for its
+/// turn to fail. So the rank gives up its seat.
 void GroupOps::give_up_seat(Client& client, const ipc::Contribute& contribute, const Error& error, TimePoint now) {
   parts_.teller.fail_work(
       client.id, contribute.work,
-      Error(error.code(), error.message() + "; the rank has lost its seat, as its op could have no place",
+      Error(error.code(), error.message() + "; the rank has lost its seat, as there was no room for its op",
             error.hint()));
   static_cast<void>(leave(client, contribute.seat,
                           {"started more ops than the daemon has memory for", parts_.clients.process_text(client)},
                           now));
 }
 
-/// What the rank gives to the op, or why it can't.
+/// The rank's inputs, or why it can't give them.
 Result<Inputs> GroupOps::inputs_of(const Client& client, const ipc::Contribute& contribute,
                                    const Result<Charge>& charge) const {
   if (!charge) return charge.error();
@@ -154,7 +155,7 @@ void GroupOps::perform(const GroupPtr& state, std::span<Action> actions, TimePoi
   }
 }
 
-/// The ranks agree. Most often the op begins at once.
+/// The ranks agree, so this proposes the op. Usually the op begins at once.
 void GroupOps::propose(const GroupPtr& state, const OpPtr& op, TimePoint now) noexcept {
   const Proposal proposal{Proposal::About::op, state->group, op->contributions.front().kind, op->id};
   std::optional<Decision> at_once;
@@ -162,7 +163,7 @@ void GroupOps::propose(const GroupPtr& state, const OpPtr& op, TimePoint now) no
     at_once = undecided_.propose(parts_.outside.decider(), proposal, state, op);
     if (!at_once) return;
   } catch (const std::exception&) {
-    // It was not proposed.
+    // The op was not proposed.
     state->muster->finished(op->id);
     return parts_.runs.fail(state.get(), *op, no_heap());
   }
@@ -183,7 +184,7 @@ void GroupOps::carry_out(const GroupPtr& state, const OpPtr& op, const Decision&
   }
 }
 
-/// Nobody is left in the running epoch, and newcomers wait for the next. May be called again if it throws.
+/// Proposes the next epoch: no member is left in the running one, and newcomers wait. May be called again if it throws.
 void GroupOps::propose_epoch(const GroupPtr& state, TimePoint now) {
   if (state->epoch_to_end == state->group.epoch()) return;
   const Proposal proposal{Proposal::About::epoch, state->group};
@@ -192,10 +193,10 @@ void GroupOps::propose_epoch(const GroupPtr& state, TimePoint now) {
   state->epoch_to_end = state->group.epoch();
 }
 
-/// What was not decided at once.
+/// Carries out a decision that came later.
 void GroupOps::carry_out(const Undecided::Item& item, const Decision& decision) {
   const auto& [state, op] = item;
-  if (!state) return;  // the daemon ends, and has told everybody so
+  if (!state) return;  // the daemon is ending, and everybody has been told
   if (op) return carry_out(state, op, decision, parts_.now);
   // The newcomers may have gone meanwhile, or a reform may have begun an epoch.
   const std::uint32_t epoch = state->group.epoch();
@@ -203,15 +204,16 @@ void GroupOps::carry_out(const Undecided::Item& item, const Decision& decision) 
   begin_epoch(state, prepare_epoch(state, decision.next_epoch, all_gone()), parts_.now);
 }
 
-/// Who contributed; its user, if it has gone since.
+/// The client that contributed, or its user if the client has gone since.
 Payer GroupOps::payer_of(const Contribution& contribution) const {
   const Pending& pending = parts_.works.at(contribution.ticket);
   const Client* client = parts_.clients.find(pending.client);
   return client ? client->payer() : Payer{pending.process.user, {}};
 }
 
-/// Whose memory the results of a group's op take. In an open one: of the user that all who take part belong to, else of
-/// the receiver, else of the group's maker. So nobody spends another user's share among his own processes.
+/// The user whose memory the results of a group's op take. In an open group it is the receiver's user for a recv, else
+/// the user that all contributors belong to, else the group's maker. So a user can't spend another user's share on ops
+/// among its own processes.
 UserId GroupOps::payer_of(const GroupState& state, const Op& op) const {
   const UserId maker = state.group.settings().user;
   if (!state.group.settings().open) return maker;

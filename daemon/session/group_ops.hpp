@@ -1,6 +1,6 @@
 // A group's seats, epochs and ops: who joins and leaves, how contributions come together, and what follows from a loss,
-// a split or a reform. Thousands of ops may be concerned at once, so what takes long is done in pieces: goes_on(). One
-// class, as losses, epochs and splits change the same lists (adr/0014).
+// a split or a reform. An event may concern thousands of ops, so what takes long is done in pieces: see goes_on(). It
+// is one class, as losses, epochs and splits change the same lists (adr/0014).
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -48,21 +48,21 @@ class GroupOps {
     OpRuns& runs;
     Outside& outside;
     OpCounts& counts;
-    /// Does what comes from outside as an event of the node.
+    /// Runs a call from outside as an event of the node.
     std::function<void(FunctionRef)> event;
-    const bool& stopping;  ///< no op begins any more
-    const TimePoint& now;  ///< of the event that runs
+    const bool& stopping;  ///< then no op begins any more
+    const TimePoint& now;  ///< the time of the event that runs
   };
   explicit GroupOps(Parts parts);
 
-  /// Replies to the request.
+  /// Takes a seat, and replies to the request.
   void join(Client& client, std::uint64_t request, Group::Settings settings, int rank);
   [[nodiscard]] muster::Result<void> leave(Client& client, SeatId seat, const Loss& loss, TimePoint now);
-  /// Most often at once. Many seats are lost one by one, and others have their turns in between.
+  /// Usually done at once. If there are many seats, they are lost one by one, and others have their turns in between.
   void lose_all_seats(Client& client, const Loss& loss, TimePoint now);
-  /// Whatever is wrong with it, its work fails.
+  /// If anything is wrong with the contribution, its work fails.
   void contribute(Client& client, muster::ipc::Contribute&& contribute, TimePoint now);
-  /// The deadlines of many ops may pass at once: some now, and the rest at the next tick.
+  /// Fails ops whose deadlines have passed. If they are many, this fails some, and the next tick the rest.
   void expire(TimePoint now);
 
   [[nodiscard]] bool goes_on() const {
@@ -70,11 +70,11 @@ class GroupOps {
            undecided_.goes_on();
   }
   void go_on(TimePoint now);
-  /// Every op fails.
+  /// Fails every op.
   void stop(const muster::Error& error, TimePoint now);
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
 
   // group_ops.cpp: from contribution to decision
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
@@ -82,9 +82,9 @@ class GroupOps {
   [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
   void give_up_seat(Client& client, const muster::ipc::Contribute& contribute, const muster::Error& error,
                     TimePoint now);
-  /// What that decided, and what has been done.
+  /// Hands the contribution to the group's muster, and performs what it decides. Returns these actions.
   std::vector<Action> muster(const GroupPtr& state, Contribution&& contribution, TimePoint now);
-  /// What `decide(actions)` decides is done, also if it throws before it has decided all.
+  /// Performs what `decide(actions)` decides. If that throws, the actions so far are performed all the same.
   template <class Decide>
   std::vector<Action> decide(const GroupPtr& state, TimePoint now, Decide decide) {
     std::vector<Action> actions;
@@ -107,18 +107,18 @@ class GroupOps {
   // joining.cpp, leaving.cpp, splitting.cpp, deadlines.cpp
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   enum class AfterLoss : std::uint8_t {
-    silence,  ///< the members know, or there are none
+    silence,  ///< the members know already, or there are none
     tell,     ///< the members have to be told
   };
   [[nodiscard]] muster::Error with_holder(const muster::Error& error, const Client& asks,
                                           const std::optional<Seat>& taken) const;
   [[nodiscard]] AfterLoss lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                     TimePoint now);
-  /// The seats of a client that is gone, as far as they have not been lost yet.
+  /// The seats of a client that is gone which have not been lost yet.
   struct Leaving {
     Client::Seats seats;
     Loss loss;
-    UntoldGroups untold;  ///< are told when it has lost all
+    UntoldGroups untold;  ///< their members are told when all seats are lost
   };
   void lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now);
   [[nodiscard]] bool lose_some(Leaving& leaving, TimePoint now);
@@ -127,26 +127,26 @@ class GroupOps {
   [[nodiscard]] static std::vector<Action> lose_by_policy(GroupState& state, int rank, const Loss& loss,
                                                           std::size_t& left);
   void withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now);
-  /// Ops that have to learn of a loss, or of the end of their epoch, and have not yet.
+  /// Ops that still have to learn of a loss, or of the end of their epoch.
   struct Unsettled {
     GroupPtr group;
-    std::unique_ptr<Muster> ended;       ///< of an epoch that is over
-    std::deque<Contribution> withdrawn;  ///< of a rank that left before they had a place
-    muster::Error why;                   ///< how these fail
+    std::unique_ptr<Muster> ended;       ///< the muster of an epoch that is over
+    std::deque<Contribution> withdrawn;  ///< contributions of a rank that left before they had a place
+    muster::Error why;                   ///< the error that these ops fail with
   };
-  using UnsettledNode = std::list<Unsettled>;  ///< of one
+  using UnsettledNode = std::list<Unsettled>;  ///< holds one element
   void settle_own(const GroupPtr& state, std::size_t& left, TimePoint now);
   void settle(UnsettledNode unsettled, std::size_t& left, TimePoint now);
   [[nodiscard]] bool settle_some(Unsettled& unsettled, std::size_t& left, TimePoint now);
   [[nodiscard]] bool settle_some(const GroupPtr& state, std::size_t& left, TimePoint now);
   void settle_more(TimePoint now);
   void take_place(const GroupPtr& state, std::size_t& left, TimePoint now);
-  /// The next epoch of a group, and how the ops of the one that is over fail: all that may find no memory.
+  /// The next epoch of a group, and how the ops of the old one fail. Making this is all that needs memory.
   struct NextEpoch {
     std::uint32_t number = 0;
     std::vector<int> members;
     UnsettledNode ended;
-    std::list<Unsettled> behind;  ///< for each rank that waits for its turn
+    std::list<Unsettled> behind;  ///< one for each rank that waits for its turn
   };
   void propose_epoch(const GroupPtr& state, TimePoint now);
   void end_group(const GroupPtr& state, std::size_t& left, TimePoint now);
@@ -185,12 +185,12 @@ class GroupOps {
   std::list<Leaving> leaving_;
   UntoldGroups untold_;
   std::list<Unsettled> unsettled_;
-  /// Groups with ops that have to learn of losses, or to take their places in the order.
+  /// Groups with ops that have to learn of losses, or have to take their places in the order.
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,
                          boost::intrusive::constant_time_size<false>>
       unsettled_groups_;
   Undecided undecided_;
-  std::size_t spent_on_epochs_ = 0;  ///< effort, since somebody paid for that
+  std::size_t spent_on_epochs_ = 0;  ///< effort that nobody has paid for yet
   std::uint64_t last_split_ = 0;
 };
 

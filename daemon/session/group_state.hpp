@@ -1,4 +1,4 @@
-// A group with the ops of its running epoch, and what finds it.
+// A group with the ops of its running epoch, and the keys that it is found by.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -17,7 +17,7 @@
 
 namespace musterd {
 
-// A group is in the lists below without an allocation, and gone from them with its end.
+// These hooks link a group into lists without an allocation, and take it out of them at its end.
 using GroupByDeadline = boost::intrusive::set_base_hook<boost::intrusive::tag<struct OfDeadline>,
                                                         boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 using UnsettledHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUnsettled>,
@@ -31,29 +31,31 @@ struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shar
         muster(std::make_unique<Muster>(group.settings().world_size, group.members(), limits)),
         charge(std::move(place)) {}
   Group group;
-  std::unique_ptr<Muster> muster;  ///< never null
-  /// Of one rank, in its order. The first `early` ones were called before the epoch began.
+  std::unique_ptr<Muster> muster;  ///< is never null
+  /// The waiting ops of one rank, in its order. The first `early` ones were called before the epoch began.
   struct Waiting {
     std::deque<Contribution> ops;
     std::size_t early = 0;
   };
-  std::map<int, Waiting> early;   ///< of newcomers by rank, for the next epoch
-  std::map<int, Waiting> coming;  ///< of members by rank: have not had their turns since the epoch began
+  std::map<int, Waiting> early;   ///< ops of newcomers for the next epoch, by rank
+  std::map<int, Waiting> coming;  ///< ops of members that have not had their turns since the epoch began, by rank
   [[nodiscard]] bool is_settled() const { return coming.empty() && !muster->is_behind(); }
   [[nodiscard]] bool settles() const { return UnsettledHook::is_linked(); }
-  /// So many ranks from this one on, after the last one the first again, have not been told of the newest change. What
-  /// changes meanwhile starts the round anew where it stands, so none waits for ever, and nothing piles up.
+  /// `untold_ranks` ranks, from `next_to_tell` on and past the last one from rank 0 on, have not been told of the
+  /// newest change. Another change meanwhile starts a full round from the current position. So no rank waits for ever,
+  /// and nothing piles up.
   int next_to_tell = 0;
   int untold_ranks = 0;
   [[nodiscard]] bool tells() const { return UntoldHook::is_linked(); }
-  std::uint32_t epoch_to_end = 0;  ///< that of which the end was proposed last, and not decided at once
+  std::uint32_t epoch_to_end = 0;  ///< the epoch whose end was proposed last, and not decided at once
   std::uint64_t ops_done = 0;
   std::uint64_t ops_failed = 0;
   TimePoint watched;  ///< when its deadlines are looked at next, if it is among the groups by deadline
   Charge charge;
-  std::map<int, Charge> lost;  ///< what the group knows of a lost rank is charged to the client that had its seat
-  /// Of an open group, where its results lie. Whenever who is in it changes, later results go elsewhere: what a
-  /// process was given of a segment shows it the rest for as long as it likes. By the user who pays for them.
+  std::map<int, Charge> lost;  ///< by lost rank: for what is known of it; the client that had the seat pays
+  /// Where the results of an open group lie, by the user who pays for them. Whenever the group's members change, later
+  /// results go to new segments: a process that was given one result of a segment can read the whole segment for as
+  /// long as it likes.
   std::map<UserId, PoolApart> results;
 };
 using GroupPtr = std::shared_ptr<GroupState>;
@@ -61,19 +63,19 @@ using GroupPtr = std::shared_ptr<GroupState>;
 using UntoldGroups = boost::intrusive::list<GroupState, boost::intrusive::base_hook<UntoldHook>,
                                             boost::intrusive::constant_time_size<false>>;
 
-/// Open groups are found by everybody's name for them, others by their own user's.
+/// The name of an open group is shared by all users. The names of other groups are each user's own.
 struct GroupKey {
   bool open = false;
   bool made = false;
-  std::uint32_t user = 0;  ///< 0 for open ones
-  std::string_view name;   ///< the group's own
+  std::uint32_t user = 0;  ///< 0 for open groups
+  std::string_view name;   ///< refers to the group's own string
   auto operator<=>(const GroupKey&) const = default;
 };
 [[nodiscard]] inline GroupKey key_of(const Group::Settings& settings) {
   return {settings.open, settings.made, settings.open ? 0 : settings.user, settings.name};
 }
 
-/// By name.
+/// Groups by name.
 using Groups = std::map<GroupKey, GroupPtr>;
 
 }  // namespace musterd

@@ -9,7 +9,7 @@ using muster::Error;
 using muster::Result;
 
 GroupPtr GroupTable::find(Group::Settings settings) const {
-  // A group of the same user and name that is open where this is not, or the other way round, will refuse the join.
+  // This also finds a group of the same user and name with the other `open`, as that group has to refuse the join.
   const bool open = settings.open;
   for (const bool is_open : {open, !open})
     for (const bool made : {false, true}) {
@@ -50,7 +50,7 @@ Result<void> GroupTable::check_seats(const Client& client, std::size_t more) con
 }
 
 Result<Charge> GroupTable::charge_seat(Payer payer) {
-  constexpr std::uint64_t nodes_bytes = 320;  // of the maps that know it, with what malloc adds
+  constexpr std::uint64_t nodes_bytes = 320;  // of the maps that have the seat, with what malloc adds
   return ledger_.charge(payer, Resource::heap, sizeof(Seat) + sizeof(Client::Seated) + nodes_bytes);
 }
 

@@ -1,4 +1,4 @@
-// The groups by name, what they and their seats are charged to, and when to look at their deadlines next.
+// The groups by name, the charges for them and their seats, and when to look at their deadlines next.
 #pragma once
 
 #include <boost/intrusive/set.hpp>
@@ -27,10 +27,10 @@ class GroupTable {
   GroupTable(const GroupTable&) = delete;
   GroupTable& operator=(const GroupTable&) = delete;
 
-  /// The group that a process means by a name: first what processes named so, then what a split made. Null if there is
-  /// none.
+  /// The group that a process means by a name: first a group that a process named, then one that a split made. Null if
+  /// there is none.
   [[nodiscard]] GroupPtr find(Group::Settings settings) const;
-  /// There must be none with this name.
+  /// Makes a group. There must be none with this name.
   [[nodiscard]] muster::Result<GroupPtr> make(Group::Settings settings, Payer maker);
   void remove(const GroupPtr& state);
   [[nodiscard]] const Groups& all() const { return groups_; }
@@ -39,9 +39,9 @@ class GroupTable {
 
   // ---- seats ----
   [[nodiscard]] muster::Result<void> check_seats(const Client& client, std::size_t more) const;
-  /// For a seat, or what is known of it once it is lost.
+  /// Charges for a seat, and for what is known of it once it is lost.
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
-  /// What a seat of the client takes, and room for it among the others: to put it there can't fail.
+  /// Makes a seat of the client, and room for it among the client's others, so that inserting it can't fail.
   [[nodiscard]] static Client::Seats::node_type make_seat(Client& client, SeatId seat, Client::Seated seated);
   [[nodiscard]] SeatId next_seat() { return {++last_seat_}; }
 
@@ -49,15 +49,15 @@ class GroupTable {
   [[nodiscard]] const FormerSeats& former() const { return former_; }
 
   // ---- deadlines ----
-  /// Looks at the group at this time, or before.
+  /// Makes sure that the group is looked at by this time.
   void watch(GroupState& state, std::optional<TimePoint> deadline);
   static void unwatch(GroupState& state);
-  /// Null if none is due.
+  /// The first group that is due; null if there is none.
   [[nodiscard]] GroupPtr first_due(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
   struct WatchedUntil {
     using type = TimePoint;
     const type& operator()(const GroupState& state) const { return state.watched; }
@@ -67,8 +67,8 @@ class GroupTable {
   Limits limits_;
   Groups groups_;
   FormerSeats former_;
-  /// When to look at a group's deadlines: none of its ops is due earlier. The op that had this deadline may be over, so
-  /// an op that ends quickly costs nothing here.
+  /// Groups by when to look at their deadlines. None of a group's ops is due earlier. The op that had this deadline may
+  /// be over already, so an op that ends quickly costs nothing here.
   boost::intrusive::multiset<GroupState, boost::intrusive::base_hook<GroupByDeadline>,
                              boost::intrusive::key_of_value<WatchedUntil>, boost::intrusive::constant_time_size<false>>
       by_deadline_;

@@ -13,8 +13,8 @@ namespace {
 
 double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-/// Far below what a frame may have: building one holds everybody up, a row of a list may have many holders or seats,
-/// and what is not read at once is charged to who asked.
+/// Whether a list is long enough. The limit is far below that of a frame: building a frame makes everybody wait, a row
+/// may have many holders or seats, and the client is charged for what it does not read at once.
 bool is_long(const flatbuffers::FlatBufferBuilder& fbb) {
   constexpr std::size_t list_bytes_max = 1 << 20;
   return fbb.GetSize() > list_bytes_max;
@@ -77,7 +77,7 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   return out.finish(wire::Body_StatusReply, reply.Finish().Union());
 }
 
-/// Of all users those that hold most: there may be ten thousands.
+/// Of all users, the ones that hold most, as there may be tens of thousands.
 std::vector<Ledger::OfUser> Inspect::users_seen(std::optional<UserId> seen_by) const {
   constexpr std::size_t shown_max = 100;
   if (!seen_by) return parts_.ledger.largest_users(shown_max);
@@ -119,7 +119,7 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
   return out.finish(wire::Body_Objects, body.Union());
 }
 
-/// The first of them: an object may have thousands.
+/// Names the first few holders, as an object may have thousands.
 std::vector<std::string> Inspect::holders_text(const Holders& holders, std::optional<UserId> seen_by) const {
   constexpr std::size_t named_max = 16;
   const std::size_t named = std::min(holders.size(), named_max);
@@ -133,7 +133,8 @@ std::vector<std::string> Inspect::holders_text(const Holders& holders, std::opti
   return texts;
 }
 
-/// Of a user: its own, and the open ones in which a process of its sits. Not more than a list may show.
+/// The groups that a user may see: its own, and open ones in which one of its processes has a seat. Not more than a
+/// list may show.
 std::vector<const GroupState*> Inspect::groups_seen(std::optional<UserId> seen_by) const {
   constexpr std::size_t looks_max = std::size_t{1} << 16;
   std::vector<const GroupState*> seen;
@@ -181,7 +182,7 @@ Inspect::Frame Inspect::groups(std::uint64_t request, std::optional<UserId> only
                          : group.newcomers().contains(rank)                        ? "newcomer"
                          : group.is_member(rank)                                   ? "awaited"
                                                                                    : "absent";
-      // Members learn each other's processes from every loss.
+      // The pid of a member is no secret, as losses tell it to all members.
       seats.push_back(wire::CreateSeatInfo(
           fbb, rank, fbb.CreateString(held ? parts_.clients.label(client->id, only) : ""),
           held ? client->credentials.pid : 0, fbb.CreateString(what), state->muster->position(rank)));

@@ -1,4 +1,4 @@
-// What the node tells about itself: status, and lists of objects, groups and clients. Reads, never steers.
+// What the node tells about itself: status, and lists of objects, groups and clients. It only reads.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ namespace musterd {
 
 class Inspect {
  public:
-  /// What it looks at.
+  /// The parts that it reads.
   struct Parts {
     const NodeSettings& settings;
     const Ledger& ledger;
@@ -37,10 +37,10 @@ class Inspect {
 
   /// The reply to a request.
   using Frame = std::vector<std::byte>;
-  // `only`: the user who asks sees no more than what is its own; nothing: everything is shown. A list ends at a limit
-  // of its rows, or at a mebibyte, and says how many there are in all.
+  // `only`: if set, the reply shows only what belongs to this user; else everything. A list ends at a limit of rows, or
+  // at a mebibyte, and says how many rows there are in all.
   [[nodiscard]] Frame status(std::uint64_t request, std::optional<UserId> only, TimePoint started, TimePoint now) const;
-  /// limit: of rows; 0: as many as a list may have.
+  /// `limit`: the most rows; 0: as many as a list may have.
   [[nodiscard]] Frame objects(std::uint64_t request, std::optional<UserId> only, std::size_t limit,
                               TimePoint now) const;
   [[nodiscard]] Frame groups(std::uint64_t request, std::optional<UserId> only) const;

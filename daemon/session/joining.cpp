@@ -1,4 +1,4 @@
-// Seats: who takes one, and what a rank owes that takes a lost one over.
+// Seats: who takes one, and what a rank owes that takes over a lost seat.
 #include <algorithm>
 
 #include <muster/ipc/byte_count.hpp>
@@ -15,7 +15,7 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-/// A rank that takes a lost seat over is told in one frame what it owes.
+/// Refuses a rank that would take over a lost seat and owe too many ops, as one frame must tell it what it owes.
 Result<void> GroupOps::check_owed(const GroupState& state, int rank) {
   constexpr std::size_t owed_bytes_max = std::size_t{1} << 20;
   const auto& settings = state.group.settings();
@@ -29,7 +29,7 @@ Result<void> GroupOps::check_owed(const GroupState& state, int rank) {
                "join when their deadlines have passed, and use shorter keys", {rank});
 }
 
-/// Says whose the seat is that is taken.
+/// Adds to the error which process has the seat.
 Error GroupOps::with_holder(const Error& error, const Client& asks, const std::optional<Seat>& taken) const {
   const Client* holder = taken ? parts_.clients.find(taken->client) : nullptr;
   if (!holder || error.code() != Code::invalid) return error;
@@ -49,7 +49,7 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
   auto state = known ? Result<GroupPtr>(std::move(known)) : parts_.table.make(settings, client.payer());
   if (!state) return parts_.teller.reply_error(client.id, request, state.error());
   GroupState& found = **state;
-  // If it is new it goes again, unless the client takes a seat of it.
+  // Removes a new group again if the client does not take a seat in it.
   struct Kept {
     GroupTable& table;
     const GroupPtr& state;
@@ -86,7 +86,7 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
                          static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
   parts_.teller.reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
   if (*joined != Group::Joined::replacement) return;
-  // One round of tellings is enough, and it goes on already.
+  // If a round of tellings is running already, that one is enough.
   std::size_t left = found.tells() ? 0 : effort_of_turn;
   tell_members(found, left);
 }

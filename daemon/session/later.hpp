@@ -1,4 +1,4 @@
-// What is done one thing in a turn of the loop. Each may take milliseconds, and others have their turns between.
+// Functions that run one in each turn of the loop. Each may take milliseconds, and others have their turns in between.
 #pragma once
 
 #include <deque>
@@ -14,7 +14,7 @@ class Later {
   /// If this throws, as there is no memory, the function stays where it was.
   void add(Function&& function) { waiting_.push_back(std::move(function)); }
   [[nodiscard]] bool empty() const { return waiting_.empty(); }
-  /// The first one. True if there was one.
+  /// Runs the first function. True if there was one.
   bool run_one() {
     if (waiting_.empty()) return false;
     const auto function = std::move(waiting_.front());
@@ -22,7 +22,7 @@ class Later {
     function();
     return true;
   }
-  /// Nothing of it is done any more.
+  /// Drops all functions without running them.
   void clear() { waiting_.clear(); }
 
  private:

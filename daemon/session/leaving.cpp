@@ -1,4 +1,4 @@
-// What the loss of a seat, or the end of an epoch, means for a group's ops. Thousands of them may be pending, so they
+// What the loss of a seat, or the end of an epoch, means for a group's ops. Thousands of ops may be pending, so they
 // learn of it in pieces, and others have their turns in between.
 #include <algorithm>
 #include <map>
@@ -18,8 +18,8 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-// A seat is among those of `leaving_` before anything happens to it, and until all has that follows from its loss: then
-// whatever is thrown meanwhile, the loss goes on in the next turn.
+// A lost seat is in `leaving_` from before anything happens to it until all that follows from its loss is done. So if
+// something is thrown meanwhile, the loss goes on in the next turn.
 
 Result<void> GroupOps::leave(Client& client, SeatId seat, const Loss& loss, TimePoint now) {
   const auto found = client.seats.find(seat);
@@ -50,7 +50,7 @@ void GroupOps::lose_more(TimePoint now) {
   else leaving_.splice(leaving_.end(), leaving_, first);
 }
 
-/// The seat of a client that is gone, which somebody else wants to take already. False if there is none.
+/// Loses the seat of a client that is gone at once, as another client wants to take it. False if there is no such seat.
 bool GroupOps::lose_before_its_turn(const GroupPtr& state, int rank) {
   const auto held = state->group.seats().find(rank);
   if (held == state->group.seats().end()) return false;
@@ -64,7 +64,8 @@ bool GroupOps::lose_before_its_turn(const GroupPtr& state, int rank) {
   return false;
 }
 
-/// True if none is left. A client may hold all seats of a large group: its members are told once, and not for each.
+/// Loses some of the seats. True if none is left. A client may hold all seats of a large group, so the members are told
+/// once and not for each seat.
 bool GroupOps::lose_some(Leaving& leaving, TimePoint now) {
   constexpr std::size_t effort_of_seat = 8;
   std::size_t left = effort_of_turn;
@@ -86,7 +87,7 @@ void GroupOps::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t&
   leaving.seats.erase(seat);
 }
 
-/// May be called again if it throws.
+/// Loses one seat. May be called again if it throws.
 GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, const Loss& loss, std::size_t& left,
                                         TimePoint now) {
   const GroupPtr state = seated.group;
@@ -99,7 +100,7 @@ GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, con
       state->lost.try_emplace(rank);
       state->muster->prepare_loss(rank, loss);
     }
-    // This is the last that may find no memory, until the ops know as much as they can.
+    // This is the last step that may throw for lack of memory, until the ops have learned of the loss.
     seated.lost = state->group.lose(seat);
     state->results.clear();
     if (!newcomer) {
@@ -107,14 +108,14 @@ GroupOps::AfterLoss GroupOps::lose_seat(SeatId seat, Client::Seated& seated, con
       const auto epoch = state->group.epoch();
       auto actions = lose_by_policy(*state, rank, loss, left);
       perform(state, actions, now);
-      // The loss may have completed a reform: then the newcomers are members already, and told so.
+      // The loss may have completed a reform. The newcomers are members then, and have been told.
       if (state->group.epoch() != epoch) seated.lost = Group::Lost::newcomer;
     }
   }
   switch (*seated.lost) {
     case Group::Lost::member: settle_own(state, left, now); return AfterLoss::tell;
     case Group::Lost::newcomer:
-      // Nobody is left for whom the next epoch was to begin.
+      // No newcomer is left for whom the next epoch would begin.
       if (state->group.empty()) end_group(state, left, now);
       return AfterLoss::silence;
     case Group::Lost::last:
@@ -141,7 +142,8 @@ std::vector<Action> GroupOps::lose_by_policy(GroupState& state, int rank, const 
   return actions;
 }
 
-/// What the rank called too early, or what waits for its turn since its epoch began, has no place in any order yet.
+/// Fails the rank's ops that have no place in any order yet: those that it called too early, and those that wait for
+/// their turn since the epoch began.
 void GroupOps::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& left, TimePoint now) {
   for (auto* waiting : {&state->early, &state->coming}) {
     const auto own = waiting->find(rank);
@@ -158,7 +160,8 @@ void GroupOps::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& le
   }
 }
 
-/// What is left to do for the running epoch: ops learn of losses, and those that were called early take their places.
+/// Does what is left to do for the running epoch: ops learn of losses, and those that were called early take their
+/// places.
 void GroupOps::settle_own(const GroupPtr& state, std::size_t& left, TimePoint now) {
   if (state->settles() || state->is_settled()) return;
   unsettled_groups_.push_back(*state);
@@ -167,7 +170,7 @@ void GroupOps::settle_own(const GroupPtr& state, std::size_t& left, TimePoint no
   });
 }
 
-/// As much as there is time for, and the rest in turn with others.
+/// Does as much as there is time for; the rest takes turns with other work.
 void GroupOps::settle(UnsettledNode unsettled, std::size_t& left, TimePoint now) {
   const auto own = unsettled.begin();
   unsettled_.splice(unsettled_.end(), unsettled);
@@ -190,7 +193,7 @@ void GroupOps::settle_more(TimePoint now) {
   if (settle_some(state, left, now)) state->UnsettledHook::unlink();
 }
 
-/// True if none is left.
+/// Settles some of a group's ops. True if nothing is left to do.
 bool GroupOps::settle_some(const GroupPtr& state, std::size_t& left, TimePoint now) {
   decide(state, now, [&](auto& actions) { state->muster->catch_up(actions, left); });
   pay_for_epochs(left);
@@ -210,7 +213,7 @@ bool GroupOps::settle_some(Unsettled& unsettled, std::size_t& left, TimePoint no
   return withdrawn.empty() && ended->empty();
 }
 
-/// The next of those that were called before they could be. It pays for what it brings about, too.
+/// Gives the next op that was called early its place. The effort includes what the op brings about.
 void GroupOps::take_place(const GroupPtr& state, std::size_t& left, TimePoint now) {
   const auto first = state->coming.begin();
   auto& [ops, early] = first->second;
@@ -225,7 +228,7 @@ void GroupOps::take_place(const GroupPtr& state, std::size_t& left, TimePoint no
     for (const Action& action : done) left -= std::min(left, effort_of(action));
     return pay_for_epochs(left);
   }
-  // A newcomer's reform asked for what has happened.
+  // A newcomer's early reform asked for the epoch that has begun.
   try {
     parts_.works.settle_done(contribution.ticket, epoch_of(*state));
   } catch (const std::exception&) {
@@ -240,7 +243,7 @@ ipc::Done GroupOps::epoch_of(const GroupState& state) {
   return done;
 }
 
-/// The ops of the epoch that is over, which nobody comes to any more; the group has none from here on.
+/// Takes the ops of the epoch that is over, which nobody comes to any more. The group has no ops after this.
 GroupOps::UnsettledNode GroupOps::end_epoch(const GroupPtr& state, Error why) const {
   UnsettledNode ended;
   ended.push_back({state, nullptr, {}, std::move(why)});
@@ -256,7 +259,7 @@ GroupOps::NextEpoch GroupOps::prepare_epoch(const GroupPtr& state, std::uint32_t
   NextEpoch next{number, state->group.next_members(), {}, {}};
   for (std::size_t rank = 0; rank < state->coming.size(); ++rank) next.behind.push_back({state, nullptr, {}, why});
   next.ended.push_back({state, nullptr, {}, std::move(why)});
-  // Until it begins, that is the next epoch's.
+  // This is the next epoch's muster; begin_epoch() swaps it with the ended one.
   next.ended.front().ended =
       std::make_unique<Muster>(state->group.settings().world_size, next.members, parts_.table.muster_limits(), number);
   return next;
@@ -268,7 +271,7 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
   state->lost.clear();
   state->results.clear();
   std::size_t left = effort_of_turn;
-  // What newcomers called behind the reform that ends the epoch had no place in it yet.
+  // Ops that still waited for their place in the epoch that ends.
   std::map<int, GroupState::Waiting> behind;
   behind.swap(state->coming);
   state->coming.swap(state->early);
@@ -285,7 +288,7 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
   spent_on_epochs_ += effort_of_turn - left;
 }
 
-/// Many may begin at once, each with ops that waited for it.
+/// Takes the effort of epochs that have begun from `left`, as many may begin at once, each with ops that waited for it.
 void GroupOps::pay_for_epochs(std::size_t& left) { left -= std::min(left, std::exchange(spent_on_epochs_, 0)); }
 
 }  // namespace musterd

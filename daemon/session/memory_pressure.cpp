@@ -11,12 +11,12 @@ namespace ipc = muster::ipc;
 void MemoryPressure::serve(TimePoint now) {
   if (waits_in_vain()) drop_pickles(now);
   if (has_news() || parts_.admission.has_untried_front()) parts_.admission.retry();
-  // What came back meanwhile is known to those who wait: all are tried again after each that is served.
+  // Memory that came back meanwhile has been tried already, as all are tried again after each success.
   seen_releases_ = releases();
 }
 
 void MemoryPressure::tick(TimePoint now) {
-  // Those who waited may just have been served.
+  // The requests that waited may just have been served.
   if (!wanted_until_ || *wanted_until_ > now || parts_.admission.waiting() > 0) return;
   wanted_until_.reset();
   parts_.outside.show_memory_wanted(false);
@@ -28,8 +28,8 @@ std::optional<TimePoint> MemoryPressure::next_deadline() const {
   return wanted_until_ ? std::min(*wanted_until_, *drop_pickles_at_) : *drop_pickles_at_;
 }
 
-/// What pickled refs keep that have been loaded goes while somebody waits, a part at a time: most of the memory comes
-/// back only when its maker has heard of it.
+/// Drops objects that only loaded pickles keep while requests wait. It drops a part at a time, as most of the memory
+/// comes back only when the object's maker has heard of its end.
 void MemoryPressure::drop_pickles(TimePoint now) {
   constexpr Duration pause = std::chrono::milliseconds(5);
   constexpr std::uint64_t parts = 16;
@@ -40,7 +40,8 @@ void MemoryPressure::drop_pickles(TimePoint now) {
 
 Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> seen_by, TimePoint now) {
   if (error.code() != Code::out_of_memory) return error;
-  // Hundreds may be given up at once, and it takes a walk over all clients.
+  // The text is kept for a moment: hundreds of requests may be given up at once, and making it takes a walk over all
+  // clients.
   constexpr Duration a_moment = std::chrono::milliseconds(10);
   if (holders_.empty() || now - holders_at_ > a_moment || holders_seen_by_ != seen_by) {
     holders_ = parts_.ledger.holders_of_memory([&](ClientId client) { return parts_.clients.label(client, seen_by); });
@@ -64,8 +65,8 @@ Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> see
   return {error.code(), std::move(message), std::move(hint), error.ranks()};
 }
 
-/// While somebody waits, and for a moment after, nobody keeps what it does not use: each client sees that whenever it
-/// frees or allocates. Those that may be asleep are told once.
+/// While requests wait, and for a moment after, clients must not keep memory that they don't use. Each client sees the
+/// flag whenever it frees or allocates. All are also told once, as some may sleep.
 void MemoryPressure::ask_clients(TimePoint now) {
   if (!waits_in_vain()) return;
   constexpr Duration a_moment = std::chrono::milliseconds(100);

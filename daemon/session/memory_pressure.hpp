@@ -1,5 +1,5 @@
-// What happens while requests and ops wait for memory: who is tried again and when, what pickled refs give up, how
-// clients learn of it, and what an error says of who holds the memory.
+// What happens while requests and ops wait for memory: which are tried again and when, what pickled refs give up, how
+// clients learn of it, and what errors say about who holds the memory.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ class MemoryPressure {
     std::uint64_t memory_bytes = 0;  ///< of the whole store
     Duration pickle_lease{};
   };
-  /// What the node has, and whom it serves.
+  /// The parts of the node that it uses and serves.
   struct Parts {
     Ledger& ledger;
     SegmentTable& segments;
@@ -40,17 +40,17 @@ class MemoryPressure {
   };
   MemoryPressure(Settings settings, Parts parts) : settings_(settings), parts_(parts) {}
 
-  /// After every event: tries those who wait, if memory came back.
+  /// Called after every event: tries the waiting requests if memory came back.
   void serve(TimePoint now);
-  /// After that: those who still wait want what others don't use.
+  /// Called after serve(): if requests still wait, asks the clients for memory that they don't use.
   void ask_clients(TimePoint now);
-  /// Clients no longer see that others wait, once these don't.
+  /// Shows clients that others no longer wait, once none do.
   void tick(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
-  /// Memory came back that those who wait have not been tried with.
+  /// True if memory came back since the waiting requests were last tried.
   [[nodiscard]] bool has_news() const { return releases() != seen_releases_; }
-  /// What a vain attempt takes and gives back is no news to others who wait.
+  /// Runs an attempt. What a failed attempt takes and gives back does not count as memory that came back.
   template <class Attempt>
   [[nodiscard]] muster::Result<void> try_quietly(Attempt attempt) {
     const auto before = releases();
@@ -59,12 +59,13 @@ class MemoryPressure {
     return done;
   }
 
-  /// Says of a full store who holds it, how much of it lies beside objects, and what pickled refs keep. `seen_by`:
-  /// the user who will read it, as in Clients::label(). Only for what is given up: see Ledger::charge().
+  /// Adds to the error of a full store who holds the memory, how much of it lies beside objects, and what pickled refs
+  /// keep. `seen_by` is the user who will read it, as in Clients::label(). Only for requests that are given up: see
+  /// Ledger::charge().
   [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by, TimePoint now);
 
  private:
-  /// Some wait, and not only for their turns.
+  /// True if requests wait for memory, and not only for their turns.
   [[nodiscard]] bool waits_in_vain() const { return parts_.admission.waiting() > 0 && !parts_.admission.goes_on(); }
   [[nodiscard]] std::uint64_t releases() const {
     return parts_.ledger.memory_releases() + parts_.results.region_releases();
@@ -74,8 +75,8 @@ class MemoryPressure {
   Settings settings_;
   Parts parts_;
   std::uint64_t seen_releases_ = 0;
-  std::optional<TimePoint> wanted_until_;     ///< the clients see until then that others wait for memory
-  std::optional<TimePoint> drop_pickles_at_;  ///< no earlier, as memory takes a moment to come back
+  std::optional<TimePoint> wanted_until_;     ///< until when clients see that others wait for memory
+  std::optional<TimePoint> drop_pickles_at_;  ///< not earlier, as memory takes a moment to come back
   std::string holders_;                       ///< who holds the most, as it was at holders_at_ for holders_seen_by_
   TimePoint holders_at_;
   std::optional<UserId> holders_seen_by_;

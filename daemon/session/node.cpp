@@ -36,7 +36,8 @@ Node::Node(NodeSettings settings, Outside& outside, Backings backings)
       pressure_({settings_.quota.total[Resource::memory], settings_.pickle_lease},
                 {ledger_, segments_, results_, store_, admission_, clients_, teller_, outside_}),
       works_(clients_, teller_, store_, outside_, outside_.random_capability().bits[0] | 1),
-      // The client keeps to in_flight_max; twice that is room for threads that race, and more is a lie.
+      // A correct client keeps to in_flight_max. Twice that leaves room for threads that race; a client with more is
+      // broken.
       groups_(ledger_,
               {settings_.seats_max, {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096}}),
       inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_.all(), counts_}),
@@ -123,7 +124,7 @@ void Node::cut_off(ClientId id, const Error& error) {
   outside_.close(id, why, std::move(charges));
 }
 
-/// If it throws it is called again: see cut_off_doomed().
+/// If it throws, it is called again: see cut_off_doomed().
 ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
@@ -133,7 +134,7 @@ ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint
   segments_.drop_client(id);
   ConnectionCharges charges{std::move(client.descriptors), std::move(client.rings)};
   clients_.erase(id);
-  clients_.guarded([&] { runs_.drop_unwanted(); });  // the client is forgotten, whatever becomes of them
+  clients_.guarded([&] { runs_.drop_unwanted(); });  // the client is forgotten even if this throws
   return charges;
 }
 
@@ -187,7 +188,7 @@ std::optional<TimePoint> Node::next_deadline() const {
 
 void Node::after_event() {
   pressure_.serve(now_);
-  // With nobody here to go on, nobody is charged for what was kept for the next results.
+  // Without any client no results come, so nothing is kept for them.
   if (clients_.empty()) results_.trim();
   while (const auto gone = store_.take_gone())
     teller_.tell(gone->maker, ipc::CompletionType::object_gone, ipc::ObjectGone{gone->id});

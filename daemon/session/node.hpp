@@ -1,6 +1,6 @@
-// The node: all control state of one daemon, and what each event does to it. One thread, no clock, no socket:
-// events come in through the public functions, effects go out through Outside. What a client sends is checked
-// here or in what the node calls; nothing of it is believed.
+// The node: all control state of one daemon, and what each event does to it. One thread, no clock, no socket: events
+// come in through the public functions, effects go out through Outside. What a client sends is checked here or in the
+// parts that the node calls; nothing in it is trusted.
 #pragma once
 
 #include <cstdint>
@@ -38,48 +38,48 @@ namespace musterd {
 
 class Node {
  public:
-  /// `backings`: what segments are made of.
+  /// `backings` make the memory of segments.
   Node(NodeSettings settings, Outside& outside, Backings backings);
   ~Node();
 
-  // ---- events; each bears the time. What comes back from Outside counts as of the event before it. ----
-  /// Charges the client as one that only asks, before it has sent anything. Refused if there is no room.
+  // ---- events; each brings the time. A call that comes back from Outside has the time of the event before it. ----
+  /// A client connected, and has sent nothing yet. It is charged as one that only asks. Refused if there is no room.
   [[nodiscard]] muster::Result<void> connected(ClientId client, Credentials credentials, TimePoint now);
   /// A verified frame.
   void frame(ClientId client, std::span<const std::byte> bytes, TimePoint now);
   /// A record from the client's ring, in private memory.
   void record(ClientId client, muster::ipc::SubmissionType type, std::span<const std::byte> body, TimePoint now);
-  /// The client died or closed its connection; `how` is for messages: "died". Gives what its connection is charged
-  /// with, to be held until it is given back.
+  /// The client died or closed its connection; `how` is for messages: "died". Returns the charges of its connection,
+  /// which must be held until its parts are given back.
   [[nodiscard]] ConnectionCharges disconnected(ClientId client, std::string how, TimePoint now);
-  /// What the client sent can't be: tells it why and ends the connection.
+  /// The client broke the protocol: tells it why and ends the connection.
   void violated(ClientId client, const muster::Error& error, TimePoint now);
   void lifeline_closed(ClientId heir, TimePoint now);
   /// Memory that was disposed of has been given back.
   void disposed(TimePoint now);
   void tick(TimePoint now);
-  /// True while work that was begun is left for later turns: then call go_on() whenever clients leave time for it.
+  /// True while unfinished work is left for later turns. Call go_on() then, whenever clients leave time for it.
   [[nodiscard]] bool goes_on() const {
     return store_.drops() || segments_.drops() || group_ops_.goes_on() || runs_.goes_on() || admission_.goes_on() ||
            clients_.any_doomed() || clients_.tries_again();
   }
   void go_on(TimePoint now);
-  /// Since go_on() was called last, something found no memory and is to be tried again: that needs a pause.
+  /// True if something has found no memory since the last go_on(), and has to be tried again after a pause.
   [[nodiscard]] bool found_no_memory() const { return clients_.tries_again(); }
-  /// Every op fails and every client is told.
+  /// Fails every op and tells every client.
   void shut_down(const std::string& reason, TimePoint now);
 
-  /// Makes `charge` one of so many bytes of the heap that the server keeps for the client. Nothing is refused for one
-  /// that is gone: what it had goes next.
+  /// Changes `charge` to so many bytes of the heap, which the server keeps for the client. It refuses nothing for a
+  /// client that is gone, as what that had is given back next.
   [[nodiscard]] muster::Result<void> charge_heap(ClientId client, Charge& charge, std::uint64_t bytes);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t clients() const { return clients_.all().size(); }
   [[nodiscard]] std::size_t ops_in_flight() const { return works_.size(); }
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
-  /// Runs an event and what follows each. If it throws, the client that caused it (if any) is cut off; what was begun
-  /// goes on with go_on().
+  friend class NodeAudit;  ///< in the tests; adds up what is held
+  /// Runs an event, and what follows every event. If it throws, the client that caused it (if any) is cut off, and
+  /// go_on() finishes what was begun.
   template <class What>
   void event(ClientId cause, TimePoint now, What what) noexcept {
     now_ = now;
@@ -115,9 +115,9 @@ class Node {
   Records records_;
   Requests requests_;
   Gathering gathering_;
-  std::size_t disposals_ = 0;  ///< segments and descriptions of objects whose memory is on its way back
+  std::size_t disposals_ = 0;  ///< segments and descriptions of objects whose memory is being given back
   bool stopping_ = false;
-  int events_ = 0;  ///< within each other
+  int events_ = 0;  ///< how deeply events are nested
   TimePoint started_;
   TimePoint now_;
 };

@@ -1,4 +1,4 @@
-// What a node is told when it starts.
+// The settings that a node starts with.
 #pragma once
 
 #include <chrono>
@@ -17,7 +17,7 @@ struct NodeSettings {
   std::string version;
   std::string socket;
   std::string log;   ///< where the log goes, for `muster status`
-  std::string host;  ///< its name, for messages
+  std::string host;  ///< the machine's name, for messages
   std::uint64_t incarnation = 1;
   Quota quota;
   std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
@@ -25,12 +25,12 @@ struct NodeSettings {
   std::uint32_t requests_max = muster::ipc::requests_max;  ///< unanswered requests of one client
   std::size_t seats_max = 4096;                            ///< of one client
   std::size_t memory_waiters_max = 4096;
-  std::size_t segments_of_turn = 8;  ///< of results that are made at once: one takes some tens of microseconds
+  std::size_t segments_of_turn = 8;  ///< segments for results made in one turn; each takes some tens of microseconds
   double idle_exit_s = 0;
   unsigned lanes = 1;
   std::string huge_pages;
   std::int32_t pid = 0;
-  std::uint32_t user = 0;  ///< as whom the daemon runs; who may end it beside root
+  std::uint32_t user = 0;  ///< the user as whom the daemon runs; it and root may end the daemon
   Duration pickle_lease = std::chrono::minutes(10);
 };
 

@@ -1,4 +1,4 @@
-// What ops have amounted to.
+// Counts of ops and of their bytes.
 #pragma once
 
 #include <cstdint>

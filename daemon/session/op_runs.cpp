@@ -17,15 +17,15 @@ using muster::Result;
 
 namespace {
 
-/// Results up to this size don't wait behind large ones.
+/// Ops with results up to this size don't wait behind larger ones.
 constexpr std::uint64_t small_result_bytes_max = 64 << 10;
-/// A plan of so many bytes is what an op's slot stands for.
+/// The charge of an op covers a plan of this size.
 constexpr std::uint64_t plan_bytes_free = 4096;
-/// A larger one is made only where there is room for it.
+/// A larger plan is made only if there is room for it.
 constexpr std::uint64_t plan_bytes_at_once = 64 << 10;
 
-/// What it takes to run the op once it has its memory, see effort_of_turn: its folds, if they are done here, its
-/// results and what is made for them, and its end.
+/// The effort of running an op once it has its memory (see effort_of_turn): its folds, if the control thread does them,
+/// its results and their segments, and its end.
 Effort effort_of_running(const RunningOp& running, std::size_t outputs) {
   constexpr std::size_t least = 4;
   constexpr std::uint64_t bytes_folded_each = 4 << 10;
@@ -40,7 +40,7 @@ Effort effort_of_running(const RunningOp& running, std::size_t outputs) {
 
 }  // namespace
 
-/// Whatever is thrown, the op then fails on every seat.
+/// If anything is thrown, the op fails on every seat.
 void OpRuns::start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept {
   MUSTER_ASSERT(!op->contributions.empty(), "an op that starts has contributions");
   const std::uint64_t key = ++last_key_;
@@ -78,7 +78,7 @@ void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, Us
     if (auto planned = plan(running); !planned) return fail_running(key, planned.error());
     if (running.plan.outputs.empty()) return finish(key);
   }
-  // Ops wait for memory in line with everybody else who does, but for small ones.
+  // Ops wait in line with all other requests for memory, except small ones.
   const bool small =
       running.planned && running.result_bytes <= small_result_bytes_max && running.plan_bytes <= plan_bytes_free;
   const auto waiter = parts_.admission.request(
@@ -88,7 +88,8 @@ void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, Us
   if (waiter) put_aside(key, *waiter);
 }
 
-/// One that fails for another reason than memory is over then, and waits no more.
+/// Returns an error only if the op has to wait for memory. If it fails for another reason, it is over, and this returns
+/// ok.
 Result<void> OpRuns::attempt(std::uint64_t key, Turn turn) {
   RunningOp& running = running_.at(key);
   const bool first = !running.planned;
@@ -109,7 +110,7 @@ Sharing OpRuns::sharing_of(const RunningOp& running) {
   return running.group && running.group->group.settings().open ? Sharing::copy : Sharing::alias;
 }
 
-/// Makes the plan of an op that has none yet, and refuses one whose results can never fit.
+/// Makes the plan of an op that has none yet. Refuses an op whose results can never fit.
 Result<void> OpRuns::plan(RunningOp& running) {
   auto plan = plan_of(running);
   if (!plan) return plan.error();
@@ -126,26 +127,26 @@ Result<void> OpRuns::plan(RunningOp& running) {
   return parts_.ledger.possible({running.user, {}}, Resource::memory, running.plan_bytes + running.result_bytes);
 }
 
-/// The largest thing that an op asks the heap for; without it the op fails, and nothing else does.
+/// A plan is the largest thing that an op needs of the heap. If there is no memory for it, only this op fails.
 Result<Plan> OpRuns::plan_of(const RunningOp& running) try {
   return make_plan(*running.op, sharing_of(running));
 } catch (const std::bad_alloc&) {
   return no_heap();
 }
 
-/// Thousands of ops may wait for memory, and for long. A large plan is made again rather than kept by each of them.
+/// Thousands of ops may wait for memory for long. So a large plan is made again later, and not kept.
 void OpRuns::put_aside(std::uint64_t key, Admission::WaiterId waiter) {
   RunningOp& waiting = running_.at(key);
   waiting.waiter = waiter;
   waiting.wanted_at = parts_.clients.erased();
   waiting_.push_back(waiting);
-  // The loss of its last rank may just have completed it.
+  // The loss of its last rank may have completed the op just now.
   std::size_t left = effort_of_turn;
   if (!is_wanted(waiting, left)) return drop_unwanted(waiting);
   if (auto kept = keep_sizes(waiting); !kept) fail_running(key, kept.error());
 }
 
-/// Of a large plan, only what a further attempt needs. Charges what is kept.
+/// Keeps only what a further attempt needs of a large plan, and charges for what is kept.
 Result<void> OpRuns::keep_sizes(RunningOp& waiting) {
   if (!waiting.planned) return charge_running(waiting, 0);
   if (waiting.plan_bytes <= plan_bytes_free) return charge_running(waiting, waiting.plan_bytes);
@@ -158,7 +159,7 @@ Result<void> OpRuns::keep_sizes(RunningOp& waiting) {
   return charge_running(waiting, waiting.plan.outputs.size() * sizeof(PlannedOutput));
 }
 
-/// Whether anybody is left who would be told.
+/// Whether a client is left to be told of the outcome.
 bool OpRuns::is_wanted(const RunningOp& running, std::size_t& left) const {
   constexpr std::size_t looks_each = 8;
   const auto& contributions = running.op->contributions;
@@ -173,8 +174,8 @@ bool OpRuns::may_have_unwanted() const {
   return !waiting_.empty() && waiting_.front().wanted_at != parts_.clients.erased();
 }
 
-/// Those that wait for memory while nobody is left who would be told. Thousands may wait: each is looked at once after
-/// clients have gone, a few at a time.
+/// Drops ops that wait for memory while no client is left to be told. Thousands may wait, so after clients have gone,
+/// each is looked at once, a few at a time.
 void OpRuns::drop_unwanted() {
   for (std::size_t left = effort_of_turn; left > 0 && may_have_unwanted();) {
     RunningOp& first = waiting_.front();
@@ -190,13 +191,13 @@ void OpRuns::drop_unwanted(const RunningOp& running) {
   fail_running(running.key, Error(Code::peer_lost, "everybody who took part in the op has gone"));
 }
 
-/// Only for ops that outlive the event that started them.
+/// Charges for an op that outlives the event that started it.
 Result<void> OpRuns::charge_running(RunningOp& running, std::uint64_t beside) {
   constexpr std::uint64_t request_bytes = 512;  // to Admission, or to the lanes
   return parts_.ledger.resize(running.heap, {running.user, {}}, sizeof(RunningOp) + request_bytes + beside);
 }
 
-/// Whether nobody gets its results but processes that are in the group now.
+/// Whether only processes that are in the group now get the op's results.
 bool OpRuns::all_seated(const GroupState& state, const Op& op) const {
   const auto& seats = state.group.seats();
   return std::all_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
@@ -209,14 +210,15 @@ bool OpRuns::all_seated(const GroupState& state, const Op& op) const {
 
 Result<ResultRegion> OpRuns::result_region(RunningOp& running, std::uint64_t bytes, Turn turn) {
   if (!running.group || !running.group->group.settings().open) return parts_.results.book(running.user, bytes, turn);
-  // A rank that has left since still gets what it contributed to, and nothing that lies beside it.
+  // A rank that has left meanwhile still gets the results of this op, but must not see others. So these results lie
+  // apart.
   const bool of_members = all_seated(*running.group, *running.op);
   auto& apart = of_members ? running.group->results[running.user] : running.apart;
   if (!apart) apart = parts_.results.make_apart(running.user);
   return parts_.results.book(apart, bytes, turn);
 }
 
-/// Memory for all its results or for none of them, with the first segments made.
+/// Takes memory for all results of the op or for none, and makes the first segments.
 Result<void> OpRuns::allocate(RunningOp& running, Turn turn) {
   if (auto could = could_have_room(running); !could) return could;
   auto done = book(running, turn);
@@ -226,7 +228,7 @@ Result<void> OpRuns::allocate(RunningOp& running, Turn turn) {
   return done;
 }
 
-/// Of many results it is known in no time that they can't fit.
+/// A quick check whether many results can't fit.
 Result<void> OpRuns::could_have_room(const RunningOp& running) {
   constexpr std::size_t few = 8;
   if (running.plan.outputs.size() <= few) return {};
@@ -257,7 +259,7 @@ Result<void> OpRuns::book(RunningOp& running, Turn turn) {
 
 void OpRuns::drop_regions(RunningOp& running) {
   running.regions_made = 0;
-  // The latest first: numbers of segments that were only booked serve again.
+  // The latest go first, so that the numbers of segments that were only booked are used again.
   while (!running.regions.empty()) running.regions.pop_back();
   running.plan_charge.reset();
 }
@@ -273,8 +275,8 @@ Result<bool> OpRuns::make_some(RunningOp& running) {
   return true;
 }
 
-/// It has its memory; the op begins as soon as all of it is there. Hundreds of segments take tens of milliseconds, in
-/// which others have their turns.
+/// The op has its memory booked, and begins as soon as all segments are made. Hundreds of segments take tens of
+/// milliseconds, so others have their turns in between.
 void OpRuns::go_on_making(std::uint64_t key) {
   RunningOp& running = running_.at(key);
   running.waiter.reset();
@@ -297,7 +299,7 @@ void OpRuns::make_more() {
   }
 }
 
-/// What may find no memory comes before anybody is told: then the op fails for all.
+/// What may throw for lack of memory comes before any rank is told, so that the op can still fail for all.
 void OpRuns::finish(std::uint64_t key) try {
   RunningOp& running = running_.at(key);
   auto outputs = publish(running);
@@ -315,7 +317,7 @@ void OpRuns::finish(std::uint64_t key) try {
   fail_running(key, no_heap());
 }
 
-/// Of one that is with a lane, inputs and regions stay as they are until the lane is quiet.
+/// Fails an op. If it is with a lane, its inputs and regions stay as they are until the job is quiet.
 void OpRuns::fail_running(std::uint64_t key, const Error& error) noexcept {
   const auto found = running_.find(key);
   if (found == running_.end() || found->second.failed) return;
@@ -336,7 +338,8 @@ void OpRuns::fail(GroupState* state, const Op& op, const Error& error) noexcept 
   for (const auto& contribution : op.contributions) parts_.works.settle_failed(contribution.ticket, error);
 }
 
-/// What may be told to all seats of an op: those of an open group have no user in common.
+/// Which user's view the error of an op may show, as all its seats read it. The seats of an open group have no user in
+/// common.
 std::optional<UserId> OpRuns::seen_by_all(const RunningOp& running) const {
   constexpr UserId nobody = ~UserId{0};
   const bool open = running.group && running.group->group.settings().open;

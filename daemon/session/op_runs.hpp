@@ -1,5 +1,6 @@
-// What becomes of an op that has its muster complete: it is planned, waits for memory, runs here or on a lane, and
-// what it made is published and given to all its ranks. Whatever happens, it ends on every seat with one outcome.
+// What becomes of an op whose muster is complete: it is planned, waits for memory, runs on the control thread or on a
+// lane, and its results are published and given to all its ranks. Whatever happens, it ends on every seat with one
+// outcome.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -46,30 +47,30 @@ class OpRuns {
     MemoryPressure& pressure;
     Outside& outside;
     OpCounts& counts;
-    /// Does what comes from outside as an event of the node.
+    /// Runs a call from outside as an event of the node.
     std::function<void(FunctionRef)> event;
-    const TimePoint& now;  ///< of the event that runs
+    const TimePoint& now;  ///< the time of the event that runs
   };
   explicit OpRuns(Parts parts) : parts_(std::move(parts)), giver_(parts_.clients, parts_.works, parts_.store) {}
 
-  /// state: null for a combine. user: who pays for the results.
+  /// Starts an op. `state` is null for a combine. `user` pays for the results.
   void start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept;
-  /// The op is over, and has failed.
+  /// Ends an op that has failed.
   void fail(GroupState* state, const Op& op, const muster::Error& error) noexcept;
 
-  /// Ops that are not done in time fail: some of them, and the rest at the next tick.
+  /// Fails ops that are not done in time: some now, and the rest at the next tick.
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
   [[nodiscard]] bool goes_on() const { return !being_made_.empty() || giver_.goes_on() || may_have_unwanted(); }
   void go_on();
-  /// All that is decided is told.
+  /// Tells all outcomes that are decided.
   void give_all() noexcept;
-  /// Ops that wait for memory fail if nobody is left who would be told: some of them; the others by go_on().
+  /// Fails ops that wait for memory if no client is left to be told: some now, and the others by go_on().
   void drop_unwanted();
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
 
   // op_runs.cpp
   void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, UserId user);
@@ -86,7 +87,7 @@ class OpRuns {
   [[nodiscard]] muster::Result<void> allocate(RunningOp& running, Turn turn);
   [[nodiscard]] muster::Result<void> could_have_room(const RunningOp& running);
   [[nodiscard]] muster::Result<void> book(RunningOp& running, Turn turn);
-  /// False if some are left to be made.
+  /// Makes some of the op's new segments. False if more are left.
   [[nodiscard]] muster::Result<bool> make_some(RunningOp& running);
   void make_more();
   void go_on_making(std::uint64_t key);
@@ -111,16 +112,16 @@ class OpRuns {
   Parts parts_;
   using RunningList = boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
                                              boost::intrusive::constant_time_size<false>>;
-  /// Ops that wait for memory: first those that have not been looked at since a client went.
+  /// Ops that wait for memory. Those that have not been looked at since a client went come first.
   RunningList waiting_;
-  /// Those that have all memory they need, and whose segments are being made.
+  /// Ops that have all the memory they need, and whose segments are being made.
   RunningList being_made_;
   struct Sooner {
     bool operator()(const RunningOp& a, const RunningOp& b) const {
       return std::tie(a.deadline, a.key) < std::tie(b.deadline, b.key);
     }
   };
-  /// Those whose memory is being made, and those with a lane; without what has failed.
+  /// Ops whose segments are being made, and ops with a lane, except failed ones.
   boost::intrusive::set<RunningOp, boost::intrusive::base_hook<DueHook>, boost::intrusive::compare<Sooner>,
                         boost::intrusive::constant_time_size<false>>
       due_;

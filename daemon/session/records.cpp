@@ -12,7 +12,8 @@ using muster::Error;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-/// Contributions are taken all the same, since others wait for them, and so is whatever gives something back.
+/// Refuses new seals and combines while the heap is short. Contributions are taken even then, as others wait for them,
+/// and so are records that give something back.
 bool Records::refuse_while_short(const Client& client, ipc::SubmissionType type, std::span<const std::byte> body) {
   if (!heap_is_short()) return false;
   if (type == ipc::SubmissionType::combine) {
@@ -45,7 +46,7 @@ Result<void> Records::release(const Client& client, std::span<const std::byte> b
     auto released = parts_.store.release(object, client.id);
     if (released) continue;
     if (ipc::maker_of(object) != client.id) return released.error();
-    // The seal failed, and the client had not read that yet. Now it needn't know any longer.
+    // A client may release an object before it has read that its seal failed. Then there is nothing to release.
     if (parts_.store.held(object, client.payer()).error().code() != Code::object_lost) continue;
     parts_.teller.tell(client.id, ipc::CompletionType::object_gone, ipc::ObjectGone{object});
   }
@@ -73,7 +74,7 @@ Result<void> Records::handle(Client& client, ipc::SubmissionType type, std::span
     case ipc::SubmissionType::pin: {
       auto pin = ipc::read_pin(body);
       if (!pin) return pin.error();
-      // A pin that is refused shows when the pickle is used.
+      // If the pin is refused, the user learns of it when the pickle is loaded.
       static_cast<void>(parts_.store.pin(pin->object, client.payer(), now));
       return {};
     }
@@ -88,7 +89,7 @@ Result<void> Records::handle(Client& client, ipc::SubmissionType type, std::span
       if (!hand_over) return hand_over.error();
       return parts_.segments.hand_over(id, hand_over->segment);
     }
-    default: return Error(Code::invalid, "record of unknown type " + std::to_string(static_cast<int>(type)));
+    default: return Error(Code::invalid, "the record has the unknown type " + std::to_string(static_cast<int>(type)));
   }
 }
 

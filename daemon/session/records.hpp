@@ -1,4 +1,4 @@
-// The records in a client's ring: what is frequent and needs no reply.
+// Handles the records in a client's ring, which are for what is frequent and needs no reply.
 #pragma once
 
 #include <span>
@@ -30,7 +30,7 @@ class Records {
   };
   explicit Records(Parts parts) : parts_(parts) {}
 
-  /// An error: the client has sent what can't be, and is to be cut off.
+  /// An error means that the client broke the protocol and has to be cut off.
   [[nodiscard]] muster::Result<void> handle(Client& client, muster::ipc::SubmissionType type,
                                             std::span<const std::byte> body, TimePoint now);
 

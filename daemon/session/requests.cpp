@@ -30,7 +30,7 @@ namespace {
 
 std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
-/// Of a request for memory, see effort_of_turn: to make a segment, or rings, and to send them.
+/// The effort of a request for memory (see effort_of_turn): making a segment or rings, and sending them.
 constexpr std::size_t effort_of_system_calls = 64;
 
 /// Requests that change nothing.
@@ -63,12 +63,12 @@ Result<void> Requests::handle(Client& client, std::span<const std::byte> bytes, 
   const ClientId id = client.id;
   const auto& frame = *wire::GetFrame(bytes.data());
   const std::uint64_t request = frame.request();
-  if (!frame.body()) return Error(Code::invalid, "frame without a body");
+  if (!frame.body()) return Error(Code::invalid, "the frame has no body");
   if (client.said_hello == (frame.body_type() == wire::Body_Hello))
-    return Error(Code::invalid, client.said_hello ? "second Hello" : "request before Hello");
-  if (client.said_hello && !client.greeted) return Error(Code::invalid, "request before Welcome");
+    return Error(Code::invalid, client.said_hello ? "the client said Hello twice" : "a request came before Hello");
+  if (client.said_hello && !client.greeted) return Error(Code::invalid, "a request came before Welcome");
   if (client.requests >= parts_.settings.requests_max)
-    return Error(Code::quota_exceeded, std::to_string(client.requests) + " unanswered requests",
+    return Error(Code::quota_exceeded, "the client has " + std::to_string(client.requests) + " unanswered requests",
                  "wait for replies before asking more");
   ++client.requests;
   if (takes_more(frame.body_type()) && heap_is_short()) {
@@ -89,11 +89,12 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
   const auto& hello = *frame.body_as_Hello();
   const ClientId id = client.id;
   if (hello.protocol() != ipc::protocol_version)
-    return refuse(id, request,
-                  Error(Code::invalid,
-                        "the client speaks protocol " + std::to_string(hello.protocol()) + ", this daemon (version " +
-                            parts_.settings.version + ") protocol " + std::to_string(ipc::protocol_version),
-                        "install the same version of Muster on both sides"));
+    return refuse(
+        id, request,
+        Error(Code::invalid,
+              "the client speaks protocol " + std::to_string(hello.protocol()) + ", and this daemon (version " +
+                  parts_.settings.version + ") speaks protocol " + std::to_string(ipc::protocol_version),
+              "install the same version of Muster on both sides"));
   client.said_hello = true;
   parts_.outside.greeted(id);
   if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && ipc::is_text(name))
@@ -105,7 +106,8 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
     if (auto charged = rings ? parts_.clients.charge_rings(*waiting) : Result<void>(); !charged) return charged;
     return welcome(*waiting, request, rings);
   };
-  // Not in line at first: rings are small, and nobody should wait for the large requests of others to attach.
+  // The first attempt is ahead of the line: rings are small, and connecting should not wait for the large requests of
+  // others.
   const auto done = attempt(Turn::before_others);
   if (done) return;
   if (!rings || done.error().code() != Code::out_of_memory) return refuse(id, request, done.error());
@@ -135,7 +137,7 @@ Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings
   const auto frame = out.finish(wire::Body_Welcome, body.Union());
   if (rings)
     if (auto made = parts_.outside.welcome(client.id, frame); !made) {
-      client.rings = {};  // it has none, and may wait for a long time
+      client.rings = {};  // the client has no rings yet, and may wait for a long time
       return made;
     }
   client.greeted = true;
@@ -191,7 +193,7 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
     default:
       return parts_.teller.reply_error(
           id, request,
-          Error(Code::invalid, "request of unknown type " + std::to_string(frame.body_type()),
+          Error(Code::invalid, "the request has the unknown type " + std::to_string(frame.body_type()),
                 "install the same version of Muster on both sides"));
   }
 }
@@ -253,7 +255,7 @@ void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::
       try {
         parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
       } catch (const std::exception&) {
-        parts_.clients.doom(payer.client);  // the segment is its own, and it would never hear of that
+        parts_.clients.doom(payer.client);  // the client has the segment, and would never hear of it
         throw;
       }
       return {};
@@ -267,12 +269,12 @@ void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::
         },
         id);
   };
-  // What can never be, or never fit, must not stand in line before what can.
+  // A request that can never be met is refused at once, so that it does not stand in line before those that can.
   if (!parts_.segments.has(wanted.device))
     return parts_.teller.reply_error(client.id, request, ipc::no_such_device(wanted.device, parts_.segments.devices()));
   if (auto fits = parts_.ledger.possible(payer, memory_of(wanted.device), wanted.bytes); !fits)
     return parts_.teller.reply_error(client.id, request, fits.error());
-  // Memory that is on its way back is worth a moment, also to one who would not wait for others.
+  // If memory is being given back, it is worth a short wait, even for a client that would not wait for others.
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = parts_.disposals > 0 && parts_.admission.waiting() == 0;
   const auto size = wanted.bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
@@ -286,7 +288,7 @@ Result<void> Requests::submit(Client& client, std::uint64_t request, const wire:
     parts_.teller.reply_error(id, request, error);
     return {};
   };
-  if (!part.body()) return refuse_part(Error(Code::invalid, "Submit without a record"));
+  if (!part.body()) return refuse_part(Error(Code::invalid, "the Submit has no record"));
   const std::span body(reinterpret_cast<const std::byte*>(part.body()->data()), part.body()->size());
   if (part.offset() == 0) client.parts = {};
   Client::Parts whole;
@@ -312,14 +314,15 @@ Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
   auto& [type, bytes, charges] = client.parts;
   if (part.offset() == 0) type = part.type();
   if (part.offset() != bytes.size() || part.type() != type)
-    return Error(Code::invalid, "a part of a record at offset " + std::to_string(part.offset()) + " where " +
-                                    std::to_string(bytes.size()) + " bytes of it have come");
-  // Many small ones would cost more than they bring.
+    return Error(Code::invalid, "a part of a record begins at offset " + std::to_string(part.offset()) + ", and " +
+                                    std::to_string(bytes.size()) + " bytes of the record have come");
+  // Many small parts would cost more than they bring.
   constexpr std::size_t part_bytes_min = 4096;
   if (part.more() && part.body()->size() < part_bytes_min)
-    return Error(Code::invalid, "a part of " + std::to_string(part.body()->size()) + " bytes that is not the last");
+    return Error(Code::invalid,
+                 "a part of a record has " + std::to_string(part.body()->size()) + " bytes and is not the last one");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
-    return Error(Code::invalid, "a record of more than " + ipc::bytes_text(ipc::submit_bytes_max));
+    return Error(Code::invalid, "a record has more than " + ipc::bytes_text(ipc::submit_bytes_max));
   auto charge = parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size());
   if (!charge) return charge.error();
   const auto* begin = reinterpret_cast<const std::byte*>(part.body()->data());
@@ -328,8 +331,8 @@ Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
   return {};
 }
 
-/// For what is kept of a request that others can let wait for as long as they like, until it is done: also when its
-/// client has gone meanwhile.
+/// Charges for a request that others can make wait for as long as they like. The charge lasts until the request is
+/// done, even if its client has gone meanwhile.
 Result<std::shared_ptr<Requests::Waiting>> Requests::charge_waiting(const Client& client, std::uint64_t bytes) {
   auto charge = parts_.ledger.charge(client.payer(), Resource::heap, bytes);
   if (!charge) return charge.error();
@@ -349,12 +352,12 @@ void Requests::seal_segment(const Client& client, std::uint64_t request,
   run_sealing(id, request, std::move(*sealing), std::move(*waiting));
 }
 
-/// It waits at the cost of its connection.
+/// The charge of the connection covers the wait.
 void Requests::seal_rings(Client& client, std::uint64_t request) {
   if (client.rings.memory.amount() == 0)
-    return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "it has no rings"));
+    return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "the client has no rings"));
   if (std::exchange(client.mapped_rings, true))
-    return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "its rings were mapped before"));
+    return parts_.teller.reply_error(client.id, request, Error(Code::invalid, "the client's rings were mapped before"));
   run_sealing(client.id, request, parts_.outside.seal_rings(client.id), nullptr);
 }
 
@@ -379,7 +382,7 @@ void Requests::map(Client& client, std::uint64_t request, SegmentId id) {
 void Requests::lookup(const Client& asks, std::uint64_t request, const wire::Lookup& asked) {
   const ClientId id = asks.id;
   if (!asked.capability())
-    return parts_.teller.reply_error(id, request, Error(Code::invalid, "Lookup without a capability"));
+    return parts_.teller.reply_error(id, request, Error(Code::invalid, "the Lookup has no capability"));
   const auto incarnation = asked.incarnation();
   const ObjectId object{asked.object()};
   const Capability capability{{asked.capability()->low(), asked.capability()->high()}};
@@ -393,7 +396,7 @@ void Requests::lookup(const Client& asks, std::uint64_t request, const wire::Loo
               "make the object again, or connect to the daemon that has it: MUSTER_SOCKET"));
   auto waiting = charge_waiting(asks, waiting_lookup_bytes);
   if (!waiting) return parts_.teller.reply_error(id, request, waiting.error());
-  // The maker's seal may still lie unread in its ring, although it came before this in time.
+  // The maker's seal may still be unread in its ring, although it was written before this request.
   const auto answer = [this, id, request, object, capability, found_by] {
     Client* client = parts_.clients.find(id);
     if (!client) return;
@@ -428,7 +431,7 @@ void Requests::reply_object(ClientId id, std::uint64_t request, const Object& ob
   parts_.teller.reply(id, out.finish_in_place(wire::Body_Object, body.Union()), {});
 }
 
-/// For the reply while it is built. Then the server charges what of it is not read.
+/// Checks that there is room for the reply while it is built. After that the server charges for what is not read.
 Result<void> Requests::has_room_to_describe(const Client& client, ObjectId object) {
   constexpr std::size_t small = 16 << 10;
   constexpr std::size_t copies = 2;

@@ -1,4 +1,5 @@
-// The frames of a client: what needs a reply or a descriptor, or is rare. Each request is answered once.
+// Handles the frames of a client, which are for what needs a reply or a descriptor, or is rare. Each request is
+// answered once.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -38,10 +39,10 @@ struct Submit;
 
 namespace musterd {
 
-/// What a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
+/// How many bytes a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
 inline constexpr std::uint64_t waiting_lookup_bytes = 256;
 inline constexpr std::uint64_t waiting_seal_bytes = 1024;
-/// What a life line takes in the kernel, the event loop and the store, as measured.
+/// How many bytes a life line takes in the kernel, the event loop and the store, as measured.
 inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 
 class Requests {
@@ -61,20 +62,20 @@ class Requests {
     GroupOps& group_ops;
     Records& records;
     Outside& outside;
-    /// Does what comes from outside, for a client, as an event of the node.
+    /// Runs a call from outside, for a client, as an event of the node.
     std::function<void(ClientId, FunctionRef)> event;
-    const std::size_t& disposals;  ///< segments and descriptions of objects whose memory is on its way back
+    const std::size_t& disposals;  ///< segments and descriptions of objects whose memory is being given back
     const TimePoint& started;
-    const TimePoint& now;  ///< of the event that runs
+    const TimePoint& now;  ///< the time of the event that runs
   };
   explicit Requests(Parts parts) : parts_(std::move(parts)) {}
 
-  /// `bytes`: a verified frame. An error: the client has sent what can't be, and is to be cut off.
+  /// `bytes` is a verified frame. An error means that the client broke the protocol and has to be cut off.
   [[nodiscard]] muster::Result<void> handle(Client& client, std::span<const std::byte> bytes, TimePoint now);
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
-  /// A request that waits outside of the node, for a ring or a thread; held there by the function that ends it.
+  friend class NodeAudit;  ///< in the tests; adds up what is held
+  /// A request that waits outside of the node, for a ring or a thread. The function that ends it holds this.
   struct Waiting : WaitingHook {
     Charge charge;
   };

@@ -1,4 +1,4 @@
-// When something is tried again for which there was no memory, or no descriptor: in a moment, as others have to give
+// Says when to try again something that found no memory or no descriptor. That is after a pause, as others have to give
 // some back first.
 #pragma once
 
@@ -10,17 +10,17 @@ namespace musterd {
 
 class Retry {
  public:
-  /// `pause`: between two attempts.
+  /// `pause` is the time between two attempts.
   explicit Retry(Duration pause) : pause_(pause) {}
 
   void failed(TimePoint now) { at_ = now + pause_; }
-  /// It is tried as soon as there is a reason to.
+  /// From now on it is tried whenever there is a reason to.
   void succeeded() { at_ = TimePoint::min(); }
-  /// What was missing is there: it need not wait any longer.
+  /// What was missing is there, so the next attempt need not wait.
   void hurry(TimePoint now) { at_ = std::min(at_, now); }
   [[nodiscard]] bool has_failed() const { return at_ != TimePoint::min(); }
   [[nodiscard]] bool may(TimePoint now) const { return now >= at_; }
-  /// The next attempt; of what has failed.
+  /// When to try again, if the last attempt failed.
   [[nodiscard]] TimePoint at() const { return at_; }
 
  private:

@@ -1,8 +1,8 @@
-// Whose turn it is on the control thread. In each round every process with something to do has one slice of time,
-// however many connections it has, and these have their turns within it. A round has a length. When that is not enough
-// for all, the next one begins with the processes whose turns are short, as has been seen; these have at most half of
-// it. The others follow: those that have cost least lately, first by user, then by process. So one that asks for little
-// waits for little more than one round, however many others ask for much.
+// Whose turn it is on the control thread. In each round every process with something to do has one slice of time. Its
+// connections, however many, share that slice. A round has a maximum length. If that was not enough for all, the next
+// round begins with the processes whose turns have been short; these have at most half of it. The others follow: those
+// that have cost least lately, first by user, then by process. So a process that asks for little waits for little more
+// than one round, however many others ask for much.
 #pragma once
 
 #include <algorithm>
@@ -22,18 +22,18 @@
 
 namespace musterd {
 
-/// The connections with something to do, by process. Member: a shared pointer to a connection; it has `lane`, of type
-/// Rounds<Member>::LanePtr, for as long as it may be here.
+/// The connections with something to do, by process. Member is a shared pointer to a connection. The connection has a
+/// member `lane`, of type Rounds<Member>::LanePtr, for as long as it may be here.
 template <class Member>
 class Rounds {
  public:
   struct Lane;
   using LanePtr = std::shared_ptr<Lane>;
   struct User {
-    RecentCost cost;  ///< of all its processes, also of those that have ended, while one of them lives
+    RecentCost cost;  ///< of all its processes, ended ones too, while one of them lives
     std::size_t lanes = 0;
   };
-  /// All that live.
+  /// All lanes and users that exist.
   struct Known {
     std::unordered_map<std::uint64_t, std::weak_ptr<Lane>> lanes;  ///< by user and process
     std::unordered_map<std::uint32_t, User> users;
@@ -52,12 +52,12 @@ class Rounds {
     }
     std::uint32_t user_id;
     std::int32_t pid;
-    std::shared_ptr<Known> known;  ///< it may outlive the rounds
+    std::shared_ptr<Known> known;  ///< a lane may outlive the rounds
     User* user;
     RecentCost cost;
     ExpectedCost next_cost;
-    std::uint64_t served = 0;     ///< in which round it had its last turn, or came
-    std::vector<Member> members;  ///< those with something to do
+    std::uint64_t served = 0;     ///< the round in which it had its last turn, or came
+    std::vector<Member> members;  ///< the connections with something to do
     std::size_t next = 0;         ///< whose turn it is
   };
 
@@ -65,8 +65,8 @@ class Rounds {
 
   explicit Rounds(RoundsClock clock) : clock_(std::move(clock)) {}
 
-  /// That of the process; 0: a process that the daemon can't see, and each is taken for another one. A newcomer begins
-  /// as an average process of its user, so it gains nothing by coming anew.
+  /// The lane of a process. Pid 0 is a process that the daemon can't see; each call for it makes a new lane. A newcomer
+  /// begins with the average cost of its user's processes, so it gains nothing by connecting anew.
   [[nodiscard]] LanePtr lane_of(std::uint32_t user, std::int32_t pid, TimePoint now) {
     const auto key = key_of(user, pid);
     if (const auto found = known_->lanes.find(key); found != known_->lanes.end()) return found->second.lock();
@@ -80,7 +80,8 @@ class Rounds {
 
   [[nodiscard]] bool empty() const { return busy_.empty(); }
 
-  /// It has its first turn in the next round. If this throws, as there is no memory, it is not here.
+  /// Adds a connection, which has its first turn in the next round. If this throws, as there is no memory, it was not
+  /// added.
   void add(const Member& member) {
     Lane& lane = *member->lane;
     lane.members.push_back(member);
@@ -115,13 +116,13 @@ class Rounds {
       for (const Member& member : lane->members) visit(member);
   }
 
-  /// One round, which begins `now`. `has_work(member)`: whether it has something to do; `serve(member, slice)` does
-  /// some of it, and may add and remove anything. True if there was something.
+  /// Runs one round, which begins `now`. `has_work(member)` says whether a connection has something to do.
+  /// `serve(member, slice)` does some of it, and may add and remove connections. True if there was something to do.
   template <class HasWork, class Serve>
   bool round(TimePoint now, HasWork has_work, Serve serve) {
     ++rounds_;
     if (now - core_asked_ > Slice::length) on_core_ = clock_.on_core(), core_asked_ = now;
-    // While there is time for all, their order is of no importance.
+    // While there is time for all, their order does not matter.
     short_end_ = too_short_ ? arrange(now) : 0;
     const TimePoint begin = now;
     bool worked = false;
@@ -134,7 +135,7 @@ class Rounds {
     too_short_ = !serve_until(short_end_, begin + length / 2);
     next_ = std::max(next_, short_end_);
     too_short_ |= !serve_until(end_, begin + length);
-    // Nobody waits forever for those who cost less.
+    // So no process waits forever for those that cost less.
     if (Lane* const lane = too_short_ ? longest_waiting(has_work) : nullptr) serve_lane(*lane, now, has_work, serve);
     return worked;
   }
@@ -144,7 +145,7 @@ class Rounds {
     return std::uint64_t{user} << 32 | static_cast<std::uint32_t>(pid);
   }
 
-  /// A lane leaves its place, and those behind it move up.
+  /// Takes a lane out; those behind it move up.
   void take_out(const Lane& lane) {
     const auto at = std::find(busy_.begin(), busy_.end(), &lane);
     if (at == busy_.end()) return;
@@ -155,7 +156,8 @@ class Rounds {
     busy_.erase(at);
   }
 
-  /// Those whose turns are short come first, whatever others of their users do. Returns how many.
+  /// Sorts the lanes: processes whose turns are short come first, whatever other processes of their users do. Returns
+  /// how many these are.
   std::size_t arrange(TimePoint now) {
     for (Lane* lane : busy_) {
       lane->cost.forget(now);
@@ -171,7 +173,7 @@ class Rounds {
         std::count_if(busy_.begin(), busy_.end(), [](const Lane* lane) { return lane->next_cost.is_short(); }));
   }
 
-  /// Of those that had no turn in this round.
+  /// The lane that has waited longest, of those that had no turn in this round.
   template <class HasWork>
   [[nodiscard]] Lane* longest_waiting(HasWork& has_work) const {
     Lane* longest = nullptr;
@@ -185,7 +187,7 @@ class Rounds {
     return longest;
   }
 
-  /// Who just had a turn when another process took the core has not had all of it.
+  /// How much of a turn the thread had a core. If another process took the core meanwhile, that time does not count.
   [[nodiscard]] Duration time_taken(TimePoint begin, TimePoint end) {
     if (end - begin < Slice::length / 2) return end - begin;
     const Duration before = std::exchange(on_core_, clock_.on_core());
@@ -193,7 +195,7 @@ class Rounds {
     return std::min<Duration>(end - begin, on_core_ - before);
   }
 
-  /// False if it had nothing to do.
+  /// Serves one lane. False if it had nothing to do.
   template <class HasWork, class Serve>
   bool serve_lane(Lane& lane, TimePoint& now, HasWork& has_work, Serve& serve) {
     Slice slice(clock_, now);
@@ -224,14 +226,14 @@ class Rounds {
 
   RoundsClock clock_;
   TimePoint core_asked_;     ///< when the thread was last asked for its time on a core
-  Duration on_core_{};       ///< what it said
-  std::vector<Lane*> busy_;  ///< with members
-  // Those in between have not had their turns in this round.
+  Duration on_core_{};       ///< the answer
+  std::vector<Lane*> busy_;  ///< lanes with members
+  // The lanes in [next_, end_) have not had their turns in this round.
   std::size_t next_ = 0;
   std::size_t end_ = 0;
-  std::size_t short_end_ = 0;  ///< before it, in order, those whose turns are short
+  std::size_t short_end_ = 0;  ///< lanes before this index have short turns
   std::uint64_t rounds_ = 0;
-  bool too_short_ = false;  ///< the last round was, for all who had something to do
+  bool too_short_ = false;  ///< the last round was too short for all that had something to do
   std::shared_ptr<Known> known_ = std::make_shared<Known>();
 };
 

@@ -17,7 +17,7 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// How often the kernel is asked for events while rings keep the thread busy: after so many turns, or so long.
+/// While rings keep the thread busy, the kernel is asked for events after so many turns, or after so long.
 constexpr unsigned turns_between_events = 64;
 constexpr Duration time_between_events = std::chrono::microseconds(500);
 
@@ -42,12 +42,12 @@ AsioServer::~AsioServer() {
   leaving_.merge(connections_);
   for (const auto& [heir, line] : lifelines_) line->left.reset(line->socket.release());
   loose_lines_.merge(lifelines_);
-  // What waits for a connection's ring holds the connection.
+  // Functions that wait for a connection's ring hold the connection.
   for (const auto& [id, connection] : leaving_) connection->behind.clear();
   later_.clear();
   giving_back_.succeeded();
   give_back();
-  // Charges end before the ledger does; what there was no memory for is closed here.
+  // Charges must end before the ledger does. Descriptors that there was no memory to close elsewhere are closed here.
   for (const auto& [id, connection] : leaving_) connection->charges = {};
   for (const auto& [id, connection] : leaving_) connection->replies.reset(), connection->backlog.reset();
   blocking_.stop();
@@ -84,18 +84,18 @@ std::string AsioServer::run() {
       tick_if_due();
     }
     if (go_on() || worked) continue;
-    // Lanes need the cores more than this thread needs to know a few microseconds earlier.
+    // While lanes work, this thread does not poll: they need the cores more than it needs to save a few microseconds.
     if (!rounds_.empty() && !lane_.busy() && now_ - last_work < patience.poll_max(backoff)) {
       backoff.step();
       continue;
     }
-    sleep();  // ends with what has come
+    sleep();  // handles what has come, too
     works_now();
   }
   return reason_;
 }
 
-/// For a slice of time: what many clients send at once must not keep rings waiting.
+/// Handles events for a slice of time, so that many clients that send at once don't keep rings waiting.
 void AsioServer::take_events() noexcept {
   const auto until = Clock::now() + Slice::length;
   io_.restart();  // take_posted() may have stopped it
@@ -103,13 +103,14 @@ void AsioServer::take_events() noexcept {
     while (io_.poll_one() > 0 && Clock::now() < until) {
     }
   } catch (const std::exception&) {
-    // Handlers guard what they do. Asio itself has nothing to undo.
+    // Handlers catch what they throw, and Asio itself has nothing to undo.
   }
   flush_completions();
   next_events_ = Clock::now() + time_between_events;
 }
 
-/// What the node has begun. True if there was something; what found no memory waits a moment.
+/// Lets the node go on with unfinished work. True if there was some. If it finds no memory, it is tried again after a
+/// pause.
 bool AsioServer::go_on() {
   if (!node_.goes_on() || !going_on_.may(now_)) return false;
   node_.go_on(now_);
@@ -128,7 +129,7 @@ bool has_work(const Connection& connection) {
 
 }  // namespace
 
-/// True if somebody had something to do.
+/// True if any connection had something to do.
 bool AsioServer::take_turns() {
   return rounds_.round(now_, has_work, [this](const ConnectionPtr& connection, Slice& slice) {
     guarded(connection, [&] {
@@ -139,7 +140,7 @@ bool AsioServer::take_turns() {
   });
 }
 
-/// Called by other threads, which have nobody to tell that there is no memory: it takes none.
+/// Called by other threads. Takes no memory, as they could not report the lack of it.
 void AsioServer::take_posted(Errand errand) noexcept {
   {
     const std::lock_guard lock(posted_mutex_);
@@ -161,7 +162,7 @@ bool AsioServer::run_posted() noexcept {
     try {
       function();
     } catch (const std::exception&) {
-      // The node guards what it does for clients, and what is left of it goes on.
+      // The node catches what its work for clients throws, and goes on with what is left.
     }
   }
   return !errands.empty();
@@ -171,7 +172,7 @@ bool AsioServer::run_later() noexcept {
   try {
     return later_.run_one();
   } catch (const std::exception&) {
-    return true;  // the same
+    return true;  // as in run_posted()
   }
 }
 
@@ -191,7 +192,7 @@ void AsioServer::flush_completions() noexcept {
   give_back();
 }
 
-/// `woke`: when the first one was woken of those that are flushed together.
+/// `woke`: when the first of the clients that are flushed together was woken.
 void AsioServer::flush(const ConnectionPtr& connection, std::optional<TimePoint>& woke) {
   if (!connection->channel || connection->closing) return;
   if (auto flushed = connection->channel->flush(); !flushed) return cut_off(connection, flushed.error());
@@ -221,7 +222,7 @@ void AsioServer::sleep() {
       if (deadline == TimePoint::max()) io_.run_one();
       else io_.run_one_until(deadline);
     } catch (const std::exception&) {
-      // As in take_events().
+      // The same holds as in take_events().
     }
   }
   sleeping_.store(false, std::memory_order_seq_cst);
@@ -237,7 +238,7 @@ void AsioServer::tick_if_due() {
   if (next_deadline() <= now_) tick();
 }
 
-/// When there is something to do whatever comes.
+/// When there is something to do even if nothing comes in.
 TimePoint AsioServer::next_deadline() const {
   auto next = std::min({idle_exit_, stop_deadline_, node_.next_deadline().value_or(TimePoint::max())});
   const auto consider = [&](const Retry& retry) {
@@ -271,7 +272,7 @@ void AsioServer::set_dirty(const ConnectionPtr& connection) {
 void AsioServer::set_takes_turns(const ConnectionPtr& connection, bool Connection::*why, bool is_so) {
   if (is_so && connection->given_up) return;
   const bool before = connection->takes_turns();
-  if (is_so && !before) rounds_.add(connection);  // which may find no memory
+  if (is_so && !before) rounds_.add(connection);  // this may throw for lack of memory
   (*connection).*why = is_so;
   if (before && !connection->takes_turns()) rounds_.remove(connection);
 }
@@ -286,15 +287,16 @@ void AsioServer::wait_for_idle_exit() noexcept {
 
 void AsioServer::exit_if_idle() noexcept try {
   idle_exit_ = TimePoint::max();
-  accept_some();  // somebody may have come at this very moment
+  accept_some();  // a client may be connecting just now
   if (!connections_.empty()) return;
   if (newcomer_) return wait_for_idle_exit();
   stop("nobody was connected for a while");
 } catch (const std::bad_alloc&) {
-  wait_for_idle_exit();  // for want of memory it can't even say why
+  wait_for_idle_exit();  // there is no memory even for the reason
 }
 
-/// The one who asked is in the middle of a request; its reply goes out before the node is told, in the next turn.
+/// The client that asked for the end is in the middle of a request. Its reply goes out first; the node is told in the
+/// next turn.
 void AsioServer::stop(std::string reason) noexcept {
   if (stopping_) return;
   stopping_ = true;

@@ -1,5 +1,5 @@
-// The shell around the node: sockets, rings, timers and signals in; effects out. One thread runs it all.
-// It polls the rings of clients that were active a moment ago, and sleeps in the kernel when nothing happens.
+// The shell around the node: sockets, rings, timers and signals come in, effects go out. One thread runs it all. It
+// polls the rings of clients that were active a moment ago, and sleeps in the kernel when nothing happens.
 #pragma once
 
 #include <functional>

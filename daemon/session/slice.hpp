@@ -9,27 +9,27 @@
 
 namespace musterd {
 
-/// The rounds' time, and how much of it the thread has had a core. A test has its own.
+/// The clock of the rounds, and how long the thread has had a core. Tests have their own.
 struct RoundsClock {
   std::function<TimePoint()> now;
   std::function<Duration()> on_core;  ///< takes a system call
 };
 
-/// What a process has left of its turn. One thing that is done may take longer than there is.
+/// What is left of a process's turn. A single piece of work may take longer than that.
 class Slice {
  public:
   static constexpr Duration length = std::chrono::microseconds(200);
 
-  /// `clock` has to outlive it.
+  /// `clock` has to outlive the slice.
   Slice(const RoundsClock& clock, TimePoint begin) : clock_(clock), until_(begin + length) {}
 
   enum class Cost : std::uint8_t {
-    quick,  ///< gives something up, or only takes note: the clock is not asked for each of these
+    quick,  ///< work that gives something up or only notes it; the clock is not read for each
     any,
   };
-  /// Something was done.
+  /// Notes that some work was done.
   void spend(Cost cost) { since_clock_ = cost == Cost::quick ? since_clock_ + 1 : quick_max; }
-  /// Whether there is time for more. The usual turn does one thing and never asks.
+  /// Whether there is time for more. The usual turn does one thing and never calls this.
   [[nodiscard]] bool lasts() {
     if (since_clock_ < quick_max) return true;
     since_clock_ = 0;

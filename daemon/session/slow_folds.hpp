@@ -1,6 +1,6 @@
-// Whose arrays the control thread does not read for a while. A process can make the kernel lock the pages of its sealed
-// arrays, by collapsing them into huge pages for example, and a thread that reads them then waits. A lane may wait; the
-// control thread may not.
+// The processes whose arrays the control thread does not read for a while. A process can make the kernel lock the pages
+// of its sealed arrays, for example by collapsing them into huge pages. A thread that reads them then waits. A lane may
+// wait; the control thread may not.
 #pragma once
 
 #include <algorithm>
@@ -18,18 +18,18 @@ class SlowFolds {
  public:
   static constexpr Duration pause = std::chrono::seconds(10);
   static constexpr std::size_t marks_max = 16;
-  static constexpr std::ptrdiff_t of_user_max = 3;  ///< processes; with more the whole user is meant
+  static constexpr std::ptrdiff_t of_user_max = 3;  ///< with more marked processes, the whole user counts as marked
 
   SlowFolds() { marks_.reserve(marks_max); }
 
-  /// A fold with an array of this process took long.
+  /// Marks a process, as a fold with one of its arrays took long.
   void mark(const Process& process, TimePoint now) {
     forget(now);
     std::erase_if(marks_, [&](const Mark& mark) { return mark.process == process; });
     if (marks_.size() == marks_max) marks_.erase(marks_.begin());
     marks_.push_back({process, now + pause});
   }
-  /// Whether nobody was marked lately. The usual answer, and quick.
+  /// Whether no process was marked lately. That is the usual case, and this check is quick.
   [[nodiscard]] bool empty() const { return marks_.empty(); }
   [[nodiscard]] bool holds_off(const Process& process) const {
     const auto same_user = [&](const Mark& mark) { return mark.process.user == process.user; };

@@ -19,7 +19,7 @@ using muster::Result;
 namespace ipc = muster::ipc;
 
 void GroupOps::reform(const GroupPtr& state, const Op& op, std::uint32_t next_epoch, TimePoint now) {
-  // A loss may have completed another one before, which was all that this one asked for.
+  // A loss may have completed an earlier reform, which did all that this one asks for.
   if (state->muster->is_own(op.id)) {
     auto next = prepare_epoch(state, next_epoch,
                               Error(Code::peer_lost, "the group was reformed while the op was pending",
@@ -47,9 +47,10 @@ Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settin
     if (!client) continue;
     if (auto room = parts_.table.check_seats(*client, more); !room) return room.error();
   }
-  // Not of the parent's epoch and op: a group that is made again under the same name would count from one again.
+  // The number is not the parent's epoch and op, as a group that is made again under the same name would count from one
+  // again.
   const std::string number = std::to_string(++last_split_);
-  // Groups that nobody takes a seat of go again.
+  // Removes groups that nobody takes a seat in.
   struct Children {
     GroupTable& table;
     std::vector<Child> made{};
@@ -70,7 +71,7 @@ Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settin
       return Error(Code::invalid,
                    "the new group's name would have " + ipc::over_text(settings.name.size(), name_bytes_max),
                    "use shorter names, or split the first group instead of its parts");
-    // Not to who made the parent: members of other users could split on and on at that user's cost.
+    // The parent's maker does not pay: otherwise members of other users could make any number of groups at its cost.
     auto group = parts_.table.make(std::move(settings), payer_of(*members.front()));
     if (!group) return group.error();
     Child& child = children.made.emplace_back(Child{std::move(*group), std::move(members), {}});
@@ -89,7 +90,7 @@ void GroupOps::split(const GroupPtr& state, const Op& op) {
   try {
     seat_in_children(*children, op);
   } catch (const std::exception&) {
-    // Some know of their seats, and have nobody to meet there.
+    // Some members know of their seats already, but the others will not come.
     for (const auto& [child, members, seats] : *children) {
       for (const auto& [rank, seat] : child->group.seats()) parts_.clients.doom(seat.client);
       if (child->group.empty()) parts_.table.remove(child);
@@ -117,7 +118,7 @@ void GroupOps::seat_in_child(const GroupPtr& child, const Contribution& contribu
     MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
   };
   if (!client) {
-    // It contributed and then died: its seat in the new group is lost from the start.
+    // The client contributed and then died, so its seat in the new group is lost from the start.
     join_child();
     parts_.works.erase(contribution.ticket);
     static_cast<void>(child->group.lose(seat.id));

@@ -1,5 +1,5 @@
-// Tells clients: replies to their requests, and records in their completion rings. A record that can't be written cuts
-// off its client and throws nothing; a reply may throw.
+// Tells clients things, by replies to their requests and by records in their completion rings. If a record can't be
+// written, its client is cut off, and nothing is thrown. A reply may throw.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ class Teller {
         client);
   }
   void fail_work(ClientId client, WorkId work, const muster::Error& error) noexcept {
-    // To copy the error may find no memory either.
+    // Copying the error may throw for lack of memory, too.
     clients_.guarded(
         [&] {
           tell(client, muster::ipc::CompletionType::failed, muster::ipc::Failed{work, error});
@@ -50,7 +50,7 @@ class Teller {
  private:
   Clients& clients_;
   Outside& outside_;
-  std::vector<std::byte> body_;  ///< used again and again
+  std::vector<std::byte> body_;  ///< reused, to save allocations
 };
 
 }  // namespace musterd

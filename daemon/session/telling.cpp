@@ -1,6 +1,6 @@
-// How the members of a group learn of a loss, a replacement or a new epoch. They may be a thousand, and changes may
-// come faster than all of them can be told, so of each group one round of tellings is pending at most: it tells what is
-// the newest then.
+// How the members of a group learn of a loss, a replacement or a new epoch. There may be a thousand members, and
+// changes may come faster than all of them can be told. So each group has at most one pending round of tellings, which
+// tells the newest state.
 #include <algorithm>
 #include <optional>
 
@@ -11,13 +11,13 @@ namespace musterd {
 
 namespace ipc = muster::ipc;
 
-/// Every member is told from here on.
+/// Notes that every member has to be told.
 void GroupOps::note_change(GroupState& state, UntoldGroups& among) noexcept {
   state.untold_ranks = state.group.settings().world_size;
   if (!state.tells()) among.push_back(state);
 }
 
-/// The first ones now, and the others in turn with what others do.
+/// Tells the first members now; the others are told in later turns.
 void GroupOps::tell_members(GroupState& state, std::size_t& left) noexcept {
   note_change(state, untold_);
   if (tell_some(state, left)) state.UntoldHook::unlink();
@@ -26,7 +26,7 @@ void GroupOps::tell_members(GroupState& state, std::size_t& left) noexcept {
 void GroupOps::tell_more() noexcept {
   std::size_t left = effort_of_turn;
   tell_some(untold_, left);
-  // Groups take turns.
+  // Groups take turns, so this one goes to the end.
   if (!untold_.empty()) untold_.splice(untold_.end(), untold_, untold_.begin());
 }
 
@@ -34,10 +34,10 @@ void GroupOps::tell_some(UntoldGroups& untold, std::size_t& left) noexcept {
   while (!untold.empty() && tell_some(untold.front(), left)) untold.pop_front();
 }
 
-/// As many as there is time for; true if none is left.
+/// Tells as many members as there is time for. True if none is left.
 bool GroupOps::tell_some(GroupState& state, std::size_t& left) noexcept {
   constexpr std::size_t effort_of_record = 2;
-  constexpr std::size_t ranks_each = 512;  ///< that a record names
+  constexpr std::size_t ranks_each = 512;  ///< ranks named by a record
   if (left == 0) return false;
   std::optional<ipc::GroupChanged> changed;
   std::vector<std::byte> body;
@@ -59,10 +59,10 @@ bool GroupOps::tell_some(GroupState& state, std::size_t& left) noexcept {
   return state.untold_ranks == 0;
 }
 
-/// `changed`: none if there was no memory to say it.
+/// `changed` is empty if there was no memory for it.
 void GroupOps::tell_member(const Seat& seat, std::optional<ipc::GroupChanged>& changed,
                            std::vector<std::byte>& body) noexcept {
-  // One that is being forgotten may hold more seats, which it loses next.
+  // A client that is being forgotten may hold more seats, which it loses next.
   if (!parts_.clients.find(seat.client)) return;
   if (!changed) return parts_.clients.doom(seat.client);
   changed->seat = seat.id;

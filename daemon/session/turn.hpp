@@ -5,7 +5,7 @@
 
 namespace musterd {
 
-/// Of what takes about a microsecond each: see Muster::lose(). So a turn is about a fifth of a millisecond.
+/// In units of about a microsecond, see Muster::lose(). So a turn takes about a fifth of a millisecond.
 inline constexpr std::size_t effort_of_turn = 256;
 
 }  // namespace musterd

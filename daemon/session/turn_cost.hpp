@@ -1,4 +1,4 @@
-// What turns on the control thread have cost others, and what the next one may cost.
+// What a process's turns on the control thread have cost others, and what the next one may cost.
 #pragma once
 
 #include <algorithm>
@@ -10,11 +10,12 @@
 
 namespace musterd {
 
-/// What somebody's turns have cost the others lately: a sum of which half is forgotten every half second.
+/// What the turns of a process or user have cost others lately: a sum, half of which is forgotten every half second.
 class RecentCost {
  public:
-  /// A turn makes the others wait. They come upon a long one more often, and then wait longer, so turns shorter than a
-  /// slice count by the square of their length: a thousand turns of 5 microseconds like one of 125.
+  /// The cost of a turn for those that wait. Others run into a long turn more often, and then wait longer. So a turn
+  /// shorter than a slice counts by the square of its length: a thousand turns of 5 microseconds cost as much as 125
+  /// microseconds.
   [[nodiscard]] static std::uint64_t of_turn(Duration took) {
     constexpr auto slice = static_cast<std::uint64_t>(Slice::length.count());
     const auto length = static_cast<std::uint64_t>(std::max<Duration::rep>(took.count(), 0));
@@ -27,13 +28,13 @@ class RecentCost {
   void forget(TimePoint now) {
     constexpr Duration half_life = std::chrono::milliseconds(500);
     const std::int64_t period = now.time_since_epoch() / half_life;
-    // A caller may have read the clock before the caller before it did, so time may step back.
+    // A caller may have read the clock earlier than the previous caller did, so time may step back.
     if (period <= period_) return;
     const std::int64_t halvings = period - period_;
     sum_ = halvings < 64 ? sum_ >> halvings : 0;
     period_ = period;
   }
-  /// As of the last time that something was added or forgotten.
+  /// The sum when something was last added or forgotten.
   [[nodiscard]] std::uint64_t sum() const { return sum_; }
 
  private:
@@ -41,8 +42,8 @@ class RecentCost {
   std::int64_t period_ = 0;
 };
 
-/// What a process's next turn may cost, by those that it had. It rises with a long turn, and falls by a thousandth with
-/// each short one: time alone is no proof.
+/// What a process's next turn may cost, judged by its earlier turns. It rises with a long turn, and falls by a
+/// thousandth with each short one. It does not fall with time alone.
 class ExpectedCost {
  public:
   void learn(std::uint64_t cost) {
@@ -54,7 +55,7 @@ class ExpectedCost {
 
  private:
   static constexpr std::uint64_t short_max = 20'000;  // turns of about 60 microseconds
-  std::uint64_t cost_ = 100'000;                      // of one that nothing is known of
+  std::uint64_t cost_ = 100'000;                      // for a process that has had no turn yet
 };
 
 }  // namespace musterd

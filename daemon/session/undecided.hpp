@@ -1,4 +1,4 @@
-// What was proposed to the decider and has no answer yet, and answers that found no memory to be carried out.
+// Proposals that the decider has not answered yet, and answers that could not be carried out for lack of memory.
 #pragma once
 
 #include <functional>
@@ -19,17 +19,17 @@ class Undecided {
     GroupPtr group;
     OpPtr op;  ///< null: the group's next epoch
   };
-  /// Of what was not decided at once. May throw for want of memory: then it is called again by go_on().
+  /// Carries out a decision that did not come at once. If it throws, as there is no memory, go_on() calls it again.
   using CarryOut = std::function<void(const Item& item, const Decision& decision)>;
-  /// `event`: does what comes from outside as an event of the node.
+  /// `event` runs a call from outside as an event of the node.
   Undecided(std::function<void(FunctionRef)> event, CarryOut carry_out)
       : event_(std::move(event)), carry_out_(std::move(carry_out)) {}
 
-  /// Gives the answer if it comes at once. May throw before anything is proposed, not after.
+  /// Returns the answer if it comes at once. May throw before anything is proposed, not after.
   [[nodiscard]] std::optional<Decision> propose(Decider& decider, const Proposal& proposal, const GroupPtr& group,
                                                 const OpPtr& op);
 
-  /// The daemon ends: what has no answer is visited, and then nobody wants one.
+  /// The daemon ends: visits all items without an answer. After this, answers are ignored.
   template <class Visit>
   void abandon(Visit visit) {
     for (auto* entries : {&waiting_, &decided_})
@@ -37,11 +37,11 @@ class Undecided {
         if (entry.item.group) visit(std::exchange(entry.item, {}));
   }
   [[nodiscard]] bool goes_on() const { return !decided_.empty(); }
-  /// One of those that found no memory.
+  /// Carries out one of the answers that found no memory before.
   void go_on();
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
   struct Entry {
     Item item;
     Decision decision;
@@ -54,8 +54,8 @@ class Undecided {
   std::function<void(FunctionRef)> event_;
   CarryOut carry_out_;
   Entries waiting_;
-  Entries decided_;  ///< and not carried out
-  Entries spare_;    ///< one that what is proposed next may need: then nothing may fail any more
+  Entries decided_;  ///< decided, but not carried out
+  Entries spare_;    ///< an entry for the next proposal, as nothing may fail once it is made
 };
 
 }  // namespace musterd

@@ -1,4 +1,4 @@
-// How an op runs: here and now, or on a lane, which may fail, hang or be late.
+// How an op runs: at once on the control thread, or on a lane, which may fail, hang or be late.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -61,14 +61,14 @@ bool OpRuns::reads_slowly(const Op& op) {
   });
 }
 
-/// Any of those whose arrays were read may be the reason.
+/// Any process whose arrays were read may be the reason, so all are marked.
 void OpRuns::mark_slow(const Op& op) {
   for (const auto& contribution : op.contributions)
     if (const Pending* pending = parts_.works.find(contribution.ticket)) slow_folds_.mark(pending->process, parts_.now);
 }
 
-/// Whose turns an op takes on a lane. All ranks have a part in a group's op; the lowest one's process stands for them,
-/// so that a group's ops stay in order, and many ranks get no more of the lane than a process alone.
+/// The process whose turns an op takes on a lane. All ranks take part in a group's op, and the process of the lowest
+/// one stands for them. So a group's ops stay in order, and many ranks get no more of the lane than a single process.
 const Process& OpRuns::process_of(const Op& op) const {
   return parts_.works.at(op.contributions.front().ticket).process;
 }
@@ -83,7 +83,7 @@ void OpRuns::lane_ended(std::uint64_t key, const JobEnd& end) {
   if (end.quiet) lane_is_quiet(key);
 }
 
-/// What the op read and wrote ends here if the op failed before.
+/// If the op has failed already, its inputs and regions end here.
 void OpRuns::lane_is_quiet(std::uint64_t key) {
   const auto found = running_.find(key);
   if (found != running_.end() && found->second.failed) running_.erase(found);

@@ -13,7 +13,7 @@ Ticket Works::ticket_of(ClientId client, WorkId work) {
 }
 
 Ticket Works::add(Pending pending) {
-  constexpr ClientId nobody{first_heir};  // that ever has works
+  constexpr ClientId nobody{first_heir};  // no client with works has this id
   Ticket ticket = ticket_of(pending.client, pending.work);
   while (!pending_.try_emplace(ticket, std::move(pending)).second) ticket = ticket_of(nobody, {++last_unasked_});
   return ticket;

@@ -1,4 +1,5 @@
-// Who holds what: clients, and the life lines of their forked children, which have what their parent held at the fork.
+// Who holds what. Holders are clients, and the life lines of their forked children. A life line has what the parent
+// held at the fork.
 #include <algorithm>
 #include <iterator>
 #include <limits>
@@ -16,7 +17,7 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// Later than any.
+/// Later than any fork.
 constexpr std::uint64_t no_fork = std::numeric_limits<std::uint64_t>::max();
 
 }  // namespace
@@ -38,7 +39,7 @@ const Holder* Store::find_hold(ClientId client, ObjectId id) const {
   return found == holds.end() ? nullptr : found->second.get();
 }
 
-/// Another user's object is held no longer.
+/// The family no longer holds this object. If it is another user's, its segments are lent less.
 void Store::forget_lent(Family& family, const Object& object) {
   if (object.user == family.payer.user) return;
   for (const auto& segment : object.segments)
@@ -61,7 +62,7 @@ Result<void> Store::make_room(Family& family, std::size_t more) const {
   return charge_for(family, (wanted + step - 1) / step * step);
 }
 
-/// Tables keep what they once had; one that has become far too large begins anew.
+/// Tables keep the memory that they once had, so a table that has become far too large is rebuilt.
 void Store::shrink(Family& family) const {
   constexpr std::size_t small = 4096;
   const std::size_t wanted = family.held + family.reserved;
@@ -72,7 +73,7 @@ void Store::shrink(Family& family) const {
 }
 
 Result<void> Store::charge_for(Family& family, std::size_t room) const {
-  // Results, which are all that users lend each other, lie in one segment each.
+  // Users lend each other results only, and each result lies in one segment.
   constexpr std::uint64_t each =
       in_table(sizeof(Holds::value_type)) + in_table(sizeof(decltype(family.lent)::value_type)) + sizeof(Holder);
   if (auto charged = ledger_.resize(family.charge, family.payer, room * each); !charged) return charged.error();
@@ -114,7 +115,7 @@ void Store::add_hold(Family& family, const ObjectPtr& object) {
   auto held = family.own.find(object->id);
   const bool is_new = held == family.own.end();
   if (is_new) {
-    // What may find no memory comes first: the two indexes must agree.
+    // What may throw for lack of memory comes first, as the two indexes must agree.
     auto hold = std::make_unique<Holder>(family.payer.client, entry, family.forks);
     const bool is_lent = object->user != family.payer.user;
     if (is_lent)
@@ -137,7 +138,8 @@ void Store::let_go(Entry& entry, const char* reason) {
   entry.strong.reset();
 }
 
-/// What the client held goes to the last of its family who forked before fork `before`, and after the hold began.
+/// The hold passes to the family's last heir of a fork before `before` and after the hold began. Without such an heir
+/// it ends.
 void Store::end_hold(Family& family, std::unique_ptr<Holder>& hold, std::uint64_t before, const char* reason) {
   Entry& entry = hold->entry;
   const auto after = std::ranges::lower_bound(family.heirs, before, {}, &Heir::fork);
@@ -159,7 +161,7 @@ void Store::end_hold(Family& family, std::unique_ptr<Holder>& hold, std::uint64_
 }
 
 Result<void> Store::release(ObjectId id, ClientId client) {
-  const auto missing = [&] { return Error(Code::invalid, label_of(id) + " released without a hold"); };
+  const auto missing = [&] { return Error(Code::invalid, label_of(id) + " was released without a hold"); };
   const auto found = families_.find(client);
   if (found == families_.end()) return missing();
   Family& family = *found->second;
@@ -223,7 +225,7 @@ void Store::drop_more() {
       end_hold(*family, next->second, before,
                ipc::maker_of(next->first) == client ? "its owner died" : "freed: its last holder died");
   } catch (const std::bad_alloc&) {
-    return;  // an heir has no room for it now: later
+    return;  // there is no memory to pass a hold to an heir: try again later
   }
   if (next == holds.end()) dropping_.pop_front();
 }

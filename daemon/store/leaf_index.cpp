@@ -13,7 +13,7 @@ bool LeafIndex::contains(std::size_t leaf, const Leaf& part) const {
 }
 
 std::optional<std::size_t> LeafIndex::find(const Leaf& part) {
-  // Parts mostly follow the order of their whole: slices of one leaf, or one leaf after the other.
+  // Parts usually follow the order of their whole: slices of one leaf, or one leaf after the other.
   for (std::size_t leaf = next_; leaf < std::min(next_ + 2, leaves_.size()); ++leaf)
     if (contains(leaf, part)) return next_ = leaf;
   if (starts_.empty()) sort();

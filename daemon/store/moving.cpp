@@ -1,4 +1,5 @@
-// How an object leaves a segment in which little else lies, and how who knows its earlier place still finds it.
+// How an object leaves a segment in which little else lies, and how a client that knows its earlier place still finds
+// it.
 #include "store/moving.hpp"
 
 #include <algorithm>
@@ -14,7 +15,7 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// What it takes to remember so many leaves.
+/// How much memory it takes to remember so many moved leaves.
 std::uint64_t bytes_of(std::size_t leaves) {
   return sizeof(MovedLeaves) + leaves * (sizeof(ipc::Leaf) + sizeof(std::uint32_t)) + 3 * block_bytes;
 }
@@ -68,10 +69,10 @@ Object* Store::at_rest(ObjectId id) const {
   const auto found = entries_.find(id);
   if (found == entries_.end()) return nullptr;
   const Entry& entry = *found->second;
-  // Whom it is lent to is known by segment.
+  // The table of what is lent goes by segment, so an object that is lent to another user must stay.
   const auto fixes_it = [&](const Holder& holder) {
     const auto family = families_.find(holder.client);
-    // One without a family is being dropped, and an heir may get its hold.
+    // A holder without a family is being dropped, and an heir may get its hold.
     return family == families_.end() ||
            (family->second->payer.user != entry.strong->user || is_inherited(*family->second, holder.client, id));
   };
@@ -109,7 +110,7 @@ std::size_t Store::description_bytes(ObjectId id) const {
 bool Store::finish_move(Move move) {
   Object* object = at_rest(move.object);
   if (!object || move.what.lock().get() != object) return false;
-  // What may be refused or find no memory comes first: after it nothing fails.
+  // What may be refused, or throw for lack of memory, comes first. Nothing fails after it.
   if (!object->moved) object->moved = std::make_unique<MovedLeaves>();
   MovedLeaves& moved = *object->moved;
   const std::size_t count = moved.before.size() + move.pieces.size();

@@ -1,4 +1,4 @@
-// Objects that lie elsewhere than they did at first.
+// Objects that have moved out of the segments that they were made in.
 #pragma once
 
 #include "store/leaf_index.hpp"
@@ -6,12 +6,12 @@
 
 namespace musterd {
 
-/// Tells where the leaves of a part lie by now, if they were named by an earlier place of the whole.
+/// Tells where the leaves of a part lie now, if the part names them by an earlier place of the whole.
 class EarlierPlaces {
  public:
-  /// `whole` must outlive this, and stay where it is.
+  /// `whole` must outlive this, and must not move meanwhile.
   explicit EarlierPlaces(const Object& whole) : whole_(whole), before_(leaves_before(whole)) {}
-  /// The leaf itself if no earlier place contains it.
+  /// Where `leaf` lies now; `leaf` itself if no earlier place contains it.
   [[nodiscard]] muster::ipc::Leaf now(const muster::ipc::Leaf& leaf);
 
  private:
@@ -20,7 +20,7 @@ class EarlierPlaces {
   LeafIndex before_;
 };
 
-/// Sorts them by id.
+/// Sorts the segments by id, and leaves each in the list once.
 void each_once(Segments& segments);
 /// Counts the object in the clients' segments that it lies in, and in no others.
 void count_where_it_lies(Object& object);

@@ -1,5 +1,5 @@
-// How long a pickled ref keeps its object: for its lease. Once the pickle has been loaded, only while nobody needs the
-// room.
+// How long a pickled ref keeps its object: until its lease ends. Once the pickle has been loaded, the object goes
+// earlier if others need the room.
 #include "store/store.hpp"
 
 namespace musterd {
@@ -17,7 +17,7 @@ Result<void> Store::pin(ObjectId id, Payer client, TimePoint now) {
   if (!object) return object.error();
   auto& entry = *(*object)->entry;
   const TimePoint until = now + limits_.pickle_lease;
-  pins_.emplace(until, id);  // may find no memory
+  pins_.emplace(until, id);  // this may throw for lack of memory
   if (entry.pinned_until != until) pins_.erase({entry.pinned_until, id});
   entry.pinned_until = until;
   ++entry.not_loaded;
@@ -29,7 +29,7 @@ void Store::note_loaded(const Object& object) {
   if (entry.not_loaded > 0) --entry.not_loaded;
 }
 
-/// Its pickles keep it no more.
+/// Pickled refs no longer keep the object.
 void Store::unpin(Entry& entry, const char* reason) {
   pins_.erase({entry.pinned_until, entry.strong->id});
   entry.pinned_until = {};
@@ -48,7 +48,7 @@ std::optional<TimePoint> Store::next_deadline() const {
   return pins_.begin()->first;
 }
 
-/// To be called when its holders change, or its pin.
+/// Must be called when the entry's holders or its pin change.
 void Store::count_kept_by_pickles(Entry& entry) {
   const bool pinned = entry.pinned_until != TimePoint{};
   const std::uint64_t bytes = pinned && entry.holders.empty() && !entry.strong->parent ? entry.strong->bytes : 0;

@@ -17,7 +17,7 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// What an object's description takes, about.
+/// About how many bytes an object's description takes.
 std::uint64_t metadata_bytes(const Object& object) {
   const Manifest& manifest = object.manifest;
   return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(const SegmentMemory*)) +
@@ -93,7 +93,7 @@ Result<void> Store::bind_to_parent(Object& object) const {
     if (auto there = check_device(leaf, *segment); !there) return there;
     place_leaf(object, segment);
   }
-  // The bytes are those of the first whole: keeping only that one makes a part of a part no longer chain.
+  // A part of a part keeps the first whole only, which has the bytes. So parts make no chains.
   if (object.parent->parent) object.parent = object.parent->parent;
   return {};
 }
@@ -126,7 +126,7 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   watched->object.entry = entry.get();
   by_user_[made->user].push_back(*entry);
   entries_.emplace(made->id, std::move(entry));
-  // Its end is noted from here on, where it has an entry that ends with it.
+  // The object's end is noted from here on, as its entry is in the tables.
   watched->ends = ends_;
   return made;
 }
@@ -135,7 +135,7 @@ Result<ObjectPtr> Store::seal(Payer client, ObjectId id, Capability capability, 
                               std::uint64_t copied_bytes, Manifest manifest, TimePoint now) {
   if (auto fresh = check_new(client, id); !fresh) return fresh.error();
   auto made = make(client, id, capability, parent, copied_bytes, std::move(manifest), now);
-  // Its users learn why it isn't there.
+  // Whoever asks for the object later learns why it isn't there.
   if (!made) tombstones_.add(id, {never_stored(made.error().code()), client.user});
   return made;
 }
@@ -199,7 +199,7 @@ Result<ObjectPtr> Store::add_result(UserId user, Capability capability, Manifest
   return insert(watched);
 }
 
-/// Ids count up, and must not tell a user what others have: to it all that is not its own looks alike.
+/// Ids count up, so the reason must not tell a user what others have. All objects of others look alike.
 Error Store::lost(ObjectId id, UserId asks) const {
   const auto* end = tombstones_.find(id);
   const std::string reason =
@@ -241,7 +241,7 @@ void Store::Ends::bury(Object& object) try {
   auto description = std::make_shared<Description>(Description{std::move(object.manifest), std::move(object.memories)});
   segments_.dispose(object.user, std::move(description), std::move(object.metadata));
 } catch (const std::bad_alloc&) {
-  // Then it ends here and now.
+  // Without memory for that, the description is freed at once.
 }
 
 std::optional<Store::Gone> Store::take_gone() {
@@ -262,7 +262,7 @@ void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bo
     for (const Entry& entry : user->second) {
       Listed listed{entry.weak.lock(), entry.holders, 0, {}};
       if (!listed.object) continue;
-      // Beside the entry's own and this one, every pointer is an op's or a part's.
+      // Beside the entry's pointer and this one, every pointer is an op's or a part's.
       listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1);
       if (entry.pinned_until > now) listed.pinned = entry.pinned_until - now;
       if (!row(listed)) return;
@@ -273,7 +273,7 @@ void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bo
 std::uint64_t Store::pinned_bytes(const Object& object) const {
   if (object.parent) return 0;
   const std::uint64_t own = object.bytes;
-  // A list must not cost what the largest bundles would; they are most of their segments.
+  // A list must not walk over the many segments of large bundles, which fill most of their segments anyway.
   constexpr std::size_t segments_max = 16;
   if (object.segments.size() > segments_max) return own;
   std::uint64_t alone = 0;

@@ -1,5 +1,5 @@
-// The objects: immutable arrays and bundles in regions, who holds them, and why one is gone.
-// An object lives while anything holds it: a client's hold, a pickle's lease, an op, or an object made of its parts.
+// The objects: immutable arrays and bundles in regions, who holds them, and why an object is gone. An object lives
+// while anything keeps it: a client's hold, a pickle lease, an op, or an object made of its parts.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -46,28 +46,28 @@ struct StoreEntry;
 using HolderHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfHolder>,
                                                     boost::intrusive::link_mode<boost::intrusive::normal_link>>;
 
-/// What a client, or an heir of one, holds of an object. The object has it in its list, and the client finds it by the
-/// object's id: an object may have thousands of holders, and nobody walks over them.
+/// The holds that a client, or an heir of one, has on an object. The object's entry lists its holders, and the client
+/// finds this one by the object's id. An object may have thousands of holders, so nothing walks over them.
 struct Holder : HolderHook {
   Holder(ClientId by, StoreEntry& of, std::uint64_t forks) : client(by), entry(of), since(forks) {}
   ClientId client;
   StoreEntry& entry;
   std::uint64_t holds = 0;
-  std::uint64_t since;  ///< how often the client had forked when it began
+  std::uint64_t since;  ///< how often the client had forked when the hold began
 };
-/// The first ones first.
+/// The holders of an object, in the order in which they began to hold it.
 using Holders = boost::intrusive::list<Holder, boost::intrusive::base_hook<HolderHook>>;
 
-/// Leaves that lie elsewhere than they did at first. Who was told that place may still name it.
+/// Leaves that have moved. A client that was told the first place may still name it.
 struct MovedLeaves {
   std::vector<muster::ipc::Leaf> before;              ///< where they lay
-  std::vector<std::uint32_t> leaves;                  ///< which ones these are
-  muster::ipc::SmallVector<ResultRegion, 1> regions;  ///< where they lie
+  std::vector<std::uint32_t> leaves;                  ///< their indexes in the manifest
+  muster::ipc::SmallVector<ResultRegion, 1> regions;  ///< where they lie now
   Charge charge;                                      ///< of what is remembered here
 };
 
-/// Immutable once made, but for where it lies: see Store::finish_move. Kept alive by shared_ptr (an op's lease is just
-/// a copy); the store watches the end.
+/// Immutable once made, but for where it lies: see Store::finish_move. A shared_ptr keeps it alive (an op just has a
+/// copy of the pointer), and the store notices its end.
 struct Object {
   ObjectId id;
   Capability capability;
@@ -75,30 +75,30 @@ struct Object {
   ClientId maker;  ///< 0: the daemon
   TimePoint made;
   Manifest manifest;
-  std::uint64_t bytes = 0;               ///< of all leaves: those of a bundle are too many to add up again and again
-  Segments segments;                     ///< where its bytes lie, each once, by id
-  Memories memories;                     ///< behind each leaf, null for leaves without bytes
-  std::shared_ptr<const Object> parent;  ///< whose bytes these are, if it is part of another; has none itself
+  std::uint64_t bytes = 0;               ///< of all leaves; a bundle may have too many to add them up each time
+  Segments segments;                     ///< where its bytes lie; each segment once, sorted by id
+  Memories memories;                     ///< the memory of each leaf, null for leaves without bytes
+  std::shared_ptr<const Object> parent;  ///< if it is a part: the object whose bytes these are, which is no part itself
   ResultRegion region;                   ///< of a result
   StoreEntry* entry = nullptr;           ///< what the store knows of it
-  std::unique_ptr<MovedLeaves> moved;    ///< null: none
+  std::unique_ptr<MovedLeaves> moved;    ///< null if no leaf has moved
   Charge slot;
   Charge metadata;  ///< of a large manifest
-  /// Its bytes in clients' segments. None of a part, whose bytes are its whole's.
+  /// Its bytes in clients' segments. A part has none here, as its bytes are its whole's.
   muster::ipc::SmallVector<Resident, 1> residents;
 
   [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest.leaves[leaf].offset}; }
 };
 using ObjectPtr = std::shared_ptr<const Object>;
 
-/// Of an object that pickles keep which have been loaded. Without an allocation: it gets there when a hold ends.
+/// Links objects that only loaded pickles keep. It takes no allocation, as an object gets there when a hold ends.
 using PickleHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
-/// Of an object that has ended, until its maker is told: the same.
+/// Links objects that have ended, until their makers are told. It takes no allocation either.
 using GoneHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfGone>,
                                                   boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
-/// Of a user's objects, the oldest first.
+/// Links the objects of a user, the oldest first.
 using UserHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUser>,
                                                   boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
@@ -107,11 +107,11 @@ struct StoreEntry : PickleHook, GoneHook, UserHook {
   ObjectId id;
   ClientId maker;
   UserId user = 0;
-  ObjectPtr strong;  ///< while holds or a pickle's lease keep it
+  ObjectPtr strong;  ///< set while holds or a pickle lease keep the object
   std::weak_ptr<const Object> weak;
   Holders holders;
   TimePoint pinned_until{};
-  std::uint32_t not_loaded = 0;     ///< pickles that nobody has loaded yet, about: one may be loaded twice
+  std::uint32_t not_loaded = 0;     ///< about how many pickles nobody has loaded yet: a pickle may be loaded twice
   std::uint64_t pickled_bytes = 0;  ///< its bytes while nothing but pickles keeps it
   const char* end_reason = "freed";
 };
@@ -120,16 +120,16 @@ struct StoreEntry : PickleHook, GoneHook, UserHook {
 
 /// What malloc adds to a block.
 inline constexpr std::uint64_t block_bytes = 32;
-/// What a table has free, or copies while it grows, and an element of `bytes`: altogether about so much.
+/// About what an element of `bytes` takes in a table, with the table's free elements and its copy while it grows.
 [[nodiscard]] constexpr std::uint64_t in_table(std::uint64_t bytes) { return 3 * (bytes + 1); }
 
-/// A larger description of an object is charged as memory, of which there is more than heap.
+/// An object's description above this size is charged as memory, of which there is more than heap.
 inline constexpr std::uint64_t metadata_in_heap_max = 4096;
 
 /// An object on its way out of a segment.
 struct Move {
   ObjectId object;
-  std::weak_ptr<const Object> what;  ///< another one may have its id by the time of its end
+  std::weak_ptr<const Object> what;  ///< another object may have this id when the move ends
   SegmentPtr from;
   struct Piece {
     std::uint32_t leaf = 0;
@@ -150,7 +150,7 @@ class Store {
   };
   struct Totals {
     std::uint64_t bytes_deposited = 0;  ///< by clients, since the start
-    std::uint64_t bytes_copied = 0;     ///< of those, what had to be copied in
+    std::uint64_t bytes_copied = 0;     ///< those of them that had to be copied into a segment
   };
 
   /// `secret`: see SecretHash.
@@ -165,67 +165,69 @@ class Store {
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
-  /// A client's regions become an object with one hold of that client. The leaves must lie in its own ready segments,
-  /// or inside the parent's leaves if it has one (which the client must hold). Invalid, Denied, QuotaExceeded.
+  /// Makes an object of a client's regions, with one hold of that client. The leaves must lie in the client's own ready
+  /// segments. If there is a parent, the client must hold it, and the leaves must lie inside the parent's leaves. Fails
+  /// with Invalid, Denied, QuotaExceeded.
   [[nodiscard]] muster::Result<ObjectPtr> seal(Payer client, ObjectId id, Capability capability, ObjectId parent,
                                                std::uint64_t copied_bytes, Manifest manifest, TimePoint now);
-  /// A finished result; nobody holds it yet but the returned pointer. `manifest` leaves lie in `region`.
-  /// capability: from the caller, who owns the randomness.
+  /// Makes an object of a finished result. Only the returned pointer keeps it yet. The leaves of `manifest` lie in
+  /// `region`. The caller chooses the capability, as it owns the randomness.
   [[nodiscard]] muster::Result<ObjectPtr> add_result(UserId user, Capability capability, Manifest&& manifest,
                                                      ResultRegion&& region, TimePoint now);
 
-  /// The object if this client holds it; Denied, or ObjectLost (with the reason if it was of the client's user)
-  /// otherwise.
+  /// The object if this client holds it. Otherwise Denied, or ObjectLost, with the reason if the object was of the
+  /// client's user.
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, Payer client) const;
-  /// True if the client holds another user's object that lies in the segment: then it may read it all the same.
+  /// True if the client holds another user's object that lies in the segment. It may then read the segment although
+  /// that is another user's.
   [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
-  /// Adds a hold for a client that shows the capability, else Denied. ObjectLost as held() gives it, also where the
-  /// object is another user's.
+  /// Adds a hold for a client that shows the capability; Denied if it shows another. Fails with ObjectLost as held()
+  /// does, also if the object is another user's.
   enum class Found : std::uint8_t { by_pickle, again };
   [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client,
                                                  Found found_by = Found::by_pickle);
   /// Adds a hold. QuotaExceeded if the client has no heap left for it.
   [[nodiscard]] muster::Result<void> hold(const ObjectPtr& object, Payer client);
-  /// Sees to it that so many holds more of the client have room, for as long as it lives: see hold_reserved().
+  /// Reserves room for so many more holds of the client: see hold_reserved(). The room lasts until the client's end.
   [[nodiscard]] muster::Result<void> reserve(Payer client, std::size_t more);
   /// Adds a hold that has been reserved.
   void hold_reserved(const ObjectPtr& object, ClientId client);
-  /// So many that were reserved are not wanted after all.
+  /// Gives back so many reserved holds that are not needed after all.
   void end_reservation(ClientId client, std::size_t holds);
-  /// Gives one hold up; Invalid if this client has none.
+  /// Ends one hold; Invalid if this client has none.
   [[nodiscard]] muster::Result<void> release(ObjectId id, ClientId client);
-  /// A pickled form exists: keeps the object until now + pickle_lease.
+  /// Notes that the object was pickled, and keeps it until now + pickle_lease.
   [[nodiscard]] muster::Result<void> pin(ObjectId id, Payer client, TimePoint now);
-  /// All that `client` holds now is kept for `heir` (a life line of a forked child), too. Nothing is copied: what the
-  /// client lets go later goes to its heir then.
+  /// From now on all that `client` holds is kept for `heir`, the life line of a forked child, too. Nothing is copied: a
+  /// hold passes to the heir when the client lets it go.
   void inherit(ClientId client, ClientId heir);
-  /// Drops all holds of the client: some now, and the rest by drop_more(), as they may be many.
+  /// Drops all holds of the client. As they may be many, this drops some, and drop_more() the rest.
   void drop_client(ClientId client);
   [[nodiscard]] bool drops() const { return !dropping_.empty(); }
   void drop_more();
-  /// Ends pickle leases; if very many end at once, some of them: then next_deadline() has passed already.
+  /// Ends pickle leases. If very many end at once, this ends some of them, and next_deadline() is in the past then.
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
-  /// What nothing but pickled refs keeps.
+  /// The bytes of objects that only pickled refs keep.
   [[nodiscard]] std::uint64_t pickled_bytes() const { return pickled_bytes_; }
-  /// Whether some of that has been loaded, and goes when others need the room.
+  /// Whether some of these objects have been loaded, and go when others need the room.
   [[nodiscard]] bool has_loaded() const { return !loaded_.empty(); }
-  /// Lets about so many bytes of it go, but not too many objects at once, first what nobody has held for longest. False
-  /// if there is none.
+  /// Drops about so many bytes of loaded objects, but not too many objects at once. It begins with those that nobody
+  /// has held for longest. False if there are none.
   bool drop_loaded(std::uint64_t bytes);
 
-  /// How the object would leave this segment. Nothing if it must stay: an op or a part of it uses its place, or a
-  /// forked child, whose mappings nobody counts.
+  /// How the object would leave this segment. Nothing if it must stay. It must if an op or a part of it uses its place,
+  /// or if a forked child may, whose mappings nobody counts.
   [[nodiscard]] std::optional<Move> begin_move(ObjectId object, const SegmentPtr& from) const;
-  /// How much a move has to look at: the object's arrays and holders; 0 if there is none.
+  /// How much a move has to look at: the number of the object's arrays and holders. 0 if there is no such object.
   [[nodiscard]] std::size_t looks_of_move(ObjectId object) const;
-  /// What a reply takes that describes the object; 0 if there is none.
+  /// How many bytes a reply takes that describes the object; 0 if there is no such object.
   [[nodiscard]] std::size_t description_bytes(ObjectId object) const;
-  /// The pieces have been copied: from now on the object lies there. False if it must stay after all.
+  /// Puts the object into its new place, to which the pieces have been copied. False if the object must stay after all.
   bool finish_move(Move move);
 
-  /// An object that has ended, for telling its maker; each once. Ends are noticed when the last ObjectPtr outside goes,
-  /// too.
+  /// An object that has ended, so that its maker can be told. Each is returned once. An end is noticed wherever the
+  /// last ObjectPtr goes, also outside of the store.
   struct Gone {
     ObjectId id;
     ClientId maker;
@@ -241,53 +243,55 @@ class Store {
     long in_ops = 0;
     Duration pinned{};
   };
-  /// Calls `row` with each object of the user, or of each user in turn, the oldest first, until that returns false.
+  /// Calls `row` with each object of the user, or of each user in turn, the oldest first, until `row` returns false.
   void list(std::optional<UserId> of, TimePoint now, const std::function<bool(const Listed&)>& row) const;
-  /// Of a client, not of an heir.
+  /// How many objects a client holds, without those of its heirs.
   [[nodiscard]] std::uint64_t held_by(ClientId client) const;
-  /// The memory that goes with the object, about: segments in which nothing else lies, and at least its own bytes.
+  /// About how much memory goes with the object: segments in which nothing else lies, and at least its own bytes.
   [[nodiscard]] std::uint64_t pinned_bytes(const Object& object) const;
 
  private:
-  friend class NodeAudit;  ///< of the tests: adds up what is held
+  friend class NodeAudit;  ///< in the tests; adds up what is held
   using Entry = StoreEntry;
   using Holds = boost::unordered_flat_map<ObjectId, std::unique_ptr<Holder>, std::hash<ObjectId>>;
   struct Family;
   using FamilyPtr = std::shared_ptr<Family>;
-  /// The holds of a client or heir that is gone, up to `next` ended already.
+  /// The holds of a client or heir that is gone. Those before `next` have ended already.
   struct Dropping {
     FamilyPtr family;
     ClientId client;
-    std::uint64_t before = 0;  ///< heirs of later forks have nothing of it
+    std::uint64_t before = 0;  ///< heirs of this fork and later ones don't get these holds
     Holds holds;
     Holds::iterator next;
   };
-  /// One, made with what it is for, so that nothing is needed when that ends.
+  /// One Dropping, made together with its client or heir, so that the end of that takes no memory.
   using DroppingNode = std::list<Dropping>;
-  /// A forked child's life line. It has what its parent held at the fork and still holds, without a word of it here.
+  /// A forked child's life line. It has, too, what its parent held at the fork and still holds, though none of that is
+  /// listed here.
   struct Heir {
     ClientId id;
     std::uint64_t fork = 0;  ///< which of the parent's forks, from 1 on
-    Holds kept;              ///< what has been let go since
+    Holds kept;              ///< holds that have passed to it since
     DroppingNode end = DroppingNode(1);
   };
-  /// A client with its heirs. What one of them lets go another may have to keep: they are charged as one, so that this
-  /// takes nothing more.
+  /// A client with its heirs. A hold that one of them lets go may pass to another. They are charged as one, so that
+  /// this costs nothing more.
   struct Family {
     Payer payer;
     Holds own;
-    std::vector<Heir> heirs;  ///< the alive, in the order of forks
+    std::vector<Heir> heirs;  ///< those that live, in the order of forks
     std::uint64_t forks = 0;
-    /// In how many of its objects that are another user's each segment has a part: it may read those.
+    /// Segments of other users that the client may read: how many of the objects that it holds lie in each.
     boost::unordered_flat_map<SegmentId, std::uint32_t, std::hash<SegmentId>> lent;
     std::size_t held = 0;      ///< holds of all
-    std::size_t reserved = 0;  ///< to come
-    std::size_t room = 0;      ///< for how many it is charged
+    std::size_t reserved = 0;  ///< holds that have room reserved
+    std::size_t room = 0;      ///< how many holds it is charged for
     Charge charge;
     DroppingNode end = DroppingNode(1);
   };
 
-  /// Objects that ended; shared with their deleters. An end on another thread than the store's would be a data race.
+  /// Objects that have ended. It is shared with the objects. An end on another thread than the store's would be a data
+  /// race.
   class Ends {
    public:
     explicit Ends(SegmentTable& segments) : segments_(segments) {}
@@ -306,12 +310,12 @@ class Store {
       return &entry;
     }
     [[nodiscard]] std::size_t count() const { return count_; }
-    /// The store ends, and its entries do.
+    /// The store ends, and its entries with it.
     void close() {
       closed_ = true;
       noted_.clear();
     }
-    /// To free what describes many arrays takes longer than the control thread has time for.
+    /// Has a large description freed elsewhere, as that takes longer than the control thread has time for.
     void bury(Object& object);
 
    private:
@@ -323,7 +327,7 @@ class Store {
     bool closed_ = false;
   };
 
-  /// An object, and who hears of its end: it is noticed wherever the last pointer goes.
+  /// An object together with the Ends that its end is noted in, wherever the last pointer goes.
   struct Watched {
     Watched() = default;
     Watched(const Watched&) = delete;
@@ -334,7 +338,7 @@ class Store {
       ends->bury(object);
     }
     Object object;
-    std::shared_ptr<Ends> ends;  ///< null until the store has it
+    std::shared_ptr<Ends> ends;  ///< null until the store has the object
   };
 
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
@@ -344,9 +348,9 @@ class Store {
   [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
   [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;
   ObjectPtr insert(const std::shared_ptr<Watched>& watched);
-  /// The object if nobody has it but the store; null otherwise.
+  /// The object if nothing but the store keeps it, and no holder ties it to its place; null otherwise.
   [[nodiscard]] Object* at_rest(ObjectId object) const;
-  /// True if the holder is a forked child, or has one that holds the object, too.
+  /// True if the holder is a forked child, or has a forked child that holds the object, too.
   [[nodiscard]] static bool is_inherited(const Family& family, ClientId holder, ObjectId object);
   [[nodiscard]] muster::Error lost(ObjectId id, UserId asks) const;
   Family& family_of(Payer client);
@@ -366,7 +370,8 @@ class Store {
   SegmentTable& segments_;
   Limits limits_;
   Totals totals_;
-  /// Entries lie apart: what grows in one step is small, and they stay where they are.
+  /// Entries are allocated one by one. So the table is small, which has to grow in one step, and entries stay where
+  /// they are.
   boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, SecretHash> entries_;
   using UserList =
       boost::intrusive::list<Entry, boost::intrusive::base_hook<UserHook>, boost::intrusive::constant_time_size<false>>;

@@ -47,7 +47,7 @@ const Tombstones::End* Tombstones::find(ObjectId id) const {
 }
 
 void Tombstones::erase(ObjectId id) {
-  // What comes after in the same run of slots moves up, unless that would put it before its home.
+  // Later entries of the same run of slots move up, unless that would put one before its home.
   std::size_t hole = place(id);
   for (std::size_t slot = next(hole); slots_[slot].id; slot = next(slot)) {
     const std::size_t mask = slots_.size() - 1;

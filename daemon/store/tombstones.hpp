@@ -1,5 +1,5 @@
-// Why objects that are gone are gone: the last so many ends, in memory that is all there from the start, since ends are
-// as frequent as ops and steady state may touch no new page.
+// Remembers why objects ended, for the last ends. All of its memory is there from the start: ends are as frequent as
+// ops, and steady state must not touch new pages.
 #pragma once
 
 #include <cstddef>
@@ -14,14 +14,14 @@ namespace musterd {
 
 class Tombstones {
  public:
-  /// `secret`: see SecretHash; the hash is another, as ids of one maker should lie side by side.
+  /// `secret`: as in SecretHash. The hash is a different one, as ids of one maker should lie side by side.
   explicit Tombstones(std::size_t kept, std::uint64_t secret = golden);
 
   struct End {
     const char* reason = nullptr;
     UserId user = 0;  ///< whose object it was
   };
-  /// Remembers an end, and forgets the oldest if there are too many. An id that is known keeps its place.
+  /// Remembers an end, and forgets the oldest if there are too many. An id that is known already keeps its age.
   void add(muster::ipc::ObjectId id, End end);
   /// Null if the end is not remembered.
   [[nodiscard]] const End* find(muster::ipc::ObjectId id) const;
@@ -34,7 +34,7 @@ class Tombstones {
   };
   [[nodiscard]] std::size_t home(muster::ipc::ObjectId id) const;
   [[nodiscard]] std::size_t next(std::size_t slot) const { return (slot + 1) & (slots_.size() - 1); }
-  /// The slot of the id, or the free one where it would go.
+  /// The slot of the id, or the free slot where it would go.
   [[nodiscard]] std::size_t place(muster::ipc::ObjectId id) const;
   void erase(muster::ipc::ObjectId id);
 

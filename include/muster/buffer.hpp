@@ -19,14 +19,14 @@ namespace detail {
 struct Lease;  // client/ops/lease.hpp
 }
 
-/// Untyped; what bundles are made of.
+/// An untyped buffer. Bundles are made of these.
 class RawBuffer {
  public:
   RawBuffer() = default;
   RawBuffer(std::shared_ptr<detail::Lease> lease, void* data, DType dtype, Shape shape)
       : lease_(std::move(lease)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
 
-  /// Null of an empty buffer: one that was made without memory, moved from, or sealed.
+  /// Null for an empty buffer: one that was made without memory, moved from, or sealed.
   [[nodiscard]] void* data() const { return lease_ ? data_ : nullptr; }
   [[nodiscard]] DType dtype() const { return dtype_; }
   [[nodiscard]] const Shape& shape() const { return shape_; }

@@ -29,13 +29,13 @@ class Connection;  // client/core/connection.hpp
 
 class Client {
  public:
-  /// Attaches to the daemon; starts one if there is none and the options allow it. DaemonUnavailable otherwise.
+  /// Attaches to the daemon. Starts one if there is none and the options allow it; otherwise DaemonUnavailable.
   [[nodiscard]] static Result<Client> connect(ConnectOptions options = {});
 
   /// Takes a seat. Does not wait for the other ranks.
   [[nodiscard]] Result<Group> join(std::string name, JoinOptions options = {});
 
-  /// Writable memory inside the store. Waits while the store is full, up to the timeout: OutOfMemory.
+  /// Writable memory inside the store. Waits while the store is full; OutOfMemory if it still is at the timeout.
   template <class T>
   [[nodiscard]] Result<Buffer<T>> allocate(Shape shape, Timeout timeout = {}) {
     auto raw = allocate_raw(dtype_of<T>(), std::move(shape), timeout);
@@ -64,7 +64,7 @@ class Client {
   /// Takes a hold of the object that Ref::serialize() named. ObjectLost if it is gone, saying why.
   [[nodiscard]] Result<Ref> deserialize(std::string_view bytes);
 
-  /// Ops over objects that this process holds; nothing to wait for but the work itself.
+  /// Ops over objects that this process holds. They wait for no other process.
   [[nodiscard]] Result<Work> allreduce_refs(std::span<const Ref> inputs, ReduceOp op = ReduceOp::sum,
                                             OpOptions options = {});
   [[nodiscard]] Result<Work> allgather_refs(std::span<const Ref> inputs, bool stack = false, OpOptions options = {});
@@ -98,7 +98,7 @@ Result<TypedResult<T>> Work::result(Timeout timeout) const {
   auto views = found->get(timeout);
   if (!views) return views.error();
   if (found->leaves() != 1 || found->dtype() != dtype_of<T>())
-    return Error(Code::invalid, "result is not one array of " + std::string(name(dtype_of<T>())),
+    return Error(Code::invalid, "the result is not one array of " + std::string(name(dtype_of<T>())),
                  "use ref() or wait()");
   auto& view = views->front();
   const auto span = view.template span<T>();

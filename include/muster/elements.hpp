@@ -25,8 +25,8 @@ template <class T>
   }
 }
 
-/// Whether elements of the dtype can be read as T: it is their type, or bytes. Of float16 and bfloat16, for which C++20
-/// has no types, and of types that have no dtype, the size decides.
+/// Whether elements of the dtype can be read as T: if T is their type, or std::byte. The size decides for float16 and
+/// bfloat16, for which C++20 has no types, and for types T that have no dtype.
 template <class T>
 [[nodiscard]] constexpr bool reads_as(DType dtype) {
   if constexpr (std::is_same_v<T, std::byte>) return true;

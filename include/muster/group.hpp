@@ -20,7 +20,7 @@ namespace detail {
 struct Seat;  // client/core/protocol/seat.hpp
 }
 
-/// An op that this seat owes after it took the place of a lost rank.
+/// An op that this seat owes after it took over the seat of a lost rank.
 struct OwedOp {
   std::uint64_t sequence = 0;
   std::string key;
@@ -47,7 +47,7 @@ class Group {
                                     OpOptions options = {});
   /// Inclusive prefix reduction: rank r gets the fold over ranks 0..r.
   [[nodiscard]] Result<Work> scan(const Ref& input, ReduceOp op = ReduceOp::sum, OpOptions options = {});
-  /// `input` is looked at on the root only.
+  /// `input` is used on the root only.
   [[nodiscard]] Result<Work> broadcast(const Ref& input, int root = 0, OpOptions options = {});
   [[nodiscard]] Result<Work> allgather(const Ref& input, bool stack = false, OpOptions options = {});
   [[nodiscard]] Result<Work> gather(const Ref& input, int root = 0, OpOptions options = {});
@@ -63,9 +63,9 @@ class Group {
 
   /// Every live seat calls it; seats of equal color (not negative) get a new group, ranked by (key, rank). Blocks.
   [[nodiscard]] Result<Group> split(int color, int key, OpOptions options = {});
-  /// A group of these ranks, which all of them and nobody else call. Does not block.
+  /// A group of these ranks. All of them must call it, and no others. Does not block.
   [[nodiscard]] Result<Group> subgroup(std::span<const int> ranks);
-  /// Every live seat calls it after a loss; then the group works again under a new epoch. Blocks.
+  /// Every live seat calls it after a loss. Then the group works again in a new epoch. Blocks.
   [[nodiscard]] Result<void> reform(OpOptions options = {});
   /// Gives the seat up. Ops that this seat has contributed to still complete.
   Result<void> leave();

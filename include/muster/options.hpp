@@ -1,4 +1,4 @@
-// Options of the public calls, all with the defaults that a user would want.
+// Options of the public calls. Their defaults suit most users.
 #pragma once
 
 #include <chrono>
@@ -13,16 +13,16 @@
 namespace muster {
 
 using Shape = std::vector<std::int64_t>;
-using Timeout = std::optional<std::chrono::nanoseconds>;  ///< nothing: the group's, or for ever bounded by the op's own
+using Timeout = std::optional<std::chrono::nanoseconds>;  ///< nothing: the group's, or the op's own deadline
 
 struct ConnectOptions {
   std::string socket;        ///< empty: $MUSTER_SOCKET, else the default path
-  bool start_daemon = true;  ///< start one when there is none
+  bool start_daemon = true;  ///< start a daemon if there is none
   std::string memory;  ///< budget for a daemon that is started, "4GiB"; a running one with another budget is Invalid
-  /// How long a daemon that is started keeps what pickled refs stand for; a running one with another lease is Invalid.
+  /// How long a daemon that is started keeps the objects of pickled refs; a running one with another lease is Invalid.
   std::optional<std::chrono::milliseconds> pickle_lease;
   std::string name;           ///< shown by `muster status`; empty: the program's name
-  std::string daemon_folder;  ///< where musterd is looked for, too, before PATH
+  std::string daemon_folder;  ///< another folder in which musterd is looked for, before PATH
   std::string daemon_path;    ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
   std::chrono::milliseconds timeout{20'000};
 };
@@ -30,12 +30,12 @@ struct ConnectOptions {
 struct JoinOptions {
   int rank = -1;                              ///< -1: from the environment (MUSTER_RANK, RANK, ...)
   int world_size = -1;                        ///< -1: from the environment
-  std::chrono::milliseconds timeout{30'000};  ///< deadline of each op that names none
+  std::chrono::milliseconds timeout{30'000};  ///< deadline of each op without one of its own
   OnLoss on_loss = OnLoss::fail;
   bool open = false;  ///< let other users' processes take seats: they see all results of the group
 };
 
-/// Of one collective call.
+/// Options of one collective call.
 struct OpOptions {
   Timeout timeout;  ///< the op's deadline; nothing: the group's
   std::string key;  ///< match by equal key instead of by order of call

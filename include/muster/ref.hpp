@@ -29,7 +29,7 @@ class ArrayView {
   ArrayView(std::shared_ptr<const detail::Opening> opening, const void* data, DType dtype, Shape shape)
       : opening_(std::move(opening)), data_(data), dtype_(dtype), shape_(std::move(shape)) {}
 
-  /// Null of an empty view: one that was made without an array, or moved from.
+  /// Null for an empty view: one that was made without an array, or moved from.
   [[nodiscard]] const void* data() const { return opening_ ? data_ : nullptr; }
   [[nodiscard]] DType dtype() const { return dtype_; }
   [[nodiscard]] const Shape& shape() const { return shape_; }  ///< elements along each axis, C order
@@ -39,7 +39,7 @@ class ArrayView {
     return product;
   }
   [[nodiscard]] std::size_t bytes() const { return count() * size_of(dtype_); }
-  /// The elements; nothing if they are of another type (see reads_as()), std::byte apart.
+  /// The elements. Empty if they can't be read as T, see reads_as().
   template <class T>
   [[nodiscard]] std::span<const T> span() const {
     if (!reads_as<T>(dtype_)) return {};
@@ -67,7 +67,7 @@ class Ref {
   [[nodiscard]] Shape shape(std::size_t leaf = 0) const;
 
   /// Zero-copy, read-only views of all leaves. ObjectLost if the daemon is gone. The daemon may have to be asked where
-  /// they lie: Timeout if it does not answer in this time, by default in 30 s.
+  /// the leaves lie; Timeout if it does not answer in this time, by default 30 s.
   [[nodiscard]] Result<std::vector<ArrayView>> get(Timeout timeout = {}) const;
   /// The bytes that Client::deserialize() takes, in this process or another, any number of times.
   [[nodiscard]] Result<std::string> serialize() const;

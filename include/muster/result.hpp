@@ -20,13 +20,13 @@ enum class Code : std::uint8_t {
   timeout = 4,              ///< a deadline passed; `ranks` are the missing ones
   peer_lost = 5,            ///< `ranks` died or left before they contributed
   out_of_memory = 6,        ///< the store stayed full until the deadline
-  quota_exceeded = 7,       ///< a limit of this client or user
+  quota_exceeded = 7,       ///< a limit of this client or user was reached
   object_lost = 8,          ///< the object is gone; the message says why
   group_closed = 9,         ///< this process has left the group
-  daemon_unavailable = 10,  ///< no daemon, or it ended
+  daemon_unavailable = 10,  ///< there is no daemon, or it ended
   daemon_restarted = 11,    ///< the daemon is another one than before
-  no_quorum = 12,           ///< cut off from the majority of the cluster
-  denied = 13,              ///< another user's, or not this client's
+  no_quorum = 12,           ///< this node is cut off from the majority of the cluster
+  denied = 13,              ///< it belongs to another user, or not to this client
 };
 
 inline constexpr std::size_t code_count = 13;
@@ -50,7 +50,7 @@ inline constexpr std::size_t code_count = 13;
   return "Error";
 }
 
-/// One failure: what happened with which values, and what to try.
+/// One failure: what happened, the values involved, and what to try.
 class Error : public std::exception {
  public:
   Error(Code code, std::string message, std::string hint = {}, std::vector<int> ranks = {})
@@ -59,7 +59,7 @@ class Error : public std::exception {
   [[nodiscard]] Code code() const noexcept { return code_; }
   [[nodiscard]] const std::string& message() const noexcept { return message_; }
   [[nodiscard]] const std::string& hint() const noexcept { return hint_; }
-  /// The ranks that are meant, in rising order; empty where no rank is.
+  /// The ranks that the error is about, in rising order; empty if it is about none.
   [[nodiscard]] const std::vector<int>& ranks() const noexcept { return ranks_; }
   [[nodiscard]] const char* what() const noexcept override { return message_.c_str(); }
   /// `Timeout: message (hint: ...)`, for people.
@@ -83,7 +83,7 @@ class [[nodiscard]] Result {
  public:
   Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}
-  /// Makes the T where it lies, for those that are not cheap to move.
+  /// Makes the T in place, for types that are not cheap to move.
   template <class... Arguments>
   explicit Result(std::in_place_t /*tag*/, Arguments&&... arguments)
       : state_(std::in_place_index<0>, std::forward<Arguments>(arguments)...) {}

@@ -1,5 +1,5 @@
-// The words that every part of Muster shares: dtypes, reduce ops, collective kinds, loss policies.
-// Their numeric values travel on the wire and in pickled refs; append, never renumber.
+// The types that every part of Muster shares: dtypes, reduce ops, loss policies. Their numeric values travel on the
+// wire and in pickled refs; append, never renumber.
 #pragma once
 
 #include <array>
@@ -79,9 +79,9 @@ enum class OnLoss : std::uint8_t {
 [[nodiscard]] constexpr bool is_floating(DType dtype) { return dtype >= DType::float16 && dtype <= DType::float64; }
 [[nodiscard]] constexpr bool is_complex(DType dtype) { return dtype >= DType::complex64; }
 
-/// The dtype of `op` applied to arrays of `dtype`, as NumPy's ufunc.reduce over the ranks would give it:
-/// mean of integers and bool is float64, sum and prod of bool are int64, land and lor are bool.
-/// Nothing where the op has no meaning: bitwise ops on floats and complex, min and max on complex.
+/// The dtype of `op` applied to arrays of `dtype`, as NumPy's ufunc.reduce over the ranks would give it: mean of
+/// integers and bool is float64, sum and prod of bool are int64, land and lor are bool. Nothing if the op has no
+/// meaning for the dtype: bitwise ops on floats and complex, min and max on complex.
 [[nodiscard]] constexpr std::optional<DType> result_dtype(DType dtype, ReduceOp op) {
   switch (op) {
     case ReduceOp::sum:

@@ -1,4 +1,4 @@
-// A Work is an op that was started: it ends with what this rank gets, or with the error that every rank gets.
+// A Work is an op that was started. It ends with what this rank gets, or with the error that every rank gets.
 #pragma once
 
 #include <chrono>
@@ -37,20 +37,21 @@ class Work {
   explicit Work(std::shared_ptr<detail::WorkState> state) : state_(std::move(state)) {}
 
   [[nodiscard]] bool valid() const { return state_ != nullptr; }
-  /// True when the op is over, well or not. Never blocks.
+  /// True when the op is over, done or failed. Never blocks.
   [[nodiscard]] bool done() const;
-  /// Waits for the outcome. The timeout bounds this wait only: Timeout, naming the ranks still missing, and the op
-  /// goes on. Without one it waits until the op's own deadline.
+  /// Waits for the outcome. The timeout limits this wait only: when it passes, this is Timeout, which names the missing
+  /// ranks, and the op goes on. Without a timeout this waits until the op's own deadline.
   [[nodiscard]] Result<Outcome> wait(Timeout timeout = {}) const;
   /// The result as a Ref; Invalid if this rank gets none or several.
   [[nodiscard]] Result<Ref> ref(Timeout timeout = {}) const;
-  /// The result as one array of T; Invalid if the dtype is another.
+  /// The result as one array of T; Invalid if its dtype is another one.
   template <class T>
   [[nodiscard]] Result<TypedResult<T>> result(Timeout timeout = {}) const;
-  /// A descriptor that becomes readable when the op may be over; call done() then. Owned by the client; one for all
-  /// works.
+  /// A descriptor that becomes readable when the op may be over; call done() then. The client owns it, and all works
+  /// share it.
   [[nodiscard]] Result<int> fd() const;
-  /// Calls `callback` once when the op is over, from a thread that waits or polls; at once if it is over already.
+  /// Calls `callback` once when the op is over, from a thread that waits or polls. Calls it at once if the op is over
+  /// already.
   void on_done(std::function<void()> callback) const;
 
   [[nodiscard]] const std::shared_ptr<detail::WorkState>& state() const { return state_; }

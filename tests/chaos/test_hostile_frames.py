@@ -60,11 +60,11 @@ def test_frames_at_the_wrong_time(body, daemon, pair):
     with RawClient(daemon, greet=body != "before Hello") as client:
         if body == "before Hello":
             client.send("StatusQuery")
-            assert client.farewell() == ("invalid", "request before Hello")
+            assert client.farewell() == ("invalid", "a request came before Hello")
             pair.goes_on()
         elif body:
             client.send("Hello", protocol=PROTOCOL)
-            expect_farewell(daemon, pair, client, "invalid", body)
+            expect_farewell(daemon, pair, client, "invalid", "the client said Hello twice")
         else:
             client.send_bytes(bodiless())
             expect_farewell(daemon, pair, client, "invalid", "")
@@ -122,7 +122,7 @@ def test_a_record_without_end(daemon, pair):
             reply, _ = client.ask("Submit", type=SEAL, body=part, offset=offset, more=True)
             if reply.name != "Ok":
                 break
-        assert (CODES[reply.code], "a record of more than" in reply.message) == ("invalid", True)
+        assert (CODES[reply.code], "a record has more than" in reply.message) == ("invalid", True)
         # What had come of it is dropped, and so is its charge.
         (own,) = [one for one in ask(daemon, "status")["clients"] if one["id"] == client.id]
         assert own["memory_bytes"] < 1 << 20

@@ -80,12 +80,12 @@ def test_nobody_can_punch_holes_into_them_or_map_them_anew(daemon, pair):
 
 def test_they_are_mapped_once_and_by_who_has_them(daemon, pair):
     with connected(daemon, opens=True) as (client, _):
-        assert client.fails("Mapped", segment=0) == ("invalid", "its rings were mapped before")
+        assert client.fails("Mapped", segment=0) == ("invalid", "the client's rings were mapped before")
         assert client.survives()
     with RawClient(daemon, greet=False) as client:
         client.send("Hello", protocol=PROTOCOL, name="hostile", rings=False)
         assert client.name_of_next() == "Welcome"
-        assert client.fails("Mapped", segment=0) == ("invalid", "it has no rings")
+        assert client.fails("Mapped", segment=0) == ("invalid", "the client has no rings")
 
 
 @pytest.mark.parametrize("seals", [SEAL_SEAL, SEAL_SEAL | SEAL_FUTURE_WRITE])

@@ -326,7 +326,7 @@ TEST_CASE("what can't work is Invalid on every rank") {
     auto made = contribution(1, Kind::reduce_scatter, 0);
     made.inputs.push_back(plain(floats({1})));
     scene.give(std::move(made));
-    CHECK(scene.error(1).message() == "reduce_scatter #0 can't work: rank 1 gave it 1 inputs where 2 are due");
+    CHECK(scene.error(1).message() == "reduce_scatter #0 can't work: rank 1 gave it 1 inputs instead of 2");
   }
   SECTION("an op without meaning for the dtype") {
     scene.allreduce(0, floats({1}), ReduceOp::bxor);
@@ -528,7 +528,7 @@ TEST_CASE("members of an epoch are waited for, absent ranks aren't") {
   muster.contribute(std::move(absent_root), at_ms(0), actions);
   REQUIRE(actions.size() == 2);
   const auto& error = std::get<FailOp>(actions[1]).error;
-  CHECK(error.message() == "broadcast #1 needs rank 0, which is no live member of this epoch");
+  CHECK(error.message() == "broadcast #1 needs rank 0, which is not a live member of this epoch");
 }
 
 TEST_CASE("abort ends all that gathers") {
@@ -561,7 +561,7 @@ TEST_CASE("history is bounded: what is too old is forgotten, and said to be") {
   }
   const auto& forgotten = scene.error(scene.barrier(1));
   CHECK(forgotten.code() == Code::timeout);
-  CHECK(forgotten.message().find("its outcome is kept no more") != std::string::npos);
+  CHECK(forgotten.message().find("its outcome is no longer kept") != std::string::npos);
   CHECK(scene.error(scene.barrier(1)).message() == scene.error(2).message());
 }
 
@@ -572,7 +572,7 @@ TEST_CASE("of an outcome that is forgotten the code is still the same for all") 
   scene.give(contribution(0, Kind::broadcast, 7));
   const auto& late = scene.error(scene.barrier(1));
   CHECK(late.code() == Code::invalid);
-  CHECK(late.message().find("its outcome is kept no more") != std::string::npos);
+  CHECK(late.message().find("its outcome is no longer kept") != std::string::npos);
 }
 
 TEST_CASE("a failure is remembered for what its op was charged with, in fewer words if need be") {

@@ -55,12 +55,12 @@ TEST_CASE("element_count multiplies sizes and refuses what can't be") {
   REQUIRE(*count({3, 0, 5}, DType::int8) == 0);
   REQUIRE(*count({int64_max}, DType::int8) == static_cast<std::uint64_t>(int64_max));
   REQUIRE(count({int64_max}, DType::int16).error().code() == Code::invalid);
-  REQUIRE(count({3, -1}, DType::int8).error().message() == "negative size in shape (3, -1)");
+  REQUIRE(count({3, -1}, DType::int8).error().message() == "shape (3, -1) has a negative size");
   REQUIRE(count({0, -1}, DType::int8).error().code() == Code::invalid);
   REQUIRE(count({1LL << 32, 1LL << 32}, DType::int8).error().code() == Code::invalid);
   REQUIRE(count({1LL << 32, 1LL << 32, 1LL << 32, 0}, DType::int8).error().code() == Code::invalid);
   REQUIRE(count({1LL << 60}, DType::complex128).error().message() ==
-          "too large: shape (1152921504606846976) of complex128");
+          "an array of shape (1152921504606846976) of complex128 is too large");
 }
 
 TEST_CASE("a leaf must lie where its dtype can") {

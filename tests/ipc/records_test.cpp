@@ -256,7 +256,7 @@ TEST_CASE("a seal may not lack an id, be its own parent, or claim more copies th
   Seal seal{{1}, {}, {}, 40, test::plain_manifest(10)};
   REQUIRE(read_seal(packed(seal)));
   seal.copied_bytes = 41;
-  REQUIRE(read_seal(packed(seal)).error().message().find("more bytes copied than there are") != std::string::npos);
+  REQUIRE(read_seal(packed(seal)).error().message().find("more bytes were copied than there are") != std::string::npos);
   seal.copied_bytes = 0;
   seal.parent = {1};
   REQUIRE_FALSE(read_seal(packed(seal)));

@@ -127,9 +127,9 @@ TEST_CASE("memory of a device is charged apart, and its limit names it") {
   REQUIRE(world.table.lease(owner, half));
   const auto full = world.table.lease(owner, half);
   CHECK(full.error().code() == Code::out_of_memory);
-  CHECK(full.error().message() == "the store is full on cuda:0: 8 MiB of 8 MiB are held, 4 MiB more asked for");
+  CHECK(full.error().message() == "the store is full on cuda:0: 8 MiB of 8 MiB are held, the request asks for 4 MiB more");
   CHECK(world.ledger.possible(owner, memory_of(DeviceWorld::gpu), 9 * mebibyte).error().message() ==
-        "9 MiB on cuda:0 asked for; the daemon has 8 MiB on cuda:0 in all");
+        "the request asks for 9 MiB on cuda:0; the daemon has 8 MiB on cuda:0 in all");
   const auto elsewhere = world.table.lease(owner, {.bytes = 1, .device = muster::Device::cuda(1)});
   CHECK(elsewhere.error().code() == Code::invalid);
   CHECK(elsewhere.error().message() == "the daemon has no memory on cuda:1; it has memory on cpu, cuda:0");

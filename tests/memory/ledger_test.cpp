@@ -184,9 +184,10 @@ TEST_CASE("mappings are bounded for a client, a user and all, and the refusal sa
       charges.push_back(std::move(*charge));
     }
   };
-  for (const auto& [payer, said] : {std::pair(first, "client 1 holds 4 of at most 4 memory mappings; 1 more asked for"),
-                                    std::pair(second, "user 1000 holds 6 of at most 6 memory mappings"),
-                                    std::pair(stranger, "the daemon holds 8 of at most 8 memory mappings")}) {
+  for (const auto& [payer, said] :
+       {std::pair(first, "client 1 holds 4 of at most 4 memory mappings; the request asks for 1 more"),
+        std::pair(second, "user 1000 holds 6 of at most 6 memory mappings"),
+        std::pair(stranger, "the daemon holds 8 of at most 8 memory mappings")}) {
     const auto refused = fill(payer);
     CHECK(refused.code() == Code::quota_exceeded);
     CHECK_THAT(refused.message(), Contains(said));

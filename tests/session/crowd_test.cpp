@@ -51,7 +51,7 @@ TEST_CASE("another user has at most half, and all others leave a quarter") {
 TEST_CASE("of connections that have said nothing another user has an eighth") {
   Crowd crowd(64, own);
   CHECK(come(crowd, other, false) == 8);
-  CHECK(refusal(crowd, other) == "8 clients of user 2000 that have said no Hello are connected");
+  CHECK(refusal(crowd, other) == "8 clients of user 2000 that have not said Hello are connected");
   CHECK(crowd.has_room_for(third));
   crowd.went(other, false);
   CHECK(come(crowd, other, false) == 1);

@@ -691,7 +691,7 @@ TEST_CASE("a client that has all the mappings that it may is refused, and the op
   }
   CHECK(greedy.failure() == Code::quota_exceeded);
   CHECK(greedy.reply().body_as_Failure()->message()->str() ==
-        "client 3 holds 8 of at most 8 memory mappings; 1 more asked for");
+        "client 3 holds 8 of at most 8 memory mappings; the request asks for 1 more");
   CHECK(segments.size() == 7);  // and its rings
   std::vector<ipc::WorkId> works;
   for (auto* rank : {&ranks.first, &ranks.second})

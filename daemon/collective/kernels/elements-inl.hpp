@@ -1,5 +1,5 @@
-// What kernels are made of, compiled once per instruction set: how elements of a dtype are loaded as vectors to fold,
-// how two vectors are folded, how the outcome is turned into elements again.
+// The parts of kernels, compiled once per instruction set: how elements of a dtype are loaded as vectors to fold, how
+// two vectors are folded, and how the outcome is turned into elements again.
 #if defined(MUSTERD_KERNELS_ELEMENTS_INL_HPP) == defined(HWY_TARGET_TOGGLE)
 #ifdef MUSTERD_KERNELS_ELEMENTS_INL_HPP
 #undef MUSTERD_KERNELS_ELEMENTS_INL_HPP
@@ -142,7 +142,8 @@ struct Float16s {
   }
 };
 
-/// Whether an element is not zero: all bits of its lane, or none. `T` has the element's size, `ignored` its sign bits.
+/// Whether an element is not zero, as all bits of its lane or none. `T` has the element's size; `ignored` are its sign
+/// bits.
 template <class T, T ignored>
 struct Truths {
   using D = hn::ScalableTag<T>;
@@ -175,7 +176,7 @@ struct Sum {
   }
 };
 
-/// Integers wrap; there is no multiplication of bytes, so even and odd ones are multiplied as 16 bits.
+/// Integers wrap. There is no multiplication of bytes, so even and odd bytes are multiplied as 16 bits.
 struct Product {
   template <class D, class V>
   static HWY_INLINE V fold([[maybe_unused]] D d, V a, V b) {
@@ -202,7 +203,7 @@ struct ComplexProduct {
   }
 };
 
-/// The explicit formula for floats: instructions disagree about NaN and about -0 and +0.
+/// Floats use the explicit formula, as instructions disagree about NaN and about -0 and +0.
 struct Smallest {
   template <class D, class V>
   static HWY_INLINE V fold(D, V a, V b) {

@@ -1,6 +1,6 @@
-// The loop that every kernel shares, compiled once per instruction set: each input is read once, accumulators stay in
-// registers, the output is written once, or after each rank's input in a scan. What a kernel loads, folds and stores is
-// in elements-inl.hpp.
+// The loop that every kernel shares, compiled once per instruction set. It reads each input once, keeps accumulators in
+// registers, and writes the output once; a scan writes after each rank's input. elements-inl.hpp has what a kernel
+// loads, folds and stores.
 #if defined(MUSTERD_KERNELS_FOLD_INL_HPP) == defined(HWY_TARGET_TOGGLE)
 #ifdef MUSTERD_KERNELS_FOLD_INL_HPP
 #undef MUSTERD_KERNELS_FOLD_INL_HPP
@@ -25,9 +25,9 @@ namespace musterd::kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// More inputs than this are folded group by group: more streams of addresses than prefetchers follow, or than a set of
-// the cache has ways, would push each other out. Between groups, a block of accumulators stays in the first-level
-// cache.
+// More inputs than this are folded group by group. If there were more streams of addresses than prefetchers follow, or
+// than a set of the cache has ways, they would push each other out. Between groups, a block of accumulators stays in
+// the first-level cache.
 inline constexpr std::size_t group_ranks = 16;
 inline constexpr std::size_t carry_bytes = 8192;
 
@@ -41,7 +41,8 @@ struct Kernel {
   static constexpr std::size_t out_bytes = Out::element_bytes;
   static constexpr std::size_t out_vector_bytes = lanes * out_bytes;
   static constexpr bool can_stream = out_vector_bytes >= HWY_STREAM_MULTIPLE;
-  // Vectors per turn of the loop. Conversions keep a core busy by themselves, and are long.
+  // Vectors per turn of the loop. Kernels with conversions take two, as their code is long and keeps a core busy
+  // anyway.
   static constexpr std::size_t unroll = lanes * in_bytes == sizeof(V) && out_vector_bytes == sizeof(V) ? 4 : 2;
 
   static HWY_INLINE V load(const std::byte* from) { return In::load(from); }
@@ -63,7 +64,7 @@ struct Part {
   std::size_t ranks;
   std::size_t total_ranks;  // of the call
   std::byte* output;
-  std::byte* carry = nullptr;  // the block's accumulators, where a group came before or comes after
+  std::byte* carry = nullptr;  // the block's accumulators, if a group came before or comes after
   bool begins = true;          // no group came before
   bool ends = true;            // no group comes after
   bool stream = false;
@@ -74,7 +75,7 @@ template <class K, std::size_t... U>
 HWY_INLINE void fold_step(const Part& part, std::size_t first, std::size_t carried, std::index_sequence<U...>) {
   const typename K::D d;
   constexpr std::size_t carry_lanes = hn::MaxLanes(typename K::D());
-  // Only where there is a carry: not even an offset may be added to a null pointer.
+  // Called only if there is a carry: not even an offset may be added to a null pointer.
   const auto carry = [&](std::size_t vector) {
     return reinterpret_cast<hn::TFromD<typename K::D>*>(part.carry) + (carried + vector) * carry_lanes;
   };
@@ -107,7 +108,7 @@ HWY_NOINLINE void fold_part(const Part& part, std::size_t first, std::size_t vec
   for (; done < vectors; ++done) fold_step<K>(part, first + done * K::lanes, done, std::make_index_sequence<1>());
 }
 
-/// Many ranks: a block at a time, through all groups before the next block.
+/// Folds many ranks: one block of elements through all groups, then the next block.
 template <class K>
 HWY_NOINLINE void fold_groups(const Part& whole, std::size_t first, std::size_t vectors) {
   constexpr std::size_t block = carry_bytes / sizeof(typename K::V);
@@ -125,7 +126,7 @@ HWY_NOINLINE void fold_groups(const Part& whole, std::size_t first, std::size_t 
   }
 }
 
-/// Fewer elements than a vector has: through a padded copy, so that nothing beyond an input is read.
+/// Folds fewer elements than a vector has. It uses a padded copy, so that nothing beyond an input is read.
 template <class K>
 HWY_NOINLINE void fold_short(const Part& part, std::size_t count) {
   alignas(64) std::byte padded[K::lanes * std::max(K::in_bytes, K::out_bytes)] = {};
@@ -141,7 +142,7 @@ HWY_NOINLINE void fold_short(const Part& part, std::size_t count) {
 
 // ---- scans: the same fold, stored after each rank
 
-// Each rank is two streams of addresses.
+// Each rank of a scan has two streams of addresses.
 inline constexpr std::size_t scan_group_ranks = group_ranks / 2;
 
 /// A run of ranks of a scan over a block of elements.
@@ -173,7 +174,7 @@ HWY_INLINE void scan_step(const ScanPart& part, std::size_t first, std::size_t c
   if (part.last_rank != part.call.inputs.size()) (hn::Store(folded[U], d, carry + U * carry_lanes), ...);
 }
 
-/// A block at a time, through all groups of ranks before the next block.
+/// Takes one block of elements through all groups of ranks, then the next block.
 template <class K>
 HWY_NOINLINE void scan_blocks(const Reduce& call, std::size_t first, std::size_t vectors) {
   constexpr std::size_t block = carry_bytes / sizeof(typename K::V);
@@ -215,8 +216,9 @@ void scan(const Reduce& call) {
 
 // ---- both
 
-/// Runs the kernel over a call. What doesn't fill a vector at the end is folded again together with its neighbours
-/// before it: a lane's bits depend on no other lane, and a second store of the same bits is cheaper than a scalar loop.
+/// Runs the kernel over a call. If the last elements don't fill a vector, they are folded in one that begins earlier.
+/// That folds some elements twice: a lane's bits depend on no other lane, and a second store of the same bits is
+/// cheaper than a scalar loop.
 template <class K>
 void fold(const Reduce& call) {
   if (!call.prefixes.empty()) return scan<K>(call);

@@ -1,5 +1,6 @@
-// float16 and bfloat16 to and from float32, in plain C++. To float32 is exact; from float32 rounds to nearest even,
-// overflows to infinity, keeps subnormals, and turns every NaN into the one quiet NaN that results may contain.
+// Converts float16 and bfloat16 to and from float32, in plain C++. Conversion to float32 is exact. Conversion from
+// float32 rounds to nearest even, overflows to infinity, keeps subnormals, and turns every NaN into the one quiet NaN
+// that results may contain.
 #pragma once
 
 #include <bit>
@@ -33,12 +34,12 @@ inline constexpr std::uint16_t bfloat16_nan = 0x7fc0;
   if (magnitude > 0x7f800000u) return {float16_nan};
   if (magnitude >= 0x47800000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};  // 2^16 and up
   if (magnitude < 0x38800000u) {
-    // Below 2^-14 results are multiples of 2^-24, the spacing of floats at 0.5: the addition itself rounds there.
+    // Below 2^-14 results are multiples of 2^-24. That is the spacing of floats at 0.5, so the addition itself rounds.
     const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
     return {static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(rounded) - 0x3f000000u))};
   }
-  // Less than half of the last kept bit is added to even values, half of it to odd ones; a carry out of the
-  // mantissa is the next power of two, or infinity.
+  // This rounds: it adds half of the last kept bit to odd values, and a little less to even ones. A carry out of the
+  // mantissa gives the next power of two, or infinity.
   const std::uint32_t odd = magnitude >> 13 & 1u;
   return {static_cast<std::uint16_t>(sign | (magnitude - (112u << 23) + 0xfffu + odd) >> 13)};
 }

@@ -1,4 +1,4 @@
-// The name of what this CPU runs, asked in the way in which the families choose it.
+// The name of the instruction set that this CPU runs. It is chosen in the same way as in the families.
 #include "daemon/collective/kernels/reduce.hpp"
 
 #undef HWY_TARGET_INCLUDE

@@ -1,4 +1,4 @@
-// From (dtype, op) to the family of kernels that has it: one look-up in a table.
+// Finds the family of kernels for a dtype and op: one look-up in a table.
 #include "daemon/collective/kernels/reduce.hpp"
 
 #include <array>

@@ -18,15 +18,15 @@ struct Reduce {
   std::size_t count;                         ///< elements of each input, and of the output
   /// Outputs of at least this many bytes bypass the caches: a reader would not find them there anyway.
   std::size_t stream_bytes_min = std::size_t{4} << 20;
-  /// Empty, or a scan: one for each input, which gets the fold of the inputs up to that one. Null: not wanted.
-  /// Each input is read once, each prefix written once, the accumulator is never rounded.
+  /// Empty, or for a scan one output for each input, which gets the fold of the inputs up to that one. Null if that
+  /// output is not needed. Each input is read once, each prefix is written once, and the accumulator is never rounded.
   std::span<std::byte* const> prefixes = {};
 };
 
 /// Left fold in rank order with the best instructions of this CPU. `mean` divides by the number of inputs folded.
 void reduce(const Reduce& call);
 
-/// The same bits in plain C++: what reduce() is tested against, and what runs where there is no SIMD.
+/// Gives the same bits in plain C++. reduce() is tested against this, and CPUs without SIMD run it.
 void reduce_scalar(const Reduce& call);
 
 /// The instructions that reduce() uses on this CPU: "AVX2", "NEON", ...

@@ -1,5 +1,5 @@
-// The reference: every dtype and op as the plain left fold that README.md defines. Written to be read, and to be
-// compared against bit by bit; it also serves CPUs without SIMD.
+// The reference: every dtype and op as the plain left fold that README.md defines. It is written to be read, and other
+// kernels are compared with it bit by bit. It also serves CPUs without SIMD.
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -20,7 +20,7 @@ using muster::ReduceOp;
 struct Bool {
   std::uint8_t byte;
 };
-// Not std::complex: its product repairs NaNs, NumPy's is the naive formula.
+// Not std::complex, as its product repairs NaNs. NumPy uses the naive formula.
 template <std::floating_point T>
 struct Complex {
   T re, im;
@@ -102,7 +102,7 @@ Complex<T> divide(Complex<T> value, std::size_t by) {
   return {divide(value.re, by), divide(value.im, by)};
 }
 
-// NaN wins; of -0 and +0, which compare equal, the later rank's.
+// NaN wins. If -0 meets +0, which compare equal, the later rank's wins.
 template <std::integral T>
 T smaller(T a, T b) {
   return a < b ? a : b;

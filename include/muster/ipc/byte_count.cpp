@@ -11,7 +11,7 @@ namespace muster::ipc {
 
 namespace {
 
-/// Nothing if `unit` names no power of 1024.
+/// Nothing if `unit` does not name a power of 1024.
 std::optional<double> factor_of(std::string_view unit) {
   std::string lower;
   for (const char c : unit) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -45,7 +45,7 @@ std::string bytes_text(std::uint64_t bytes) {
   constexpr std::array<const char*, 5> units{" B", " KiB", " MiB", " GiB", " TiB"};
   double value = static_cast<double>(bytes);
   std::size_t unit = 0;
-  // What would be rounded to 1024 of a unit is 1 of the next.
+  // A value that would be rounded to 1024 of a unit is shown as 1 of the next.
   while (value >= 1023.5 && unit + 1 < units.size()) {
     value /= 1024;
     ++unit;

@@ -9,11 +9,11 @@
 
 namespace muster::ipc {
 
-/// Bytes, rounded; K, M, G and T are powers of 1024. Invalid if the text is no size up to 1 PiB.
+/// Bytes, rounded. K, M, G and T are powers of 1024. Invalid if the text is not a size up to 1 PiB.
 [[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view text);
 /// "64 MiB", "1.5 GiB", "100 B": rounded to what a reader needs.
 [[nodiscard]] std::string bytes_text(std::uint64_t bytes);
-/// The same; to the byte where the rounded text would be that of `other`, too, which is another size.
+/// The same, but exact to the byte if the rounded text would be equal to that of `other`, which is another size.
 [[nodiscard]] std::string bytes_text(std::uint64_t bytes, std::uint64_t other);
 /// "3 MiB; the limit is 1 MiB"
 [[nodiscard]] std::string over_text(std::uint64_t bytes, std::uint64_t limit);

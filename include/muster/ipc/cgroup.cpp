@@ -22,7 +22,8 @@ std::optional<std::uint64_t> number_in(const std::string& path) {
   return number;
 }
 
-/// The path of our group relative to the hierarchy's root, from lines "id:controllers:path". No controller: version 2.
+/// The path of our group relative to the hierarchy's root, from lines "id:controllers:path". Version 2 has no
+/// controller.
 std::string own_path(const std::string& table, const std::string& controller) {
   std::istringstream lines(table);
   for (std::string line; std::getline(lines, line);) {
@@ -47,7 +48,7 @@ struct Groups {
   }
 };
 
-/// Nothing if the kernel has no such groups. `file`: one that each folder has.
+/// Nothing if the kernel has no such groups. `file`: a file that each folder has.
 std::optional<Groups> groups_of(const CgroupFiles& files, const std::string& controller, const std::string& file,
                                 const std::string& file_of_version_1) {
   const auto table = read_text_file(files.own);
@@ -56,7 +57,7 @@ std::optional<Groups> groups_of(const CgroupFiles& files, const std::string& con
   groups.unified = read_text_file(files.root + "/cgroup.controllers").has_value();
   groups.root = groups.unified ? files.root : files.root + "/" + controller;
   std::string path = own_path(*table, groups.unified ? "" : controller);
-  // In a container the path may be the host's: then only the root is there, and it is ours.
+  // In a container the path may be the host's. Then only the root exists, and it is our group's.
   const auto& each_has = groups.unified ? file : file_of_version_1;
   if (path == "/" || !read_text_file(groups.root + path + "/" + each_has)) path.clear();
   groups.own = groups.root + path;
@@ -64,7 +65,7 @@ std::optional<Groups> groups_of(const CgroupFiles& files, const std::string& con
   return groups;
 }
 
-/// Of version 1 in two files, of version 2 in one.
+/// Reads a quota, which version 1 has in two files and version 2 in one.
 std::optional<double> quota_in(const std::string& folder, bool unified) {
   std::string text;
   if (unified) text = read_text_file(folder + "cpu.max").value_or("");

@@ -16,7 +16,7 @@ namespace {
 using enum DaemonOption::Kind;
 
 constexpr double seconds_max = std::chrono::duration<double>(daemon_time_max).count();
-/// Less than this has no room for a segment of each of a few processes.
+/// With less memory there is no room for a segment for each of a few processes.
 constexpr double memory_bytes_min = 4 << 20;
 constexpr double memory_bytes_max = 0x1p50;
 

@@ -11,11 +11,11 @@ namespace muster::ipc {
 struct DaemonOption {
   enum class Kind {
     text,   ///< anything
-    bytes,  ///< of memory, "4GiB"
+    bytes,  ///< an amount of memory, "4GiB"
     count,  ///< a whole number
     seconds,
-    mode,  ///< of a file, octal
-    word,  ///< one of those that the help begins with, "debug, info [info]"
+    mode,  ///< a file's mode, octal
+    word,  ///< one of the words that the help begins with, "debug, info [info]"
   };
   std::string_view flag;  ///< "--memory"; the environment has MUSTER_MEMORY, the file memory
   std::string_view placeholder;
@@ -23,15 +23,15 @@ struct DaemonOption {
   Kind kind = Kind::text;
   double low = 0;
   double high = 0;
-  bool of_starter = false;  ///< of no use by hand
+  bool of_starter = false;  ///< for programs that start the daemon, not for people
 };
 
 [[nodiscard]] std::span<const DaemonOption> daemon_options();
-/// By its flag, which must be one.
+/// The option with this flag, which must exist.
 [[nodiscard]] const DaemonOption& daemon_option(std::string_view flag);
 
-/// The value as a number: bytes, a count, seconds, a mode, or which of the words it is, from 0; of a text 0.
-/// Invalid if the option doesn't take it.
+/// The value as a number: bytes, a count, seconds, a mode, or the index of the word. 0 for a text. Invalid if the
+/// option doesn't take it.
 [[nodiscard]] Result<double> parse_daemon_option(const DaemonOption& option, std::string_view text);
 
 }  // namespace muster::ipc

@@ -1,4 +1,4 @@
-// What an object says of its value beside the arrays: its structure and its guise, and those of the value's parts.
+// What an object says about its value beside the arrays: its structure and its guise, and those of the value's parts.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ struct Element {
   Description description;
   std::size_t leaves = 0;
 };
-/// The elements of the list or tuple that a value is; nothing if it is something else. Throws DamagedStructure.
+/// The elements of a value that is a list or tuple; nothing if it is something else. Throws DamagedStructure.
 [[nodiscard]] std::optional<std::vector<Element>> elements_of(std::string_view structure, std::string_view guise);
 
 }  // namespace muster::ipc

@@ -1,4 +1,4 @@
-// Every piece is in its segment's map; the free ones are also in one set over all segments, in the order of choice.
+// Every piece is in its segment's map. The free ones are also in one set over all segments, in the order of choice.
 #include <muster/ipc/extents.hpp>
 
 #include <cstdio>

@@ -1,5 +1,6 @@
-// Whole pages of segments: best fit over free extents that coalesce, the most recently freed first among equals.
-// Bookkeeping only: it never touches the memory. RegionAllocator cuts small regions out of what it hands out.
+// Hands out whole pages of segments: best fit over free extents that coalesce, the most recently freed first among
+// equals. It only does the bookkeeping, and never touches the memory. RegionAllocator cuts small regions out of these
+// extents.
 #pragma once
 
 #include <compare>
@@ -16,7 +17,7 @@ namespace muster::ipc {
 
 inline constexpr std::uint64_t page_bytes = 4096;
 
-/// A broken invariant of ours or of the caller ends the process: going on would hand memory out twice.
+/// A broken invariant of ours or of the caller ends the process, as going on would hand out memory twice.
 [[noreturn]] void allocator_misused(const char* what, SegmentId segment, std::uint64_t offset);
 
 class Extents {
@@ -27,11 +28,11 @@ class Extents {
     std::uint64_t bytes = 0;
   };
 
-  /// Whole pages only; what is left over at the end is not used.
+  /// Only whole pages are used; a rest at the segment's end is not.
   void add_segment(SegmentId segment, std::uint64_t bytes);
-  /// Nothing of it may be taken.
+  /// No extent of the segment may be taken.
   void remove_segment(SegmentId segment);
-  /// `bytes`: a multiple of the page. A segment that is in use goes before one that is wholly free.
+  /// `bytes` must be a multiple of the page. A segment in use is preferred to one that is wholly free.
   [[nodiscard]] std::optional<Extent> take(std::uint64_t bytes);
   /// Gives back the taken extent that starts here; returns its bytes. Never needs memory, so it can't fail.
   std::uint64_t give(SegmentId segment, std::uint64_t offset);
@@ -39,7 +40,7 @@ class Extents {
   [[nodiscard]] std::optional<Extent> find(SegmentId segment, std::uint64_t offset) const;
 
  private:
-  /// The order in which free pieces are looked through.
+  /// The order in which free pieces are searched.
   struct Key {
     bool whole_segment;
     std::uint64_t bytes;
@@ -50,10 +51,10 @@ class Extents {
   };
   struct Piece {
     std::uint64_t bytes = 0;
-    std::uint64_t freed = 0;        ///< when, counted in frees; 0: taken
-    std::set<Key>::node_type node;  ///< while it is taken: for when it is free
+    std::uint64_t freed = 0;        ///< when it was freed, counted in frees; 0: taken
+    std::set<Key>::node_type node;  ///< while it is taken: its node for when it is free
   };
-  /// All pieces by offset, free and taken, without gaps; no two free ones are neighbours.
+  /// All pieces by offset, free and taken, without gaps. No two free pieces are neighbours.
   struct Pages {
     std::uint64_t bytes = 0;
     std::map<std::uint64_t, Piece> pieces;

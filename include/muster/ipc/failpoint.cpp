@@ -1,4 +1,4 @@
-// The environment is read once; a hit then costs two atomic additions, so that timings stay near to the real ones.
+// The environment is read once. A hit then costs two atomic additions, so that timings stay near to the real ones.
 #include <muster/ipc/failpoint.hpp>
 
 #include <fcntl.h>

@@ -39,7 +39,7 @@ enum class Failpoint : unsigned char { MUSTER_FAILPOINT_LIST(MUSTER_FAILPOINT_EN
 inline constexpr std::array failpoint_names{MUSTER_FAILPOINT_LIST(MUSTER_FAILPOINT_NAME)};
 #undef MUSTER_FAILPOINT_NAME
 
-/// Does what the environment says. An environment that can't be understood ends the process with status 2.
+/// Does what the environment variables say. If they can't be understood, the process ends with status 2.
 void hit(Failpoint failpoint);
 
 }  // namespace muster::ipc

@@ -1,4 +1,5 @@
-// The system calls behind Fd and Mapping. Every descriptor is made close-on-exec: a client's programs inherit nothing.
+// The system calls behind Fd and Mapping. Every descriptor is made close-on-exec, so that programs that a client starts
+// inherit none.
 #include <muster/ipc/fd.hpp>
 
 #include <fcntl.h>
@@ -46,7 +47,7 @@ std::byte* reserve_aligned(std::size_t bytes) {
   return begin + before;
 }
 
-/// A mapping past the end of a file is a SIGBUS to come; refuse it now.
+/// Refuses a mapping past the end of a file, as it would lead to a SIGBUS later.
 Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
   struct stat status {};
   if (fstat(fd.get(), &status) != 0) return system_error(Code::failed, "can't map: fstat", errno);
@@ -57,21 +58,21 @@ Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
   return {};
 }
 
-/// Whether this process has as many mappings as it may. Then the kernel refuses even a page that takes no memory.
+/// Whether this process has as many mappings as it may. The kernel then refuses even a page that takes no memory.
 bool no_mapping_is_left() {
   void* page = mmap(nullptr, page_bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (page != MAP_FAILED) munmap(page, page_bytes());
   return page == MAP_FAILED;
 }
 
-/// What this process may have of it.
+/// The process's limit of a resource, as text.
 std::string limit_text(decltype(RLIMIT_AS) resource) {
   rlimit limit{};
   getrlimit(resource, &limit);
   return limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur);
 }
 
-/// Where the address space is limited, that may be the reason, and system_error names both.
+/// If the address space is limited, that may be the reason, too; system_error() then names both.
 Error mapping_error(std::size_t bytes, int error_number) {
   const std::string what = "can't map " + std::to_string(bytes) + " bytes";
   rlimit address_space{};
@@ -153,7 +154,7 @@ Result<Mapping> Mapping::map(const Fd& fd, std::size_t bytes, Access access, std
     if (wanted != nullptr) munmap(wanted, rounded_up(bytes, page_bytes()));
     return mapping_error(bytes, why);
   }
-  // Only advice: a kernel without huge pages for shared memory refuses it, and small pages work too.
+  // This is only advice. A kernel without huge pages for shared memory refuses it, and small pages work, too.
   if (bytes >= huge_page_bytes && access != Access::copy_on_write) madvise(found, bytes, MADV_HUGEPAGE);
   Mapping mapping;
   mapping.data_ = static_cast<std::byte*>(found);
@@ -205,7 +206,7 @@ void drain(const Fd& eventfd) {
   std::uint64_t count = 0;
   iovec part{&count, sizeof count};
   constexpr off_t here = -1;
-  // O_NONBLOCK belongs to the open file, which its other owners may clear.
+  // RWF_NOWAIT, as O_NONBLOCK belongs to the open file, and the other process may clear it.
   while (preadv2(eventfd.get(), &part, 1, here, RWF_NOWAIT) < 0 && errno == EINTR) {
   }
 }
@@ -215,7 +216,7 @@ Result<Bell> create_bell() {
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
     return system_error(Code::failed, "can't make a socket pair", errno);
   Bell bell{Fd(pair[0]), Fd(pair[1])};
-  // Else the listener's process could leave descriptors of its own in it.
+  // Otherwise the listener's process could leave descriptors of its own in the socket.
   shutdown(bell.teller.get(), SHUT_RD);
   return bell;
 }

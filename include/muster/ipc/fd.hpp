@@ -48,15 +48,15 @@ class Mapping {
   ~Mapping() { unmap(); }
 
   /// Maps at an address aligned to 2 MiB when `bytes` is at least that, so that huge pages can be used. QuotaExceeded
-  /// where this process may have no more mappings, or no more address space.
+  /// if this process may have no more mappings, or no more address space.
   [[nodiscard]] static Result<Mapping> map(const Fd& fd, std::size_t bytes, Access access, std::size_t offset = 0);
 
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
   void unmap();
-  /// Makes every page present and writable now, so that none faults later. Of no consequence if the kernel can't.
+  /// Makes every page present and writable now, so that none faults later. Does nothing if the kernel can't.
   void populate() const;
-  /// Gives the address range up without unmapping it.
+  /// Gives up the address range without unmapping it.
   void forget() { data_ = nullptr, bytes_ = 0; }
   explicit operator bool() const { return data_ != nullptr; }
 
@@ -65,9 +65,9 @@ class Mapping {
   std::size_t bytes_ = 0;
 };
 
-/// What a system without a setting of its own gives.
+/// The limit of a system that does not set it.
 inline constexpr std::uint64_t usual_mappings_max = 65'530;
-/// How many memory mappings one process may have: vm.max_map_count, or the usual number where that can't be read.
+/// How many memory mappings one process may have: vm.max_map_count, or the usual number if that can't be read.
 [[nodiscard]] std::uint64_t mappings_max();
 
 /// A memfd of `bytes` zero bytes that allows sealing.
@@ -75,23 +75,23 @@ inline constexpr std::uint64_t usual_mappings_max = 65'530;
 /// Adds file seals (F_SEAL_*).
 [[nodiscard]] Result<void> add_seals(const Fd& fd, int seals);
 [[nodiscard]] Result<Fd> create_eventfd();
-/// Adds one to an eventfd; a full or broken one is ignored, as the reader is awake or gone then.
+/// Adds one to an eventfd. Ignores a full or broken one, as the reader is awake or gone then.
 void signal(const Fd& eventfd);
-/// Reads an eventfd down to zero. Never waits, whatever the other process that has it does to its flags.
+/// Reads an eventfd down to zero. Never waits, whatever the other process that has the eventfd does to its flags.
 void drain(const Fd& eventfd);
 
-/// One end tells, the other is readable until it is silenced. Neither can make the other wait, whatever it does to its
-/// own end, and nothing can be sent to the end that tells.
+/// One end rings, the other is readable until it is silenced. Neither process can make the other wait, whatever it does
+/// to its own end. Nothing can be sent to the end that rings.
 struct Bell {
   Fd teller;
   Fd listener;
 };
 [[nodiscard]] Result<Bell> create_bell();
-/// Of no consequence if the listener has been told already, or is gone.
+/// Does nothing if the listener is readable already, or gone.
 void ring(const Fd& teller);
 void silence(const Fd& listener);
 
-/// An Error from errno: `what: strerror (errno N)`. QuotaExceeded, with the limit and how to raise it, where a limit of
+/// An Error from errno: `what: strerror (errno N)`. QuotaExceeded, with the limit and how to raise it, if a limit of
 /// this process is the reason.
 [[nodiscard]] Error system_error(Code code, std::string what, int error_number, std::string hint = {});
 

@@ -1,5 +1,5 @@
-// What an object's value had and the ranks of an op need not agree on: which library each array came in from, and in
-// which order a dict had its keys. `structure.hpp` says how a guise is written.
+// What else an object says about its value, and what ranks of an op need not agree on: which library each array came
+// from, and in which order a dict had its keys. `structure.hpp` says how a guise is written.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace muster::ipc {
 
-/// As what a leaf came in, and so as what it goes out: a letter of the guise.
+/// The kind of array that a leaf was when it came in, and is again when it goes out: a letter of the guise.
 enum class LeafKind : char { numpy = 'A', matrix = 'M', torch = 'T', jax = 'J' };
 [[nodiscard]] std::string_view name(LeafKind kind);
 [[nodiscard]] std::optional<LeafKind> leaf_kind_named(std::string_view name);
@@ -20,7 +20,7 @@ enum class LeafKind : char { numpy = 'A', matrix = 'M', torch = 'T', jax = 'J' }
 class GuiseWriter {
  public:
   void leaf(LeafKind kind) { kinds_.push_back(static_cast<char>(kind)); }
-  /// Of a dict: the place in the structure of its first key, its second and so on.
+  /// The order of a dict's keys: the place in the structure of its first key, its second and so on.
   void order(std::size_t dict, std::span<const std::uint32_t> places);
   [[nodiscard]] std::string take() const;
 
@@ -31,16 +31,16 @@ class GuiseWriter {
   std::string orders_;
 };
 
-/// Reads a guise, into which it looks. Its writer may be hostile: everything throws DamagedStructure.
+/// Reads a guise, and refers to its bytes. Its writer may be hostile, so everything may throw DamagedStructure.
 class Guise {
  public:
   explicit Guise(std::string_view text);
 
   [[nodiscard]] LeafKind kind(std::size_t leaf) const;
-  /// The place in the structure of the dict's first key, its second and so on. Nothing: they have the structure's
-  /// order.
+  /// The place in the structure of the dict's first key, its second and so on. Nothing if the keys are in the
+  /// structure's order.
   [[nodiscard]] std::optional<std::vector<std::size_t>> places(std::size_t dict, std::size_t keys) const;
-  /// The guise of a part of the value: of these leaves and dicts.
+  /// The guise of a part of the value that has these leaves and dicts.
   [[nodiscard]] std::string slice(std::size_t leaf, std::size_t leaves, std::size_t dict, std::size_t dicts) const;
 
  private:

@@ -1,4 +1,4 @@
-// Strong ids of everything that both ends of a connection name. Zero names nothing.
+// Strong ids for everything that both ends of a connection name. Zero names nothing.
 #pragma once
 
 #include <array>
@@ -31,13 +31,13 @@ using ObjectId = Id<struct ObjectTag, std::uint64_t>;
 }
 [[nodiscard]] constexpr ClientId maker_of(ObjectId object) { return {static_cast<std::uint32_t>(object.value >> 32)}; }
 
-/// As commands and messages show it: "3:17", maker and counter.
+/// The id as commands and messages show it: "3:17", maker and counter.
 [[nodiscard]] inline std::string text_of(ObjectId object) {
   constexpr std::uint64_t counter = 0xffffffffU;
   return std::to_string(maker_of(object).value) + ":" + std::to_string(object.value & counter);
 }
 
-/// 128 random bits: who shows them may hold the object.
+/// 128 random bits. A client that shows them may hold the object.
 struct Capability {
   std::array<std::uint64_t, 2> bits{};
   auto operator<=>(const Capability&) const = default;

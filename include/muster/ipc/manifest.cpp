@@ -37,7 +37,7 @@ struct PackedLeaf {
 constexpr std::size_t makers_count = 2;
 constexpr auto bytes_max = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 
-/// What C++ and NumPy align an element to: a complex number lies like its parts.
+/// The alignment of an element in C++ and NumPy. A complex number is aligned like its parts.
 std::uint64_t alignment_of(DType dtype) { return is_complex(dtype) ? size_of(dtype) / 2 : size_of(dtype); }
 
 std::string text(std::span<const std::int64_t> shape) {
@@ -54,21 +54,22 @@ std::size_t dims_of(const Manifest& manifest) {
 
 Error malformed(const char* problem, std::size_t bytes) {
   return {Code::invalid,
-          "malformed manifest: " + std::string(problem) + ", " + std::to_string(bytes) + " bytes in all"};
+          "the manifest is malformed: " + std::string(problem) + ", " + std::to_string(bytes) + " bytes in all"};
 }
 
 }  // namespace
 
 Result<std::uint64_t> element_count(std::span<const std::int64_t> shape, DType dtype) {
-  // As in NumPy, the sizes beside a 0 must fit too: strides are products of them.
+  // As in NumPy, the sizes beside a 0 must fit, too, as strides are products of them.
   std::uint64_t product = 1;
   bool empty = false;
   for (const auto size : shape) {
-    if (size < 0) return Error(Code::invalid, "negative size in shape " + text(shape));
+    if (size < 0) return Error(Code::invalid, "shape " + text(shape) + " has a negative size");
     if (size == 0) empty = true;
     else if (__builtin_mul_overflow(product, static_cast<std::uint64_t>(size), &product)) product = 2 * bytes_max;
     if (product > bytes_max / size_of(dtype))
-      return Error(Code::invalid, "too large: shape " + text(shape) + " of " + std::string(name(dtype)));
+      return Error(Code::invalid,
+                   "an array of shape " + text(shape) + " of " + std::string(name(dtype)) + " is too large");
   }
   return empty ? 0 : product;
 }
@@ -79,7 +80,7 @@ Error too_many_leaves(std::size_t count) {
 }
 
 std::uint64_t Manifest::bytes() const {
-  // Saturates: leaves may overlap, so that even lawful ones may add up to more than there can be.
+  // The sum saturates: leaves may overlap, so even valid ones may add up to more than fits.
   std::uint64_t sum = 0;
   for (const auto& leaf : leaves) sum = std::min(bytes_max, sum + leaf.bytes());
   return sum;
@@ -87,12 +88,12 @@ std::uint64_t Manifest::bytes() const {
 
 namespace {
 
-/// The leaf with this shape, if it can lie there. Its dims begin at `first_dim`.
+/// The leaf with this shape, if it can lie at this place. Its dims begin at `first_dim`.
 Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape,
                  std::size_t first_dim, Device device) {
   if (shape.size() > ndim_max)
-    return Error(Code::invalid,
-                 "too many dimensions: " + std::to_string(shape.size()) + " of at most " + std::to_string(ndim_max));
+    return Error(Code::invalid, "an array can't have " + std::to_string(shape.size()) + " dimensions, at most " +
+                                    std::to_string(ndim_max));
   const auto count = element_count(shape, dtype);
   if (!count) return count.error();
   const Leaf leaf{
@@ -141,12 +142,12 @@ void encode(const Manifest& manifest, std::vector<std::byte>& out) {
 
 namespace {
 
-/// What is wrong with the bytes, if anything.
+/// Fills in the manifest. Returns an error if the bytes are wrong.
 std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& manifest) {
   Unpacker in(bytes);
   const auto header = in.fixed<PackedHeader>();
-  manifest.makers = in.enumerator<Makers>(header.makers, makers_count, "unknown makers");
-  in.require(header.leaves <= leaves_max, "too many leaves");
+  manifest.makers = in.enumerator<Makers>(header.makers, makers_count, "its makers are unknown");
+  in.require(header.leaves <= leaves_max, "it has too many leaves");
   in.require(header.structure_bytes <= description_bytes_max, "the structure is too long");
   in.require(header.guise_bytes <= description_bytes_max, "the guise is too long");
   in.require(header.zero == 0, "a reserved field is set");
@@ -163,24 +164,24 @@ std::optional<Error> take_manifest(std::span<const std::byte> bytes, Manifest& m
   std::size_t used = 0;
   for (std::uint32_t i = 0; i < header.leaves; ++i) {
     const auto packed = table.fixed<PackedLeaf>();
-    const auto dtype = table.enumerator<DType>(packed.dtype, dtype_count, "unknown dtype");
+    const auto dtype = table.enumerator<DType>(packed.dtype, dtype_count, "a dtype is unknown");
     const auto device = Device::of(packed.device_kind, packed.device_index);
-    table.require(device.has_value(), "unknown device");
-    table.require(packed.ndim <= dims.size() - used, "fewer dims than its leaves need");
+    table.require(device.has_value(), "a device is unknown");
+    table.require(packed.ndim <= dims.size() - used, "it has fewer dims than its leaves need");
     if (table.problem() != nullptr) return malformed(table.problem(), bytes.size());
     const auto leaf = lay({packed.segment}, packed.offset, dtype, dims.subspan(used, packed.ndim), used, *device);
     if (!leaf) return leaf.error();
     manifest.leaves.push_back(*leaf);
     used += packed.ndim;
   }
-  if (used != dims.size()) return malformed("more dims than its leaves need", bytes.size());
+  if (used != dims.size()) return malformed("it has more dims than its leaves need", bytes.size());
   return std::nullopt;
 }
 
 }  // namespace
 
 Result<Manifest> decode(std::span<const std::byte> bytes) {
-  // Filled in where it will lie: with room for a leaf inside, it is not cheap to move.
+  // The manifest is filled in where it stays: it has room for a leaf inside, so it is not cheap to move.
   Result<Manifest> decoded(std::in_place);
   if (auto error = take_manifest(bytes, *decoded)) decoded = std::move(*error);
   return decoded;

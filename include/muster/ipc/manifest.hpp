@@ -1,5 +1,5 @@
-// A manifest says where an object's arrays lie and what they are. It is what a seal carries to the daemon
-// and what a reader gets back: one packed form for rings, frames and pickles, decoded with every check.
+// A manifest says where an object's arrays lie and what they are. A seal carries it to the daemon, and a reader gets it
+// back. It has one packed form for rings, frames and pickles, and decoding checks everything.
 #pragma once
 
 #include <cstddef>
@@ -17,11 +17,12 @@
 namespace muster::ipc {
 
 inline constexpr std::size_t leaves_max = 1 << 17;
-/// Of one object that a client makes. To find the parts of so many takes some 4 ms in the worst order.
+/// The most leaves of an object that a client makes. Finding the parts of an object with so many takes about 4 ms in
+/// the worst order.
 inline constexpr std::size_t object_leaves_max = 1 << 14;
 inline constexpr std::size_t ndim_max = 64;
-/// Of an object that a client makes, encoded: its arrays, shapes, structure and guise. Who looks at the object is
-/// sent all of it, and everybody else waits meanwhile.
+/// The most bytes of the encoded description of an object that a client makes: its arrays, shapes, structure and guise.
+/// Every reader of the object is sent all of it, and everybody else waits meanwhile.
 inline constexpr std::size_t description_bytes_max = 1 << 20;
 
 /// One dense array in C order.
@@ -36,19 +37,19 @@ struct Leaf {
   [[nodiscard]] std::uint64_t bytes() const { return count * size_of(dtype); }
 };
 
-/// Who had a hand in an object. The daemon alone says so, whatever a seal claims.
+/// Who made an object. Only the daemon decides that; what a seal claims is ignored.
 enum class Makers : std::uint32_t {
-  one_user,       ///< processes of the user whose it is
-  several_users,  ///< it comes from an open group: nothing in it may be believed
+  one_user,       ///< processes of the user who owns it
+  several_users,  ///< it comes from an open group, so nothing in it may be trusted
 };
 
 struct Manifest {
   Makers makers = Makers::one_user;
   SmallVector<Leaf, 1> leaves;
   SmallVector<std::int64_t, 4> dims;
-  /// How the leaves nest: see structure.hpp. To the daemon it is opaque but for messages. Empty for a plain array.
+  /// How the leaves nest: see structure.hpp. The daemon reads it for messages only. Empty for a plain array.
   std::string structure;
-  /// What else its maker's value had, on which ranks need not agree. Mostly empty.
+  /// What else the maker's value had, and ranks need not agree on: see guise.hpp. Usually empty.
   std::string guise;
 
   [[nodiscard]] std::span<const std::int64_t> shape(const Leaf& leaf) const {
@@ -63,13 +64,13 @@ struct Manifest {
 /// Elements in `shape`, or Invalid if a size is negative or the bytes don't fit in 63 bits.
 [[nodiscard]] Result<std::uint64_t> element_count(std::span<const std::int64_t> shape, DType dtype);
 
-/// What an object of so many arrays is refused with.
+/// The error for an object with too many arrays.
 [[nodiscard]] Error too_many_leaves(std::size_t count);
 
 [[nodiscard]] std::size_t encoded_bytes(const Manifest& manifest);
 /// Appends the packed form to `out`, padded to 8 bytes.
 void encode(const Manifest& manifest, std::vector<std::byte>& out);
-/// Checks everything: counts, sizes, dtypes, devices, dims, alignment of offsets, that all of `bytes` is used.
+/// Checks everything: counts, sizes, dtypes, devices, dims, the alignment of offsets, and that all of `bytes` is used.
 [[nodiscard]] Result<Manifest> decode(std::span<const std::byte> bytes);
 
 }  // namespace muster::ipc

@@ -1,5 +1,5 @@
-// Packs numbers and texts into bytes and takes them out again, checked. Every field is at a multiple of its own size
-// up to 8, so both ends copy whole numbers; the machine's byte order is the wire's.
+// Packs numbers and texts into bytes, and unpacks them with checks. Every field lies at a multiple of its own size up
+// to 8, so both ends copy whole numbers. The wire has the machine's byte order.
 #pragma once
 
 #include <bit>
@@ -16,7 +16,7 @@ namespace muster::ipc {
 
 static_assert(std::endian::native == std::endian::little, "the packed forms are little endian");
 
-/// Numbers, or structs of numbers without a gap: their bytes say all there is.
+/// Numbers, or structs of numbers without gaps, so that their bytes are their value.
 template <class T>
 concept Packed = std::is_arithmetic_v<T> || std::has_unique_object_representations_v<T>;
 
@@ -24,7 +24,7 @@ class Packer {
  public:
   explicit Packer(std::vector<std::byte>& out) : out_(out), begin_(out.size()) {}
 
-  /// One number, or all the fields of fixed size that a record begins with.
+  /// Appends one number, or all the fields of fixed size that a record begins with.
   template <Packed T>
   void fixed(const T& value) {
     append(&value, sizeof value);
@@ -34,7 +34,7 @@ class Packer {
     append(values.data(), values.size_bytes());
   }
   void text(std::string_view text) { append(text.data(), text.size()); }
-  /// Zeros up to the next multiple of 8 from where this packer began.
+  /// Appends zeros up to the next multiple of 8 from where this packer began.
   void pad() { out_.resize(begin_ + (out_.size() - begin_ + 7) / 8 * 8); }
 
  private:
@@ -46,8 +46,8 @@ class Packer {
   std::size_t begin_;
 };
 
-/// Reads what a Packer wrote. The first failure sticks: from then on everything reads as zero or empty, so a reader
-/// may take all its fields and ask once, at the end.
+/// Reads what a Packer wrote. After the first failure everything reads as zero or empty. So a reader may take all its
+/// fields and check once, at the end.
 class Unpacker {
  public:
   explicit Unpacker(std::span<const std::byte> bytes) : all_(bytes), rest_(bytes) {}
@@ -85,7 +85,7 @@ class Unpacker {
     if (!holds && problem_ == nullptr) fail(problem);
   }
   /// All bytes must have been read.
-  void finish() { require(rest_.empty(), "more bytes than it needs"); }
+  void finish() { require(rest_.empty(), "it has more bytes than it needs"); }
 
   [[nodiscard]] std::size_t rest_bytes() const { return rest_.size(); }
   /// What the first failure was; null if there was none.
@@ -93,13 +93,14 @@ class Unpacker {
 
  private:
   std::span<const std::byte> take(std::size_t bytes) {
-    if (bytes > rest_.size()) return fail("fewer bytes than it needs"), std::span<const std::byte>{};
+    if (bytes > rest_.size()) return fail("it has fewer bytes than it needs"), std::span<const std::byte>{};
     const auto taken = rest_.first(bytes);
     rest_ = rest_.subspan(bytes);
     return taken;
   }
   std::span<const std::byte> take_array(std::uint64_t count, std::size_t element_bytes) {
-    if (count > rest_.size() / element_bytes) return fail("fewer bytes than it needs"), std::span<const std::byte>{};
+    if (count > rest_.size() / element_bytes)
+      return fail("it has fewer bytes than it needs"), std::span<const std::byte>{};
     return take(static_cast<std::size_t>(count) * element_bytes);
   }
   void fail(const char* problem) {

@@ -31,8 +31,8 @@ std::string own_socket_path() {
   return "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
 }
 
-/// Of a place that somebody has named, that user knows who else is there. Root's own place only root can make; root may
-/// have made it for a daemon of another user.
+/// Whether the place must be this user's own. It need not be if the user has named the place, and so knows who listens
+/// there. Nor need root's default place, which only root can make: root may have made it for a daemon of another user.
 bool must_be_own(const std::string& socket_path) {
   const char* named = std::getenv("MUSTER_SOCKET");
   return geteuid() != 0 && socket_path == own_socket_path() && (named == nullptr || socket_path != absolute(named));
@@ -73,7 +73,7 @@ Result<void> make_place(const std::string& socket_path) {
   struct stat info {};
   if (::lstat(directory.c_str(), &info) != 0)
     return system_error(Code::denied, "can't look at " + directory.string(), errno, elsewhere);
-  if (!S_ISDIR(info.st_mode)) return Error(Code::denied, directory.string() + " is no directory", elsewhere);
+  if (!S_ISDIR(info.st_mode)) return Error(Code::denied, directory.string() + " is not a directory", elsewhere);
   if (!is_trusted(info.st_uid))
     return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid), elsewhere);
   if ((info.st_mode & (S_IWGRP | S_IWOTH)) != 0)

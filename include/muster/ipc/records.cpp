@@ -1,5 +1,5 @@
-// Bodies of records: ids and 64-bit numbers first, then 32-bit ones, then enumerators, then the variable parts.
-// A reader takes every field, lets the Unpacker remember the first thing that was wrong, and says it once.
+// Bodies of records: ids and 64-bit numbers first, then 32-bit ones, then enumerators, then the variable parts. A
+// reader takes every field, lets the Unpacker remember the first problem, and reports it once.
 #include <muster/ipc/records.hpp>
 
 #include <algorithm>
@@ -66,7 +66,7 @@ void put(Packer& out, const Error& error) {
 
 Error take_error(Unpacker& in) {
   const auto head = in.fixed<PackedError>();
-  in.require(head.code >= 1 && head.code <= static_cast<std::uint32_t>(Code::denied), "unknown error code");
+  in.require(head.code >= 1 && head.code <= static_cast<std::uint32_t>(Code::denied), "its error code is unknown");
   auto lost = in.numbers<int>(head.ranks);
   auto message = in.text(head.message_bytes);
   auto hint = in.text(head.hint_bytes);
@@ -75,11 +75,11 @@ Error take_error(Unpacker& in) {
 }
 
 Error malformed(std::string_view record, const char* problem, std::size_t bytes) {
-  return {Code::invalid,
-          "malformed " + std::string(record) + " record: " + problem + ", " + std::to_string(bytes) + " bytes in all"};
+  return {Code::invalid, "the " + std::string(record) + " record is malformed: " + problem + ", " +
+                             std::to_string(bytes) + " bytes in all"};
 }
 
-/// What every reader does. `take` fills the record in where it will lie: some are not cheap to move.
+/// What every reader does. `take` fills in the record where it stays, as some are not cheap to move.
 template <class Record, class Take>
 Result<Record> read(std::string_view name, std::span<const std::byte> body, const Take& take) {
   Result<Record> result(std::in_place);
@@ -90,7 +90,7 @@ Result<Record> read(std::string_view name, std::span<const std::byte> body, cons
   return result;
 }
 
-/// Records that are one id.
+/// Reads a record that is a single id.
 template <class Record, class Id>
 Result<Record> read_id(std::string_view name, std::span<const std::byte> body, Id Record::*id, const char* problem) {
   return read<Record>(name, body, [&](Unpacker& in, Record& record) {
@@ -183,9 +183,9 @@ void take_call(Unpacker& in, const Head& head, Record& record) {
   record.work = named<WorkId>(in, head.work.value, "it names no work");
   record.timeout_ns = head.timeout_ns;
   record.root = head.root;
-  record.kind = in.enumerator<Kind>(head.kind, kind_count, "unknown kind");
-  record.op = in.enumerator<ReduceOp>(head.op, reduce_op_count, "unknown reduce op");
-  record.layout = in.enumerator<Layout>(head.layout, layout_count, "unknown layout");
+  record.kind = in.enumerator<Kind>(head.kind, kind_count, "its kind is unknown");
+  record.op = in.enumerator<ReduceOp>(head.op, reduce_op_count, "its reduce op is unknown");
+  record.layout = in.enumerator<Layout>(head.layout, layout_count, "its layout is unknown");
   in.require(head.timeout_ns >= 0, "its timeout is negative");
 }
 
@@ -210,9 +210,9 @@ Result<Seal> read_seal(std::span<const std::byte> body) {
     auto manifest = decode(packed);
     if (!manifest) return void(error = manifest.error());
     seal.manifest = std::move(*manifest);
-    in.require(seal.copied_bytes <= seal.manifest.bytes(), "more bytes copied than there are");
+    in.require(seal.copied_bytes <= seal.manifest.bytes(), "more bytes were copied than there are");
   });
-  // It says more than that the record is malformed.
+  // The manifest's own error says more than that the record is malformed.
   if (error) result = std::move(*error);
   return result;
 }
@@ -299,7 +299,7 @@ void take_item(Unpacker& in, Item& item) {
   const auto packed = in.bytes(head.manifest_bytes);
   if (!item.described || in.problem() != nullptr) return;
   auto manifest = decode(packed);
-  in.require(manifest.ok(), "malformed manifest");
+  in.require(manifest.ok(), "a manifest is malformed");
   if (manifest) item.manifest = std::move(*manifest);
 }
 
@@ -342,7 +342,7 @@ Result<Done> read_done(std::span<const std::byte> body) {
     done.live = in.numbers<std::int32_t>(head.live);
     done.name = in.text(head.name_bytes);
     in.pad();
-    // Not reserved: the count is only a claim until its items have been read.
+    // No memory is reserved for the items, as their count is only a claim until they have been read.
     for (std::uint32_t i = 0; i < head.items && in.problem() == nullptr; ++i) take_item(in, done.items.emplace_back());
   });
 }

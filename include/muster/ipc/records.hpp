@@ -1,5 +1,5 @@
-// The records that travel in the rings. Each has a plain struct, a writer that appends its packed body,
-// and a reader that checks it. Variable parts follow the fixed part; everything is little endian and 8-aligned.
+// The records that travel in the rings. Each has a plain struct, a writer that appends its packed body, and a reader
+// that checks it. Variable parts follow the fixed part. Everything is little endian and 8-aligned.
 #pragma once
 
 #include <chrono>
@@ -37,10 +37,10 @@ enum class Kind : std::uint8_t {
 inline constexpr int world_size_max = 1024;  ///< ranks of one group
 inline constexpr std::size_t kind_count = 14;
 inline constexpr std::size_t layout_count = 3;
-inline constexpr std::uint32_t requests_max = 256;    ///< of one client on the socket, without a reply
+inline constexpr std::uint32_t requests_max = 256;    ///< unanswered requests of one client on the socket
 inline constexpr std::size_t key_bytes_max = 4096;    ///< of Contribute::key
-inline constexpr std::size_t fault_bytes_max = 1024;  ///< of the message of Contribute::fault; more is cut off
-inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; more are cut off
+inline constexpr std::size_t fault_bytes_max = 1024;  ///< of the message of Contribute::fault; the rest is cut off
+inline constexpr std::size_t error_ranks_max = 4096;  ///< of an Error in a record; the rest is cut off
 [[nodiscard]] std::string_view name(Kind kind);
 
 enum class SubmissionType : std::uint16_t {
@@ -66,23 +66,22 @@ using ObjectIds = SmallVector<ObjectId, 2>;
 
 /// How the parts that a seat receives are put together.
 enum class Layout : std::uint8_t {
-  parts = 0,   ///< as they are: nothing moves
+  parts = 0,   ///< as they are: nothing is copied
   stack = 1,   ///< one array with a new axis 0 (allgather, gather)
   concat = 2,  ///< one array along axis 0 (all_to_all of a split array)
 };
 
-/// Client: these leased regions are now an object. `parent` set: they are parts of that object instead.
+/// Client: these leased regions are now an object. If `parent` is set, they are parts of that object instead.
 struct Seal {
   ObjectId object;
   Capability capability;
   ObjectId parent;
-  std::uint64_t copied_bytes = 0;  ///< of its bytes, those that were copied in rather than produced in place
+  std::uint64_t copied_bytes = 0;  ///< how many of its bytes were copied in rather than produced in place
   Manifest manifest;
 };
 
-/// Client: one rank's input to one op.
-/// objects: 1 for most kinds; world_size for scatter (root), reduce_scatter, all_to_all; 0 where the rank gives
-/// nothing.
+/// Client: one rank's input to one op. objects: 1 for most kinds; world_size for scatter (root), reduce_scatter,
+/// all_to_all; 0 if the rank gives nothing.
 struct Contribute {
   WorkId work;
   SeatId seat;
@@ -94,9 +93,9 @@ struct Contribute {
   std::int64_t tag = 0;         ///< tag of send and recv; key for split
   std::int64_t timeout_ns = 0;  ///< the op's deadline from now
   ObjectIds objects;
-  std::string key;  ///< matches by key if not empty, else by the seat's order of calls
-  /// The rank called but has no input, for this reason: its code and message travel. The call takes its place in the
-  /// order all the same, so that the rank's next call does not meet the others' present one.
+  std::string key;  ///< if not empty, the op is matched by it, else by the seat's order of calls
+  /// Set if the rank called but has no input: the reason, whose code and message travel. The call still takes its place
+  /// in the order, so that the rank's next call does not meet the others' current one.
   std::shared_ptr<const Error> fault;
 };
 
@@ -114,22 +113,22 @@ struct Combine {
 
 /// Client: gives up holds.
 struct Release {
-  static constexpr std::size_t objects_max = 1024;  ///< the daemon is about half a millisecond busy with so many
+  static constexpr std::size_t objects_max = 1024;  ///< these keep the daemon busy for about half a millisecond
   ObjectIds objects;
 };
 
-/// Client: a pickled form of the object exists; keep it for the pickle lease.
+/// Client: the object was pickled; keep it for the pickle lease.
 struct Pin {
   ObjectId object;
 };
 
-/// Client: nothing of another client's segment, or of a result's, is mapped here any more.
+/// Client: this process has unmapped a segment of another client or of results.
 struct Unmapped {
   SegmentId segment;
 };
 
-/// Client: it writes no more into this segment of its own, and has nothing of it mapped. The segment ends with the last
-/// object in it, without a word to the client.
+/// Client: this process writes no more into this segment of its own, and has unmapped it. The segment ends with the
+/// last object in it, and the client is not told.
 struct HandOver {
   SegmentId segment;
 };
@@ -146,7 +145,7 @@ struct Item {
 struct Done {
   WorkId work;
   std::uint32_t contributors = 0;
-  std::uint32_t epoch = 0;         ///< after split and reform: of the group the client is now in
+  std::uint32_t epoch = 0;         ///< after split and reform: that of the group the client is now in
   SeatId seat;                     ///< after split: the seat in the new group, 0 if none
   std::int32_t rank = 0;           ///< after split
   std::int32_t world_size = 0;     ///< after split
@@ -166,13 +165,13 @@ struct ObjectGone {
   ObjectId object;
 };
 
-/// Daemon: nothing lies any more in a segment that this client has read. Its memory stays charged until all readers
-/// answered with Unmapped or are gone.
+/// Daemon: a segment that this client has read has ended. Its memory stays charged until all readers have answered with
+/// Unmapped or are gone.
 struct SegmentGone {
   SegmentId segment;
 };
 
-/// Daemon: somebody waits for memory; what this client keeps in reserve would help.
+/// Daemon: requests wait for memory, and memory that this client keeps free would help.
 struct MemoryWanted {
   std::uint64_t waiting = 0;  ///< requests that wait
 };
@@ -200,7 +199,7 @@ void write(const Unmapped&, std::vector<std::byte>& out);
 void write(const HandOver&, std::vector<std::byte>& out);
 void write(const Done&, std::vector<std::byte>& out);
 void write(const Failed&, std::vector<std::byte>& out);
-/// Appends a Done whose items the caller has in its own form; as many as announced.
+/// Appends a Done whose items the caller has in its own form. It must add as many items as it announced.
 class DoneWriter {
  public:
   DoneWriter(const Done& without_items, std::size_t items, std::vector<std::byte>& out);
@@ -210,7 +209,7 @@ class DoneWriter {
  private:
   std::vector<std::byte>& out_;
 };
-/// Makes a written Done the outcome of this work: many get the same one.
+/// Writes the number of this work into a written Done, as many works get the same one.
 void address_done(std::span<std::byte> done, WorkId work);
 void write(const ObjectGone&, std::vector<std::byte>& out);
 void write(const SealFailed&, std::vector<std::byte>& out);
@@ -218,7 +217,7 @@ void write(const GroupChanged&, std::vector<std::byte>& out);
 void write(const SegmentGone&, std::vector<std::byte>& out);
 void write(const MemoryWanted&, std::vector<std::byte>& out);
 
-/// Each checks and reads one body; Invalid says what is wrong with it.
+/// Each checks and reads one body. Invalid says what is wrong with it.
 [[nodiscard]] Result<Seal> read_seal(std::span<const std::byte> body);
 [[nodiscard]] Result<Contribute> read_contribute(std::span<const std::byte> body);
 [[nodiscard]] Result<Combine> read_combine(std::span<const std::byte> body);

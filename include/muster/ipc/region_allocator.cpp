@@ -1,5 +1,6 @@
-// Small regions cost a few loads and stores: the first slab with room, its latest freed slot. At most one slab of each
-// class stays behind empty, so that a region that is made and dropped over and over does not make a slab each time.
+// Small regions cost a few loads and stores: they take the latest freed slot of the first slab with room. At most one
+// slab of each class stays empty, so that a region that is made and dropped over and over does not make a slab each
+// time.
 #include <muster/ipc/region_allocator.hpp>
 
 #include <algorithm>
@@ -12,17 +13,18 @@ namespace {
 constexpr std::uint16_t slot_taken = 0xffff;
 constexpr std::uint16_t no_slot = 0xfffe;
 constexpr std::uint64_t pages_per_table = 256;
-/// From here on a region has a segment of its own, as long as these are few.
+/// A region of this size or more has a segment of its own, as long as these are few.
 constexpr std::uint64_t own_bytes_least = 1 << 20;
 constexpr std::uint64_t shared_bytes_least = 64 << 10;
-/// Shared segments grow by this part of what they are together: what is left of one is little, and they are few.
+/// A new shared segment has this part of the size of all together. So a mostly free one wastes little, and they are
+/// few.
 constexpr std::uint64_t growth = 32;
-/// An own one is at most this part too large.
+/// A segment for a single region is at most this part too large.
 constexpr std::uint64_t own_steps = 8;
 
 constexpr std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-/// A region is at least half of a segment that it has for itself, but for a little.
+/// A region must be at least about half of a segment that it has for itself.
 constexpr bool may_be_alone(std::uint64_t bytes, std::uint64_t segment_bytes) {
   constexpr std::uint64_t waste = 64 << 10;
   return segment_bytes <= 2 * bytes + waste;
@@ -65,7 +67,7 @@ std::uint64_t RegionAllocator::own_bytes_min() const {
   return std::max(own_bytes_least * size_, std::bit_floor(segment_bytes_ / most_segments * size_));
 }
 
-// Sizes of eight steps to each doubling, so that a segment serves again where sizes vary a little.
+// Sizes have eight steps to each doubling, so that a segment serves again if sizes vary a little.
 std::uint64_t RegionAllocator::wanted(std::uint64_t bytes) const {
   const std::uint64_t own_min = own_bytes_min();
   if (bytes >= own_min) return round_up(bytes, std::bit_floor(bytes) / own_steps);
@@ -147,7 +149,7 @@ std::optional<RegionAllocator::Region> RegionAllocator::counted(std::optional<Re
 std::optional<RegionAllocator::Region> RegionAllocator::allocate_shared(std::uint64_t bytes) {
   std::optional<Region> region;
   if (bytes < large_bytes_min) region = allocate_small(class_of(bytes));
-  // Where a slab does not fit any more, a page still may.
+  // If no slab fits any more, a page still may.
   return region ? region : allocate_pages(round_up(bytes, page_bytes));
 }
 
@@ -199,7 +201,7 @@ std::optional<Extents::Extent> RegionAllocator::take_extent(std::uint64_t bytes)
 
 bool RegionAllocator::make_slab(std::uint32_t size_class) {
   if (unused_slabs_.empty()) {
-    // They may all come to be unused, and who frees can't fail.
+    // All slabs may become unused, and freeing can't fail.
     if (unused_slabs_.capacity() == slabs_.size()) unused_slabs_.reserve(2 * slabs_.size() + 1);
     slabs_.emplace_back();
     unused_slabs_.push_back(static_cast<std::uint32_t>(slabs_.size() - 1));
@@ -227,7 +229,7 @@ bool RegionAllocator::make_slab(std::uint32_t size_class) {
   return true;
 }
 
-/// For a slab that begins there.
+/// Makes the tables for a slab that begins at this offset.
 void RegionAllocator::make_tables(Segment& segment, std::uint64_t offset) {
   const auto last = (offset + slab_bytes - 1) / page_bytes / pages_per_table;
   auto& tables = segment.slab_of_page;

@@ -1,5 +1,5 @@
-// Hands out regions of segments: offsets only, it touches no memory and keeps its books in private memory, where no
-// other process can change them. Used by a client for what it writes and by the daemon for results.
+// Hands out regions of segments, as offsets. It never touches the segments, and keeps its books in private memory,
+// where no other process can change them. A client uses it for what it writes, the daemon for results.
 #pragma once
 
 #include <algorithm>
@@ -17,16 +17,16 @@
 
 namespace muster::ipc {
 
-/// Not thread-safe. Small regions come from slabs of one size class each, larger ones are whole pages of a segment that
-/// many share, and large ones have a segment of their own: what is left of much never keeps much.
+/// Not thread-safe. Small regions come from slabs of one size class each. Larger ones are whole pages of a shared
+/// segment. Large ones have a segment of their own, so that a small region never keeps a large segment alive.
 class RegionAllocator {
  public:
   enum class Use : std::uint8_t {
     shared,  ///< many regions lie in it
-    own,     ///< it is one region, or free
+    own,     ///< it is a single region, or free
   };
 
-  static constexpr std::uint64_t large_bytes_min = 16 << 10;  ///< from here on a region shares its pages with no other
+  static constexpr std::uint64_t large_bytes_min = 16 << 10;  ///< from here on a region has pages of its own
   static constexpr std::uint64_t slab_bytes = 64 << 10;
   static constexpr std::uint64_t alignment_bytes = 64;
   static constexpr std::uint64_t most_segments = 128;
@@ -34,26 +34,27 @@ class RegionAllocator {
   struct Region {
     SegmentId segment;
     std::uint64_t offset = 0;
-    std::uint64_t bytes = 0;  ///< all that belongs to it: what was asked for, padded
+    std::uint64_t bytes = 0;  ///< its whole size: what was asked for, padded
   };
 
-  /// `segments_about`: how many segments there should be at most, give or take half: descriptors and mappings are not
-  /// without end. With few of them segments are larger.
+  /// `segments_about`: how many segments there should be at most, give or take half, as descriptors and mappings are
+  /// limited. With fewer segments they are larger.
   explicit RegionAllocator(std::uint64_t segments_about = most_segments)
       : size_(std::max<std::uint64_t>(most_segments / std::max<std::uint64_t>(segments_about, 1), 1)) {}
 
-  /// How large a new segment should be for a region of bytes >= 1. Shared ones begin small and grow with what there is.
+  /// How large a new segment should be for a region of bytes >= 1. Shared segments begin small and grow with their
+  /// total.
   [[nodiscard]] std::uint64_t wanted(std::uint64_t bytes) const;
-  /// The least that does.
+  /// The smallest size that is enough.
   [[nodiscard]] std::uint64_t least(std::uint64_t bytes) const;
   /// Adds a segment of at least that size and allocates the region.
   [[nodiscard]] Region allocate_with(SegmentId segment, std::uint64_t segment_bytes, std::uint64_t bytes);
   void add_segment(SegmentId segment, std::uint64_t bytes, Use use = Use::shared);
-  /// Whole-free segments only.
+  /// Only segments that are wholly free may be removed.
   void remove_segment(SegmentId segment);
   /// bytes >= 1. At least 64-byte aligned; large regions are page aligned. Nothing if no segment has room.
   [[nodiscard]] std::optional<Region> allocate(std::uint64_t bytes);
-  /// `offset`: the start of an allocated region; anything else ends the process.
+  /// `offset` must be the start of an allocated region; anything else ends the process.
   void free(SegmentId segment, std::uint64_t offset);
   /// The allocated region that contains this offset.
   [[nodiscard]] std::optional<Region> find(SegmentId segment, std::uint64_t offset) const;
@@ -72,9 +73,9 @@ class RegionAllocator {
  private:
   static constexpr std::size_t class_count = 32;
   static constexpr std::uint32_t none = 0xffffffff;
-  using SlabOfPage = std::array<std::uint32_t, 256>;  ///< `none` where a page is in no slab
+  using SlabOfPage = std::array<std::uint32_t, 256>;  ///< `none` for a page in no slab
 
-  /// Free segments of one's own in the order of choice: the smallest, and of these the latest freed.
+  /// Free segments for single regions in the order of choice: the smallest first, and of equal ones the latest freed.
   struct OwnKey {
     std::uint64_t bytes;
     std::uint64_t age;
@@ -87,9 +88,10 @@ class RegionAllocator {
     Use use = Use::shared;
     std::uint64_t freed = 0;                                ///< for Use::own: the number of the free that made it free
     std::vector<std::unique_ptr<SlabOfPage>> slab_of_page;  ///< one table for each MiB that has ever had a slab
-    std::set<OwnKey>::node_type node;                       ///< for Use::own, while it is taken: for when it is free
+    std::set<OwnKey>::node_type node;  ///< for Use::own, while it is taken: its node for when it is free
   };
-  /// Slots of one size. Slots that were never used follow the others; freed ones are linked, the latest first.
+  /// A slab of slots of one size. Slots that were never used follow the others. Freed ones are linked, the latest
+  /// first.
   struct Slab {
     SegmentId segment;
     Segment* home = nullptr;
@@ -132,14 +134,14 @@ class RegionAllocator {
   [[nodiscard]] bool make_slab(std::uint32_t size_class);
   void free_small(Segment& segment, std::uint32_t slab, std::uint64_t offset);
   void drop_slab(std::uint32_t slab);
-  /// Of one segment, or of all. True if there were any.
+  /// Drops the empty slabs of one segment, or of all. True if there were any.
   bool drop_empty_slabs(SegmentId segment = {});
   static void make_tables(Segment& segment, std::uint64_t offset);
   static void map_slab(const Slab& slab, std::uint32_t index);
   void link(std::uint32_t slab);
   void unlink(std::uint32_t slab);
 
-  std::uint64_t size_;  ///< how many times larger than with most_segments all segments are
+  std::uint64_t size_;  ///< how many times larger all segments are than with most_segments
   Extents extents_;     ///< of shared segments
   std::unordered_map<SegmentId, Segment> segments_;
   std::set<OwnKey> free_own_;
@@ -150,7 +152,7 @@ class RegionAllocator {
   std::uint64_t allocated_bytes_ = 0;
   std::uint64_t segment_bytes_ = 0;
   std::uint64_t shared_bytes_ = 0;  ///< of shared segments together
-  std::size_t used_segments_ = 0;   ///< those with regions
+  std::size_t used_segments_ = 0;   ///< segments with regions
   std::uint64_t used_segment_bytes_ = 0;
 
   static constexpr std::array<std::uint32_t, class_count> filled() {

@@ -1,4 +1,5 @@
-// A producer keeps one record in one piece by padding to the ring's end; a consumer believes nothing it reads there.
+// A producer keeps each record in one piece by padding up to the ring's end. A consumer trusts nothing that it reads in
+// the ring.
 #include <muster/ipc/ring.hpp>
 
 #include <linux/futex.h>
@@ -28,10 +29,10 @@ std::size_t space_for(std::size_t body_bytes) { return sizeof(RecordHeader) + (b
 Error broken(const char* what, std::uint64_t value, std::uint64_t own) {
   return {Code::invalid,
           "broken ring: " + std::string(what) + " " + std::to_string(value) + " at position " + std::to_string(own),
-          "the other side wrote what can't be; connect anew"};
+          "the other side broke the protocol; connect anew"};
 }
 
-/// One read of memory that the other side may be changing: a second look could see something else.
+/// Reads the header once: the other side may be changing it, so a second read could see something else.
 RecordHeader load_header(const std::byte* address) {
   return std::bit_cast<RecordHeader>(
       __atomic_load_n(reinterpret_cast<const std::uint64_t*>(address), __ATOMIC_RELAXED));
@@ -57,7 +58,7 @@ Result<bool> RingProducer::make_room(std::size_t bytes, std::size_t unread_max) 
 
 Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::byte> body, std::size_t unread_max) {
   if (type == 0 || body.size() > record_bytes_max)
-    return Error(Code::invalid, "not a record for the ring: type " + std::to_string(type) + ", " +
+    return Error(Code::invalid, "the record can't go through the ring: type " + std::to_string(type) + ", " +
                                     std::to_string(body.size()) + " bytes of at most " +
                                     std::to_string(record_bytes_max));
   const std::size_t space = space_for(body.size());
@@ -95,7 +96,7 @@ Result<std::optional<Record>> RingConsumer::next() {
     if (head_ == seen_tail_) {
       const auto tail = shared_tail_.load(std::memory_order_seq_cst);
       if (tail == head_) {
-        // What a large record took is not kept for the next.
+        // The memory of a large record is not kept for the next one.
         if (copy_.size() > copy_bytes_kept) copy_ = {};
         return std::optional<Record>{};
       }
@@ -117,11 +118,11 @@ Result<std::optional<Record>> RingConsumer::next() {
 
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout) {
   using std::chrono::duration_cast, std::chrono::seconds;
-  // Further away than anybody waits in one go, and safe for every kernel's time arithmetic.
+  // No wait is longer than this in one call, and it is safe for every kernel's time arithmetic.
   const auto bounded = std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds::zero(), timeout_max);
   const auto whole = duration_cast<seconds>(bounded);
   const timespec time{static_cast<time_t>(whole.count()), static_cast<long>((bounded - whole).count())};
-  // Not FUTEX_PRIVATE: the word is shared between processes.
+  // Not FUTEX_PRIVATE, as processes share the word.
   syscall(SYS_futex, &word, FUTEX_WAIT, expected, &time, nullptr, 0);
 }
 
@@ -133,8 +134,8 @@ namespace {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-/// More processes want the cores than there are. For how long nobody yields once that has cost two slices in a row. A
-/// loss soon after that makes it longer.
+/// Notices that more threads want the cores than there are. Once yields have cost two slices in a row, no thread yields
+/// for a while. If that happens again soon after, the while gets longer.
 class Oversubscription {
  public:
   [[nodiscard]] bool is_there() {
@@ -151,7 +152,7 @@ class Oversubscription {
     constexpr auto length_min = 20ms;
     constexpr auto length_max = 80ms;
     if (now - before < slice_min) return;
-    // One may be chance: a timer, a kernel thread.
+    // A single lost slice may be chance: a timer, a kernel thread.
     const auto last = last_loss_.exchange(now, std::memory_order_relaxed);
     if (last == SteadyTime() || before - last > row_max) return;
     const auto length = length_.load(std::memory_order_relaxed);
@@ -164,7 +165,7 @@ class Oversubscription {
 
  private:
   std::atomic<SteadyTime> last_loss_{SteadyTime()};
-  std::atomic<SteadyTime> until_{SteadyTime()};  ///< none once that has passed: then no clock is asked
+  std::atomic<SteadyTime> until_{SteadyTime()};  ///< unset once it has passed, so that no clock is read then
   std::atomic<SteadyTime> last_until_{SteadyTime()};
   std::atomic<std::chrono::nanoseconds> length_{std::chrono::nanoseconds(0)};
 };
@@ -186,15 +187,14 @@ std::chrono::nanoseconds Patience::spin_max(const Backoff& backoff) const {
 }
 
 void Patience::waited(std::chrono::nanoseconds time) {
-  // One long wait is enough to be careful; it takes a few short ones in a row to become patient again.
+  // One long wait makes it impatient, and it takes a few short ones in a row to make it patient again.
   constexpr std::chrono::nanoseconds counted_max = std::chrono::milliseconds(4);
   constexpr int weight = 8;
   usual_ += (std::min(time, counted_max) - usual_) / weight;
 }
 
 void Backoff::step() {
-  // With more waiters than cores, the process that is waited for needs this core: what does not come at once is yielded
-  // for.
+  // With more waiters than cores, the process that is waited for needs this core. So this yields soon.
   constexpr unsigned pauses = 2;
   if (++rounds_ > pauses && !is_crowded()) {
     constexpr auto switch_min = std::chrono::nanoseconds(600);

@@ -32,9 +32,9 @@ inline constexpr std::size_t record_bytes_max = ring_bytes / 4;  ///< body of on
 inline constexpr std::uint32_t channel_magic = 0x4d535452;
 inline constexpr std::uint32_t channel_version = 3;
 
-/// Lies at the start of the channel's memfd; zero-filled memory is a valid empty state.
-/// Comments name the one side that writes a word. What is written with every record has cache lines of its own: what
-/// the other side only looks at then stays in its cache.
+/// Lies at the start of the channel's memfd. Zero-filled memory is a valid empty state. Comments name the one side that
+/// writes a word. Words that are written with every record have cache lines of their own, so that words that a side
+/// only reads stay in its cache.
 struct ChannelHeader {
   std::uint32_t magic;
   std::uint32_t version;
@@ -44,24 +44,24 @@ struct ChannelHeader {
   alignas(64) std::atomic<std::uint64_t> submission_head;
   /// Daemon: not zero while it polls this ring, so that the client need not signal the doorbell.
   alignas(64) std::atomic<std::uint32_t> daemon_polls;
-  /// Daemon: not zero when it has completions that didn't fit; the client signals the doorbell after it has read.
+  /// Daemon: not zero when it has completions that didn't fit. The client signals the doorbell after it has read.
   std::atomic<std::uint32_t> completions_wait;
   /// Daemon: how far it has written completions.
   alignas(64) std::atomic<std::uint64_t> completion_tail;
   /// Client: how far it has read completions.
   alignas(64) std::atomic<std::uint64_t> completion_head;
-  /// A futex: the client sets it before it sleeps; the daemon clears it and wakes.
+  /// A futex: the client sets it before it sleeps; the daemon clears it and wakes the client.
   alignas(64) std::atomic<std::uint32_t> client_sleeps;
-  /// Client: not zero when the daemon shall ring its bell once; the daemon clears it.
+  /// Client: not zero when the daemon should ring its bell once; the daemon clears it.
   std::atomic<std::uint32_t> notify_armed;
-  /// Daemon: not zero while somebody waits for memory; then nobody shall keep what it does not use.
+  /// Daemon: not zero while requests wait for memory. A client must not keep memory that it does not use then.
   alignas(64) std::atomic<std::uint32_t> memory_wanted;
 };
 
 inline constexpr std::size_t channel_header_bytes = 4096;
 inline constexpr std::size_t channel_bytes = channel_header_bytes + 2 * ring_bytes;
 
-/// In front of each record, at a multiple of 8.
+/// Stands in front of each record, at a multiple of 8.
 struct RecordHeader {
   std::uint32_t body_bytes;
   std::uint16_t type;  ///< 0: padding up to the ring's end
@@ -79,13 +79,13 @@ class RingProducer {
   RingProducer(std::byte* ring, std::atomic<std::uint64_t>& tail, const std::atomic<std::uint64_t>& head)
       : ring_(ring), shared_tail_(tail), shared_head_(head) {}
 
-  /// Writes one record unless the ring is too full now: more than `unread_max` bytes would not have been read. A record
-  /// larger than that is written only to an empty ring. Readers see it after publish().
-  /// A reader whose position can't be is Invalid.
+  /// Writes one record, unless more than `unread_max` bytes would be unread then. A record larger than that is written
+  /// only to an empty ring. Readers see the record after publish(). Invalid if the reader's position is impossible.
   [[nodiscard]] Result<bool> try_write(std::uint16_t type, std::span<const std::byte> body,
                                        std::size_t unread_max = ring_bytes);
   void publish() {
-    // The reader looks at it all the time: to write the same once more would take the line away from it.
+    // The reader looks at this word all the time, and writing the same value again would take the cache line away from
+    // it.
     if (published_ == tail_) return;
     published_ = tail_;
     shared_tail_.store(tail_, std::memory_order_seq_cst);
@@ -94,7 +94,7 @@ class RingProducer {
 
  private:
   std::byte* ring_;
-  /// False: more than `unread_max` with `bytes` even by the reader's newest position.
+  /// False if, even with the reader's newest position, `bytes` more would exceed `unread_max`.
   [[nodiscard]] Result<bool> make_room(std::size_t bytes, std::size_t unread_max);
 
   std::atomic<std::uint64_t>& shared_tail_;
@@ -111,11 +111,11 @@ class RingConsumer {
       : ring_(ring), shared_tail_(tail), shared_head_(head) {}
 
   /// The next record, copied into private memory that stays valid until the next call; nothing if there is none.
-  /// Invalid if what the other side wrote can't be; the connection is of no use then.
+  /// Invalid if the other side wrote something impossible; the connection is of no use then.
   [[nodiscard]] Result<std::optional<Record>> next();
-  /// By the writer's newest position.
+  /// True if the reader has reached the writer's newest position.
   [[nodiscard]] bool empty() const { return shared_tail_.load(std::memory_order_seq_cst) == head_; }
-  /// How far the writer says that it is, and how far this reader is. The writer's can be anything.
+  /// The position that the writer claims, which can be anything, and the position of this reader.
   [[nodiscard]] std::uint64_t written() const { return shared_tail_.load(std::memory_order_seq_cst); }
   [[nodiscard]] std::uint64_t read() const { return head_; }
 
@@ -135,18 +135,18 @@ class RingConsumer {
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds timeout);
 void futex_wake_all(std::atomic<std::uint32_t>& word);
 
-/// Whether a yield has lately cost a whole slice: others want the cores, and don't give them back soon. Then who sleeps
-/// gets a core sooner than who yields. The same for all threads of the process.
+/// Whether a yield has lately cost a whole slice, as others want the cores and don't give them back soon. A thread that
+/// sleeps then gets a core sooner than one that yields. The answer is the same for all threads of the process.
 [[nodiscard]] bool is_crowded();
 
-/// One step of an adaptive wait: pause, after some rounds yield, unless it is crowded. The caller decides when to
-/// sleep.
+/// One step of an adaptive wait: a pause at first, and after some rounds a yield, unless it is crowded. The caller
+/// decides when to sleep.
 class Backoff {
  public:
   void step();
   void reset() { *this = {}; }
   [[nodiscard]] unsigned rounds() const { return rounds_; }
-  /// Whether lately a yield has let somebody else run.
+  /// Whether a yield has lately let another thread run.
   [[nodiscard]] bool gives_way() const { return rounds_ < gave_way_until_; }
 
  private:
@@ -154,16 +154,17 @@ class Backoff {
   unsigned gave_way_until_ = 0;
 };
 
-/// How long to spin before sleeping: long for those who have lately waited briefly, as falling asleep and being woken
-/// would cost more than the wait itself; hardly at all for those who wait long.
+/// How long to spin before sleeping. That is long if the latest waits were short, as falling asleep and being woken
+/// would cost more than such a wait. It is hardly at all if they were long.
 class Patience {
  public:
-  /// Not at all while it is crowded.
+  /// The longest time to poll; zero while it is crowded.
   [[nodiscard]] std::chrono::nanoseconds poll_max(const Backoff& backoff) const;
-  /// Where it is not. Who does not give way stops soon: either nobody else wants the core, or the kernel
-  /// keeps those out who do. A thread that was just woken may hold its core through a whole slice of yields.
+  /// The same, ignoring whether it is crowded. It is short for a thread whose yields let nobody run: either nobody else
+  /// wants the core, or the kernel keeps the others out. A thread that was just woken may keep its core through a whole
+  /// slice of yields.
   [[nodiscard]] std::chrono::nanoseconds spin_max(const Backoff& backoff) const;
-  /// A wait is over that took this long, sleep included.
+  /// Notes a wait that took this long, sleep included.
   void waited(std::chrono::nanoseconds time);
 
  private:

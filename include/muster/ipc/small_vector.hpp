@@ -1,5 +1,4 @@
-// A vector whose first few elements lie in itself. What an op of one array needs is then all in one place: the path of
-// a small op allocates next to nothing.
+// A vector whose first few elements lie inside it. So the path of a small op, with one array, allocates almost nothing.
 #pragma once
 
 #include <boost/container/small_vector.hpp>

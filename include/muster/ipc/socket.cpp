@@ -1,5 +1,5 @@
-// Packets over a SEQPACKET socket. Whatever comes out of recvmsg is owned before anything is looked at, so that no
-// lie of the sender leaks a descriptor.
+// Packets over a SEQPACKET socket. Descriptors from recvmsg get an owner before anything is checked, so that no
+// malformed packet leaks a descriptor.
 #include <muster/ipc/socket.hpp>
 
 #include <sys/socket.h>
@@ -41,7 +41,7 @@ Result<bool> send_bytes(const Fd& socket, std::span<const std::byte> frame, std:
   while (sendmsg(socket.get(), &message, MSG_NOSIGNAL) < 0) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
     if (errno == EINTR) continue;
-    // The other end is there, and may get it later.
+    // The other end is still there, and may get the packet later.
     const bool no_room = errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
     return system_error(no_room ? Code::out_of_memory : Code::daemon_unavailable, "can't send to the other end", errno);
   }
@@ -62,7 +62,7 @@ std::vector<Fd> take_fds(msghdr& message) {
   return fds;
 }
 
-/// Whether descriptors came with the next packet. They are only looked at: the packet keeps them.
+/// Whether descriptors came with the next packet. This only peeks; the packet stays in the socket with them.
 bool brings_descriptors(const Fd& socket) {
   std::byte byte{};
   iovec part{&byte, sizeof byte};
@@ -74,7 +74,7 @@ bool brings_descriptors(const Fd& socket) {
   return (message.msg_flags & MSG_CTRUNC) != 0;
 }
 
-/// Bytes and descriptors as they came; nothing in them has been checked but that they are complete.
+/// Receives bytes and descriptors as they came, and only checks that they are complete.
 Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   std::array<std::byte, inline_bytes_max> buffer;  // NOLINT: filled by the kernel; zeroing it costs more than the call
   Control control;                                 // NOLINT: the same
@@ -88,7 +88,8 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   bool was_reset = false;
   while ((received = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC)) < 0) {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return Received::would_block;
-    // The other end closed without having read all. The kernel says so once, before what that end still sent.
+    // The other end closed before it had read everything. The kernel reports that once, before what that end still
+    // sent.
     if (errno == ECONNRESET && !std::exchange(was_reset, true)) continue;
     if (errno == ECONNRESET) return Received::closed;
     if (errno != EINTR) return system_error(Code::daemon_unavailable, "can't receive from the other end", errno);
@@ -98,7 +99,7 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   packet.lost_fds = truncated && packet.fds.size() < fds_max;
   if (packet.lost_fds) packet.fds.clear();
   else if (truncated || packet.fds.size() > fds_max)
-    return Error(Code::invalid, "too many descriptors in a packet: more than " + std::to_string(fds_max));
+    return Error(Code::invalid, "a packet has too many descriptors: more than " + std::to_string(fds_max));
   if ((message.msg_flags & MSG_TRUNC) != 0)
     return Error(Code::invalid, "a packet is too long: more than " + std::to_string(inline_bytes_max) + " bytes");
   if (received == 0) return Received::closed;
@@ -110,19 +111,19 @@ wire::Body body_type(std::span<const std::byte> verified_frame) {
   return wire::GetFrame(verified_frame.data())->body_type();
 }
 
-/// Adds a part to what has come; true when that is the whole frame, which then is the packet's.
+/// Adds a part to those that have come. True when the frame is whole; it is in the packet then.
 Result<bool> take_part(Packet& packet, const wire::Part& part) {
   const auto wrong = [](const std::string& what) { return Error(Code::invalid, "a frame in parts: " + what); };
   if (!packet.fds.empty()) return wrong("descriptors came with it");
   const std::size_t bytes = part.bytes() == nullptr ? 0 : part.bytes()->size();
   if (bytes == 0 || bytes > frame_bytes_max - packet.begun.size())
-    return wrong("a part of " + std::to_string(bytes) + " bytes after " + std::to_string(packet.begun.size()));
+    return wrong("a part has " + std::to_string(bytes) + " bytes after " + std::to_string(packet.begun.size()));
   const auto* begin = reinterpret_cast<const std::byte*>(part.bytes()->data());
   packet.begun.insert(packet.begun.end(), begin, begin + bytes);
   if (part.more()) return false;
   packet.bytes = std::exchange(packet.begun, {});
   if (!verify_frame(packet.bytes) || body_type(packet.bytes) == wire::Body_Part)
-    return wrong("the whole is no frame, " + std::to_string(packet.bytes.size()) + " bytes");
+    return wrong("the whole is not a frame, " + std::to_string(packet.bytes.size()) + " bytes");
   return true;
 }
 
@@ -133,10 +134,11 @@ Result<Received> receive_checked(const Fd& socket, Packet& packet, Sender sender
     auto received = receive_bytes(socket, packet);
     if (!received || *received != Received::packet) return received;
     if (!verify_frame(packet.bytes, sender))
-      return Error(Code::invalid, "not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
+      return Error(Code::invalid,
+                   "a packet is not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
     if (body_type(packet.bytes) != wire::Body_Part) break;
     const auto* part = wire::GetFrame(packet.bytes.data())->body_as_Part();
-    if (part == nullptr) return Error(Code::invalid, "a part of a frame without a body");
+    if (part == nullptr) return Error(Code::invalid, "a part of a frame has no body");
     auto whole = take_part(packet, *part);
     if (!whole) return whole.error();
     if (*whole) break;
@@ -156,7 +158,8 @@ wire::Body peek_body_type(flatbuffers::Verifier& verifier, const std::uint8_t* b
   return static_cast<wire::Body>(flatbuffers::ReadScalar<std::uint8_t>(begin + root + field));
 }
 
-/// Bodies of one table whose fields are numbers, texts and vectors of numbers: verified in constant time.
+/// Whether a client may send this body. Such bodies are one table of numbers, texts and vectors of numbers, and are
+/// verified in constant time.
 bool is_clients(wire::Body type) { return type <= wire::Body_Stop; }
 
 }  // namespace
@@ -206,8 +209,8 @@ bool verify_frame(std::span<const std::byte> frame, Sender sender) {
   flatbuffers::Verifier peek(begin, frame.size(), 2, 2);
   const auto type = peek_body_type(peek, begin);
   if (sender == Sender::client && !is_clients(type)) return false;
-  // The deepest is Frame, Groups, GroupInfo, SeatInfo. A table takes 8 bytes at least, its place in a vector included;
-  // frames that claim more tables name the same ones over and over.
+  // The deepest nesting is Frame, Groups, GroupInfo, SeatInfo. A table takes at least 8 bytes, including its place in a
+  // vector. A frame that claims more tables refers to the same ones over and over.
   const auto tables_max = is_clients(type) || type == wire::Body_Part ? 2 : 8 + frame.size() / 8;
   flatbuffers::Verifier verifier(begin, frame.size(), 4, static_cast<flatbuffers::uoffset_t>(tables_max));
   return wire::VerifyFrameBuffer(verifier);

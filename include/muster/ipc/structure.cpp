@@ -50,7 +50,7 @@ struct Outliner {
   }
 };
 
-/// Fit for messages: it may be another user's, and hostile.
+/// Makes text fit for messages, as it may come from another, hostile user.
 std::string shortened(std::string_view text) { return ipc::shortened(text, shown_bytes_max); }
 
 std::string number_text(std::string_view bytes, bool real) {
@@ -71,7 +71,7 @@ struct Brackets {
   const char* close;
 };
 
-/// Of what holds others; nothing for what doesn't.
+/// The brackets of a node that contains others; nothing for other nodes.
 std::optional<Brackets> brackets_of(const Outline& outline) {
   const char letter = outline.letter == node::instance ? outline.form : outline.letter;
   switch (letter) {
@@ -159,7 +159,7 @@ std::string step(const Outline& outline, std::size_t child, const std::string& b
 
 std::string a(const char* what, std::size_t count) { return std::string("a ") + what + " of " + std::to_string(count); }
 
-/// What is there, without what it holds.
+/// Names a node without its children.
 std::string brief(const Outline& outline) {
   switch (outline.letter) {
     case node::leaf: return "an array";
@@ -176,7 +176,7 @@ std::string brief(const Outline& outline) {
 
 using Difference = StructureDifference;
 
-/// A text or bytes from a little before `at` on.
+/// A text or bytes constant, shown from a little before `at` on.
 std::string from(const Outline& constant, std::size_t at) {
   constexpr std::size_t before = 12;
   std::size_t start = at < shown_bytes_max - before ? 0 : at - before;
@@ -186,7 +186,7 @@ std::string from(const Outline& constant, std::size_t at) {
                                          : "b'" + cut + "' of " + std::to_string(constant.bytes.size()) + " bytes";
 }
 
-/// What is there where that differs, put so that the reader sees the difference.
+/// What each of the two has, written so that the reader sees the difference.
 Difference difference_of(const Outline& x, const Outline& y) {
   if (x.letter == y.letter && (x.letter == node::string || x.letter == node::bytes)) {
     const auto at =
@@ -210,12 +210,12 @@ std::optional<Difference> difference_among(const Outline& x, const Outline& y, s
   return std::nullopt;
 }
 
-/// Of two with keys: a key that one of them lacks, or else a difference below an equal one.
+/// For two nodes with keys: a key that one of them lacks, or else a difference below an equal key.
 std::optional<Difference> difference_by_key(const Outline& x, const Outline& y) {
   const auto has = [](const Outline& outline, const Outline& key) {
     return std::any_of(outline.keys.begin(), outline.keys.end(), [&](const Outline& one) { return same(one, key); });
   };
-  // They stand in an order of their bytes, so equal ones are at equal places up to the first that differs.
+  // The keys are in the order of their bytes, so equal ones are at equal places up to the first that differs.
   std::size_t at = 0;
   while (at < std::min(x.keys.size(), y.keys.size()) && same(x.keys[at], y.keys[at])) ++at;
   if (at < x.keys.size() && !has(y, x.keys[at])) return Difference{step(x, at, {}), brief(x.children[at]), "missing"};
@@ -233,7 +233,7 @@ std::optional<Difference> difference_at(const Outline& x, const Outline& y) {
   return std::nullopt;
 }
 
-/// Counts `leaf` down to the one that is meant, and says where it is.
+/// Counts `leaf` down to the wanted one, and returns its path.
 std::optional<std::string> path_at(const Outline& outline, std::size_t& leaf) {
   if (outline.letter == node::leaf) {
     if (leaf == 0) return std::string();

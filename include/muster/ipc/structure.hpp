@@ -1,6 +1,6 @@
-// An object's `structure`: how its leaves nest, as bytes. A data format of bounded depth: names, numbers and texts.
-// Ranks of one reduction must give equal ones. Pickles are in it only for what is nothing of that, and what others made
-// is read without them.
+// An object's `structure` says how its leaves nest, as bytes. It is a data format of limited depth, with names, numbers
+// and texts. Ranks of one reduction must give equal structures. It contains pickles only for values that it has no
+// other form for, and pickles that other users made are not loaded.
 //
 //   value    = leaf | 'D' dict | 'L' list | 'U' tuple, of values | 'K' instance | constant
 //   leaf     = 'A': the object's arrays, in this order
@@ -12,18 +12,18 @@
 //            | 'U' tuple, 'F' frozenset, of constants | 'E' set (of constants; not in keys)
 //            | 'P' pickle: type's name, pickle
 // Counts and lengths are u32. Names, 'i' (two's complement), 's' (UTF-8) and 'y' are a length and as many bytes. Keys
-// and the items of sets stand in the order of their bytes, whatever order they were made in. Nothing: one array.
+// and the items of sets are in the order of their bytes, in whatever order they were made. No bytes: one array.
 //
-// Beside it an object has a `guise`: what its maker's value had and the ranks need not agree on. Nothing: NumPy arrays,
-// and keys in the order of their bytes.
+// An object also has a `guise`: what else its maker's value had, and the ranks need not agree on. An empty guise means
+// NumPy arrays, and keys in the order of their bytes.
 //
 //   guise = u32 kinds (none, or one for each leaf), as many letters: 'A' NumPy array, 'M' np.matrix, 'T' torch, 'J'
 //   JAX;
 //           then for each dict that has another order: u32 which, counted by where they begin; u32 n, n times u32: the
 //           place in the structure of its first key, second key and so on
 //
-// `structure_writer.hpp` writes both, `structure_reader.hpp` and `guise.hpp` read them, and nobody else knows them.
-// This file has what messages say of a structure.
+// `structure_writer.hpp` writes both, `structure_reader.hpp` and `guise.hpp` read them, and no other code knows the
+// formats. This file has what messages say about a structure.
 #pragma once
 
 #include <cstddef>
@@ -36,9 +36,9 @@
 
 namespace muster::ipc {
 
-/// Levels of a value; deeper ones are neither written nor read.
+/// The most levels of a value; a deeper one is neither written nor read.
 inline constexpr int structure_depth_max = 200;
-/// Bytes of a constant; larger ones belong into arrays.
+/// The most bytes of a constant; larger values belong in arrays.
 inline constexpr std::size_t constant_bytes_max = 1 << 16;
 
 /// The letters of the format.
@@ -79,27 +79,27 @@ class DamagedStructure final : public std::runtime_error {
   DamagedStructure() : std::runtime_error("an object's structure is damaged") {}
 };
 
-/// A structure as a tree to be looked at: what messages are made of.
+/// A structure as a tree, from which messages are made.
 struct Outline {
   char letter = node::leaf;
   char form = '\0';           ///< of an instance
-  std::string_view bytes;     ///< of a constant: two are equal if these are; into the structure
+  std::string_view bytes;     ///< of a constant, inside the structure; equal constants have equal bytes
   std::string_view type;      ///< of an instance: its class; of a pickle: what was pickled
-  std::vector<Outline> keys;  ///< of what has keys or fields
+  std::vector<Outline> keys;  ///< of a node with keys or fields
   std::vector<Outline> children;
 };
 
-/// Nothing if the structure is damaged (or another notation), or has more than `nodes_max` nodes. It looks into
-/// `structure`.
+/// Nothing if the structure is damaged, is in another notation, or has more than `nodes_max` nodes. The outline refers
+/// to `structure`.
 [[nodiscard]] std::optional<Outline> outline_of(std::string_view structure, std::size_t nodes_max);
 
-/// {'w': *, 'b': [*, *]}: at most about `bytes_max` bytes of it.
+/// The outline as text, at most about `bytes_max` bytes of it: {'w': *, 'b': [*, *]}.
 [[nodiscard]] std::string text_of(const Outline& outline, std::size_t bytes_max);
 
-/// Where a leaf is in the value: layer2.w, [3].b; empty where it is the value. Nothing if there is no such leaf.
+/// Where a leaf is in the value: layer2.w, [3].b. Empty if the leaf is the value. Nothing if there is no such leaf.
 [[nodiscard]] std::optional<std::string> path_of_leaf(const Outline& outline, std::size_t leaf);
 
-/// Where two values differ first, and what each has there: "an array", "missing", "a list of 3".
+/// The first place where two values differ, and what each has there: "an array", "missing", "a list of 3".
 struct StructureDifference {
   std::string path;
   std::string first;

@@ -1,5 +1,5 @@
-// Reads a structure once, from its root, and tells a visitor what is there, children before their container. Its
-// writer may be hostile: depth and nodes are bounded, and nothing is allocated on the word of a count.
+// Reads a structure once, from its root, and tells a visitor what is there, children before their container. The writer
+// may be hostile, so depth and nodes are limited, and no memory is allocated because a count claims it.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ class StructureReader {
                   std::size_t nodes_max = std::numeric_limits<std::size_t>::max())
       : text_(structure), visitor_(visitor), nodes_left_(nodes_max) {}
 
-  /// All of it.
+  /// Reads the whole structure.
   Value whole() {
     Value value = this->value(0);
     if (at_ != text_.size()) throw DamagedStructure();
@@ -61,7 +61,8 @@ class StructureReader {
     }
   }
 
-  /// Steps into a list or tuple: how many children follow. Nothing, and no step, where there is another node.
+  /// Steps into a list or tuple, and returns how many children follow. Returns nothing and does not step if another
+  /// node is next.
   std::optional<std::uint32_t> enter_sequence() {
     if (text_.empty() || (text_[at_] != node::list && text_[at_] != node::tuple)) return std::nullopt;
     ++at_;
@@ -89,7 +90,7 @@ class StructureReader {
     std::memcpy(&value, from.data(), sizeof value);
     return value;
   }
-  /// Of nodes that follow: each takes a byte at least.
+  /// A count of nodes that follow. Each takes at least one byte, so the count is checked against the rest.
   std::uint32_t count() {
     const auto nodes = number();
     need(nodes);
@@ -113,7 +114,7 @@ class StructureReader {
     return found;
   }
 
-  /// What may be a key.
+  /// Reads a constant, which may be a key.
   Value constant(char letter, int depth) {
     check(depth);
     switch (letter) {

@@ -1,6 +1,6 @@
-// Writes a structure and its guise while a walk goes over a value. Of a container the writer is told how many children
-// there are, and calls `write(i)` for each of them, which writes child i and nothing else. So the writer knows how deep
-// it is, and puts keys and the items of sets into their order by itself. What the bytes mean stands in `structure.hpp`.
+// Writes a structure and its guise while the caller walks over a value. For a container the writer is told how many
+// children there are, and calls `write(i)` for each of them, which writes child i and nothing else. So the writer knows
+// how deep it is, and sorts keys and the items of sets by itself. `structure.hpp` says what the bytes mean.
 #pragma once
 
 #include <cstddef>
@@ -17,13 +17,13 @@
 
 namespace muster::ipc {
 
-/// Thrown by a writer: nobody would read what is that deep.
+/// Thrown by a writer, as no reader would read a structure that is this deep.
 class StructureTooDeep final : public std::runtime_error {
  public:
   StructureTooDeep() : std::runtime_error("a structure is too deep") {}
 };
 
-/// Thrown by a writer: a constant takes more than `constant_bytes_max`.
+/// Thrown by a writer if a constant takes more than `constant_bytes_max`.
 class ConstantTooLarge final : public std::runtime_error {
  public:
   explicit ConstantTooLarge(std::size_t its_bytes) : std::runtime_error("a constant is too large"), bytes(its_bytes) {}
@@ -32,7 +32,7 @@ class ConstantTooLarge final : public std::runtime_error {
 
 class StructureWriter {
  public:
-  /// The next node is at this level: throws StructureTooDeep if that is one too many.
+  /// Throws StructureTooDeep if the level of the next node is one too many.
   void check_depth() const {
     if (depth_ > structure_depth_max) throw StructureTooDeep();
   }
@@ -42,14 +42,14 @@ class StructureWriter {
   void none() { head(node::none); }
   void boolean(bool value) { head(value ? node::true_ : node::false_); }
   void integer(std::int64_t value);
-  /// Of any size: two's complement, little endian, at least the bytes of a smaller one.
+  /// An integer of any size: two's complement, little endian, at least 8 bytes.
   void large_integer(std::string_view bytes);
   void real(double value);
   void complex(double real, double imaginary);
   void string(std::string_view utf8);
   void bytes(std::string_view bytes);
   void pickle(std::string_view type, std::string_view pickled);
-  /// A class, as the factory of a subclass of dict.
+  /// A class that is the factory of a subclass of dict.
   void class_by_name(std::string_view module, std::string_view name);
 
   /// `write()` writes one constant. Throws ConstantTooLarge.
@@ -96,7 +96,7 @@ class StructureWriter {
     head(name);
     children(items, write);
   }
-  /// An instance of a subclass of dict; `write_factory()` writes its factory, none or a class or a pickle.
+  /// An instance of a subclass of dict. `write_factory()` writes its factory: none, a class or a pickle.
   template <class WriteFactory, class WriteKey, class WriteValue>
   void instance(const ClassName& name, const WriteFactory& write_factory, std::size_t entries,
                 const WriteKey& write_key, const WriteValue& write_value) {
@@ -109,7 +109,7 @@ class StructureWriter {
   [[nodiscard]] Description take() &&;
 
  private:
-  /// Constants one behind another.
+  /// Constants in a row.
   struct Pieces {
     std::size_t begin = 0;
     std::vector<std::size_t> ends;
@@ -153,7 +153,7 @@ class StructureWriter {
     }
     return pieces;
   }
-  /// Puts them into the order of their bytes. Which piece stands at each place now; nothing: they stood so.
+  /// Sorts the pieces by their bytes. Returns which piece is at each place now; empty if they were sorted already.
   std::vector<std::size_t> sort(const Pieces& pieces);
   void note_order(std::size_t dict, std::span<const std::size_t> order);
 

@@ -13,7 +13,7 @@ namespace muster::ipc {
 
 namespace {
 
-/// Bytes that follow a first byte, and the smallest code point that needs so many.
+/// How many bytes follow a first byte, and the smallest code point that needs so many.
 struct Sequence {
   std::size_t following;
   std::uint32_t code;
@@ -25,17 +25,17 @@ Sequence sequence_of(unsigned char first) {
   if ((first & 0xE0) == 0xC0) return {1, first & 0x1FU, 0x80};
   if ((first & 0xF0) == 0xE0) return {2, first & 0x0FU, 0x800};
   if ((first & 0xF8) == 0xF0) return {3, first & 0x07U, 0x10000};
-  return {0, 0, 1};  // no first byte: its code is below the smallest
+  return {0, 0, 1};  // not a first byte: its code is below the smallest
 }
 
-/// What changes how other text looks, or can't be seen: a name with it passes for another, or for more lines than it
-/// is.
+/// Characters that are invisible or change how other text looks. A name with them could pass for another name, or for
+/// several lines.
 bool is_hidden(std::uint32_t code) {
   constexpr std::array<std::pair<std::uint32_t, std::uint32_t>, 9> ranges{{
       {0x00AD, 0x00AD},    // soft hyphen
       {0x061C, 0x061C},    // Arabic letter mark
       {0x180E, 0x180E},    // Mongolian vowel separator
-      {0x200B, 0x200F},    // of no width, and marks of direction
+      {0x200B, 0x200F},    // characters without width, and marks of direction
       {0x2028, 0x202E},    // line and paragraph separator, embedded and overridden direction
       {0x2060, 0x206F},    // word joiner, invisible operators, isolated direction
       {0xFEFF, 0xFEFF},    // byte order mark
@@ -83,7 +83,7 @@ std::string printable(std::string_view bytes) {
 
 std::string shortened(std::string_view text, std::size_t bytes_max) {
   if (text.size() <= bytes_max) return printable(text);
-  // Not through a character.
+  // Does not cut inside a character.
   while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xc0) == 0x80) --bytes_max;
   return printable(text.substr(0, bytes_max)) + "...";
 }

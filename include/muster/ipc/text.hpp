@@ -1,4 +1,4 @@
-// What clients name goes into logs, lists and other clients' messages, so it must be text.
+// Names from clients go into logs, lists and other clients' messages, so they must be text.
 #pragma once
 
 #include <chrono>
@@ -8,11 +8,12 @@
 
 namespace muster::ipc {
 
-/// Well-formed UTF-8 without control characters, and without what can't be seen or turns the direction of other text.
+/// True for well-formed UTF-8 without control characters, invisible characters, and characters that change the
+/// direction of other text.
 [[nodiscard]] bool is_text(std::string_view bytes);
-/// The bytes as they are if they are text; else all but printable ASCII as \x1b.
+/// The bytes as they are if they are text. Otherwise everything but printable ASCII is escaped like \x1b.
 [[nodiscard]] std::string printable(std::string_view bytes);
-/// At most so many bytes of it, and dots where it has more.
+/// At most so many bytes of the text, with dots if it has more.
 [[nodiscard]] std::string shortened(std::string_view text, std::size_t bytes_max);
 
 /// "0.3 s", "2.4 s", "3600 s"

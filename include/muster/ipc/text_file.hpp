@@ -1,4 +1,4 @@
-// Small files of the kernel's: what it says of itself under /proc and /sys.
+// Reads small files of the kernel, under /proc and /sys.
 #pragma once
 
 #include <cstdint>
