@@ -1,4 +1,4 @@
-// This unit and parse_errors.cpp alone include CLI11, which takes long to compile.
+// Only this file and parse_errors.cpp include CLI11, which takes long to compile.
 #include "arguments.hpp"
 
 #include <CLI/CLI.hpp>
@@ -25,7 +25,7 @@ namespace muster::cli {
 
 namespace {
 
-/// All options at once; the subcommand that was named says which are meant.
+/// The options of all subcommands. The named subcommand says which of them count.
 struct Parsed {
   StartOptions start;
   StopOptions stop;
@@ -39,7 +39,7 @@ struct Parsed {
   BenchOptions bench;
 };
 
-/// "-d,--datatype" is told as --datatype.
+/// Messages call "-d,--datatype" --datatype.
 std::string long_name(const std::string& flags) { return flags.substr(flags.rfind(',') + 1); }
 
 std::string number_text(double number) {
@@ -51,7 +51,7 @@ std::string number_text(T number) {
   return std::to_string(number);
 }
 
-/// Whole numbers where the bounds are whole, else any. --help does not spell them out.
+/// Accepts whole numbers where the bounds are whole, and any numbers elsewhere. --help does not show the bounds.
 template <class T>
 CLI::Validator within(T low, T high) {
   const auto check = [low, high](const std::string& word) -> std::string {
@@ -59,13 +59,13 @@ CLI::Validator within(T low, T high) {
     const auto* end = word.data() + word.size();
     const auto [stopped, error] = std::from_chars(word.data(), end, value);
     if (error == std::errc() && stopped == end && value >= low && value <= high) return {};
-    const char* kind = std::is_integral_v<T> ? "' is no whole number from " : "' is no number from ";
+    const char* kind = std::is_integral_v<T> ? "' is not a whole number from " : "' is not a number from ";
     return "'" + word + kind + number_text(low) + " to " + number_text(high);
   };
   return {check, ""};
 }
 
-/// What musterd itself would say of the value.
+/// Asks musterd's own check about the value.
 CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
   const auto check = [&option](const std::string& text) {
     const auto parsed = ipc::parse_daemon_option(option, text);
@@ -76,7 +76,7 @@ CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
   return {check, ""};
 }
 
-/// Words and what they mean, in the order in which people are told of them.
+/// Words and their meanings, in the order in which messages list them.
 template <class T>
 using Choices = std::vector<std::pair<std::string, T>>;
 
@@ -266,7 +266,7 @@ Command chosen(const std::string& command, Parsed& parsed) {
   return parsed.run;
 }
 
-/// What the ranges of single options can't say.
+/// Checks what the ranges of single options can't express.
 std::string misuse_of(const BenchOptions& bench) {
   if (bench.bytes_min > bench.bytes_max)
     return "-b " + ipc::bytes_text(bench.bytes_min) + " is more than -e " + ipc::bytes_text(bench.bytes_max);
@@ -282,7 +282,7 @@ std::string misuse_of(const RunOptions& run) {
   return "no program to run: muster run -n " + std::to_string(run.ranks) + " -- PROGRAM [ARGUMENTS...]";
 }
 
-/// Without --, the program's words are what the options left. Gives what is wrong with them.
+/// Without --, the program's words are those that are not options. Returns what is wrong with them.
 std::string take_command(const CLI::App& run, RunOptions& options) {
   auto words = run.remaining();
   if (words.empty()) return {};

@@ -67,7 +67,7 @@ def _sizes(shape: Any) -> list[int]:
     if not all(0 <= size < 2**63 for size in sizes):
         raise refused
     if len(sizes) > _AXES_MAX:
-        raise Invalid(f"a shape of {len(sizes)} axes", f"use at most {_AXES_MAX}")
+        raise Invalid(f"the shape has {len(sizes)} axes", f"use at most {_AXES_MAX}")
     return sizes
 
 

@@ -63,7 +63,7 @@ TEST_CASE("a busy machine is told of, a quiet one and an unknown one are not") {
   CHECK(is_busy(busy_share_min));
   CHECK(is_busy(1.0));
   CHECK(load_line({second, 2, 2 * second, second}) ==
-        "# the machine was busy: other processes used 50 % of 2 cores; on a quiet one times are shorter\n");
+        "# the machine was busy: other processes used 50 % of 2 cores; times are shorter on a quiet machine\n");
   CHECK(load_line({second, 2, second, second}).empty());
   CHECK(load_line({1, 2, 2, 0}).empty());
 }

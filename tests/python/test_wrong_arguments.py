@@ -90,7 +90,7 @@ WRONG = {
     "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
     "array=None": lambda package, group: package.seal(None),
-    "a shape of 65 axes": lambda package, group: package.empty((1,) * 65),
+    "the shape has 65 axes": lambda package, group: package.empty((1,) * 65),
     "root=array([1., 1., 1.])": lambda package, group: group.broadcast(0, np.ones(3)),
     "root=array([1., 1.])": lambda package, group: group.reduce(0, np.ones(2)),
     "root=array([0, 0])": lambda package, group: group.scatter([0], np.zeros(2, int)),
