@@ -33,7 +33,8 @@ constexpr std::chrono::nanoseconds bounded_below(std::chrono::duration<Rep, Peri
 template <class Rep, class Period>
 Result<void> check_timeout(std::optional<std::chrono::duration<Rep, Period>> timeout) {
   if (!timeout || timeout->count() >= 0) return {};
-  return Error(Code::invalid, "a timeout of -" + ipc::seconds_text(-bounded_below(*timeout)), "give 0 seconds or more");
+  return Error(Code::invalid, "a timeout of -" + ipc::seconds_text(-bounded_below(*timeout)) + " is not valid",
+               "give 0 seconds or more");
 }
 
 /// What is left now of a timeout that began at `begin`, if there is one.

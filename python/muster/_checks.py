@@ -10,13 +10,13 @@ from muster.errors import Invalid
 
 
 def check_device(device: Any) -> None:
-    """Only the host's memory is there."""
+    """Accepts only the host's memory."""
     if device != "cpu":
         raise Invalid(f"device={device!r}: this Muster has no GPU support", "use device='cpu'")
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value``, which must be True or False: "no" would count as true."""
+    """Returns ``value``, which must be True or False: "no" would count as true."""
     if not isinstance(value, (bool, np.bool_)):
-        raise Invalid(f"{name}={value!r}", "give True or False")
+        raise Invalid(f"{name}={value!r} is not valid", "give True or False")
     return bool(value)

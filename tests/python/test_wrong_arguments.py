@@ -51,7 +51,7 @@ WRONG = {
         {"b": np.ones(2)}, out={"a": np.zeros(2)}
     ),
     "2 values for 1 rank": lambda package, group: group.scatter([1, 2]),
-    "splits=[1] for 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
+    "splits=[1] does not fit 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
     "a file (StringIO) can't be stored": lambda package, group: group.allreduce(io.StringIO("x")),
     "an object can't have 16385 arrays": lambda package, group: package.put([1.0] * 16_385),
     "an object can't have 131073 arrays": lambda package, group: package.put([1.0] * 131_073),
