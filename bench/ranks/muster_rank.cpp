@@ -1,4 +1,4 @@
-// A rank of Muster's C++ client. Inputs are sealed objects before the clock runs; the variant `seal` seals within it.
+// A rank of Muster's C++ client. Inputs are sealed before the clock runs; the variant `seal` seals while it runs.
 #include <muster/muster.hpp>
 
 #include <cstdio>
@@ -91,7 +91,7 @@ class MusterRank final : public bench::Rank {
   std::optional<muster::Buffer<float>> buffer_;
   std::vector<Ref> inputs_;
   std::vector<muster::ArrayView> result_;
-  std::vector<float> own_;  ///< where an op with out= puts its result
+  std::vector<float> own_;  ///< the result of an op with out=
 };
 
 }  // namespace
