@@ -1,4 +1,4 @@
-"""Clients that meet another daemon than they expect: a typed error that says so, and no daemon started instead."""
+"""Clients that find another daemon than they expect get a typed error, and start no daemon instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CODE = {name: code for code, name in CODES.items()}
 
 @contextlib.contextmanager
 def pretender(answer: bytes, fds: int = 0, reads: bool = True):
-    """Something that listens where a daemon should, and gives one answer to all who come."""
+    """Listens where a daemon should, and gives the same answer to every client."""
     kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryDirectory(prefix="muster-") as folder, socket.socket(*kind) as listener:
         path = str(pathlib.Path(folder) / "d.sock")
@@ -76,7 +76,7 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("reads", [True, False])
 def test_libmuster_meets(name, reads):
-    """reads: False: it answers and closes before it has read what was asked, as one does that refuses at once."""
+    """If `reads` is False, it answers and closes before it has read the request, like a daemon that refuses at once."""
     answer, fds, error, what = ANSWERS[name]
     with pretender(answer, fds, reads) as daemon, ranks(daemon, init, 1, context=WARM) as (_, results):
         _, good, told = results.get(timeout=PATIENCE_S)
