@@ -230,7 +230,7 @@ class RawClient:
         return None
 
     def wait_completion(self, kind: int) -> bytes:
-        """Returns the next completion of this kind; skips others. An answer shows that the daemon has read all records."""
+        """Returns the next completion of this kind; skips others. An answer means that all records are read."""
         while True:
             asked = self.ask("StatusQuery")[0].name
             assert asked == "StatusReply"

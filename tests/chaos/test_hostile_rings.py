@@ -1,4 +1,4 @@
-"""Wrong bytes in the rings, and false ids, sizes and holds: the daemon believes none of them, and nobody else notices."""
+"""Wrong bytes in the rings, and false ids, sizes and holds: the daemon believes none, and nobody else notices."""
 
 from __future__ import annotations
 

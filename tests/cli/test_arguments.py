@@ -1,4 +1,4 @@
-"""The command line: help, versions, misuse, and the words of messages."""
+"""The command line: help, versions, misuse, and messages."""
 
 import re
 import subprocess

@@ -1,5 +1,5 @@
-// Arguments that can't work are refused by the call that gets them. None of them reaches the daemon, which would take
-// some as the end of the connection.
+// A call refuses arguments that can't work. None of them reaches the daemon, which would end the connection for some of
+// them.
 #include <catch2/catch.hpp>
 
 #include <chrono>
@@ -38,7 +38,7 @@ struct Fixture {
 };
 
 struct Wrong {
-  std::string named;  ///< what the message says
+  std::string named;  ///< what the message must contain
   std::function<Error(Fixture&)> call;
 };
 
@@ -93,7 +93,7 @@ std::vector<Wrong> wrong_calls() {
   };
 }
 
-TEST_CASE("an argument that can't work is an error of its call, and the connection goes on") {
+TEST_CASE("an argument that can't work makes its call fail, and the connection goes on") {
   Fixture fixture;
   for (const auto& wrong : wrong_calls()) {
     INFO(wrong.named);
