@@ -131,7 +131,7 @@ TEST_CASE("a child may let go of refs that it inherits") {
   CHECK(view->span<float>()[4999] == 5);
 }
 
-TEST_CASE("a child can't seal memory that it inherits") {
+TEST_CASE("a child can neither allocate nor seal in memory that it inherits") {
   const Daemon daemon;
   Client client = daemon.connect();
   auto buffer = client.allocate_raw(DType::float32, {5000}).value();
