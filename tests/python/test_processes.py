@@ -214,7 +214,7 @@ START = "import muster; muster.init(); print(muster.status()['pid'], flush=True)
 
 @pytest.fixture
 def nowhere():
-    """A socket where no daemon is, and an end to whatever was started there."""
+    """Yields a socket without a daemon. Afterwards ends whatever was started there."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-init-"))
     socket = str(folder / "d.sock")
     yield socket

@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind: an Invalid that names the argument and shows the value."""
+"""Arguments of the wrong kind raise an Invalid that names the argument and shows the value."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_out_may_have_a_dtype_that_loses_nothing(muster):
         nested = {"a": [np.zeros(2)], "b": np.zeros((), np.int64)}
         assert group.allreduce({"b": 3, "a": [np.ones(2)]}, out=nested).result() is nested
         assert (nested["a"][0].tolist(), int(nested["b"])) == ([1.0, 1.0], 3)
-        # What can't be known before is told with the result.
+        # A mistake that can't be found before is reported with the result.
         with pytest.raises(muster.Invalid, match="out= has dtype int32, the result int64"):
             group.broadcast(np.ones(2, np.int64), out=np.zeros(2, np.int32)).result()
 
@@ -185,7 +185,7 @@ def test_out_for_a_dataclass_has_its_fields(muster, out):
 
 
 def test_out_is_refused_before_the_call_takes_part_in_vain(muster):
-    """The other ranks learn of it as of any call that raises."""
+    """The other ranks learn of it, as of any call that raises."""
     group = muster.group("arguments", rank=0, world_size=2, timeout=30)
     other = muster.group("arguments", rank=1, world_size=2, timeout=30)
     waits = other.allreduce(np.ones(2))
