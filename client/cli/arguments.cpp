@@ -166,7 +166,7 @@ void add_start_and_stop(CLI::App& app, Parsed& parsed) {
   start->footer(help_footer("start"));
 
   auto* stop = app.add_subcommand("stop", "end this node's daemon");
-  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait for its end")
+  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait until it has ended")
       ->check(within(0.0, 86'400.0))
       ->capture_default_str();
   add_socket(stop, parsed.stop.socket);
@@ -183,7 +183,7 @@ void add_run(CLI::App& app, Parsed& parsed) {
   run->add_option("--grace", parsed.grace_s, "seconds between SIGTERM and SIGKILL")
       ->check(within(0.0, 86'400.0))
       ->capture_default_str();
-  run->add_flag("--keep-going", parsed.keep_going, "a rank that fails does not end the others");
+  run->add_flag("--keep-going", parsed.keep_going, "when a rank fails, let the others go on");
   add_memory(run, parsed.run.memory, "memory of the daemon, if one has to be started");
   add_socket(run, parsed.run.socket);
   run->prefix_command();
@@ -197,7 +197,7 @@ void add_views(CLI::App& app, Parsed& parsed) {
   status->footer(help_footer("status"));
 
   auto* list = app.add_subcommand("ls", "show the objects in the store and who holds them");
-  list->add_option("--limit", parsed.list.limit, "at most so many objects")
+  list->add_option("--limit", parsed.list.limit, "show at most this many objects")
       ->check(within<decltype(parsed.list.limit)>(0, 1'000'000'000))
       ->capture_default_str();
   add_socket(list, parsed.list.socket);
@@ -225,10 +225,10 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   sub->add_option("-n,--ranks", bench.ranks, "rank processes")->check(within(1, 64))->capture_default_str();
   add_size(sub, "-b,--minbytes", bench.bytes_min, "smallest input of one rank [1K]");
   add_size(sub, "-e,--maxbytes", bench.bytes_max, "largest input of one rank [64M]");
-  sub->add_option("-f,--stepfactor", bench.factor, "from one size to the next")
+  sub->add_option("-f,--stepfactor", bench.factor, "factor from one size to the next")
       ->check(within(std::uint64_t{2}, std::uint64_t{1} << 40))
       ->capture_default_str();
-  sub->add_option("-w,--warmup_iters", bench.warmups, "rounds before the clock counts")
+  sub->add_option("-w,--warmup_iters", bench.warmups, "rounds that are not timed")
       ->check(within(0, 1'000'000))
       ->capture_default_str();
   sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")
@@ -237,7 +237,7 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   add_choice(sub, "-d,--datatype", bench.dtype, dtypes(), "dtype, as NumPy names it [float32]")->type_name("DTYPE");
   add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")
       ->type_name("REDOP");
-  sub->add_option("-r,--root", bench.root, "root, where the op has one")->check(within(0, 63))->capture_default_str();
+  sub->add_option("-r,--root", bench.root, "the root, if the op has one")->check(within(0, 63))->capture_default_str();
   add_choice(sub, "--variant", bench.variant,
              by_name({BenchVariant::default_, BenchVariant::out, BenchVariant::first_read}),
              "default: until the result is mapped; out: copied out; first_read: every page read")
