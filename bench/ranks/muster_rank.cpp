@@ -75,7 +75,7 @@ class MusterRank final : public bench::Rank {
     if (order.op == "scatter") return group_.scatter(inputs_, 0).value();
     if (order.op == "reduce_scatter") return group_.reduce_scatter(inputs_, ReduceOp::sum).value();
     if (order.op == "all_to_all") return group_.all_to_all(inputs_).value();
-    throw muster::Error(muster::Code::invalid, "no such op in the suite: " + order.op);
+    throw muster::Error(muster::Code::invalid, "the suite has no op " + order.op);
   }
 
   static void read_each_page(std::span<const float> values) {

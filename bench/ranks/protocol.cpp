@@ -114,7 +114,8 @@ int obey(const std::string& system, int number, Rank& rank) {
   const char* path = std::getenv("BENCH_SOCKET");
   std::FILE* coordinator = path ? connect_to(path) : nullptr;
   if (!coordinator) {
-    std::fprintf(stderr, "%s rank %d: no coordinator; bench/run starts this program\n", system.c_str(), number);
+    std::fprintf(stderr, "%s rank %d: there is no coordinator; bench/run starts this program\n", system.c_str(),
+                 number);
     return 2;
   }
   std::fprintf(coordinator, "hello %s %d %d\n", system.c_str(), number, ::getpid());

@@ -25,7 +25,8 @@ namespace {
 
 Error runs_otherwise(const Connection& connection, const std::string& wanted, const std::string& has,
                      const std::string& name) {
-  return {Code::invalid, wanted + " asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
+  return {Code::invalid,
+          wanted + " was asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
           "leave " + name + " out, or end that daemon first: muster stop"};
 }
 

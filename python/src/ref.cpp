@@ -29,7 +29,7 @@ std::vector<ipc::Element> elements_of(const ipc::Manifest& manifest) {
   } catch (const ipc::DamagedStructure&) {
     raise_damaged();
   }
-  raise(Error(Code::invalid, "the ref holds no list or tuple",
+  raise(Error(Code::invalid, "the ref does not hold a list or tuple",
               "give one array, or a list with an element for each rank"));
 }
 

@@ -300,7 +300,7 @@ def test_the_next_daemon_is_started_as_the_first_one_was(nowhere):
         [sys.executable, "-c", AFTER_A_RESTART], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "a pickle lease of 8 s asked for" in done.stdout
+    assert "a pickle lease of 8 s was asked for" in done.stdout
     assert "runs with 7.5 s" in done.stdout
 
 

@@ -163,7 +163,7 @@ class Bench {
       case BenchOp::sendrecv: return exchange(input);
       case BenchOp::barrier: return wait(group_.barrier(op_options()));
     }
-    return Error(Code::invalid, "unknown collective");
+    return Error(Code::invalid, "the collective is unknown");
   }
 
   /// Sends to the next rank and receives from the one before.

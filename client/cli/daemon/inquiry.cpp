@@ -35,7 +35,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
   const auto address = ipc::unix_address(path);
   if (!address) return address.error();
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd) return ipc::system_error(Code::failed, "no socket", errno);
+  if (!fd) return ipc::system_error(Code::failed, "can't make a socket", errno);
   const timeval bound = timeval_of(timeout);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
