@@ -1,4 +1,4 @@
-"""The round trip of 1 KiB between two ranks beside busy processes, next to a pipe's.
+"""Measures the round trip of 1 KiB between two ranks beside busy processes, and that through a pipe.
 
     PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/busy.py [--busy N] [--rounds N]
 

@@ -316,7 +316,7 @@ Command parse_words(int argc, char* const* argv) {
   add_bench(app, parsed);
   for (auto* sub : app.get_subcommands({})) sub->set_help_flag("-h,--help", "print this and exit");
 
-  // What follows the first -- is for the rank's program, further -- included.
+  // Everything after the first -- is for the rank's program, even another --.
   char* const* const end =
       std::find_if(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--"; });
   if (end != argv + argc) parsed.run.command.assign(end + 1, argv + argc);

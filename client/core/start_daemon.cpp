@@ -179,7 +179,7 @@ Result<std::string> named_daemon(const fs::path& place, const std::string& by) {
                "set " + by + " to the path of musterd, or to nothing, so that it is looked for");
 }
 
-/// Where musterd may lie near this library or program; each place once.
+/// Returns the places near this library or program where musterd may be; each place once.
 std::vector<fs::path> places_nearby(const ConnectOptions& options) {
   std::vector<fs::path> places;
   const auto add = [&places](const fs::path& folder) {

@@ -120,7 +120,7 @@ class Arena {
   };
   using Regions = boost::unordered_flat_map<const std::byte*, Region>;
 
-  /// What lies in a segment.
+  /// The contents of a segment.
   struct Contents {
     std::uint32_t regions = 0;
     std::uint32_t shared = 0;  ///< how many of these have only objects on their way to others

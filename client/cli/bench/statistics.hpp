@@ -1,4 +1,4 @@
-// From the samples of all ranks to the figures of one size.
+// Turns the samples of all ranks into the figures of one size.
 #pragma once
 
 #include <vector>
