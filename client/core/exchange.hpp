@@ -22,7 +22,7 @@ class Exchange {
  public:
   explicit Exchange(ipc::Fd socket) : socket_(std::move(socket)) {}
 
-  /// Returns false if there is no room now. Sends what could not be sent before first.
+  /// First sends the frames that found no room before. Returns false if there is no room now.
   [[nodiscard]] Result<bool> try_send(std::span<const std::byte> frame);
   /// Sends the frame, or keeps it until there is room.
   void tell(std::vector<std::byte> frame);

@@ -129,7 +129,7 @@ class Arena {
     std::map<ipc::ObjectId, std::uint32_t> sharing;  ///< how many regions of the segment each such object has
   };
   void set_shared(Region& region, ipc::ObjectId object);
-  /// Whether the segment has only objects that are on their way to others, and is nearly full of them.
+  /// Whether the segment has only objects that are on their way to others, and they fill at least half of it.
   [[nodiscard]] bool is_all_shared(ipc::SegmentId segment) const;
   std::optional<ArenaRegion> place(std::uint64_t bytes, std::uint64_t call);
   ArenaRegion use(const ipc::RegionAllocator::Region& region, std::uint64_t call);

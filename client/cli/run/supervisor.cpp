@@ -1,4 +1,5 @@
-// After the second request to end (Ctrl-C twice), ranks that ignored the first are not waited for. The third kills.
+// The second request to end (Ctrl-C twice) ends ranks that ignore the first: SIGTERM, and SIGKILL after the grace
+// period. The third kills at once.
 #include "supervisor.hpp"
 
 #include <algorithm>
