@@ -1,9 +1,9 @@
-"""The round trip of 1 KiB between two ranks beside busy processes, next to a pipe's.
+"""Measures the round trip of 1 KiB between two ranks beside busy processes, and that through a pipe.
 
     PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/busy.py [--busy N] [--rounds N]
 
-One busy process for each core by default, as a compiler or another job is. Prints the median, the 90th and 99th
-percentile and the longest round trip of an allreduce of two ranks, and of 1 KiB through a pipe and back. The mark is a
+By default there is one busy process for each core, like a compiler or another job. Prints the median, the 90th and 99th
+percentile and the longest round trip of an allreduce of two ranks, and of 1 KiB through a pipe and back. The goal is a
 90th percentile within twice the pipe's.
 """
 

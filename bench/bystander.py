@@ -1,9 +1,9 @@
-"""The longest that a bystander's allreduce takes while one client does its worst.
+"""Measures the longest allreduce of a bystander while one client attacks the daemon.
 
     PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/bystander.py [--bytes N] [ATTACK...]
 
 Prints one line for each attack: how many ops the bystanders did, and their median, 99th percentile and longest time.
-The mark is 20 ms for the longest 1 KiB op on a quiet machine; a machine with other work shows that work, too, so
+The goal is 20 ms for the longest 1 KiB op on a quiet machine. A machine with other work shows that work, too, so
 compare with the line `nothing`. Ops of 1 MiB (`--bytes 1048576`) and more run on the lanes, which all clients share.
 """
 
@@ -57,7 +57,7 @@ def _bystand(rank: int, bytes: int, stop, times) -> int:
     with muster.group("bystanders", rank=rank, world_size=2, timeout=60) as group:
         while True:
             begin = time.perf_counter()
-            # The flag is reduced, too, so that both end at the same step.
+            # The flag is reduced, too, so both ranks end at the same step.
             value[0] = stop.is_set()
             result = group.allreduce(value).result()
             took.append(time.perf_counter() - begin)
@@ -75,7 +75,7 @@ def nothing(daemon: Daemon) -> None:
 
 
 def _flood(daemon: Daemon, connections: int, body: str, **values) -> None:
-    """Asks without reading more than must be read to be allowed to ask on."""
+    """Sends requests, and reads only as many replies as needed to send more."""
     until = time.monotonic() + ATTACK_S
 
     def ask() -> None:
@@ -141,7 +141,7 @@ def _spin(stop) -> None:
 
 
 def a_busy_process_for_each_core(daemon: Daemon) -> None:
-    """No attack: what the scheduler does to the bystanders when others work."""
+    """Not an attack: shows what the scheduler does to the bystanders when others work."""
     stop = WARM.Event()
     spinning = [WARM.Process(target=_spin, args=(stop,)) for _ in range(os.cpu_count() or 1)]
     for process in spinning:
@@ -164,7 +164,7 @@ def _reduce_large_arrays(stop) -> None:
 
 
 def sixteen_large_reductions(daemon: Daemon) -> None:
-    """One client has them in the queue all the time."""
+    """Keeps that many large reductions of one client in the queue all the time."""
     os.environ["MUSTER_SOCKET"] = daemon.socket
     stop = WARM.Event()
     process = WARM.Process(target=_reduce_large_arrays, args=(stop,))
@@ -175,7 +175,7 @@ def sixteen_large_reductions(daemon: Daemon) -> None:
 
 
 def _many_arrays(segment: int, count: int, dtypes: Sequence[int] = ()) -> bytes:
-    """Of `count` arrays of one element, the last ones with these dtypes."""
+    """Returns the manifest of `count` arrays of one element; the last ones have these dtypes."""
     head = struct.pack("<IIIIII", count, count, 0, 0, 0, 0)
     kinds = [FLOAT32] * (count - len(dtypes)) + list(dtypes)
     leaves = b"".join(struct.pack("<QIBBH", 0, segment, kind, 1, 0) for kind in kinds)
@@ -183,7 +183,7 @@ def _many_arrays(segment: int, count: int, dtypes: Sequence[int] = ()) -> bytes:
 
 
 def combines_that_disagree(daemon: Daemon) -> None:
-    """Rings full of what takes longest to check and comes to nothing: only the last of many arrays differs."""
+    """Fills rings with ops that take longest to check and then fail: only the last of many arrays differs."""
     until = time.monotonic() + ATTACK_S
     with RawClient(daemon) as client:
         segment = client.lease(1 << 16)
@@ -199,7 +199,7 @@ def combines_that_disagree(daemon: Daemon) -> None:
 
 
 def scans_that_fill_the_store(daemon: Daemon) -> None:
-    """The results stay with the client: the bystanders' wait here is one for memory."""
+    """Keeps the results, so the bystanders wait for memory."""
     with RawClient(daemon) as client:
         segment = client.lease(1 << 16)
         client.submit(SEAL, seal(client.object_id(1), _many_arrays(segment, 64)))
@@ -275,7 +275,7 @@ def measure(name: str, bytes: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=1024, help="of the bystanders' op")
+    parser.add_argument("--bytes", type=int, default=1024, help="size of the bystanders' op")
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", choices=[*ATTACKS, []], help=", ".join(ATTACKS))
     options = parser.parse_args()
     for attack in options.attacks or ATTACKS:

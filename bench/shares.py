@@ -1,10 +1,10 @@
-"""How fairly processes share a store that is too small for them, and what a small op pays beside them.
+"""Measures how fairly processes share a store that is too small for them, and how much they slow a small op.
 
     PATH=build/release/bin:$PATH PYTHONPATH=build/release/python python bench/shares.py [CREATORS [MIB_EACH]]
 
 Each creator puts an array and frees it, as fast as it can, in a store that has room for a quarter of them at once.
-Prints how many arrays the luckiest and the unluckiest creator made (the mark is a ratio of 2), how late errors were for
-one with a deadline of 100 ms, and the time of a bystander's 1 KiB allreduce.
+Prints how many arrays the luckiest and the unluckiest creator made (the goal is a ratio of at most 2), how late errors
+came for a creator with a deadline of 100 ms, and the time of a bystander's 1 KiB allreduce.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def create(_rank: int, mib: int, begin, stop) -> int:
 
 
 def hurry(_rank: int, mib: int, begin, stop) -> list[float]:
-    """By how many seconds each error came after its deadline."""
+    """Returns by how many seconds each error came after its deadline."""
     import muster
 
     value = np.ones(4 * mib * MIB, np.uint8)
@@ -91,7 +91,7 @@ def main(creators: int = 64, mib: int = 8) -> None:
     begin, stop = WARM.Event(), WARM.Event()
     try:
         with ranks(daemon, play, len(roles), roles, mib, begin, stop, context=WARM) as (_, results):
-            time.sleep(2 + creators / 16)  # until all have started
+            time.sleep(2 + creators / 16)  # waits until all have started
             begin.set()
             time.sleep(MEASURED_S)
             stop.set()

@@ -1,4 +1,4 @@
-"""A rank of torch.distributed over Gloo, with the calls that its users make."""
+"""A rank of torch.distributed over Gloo, with the calls that users make."""
 
 import os
 

@@ -1,5 +1,5 @@
-// What an op costs as something else grows: live objects, ops in flight, groups, leaves of a bundle. One process that
-// holds two seats; prints a line `AXIS N MICROSECONDS` for each, the time of one op (of one leaf for `leaves`).
+// Measures an op while something else grows: live objects, ops in flight, groups, leaves of a bundle. One process holds
+// two seats. Prints a line `AXIS N MICROSECONDS` for each: the time of one op (of one leaf for `leaves`).
 #include <muster/muster.hpp>
 
 #include <algorithm>
@@ -65,7 +65,7 @@ void objects(Client& client) {
   }
 }
 
-/// `number` ops are started on both seats of each group, then waited for.
+/// Starts `number` ops on both seats of each group, then waits for them.
 void run_all(std::vector<Group>& first, std::vector<Group>& second, const Ref& input, int number) {
   std::vector<muster::Work> works;
   works.reserve(static_cast<std::size_t>(2 * number));

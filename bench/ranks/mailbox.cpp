@@ -1,5 +1,6 @@
-// The bound of small ops: ranks, and one process that reduces for all of them, with nothing but a mailbox each in
-// shared memory. No checks, no errors, no objects, one op at a time: what is left is who runs when.
+// The bound of small ops: ranks, and one process that reduces for all of them, with only a mailbox each in shared
+// memory. There are no checks, errors or objects, and one op at a time. What remains is the time to switch between
+// processes.
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -22,8 +23,8 @@ constexpr std::size_t count_max = 16 << 10;  // float32
 constexpr std::size_t ranks_max = 64;
 
 struct Mailbox {
-  alignas(64) std::atomic<unsigned> asked{0};  ///< number of the rank's latest op
-  std::size_t count = 0;                       ///< elements of it; 0 for a barrier
+  alignas(64) std::atomic<unsigned> asked{0};  ///< counts the rank's ops
+  std::size_t count = 0;                       ///< elements of that op; 0 for a barrier
   alignas(64) std::atomic<unsigned> answered{0};
   alignas(64) float input[count_max];
 };
@@ -34,7 +35,7 @@ struct Shared {
   Mailbox boxes[ranks_max];
 };
 
-/// What is waited for needs this core, if there are more processes than cores.
+/// If there are more processes than cores, the process that this one waits for needs this core.
 void wait_a_moment() { ::sched_yield(); }
 
 void reduce(Shared& shared) {
@@ -45,7 +46,7 @@ void reduce(Shared& shared) {
 }
 
 [[noreturn]] void serve(Shared& shared) {
-  // Between orders it must take no core from the others.
+  // Between orders a waiting process must not take a core from the others.
   constexpr auto patience = std::chrono::milliseconds(2);
   constexpr auto nap = std::chrono::milliseconds(1);
   for (unsigned op = 1;; ++op) {
@@ -88,7 +89,7 @@ class MailboxRank final : public bench::Rank {
   std::size_t rank_;
 };
 
-/// A process that ends with this one.
+/// Starts a process that ends with this one.
 template <class Body>
 pid_t start(const Body& body) {
   const pid_t parent = ::getpid();

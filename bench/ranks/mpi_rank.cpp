@@ -1,4 +1,4 @@
-// A rank of MPI. Each rank has a private copy of the result, as MPI gives it: that is both its default and its out=.
+// A rank of MPI. MPI gives each rank a private copy of the result, so its default and its out= are the same.
 #include <mpi.h>
 
 #include <vector>

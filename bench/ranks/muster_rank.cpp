@@ -1,4 +1,4 @@
-// A rank of Muster's C++ client. Inputs are sealed objects before the clock runs; the variant `seal` seals within it.
+// A rank of Muster's C++ client. Inputs are sealed before the clock runs; the variant `seal` seals while it runs.
 #include <muster/muster.hpp>
 
 #include <cstdio>
@@ -75,7 +75,7 @@ class MusterRank final : public bench::Rank {
     if (order.op == "scatter") return group_.scatter(inputs_, 0).value();
     if (order.op == "reduce_scatter") return group_.reduce_scatter(inputs_, ReduceOp::sum).value();
     if (order.op == "all_to_all") return group_.all_to_all(inputs_).value();
-    throw muster::Error(muster::Code::invalid, "no such op in the suite: " + order.op);
+    throw muster::Error(muster::Code::invalid, "the suite has no op " + order.op);
   }
 
   static void read_each_page(std::span<const float> values) {
@@ -91,7 +91,7 @@ class MusterRank final : public bench::Rank {
   std::optional<muster::Buffer<float>> buffer_;
   std::vector<Ref> inputs_;
   std::vector<muster::ArrayView> result_;
-  std::vector<float> own_;  ///< where an op with out= puts its result
+  std::vector<float> own_;  ///< the result of an op with out=
 };
 
 }  // namespace

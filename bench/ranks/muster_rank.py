@@ -1,8 +1,8 @@
 """A rank of Muster's Python client.
 
-Inputs are sealed objects before the clock runs, but for the variants ``seal`` (sealed within it) and ``produce``
-(made by a decorated function within it). The op ``call`` measures a decorated function that returns ``count`` arrays,
-its variant ``undecorated`` the same function by itself.
+Inputs are sealed before the clock runs, except in the variants ``seal`` (sealed while it runs) and ``produce`` (made by
+a decorated function while it runs). The op ``call`` measures a decorated function that returns ``count`` arrays; its
+variant ``undecorated`` measures the same function without the decorator.
 """
 
 import os

@@ -31,7 +31,7 @@ double cpu_now_us() {
   return us(usage.ru_utime) + us(usage.ru_stime);
 }
 
-/// Small enough that sums of 64 ranks are exact in float32, in any order.
+/// Values are small enough that sums of 64 ranks are exact in float32, in any order.
 float value(int rank, std::uint32_t seed, std::size_t page) {
   return static_cast<float>((rank + 1) * static_cast<int>(seed % 5 + 1) + static_cast<int>(page % 16));
 }
@@ -58,7 +58,7 @@ void fill(std::span<float> values, int rank, std::uint32_t seed) {
 
 namespace {
 
-/// Whether each page is the sum of what these ranks filled in.
+/// Whether each page is the sum of the values that these ranks filled in.
 bool is_sum_of(std::span<const float> values, int first_rank, int last_rank, std::uint32_t seed) {
   for (std::size_t first = 0, page = 0; first < values.size(); first += page_elements, ++page) {
     float of_first = 0;
@@ -87,8 +87,8 @@ Taken take(const Order& order, Rank& rank) {
   for (int round = 0; round < order.rounds; ++round) {
     const std::uint32_t seed = order.seed + static_cast<std::uint32_t>(round);
     rank.prepare(order, seed);
-    rank.barrier();  // who came late is here
-    rank.barrier();  // who fell asleep meanwhile is awake
+    rank.barrier();  // all ranks have arrived, late ones included
+    rank.barrier();  // all ranks are awake, even those that fell asleep meanwhile
     const double cpu_us = cpu_now_us();
     const double begin_us = now_us();
     rank.run(order);
@@ -114,7 +114,8 @@ int obey(const std::string& system, int number, Rank& rank) {
   const char* path = std::getenv("BENCH_SOCKET");
   std::FILE* coordinator = path ? connect_to(path) : nullptr;
   if (!coordinator) {
-    std::fprintf(stderr, "%s rank %d: no coordinator; bench/run starts this program\n", system.c_str(), number);
+    std::fprintf(stderr, "%s rank %d: there is no coordinator; bench/run starts this program\n", system.c_str(),
+                 number);
     return 2;
   }
   std::fprintf(coordinator, "hello %s %d %d\n", system.c_str(), number, ::getpid());

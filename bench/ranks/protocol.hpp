@@ -1,5 +1,5 @@
-// What every C++ rank of the suite does alike: it takes orders from the coordinator over a Unix socket (so that it
-// sleeps between them), fills its input with fresh values, times one op, and checks the result on every page.
+// What all C++ ranks of the suite have in common. A rank takes orders from the coordinator over a Unix socket, so it
+// sleeps between them. It fills its input with fresh values, times one op, and checks the result on every page.
 #pragma once
 
 #include <cstddef>
@@ -18,29 +18,29 @@ struct Order {
   std::uint32_t seed = 0;
 };
 
-/// One rank of a system under test. A round is prepare(), two barriers so that all are here and awake, run() under the
-/// clock, a barrier so that a rank that is done takes no core from those that are not, and check().
+/// One rank of a system under test. A round is prepare(), two barriers so that all ranks are here and awake, run()
+/// while the clock runs, a barrier so that ranks that are done take no core from the others, and check().
 class Rank {
  public:
   virtual ~Rank() = default;
-  /// Meets all ranks, by the system's own means.
+  /// Waits for all ranks, with the system's own barrier.
   virtual void barrier() = 0;
   /// Writes fresh values into the input.
   virtual void prepare(const Order& order, std::uint32_t seed) = 0;
-  /// The op, until its result can be read.
+  /// Runs the op until its result can be read.
   virtual void run(const Order& order) = 0;
-  /// Looks at the result on every page.
+  /// Checks the result on every page.
   [[nodiscard]] virtual bool check(const Order& order, std::uint32_t seed) = 0;
 };
 
-/// Each page's first element has a value of its own, the others are the same.
+/// Each page's first element has its own value; all other elements are equal.
 void fill(std::span<float> values, int rank, std::uint32_t seed);
-/// Looks at two elements of each page.
+/// Checks two elements of each page.
 [[nodiscard]] bool is_filled(std::span<const float> values, int rank, std::uint32_t seed);
-/// The same for the sum over `ranks`.
+/// The same check for the sum over `ranks`.
 [[nodiscard]] bool is_sum(std::span<const float> values, int ranks, std::uint32_t seed);
 
-/// Connects, then obeys until the coordinator says quit. Returns the process's exit status.
+/// Connects, then follows orders until the coordinator says quit. Returns the process's exit status.
 int obey(const std::string& system, int number, Rank& rank);
 
 }  // namespace bench

@@ -1,4 +1,4 @@
-"""What every Python rank of the suite does alike; the counterpart of protocol.hpp."""
+"""What all Python ranks of the suite have in common; the counterpart of protocol.hpp."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ PAGE = 1024  # float32 elements
 
 
 class Rank(Protocol):
-    """One rank of a system under test. A round is prepare(), two barriers so that all are here and awake, run()
-    under the clock, a barrier so that a rank that is done takes no core from those that are not, and check()."""
+    """One rank of a system under test. A round is prepare(), two barriers so that all ranks are here and awake, run()
+    while the clock runs, a barrier so that ranks that are done take no core from the others, and check()."""
 
     def barrier(self) -> None:
-        """Meets all ranks, by the system's own means."""
+        """Waits for all ranks, with the system's own barrier."""
 
     def prepare(self, op: str, variant: str, count: int, seed: int) -> None:
         """Writes fresh values into the input of ``count`` float32 elements."""
 
     def run(self, op: str, variant: str) -> None:
-        """The op, until its result can be read."""
+        """Runs the op until its result can be read."""
 
     def check(self, op: str, variant: str, seed: int) -> bool:
-        """Looks at the result on every page."""
+        """Checks the result on every page."""
 
 
 def _base(rank: int, seed: int) -> int:
@@ -35,7 +35,7 @@ def _base(rank: int, seed: int) -> int:
 
 
 def fill(values: np.ndarray, rank: int, seed: int) -> None:
-    """Each page's first element has a value of its own, the others are the same."""
+    """Gives each page's first element its own value; all other elements are equal."""
     values[...] = _base(rank, seed)
     pages = values[::PAGE]
     pages += (np.arange(len(pages)) % 16).astype(np.float32)
@@ -75,8 +75,8 @@ def obey(system: str, number: int, rank: Rank) -> None:
             times, cpu_us, right = [], 0.0, True
             for seed in range(first_seed, first_seed + rounds):
                 rank.prepare(op, variant, count, seed)
-                rank.barrier()  # who came late is here
-                rank.barrier()  # who fell asleep meanwhile is awake
+                rank.barrier()  # all ranks have arrived, late ones included
+                rank.barrier()  # all ranks are awake, even those that fell asleep meanwhile
                 cpu_begin_us, begin = _cpu_us(), time.perf_counter()
                 rank.run(op, variant)
                 times.append((time.perf_counter() - begin) * 1e6)

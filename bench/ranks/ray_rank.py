@@ -1,7 +1,7 @@
-"""Ray's object store as the peer: actors produce arrays, one reduces them, all read the result. One process orders all.
+"""Ray's object store as the peer: actors make arrays, one reduces them, all read the result. One process directs them.
 
-The op ``allreduce`` takes from the first produced array to the last actor that has read the result; ``put`` and ``get``
-are of one array.
+The op ``allreduce`` takes the time from the first array to the last actor that has read the result; ``put`` and ``get``
+are for one array.
 """
 
 import os

@@ -1,5 +1,5 @@
-// The bound: what memory gives when N inputs are read and one output is written, as plainly as a compiler can, on as
-// many threads as the daemon has lanes. After McCalpin's STREAM.
+// The bound of large ops: how fast memory is when N inputs are read and one output is written, in the plainest code
+// that a compiler can optimize, on as many threads as the daemon has lanes. After McCalpin's STREAM.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -31,7 +31,7 @@ void in_parallel(std::size_t count, const Work& work) {
   for (auto& worker : workers) worker.join();
 }
 
-/// All streams in one process. The op `put` is one memcpy into memory that has been written before.
+/// Runs all streams in one process. The op `put` is one memcpy into memory that has been written before.
 class Stream final : public bench::Rank {
  public:
   explicit Stream(std::size_t streams) : inputs_(streams) {}

@@ -34,8 +34,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("--built", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="fewer sizes; a few minutes")
-    parser.add_argument("--json", type=pathlib.Path, help="one JSON object for each figure goes to this file")
-    parser.add_argument("--plot", type=pathlib.Path, help="pictures go to this folder")
+    parser.add_argument("--json", type=pathlib.Path, help="file for one JSON object for each figure")
+    parser.add_argument("--plot", type=pathlib.Path, help="folder for pictures")
     parser.add_argument("--plant", action="store_true", help="spoil an input: the run must fail")
     options = parser.parse_args()
     if options.plant:

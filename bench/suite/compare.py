@@ -1,4 +1,4 @@
-"""Two builds of Muster in turn: the C++ client's allreduce, as ratios; whatever else the machine does meets both."""
+"""Compares the C++ client's allreduce of two builds in turn, as ratios. Other work of the machine affects both."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from suite.measure import measure
 from suite.report import size_text
 
 RANKS = (2, 4, 8)
-# What two builds of one commit may differ by here; a median further off is worth a look.
+# Two builds of one commit may differ by this much here; a larger difference of medians is worth a look.
 NOISE = 0.1
 
 
 @contextlib.contextmanager
 def started(installed: pathlib.Path, name: str, ranks: int, folder: pathlib.Path) -> Iterator[Contestant]:
-    """A daemon of this build with its ranks."""
+    """Starts a daemon of this build with its ranks."""
     environment = {**os.environ, "MUSTER_SOCKET": str(folder / f"{name}.sock")}
     muster = str(installed / "bin" / "muster")
     subprocess.run([muster, "start", "--memory", "3GiB"], env=environment, check=True, stdout=subprocess.DEVNULL)

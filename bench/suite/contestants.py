@@ -1,4 +1,4 @@
-"""The systems that are compared: how each is started, with its best ordinary settings, and given orders."""
+"""The systems under test: how to start each with its best ordinary settings, and how to give it orders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUND_S = 300
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One row's system: its name and client in the JSON lines, and the command of all its ranks."""
+    """A system: its name and client in the JSON lines, and the command that starts all its ranks."""
 
     name: str
     client: str
@@ -34,7 +34,7 @@ class System:
 
 
 def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
-    """Those that are installed here. The command of each starts `ranks` ranks."""
+    """Returns the systems that are installed here. The command of each starts `ranks` ranks."""
     mpirun = tuple(MPIRUN.format(ranks=ranks).split())
     muster_run = ("muster", "run", "-n", str(ranks), "--group", f"bench-{ranks}", "--")
     found = [
@@ -55,7 +55,7 @@ def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
 
 
 class Contestant:
-    """A running system: its ranks sleep in a read of their socket between orders."""
+    """A running system. Between orders its ranks sleep in a read of their socket."""
 
     def __init__(self, system: System, ranks: int, environment: dict[str, str], folder: pathlib.Path) -> None:
         self.system = system
@@ -78,7 +78,8 @@ class Contestant:
                     "BENCH_RENDEZVOUS": f"file://{path}.rendezvous",
                     "BENCH_RANKS": str(ranks),
                 },
-                # A group, to end all of it; not a session, among which the kernel would share the cores out.
+                # A process group, so that all of it can be ended. Not a session: the kernel would share the cores out
+                # among sessions.
                 preexec_fn=os.setpgrp,
             )
         self.streams: list = [None] * self.ranks
@@ -98,7 +99,7 @@ class Contestant:
             raise RuntimeError(f"{self.system.name} did not start:\n{self.log.read_text()}") from None
 
     def run(self, op: str, variant: str, count: int, rounds: int, seed: int) -> tuple[list[float], float]:
-        """(each round's time in microseconds, that of its slowest rank; CPU microseconds of all ranks for one op)."""
+        """Returns the microseconds of each round's slowest rank, and the CPU microseconds of all ranks for one op."""
         before_us = daemon_cpu_us() if self.system.name == "muster" else 0.0
         for stream in self.streams:
             print("run", op, variant, count, rounds, seed, file=stream, flush=True)
@@ -129,7 +130,7 @@ class Contestant:
 
 
 def daemon_cpu_us() -> float:
-    """What Muster's daemon has used so far, all threads."""
+    """Returns the CPU time that all threads of Muster's daemon have used so far."""
     pid = int(os.environ["BENCH_DAEMON"])
     nanoseconds = 0
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
@@ -142,7 +143,7 @@ def daemon_cpu_us() -> float:
 def contestants(
     built: pathlib.Path, ranks: int, environment: dict[str, str], only: Callable[[str, str], bool] = lambda *_: True
 ) -> Iterator[list[Contestant]]:
-    """All systems with this number of ranks (of which `only(system, client)` holds), started; ends them, whatever
+    """Starts all systems with this number of ranks for which `only(system, client)` holds; ends them, whatever
     happens."""
     running: list[Contestant] = []
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:

@@ -1,4 +1,4 @@
-"""What an op costs as ranks, objects, ops in flight, groups or leaves grow: nothing may grow faster than its input."""
+"""Measures an op while ranks, objects, ops in flight, groups or leaves grow: no cost may grow faster than its input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from suite.contestants import contestants
 from suite.measure import measure
 
 GROWTH_RANKS = (2, 4, 8, 16, 32, 64)
-# Of the cheapest, for each rank (object, ...): more is a fault.
+# Compared with the cheapest, for each rank (object, ...). More than this is a fault.
 FACTOR_MAX = 4.0
 FINISH_S = 300
 
@@ -29,7 +29,7 @@ def curves(built: pathlib.Path) -> Curves:
 
 
 def ranks(built: pathlib.Path) -> list[tuple[int, float]]:
-    """A 1 KiB allreduce, in microseconds for each of its ranks."""
+    """Measures a 1 KiB allreduce, in microseconds for each of its ranks."""
     row = rows.Row("allreduce", "default", rows.KIB, 100, frozenset({"muster"}), "c++")
     found = []
     for number in GROWTH_RANKS:

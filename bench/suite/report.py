@@ -1,4 +1,4 @@
-"""From rounds to JSON lines and a table of ratios."""
+"""Turns rounds into JSON lines and a table of ratios."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 @dataclasses.dataclass
 class Figure:
-    """One line of the JSON file. bytes: of one rank's input; times: of a round's slowest rank."""
+    """One line of the JSON file. `bytes` is the size of one rank's input; times are those of a round's slowest rank."""
 
     system: str
     client: str
@@ -52,14 +52,14 @@ MIB = 1 << 20
 
 
 def peer_of(one: Figure) -> tuple[str, ...]:
-    """The systems that a figure of Muster is shown beside."""
+    """The systems that the table compares with a figure of Muster."""
     if one.op == "allreduce":
         return ("ray_store",) if one.variant == "produce" else ("openmpi", "mpi4py", "gloo", "stream", "mailbox")
     return {"put": ("stream", "ray_store"), "get": ("ray_store",)}.get(one.op, ("openmpi", "gloo"))
 
 
 def goal(one: Figure, peer: Figure) -> float | None:
-    """How many times as fast as the peer Muster shall be."""
+    """How many times as fast as the peer Muster should be."""
     if one.op == "put" and peer.system == "stream":
         return 1 / 1.15
     if one.op in ("reduce_scatter", "all_to_all"):
@@ -85,7 +85,7 @@ def goal(one: Figure, peer: Figure) -> float | None:
 
 
 def limit_us(one: Figure) -> float | None:
-    """How long the op may take whatever the peers do."""
+    """How long the op may take, whatever the peers' times are."""
     if one.op == "get":
         return 20.0
     if one.op in ("broadcast", "allgather", "gather", "scatter"):
@@ -106,7 +106,7 @@ def cell(one: Figure, other: Figure) -> str:
 
 
 def table(figures: list[Figure]) -> str:
-    """Muster's figures, and how many times as fast as each peer they are; a goal in brackets, with ! where missed."""
+    """Shows Muster's figures, and how many times as fast as each peer it is; goals in brackets, with ! where missed."""
     lines = [
         "| op | ranks | client | median | GB/s | CPU | times as fast as |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -133,7 +133,7 @@ CALL_LIMITS_US = {1: 20, 10: 40, 1000: 1000}
 
 
 def calls(figures: list[Figure]) -> list[str]:
-    """What a decorated call takes beyond the same call undecorated."""
+    """Shows how much longer a decorated call takes than the same call without the decorator."""
     found = {(one.bytes >> 10, one.variant): one.median_us for one in figures if one.op == "call"}
     lines = []
     for arrays, limit in CALL_LIMITS_US.items():

@@ -1,4 +1,4 @@
-"""What is measured: which ops, sizes and systems, and how many rounds each is worth."""
+"""What to measure: which ops, sizes and systems, and how many rounds of each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RANKS = (1, 2, 4, 8)
 class Row:
     op: str
     variant: str
-    bytes: int  # of one rank's input; of `call`: 1 KiB for each array
-    rounds: int  # of one turn
+    bytes: int  # of one rank's input; for `call`: 1 KiB for each array
+    rounds: int  # in one turn
     systems: frozenset[str] = COLLECTIVE_SYSTEMS
-    client: str | None = None  # of Muster; None: both
+    client: str | None = None  # Muster's client; None: both
 
     @property
     def count(self) -> int:
-        """float32 elements of one rank's input; of `call`: arrays."""
+        """The number of float32 elements of one rank's input; for `call`, the number of arrays."""
         return self.bytes // KIB if self.op == "call" else self.bytes // 4
 
     def includes(self, system: str, client: str) -> bool:
@@ -29,12 +29,12 @@ class Row:
 
 
 def rounds_for(size: int) -> int:
-    """About as long for each size: a turn of a small op has to be long enough for a steady state."""
+    """Makes turns of all sizes about equally long: a turn of small ops must be long enough for a steady state."""
     return max(3, min(200, 64 * MIB // max(size, 1) * 3 // 2 if size > 256 * KIB else 200))
 
 
 def systems_for(size: int) -> frozenset[str]:
-    """Small ops are bounded by who runs when, large ones by memory."""
+    """Small ops are bounded by the order in which processes run, large ones by memory."""
     return COLLECTIVE_SYSTEMS | {"mailbox"} if size <= 64 * KIB else COLLECTIVE_SYSTEMS
 
 

@@ -1,4 +1,5 @@
-// Timeouts that can be added to the clock: callers say "for ever" by the largest number that there is.
+// Timeouts that can be added to the clock without overflow. Callers pass the largest number that there is to say "for
+// ever".
 #pragma once
 
 #include <algorithm>
@@ -13,25 +14,27 @@ namespace muster::detail {
 
 using ipc::timeout_max;
 
-/// 0 to timeout_max. Compared in the caller's unit: milliseconds::max() is too large for nanoseconds.
+/// Limits a timeout to 0 to timeout_max. Compares in the caller's unit: milliseconds::max() is too large for
+/// nanoseconds.
 template <class Rep, class Period>
 constexpr std::chrono::nanoseconds bounded(std::chrono::duration<Rep, Period> timeout) {
   using Given = std::chrono::duration<Rep, Period>;
   return std::clamp(timeout, Given::zero(), Given(timeout_max));
 }
 
-/// -timeout_max to 0, for messages.
+/// Limits a negative timeout to -timeout_max to 0, for messages.
 template <class Rep, class Period>
 constexpr std::chrono::nanoseconds bounded_below(std::chrono::duration<Rep, Period> timeout) {
   using Given = std::chrono::duration<Rep, Period>;
   return std::clamp(timeout, -Given(timeout_max), Given::zero());
 }
 
-/// What a caller gave; nothing: none was given.
+/// Checks the timeout that a caller gave. Without a value, the caller gave none.
 template <class Rep, class Period>
 Result<void> check_timeout(std::optional<std::chrono::duration<Rep, Period>> timeout) {
   if (!timeout || timeout->count() >= 0) return {};
-  return Error(Code::invalid, "a timeout of -" + ipc::seconds_text(-bounded_below(*timeout)), "give 0 seconds or more");
+  return Error(Code::invalid, "a timeout of -" + ipc::seconds_text(-bounded_below(*timeout)) + " is not valid",
+               "give 0 seconds or more");
 }
 
 /// What is left now of a timeout that began at `begin`, if there is one.

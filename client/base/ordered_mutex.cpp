@@ -27,7 +27,8 @@ void HeldLocks::check(Rank rank) const {
   if (may_wait_for(rank)) return;
   for (std::size_t held = 0; held < ranks; ++held)
     if (held_[held] > 0)
-      std::fprintf(stderr, "wrong order of locks: %s is wanted while %s is held (see client/core/README.md)\n",
+      std::fprintf(stderr,
+                   "wrong order of locks: a thread waits for %s while it holds %s (see client/core/README.md)\n",
                    names[static_cast<std::size_t>(rank)], names[held]);
   std::abort();
 }

@@ -1,5 +1,6 @@
-// A mutex with a rank: who holds one may wait only for one of a higher rank, so that no two threads wait for each
-// other. Builds for work check that and end the process on a wrong order. client/core/README.md says what each guards.
+// A mutex with a rank. A thread that holds one may wait only for one of a higher rank, so no two threads wait for each
+// other. Development builds check that and end the process on a wrong order. client/core/README.md says what each mutex
+// guards.
 #pragma once
 
 #include <array>
@@ -11,19 +12,19 @@
 
 namespace muster::detail {
 
-/// In the order in which they are taken.
+/// In the order in which a thread takes them.
 enum class Rank : std::uint8_t { forks, submissions, completions, socket, memory, state, connections };
 
 /// The ranks of the locks that one thread holds.
 class HeldLocks {
  public:
-  /// Whether all that it holds is of a lower rank.
+  /// Whether every lock that this thread holds has a lower rank.
   [[nodiscard]] bool may_wait_for(Rank rank) const;
   void took(Rank rank) { ++held_[static_cast<std::size_t>(rank)]; }
   void gave(Rank rank) { --held_[static_cast<std::size_t>(rank)]; }
 
   [[nodiscard]] static HeldLocks& of_this_thread();
-  /// Ends the process, naming both ranks, if this thread must not wait for a lock of this one.
+  /// If this thread must not wait for a lock of this rank, ends the process and names both ranks.
   void check(Rank rank) const;
 
  private:
@@ -48,7 +49,7 @@ class OrderedMutex {
     mutex_.lock();
     if constexpr (checks_locks) HeldLocks::of_this_thread().took(rank_);
   }
-  /// Who does not wait may come in any order.
+  /// A thread that does not wait may take locks in any order.
   [[nodiscard]] bool try_lock() {
     if (!mutex_.try_lock()) return false;
     if constexpr (checks_locks) HeldLocks::of_this_thread().took(rank_);
@@ -58,7 +59,7 @@ class OrderedMutex {
     if constexpr (checks_locks) HeldLocks::of_this_thread().gave(rank_);
     mutex_.unlock();
   }
-  /// A fork takes the locks of one connection after those of another, which no other path does.
+  /// A fork takes the locks of one connection after those of another. Nothing else does that.
   void lock_for_fork() { mutex_.lock(); }
   void unlock_after_fork() { mutex_.unlock(); }
 
@@ -68,7 +69,8 @@ class OrderedMutex {
   Rank rank_;
 };
 
-/// Waits under an OrderedMutex. Its owner is asleep meanwhile, so what it holds stays as it is.
+/// Waits under an OrderedMutex. The thread that waits is asleep meanwhile, so the set of locks that it holds does not
+/// change.
 class Condition {
  public:
   /// Returns at the time, when notified, or for no reason.

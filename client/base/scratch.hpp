@@ -6,7 +6,7 @@
 
 namespace muster::detail {
 
-/// Its thread uses it again and again; one inside another is a fresh one.
+/// A thread uses one buffer again and again. While that one is in use, a nested Scratch makes a fresh one.
 class Scratch {
  public:
   Scratch() {

@@ -1,4 +1,4 @@
-// This unit and parse_errors.cpp alone include CLI11, which takes long to compile.
+// Only this file and parse_errors.cpp include CLI11, which takes long to compile.
 #include "arguments.hpp"
 
 #include <CLI/CLI.hpp>
@@ -25,7 +25,7 @@ namespace muster::cli {
 
 namespace {
 
-/// All options at once; the subcommand that was named says which are meant.
+/// The options of all subcommands. The named subcommand says which of them count.
 struct Parsed {
   StartOptions start;
   StopOptions stop;
@@ -39,7 +39,7 @@ struct Parsed {
   BenchOptions bench;
 };
 
-/// "-d,--datatype" is told as --datatype.
+/// Messages call "-d,--datatype" --datatype.
 std::string long_name(const std::string& flags) { return flags.substr(flags.rfind(',') + 1); }
 
 std::string number_text(double number) {
@@ -51,7 +51,7 @@ std::string number_text(T number) {
   return std::to_string(number);
 }
 
-/// Whole numbers where the bounds are whole, else any. --help does not spell them out.
+/// Accepts whole numbers where the bounds are whole, and any numbers elsewhere. --help does not show the bounds.
 template <class T>
 CLI::Validator within(T low, T high) {
   const auto check = [low, high](const std::string& word) -> std::string {
@@ -59,13 +59,13 @@ CLI::Validator within(T low, T high) {
     const auto* end = word.data() + word.size();
     const auto [stopped, error] = std::from_chars(word.data(), end, value);
     if (error == std::errc() && stopped == end && value >= low && value <= high) return {};
-    const char* kind = std::is_integral_v<T> ? "' is no whole number from " : "' is no number from ";
+    const char* kind = std::is_integral_v<T> ? "' is not a whole number from " : "' is not a number from ";
     return "'" + word + kind + number_text(low) + " to " + number_text(high);
   };
   return {check, ""};
 }
 
-/// What musterd itself would say of the value.
+/// Asks musterd's own check about the value.
 CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
   const auto check = [&option](const std::string& text) {
     const auto parsed = ipc::parse_daemon_option(option, text);
@@ -76,7 +76,7 @@ CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
   return {check, ""};
 }
 
-/// Words and what they mean, in the order in which people are told of them.
+/// Words and their meanings, in the order in which messages list them.
 template <class T>
 using Choices = std::vector<std::pair<std::string, T>>;
 
@@ -166,7 +166,7 @@ void add_start_and_stop(CLI::App& app, Parsed& parsed) {
   start->footer(help_footer("start"));
 
   auto* stop = app.add_subcommand("stop", "end this node's daemon");
-  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait for its end")
+  stop->add_option("--timeout", parsed.stop.timeout_s, "seconds to wait until it has ended")
       ->check(within(0.0, 86'400.0))
       ->capture_default_str();
   add_socket(stop, parsed.stop.socket);
@@ -183,7 +183,7 @@ void add_run(CLI::App& app, Parsed& parsed) {
   run->add_option("--grace", parsed.grace_s, "seconds between SIGTERM and SIGKILL")
       ->check(within(0.0, 86'400.0))
       ->capture_default_str();
-  run->add_flag("--keep-going", parsed.keep_going, "a rank that fails does not end the others");
+  run->add_flag("--keep-going", parsed.keep_going, "when a rank fails, let the others go on");
   add_memory(run, parsed.run.memory, "memory of the daemon, if one has to be started");
   add_socket(run, parsed.run.socket);
   run->prefix_command();
@@ -197,7 +197,7 @@ void add_views(CLI::App& app, Parsed& parsed) {
   status->footer(help_footer("status"));
 
   auto* list = app.add_subcommand("ls", "show the objects in the store and who holds them");
-  list->add_option("--limit", parsed.list.limit, "at most so many objects")
+  list->add_option("--limit", parsed.list.limit, "show at most this many objects")
       ->check(within<decltype(parsed.list.limit)>(0, 1'000'000'000))
       ->capture_default_str();
   add_socket(list, parsed.list.socket);
@@ -225,10 +225,10 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   sub->add_option("-n,--ranks", bench.ranks, "rank processes")->check(within(1, 64))->capture_default_str();
   add_size(sub, "-b,--minbytes", bench.bytes_min, "smallest input of one rank [1K]");
   add_size(sub, "-e,--maxbytes", bench.bytes_max, "largest input of one rank [64M]");
-  sub->add_option("-f,--stepfactor", bench.factor, "from one size to the next")
+  sub->add_option("-f,--stepfactor", bench.factor, "factor from one size to the next")
       ->check(within(std::uint64_t{2}, std::uint64_t{1} << 40))
       ->capture_default_str();
-  sub->add_option("-w,--warmup_iters", bench.warmups, "rounds before the clock counts")
+  sub->add_option("-w,--warmup_iters", bench.warmups, "rounds that are not timed")
       ->check(within(0, 1'000'000))
       ->capture_default_str();
   sub->add_option("-i,--iters", bench.iterations, "rounds that are timed")
@@ -237,7 +237,7 @@ void add_bench(CLI::App& app, Parsed& parsed) {
   add_choice(sub, "-d,--datatype", bench.dtype, dtypes(), "dtype, as NumPy names it [float32]")->type_name("DTYPE");
   add_choice(sub, "-o,--op", bench.redop, reduce_ops(), "sum, prod, min, max, mean, band, bor, bxor, land, lor [sum]")
       ->type_name("REDOP");
-  sub->add_option("-r,--root", bench.root, "root, where the op has one")->check(within(0, 63))->capture_default_str();
+  sub->add_option("-r,--root", bench.root, "the root, if the op has one")->check(within(0, 63))->capture_default_str();
   add_choice(sub, "--variant", bench.variant,
              by_name({BenchVariant::default_, BenchVariant::out, BenchVariant::first_read}),
              "default: until the result is mapped; out: copied out; first_read: every page read")
@@ -266,7 +266,7 @@ Command chosen(const std::string& command, Parsed& parsed) {
   return parsed.run;
 }
 
-/// What the ranges of single options can't say.
+/// Checks what the ranges of single options can't express.
 std::string misuse_of(const BenchOptions& bench) {
   if (bench.bytes_min > bench.bytes_max)
     return "-b " + ipc::bytes_text(bench.bytes_min) + " is more than -e " + ipc::bytes_text(bench.bytes_max);
@@ -282,7 +282,7 @@ std::string misuse_of(const RunOptions& run) {
   return "no program to run: muster run -n " + std::to_string(run.ranks) + " -- PROGRAM [ARGUMENTS...]";
 }
 
-/// Without --, the program's words are what the options left. Gives what is wrong with them.
+/// Without --, the program's words are those that are not options. Returns what is wrong with them.
 std::string take_command(const CLI::App& run, RunOptions& options) {
   auto words = run.remaining();
   if (words.empty()) return {};
@@ -316,7 +316,7 @@ Command parse_words(int argc, char* const* argv) {
   add_bench(app, parsed);
   for (auto* sub : app.get_subcommands({})) sub->set_help_flag("-h,--help", "print this and exit");
 
-  // What follows the first -- is for the rank's program, further -- included.
+  // Everything after the first -- is for the rank's program, even another --.
   char* const* const end =
       std::find_if(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--"; });
   if (end != argv + argc) parsed.run.command.assign(end + 1, argv + argc);

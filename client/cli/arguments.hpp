@@ -11,7 +11,7 @@
 
 namespace muster::cli {
 
-/// An ExitStatus: help was asked for and printed, or the words made no sense and that was said.
+/// An ExitStatus means: the user asked for help and got it, or the command line was wrong and a message said so.
 using Command = std::variant<ExitStatus, StartOptions, StopOptions, RunOptions, StatusOptions, ListOptions,
                              GroupsOptions, DoctorOptions, BenchOptions>;
 

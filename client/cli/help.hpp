@@ -1,4 +1,4 @@
-// The words of --help that are more than a list of options: the first steps, examples, and the keys of --json.
+// The texts of --help that are more than a list of options: the first steps, examples, and the keys of --json.
 #pragma once
 
 #include <string>
@@ -6,9 +6,9 @@
 
 namespace muster::cli {
 
-/// What bare `muster` prints.
+/// The text that `muster` prints without a command.
 [[nodiscard]] std::string main_help();
-/// What a command's help ends with.
+/// The text at the end of a command's help.
 [[nodiscard]] std::string help_footer(std::string_view command);
 
 }  // namespace muster::cli

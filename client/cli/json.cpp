@@ -1,4 +1,4 @@
-// Escapes what JSON must have escaped and replaces bytes that are not UTF-8, so that any reader takes the output.
+// Escapes what JSON requires and replaces bytes that are not UTF-8, so any reader can parse the output.
 #include "json.hpp"
 
 #include <array>
@@ -9,7 +9,7 @@ namespace muster::cli {
 
 namespace {
 
-/// Bytes of the UTF-8 sequence at `text`'s start; 0 if it is none.
+/// How many bytes the UTF-8 sequence at the start of `text` has; 0 if there is no valid sequence.
 std::size_t utf8_length(std::string_view text) {
   const auto lead = static_cast<unsigned char>(text[0]);
   const std::size_t length = lead < 0x80                   ? 1

@@ -9,7 +9,7 @@
 
 namespace muster::cli {
 
-/// Keys appear in the order in which they are written. Values that have no JSON (NaN) become null.
+/// Keys appear in the order in which they are written. A value that JSON can't express (NaN) becomes null.
 class JsonWriter {
  public:
   JsonWriter& begin_object() { return open('{'); }

@@ -1,4 +1,4 @@
-// The `muster` command: parses, runs one command, and gives back its exit status.
+// The `muster` command: parses its arguments, runs one command, and returns the command's exit status.
 #include <exception>
 #include <variant>
 

@@ -1,4 +1,4 @@
-// Each message is one write, so that messages of several processes don't mix.
+// Writes each message with one call, so that messages of several processes don't mix.
 #include "message.hpp"
 
 #include <unistd.h>
@@ -11,7 +11,7 @@ void write_stderr(const std::string& text) {
   std::string_view rest = text;
   while (!rest.empty()) {
     const ssize_t written = ::write(STDERR_FILENO, rest.data(), rest.size());
-    if (written <= 0) return;  // nobody to tell
+    if (written <= 0) return;  // nobody reads it
     rest.remove_prefix(static_cast<std::size_t>(written));
   }
 }
@@ -22,7 +22,7 @@ std::string prefix_of(std::string_view command) {
   return text + ": ";
 }
 
-/// For errors that come without one: no message leaves its reader without a next step.
+/// For errors that come without a hint: every message gives its reader a next step.
 std::string_view next_step(Code code) {
   switch (code) {
     case Code::daemon_unavailable:

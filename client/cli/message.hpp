@@ -1,4 +1,4 @@
-// What `muster` says to people on stderr: what happened with which values, and the next step.
+// What `muster` writes for people on stderr: what happened, with which values, and the next step.
 #pragma once
 
 #include <string>
@@ -10,11 +10,11 @@
 
 namespace muster::cli {
 
-/// Prints `muster COMMAND: message` and, on the next line, the hint; gives the exit status of the error's code.
+/// Prints `muster COMMAND: message` and, on the next line, the hint. Returns the exit status for the error's code.
 ExitStatus complain(std::string_view command, const Error& error);
 /// The same for a misuse of the command line.
 ExitStatus complain_usage(std::string_view command, std::string_view message);
-/// Prints one line of news on stderr, so that stdout stays data.
+/// Prints one line on stderr, so that stdout has only data.
 void note(std::string_view text);
 
 }  // namespace muster::cli

@@ -9,7 +9,7 @@ namespace muster::cli {
 
 namespace {
 
-/// CLI11's own words for what it finds by itself: of these it gives no more than the text.
+/// CLI11's own texts for errors that it finds by itself. CLI11 reports these errors only as text.
 std::string text_of(const CLI::ArgumentMismatch& error) {
   const std::string text = error.what();
   const auto begin = std::min(text.find('-'), text.size());
@@ -18,7 +18,7 @@ std::string text_of(const CLI::ArgumentMismatch& error) {
   return name + " takes one value, and can be given once";
 }
 
-/// The words that a command needs and was not given.
+/// Names the words that the command needs and did not get.
 std::string text_of_missing(const CLI::App& command) {
   for (const auto* option : command.get_options())
     if (option->get_required() && option->count() == 0)
@@ -26,7 +26,7 @@ std::string text_of_missing(const CLI::App& command) {
   return "it needs more words";
 }
 
-/// All options that take a value check it before it is converted, so this is about a flag.
+/// Every option that takes a value checks it before CLI11 converts it, so this error concerns a flag.
 std::string text_of_conversion(const std::string& text) {
   const auto begin = std::min(text.find("--"), text.size());
   return text.substr(begin, text.find_first_of(" :=,", begin) - begin) + " takes no value";
@@ -51,7 +51,7 @@ std::string no_option(const std::string& word, const CLI::App& app) {
   const std::string given = word.substr(0, word.find('='));
   std::vector<std::string> names;
   for (const auto* option : app.get_options())
-    if (!option->get_group().empty())  // else it is hidden
+    if (!option->get_group().empty())  // otherwise the option is hidden
       for (const auto& name : option->get_lnames()) names.push_back("--" + name);
   const auto meant = nearest(given, names);
   return "there is no option " + given + (meant.empty() ? "" : "; did you mean " + meant + "?");

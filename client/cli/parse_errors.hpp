@@ -1,5 +1,5 @@
-// What is wrong with a command line, as sentences: CLI11's own say neither what is allowed nor what may have been
-// meant.
+// Says in sentences what is wrong with a command line. CLI11's own messages say neither what is allowed nor what the
+// user may have meant.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -9,11 +9,11 @@
 
 namespace muster::cli {
 
-/// Of an error that the command's options met.
+/// The text for an error in the options of `command`.
 [[nodiscard]] std::string text_of(const CLI::ParseError& error, const CLI::App& command);
-/// `--gruop`: with what may have been meant.
+/// For `--gruop`: says that there is no such option, and which one the user may have meant.
 [[nodiscard]] std::string no_option(const std::string& word, const CLI::App& command);
-/// `stauts`: what is no option, where no command was found. Empty if all are options.
+/// For `stauts`: where no command was found, names the first word that is not an option. Empty if all are options.
 [[nodiscard]] std::string no_command(std::span<char* const> words, const CLI::App& app);
 
 }  // namespace muster::cli

@@ -1,4 +1,4 @@
-// ANSI colours, the eight that every terminal has.
+// The eight ANSI colours that every terminal has.
 #include "terminal.hpp"
 
 #include <unistd.h>

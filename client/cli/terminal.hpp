@@ -1,11 +1,11 @@
-// Whether and how to colour; only for terminals, and not where NO_COLOR is set (https://no-color.org).
+// Decides whether to use colours: only on terminals, and not where NO_COLOR is set (https://no-color.org).
 #pragma once
 
 #include <string>
 
 namespace muster::cli {
 
-/// Whether our terminal, if there is one, knows ANSI's control sequences.
+/// Whether our terminal, if there is one, understands ANSI control sequences.
 [[nodiscard]] bool knows_escapes();
 [[nodiscard]] bool wants_colour(int fd);
 /// "[3]", in the rank's colour if wanted.

@@ -1,4 +1,4 @@
-// Formatting is by snprintf and hand: the command needs no formatting library.
+// Formats with snprintf and by hand: the command needs no formatting library.
 #include "text.hpp"
 
 #include <algorithm>
@@ -47,7 +47,7 @@ std::string join(std::span<const std::string> parts, std::string_view separator)
 
 namespace {
 
-/// Letters to insert, remove or replace: the edit distance of Levenshtein (1966), a row of the table at a time.
+/// How many letters to insert, remove or replace: Levenshtein's edit distance (1966), computed row by row.
 std::size_t edits_between(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;

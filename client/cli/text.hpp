@@ -15,7 +15,7 @@ namespace muster::cli {
 /// printf("%.*f"), without locale.
 [[nodiscard]] std::string format_fixed(double value, int decimals);
 [[nodiscard]] std::string join(std::span<const std::string> parts, std::string_view separator);
-/// The known word that was most likely meant; empty if none is near.
+/// The known word that the user most likely meant; empty if none is similar.
 [[nodiscard]] std::string nearest(std::string_view word, std::span<const std::string> known);
 /// "1 rank", "3 ranks"
 [[nodiscard]] std::string plural(std::uint64_t count, std::string_view noun);

@@ -44,15 +44,15 @@ void hit_sent(wire::Body asked) {
   if (asked == wire::Body_Lookup) MUSTER_FAILPOINT(lookup);
 }
 
-/// How many may have no answer when one more is asked. The daemon ends the connection of a client that asks more than
-/// it takes. What waits for memory leaves room for what others need to give memory back.
+/// How many requests may be unanswered when this one is sent. The daemon ends the connection of a client that sends
+/// more than it accepts. Requests that wait for memory leave room for requests that give memory back.
 std::size_t unanswered_max(wire::Body asked) {
   return asked == wire::Body_Lease ? ipc::requests_max / 2 : ipc::requests_max - 1;
 }
 
 }  // namespace
 
-/// Waits until the request may be sent. True if that was not at once.
+/// Waits until the request may be sent. Returns whether it had to wait.
 Result<bool> Connection::begin_request(std::uint64_t request, wire::Body asked, SteadyTime until, const Stop& stop) {
   const std::size_t most = unanswered_max(asked);
   auto next_look = steady_clock::now() + look_up_interval;
@@ -72,7 +72,7 @@ Result<bool> Connection::begin_request(std::uint64_t request, wire::Body asked, 
   }
 }
 
-/// What arrives next, or what another thread receives meanwhile.
+/// Receives what arrives next, or waits while another thread receives.
 void Connection::receive_or_wait(std::uint64_t seen, milliseconds at_most) {
   if (!receiving_.take_or_wait(seen, steady_clock::now() + at_most)) return;
   const Turn::Having turn(receiving_);
@@ -88,12 +88,12 @@ Result<ipc::Packet> Connection::request(const Build& build, std::chrono::nanosec
   const auto asked = wire::GetFrame(frame.data())->body_type();
   const auto waited = begin_request(number, asked, until, stop);
   if (!waited) return abandon(number, wire::Body_NONE, waited.error());
-  if (*waited) frame = build(number);  // says how much time is left
+  if (*waited) frame = build(number);  // the frame says how much time is left
   if (auto sent = send_frame(frame, until); !sent) return abandon(number, wire::Body_NONE, sent.error());
   hit_sent(asked);
   for (auto next_look = steady_clock::now() + look_up_interval;;) {
     if (steady_clock::now() > next_look) {
-      // Nobody may be called back under a lock.
+      // Under a lock nobody may be called back; no lock is held here.
       if (interrupted() || (stop && stop()))
         return abandon(number, asked, Error(Code::timeout, "the wait for the daemon's answer was interrupted"));
       next_look = steady_clock::now() + look_up_interval;
@@ -126,7 +126,7 @@ Result<void> Connection::send_frame(std::span<const std::byte> frame, SteadyTime
     Error error =
         sent ? Error(Code::timeout, "the daemon does not read its socket", "look at: muster status") : sent.error();
     const bool goes_on = sent && alive() && !interrupted() && steady_clock::now() <= until;
-    // The daemon reads no more of a client that doesn't read its replies. And one that ends says why.
+    // The daemon reads no more from a client that doesn't read its replies. And a daemon that ends says why.
     receive_if_free();
     if (!goes_on) return alive() ? error : end_error();
     exchange_.await_room();
@@ -136,7 +136,7 @@ Result<void> Connection::send_frame(std::span<const std::byte> frame, SteadyTime
 void Connection::tell(const Build& build) {
   if (!alive()) return;
   const auto number = locked([](Protocol& protocol) { return protocol.replies.told(); });
-  // What has no room now is told before the next request, or when somebody waits.
+  // If the socket is full, the frame goes before the next request, or when somebody waits.
   exchange_.tell(build(number));
 }
 
@@ -180,7 +180,7 @@ void Connection::take_packet(ipc::Packet packet) {
   const auto asked = locked([&](Protocol& protocol) { return protocol.replies.arrived(request, packet); });
   if (!asked) return;
   give_back(static_cast<wire::Body>(*asked), packet);
-  // Only now: who waits for it asks for the same next.
+  // Only now: a thread that waits for this may ask for the same next.
   locked([&](Protocol& protocol) { protocol.replies.given_back(request); });
 }
 
@@ -188,7 +188,7 @@ void Connection::look_at_socket() {
   constexpr std::int64_t interval_ns = 10'000'000;
   const auto now = steady_clock::now().time_since_epoch().count();
   auto next = next_look_ns_.load(std::memory_order_relaxed);
-  if (now < next) return;  // callers come by a million times a second
+  if (now < next) return;  // callers call this a million times a second
   if (!next_look_ns_.compare_exchange_strong(next, now + interval_ns)) return;
   static_cast<void>(receive_if_free());
   exchange_.send_untold();

@@ -38,7 +38,7 @@ Result<int> Completions::event_fd(int socket) {
     events_ = std::move(events);
     woken_ = std::move(*woken);
   }
-  // Not armed, but signalled: something may have come before, and the first poll() arms.
+  // Signals instead of arming: a record may have come before. The first poll() arms.
   if (!watched_.exchange(true)) ipc::signal(woken_);
   return events_.get();
 }

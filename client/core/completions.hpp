@@ -1,4 +1,4 @@
-// Reads the ring from the daemon, and sleeps until something is in it. What the records say is others' business.
+// Reads the ring from the daemon, and sleeps until the ring has a record. Others interpret the records.
 #pragma once
 
 #include <atomic>
@@ -26,27 +26,27 @@ class Completions {
   }
   struct Read {
     bool any = false;
-    std::optional<Error> broken;  ///< the ring makes no sense, or a record didn't to `handle`
+    std::optional<Error> broken;  ///< the ring makes no sense, or `handle` could not make sense of a record
   };
-  /// Hands all records over, one after the other: Result<void> handle(const ipc::Record&), under the lock.
+  /// Hands over all records, one after the other, under the lock. `handle` is Result<void> handle(const ipc::Record&).
   template <class Handle>
   [[nodiscard]] Read read(const Handle& handle);
 
-  /// Sleeps until something is in the ring, somebody wakes the sleepers, or it is over, or that late.
+  /// Sleeps until the ring has a record, somebody wakes the sleepers, `over` returns true, or the time is `until`.
   template <class Over>
   void sleep(const Over& over, std::chrono::steady_clock::time_point until);
   void wake_sleepers();
 
   // ---- event loops ----
-  /// Readable when something may have come since the last rearm(), on the socket, too.
+  /// Readable when a record or a packet on the socket may have come since the last rearm().
   [[nodiscard]] Result<int> event_fd(int socket);
   [[nodiscard]] bool is_watched() const { return watched_; }
-  /// The event loop has heard of what came until now.
+  /// The event loop knows of everything that has come so far.
   void heard() { ipc::drain(woken_); }
-  /// Again to be told of what comes from here on. False: still so.
+  /// Asks to be told of what comes from here on. Returns false if that was still asked.
   [[nodiscard]] bool rearm();
   void silence() { ipc::silence(channel_.notify); }
-  /// Nothing comes any more: an event loop is woken once, and not for ever by a socket that stays at its end.
+  /// Nothing can come any more. Wakes the event loop once; without this, the socket at its end would wake it for ever.
   void end_events(int socket);
 
   void lock_for_fork() { mutex_.lock_for_fork(); }
@@ -65,7 +65,7 @@ class Completions {
   void sleep_on(std::chrono::steady_clock::time_point until);
 
   Channel& channel_;
-  OrderedMutex mutex_{Rank::completions};  ///< held by the one who reads; guards what follows
+  OrderedMutex mutex_{Rank::completions};  ///< held by the thread that reads; guards the members below
   ipc::RingConsumer ring_;
   ipc::Fd events_;  ///< an epoll of the channel's bell, the socket and woken_
   ipc::Fd woken_;   ///< an eventfd by which this process wakes its own event loop

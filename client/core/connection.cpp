@@ -1,4 +1,4 @@
-// Opening and ending a connection, and the memory that the daemon gives it.
+// Opens and ends a connection, and manages the memory that the daemon gives it.
 #include "connection.hpp"
 
 #include <sys/mman.h>
@@ -24,9 +24,9 @@ using std::chrono::steady_clock;
 
 namespace {
 
-/// Of a request that the daemon answers at once, whatever it has to do.
+/// For requests that the daemon answers at once, however busy it is.
 constexpr auto answer_timeout = std::chrono::seconds(10);
-/// How much of the budget a process keeps free for its next arrays, and keeps mapped of what it doesn't read any more.
+/// A process keeps this share of the budget: free for its next arrays, and mapped of what it no longer reads.
 constexpr std::uint64_t kept_share = 8;
 std::uint64_t kept_bytes(const Welcome& welcome) { return welcome.memory_bytes / kept_share; }
 
@@ -96,7 +96,7 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
   start.welcome = std::move(greeted->welcome);
   start.socket = std::move(greeted->socket);
   auto channel = map_channel(greeted->channel, path);
-  // A daemon that is just ending forbids to map the rings. Then it has said so, or has closed the socket.
+  // A daemon that is just ending does not let clients map the rings. It has said so, or has closed the socket.
   if (auto opened = open_rings(start.socket, path); !opened) return opened.error();
   if (!channel) return channel.error();
   start.channel = std::move(*channel);
@@ -104,7 +104,7 @@ Result<std::shared_ptr<Connection>> Connection::attach(const std::string& path, 
   start.channel.notify = std::move(greeted->notify);
   std::shared_ptr<Connection> connection(new Connection(std::move(start)));
   MUSTER_FAILPOINT(connected);
-  // Of two threads that connect at once both get the same connection; the other one closes here.
+  // If two threads connect at once, both get the same connection, and the other one is closed here.
   return remember_connection(connection);
 }
 
@@ -116,7 +116,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& optio
     if (attached || attached.error().code() != Code::daemon_unavailable) return attached;
     if (!options.start_daemon || steady_clock::now() >= until) return attached;
     if (interrupted()) return Error(Code::timeout, "connecting to " + path + " was interrupted");
-    // Nobody there, or one that is just ending: start the next.
+    // No daemon listens, or it is just ending: starts the next one.
     if (auto started = start_daemon(path, options, until); !started) return started.error();
   }
 }
@@ -126,7 +126,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& optio
 bool Connection::still_served() {
   for (;;) {
     if (!alive() || !exchange_.has_hung_up()) return alive();
-    // Another thread may be reading the daemon's last words.
+    // Another thread may be reading the last packets of the daemon.
     if (!receive_if_free()) std::this_thread::yield();
   }
 }
@@ -135,7 +135,7 @@ Error Connection::end_error() {
   if (inherited())
     return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
                  "connect and join in the child");
-  // Nobody has to start what runs already.
+  // If a new daemon runs already, the message must not ask the user to start one.
   const auto next = existing(welcome_.socket);
   if (next && next->welcome().incarnation != welcome_.incarnation)
     return Error(Code::daemon_restarted,
@@ -174,7 +174,7 @@ Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono
 
 Result<void> Connection::share(ipc::ObjectId object) {
   for (const auto segment : arena_->share(object)) {
-    // What somebody views here stays mapped, and so its memory stays, too.
+    // If somebody here views the segment, its mapping stays, and so its memory stays, too.
     if (!segments_->forget(segment) || !arena_->hand_over(segment)) continue;
     Scratch body;
     ipc::write(ipc::HandOver{segment}, *body);

@@ -1,6 +1,6 @@
 // This process's connection to the daemon: the protocol's state, three parts that carry it out, and the memory that
-// goes with them. Thread-safe and without a thread of its own: a thread that waits reads for all. Which locks there
-// are, and their order: README.md.
+// belongs to it. It is thread-safe and has no thread of its own: a thread that waits reads for all. README.md names the
+// locks and their order.
 #pragma once
 
 #include <array>
@@ -48,74 +48,77 @@ using SteadyTime = std::chrono::steady_clock::time_point;
 class Connection : public std::enable_shared_from_this<Connection>, public HoldKeeper {
  public:
   // ---- opening and ending: connection.cpp ----
-  /// Connects and greets; starts a daemon if there is none and the options allow it. DaemonUnavailable otherwise.
+  /// Connects and greets. Starts a daemon if there is none and the options allow it; otherwise returns
+  /// DaemonUnavailable.
   [[nodiscard]] static Result<std::shared_ptr<Connection>> open(const ConnectOptions& options);
-  /// The open connection of this process to that socket (empty: any), if there is one.
+  /// Returns this process's open connection to that socket (empty: to any), if there is one.
   [[nodiscard]] static std::shared_ptr<Connection> existing(const std::string& socket);
-  /// The open one to that socket if there is one, else a new one.
+  /// Returns the open connection to that socket if there is one, and opens one otherwise.
   [[nodiscard]] static Result<std::shared_ptr<Connection>> open_or_reuse(const ConnectOptions& options);
   ~Connection() override;
 
   [[nodiscard]] const Welcome& welcome() const { return welcome_; }
   /// False once the daemon is gone, or in a forked child.
   [[nodiscard]] bool alive() const { return protocol_.alive(); }
-  /// The same, and looks: nobody may have noticed yet that the daemon has ended.
+  /// Like alive(), but looks at the socket first: nobody may have noticed yet that the daemon has ended.
   [[nodiscard]] bool still_served();
   [[nodiscard]] bool inherited() const { return protocol_.inherited(); }
   [[nodiscard]] Error end_error();
 
   [[nodiscard]] Arena& arena() { return *arena_; }
   [[nodiscard]] Segments& segments() { return *segments_; }
-  /// The object is on its way to others: what it keeps for them must not depend on what this process does.
+  /// Call it before the object goes to other processes: what they hold must not depend on what this process does later.
   [[nodiscard]] Result<void> share(ipc::ObjectId object);
   [[nodiscard]] Names& names() { return names_; }
-  /// See GuardedProtocol. Also guards the successors of this connection's holds.
+  /// See GuardedProtocol. The lock also guards the successors of this connection's holds.
   template <class Do>
   decltype(auto) locked(Do&& what) {
     return protocol_.locked(std::forward<Do>(what));
   }
 
   // ---- requests on the socket: asking.cpp ----
-  /// Sends a frame built by `build` and waits for the reply with the same number. A Failure becomes its Error.
-  /// What a reply that comes after nobody waits for it any more has brought is given back. The caller holds no lock.
+  /// Sends a frame built by `build` and waits for the reply with the same number. If the reply is a Failure, returns
+  /// its Error. If a reply comes after the caller has given up, what it brought is given back. The caller holds no
+  /// lock.
   using Build = std::function<std::vector<std::byte>(std::uint64_t request)>;
-  /// `stop`, if any, is asked now and then while the answer is not there; true ends the wait with Timeout.
+  /// `stop`, if any, is asked now and then while there is no answer; if it returns true, the wait ends with Timeout.
   using Stop = std::function<bool()>;
   [[nodiscard]] Result<ipc::Packet> request(const Build& build, std::chrono::nanoseconds timeout,
                                             const Stop& stop = {});
-  /// Waits until nothing of this kind that was given up can still be granted: what was is given back before anything
-  /// that is asked from here on.
+  /// Waits until the daemon can no longer grant an abandoned request of this kind. What it granted is given back before
+  /// any later request.
   void settle_abandoned(ipc::wire::Body asked, SteadyTime until);
-  /// Sends a frame whose reply nobody waits for; a socket that is full now swallows it.
+  /// Sends a frame whose reply nobody waits for. If the socket is full, the frame is sent later.
   void tell(const Build& build);
 
   // ---- records to the daemon: submitting.cpp ----
-  /// Writes a record into the ring and wakes the daemon if it sleeps. One that is too large for the ring goes by the
-  /// socket, in parts; Invalid if it is too large for that, too. Waits at most 30 s for room in the ring, and 30 s for
-  /// the answer to each part: Timeout. The caller holds no lock.
+  /// Writes a record into the ring and wakes the daemon if it sleeps. A record that is too large for the ring goes
+  /// through the socket, in parts; Invalid if it is too large for that, too. Waits at most 30 s for room in the ring,
+  /// and 30 s for the answer to each part, then returns Timeout. The caller holds no lock.
   [[nodiscard]] Result<void> submit(ipc::SubmissionType type, std::span<const std::byte> body);
-  /// The same without waiting. False: that would have been needed, and nothing was written.
+  /// The same without waiting. Returns false if it would have to wait; then nothing was written.
   [[nodiscard]] Result<bool> submit_now(ipc::SubmissionType type, std::span<const std::byte> body);
-  /// Sends a record before any that is submitted later, now or with the next one. Never waits. A daemon that has left
-  /// too many of them unread does not read any more: the connection ends.
+  /// Sends a record before any record that is submitted later: now, or with the next one. Never waits. If the daemon
+  /// has left too many such records unread, it has stopped reading, and the connection ends.
   void submit_soon(ipc::SubmissionType type, std::vector<std::byte> body);
   void hold_began() override { ++holds_; }
-  /// What finds no room in the ring goes with what is written next. Waits for the news of the object's end only where
-  /// this process would otherwise keep too much memory, and not for long if others may hold it.
+  /// If the ring has no room, the release goes with the next record. Waits for the news of the object's end only if
+  /// this process would otherwise keep too much memory, and only briefly if others may hold the object.
   void hold_ended(ipc::ObjectId object, bool shared) override;
-  /// Why this process's own object never came to be; nothing if it did, as far as is known.
+  /// Why the daemon refused the seal of this process's own object. Nothing if, as far as is known, it accepted it.
   [[nodiscard]] std::optional<Error> seal_error(ipc::ObjectId object);
 
   // ---- records from the daemon: waiting.cpp ----
-  /// Waits until `over` says so or the time comes; reads completions meanwhile. False: it was the time.
+  /// Waits until `over` returns true or the time is `until`, and reads completions meanwhile. Returns false on the
+  /// latter.
   [[nodiscard]] bool wait(const std::function<bool()>& over, SteadyTime until);
-  /// Reads what has come and calls back whom it concerns, without waiting.
+  /// Reads what has come and calls back those who wait for it. Never waits.
   void poll();
-  /// Reads what has come, and calls nobody back: for callers that run in the middle of somebody else's code.
+  /// Reads what has come, and calls nobody back. For callers that run in the middle of somebody else's code.
   void collect();
-  /// Calls back those whose works are over. Waiting and polling do, too.
+  /// Calls back those whose works are over. Waiting and polling do that, too.
   void run_callbacks();
-  /// Calls `callback` when the work is over; at once if it is.
+  /// Calls `callback` when the work is over; at once if it is over already.
   void on_done(const std::shared_ptr<WorkState>& work, std::function<void()> callback);
   /// Readable when completions may have come since the last poll().
   [[nodiscard]] Result<int> event_fd();
@@ -163,7 +166,8 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   void wake_waiters();
   void unlock_after_fork();
   void read_for_all(const std::function<bool()>& over, SteadyTime until);
-  static thread_local bool drains_here;  ///< this thread reads some ring, and what follows from that happens
+  static thread_local bool
+      drains_here;  ///< this thread is reading some connection's ring, or handling what follows from it
 
   Welcome welcome_;
   GuardedProtocol protocol_;
@@ -172,18 +176,19 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   Exchange exchange_;
   Submissions submissions_;
   Completions completions_;
-  Turn receiving_;          ///< from the socket
-  Turn reading_;            ///< the ring of completions
-  Turn sending_parts_;      ///< of a record that is too large for the ring
-  ipc::Patience patience_;  ///< of the one whose turn it is to read
+  Turn receiving_;          ///< whose turn it is to read the socket
+  Turn reading_;            ///< whose turn it is to read the ring of completions
+  Turn sending_parts_;      ///< whose turn it is to send the parts of a record that is too large for the ring
+  ipc::Patience patience_;  ///< for the thread whose turn it is to read
   std::atomic<std::int64_t> next_look_ns_{0};
   std::atomic<std::uint64_t> holds_{0};
-  /// When to wait again for the end of an object that nobody else holds, and of one that others may hold.
+  /// When to wait again for an object's end: first for objects that nobody else holds, then for those that others may
+  /// hold.
   std::array<std::atomic<SteadyTime>, 2> wait_again_{};
 
-  std::atomic<bool> has_forked_{false};  ///< children may hold what this process did
-  ipc::Fd lifeline_;                     ///< of a fork: the child's end
-  ForkCopies fork_copies_;               ///< between before_fork() and its end
+  std::atomic<bool> has_forked_{false};  ///< children may hold what this process held
+  ipc::Fd lifeline_;                     ///< the child's end of a fork's life line
+  ForkCopies fork_copies_;               ///< used between before_fork() and the end of the fork
 
   OrderedMutex memory_mutex_{Rank::memory};
   std::unique_ptr<Segments> segments_;

@@ -1,4 +1,4 @@
-// The socket: frames out, packets in. What they say is others' business.
+// The socket: sends frames and receives packets. Others interpret them.
 #pragma once
 
 #include <atomic>
@@ -22,21 +22,22 @@ class Exchange {
  public:
   explicit Exchange(ipc::Fd socket) : socket_(std::move(socket)) {}
 
-  /// False: there is no room now. What could not be told before goes first.
+  /// First sends the frames that found no room before. Returns false if there is no room now.
   [[nodiscard]] Result<bool> try_send(std::span<const std::byte> frame);
-  /// Sends it, or keeps it until there is room for it.
+  /// Sends the frame, or keeps it until there is room.
   void tell(std::vector<std::byte> frame);
-  /// Sends what there was no room for, if there is some now.
+  /// Sends the frames that found no room before, if there is room now.
   void send_untold() {
     if (has_untold_) static_cast<void>(try_send({}));
   }
 
   enum class Received : std::uint8_t { nothing, some, closed };
-  /// Takes all that is there, and waits that long for the first. One thread at a time.
+  /// Takes all packets that are there, and waits up to `timeout` for the first. Only one thread at a time may call
+  /// this.
   [[nodiscard]] Result<Received> receive(std::chrono::milliseconds timeout,
                                          const std::function<void(ipc::Packet)>& take);
 
-  /// Each waits a moment for it.
+  /// Both wait a moment.
   void await_room() const;
   void await_packet() const;
   [[nodiscard]] bool has_hung_up() const;
@@ -51,7 +52,7 @@ class Exchange {
   [[nodiscard]] Result<bool> send_untold_first();
 
   ipc::Fd socket_;
-  ipc::Packet incoming_;  ///< of the thread that receives
+  ipc::Packet incoming_;  ///< used by the thread that receives
   OrderedMutex mutex_{Rank::socket};
   std::deque<std::vector<std::byte>> untold_;  ///< guarded by mutex_
   std::atomic<bool> has_untold_{false};

@@ -1,4 +1,4 @@
-// The handlers of fork(), and the list of connections that they, and lookups of one, go through.
+// The handlers of fork(), and the list of connections, which the handlers and find_connection() go through.
 #include "fork.hpp"
 
 #include <pthread.h>
@@ -19,24 +19,24 @@ namespace muster::detail {
 namespace {
 
 struct Registry {
-  OrderedMutex fork_mutex{Rank::forks};  ///< held from prepare to its end: one fork at a time
+  OrderedMutex fork_mutex{Rank::forks};  ///< held while a fork is prepared and done: one fork at a time
   OrderedMutex mutex{Rank::connections};
   std::vector<std::weak_ptr<Connection>> connections;
-  std::vector<std::shared_ptr<Connection>> forking;    ///< locked between prepare and its end
+  std::vector<std::shared_ptr<Connection>> forking;    ///< locked from prepare() to the end of the fork
   std::vector<std::shared_ptr<Connection>> passed_on;  ///< this process's own parent's; let go of without the lock
   std::vector<std::shared_ptr<Connection>> inherited;  ///< kept for ever: see child()
   bool handlers = false;
 };
 
 Registry& registry() {
-  static auto* instance = new Registry;  // outlives every static destructor
+  static auto* instance = new Registry;  // lives longer than every static object
   return *instance;
 }
 
 using Connections = std::vector<std::shared_ptr<Connection>>;
 
-/// Those of the registry that `known` lacks; the caller holds its lock. Copies, as the last owner must not end its
-/// connection under the lock.
+/// The registry's connections that `known` lacks. The caller holds the registry's lock. Returns shared pointers, as the
+/// last owner must not end its connection under the lock.
 Connections open_connections_beside(const Connections& known) {
   Connections found;
   for (const auto& weak : registry().connections) {
@@ -47,7 +47,7 @@ Connections open_connections_beside(const Connections& known) {
   return found;
 }
 
-/// Leaves the registry locked. Another thread may open a connection meanwhile, which the child must know, too.
+/// Leaves the registry locked. Another thread may open a connection meanwhile, and the child must know that one, too.
 void prepare() {
   auto& all = registry();
   all.fork_mutex.lock();
@@ -57,7 +57,7 @@ void prepare() {
   for (auto fresh = open_connections_beside({}); !fresh.empty();) {
     all.mutex.unlock();
     for (auto& connection : fresh) {
-      // One that has ended, too: its arrays are still there.
+      // Connections that have ended count, too: their arrays are still there.
       const bool inherited = connection->inherited();
       if (!inherited) connection->before_fork();
       (inherited ? passed_on : prepared).push_back(std::move(connection));
@@ -84,10 +84,10 @@ void child() {
   auto& all = registry();
   auto connections = std::exchange(all.forking, {});
   for (const auto& connection : connections) connection->after_fork_in_child();
-  // Never ended: threads that were waiting in it in the parent would be waited for, and they are not here. So the life
-  // line lasts as long as this process.
+  // The child never ends these connections. Ending one would wait for the parent's threads, which don't exist in the
+  // child. So the life line lasts as long as this process.
   all.inherited.insert(all.inherited.end(), connections.begin(), connections.end());
-  all.passed_on.clear();  // kept already
+  all.passed_on.clear();  // `inherited` keeps these
   all.mutex.unlock();
   all.fork_mutex.unlock();
 }
@@ -128,7 +128,8 @@ std::shared_ptr<Connection> find_connection(const std::string& socket) {
 std::shared_ptr<Connection> Connection::existing(const std::string& socket) { return find_connection(socket); }
 
 void Connection::before_fork() {
-  // From here on no other thread of ours seals or releases, so that what the daemon keeps is what the child inherits.
+  // From here on no other thread of this process seals or releases, so the child inherits exactly what the daemon
+  // keeps.
   submissions_.lock_for_fork();
   if (holds_ > 0) {
     has_forked_ = true;
@@ -154,7 +155,7 @@ void Connection::unlock_after_fork() {
 
 void Connection::after_fork_in_parent() {
   fork_copies_.drop();
-  lifeline_.reset();  // the child has its own copy of this end
+  lifeline_.reset();  // the child has its own copy of this descriptor
   unlock_after_fork();
   submissions_.flush_releases();
 }

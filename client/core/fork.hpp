@@ -1,6 +1,6 @@
-// fork(): what a child inherits must neither reach into the parent's memory nor be pulled away under it.
-// Prepare takes all locks, asks the daemon to keep what we hold for the child (a life line), and copies live unsealed
-// regions; the child puts private memory where the leased segments were.
+// fork(): a child must not reach into its parent's memory, and what the child inherits must not vanish while it uses
+// it. Prepare takes all locks, asks the daemon to keep for the child what this process holds (a life line), and copies
+// live unsealed regions. The child puts private memory where the leased segments were.
 #pragma once
 
 #include <memory>
@@ -10,8 +10,8 @@ namespace muster::detail {
 
 class Connection;
 
-/// From now on the connection takes part in forks, and Connection::existing() finds it. Returns the one to use: another
-/// thread may have been faster with one to the same socket.
+/// From now on the connection takes part in forks, and Connection::existing() finds it. Returns the connection to use:
+/// another thread may have opened one to the same socket first.
 [[nodiscard]] std::shared_ptr<Connection> remember_connection(const std::shared_ptr<Connection>& connection);
 [[nodiscard]] std::shared_ptr<Connection> find_connection(const std::string& socket);
 

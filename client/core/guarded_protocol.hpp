@@ -1,4 +1,4 @@
-// The protocol's state with its lock, the innermost one of a connection, and what of it may be looked at without.
+// The protocol's state with its lock, the innermost one of a connection, and flags that can be read without the lock.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,8 @@ namespace muster::detail {
 
 class GuardedProtocol {
  public:
-  /// Does something with the state, alone. Nothing that may end a work, a seat or a hold: that is an event, too.
+  /// Calls `what` with the state, under the lock. `what` must not end a work, a seat or a hold: that is an event
+  /// itself.
   template <class Do>
   decltype(auto) locked(Do&& what) {
     const std::lock_guard lock(mutex_);
@@ -20,7 +21,7 @@ class GuardedProtocol {
   }
   [[nodiscard]] OrderedMutex& mutex() { return mutex_; }
 
-  // A look without the lock. What it says may be over by the time that it is said.
+  // Reads without the lock. The answer may be out of date as soon as it is returned.
   [[nodiscard]] bool alive() const { return life() <= Life::ending; }
   [[nodiscard]] bool inherited() const { return life() == Life::inherited; }
   [[nodiscard]] bool has_releases() const { return has_releases_; }
@@ -29,7 +30,7 @@ class GuardedProtocol {
 
   void lock_for_fork() { mutex_.lock_for_fork(); }
   void unlock_after_fork() { mutex_.unlock_after_fork(); }
-  /// In a forked child, whose parent has locked it.
+  /// In a forked child; the parent has locked the state.
   void inherit() {
     const Looks looks(*this);
     protocol_.inherit();
@@ -38,7 +39,7 @@ class GuardedProtocol {
  private:
   [[nodiscard]] Life life() const { return life_; }
 
-  /// Tells those who only look, before the lock is let go.
+  /// Updates the flags for readers without the lock, before the lock is let go.
   class Looks {
    public:
     explicit Looks(GuardedProtocol& guarded) : guarded_(guarded) {}
@@ -53,7 +54,7 @@ class GuardedProtocol {
     }
 
    private:
-    /// Most often nothing is new, and a store costs more than a look.
+    /// Most often nothing has changed, and storing costs more than loading.
     template <class T>
     static void tell(std::atomic<T>& look, T now) {
       if (look.load(std::memory_order_relaxed) != now) look = now;

@@ -8,12 +8,12 @@
 namespace muster::detail {
 
 ipc::Capability Names::random_capability() {
-  constexpr std::size_t words = 32;  // as much as the kernel gives in one piece, whatever happens
+  constexpr std::size_t words = 32;  // the kernel returns this many at once and is never interrupted
   const std::lock_guard lock(mutex_);
   if (random_.size() < 2) {
     random_.resize(words);
     const auto bytes = words * sizeof(std::uint64_t);
-    // Guessable capabilities would be worse than no process.
+    // A process without random numbers must end: its capabilities could be guessed.
     if (::getrandom(random_.data(), bytes, 0) != static_cast<ssize_t>(bytes)) std::abort();
   }
   ipc::Capability capability;

@@ -1,4 +1,4 @@
-// What a connection names by itself: ops, objects, and the capabilities of these.
+// The names that a connection chooses by itself: of ops, objects, and capabilities of objects.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@ namespace muster::detail {
 
 class Names {
  public:
-  /// `mutex`: of the connection's state.
+  /// `mutex` is that of the connection's state.
   Names(ipc::ClientId client, OrderedMutex& mutex) : client_(client), mutex_(mutex) {}
 
   [[nodiscard]] ipc::WorkId next_work() { return {++last_work_}; }

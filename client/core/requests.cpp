@@ -53,7 +53,7 @@ Result<ipc::Fd> connect_to(const std::string& path, SteadyTime until) {
   while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return refused(path, errno);
-    // Its queue of newcomers is full. A stopped daemon's stays so.
+    // The daemon's queue of new connections is full. If the daemon is stopped, it stays full.
     if (std::chrono::steady_clock::now() > until || interrupted()) return silent(path);
     constexpr auto nap = std::chrono::milliseconds(5);
     std::this_thread::sleep_for(nap);
@@ -75,7 +75,7 @@ Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& pat
   }
 }
 
-/// What a daemon says that does not want this client; nothing of another answer.
+/// Returns why the daemon refuses this client. Nothing if the frame is another answer.
 std::optional<Error> refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
     return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
@@ -97,16 +97,16 @@ std::vector<std::byte> hello(const std::string& name, SteadyTime until) {
 Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until) {
   auto socket = connect_to(path, until);
   if (!socket) return socket.error();
-  // A daemon that refuses may have closed already; what it said can still be read.
+  // A daemon that refuses may have closed its end already. What it said can still be read.
   static_cast<void>(ipc::send_packet(*socket, hello(name, until), {}));
-  // A daemon that is full answers at `until`; what it says is worth a moment more.
+  // A full daemon answers at `until`, so waits a moment longer for its answer.
   auto packet = receive_within(*socket, path, until + std::chrono::seconds(1));
   if (!packet) return packet.error();
   const auto* frame = wire::GetFrame(packet->bytes.data());
   if (auto refused = refusal(*frame)) return *refused;
   if (packet->lost_fds) return ipc::descriptors_lost();
   const auto* body = frame->body_as_Welcome();
-  if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is no musterd");
+  if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is not a musterd");
   if (body->protocol() != ipc::protocol_version)
     return Error(Code::invalid,
                  "the daemon at " + path + " (version " + text(body->version()) + ") speaks protocol " +
@@ -134,9 +134,9 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
 }
 
 Result<void> open_rings(const ipc::Fd& socket, const std::string& path) {
-  // Of no segment: of the rings.
+  // Segment 0 stands for the rings.
   const auto frame = build_frame(2, wire::Body_Mapped, [](auto& fbb) { return wire::CreateMapped(fbb, 0).Union(); });
-  static_cast<void>(ipc::send_packet(socket, frame, {}));  // a daemon that is gone shows by its answer
+  static_cast<void>(ipc::send_packet(socket, frame, {}));  // if the daemon is gone, its answer shows that
   auto packet = receive_within(socket, path, std::chrono::steady_clock::now() + mapped_timeout);
   if (!packet) return packet.error();
   const auto* answer = wire::GetFrame(packet->bytes.data());

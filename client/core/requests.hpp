@@ -1,4 +1,4 @@
-// Frames of the client's requests, so that callers need to know only the body they want to send.
+// Frames of the client's requests, so that callers need to know only the body that they send.
 #pragma once
 
 #include <chrono>
@@ -21,14 +21,14 @@ std::vector<std::byte> build_frame(std::uint64_t number, ipc::wire::Body type, c
   return {begin, begin + fbb.GetSize()};
 }
 
-/// Asks the daemon; the packet holds its reply, with the request's own number.
+/// Asks the daemon. The packet has the reply to this request.
 template <class MakeBody>
 Result<ipc::Packet> ask(Connection& connection, ipc::wire::Body type, std::chrono::nanoseconds timeout,
                         const MakeBody& make_body) {
   return connection.request([&](std::uint64_t number) { return build_frame(number, type, make_body); }, timeout);
 }
 
-/// A timeout as frames bear it, at most a day.
+/// A timeout in the form that frames have, at most a day.
 [[nodiscard]] std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout);
 
 /// Gives a leased segment back without waiting for the answer.
@@ -37,7 +37,7 @@ void tell_returned(Connection& connection, ipc::SegmentId segment);
 /// Leaves a group without waiting for the answer.
 void tell_left(Connection& connection, ipc::SeatId seat);
 
-/// A connected socket whose daemon has said Welcome.
+/// A connected socket, and the Welcome that its daemon sent.
 struct Greeted {
   Welcome welcome;
   ipc::Fd socket;
@@ -45,7 +45,8 @@ struct Greeted {
   ipc::Fd doorbell;
   ipc::Fd notify;
 };
-/// DaemonUnavailable if nobody listens there, or one that is just ending. Timeout if one listens and does not answer.
+/// DaemonUnavailable if nobody listens there, or if the daemon is just ending. Timeout if a daemon listens but does not
+/// answer.
 [[nodiscard]] Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTime until);
 
 /// Tells the daemon that its rings are mapped, and returns once they are sealed and in use.

@@ -9,7 +9,7 @@ namespace muster::detail {
 Seat::~Seat() {
   if (!connection) return;
   const bool is_seated = connection->locked([&](Protocol& protocol) { return protocol.works.seat_dropped(id); });
-  // May happen anywhere, also while completions are read, so nobody waits for the answer.
+  // This may run anywhere, even while completions are read, so it does not wait for the answer.
   if (is_seated) tell_left(*connection, id);
 }
 

@@ -37,7 +37,7 @@ constexpr auto pause_max = std::chrono::milliseconds(32);
 
 bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
 
-/// Tells the starter what went wrong, as the daemon itself does. There is no hint.
+/// Tells the starter what went wrong, in the same form as the daemon itself does. There is no hint.
 [[noreturn]] void give_up(int ready, const char* what) {
   const char* const why = ::strerrordesc_np(errno);
   for (const char* part : {"1\n", what, ": ", why ? why : "unknown error", "\n\n"})
@@ -45,13 +45,13 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
   ::_exit(1);
 }
 
-/// Between fork and exec of a process with threads only async-signal-safe calls are allowed; all is prepared before.
-/// `log` and `ready` are far from 0 to 3.
+/// Between fork and exec a process with threads may make only async-signal-safe calls, so everything is prepared
+/// before. `log` and `ready` are above 3.
 [[noreturn]] void become_daemon(const char* program, char* const* arguments, int log, int ready) {
-  // A process group of its own keeps a terminal's Ctrl-C away. It stays in the session: where Linux shares the cores
-  // out among sessions, a daemon in another one competes with its own ranks (adr/0008).
+  // A process group of its own, so that Ctrl-C in a terminal does not reach the daemon. It stays in the session: where
+  // Linux shares the cores out among sessions, a daemon in another session competes with its own ranks (adr/0008).
   ::setpgid(0, 0);
-  // A second fork, so that the daemon is nobody's child and no zombie is left.
+  // Forks a second time, so that the daemon is nobody's child and does not become a zombie.
   const pid_t again = ::_Fork();
   if (again < 0) give_up(ready, "can't fork");
   if (again > 0) ::_exit(0);
@@ -62,9 +62,9 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
   ::dup2(log, 2);
   ::dup2(ready, ready_as);
   ::syscall(SYS_close_range, ready_as + 1, ~0U, 0);
-  // What the starter ignores or blocks is its own business.
+  // The daemon must not inherit which signals the starter ignores or blocks.
   for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
-  // The end of the session, or of its terminal, is not the daemon's.
+  // The daemon goes on when the session or its terminal ends.
   ::signal(SIGHUP, SIG_IGN);
   sigset_t none;
   ::sigemptyset(&none);
@@ -75,7 +75,7 @@ bool is_program(const fs::path& path) { return ::access(path.c_str(), X_OK) == 0
   give_up(ready_as, "can't execute it");
 }
 
-/// A copy of the descriptor that standard streams can't collide with.
+/// A copy of the descriptor whose number does not collide with standard streams.
 Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
   constexpr int far = 16;
   ipc::Fd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, far));
@@ -84,7 +84,7 @@ Result<ipc::Fd> far_copy(const ipc::Fd& fd) {
   return copy;
 }
 
-/// What the daemon said of its start, to the end: its exit status, why it did not start, and what to do.
+/// Parses what the daemon said at its start: its exit status, why it did not start, and what to do.
 Result<void> understand(const std::string& said, const std::string& program, const std::string& log_file) {
   constexpr const char* another_serves = "3";
   std::istringstream lines(said);
@@ -103,7 +103,7 @@ Result<void> understand(const std::string& said, const std::string& program, con
   return Error(Code::daemon_unavailable, "the daemon did not start: " + why, hint);
 }
 
-/// Waits for the daemon's word: see daemon/base/starter.hpp.
+/// Waits for the daemon's report: see daemon/base/starter.hpp.
 Result<void> hear(const ipc::Fd& ready, const std::string& program, const std::string& log_file,
                   steady_clock::time_point until) {
   constexpr std::size_t said_bytes_max = 4096;
@@ -124,7 +124,7 @@ Result<void> hear(const ipc::Fd& ready, const std::string& program, const std::s
   }
 }
 
-/// A full disk is nobody's refusal.
+/// A full disk does not count as a denial.
 Error cant_open(const std::string& what, int error_number) {
   const bool refused = error_number == EACCES || error_number == EPERM || error_number == ELOOP;
   return ipc::system_error(refused ? Code::denied : Code::daemon_unavailable, "can't open " + what, error_number,
@@ -168,7 +168,7 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   return hear(read_end, program, log_file, until);
 }
 
-/// The program that the user named, and no other.
+/// Returns the program that the user named. Does not look for another one.
 Result<std::string> named_daemon(const fs::path& place, const std::string& by) {
   if (is_program(place)) return fs::absolute(place).string();
   std::error_code ignored;
@@ -179,7 +179,7 @@ Result<std::string> named_daemon(const fs::path& place, const std::string& by) {
                "set " + by + " to the path of musterd, or to nothing, so that it is looked for");
 }
 
-/// Where musterd lies beside what runs, each place once.
+/// Returns the places near this library or program where musterd may be; each place once.
 std::vector<fs::path> places_nearby(const ConnectOptions& options) {
   std::vector<fs::path> places;
   const auto add = [&places](const fs::path& folder) {
@@ -192,7 +192,7 @@ std::vector<fs::path> places_nearby(const ConnectOptions& options) {
   std::error_code ignored;
   add(fs::read_symlink("/proc/self/exe", ignored).parent_path());
   if (!options.daemon_folder.empty()) add(options.daemon_folder);
-  // A Python started by a link in a virtual environment: its bin folder is the link's.
+  // If Python was started by a link in a virtual environment, looks in that environment's bin folder.
   if (const char* root = std::getenv("VIRTUAL_ENV")) add(fs::path(root) / "bin");
   return places;
 }
@@ -238,7 +238,8 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
   const std::string lock_path = path + ".start";
   const ipc::Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return cant_open(lock_path, errno);
-  // Who has the lock starts it; the others find it running. The kernel frees the lock of a starter that is killed.
+  // The process with the lock starts the daemon; the others find it running. The kernel frees the lock of a killed
+  // starter.
   for (auto pause = pause_min; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; pause = std::min(2 * pause, pause_max)) {
     if (ipc::is_served(path)) return {};
     if (steady_clock::now() > until || interrupted())

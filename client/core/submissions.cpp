@@ -9,8 +9,8 @@ namespace muster::detail {
 
 namespace {
 
-/// How much of the ring may lie unread after the record. Each seal may be refused, in more words than it has itself,
-/// and the other ring must have room for all of these.
+/// How many unread bytes the ring may have after the record. The daemon may refuse each seal, with a record that is
+/// longer than the seal, and the ring of completions must have room for all of these.
 std::size_t unread_max(ipc::SubmissionType type) {
   return type == ipc::SubmissionType::seal ? ipc::ring_bytes / 8 : ipc::ring_bytes;
 }
@@ -49,7 +49,8 @@ Result<bool> Submissions::try_write(const Submission& record) {
   Result<bool> written = true;
   {
     const Writing writing(*this);
-    // Idle clients cost no memory; those that work have no faults while they do.
+    // Populates the ring at the first record: idle clients use no memory, and clients that work have no page faults
+    // later.
     if (!std::exchange(is_populated_, true)) channel_.memory.populate();
     write_releases();
     written = write_deferred();
@@ -66,7 +67,7 @@ bool Submissions::write_soon(ipc::SubmissionType type, std::vector<std::byte> bo
   return write_deferred() || deferred_.size() <= deferred_max;
 }
 
-/// True if nothing is left to write.
+/// Returns true if nothing is left to write.
 bool Submissions::write_deferred() {
   while (!deferred_.empty()) {
     const auto& [type, body] = deferred_.front();
@@ -88,7 +89,8 @@ void Submissions::write_releases() {
 }
 
 void Submissions::flush_releases() {
-  // Who holds the ring comes by here when it has let go; holds end in the oddest places, in its own calls, too.
+  // If another thread has the ring, it comes here when it lets go. A hold may end anywhere, even in this thread's own
+  // writing.
   while (protocol_.has_releases() && protocol_.alive() && writer_.load() != std::this_thread::get_id()) {
     {
       const Writing writing(*this, std::try_to_lock);
@@ -97,7 +99,7 @@ void Submissions::flush_releases() {
     }
     channel_.wake_daemon();
     MUSTER_FAILPOINT(released);
-    if (protocol_.has_releases()) return;  // the ring is full; they go with what is written next
+    if (protocol_.has_releases()) return;  // the ring is full; the releases go with the next record
   }
 }
 

@@ -1,4 +1,4 @@
-// Writes the ring towards the daemon. Releases and what was to go soon go first; nothing here waits.
+// Writes the ring towards the daemon. Releases and deferred records go first. Nothing here waits.
 #pragma once
 
 #include <atomic>
@@ -18,7 +18,8 @@
 
 namespace muster::detail {
 
-/// A record to the daemon. One without a body is none, and goes as soon as all that was to go before has gone.
+/// A record to the daemon. Without a body nothing is written, and the call succeeds once all deferred records are
+/// written.
 struct Submission {
   ipc::SubmissionType type{};
   std::span<const std::byte> body;
@@ -28,21 +29,21 @@ class Submissions {
  public:
   Submissions(Channel& channel, GuardedProtocol& protocol);
 
-  /// False: there is no room now. Who has written tells the daemon, unless it polls: Channel::wake_daemon().
+  /// Returns false if there is no room now. After a write the caller wakes the daemon: Channel::wake_daemon().
   [[nodiscard]] Result<bool> try_write(const Submission& record);
-  /// Goes before what is written later, now or with it. False: the daemon has left too many of them unread.
+  /// Writes the record now, or before the next one. Returns false if the daemon has left too many of them unread.
   [[nodiscard]] bool write_soon(ipc::SubmissionType type, std::vector<std::byte> body);
   static constexpr std::size_t deferred_max = 4096;
-  /// Tells the daemon what has ended here, unless there is no room, or another thread is writing and does it.
+  /// Writes what ended here, unless the ring is full, or another thread is writing and will do it.
   void flush_releases();
 
   void lock_for_fork();
   void unlock_after_fork();
-  /// In a forked child, whose parent has locked it.
+  /// In a forked child; the parent has locked it.
   void inherit() { deferred_.clear(); }
 
  private:
-  /// Holds the lock, and says who does.
+  /// Holds the lock, and notes which thread does.
   class Writing;
   struct Deferred {
     ipc::SubmissionType type;
@@ -53,8 +54,8 @@ class Submissions {
 
   Channel& channel_;
   GuardedProtocol& protocol_;
-  OrderedMutex mutex_{Rank::submissions};  ///< guards what follows
-  std::atomic<std::thread::id> writer_{};  ///< who holds it
+  OrderedMutex mutex_{Rank::submissions};  ///< guards the members below
+  std::atomic<std::thread::id> writer_{};  ///< the thread that holds it
   ipc::RingProducer ring_;
   bool is_populated_ = false;
   std::deque<Deferred> deferred_;

@@ -1,4 +1,4 @@
-// Gets records to the daemon: through the ring, and through the socket when they are too large for it.
+// Sends records to the daemon: through the ring, or through the socket if they are too large for the ring.
 #include "connection.hpp"
 
 #include <algorithm>
@@ -33,7 +33,7 @@ Result<bool> Connection::submit_now(ipc::SubmissionType type, std::span<const st
   auto written = submissions_.try_write({type, body});
   if (!written || !*written) return written;
   announce(type);
-  // Who only submits must read, too: the daemon keeps no more for a client than a bounded backlog.
+  // A client that only submits must read, too: the daemon's backlog for a client is bounded.
   collect();
   return true;
 }
@@ -74,7 +74,7 @@ Result<void> Connection::submit_by_socket(const Submission& record, std::chrono:
         Code::invalid,
         "the arrays of this call take a description of " + ipc::over_text(record.body.size(), ipc::submit_bytes_max),
         "use fewer arrays, or several calls");
-  // The daemon reads the ring before a frame that was sent later, so what this thread wrote stays in order.
+  // The daemon reads the ring before a frame that was sent later, so the records of this thread stay in order.
   const auto latest = CallDeadline::bound(steady_clock::now() + timeout);
   while (
       !sending_parts_.take_or_wait(sending_parts_.seen(), std::min(latest, steady_clock::now() + look_up_interval))) {
@@ -137,7 +137,7 @@ Result<void> Connection::submit_when_there_is_room(const Submission& record, Ste
 // ---- holds that end ----
 
 void Connection::hold_ended(ipc::ObjectId object, bool shared) {
-  // A hold that a fork brought along is the parent's, and its life line's.
+  // A hold that this process inherited belongs to the parent and to the fork's life line.
   if (inherited()) return;
   --holds_;
   if (!alive()) return;
@@ -150,8 +150,8 @@ void Connection::hold_ended(ipc::ObjectId object, bool shared) {
   await_end(object, may_go_on ? in_case_it_ends : until_it_ends, wait_again_[may_go_on ? 1 : 0]);
 }
 
-/// This process may compute for long before it reads the ring again, and meanwhile others may need the memory. After a
-/// wait in vain there is none for ten times as long.
+/// Waits because this process may compute for long before it reads the ring again, while others may need the memory.
+/// After a wait in vain, it does not wait again for ten times as long.
 void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patience,
                            std::atomic<SteadyTime>& wait_again) {
   const auto begin = std::chrono::steady_clock::now();

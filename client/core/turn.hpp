@@ -1,4 +1,4 @@
-// What one thread at a time does for all, such as reading the ring: it has the turn, the others wait for its news.
+// One thread at a time does something for all, such as reading the ring. It has the turn; the others wait for its news.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@ namespace muster::detail {
 
 class Turn {
  public:
-  /// Gives the turn that this thread has taken when it goes.
+  /// Gives up the turn of this thread when it is destroyed.
   class Having {
    public:
     explicit Having(Turn& turn) : turn_(turn) {}
@@ -25,24 +25,24 @@ class Turn {
     Turn& turn_;
   };
 
-  /// `mutex`: of the connection's state.
+  /// `mutex` is that of the connection's state.
   explicit Turn(OrderedMutex& mutex) : mutex_(mutex) {}
 
-  /// To be asked before one looks at what news may have changed: then none is missed.
+  /// Call it before you look at what news may change; then you miss no news.
   [[nodiscard]] std::uint64_t seen() const { return news_.load(std::memory_order_acquire); }
   [[nodiscard]] bool try_take() {
     const std::lock_guard lock(mutex_);
     return take();
   }
-  /// True: this thread has the turn, and must be Having it. False: there is news since `seen`, or it is that late, or
-  /// it may be.
+  /// Returns true if this thread now has the turn; it must make a Having. Returns false if there is news since `seen`,
+  /// if the time is `until`, or for no reason.
   [[nodiscard]] bool take_or_wait(std::uint64_t seen, std::chrono::steady_clock::time_point until) {
     std::unique_lock lock(mutex_);
     if (take()) return true;
     if (news_.load(std::memory_order_relaxed) == seen) changed_.wait_until(lock, until);
     return false;
   }
-  /// Something has changed that others may wait for.
+  /// Call it when something has changed that others may wait for.
   void tell() {
     {
       const std::lock_guard lock(mutex_);

@@ -1,5 +1,5 @@
-// Reads what the daemon says, and waits for it: one waiter at a time reads the ring for all, there is no thread of our
-// own. What follows from a record (holds and seats that end, segments that go back, calls back) happens without a lock.
+// Reads what the daemon says, and waits for it. One waiter at a time reads the ring for all; there is no thread for
+// this. What follows from a record happens without a lock: holds and seats end, segments go back, callbacks run.
 #include <algorithm>
 #include <utility>
 
@@ -16,7 +16,7 @@ using std::chrono::steady_clock;
 
 namespace {
 
-/// Set as long as this lives, and then what it was.
+/// Sets a flag, and restores its former value when destroyed.
 class Flag {
  public:
   explicit Flag(bool& flag) : flag_(flag), before_(std::exchange(flag, true)) {}
@@ -120,8 +120,8 @@ Result<void> Connection::handle_object(const ipc::Record& record, Aftermath& aft
   }
   auto failed = ipc::read_seal_failed(record.body);
   if (!failed) return failed.error();
-  // The object never was: its regions are free again, and its users are told why, and that the call which made it
-  // could not say so.
+  // The object was never made, so its regions are free again. Its users are told why, and that the call which made it
+  // could not report the error.
   aftermath.gone.push_back(failed->object);
   const Error& why = failed->error;
   const Error told(
@@ -170,7 +170,7 @@ bool Connection::wait(const std::function<bool()>& over, SteadyTime until) {
 }
 
 void Connection::read_for_all(const std::function<bool()>& over, SteadyTime until) {
-  constexpr unsigned rounds_per_look = 8;  // at the clock
+  constexpr unsigned rounds_per_look = 8;  // how many rounds pass between looks at the clock
   ipc::Backoff backoff;
   const auto begin = steady_clock::now();
   while (!over() && alive() && !protocol_.has_callbacks()) {
@@ -185,7 +185,7 @@ void Connection::read_for_all(const std::function<bool()>& over, SteadyTime unti
     if (now >= begin + patience_.poll_max(backoff)) completions_.sleep(over, until);
   }
   patience_.waited(steady_clock::now() - begin);
-  // Once in a while, and whenever nothing has come for long: is the daemon still there?
+  // Once in a while, and whenever nothing has come for long: checks that the daemon is still there.
   look_at_socket();
 }
 
@@ -203,13 +203,13 @@ void Connection::collect() {
 void Connection::poll() {
   if (inherited()) return;
   const bool watched = completions_.is_watched();
-  // Before the looks, so that nothing that comes in between is missed.
+  // Clears the signal before reading, so that nothing that comes meanwhile is missed.
   if (watched) completions_.heard();
   if (alive()) {
     drain();
-    // Armed again before the last look, so that nothing that comes in between is missed.
+    // Arms again before the last read, so that nothing that comes meanwhile is missed.
     if (watched && completions_.rearm()) drain();
-    // An event loop calls because the socket, too, may have something.
+    // An event loop may call because of the socket.
     if (watched) static_cast<void>(receive_if_free());
     else look_at_socket();
   } else {

@@ -1,4 +1,4 @@
-// What the daemon said of itself when this process came.
+// What the daemon said of itself when this process connected.
 #pragma once
 
 #include <chrono>
@@ -17,7 +17,7 @@ struct Welcome {
   std::uint64_t incarnation = 0;
   ipc::ClientId client;
   std::uint64_t memory_bytes = 0;
-  std::uint32_t segments_about = 0;  ///< how many a process should hold at most
+  std::uint32_t segments_about = 0;  ///< how many segments a process should have at most
   std::uint32_t in_flight_max = 0;
   std::chrono::milliseconds pickle_lease{};
   std::vector<Device> devices;  ///< on which it has memory

@@ -1,4 +1,4 @@
-// Books of which region belongs to whom. The daemon is never asked under the lock.
+// Keeps the books of which region belongs to whom. Never asks the daemon while it holds the lock.
 #include "arena.hpp"
 
 #include <algorithm>
@@ -14,12 +14,12 @@ namespace {
 using std::chrono::steady_clock;
 using Use = ipc::RegionAllocator::Use;
 
-/// A segment that has been free for this long is not part of anybody's steady state.
+/// A segment that has been free for this long is no longer needed in the steady state.
 constexpr auto idle_time = std::chrono::seconds(2);
 constexpr auto look_interval = idle_time / 20;
-/// Shared segments of this size together are not worth asking back.
+/// If a process's shared segments are smaller than this together, it keeps them.
 constexpr std::uint64_t small_bytes = 256 << 10;
-/// Far from overflow; the daemon refuses what is more than its budget.
+/// Far below an overflow. The daemon refuses anything beyond its budget.
 constexpr std::uint64_t bytes_max = std::uint64_t{1} << 46;
 
 }  // namespace
@@ -34,7 +34,7 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
     if (region) address = region->address;
     return region.has_value();
   };
-  // Perhaps the room is there and only the news of it is waiting.
+  // A region may be free already, and this process only has to read that news.
   const auto placed_after_news = [&] {
     source_.collect();
     return placed();
@@ -46,7 +46,7 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
     return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
                  "connect and join in the child");
   if (placed_after_news()) return address;
-  // No lock while the daemon makes us wait: others may free meanwhile.
+  // Holds no lock while it waits for the daemon: other threads may free memory meanwhile.
   auto segment = lease_for(bytes, timeout, placed_after_news);
   if (segment) return place_in(std::move(*segment), bytes, call);
   if (address || placed()) return address;
@@ -69,7 +69,7 @@ Result<LeasedSegment> Arena::lease_for(std::uint64_t bytes, std::chrono::nanosec
   const bool too_much =
       !segment && (segment.error().code() == Code::out_of_memory || segment.error().code() == Code::quota_exceeded);
   if (!too_much || stop()) return segment;
-  // Not even our own idle segments may stand in the way; then the smallest that does is worth waiting for.
+  // First gives back this process's own idle segments. Then waits, for the smallest segment that suffices.
   trim();
   return source_.lease(sizes().second, timeout, stop);
 }

@@ -10,8 +10,8 @@
 
 namespace muster::detail {
 
-/// Read through the file: other threads may be writing these arrays now, as they may during any fork, and what the
-/// kernel reads meanwhile is no race of this program.
+/// Copies through the file: other threads may be writing these arrays now, as they may during any fork. Reads by the
+/// kernel are not a data race of this program.
 ForkCopies::Copy ForkCopies::copy_of(const Stretch& stretch) {
   std::vector<std::byte> bytes(stretch.bytes);
   std::uint64_t done = 0;
@@ -32,7 +32,7 @@ void ForkCopies::take(const Arena& arena) {
 
 namespace {
 
-/// From here on a write of this process stays in it.
+/// From here on this process's writes into the stretch are private.
 void make_private(const Stretch& stretch) {
   void* mapped = ::mmap(stretch.address, stretch.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, stretch.fd, 0);
   // A child that could reach into its parent's memory must not run.
@@ -43,9 +43,9 @@ void make_private(const Stretch& stretch) {
 
 void ForkCopies::move_in(const Arena& arena) {
   for (const auto& stretch : arena.writable()) make_private(stretch);
-  // Pages that the parent writes later would still show through untouched ones, hence the copies.
+  // Pages that this process has not touched would still show what the parent writes later, so copies are needed.
   for (const auto& copy : copies_) {
-    if (!copy.whole) std::abort();  // an array with a hole in it must not be computed with
+    if (!copy.whole) std::abort();  // a program must not compute with an array that is copied only in part
     std::memcpy(copy.address, copy.bytes.data(), copy.bytes.size());
   }
   copies_.clear();

@@ -10,10 +10,10 @@ namespace muster::detail {
 
 class ForkCopies {
  public:
-  /// Before the fork. The arena's lock is held from here until drop() or the end of move_in().
+  /// Call it before the fork. The arena's lock is held from here until drop() or the end of move_in().
   void take(const Arena& arena);
   void drop() { copies_.clear(); }
-  /// In the child: from here on what it writes stays in it.
+  /// Call it in the child: from here on its writes are private.
   void move_in(const Arena& arena);
 
  private:

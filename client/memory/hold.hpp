@@ -1,4 +1,4 @@
-// One hold of an object by this process, given back to the daemon when the last Ref and view over it goes.
+// A hold that this process has on an object. It is given back to the daemon when its last Ref and view are gone.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@ namespace muster::detail {
 
 class Connection;
 
-/// Who counts the holds of this process and tells the daemon of their ends: the connection.
+/// Counts the holds of this process and tells the daemon when they end. The connection implements it.
 class HoldKeeper {
  public:
   HoldKeeper() = default;
@@ -20,7 +20,7 @@ class HoldKeeper {
   HoldKeeper& operator=(const HoldKeeper&) = delete;
   virtual ~HoldKeeper() = default;
   virtual void hold_began() = 0;
-  /// `shared`: others may hold the object, too.
+  /// `shared` says that others may hold the object, too.
   virtual void hold_ended(ipc::ObjectId object, bool shared) = 0;
 };
 
@@ -35,16 +35,16 @@ struct Hold {
   std::shared_ptr<Connection> connection;
   ipc::ObjectId object;
   ipc::Capability capability;
-  mutable ipc::Manifest manifest;             ///< written once, before `described`
-  mutable std::atomic<bool> described{true};  ///< false: the manifest has to be asked for
+  mutable ipc::Manifest manifest;             ///< written once, before `described` is set
+  mutable std::atomic<bool> described{true};  ///< false: this process has to ask for the manifest
 
-  /// True once anybody else may hold the object: a pickle of it, an op, a part of it, a forked child.
+  /// True once anybody else may hold the object through a pickle, an op, a part of it, or a forked child.
   mutable std::atomic<bool> shared{false};
 
-  /// True once the object is known to lie elsewhere: its successor says where.
+  /// True once this process knows that the object has moved: the successor says where to.
   mutable std::atomic<bool> moved{false};
 
-  /// What to use instead in a forked child, or once the object has moved. Guarded by the connection's state lock.
+  /// Replaces this hold in a forked child, or once the object has moved. The connection's state lock guards it.
   mutable std::shared_ptr<const Hold> successor;
 
  private:

@@ -21,7 +21,7 @@ Result<const std::byte*> map_into(Opening& opening, ipc::SegmentId segment) {
 }  // namespace
 
 Result<Opened> open_there(std::shared_ptr<const Hold> hold, Segments& segments) {
-  // Arrays without bytes still need an address.
+  // An array without bytes still needs an address.
   static const std::byte nothing[64] = {};
   const auto& manifest = hold->manifest;
   const auto opening = std::make_shared<Opening>(std::move(hold), segments);

@@ -1,5 +1,5 @@
-// An object's segments, mapped for as long as views over them exist. A ref alone keeps no mapping in use: the object
-// may move, and where it lay is given back only when nobody maps it any more.
+// An object's segments, mapped for as long as views over them exist. A ref alone does not keep a mapping: the object
+// may move, and its old segment is given back only when nobody maps it any more.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,7 @@ struct Opened {
   [[nodiscard]] const std::shared_ptr<const Hold>& hold() const { return opening->hold; }
 };
 
-/// Views of all leaves, where the hold says that they lie. Invalid if a segment is gone.
+/// Views of all leaves, at the places that the hold names. Invalid if a segment is gone.
 [[nodiscard]] Result<Opened> open_there(std::shared_ptr<const Hold> hold, Segments& segments);
 
 }  // namespace muster::detail

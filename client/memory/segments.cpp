@@ -1,4 +1,4 @@
-// Mappings are made without the lock, as the daemon may take its time.
+// Maps segments without holding the lock, as the daemon may need time to answer.
 #include "segments.hpp"
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace muster::detail {
 
 namespace {
 
-/// Mappings without users that are kept: steady state must not map anything anew.
+/// How many mappings without users are kept. In the steady state a process must not map anything anew.
 constexpr std::size_t unused_max = 4096;
 
 }  // namespace
@@ -24,7 +24,7 @@ Result<ipc::Mapping> Segments::map(ipc::SegmentId segment) {
   return mapping;
 }
 
-/// Ends the use if that fails.
+/// Ends the use if mapping fails.
 Result<ipc::Mapping> Segments::map_for_user(ipc::SegmentId segment) try {
   auto mapping = map(segment);
   if (!mapping) unuse(segment);
@@ -36,7 +36,7 @@ Result<ipc::Mapping> Segments::map_for_user(ipc::SegmentId segment) try {
 
 Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   std::unique_lock lock(mutex_);
-  // Its user keeps the entry where it is, also while the lock is let go.
+  // The entry stays where it is while it has a user, even without the lock.
   Entry& entry = entries_[segment];
   if (entry.gone) return Error(Code::invalid, "segment " + std::to_string(segment.value) + " is gone");
   if (entry.users++ == 0 && entry.mapping) {
@@ -48,7 +48,7 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
     auto mapping = map_for_user(segment);
     if (!mapping) return mapping.error();
     lock.lock();
-    // If another thread was faster, its mapping stays: there may be views over it.
+    // If another thread was faster, keeps its mapping: there may be views over it.
     if (!entry.mapping) entry.mapping = std::move(*mapping);
   }
   entry.last_used = ++clock_;
@@ -57,7 +57,7 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
 }
 
 Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes) {
-  // Descriptors are few, and so are private mappings: no descriptor is kept for them.
+  // Asks for the descriptor again: the process may have few descriptors, and private mappings are rare.
   auto handle = fetch_(segment);
   if (!handle) return handle.error();
   return ipc::Mapping::map(handle->fd, bytes, ipc::Access::copy_on_write, offset);
@@ -113,7 +113,7 @@ ipc::Mapping Segments::take(Entries::iterator entry) {
   return mapping;
 }
 
-/// A quarter at once, so that the walk over all is rare.
+/// Drops a quarter at once, so that it seldom has to go through all entries.
 Segments::Dropped Segments::drop_some() {
   Dropped dropped;
   const std::uint64_t keep = keep_();
@@ -132,11 +132,11 @@ Segments::Dropped Segments::drop_some() {
   return dropped;
 }
 
-/// Unmapping takes time, and the daemon must not hear of it before.
+/// Unmaps first and tells the daemon after that.
 void Segments::tell_unmapped(Dropped dropped) {
   for (auto& each : dropped) each.mapping = {};
   const std::lock_guard lock(mutex_);
-  // Another thread may have begun to map it again.
+  // Another thread may have mapped the segment again.
   for (const auto& each : dropped)
     if (each.gone || !entries_.contains(each.segment)) unmapped_(each.segment);
 }

@@ -1,4 +1,4 @@
-// What a Client does by itself: buffers, objects, ops over refs.
+// What a Client does itself: buffers, objects, and ops over refs.
 #include <muster/client.hpp>
 
 #include <cstring>
@@ -25,11 +25,12 @@ namespace {
 
 Error runs_otherwise(const Connection& connection, const std::string& wanted, const std::string& has,
                      const std::string& name) {
-  return {Code::invalid, wanted + " asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
+  return {Code::invalid,
+          wanted + " was asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
           "leave " + name + " out, or end that daemon first: muster stop"};
 }
 
-/// A daemon that was there may have been started otherwise.
+/// A daemon that was running already may have other settings.
 Result<void> check_settings(const Connection& connection, const ConnectOptions& options) {
   const auto& welcome = connection.welcome();
   if (!options.memory.empty()) {
@@ -45,12 +46,13 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
   return {};
 }
 
-/// How many elements it has.
+/// Returns the number of elements.
 Result<std::uint64_t> check_array(DType dtype, const Shape& shape, Timeout timeout) {
   if (static_cast<std::size_t>(dtype) >= dtype_count)
-    return Error(Code::invalid, "unknown dtype " + std::to_string(static_cast<int>(dtype)), "use one of muster::DType");
+    return Error(Code::invalid, "dtype " + std::to_string(static_cast<int>(dtype)) + " is unknown",
+                 "use one of muster::DType");
   if (shape.size() > ipc::ndim_max)
-    return Error(Code::invalid, "a shape of " + std::to_string(shape.size()) + " axes",
+    return Error(Code::invalid, "the shape has " + std::to_string(shape.size()) + " axes",
                  "use at most " + std::to_string(ipc::ndim_max));
   if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
   return ipc::element_count(shape, dtype);

@@ -28,7 +28,7 @@ struct Variable {
   const char* text;
 };
 
-/// Why this pair places nobody. Empty if neither is set.
+/// Says why this pair of variables names no rank. Empty if neither variable is set.
 std::string flaw_of(const Variable& rank, const Variable& world_size) {
   for (const auto* variable : {&rank, &world_size})
     if (variable->text && !variable->number()) return variable->assignment() + " is not a whole number";

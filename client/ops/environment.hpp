@@ -13,8 +13,8 @@ struct Placement {
   int world_size = 0;
 };
 
-/// Of muster run, torchrun, Open MPI and Slurm, in this order. Invalid if none of them started this process, or if the
-/// rank is out of range; the message names the variables and what they say.
+/// Reads the variables of muster run, torchrun, Open MPI and Slurm, in this order. Invalid if none of them started this
+/// process, or if the rank is out of range; the message names the variables and their values.
 [[nodiscard]] Result<Placement> placement_from_environment();
 
 }  // namespace muster::detail

@@ -45,10 +45,10 @@ SeatState state_in(const wire::Joined& joined) {
 Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
                    OnLoss on_loss, bool open, std::chrono::nanoseconds timeout) {
   const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
-  // It is meant for ops: even where these are to be quick, the daemon may take a moment to seat a rank.
+  // The timeout is for ops. Even if it is short, the daemon may take a second to seat a rank.
   const CallDeadline deadline(std::max<std::chrono::nanoseconds>(timeout, std::chrono::seconds(1)));
   constexpr auto patience = std::chrono::seconds(30);
-  // A seat that was asked for in vain and is granted late must not be in the way of this call.
+  // If an earlier join was given up and its seat is granted late, that seat must not be in the way of this call.
   connection->settle_abandoned(wire::Body_Join, CallDeadline::bound(std::chrono::steady_clock::now() + patience));
   auto packet = ask(*connection, wire::Body_Join, patience, [&](auto& fbb) {
     const auto group = fbb.CreateString(name);
@@ -80,7 +80,7 @@ bool is_matched_by_order(const ipc::Contribute& call) {
   return call.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform;
 }
 
-/// The call has its place; what it says there is that it has no input.
+/// The call has its place. This tells the daemon that it has no input.
 void send_forfeit(const Seat& seat, ipc::Contribute call, std::uint32_t epoch, const Error& why) {
   call.work = seat.connection->names().next_work();
   call.seat = seat.id;
@@ -97,7 +97,7 @@ void send_forfeit(const Seat& seat, ipc::Contribute call, std::uint32_t epoch, c
 }  // namespace
 
 void forfeit(const std::shared_ptr<Seat>& seat, ipc::Contribute call, const Error& why) {
-  // A reform is not matched by order: who failed to call it may call it again.
+  // A reform is not matched by order, so a rank whose call failed may call it again.
   if (!seat || !seat->connection->alive() || call.kind == Kind::reform || call.key.size() > ipc::key_bytes_max) return;
   const bool by_order = is_matched_by_order(call);
   const auto epoch =
@@ -113,7 +113,7 @@ std::uint64_t calls(const Seat& seat) {
 
 namespace {
 
-/// What one collective call says beside its inputs.
+/// What a collective call needs besides its inputs.
 struct Call {
   Kind kind = Kind::barrier;
   ReduceOp op = ReduceOp::sum;
@@ -126,8 +126,8 @@ Error closed(const detail::Seat& seat) {
   return {Code::group_closed, "this process has left group '" + seat.name + "'", "join it again"};
 }
 
-/// Takes the op's place among those of its seat; waits while too many of these are in flight. Timeout at the op's
-/// deadline. Gives the op's epoch.
+/// Takes the op's place among those of its seat. Waits while too many of these are in flight; Timeout at the op's
+/// deadline. Returns the op's epoch.
 Result<std::uint32_t> take_place(const std::shared_ptr<detail::WorkState>& work, bool matched_by_order) {
   using Place = detail::Works::Place;
   const auto& seat = *work->seat;
@@ -150,7 +150,7 @@ Result<std::uint32_t> take_place(const std::shared_ptr<detail::WorkState>& work,
   }
 }
 
-/// What can't work whatever the other ranks do.
+/// Refuses what can't work, whatever the other ranks do.
 Result<void> check(const Call& call, int world_size, const OpOptions& options) {
   const char* names = nullptr;
   switch (call.kind) {
@@ -183,7 +183,7 @@ ipc::Contribute record_of(const Call& call, const OpOptions& options) {
   return record;
 }
 
-/// An op that has its place: it only has to be sent.
+/// An op that has its place and only has to be sent.
 struct Prepared {
   ipc::Contribute record;
   std::shared_ptr<detail::WorkState> work;
@@ -215,10 +215,10 @@ Result<Prepared> prepare(const std::shared_ptr<detail::Seat>& seat, const Call& 
   return prepared;
 }
 
-/// The other ranks must not wait for an op that this one could not send.
+/// Fails the op, so that the other ranks don't wait for an op that this one could not send.
 void give_up(const detail::Seat& seat, const ipc::Contribute& record, std::size_t record_bytes, const Error& why) {
   seat.connection->locked([&](Protocol& protocol) { protocol.works.not_sent(record.work); });
-  // By the socket it may have arrived although its answer did not.
+  // If it was sent through the socket, it may have arrived although no answer came.
   const bool refused = why.code() != Code::timeout && why.code() != Code::daemon_unavailable;
   if (refused || record_bytes <= ipc::record_bytes_max) detail::send_forfeit(seat, record, record.epoch, why);
 }

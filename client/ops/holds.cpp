@@ -1,4 +1,4 @@
-// Asks the daemon about objects: how a hold is taken anew, described, and opened where its object lies now.
+// Asks the daemon about objects: takes a hold anew, describes it, and opens its object where it lies now.
 #include "holds.hpp"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ Result<ipc::Manifest> manifest_in(const wire::Object* body) {
   return ipc::decode({reinterpret_cast<const std::byte*>(body->manifest()->data()), body->manifest()->size()});
 }
 
-/// Its manifest was too large for the ring.
+/// Asks for the manifest, which was too large for the ring.
 Result<void> describe(const Hold& hold) {
   auto packet = ask(*hold.connection, wire::Body_Describe, request_timeout,
                     [&](auto& fbb) { return wire::CreateDescribe(fbb, hold.object.value).Union(); });
@@ -30,15 +30,15 @@ Result<void> describe(const Hold& hold) {
   auto manifest = manifest_in(wire::GetFrame(packet->bytes.data())->body_as_Object());
   if (!manifest) return manifest.error();
   hold.connection->locked([&](Protocol&) {
-    if (hold.described) return;  // by another thread, and others read it already
+    if (hold.described) return;  // another thread did it, and others read the manifest already
     hold.manifest = std::move(*manifest);
     hold.described = true;
   });
   return {};
 }
 
-/// Takes a hold in a forked child: the same daemon, over a connection of the child's own. The life line of the fork
-/// keeps the object meanwhile.
+/// Takes a hold in a forked child, over the child's own connection to the same daemon. The fork's life line keeps the
+/// object meanwhile.
 Result<std::shared_ptr<const Hold>> attach_anew(const Hold& hold) {
   ConnectOptions options;
   options.socket = hold.connection->welcome().socket;
@@ -70,8 +70,8 @@ std::shared_ptr<const Hold> successor_of(const Hold& hold) {
   return hold.connection->locked([&](Protocol&) { return hold.successor; });
 }
 
-/// Makes `fresh` the successor unless another thread was faster with one that will do. What it was goes without the
-/// lock.
+/// Makes `fresh` the successor, unless another thread was faster with a successor that satisfies `will_do`. The
+/// replaced successor is destroyed without the lock.
 template <class WillDo>
 std::shared_ptr<const Hold> succeed(const Hold& hold, std::shared_ptr<const Hold> fresh, const WillDo& will_do) {
   return hold.connection->locked([&](Protocol&) {
@@ -135,7 +135,7 @@ Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
 }
 
 Result<Opened> open(const std::shared_ptr<const Hold>& given) {
-  // It may move again before its new place is mapped, but hardly more often than it has arrays.
+  // The object may move again before its new place is mapped, but hardly more often than this.
   constexpr int moves_max = 8;
   for (int moves = 0;; ++moves) {
     auto hold = usable(given);

@@ -1,4 +1,4 @@
-// A region that a buffer writes in; given back to the arena when the buffer goes without being sealed.
+// A region that a buffer writes into. It goes back to the arena if the buffer is destroyed without being sealed.
 #pragma once
 
 #include <memory>
@@ -15,7 +15,7 @@ class Connection;
 struct Lease {
   std::shared_ptr<Connection> connection;
   ArenaRegion region;
-  LeasedSegment hard;  ///< of a hard lease: a segment of its own, outside the arena
+  LeasedSegment hard;  ///< for a hard lease: a segment of its own, outside the arena
   Lease() = default;
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;

@@ -34,7 +34,7 @@ Result<void> submit_seal(Connection& connection, std::span<const std::byte> body
   return *sent ? Result<void>() : around([&] { return connection.submit(ipc::SubmissionType::seal, body); });
 }
 
-/// Sends the seal of a new object, for which the arena or a parent keeps the bytes already.
+/// Sends the seal of a new object. The arena or the parent object keeps the bytes already.
 Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal record, AroundWait around = nullptr) {
   const auto fail = [&](const Error& error) {
     connection->arena().object_gone(record.object);
@@ -111,7 +111,7 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
   const auto shape = manifest.shape(leaf);
   if (first_row < 0 || rows < 0 || rows > shape[0] - first_row)
     return Error(Code::invalid, "rows " + std::to_string(first_row) + " to " + std::to_string(first_row + rows) +
-                                    " of " + std::to_string(shape[0]));
+                                    " are out of range: the array has " + std::to_string(shape[0]));
   Shape part(shape.begin(), shape.end());
   part[0] = rows;
   const std::uint64_t row_bytes = shape[0] == 0 ? 0 : leaf.bytes() / static_cast<std::uint64_t>(shape[0]);
@@ -127,7 +127,7 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
 
 Result<void> check_reduce_op(ReduceOp op) {
   if (static_cast<std::size_t>(op) < reduce_op_count) return {};
-  return Error(Code::invalid, "unknown reduce op " + std::to_string(static_cast<int>(op)),
+  return Error(Code::invalid, "reduce op " + std::to_string(static_cast<int>(op)) + " is unknown",
                "use one of muster::ReduceOp");
 }
 
@@ -137,12 +137,12 @@ std::string count_text(std::size_t count, const std::string& of_what) {
   return std::to_string(count) + " " + of_what + (count == 1 ? "" : "s");
 }
 
-/// What the daemon would take as the end of the connection, or what can't work.
+/// Refuses what can't work, and what would make the daemon end the connection.
 Result<void> check(const ipc::Combine& record, std::size_t inputs, const OpOptions& options) {
   if (auto checked = check_reduce_op(record.op); !checked) return checked;
   if (auto checked = check_timeout(options.timeout); !checked) return checked;
   if (inputs > 0 && record.ranks > 0 && inputs % record.ranks == 0) return {};
-  return Error(Code::invalid, count_text(inputs, "ref") + " for " + count_text(record.ranks, "rank"),
+  return Error(Code::invalid, "got " + count_text(inputs, "ref") + " for " + count_text(record.ranks, "rank"),
                "give the same number of refs for each rank, at least 1");
 }
 

@@ -1,4 +1,4 @@
-// Making objects: sealing regions, naming parts of what exists; and ops over objects of this process.
+// Makes objects: seals regions, and names parts of objects. Also starts ops over objects of this process.
 #pragma once
 
 #include <chrono>
@@ -19,10 +19,10 @@ namespace muster::detail {
 class Connection;
 struct Lease;
 
-/// How long a call waits for room in a full store if its caller says nothing.
+/// How long a call waits for room in a full store unless its caller gives a timeout.
 inline constexpr std::chrono::seconds default_wait{30};
 
-/// Called around a wait, and only around one: a caller who holds a lock that others want gives it up meanwhile.
+/// Wraps a wait, and only a wait: a caller that holds a lock which others want lets go of it meanwhile.
 using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);
 /// Regions of the arena that become an object with one hold of this process. `addresses`: any address inside each
 /// region.
@@ -36,7 +36,7 @@ using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);
 /// Rows of a plain array, along axis 0.
 [[nodiscard]] Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows);
 
-/// Invalid: the daemon takes a record with a number that is none as the end of the connection.
+/// Invalid for an unknown number: the daemon would end the connection of a client that sends one.
 [[nodiscard]] Result<void> check_reduce_op(ReduceOp op);
 /// Starts an op over objects of this process.
 [[nodiscard]] Result<Work> combine(const std::shared_ptr<Connection>& connection, ipc::Combine record,

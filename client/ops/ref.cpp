@@ -78,10 +78,10 @@ Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const st
   Token token;
   const Token expected;
   if (bytes.size() < sizeof token)
-    return Error(Code::invalid, "a serialized ref of " + std::to_string(bytes.size()) + " bytes");
+    return Error(Code::invalid, "a serialized ref can't have only " + std::to_string(bytes.size()) + " bytes");
   std::memcpy(&token, bytes.data(), sizeof token);
   if (std::memcmp(token.magic, expected.magic, sizeof token.magic) != 0 || token.version != expected.version)
-    return Error(Code::invalid, "these bytes are no serialized ref of this version");
+    return Error(Code::invalid, "these bytes are not a serialized ref of this version");
   ConnectOptions options;
   options.socket = std::string(bytes.substr(sizeof token));
   options.start_daemon = false;

@@ -17,14 +17,14 @@ using std::chrono::steady_clock;
 
 namespace {
 
-/// Beyond the op's own deadline the daemon needs a moment to say so.
+/// After the op's own deadline the daemon needs a moment to report the error.
 constexpr auto grace = std::chrono::milliseconds(100);
-/// One that has much to do, but answers, gets more: every rank is to have the same outcome.
+/// A daemon that has much to do but answers gets more time: every rank should get the same outcome.
 constexpr auto grace_while_it_answers = std::chrono::seconds(5);
-/// A daemon that is stopped must not make a bounded wait a long one.
+/// A stopped daemon must not make a bounded wait a long one.
 constexpr auto question_timeout = std::chrono::milliseconds(100);
 
-/// Who has not contributed; nothing if the daemon does not answer.
+/// Returns the ranks that have not contributed. Nothing if the daemon does not answer.
 std::optional<std::vector<int>> missing_ranks(detail::WorkState& state) {
   auto packet = detail::ask(*state.connection, wire::Body_MissingQuery, question_timeout,
                             [&](auto& fbb) { return wire::CreateMissingQuery(fbb, state.id.value).Union(); });
@@ -46,7 +46,7 @@ Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited, c
           ranks};
 }
 
-/// Waits until the op is over; the time is bounded by the op's deadline.
+/// Waits until the op is over, at most until the op's deadline.
 Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
   const auto over = [&] { return state.over.load(std::memory_order_acquire); };
   const auto begin = steady_clock::now();
@@ -56,7 +56,7 @@ Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
   const bool was_due = steady_clock::now() >= state.deadline + grace;
   const auto missing = connection.alive() ? missing_ranks(state) : std::nullopt;
   if (was_due && missing && connection.wait(over, std::min(latest, state.deadline + grace_while_it_answers))) return {};
-  // It may have ended while the daemon was asked who is missing.
+  // The op may have ended while the daemon was asked who is missing.
   if (over()) return {};
   if (!connection.alive()) return connection.end_error();
   const auto waited = steady_clock::now() - begin;
@@ -73,7 +73,7 @@ Result<const Outcome*> wait_for(detail::WorkState& state, Timeout timeout) {
   if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
   if (!state.over.load(std::memory_order_acquire))
     if (auto waited = wait_until_over(state, timeout); !waited) return waited.error();
-  // It may have been read by a call that starts an op, which calls nobody back.
+  // A call that starts an op may have read the completion; such a call calls nobody back.
   state.connection->run_callbacks();
   if (!*state.outcome) return state.outcome->error();
   return &**state.outcome;

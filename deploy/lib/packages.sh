@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Installs Debian packages: only those that are missing, and says which before it does.
+# Installs Debian packages: only missing ones, and names them first.
 
-# What the daemon, the clients and the Python module are built with.
+# Packages to build the daemon, the clients and the Python module.
 # shellcheck disable=SC2034  # read by the scripts that source this
 build_packages=(
   g++ cmake ninja-build ccache
@@ -9,7 +9,7 @@ build_packages=(
   libhwy-dev libhwloc-dev libjemalloc-dev
 )
 
-# What the tests need on top.
+# Packages that the tests need in addition.
 # shellcheck disable=SC2034
 test_packages=(catch2 clang clang-format clang-tidy libclang-rt-14-dev shellcheck strace procps)
 

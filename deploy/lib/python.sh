@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# A virtual environment in the checkout, so that nothing is installed into the system's Python.
+# Makes a virtual environment in the checkout, so that nothing is installed into the system's Python.
 
-# What building the module without isolation needs; the versions stand in pyproject.toml.
+# Packages to build the module without isolation; pyproject.toml has the versions.
 python_build_packages=("scikit-build-core>=0.10" "nanobind>=2.4" "numpy>=2.0")
 
 # Whether an interpreter is recent enough, can make environments, and has headers to build modules with.
@@ -25,7 +25,7 @@ need_venv() {
   "$python" -m venv --clear "$folder"
 }
 
-# need_python_packages FOLDER REQUIREMENT...: installs what is missing, and says what before it does.
+# need_python_packages FOLDER REQUIREMENT...: installs missing ones, and names them first.
 need_python_packages() {
   local folder=$1 missing=() requirement
   shift
@@ -41,7 +41,7 @@ python_package_installed() {
   "$1/bin/python" -c 'import importlib.metadata as m, sys; m.version(sys.argv[1])' "$2" 2>/dev/null
 }
 
-# install_muster FOLDER: builds the wheel in build/wheel, where a second run finds what did not change, and installs it.
+# install_muster FOLDER: builds the wheel in build/wheel, so that a second run is quick, and installs it.
 install_muster() {
   local folder=$1 log=build/wheel.log
   need_python_packages "$folder" "${python_build_packages[@]}"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# How our scripts speak: one line for each step, with the seconds since the start, and one for a failure.
+# Output of our scripts: one line for each step, with the seconds since the start, and one for a failure.
 
 say() {
   printf '\n== [%4d s] %s\n' "$SECONDS" "$*"
@@ -10,7 +10,7 @@ fail() {
   exit 1
 }
 
-# show_steps: of a build's output, "[12/240] ...", one line that moves; without a terminal each twentieth step.
+# show_steps: shows the steps of a build ("[12/240] ...") in one line that changes; without a terminal each twentieth step.
 show_steps() {
   local line every=20
   while IFS= read -r line; do

@@ -3,8 +3,8 @@
 Start it with 4 ranks:  muster run -n 4 -- python python/examples/digits.py
 
 Every rank computes the gradient of its share of each batch. ``gradient()`` is a plain NumPy function; the decorator
-makes what it returns land in Muster's store without a copy. An allreduce gives every rank the mean, and every rank
-takes the same step, so that the weights stay bit-identical without ever being sent.
+puts its result into Muster's store without a copy. An allreduce gives every rank the mean, and every rank takes the
+same step, so the weights stay bit-identical without ever being sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH, EPOCHS, RATE, MOMENTUM = 128, 30, 0.15, 0.9
 
 
 def load(seed: int = 0) -> tuple[np.ndarray, ...]:
-    """1,797 images of 8 x 8 pixels, shuffled in the same way on every rank; a fifth of them are for testing."""
+    """Loads 1,797 images of 8 x 8 pixels, shuffled in the same way on every rank; a fifth of them are for testing."""
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     images, labels = (digits.data[order] / 16).astype(np.float32), digits.target[order]
@@ -34,7 +34,7 @@ def load(seed: int = 0) -> tuple[np.ndarray, ...]:
 
 
 def first_weights(seed: int = 1) -> dict[str, np.ndarray]:
-    """The same on every rank: they come from the same seed."""
+    """The first weights are the same on every rank: they come from the same seed."""
     random = np.random.default_rng(seed)
     return {
         "w1": (random.standard_normal((64, HIDDEN)) * np.sqrt(2 / 64)).astype(np.float32),
@@ -53,7 +53,7 @@ def forward(weights: dict[str, np.ndarray], images: np.ndarray) -> tuple[np.ndar
 
 
 def plain_gradient(weights: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The gradient of the mean cross-entropy, and the loss itself. Nothing in here knows of Muster."""
+    """The gradient of the mean cross-entropy, and the loss itself. This function does not know Muster."""
     hidden, likely = forward(weights, images)
     count = np.float32(len(labels))
     loss = -np.log(likely[np.arange(len(labels)), labels] + 1e-9).mean()
@@ -69,12 +69,12 @@ def plain_gradient(weights: dict[str, np.ndarray], images: np.ndarray, labels: n
     }
 
 
-# The one line that puts the results into the store.
+# This line alone puts the results into the store.
 gradient = muster.collective_input(plain_gradient)
 
 
 def step(weights: dict, speed: dict, mean: dict) -> None:
-    """Gradient descent with momentum, in place."""
+    """Makes a step of gradient descent with momentum, in place."""
     for name, value in weights.items():
         speed[name] *= np.float32(MOMENTUM)
         speed[name] -= np.float32(RATE) * mean[name]
@@ -96,7 +96,7 @@ def fingerprint(weights: dict[str, np.ndarray]) -> np.ndarray:
 
 
 class Deposits:
-    """What this rank put into the store: a daemon may serve others, too, whose share its totals include."""
+    """Counts what this rank put into the store: the daemon's totals may include other programs."""
 
     def __init__(self) -> None:
         self.bytes = self.copied_bytes = self.copies = 0
@@ -190,13 +190,13 @@ def mebibytes(count: int) -> str:
 
 
 def all_alike(group: muster.Group, weights: dict[str, np.ndarray]) -> bool:
-    """Whether every rank holds the same bits."""
+    """Whether all ranks have the same bits."""
     prints = group.allgather(fingerprint(weights)).result()
     return all(np.array_equal(prints[0], other) for other in prints)
 
 
 def report(group: muster.Group, weights: dict, losses: list[float], copies: int, options: argparse.Namespace) -> bool:
-    """What rank 0 says at the end. Returns whether everything is as it should be."""
+    """Prints the summary of rank 0. Returns whether everything is as it should be."""
     identical = all_alike(group, weights)
     total_copies = int(group.allreduce(copies).result())
     if group.rank != 0:
@@ -216,7 +216,7 @@ def report(group: muster.Group, weights: dict, losses: list[float], copies: int,
 
 
 def account(group: muster.Group, deposits: Deposits) -> bool:
-    """What all ranks deposited, once each has dropped its refs."""
+    """Prints what all ranks deposited, after each has dropped its refs."""
     mine = np.array([deposits.bytes, deposits.copied_bytes, deposits.objects_left])
     deposited, copied, left = (int(total) for total in group.allreduce(mine).result())
     if group.rank == 0:

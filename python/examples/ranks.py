@@ -3,7 +3,7 @@
 Start it:  python python/examples/ranks.py --start forkserver
 
 No launcher is needed: each process gets its rank as an argument and joins a group by name. Each rank has a part of one
-table. A least-squares fit needs nothing but sums over all rows. So each rank makes the sums over its own rows in a
+table. A least-squares fit needs only sums over all rows. So each rank computes the sums over its own rows in a
 decorated function, and an allreduce gives all ranks the total.
 """
 

@@ -2,8 +2,8 @@
 
 Start it:  python python/examples/sweep.py --pool spawn
 
-``simulate()`` is a plain NumPy function. The decorator makes its arrays land in Muster's store, so that a pool sends
-about 100 bytes for each result instead of the arrays. The daemon computes the mean of all results.
+``simulate()`` is a plain NumPy function. The decorator makes its arrays land in Muster's store, so a pool sends about
+100 bytes for each result instead of the arrays. The daemon computes the mean of all results.
 
     fork, spawn, forkserver    multiprocessing.Pool, with workers that are started in this way
     processes, threads         concurrent.futures
@@ -26,7 +26,7 @@ WORKERS, RUNS, STEPS = 2, 12, 400
 
 @muster.collective_input
 def simulate(damping: float) -> dict[str, np.ndarray]:
-    """1,000 pendulums of different lengths: where each ends, and the energy of all at each step."""
+    """Simulates 1,000 pendulums of different lengths. Returns where each ends, and the energy of all at each step."""
     stiffness = np.linspace(1, 4, 1000)
     angle, speed, energy = np.full(1000, 0.5), np.zeros(1000), np.empty(STEPS)
     for step in range(STEPS):

@@ -1,10 +1,10 @@
-"""Runs many asyncio tasks that make arrays and await ops; some are late, and some are given up.
+"""Runs many asyncio tasks that make arrays and await ops; some are late, and some stop waiting.
 
 Start it:  python python/examples/tasks.py
 
-It shows three things. ``@muster.collective_input`` works on ``async`` functions, however their steps are mixed.
-``await work`` waits for an op without blocking the loop. A task that stops waiting, by a cancellation or a timeout of
-asyncio, leaves the op alone: the op goes on for the others, and its result can be awaited again.
+It shows three things. ``@muster.collective_input`` works on ``async`` functions, whatever the order of their steps.
+``await work`` waits for an op without blocking the loop. If a task stops waiting because of a cancellation or a timeout
+of asyncio, the op goes on for the others, and its result can be awaited again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RANKS, STEPS = 4, 25
 
 @muster.collective_input
 async def forecast(rank: int, step: int) -> np.ndarray:
-    """A rank's values of one step, made in two goes. Other tasks run in between."""
+    """Makes a rank's values of one step in two parts. Other tasks run in between."""
     values = np.arange(1000.0) * (rank + 1)
     await asyncio.sleep(0)
     values += step
@@ -32,19 +32,19 @@ def expected(step: int) -> np.ndarray:
 
 
 async def contribute(group: muster.Group, step: int) -> np.ndarray:
-    """A key lets ops meet whatever the order in which the tasks of each rank get to run."""
+    """Uses a key, so that ops match in whatever order the tasks of each rank run."""
     return await group.allreduce(await forecast(group.rank, step), key=f"step {step}")
 
 
 async def many(groups: list[muster.Group]) -> bool:
-    """All steps of all ranks at once."""
+    """Runs all steps of all ranks at once."""
     calls = [contribute(group, step) for group in groups for step in range(STEPS)]
     sums = await asyncio.gather(*calls)
     return all(np.array_equal(found, expected(number % STEPS)) for number, found in enumerate(sums))
 
 
 async def impatient(groups: list[muster.Group]) -> str:
-    """The first rank waits for 10 ms, then for as long as it takes. The others come only after it gave up once."""
+    """The first rank waits 10 ms and gives up; only then do the others call. Then it waits as long as it takes."""
     work = groups[0].allreduce(await forecast(0, 0))
     try:
         await asyncio.wait_for(work, 0.01)
@@ -71,7 +71,7 @@ async def cancelled(groups: list[muster.Group]) -> str:
 
 
 async def too_late(groups: list[muster.Group]) -> str:
-    """The deadline of an op itself is another matter: it ends the op on all ranks, and names who was missing."""
+    """The deadline of an op itself is different: it ends the op on all ranks, and names the missing rank."""
     present = groups[:-1]
     works = [group.allreduce(await forecast(group.rank, 2), timeout=0.2) for group in present]
     outcomes = await asyncio.gather(*works, return_exceptions=True)

@@ -10,7 +10,7 @@ from muster.errors import Invalid
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value``, which must be True or False: "no" would count as true."""
+    """Returns ``value``, which must be True or False: "no" would count as true."""
     if not isinstance(value, (bool, np.bool_)):
-        raise Invalid(f"{name}={value!r}", "give True or False")
+        raise Invalid(f"{name}={value!r} is not valid", "give True or False")
     return bool(value)

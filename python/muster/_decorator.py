@@ -1,4 +1,4 @@
-"""``@collective_input``: what a function returns goes to the store."""
+"""``@collective_input``: puts a function's result into the store."""
 
 from __future__ import annotations
 
@@ -39,17 +39,18 @@ def collective_input(
 ) -> Any:
     """Marks a function whose returned arrays are inputs of collectives: calling it returns a ``Ref``.
 
-    While the function runs, NumPy allocates inside the store. An array, or any nesting of dict, list, tuple and
-    dataclass with arrays as leaves, that the call made and that nobody else holds is taken over without a copy; every
-    other array is copied once. ``Ref.copies`` counts those. Works on functions, methods and ``async`` functions.
+    While the function runs, NumPy allocates inside the store. The result may be an array, or any nesting of dict, list,
+    tuple and dataclass with arrays as leaves. An array that the call made, and that nobody else holds, is taken over
+    without a copy. Every other array is copied once; ``Ref.copies`` counts those. Works on functions, methods and
+    ``async`` functions.
 
     Args:
         device: where the arrays are to be: ``"cpu"``. A call raises Invalid where the daemon has no memory there.
         timeout: seconds that a call may wait for room for arrays that have to be copied (30 by default); then it raises
-            OutOfMemory. ``decorated.options(timeout=)`` gives the function with another one.
+            OutOfMemory. ``decorated.options(timeout=)`` returns the function with another timeout.
 
     Raises:
-        Invalid: the function is a generator, there is no such device, or ``timeout`` is no time.
+        Invalid: the function is a generator, there is no such device, or ``timeout`` is not a time.
     """
     _muster.check_deadline(timeout)
     device = _muster.device(device)
@@ -58,10 +59,10 @@ def collective_input(
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(collective_input(function.__func__, device=device, timeout=timeout))
     if not callable(function):
-        raise Invalid(f"@collective_input on {a_type_of(function)}", "use it on a function or method")
+        raise Invalid(f"@collective_input can't be used on {a_type_of(function)}", "use it on a function or method")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise Invalid(
-            f"@collective_input on the generator {function.__name__}()",
+            f"@collective_input can't be used on the generator {function.__name__}()",
             "return the arrays, or decorate a function that is called for each item",
         )
     wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
@@ -71,12 +72,12 @@ def collective_input(
 
 
 def options(function: Callable[..., Any], /, *, device: str = "cpu", timeout: float | None = None) -> Any:
-    """The function decorated otherwise: what ``decorated.options()`` calls."""
+    """Decorates the function with other options. ``decorated.options()`` calls this."""
     return collective_input(function, device=device, timeout=timeout)
 
 
-# What decorated functions refer to are this module's names. So they can be pickled by value, as cloudpickle does with
-# what a script or a notebook defines: everything else in them is the user's.
+# Decorated functions refer to names of this module only. So they can be pickled by value, as cloudpickle does with
+# functions that a script or a notebook defines: everything else in them is the user's.
 
 
 def _wrap(function: Callable[..., Any], timeout: float | None, device: str) -> Callable[..., Ref]:
@@ -123,11 +124,11 @@ async def _deposit_async(
 
 
 class _Box:
-    """Something that weak references can name."""
+    """An object that can have weak references."""
 
 
 def _calibrate() -> None:
-    """Checks that reference counts mean here what the rule of zero copies needs; if not, everything is copied."""
+    """Checks that this interpreter's reference counts allow the rule of zero copies; if not, everything is copied."""
     if getattr(sys, "_is_gil_enabled", lambda: True)() is False:
         return
     keep: list[Any] = []

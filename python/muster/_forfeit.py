@@ -1,4 +1,4 @@
-"""Calls of a group that raise before their input is there."""
+"""Handles calls of a group that raise before their input is there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WRONG_ARGUMENT = (TypeError, ValueError, OverflowError)
 
 
 def takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[Concatenate[Group, _P], _R]:
-    """A call that raises before its input is there takes its place among the group's ops, and fails on every rank.
+    """Makes a call that raises before its input is there take its place among the group's ops, and fail on every rank.
 
     Otherwise this rank's next call would meet the others' present one.
     """
@@ -49,7 +49,7 @@ def _forfeit(
     kind = method.__name__
     try:
         given = inspect.signature(method).bind_partial(group, *args, **kwargs).arguments
-    except TypeError:  # more arguments than there are, or unknown ones
+    except TypeError:  # too many arguments, or unknown ones
         given = {}
     pairwise = kind in ("send", "recv")
     peer, tag = (given.get("dst" if kind == "send" else "src", 0), given.get("tag", 0)) if pairwise else (0, 0)
@@ -57,6 +57,6 @@ def _forfeit(
     code = error.code if isinstance(error, Error) else "Invalid" if isinstance(error, _WRONG_ARGUMENT) else "Error"
     message = error.message if isinstance(error, Error) else f"{type(error).__name__}: {error}"
     message = message.encode(errors="backslashreplace").decode()
-    # A key or peer of the wrong kind names no place that it could take.
+    # A key or peer of the wrong kind can't name a place in the order.
     with contextlib.suppress(TypeError, UnicodeError):
         group._native.forfeit(_muster.kinds[kind], peer, tag, key, code, message)

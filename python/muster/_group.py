@@ -22,45 +22,45 @@ from muster.errors import Error, GroupClosed, Invalid
 class Group(metaclass=Made):
     """This process's seat in a group. Every collective returns at once with a ``Work``.
 
-    Inputs are a ``Ref``, an array, a scalar, or a nesting of them (then it is put into the store first). All ranks give
-    the same structure and shapes to reductions. Ops match by their order of call, or by equal ``key``.
+    An input is a ``Ref``, an array, a scalar, or a nesting of them; values are put into the store first. For reductions
+    all ranks give the same structure and shapes. Ops match by the order of calls, or by equal ``key``.
 
-    All collectives take ``timeout`` (seconds; the op's deadline, by default the group's), ``key`` (str), and those with
-    a result ``out`` (writable arrays of the result's nesting and shapes, and of dtypes that lose nothing; the result is
-    copied into them).
+    All collectives take ``timeout`` (seconds; the op's deadline, by default the group's) and ``key`` (str). Collectives
+    with a result also take ``out``: writable arrays with the result's nesting and shapes, and with dtypes that lose
+    nothing. The result is copied into them.
 
-    Reduce ops and the dtype of their results: "sum" and "prod" keep the dtype (bool: int64), "mean" too (integers and
-    bool: float64); "min" and "max" keep it (not complex); "band", "bor" and "bxor" keep it (integers and bool only);
-    "land" and "lor" give bool. Integers overflow and NaN spreads as in NumPy. float16 and bfloat16 are summed in
-    float32. Folds run in rank order, so that equal inputs give equal bits.
+    Reduce ops and the dtype of their results: "sum" and "prod" keep the dtype (bool: int64); "mean" keeps it, too
+    (integers and bool: float64); "min" and "max" keep it (not complex); "band", "bor" and "bxor" keep it (integers and
+    bool only); "land" and "lor" give bool. Integers overflow and NaN spreads as in NumPy. float16 and bfloat16 are
+    summed in float32. Folds run in rank order, so that equal inputs give equal bits.
 
     Raises:
         Invalid: an argument, or an input that can't be stored, at once.
         OutOfMemory: no room for an input that had to be copied in, within the op's timeout (raised by this call).
         GroupClosed: after ``leave()``.
 
-    A call that raises at once takes its place in the order of ops all the same: the op fails on every other rank with
-    this rank and its reason, and the next ops of all ranks meet each other.
+    A call that raises at once still takes its place in the order of ops: the op fails on every other rank, with this
+    rank and its reason, and the next ops of all ranks match.
 
-    Everything else is the outcome of the op, which ``Work.result`` raises on every rank: ``Timeout`` (names the ranks
+    All other errors are outcomes of the op; ``Work.result`` raises them on every rank: ``Timeout`` (names the ranks
     that did not come), ``Mismatch`` (ranks disagree on kind, dtype, shape, root or reduce op), ``PeerLost``,
     ``OutOfMemory`` (no room for the result), ``DaemonUnavailable``.
     """
 
     def __init__(self, native: _muster.Group) -> None:
         if not isinstance(native, _muster.Group):
-            raise Invalid(f"muster.Group({native!r})", "take a seat by muster.group()")
+            raise Invalid(f"muster.Group({native!r}) is not a seat", "take a seat by muster.group()")
         self._native = native
         self._name = native.name
 
     @property
     def name(self) -> str:
-        """As given to ``group()``; ``split`` and ``subgroup`` make names of their own from it."""
+        """The name given to ``group()``. ``split`` and ``subgroup`` derive the names of new groups from it."""
         return self._name
 
     @property
     def rank(self) -> int:
-        """This process's rank, 0 to world_size - 1; never renumbered by a loss."""
+        """This process's rank, 0 to world_size - 1; a loss does not renumber it."""
         return self._native.rank
 
     @property
@@ -70,7 +70,7 @@ class Group(metaclass=Made):
 
     @property
     def epoch(self) -> int:
-        """Counts the memberships of the group; a reform begins a new one."""
+        """Counts the epochs of the group; a reform begins a new one."""
         return self._native.epoch
 
     @property
@@ -85,7 +85,7 @@ class Group(metaclass=Made):
 
     @property
     def owes(self) -> list[tuple[str, int, str]]:
-        """After taking a lost rank's seat: (kind, sequence number, key) of the ops that wait for this rank."""
+        """The ops that wait for this rank after it took a lost rank's seat: (kind, sequence number, key) of each."""
         return list(self._native.owes)
 
     @takes_its_place
@@ -119,7 +119,7 @@ class Group(metaclass=Made):
     def broadcast(
         self, x: Any = None, root: int = 0, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
-        """Every rank gets the root's ``x``; nothing is moved. ``x`` is looked at on the root only."""
+        """Every rank gets the root's ``x``; nothing is moved. Other ranks' ``x`` is ignored."""
         check_out(out)
         root = _muster.integer(root, "root")
         given = [stored(self._native, x, timeout)] if self.rank == root else []
@@ -129,7 +129,7 @@ class Group(metaclass=Made):
     def allgather(
         self, x: Any, stack: bool = False, *, timeout: float | None = None, out: Any = None, key: str = ""
     ) -> Work:
-        """Every rank gets a list of world_size values, in rank order; nothing is moved, shapes may differ.
+        """Every rank gets a list of world_size values, in rank order; nothing is moved, and shapes may differ.
 
         With ``stack=True`` it is one array with a new axis 0 of length world_size; dtype and shape must agree.
         """
@@ -192,7 +192,7 @@ class Group(metaclass=Made):
         if splits is not None and not whole:
             raise Invalid("splits= goes with one array, not with a list", "leave splits out")
         if splits is not None and not are_integers(splits):
-            raise Invalid(f"splits={splits!r}", "give a list with a number of rows for each rank")
+            raise Invalid(f"splits={splits!r} is not valid", "give a list with a number of rows for each rank")
         return Work(
             self._native.all_to_all(parts(self._native, xs, timeout, splits, ", or give splits="), whole, timeout, key),
             self._about("all_to_all", key),
@@ -201,7 +201,7 @@ class Group(metaclass=Made):
 
     @takes_its_place
     def send(self, x: Any, dst: int, tag: int = 0, *, timeout: float | None = None, key: str = "") -> Work:
-        """Gives ``x`` to rank ``dst``; over when that rank's ``recv`` of the same tag has come."""
+        """Gives ``x`` to rank ``dst``. The op is over when that rank has called ``recv`` with the same tag."""
         return Work(
             self._native.send(stored(self._native, x, timeout), dst, tag, timeout, key), self._about("send", key, dst)
         )
@@ -214,40 +214,42 @@ class Group(metaclass=Made):
 
     @takes_its_place
     def barrier(self, *, timeout: float | None = None, key: str = "") -> Work:
-        """Over when every rank has called it."""
+        """The op is over when every rank has called it."""
         return Work(self._native.barrier(timeout, key), self._about("barrier", key))
 
     @takes_its_place
     def split(self, color: int | None, key: int = 0, *, timeout: float | None = None) -> Group | None:
         """Every live rank calls it and waits; ranks of equal ``color`` get a new group, ranked by (key, rank).
 
-        ``color`` None or negative: this rank gets None.
+        If ``color`` is None or negative, this rank gets None.
 
         Raises:
             QuotaExceeded: on every rank, if any of them would have too many seats, or its user too many groups.
-            Timeout, PeerLost: as every op.
+            Timeout, PeerLost: as for every op.
         """
         seat = self._native.split(-1 if color is None else color, key, timeout)
         return None if seat is None else Group(seat)
 
     def subgroup(self, ranks: Sequence[int]) -> Group:
-        """A group of these ranks, in this order, which all of them and nobody else call. Does not block.
+        """Makes a group of these ranks, in this order. All of them call it, and no other rank. Does not block.
 
         Raises:
-            Invalid: this rank is not among them, or one is named twice or out of range.
+            Invalid: this rank is not among ``ranks``, or a rank is named twice or out of range.
         """
         if not isinstance(ranks, Iterable):
-            raise Invalid(f"ranks={ranks!r}", "give a list of ranks, for instance [0, 1]")
+            raise Invalid(f"ranks={ranks!r} is not valid", "give a list of ranks, for instance [0, 1]")
         members = list(ranks)
         if not members:
-            raise Invalid(f"ranks={ranks!r} of a subgroup", "name one rank at least, this one among them")
+            raise Invalid(
+                f"ranks={ranks!r} is not valid for a subgroup", "name at least one rank; this rank must be among them"
+            )
         return Group(self._native.subgroup(members))
 
     def reform(self, *, timeout: float | None = None) -> None:
-        """Every live rank calls it after a loss and waits; then the group works again, in a new epoch.
+        """Every live rank calls it after a loss, and waits. Then the group works again, in a new epoch.
 
         Raises:
-            Timeout: live ranks, which it names, did not call it.
+            Timeout: live ranks did not call it; the error names them.
         """
         self._native.reform(timeout)
 
@@ -264,7 +266,7 @@ class Group(metaclass=Made):
         try:
             self.leave()
         except GroupClosed:
-            pass  # the block has left already
+            pass  # the block has left the group already
         except Error:
             if error is None:
                 raise
@@ -294,7 +296,7 @@ def group(
     Args:
         name: of the group; by default ``$MUSTER_GROUP``, else ``"default"``.
         rank, world_size: left out, they come from the environment: ``muster run``, torchrun, Open MPI or Slurm.
-        timeout: seconds, longest a day; the deadline of each op that names none.
+        timeout: seconds, at most a day; the deadline of each op that has no timeout of its own.
         on_loss: what a lost rank does to the group: ``"fail"`` (refuse new ops until ``reform()``), ``"shrink"`` (go on
             with the live ranks) or ``"wait"`` (a new process may take the seat until the op's deadline).
         open: whether processes of other users may take seats. Then everybody in the group sees all of its results,
@@ -305,7 +307,7 @@ def group(
         Invalid: the rank is taken or out of range, or the settings differ from the group's.
     """
     if not isinstance(on_loss, str) or on_loss not in _muster.on_loss:
-        raise Invalid(f"on_loss={on_loss!r}", f"use {one_of(_muster.on_loss)}")
+        raise Invalid(f"on_loss={on_loss!r} is not valid", f"use {one_of(_muster.on_loss)}")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
     seat = _muster.join(
         _runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open)

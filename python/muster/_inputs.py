@@ -1,4 +1,4 @@
-"""What a group's ops take, as objects in the store."""
+"""Turns the inputs of a group's ops into objects in the store."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from muster.errors import Invalid
 
 
 def stored(group: _muster.Group, x: Any, timeout: float | None) -> _muster.Ref:
-    """Copied in, if it has to be, within the op's own time."""
+    """Returns ``x`` as a stored object. Copies it in if needed, within the op's timeout."""
     return stored_of(x, group.timeout if timeout is None else timeout)
 
 
 def elements(group: _muster.Group, xs: Any, timeout: float | None) -> list[_muster.Ref]:
-    """The values of a list, one for each rank."""
+    """Stores the values of a list, one for each rank."""
     if isinstance(xs, Ref):
         made = xs._alive().parts()
     elif isinstance(xs, (list, tuple)):
@@ -31,7 +31,7 @@ def elements(group: _muster.Group, xs: Any, timeout: float | None) -> list[_must
         )
     if len(made) != group.world_size:
         raise Invalid(
-            f"{count(len(made), 'value')} for {count(group.world_size, 'rank')}", "give one value for each rank"
+            f"got {count(len(made), 'value')} for {count(group.world_size, 'rank')}", "give one value for each rank"
         )
     return made
 
@@ -39,7 +39,7 @@ def elements(group: _muster.Group, xs: Any, timeout: float | None) -> list[_must
 def parts(
     group: _muster.Group, xs: Any, timeout: float | None, splits: Sequence[int] | None = None, or_else: str = ""
 ) -> list[_muster.Ref]:
-    """One for each rank: the values of a list, or the rows of one array, by ``splits`` or evenly."""
+    """Returns one object for each rank: values of a list, or rows of one array, divided by ``splits`` or evenly."""
     if is_list(xs):
         return elements(group, xs, timeout)
     whole = stored(group, xs, timeout)
@@ -58,7 +58,7 @@ def parts(
         splits = [rows // group.world_size] * group.world_size
     if len(splits) != group.world_size or sum(splits) != rows or min(splits) < 0:
         raise Invalid(
-            f"splits={list(splits)} for {count(group.world_size, 'rank')} and {count(rows, 'row')}",
+            f"splits={list(splits)} does not fit {count(group.world_size, 'rank')} and {count(rows, 'row')}",
             "give a number of rows for each rank; they add up to the length of axis 0",
         )
     made, first = [], 0

@@ -1,4 +1,4 @@
-"""What holds an array, by name. For messages: it looks at every object of the interpreter."""
+"""Finds what holds an array, by name. Only for messages: it looks at every object of the interpreter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SHOWN = 4
 
 
 def keepers_of(array: np.ndarray[Any, Any]) -> list[str]:
-    """Names of what refers to the array, or to the array that it is a view of.
+    """Returns names of what refers to the array, or to the array that it is a view of.
 
-    As far as the garbage collector knows it: not a dict, for example, that has arrays and strings only.
+    Finds only what the garbage collector tracks. A dict of arrays and strings, for example, is not tracked.
     """
     found: list[str] = []
     held: Any = array
@@ -46,12 +46,12 @@ def _name(holder: Any, held: Any) -> str | None:
 
 
 def _is(value: Any, *kinds: type) -> bool:
-    """Whether it is an instance. Unlike ``isinstance`` it asks the value itself nothing."""
+    """Whether it is an instance. Unlike ``isinstance`` it does not call code of the value."""
     return issubclass(type(value), kinds)
 
 
 def _attributes(owner: Any) -> dict[Any, Any]:
-    """Its own, empty if there are none. Runs no code of its class."""
+    """Returns the object's own attributes; empty if it has none. Runs no code of its class."""
     try:
         attributes = object.__getattribute__(owner, "__dict__")
     except AttributeError:

@@ -1,4 +1,4 @@
-# What the native module gives the package; users see it through the functions of `muster`.
+# The native module of the package. Users see it only through the functions of `muster`.
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -32,7 +32,7 @@ _NUMBERS = _muster.reduce_ops
 
 
 def reduce_op(op: Any) -> int:
-    """Muster's number of a reduce op, given by name or as torch's, Ray's or another enum member of that name."""
+    """Returns Muster's number of a reduce op. It is given by name, or as a member of torch's, Ray's or another enum."""
     number = _NUMBERS.get(op) if type(op) is str else None
     if number is not None:
         return number
@@ -41,7 +41,7 @@ def reduce_op(op: Any) -> int:
     name = name.rpartition(".")[2].lower()
     number = _NUMBERS.get(_ALIASES.get(name, name))
     if number is None:
-        raise Invalid(f"reduce op {op!r}", f"use one of: {', '.join(_NUMBERS)}")
+        raise Invalid(f"reduce op {op!r} is unknown", f"use one of: {', '.join(_NUMBERS)}")
     return number
 
 
@@ -51,15 +51,15 @@ def _stored(refs: Iterable[Any]) -> list[_muster.Ref]:
     found = []
     for ref in refs:
         if not isinstance(ref, Ref):
-            raise Invalid(f"{a_type_of(ref)} among the refs", "give what put(), seal() and decorated calls return")
+            raise Invalid(f"got {a_type_of(ref)} among the refs", "give what put(), seal() and decorated calls return")
         found.append(ref._alive())
     if not found:
-        raise Invalid("an empty list of refs", "give one ref for each rank")
+        raise Invalid("the list of refs is empty", "give one ref for each rank")
     return found
 
 
 def _parts(ranks: Sequence[_muster.Ref]) -> list[_muster.Ref]:
-    """Each rank's list as objects, rank by rank."""
+    """Returns the elements of each rank's list as objects, rank by rank."""
     inputs: list[_muster.Ref] = []
     for position, stored in enumerate(ranks):
         if stored.plain:
@@ -75,7 +75,7 @@ def _parts(ranks: Sequence[_muster.Ref]) -> list[_muster.Ref]:
         parts = stored.parts()
         if len(parts) != len(ranks):
             raise Invalid(
-                f"ref {position} holds a list of {len(parts)}, for {count(len(ranks), 'rank')}",
+                f"ref {position} holds a list of {len(parts)} for {count(len(ranks), 'rank')}",
                 "put lists with an element for each rank",
             )
         inputs.extend(parts)
@@ -100,39 +100,41 @@ def _combine(
 
 
 def allreduce_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
-    """The elementwise reduction of these refs, in their order. No ranks are needed: the input is complete."""
+    """Reduces these refs elementwise, in their order. It needs no ranks: the input is complete."""
     found = _stored(refs)
     return _combine("allreduce", found, len(found), op, 0, False, False, timeout)
 
 
 def reduce_refs(refs: Iterable[Ref], root: int = 0, op: Any = "sum", *, timeout: float | None = None) -> Work:
-    """Like ``allreduce_refs``; ``root`` is checked and otherwise of no consequence in one process."""
+    """Like ``allreduce_refs``; ``root`` is checked, but makes no difference in one process."""
     found = _stored(refs)
     return _combine("reduce", found, len(found), op, root, False, False, timeout)
 
 
 def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
-    """The root's value; refs of the other ranks are not looked at."""
+    """Gives the root's value; the other refs are ignored."""
     found = _stored(refs)
     if not isinstance(root, (int, np.integer)) or not 0 <= root < len(found):
-        raise Invalid(f"root={root!r} of {len(found)} refs", "roots run from 0 to the number of refs - 1")
+        raise Invalid(
+            f"root={root!r} is out of range for {len(found)} refs", "roots run from 0 to the number of refs - 1"
+        )
     return _combine("broadcast", [found[root]], 1, "sum", 0, False, False, timeout)
 
 
 def allgather_refs(refs: Iterable[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
-    """A list of all values; with ``stack=True`` one array with a new axis 0."""
+    """Gives a list of all values, or one array with a new axis 0 if ``stack=True``."""
     found, stacked = _stored(refs), flag("stack", stack)
     return _combine("allgather", found, len(found), "sum", 0, stacked, not stacked, timeout)
 
 
 def reduce_scatter_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
-    """A list: what each rank would get of ``reduce_scatter`` over lists or evenly split arrays."""
+    """Gives a list of what each rank would get from ``reduce_scatter`` over lists or evenly split arrays."""
     found = _stored(refs)
     return _combine("reduce_scatter", _parts(found), len(found), op, 0, False, True, timeout)
 
 
 class _Nested(Work):
-    """A flat list of ranks x ranks values as a list of lists."""
+    """A work whose flat list of ranks x ranks values becomes a list of lists."""
 
     __slots__ = ("_ranks",)
 
@@ -152,7 +154,7 @@ class _Nested(Work):
 
 
 def all_to_all_refs(refs: Iterable[Ref], *, timeout: float | None = None) -> Work:
-    """A list of lists: what each rank would get of ``all_to_all`` over lists or evenly split arrays."""
+    """Gives a list of the lists that each rank would get from ``all_to_all`` over lists or evenly split arrays."""
     found = _stored(refs)
     flat = _combine("all_to_all", _parts(found), len(found), "sum", 0, False, True, timeout)
     return _Nested(flat._native, len(found))

@@ -1,4 +1,4 @@
-"""``out=``: the caller's own arrays, which a result is copied into."""
+"""``out=``: copies a result into the caller's own arrays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from muster.errors import Invalid
 
 
 def check_out(out: Any) -> None:
-    """Whether there is anything to copy into. Of what nests how, the result's arrival shows the rest.
+    """Checks that ``out`` can be copied into. Whether it nests like the result shows when the result arrives.
 
     Raises:
-        Invalid: something in it is no writable array.
+        Invalid: something in it is not a writable array.
     """
     if out is None:
         return
@@ -25,7 +25,7 @@ def check_out(out: Any) -> None:
 
 
 def check_out_of_reduction(out: Any, stored: _muster.Ref, op: int) -> None:
-    """The same for what a reduction of ``stored`` gives, shapes and dtypes included.
+    """Does the same for the result of a reduction of ``stored``, and also checks shapes and dtypes.
 
     Raises:
         Invalid: it nests in another way, or an array has another shape, or a dtype that would lose something.
@@ -76,7 +76,7 @@ def _leaves(out: Any) -> Any:
 
 
 def _walk(out: Any, value: Any, visit: Any) -> None:
-    """Visits each array of ``out`` with the result's."""
+    """Visits each array of ``out`` with the result's array at the same place."""
     if isinstance(value, dict):
         if not isinstance(out, dict) or out.keys() != value.keys():
             raise _nests_otherwise(out, f"a dict with the keys {list(value)}")
@@ -117,7 +117,7 @@ def _check_writable(out: Any) -> None:
 
 
 def _check_array(out: Any, shape: tuple[int, ...], dtype: str | None) -> None:
-    """``dtype``: None if the op has no meaning for its input, which the op's outcome tells."""
+    """``dtype`` is None if the op can't reduce its input; then the op's outcome reports that."""
     _check_writable(out)
     if out is None:
         return
@@ -131,7 +131,7 @@ def _check_array(out: Any, shape: tuple[int, ...], dtype: str | None) -> None:
 
 
 def _holds(out: Any, dtype: str) -> bool:
-    """Whether ``out`` has room for each value of the dtype. NumPy's rule for all: torch promotes int64 to float32."""
+    """Whether ``out`` can hold each value of the dtype, by NumPy's rule: torch would promote int64 to float32."""
     own = _name(out.dtype)
     if own == dtype:
         return True
@@ -141,7 +141,7 @@ def _holds(out: Any, dtype: str) -> bool:
         return dtype in ("bool", "int8", "uint8")
     try:
         return np.can_cast(dtype, own if _is_tensor(out) else out.dtype, "safe")
-    except TypeError:  # torch has dtypes that NumPy has not
+    except TypeError:  # torch has dtypes that NumPy lacks
         return False
 
 

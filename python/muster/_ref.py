@@ -17,13 +17,13 @@ _HOST_DEVICE = (1, 0)  # DLPack's kDLCPU
 class Ref(StandIn):
     """Names an object in the store and keeps it alive.
 
-    A ref is small and can be pickled and sent anywhere, any number of times. The object is freed when the last ref
-    and the last array over it is gone.
+    A ref is small and can be pickled and sent anywhere, any number of times. The object is freed when its last ref and
+    its last array are gone.
 
     Attributes:
-        copies: leaves that were copied into the store; 0 for arrays that a decorated call made.
-        nbytes: bytes of all leaves.
-        structure: how the leaves nest, for people; ``*`` is an array.
+        copies: how many leaves were copied into the store; 0 for arrays that a decorated call made.
+        nbytes: the size of all leaves in bytes.
+        structure: how the leaves nest, as text; ``*`` is an array.
     """
 
     __slots__ = ("__weakref__", "_native")
@@ -31,7 +31,7 @@ class Ref(StandIn):
 
     def __init__(self, native: _muster.Ref) -> None:
         if not isinstance(native, _muster.Ref):
-            raise Invalid(f"muster.Ref({native!r})", "refs come from put(), seal() and decorated calls")
+            raise Invalid(f"muster.Ref({native!r}) is not a ref", "refs come from put(), seal() and decorated calls")
         self._native = native
 
     @property
@@ -40,10 +40,10 @@ class Ref(StandIn):
 
     @property
     def copy_reasons(self) -> dict[str, str]:
-        """Why leaves were copied: the reason by the leaf's path (``layer2.w``; "" if the value is one array).
+        """Why leaves were copied: the reason for each leaf's path (``layer2.w``; "" if the value is one array).
 
-        Of a value that was not made in a decorated call there is one reason for all of it, by "". Known to the process
-        that made the object. Empty if nothing was copied.
+        A value that was not made in a decorated call has only one reason, with the path "". Only the process that made
+        the object knows the reasons. Empty if nothing was copied.
         """
         if self.copies and not self._native.copied:
             return {"": _PUT}
@@ -68,9 +68,9 @@ class Ref(StandIn):
         return self._plain().dtype(0)
 
     def get(self) -> Any:
-        """The value: the same nesting, with read-only zero-copy views of the store.
+        """Returns the value in the same nesting, with read-only zero-copy views of the store.
 
-        torch and JAX leaves come back as such, over copy-on-write memory: writing to one changes this process's only.
+        torch and JAX leaves come back as such, over copy-on-write memory: only this process sees its writes to them.
 
         Raises:
             ObjectLost: the object is gone.
@@ -93,7 +93,7 @@ class Ref(StandIn):
         return stored
 
     def __bool__(self) -> bool:
-        return True  # and not what its length says, which it refuses
+        return True  # and not according to its length, which raises
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = np.asarray(self._plain().get())
@@ -122,14 +122,14 @@ class Ref(StandIn):
 
 
 def _from_token(token: bytes, copies: int) -> Ref:
-    """Unpickles a ref; attaches this process to the ref's daemon if need be."""
+    """Unpickles a ref; connects this process to the ref's daemon if needed."""
     stored = _muster.from_token(_runtime.socket_path(), token)
     stored.copies = copies
     return Ref(stored)
 
 
 def stored_of(value: Any, timeout: float) -> _muster.Ref:
-    """The stored object of a ref, or of a value that is put first. Using that of a freed ref is an error by itself."""
+    """Returns the stored object of a ref, or puts a value and returns its object. The op itself refuses a freed ref."""
     if isinstance(value, Ref):
         return value._native
     return _muster.put(_runtime.connection(), value, timeout)
@@ -139,8 +139,8 @@ _PUT = (
     "put() copies, and so does seal() where others may write to the array; return it from a decorated function instead"
 )
 _REASONS = {
-    "library": "it is no array of NumPy's own: a ref has it, another library made it, or it is of a subclass",
-    "order": "its elements don't lie in C order, or in another byte order",
+    "library": "it is not a plain NumPy array: a ref has it, another library made it, or it is of a subclass",
+    "order": "its elements are not in C order, or they have another byte order",
     "elsewhere": "its memory was not allocated by NumPy in the call itself: a thread of the call did it, or a library",
     "too large": "the call's arrays take more than a quarter of the store's memory (or 64 MiB, if that is more)",
     "full": "the store was full when it was made",

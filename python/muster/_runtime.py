@@ -29,7 +29,7 @@ def init(
     socket: str | None = None,
     start: bool = True,
 ) -> None:
-    """Attaches this process to its node's daemon.
+    """Connects this process to its node's daemon.
 
     Starts one if there is none on the socket; other processes find it there, and it ends 10 s after its last client.
     Calling it again does nothing, unless the arguments can't be met.
@@ -37,15 +37,15 @@ def init(
     Args:
         memory: budget of the daemon, for instance ``"2GiB"`` or a number of bytes; by default 30 % of the machine's or
             cgroup's memory.
-        pickle_lease: seconds that the daemon keeps what a pickled ref stands for, if nobody loads the pickle; by
+        pickle_lease: seconds that the daemon keeps the object of a pickled ref if nobody loads the pickle; by
             default 600.
         socket: where the daemon listens; by default ``$MUSTER_SOCKET``, else a path of this user.
-        start: whether to start a daemon if there is none, now or when this process finds that its daemon has ended.
-            After ``start=False`` this process starts none, also if no daemon was there.
+        start: whether to start a daemon if there is none, now or when this process finds its daemon ended.
+            After ``start=False`` this process never starts one, even if there was no daemon.
 
     Raises:
-        Invalid: a daemon with another budget or lease runs already; the message says both. Or this process is attached
-            on another socket.
+        Invalid: a daemon with another budget or lease runs already; the message names both. Or this process is
+        connected to another socket.
         DaemonUnavailable: there is none, or it has ended, and none could or should be started; the message says why.
         QuotaExceeded: this process may open no more descriptors or map no more memory.
     """
@@ -71,14 +71,14 @@ def init(
 
 
 def _budget(memory: Any) -> str:
-    """As musterd's ``--memory`` takes it; empty for the default."""
+    """Returns the budget in the form of musterd's ``--memory``; empty for the default."""
     if memory is None:
         return ""
     if isinstance(memory, (int, np.integer)) and not isinstance(memory, bool) and memory > 0:
         return str(int(memory))
     if isinstance(memory, str):
         return memory
-    raise Invalid(f"memory={memory!r}", "give a size, for instance '2GiB', or a number of bytes")
+    raise Invalid(f"memory={memory!r} is not valid", "give a size, for instance '2GiB', or a number of bytes")
 
 
 def _attached_elsewhere(socket: str) -> Invalid:
@@ -91,14 +91,14 @@ def _attached() -> bool:
 
 
 def connection() -> _muster.Connection:
-    """The connection; attaches if this process (a forked or spawned child, say) has none yet."""
+    """Returns the connection. Connects first if this process, for instance a forked child, has none yet."""
     global _connection, _pid
     current = _connection
     if current is not None and _pid == os.getpid() and current.alive:
         return current
     with _lock:
         if not _attached():
-            # A forked child goes where its parent was attached.
+            # A forked child connects to its parent's daemon.
             _connection = _attach()
             _pid = os.getpid()
         assert _connection is not None
@@ -106,7 +106,7 @@ def connection() -> _muster.Connection:
 
 
 def _attach() -> _muster.Connection:
-    """To the daemon that is there, whatever its settings, or else to one with those that were asked for before."""
+    """Connects to the running daemon, whatever its settings, or starts one with the settings that were given before."""
     try:
         return _connect(_socket, "", None, False)
     except DaemonUnavailable:
@@ -116,7 +116,7 @@ def _attach() -> _muster.Connection:
 
 
 def _connect(socket: str, memory: str, pickle_lease: float | None, start: bool) -> _muster.Connection:
-    # In a virtual environment that is not activated musterd is beside the interpreter, and not on PATH.
+    # In a virtual environment that is not activated, musterd is beside the interpreter and not on PATH.
     folder = str(pathlib.Path(sys.executable).parent) if sys.executable else ""
     try:
         return _muster.connect(socket, memory, pickle_lease, folder, start)
@@ -127,21 +127,21 @@ def _connect(socket: str, memory: str, pickle_lease: float | None, start: bool) 
 
 
 def _had(socket: str) -> bool:
-    """Whether this process, or the one that it was forked from, was attached there."""
+    """Whether this process, or the process that it was forked from, was connected to that socket."""
     return _connection is not None and socket in ("", _connection.socket)
 
 
 def socket_path() -> str:
-    """The socket of the attached daemon; empty if there is none yet."""
+    """The socket of this process's daemon; empty if it is not connected yet."""
     return _socket
 
 
 def status() -> dict[str, Any]:
-    """What the daemon says of itself, as ``muster status --json`` names it.
+    """Returns the daemon's own figures, with the names of ``muster status --json``.
 
-    Among others ``memory_bytes`` (the budget), ``memory_used_bytes``, ``memory_peak_bytes``, ``heap_bytes`` (the limit
-    of the daemon's own memory, in which it keeps its books), ``heap_used_bytes``, ``maps_max`` (the limit of its memory
-    mappings, one for each segment and each client), ``maps_used``, ``objects``, ``bytes_deposited``, ``bytes_copied``,
+    Among others: ``memory_bytes`` (the budget), ``memory_used_bytes``, ``memory_peak_bytes``, ``heap_bytes`` (the limit
+    of the daemon's own memory for its books), ``heap_used_bytes``, ``maps_max`` (the limit of its memory mappings, one
+    for each segment and each client), ``maps_used``, ``objects``, ``bytes_deposited``, ``bytes_copied``,
     ``bytes_reduced``, ``ops_done``, ``ops_failed`` and ``ops_in_flight``.
 
     Raises:

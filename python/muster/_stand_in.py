@@ -1,4 +1,4 @@
-"""What a ``Work`` and a ``Ref`` have in common: using one as the value that it leads to is an error with a hint."""
+"""The base of ``Work`` and ``Ref``: using one in place of its value is an error with a hint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OTHERS = ["neg", "pos", "abs", "invert", "int", "float", "complex", "round", "l
 
 
 class Made(type):
-    """Of classes whose objects only this package makes: ``help()`` shows what users call, and not how they are made."""
+    """For classes whose objects only this package makes: ``help()`` shows what users call, not how objects are made."""
 
     def __dir__(cls) -> list[str]:
         return [name for name in super().__dir__() if not name.startswith("_")]
@@ -29,10 +29,10 @@ class Made(type):
 
 
 class StandIn(metaclass=Made):
-    """It is no value; ``_take`` is the call that gives the value.
+    """It is not the value itself; ``_take`` names the call that returns the value.
 
-    The operators are set below, out of type checkers' sight: to them using one is an error, too. Equality and hash are
-    those of the object.
+    The operators are set below, where type checkers don't see them: to type checkers, too, using an operator is an
+    error. Equality and hash are those of the object.
     """
 
     __slots__ = ()
@@ -45,8 +45,8 @@ class StandIn(metaclass=Made):
 
 def _attribute(self: StandIn, name: str) -> Any:
     message = f"{a_type_of(self)} has no attribute {name!r}"
-    if not name.startswith("_"):  # libraries look for those
-        message += f" (hint: if what it gives has one, take that first: {self._take})"
+    if not name.startswith("_"):  # libraries look for such names
+        message += f" (hint: if its value has one, take that first: {self._take})"
     raise AttributeError(message)
 
 
@@ -55,7 +55,7 @@ def _refuse(self: StandIn, *_: Any) -> Any:
 
 
 def _refuse_or_leave(self: StandIn, other: Any, *_: Any) -> Any:
-    """Leaves it to NumPy and its like, which take a ``Ref`` as an array, and ask a ``Work`` for one."""
+    """Lets NumPy and similar libraries handle it: they read a ``Ref`` as an array, and ask a ``Work`` for one."""
     if isinstance(other, np.generic) or hasattr(type(other), "__array_ufunc__"):
         return NotImplemented
     raise self._misused()

@@ -1,4 +1,4 @@
-"""Values into the store, and waiting for several things."""
+"""Puts values into the store, and waits for several refs and works."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def put(x: Any, *, timeout: float | None = None) -> Ref:
 def empty(
     shape: int | Sequence[int], dtype: Any = np.float64, device: str = "cpu", *, timeout: float | None = None
 ) -> np.ndarray[Any, Any]:
-    """A writable array inside the store, contents undefined; ``seal()`` makes it a ``Ref`` without a copy.
+    """Returns a writable array inside the store, not initialized. ``seal()`` makes it a ``Ref`` without a copy.
 
     Args:
         shape: of the array, or the length of its only axis; sizes may be 0.
@@ -47,19 +47,21 @@ def empty(
 
     Raises:
         OutOfMemory: the store stayed full.
-        Invalid: there is no such shape, dtype or device in the store.
+        Invalid: the store can't hold such a shape or dtype, or has no memory on the device.
     """
     connection = _runtime.connection()
     _muster.require_device(connection, device)
     try:
         known = np.dtype(dtype)
     except TypeError:
-        raise Invalid(f"dtype={dtype!r}", "give what numpy.dtype takes, for instance 'float32'") from None
+        raise Invalid(f"dtype={dtype!r} is not valid", "give what numpy.dtype takes, for instance 'float32'") from None
     return _muster.empty(connection, _sizes(shape), known, timeout)
 
 
 def _sizes(shape: Any) -> list[int]:
-    refused = Invalid(f"shape={shape!r}", "give a length of 0 or more, or one for each axis, for instance (2, 3)")
+    refused = Invalid(
+        f"shape={shape!r} is not valid", "give a length of 0 or more, or one for each axis, for instance (2, 3)"
+    )
     try:
         is_number = isinstance(shape, (int, np.integer))
         sizes = [operator.index(size) for size in ([shape] if is_number else shape)]
@@ -68,33 +70,33 @@ def _sizes(shape: Any) -> list[int]:
     if not all(0 <= size < 2**63 for size in sizes):
         raise refused
     if len(sizes) > _AXES_MAX:
-        raise Invalid(f"a shape of {len(sizes)} axes", f"use at most {_AXES_MAX}")
+        raise Invalid(f"the shape has {len(sizes)} axes", f"use at most {_AXES_MAX}")
     return sizes
 
 
 def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
-    """Makes an array of ``empty()`` an object without a copy, and read-only.
+    """Makes an array of ``empty()`` an object, without a copy. The array becomes read-only.
 
-    One copy if there are views or buffers of it, or references that may be one; the caller's variables, and items and
-    attributes of plain containers that they lead to, are none. One copy, too, if it is any other array.
+    Makes one copy if the array has views or buffers, or references that may be one. The caller's variables, and items
+    and attributes of plain containers that they lead to, do not count. Makes one copy of any other array, too.
 
     Raises:
-        OutOfMemory: a copy was due, and the store stayed full for ``timeout`` seconds (30 by default).
-        Invalid: it is no array that can be stored.
+        OutOfMemory: a copy was needed, and the store stayed full for ``timeout`` seconds (30 by default).
+        Invalid: it is not an array that can be stored.
     """
     if array is None:
-        raise Invalid("array=None", "give an array, for instance one of muster.empty()")
+        raise Invalid("array=None is not an array", "give an array, for instance one of muster.empty()")
     return Ref(_muster.seal(_runtime.connection(), array, _CALLERS_REFERENCES, timeout))
 
 
 def _references_that_a_call_holds() -> int:
-    """On an argument, without what the caller holds, whether that is a variable or an expression's value."""
+    """Counts the references that the call itself holds on an argument, whatever the caller passed."""
 
     def called(array: Any) -> int:
         return sys.getrefcount(array)
 
     if getattr(sys, "_is_gil_enabled", lambda: True)() is False:
-        return -1  # counts say nothing there
+        return -1  # reference counts say nothing there
     variable = object()
     return min(called(object()), called(variable) - 1)
 
@@ -107,22 +109,25 @@ def wait(
 ) -> tuple[list[Ref | Work], list[Ref | Work]]:
     """Waits until ``num_returns`` of these refs and works are ready, or ``timeout`` seconds have passed.
 
-    A ref is always ready; a work is when it is over, well or not. Returns (ready, pending), each in the given order;
-    after a timeout fewer than ``num_returns`` are ready.
+    A ref is always ready. A work is ready when it is over, well or not. Returns (ready, pending), each in the given
+    order. After a timeout fewer than ``num_returns`` are ready.
 
     Raises:
-        Invalid: an item is neither, or ``num_returns`` is not 1 to as many as there are items.
+        Invalid: an item is neither a ref nor a work, or ``num_returns`` is not between 1 and the number of items.
     """
     if isinstance(items, (Ref, Work)) or not isinstance(items, Iterable):
-        raise Invalid(f"items={items!r}", "give a list of refs and works, for instance muster.wait([work])")
+        raise Invalid(f"items={items!r} is not valid", "give a list of refs and works: muster.wait([work])")
     everything = list(items)
     if not isinstance(num_returns, (int, np.integer)):
-        raise Invalid(f"num_returns={num_returns!r}", "give a number of items, at least 1")
+        raise Invalid(f"num_returns={num_returns!r} is not valid", "give a number of items, at least 1")
     if not 1 <= num_returns <= len(everything):
-        raise Invalid(f"num_returns={num_returns} of {len(everything)} items", "ask for 1 to as many as there are")
+        raise Invalid(
+            f"num_returns={num_returns} is out of range for {len(everything)} items",
+            "ask for 1 up to the number of items",
+        )
     for item in everything:
         if not isinstance(item, (Ref, Work)):
-            raise Invalid(f"{a_type_of(item)} among the items", "give refs and works")
+            raise Invalid(f"got {a_type_of(item)} among the items", "give refs and works")
     limit = _muster.seconds(timeout)
     deadline = math.inf if limit is None else time.monotonic() + limit
     connection = _runtime.connection()
@@ -133,7 +138,7 @@ def wait(
         left = deadline - time.monotonic()
         if sum(ready) >= num_returns or left <= 0:
             break
-        # In slices: another thread that waits may have read the outcomes, and emptied the descriptor.
+        # Polls in slices: another thread that waits may have read the outcomes, so the descriptor may stay silent.
         events.poll(math.ceil(min(_SLICE_S, left) * 1000))
         connection.poll()
     return (

@@ -1,4 +1,4 @@
-"""What the structure's codec leaves to Python: pickles, and classes by their names."""
+"""The parts of the structure's codec that Python does: pickles, and classes by their names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ loads = pickle.loads
 
 
 class _Pickler(pickle.Pickler):
-    """Refuses arrays: inside a constant they would be neither shared nor reduced, and nobody would be told."""
+    """Refuses arrays: inside a constant they would silently be neither shared nor reduced."""
 
     def reducer_override(self, value: Any) -> Any:
         is_array = hasattr(value, "__dlpack__") or hasattr(value, "__array__")
@@ -42,7 +42,7 @@ def _hidden_array() -> Invalid:
 
 
 def dumps(value: Any) -> bytes:
-    """Pickles a constant that is no plain data."""
+    """Pickles a constant that is not plain data."""
     written = io.BytesIO()
     try:
         _Pickler(written).dump(value)
@@ -58,13 +58,13 @@ def dumps(value: Any) -> bytes:
 
 
 def label_of(kind: type) -> str:
-    """A class's name, for messages."""
+    """Returns the name of a class, for messages."""
     prefix = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{prefix}{kind.__qualname__}"
 
 
 def name_of(kind: type) -> tuple[str, str]:
-    """Module and qualified name, by which every process finds the class."""
+    """Returns module and qualified name, by which every process finds the class."""
     if _find(kind.__module__, kind.__qualname__) is not kind:
         raise Invalid(
             f"{a(kind.__name__)} can't be stored: its class is not {kind.__qualname__} of module {kind.__module__}",
@@ -74,8 +74,8 @@ def name_of(kind: type) -> tuple[str, str]:
 
 
 def _find(module: str, name: str) -> Any:
-    """What has that name in a module that is imported already. Runs none of its code, as a module's or a class's own
-    ``__getattr__`` would be."""
+    """Returns what has that name in a module that is imported already. Runs none of its code, such as a ``__getattr__``
+    of the module or of a class."""
     found: Any = sys.modules.get(module)
     if not isinstance(found, types.ModuleType):
         return None
@@ -85,7 +85,7 @@ def _find(module: str, name: str) -> Any:
 
 
 def rebuild(form: str, module: str, name: str, factory: Any, keys: list[Any], values: list[Any]) -> Any:
-    """An instance of a class with fields, or of a subclass of dict, list or tuple, as its maker had it."""
+    """Makes an instance of a class with fields, or of a subclass of dict, list or tuple, as its maker had it."""
     kind: Any = importlib.import_module(module)
     for part in name.split("."):
         kind = getattr(kind, part)
@@ -112,7 +112,7 @@ def rebuild(form: str, module: str, name: str, factory: Any, keys: list[Any], va
 
 
 def _fill(made: Any, keys: list[Any], values: list[Any]) -> Any:
-    """Not as the subclass would: it may do more than to store them."""
+    """Stores the items without the subclass's own methods: these may do more than store them."""
     base: Any = collections.OrderedDict if isinstance(made, collections.OrderedDict) else dict
     for key, value in zip(keys, values):
         base.__setitem__(made, key, value)
@@ -120,9 +120,9 @@ def _fill(made: Any, keys: list[Any], values: list[Any]) -> Any:
 
 
 def rebuild_as_data(form: str, module: str, name: str, factory: Any, keys: list[Any], values: list[Any]) -> Any:
-    """The same of another user's making: imports nothing and runs no code of the class, such as ``__post_init__``.
+    """Does the same for another user's value: imports nothing and runs no code of the class, such as ``__post_init__``.
 
-    Where this process has no such class, or one that is something else, a plain dict, list or tuple comes back.
+    If this process has no such class, or a different one of that name, returns a plain dict, list or tuple.
     """
     kind = _find(module, name)
     try:
@@ -137,7 +137,7 @@ def rebuild_as_data(form: str, module: str, name: str, factory: Any, keys: list[
 
 
 def _is_harmless(kind: type) -> bool:
-    """``__del__`` would run with fields that another user chose, and nobody calls it on purpose."""
+    """Whether it has no ``__del__``: that would run by itself, with fields that another user chose."""
     return not any("__del__" in vars(base) for base in kind.__mro__)
 
 
@@ -177,7 +177,7 @@ def _static(kind: type, name: str) -> Any:
 
 
 def _dataclass(kind: type, values: dict[str, Any]) -> Any:
-    """None where the fields aren't the class's own, or can't be set without its help."""
+    """Returns None if the fields aren't those of the class, or if only code of the class can set them."""
     fields = _static(kind, "__dataclass_fields__")
     if not isinstance(fields, dict) or {field for field in fields if _is_field(fields[field])} != set(values):
         return None
@@ -192,5 +192,5 @@ def _dataclass(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _is_field(field: Any) -> bool:
-    """Not a ClassVar or an InitVar."""
+    """Whether it is a field, not a ClassVar or an InitVar."""
     return getattr(field, "_field_type", None) is dataclasses._FIELD  # type: ignore[attr-defined]

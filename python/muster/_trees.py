@@ -1,4 +1,4 @@
-"""What the extension module leaves to Python: rare nodes of a tree, and the arrays of other libraries."""
+"""The parts of the tree walk that Python does: rare nodes, and the arrays of other libraries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from muster.errors import Invalid
 
 
 def bfloat16_number() -> int:
-    """NumPy's type number of bfloat16, or -1 without ml_dtypes."""
+    """Returns NumPy's type number of bfloat16, or -1 without ml_dtypes."""
     try:
         import ml_dtypes
     except ImportError:
@@ -76,7 +76,7 @@ def sort_out(value: Any) -> tuple[Any, ...]:
 
 
 def _refuse_numbers(value: Any) -> None:
-    """They would be constants: ranks that give equal ones would get one of them back, and take it for the sum."""
+    """Refuses numbers of other types. They would be constants: ranks with equal ones would mistake one for the sum."""
     if isinstance(value, enum.Enum):
         return
     ctypes = sys.modules.get("ctypes")
@@ -98,12 +98,12 @@ def _refuse_numbers(value: Any) -> None:
 
 
 def _refuse_code(value: Any) -> None:
-    """It would be a constant, which no op reduces: most likely somebody forgot to call it, or to collect its items."""
+    """Refuses functions and the like: most likely somebody forgot to call the function, or to collect the items."""
     if inspect.isroutine(value) or isinstance(value, (functools.partial, np.ufunc)):
         name = getattr(value, "__name__", type(value).__name__)
         raise Invalid(f"a function can't be stored: {name}", "did you mean to call it?")
     if isinstance(value, io.IOBase):
-        raise Invalid(f"a file ({type(value).__name__}) can't be stored", "read it, and give what it holds")
+        raise Invalid(f"a file ({type(value).__name__}) can't be stored", "read it, and give its contents")
     if isinstance(value, Iterator):
         raise Invalid(f"an iterator ({type(value).__name__}) can't be stored", "make a list of it")
     if inspect.iscoroutine(value):
@@ -129,7 +129,7 @@ def _from_torch(torch: Any, tensor: Any) -> tuple[Any, ...]:
 
 
 def from_numpy(array: np.ndarray[Any, Any], kind: str, dtype: str) -> Any:
-    """A writable array of our own as what its leaf came in as: torch or JAX."""
+    """Turns a writable array of ours into the library's kind that the leaf had: torch or JAX."""
     if kind == "torch":
         import torch
 

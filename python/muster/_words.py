@@ -1,4 +1,4 @@
-"""Words of messages."""
+"""Words for messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SPOKEN_VOWEL = re.compile(r"[aeio]|nd|un(?!i)|up", re.IGNORECASE)
 
 
 def a(name: str) -> str:
-    """The name with its article: an int, an ndarray, a float, a ufunc."""
+    """Adds the article to a name: an int, an ndarray, a float, a ufunc."""
     return f"{'an' if _SPOKEN_VOWEL.match(name) else 'a'} {name}"
 
 
@@ -26,5 +26,5 @@ def one_of(names: Iterable[str]) -> str:
 
 
 def a_type_of(value: Any) -> str:
-    """What kind of thing that is: an int, a list."""
+    """Names the type of a value: an int, a list."""
     return a(type(value).__name__)

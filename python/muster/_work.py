@@ -1,4 +1,4 @@
-"""Works: ops that were started."""
+"""Works: ops that this process has started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from muster.errors import Error, Invalid, Timeout
 _watched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
 
 
-#: What a work is called: op, root or peer, key, group ("" for ops over refs).
+#: Describes a work in messages: op, root or peer, key, group ("" for ops over refs).
 About = tuple[str, Optional[int], str, str]
 _FROM = ("broadcast", "scatter", "recv")
 
@@ -34,13 +34,13 @@ class Work(StandIn):
         self._callbacks: list[_Callback] = []
 
     def result(self, timeout: float | None = None) -> Any:
-        """Waits for the outcome and returns what this rank gets, in the structure that was given.
+        """Waits for the outcome and returns what this rank gets, in the structure of the input.
 
         Args:
             timeout: seconds; bounds this wait only, the op goes on. By default it waits until the op's own deadline.
 
         Raises:
-            Timeout: the wait or the op was too long; ``ranks`` are the missing ones.
+            Timeout: the wait or the op took too long; ``ranks`` names the missing ranks.
             Mismatch, PeerLost, Invalid, OutOfMemory: the op's outcome, the same on every rank.
         """
         value = self._native.result(timeout)
@@ -51,7 +51,7 @@ class Work(StandIn):
 
     @property
     def ref(self) -> Any:
-        """The result as a ``Ref``, to pass on (a list of them where the rank gets a list). Waits for it."""
+        """Waits for the result and returns it as a ``Ref`` (or a list of them if the rank gets a list)."""
         found = self._native.ref(None)
         if isinstance(found, list):
             return [Ref(stored) for stored in found]
@@ -62,10 +62,10 @@ class Work(StandIn):
         return self._native.done()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the op is over, well or not; False if ``timeout`` seconds passed first.
+        """Waits until the op is over, well or not. Returns False if ``timeout`` seconds pass first.
 
         Raises:
-            Invalid: ``timeout`` is no time.
+            Invalid: ``timeout`` is not a time.
         """
         _muster.seconds(timeout)
         try:
@@ -77,7 +77,7 @@ class Work(StandIn):
         return True
 
     def exception(self, timeout: float | None = None) -> Error | None:
-        """The op's error, or None if it ended well. Waits like ``result``; raises Timeout if the wait is too long."""
+        """Waits like ``result``. Returns the op's error or None; raises Timeout if the wait takes too long."""
         _muster.seconds(timeout)
         try:
             self._native.wait(timeout)
@@ -90,21 +90,21 @@ class Work(StandIn):
         return None
 
     def cancelled(self) -> bool:
-        """False: an op can't be cancelled. For those who ask futures, such as ``asyncio.wait``."""
+        """Returns False: an op can't be cancelled. For callers that expect a future, such as ``asyncio.wait``."""
         return False
 
     def add_done_callback(self, callback: Callable[[Work], Any]) -> None:
         """Calls ``callback(self)`` once when the op is over.
 
-        Where an event loop of asyncio runs in this thread, that loop calls it, as it does for its own futures.
-        Elsewhere, and after that loop's end, a thread that waits for any work calls it, or this call itself if the op
-        is over.
+        If an event loop of asyncio runs in this thread, that loop makes the call, as it does for its own futures.
+        Otherwise, and after the loop's end, a thread that waits for any work makes the call; if the op is over already,
+        this method does.
 
         Raises:
             Invalid: ``callback`` can't be called.
         """
         if not callable(callback):
-            raise Invalid(f"callback={callback!r}", "give a function of one argument, the work")
+            raise Invalid(f"callback={callback!r} can't be called", "give a function of one argument, the work")
         loop = asyncio._get_running_loop()
         if loop is not None and not self.done():
             _watch(loop)
@@ -143,14 +143,14 @@ class Work(StandIn):
         raise self._misused()
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise self._misused("used as an array")
+        raise self._misused("was used as an array")
 
     def __iter__(self) -> NoReturn:
         raise self._misused()
 
 
 class _Callback:
-    """What is to be called when a work is over, and by which loop, if any."""
+    """A function to call when a work is over, and the loop that calls it, if any."""
 
     def __init__(self, work: Work, function: Callable[[Work], Any], loop: asyncio.AbstractEventLoop | None) -> None:
         self.function = function
@@ -167,7 +167,7 @@ class _Callback:
             function(self._work)
 
     def forget(self) -> bool:
-        """False if it was called or forgotten before. The op keeps this object until its end, but not the function."""
+        """Returns False if it was called or forgotten before. The op keeps this object to its end, not the function."""
         try:
             self._work._callbacks.remove(self)
         except ValueError:
@@ -180,7 +180,7 @@ def _forgotten(_: Work) -> None: ...
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> bool:
-    """False if the loop has ended before the op did. After a timeout, say, nobody waits there any more."""
+    """Returns False if the loop ended before the op, for instance because nobody waits there after a timeout."""
     try:
         loop.call_soon_threadsafe(call, *args)
     except RuntimeError:

@@ -12,7 +12,7 @@ class Error(Exception):
         code: the stable name of the kind of error, for instance ``"Timeout"``.
         message: what happened, with the values involved.
         hint: what to try; may be empty.
-        ranks: the ranks that are meant, in rising order; empty where no rank is.
+        ranks: the ranks that the error is about, in rising order; empty if it is about none.
     """
 
     code = "Error"
@@ -28,7 +28,7 @@ class Error(Exception):
 
 
 class Mismatch(Error, ValueError):
-    """The ranks of one op disagree on kind, dtype, shape, root or reduce op; ``ranks`` are those that differ."""
+    """The ranks of one op disagree on kind, dtype, shape, root or reduce op; ``ranks`` names the ranks that differ."""
 
     code = "Mismatch"
 
@@ -40,7 +40,7 @@ class Invalid(Error, ValueError):
 
 
 class Timeout(Error, TimeoutError):
-    """A deadline passed; ``ranks`` are the missing ones."""
+    """A deadline passed; ``ranks`` names the missing ranks."""
 
     code = "Timeout"
 
@@ -82,7 +82,7 @@ class DaemonUnavailable(Error, ConnectionError):
 
 
 class DaemonRestarted(Error, ConnectionError):
-    """The daemon is another one than the one that made the ref."""
+    """The daemon that made the ref has ended, and another one runs now."""
 
     code = "DaemonRestarted"
 
@@ -94,7 +94,7 @@ class NoQuorum(Error, ConnectionError):
 
 
 class Denied(Error, PermissionError):
-    """It belongs to another user or process."""
+    """The object or resource belongs to another user or process."""
 
     code = "Denied"
 
@@ -118,5 +118,5 @@ _BY_CODE = {error.code: error for error in _ALL}
 
 
 def by_code(code: str) -> type[Error]:
-    """The class of a code; ``Error`` for a code that this version does not know."""
+    """Returns the class of a code; ``Error`` for a code that this version does not know."""
     return _BY_CODE.get(code, Error)

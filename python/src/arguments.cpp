@@ -1,4 +1,4 @@
-// What callers give as arguments, checked: an error names the argument and the value.
+// Checks arguments of callers. An error names the argument and its value.
 #include <nanobind/stl/optional.h>
 
 #include <cmath>
@@ -15,7 +15,7 @@ namespace {
 
 [[noreturn]] void refuse(const char* name, nb::handle value, const char* hint) {
   PyErr_Clear();
-  raise(Error(Code::invalid, std::string(name) + "=" + nb::cast<std::string>(nb::repr(value)), hint));
+  raise(Error(Code::invalid, std::string(name) + "=" + nb::cast<std::string>(nb::repr(value)) + " is not valid", hint));
 }
 
 }  // namespace

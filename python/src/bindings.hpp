@@ -1,4 +1,4 @@
-// What each file adds to the module.
+// The functions that add each file's part to the module.
 #pragma once
 
 #include "module.hpp"

@@ -15,7 +15,7 @@ namespace muster::python {
 
 namespace {
 
-/// A call may hold this much of the budget at once; temporaries beyond it come from malloc.
+/// One call may hold 1/4 of the budget at once; temporaries beyond that come from malloc.
 constexpr std::uint64_t share_of_budget = 4;
 constexpr std::uint64_t lease_bytes_min = 64 << 20;
 
@@ -24,7 +24,7 @@ std::atomic<std::uint64_t> last_call{0};
 }  // namespace
 
 struct Call::Handler {
-  PyDataMem_Handler numpy{};  ///< first: NumPy sees this
+  PyDataMem_Handler numpy{};  ///< must be first: NumPy gets a pointer to it
   ConnectionPtr connection;
   std::uint64_t id = ++last_call;
   std::uint64_t limit = 0;
@@ -40,7 +40,7 @@ struct Call::Handler {
   std::mutex mutex;
   std::vector<Refused> refused;  ///< arrays that came from malloc
 
-  /// In a forked child as well: the call's memory is the parent's.
+  /// Also true in a forked child: the call's memory belongs to the parent.
   [[nodiscard]] bool is_over() const { return over || connection->inherited(); }
 
   void note(const void* address, std::size_t bytes) noexcept try {
@@ -50,11 +50,11 @@ struct Call::Handler {
     const std::lock_guard lock(mutex);
     if (refused.size() < remembered_max) refused.push_back({static_cast<const std::byte*>(address), bytes, why});
   } catch (const std::bad_alloc&) {
-    // Then nobody learns why it was copied.
+    // Then nobody learns why the array was copied.
   }
 };
 
-/// What NumPy calls. It may do so from any thread, and long after the call has ended.
+/// The functions that NumPy calls: from any thread, and even long after the call has ended.
 struct HandlerFunctions {
   using Handler = Call::Handler;
 
@@ -62,12 +62,12 @@ struct HandlerFunctions {
     if (handler.is_over() || handler.used + bytes > handler.limit) return std::nullopt;
     auto region = handler.connection->arena().allocate_here(bytes, handler.id);
     if (!region) region = handler.connection->arena().find(from_daemon(handler, bytes));
-    // By what it takes: of an array that is resized in place NumPy gives another size back than it asked for.
+    // Counts the region's size: after a resize in place, NumPy returns another size than it asked for.
     if (region) handler.used += region->bytes;
     return region;
   }
 
-  /// Does not wait for room: a full store means that this array comes from malloc and is copied once.
+  /// Does not wait for room: if the store is full, the array comes from malloc and is copied once.
   static std::byte* from_daemon(Handler& handler, std::size_t bytes) {
     const SignalsLeftPending left;
     const auto lease = [&] {
@@ -89,8 +89,8 @@ struct HandlerFunctions {
     std::size_t bytes = 0;
     if (__builtin_mul_overflow(count, each, &bytes)) return nullptr;
     auto& handler = *static_cast<Handler*>(context);
-    // A region that was used before holds old bytes. A fresh one stays untouched, as calloc's do: pages that nobody
-    // writes cost nothing.
+    // A region that was used before holds old bytes. A fresh one stays untouched, like calloc's memory: pages that
+    // nobody writes cost nothing.
     if (const auto region = from_store(handler, bytes))
       return region->fresh ? region->address : std::memset(region->address, 0, bytes);
     void* address = std::calloc(std::max<std::size_t>(count, 1), std::max<std::size_t>(each, 1));
@@ -142,8 +142,8 @@ void Call::enter() {
   if (!handler_->previous.is_valid()) throw nb::python_error();
 }
 
-/// Coroutines that are driven by hand share a context, and need not end in the order of their calls: one that is not
-/// the latest leaves the handler to those that came after it.
+/// Coroutines that are driven by hand share a context, and need not end in the order of their calls. A call that is not
+/// the latest one leaves the handler to those that came after it.
 void Call::leave() {
   const bool was_over = handler_->over.exchange(true);
   if (was_over || !handler_->previous.is_valid()) return;
@@ -155,7 +155,7 @@ void Call::leave() {
   nb::object ours = nb::steal(PyDataMem_SetHandler(alive.ptr()));
 }
 
-/// Null if it is somebody else's.
+/// Null if the handler is not one of a decorated call.
 const Call::Handler* Call::of_a_call(nb::handle capsule) {
   const auto* numpy = static_cast<const PyDataMem_Handler*>(PyCapsule_GetPointer(capsule.ptr(), "mem_handler"));
   if (!numpy) throw nb::python_error();
@@ -165,7 +165,7 @@ const Call::Handler* Call::of_a_call(nb::handle capsule) {
 Call::NotStored Call::why_not_stored(const void* data) const {
   const auto* byte = static_cast<const std::byte*>(data);
   const std::lock_guard lock(handler_->mutex);
-  // The latest: malloc gives the same place again.
+  // Searches from the latest: malloc may have returned the same address again.
   for (auto refused = handler_->refused.rbegin(); refused != handler_->refused.rend(); ++refused)
     if (byte >= refused->address && byte < refused->address + refused->bytes) return refused->why;
   return NotStored::elsewhere;

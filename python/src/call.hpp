@@ -1,5 +1,5 @@
-// One decorated call: while it runs, NumPy allocates inside the store (NEP 49). Arrays that outlive the call keep
-// its handler alive; allocations after its end come from malloc.
+// One decorated call: while it runs, NumPy allocates inside the store (NEP 49). Arrays that live longer than the call
+// keep its handler alive. Allocations after the call come from malloc.
 #pragma once
 
 #include <atomic>
@@ -18,12 +18,12 @@ class Call {
   Call& operator=(const Call&) = delete;
 
   void enter();
-  /// Restores the handler that was there before, if this one is still there; no-op if it was restored already.
+  /// Restores the previous handler if this call's is still in use. Does nothing if it was restored already.
   void leave();
   [[nodiscard]] std::uint64_t id() const;
-  /// Bytes that the call's arrays may take in the store.
+  /// How many bytes the call's arrays may take in the store.
   [[nodiscard]] std::uint64_t limit() const;
-  /// Why an array of the call is not in the store. Of very many, the first are remembered.
+  /// Why an array of the call is not in the store. If there are very many such arrays, only the first are remembered.
   enum class NotStored : std::uint8_t { elsewhere, too_large, full };
   [[nodiscard]] NotStored why_not_stored(const void* data) const;
   [[nodiscard]] const ConnectionPtr& connection() const;

@@ -89,7 +89,7 @@ void bind_connection(nb::module_& module) {
            })
       .def("event_fd", [](Connection& self) { return call_unlocked([&] { return self.event_fd(); }); })
       .def("owns_address", [](Connection& self, std::uintptr_t address) {
-        // NOLINTNEXTLINE(performance-no-int-to-ptr): Python has addresses as integers
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): Python stores addresses as integers
         return self.arena().owns(reinterpret_cast<const void*>(address));
       });
   module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),

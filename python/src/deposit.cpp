@@ -1,4 +1,4 @@
-// Python values into the store: what a call made is taken over, everything else is copied once.
+// Puts Python values into the store. It takes over what a call made, and copies everything else once.
 #include <nanobind/stl/shared_ptr.h>
 
 #include <cstring>
@@ -19,12 +19,12 @@ namespace muster::python {
 
 namespace {
 
-/// From here on a copy takes longer than to give the GIL up and to get it back.
+/// A copy of this size takes longer than letting go of the GIL and taking it again.
 constexpr std::size_t long_copy_bytes = 1 << 20;
 
 bool is_native(PyArrayObject* array) { return PyArray_ISNBO(PyArray_DESCR(array)->byteorder); }
 
-/// Copies an array of any strides and byte order into dense memory in the machine's.
+/// Copies an array of any strides and byte order into dense memory in the machine's byte order.
 void copy_dense(PyArrayObject* from, void* to) {
   if (PyArray_IS_C_CONTIGUOUS(from) && is_native(from)) {
     const auto bytes = static_cast<std::size_t>(PyArray_NBYTES(from));
@@ -44,14 +44,14 @@ class Depositor {
   Depositor(const ConnectionPtr& connection, Timeout timeout)
       : connection_(connection), timeout_(timeout.value_or(detail::default_wait)) {}
 
-  /// `sole`: whether each leaf has no owner outside of the tree, and was made in `call`.
+  /// `sole` says of each leaf whether it has no owner outside the tree and was made in `call`.
   void add(std::span<const FoundLeaf> leaves, const std::vector<bool>& sole, const Call* call) {
     std::vector<std::optional<Region>> regions;
     regions.reserve(leaves.size());
     for (std::size_t i = 0; i < leaves.size(); ++i)
       regions.push_back(sole[i] ? region_of(as_array(leaves[i].array), call->id()) : std::nullopt);
     for (std::size_t i = 0; i < leaves.size(); ++i) {
-      // A scalar has no memory that could have been shared.
+      // A scalar has no memory that could have been shared, so copying it does not count.
       if (add(leaves[i], regions[i]) || leaves[i].is_scalar) continue;
       ++copies_;
       if (call) note(i, leaves[i], reason_for(leaves[i], sole[i], regions[i].has_value(), *call));
@@ -76,7 +76,7 @@ class Depositor {
  private:
   using Region = detail::ArenaRegion;
 
-  /// The region of this call that the array lies in, if it could be taken over as it is.
+  /// Returns the region of this call that the array lies in, if it can be taken over as it is.
   std::optional<Region> region_of(PyArrayObject* array, std::uint64_t call) {
     const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
     if (bytes == 0 || !PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) return std::nullopt;
@@ -87,7 +87,7 @@ class Depositor {
     return region;
   }
 
-  /// A small part of a large region would keep all of it.
+  /// Otherwise a small part would keep all of a large region.
   bool is_most_of(const Region& region) const {
     constexpr std::uint64_t waste_max = 64 << 10;
     return region.bytes <= 2 * used_bytes_.at(region.address) + waste_max;
@@ -118,12 +118,12 @@ class Depositor {
     nb::object kept;
     if (reason == CopyReason::kept) {
       kept = nb::steal(PyWeakref_NewRef(leaf.array.ptr(), nullptr));
-      PyErr_Clear();  // without it, nobody learns who keeps the array
+      PyErr_Clear();  // without a weak reference, nobody learns who keeps the array
     }
     copied_.push_back({index, reason, std::move(kept)});
   }
 
-  /// False if it was copied.
+  /// Returns false if the array was copied.
   bool add(const FoundLeaf& leaf, const std::optional<Region>& region) {
     auto* array = as_array(leaf.array);
     const auto bytes = static_cast<std::uint64_t>(PyArray_NBYTES(array));
@@ -153,7 +153,7 @@ class Depositor {
     place(region->segment, region->offset, leaf, shape);
   }
 
-  /// The object keeps them from here on, or nobody does.
+  /// From here on only the object keeps the regions. If there is none, this frees them.
   void forget_made() {
     for (auto* address : made_) connection_->arena().free(address);
     made_.clear();
@@ -162,7 +162,8 @@ class Depositor {
   const ConnectionPtr& connection_;
   std::chrono::nanoseconds timeout_;
   ipc::Manifest manifest_;
-  std::unordered_map<const std::byte*, std::uint64_t> used_bytes_;  ///< of each region: by the object's leaves
+  std::unordered_map<const std::byte*, std::uint64_t>
+      used_bytes_;  ///< for each region: bytes that the object's leaves use
   std::vector<std::byte*> taken_;
   std::vector<std::byte*> made_;
   int copies_ = 0;
@@ -170,7 +171,7 @@ class Depositor {
   std::uint64_t copied_bytes_ = 0;
 };
 
-/// Whether this interpreter's reference counts mean what the rule needs, for results of plain and of awaited calls.
+/// Whether this interpreter's reference counts allow zero copies, for results of plain calls and of awaited calls.
 bool counts_are_known[2] = {false, false};
 
 }  // namespace
@@ -189,8 +190,8 @@ PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call
 
 namespace {
 
-/// What a decorated call returned. In a child that was forked during the call everything is copied, over the child's
-/// own connection.
+/// Deposits the result of a decorated call. In a child that was forked during the call, copies everything over the
+/// child's own connection.
 PyRef deposit_result(const Call& call, nb::handle result, bool counts_known, Timeout timeout) {
   if (!call.connection()->inherited()) return deposit(call.connection(), result, &call, counts_known ? 1 : 0, timeout);
   const auto own = nb::cast<ConnectionPtr>(nb::module_::import_("muster._runtime").attr("connection")());

@@ -1,6 +1,6 @@
-// Giving the GIL up and taking it again, also while the interpreter ends.
-// CPython before 3.14 then ends a daemon thread that asks for the GIL by unwinding its stack, which noexcept functions
-// turn into std::terminate. Such a thread stays where it is instead, as under 3.14; the process ends without it.
+// Lets go of the GIL and takes it again, even while the interpreter ends. While it ends, CPython before 3.14 ends a
+// daemon thread that asks for the GIL by unwinding its stack, and in noexcept functions that becomes std::terminate.
+// Here such a thread waits for ever instead, as under 3.14; the process ends without it.
 #pragma once
 
 #include <unistd.h>
@@ -11,17 +11,17 @@
 
 namespace muster::python {
 
-/// `take()`, a call of CPython's, or nothing any more if the interpreter ends.
+/// Calls `take()`, a function of CPython. Never returns if the interpreter is ending.
 template <class Take>
 auto take_gil(const Take& take) noexcept {
   try {
     return take();
-  } catch (...) {  // only the forced unwinding gets here: C throws nothing else
+  } catch (...) {  // only the forced unwinding gets here: C code throws nothing else
     for (;;) ::pause();
   }
 }
 
-/// The state of this thread, which gave the GIL up; null while it has it, or if it never was Python's.
+/// The Python state of this thread while it is without the GIL. Null while it has the GIL, or if it never was Python's.
 inline thread_local PyThreadState* state_without_gil = nullptr;
 
 class WithoutGil {
@@ -34,23 +34,23 @@ class WithoutGil {
   }
 };
 
-/// Runs what may wait, or takes a while, without the GIL.
+/// Runs a function that may wait, or takes long, without the GIL.
 template <class Function>
 auto unlocked(const Function& function) {
   const WithoutGil release;
   return function();
 }
 
-/// The same for what gives a Result: its value, or its error raised.
+/// The same for a function that returns a Result: returns its value or raises its error.
 template <class Function>
 auto call_unlocked(const Function& function) {
   return value_or_raise(unlocked(function));
 }
 
-/// On any thread, with or without the GIL.
+/// Takes the GIL on any thread, whether or not the thread has it.
 class WithGil {
  public:
-  /// PyGILState_Ensure() would crash when the interpreter has ended but not yet the process.
+  /// PyGILState_Ensure() would crash when the interpreter has ended but the process has not.
   WithGil() : state_(std::exchange(state_without_gil, nullptr)) {
     if (state_) take_gil([this] { PyEval_RestoreThread(state_); });
     else ensured_ = take_gil([] { return PyGILState_Ensure(); });

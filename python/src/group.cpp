@@ -21,11 +21,12 @@ struct PyGroup {
   Group group;
 };
 
-/// What the environment says if it is None; `least` or more otherwise.
+/// Returns -1 if `value` is None: then the environment decides. Otherwise the value must be `least` or more.
 int seat_from(nb::handle value, const char* name, int least, const char* hint) {
   if (value.is_none()) return -1;
   const int number = int_from(value, name);
-  if (number < least) raise(Error(Code::invalid, std::string(name) + "=" + std::to_string(number), hint));
+  if (number < least)
+    raise(Error(Code::invalid, std::string(name) + "=" + std::to_string(number) + " is out of range", hint));
   return number;
 }
 
@@ -37,7 +38,7 @@ PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, 
   options.world_size = seat_from(world_size, "world_size", 1, "give the number of ranks, at least 1");
   const auto bound = deadline_from(timeout);
   if (!bound || *bound <= std::chrono::nanoseconds(0))
-    raise(Error(Code::invalid, "timeout=" + text_of(timeout), "give a positive number of seconds"));
+    raise(Error(Code::invalid, "timeout=" + text_of(timeout) + " is not valid", "give a positive number of seconds"));
   options.timeout = std::chrono::ceil<std::chrono::milliseconds>(*bound);
   options.on_loss = static_cast<OnLoss>(on_loss);
   options.open = open;
@@ -46,7 +47,8 @@ PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, 
 
 // ---- ops ----
 
-// What an argument of an op is in Python (`Given`), and how it becomes what C++ takes (`from`, which needs the GIL).
+// Each struct below describes one kind of argument: its type in Python (`Given`), and how to convert it to C++ (`from`,
+// which needs the GIL).
 
 struct Input {
   using Given = const PyRef&;
@@ -60,7 +62,7 @@ struct Inputs {
   [[nodiscard]] static std::vector<Ref> from(const std::vector<PyRef>& given) { return refs_from(given); }
 };
 
-/// One on the root, none elsewhere.
+/// An input on the root, none on other ranks.
 struct InputOfRoot {
   using Given = const std::vector<PyRef>&;
   [[nodiscard]] static auto arg() { return nb::arg("input"); }
@@ -86,7 +88,7 @@ struct Tag {
   [[nodiscard]] static std::int64_t from(nb::handle given) { return int64_from(given, "tag"); }
 };
 
-/// Whether the ranks' values become one array.
+/// Whether the values of all ranks become one array.
 struct Joined {
   const char* name;
   using Given = bool;
@@ -94,7 +96,7 @@ struct Joined {
   [[nodiscard]] static bool from(bool given) { return given; }
 };
 
-/// What a rank gets of an op: one value, or one of each rank (unless they were joined).
+/// What a rank gets from an op: one value, or one for each rank (unless they were joined).
 enum class Gives : std::uint8_t { value, values };
 
 template <class T>
@@ -108,7 +110,7 @@ template <auto start, class... Arguments>
 void def_op(nb::class_<PyGroup>& group, const char* name, Gives gives, Arguments... arguments) {
   const auto call = [gives, arguments...](PyGroup& self, typename Arguments::Given... given, nb::handle timeout,
                                           nb::handle key) {
-    // In this order: of several mistakes the first is told.
+    // Converts in this order, so that the first of several mistakes is reported.
     const std::tuple<decltype(arguments.from(given))...> converted{arguments.from(given)...};
     const OpOptions options{deadline_from(timeout), string_from(key, "key")};
     const auto with_arguments = [&](const auto&... each) {

@@ -10,7 +10,7 @@
 namespace muster::python {
 
 void raise(const Error& error) {
-  // Ctrl-C ended the wait: that is what the user wants to hear.
+  // Ctrl-C ended the wait, so the user expects KeyboardInterrupt.
   if (PyErr_Occurred()) throw nb::python_error();
   nb::object type = nb::module_::import_("muster.errors").attr("by_code")(std::string(name(error.code())));
   nb::list ranks;
@@ -26,7 +26,7 @@ constexpr std::array<int, dtype_count> numpy_numbers{
     NPY_BOOL,   NPY_INT8,    NPY_INT16, NPY_INT32,   NPY_INT64,   NPY_UINT8,     NPY_UINT16,    NPY_UINT32,
     NPY_UINT64, NPY_FLOAT16, -1,        NPY_FLOAT32, NPY_FLOAT64, NPY_COMPLEX64, NPY_COMPLEX128};
 
-/// NumPy's number of ml_dtypes' bfloat16; -1 while ml_dtypes has not been imported by anybody.
+/// NumPy's number of ml_dtypes' bfloat16; -1 as long as nobody has imported ml_dtypes.
 int bfloat16_number() {
   static int number = -1;
   if (number >= 0) return number;
@@ -43,7 +43,7 @@ std::optional<DType> dtype_of(PyArray_Descr* descr) {
 std::optional<DType> dtype_in_any_order(PyArray_Descr* descr) {
   for (std::size_t i = 0; i < dtype_count; ++i)
     if (numpy_numbers[i] == descr->type_num) return static_cast<DType>(i);
-  // The platform's other 64-bit integers.
+  // The platform may have two 64-bit integer types.
   if (descr->type_num == NPY_LONGLONG) return DType::int64;
   if (descr->type_num == NPY_ULONGLONG) return DType::uint64;
   if (descr->type_num >= NPY_USERDEF && descr->type_num == bfloat16_number()) return DType::bfloat16;

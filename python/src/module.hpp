@@ -25,7 +25,8 @@ namespace nb = nanobind;
 using detail::Connection;
 using ConnectionPtr = std::shared_ptr<Connection>;
 
-/// Raises the Python exception of an error's code (muster.errors), or the one that a signal handler raised meanwhile.
+/// Raises the Python exception for an error's code (muster.errors), or the exception that a signal handler raised
+/// meanwhile.
 [[noreturn]] void raise(const Error& error);
 
 template <class T>
@@ -37,9 +38,9 @@ inline void value_or_raise(const Result<void>& result) {
   if (!result) raise(result.error());
 }
 
-/// Muster's dtype of a NumPy descriptor in native byte order; nothing if the store has none.
+/// The dtype of a NumPy descriptor in native byte order; nothing if the store does not have it.
 [[nodiscard]] std::optional<DType> dtype_of(PyArray_Descr* descr);
-/// The same of one in any byte order.
+/// The same for a descriptor in any byte order.
 [[nodiscard]] std::optional<DType> dtype_in_any_order(PyArray_Descr* descr);
 [[nodiscard]] std::optional<DType> dtype_named(std::string_view name);
 /// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
@@ -48,13 +49,13 @@ inline void value_or_raise(const Result<void>& result) {
 /// str(object).
 [[nodiscard]] std::string text_of(nb::handle object);
 
-// What a caller gave for the argument `name`; Invalid, with the name and the value, if it is of another kind.
-/// How long one wait takes, in seconds from 0; None: nothing. More than a day counts as a day.
+// Each of these converts the argument `name`. Raises Invalid with the name and the value if it is of another kind.
+/// A timeout of one wait: seconds from 0 on, or None for none. More than a day counts as a day.
 [[nodiscard]] Timeout timeout_from(nb::handle seconds);
-/// What an op, a group or a deposit has, in seconds up to a day; None: nothing.
+/// A timeout of an op, a group or a deposit: seconds up to a day, or None for none.
 [[nodiscard]] Timeout deadline_from(nb::handle seconds);
 [[nodiscard]] double seconds_from(nb::handle value, const char* name, double seconds_max);
-/// An int, or whatever has an __index__ (NumPy's integers).
+/// An int, or any object with an __index__ (NumPy's integers).
 [[nodiscard]] int int_from(nb::handle value, const char* name);
 [[nodiscard]] std::int64_t int64_from(nb::handle value, const char* name);
 [[nodiscard]] std::string string_from(nb::handle value, const char* name);

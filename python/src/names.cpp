@@ -10,7 +10,7 @@ namespace muster::python {
 
 namespace {
 
-/// The variables of the function that called the running one.
+/// The variables of the function that called the running function.
 class CallersScope {
  public:
   CallersScope() {
@@ -23,11 +23,12 @@ class CallersScope {
     locals_ = frame.attr("f_locals");
     globals_ = frame.attr("f_globals");
     is_function_ = reinterpret_cast<PyCodeObject*>(code.ptr())->co_flags & CO_OPTIMIZED;
-    // From Python 3.13 on, a function's variables are no dict.
+    // From Python 3.13 on, a function's variables are not a dict.
     if (is_function_ && !PyDict_CheckExact(locals_.ptr())) values_ = nb::steal(PyMapping_Values(locals_.ptr()));
   }
 
-  /// Up to Python 3.12 the frame keeps what it was asked for, which would hold what the function lets go.
+  /// Up to Python 3.12 the frame caches this dict, which would keep objects that the function has let go of. So clears
+  /// it.
   ~CallersScope() {
     constexpr Py_ssize_t frame_and_here = 2;
     if (is_function_ && PyDict_CheckExact(locals_.ptr()) && Py_REFCNT(locals_.ptr()) == frame_and_here)
@@ -36,7 +37,7 @@ class CallersScope {
   CallersScope(const CallersScope&) = delete;
   CallersScope& operator=(const CallersScope&) = delete;
 
-  /// The variables are in fact in the frame: what lists them here holds a reference more on each.
+  /// The variables are in the frame itself, so the list of them here adds one reference to each.
   [[nodiscard]] bool has_copies() const { return is_function_; }
   [[nodiscard]] PyObject* variables() const { return values_.is_valid() ? values_.ptr() : locals_.ptr(); }
   [[nodiscard]] PyObject* globals() const { return globals_.ptr(); }
@@ -48,7 +49,7 @@ class CallersScope {
   nb::object values_;
 };
 
-/// Looks for names, nearest first.
+/// Looks for names of the object, nearest first.
 class Search {
  public:
   Search(PyObject* object, Py_ssize_t missing) : object_(object), missing_(missing) {}
@@ -73,10 +74,10 @@ class Search {
   }
 
  private:
-  /// A variable's attributes, and the items of these: `self.state["w"]`.
+  /// Deep enough for a variable's attributes, and the items of these: `self.state["w"]`.
   static constexpr int depth_max = 3;
 
-  /// Plain containers, and instances of classes in which nothing is written in C.
+  /// Looks only into plain containers and instances of classes written purely in Python.
   void look_into(PyObject* holder) {
     const PyTypeObject* type = builtin_base(Py_TYPE(holder));
     const bool is_plain = type == &PyList_Type || type == &PyTuple_Type || type == &PyDict_Type ||
@@ -94,7 +95,7 @@ class Search {
 
   PyObject* object_;
   Py_ssize_t missing_;
-  int left_ = 1 << 16;  ///< references worth looking at: a copy costs less
+  int left_ = 1 << 16;  ///< how many references to look at: beyond that a copy costs less
   std::vector<PyObject*> next_;
   boost::unordered_flat_set<PyObject*> met_;
 };

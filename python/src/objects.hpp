@@ -1,4 +1,4 @@
-// Python values into the store and out of it.
+// Puts Python values into the store, and gets them out.
 #pragma once
 
 #include <functional>
@@ -13,9 +13,9 @@ namespace muster::python {
 
 /// Why a leaf of a decorated call's result was copied.
 enum class CopyReason : std::uint8_t {
-  library,    ///< another library's array, or a subclass
-  order,      ///< another byte order, or elements that don't lie in C order
-  kept,       ///< something outside of the value has it, too
+  library,    ///< it is another library's array, or a subclass
+  order,      ///< it has another byte order, or its elements are not in C order
+  kept,       ///< something outside the value has it, too
   elsewhere,  ///< its memory was not allocated by NumPy in the call
   too_large,  ///< the call's arrays took more than their share of the store
   full,       ///< the store was full when it was made
@@ -24,29 +24,30 @@ enum class CopyReason : std::uint8_t {
 struct Copied {
   std::size_t leaf = 0;
   CopyReason reason = CopyReason::elsewhere;
-  nb::object array;  ///< a weak reference, of one that is kept
+  nb::object array;  ///< a weak reference, for a kept array
 };
 
 /// muster.Ref's state.
 struct PyRef {
   Ref ref;
   int copies = 0;
-  std::shared_ptr<const std::vector<Copied>> copied;  ///< null: none, or it was not made in a decorated call
+  std::shared_ptr<const std::vector<Copied>>
+      copied;  ///< null if nothing was copied, or if it was not made in a decorated call
 };
 
-/// `root` becomes an object. Arrays of `call`, if there is one, may be taken over without a copy, if the tree is their
-/// sole owner and `root_references` (not 0) are the caller's own.
+/// Makes `root` an object. Arrays of `call`, if there is one, may be taken over without a copy if the tree is their
+/// sole owner. `root_references` (not 0) is how many references on the root the caller itself has.
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call,
                             Py_ssize_t root_references, Timeout timeout);
-/// Around a wait of a seal. Most seals need not wait, and to give the GIL up and to get it back may take long where
-/// many want it.
+/// Wraps the wait of a seal. Most seals need not wait, and where many threads want the GIL, letting go of it and taking
+/// it again may take long.
 Result<void> wait_unlocked(const std::function<Result<void>()>& wait);
 /// An object whose arrays are mapped.
 using detail::Opened;
-/// Needs no GIL, and may have to ask the daemon: for so long, or 30 s.
+/// Needs no GIL. May have to ask the daemon, for up to `timeout` or 30 s.
 [[nodiscard]] Result<Opened> open(const Ref& ref, Timeout timeout = {});
 [[nodiscard]] Opened open_or_raise(const Ref& ref);
-/// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.
+/// The value of an object: NumPy leaves are read-only views, torch's and JAX's leaves are over copy-on-write memory.
 [[nodiscard]] nb::object value_of(const Opened& opened);
 /// One leaf as a writable array whose writes stay in this process.
 [[nodiscard]] nb::object private_array(const Ref& ref, std::size_t leaf);

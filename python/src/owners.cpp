@@ -15,8 +15,8 @@ bool is_container(const PyTypeObject* type) {
          type == reinterpret_cast<PyTypeObject*>(defaultdict.ptr());
 }
 
-/// Whether instances only hold things: they end without running anybody's code, which could bring their contents back
-/// to life, and the contents that they show are those that they have.
+/// Whether instances only hold things: when they end, no Python code runs that could revive their contents, and they
+/// hold exactly the contents that they show.
 bool only_holds(const PyTypeObject* type) {
   if (is_container(type)) return true;
   const PyTypeObject* base = builtin_base(type);
@@ -32,20 +32,21 @@ bool has_weak_references(PyObject* object) {
 
 PyArrayObject* as_array(PyObject* object) { return reinterpret_cast<PyArrayObject*>(object); }
 
-/// What stands behind any other base (a memoryview, a capsule of DLPack, NumPy's stand-in of as_strided, an instance of
-/// a subclass with a will of its own) can't be counted: somebody may still write there, or will when it ends.
+/// Whether everybody who can write to the array's memory can be counted. With any other base that is impossible: a
+/// memoryview, a DLPack capsule, NumPy's helper of as_strided, or an instance of a subclass may still write there, or
+/// write when it ends.
 bool memory_is_visible(PyArrayObject* array) {
   PyObject* base = PyArray_BASE(array);
   if (PyArray_CHKFLAGS(array, NPY_ARRAY_WRITEBACKIFCOPY)) return false;
   return base ? PyArray_CheckExact(base) : PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA);
 }
 
-/// The arrays and containers of a tree, and who of them holds whom.
+/// The arrays and containers of a tree, and which of them hold which.
 class Holders {
  public:
   explicit Holders(PyObject* root) { meet(root); }
 
-  /// Follows everything that can be reached.
+  /// Follows all references that can be reached.
   void explore() {
     for (std::size_t at = 0; at < nodes_.size(); ++at) {
       nodes_[at].first_held = held_.size();
@@ -67,7 +68,7 @@ class Holders {
       nodes_[found->second].explained += references;
   }
 
-  /// What somebody outside can get at: what he holds, and what can be reached from there.
+  /// Finds what somebody outside the tree can reach: what he holds, and everything reachable from there.
   void find_shared() {
     std::vector<std::size_t> left;
     const auto share = [&](std::size_t node) {
@@ -83,7 +84,7 @@ class Holders {
     }
   }
 
-  /// An array of the tree that nobody else can get at, nor at what it is a view of.
+  /// Whether nobody outside the tree can reach this array or the arrays that it is a view of.
   [[nodiscard]] bool is_sole(PyObject* array) const {
     for (; array; array = PyArray_BASE(as_array(array))) {
       const auto found = indices_.find(array);
@@ -96,8 +97,8 @@ class Holders {
   static constexpr auto none = static_cast<std::size_t>(-1);
   struct Node {
     PyObject* object;
-    Py_ssize_t explained = 0;    ///< references that are known
-    std::size_t first_held = 0;  ///< in held_; the next node's come after
+    Py_ssize_t explained = 0;    ///< references that come from the tree or from us
+    std::size_t first_held = 0;  ///< index in held_; the next node's entries come after
     bool shared = false;
   };
 

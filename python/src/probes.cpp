@@ -1,4 +1,4 @@
-// What tests, and the decorator's own check of reference counts, look at values and structures with.
+// Functions for tests, and for the decorator's own check of reference counts, to look at values and structures.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -47,13 +47,13 @@ std::vector<std::string> leaf_paths(const nb::bytes& structure) {
 
 using Difference = std::tuple<std::string, std::string, std::string>;
 
-/// Where two values differ first, and what each has there.
+/// Finds where two values first differ, and what each has there.
 std::optional<Difference> structure_difference(const nb::bytes& first, const nb::bytes& second) {
   const auto found = difference_between(outline_or_raise(first), outline_or_raise(second));
   return found ? std::optional<Difference>({found->path, found->first, found->second}) : std::nullopt;
 }
 
-/// Which leaves of the result of `function()` have the tree as their sole owner, by the plain path.
+/// Which leaves of the result of `function()` have the tree as their sole owner, on the path of plain calls.
 std::vector<bool> probe_call(nb::handle function) {
   nb::object result = nb::steal(PyObject_CallNoArgs(function.ptr()));
   if (!result.is_valid()) throw nb::python_error();
@@ -61,7 +61,7 @@ std::vector<bool> probe_call(nb::handle function) {
   return sole_owners(tree, result, 1);
 }
 
-/// The same for a result that Python hands over as an argument, as after an await.
+/// The same for a result that Python passes as an argument, as after an await.
 std::vector<bool> probe_argument(nb::handle result) {
   const Tree tree = take_apart(result);
   return sole_owners(tree, result, 1);

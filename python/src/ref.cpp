@@ -1,4 +1,4 @@
-// muster.Ref as Python sees it: what is known of an object, and the objects that its parts are.
+// muster.Ref as Python sees it: what this process knows of an object, and objects for the object's parts.
 #include <nanobind/stl/vector.h>
 
 #include <limits>
@@ -16,7 +16,7 @@ namespace muster::python {
 
 namespace {
 
-/// What a large manifest says may have to be asked for; everything else is here.
+/// Asks for a large manifest if it is missing; everything else is here already.
 const Ref& described(const PyRef& self) {
   if (const auto& hold = self.ref.hold(); hold && !hold->described)
     call_unlocked([hold] { return detail::usable(hold); });
@@ -29,11 +29,11 @@ std::vector<ipc::Element> elements_of(const ipc::Manifest& manifest) {
   } catch (const ipc::DamagedStructure&) {
     raise_damaged();
   }
-  raise(Error(Code::invalid, "the ref holds no list or tuple",
+  raise(Error(Code::invalid, "the ref does not hold a list or tuple",
               "give one array, or a list with an element for each rank"));
 }
 
-/// The elements of a stored list, each an object of its own over the same bytes.
+/// The elements of a stored list; each is an object of its own over the same bytes.
 std::vector<PyRef> parts_of(const PyRef& whole) {
   const Opened opened = open_or_raise(whole.ref);
   const auto& manifest = opened.hold()->manifest;
@@ -65,7 +65,7 @@ const char* name(CopyReason reason) {
   return "unknown";
 }
 
-/// (path, reason, a weak reference or None) of each leaf that was copied.
+/// (path, reason, a weak reference or None) for each leaf that was copied.
 nb::list copied_leaves(const PyRef& self) {
   nb::list leaves;
   if (!self.copied) return leaves;

@@ -4,7 +4,7 @@ namespace muster::python {
 
 namespace {
 
-/// How instances of classes end that Python code defines, unless something else has a say.
+/// How instances of Python classes are deallocated, unless a C type does it differently.
 destructor dealloc_of_classes() {
   const nb::object sample = nb::steal(PyObject_CallFunction(reinterpret_cast<PyObject*>(&PyType_Type), "s(){}", "_"));
   if (!sample.is_valid()) throw nb::python_error();

@@ -1,5 +1,5 @@
-// What an object holds references on, as the garbage collector sees it: the facts, whatever its class pretends.
-// Nothing here runs Python code.
+// Which references an object holds, according to the garbage collector, whatever its class pretends. Nothing here runs
+// Python code.
 #pragma once
 
 #include "module.hpp"
@@ -8,7 +8,7 @@ namespace muster::python {
 
 enum class Visit { go_on, stop };
 
-/// Calls `visitor(held)` for every reference that the object holds, until it has seen enough. Arrays don't tell.
+/// Calls `visitor(held)` for every reference that the object holds, until the visitor stops. Does not work for arrays.
 template <class Visitor>
 void for_each_held(PyObject* object, Visitor visitor) {
   const auto each = [](PyObject* held, void* context) {
@@ -17,8 +17,8 @@ void for_each_held(PyObject* object, Visitor visitor) {
   if (const traverseproc traverse = Py_TYPE(object)->tp_traverse) traverse(object, each, &visitor);
 }
 
-/// The type written in C that a class is made of; the type itself if it is no class of Python code. Null if there is
-/// more than Python code between the two.
+/// The C type that a Python class is based on; the type itself if it is not a Python class. Null if there is more than
+/// Python code between the two.
 [[nodiscard]] const PyTypeObject* builtin_base(const PyTypeObject* type);
 
 }  // namespace muster::python

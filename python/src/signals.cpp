@@ -8,10 +8,10 @@ namespace {
 
 thread_local int left_pending = 0;
 
-/// Neither runs a handler nor sets an exception.
+/// Does not run a handler or set an exception.
 bool interrupt_is_pending() {
   if (!PyOS_InterruptOccurred()) return false;
-  // The question has taken the interrupt back.
+  // PyOS_InterruptOccurred() clears the interrupt, so sets it again.
   PyErr_SetInterrupt();
   return true;
 }

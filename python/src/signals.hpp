@@ -1,10 +1,10 @@
-// Signals that come while somebody waits for the daemon.
+// Handles signals that come while a thread waits for the daemon.
 #pragma once
 
 namespace muster::python {
 
-/// While one lives on a thread, its waits run no signal handlers: their callers have no way to raise what these raise.
-/// Ctrl-C still ends the wait; Python hears of it when it runs again.
+/// While such an object exists on a thread, its waits run no signal handlers: their callers can't raise what the
+/// handlers raise. Ctrl-C still ends the wait, and Python sees it when it runs again.
 class SignalsLeftPending {
  public:
   SignalsLeftPending();
@@ -13,7 +13,7 @@ class SignalsLeftPending {
   ~SignalsLeftPending();
 };
 
-/// Whether the wait shall end. Asked at least every 50 ms by a waiting thread, without any lock of Muster.
+/// Whether the wait should end. A waiting thread calls it at least every 50 ms, and holds no lock of Muster meanwhile.
 [[nodiscard]] bool signal_came();
 
 }  // namespace muster::python

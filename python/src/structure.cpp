@@ -55,12 +55,12 @@ void write_pickle(StructureWriter& writer, nb::handle object) {
   writer.pickle(name, {pickled.c_str(), pickled.size()});
 }
 
-/// Which may be a constant, but not a part of one.
+/// A set may be a constant, but not a part of one.
 bool is_set(nb::handle object) { return PyAnySet_CheckExact(object.ptr()) && !PyFrozenSet_CheckExact(object.ptr()); }
 
 void write_part(StructureWriter& writer, nb::handle object);
 
-/// Of a tuple, a frozenset or a set.
+/// Writes the items of a tuple, a frozenset or a set.
 void write_parts(StructureWriter& writer, nb::handle object) {
   writer.check_depth();
   const auto items = nb::borrow<nb::list>(owned(PySequence_List(object.ptr())));
@@ -69,7 +69,7 @@ void write_parts(StructureWriter& writer, nb::handle object) {
   writer.unordered(is_set(object) ? node::set : node::frozen_set, items.size(), write);
 }
 
-/// A constant, or a part of one.
+/// Writes a constant, or a part of one.
 void write_part(StructureWriter& writer, nb::handle object) {
   PyObject* item = object.ptr();
   if (PyUnicode_CheckExact(item)) return write_string(writer, object);
@@ -223,7 +223,7 @@ class Builder {
   }
 
  private:
-  /// As they were in the dict that was given.
+  /// Restores the order that the keys had in the given dict.
   void put_in_order(std::size_t which, Values& keys, Values& values) const {
     const auto places = guise_.places(which, keys.size());
     if (!places) return;
@@ -252,7 +252,7 @@ class Builder {
                 "named tuple and dataclass of these"));
   }
 
-  /// Numbers can be chosen to have equal hashes, which makes a dict of them slow; texts can't.
+  /// Numbers can be chosen so that all hashes are equal, which makes a dict slow; str and bytes can't.
   void count_hashed(const Values& keys) {
     constexpr std::size_t numbers_max = 4096;
     if (!data_only_) return;

@@ -14,7 +14,7 @@ class Walker {
  public:
   explicit Walker(Tree& tree) : tree_(tree) {}
   [[nodiscard]] ipc::Description description() { return std::move(writer_).take(); }
-  /// Where in the value the walk ended with an exception: layer2.w. Empty: in none of its parts.
+  /// The path of the part in which the walk raised: layer2.w. Empty if that is the whole value.
   [[nodiscard]] const std::string& path() const { return path_; }
 
   void walk(nb::handle object) {
@@ -33,12 +33,12 @@ class Walker {
   }
 
  private:
-  /// Owned for as long as they are walked over: Python code runs on the way (other threads', too) and may change what
-  /// they come from.
+  /// Holds references during the walk: Python code runs meanwhile (of other threads, too) and may change the
+  /// containers.
   using Items = std::vector<nb::object>;
 
-  /// What the writer calls for each child. `step_to(i)`: the words for the way to it, which are asked for only when
-  /// something is wrong there.
+  /// The function that the writer calls for each child. `step_to(i)` returns the path's text for the child; it is
+  /// called only when something is wrong there.
   template <class StepTo>
   auto children(const Items& items, StepTo step_to) {
     return [this, &items, step_to](std::size_t i) {
@@ -52,7 +52,7 @@ class Walker {
     };
   }
   static std::string index_step(std::size_t index) { return "[" + std::to_string(index) + "]"; }
-  /// Names stand as they are, and other keys in brackets.
+  /// A key that is an identifier stands as it is; other keys stand in brackets.
   static std::string step(nb::handle key) {
     constexpr std::size_t shown_bytes_max = 60;
     if (PyUnicode_Check(key.ptr()) && PyUnicode_IsIdentifier(key.ptr()) == 1) return nb::cast<std::string>(key);
@@ -115,7 +115,7 @@ class Walker {
     writer_.sequence(letter, items.size(), children(items, index_step));
   }
 
-  /// Named tuples, dataclasses, subclasses of containers, other libraries' arrays, constants: Python sorts them out.
+  /// Lets Python sort out named tuples, dataclasses, subclasses of containers, other libraries' arrays, and constants.
   void other(nb::handle object) {
     nb::tuple sorted = sorted_out(object);
     const std::string what = nb::cast<std::string>(sorted[0]);
@@ -138,7 +138,7 @@ class Walker {
                      children(values, [&fields](std::size_t i) { return fields[i]; }));
   }
 
-  /// Of a subclass of dict, list or tuple.
+  /// For a subclass of dict, list or tuple.
   void instance_with_items(const nb::tuple& sorted) {
     const nb::tuple recipe = nb::cast<nb::tuple>(sorted[1]);
     const nb::object type = recipe[0];
@@ -183,7 +183,7 @@ class Walker {
   std::string path_;
 };
 
-/// The same error, which says where in the value its cause is.
+/// Raises the same error again, and adds where in the value its cause is.
 [[noreturn]] void raise_at(const std::string& path, nb::python_error& error) {
   constexpr std::size_t shown_bytes_max = 120;
   nb::object cause = nb::borrow(error.value());

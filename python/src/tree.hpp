@@ -1,4 +1,4 @@
-// Nestings of dicts, lists, tuples, dataclasses and constants with arrays as leaves: how they are taken apart.
+// Takes nestings of dicts, lists, tuples, dataclasses and constants apart into a structure and arrays as leaves.
 #pragma once
 
 #include <vector>
@@ -14,8 +14,8 @@ struct FoundLeaf {
   nb::object array;  ///< a NumPy array over the leaf's values
   LeafKind kind = LeafKind::numpy;
   DType dtype = DType::float32;
-  bool as_given = true;    ///< `array` is the object that the user returned, not one made from it
-  bool is_scalar = false;  ///< a number was returned
+  bool as_given = true;    ///< `array` is the user's object itself, not one made from it
+  bool is_scalar = false;  ///< the user returned a number
 };
 
 struct Tree {
@@ -23,7 +23,7 @@ struct Tree {
   std::vector<FoundLeaf> leaves;
 };
 
-/// Holds one reference on each leaf when it is done. Invalid for what can't be stored (object arrays, GPU tensors
+/// The result holds one reference on each leaf. Invalid for values that can't be stored (object arrays, GPU tensors
 /// without GPU support, cycles).
 [[nodiscard]] Tree take_apart(nb::handle root);
 

@@ -1,4 +1,4 @@
-// Python values out of the store.
+// Gets Python values out of the store.
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -14,7 +14,7 @@ namespace muster::python {
 
 namespace {
 
-/// Smaller arrays are copied for torch and DLPack: cheaper than a mapping.
+/// Smaller arrays are copied for torch and DLPack: that is cheaper than a mapping.
 constexpr std::uint64_t copy_bytes_max = 16 << 10;
 constexpr std::uint64_t page_bytes = 4096;
 using OpeningPtr = std::shared_ptr<const detail::Opening>;
@@ -37,10 +37,10 @@ nb::object copied_array(const void* data, PyArray_Descr* descr, std::span<const 
   return array;
 }
 
-/// The object's mapping and the private one both have to live: the object keeps its bytes from being used again, and
-/// the daemon counts its mapping only.
+/// Both mappings must stay. The object's mapping keeps the object's bytes from being used again, as the daemon knows
+/// only that one; the private mapping has the array.
 struct Both {
-  OpeningPtr opening;  // ends last: the daemon is told then
+  OpeningPtr opening;  // ends last, because it tells the daemon
   ipc::Mapping mapping;
 };
 
@@ -52,7 +52,7 @@ nb::object private_view(const OpeningPtr& opening, const ipc::Leaf& leaf, const 
   auto mapping = unlocked([&] {
     return hold->connection->segments().map_private(leaf.segment, first_page, leaf.offset + leaf.bytes() - first_page);
   });
-  // The object may have moved out of the segment meanwhile, which is gone then.
+  // The object may have moved out of the segment meanwhile. Then the segment is gone.
   if (!mapping && mapping.error().code() == Code::invalid) return copied_array(data, descr, shape, leaf.bytes());
   if (!mapping) {
     Py_DECREF(descr);
@@ -67,7 +67,7 @@ nb::object private_view(const OpeningPtr& opening, const ipc::Leaf& leaf, const 
   return array_over(begin, descr, shape, std::move(capsule), true);
 }
 
-/// No other user makes this process import a library.
+/// Another user's value must not make this process import a library.
 LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
   if (makers == ipc::Makers::one_user || given == LeafKind::numpy || given == LeafKind::matrix) return given;
   const char* library = given == LeafKind::torch ? "torch" : "jax.numpy";
@@ -75,7 +75,7 @@ LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
   return imported ? given : LeafKind::numpy;
 }
 
-/// torch has its own bfloat16: its bits travel as int16.
+/// torch has its own bfloat16, so its bits travel as int16.
 PyArray_Descr* descr_for(LeafKind kind, DType dtype) {
   return descr_of(kind == LeafKind::torch && dtype == DType::bfloat16 ? DType::int16 : dtype);
 }

@@ -1,4 +1,4 @@
-// Names and limits that Python shares with C++, each name with its number.
+// Names and limits that Python shares with C++; each name has its number.
 #include <nanobind/stl/optional.h>
 
 #include <muster/ipc/byte_count.hpp>

@@ -22,7 +22,7 @@ Outcome outcome_of(const PyWork& self, nb::handle timeout) {
 nb::object result_of(const PyWork& self, nb::handle timeout) {
   const auto bound = timeout_from(timeout);
   const auto begin = std::chrono::steady_clock::now();
-  // Waiting and mapping in one go: to give the GIL up and get it back costs as much as either.
+  // Waits and maps without the GIL in one step: letting go of the GIL and taking it again costs as much as either.
   const auto objects = call_unlocked([&]() -> Result<std::vector<Opened>> {
     const auto outcome = self.work.wait(bound);
     if (!outcome) return outcome.error();
@@ -52,7 +52,7 @@ nb::object ref_of(const PyWork& self, nb::handle timeout) {
 }
 
 void add_done_callback(const PyWork& self, nb::object callback) {
-  // The callback may be dropped by a thread without the GIL.
+  // A thread without the GIL may drop the callback.
   auto kept = std::shared_ptr<nb::object>(new nb::object(std::move(callback)), [](nb::object* object) {
     const WithGil gil;
     delete object;

@@ -1,4 +1,4 @@
-// An op that was started, as Python sees it.
+// An op that this process has started, as Python sees it.
 #pragma once
 
 #include <vector>
@@ -10,7 +10,7 @@ namespace muster::python {
 
 struct PyWork {
   Work work;
-  bool as_list = false;  ///< the rank gets one object of each rank
+  bool as_list = false;  ///< the rank gets one object from each rank
 };
 
 inline OpOptions options_from(nb::handle timeout) { return {deadline_from(timeout), {}}; }

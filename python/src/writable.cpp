@@ -1,4 +1,4 @@
-// muster.empty: arrays that are written inside the store, and muster.seal, which makes them objects.
+// muster.empty makes arrays that are written inside the store, and muster.seal makes them objects.
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -15,7 +15,7 @@ namespace muster::python {
 
 namespace {
 
-/// muster.empty: memory of the store that an array lies over until it is sealed.
+/// The memory of muster.empty: memory of the store under an array, until it is sealed.
 struct Writable {
   ConnectionPtr connection;
   std::byte* address = nullptr;
@@ -62,7 +62,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   return array_over(*address, descr, shape, std::move(owner), true);
 }
 
-/// The memory of `muster.empty` behind an array; null if it is any other array.
+/// The memory of `muster.empty` behind an array; null for any other array.
 Writable* memory_of(nb::handle array) {
   if (!PyArray_CheckExact(array.ptr())) return nullptr;
   PyObject* base = PyArray_BASE(reinterpret_cast<PyArrayObject*>(array.ptr()));
@@ -77,7 +77,7 @@ PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& mem
   const auto offset =
       region->offset + static_cast<std::uint64_t>(static_cast<std::byte*>(PyArray_DATA(numpy)) - region->address);
   value_or_raise(manifest.add(bytes ? region->segment : ipc::SegmentId{}, bytes ? offset : 0, dtype, shape_of(numpy)));
-  // Before any other thread can make a view of it.
+  // Before any other thread can make a view of the array.
   memory.sealed = true;
   PyArray_CLEARFLAGS(numpy, NPY_ARRAY_WRITEABLE);
   const std::byte* address = region->address;
@@ -89,14 +89,14 @@ PyRef take_over(const ConnectionPtr& connection, nb::handle array, Writable& mem
   return {value_or_raise(std::move(ref)), 0, {}};
 }
 
-/// `callers`: references on the array that the call itself holds, whatever the caller's expression.
+/// `callers` is how many references on the array the call itself holds, whatever expression the caller passed.
 PyRef seal_array(const ConnectionPtr& connection, nb::handle array, Py_ssize_t callers, Timeout timeout) {
   auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
-  // Memory of another connection belongs to the past of this process, or to its parent.
+  // Memory of another connection is from before a restart of the daemon, or belongs to the parent process.
   if (auto* memory = memory_of(array);
       memory && memory->connection == connection && !memory->sealed && PyArray_ISALIGNED(numpy)) {
     const auto dtype = dtype_of(PyArray_DESCR(numpy));
-    // Once the array itself is read-only, others can write through views and buffers, not through names for it.
+    // Once the array itself is read-only, others can still write through views and buffers, but not through names.
     if (dtype && PyArray_IS_C_CONTIGUOUS(numpy) && Py_REFCNT(PyArray_BASE(numpy)) == 1 &&
         has_only_names(array, callers))
       return take_over(connection, array, *memory, *dtype);

@@ -1,6 +1,6 @@
 """Reads the includes of all C++ sources and compares them with the table of daemon/ARCHITECTURE.md.
 
-The layers hold only as long as nobody adds a convenient include, so the table is checked, not just written down.
+The layers hold only if nobody adds a convenient include. So the table is checked, not just written down.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE_FOLDERS = ("include", "client", "daemon", "python")
-# Where the build looks for a header, besides the folder of the file that includes it.
+# Where the build looks for a header, in addition to the folder of the file that includes it.
 INCLUDE_ROOTS = ("include", "daemon", "client", "client/cli", "python/src", ".")
 GENERATED = {"muster/ipc/wire_generated.h": "include/muster/ipc"}
 
@@ -33,14 +33,14 @@ class Include:
 
 
 def read_table(text: str) -> Table:
-    """The rows below the header `| folder | may include |`, as folder -> folders that it may include."""
+    """Reads the rows below the header `| folder | may include |` into folder -> folders that it may include."""
     lines = iter(text.splitlines())
     for line in lines:
         if [cell.strip() for cell in line.strip().strip("|").split("|")] == ["folder", "may include"]:
             break
     else:
         raise ValueError("no table `| folder | may include |` found")
-    next(lines)  # the rule below the header
+    next(lines)  # skips the rule below the header
     table: Table = {}
     for line in lines:
         row = _ROW.match(line)
@@ -64,12 +64,12 @@ def read_includes(root: Path) -> Iterator[Include]:
 
 
 def folder_of(path: Path, table: Table) -> str | None:
-    """The deepest folder of the table that holds the path."""
+    """Returns the deepest folder of the table that contains the path."""
     return next((str(parent) for parent in path.parents if str(parent) in table), None)
 
 
 def resolve(include: Include, root: Path) -> Path | None:
-    """The header's path in the checkout; None for a header that is not ours."""
+    """Returns the header's path in the checkout; None for a header that is not ours."""
     if include.header in GENERATED:
         return Path(GENERATED[include.header]) / "generated.h"
     folders = [str(include.source.parent)] if include.quoted else []
@@ -81,7 +81,7 @@ def resolve(include: Include, root: Path) -> Path | None:
 
 
 def wrong_arrows(root: Path, table: Table) -> list[str]:
-    """One line for each include that the table does not allow."""
+    """Returns one line for each include that the table does not allow."""
     wrong = []
     for include in read_includes(root):
         source = folder_of(include.source, table)
@@ -102,7 +102,7 @@ def wrong_arrows(root: Path, table: Table) -> list[str]:
 
 
 def reached_from(sources: Iterable[Path], root: Path) -> list[Include]:
-    """The includes of these sources, and of every header of ours that they bring in."""
+    """Returns the includes of these sources, and of every header of ours that they include directly or indirectly."""
     includes: dict[Path, list[Include]] = {}
     for include in read_includes(root):
         includes.setdefault(include.source, []).append(include)
@@ -121,7 +121,7 @@ def reached_from(sources: Iterable[Path], root: Path) -> list[Include]:
 
 
 def sources_of_target(cmake: Path, target: str) -> list[Path]:
-    """What `add_library(target STATIC ...)` lists, beside that CMakeLists.txt."""
+    """Returns the sources that `add_library(target STATIC ...)` lists in that CMakeLists.txt."""
     match = re.search(rf"add_library\({target} STATIC ([^)]+)\)", cmake.read_text(encoding="utf-8"))
     if match is None:
         raise ValueError(f"{cmake} makes no static library {target}")

@@ -1,4 +1,4 @@
-"""Who includes whom: the checkout against daemon/ARCHITECTURE.md, and the check against planted mistakes."""
+"""Checks the includes of the checkout against daemon/ARCHITECTURE.md, and checks that the check finds mistakes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_public_headers_include_the_standard_library_and_each_other_only():
     assert [str(i) for i in public if not i.header.startswith("muster/") and not i.header.isidentifier()] == []
 
 
-# What these declare asks the system for something. Only what daemon/base makes of them may be used.
+# Headers whose functions ask the system for something. Only daemon/base may use them.
 OF_THE_SYSTEM = ("sys/", "linux/", "fcntl.h", "poll.h", "pthread.h", "signal.h", "unistd.h", "boost/asio")
-# What may do so, in the folders that the node is made of.
+# Files that may include them all the same, in the folders that the node is made of.
 AT_THE_EDGE = {"memfd_backing.cpp", "populator.cpp"}
 
 

@@ -43,7 +43,7 @@ class Control {
   musterd::Errand errands_;
 };
 
-/// What a job waits for, as one in the kernel may wait for a client.
+/// Blocks a job, as a client may block a job in the kernel.
 class Gate {
  public:
   void open() {
@@ -66,7 +66,7 @@ class Gate {
 
 }  // namespace
 
-TEST_CASE("work runs elsewhere, and what follows it where it was posted") {
+TEST_CASE("work runs on a thread of the pool, and its continuation runs where it was posted") {
   Control control;
   BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   std::thread::id worked;
@@ -78,7 +78,7 @@ TEST_CASE("work runs elsewhere, and what follows it where it was posted") {
   CHECK(followed == std::this_thread::get_id());
 }
 
-TEST_CASE("a request that hangs holds up those of its process and nobody else's") {
+TEST_CASE("a request that hangs holds up only requests of its own process") {
   Control control;
   Gate gate;
   std::vector<int> order;
@@ -99,7 +99,7 @@ TEST_CASE("a request that hangs holds up those of its process and nobody else's"
 
 namespace {
 
-/// Jobs that hang until the gate is opened, each of a process of its own, and more of them than there are threads.
+/// Jobs that hang until the gate is opened. Each is of another process, and there are more of them than threads.
 constexpr int hanging = 2 * static_cast<int>(threads_max);
 void hang(BlockingPool& pool, Gate& gate, Lane::Of of, std::uint32_t user, int& followed) {
   for (std::uint64_t process = 1; process <= hanging; ++process)
@@ -109,7 +109,7 @@ void hang(BlockingPool& pool, Gate& gate, Lane::Of of, std::uint32_t user, int& 
 
 }  // namespace
 
-TEST_CASE("the threads are bounded, and what finds none waits for one") {
+TEST_CASE("the number of threads is bounded, and a job that finds no free thread waits for one") {
   Control control;
   Gate gate;
   int followed = 0;
@@ -120,7 +120,7 @@ TEST_CASE("the threads are bounded, and what finds none waits for one") {
   CHECK(followed == hanging);
 }
 
-TEST_CASE("what hangs of one process takes one thread, however many jobs it has") {
+TEST_CASE("the hanging jobs of one process take one thread, however many they are") {
   Control control;
   Gate gate;
   int others = 0;
@@ -136,7 +136,7 @@ TEST_CASE("what hangs of one process takes one thread, however many jobs it has"
   gate.open();
 }
 
-TEST_CASE("what hangs of one user leaves threads for others, and for what else is to be done for that user") {
+TEST_CASE("the hanging jobs of one user leave threads for others, and for that user's other jobs") {
   Control control;
   Gate gate;
   int followed = 0;
@@ -157,7 +157,7 @@ TEST_CASE("what hangs of one user leaves threads for others, and for what else i
   CHECK(followed == 3 * hanging);
 }
 
-TEST_CASE("a pool that was stopped works at once, and waits for what still ran") {
+TEST_CASE("a stopped pool runs new work at once, and waits for jobs that still run") {
   Control control;
   bool ended = false;
   BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
@@ -171,7 +171,7 @@ TEST_CASE("a pool that was stopped works at once, and waits for what still ran")
   CHECK(worked);
 }
 
-TEST_CASE("work that throws is followed all the same") {
+TEST_CASE("work that throws has its continuation, too") {
   Control control;
   BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   int followed = 0;

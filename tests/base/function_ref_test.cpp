@@ -14,7 +14,7 @@ void call_twice(FunctionRef function) {
 
 }  // namespace
 
-TEST_CASE("what is called is the function itself and no copy of it") {
+TEST_CASE("a function_ref calls the function itself, not a copy") {
   int calls = 0;
   call_twice([&] { ++calls; });
   CHECK(calls == 2);

@@ -51,7 +51,7 @@ TEST_CASE("how a process ended is known until its parent has waited for it") {
   CHECK_FALSE(how_it_ends(exits));
 }
 
-TEST_CASE("a stopped process is one") {
+TEST_CASE("a stopped process is seen as stopped") {
   const Child child;
   child.signal_and_wait(SIGSTOP, WSTOPPED);
   CHECK(is_stopped(child.pid));

@@ -1,4 +1,4 @@
-// How many cores are the daemon's, by what it is bound to.
+// How many cores the daemon may use: those that it is bound to.
 #include <catch2/catch.hpp>
 
 #include <sched.h>

@@ -1,4 +1,4 @@
-"""What the tests of hostile and dying clients share: quickly forked processes, and what must be left after them."""
+"""Helpers for the tests of hostile and dying clients: quickly forked processes, and checks of what they leave."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from cli_harness import find_muster
 
 from daemon import Daemon, ranks
 
-PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all is well
+PATIENCE_S = 60  # bounds how long something may take; no test waits this long when all is well
 
-# Forked from a server that has imported everything and never connected: milliseconds each, and no failpoint hit yet.
+# Forked from a server that has imported everything and never connected: takes milliseconds, and has hit no failpoint
+# yet.
 SOURCE = pathlib.Path(__file__).parents[2]
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(["numpy", "muster", "pytest"])
 
 
 def eventually(look: Callable[[], object], wanted: object = True) -> None:
-    """Returns once what is seen is what is wanted; fails with what there is instead."""
+    """Returns once `look()` gives the wanted value; fails with the last value otherwise."""
     deadline = time.monotonic() + PATIENCE_S
     while (found := look()) != wanted and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -31,7 +32,7 @@ def eventually(look: Callable[[], object], wanted: object = True) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process is stopped by a signal, also under a tracer."""
+    """Whether a signal has stopped the process, even under a tracer."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -40,7 +41,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def ask(daemon: Daemon, *words: str) -> dict:
-    """What `muster` says about the daemon, as a user would ask."""
+    """Returns what `muster` reports about the daemon, as for a user."""
     done = subprocess.run(
         [find_muster(), *words, "--json", "--socket", daemon.socket],
         capture_output=True,
@@ -53,7 +54,7 @@ def ask(daemon: Daemon, *words: str) -> dict:
 
 
 def wait_forgotten(daemon: Daemon, pid: int) -> None:
-    """Returns once the daemon has nothing of this process any more."""
+    """Returns once the daemon holds nothing for this process any more."""
 
     def traces() -> list:
         clients = [client for client in ask(daemon, "status")["clients"] if client["pid"] == pid]
@@ -65,14 +66,14 @@ def wait_forgotten(daemon: Daemon, pid: int) -> None:
 
 
 def is_forgotten(daemon: Daemon, client: int) -> None:
-    """Returns once the daemon has nothing of this client any more."""
+    """Returns once the daemon holds nothing for this client any more."""
     eventually(lambda: [one for one in ask(daemon, "status")["clients"] if one["id"] == client], [])
-    # What it held goes in pieces.
+    # The daemon gives back in pieces what the client held.
     eventually(lambda: "hostile" in json.dumps([ask(daemon, "ls"), ask(daemon, "groups")]), False)
 
 
 def wait_empty(daemon: Daemon) -> None:
-    """Returns once the daemon holds nothing, for nobody but who asks."""
+    """Returns once the daemon holds nothing for anybody except the process that asks."""
     counts = ("objects", "segments", "groups", "ops_in_flight", "waiting_for_memory", "memory_used_bytes")
     counts += ("heap_used_bytes", "maps_used")
     nothing = {"clients": [], **dict.fromkeys(counts, 0)}
@@ -93,7 +94,7 @@ def _sum(rank: int) -> float:
 
 
 def serves_newcomers(daemon: Daemon) -> None:
-    """The daemon goes on: two fresh processes reduce something."""
+    """Checks that the daemon goes on: two fresh processes reduce something."""
     with ranks(daemon, _sum, 2, context=WARM) as (_, results):
         assert [results.get(timeout=PATIENCE_S)[1:] for _ in range(2)] == [(True, 3.0)] * 2
 
@@ -103,7 +104,7 @@ def _reduce_until(rank: int, stop, done) -> int:
 
     steps = 0
     with muster.group("healthy", rank=rank, world_size=2, timeout=PATIENCE_S) as group:
-        # Both end at the same step: the flag is reduced, too.
+        # The flag is reduced, too, so both end at the same step.
         while group.allreduce(int(stop.is_set()), op="max").result() == 0:
             for size in (1, 1 << 15):
                 total = group.allreduce(np.full(size, steps + rank)).result()
@@ -111,12 +112,12 @@ def _reduce_until(rank: int, stop, done) -> int:
             steps += 1
             if rank == 0:
                 done.value = steps
-            stop.wait(0.0005)  # leaves some of the cores to those whom this is about
+            stop.wait(0.0005)  # leaves some of the cores' time to the processes under test
     return steps
 
 
 class HealthyPair:
-    """Two ranks that reduce all the time, with a deadline: whatever happens beside them."""
+    """Two ranks that reduce all the time, with a deadline, whatever happens meanwhile."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.stop, self.done = WARM.Event(), WARM.Value("q", 0)
@@ -128,7 +129,7 @@ class HealthyPair:
         return self
 
     def goes_on(self, steps: int = 10) -> None:
-        """They do some more steps from now on."""
+        """Checks that they do some more steps from now on."""
         wanted = self.done.value + steps
         eventually(lambda: self.done.value >= wanted or not all(one.is_alive() for one in self.processes))
         assert self.done.value >= wanted

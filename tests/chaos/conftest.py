@@ -1,4 +1,4 @@
-"""Each test has a daemon of its own, so that all that is left in it is this test's."""
+"""Each test has a daemon of its own, so everything that is left in it comes from this test."""
 
 import resource
 
@@ -13,7 +13,7 @@ from daemon import Daemon  # noqa: E402
 
 @pytest.fixture
 def daemon(request):
-    """Parameters, where a test gives them: memory, fds_max, maps_max."""
+    """A test may give parameters: memory, fds_max, maps_max."""
     given = getattr(request, "param", {})
     options = ("--memory", given.get("memory", "256MiB"), "--pickle-lease", "0.02")
     if "maps_max" in given:
@@ -26,7 +26,7 @@ def daemon(request):
 
 @pytest.fixture
 def pair(daemon):
-    """Two healthy ranks beside the test. When they and all others have gone, nothing is left."""
+    """Runs two healthy ranks beside the test. When they and all others have gone, nothing may be left."""
     with HealthyPair(daemon) as pair:
         yield pair
         pair.goes_on()
@@ -35,7 +35,7 @@ def pair(daemon):
 
 @pytest.fixture
 def many_descriptors():
-    """As many as this process may have, for the duration of the test."""
+    """Lets this process have as many descriptors as it may, for the duration of the test."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield before[1]

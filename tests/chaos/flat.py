@@ -1,4 +1,4 @@
-"""Packs and reads frames of the socket protocol by hand, from the schema alone: tests can pack wrong ones, too."""
+"""Packs and reads frames of the socket protocol by hand, from the schema alone. So tests can pack wrong ones, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FRAME_SLOTS = 3  # request, the body's type, the body
 
 
 def _read_schema() -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Tables (and structs) by name, each its fields' types by name; and the bodies of the union, NONE first."""
+    """Returns tables and structs by name (each maps field names to types), and the bodies of the union, NONE first."""
     text = re.sub(r"//.*", "", SCHEMA.read_text())
     tables = {}
     for name, fields in re.findall(r"(?:table|struct) (\w+) \{(.*?)\}", text, re.DOTALL):
@@ -28,7 +28,7 @@ TABLES, BODIES = _read_schema()
 
 
 class _Packer:
-    """Writes front to back: each table after its vtable, every field in a slot of 8 bytes, what it points to behind."""
+    """Writes front to back: a vtable, then its table with 8 bytes for each field, then what the fields point to."""
 
     def __init__(self) -> None:
         self.data = bytearray(b"\0\0\0\0" + _IDENTIFIER)
@@ -37,7 +37,7 @@ class _Packer:
         struct.pack_into("<I", self.data, at, target - at)
 
     def table(self, fields: list[bytes | None]) -> tuple[int, list[int]]:
-        """Returns where it lies, and where each field lies."""
+        """Returns the offsets of the table and of each field."""
         offsets = [4 + 8 * i if field is not None else 0 for i, field in enumerate(fields)]
         vtable = struct.pack(f"<HH{len(fields)}H", 4 + 2 * len(fields), 4 + 8 * len(fields), *offsets)
         self.data += b"\0" * (-(len(self.data) + len(vtable) + 4) % 8)
@@ -61,7 +61,7 @@ def _scalar(kind: str, value) -> bytes:
 
 
 def frame(body: str, request: int = 1, /, **values) -> bytes:
-    """A frame with such a body; fields that aren't given keep their defaults."""
+    """Packs a frame with such a body; fields that aren't given keep their defaults."""
     packer = _Packer()
     root, places = packer.table([struct.pack("<Q", request), bytes([BODIES.index(body)]), b""])
     packer.point(0, root)
@@ -130,7 +130,7 @@ class Table:
 
 
 def read_frame(data: bytes) -> tuple[int, Table]:
-    """The request that a frame answers, and its body."""
+    """Returns the request that the frame answers, and the frame's body."""
     root = Table(data, struct.unpack_from("<I", data, 0)[0], "Frame")
     places = [root._place(slot) for slot in range(_FRAME_SLOTS)]
     request = struct.unpack_from("<Q", data, places[0])[0] if places[0] else 0

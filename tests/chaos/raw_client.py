@@ -1,4 +1,4 @@
-"""A client without libmuster: it can send, write into its rings and leave undone whatever it likes."""
+"""A client without libmuster: it can send anything, write anything into its rings, and skip any step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flat import Table, frame, read_frame
 RING_BYTES = 256 << 10
 HEADER_BYTES = 4096
 CHANNEL_BYTES = HEADER_BYTES + 2 * RING_BYTES
-# Words of the channel's header, by their byte.
+# Words of the channel's header, by their offset in bytes.
 SUBMISSION_TAIL, SUBMISSION_HEAD = 64, 128
 DAEMON_POLLS = 192
 COMPLETION_TAIL, COMPLETION_HEAD = 256, 320
@@ -33,7 +33,7 @@ _ENUM = re.search(r"enum class Code[^{]*\{(.*?)\}", (SOURCE / "include/muster/re
 CODES = {int(number): name for name, number in re.findall(r"(\w+) = (\d+)", _ENUM.group(1))}
 
 
-# What sending meets when the daemon has closed the connection.
+# Errors of a send when the daemon has closed the connection.
 CUT_OFF = (BrokenPipeError, ConnectionResetError)
 
 
@@ -42,7 +42,7 @@ class Ended(Exception):
 
 
 class RawClient:
-    """A connection to the daemon, greeted unless told otherwise."""
+    """A connection to the daemon; it says Hello unless told not to."""
 
     def __init__(self, daemon, greet: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -75,7 +75,7 @@ class RawClient:
         self.welcomed(*self.receive())
 
     def welcomed(self, welcome: Table, fds: list[int], opens: bool = True) -> None:
-        """opens: whether it says that it has mapped its rings; otherwise nobody reads or writes them."""
+        """`opens` says whether it tells the daemon that it has mapped its rings; without that nobody uses them."""
         assert welcome.name == "Welcome", welcome.name
         self.id = welcome.client
         channel, self.doorbell, self.notify = fds
@@ -102,13 +102,13 @@ class RawClient:
                 data, control, _, _ = self.socket.recvmsg(64 << 10, socket.CMSG_SPACE(64))
                 break
             except ConnectionResetError:
-                continue  # it comes before what was still sent
+                continue  # this reply comes before the rest is sent
         if not data:
             raise Ended
         return data, control
 
     def receive(self) -> tuple[Table, list[int]]:
-        """The next frame and its descriptors, in whatever order replies come; Ended if there is none any more."""
+        """Returns the next frame and its descriptors, in whatever order replies come; raises Ended at the end."""
         data, control = self.receive_packet()
         self.answered, body = read_frame(data)
         if body.name == "Part":
@@ -123,7 +123,7 @@ class RawClient:
         return body, list(fds)
 
     def name_of_next(self) -> str:
-        """The body of the next frame; its descriptors are closed."""
+        """Returns the name of the next frame's body, and closes its descriptors."""
         body, fds = self.receive()
         for fd in fds:
             os.close(fd)
@@ -139,7 +139,7 @@ class RawClient:
         return False
 
     def send_until_blocked(self, body: str) -> int:
-        """Asks without reading, until the socket takes no more; returns how often."""
+        """Sends requests without reading, until the socket is full; returns how many."""
         self.socket.setblocking(False)
         for asked in range(100_000):
             try:
@@ -154,20 +154,20 @@ class RawClient:
         return self.receive()
 
     def submit_in_parts(self, kind: int, body: bytes) -> None:
-        """A record that is too large for the ring."""
+        """Submits a record that is too large for the ring."""
         for offset in range(0, len(body), PART_BYTES):
             part = body[offset : offset + PART_BYTES]
             more = offset + len(part) < len(body)
             assert self.ask("Submit", type=kind, body=part, offset=offset, more=more)[0].name == "Ok"
 
     def fails(self, body: str, /, **values) -> tuple[str, str]:
-        """Code and message of the Failure that the daemon answers with."""
+        """Returns code and message of the Failure that the daemon answers."""
         reply, _ = self.ask(body, **values)
         assert reply.name == "Failure", reply.name
         return CODES[reply.code], reply.message
 
     def farewell(self) -> tuple[str, str]:
-        """Code and reason of the Goodbye that ends the connection; other frames before it are skipped."""
+        """Returns code and reason of the Goodbye that ends the connection; skips other frames before it."""
         while (last := self.receive()[0]).name != "Goodbye":
             pass
         self.is_ended()
@@ -199,7 +199,7 @@ class RawClient:
         self.ring_doorbell()
 
     def write(self, data: bytes) -> None:
-        """Into the submission ring, as it is."""
+        """Writes the bytes into the submission ring as they are."""
         at = HEADER_BYTES + self.tail % RING_BYTES
         self.channel[at : at + len(data)] = data
         self.tail += len(data)
@@ -211,14 +211,14 @@ class RawClient:
     def submit(self, kind: int, body: bytes, **lies) -> None:
         record = self.record(kind, body, **lies)
         to_end = RING_BYTES - self.tail % RING_BYTES
-        if len(record) > to_end:  # no record crosses the ring's end: padding fills what is left
+        if len(record) > to_end:  # a record must not cross the ring's end, so padding fills the rest
             self.write(struct.pack("<IHH", to_end - 8, 0, 0))
             self.tail += to_end - 8
         self.write(record)
         self.publish(self.tail)
 
     def completion(self) -> tuple[int, bytes] | None:
-        """The next completion, if there is one."""
+        """Returns the next completion, if there is one."""
         while self.head < self.word(COMPLETION_TAIL):
             at = HEADER_BYTES + RING_BYTES + self.head % RING_BYTES
             length, kind, _ = struct.unpack_from("<IHH", self.channel, at)
@@ -230,7 +230,7 @@ class RawClient:
         return None
 
     def wait_completion(self, kind: int) -> bytes:
-        """The next completion of this kind; others are skipped. The answer to a request says that all has been read."""
+        """Returns the next completion of this kind; skips others. An answer means that all records are read."""
         while True:
             asked = self.ask("StatusQuery")[0].name
             assert asked == "StatusReply"
@@ -244,7 +244,7 @@ class RawClient:
         return self.id << 32 | counter
 
     def lease(self, size: int, **values) -> int:
-        """A segment, mapped and sealed; returns its id."""
+        """Leases a segment, which is then mapped and sealed; returns its id."""
         segment, fds = self.ask("Lease", bytes=size, timeout_ms=1000, **values)
         assert segment.name == "Segment", segment.message
         with mmap.mmap(fds[0], segment.bytes):
@@ -260,7 +260,7 @@ class RawClient:
 
 
 def manifest(segment: int, offset: int, shape: list[int], dtype: int = FLOAT32) -> bytes:
-    """Of one array."""
+    """Packs the manifest of one array."""
     leaf = struct.pack("<QIBBH", offset, segment, dtype, len(shape), 0)
     return struct.pack("<IIIIII", 1, len(shape), 0, 0, 0, 0) + leaf + struct.pack(f"<{len(shape)}q", *shape)
 
@@ -284,5 +284,5 @@ def combine(work: int, kind: int, ranks: int, objects: list[int]) -> bytes:
 
 
 def code_of_failed(body: bytes) -> str:
-    """The error code in a Failed or SealFailed record."""
+    """Returns the error code of a Failed or SealFailed record."""
     return CODES[struct.unpack_from("<Q4I", body)[4]]

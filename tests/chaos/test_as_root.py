@@ -1,4 +1,4 @@
-"""What takes root to try: to be another user, and to keep a file locked in the kernel (userfaultfd)."""
+"""Tests that only root can run: they become another user, or keep a file locked in the kernel (userfaultfd)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def root():
 
 
 class HeldFiles:
-    """Files that are locked in the kernel for as long as this lives: who writes into one waits for a page in the midst
-    of it, which only this could bring (userfaultfd)."""
+    """Files that stay locked in the kernel while this object exists: a writer of each file waits in the middle of a
+    write for a page that only this object could provide (userfaultfd)."""
 
     API, REGISTER, MISSING = 0xC018AA3F, 0xC020AA00, 1
     NUMBER = 282 if os.uname().machine == "aarch64" else 323
@@ -47,7 +47,7 @@ class HeldFiles:
         writer = threading.Thread(target=os.pwrite, args=(fd, self.page, 0))
         writer.start()
         self.writers.append(writer)
-        os.read(self.faults, 32)  # it waits for the page
+        os.read(self.faults, 32)  # the writer waits for the page
 
     def __enter__(self):
         return self
@@ -59,7 +59,7 @@ class HeldFiles:
 
 
 def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
-    """To seal one takes as long as its writer likes: many of one process have one thread of the daemon among them."""
+    """Sealing one takes as long as its writer likes. Many files of one process share one thread of the daemon."""
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(HeldFiles())
         clients = [stack.enter_context(RawClient(daemon)) for _ in range(40)]
@@ -70,7 +70,7 @@ def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
             client.send("Mapped", segment=segment.segment)
             fds.append(fd)
         pair.goes_on()
-        # Newcomers have segments sealed; and what they had is given back.
+        # Newcomers' segments are sealed, and the newcomers' resources are given back.
         serves_newcomers(daemon)
         threads = len(list(pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()))
         assert threads < 40, threads
@@ -79,7 +79,7 @@ def test_files_that_their_writer_keeps_locked(many_descriptors, daemon, pair):
 
 
 def test_rings_that_their_client_keeps_locked(many_descriptors, daemon, pair):
-    """The same of rings: nobody else waits for their seals, nor for their end."""
+    """The same for rings: nobody else waits for their seals, or for their end."""
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(HeldFiles())
         for number in range(40):
@@ -104,7 +104,7 @@ def test_rings_that_their_client_keeps_locked(many_descriptors, daemon, pair):
 
 @contextlib.contextmanager
 def as_user(user: int):
-    """What connects meanwhile is a process of this user to the daemon."""
+    """Connections made meanwhile count as this user's processes for the daemon."""
     os.seteuid(user)
     try:
         yield
@@ -113,7 +113,7 @@ def as_user(user: int):
 
 
 def farewell_so_far(client: RawClient) -> str:
-    """The reason in a Goodbye that has come already; BlockingIOError if nothing has."""
+    """Returns the reason of a Goodbye that has come already; raises BlockingIOError if nothing has come."""
     client.socket.setblocking(False)
     try:
         return client.receive()[0].reason
@@ -136,7 +136,7 @@ def test_another_user_leaves_connections_for_the_daemons_own(say_hello):
                 answer, _ = client.receive()
                 reason = answer.reason if answer.name == "Goodbye" else None
             else:
-                # Who connects later is answered later.
+                # A later connection gets its answer later.
                 with RawClient(daemon) as asker:
                     assert asker.survives()
                 with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""Too many, too much, too slow: who comes late is told so, and those who are there go on."""
+"""Too many clients, too much data, too slow clients: latecomers get an error, and the others go on."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def close_all(clients: list[RawClient]) -> None:
 
 @with_daemon(memory="2GiB")
 def test_a_thousand_idle_connections(many_descriptors, daemon, pair):
-    # The daemon has six descriptors for each; a host with a low hard limit gets a smaller crowd.
+    # The daemon needs six descriptors for each client. A host with a low hard limit gets a smaller crowd.
     count = min(1000, many_descriptors // 8)
     clients = [RawClient(daemon) for _ in range(count)]
     pair.goes_on()
     assert len(ask(daemon, "status")["clients"]) == count + 2
-    # And none of them is served worse for it.
+    # The other clients are served as well as before.
     for client in clients[::100]:
         assert client.survives()
     close_all(clients)
@@ -82,7 +82,7 @@ def init_in_vain(_rank):
 
 
 def one_process(daemon, function, *arguments):
-    """What the function returns in a fresh process."""
+    """Returns the function's result in a fresh process."""
     with ranks(daemon, function, 1, *arguments, context=WARM) as (_, results):
         _, good, value = results.get(timeout=PATIENCE_S)
     assert good, value
@@ -90,7 +90,7 @@ def one_process(daemon, function, *arguments):
 
 
 def connect_until_refused(daemon) -> tuple[list[RawClient], str, str]:
-    """Connections that were taken, and code and message of the first refusal."""
+    """Returns the accepted connections, and code and message of the first refusal."""
     taken = []
     for _ in range(100):
         client = RawClient(daemon, greet=False)
@@ -112,7 +112,7 @@ def test_a_daemon_that_may_open_no_more_files(daemon, pair):
     taken, code, message = connect_until_refused(daemon)
     assert code == "quota_exceeded"
     assert "file descriptors" in message
-    # A process of libmuster is told the same, and starts no daemon of its own instead.
+    # A process of libmuster gets the same error, and does not start a daemon of its own.
     assert one_process(daemon, init_in_vain)[0] == "QuotaExceeded"
     pair.goes_on()
     for client in taken:
@@ -122,9 +122,9 @@ def test_a_daemon_that_may_open_no_more_files(daemon, pair):
 
 @with_daemon(fds_max=40)
 def test_connections_without_a_word(daemon, pair):
-    """They cost descriptors, and are charged with them before they have said anything."""
+    """They cost descriptors, and are charged for them even before they say anything."""
     silent = [RawClient(daemon, greet=False) for _ in range(40)]
-    # The last one is refused in any case, after all those before it were looked at.
+    # The last one is refused in any case, after the daemon has handled all those before it.
     code, reason = silent[-1].farewell()
     assert code == "quota_exceeded"
     assert "file descriptors" in reason
@@ -137,7 +137,7 @@ def test_connections_without_a_word(daemon, pair):
 def test_descriptors_that_come_along_are_not_kept(daemon, pair):
     with RawClient(daemon) as client:
         for _ in range(100):
-            with contextlib.suppress(PermissionError, *CUT_OFF):  # by the kernel, or by the daemon on an older one
+            with contextlib.suppress(PermissionError, *CUT_OFF):  # the kernel refuses it, or the daemon on an older one
                 client.send_bytes(frame("StatusQuery"), fds=[0, 1, 2])
     with RawClient(daemon) as client:
         assert client.survives()
@@ -157,7 +157,7 @@ def test_life_lines_are_charged_and_end(daemon, pair):
         assert CODES[reply.code] == "quota_exceeded"
         assert len(lines) > 3
         pair.goes_on()
-    # The client has gone, and its heirs hold what it held.
+    # The client has gone; its heirs hold what it held.
     eventually(lambda: "forked child" in str(ask(daemon, "ls")))
     for line in lines:
         os.close(line)
@@ -166,7 +166,7 @@ def test_life_lines_are_charged_and_end(daemon, pair):
 
 @with_daemon(maps_max=64)
 def test_a_client_that_makes_as_many_segments_as_it_can(daemon, pair):
-    """The daemon maps each of them. A process may have half of its mappings, and there are 64."""
+    """The daemon maps each of them. A process may use half of the daemon's mappings, which are 64."""
     with RawClient(daemon) as client:
         for made in range(64):  # noqa: B007
             reply, fds = client.ask("Lease", bytes=4096, timeout_ms=PATIENCE_S * 1000)
@@ -179,7 +179,7 @@ def test_a_client_that_makes_as_many_segments_as_it_can(daemon, pair):
         wanted = f"client {client.id} holds 32 of at most 32 memory mappings; the request asks for 1 more"
         assert wanted in reply.message
         assert "vm.max_map_count" in reply.hint
-        assert made == 31  # and its rings
+        assert made == 31  # the 32nd mapping is that of its rings
         pair.goes_on()
         assert client.survives()
         assert ask(daemon, "status")["maps_used"] > 32
@@ -266,7 +266,7 @@ def test_a_client_that_is_stopped_in_an_op(then, daemon, pair):
         os.kill(pid, signal.SIGSTOP)
         eventually(lambda: is_stopped(pid))
         pair.goes_on()
-        # What it contributed counts, whatever it does.
+        # The contribution counts, whatever the client does later.
         client.submit(CONTRIBUTE, contribute(1, seat, kind=BARRIER))
         client.wait_completion(DONE)
         os.kill(pid, then)
@@ -277,7 +277,7 @@ def test_a_client_that_is_stopped_in_an_op(then, daemon, pair):
 
 
 def test_a_flood_of_records(daemon, pair):
-    """Records without end, and a question after each ring of them."""
+    """Sends records without end, and a request after each full ring of them."""
     with RawClient(daemon) as client:
         flood = client.record(RELEASE, b"") * (RING_BYTES // 8)
         over = threading.Event()
@@ -312,7 +312,7 @@ def test_an_outcome_of_many_objects(daemon, pair):
 
 
 def test_more_objects_than_an_outcome_can_hold(daemon, pair):
-    """Typed errors, and the client that asked goes on."""
+    """The op fails with a typed error, and the client goes on."""
     with RawClient(daemon) as client:
         own = client.lease(1 << 16)
         held = client.object_id(1)
@@ -349,7 +349,7 @@ def test_a_name_that_is_no_text(name, daemon, pair):
 def test_a_group_whose_name_is_no_text(raw, daemon, pair):
     with RawClient(daemon) as client:
         assert client.fails("Join", group=raw, rank=0, world_size=1)[0] == "invalid"
-        # Nor may an op's key be: other members are told it.
+        # An op's key must be text, too: other members see it.
         seat = client.join("keys", 0, 1).seat
         client.submit(CONTRIBUTE, contribute(1, seat, kind=BARRIER, key=raw))
         assert code_of_failed(client.wait_completion(FAILED)) == "invalid"

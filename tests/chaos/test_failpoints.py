@@ -1,4 +1,4 @@
-"""Kills and stops a rank at every failpoint: the others go on or are told, and nothing of it is left."""
+"""Kills and stops a rank at every failpoint: the others go on or get an error, and nothing of the rank is left."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ FAILPOINTS = re.findall(r"^ {2}X\((\w+)\)", HEADER.read_text(), re.MULTILINE)
 
 VICTIM = 2
 WORLD_SIZE = 3
-# Until it has its seat nobody can know that a rank is lost, only that it is late.
+# Before a rank has its seat, nobody can know that it is lost, only that it is late.
 BEFORE_ITS_SEAT = {"connected", "joining"}
 
 
 def _is_to_come_by(failpoint: str) -> bool:
-    """On a busy machine a short wait may end before it came to sleep."""
+    """Whether this rank has yet to hit it: on a busy machine a short wait may end before the rank goes to sleep."""
     log = pathlib.Path(os.environ["MUSTER_FAILPOINT_LOG"])
     return failpoint in os.environ["MUSTER_FAILPOINT"] and not (log.exists() and failpoint in log.read_text().split())
 
 
 def _program(rank: int):
-    """What every rank does: its life comes by every failpoint. Yields works, gets their values."""
+    """Every rank's program, which passes every failpoint. Yields works and gets their values."""
     import muster
 
     group = muster.group("job", rank=rank, world_size=WORLD_SIZE, timeout=PATIENCE_S)
     gradient = muster.put(np.full(1 << 18, rank + 1, np.float32))
     assert ((yield group, group.allreduce(gradient)) == 6).all()
 
-    # The victim waits for what surely doesn't come yet.
+    # The victim waits for something that surely has not come yet.
     late = group.barrier(key="late") if rank == VICTIM else None
     while late is not None:
         with pytest.raises(muster.Timeout):
@@ -71,23 +71,23 @@ def _program(rank: int):
 
 
 class Signals:
-    """What the test and the survivors tell each other; the victim only waits to begin."""
+    """Signals between the test and the survivors; the victim only waits for `begin`."""
 
     def __init__(self) -> None:
-        self.seated = WARM.Barrier(WORLD_SIZE)  # the survivors and the test: both have their seats
+        self.seated = WARM.Barrier(WORLD_SIZE)  # for the survivors and the test: both survivors have their seats
         self.begin = WARM.Event()  # for the victim
-        self.halted = WARM.Event()  # the victim does nothing more for now
-        self.blocked = WARM.SimpleQueue()  # survivors that noticed
-        self.decided = WARM.Event()  # the victim is dead and the daemon knows, or it goes on
-        self.over = WARM.Barrier(WORLD_SIZE - 1)  # the survivors: both know how it ended
+        self.halted = WARM.Event()  # the victim has stopped for now
+        self.blocked = WARM.SimpleQueue()  # the survivors that noticed
+        self.decided = WARM.Event()  # the victim is dead and the daemon knows it, or it goes on
+        self.over = WARM.Barrier(WORLD_SIZE - 1)  # for the survivors: both know how it ended
 
 
 def _wait(work, signals: Signals):
-    """How the work ended. Not at all ("blocked"), if it waits for a halted victim; a dead one can't come any more."""
+    """Returns how the work ended: "blocked" if it waits for a halted victim; a dead one can't come any more."""
     import muster
 
     while True:
-        # Looked at before waiting, so that the Timeout is one of after that.
+        # Reads the flags before waiting, so that a Timeout comes from the time after them.
         decided, halted = signals.decided.is_set(), signals.halted.is_set()
         try:
             return "value", work.result(timeout=0.02)
@@ -99,7 +99,7 @@ def _wait(work, signals: Signals):
 
 
 def _survive(rank: int, signals: Signals):
-    """Runs the program to its end or to its first error; returns how far it came, how it ended, and the probe's end."""
+    """Runs the program to its end or first error; returns how far it came, how it ended, and how the probe ended."""
     import muster
 
     program = _program(rank)
@@ -114,7 +114,7 @@ def _survive(rank: int, signals: Signals):
             signals.seated.wait(PATIENCE_S)
         how, value = _wait(work, signals)
         if how == "blocked":
-            # An op with a deadline of its own ends by it while another one goes on waiting.
+            # An op with its own deadline ends at it, while another op goes on waiting.
             with pytest.raises(muster.Timeout) as error:
                 group.barrier(key="probe", timeout=0.1).result()
             probe = error.value.ranks
@@ -123,7 +123,7 @@ def _survive(rank: int, signals: Signals):
             how, value = _wait(work, signals)
         if how != "value":
             break
-    # Its seat is kept until then: a group that everybody has left would be another one for who comes late.
+    # Keeps its seat until then: if everybody left the group, a late rank would join a new one.
     signals.over.wait(PATIENCE_S)
     return step, how, value, probe
 
@@ -142,7 +142,7 @@ def _run(rank: int, signals: Signals):
 
 
 class Job:
-    """Three ranks, of which one has a failpoint; that one begins when the others have their seats."""
+    """Three ranks. One of them, the victim, has a failpoint and begins when the others have their seats."""
 
     def __init__(self, daemon: Daemon, log: pathlib.Path, plan: str) -> None:
         self.log = log
@@ -164,7 +164,7 @@ class Job:
         return self.log.exists() and failpoint in self.log.read_text().split()
 
     def wait_stopped(self, failpoint: str) -> None:
-        """Returns when the victim has stopped and both survivors are done, or one of them waits for it."""
+        """Returns when the victim has stopped, and either both survivors are done or one of them waits for it."""
         eventually(lambda: is_stopped(self.victim.pid) or not self.victim.is_alive())
         assert self.was_hit(failpoint)
         assert self.victim.is_alive()
@@ -180,7 +180,7 @@ class Job:
         return found
 
     def survivors_end_well(self, failpoint: str) -> None:
-        """The victim is dead, as the daemon knows: all was done, or both were told the same of it."""
+        """The victim is dead and the daemon knows it: all ops were done, or both survivors got the same error."""
         self.signals.decided.set()
         self.signals.halted.set()
         (*first, first_probe), (*second, second_probe) = self.outcomes(2).values()
@@ -230,7 +230,7 @@ def test_a_rank_stopped_at_and_then_killed(failpoint, daemon, tmp_path):
 def test_a_rank_stopped_at_and_then_continued(failpoint, daemon, tmp_path):
     with Job(daemon, tmp_path / "hits", f"{failpoint}=stop") as job:
         job.wait_stopped(failpoint)
-        # The others go on as if nothing had been.
+        # The others go on as if nothing had happened.
         job.signals.halted.clear()
         os.kill(job.victim.pid, signal.SIGCONT)
         job.signals.decided.set()

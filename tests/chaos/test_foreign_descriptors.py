@@ -1,4 +1,4 @@
-"""What a client shares with the daemon or sends to it can't make the daemon wait: flags, full queues, slow files."""
+"""A client can't make the daemon wait by what both share or what it sends: flags, full queues, slow files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from raw_client import BARRIER, CONTRIBUTE, CUT_OFF, DONE, PROTOCOL, Ended, RawC
 from daemon import Daemon
 
 SEED = 12
-LINGER_S = 600  # far more than anybody here waits
-# A kernel before 6.16: senders can't be kept from sending descriptors.
+LINGER_S = 600  # far longer than any test waits
+# Simulates a kernel before 6.16, where the daemon can't forbid senders to send descriptors.
 OLD_KERNEL = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=setsockopt")
 OLD_KERNEL += ("-e", "inject=setsockopt:error=ENOPROTOOPT")
 
@@ -29,7 +29,7 @@ OLD_KERNEL += ("-e", "inject=setsockopt:error=ENOPROTOOPT")
 @pytest.fixture(params=["this kernel", "an old kernel"])
 def any_daemon(request):
     old = request.param == "an old kernel"
-    # Under a tracer leaks can't be looked for.
+    # The leak check does not work under a tracer.
     environment = {"ASAN_OPTIONS": "detect_leaks=0"} if old else None
     daemon = Daemon("--memory", "256MiB", prefix=OLD_KERNEL if old else (), environment=environment)
     yield daemon
@@ -38,7 +38,7 @@ def any_daemon(request):
 
 
 class Lingering:
-    """A TCP connection that takes ten minutes to close, as its other end reads nothing."""
+    """A TCP connection that takes ten minutes to close, because its other end reads nothing."""
 
     def __enter__(self):
         with socket.socket() as listener:
@@ -54,8 +54,8 @@ class Lingering:
         return self
 
     def send_over(self, carrier: socket.socket, data: bytes, daemon: Daemon) -> bool:
-        """Sends it with these bytes and keeps no descriptor of it; False if the kernel refuses to."""
-        # The daemon must not come to it first: the one who closes it last has to wait.
+        """Sends it with these bytes and keeps no descriptor of it. Returns False if the kernel refuses."""
+        # Stops the daemon, so that it does not receive the descriptor first: whoever closes it last has to wait.
         os.kill(daemon.pid, signal.SIGSTOP)
         eventually(lambda: is_stopped(daemon.pid))
         try:
@@ -68,13 +68,13 @@ class Lingering:
         return True
 
     def __exit__(self, *error):
-        # With something unread its end is a reset, which ends the wait of the one who closes the slow one.
+        # If something is unread, the end is a reset, which also ends the wait of whoever closes the slow descriptor.
         self.other.close()
         self.slow.close()
 
 
 def cut_off(client: RawClient) -> None:
-    """The daemon ends the connection of a client that sends descriptors."""
+    """Checks that the daemon ends the connection of a client that sends descriptors."""
     with contextlib.suppress(Ended, *CUT_OFF):
         code, reason = client.farewell()
         assert (code, "descriptors" in reason) == ("invalid", True)
@@ -100,7 +100,7 @@ def test_a_file_that_takes_long_to_close(when, any_daemon):
 
 
 def test_one_that_lies_in_a_queue_nobody_reads(any_daemon):
-    """Accepted, never greeted, and full of what takes long to close; then it is gone."""
+    """A connection is accepted, says nothing, has a queue full of slow descriptors, and then ends."""
     with HealthyPair(any_daemon) as pair:
         with contextlib.ExitStack() as stack:
             for _ in range(20):
@@ -118,14 +118,14 @@ def test_one_that_lies_in_a_queue_nobody_reads(any_daemon):
 
 @pytest.fixture
 def no_sigio():
-    """Who has a lease is told by this signal that another opens the file."""
+    """Ignores SIGIO, by which the kernel tells the owner of a lease that another process opens the file."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGIO, before)
 
 
 def test_leases_on_the_files_of_segments(no_sigio, daemon, pair):
-    """Who opens such a file would wait for up to 45 seconds, or for as long as the system's administrator says."""
+    """Opening such a file would wait for up to 45 seconds, or for as long as the administrator has configured."""
     with RawClient(daemon) as client:
         leased = []
         for _ in range(100):
@@ -145,7 +145,7 @@ def test_leases_on_the_files_of_segments(no_sigio, daemon, pair):
 
 
 def blocking(fd: int) -> None:
-    """For everybody who has this open file."""
+    """Makes the open file blocking for everybody who shares it."""
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
 
 
@@ -155,7 +155,7 @@ def test_a_doorbell_that_is_silenced_before_it_is_heard(daemon, pair):
         chance = random.Random(SEED)
         for _ in range(20_000):
             client.ring_doorbell()
-            # Between the daemon's wake and its look: the one who comes second finds nothing to read.
+            # Hits the time between the daemon's wake-up and its read: whoever comes second finds nothing to read.
             until = time.perf_counter_ns() + chance.randrange(60_000)
             while time.perf_counter_ns() < until:
                 pass

@@ -1,5 +1,5 @@
-"""What the daemon keeps for clients in its own memory is charged and bounded: who wants too much is refused, and the
-daemon stays within a tenth more than its budget."""
+"""The daemon charges and bounds what it keeps for clients in its own memory: it refuses clients that want too much, and
+its memory stays within a tenth more than its budget."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from daemon import Daemon
 MIB = 1 << 20
 MEMORY = 128 * MIB
 LIMIT = MEMORY // 10 * 11
-# A sanitizer takes many times the memory, of which nothing is the daemon's: then the limit says nothing.
+# A sanitizer takes many times the memory, and that memory is not the daemon's: then the limit says nothing.
 SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
-BATCH = 200  # records between two questions: far fewer than the ring has room for
+BATCH = 200  # records between two requests: far fewer than fit in the ring
 
 
 class Cgroup:
-    """A memory cgroup of its own below that of this process, of either version; none where it may not be made."""
+    """A memory cgroup below that of this process, of either version. Without a path if it can't be made."""
 
     def __init__(self, limit: int) -> None:
         own = pathlib.Path("/proc/self/cgroup").read_text()
@@ -61,11 +61,11 @@ class Cgroup:
             self.path = None
 
     def prefix(self) -> tuple[str, ...]:
-        """What starts a command in it."""
+        """Returns the words that start a command in it."""
         return ("sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh") if self.path else ()
 
     def peak(self) -> int:
-        """The most that was used; 0 if nobody can tell."""
+        """Returns the peak of its memory; 0 if it is unknown."""
         return int(self.peak_file.read_text()) if self.path and self.peak_file.exists() else 0
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Cgroup:
 
 
 def resident(daemon: Daemon) -> int:
-    """Memory that is the daemon's alone, or shared and mapped by it."""
+    """Returns the daemon's private memory and the shared memory that it maps."""
     return sum(bytes_of(daemon, name) for name in ("RssAnon", "RssShmem"))
 
 
@@ -101,7 +101,7 @@ def daemon():
 
 
 def is_as_before(daemon: Daemon) -> None:
-    """Nothing is held for those who have gone, and others are served."""
+    """Checks that nothing is held for clients that have gone, and that others are served."""
     wait_empty(daemon)
     with HealthyPair(daemon) as pair:
         pair.goes_on()
@@ -109,17 +109,17 @@ def is_as_before(daemon: Daemon) -> None:
 
 
 def is_what_is_charged(daemon: Daemon) -> None:
-    """The daemon's own memory is what was charged, and what it needs for itself."""
+    """Checks that the daemon's own memory is what is charged plus what it needs for itself."""
     told = ask(daemon, "status")
     print({name: value for name, value in told.items() if "heap" in name}, resident(daemon))
     assert told["heap_used_bytes"] <= told["heap_bytes"]
-    # What was freed just now goes back in a moment.
+    # Memory that was just freed goes back a moment later.
     if not SANITIZED:
         eventually(lambda: bytes_of(daemon, "RssAnon") <= told["heap_used_bytes"] + 16 * MIB)
 
 
 def until_failed(client: RawClient, records, failed: int, batch: int = BATCH) -> tuple[int, str]:
-    """Submits them until one fails; how many were submitted, and why it failed."""
+    """Submits records until one fails; returns how many were submitted, and why it failed."""
     records = iter(records)
     count = 0
     while True:
@@ -142,7 +142,7 @@ def make_objects(client: RawClient) -> tuple[int, str]:
 
 
 def start_ops(client: RawClient) -> tuple[int, str]:
-    """In one group after another, until there is no room for an op or for a seat."""
+    """Starts ops in one group after another, until there is no room for an op or a seat."""
     for i in range(1000):
         joined, _ = client.ask("Join", group=f"{client.id} {i}", rank=0, world_size=2, timeout_ms=30_000)
         if joined.name == "Failure":
@@ -168,7 +168,7 @@ def start_ops_with_keys(client: RawClient) -> tuple[int, str]:
 
 
 def fail_ops(client: RawClient) -> tuple[int, str]:
-    """Ops that fail at once, and whose outcome nobody comes for; at last nobody can pay for remembering one."""
+    """Starts ops that fail at once and that no other rank calls, until nobody can pay for remembering one more."""
     for i in range(500):
         joined, _ = client.ask("Join", group=f"{client.id} {i}", rank=0, world_size=2, timeout_ms=1000)
         if joined.name == "Failure":
@@ -211,7 +211,7 @@ def attacked_by(daemon: Daemon, attack) -> RawClient:
     client.lines = []
     client.send("Hello", protocol=PROTOCOL, name="hostile", rings=True)
     welcome, fds = client.receive()
-    if welcome.name == "Failure":  # nothing is left for a connection
+    if welcome.name == "Failure":  # there is no room for a connection
         assert CODES[welcome.code] == "quota_exceeded"
         return client
     client.welcomed(welcome, fds)
@@ -224,7 +224,7 @@ def attacked_by(daemon: Daemon, attack) -> RawClient:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_what_clients_want_kept(attack, daemon):
-    # One leaves enough for others of its user.
+    # One client leaves enough for others of its user.
     with HealthyPair(daemon) as pair:
         clients = [attacked_by(daemon, attack)]
         pair.goes_on()
@@ -239,7 +239,7 @@ def test_what_clients_want_kept(attack, daemon):
 
 @pytest.mark.parametrize("bytes_each", [40_000, 100_000])
 def test_what_descriptions_took_is_given_back_with_them(bytes_each, daemon):
-    """But for the last one, which lies behind all others."""
+    """All but the last one, which lies behind all others."""
     with RawClient(daemon) as client:
         own = client.lease(1 << 16)
         plain = manifest(own, 0, [1])
@@ -258,11 +258,11 @@ def test_what_descriptions_took_is_given_back_with_them(bytes_each, daemon):
 
 
 def test_replies_that_nobody_reads(daemon):
-    """Descriptions of a megabyte each, asked for over and over by many who don't read."""
+    """Many clients ask for descriptions of a megabyte over and over, and don't read the replies."""
     with RawClient(daemon) as maker:
         own = maker.lease(1 << 16)
         plain = manifest(own, 0, [1])
-        size = MIB - 4096  # about the most
+        size = MIB - 4096  # nearly the largest that is allowed
         large = plain[:8] + size.to_bytes(4, "little") + plain[12:] + b"s" * size
         maker.submit_in_parts(SEAL, seal(maker.object_id(1), large))
         incarnation = int(ask(daemon, "status")["incarnation"])
@@ -271,7 +271,7 @@ def test_replies_that_nobody_reads(daemon):
             for _ in range(30):
                 with contextlib.suppress(*CUT_OFF):
                     asker.send("Lookup", capability=(1, 2), object=maker.object_id(1), incarnation=incarnation)
-            # Who reads is served all the same, unless all that there is for its user is taken.
+            # A client that reads is served, unless all memory of its user is taken.
             assert asker is not askers[0] or maker.ask("Describe", object=maker.object_id(1))[0].name == "Object"
         is_what_is_charged(daemon)
         for asker in askers:
@@ -286,7 +286,7 @@ def large_manifest(segment: int, leaves: int, dims: int) -> bytes:
 
 
 def fill(daemon: Daemon, client: RawClient) -> None:
-    """Leases all memory that is left, and waits until it is there."""
+    """Leases all memory that is left, and waits until the daemon has it."""
     told = ask(daemon, "status")
     left = told["memory_bytes"] - told["memory_used_bytes"]
     while (reply := client.ask("Lease", bytes=left, timeout_ms=0))[0].name == "Failure":
@@ -305,7 +305,7 @@ def test_the_largest_descriptions_in_a_full_store(leaves, dims, daemon):
         client.submit_in_parts(SEAL, seal(object_id, large))
         fill(daemon, client)
         for _ in range(5):
-            # Both are answers; too large for the daemon is neither.
+            # Both are answers. The daemon must not end the connection.
             assert client.ask("Describe", object=object_id)[0].name in ("Object", "Failure")
         for work, (kind, ranks) in enumerate([(ALLREDUCE, 2), (SCAN, 3), (ALLREDUCE, 2), (SCAN, 3)]):
             client.submit(COMBINE, combine(work + 1, kind, ranks, [object_id] * ranks))
@@ -314,7 +314,7 @@ def test_the_largest_descriptions_in_a_full_store(leaves, dims, daemon):
 
 
 def test_completions_that_nobody_reads(daemon):
-    """Who never reads them is cut off before they take what is others'."""
+    """A client that never reads them is cut off before they take memory of others."""
     with HealthyPair(daemon) as pair:
         with RawClient(daemon) as client:
             seat = client.join("unread", 0, 1).seat
@@ -323,7 +323,7 @@ def test_completions_that_nobody_reads(daemon):
             while reply is None or reply.name == "StatusReply":
                 for _ in range(BATCH):
                     client.submit(CONTRIBUTE, contribute(next(work), seat, kind=ALLREDUCE))
-                with contextlib.suppress(*CUT_OFF):  # cut off already, and told why
+                with contextlib.suppress(*CUT_OFF):  # cut off already, with a reason
                     client.send("StatusQuery")
                 reply, _ = client.receive()
             assert CODES[reply.code] == "quota_exceeded"
@@ -333,7 +333,7 @@ def test_completions_that_nobody_reads(daemon):
 
 
 def lease_until_refused(client: RawClient) -> str:
-    """Segments of a page, each mapped by the daemon."""
+    """Leases segments of one page, each mapped by the daemon, until one is refused."""
     while True:
         answer, fds = client.ask("Lease", bytes=4096, timeout_ms=0)
         if answer.name == "Failure":
@@ -352,10 +352,10 @@ def fork_until_refused(client: RawClient) -> str:
 
 @pytest.mark.parametrize(("act", "large"), [(lease_until_refused, 104 * MIB), (fork_until_refused, 120 * MIB)])
 def test_what_the_kernel_keeps_for_small_things(act, large, many_descriptors, daemon):
-    """Of a store that is nearly full: its cgroup has no room for what is not charged."""
+    """The store is nearly full, so its cgroup has no room for uncharged memory."""
     with RawClient(daemon) as holder:
         holder.lease(large)
-        # The daemon touches it all.
+        # The daemon touches all of it.
         eventually(lambda: bytes_of(daemon, "RssShmem") >= large, True)
         clients = [RawClient(daemon) for _ in range(4)]
         for client in clients:

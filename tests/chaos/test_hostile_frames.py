@@ -1,4 +1,4 @@
-"""Whatever comes over the socket: a typed error or the end of that connection, and nothing for anybody else."""
+"""Whatever a client sends over the socket, it gets a typed error or its connection ends; nobody else notices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEED = 20
 
 
 def expect_farewell(daemon, pair, client: RawClient, code: str, what: str) -> None:
-    """The client is told why it is cut off, the log says who and why, and the daemon has nothing of it."""
+    """The client learns why it is cut off, the log says who and why, and the daemon keeps nothing of it."""
     told, reason = client.farewell()
     assert (told, what in reason) == (code, True), reason
     assert f"client {client.id}, hostile (pid {os.getpid()}): " in daemon.output()
@@ -71,7 +71,7 @@ def test_frames_at_the_wrong_time(body, daemon, pair):
 
 
 def bodiless() -> bytes:
-    """A frame that says StatusQuery and has no body: the vtable's third field is struck out."""
+    """Returns a StatusQuery frame without a body: the vtable's third field is cleared."""
     data = bytearray(STATUS)
     root = struct.unpack_from("<I", data)[0]
     vtable = root - struct.unpack_from("<i", data, root)[0]
@@ -84,7 +84,7 @@ def test_a_truncated_greeting(leaves, daemon, pair):
     client = RawClient(daemon, greet=False)
     client.send_bytes(frame("Hello", protocol=PROTOCOL)[:40])
     if not leaves:
-        # It stays silent, and is cut off for what it sent.
+        # The client stays silent, and is cut off for the frame that it sent.
         assert client.farewell()[0] == "invalid"
     client.close()
     pair.goes_on()
@@ -123,7 +123,7 @@ def test_a_record_without_end(daemon, pair):
             if reply.name != "Ok":
                 break
         assert (CODES[reply.code], "a record has more than" in reply.message) == ("invalid", True)
-        # What had come of it is dropped, and so is its charge.
+        # The daemon drops the parts that had come, and their charge.
         (own,) = [one for one in ask(daemon, "status")["clients"] if one["id"] == client.id]
         assert own["memory_bytes"] < 1 << 20
         pair.goes_on()
@@ -137,7 +137,7 @@ def test_an_empty_packet_is_an_end(daemon, pair):
 
 
 def valid_frames(client: RawClient) -> list[bytes]:
-    """One of each body that a client may send, but Stop: asked for by its own user, that is no attack."""
+    """Returns one frame of each body that a client may send, except Stop: its own user may end the daemon."""
     bodies = {
         "Lease": {"bytes": 1 << 20},
         "Join": {"group": "mutated", "rank": 0, "world_size": 2, "timeout_ms": 1000},

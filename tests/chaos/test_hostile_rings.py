@@ -1,4 +1,4 @@
-"""Whatever is written into the rings, and ids, sizes and holds that lie: believed by nobody, felt by nobody else."""
+"""Wrong bytes in the rings, and false ids, sizes and holds: the daemon believes none, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ I64_MAX = (1 << 63) - 1
 
 
 def ends(daemon, pair, client: RawClient, what: str, code: str = "invalid") -> None:
-    """The client is told why it is cut off, the log says who and why, and the daemon has nothing of it."""
+    """The client learns why it is cut off, the log says who and why, and the daemon keeps nothing of it."""
     told, reason = client.farewell()
     assert (told, what in reason) == (code, True), reason
     assert f"client {client.id}, hostile (pid {os.getpid()}): " in daemon.output()
@@ -177,7 +177,7 @@ def test_mutated_records(daemon, pair):
 
 @pytest.fixture
 def other(daemon, client):
-    """An honest client with a segment, an object in it, and a seat of a group of two."""
+    """Makes an honest client with a segment, an object in it, and a seat of a group of two."""
     with RawClient(daemon, greet=False) as other:
         other.greet("honest")
         other.segment = other.lease(1 << 20)
@@ -186,7 +186,7 @@ def other(daemon, client):
         other.seat = other.join("honest", 0, 2).seat
         assert other.ask("Describe", object=other.object)[0].name == "Object"
         yield other
-        # Still there, and all of its own is as it was.
+        # It is still there, and everything of it is as it was.
         assert other.ask("Describe", object=other.object)[0].name == "Object"
         assert other.ask("Leave", seat=other.seat)[0].name == "Ok"
         other.submit(RELEASE, struct.pack("<Q", other.object))
@@ -198,7 +198,7 @@ def test_requests_with_ids_of_nobody(client, pair):
     assert client.fails("Map", segment=nobody)[0] == "invalid"
     for body in ("Mapped", "HardSeal", "Return"):
         assert client.fails(body, segment=nobody)[0] == "denied"
-        # Of no segment is Mapped said of the rings, once.
+        # Mapped with segment 0 concerns the rings, and may be said once.
         assert client.fails(body, segment=0)[0] == ("invalid" if body == "Mapped" else "denied")
     assert client.fails("Leave", seat=nobody)[0] == "invalid"
     assert client.fails("Describe", object=I64_MAX)[0] == "object_lost"
@@ -230,7 +230,7 @@ def test_seals_of_what_is_not_ones_own(client, other, pair):
     assert sealing_fails(client, seal(client.object_id(101), manifest(other.segment, 0, [16]))) == "denied"
     assert sealing_fails(client, seal(other.object + 1, manifest(own, 0, [16]))) == "denied"
     assert sealing_fails(client, seal(client.object_id(102), manifest(own, 0, [1 << 20]))) == "invalid"
-    # An id names one object, also one that never came to be.
+    # An id names one object, even if that object's seal failed.
     assert sealing_fails(client, seal(client.object_id(102), manifest(own, 0, [16]))) == "invalid"
     assert sealing_fails(client, seal(client.object_id(103), manifest(own, 1 << 40, [16]))) == "invalid"
     assert sealing_fails(client, seal(client.object_id(104), manifest(own, 0, [16]), parent=other.object)) == "denied"
@@ -286,7 +286,7 @@ def test_leases_of_sizes_that_can_not_be(size, client, pair):
 
 
 def test_a_hostile_rank_fails_its_own_group_only(client, other, pair):
-    """It takes the free seat, disagrees, and goes."""
+    """It takes the free seat, disagrees, and leaves."""
     seat = client.join("honest", 1, 2).seat
     other.submit(CONTRIBUTE, contribute(1, other.seat, kind=ALLREDUCE, objects=[other.object]))
     client.submit(CONTRIBUTE, contribute(1, seat, kind=BARRIER))
@@ -300,7 +300,7 @@ def test_a_hostile_rank_fails_its_own_group_only(client, other, pair):
 
 
 def test_completions_that_nobody_reads(daemon, pair, client):
-    """The daemon keeps a bounded backlog for it, and then ends the connection."""
+    """The daemon keeps a bounded backlog for the client, and then ends the connection."""
     record = client.record(CONTRIBUTE, contribute(1, 99, kind=BARRIER, key=b"a key"))
     assert RING_BYTES % len(record) == 0
     ringful = record * (RING_BYTES // len(record))
@@ -319,7 +319,7 @@ def was_closed(daemon, client: int) -> bool:
 
 def test_a_reading_position_that_lies(daemon, pair, client):
     client.word(COMPLETION_HEAD, 1 << 50)
-    # More outcomes than the ring has room for.
+    # There are more outcomes than fit in the ring.
     record = client.record(CONTRIBUTE, contribute(1, 99, kind=BARRIER))
     client.write(record * (RING_BYTES // len(record)))
     client.publish(client.tail)
@@ -327,7 +327,7 @@ def test_a_reading_position_that_lies(daemon, pair, client):
 
 
 def test_replies_that_nobody_reads(daemon, pair, client):
-    """The daemon stops to read what it asks; all is answered once it does read."""
+    """The daemon stops reading the client's requests, and answers all once the client reads."""
     asked = client.send_until_blocked("ClientsQuery")
     pair.goes_on()
     for _ in range(asked):

@@ -1,4 +1,4 @@
-"""What clients ask for that has to wait for others' rings."""
+"""Requests of clients that have to wait for the rings of others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_lookup_of_what_its_maker_has_published_and_nobody_has_read(daemon, ri
         assert asker.name_of_next() == "Welcome"
         segment = maker.lease(1 << 16)
         for number in range(1, 101):
-            # The daemon is not told that there is something in the ring.
+            # The daemon gets no wake-up for the record in the ring.
             maker.ring_doorbell = lambda: None
             maker.submit(SEAL, seal(maker.object_id(number), manifest(segment, 64 * number, [1])))
             wanted = {"object": maker.object_id(number), "incarnation": incarnation}
@@ -37,7 +37,7 @@ def test_a_lookup_of_what_its_maker_has_published_and_nobody_has_read(daemon, ri
 
 
 class Watched:
-    """A descriptor that very many epoll sets watch: whoever tells or closes it walks all of them."""
+    """A descriptor that very many epoll sets watch: the kernel walks all of them when it is signalled or closed."""
 
     def __init__(self, descriptor):
         self._copies = [os.dup(descriptor) for _ in range(500)]
@@ -57,7 +57,7 @@ class Watched:
 
 
 def test_a_client_whose_socket_is_watched_by_very_many_is_cut_off(daemon, pair):
-    """Each send walks all of them. So many take far longer than a client is given."""
+    """Each send walks all of them. That takes far longer than a client is allowed."""
     client = RawClient(daemon)
     assert client.survives()
 
@@ -75,7 +75,7 @@ def test_a_client_whose_socket_is_watched_by_very_many_is_cut_off(daemon, pair):
 
 
 def time_on_cores(daemon) -> tuple[int, int]:
-    """Of the control thread, and of all others."""
+    """Returns the time of the control thread, and that of all other threads."""
     times = {
         task.name: int((task / "schedstat").read_text().split()[0])
         for task in pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()
@@ -89,7 +89,7 @@ def descriptors_held(daemon) -> int:
 
 
 def test_a_life_line_that_very_many_watch_is_closed_by_a_thread_of_the_pool(daemon, pair):
-    """Its other end is only shut down, so closing this one tells all of them."""
+    """Its other end is only shut down, so closing this end walks all of them."""
     with RawClient(daemon) as client:
         _, [line] = client.ask("Fork")
         with socket.socket(fileno=line) as other_end, Watched(other_end.fileno()):

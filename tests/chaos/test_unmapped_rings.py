@@ -1,5 +1,6 @@
 """Rings are sealed once their client has mapped them. Before that the daemon neither reads nor writes them: any process
-with the descriptor can punch holes into them and let others wait there. They are unmapped where nobody waits."""
+with the descriptor can punch holes into them and make others wait there. They are unmapped by a thread that nobody
+waits for."""
 
 from __future__ import annotations
 
@@ -34,14 +35,14 @@ libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_l
 
 
 def punch(fd: int) -> None:
-    """Gives all pages of the file back."""
+    """Punches a hole over the whole file."""
     if libc.fallocate(fd, KEEP_SIZE_AND_PUNCH_HOLE, 0, CHANNEL_BYTES) != 0:
         raise OSError(ctypes.get_errno(), "fallocate")
 
 
 @contextlib.contextmanager
 def connected(daemon, opens: bool):
-    """A client and its rings' file; opens: whether it says that it has mapped them."""
+    """Returns a client and the file of its rings; `opens` says whether it tells the daemon that it has mapped them."""
     with RawClient(daemon, greet=False) as client:
         client.send("Hello", protocol=PROTOCOL, name="hostile")
         welcome, fds = client.receive()
@@ -64,7 +65,7 @@ def test_nothing_is_read_or_written_before_they_are_mapped(daemon, pair):
         assert client.survives()
         assert (client.word(SUBMISSION_HEAD), client.word(COMPLETION_TAIL)) == (0, 0)
         assert client.ask("Mapped", segment=0)[0].name == "Ok"
-        # What it was to be told meanwhile comes now, and what it has written meanwhile is read.
+        # The completions that waited come now, and the daemon reads the records that waited.
         assert client.wait_completion(DONE)
         assert client.wait_completion(DONE)
 
@@ -90,7 +91,7 @@ def test_they_are_mapped_once_and_by_who_has_them(daemon, pair):
 
 @pytest.mark.parametrize("seals", [SEAL_SEAL, SEAL_SEAL | SEAL_FUTURE_WRITE])
 def test_a_client_that_forbids_to_seal_them(seals, daemon, pair):
-    """It is told so and ends; others go on, and nothing of it stays charged."""
+    """The client gets the reason and ends. Others go on, and nothing stays charged."""
     with connected(daemon, opens=False) as (client, rings):
         fcntl.fcntl(rings, fcntl.F_ADD_SEALS, seals)
         client.submit(CONTRIBUTE, b"no record")
@@ -103,7 +104,7 @@ def test_a_client_that_forbids_to_seal_them(seals, daemon, pair):
 
 
 def test_a_client_that_seals_them_itself(daemon, pair):
-    """No seal but the last one keeps the daemon from adding its own."""
+    """Only the last of these seals keeps the daemon from adding its own."""
     with connected(daemon, opens=False) as (client, rings):
         fcntl.fcntl(rings, fcntl.F_ADD_SEALS, SEAL_FUTURE_WRITE)
         assert client.ask("Mapped", segment=0)[0].name == "Ok"
@@ -113,7 +114,7 @@ def test_a_client_that_seals_them_itself(daemon, pair):
 
 
 def test_they_are_unmapped_and_sealed_by_other_threads(tmp_path):
-    """Who unmaps what others map may have to wait for them."""
+    """A thread that unmaps memory which others map may have to wait for them."""
     log = tmp_path / "calls"
     tracer = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", str(log), "-e", "trace=munmap,fcntl,madvise")
     daemon = Daemon("--memory", "64MiB", prefix=tracer, environment={"ASAN_OPTIONS": "detect_leaks=0"})

@@ -1,4 +1,4 @@
-"""Clients that meet another daemon than they expect: a typed error that says so, and no daemon started instead."""
+"""Clients that find another daemon than they expect get a typed error, and start no daemon instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CODE = {name: code for code, name in CODES.items()}
 
 @contextlib.contextmanager
 def pretender(answer: bytes, fds: int = 0, reads: bool = True):
-    """Something that listens where a daemon should, and gives one answer to all who come."""
+    """Listens where a daemon should, and gives the same answer to every client."""
     kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryDirectory(prefix="muster-") as folder, socket.socket(*kind) as listener:
         path = str(pathlib.Path(folder) / "d.sock")
@@ -68,15 +68,15 @@ ANSWERS = {
     "a newer daemon": (frame("Welcome", 1, protocol=PROTOCOL + 1, version="9"), 3, "Invalid", NEWER),
     "a daemon that is full": (frame("Goodbye", 0, **TOO_MANY), 0, "QuotaExceeded", "7 clients are connected"),
     "no daemon": (b"HTTP/1.1 400 Bad Request", 0, "Invalid", "not a frame of this protocol"),
-    "a Welcome without rings": (frame("Welcome", 1, protocol=PROTOCOL, version="1"), 0, "Invalid", "is no musterd"),
-    "another answer": (frame("Ok", 1), 0, "Invalid", "is no musterd"),
+    "a Welcome without rings": (frame("Welcome", 1, protocol=PROTOCOL, version="1"), 0, "Invalid", "is not a musterd"),
+    "another answer": (frame("Ok", 1), 0, "Invalid", "is not a musterd"),
 }
 
 
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("reads", [True, False])
 def test_libmuster_meets(name, reads):
-    """reads: False: it answers and closes before it has read what was asked, as one does that refuses at once."""
+    """If `reads` is False, it answers and closes before it has read the request, like a daemon that refuses at once."""
     answer, fds, error, what = ANSWERS[name]
     with pretender(answer, fds, reads) as daemon, ranks(daemon, init, 1, context=WARM) as (_, results):
         _, good, told = results.get(timeout=PATIENCE_S)

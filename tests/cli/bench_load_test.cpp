@@ -1,4 +1,4 @@
-// Whether other processes kept the machine busy, from what the kernel counts.
+// Detects whether other processes kept the machine busy, from the kernel's counters.
 #include <catch2/catch.hpp>
 
 #include "bench/load.hpp"
@@ -21,26 +21,26 @@ const std::string proc_stat =
 
 }  // namespace
 
-TEST_CASE("what cores worked is all but idle time and waiting, without what guests used twice") {
+TEST_CASE("busy time is all but idle time and waiting, and counts the time of guests once") {
   CHECK(busy_us_of(proc_stat, 10e3, [](unsigned cpu) { return cpu == 0; }) == (10 + 2 + 3 + 6 + 7 + 8) * 10e3);
   CHECK(busy_us_of(proc_stat, 10e3, [](unsigned cpu) { return cpu == 12; }) == 1500 * 10e3);
   CHECK(busy_us_of(proc_stat, 1, every) == 36 + 360 + 1500);
 }
 
-TEST_CASE("a text that tells of none of the cores tells nothing") {
+TEST_CASE("a text without any of the cores gives no load") {
   for (const char* text : {"", "cpu 1 2 3", "cpux 1 2 3", "nothing"}) CHECK_FALSE(busy_us_of(text, 1, every));
   CHECK_FALSE(busy_us_of(proc_stat, 1, [](unsigned) { return false; }));
 }
 
-TEST_CASE("the others' share is what the benchmark itself did not use") {
+TEST_CASE("the share of others is the busy time that the benchmark did not use") {
   CHECK(others_share({second, 2, 2 * second, second}) == 0.5);
   CHECK(others_share({second, 4, second, second}) == 0);
-  // Ticks are coarse: the benchmark may seem to have used more than all, or others more than there is.
+  // Ticks are coarse: the benchmark may seem to have used more than everything, or others more than there is.
   CHECK(others_share({second, 4, second, 1.1 * second}) == 0);
   CHECK(others_share({second, 1, 1.2 * second, 0}) == 1);
 }
 
-TEST_CASE("of a short time, or of cores that nothing is known of, it can't be said") {
+TEST_CASE("a short time, or unknown cores, give no share of others") {
   CHECK_FALSE(others_share({load_wall_us_min - 1, 2, second, 0}));
   CHECK(others_share({load_wall_us_min, 2, second, 0}));
   CHECK_FALSE(others_share({second, 0, second, 0}));
@@ -56,14 +56,14 @@ TEST_CASE("stretches of time add up") {
   CHECK(others_share(load) == 0.375);
 }
 
-TEST_CASE("a busy machine is told of, a quiet one and an unknown one are not") {
+TEST_CASE("a busy machine is reported, a quiet one and an unknown one are not") {
   CHECK_FALSE(is_busy(std::nullopt));
   CHECK_FALSE(is_busy(0.0));
   CHECK_FALSE(is_busy(busy_share_min / 2));
   CHECK(is_busy(busy_share_min));
   CHECK(is_busy(1.0));
   CHECK(load_line({second, 2, 2 * second, second}) ==
-        "# the machine was busy: other processes used 50 % of 2 cores; on a quiet one times are shorter\n");
+        "# the machine was busy: other processes used 50 % of 2 cores; times are shorter on a quiet machine\n");
   CHECK(load_line({second, 2, second, second}).empty());
   CHECK(load_line({1, 2, 2, 0}).empty());
 }

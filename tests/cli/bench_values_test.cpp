@@ -1,4 +1,4 @@
-// The benchmark's values: exact in every dtype, and any error in a result is found.
+// The benchmark's values are exact in every dtype, and the check finds any error in a result.
 #include <catch2/catch.hpp>
 
 #include <cmath>
@@ -22,7 +22,7 @@ std::vector<T> values(const Round& round, const Piece& piece, std::uint64_t coun
   return found;
 }
 
-/// Folds the ranks' inputs in T, as a daemon would.
+/// Folds the ranks' inputs in T, like the daemon.
 template <class T, class Fold>
 std::vector<T> fold_of(const Round& round, int part, std::uint64_t count, Fold fold) {
   auto total = values<T>(round, {0, part, false}, count);

@@ -12,11 +12,11 @@ import termios
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATIENCE_S = 60  # a bound for what must happen; nothing waits for it when all is well
+PATIENCE_S = 60  # bounds how long something may take; no test waits this long when all is well
 
 
 def find_muster() -> str:
-    """$MUSTER_CLI, else the one on PATH, else the newest build in the tree."""
+    """Returns $MUSTER_CLI, or the `muster` on PATH, or the newest build in the checkout."""
     given = os.environ.get("MUSTER_CLI") or shutil.which("muster")
     if given:
         return given
@@ -39,7 +39,7 @@ def wait_gone(pid: int) -> None:
 
 
 class Terminal:
-    """A terminal without a screen: what programs write to it can be read, and keys be pressed."""
+    """A terminal without a screen: tests can read what programs write to it, and press keys."""
 
     def __init__(self, columns: int = 100, rows: int = 30):
         self.leader, self.follower = os.openpty()
@@ -53,31 +53,31 @@ class Terminal:
         os.write(self.leader, keys.encode())
 
     def read_until(self, text: str) -> str:
-        """What programs write, up to a piece that has the text."""
+        """Returns what programs write, up to a piece that has the text."""
         shown = ""
         while text not in shown:
             shown += self.read()
         return shown
 
     def read(self) -> str:
-        """A piece of what programs write."""
+        """Returns a piece of what programs write."""
         piece = self._read()
         assert piece, "no program has the terminal open any more"
         return piece
 
     def read_all(self) -> str:
-        """Until no program has the terminal open any more."""
+        """Reads until no program has the terminal open any more."""
         self.let_go()
         return "".join(iter(self._read, ""))
 
     def let_go(self) -> None:
-        """Leaves the terminal to the programs that were started on it."""
+        """Closes this process's end of the programs' side; the programs keep the terminal."""
         if self.follower >= 0:
             os.close(self.follower)
         self.follower = -1
 
     def hang_up(self) -> None:
-        """As when its window is closed."""
+        """Does what happens when the terminal's window is closed."""
         if self.leader >= 0:
             os.close(self.leader)
         self.leader = -1
@@ -105,7 +105,7 @@ class Muster:
         self.folder = folder
         self.socket = str(folder / "s")
         self.processes: list[subprocess.Popen] = []
-        # Without what is meant for the interpreter alone (a sanitizer's runtime): ranks are any programs.
+        # Drops variables for the interpreter alone (a sanitizer's runtime): ranks may be any programs.
         dropped = ("MUSTER_", "LD_PRELOAD", "PYTHONMALLOC")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         self.env["MUSTER_SOCKET"] = self.socket
@@ -118,7 +118,7 @@ class Muster:
         return subprocess.run([self.path, *words], capture_output=True, text=True, timeout=PATIENCE_S, **options)
 
     def start(self, *words: str, **options) -> subprocess.Popen:
-        """In the background, with pipes; ended by close() at the latest."""
+        """Starts it in the background, with pipes; close() ends it at the latest."""
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         options.setdefault("stdin", subprocess.DEVNULL)
@@ -127,20 +127,20 @@ class Muster:
         return process
 
     def start_on(self, terminal: Terminal, *words: str, **streams) -> subprocess.Popen:
-        """In the foreground of the terminal, which all streams are, but those that are given."""
+        """Starts it in the foreground of the terminal. All streams are the terminal, except those that are given."""
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.follower) | streams
-        # The terminal that --ctty takes is its stdin.
+        # --ctty takes the terminal of its stdin.
         command = ["setsid", "--ctty", self.path, *words]
         process = subprocess.Popen(command, text=True, env=self.env, **streams)
         self.processes.append(process)
         return process
 
     def run_python(self, ranks: int, program: str, *words: str, **options) -> subprocess.CompletedProcess:
-        """`muster run` of a Python program given as text; `words` come before the --."""
+        """Runs `muster run` with a Python program given as text; `words` come before the --."""
         return self("run", "-n", str(ranks), *words, "--", sys.executable, "-c", program, **options)
 
     def status_once(self, condition) -> dict:
-        """What `muster status --json` tells when the condition first holds of it."""
+        """Waits until the condition holds for the output of `muster status --json`, and returns that."""
         until = time.monotonic() + PATIENCE_S
         while True:
             done = self("status", "--json")
@@ -150,7 +150,7 @@ class Muster:
             assert time.monotonic() < until, told
 
     def close(self) -> None:
-        """Ends what the test started, the daemon too."""
+        """Ends everything that the test started, including the daemon."""
         for process in self.processes:
             process.kill()
             process.wait()

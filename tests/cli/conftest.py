@@ -1,4 +1,4 @@
-"""The `muster` command is tested as a user meets it: the real executable, a real daemon on a socket of its own."""
+"""Tests the `muster` command as a user would: the real executable, and a real daemon on a socket of its own."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-// What `muster doctor` makes of a limit that this machine need not have.
+// What `muster doctor` reports about a limit that this machine need not have.
 #include <catch2/catch.hpp>
 
 #include "doctor/check.hpp"
@@ -6,7 +6,7 @@
 namespace muster::cli {
 namespace {
 
-TEST_CASE("fewer memory mappings than usual are warned of, with the number to set") {
+TEST_CASE("fewer memory mappings than usual give a warning, with the number to set") {
   const auto few = check_mappings(65'529);
   CHECK(few.health == Health::warn);
   CHECK(few.found.find("65529") != std::string::npos);

@@ -1,4 +1,4 @@
-// JSON that any reader takes, whatever names and texts users chose.
+// JSON that any reader can parse, whatever names and texts users chose.
 #include <catch2/catch.hpp>
 
 #include <limits>

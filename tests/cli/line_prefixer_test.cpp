@@ -1,4 +1,4 @@
-// Lines of a rank's output, cut from bytes however they come.
+// Cuts a rank's output into lines, however its bytes are split.
 #include <catch2/catch.hpp>
 
 #include "run/line_prefixer.hpp"
@@ -33,14 +33,14 @@ TEST_CASE("a line is shown only when it is whole") {
   CHECK(prefixer.finish().empty());
 }
 
-TEST_CASE("a line beyond the bound is continued, and no byte is lost") {
+TEST_CASE("a line beyond the limit is continued, and no byte is lost") {
   LinePrefixer prefixer("[0]");
   const std::string text(LinePrefixer::line_bytes_max + 3, 'x');
   const std::string first = "[0] " + std::string(LinePrefixer::line_bytes_max, 'x') + "\n";
   CHECK(all_of(prefixer, text + "\ny\n", 1000) == first + "[0]+ xxx\n[0] y\n");
 }
 
-TEST_CASE("of a progress bar's states one per interval is shown, and the last one always") {
+TEST_CASE("a progress bar shows one state per interval, and always the last one") {
   LinePrefixer prefixer("[0]");
   CHECK(prefixer.take("\r1%\r2%\r3%", start) == "[0] 1%\n");
   CHECK(prefixer.take("\r4%\r", start + LinePrefixer::redraw_interval / 2).empty());
@@ -49,7 +49,7 @@ TEST_CASE("of a progress bar's states one per interval is shown, and the last on
   CHECK(prefixer.take("\n", start + LinePrefixer::redraw_interval) == "[0] 7%\n");
 }
 
-TEST_CASE("a bar that nothing follows is shown at the end") {
+TEST_CASE("a bar without anything after it is shown at the end") {
   LinePrefixer prefixer("[0]");
   CHECK(prefixer.take("\r1%\r2%\r", start) == "[0] 1%\n");
   CHECK(prefixer.finish() == "[0] 2%\n");

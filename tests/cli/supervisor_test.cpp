@@ -1,4 +1,4 @@
-// What muster run does when ranks end and signals come, without any process.
+// What muster run does when ranks end and signals arrive, tested without any process.
 #include <catch2/catch.hpp>
 
 #include <csignal>
@@ -40,7 +40,7 @@ TEST_CASE("a rank that ends well ends only what it left behind") {
   CHECK_FALSE(supervisor.failure());
 }
 
-TEST_CASE("the first failure ends all: asked first, killed after the grace") {
+TEST_CASE("the first failure ends all: SIGTERM first, SIGKILL after the grace period") {
   Supervisor supervisor(3, 5s, OnFailure::end_all);
   CHECK(who_gets(supervisor.on_endings({{1, Ending{7, 0}}}, start), SIGTERM) == Ranks{1, 0, 2});
   CHECK(supervisor.failure()->rank == 1);
@@ -57,7 +57,7 @@ TEST_CASE("the first failure ends all: asked first, killed after the grace") {
   CHECK(who_gets(supervisor.on_time(start + 5s), SIGKILL) == Ranks{2});
 }
 
-TEST_CASE("of failures found at once, the kill is the cause") {
+TEST_CASE("if several failures are found at once, the killed rank counts as the cause") {
   Supervisor supervisor(3, 5s, OnFailure::end_all);
   static_cast<void>(supervisor.on_endings({{0, Ending{1, 0}}, {2, Ending{0, SIGKILL}}}, start));
   CHECK(supervisor.failure()->rank == 2);
@@ -65,7 +65,7 @@ TEST_CASE("of failures found at once, the kill is the cause") {
   CHECK(supervisor.ran_then() == 1);
 }
 
-TEST_CASE("ranks that keep going outlive the others' failures, and the first one counts") {
+TEST_CASE("with --keep-going ranks go on after failures of others, and the first failure counts") {
   Supervisor supervisor(3, 5s, OnFailure::keep_going);
   CHECK(who_gets(supervisor.on_endings({{1, Ending{7, 0}}}, start), SIGTERM) == Ranks{1});
   CHECK(supervisor.went_on());
@@ -82,7 +82,7 @@ TEST_CASE("ranks that keep going outlive the others' failures, and the first one
   CHECK(supervisor.failures() == 2);
 }
 
-TEST_CASE("who asks to end ends those that keep going, too") {
+TEST_CASE("a request to end also ends ranks that keep going") {
   Supervisor supervisor(3, 5s, OnFailure::keep_going);
   static_cast<void>(supervisor.on_endings({{1, Ending{7, 0}}}, start));
   supervisor.on_group_gone(1);
@@ -92,7 +92,7 @@ TEST_CASE("who asks to end ends those that keep going, too") {
   CHECK(supervisor.failure()->rank == 1);
 }
 
-TEST_CASE("signals are passed on; asking twice insists, three times kills") {
+TEST_CASE("signals are passed on; the second request to end insists, the third kills") {
   Supervisor supervisor(2, 5s, OnFailure::end_all);
   CHECK(who_gets(supervisor.on_signal(SIGUSR1, start), SIGUSR1) == Ranks{0, 1});
   CHECK(supervisor.forwarded() == 0);

@@ -1,4 +1,4 @@
-// What rank 0 draws on the terminal, and lines of other ranks that come in between.
+// What rank 0 draws on the terminal, and lines of other ranks in between.
 #include <catch2/catch.hpp>
 
 #include "run/terminal_line.hpp"
@@ -19,7 +19,7 @@ std::string interrupted(std::string_view text, const TerminalAbility& ability = 
 
 }  // namespace
 
-TEST_CASE("between whole lines of rank 0 others write as they are") {
+TEST_CASE("between whole lines of rank 0 other ranks' lines are written unchanged") {
   for (const char* text : {"", "one\n", "one\r\n", "\r50%\r100%\n", "\n\n"}) CHECK(interrupted(text) == other);
 }
 
@@ -57,7 +57,7 @@ TEST_CASE("a line that can't be drawn again is ended, and forgotten") {
   CHECK(interrupted("loading...", {80, false}) == "\n" + other);
 }
 
-TEST_CASE("what has no columns doesn't count, and what has two counts twice") {
+TEST_CASE("characters without width don't count, and wide ones count twice") {
   const std::string full(20, 'x');
   CHECK(interrupted("\x1b[1m" + full) == "\r\x1b[K[1] hello\n\x1b[1m" + full);
   CHECK(interrupted("\u2588\u2588" + full.substr(2)).starts_with("\r"));
@@ -65,7 +65,7 @@ TEST_CASE("what has no columns doesn't count, and what has two counts twice") {
   CHECK(interrupted("\u6f22" + full.substr(1)).starts_with("\n"));
 }
 
-TEST_CASE("at the end a line is ended if something is on it") {
+TEST_CASE("at the end an unfinished line is ended if it is not empty") {
   const auto finished = [](std::string_view text) {
     TerminalLine line;
     line.take(text);
@@ -78,7 +78,7 @@ TEST_CASE("at the end a line is ended if something is on it") {
   CHECK(finished("[##]\r    \r") == "\r");
 }
 
-TEST_CASE("the last words are the last line with something on it") {
+TEST_CASE("the last words are the last line that is not blank") {
   const auto words = [](std::string_view text) {
     TerminalLine line;
     line.take(text);

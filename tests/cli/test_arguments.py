@@ -1,4 +1,4 @@
-"""The command line: help, versions, misuse, and the words of messages."""
+"""The command line: help, versions, misuse, and messages."""
 
 import re
 import subprocess
@@ -68,15 +68,15 @@ def test_misuse_is_told_with_a_next_step(muster, words):
         (("bench", "allreduxe"), "'allreduxe' is none of: allreduce, reduce, broadcast, allgather, gather, scatter, "),
         (("bench", "allreduce", "-o", "max2"), "--op: 'max2' is none of: sum, prod, min, max, mean, band, "),
         (("bench", "allreduce", "-d", "f"), "--datatype: 'f' is none of: bool, int8, int16, int32, int64, uint8, "),
-        (("stop", "--timeout", "abc"), "--timeout: 'abc' is no number from 0 to 86400"),
-        (("run", "-n", "two", "true"), "--ranks: 'two' is no whole number from 1 to 1024"),
-        (("ls", "--limit", "-1"), "--limit: '-1' is no whole number from 0 to 1000000000"),
+        (("stop", "--timeout", "abc"), "--timeout: 'abc' is not a number from 0 to 86400"),
+        (("run", "-n", "two", "true"), "--ranks: 'two' is not a whole number from 1 to 1024"),
+        (("ls", "--limit", "-1"), "--limit: '-1' is not a whole number from 0 to 1000000000"),
         (("ls", "--limit"), "--limit needs a value"),
         (("status", "--socket", "a", "--socket", "b"), "--socket takes one value, and can be given once"),
         (("status", "--json=maybe"), "--json takes no value"),
         (("run", "--gruop", "x", "true"), "there is no option --gruop"),
         (("run", "-n", "2", "true", "--", "true"), "'true' stands before --, and the program comes after it"),
-        (("run", "-n", "1025", "true"), "--ranks: '1025' is no whole number from 1 to 1024"),
+        (("run", "-n", "1025", "true"), "--ranks: '1025' is not a whole number from 1 to 1024"),
     ],
 )
 def test_what_is_wrong_with_the_words_is_told(muster, words, told):

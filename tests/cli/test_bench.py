@@ -1,4 +1,4 @@
-"""`muster bench`: every collective, verified; figures in the shape that others parse."""
+"""`muster bench`: every collective is verified, and the figures have the format that others parse."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_busbw_is_nccl_tests(muster):
 
 @pytest.fixture
 def busy_cores():
-    """One process for each core that works all the time."""
+    """Runs one process for each core that works all the time."""
     hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in os.sched_getaffinity(0)]
     yield
     for hog in hogs:
@@ -159,7 +159,7 @@ def test_a_store_that_is_too_small(muster):
 def test_it_leaves_the_store_empty(muster):
     muster("start", "--memory", "256MiB")
     assert bench_status(muster) == 0
-    # The daemon learns of their ends a moment later.
+    # The daemon notices their ends a moment later.
     told = muster.status_once(lambda told: told["clients"] == [] and told["objects"] == told["groups"] == 0)
     assert told["ops_failed"] == 0
     assert told["bytes_copied"] == 0
@@ -170,7 +170,7 @@ def bench_status(muster):
 
 
 def endless(muster, timeout_s=PATIENCE_S):
-    """A benchmark that goes on until something happens to it, once its ranks work; with the ranks' pids in order."""
+    """Starts an endless benchmark; yields it, once its ranks work, with the ranks' pids in order."""
     muster("start", "--memory", "256MiB")
     process = muster.start(
         "bench", "allreduce", "-n", "3", "-b", "1K", "-e", "1K", "-i", "1000000", "-T", str(timeout_s)

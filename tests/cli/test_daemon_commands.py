@@ -14,7 +14,7 @@ from cli_harness import PATIENCE_S, wait_gone
 
 MIB = 1 << 20
 
-# Holds a benchmark's ranks in place: a group of two, of which one never comes.
+# Keeps a benchmark's ranks in place: a group of two, one of which never comes.
 WAIT_IN_GROUP = ("bench", "allreduce", "-n", "1", "-b", "1M", "-e", "1M", "-w", "0", "-i", "1000000")
 
 
@@ -170,7 +170,7 @@ def test_a_budget_that_can_hold_nothing_is_refused(muster, words, budget):
 
 
 def options_in_help(program):
-    """Flag -> placeholder and meaning."""
+    """Returns a dict from each flag to its placeholder and meaning."""
     text = subprocess.run([program, *HELP_OF[program.name]], capture_output=True, text=True, check=True).stdout
     return {found[1]: found[2].split() for found in re.finditer(r"^  (--[a-z-]+) (.*)$", text, re.MULTILINE)}
 
@@ -257,7 +257,7 @@ def test_the_least_budget_holds_something(muster):
 
 
 def test_a_budget_that_the_machine_does_not_have_is_said(muster):
-    """It may start: nothing is taken before arrays are there."""
+    """The daemon may start: it takes no memory before there are arrays."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gib = machine // 2**30 + 2
     started = muster("start", "--memory", f"{gib}GiB")
@@ -318,7 +318,7 @@ def test_a_daemon_ends_with_3_where_another_one_serves(muster):
 
 
 def test_stop_ends_a_run_that_uses_the_daemon(muster):
-    process, _ = busy(muster)  # attached: until then it would start another daemon, and go on with that
+    process, _ = busy(muster)  # waits until it is connected: it would start another daemon before
     assert muster("stop").returncode == 0
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 3, errors
@@ -327,7 +327,7 @@ def test_stop_ends_a_run_that_uses_the_daemon(muster):
 
 
 def busy(muster):
-    """A benchmark in the background, once its group is there."""
+    """Starts a benchmark in the background, and returns once its group is there."""
     muster("start", "--memory", "256MiB")
     process = muster.start(*WAIT_IN_GROUP)
     while True:
@@ -368,7 +368,7 @@ def children_of(pid):
 
 
 def objects_once_there(muster):
-    """Objects come and go with each round; some query sees one."""
+    """Asks until a query sees objects: they come and go with each round."""
     while True:
         objects = json.loads(muster("ls", "--json").stdout)["objects"]
         if objects:
@@ -400,4 +400,4 @@ def test_run_leaves_nothing_behind_in_the_store(muster):
     muster("start", "--memory", "64MiB")
     done = muster("run", "-n", "2", "--", sys.executable, "-c", "pass")
     assert done.returncode == 0, done.stderr
-    muster.status_once(lambda told: told["clients"] == [])  # the daemon learns of their ends a moment later
+    muster.status_once(lambda told: told["clients"] == [])  # the daemon notices their ends a moment later

@@ -1,4 +1,4 @@
-"""`muster doctor` finds what is there and what is not."""
+"""`muster doctor` finds what the machine has and what it lacks."""
 
 import json
 import os

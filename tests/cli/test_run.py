@@ -8,9 +8,9 @@ import sys
 import pytest
 from cli_harness import PATIENCE_S, wait_gone
 
-# A rank that tells its pid and then waits to be ended.
+# A rank that prints its pid and then waits until it is ended.
 WAIT = "import os, signal; print('pid', os.getpid(), flush=True); signal.pause()"
-# The same with a child in its group, which is told of too.
+# The same with a child in its group; its pid is printed, too.
 WAIT_WITH_CHILD = """
 import os, signal, subprocess
 child = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -21,7 +21,7 @@ signal.pause()
 
 
 def read_pids(process, count):
-    """The pids that ranks told, as many as are expected."""
+    """Reads `count` pids that ranks print."""
     pids = []
     while len(pids) < count:
         line = process.stdout.readline()
@@ -61,7 +61,7 @@ def test_output_and_errors_go_their_own_ways(muster):
 
 
 def test_lines_of_several_ranks_never_mix_inside(muster):
-    # Written in odd pieces, each by a system call of its own, most lines longer than a pipe takes at once.
+    # Written in odd pieces, each by its own system call; most lines are longer than a pipe takes at once.
     program = """
 import os
 rank = os.environ["MUSTER_RANK"]
@@ -153,7 +153,7 @@ print("went on")
 
 def test_with_keep_going_the_status_is_that_of_the_first_failure(muster):
     gate = str(muster.folder / "gate")
-    os.mkfifo(gate)  # rank 1 fails once the test has been told of rank 0
+    os.mkfifo(gate)  # rank 1 fails after the test has read about rank 0
     program = """
 import os, sys
 if os.environ["MUSTER_RANK"] == "0":
@@ -170,7 +170,7 @@ sys.exit(9)
 
 
 def test_with_keep_going_ctrl_c_ends_all(muster):
-    # Rank 1 ends by the signal. Rank 0 ignores it, and is asked to end because rank 1 did.
+    # Rank 1 ends by the signal. Rank 0 ignores it, and gets SIGTERM because rank 1 ended.
     program = """
 import os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -246,7 +246,7 @@ os.close(os.open(sys.argv[1], os.O_RDONLY))
 sys.exit(3)
 """
     gate = str(muster.folder / "gate")
-    os.mkfifo(gate)  # rank 1 fails only once rank 0 ignores the signal
+    os.mkfifo(gate)  # rank 1 fails only after rank 0 ignores the signal
     done = muster("run", "-n", "2", "--grace", "0.2", "--", sys.executable, "-c", program, gate)
     assert done.returncode == 3
     wait_gone(int(re.search(r"pid (\d+)", done.stdout).group(1)))

@@ -1,4 +1,4 @@
-"""`muster run` on a terminal: rank 0 has one, too, and what it draws there is not torn by the others."""
+"""`muster run` on a terminal: rank 0 has one, too, and other ranks don't tear what it draws there."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def plain(muster):
 
 
 def lines_on_screen(shown):
-    """What a screen shows in the end: lines that were erased were drawn again."""
+    """Returns the lines that a screen shows in the end: erased lines were drawn again."""
     return [line for line in re.sub(r"[^\n]*\r\x1b\[K", "", shown).split("\r\n") if line]
 
 
@@ -74,7 +74,8 @@ print("\\rdone     ")
     assert process.wait(PATIENCE_S) == 0
 
 
-# Rank 0 begins a line, rank 1 writes when the test opens its gate, then rank 0 goes on when the test opens the other.
+# Rank 0 begins a line, rank 1 writes when the test opens its gate, and rank 0 goes on when the test opens rank 0's
+# gate.
 TWO_WRITERS = """
 import os, sys
 mine = sys.argv[1 + int(os.environ["MUSTER_RANK"])]
@@ -177,7 +178,7 @@ def test_all_of_a_large_output_arrives(muster, terminal):
 def test_a_process_that_keeps_the_terminal_open_is_not_waited_for(muster, terminal):
     gate = str(muster.folder / "gate")
     os.mkfifo(gate)
-    # In a session of its own, so that it doesn't end with its rank.
+    # It is in a session of its own, so that it doesn't end with its rank.
     program = f"import subprocess; subprocess.Popen(['cat', {gate!r}], start_new_session=True); print('x' * 100_000)"
     process = start(muster, terminal, 1, program)
     assert terminal.read_all() == "x" * 100_000 + "\r\n"

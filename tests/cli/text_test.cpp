@@ -21,7 +21,7 @@ TEST_CASE("ages and counts are short") {
   CHECK(plural(2, "rank") == "2 ranks");
 }
 
-TEST_CASE("of what somebody may have meant the nearest is told") {
+TEST_CASE("the nearest known word is suggested") {
   const std::vector<std::string> options{"--json", "--memory", "--user-memory", "--socket", "--group", "--grace"};
   CHECK(nearest("--gruop", options) == "--group");
   CHECK(nearest("--sokcet", options) == "--socket");

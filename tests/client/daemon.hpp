@@ -1,4 +1,5 @@
-// A daemon of a test's own, on a socket in a folder that goes with it; and child processes that report by exit status.
+// A daemon for one test, on a socket in a folder that is removed with it; and child processes that report by exit
+// status.
 #pragma once
 
 #include <sys/types.h>
@@ -31,10 +32,10 @@ class Daemon {
   ~Daemon() { kill(9); }
 
   [[nodiscard]] std::string socket() const { return folder_.socket(); }
-  /// This process's client, always the same.
+  /// Returns this process's client, always the same.
   [[nodiscard]] Client connect() const;
   [[nodiscard]] pid_t pid() const { return pid_; }
-  /// Sends the signal; after one that ends it, waits for the end.
+  /// Sends the signal. If it ends the daemon, waits for the end.
   void kill(int signal);
 
  private:
@@ -44,14 +45,14 @@ class Daemon {
 
 /// Runs `body` in a forked child that ends with 0 if it returns true.
 [[nodiscard]] pid_t in_child(const std::function<bool()>& body);
-/// Waits for the child. True: it ended with 0.
+/// Waits for the child. Returns true if its exit status is 0.
 [[nodiscard]] bool succeeded(pid_t child);
 
-/// An array of `count` floats, all of them `value`, made in place.
+/// Makes an array of `count` floats in place; all of them are `value`.
 [[nodiscard]] Ref filled(Client& client, std::int64_t count, float value);
-/// What the daemon holds, after it has read all that this client wrote.
+/// How much memory the daemon holds, after it has read everything that this client wrote.
 [[nodiscard]] std::uint64_t memory_used(const Client& client);
-/// The only array of the object.
+/// Returns the only array of the object.
 [[nodiscard]] std::vector<float> floats(const Ref& ref);
 
 }  // namespace muster::test

@@ -26,7 +26,7 @@ Group::Settings settings(OnLoss on_loss = OnLoss::fail, int world_size = 3) {
   return made;
 }
 
-/// A group, and seats for it with numbers of their own.
+/// A group, and seats for it with numbers.
 struct Scene {
   explicit Scene(OnLoss on_loss = OnLoss::fail, int world_size = 3) : group(settings(on_loss, world_size)) {}
   muster::Result<Joined> join(int rank) {
@@ -58,7 +58,7 @@ TEST_CASE("the first holders of all ranks are members of the first epoch") {
   CHECK_FALSE(scene.group.holder(7));
 }
 
-TEST_CASE("a rank has one holder, and is one of the group's") {
+TEST_CASE("a rank has one holder, and is in the group's range") {
   Scene scene;
   REQUIRE(scene.join(0));
   for (const int rank : {0, -1, 3}) {
@@ -69,7 +69,7 @@ TEST_CASE("a rank has one holder, and is one of the group's") {
   CHECK(scene.group.seats().size() == 1);
 }
 
-TEST_CASE("who joins with other settings is refused, and told both") {
+TEST_CASE("a process that joins with other settings is refused, and the error names both") {
   Scene scene;
   Group::Settings other = settings();
   SECTION("world_size") { other.world_size = 4; }
@@ -82,7 +82,7 @@ TEST_CASE("who joins with other settings is refused, and told both") {
   CHECK(scene.group.empty());
 }
 
-TEST_CASE("a lost seat is taken by a newcomer, who is a member of the next epoch") {
+TEST_CASE("a newcomer may take a lost seat, and is a member of the next epoch") {
   Scene scene(GENERATE(OnLoss::fail, OnLoss::shrink));
   scene.join_all();
   CHECK(scene.lose(1) == Lost::member);
@@ -98,7 +98,7 @@ TEST_CASE("a lost seat is taken by a newcomer, who is a member of the next epoch
   CHECK_FALSE(scene.group.is_newcomer(scene.held.at(1)));
 }
 
-TEST_CASE("a lost seat of a group that waits is taken over in the running epoch") {
+TEST_CASE("in a group with policy wait, a lost seat is taken over in the running epoch") {
   Scene scene(OnLoss::wait);
   scene.join_all();
   CHECK(scene.lose(1) == Lost::member);
@@ -131,7 +131,7 @@ TEST_CASE("when the last member goes, newcomers begin an epoch of all ranks, as 
   CHECK(scene.lose(0) == Lost::member);  // rank 2 has a seat
 }
 
-TEST_CASE("a newcomer that goes is missed by nobody") {
+TEST_CASE("nobody misses a newcomer that goes") {
   Scene scene;
   scene.join_all();
   static_cast<void>(scene.lose(1));
@@ -148,7 +148,7 @@ TEST_CASE("epochs may skip numbers; newcomers count on from the one in which the
   scene.group.begin_epoch(scene.group.next_members(), 5);
   CHECK(scene.group.epoch() == 5);
   CHECK(scene.group.is_over(1));
-  CHECK_FALSE(scene.group.is_over(2));  // as newcomers of epoch 1 call it
+  CHECK_FALSE(scene.group.is_over(2));  // as newcomers of epoch 1 count it
   CHECK_FALSE(scene.group.is_over(5));
   scene.group.begin_epoch(scene.group.next_members(), 6);
   CHECK(scene.group.is_over(5));
@@ -168,14 +168,14 @@ TEST_CASE("on one node the decider agrees at once, and numbers epochs in a row")
   }
 }
 
-TEST_CASE("whatever comes, each rank has one holder, and each seat is a member's or a newcomer's") {
+TEST_CASE("whatever happens, each rank has one holder, and each seat belongs to a member or a newcomer") {
   const unsigned seed = GENERATE(range(0U, 200U));
   std::mt19937 random(seed);
   const auto below = [&](unsigned end) { return static_cast<int>(random() % end); };
   const auto on_loss = static_cast<OnLoss>(below(3));
   Scene scene(on_loss, 1 + below(5));
   Group& group = scene.group;
-  std::set<int> holders;  // ranks that somebody holds
+  std::set<int> holders;  // ranks that have a holder
   for (int step = 0; step < 100; ++step) {
     const int rank = below(static_cast<unsigned>(group.settings().world_size));
     switch (below(4)) {

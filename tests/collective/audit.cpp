@@ -41,7 +41,7 @@ void Audit::require(bool holds, const std::string& what) {
   if (!holds && complaint_.empty()) complaint_ = what + ", after: " + events_;
 }
 
-/// Calls with one identity belong to one op.
+/// Calls with the same identity belong to one op.
 std::string Audit::identity(int rank, const Call& call) {
   std::string match = call.key.empty() ? "order" : "key " + call.key;
   std::string counted = match;
@@ -89,7 +89,7 @@ void Audit::lose(int rank) {
 void Audit::replace(int rank) {
   if (over_) return;
   event(std::to_string(rank) + " is replaced");
-  // A reform that failed without the old holder doesn't concern the new one: its first meets the others' next.
+  // A reform that failed without the old holder doesn't concern the new one: its first reform matches the others' next.
   int& reforms = counters_[{rank, "reform"}];
   for (auto op = ops_.find("reform " + std::to_string(reforms));
        op != ops_.end() && op->second.outcome && missing(op->first, op->second).empty();
@@ -130,7 +130,7 @@ void Audit::end() {
   require(muster_.in_flight() == 0, "ops in flight at the end");
 }
 
-/// Ranks that may still call and haven't.
+/// The ranks that may still call and have not.
 std::set<int> Audit::missing(const std::string& identity, const Known& op) const {
   std::set<int> ranks;
   const Call& first = op.calls.begin()->second.front();
@@ -172,7 +172,7 @@ void Audit::take(std::vector<Action> actions) {
   check_pending();
 }
 
-/// As the session does it: what is pending in the old epoch ends.
+/// Does what the session does: ops that are pending in the old epoch end.
 void Audit::begin_next_epoch() {
   over_ = true;
   std::vector<Action> actions;
@@ -233,7 +233,7 @@ void Audit::check_failed(const FailOp& failed) {
 }
 
 void Audit::check_pending() {
-  // Until they have learned of all losses, ops are pending that will not be.
+  // Until the ops have learned of all losses, some pending ones are bound to fail.
   if (muster_.is_behind()) return;
   std::size_t pending = 0;
   for (const auto& [id, op] : ops_) {

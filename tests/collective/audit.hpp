@@ -1,5 +1,6 @@
-// Watches a Muster from outside and knows, by itself, which calls belong to one op, who is missing and what must have
-// happened by now. Every event goes through it; after each one it checks all that DESIGN promises of outcomes.
+// Watches a Muster from outside and computes independently which calls belong to one op, who is missing and what must
+// have happened by now. Every event goes through it. After each event it checks everything that the architecture
+// promises of outcomes.
 #pragma once
 
 #include <map>
@@ -21,28 +22,28 @@ struct Call {
 
 class Audit {
  public:
-  /// `at_once`: how much of a loss ops learn when it happens, see Muster::lose(); the rest they do in catch_up().
+  /// `at_once` is how many ops learn of a loss when it happens, see Muster::lose(); the rest learn of it in catch_up().
   Audit(int world_size, muster::OnLoss policy, std::size_t at_once = std::size_t{1} << 30);
 
   void call(int rank, const Call& call);
-  void lose(int rank);     ///< as the policy has it
-  void replace(int rank);  ///< policy wait: after lose()
-  void catch_up();         ///< one of the ops that have not learned of a loss does
-  void expire();           ///< the clock jumps to the deadline of all that is pending
-  void end();              ///< expires the rest; every call must have its outcome then
+  void lose(int rank);     ///< the policy decides what follows
+  void replace(int rank);  ///< only with policy wait, after lose()
+  void catch_up();         ///< lets one op learn of a loss that it has not learned of
+  void expire();           ///< moves the clock to the deadline of everything that is pending
+  void end();              ///< expires the rest; then every call must have its outcome
 
   [[nodiscard]] bool is_live(int rank) const { return !gone_.contains(rank); }
-  /// What went wrong first, with the events up to there; empty if all is well.
+  /// Returns the first fault, with the events that led to it; empty if all is well.
   [[nodiscard]] const std::string& complaint() const { return complaint_; }
   [[nodiscard]] std::size_t started() const { return started_; }
   [[nodiscard]] std::size_t failed() const { return failed_; }
 
  private:
-  /// An op as the calls say, with what became of it.
+  /// An op as computed from the calls, and what happened to it.
   struct Known {
-    std::map<int, std::vector<Call>> calls;  ///< by rank; two of a rank that sends to itself
+    std::map<int, std::vector<Call>> calls;  ///< by rank; a rank that sends to itself has two
     std::vector<Ticket> tickets;
-    Muster::Handle handle;  ///< while it gathers
+    Muster::Handle handle;  ///< set while it gathers
     std::optional<std::string> outcome;
     std::set<int> missing_at_event;
   };
@@ -72,7 +73,7 @@ class Audit {
   Ticket last_ticket_ = 0;
   std::size_t started_ = 0;
   std::size_t failed_ = 0;
-  bool over_ = false;  ///< a reform has begun the next epoch; what comes now isn't for this Muster
+  bool over_ = false;  ///< a reform has begun the next epoch; later calls are not for this Muster
   std::string events_;
   std::string complaint_;
 };

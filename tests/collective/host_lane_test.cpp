@@ -1,5 +1,5 @@
-// Jobs on the host's lane: the bits of one thread, each ended once and on the control thread, cancelled or not, and
-// nobody stuck behind a large one.
+// Jobs on the host's lane. They give the same bits as one thread. Each ends once and on the control thread, whether it
+// was cancelled or not. No job is stuck behind a large one.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -56,7 +56,7 @@ class Control {
 
 using Bytes = std::vector<std::byte>;
 
-/// A job with the memory that it works on.
+/// A job and the memory that it works on.
 struct Workload {
   std::vector<Bytes> inputs;
   std::vector<Bytes> outputs;
@@ -90,7 +90,7 @@ struct Workload {
     for (auto& byte : input) byte = static_cast<std::byte>(random());
     return borrowed.place(input);
   }
-  /// What one thread makes of it; the outputs are cleared again.
+  /// What one thread computes; clears the outputs again.
   std::vector<Bytes> by_one_thread() {
     HostLane::run_all(job);
     auto made = outputs;
@@ -136,7 +136,7 @@ Job copy_to_half(Bytes& memory, std::uint64_t bytes, std::function<void()> done)
   return numbered(std::move(job), std::move(done));
 }
 
-/// A job that does next to nothing.
+/// A job that does almost nothing.
 Job tiny(Bytes& memory, std::function<void()> done) { return copy_to_half(memory, 8, std::move(done)); }
 
 /// A job that copies the first half of `memory` to the second.
@@ -154,7 +154,7 @@ TEST_CASE("jobs on the lane give the bits of one thread, and each is done once")
   Control control;
   HostLane lane(threads, control.post());
   for (int round = 0; round < 10; ++round) {
-    if (round % 2 == 1) lane.give_way();  // the same in smaller chunks
+    if (round % 2 == 1) lane.give_way();  // cuts into smaller chunks
     std::vector<std::shared_ptr<Workload>> works;
     std::vector<std::vector<Bytes>> expected;
     std::vector<int> done(8);
@@ -183,7 +183,7 @@ TEST_CASE("a fold over many inputs is cut into chunks, too, and gives the same b
   CHECK(work.outputs == expected);
 }
 
-TEST_CASE("a small job runs at once, and nobody is told") {
+TEST_CASE("a small job runs at once, and nothing is posted") {
   Control control;
   HostLane lane(1, control.post());
   Bytes memory{std::byte{1}, std::byte{2}, std::byte{0}, std::byte{0}};
@@ -203,7 +203,7 @@ TEST_CASE("a job without work is done, too") {
 
 namespace {
 
-/// A lane whose only thread is held up, so that jobs queue in a known order.
+/// A lane whose only thread is blocked, so that jobs queue in a known order.
 class HeldLane {
  public:
   HeldLane() : lane_(std::in_place, 1, [this](Errand task) { post(std::move(task)); }) {
@@ -266,7 +266,7 @@ TEST_CASE("small jobs can't keep a large one waiting for ever") {
   CHECK(order.back() != -1);
 }
 
-TEST_CASE("of a job that is cancelled before it began nothing is done, and it ends at once") {
+TEST_CASE("a job that is cancelled before it began does nothing and ends at once") {
   HeldLane held;
   Bytes cancelled{std::byte{1}, std::byte{2}, std::byte{0}, std::byte{0}};
   Bytes other = cancelled;
@@ -281,10 +281,10 @@ TEST_CASE("of a job that is cancelled before it began nothing is done, and it en
   held.start(std::move(job));
   held.start(copy_of_half(other, [&] { ++done; }));
   held.lane().cancel(id);
-  CHECK_FALSE(error);  // never within cancel()
+  CHECK_FALSE(error);  // never before cancel() has returned
   held.control().run(1);
   CHECK(error);
-  held.lane().cancel(id);  // it has ended already
+  held.lane().cancel(id);  // has no effect: it has ended already
   held.go();
   held.control().run(1);
   CHECK(held.control().idle());
@@ -323,7 +323,7 @@ TEST_CASE("jobs that meet the lane's end are done or dropped, and it ends") {
   HeldLane held;
   Bytes memory(8 << 20);
   for (int i = 0; i < 3; ++i) held.start(copy_of_half(memory, [] {}));
-  // Whether a thread begins one more job before it sees the end is a race that either side may win.
+  // The thread may begin one more job before it sees the end; either order is possible.
   std::thread ending([&] { held.end(); });
   held.go();
   ending.join();

@@ -1,4 +1,4 @@
-// Inputs and contributions for tests: arrays that own their bytes, in the form that the collective layer sees.
+// Inputs and contributions for tests: arrays that own their bytes, in the form that the collective layer uses.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,7 @@ inline Array floats(const std::vector<float>& values) {
   return array(muster::DType::float32, {static_cast<std::int64_t>(values.size())}, values);
 }
 
-/// Bytes of an array without values, for tests that look at dtypes and shapes alone.
+/// The bytes of an array without values, for tests that check only dtypes and shapes.
 inline Array blank(muster::DType dtype, std::vector<std::int64_t> shape) {
   std::size_t count = 1;
   for (auto size : shape) count *= static_cast<std::size_t>(size);

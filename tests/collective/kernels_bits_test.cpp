@@ -1,5 +1,6 @@
-// Every dispatch target of this CPU against the reference, bit by bit: all dtypes and ops, 1 to 17 ranks, all tails,
-// odd addresses, streamed and not, in one piece and in several. A scan against the folds that its prefixes are.
+// Compares every dispatch target of this CPU with the reference, bit by bit: all dtypes and ops, 1 to 17 ranks, all
+// tails, odd addresses, streamed and not, in one piece and in several. Also compares a scan with the folds that its
+// prefixes are.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
@@ -108,7 +109,7 @@ class Values {
   std::mt19937_64 random_{20201101};
 };
 
-// One reduction whose parts are asked for at any address.
+// One reduction; any part of it can be computed at any address.
 class Workload {
  public:
   Workload(Case which, std::size_t ranks, std::size_t count) : which_(which), expected_(count * output_size(which)) {
@@ -120,8 +121,9 @@ class Workload {
     reduce_scalar(call(inputs, expected_.data(), count));
   }
 
-  // Reduces elements [first, first + count) with every buffer moved by its own few bytes: whether the bits are those
-  // of the whole, and nothing else was written. Inputs end where their memory ends, so that ASan sees reads beyond.
+  // Reduces elements [first, first + count) with every buffer moved by a few bytes of its own. Returns whether the bits
+  // are those of the whole and nothing else was written. Inputs end where their memory ends, so ASan sees reads beyond
+  // it.
   bool agrees(std::size_t first, std::size_t count, std::size_t shift, std::size_t stream_bytes_min) const {
     const std::size_t bytes = count * muster::size_of(which_.dtype);
     std::vector<std::unique_ptr<std::byte[]>> moved;
@@ -154,7 +156,7 @@ class Workload {
   std::vector<std::byte> expected_;
 };
 
-// The prefixes of one scan against a fold for each of them.
+// Compares the prefixes of one scan with a fold for each of them.
 class Prefixes {
  public:
   Prefixes(Case which, std::size_t ranks, std::size_t count) : which_(which) {
@@ -170,7 +172,7 @@ class Prefixes {
     }
   }
 
-  // Scans elements [first, first + count) without the prefixes before `wanted`, by `scan`.
+  // Scans elements [first, first + count) with `scan`, without the prefixes before `wanted`.
   template <class Scan>
   bool agree(std::size_t first, std::size_t count, std::size_t wanted, Scan scan) const {
     std::vector<const std::byte*> inputs;
@@ -199,7 +201,7 @@ class Prefixes {
   std::vector<std::vector<std::byte>> expected_;
 };
 
-// Calls `disagreement(which, ranks)`, which says what went wrong, for everything on every target.
+// Calls `disagreement(which, ranks)` for every combination on every target; it returns what went wrong.
 template <class Disagreement>
 void everywhere(std::initializer_list<std::size_t> ranks, Disagreement disagreement) {
   for (const std::int64_t target : targets()) {
@@ -242,7 +244,7 @@ TEST_CASE("addresses don't matter, nor do streaming stores") {
   });
 }
 
-TEST_CASE("the whole is the sum of its parts, wherever it is cut") {
+TEST_CASE("the parts of a reduction have the bits of the whole, wherever it is cut") {
   constexpr std::size_t whole = 9000;  // more than a block of accumulators
   everywhere({3, 20}, [](Case which, std::size_t ranks) {
     const Workload work(which, ranks, whole);

@@ -1,4 +1,4 @@
-// What the tests of the kernels share: the dispatch targets of this CPU, and every (dtype, op) that has a meaning.
+// What the tests of the kernels share: the dispatch targets of this CPU, and every valid (dtype, op).
 #pragma once
 
 #include <hwy/targets.h>
@@ -19,7 +19,7 @@ inline std::vector<std::int64_t> targets() {
   return found;
 }
 
-// Runs everything that is called meanwhile on one dispatch target.
+// Runs all kernels that are called meanwhile on one dispatch target.
 class OnTarget {
  public:
   explicit OnTarget(std::int64_t target) { hwy::SetSupportedTargetsForTest(target); }

@@ -1,4 +1,4 @@
-// What the numbers of a reduction are, by example: checked on the reference and on every dispatch target of this CPU.
+// Defines the numbers of a reduction by examples, checked on the reference and on every dispatch target of this CPU.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <complex>
@@ -29,7 +29,8 @@ constexpr float nan32 = std::numeric_limits<float>::quiet_NaN();
 constexpr float inf32 = std::numeric_limits<float>::infinity();
 constexpr double nan64 = std::numeric_limits<double>::quiet_NaN();
 
-// One element per rank through the reference and through every target; they must agree before the caller sees it.
+// Reduces one element per rank with the reference and with every target. They must agree before the caller sees the
+// result.
 template <class Out, class In>
 Out reduced(DType dtype, ReduceOp op, std::initializer_list<In> ranks) {
   std::vector<const std::byte*> inputs;
@@ -62,7 +63,7 @@ TEST_CASE("float16 means what IEEE 754 says, for all of its 65536 bit patterns")
     if (magnitude < 0x7c00) REQUIRE(static_cast<double>(to_float(Float16{bits})) == exact);
     REQUIRE(to_float16(static_cast<float>(exact)).bits == bits);
     if (magnitude == 0) continue;
-    // Between this value and the one below: below the middle, the middle itself, above it.
+    // Between this value and the one below it: just below the middle, the middle itself, and just above it.
     const auto middle = static_cast<float>((exact + value_of(magnitude - 1)) / 2);
     REQUIRE(to_float16(std::nextafter(middle, 0.0f)).bits == bits - 1);
     REQUIRE(to_float16(middle).bits == (bits % 2 == 0 ? bits : bits - 1));
@@ -153,7 +154,7 @@ TEST_CASE("floats: rank order, NaN and infinity") {
   REQUIRE(!std::signbit(reduced<float, float>(DType::float32, ReduceOp::min, {-0.0f, 0.0f})));
 }
 
-TEST_CASE("every NaN of a result is the one quiet NaN") {
+TEST_CASE("every NaN of a result is the same quiet NaN") {
   const auto odd_nan = std::bit_cast<float>(0xffa12345u);
   for (const ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max, ReduceOp::mean})
     REQUIRE(std::bit_cast<std::uint32_t>(reduced<float, float>(DType::float32, op, {1.0f, odd_nan, nan32})) ==

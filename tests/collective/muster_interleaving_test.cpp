@@ -1,5 +1,5 @@
-// Every order in which a few ranks' calls, a loss, a replacement and a deadline can come, and many random ones of more:
-// one outcome for each call, the same for all of an op, and nothing starts early or late.
+// Tries every order of a few ranks' calls, a loss, a replacement and a deadline, and many random orders of more ranks.
+// Each call has one outcome, all calls of an op have the same, and nothing starts early or late.
 #include <catch2/catch.hpp>
 
 #include <functional>
@@ -17,7 +17,7 @@ using Program = std::vector<Call>;
 
 enum class Disturbance { none, loss, replacement };
 
-/// What each rank calls, and what happens to whom.
+/// What each rank calls, and which events happen.
 struct Case {
   std::vector<Program> programs;
   OnLoss policy = OnLoss::fail;
@@ -26,7 +26,7 @@ struct Case {
   bool deadline = false;
 };
 
-/// Walks through all orders of events: ranks' calls in their own order, loss before replacement.
+/// Goes through all orders of events: ranks' calls in their own order, loss before replacement.
 class Orders {
  public:
   explicit Orders(Case given) : case_(std::move(given)), next_call_(case_.programs.size()) {}
@@ -67,7 +67,7 @@ class Orders {
     if (last) replay();
   }
 
-  /// Once with ops that learn of a loss when it happens, and once with those that only do when somebody comes to them.
+  /// Runs twice: once all ops learn of a loss when it happens, and once they learn of it only when another call comes.
   void replay() {
     ++count_;
     constexpr std::size_t all = 1000;
@@ -103,7 +103,8 @@ Call send(int to) { return {Kind::send, {}, to}; }
 Call recv(int from) { return {Kind::recv, {}, from}; }
 Call reform() { return {Kind::reform, {}, 0}; }
 
-/// All orders of these programs: undisturbed, and with every rank lost under every policy, with and without a deadline.
+/// Tries all orders of these programs: undisturbed, and with each rank lost under each policy, with and without a
+/// deadline.
 std::size_t check_all(const std::vector<Program>& programs, bool deadlines) {
   std::size_t count = 0;
   const auto check = [&](Case given) {

@@ -1,4 +1,4 @@
-// What the ranks of a group see of the ops they start: examples, one rule each.
+// What the ranks of a group see of the ops that they start: examples, each of one rule.
 #include <catch2/catch.hpp>
 
 #include <random>
@@ -81,7 +81,7 @@ struct Scene {
   std::vector<OpPtr> ops;
   std::map<Ticket, muster::Error> failures;
   Ticket last_ticket = 0;
-  Muster::Handle handle;  ///< of the last contribution's op, if that gathers
+  Muster::Handle handle;  ///< of the last contribution's op, if it still gathers
   TimePoint now = at_ms(0);
 };
 
@@ -119,7 +119,7 @@ TEST_CASE("a group of one starts at once") {
   CHECK(scene.ops.size() == 1);
 }
 
-TEST_CASE("calls meet in order, however far ahead a rank is") {
+TEST_CASE("calls match in order, however far ahead a rank is") {
   Scene scene(2);
   scene.allreduce(0, floats({1}));
   scene.barrier(0);
@@ -134,7 +134,7 @@ TEST_CASE("calls meet in order, however far ahead a rank is") {
   CHECK(scene.failures.empty());
 }
 
-TEST_CASE("keys meet whatever the order, and don't count in it") {
+TEST_CASE("calls with a key match in any order, and don't count in the order") {
   Scene scene(2);
   scene.barrier(0, "a");
   scene.barrier(0, "b");
@@ -155,7 +155,7 @@ TEST_CASE("keys meet whatever the order, and don't count in it") {
   }
 }
 
-TEST_CASE("send and recv meet by source, destination and tag, in order") {
+TEST_CASE("send and recv match by source, destination and tag, in order") {
   Scene scene(3);
   scene.pair(0, Kind::send, 1, 7);
   scene.pair(1, Kind::recv, 0, 8);
@@ -306,7 +306,7 @@ TEST_CASE("every field that matters is compared") {
   }
 }
 
-TEST_CASE("what can't work is Invalid on every rank") {
+TEST_CASE("a call that can't work is Invalid on every rank") {
   Scene scene(2);
   SECTION("root out of range") {
     scene.rooted(0, Kind::gather, 5);
@@ -362,7 +362,7 @@ TEST_CASE("what can't work is Invalid on every rank") {
   }
 }
 
-TEST_CASE("an op that can amount to no plan fails before all have come") {
+TEST_CASE("an op that no plan can serve fails before all ranks have called it") {
   constexpr int ranks = 1024;
   const auto [kind, layout, first_refused, told] = GENERATE(table<Kind, Layout, int, std::string>({
       {Kind::all_to_all, Layout::parts, 129, "129 of its ranks would give it 132096 objects of at most 131072"},
@@ -383,7 +383,7 @@ TEST_CASE("an op that can amount to no plan fails before all have come") {
   CHECK(scene.error(last).message().find(told) != std::string::npos);
 }
 
-TEST_CASE("an op whose ranks would get too many objects fails before all have come") {
+TEST_CASE("an op whose ranks would get too many objects fails before all ranks have called it") {
   constexpr int ranks = 300;
   Scene scene(ranks);
   const Input nothing = plain(blank(DType::int8, {0}));
@@ -397,7 +397,7 @@ TEST_CASE("an op whose ranks would get too many objects fails before all have co
         std::string::npos);
 }
 
-TEST_CASE("the more ops were given, the fewer end at once") {
+TEST_CASE("the larger the contributions of ops, the fewer ops end at once") {
   constexpr int ranks = 64;
   Scene scene(ranks);
   for (const std::string key : {"a", "b", "c"}) {
@@ -413,7 +413,7 @@ TEST_CASE("the more ops were given, the fewer end at once") {
   CHECK(scene.failures.size() == 3);
 }
 
-TEST_CASE("a deadline names who is missing, and the group goes on") {
+TEST_CASE("a timeout names the missing ranks, and the group goes on") {
   Scene scene(3);
   auto soon = contribution(2, Kind::barrier, 0, 500);
   scene.barrier(1);
@@ -432,7 +432,7 @@ TEST_CASE("a deadline names who is missing, and the group goes on") {
   CHECK(scene.ops.size() == 1);
 }
 
-TEST_CASE("policy fail: what waits for the lost rank fails, and so does all that comes") {
+TEST_CASE("policy fail: ops that wait for the lost rank fail, and so do all later ops") {
   Scene scene(3);
   scene.barrier(0);           // waits for 1 and 2
   scene.barrier(2, "given");  // rank 2 has contributed
@@ -501,7 +501,7 @@ TEST_CASE("policy wait: a replacement takes the seat and is told what it owes") 
   }
 }
 
-TEST_CASE("a reform meets by itself and waits for nobody who is gone") {
+TEST_CASE("reforms match only reforms, and wait for nobody who is gone") {
   Scene scene(4);
   auto reform = [&](int rank) { return scene.give(contribution(rank, Kind::reform, 0)); };
   scene.barrier(1);
@@ -531,7 +531,7 @@ TEST_CASE("members of an epoch are waited for, absent ranks aren't") {
   CHECK(error.message() == "broadcast #1 needs rank 0, which is not a live member of this epoch");
 }
 
-TEST_CASE("abort ends all that gathers") {
+TEST_CASE("abort ends all ops that gather") {
   Scene scene(2);
   scene.barrier(0), scene.barrier(0, "k"), scene.pair(1, Kind::recv, 0);
   scene.muster.abort(muster::Error(Code::daemon_unavailable, "the daemon ended"), scene.actions);
@@ -552,7 +552,7 @@ TEST_CASE("a seat has a limit of pending ops, and the op over it fails on all se
   CHECK(scene.error(scene.barrier(1)).message() == scene.error(over).message());
 }
 
-TEST_CASE("history is bounded: what is too old is forgotten, and said to be") {
+TEST_CASE("history is bounded: old outcomes are forgotten, and the error says so") {
   Scene scene(2, {.in_flight_max = 2, .history_max = 3});
   for (int i = 0; i < 4; ++i) {
     scene.barrier(0);
@@ -565,7 +565,7 @@ TEST_CASE("history is bounded: what is too old is forgotten, and said to be") {
   CHECK(scene.error(scene.barrier(1)).message() == scene.error(2).message());
 }
 
-TEST_CASE("of an outcome that is forgotten the code is still the same for all") {
+TEST_CASE("a forgotten outcome still has the same code for all") {
   Scene scene(2, {.in_flight_max = 8, .history_max = 1});
   const auto failed = scene.give(contribution(0, Kind::broadcast, 7));
   REQUIRE(scene.error(failed).code() == Code::invalid);
@@ -575,7 +575,7 @@ TEST_CASE("of an outcome that is forgotten the code is still the same for all") 
   CHECK(late.message().find("its outcome is no longer kept") != std::string::npos);
 }
 
-TEST_CASE("a failure is remembered for what its op was charged with, in fewer words if need be") {
+TEST_CASE("a failure is remembered at its op's charge, with a shorter message if needed") {
   Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20, 0},
                  .per_user = {0, 0, 0, 8, 0, 1 << 20, 0},
                  .per_client = {0, 0, 0, 8, 0, 1 << 20, 0}});
@@ -610,7 +610,7 @@ TEST_CASE("a rank that never comes can't make the others' record grow") {
   CHECK(scene.error(scene.barrier(1)).code() == Code::quota_exceeded);
 }
 
-TEST_CASE("however far a rank is behind, it gets the codes that the others got") {
+TEST_CASE("a rank that is far behind still gets the codes that the others got") {
   std::minstd_rand random(GENERATE(range(1u, 50u)));
   const auto below = [&](unsigned limit) { return static_cast<int>(random() % limit); };
   constexpr int ranks = 3;
@@ -637,7 +637,7 @@ TEST_CASE("however far a rank is behind, it gets the codes that the others got")
   }
 }
 
-TEST_CASE("what is kept of ops that are long over is paid for, and ends when nobody may come to them") {
+TEST_CASE("what is kept of ops that are long over is charged, and ends when no rank can call them any more") {
   Ledger ledger({.total = {0, 0, 0, 8, 0, 1 << 20, 0},
                  .per_user = {0, 0, 0, 8, 0, 1 << 20, 0},
                  .per_client = {0, 0, 0, 8, 0, 1 << 20, 0}});
@@ -679,13 +679,13 @@ TEST_CASE("history is bounded in bytes, too") {
   scene.expire(1000);
   const auto told = scene.failures.size();
   CHECK(told == 100);
-  // The late rank is told the newest outcomes; of the oldest nothing is known, so that its call opens a new op.
+  // The late rank gets the newest outcomes. Nothing is known of the oldest one, so its call opens a new op.
   CHECK(scene.error(scene.barrier(1, key + "99")).code() == Code::timeout);
   scene.barrier(1, key + "0");
   CHECK(scene.failures.size() == told + 1);
 }
 
-TEST_CASE("ops learn of a loss as many at a time as there is room for") {
+TEST_CASE("ops learn of a loss a few at a time, as many as there is room for") {
   Scene scene(3);
   const auto first = scene.barrier(0, "a");
   const auto second = scene.barrier(0, "b");
@@ -708,7 +708,7 @@ TEST_CASE("ops learn of a loss as many at a time as there is room for") {
   CHECK_FALSE(scene.muster.is_behind());
 }
 
-TEST_CASE("an op that has to learn of a loss does not time out before") {
+TEST_CASE("an op that has to learn of a loss does not time out before it does") {
   Scene scene(3);
   scene.barrier(0, "a"), scene.barrier(1, "a");
   const auto waits = scene.barrier(0, "b");
@@ -716,7 +716,7 @@ TEST_CASE("an op that has to learn of a loss does not time out before") {
   scene.muster.shrink(2, {"died", {}}, scene.actions, none);
   constexpr int a_day = 86'400'000;
   scene.expire(a_day);
-  // One only waited for the lost rank; the other does not name it.
+  // One op only waited for the lost rank; the other op's error does not name it.
   REQUIRE(scene.ops.size() == 1);
   REQUIRE(scene.failures.size() == 1);
   CHECK(scene.error(waits).code() == Code::timeout);
@@ -725,7 +725,7 @@ TEST_CASE("an op that has to learn of a loss does not time out before") {
   CHECK_FALSE(scene.muster.next_deadline());
 }
 
-TEST_CASE("ops reach their deadlines in order of these, also where a later contribution is less patient") {
+TEST_CASE("ops time out in the order of their deadlines, even if a later contribution has an earlier one") {
   Scene scene(3);
   const auto give = [&](int rank, const char* key, int deadline_ms) {
     auto made = contribution(rank, Kind::barrier, 0, deadline_ms);
@@ -790,7 +790,7 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
   }
 }
 
-TEST_CASE("losses are told with their processes, if they are few") {
+TEST_CASE("an error names the processes of lost ranks, if they are few") {
   const auto message_of = [](const Losses& losses) { return lost_while_awaited("op", losses).message(); };
   const std::string waited = "op waited for a rank that is lost: ";
   CHECK(message_of({{1, {"died", "pid 7"}}, {2, {"left", ""}}}) == waited + "rank 1 (pid 7) died, rank 2 left");
@@ -798,7 +798,7 @@ TEST_CASE("losses are told with their processes, if they are few") {
         waited + "ranks 1, 2, 3 died");
 }
 
-TEST_CASE("many are told at once of few late ops") {
+TEST_CASE("if few ops are late, many ranks are told at once") {
   Scene scene(64);
   for (const char* key : {"a", "b", "c"})
     for (int rank = 0; rank < 63; ++rank) {
@@ -817,7 +817,7 @@ TEST_CASE("many are told at once of few late ops") {
   CHECK_FALSE(scene.muster.next_deadline());
 }
 
-TEST_CASE("of thousands of ops, one at a time is late, asked for or owed") {
+TEST_CASE("among thousands of ops the right one is late, asked for or owed") {
   constexpr int ops = 2000;
   Scene scene(64, {.in_flight_max = 2 * ops});
   for (int i = 0; i < ops; ++i) {
@@ -842,7 +842,7 @@ TEST_CASE("of thousands of ops, one at a time is late, asked for or owed") {
   CHECK(scene.muster.owed(62).size() == static_cast<std::size_t>(ops - 20) + 1);
 }
 
-TEST_CASE("what it takes to name what a rank owes goes up and down with that") {
+TEST_CASE("the bytes that name what a rank owes are counted up and down") {
   Scene scene(3);
   constexpr std::size_t each = 48;
   const auto owed = [&] {
@@ -872,7 +872,7 @@ TEST_CASE("what it takes to name what a rank owes goes up and down with that") {
   CHECK(owed() == none);
 }
 
-TEST_CASE("what is left of an epoch ends as many ops at a time as there is room for") {
+TEST_CASE("the ops left of an epoch end a few at a time, as many as there is room for") {
   Scene scene(3);
   const auto waits = scene.barrier(0, "a");
   const auto complete = scene.barrier(0, "b");
@@ -889,12 +889,12 @@ TEST_CASE("what is left of an epoch ends as many ops at a time as there is room 
   scene.muster.dissolve(over, scene.actions, left);
   scene.collect();
   CHECK(scene.muster.empty());
-  // It only lacked who was lost before.
+  // It only waited for a rank that was lost before.
   CHECK_FALSE(scene.failures.contains(complete));
   CHECK(scene.ops.size() == 1);
 }
 
-TEST_CASE("a loss begins the first reform that it completes at once, and the others when there is time") {
+TEST_CASE("a loss begins the first reform that it completes at once, and the others later") {
   Scene scene(3);
   constexpr int reforms = 3;
   for (int op = 0; op < reforms; ++op) scene.reform(0), scene.reform(1);
@@ -928,7 +928,7 @@ TEST_CASE("a loss begins the first reform that it completes at once, and the oth
   for (const auto& op : scene.ops) CHECK(ranks_of(*op) == std::vector{0, 1});
 }
 
-TEST_CASE("a replacement is waited for again by the reforms that a loss has not completed") {
+TEST_CASE("reforms that a loss has not completed wait for the replacement again") {
   Scene scene(3);
   scene.reform(0), scene.reform(0), scene.reform(1);
   scene.reform(2);
@@ -941,7 +941,7 @@ TEST_CASE("a replacement is waited for again by the reforms that a loss has not 
   CHECK(scene.ops.size() == 2);
 }
 
-TEST_CASE("the more ranks a late op names, the fewer are late at once") {
+TEST_CASE("the more ranks late ops name, the fewer ops time out at once") {
   constexpr int ranks = 1024;
   constexpr int ops = 100;
   Scene scene(ranks);

@@ -1,5 +1,5 @@
-// What each rank gets from each collective, and that a plan makes just that: examples, then random ops of every kind
-// against the reference.
+// What each rank gets from each collective, and that a plan makes exactly that. First examples, then random ops of
+// every kind against the reference.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -22,7 +22,7 @@ namespace {
 
 using Leaves = std::vector<Tensor>;    // of one object
 using Objects = std::vector<Leaves>;   // that one rank gives or gets
-using PerRank = std::vector<Objects>;  // of each contributor
+using PerRank = std::vector<Objects>;  // one for each contributor
 
 Op make_op(Kind kind, int world_size, const std::vector<int>& ranks) {
   Op op;
@@ -42,10 +42,10 @@ void set_inputs(Op& op, const PerRank& given) {
     }
 }
 
-/// Outputs of a plan, made as the session makes them.
+/// The outputs of a plan, made as the session makes them.
 struct Made {
   explicit Made(const Plan& plan) {
-    // Slack, so that the region can be aligned as those of the daemon are.
+    // Slack, so that the region can be aligned like those of the daemon.
     for (const PlannedOutput& output : plan.outputs) {
       storage.emplace_back(output.bytes + 128, std::byte{0xa5});
       void* place = storage.back().data();
@@ -110,7 +110,7 @@ Tensor numbers(DType dtype, std::vector<std::complex<double>> values) {
   return {dtype, {static_cast<std::int64_t>(values.size())}, std::move(values)};
 }
 
-/// `combine` over the same leaf of each object.
+/// Calls `combine` with the same leaf of each object.
 template <class Combine>
 Leaves by_leaf(const std::vector<Leaves>& objects, Combine combine) {
   Leaves result;
@@ -123,7 +123,7 @@ Leaves by_leaf(const std::vector<Leaves>& objects, Combine combine) {
   return result;
 }
 
-/// What SURFACE's table says that each contributor gets.
+/// What each contributor must get.
 PerRank expected(const Op& op, const PerRank& given) {
   const Contribution& first = op.contributions.front();
   const std::size_t size = op.contributions.size();
@@ -182,7 +182,8 @@ class Random {
   int below(int end) { return std::uniform_int_distribution(0, end - 1)(engine_); }
 
   std::complex<double> value(DType dtype, ReduceOp op) {
-    // Small enough that sums and products of 8 are exact in every dtype but the narrow integers, which wrap.
+    // Values are small enough that sums and products of 8 are exact in every dtype except the narrow integers, which
+    // wrap.
     const auto part = [&] { return static_cast<double>(op == ReduceOp::prod ? 1 + below(2) : below(4)); };
     if (dtype == DType::bool_) return static_cast<double>(below(2));
     return is_complex(dtype) ? std::complex<double>(part(), part() - 2) : std::complex<double>(part());
@@ -232,7 +233,7 @@ class Random {
     return ranks;
   }
 
-  /// Inputs in a form that `op` allows: equal where it reduces or stacks, equal but for axis 0 where it joins.
+  /// Inputs in a form that `op` allows: equal shapes if it reduces or stacks, equal except for axis 0 if it joins.
   PerRank inputs(const Op& op) {
     const Contribution& first = op.contributions.front();
     const bool joins = first.layout == Layout::concat;
@@ -285,14 +286,14 @@ TEST_CASE("allreduce makes one result for all, in rank order") {
   for (const Objects& objects : result) CHECK(objects == Objects{{numbers(DType::int64, {3, 1})}});
 }
 
-TEST_CASE("mean divides by those who contributed") {
+TEST_CASE("mean divides by the number of contributors") {
   Op op = make_op(Kind::allreduce, 4, {1, 3});
   for (auto& each : op.contributions) each.op = ReduceOp::mean;
   set_inputs(op, {{{numbers(DType::int32, {1})}}, {{numbers(DType::int32, {4})}}});
   CHECK(run(op, make_plan(op).value())[0] == Objects{{numbers(DType::float64, {2.5})}});
 }
 
-TEST_CASE("where nothing changes, nothing moves") {
+TEST_CASE("an op that changes no values moves no bytes") {
   auto moves = [](Kind kind, Layout layout, int world_size) {
     std::vector<int> ranks(static_cast<std::size_t>(world_size));
     std::iota(ranks.begin(), ranks.end(), 0);
@@ -311,7 +312,7 @@ TEST_CASE("where nothing changes, nothing moves") {
 
 namespace {
 
-/// Whether every rank gets results only, each of its own bytes.
+/// Whether every rank gets only results, with bytes of their own.
 bool gives_no_input(const Plan& plan) {
   return std::all_of(plan.gives.begin(), plan.gives.end(), [](const Gives& gives) {
     return std::all_of(gives.begin(), gives.end(), [](const Given& given) { return given.is_output; });
@@ -320,7 +321,7 @@ bool gives_no_input(const Plan& plan) {
 
 }  // namespace
 
-TEST_CASE("where inputs are copied, one copy serves all who get it") {
+TEST_CASE("where inputs are copied, one copy serves all ranks that get it") {
   auto outputs = [](Kind kind, int world_size) {
     std::vector<int> ranks(static_cast<std::size_t>(world_size));
     std::iota(ranks.begin(), ranks.end(), 0);
@@ -393,7 +394,7 @@ TEST_CASE("barrier, split and reform give nothing") {
   }
 }
 
-TEST_CASE("an op whose root did not contribute here makes what the root would get, and gives it to nobody") {
+TEST_CASE("an op whose root is elsewhere makes what the root would get, and gives it to nobody here") {
   for (Kind kind : {Kind::reduce, Kind::gather}) {
     Op op = make_op(kind, 4, {0, 2});
     for (auto& each : op.contributions) {
@@ -408,7 +409,7 @@ TEST_CASE("an op whose root did not contribute here makes what the root would ge
   }
 }
 
-TEST_CASE("without its root's input a broadcast or a scatter fails, and names the root") {
+TEST_CASE("a broadcast or scatter without its root's input fails, and names the root") {
   for (const auto sharing : {Sharing::alias, Sharing::copy})
     for (Kind kind : {Kind::broadcast, Kind::scatter}) {
       Op op = make_op(kind, 4, {0, 2});
@@ -434,8 +435,8 @@ TEST_CASE("a result beyond any memory is Invalid") {
   CHECK(plan.error().code() == muster::Code::invalid);
 }
 
-TEST_CASE("arrays without elements, which together are longer than any number, are Invalid") {
-  constexpr int ranks = 16;  // with the wrap-around it would be 0
+TEST_CASE("arrays without elements whose joined length overflows are Invalid") {
+  constexpr int ranks = 16;  // with the wrap-around the length would be 0
   std::vector<int> all(ranks);
   std::iota(all.begin(), all.end(), 0);
   Op op = make_op(Kind::all_to_all, ranks, all);
@@ -468,8 +469,8 @@ TEST_CASE("a scan reads each input once and writes each prefix once") {
   CHECK(run(op, plan)[63] == Objects{{numbers(DType::float32, {64}), numbers(DType::int8, {64})}});
 }
 
-TEST_CASE("the prefixes of half types are each rounded once") {
-  // 2049 isn't a float16: a chain through rounded prefixes would stay at 2048.
+TEST_CASE("each prefix of half types is rounded once") {
+  // 2049 is not a float16: a chain through rounded prefixes would stay at 2048.
   Op op = make_op(Kind::scan, 3, {0, 1, 2});
   set_inputs(op,
              {{{numbers(DType::float16, {2048})}}, {{numbers(DType::float16, {1})}}, {{numbers(DType::float16, {1})}}});
@@ -478,7 +479,7 @@ TEST_CASE("the prefixes of half types are each rounded once") {
 
 namespace {
 
-/// An op of that many ranks, each of which gives `inputs` bundles of `leaves` arrays of one byte.
+/// An op of `ranks` ranks, each of which gives `inputs` bundles of `leaves` arrays of one byte.
 Op wide_op(Kind kind, std::size_t ranks, std::size_t leaves, std::size_t inputs = 1, std::string structure = {}) {
   std::vector<int> all(ranks);
   std::iota(all.begin(), all.end(), 0);
@@ -504,13 +505,13 @@ std::string refusal(const Op& op, Sharing sharing = Sharing::alias) {
 
 }  // namespace
 
-TEST_CASE("what all get alike is planned once, however many they are") {
+TEST_CASE("a result that all ranks get is planned once, however many they are") {
   const Plan plan = make_plan(wide_op(Kind::allgather, 1000, 1)).value();
   CHECK(plan.gives.size() == 1);
   CHECK(plan.given_to(999).size() == 1000);
 }
 
-TEST_CASE("what is usual is planned, however wide") {
+TEST_CASE("ops of usual sizes have a plan, however many ranks they have") {
   CHECK(make_plan(wide_op(Kind::allreduce, 1024, 1)));
   CHECK(make_plan(wide_op(Kind::scan, 1024, 1)));
   CHECK(make_plan(wide_op(Kind::allgather, 1024, 1)));
@@ -526,7 +527,7 @@ TEST_CASE("what is usual is planned, however wide") {
   CHECK(make_plan(wide_op(Kind::all_to_all, 64, 1, 64), Sharing::copy));
 }
 
-TEST_CASE("an op that would take too much is Invalid, with the numbers, before anything is built") {
+TEST_CASE("an op that is too large is Invalid, with the numbers, before anything is built") {
   CHECK(refusal(wide_op(Kind::allreduce, 1024, 1024)) ==
         "test of 1024 ranks would read too many arrays: 1048576 of at most 131072");
   CHECK(refusal(wide_op(Kind::scan, 1024, 128)) ==
@@ -543,7 +544,7 @@ TEST_CASE("an op that would take too much is Invalid, with the numbers, before a
         "test of 600 ranks would give too many objects: 360000 of at most 32768");
   CHECK(refusal(wide_op(Kind::all_to_all, 65, 1, 65), Sharing::copy) ==
         "test of 65 ranks would make too many objects: 4225 of at most 4096");
-  // A megabyte of names in each of a thousand results.
+  // Each of a thousand results has a megabyte of names.
   CHECK(refusal(wide_op(Kind::scan, 1000, 1, 1, std::string(1 << 20, 'x'))) ==
         "test of 1000 ranks would take too long a description of its results: 1000 MiB; the limit is 8 MiB");
 }

@@ -15,7 +15,7 @@ using Value = std::complex<double>;
 
 namespace {
 
-/// Calls `visit` with a zero of the C++ type that holds one element.
+/// Calls `visit` with a zero of the C++ type of one element.
 template <class Visit>
 auto with_type(DType dtype, Visit visit) {
   switch (dtype) {
@@ -60,7 +60,7 @@ Value value_of(Number element) {
   return static_cast<double>(element);
 }
 
-/// As the dtype can hold it.
+/// Rounds the value to what the dtype can hold.
 Value rounded(DType dtype, Value value) {
   return with_type(dtype, [&](auto element) {
     assign(element, value);
@@ -86,7 +86,7 @@ Value apply(ReduceOp op, Value a, Value b) {
   throw std::logic_error("no such op");
 }
 
-/// Whole numbers divided in the precision that the dtype is divided in.
+/// Divides whole numbers in the precision that the dtype uses for division.
 Value divided(DType dtype, Value value, std::size_t by) {
   const bool wide = dtype == DType::float64 || dtype == DType::complex128;
   const auto part = [&](double x) {

@@ -1,5 +1,5 @@
-// Arrays of small whole numbers and what the collectives make of them, worked out value by value in double:
-// slow, obvious, and sharing nothing with the code under test but the definition of the half types.
+// Arrays of small whole numbers, and the results of collectives over them, computed value by value in double. It is
+// slow and obvious, and shares only the definition of the half types with the code under test.
 #pragma once
 
 #include <complex>
@@ -24,11 +24,11 @@ struct Tensor {
 [[nodiscard]] Array encode(const Tensor& tensor);
 [[nodiscard]] Tensor decode(muster::DType dtype, std::span<const std::int64_t> shape, const std::byte* data);
 
-/// The reduction of equal shapes, in this order.
+/// Reduces arrays of equal shapes, in this order.
 [[nodiscard]] Tensor fold(muster::ReduceOp op, std::span<const Tensor> inputs);
-/// A new axis 0.
+/// Stacks them along a new axis 0.
 [[nodiscard]] Tensor stack(std::span<const Tensor> inputs);
-/// Along axis 0.
+/// Joins them along axis 0.
 [[nodiscard]] Tensor join(std::span<const Tensor> inputs);
 
 }  // namespace musterd::testing

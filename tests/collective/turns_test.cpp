@@ -1,4 +1,4 @@
-// Whose turn it is: each process's share, what a newcomer waits for, and the order of one process's own.
+// Whose turn it is: each process's share, how long a newcomer waits, and the order of one process's items.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -13,7 +13,7 @@ using musterd::Process;
 
 namespace {
 
-/// Bytes that an item still wants, and whose it is.
+/// How many bytes an item still wants, and whose it is.
 struct Item {
   Process process;
   std::uint64_t bytes = 0;
@@ -21,7 +21,7 @@ struct Item {
 };
 using Turns = musterd::Turns<Item>;
 
-/// Gives the front item a chunk of at most `bytes`; gives the item as it was, with the bytes that it had.
+/// Gives the front item a chunk of at most `bytes`. Returns the item with the bytes that it had.
 Item serve(Turns& turns, std::uint64_t bytes) {
   Item& item = turns.front();
   Item had = item;
@@ -49,13 +49,13 @@ const Process cid = process(3);
 
 }  // namespace
 
-TEST_CASE("processes that always have work differ by at most one chunk, whatever they queue and others do") {
+TEST_CASE("processes that always have work differ by at most one chunk, whatever they queue and whatever others do") {
   std::mt19937 random(GENERATE(1U, 2U, 3U, 4U, 5U));
   const auto below = [&](std::uint64_t end) { return random() % end; };
   constexpr std::uint64_t chunk_max = 1000;
   Turns turns;
   std::map<Process, std::uint64_t> served;
-  // One queues a thousand small things at once, the other a large one after another; others come and go.
+  // One process queues a thousand small items at once, another one large item after another; others come and go.
   for (int i = 0; i < 20'000; ++i) turns.add(ann, Turns::Size::small, {ann, 1 + below(chunk_max), {}});
   add(turns, bob, chunk_max * 20'000);
   for (int step = 0; step < 10'000; ++step) {
@@ -82,7 +82,7 @@ TEST_CASE("one small job waits for at most one chunk of each other process") {
   }
 }
 
-TEST_CASE("who goes away and comes back for each chunk gets no more than who stays") {
+TEST_CASE("a process that leaves and comes back for each chunk gets no more than one that stays") {
   Turns turns;
   std::map<Process, std::uint64_t> served;
   add(turns, ann, 1 << 30);
@@ -94,7 +94,7 @@ TEST_CASE("who goes away and comes back for each chunk gets no more than who sta
   CHECK(served[bob] <= served[ann] + 4000);
 }
 
-TEST_CASE("one process's items go in order, and its small ones pass its large ones, but not for ever") {
+TEST_CASE("items of one process go in order; small ones pass large ones, but not for ever") {
   Turns turns;
   add(turns, ann, 8, "first");
   add(turns, ann, 8, "second");

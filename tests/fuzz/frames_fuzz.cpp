@@ -1,5 +1,5 @@
-// Whatever bytes arrive on a client's socket: either the frame is refused, or the node answers it.
-// An input is bytes as they are, or choices that make frames, some of whose bytes are then changed.
+// Whatever bytes arrive on a client's socket, either the frame is refused or the node answers it. An input is either
+// raw bytes, or choices that make frames, some of whose bytes are then changed.
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -75,7 +75,7 @@ Built object_request(Choices& choices, flatbuffers::FlatBufferBuilder& fbb, wire
       .Union();
 }
 
-/// A seal of an object without bytes, which needs no segment, or anything.
+/// A seal of an object without bytes, which needs no segment.
 Built submit(Choices& choices, flatbuffers::FlatBufferBuilder& fbb) {
   if (choices.once_in(8)) return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(choices.below(9))).Union();
   ipc::Seal seal;
@@ -143,7 +143,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Choices choices({data, size});
   Connection connection;
   if (choices.byte() % 4 == 0) {
-    // As the server has them: at an address where memory begins.
+    // At an aligned address, as in the server.
     const auto bytes = std::as_bytes(choices.rest());
     const std::vector<std::byte> rest(bytes.begin(), bytes.end());
     connection.frame(rest);

@@ -1,4 +1,4 @@
-// Several clients against one node, in any order, with the invariants checked after each step: see tests/walk.
+// Several clients use one node in any order, and the invariants are checked after each step: see tests/walk.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>

@@ -1,4 +1,4 @@
-// What the targets have in common: counting what a node does, and seeds that are not empty.
+// What the targets have in common: they count what a node does, and begin with seeds that are not empty.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 
 namespace musterd::testing {
 
-/// A Recorder that counts answers and completions, too.
+/// A Recorder that also counts answers and completions.
 class CountingRecorder final : public Recorder {
  public:
   explicit CountingRecorder(Reached& reached) : reached_(reached) {}
@@ -42,8 +42,8 @@ class CountingRecorder final : public Recorder {
   Reached& reached_;
 };
 
-/// Inputs that are read as choices say little while they are short, and much alike while they have one ancestor: these
-/// are long, and some are new.
+/// Short inputs that are read as choices reach little, and inputs with one ancestor are much alike. So these are long,
+/// and some are new.
 inline std::size_t mutate_choices(std::uint8_t* data, std::size_t size, std::size_t size_max, unsigned seed) {
   std::minstd_rand random(seed);
   constexpr std::size_t enough = 256;

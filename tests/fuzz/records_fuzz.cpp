@@ -1,5 +1,5 @@
-// Whatever bytes a client writes into its ring: every reader must say Invalid or give a value that writes back.
-// An input is bytes as they are, or choices that make a record, some of whose bytes are then changed.
+// Whatever bytes a client writes into its ring, every reader must return Invalid or a value that writes back the same.
+// An input is either raw bytes, or choices that make a record, some of whose bytes are then changed.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -21,7 +21,7 @@ Reached& reached() {
   return all;
 }
 
-/// What was read once must read again from what it writes.
+/// A value that was read must be written to bytes that read the same.
 template <class Value, class Read>
 void round_trip(const char* what, std::span<const std::byte> body, Read read) {
   const muster::Result<Value> value = read(body);

@@ -1,6 +1,6 @@
-// Sequences of a whole session: clients that greet, lease, seal, join, contribute, release, leave and die in any
-// order, with arguments taken from the input, so that most are wrong and some are right. Nothing may crash,
-// and once everybody is gone nothing may be held.
+// Whole sessions: clients greet, lease, seal, join, contribute, release, leave and die in any order, with arguments
+// from the input, so that most are wrong and some are right. Nothing may crash, and once all clients are gone nothing
+// may be held.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -54,7 +54,7 @@ class Session {
     return settings;
   }
 
-  /// One of the latest, which may be gone.
+  /// One of the latest clients, which may be gone.
   ClientId client() { return {last_client_ - std::min(last_client_, input_.below(3))}; }
   ipc::ObjectId object() {
     const auto maker = input_.once_in(4) ? 0 : client().value;
@@ -79,7 +79,7 @@ class Session {
     send({last_client_}, wire::Body_Hello, out, wire::CreateHello(out.fbb, ipc::protocol_version).Union());
   }
 
-  /// Mostly says at once that it has mapped what it got.
+  /// Mostly tells the node at once that it has mapped the segment.
   void lease() {
     const ClientId id = client();
     FrameBuilder out(1);

@@ -1,4 +1,4 @@
-"""Arrays of other libraries, in and out: right values, honest ``copies``, and no write of theirs that others see."""
+"""Arrays of other libraries, in and out: right values, right ``copies``, and no write by them that others see."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_bfloat16_of_ml_dtypes(muster):
 
 
 class Exporter:
-    """Knows DLPack and nothing else."""
+    """Has only DLPack's methods."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array

@@ -15,11 +15,11 @@ TEST_CASE("sizes are read as people write them") {
   CHECK(parse_bytes("2GiB").value() == 2ULL << 30);
   CHECK(parse_bytes("1.5 mb").value() == 3 << 19);
   CHECK(parse_bytes("1tib").value() == 1ULL << 40);
-  // Rounded, so that everybody reads the same of it.
+  // Rounded, so that everybody reads the same number.
   CHECK(parse_bytes("1.7G").value() == 1'825'361'101);
 }
 
-TEST_CASE("what is no size says so") {
+TEST_CASE("a text that is not a size gives an error that says so") {
   for (const char* text : {"", "x", "-1", "1X", "1KK", "1e30", "1025T", "nan", "inf", "12 34", "K"}) {
     INFO(text);
     CHECK_FALSE(parse_bytes(text).ok());

@@ -1,4 +1,4 @@
-// What control groups allow, as the kernel's files say it: a limit of any ancestor binds.
+// What control groups allow, according to the kernel's files: a limit of any ancestor counts.
 #include <catch2/catch.hpp>
 
 #include <filesystem>
@@ -71,7 +71,7 @@ TEST_CASE_METHOD(Unified, "version 2: the tightest limit from a process's group 
     write("jobs/cpu.max", "150000 100000");
     write("jobs/one/cpu.max", "400000 100000");
   }
-  SECTION("the root's, in a container that doesn't see where it is") {
+  SECTION("the root's limit counts in a container that doesn't see its own group") {
     write("own", "0::/somewhere/else");
     write("memory.max", "5000");
     write("cpu.max", "150000 100000");
@@ -94,7 +94,7 @@ TEST_CASE_METHOD(Separate, "version 1: the tightest limit from a process's group
   CHECK(cgroup_cores(files()) == 1.5);
 }
 
-TEST_CASE_METHOD(Unified, "what the files should not say is no limit") {
+TEST_CASE_METHOD(Unified, "unexpected text in the files is not a limit") {
   write("jobs/one/cpu.max", "0 0");
   write("jobs/one/memory.max", "none");
   CHECK_FALSE(cgroup_cores(files()));

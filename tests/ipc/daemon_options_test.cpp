@@ -1,4 +1,4 @@
-// Which values the daemon's options take.
+// Which values the daemon's options accept.
 #include <catch2/catch.hpp>
 
 #include <limits>
@@ -23,7 +23,7 @@ bool takes(std::string_view flag, std::string_view text) {
 
 }  // namespace
 
-TEST_CASE("each option has a flag of its own, and is found by it") {
+TEST_CASE("each option has its own flag, and is found by it") {
   std::set<std::string_view> flags;
   for (const auto& option : daemon_options()) {
     CHECK(flags.insert(option.flag).second);

@@ -1,4 +1,4 @@
-// Failpoints end or stop a process just where and when the environment says, and tell which were hit.
+// Failpoints end or stop a process exactly where and when the environment says, and log which were hit.
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +17,7 @@
 namespace muster::ipc {
 namespace {
 
-/// How a child ends that hits `sealed` and then `joined`, twice each, under this environment; stopped ones are killed.
+/// How a child ends that hits `sealed` and then `joined`, twice each, in this environment. A stopped child is killed.
 std::string fate(const std::string& plan, const std::string& log = "") {
   const auto child = fork();
   if (child == 0) {
@@ -47,7 +47,7 @@ TEST_CASE("a named failpoint ends or stops the process") {
   REQUIRE(fate("sealed=kill") == "signal " + std::to_string(SIGKILL));
   REQUIRE(fate("joined=stop") == "stopped");
   REQUIRE(fate("joined=exit") == "status 0");
-  REQUIRE(fate("leaving=kill") == "status 7");  // not on the way
+  REQUIRE(fate("leaving=kill") == "status 7");  // the child does not pass it
 }
 
 TEST_CASE("the count says at which hit") {
@@ -55,7 +55,7 @@ TEST_CASE("the count says at which hit") {
   REQUIRE(fate("sealed:3=exit") == "status 7");
 }
 
-TEST_CASE("an environment that can't be understood does not pass silently") {
+TEST_CASE("an environment that can't be understood is not ignored") {
   for (const auto* plan : {"sealed", "sealed=", "sealed=explode", "nowhere=kill", "sealed:0=kill", "sealed:x=kill",
                            "sealed:1x=kill", "sealed:=kill", "=kill", "sealed:99999999999=kill"}) {
     CAPTURE(plan);
@@ -63,7 +63,7 @@ TEST_CASE("an environment that can't be understood does not pass silently") {
   }
 }
 
-TEST_CASE("the log has each name once for each process, also of one that dies there") {
+TEST_CASE("the log has each name once for each process, even if the process dies there") {
   char path[] = "/tmp/muster-failpoints-XXXXXX";
   const int file = mkstemp(path);
   REQUIRE(file >= 0);

@@ -38,7 +38,7 @@ TEST_CASE("an Fd closes what it owns, once") {
   REQUIRE_FALSE(is_open(number));
 }
 
-TEST_CASE("every descriptor is close-on-exec, its duplicates too") {
+TEST_CASE("every descriptor and every duplicate is close-on-exec") {
   const auto memfd = create_memfd("test", 4096).value();
   REQUIRE(closes_on_exec(memfd));
   REQUIRE(closes_on_exec(memfd.duplicate().value()));
@@ -46,7 +46,7 @@ TEST_CASE("every descriptor is close-on-exec, its duplicates too") {
   REQUIRE(Fd{}.duplicate().error().message().find("errno 9") != std::string::npos);
 }
 
-TEST_CASE("mappings of a memfd share its bytes, a copy-on-write one keeps its own") {
+TEST_CASE("mappings of a memfd share its bytes, a copy-on-write one keeps its own bytes") {
   const auto bytes = GENERATE(std::size_t{4096}, std::size_t{2 * mib}, std::size_t{5 * mib + 4096});
   const auto fd = create_memfd("test", bytes).value();
   const auto writer = Mapping::map(fd, bytes, Access::read_write).value();
@@ -80,7 +80,7 @@ TEST_CASE("a mapping ends with its owner, and only then") {
   REQUIRE_FALSE(is_mapped(data + 3 * mib - 4096));
 }
 
-TEST_CASE("what would end in a SIGBUS, or is nothing, is refused") {
+TEST_CASE("a mapping that would end in a SIGBUS, or is empty, is refused") {
   const auto fd = create_memfd("test", 4096).value();
   REQUIRE(Mapping::map(fd, 4097, Access::read_only).error().code() == Code::invalid);
   REQUIRE(Mapping::map(fd, 4096, Access::read_only, 4096).error().code() == Code::invalid);
@@ -91,8 +91,8 @@ TEST_CASE("what would end in a SIGBUS, or is nothing, is refused") {
   REQUIRE_FALSE(Mapping::map(Fd{}, 4096, Access::read_only));
 }
 
-/// Takes the mappings that this process may still have, as far as there are not millions of them: cuts one mapping into
-/// pieces of a page. It calls the kernel itself, as sanitizers keep books of what goes through the C library.
+/// Takes all mappings that this process may still have, unless that is millions: cuts one mapping into pieces of a
+/// page. It calls the kernel itself, as sanitizers track calls of the C library.
 class AllMappings {
  public:
   AllMappings() {
@@ -101,7 +101,7 @@ class AllMappings {
     begin_ = static_cast<std::uintptr_t>(found);
     for (std::size_t at = page; at < bytes && !all_; at += 2 * page)
       all_ = syscall(SYS_mprotect, begin_ + at, page, PROT_READ) != 0;
-    // Where nothing can be cut any more, the kernel may still map something.
+    // If no mapping can be cut any more, the kernel may still map something.
     for (auto& last : last_)
       if (all_) last = syscall(SYS_mmap, nullptr, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   }
@@ -123,15 +123,15 @@ class AllMappings {
   std::array<long, 4> last_{};
 };
 
-/// Takes and frees blocks of all the sizes that a message has: then the allocator has some of each without asking the
-/// system, which AddressSanitizer's would do for each size.
+/// Takes and frees blocks of all the sizes that a message has. Then the allocator has some of each without asking the
+/// system; AddressSanitizer's asks for each size.
 void make_heap_ready() {
   std::vector<std::string> blocks;
   for (std::size_t bytes = 16; bytes <= 16'384; bytes += bytes < 1024 ? 16 : bytes / 8)
     for (int i = 0; i < 4; ++i) blocks.emplace_back(bytes, '.');
 }
 
-TEST_CASE("who has as many mappings as the system allows is told so, with the number and what to raise") {
+TEST_CASE("a process with as many mappings as the system allows gets an error with the number and what to raise") {
   const auto fd = create_memfd("test", 3 * mib).value();
   const auto bytes = GENERATE(std::size_t{4096}, std::size_t{3 * mib});
   const auto limit = std::to_string(mappings_max());
@@ -144,7 +144,7 @@ TEST_CASE("who has as many mappings as the system allows is told so, with the nu
     mapped.emplace(Mapping::map(fd, bytes, Access::read_write));
   }
   REQUIRE(mapped->ok() == !all);
-  if (!all) return;  // there are millions
+  if (!all) return;  // the limit is millions
   const auto& error = mapped->error();
   CHECK(error.code() == Code::quota_exceeded);
   CHECK(error.message() == "can't map " + std::to_string(bytes) + " bytes: process " + std::to_string(getpid()) +

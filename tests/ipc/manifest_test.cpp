@@ -1,5 +1,5 @@
-// What a manifest takes, and that its packed form survives every truncation and mutation with a typed error or a lawful
-// manifest.
+// What a manifest may contain. Its packed form survives every truncation and mutation: decoding gives a typed error or
+// a valid manifest.
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -30,7 +30,7 @@ std::vector<std::byte> with(std::vector<std::byte> bytes, std::size_t offset, T 
   return bytes;
 }
 
-/// Whatever decode() lets through keeps the promises that its users build on.
+/// Checks that a decoded manifest keeps the promises that its users rely on.
 void check_lawful(const Manifest& manifest) {
   std::size_t dims = 0;
   for (const auto& leaf : manifest.leaves) {
@@ -48,7 +48,7 @@ void check_lawful(const Manifest& manifest) {
   }
 }
 
-TEST_CASE("element_count multiplies sizes and refuses what can't be") {
+TEST_CASE("element_count multiplies sizes and refuses impossible ones") {
   const auto count = [](std::vector<std::int64_t> shape, DType dtype) { return element_count(shape, dtype); };
   REQUIRE(*count({}, DType::float64) == 1);
   REQUIRE(*count({3, 4, 5}, DType::int8) == 60);
@@ -83,14 +83,14 @@ TEST_CASE("a leaf must lie where its dtype can") {
   REQUIRE_FALSE(Manifest{}.add({1}, 0, DType::float64, deep));
 }
 
-TEST_CASE("bytes of a manifest never overflow, whatever its leaves claim") {
+TEST_CASE("the byte count of a manifest never overflows, whatever its leaves claim") {
   Manifest manifest;
   const std::vector<std::int64_t> shape{int64_max - 64};
   for (int i = 0; i < 4; ++i) REQUIRE(manifest.add({1}, 0, DType::int8, shape));
   REQUIRE(manifest.bytes() == static_cast<std::uint64_t>(int64_max));
 }
 
-TEST_CASE("what is encoded decodes to the same") {
+TEST_CASE("an encoded manifest decodes to the same manifest") {
   const auto seed = GENERATE(range(0u, 500u));
   CAPTURE(seed);
   Random random(seed);

@@ -1,4 +1,4 @@
-// Random manifests, and equality of manifests, for the tests of everything that carries one.
+// Random manifests, and equality of manifests, for all tests that use manifests.
 #pragma once
 
 #include <algorithm>

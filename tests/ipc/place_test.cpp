@@ -1,4 +1,4 @@
-// Whose daemon listens at a place: tried with processes of several users where the test may make them.
+// Whose daemon listens at a path: tested with processes of several users if the test may make them.
 #include <catch2/catch.hpp>
 
 #include <sys/socket.h>
@@ -21,7 +21,7 @@ namespace {
 constexpr uid_t stranger = 40'001;
 constexpr uid_t victim = 40'002;
 
-/// A folder for all users, which $XDG_RUNTIME_DIR names: its muster/musterd.sock is then everybody's own place.
+/// A folder for all users. $XDG_RUNTIME_DIR names it, so everybody's own socket is muster/musterd.sock in it.
 class SharedFolder {
  public:
   SharedFolder() {
@@ -40,7 +40,7 @@ class SharedFolder {
   std::string path_;
 };
 
-/// What `body` returns in a process of that user, for whom the folder is the runtime folder.
+/// Runs `body` in a process of that user, with the folder as its runtime folder. Returns what `body` returns.
 int as_user(uid_t user, const SharedFolder& folder, const std::function<int()>& body) {
   const pid_t child = ::fork();
   if (child == 0) {
@@ -82,7 +82,7 @@ TEST_CASE("the socket's path: the environment first, the user's runtime folder n
   REQUIRE(default_socket_path() == "/some/where.sock");
   REQUIRE(socket_path("") == "/some/where.sock");
   REQUIRE(socket_path("/else/where.sock") == "/else/where.sock");
-  // The daemon and who waits for it have other working directories.
+  // The daemon and the process that waits for it have other working directories.
   const auto here = std::filesystem::current_path().string();
   REQUIRE(socket_path("./a/../where.sock") == here + "/where.sock");
   setenv("MUSTER_SOCKET", "where.sock", 1);
@@ -99,7 +99,7 @@ TEST_CASE("the socket's path: the environment first, the user's runtime folder n
   if (!folder.empty()) setenv("XDG_RUNTIME_DIR", folder.c_str(), 1);
 }
 
-TEST_CASE("one's own place is made for oneself alone") {
+TEST_CASE("a user's own folder is made for that user alone") {
   const SharedFolder folder;
   CHECK(as_user(victim, folder, [&] {
           struct stat info {};
@@ -108,7 +108,7 @@ TEST_CASE("one's own place is made for oneself alone") {
         }) == 0);
 }
 
-TEST_CASE("a place that others may write to is denied until they may not") {
+TEST_CASE("a folder that others may write to is denied until they may not") {
   const SharedFolder folder;
   CHECK(as_user(victim, folder, [&] {
           ::mkdir(folder.place().c_str(), 0777);
@@ -126,7 +126,7 @@ TEST_CASE("a link in the place of the folder is denied") {
         }) == 0);
 }
 
-TEST_CASE("nobody takes another user for one's own daemon, unless told to") {
+TEST_CASE("no client takes another user's daemon for its own, unless told to") {
   if (::geteuid() != 0) {
     WARN("not run: only root can have processes of two users");
     return;

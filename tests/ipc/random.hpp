@@ -1,4 +1,4 @@
-// Values from a seed, for property tests: a failure names its seed and so can be replayed.
+// Random values from a seed, for property tests: a failure names its seed, so it can be replayed.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Each record's body: what is written reads back, and whatever a hostile writer makes of it is refused or means exactly
-// what it says. The packed forms are canonical, so an accepted body must come out of its writer byte for byte.
+// Tests each record's body: what is written reads back the same, and hostile bytes are refused or mean exactly what
+// they say. The packed forms are canonical, so an accepted body must come out of its writer byte for byte.
 #include <cstring>
 #include <functional>
 #include <string>
@@ -54,11 +54,11 @@ Enum random_enumerator(Random& random, std::size_t count) {
   return static_cast<Enum>(random.between(0, count - 1));
 }
 
-/// One kind of record: how to make a random body, and what its reader makes of a body.
+/// One kind of record: how to make a random body, and how its reader reads a body.
 struct Case {
   std::string name;
   std::function<Bytes(Random&)> make;
-  /// The body that the reader's value is written as, or nothing if it refuses.
+  /// Writes the value again that the reader returned; nothing if the reader refuses.
   std::function<std::optional<Bytes>(std::span<const std::byte>)> rewritten;
 };
 
@@ -191,7 +191,7 @@ TEST_CASE("a writer appends: what was in the buffer stays") {
   REQUIRE(read_pin(std::span(out).subspan(3))->object == ObjectId{5});
 }
 
-TEST_CASE("a body cut at any length is refused, or is the lawful body that it now is") {
+TEST_CASE("a body cut at any length is refused, or is a valid body by itself") {
   for (const auto& record : cases())
     for (std::uint64_t seed = 0; seed < 20; ++seed) {
       CAPTURE(record.name, seed);
@@ -303,7 +303,7 @@ TEST_CASE("the reason why a rank has no input travels with its contribution, cut
   REQUIRE(read->fault->message() == std::string(fault_bytes_max, 'm'));
 }
 
-TEST_CASE("a release names no more objects than the daemon gives up in one turn") {
+TEST_CASE("a release names no more objects than the daemon releases in one turn") {
   std::vector<std::byte> body;
   write(Release{ObjectIds(Release::objects_max, ObjectId{1})}, body);
   CHECK(read_release(body));

@@ -1,5 +1,5 @@
-// The allocator of regions against a model: no two regions share a byte, large ones share no page, everything coalesces
-// back, and what was freed last is used first.
+// Compares the allocator of regions with a model: no two regions share a byte, large ones share no page, free space
+// joins up again, and the region freed last is used first.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,7 +25,7 @@ using Use = RegionAllocator::Use;
 constexpr std::uint64_t mib = 1 << 20;
 constexpr auto large = RegionAllocator::large_bytes_min;
 
-/// What must hold of each region, and of all together.
+/// What must hold for each region, and for all together.
 class Model {
  public:
   Model(std::map<std::uint32_t, std::uint64_t> segments, std::set<std::uint32_t> own)
@@ -64,7 +64,7 @@ class Model {
     const auto found = regions_.find(segment);
     return found == regions_.end() || found->second.empty();
   }
-  /// The region that contains the offset.
+  /// Returns the region that contains the offset.
   [[nodiscard]] std::optional<Region> find(std::uint32_t segment, std::uint64_t offset) const {
     for (const auto& region : all_)
       if (region.segment.value == segment && offset >= region.offset && offset < region.offset + region.bytes)
@@ -134,7 +134,7 @@ TEST_CASE("random allocations and frees: no overlap, aligned, found, and all bac
   REQUIRE(allocator.allocated_bytes() == 0);
   REQUIRE(allocator.free_segments().size() == segments.size());
   REQUIRE(allocator.wholly_free_bytes() == allocator.segment_bytes());
-  // Whole again: as many of the largest regions fit as ever could.
+  // All space is whole again: as many of the largest regions fit as ever could.
   constexpr std::uint64_t largest = mib - page_bytes;
   std::uint64_t fit = 0;
   for (const auto& [id, bytes] : segments) fit += own.contains(id) ? 0 : bytes / largest;
@@ -143,20 +143,20 @@ TEST_CASE("random allocations and frees: no overlap, aligned, found, and all bac
     taken.clear();
     while (const auto region = allocator.allocate(largest)) taken.push_back(*region);
   };
-  take_all();  // and the slabs that are kept empty are gone
+  take_all();  // also frees the slabs that are kept empty
   for (const auto& region : taken) allocator.free(region.segment, region.offset);
   take_all();
   REQUIRE(taken.size() == fit);
   for (const std::uint64_t bytes : {mib, 3 * mib / 2}) REQUIRE(allocator.allocate(bytes)->bytes == bytes);
 }
 
-/// As who has no room adds a segment.
+/// Adds segments until there is room, like a client without room.
 Region allocate_somehow(RegionAllocator& allocator, std::uint64_t bytes, std::uint32_t& segments) {
   if (const auto region = allocator.allocate(bytes)) return *region;
   return allocator.allocate_with({++segments}, allocator.wanted(bytes), bytes);
 }
 
-TEST_CASE("shared segments begin small and grow with what there is") {
+TEST_CASE("shared segments begin small and grow with the memory in use") {
   RegionAllocator allocator;
   std::uint32_t segments = 0;
   std::uint64_t allocated = 0;
@@ -180,7 +180,7 @@ TEST_CASE("large regions have segments of their own, as long as they are few") {
   REQUIRE(segments < 500);
 }
 
-TEST_CASE("with few segments to be had they are larger") {
+TEST_CASE("if only few segments are allowed, they are larger") {
   const auto about = GENERATE(std::uint64_t{1}, std::uint64_t{8}, std::uint64_t{31});
   RegionAllocator allocator(about);
   Random random(5);
@@ -190,7 +190,7 @@ TEST_CASE("with few segments to be had they are larger") {
   REQUIRE(segments <= 6 * about + 12);
 }
 
-TEST_CASE("the least segment for a region of any size has room for it, and so has the wanted one") {
+TEST_CASE("both the smallest and the wanted segment for a region of any size have room for it") {
   Random random(3);
   RegionAllocator allocator;
   std::uint32_t segments = 0;
@@ -211,7 +211,7 @@ TEST_CASE("the least segment for a region of any size has room for it, and so ha
   }
 }
 
-TEST_CASE("a segment of one's own serves again for what is at least half of it, never for less") {
+TEST_CASE("a segment for one region is used again for a region of at least half its size, never for less") {
   RegionAllocator allocator;
   allocator.add_segment({1}, 8 * mib, Use::own);
   REQUIRE_FALSE(allocator.allocate(1000));
@@ -226,7 +226,7 @@ TEST_CASE("a segment of one's own serves again for what is at least half of it, 
   allocator.remove_segment({1});
 }
 
-TEST_CASE("every size up to a few pages fits what it is given, and wastes a fifth at most") {
+TEST_CASE("every size up to a few pages fits its region, and wastes at most a fifth") {
   RegionAllocator allocator;
   allocator.add_segment({1}, 64 * mib);
   for (std::uint64_t bytes = 1; bytes <= large + 2 * page_bytes; ++bytes) {
@@ -240,7 +240,7 @@ TEST_CASE("every size up to a few pages fits what it is given, and wastes a fift
   REQUIRE(allocator.allocated_bytes() == 0);
 }
 
-TEST_CASE("what was freed last is used first, small and large") {
+TEST_CASE("the region freed last is used first, small or large") {
   const auto bytes = GENERATE(std::uint64_t{100}, std::uint64_t{5000}, std::uint64_t{mib / 2});
   RegionAllocator allocator;
   allocator.add_segment({1}, 64 * mib);
@@ -275,7 +275,7 @@ TEST_CASE("steady state touches the same bytes again and again") {
   REQUIRE(seen.size() == after_two_rounds);
 }
 
-TEST_CASE("a large region is the best fit, and a segment in use goes before one that is wholly free") {
+TEST_CASE("a large region gets the best fit, and a segment in use is preferred to a wholly free one") {
   RegionAllocator allocator;
   constexpr std::uint64_t kib = 1 << 10;
   allocator.add_segment({1}, 4 * mib);
@@ -284,7 +284,7 @@ TEST_CASE("a large region is the best fit, and a segment in use goes before one 
   REQUIRE(first.segment == SegmentId{1});
   REQUIRE(allocator.allocate(256 * kib)->segment == SegmentId{1});
   allocator.free({1}, first.offset);
-  REQUIRE(allocator.allocate(512 * kib)->offset == first.offset);  // not from the 3 MiB behind
+  REQUIRE(allocator.allocate(512 * kib)->offset == first.offset);  // not from the 3 MiB behind it
   REQUIRE(allocator.free_segments() == std::vector<SegmentId>{{2}});
 }
 
@@ -334,7 +334,7 @@ TEST_CASE("sizes that no segment can hold are refused without a wrap-around") {
   REQUIRE_FALSE(allocator.allocate(~std::uint64_t{0} - page_bytes));
 }
 
-/// The signal that ends a child process which does this.
+/// Returns the signal that ends a child process which does this.
 int signal_of(void (*misuse)(RegionAllocator&, const Region& small, const Region& large)) {
   const auto child = fork();
   if (child == 0) {

@@ -1,6 +1,6 @@
-// Who wakes whom: every interleaving of the steps that ring.hpp lists, over real rings and flags. A lost wake-up shows
-// as a schedule after which nobody can move and a record lies unread. Each protocol is also run with its two steps of
-// the sleeper swapped, which must lose a wake-up: so the search is known to find what it looks for.
+// Who wakes whom: plays every interleaving of the steps that ring.hpp lists, over real rings and flags. A lost wake-up
+// shows as a schedule after which neither side can move and a record is unread. Each protocol also runs with two steps
+// of the sleeper swapped, which must lose a wake-up: so the search is known to find lost wake-ups.
 #include <functional>
 #include <new>
 #include <optional>
@@ -35,7 +35,7 @@ struct Channel {
   RingConsumer client_reads;
 };
 
-/// A channel, and what the kernel would hold: an eventfd's count, a futex's sleeper.
+/// A channel, and the kernel's state: an eventfd's count, a futex's sleeper.
 struct World {
   Memory memory;
   std::optional<Channel> channel;
@@ -52,8 +52,8 @@ struct World {
   ChannelHeader& header() { return channel->header; }
 };
 
-/// A side is at a numbered step; a step returns the next one, or `blocked`, having changed nothing, if it can't be
-/// taken now or the side has come to its end.
+/// A side is at a numbered step. A step returns the number of the next one. It returns `blocked`, and changes nothing,
+/// if it can't be taken now or the side is at its end.
 constexpr int blocked = -1;
 using Side = std::function<int(World&, int step)>;
 struct Protocol {
@@ -62,11 +62,11 @@ struct Protocol {
   std::function<void(World&)> prepare = [](World&) {};
 };
 
-/// Plays every schedule: at each point where both sides can move, first the one, then, in another play, the other.
+/// Plays every schedule: wherever both sides can move, one play moves the first, another play moves the second.
 struct Explorer {
   const Protocol& protocol;
   int schedules = 0;
-  int lost_wakeups = 0;  ///< schedules after which nobody can move and a record lies unread
+  int lost_wakeups = 0;  ///< schedules after which neither side can move and a record is unread
 
   void explore(World& world) {
     std::vector<bool> schedule;  // true: the reader moved
@@ -82,7 +82,7 @@ struct Explorer {
     } while (!schedule.empty());
   }
 
-  /// Follows `schedule` and extends it to an end. False if it is none of its own: it differs from another only in a
+  /// Follows `schedule` and extends it to an end. Returns false if it only repeats another schedule, differing in a
   /// move that could not be made.
   bool play(World& world, std::vector<bool>& schedule) {
     int writer = 0, reader = 0;
@@ -117,7 +117,7 @@ int client_submits(World& world, int step) {
   }
 }
 
-/// `looks_first`: the wrong order.
+/// `looks_first` is the wrong order.
 int daemon_serves(World& world, int step, bool looks_first) {
   switch (step) {
     case 0:  // polls
@@ -193,7 +193,7 @@ TEST_CASE("a client that sleeps misses no completion") {
   REQUIRE((explorer.lost_wakeups > 0) == looks_first);
 }
 
-/// Two records that need more room than there is, until the client has read.
+/// Writes two records that need more room than there is, until the client has read.
 int daemon_completes_when_there_is_room(World& world, int step, bool asks_first) {
   const std::vector<std::byte> body(record_bytes_max);
   switch (step) {
@@ -220,7 +220,7 @@ int client_reads_and_tells(World& world, int step) {
   switch (step) {
     case 0: {
       const auto record = world.channel->client_reads.next().value();
-      if (!record) return blocked;  // another step of the daemon brings it back here
+      if (!record) return blocked;  // another step of the daemon comes back here
       world.unread -= record->type == 1;
       return 1;
     }

@@ -1,5 +1,5 @@
-// Rings: records come out as they went in, through wrap-arounds, a full ring and two threads; and a consumer survives
-// any positions and lengths that the other side may write.
+// Rings: records come out as they went in, through wrap-arounds, a full ring and two threads. A consumer survives any
+// positions and lengths that the other side may write.
 #include <atomic>
 #include <cstring>
 #include <deque>
@@ -20,7 +20,7 @@ namespace {
 using test::Random;
 using Bytes = std::vector<std::byte>;
 
-/// A ring with both of its ends in this process, between guard zones that nothing may touch.
+/// A ring with both of its ends in this process, between guard zones that must stay untouched.
 struct Pair {
   static constexpr std::size_t guard = 4096;
   static constexpr auto untouched = std::byte{0xa5};
@@ -157,7 +157,7 @@ TEST_CASE("two threads, one mapping: every record arrives once, in order, whole"
 
 // ---- hostile writers ----
 
-/// A pair whose consumer has read `position` bytes of lawful records.
+/// Returns a pair whose consumer has read `position` bytes of valid records.
 std::unique_ptr<Pair> advanced_to(std::uint64_t position) {
   auto pair = std::make_unique<Pair>();
   while (pair->producer.position() < position) {
@@ -169,7 +169,7 @@ std::unique_ptr<Pair> advanced_to(std::uint64_t position) {
   return pair;
 }
 
-TEST_CASE("a writer's position that can't be is Invalid, whatever the reader's own") {
+TEST_CASE("an impossible writer's position is Invalid, whatever the reader's position") {
   for (const std::uint64_t position :
        {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{ring_bytes - 8}, std::uint64_t{3 * ring_bytes + 64}})
     for (const std::uint64_t lie : {position - 8, position + 1, position + 7, position + ring_bytes + 8,
@@ -179,12 +179,12 @@ TEST_CASE("a writer's position that can't be is Invalid, whatever the reader's o
       CAPTURE(position, lie);
       pair->tail = lie;
       REQUIRE(pair->consumer.next().error().code() == Code::invalid);
-      REQUIRE(pair->consumer.next().error().code() == Code::invalid);  // and stays so
+      REQUIRE(pair->consumer.next().error().code() == Code::invalid);  // stays Invalid
       REQUIRE(pair->head == position);
     }
 }
 
-TEST_CASE("a record's header that can't be is Invalid") {
+TEST_CASE("an impossible record header is Invalid") {
   constexpr auto max = static_cast<std::uint32_t>(record_bytes_max);
   struct Lie {
     const char* what;
@@ -213,7 +213,7 @@ TEST_CASE("a record's header that can't be is Invalid") {
   REQUIRE(pair->head == lie.position);
 }
 
-TEST_CASE("padding alone is skipped and is no record") {
+TEST_CASE("padding alone is skipped and is not a record") {
   auto pair = advanced_to(ring_bytes - 64);
   pair->put_header(ring_bytes - 64, {56, 0, 0});
   pair->tail = ring_bytes;
@@ -257,7 +257,7 @@ TEST_CASE("the daemon's copy of a record does not change when the client changes
   REQUIRE(copy(record->body) == Bytes(100, std::byte{1}));
 }
 
-TEST_CASE("a reader's position that can't be is Invalid for the writer, which writes nothing then") {
+TEST_CASE("an impossible reader's position is Invalid for the writer, which then writes nothing") {
   for (const std::uint64_t lie :
        {std::uint64_t{1}, ~std::uint64_t{0}, std::uint64_t{8 * ring_bytes}, std::uint64_t{1} << 63}) {
     Pair pair;
@@ -269,7 +269,7 @@ TEST_CASE("a reader's position that can't be is Invalid for the writer, which wr
     REQUIRE(pair.producer.try_write(1, Bytes(1000)).error().code() == Code::invalid);
     REQUIRE(pair.producer.position() == before);
   }
-  // A reader that goes back gains nothing either.
+  // A reader that moves its position back gains nothing either.
   Pair pair;
   while (pair.producer.try_write(1, Bytes(1000)).value()) {
   }
@@ -298,7 +298,7 @@ struct OneCore {
   ~OneCore() { ::sched_setaffinity(0, sizeof before, &before); }
 };
 
-TEST_CASE("brief waits make patient, a long one makes impatient") {
+TEST_CASE("brief waits make a waiter poll longer, a long one makes it poll less") {
   using namespace std::chrono_literals;
   const OneCore core;
   const std::jthread other([](const std::stop_token& stop) {
@@ -317,7 +317,7 @@ TEST_CASE("brief waits make patient, a long one makes impatient") {
   CHECK(patience.spin_max(yields) == patient);
 }
 
-TEST_CASE("who has lost a slice by yielding sleeps at once") {
+TEST_CASE("a waiter that has lost a slice by yielding sleeps at once") {
   const OneCore core;
   const std::jthread other([](const std::stop_token& stop) {
     while (!stop.stop_requested()) {

@@ -1,5 +1,5 @@
-// Packets over real socket pairs: frames and descriptors arrive together or not at all, and no lie of the other end
-// leaks a descriptor, blocks, or costs more than its bytes.
+// Packets over real socket pairs. Frames and descriptors arrive together or not at all. Whatever the other end sends,
+// no descriptor leaks, nothing blocks, and nothing costs more than its bytes.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -69,7 +69,7 @@ void send_all(const Fd& socket, std::span<const std::byte> frame) {
   }
 }
 
-/// Sends what send_packet() never would.
+/// Sends what send_packet() would never send.
 void send_raw(const Fd& socket, std::span<const std::byte> bytes, std::span<const int> fds = {}) {
   iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
   std::vector<std::byte> control(CMSG_SPACE(fds.size_bytes()));
@@ -97,7 +97,7 @@ std::size_t open_descriptors() {
   return count;
 }
 
-/// Receives one packet that must be refused, and checks that nothing of it stays.
+/// Receives one packet that must be refused, and checks that none of its descriptors stays open.
 Error refused(const Sockets& sockets) {
   Packet packet;
   auto received = receive_packet(sockets.b, packet);
@@ -137,7 +137,7 @@ TEST_CASE("frames of all sizes arrive as they were, in parts from the inline lim
   REQUIRE(packet.bytes == hello("next"));
 }
 
-TEST_CASE("a frame in parts is taken up where it was left") {
+TEST_CASE("sending a frame in parts continues where it stopped") {
   const auto sockets = socket_pair();
   const auto sent = submit(20 << 20);
   Packet packet;
@@ -152,7 +152,7 @@ TEST_CASE("a frame in parts is taken up where it was left") {
   REQUIRE(packet.begun.empty());
 }
 
-TEST_CASE("a frame whose rest never comes is no obstacle for the next") {
+TEST_CASE("a frame whose rest never comes does not disturb the next one") {
   const auto sockets = socket_pair();
   REQUIRE(send_packet(sockets.a, parts_of(submit(100'000)).front(), {}).value());
   REQUIRE(send_packet(sockets.a, hello("the end"), {}).value());
@@ -162,7 +162,7 @@ TEST_CASE("a frame whose rest never comes is no obstacle for the next") {
   REQUIRE(packet.begun.empty());
 }
 
-TEST_CASE("packets keep their borders and their order") {
+TEST_CASE("packets keep their boundaries and their order") {
   const auto sockets = socket_pair();
   for (int i = 0; i < 5; ++i)
     REQUIRE(send_packet(sockets.a, hello(std::string(static_cast<std::size_t>(i), 'x')), {}).value());
@@ -195,7 +195,7 @@ TEST_CASE("a closed end is told from an empty one, and writing to it raises no S
   REQUIRE(send_packet(sockets.b, hello("nobody"), {}).error().code() == Code::daemon_unavailable);
 }
 
-TEST_CASE("what can't travel is refused before it is sent") {
+TEST_CASE("a packet that can't be sent is refused before sending") {
   const auto sockets = socket_pair();
   REQUIRE(send_packet(sockets.a, Bytes(inline_bytes_max + 1), {}).error().code() == Code::invalid);
   REQUIRE(send_packet(sockets.a, {}, {}).error().code() == Code::invalid);
@@ -252,7 +252,7 @@ TEST_CASE("an empty packet counts as the end; its descriptors are closed") {
   REQUIRE(open_descriptors() == before);
 }
 
-TEST_CASE("descriptors lost to our own limit are told from a sender's mistake") {
+TEST_CASE("descriptors lost to this process's own limit are told apart from a sender's mistake") {
   const auto sockets = socket_pair();
   const auto eventfd = create_eventfd().value();
   rlimit limit{};
@@ -271,7 +271,7 @@ TEST_CASE("descriptors lost to our own limit are told from a sender's mistake") 
   REQUIRE(open_descriptors() == before);
 }
 
-TEST_CASE("parts that make no frame are Invalid, and what came with them is closed") {
+TEST_CASE("parts that make no frame are Invalid, and their descriptors are closed") {
   const auto sockets = socket_pair();
   const auto eventfd = create_eventfd().value();
   const auto whole = submit(1000);
@@ -305,7 +305,7 @@ TEST_CASE("parts without end are Invalid") {
 
 // ---- verification ----
 
-TEST_CASE("a daemon takes a client's bodies only") {
+TEST_CASE("a daemon accepts only bodies of clients") {
   const auto reply = frame(wire::Body_Ok, [](auto& builder) { return wire::CreateOk(builder); });
   REQUIRE(verify_frame(reply));
   REQUIRE_FALSE(verify_frame(reply, Sender::client));
@@ -316,14 +316,14 @@ TEST_CASE("a daemon takes a client's bodies only") {
   REQUIRE(receive_packet(sockets.b, packet, Sender::client).error().code() == Code::invalid);
 }
 
-TEST_CASE("a daemon never receives a client's descriptors, and what is no packet of a client ends it") {
+TEST_CASE("a daemon never receives a client's descriptors, and a packet with descriptors ends the connection") {
   const auto sockets = socket_pair();
   const auto memfd = create_memfd("test", 100).value();
   const auto before = open_descriptors();
   for (int count : {1, 5, static_cast<int>(fds_max) + 1}) {
     send_raw(sockets.a, hello("x"), std::vector(static_cast<std::size_t>(count), memfd.get()));
     Packet packet;
-    // Asked again it says so again: the packet stays where it is, and with it what came with it.
+    // Asking again gives the same answer: the packet stays in the queue with its descriptors.
     for (int i = 0; i < 2; ++i) {
       const auto refused = receive_packet(sockets.b, packet, Sender::client);
       REQUIRE(refused.error().code() == Code::invalid);
@@ -334,7 +334,7 @@ TEST_CASE("a daemon never receives a client's descriptors, and what is no packet
   }
 }
 
-TEST_CASE("the fullest reply passes: nested lists of many tables") {
+TEST_CASE("the largest reply passes: nested lists of many tables") {
   const auto status = frame(wire::Body_Groups, [](auto& builder) {
     std::vector<flatbuffers::Offset<wire::GroupInfo>> groups;
     for (int g = 0; g < 50; ++g) {
@@ -354,7 +354,7 @@ TEST_CASE("a frame that names one table over and over is refused") {
         2000, wire::CreateGroupInfoDirect(builder, "g", 0, 0, nullptr, 0, nullptr, &seats));
     return wire::CreateGroupsDirect(builder, &groups);
   });
-  REQUIRE(bomb.size() < 20'000);  // and asks for four million visits
+  REQUIRE(bomb.size() < 20'000);  // yet reading it would take four million visits
   REQUIRE_FALSE(verify_frame(bomb));
 }
 
@@ -368,7 +368,7 @@ TEST_CASE("frames cut or changed anywhere verify or not, but never read out of b
   std::size_t refusals = 0;
   for (const auto& whole : frames) {
     for (std::size_t length = 0; length < whole.size(); ++length) {
-      // A copy of its own, so that an address sanitizer sees its end.
+      // An exact copy, so that an address sanitizer sees its end.
       const Bytes cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));
       refusals += !verify_frame(cut, Sender::client);
     }

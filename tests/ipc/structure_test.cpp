@@ -59,7 +59,7 @@ std::string path(const std::string& structure, std::size_t leaf) {
 
 }  // namespace
 
-TEST_CASE("a structure can be read by people") {
+TEST_CASE("a structure has a readable text") {
   CHECK(shown("") == "*");
   CHECK(shown("Z") == "None");
   CHECK(shown(dict({{text("b"), several('L', {"A", "t"})}, {integer(-3), text("x")}})) == "{'b': [*, True], -3: 'x'}");
@@ -70,7 +70,7 @@ TEST_CASE("a structure can be read by people") {
   CHECK(shown(text(long_name)) == "'" + std::string(60, 'x') + "...'");
 }
 
-TEST_CASE("names and constants of others can't turn a message into something else") {
+TEST_CASE("names and constants of other users can't disguise a message") {
   const auto hostile =
       dict({{text("\x1b[2J\n"), "A"}, {text("\xff"), dataclass("a\rb", {{"\xed\xa0\x80", text("\u202e")}})}});
   CHECK(shown(hostile) == "{'\\x1b[2J\\x0a': *, '\\xff': a\\x0db(\\xed\\xa0\\x80='\\xe2\\x80\\xae')}");
@@ -121,7 +121,7 @@ TEST_CASE("constants that differ late are shown where they do") {
   CHECK(difference(real(0.1), real(0.1 + 1e-16)) == ": 0.1 | 0.1000000000000001");
 }
 
-TEST_CASE("of pickles that differ the message says that they do") {
+TEST_CASE("a message says that pickles differ") {
   const auto pickled = [](const std::string& bytes) { return "P" + name("enum.Color") + name(bytes); };
   CHECK(difference(dict({{text("c"), pickled("red")}}), dict({{text("c"), pickled("blue")}})) ==
         "c: a pickled enum.Color | a pickled enum.Color of another value");

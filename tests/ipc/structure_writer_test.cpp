@@ -17,11 +17,11 @@ namespace muster::ipc {
 
 namespace {
 
-/// A value of any language: what a reader is told, and what it takes to write it.
+/// A value of any language: what a reader is told, and what the writer needs.
 struct Item {
   char letter = node::leaf;
   std::string bytes;
-  std::string type;  ///< of a pickle; of an instance: its name
+  std::string type;  ///< of a pickle; for an instance, its name
   char form = '\0';
   std::vector<std::string> fields;
   std::vector<Item> factory;
@@ -101,7 +101,7 @@ Description written(const Item& item) {
   return std::move(writer).take();
 }
 
-/// Makes items of what a reader finds, keys in the order that the guise says.
+/// Makes items from what a reader finds, with keys in the order that the guise says.
 struct Rebuilder {
   using Value = Item;
   using Values = std::vector<Item>;
@@ -161,7 +161,7 @@ Item any_constant(test::Random& random, int levels) {
   }
 }
 
-/// Keys differ, as those of a dict do.
+/// Keys differ from each other, as in a dict.
 std::vector<Item> any_keys(test::Random& random, std::size_t count) {
   std::vector<Item> keys;
   for (std::size_t i = 0; i < count; ++i)
@@ -194,7 +194,7 @@ Item any_value(test::Random& random, int levels) {
 
 }  // namespace
 
-TEST_CASE("what is written is read as it was") {
+TEST_CASE("a written value is read back as it was") {
   const auto seed = GENERATE(range(0u, 20u));
   CAPTURE(seed);
   test::Random random(seed);
@@ -206,7 +206,7 @@ TEST_CASE("what is written is read as it was") {
   }
 }
 
-TEST_CASE("equal sets are written equally, and so are dicts but for their guise") {
+TEST_CASE("equal sets are written equally, and so are equal dicts except for their guise") {
   const Item one = text("one"), two = atom(node::integer, std::string(8, '\2')), inner = holder(node::tuple, {one});
   CHECK(written(holder(node::set, {one, two, inner})).structure ==
         written(holder(node::set, {inner, one, two})).structure);
@@ -241,7 +241,7 @@ TEST_CASE("a list says what its elements are") {
   CHECK_FALSE(elements_of({}, {}));
 }
 
-TEST_CASE("nothing is written that readers would find too deep") {
+TEST_CASE("the writer refuses nesting that readers would refuse") {
   const auto nested = [](int levels) {
     StructureWriter writer;
     const std::function<void(int)> go = [&](int left) {
@@ -260,7 +260,7 @@ TEST_CASE("a constant is bounded, whatever it is made of") {
   StructureWriter writer;
   const std::string half(constant_bytes_max / 2, 'x');
   writer.constant([&] { writer.string(half); });
-  writer.constant([&] { writer.bytes(half); });  // each by itself
+  writer.constant([&] { writer.bytes(half); });  // each part is within the limit by itself
   CHECK_THROWS_AS(writer.constant([&] { writer.sequence(node::tuple, 2, [&](std::size_t) { writer.string(half); }); }),
                   ConstantTooLarge);
 }

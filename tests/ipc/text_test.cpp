@@ -17,7 +17,7 @@ TEST_CASE("text is UTF-8 without control characters") {
   CHECK_FALSE(is_text("\xc2\x85"));  // a control character beyond ASCII
 }
 
-TEST_CASE("what hides in text, or changes how other text looks, is no text") {
+TEST_CASE("characters that hide, or change how other text looks, are not text") {
   for (const auto* hidden : {"\u061c", "\u200b", "\u200d", "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u202e",
                              "\u2060", "\u2066", "\u2069", "\ufeff", "\U000E0041"}) {
     CHECK_FALSE(is_text(hidden));
@@ -26,7 +26,7 @@ TEST_CASE("what hides in text, or changes how other text looks, is no text") {
   CHECK(is_text("\u05d0\u05d1 \u0627\u0644 \u2010\u2027\u202f\u205f"));
 }
 
-TEST_CASE("what looks like UTF-8 and isn't is no text") {
+TEST_CASE("bytes that look like UTF-8 but aren't are not text") {
   CHECK_FALSE(is_text("\xff"));
   CHECK_FALSE(is_text("\x80"));              // begins in the middle
   CHECK_FALSE(is_text("\xc3"));              // ends in the middle
@@ -37,7 +37,7 @@ TEST_CASE("what looks like UTF-8 and isn't is no text") {
   CHECK_FALSE(is_text("\xf4\x90\x80\x80"));  // beyond Unicode
 }
 
-TEST_CASE("what is no text is shown byte by byte") {
+TEST_CASE("bytes that are not text are shown one by one") {
   CHECK(printable("grün") == "grün");
   CHECK(printable("a\x1b[2J") == "a\\x1b[2J");
   CHECK(printable("\xff\xfe") == "\\xff\\xfe");

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Keeps what each test runner said of itself, so that a long run can end with it.
+# Keeps the summary of each test runner, so that a long run can end with all of them.
 
 counts=()
 

@@ -40,7 +40,7 @@ stage_tidy() {
   .venv/bin/python tests/lib/tidy.py --build build/dev --jobs "$(build_jobs)" || fail "clang-tidy"
 }
 
-# The commit that a change is counted from: where it left main, or the one before, on main itself.
+# The commit to compare a change with: where it left main; on main itself, the commit before.
 change_begins() {
   local base
   base=$(git merge-base HEAD origin/main 2>/dev/null) || base=
@@ -61,7 +61,7 @@ stage_dev() {
     fail "the documentation"
 }
 
-# Twice, without Muster and in decorated calls: what becomes of each test must be the same.
+# Runs twice, without Muster and in decorated calls: each test must have the same outcome.
 stage_numpy() {
   say "numpy: NumPy's own tests, plain and in decorated calls"
   build_with_python dev
@@ -78,7 +78,7 @@ numpys_tests() {
   local name=$1 folder
   shift
   folder=$(mktemp -d)
-  # NumPy leaves out what needs more memory than that, so on every machine the same.
+  # NumPy leaves out tests that need more memory than this, so it leaves out the same ones on every machine.
   run_pytest "$name" "MUSTER_SOCKET=$folder/s" NPY_AVAILABLE_MEM=2GB "$@" -c tests/numpy/pytest.ini --rootdir .venv \
     -p no:cacheprovider -p tests.numpy.under_muster --quiet --tb=short --pyargs
   rm -rf "$folder"
@@ -100,10 +100,10 @@ stage_wheel() {
   local fresh
   fresh=$(mktemp -d)
   need_venv "$fresh/venv"
-  # As README.md says it, in an environment that has nothing that the build needs.
+  # As README.md says, in an environment without anything that the build needs.
   CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) \
     "$fresh/venv/bin/python" -m pip install --quiet --disable-pip-version-check . </dev/null || fail "pip install ."
-  # With the oldest NumPy that we say is enough, where this Python still has it.
+  # With the oldest NumPy that Muster supports, if this Python still has it.
   local oldest
   oldest=$("$fresh/venv/bin/python" -c 'import sys; print("numpy==2.0.2" if sys.version_info < (3, 13) else "numpy")')
   "$fresh/venv/bin/python" -m pip install --quiet --disable-pip-version-check pytest "$oldest" </dev/null ||
@@ -119,8 +119,8 @@ stage_asan() {
   build_with_python asan
   run_ctest asan
   say "asan: Python tests"
-  # The interpreter itself is not instrumented, so the runtime has to come first, and with it the library whose
-  # exceptions it watches. CPython's own allocator would hide our mistakes from it.
+  # The interpreter itself is not instrumented, so the sanitizer's runtime has to be loaded first, and with it the
+  # library whose exceptions it watches. CPython's own allocator would hide our mistakes from the sanitizer.
   python_tests asan PYTHONMALLOC=malloc \
     "LD_PRELOAD=$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" \
     "LSAN_OPTIONS=suppressions=$PWD/tests/lib/lsan.supp:print_suppressions=0"
@@ -150,7 +150,7 @@ stage_fuzz() {
   done
 }
 
-# fuzz_reached NAME: whether it reached all that its list demands, by what it counted itself.
+# fuzz_reached NAME: whether the target reached everything on its list, according to its own counts.
 fuzz_reached() {
   local missing
   missing=$(comm -13 <(sed --quiet 's/^reached *[0-9]* //p' "build/logs/$1.log" | sort) \
@@ -161,8 +161,8 @@ fuzz_reached() {
   }
 }
 
-# fuzz_target NAME SECONDS: 255 makes xargs stop at once. Inputs are long from the start: most are read as choices, and
-# a short one makes few of them. Without the schedule by entropy, which takes three times as long as a walk itself.
+# fuzz_target NAME SECONDS: exit status 255 makes xargs stop at once. Inputs are long from the start: most are read as
+# choices, and a short input gives few choices. The schedule by entropy is off: it takes three times as long as a walk.
 fuzz_target() {
   "build/fuzz/bin/$1" -max_total_time="$2" -timeout=10 -print_final_stats=1 -len_control=0 -max_len=2048 -entropic=0 \
     "-artifact_prefix=build/logs/$1-" \
@@ -189,13 +189,13 @@ python_tests() {
   shift
   local variables=("$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python"
     "MUSTER_CLI=$build/bin/muster" "MUSTER_DAEMON=$build/bin/musterd")
-  # These become another user, for example. What they leave behind must not be root's.
+  # Some of these tests become another user. Files that they leave behind must not belong to root.
   local of_root=(tests/python/test_open_groups.py tests/chaos/test_as_root.py)
   counted "$name-root-pytest" '[0-9]+ passed.* in ' as_root env "${variables[@]}" .venv/bin/python -B -m pytest \
     --color=no -p no:cacheprovider "${of_root[@]}"
   folders+=("${of_root[@]/#/--ignore=}")
-  # AddressSanitizer's own allocator maps and faults all the time; of torch's and JAX's, which documents use, it knows
-  # nothing.
+  # AddressSanitizer's own allocator maps and faults all the time, and does not know the allocators of torch and JAX,
+  # which documents use.
   if [ "$name" = asan ]; then
     run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
       --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py \

@@ -1,7 +1,7 @@
-"""Runs clang-tidy over the units of a build, several at a time, and skips those that passed and have not changed since.
+"""Runs clang-tidy over the units of a build, several at a time. Skips units that passed and have not changed since.
 
-A unit has not changed if its command, the configuration and every file of ours that it includes have not. With --since
-it looks only at the units that are made of a file which has changed since that commit.
+A unit has changed if its command, the configuration or a file of ours that it includes has changed. With --since it
+checks only the units that include a file which has changed since that commit.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("include", "client", "daemon", "python")
-# One unit here is a hundred once its macros are expanded for every instruction set; its logic is in headers that
-# the other units bring in.
+# One unit there becomes a hundred once its macros are expanded for every instruction set. Its logic is in headers that
+# the other units include.
 SKIPPED = ("daemon/collective/kernels",)
 
 
 def units(build: Path) -> list[dict]:
-    """The commands of our own units, tests left out."""
+    """Returns the commands of our own units, without tests."""
 
     def wanted(path: Path) -> bool:
         name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else ""
@@ -33,7 +33,7 @@ def units(build: Path) -> list[dict]:
 
 
 def dependencies(build: Path) -> dict[Path, list[Path]]:
-    """The files of ours that each object of the build was made of, as ninja knows them."""
+    """Returns our own files that each object of the build was made from, according to ninja."""
     text = subprocess.run(["ninja", "-C", build, "-t", "deps"], check=True, capture_output=True, text=True).stdout
     found: dict[Path, list[Path]] = {}
     for block in text.split("\n\n"):
@@ -44,7 +44,7 @@ def dependencies(build: Path) -> dict[Path, list[Path]]:
 
 
 def changed_since(commit: str) -> set[Path]:
-    """What differs from the commit, files that git does not know yet included."""
+    """Returns the files that differ from the commit, including files that git does not track yet."""
     names: list[str] = []
     for command in (["diff", "--name-only", commit], ["ls-files", "--others", "--exclude-standard"]):
         result = subprocess.run(["git", "-C", ROOT, *command], check=True, capture_output=True, text=True)
@@ -60,8 +60,8 @@ def fingerprint(unit: dict, files: list[Path]) -> str:
 
 
 def check(unit: dict, build: Path, stamp: Path) -> str:
-    """What clang-tidy complains of; empty if nothing."""
-    # The build's compiler knows warnings that clang does not.
+    """Returns clang-tidy's complaints; empty if there are none."""
+    # The build's compiler has warnings that clang lacks.
     command = ["clang-tidy", "--quiet", "-p", build, "--extra-arg=-Wno-unknown-warning-option", unit["file"]]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode == 0:
@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, required=True, help="a build folder with compile_commands.json")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--since", help="a commit: look only at what is made of files that changed since")
+    parser.add_argument("--since", help="a commit: check only units with files that changed since")
     options = parser.parse_args()
     build = options.build.resolve()
     stamps = build / "tidy"

@@ -14,11 +14,11 @@ using muster::Result;
 
 namespace {
 
-/// Requests that each want some units of a room, and what became of them.
+/// Requests that each want some units of a room, and what happened to each.
 struct Room {
   std::uint64_t units = 0;
   std::vector<int> served = {};
-  std::vector<Turn> turns = {};  ///< of each attempt
+  std::vector<Turn> turns = {};  ///< the turn of each attempt
   std::map<int, Code> given_up = {};
   Admission admission{100};
 
@@ -54,7 +54,7 @@ TEST_CASE("a request that fits is served at once") {
   CHECK_FALSE(room.admission.next_deadline());
 }
 
-TEST_CASE("who finds the line full is told how long it is") {
+TEST_CASE("a request that finds the line full is told how long it is") {
   for (const auto& [length, told] :
        {std::pair{1, "1 request waits for memory already"}, {2, "2 requests wait for memory already"}}) {
     Admission admission{static_cast<std::size_t>(length)};
@@ -68,7 +68,7 @@ TEST_CASE("who finds the line full is told how long it is") {
   }
 }
 
-TEST_CASE("nobody of one user overtakes, not even who would fit") {
+TEST_CASE("no request of a user overtakes another one of that user, even if it would fit") {
   Room room{.units = 5};
   room.ask(1, 8);
   room.ask(2, 3);
@@ -81,7 +81,7 @@ TEST_CASE("nobody of one user overtakes, not even who would fit") {
   CHECK(room.served == Served{1, 2});
 }
 
-TEST_CASE("a small request is tried before those who wait, and waits behind them if it does not fit") {
+TEST_CASE("a small request is tried before waiting ones, and waits behind them if it does not fit") {
   Room room{.units = 5};
   room.ask(1, 8);
   room.ask(2, 3, 1000, 1000, Admission::Size::small);
@@ -102,7 +102,7 @@ TEST_CASE("one release serves as many as fit") {
   CHECK(room.admission.waiting() == 1);
 }
 
-TEST_CASE("a deadline gives up on the one that waited and lets the next one on") {
+TEST_CASE("a passed deadline ends a request's wait and lets the next one go on") {
   Room room{.units = 4};
   room.ask(1, 8, 10);
   room.ask(2, 4, 20);
@@ -114,7 +114,7 @@ TEST_CASE("a deadline gives up on the one that waited and lets the next one on")
   CHECK(room.served == Served{2});
 }
 
-TEST_CASE("of very many that are late at once some are given up at a time, the earliest first") {
+TEST_CASE("very many requests that are late at once are given up a few at a time, the earliest first") {
   constexpr std::size_t effort_max = 10;
   Admission admission(100, effort_max);
   std::vector<int> given_up;
@@ -125,7 +125,7 @@ TEST_CASE("of very many that are late at once some are given up at a time, the e
         [&given_up, who](const Error&) { given_up.push_back(who); }, {.give_up = effort});
   };
   const TimePoint late(std::chrono::seconds(50));
-  SECTION("who come one by one") {
+  SECTION("that came one by one") {
     for (int who = 1; who <= 25; ++who) ask(who, 50 - who, 1);
     for (const std::size_t left : {15U, 5U, 0U}) {
       REQUIRE(admission.next_deadline() <= late);
@@ -135,7 +135,7 @@ TEST_CASE("of very many that are late at once some are given up at a time, the e
     CHECK(given_up.size() == 25);
     CHECK(std::is_sorted(given_up.rbegin(), given_up.rend()));
   }
-  SECTION("who take much, each") {
+  SECTION("that each take much effort") {
     for (int who = 1; who <= 3; ++who) ask(who, 50, 8);
     admission.expire(late);
     CHECK(given_up == std::vector{1, 2});
@@ -189,7 +189,7 @@ constexpr UserId alice = 1;
 constexpr UserId bob = 2;
 constexpr UserId carol = 3;
 
-/// Those of several users who wait for a room, which takes effort to give; only some are served at a time.
+/// Requests of several users that wait for a room. Giving takes effort, so only some are served at a time.
 struct SlowRoom {
   bool open = false;
   std::vector<std::pair<UserId, int>> served = {};
@@ -206,7 +206,7 @@ struct SlowRoom {
         },
         [](const Error&) { FAIL("nobody is given up"); }, effort);
   }
-  /// How many are served in each turn until all are.
+  /// Returns how many are served in each turn until all are.
   std::vector<std::size_t> turns() {
     std::vector<std::size_t> each;
     open = true;
@@ -229,18 +229,18 @@ struct SlowRoom {
 
 }  // namespace
 
-TEST_CASE("very many who fit are served some at a time, and users take turns as if it were at once") {
+TEST_CASE("very many requests that fit are served a few at a time, and users take turns as if it were at once") {
   SlowRoom room;
   for (const UserId user : {alice, bob, carol})
     for (int i = 0; i < 13; ++i) room.ask(user);
-  SECTION("who take little, each") {
+  SECTION("that each take little effort") {
     CHECK(room.turns() == std::vector<std::size_t>{10, 10, 10, 9});
     CHECK(room.served == room.in_turn({alice, bob, carol}, 13));
   }
-  SECTION("in turns that others disturb") {
+  SECTION("while other calls disturb the turns") {
     room.open = true;
     room.admission.retry();
-    // They ask for another retry, which is under way already, and one comes who does not wait, and one who waits.
+    // Others ask for another retry, which is under way already. A request comes that does not wait, and one that waits.
     for (int i = 0; i < 5; ++i) room.admission.retry();
     CHECK(room.served.size() == 10);
     room.ask(4);
@@ -252,7 +252,7 @@ TEST_CASE("very many who fit are served some at a time, and users take turns as 
     order.emplace_back(alice, 14);
     CHECK(room.served == order);
   }
-  SECTION("while those whose turn it was have gone") {
+  SECTION("while the requests whose turn it was have gone") {
     room.open = true;
     room.admission.retry();
     CHECK(room.served.back() == std::pair<UserId, int>(alice, 4));
@@ -267,11 +267,11 @@ TEST_CASE("very many who fit are served some at a time, and users take turns as 
   CHECK_FALSE(room.admission.goes_on());
 }
 
-TEST_CASE("what takes much ends the turn, and tries in vain take little") {
+TEST_CASE("an attempt with much effort ends the turn, and vain attempts take little") {
   SlowRoom room;
   for (int i = 0; i < 3; ++i) room.ask(alice, {.serve = 100});
-  SECTION("one that takes more than a turn has one of its own") {
-    CHECK(room.turns() == std::vector<std::size_t>{1, 1, 1, 0});  // then nobody is left
+  SECTION("one that takes more than a turn has a turn of its own") {
+    CHECK(room.turns() == std::vector<std::size_t>{1, 1, 1, 0});  // then none is left
   }
   SECTION("of more users than a turn has room for, nobody fits") {
     for (UserId user = bob; user < 25; ++user) room.ask(user);
@@ -283,10 +283,10 @@ TEST_CASE("what takes much ends the turn, and tries in vain take little") {
   }
 }
 
-TEST_CASE("memory that comes back while a retry goes on is offered to those who were tried before") {
+TEST_CASE("memory that comes back during a retry is offered to requests that were tried before") {
   SlowRoom room;
   for (UserId user = 1; user <= 15; ++user) room.ask(user);
-  room.admission.retry();  // ten of them, in vain
+  room.admission.retry();  // ten of them are tried in vain
   REQUIRE(room.admission.goes_on());
   REQUIRE(room.served.empty());
   CHECK(room.turns().front() == 0);  // retry() itself does nothing now
@@ -301,7 +301,7 @@ TEST_CASE("a queue that is full gives up at once") {
   CHECK(room.admission.waiting() == 100);
 }
 
-TEST_CASE("another error than OutOfMemory ends the wait") {
+TEST_CASE("an error other than OutOfMemory ends the wait") {
   Admission admission(10);
   std::vector<Code> given_up;
   const auto note = [&](const Error& error) { given_up.push_back(error.code()); };
@@ -318,7 +318,7 @@ TEST_CASE("another error than OutOfMemory ends the wait") {
   CHECK(admission.waiting() == 0);
 }
 
-TEST_CASE("who is forgotten is neither served nor told, and shows that the next one is untried") {
+TEST_CASE("a forgotten request is neither served nor told, and the next one counts as untried") {
   Room room{.units = 4};
   room.ask(1, 8);
   room.ask(2, 4);
@@ -331,7 +331,7 @@ TEST_CASE("who is forgotten is neither served nor told, and shows that the next 
   CHECK_FALSE(room.admission.has_untried_front());
 }
 
-TEST_CASE("who is cancelled is neither served nor told, also while it is tried") {
+TEST_CASE("a cancelled request is neither served nor told, even while it is tried") {
   Room room{.units = 4};
   std::optional<Admission::WaiterId> waiter;
   int attempts = 0;
@@ -353,7 +353,7 @@ TEST_CASE("who is cancelled is neither served nor told, also while it is tried")
   CHECK(room.admission.waiting() == 0);
 }
 
-TEST_CASE("what one user waits for holds up no other user, and users take turns") {
+TEST_CASE("a waiting request of one user holds up no other user, and users take turns") {
   Room room{.units = 2};
   room.ask(1, 100, 1000, alice);
   room.ask(2, 2, 1000, bob);
@@ -380,7 +380,7 @@ TEST_CASE("an attempt may forget its own client") {
   CHECK(attempts == 2);
 }
 
-TEST_CASE("what an attempt asks for stands at the end of the line") {
+TEST_CASE("a request made by an attempt goes to the end of the line") {
   Room room;
   std::vector<std::string> order;
   bool open = false;

@@ -1,4 +1,4 @@
-// What every backing of segments has to do, and what the table does over memory that the host has no address of.
+// What every backing of segments must do, and how the table handles memory without an address on the host.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -62,7 +62,7 @@ struct DeviceWorld {
 
 }  // namespace
 
-TEST_CASE("what the daemon writes is there at once, all of it zero") {
+TEST_CASE("the daemon's own segment is there at once and all zero") {
   const auto memory = make(SegmentSpec::Writer::daemon);
   REQUIRE(memory->host().size() == bytes);
   CHECK(reinterpret_cast<std::uintptr_t>(memory->host().data()) % 64 == 0);
@@ -73,7 +73,7 @@ TEST_CASE("what the daemon writes is there at once, all of it zero") {
   CHECK(all_are(memory->host(), std::byte{9}));
 }
 
-TEST_CASE("what a client writes is read once it is sealed, also what it writes later") {
+TEST_CASE("the daemon reads what a client writes once it is sealed, and what it writes later") {
   Ledger ledger(memory_quota(mebibyte));
   SegmentTable table(ledger, backing());
   const auto segment = table.lease(owner, {bytes}).value();
@@ -88,7 +88,7 @@ TEST_CASE("what a client writes is read once it is sealed, also what it writes l
   CHECK(all_are(memory->host(), std::byte{2}));
 }
 
-TEST_CASE("pages may be made present at any time, and stay what they are") {
+TEST_CASE("pages may be made present at any time, and keep their bytes") {
   const auto memory = make(SegmentSpec::Writer::daemon);
   std::fill(memory->host().begin(), memory->host().end(), std::byte{5});
   static_cast<void>(memory->populate(0, bytes));
@@ -115,7 +115,7 @@ TEST_CASE("a segment on a device is leased, becomes ready and ends without an ad
   CHECK(world.populated == 0);
   world.table.drop_client(owner.client);
   REQUIRE(world.remains.size() == 1);
-  CHECK(world.remains.front().memory->descriptor() >= 0);  // closed by who destroys it
+  CHECK(world.remains.front().memory->descriptor() >= 0);  // its destroyer closes it
   CHECK(holds_nothing(world.ledger));
 }
 
@@ -127,7 +127,8 @@ TEST_CASE("memory of a device is charged apart, and its limit names it") {
   REQUIRE(world.table.lease(owner, half));
   const auto full = world.table.lease(owner, half);
   CHECK(full.error().code() == Code::out_of_memory);
-  CHECK(full.error().message() == "the store is full on cuda:0: 8 MiB of 8 MiB are held, the request asks for 4 MiB more");
+  CHECK(full.error().message() ==
+        "the store is full on cuda:0: 8 MiB of 8 MiB are held, the request asks for 4 MiB more");
   CHECK(world.ledger.possible(owner, memory_of(DeviceWorld::gpu), 9 * mebibyte).error().message() ==
         "the request asks for 9 MiB on cuda:0; the daemon has 8 MiB on cuda:0 in all");
   const auto elsewhere = world.table.lease(owner, {.bytes = 1, .device = muster::Device::cuda(1)});

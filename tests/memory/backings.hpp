@@ -1,6 +1,6 @@
-// What the segments of a test are made of. The suites of memory, store and session run twice: over memfds, and with
-// MUSTER_TEST_BACKING=heap over plain memory. What is about memfds, or about what a process takes for them, has the tag
-// [memfd] and runs over memfds only. See muster_test_over_backings() in tests/CMakeLists.txt.
+// Which backing the segments of a test have. The suites of memory, store and session run twice: over memfds, and with
+// MUSTER_TEST_BACKING=heap over plain memory. Tests about memfds, or about what a process needs for them, have the tag
+// [memfd] and run only over memfds. See muster_test_over_backings() in tests/CMakeLists.txt.
 #pragma once
 
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 
 namespace musterd::testing {
 
-/// That of this run.
+/// The backing of this run.
 inline SegmentBacking& backing() {
   static MemfdBacking memfd;
   static HeapBacking heap;
@@ -32,8 +32,8 @@ inline SegmentBacking& backing() {
   return memfd;
 }
 
-/// What a client has of a segment that was leased to it: a mapping of the descriptor that it was sent, or the very
-/// memory where there is no descriptor.
+/// What a client has of a leased segment: a mapping of the descriptor that it was sent, or the memory itself if there
+/// is no descriptor.
 class WriterMapping {
  public:
   WriterMapping() = default;
@@ -51,7 +51,7 @@ class WriterMapping {
   }
   ~WriterMapping() { unmap(); }
 
-  /// `sent`: the descriptors that came with the lease.
+  /// `sent` has the descriptors that came with the lease.
   static WriterMapping map(const Segment& segment, std::span<const int> sent) {
     if (sent.size() != segment.descriptors().size()) throw std::runtime_error("not the descriptors of the segment");
     WriterMapping made;

@@ -1,4 +1,4 @@
-// Bytes that a test owns, as plans and lanes see them: the memory of a segment, and a place in it.
+// Bytes that a test owns, in the form that plans and lanes use: the memory of a segment, and a place in it.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ class BorrowedMemory final : public SegmentMemory {
   std::span<std::byte> bytes_;
 };
 
-/// Makes places of bytes that outlive it.
+/// Makes places of bytes that live longer than this object.
 class Borrowed {
  public:
   [[nodiscard]] Place place(std::span<std::byte> bytes) { return {&memories_.emplace_back(bytes), 0}; }

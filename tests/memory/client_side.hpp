@@ -1,4 +1,4 @@
-// What a client does with a lease: maps it for writing and says so. And what the daemon does for results.
+// What a client does with a lease: it maps it for writing and says so. And what the daemon does for results.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -13,7 +13,7 @@ struct ClientSide {
   WriterMapping mapping;
 };
 
-/// What a daemon does for a request that seals: begins it, works elsewhere, and finishes it.
+/// What the daemon does for a request that seals: it begins, works in another thread, and finishes.
 inline muster::Result<void> seal_now(muster::Result<SegmentTable::Sealing> sealing) {
   if (!sealing) return sealing.error();
   sealing->work();

@@ -1,5 +1,5 @@
-// Segments of plain heap memory: no descriptor, no system call, so that thousands of nodes fit in one process. Who
-// writes gets the very memory that the node reads. Under AddressSanitizer, who reads beyond a segment is caught.
+// Segments of plain heap memory, without descriptors or system calls, so that thousands of nodes fit in one process. A
+// writer gets the very memory that the node reads. Under AddressSanitizer, a read beyond a segment is caught.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@ namespace musterd::testing {
 
 class HeapMemory final : public SegmentMemory {
  public:
-  /// What was made and has not been given back, of all memory of one backing.
+  /// Counts what was made and not given back, for all memory of one backing.
   struct Alive {
     std::atomic<std::size_t> segments{0};
     std::atomic<std::uint64_t> bytes{0};
@@ -22,7 +22,7 @@ class HeapMemory final : public SegmentMemory {
   HeapMemory(const SegmentSpec& spec, std::shared_ptr<Alive> alive)
       : spec_(spec),
         readable_(spec.writer == SegmentSpec::Writer::daemon),
-        // Large blocks come as zeros from the system, and take no memory before they are touched.
+        // Large blocks come zeroed from the system, and take no memory before they are touched.
         block_(std::calloc(1, spec.bytes + alignment_bytes)),
         alive_(std::move(alive)) {
     ++alive_->segments;
@@ -35,7 +35,7 @@ class HeapMemory final : public SegmentMemory {
   }
 
   [[nodiscard]] bool has_memory() const { return block_ != nullptr; }
-  /// All of it, for its writer; until writer_unmaps() as often, it can't be sealed hard.
+  /// Returns all of it to its writer. It can't be sealed hard before as many calls of writer_unmaps().
   [[nodiscard]] std::byte* writer_maps() {
     ++writers_;
     return data();

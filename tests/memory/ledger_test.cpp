@@ -19,7 +19,7 @@ constexpr Payer second{1000, {2}};
 constexpr Payer stranger{2000, {3}};
 constexpr Payer results{1000, {}};
 
-// A limit left out would be zero, and everything of that resource refused.
+// A limit that is left out would be zero, and everything of that resource would be refused.
 static_assert(std::is_constructible_v<Amounts, int, int, int, int, int, int, int>);
 static_assert(!std::is_constructible_v<Amounts, int, int, int, int, int, int>);
 
@@ -47,7 +47,7 @@ TEST_CASE("a charge counts for its client, its user and the daemon until it ends
   CHECK(ledger.memory_releases() == 2);
 }
 
-TEST_CASE("of who holds nothing any more nothing is kept") {
+TEST_CASE("nothing is kept for a payer that holds nothing any more") {
   Ledger ledger(memory_quota(mebibyte));
   for (UserId user = 0; user < 100; ++user) {
     const Payer client{user, {user + 1}};
@@ -65,7 +65,7 @@ TEST_CASE("of who holds nothing any more nothing is kept") {
   CHECK(ledger.largest_users(10).empty());
 }
 
-TEST_CASE("of many users those with the most memory are told first") {
+TEST_CASE("a list of many users begins with those that hold the most memory") {
   Ledger ledger(memory_quota(mebibyte));
   std::vector<Charge> charges;
   for (const UserId user : {3u, 1u, 4u, 2u, 5u}) {
@@ -113,7 +113,7 @@ TEST_CASE("a full daemon is OutOfMemory, and the ledger knows who holds what") {
   CHECK(ledger.client({2}).used == Amounts{});
 }
 
-TEST_CASE("only the largest holders are named, the others counted") {
+TEST_CASE("only the largest holders are named, and the others are counted") {
   Ledger ledger(memory_quota(100 * mebibyte));
   std::vector<Charge> charges;
   for (std::uint32_t client = 1; client <= 6; ++client)
@@ -141,7 +141,7 @@ TEST_CASE("shares of clients and users are quotas, not reasons to wait") {
   CHECK(ledger.charge(first, memory, 5 * mebibyte));
 }
 
-TEST_CASE("what can never fit is told at once") {
+TEST_CASE("a request that can never fit fails at once") {
   Ledger ledger(memory_quota(100 * mebibyte, 100 * mebibyte, 30 * mebibyte));
   CHECK(ledger.possible(first, memory, 30 * mebibyte));
   REQUIRE_FALSE(ledger.possible(first, memory, 30 * mebibyte + 1));
@@ -214,13 +214,13 @@ TEST_CASE("large requests leave the reserve alone, and small ones use it when th
   CHECK(ledger.total().used[0] == 85 * mebibyte);
   std::vector<Charge> held;
   while (auto more = ledger.charge_small(first, mebibyte)) held.push_back(std::move(*more));
-  CHECK(held.size() == 1);  // an eighth of it for one client
+  CHECK(held.size() == 1);  // one client gets an eighth of it
   large->reset();
   CHECK_FALSE(ledger.charge(first, memory, 84 * mebibyte));
   CHECK(ledger.charge(first, memory, 83 * mebibyte));
 }
 
-TEST_CASE("before others a small request takes of the reserve only, and no client or user takes all of it") {
+TEST_CASE("a small request that overtakes others takes only reserve, and no client or user takes all of it") {
   Quota quota = memory_quota(100 * mebibyte);
   quota.reserve_bytes = 16 * mebibyte;
   Ledger ledger(quota);
@@ -239,7 +239,7 @@ TEST_CASE("before others a small request takes of the reserve only, and no clien
   for (std::uint32_t client = 100; take({first.user, {client}}); ++client) ++of_others;
   CHECK(of_one + of_others == 8);  // half
   CHECK(take(stranger));
-  // Also where there is plenty of other memory: that is for those who wait.
+  // This holds even if there is plenty of other memory: that is for the requests that wait.
   full->reset();
   CHECK_FALSE(take(second));
   CHECK(ledger.charge_small(second, mebibyte));

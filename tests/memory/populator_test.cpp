@@ -22,7 +22,7 @@ std::uint64_t resident_bytes(const SegmentPtr& segment) {
   return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
-/// Linux 5.14 has the advice that the populator lives by.
+/// Linux 5.14 has the madvise() flag that the populator needs.
 bool kernel_populates() {
   const auto fd = muster::ipc::create_memfd("probe", 4096);
   const auto mapping = muster::ipc::Mapping::map(*fd, 4096, muster::ipc::Access::read_write);
@@ -42,7 +42,7 @@ TEST_CASE("result segments get their pages in the background", "[memfd]") {
   CHECK((resident_bytes(segment) >= bytes) == kernel_populates());
 }
 
-TEST_CASE("client segments get theirs without a byte of them changing", "[memfd]") {
+TEST_CASE("client segments get their pages without any change of their bytes", "[memfd]") {
   Populator populator;
   Ledger ledger(memory_quota(64 * mebibyte));
   SegmentTable table(ledger, backing(),

@@ -1,4 +1,4 @@
-// A ledger's limits for tests: plenty of everything but what a test is about.
+// Limits of a ledger for tests: plenty of every resource except the one that a test is about.
 #pragma once
 
 #include "memory/ledger.hpp"

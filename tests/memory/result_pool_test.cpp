@@ -78,7 +78,7 @@ TEST_CASE("no two users ever share a segment") {
   for (std::size_t i = 0; i < 1000; ++i) CHECK(host_address(region->place())[i] == std::byte{0});
 }
 
-TEST_CASE("a pool apart shares no segment with anything else") {
+TEST_CASE("a separate pool shares no segment with anything else") {
   World world(memory_quota(16 * mebibyte));
   const PoolApart first = world.pool.make_apart(user);
   const PoolApart second = world.pool.make_apart(user);
@@ -92,7 +92,7 @@ TEST_CASE("a pool apart shares no segment with anything else") {
   CHECK(world.pool.allocate(first, 1000)->segment() == in_first->segment());
 }
 
-TEST_CASE("a pool apart ends with its last result") {
+TEST_CASE("a separate pool ends with its last result") {
   World world(memory_quota(16 * mebibyte));
   PoolApart apart = world.pool.make_apart(user);
   auto early = world.pool.allocate(apart, 1000);
@@ -107,7 +107,7 @@ TEST_CASE("a pool apart ends with its last result") {
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("a pool apart that nobody used ends at once") {
+TEST_CASE("a separate pool that nobody used ends at once") {
   World world(memory_quota(16 * mebibyte));
   PoolApart apart = world.pool.make_apart(user);
   apart = world.pool.make_apart(user);
@@ -116,7 +116,7 @@ TEST_CASE("a pool apart that nobody used ends at once") {
   CHECK(world.pool.pools_apart() == 0);
 }
 
-TEST_CASE("a pool apart begins small, grows, and gives free segments back when asked") {
+TEST_CASE("a separate pool begins small, grows, and gives free segments back when asked") {
   World world(memory_quota(64 * mebibyte));
   const PoolApart apart = world.pool.make_apart(user);
   std::deque<ResultRegion> held;
@@ -130,7 +130,7 @@ TEST_CASE("a pool apart begins small, grows, and gives free segments back when a
   CHECK(world.pool.allocate(apart, 1000));
 }
 
-TEST_CASE("a small segment is made where a usual one does not fit any more") {
+TEST_CASE("a small segment is made if a usual one does not fit any more") {
   const bool by_quota = GENERATE(false, true);
   constexpr auto room = 200 * kibibyte;
   World world(by_quota ? memory_quota(16 * mebibyte, room, room) : memory_quota(room));
@@ -139,7 +139,7 @@ TEST_CASE("a small segment is made where a usual one does not fit any more") {
   CHECK(world.ledger.total().used[0] == 100 * kibibyte);
 }
 
-TEST_CASE("trim gives back what is wholly free and nothing else") {
+TEST_CASE("trim gives back wholly free segments and nothing else") {
   World world(memory_quota(16 * mebibyte));
   std::deque<ResultRegion> held;
   for (int i = 0; i < 4; ++i) held.push_back(std::move(world.pool.allocate(user, mebibyte).value()));
@@ -151,13 +151,13 @@ TEST_CASE("trim gives back what is wholly free and nothing else") {
   CHECK(world.pool.trim() == 2 * mebibyte);
   CHECK(world.table.size() == 2);
   held.clear();
-  CHECK(world.pool.trim() == mebibyte);  // the other one is in use by the holder of `lent`
+  CHECK(world.pool.trim() == mebibyte);  // the holder of `lent` uses the other one
   lent.reset();
   CHECK(world.pool.trim() == mebibyte);
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("what is only booked takes memory when it is made, and is not kept if it is not") {
+TEST_CASE("a booked segment takes memory when it is made, and is not kept if it is never made") {
   World world(memory_quota(16 * mebibyte));
   const auto book_some = [&] {
     std::deque<ResultRegion> booked;
@@ -178,7 +178,7 @@ TEST_CASE("what is only booked takes memory when it is made, and is not kept if 
     CHECK(world.table.size() == 0);
     CHECK(book_some().front().segment() == first);
   }
-  SECTION("others make what they share") {
+  SECTION("others make the segment that they share") {
     auto other = world.pool.allocate(user, 20'000);
     REQUIRE(other);
     CHECK(host_address(other->place()) != nullptr);

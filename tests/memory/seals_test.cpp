@@ -1,5 +1,5 @@
-// Attacks on sealed segments with everything that a reader of the same user can do with the descriptor that it gets.
-// The bytes must stay what the writer wrote.
+// Attacks on sealed segments, with everything that a reader of the same user can do with its descriptor. The bytes must
+// stay what the writer wrote.
 #include <catch2/catch.hpp>
 
 #include <fcntl.h>
@@ -54,7 +54,7 @@ void attack_mapping(int fd) {
   REQUIRE(shared != MAP_FAILED);
   CHECK(::mprotect(shared, bytes, PROT_READ | PROT_WRITE) == -1);
   CHECK(::madvise(shared, bytes, MADV_REMOVE) == -1);
-  // /proc/self/mem writes through protections where the kernel lets it.
+  // /proc/self/mem writes through protections if the kernel allows it.
   const ipc::Fd memory(::open("/proc/self/mem", O_RDWR | O_CLOEXEC));
   char evil[16] = "evil";
   if (memory) CHECK(::pwrite(memory.get(), evil, sizeof evil, reinterpret_cast<off_t>(shared)) == -1);
@@ -62,7 +62,7 @@ void attack_mapping(int fd) {
   iovec remote{shared, sizeof evil};
   CHECK(::process_vm_writev(::getpid(), &local, 1, &remote, 1, 0) == -1);
   ::munmap(shared, bytes);
-  // A private mapping may be written; nobody else sees it.
+  // A process may write into a private mapping; nobody else sees that.
   void* own = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
   REQUIRE(own != MAP_FAILED);
   std::memset(own, 0xee, bytes);
@@ -70,7 +70,7 @@ void attack_mapping(int fd) {
   ::munmap(own, bytes);
 }
 
-/// `fd`: what a reader gets.
+/// `fd` is what a reader gets.
 void attack(int fd) {
   attack_descriptor(fd);
   attack_mapping(fd);
@@ -110,7 +110,7 @@ TEST_CASE("the writer of a client's segment can change its bytes but not its siz
   CHECK(all_are(leased.segment->data(), std::byte{0x5a}));
 }
 
-TEST_CASE("nobody changes a byte of a result but the daemon", "[memfd]") {
+TEST_CASE("only the daemon can change a byte of a result", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
   MemfdBacking memfd;
   SegmentTable table(ledger, memfd);
@@ -120,7 +120,7 @@ TEST_CASE("nobody changes a byte of a result but the daemon", "[memfd]") {
   CHECK(all_are(segment->data(), std::byte{0x33}));
 }
 
-TEST_CASE("nobody at all changes a byte of a hard segment, its maker least of all", "[memfd]") {
+TEST_CASE("nobody can change a byte of a hard segment, not even its maker", "[memfd]") {
   Ledger ledger(memory_quota(mebibyte));
   MemfdBacking memfd;
   SegmentTable table(ledger, memfd);

@@ -37,8 +37,7 @@ Code code_of(const muster::Result<T>& result) {
 
 }  // namespace
 
-TEST_CASE(
-    "a lease is whole pages, charged in full with its descriptor and what it takes here before anything is touched") {
+TEST_CASE("a lease is whole pages, charged in full, with its descriptor and its books, before anything is touched") {
   World world;
   auto segment = world.table.lease(owner, {page + 1});
   REQUIRE(segment);
@@ -64,7 +63,7 @@ TEST_CASE("a segment that the heap has no room for is refused, and nothing stays
   CHECK(table.lease(owner, {bytes}));
 }
 
-TEST_CASE("sizes that can't be are refused") {
+TEST_CASE("impossible sizes are refused") {
   World world;
   CHECK(code_of(world.table.lease(owner, {0})) == Code::invalid);
   CHECK(code_of(world.table.lease(owner, {~std::uint64_t{0}})) == Code::invalid);
@@ -102,7 +101,7 @@ TEST_CASE("a segment is its writer's, readable to its user, and nobody else's") 
   CHECK(code_of(world.table.readable({77}, owner.user)) == Code::invalid);
 }
 
-TEST_CASE("a client that resizes its segment before it is sealed does not get away with it", "[memfd]") {
+TEST_CASE("a client that resizes its segment before it is sealed is refused", "[memfd]") {
   World world;
   const auto change = GENERATE(std::uint64_t{0}, page, 3 * page, 32 * mebibyte);
   auto segment = world.table.lease(owner, {2 * page});
@@ -155,7 +154,7 @@ TEST_CASE("a segment goes back when nothing lies in it, and its charge with it")
   CHECK(code_of(world.table.give_back(owner.client, id)) == Code::denied);
 }
 
-TEST_CASE("what a dead client leaves stays charged until the last object in it goes") {
+TEST_CASE("a dead client's segment stays charged until the last object in it goes") {
   World world;
   auto kept = lease_and_map(world.table, owner, page);
   REQUIRE(world.table.lease(owner, {5 * page}));
@@ -169,7 +168,7 @@ TEST_CASE("what a dead client leaves stays charged until the last object in it g
   CHECK(world.ledger.client(owner.client).used[0] == 0);
 }
 
-TEST_CASE("of a dead client with many segments some end in each turn") {
+TEST_CASE("many segments of a dead client end a few in each turn") {
   World world;
   constexpr std::size_t leases = 500;
   std::vector<SegmentPtr> kept;
@@ -215,7 +214,7 @@ TEST_CASE("a segment that the daemon may not map any more is refused, and nothin
   CHECK(table.lease(owner, {bytes}));
 }
 
-TEST_CASE("result segments are sealed from birth, charged to the user, and no client's") {
+TEST_CASE("result segments are sealed from birth, charged to the user, and belong to no client") {
   World world;
   auto result = result_segment(world.table, 1000, page);
   CHECK(result->state() == Segment::State::ready);
@@ -247,7 +246,7 @@ TEST_CASE("a result segment that is only booked is charged, and nobody reads it"
     std::memset((*booked)->data(), 7, page);
     CHECK(world.table.readable(id, 1000));
   }
-  SECTION("and is as if it had never been") {
+  SECTION("and is dropped as if it had never been") {
     booked = muster::Error(Code::failed, "");
     world.table.drop_result(id);
     CHECK(world.table.size() == 0);
@@ -272,7 +271,7 @@ TEST_CASE("ids are never used twice and ended segments are forgotten") {
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("stretches outside of a segment are seen, overflowing ones, too") {
+TEST_CASE("stretches outside a segment are detected, even overflowing ones") {
   World world;
   auto segment = world.table.lease(owner, {page});
   CHECK((*segment)->contains(0, page));
@@ -293,7 +292,7 @@ std::vector<SegmentPtr> results(SegmentTable& table, std::size_t count) {
 
 }  // namespace
 
-TEST_CASE("who reads segments is charged for being known to, once, beyond a few") {
+TEST_CASE("a reader of more than a few segments is charged for each, once") {
   Quota quota = memory_quota(mebibyte);
   quota.per_client[heap] = reader_bytes;
   Ledger ledger(quota);
@@ -360,7 +359,7 @@ TEST_CASE("a segment stays charged until its last reader has unmapped it or is g
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("a segment that is handed over ends with what lies in it, and takes nothing more") {
+TEST_CASE("a segment that is handed over ends with its last object, and takes no new ones") {
   World world;
   auto side = lease_and_map(world.table, owner, page);
   const auto id = side.segment->id();
@@ -376,7 +375,7 @@ TEST_CASE("a segment that is handed over ends with what lies in it, and takes no
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("a segment that nobody else has read ends with its writer's word") {
+TEST_CASE("a segment that nobody else has read ends when its writer says so") {
   World world;
   {
     auto side = lease_and_map(world.table, owner, page);
@@ -400,7 +399,7 @@ TEST_CASE("while a segment is being sealed it is neither ready nor mapped again"
   CHECK(code_of(world.table.readable(id, owner.user)) == Code::invalid);
   CHECK(code_of(world.table.owned(id, owner.client)) == Code::invalid);
   sealing->work();
-  // Its writer may be gone when the seals are there.
+  // The writer may have gone when the seals are done.
   segment = muster::Error(Code::failed, "");
   world.table.drop_client(owner.client);
   CHECK(sealing->finish());
@@ -408,7 +407,7 @@ TEST_CASE("while a segment is being sealed it is neither ready nor mapped again"
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("a segment stays charged until what is left of it was disposed of") {
+TEST_CASE("a segment stays charged until its remains are disposed of") {
   Ledger ledger(memory_quota(64 << 20));
   std::vector<std::function<void()>> disposed;
   SegmentTable table(ledger, backing(), {.mapped = {}, .dispose = [&](UserId, Remains, std::function<void()> then) {
@@ -425,7 +424,7 @@ TEST_CASE("a segment stays charged until what is left of it was disposed of") {
   CHECK(holds_nothing(ledger));
 }
 
-TEST_CASE("the daemon's mapping of a segment is charged no longer than it lasts, also where clients still map it") {
+TEST_CASE("the daemon's mapping of a segment is charged only as long as it lasts, even if clients still map it") {
   World world;
   const auto id = [&] {
     auto side = lease_and_map(world.table, owner, page);
@@ -440,7 +439,7 @@ TEST_CASE("the daemon's mapping of a segment is charged no longer than it lasts,
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("a sealing whose work was not done says so, and may be tried again") {
+TEST_CASE("sealing whose work failed says so, and may be tried again") {
   World world;
   auto leased = lease_and_map(world.table, owner, 8192, true);
   auto hard = world.table.hard_seal(owner.client, leased.segment->id());

@@ -1,6 +1,6 @@
-"""A pytest plugin that runs each test of NumPy's own suite in a decorated call: its arrays are born in the store.
+"""A pytest plugin that runs each test of NumPy's own suite in a decorated call, so its arrays are made in the store.
 
-``--plain`` leaves Muster out. ``--outcomes FILE`` writes down what became of each test, to compare two runs by.
+``--plain`` leaves Muster out. ``--outcomes FILE`` writes the outcome of each test to a file, to compare two runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ outcomes: dict[str, str] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--plain", action="store_true", help="without Muster")
-    parser.addoption("--outcomes", type=Path, help="a file for what became of each test")
+    parser.addoption("--outcomes", type=Path, help="a file for the outcome of each test")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -45,7 +45,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> Iterator[None]:
-    """pytest's own word for it, which is empty for a step that says nothing."""
+    """Collects pytest's own word for each outcome, which is empty for a step without one."""
     status = yield
     if status and status[0]:
         outcomes[report.nodeid] = status[0]

@@ -55,22 +55,22 @@ class Daemon:
         return (self.folder / "log").read_text()
 
     def status(self) -> dict:
-        """As ``muster status`` tells it: this process does not become a client."""
+        """Returns what ``muster status`` reports: this process does not become a client."""
         return self._ask("status")
 
     def status_once(self, condition, patience_s: float = 60) -> dict:
-        """What it tells when the condition first holds of that. A leak must not keep a test for ever."""
+        """Returns the status when the condition first holds for it. Bounded: a leak must not keep a test for ever."""
         until = time.monotonic() + patience_s
         while not condition(told := self.status()):
             assert time.monotonic() < until, told
         return told
 
     def needed(self) -> list[dict]:
-        """The objects that somebody holds or an op needs; not those that only wait for the end of a pickle's lease."""
+        """Returns the objects that somebody holds or an op needs, without those that only a pickle's lease keeps."""
         return [each for each in self._ask("ls")["objects"] if each["holders"] or each["in_ops"]]
 
     def until_nothing_is_needed(self, patience_s: float = 60) -> None:
-        """What a client held that has ended goes in pieces: the daemon may forget the client first."""
+        """Waits, as the daemon gives back in pieces what an ended client held, and may forget the client before."""
         until = time.monotonic() + patience_s
         while needed := self.needed():
             assert time.monotonic() < until, needed
@@ -80,7 +80,7 @@ class Daemon:
         return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=START_S).stdout)
 
     def stop(self) -> None:
-        """Ends it in an orderly way; it must not have crashed before."""
+        """Ends the daemon in an orderly way; it must not have crashed before."""
         assert self.process.poll() is None, f"musterd ended with {self.process.returncode}:\n{self.output()}"
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(START_S) == 0, self.output()
@@ -105,7 +105,7 @@ def _run(function, environment: dict[str, str], rank: int, arguments: tuple, res
 def ranks(daemon: Daemon, function, count: int, *arguments, context=SPAWN, environments=None):
     """Starts `function(rank, *arguments)` in fresh processes; yields (processes, queue of (rank, ok, value)).
 
-    environments: by rank, variables beside the daemon's socket.
+    ``environments`` has, by rank, variables in addition to the daemon's socket.
     """
     results = context.Queue()
     processes = []
@@ -124,7 +124,7 @@ def ranks(daemon: Daemon, function, count: int, *arguments, context=SPAWN, envir
 
 
 def run_ranks(daemon: Daemon, function, count: int, *arguments) -> list:
-    """The values that `function(rank, *arguments)` returned in `count` processes, by rank."""
+    """Returns the values of `function(rank, *arguments)` in `count` processes, by rank."""
     with ranks(daemon, function, count, *arguments) as (processes, results):
         values = {}
         for _ in range(count):
@@ -138,7 +138,7 @@ def run_ranks(daemon: Daemon, function, count: int, *arguments) -> list:
 
 
 def output_of(command: list[str], environment: dict[str, str], patience_s: float, folder: pathlib.Path) -> str:
-    """What a program that ends well prints."""
+    """Returns what a program prints; it must end well."""
     done = subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=patience_s
     )

@@ -1,4 +1,4 @@
-"""One daemon for all in-process tests; tests that kill or fill start their own."""
+"""One daemon for all in-process tests. Tests that kill or fill a daemon start their own."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pickle
 
 
 def in_child(function):
-    """What `function()` returns there; an assertion that says how the child ended fails otherwise."""
+    """Returns what `function()` returns in the child. Otherwise an assertion fails that says how the child ended."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

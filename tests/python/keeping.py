@@ -1,7 +1,7 @@
-"""Ways to keep hold of a value that somebody else takes for theirs, and to write through them later.
+"""Ways to keep a reference to a value that somebody else believes to own, and to write through it later.
 
-Each function here is given an array or a container of arrays, and returns a function that writes through what it kept.
-It holds the value in one way only; None says that the way is not for such a value.
+Each function here gets an array or a container of arrays, and returns a function that writes through what it kept. It
+keeps the value in one way only. It returns None if the way does not work for such a value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 Write = Callable[[], None]
-#: Not a value that programs give to their arrays.
+#: Programs never give this value to their arrays.
 INK = 113
 
 
@@ -50,7 +50,7 @@ class Slotted:
 
 
 def held_by(value: Any) -> list[Any]:
-    """What a container of programs holds."""
+    """Returns what a container of a program holds."""
     if isinstance(value, dict):
         held = list(dict.values(value))
     elif isinstance(value, (list, tuple)):
@@ -64,7 +64,7 @@ def held_by(value: Any) -> list[Any]:
 
 
 def scribble(value: Any) -> None:
-    """Writes to all arrays that the value leads to."""
+    """Writes to all arrays that can be reached from the value."""
     if isinstance(value, np.ndarray):
         while isinstance(value, np.ndarray):
             if value.flags.writeable:
@@ -338,7 +338,7 @@ def in_cached_property(value: Any) -> Write:
 
 
 def in_future(value: Any) -> Write:
-    """As a finished task has its result."""
+    """Keeps it as a finished task keeps its result."""
     kept = asyncio.Future(loop=LOOP)
     kept.set_result(value)
     return lambda: scribble(kept.result())
@@ -556,6 +556,6 @@ WAYS: list[Callable[[Any], Write | None]] = [
     if name.startswith(("in_", "by_", "weakly")) and isinstance(one, types.FunctionType)
 ]
 
-#: A frame leads to the frames that called it, and these to all that they had.
+#: A frame leads to the frames that called it, and these lead to all their variables.
 KEEPS_CALLERS = [in_frame, in_traced_frame, in_traceback]
 KEEPS_NOTHING = [weakly, in_weak_dict]

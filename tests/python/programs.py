@@ -1,6 +1,6 @@
-"""Random programs from a seed: they make arrays and views, nest them, keep some by one of many ways, and return a tree.
+"""Random programs from a seed. They make arrays and views, nest them, keep some in one of many ways, and return a tree.
 
-A program knows what it returned, what it kept of that, and so which arrays have to be copied and which need not be.
+A program knows what it returned and what it kept, and so which arrays have to be copied and which need not be.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Named(dict):
 
 @dataclasses.dataclass
 class Shown:
-    """What it shows as a field lies in a list of its own."""
+    """The value of its field is in a separate list."""
 
     value: Any
 
@@ -62,7 +62,7 @@ Shown.value = property(lambda self: self.box[0], lambda self, value: self.__dict
 
 
 class Sideways(list):
-    """It may show what it does not have."""
+    """A list that may show items that it does not have."""
 
     def __iter__(self) -> Any:
         return list.__iter__(self)
@@ -70,7 +70,7 @@ class Sideways(list):
 
 @dataclasses.dataclass
 class Asking:
-    """It may show what it does not have."""
+    """A class whose instances may show values that they do not have."""
 
     value: Any
 
@@ -116,7 +116,7 @@ CONTAINERS: list[Callable[[list[Any]], Any]] = [
     Reviving,
     lambda items: RevivingPair(items[0], items[-1]),
 ]
-RARE = 4  # the last of them
+RARE = 4  # the last of them are rare
 
 # ---- arrays, and views of arrays ----
 
@@ -161,7 +161,7 @@ VIEWS: list[Callable[[np.ndarray], np.ndarray]] = [
 
 
 class Maps:
-    """Where an address of this process lies: (inode of the memfd, offset in it), or None outside of the store."""
+    """Finds where an address of this process is: (inode of the memfd, offset in it), or None outside the store."""
 
     def __init__(self) -> None:
         self.refresh()
@@ -184,7 +184,7 @@ class Maps:
 
 
 def items_of(value: Any) -> list[Any]:
-    """What a container shows, in the order in which an object has it."""
+    """Returns what a container shows, in the order in which the object stores it."""
     if isinstance(value, dict):
         return list(value.values())
     if dataclasses.is_dataclass(value):
@@ -199,7 +199,7 @@ def leaves_of(value: Any) -> list[np.ndarray]:
 
 
 def reach(value: Any, met: dict[int, Any]) -> None:
-    """Adds what somebody who has the value can get at."""
+    """Adds everything that can be reached from the value."""
     if value is None or id(value) in met or isinstance(value, str):
         return
     met[id(value)] = value
@@ -218,7 +218,7 @@ def instances_in(value: Any, kinds: tuple[type, ...]) -> list[Any]:
 
 @dataclasses.dataclass
 class Leaf:
-    """What the program knew of an array when it returned it."""
+    """What the program knew about an array when it returned it."""
 
     content: bytes
     place: tuple[int, int] | None
@@ -226,7 +226,7 @@ class Leaf:
 
 
 class Program:
-    """Call it once in a decorated function; then it knows what came of it, and holds nothing but by its ways."""
+    """Call it once in a decorated function. Afterwards it knows what happened, and holds only what its ways keep."""
 
     def __init__(self, seed: int, maps: Maps, given: np.ndarray) -> None:
         self.seed = seed
@@ -252,12 +252,12 @@ class Program:
         return made
 
     def call(self) -> Any:
-        """Makes everything in its own variables, which end with it."""
+        """Makes everything in local variables, which end with the call."""
         pool = self.arrays()
         containers: list[Any] = []
         root = self.tree(pool, containers, 0)
         kept = self.keep(root, pool + containers)
-        # What revives its contents does so as well if it is not part of the tree.
+        # An instance that revives its contents does so even if it is not part of the tree.
         self.note(root, [*kept, *instances_in(root, SHOWS), *instances_in(containers, REVIVES)])
         return root
 
@@ -293,7 +293,7 @@ class Program:
         return made
 
     def keep(self, root: Any, values: list[Any]) -> list[Any]:
-        """Keeps some of the values; returns those at which somebody else can get."""
+        """Keeps some of the values; returns those that somebody else can reach."""
         kept: list[Any] = []
         tree: dict[int, Any] = {}
         reach(root, tree)
@@ -307,7 +307,7 @@ class Program:
             self.writers.append(writer)
             if way in keeping.KEEPS_CALLERS:
                 kept.extend(values)
-            # What is only watched ends with the call, unless the tree holds it.
+            # A value that is only watched ends with the call, unless the tree holds it.
             elif way not in keeping.KEEPS_NOTHING or id(value) in tree:
                 kept.append(value)
         return kept
@@ -328,7 +328,7 @@ class Program:
         self.log.append(f"returned {describe(root)}")
 
     def check_copies(self, ref: muster.Ref) -> list[str]:
-        """What is wrong with what counts as copied, by addresses."""
+        """Compares what counts as copied with addresses; returns the faults."""
         found = leaves_of(ref.get())
         faults = []
         if len(found) != len(self.leaves):

@@ -66,7 +66,7 @@ def has_meaning(dtype: np.dtype, op: str) -> bool:
 
 
 def reduced(arrays: list[np.ndarray], op: str) -> np.ndarray:
-    """What NumPy makes of it, in rank order; halves by way of float32, rounded once."""
+    """Returns NumPy's reduction in rank order; half types are computed in float32 and rounded once."""
     dtype = arrays[0].dtype
     if op == "mean":
         wide = np.float32 if dtype in HALVES else np.float64 if dtype.kind in "biu" else dtype

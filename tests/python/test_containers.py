@@ -1,4 +1,4 @@
-"""What may nest: each container comes back as what it was, and its arrays are reduced like any others."""
+"""Which containers may nest: each comes back as the same type, and its arrays are reduced like any others."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_nothing_at_all_is_a_value(muster):
 
 
 class Clearing:
-    """Changes the container that it lies in while that is taken apart."""
+    """Changes the container that it is in while that is taken apart."""
 
     def __init__(self, container) -> None:
         self.container = container
@@ -188,7 +188,7 @@ def test_keys_in_another_order_are_the_same_dict(muster):
 
 
 def matrix(*row: float) -> np.matrix:
-    return np.array([row]).view(np.matrix)  # np.matrix() warns
+    return np.array([row]).view(np.matrix)  # np.matrix() would warn
 
 
 def test_parts_of_a_list_keep_what_they_were(muster):

@@ -1,8 +1,9 @@
-"""Every Python example of README.md and docs/ runs, and prints what stands below it.
+"""Runs every Python example of README.md and docs/, and compares its output with the text below it.
 
-Each runs as a script in a fresh process, with a daemon of its own. Where the caption (in README.md: the text before it)
-says ``muster run -n N``, it runs with N ranks. A block of text with the caption ``Output`` behind an example is what it
-prints; ``...`` stands for anything, and lines of ranks come in any order. ``:class: sketch`` marks what is no program.
+Each runs as a script in a fresh process, with a daemon of its own. If the caption (in README.md: the text before it)
+says ``muster run -n N``, it runs with N ranks. A block of text with the caption ``Output`` after an example is its
+output; ``...`` stands for anything, and lines of ranks come in any order. ``:class: sketch`` marks an example that
+can't run.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ DIRECTIVE = re.compile(r"^\.\. code-block:: (\w+)\n((?:   :.*\n)*)\n((?:   .*\n|
 @dataclasses.dataclass
 class Example:
     code: str
-    ranks: int  # 0: no launcher
-    output: str | None  # None: the page does not say
+    ranks: int  # 0: without launcher
+    output: str | None  # None: the page shows no output
 
 
 def ranks_in(text: str) -> int:
@@ -77,7 +78,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def matches(said: list[str], expected: list[str]) -> bool:
-    """Whether the lines are these; ``...`` stands for anything in a line."""
+    """Whether the lines are as expected; ``...`` stands for anything in a line."""
     patterns = [re.compile(".*".join(map(re.escape, line.split("..."))), re.DOTALL) for line in expected]
     return len(said) == len(patterns) and all(map(re.Pattern.fullmatch, patterns, said))
 
@@ -96,7 +97,7 @@ def test_an_example_runs_and_prints_what_its_page_says(example: Example, environ
 
 
 def test_the_messages_of_troubleshooting_are_in_the_code():
-    """By the parts between the values."""
+    """Compares the parts between the values."""
     folders = [ROOT / folder for folder in ("client", "daemon", "include", "python")]
     sources = [path for folder in folders for kind in ("*.cpp", "*.hpp", "*.py") for path in folder.rglob(kind)]
     code = "".join(path.read_text() for path in sources)
@@ -110,7 +111,7 @@ def test_the_messages_of_troubleshooting_are_in_the_code():
 
 
 def test_all_pages_have_been_read():
-    """A directive that the pattern above does not know would be an example that nobody runs."""
+    """If the pattern above did not match a directive, its example would never run."""
     for page in (ROOT / "docs").rglob("*.rst"):
         text = page.read_text()
         assert text.count("code-block:: python") == sum(found[1] == "python" for found in DIRECTIVE.finditer(text)), (

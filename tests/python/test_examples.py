@@ -1,4 +1,4 @@
-"""The examples, run as their first lines say, on a daemon that serves others, too, or on one that ends up empty."""
+"""Runs the examples as their first lines say, on a daemon that serves others, too, or on one that ends up empty."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_training_shows_a_progress_bar_on_a_terminal(muster, tmp_path):
 
 
 def read_or_end(leader: int) -> bytes:
-    """Empty when no process has the terminal open any more."""
+    """Reads from the terminal; empty when no process has it open any more."""
     try:
         return os.read(leader, 1 << 16)
     except OSError:
@@ -53,11 +53,11 @@ def read_or_end(leader: int) -> bytes:
 
 
 def printed_by(daemon: Daemon, folder: pathlib.Path, example: str, *options: str) -> str:
-    """Afterwards the daemon is without clients, and nobody needs anything in its store."""
+    """Returns the example's output. Afterwards the daemon has no clients, and nobody needs anything in its store."""
     environment = {**os.environ, "MUSTER_SOCKET": daemon.socket}
     command = [sys.executable, "-W", "error", str(EXAMPLES / example), *options]
     printed = output_of(command, environment, PATIENCE_S, folder)
-    # Workers that a pool leaves behind end by themselves.
+    # Workers that a pool leaves behind end on their own.
     told = daemon.status_once(lambda told: not told["clients"])
     daemon.until_nothing_is_needed()
     assert told["bytes_copied"] == 0

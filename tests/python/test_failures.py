@@ -15,7 +15,7 @@ import pytest
 
 from daemon import SPAWN, Daemon, ranks, run_ranks
 
-KNOWN_S = 1.0  # a lost rank is known within this
+KNOWN_S = 1.0  # the daemon knows of a lost rank within this
 
 
 def _survive(rank, barrier, told, on_loss):
@@ -69,7 +69,7 @@ def _die_within(rank, barrier, times):
 
 
 def test_survivors_know_of_a_kill_soon(own_daemon):
-    # A bound that the design promises, with room for a loaded machine; how fast it really is, bench/ tells.
+    # Checks the bound that the design promises, with room for a loaded machine. bench/ measures how fast it really is.
     times = SPAWN.SimpleQueue()
     with ranks(own_daemon, _die_within, 2, SPAWN.Barrier(2), times) as (_, results):
         rank, good, told = results.get(timeout=60)
@@ -151,7 +151,7 @@ def test_a_stopped_rank_is_a_timeout_and_goes_on_later(own_daemon):
         assert contributed.wait(60)
         os.kill(processes[1].pid, signal.SIGCONT)
         outcomes = {rank: (good, value) for rank, good, value in (results.get(timeout=60) for _ in range(2))}
-    # Rank 1's first op after waking is the barrier that timed out: it gets that recorded outcome.
+    # Rank 1's first op after waking is the barrier that timed out: it gets the recorded outcome.
     assert outcomes[1][0] is False
     assert "Timeout" in outcomes[1][1] or "Mismatch" in outcomes[1][1]
 
@@ -182,7 +182,7 @@ def _wait_for_missing(rank, told, asked, over):
             with pytest.raises(muster.Timeout) as error:
                 group.allreduce(1, timeout=0.1).result() if kind == "allreduce" else group.recv(2, timeout=0.1).result()
             messages.append(str(error.value))
-        asked.set()  # while all ranks live: the loss of one ends the send
+        asked.set()  # set while all ranks live: the loss of one ends the send
         return known, messages, told.get()
     finally:
         os.kill(known[2], signal.SIGCONT)
@@ -198,7 +198,7 @@ def _wait_for_room(rank, pids, seen):
         return muster.put(np.zeros(40 << 20, np.uint8), timeout=60).nbytes
     waits = f"rank 1 (pid {pids.get()} on {os.uname().nodename}) waits for memory of the store"
     message = ""
-    while waits not in message:  # until it has come to its wait
+    while waits not in message:  # until the rank has begun to wait
         with pytest.raises(muster.Timeout) as error:
             group.allreduce(1, timeout=0.05).result()
         message = str(error.value)
@@ -278,7 +278,7 @@ def _joins_and_goes(rank, how, pids):
             return group.leave()
         ENDS[how]()
     pid, message = pids.get(), ""
-    while "had joined" not in message:  # until the daemon knows of it, rank 0 may find the group that rank 1 was in
+    while "had joined" not in message:  # until the daemon knows of its end, rank 0 may find the old group
         group = muster.group("g", rank=0, world_size=2)
         with pytest.raises((muster.Timeout, muster.PeerLost)) as error:
             group.barrier(timeout=0.1).result()
@@ -303,7 +303,7 @@ def test_a_timeout_tells_how_a_rank_went_that_had_joined(own_daemon, how):
 
 def _exit_early(rank):
     group = muster.group("g", rank=rank, world_size=2)
-    group.barrier().result()  # a group ends with its last member, so both are here
+    group.barrier().result()  # a group ends with its last member, so both ranks are here
     if rank == 1:
         group.allreduce(5)
         muster.status()  # the contribution has arrived
@@ -371,7 +371,7 @@ def _fill(_rank):
         fill()
     assert len(held) >= 5
     held.clear()
-    # Everything came back.
+    # All memory came back.
     again = [muster.put(np.zeros(8 << 20, np.uint8), timeout=5) for _ in range(5)]
     return len(again), error.value.hint != ""
 
@@ -393,7 +393,7 @@ def test_a_decorated_call_waits_for_room_as_long_as_it_was_told():
 
 
 def _deposit_in_a_full_store(rank):
-    """Well below the 30 s that a call waits otherwise, and the harness's patience."""
+    """Must end well before the 30 s that a call waits by default, and before the harness gives up."""
     kept = []
     with contextlib.suppress(muster.OutOfMemory):
         while True:
@@ -455,7 +455,7 @@ def test_a_timeout_that_no_op_can_have_is_refused_at_once(muster, timeout):
         for call in (group.barrier, lambda timeout: group.allreduce(1, timeout=timeout)):
             with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
                 call(timeout=timeout)
-        # It takes no place in the order.
+        # The call takes no place in the order.
         assert group.allreduce(7).result(timeout=10) == 7
     for call in (
         lambda: muster.put(np.ones(3), timeout=timeout),
@@ -517,7 +517,7 @@ def test_what_can_never_fit_is_out_of_memory_at_once():
 
 
 def _ask_for_too_much(_rank):
-    # A wait this long would be the end of the test.
+    # A wait this long would make the test fail.
     with pytest.raises(muster.OutOfMemory, match="in all"):
         muster.empty(1 << 30, timeout=3600)
     refs = [muster.put(np.zeros(1 << 20, np.uint8))] * 100

@@ -1,4 +1,4 @@
-"""What a forked child may do with all that it inherits: drop it, read it, end with it."""
+"""What a forked child may do with everything that it inherits: drop it, read it, exit with it."""
 
 from __future__ import annotations
 

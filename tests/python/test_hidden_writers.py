@@ -1,4 +1,4 @@
-"""Writers that no reference count of an array shows: buffers, other libraries' views, stand-ins."""
+"""Writers that reference counts of arrays don't show: buffers, views of other libraries, helper objects."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_buffer_of_the_array_is_a_writer(muster):
 
 
 def test_a_suspended_frame_is_a_writer(muster):
-    """A generator that still runs has the array as its local."""
+    """A suspended generator has the array as a local variable."""
     kept = []
 
     def rows():
@@ -164,7 +164,7 @@ def views_of_a_view(flat: np.ndarray) -> list:
 
 
 def beside(hold):
-    """The array, and beside it a container of it that is kept."""
+    """Returns the array, and next to it a container with the array that is kept."""
 
     def make(array: np.ndarray) -> list:
         return [array, keep(hold(array))]
@@ -184,9 +184,9 @@ def deep(array: np.ndarray) -> dict:
 
 
 def write(kept: object) -> None:
-    """Through whatever leads to an array."""
+    """Writes through everything that leads to an array."""
     if isinstance(kept, np.ndarray):
-        if kept.flags.writeable:  # the rest are views of the store
+        if kept.flags.writeable:  # the others are views of the store
             kept[:] = 99
         return
     for value in gc.get_referents(kept):
@@ -336,7 +336,7 @@ class ByGetattr(State):
 
 
 class BySlot(Slotted):
-    """Its parent's slot is there, and something else is shown."""
+    """Has its parent's slot, but shows something else."""
 
     weights = property(lambda self: KEPT[0], lambda self, value: KEPT.append(value))
 
@@ -347,7 +347,7 @@ class ByIteration(list):
 
 
 class Moving(State):
-    """Moves what it has elsewhere when it is looked at."""
+    """Moves its contents elsewhere when something reads it."""
 
     def __getattribute__(self, name: str) -> object:
         found = object.__getattribute__(self, name)
@@ -376,7 +376,7 @@ def test_a_value_that_its_holder_does_not_hold_has_other_owners(muster, make):
 
 
 class Thief:
-    """Takes the array out of the container beside it while that is stored."""
+    """Takes the array out of the container next to it while that is being stored."""
 
     def __init__(self, container: list) -> None:
         self.container = container

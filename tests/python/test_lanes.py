@@ -1,4 +1,4 @@
-"""Lanes are shared among processes, whatever each of them queues."""
+"""Processes share the lanes fairly, whatever each of them queues."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BYTES = 32 << 20
 
 
 def _behind_many(rank: int, waiting) -> list[str]:
-    """Rank 1 queues large reductions of its own; then it completes one as large of the group."""
+    """Rank 1 queues large reductions of its own. Then it completes a reduction of the group that is as large."""
     with muster.group("lanes", rank=rank, world_size=2, timeout=60) as group:
         value = muster.put(np.ones(BYTES, np.uint8))
         half = muster.put(np.ones(BYTES // 2, np.uint8))
         if rank == 0:
-            # The op takes the lowest rank's turns on the lanes, so it is this process's.
+            # The op takes the turns of the lowest rank, which is this process.
             work = group.allreduce(value)
             waiting.set()
             work.result()
@@ -38,5 +38,6 @@ def _behind_many(rank: int, waiting) -> list[str]:
 def test_an_op_is_not_stuck_behind_what_another_process_has_queued(own_daemon):
     _, over = run_ranks(own_daemon, _behind_many, 2, SPAWN.Event())
     assert len(over) == QUEUED + 1
-    # It is over when the other process has had as many bytes: two ops' worth, and what was over before it began.
+    # The op is over when the other process has had as many bytes: those of two ops, and of those that ended before it
+    # began.
     assert over.index("the group's") < QUEUED / 2

@@ -1,4 +1,4 @@
-"""Memory lives for as long as somebody can see it, and is used again after that."""
+"""Memory lives as long as somebody can see it, and is used again after that."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(value: float, size: int) -> package.Ref:
 class Lives(RuleBasedStateMachine):
     """Refs, views, slices and pickles are made and dropped in any order; everything that can be seen keeps its value.
 
-    New objects of other values are made all the time, so that a region that is used too early shows.
+    New objects with other values are made all the time, so a region that is used again too early shows.
     """
 
     def __init__(self):
@@ -99,9 +99,9 @@ class TestLives(Lives.TestCase):
 
 
 def objects(daemon) -> int:
-    """That this process has made. What ended processes of other tests made may go meanwhile."""
+    """Returns how many objects this process has made. Objects of other tests' processes may go meanwhile."""
     gc.collect()
-    status()  # after this the daemon knows what was let go
+    status()  # after this the daemon knows which refs this process dropped
     return sum(client["objects"] for client in daemon.status()["clients"] if client["pid"] == os.getpid())
 
 

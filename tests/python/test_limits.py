@@ -1,4 +1,4 @@
-"""What a process may have of the system: who runs into such a limit is told which it is and how to raise it."""
+"""Limits of the system: a process that reaches one learns which it is and how to raise it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 
 from daemon import SPAWN, Daemon, ranks, run_ranks
 
-#: More than a first segment has room for: the daemon has to be asked.
+#: More than fits in a first segment, so the process has to ask the daemon.
 LARGE = 100 << 20
 
 
 def _many_wait_for_memory(_rank, may_free):
-    """More threads than the daemon takes requests of one process. Each frees at once what it gets."""
+    """Runs more threads than one process may have requests. Each thread frees at once what it gets."""
     held = muster.empty(5 << 20, np.uint8)
     with concurrent.futures.ThreadPoolExecutor(300) as threads:
         waiting = [threads.submit(lambda: muster.empty(5 << 20, np.uint8, timeout=60).nbytes) for _ in range(300)]
@@ -46,7 +46,7 @@ def test_threads_that_ask_for_more_at_once_than_the_daemon_takes_wait_their_turn
 
 @contextlib.contextmanager
 def no_descriptors():
-    """This process can open nothing."""
+    """Lets this process open no descriptor."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
     filling = []
@@ -63,7 +63,7 @@ def no_descriptors():
 
 @contextlib.contextmanager
 def no_address_space():
-    """This process can map next to nothing more."""
+    """Lets this process map almost nothing more."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 10), before[1]))
@@ -128,7 +128,7 @@ def _message_at_the_limit(_rank, prepare, limit) -> str:
             message = str(error)
         else:
             return "no error"
-    # The connection goes on, and so does everything that it has.
+    # The connection goes on, and so does everything that uses it.
     assert muster.put(2.0).get() == 2.0
     if prepare is not attaching_in_a_fork:
         call()

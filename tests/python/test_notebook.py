@@ -39,7 +39,7 @@ REDEFINE = """
     print(second.copies, np.array_equal(both["powers"], np.zeros(5)))
 """
 
-# Cells are no module that a worker can import: loky takes a function by value, a forked worker inherits it.
+# Cells are not a module that a worker can import. So loky takes a function by value, and a forked worker inherits it.
 SHARE = """
     expected = -sum(base ** np.arange(5.0) for base in range(4))
     by_loky = joblib.Parallel(n_jobs=2)(joblib.delayed(powers)(base) for base in range(4))
@@ -70,7 +70,7 @@ class Notebook:
         self.client = NotebookClient(nbformat.v4.new_notebook(), timeout=PATIENCE_S, kernel_name="python3")
 
     async def run(self, code: str) -> list[str]:
-        """The words that a cell prints."""
+        """Runs a cell and returns the words that it prints."""
         cells = self.client.nb.cells
         cells.append(nbformat.v4.new_code_cell(textwrap.dedent(code)))
         await self.client.async_execute_cell(cells[-1], len(cells) - 1)
@@ -79,7 +79,7 @@ class Notebook:
 
 async def _interrupted(notebook: Notebook, waits: pathlib.Path) -> str:
     cell = asyncio.create_task(notebook.run(WAIT))
-    while not cell.done() and not waits.exists():  # earlier the cell might have no `work` yet
+    while not cell.done() and not waits.exists():  # the cell sets `work` before it creates the file
         await asyncio.sleep(0)
     await notebook.client.km.interrupt_kernel()
     try:
@@ -90,7 +90,7 @@ async def _interrupted(notebook: Notebook, waits: pathlib.Path) -> str:
 
 
 async def _restart(notebook: Notebook, daemon: Daemon, kernel: int) -> None:
-    """Returns when the daemon has seen the end of the kernel, and nothing of it is needed any more."""
+    """Returns when the daemon has noticed the kernel's end, and nobody needs anything of it any more."""
     await notebook.client.km.restart_kernel(now=True)
     await notebook.client.kc.wait_for_ready(timeout=PATIENCE_S)
     daemon.status_once(lambda told: all(client["pid"] != kernel for client in told["clients"]))

@@ -1,5 +1,5 @@
-"""Processes of two users in one group: they share what they give to it, and nothing else, and run nothing of each
-other's."""
+"""Processes of two users in one group. They share what they give to the group and nothing else, and neither runs code
+of the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import numpy.testing  # now: a guest can't read everywhere
+import numpy.testing  # imported now, as a guest can't read everywhere
 import pytest
 
 from daemon import Daemon, run_ranks
@@ -46,7 +46,7 @@ def daemon():
 
 
 def attach(rank: int):
-    """Rank 0 is root, rank 1 the guest."""
+    """Rank 0 is root, and rank 1 is the guest."""
     import muster
 
     if rank == 1:
@@ -81,7 +81,7 @@ def _plant(rank: int, path: str) -> list[str]:
     planted = {"x": np.ones(3), "y": Planted(path)} if rank == 1 else None
     work = group.broadcast(planted, root=1)
     refused(work.result)
-    # Nor what is made of it, in a group or an op of one's own.
+    # The same for objects made from it, in another group or in an op over refs.
     if rank == 0:
         ref = work.ref
         refused(ref.get)
@@ -91,7 +91,7 @@ def _plant(rank: int, path: str) -> list[str]:
     work = group.allgather([planted, np.ones(1)] if planted else [datetime.date(2020, 1, 1)])
     refused(work.result)
     if rank == 0:
-        # A part of a value, as an object of its own.
+        # A part of a value is an object of its own.
         refused(lambda: muster.reduce_scatter_refs([work.ref[1]] * 2).result())
     group.barrier().result()
     return found
@@ -146,7 +146,7 @@ def test_plain_data_and_classes_arrive(daemon):
 
 
 def shows(word: bytes) -> list[str]:
-    """The mappings of this process's segments, all of each, that hold `word`."""
+    """Returns the mappings of this process's segments that contain `word`; reads all of each."""
     found = []
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         if "memfd:muster" not in line:
@@ -172,7 +172,7 @@ def _look_around(rank: int, secret: int, later: int) -> int:
     seen.append(group.allreduce(np.ones(7)).result())
     steps.barrier().result()
     if rank == 1:
-        assert shows((7).to_bytes(8, "little"))  # one can be found at all
+        assert shows((7).to_bytes(8, "little"))  # checks that a word can be found at all
         assert not shows(secret.to_bytes(8, "little"))
         group.leave()
     steps.barrier().result()

@@ -1,6 +1,6 @@
-"""What is sealed stays as it was returned, whatever a program keeps and however it writes. No copy is without need.
+"""A sealed value stays as it was returned, whatever a program keeps and however it writes. No copy is unnecessary.
 
-The programs are random: MUSTER_OWNERSHIP_PROGRAMS says how many, MUSTER_OWNERSHIP_SEED where to begin.
+The programs are random: MUSTER_OWNERSHIP_PROGRAMS says how many, MUSTER_OWNERSHIP_SEED gives the first seed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 100
 
 
 def _read(_rank, requests, answers):
-    """Another process: says what each object holds when it gets it, and what it holds later."""
+    """Another process: reports each object's values when it gets the object, and later again."""
     for refs in iter(requests.get, None):
         views = [leaves_of(ref.get()) for ref in refs]
         answers.put([[leaf.tobytes() for leaf in leaves] for leaves in views])
@@ -33,7 +33,7 @@ def _read(_rank, requests, answers):
 
 @contextlib.contextmanager
 def reader(daemon):
-    """Yields a function that gives refs to the other process, and one that asks what their objects hold now."""
+    """Yields a function that gives refs to the other process, and one that asks for their objects' values now."""
     requests, answers = SPAWN.Queue(), SPAWN.Queue()
 
     def ask(request):

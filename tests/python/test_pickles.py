@@ -1,4 +1,4 @@
-"""Pickled refs: what they keep, for how long, and what a full store says of them."""
+"""Pickled refs: what they keep, for how long, and what the error of a full store says about them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _sweep(_rank: int, calls: int) -> int:
     package.init()
     total = 0
     with SPAWN.Pool(2) as pool:
-        # In the order of their ends: imap() keeps what comes before its turn, and a late worker may wait for that.
+        # In the order in which calls end: imap() keeps later results back, and a late worker may wait for their memory.
         for ref in pool.imap_unordered(_make, range(calls)):
             total += int(ref.get()[-1])
             ref.free()
@@ -48,7 +48,7 @@ def _fill(_rank: int) -> str:
     pickles = [pickle.dumps(package.put(np.zeros(10 * MEBIBYTE, np.int8))) for _ in range(5)]
     with pytest.raises(package.OutOfMemory) as full:
         package.put(np.zeros(30 * MEBIBYTE, np.int8), timeout=0.5)
-    # Loaded once, it may go; and what was never loaded stays.
+    # An object whose pickle was loaded may go; one whose pickle was never loaded stays.
     for data in pickles[:3]:
         pickle.loads(data).free()
     package.put(np.zeros(30 * MEBIBYTE, np.int8)).free()
@@ -81,7 +81,7 @@ def _read_all(_rank: int, sizes: list[int]) -> int:
         ref = ours.recv()
         assert int(ref.get()[-1]) == index % 100
         ref.free()
-    # The maker waits for something else, and hears of nothing.
+    # The maker waits for something else, and reads no news.
     room = package.put(np.zeros(50 * MEBIBYTE, np.int8), timeout=20)
     ours.send("end")
     maker.join()
@@ -95,7 +95,7 @@ def test_what_readers_let_go_of_is_free_while_its_maker_waits_for_something_else
 
 
 def _keep_views(_rank: int) -> None:
-    """What the maker itself views, or still may write, it keeps."""
+    """The maker keeps what it views itself, or still may write."""
     package.init()
     kept = []
     for index in range(6):

@@ -1,4 +1,4 @@
-"""A call that fails on one rank takes its place among the group's ops: what comes after still meets its like."""
+"""A call that fails on one rank takes its place among the group's ops, so later calls still match."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from daemon import run_ranks
 
 
 def _outcome(call):
-    """What the op ended with: its value, or the kind of error and the ranks that it names."""
+    """Returns how the op ended: its value, or the kind of error and the ranks that it names."""
     try:
         result = call().result(20)
     except Exception as error:
@@ -69,7 +69,7 @@ def test_a_send_with_a_mistake_fails_its_own_recv(own_daemon):
 
 
 def _large_for_one(rank, _):
-    """Rank 1's input of step 1 can't fit; that of step 2 does."""
+    """Rank 1's input of step 1 can't fit in the store; that of step 2 can."""
     group = muster.group("g", rank=rank, world_size=2)
     large = np.lib.stride_tricks.as_strided(np.zeros(1), (1 << 28,), (0,))  # 2 GiB for a store of 1 GiB
     first = _outcome(lambda: group.allreduce(large if rank == 1 else np.full(4, 1.0)))

@@ -214,7 +214,7 @@ START = "import muster; muster.init(); print(muster.status()['pid'], flush=True)
 
 @pytest.fixture
 def nowhere():
-    """A socket where no daemon is, and an end to whatever was started there."""
+    """Yields a socket without a daemon. Afterwards ends whatever was started there."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-init-"))
     socket = str(folder / "d.sock")
     yield socket
@@ -300,7 +300,7 @@ def test_the_next_daemon_is_started_as_the_first_one_was(nowhere):
         [sys.executable, "-c", AFTER_A_RESTART], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "a pickle lease of 8 s asked for" in done.stdout
+    assert "a pickle lease of 8 s was asked for" in done.stdout
     assert "runs with 7.5 s" in done.stdout
 
 

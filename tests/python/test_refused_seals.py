@@ -1,4 +1,4 @@
-"""An object that the daemon refused to take: its ref says so for ever, and no other is harmed."""
+"""The daemon refused an object: its ref always says so, and other objects are not harmed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _put_too_many(_rank: int, count: int) -> tuple[int, int, int]:
         return right, refused
 
     right, refused = look()
-    # Memory of what was refused is used for what comes next.
+    # Memory of refused objects is used for the next ones.
     del refs[:100]
     more = [package.put(np.full(8, -1)) for _ in range(100)]
     del refs[:0]
@@ -52,7 +52,7 @@ def _use_one_too_many(_rank: int) -> tuple[str, str]:
     refs = [package.put(np.ones(3)) for _ in range(20)]
     with pytest.raises((package.ObjectLost, package.QuotaExceeded)) as of_op:
         group.allreduce(refs[-1]).result()
-    with pytest.raises(package.QuotaExceeded) as of_get:  # why came before the op's outcome
+    with pytest.raises(package.QuotaExceeded) as of_get:  # the reason came before the op's outcome
         refs[-1].get()
     return str(of_op.value), str(of_get.value)
 

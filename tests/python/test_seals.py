@@ -1,4 +1,4 @@
-"""Attacks on sealed memory: whatever a process tries, no other process ever sees a changed byte."""
+"""Attacks on sealed memory: whatever a process tries, no other process sees a changed byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 1 << 16
 
 
 def descriptors(name: str) -> list[int]:
-    """Descriptors of the segments of that name, as the daemon gives them to every client of this user."""
+    """Returns descriptors of the segments with that name, as the daemon gives them to every client of this user."""
     found = []
     with RawClient(types.SimpleNamespace(socket=os.environ["MUSTER_SOCKET"])) as client:
         for segment in range(1, 100):
@@ -32,7 +32,7 @@ def descriptors(name: str) -> list[int]:
 
 
 def _attack(_rank, pickled, kind):
-    """Tries everything on a segment that this process may read; returns what succeeded."""
+    """Tries every attack on a segment that this process may read; returns which succeeded."""
     view = pickled.get()
     assert (view == 7).all()
     successes = []
@@ -78,7 +78,7 @@ def _check(result: int) -> None:
 
 def test_a_reader_can_not_write_what_a_client_sealed(own_daemon):
     with ranks(own_daemon, _produce, 1, SPAWN.Event()) as (_, results):
-        # The producer stays alive, holding its writable mapping.
+        # The producer stays alive, and keeps its writable mapping.
         _, good, ref = results.get(timeout=60)
         assert good, ref
         assert run_ranks(own_daemon, _attack, 1, ref, "client") == [[]]
@@ -88,7 +88,8 @@ def test_a_reader_can_not_write_what_a_client_sealed(own_daemon):
 def _produce(_rank, _forever):
     ref = muster.put(np.full(SIZE, 7, np.uint8))
     _KEPT.append(ref)
-    # Sent through the queue, the ref is pickled there; the process lives on in its feeder thread until it is killed.
+    # When the ref is sent through the queue, it is pickled there. The process lives on in its feeder thread until it is
+    # killed.
     import threading
 
     threading.Thread(target=threading.Event().wait).start()
@@ -113,7 +114,7 @@ def test_nobody_can_write_a_result(own_daemon):
 
 
 def _producer_attacks(_rank):
-    """The producer's own views are read-only, too: only its writable mapping, which it must leave alone, isn't."""
+    """The producer's own views are read-only, too. Only its mapping is writable, and it must not write there."""
     view = muster.put(np.full(SIZE, 7, np.uint8)).get()
     address = view.__array_interface__["data"][0]
     with pathlib.Path("/proc/self/maps").open() as maps:
@@ -129,7 +130,7 @@ def test_a_producers_views_do_not_alias_its_writable_memory(own_daemon):
 
 
 def _write_through_pointer(_rank):
-    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # a sanitizer would rather report it
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # a sanitizer would report the signal instead
     view = muster.put(np.full(SIZE, 7, np.uint8)).get()
     ctypes.memset(view.__array_interface__["data"][0], 0, 1)
 
@@ -145,7 +146,7 @@ def _copy_on_write(_rank):
     private = np.from_dlpack(ref)
     writable = private if private.flags.writeable else private.view()
     if not writable.flags.writeable:
-        # NumPy before 2.1 gives read-only arrays of any capsule; the memory behind is ours alone all the same.
+        # NumPy before 2.1 makes read-only arrays of any capsule; still, the memory behind it is private.
         ctypes.memset(private.__array_interface__["data"][0], 9, SIZE)
     else:
         writable[:] = 9
@@ -158,4 +159,4 @@ def test_writes_to_dlpack_views_stay_in_the_process(own_daemon):
 
 def test_the_daemon_can_not_be_dumped(own_daemon):
     owner = pathlib.Path(f"/proc/{own_daemon.pid}/environ").stat().st_uid
-    assert owner == 0  # of a process that is not dumpable, root owns these files
+    assert owner == 0  # root owns these files if the process is not dumpable

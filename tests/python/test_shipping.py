@@ -48,7 +48,7 @@ class Model:
         return np.zeros(n)
 
 
-# Looked up by each test: cloudpickle changes a class that it loads by value where it is known.
+# Each test looks these up: cloudpickle changes a class that it loads by value where the class is known.
 SHIPPED = {
     "function": (lambda: ramp, lambda f: f(4), np.arange(4.0)),
     "partial": (lambda: functools.partial(ramp, start=2.0), lambda f: f(3), np.arange(3) + 2.0),
@@ -69,7 +69,7 @@ def with_cloudpickle(value):
 
 
 def by_value(value):
-    """As if this module were a notebook that the other side can't import."""
+    """Pickles as if this module were a notebook that the other side can't import."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
         return pickle.loads(cloudpickle.dumps(value))
@@ -87,7 +87,7 @@ def test_what_is_decorated_can_be_pickled(name, ship):
 
 
 def test_what_a_script_defines_runs_in_loky_workers():
-    """By value, also of what is defined in a function."""
+    """They are sent by value, even if they are defined in a function."""
     script = """
         import functools
 

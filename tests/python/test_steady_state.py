@@ -1,4 +1,4 @@
-"""After a warm-up, nothing is mapped, unmapped or faulted in any more: counted by the kernel, not by us."""
+"""After a warm-up, nothing is mapped, unmapped or faulted in any more, according to the kernel's counters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAULTS_MAX, DAEMON_FAULTS_MAX = CALLS // 20, CALLS // 200
 
 
 def faults(pid: int | str) -> int:
-    """Minor and major page faults of all threads of a process."""
+    """Returns the minor and major page faults of all threads of a process."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[7]) + int(fields[9])
 
@@ -38,12 +38,12 @@ def _work(rank, meet, counts, over, daemon_pid):
 
     for step in range(WARM):
         call(step)
-    # The daemon populates its first segments in the background; while it does, nobody is in steady state.
+    # The daemon populates its first segments in the background; until that is done, nothing is in steady state.
     for _ in range(200):
         before = faults(daemon_pid)
         for step in range(WARM):
             call(step)
-        # A number, as a result that is held would lie where the next call's is to be.
+        # A plain number: a result that is kept would take the region of the next call's.
         settled = bool(group.allreduce(int(faults(daemon_pid) == before), op="min").result())
         if settled:
             break
@@ -54,7 +54,7 @@ def _work(rank, meet, counts, over, daemon_pid):
             call(step)
         counts[2 * rank], counts[2 * rank + 1] = faults("self") - before, faults(daemon_pid) - daemon_before
         meet.wait(60)
-        meet.wait(60)  # whether that was steady has been found
+        meet.wait(60)  # all ranks know by now whether it was steady
 
 
 def trace(pid: int, log: pathlib.Path) -> subprocess.Popen:
@@ -68,7 +68,7 @@ def trace(pid: int, log: pathlib.Path) -> subprocess.Popen:
 
 
 def is_untouched(calls: dict[int, str], daemon_pid: int, rank_pid: int) -> bool:
-    """No shared memory was mapped, and nothing by the daemon; the interpreter may map an arena of its own."""
+    """Whether no shared memory was mapped, and the daemon mapped nothing. The interpreter may map its own arenas."""
 
     def count(pid: int) -> int:
         return calls[pid].count("mmap(") + calls[pid].count("munmap(")
@@ -77,7 +77,7 @@ def is_untouched(calls: dict[int, str], daemon_pid: int, rank_pid: int) -> bool:
 
 
 def is_faultless(counts) -> bool:
-    """The kernel's books are of whole processes: a thousand calls may cost the interpreter a handful of pages."""
+    """The kernel counts whole processes: in a thousand calls the interpreter may need a handful of pages."""
     own, daemons = counts[::2], counts[1::2]
     return max(own) <= FAULTS_MAX and max(daemons) <= DAEMON_FAULTS_MAX
 
@@ -88,7 +88,7 @@ def test_steady_state_maps_and_faults_nothing(own_daemon, tmp_path, traced):
     meet, counts, over = SPAWN.Barrier(3), SPAWN.Array("q", 4), SPAWN.Value("b", 0)
     seen = []
     with ranks(own_daemon, _work, 2, meet, counts, over, own_daemon.pid) as (processes, results):
-        # Once in a while the ranks run in another rhythm, which takes one more region than ever before: then it is made
+        # Sometimes the ranks run in another rhythm, which needs one more region than before. Then that region is made
         # and touched for the first time, and from then on it is there.
         while not over.value:
             traced_pids = [own_daemon.pid, processes[0].pid] if traced else []

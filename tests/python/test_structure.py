@@ -1,4 +1,4 @@
-"""The format in which an object says how it nests: what is written can be read, and what is read runs nothing."""
+"""The format of an object's nesting: what is written can be read back, and reading runs no code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Slotted:
 
 @dataclasses.dataclass
 class Careful:
-    """Its field is a property: setting it runs code."""
+    """Its field is a property, so setting it runs code."""
 
     _hidden: str = ""
 
@@ -110,7 +110,7 @@ def back(value, data_only: bool = True):
 
 
 def canonical(item) -> str:
-    """Its repr, with the items of sets in order."""
+    """Returns the repr, with the items of sets in order."""
     if isinstance(item, tuple):
         return f"({[canonical(one) for one in item]})"
     if isinstance(item, (set, frozenset)):
@@ -197,7 +197,7 @@ named = st.recursive(
 
 
 def at(value, path: str):
-    """What a path leads to: layer2.w, [3].b."""
+    """Returns what a path leads to, such as layer2.w or [3].b."""
     for name, index in re.findall(r"(\w+)|\[(\w+)\]", path.replace("].", "]")):
         if isinstance(value, dict):
             value = value[name or int(index)]
@@ -217,7 +217,7 @@ def test_the_path_of_a_leaf_leads_to_it(value):
 
 
 def without(value, leaf):
-    """The value with None in the place of that leaf."""
+    """Returns the value with None in the place of that leaf."""
     if value is leaf:
         return None
     if isinstance(value, dict):
@@ -243,7 +243,7 @@ def test_two_structures_differ_where_their_values_do(value, which):
 
 
 def read_anything(structure: bytes, guise: bytes = b"", leaves: int = 3) -> None:
-    """Reading gives a value or a typed error, and never unpickles."""
+    """Reads the bytes: that gives a value or a typed error, and never unpickles."""
     with contextlib.suppress(Invalid, Denied):
         _muster.put_together(structure, guise, [np.zeros(1)] * leaves, True)
     with contextlib.suppress(Invalid):
@@ -403,7 +403,7 @@ def test_classes_and_other_constants_are_kept(muster):
 def test_a_class_is_built_without_its_help():
     array = np.ones(2)
     checked = back(Checked("x", array))
-    RAN.remove("__post_init__")  # of the original
+    RAN.remove("__post_init__")  # from the original instance
     assert type(checked) is Checked
     assert checked.array is array
     assert checked.name == "x"
@@ -426,7 +426,7 @@ def test_a_class_is_built_without_its_help():
 
 def test_a_class_that_would_run_at_its_end_is_not_made():
     assert back(Removing("/nowhere")) == {"path": "/nowhere"}
-    assert RAN == ["__del__ /nowhere"]  # the original's
+    assert RAN == ["__del__ /nowhere"]  # from the original instance
 
 
 def instance(
@@ -514,7 +514,7 @@ def test_a_structure_is_readable(muster):
 
 
 def put_in_orders(*orders: list[int], which=0, kinds: bytes = b""):
-    """A dict of 3 leaves with this guise."""
+    """Reads a dict of 3 leaves with this guise."""
     structure, _, leaves = _muster.take_apart({key: np.array([i]) for i, key in enumerate("abc")})
     guise = struct.pack("<I", len(kinds)) + kinds
     for order in orders:
@@ -536,7 +536,7 @@ def test_a_guise_is_not_believed():
 
 
 class Tagged(dict):
-    """A container of the user's own."""
+    """A container class of the user."""
 
 
 UNSTORABLE = {

@@ -1,4 +1,4 @@
-"""The stub names what the native module has: no more, no less."""
+"""The stub names exactly what the native module has."""
 
 from __future__ import annotations
 

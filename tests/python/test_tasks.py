@@ -25,11 +25,11 @@ async def filled(value: float, go_on: asyncio.Event) -> np.ndarray:
 
 @pytest.fixture
 def nothing_kept(muster, shared_daemon):
-    """This process must not hold more objects than before."""
+    """Checks that this process does not hold more objects than before."""
 
     def held() -> int:
         gc.collect()
-        muster.status()  # after this the daemon knows what was let go
+        muster.status()  # after this the daemon knows which refs this process dropped
         return sum(client["held"] for client in shared_daemon.status()["clients"] if client["pid"] == os.getpid())
 
     before = held()
@@ -113,7 +113,7 @@ def test_a_loop_may_end_before_the_op_that_it_gave_up(pair, monkeypatch):
 
 
 def test_asyncio_waits_for_works(pair):
-    """From Python 3.11 on it takes them as they are; before, it wraps them into tasks."""
+    """From Python 3.11 on asyncio.wait accepts works directly; before, it wraps them into tasks."""
 
     async def run():
         first = pair[0].allreduce(1, key="first")
@@ -176,7 +176,7 @@ def test_a_loop_calls_what_was_given_in_it_and_not_what_was_removed(pair):
         pair[1].allreduce(1)
         assert await over is work
         assert called == [(True, True)]
-        # One that is over calls, as futures do, from the loop, and not within this call.
+        # If the work is over, the loop makes the call, as for futures, and not this method itself.
         work.add_done_callback(called.append)
         assert len(called) == 1
         await asyncio.sleep(0)

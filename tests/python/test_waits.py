@@ -1,4 +1,4 @@
-"""Waits for the daemon inside NumPy's allocator and while something is put: nobody else waits, and Ctrl-C ends them."""
+"""Waits for the daemon inside NumPy's allocator and in put(): no other thread waits, and Ctrl-C ends the wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from daemon import SPAWN, ranks, run_ranks
 
-#: More than a first segment has room for: the daemon has to be asked.
+#: More than fits in a first segment, so the process has to ask the daemon.
 LARGE = 100 << 20
 
 
@@ -58,18 +58,18 @@ def emptied() -> muster.Ref:
 
 
 def of_many_leaves() -> muster.Ref:
-    """Too long for the ring."""
+    """Makes an object whose record is too long for the ring."""
     return muster.put([1.0] * 16_000)
 
 
 def many() -> muster.Ref:
-    """Until the ring is full, and beyond."""
+    """Makes objects until the ring is full, and more."""
     return [muster.put(1.0) for _ in range(20000)][-1]
 
 
 def _other_threads_run(_rank, daemon_pid, make):
     muster.put(1.0)
-    sys.setswitchinterval(1000)  # only a thread that gives the GIL up lets others run
+    sys.setswitchinterval(1000)  # other threads run only if a thread lets go of the GIL
     about_to_wait, refs = threading.Event(), []
 
     def wait() -> None:
@@ -82,7 +82,7 @@ def _other_threads_run(_rank, daemon_pid, make):
         thread.start()
         about_to_wait.wait()
     finally:
-        # If the waiting thread kept this one from running, nobody would wake the daemon.
+        # If the waiting thread kept this one from running, nobody would continue the daemon.
         os.kill(daemon_pid, signal.SIGCONT)
     thread.join()
     return refs[0].copies
@@ -109,7 +109,7 @@ def _is_interrupted(_rank, daemon_pid, make, ready):
 
 
 def in_poll(pid: int) -> bool:
-    """Whether the main thread is: x86's poll and ppoll, ARM's ppoll."""
+    """Whether the main thread is in poll or ppoll on x86, or in ppoll on ARM."""
     number = pathlib.Path(f"/proc/{pid}/syscall").read_text().split()[0]
     return number in ("7", "271", "73")
 
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_a_wait_for_the_daemon(own_daemon, make):
 
 
 DEADLINE_S = 1
-#: Far from it, for slow machines; what waits for an answer of its own takes 10 s or more.
+#: Generous, for slow machines: a wait for an answer takes 10 s or more.
 LATEST_S = 4
 
 

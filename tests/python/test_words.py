@@ -1,4 +1,4 @@
-"""What things say of themselves, and of what is in the way."""
+"""Texts: how refs, works and groups describe themselves, and what errors say."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_ref_is_an_array_to_numpy(muster):
     ]:
         assert found.tolist() == expected
     assert torch.as_tensor(ref).tolist() == [3, 3]
-    assert ref  # it is there, whatever it holds
+    assert ref  # it exists, whatever its value
 
 
 @pytest.mark.parametrize(

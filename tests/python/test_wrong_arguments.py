@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind: an Invalid that names the argument and shows the value."""
+"""Arguments of the wrong kind raise an Invalid that names the argument and shows the value."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WRONG = {
         {"b": np.ones(2)}, out={"a": np.zeros(2)}
     ),
     "2 values for 1 rank": lambda package, group: group.scatter([1, 2]),
-    "splits=[1] for 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
+    "splits=[1] does not fit 1 rank and 3 rows": lambda package, group: group.all_to_all(np.ones(3), splits=[1]),
     "a file (StringIO) can't be stored": lambda package, group: group.allreduce(io.StringIO("x")),
     "an object can't have 16385 arrays": lambda package, group: package.put([1.0] * 16_385),
     "an object can't have 131073 arrays": lambda package, group: package.put([1.0] * 131_073),
@@ -96,7 +96,7 @@ WRONG = {
     "memory=-1": lambda package, group: package.init(memory=-1),
     "socket=3": lambda package, group: package.init(socket=3),
     "array=None": lambda package, group: package.seal(None),
-    "a shape of 65 axes": lambda package, group: package.empty((1,) * 65),
+    "the shape has 65 axes": lambda package, group: package.empty((1,) * 65),
     "root=array([1., 1., 1.])": lambda package, group: group.broadcast(0, np.ones(3)),
     "root=array([1., 1.])": lambda package, group: group.reduce(0, np.ones(2)),
     "root=array([0, 0])": lambda package, group: group.scatter([0], np.zeros(2, int)),
@@ -154,7 +154,7 @@ def test_out_may_have_a_dtype_that_loses_nothing(muster):
         nested = {"a": [np.zeros(2)], "b": np.zeros((), np.int64)}
         assert group.allreduce({"b": 3, "a": [np.ones(2)]}, out=nested).result() is nested
         assert (nested["a"][0].tolist(), int(nested["b"])) == ([1.0, 1.0], 3)
-        # What can't be known before is told with the result.
+        # A mistake that can't be found before is reported with the result.
         with pytest.raises(muster.Invalid, match="out= has dtype int32, the result int64"):
             group.broadcast(np.ones(2, np.int64), out=np.zeros(2, np.int32)).result()
 
@@ -191,7 +191,7 @@ def test_out_for_a_dataclass_has_its_fields(muster, out):
 
 
 def test_out_is_refused_before_the_call_takes_part_in_vain(muster):
-    """The other ranks learn of it as of any call that raises."""
+    """The other ranks learn of it, as of any call that raises."""
     group = muster.group("arguments", rank=0, world_size=2, timeout=30)
     other = muster.group("arguments", rank=1, world_size=2, timeout=30)
     waits = other.allreduce(np.ones(2))

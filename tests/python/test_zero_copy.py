@@ -1,4 +1,4 @@
-"""What is taken over without a copy, and what is copied; and that ``copies`` tells the truth."""
+"""Which arrays are taken over without a copy and which are copied, and that ``copies`` is right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from daemon import run_ranks
 
 
 def in_the_store(array: np.ndarray) -> bool:
-    """From outside: the array's address lies in a mapping of a segment that a client writes."""
+    """Whether the array's address is in a mapping of a segment that a client writes, according to the kernel."""
     address = array.__array_interface__["data"][0]
     with pathlib.Path("/proc/self/maps").open() as maps:
         for line in maps:
@@ -38,7 +38,7 @@ def deposited(function, *arguments):
 
 
 def resident_bytes(array: np.ndarray) -> int:
-    """How much of the mapping that holds the array has pages in this process."""
+    """Returns how many bytes of the array's mapping have pages in this process."""
     address = array.__array_interface__["data"][0]
     inside = False
     for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
@@ -391,7 +391,7 @@ HIDDEN: list = []
 
 
 class Owner:
-    """Has an array in the places where programs have one."""
+    """Has an array in all the places where programs keep one."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -628,7 +628,7 @@ class Model:
 
 
 class Touchy(dict):
-    """Whatever is asked of it in an ordinary way ends the one that asks."""
+    """Any ordinary question to it ends the process that asks."""
 
     def __getattribute__(self, name):
         raise RuntimeError(name)

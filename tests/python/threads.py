@@ -1,4 +1,4 @@
-"""Ranks as threads of one process: each holds a seat of its own."""
+"""Ranks as threads of one process: each has a seat of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _names = itertools.count()
 
 
 def as_ranks(count: int, function, **options) -> list:
-    """[function(group) for each rank], run in parallel; the first exception is raised."""
+    """Returns [function(group) for each rank], run in parallel; raises the first exception."""
     name = f"threads-{next(_names)}"
     results: list = [None] * count
     errors: list = []

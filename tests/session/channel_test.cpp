@@ -1,4 +1,4 @@
-// The daemon's end of a client's rings, when the client is busy elsewhere.
+// The daemon's end of a client's rings, when the client is busy with something else.
 #include <catch2/catch.hpp>
 
 #include <fcntl.h>
@@ -31,7 +31,7 @@ struct Busy {
     ipc::write(ipc::GroupChanged{{seat}, epoch, {0, 1, 2}, {}}, body);
     REQUIRE(channel->complete(CompletionType::group_changed, body));
   }
-  /// What the client reads from here on: the epochs that it is told of, by seat.
+  /// Reads from here on. Returns the epochs that the client is told of, by seat.
   std::multimap<std::uint32_t, std::uint32_t> epochs() {
     std::multimap<std::uint32_t, std::uint32_t> told;
     do {
@@ -59,7 +59,7 @@ struct Busy {
 
 }  // namespace
 
-TEST_CASE("of changes that wait for a busy client each seat has its last one only") {
+TEST_CASE("only the last change of each seat waits for a busy client") {
   Busy busy;
   constexpr std::uint32_t seats = 200;
   const auto change_all = [&](std::uint32_t epoch) {
@@ -72,12 +72,12 @@ TEST_CASE("of changes that wait for a busy client each seat has its last one onl
   const auto told = busy.epochs();
   CHECK(told.size() == seats);
   for (const auto& [seat, epoch] : told) CHECK(epoch == 50);
-  // What it has read is no news that another one could take the place of.
+  // A later change can't replace news that the client has read.
   change_all(51);
   CHECK(busy.epochs().size() == seats);
 }
 
-TEST_CASE("what has never been mapped is sealed before it is unmapped") {
+TEST_CASE("rings that were never mapped are sealed before they are unmapped") {
   auto channel = Channel::create().value();
   const ipc::Fd memory(::dup(channel->descriptors()[0]));
   const auto seals = [&] { return ::fcntl(memory.get(), F_GET_SEALS); };
@@ -86,7 +86,7 @@ TEST_CASE("what has never been mapped is sealed before it is unmapped") {
   CHECK((seals() & F_SEAL_FUTURE_WRITE) != 0);
 }
 
-TEST_CASE("a position that can't be is believed as far as the ring goes") {
+TEST_CASE("an impossible position is believed only up to one ring") {
   Busy busy;
   ipc::RingProducer submissions{busy.mapping.data() + ipc::channel_header_bytes, busy.header.submission_tail,
                                 busy.header.submission_head};
@@ -102,7 +102,7 @@ TEST_CASE("a position that can't be is believed as far as the ring goes") {
   }
 }
 
-TEST_CASE("memory is wanted once, however often") {
+TEST_CASE("a client is told once that memory is wanted, however often it is wanted") {
   Busy busy;
   std::vector<std::byte> body;
   ipc::write(ipc::MemoryWanted{1}, body);

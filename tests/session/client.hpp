@@ -1,4 +1,4 @@
-// A client as the node sees one: it sends frames and records and reads what the Recorder kept for it.
+// A client as the node sees it: it sends frames and records, and reads what the Recorder kept for it.
 #pragma once
 
 #include <cstring>
@@ -30,7 +30,7 @@ inline NodeSettings small_settings() {
   return settings;
 }
 
-/// One node with its recorder and a clock that only moves when told.
+/// One node with its recorder, and a clock that moves only when told to.
 struct World {
   explicit World(NodeSettings settings = small_settings(),
                  std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>(), Backings made_of = backing())
@@ -40,7 +40,7 @@ struct World {
     node.tick(now);
     outside.settle();
   }
-  /// One turn of what was begun.
+  /// Runs one turn of the work that the node has begun.
   void go_on() {
     node.go_on(now);
     outside.settle();
@@ -53,18 +53,19 @@ struct World {
   Recorder& outside;
   Node node;
   TimePoint now{std::chrono::hours(1)};
-  std::function<void(bool)> on_call = [](bool /*begins*/) {};  ///< of the node, by a client
+  std::function<void(bool)> on_call = [](bool /*begins*/) {
+  };  ///< called by each client before and after a call of the node
 };
 
 class TestClient {
  public:
-  /// A process of its own.
+  /// A client that is a process of its own.
   TestClient(World& world, std::uint32_t id, std::uint32_t user = 0)
       : TestClient(world, id, Credentials{user, static_cast<std::int32_t>(1000 + id)}) {}
   TestClient(World& world, std::uint32_t id, Credentials credentials) : TestClient(world, id, credentials, true) {
     if (!welcomed()) throw std::runtime_error("no welcome");
   }
-  /// One whose Welcome may not come at once.
+  /// A client whose Welcome may not come at once.
   static TestClient not_yet_welcome(World& world, std::uint32_t id, bool rings) {
     return {world, id, {0, static_cast<std::int32_t>(1000 + id)}, rings};
   }
@@ -108,7 +109,7 @@ class TestClient {
     ask(out, wire::Body_Lease,
         wire::CreateLease(out.fbb, bytes, timeout_ms, hard, device ? &*device : nullptr).Union());
   }
-  /// Says that it has mapped a segment; the reply may not come at once.
+  /// Tells the node that it has mapped a segment. The reply may not come at once.
   void mapped(ipc::SegmentId segment) {
     FrameBuilder out(++request_);
     ask(out, wire::Body_Mapped, wire::CreateMapped(out.fbb, segment.value).Union());
@@ -138,7 +139,7 @@ class TestClient {
     if (reply().body_type() != wire::Body_Ok) throw std::runtime_error("not given back");
   }
 
-  /// Writes `values` at `offset` of its segment and seals them.
+  /// Writes `values` at `offset` of its segment and seals them as an object.
   ipc::ObjectId seal(ipc::SegmentId segment, std::uint64_t offset, const std::vector<float>& values) {
     std::memcpy(memory_.data() + offset, values.data(), values.size() * sizeof(float));
     ipc::Seal seal;
@@ -171,7 +172,7 @@ class TestClient {
     ask(out, wire::Body_GroupsQuery, wire::CreateGroupsQuery(out.fbb).Union());
     return *reply().body_as_Groups();
   }
-  /// The ranks that this work of the client still waits for.
+  /// Returns the ranks that this work of the client still waits for.
   std::vector<int> missing(ipc::WorkId work) {
     FrameBuilder out(++request_);
     ask(out, wire::Body_MissingQuery, wire::CreateMissingQuery(out.fbb, work.value).Union());
@@ -228,7 +229,7 @@ class TestClient {
     world_.outside.settle();
   }
 
-  /// The manifest that the daemon describes an object with.
+  /// Returns the manifest with which the daemon describes the object.
   ipc::Manifest describe(ipc::ObjectId object) {
     FrameBuilder out(++request_);
     ask(out, wire::Body_Describe, wire::CreateDescribe(out.fbb, object.value).Union());
@@ -236,7 +237,7 @@ class TestClient {
     if (!described) throw std::runtime_error("no description");
     return ipc::decode(std::as_bytes(std::span(described->manifest()->data(), described->manifest()->size()))).value();
   }
-  /// Seals a copy of this manifest, all of it or parts of `parent`.
+  /// Seals an object with a copy of this manifest, which may name parts of `parent`.
   ipc::ObjectId seal(ipc::Manifest manifest, ipc::ObjectId parent) {
     ipc::Seal seal;
     seal.object = ipc::make_object_id(id_, ++objects_);
@@ -247,7 +248,7 @@ class TestClient {
     return seal.object;
   }
 
-  /// The Done of the work, if it came.
+  /// Returns the work's Done, if it has come.
   std::optional<ipc::Done> done(ipc::WorkId work) {
     for (const auto& completion : world_.outside.completions[id_]) {
       if (completion.type != ipc::CompletionType::done) continue;

@@ -1,4 +1,4 @@
-// Who is connected: charges, names, and who is doomed. No node, no socket.
+// Who is connected: charges, names, and which clients are doomed. No node, no socket.
 #include <catch2/catch.hpp>
 
 #include <memory>
@@ -74,7 +74,7 @@ TEST_CASE("rings that can't be charged leave the client as it was") {
   CHECK(world.ledger.total().used == before);
 }
 
-TEST_CASE("the first of each user that only ask take no heap, and again when these have gone") {
+TEST_CASE("a user's first clients that only ask take no heap, nor do later ones once the first have gone") {
   World world;
   constexpr std::uint32_t free = 8;
   std::uint32_t id = 0;
@@ -108,7 +108,7 @@ TEST_CASE("messages name a client, its process, and the child that it forked") {
   CHECK(world.clients.label(heir).find("gone") != std::string::npos);
 }
 
-TEST_CASE("what other users call themselves is not told") {
+TEST_CASE("names of other users' clients are not told") {
   World world;
   world.add(1, alice).name = "a secret";
   const ClientId heir = world.clients.next_heir();
@@ -125,7 +125,7 @@ TEST_CASE("what other users call themselves is not told") {
   CHECK_FALSE(world.clients.sees_only({4}));
 }
 
-TEST_CASE("what is thrown dooms the client that caused it, and nobody else") {
+TEST_CASE("an exception dooms the client that caused it, and nobody else") {
   World world;
   world.add(1);
   world.add(2);
@@ -136,7 +136,7 @@ TEST_CASE("what is thrown dooms the client that caused it, and nobody else") {
   CHECK(world.clients.take_doomed() == ClientId{2});
   CHECK_FALSE(world.clients.take_doomed());
   CHECK_FALSE(world.clients.any_doomed());
-  // Nobody caused it, or one that is gone.
+  // No client caused it, or one that is gone.
   world.clients.guarded([] { throw std::bad_alloc(); });
   world.clients.guarded([] { throw std::bad_alloc(); }, {9});
   CHECK_FALSE(world.clients.take_doomed());

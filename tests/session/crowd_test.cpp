@@ -12,7 +12,7 @@ constexpr UserId own = 1000;
 constexpr UserId other = 2000;
 constexpr UserId third = 3000;
 
-/// As many as may come; how many that were.
+/// Connects as many as may come. Returns how many that were.
 int come(Crowd& crowd, UserId user, bool say_hello = true) {
   int count = 0;
   for (; crowd.has_room_for(user); ++count) {
@@ -48,7 +48,7 @@ TEST_CASE("another user has at most half, and all others leave a quarter") {
   CHECK(come(crowd, root) == 1);
 }
 
-TEST_CASE("of connections that have said nothing another user has an eighth") {
+TEST_CASE("another user has at most an eighth of the connections without a Hello") {
   Crowd crowd(64, own);
   CHECK(come(crowd, other, false) == 8);
   CHECK(refusal(crowd, other) == "8 clients of user 2000 that have not said Hello are connected");
@@ -59,7 +59,7 @@ TEST_CASE("of connections that have said nothing another user has an eighth") {
   CHECK(come(crowd, other, false) == 1);
 }
 
-TEST_CASE("a small daemon has room for one of another user") {
+TEST_CASE("a small daemon has room for one connection of another user") {
   Crowd crowd(4, own);
   CHECK(come(crowd, other, false) == 1);
   CHECK(come(crowd, own) == 3);

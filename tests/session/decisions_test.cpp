@@ -1,5 +1,5 @@
-// A decider that answers late, refuses, and answers in another order than it was asked: each op has one outcome, the
-// decider's, and epochs get their numbers from it.
+// A decider that answers late, refuses, and answers in another order than it was asked. Each op has one outcome, which
+// the decider determines, and epochs get their numbers from the decider.
 #include <catch2/catch.hpp>
 
 #include <cstring>
@@ -18,7 +18,7 @@ namespace {
 
 const Error refused(Code::no_quorum, "the group's leader is gone");
 
-/// Two ranks whose decider answers when the test says so.
+/// Two ranks whose decider answers only when the test says so.
 struct Undecided : TwoRanks {
   Undecided() { decider().late = decider().hold = decider().skips_epochs = true; }
   TestDecider& decider() { return world.outside.decisions; }
@@ -88,7 +88,7 @@ TEST_CASE_METHOD(Undecided, "ops that are decided in another order keep their ow
   CHECK(outcomes(second) == 3);
 }
 
-TEST_CASE_METHOD(Undecided, "no deadline ends what is undecided: other nodes may have begun it") {
+TEST_CASE_METHOD(Undecided, "no deadline ends an undecided op: other nodes may have begun it") {
   const auto work = first.contribute(Kind::barrier, {}, 0, seconds(1));
   second.contribute(Kind::barrier, {}, 0, seconds(1));
   world.advance(seconds(100));
@@ -128,7 +128,7 @@ TEST_CASE_METHOD(Undecided, "a reform begins the epoch that the decider numbers"
     REQUIRE(done);
     CHECK(done->epoch == 8);
     CHECK(second.groups().groups()->Get(0)->epoch() == 8);
-    // What belongs to the epoch before is over.
+    // Everything of the epoch before is over.
     const auto late = first.contribute(Kind::barrier);
     REQUIRE(first.failed(late));
     CHECK(first.failed(late)->code() == Code::peer_lost);
@@ -148,8 +148,8 @@ TEST_CASE_METHOD(Undecided, "a reform begins the epoch that the decider numbers"
   }
 }
 
-TEST_CASE_METHOD(Undecided, "when the last member goes, newcomers wait for the number of their epoch") {
-  second.die();  // the group's policy is fail: who joins now is a newcomer
+TEST_CASE_METHOD(Undecided, "when the last member goes, newcomers wait until their epoch's number is decided") {
+  second.die();  // the group's policy is fail, so a process that joins now is a newcomer
   TestClient third(world, 3);
   TestClient fourth(world, 4);
   REQUIRE(third.join("g", 1, 2));
@@ -157,7 +157,7 @@ TEST_CASE_METHOD(Undecided, "when the last member goes, newcomers wait for the n
   first.die();
   REQUIRE(decider().asked.size() == 1);
   CHECK(decider().asked.front().about == Proposal::About::epoch);
-  SECTION("it begins with the number that was decided, whatever they took it for") {
+  SECTION("it begins with the decided number, whatever number the newcomers assumed") {
     REQUIRE(fourth.join("g", 0, 2));
     agree(0);
     CHECK(third.groups().groups()->Get(0)->epoch() == 8);
@@ -176,7 +176,7 @@ TEST_CASE_METHOD(Undecided, "when the last member goes, newcomers wait for the n
   }
 }
 
-TEST_CASE_METHOD(Undecided, "what waits in an epoch ends when nobody is left to begin the next") {
+TEST_CASE_METHOD(Undecided, "ops that wait in an epoch end when nobody is left to begin the next") {
   first.join("s", 0, 3, muster::OnLoss::shrink);  // rank 2 never comes
   second.join("s", 1, 3, muster::OnLoss::shrink);
   first.contribute(Kind::barrier);
@@ -193,7 +193,7 @@ TEST_CASE_METHOD(Undecided, "what waits in an epoch ends when nobody is left to 
   CHECK(NodeAudit(world.node).left_over().empty());
 }
 
-TEST_CASE_METHOD(Undecided, "at the end of the daemon what is undecided fails, and an answer comes too late") {
+TEST_CASE_METHOD(Undecided, "undecided ops fail when the daemon ends, and an answer comes too late") {
   const auto work = first.contribute(Kind::barrier);
   second.contribute(Kind::barrier);
   world.node.shut_down("test", world.now);

@@ -9,16 +9,16 @@ using Of = KernelEffort::Of;
 
 namespace {
 
-/// A clock of the test.
+/// A clock that the test moves.
 struct World {
   TimePoint now{std::chrono::seconds(1000)};
   Duration on_core{};
-  int asked = 0;  ///< for the time on a core
+  int asked = 0;  ///< how often the time on a core was asked for
   EffortMeter meter{RoundsClock{[this] { return now; }, [this] { return ++asked, on_core; }}};
   KernelEffort effort;
   void work(Duration duration) { now += duration, on_core += duration; }
   void be_away(Duration duration) { now += duration; }
-  /// In milliseconds, which are what it gives back.
+  /// Takes and returns milliseconds.
   long send(milliseconds duration) {
     return meter.measure(effort, Of::sending, [&] { return work(duration), duration.count(); });
   }
@@ -26,7 +26,7 @@ struct World {
 
 }  // namespace
 
-TEST_CASE("a client is found whose calls are long again and again") {
+TEST_CASE("a client whose calls are long again and again is found") {
   World world;
   for (int i = 0; i < 7; ++i) {
     CHECK(world.send(milliseconds(3)) == 3);
@@ -38,15 +38,15 @@ TEST_CASE("a client is found whose calls are long again and again") {
   CHECK(world.effort.too_much);
 }
 
-TEST_CASE("a client is found at once for which a call holds everybody up") {
+TEST_CASE("a client whose one call holds everybody up is found at once") {
   World world;
   CHECK(world.send(milliseconds(50)) == 50);
   CHECK_FALSE(world.effort.too_much);
-  CHECK(world.send(milliseconds(3)) == 3);  // together
+  CHECK(world.send(milliseconds(3)) == 3);  // the two calls together
   CHECK(world.effort.too_much);
 }
 
-TEST_CASE("a client is not cut off for work of others that some of its calls do") {
+TEST_CASE("a client is not cut off if some of its calls do work of others") {
   World world;
   for (int i = 0; i < 1000; ++i) {
     static_cast<void>(world.send(milliseconds(i % 3 == 0 ? 4 : 0)));
@@ -55,7 +55,7 @@ TEST_CASE("a client is not cut off for work of others that some of its calls do"
   CHECK_FALSE(world.effort.too_much);
 }
 
-TEST_CASE("what is made long is judged apart from what is left short") {
+TEST_CASE("long calls of one kind are judged apart from short calls of another") {
   World world;
   for (int i = 0; i < 7; ++i) {
     static_cast<void>(world.send(milliseconds(6)));
@@ -67,7 +67,7 @@ TEST_CASE("what is made long is judged apart from what is left short") {
   CHECK(world.effort.too_much);
 }
 
-TEST_CASE("a call that others kept from the core is no effort") {
+TEST_CASE("time in which others had the core does not count as effort") {
   World world;
   for (int i = 0; i < 100; ++i)
     world.meter.measure(world.effort, Of::sending, [&] { return world.be_away(milliseconds(300)), 0; });
@@ -76,7 +76,7 @@ TEST_CASE("a call that others kept from the core is no effort") {
   CHECK_FALSE(world.effort.too_much);
 }
 
-TEST_CASE("of a frequent call those after a long one are measured, and short ones ask for no time on a core") {
+TEST_CASE("frequent calls are measured after a long one, and short ones don't ask for the time on a core") {
   World world;
   const auto ring = [&](Duration duration) {
     world.meter.watch(world.effort, Of::doorbell, [&] { world.work(duration); });
@@ -89,7 +89,7 @@ TEST_CASE("of a frequent call those after a long one are measured, and short one
   CHECK(world.effort.too_much);
 }
 
-TEST_CASE("a frequent call that seemed long once is soon trusted again") {
+TEST_CASE("after one long call, frequent calls are soon trusted again") {
   World world;
   const auto ring = [&](Duration duration) {
     world.meter.watch(world.effort, Of::doorbell, [&] { world.work(duration); });
@@ -103,7 +103,7 @@ TEST_CASE("a frequent call that seemed long once is soon trusted again") {
   CHECK_FALSE(world.effort.too_much);
 }
 
-TEST_CASE("calls of a batch are measured once it seemed long as a whole") {
+TEST_CASE("calls of a batch are measured after the batch seemed long as a whole") {
   World world;
   KernelEffort other;
   const auto batch = [&](Duration each) {

@@ -1,4 +1,4 @@
-// Who held seats that were lost lately. No node.
+// Who held the seats that were lost lately. No node.
 #include <catch2/catch.hpp>
 
 #include "session/former_seats.hpp"
@@ -35,7 +35,7 @@ TEST_CASE("the last holder of a seat is found by group and rank, with how and wh
   CHECK_FALSE(former.find(named("h", 1), 1, start));
 }
 
-TEST_CASE("holders of another user's group of the same name are not told of") {
+TEST_CASE("holders of another user's group with the same name are not told") {
   FormerSeats former;
   former.add(named("g", 1), 0, {"left", "pid 7"}, start);
   former.add(named("o", 1, true), 0, {"left", "pid 8"}, start);

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::uint64_t mebibyte = 1 << 20;
 
-/// Room for the rings of so many clients, and for segments of so many bytes in all.
+/// Settings with room for the rings of `clients` clients and for segments of `bytes` bytes in all.
 NodeSettings budget_of(std::uint64_t clients, std::uint64_t bytes) {
   auto settings = small_settings();
   bytes += clients * ipc::channel_bytes;
@@ -23,7 +23,7 @@ NodeSettings budget_of(std::uint64_t clients, std::uint64_t bytes) {
   return settings;
 }
 
-/// Two ranks with an input each, in segments that have room for nothing else. So have the segments of results.
+/// Two ranks with an input each, in segments without room for anything else. The segments of results have none either.
 struct Pair {
   explicit Pair(std::uint64_t budget, std::uint64_t clients = 2) : world(budget_of(clients, budget)) {
     left.join("g", 0, 2);
@@ -72,7 +72,7 @@ TEST_CASE("an op that finds no memory until its deadline fails with OutOfMemory 
   CHECK(pair.left.failed(second)->code() == Code::out_of_memory);
 }
 
-TEST_CASE("an op that waits for memory ends with the last who would be told") {
+TEST_CASE("an op that waits for memory ends with the last rank that would be told") {
   Pair pair(3 * mebibyte, 3);
   TestClient onlooker(pair.world, 3);
   REQUIRE(pair.left.done(pair.allreduce()));
@@ -111,7 +111,7 @@ TEST_CASE("very many ops that wait for memory end a few at a time") {
   for (std::uint32_t work = 1; work <= ops; ++work) combine_two(client, input, work);
   REQUIRE(onlooker.status().waiting_for_memory() == ops);
   const auto waiting = [&] { return onlooker.status().waiting_for_memory(); };
-  SECTION("when nobody is left who would be told") {
+  SECTION("when no rank is left that would be told") {
     client.die();
     CHECK(waiting() > ops / 2);
     CHECK(world.node.goes_on());
@@ -139,7 +139,7 @@ TEST_CASE("very many ops that wait for memory end a few at a time") {
 }
 
 TEST_CASE("very many ops that wait for memory are served a few at a time, in turn, and none is forgotten") {
-  constexpr std::uint64_t ops = 2000;  // of each user
+  constexpr std::uint64_t ops = 2000;  // for each user
   auto settings = budget_of(5, 8 * mebibyte);
   settings.quota.total[static_cast<std::size_t>(Resource::slots)] = 2 * ops;
   World world(settings);
@@ -165,7 +165,7 @@ TEST_CASE("very many ops that wait for memory are served a few at a time, in tur
   holder.give_back(held);
   CHECK(waiting() > 2 * ops - 100);
   CHECK(world.node.goes_on());
-  // Others are not held up.
+  // Other requests go on meanwhile.
   const auto other = combine_two(bystander, input_of_bystander, 1);
   CHECK(bystander.done(other));
   int turns = 0;
@@ -191,7 +191,7 @@ TEST_CASE("very many ops that wait for memory are served a few at a time, in tur
 
 namespace {
 
-/// Calls a scan of so many refs, which has as many results.
+/// Calls a scan of `refs` refs, which has as many results.
 ipc::WorkId combine_scan(TestClient& client, ipc::ObjectId input, std::uint32_t refs) {
   ipc::Combine combine;
   combine.work = {refs};
@@ -222,10 +222,10 @@ TEST_CASE("the segments of an op of many results are made a few at a time") {
     world.go_on();
   }
   CHECK(turns > 3);
-  CHECK(world.outside.mapped == many - 1);  // the first rank's is its input
+  CHECK(world.outside.mapped == many - 1);  // the first rank's result is its input
   REQUIRE(client.done(work));
   CHECK(client.done(work)->items.size() == many);
-  SECTION("and serve again at once") {
+  SECTION("and are used again at once") {
     ipc::Release release;
     const auto done = client.done(work);
     for (const auto& item : done->items) release.objects.push_back(item.object);
@@ -244,16 +244,16 @@ TEST_CASE("while the segments of an op are made, others go on") {
   const auto work = combine_scan(client, input, many);
   REQUIRE_FALSE(client.done(work));
   CHECK(other.done(combine_two(other, small, 1)));
-  SECTION("and it ends, no matter who has gone") {
+  SECTION("and it ends, whichever rank has gone") {
     client.die();
     for (int turns = 0; world.node.goes_on() && turns < 100; ++turns) world.go_on();
     CHECK(world.node.ops_in_flight() == 0);
-    CHECK(other.status().objects() == 2);  // its own and the result of its op
+    CHECK(other.status().objects() == 2);  // its own object, and the result of its op
   }
 }
 
-TEST_CASE("an op for whose results there is not enough memory makes none of them, again and again") {
-  // What is kept for small requests looks like room until each of the results is asked for.
+TEST_CASE("an op without enough memory for its results makes none of them, however often it tries") {
+  // The reserve for small requests looks like room until the op asks for each result.
   const std::uint64_t reserve = GENERATE(0U, 8U) * mebibyte;
   auto settings = budget_of(3, 63 * mebibyte + reserve);
   settings.quota.reserve_bytes = reserve;
@@ -273,7 +273,7 @@ TEST_CASE("an op for whose results there is not enough memory makes none of them
   const auto idle = client.status().memory_used_bytes();
   if (reserve > 0) {
     other.give_back(other.lease(mebibyte / 4));
-    CHECK(world.outside.mapped == 1);  // that one
+    CHECK(world.outside.mapped == 1);  // only that one
     CHECK(client.status().memory_used_bytes() == idle);
   }
   holder.give_back(held);
@@ -298,7 +298,7 @@ TEST_CASE("a request that waited in vain says who holds the store when it is giv
   const std::string message = waiting.reply().body_as_Failure()->message()->str();
   const auto late_text = "test (pid 1003): " + amount_text(Resource::memory, mebibyte + ipc::channel_bytes);
   CHECK_THAT(message, Catch::Contains("the largest holders are test (pid 1001): ") && Catch::Contains(late_text));
-  // Another user learns of users, and not of processes.
+  // A request of another user is told of users, not of processes.
   stranger.ask_lease(4 * mebibyte, 0);
   world.advance(std::chrono::milliseconds(1));
   REQUIRE(stranger.failure() == Code::out_of_memory);
@@ -318,7 +318,7 @@ TEST_CASE("a full store whose memory is in pieces says so, and what keeps them")
     return failure->message()->str() + " " + failure->hint()->str();
   };
   const auto segment = holder.lease(8 * mebibyte);
-  // It may be in use, for all that the daemon knows.
+  // For the daemon it may be in use.
   CHECK_THAT(refused(), !Catch::Contains("pieces"));
   const auto object = holder.seal(segment, 0, std::vector<float>(mebibyte / 2));
   CHECK_THAT(refused(), Catch::Contains("6 MiB of the store are free pieces of segments that arrays keep") &&
@@ -327,7 +327,7 @@ TEST_CASE("a full store whose memory is in pieces says so, and what keeps them")
   CHECK_THAT(refused(), !Catch::Contains("pieces"));
 }
 
-TEST_CASE("a lease waits in line behind who came first, and no longer than that one lives") {
+TEST_CASE("a lease waits in line behind an earlier one, and only as long as that one's client lives") {
   World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);
   TestClient large(world, 2);
@@ -353,7 +353,7 @@ TEST_CASE("a lease waits in line behind who came first, and no longer than that 
   }
 }
 
-TEST_CASE("what can never fit is refused at once and stands in nobody's way") {
+TEST_CASE("a request that can never fit is refused at once and is in nobody's way") {
   World world(budget_of(3, 4 * mebibyte));
   TestClient holder(world, 1);
   TestClient greedy(world, 2);
@@ -365,7 +365,7 @@ TEST_CASE("what can never fit is refused at once and stands in nobody's way") {
   CHECK(has_segment(small));
 }
 
-TEST_CASE("a client whose rings the system has no room for is charged with none, and gets them when there is some") {
+TEST_CASE("a client for whose rings the system has no room is not charged, and gets them when there is room") {
   World world(budget_of(4, mebibyte));
   TestClient other(world, 1);
   const auto memory = [&] { return NodeAudit(world.node).charged()[static_cast<std::size_t>(Resource::memory)]; };
@@ -395,7 +395,7 @@ TEST_CASE("a client whose rings the system has no room for is charged with none,
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("a client waits in line for its rings, and one that only asks does not") {
+TEST_CASE("a client waits in line for its rings, and a client that only asks does not") {
   World world(budget_of(1, mebibyte));
   TestClient holder(world, 1);
   holder.lease(mebibyte);
@@ -417,7 +417,7 @@ TEST_CASE("a client waits in line for its rings, and one that only asks does not
   }
 }
 
-TEST_CASE("memory that a reader still maps is not given to anybody else") {
+TEST_CASE("memory that a reader still maps is given to nobody else") {
   World world(budget_of(3, 2 * mebibyte));
   TestClient maker(world, 1);
   TestClient reader(world, 2);
@@ -436,7 +436,7 @@ TEST_CASE("memory that a reader still maps is not given to anybody else") {
 
 namespace {
 
-/// Calls an allreduce of 64 refs of a bundle of `leaves` arrays: a large plan for a small result.
+/// Calls an allreduce of 64 refs of a bundle of `leaves` arrays: a large plan with a small result.
 ipc::WorkId combine_bundle(TestClient& client, ipc::ObjectId bundle, std::uint64_t work) {
   ipc::Combine combine;
   combine.work = {work};
@@ -482,12 +482,12 @@ TEST_CASE("an op with a large plan waits for memory, and is the same op when it 
   const auto work = combine_bundle(client, bundle, 100);
   REQUIRE_FALSE(client.done(work));
   REQUIRE_FALSE(client.failed(work));
-  SECTION("it gets it") {
+  SECTION("it gets the memory") {
     holder.die();
     REQUIRE(client.done(work));
     CHECK(client.done(work)->contributors == 64);
   }
-  SECTION("it gets none until its deadline") {
+  SECTION("it gets no memory until its deadline") {
     world.advance(std::chrono::seconds(31));
     REQUIRE(client.failed(work));
     CHECK(client.failed(work)->code() == Code::out_of_memory);

@@ -1,4 +1,4 @@
-// What a dead client leaves behind in nearly empty segments is moved together by the node, when nobody uses it.
+// The node moves together what a dead client leaves in nearly empty segments, if nobody uses it.
 #include <catch2/catch.hpp>
 
 #include <muster/ipc/ring.hpp>
@@ -16,7 +16,7 @@ namespace {
 constexpr std::uint64_t mebibyte = 1 << 20;
 constexpr std::size_t floats_each = 256;
 
-/// A maker that dies and leaves of each of its segments one array, which a reader holds.
+/// A maker that dies. Each of its segments has one array left, which a reader holds.
 struct Estate {
   explicit Estate(int segments, NodeSettings settings = small_settings()) : world(std::move(settings)) {
     leave(maker, reader, segments);
@@ -59,7 +59,7 @@ struct Estate {
 
 }  // namespace
 
-TEST_CASE("what is left in a dead client's segments is moved together, and its readers are told") {
+TEST_CASE("objects left in a dead client's segments are moved together, and their readers are told") {
   Estate estate(8);
   estate.reader.map(estate.places[3]);
   const auto before = estate.memory();
@@ -67,7 +67,7 @@ TEST_CASE("what is left in a dead client's segments is moved together, and its r
   CHECK(estate.memory() > 8 * mebibyte);
   REQUIRE(estate.world.node.next_deadline());
   estate.world.advance(milliseconds(100));
-  // What somebody maps stays charged until it says that it does so no more.
+  // Mapped memory stays charged until its reader says that it has unmapped it.
   CHECK(estate.reader.count(ipc::CompletionType::segment_gone) == 1);
   estate.reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{estate.places[3]});
   CHECK(estate.memory() < before - 7 * mebibyte);
@@ -76,7 +76,7 @@ TEST_CASE("what is left in a dead client's segments is moved together, and its r
   CHECK_FALSE(estate.world.node.next_deadline());
 }
 
-TEST_CASE("what a live client has is never moved, nor what is not much less than its segment") {
+TEST_CASE("objects of a live client are never moved, nor objects that nearly fill their segment") {
   Estate estate(2);
   for (std::size_t i = 0; i < 10; ++i)
     if (estate.objects[i] != estate.left[0])
@@ -93,14 +93,14 @@ TEST_CASE("what a live client has is never moved, nor what is not much less than
   estate.world.advance(std::chrono::seconds(10));
   CHECK(estate.place(estate.left[0]) != estate.places[0]);
   CHECK(estate.place(estate.left[1]) == estate.places[1]);
-  // Until more of them end.
+  // That ends when more of them end.
   estate.reader.record(ipc::SubmissionType::release, ipc::Release{{more.begin(), more.begin() + 10}});
   estate.world.advance(milliseconds(100));
   CHECK(estate.place(estate.left[1]) != estate.places[1]);
   estate.check_values();
 }
 
-TEST_CASE("what an op uses is moved when the op is over") {
+TEST_CASE("an object that an op uses is moved when the op is over") {
   Estate estate(2);
   estate.reader.join("g", 0, 2);
   TestClient other(estate.world, 3);
@@ -118,7 +118,7 @@ TEST_CASE("what an op uses is moved when the op is over") {
   estate.check_values();
 }
 
-TEST_CASE("what an op takes while it is being copied stays, and what ends meanwhile ends") {
+TEST_CASE("an object that an op takes while it is copied stays, and one that ends meanwhile ends") {
   Estate estate(3);
   estate.world.outside.hold_blocking = true;
   estate.maker_dies();
@@ -127,7 +127,7 @@ TEST_CASE("what an op takes while it is being copied stays, and what ends meanwh
   estate.reader.join("g", 0, 2);
   estate.reader.contribute(Kind::allreduce, {estate.left[0]});
   estate.reader.record(ipc::SubmissionType::release, ipc::Release{{estate.left[1]}});
-  // One at a time.
+  // Only one move at a time.
   estate.world.advance(std::chrono::seconds(10));
   CHECK(estate.world.outside.blocked.size() == 1);
   estate.world.outside.run_blocked();
@@ -141,14 +141,14 @@ TEST_CASE("what an op takes while it is being copied stays, and what ends meanwh
   CHECK(estate.place(estate.left[0]) != estate.places[0]);
 }
 
-TEST_CASE("what finds no room stays, and moves once there is some") {
+TEST_CASE("an object without room to move stays, and moves once there is room") {
   auto settings = small_settings();
   const auto memory = static_cast<std::size_t>(Resource::memory);
   settings.quota.total[memory] = 2 * ipc::channel_bytes + 3 * mebibyte;
   Estate estate(2, std::move(settings));
   const auto filler = estate.reader.lease(mebibyte);
   estate.maker_dies();
-  // The maker's rings have left some.
+  // The maker's rings have left some room.
   const auto rings = estate.reader.lease(ipc::channel_bytes);
   estate.world.advance(milliseconds(100));
   CHECK(estate.place(estate.left[0]) == estate.places[0]);
@@ -178,7 +178,7 @@ TEST_CASE("one move copies a bounded amount, and the next one goes on") {
   estate.world.advance(milliseconds(100));
   CHECK(moved() > 0);
   CHECK(moved() <= 8);
-  // The others find no room until others have left.
+  // The others find no room until others have gone.
   estate.reader.record(ipc::SubmissionType::release, ipc::Release{{many.begin() + 12, many.end()}});
   for (int i = 0; i < 50; ++i) estate.world.advance(milliseconds(100));
   many.resize(12);
@@ -186,7 +186,7 @@ TEST_CASE("one move copies a bounded amount, and the next one goes on") {
   for (const auto id : many) CHECK(estate.value(id) == 7);
 }
 
-TEST_CASE("what users leave behind is moved together for each of them apart") {
+TEST_CASE("remains of different users are moved together separately") {
   Estate estate(2);
   TestClient maker(estate.world, 3, 77);
   TestClient reader(estate.world, 4, 77);
@@ -206,7 +206,7 @@ TEST_CASE("what users leave behind is moved together for each of them apart") {
   CHECK(NodeAudit(estate.world.node).contradictions().empty());
 }
 
-TEST_CASE("what a fork inherits while it is being copied stays where it is") {
+TEST_CASE("an object that a fork inherits while it is copied stays where it is") {
   Estate estate(2);
   estate.world.outside.hold_blocking = true;
   estate.maker_dies();

@@ -1,4 +1,4 @@
-// Groups by name, what they are charged to, and when they are due. No node.
+// Groups by name, their charges, and when they are due. No node.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -54,14 +54,14 @@ TEST_CASE("each user has names of its own, and open groups have one for all") {
   CHECK(world.table.find(named("o", 3, true)) == open);
 }
 
-TEST_CASE("a group of the same user and name is found also where it is open and should not be, so that joining fails") {
+TEST_CASE("a group of the same user and name is found even if it is open and should not be, so that joining fails") {
   World world;
   const auto open = world.make(named("g", 1, true));
   CHECK(world.table.find(named("g", 1)) == open);
   CHECK_FALSE(world.table.find(named("g", 2)));
 }
 
-TEST_CASE("a name that a process gave comes before one that a split made") {
+TEST_CASE("a name that a process gave has priority over one that a split made") {
   World world;
   const auto made = world.make(named("g/1:0", 1, false, true));
   CHECK(world.table.find(named("g/1:0", 1)) == made);
@@ -71,7 +71,7 @@ TEST_CASE("a name that a process gave comes before one that a split made") {
   CHECK(world.table.find(named("g/1:0", 1)) == made);
 }
 
-TEST_CASE("a group is charged to its maker until the last that knows it lets go") {
+TEST_CASE("a group is charged to its maker until its last user lets go") {
   World world(1);
   auto group = world.make(named("g", 1));
   const auto refused = world.table.make(named("h", 1), {1, {1}});
@@ -84,7 +84,7 @@ TEST_CASE("a group is charged to its maker until the last that knows it lets go"
   CHECK(world.table.make(named("h", 1), {1, {1}}));
 }
 
-TEST_CASE("a client has so many seats") {
+TEST_CASE("the number of a client's seats is limited") {
   World world;
   Client client;
   CHECK(world.table.check_seats(client, 4));
@@ -95,7 +95,7 @@ TEST_CASE("a client has so many seats") {
   CHECK_FALSE(world.table.check_seats(client, 4));
 }
 
-TEST_CASE("groups are due in the order of their deadlines, whatever they were before") {
+TEST_CASE("groups are due in the order of their deadlines, whatever these were before") {
   World world;
   std::mt19937 random(3);
   const TimePoint start{seconds(1000)};
@@ -124,7 +124,7 @@ TEST_CASE("groups are due in the order of their deadlines, whatever they were be
   CHECK_FALSE(world.table.next_deadline());
 }
 
-TEST_CASE("a group that is removed is due no more") {
+TEST_CASE("a removed group is not due any more") {
   World world;
   const auto group = world.make(named("g", 1));
   world.table.watch(*group, TimePoint{seconds(5)});

@@ -1,5 +1,4 @@
-// What the node keeps in its own memory for somebody it charges to somebody: no less than that takes, and not much
-// more.
+// The node charges what it keeps in its own memory for somebody: at least what it takes, and not much more.
 #include <catch2/catch.hpp>
 
 #include <malloc.h>
@@ -30,14 +29,14 @@ NodeSettings large_settings() {
   return settings;
 }
 
-/// Does something over and over, and compares what malloc gave out with what was charged.
+/// Does something many times, and compares what malloc gave out with what was charged.
 class Comparison {
  public:
   explicit Comparison(World& world) : world_(world), allocated_(look()), charged_(charged()) {}
 
-  /// `kernel_bytes`: what each of them is charged with beside that, for what the kernel takes.
+  /// `kernel_bytes` is what each of them is also charged for the kernel's memory.
   void after(int times, const std::function<void(int)>& act, std::uint64_t kernel_bytes = 0) {
-    // Deques and tables begin with something.
+    // Deques and tables have some memory from the beginning.
     constexpr std::int64_t slack = 4096;
     for (int i = 0; i < times; ++i) {
       act(i);
@@ -46,13 +45,13 @@ class Comparison {
       const auto taken = static_cast<std::int64_t>(look() - allocated_ + in_kernel);
       REQUIRE(taken <= static_cast<std::int64_t>(charged() - charged_) + slack);
     }
-    // A sanitizer's malloc does not tell.
+    // A sanitizer's malloc does not report it.
     const std::uint64_t in_kernel = static_cast<std::uint64_t>(times) * kernel_bytes;
     if (allocated_ > 0) CHECK(charged() - charged_ - in_kernel <= 3 * (look() - allocated_));
   }
 
  private:
-  /// Bytes that malloc has given out, without what the test itself keeps of what clients were told.
+  /// Returns the bytes that malloc has given out, without what the test itself keeps of the clients' messages.
   [[nodiscard]] std::uint64_t look() {
     world_.outside.completions.clear();
     world_.outside.frames.clear();
@@ -68,13 +67,13 @@ class Comparison {
 
 }  // namespace
 
-/// Over memfds, as what lies in segments must not be malloc's.
-TEST_CASE("what the node keeps for segments is charged", "[memfd]") {
+/// Runs over memfds, as the bytes of segments must not come from malloc.
+TEST_CASE("the node's memory for segments is charged", "[memfd]") {
   constexpr std::uint64_t in_kernel = SegmentTable::segment_kernel_bytes;
   World world(large_settings());
   TestClient alice(world, 1);
   TestClient bob(world, 2);
-  alice.lease(4096);  // tables begin with something
+  alice.lease(4096);  // tables have some memory from the beginning
   SECTION("segments") {
     Comparison(world).after(
         500, [&](int) { alice.lease(4096); }, in_kernel);
@@ -83,7 +82,7 @@ TEST_CASE("what the node keeps for segments is charged", "[memfd]") {
     Comparison(world).after(
         500, [&](int) { alice.ask_lease(4096); }, in_kernel);
   }
-  SECTION("segments that have ended, but for who has mapped them") {
+  SECTION("segments that have ended, but are still mapped") {
     Comparison(world).after(
         500,
         [&](int) {
@@ -95,7 +94,7 @@ TEST_CASE("what the node keeps for segments is charged", "[memfd]") {
   }
 }
 
-TEST_CASE("what the node keeps is charged") {
+TEST_CASE("the node's memory is charged") {
   World world(large_settings());
   TestClient alice(world, 1);
   TestClient bob(world, 2);
@@ -111,7 +110,7 @@ TEST_CASE("what the node keeps is charged") {
       bob.look_up(ids[static_cast<std::size_t>(i)], {{42, static_cast<std::uint64_t>(i) + 1}});
     });
   }
-  SECTION("lookups that wait for what their maker has published") {
+  SECTION("lookups that wait for records that their maker has published") {
     world.outside.hold_rings = true;
     Comparison(world).after(10'000, [&](int) { bob.look_up(ipc::make_object_id(alice.id(), 1), {}); });
     world.outside.read_rings();
@@ -176,7 +175,7 @@ TEST_CASE("what the node keeps is charged") {
 
 namespace {
 
-/// Room for a few things of each client.
+/// Settings with room for a few things of each client.
 NodeSettings tight_settings(std::uint64_t per_client = 64 << 10) {
   auto settings = small_settings();
   settings.quota.per_client[heap] = per_client;
@@ -187,7 +186,7 @@ struct TightRanks : TwoRanks {
   TightRanks() : TwoRanks(tight_settings()) {}
 };
 
-/// A client with a seat that contributes until it is refused; how often that went well.
+/// A client with a seat contributes until it is refused. Returns how often that went well.
 int contribute_until_refused(TestClient& client) {
   for (int count = 0; count < 1000; ++count)
     if (client.failed(client.contribute(Kind::barrier))) return count;
@@ -205,14 +204,14 @@ TEST_CASE_METHOD(TightRanks,
   REQUIRE(refused);
   CHECK(refused->code() == Code::quota_exceeded);
   CHECK_THAT(refused->message(), Catch::Matchers::Contains("of the daemon's own memory"));
-  // And with that behind them they go on.
+  // After that the ranks go on.
   const auto next = first.contribute(Kind::barrier);
   CHECK(second.done(second.contribute(Kind::barrier)));
   CHECK(first.done(next));
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("long keys count, also those of newcomers") {
+TEST_CASE("long keys are charged, even those of newcomers") {
   World world(tight_settings());
   TestClient alice(world, 1);
   TestClient bob(world, 2);
@@ -243,7 +242,7 @@ TEST_CASE("groups and seats that the heap has no room for are refused") {
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE_METHOD(TightRanks, "failures are remembered at the cost of who failed, and then of its user") {
+TEST_CASE_METHOD(TightRanks, "failures are remembered at the cost of the client that failed, and then of its user") {
   constexpr int ops = 3000;
   std::vector<ipc::WorkId> works;
   for (int i = 0; i < ops; ++i) works.push_back(first.contribute(Kind::broadcast, {}, 5));
@@ -259,7 +258,7 @@ TEST_CASE_METHOD(TightRanks, "failures are remembered at the cost of who failed,
   CHECK(first.done(next));
 }
 
-TEST_CASE("of a large group, too, early and late ranks are told the same") {
+TEST_CASE("early and late ranks of a large group are told the same") {
   World world(large_settings());
   TestClient early(world, 1);
   TestClient late(world, 2);
@@ -280,7 +279,7 @@ TEST_CASE("of a large group, too, early and late ranks are told the same") {
   CHECK(late.failed(second)->message() == early.failed(first)->message());
 }
 
-TEST_CASE("a rank whose failures nobody has room for loses its seat, and the others get what came before") {
+TEST_CASE("a rank for whose failures nobody has room loses its seat, and the others get earlier outcomes") {
   auto settings = tight_settings();
   settings.quota.per_user[heap] = 128 << 10;
   World world(settings);
@@ -319,7 +318,7 @@ TEST_CASE("a rank whose failures nobody has room for loses its seat, and the oth
 
 TEST_CASE_METHOD(TightRanks, "an outcome for which one rank has no room is the same error for all") {
   const auto seat_of_second = second.seat;
-  // Bob has no more than the room for one op.
+  // Bob has room for just one op.
   TestClient carol(world, 3);
   second.join("full", 0, 2);
   carol.join("full", 1, 2);
@@ -337,7 +336,7 @@ TEST_CASE_METHOD(TightRanks, "an outcome for which one rank has no room is the s
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("connections that only ask are charged, but for a few of each user that look at a full daemon") {
+TEST_CASE("connections that only ask are charged, except for a few of each user that look at a full daemon") {
   World world(tight_settings());
   TestClient alice(world, 1);
   const auto before = NodeAudit(world.node).charged()[heap];
@@ -349,7 +348,7 @@ TEST_CASE("connections that only ask are charged, but for a few of each user tha
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("what waits for others is charged to who asks, also when that one has gone") {
+TEST_CASE("a request that waits for others is charged to the client that asks, even after it has gone") {
   World world(tight_settings());
   TestClient maker(world, 1);
   const auto object = ipc::make_object_id(maker.id(), 1);
@@ -391,7 +390,7 @@ TEST_CASE("what waits for others is charged to who asks, also when that one has 
   CHECK(used() == before);
 }
 
-TEST_CASE("a life line costs no more than itself, however much it keeps") {
+TEST_CASE("a life line costs the same however much it keeps") {
   World world(tight_settings(2 << 20));
   TestClient alice(world, 1);
   const auto segment = alice.lease(1 << 16);
@@ -402,7 +401,7 @@ TEST_CASE("a life line costs no more than itself, however much it keeps") {
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("a description is sent only where there is room to build it, and nothing is held otherwise") {
+TEST_CASE("a description is sent only if there is room to build it; otherwise nothing is held") {
   World world(tight_settings(1 << 20));
   TestClient maker(world, 1);
   TestClient reader(world, 2);

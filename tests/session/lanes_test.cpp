@@ -1,5 +1,5 @@
-// Lanes that fail, hang or come too late: their op has one outcome on every seat, in time, and what they may still
-// touch stays as it is until they are quiet.
+// Lanes that fail, hang or come too late. Their op has one outcome on every seat, in time. Memory that a lane may still
+// touch stays as it is until the lane is quiet.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -47,7 +47,7 @@ struct WithLane : TwoRanks {
     for (auto* client : {&first, &second})
       CHECK(client->count(ipc::CompletionType::done) + client->count(ipc::CompletionType::failed) == 1);
   }
-  /// What the result would take is taken.
+  /// The memory of the result is taken.
   [[nodiscard]] bool results_are_kept() { return NodeAudit(world.node).result_bytes_used() >= bytes; }
 
   ipc::ObjectId first_input;
@@ -59,7 +59,7 @@ struct WithLane : TwoRanks {
 
 }  // namespace
 
-TEST_CASE_METHOD(WithLane, "a lane is told until when the first of the ranks wants the work") {
+TEST_CASE_METHOD(WithLane, "a lane is told the earliest deadline of the ranks") {
   CHECK(lane().deadlines.back() == world.now + seconds(30));
 }
 
@@ -73,7 +73,7 @@ TEST_CASE_METHOD(WithLane, "a job that fails fails its op on every seat, and the
   CHECK(second.done(second_work));
 }
 
-TEST_CASE_METHOD(WithLane, "what a failed job may still touch is kept until its lane is quiet") {
+TEST_CASE_METHOD(WithLane, "memory that a failed job may still touch is kept until its lane is quiet") {
   lane().fail_and_run_on(job, broken);
   check_both_failed(Code::failed);
   first.record(ipc::SubmissionType::release, ipc::Release{{first_input}});
@@ -114,7 +114,7 @@ TEST_CASE_METHOD(WithLane, "a lane that hangs is cancelled at the op's deadline,
   CHECK(world.node.ops_in_flight() == 0);
 }
 
-TEST_CASE_METHOD(WithLane, "ops that fail are over for their group, which goes on while a lane hangs") {
+TEST_CASE_METHOD(WithLane, "failed ops are over for their group, which goes on while a lane hangs") {
   world.advance(seconds(30));
   const auto next = first.contribute(Kind::barrier);
   second.contribute(Kind::barrier);

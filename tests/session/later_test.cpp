@@ -1,4 +1,4 @@
-// What is left for later is done one thing in a turn.
+// Postponed work is done one item in a turn.
 #include <catch2/catch.hpp>
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 using namespace musterd;
 
-TEST_CASE("one thing is done in each turn, in order, and what comes meanwhile comes after") {
+TEST_CASE("one item is done in each turn, in order, and new items come after the others") {
   Later later;
   std::vector<int> done;
   for (int i = 0; i < 3; ++i)

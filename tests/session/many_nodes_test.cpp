@@ -1,4 +1,4 @@
-// A node needs nothing of the system that runs it: two thousand of them live in one process, at the same time. So the
+// A node needs nothing of the system that runs it: two thousand of them live in one process at the same time. So a
 // simulation of a cluster can have one for each host.
 #include <catch2/catch.hpp>
 
@@ -27,7 +27,7 @@ class Host {
     second_.join("g", 1, 2);
   }
 
-  /// What both ranks get as the sum of these.
+  /// Returns the sum of these that both ranks get.
   std::vector<float> allreduce(std::vector<float> first, const std::vector<float>& second) {
     const auto one = first_.contribute(Kind::allreduce, {first_.seal(first_.lease(4096), 64, first)});
     const auto two = second_.contribute(Kind::allreduce, {second_.seal(second_.lease(4096), 128, second)});
@@ -75,7 +75,7 @@ TEST_CASE("two thousand nodes live in one process, and each gives back all that 
       auto& host = hosts.emplace_back(heap);
       REQUIRE(host.allreduce({value, 1, 2}, {1, value, 3}) == std::vector<float>{value + 1, value + 1, 5});
     }
-    CHECK(heap.alive().segments >= 3 * nodes);  // two leases and results in each
+    CHECK(heap.alive().segments >= 3 * nodes);  // two leases and one result segment in each
     CHECK(open_descriptors() == descriptors);
     for (auto& host : hosts) {
       REQUIRE(host.second_is_told_when_first_dies());

@@ -1,4 +1,4 @@
-// What happens while somebody waits for memory. No node, no socket.
+// What happens while a request waits for memory. No node, no socket.
 #include <catch2/catch.hpp>
 
 #include <chrono>
@@ -42,7 +42,7 @@ struct World {
     REQUIRE(charge);
     return std::move(*charge);
   }
-  /// The client waits for so much, for a second.
+  /// The client waits for `bytes`, for a second.
   void wait(std::uint32_t id, std::uint64_t bytes) {
     static_cast<void>(admission.request(
         {1, {id}}, Admission::Size::large, now + seconds(1),
@@ -84,7 +84,7 @@ struct World {
 
 }  // namespace
 
-TEST_CASE("who waits is tried again when memory comes back, and not before") {
+TEST_CASE("a waiting request is tried again when memory comes back, and not before") {
   World world;
   world.add(1);
   world.add(2);
@@ -102,7 +102,7 @@ TEST_CASE("who waits is tried again when memory comes back, and not before") {
   CHECK_FALSE(world.pressure.has_news());
 }
 
-TEST_CASE("clients are asked once for what they don't use, and see for a while that others wait") {
+TEST_CASE("clients are asked once for memory that they don't use, and see for a while that others wait") {
   World world;
   world.add(1);
   world.add(2);
@@ -114,7 +114,7 @@ TEST_CASE("clients are asked once for what they don't use, and see for a while t
   CHECK(world.asked(2) == 1);
   CHECK(world.asked(3) == 0);
   CHECK(world.outside.memory_wanted);
-  // As long as somebody waits, whatever the time.
+  // As long as a request waits, however long that is.
   world.now += seconds(1);
   world.pressure.tick(world.now);
   CHECK(world.outside.memory_wanted);
@@ -128,7 +128,7 @@ TEST_CASE("clients are asked once for what they don't use, and see for a while t
   CHECK_FALSE(world.pressure.next_deadline());
 }
 
-TEST_CASE("what a vain attempt takes and gives back is no news") {
+TEST_CASE("memory that a vain attempt takes and gives back triggers no retry") {
   World world;
   world.add(1);
   const auto vain = [&]() -> Result<void> {
@@ -137,7 +137,7 @@ TEST_CASE("what a vain attempt takes and gives back is no news") {
   };
   CHECK_FALSE(world.pressure.try_quietly(vain));
   CHECK_FALSE(world.pressure.has_news());
-  // One that succeeds, and gives something back by the way, is.
+  // An attempt that succeeds, and gives something back meanwhile, does.
   CHECK(
       world.pressure.try_quietly([&]() -> Result<void> { return world.take(1, budget / 2).reset(), Result<void>(); }));
   CHECK(world.pressure.has_news());

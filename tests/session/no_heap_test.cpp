@@ -1,5 +1,5 @@
-// The heap ends at some allocation and doesn't grow again until the scenario is over: the node lives on, every call has
-// a typed outcome, and nothing stays charged. In an executable of its own, whose operator new can be told to fail.
+// The heap ends at some allocation and doesn't grow again until the scenario is over. The node lives on, every call has
+// a typed outcome, and nothing stays charged. It is an executable of its own, whose operator new can be told to fail.
 #include <catch2/catch.hpp>
 
 #include <malloc.h>
@@ -21,17 +21,17 @@ namespace {
 constexpr std::size_t reserve_bytes = 1 << 20;
 constexpr std::size_t large_bytes = 16 << 10;
 
-/// What the heap may hold, and when it stops to grow. Counts and fails only while the node works.
+/// What the heap may hold, and when it stops growing. It counts and fails only while the node works.
 struct Heap {
   bool armed = false;
   std::size_t live = 0;
-  std::size_t most = 0;  ///< that was live at once
+  std::size_t most = 0;  ///< most blocks that were live at once
   std::size_t allocations = 0;
   std::size_t ends_after = SIZE_MAX;
   std::size_t large_allocations = 0;
-  std::size_t large_to_fail = SIZE_MAX;  ///< this one fails, as if it were more than the reserve has
+  std::size_t large_to_fail = SIZE_MAX;  ///< this large allocation fails, as if it were more than the reserve has
   std::size_t capacity = SIZE_MAX;
-  std::size_t first_to_fail = SIZE_MAX;  ///< from this one on so many fail, as if there were no reserve any more
+  std::size_t first_to_fail = SIZE_MAX;  ///< from this allocation on some fail, as if the reserve were empty
   std::size_t how_many_fail = 1;
 
   [[nodiscard]] bool has(std::size_t bytes) {
@@ -43,7 +43,7 @@ struct Heap {
   }
 } heap;
 
-/// While the node works, the heap is what the test made it.
+/// While this object exists, the node works with the heap that the test has set up.
 class Armed {
  public:
   explicit Armed(bool armed = true) : before_(std::exchange(heap.armed, armed)) {}
@@ -92,7 +92,7 @@ using muster::Code;
 
 namespace {
 
-/// Its own memory is not the node's.
+/// The lane's own memory does not count as the node's.
 class OwnHeapLane final : public TestLane {
  public:
   void start(Job job, TimePoint deadline) override {
@@ -101,7 +101,7 @@ class OwnHeapLane final : public TestLane {
   }
 };
 
-/// Keeps what the node wants in memory that is not the node's.
+/// Keeps what the node sends in memory that does not count as the node's.
 class Kept final : public Outside {
  public:
   void send(ClientId client, std::span<const std::byte> frame, std::span<const int> fds) override {
@@ -160,7 +160,7 @@ class Scenario {
     contribute(Kind::allreduce);
   }
 
-  /// The heap grows again.
+  /// The heap may grow again.
   void end() {
     for (const ClientId client : clients) static_cast<void>(node_.disconnected(client, "died", now_));
     connect(observer);
@@ -287,7 +287,7 @@ class Scenario {
     }
   }
 
-  /// One whose plan is larger than the reserve.
+  /// Calls an op whose plan is larger than the reserve.
   void combine(ClientId client) {
     ipc::Combine combine;
     combine.work = {++last_work_};
@@ -322,7 +322,8 @@ struct Counts {
   std::size_t large_allocations = 0;
 };
 
-/// Runs the scenario on a heap that ends at an allocation, or fails a large one; returns how many there were.
+/// Runs the scenario on a heap that ends at an allocation, or fails a large one. Returns how many allocations there
+/// were.
 Counts run_until(std::size_t end, std::size_t large_to_fail) {
   INFO("the heap ends at allocation " << end << ", large allocation " << large_to_fail << " fails");
   Scenario scenario;
@@ -348,7 +349,7 @@ TEST_CASE("wherever the heap ends, the node lives on and nothing is lost") {
   for (std::size_t end = 1; end <= all; ++end) run_until(end, SIZE_MAX);
 }
 
-TEST_CASE("an allocation that is too large for the reserve fails what it was for, and nothing else") {
+TEST_CASE("an allocation that is too large for the reserve fails its own request, and nothing else") {
   keep_heap_reserve(reserve_bytes);
   const std::size_t all = run_until(SIZE_MAX, SIZE_MAX).large_allocations;
   REQUIRE(all >= 4);
@@ -357,7 +358,7 @@ TEST_CASE("an allocation that is too large for the reserve fails what it was for
 
 namespace {
 
-/// Allocations that one more charge of memory takes in a ledger that so many clients have filled.
+/// Counts the allocations of one more memory charge in a ledger that `clients` clients have filled.
 std::size_t allocations_of_refusal(std::uint32_t clients) {
   constexpr std::uint64_t all = 1 << 20;
   constexpr std::uint64_t plenty = 1 << 20;
@@ -372,7 +373,7 @@ std::size_t allocations_of_refusal(std::uint32_t clients) {
   return heap.allocations;
 }
 
-/// A Recorder whose own memory is not the node's, and which keeps everything back until it is told.
+/// A Recorder whose own memory does not count as the node's. It keeps everything back until it is told to answer.
 class Patient final : public Recorder {
  public:
   Patient() : Recorder(std::make_unique<OwnHeapLane>()) { jobs.hold = true; }
@@ -409,7 +410,7 @@ class Patient final : public Recorder {
 
 constexpr std::uint64_t mebibyte = 1 << 20;
 
-/// Clients that are in the middle of everything that an event may end or bring on.
+/// Clients in the middle of everything that an event may end or cause.
 class Stage {
  public:
   Stage() : Stage(std::make_unique<Patient>()) {}
@@ -424,7 +425,7 @@ class Stage {
 
   // ---- events ----
   void first_dies() { disconnect(first_); }
-  /// It, and its child.
+  /// The first client and its child go.
   void first_goes() {
     first_dies();
     life_line_closes();
@@ -441,7 +442,7 @@ class Stage {
     for (auto& then : std::exchange(outside_.disposals, {})) then();
     world_.node.disposed(world_.now);
   }
-  /// The first one comes to what others wait in.
+  /// The first client calls the op in which others wait.
   void op_begins() {
     call([&] { contribute(first_, "shrink", Kind::barrier); });
   }
@@ -473,7 +474,7 @@ class Stage {
   void end() { world_.node.shut_down("test", world_.now); }
   [[nodiscard]] bool goes_on() const { return world_.node.goes_on(); }
 
-  /// What was begun comes to its end.
+  /// Brings everything that was begun to its end.
   void finish() {
     int turns = 0;
     for (; goes_on() && turns < 1000; ++turns) go_on();
@@ -485,7 +486,7 @@ class Stage {
   void check() {
     for (int i = 0; i < 3; ++i) finish();
     CHECK(NodeAudit(world_.node).contradictions() == std::vector<std::string>());
-    // All deadlines, some at a time.
+    // All deadlines pass, some at a time.
     pass(std::chrono::hours(1));
     for (int i = 0; i < 100; ++i) world_.node.tick(world_.now), finish();
     for (const auto& [client, work] : works_) check_outcome(*client, work);
@@ -501,7 +502,7 @@ class Stage {
  private:
   explicit Stage(std::unique_ptr<Patient> outside) : outside_(*outside), world_(settings(), std::move(outside)) {
     of_first_ = first_.seal(segment_ = first_.lease(2 * mebibyte), 0, std::vector<float>(200'000, 1.0F));
-    first_.lease(3 * mebibyte);  // which comes back when it goes
+    first_.lease(3 * mebibyte);  // it comes back when the client goes
     of_second_ = second_.seal(second_.lease(mebibyte), 0, std::vector<float>(200'000, 2.0F));
     lend();
     for (const auto on_loss : {muster::OnLoss::fail, muster::OnLoss::shrink, muster::OnLoss::wait}) {
@@ -540,7 +541,7 @@ class Stage {
     return settings;
   }
 
-  /// Of the first one, unless it has been cut off. Only what the node does then is armed.
+  /// Makes calls of the first client, unless it has been cut off. Only the node's work in them is armed.
   template <class Calls>
   void call(Calls calls) {
     const Armed disarmed(false);
@@ -569,7 +570,7 @@ class Stage {
     works_.emplace_back(&client, combine.work);
   }
 
-  /// Of the first one's segment little is left when it goes, which others read and hold.
+  /// Little is left of the first client's segment when it goes; others read and hold that.
   void lend() {
     const auto small = first_.seal(segment_, mebibyte, {1, 2, 3});
     second_.map(segment_);
@@ -580,7 +581,7 @@ class Stage {
     combine(second_, of_second_);
     REQUIRE(outside_.jobs.jobs.size() == 1);
   }
-  /// For the first one's. Of the ops some are for the lanes, some small.
+  /// Waits for the first client's memory. Some of the ops are for the lanes, others are small.
   void wait_for_memory() {
     const auto used = third_.status().memory_used_bytes();
     const auto small = third_.seal(third_.lease(memory_ - used), 0, {1, 2, 3});
@@ -597,7 +598,7 @@ class Stage {
     });
   }
 
-  /// One, unless the client is gone, or was told why it is cut off.
+  /// Each work has one outcome, unless the client is gone or was told why it was cut off.
   void check_outcome(TestClient& client, ipc::WorkId work) {
     INFO("client " << client.id().value << ", work " << work.value);
     if (outside_.closed.contains(client.id())) {
@@ -622,7 +623,7 @@ class Stage {
   bool is_cut_off_ = false;
 };
 
-/// Something that happens on a stage, after what has to happen before.
+/// An event on a stage, and what has to happen before it.
 struct Event {
   const char* name;
   std::function<void(Stage&)> before;
@@ -657,7 +658,7 @@ const std::vector<Event> events{
     {"the daemon ends", nothing, &Stage::end},
 };
 
-/// How many allocations there were.
+/// Returns how many allocations there were.
 std::size_t run(const Event& event, std::size_t first_to_fail, std::size_t how_many) {
   INFO(event.name << ": " << how_many << " allocations fail from number " << first_to_fail << " on");
   Stage stage;
@@ -683,7 +684,7 @@ TEST_CASE("a charge is refused with as little as ever, however many clients hold
 
 TEST_CASE("whatever allocation fails in whatever event, the node lives on and everybody has an outcome") {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr std::size_t places_max = 30;  // of each event: under a sanitizer each takes ten times as long
+  constexpr std::size_t places_max = 30;  // for each event: under a sanitizer each run takes ten times as long
 #else
   constexpr std::size_t places_max = 300;
 #endif
@@ -694,7 +695,7 @@ TEST_CASE("whatever allocation fails in whatever event, the node lives on and ev
   }
 }
 
-TEST_CASE("a large plan is made where there is room for it, and not before") {
+TEST_CASE("a large plan is made when there is room for it, and not before") {
   constexpr std::uint64_t mebibyte = 1 << 20;
   constexpr auto memory = static_cast<std::size_t>(Resource::memory);
   auto settings = small_settings();

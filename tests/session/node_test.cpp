@@ -99,7 +99,7 @@ TEST_CASE_METHOD(TwoRanks, "when the last old member goes, the newcomers begin a
   CHECK(third.done(early));
 }
 
-TEST_CASE_METHOD(TwoRanks, "a client may ask for whom its own work waits, until that is over") {
+TEST_CASE_METHOD(TwoRanks, "a client may ask for which ranks its own work waits, until that is over") {
   const auto one = first.contribute(Kind::barrier);
   const auto other = first.contribute(Kind::recv, {}, 1);
   CHECK(first.missing(one) == std::vector{1});
@@ -109,7 +109,7 @@ TEST_CASE_METHOD(TwoRanks, "a client may ask for whom its own work waits, until 
   CHECK(first.missing(one).empty());
 }
 
-TEST_CASE_METHOD(TwoRanks, "works whose numbers are hard to tell apart have their outcomes all the same") {
+TEST_CASE_METHOD(TwoRanks, "works with numbers that collide still have their outcomes") {
   const ipc::WorkId work{5};
   const ipc::WorkId alike{5 + (std::uint64_t{1} << 32)};
   first.contribute_as(work, Kind::barrier);
@@ -161,7 +161,7 @@ TEST_CASE("a seat that owes more than fits into one reply is not taken over") {
   CHECK(joined->owes()->size() == 0);
 }
 
-TEST_CASE_METHOD(TwoRanks, "ops whose deadlines pass at once fail in pieces, each once and all of them") {
+TEST_CASE_METHOD(TwoRanks, "ops whose deadlines pass at once fail in pieces, and each fails once") {
   constexpr std::size_t ops = 1500;
   for (std::size_t i = 0; i < ops; ++i)
     first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1), i % 2 == 0 ? std::to_string(i) : std::string());
@@ -211,7 +211,7 @@ TEST_CASE("split makes a group for each color") {
   CHECK_FALSE(clients[1].done(works[1])->seat);
 }
 
-TEST_CASE("groups made of one that was made again are not those made of the first") {
+TEST_CASE("subgroups of a group that was made again are not those of the first group") {
   World world;
   TestClient first(world, 1);
   TestClient second(world, 2);
@@ -228,7 +228,7 @@ TEST_CASE("groups made of one that was made again are not those made of the firs
   const auto older = split();
   const auto newer = split();
   CHECK(older.name != newer.name);
-  // Ops of the older one still end by their deadlines.
+  // Ops of the older group still end at their deadlines.
   first.seat = older.seat;
   first.epoch = older.epoch;
   const auto work = first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(1));
@@ -237,7 +237,7 @@ TEST_CASE("groups made of one that was made again are not those made of the firs
   CHECK(first.failed(work)->code() == Code::timeout);
 }
 
-TEST_CASE("a split that would make too much fails on every rank and leaves nothing") {
+TEST_CASE("a split that would make too many groups fails on every rank and leaves nothing") {
   auto settings = small_settings();
   const auto groups = static_cast<std::size_t>(Resource::groups);
   SECTION("groups") { settings.quota.total[groups] = settings.quota.per_user[groups] = 2; }
@@ -257,7 +257,7 @@ TEST_CASE("a split that would make too much fails on every rank and leaves nothi
   CHECK(first.groups().total() == 1);
 }
 
-TEST_CASE("what members of an open group split among themselves is at their own cost") {
+TEST_CASE("groups that members of an open group split among themselves are charged to them") {
   auto settings = small_settings();
   const auto groups = static_cast<std::size_t>(Resource::groups);
   settings.quota.total[groups] = 100;
@@ -303,7 +303,7 @@ TEST_CASE("a rank that died before a split is lost in the new group, by the grou
   CHECK(first.done(first.contribute(Kind::barrier)));
 }
 
-TEST_CASE("an open group is for those who ask for one") {
+TEST_CASE("only processes that ask for an open group join it") {
   World world;
   TestClient owner(world, 1, 1000);
   TestClient guest(world, 2, 2000);
@@ -311,12 +311,12 @@ TEST_CASE("an open group is for those who ask for one") {
   TestClient same(world, 4, 1000);
   REQUIRE(owner.join("g", 0, 2, muster::OnLoss::fail, true));
   REQUIRE(guest.join("g", 1, 2, muster::OnLoss::fail, true));
-  // A group of the same name of one's own is another one.
+  // A user's own group with the same name is another group.
   REQUIRE(other.join("g", 0, 2));
   TestClient root(world, 5, 0);
   CHECK(root.groups().total() == 2);
   CHECK(owner.groups().total() == 1);
-  // The owner's own ranks must agree.
+  // The owner's own ranks must give the same setting.
   CHECK_FALSE(same.join("g", 1, 2));
   CHECK(same.failure() == Code::invalid);
 }
@@ -346,7 +346,7 @@ TEST_CASE("a long list of groups ends where its reply would be too long") {
   CHECK(world.outside.frames[client.id()].back().size() < ipc::frame_bytes_max / 2);
 }
 
-TEST_CASE("of many users the status tells the largest, and how many there are") {
+TEST_CASE("the status lists the largest of many users, and how many there are") {
   auto settings = small_settings();
   settings.quota.total[static_cast<std::size_t>(Resource::fds)] = 1000;
   World world(settings);
@@ -362,7 +362,7 @@ TEST_CASE("of many users the status tells the largest, and how many there are") 
   CHECK(root.status().users_total() == 1);
 }
 
-TEST_CASE("ops in flight are charged to who started them") {
+TEST_CASE("ops in flight are charged to the client that started them") {
   World world;
   TestClient client(world, 1);
   client.join("g", 0, 2);
@@ -377,7 +377,7 @@ TEST_CASE("ops in flight are charged to who started them") {
   CHECK(in_flight() == 0);
 }
 
-TEST_CASE_METHOD(TwoRanks, "what a newcomer contributed before it left ends as GroupClosed") {
+TEST_CASE_METHOD(TwoRanks, "ops that a newcomer called before it left end as GroupClosed") {
   second.die();
   TestClient third(world, 3);
   third.join("g", 1, 2);
@@ -389,7 +389,7 @@ TEST_CASE_METHOD(TwoRanks, "what a newcomer contributed before it left ends as G
 
 namespace {
 
-/// An object of that many arrays of one byte, which all lie at the same place.
+/// Seals an object of `leaves` arrays of one byte, all at the same place.
 ipc::ObjectId seal_bundle(TestClient& client, ipc::SegmentId segment, std::uint32_t number, std::size_t leaves,
                           std::string structure = {}) {
   ipc::Seal seal;
@@ -482,7 +482,7 @@ TEST_CASE("a full store makes a lease wait, then go on when memory comes back") 
   CHECK(second.reply().body_type() == wire::Body_Segment);
 }
 
-TEST_CASE("a lease that waits in vain is OutOfMemory") {
+TEST_CASE("a lease that waits in vain gets OutOfMemory") {
   World world;
   TestClient first(world, 1);
   TestClient second(world, 2);
@@ -492,7 +492,7 @@ TEST_CASE("a lease that waits in vain is OutOfMemory") {
   CHECK(second.failure() == Code::out_of_memory);
 }
 
-TEST_CASE("the end of an object is told to its maker") {
+TEST_CASE("the maker of an object is told of its end") {
   World world;
   TestClient maker(world, 1);
   const auto object = maker.seal(maker.lease(1 << 16), 0, {1.0F});
@@ -528,7 +528,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
     client.ask(out, wire::Body_Hello, wire::CreateHello(out.fbb, ipc::protocol_version).Union());
     CHECK(world.outside.closed.contains(client.id()));
   }
-  SECTION("a record of no type") {
+  SECTION("a record without a type") {
     TestClient client(world, 1);
     world.node.record(client.id(), static_cast<ipc::SubmissionType>(99), {}, world.now);
     CHECK(world.outside.closed.contains(client.id()));
@@ -543,7 +543,7 @@ TEST_CASE("requests before Hello, second Hellos and unknown records end the conn
   }
 }
 
-TEST_CASE("another client's objects and seats are not to be had") {
+TEST_CASE("a client can't use another client's objects and seats") {
   World world;
   TestClient first(world, 1);
   TestClient second(world, 2);
@@ -558,7 +558,7 @@ TEST_CASE("another client's objects and seats are not to be had") {
   CHECK(second.failed(impostor)->code() == Code::group_closed);
 }
 
-TEST_CASE("shut down fails what is pending and says goodbye") {
+TEST_CASE("shutting down fails pending ops and sends Goodbye") {
   World world;
   TestClient client(world, 1);
   client.join("g", 0, 2);
@@ -569,7 +569,7 @@ TEST_CASE("shut down fails what is pending and says goodbye") {
   CHECK(client.reply().body_type() == wire::Body_Goodbye);
 }
 
-TEST_CASE("ops over refs of one process are complete at once, and disagreement is told") {
+TEST_CASE("ops over refs of one process are complete at once, and disagreement is reported") {
   World world;
   TestClient client(world, 1);
   const auto segment = client.lease(1 << 16);
@@ -592,7 +592,7 @@ TEST_CASE("ops over refs of one process are complete at once, and disagreement i
 
 namespace {
 
-/// Clients that run ops that are large enough for the lanes.
+/// Clients whose ops are large enough for the lanes.
 struct Crowd {
   TestClient& connect(Credentials credentials) {
     const auto id = static_cast<std::uint32_t>(clients.size()) + 1;
@@ -603,7 +603,7 @@ struct Crowd {
     constexpr std::size_t floats = 1 << 17;
     return client.seal(client.lease(1 << 20), 0, std::vector<float>(floats, 1.0F));
   }
-  /// Whose turns a combine of the client takes.
+  /// Returns the process whose turns the client's combine takes.
   Process combine(TestClient& client) {
     ipc::Combine combine;
     combine.work = {1000};
@@ -623,14 +623,14 @@ TEST_CASE_METHOD(Crowd, "all connections of a process take turns on the lanes as
   CHECK(combine(connect({.user = 5, .pid = 70})) == first);
   CHECK(combine(connect({.user = 5, .pid = 71})) != first);
   CHECK(combine(connect({.user = 6, .pid = 70})) != first);
-  // Where the daemon can't see processes, each connection is one.
+  // If the daemon can't see processes, each connection counts as one.
   auto& unseen = connect({.user = 5, .pid = 0});
   const auto one = combine(unseen);
   CHECK(combine(unseen) == one);
   CHECK(combine(connect({.user = 5, .pid = 0})) != one);
 }
 
-TEST_CASE_METHOD(Crowd, "a group's op takes the turns of its lowest rank's process, also when that has gone") {
+TEST_CASE_METHOD(Crowd, "a group's op takes the turns of its lowest rank's process, even when that has gone") {
   auto& zero = connect({.user = 5, .pid = 70});
   auto& one = connect({.user = 5, .pid = 71});
   const auto own = combine(connect({.user = 5, .pid = 70}));
@@ -674,7 +674,7 @@ TEST_CASE_METHOD(HalfForgotten, "a seat of a client that is half forgotten can b
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("a client that has all the mappings that it may is refused, and the ops of others go on") {
+TEST_CASE("a client that has reached its limit of mappings is refused, and ops of others go on") {
   auto settings = small_settings();
   const auto maps = static_cast<std::size_t>(Resource::maps);
   settings.quota.total[maps] = 16;
@@ -692,7 +692,7 @@ TEST_CASE("a client that has all the mappings that it may is refused, and the op
   CHECK(greedy.failure() == Code::quota_exceeded);
   CHECK(greedy.reply().body_as_Failure()->message()->str() ==
         "client 3 holds 8 of at most 8 memory mappings; the request asks for 1 more");
-  CHECK(segments.size() == 7);  // and its rings
+  CHECK(segments.size() == 7);  // the eighth mapping is that of its rings
   std::vector<ipc::WorkId> works;
   for (auto* rank : {&ranks.first, &ranks.second})
     works.push_back(rank->contribute(Kind::allgather, {rank->seal(ipc::Manifest(), {})}));
@@ -700,7 +700,7 @@ TEST_CASE("a client that has all the mappings that it may is refused, and the op
   CHECK(ranks.second.done(works[1]));
   CHECK(ranks.first.status().maps_used() == 10);
   CHECK(ranks.first.status().users()->Get(0)->maps() == 10);
-  // All of its user may hold twelve: two segments more.
+  // All clients of its user may hold twelve: two segments more.
   ranks.first.lease(4096);
   ranks.second.lease(4096);
   ranks.first.ask_lease(4096);
@@ -769,7 +769,7 @@ TEST_CASE("a client with many segments is forgotten in pieces, and so is one tha
   CHECK(NodeAudit(world.node).left_over().empty());
 }
 
-TEST_CASE("a client with many seats among many ops is forgotten in pieces, its peers told once") {
+TEST_CASE("a client with many seats among many ops is forgotten in pieces, and its peers are told once") {
   World world(HalfForgotten::settings());
   TestClient first(world, 1);
   TestClient second(world, 2);
@@ -829,7 +829,7 @@ TEST_CASE("the members of very many groups are told of one loss in pieces, each 
 
 namespace {
 
-/// Four clients, of which the first three have many ops that wait for the fourth.
+/// Four clients. The first three have many ops that wait for the fourth.
 struct ManyWait {
   explicit ManyWait(muster::OnLoss policy) {
     for (std::uint32_t id = 1; id <= 4; ++id) clients.emplace_back(world, id);
@@ -847,7 +847,7 @@ struct ManyWait {
       count += client.count(ipc::CompletionType::failed) + client.count(ipc::CompletionType::done);
     return count;
   }
-  /// Lets the node go on to the end; the most that anybody was told in one turn, this event's included.
+  /// Lets the node go on to the end. Returns how many the clients were told in one turn at most, this event included.
   [[nodiscard]] std::size_t most_told_at_once(std::size_t told_before) {
     std::size_t most = told() - told_before;
     while (world.node.goes_on()) {
@@ -876,7 +876,7 @@ struct ManyWait {
 
 }  // namespace
 
-TEST_CASE("when a rank goes that thousands of ops wait for, they fail in pieces") {
+TEST_CASE("thousands of ops that wait for a rank fail in pieces when it goes") {
   ManyWait scene(muster::OnLoss::fail);
   const auto before = scene.told();
   SECTION("it dies") { scene.clients[3].die(); }
@@ -886,7 +886,7 @@ TEST_CASE("when a rank goes that thousands of ops wait for, they fail in pieces"
   scene.check_all_failed(Code::peer_lost);
 }
 
-TEST_CASE("who comes to an op between its rank's loss and its turn gets the outcome that the others get") {
+TEST_CASE("a rank that calls an op between a loss and the op's turn gets the same outcome as the others") {
   ManyWait scene(muster::OnLoss::fail);
   scene.clients[3].die();
   const std::string last = std::to_string(ManyWait::each - 1);
@@ -918,8 +918,8 @@ TEST_CASE("thousands of ops whose epoch ends fail in pieces, and the next epoch 
   const auto before = scene.told();
   std::vector<ipc::WorkId> reforms;
   for (std::size_t rank = 0; rank < 3; ++rank) reforms.push_back(scene.clients[rank].contribute(Kind::reform));
-  SECTION("by its last reform") { reforms.push_back(scene.clients[3].contribute(Kind::reform)); }
-  SECTION("as a loss completes the reform") { scene.clients[3].die(); }
+  SECTION("by the last call of reform") { reforms.push_back(scene.clients[3].contribute(Kind::reform)); }
+  SECTION("because a loss completes the reform") { scene.clients[3].die(); }
   for (std::size_t rank = 0; rank < 3; ++rank) {
     REQUIRE(scene.clients[rank].done(reforms[rank]));
     CHECK(scene.clients[rank].done(reforms[rank])->epoch == 2);
@@ -942,7 +942,7 @@ TEST_CASE("ops that outlive a group's last rank fail in pieces") {
 
 namespace {
 
-/// A newcomer has called thousands of ops before its epoch could begin.
+/// A newcomer that called thousands of ops before its epoch could begin.
 struct BusyNewcomer {
   BusyNewcomer() {
     clients[0].join("g", 0, 2, muster::OnLoss::shrink);
@@ -951,7 +951,7 @@ struct BusyNewcomer {
     clients[2].join("g", 1, 2, muster::OnLoss::shrink);
     for (int op = 0; op < many; ++op) works.push_back(clients[2].contribute(Kind::barrier, {}, 0, a_while));
   }
-  /// The most that the node does for the newcomer in one turn.
+  /// Returns how much the node does for the newcomer in one turn at most.
   [[nodiscard]] std::size_t most_at_once(const std::function<std::size_t()>& done) {
     std::size_t most = done();
     while (world.node.goes_on()) {
@@ -985,7 +985,7 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops that were called before their e
     clients[0].contribute(Kind::barrier, {}, 0, a_while);
     REQUIRE(clients[2].done(behind));
   }
-  SECTION("a reform, too, and what is called behind it ends with the epoch") {
+  SECTION("a reform, too, and later calls end with the epoch") {
     const auto next = clients[2].contribute(Kind::reform);
     const auto behind = clients[2].contribute(Kind::barrier, {}, 0, a_while);
     const auto others = clients[0].contribute(Kind::reform);
@@ -1031,7 +1031,7 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops of a newcomer that goes fail in
   CHECK(NodeAudit(world.node).contradictions().empty());
   CHECK(most_at_once(failed) <= 256);
   clients[0].leave();
-  // Those that had their places waited for the last rank.
+  // The ops that had their places waited for the last rank.
   while (world.node.goes_on()) world.go_on();
   for (const auto work : works) REQUIRE((clients[2].failed(work) || clients[2].done(work)));
   CHECK(world.node.ops_in_flight() == 0);
@@ -1040,7 +1040,7 @@ TEST_CASE_METHOD(BusyNewcomer, "thousands of ops of a newcomer that goes fail in
 
 namespace {
 
-/// An allgather of the parts of many ranks, for which the last has not come.
+/// An allgather of the parts of many ranks; the last rank has not called it.
 struct ManyParts {
   ManyParts() {
     for (int rank = 0; rank < ranks; ++rank) {
@@ -1077,18 +1077,18 @@ struct ManyParts {
 
 }  // namespace
 
-TEST_CASE_METHOD(ManyParts, "what an op gives to many ranks, each of which gets many objects, it gives in pieces") {
+TEST_CASE_METHOD(ManyParts, "an op gives its results in pieces to many ranks that each get many objects") {
   works.push_back(contribute(clients.back()));
   std::size_t most = told();
   REQUIRE(most < ranks);
   REQUIRE(world.node.goes_on());
   std::size_t gone = 0;
   SECTION("to all") {}
-  SECTION("but to those that are gone meanwhile") {
+  SECTION("except to ranks that go meanwhile") {
     clients.back().die();
     ++gone;
   }
-  SECTION("also of a daemon that ends") {
+  SECTION("even if the daemon ends") {
     world.node.shut_down("test", world.now);
     CHECK(told() == ranks);
     CHECK_FALSE(world.node.goes_on());
@@ -1105,7 +1105,7 @@ TEST_CASE_METHOD(ManyParts, "what an op gives to many ranks, each of which gets 
   CHECK(world.node.ops_in_flight() == 0);
 }
 
-TEST_CASE_METHOD(ManyParts, "what is let go while the op still gives it reaches all others") {
+TEST_CASE_METHOD(ManyParts, "a result that one rank releases while the op still gives it reaches all others") {
   works.push_back(contribute(clients.back()));
   REQUIRE(world.node.goes_on());
   const auto given = clients.front().done(works.front());

@@ -1,4 +1,4 @@
-// The walk of the fuzzer node_fuzz, from fixed seeds, for the builds that have no fuzzer.
+// The walk of the fuzzer node_fuzz, from fixed seeds, for builds without a fuzzer.
 #include <catch2/catch.hpp>
 
 #include "walk/walk.hpp"

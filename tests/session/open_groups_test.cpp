@@ -1,4 +1,4 @@
-// Where users share a group, they share its results and nothing else, and everybody can see whose making a thing is.
+// Users who share a group share only its results, and everybody can see which users made an object.
 #include <catch2/catch.hpp>
 
 #include <set>
@@ -19,7 +19,7 @@ constexpr std::uint32_t guest_user = 2000;
 
 ipc::SegmentId segment_of(const ipc::Item& item) { return item.manifest.leaves.front().segment; }
 
-/// Whether the daemon lends the client that segment to read.
+/// Whether the daemon lets the client map that segment for reading.
 bool may_map(TestClient& client, ipc::SegmentId segment) {
   try {
     client.map(segment);
@@ -30,7 +30,7 @@ bool may_map(TestClient& client, ipc::SegmentId segment) {
   }
 }
 
-/// A group of two users, and a closed one of the owner alone.
+/// A group of two users, and a group of the owner alone that is not open.
 struct Shared {
   World world;
   TestClient owner{world, 1, owner_user};
@@ -42,13 +42,13 @@ struct Shared {
     REQUIRE(owner.join("g", 0, 2, on_loss, true));
     REQUIRE(guest.join("g", 1, 2, on_loss, true));
   }
-  /// What each gets of a broadcast of the owner's object.
+  /// Returns what each user gets from a broadcast of the owner's object.
   std::pair<ipc::Done, ipc::Done> broadcast() {
     const auto ours = owner.contribute(Kind::broadcast, {object});
     const auto theirs = guest.contribute(Kind::broadcast);
     return {owner.done(ours).value(), guest.done(theirs).value()};
   }
-  /// A result of the owner's own, with no other user in sight.
+  /// Returns a result of an op of the owner alone, without another user.
   ipc::Item alone(ipc::ObjectId of) {
     ipc::Combine combine;
     combine.work = {1000 + ++combines};
@@ -107,7 +107,7 @@ TEST_CASE("results of an open group lie with no others") {
   CHECK_FALSE(may_map(shared.guest, segment_of(after)));
 }
 
-TEST_CASE("who has left an open group sees nothing that comes later") {
+TEST_CASE("a client that has left an open group sees nothing that comes later") {
   Shared shared(OnLoss::shrink);
   const auto [ours, theirs] = shared.broadcast();
   const auto seen = segment_of(theirs.items[0]);
@@ -119,7 +119,7 @@ TEST_CASE("who has left an open group sees nothing that comes later") {
   CHECK_FALSE(may_map(shared.guest, later));
 }
 
-TEST_CASE("who has left an open group gets what it contributed to, and sees nothing beside it") {
+TEST_CASE("a client that has left an open group gets the ops that it contributed to, and nothing else") {
   Shared shared(OnLoss::shrink);
   TestClient third(shared.world, 3, owner_user);
   REQUIRE(shared.owner.join("h", 0, 3, OnLoss::shrink, true));
@@ -140,7 +140,7 @@ TEST_CASE("who has left an open group gets what it contributed to, and sees noth
   CHECK_FALSE(may_map(shared.guest, later));
 }
 
-TEST_CASE("who takes a seat over sees nothing that came before") {
+TEST_CASE("a client that takes a seat over sees nothing that came before") {
   Shared shared(OnLoss::wait);
   const auto seen = segment_of(shared.broadcast().first.items[0]);
   shared.guest.die();
@@ -158,15 +158,15 @@ TEST_CASE("nothing is left of an open group and its results") {
   shared.guest.die();
   shared.owner.leave();
   shared.owner.record(ipc::SubmissionType::release, ipc::Release{{ours.items[0].object}});
-  CHECK(shared.owner.status().segments() == 1);  // its own
+  CHECK(shared.owner.status().segments() == 1);  // its own segment
 }
 
-TEST_CASE("a result of several users' making stays that, whatever is made of it") {
+TEST_CASE("a result that several users made counts as theirs, whatever is made of it") {
   Shared shared;
   const auto result = shared.broadcast().first.items[0];
   REQUIRE(result.manifest.makers == Makers::several_users);
   CHECK(shared.owner.describe(result.object).makers == Makers::several_users);
-  // As a part, however it is sealed, and as an input of an op of its owner's own.
+  // This holds for a part, however it is sealed, and for a result of an op of the owner alone.
   auto claimed = result.manifest;
   claimed.makers = Makers::one_user;
   const auto part = shared.owner.seal(claimed, result.object);
@@ -175,17 +175,17 @@ TEST_CASE("a result of several users' making stays that, whatever is made of it"
   CHECK(shared.alone(shared.object).manifest.makers == Makers::one_user);
 }
 
-TEST_CASE("whose making an object is, is not for its maker to say") {
+TEST_CASE("a client can't choose which users count as makers of its object") {
   Shared shared;
   auto manifest = shared.owner.describe(shared.object);
   manifest.makers = Makers::several_users;
   CHECK(shared.owner.describe(shared.owner.seal(manifest, {})).makers == Makers::one_user);
 }
 
-TEST_CASE("who takes part in an op of an open group alone pays for its results") {
+TEST_CASE("a user that takes part in an op of an open group alone pays for its results") {
   Shared shared;
   auto& world = shared.world;
-  // Also where the daemon can't see a process, as in another container.
+  // The same if the daemon can't see a process, for instance in another container.
   const std::int32_t pid = GENERATE(1003, 0);
   TestClient second(world, 3, Credentials{guest_user, pid});
   REQUIRE(shared.owner.join("h", 0, 3, OnLoss::fail, true));
@@ -205,14 +205,14 @@ TEST_CASE("who takes part in an op of an open group alone pays for its results")
   const auto owners = results_of(owner_user);
   const auto guests = results_of(guest_user);
   const auto sent = shared.guest.contribute(Kind::send, {object}, 2);
-  SECTION("from one user's process to another of it") {
+  SECTION("from one process of a user to another of the same user") {
     const auto received = second.contribute(Kind::recv, {}, 1);
     REQUIRE(shared.guest.done(sent));
     REQUIRE(second.done(received));
     CHECK(results_of(owner_user) == owners);
     CHECK(results_of(guest_user) >= guests + large);
   }
-  SECTION("the receiver does, of what another user sends it") {
+  SECTION("the receiver pays for what another user sends it") {
     const auto ours = shared.guest.contribute(Kind::send, {object}, 0);
     const auto received = shared.owner.contribute(Kind::recv, {}, 1);
     REQUIRE(shared.guest.done(ours));
@@ -224,7 +224,7 @@ TEST_CASE("who takes part in an op of an open group alone pays for its results")
 
 namespace {
 
-/// What a client is told in its lists.
+/// What a client sees in its lists.
 struct Lists {
   explicit Lists(TestClient& client) {
     constexpr std::uint64_t request = 1000;

@@ -1,4 +1,4 @@
-// What one client can have come about at once, and what takes long, is done a piece in each turn.
+// Long work that one client can cause at once is done in pieces, one in each turn.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <map>
@@ -22,7 +22,7 @@ NodeSettings roomy_settings() {
   return settings;
 }
 
-/// An object of so many arrays: to plan an op of it, and to make its result, takes the node long.
+/// An object of so many arrays that the node needs long to plan an op of it and to make the result.
 ipc::ObjectId seal_many_arrays(TestClient& client) {
   constexpr int arrays = 4000;
   const std::int64_t shape[]{1};
@@ -32,7 +32,7 @@ ipc::ObjectId seal_many_arrays(TestClient& client) {
   return client.seal(std::move(manifest), {});
 }
 
-/// Lets the node go on to the end; the most that `count` grows by in one turn, from what it was before on.
+/// Lets the node go on to the end. Returns by how much `count` grows in one turn at most, from its former value on.
 template <class Count>
 std::size_t most_in_a_turn(World& world, std::size_t before, Count count) {
   std::size_t most = count() - before;
@@ -74,7 +74,7 @@ TEST_CASE("early ops of many arrays run a few in a turn, however many epochs beg
   TestClient member(world, 2);
   const auto input = seal_many_arrays(newcomer);
   for (std::size_t i = 0; i < groups; ++i) {
-    // In an open group what a rank sends is copied, also to itself.
+    // In an open group everything that a rank sends is copied, even to itself.
     const auto name = std::to_string(i);
     newcomer.join(name, 0, 2, OnLoss::shrink, true);
     member.join(name, 1, 2, OnLoss::shrink, true);
@@ -149,7 +149,7 @@ TEST_CASE("ops of many arrays that wait for memory are served a few in a turn") 
   CHECK(done() == ops);
 }
 
-TEST_CASE("of one group at most one telling is pending, and every member learns the newest state") {
+TEST_CASE("each group has at most one pending telling, and every member learns the newest state") {
   constexpr int ranks = 700;
   constexpr int changes = 300;
   World world(roomy_settings());
@@ -159,7 +159,7 @@ TEST_CASE("of one group at most one telling is pending, and every member learns 
   REQUIRE(toggles.join("g", 0, ranks, OnLoss::wait));
   world.outside.take(members.id());
   const auto told = [&] { return members.count(ipc::CompletionType::group_changed); };
-  std::size_t told_at_once = 0;  // and not in turn with what others do
+  std::size_t told_at_once = 0;  // and not in turn with other work
   for (int i = 0; i < changes; ++i) {
     const auto before = told();
     toggles.leave();
@@ -169,7 +169,7 @@ TEST_CASE("of one group at most one telling is pending, and every member learns 
   CHECK(told_at_once == 0);
   std::vector<int> lost;
   SECTION("whoever has the seat") {}
-  SECTION("also if nobody has it any more") {
+  SECTION("even if nobody has it any more") {
     toggles.die();
     lost = {0};
   }
@@ -192,7 +192,7 @@ TEST_CASE("of one group at most one telling is pending, and every member learns 
   CHECK(std::ranges::all_of(newest, [&](const auto& told_last) { return told_last.second == lost; }));
 }
 
-TEST_CASE("what is to be told holds up nobody's losses, and groups take turns at it") {
+TEST_CASE("pending tellings hold up no losses, and groups take turns") {
   constexpr int ranks = 700;
   World world(roomy_settings());
   TestClient members(world, 1);
@@ -220,7 +220,7 @@ TEST_CASE("what is to be told holds up nobody's losses, and groups take turns at
   CHECK(first.count(ipc::CompletionType::group_changed) == shared);
 }
 
-TEST_CASE("an object that lies in many segments ends at once, and they do in pieces") {
+TEST_CASE("an object in many segments ends at once, and its segments end in pieces") {
   World world(roomy_settings());
   TestClient writer(world, 1);
   TestClient reader(world, 2);
@@ -246,12 +246,12 @@ TEST_CASE("an object that lies in many segments ends at once, and they do in pie
     CHECK(told() == many);
     for (const auto segment : segments) reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{segment});
   }
-  SECTION("which their reader has unmapped before it hears of that") {
+  SECTION("while their reader has unmapped them before it hears of the end") {
     for (const auto segment : segments) reader.record(ipc::SubmissionType::unmapped, ipc::Unmapped{segment});
     while (world.node.goes_on()) world.go_on();
     CHECK(told() < many);
   }
-  SECTION("and their reader goes meanwhile") {
+  SECTION("while their reader goes") {
     reader.die();
     while (world.node.goes_on()) world.go_on();
   }

@@ -1,4 +1,4 @@
-// A call takes its place in the order of its group's ops, whatever becomes of it; and what is left when ranks go.
+// A call takes its place in the order of its group's ops, whatever happens to it; and what is left when ranks go.
 #include <catch2/catch.hpp>
 
 #include "client.hpp"
@@ -10,7 +10,7 @@ using muster::Code;
 
 namespace {
 
-/// Where each client may have one op in flight.
+/// Settings that let each client have one op in flight.
 NodeSettings one_op_each() {
   auto settings = small_settings();
   settings.quota.per_client[static_cast<std::size_t>(Resource::slots)] = 1;
@@ -23,7 +23,7 @@ TEST_CASE_METHOD(TwoRanks, "a contribution without its input takes its place and
   const auto segment_0 = first.lease(1 << 16);
   const auto segment_1 = second.lease(1 << 16);
   const auto step_1_of_0 = first.contribute(Kind::allreduce, {first.seal(segment_0, 0, {1.0F})});
-  // Rank 1's first input was never stored: it lies outside of the segment.
+  // Rank 1's first input was never stored, because it is outside the segment.
   ipc::Seal broken;
   broken.object = ipc::make_object_id(second.id(), 77);
   broken.capability = {{1, 2}};
@@ -67,7 +67,7 @@ TEST_CASE("an op over the quota of ops in flight takes its place, too") {
   first.join("g", 0, 2);
   const auto seat = first.seat;
   first.join("other", 0, 2);
-  first.contribute(Kind::barrier);  // uses the one op that it may have in flight
+  first.contribute(Kind::barrier);  // it takes the one op that the client may have in flight
   first.seat = seat;
   second.join("g", 1, 2);
   const auto refused = first.contribute(Kind::barrier);
@@ -77,7 +77,7 @@ TEST_CASE("an op over the quota of ops in flight takes its place, too") {
   CHECK(second.failed(partner)->code() == Code::quota_exceeded);
 }
 
-TEST_CASE("a newcomer that starts more ops than it may gives its place up") {
+TEST_CASE("a newcomer that starts more ops than it may gives up its place") {
   World world(one_op_each());
   TestClient first(world, 1);
   TestClient second(world, 2);
@@ -96,7 +96,7 @@ TEST_CASE("a newcomer that starts more ops than it may gives its place up") {
   CHECK(third.failed(after)->code() == Code::group_closed);
 }
 
-TEST_CASE("a name that a split makes may be taken before") {
+TEST_CASE("a name that a split makes may be taken already") {
   World world;
   TestClient client(world, 1);
   REQUIRE(client.join("x/1:0", 0, 1));
@@ -187,11 +187,11 @@ TEST_CASE_METHOD(TwoRanks, "a newcomer's op that expires before its epoch begins
   REQUIRE(first.done(first.contribute(Kind::reform)));
   first.epoch = 2;
   first.contribute(Kind::barrier);
-  // The first op of rank 0 is not the second of rank 1.
+  // The first op of rank 0 is not the second op of rank 1.
   CHECK_FALSE(third.done(next));
 }
 
-TEST_CASE_METHOD(TwoRanks, "a newcomer's reform that can't work is answered in its own time") {
+TEST_CASE_METHOD(TwoRanks, "a newcomer's reform that can't work gets its answer at its own deadline") {
   second.die();
   TestClient third(world, 3);
   third.join("g", 1, 2);
@@ -224,7 +224,7 @@ TEST_CASE_METHOD(TwoRanks,
   CHECK(second.groups().total() == 0);
 }
 
-TEST_CASE("objects that end with their job are told of at once") {
+TEST_CASE("the ends of objects that end with their job are told at once") {
   World world;
   world.outside.jobs.hold = true;
   TestClient client(world, 1);

@@ -1,5 +1,5 @@
-// An Outside that keeps what the node wanted: frames, completions, closed clients. Jobs end with settle(), or when
-// told.
+// An Outside that keeps what the node sends: frames, completions, closed clients. Jobs end with settle(), or when told
+// to.
 #pragma once
 
 #include <fcntl.h>
@@ -78,7 +78,7 @@ class Recorder : public Outside {
   muster::ipc::Capability random_capability() override { return {{++random, 17}}; }
   void stop(std::string reason) override { stopped = std::move(reason); }
 
-  /// As the server does after each event: the decider and lanes tell what they have done.
+  /// Does what the server does after each event: the decider and the lanes report what they have done.
   void settle() {
     if (!decisions.hold) decisions.agree_to_all();
     if (!jobs.hold) jobs.end_all();
@@ -90,7 +90,7 @@ class Recorder : public Outside {
   void read_rings() {
     for (auto& then : std::exchange(waiting_for_rings, {})) then();
   }
-  /// The outcomes that `client` got since the last call.
+  /// Returns the outcomes that `client` got since the last call.
   std::vector<Completion> take(ClientId client) { return std::exchange(completions[client], {}); }
 
   TestLane& jobs;
@@ -103,15 +103,15 @@ class Recorder : public Outside {
   std::vector<std::function<void()>> blocked;
   bool hold_blocking = false;
   bool hold_rings = false;
-  std::optional<muster::Error> no_rings;  ///< why the system has none to give
+  std::optional<muster::Error> no_rings;  ///< set: why the system has no rings to give
   bool memory_wanted = false;
   muster::ipc::Fd last_fd;
   std::vector<ClientId> rings_read;
   std::vector<std::function<void()>> waiting_for_rings;
   std::uint64_t random = 0;
-  std::size_t mapped = 0;  ///< segments
+  std::size_t mapped = 0;  ///< counts segments
   std::set<std::int32_t> stopped_processes;
-  std::size_t disposed = 0;  ///< the same
+  std::size_t disposed = 0;  ///< counts segments
   std::string stopped;
 };
 

@@ -1,4 +1,4 @@
-// Turns on the control thread: who has them, for how long, and who waits for whom.
+// Turns on the control thread: which process has one, for how long, and who waits for whom.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -25,15 +25,15 @@ using Peers = Rounds<PeerPtr>;
 struct Peer {
   std::string name;
   Peers::LanePtr lane;
-  int work = 0;   ///< things to do
-  Duration each;  ///< so long each of them takes
+  int work = 0;   ///< items of work to do
+  Duration each;  ///< how long each of them takes
   Duration had{};
 };
 
 constexpr Duration quick = microseconds(3);
 constexpr Duration slow = microseconds(700);
 
-/// A clock that only goes on while somebody is served.
+/// A clock that moves only while a process is served.
 class World {
  public:
   PeerPtr add(const std::string& name, std::int32_t pid, int work, Duration each, std::uint32_t user = 1) {
@@ -41,7 +41,7 @@ class World {
     rounds.add(peer);
     return peer;
   }
-  /// Who was served, in this order.
+  /// Returns who was served, in this order.
   std::vector<std::string> round() {
     std::vector<std::string> served;
     rounds.round(
@@ -59,7 +59,7 @@ class World {
   }
   ~World() { rounds.clear(); }
   TimePoint now{seconds(1000)};
-  Duration away{};  ///< so long the thread had no core
+  Duration away{};  ///< how long the thread had no core
   Peers rounds{RoundsClock{[this] { return now; }, [this] { return now.time_since_epoch() - away; }}};
   std::function<void(const PeerPtr&)> on_served;
 };
@@ -67,7 +67,7 @@ class World {
 using Names = std::vector<std::string>;
 constexpr int much = 1'000'000'000;
 
-/// Something comes for `peer`: how long it takes until that is done.
+/// Something comes for `peer`. Returns how long it takes until that is done.
 Duration wait_of(World& world, const PeerPtr& peer) {
   const TimePoint came = world.now;
   TimePoint done;
@@ -80,7 +80,7 @@ Duration wait_of(World& world, const PeerPtr& peer) {
   return done - came;
 }
 
-/// It has shown that its turns are short.
+/// The process shows that its turns are short.
 void prove_short(World& world, const PeerPtr& peer) {
   for (int i = 0; i < 4000; ++i) wait_of(world, peer), world.now += microseconds(500);
 }
@@ -101,7 +101,7 @@ TEST_CASE("the connections of one process share one slice in each round, in turn
   for (const auto& each : greedy) CHECK(each->had == 2 * Slice::length);
 }
 
-TEST_CASE("connections that leave something of the slice leave it to others of their process") {
+TEST_CASE("the rest of a slice that a connection leaves goes to others of its process") {
   World world;
   for (const char* name : {"a", "b", "c"}) world.add(name, 1, 1, quick);
   CHECK(world.round() == Names{"a", "b", "c"});
@@ -116,7 +116,7 @@ TEST_CASE("one long thing is a whole slice") {
   CHECK(world.round() == Names{"b"});
 }
 
-TEST_CASE("a round ends after its time, however many processes have something to do, and however little each") {
+TEST_CASE("a round ends after its time, however many processes have work, and however little each has") {
   World world;
   const auto each = GENERATE(quick, Duration(microseconds(50)), slow);
   for (int i = 0; i < 2000; ++i) world.add("busy", 1 + i, much, each);
@@ -127,10 +127,10 @@ TEST_CASE("a round ends after its time, however many processes have something to
   }
 }
 
-TEST_CASE("who costs little goes first, however many processes of its user have long requests") {
+TEST_CASE("a process that costs little goes first, however many processes of its user have long requests") {
   World world;
   const auto modest = world.add("modest", 1000, 0, quick);
-  // What it has cost in all is more than what each of the others has.
+  // It has cost more in all than each of the others.
   prove_short(world, modest);
   for (int i = 0; i < 200; ++i) world.add("greedy", 1 + i, much, slow);
   for (int i = 0; i < 1000; ++i) {
@@ -139,7 +139,7 @@ TEST_CASE("who costs little goes first, however many processes of its user have 
   }
 }
 
-TEST_CASE("who costs little goes first, also when processes that were idle ask for much at the same moment") {
+TEST_CASE("a process that costs little goes first, even when idle processes ask for much at the same moment") {
   World world;
   const bool of_another_user = GENERATE(false, true);
   const auto modest = world.add("modest", 1000, 0, quick);
@@ -159,7 +159,7 @@ TEST_CASE("who costs little goes first, also when processes that were idle ask f
   }
 }
 
-TEST_CASE("a process is not charged with what others took of the core in its turn") {
+TEST_CASE("a process is not charged for time that others had the core in its turn") {
   World world;
   const auto modest = world.add("modest", 1, 2, quick);
   const auto pause = [&](const PeerPtr&) { world.now += seconds(1), world.away += seconds(1); };
@@ -167,7 +167,7 @@ TEST_CASE("a process is not charged with what others took of the core in its tur
   world.now += seconds(1);
   world.round();
   CHECK(modest->lane->cost.sum() <= RecentCost::of_turn(quick));
-  // Nor for what they took before.
+  // It is not charged for what they took before either.
   world.on_served = {};
   pause(modest);
   modest->each = slow;
@@ -175,7 +175,7 @@ TEST_CASE("a process is not charged with what others took of the core in its tur
   CHECK(modest->lane->cost.sum() >= RecentCost::of_turn(slow));
 }
 
-TEST_CASE("processes that come anew for each request gain nothing by it") {
+TEST_CASE("processes that connect again for each request gain nothing") {
   World world;
   const auto modest = world.add("modest", 1'000'000, 0, quick);
   int pid = 0;
@@ -199,7 +199,7 @@ TEST_CASE("processes that come anew for each request gain nothing by it") {
   CHECK(pid > 1000);
 }
 
-TEST_CASE("a newcomer is not behind all") {
+TEST_CASE("a newcomer is not behind all others") {
   World world;
   std::vector<PeerPtr> greedy;
   for (int i = 0; i < 200; ++i) greedy.push_back(world.add("greedy", 1 + i, much, slow));
@@ -226,23 +226,23 @@ TEST_CASE("users share the time, however many processes each has") {
   for (const auto& [user, time] : had) {
     INFO("user " << user << " had " << time / milliseconds(1) << " ms");
     CHECK(time > seconds(20) / 5);
-    // Within a user, its processes do.
+    // Within a user, its processes share the time.
     for (const auto& peer : peers[user]) CHECK(peer->had > time / processes.at(user) / 2);
   }
 }
 
-TEST_CASE("nobody starves: who costs much has its turns among many who cost little") {
+TEST_CASE("nobody starves: a process that costs much has its turns among many that cost little") {
   World world;
   for (int i = 0; i < 1000; ++i) world.add("cheap", 1 + i, much, quick);
   const auto dear = world.add("dear", 2000, much, slow, GENERATE(1U, 2U));
   run_for(world, seconds(1));
   const Duration before = dear->had;
   run_for(world, seconds(4));
-  // One in a thousand and one.
+  // That is one in a thousand and one.
   CHECK(dear->had - before > seconds(4) / 1001);
 }
 
-TEST_CASE("whatever comes, who costs little waits for little and all have their turns") {
+TEST_CASE("whatever happens, processes that cost little wait little, and all have their turns") {
   const auto seed = GENERATE(range(1U, 21U));
   INFO("seed " << seed);
   std::mt19937 random(seed);
@@ -279,7 +279,7 @@ TEST_CASE("whatever comes, who costs little waits for little and all have their 
     }
   }
   for (const auto& each : modest) CHECK(each.longest <= 2 * (Peers::length + 2 * slow) + quick);
-  // In the end everybody has had what it wanted.
+  // In the end every process has had its work done.
   std::size_t rounds = 0;
   std::size_t most = 0;
   for (const auto& peer : peers) most += static_cast<std::size_t>(peer->work);
@@ -303,7 +303,7 @@ TEST_CASE("what a turn costs is forgotten") {
   CHECK(RecentCost::of_turn(Duration(-1)) == 0);
 }
 
-TEST_CASE("processes that the daemon can't see are taken for different ones, those of two users, too") {
+TEST_CASE("processes that the daemon can't see count as different ones, and so do those of two users") {
   World world;
   world.add("a", 0, 1, slow);
   world.add("b", 0, 1, microseconds(250));
@@ -335,11 +335,11 @@ TEST_CASE("nobody has two turns in a round, or none, as others come and go meanw
     then.clear();
     CHECK(names_of_round() == Names{"a", "b", "c", "d", "new"});
   }
-  SECTION("one comes and another goes, which was served") {
+  SECTION("one comes, and another one that was served goes") {
     then["c"] = [&] { come(), go("a"); };
     CHECK(names_of_round() == Names{"a", "b", "c", "d"});
   }
-  SECTION("one goes that was not served") {
+  SECTION("one that was not served goes") {
     then["c"] = [&] { go("d"); };
     CHECK(names_of_round() == Names{"a", "b", "c"});
   }
@@ -349,7 +349,7 @@ TEST_CASE("nobody has two turns in a round, or none, as others come and go meanw
     then.clear();
     CHECK(names_of_round() == Names{"a", "b", "d", "new"});
   }
-  SECTION("one goes and comes again") {
+  SECTION("one goes and comes back") {
     then["c"] = [&] { go("c"), world.rounds.add(peers["c"]); };
     CHECK(names_of_round() == Names{"a", "b", "c", "d"});
   }
@@ -360,7 +360,7 @@ TEST_CASE("connections come and go while they have their turn") {
   constexpr int rounds = 100;
   std::map<std::string, PeerPtr> here;
   int came = 0;
-  // All have their turns in each round, and do one thing in it.
+  // All have their turns in each round, and do one item of work in it.
   const auto come = [&] {
     const auto name = std::to_string(++came);
     here[name] = world.add(name, came, rounds, Duration{});
@@ -386,7 +386,7 @@ TEST_CASE("connections come and go while they have their turn") {
   CHECK(came == 40);
 }
 
-TEST_CASE("what is known of a process ends with its last connection, and of a user with its last process") {
+TEST_CASE("records of a process end with its last connection, and records of a user with its last process") {
   Peers rounds({[] { return TimePoint{}; }, [] { return Duration{}; }});
   const TimePoint now{seconds(1000)};
   const auto first = rounds.lane_of(1, 7, now);
@@ -404,7 +404,7 @@ TEST_CASE("what is known of a process ends with its last connection, and of a us
   CHECK(first->known->users.size() == 1);
 }
 
-TEST_CASE("the clock is asked after something long, or many quick things") {
+TEST_CASE("the clock is read after long work, or after many short items") {
   int asked = 0;
   TimePoint now{seconds(1000)};
   const RoundsClock clock{[&] { return ++asked, now; }, [] { return Duration{}; }};
@@ -422,14 +422,14 @@ TEST_CASE("the clock is asked after something long, or many quick things") {
   CHECK(slice.over());
 }
 
-TEST_CASE("costs are added by readers of the clock who don't agree on the time") {
+TEST_CASE("costs add up even if readers of the clock disagree on the time") {
   constexpr Duration half_life = milliseconds(500);
   constexpr std::uint64_t most = 1'000'000;
   std::mt19937 random(7);
   RecentCost cost;
   TimePoint now{seconds(1000)};
   cost.add(most, now);
-  cost.forget(now - half_life);  // as of a turn that began before the last one ended
+  cost.forget(now - half_life);  // as for a turn that began before the last one ended
   CHECK(cost.sum() == most);
   std::uint64_t before = cost.sum();
   for (int i = 0; i < 10'000; ++i) {

@@ -1,6 +1,6 @@
-// Whatever allocation of the control thread fails, in whatever the server does: it lives on and serves others, whom it
-// hit goes on or has ended, and nothing is left of those who have gone. Over a real socket. In an executable of its
-// own, whose operator new can be told to fail.
+// Some allocation of the control thread fails, whatever the server does just then. The server lives on and serves
+// others, an affected client goes on or is ended, and nothing is left of clients that have gone. Runs over a real
+// socket. It is an executable of its own, whose operator new can be told to fail.
 #include <catch2/catch.hpp>
 
 #include <poll.h>
@@ -71,7 +71,7 @@ void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
     return nullptr;
   }
 }
-// Not inlined, where compilers take what they see for a mismatch.
+// Not inlined, as compilers would warn of a mismatch.
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
@@ -80,9 +80,9 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-constexpr int patience_ms = 60'000;  // a bound for what must happen; nothing waits for it when all is well
+constexpr int patience_ms = 60'000;  // bounds how long something may take; no test waits this long when all is well
 
-/// Looks until it is so.
+/// Looks again and again until `look` returns true.
 template <class Look>
 void eventually(Look look) {
   const auto deadline = Clock::now() + std::chrono::milliseconds(patience_ms);
@@ -112,7 +112,7 @@ class Running {
         settings.node.quota.per_client = {budget, 4096, 256, 4096, 64, budget, 4096};
     std::promise<void> ready;
     settings.ready = [&ready] { ready.set_value(); };
-    // What the server keeps belongs to the thread that makes it.
+    // The memory of the server belongs to the thread that makes it.
     thread_ = std::thread([this, settings = std::move(settings)]() mutable {
       const auto server = Server::create(std::move(settings));
       is_control_thread = true;
@@ -130,7 +130,7 @@ class Running {
   }
 
   [[nodiscard]] std::string socket() const { return folder_ + "/musterd.sock"; }
-  /// Why it ended, once it has.
+  /// Returns why it ended, once it has.
   [[nodiscard]] const std::string& reason() {
     thread_.join();
     return reason_;
@@ -147,7 +147,7 @@ class Running {
   std::thread thread_;
 };
 
-/// A client that sees what comes as it comes.
+/// A client that sees every frame in the order in which it comes.
 class Peer {
  public:
   explicit Peer(const Running& server) : socket_(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
@@ -190,12 +190,12 @@ class Peer {
   }
 
   // ---- what comes ----
-  /// Whether there is anything to read; then receive() does not wait.
+  /// Whether there is a frame to read; then receive() does not wait.
   [[nodiscard]] bool is_told(int timeout_ms = 0) const {
     pollfd polled{socket_.get(), POLLIN, 0};
     return ::poll(&polled, 1, timeout_ms) > 0;
   }
-  /// The next frame's type; NONE at the end of the connection.
+  /// Returns the next frame's type; NONE at the end of the connection.
   wire::Body receive() {
     if (ended_) return wire::Body_NONE;
     INFO("waiting for frame " << request_);
@@ -206,10 +206,10 @@ class Peer {
     return ended_ ? wire::Body_NONE : frame().body_type();
   }
   [[nodiscard]] const wire::Frame& frame() const { return *wire::GetFrame(packet_.bytes.data()); }
-  /// An answer came, of whatever kind; otherwise the connection has ended.
+  /// Returns true if any answer came; otherwise the connection has ended.
   bool is_answered() {
     while (receive() == wire::Body_Goodbye) {
-      // Its end follows. Who could not be cut off at once may be told twice.
+      // The end follows. A client that could not be cut off at once may be told twice.
     }
     return !ended_;
   }
@@ -217,7 +217,7 @@ class Peer {
   std::vector<ipc::Fd> take_descriptors() { return std::move(packet_.fds); }
 
   // ---- its rings ----
-  /// False if it has none, as the connection has ended or the daemon has refused it.
+  /// Returns false if it has no rings because the connection has ended or the daemon has refused them.
   bool attach() {
     say_hello();
     if (receive() != wire::Body_Welcome) return false;
@@ -275,7 +275,7 @@ class Peer {
     if (ended_) return;
     FrameBuilder out(++request_);
     const auto body = create(out.fbb).Union();
-    // One that has been cut off notices when it reads.
+    // A client that has been cut off notices that when it reads.
     static_cast<void>(ipc::send_packet(socket_, out.finish(type, body), {}));
   }
 
@@ -290,7 +290,7 @@ class Peer {
   std::optional<ipc::RingConsumer> completions_;
 };
 
-/// While it lives, allocations of the control thread fail as it says.
+/// While it exists, some allocations of the control thread fail.
 class Failing {
  public:
   Failing(std::size_t first, std::size_t how_many) { heap.fail(first, how_many); }
@@ -299,13 +299,13 @@ class Failing {
   ~Failing() { heap.fail(SIZE_MAX, 0); }
 };
 
-/// The clients that something happens to.
+/// The clients that an event affects.
 struct Stage {
   explicit Stage(Running& running) : server(running) {}
   Running& server;
   std::optional<Peer> peer;
   std::optional<Peer> other;
-  std::vector<ipc::Fd> line;  ///< the end of a life line that a child would have
+  std::vector<ipc::Fd> line;  ///< the child's end of a life line
   ipc::SegmentId segment;
 
   void comes() {
@@ -331,7 +331,7 @@ struct Stage {
     REQUIRE(peer->receive() == wire::Body_Ok);
     line = peer->take_descriptors();
   }
-  /// Its maker has published it, and the daemon has not been told.
+  /// Its maker has published it, but the daemon has not been woken.
   void other_publishes() {
     other.emplace(server);
     REQUIRE(other->attach());
@@ -340,17 +340,17 @@ struct Stage {
   }
 };
 
-/// What a client does, after what comes before it, and when that has had its effect.
+/// What a client does, what comes before it, and when it has had its effect.
 struct Event {
   const char* name;
   std::function<void(Stage&)> before;
   std::function<void(Stage&)> act;
-  std::function<bool(Stage&)> is_over;  ///< the client could see it
+  std::function<bool(Stage&)> is_over;  ///< whether the client could see the effect
 };
 
 bool peer_is_told(Stage& stage) { return stage.peer->is_told(); }
 bool peer_has_outcome(Stage& stage) { return stage.peer->has_completion() || stage.peer->is_told(); }
-/// Only others could see it.
+/// Only others could see the effect.
 bool is_unseen(Stage& /*stage*/) { return false; }
 void nothing(Stage& /*stage*/) {}
 
@@ -412,7 +412,7 @@ const std::vector<Event> events{
      [](Stage& stage) { stage.peer->hang_up(); }, is_unseen},
 };
 
-/// Others are served.
+/// Checks that others are served.
 void serves_newcomers(const Running& server) {
   Peer fresh(server);
   REQUIRE(fresh.attach());
@@ -424,17 +424,17 @@ void serves_newcomers(const Running& server) {
   CHECK(fresh.next_completion() == ipc::CompletionType::done);
 }
 
-/// What it was told it takes note of. Then it goes on or has ended.
+/// The client accepts what it was told. Then it goes on or has ended.
 void is_in_order(Peer& peer) {
   while (peer.is_told() && !peer.has_ended()) static_cast<void>(peer.is_answered());
   peer.ask_status();
   static_cast<void>(peer.is_answered());
 }
 
-/// Of those who have gone nothing is left.
+/// Checks that nothing is left of clients that have gone.
 void nothing_is_left(const Running& server) {
   std::string left;
-  // By a new one each time: what is kept for the next results goes with the last client.
+  // Asks with a new client each time: what is kept for the next results goes with the last client.
   const auto look = [&] {
     Peer looks(server);
     looks.say_hello(false);
@@ -459,7 +459,7 @@ void nothing_is_left(const Running& server) {
   CHECK(left == "");
 }
 
-/// Waits until the event has had its effect, or what failed has been tried again, or nothing more happens.
+/// Waits until the event has had its effect, or a failed step was tried again, or nothing more happens.
 void passes(const Event& event, Stage& stage) {
   constexpr std::size_t tried_again = 3;
   constexpr int quiet_ms = 20;
@@ -471,7 +471,7 @@ void passes(const Event& event, Stage& stage) {
   }
 }
 
-/// How many allocations there were.
+/// Returns how many allocations there were.
 std::size_t run(const Event& event, Running& server, std::size_t first_to_fail, std::size_t how_many) {
   INFO(event.name << ": " << how_many << " allocations fail from number " << first_to_fail << " on");
   std::size_t made = 0;
@@ -496,7 +496,7 @@ std::size_t run(const Event& event, Running& server, std::size_t first_to_fail, 
 
 TEST_CASE("whatever allocation fails, the server lives on and serves others") {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr std::size_t places_max = 20;  // of each event: under a sanitizer each takes several times as long
+  constexpr std::size_t places_max = 20;  // for each event: under a sanitizer each run takes several times as long
 #else
   constexpr std::size_t places_max = 100;
 #endif
@@ -512,7 +512,7 @@ TEST_CASE("whatever allocation fails, the server lives on and serves others") {
   }
 }
 
-TEST_CASE("who says nothing is cut off, whatever allocation fails then") {
+TEST_CASE("a client that says nothing is cut off, whatever allocation fails then") {
   Running server(std::chrono::milliseconds(20));
   constexpr std::size_t places = 12;
   for (const std::size_t how_many : {std::size_t{1}, SIZE_MAX}) {
@@ -528,7 +528,7 @@ TEST_CASE("who says nothing is cut off, whatever allocation fails then") {
   }
 }
 
-TEST_CASE("while there is no memory, what is to be tried again does not keep a core busy") {
+TEST_CASE("while there is no memory, retries do not keep a core busy") {
   Running server;
   Stage stage(server);
   stage.comes();
@@ -537,7 +537,7 @@ TEST_CASE("while there is no memory, what is to be tried again does not keep a c
     const Failing failing(1, SIZE_MAX);
     stage.peer->hang_up();
     eventually([] { return heap.failed > 2; });
-    // Of each attempt a few allocations fail, and between two of them are ten milliseconds.
+    // A few allocations fail in each attempt, and between two attempts are ten milliseconds.
     const auto began = Clock::now();
     const std::size_t before = heap.failed;
     eventually([&] { return Clock::now() - began > std::chrono::milliseconds(200); });
@@ -558,7 +558,7 @@ TEST_CASE("a daemon that has no memory at all ends when it is told to") {
   CHECK(server.reason() == "it got SIGTERM");
 }
 
-TEST_CASE("a daemon that nobody needs ends, also when it had no memory for a while") {
+TEST_CASE("a daemon that nobody needs ends, even when it had no memory for a while") {
   Running server(std::chrono::minutes(1), 0.02);
   {
     const Failing failing(1, SIZE_MAX);
@@ -569,7 +569,8 @@ TEST_CASE("a daemon that nobody needs ends, also when it had no memory for a whi
 
 namespace {
 
-/// Does it as the control thread, while its allocation of this number fails. How it ended, and whether it had so many.
+/// Does it as the control thread, while the allocation with this number fails. Stores how it ended, and whether there
+/// were that many allocations.
 struct Attempt {
   bool threw = false;
   bool was_hit = false;
@@ -591,7 +592,7 @@ Attempt attempt(std::size_t fails, What what) {
 
 }  // namespace
 
-TEST_CASE("a job for which a pool has no memory is not taken on, and all others are done once") {
+TEST_CASE("a job for which a pool has no memory is refused, and all others are done once") {
   std::mutex mutex;
   Errand posted;
   std::atomic<std::size_t> worked{0};

@@ -1,4 +1,4 @@
-// Processes whose arrays took long to read have their ops on lanes for a while.
+// Ops of processes whose arrays took long to read run on lanes for a while.
 #include <catch2/catch.hpp>
 
 #include "client.hpp"
@@ -16,7 +16,7 @@ Process process_of(std::uint32_t user, std::int32_t pid) { return {.user = user,
 
 }  // namespace
 
-TEST_CASE("a fold holds up the thread if that waits or works long, not if others have its core") {
+TEST_CASE("a fold holds up the thread if it waits or works long, not if others have the core") {
   TimePoint now{seconds(1000)};
   ThreadUsage usage;
   int asked = 0;
@@ -27,7 +27,7 @@ TEST_CASE("a fold holds up the thread if that waits or works long, not if others
   const auto works = [&] { now += milliseconds(30), usage.on_core += milliseconds(30); };
   for (int i = 0; i < 10; ++i) CHECK(folds.held_up(short_one) == Duration());
   CHECK(asked == 0);
-  CHECK(folds.held_up(waits) == Duration());  // it was not looked at closely yet
+  CHECK(folds.held_up(waits) == Duration());  // nothing was measured closely yet
   CHECK(folds.held_up(waits) == milliseconds(30));
   CHECK(folds.held_up(works) == milliseconds(30));
   for (int i = 0; i < 10; ++i) CHECK(folds.held_up(crowded_out) == Duration());
@@ -55,7 +55,7 @@ TEST_CASE("a process is held off for a while") {
   CHECK(slow.empty());
 }
 
-TEST_CASE("a user with many slow processes is held off as a whole, and what is kept is bounded") {
+TEST_CASE("a user with many slow processes is held off as a whole, and the records are bounded") {
   SlowFolds slow;
   const TimePoint now{seconds(1000)};
   for (int pid = 1; pid <= 3; ++pid) slow.mark(process_of(1, pid), now);
@@ -93,7 +93,7 @@ TEST_CASE("after a fold that took long the small ops of its process run on lanes
   CHECK(sum_is_on_lanes());
   CHECK(sum_is_on_lanes());
   CHECK_FALSE(other_is_on_lanes());
-  // What reads nothing stays.
+  // An op that reads nothing stays on the thread.
   const auto before = world.outside.jobs.turns_of.size();
   const auto barrier = first.contribute(Kind::barrier);
   second.contribute(Kind::barrier);

@@ -1,6 +1,6 @@
-// A decider that answers when it is told, in any order, and refuses when it is told.
-// The suites of the session run once more with MUSTER_TEST_DECIDER=late: each answer then comes after the event that
-// asked for it, the latest first, and epochs skip numbers.
+// A decider that answers when it is told to, in any order, and can refuse. The suites of the session run once more with
+// MUSTER_TEST_DECIDER=late: then each answer comes after the event that asked for it, the latest question first, and
+// epochs skip numbers.
 #pragma once
 
 #include <algorithm>
@@ -39,10 +39,10 @@ class TestDecider : public Decider {
     while (!asked.empty()) agree(std::prev(asked.end()));
   }
 
-  std::list<Asked> asked;  ///< and not answered
+  std::list<Asked> asked;  ///< not answered yet
   bool late = is_late();
   bool hold = false;          ///< answers come only when the test says so
-  bool skips_epochs = false;  ///< if it is late
+  bool skips_epochs = false;  ///< only if the answers are late
 
  private:
   static bool is_late() {

@@ -1,5 +1,5 @@
-// A lane that does its work when it is told, and fails, hangs or comes too late when it is told.
-// The suites of the session run once more with MUSTER_TEST_LANE=apart: then no job is run at once.
+// A lane that does its work when it is told to, and fails, hangs or comes too late when it is told to. The suites of
+// the session run once more with MUSTER_TEST_LANE=apart: then no job runs at once.
 #pragma once
 
 #include <cstdlib>
@@ -41,20 +41,20 @@ class TestLane : public Lane {
     const Job job = take(id);
     job.ended({error});
   }
-  /// It may touch memory until become_quiet().
+  /// The job may touch memory until become_quiet().
   void fail_and_run_on(JobId id, const muster::Error& error) {
     auto& held = jobs.at(id);
     held.ended = true;
     const auto ended = held.job.ended;
     ended({error, false});
   }
-  /// Touches all that it was to write, as late as it can.
+  /// Touches everything that it was to write, as late as it can.
   void become_quiet(JobId id) {
     const Job job = take(id);
     HostLane::run_all(job);
     job.quiet();
   }
-  /// Whatever is left to come of it.
+  /// Ends the job in whatever way is left.
   void end(JobId id) { jobs.at(id).ended ? become_quiet(id) : finish(id); }
   void end_all() {
     while (!jobs.empty()) end(jobs.begin()->first);
@@ -67,9 +67,9 @@ class TestLane : public Lane {
   };
   std::map<JobId, Held> jobs;  ///< those that are not quiet
   JobId latest = 0;
-  std::vector<Process> turns_of;     ///< for each job that was started, whose turns it took
-  std::vector<TimePoint> deadlines;  ///< the same
-  Duration at_once_takes{};          ///< each small job
+  std::vector<Process> turns_of;     ///< for each started job, the process whose turns it took
+  std::vector<TimePoint> deadlines;  ///< for each started job
+  Duration at_once_takes{};          ///< for each small job
   bool hold = false;                 ///< jobs end only when the test says so
   bool apart = is_apart();
 

@@ -1,4 +1,4 @@
-// Pending works: every ticket is settled once, with one outcome. No node, no socket.
+// Pending works: each ticket is settled once, with one outcome. No node, no socket.
 #include <catch2/catch.hpp>
 
 #include <map>
@@ -55,7 +55,7 @@ TEST_CASE("a ticket is settled once") {
   CHECK(told[0].type == CompletionType::done);
 }
 
-TEST_CASE("who is gone is told nothing, and its ticket ends") {
+TEST_CASE("a client that is gone is told nothing, and its ticket ends") {
   World world;
   world.add(1);
   const Ticket ticket = world.pend(1, 7);
@@ -68,7 +68,7 @@ TEST_CASE("who is gone is told nothing, and its ticket ends") {
   CHECK(world.outside.take({1}).empty());
 }
 
-TEST_CASE("a client's work is found by its number, and no other client's") {
+TEST_CASE("a client's work is found by its number, and works of other clients are not") {
   World world;
   world.add(1);
   world.add(2);
@@ -76,7 +76,7 @@ TEST_CASE("a client's work is found by its number, and no other client's") {
   CHECK(world.works.find({1}, {7}));
   CHECK_FALSE(world.works.find({2}, {7}));
   CHECK_FALSE(world.works.find({1}, {8}));
-  // The same low half, and the same number again: they are told their outcomes, and can't be asked about.
+  // Works with the same lower half, or the same number again, get their outcomes, but can't be asked about.
   const std::uint64_t same_half = 7 + (std::uint64_t{1} << 32);
   const Ticket second = world.pend(1, same_half);
   const Ticket third = world.pend(1, 7);
@@ -88,7 +88,7 @@ TEST_CASE("a client's work is found by its number, and no other client's") {
   CHECK(world.works.find({1}, {7}));
 }
 
-TEST_CASE("a work without an outcome ends its client") {
+TEST_CASE("a client whose work gets no outcome is ended") {
   World world;
   world.add(1);
   const Ticket ticket = world.pend(1, 7);
@@ -99,7 +99,7 @@ TEST_CASE("a work without an outcome ends its client") {
   CHECK_FALSE(world.clients.take_doomed());
 }
 
-TEST_CASE("whatever comes in whatever order, each work that has somebody waiting is told exactly once") {
+TEST_CASE("whatever the order of events, each work with a waiting client is told exactly once") {
   std::mt19937 random(11);
   World world;
   constexpr std::uint32_t clients = 5;

@@ -25,7 +25,7 @@ bool contains(const ipc::Leaf& whole, const ipc::Leaf& part) {
 
 }  // namespace
 
-TEST_CASE("a leaf index finds a leaf that contains a part exactly if there is one") {
+TEST_CASE("a leaf index finds a leaf that contains a part if and only if there is one") {
   const auto seed = GENERATE(range<std::uint64_t>(1, 200));
   INFO("seed " << seed);
   muster::ipc::test::Random random(seed);
@@ -45,8 +45,8 @@ TEST_CASE("a leaf index finds a leaf that contains a part exactly if there is on
   }
 }
 
-TEST_CASE("parts in the worst order cost no walk over the whole each") {
-  constexpr std::uint64_t count = 100'000;  // a walk each would be ten thousand million steps
+TEST_CASE("even in the worst order, parts don't each need a walk over the whole") {
+  constexpr std::uint64_t count = 100'000;  // with a walk for each it would be ten thousand million steps
   std::vector<ipc::Leaf> wholes;
   for (std::uint64_t i = 0; i < count; ++i) wholes.push_back(leaf(1, i * 64, 64));
   LeafIndex index(wholes);

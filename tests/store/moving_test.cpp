@@ -1,4 +1,4 @@
-// What lies in a segment, when it is sparse, and how an object leaves it.
+// Which objects are in a segment, when it is sparse, and how an object leaves it.
 #include <catch2/catch.hpp>
 
 #include "store/world.hpp"
@@ -15,7 +15,7 @@ constexpr Payer reader{user, {2}};
 constexpr std::int64_t floats_each = 256;
 constexpr std::uint64_t bytes_each = floats_each * sizeof(float);
 
-/// A maker with many arrays in a segment of a mebibyte, the first of which the reader holds, too.
+/// A maker with many arrays in a segment of a mebibyte. The reader holds the first of them, too.
 struct Crowd : World {
   explicit Crowd(Store::Limits limits = {}) : World(limits) {
     for (std::uint64_t i = 0; i < 100; ++i) objects.push_back(seal(maker, array(segment, i * bytes_each, floats_each)));
@@ -27,7 +27,7 @@ struct Crowd : World {
     gone();
   }
   [[nodiscard]] SegmentPtr place() const { return segments.find(segment); }
-  /// Moves the object as the node does.
+  /// Moves the object like the node does.
   bool move(ObjectId id) {
     auto move = store.begin_move(id, place());
     if (!move) return false;
@@ -44,20 +44,20 @@ struct Crowd : World {
 
 }  // namespace
 
-TEST_CASE("a client's segment knows how many objects lie in it, and how many bytes") {
+TEST_CASE("a client's segment counts its objects and their bytes") {
   Crowd crowd;
   CHECK(crowd.place()->live_objects() == 100);
   CHECK(crowd.place()->live_bytes() == 100 * bytes_each);
   REQUIRE(crowd.store.release(crowd.objects[7], maker.client));
   CHECK(crowd.place()->live_objects() == 99);
-  // A part lies where its whole does.
+  // A part is where its whole is.
   const auto part = crowd.seal(maker, array(crowd.segment, 0, 3), crowd.objects[0]);
   CHECK(crowd.place()->live_objects() == 99);
   REQUIRE(crowd.store.release(part, maker.client));
   CHECK(crowd.place()->live_bytes() == 99 * bytes_each);
 }
 
-TEST_CASE("an object of several segments counts in each of them with what lies there") {
+TEST_CASE("an object of several segments counts in each of them with its bytes there") {
   World world;
   const auto one = world.segment_of(maker);
   const auto other = world.segment_of(maker);
@@ -79,12 +79,12 @@ TEST_CASE("only a dead client's segment is sparse, and only once little is left 
     if (i != 50) REQUIRE(crowd.store.release(crowd.objects[i], maker.client));
   CHECK_FALSE(crowd.place()->is_sparse());
   CHECK_FALSE(crowd.segments.has_sparse());
-  SECTION("what is left has ended with its client") {
+  SECTION("the remaining object has ended with its client") {
     crowd.maker_dies();
     CHECK(crowd.place()->is_sparse());
     CHECK(crowd.segments.next_sparse() == crowd.place());
   }
-  SECTION("what is left ends later") {
+  SECTION("the remaining object ends later") {
     std::vector<ObjectId> more;
     for (std::uint64_t i = 100; i < 120; ++i)
       more.push_back(crowd.seal(maker, array(crowd.segment, i * bytes_each, floats_each)));
@@ -92,7 +92,7 @@ TEST_CASE("only a dead client's segment is sparse, and only once little is left 
     crowd.maker_dies();
     CHECK_FALSE(crowd.segments.has_sparse());
     const auto changes = crowd.segments.sparse_changes();
-    // A mebibyte is allowed for 15 objects and more.
+    // A mebibyte is allowed for 15 objects or more.
     for (std::size_t i = 0; i < 5; ++i) REQUIRE(crowd.store.release(more[i], reader.client));
     CHECK_FALSE(crowd.segments.has_sparse());
     REQUIRE(crowd.store.release(more[5], reader.client));
@@ -104,7 +104,7 @@ TEST_CASE("only a dead client's segment is sparse, and only once little is left 
   CHECK(crowd.segments.size() == 0);
 }
 
-TEST_CASE("an object that moves takes its bytes along, and its old segment ends") {
+TEST_CASE("a moved object keeps its bytes, and its old segment ends") {
   Crowd crowd;
   std::byte* address = crowd.place()->data();
   crowd.maker_dies();
@@ -164,7 +164,7 @@ TEST_CASE("an object that ends while it is copied has not moved") {
   CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
 }
 
-TEST_CASE("another object that got the id while the first was copied has not moved") {
+TEST_CASE("another object with the same id is not taken for the copied one") {
   Crowd crowd({.tombstones = 16});
   const auto id = crowd.objects[0];
   auto move = crowd.store.begin_move(id, crowd.place());
@@ -173,7 +173,7 @@ TEST_CASE("another object that got the id while the first was copied has not mov
   REQUIRE(crowd.store.release(id, maker.client));
   REQUIRE(crowd.store.release(id, reader.client));
   CHECK(crowd.gone() == std::vector{id});
-  // Its end is remembered until others have ended.
+  // Its end is remembered until other objects have ended.
   for (std::size_t i = 1; i < crowd.objects.size(); ++i) REQUIRE(crowd.store.release(crowd.objects[i], maker.client));
   crowd.gone();
   auto again = crowd.store.seal(maker, id, secret, {}, 0, array(crowd.segment, 0, 1), crowd.now);
@@ -182,7 +182,7 @@ TEST_CASE("another object that got the id while the first was copied has not mov
   CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
 }
 
-TEST_CASE("parts are found by the place that their whole had before it moved") {
+TEST_CASE("parts are found by the place of their whole before it moved") {
   Crowd crowd;
   crowd.maker_dies();
   REQUIRE(crowd.move(crowd.objects[0]));
@@ -227,7 +227,7 @@ TEST_CASE("an object of two segments leaves one after the other") {
   CHECK(world.try_seal(reader, array(other, 4, 5), id).ok());
 }
 
-TEST_CASE("what is remembered of many leaves that moved is charged") {
+TEST_CASE("the old places of many moved leaves are charged") {
   World world;
   const auto segment = world.segment_of(maker);
   Manifest manifest;
@@ -247,7 +247,7 @@ TEST_CASE("what is remembered of many leaves that moved is charged") {
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("a move has to look at all arrays and all holders of an object") {
+TEST_CASE("the effort of a move counts all arrays and all holders of an object") {
   World world;
   const Payer alice{1000, ClientId{1}};
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 4));

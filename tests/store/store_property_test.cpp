@@ -1,6 +1,6 @@
-// Random lives of objects against a model that knows, for each, who keeps it: nothing that is kept ends, nothing that
-// isn't stays, every end is told once, segments know what lies in them, and in the end nothing is charged. Objects that
-// move are found by the place that the model knows, which is the one they had at first.
+// Random lives of objects against a model that knows who keeps each object. Nothing that is kept ends, and nothing else
+// stays. Each end is told once, segments know their objects, and in the end nothing is charged. Moved objects are found
+// by the place that the model knows, which is their first one.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace {
 constexpr UserId user = 1000;
 constexpr auto pickle_lease = std::chrono::seconds(20);
 
-/// What the model knows of one object.
+/// What the model knows about one object.
 struct Kept {
   std::map<ClientId, int> holds;
   std::optional<TimePoint> pinned_until;
@@ -148,7 +148,7 @@ class Lives {
   }
   void look_up() {
     const auto client = some_client();
-    // Among those that are gone, too.
+    // Uses objects that are gone, too.
     if (!gone_.empty() && random_.chance(0.3)) {
       const auto id = *std::next(gone_.begin(), static_cast<long>(random_.between(0, gone_.size() - 1)));
       CHECK(code_of(world_.store.lookup(id, secret, {user, client})) == Code::object_lost);

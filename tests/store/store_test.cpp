@@ -21,7 +21,7 @@ using Ids = std::vector<ObjectId>;
 
 }  // namespace
 
-TEST_CASE("a sealed array is held by its maker and found by who shows its capability") {
+TEST_CASE("the maker of a sealed array holds it, and a client with the capability finds it") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 64, 100));
@@ -36,7 +36,7 @@ TEST_CASE("a sealed array is held by its maker and found by who shows its capabi
   CHECK(world.store.held_by(bob.client) == 1);
 }
 
-TEST_CASE("neither another capability nor another user gets an object") {
+TEST_CASE("a wrong capability or another user does not get an object") {
   World world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   CHECK(code_of(world.store.lookup(id, {{11, 23}}, bob)) == Code::denied);
@@ -46,7 +46,7 @@ TEST_CASE("neither another capability nor another user gets an object") {
   CHECK(world.store.held_by(carol.client) == 0);
 }
 
-TEST_CASE("another user is told the same of what lives, of what is gone and of what never was") {
+TEST_CASE("another user is told the same about objects that live, are gone or never existed") {
   World world;
   const auto lives = world.seal(alice, array(world.segment_of(alice), 0, 1));
   const auto gone = world.seal(alice, array(world.segment_of(alice), 64, 1));
@@ -67,7 +67,7 @@ TEST_CASE("another user is told the same of what lives, of what is gone and of w
   CHECK_THAT(world.store.lookup(gone, secret, bob).error().message(), Contains("every hold of it was given up"));
 }
 
-TEST_CASE("what can't be sealed is refused and leaves nothing behind") {
+TEST_CASE("a seal that can't work is refused and leaves nothing behind") {
   World world;
   const auto own = world.segment_of(alice);
   const auto foreign = world.segment_of(bob);
@@ -95,7 +95,7 @@ TEST_CASE("what can't be sealed is refused and leaves nothing behind") {
   CHECK(world.store.totals().bytes_deposited == 0);
 }
 
-TEST_CASE("an id names one object, ever") {
+TEST_CASE("an id never names a second object") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 0, 1));
@@ -117,7 +117,7 @@ TEST_CASE("arrays without bytes and bundles without arrays need no segment") {
   CHECK(world.store.held(none, alice));
 }
 
-TEST_CASE("the last of several holds frees, and tells once") {
+TEST_CASE("the last of several holds frees the object, and its end is told once") {
   World world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   REQUIRE(world.store.lookup(id, secret, alice));
@@ -136,7 +136,7 @@ TEST_CASE("the last of several holds frees, and tells once") {
   CHECK(world.ledger.total().used[objects] == 0);
 }
 
-TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the room") {
+TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the memory") {
   World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
   Ids ids;
@@ -146,7 +146,7 @@ TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the
   CHECK(world.store.pickled_bytes() == 0);
   for (const auto id : ids) REQUIRE(world.store.release(id, alice.client));
   CHECK(world.store.pickled_bytes() == 4 * bytes);
-  // Nobody has loaded one.
+  // Nobody has loaded one yet.
   CHECK_FALSE(world.store.drop_loaded(bytes));
 
   for (const auto id : {ids[2], ids[0], ids[1]}) REQUIRE(world.store.lookup(id, secret, bob));
@@ -154,7 +154,7 @@ TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the
   CHECK_FALSE(world.store.has_loaded());
   for (const auto id : {ids[1], ids[2]}) REQUIRE(world.store.release(id, bob.client));
   CHECK(world.store.has_loaded());
-  // What nobody has held for longest goes first.
+  // The object that nobody has held for the longest time goes first.
   CHECK(world.store.drop_loaded(1));
   world.gone();
   CHECK_THAT(error_of(world.store.lookup(ids[1], secret, bob)).message(), Contains("others needed the room"));
@@ -164,7 +164,8 @@ TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the
   REQUIRE(world.store.release(ids[2], bob.client));
   CHECK(world.store.drop_loaded(1000 * bytes));
   CHECK(world.store.pickled_bytes() == bytes);
-  // One that is held goes with its holder, as its pickles don't matter any more; the last one with its lease.
+  // An object that is held goes with its holder, as its pickles don't count any more. The last object goes with its
+  // lease.
   world.store.expire(world.now + std::chrono::minutes(1));
   CHECK(world.store.pickled_bytes() == 0);
   CHECK(world.store.held(ids[0], bob));
@@ -172,7 +173,7 @@ TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the
   CHECK(world.store.size() == 1);
 }
 
-TEST_CASE("of several pickles of one object the room is kept for those that nobody has loaded") {
+TEST_CASE("pickles of an object that nobody has loaded keep it, even if others were loaded") {
   World world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 8));
   for (int i = 0; i < 2; ++i) REQUIRE(world.store.pin(id, alice, world.now));
@@ -180,7 +181,7 @@ TEST_CASE("of several pickles of one object the room is kept for those that nobo
   REQUIRE(world.store.lookup(id, secret, bob));
   REQUIRE(world.store.release(id, bob.client));
   CHECK_FALSE(world.store.drop_loaded(1));
-  // Looking it up again, as a forked child does, loads no pickle.
+  // A new lookup, as in a forked child, does not load a pickle.
   REQUIRE(world.store.lookup(id, secret, bob, Store::Found::again));
   REQUIRE(world.store.release(id, bob.client));
   CHECK_FALSE(world.store.drop_loaded(1));
@@ -189,7 +190,7 @@ TEST_CASE("of several pickles of one object the room is kept for those that nobo
   CHECK(world.store.drop_loaded(1));
 }
 
-TEST_CASE("thousands of leases that end in one moment end in pieces") {
+TEST_CASE("thousands of leases that run out at once end in pieces") {
   World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
   constexpr std::uint64_t many = 1000;
@@ -217,7 +218,7 @@ TEST_CASE("thousands of leases that end in one moment end in pieces") {
   CHECK(world.store.pickled_bytes() == 0);
 }
 
-TEST_CASE("an object is lost with the reason") {
+TEST_CASE("a lost object has a reason") {
   World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
   const auto freed = world.seal(alice, array(segment, 0, 1));
@@ -244,7 +245,7 @@ TEST_CASE("an object is lost with the reason") {
   CHECK_THAT(message(ipc::make_object_id({9}, 9)), Contains("never existed"));
 }
 
-TEST_CASE("the loss shows before anybody has asked who is gone") {
+TEST_CASE("an object is lost even before anybody has asked which objects are gone") {
   World world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   REQUIRE(world.store.release(id, alice.client));
@@ -253,7 +254,7 @@ TEST_CASE("the loss shows before anybody has asked who is gone") {
   CHECK(code_of(world.store.held(id, alice)) == Code::object_lost);
 }
 
-TEST_CASE("an op keeps what it reads, though everybody has let go of it") {
+TEST_CASE("an op keeps its inputs, though everybody has let go of them") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 0, 1));
@@ -269,7 +270,7 @@ TEST_CASE("an op keeps what it reads, though everybody has let go of it") {
   CHECK(holds_nothing(world.ledger));
 }
 
-TEST_CASE("an outcome that is given to somebody revives what only the op kept") {
+TEST_CASE("giving an outcome to a client revives an object that only the op kept") {
   World world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   ObjectPtr lease = *world.store.held(id, alice);
@@ -289,7 +290,7 @@ TEST_CASE("a pickled ref keeps its object until the lease ends, renewed by each 
   world.store.drop_client(alice.client);
   world.store.expire(start + std::chrono::minutes(10));
   CHECK(world.gone().empty());
-  REQUIRE(world.store.lookup(id, secret, bob));  // unpickled: consumes nothing
+  REQUIRE(world.store.lookup(id, secret, bob));  // it was unpickled, which uses nothing up
   world.store.expire(start + std::chrono::minutes(15));
   CHECK_FALSE(world.store.next_deadline());
   CHECK(world.gone().empty());
@@ -310,7 +311,7 @@ TEST_CASE("a part keeps its whole, and a part of a part needs nothing in between
   CHECK(world.gone() == Ids{piece, whole});
 }
 
-TEST_CASE("a part of a result belongs to who cut it, its bytes to the result") {
+TEST_CASE("a part of a result belongs to the client that made it, and its bytes belong to the result") {
   World world;
   auto result = world.result(1000, 64);
   const auto segment = result->manifest.leaves[0].segment;
@@ -328,7 +329,7 @@ TEST_CASE("a part of a result belongs to who cut it, its bytes to the result") {
   CHECK(world.results.used_bytes() == 0);
 }
 
-TEST_CASE("any number of parts of parts ends without a deep recursion") {
+TEST_CASE("a long chain of parts of parts ends without deep recursion") {
   World world;
   const auto segment = world.segment_of(alice);
   ObjectId last = world.seal(alice, array(segment, 0, 16));
@@ -342,7 +343,7 @@ TEST_CASE("any number of parts of parts ends without a deep recursion") {
   CHECK(world.store.size() == 0);
 }
 
-TEST_CASE("an heir holds what it inherits for as long as it lives") {
+TEST_CASE("an heir holds what it inherits as long as it lives") {
   World world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   const ClientId heir{0x80000001};
@@ -354,7 +355,7 @@ TEST_CASE("an heir holds what it inherits for as long as it lives") {
   CHECK(world.gone() == Ids{id});
 }
 
-TEST_CASE("an heir keeps what its parent held at the fork, and nothing that was let go before or came after") {
+TEST_CASE("an heir keeps what its parent held at the fork, and nothing from before or after that") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto before = world.seal(alice, array(segment, 0, 1));
@@ -377,7 +378,7 @@ TEST_CASE("an heir keeps what its parent held at the fork, and nothing that was 
   CHECK(world.gone() == Ids{between});
 }
 
-TEST_CASE("any number of heirs costs nothing beside what their parent holds") {
+TEST_CASE("any number of heirs costs nothing in addition to their parent's holds") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto of_segment = world.ledger.total().used[heap];
@@ -399,7 +400,7 @@ TEST_CASE("any number of heirs costs nothing beside what their parent holds") {
   CHECK(world.ledger.total().used[heap] == of_segment);
 }
 
-TEST_CASE("what the heap has no room for is refused to who asks for it") {
+TEST_CASE("a request for which the heap has no room is refused to its client") {
   Quota quota = memory_quota(16 * mebibyte);
   quota.per_client[heap] = 32 * kibibyte;
   World world({}, quota);
@@ -418,14 +419,14 @@ TEST_CASE("what the heap has no room for is refused to who asks for it") {
   CHECK(made > 10);
   CHECK(made < 100);
   REQUIRE(world.store.lookup(first, secret, bob));
-  // Others hold what they like, as much as they may themselves.
+  // Other clients hold what they like, up to their own limit.
   auto taken = world.ledger.charge(carol, Resource::heap, 32 * kibibyte);
   REQUIRE(taken);
   CHECK_FALSE(world.store.hold(*world.store.held(first, alice), carol));
   CHECK(world.ledger.client(carol.client).used[heap] == 32 * kibibyte);
 }
 
-TEST_CASE("an object of more arrays than one turn suffices for is refused") {
+TEST_CASE("an object of more arrays than one turn can handle is refused") {
   World world;
   const auto segment = world.segment_of(alice);
   Manifest manifest;
@@ -437,7 +438,7 @@ TEST_CASE("an object of more arrays than one turn suffices for is refused") {
   CHECK(code_of(world.try_seal(alice, manifest, whole)) == muster::Code::invalid);
 }
 
-TEST_CASE("an object that takes too many bytes to describe is refused") {
+TEST_CASE("an object with too long a description is refused") {
   World world;
   const auto segment = world.segment_of(alice);
   Manifest manifest;
@@ -460,7 +461,7 @@ TEST_CASE("an object that takes too many bytes to describe is refused") {
   CHECK_THAT(refused.error().describe(), Contains("description of 104"));
 }
 
-TEST_CASE("what describes many arrays is destroyed elsewhere, and charged until then") {
+TEST_CASE("a description of many arrays is destroyed by another thread, and charged until then") {
   World world;
   world.keeps_remains = true;
   const auto segment = world.segment_of(alice);
@@ -479,7 +480,7 @@ TEST_CASE("what describes many arrays is destroyed elsewhere, and charged until 
   CHECK(charged() < before - 32 * kibibyte);
 }
 
-TEST_CASE("who holds an object may read its segments, all of them and no other") {
+TEST_CASE("a holder of an object may read all of its segments and no others") {
   World world;
   const auto first = world.segment_of(alice);
   const auto second = world.segment_of(alice);
@@ -495,7 +496,7 @@ TEST_CASE("who holds an object may read its segments, all of them and no other")
   CHECK_FALSE(world.store.holds_in(carol.client, third));
 }
 
-TEST_CASE("a segment is lent for as long as an object in it is held, however often") {
+TEST_CASE("a segment is lent as long as an object in it is held, however often") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto first = world.seal(alice, array(segment, 0, 1));
@@ -514,14 +515,14 @@ TEST_CASE("a segment is lent for as long as an object in it is held, however oft
   CHECK_FALSE(world.store.holds_in(carol.client, segment));
 }
 
-TEST_CASE("whether a segment is lent takes no walk over what a client holds") {
+TEST_CASE("to know whether a segment is lent takes no walk over a client's holds") {
   World world;
   const auto mine = world.segment_of(carol);
   const auto lent = world.segment_of(alice);
   constexpr int holds = 30'000;
   for (int i = 0; i < holds; ++i) world.seal(carol, array(mine, 0, 1));
   REQUIRE(world.store.hold(*world.store.held(world.seal(alice, array(lent, 0, 1)), alice), carol));
-  constexpr int times = 30'000;  // a walk each would be a thousand million steps
+  constexpr int times = 30'000;  // with a walk for each it would be a thousand million steps
   bool always = true;
   for (int i = 0; i < times; ++i) always &= world.store.holds_in(carol.client, lent);
   CHECK(always);
@@ -558,7 +559,7 @@ TEST_CASE("a manifest too large for its slot is charged as memory") {
   CHECK(world.ledger.client(alice.client).used[0] == before);
 }
 
-TEST_CASE("what was deposited and copied is counted, parts and lies about copies are not") {
+TEST_CASE("deposited and copied bytes are counted; parts, and wrong claims about copies, are not") {
   World world;
   const auto segment = world.segment_of(alice);
   const auto seal = [&](std::uint32_t counter, ObjectId parent, std::uint64_t copied, std::int64_t count) {
@@ -574,7 +575,7 @@ TEST_CASE("what was deposited and copied is counted, parts and lies about copies
   CHECK(world.store.totals().bytes_copied == 60);
 }
 
-TEST_CASE("the ends that are remembered are bounded, the oldest are forgotten") {
+TEST_CASE("the number of remembered ends is bounded, and the oldest are forgotten") {
   World world(Store::Limits{.tombstones = 10});
   const auto segment = world.segment_of(alice);
   Ids ids;
@@ -627,7 +628,7 @@ TEST_CASE("ten thousand objects cost the daemon little memory") {
   const auto before = ::mallinfo2().uordblks;
   for (int i = 0; i < 10'000; ++i) REQUIRE(world.store.lookup(world.seal(alice, array(segment, 0, 1)), secret, bob));
   const auto used = ::mallinfo2().uordblks - before;
-  // A sanitizer's own allocator counts nothing here.
+  // A sanitizer's own allocator reports nothing here.
   CHECK(used < 10 * mebibyte);
   CHECK(world.store.size() == 10'000);
 }

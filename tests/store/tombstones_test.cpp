@@ -11,7 +11,7 @@
 using muster::ipc::ObjectId;
 using musterd::Tombstones;
 
-TEST_CASE("the last ends are remembered, the oldest is forgotten first") {
+TEST_CASE("the last ends are remembered, and the oldest is forgotten first") {
   Tombstones tombstones(2);
   CHECK(tombstones.find({1}) == nullptr);
   tombstones.add({1}, {"freed", 1000});

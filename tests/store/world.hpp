@@ -1,4 +1,4 @@
-// A store over real segments, and clients that seal arrays in them.
+// A store over real segments, with clients that seal arrays in them.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -40,7 +40,7 @@ struct World {
         results(segments),
         store(ledger, segments, limits) {}
 
-  /// A ready segment of the client.
+  /// Returns a ready segment of the client.
   SegmentId segment_of(Payer client, std::uint64_t bytes = 16 * page) {
     return lease_and_map(segments, client, bytes).segment->id();
   }
@@ -67,7 +67,7 @@ struct World {
     return ids;
   }
 
-  bool keeps_remains = false;  ///< of objects
+  bool keeps_remains = false;  ///< keeps the remains of objects
   std::vector<std::shared_ptr<void>> descriptions;
   std::vector<std::function<void()>> disposals;
   Ledger ledger;

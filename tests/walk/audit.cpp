@@ -20,7 +20,7 @@ std::string name_of(std::size_t resource) {
 
 }  // namespace
 
-/// Those that anything keeps alive, each once.
+/// Returns each group that anything keeps alive, once.
 std::vector<GroupPtr> NodeAudit::groups() const {
   std::set<GroupPtr> found;
   const auto add = [&](const GroupPtr& group) {
@@ -129,7 +129,7 @@ Amounts NodeAudit::held() const {
   return sum;
 }
 
-/// Every object lies where its manifest says, and clients' segments know what lies in them.
+/// Every object is where its manifest says, and clients' segments know their objects.
 void NodeAudit::check_places(std::vector<std::string>& found) const {
   std::map<SegmentId, std::pair<std::size_t, std::uint64_t>> live;
   node_.store_.list(std::nullopt, {}, [&](const Store::Listed& listed) {
@@ -163,7 +163,7 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
                     std::to_string(node_.segments_.bytes_beside_objects()));
 }
 
-/// What a client leases and reads is in its lists, and nothing else is.
+/// A client's lists contain exactly what it leases and reads.
 void NodeAudit::check_lists(std::vector<std::string>& found) const {
   const SegmentTable& table = node_.segments_;
   std::map<ClientId, std::pair<std::multiset<SegmentId>, std::multiset<SegmentId>>> there;
@@ -185,7 +185,7 @@ void NodeAudit::check_lists(std::vector<std::string>& found) const {
   if (there != listed) found.emplace_back("a client's lists of segments are not what it leases and reads");
 }
 
-/// A muster finds the ops that gather, and no others, by their deadlines and handles, and knows what ranks owe.
+/// A muster finds exactly the ops that gather, by deadline and by handle, and knows what ranks owe.
 void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& found) {
   std::size_t gathering = 0;
   std::vector<std::size_t> owed_bytes(muster.ranks_.size());
@@ -206,7 +206,7 @@ void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& fou
       found.push_back("a group does not know what rank " + std::to_string(rank) + " owes");
 }
 
-/// Nobody has room reserved for what no op gives any more.
+/// No client has room reserved for holds that no op gives any more.
 void NodeAudit::check_reservations(std::vector<std::string>& found) const {
   if (!node_.runs_.giver_.giving_.empty()) return;
   for (const auto& [client, family] : node_.store_.families_)

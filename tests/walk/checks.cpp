@@ -1,4 +1,4 @@
-// What must hold after each step, and what each answer and each outcome must fit.
+// What must hold after each step, and what must hold for each answer and each outcome.
 #include <algorithm>
 #include <cstring>
 
@@ -19,7 +19,7 @@ bool is_reduction(Kind kind) {
 
 }  // namespace
 
-/// Kept until the node is out of its function: it need not be safe against exceptions.
+/// Notes the fault until the node has returned: the node's functions need not be safe against exceptions.
 void Walk::broken(const std::string& what) {
   if (broken_.empty()) broken_ = what;
 }
@@ -46,7 +46,7 @@ void Walk::check() {
   if (!broken_.empty()) throw Broken(broken_);
 }
 
-/// A rank whose op nobody can be charged for loses its seat with that op.
+/// If nobody can be charged for a rank's op, the rank loses its seat with that op.
 void Walk::give_up_seats(Peer& peer) {
   const auto held = NodeAudit(*node_).seats_of(peer.id);
   for (const auto& [number, work] : peer.works) {
@@ -56,7 +56,7 @@ void Walk::give_up_seats(Peer& peer) {
   }
 }
 
-/// Right after a tick.
+/// Called right after a tick.
 void Walk::check_deadlines() {
   if (const auto next = node_->next_deadline(); next && *next <= now_)
     broken("a deadline is still there after its tick");
@@ -118,8 +118,8 @@ void Walk::check_joined(Peer& peer, const wire::Joined& joined) {
   const SeatId id{joined.seat()};
   const auto view = NodeAudit(*node_).seat(peer.id, id);
   const bool first = view.newcomer || seated_.insert({group_number(view), view.epoch, view.rank}).second;
-  // A newcomer may have become a member and died in one event, which nobody was told of: in later epochs, who joins may
-  // replace somebody unknown.
+  // A newcomer may have become a member and died in one event, and nobody was told of that. So in later epochs a
+  // process that joins may replace an unknown member.
   const bool knows_all = first && view.epoch == 1;
   peer.seats[id] = {joined.epoch(), view.newcomer, !view.newcomer && !knows_all};
   if (joined.member() == view.newcomer) broken(client_text(peer.id) + " was told wrongly whether it is a member");
@@ -147,7 +147,7 @@ void Walk::told_failed(Peer& peer, const ipc::Failed& failed) {
   const auto work = peer.works.find(failed.work.value);
   if (work != peer.works.end() && failed.error.message().find("the rank has lost its seat") != std::string::npos) {
     work->second.lost_seat = true;
-    if (work->second.place) --came_[work->second.came];  // it never came
+    if (work->second.place) --came_[work->second.came];  // it does not count
   }
   settle(peer, failed.work, std::string(muster::name(failed.error.code())));
 }
@@ -164,8 +164,8 @@ Walk::Work* Walk::settle(Peer& peer, ipc::WorkId id, const std::string& outcome)
   work.outcome = outcome;
   reached_.note((work.seat ? "" : "combine ") + std::string(ipc::name(work.kind)) + " -> " + outcome);
   if (work.seat) reached_.note("op -> " + outcome);
-  // A newcomer that left before the epoch began never came to the op, one whose call expired before may not live to see
-  // it; and at the end of the daemon nobody is alike.
+  // Three cases don't count: a newcomer left before the epoch began, so it never came to the op; its call expired
+  // before that; or the daemon ends, when outcomes may differ.
   const bool left_before =
       work.newcomer && (outcome == muster::name(Code::group_closed) || outcome == muster::name(Code::timeout));
   if (!work.place || left_before || work.lost_seat || outcome == muster::name(Code::daemon_unavailable)) return &work;
@@ -180,7 +180,7 @@ Walk::Work* Walk::settle(Peer& peer, ipc::WorkId id, const std::string& outcome)
   return &work;
 }
 
-/// Inputs have their op's position for their value, so results tell of which positions they were made.
+/// The value of an input is the position of its op, so results tell from which positions they were made.
 void Walk::check_values(const Peer& peer, const Work& work, const ipc::Done& done) {
   if (work.value == 0 || (work.place && work.place->odd)) return;
   if (is_reduction(work.kind) && work.op == muster::ReduceOp::sum && work.kind == Kind::scan) return;

@@ -1,4 +1,4 @@
-// The choices of a walk or a fuzz target, taken from bytes: from a seed's or from a fuzzer's.
+// The choices of a walk or a fuzz target, taken from bytes: of a seed or of a fuzzer.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,16 @@ class Choices {
   explicit Choices(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
 
   [[nodiscard]] bool empty() const { return bytes_.empty(); }
-  /// 0 once the bytes have run out.
+  /// Returns 0 once all bytes are used.
   std::uint8_t byte() {
     if (bytes_.empty()) return 0;
     const std::uint8_t next = bytes_.front();
     bytes_ = bytes_.subspan(1);
     return next;
   }
-  /// Less than `bound`, which is at most 256.
+  /// Returns a number below `bound`, which is at most 256.
   std::uint32_t below(std::size_t bound) { return bound == 0 ? 0 : byte() % static_cast<std::uint32_t>(bound); }
-  /// True in one of `times` cases; never once the bytes have run out.
+  /// Returns true in one of `times` cases; never once all bytes are used.
   bool once_in(std::uint32_t times) { return below(times) == times - 1; }
   template <class T>
   T one_of(std::initializer_list<T> values) {

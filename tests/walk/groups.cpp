@@ -1,5 +1,5 @@
-// The steps that are about groups and ops. Which op a rank calls next follows from the group, its epoch and how many
-// came before, so ranks that choose their steps apart mostly agree.
+// The steps of groups and ops. Which op a rank calls next follows from the group, its epoch and the number of ops
+// before. So ranks that choose their steps separately mostly agree.
 #include <algorithm>
 #include <array>
 
@@ -37,7 +37,7 @@ std::string text(SeatId seat) { return "seat " + std::to_string(seat.value); }
 
 constexpr const char* bad_key = "\n";
 constexpr std::int64_t few_elements = 16;
-constexpr std::int64_t many_elements = 16 << 10;  ///< so many of two ranks are a job for the lanes
+constexpr std::int64_t many_elements = 16 << 10;  ///< with two ranks, this many elements are a job for the lanes
 
 }  // namespace
 
@@ -49,7 +49,7 @@ std::vector<Walk::PeerSeat> Walk::all_seats() {
   std::vector<PeerSeat> seats;
   const NodeAudit audit(*node_);
   for (auto& [id, peer] : peers_)
-    // Seats that the node doesn't know are check()'s business.
+    // check() handles seats that the node doesn't know.
     for (const SeatId seat : audit.seats_of(id))
       if (peer.seats.contains(seat)) seats.push_back({id, seat, audit.seat(id, seat)});
   return seats;
@@ -68,7 +68,7 @@ std::vector<Walk::PeerSeat> Walk::seats_of_one_group() {
 void Walk::join() {
   Peer* peer = any_peer();
   if (!peer || stopped_) return;
-  // Few groups in each walk, so that they fill up.
+  // Each walk has few groups, so that they fill up.
   GroupPlan plan = group_plans[(salt_ + choices_.below(3)) % group_plans.size()];
   std::string group = plan.name;
   if (choices_.once_in(4)) group += "/1:0";
@@ -110,7 +110,7 @@ void Walk::contribute_one() {
   if (!seats.empty()) contribute(seats.front());
 }
 
-/// Every seat of a group calls what is next for it.
+/// Every seat of a group calls its next op.
 void Walk::round() {
   for (const auto& seat : seats_of_one_group()) {
     const auto peer = peers_.find(seat.client);
@@ -156,7 +156,7 @@ std::string Walk::channel_of(const ipc::Contribute& contribute, int rank) {
   }
 }
 
-/// What a newcomer calls counts for its rank once it is a member, and never if it leaves before.
+/// A newcomer's calls count for its rank once it is a member, and never if it leaves before that.
 Walk::Came Walk::came(const PeerSeat& seat, const std::string& channel, Kind kind) {
   const auto& view = seat.view;
   const auto who = view.newcomer ? -1 - static_cast<std::int64_t>(seat.seat.value) : view.rank;
@@ -182,7 +182,7 @@ void Walk::promote_newcomers() {
   }
 }
 
-/// The op at this place of this group's program.
+/// Returns the op at this place of this group's program.
 ipc::Contribute Walk::programmed(const PeerSeat& seat, const PlaceId& place) const {
   const auto& [group, epoch, channel, index] = place;
   const std::uint64_t dice = mixed(mixed(mixed(salt_ + 256 * group) + 16 * epoch +
@@ -221,7 +221,7 @@ void Walk::contribute_by_program(const PeerSeat& seat, const std::string& key) {
   submit(seat, contribute, value);
 }
 
-/// Mostly what somebody waits for: a send that has no receiver yet, or a receiver without its send.
+/// Mostly calls what another rank waits for: a send without a receiver yet, or a receive without its send.
 void Walk::contribute_pairwise(const PeerSeat& seat) {
   promote_newcomers();
   ipc::Contribute contribute;
@@ -242,7 +242,7 @@ void Walk::contribute_pairwise(const PeerSeat& seat) {
   submit(seat, contribute, value);
 }
 
-/// Something that the others will hardly agree with.
+/// Calls an op that the other ranks will hardly agree with.
 void Walk::contribute_oddly(const PeerSeat& seat) {
   const auto peer = peers_.find(seat.client);
   ipc::Contribute contribute;
@@ -287,7 +287,7 @@ std::int64_t Walk::any_timeout() {
   return millisecond * choices_.one_of<std::int64_t>({5, 300, 10'000, 10'000, 10'000, 3'600'000});
 }
 
-/// `value`: that all inputs have; 0 if they are none of the program's.
+/// `value` is the value of all inputs; 0 if the inputs are not those of the program.
 void Walk::submit(const PeerSeat& seat, ipc::Contribute contribute, std::int64_t value) {
   const auto found = peers_.find(seat.client);
   if (found == peers_.end() || !found->second.seats.contains(seat.seat)) return;
@@ -307,7 +307,7 @@ void Walk::submit(const PeerSeat& seat, ipc::Contribute contribute, std::int64_t
         [this, id, contribute, value] { take_place(id, contribute, value); });
 }
 
-/// The node reads the contribution now: it has to count where it stands now.
+/// The node reads the contribution now, so the contribution counts at its present place.
 void Walk::take_place(ClientId id, const ipc::Contribute& contribute, std::int64_t value) {
   promote_newcomers();
   Peer& peer = peers_.at(id);
@@ -317,7 +317,7 @@ void Walk::take_place(ClientId id, const ipc::Contribute& contribute, std::int64
   work.op = contribute.op;
   work.deadline = now_ + std::chrono::nanoseconds(contribute.timeout_ns);
   work.seat = contribute.seat;
-  // A key that is no text matches nothing, so nobody waits in its place.
+  // A key that is not text matches nothing, so nobody waits in its place.
   if (!peer.seats.contains(contribute.seat) || contribute.key == bad_key || stopped_) return;
   const PeerSeat seat{id, contribute.seat, NodeAudit(*node_).seat(id, contribute.seat)};
   work.newcomer = seat.view.newcomer;

@@ -1,5 +1,5 @@
 // What a fuzz target or a walk has reached, and how often: requests, records, kinds of ops, outcomes. tests/run
-// compares it with the list beside the target.
+// compares it with the list next to the target.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ class Reached {
   std::map<std::string, std::uint64_t> counts_;
 };
 
-/// Printed when the fuzzer's process ends.
+/// Prints the counts when the fuzzer's process ends.
 class ReachedAtExit : public Reached {
  public:
   ReachedAtExit() = default;
@@ -36,7 +36,7 @@ class ReachedAtExit : public Reached {
   ~ReachedAtExit() { print(); }
 };
 
-/// "Ok", "Joined", ..., or the error's name of a Failure or a Goodbye.
+/// Returns "Ok", "Joined", ..., or the error's name of a Failure or a Goodbye.
 inline std::string answer_text(const muster::ipc::wire::Frame& frame) {
   namespace wire = muster::ipc::wire;
   if (const auto* failure = frame.body_as_Failure())

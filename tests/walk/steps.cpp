@@ -1,4 +1,4 @@
-// The steps that are about clients, their memory and their objects.
+// The steps of clients, their memory and their objects.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -20,7 +20,7 @@ std::string text(ipc::ObjectId id) {
 
 }  // namespace
 
-/// Sanitizers end the process without a signal: with MUSTER_WALK_STEPS set, the steps are printed as they are taken.
+/// Sanitizers end the process without a signal. So with MUSTER_WALK_STEPS set, the steps are printed as they are taken.
 void Walk::say(std::string what) {
   static const bool aloud = std::getenv("MUSTER_WALK_STEPS") != nullptr;
   if (aloud) std::fprintf(stderr, "  %s\n", what.c_str());
@@ -156,7 +156,7 @@ void Walk::unmap() {
   write(*peer, ipc::SubmissionType::unmapped, ipc::Unmapped{segment});
 }
 
-/// A lease with so much room, which is asked for if there is none.
+/// Returns a lease with so much room, or asks for one if there is none.
 Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes) {
   const auto fits = [&](Lease& lease) {
     if (lease.live == 0 && peer.ring.empty()) lease.used = 0;
@@ -167,7 +167,7 @@ Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes) {
   constexpr std::size_t leases_max = 4;
   if (peer.leases.size() >= leases_max) return nullptr;
   const ClientId id = peer.id;
-  // In a large one little may be left.
+  // Sometimes asks for a large one, in which little may be left.
   const std::uint64_t size = std::max<std::uint64_t>(bytes, choices_.once_in(4) ? 512 << 10 : 64 << 10);
   const std::size_t before = peer.leases.size();
   say(text(id) + " asks for a lease of " + std::to_string(size) + " bytes");
@@ -306,7 +306,7 @@ void Walk::describe() {
 void Walk::lookup() {
   Peer* peer = any_peer();
   if (!peer || objects_.empty()) return;
-  // The newest are the likeliest to live.
+  // The newest objects are the most likely to live.
   const auto back = std::min<std::size_t>(choices_.below(16), objects_.size() - 1);
   const auto& [object, kept] = *std::prev(objects_.end(), static_cast<std::ptrdiff_t>(back) + 1);
   const auto bits = kept.capability.bits;
@@ -379,7 +379,7 @@ void Walk::die() {
   if (choices_.once_in(8)) peer = peers_.empty() ? nullptr : &choices_.one_of(peers_).second;
   if (!peer) return;
   const ClientId id = peer->id;
-  // What it had written before still counts.
+  // What the client had written before still counts.
   read_ring(id);
   if (!peers_.contains(id)) return;
   say(text(id) + " dies");
@@ -455,7 +455,7 @@ void Walk::ring_is_read() {
 }
 
 void Walk::stops() {
-  // Late, or most walks would be short.
+  // Comes late, as most walks would otherwise be short.
   Peer* peer = any_peer();
   if (!peer || !choices_.once_in(8)) return;
   say(text(peer->id) + " asks the daemon to end");

@@ -13,14 +13,14 @@ namespace {
 
 constexpr Duration for_ever = std::chrono::hours(25);
 
-/// Of the walk that runs, for when an assert ends the process.
+/// The walk that runs, for an assert that ends the process.
 const Walk* running_walk = nullptr;
 
 void print_steps(const Walk& walk) {
   for (const auto& step : walk.steps()) std::fprintf(stderr, "  %s\n", step.c_str());
 }
 
-/// Prints the steps when a signal ends the process, and leaves the rest to the handler that was there before.
+/// Prints the steps when a signal ends the process, and leaves the rest to the previous handler.
 class StepsOnSignal {
  public:
   explicit StepsOnSignal(const Walk& walk) {
@@ -49,7 +49,7 @@ class StepsOnSignal {
     restore();
     std::fprintf(stderr, "signal %d ends the walk after these steps:\n", signal);
     if (running_walk) print_steps(*running_walk);
-    // The others come again by themselves.
+    // All other signals come again by themselves.
     if (signal == SIGABRT) ::raise(signal);
   }
 };
@@ -83,7 +83,7 @@ Walk::Walk(std::span<const std::uint8_t> bytes, Reached& reached) : choices_(byt
 }
 
 Walk::~Walk() {
-  // What the lanes still have goes as it does when the daemon ends: before the node.
+  // Drops the lanes' jobs before the node ends, as the daemon does.
   lane_.jobs.clear();
 }
 
@@ -128,7 +128,7 @@ std::span<const Walk::Step> Walk::all_steps() {
     for (const Step& step : all) sum += step.weight;
     return sum;
   };
-  static_assert(total() == 256, "one for each byte, or the last ones never come");
+  static_assert(total() == 256, "there must be one for each byte, or the last ones never come");
   return all;
 }
 
@@ -141,7 +141,7 @@ void Walk::step() {
   }
 }
 
-/// What the node has begun and not finished, in pieces.
+/// Goes on with work that the node has begun and not finished, in pieces.
 void Walk::go_on() {
   if (node_->goes_on()) node_->go_on(now_);
 }
@@ -208,7 +208,7 @@ void Walk::everybody_goes() {
   finish_jobs();
   now_ += for_ever;
   node_->tick(now_);
-  // An op may begin after its last rank has gone: its memory was being made.
+  // An op may begin after its last rank has gone, because its memory was still being made.
   while (node_->goes_on() || !lane_.jobs.empty() || !decider_.asked.empty()) {
     go_on();
     finish_jobs();
@@ -217,7 +217,7 @@ void Walk::everybody_goes() {
   check();
 }
 
-/// Each may bring on others.
+/// Each job may lead to others.
 void Walk::finish_jobs() {
   finish_copies();
   while (!lane_.jobs.empty() || !decider_.asked.empty()) {
@@ -339,7 +339,7 @@ bool Walk::after_ring(ClientId client, ClientId /*asks*/, std::function<void()> 
   return false;
 }
 
-/// Those that wait for rings to be read.
+/// Finishes the lookups that wait for rings to be read.
 void Walk::finish_lookups() {
   while (!after_rings_.empty()) {
     const auto [client, then] = std::move(after_rings_.front());

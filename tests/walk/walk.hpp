@@ -1,4 +1,4 @@
-// A random walk through a node: several clients of two users do everything that clients can do, mostly rightly, in an
+// A random walk through a node: several clients of two users do everything that clients can do, mostly correctly, in an
 // order taken from bytes. After each step the invariants are checked. The fuzzer node_fuzz and session_test's
 // node_walk_test both run it.
 #pragma once
@@ -45,24 +45,24 @@ class Walk final : private Outside {
   Walk(const Walk&) = delete;
   Walk& operator=(const Walk&) = delete;
 
-  /// Until the bytes have run out; then everybody goes, and nothing may be left. Throws Broken.
+  /// Walks until all bytes are used. Then all clients go, and nothing may be left. Throws Broken.
   void run();
-  /// What was done so far, for people.
+  /// Returns the steps so far, for people.
   [[nodiscard]] const std::vector<std::string>& steps() const { return steps_; }
 
  private:
-  /// Contributions of one place in one order: one op, if all is well.
+  /// The contributions to one place in one order. They are one op if all is well.
   struct Place {
     std::string name;                    ///< for people
     std::optional<std::string> outcome;  ///< "done", or the error's name
-    std::string told;                    ///< who got that first
-    bool odd = false;                    ///< the contributions are not all by the program: no values to check
+    std::string told;                    ///< who got that outcome first
+    bool odd = false;  ///< not all contributions are those of the program, so there are no values to check
   };
-  /// Group, epoch, what matches (order, a key, a pair, reform), and how many came there before.
+  /// Group, epoch, what matches (order, a key, a pair, reform), and how many contributions came there before.
   using PlaceId = std::tuple<std::uint64_t, std::uint32_t, std::string, std::uint64_t>;
 
-  /// How many contributions came from whom (a rank, or a newcomer's seat) to what matches them; a sender and a receiver
-  /// count apart.
+  /// Counts contributions by who gave them (a rank, or a newcomer's seat) and by what matches them. A sender and a
+  /// receiver count separately.
   using Came = std::tuple<std::uint64_t, std::uint32_t, std::int64_t, std::string>;
   struct Work {
     ipc::Kind kind = ipc::Kind::barrier;
@@ -70,15 +70,15 @@ class Walk final : private Outside {
     muster::ReduceOp op = muster::ReduceOp::sum;
     TimePoint deadline;
     std::string outcome;     ///< empty: none yet
-    Place* place = nullptr;  ///< null: none was taken, or it is a combine
-    Came came;               ///< if it has a place
+    Place* place = nullptr;  ///< null if it has none, or if it is a combine
+    Came came;               ///< set if it has a place
     SeatId seat;             ///< 0: a combine
     bool newcomer = false;
-    bool lost_seat = false;  ///< nobody could be charged for it
-    std::int64_t value = 0;  ///< that all inputs have; 0: unknown
+    bool lost_seat = false;  ///< nobody could be charged for the work
+    std::int64_t value = 0;  ///< of all inputs; 0: unknown
     std::uint64_t group = 0;
     int rank = 0;
-    int peer = 0;  ///< of send and recv
+    int peer = 0;  ///< for send and recv
     std::int64_t tag = 0;
   };
   struct Lease {
@@ -86,7 +86,7 @@ class Walk final : private Outside {
     std::uint64_t bytes = 0;
     std::uint64_t used = 0;
     bool hard = false;
-    bool ready = false;  ///< for objects
+    bool ready = false;  ///< ready for objects
     std::size_t live = 0;
     WriterMapping memory;
   };
@@ -102,9 +102,9 @@ class Walk final : private Outside {
     std::function<void()> read;  ///< called when the node reads it
   };
   struct KnownSeat {
-    std::uint32_t epoch = 0;  ///< that the client was told
-    bool newcomer = false;    ///< what it called has not been counted for its rank yet
-    bool replaces = false;    ///< goes on for a lost one; reforms that were over by then don't count for it
+    std::uint32_t epoch = 0;  ///< the epoch that the client was told
+    bool newcomer = false;    ///< its calls are not counted for its rank yet
+    bool replaces = false;    ///< it replaces a lost member; reforms that were over before don't count for it
   };
   struct Peer {
     ClientId id;
@@ -114,7 +114,7 @@ class Walk final : private Outside {
     bool dying = false;
     std::map<SeatId, KnownSeat> seats;
     std::map<ipc::ObjectId, std::uint32_t> holds;
-    std::set<ipc::ObjectId> refused;                 ///< those that never were, which it may be told
+    std::set<ipc::ObjectId> refused;  ///< objects whose seals failed; the client may be told of their end
     std::map<ipc::ObjectId, ipc::SegmentId> sealed;  ///< its own objects that live
     std::map<std::uint64_t, Asked> asked;
     std::map<std::uint64_t, Work> works;
@@ -140,7 +140,7 @@ class Walk final : private Outside {
     unsigned weight;
   };
 
-  // walk.cpp: the walk as a whole, and what the node does to the outside
+  // walk.cpp: the walk as a whole, and what the node sends to the outside
   static NodeSettings settings(Choices& choices);
   static std::span<const Step> all_steps();
   void step();
@@ -263,14 +263,15 @@ class Walk final : private Outside {
   std::map<ClientId, Peer> peers_;
   std::map<PlaceId, Place> places_;
   std::map<Came, std::uint64_t> came_;
-  std::set<std::tuple<std::uint64_t, std::uint32_t, int>> seated_;  ///< ranks of a group's epoch that had a member
+  std::set<std::tuple<std::uint64_t, std::uint32_t, int>>
+      seated_;  ///< the ranks of each group's epoch that had a member
   std::map<std::weak_ptr<const void>, std::uint64_t, std::owner_less<>> group_numbers_;
   std::map<ipc::ObjectId, KnownObject> objects_;
   std::vector<ClientId> lifelines_;
   ClientId last_heir_;
   TestLane lane_;
   TestDecider decider_;
-  std::vector<std::function<void()>> copied_;  ///< what follows copies that were made
+  std::vector<std::function<void()>> copied_;  ///< continuations of copies that were made
   std::deque<std::pair<ClientId, std::function<void()>>> after_rings_;
   std::uint32_t last_client_ = 0;
   std::uint64_t random_ = 0;
@@ -287,7 +288,7 @@ void Walk::ask(Peer& peer, wire::Body type, Asked asked, Make make) {
   asked.what = type;
   peer.asked[out.request] = asked;
   const ClientId id = peer.id;
-  // What it wrote into its ring before is handled before.
+  // Records that the client wrote into its ring before are handled before.
   read_ring(id);
   if (!peers_.contains(id)) return;
   node_->frame(id, bytes, now_);
@@ -311,8 +312,8 @@ void Walk::write(Peer& peer, ipc::SubmissionType type, const Record& record, std
   });
 }
 
-/// Runs the walk of these bytes. If an invariant doesn't hold, or an assert ends the process, prints the steps.
-/// Returns what is broken, empty if nothing is.
+/// Runs the walk of these bytes. If an invariant doesn't hold, or an assert ends the process, prints the steps. Returns
+/// what is broken; empty if nothing is.
 std::string run_walk(std::span<const std::uint8_t> bytes, Reached& reached);
 
 }  // namespace musterd::testing

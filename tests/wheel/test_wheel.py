@@ -1,6 +1,6 @@
-"""What somebody gets who installed the wheel: executables, and a README whose examples work as they stand.
+"""Tests what a user gets from the wheel: executables, and a README whose examples work unchanged.
 
-Runs in an environment of its own with a copy of README.md beside this folder, away from the checkout.
+Runs in an environment of its own, away from the checkout, with a copy of README.md next to this folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """Of a user with no daemon: it ends with the test."""
+    """Yields the environment of a user without a daemon. A daemon started in it ends with the test."""
     folder = Path(tempfile.mkdtemp(prefix="muster-"))  # short: a socket's path has 107 bytes at most
     variables = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder)}
     variables["MUSTER_SOCKET"] = str(folder / "s")

@@ -1,4 +1,4 @@
-// The parent: starts the ranks, reads their reports size by size, prints. It is no client itself.
+// The parent process: starts the ranks, reads their reports size by size, and prints them. It is not a client itself.
 #include "bench.hpp"
 
 #include <fcntl.h>
@@ -25,7 +25,7 @@ namespace muster::cli {
 
 namespace {
 
-/// A running rank; killed if it still runs when this ends.
+/// A running rank. The destructor kills it if it still runs.
 class RankChild {
  public:
   RankChild(pid_t pid, ipc::Fd pipe) : pid_(pid), pipe_(std::move(pipe)) {}
@@ -44,7 +44,8 @@ class RankChild {
 
 Result<RankChild> start_child(const BenchOptions& options, const BenchRank& place) {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for a rank", errno);
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+    return ipc::system_error(Code::failed, "can't make a pipe for a rank", errno);
   ipc::Fd read(ends[0]);
   ipc::Fd write(ends[1]);
   const pid_t parent = ::getpid();
@@ -69,7 +70,7 @@ Result<std::vector<RankChild>> start_children(const BenchOptions& options) {
   return children;
 }
 
-/// Ranks that have written something, or ended; waits for the first.
+/// Returns the ranks that have written something or ended. Waits until there is one.
 std::vector<std::size_t> ready_of(const std::vector<RankChild>& children, const std::set<std::size_t>& pending) {
   std::vector<pollfd> polled;
   polled.reserve(pending.size());
@@ -82,7 +83,7 @@ std::vector<std::size_t> ready_of(const std::vector<RankChild>& children, const 
   return ready;
 }
 
-/// One report per rank. A rank that failed by itself is the cause where others only lost a peer: its error counts.
+/// Reads one report per rank. If one rank failed by itself and others only lost a peer, returns the error of the first.
 Result<std::vector<SizeReport>> receive_size(const std::vector<RankChild>& children) {
   std::vector<SizeReport> reports(children.size());
   std::set<std::size_t> pending;

@@ -27,7 +27,7 @@ enum class BenchOp {
 
 [[nodiscard]] std::string_view name(BenchOp op);
 
-/// What counts as "readable": where a round's clock stops.
+/// What counts as "readable": the clock of a round stops there.
 enum class BenchVariant {
   default_,    ///< the result is mapped
   out,         ///< the result is copied into the rank's own memory
@@ -52,7 +52,7 @@ struct BenchOptions {
   bool plant_error = false;  ///< rank 0 gives one wrong element each round; the check must find it
   double timeout_s = 60;     ///< of each op
   std::string socket;        ///< empty: the default
-  std::string memory;        ///< of a daemon that is started
+  std::string memory;        ///< memory of the daemon, if one has to be started
   bool json = false;
 };
 

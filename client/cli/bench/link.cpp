@@ -1,4 +1,4 @@
-// Both ends are one binary: plain structs travel as they lie in memory.
+// Both ends run the same binary, so plain structs travel as they are in memory.
 #include "link.hpp"
 
 #include <unistd.h>

@@ -22,13 +22,13 @@ struct Sample {
 struct SizeReport {
   std::uint64_t wrong = 0;
   std::vector<Sample> samples;
-  Load load;  ///< own_us of this rank and, on rank 0, of the daemon; all else comes from rank 0 alone
+  Load load;  ///< own_us of this rank and, on rank 0, of the daemon; only rank 0 sets the other fields
 };
 
 void send_report(const ipc::Fd& pipe, const SizeReport& report);
 void send_error(const ipc::Fd& pipe, const Error& error);
 
-/// Waits for the rank's next message. An Error of its own, or PeerLost if the pipe ended without one.
+/// Waits for the rank's next message. Returns the rank's own Error if it sent one, or PeerLost if the pipe ended first.
 [[nodiscard]] Result<SizeReport> receive_report(const ipc::Fd& pipe, int rank);
 
 }  // namespace muster::cli

@@ -20,7 +20,7 @@ cpu_set_t usable_set() {
   return set;
 }
 
-/// "user nice system idle iowait irq softirq steal guest ...": what is neither idle nor counted twice.
+/// Parses "user nice system idle iowait irq softirq steal guest ...". Adds up what is neither idle nor counted twice.
 double busy_ticks(std::istringstream& counts) {
   constexpr std::array counted{true, true, true, false, false, true, true, true};
   double sum = 0;

@@ -1,5 +1,6 @@
-// Off the clock: allocating and filling inputs, the barriers that let all start and stop together, checking results.
-// On the clock: seal, contribute, wait, map, and what the variant adds.
+// The clock does not run while a rank allocates and fills inputs, checks results, or stands in the barriers that let
+// all ranks start and stop together. It runs while the rank seals, contributes, waits and maps, and does what the
+// variant adds.
 #include "rank.hpp"
 
 #include <time.h>
@@ -30,7 +31,7 @@ double microseconds_of(clockid_t clock) {
   return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
 }
 
-/// What this rank is charged with: its own processor time, and on rank 0 the daemon's too.
+/// The processor time that this rank reports: its own, and on rank 0 also the daemon's.
 class CpuClock {
  public:
   explicit CpuClock(pid_t daemon) {
@@ -51,7 +52,7 @@ class Bench {
   Bench(const BenchOptions& options, Client client, Group group, CpuClock clock)
       : options_(options), client_(std::move(client)), group_(std::move(group)), clock_(clock) {}
 
-  /// From here on load is counted: what ranks need to get ready is not others'.
+  /// Begins to count the load here: what the ranks need to get ready must not count as other processes' load.
   Result<void> meet() {
     const auto met = wait(group_.barrier(op_options()));
     if (!met) return met.error();
@@ -73,7 +74,7 @@ class Bench {
   }
 
  private:
-  /// Since the last call.
+  /// The load since the last call.
   Load load_since_last() {
     const double own_us = clock_.microseconds();
     Load load{0, 0, 0, own_us - std::exchange(counted_.own_us, own_us)};
@@ -86,7 +87,7 @@ class Bench {
     return load;
   }
 
-  /// For variant out: touched before the clock runs, as a program's own arrays are.
+  /// For variant out. Touches the memory before the clock runs, as a program's own arrays have been touched, too.
   [[nodiscard]] std::vector<std::byte> own_memory_for(const Workload& workload) const {
     if (options_.variant != BenchVariant::out) return {};
     const DType dtype = result_dtype(options_.dtype, options_.redop).value_or(options_.dtype);
@@ -106,7 +107,7 @@ class Bench {
     const double after = microseconds_of(CLOCK_MONOTONIC);
     const double cpu_after = clock_.microseconds();
     if (!results) return results.error();
-    // Checking takes the cores from ranks whose clock still runs: all stop theirs first.
+    // Checking takes cores from ranks whose clock still runs, so all ranks stop their clocks first.
     const auto stopped = wait(group_.barrier(op_options()));
     if (!stopped) return stopped.error();
     if (options_.check) wrong += check(workload, values, *results, own_memory);
@@ -126,7 +127,7 @@ class Bench {
     return buffers;
   }
 
-  /// From sealed inputs to readable results.
+  /// Waits for the results of sealed inputs and makes them readable.
   Result<std::vector<ArrayView>> collect(const Workload& workload, std::vector<RawBuffer> buffers,
                                          std::vector<std::byte>& own_memory) {
     std::vector<Ref> inputs;
@@ -162,7 +163,7 @@ class Bench {
       case BenchOp::sendrecv: return exchange(input);
       case BenchOp::barrier: return wait(group_.barrier(op_options()));
     }
-    return Error(Code::invalid, "unknown collective");
+    return Error(Code::invalid, "the collective is unknown");
   }
 
   /// Sends to the next rank and receives from the one before.
@@ -190,7 +191,7 @@ class Bench {
     }
   }
 
-  /// Wrong elements in all results; a result of a wrong size or dtype counts as wrong altogether.
+  /// Counts wrong elements in all results. If a result has a wrong size or dtype, all of its elements count.
   [[nodiscard]] std::uint64_t check(const Workload& workload, const Round& values, const std::vector<ArrayView>& views,
                                     const std::vector<std::byte>& own_memory) const {
     const auto expected = workload.gets(group_.rank());
@@ -226,7 +227,7 @@ class Bench {
   Group group_;
   CpuClock clock_;
   std::uint32_t rounds_ = 0;
-  Load counted_;  ///< until the last report
+  Load counted_;  ///< up to the last report
 };
 
 Result<void> measure_all(const BenchOptions& options, const BenchRank& place, const ipc::Fd& pipe) {

@@ -14,10 +14,10 @@ struct BenchRank {
   std::string group;
 };
 
-/// Measures all sizes and reports each through the pipe. Gives the process's exit status.
+/// Measures all sizes and reports each through the pipe. Returns the process's exit status.
 [[nodiscard]] int bench_rank(const BenchOptions& options, const BenchRank& place, const ipc::Fd& pipe);
 
-/// All sizes of a run, from -b to -e by -f.
+/// All sizes of a run: from -b to -e, each -f times the one before.
 [[nodiscard]] std::vector<std::uint64_t> bench_sizes(const BenchOptions& options);
 
 }  // namespace muster::cli

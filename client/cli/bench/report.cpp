@@ -1,4 +1,4 @@
-// Columns have fixed widths, as lines are printed while the benchmark runs.
+// Columns have fixed widths because lines are printed while the benchmark runs.
 #include "report.hpp"
 
 #include <algorithm>
@@ -94,7 +94,7 @@ std::string load_line(const Load& load) {
   const auto others = others_share(load);
   if (!is_busy(others)) return {};
   return "# the machine was busy: other processes used " + format_fixed(*others * 100, 0) + " % of " +
-         plural(load.cores, "core") + "; on a quiet one times are shorter\n";
+         plural(load.cores, "core") + "; times are shorter on a quiet machine\n";
 }
 
 }  // namespace muster::cli

@@ -11,10 +11,10 @@ namespace muster::cli {
 
 [[nodiscard]] std::string table_head(const BenchOptions& options);
 [[nodiscard]] std::string table_line(const BenchOptions& options, const Workload& workload, const Figures& figures);
-/// `load`: since the first round.
+/// `load` covers the time since the first round.
 [[nodiscard]] std::string json_line(const BenchOptions& options, const Workload& workload, const Figures& figures,
                                     const Load& load);
-/// Says that the machine was busy; empty if it wasn't, or that can't be said.
+/// Says that the machine was busy. Empty if it wasn't, or if the kernel can't say.
 [[nodiscard]] std::string load_line(const Load& load);
 
 }  // namespace muster::cli

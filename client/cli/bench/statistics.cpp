@@ -1,5 +1,5 @@
-// Quantiles are values that were measured, never interpolated; but the median of an even number is the middle two's
-// mean.
+// Quantiles are measured values, never interpolated. The only exception is the median of an even number of values: it
+// is the mean of the two in the middle.
 #include "statistics.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// From the samples of all ranks to the figures of one size.
+// Turns the samples of all ranks into the figures of one size.
 #pragma once
 
 #include <vector>
@@ -19,7 +19,7 @@ struct Figures {
 /// reports[rank], the same number of rounds in each. A round's time is that of its slowest rank.
 [[nodiscard]] Figures summarize(const std::vector<SizeReport>& reports);
 
-/// The value below which at least `share` of the sorted values lie (nearest rank); 0 of none.
+/// The value below which at least `share` of the sorted values lie (nearest rank). Returns 0 if there are no values.
 [[nodiscard]] double quantile(std::vector<double> values, double share);
 
 }  // namespace muster::cli

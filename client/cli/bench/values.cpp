@@ -1,4 +1,4 @@
-// One integer per element, hashed from round, rank, part and index; then written in the dtype.
+// Hashes round, rank, part and index to one integer per element, then writes it in the dtype.
 #include "values.hpp"
 
 #include <algorithm>
@@ -16,13 +16,13 @@ std::uint32_t mix(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32
   return x ^ (x >> 15);
 }
 
-/// For prod: one rank, another for each element, gives a factor; the others give 1.
+/// For prod: each element has one rank that gives a factor; all other ranks give 1.
 int factor_of(const Round& round, std::uint32_t common, std::uint32_t rank) {
   if (common % static_cast<std::uint32_t>(round.ranks) != rank) return 1;
   return round.dtype == DType::bool_ ? static_cast<int>((common >> 8) % 2) : 1 + static_cast<int>((common >> 8) % 5);
 }
 
-/// For mean: the mean itself, plus a deviation that the neighbour makes up for.
+/// For mean: the mean itself, plus a deviation that the rank's neighbour balances.
 int around_mean(const Round& round, std::uint32_t common, std::uint32_t rank, std::uint32_t own_pair) {
   if (round.dtype == DType::bool_) return static_cast<int>(common % 2);
   const int mean = 4 + static_cast<int>(common % 8);
@@ -85,7 +85,7 @@ void store(std::byte* target, T value) {
   std::memcpy(target, &value, sizeof value);
 }
 
-/// Complex: `imaginary` or 0, as products of two-part numbers would not stay small.
+/// Complex numbers: the imaginary part is `imaginary` or 0, as products of numbers with two parts would not stay small.
 void encode(DType dtype, int value, int imaginary, std::byte* target) {
   switch (dtype) {
     case DType::bool_: return store(target, static_cast<std::uint8_t>(value != 0 ? 1 : 0));

@@ -1,5 +1,5 @@
-// The values that ranks contribute and what must come out. They are small whole numbers, so that every sum, product
-// and mean is exact in every dtype, in any order, and every bit of a result can be checked.
+// The values that ranks contribute, and the results that must come out. All are small whole numbers. So every sum,
+// product and mean is exact in every dtype and in any order, and every bit of a result can be checked.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace muster::cli {
 
-/// Values repeat after so many elements: a prime, so that a chunk that lands in a wrong place shows.
+/// Values repeat after this many elements. It is a prime, so a chunk that lands in a wrong place shows.
 inline constexpr std::uint64_t pattern_elements = 65'521;
 
 /// One round of one op; other rounds have other values.
@@ -24,12 +24,13 @@ struct Round {
 
 /// Which values: one rank's part, or the fold of all ranks' parts.
 struct Piece {
-  int rank = 0;  ///< folded: of all
-  int part = 0;  ///< of a rank that gives several
+  int rank = 0;  ///< ignored if folded
+  int part = 0;  ///< which part, for a rank that gives several
   bool folded = false;
 };
 
-/// The piece's first elements, as many as repeat; in the round's dtype, or the reduction's if folded.
+/// The piece's values up to where they begin to repeat, in the round's dtype, or in the reduction's if the piece is
+/// folded.
 [[nodiscard]] std::vector<std::byte> pattern(const Round& round, const Piece& piece, std::uint64_t count);
 
 /// Fills `target` with the pattern, again and again.

@@ -1,4 +1,4 @@
-// The semantics of MPI and nccl-tests: sendrecv is a ring, each rank sends to the next and receives from the one
+// Follows MPI and nccl-tests: sendrecv is a ring, in which each rank sends to the next and receives from the one
 // before.
 #include "workload.hpp"
 

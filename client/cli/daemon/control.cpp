@@ -1,4 +1,4 @@
-// start and stop.
+// The commands start and stop.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -37,22 +37,22 @@ Error still_there(std::optional<pid_t> pid, double timeout_s) {
 
 struct Started {
   Inquiry inquiry;
-  bool now = false;         ///< by this command
-  std::string made_folder;  ///< for the socket; empty: it was there
+  bool now = false;         ///< this command started it
+  std::string made_folder;  ///< the folder that was made for the socket; empty if it was there already
 };
 
-/// The folder that is made when the socket is.
+/// Returns the folder that has to be made for the socket. Empty if it is there.
 std::string missing_folder(const std::string& socket) {
   const auto folder = std::filesystem::path(socket).parent_path();
   std::error_code unknown;
   return folder.empty() || std::filesystem::exists(folder, unknown) || unknown ? std::string() : folder.string();
 }
 
-/// The daemon on the socket, which is started if there is none.
+/// Returns the daemon on the socket; starts one if there is none.
 Result<Started> running_daemon(const StartOptions& options) {
   const ConnectOptions connect;
   std::vector<std::string> settings;
-  // The daemon's working directory is not ours.
+  // The daemon has another working directory, so the path must be absolute.
   if (!options.config.empty()) settings = {"--config", std::filesystem::absolute(options.config).string()};
   for (const auto& [flag, value] : options.settings) settings.insert(settings.end(), {flag, value});
   const auto until = std::chrono::steady_clock::now() + connect.timeout;
@@ -79,7 +79,7 @@ std::string idle_exit_text(double idle_exit_s) {
   return idle_exit_s > 0 ? "an idle exit after " + format_age(idle_exit_s) : "no idle exit";
 }
 
-/// A daemon that runs with other settings than were asked for is not what the user wants.
+/// Fails if the running daemon has other settings than the user asked for.
 Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry) {
   for (const auto& [flag, text] : options.settings) {
     const auto wanted = ipc::parse_daemon_option(ipc::daemon_option(flag), text);
@@ -97,7 +97,7 @@ Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry)
   return {};
 }
 
-/// Those that a daemon doesn't tell of itself.
+/// Mentions the settings that a running daemon doesn't report.
 void tell_of_unknown_settings(const StartOptions& options) {
   std::vector<std::string> flags;
   if (!options.config.empty()) flags.emplace_back("--config");
@@ -108,7 +108,7 @@ void tell_of_unknown_settings(const StartOptions& options) {
        "\n  hint: to be sure, run `muster stop` first");
 }
 
-/// Nothing of it is taken before arrays are there, so the daemon can start with it.
+/// The daemon takes no memory before there are arrays, so it starts even with a budget that is too large.
 void tell_of_too_large_a_budget(std::uint64_t memory_bytes) {
   const std::uint64_t usable = ipc::usable_memory_bytes();
   if (memory_bytes <= usable) return;

@@ -35,7 +35,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
   const auto address = ipc::unix_address(path);
   if (!address) return address.error();
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd) return ipc::system_error(Code::failed, "no socket", errno);
+  if (!fd) return ipc::system_error(Code::failed, "can't make a socket", errno);
   const timeval bound = timeval_of(timeout);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
@@ -47,7 +47,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
 
 std::string text(const flatbuffers::String* found) { return found == nullptr ? std::string() : found->str(); }
 
-/// What a reply says that is not the expected one.
+/// The error for a reply that is not the expected one.
 Error refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
     return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
@@ -94,7 +94,7 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
                            wire::Body expected) {
   wire::FinishFrameBuffer(builder, wire::CreateFrame(builder, ++requests_, type, body));
   const auto frame = std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
-  // A daemon that refuses or ends may have closed already; what it said can still be read.
+  // A daemon that refuses or ends may have closed its end already. What it said can still be read.
   static_cast<void>(ipc::send_packet(fd_, frame, {}));
   for (;;) {
     ipc::Packet packet;
@@ -115,7 +115,8 @@ Error Inquiry::no_answer() const {
   const std::string process = pid ? std::to_string(*pid) : "PID";
   return Error(
       Code::timeout,
-      "no answer from the daemon on " + path_ + " (pid " + process + ") in " + std::to_string(timeout_.count()) + " ms",
+      "the daemon on " + path_ + " (pid " + process + ") did not answer within " + std::to_string(timeout_.count()) +
+          " ms",
       "if it is stopped, let it go on with `kill -CONT " + process + "`; `kill -KILL " + process + "` ends it");
 }
 
@@ -156,7 +157,7 @@ bool Inquiry::wait_for_end(std::chrono::milliseconds timeout) {
   const auto pid = daemon_pid();
   const ipc::Fd process(pid ? static_cast<int>(::syscall(SYS_pidfd_open, *pid, 0)) : -1);
   if (pid && !process && errno == ESRCH) return true;
-  if (process) fd_.reset();  // so that the daemon need not wait for us
+  if (process) fd_.reset();  // so that the daemon need not wait for this client
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
     const auto rest = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());

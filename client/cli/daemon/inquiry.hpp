@@ -1,4 +1,4 @@
-// A short conversation with the daemon: asks what libmuster has no call for. It takes no memory and no seat.
+// A short conversation with the daemon, for questions that libmuster has no call for. It takes no memory and no seat.
 #pragma once
 
 #include <sys/types.h>
@@ -17,7 +17,7 @@ namespace muster::cli {
 
 namespace wire = ipc::wire;
 
-/// A frame that came, and what lies in it.
+/// A frame that arrived, and its body.
 class Reply {
  public:
   explicit Reply(std::vector<std::byte> frame) : frame_(std::move(frame)) {}
@@ -29,7 +29,8 @@ class Reply {
 
 class Inquiry {
  public:
-  /// `socket`: empty for the default. DaemonUnavailable if no daemon listens there. `timeout`: of each answer.
+  /// `socket` is empty for the default. `timeout` bounds the wait for each answer. DaemonUnavailable if no daemon
+  /// listens.
   [[nodiscard]] static Result<Inquiry> open(const std::string& socket,
                                             std::chrono::milliseconds timeout = std::chrono::seconds(20));
 
@@ -42,14 +43,14 @@ class Inquiry {
 
   [[nodiscard]] const std::string& socket() const { return path_; }
   [[nodiscard]] const std::string& version() const { return version_; }  ///< the daemon's
-  [[nodiscard]] std::uint32_t client() const { return client_; }         ///< this conversation among the clients
+  [[nodiscard]] std::uint32_t client() const { return client_; }  ///< this conversation's number among the clients
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_bytes_; }
   [[nodiscard]] std::chrono::milliseconds pickle_lease() const { return pickle_lease_; }
   [[nodiscard]] double idle_exit_s() const { return idle_exit_s_; }  ///< 0: it stays without clients
   /// The daemon's process, if it is in this pid namespace.
   [[nodiscard]] std::optional<pid_t> daemon_pid() const;
-  /// Hangs up and waits for the end of the daemon's process; where it can't be seen, of the connection. False: not
-  /// within `timeout`.
+  /// Hangs up and waits until the daemon's process has ended, or until the connection has ended if the process can't be
+  /// seen. Returns false if that takes longer than `timeout`.
   [[nodiscard]] bool wait_for_end(std::chrono::milliseconds timeout);
 
  private:

@@ -1,4 +1,4 @@
-// Keeps the wire schema out of the units that ask.
+// Keeps the wire schema out of the files that ask.
 #include "queries.hpp"
 
 #include "inquiry.hpp"

@@ -7,7 +7,7 @@
 
 namespace muster::cli {
 
-/// The process of the daemon on `socket` (empty: the default); 0 if there is none or it can't be seen.
+/// The process id of the daemon on `socket` (empty: the default). 0 if there is none, or if its process can't be seen.
 [[nodiscard]] pid_t daemon_pid(const std::string& socket);
 
 }  // namespace muster::cli

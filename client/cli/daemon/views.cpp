@@ -1,4 +1,4 @@
-// status, ls and groups: what the daemon tells, as tables for people or JSON for programs.
+// The commands status, ls and groups print what the daemon reports: as tables for people, or as JSON for programs.
 #include <cstdio>
 #include <string>
 

@@ -1,4 +1,4 @@
-// One finding of `muster doctor`: what was looked at, what was found, and how to mend it.
+// One finding of `muster doctor`: what it checked, what it found, and how to mend it.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +22,12 @@ struct Check {
   std::string name;  ///< stable; scripts look for it
   Health health = Health::ok;
   std::string found;
-  std::string mend;  ///< empty if it is well
+  std::string mend;  ///< empty if nothing is wrong
 };
 
 [[nodiscard]] std::vector<Check> check_kernel();
 [[nodiscard]] std::vector<Check> check_limits();
-/// Of check_limits(): whether a process may have so many memory mappings.
+/// A part of check_limits(): whether a process may have enough memory mappings.
 [[nodiscard]] Check check_mappings(std::uint64_t limit);
 [[nodiscard]] std::vector<Check> check_memory();
 [[nodiscard]] std::vector<Check> check_huge_pages();

@@ -1,4 +1,4 @@
-// Cores that this process may use, and the vector instructions that the reduction has code for.
+// The cores that this process may use, and the vector instructions that reductions have code for.
 #include <sched.h>
 #include <unistd.h>
 

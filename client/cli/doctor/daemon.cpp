@@ -26,7 +26,7 @@ std::string octal(mode_t mode) {
   return digits;
 }
 
-/// The folder itself, or the first one above it that is there: it is made when a daemon starts.
+/// Returns the folder itself, or the nearest folder above it that exists: the daemon makes the rest when it starts.
 fs::path first_existing(fs::path folder) {
   std::error_code ignored;
   while (!fs::exists(folder, ignored) && folder.has_relative_path()) folder = folder.parent_path();
@@ -61,7 +61,7 @@ Check path_length(const std::string& path) {
   return {"socket path", Health::fail, address.error().message(), address.error().hint()};
 }
 
-/// What the README says of a budget: the arrays and results of a job, a quarter more, and 1 MiB for each rank.
+/// The README's rule for a budget: the arrays and results of a job, a quarter more, and 1 MiB for each rank.
 std::uint64_t fits_each(std::uint64_t budget, std::uint64_t ranks) {
   constexpr std::uint64_t mebibyte = 1 << 20;
   const std::uint64_t left = budget - std::min(budget, ranks * mebibyte);

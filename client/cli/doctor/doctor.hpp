@@ -12,7 +12,7 @@ struct DoctorOptions {
   bool json = false;
 };
 
-/// failed only if a check fails; warnings are ok.
+/// Returns `failed` only if a check fails; warnings count as ok.
 [[nodiscard]] ExitStatus doctor(const DoctorOptions& options);
 
 }  // namespace muster::cli

@@ -1,5 +1,5 @@
-// What Muster needs of the kernel is found out by doing it: version numbers lie where features are backported or
-// forbidden by a sandbox.
+// Tries what Muster needs of the kernel. Version numbers don't tell: features are backported, and sandboxes forbid
+// some.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -38,7 +38,7 @@ Check failed(std::string name, const std::string& what, std::string mend) {
   return {std::move(name), Health::fail, what + ": " + std::strerror(errno), std::move(mend)};
 }
 
-/// A sealed segment: its one writer goes on writing, and nobody else ever can, not even by reopening it.
+/// A sealed segment: its one writer can go on writing, and no other process can ever begin, not even by reopening it.
 Check sealing() {
   const std::string mend = "Linux 5.1 or newer is needed; in a container, allow memfd_create and fcntl F_ADD_SEALS";
   auto memory = ipc::create_memfd("muster-doctor", probe_bytes);
@@ -63,7 +63,7 @@ Check pidfd() {
   return failed("pidfd", "pidfd_open", "Linux 5.3 or newer is needed; in a container, allow pidfd_open");
 }
 
-/// A packet with a descriptor in it, as they travel between client and daemon.
+/// Sends a packet with a descriptor in it, as client and daemon do.
 Check fd_passing() {
   const std::string mend = "Unix sockets with SOCK_SEQPACKET are needed; in a container, allow them";
   std::array<int, 2> ends{};

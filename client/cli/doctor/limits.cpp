@@ -1,4 +1,4 @@
-// Resource limits of processes that this shell starts; a daemon that systemd starts has those of its unit.
+// Resource limits of processes that this shell starts. A daemon that systemd starts has the limits of its unit.
 #include <sys/resource.h>
 
 #include <muster/ipc/byte_count.hpp>
@@ -23,7 +23,7 @@ std::string both(const rlimit& limit, bool bytes) {
 Check open_files() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  // A client costs the daemon about 4 descriptors, a segment one.
+  // A client costs the daemon about 4 descriptors, and a segment costs one.
   const Health health = limit.rlim_cur < 128 ? Health::fail : limit.rlim_cur < 1024 ? Health::warn : Health::ok;
   const std::string mend = health == Health::ok ? "" : "ulimit -n 4096, or LimitNOFILE=4096 in the systemd unit";
   return {"open files", health, both(limit, false), mend};
@@ -45,7 +45,7 @@ Check address_space() {
 
 }  // namespace
 
-/// Each segment and each client takes one of the daemon's, and each segment that a client uses one of that client's.
+/// The daemon needs one mapping for each segment and each client. A client needs one for each segment that it uses.
 Check check_mappings(std::uint64_t limit) {
   const std::string usual = std::to_string(ipc::usual_mappings_max);
   const std::string found = "a process may have " + std::to_string(limit);

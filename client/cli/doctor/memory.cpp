@@ -1,4 +1,4 @@
-// Memory that the store may take, and the pages it gets it in.
+// Memory that the store may take, and the size of its pages.
 #include <algorithm>
 
 #include <muster/ipc/byte_count.hpp>

@@ -11,7 +11,7 @@ std::string signal_name(int signal) {
   return abbreviation != nullptr ? "SIG" + std::string(abbreviation) : "signal " + std::to_string(signal);
 }
 
-/// Real-time signals have no description.
+/// The signal's description in brackets; real-time signals have none.
 std::string described(int signal) {
   const char* description = ::sigdescr_np(signal);
   return description != nullptr ? " (" + std::string(description) + ")" : "";

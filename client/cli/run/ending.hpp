@@ -9,7 +9,7 @@ struct Ending {
   int exit_code = 0;
   int signal = 0;  ///< not 0: killed by it
   [[nodiscard]] bool failed() const { return exit_code != 0 || signal != 0; }
-  /// As shells say it: 128 + signal for a killed process.
+  /// The status as shells report it: 128 + signal for a killed process.
   [[nodiscard]] int status() const { return signal != 0 ? 128 + signal : exit_code; }
 };
 

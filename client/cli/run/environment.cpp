@@ -1,4 +1,4 @@
-// Ranks of one node: the local rank is the rank.
+// All ranks run on one node, so the local rank is the rank.
 #include "environment.hpp"
 
 #include <sched.h>

@@ -10,15 +10,15 @@ struct RankPlace {
   int rank = 0;
   int ranks = 1;
   std::string group;
-  std::string socket;  ///< empty: none is set
+  std::string socket;  ///< empty: MUSTER_SOCKET is not set
 };
 
-/// `inherited` (NAME=value each) with the MUSTER_* variables of this rank. PYTHONUNBUFFERED, so that lines come
-/// when they are printed although stdout may be a pipe, and OMP_NUM_THREADS, so that the ranks share the cores, are set
-/// unless they are set already.
+/// Returns `inherited` (each entry is NAME=value) with the MUSTER_* variables of this rank. Also sets two variables
+/// that are not set yet: PYTHONUNBUFFERED, so that lines come when they are printed although stdout may be a pipe, and
+/// OMP_NUM_THREADS, so that the ranks share the cores.
 [[nodiscard]] std::vector<std::string> rank_environment(std::vector<std::string> inherited, const RankPlace& place,
                                                         unsigned cores);
-/// Cores that this process, and so its ranks, may use.
+/// How many cores this process, and so its ranks, may use.
 [[nodiscard]] unsigned allowed_cores();
 /// This process's environment.
 [[nodiscard]] std::vector<std::string> own_environment();

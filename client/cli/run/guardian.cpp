@@ -1,4 +1,4 @@
-// Orders come through a pipe, so that the end of the other side, however it comes, is the end of the orders.
+// Orders come through a pipe: when the process at the other end dies in any way, the orders end.
 #include "guardian.hpp"
 
 #include <fcntl.h>
@@ -25,7 +25,7 @@ using Order = std::int32_t;
   ::sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
   ::prctl(PR_SET_NAME, "muster-guardian");
-  // Readers of what we inherited must see its end when the others have closed it.
+  // Closes inherited descriptors: a pipe's reader must see its end as soon as the other writers have closed it.
   if (orders > 0) ::close_range(0, static_cast<unsigned>(orders) - 1, 0);
   ::close_range(static_cast<unsigned>(orders) + 1, ~0U, 0);
 
@@ -43,7 +43,8 @@ using Order = std::int32_t;
 
 Result<Guardian> Guardian::start() {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for the guardian", errno);
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+    return ipc::system_error(Code::failed, "can't make a pipe for the guardian", errno);
   ipc::Fd read(ends[0]);
   ipc::Fd write(ends[1]);
   const pid_t pid = ::_Fork();

@@ -1,5 +1,6 @@
-// A small process that outlives `muster run` by a moment: if that is killed and can't clean up, the guardian kills the
-// process groups of the ranks, grandchildren included. The parent-death signal alone would reach only the ranks.
+// A small process that lives a moment longer than `muster run`. If `muster run` is killed and can't clean up, the
+// guardian kills the process groups of the ranks, grandchildren included. The parent-death signal alone would reach
+// only the ranks.
 #pragma once
 
 #include <sys/types.h>
@@ -14,11 +15,11 @@ class Guardian {
   [[nodiscard]] static Result<Guardian> start();
   Guardian(Guardian&&) = default;
   Guardian& operator=(Guardian&&) = delete;
-  /// Ends the guardian; groups that it still guards are killed.
+  /// Ends the guardian, which kills the groups that it still guards.
   ~Guardian();
 
   void guard(pid_t group);
-  /// The group is empty; its number may soon be another's.
+  /// Stops guarding the group: it is empty, and the kernel may soon give its number to another group.
   void forget(pid_t group);
 
  private:

@@ -1,4 +1,4 @@
-// A carriage return decides nothing by itself: "\r\n" is a newline, anything else after it starts a redraw.
+// A carriage return alone decides nothing: a newline after it ends the line, anything else after it starts a redraw.
 #include "line_prefixer.hpp"
 
 namespace muster::cli {

@@ -1,5 +1,5 @@
-// Cuts the bytes of one rank's stream into whole lines that bear its prefix, so that the lines of several ranks
-// can be mixed without mixing inside. Sans-IO: bytes and the time in, text out.
+// Cuts the bytes of one rank's stream into whole lines and gives each the rank's prefix. So lines of several ranks can
+// be mixed, but no line is torn. Sans-IO: it takes bytes and the time, and returns text.
 #pragma once
 
 #include <chrono>
@@ -15,15 +15,15 @@ class LinePrefixer {
  public:
   /// A longer line is continued on the next, whose prefix ends in '+'.
   static constexpr std::size_t line_bytes_max = 64 << 10;
-  /// A progress bar redraws its line after a carriage return; of these states at most one per interval is shown.
+  /// A progress bar redraws its line after a carriage return. At most one of these states is shown per interval.
   static constexpr std::chrono::milliseconds redraw_interval{500};
 
-  /// `prefix`: "[3]", with colour where wanted.
+  /// `prefix` is for instance "[3]", in colour where that is wanted.
   explicit LinePrefixer(std::string prefix) : prefix_(std::move(prefix)) {}
 
-  /// Whole lines, each with prefix and newline, that `bytes` completes.
+  /// Returns the whole lines that `bytes` completes, each with prefix and newline.
   [[nodiscard]] std::string take(std::string_view bytes, TimePoint now);
-  /// The last line if it had no newline.
+  /// Returns the last line if it had no newline.
   [[nodiscard]] std::string finish();
   [[nodiscard]] const std::string& prefix() const { return prefix_; }
 
@@ -34,7 +34,7 @@ class LinePrefixer {
 
   std::string prefix_;
   std::string line_;
-  std::string hidden_;  ///< the last redraw that was not shown; it is if nothing follows it
+  std::string hidden_;  ///< the last redraw that was not shown; it is shown if nothing follows it
   bool continued_ = false;
   bool after_return_ = false;
   TimePoint redrawn_at_{};

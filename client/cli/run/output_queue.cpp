@@ -1,4 +1,5 @@
-// stdout may be shared with our caller, so it is not made non-blocking: a pipe that polls writable takes PIPE_BUF.
+// stdout may be shared with our caller, so it stays blocking. A pipe that poll() reports as writable takes PIPE_BUF
+// bytes.
 #include "output_queue.hpp"
 
 #include <unistd.h>

@@ -1,4 +1,4 @@
-// As no session has this terminal, the kernel tells nobody of a new size: `muster run` passes SIGWINCH on.
+// No session has this terminal, so the kernel tells nobody of a new size: `muster run` passes SIGWINCH on.
 #include "pseudo_terminal.hpp"
 
 #include <fcntl.h>
@@ -13,7 +13,7 @@ namespace muster::cli {
 
 namespace {
 
-/// Output as it was written: our own terminal turns "\n" into "\r\n", and once is enough.
+/// Passes output through unchanged: our own terminal turns "\n" into "\r\n", and that must not happen twice.
 bool make_raw(int terminal) {
   termios settings{};
   if (::tcgetattr(terminal, &settings) != 0) return false;

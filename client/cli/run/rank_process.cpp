@@ -1,5 +1,5 @@
-// fork and exec by hand: posix_spawn knows no parent-death signal. Between the two only async-signal-safe calls are
-// made, and _Fork runs no atfork handlers: the child is to become another program, not a second client.
+// Calls fork and exec itself, as posix_spawn can't set a parent-death signal. Between the two it makes only
+// async-signal-safe calls. _Fork runs no atfork handlers: the child becomes another program, not a second client.
 #include "rank_process.hpp"
 
 #include <fcntl.h>
@@ -24,11 +24,12 @@ struct Pipe {
 
 Result<Pipe> open_pipe() {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return ipc::system_error(Code::failed, "no pipe for a rank", errno);
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+    return ipc::system_error(Code::failed, "can't make a pipe for a rank", errno);
   return Pipe{ipc::Fd(ends[0]), ipc::Fd(ends[1])};
 }
 
-/// What one of the rank's streams is made of.
+/// Both ends of one of the rank's streams.
 struct Channel {
   RankStream ours;
   ipc::Fd theirs;
@@ -46,7 +47,7 @@ Result<Channel> open_channel(bool takes_terminal, int our_stream) {
 
 struct Channels {
   Channel output;
-  Channel error;  ///< empty: the same as output
+  Channel error;  ///< empty if it is the same as output
 };
 
 Result<Channels> open_channels(bool takes_terminal) {
@@ -71,13 +72,13 @@ struct ChildSetup {
   int input;  ///< -1: the parent's stdin
   int output;
   int error;
-  int report;  ///< takes errno when exec fails; closed by exec
+  int report;  ///< exec closes it; if exec fails, the child writes errno to it
 };
 
 [[noreturn]] void become(const ChildSetup& setup, char* const* arguments, char* const* environment) {
   ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != setup.parent) ::_exit(127);  // it died before the line above
+  if (::getppid() != setup.parent) ::_exit(127);  // the parent died before the line above
   if (setup.input >= 0) ::dup2(setup.input, STDIN_FILENO);
   ::dup2(setup.output, STDOUT_FILENO);
   ::dup2(setup.error, STDERR_FILENO);
@@ -118,7 +119,7 @@ Result<RankProcess> start_rank(const RankCommand& command) {
     return ipc::system_error(Code::failed, "can't start a process", errno, "raise the limit of processes: ulimit -u");
   if (pid == 0) become(setup, arguments.data(), environment.data());
 
-  ::setpgid(pid, pid);  // in both, as either may run first
+  ::setpgid(pid, pid);  // in parent and child, as either may run first
   report->write.reset();
   int error_number = 0;
   if (::read(report->read.get(), &error_number, sizeof error_number) == sizeof error_number) {

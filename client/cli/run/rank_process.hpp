@@ -1,5 +1,5 @@
-// Starts one rank: a process in its own process group that dies with its starter. What it writes comes through pipes,
-// or through terminals of its own.
+// Starts one rank: a process in its own process group that dies with its starter. The rank's output comes through
+// pipes, or through terminals of its own.
 #pragma once
 
 #include <sys/types.h>
@@ -15,8 +15,8 @@ namespace muster::cli {
 struct RankCommand {
   std::vector<std::string> arguments;    ///< the program, looked up on PATH, and its arguments
   std::vector<std::string> environment;  ///< all of it, NAME=value
-  bool takes_stdin = false;              ///< else it reads /dev/null
-  bool takes_terminal = false;           ///< where our output goes to a terminal, it gets one, too
+  bool takes_stdin = false;              ///< if false, it reads /dev/null
+  bool takes_terminal = false;           ///< if our output goes to a terminal, the rank gets one, too
 };
 
 struct RankStream {
@@ -25,12 +25,12 @@ struct RankStream {
 };
 
 struct RankProcess {
-  pid_t pid = 0;  ///< also the number of its process group
+  pid_t pid = 0;  ///< also the number of the rank's process group
   RankStream output;
-  RankStream error;  ///< without a descriptor: both go to one terminal, in the order in which they are written
+  RankStream error;  ///< has no descriptor if both streams go to one terminal, in the order in which they are written
 };
 
-/// Invalid if the program can't be executed, saying why.
+/// Returns Invalid with the reason if the program can't be executed.
 [[nodiscard]] Result<RankProcess> start_rank(const RankCommand& command);
 
 }  // namespace muster::cli

@@ -1,4 +1,4 @@
-// Makes sure of a daemon, starts the ranks, and says at the end which one failed, how and why.
+// Ensures that a daemon runs, starts the ranks, and says at the end which one failed, how and why.
 #include "run.hpp"
 
 #include <unistd.h>
@@ -31,7 +31,8 @@ std::string hint_for(const RankEnding& failure, const Circumstances& circumstanc
   if (signal != 0 && signal == circumstances.forwarded)
     return "`muster run` got this signal and passed it on to every rank";
   if (signal == SIGKILL && circumstances.killed_for_memory)
-    return "the kernel killed it for want of memory; use less per rank, fewer ranks, or raise the cgroup's memory.max";
+    return "the kernel killed it for lack of memory; use less per rank or fewer ranks, or raise the cgroup's "
+           "memory.max";
   if (signal == SIGKILL) return "somebody sent SIGKILL; the kernel does when memory is short: see `dmesg | tail`";
   if (signal == SIGSEGV || signal == SIGBUS || signal == SIGABRT || signal == SIGFPE || signal == SIGILL)
     return "a crash in native code; for Python, PYTHONFAULTHANDLER=1 shows where";
@@ -39,7 +40,7 @@ std::string hint_for(const RankEnding& failure, const Circumstances& circumstanc
   return "what it wrote is above, on the lines that start with [" + std::to_string(failure.rank) + "]";
 }
 
-/// What became of the ranks that still ran when the first one failed.
+/// Says what happened to the ranks that still ran when the first one failed.
 std::string others_text(const Supervisor& supervisor) {
   const int others = supervisor.ran_then();
   const int failed = supervisor.failures() - 1;
@@ -97,7 +98,8 @@ Result<void> start_ranks(const RunOptions& options, const std::string& socket, R
 }  // namespace
 
 int run(const RunOptions& options) {
-  // Held to the end, so that a daemon that was started for this run doesn't end before the ranks attach.
+  // This connection stays open to the end, so a daemon that was started for this run doesn't end before the ranks
+  // connect.
   ConnectOptions connect;
   connect.socket = options.socket;
   connect.memory = options.memory;

@@ -1,4 +1,4 @@
-// `muster run`: starts n ranks on this node and answers for them.
+// `muster run`: starts n ranks on this node and returns their exit status.
 #pragma once
 
 #include <chrono>
@@ -11,15 +11,15 @@ namespace muster::cli {
 
 struct RunOptions {
   int ranks = 1;
-  std::string group;                       ///< empty: one of this run's own
+  std::string group;                       ///< empty: a new name for this run
   std::string socket;                      ///< empty: the default
-  std::string memory;                      ///< of a daemon that is started
+  std::string memory;                      ///< memory of the daemon, if one has to be started
   std::chrono::milliseconds grace{5'000};  ///< between SIGTERM and SIGKILL
   OnFailure on_failure = OnFailure::end_all;
   std::vector<std::string> command;
 };
 
-/// The exit status: that of the rank that failed first, 0 if none did.
+/// Returns the exit status of the rank that failed first, or 0 if none did.
 [[nodiscard]] int run(const RunOptions& options);
 
 }  // namespace muster::cli

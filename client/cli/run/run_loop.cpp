@@ -1,4 +1,5 @@
-// One poll() loop. A group's emptiness has no event, so while one lingers it is looked at every few milliseconds.
+// One poll() loop. No event says that a process group is empty, so the loop checks lingering groups every few
+// milliseconds.
 #include "run_loop.hpp"
 
 #include <poll.h>
@@ -54,7 +55,8 @@ Result<ipc::Fd> RunLoop::take_signals() {
   sigset_t set;
   ::sigemptyset(&set);
   for (const int one : handled_signals)
-    if (!is_ignored(one)) ::sigaddset(&set, one);  // nohup and shells' background jobs: leave them so
+    if (!is_ignored(one))
+      ::sigaddset(&set, one);  // nohup and background jobs of shells ignore some signals; those stay ignored
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
   ipc::Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd) return ipc::system_error(Code::failed, "can't receive signals", errno);
@@ -120,7 +122,7 @@ void RunLoop::wait_for_events() {
   if (!queue_.empty()) polled.push_back({queue_.fd(), POLLOUT, 0});
   const int ready = ::poll(polled.data(), polled.size(), poll_timeout_ms());
   if (ready > 0) {
-    // Output first: what a rank wrote before it ended comes before what is said about its end.
+    // Output first: what a rank wrote before it ended is printed before the message about its end.
     for (std::size_t i = 0; i < streams.size(); ++i)
       if (polled[i + 1].revents != 0) read_stream(*streams[i].first, *streams[i].second);
     if (!queue_.empty() && polled.size() == streams.size() + 2 && polled.back().revents != 0) write_output();
@@ -133,7 +135,7 @@ void RunLoop::wait_for_events() {
 void RunLoop::read_signals() {
   signalfd_siginfo info{};
   while (::read(signals_.get(), &info, sizeof info) == sizeof info) handle_signal(static_cast<int>(info.ssi_signo));
-  reap();  // SIGCHLD of several ranks may have come as one
+  reap();  // several ranks may have ended with only one SIGCHLD
 }
 
 void RunLoop::handle_signal(int signal) {
@@ -141,7 +143,7 @@ void RunLoop::handle_signal(int signal) {
   if (signal == SIGTSTP) return stop_and_go_on();
   const bool resized = follow_sizes();
   send(supervisor_.on_signal(signal, now()));
-  // Who is stopped, or not in the foreground, is not told of a new size.
+  // The kernel does not tell a process of a new size while it is stopped or in the background.
   if (resized && signal != SIGWINCH) send(supervisor_.on_signal(SIGWINCH, now()));
 }
 
@@ -172,13 +174,13 @@ void RunLoop::reap() {
     zombies.push_back(one.process.pid);
   }
   if (endings.empty()) return;
-  // Signalled before it is reaped: until then the group's number can't be another's.
+  // Sends signals before it reaps: until then no other group can have the group's number.
   send(supervisor_.on_endings(endings, now()));
   for (const pid_t pid : zombies) ::waitpid(pid, nullptr, 0);
   tell_of_failures(endings);
 }
 
-/// At once where the others keep going: they may do so for hours.
+/// When the other ranks keep going, reports a failure at once: they may run for hours.
 void RunLoop::tell_of_failures(const std::vector<RankEnding>& endings) {
   const int others = supervisor_.running();
   if (!supervisor_.keeps_going() || others == 0) return;
@@ -203,7 +205,8 @@ void RunLoop::look_for_empty_groups() {
     supervisor_.on_group_gone(rank);
   }
   if (!supervisor_.over()) return;
-  // Somebody outside the groups (a daemon that a rank started) may hold a stream open for ever: take what is there.
+  // A process outside the groups (a daemon that a rank started) may hold a stream open for ever, so takes only what is
+  // there.
   for (const auto& rank : ranks_) {
     for (Stream* stream : {&rank->output, &rank->error}) {
       while (stream->fd && !queue_.full()) read_stream(*rank, *stream);
@@ -233,7 +236,7 @@ void RunLoop::take_from_pipe(Rank& rank, Stream& stream, std::string_view bytes)
   push_lines(stream.target, std::move(lines));
 }
 
-/// Whole lines, which do not tear the one that rank 0 has begun on our terminal.
+/// Prints whole lines. They do not tear the line that rank 0 has begun on our terminal.
 void RunLoop::push_lines(int target, std::string lines) {
   auto& line = line_on(target);
   if (line.begun()) lines = line.interrupt(std::move(lines), {terminal_columns(target), knows_escapes()});
@@ -251,7 +254,7 @@ void RunLoop::take_from_terminal(Rank& rank, Stream& stream, std::string_view by
 void RunLoop::write_output() {
   const int target = queue_.fd();
   if (queue_.write_some() == OutputQueue::Written::some) return;
-  // Nobody reads it any more: the ranks learn that as they would without us, by SIGPIPE.
+  // Nobody reads our output any more. The ranks learn that by SIGPIPE, as they would without us.
   for (const auto& rank : ranks_)
     for (Stream* stream : {&rank->output, &rank->error})
       if (stream->target == target) stream->fd.reset();

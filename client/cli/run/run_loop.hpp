@@ -1,4 +1,4 @@
-// The shell around the supervisor: waits for the ranks' output, their ends and our signals, and acts on them.
+// The loop around the supervisor: waits for the ranks' output, for their ends and for our signals, and acts on them.
 #pragma once
 
 #include <array>
@@ -23,21 +23,21 @@ class RunLoop {
  public:
   RunLoop(Supervisor supervisor, Guardian guardian, ipc::Fd signals);
 
-  /// From here on the signals that `muster run` handles are read from the descriptor.
+  /// From here on the signals that `muster run` handles come through the returned descriptor.
   [[nodiscard]] static Result<ipc::Fd> take_signals();
 
   void add(RankProcess process);
-  /// Ends what runs already, for a rank that could not be started.
+  /// Ends the ranks that run already, because another rank could not be started.
   void abandon();
-  /// Until no process of any rank is left and all output is written.
+  /// Runs until all processes of all ranks have ended and all output is written.
   void run_to_end();
 
   [[nodiscard]] const Supervisor& supervisor() const { return supervisor_; }
-  /// The last line that the rank wrote to stderr, or to the terminal that it has for all it writes.
+  /// The last line that the rank wrote to stderr, or to its terminal if that takes all of its output.
   [[nodiscard]] const std::string& last_words(int rank) const {
     return ranks_[static_cast<std::size_t>(rank)]->last_words;
   }
-  /// Whether what the rank wrote to stderr bears no prefix.
+  /// Whether the rank's stderr is printed without a prefix.
   [[nodiscard]] bool wrote_to_terminal(int rank) const;
   /// "rank 2 (pid 4711) exited with code 3"
   [[nodiscard]] std::string end_text(const RankEnding& end) const;
@@ -47,7 +47,7 @@ class RunLoop {
     ipc::Fd fd;
     int target;
     bool terminal;
-    LinePrefixer prefixer;  ///< of no use with a terminal, which takes bytes as they are
+    LinePrefixer prefixer;  ///< unused with a terminal, which gets the bytes as they are
   };
   struct Rank {
     RankProcess process;
@@ -80,7 +80,7 @@ class RunLoop {
   ipc::Fd signals_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   OutputQueue queue_;
-  bool one_terminal_;                  ///< our stdout and stderr are
+  bool one_terminal_;                  ///< whether our stdout and stderr are one terminal
   std::array<TerminalLine, 2> lines_;  ///< of rank 0: on stdout's terminal and on stderr's
 };
 

@@ -1,4 +1,5 @@
-// The second request to end (Ctrl-C twice) stops waiting for ranks that ignore the first; the third kills.
+// The second request to end (Ctrl-C twice) ends ranks that ignore the first: SIGTERM, and SIGKILL after the grace
+// period. The third kills at once.
 #include "supervisor.hpp"
 
 #include <algorithm>
@@ -10,8 +11,8 @@ namespace {
 
 bool asks_to_end(int signal) { return signal == SIGINT || signal == SIGTERM || signal == SIGHUP || signal == SIGQUIT; }
 
-/// Of several failures found at once, a kill is the likelier cause: who exits by itself often does so because
-/// it lost the one that was killed.
+/// If several failures are found at once, picks a killed rank first. A rank that exited by itself often did so because
+/// it lost the killed one.
 const RankEnding* first_failure(const std::vector<RankEnding>& endings) {
   const RankEnding* found = nullptr;
   for (const auto& one : endings) {
@@ -27,7 +28,7 @@ void Supervisor::ask_to_end(int rank, TimePoint now, Actions& actions) {
   auto& one = ranks_[static_cast<std::size_t>(rank)];
   if (one.state == State::gone || one.kill_at) return;
   actions.push_back({rank, SIGTERM});
-  actions.push_back({rank, SIGCONT});  // a stopped process takes SIGTERM only when it goes on
+  actions.push_back({rank, SIGCONT});  // a stopped process handles SIGTERM only after SIGCONT
   one.kill_at = now + grace_;
 }
 
@@ -39,7 +40,7 @@ Supervisor::Actions Supervisor::on_endings(const std::vector<RankEnding>& ending
   Actions actions;
   for (const auto& one : endings) {
     ranks_[static_cast<std::size_t>(one.rank)].state = State::lingering;
-    ask_to_end(one.rank, now, actions);  // what it left behind ends with it
+    ask_to_end(one.rank, now, actions);  // processes that it left behind end with it
   }
   const RankEnding* failed = first_failure(endings);
   if (failed == nullptr) return actions;
@@ -85,7 +86,7 @@ Supervisor::Actions Supervisor::on_time(TimePoint now) {
     auto& one = ranks_[static_cast<std::size_t>(rank)];
     if (one.state == State::gone || !one.kill_at || *one.kill_at > now) continue;
     actions.push_back({rank, SIGKILL});
-    one.kill_at = now + grace_;  // again if it is still there then
+    one.kill_at = now + grace_;  // kills again if the group is still there then
   }
   return actions;
 }

@@ -1,6 +1,6 @@
-// Decides what `muster run` does when ranks end and signals come: the first failure ends all, unless they are to keep
-// going. They are asked first (SIGTERM), then made (SIGKILL), whole process groups at a time. Sans-IO: events and the
-// time in, signals to send out.
+// Decides what `muster run` does when ranks end and signals arrive. The first failure ends all ranks, unless they are
+// to keep going. Ranks first get SIGTERM, later SIGKILL, always as whole process groups. Sans-IO: takes events and the
+// time, and returns signals to send.
 #pragma once
 
 #include <chrono>
@@ -15,7 +15,7 @@ namespace muster::cli {
 /// What the other ranks do when one fails.
 enum class OnFailure {
   end_all,
-  keep_going,  ///< until somebody asks `muster run` to end: from then on a failure ends all
+  keep_going,  ///< until somebody asks `muster run` to end; after that a failure ends all
 };
 
 /// A signal to send to a rank's process group.
@@ -30,23 +30,23 @@ class Supervisor {
       : ranks_(static_cast<std::size_t>(ranks)), grace_(grace), on_failure_(on_failure) {}
 
   using Actions = std::vector<SendSignal>;
-  /// Ranks whose first process ended, as many as were found at once.
+  /// The first processes of these ranks ended; one call gets all that were found at once.
   [[nodiscard]] Actions on_endings(const std::vector<RankEnding>& endings, TimePoint now);
   /// No process is left in the rank's group.
   void on_group_gone(int rank);
-  /// A signal that `muster run` got itself.
+  /// `muster run` itself got a signal.
   [[nodiscard]] Actions on_signal(int signal, TimePoint now);
   [[nodiscard]] Actions on_time(TimePoint now);
 
-  /// When on_time() is due.
+  /// When to call on_time() next.
   [[nodiscard]] std::optional<TimePoint> deadline() const;
-  /// Ranks whose first process ended, but whose group may still hold others.
+  /// Ranks whose first process ended, but whose group may still have other processes.
   [[nodiscard]] std::vector<int> lingering() const;
   [[nodiscard]] bool over() const;
 
   /// The rank that failed first, if any.
   [[nodiscard]] const std::optional<RankEnding>& failure() const { return failure_; }
-  /// Ranks that still ran when the first one failed, and whether they were left alone then.
+  /// How many ranks still ran when the first one failed, and whether they were left alone then.
   [[nodiscard]] int ran_then() const { return ran_then_; }
   [[nodiscard]] bool went_on() const { return went_on_; }
   /// How many ranks have failed, by themselves or because they were ended.
@@ -55,7 +55,7 @@ class Supervisor {
   [[nodiscard]] int running() const;
   /// Whether a failure leaves the others alone.
   [[nodiscard]] bool keeps_going() const { return on_failure_ == OnFailure::keep_going && requests_to_end_ == 0; }
-  /// The last signal that was passed on; 0: none.
+  /// The last signal that was passed on; 0 if none was.
   [[nodiscard]] int forwarded() const { return forwarded_; }
 
  private:

@@ -1,4 +1,4 @@
-// Widths are estimates without a locale: too large a one ends a line that could have been drawn again, no more.
+// Widths are estimates, as no locale is used. A width that is too large only ends a line that could have been redrawn.
 #include "terminal_line.hpp"
 
 #include <utility>
@@ -10,7 +10,7 @@ namespace {
 constexpr char escape = '\x1b';
 constexpr std::string_view erase = "\r\x1b[K";
 
-/// The control sequence that `text` begins with; it begins with an escape character.
+/// The control sequence at the start of `text`, which begins with an escape character.
 std::string_view sequence_of(std::string_view text) {
   if (text.size() < 2 || text[1] != '[') return text.substr(0, 2);
   std::size_t end = 2;
@@ -18,14 +18,14 @@ std::string_view sequence_of(std::string_view text) {
   return text.substr(0, end + 1);
 }
 
-/// Colours and erasing leave the cursor where it is. So does a sequence whose end has yet to come.
+/// Colours and erasing leave the cursor where it is. A sequence that is not complete yet counts as one of these.
 bool moves_cursor(std::string_view sequence) {
   return sequence.size() < 3 ? sequence.size() == 2 && sequence[1] != '['
                              : sequence.back() != 'm' && sequence.back() != 'K' && sequence.back() >= '@';
 }
 
-/// Columns that a byte adds: those after the first of a character add none, and a character from East Asia or of
-/// emoji, which begins with a byte from 0xE3 on, has two.
+/// Columns that a byte adds. The bytes of a character after the first add none. A character of East Asia or an emoji
+/// begins with a byte of 0xE3 or more, and takes two columns.
 unsigned columns_of(char c) {
   const auto byte = static_cast<unsigned char>(c);
   constexpr unsigned tab = 8;

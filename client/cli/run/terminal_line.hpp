@@ -1,5 +1,5 @@
-// The line of our terminal that rank 0 has begun and not ended, for instance its progress bar: lines of other ranks
-// that come meanwhile must neither tear it nor be overwritten by it. Sans-IO: bytes in, text out.
+// The line of our terminal that rank 0 has begun and not ended, for instance its progress bar. Lines of other ranks
+// that arrive meanwhile must neither tear it nor be overwritten by it. Sans-IO: takes bytes and returns text.
 #pragma once
 
 #include <cstddef>
@@ -8,27 +8,28 @@
 
 namespace muster::cli {
 
-/// What the terminal that the line is on can do.
+/// What the terminal with this line can do.
 struct TerminalAbility {
   unsigned columns = 80;
-  bool erases = true;  ///< knows the control sequence that does
+  bool erases = true;  ///< it knows the control sequence that erases a line
 };
 
 class TerminalLine {
  public:
-  /// A longer one is not remembered.
+  /// A longer line is not remembered.
   static constexpr std::size_t line_bytes_max = 4096;
 
-  /// What rank 0 writes. It goes to the terminal as it is.
+  /// Notes what rank 0 writes. The same bytes go to the terminal unchanged.
   void take(std::string_view bytes);
-  /// The whole lines of another rank, and around them what makes room for them. A line that fits into one row is
-  /// erased before and drawn again after them. Any other is ended: what rank 0 writes next begins a new one.
+  /// Returns the whole lines of another rank, and around them what makes room for them. A line of rank 0 that fits in
+  /// one row is erased before them and drawn again after them. A longer one is ended: what rank 0 writes next begins a
+  /// new line.
   [[nodiscard]] std::string interrupt(std::string lines, const TerminalAbility& terminal);
-  /// What ends the line, if something is on it, so that others can write.
+  /// Returns what ends the line, if it is not empty, so that others can write.
   [[nodiscard]] std::string finish();
 
   [[nodiscard]] bool begun() const { return unknown_ || !drawn_.empty() || !text_.empty(); }
-  /// The last line that was not blank, ended or not, without control sequences.
+  /// The last line that was not blank, whether it has ended or not, without control sequences.
   [[nodiscard]] std::string last_words() const;
 
  private:
@@ -37,8 +38,8 @@ class TerminalLine {
   void forget();
   [[nodiscard]] bool can_be_drawn_again(const TerminalAbility& terminal) const;
 
-  std::string drawn_;  ///< what the last carriage return went back over
-  std::string text_;   ///< since the last newline or carriage return
+  std::string drawn_;  ///< the part before the last carriage return, still on the screen
+  std::string text_;   ///< the part since the last newline or carriage return
   std::string last_;
   bool unknown_ = false;  ///< the line is too long to be remembered
 };

@@ -1,5 +1,5 @@
-// All that a connection knows, without socket, ring, thread, clock or lock: events go in, what follows comes out.
-// Tested without a daemon, in every order of events.
+// The state of a connection, without socket, ring, thread, clock or lock: it takes events and returns what follows from
+// them. Tests try every order of events without a daemon.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ namespace muster::detail {
 
 enum class Life : std::uint8_t {
   open,
-  ending,    ///< the daemon is gone, and what it wrote before is still read
+  ending,    ///< the daemon is gone, but what it wrote before is still being read
   ended,     ///< nothing can come any more
-  inherited  ///< by a forked child, which may use nothing of it
+  inherited  ///< by a forked child, which must not use it
 };
 
 struct Protocol {
@@ -28,14 +28,14 @@ struct Protocol {
   [[nodiscard]] Life life() const { return life_; }
   [[nodiscard]] const std::optional<Error>& end_error() const { return end_error_; }
 
-  /// The daemon is gone. False: that was known.
+  /// The daemon is gone. Returns false if that was known.
   [[nodiscard]] bool lose(const Error& error) {
     if (life_ != Life::open) return false;
     life_ = Life::ending;
     end_error_ = error;
     return true;
   }
-  /// All that it wrote has been read: what is in flight is over.
+  /// Everything that the daemon wrote has been read, so all works in flight are over.
   void end(Works::Aftermath& aftermath) {
     if (life_ != Life::ending) return;
     life_ = Life::ended;

@@ -31,7 +31,7 @@ void Releases::tell(const Write& write) {
   }
 }
 
-/// False: there was no room.
+/// Returns false if there was no room.
 bool Releases::tell_unmapped(const Write& write) {
   Scratch body;
   while (!unmapped_.empty()) {

@@ -1,5 +1,5 @@
-// What the daemon is to be told of holds and mappings that ended here, and why an object of this process never came to
-// be. Pure: who has the ring asks what to write next.
+// Which ended holds and mappings the daemon has yet to hear of, and why seals of this process failed. Pure: the thread
+// that has the ring asks what to write next.
 #pragma once
 
 #include <cstddef>
@@ -18,22 +18,22 @@ namespace muster::detail {
 class Releases {
  public:
   // ---- events ----
-  /// False: the object never was, so there is nothing to give up.
+  /// Returns false if the object's seal failed: then there is nothing to release.
   [[nodiscard]] bool hold_ended(ipc::ObjectId object);
-  /// Its users are told why until its hold has ended. If that was before, the daemon says `object_gone` when it has
-  /// read the release.
+  /// Users of the object are told the error until its hold ends. If the hold has ended before, the daemon answers the
+  /// release with `object_gone`.
   void seal_failed(ipc::ObjectId object, const Error& error) { seal_errors_.emplace(object, error); }
   void object_gone(ipc::ObjectId object) { seal_errors_.erase(object); }
   void unmapped(ipc::SegmentId segment) { unmapped_.push_back(segment); }
-  /// What the daemon has not been told yet is not true any more.
+  /// The segment is mapped again, so the daemon must not hear that it was unmapped.
   void mapped_again(ipc::SegmentId segment) { std::erase(unmapped_, segment); }
-  /// This process is a forked child: all of it was its parent's.
+  /// This process is a forked child: everything here belonged to its parent.
   void inherited();
 
   // ---- what is to be told ----
   /// Writes one record; false if there is no room for it now.
   using Write = std::function<bool(ipc::SubmissionType type, std::span<const std::byte> body)>;
-  /// Each record that is written is told; what is left stays.
+  /// Calls `write` for one record after the other until it returns false. Keeps the records that were not written.
   void tell(const Write& write);
   [[nodiscard]] bool any() const { return !ended_.empty() || !unmapped_.empty(); }
 

@@ -1,4 +1,4 @@
-// Requests on the socket and whose reply is whose. Pure: a reply is opaque here, and so is what was asked.
+// Requests on the socket, and which reply belongs to which request. Pure: it does not look into requests and replies.
 #pragma once
 
 #include <algorithm>
@@ -14,31 +14,31 @@ namespace muster::detail {
 
 class Replies {
  public:
-  /// What a request asks for: the type of its body. 0: nothing that would have to be given back.
+  /// What a request asks for: the type of its body. 0 if the reply brings nothing that has to be given back.
   using Asked = std::uint8_t;
-  /// The number of a request whose reply nobody waits for.
+  /// Returns the number for a request whose reply nobody waits for.
   [[nodiscard]] std::uint64_t told() { return ++last_; }
-  /// The number of a request whose reply somebody waits for, until taken() or given_up().
+  /// Returns the number for a request whose reply somebody waits for, until taken() or given_up().
   [[nodiscard]] std::uint64_t asked() {
     waiting_.try_emplace(++last_);
     return last_;
   }
-  /// The request is about to be sent. False while so many have no reply that it has to wait. What told() numbers does
-  /// not count: its reply comes at once.
+  /// Call it before sending the request. Returns false if so many requests are unanswered that it has to wait. Requests
+  /// numbered by told() don't count: the daemon answers them at once.
   [[nodiscard]] bool begins(std::uint64_t request, std::size_t unanswered_max) {
     if (unanswered_ >= unanswered_max) return false;
     waiting_.at(request).begun = true;
     ++unanswered_;
     return true;
   }
-  /// The reply, once it is there.
+  /// Returns the reply once it is there.
   [[nodiscard]] std::optional<ipc::Packet> taken(std::uint64_t request) {
     const auto found = waiting_.find(request);
     if (found == waiting_.end() || !found->second.reply) return std::nullopt;
     return std::move(waiting_.extract(found).mapped().reply);
   }
-  /// Nobody waits any more. Gives the reply if it had come already: what it brought is to be given back. Else what
-  /// comes late is, if `asked` is not 0: with 0 no reply will come.
+  /// Nobody waits for the reply any more. If it has come already, returns it: the caller must give back what it
+  /// brought. Otherwise a late reply has to be given back if `asked` is not 0. With 0 no reply will come.
   [[nodiscard]] std::optional<ipc::Packet> given_up(std::uint64_t request, Asked asked) {
     auto waiting = waiting_.extract(request);
     if (!waiting.empty() && waiting.mapped().reply) return std::move(waiting.mapped().reply);
@@ -46,8 +46,8 @@ class Replies {
     else if (!waiting.empty() && waiting.mapped().begun) --unanswered_;
     return std::nullopt;
   }
-  /// A reply came. Gives what was asked if it is to be given back; then given_back() must follow. Else the reply is
-  /// taken, or nobody wants it.
+  /// A reply came. If it was given up, returns what the request asked for: the caller must give back what the reply
+  /// brought, and then call given_back(). Otherwise keeps the reply for taken(), or drops it if nobody wants it.
   [[nodiscard]] std::optional<Asked> arrived(std::uint64_t request, ipc::Packet& packet) {
     if (const auto found = waiting_.find(request); found != waiting_.end()) {
       found->second.reply = std::move(packet);
@@ -60,7 +60,7 @@ class Replies {
     return found->second;
   }
   void given_back(std::uint64_t request) { abandoned_.erase(request); }
-  /// Whether a request for this that was given up can still be granted.
+  /// Whether the daemon can still grant an abandoned request of this kind.
   [[nodiscard]] bool may_still_be_granted(Asked asked) const {
     return std::any_of(abandoned_.begin(), abandoned_.end(), [&](const auto& each) { return each.second == asked; });
   }
@@ -71,9 +71,9 @@ class Replies {
     bool begun = false;
   };
   std::uint64_t last_ = 0;
-  std::size_t unanswered_ = 0;                          ///< of those that began
+  std::size_t unanswered_ = 0;                          ///< counts requests that began
   std::unordered_map<std::uint64_t, Waiting> waiting_;  ///< requests that somebody waits for
-  std::unordered_map<std::uint64_t, Asked> abandoned_;  ///< still to come, or being given back
+  std::unordered_map<std::uint64_t, Asked> abandoned_;  ///< their replies are still to come, or are being given back
 };
 
 }  // namespace muster::detail

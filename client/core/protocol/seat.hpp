@@ -1,4 +1,4 @@
-// This process's place in a group.
+// A seat that this process has in a group.
 #pragma once
 
 #include <chrono>
@@ -12,7 +12,7 @@ namespace muster::detail {
 
 class Connection;
 
-/// What does not change while it is held. The rest, as the daemon last told it, is SeatState.
+/// What does not change while the process has the seat. SeatState has the rest, as the daemon last reported it.
 struct Seat {
   std::shared_ptr<Connection> connection;
   std::string name;

@@ -1,4 +1,4 @@
-// The state behind a Work: pending, then an outcome or an error, once.
+// The state behind a Work. It is pending, and then gets an outcome or an error, once.
 #pragma once
 
 #include <atomic>
@@ -25,11 +25,11 @@ struct WorkState {
   ipc::Kind kind = ipc::Kind::barrier;
   std::chrono::steady_clock::time_point deadline;
 
-  // Works alone writes what follows.
+  // Only Works writes the members below.
   std::atomic<bool> over{false};                 ///< set last
   std::optional<Result<Outcome>> outcome;        ///< written before `over`
-  ipc::Done done;                                ///< of split and reform
-  std::vector<std::function<void()>> callbacks;  ///< of those who want to hear that it is over
+  ipc::Done done;                                ///< for split and reform
+  std::vector<std::function<void()>> callbacks;  ///< called when the work is over
 
   /// "allreduce in group 'dp'", for messages.
   [[nodiscard]] std::string what() const;

@@ -10,7 +10,7 @@ namespace muster::detail {
 
 namespace {
 
-/// Of seats that never come, or are gone: news of these must not pile up.
+/// Limits the kept news of seats that this process doesn't know: some of these seats never come, or are gone.
 constexpr std::size_t early_changes_max = 1024;
 
 template <class Change>
@@ -108,7 +108,7 @@ std::optional<std::uint32_t> Works::forfeit(ipc::SeatId seat, bool matched_by_or
 
 void Works::not_sent(ipc::WorkId work) {
   const auto found = works_.find(work);
-  if (found == works_.end()) return;  // the daemon was lost meanwhile, and that was its end
+  if (found == works_.end()) return;  // the daemon was lost meanwhile, so the op is over already
   if (auto* seat = find(found->second.seat)) --seat->in_flight;
   works_.erase(found);
 }

@@ -1,5 +1,5 @@
-// Ops in flight and the seats that they belong to. Pure: each event of this process or of the daemon is a function that
-// says what follows. What it gives back ends without the lock, as the end of a work or a ref is an event itself.
+// Ops in flight and their seats. Pure: for each event of this process or of the daemon there is a function that returns
+// what follows. The caller destroys what it returns without the lock, as the end of a work or a ref is an event itself.
 #pragma once
 
 #include <boost/unordered/unordered_flat_map.hpp>
@@ -24,7 +24,7 @@
 
 namespace muster::detail {
 
-/// What the daemon last told of a seat, and what this process has done there.
+/// What the daemon last reported of a seat, and what this process has done there.
 struct SeatState {
   std::uint32_t epoch = 0;
   std::uint64_t position = 0;  ///< among the group's ops that are matched by order
@@ -32,7 +32,7 @@ struct SeatState {
   std::vector<OwedOp> owes;
   bool left = false;
   std::uint32_t in_flight = 0;
-  std::uint64_t calls = 0;                         ///< that have taken their place among the group's ops
+  std::uint64_t calls = 0;                         ///< how many have taken their place among the group's ops
   std::map<std::string, std::uint32_t> subgroups;  ///< how many were made of the same ranks
 };
 
@@ -40,64 +40,66 @@ class Works {
  public:
   using Callback = std::function<void()>;
   using Callbacks = std::vector<Callback>;
-  /// What nobody needs any more.
+  /// What is no longer needed.
   struct Aftermath {
     ipc::SmallVector<std::shared_ptr<WorkState>, 4> over;
     std::vector<Outcome> unwanted;            ///< of ops whose Work was dropped
-    std::vector<ipc::SeatId> unwanted_seats;  ///< of splits that nobody waits for: to be left
+    std::vector<ipc::SeatId> unwanted_seats;  ///< seats of splits that nobody waits for; this process leaves them
   };
 
   // ---- seats ----
-  /// What the daemon told of the seat before this process knew that it has it counts, too.
+  /// The daemon may have reported changes of the seat before this process knew that it has it. They count, too.
   void seat_taken(ipc::SeatId seat, SeatState state);
-  /// True if it has not been left: the daemon is to hear of it.
+  /// Returns true if this process has not left the seat: then the daemon must hear of it.
   [[nodiscard]] bool seat_dropped(ipc::SeatId seat);
   void group_changed(const ipc::GroupChanged& change);
   /// All seats agreed on a new epoch.
   void reformed(ipc::SeatId seat, const ipc::Done& done);
-  /// False if it was left before.
+  /// Returns false if this process has left the seat before.
   [[nodiscard]] bool leave(ipc::SeatId seat);
-  /// Of a seat that was dropped: as if it had been left.
+  /// A dropped seat looks like one that this process has left.
   [[nodiscard]] const SeatState& seat(ipc::SeatId seat) const;
-  /// The how-manieth subgroup of these ranks this one is. 0 if the seat was left.
+  /// Returns 1 for the first subgroup of these ranks, 2 for the second, and so on. 0 if this process has left the seat.
   [[nodiscard]] std::uint32_t next_subgroup(ipc::SeatId seat, const std::string& ranks);
 
   // ---- ops ----
   enum class Place : std::uint8_t {
     taken,
-    full,  ///< as many are in flight as may be
-    left,  ///< the group
-    lost   ///< the daemon: nothing can start any more
+    full,  ///< too many ops are in flight
+    left,  ///< this process has left the group
+    lost   ///< the daemon is gone: nothing can start any more
   };
   struct Taken {
     Place place = Place::taken;
     std::uint32_t epoch = 0;
   };
-  /// An op takes its place among those of its seat, if it has one, and is in flight.
+  /// The op begins to be in flight. If it has a seat, it takes its place among the seat's ops.
   [[nodiscard]] Taken start(const std::shared_ptr<WorkState>& work, bool matched_by_order, std::uint32_t in_flight_max);
-  /// Whether start() would not say `full`.
+  /// Whether start() would find room, that is, not return `full`.
   [[nodiscard]] bool has_room(ipc::SeatId seat, std::uint32_t in_flight_max) const;
-  /// A call without an input takes its place, too, and is not in flight. Gives the epoch; nothing if the seat was left.
+  /// A call without an input also takes its place, but is not in flight. Returns the epoch, or nothing if the seat was
+  /// left.
   [[nodiscard]] std::optional<std::uint32_t> forfeit(ipc::SeatId seat, bool matched_by_order);
-  /// It could not be sent. Its place in the order stays taken.
+  /// The op could not be sent. Its place in the order stays taken.
   void not_sent(ipc::WorkId work);
   /// The daemon says that an op is over.
   void over(ipc::WorkId work, Result<Outcome>&& outcome, ipc::Done&& done, Aftermath& aftermath);
-  /// The daemon is gone: all that is in flight is over with this error.
+  /// The daemon is gone: all ops in flight are over with this error.
   void lost(const Error& error, Aftermath& aftermath);
   [[nodiscard]] std::size_t in_flight() const { return works_.size(); }
 
   // ---- calling back ----
-  /// False: the work is over already, and nobody will be called. Else it lives until somebody was.
+  /// Returns false if the work is over already: the callback will not be called. Otherwise keeps the work until it was
+  /// called.
   [[nodiscard]] bool call_back(const std::shared_ptr<WorkState>& work, Callback& callback);
   [[nodiscard]] bool has_callbacks() const { return !due_.empty(); }
   [[nodiscard]] Callbacks take_callbacks() { return std::exchange(due_, {}); }
 
  private:
-  /// An op that the daemon works on. Its Work may be gone: then what it brings is given back.
+  /// An op that the daemon works on. Its Work may be gone: then the op's results are given back.
   struct InFlight {
     std::weak_ptr<WorkState> work;
-    std::shared_ptr<WorkState> kept;  ///< while somebody wants to be called back
+    std::shared_ptr<WorkState> kept;  ///< set while somebody wants to be called back
     ipc::SeatId seat;
   };
   void finish(InFlight&& op, Result<Outcome>&& outcome, ipc::Done&& done, Aftermath& aftermath);
@@ -105,7 +107,7 @@ class Works {
 
   boost::unordered_flat_map<ipc::WorkId, InFlight, std::hash<ipc::WorkId>> works_;
   std::unordered_map<ipc::SeatId, SeatState> seats_;
-  std::unordered_map<ipc::SeatId, ipc::GroupChanged> early_changes_;  ///< of seats whose Joined is still on its way
+  std::unordered_map<ipc::SeatId, ipc::GroupChanged> early_changes_;  ///< of seats whose Joined has not come yet
   Callbacks due_;
   bool lost_ = false;
 };

@@ -1,4 +1,4 @@
-// Locks in the wrong order are caught when they are taken, whether or not somebody else holds them just then.
+// Locks in the wrong order are caught when they are taken, whether or not another thread holds them then.
 #include <catch2/catch.hpp>
 
 #include <sys/wait.h>
@@ -18,11 +18,11 @@ using muster::detail::HeldLocks;
 using muster::detail::OrderedMutex;
 using muster::detail::Rank;
 
-/// Whether a child that does this ends by an abort.
+/// Whether a child that runs `body` aborts.
 bool aborts(const std::function<void()>& body) {
   const pid_t child = ::fork();
   if (child == 0) {
-    ::close(STDERR_FILENO);  // what it says there is expected
+    ::close(STDERR_FILENO);  // its message is expected
     std::signal(SIGABRT, SIG_DFL);
     body();
     ::_exit(0);
@@ -32,7 +32,7 @@ bool aborts(const std::function<void()>& body) {
   return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
 }
 
-TEST_CASE("who holds a lock may wait only for one of a higher rank") {
+TEST_CASE("a thread that holds a lock may wait only for one of a higher rank") {
   HeldLocks held;
   CHECK(held.may_wait_for(Rank::forks));
   held.took(Rank::socket);
@@ -41,7 +41,7 @@ TEST_CASE("who holds a lock may wait only for one of a higher rank") {
   CHECK(held.may_wait_for(Rank::memory));
   held.took(Rank::state);
   CHECK_FALSE(held.may_wait_for(Rank::memory));
-  // In whatever order they are let go.
+  // In any order of release.
   held.gave(Rank::socket);
   CHECK_FALSE(held.may_wait_for(Rank::socket));
   held.gave(Rank::state);
@@ -64,7 +64,7 @@ TEST_CASE("a wrong order of locks ends the process") {
   }));
 }
 
-TEST_CASE("who only tries may come in any order") {
+TEST_CASE("try_lock() may take locks in any order") {
   OrderedMutex first(Rank::memory), second(Rank::state);
   const std::lock_guard two(second);
   const std::unique_lock one(first, std::try_to_lock);

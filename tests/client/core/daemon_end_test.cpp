@@ -1,4 +1,4 @@
-// The end of the daemon, as its clients see it: everything fails, at once, with the reason.
+// The daemon's end, as its clients see it: every call fails, at once, with the reason.
 #include <catch2/catch.hpp>
 
 #include <poll.h>
@@ -32,7 +32,7 @@ TEST_CASE("a daemon that is killed fails waits and calls with DaemonUnavailable"
   CHECK(group.barrier().error().code() == Code::daemon_unavailable);
   CHECK(client.allocate<float>({1 << 20}, 1s).error().code() == Code::daemon_unavailable);
   CHECK(ref.serialize().error().code() == Code::daemon_unavailable);
-  // What is mapped stays readable.
+  // Mapped memory stays readable.
   CHECK(floats(ref)[99] == 1);
 }
 
@@ -111,7 +111,7 @@ TEST_CASE("a call with a deadline does not wait longer for a daemon that is stop
   CHECK(code_of([&] { return client.allocate_hard(muster::DType::float32, {100}, 500ms); }) == Code::timeout);
   CHECK(code_of([&] { return group.split(0, 0, {.timeout = 500ms, .key = {}}); }) == Code::timeout);
   daemon.kill(SIGCONT);
-  // What came too late was given back: nothing of it is in the way.
+  // The late grant was given back, so it is not in the way.
   CHECK(client.join("later", {.rank = 0, .world_size = 2}));
   CHECK(floats(reduced.ref().value())[0] == 1);
 }

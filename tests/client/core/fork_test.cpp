@@ -1,4 +1,4 @@
-// fork(): memory of the store stays apart, and what a child inherits works there.
+// fork(): memory of the store stays separate, and inherited refs work in the child.
 #include <catch2/catch.hpp>
 
 #include <sys/socket.h>
@@ -64,7 +64,7 @@ TEST_CASE("a child's writes never reach its parent, nor a parent's later writes 
   CHECK(floats(ref)[60'000] == 3.0F);
 }
 
-TEST_CASE("an inherited ref is usable in the child, also when the parent has dropped it") {
+TEST_CASE("an inherited ref is usable in the child, even when the parent has dropped it") {
   const Daemon daemon;
   Client client = daemon.connect();
   Ref ref = filled(client, 5000, 6);
@@ -73,14 +73,14 @@ TEST_CASE("an inherited ref is usable in the child, also when the parent has dro
     turns.take(child);
     const std::vector<float> expected(5000, 6);
     if (floats(ref) != expected) return false;
-    // Over the child's own connection it can be passed on, too.
+    // It can be passed on over the child's own connection, too.
     auto own = daemon.connect();
     auto sum =
         own.allreduce_refs(std::vector<Ref>{own.deserialize(ref.serialize().value()).value(), filled(own, 5000, 1)});
     return floats(sum.value().ref(10s).value())[0] == 7;
   });
   ref.free();
-  // The regions would be used again by these, were they not held for the child.
+  // If they were not held for the child, these arrays would use the regions again.
   for (int i = 0; i < 50; ++i) static_cast<void>(filled(client, 5000, 9));
   turns.give(parent);
   CHECK(succeeded(forked));
@@ -108,7 +108,7 @@ TEST_CASE("a view that the child inherits stays what it was when the parent has 
   SUCCEED("the grandchild read the right values");
 }
 
-TEST_CASE("a child may let go of what it inherits") {
+TEST_CASE("a child may let go of refs that it inherits") {
   const Daemon daemon;
   Client client = daemon.connect();
   std::optional ref = filled(client, 5000, 5);
@@ -131,7 +131,7 @@ TEST_CASE("a child may let go of what it inherits") {
   CHECK(view->span<float>()[4999] == 5);
 }
 
-TEST_CASE("memory that a child inherits is not made for it") {
+TEST_CASE("a child can neither allocate nor seal in memory that it inherits") {
   const Daemon daemon;
   Client client = daemon.connect();
   auto buffer = client.allocate_raw(DType::float32, {5000}).value();
@@ -144,7 +144,7 @@ TEST_CASE("memory that a child inherits is not made for it") {
   CHECK(succeeded(forked));
 }
 
-TEST_CASE("a child's own refs are its own, and its end takes nothing from the parent") {
+TEST_CASE("a child's refs are independent, and its end takes nothing from the parent") {
   const Daemon daemon;
   Client client = daemon.connect();
   const Ref ref = filled(client, 100, 1);

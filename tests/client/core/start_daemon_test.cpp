@@ -1,4 +1,4 @@
-// Starting a daemon where there is none: one for all who come, however they come and go.
+// Starts a daemon if there is none: one for all processes, in whatever order they come and go.
 #include <catch2/catch.hpp>
 
 #include <fcntl.h>
@@ -34,7 +34,7 @@ ConnectOptions options_for(const TempFolder& folder) {
   return options;
 }
 
-/// The daemons that serve this socket, as the kernel lists processes.
+/// Finds the daemons that serve this socket in the kernel's list of processes.
 std::set<pid_t> daemons_of(const TempFolder& folder) {
   std::set<pid_t> found;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
@@ -42,7 +42,7 @@ std::set<pid_t> daemons_of(const TempFolder& folder) {
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     std::ifstream file(entry.path() / "cmdline");
     std::ostringstream text;
-    text << file.rdbuf();  // nothing, and no exception, of a process that ends meanwhile
+    text << file.rdbuf();  // gives nothing, without an exception, if the process ends meanwhile
     const std::string line = text.str();
     if (line.starts_with(MUSTERD_PATH) && line.find(folder.socket()) != std::string::npos)
       found.insert(std::stoi(name));
@@ -50,7 +50,7 @@ std::set<pid_t> daemons_of(const TempFolder& folder) {
   return found;
 }
 
-/// Ends what the test has started, and waits until it is gone.
+/// Ends everything that the test has started, and waits for it.
 struct Cleaner {
   const TempFolder& folder;
   ~Cleaner() {
@@ -59,7 +59,7 @@ struct Cleaner {
   }
 };
 
-TEST_CASE("without a daemon and without leave to start one: DaemonUnavailable") {
+TEST_CASE("a client that finds no daemon and may not start one gets DaemonUnavailable") {
   const TempFolder folder;
   auto options = options_for(folder);
   options.start_daemon = false;
@@ -79,7 +79,7 @@ TEST_CASE("many processes that come at once get one daemon") {
   CHECK(daemons_of(folder).size() == 1);
 }
 
-/// This process becomes the leader of a session with a terminal, whose end the kernel tells the session.
+/// Makes this process the leader of a session with a terminal. When it ends, the kernel signals the session.
 void take_a_terminal() {
   REQUIRE(::setsid() > 0);
   const int master = ::posix_openpt(O_RDWR | O_NOCTTY);
@@ -88,7 +88,7 @@ void take_a_terminal() {
   REQUIRE(::open(::ptsname(master), O_RDWR) >= 0);
 }
 
-TEST_CASE("the daemon survives its starter and the starter's terminal, and holds nothing of its") {
+TEST_CASE("the daemon survives its starter and the starter's terminal, and keeps none of its descriptors") {
   const TempFolder folder;
   const Cleaner cleaner{folder};
   const pid_t starter = in_child([&] {
@@ -101,7 +101,7 @@ TEST_CASE("the daemon survives its starter and the starter's terminal, and holds
   const auto daemons = daemons_of(folder);
   REQUIRE(daemons.size() == 1);
   const pid_t daemon = *daemons.begin();
-  // Ctrl-C ends a group, a session that ends sends SIGHUP.
+  // Ctrl-C signals a process group; the end of a session sends SIGHUP.
   CHECK(::getpgid(daemon) != starter);
   CHECK(::getsid(daemon) == starter);
   REQUIRE(::kill(daemon, SIGHUP) == 0);
@@ -127,7 +127,7 @@ TEST_CASE("a daemon with another budget is Invalid, and both are named") {
   CHECK(Client::connect(other).error().code() == Code::invalid);
 }
 
-TEST_CASE("a program that is no daemon is an error that names its log") {
+TEST_CASE("a program that is not a daemon gives an error that names its log") {
   const TempFolder folder;
   auto options = options_for(folder);
   options.daemon_path = "/bin/false";
@@ -142,7 +142,7 @@ TEST_CASE("a client that comes while a daemon is ending gets the next") {
   const TempFolder folder;
   const Cleaner cleaner{folder};
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr int rounds = 50;  // what starts so many daemons is slow enough without
+  constexpr int rounds = 50;  // fewer, as sanitizers make starting daemons slow
 #else
   constexpr int rounds = 1000;
 #endif

@@ -32,7 +32,7 @@ TEST_CASE("nobody waits for news that has come since it looked") {
   const auto seen = turn.seen();
   REQUIRE(turn.take_or_wait(seen, steady_clock::now()));
   turn.tell();
-  // Would else wait for ever.
+  // Otherwise this call would wait for ever.
   CHECK_FALSE(turn.take_or_wait(seen, steady_clock::time_point::max()));
   CHECK(turn.seen() != seen);
   const auto before = turn.seen();
@@ -40,7 +40,7 @@ TEST_CASE("nobody waits for news that has come since it looked") {
   CHECK(turn.seen() != before);
 }
 
-TEST_CASE("of many threads each gets what one of them fetches for all") {
+TEST_CASE("each of many threads gets what one of them fetches for all") {
   OrderedMutex mutex(Rank::state);
   Turn turn(mutex);
   constexpr int threads = 4, wanted = 2000;

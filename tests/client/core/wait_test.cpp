@@ -26,7 +26,7 @@ struct Pair {
   Group second = client.join("pair", {.rank = 1, .world_size = 2, .timeout = 20s}).value();
 };
 
-TEST_CASE_METHOD(Pair, "a wait that is over names the missing ranks, and the op goes on") {
+TEST_CASE_METHOD(Pair, "a wait that times out names the missing ranks, and the op goes on") {
   const auto work = first.barrier().value();
   CHECK_FALSE(work.done());
   const auto error = work.wait(1ms).error();
@@ -42,7 +42,7 @@ TEST_CASE_METHOD(Pair, "an op's own deadline is its outcome, on every seat that 
   const auto error = work.wait().error();
   CHECK(error.code() == Code::timeout);
   CHECK(error.ranks() == std::vector<int>{1});
-  // The late one gets the recorded outcome, and the group goes on.
+  // The late rank gets the recorded outcome, and the group goes on.
   CHECK(second.barrier().value().wait(10s).error().code() == Code::timeout);
   const auto next = first.barrier().value();
   REQUIRE(second.barrier());
@@ -82,7 +82,7 @@ TEST_CASE_METHOD(Pair, "a waiter is woken by what another thread reads") {
   CHECK(ended);
 }
 
-TEST_CASE_METHOD(Pair, "callbacks are called once, by the thread that polls, also when the Work was dropped") {
+TEST_CASE_METHOD(Pair, "callbacks are called once, by the thread that polls, even when the Work was dropped") {
   int called = 0;
   first.barrier().value().on_done([&] { ++called; });
   auto work = second.barrier().value();
@@ -93,7 +93,7 @@ TEST_CASE_METHOD(Pair, "callbacks are called once, by the thread that polls, als
   CHECK(called == 2);
 }
 
-TEST_CASE_METHOD(Pair, "callbacks are called, too, when a call that calls nobody back has read that the op is over") {
+TEST_CASE_METHOD(Pair, "callbacks are called even when a call that runs no callbacks has read the completion") {
   int called = 0;
   const auto work = first.barrier().value();
   work.on_done([&] { ++called; });
@@ -164,7 +164,7 @@ TEST_CASE_METHOD(Pair, "a waiter that is asked to stop stops") {
   CHECK(work.wait(10s));
 }
 
-TEST_CASE_METHOD(Pair, "the longest times that there are do not end at once") {
+TEST_CASE_METHOD(Pair, "the longest possible timeouts do not end at once") {
   const auto patient = [&](int rank) {
     return client.join("patient", {.rank = rank, .world_size = 2, .timeout = std::chrono::milliseconds::max()}).value();
   };
@@ -189,8 +189,8 @@ TEST_CASE_METHOD(Pair, "a group that was left has no subgroups") {
   CHECK(made.error().code() == Code::group_closed);
 }
 
-TEST_CASE_METHOD(Pair, "objects can be made for ever without a wait in between") {
-  // Nobody waits, so the news that objects are gone must be read on the way.
+TEST_CASE_METHOD(Pair, "a process can make objects for ever without waiting in between") {
+  // Nobody waits, so this process must read the news of gone objects on the way.
   for (int i = 0; i < 100'000; ++i) static_cast<void>(filled(client, 1, 1));
   CHECK(client.connected());
   REQUIRE(first.barrier());

@@ -1,4 +1,4 @@
-// The arena over segments that a pretended daemon grants: who may use which bytes, and when.
+// The arena over segments that a fake daemon grants: who may use which bytes, and when.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -49,7 +49,7 @@ struct Granter {
 
 ipc::ObjectId object(std::uint64_t number) { return {number}; }
 
-TEST_CASE("a region is fresh if nothing has lain in any part of it before") {
+TEST_CASE("a region is fresh if no part of it was used before") {
   Granter granter;
   Arena arena(granter.mutex, granter.source(), kept_bytes);
   constexpr std::uint64_t bytes = 1 << 20;
@@ -151,7 +151,7 @@ TEST_CASE("a region that two objects share outlives the first of them") {
   CHECK_FALSE(arena.owns(address));
 }
 
-TEST_CASE("memory of nobody, or freed, can't be sealed") {
+TEST_CASE("memory that is not of the arena, or was freed, can't be sealed") {
   Granter granter;
   Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::byte elsewhere{};
@@ -171,7 +171,7 @@ TEST_CASE("a full store: own idle segments go back before the arena gives up") {
   for (int i = 0; i < 3; ++i) kept.push_back(arena.allocate(1 << 20, 0, no_wait).value());
   for (auto* address : kept) arena.free(address);
   REQUIRE(granter.granted.size() == 3);
-  // Three segments are idle and less than what is asked for is left, unless they go back.
+  // Three segments are idle, and there is less room than needed unless they go back.
   auto large = arena.allocate(3 << 20, 0, no_wait);
   REQUIRE(large);
   CHECK(granter.granted.size() == 1);
@@ -197,7 +197,7 @@ TEST_CASE("a loop of equal steps asks for no segment after its first round") {
   CHECK(granter.asked.size() == asked);
 }
 
-TEST_CASE("what is free is kept for the next arrays, up to a limit, the oldest given back first") {
+TEST_CASE("free segments are kept for the next arrays, up to a limit, and the oldest go back first") {
   Granter granter;
   Arena arena(granter.mutex, granter.source(), kept_bytes);
   std::vector<std::byte*> arrays;
@@ -210,7 +210,7 @@ TEST_CASE("what is free is kept for the next arrays, up to a limit, the oldest g
   for (auto* address : arrays) arena.free(address);
 }
 
-TEST_CASE("while others wait for memory nothing that is free is kept, but for a little") {
+TEST_CASE("while others wait for memory only a little free memory is kept") {
   Granter granter;
   Arena arena(granter.mutex, granter.source(), kept_bytes);
   auto* small = arena.allocate(1000, 0, no_wait).value();
@@ -223,13 +223,13 @@ TEST_CASE("while others wait for memory nothing that is free is kept, but for a 
   CHECK(granter.granted.size() == 1);
   arena.free(small);
   CHECK(granter.granted.size() == 1);
-  // What it had it must ask for again, so that those who wait have their turn.
+  // It must ask again for segments that it had, so that the clients that wait have their turn.
   const auto asked = granter.asked.size();
   arena.allocate(2 << 20, 0, no_wait).value();
   CHECK(granter.asked.size() == asked + 1);
 }
 
-TEST_CASE("trim gives back whatever is wholly free") {
+TEST_CASE("trim gives back all wholly free segments") {
   Granter granter;
   Arena arena(granter.mutex, granter.source(), kept_bytes);
   auto* first = arena.allocate(900 << 10, 0, no_wait).value();
@@ -251,7 +251,7 @@ TEST_CASE("a hard segment goes back when its object is gone") {
   CHECK(granter.granted.empty());
 }
 
-// Regions carry a pattern while they live and poison after that, as no sanitizer sees into recycled shared memory.
+// Regions carry a pattern while they live and poison after that, as sanitizers can't watch recycled shared memory.
 struct Model {
   struct Region {
     std::byte* address;
@@ -263,7 +263,7 @@ struct Model {
   Granter granter;
   Arena arena{granter.mutex, granter.source(), kept_bytes};
   std::vector<Region> regions;
-  std::map<std::uint64_t, int> objects;  ///< how many regions each has
+  std::map<std::uint64_t, int> objects;  ///< how many regions each object has
   std::mt19937 random;
   std::uint64_t last_object = 0;
 
@@ -321,7 +321,7 @@ struct Model {
   }
 };
 
-TEST_CASE("no live region ever changes, in whatever order arrays and objects end") {
+TEST_CASE("no live region ever changes, whatever the order in which arrays and objects end") {
   const unsigned seed = GENERATE(range(0U, 20U));
   Model model(seed);
   for (int step = 0; step < 300; ++step) {
@@ -339,7 +339,7 @@ TEST_CASE("no live region ever changes, in whatever order arrays and objects end
   for (const auto& [id, count] : model.objects) model.arena.object_gone(object(id));
   CHECK(model.arena.allocated_bytes() == 0);
   model.arena.trim();
-  CHECK(model.granter.granted.size() <= 4);  // a few small ones are kept
+  CHECK(model.granter.granted.size() <= 4);  // a few small segments are kept
 }
 
 }  // namespace

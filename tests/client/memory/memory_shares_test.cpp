@@ -1,5 +1,6 @@
-// How processes share a store that is too small for all that they would like to keep: a job fits if its bytes do, what
-// one freed goes to others, who waits has its turn, and small results don't wait behind large ones.
+// How processes share a store that is too small for everything that they would like to keep. A job fits if its bytes
+// do. Memory that one process freed goes to others. A process that waits has its turn. Small results don't wait behind
+// large ones.
 #include <catch2/catch.hpp>
 
 #include <unistd.h>
@@ -28,12 +29,12 @@ using muster::test::memory_used;
 
 constexpr std::int64_t floats_of_a_mebibyte = (1 << 20) / 4;
 
-/// Clients that each look like a process of its own to the daemon.
+/// Clients that each look like a separate process to the daemon.
 class Processes {
  public:
   explicit Processes(const Daemon& daemon) : daemon_(daemon) {}
   Client another() {
-    // One process has one connection to each path.
+    // A process has one connection to each path.
     const auto path = links_.path() + "/" + std::to_string(++count_);
     REQUIRE(::symlink(daemon_.socket().c_str(), path.c_str()) == 0);
     muster::ConnectOptions options;
@@ -52,7 +53,7 @@ Ref filled_mebibytes(Client& client, std::int64_t mebibytes) {
   return filled(client, mebibytes * floats_of_a_mebibyte, 1);
 }
 
-/// One rank's part of an allreduce; whether its result was right.
+/// Takes one rank's part in an allreduce. Returns whether its result was right.
 bool reduce(Client& client, int rank, int world_size, std::int64_t count) {
   muster::JoinOptions options;
   options.rank = rank;
@@ -94,7 +95,7 @@ TEST_CASE("a job fits if its bytes do, with a quarter more and a mebibyte for ea
   CHECK(right == job.ranks);
 }
 
-TEST_CASE("what a process has freed goes to others, whatever it does then") {
+TEST_CASE("memory that a process has freed goes to others, whatever the process does then") {
   const Daemon daemon("256MiB");
   Processes processes(daemon);
   Client first = processes.another();
@@ -106,11 +107,11 @@ TEST_CASE("what a process has freed goes to others, whatever it does then") {
     const Ref large = filled_mebibytes(first, 192);
     small.push_back(filled(first, 100, 1));
   }
-  // It computes from here on: it calls nothing of the store.
+  // From here on it computes, and makes no calls to the store.
   CHECK(second.allocate<float>({160 * floats_of_a_mebibyte}, 10s));
 }
 
-TEST_CASE("many small objects that were freed go to others, too") {
+TEST_CASE("the memory of many small freed objects goes to others, too") {
   const Daemon daemon("64MiB");
   Processes processes(daemon);
   Client first = processes.another();
@@ -122,7 +123,7 @@ TEST_CASE("many small objects that were freed go to others, too") {
   CHECK(second.allocate<float>({40 * floats_of_a_mebibyte}, 10s));
 }
 
-TEST_CASE("in a full store all who make and free have their turn") {
+TEST_CASE("in a full store all processes that make and free arrays have their turn") {
   constexpr std::size_t makers = 16;
   constexpr int enough = 30;
   const Daemon daemon("64MiB");
@@ -146,11 +147,11 @@ TEST_CASE("in a full store all who make and free have their turn") {
   CHECK(failed == 0);
   int least = enough;
   for (const auto& each : made) least = std::min(least, each.load());
-  // Threads of one process share what it has.
+  // Threads of one process share its memory.
   if (!are_threads) CHECK(least >= enough / 4);
 }
 
-TEST_CASE("a small op goes on in a store that others have filled, and newcomers can attach to it") {
+TEST_CASE("a small op goes on in a store that others have filled, and newcomers can connect to it") {
   const Daemon daemon("128MiB");
   Processes processes(daemon);
   Client greedy = processes.another();
@@ -158,7 +159,7 @@ TEST_CASE("a small op goes on in a store that others have filled, and newcomers 
   for (auto bytes : {64, 32, 16, 4, 2, 1})
     while (auto buffer = greedy.allocate<float>({bytes * floats_of_a_mebibyte}, 0s))
       all.push_back(std::move(*buffer).seal().value());
-  // One who waits for more, too.
+  // A process that waits for more goes on, too.
   std::atomic<bool> found_room = false;
   std::jthread waits([&] { found_room = greedy.allocate<float>({32 * floats_of_a_mebibyte}, 3s).ok(); });
   Client client = processes.another();
@@ -193,7 +194,7 @@ TEST_CASE("small arrays that dead processes leave behind keep little more than t
     bytes << std::ifstream(path).rdbuf();
     left.push_back(reader.deserialize(bytes.str()).value());
   }
-  // Until the daemon has seen the last of them end.
+  // Waits until the daemon has seen the last of them end.
   CHECK(reader.connection()->wait([&] { return memory_used(reader) <= before + workers * each; },
                                   std::chrono::steady_clock::now() + 10s));
   for (int i = 0; i < workers; ++i)

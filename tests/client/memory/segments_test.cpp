@@ -1,4 +1,4 @@
-// Mappings of segments to read: made once, kept while used, dropped when there are many.
+// Mappings for reading: made once, kept while used, and dropped when there are many.
 #include <catch2/catch.hpp>
 
 #include <sys/mman.h>
@@ -58,7 +58,7 @@ TEST_CASE("unused mappings are dropped when there are many, used ones never") {
   CHECK(fetcher.fetched[2] == 2);
 }
 
-TEST_CASE("unused mappings are dropped when they are large, those that were used long ago first") {
+TEST_CASE("unused mappings are dropped when they are large, the least recently used first") {
   Fetcher fetcher;
   fetcher.keep = 8 * bytes;
   for (std::uint32_t id = 1; id <= 9; ++id) REQUIRE(fetcher.segments.use({id}));
@@ -66,7 +66,7 @@ TEST_CASE("unused mappings are dropped when they are large, those that were used
   CHECK(fetcher.unmapped.empty());
   fetcher.segments.unuse({9});
   CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1, 2, 3});
-  // While others wait for memory nothing stays.
+  // While others wait for memory no unused mapping stays.
   REQUIRE(fetcher.segments.use({5}));
   fetcher.keep = 0;
   fetcher.segments.unuse({5});
@@ -115,7 +115,7 @@ TEST_CASE("a segment that is gone while it is being mapped counts as mapped, too
   CHECK(fetcher.unmapped == std::vector<std::uint32_t>{1});
 }
 
-TEST_CASE("writes to a private mapping show nowhere else") {
+TEST_CASE("writes to a private mapping are visible nowhere else") {
   Fetcher fetcher;
   auto copy = fetcher.segments.map_private({9}, 0, bytes).value();
   copy.data()[0] = std::byte{1};

@@ -1,5 +1,5 @@
-// Arguments that can't work are refused by the call that gets them. None of them reaches the daemon, which would take
-// some as the end of the connection.
+// A call refuses arguments that can't work. None of them reaches the daemon, which would end the connection for some of
+// them.
 #include <catch2/catch.hpp>
 
 #include <chrono>
@@ -38,28 +38,28 @@ struct Fixture {
 };
 
 struct Wrong {
-  std::string named;  ///< what the message says
+  std::string named;  ///< what the message must contain
   std::function<Error(Fixture&)> call;
 };
 
 std::vector<Wrong> wrong_calls() {
   return {
-      {"unknown reduce op 77", [](Fixture& f) { return f.client.allreduce_refs(f.three, no_op).error(); }},
-      {"unknown reduce op 77", [](Fixture& f) { return f.client.reduce_scatter_refs(f.three, 3, no_op).error(); }},
-      {"unknown reduce op 77", [](Fixture& f) { return f.group.allreduce(f.one, no_op).error(); }},
-      {"unknown reduce op 77", [](Fixture& f) { return f.group.reduce(f.one, 0, no_op).error(); }},
-      {"unknown reduce op 77", [](Fixture& f) { return f.group.scan(f.one, no_op).error(); }},
-      {"unknown reduce op 77",
+      {"reduce op 77 is unknown", [](Fixture& f) { return f.client.allreduce_refs(f.three, no_op).error(); }},
+      {"reduce op 77 is unknown", [](Fixture& f) { return f.client.reduce_scatter_refs(f.three, 3, no_op).error(); }},
+      {"reduce op 77 is unknown", [](Fixture& f) { return f.group.allreduce(f.one, no_op).error(); }},
+      {"reduce op 77 is unknown", [](Fixture& f) { return f.group.reduce(f.one, 0, no_op).error(); }},
+      {"reduce op 77 is unknown", [](Fixture& f) { return f.group.scan(f.one, no_op).error(); }},
+      {"reduce op 77 is unknown",
        [](Fixture& f) {
          return f.group.reduce_scatter({&f.one, 1}, no_op).error();
        }},
-      {"0 refs for 0 ranks", [](Fixture& f) { return f.client.allreduce_refs(f.none).error(); }},
-      {"0 refs for 0 ranks", [](Fixture& f) { return f.client.allgather_refs(f.none).error(); }},
-      {"0 refs for 2 ranks", [](Fixture& f) { return f.client.all_to_all_refs(f.none, 2).error(); }},
-      {"3 refs for 0 ranks", [](Fixture& f) { return f.client.reduce_scatter_refs(f.three, 0).error(); }},
-      {"3 refs for 0 ranks", [](Fixture& f) { return f.client.all_to_all_refs(f.three, -1).error(); }},
-      {"3 refs for 2 ranks", [](Fixture& f) { return f.client.reduce_scatter_refs(f.three, 2).error(); }},
-      {"1 ref for 2 ranks",
+      {"got 0 refs for 0 ranks", [](Fixture& f) { return f.client.allreduce_refs(f.none).error(); }},
+      {"got 0 refs for 0 ranks", [](Fixture& f) { return f.client.allgather_refs(f.none).error(); }},
+      {"got 0 refs for 2 ranks", [](Fixture& f) { return f.client.all_to_all_refs(f.none, 2).error(); }},
+      {"got 3 refs for 0 ranks", [](Fixture& f) { return f.client.reduce_scatter_refs(f.three, 0).error(); }},
+      {"got 3 refs for 0 ranks", [](Fixture& f) { return f.client.all_to_all_refs(f.three, -1).error(); }},
+      {"got 3 refs for 2 ranks", [](Fixture& f) { return f.client.reduce_scatter_refs(f.three, 2).error(); }},
+      {"got 1 ref for 2 ranks",
        [](Fixture& f) {
          return f.client.all_to_all_refs({&f.one, 1}, 2).error();
        }},
@@ -68,10 +68,10 @@ std::vector<Wrong> wrong_calls() {
       {"root=3", [](Fixture& f) { return f.group.broadcast(f.one, 3).error(); }},
       {"the op's key has",
        [](Fixture& f) { return f.group.barrier({.timeout = {}, .key = std::string(5000, 'k')}).error(); }},
-      {"unknown dtype 99", [](Fixture& f) { return f.client.allocate_raw(no_dtype, {2}).error(); }},
-      {"unknown dtype 99", [](Fixture& f) { return f.client.allocate_hard(no_dtype, {2}).error(); }},
-      {"unknown dtype 99", [](Fixture& f) { return f.client.put(no_dtype, {2}, nullptr).error(); }},
-      {"a shape of 65 axes", [](Fixture& f) { return f.client.allocate<float>(muster::Shape(65, 1)).error(); }},
+      {"dtype 99 is unknown", [](Fixture& f) { return f.client.allocate_raw(no_dtype, {2}).error(); }},
+      {"dtype 99 is unknown", [](Fixture& f) { return f.client.allocate_hard(no_dtype, {2}).error(); }},
+      {"dtype 99 is unknown", [](Fixture& f) { return f.client.put(no_dtype, {2}, nullptr).error(); }},
+      {"the shape has 65 axes", [](Fixture& f) { return f.client.allocate<float>(muster::Shape(65, 1)).error(); }},
       {"negative size", [](Fixture& f) { return f.client.allocate<float>({-1}).error(); }},
       {"no memory on cuda:3; it has memory on cpu",
        [](Fixture& f) { return f.client.allocate<float>({1}, muster::Device::cuda(3)).error(); }},
@@ -97,7 +97,7 @@ std::vector<Wrong> wrong_calls() {
   };
 }
 
-TEST_CASE("an argument that can't work is an error of its call, and the connection goes on") {
+TEST_CASE("an argument that can't work makes its call fail, and the connection goes on") {
   Fixture fixture;
   for (const auto& wrong : wrong_calls()) {
     INFO(wrong.named);

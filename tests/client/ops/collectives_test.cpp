@@ -45,7 +45,7 @@ TEST_CASE_METHOD(Ranks, "allreduce gives every rank the reduction") {
   for (const auto& work : works) CHECK(floats(work.ref(10s).value()) == std::vector<float>(1000, 10));
 }
 
-TEST_CASE_METHOD(Ranks, "reduce gives it to the root, scan gives prefixes") {
+TEST_CASE_METHOD(Ranks, "reduce gives the reduction to the root, scan gives prefixes") {
   const auto reduced = start([&](Group& group, int rank) { return group.reduce(input(rank), 2, ReduceOp::max); });
   for (int rank = 0; rank < ranks; ++rank) {
     const auto outcome = reduced[static_cast<std::size_t>(rank)].wait(10s).value();
@@ -75,7 +75,7 @@ TEST_CASE_METHOD(Ranks, "broadcast, allgather and gather move nothing on one nod
   CHECK(at_root[0].wait(10s).value().refs.empty());
 }
 
-TEST_CASE_METHOD(Ranks, "scatter, reduce_scatter and all_to_all give each rank its own") {
+TEST_CASE_METHOD(Ranks, "scatter, reduce_scatter and all_to_all give each rank its own part") {
   std::vector<Ref> parts;
   for (int rank = 0; rank < ranks; ++rank) parts.push_back(input(rank));
   const auto scattered = start([&](Group& group, int rank) {
@@ -179,7 +179,7 @@ TEST_CASE_METHOD(Ranks, "more ops than the limit wait for room, and then time ou
   std::vector<muster::Work> works;
   for (int i = 0; i < limit; ++i) works.push_back(groups[0].barrier().value());
   CHECK(groups[0].barrier({.timeout = 50ms, .key = {}}).error().code() == Code::timeout);
-  // The one that found no room took its place all the same, and failed there.
+  // The op that found no room still took its place, and failed there.
   std::thread others([&] {
     for (int i = 0; i < limit + 2; ++i)
       for (int rank = 1; rank < ranks; ++rank)

@@ -1,4 +1,4 @@
-// Rank and world size from what launchers put into the environment.
+// Reads rank and world size from the environment that launchers set.
 #include <catch2/catch.hpp>
 
 #include <cstdlib>
@@ -27,7 +27,7 @@ TEST_CASE("without a launcher there is no placement") {
 
 TEST_CASE("each launcher is understood, in this order") {
   const CleanEnvironment clean;
-  // From the last in order to the first, so that each wins over all that were set before it.
+  // From the last launcher in the order to the first, so each wins over all that were set before it.
   for (int launcher = 3; launcher >= 0; --launcher) {
     ::setenv(variables[2 * launcher], std::to_string(launcher).c_str(), 1);
     ::setenv(variables[2 * launcher + 1], std::to_string(launcher + 10).c_str(), 1);
@@ -38,7 +38,7 @@ TEST_CASE("each launcher is understood, in this order") {
   }
 }
 
-TEST_CASE("half a placement, or one that is no number, is none") {
+TEST_CASE("half a placement, or one that is not a number, does not count") {
   const CleanEnvironment clean;
   ::setenv("MUSTER_RANK", "1", 1);
   CHECK(placement_from_environment().error().message() == "MUSTER_RANK=1 is set, but MUSTER_WORLD_SIZE is not");

@@ -1,4 +1,4 @@
-// What a dead process leaves behind in nearly empty segments is moved together, and nobody who holds it notices.
+// The daemon moves together what a dead process leaves in nearly empty segments, and no holder notices.
 #include <catch2/catch.hpp>
 
 #include <unistd.h>
@@ -26,7 +26,7 @@ using muster::test::floats;
 using muster::test::memory_used;
 
 constexpr std::int64_t floats_each = 256;  // 1 KiB
-/// A segment for all that was moved, and the few that were so small that one array may keep them.
+/// Room for one segment with everything that was moved, and for small segments that one array may keep.
 constexpr std::uint64_t little = 512 << 10;
 
 /// A pipe in one direction.
@@ -51,7 +51,7 @@ struct Pipe {
   std::array<int, 2> ends{};
 };
 
-/// A process that made very many small arrays, and the pickles of a few of them; array i is all i.
+/// A process that made very many small arrays, and pickles of a few of them. All elements of array i are i.
 class Maker {
  public:
   static constexpr int arrays = 20'000;
@@ -94,7 +94,7 @@ bool is_all(const Ref& ref, float value) {
 
 }  // namespace
 
-TEST_CASE("the few small arrays that a dead process leaves behind of many are moved together") {
+TEST_CASE("a few small arrays that are left of a dead process's many are moved together") {
   const Daemon daemon("1GiB");
   Client reader = daemon.connect();
   const auto before = memory_used(reader);
@@ -106,7 +106,7 @@ TEST_CASE("the few small arrays that a dead process leaves behind of many are mo
   auto views = refs[3].get().value();
   maker.end();
 
-  // What a view lies over stays as long as the view does.
+  // Memory under a view stays as long as the view does.
   CHECK(falls_to(reader, before + (1 << 20) + little));
   CHECK(views[0].span<float>()[100] == Maker::value(3));
   CHECK(is_all(refs[3], Maker::value(3)));
@@ -116,7 +116,7 @@ TEST_CASE("the few small arrays that a dead process leaves behind of many are mo
   for (std::size_t i = 0; i < refs.size(); ++i) CHECK(is_all(refs[i], Maker::value(i)));
 }
 
-TEST_CASE("what knows where a moved array lay can go on with it") {
+TEST_CASE("users that know a moved array's old place can go on with it") {
   const Daemon daemon("1GiB");
   Client reader = daemon.connect();
   const auto before = memory_used(reader);
@@ -127,7 +127,7 @@ TEST_CASE("what knows where a moved array lay can go on with it") {
   REQUIRE(falls_to(reader, before + little));
 
   SECTION("a part of it") {
-    // The client has not heard of the move when it names the rows.
+    // The client does not know of the move yet when it names the rows.
     const Ref rows = muster::detail::slice(refs[5], 64, 128).value();
     CHECK(floats(rows) == std::vector<float>(128, Maker::value(5)));
     const Ref again = muster::detail::slice(rows, 1, 2).value();

@@ -1,4 +1,4 @@
-// Objects against the real daemon: allocate, seal, read, pickle, part, drop.
+// Objects against the real daemon: allocate, seal, read, pickle, split, drop.
 #include <catch2/catch.hpp>
 
 #include <sys/mman.h>
@@ -25,7 +25,7 @@ using namespace muster::test;
 using namespace std::chrono_literals;
 namespace wire = muster::ipc::wire;
 
-/// What the daemon says of itself, after it has read all that this client wrote.
+/// The daemon's own figures, after it has read everything that this client wrote.
 struct Status {
   std::uint64_t objects = 0;
   std::uint64_t deposited = 0;
@@ -40,7 +40,7 @@ Status status(const Client& client) {
   return {reply->objects(), reply->bytes_deposited(), reply->bytes_copied(), reply->memory_used_bytes()};
 }
 
-/// Whether a write to this address in a child would be allowed by the page tables: as /proc says.
+/// Whether a child may write to this address, according to /proc.
 std::string permissions(const void* address) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
@@ -54,7 +54,7 @@ std::string permissions(const void* address) {
   return "";
 }
 
-TEST_CASE("a view is read as what it is") {
+TEST_CASE("a view is read with its own dtype") {
   const Daemon daemon;
   Client client = daemon.connect();
   const std::vector<std::int32_t> values{1, 2, 3, 4};
@@ -69,7 +69,7 @@ TEST_CASE("a view is read as what it is") {
   CHECK(half.span<float>().empty());
 }
 
-TEST_CASE("nothing is left in what was moved from") {
+TEST_CASE("moved-from objects are empty") {
   const Daemon daemon;
   Client client = daemon.connect();
   auto buffer = client.allocate<float>({2, 3}).value();
@@ -89,7 +89,7 @@ TEST_CASE("nothing is left in what was moved from") {
   CHECK(muster::Buffer<float>().span().empty());
 }
 
-TEST_CASE("what was written in place is read back without a copy") {
+TEST_CASE("an array written in place is read back without a copy") {
   const Daemon daemon;
   Client client = daemon.connect();
   const Ref ref = filled(client, 1000, 2.5F);
@@ -103,7 +103,7 @@ TEST_CASE("what was written in place is read back without a copy") {
   CHECK(seen.copied == 0);
 }
 
-TEST_CASE("views are read-only, also of a process's own objects") {
+TEST_CASE("views are read-only, even of a process's own objects") {
   const Daemon daemon;
   Client client = daemon.connect();
   const Ref ref = filled(client, 10'000, 1);
@@ -156,7 +156,7 @@ TEST_CASE("a bundle keeps its arrays and its structure") {
   for (int i = 1; i <= 3; ++i) CHECK(views[static_cast<std::size_t>(i - 1)].span<std::int32_t>().back() == i);
 }
 
-TEST_CASE("a bundle that is too large for the ring travels all the same") {
+TEST_CASE("a bundle that is too large for the ring still travels") {
   const Daemon daemon;
   Client client = daemon.connect();
   std::vector<muster::RawBuffer> buffers;
@@ -191,7 +191,7 @@ TEST_CASE("a structure without bounds is refused here, and the client lives on")
   CHECK(floats(filled(client, 3, 1)).size() == 3);
 }
 
-TEST_CASE("a full store is OutOfMemory, and freed memory is used again") {
+TEST_CASE("a full store gives OutOfMemory, and freed memory is used again") {
   const Daemon daemon("64MiB");
   Client client = daemon.connect();
   std::vector<Ref> refs;
@@ -224,7 +224,7 @@ TEST_CASE("dropped refs free their objects, and a loop of them needs little memo
   const Daemon daemon;
   Client client = daemon.connect();
   for (int i = 0; i < 5000; ++i) static_cast<void>(filled(client, 1000, 1));
-  // A request is read after all that was written before it.
+  // The daemon reads a request after everything that was written before it.
   CHECK(status(client).objects == 0);
   CHECK(status(client).memory_used < 5000 * 4000 / 2);
 }
@@ -249,12 +249,12 @@ TEST_CASE("a serialized ref is about 100 bytes and can be read any number of tim
   CHECK(bytes.size() < 160);
   for (int i = 0; i < 3; ++i) CHECK(floats(client.deserialize(bytes).value())[99] == 3);
   ref.free();
-  // The pickled form alone keeps it now.
+  // Now only the pickle keeps it.
   const pid_t reader = in_child([&] { return floats(daemon.connect().deserialize(bytes).value())[0] == 3; });
   CHECK(succeeded(reader));
 }
 
-TEST_CASE("bytes that are no ref, of another object, or of another daemon are typed errors") {
+TEST_CASE("bytes that are not a ref, or name another object or another daemon, give typed errors") {
   const Daemon daemon;
   Client client = daemon.connect();
   const Ref ref = filled(client, 10, 1);
@@ -273,7 +273,7 @@ TEST_CASE("bytes that are no ref, of another object, or of another daemon are ty
   CHECK(client.deserialize(bytes));
 }
 
-TEST_CASE("rows of an array are an object of their own that keeps the whole") {
+TEST_CASE("rows of an array are a separate object that keeps the whole") {
   const Daemon daemon;
   Client client = daemon.connect();
   auto buffer = client.allocate<float>({4, 3}).value();
@@ -286,7 +286,7 @@ TEST_CASE("rows of an array are an object of their own that keeps the whole") {
   CHECK(muster::detail::slice(rows, 1, 2).error().code() == Code::invalid);
 }
 
-TEST_CASE("a part of what is not there fails where it is used, and the connection stays") {
+TEST_CASE("a part of an object that does not exist fails where it is used, and the connection stays") {
   const Daemon daemon;
   Client client = daemon.connect();
   const Ref whole = filled(client, 16, 1);
@@ -296,7 +296,7 @@ TEST_CASE("a part of what is not there fails where it is used, and the connectio
     const Ref part = muster::detail::derive(whole, std::move(beyond)).value();
     CHECK(client.connection()->wait([&] { return !part.get(); }, std::chrono::steady_clock::now() + 10s));
   }
-  // Its release, too, is nothing that could end the connection, even if it was sent before the failure was heard of.
+  // Its release does not end the connection either, even if it was sent before the client knew of the failure.
   for (int i = 0; i < 100; ++i) {
     muster::ipc::Manifest again;
     REQUIRE(again.add(whole.hold()->manifest.leaves[0].segment, 1 << 20, DType::float32, muster::Shape{4}));

@@ -1,5 +1,5 @@
-// Whatever this process and its daemon do in whatever order, the protocol keeps its promises: the same steps that a
-// connection makes, by random from a seed, against a model of what must be true.
+// The protocol keeps its promises, whatever this process and its daemon do in whatever order. Random steps from a seed,
+// the same that a connection makes, run against a model of what must be true.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -64,7 +64,7 @@ class World : public HoldKeeper {
     const Error why(Code::daemon_unavailable, "gone");
     event([&] { return protocol_.lose(why); });
     CHECK_FALSE(event([&] { return protocol_.lose(Error(Code::invalid, "another reason")); }));
-    // What it wrote before still counts.
+    // What the daemon wrote before still counts.
     for (int i = 0; i < 5; ++i) finish();
     Works::Aftermath aftermath;
     event([&] {
@@ -87,7 +87,7 @@ class World : public HoldKeeper {
     });
     CHECK_FALSE(protocol_.releases.any());
   }
-  /// Everybody lets go of everything: nothing may be kept, or be lost on the way.
+  /// Everybody lets go of everything. Nothing may be kept or lost.
   void let_go_of_all() {
     call_back();
     for (auto& op : ops_) {
@@ -112,7 +112,7 @@ class World : public HoldKeeper {
   // ---- HoldKeeper, as the connection does it ----
   void hold_began() override {}
   void hold_ended(ipc::ObjectId object, bool) override {
-    // The lock is held while an event is handled: this would wait for itself.
+    // The lock is held while an event is handled, so this callback would wait for itself.
     CHECK_FALSE(in_event_);
     if (protocol_.life() >= Life::ended) {
       held_.erase(held_.find(object.value));
@@ -252,7 +252,7 @@ class World : public HoldKeeper {
   void finish() {
     if (auto* op = any_op(); op && protocol_.life() < Life::ended) finish_op(*op);
   }
-  /// The daemon's news of an op, which may have been over before.
+  /// The daemon's news of an op, which may be over already.
   void finish_op(Op& op) {
     const bool succeeds = by_chance();
     ipc::Done done;
@@ -314,7 +314,7 @@ class World : public HoldKeeper {
     const Ref dropped = std::move(*at);
     own_.erase(at);
   }
-  /// The daemon refuses the seal of an object that is still held here.
+  /// The daemon refuses the seal of an object that this process still holds.
   void refuse() {
     if (own_.empty() || pick(4) != 0) return;
     const auto object = own_[pick(own_.size())].hold()->object;
@@ -382,7 +382,7 @@ class World : public HoldKeeper {
         CHECK(work->over == op.over);
         CHECK(work->outcome.has_value() == op.over);
       } else {
-        CHECK((op.over || op.callbacks_wanted == 0));  // who wants to hear of it keeps it
+        CHECK((op.over || op.callbacks_wanted == 0));  // an op with callbacks stays alive
       }
       CHECK(op.callbacks_made <= op.callbacks_wanted);
     }
@@ -408,11 +408,11 @@ class World : public HoldKeeper {
   std::uint32_t early_epoch_ = 0;
   std::uint64_t last_work_ = 0, last_object_ = 0;
   std::size_t room_ = 0;
-  std::multiset<std::uint64_t> given_, held_, told_;  ///< holds: by the daemon, not ended here, released
+  std::multiset<std::uint64_t> given_, held_, told_;  ///< holds: given by the daemon, not ended here, released
   std::set<std::uint64_t> refused_;
-  std::set<std::uint32_t> mapped_, unmapped_;  ///< unmapped: and not yet told
+  std::set<std::uint32_t> mapped_, unmapped_;  ///< unmapped_: not yet told to the daemon
   std::vector<Ref> own_;
-  std::vector<Op> ops_;  ///< last, as what it holds ends into the rest
+  std::vector<Op> ops_;  ///< must be last: what it holds ends into the members above
 };
 
 constexpr int seeds = 60, steps = 400;

@@ -1,4 +1,4 @@
-// What the daemon is told of what ended here: each once, and as much as there is room for.
+// What the daemon is told of ended holds and mappings: each once, and as much as there is room for.
 #include <catch2/catch.hpp>
 
 #include <cstddef>
@@ -14,7 +14,7 @@ using muster::Error;
 using muster::detail::Releases;
 namespace ipc = muster::ipc;
 
-/// A ring with room for so many records.
+/// A ring with room for a given number of records.
 struct Ring {
   std::size_t room = 1000;
   std::multiset<std::uint64_t> released;
@@ -51,7 +51,7 @@ TEST_CASE("holds that ended are told once, many in one record") {
   CHECK(ring.records == 1);
 }
 
-TEST_CASE("no record of releases is larger than the daemon likes") {
+TEST_CASE("no record of releases is larger than the daemon accepts") {
   Releases releases;
   Ring ring;
   for (std::uint64_t object = 0; object < 2 * ipc::Release::objects_max + 1; ++object)
@@ -61,7 +61,7 @@ TEST_CASE("no record of releases is larger than the daemon likes") {
   CHECK(ring.released.size() == 2 * ipc::Release::objects_max + 1);
 }
 
-TEST_CASE("what finds no room is told later") {
+TEST_CASE("a release that finds no room is told later") {
   Releases releases;
   Ring ring;
   releases.unmapped({1});
@@ -88,7 +88,7 @@ TEST_CASE("a segment that is mapped again is not told as unmapped") {
   CHECK(ring.unmapped == std::vector<std::uint32_t>{2});
 }
 
-TEST_CASE("a hold of an object that never was is not told, and its users are told why until then") {
+TEST_CASE("a hold of an object whose seal failed is not released, and its users get the error until it ends") {
   Releases releases;
   CHECK_FALSE(releases.seal_error({1}));
   releases.seal_failed({1}, Error(Code::invalid, "why"));
@@ -100,7 +100,7 @@ TEST_CASE("a hold of an object that never was is not told, and its users are tol
   CHECK_FALSE(releases.any_seal_errors());
 }
 
-TEST_CASE("the reason goes when the daemon has read a release that was sent before it was known") {
+TEST_CASE("the error is dropped when the daemon has read a release that was sent before the error was known") {
   Releases releases;
   CHECK(releases.hold_ended({1}));
   releases.seal_failed({1}, Error(Code::invalid, "why"));
@@ -108,7 +108,7 @@ TEST_CASE("the reason goes when the daemon has read a release that was sent befo
   CHECK_FALSE(releases.any_seal_errors());
 }
 
-TEST_CASE("a forked child tells nothing of its parent's") {
+TEST_CASE("a forked child releases nothing of its parent's") {
   Releases releases;
   Ring ring;
   CHECK(releases.hold_ended({1}));

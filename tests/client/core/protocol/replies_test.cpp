@@ -1,4 +1,4 @@
-// Whose reply is whose, and what becomes of one that nobody waits for any more.
+// Which reply belongs to which request, and what happens to a reply that nobody waits for any more.
 #include <catch2/catch.hpp>
 
 #include <cstddef>
@@ -31,7 +31,7 @@ TEST_CASE("each waits for the reply with its own number") {
   CHECK_FALSE(replies.taken(second));
 }
 
-TEST_CASE("a reply that nobody asked for is nobody's") {
+TEST_CASE("a reply without a request is dropped") {
   Replies replies;
   auto reply = packet(1);
   CHECK_FALSE(replies.arrived(replies.told(), reply));
@@ -39,7 +39,7 @@ TEST_CASE("a reply that nobody asked for is nobody's") {
   CHECK(value_of(reply) == 1);
 }
 
-TEST_CASE("what comes after its request was given up is given back") {
+TEST_CASE("a grant that comes after its request was given up is given back") {
   Replies replies;
   const auto number = replies.asked();
   CHECK_FALSE(replies.given_up(number, lease));
@@ -48,7 +48,7 @@ TEST_CASE("what comes after its request was given up is given back") {
   auto reply = packet(1);
   CHECK(replies.arrived(number, reply) == lease);
   CHECK(value_of(reply) == 1);
-  // Not before it has been given back: who waits for that asks for the same next.
+  // Not before it has been given back: a thread that waits for this may ask for the same next.
   CHECK(replies.may_still_be_granted(lease));
   replies.given_back(number);
   CHECK_FALSE(replies.may_still_be_granted(lease));
@@ -64,7 +64,7 @@ TEST_CASE("a reply that came just before its request was given up is given back,
   CHECK_FALSE(replies.may_still_be_granted(lease));
 }
 
-TEST_CASE("no more begins than the daemon takes") {
+TEST_CASE("no more requests begin than the daemon accepts") {
   Replies replies;
   const auto first = replies.asked(), second = replies.asked(), third = replies.asked(), urgent = replies.asked();
   REQUIRE((replies.begins(first, 2) && replies.begins(second, 2)));
@@ -82,12 +82,12 @@ TEST_CASE("no more begins than the daemon takes") {
   }
   SECTION("until one turns out not to have been sent") { CHECK_FALSE(replies.given_up(first, 0)); }
   CHECK(replies.begins(third, 2));
-  CHECK_FALSE(replies.given_up(urgent, 0));  // it had not begun: that makes no room
+  CHECK_FALSE(replies.given_up(urgent, 0));  // it had not begun, so that makes no room
   CHECK_FALSE(replies.begins(replies.asked(), 2));
   CHECK(replies.begins(replies.asked(), 3));
 }
 
-TEST_CASE("what was never sent brings nothing") {
+TEST_CASE("a request that was never sent gets no reply") {
   Replies replies;
   const auto number = replies.asked();
   CHECK_FALSE(replies.given_up(number, 0));

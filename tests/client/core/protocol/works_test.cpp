@@ -125,7 +125,7 @@ TEST_CASE_METHOD(Fixture, "an op is over once, with its outcome") {
   CHECK(work->over);
   CHECK(work->outcome->value().contributors == 2);
   CHECK(works.seat({7}).in_flight == 0);
-  // Whatever the daemon says of it later.
+  // Whatever the daemon says about it later.
   CHECK(over(work->id, Error(Code::timeout, "late")).over.empty());
   CHECK(work->outcome->value().contributors == 2);
   CHECK(works.seat({7}).in_flight == 0);
@@ -154,7 +154,7 @@ TEST_CASE_METHOD(Fixture, "a call without an input takes its place, and is not i
   CHECK(works.seat({7}).in_flight == 0);
 }
 
-TEST_CASE_METHOD(Fixture, "what could not be sent is not in flight, and keeps its place in the order") {
+TEST_CASE_METHOD(Fixture, "an op that could not be sent is not in flight, and keeps its place in the order") {
   const auto work = started();
   works.not_sent(work->id);
   works.not_sent(work->id);
@@ -164,7 +164,7 @@ TEST_CASE_METHOD(Fixture, "what could not be sent is not in flight, and keeps it
   CHECK(works.in_flight() == 0);
 }
 
-TEST_CASE_METHOD(Fixture, "what an op brings that nobody waits for is given back") {
+TEST_CASE_METHOD(Fixture, "results of an op that nobody waits for are given back") {
   auto work = started(ipc::Kind::split);
   const auto id = work->id;
   work.reset();
@@ -195,7 +195,7 @@ TEST_CASE_METHOD(Fixture, "an op over refs has no seat, and is never too many") 
   CHECK(works.in_flight() == 100);
 }
 
-TEST_CASE_METHOD(Fixture, "with the daemon all that is in flight is over, and nothing starts any more") {
+TEST_CASE_METHOD(Fixture, "when the daemon is lost, all ops in flight are over, and nothing can start any more") {
   const auto first = started(), second = started();
   CHECK_FALSE(works.has_room({7}, in_flight_max));
   Works::Aftermath aftermath;
@@ -206,13 +206,13 @@ TEST_CASE_METHOD(Fixture, "with the daemon all that is in flight is over, and no
     CHECK(work->outcome->error().code() == Code::daemon_unavailable);
   }
   CHECK(works.start(work(), true, in_flight_max).place == Place::lost);
-  // Who waits for room must hear of it.
+  // A thread that waits for room must notice it.
   CHECK(works.has_room({7}, 0));
 }
 
 // ---- calling back ----
 
-TEST_CASE_METHOD(Fixture, "a callback is due once, when its work is over, which lives until then") {
+TEST_CASE_METHOD(Fixture, "a callback is due once, when its work is over, and the work lives until then") {
   int called = 0;
   auto work = started();
   const auto id = work->id;
