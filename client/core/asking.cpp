@@ -19,12 +19,11 @@
 namespace muster::detail {
 
 namespace wire = ipc::wire;
+using flatbuffers::GetString;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 namespace {
-
-std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
 Error no_answer(const std::string& socket, steady_clock::duration waited) {
   return {Code::timeout, "the daemon at " + socket + " did not answer within " + ipc::seconds_text(waited),
@@ -36,7 +35,8 @@ Result<ipc::Packet> checked(ipc::Packet packet) {
   if (!failure) return packet;
   std::vector<int> ranks;
   if (failure->ranks()) ranks.assign(failure->ranks()->begin(), failure->ranks()->end());
-  return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()), std::move(ranks));
+  return Error(static_cast<Code>(failure->code()), GetString(failure->message()), GetString(failure->hint()),
+               std::move(ranks));
 }
 
 void hit_sent(wire::Body asked) {
@@ -175,7 +175,7 @@ bool Connection::receive_if_free() {
 void Connection::take_packet(ipc::Packet packet) {
   const auto* frame = wire::GetFrame(packet.bytes.data());
   if (const auto* goodbye = frame->body_as_Goodbye())
-    return end(Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint())));
+    return end(Error(static_cast<Code>(goodbye->code()), GetString(goodbye->reason()), GetString(goodbye->hint())));
   const auto request = frame->request();
   const auto asked = locked([&](Protocol& protocol) { return protocol.replies.arrived(request, packet); });
   if (!asked) return;

@@ -19,12 +19,11 @@
 namespace muster::detail {
 
 namespace wire = ipc::wire;
+using flatbuffers::GetString;
 
 namespace {
 
 constexpr auto mapped_timeout = std::chrono::seconds(30);
-
-std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
 
 Error ending(const std::string& path) {
   return {Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again"};
@@ -78,9 +77,9 @@ Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& pat
 /// Returns why the daemon refuses this client. Nothing if the frame is another answer.
 std::optional<Error> refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
-    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
+    return Error(static_cast<Code>(failure->code()), GetString(failure->message()), GetString(failure->hint()));
   if (const auto* goodbye = frame.body_as_Goodbye())
-    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
+    return Error(static_cast<Code>(goodbye->code()), GetString(goodbye->reason()), GetString(goodbye->hint()));
   return std::nullopt;
 }
 
@@ -109,12 +108,12 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
   if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is not a musterd");
   if (body->protocol() != ipc::protocol_version)
     return Error(Code::invalid,
-                 "the daemon at " + path + " (version " + text(body->version()) + ") speaks protocol " +
+                 "the daemon at " + path + " (version " + GetString(body->version()) + ") speaks protocol " +
                      std::to_string(body->protocol()) + ", this process protocol " +
                      std::to_string(ipc::protocol_version),
                  "install the same version of Muster on both sides");
   Greeted greeted;
-  greeted.welcome = {text(body->version()),
+  greeted.welcome = {GetString(body->version()),
                      path,
                      body->incarnation(),
                      {body->client()},

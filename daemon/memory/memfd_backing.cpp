@@ -11,9 +11,6 @@
 
 #include <muster/ipc/fd.hpp>
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
 // Linux 5.14 has these. Older headers don't know them, and older kernels refuse them.
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -60,7 +57,7 @@ class MemfdMemory final : public SegmentMemory {
     const auto reader = read_only_descriptor(fd_);
     if (!reader) return reader.error();
     const int last = hard_ ? 0 : F_SEAL_SEAL;
-    if (auto sealed = ipc::add_seals(fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | last); !sealed)
+    if (auto sealed = ipc::add_seals(fd_, F_SEAL_SHRINK | F_SEAL_GROW | ipc::seal_future_write | last); !sealed)
       return sealed.error();
     if (auto same = check_size(); !same) return same.error();
     auto mapping = ipc::Mapping::map(*reader, bytes_, ipc::Access::read_only);
@@ -102,7 +99,7 @@ class MemfdMemory final : public SegmentMemory {
 Result<ipc::Mapping> map_and_seal_own(const ipc::Fd& fd, std::uint64_t bytes) {
   auto mapping = ipc::Mapping::map(fd, bytes, ipc::Access::read_write);
   if (!mapping) return mapping.error();
-  if (auto sealed = ipc::add_seals(fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL); !sealed)
+  if (auto sealed = ipc::add_seals(fd, F_SEAL_SHRINK | F_SEAL_GROW | ipc::seal_future_write | F_SEAL_SEAL); !sealed)
     return sealed.error();
   return mapping;
 }

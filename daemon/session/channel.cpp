@@ -9,10 +9,6 @@
 
 #include <muster/ipc/byte_count.hpp>
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
-
 namespace musterd {
 
 namespace ipc = muster::ipc;
@@ -47,11 +43,11 @@ Channel::Channel(ipc::Fd memory, ipc::Mapping mapping, ipc::Fd doorbell, ipc::Be
 Channel::~Channel() {
   // A client that punches holes keeps the kernel from unmapping the rings, and this process from mapping anything else
   // meanwhile.
-  if (!sealed_) static_cast<void>(ipc::add_seals(memory_, F_SEAL_FUTURE_WRITE));
+  if (!sealed_) static_cast<void>(ipc::add_seals(memory_, ipc::seal_future_write));
 }
 
 Result<void> Channel::seal() {
-  if (auto sealed = ipc::add_seals(memory_, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL); !sealed) return sealed;
+  if (auto sealed = ipc::add_seals(memory_, ipc::seal_future_write | F_SEAL_SEAL); !sealed) return sealed;
   sealed_ = true;
   mapping_.populate();
   return {};

@@ -13,6 +13,7 @@
 namespace muster::python {
 
 namespace wire = ipc::wire;
+using flatbuffers::GetString;
 
 namespace {
 
@@ -24,9 +25,8 @@ nb::dict status(const ConnectionPtr& connection) {
   const auto* reply = wire::GetFrame(packet.bytes.data())->body_as_StatusReply();
   if (!reply) raise(Error(Code::failed, "the daemon's answer to StatusQuery makes no sense"));
   nb::dict found;
-  const auto text = [](const flatbuffers::String* string) { return string ? string->str() : std::string(); };
-  found["version"] = text(reply->version());
-  found["socket"] = text(reply->socket());
+  found["version"] = GetString(reply->version());
+  found["socket"] = GetString(reply->socket());
   found["pid"] = reply->pid();
   found["uptime_s"] = reply->uptime_s();
   found["memory_bytes"] = reply->memory_bytes();
@@ -47,8 +47,8 @@ nb::dict status(const ConnectionPtr& connection) {
   found["bytes_copied"] = reply->bytes_copied();
   found["bytes_reduced"] = reply->bytes_reduced();
   found["lanes"] = reply->lanes();
-  found["simd"] = text(reply->simd());
-  found["huge_pages"] = text(reply->huge_pages());
+  found["simd"] = GetString(reply->simd());
+  found["huge_pages"] = GetString(reply->huge_pages());
   found["waiting_for_memory"] = reply->waiting_for_memory();
   return found;
 }

@@ -9,10 +9,6 @@
 
 #include "session/channel.hpp"
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
-
 using namespace musterd;
 namespace ipc = muster::ipc;
 using ipc::CompletionType;
@@ -81,9 +77,9 @@ TEST_CASE("rings that were never mapped are sealed before they are unmapped") {
   auto channel = Channel::create().value();
   const ipc::Fd memory(::dup(channel->descriptors()[0]));
   const auto seals = [&] { return ::fcntl(memory.get(), F_GET_SEALS); };
-  CHECK((seals() & F_SEAL_FUTURE_WRITE) == 0);
+  CHECK((seals() & ipc::seal_future_write) == 0);
   channel.reset();
-  CHECK((seals() & F_SEAL_FUTURE_WRITE) != 0);
+  CHECK((seals() & ipc::seal_future_write) != 0);
 }
 
 TEST_CASE("an impossible position is believed only up to one ring") {

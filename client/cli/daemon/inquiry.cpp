@@ -13,6 +13,8 @@
 
 namespace muster::cli {
 
+using flatbuffers::GetString;
+
 namespace {
 
 std::string start_hint(const std::string& given) {
@@ -45,14 +47,12 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
   return fd;
 }
 
-std::string text(const flatbuffers::String* found) { return found == nullptr ? std::string() : found->str(); }
-
 /// The error for a reply that is not the expected one.
 Error refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
-    return Error(static_cast<Code>(failure->code()), text(failure->message()), text(failure->hint()));
+    return Error(static_cast<Code>(failure->code()), GetString(failure->message()), GetString(failure->hint()));
   if (const auto* goodbye = frame.body_as_Goodbye())
-    return Error(static_cast<Code>(goodbye->code()), text(goodbye->reason()), text(goodbye->hint()));
+    return Error(static_cast<Code>(goodbye->code()), GetString(goodbye->reason()), GetString(goodbye->hint()));
   return Error(Code::failed, "the daemon gave an answer of an unexpected kind",
                "daemon and command may be of different versions: see `muster doctor`");
 }
@@ -78,11 +78,11 @@ Result<void> Inquiry::greet() {
   const auto& welcome = *reply->frame().body_as_Welcome();
   if (welcome.protocol() != ipc::protocol_version)
     return Error(Code::invalid,
-                 "the daemon on " + path_ + " (version " + text(welcome.version()) + ") speaks protocol " +
+                 "the daemon on " + path_ + " (version " + GetString(welcome.version()) + ") speaks protocol " +
                      std::to_string(welcome.protocol()) + ", this command protocol " +
                      std::to_string(ipc::protocol_version),
                  "install the same version of Muster on both sides");
-  version_ = text(welcome.version());
+  version_ = GetString(welcome.version());
   client_ = welcome.client();
   memory_bytes_ = welcome.memory_bytes();
   idle_exit_s_ = welcome.idle_exit_s();

@@ -13,9 +13,9 @@
 
 namespace muster::cli {
 
-namespace {
+using flatbuffers::GetString;
 
-std::string text(const flatbuffers::String* found) { return found == nullptr ? std::string() : found->str(); }
+namespace {
 
 template <class T>
 std::vector<const T*> items(const flatbuffers::Vector<flatbuffers::Offset<T>>* list) {
@@ -26,7 +26,7 @@ std::vector<const T*> items(const flatbuffers::Vector<flatbuffers::Offset<T>>* l
 
 std::vector<std::string> texts(const flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>>* list) {
   std::vector<std::string> found;
-  for (const auto* one : items(list)) found.push_back(text(one));
+  for (const auto* one : items(list)) found.push_back(GetString(one));
   return found;
 }
 
@@ -45,13 +45,13 @@ std::vector<const wire::ClientInfo*> others(const wire::Clients& clients, std::u
 }
 
 std::string status_text(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
-  std::string out = "musterd " + text(status.version()) + ", pid " + std::to_string(status.pid()) + ", up " +
+  std::string out = "musterd " + GetString(status.version()) + ", pid " + std::to_string(status.pid()) + ", up " +
                     format_age(status.uptime_s()) + "\n";
   const auto line = [&out](const std::string& name, const std::string& content) {
     out += "  " + name + std::string(9 - name.size(), ' ') + content + "\n";
   };
-  line("socket", text(status.socket()));
-  line("log", text(status.log()));
+  line("socket", GetString(status.socket()));
+  line("log", GetString(status.log()));
   line("memory", ipc::bytes_text(status.memory_used_bytes()) + " of " + ipc::bytes_text(status.memory_bytes()) +
                      " used, peak " + ipc::bytes_text(status.memory_peak_bytes()));
   line("heap", ipc::bytes_text(status.heap_used_bytes()) + " of " + ipc::bytes_text(status.heap_bytes()) + " charged");
@@ -62,7 +62,8 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                   format_count(status.ops_in_flight()) + " in flight");
   line("bytes", ipc::bytes_text(status.bytes_deposited()) + " deposited, " + ipc::bytes_text(status.bytes_copied()) +
                     " of them copied, " + ipc::bytes_text(status.bytes_reduced()) + " reduced");
-  std::vector<std::string> machine{plural(status.lanes(), "lane"), text(status.simd()), text(status.huge_pages())};
+  std::vector<std::string> machine{plural(status.lanes(), "lane"), GetString(status.simd()),
+                                   GetString(status.huge_pages())};
   std::erase(machine, "");
   line("machine", join(machine, ", "));
 
@@ -74,7 +75,7 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                {"MAPS", Align::right},
                {"IN FLIGHT", Align::right}});
   for (const auto* user : items(status.users()))
-    users.add({text(user->name()), ipc::bytes_text(user->memory_bytes()), ipc::bytes_text(user->peak_bytes()),
+    users.add({GetString(user->name()), ipc::bytes_text(user->memory_bytes()), ipc::bytes_text(user->peak_bytes()),
                format_count(user->objects()), format_count(user->fds()), format_count(user->maps()),
                format_count(user->in_flight())});
   Table table({{"CLIENT"},
@@ -85,7 +86,7 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                {"IN FLIGHT", Align::right},
                {"LAST HEARD", Align::right}});
   for (const auto* client : clients)
-    table.add({text(client->name()), std::to_string(client->pid()), ipc::bytes_text(client->memory_bytes()),
+    table.add({GetString(client->name()), std::to_string(client->pid()), ipc::bytes_text(client->memory_bytes()),
                format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
                format_age(client->idle_s()) + " ago"});
   const std::size_t shown = items(status.users()).size();
@@ -96,28 +97,31 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
 
 std::string status_json(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
   JsonWriter json;
-  json.begin_object().field("version", text(status.version())).field("pid", status.pid());
-  json.field("uptime_s", status.uptime_s()).field("socket", text(status.socket()));
-  json.field("incarnation", std::to_string(status.incarnation())).field("log", text(status.log()));
+  json.begin_object().field("version", GetString(status.version())).field("pid", status.pid());
+  json.field("uptime_s", status.uptime_s()).field("socket", GetString(status.socket()));
+  json.field("incarnation", std::to_string(status.incarnation())).field("log", GetString(status.log()));
   json.field("memory_bytes", status.memory_bytes()).field("memory_used_bytes", status.memory_used_bytes());
   json.field("memory_peak_bytes", status.memory_peak_bytes()).field("objects", status.objects());
   json.field("heap_bytes", status.heap_bytes()).field("heap_used_bytes", status.heap_used_bytes());
   json.field("maps_max", status.maps_max()).field("maps_used", status.maps_used());
   json.field("segments", status.segments()).field("groups", status.groups()).field("lanes", status.lanes());
-  json.field("huge_pages", text(status.huge_pages())).field("simd", text(status.simd()));
+  json.field("huge_pages", GetString(status.huge_pages())).field("simd", GetString(status.simd()));
   json.field("waiting_for_memory", status.waiting_for_memory()).field("ops_done", status.ops_done());
   json.field("ops_failed", status.ops_failed()).field("ops_in_flight", status.ops_in_flight());
   json.field("bytes_deposited", status.bytes_deposited()).field("bytes_copied", status.bytes_copied());
   json.field("bytes_reduced", status.bytes_reduced());
   json.field("users_total", status.users_total()).key("users").begin_array();
   for (const auto* user : items(status.users())) {
-    json.begin_object().field("name", text(user->name())).field("memory_bytes", user->memory_bytes());
+    json.begin_object().field("name", GetString(user->name())).field("memory_bytes", user->memory_bytes());
     json.field("peak_bytes", user->peak_bytes()).field("objects", user->objects()).field("fds", user->fds());
     json.field("in_flight", user->in_flight()).field("maps", user->maps()).end_object();
   }
   json.end_array().key("clients").begin_array();
   for (const auto* client : clients) {
-    json.begin_object().field("id", client->client()).field("name", text(client->name())).field("pid", client->pid());
+    json.begin_object()
+        .field("id", client->client())
+        .field("name", GetString(client->name()))
+        .field("pid", client->pid());
     json.field("uid", client->uid()).field("memory_bytes", client->memory_bytes()).field("objects", client->objects());
     json.field("held", client->held()).field("in_flight", client->in_flight()).field("idle_s", client->idle_s());
     json.field("heap_bytes", client->heap_bytes());
@@ -152,7 +156,7 @@ std::string list_text(const wire::Objects& objects) {
     const std::string shape =
         object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
     table.add({id_of(*object), ipc::bytes_text(object->bytes()), ipc::bytes_text(object->pins_bytes()),
-               text(object->dtype()), shape, text(object->maker()), format_age(object->age_s()),
+               GetString(object->dtype()), shape, GetString(object->maker()), format_age(object->age_s()),
                std::to_string(object->in_ops()), holders_of(*object)});
     bytes += object->bytes();
   }
@@ -166,10 +170,10 @@ std::string list_json(const wire::Objects& objects) {
   json.begin_object().field("total", objects.total()).key("objects").begin_array();
   for (const auto* object : items(objects.objects())) {
     json.begin_object().field("id", id_of(*object)).field("bytes", object->bytes()).field("leaves", object->leaves());
-    json.field("dtype", text(object->dtype()))
+    json.field("dtype", GetString(object->dtype()))
         .array("shape", shape_of(*object))
-        .field("device", text(object->device()));
-    json.field("maker", text(object->maker())).field("maker_pid", object->maker_pid());
+        .field("device", GetString(object->device()));
+    json.field("maker", GetString(object->maker())).field("maker_pid", object->maker_pid());
     json.array("holders", texts(object->holders())).field("in_ops", object->in_ops());
     json.field("pinned_s", object->pinned_s())
         .field("age_s", object->age_s())
@@ -185,16 +189,16 @@ std::string groups_text(const wire::Groups& groups) {
   if (all.empty()) return "no groups\n";
   std::string out;
   for (const auto* group : all) {
-    out += text(group->name()) + ": " + text(group->state()) + ", epoch " + std::to_string(group->epoch()) + ", " +
-           plural(static_cast<std::uint64_t>(group->world_size()), "rank") + ", on_loss " + text(group->on_loss()) +
-           ", timeout " + format_age(group->timeout_ms() / 1e3) + ", ops " + format_count(group->ops_done()) +
-           " done, " + format_count(group->ops_failed()) + " failed, " + format_count(group->ops_in_flight()) +
-           " in flight\n";
+    out += GetString(group->name()) + ": " + GetString(group->state()) + ", epoch " + std::to_string(group->epoch()) +
+           ", " + plural(static_cast<std::uint64_t>(group->world_size()), "rank") + ", on_loss " +
+           GetString(group->on_loss()) + ", timeout " + format_age(group->timeout_ms() / 1e3) + ", ops " +
+           format_count(group->ops_done()) + " done, " + format_count(group->ops_failed()) + " failed, " +
+           format_count(group->ops_in_flight()) + " in flight\n";
     Table seats(
         {{"  RANK", Align::right}, {"STATE"}, {"CONTRIBUTED", Align::right}, {"PID", Align::right}, {"CLIENT"}});
     for (const auto* seat : items(group->seats()))
-      seats.add({std::to_string(seat->rank()), text(seat->state()), format_count(seat->contributed()),
-                 seat->pid() != 0 ? std::to_string(seat->pid()) : "", text(seat->client())});
+      seats.add({std::to_string(seat->rank()), GetString(seat->state()), format_count(seat->contributed()),
+                 seat->pid() != 0 ? std::to_string(seat->pid()) : "", GetString(seat->client())});
     out += seats.render() + "\n";
   }
   if (groups.total() > all.size()) return out + std::to_string(groups.total() - all.size()) + " more\n";
@@ -206,14 +210,17 @@ std::string groups_json(const wire::Groups& groups) {
   JsonWriter json;
   json.begin_object().field("total", groups.total()).key("groups").begin_array();
   for (const auto* group : items(groups.groups())) {
-    json.begin_object().field("name", text(group->name())).field("epoch", group->epoch());
-    json.field("world_size", group->world_size()).field("on_loss", text(group->on_loss()));
-    json.field("timeout_ms", group->timeout_ms()).field("state", text(group->state()));
+    json.begin_object().field("name", GetString(group->name())).field("epoch", group->epoch());
+    json.field("world_size", group->world_size()).field("on_loss", GetString(group->on_loss()));
+    json.field("timeout_ms", group->timeout_ms()).field("state", GetString(group->state()));
     json.field("ops_done", group->ops_done()).field("ops_failed", group->ops_failed());
     json.field("ops_in_flight", group->ops_in_flight()).key("seats").begin_array();
     for (const auto* seat : items(group->seats())) {
-      json.begin_object().field("rank", seat->rank()).field("client", text(seat->client())).field("pid", seat->pid());
-      json.field("state", text(seat->state())).field("contributed", seat->contributed()).end_object();
+      json.begin_object()
+          .field("rank", seat->rank())
+          .field("client", GetString(seat->client()))
+          .field("pid", seat->pid());
+      json.field("state", GetString(seat->state())).field("contributed", seat->contributed()).end_object();
     }
     json.end_array().end_object();
   }

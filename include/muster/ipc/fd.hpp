@@ -72,6 +72,8 @@ inline constexpr std::uint64_t usual_mappings_max = 65'530;
 
 /// A memfd of `bytes` zero bytes that allows sealing.
 [[nodiscard]] Result<Fd> create_memfd(const char* name, std::size_t bytes);
+/// F_SEAL_FUTURE_WRITE, which some systems' headers don't have: no writable mapping is made any more.
+inline constexpr int seal_future_write = 0x0010;
 /// Adds file seals (F_SEAL_*).
 [[nodiscard]] Result<void> add_seals(const Fd& fd, int seals);
 [[nodiscard]] Result<Fd> create_eventfd();
