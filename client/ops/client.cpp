@@ -80,8 +80,15 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
     if (options.rank < 0) options.rank = placed->rank;
     if (options.world_size < 0) options.world_size = placed->world_size;
   }
-  return detail::join(connection_, name, options.rank, options.world_size, options.on_loss, options.open,
-                      detail::bounded(options.timeout));
+  std::uint64_t history_bytes = 0;
+  if (!options.history.empty()) {
+    auto parsed = ipc::parse_bytes(options.history);
+    if (!parsed) return parsed.error();
+    history_bytes = *parsed;
+  }
+  return detail::join(
+      connection_, name, options.rank,
+      {options.world_size, options.on_loss, options.open, history_bytes, detail::bounded(options.timeout)});
 }
 
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {

@@ -42,8 +42,9 @@ SeatState state_in(const wire::Joined& joined) {
 
 }  // namespace
 
-Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank, int world_size,
-                   OnLoss on_loss, bool open, std::chrono::nanoseconds timeout) {
+Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank,
+                   const GroupSettings& settings) {
+  const auto& [world_size, on_loss, open, history_bytes, timeout] = settings;
   const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
   // The timeout is for ops. Even if it is short, the daemon may take a second to seat a rank.
   const CallDeadline deadline(std::max<std::chrono::nanoseconds>(timeout, std::chrono::seconds(1)));
@@ -54,7 +55,7 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
     const auto group = fbb.CreateString(name);
     return wire::CreateJoin(fbb, group, rank, world_size,
                             static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 1, 86'400'000)),
-                            static_cast<std::uint8_t>(on_loss), open)
+                            static_cast<std::uint8_t>(on_loss), open, history_bytes)
         .Union();
   });
   if (!packet) return packet.error();
@@ -67,6 +68,7 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   seat->world_size = world_size;
   seat->on_loss = on_loss;
   seat->open = open;
+  seat->history_bytes = history_bytes;
   seat->timeout = timeout;
   seat->id = {body->seat()};
   connection->locked([&](Protocol& protocol) { protocol.works.seat_taken(seat->id, state_in(*body)); });
@@ -339,6 +341,7 @@ Result<Group> Group::split(int color, int key, OpOptions options) {
   seat->world_size = done.world_size;
   seat->on_loss = seat_->on_loss;
   seat->open = seat_->open;
+  seat->history_bytes = seat_->history_bytes;
   seat->timeout = seat_->timeout;
   seat->id = done.seat;
   detail::SeatState begins;
@@ -368,8 +371,9 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
   });
   if (number == 0) return closed(*seat_);
   const auto child = seat_->name + "/" + std::to_string(epoch) + "[" + members + "]" + std::to_string(number);
-  return detail::join(seat_->connection, child, static_cast<int>(own - ranks.begin()), static_cast<int>(ranks.size()),
-                      seat_->on_loss, seat_->open, seat_->timeout);
+  return detail::join(
+      seat_->connection, child, static_cast<int>(own - ranks.begin()),
+      {static_cast<int>(ranks.size()), seat_->on_loss, seat_->open, seat_->history_bytes, seat_->timeout});
 }
 
 Result<void> Group::reform(OpOptions options) {

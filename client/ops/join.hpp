@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -13,7 +14,15 @@ namespace muster::detail {
 
 class Connection;
 
+/// What all ranks of a group say alike.
+struct GroupSettings {
+  int world_size = 1;
+  OnLoss on_loss = OnLoss::fail;
+  bool open = false;
+  std::uint64_t history_bytes = 0;
+  std::chrono::nanoseconds timeout{};
+};
 [[nodiscard]] Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank,
-                                 int world_size, OnLoss on_loss, bool open, std::chrono::nanoseconds timeout);
+                                 const GroupSettings& settings);
 
 }  // namespace muster::detail

@@ -47,6 +47,11 @@ Result<void> Group::check_settings(const Settings& settings, int rank) const {
                  where + " joined with open=" + (settings.open ? "True" : "False") +
                      ", the group has open=" + (settings_.open ? "True" : "False"),
                  "start every rank with the same open=", {rank});
+  if (settings.history_bytes != settings_.history_bytes)
+    return Error(Code::invalid,
+                 where + " joined with history=" + std::to_string(settings.history_bytes) + " bytes, the group has " +
+                     std::to_string(settings_.history_bytes),
+                 "start every rank with the same history=", {rank});
   if (rank < 0 || rank >= settings_.world_size)
     return Error(Code::invalid, where + " is out of range: world_size is " + std::to_string(settings_.world_size),
                  "ranks run from 0 to world_size - 1");

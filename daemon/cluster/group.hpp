@@ -35,7 +35,9 @@ class Group {
     Duration timeout{};
     std::uint32_t user = 0;  ///< who made it
     bool open = false;       ///< other users may take seats
-    bool made = false;       ///< a split named it, not a process: such names are a space of their own
+    /// Bytes of arrays in outcomes that are remembered by key; 0: nothing is remembered.
+    std::uint64_t history_bytes = 0;
+    bool made = false;  ///< a split named it, not a process: such names are a space of their own
   };
 
   explicit Group(Settings settings);

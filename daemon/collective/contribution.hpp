@@ -43,6 +43,7 @@ struct Contribution {
 struct Op {
   OpId id = 0;
   std::string name;  ///< "allreduce #17", "allreduce 'key'" or "send 0->1 tag 5", for messages and logs
+  std::string key;   ///< of one that is matched by key
   int world_size = 0;
   std::vector<Contribution> contributions;
 };

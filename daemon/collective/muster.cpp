@@ -333,7 +333,7 @@ void Muster::arrive(Slot& slot, const Contribution& contribution) {
 
 std::optional<Error> Muster::objection(const Slot& slot, const Contribution& contribution) const {
   if (slot.must_fail()) return no_heap();
-  const auto& [id, name, world_size, present] = *slot.op;
+  const auto& [id, name, key, world_size, present] = *slot.op;
   if (present.empty())
     if (auto error = refusal(slot, contribution)) return error;
   if (rank_state(contribution.rank).in_flight >= limits_.in_flight_max)
@@ -349,6 +349,7 @@ void Muster::start(Slot& slot, std::vector<Action>& actions) {
   auto& contributions = slot.op->contributions;
   if (!std::is_sorted(contributions.begin(), contributions.end(), comes_first))
     contributions = in_rank_order(contributions);
+  if (slot.is(Match::Of::key)) slot.op->key = slot.match->key;
   end_gathering(slot);
   ++running_;
   actions.emplace_back(std::in_place_type<StartOp>, StartOp{std::exchange(slot.op, nullptr)});
@@ -466,6 +467,25 @@ std::size_t Muster::bytes_beside_error(const Slot& slot) const {
                  : 0;
   return sizeof(Slot) + sizeof(Failure) - sizeof(Error) + 2 * node_bytes + in_matches +
          static_cast<std::size_t>(world_size_) / 8;
+}
+
+std::vector<Contribution> Muster::take_by_key(const std::string& key) {
+  std::vector<Contribution> taken;
+  const auto found = matches_.find({.of = Match::Of::key, .key = key});
+  if (found == matches_.end()) return taken;
+  auto& slots = found->second;
+  std::size_t count = 0;
+  for (const Slot& slot : slots) count += slot.gathering() ? slot.op->contributions.size() : 0;
+  taken.reserve(count);
+  for (auto next = slots.begin(); next != slots.end();) {
+    const auto slot = next++;
+    if (!slot->gathering()) continue;
+    end_gathering(*slot);
+    std::ranges::move(slot->op->contributions, std::back_inserter(taken));
+    slots.erase(slot);
+  }
+  if (slots.empty()) matches_.erase(found);
+  return taken;
 }
 
 bool Muster::is_own(OpId op) const { return op >> epoch_shift == next_id_ >> epoch_shift; }

@@ -43,6 +43,15 @@ void Giver::give(Prepared prepared, RunningOps::node_type over) noexcept {
   if (!give_some(giving, std::move(prepared.first))) giving_.splice(giving_.end(), prepared.giving);
 }
 
+Result<void> Giver::give_again(Ticket ticket, std::size_t contributors, std::span<const ObjectPtr> objects) {
+  const Client* client = works_.waiting(ticket);
+  if (!client) return {};
+  if (auto described = describe(contributors, objects); !described) return described.error();
+  if (auto room = store_.reserve(client->payer(), objects.size()); !room) return room.error();
+  works_.settle_objects(ticket, objects, outcome_);
+  return {};
+}
+
 /// The client that gets this contributor's part; null if it is gone.
 const Client* Giver::receiver(const RunningOp& running, std::size_t contributor) const {
   return works_.waiting(running.op->contributions[contributor].ticket);

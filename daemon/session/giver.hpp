@@ -41,6 +41,13 @@ class Giver {
   /// Must follow prepare() and reserve(), with no other prepare() in between.
   void give(Prepared prepared, RunningOps::node_type over) noexcept;
 
+  /// What an op gave goes to one more work. QuotaExceeded if its client has no room for the holds.
+  [[nodiscard]] muster::Result<void> give_again(Ticket ticket, std::size_t contributors,
+                                                std::span<const ObjectPtr> objects);
+  /// What a contributor gets, or whoever calls a combine.
+  [[nodiscard]] static Objects given_to(const RunningOp& running, std::size_t contributor,
+                                        std::span<const ObjectPtr> outputs);
+
   [[nodiscard]] bool goes_on() const { return !giving_.empty(); }
   void go_on() noexcept;
 
@@ -49,8 +56,6 @@ class Giver {
   [[nodiscard]] static std::size_t count_told(const RunningOp& running);
   [[nodiscard]] static std::size_t count_given(const RunningOp& running, std::size_t contributor);
   [[nodiscard]] const Client* receiver(const RunningOp& running, std::size_t contributor) const;
-  [[nodiscard]] static Objects given_to(const RunningOp& running, std::size_t contributor,
-                                        std::span<const ObjectPtr> outputs);
   /// Writes the outcome that gives these objects into outcome_. Invalid if they are too many for one record.
   [[nodiscard]] muster::Result<void> describe(std::size_t contributors, std::span<const ObjectPtr> objects);
   [[nodiscard]] bool give_some(Giving& giving, std::optional<Objects> described = std::nullopt) noexcept;

@@ -14,6 +14,7 @@
 #include "collective/muster.hpp"
 #include "memory/ledger.hpp"
 #include "memory/result_pool.hpp"
+#include "session/remembered.hpp"
 
 namespace musterd {
 
@@ -57,6 +58,10 @@ struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shar
   /// results go to new segments: a process that was given one result of a segment can read the whole segment for as
   /// long as it likes.
   std::map<UserId, PoolApart> results;
+  /// Outcomes that are remembered, see History.
+  std::uint64_t history_bytes = 0;
+  GroupHistory remembered;
+  RememberedOps history;
 };
 using GroupPtr = std::shared_ptr<GroupState>;
 /// Groups whose members have to be told of a change.

@@ -107,9 +107,8 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
         fbb, object.id.value, object.bytes, static_cast<std::uint32_t>(manifest.leaves.size()), fbb.CreateString(dtype),
         fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString(device_text(manifest)),
         fbb.CreateString(parts_.clients.label(object.maker, only)), shows_pid ? maker->credentials.pid : 0,
-        fbb.CreateVectorOfStrings(holders_text(listed.holders, only)),
-        static_cast<std::uint32_t>(std::max(0L, listed.in_ops)), seconds(listed.pinned), seconds(now - object.made),
-        parts_.store.pinned_bytes(object)));
+        fbb.CreateVectorOfStrings(holders_text(listed, only)), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
+        seconds(listed.pinned), seconds(now - object.made), parts_.store.pinned_bytes(object)));
     return true;
   });
   const std::uint64_t total = all     ? infos.size()
@@ -119,9 +118,10 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
   return out.finish(wire::Body_Objects, body.Union());
 }
 
-/// Names the first few holders, as an object may have thousands.
-std::vector<std::string> Inspect::holders_text(const Holders& holders, std::optional<UserId> seen_by) const {
+/// Names the first few holders, as an object may have thousands, and the histories.
+std::vector<std::string> Inspect::holders_text(const Store::Listed& listed, std::optional<UserId> seen_by) const {
   constexpr std::size_t named_max = 16;
+  const Holders& holders = listed.holders;
   const std::size_t named = std::min(holders.size(), named_max);
   std::vector<std::string> texts;
   for (const auto& holder : holders) {
@@ -130,6 +130,8 @@ std::vector<std::string> Inspect::holders_text(const Holders& holders, std::opti
                     (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
   }
   if (holders.size() > named) texts.push_back("and " + std::to_string(holders.size() - named) + " more");
+  if (listed.remembered > 0)
+    texts.push_back("history of " + std::to_string(listed.remembered) + (listed.remembered > 1 ? " ops" : " op"));
   return texts;
 }
 

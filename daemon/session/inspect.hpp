@@ -47,7 +47,7 @@ class Inspect {
   [[nodiscard]] Frame clients(std::uint64_t request, std::optional<UserId> only, TimePoint now) const;
 
  private:
-  [[nodiscard]] std::vector<std::string> holders_text(const Holders& holders, std::optional<UserId> seen_by) const;
+  [[nodiscard]] std::vector<std::string> holders_text(const Store::Listed& listed, std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<Ledger::OfUser> users_seen(std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
   Parts parts_;

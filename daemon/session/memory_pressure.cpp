@@ -9,7 +9,7 @@ using muster::Error;
 namespace ipc = muster::ipc;
 
 void MemoryPressure::serve(TimePoint now) {
-  if (waits_in_vain()) drop_pickles(now);
+  if (waits_in_vain()) drop_spare(now);
   if (has_news() || parts_.admission.has_untried_front()) parts_.admission.retry();
   // Memory that came back meanwhile has been tried already, as all are tried again after each success.
   seen_releases_ = releases();
@@ -23,19 +23,21 @@ void MemoryPressure::tick(TimePoint now) {
 }
 
 std::optional<TimePoint> MemoryPressure::next_deadline() const {
-  const bool drops = drop_pickles_at_ && waits_in_vain() && parts_.store.has_loaded();
+  const bool drops = drop_at_ && waits_in_vain() && can_drop();
   if (!drops) return wanted_until_;
-  return wanted_until_ ? std::min(*wanted_until_, *drop_pickles_at_) : *drop_pickles_at_;
+  return wanted_until_ ? std::min(*wanted_until_, *drop_at_) : *drop_at_;
 }
 
-/// Drops objects that only loaded pickles keep while requests wait. It drops a part at a time, as most of the memory
-/// comes back only when the object's maker has heard of its end.
-void MemoryPressure::drop_pickles(TimePoint now) {
+/// While requests wait, drops what groups remember, and objects that only loaded pickles keep. It drops a part at a
+/// time, as most of the memory comes back only when the object's maker has heard of its end.
+void MemoryPressure::drop_spare(TimePoint now) {
   constexpr Duration pause = std::chrono::milliseconds(5);
   constexpr std::uint64_t parts = 16;
-  if (drop_pickles_at_ && now < *drop_pickles_at_) return;
-  drop_pickles_at_.reset();
-  if (parts_.store.drop_loaded(settings_.memory_bytes / parts)) drop_pickles_at_ = now + pause;
+  if (drop_at_ && now < *drop_at_) return;
+  drop_at_.reset();
+  const bool remembered = parts_.history.drop(settings_.memory_bytes / parts);
+  const bool pickled = parts_.store.drop_loaded(settings_.memory_bytes / parts);
+  if (remembered || pickled) drop_at_ = now + pause;
 }
 
 Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> seen_by, TimePoint now) {

@@ -1,5 +1,5 @@
-// What happens while requests and ops wait for memory: which are tried again and when, what pickled refs give up, how
-// clients learn of it, and what errors say about who holds the memory.
+// What happens while requests and ops wait for memory: which are tried again and when, what pickled refs and histories
+// give up, how clients learn of it, and what errors say about who holds the memory.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include "memory/result_pool.hpp"
 #include "memory/segment_table.hpp"
 #include "session/clients.hpp"
+#include "session/history.hpp"
 #include "session/outside.hpp"
 #include "session/teller.hpp"
 #include "store/store.hpp"
@@ -33,6 +34,7 @@ class MemoryPressure {
     SegmentTable& segments;
     ResultPool& results;
     Store& store;
+    History& history;
     Admission& admission;
     const Clients& clients;
     Teller& teller;
@@ -70,14 +72,15 @@ class MemoryPressure {
   [[nodiscard]] std::uint64_t releases() const {
     return parts_.ledger.memory_releases() + parts_.results.region_releases();
   }
-  void drop_pickles(TimePoint now);
+  [[nodiscard]] bool can_drop() const { return parts_.store.has_loaded() || !parts_.history.empty(); }
+  void drop_spare(TimePoint now);
 
   Settings settings_;
   Parts parts_;
   std::uint64_t seen_releases_ = 0;
-  std::optional<TimePoint> wanted_until_;     ///< until when clients see that others wait for memory
-  std::optional<TimePoint> drop_pickles_at_;  ///< not earlier, as memory takes a moment to come back
-  std::string holders_;                       ///< who holds the most, as it was at holders_at_ for holders_seen_by_
+  std::optional<TimePoint> wanted_until_;  ///< until when clients see that others wait for memory
+  std::optional<TimePoint> drop_at_;       ///< not earlier, as memory takes a moment to come back
+  std::string holders_;                    ///< who holds the most, as it was at holders_at_ for holders_seen_by_
   TimePoint holders_at_;
   std::optional<UserId> holders_seen_by_;
 };

@@ -101,6 +101,7 @@ class Node {
   SegmentTable segments_;
   ResultPool results_;
   Store store_;
+  History history_;
   Admission admission_;
   Clients clients_;
   Teller teller_;

@@ -304,17 +304,43 @@ void OpRuns::finish(std::uint64_t key) try {
   RunningOp& running = running_.at(key);
   auto outputs = publish(running);
   if (!outputs) return fail_running(key, outputs.error());
+  const bool is_kept =
+      running.group && History::wants(*running.group, running.op->contributions.front().kind, running.op->key);
+  const Objects kept = is_kept ? *outputs : Objects();
   auto prepared = giver_.prepare(running, std::move(*outputs));
   if (!prepared) return fail_running(key, prepared.error());
   if (prepared->takes_turns && running.plan_charge.amount() == 0)
     if (auto charged = charge_running(running, running.plan_bytes); !charged) return fail_running(key, charged.error());
   if (auto room = giver_.reserve(running); !room) return fail_running(key, room.error());
+  if (is_kept) remember(running, kept);
   // From here on nothing fails.
   if (running.group) ++running.group->ops_done, running.group->muster->finished(running.op->id);
   ++parts_.counts.ops_done;
   giver_.give(std::move(*prepared), running_.extract(key));
 } catch (const std::exception&) {
   fail_running(key, no_heap());
+}
+
+/// Remembers the outcome for later calls of the op, and answers those that came while it ran.
+void OpRuns::remember(const RunningOp& running, std::span<const ObjectPtr> outputs) {
+  const std::size_t ranks = running.plan.gives_all_the_same() ? 1 : running.op->contributions.size();
+  std::vector<Objects> given;
+  for (std::size_t rank = 0; rank < ranks; ++rank) given.push_back(Giver::given_to(running, rank, outputs));
+  parts_.history.remember(*running.group, *running.op, given);
+  if (!running.group->history.contains(running.op->key)) return;
+  for (const auto& call : running.group->muster->take_by_key(running.op->key))
+    static_cast<void>(answer_again(*running.group, call));
+}
+
+bool OpRuns::answer_again(const GroupState& state, const Contribution& call) noexcept try {
+  const auto known = History::find(state, call);
+  if (!known) return false;
+  auto given = *known ? giver_.give_again(call.ticket, (*known)->contributors, (*known)->objects) : (*known).error();
+  if (!given) parts_.works.settle_failed(call.ticket, given.error());
+  return true;
+} catch (const std::exception&) {
+  parts_.works.cut_off(call.ticket);
+  return true;
 }
 
 /// Fails an op. If it is with a lane, its inputs and regions stay as they are until the job is quiet.

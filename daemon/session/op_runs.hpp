@@ -23,6 +23,7 @@
 #include "session/clients.hpp"
 #include "session/giver.hpp"
 #include "session/group_state.hpp"
+#include "session/history.hpp"
 #include "session/memory_pressure.hpp"
 #include "session/node_settings.hpp"
 #include "session/op_counts.hpp"
@@ -45,6 +46,7 @@ class OpRuns {
     Clients& clients;
     Works& works;
     MemoryPressure& pressure;
+    History& history;
     Outside& outside;
     OpCounts& counts;
     /// Runs a call from outside as an event of the node.
@@ -55,6 +57,9 @@ class OpRuns {
 
   /// Starts an op. `state` is null for a combine. `user` pays for the results.
   void start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept;
+  /// Answers a call for an op that the group's history remembers with the outcome of that op. False if the history does
+  /// not have it.
+  [[nodiscard]] bool answer_again(const GroupState& state, const Contribution& call) noexcept;
   /// Ends an op that has failed.
   void fail(GroupState* state, const Op& op, const muster::Error& error) noexcept;
 
@@ -96,6 +101,7 @@ class OpRuns {
   [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, std::uint64_t bytes, Turn turn);
   void finish(std::uint64_t key);
   [[nodiscard]] muster::Result<Objects> publish(RunningOp& running);
+  void remember(const RunningOp& running, std::span<const ObjectPtr> outputs);
   void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
   void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
   [[nodiscard]] std::optional<UserId> seen_by_all(const RunningOp& running) const;

@@ -26,9 +26,9 @@ using muster::OnLoss;
 using muster::Result;
 namespace ipc = muster::ipc;
 
-namespace {
+using flatbuffers::GetString;
 
-std::string text(const flatbuffers::String* string) { return string ? string->str() : std::string(); }
+namespace {
 
 /// The effort of a request for memory (see effort_of_turn): making a segment or rings, and sending them.
 constexpr std::size_t effort_of_system_calls = 64;
@@ -97,7 +97,7 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
               "install the same version of Muster on both sides"));
   client.said_hello = true;
   parts_.outside.greeted(id);
-  if (auto name = text(hello.name()); !name.empty() && name.size() <= name_bytes_max && ipc::is_text(name))
+  if (auto name = GetString(hello.name()); !name.empty() && name.size() <= name_bytes_max && ipc::is_text(name))
     client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
@@ -200,7 +200,7 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
 
 void Requests::join(Client& client, std::uint64_t request, const wire::Join& body) {
   const ClientId id = client.id;
-  auto name = text(body.group());
+  auto name = GetString(body.group());
   if (name.empty() || name.size() > name_bytes_max)
     return parts_.teller.reply_error(
         id, request,
@@ -222,9 +222,13 @@ void Requests::join(Client& client, std::uint64_t request, const wire::Join& bod
     return parts_.teller.reply_error(id, request,
                                      Error(Code::invalid, "there is no on_loss " + std::to_string(body.on_loss()),
                                            "use 'fail', 'shrink' or 'wait'"));
-  Group::Settings settings{
-      std::move(name),         body.world_size(), static_cast<OnLoss>(body.on_loss()), milliseconds(body.timeout_ms()),
-      client.credentials.user, body.open()};
+  Group::Settings settings{std::move(name),
+                           body.world_size(),
+                           static_cast<OnLoss>(body.on_loss()),
+                           milliseconds(body.timeout_ms()),
+                           client.credentials.user,
+                           body.open(),
+                           body.history_bytes()};
   return parts_.group_ops.join(client, request, std::move(settings), body.rank());
 }
 
@@ -237,7 +241,7 @@ void Requests::stop(const Client& client, std::uint64_t request, const wire::Sto
               "user " + std::to_string(client.credentials.user) + " asked to end the daemon of user " +
                   std::to_string(parts_.settings.user),
               "ask its owner or root; joining it needs no such right"));
-  const auto reason = text(asked.reason());
+  const auto reason = GetString(asked.reason());
   parts_.teller.reply_ok(id, request);
   return parts_.outside.stop(reason.empty() || !ipc::is_text(reason) ? "asked to by " + parts_.clients.label(id)
                                                                      : reason.substr(0, name_bytes_max));

@@ -260,10 +260,10 @@ void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bo
   const auto last = of && first != by_user_.end() ? std::next(first) : by_user_.end();
   for (auto user = first; user != last; ++user) {
     for (const Entry& entry : user->second) {
-      Listed listed{entry.weak.lock(), entry.holders, 0, {}};
+      Listed listed{entry.weak.lock(), entry.holders, entry.remembered, 0, {}};
       if (!listed.object) continue;
-      // Beside the entry's pointer and this one, every pointer is an op's or a part's.
-      listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1);
+      // Beside the entry's pointer, this one and those of histories, every pointer is an op's or a part's.
+      listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1) - static_cast<long>(entry.remembered);
       if (entry.pinned_until > now) listed.pinned = entry.pinned_until - now;
       if (!row(listed)) return;
     }

@@ -1,5 +1,6 @@
 // The objects: immutable arrays and bundles in regions, who holds them, and why an object is gone. An object lives
-// while anything keeps it: a client's hold, a pickle lease, an op, or an object made of its parts.
+// while anything keeps it: a client's hold, a pickle lease, an op, an outcome in a group's history, or an object made
+// of its parts.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -113,6 +114,7 @@ struct StoreEntry : PickleHook, GoneHook, UserHook {
   TimePoint pinned_until{};
   std::uint32_t not_loaded = 0;     ///< about how many pickles nobody has loaded yet: a pickle may be loaded twice
   std::uint64_t pickled_bytes = 0;  ///< its bytes while nothing but pickles keeps it
+  std::uint32_t remembered = 0;     ///< outcomes of ops in groups' histories that hold it
   const char* end_reason = "freed";
 };
 
@@ -240,6 +242,7 @@ class Store {
   struct Listed {
     ObjectPtr object;
     const Holders& holders;
+    std::uint32_t remembered = 0;  ///< outcomes in groups' histories
     long in_ops = 0;
     Duration pinned{};
   };

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from muster import _muster, _runtime
-from muster._checks import flag
+from muster._checks import flag, size
 from muster._forfeit import takes_its_place
 from muster._inputs import are_integers, elements, is_list, parts, stored
 from muster._ops import reduce_op
@@ -290,6 +290,7 @@ def group(
     timeout: float = _muster.group_timeout_s,
     on_loss: str = "fail",
     open: bool = False,
+    history: str | int | None = None,
 ) -> Group:
     """Takes a seat in a group. Does not wait for the other ranks.
 
@@ -302,6 +303,10 @@ def group(
         open: whether processes of other users may take seats. Then everybody in the group sees all of its results,
             inputs are copied, and values may hold plain data only: arrays, numbers, str, bytes, None, and dict, list,
             tuple, set, named tuple and dataclass of these. ``result()`` raises Denied for anything else.
+        history: bytes, or a size such as ``"64MiB"``: outcomes of ops that are called with ``key=`` are remembered, up to
+            so many bytes of arrays. A rank that calls such an op again gets what was decided then; so does a process
+            that took its seat. The oldest is forgotten first, and all of them when others need the room or the group
+            ends. A key then names one op: do not use it again.
 
     Raises:
         Invalid: the rank is taken or out of range, or the settings differ from the group's.
@@ -310,6 +315,13 @@ def group(
         raise Invalid(f"on_loss={on_loss!r} is not valid", f"use {one_of(_muster.on_loss)}")
     chosen = name or os.environ.get("MUSTER_GROUP") or "default"
     seat = _muster.join(
-        _runtime.connection(), chosen, rank, world_size, timeout, _muster.on_loss[on_loss], flag("open", open)
+        _runtime.connection(),
+        chosen,
+        rank,
+        world_size,
+        timeout,
+        _muster.on_loss[on_loss],
+        flag("open", open),
+        size("history", history),
     )
     return Group(seat)

@@ -126,6 +126,7 @@ def join(
     timeout: float,
     on_loss: int,
     open: bool,
+    history: str,
 ) -> Group: ...
 def result_dtype(arg0: str, arg1: int, /) -> str | None: ...
 def combine(

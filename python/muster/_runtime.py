@@ -8,10 +8,8 @@ import sys
 import threading
 from typing import Any
 
-import numpy as np
-
 from muster import _muster
-from muster._checks import flag
+from muster._checks import flag, size
 from muster.errors import DaemonUnavailable, Invalid
 
 _lock = threading.Lock()
@@ -50,7 +48,7 @@ def init(
         QuotaExceeded: this process may open no more descriptors or map no more memory.
     """
     global _connection, _pid, _socket, _settings, _may_start
-    budget = _budget(memory)
+    budget = size("memory", memory)
     start = flag("start", start)
     with _lock:
         if not start:
@@ -68,17 +66,6 @@ def init(
         _connection, _pid, _socket = made, os.getpid(), made.socket
         _settings = (budget or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
         _may_start = start
-
-
-def _budget(memory: Any) -> str:
-    """Returns the budget in the form of musterd's ``--memory``; empty for the default."""
-    if memory is None:
-        return ""
-    if isinstance(memory, (int, np.integer)) and not isinstance(memory, bool) and memory > 0:
-        return str(int(memory))
-    if isinstance(memory, str):
-        return memory
-    raise Invalid(f"memory={memory!r} is not valid", "give a size, for instance '2GiB', or a number of bytes")
 
 
 def _attached_elsewhere(socket: str) -> Invalid:

@@ -31,7 +31,7 @@ int seat_from(nb::handle value, const char* name, int least, const char* hint) {
 }
 
 PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, nb::handle world_size,
-             nb::handle timeout, int on_loss, bool open) {
+             nb::handle timeout, int on_loss, bool open, nb::handle history) {
   const auto chosen = string_from(name, "name");
   JoinOptions options;
   options.rank = seat_from(rank, "rank", 0, "ranks run from 0 to world_size - 1");
@@ -42,6 +42,7 @@ PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, 
   options.timeout = std::chrono::ceil<std::chrono::milliseconds>(*bound);
   options.on_loss = static_cast<OnLoss>(on_loss);
   options.open = open;
+  options.history = string_from(history, "history");
   return {call_unlocked([&] { return Client(connection).join(chosen, options); })};
 }
 
@@ -201,7 +202,8 @@ void bind_group(nb::module_& module) {
       .def("leave", [](PyGroup& self) { call_unlocked([&] { return self.group.leave(); }); });
   bind_ops(group);
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
-             nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"));
+             nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"),
+             nb::arg("history"));
 }
 
 }  // namespace muster::python

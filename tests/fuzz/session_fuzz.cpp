@@ -96,9 +96,9 @@ class Session {
     const ClientId id = client();
     FrameBuilder out(1);
     const auto name = out.fbb.CreateString(input_.one_of<const char*>({"a", "b"}));
-    const auto body =
-        wire::CreateJoin(out.fbb, name, static_cast<int>(input_.below(3)), 1 + static_cast<int>(input_.below(2)), 100,
-                         static_cast<std::uint8_t>(input_.below(3)), input_.once_in(4));
+    const auto body = wire::CreateJoin(
+        out.fbb, name, static_cast<int>(input_.below(3)), 1 + static_cast<int>(input_.below(2)), 100,
+        static_cast<std::uint8_t>(input_.below(3)), input_.once_in(4), input_.once_in(2) ? 1 << 16 : 0);
     send(id, wire::Body_Join, out, body.Union());
     const auto& frames = outside_.frames[id];
     const auto* joined = frames.empty() ? nullptr : wire::GetFrame(frames.back().data())->body_as_Joined();

@@ -53,6 +53,40 @@ def test_a_killed_rank(own_daemon, on_loss, outcome):
             assert clients <= 3
 
 
+def _remembering(rank):
+    return muster.group("g", rank=rank, world_size=2, on_loss="wait", timeout=60, history="1MiB")
+
+
+def _go_without_the_result(rank, replaced):
+    group = _remembering(rank)
+    work = group.allreduce(np.full(4, rank + 1.0), key="step")
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    value = work.result()[0]
+    assert replaced.wait(60)
+    # A rank that retries gets the same, alone.
+    again = group.allreduce(np.zeros(4), key="step").result()[0]
+    with pytest.raises(muster.Mismatch, match="the key 'step' names allreduce of op='sum'"):
+        group.allreduce(np.zeros(4), op="max", key="step").result()
+    return value, again
+
+
+def _take_the_seat(_rank, replaced):
+    value = _remembering(1).allreduce(np.full(4, 100.0), key="step").result()[0]
+    replaced.set()
+    return value
+
+
+def test_who_takes_a_seat_gets_the_outcome_that_its_predecessor_did_not_read(own_daemon):
+    replaced = SPAWN.Event()
+    with ranks(own_daemon, _go_without_the_result, 2, replaced) as (processes, results):
+        processes[1].join(60)
+        assert run_ranks(own_daemon, _take_the_seat, 1, replaced) == [3]
+        _, good, values = results.get(timeout=60)
+        assert good
+        assert values == (3, 3)
+
+
 def _die_within(rank, barrier, times):
     group = muster.group("g", rank=rank, world_size=2)
     group.barrier().result()

@@ -152,11 +152,14 @@ class TestClient {
   }
 
   const wire::Joined* join(const std::string& group, int rank, int world_size,
-                           muster::OnLoss on_loss = muster::OnLoss::fail, bool open = false) {
+                           muster::OnLoss on_loss = muster::OnLoss::fail, bool open = false,
+                           std::uint64_t history_bytes = 0) {
     FrameBuilder out(++request_);
     auto name = out.fbb.CreateString(group);
     ask(out, wire::Body_Join,
-        wire::CreateJoin(out.fbb, name, rank, world_size, 30'000, static_cast<std::uint8_t>(on_loss), open).Union());
+        wire::CreateJoin(out.fbb, name, rank, world_size, 30'000, static_cast<std::uint8_t>(on_loss), open,
+                         history_bytes)
+            .Union());
     const auto* joined = reply().body_as_Joined();
     if (joined) seat = {joined->seat()};
     if (joined) epoch = joined->epoch();
@@ -166,6 +169,11 @@ class TestClient {
     FrameBuilder out(++request_);
     const auto reason = out.fbb.CreateString("");
     ask(out, wire::Body_Stop, wire::CreateStop(out.fbb, reason).Union());
+  }
+  const flatbuffers::Vector<flatbuffers::Offset<wire::ObjectInfo>>& objects() {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_ObjectsQuery, wire::CreateObjectsQuery(out.fbb).Union());
+    return *reply().body_as_Objects()->objects();
   }
   const wire::Groups& groups() {
     FrameBuilder out(++request_);

@@ -125,6 +125,7 @@ Amounts NodeAudit::held() const {
       for (const auto& [rank, queue] : *waiting) add_all(queue.ops);
     add_ops(*group->muster);
     for (const auto& [rank, charge] : group->lost) heap += charge.amount();
+    for (const auto& [key, remembered] : group->history) heap += remembered.heap.amount();
   }
   return sum;
 }

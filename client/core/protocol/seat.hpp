@@ -20,6 +20,7 @@ struct Seat {
   int world_size = 1;
   OnLoss on_loss = OnLoss::fail;
   bool open = false;
+  std::uint64_t history_bytes = 0;
   std::chrono::nanoseconds timeout{};
   ipc::SeatId id;
 

@@ -1,0 +1,58 @@
+// The outcome of an op that succeeded, while its group's history has it. It holds the op's objects.
+#pragma once
+
+#include <boost/intrusive/list.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <muster/ipc/records.hpp>
+#include <muster/ipc/small_vector.hpp>
+
+#include "memory/ledger.hpp"
+#include "store/store.hpp"
+
+namespace musterd {
+
+struct GroupState;
+class History;
+
+template <class Tag>
+using RememberedHook = boost::intrusive::list_base_hook<boost::intrusive::tag<Tag>,
+                                                        boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+using RememberedOfAll = RememberedHook<struct OfAllTag>;
+using RememberedOfUser = RememberedHook<struct OfUserTag>;
+using RememberedOfGroup = RememberedHook<struct OfGroupTag>;
+
+struct Remembered : RememberedOfAll, RememberedOfUser, RememberedOfGroup {
+  Remembered() = default;
+  Remembered(const Remembered&) = delete;
+  Remembered& operator=(const Remembered&) = delete;
+  /// Takes itself out of the sums of its history.
+  ~Remembered();
+
+  muster::ipc::Kind kind = muster::ipc::Kind::barrier;
+  muster::ReduceOp op = muster::ReduceOp::sum;
+  muster::ipc::Layout layout = muster::ipc::Layout::parts;
+  int root = 0;
+  std::vector<int> ranks;          ///< who contributed, in order
+  std::vector<ObjectPtr> objects;  ///< that the op gave, each once
+  /// For each contributor, or one for all: which of the objects it got.
+  std::vector<muster::ipc::SmallVector<std::uint32_t, 1>> given;
+  std::uint64_t bytes = 0;  ///< of the objects
+  Charge heap;
+  GroupState* group = nullptr;
+  std::string_view key;        ///< in its group's table
+  History* history = nullptr;  ///< null until it counts
+};
+
+/// Of one group, by key.
+using RememberedOps = std::map<std::string, Remembered, std::less<>>;
+/// The oldest first.
+using GroupHistory = boost::intrusive::list<Remembered, boost::intrusive::base_hook<RememberedOfGroup>,
+                                            boost::intrusive::constant_time_size<false>>;
+
+}  // namespace musterd

@@ -1,0 +1,201 @@
+// Outcomes that a group remembers: who calls an op again by its key gets what was decided, and what bounds that.
+#include <catch2/catch.hpp>
+
+#include "client.hpp"
+
+using namespace musterd;
+using namespace musterd::testing;
+using ipc::Kind;
+using muster::Code;
+using muster::OnLoss;
+
+namespace {
+
+constexpr std::uint64_t large = 16 << 20;
+constexpr std::size_t floats = 64 << 10;  // 256 KiB each
+
+struct Remembering {
+  explicit Remembering(std::uint64_t history_bytes = large, NodeSettings settings = small_settings(),
+                       OnLoss on_loss = OnLoss::wait)
+      : world(std::move(settings)), history_bytes(history_bytes), on_loss(on_loss) {
+    first.join("g", 0, 2, on_loss, false, history_bytes);
+    second.join("g", 1, 2, on_loss, false, history_bytes);
+  }
+  World world;
+  std::uint64_t history_bytes;
+  OnLoss on_loss;
+  TestClient first{world, 1};
+  TestClient second{world, 2};
+
+  static ipc::ObjectId input(TestClient& client, float value) {
+    return client.seal(client.lease(1 << 20), 0, std::vector<float>(floats, value));
+  }
+  static ipc::WorkId call(TestClient& client, const std::string& key, float value, Kind kind = Kind::allreduce) {
+    return client.contribute(kind, {input(client, value)}, 0, std::chrono::seconds(30), key);
+  }
+  /// Both ranks call it, and let go of what they got.
+  ipc::ObjectId run(const std::string& key) {
+    const auto one = call(first, key, 1);
+    const auto two = call(second, key, 2);
+    const auto result = first.done(one)->items[0].object;
+    first.record(ipc::SubmissionType::release, ipc::Release{{result}});
+    second.record(ipc::SubmissionType::release, ipc::Release{{second.done(two)->items[0].object}});
+    return result;
+  }
+};
+
+ipc::ObjectId result_of(TestClient& client, ipc::WorkId work) {
+  const auto done = client.done(work);
+  REQUIRE(done);
+  REQUIRE(done->items.size() == 1);
+  return done->items[0].object;
+}
+
+}  // namespace
+
+TEST_CASE("who calls an op again by its key gets what was decided then") {
+  Remembering group;
+  const auto result = group.run("step 1");
+  // With other values, and without the other rank.
+  const auto again = Remembering::call(group.first, "step 1", 100);
+  CHECK(result_of(group.first, again) == result);
+  CHECK(group.first.done(again)->contributors == 2);
+  // The order of ops without a key is not touched.
+  const auto one = group.first.contribute(Kind::barrier);
+  const auto two = group.second.contribute(Kind::barrier);
+  CHECK(group.first.done(one));
+  CHECK(group.second.done(two));
+}
+
+TEST_CASE("a process that takes a lost seat over gets what its predecessor would have got") {
+  Remembering group;
+  const auto one = Remembering::call(group.first, "step 1", 1);
+  Remembering::call(group.second, "step 1", 2);
+  group.second.die();
+  const auto result = result_of(group.first, one);
+  TestClient next(group.world, 3);
+  REQUIRE(next.join("g", 1, 2, group.on_loss, false, group.history_bytes));
+  CHECK(result_of(next, Remembering::call(next, "step 1", 7)) == result);
+}
+
+TEST_CASE("each rank gets its own part again") {
+  Remembering group;
+  const auto call = [](TestClient& client, float first, float second) {
+    return client.contribute(Kind::all_to_all, {Remembering::input(client, first), Remembering::input(client, second)},
+                             0, std::chrono::seconds(30), "exchange");
+  };
+  const auto one = group.first.done(call(group.first, 1, 2));
+  CHECK_FALSE(one);
+  call(group.second, 3, 4);
+  const auto again_first = group.first.done(call(group.first, 5, 6));
+  const auto again_second = group.second.done(call(group.second, 7, 8));
+  REQUIRE(again_first);
+  REQUIRE(again_second);
+  CHECK(again_first->items.size() == 2);
+  CHECK(again_first->items[0].object != again_second->items[0].object);
+}
+
+TEST_CASE("who calls it again while it runs gets its outcome, too") {
+  Remembering group;
+  group.world.outside.jobs.hold = true;
+  const auto large_input = [](TestClient& client) {
+    return client.seal(client.lease(1 << 20), 0, std::vector<float>(std::size_t{200} << 10, 1.0F));
+  };
+  const auto call = [&](TestClient& client) {
+    return client.contribute(Kind::allreduce, {large_input(client)}, 0, std::chrono::seconds(30), "step 1");
+  };
+  const auto one = call(group.first);
+  const auto two = call(group.second);
+  const auto again = call(group.first);
+  CHECK_FALSE(group.first.done(again));
+  group.world.outside.jobs.hold = false;
+  group.world.outside.settle();
+  CHECK(result_of(group.first, again) == result_of(group.first, one));
+  CHECK(result_of(group.first, one) == result_of(group.second, two));
+}
+
+TEST_CASE("a call for another op than the key names is a Mismatch, and takes nobody's place") {
+  Remembering group;
+  group.run("step 1");
+  const auto other = Remembering::call(group.first, "step 1", 1, Kind::allgather);
+  const auto error = group.first.failed(other);
+  REQUIRE(error);
+  CHECK(error->code() == Code::mismatch);
+  CHECK(error->message() == "the key 'step 1' names allreduce of op='sum', which is done; this rank calls allgather");
+}
+
+TEST_CASE("the oldest outcome is forgotten where a group has no room for more") {
+  Remembering group(floats * sizeof(float) * 2);
+  const auto first = group.run("1");
+  group.run("2");
+  CHECK(result_of(group.first, Remembering::call(group.first, "1", 9)) == first);
+  group.run("3");
+  // Nobody knows the first one any more: it gathers.
+  const auto again = Remembering::call(group.second, "1", 9);
+  CHECK_FALSE(group.second.done(again));
+  CHECK_FALSE(group.second.failed(again));
+  CHECK(group.second.missing(again) == std::vector{0});
+}
+
+TEST_CASE("groups of one user share a quarter of its memory") {
+  NodeSettings settings = small_settings();
+  settings.quota.per_user[Resource::memory] = 4 * floats * sizeof(float) * 3;
+  Remembering group(large, settings);
+  for (const auto* key : {"1", "2", "3", "4"}) group.run(key);
+  CHECK_FALSE(group.first.done(Remembering::call(group.first, "1", 9)));
+  CHECK(group.first.done(Remembering::call(group.first, "2", 9)));
+}
+
+TEST_CASE("what is remembered goes while somebody waits for memory") {
+  Remembering group;
+  TestClient greedy(group.world, 3);
+  group.run("1");
+  greedy.ask_lease(61 << 20, 5000);
+  for (int i = 0; i < 10 && !greedy.reply().body_as_Segment(); ++i) group.world.advance(std::chrono::milliseconds(10));
+  CHECK_FALSE(group.first.done(Remembering::call(group.first, "1", 9)));
+}
+
+TEST_CASE("nothing is remembered for whoever does not ask for it, and nothing outlives its group") {
+  SECTION("a group without a history") {
+    Remembering group(0);
+    group.run("1");
+    CHECK_FALSE(group.first.done(Remembering::call(group.first, "1", 9)));
+  }
+  SECTION("an op without a key") {
+    Remembering group;
+    const auto before = NodeAudit(group.world.node).charged();
+    group.run("");
+    CHECK(NodeAudit(group.world.node).charged()[Resource::objects] == before[Resource::objects] + 2);  // the inputs
+  }
+  SECTION("the group ends") {
+    Remembering group;
+    group.run("1");
+    group.first.die();
+    group.second.die();
+    CHECK(NodeAudit(group.world.node).left_over().empty());
+  }
+}
+
+TEST_CASE("ranks agree on the history") {
+  World world;
+  TestClient first(world, 1);
+  TestClient second(world, 2);
+  first.join("g", 0, 2, OnLoss::fail, false, 1000);
+  CHECK(second.join("g", 1, 2, OnLoss::fail, false, 2000) == nullptr);
+  CHECK(second.failure() == Code::invalid);
+}
+
+TEST_CASE("the list of objects shows what a history holds") {
+  Remembering group;
+  const auto result = group.run("1");
+  const auto& objects = group.first.objects();
+  bool found = false;
+  for (const auto* object : objects) {
+    if (object->object() != result.value) continue;
+    found = true;
+    REQUIRE(object->holders()->size() == 1);
+    CHECK(object->holders()->Get(0)->str() == "history of 1 op");
+    CHECK(object->in_ops() == 0);
+  }
+  CHECK(found);
+}
