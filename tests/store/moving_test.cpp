@@ -16,8 +16,8 @@ constexpr std::int64_t floats_each = 256;
 constexpr std::uint64_t bytes_each = floats_each * sizeof(float);
 
 /// A maker with many arrays in a segment of a mebibyte. The reader holds the first of them, too.
-struct Crowd : World {
-  explicit Crowd(Store::Limits limits = {}) : World(limits) {
+struct Crowd : StoreWorld {
+  explicit Crowd(Store::Limits limits = {}) : StoreWorld(limits) {
     for (std::uint64_t i = 0; i < 100; ++i) objects.push_back(seal(maker, array(segment, i * bytes_each, floats_each)));
     first = store.lookup(objects[0], secret, reader).value().get();
   }
@@ -58,7 +58,7 @@ TEST_CASE("a client's segment counts its objects and their bytes") {
 }
 
 TEST_CASE("an object of several segments counts in each of them with its bytes there") {
-  World world;
+  StoreWorld world;
   const auto one = world.segment_of(maker);
   const auto other = world.segment_of(maker);
   Manifest manifest = array(other, 0, 10);
@@ -204,7 +204,7 @@ TEST_CASE("parts are found by the place of their whole before it moved") {
 }
 
 TEST_CASE("an object of two segments leaves one after the other") {
-  World world;
+  StoreWorld world;
   const auto one = world.segment_of(maker);
   const auto other = world.segment_of(maker);
   Manifest manifest = array(other, 0, 10);
@@ -228,7 +228,7 @@ TEST_CASE("an object of two segments leaves one after the other") {
 }
 
 TEST_CASE("the old places of many moved leaves are charged") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(maker);
   Manifest manifest;
   for (std::uint64_t i = 0; i < 500; ++i)
@@ -248,7 +248,7 @@ TEST_CASE("the old places of many moved leaves are charged") {
 }
 
 TEST_CASE("the effort of a move counts all arrays and all holders of an object") {
-  World world;
+  StoreWorld world;
   const Payer alice{1000, ClientId{1}};
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 4));
   CHECK(world.store.looks_of_move(id) == 2);

@@ -272,7 +272,7 @@ class Lives {
   }
 
   muster::ipc::test::Random random_;
-  World world_;
+  StoreWorld world_;
   std::map<ClientId, Process> clients_;
   std::uint32_t last_client_ = 0;
   std::vector<ClientId> heirs_;

@@ -22,7 +22,7 @@ using Ids = std::vector<ObjectId>;
 }  // namespace
 
 TEST_CASE("the maker of a sealed array holds it, and a client with the capability finds it") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 64, 100));
   REQUIRE(world.store.held(id, alice));
@@ -37,7 +37,7 @@ TEST_CASE("the maker of a sealed array holds it, and a client with the capabilit
 }
 
 TEST_CASE("a wrong capability or another user does not get an object") {
-  World world;
+  StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   CHECK(code_of(world.store.lookup(id, {{11, 23}}, bob)) == Code::denied);
   CHECK(code_of(world.store.lookup(id, {}, bob)) == Code::denied);
@@ -47,7 +47,7 @@ TEST_CASE("a wrong capability or another user does not get an object") {
 }
 
 TEST_CASE("another user is told the same about objects that live, are gone or never existed") {
-  World world;
+  StoreWorld world;
   const auto lives = world.seal(alice, array(world.segment_of(alice), 0, 1));
   const auto gone = world.seal(alice, array(world.segment_of(alice), 64, 1));
   REQUIRE(world.store.release(gone, alice.client));
@@ -68,7 +68,7 @@ TEST_CASE("another user is told the same about objects that live, are gone or ne
 }
 
 TEST_CASE("a seal that can't work is refused and leaves nothing behind") {
-  World world;
+  StoreWorld world;
   const auto own = world.segment_of(alice);
   const auto foreign = world.segment_of(bob);
   const auto leased = world.segments.lease(alice, {page}).value()->id();
@@ -96,7 +96,7 @@ TEST_CASE("a seal that can't work is refused and leaves nothing behind") {
 }
 
 TEST_CASE("an id never names a second object") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 0, 1));
   const auto again = [&] { return world.store.seal(alice, id, secret, {}, 0, array(segment, 64, 1), start); };
@@ -108,7 +108,7 @@ TEST_CASE("an id never names a second object") {
 }
 
 TEST_CASE("arrays without bytes and bundles without arrays need no segment") {
-  World world;
+  StoreWorld world;
   Manifest manifest;
   REQUIRE(manifest.add({}, 0, muster::DType::int8, std::vector<std::int64_t>{3, 0}));
   const auto empty = world.seal(alice, manifest);
@@ -118,7 +118,7 @@ TEST_CASE("arrays without bytes and bundles without arrays need no segment") {
 }
 
 TEST_CASE("the last of several holds frees the object, and its end is told once") {
-  World world;
+  StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   REQUIRE(world.store.lookup(id, secret, alice));
   REQUIRE(world.store.lookup(id, secret, bob));
@@ -137,7 +137,7 @@ TEST_CASE("the last of several holds frees the object, and its end is told once"
 }
 
 TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the memory") {
-  World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
+  StoreWorld world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
   Ids ids;
   for (std::uint64_t i = 0; i < 4; ++i) ids.push_back(world.seal(alice, array(segment, 64 * i, 8)));
@@ -174,7 +174,7 @@ TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the
 }
 
 TEST_CASE("pickles of an object that nobody has loaded keep it, even if others were loaded") {
-  World world;
+  StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 8));
   for (int i = 0; i < 2; ++i) REQUIRE(world.store.pin(id, alice, world.now));
   REQUIRE(world.store.release(id, alice.client));
@@ -191,7 +191,7 @@ TEST_CASE("pickles of an object that nobody has loaded keep it, even if others w
 }
 
 TEST_CASE("thousands of leases that run out at once end in pieces") {
-  World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
+  StoreWorld world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
   constexpr std::uint64_t many = 1000;
   const bool loaded = GENERATE(false, true);
@@ -219,7 +219,7 @@ TEST_CASE("thousands of leases that run out at once end in pieces") {
 }
 
 TEST_CASE("a lost object has a reason") {
-  World world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
+  StoreWorld world(Store::Limits{.pickle_lease = std::chrono::minutes(1)});
   const auto segment = world.segment_of(alice);
   const auto freed = world.seal(alice, array(segment, 0, 1));
   const auto expired = world.seal(alice, array(segment, 64, 1));
@@ -246,7 +246,7 @@ TEST_CASE("a lost object has a reason") {
 }
 
 TEST_CASE("an object is lost even before anybody has asked which objects are gone") {
-  World world;
+  StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   REQUIRE(world.store.release(id, alice.client));
   CHECK(world.store.size() == 0);
@@ -255,7 +255,7 @@ TEST_CASE("an object is lost even before anybody has asked which objects are gon
 }
 
 TEST_CASE("an op keeps its inputs, though everybody has let go of them") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 0, 1));
   ObjectPtr lease = *world.store.held(id, alice);
@@ -271,7 +271,7 @@ TEST_CASE("an op keeps its inputs, though everybody has let go of them") {
 }
 
 TEST_CASE("giving an outcome to a client revives an object that only the op kept") {
-  World world;
+  StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   ObjectPtr lease = *world.store.held(id, alice);
   REQUIRE(world.store.release(id, alice.client));
@@ -282,7 +282,7 @@ TEST_CASE("giving an outcome to a client revives an object that only the op kept
 }
 
 TEST_CASE("a pickled ref keeps its object until the lease ends, renewed by each pickle") {
-  World world(Store::Limits{.pickle_lease = std::chrono::minutes(10)});
+  StoreWorld world(Store::Limits{.pickle_lease = std::chrono::minutes(10)});
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   REQUIRE(world.store.pin(id, alice, start));
   REQUIRE(world.store.pin(id, alice, start + std::chrono::minutes(5)));
@@ -299,7 +299,7 @@ TEST_CASE("a pickled ref keeps its object until the lease ends, renewed by each 
 }
 
 TEST_CASE("a part keeps its whole, and a part of a part needs nothing in between") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto whole = world.seal(alice, array(segment, 0, 1000));
   const auto part = world.seal(alice, array(segment, 400, 100), whole);
@@ -312,7 +312,7 @@ TEST_CASE("a part keeps its whole, and a part of a part needs nothing in between
 }
 
 TEST_CASE("a part of a result belongs to the client that made it, and its bytes belong to the result") {
-  World world;
+  StoreWorld world;
   auto result = world.result(1000, 64);
   const auto segment = result->manifest.leaves[0].segment;
   const auto offset = result->manifest.leaves[0].offset;
@@ -330,7 +330,7 @@ TEST_CASE("a part of a result belongs to the client that made it, and its bytes 
 }
 
 TEST_CASE("a long chain of parts of parts ends without deep recursion") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   ObjectId last = world.seal(alice, array(segment, 0, 16));
   for (int i = 0; i < 200'000; ++i) {
@@ -344,7 +344,7 @@ TEST_CASE("a long chain of parts of parts ends without deep recursion") {
 }
 
 TEST_CASE("an heir holds what it inherits as long as it lives") {
-  World world;
+  StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   const ClientId heir{0x80000001};
   world.store.inherit(alice.client, heir);
@@ -356,7 +356,7 @@ TEST_CASE("an heir holds what it inherits as long as it lives") {
 }
 
 TEST_CASE("an heir keeps what its parent held at the fork, and nothing from before or after that") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto before = world.seal(alice, array(segment, 0, 1));
   const ClientId older{0x80000001};
@@ -379,7 +379,7 @@ TEST_CASE("an heir keeps what its parent held at the fork, and nothing from befo
 }
 
 TEST_CASE("any number of heirs costs nothing in addition to their parent's holds") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto of_segment = world.ledger.total().used[heap];
   for (int i = 0; i < 1000; ++i) world.seal(alice, array(segment, 0, 1));
@@ -403,7 +403,7 @@ TEST_CASE("any number of heirs costs nothing in addition to their parent's holds
 TEST_CASE("a request for which the heap has no room is refused to its client") {
   Quota quota = memory_quota(16 * mebibyte);
   quota.per_client[heap] = 32 * kibibyte;
-  World world({}, quota);
+  StoreWorld world({}, quota);
   const auto segment = world.segment_of(alice);
   const auto first = world.seal(alice, array(segment, 0, 1));
   Code code{};
@@ -427,7 +427,7 @@ TEST_CASE("a request for which the heap has no room is refused to its client") {
 }
 
 TEST_CASE("an object of more arrays than one turn can handle is refused") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   Manifest manifest;
   const auto add = [&] { REQUIRE(manifest.add(segment, 0, muster::DType::int8, std::vector<std::int64_t>{1})); };
@@ -439,7 +439,7 @@ TEST_CASE("an object of more arrays than one turn can handle is refused") {
 }
 
 TEST_CASE("an object with too long a description is refused") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   Manifest manifest;
   SECTION("by its shapes") {
@@ -462,7 +462,7 @@ TEST_CASE("an object with too long a description is refused") {
 }
 
 TEST_CASE("a description of many arrays is destroyed by another thread, and charged until then") {
-  World world;
+  StoreWorld world;
   world.keeps_remains = true;
   const auto segment = world.segment_of(alice);
   Manifest manifest;
@@ -481,7 +481,7 @@ TEST_CASE("a description of many arrays is destroyed by another thread, and char
 }
 
 TEST_CASE("a holder of an object may read all of its segments and no others") {
-  World world;
+  StoreWorld world;
   const auto first = world.segment_of(alice);
   const auto second = world.segment_of(alice);
   const auto third = world.segment_of(alice);
@@ -497,7 +497,7 @@ TEST_CASE("a holder of an object may read all of its segments and no others") {
 }
 
 TEST_CASE("a segment is lent as long as an object in it is held, however often") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto first = world.seal(alice, array(segment, 0, 1));
   const auto second = world.seal(alice, array(segment, 64, 1));
@@ -516,7 +516,7 @@ TEST_CASE("a segment is lent as long as an object in it is held, however often")
 }
 
 TEST_CASE("to know whether a segment is lent takes no walk over a client's holds") {
-  World world;
+  StoreWorld world;
   const auto mine = world.segment_of(carol);
   const auto lent = world.segment_of(alice);
   constexpr int holds = 30'000;
@@ -531,7 +531,7 @@ TEST_CASE("to know whether a segment is lent takes no walk over a client's holds
 TEST_CASE("objects are charged to their makers until they end, results to their users") {
   Quota quota = memory_quota(16 * mebibyte);
   quota.per_client[objects] = 2;
-  World world({}, quota);
+  StoreWorld world({}, quota);
   const auto segment = world.segment_of(alice);
   const auto first = world.seal(alice, array(segment, 0, 1));
   world.seal(alice, array(segment, 64, 1));
@@ -546,7 +546,7 @@ TEST_CASE("objects are charged to their makers until they end, results to their 
 }
 
 TEST_CASE("a manifest too large for its slot is charged as memory") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto before = world.ledger.client(alice.client).used[0];
   auto manifest = array(segment, 0, 1);
@@ -560,7 +560,7 @@ TEST_CASE("a manifest too large for its slot is charged as memory") {
 }
 
 TEST_CASE("deposited and copied bytes are counted; parts, and wrong claims about copies, are not") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto seal = [&](std::uint32_t counter, ObjectId parent, std::uint64_t copied, std::int64_t count) {
     const auto id = ipc::make_object_id(alice.client, counter);
@@ -576,7 +576,7 @@ TEST_CASE("deposited and copied bytes are counted; parts, and wrong claims about
 }
 
 TEST_CASE("the number of remembered ends is bounded, and the oldest are forgotten") {
-  World world(Store::Limits{.tombstones = 10});
+  StoreWorld world(Store::Limits{.tombstones = 10});
   const auto segment = world.segment_of(alice);
   Ids ids;
   for (int i = 0; i < 30; ++i) {
@@ -589,7 +589,7 @@ TEST_CASE("the number of remembered ends is bounded, and the oldest are forgotte
 }
 
 TEST_CASE("the list shows holders, ops and leases, oldest first") {
-  World world(Store::Limits{.pickle_lease = std::chrono::minutes(2)});
+  StoreWorld world(Store::Limits{.pickle_lease = std::chrono::minutes(2)});
   const auto segment = world.segment_of(alice);
   const auto older = world.seal(alice, array(segment, 0, 1));
   world.now += std::chrono::seconds(1);
@@ -623,7 +623,7 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
 }
 
 TEST_CASE("ten thousand objects cost the daemon little memory") {
-  World world;
+  StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto before = ::mallinfo2().uordblks;
   for (int i = 0; i < 10'000; ++i) REQUIRE(world.store.lookup(world.seal(alice, array(segment, 0, 1)), secret, bob));

@@ -26,8 +26,8 @@ inline Manifest array(SegmentId segment, std::uint64_t offset, std::int64_t coun
   return manifest;
 }
 
-struct World {
-  explicit World(Store::Limits limits = {}, Quota quota = memory_quota(256 * mebibyte))
+struct StoreWorld {
+  explicit StoreWorld(Store::Limits limits = {}, Quota quota = memory_quota(256 * mebibyte))
       : ledger(quota),
         segments(ledger, backing(),
                  {.mapped = {},
