@@ -118,7 +118,7 @@ class AsioServer final : public Server, public Outside {
   // server.cpp: the loop and the end
   bool take_turns();
   bool go_on();
-  void take_posted(Errand errand) noexcept;  ///< from lanes
+  void take_posted(Errand errand) noexcept;  ///< from lanes and from the blocking pools
   bool run_posted() noexcept;
   bool run_later() noexcept;
   void flush_completions() noexcept;

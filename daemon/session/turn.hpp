@@ -5,7 +5,7 @@
 
 namespace musterd {
 
-/// In units of about a microsecond, see Muster::lose(). So a turn takes about a fifth of a millisecond.
+/// In units of about a microsecond, see Muster::lose(). So a turn takes about a quarter of a millisecond.
 inline constexpr std::size_t effort_of_turn = 256;
 
 }  // namespace musterd

@@ -9,7 +9,7 @@
 //   client writes: publish(); daemon_polls == 0 ? signal(doorbell).
 //   daemon sleeps: daemon_polls = 0; submissions.empty() ? epoll, on the doorbell too : poll on (daemon_polls = 1).
 //   daemon writes: publish(); client_sleeps != 0 ? client_sleeps = 0, futex_wake_all; the same for notify_armed and the
-//                  notify eventfd.
+//                  bell.
 //   client sleeps: client_sleeps = 1; completions.empty() ? futex_wait(client_sleeps, 1) : client_sleeps = 0.
 //   daemon can't write: completions_wait = 1; try_write once more.
 //   client has read: completions_wait != 0 ? signal(doorbell).
