@@ -35,7 +35,7 @@ struct JoinOptions {
   bool open = false;  ///< let other users' processes take seats: they see all results of the group
   /// "64MiB": outcomes of ops with a key are remembered, up to so many bytes of arrays. A rank that calls such an op
   /// again gets what was decided then, as does a process that took its seat. Empty: none is remembered.
-  std::string history;
+  std::string history = {};
 };
 
 /// Options of one collective call.
