@@ -481,10 +481,11 @@ std::vector<Contribution> Muster::take_by_key(const std::string& key) {
     const auto slot = next++;
     if (!slot->gathering()) continue;
     end_gathering(*slot);
-    std::ranges::move(slot->op->contributions, std::back_inserter(taken));
+    for (Contribution& contribution : slot->op->contributions) taken.push_back(std::move(contribution));
     slots.erase(slot);
   }
   if (slots.empty()) matches_.erase(found);
+  for (Contribution& contribution : taken) contribution.key = key;
   return taken;
 }
 

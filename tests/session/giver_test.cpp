@@ -18,8 +18,8 @@ namespace {
 
 constexpr UserId user = 1000;
 
-struct Given : StoreWorld {
-  explicit Given(Quota quota = memory_quota(64 * mebibyte)) : StoreWorld({}, quota) {}
+struct GivingWorld : StoreWorld {
+  explicit GivingWorld(Quota quota = memory_quota(64 * mebibyte)) : StoreWorld({}, quota) {}
   Recorder outside;
   Clients clients{ledger, 0, ""};
   Teller teller{clients, outside};
@@ -71,7 +71,7 @@ struct Given : StoreWorld {
 }  // namespace
 
 TEST_CASE("every rank gets the result, a hold of it, and one word") {
-  Given given;
+  GivingWorld given;
   RunningOp& op = given.op(3, true);
   auto outputs = given.outputs(1);
   const auto object = outputs[0]->id;
@@ -92,7 +92,7 @@ TEST_CASE("every rank gets the result, a hold of it, and one word") {
 }
 
 TEST_CASE("each rank gets its own result") {
-  Given given;
+  GivingWorld given;
   RunningOp& op = given.op(4, false);
   const auto outputs = given.outputs(4);
   auto prepared = given.giver.prepare(op, outputs);
@@ -104,7 +104,7 @@ TEST_CASE("each rank gets its own result") {
 }
 
 TEST_CASE("who has gone is given nothing, and the others get theirs") {
-  Given given;
+  GivingWorld given;
   RunningOp& op = given.op(3, true);
   auto prepared = given.giver.prepare(op, given.outputs(1));
   REQUIRE(prepared);
@@ -120,7 +120,7 @@ TEST_CASE("who has gone is given nothing, and the others get theirs") {
 TEST_CASE("where one rank has no room for its hold, nobody is given anything") {
   Quota quota = memory_quota(64 * mebibyte);
   quota.per_client[Resource::heap] = 1 << 20;
-  Given given(quota);
+  GivingWorld given(quota);
   RunningOp& op = given.op(2, true);
   // The second client has used up what it may keep.
   const auto rest = given.ledger.charge(
@@ -138,7 +138,7 @@ TEST_CASE("where one rank has no room for its hold, nobody is given anything") {
 }
 
 TEST_CASE("a thousand ranks are told in pieces, each once") {
-  Given given;
+  GivingWorld given;
   constexpr int ranks = 1000;
   RunningOp& op = given.op(ranks, true);
   auto prepared = given.giver.prepare(op, given.outputs(1));
@@ -154,7 +154,7 @@ TEST_CASE("a thousand ranks are told in pieces, each once") {
 }
 
 TEST_CASE("an outcome of more objects than a record can name is refused before anybody is told") {
-  Given given;
+  GivingWorld given;
   RunningOp& op = given.op(1, false);
   auto& gives = op.plan.gives.front();
   const auto output = given.outputs(1);

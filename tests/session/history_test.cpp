@@ -1,6 +1,8 @@
 // Outcomes that a group remembers: who calls an op again by its key gets what was decided, and what bounds that.
 #include <catch2/catch.hpp>
 
+#include <map>
+
 #include "client.hpp"
 
 using namespace musterd;
@@ -15,22 +17,26 @@ constexpr std::uint64_t large = 16 << 20;
 constexpr std::size_t floats = 64 << 10;  // 256 KiB each
 
 struct Remembering {
-  explicit Remembering(std::uint64_t history_bytes = large, NodeSettings settings = small_settings(),
-                       OnLoss on_loss = OnLoss::wait)
-      : world(std::move(settings)), history_bytes(history_bytes), on_loss(on_loss) {
+  explicit Remembering(std::uint64_t history = large, NodeSettings settings = small_settings(),
+                       OnLoss policy = OnLoss::wait)
+      : world(std::move(settings)), history_bytes(history), on_loss(policy) {
     first.join("g", 0, 2, on_loss, false, history_bytes);
     second.join("g", 1, 2, on_loss, false, history_bytes);
   }
   World world;
   std::uint64_t history_bytes;
   OnLoss on_loss;
+  std::map<ClientId, ipc::SegmentId> segments;
   TestClient first{world, 1};
   TestClient second{world, 2};
 
-  static ipc::ObjectId input(TestClient& client, float value) {
-    return client.seal(client.lease(1 << 20), 0, std::vector<float>(floats, value));
+  /// All inputs of a client lie in one segment, one over the other.
+  ipc::ObjectId input(TestClient& client, float value) {
+    const auto [segment, fresh] = segments.try_emplace(client.id());
+    if (fresh) segment->second = client.lease(floats * sizeof(float));
+    return client.seal(segment->second, 0, std::vector<float>(floats, value));
   }
-  static ipc::WorkId call(TestClient& client, const std::string& key, float value, Kind kind = Kind::allreduce) {
+  ipc::WorkId call(TestClient& client, const std::string& key, float value, Kind kind = Kind::allreduce) {
     return client.contribute(kind, {input(client, value)}, 0, std::chrono::seconds(30), key);
   }
   /// Both ranks call it, and let go of what they got.
@@ -57,7 +63,7 @@ TEST_CASE("who calls an op again by its key gets what was decided then") {
   Remembering group;
   const auto result = group.run("step 1");
   // With other values, and without the other rank.
-  const auto again = Remembering::call(group.first, "step 1", 100);
+  const auto again = group.call(group.first, "step 1", 100);
   CHECK(result_of(group.first, again) == result);
   CHECK(group.first.done(again)->contributors == 2);
   // The order of ops without a key is not touched.
@@ -69,20 +75,20 @@ TEST_CASE("who calls an op again by its key gets what was decided then") {
 
 TEST_CASE("a process that takes a lost seat over gets what its predecessor would have got") {
   Remembering group;
-  const auto one = Remembering::call(group.first, "step 1", 1);
-  Remembering::call(group.second, "step 1", 2);
+  const auto one = group.call(group.first, "step 1", 1);
+  group.call(group.second, "step 1", 2);
   group.second.die();
   const auto result = result_of(group.first, one);
   TestClient next(group.world, 3);
   REQUIRE(next.join("g", 1, 2, group.on_loss, false, group.history_bytes));
-  CHECK(result_of(next, Remembering::call(next, "step 1", 7)) == result);
+  CHECK(result_of(next, group.call(next, "step 1", 7)) == result);
 }
 
 TEST_CASE("each rank gets its own part again") {
   Remembering group;
-  const auto call = [](TestClient& client, float first, float second) {
-    return client.contribute(Kind::all_to_all, {Remembering::input(client, first), Remembering::input(client, second)},
-                             0, std::chrono::seconds(30), "exchange");
+  const auto call = [&](TestClient& client, float first, float second) {
+    return client.contribute(Kind::all_to_all, {group.input(client, first), group.input(client, second)}, 0,
+                             std::chrono::seconds(30), "exchange");
   };
   const auto one = group.first.done(call(group.first, 1, 2));
   CHECK_FALSE(one);
@@ -117,7 +123,7 @@ TEST_CASE("who calls it again while it runs gets its outcome, too") {
 TEST_CASE("a call for another op than the key names is a Mismatch, and takes nobody's place") {
   Remembering group;
   group.run("step 1");
-  const auto other = Remembering::call(group.first, "step 1", 1, Kind::allgather);
+  const auto other = group.call(group.first, "step 1", 1, Kind::allgather);
   const auto error = group.first.failed(other);
   REQUIRE(error);
   CHECK(error->code() == Code::mismatch);
@@ -128,10 +134,10 @@ TEST_CASE("the oldest outcome is forgotten where a group has no room for more") 
   Remembering group(floats * sizeof(float) * 2);
   const auto first = group.run("1");
   group.run("2");
-  CHECK(result_of(group.first, Remembering::call(group.first, "1", 9)) == first);
+  CHECK(result_of(group.first, group.call(group.first, "1", 9)) == first);
   group.run("3");
   // Nobody knows the first one any more: it gathers.
-  const auto again = Remembering::call(group.second, "1", 9);
+  const auto again = group.call(group.second, "1", 9);
   CHECK_FALSE(group.second.done(again));
   CHECK_FALSE(group.second.failed(again));
   CHECK(group.second.missing(again) == std::vector{0});
@@ -142,24 +148,25 @@ TEST_CASE("groups of one user share a quarter of its memory") {
   settings.quota.per_user[Resource::memory] = 4 * floats * sizeof(float) * 3;
   Remembering group(large, settings);
   for (const auto* key : {"1", "2", "3", "4"}) group.run(key);
-  CHECK_FALSE(group.first.done(Remembering::call(group.first, "1", 9)));
-  CHECK(group.first.done(Remembering::call(group.first, "2", 9)));
+  CHECK_FALSE(group.first.done(group.call(group.first, "1", 9)));
+  CHECK(group.first.done(group.call(group.first, "2", 9)));
 }
 
 TEST_CASE("what is remembered goes while somebody waits for memory") {
   Remembering group;
   TestClient greedy(group.world, 3);
   group.run("1");
-  greedy.ask_lease(61 << 20, 5000);
+  const auto used = NodeAudit(group.world.node).charged()[Resource::memory];
+  greedy.ask_lease((64 << 20) - used + (64 << 10), 5000);
   for (int i = 0; i < 10 && !greedy.reply().body_as_Segment(); ++i) group.world.advance(std::chrono::milliseconds(10));
-  CHECK_FALSE(group.first.done(Remembering::call(group.first, "1", 9)));
+  CHECK_FALSE(group.first.done(group.call(group.first, "1", 9)));
 }
 
 TEST_CASE("nothing is remembered for whoever does not ask for it, and nothing outlives its group") {
   SECTION("a group without a history") {
     Remembering group(0);
     group.run("1");
-    CHECK_FALSE(group.first.done(Remembering::call(group.first, "1", 9)));
+    CHECK_FALSE(group.first.done(group.call(group.first, "1", 9)));
   }
   SECTION("an op without a key") {
     Remembering group;

@@ -73,11 +73,12 @@ struct World {
   SegmentTable segments{ledger, backing()};
   ResultPool results{segments, 8};
   Store store{ledger, segments, {}, 1};
+  History history{ledger, 0};
   Admission admission{100};
   Clients clients{ledger, 0, ""};
   Teller teller{clients, outside};
   MemoryPressure pressure{{budget, seconds(600)},
-                          {ledger, segments, results, store, admission, clients, teller, outside}};
+                          {ledger, segments, results, store, history, admission, clients, teller, outside}};
   std::vector<Charge> served;
   int attempts = 0;
 };
