@@ -118,6 +118,8 @@ class HostLane::Running {
 
   void chunk_finished() { --running_; }
 
+  std::optional<JobTurns::Handle> turn;  ///< while it waits for its turn, with chunks left
+
   void run(const Chunk& chunk) const {
     for (std::size_t task = chunk.begin.task; task <= chunk.end.task; ++task) {
       const std::uint64_t first = task == chunk.begin.task ? chunk.begin.element : 0;
@@ -227,7 +229,7 @@ void HostLane::start(Job job, TimePoint /*deadline*/) {
     MUSTER_ASSERT(fresh, "jobs have numbers of their own");
     over = running->over();
     try {
-      if (!over) turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, running);
+      if (!over) running->turn = turns_.add(process, small ? JobTurns::Size::small : JobTurns::Size::large, running);
     } catch (const std::bad_alloc&) {
       jobs_.erase(place);
       throw;
@@ -246,8 +248,11 @@ void HostLane::cancel(JobId job) noexcept {
     std::lock_guard lock(mutex_);
     const auto found = jobs_.find(job);
     if (found == jobs_.end()) return;
-    found->second->cancel();
-    if (found->second->over()) over = found->second;
+    Running& running = *found->second;
+    running.cancel();
+    if (running.over()) over = found->second;
+    // It would keep its work and its places until its turn, and nobody is charged for it any more.
+    if (running.turn) turns_.remove(*std::exchange(running.turn, std::nullopt));
   }
   if (over) post_end(std::move(over));
 }
@@ -271,13 +276,11 @@ void HostLane::work(unsigned thread) {
     wake_.wait(lock, [&] { return stopping_ || !turns_.empty(); });
     if (stopping_) return;
     auto running = turns_.front();
-    if (running->exhausted()) {  // it was cancelled
-      turns_.served(0, JobTurns::Rest::nothing);
-      continue;
-    }
     const bool brief = give_way_until_.load(std::memory_order_relaxed) > std::chrono::steady_clock::now();
     const Chunk chunk = running->next(brief ? brief_chunk_bytes : chunk_bytes);
-    turns_.served(chunk.bytes, running->exhausted() ? JobTurns::Rest::nothing : JobTurns::Rest::more);
+    const bool is_last = running->exhausted();
+    if (is_last) running->turn.reset();
+    turns_.served(chunk.bytes, is_last ? JobTurns::Rest::nothing : JobTurns::Rest::more);
     lock.unlock();
     running->run(chunk);
     if (brief) sched_yield();

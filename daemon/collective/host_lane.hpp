@@ -61,7 +61,7 @@ class HostLane final : public Lane {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::map<JobId, RunningPtr> jobs_;  ///< the jobs that have not ended
-  JobTurns turns_;                    ///< the jobs with chunks left; cancelled ones until their turn
+  JobTurns turns_;                    ///< the jobs with chunks left
   bool stopping_ = false;
   std::atomic<std::chrono::steady_clock::time_point> give_way_until_{};
   std::size_t untold_ = 0;            ///< used by the control thread only

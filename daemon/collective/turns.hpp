@@ -5,7 +5,7 @@
 
 #include <compare>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <map>
 #include <utility>
 
@@ -30,12 +30,24 @@ class Turns {
  public:
   enum class Size : std::uint8_t { small, large };
 
+  /// Names an item that is here.
+  struct Handle {
+    Process process;
+    Size size = Size::small;
+    typename std::list<Item>::iterator item{};
+  };
   /// If this throws, as there is no memory, the item was not added.
-  void add(const Process& process, Size size, Item item) {
-    if (const auto place = places_.find(process); place != places_.end())
-      return place->second->second.of(size).push_back(std::move(item));
+  Handle add(const Process& process, Size size, Item item) {
+    std::list<Item> added;
+    added.push_back(std::move(item));
+    const Handle handle{process, size, added.begin()};
+    if (const auto place = places_.find(process); place != places_.end()) {
+      auto& items = place->second->second.of(size);
+      items.splice(items.end(), added);
+      return handle;
+    }
     Queue queue{process, {}, {}, 0};
-    queue.of(size).push_back(std::move(item));
+    queue.of(size) = std::move(added);
     // A newcomer begins with the same amount as the next process, and behind it. So a process gains nothing by having
     // been away.
     const std::uint64_t served = queues_.empty() ? 0 : queues_.begin()->first.served;
@@ -46,6 +58,12 @@ class Turns {
       queues_.erase(queued);
       throw;
     }
+    return handle;
+  }
+  /// Takes an item out before its turn.
+  void remove(const Handle& handle) {
+    places_.at(handle.process)->second.of(handle.size).erase(handle.item);
+    forget_idle();
   }
 
   [[nodiscard]] bool empty() const { return queues_.empty(); }
@@ -76,13 +94,13 @@ class Turns {
 
   struct Queue {
     Process process;
-    std::deque<Item> small;
-    std::deque<Item> large;
+    std::list<Item> small;
+    std::list<Item> large;
     unsigned small_in_a_row = 0;
 
-    [[nodiscard]] std::deque<Item>& of(Size size) { return size == Size::small ? small : large; }
+    [[nodiscard]] std::list<Item>& of(Size size) { return size == Size::small ? small : large; }
     [[nodiscard]] bool idle() const { return small.empty() && large.empty(); }
-    [[nodiscard]] std::deque<Item>& next() {
+    [[nodiscard]] std::list<Item>& next() {
       const bool is_small = !small.empty() && (large.empty() || small_in_a_row < small_in_a_row_max);
       return is_small ? small : large;
     }

@@ -293,6 +293,27 @@ TEST_CASE("a job that is cancelled before it began does nothing and ends at once
   CHECK(other[3] == std::byte{2});
 }
 
+TEST_CASE("a cancelled job keeps nothing until its turn") {
+  HeldLane held;
+  Bytes memory(16 << 20);
+  std::vector<std::weak_ptr<int>> kept;
+  constexpr int jobs = 100;
+  for (int i = 0; i < jobs; ++i) {
+    Job job = copy_of_half(memory, [] {});
+    const auto token = std::make_shared<int>(i);
+    kept.emplace_back(token);
+    job.quiet = [token] {};
+    job.ended = [](const JobEnd& end) { CHECK(end.quiet); };
+    const JobId id = job.id;
+    held.start(std::move(job));
+    held.lane().cancel(id);
+  }
+  held.control().run(jobs);
+  // The lane's thread still works for another job.
+  CHECK(std::ranges::all_of(kept, [](const auto& token) { return token.expired(); }));
+  held.go();
+}
+
 TEST_CASE("jobs that are cancelled at any moment end once, and touch no memory after that") {
   const unsigned seed = GENERATE(range(0U, 20U));
   std::mt19937 random(seed);

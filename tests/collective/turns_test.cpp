@@ -112,3 +112,28 @@ TEST_CASE("equals take turns, and a process that has had more waits until the ot
   CHECK(order_of(turns) == std::vector<std::string>{"1", "2", "3", "1", "2", "1", "2", "3", "3"});
   CHECK(turns.empty());
 }
+
+TEST_CASE("an item that is taken out before its turn leaves the others in their order") {
+  Turns turns;
+  const Process first{1, 1, {}};
+  const Process second{1, 2, {}};
+  std::vector<Turns::Handle> handles;
+  for (const auto* name : {"a", "b", "c"}) handles.push_back(turns.add(first, Turns::Size::large, {first, 1, name}));
+  const auto alone = turns.add(second, Turns::Size::small, {second, 1, "d"});
+  turns.remove(handles[1]);
+  SECTION("the only item of a process") {
+    turns.remove(alone);
+    CHECK(order_of(turns) == std::vector<std::string>{"a", "c"});
+  }
+  SECTION("all items of the process whose turn it is") {
+    turns.remove(handles[0]);
+    turns.remove(handles[2]);
+    CHECK(order_of(turns) == std::vector<std::string>{"d"});
+  }
+  SECTION("all of them") {
+    for (const auto& handle : {handles[0], handles[2], alone}) turns.remove(handle);
+    CHECK(turns.empty());
+    turns.add(second, Turns::Size::large, {second, 1, "e"});
+    CHECK(order_of(turns) == std::vector<std::string>{"e"});
+  }
+}
