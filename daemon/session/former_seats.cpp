@@ -6,8 +6,10 @@
 namespace musterd {
 
 void FormerSeats::add(const Group::Settings& group, int rank, const Loss& loss, TimePoint now) noexcept {
+  // Who joins an open group later need not be anybody who could see its former members.
+  if (group.open) return;
   try {
-    Entry entry{group.name, group.open, group.user, rank, loss, now};
+    Entry entry{group.name, group.user, rank, loss, now};
     if (entries_.size() < kept_max) return entries_.push_back(std::move(entry));
     entries_[next_] = std::move(entry);
     next_ = (next_ + 1) % kept_max;
@@ -17,8 +19,7 @@ void FormerSeats::add(const Group::Settings& group, int rank, const Loss& loss, 
 }
 
 bool FormerSeats::same(const Entry& entry, const Group::Settings& group, int rank) {
-  return entry.rank == rank && entry.open == group.open && (group.open || entry.user == group.user) &&
-         entry.group == group.name;
+  return entry.rank == rank && !group.open && entry.user == group.user && entry.group == group.name;
 }
 
 std::optional<FormerHolder> FormerSeats::find(const Group::Settings& group, int rank, TimePoint now) const {

@@ -22,7 +22,7 @@ class FormerSeats {
 
   FormerSeats() { entries_.reserve(kept_max); }
 
-  /// Remembers a lost seat, and forgets the oldest. Remembers nothing if the heap has no room.
+  /// Remembers a lost seat, and forgets the oldest. Remembers nothing of open groups, or if the heap has no room.
   void add(const Group::Settings& group, int rank, const Loss& loss, TimePoint now) noexcept;
   /// The process that lost the rank's seat last, in a group of this name.
   [[nodiscard]] std::optional<FormerHolder> find(const Group::Settings& group, int rank, TimePoint now) const;
@@ -30,7 +30,6 @@ class FormerSeats {
  private:
   struct Entry {
     std::string group;
-    bool open = false;
     std::uint32_t user = 0;
     int rank = 0;
     Loss loss;

@@ -4,6 +4,8 @@
 
 namespace musterd {
 
+using muster::Code;
+using muster::Error;
 using muster::Result;
 
 namespace {
@@ -15,6 +17,10 @@ constexpr std::size_t unpinned_at_once = 256;  // about a fifth of a millisecond
 Result<void> Store::pin(ObjectId id, Payer client, TimePoint now) {
   auto object = held(id, client);
   if (!object) return object.error();
+  // Nobody else's pickle can be loaded, see lookup().
+  if ((*object)->user != client.user)
+    return Error(Code::denied,
+                 label_of(id) + " belongs to another user, whose processes alone can load a pickle of it");
   auto& entry = *(*object)->entry;
   const TimePoint until = now + limits_.pickle_lease;
   pins_.emplace(until, id);  // this may throw for lack of memory

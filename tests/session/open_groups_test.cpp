@@ -297,3 +297,16 @@ TEST_CASE("a list names the first holders of an object, and counts the others") 
   CHECK(lists.holders.front() == "test (pid 1001)");
   CHECK(lists.holders.back() == "and 5 more");
 }
+
+TEST_CASE("a pickle that nobody could load keeps nothing") {
+  Shared shared;
+  const auto before = NodeAudit(shared.world.node).charged()[Resource::objects];
+  const auto one = shared.owner.contribute(Kind::allreduce, {shared.owner.seal(shared.input, 0, {1.0F})});
+  const auto two = shared.guest.contribute(Kind::allreduce, {shared.guest.seal(shared.guest.lease(4096), 0, {2.0F})});
+  const auto result = shared.guest.done(two)->items[0].object;
+  REQUIRE(shared.owner.done(one)->items[0].object == result);
+  shared.guest.record(ipc::SubmissionType::pin, ipc::Pin{result});
+  shared.owner.record(ipc::SubmissionType::release, ipc::Release{{result}});
+  shared.guest.record(ipc::SubmissionType::release, ipc::Release{{result}});
+  CHECK(NodeAudit(shared.world.node).charged()[Resource::objects] == before + 2);  // the inputs
+}
