@@ -81,6 +81,10 @@ Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
     seats_.emplace(seat.rank, seat);
     return Joined::replacement;
   }
+  if (epoch_ >= epoch_max)
+    return Error(Code::quota_exceeded,
+                 "group '" + settings_.name + "' has had " + std::to_string(epoch_max) + " epochs",
+                 "use another group name", {seat.rank});
   if (!newcomers_.emplace(seat.rank, seat).second) return taken("taken by another newcomer that waits for a reform");
   return Joined::newcomer;
 }
@@ -122,6 +126,8 @@ std::vector<int> Group::live() const {
 }
 
 bool Group::is_member(int rank) const { return std::binary_search(members_.begin(), members_.end(), rank); }
+
+bool Group::has(SeatId seat) const { return rank_of(seats_, seat) || rank_of(newcomers_, seat); }
 
 bool Group::is_newcomer(SeatId seat) const { return rank_of(newcomers_, seat).has_value(); }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -42,6 +43,9 @@ class Group {
 
   explicit Group(Settings settings);
 
+  /// Numbers of epochs have 32 bits, and newcomers count with the next one.
+  static constexpr std::uint32_t epoch_max = std::numeric_limits<std::uint32_t>::max() - 1;
+
   enum class Joined : std::uint8_t {
     member,       ///< takes part in the running epoch from the epoch's start
     replacement,  ///< takes over a lost seat where it stands (policy wait)
@@ -78,6 +82,7 @@ class Group {
   [[nodiscard]] std::vector<int> live() const;  ///< members that are not lost, joined or still awaited
   [[nodiscard]] std::vector<int> lost() const { return {lost_.begin(), lost_.end()}; }
   [[nodiscard]] bool is_newcomer(SeatId seat) const;
+  [[nodiscard]] bool has(SeatId seat) const;
   [[nodiscard]] bool empty() const { return seats_.empty() && newcomers_.empty(); }
 
  private:

@@ -71,7 +71,7 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, const Wanted& wanted, Turn tu
   auto map = ledger_.charge(payer, Resource::maps, wanted.device.is_host() ? 1 : 0);
   if (!map) return map.error();
   SegmentPtr segment(new Segment, [this](Segment* ended) { end_in_turn(*ended); });
-  segment->id_ = {++last_id_};
+  segment->id_ = next_id();
   segment->bytes_ = bytes;
   segment->device_ = wanted.device;
   segment->owner_ = payer;
@@ -81,6 +81,14 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, const Wanted& wanted, Turn tu
   segment->map_charge_ = std::move(*map);
   segments_.emplace(segment->id_, segment.get());
   return segment;
+}
+
+/// Numbers come around after some billions of segments. One that anybody still knows is not given again.
+SegmentId SegmentTable::next_id() {
+  const auto is_taken = [this](SegmentId id) { return !id || segments_.contains(id) || draining_.contains(id); };
+  do ++last_id_;
+  while (is_taken({last_id_}));
+  return {last_id_};
 }
 
 SegmentTable::~SegmentTable() {

@@ -134,6 +134,7 @@ class SegmentTable {
   [[nodiscard]] muster::Result<SegmentPtr> book(Payer payer, const Wanted& wanted, Turn turn);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
+  [[nodiscard]] SegmentId next_id();
   [[nodiscard]] muster::Result<void> create(Segment& segment, SegmentSpec::Writer writer);
   void ready(Segment& segment) const;
   void end_in_turn(Segment& segment);

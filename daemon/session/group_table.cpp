@@ -83,4 +83,13 @@ std::optional<TimePoint> GroupTable::next_deadline() const {
   return by_deadline_.begin()->watched;
 }
 
+SeatId GroupTable::next_seat(const Client* client, const Group& group) {
+  const auto is_taken = [&](SeatId seat) {
+    return !seat || group.has(seat) || (client && client->seats.contains(seat));
+  };
+  do ++last_seat_;
+  while (is_taken({last_seat_}));
+  return {last_seat_};
+}
+
 }  // namespace musterd

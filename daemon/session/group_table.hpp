@@ -43,7 +43,8 @@ class GroupTable {
   [[nodiscard]] muster::Result<Charge> charge_seat(Payer payer);
   /// Makes a seat of the client, and room for it among the client's others, so that inserting it can't fail.
   [[nodiscard]] static Client::Seats::node_type make_seat(Client& client, SeatId seat, Client::Seated seated);
-  [[nodiscard]] SeatId next_seat() { return {++last_seat_}; }
+  /// A number that no seat of the client or the group has: numbers come around after some billions of seats.
+  [[nodiscard]] SeatId next_seat(const Client* client, const Group& group);
 
   [[nodiscard]] FormerSeats& former() { return former_; }
   [[nodiscard]] const FormerSeats& former() const { return former_; }

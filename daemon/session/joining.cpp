@@ -58,7 +58,7 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
     }
   } const kept_if_taken{parts_.table, *state};
   if (auto few = check_owed(found, rank); !few) return parts_.teller.reply_error(client.id, request, few.error());
-  const Seat seat{parts_.table.next_seat(), client.id, rank};
+  const Seat seat{parts_.table.next_seat(&client, found.group), client.id, rank};
   auto held = GroupTable::make_seat(client, seat.id, {*state, rank, std::move(*charge), {}});
   auto joined = found.group.join(settings, seat);
   if (!joined)

@@ -21,6 +21,12 @@ namespace ipc = muster::ipc;
 void GroupOps::reform(const GroupPtr& state, const Op& op, std::uint32_t next_epoch, TimePoint now) {
   // A loss may have completed an earlier reform, which did all that this one asks for.
   if (state->muster->is_own(op.id)) {
+    if (next_epoch > Group::epoch_max)
+      return parts_.runs.fail(
+          state.get(), op,
+          Error(Code::quota_exceeded,
+                "group '" + state->group.settings().name + "' has had " + std::to_string(Group::epoch_max) + " epochs",
+                "use another group name"));
     auto next = prepare_epoch(state, next_epoch,
                               Error(Code::peer_lost, "the group was reformed while the op was pending",
                                     "start the op again in the new epoch", state->group.lost()));
@@ -113,7 +119,7 @@ void GroupOps::seat_in_children(std::vector<Child>& children, const Op& op) {
 
 void GroupOps::seat_in_child(const GroupPtr& child, const Contribution& contribution, int rank, Charge charge) {
   Client* client = parts_.works.waiting(contribution.ticket);
-  const Seat seat{parts_.table.next_seat(), client ? client->id : ClientId{}, rank};
+  const Seat seat{parts_.table.next_seat(client, child->group), client ? client->id : ClientId{}, rank};
   const auto join_child = [&] {
     MUSTER_ASSERT(child->group.join(child->group.settings(), seat), "a new group has room for its ranks");
   };

@@ -210,3 +210,12 @@ TEST_CASE("whatever happens, each rank has one holder, and each seat belongs to 
     for (const int lost : group.lost()) CHECK_FALSE(group.seats().contains(lost));
   }
 }
+
+TEST_CASE("a group whose epochs are used up takes no newcomers") {
+  Group group(settings(OnLoss::fail, 2));
+  REQUIRE(group.join(group.settings(), Seat{{1}, {1}, 0}));
+  group.begin_epoch({0}, Group::epoch_max);
+  const auto refused = group.join(group.settings(), Seat{{2}, {2}, 1});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code() == Code::quota_exceeded);
+}

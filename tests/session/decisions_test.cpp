@@ -138,6 +138,17 @@ TEST_CASE_METHOD(Undecided, "a reform begins the epoch that the decider numbers"
     agree(0);
     CHECK(first.done(next));
   }
+  SECTION("its number is more than an epoch can have, and the epoch goes on") {
+    const auto decided = std::move(decider().asked.front().decided);
+    decider().asked.pop_front();
+    decided({{}, Group::epoch_max + 1});
+    REQUIRE(first.failed(reform));
+    CHECK(first.failed(reform)->code() == Code::quota_exceeded);
+    const auto next = first.contribute(Kind::barrier);
+    second.contribute(Kind::barrier);
+    agree(0);
+    CHECK(first.done(next));
+  }
   SECTION("it is refused, and the epoch goes on") {
     decider().refuse(asked(0), refused);
     CHECK(first.failed(reform));

@@ -90,7 +90,7 @@ TEST_CASE("the number of a client's seats is limited") {
   CHECK(world.table.check_seats(client, 4));
   CHECK_FALSE(world.table.check_seats(client, 5));
   const auto group = world.make(named("g", 1));
-  client.seats.insert(GroupTable::make_seat(client, world.table.next_seat(), {group, 0, {}, {}}));
+  client.seats.insert(GroupTable::make_seat(client, world.table.next_seat(&client, group->group), {group, 0, {}, {}}));
   CHECK(world.table.check_seats(client, 3));
   CHECK_FALSE(world.table.check_seats(client, 4));
 }
