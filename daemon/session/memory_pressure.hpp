@@ -51,6 +51,19 @@ class MemoryPressure {
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
   /// True if memory came back since the waiting requests were last tried.
+  /// Tries, and tries again after free segments of results have been given back, if that is why it was refused. What is
+  /// given back takes a moment, so the error is then OutOfMemory, whatever the limit: the caller may wait.
+  template <class Attempt>
+  [[nodiscard]] auto try_with_spare(Attempt attempt) -> decltype(attempt()) {
+    const auto is_full = [](const muster::Error& error) {
+      return error.code() == muster::Code::out_of_memory || error.code() == muster::Code::quota_exceeded;
+    };
+    auto done = attempt();
+    if (done || !is_full(done.error()) || parts_.results.trim() == 0) return done;
+    auto again = attempt();
+    if (again || !is_full(again.error())) return again;
+    return muster::Error(muster::Code::out_of_memory, again.error().message(), again.error().hint());
+  }
   [[nodiscard]] bool has_news() const { return releases() != seen_releases_; }
   /// Runs an attempt. What a failed attempt takes and gives back does not count as memory that came back.
   template <class Attempt>

@@ -94,8 +94,10 @@ Result<void> OpRuns::attempt(std::uint64_t key, Turn turn) {
   RunningOp& running = running_.at(key);
   const bool first = !running.planned;
   if (first) {
-    if (auto room = parts_.ledger.has_room({running.user, {}}, Resource::memory, running.plan_bytes); !room)
-      return room;
+    const auto has_room = [&] {
+      return parts_.ledger.has_room({running.user, {}}, Resource::memory, running.plan_bytes);
+    };
+    if (auto room = parts_.pressure.try_with_spare(has_room); !room) return room;
     if (auto planned = plan(running); !planned) return fail_running(key, planned.error()), Result<void>();
     if (running.plan.outputs.empty()) return finish(key), Result<void>();
   }
@@ -170,17 +172,23 @@ bool OpRuns::is_wanted(const RunningOp& running, std::size_t& left) const {
   return wanted != contributions.end();
 }
 
-bool OpRuns::may_have_unwanted() const {
-  return !waiting_.empty() && waiting_.front().wanted_at != parts_.clients.erased();
+bool OpRuns::may_have_unwanted(const RunningList& ops) const {
+  return !ops.empty() && ops.front().wanted_at != parts_.clients.erased();
 }
 
-/// Drops ops that wait for memory while no client is left to be told. Thousands may wait, so after clients have gone,
-/// each is looked at once, a few at a time.
+/// Drops ops that wait for memory, or are with a lane, while no client is left to be told.
 void OpRuns::drop_unwanted() {
-  for (std::size_t left = effort_of_turn; left > 0 && may_have_unwanted();) {
-    RunningOp& first = waiting_.front();
+  std::size_t left = effort_of_turn;
+  drop_unwanted(waiting_, left);
+  drop_unwanted(working_, left);
+}
+
+/// There may be thousands, so after clients have gone, each is looked at once, a few at a time.
+void OpRuns::drop_unwanted(RunningList& ops, std::size_t& left) {
+  while (left > 0 && may_have_unwanted(ops)) {
+    RunningOp& first = ops.front();
     first.wanted_at = parts_.clients.erased();
-    waiting_.splice(waiting_.end(), waiting_, waiting_.begin());
+    ops.splice(ops.end(), ops, ops.begin());
     if (is_wanted(first, left)) continue;
     left -= std::min(left, effort_of(*first.op));
     drop_unwanted(first);
@@ -239,7 +247,9 @@ Result<void> OpRuns::could_have_room(const RunningOp& running) {
 
 Result<void> OpRuns::book(RunningOp& running, Turn turn) {
   if (running.plan_bytes > plan_bytes_free) {
-    auto charge = parts_.ledger.charge({running.user, {}}, Resource::memory, running.plan_bytes);
+    auto charge = parts_.pressure.try_with_spare([&] {
+      return parts_.ledger.charge({running.user, {}}, Resource::memory, running.plan_bytes);
+    });
     if (!charge) return charge.error();
     running.plan_charge = std::move(*charge);
   }
@@ -248,9 +258,7 @@ Result<void> OpRuns::book(RunningOp& running, Turn turn) {
       running.regions.emplace_back();
       continue;
     }
-    auto region = result_region(running, output.bytes, turn);
-    if (!region && region.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
-      region = result_region(running, output.bytes, turn);
+    auto region = parts_.pressure.try_with_spare([&] { return result_region(running, output.bytes, turn); });
     if (!region) return region.error();
     running.regions.push_back(std::move(*region));
   }
@@ -355,6 +363,7 @@ void OpRuns::fail_running(std::uint64_t key, const Error& error) noexcept {
   fail(group.get(), *over.op, error);
   if (!over.with_lane) return static_cast<void>(running_.erase(found));
   over.DueHook::unlink();
+  over.WaitingHook::unlink();
   parts_.outside.lane(over.plan.device)->cancel(key);
 }
 

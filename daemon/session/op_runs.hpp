@@ -76,6 +76,8 @@ class OpRuns {
 
  private:
   friend class NodeAudit;  ///< in the tests; adds up what is held
+  using RunningList = boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
+                                             boost::intrusive::constant_time_size<false>>;
 
   // op_runs.cpp
   void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, UserId user);
@@ -86,7 +88,9 @@ class OpRuns {
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
   [[nodiscard]] muster::Result<void> keep_sizes(RunningOp& waiting);
   [[nodiscard]] bool is_wanted(const RunningOp& running, std::size_t& left) const;
-  [[nodiscard]] bool may_have_unwanted() const;
+  [[nodiscard]] bool may_have_unwanted() const { return may_have_unwanted(waiting_) || may_have_unwanted(working_); }
+  [[nodiscard]] bool may_have_unwanted(const RunningList& ops) const;
+  void drop_unwanted(RunningList& ops, std::size_t& left);
   void drop_unwanted(const RunningOp& running);
   [[nodiscard]] muster::Result<void> charge_running(RunningOp& running, std::uint64_t beside);
   [[nodiscard]] muster::Result<void> allocate(RunningOp& running, Turn turn);
@@ -116,12 +120,12 @@ class OpRuns {
   void lane_is_quiet(std::uint64_t key);
 
   Parts parts_;
-  using RunningList = boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
-                                             boost::intrusive::constant_time_size<false>>;
   /// Ops that wait for memory. Those that have not been looked at since a client went come first.
   RunningList waiting_;
   /// Ops that have all the memory they need, and whose segments are being made.
   RunningList being_made_;
+  /// Ops whose work a lane does, in the same order as those that wait.
+  RunningList working_;
   struct Sooner {
     bool operator()(const RunningOp& a, const RunningOp& b) const {
       return std::tie(a.deadline, a.key) < std::tie(b.deadline, b.key);

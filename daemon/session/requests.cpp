@@ -103,7 +103,10 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
     Client* waiting = parts_.clients.find(id);
     if (!waiting) return {};
-    if (auto charged = rings ? parts_.clients.charge_rings(*waiting) : Result<void>(); !charged) return charged;
+    if (rings)
+      if (auto charged = parts_.pressure.try_with_spare([&] { return parts_.clients.charge_rings(*waiting); });
+          !charged)
+        return charged;
     return welcome(*waiting, request, rings);
   };
   // The first attempt is ahead of the line: rings are small, and connecting should not wait for the large requests of
@@ -252,9 +255,7 @@ void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::
   const Payer payer = client.payer();
   const auto attempt = [this, payer, request, wanted](Turn turn) {
     return parts_.pressure.try_quietly([&]() -> Result<void> {
-      auto segment = parts_.segments.lease(payer, wanted, turn);
-      if (!segment && segment.error().code() == Code::out_of_memory && parts_.results.trim() > 0)
-        segment = parts_.segments.lease(payer, wanted, turn);
+      auto segment = parts_.pressure.try_with_spare([&] { return parts_.segments.lease(payer, wanted, turn); });
       if (!segment) return segment.error();
       try {
         parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
@@ -327,7 +328,8 @@ Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
                  "a part of a record has " + std::to_string(part.body()->size()) + " bytes and is not the last one");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
     return Error(Code::invalid, "a record has more than " + ipc::bytes_text(ipc::submit_bytes_max));
-  auto charge = parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size());
+  auto charge = parts_.pressure.try_with_spare(
+      [&] { return parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size()); });
   if (!charge) return charge.error();
   const auto* begin = reinterpret_cast<const std::byte*>(part.body()->data());
   bytes.insert(bytes.end(), begin, begin + part.body()->size());

@@ -44,6 +44,8 @@ void OpRuns::launch(std::uint64_t key) {
   job.quiet = [this, key] { parts_.event([&] { lane_is_quiet(key); }); };
   lane.start(std::move(job), running.deadline);
   running.with_lane = true;
+  running.wanted_at = parts_.clients.erased();
+  working_.push_back(running);
 }
 
 void OpRuns::watch(RunningOp& running) {
@@ -77,6 +79,7 @@ void OpRuns::lane_ended(std::uint64_t key, const JobEnd& end) {
   MUSTER_ASSERT(end.quiet || !end.outcome, "what was done is quiet");
   RunningOp& running = running_.at(key);
   running.with_lane = !end.quiet;
+  running.WaitingHook::unlink();
   if (!running.failed) running.DueHook::unlink();
   if (!end.outcome) fail_running(key, end.outcome.error());
   else if (!running.failed) finish(key);

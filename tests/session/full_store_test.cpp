@@ -493,3 +493,70 @@ TEST_CASE("an op with a large plan waits for memory, and is the same op when it 
     CHECK(client.failed(work)->code() == Code::out_of_memory);
   }
 }
+
+namespace {
+
+/// Results of ops fill the store, and nobody holds them any more.
+struct FullOfFreeResults {
+  explicit FullOfFreeResults(NodeSettings settings) : world(std::move(settings)) {
+    first.join("g", 0, 2);
+    second.join("g", 1, 2);
+  }
+  void fill(std::size_t results, std::size_t floats) {
+    const auto bytes = floats * sizeof(float);
+    const auto one = first.lease(bytes);
+    const auto of_first = first.seal(one, 0, std::vector<float>(floats, 1.0F));
+    const auto two = second.lease(bytes);
+    const auto of_second = second.seal(two, 0, std::vector<float>(floats, 2.0F));
+    std::vector<ipc::WorkId> works;
+    for (std::size_t i = 0; i < results; ++i) {
+      works.push_back(first.contribute(Kind::allreduce, {of_first}));
+      const auto done = second.done(second.contribute(Kind::allreduce, {of_second}));
+      REQUIRE(done);
+      second.record(ipc::SubmissionType::release, ipc::Release{{done->items[0].object}});
+    }
+    for (const auto work : works)
+      first.record(ipc::SubmissionType::release, ipc::Release{{first.done(work)->items[0].object}});
+    first.record(ipc::SubmissionType::release, ipc::Release{{of_first}});
+    second.record(ipc::SubmissionType::release, ipc::Release{{of_second}});
+    first.give_back(one);
+    second.give_back(two);
+  }
+  World world;
+  TestClient first{world, 1};
+  TestClient second{world, 2};
+};
+
+}  // namespace
+
+TEST_CASE("whoever needs memory gets what free results keep") {
+  constexpr std::size_t floats = 256 << 10;  // a mebibyte
+  SECTION("a newcomer") {
+    FullOfFreeResults full(budget_of(3, 8 * mebibyte));
+    full.fill(5, floats);
+    std::vector<TestClient> newcomers;
+    // All that fit beside what the two ranks have.
+    constexpr auto fit = static_cast<std::uint32_t>(6 * mebibyte / ipc::channel_bytes);
+    for (std::uint32_t id = 3; id < 3 + fit; ++id) {
+      newcomers.push_back(TestClient::not_yet_welcome(full.world, id, true));
+      CHECK(newcomers.back().welcomed());
+    }
+  }
+  SECTION("a lease, where its user's share is used up") {
+    NodeSettings settings = budget_of(3, 16 * mebibyte);
+    settings.quota.per_user[Resource::memory] = 8 * mebibyte;
+    FullOfFreeResults full(settings);
+    full.fill(4, floats);
+    full.first.lease(5 * mebibyte);
+  }
+  SECTION("a newcomer, where the mappings are used up") {
+    NodeSettings settings = budget_of(3, 64 * mebibyte);
+    settings.quota.total[Resource::maps] = 8;
+    FullOfFreeResults full(settings);
+    full.fill(4, floats);
+    const auto first = TestClient::not_yet_welcome(full.world, 3, true);
+    auto second = TestClient::not_yet_welcome(full.world, 4, true);
+    auto third = TestClient::not_yet_welcome(full.world, 5, true);
+    CHECK(third.welcomed());
+  }
+}

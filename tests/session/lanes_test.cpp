@@ -142,3 +142,13 @@ TEST_CASE_METHOD(WithLane, "ranks that die while a lane works leave nothing behi
   }
   CHECK(NodeAudit(world.node).left_over().empty());
 }
+
+TEST_CASE_METHOD(WithLane, "a job is cancelled when nobody is left who would be told its outcome") {
+  first.die();
+  CHECK_FALSE(lane().jobs.at(job).cancelled);
+  second.die();
+  while (world.node.goes_on()) world.go_on();
+  CHECK(lane().jobs.at(job).cancelled);
+  lane().finish(job);
+  CHECK(NodeAudit(world.node).left_over().empty());
+}
