@@ -85,8 +85,8 @@ Advice advice_of(int rank, const Whereabouts& known) {
   if (known.process.empty()) return advice_of_absent(rank, known.former);
   const auto who = rank_text(rank, known.process);
   if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
-  if (known.waits_for_memory)
-    return {who + " waits for memory of the store",
+  if (!known.lacks_memory.empty())
+    return {who + " waits for memory, as " + known.lacks_memory,
             "free what is not needed any more, or give the daemon more memory; muster ls shows who holds what"};
   if (!known.waits_in.empty())
     return {who + " waits in " + known.waits_in,

@@ -35,7 +35,7 @@ struct Whereabouts {
   std::string process;   ///< as in Loss; empty: none has the seat
   std::string waits_in;  ///< another op of the group, which it has come to
   bool stopped = false;
-  bool waits_for_memory = false;
+  std::string lacks_memory = {};            ///< why it waits for memory of the store; empty: it doesn't
   std::optional<FormerHolder> former = {};  ///< where none has the seat: who had it last, maybe in an earlier group
 };
 

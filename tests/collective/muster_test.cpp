@@ -784,8 +784,8 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
                begins_with(waited + "rank 1 (pid 7) is stopped; rank 2 has not joined the group | let it go on"));
   }
   SECTION("waiting for memory") {
-    CHECK_THAT(message_of({{1, {"pid 7", "", false, true}}, {2, {}}}),
-               begins_with(waited + "rank 1 (pid 7) waits for memory of the store; rank 2 has not joined the group | "
+    CHECK_THAT(message_of({{1, {"pid 7", "", false, "the store is full"}}, {2, {}}}),
+               begins_with(waited + "rank 1 (pid 7) waits for memory, as the store is full; rank 2 has not joined the group | "
                                     "free what is not needed"));
   }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import threading
 import time
@@ -196,7 +197,7 @@ def _wait_for_room(rank, pids, seen):
         pids.put(os.getpid())
         threading.Thread(target=lambda: (seen.wait(60), held.free())).start()
         return muster.put(np.zeros(40 << 20, np.uint8), timeout=60).nbytes
-    waits = f"rank 1 (pid {pids.get()} on {os.uname().nodename}) waits for memory of the store"
+    waits = f"rank 1 (pid {pids.get()} on {os.uname().nodename}) waits for memory, as "
     message = ""
     while waits not in message:  # until it has come to its wait
         with pytest.raises(muster.Timeout) as error:
@@ -211,6 +212,7 @@ def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
     outcomes = run_ranks(daemon, _wait_for_room, 2, SPAWN.SimpleQueue(), SPAWN.Event())
     daemon.stop()
     assert "muster ls shows who holds what" in outcomes[0]
+    assert re.search(r"waits for memory, as the store is full: .* of 64 MiB are held.*, 40 MiB more asked for", outcomes[0])
     assert outcomes[1] == 40 << 20
 
 
