@@ -218,6 +218,8 @@ class Muster {
 
   // muster.cpp: from contribution to outcome
   [[nodiscard]] static Match match_of(const Contribution& contribution);
+  /// The end that has come of a send and its recv.
+  [[nodiscard]] static PairCall pair_call(const Slot& slot);
   /// In Slot::arrived.
   [[nodiscard]] static std::size_t place_in(const Match& match, const Contribution& contribution);
   [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);

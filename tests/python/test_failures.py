@@ -219,7 +219,7 @@ def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
 def test_a_timeout_says_where_the_missing_ranks_are(own_daemon):
     outcomes = run_ranks(own_daemon, _wait_for_missing, 4, SPAWN.SimpleQueue(), SPAWN.Event(), SPAWN.Event())
     pids, (all_missing, stopped), send_is_done = outcomes[0]
-    assert f"rank 1 (pid {pids[1]} on {os.uname().nodename}) waits in send 1->0 tag 7" in all_missing
+    assert f"rank 1 (pid {pids[1]} on {os.uname().nodename}) waits in send to rank 0 with tag 7" in all_missing
     assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in all_missing
     assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in stopped
     assert "kill -CONT" in stopped
