@@ -317,6 +317,18 @@ def test_a_daemon_ends_with_3_where_another_one_serves(muster):
     assert f"another musterd serves {muster.socket}" in done.stderr
 
 
+def test_a_file_in_the_place_of_the_socket_is_not_to_be_removed(muster):
+    file = pathlib.Path(muster.socket)
+    file.write_text("somebody's work")
+    done = muster("start", "--memory", "64MiB")
+    assert done.returncode != 0
+    assert f"{file} exists and is not a socket" in done.stderr
+    assert "name a path where no file is: --socket, or MUSTER_SOCKET" in done.stderr
+    assert "remove" not in done.stderr
+    assert file.read_text() == "somebody's work"
+    file.unlink()
+
+
 def test_stop_ends_a_run_that_uses_the_daemon(muster):
     process, _ = busy(muster)  # attached: until then it would start another daemon, and go on with that
     assert muster("stop").returncode == 0
