@@ -326,6 +326,8 @@ Command parse_words(int argc, char* const* argv) {
     std::fputs(app.get_subcommands().front()->help("muster").c_str(), stdout);
     return ExitStatus::ok;
   } catch (const CLI::ParseError& error) {
+    if (const auto message = options_before_command({argv + 1, argv + argc}, app); !message.empty())
+      return complain_usage("", message);
     if (const auto chosen = app.get_subcommands(); !chosen.empty())
       return complain_usage(chosen.front()->get_name(), text_of(error, *chosen.front()));
     const auto message = no_command({argv + 1, end}, app);

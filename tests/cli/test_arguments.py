@@ -76,6 +76,15 @@ def test_misuse_is_told_with_a_next_step(muster, words):
         (("status", "--json=maybe"), "--json takes no value"),
         (("run", "--gruop", "x", "true"), "there is no option --gruop"),
         (("run", "-n", "2", "true", "--", "true"), "'true' stands before --, and the program comes after it"),
+        (
+            ("-n", "2", "run", "--", "true"),
+            "muster: '-n' stands before the command; options come after it: muster run -n 2 -- true\n",
+        ),
+        (
+            ("--socket", "/tmp/x", "status"),
+            "'--socket' stands before the command; options come after it: muster status --socket /tmp/x",
+        ),
+        (("--json", "ls"), "'--json' stands before the command; options come after it: muster ls --json"),
         (("run", "-n", "1025", "true"), "--ranks: '1025' is no whole number from 1 to 1024"),
     ],
 )
