@@ -46,6 +46,15 @@ WRONG = {
         {"w": np.ones(2, np.int64)}, op="mean", out={"w": np.zeros(2, np.int64)}
     ),
     "out= has shape (3,), the result (2,)": lambda package, group: group.scan(np.ones(2), out=np.zeros(3)),
+    "at l[1]: out= has shape (5,), the result (3,)": lambda package, group: group.allreduce(
+        {"l": [np.ones(3), np.ones(3)]}, out={"l": [np.zeros(3), np.zeros(5)]}
+    ),
+    "at ['a b'].w: out= is read-only": lambda package, group: group.allreduce(
+        {"a b": {"w": np.ones(3)}}, out={"a b": {"w": np.broadcast_to(np.zeros(1), 3)}}
+    ),
+    "at l: out= nests in another way than the result: it has a list of 1": lambda package, group: group.allreduce(
+        {"l": [1.0, 2.0]}, out={"l": [np.zeros(())]}
+    ),
     "it has an ndarray in the place of a list of 1": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
     "it has a dict with the keys ['a'] in the place of a dict with the keys ['b']": lambda package, group: group.reduce(
         {"b": np.ones(2)}, out={"a": np.zeros(2)}
