@@ -130,6 +130,22 @@ def test_too_many_arrays_are_told_the_limit_at_once(muster, count):
     assert raised.value.hint == "use fewer and larger arrays: at most 16384 in one object"
 
 
+class Holder:
+    def __init__(self, data):
+        self.data = data
+
+
+def test_an_array_that_an_object_hides_is_told_with_its_class_and_place(muster):
+    for value, told in (
+        (Holder(np.ones(3)), f"an array is held by a {__name__}.Holder as its .data, and Muster can't look into that"),
+        ({"m": [1, Holder([np.ones(3)])]}, f"at m[1]: an array is held by a {__name__}.Holder, and Muster can't look"),
+    ):
+        with pytest.raises(muster.Invalid) as raised:
+            muster.put(value)
+        assert raised.value.message.startswith(told)
+        assert raised.value.hint == "nest arrays in dict, list, tuple, named tuple or dataclass"
+
+
 def test_what_is_no_ref_says_where_refs_come_from(muster):
     with pytest.raises(muster.Invalid, match=r"put\(\), seal\(\) and decorated calls"):
         muster.allreduce_refs([muster.put(1), None])
