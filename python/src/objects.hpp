@@ -16,6 +16,7 @@ enum class CopyReason : std::uint8_t {
   library,    ///< another library's array, or a subclass
   order,      ///< another byte order, or elements that don't lie in C order
   kept,       ///< something outside of the value has it, too
+  stored,     ///< a view of an object in the store: somebody's result
   elsewhere,  ///< its memory was not allocated by NumPy in the call
   too_large,  ///< the call's arrays took more than their share of the store
   full,       ///< the store was full when it was made
@@ -46,6 +47,8 @@ using detail::Opened;
 /// Needs no GIL, and may have to ask the daemon: for so long, or 30 s.
 [[nodiscard]] Result<Opened> open(const Ref& ref, Timeout timeout = {});
 [[nodiscard]] Opened open_or_raise(const Ref& ref);
+/// Of the capsule that NumPy leaves have as their base.
+inline constexpr const char* opening_name = "muster.opening";
 /// The value of an object: NumPy leaves as read-only views, torch's and JAX's over copy-on-write memory.
 [[nodiscard]] nb::object value_of(const Opened& opened);
 /// One leaf as a writable array whose writes stay in this process.
