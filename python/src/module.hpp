@@ -53,6 +53,8 @@ inline void value_or_raise(const Result<void>& result) {
 [[nodiscard]] Timeout timeout_from(nb::handle seconds);
 /// What an op, a group or a deposit has, in seconds up to a day; None: nothing.
 [[nodiscard]] Timeout deadline_from(nb::handle seconds);
+/// Of a group's ops that name none: more than 0, at most a day.
+[[nodiscard]] std::chrono::nanoseconds deadline_of_all_ops_from(nb::handle value);
 [[nodiscard]] double seconds_from(nb::handle value, const char* name, double seconds_max);
 /// An int, or whatever has an __index__ (NumPy's integers).
 [[nodiscard]] int int_from(nb::handle value, const char* name);

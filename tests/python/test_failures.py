@@ -212,7 +212,9 @@ def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
     outcomes = run_ranks(daemon, _wait_for_room, 2, SPAWN.SimpleQueue(), SPAWN.Event())
     daemon.stop()
     assert "muster ls shows who holds what" in outcomes[0]
-    assert re.search(r"waits for memory, as the store is full: .* of 64 MiB are held.*, 40 MiB more asked for", outcomes[0])
+    assert re.search(
+        r"waits for memory, as the store is full: .* of 64 MiB are held.*, 40 MiB more asked for", outcomes[0]
+    )
     assert outcomes[1] == 40 << 20
 
 
@@ -442,16 +444,24 @@ def test_nothing_of_a_dead_client_is_left(own_daemon):
         assert objects == 0
 
 
+@pytest.mark.parametrize("timeout", [-1, 0, 0.0, 86_401, "a", None])
+def test_all_timeouts_that_a_group_can_not_have_are_refused_in_the_same_words(muster, timeout):
+    with pytest.raises(muster.Invalid) as error:
+        muster.group("impatient", rank=0, world_size=1, timeout=timeout)
+    assert error.value.message == f"timeout={timeout!r}"
+    assert error.value.hint == "give more than 0 seconds, and at most 86400, a day"
+
+
 def test_a_group_may_have_a_timeout_of_a_day(muster):
     work = muster.group("patient", rank=0, world_size=2, timeout=86_400).barrier()
-    for bound in (0.05, 0):
-        with pytest.raises(muster.Timeout, match="is not over"):
+    for bound, told in ((0.05, "is not over after 0.0"), (0, "is not over yet; still missing: rank 1")):
+        with pytest.raises(muster.Timeout, match=told):
             work.result(timeout=bound)
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300, -1, -0.001])
 def test_a_timeout_that_no_op_can_have_is_refused_at_once(muster, timeout):
-    with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
+    with pytest.raises(muster.Invalid, match="give more than 0 seconds, and at most 86400, a day"):
         muster.group("impatient", rank=0, world_size=1, timeout=timeout)
     with muster.group("no-such-time", rank=0, world_size=1) as group:
         for call in (group.barrier, lambda timeout: group.allreduce(1, timeout=timeout)):
