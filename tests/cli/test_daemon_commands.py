@@ -408,6 +408,22 @@ def test_a_stopped_daemon_does_not_hang_the_command(muster):
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("command", ["status", "ls", "groups"])
+def test_a_wait_for_a_stopped_daemon_is_told_while_it_lasts(muster, command):
+    muster("start", "--memory", "64MiB")
+    pid = status(muster)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        process = muster.start(command)
+        told = process.stderr.readline()
+        assert process.poll() is None
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert f"the daemon on {muster.socket} (pid {pid}) does not answer; waiting for it up to 19 s more" in told
+    assert process.wait(PATIENCE_S) == 0
+    assert process.stderr.read() == ""
+
+
 def test_run_leaves_nothing_behind_in_the_store(muster):
     muster("start", "--memory", "64MiB")
     done = muster("run", "-n", "2", "--", sys.executable, "-c", "pass")

@@ -7,9 +7,12 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include <muster/ipc/place.hpp>
+
+#include "../message.hpp"
 
 namespace muster::cli {
 
@@ -96,7 +99,9 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
   const auto frame = std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
   // A daemon that refuses or ends may have closed already; what it said can still be read.
   static_cast<void>(ipc::send_packet(fd_, frame, {}));
+  const auto until = std::chrono::steady_clock::now() + timeout_;
   for (;;) {
+    if (!await_answer(until)) return no_answer();
     ipc::Packet packet;
     const auto received = ipc::receive_packet(fd_, packet);
     if (!received) return received.error();
@@ -108,6 +113,26 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
     if (reply.frame().body_type() != expected || reply.frame().body() == nullptr) return refusal(reply.frame());
     return reply;
   }
+}
+
+/// False: it doesn't come in time. A wait that a person notices is told of.
+bool Inquiry::await_answer(std::chrono::steady_clock::time_point until) {
+  const auto is_there = [&](std::chrono::steady_clock::time_point latest) {
+    const auto rest = std::chrono::ceil<std::chrono::milliseconds>(latest - std::chrono::steady_clock::now()).count();
+    pollfd readable{fd_.get(), POLLIN, 0};
+    return ::poll(&readable, 1, static_cast<int>(std::max<std::int64_t>(rest, 0))) != 0;
+  };
+  constexpr auto noticed = std::chrono::seconds(1);
+  const auto told_at = std::chrono::steady_clock::now() + noticed;
+  if (!told_of_wait_ && told_at < until) {
+    if (is_there(told_at)) return true;
+    told_of_wait_ = true;
+    const auto pid = daemon_pid();
+    note("muster: the daemon on " + path_ + (pid ? " (pid " + std::to_string(*pid) + ")" : "") +
+         " does not answer; waiting for it up to " +
+         std::to_string(std::chrono::ceil<std::chrono::seconds>(until - told_at).count()) + " s more");
+  }
+  return is_there(until);
 }
 
 Error Inquiry::no_answer() const {

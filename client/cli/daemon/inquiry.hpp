@@ -57,6 +57,7 @@ class Inquiry {
       : fd_(std::move(fd)), path_(std::move(path)), timeout_(timeout) {}
   [[nodiscard]] Result<void> greet();
   [[nodiscard]] Error no_answer() const;
+  [[nodiscard]] bool await_answer(std::chrono::steady_clock::time_point until);
   [[nodiscard]] Result<Reply> ask(flatbuffers::FlatBufferBuilder& builder, wire::Body type,
                                   flatbuffers::Offset<void> body, wire::Body expected);
 
@@ -69,6 +70,7 @@ class Inquiry {
   double idle_exit_s_ = 0;
   std::chrono::milliseconds pickle_lease_{};
   std::uint64_t requests_ = 0;
+  bool told_of_wait_ = false;
 };
 
 }  // namespace muster::cli
