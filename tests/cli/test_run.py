@@ -137,6 +137,21 @@ def test_a_command_that_can_not_be_executed_is_told_with_the_command_that_was_me
     assert "is it installed, and on PATH?" in told("no-such-program")
 
 
+def test_a_stopped_rank_that_all_wait_for_is_told(muster):
+    program = (
+        "import os, signal; os.environ['MUSTER_RANK'] == '1' and os.kill(os.getpid(), signal.SIGSTOP); print('on')"
+    )
+    process = muster.start("run", "-n", "3", "--", sys.executable, "-c", program)
+    told = process.stderr.readline()
+    found = re.fullmatch(r"muster run: rank 1 \(pid (\d+)\) is stopped, and all other ranks have ended\n", told)
+    assert found, told
+    assert f"kill -CONT {found[1]}" in process.stderr.readline()
+    os.kill(int(found[1]), signal.SIGCONT)
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert "[1] on" in output
+
+
 def test_first_failure_ends_all_and_is_named(muster):
     program = """
 import os, signal, sys
