@@ -41,6 +41,9 @@ inline void value_or_raise(const Result<void>& result) {
 [[nodiscard]] std::optional<DType> dtype_of(PyArray_Descr* descr);
 /// The same of one in any byte order.
 [[nodiscard]] std::optional<DType> dtype_in_any_order(PyArray_Descr* descr);
+/// The hint where a dtype is none of the store's.
+inline constexpr const char* storable_dtypes =
+    "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128";
 [[nodiscard]] std::optional<DType> dtype_named(std::string_view name);
 /// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
 [[nodiscard]] PyArray_Descr* descr_of(DType dtype);

@@ -76,6 +76,18 @@ WRONG = {
     "key=3": lambda package, group: group.allreduce(1, key=3),
     "key='\\udc80'": lambda package, group: group.allreduce(1, key="\udc80"),
     "color='red'": lambda package, group: group.split("red"),
+    "rank 9 of the subgroup is out of range: world_size is 1": lambda package, group: group.subgroup([0, 9]),
+    "rank 0 is named twice in the subgroup": lambda package, group: group.subgroup([0, 0]),
+    "3 can't be split along axis 0, as it has no axes": lambda package, group: group.reduce_scatter(3),
+    "2.5 can't be split along axis 0, as it has no axes": lambda package, group: group.all_to_all(2.5),
+    "{'a': *} can't be split along axis 0": lambda package, group: group.all_to_all({"a": np.ones(1)}),
+    "dtype object can't be stored": lambda package, group: package.empty((3,), np.dtype(object)),
+    "needs a world_size, too: rank=1 is given; no launcher has set them": lambda package, group: package.group(
+        "x", rank=1
+    ),
+    "needs a rank, too: world_size=2 is given; no launcher has set them": lambda package, group: package.group(
+        "x", world_size=2
+    ),
     "rank='b'": lambda package, group: group.subgroup("b"),
     "callback=3": lambda package, group: group.barrier().add_done_callback(3),
     "shape=3.5": lambda package, group: package.empty(3.5),
