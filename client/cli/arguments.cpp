@@ -111,14 +111,21 @@ std::string names_of(const Choices<T>& table) {
   return join(names, ", ");
 }
 
+template <class T>
+std::string none_of(const std::string& word, const Choices<T>& table) {
+  std::vector<std::string> names;
+  for (const auto& [one, ignored] : table) names.push_back(one);
+  const auto meant = nearest(word, names);
+  return "'" + word + "' is none of: " + join(names, ", ") + (meant.empty() ? "" : "; did you mean " + meant + "?");
+}
+
 /// An option whose value is one of the table's words.
 template <class T>
 CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, const Choices<T>& table,
                         const std::string& description) {
   const auto set = [&target, table, flags](const std::string& word) {
     const auto found = std::ranges::find(table, word, &std::pair<std::string, T>::first);
-    if (found == table.end())
-      throw CLI::ValidationError(long_name(flags), "'" + word + "' is none of: " + names_of(table));
+    if (found == table.end()) throw CLI::ValidationError(long_name(flags), none_of(word, table));
     target = found->second;
   };
   return app->add_option_function<std::string>(flags, set, description);

@@ -85,6 +85,7 @@ def test_misuse_is_told_with_a_next_step(muster, words):
             "'--socket' stands before the command; options come after it: muster status --socket /tmp/x",
         ),
         (("--json", "ls"), "'--json' stands before the command; options come after it: muster ls --json"),
+        (("bench", "allredcue"), "barrier; did you mean allreduce?"),
         (("run", "-n", "1025", "true"), "--ranks: '1025' is no whole number from 1 to 1024"),
     ],
 )

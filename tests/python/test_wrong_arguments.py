@@ -142,6 +142,36 @@ def test_too_many_arrays_are_told_the_limit_at_once(muster, count):
     assert raised.value.hint == "use fewer and larger arrays: at most 16384 in one object"
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("all_reduce", "allreduce"),
+        ("Allreduce", "allreduce"),
+        ("Iallreduce", "allreduce"),
+        ("bcast", "broadcast"),
+        ("all_gather", "allgather"),
+        ("all_gather_into_tensor", "allgather"),
+        ("alltoall", "all_to_all"),
+        ("Reduce_scatter_block", "reduce_scatter"),
+        ("isend", "send"),
+        ("Irecv", "recv"),
+        ("size", "world_size"),
+        ("Get_rank", "rank"),
+        ("Get_size", "world_size"),
+        ("new_group", "subgroup"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_ours(muster, theirs, ours):
+    with muster.group("names", rank=0, world_size=1) as group:
+        assert hasattr(group, ours)
+        with pytest.raises(AttributeError) as raised:
+            getattr(group, theirs)
+        assert str(raised.value) == f"a muster.Group has no attribute {theirs!r}; did you mean {ours}?"
+        with pytest.raises(AttributeError, match="has no attribute 'foo'"):
+            _ = group.foo
+        assert not hasattr(group, "__array__")
+
+
 class Holder:
     def __init__(self, data):
         self.data = data
