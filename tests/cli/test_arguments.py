@@ -130,6 +130,7 @@ def test_options_have_no_abbreviations(muster, words):
 
 COMPLETED = {
     ("be",): "bench",
+    ("run", "--"): "--grace --group --help --keep-going --memory --ranks --socket",
     ("bench", "--variant", ""): "default out first_read",
     ("bench", "-o", "m"): "min max mean",
     ("bench", "--op", "b"): "band bor bxor",
