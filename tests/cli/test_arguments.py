@@ -95,12 +95,20 @@ def test_what_is_wrong_with_the_words_is_told(muster, words, told):
     assert told in done.stderr
 
 
-@pytest.mark.parametrize("command", ["stop", "status", "ls", "groups"])
+@pytest.mark.parametrize("command", ["status", "ls", "groups"])
 def test_without_a_daemon(muster, command):
     done = muster(command)
     assert done.returncode == 3
     assert muster.socket in done.stderr
     assert "muster start" in done.stderr
+
+
+def test_to_stop_without_a_daemon(muster):
+    done = muster("stop")
+    assert done.returncode == 3
+    assert muster.socket in done.stderr
+    assert "there is nothing to stop" in done.stderr
+    assert "muster start" not in done.stderr
 
 
 def test_a_socket_path_that_is_too_long(muster):

@@ -160,7 +160,9 @@ ExitStatus start(const StartOptions& options) {
 
 ExitStatus stop(const StopOptions& options) {
   const auto timeout = milliseconds_of(std::clamp(options.timeout_s, 0.001, 86'400.0));
-  auto inquiry = Inquiry::open(options.socket, timeout);
+  auto inquiry = Inquiry::open(options.socket, timeout,
+                               "there is nothing to stop; a daemon on another socket ends with: muster stop --socket "
+                               "PATH");
   if (!inquiry) return complain("stop", inquiry.error());
   const auto pid = inquiry->daemon_pid();
   const auto asked = inquiry->stop("muster stop");

@@ -22,9 +22,9 @@ std::string start_hint(const std::string& given) {
   return "start one: muster start" + (given.empty() ? std::string() : " --socket " + given);
 }
 
-Error no_daemon(const std::string& path, int error_number, const std::string& given) {
+Error no_daemon(const std::string& path, int error_number, const std::string& hint_if_absent) {
   const bool nobody = error_number == ENOENT || error_number == ECONNREFUSED || error_number == ENOTDIR;
-  if (nobody) return Error(Code::daemon_unavailable, "no daemon listens on " + path, start_hint(given));
+  if (nobody) return Error(Code::daemon_unavailable, "no daemon listens on " + path, hint_if_absent);
   const std::string hint = error_number == EACCES ? "it is another user's; see `muster doctor`" : "see `muster doctor`";
   return ipc::system_error(Code::daemon_unavailable, "can't connect to " + path, error_number, hint);
 }
@@ -34,7 +34,8 @@ timeval timeval_of(std::chrono::milliseconds timeout) {
   return {whole.count(), std::chrono::microseconds(timeout - whole).count()};
 }
 
-Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, std::chrono::milliseconds timeout) {
+Result<ipc::Fd> connect_to(const std::string& path, const std::string& hint_if_absent,
+                           std::chrono::milliseconds timeout) {
   const auto address = ipc::unix_address(path);
   if (!address) return address.error();
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -43,7 +44,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
-    return no_daemon(path, errno, given);
+    return no_daemon(path, errno, hint_if_absent);
   if (auto own = ipc::check_listener(fd, path); !own) return own.error();
   return fd;
 }
@@ -62,9 +63,10 @@ Error refusal(const wire::Frame& frame) {
 
 }  // namespace
 
-Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::milliseconds timeout) {
+Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::milliseconds timeout,
+                              const std::string& hint_if_absent) {
   const std::string path = ipc::socket_path(socket);
-  auto fd = connect_to(path, socket, timeout);
+  auto fd = connect_to(path, hint_if_absent.empty() ? start_hint(socket) : hint_if_absent, timeout);
   if (!fd) return fd.error();
   Inquiry inquiry(std::move(*fd), path, timeout);
   const auto greeted = inquiry.greet();

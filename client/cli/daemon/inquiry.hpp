@@ -30,8 +30,10 @@ class Reply {
 class Inquiry {
  public:
   /// `socket`: empty for the default. DaemonUnavailable if no daemon listens there. `timeout`: of each answer.
+  /// `hint_if_absent`: what to do then; empty: start one.
   [[nodiscard]] static Result<Inquiry> open(const std::string& socket,
-                                            std::chrono::milliseconds timeout = std::chrono::seconds(20));
+                                            std::chrono::milliseconds timeout = std::chrono::seconds(20),
+                                            const std::string& hint_if_absent = {});
 
   [[nodiscard]] Result<Reply> status();
   [[nodiscard]] Result<Reply> objects(std::uint32_t limit);
