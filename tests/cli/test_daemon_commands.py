@@ -239,6 +239,43 @@ def test_a_value_that_the_daemon_does_not_take_is_misuse_and_both_say_it_alike(m
     assert said.partition(";")[0] in own.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("foo",), "musterd: Invalid: 'foo' is no option, and musterd takes nothing else (hint: see `musterd --help`)"),
+        (("--memroy", "1GiB"), "there is no option --memroy; did you mean --memory? (hint: see `musterd --help`)"),
+        (("--memory",), "--memory needs a value (hint: see `musterd --help`)"),
+        (("--lanes", "1", "--lanes", "2"), "--lanes takes one value, and can be given once (hint: "),
+    ],
+)
+def test_musterd_says_what_is_wrong_with_its_words(muster, words, said):
+    program = pathlib.Path(muster.path).with_name("musterd")
+    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_size_without_quotes_in_a_config_file_is_told(muster):
+    (muster.folder / "muster.toml").write_text("memory = 1GiB\n")
+    program = pathlib.Path(muster.path).with_name("musterd")
+    words = [program, "--config", muster.folder / "muster.toml"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert 'texts and sizes in quotes: memory = "4GiB"' in done.stderr
+
+
+def test_a_variable_that_is_mistyped_is_told(muster):
+    muster.env |= {"MUSTER_MEMROY": "64MiB", "MUSTER_OF_MY_OWN": "x"}
+    started = muster("start", "--memory", "64MiB")
+    assert started.returncode == 0
+    assert (
+        started.stderr == "muster start: nobody reads the variable MUSTER_MEMROY\n  hint: did you mean MUSTER_MEMORY?\n"
+    )
+    log = pathlib.Path(muster.socket).with_suffix(".log").read_text()
+    assert log.count("nobody reads the variable MUSTER_MEMROY; did you mean MUSTER_MEMORY?") == 1
+    assert "MUSTER_OF_MY_OWN" not in log
+
+
 def test_a_daemon_that_runs_may_have_other_settings_and_that_is_said(muster):
     assert muster("start", "--memory", "64MiB", "--log-level", "debug").stderr == ""
     again = muster("start", "--memory", "64MiB", "--log-level", "debug", "--lanes", "1")

@@ -144,6 +144,8 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
 }  // namespace
 
 ExitStatus start(const StartOptions& options) {
+  for (const auto& [given, meant] : ipc::mistyped_variables())
+    note("muster start: nobody reads the variable " + given + "\n  hint: did you mean " + meant + "?");
   auto daemon = running_daemon(options);
   if (!daemon) return complain("start", daemon.error());
   const auto fits = check_settings(options, daemon->inquiry);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include <muster/result.hpp>
 
@@ -29,6 +31,17 @@ struct DaemonOption {
 [[nodiscard]] std::span<const DaemonOption> daemon_options();
 /// By its flag, which must be one.
 [[nodiscard]] const DaemonOption& daemon_option(std::string_view flag);
+
+/// "MUSTER_MEMORY" for "--memory"
+[[nodiscard]] std::string environment_name(std::string_view flag);
+
+/// A variable that nobody reads, and the one of Muster's that was meant by it.
+struct MistypedVariable {
+  std::string given;
+  std::string meant;
+};
+/// Among this process's: those that begin with MUSTER_ and are nearly one of Muster's.
+[[nodiscard]] std::vector<MistypedVariable> mistyped_variables();
 
 /// The value as a number: bytes, a count, seconds, a mode, or which of the words it is, from 0; of a text 0.
 /// Invalid if the option doesn't take it.
