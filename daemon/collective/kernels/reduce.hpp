@@ -29,7 +29,7 @@ void reduce(const Reduce& call);
 /// The same bits in plain C++: what reduce() is tested against, and what runs where there is no SIMD.
 void reduce_scalar(const Reduce& call);
 
-/// The instructions that reduce() uses on this CPU: "AVX2", "NEON", ...
+/// The instructions that reduce() uses on this CPU: "AVX2", "AVX-512", "NEON", ...
 [[nodiscard]] const char* instruction_set();
 
 }  // namespace musterd::kernels
