@@ -12,6 +12,7 @@
 #include <string>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/daemon_options.hpp>
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/place.hpp>
 
@@ -175,6 +176,8 @@ Error served(const std::string& socket) {
 
 ExitStatus serve(const Config& config) {
   start_log(config.log_format, config.log_level);
+  for (const auto& [given, meant] : muster::ipc::mistyped_variables())
+    log_warning("nobody reads the variable {}; did you mean {}?", given, meant);
   constexpr std::size_t heap_reserve_bytes = 4 << 20;
   keep_heap_reserve(heap_reserve_bytes);
   ::signal(SIGPIPE, SIG_IGN);

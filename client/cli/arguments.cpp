@@ -111,14 +111,21 @@ std::string names_of(const Choices<T>& table) {
   return join(names, ", ");
 }
 
+template <class T>
+std::string none_of(const std::string& word, const Choices<T>& table) {
+  std::vector<std::string> names;
+  for (const auto& [one, ignored] : table) names.push_back(one);
+  const auto meant = nearest(word, names);
+  return "'" + word + "' is none of: " + join(names, ", ") + (meant.empty() ? "" : "; did you mean " + meant + "?");
+}
+
 /// An option whose value is one of the table's words.
 template <class T>
 CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, const Choices<T>& table,
                         const std::string& description) {
   const auto set = [&target, table, flags](const std::string& word) {
     const auto found = std::ranges::find(table, word, &std::pair<std::string, T>::first);
-    if (found == table.end())
-      throw CLI::ValidationError(long_name(flags), "'" + word + "' is none of: " + names_of(table));
+    if (found == table.end()) throw CLI::ValidationError(long_name(flags), none_of(word, table));
     target = found->second;
   };
   return app->add_option_function<std::string>(flags, set, description);
@@ -326,6 +333,8 @@ Command parse_words(int argc, char* const* argv) {
     std::fputs(app.get_subcommands().front()->help("muster").c_str(), stdout);
     return ExitStatus::ok;
   } catch (const CLI::ParseError& error) {
+    if (const auto message = options_before_command({argv + 1, argv + argc}, app); !message.empty())
+      return complain_usage("", message);
     if (const auto chosen = app.get_subcommands(); !chosen.empty())
       return complain_usage(chosen.front()->get_name(), text_of(error, *chosen.front()));
     const auto message = no_command({argv + 1, end}, app);

@@ -57,6 +57,20 @@ std::string no_option(const std::string& word, const CLI::App& app) {
   return "there is no option " + given + (meant.empty() ? "" : "; did you mean " + meant + "?");
 }
 
+std::string options_before_command(std::span<char* const> words, const CLI::App& app) {
+  if (words.empty() || *words.front() != '-') return {};
+  const auto subs = app.get_subcommands({});
+  const auto is_command = [&](const char* word) {
+    return std::ranges::any_of(subs, [&](const CLI::App* sub) { return sub->get_name() == word; });
+  };
+  const auto command = std::ranges::find_if(words, is_command);
+  if (command == words.end()) return {};
+  std::string meant = "muster " + std::string(*command);
+  for (auto word = words.begin(); word != words.end(); ++word)
+    if (word != command) meant += " " + std::string(*word);
+  return "'" + std::string(words.front()) + "' stands before the command; options come after it: " + meant;
+}
+
 std::string no_command(std::span<char* const> words, const CLI::App& app) {
   const auto word = std::ranges::find_if(words, [](const char* each) { return *each != '-'; });
   if (word == words.end()) return {};

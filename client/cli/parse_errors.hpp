@@ -13,6 +13,9 @@ namespace muster::cli {
 [[nodiscard]] std::string text_of(const CLI::ParseError& error, const CLI::App& command);
 /// For `--gruop`: says that there is no such option, and which one the user may have meant.
 [[nodiscard]] std::string no_option(const std::string& word, const CLI::App& command);
+/// For `--json status`: says in which order the words were meant. Empty if the first is not an option, or none is a
+/// command.
+[[nodiscard]] std::string options_before_command(std::span<char* const> words, const CLI::App& app);
 /// For `stauts`: where no command was found, names the first word that is not an option. Empty if all are options.
 [[nodiscard]] std::string no_command(std::span<char* const> words, const CLI::App& app);
 

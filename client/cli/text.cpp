@@ -5,7 +5,6 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
-#include <utility>
 
 namespace muster::cli {
 
@@ -43,39 +42,6 @@ std::string join(std::span<const std::string> parts, std::string_view separator)
   std::string text;
   for (std::size_t i = 0; i < parts.size(); ++i) text += (i ? std::string(separator) : "") + parts[i];
   return text;
-}
-
-namespace {
-
-/// How many letters to insert, remove or replace: Levenshtein's edit distance (1966), computed row by row.
-std::size_t edits_between(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-    }
-  }
-  return row[b.size()];
-}
-
-}  // namespace
-
-std::string nearest(std::string_view word, std::span<const std::string> known) {
-  constexpr std::size_t typed_min = 4;  // "--me" may be short for --memory
-  std::string found;
-  std::size_t fewest = std::max<std::size_t>(2, word.size() / 3) + 1;
-  for (const auto& one : known) {
-    const bool is_begun = word.size() >= typed_min && one.starts_with(word);
-    const std::size_t edits = is_begun ? 0 : edits_between(word, one);
-    if (edits >= fewest) continue;
-    fewest = edits;
-    found = one;
-  }
-  return found;
 }
 
 std::string plural(std::uint64_t count, std::string_view noun) {

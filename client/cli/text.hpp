@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include <muster/ipc/text.hpp>
+
 namespace muster::cli {
 
 [[nodiscard]] std::string format_age(double seconds);                         ///< "3.2 s", "12 min", "2 h 05 min"
@@ -15,8 +17,7 @@ namespace muster::cli {
 /// printf("%.*f"), without locale.
 [[nodiscard]] std::string format_fixed(double value, int decimals);
 [[nodiscard]] std::string join(std::span<const std::string> parts, std::string_view separator);
-/// The known word that the user most likely meant; empty if none is similar.
-[[nodiscard]] std::string nearest(std::string_view word, std::span<const std::string> known);
+using ipc::nearest;
 /// "1 rank", "3 ranks"
 [[nodiscard]] std::string plural(std::uint64_t count, std::string_view noun);
 

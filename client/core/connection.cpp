@@ -134,7 +134,7 @@ bool Connection::still_served() {
 Error Connection::end_error() {
   if (inherited())
     return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
-                 "connect and join in the child");
+                 "attach in the child: muster.init() and muster.group(); in C++, Client::connect() and join()");
   // If a new daemon runs already, the message must not ask the user to start one.
   const auto next = existing(welcome_.socket);
   if (next && next->welcome().incarnation != welcome_.incarnation)

@@ -44,7 +44,7 @@ Result<std::byte*> Arena::allocate(std::uint64_t bytes, std::uint64_t call, std:
   if (placed()) return address;
   if (disowned_)
     return Error(Code::daemon_unavailable, "a forked child can't use its parent's connection and groups",
-                 "connect and join in the child");
+                 "attach in the child: muster.init() and muster.group(); in C++, Client::connect() and join()");
   if (placed_after_news()) return address;
   // Holds no lock while it waits for the daemon: other threads may free memory meanwhile.
   auto segment = lease_for(bytes, timeout, placed_after_news);

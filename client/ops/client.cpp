@@ -74,9 +74,16 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
   if (auto checked = detail::check_timeout(std::optional(options.timeout)); !checked) return checked.error();
   if (options.rank < 0 || options.world_size < 0) {
     const auto placed = detail::placement_from_environment();
-    if (!placed)
-      return Error(Code::invalid, "group '" + name + "' needs a rank and a world_size: " + placed.error().message(),
+    if (!placed) {
+      const bool has_rank = options.rank >= 0;
+      const bool has_size = options.world_size >= 0;
+      const std::string needed = has_rank ? "a world_size, too" : has_size ? "a rank, too" : "a rank and a world_size";
+      const std::string given = has_rank   ? "rank=" + std::to_string(options.rank) + " is given; "
+                                : has_size ? "world_size=" + std::to_string(options.world_size) + " is given; "
+                                           : "";
+      return Error(Code::invalid, "group '" + name + "' needs " + needed + ": " + given + placed.error().message(),
                    placed.error().hint());
+    }
     if (options.rank < 0) options.rank = placed->rank;
     if (options.world_size < 0) options.world_size = placed->world_size;
   }

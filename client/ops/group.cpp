@@ -359,9 +359,13 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
                  "only its members call subgroup()");
   std::string members;
   for (const int member : ranks) {
-    if (member < 0 || member >= world_size() || std::count(ranks.begin(), ranks.end(), member) != 1)
-      return Error(Code::invalid, "rank " + std::to_string(member) + " is out of range or named twice",
-                   "name each rank of the group at most once", {member});
+    const std::string named = "rank " + std::to_string(member);
+    if (member < 0 || member >= world_size())
+      return Error(Code::invalid,
+                   named + " of the subgroup is out of range: world_size is " + std::to_string(world_size()),
+                   "ranks run from 0 to world_size - 1", {member});
+    if (std::count(ranks.begin(), ranks.end(), member) != 1)
+      return Error(Code::invalid, named + " is named twice in the subgroup", "name each rank once", {member});
     members += (members.empty() ? "" : ",") + std::to_string(member);
   }
   std::uint32_t epoch = 0;

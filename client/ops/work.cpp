@@ -34,8 +34,13 @@ std::optional<std::vector<int>> missing_ranks(detail::WorkState& state) {
   return std::vector<int>(body->ranks()->begin(), body->ranks()->end());
 }
 
-Error still_waiting(detail::WorkState& state, std::chrono::nanoseconds waited, const std::vector<int>& ranks) {
-  std::string message = state.what() + " is not over after " + ipc::seconds_text(waited);
+/// Who gave no time has not waited, whatever it took to look.
+std::string not_over(detail::WorkState& state, Timeout timeout, std::chrono::nanoseconds waited) {
+  if (timeout && *timeout < std::chrono::milliseconds(1)) return state.what() + " is not over yet";
+  return state.what() + " is not over after " + ipc::seconds_text(waited);
+}
+
+Error still_waiting(std::string message, const std::vector<int>& ranks) {
   if (!ranks.empty()) {
     message += ranks.size() == 1 ? "; still missing: rank " : "; still missing: ranks ";
     for (std::size_t i = 0; i < ranks.size(); ++i) message += (i ? ", " : "") + std::to_string(ranks[i]);
@@ -59,13 +64,11 @@ Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
   // The op may have ended while the daemon was asked who is missing.
   if (over()) return {};
   if (!connection.alive()) return connection.end_error();
-  const auto waited = steady_clock::now() - begin;
+  auto message = not_over(state, timeout, steady_clock::now() - begin);
   if (!missing)
-    return Error(Code::timeout,
-                 state.what() + " is not over after " + ipc::seconds_text(waited) + ", and the daemon at " +
-                     connection.welcome().socket + " does not answer",
+    return Error(Code::timeout, message + ", and the daemon at " + connection.welcome().socket + " does not answer",
                  "is it stopped, or is the machine too busy? muster status");
-  return still_waiting(state, waited, *missing);
+  return still_waiting(std::move(message), *missing);
 }
 
 /// The outcome once it is there.

@@ -1,6 +1,7 @@
 #include "base/config.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -10,6 +11,7 @@
 
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/daemon_options.hpp>
+#include <muster/ipc/text.hpp>
 
 #include "base/starter.hpp"
 #include "base/version.hpp"
@@ -21,13 +23,6 @@ using muster::Error;
 using muster::Result;
 
 namespace {
-
-std::string environment_name(const std::string& flag) {
-  std::string name = "MUSTER_";
-  for (const char c : flag.substr(2))
-    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  return name;
-}
 
 std::string file_key(const std::string& flag) {
   std::string key = flag.substr(2);
@@ -116,8 +111,11 @@ Result<void> apply_file(Config& config, const std::vector<Setting>& all, const s
   try {
     table = toml::parse_file(path);
   } catch (const toml::parse_error& error) {
-    return Error(Code::invalid, "config file " + path + ": " + std::string(error.description()) + " in line " +
-                                    std::to_string(error.source().begin.line));
+    const std::string what = "config file " + path + ": " + std::string(error.description());
+    const auto line = error.source().begin.line;
+    if (line == 0) return Error(Code::invalid, what);  // it can't be read at all
+    return Error(Code::invalid, what + " in line " + std::to_string(line),
+                 "give lines of KEY = VALUE, texts and sizes in quotes: memory = \"4GiB\"");
   }
   for (const auto& [key, node] : table) {
     const Setting* found = nullptr;
@@ -144,7 +142,7 @@ Result<Config> merge(const std::vector<Setting>& all, const std::vector<std::str
   if (!file.empty())
     if (auto applied = apply_file(config, all, file); !applied) return applied.error();
   for (std::size_t i = 0; i < all.size(); ++i) {
-    const auto variable = environment_name(all[i].flag);
+    const auto variable = muster::ipc::environment_name(all[i].flag);
     if (const char* value = std::getenv(variable.c_str()); value && *value)
       if (auto applied = apply(config, all[i], variable, value); !applied) return applied.error();
   }
@@ -152,6 +150,29 @@ Result<Config> merge(const std::vector<Setting>& all, const std::vector<std::str
     if (!flags[i].empty())
       if (auto applied = apply(config, all[i], all[i].flag, flags[i]); !applied) return applied.error();
   return config;
+}
+
+/// Says what is wrong with musterd's words. CLI11's own text names neither what is allowed nor what may be meant.
+Error usage_error_of(const CLI::ParseError& error, const CLI::App& app, const std::vector<Setting>& all) {
+  constexpr const char* hint = "see `musterd --help`";
+  const std::string text = error.what();
+  if (const auto words = app.remaining(); dynamic_cast<const CLI::ExtrasError*>(&error) && !words.empty()) {
+    const std::string word = words.front().substr(0, words.front().find('='));
+    if (!word.starts_with('-'))
+      return Error(Code::invalid, "'" + word + "' is not an option, and musterd takes nothing else", hint);
+    std::vector<std::string> flags{"--config", "--version", "--help"};
+    for (const auto& setting : all) flags.push_back(setting.flag);
+    const auto meant = muster::ipc::nearest(word, flags);
+    return Error(Code::invalid, "there is no option " + word + (meant.empty() ? "" : "; did you mean " + meant + "?"),
+                 hint);
+  }
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error)) {
+    const auto begin = std::min(text.find("--"), text.size());
+    const auto flag = text.substr(begin, text.find_first_of(": ,", begin) - begin);
+    const bool missing = text.find("missing") != std::string::npos;
+    return Error(Code::invalid, flag + (missing ? " needs a value" : " takes one value, and can be given once"), hint);
+  }
+  return Error(Code::invalid, text, hint);
 }
 
 /// The descriptor is needed even if other settings are wrong: the starter waits there to be told so.
@@ -185,7 +206,9 @@ std::variant<Config, int> parse_command_line(int argc, const char* const* argv) 
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : usage_error;
+    if (error.get_exit_code() == 0) return app.exit(error);
+    tell_failed(ready_fd(all, flags), ExitStatus::usage, usage_error_of(error, app, all));
+    return usage_error;
   }
   auto config = merge(all, flags, file);
   if (config) return *config;

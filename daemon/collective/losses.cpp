@@ -252,7 +252,9 @@ std::string Muster::where_it_waits(int rank) const {
   constexpr int looked_at_max = 64;
   for (const Slot& slot : by_deadline_) {
     if (++looked_at > looked_at_max) break;
-    if (slot.gathering() && has_come(slot, rank)) return slot.op->name;
+    if (!slot.gathering() || !has_come(slot, rank)) continue;
+    // Who waits in one has called one of its two ends, and the other end has not come.
+    return slot.is(Match::Of::pair) ? call_text(pair_call(slot)) : slot.op->name;
   }
   return {};
 }
@@ -273,6 +275,7 @@ Error Muster::late(const Slot& slot, TimePoint now, const Locate& locate) const 
     whereabouts.waits_in = where_it_waits(rank);
     known.emplace(rank, std::move(whereabouts));
   }
+  if (slot.is(Match::Of::pair)) return peer_did_not_come(pair_call(slot), now - slot.since, known);
   return deadline_passed(slot.op->name, absent, present, now - slot.since, known);
 }
 

@@ -81,17 +81,14 @@ Advice advice_of_absent(int rank, const std::optional<FormerHolder>& former) {
               : "see why it ended, and start it again; every rank must stay until the others no longer need it"};
 }
 
-Advice advice_of(int rank, const Whereabouts& known) {
+Advice advice_of(int rank, const Whereabouts& known, const std::string& hint_if_it_waits) {
   if (known.process.empty()) return advice_of_absent(rank, known.former);
   const auto who = rank_text(rank, known.process);
   if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
-  if (known.waits_for_memory)
-    return {who + " waits for memory of the store",
+  if (!known.lacks_memory.empty())
+    return {who + " waits for memory, as " + known.lacks_memory,
             "free what is not needed any more, or give the daemon more memory; muster ls shows who holds what"};
-  if (!known.waits_in.empty())
-    return {who + " waits in " + known.waits_in,
-            "every rank must call the same collectives in the same order; where threads make order unsure, match calls "
-            "by key="};
+  if (!known.waits_in.empty()) return {who + " waits in " + known.waits_in, hint_if_it_waits};
   return {who + " waits in no op of the group", "see what it does; give a longer timeout= if it is only slow"};
 }
 
@@ -138,11 +135,40 @@ Error deadline_passed(const std::string& op_name, std::span<const int> missing, 
                         "; " + ranks_text(present) + (present.size() == 1 ? " was there" : " were there");
   std::string hint = "see what the missing ranks do; give a longer timeout= if they are only slow";
   for (const auto& [rank, whereabouts] : known) {
-    const auto [does, advice] = advice_of(rank, whereabouts);
+    const auto [does, advice] = advice_of(rank, whereabouts,
+                                          "every rank must call the same collectives in the same order; where threads "
+                                          "make order unsure, match calls by key=");
     message += "; " + does;
     if (rank == known.begin()->first) hint = advice;
   }
   return Error(Code::timeout, std::move(message), std::move(hint), {missing.begin(), missing.end()});
+}
+
+std::string call_text(const PairCall& call) {
+  return (call.sends ? "send to rank " : "recv from rank ") + std::to_string(call.peer) + " with tag " +
+         std::to_string(call.tag) + (call.quoted_key.empty() ? "" : " and key" + call.quoted_key);
+}
+
+Error peer_did_not_come(const PairCall& called, Duration waited, const std::map<int, Whereabouts>& known) {
+  const PairCall missing{!called.sends, called.peer, called.caller, called.tag, called.quoted_key};
+  const bool to_itself = called.peer == called.caller;
+  std::string message = rank_text(called.caller, {}) + " called " + call_text(called) + " and waited " +
+                        muster::ipc::seconds_text(waited) + " for " +
+                        (to_itself ? "its own " : rank_text(called.peer, {}) + " to call ") + call_text(missing);
+  if (to_itself)
+    return Error(Code::timeout, std::move(message),
+                 "call both before you wait for one of them, with the same tag and key: what a rank sends to itself "
+                 "needs a recv on that rank",
+                 {called.peer});
+  std::string hint = "see what " + rank_text(called.peer, {}) + " does; give a longer timeout= if it is only slow";
+  if (const auto found = known.find(called.peer); found != known.end()) {
+    auto [does, advice] =
+        advice_of(called.peer, found->second,
+                  "compare source, destination, tag and key of the two calls, and the order of the calls");
+    message += "; " + does;
+    hint = std::move(advice);
+  }
+  return Error(Code::timeout, std::move(message), std::move(hint), {called.peer});
 }
 
 Error no_input(const std::string& op_name, int rank, const Error& cause) {

@@ -1,6 +1,7 @@
 // The messages of failed ops. They are in one place, so that every seat and every path says the same in the same form.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
@@ -35,9 +36,9 @@ struct Whereabouts {
   std::string process;   ///< as in Loss; empty: no process has the seat
   std::string waits_in;  ///< another op of the group, which it has come to
   bool stopped = false;
-  bool waits_for_memory = false;
-  std::optional<FormerHolder> former =
-      {};  ///< if no process has the seat: who had it last, perhaps in an earlier group
+  std::string lacks_memory = {};  ///< why it waits for memory of the store; empty if it does not
+  /// If no process has the seat: who had it last, perhaps in an earlier group.
+  std::optional<FormerHolder> former = {};
 };
 
 /// The op waited for these ranks when they were lost.
@@ -54,6 +55,19 @@ struct Whereabouts {
 [[nodiscard]] muster::Error deadline_passed(const std::string& op_name, std::span<const int> missing,
                                             std::span<const int> present, Duration waited,
                                             const std::map<int, Whereabouts>& known);
+/// One end of a send and its recv.
+struct PairCall {
+  bool sends = false;
+  int caller = 0;
+  int peer = 0;
+  std::int64_t tag = 0;
+  std::string quoted_key;  ///< " 'key'", or empty
+};
+/// "recv from rank 1 with tag 0"
+[[nodiscard]] std::string call_text(const PairCall& call);
+/// The deadline passed of a send without its recv, or the other way round; `known` as above.
+[[nodiscard]] muster::Error peer_did_not_come(const PairCall& called, Duration waited,
+                                              const std::map<int, Whereabouts>& known);
 /// The rank called the op but has no input for it.
 [[nodiscard]] muster::Error no_input(const std::string& op_name, int rank, const muster::Error& cause);
 [[nodiscard]] muster::Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_flight_max);

@@ -169,6 +169,11 @@ std::size_t Muster::place_in(const Match& match, const Contribution& contributio
   return match.of == Match::Of::pair ? place_in_pair(contribution.kind) : static_cast<std::size_t>(contribution.rank);
 }
 
+PairCall Muster::pair_call(const Slot& slot) {
+  const Contribution& came = slot.op->contributions.front();
+  return {came.kind == Kind::send, came.rank, came.root, came.tag, quoted(slot.match->key)};
+}
+
 Muster::Match Muster::match_of(const Contribution& contribution) {
   switch (contribution.kind) {
     case Kind::reform: return {.of = Match::Of::reform, .key = {}};

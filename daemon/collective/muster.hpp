@@ -223,6 +223,8 @@ class Muster {
 
   // muster.cpp: from contribution to outcome
   [[nodiscard]] static Match match_of(const Contribution& contribution);
+  /// The end of a send and its recv that has come.
+  [[nodiscard]] static PairCall pair_call(const Slot& slot);
   /// The index in Slot::arrived.
   [[nodiscard]] static std::size_t place_in(const Match& match, const Contribution& contribution);
   [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);

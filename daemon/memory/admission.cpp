@@ -72,6 +72,11 @@ muster::Result<void> Admission::others_wait(const Line& line) {
                "free refs and results that are not needed, or start the daemon with a larger --memory");
 }
 
+std::string Admission::why_it_waits(ClientId client) const {
+  const auto first = by_client_.find(client);
+  return first == by_client_.end() ? std::string() : first->outcome.error().message();
+}
+
 void Admission::drop_empty_lines() {
   if (retrying_) return;
   std::erase_if(lines_, [](const auto& entry) { return entry.second.waiters.empty(); });

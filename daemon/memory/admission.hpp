@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "base/time.hpp"
@@ -64,7 +65,8 @@ class Admission {
   void forget(ClientId client);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t waiting() const { return waiters_.size(); }
-  [[nodiscard]] bool has_waiting(ClientId client) const { return by_client_.find(client) != by_client_.end(); }
+  /// Why the client's first request waits, with sizes where it has been tried; empty if none does.
+  [[nodiscard]] std::string why_it_waits(ClientId client) const;
 
  private:
   template <class Tag>

@@ -22,7 +22,7 @@ Whereabouts GroupOps::locate(const GroupState& state, int rank, std::size_t& loo
     return found;
   }
   found.process = parts_.clients.process_text(*holder);
-  found.waits_for_memory = parts_.admission.has_waiting(holder->id);
+  found.lacks_memory = parts_.admission.why_it_waits(holder->id);
   if (looks_left > 0 && holder->credentials.pid != 0) {
     --looks_left;
     found.stopped = parts_.outside.is_stopped(holder->credentials.pid);

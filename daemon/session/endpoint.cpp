@@ -66,7 +66,8 @@ Result<std::optional<Endpoint>> Endpoint::open(std::string path, unsigned mode, 
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode))
-      return Error(Code::invalid, path + " exists and is not a socket", "remove it or choose another --socket");
+      return Error(Code::invalid, path + " exists and is not a socket",
+                   "name a path where no file is: --socket, or MUSTER_SOCKET");
     ::unlink(path.c_str());
   }
   ipc::Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

@@ -47,7 +47,7 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
   if (!ipc::is_text(contribute.key))
     return parts_.teller.fail_work(
         client.id, contribute.work,
-        Error(Code::invalid, "the op's key '" + ipc::shortened(contribute.key, 60) + "' is no text",
+        Error(Code::invalid, "the op's key '" + ipc::shortened(contribute.key, 60) + "' is not valid text",
               "use UTF-8 without control characters and characters that can't be seen"));
   const GroupPtr state = seat->second.group;
   const int rank = seat->second.rank;

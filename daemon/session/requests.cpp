@@ -214,7 +214,7 @@ void Requests::join(Client& client, std::uint64_t request, const wire::Join& bod
   if (!ipc::is_text(name))
     return parts_.teller.reply_error(
         id, request,
-        Error(Code::invalid, "the group's name '" + ipc::shortened(name, 60) + "' is no text",
+        Error(Code::invalid, "the group's name '" + ipc::shortened(name, 60) + "' is not valid text",
               "use UTF-8 without control characters and characters that can't be seen"));
   if (body.world_size() < 1 || body.world_size() > world_size_max)
     return parts_.teller.reply_error(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from muster import _muster, _runtime
 from muster._checks import flag, size
 from muster._forfeit import takes_its_place
 from muster._inputs import are_integers, elements, is_list, parts, stored
+from muster._names import name_here
 from muster._ops import reduce_op
 from muster._out import check_out, check_out_of_reduction
 from muster._stand_in import Made
@@ -273,6 +274,14 @@ class Group(metaclass=Made):
 
     def _about(self, op: str, key: str, peer: int | None = None) -> About:
         return op, peer, key, self._name
+
+    if not TYPE_CHECKING:  # to them a wrong name is an error already
+
+        def __getattr__(self, name: str) -> NoReturn:
+            meant = name_here(name)
+            if meant is None:
+                object.__getattribute__(self, name)  # Python's own error
+            raise AttributeError(f"a muster.Group has no attribute {name!r}; did you mean {meant}?")
 
     def __reduce__(self) -> NoReturn:
         raise Invalid(

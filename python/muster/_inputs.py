@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,8 +45,9 @@ def parts(
         return elements(group, xs, timeout)
     whole = stored(group, xs, timeout)
     if not whole.plain or not whole.shape(0):
+        what = reprlib.repr(xs) if whole.plain else whole.structure
         raise Invalid(
-            f"{whole.structure} can't be split along axis 0",
+            f"{what} can't be split along axis 0{', as it has no axes' if whole.plain else ''}",
             "give one array with an axis 0, or a list with a value for each rank",
         )
     rows = whole.shape(0)[0]

@@ -141,6 +141,7 @@ _PUT = (
 _REASONS = {
     "library": "it is not a plain NumPy array: a ref has it, another library made it, or it is of a subclass",
     "order": "its elements are not in C order, or they have another byte order",
+    "stored": "it is a view of an object in the store: return the ref itself (work.ref), or pass that on",
     "elsewhere": "its memory was not allocated by NumPy in the call itself: a thread of the call did it, or a library",
     "too large": "the call's arrays take more than a quarter of the store's memory (or 64 MiB, if that is more)",
     "full": "the store was full when it was made",

@@ -27,16 +27,21 @@ loads = pickle.loads
 class _Pickler(pickle.Pickler):
     """Refuses arrays: inside a constant they would silently be neither shared nor reduced."""
 
+    constant: Any = None  #: what is pickled
+
     def reducer_override(self, value: Any) -> Any:
         is_array = hasattr(value, "__dlpack__") or hasattr(value, "__array__")
         if is_array and not isinstance(value, (type, np.generic, np.dtype)):
-            raise _hidden_array()
+            raise _hidden_array(self.constant, value)
         return NotImplemented
 
 
-def _hidden_array() -> Invalid:
+def _hidden_array(holder: Any, array: Any) -> Invalid:
+    attributes = getattr(holder, "__dict__", {})
+    name = next((name for name, value in attributes.items() if value is array), None)
+    where = f" as its .{name}" if name else ""
     return Invalid(
-        "an array is held by an object that Muster can't look into",
+        f"an array is held by {a(label_of(type(holder)))}{where}, and Muster can't look into that",
         "nest arrays in dict, list, tuple, named tuple or dataclass",
     )
 
@@ -45,7 +50,9 @@ def dumps(value: Any) -> bytes:
     """Pickles a constant that is not plain data."""
     written = io.BytesIO()
     try:
-        _Pickler(written).dump(value)
+        pickler = _Pickler(written)
+        pickler.constant = value
+        pickler.dump(value)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise Invalid(f"{a_type_of(value)} can't be stored: {error}", "return arrays, or a nesting of them") from error
     pickled = written.getvalue()

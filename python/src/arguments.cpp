@@ -41,6 +41,15 @@ Timeout deadline_from(nb::handle seconds) {
   return nanoseconds_of(seconds_from(seconds, "timeout", timeout_s_max));
 }
 
+std::chrono::nanoseconds deadline_of_all_ops_from(nb::handle value) {
+  const double seconds = PyFloat_AsDouble(value.ptr());
+  if (!PyErr_Occurred() && seconds > 0 && seconds <= timeout_s_max)
+    return std::max(nanoseconds_of(seconds), std::chrono::nanoseconds(1));
+  const std::string hint =
+      "give more than 0 seconds, and at most " + std::to_string(std::llround(timeout_s_max)) + ", a day";
+  refuse("timeout", value, hint.c_str());
+}
+
 double seconds_from(nb::handle value, const char* name, double seconds_max) {
   const double seconds = PyFloat_AsDouble(value.ptr());
   if (!PyErr_Occurred() && seconds >= 0 && seconds <= seconds_max) return seconds;

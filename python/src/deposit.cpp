@@ -93,17 +93,19 @@ class Depositor {
     return region.bytes <= 2 * used_bytes_.at(region.address) + waste_max;
   }
 
-  static bool has_numpys_memory(PyArrayObject* array) {
+  /// What its memory belongs to; null: NumPy allocated it.
+  static PyObject* owner_of(PyArrayObject* array) {
     PyObject* base = PyArray_BASE(array);
     while (base && PyArray_Check(base)) base = PyArray_BASE(reinterpret_cast<PyArrayObject*>(base));
-    return !base;
+    return base;
   }
 
   static CopyReason reason_for(const FoundLeaf& leaf, bool sole, bool in_store, const Call& call) {
     auto* array = as_array(leaf.array);
+    if (PyObject* owner = owner_of(array); owner && PyCapsule_IsValid(owner, opening_name)) return CopyReason::stored;
     if (!is_native(array)) return CopyReason::order;
     if (!leaf.as_given) return CopyReason::library;
-    if (!sole) return has_numpys_memory(array) ? CopyReason::kept : CopyReason::elsewhere;
+    if (!sole) return owner_of(array) ? CopyReason::elsewhere : CopyReason::kept;
     if (in_store) return CopyReason::small_part;
     if (!PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) return CopyReason::order;
     switch (call.why_not_stored(PyArray_DATA(array))) {

@@ -36,10 +36,7 @@ PyGroup join(const ConnectionPtr& connection, nb::handle name, nb::handle rank, 
   JoinOptions options;
   options.rank = seat_from(rank, "rank", 0, "ranks run from 0 to world_size - 1");
   options.world_size = seat_from(world_size, "world_size", 1, "give the number of ranks, at least 1");
-  const auto bound = deadline_from(timeout);
-  if (!bound || *bound <= std::chrono::nanoseconds(0))
-    raise(Error(Code::invalid, "timeout=" + text_of(timeout) + " is not valid", "give a positive number of seconds"));
-  options.timeout = std::chrono::ceil<std::chrono::milliseconds>(*bound);
+  options.timeout = std::chrono::ceil<std::chrono::milliseconds>(deadline_of_all_ops_from(timeout));
   options.on_loss = static_cast<OnLoss>(on_loss);
   options.open = open;
   options.history = string_from(history, "history");

@@ -42,6 +42,9 @@ inline void value_or_raise(const Result<void>& result) {
 [[nodiscard]] std::optional<DType> dtype_of(PyArray_Descr* descr);
 /// The same for a descriptor in any byte order.
 [[nodiscard]] std::optional<DType> dtype_in_any_order(PyArray_Descr* descr);
+/// The hint where a dtype is none of the store's.
+inline constexpr const char* storable_dtypes =
+    "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128";
 [[nodiscard]] std::optional<DType> dtype_named(std::string_view name);
 /// A new reference to NumPy's descriptor; Invalid for bfloat16 without ml_dtypes.
 [[nodiscard]] PyArray_Descr* descr_of(DType dtype);
@@ -54,6 +57,8 @@ inline void value_or_raise(const Result<void>& result) {
 [[nodiscard]] Timeout timeout_from(nb::handle seconds);
 /// A timeout of an op, a group or a deposit: seconds up to a day, or None for none.
 [[nodiscard]] Timeout deadline_from(nb::handle seconds);
+/// Of a group's ops that name none: more than 0, at most a day.
+[[nodiscard]] std::chrono::nanoseconds deadline_of_all_ops_from(nb::handle value);
 [[nodiscard]] double seconds_from(nb::handle value, const char* name, double seconds_max);
 /// An int, or any object with an __index__ (NumPy's integers).
 [[nodiscard]] int int_from(nb::handle value, const char* name);

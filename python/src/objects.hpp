@@ -16,6 +16,7 @@ enum class CopyReason : std::uint8_t {
   library,    ///< it is another library's array, or a subclass
   order,      ///< it has another byte order, or its elements are not in C order
   kept,       ///< something outside the value has it, too
+  stored,     ///< it is a view of an object in the store: somebody's result
   elsewhere,  ///< its memory was not allocated by NumPy in the call
   too_large,  ///< the call's arrays took more than their share of the store
   full,       ///< the store was full when it was made
@@ -47,6 +48,8 @@ using detail::Opened;
 /// Needs no GIL. May have to ask the daemon, for up to `timeout` or 30 s.
 [[nodiscard]] Result<Opened> open(const Ref& ref, Timeout timeout = {});
 [[nodiscard]] Opened open_or_raise(const Ref& ref);
+/// The name of the capsule that NumPy leaves have as their base.
+inline constexpr const char* opening_name = "muster.opening";
 /// The value of an object: NumPy leaves are read-only views, torch's and JAX's leaves are over copy-on-write memory.
 [[nodiscard]] nb::object value_of(const Opened& opened);
 /// One leaf as a writable array whose writes stay in this process.

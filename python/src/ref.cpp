@@ -57,6 +57,7 @@ const char* name(CopyReason reason) {
     case CopyReason::library: return "library";
     case CopyReason::order: return "order";
     case CopyReason::kept: return "kept";
+    case CopyReason::stored: return "stored";
     case CopyReason::elsewhere: return "elsewhere";
     case CopyReason::too_large: return "too large";
     case CopyReason::full: return "full";

@@ -80,7 +80,7 @@ class Walker {
 
   [[noreturn]] void unsupported(nb::handle object) {
     raise(Error(Code::invalid, "arrays of dtype " + text_of(nb::object(object.attr("dtype"))) + " can't be stored",
-                "use bool, (u)int8 to 64, float16, bfloat16, float32, float64, complex64 or complex128"));
+                storable_dtypes));
   }
 
   void scalar(nb::handle object) {

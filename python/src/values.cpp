@@ -21,8 +21,8 @@ using OpeningPtr = std::shared_ptr<const detail::Opening>;
 
 nb::object opening_capsule(OpeningPtr opening) {
   auto* kept = new OpeningPtr(std::move(opening));
-  nb::object capsule = nb::steal(PyCapsule_New(kept, "muster.opening", [](PyObject* object) {
-    delete static_cast<OpeningPtr*>(PyCapsule_GetPointer(object, "muster.opening"));
+  nb::object capsule = nb::steal(PyCapsule_New(kept, opening_name, [](PyObject* object) {
+    delete static_cast<OpeningPtr*>(PyCapsule_GetPointer(object, opening_name));
   }));
   if (!capsule.is_valid()) throw nb::python_error();
   return capsule;

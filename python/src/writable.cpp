@@ -43,7 +43,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   const auto known = dtype_of(descr);
   if (!known) {
     Py_DECREF(descr);
-    raise(Error(Code::invalid, "dtype " + text_of(dtype) + " can't be stored"));
+    raise(Error(Code::invalid, "dtype " + text_of(dtype) + " can't be stored", storable_dtypes));
   }
   auto count = ipc::element_count(shape, *known);
   if (!count) {

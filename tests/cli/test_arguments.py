@@ -76,6 +76,16 @@ def test_misuse_is_told_with_a_next_step(muster, words):
         (("status", "--json=maybe"), "--json takes no value"),
         (("run", "--gruop", "x", "true"), "there is no option --gruop"),
         (("run", "-n", "2", "true", "--", "true"), "'true' stands before --, and the program comes after it"),
+        (
+            ("-n", "2", "run", "--", "true"),
+            "muster: '-n' stands before the command; options come after it: muster run -n 2 -- true\n",
+        ),
+        (
+            ("--socket", "/tmp/x", "status"),
+            "'--socket' stands before the command; options come after it: muster status --socket /tmp/x",
+        ),
+        (("--json", "ls"), "'--json' stands before the command; options come after it: muster ls --json"),
+        (("bench", "allredcue"), "barrier; did you mean allreduce?"),
         (("run", "-n", "1025", "true"), "--ranks: '1025' is not a whole number from 1 to 1024"),
     ],
 )
@@ -85,12 +95,20 @@ def test_what_is_wrong_with_the_words_is_told(muster, words, told):
     assert told in done.stderr
 
 
-@pytest.mark.parametrize("command", ["stop", "status", "ls", "groups"])
+@pytest.mark.parametrize("command", ["status", "ls", "groups"])
 def test_without_a_daemon(muster, command):
     done = muster(command)
     assert done.returncode == 3
     assert muster.socket in done.stderr
     assert "muster start" in done.stderr
+
+
+def test_to_stop_without_a_daemon(muster):
+    done = muster("stop")
+    assert done.returncode == 3
+    assert muster.socket in done.stderr
+    assert "there is nothing to stop" in done.stderr
+    assert "muster start" not in done.stderr
 
 
 def test_a_socket_path_that_is_too_long(muster):
@@ -120,6 +138,7 @@ def test_options_have_no_abbreviations(muster, words):
 
 COMPLETED = {
     ("be",): "bench",
+    ("run", "--"): "--grace --group --help --keep-going --memory --ranks --socket",
     ("bench", "--variant", ""): "default out first_read",
     ("bench", "-o", "m"): "min max mean",
     ("bench", "--op", "b"): "band bor bxor",

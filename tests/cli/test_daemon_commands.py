@@ -239,6 +239,43 @@ def test_a_value_that_the_daemon_does_not_take_is_misuse_and_both_say_it_alike(m
     assert said.partition(";")[0] in own.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("foo",), "musterd: Invalid: 'foo' is not an option, and musterd takes nothing else (hint: see `musterd --help`)"),
+        (("--memroy", "1GiB"), "there is no option --memroy; did you mean --memory? (hint: see `musterd --help`)"),
+        (("--memory",), "--memory needs a value (hint: see `musterd --help`)"),
+        (("--lanes", "1", "--lanes", "2"), "--lanes takes one value, and can be given once (hint: "),
+    ],
+)
+def test_musterd_says_what_is_wrong_with_its_words(muster, words, said):
+    program = pathlib.Path(muster.path).with_name("musterd")
+    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_size_without_quotes_in_a_config_file_is_told(muster):
+    (muster.folder / "muster.toml").write_text("memory = 1GiB\n")
+    program = pathlib.Path(muster.path).with_name("musterd")
+    words = [program, "--config", muster.folder / "muster.toml"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert 'texts and sizes in quotes: memory = "4GiB"' in done.stderr
+
+
+def test_a_variable_that_is_mistyped_is_told(muster):
+    muster.env |= {"MUSTER_MEMROY": "64MiB", "MUSTER_OF_MY_OWN": "x"}
+    started = muster("start", "--memory", "64MiB")
+    assert started.returncode == 0
+    assert (
+        started.stderr == "muster start: nobody reads the variable MUSTER_MEMROY\n  hint: did you mean MUSTER_MEMORY?\n"
+    )
+    log = pathlib.Path(muster.socket).with_suffix(".log").read_text()
+    assert log.count("nobody reads the variable MUSTER_MEMROY; did you mean MUSTER_MEMORY?") == 1
+    assert "MUSTER_OF_MY_OWN" not in log
+
+
 def test_a_daemon_that_runs_may_have_other_settings_and_that_is_said(muster):
     assert muster("start", "--memory", "64MiB", "--log-level", "debug").stderr == ""
     again = muster("start", "--memory", "64MiB", "--log-level", "debug", "--lanes", "1")
@@ -315,6 +352,18 @@ def test_a_daemon_ends_with_3_where_another_one_serves(muster):
     done = subprocess.run([program, "--socket", muster.socket], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 3
     assert f"another musterd serves {muster.socket}" in done.stderr
+
+
+def test_a_file_in_the_place_of_the_socket_is_not_to_be_removed(muster):
+    file = pathlib.Path(muster.socket)
+    file.write_text("somebody's work")
+    done = muster("start", "--memory", "64MiB")
+    assert done.returncode != 0
+    assert f"{file} exists and is not a socket" in done.stderr
+    assert "name a path where no file is: --socket, or MUSTER_SOCKET" in done.stderr
+    assert "remove" not in done.stderr
+    assert file.read_text() == "somebody's work"
+    file.unlink()
 
 
 def test_stop_ends_a_run_that_uses_the_daemon(muster):
@@ -394,6 +443,22 @@ def test_a_stopped_daemon_does_not_hang_the_command(muster):
         assert "hint: " in done.stderr
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("command", ["status", "ls", "groups"])
+def test_a_wait_for_a_stopped_daemon_is_told_while_it_lasts(muster, command):
+    muster("start", "--memory", "64MiB")
+    pid = status(muster)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        process = muster.start(command)
+        told = process.stderr.readline()
+        assert process.poll() is None
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert f"the daemon on {muster.socket} (pid {pid}) does not answer; waiting for it up to 19 s more" in told
+    assert process.wait(PATIENCE_S) == 0
+    assert process.stderr.read() == ""
 
 
 def test_run_leaves_nothing_behind_in_the_store(muster):

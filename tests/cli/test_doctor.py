@@ -35,6 +35,13 @@ def test_this_machine_is_well_enough(muster):
         assert name in checks(done)
 
 
+def test_status_calls_the_vector_instructions_as_doctor_does(muster):
+    found = checks(muster("doctor", "--json"))["vector instructions"]["found"]
+    assert muster("start", "--memory", "64MiB").returncode == 0
+    simd = json.loads(muster("status", "--json").stdout)["simd"]
+    assert simd == found or not found.startswith("AVX")
+
+
 def test_text_has_a_line_per_check_and_says_how_to_mend(muster):
     listed = checks(muster("doctor", "--json"))
     text = muster("doctor").stdout

@@ -115,6 +115,43 @@ def test_words_after_the_dashes_are_the_programs_own(muster):
     assert muster("run", "-n", "1", "echo", "--help").stdout.startswith("[0] ")
 
 
+def test_a_command_that_can_not_be_executed_is_told_with_the_command_that_was_meant(muster):
+    (muster.folder / "a_train.py").write_text("print(1)\n")
+    (muster.folder / "tool").write_text("#!/bin/sh\n")
+    (muster.folder / "tool").chmod(0o755)
+    (muster.folder / "project").mkdir()
+
+    def told(*command):
+        done = muster("run", "-n", "2", "--", *command, cwd=muster.folder)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "hint: name the interpreter, too: python a_train.py --epochs 3\n" in told("a_train.py", "--epochs", "3")
+    assert "hint: name the interpreter, too: python ./a_train.py\n" in told("./a_train.py")
+    assert "there is no such file here; its interpreter goes first: python b_train.py\n" in told("b_train.py")
+    assert "it is in this folder, which is not on PATH: ./tool x\n" in told("tool", "x")
+    assert "can't execute 'project': it is a folder\n  hint: name the program in it" in told("project")
+    line = told("python -c 'print(1)'")
+    assert "can't execute 'python -c 'print(1)'': it is one word, and no file has that name" in line
+    assert "leave out the quotes round the whole command" in line
+    assert "is it installed, and on PATH?" in told("no-such-program")
+
+
+def test_a_stopped_rank_that_all_wait_for_is_told(muster):
+    program = (
+        "import os, signal; os.environ['MUSTER_RANK'] == '1' and os.kill(os.getpid(), signal.SIGSTOP); print('on')"
+    )
+    process = muster.start("run", "-n", "3", "--", sys.executable, "-c", program)
+    told = process.stderr.readline()
+    found = re.fullmatch(r"muster run: rank 1 \(pid (\d+)\) is stopped, and all other ranks have ended\n", told)
+    assert found, told
+    assert f"kill -CONT {found[1]}" in process.stderr.readline()
+    os.kill(int(found[1]), signal.SIGCONT)
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert "[1] on" in output
+
+
 def test_first_failure_ends_all_and_is_named(muster):
     program = """
 import os, signal, sys

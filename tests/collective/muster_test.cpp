@@ -776,17 +776,67 @@ TEST_CASE("a timeout says where the missing ranks are instead") {
     scene.give(std::move(later));
     CHECK_THAT(
         message_of({{1, {"pid 7", "", false}}, {2, {"pid 8", "", false}}}),
-        begins_with(waited + "rank 1 (pid 7) waits in send 1->0 tag 7; rank 2 (pid 8) waits in no op of the group | "
-                             "every rank must call the same"));
+        begins_with(waited +
+                    "rank 1 (pid 7) waits in send to rank 0 with tag 7; rank 2 (pid 8) waits in no op of the group | "
+                    "every rank must call the same"));
   }
   SECTION("stopped") {
     CHECK_THAT(message_of({{1, {"pid 7", "", true}}, {2, {}}}),
                begins_with(waited + "rank 1 (pid 7) is stopped; rank 2 has not joined the group | let it go on"));
   }
   SECTION("waiting for memory") {
-    CHECK_THAT(message_of({{1, {"pid 7", "", false, true}}, {2, {}}}),
-               begins_with(waited + "rank 1 (pid 7) waits for memory of the store; rank 2 has not joined the group | "
-                                    "free what is not needed"));
+    CHECK_THAT(
+        message_of({{1, {"pid 7", "", false, "the store is full"}}, {2, {}}}),
+        begins_with(waited + "rank 1 (pid 7) waits for memory, as the store is full; rank 2 has not joined the group | "
+                             "free what is not needed"));
+  }
+}
+
+TEST_CASE("a timeout of a send or recv says who called what") {
+  Scene scene(2);
+  const auto call = [&](int rank, Kind kind, int peer, std::int64_t tag, int ms, const std::string& key = {}) {
+    auto given = contribution(rank, kind, 0, ms);
+    given.root = peer;
+    given.tag = tag;
+    given.key = key;
+    if (kind == Kind::send) given.inputs.push_back(plain(floats({1})));
+    return scene.give(std::move(given));
+  };
+  const auto told = [&](auto work) {
+    scene.locate = [](int) { return Whereabouts{"pid 7", "", false, {}}; };
+    scene.expire(1000);
+    return scene.error(work).message() + " | " + scene.error(work).hint();
+  };
+  const std::string compare =
+      " | compare source, destination, tag and key of the two calls, and the order of the calls";
+  SECTION("both receive") {
+    const auto work = call(0, Kind::recv, 1, 0, 1000);
+    call(1, Kind::recv, 0, 0, 5000);
+    CHECK(
+        told(work) ==
+        "rank 0 called recv from rank 1 with tag 0 and waited 1 s for rank 1 to call send to rank 0 with tag 0; rank 1 "
+        "(pid 7) waits in recv from rank 0 with tag 0" +
+            compare);
+  }
+  SECTION("another tag") {
+    const auto work = call(0, Kind::send, 1, 3, 1000, "k");
+    call(1, Kind::recv, 0, 4, 5000);
+    CHECK(told(work) ==
+          "rank 0 called send to rank 1 with tag 3 and key 'k' and waited 1 s for rank 1 to call recv from rank 0 with "
+          "tag 3 and key 'k'; rank 1 (pid 7) waits in recv from rank 0 with tag 4" +
+              compare);
+  }
+  SECTION("to itself") {
+    const auto work = call(0, Kind::send, 0, 0, 1000);
+    CHECK_THAT(told(work), Catch::Matchers::StartsWith(
+                               "rank 0 called send to rank 0 with tag 0 and waited 1 s for its own recv from "
+                               "rank 0 with tag 0 | call both before you wait for one of them"));
+  }
+  SECTION("nobody is there") {
+    const auto work = call(0, Kind::recv, 1, 0, 1000);
+    CHECK_THAT(told(work),
+               Catch::Matchers::EndsWith("rank 1 (pid 7) waits in no op of the group | see what it does; give "
+                                         "a longer timeout= if it is only slow"));
   }
 }
 

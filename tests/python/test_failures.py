@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import threading
 import time
@@ -230,7 +231,7 @@ def _wait_for_room(rank, pids, seen):
         pids.put(os.getpid())
         threading.Thread(target=lambda: (seen.wait(60), held.free())).start()
         return muster.put(np.zeros(40 << 20, np.uint8), timeout=60).nbytes
-    waits = f"rank 1 (pid {pids.get()} on {os.uname().nodename}) waits for memory of the store"
+    waits = f"rank 1 (pid {pids.get()} on {os.uname().nodename}) waits for memory, as "
     message = ""
     while waits not in message:  # until the rank has begun to wait
         with pytest.raises(muster.Timeout) as error:
@@ -245,13 +246,16 @@ def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
     outcomes = run_ranks(daemon, _wait_for_room, 2, SPAWN.SimpleQueue(), SPAWN.Event())
     daemon.stop()
     assert "muster ls shows who holds what" in outcomes[0]
+    assert re.search(
+        r"waits for memory, as the store is full: .* of 64 MiB are held.*, 40 MiB more asked for", outcomes[0]
+    )
     assert outcomes[1] == 40 << 20
 
 
 def test_a_timeout_says_where_the_missing_ranks_are(own_daemon):
     outcomes = run_ranks(own_daemon, _wait_for_missing, 4, SPAWN.SimpleQueue(), SPAWN.Event(), SPAWN.Event())
     pids, (all_missing, stopped), send_is_done = outcomes[0]
-    assert f"rank 1 (pid {pids[1]} on {os.uname().nodename}) waits in send 1->0 tag 7" in all_missing
+    assert f"rank 1 (pid {pids[1]} on {os.uname().nodename}) waits in send to rank 0 with tag 7" in all_missing
     assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in all_missing
     assert f"rank 2 (pid {pids[2]} on {os.uname().nodename}) is stopped" in stopped
     assert "kill -CONT" in stopped
@@ -474,16 +478,24 @@ def test_nothing_of_a_dead_client_is_left(own_daemon):
         assert objects == 0
 
 
+@pytest.mark.parametrize("timeout", [-1, 0, 0.0, 86_401, "a", None])
+def test_all_timeouts_that_a_group_can_not_have_are_refused_in_the_same_words(muster, timeout):
+    with pytest.raises(muster.Invalid) as error:
+        muster.group("impatient", rank=0, world_size=1, timeout=timeout)
+    assert error.value.message == f"timeout={timeout!r}"
+    assert error.value.hint == "give more than 0 seconds, and at most 86400, a day"
+
+
 def test_a_group_may_have_a_timeout_of_a_day(muster):
     work = muster.group("patient", rank=0, world_size=2, timeout=86_400).barrier()
-    for bound in (0.05, 0):
-        with pytest.raises(muster.Timeout, match="is not over"):
+    for bound, told in ((0.05, "is not over after 0.0"), (0, "is not over yet; still missing: rank 1")):
+        with pytest.raises(muster.Timeout, match=told):
             work.result(timeout=bound)
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300, -1, -0.001])
 def test_a_timeout_that_no_op_can_have_is_refused_at_once(muster, timeout):
-    with pytest.raises(muster.Invalid, match="give 0 to 86400 seconds"):
+    with pytest.raises(muster.Invalid, match="give more than 0 seconds, and at most 86400, a day"):
         muster.group("impatient", rank=0, world_size=1, timeout=timeout)
     with muster.group("no-such-time", rank=0, world_size=1) as group:
         for call in (group.barrier, lambda timeout: group.allreduce(1, timeout=timeout)):

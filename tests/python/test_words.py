@@ -161,10 +161,10 @@ def test_what_can_be_called_on_an_object_is_listed(muster):
 
 
 def test_what_is_no_text_is_shown(muster):
-    with pytest.raises(muster.Invalid, match=r"the group's name 'a\\x0ab' is no text"):
+    with pytest.raises(muster.Invalid, match=r"the group's name 'a\\x0ab' is not valid text"):
         muster.group("a\nb", rank=0, world_size=1)
     group = muster.group("texts", rank=0, world_size=1)
-    with pytest.raises(muster.Invalid, match=r"the op's key 'k\\x1b' is no text"):
+    with pytest.raises(muster.Invalid, match=r"the op's key 'k\\x1b' is not valid text"):
         group.barrier(key="k\x1b").result()
     group.leave()
 

@@ -46,6 +46,15 @@ WRONG = {
         {"w": np.ones(2, np.int64)}, op="mean", out={"w": np.zeros(2, np.int64)}
     ),
     "out= has shape (3,), the result (2,)": lambda package, group: group.scan(np.ones(2), out=np.zeros(3)),
+    "at l[1]: out= has shape (5,), the result (3,)": lambda package, group: group.allreduce(
+        {"l": [np.ones(3), np.ones(3)]}, out={"l": [np.zeros(3), np.zeros(5)]}
+    ),
+    "at ['a b'].w: out= is read-only": lambda package, group: group.allreduce(
+        {"a b": {"w": np.ones(3)}}, out={"a b": {"w": np.broadcast_to(np.zeros(1), 3)}}
+    ),
+    "at l: out= nests in another way than the result: it has a list of 1": lambda package, group: group.allreduce(
+        {"l": [1.0, 2.0]}, out={"l": [np.zeros(())]}
+    ),
     "it has an ndarray in the place of a list of 1": lambda package, group: group.reduce([np.ones(2)], out=np.zeros(2)),
     "it has a dict with the keys ['a'] in the place of a dict with the keys ['b']": lambda package, group: group.reduce(
         {"b": np.ones(2)}, out={"a": np.zeros(2)}
@@ -67,6 +76,18 @@ WRONG = {
     "key=3": lambda package, group: group.allreduce(1, key=3),
     "key='\\udc80'": lambda package, group: group.allreduce(1, key="\udc80"),
     "color='red'": lambda package, group: group.split("red"),
+    "rank 9 of the subgroup is out of range: world_size is 1": lambda package, group: group.subgroup([0, 9]),
+    "rank 0 is named twice in the subgroup": lambda package, group: group.subgroup([0, 0]),
+    "3 can't be split along axis 0, as it has no axes": lambda package, group: group.reduce_scatter(3),
+    "2.5 can't be split along axis 0, as it has no axes": lambda package, group: group.all_to_all(2.5),
+    "{'a': *} can't be split along axis 0": lambda package, group: group.all_to_all({"a": np.ones(1)}),
+    "dtype object can't be stored": lambda package, group: package.empty((3,), np.dtype(object)),
+    "needs a world_size, too: rank=1 is given; no launcher has set them": lambda package, group: package.group(
+        "x", rank=1
+    ),
+    "needs a rank, too: world_size=2 is given; no launcher has set them": lambda package, group: package.group(
+        "x", world_size=2
+    ),
     "rank='b'": lambda package, group: group.subgroup("b"),
     "callback=3": lambda package, group: group.barrier().add_done_callback(3),
     "shape=3.5": lambda package, group: package.empty(3.5),
@@ -125,6 +146,52 @@ def test_too_many_arrays_are_told_the_limit_at_once(muster, count):
     with pytest.raises(muster.Invalid, match=f"an object can't have {count} arrays") as raised:
         muster.put([1.0] * count)
     assert raised.value.hint == "use fewer and larger arrays: at most 16384 in one object"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("all_reduce", "allreduce"),
+        ("Allreduce", "allreduce"),
+        ("Iallreduce", "allreduce"),
+        ("bcast", "broadcast"),
+        ("all_gather", "allgather"),
+        ("all_gather_into_tensor", "allgather"),
+        ("alltoall", "all_to_all"),
+        ("Reduce_scatter_block", "reduce_scatter"),
+        ("isend", "send"),
+        ("Irecv", "recv"),
+        ("size", "world_size"),
+        ("Get_rank", "rank"),
+        ("Get_size", "world_size"),
+        ("new_group", "subgroup"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_ours(muster, theirs, ours):
+    with muster.group("names", rank=0, world_size=1) as group:
+        assert hasattr(group, ours)
+        with pytest.raises(AttributeError) as raised:
+            getattr(group, theirs)
+        assert str(raised.value) == f"a muster.Group has no attribute {theirs!r}; did you mean {ours}?"
+        with pytest.raises(AttributeError, match="has no attribute 'foo'"):
+            _ = group.foo
+        assert not hasattr(group, "__array__")
+
+
+class Holder:
+    def __init__(self, data):
+        self.data = data
+
+
+def test_an_array_that_an_object_hides_is_told_with_its_class_and_place(muster):
+    for value, told in (
+        (Holder(np.ones(3)), f"an array is held by a {__name__}.Holder as its .data, and Muster can't look into that"),
+        ({"m": [1, Holder([np.ones(3)])]}, f"at m[1]: an array is held by a {__name__}.Holder, and Muster can't look"),
+    ):
+        with pytest.raises(muster.Invalid) as raised:
+            muster.put(value)
+        assert raised.value.message.startswith(told)
+        assert raised.value.hint == "nest arrays in dict, list, tuple, named tuple or dataclass"
 
 
 def test_what_is_no_ref_says_where_refs_come_from(muster):

@@ -680,6 +680,11 @@ def test_why_leaves_were_copied(muster):
     assert "not allocated by NumPy" in reasons["elsewhere"]
     (reason,) = muster.collective_input(lambda: muster.put(np.ones(3)))().copy_reasons.values()
     assert "a ref has it" in reason
+    stored = muster.put(np.ones(3))
+    with muster.group("reasons", rank=0, world_size=1) as group:
+        for give in (stored.get, lambda: stored.get()[1:], lambda: group.allreduce(np.ones(3)).result()):
+            (reason,) = muster.collective_input(give)().copy_reasons.values()
+            assert "it is a view of an object in the store: return the ref itself" in reason
     (reason,) = muster.collective_input(in_another_thread)().copy_reasons.values()
     assert "a thread of the call" in reason
     for value in (np.ones(3), {"a": np.ones(3), "b": [np.ones(3)]}):

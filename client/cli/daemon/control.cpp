@@ -144,6 +144,8 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
 }  // namespace
 
 ExitStatus start(const StartOptions& options) {
+  for (const auto& [given, meant] : ipc::mistyped_variables())
+    note("muster start: nobody reads the variable " + given + "\n  hint: did you mean " + meant + "?");
   auto daemon = running_daemon(options);
   if (!daemon) return complain("start", daemon.error());
   const auto fits = check_settings(options, daemon->inquiry);
@@ -160,7 +162,9 @@ ExitStatus start(const StartOptions& options) {
 
 ExitStatus stop(const StopOptions& options) {
   const auto timeout = milliseconds_of(std::clamp(options.timeout_s, 0.001, 86'400.0));
-  auto inquiry = Inquiry::open(options.socket, timeout);
+  auto inquiry = Inquiry::open(options.socket, timeout,
+                               "there is nothing to stop; a daemon on another socket ends with: muster stop --socket "
+                               "PATH");
   if (!inquiry) return complain("stop", inquiry.error());
   const auto pid = inquiry->daemon_pid();
   const auto asked = inquiry->stop("muster stop");

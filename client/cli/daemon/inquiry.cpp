@@ -7,9 +7,12 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include <muster/ipc/place.hpp>
+
+#include "../message.hpp"
 
 namespace muster::cli {
 
@@ -21,9 +24,9 @@ std::string start_hint(const std::string& given) {
   return "start one: muster start" + (given.empty() ? std::string() : " --socket " + given);
 }
 
-Error no_daemon(const std::string& path, int error_number, const std::string& given) {
+Error no_daemon(const std::string& path, int error_number, const std::string& hint_if_absent) {
   const bool nobody = error_number == ENOENT || error_number == ECONNREFUSED || error_number == ENOTDIR;
-  if (nobody) return Error(Code::daemon_unavailable, "no daemon listens on " + path, start_hint(given));
+  if (nobody) return Error(Code::daemon_unavailable, "no daemon listens on " + path, hint_if_absent);
   const std::string hint = error_number == EACCES ? "it is another user's; see `muster doctor`" : "see `muster doctor`";
   return ipc::system_error(Code::daemon_unavailable, "can't connect to " + path, error_number, hint);
 }
@@ -33,7 +36,8 @@ timeval timeval_of(std::chrono::milliseconds timeout) {
   return {whole.count(), std::chrono::microseconds(timeout - whole).count()};
 }
 
-Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, std::chrono::milliseconds timeout) {
+Result<ipc::Fd> connect_to(const std::string& path, const std::string& hint_if_absent,
+                           std::chrono::milliseconds timeout) {
   const auto address = ipc::unix_address(path);
   if (!address) return address.error();
   ipc::Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -42,7 +46,7 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& given, st
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof bound);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
-    return no_daemon(path, errno, given);
+    return no_daemon(path, errno, hint_if_absent);
   if (auto own = ipc::check_listener(fd, path); !own) return own.error();
   return fd;
 }
@@ -59,9 +63,10 @@ Error refusal(const wire::Frame& frame) {
 
 }  // namespace
 
-Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::milliseconds timeout) {
+Result<Inquiry> Inquiry::open(const std::string& socket, std::chrono::milliseconds timeout,
+                              const std::string& hint_if_absent) {
   const std::string path = ipc::socket_path(socket);
-  auto fd = connect_to(path, socket, timeout);
+  auto fd = connect_to(path, hint_if_absent.empty() ? start_hint(socket) : hint_if_absent, timeout);
   if (!fd) return fd.error();
   Inquiry inquiry(std::move(*fd), path, timeout);
   const auto greeted = inquiry.greet();
@@ -96,7 +101,9 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
   const auto frame = std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
   // A daemon that refuses or ends may have closed its end already. What it said can still be read.
   static_cast<void>(ipc::send_packet(fd_, frame, {}));
+  const auto until = std::chrono::steady_clock::now() + timeout_;
   for (;;) {
+    if (!await_answer(until)) return no_answer();
     ipc::Packet packet;
     const auto received = ipc::receive_packet(fd_, packet);
     if (!received) return received.error();
@@ -108,6 +115,26 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
     if (reply.frame().body_type() != expected || reply.frame().body() == nullptr) return refusal(reply.frame());
     return reply;
   }
+}
+
+/// False: it doesn't come in time. A wait that a person notices is told of.
+bool Inquiry::await_answer(std::chrono::steady_clock::time_point until) {
+  const auto is_there = [&](std::chrono::steady_clock::time_point latest) {
+    const auto rest = std::chrono::ceil<std::chrono::milliseconds>(latest - std::chrono::steady_clock::now()).count();
+    pollfd readable{fd_.get(), POLLIN, 0};
+    return ::poll(&readable, 1, static_cast<int>(std::max<std::int64_t>(rest, 0))) != 0;
+  };
+  constexpr auto noticed = std::chrono::seconds(1);
+  const auto told_at = std::chrono::steady_clock::now() + noticed;
+  if (!told_of_wait_ && told_at < until) {
+    if (is_there(told_at)) return true;
+    told_of_wait_ = true;
+    const auto pid = daemon_pid();
+    note("muster: the daemon on " + path_ + (pid ? " (pid " + std::to_string(*pid) + ")" : "") +
+         " does not answer; waiting for it up to " +
+         std::to_string(std::chrono::ceil<std::chrono::seconds>(until - told_at).count()) + " s more");
+  }
+  return is_there(until);
 }
 
 Error Inquiry::no_answer() const {

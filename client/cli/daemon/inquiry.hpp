@@ -30,9 +30,10 @@ class Reply {
 class Inquiry {
  public:
   /// `socket` is empty for the default. `timeout` bounds the wait for each answer. DaemonUnavailable if no daemon
-  /// listens.
+  /// listens; `hint_if_absent` then says what to do, or if it is empty, to start one.
   [[nodiscard]] static Result<Inquiry> open(const std::string& socket,
-                                            std::chrono::milliseconds timeout = std::chrono::seconds(20));
+                                            std::chrono::milliseconds timeout = std::chrono::seconds(20),
+                                            const std::string& hint_if_absent = {});
 
   [[nodiscard]] Result<Reply> status();
   [[nodiscard]] Result<Reply> objects(std::uint32_t limit);
@@ -58,6 +59,7 @@ class Inquiry {
       : fd_(std::move(fd)), path_(std::move(path)), timeout_(timeout) {}
   [[nodiscard]] Result<void> greet();
   [[nodiscard]] Error no_answer() const;
+  [[nodiscard]] bool await_answer(std::chrono::steady_clock::time_point until);
   [[nodiscard]] Result<Reply> ask(flatbuffers::FlatBufferBuilder& builder, wire::Body type,
                                   flatbuffers::Offset<void> body, wire::Body expected);
 
@@ -70,6 +72,7 @@ class Inquiry {
   double idle_exit_s_ = 0;
   std::chrono::milliseconds pickle_lease_{};
   std::uint64_t requests_ = 0;
+  bool told_of_wait_ = false;
 };
 
 }  // namespace muster::cli

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <filesystem>
 
 #include "pseudo_terminal.hpp"
 
@@ -92,11 +93,34 @@ struct ChildSetup {
   ::_exit(127);
 }
 
-Error exec_error(const std::string& program, int error_number) {
-  std::string hint = error_number == ENOENT   ? "is it installed, and on PATH? Give its full path otherwise"
-                     : error_number == EACCES ? "make it executable: chmod +x " + program
-                                              : "try to run it by itself first";
-  return ipc::system_error(Code::invalid, "can't execute '" + program + "'", error_number, std::move(hint));
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
+Error exec_error(const std::vector<std::string>& command, int error_number) {
+  namespace fs = std::filesystem;
+  const std::string& program = command.front();
+  std::error_code unknown;
+  const bool is_here = fs::exists(program, unknown);
+  const std::string message = "can't execute '" + program + "'";
+  if (fs::is_directory(program, unknown))
+    return Error(Code::invalid, message + ": it is a folder",
+                 "name the program in it, for instance python " + (fs::path(program) / "train.py").string());
+  if (!is_here && program.find_first_of(" \t") != std::string::npos)
+    return Error(Code::invalid, message + ": it is one word, and no file has that name",
+                 "leave out the quotes round the whole command: the program and each argument are words of their own");
+  std::string hint = "try to run it by itself first";
+  if (program.ends_with(".py") && (is_here || error_number == ENOENT))
+    hint = (is_here ? "name the interpreter, too: python "
+                    : "there is no such file here; its interpreter goes first: python ") +
+           joined(command);
+  else if (error_number == ENOENT && is_here && program.find('/') == std::string::npos)
+    hint = "it is in this folder, which is not on PATH: ./" + joined(command);
+  else if (error_number == ENOENT) hint = "is it installed, and on PATH? Give its full path otherwise";
+  else if (error_number == EACCES) hint = "make it executable: chmod +x " + program;
+  return ipc::system_error(Code::invalid, message, error_number, std::move(hint));
 }
 
 }  // namespace
@@ -124,7 +148,7 @@ Result<RankProcess> start_rank(const RankCommand& command) {
   int error_number = 0;
   if (::read(report->read.get(), &error_number, sizeof error_number) == sizeof error_number) {
     ::waitpid(pid, nullptr, 0);
-    return exec_error(command.arguments[0], error_number);
+    return exec_error(command.arguments, error_number);
   }
   for (const auto* channel : {&output, &error})
     if (channel->ours.fd) ::fcntl(channel->ours.fd.get(), F_SETFL, O_NONBLOCK);

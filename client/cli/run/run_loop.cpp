@@ -77,7 +77,8 @@ void RunLoop::add(RankProcess process) {
   };
   Stream output = stream_to(STDOUT_FILENO, process.output);
   Stream error = stream_to(STDERR_FILENO, process.error);
-  ranks_.push_back(std::make_unique<Rank>(Rank{std::move(process), std::move(output), std::move(error), false, {}}));
+  ranks_.push_back(
+      std::make_unique<Rank>(Rank{std::move(process), std::move(output), std::move(error), false, false, {}}));
 }
 
 void RunLoop::abandon() {
@@ -136,6 +137,7 @@ void RunLoop::read_signals() {
   signalfd_siginfo info{};
   while (::read(signals_.get(), &info, sizeof info) == sizeof info) handle_signal(static_cast<int>(info.ssi_signo));
   reap();  // several ranks may have ended with only one SIGCHLD
+  look_for_stopped();
 }
 
 void RunLoop::handle_signal(int signal) {
@@ -178,6 +180,30 @@ void RunLoop::reap() {
   send(supervisor_.on_endings(endings, now()));
   for (const pid_t pid : zombies) ::waitpid(pid, nullptr, 0);
   tell_of_failures(endings);
+}
+
+/// Tells of stopped ranks once nothing else runs: `muster run` would wait for them for ever, and nobody would know why.
+void RunLoop::look_for_stopped() {
+  std::vector<std::string> stopped;
+  std::string pids;
+  for (std::size_t rank = 0; rank < ranks_.size(); ++rank) {
+    auto& one = *ranks_[rank];
+    if (one.ended) continue;
+    siginfo_t info{};
+    const auto id = static_cast<id_t>(one.process.pid);
+    while (::waitid(P_PID, id, &info, WSTOPPED | WCONTINUED | WNOHANG) == 0 && info.si_pid != 0) {
+      one.stopped = info.si_code == CLD_STOPPED;
+      info = {};
+    }
+    if (!one.stopped) return;
+    stopped.push_back("rank " + std::to_string(rank) + " (pid " + std::to_string(one.process.pid) + ")");
+    pids += " " + std::to_string(one.process.pid);
+  }
+  if (told_of_stopped_ || stopped.empty() || stopped.size() == ranks_.size()) return;
+  told_of_stopped_ = true;
+  push_lines(STDERR_FILENO, "muster run: " + join(stopped, ", ") + (stopped.size() == 1 ? " is" : " are") +
+                                " stopped, and all other ranks have ended\n  hint: let it go on with `kill -CONT" +
+                                pids + "`, or press Ctrl-C to end the run\n");
 }
 
 /// When the other ranks keep going, reports a failure at once: they may run for hours.

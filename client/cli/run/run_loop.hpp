@@ -54,6 +54,7 @@ class RunLoop {
     Stream output;
     Stream error;
     bool ended = false;
+    bool stopped = false;
     std::string last_words;
   };
   void wait_for_events();
@@ -61,6 +62,7 @@ class RunLoop {
   void handle_signal(int signal);
   void stop_and_go_on();
   void reap();
+  void look_for_stopped();
   void tell_of_failures(const std::vector<RankEnding>& endings);
   void look_for_empty_groups();
   void read_stream(Rank& rank, Stream& stream);
@@ -80,6 +82,7 @@ class RunLoop {
   ipc::Fd signals_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   OutputQueue queue_;
+  bool told_of_stopped_ = false;
   bool one_terminal_;                  ///< whether our stdout and stderr are one terminal
   std::array<TerminalLine, 2> lines_;  ///< of rank 0: on stdout's terminal and on stderr's
 };

@@ -7,6 +7,8 @@
 // After foreach_target.h.
 #include <hwy/highway.h>
 
+#include <string_view>
+
 HWY_BEFORE_NAMESPACE();
 namespace musterd::kernels::HWY_NAMESPACE {
 
@@ -19,7 +21,11 @@ HWY_AFTER_NAMESPACE();
 namespace musterd::kernels {
 
 HWY_EXPORT(instruction_set);
-const char* instruction_set() { return HWY_DYNAMIC_DISPATCH(instruction_set)(); }
+const char* instruction_set() {
+  const char* const found = HWY_DYNAMIC_DISPATCH(instruction_set)();
+  // Highway's own name for AVX-512, with what is beside it: AVX3_DL, AVX3_SPR.
+  return std::string_view(found).starts_with("AVX3") ? "AVX-512" : found;
+}
 
 }  // namespace musterd::kernels
 #endif

@@ -29,7 +29,7 @@ void reduce(const Reduce& call);
 /// Gives the same bits in plain C++. reduce() is tested against this, and CPUs without SIMD run it.
 void reduce_scalar(const Reduce& call);
 
-/// The instructions that reduce() uses on this CPU: "AVX2", "NEON", ...
+/// The instructions that reduce() uses on this CPU: "AVX2", "AVX-512", "NEON", ...
 [[nodiscard]] const char* instruction_set();
 
 }  // namespace musterd::kernels

@@ -1,12 +1,16 @@
 #include <muster/ipc/daemon_options.hpp>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <string>
 
 #include <muster/ipc/byte_count.hpp>
+#include <muster/ipc/text.hpp>
 #include <muster/ipc/time_limits.hpp>
 
 namespace muster::ipc {
@@ -97,6 +101,31 @@ std::span<const DaemonOption> daemon_options() { return options; }
 
 const DaemonOption& daemon_option(std::string_view flag) {
   return *std::find_if(options.begin(), options.end(), [&](const auto& one) { return one.flag == flag; });
+}
+
+std::string environment_name(std::string_view flag) {
+  std::string name = "MUSTER_";
+  for (const char c : flag.substr(2))
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+std::vector<MistypedVariable> mistyped_variables() {
+  constexpr std::string_view prefix = "MUSTER_";
+  // Without the prefix, which all have in common.
+  std::vector<std::string> known{"CONFIG", "DAEMON", "FAILPOINTS", "FAILPOINT_LOG",
+                                 "GROUP",  "RANK",   "WORLD_SIZE", "LOCAL_RANK"};
+  for (const auto& option : options) known.push_back(environment_name(option.flag).substr(prefix.size()));
+  std::vector<MistypedVariable> found;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (!text.starts_with(prefix)) continue;
+    const std::string name(text.substr(prefix.size(), text.find('=') - prefix.size()));
+    if (std::ranges::find(known, name) != known.end()) continue;
+    if (const auto meant = nearest(name, known); !meant.empty())
+      found.push_back({std::string(prefix) + name, std::string(prefix) + meant});
+  }
+  return found;
 }
 
 Result<double> parse_daemon_option(const DaemonOption& option, std::string_view text) {

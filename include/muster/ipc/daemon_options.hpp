@@ -2,7 +2,9 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include <muster/result.hpp>
 
@@ -29,6 +31,17 @@ struct DaemonOption {
 [[nodiscard]] std::span<const DaemonOption> daemon_options();
 /// The option with this flag, which must exist.
 [[nodiscard]] const DaemonOption& daemon_option(std::string_view flag);
+
+/// "MUSTER_MEMORY" for "--memory"
+[[nodiscard]] std::string environment_name(std::string_view flag);
+
+/// A variable that nobody reads, and the variable of Muster's that was probably meant.
+struct MistypedVariable {
+  std::string given;
+  std::string meant;
+};
+/// The variables of this process that begin with MUSTER_ and are nearly one of Muster's.
+[[nodiscard]] std::vector<MistypedVariable> mistyped_variables();
 
 /// The value as a number: bytes, a count, seconds, a mode, or the index of the word. 0 for a text. Invalid if the
 /// option doesn't take it.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <utility>
+#include <vector>
 
 namespace muster::ipc {
 
@@ -93,6 +94,43 @@ std::string seconds_text(std::chrono::nanoseconds duration) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), seconds >= 1000 ? "%.0f s" : "%.3g s", seconds);
   return text.data();
+}
+
+namespace {
+
+/// Letters to insert, remove, replace, or swap with the next one: the optimal string alignment distance of Damerau
+/// (1964) and Levenshtein (1966), a row of the table at a time.
+std::size_t edits_between(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> before;  // the row before the last
+  std::vector<std::size_t> last;
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    before = std::exchange(last, row);
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+      if (swapped) row[j] = std::min(row[j], before[j - 2] + 1);
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+std::string nearest(std::string_view word, std::span<const std::string> known) {
+  constexpr std::size_t typed_min = 4;  // "--me" may be short for --memory
+  std::string found;
+  std::size_t fewest = std::max<std::size_t>(2, word.size() / 3) + 1;
+  for (const auto& one : known) {
+    const bool is_begun = word.size() >= typed_min && one.starts_with(word);
+    const std::size_t edits = is_begun ? 0 : edits_between(word, one);
+    if (edits >= fewest) continue;
+    fewest = edits;
+    found = one;
+  }
+  return found;
 }
 
 }  // namespace muster::ipc

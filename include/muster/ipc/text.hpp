@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -18,5 +19,8 @@ namespace muster::ipc {
 
 /// "0.3 s", "2.4 s", "3600 s"
 [[nodiscard]] std::string seconds_text(std::chrono::nanoseconds duration);
+
+/// The known word that was most likely meant; empty if none is near.
+[[nodiscard]] std::string nearest(std::string_view word, std::span<const std::string> known);
 
 }  // namespace muster::ipc

@@ -36,6 +36,19 @@ TEST_CASE("a daemon that is killed fails waits and calls with DaemonUnavailable"
   CHECK(floats(ref)[99] == 1);
 }
 
+TEST_CASE("a program that only puts hears within 100 ms that its daemon has ended") {
+  Daemon daemon;
+  Client client = daemon.connect();
+  const std::vector<float> values(10, 1);
+  const auto put = [&] { return client.put(std::span<const float>(values)); };
+  REQUIRE(put());
+  daemon.kill(SIGKILL);
+  std::this_thread::sleep_for(100ms);
+  const auto after = put();
+  REQUIRE_FALSE(after);
+  CHECK(after.error().code() == Code::daemon_unavailable);
+}
+
 TEST_CASE("a daemon that is asked to end says why") {
   Daemon daemon;
   Client client = daemon.connect();
