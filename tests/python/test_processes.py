@@ -388,7 +388,7 @@ def test_what_belonged_to_a_daemon_that_is_gone_says_so():
     )
     daemon.kill()
     assert done.returncode == 0, done.stderr
-    assert "fork: a forked child can't use its parent's connection and groups (hint: attach in the child: " in done.stdout
+    assert "a forked child can't use its parent's connection and groups (hint: attach in the child: " in done.stdout
     assert "muster.init() and muster.group()" in done.stdout
     assert f"end: the daemon at {daemon.socket} closed the connection (hint: its log, " in done.stdout
     assert f"ref: the daemon that has the ref's object is gone: no daemon listens at {daemon.socket}" in done.stdout

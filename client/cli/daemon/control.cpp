@@ -97,6 +97,10 @@ Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry)
   return {};
 }
 
+void tell_of_mistyped(const ipc::MistypedVariable& variable) {
+  note("muster start: nobody reads the variable " + variable.given + "\n  hint: did you mean " + variable.meant + "?");
+}
+
 /// Mentions the settings that a running daemon doesn't report.
 void tell_of_unknown_settings(const StartOptions& options) {
   std::vector<std::string> flags;
@@ -144,8 +148,7 @@ std::string started_text(const Started& daemon, const wire::StatusReply& status)
 }  // namespace
 
 ExitStatus start(const StartOptions& options) {
-  for (const auto& [given, meant] : ipc::mistyped_variables())
-    note("muster start: nobody reads the variable " + given + "\n  hint: did you mean " + meant + "?");
+  for (const auto& variable : ipc::mistyped_variables()) tell_of_mistyped(variable);
   auto daemon = running_daemon(options);
   if (!daemon) return complain("start", daemon.error());
   const auto fits = check_settings(options, daemon->inquiry);
