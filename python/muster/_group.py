@@ -312,10 +312,10 @@ def group(
         open: whether processes of other users may take seats. Then everybody in the group sees all of its results,
             inputs are copied, and values may hold plain data only: arrays, numbers, str, bytes, None, and dict, list,
             tuple, set, named tuple and dataclass of these. ``result()`` raises Denied for anything else.
-        history: bytes, or a size such as ``"64MiB"``: outcomes of ops that are called with ``key=`` are remembered, up to
-            so many bytes of arrays. A rank that calls such an op again gets what was decided then; so does a process
-            that took its seat. The oldest is forgotten first, and all of them when others need the room or the group
-            ends. A key then names one op: do not use it again.
+        history: bytes, or a size such as ``"64MiB"``: the group remembers the outcomes of ops that are called with
+            ``key=``, up to so many bytes of arrays. A rank that calls such an op again gets what was decided then; so
+            does a process that took its seat. The oldest outcome is forgotten first, and all of them when others need
+            the room or the group ends. A key then names one op: do not use it again.
 
     Raises:
         Invalid: the rank is taken or out of range, or the settings differ from the group's.

@@ -242,7 +242,10 @@ def test_a_value_that_the_daemon_does_not_take_is_misuse_and_both_say_it_alike(m
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("foo",), "musterd: Invalid: 'foo' is not an option, and musterd takes nothing else (hint: see `musterd --help`)"),
+        (
+            ("foo",),
+            "musterd: Invalid: 'foo' is not an option, and musterd takes nothing else (hint: see `musterd --help`)",
+        ),
         (("--memroy", "1GiB"), "there is no option --memroy; did you mean --memory? (hint: see `musterd --help`)"),
         (("--memory",), "--memory needs a value (hint: see `musterd --help`)"),
         (("--lanes", "1", "--lanes", "2"), "--lanes takes one value, and can be given once (hint: "),
