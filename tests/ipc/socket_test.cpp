@@ -238,7 +238,7 @@ TEST_CASE("more descriptors than may travel are Invalid, and all are closed") {
   const auto eventfd = create_eventfd().value();
   const auto before = open_descriptors();
   send_raw(sockets.a, hello("greedy"), std::vector<int>(count, eventfd.get()));
-  REQUIRE(refused(sockets).message().starts_with("too many descriptors"));
+  REQUIRE(refused(sockets).message().starts_with("a packet has too many descriptors"));
   REQUIRE(open_descriptors() == before);
 }
 
