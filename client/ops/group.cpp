@@ -44,18 +44,17 @@ SeatState state_in(const wire::Joined& joined) {
 
 Result<Group> join(const std::shared_ptr<Connection>& connection, const std::string& name, int rank,
                    const GroupSettings& settings) {
-  const auto& [world_size, on_loss, open, history_bytes, timeout] = settings;
-  const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
+  const auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(settings.timeout).count();
   // The timeout is for ops. Even if it is short, the daemon may take a second to seat a rank.
-  const CallDeadline deadline(std::max<std::chrono::nanoseconds>(timeout, std::chrono::seconds(1)));
+  const CallDeadline deadline(std::max<std::chrono::nanoseconds>(settings.timeout, std::chrono::seconds(1)));
   constexpr auto patience = std::chrono::seconds(30);
   // If an earlier join was given up and its seat is granted late, that seat must not be in the way of this call.
   connection->settle_abandoned(wire::Body_Join, CallDeadline::bound(std::chrono::steady_clock::now() + patience));
   auto packet = ask(*connection, wire::Body_Join, patience, [&](auto& fbb) {
     const auto group = fbb.CreateString(name);
-    return wire::CreateJoin(fbb, group, rank, world_size,
+    return wire::CreateJoin(fbb, group, rank, settings.world_size,
                             static_cast<std::uint32_t>(std::clamp<std::int64_t>(timeout_ms, 1, 86'400'000)),
-                            static_cast<std::uint8_t>(on_loss), open, history_bytes)
+                            static_cast<std::uint8_t>(settings.on_loss), settings.open, settings.history_bytes)
         .Union();
   });
   if (!packet) return packet.error();
@@ -65,11 +64,11 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
   seat->connection = connection;
   seat->name = name;
   seat->rank = rank;
-  seat->world_size = world_size;
-  seat->on_loss = on_loss;
-  seat->open = open;
-  seat->history_bytes = history_bytes;
-  seat->timeout = timeout;
+  seat->world_size = settings.world_size;
+  seat->on_loss = settings.on_loss;
+  seat->open = settings.open;
+  seat->history_bytes = settings.history_bytes;
+  seat->timeout = settings.timeout;
   seat->id = {body->seat()};
   connection->locked([&](Protocol& protocol) { protocol.works.seat_taken(seat->id, state_in(*body)); });
   MUSTER_FAILPOINT(joined);

@@ -251,7 +251,7 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) cons
   const bool gpu = is_gpu_memory(resource);
   return {
       Code::out_of_memory,
-      (gpu ? "the store is full " + name_of(resource) : "the store is full") + ": " +
+      (gpu ? "the store is full " + name_of(resource) + ": " : "the store is full: ") +
           number_text(resource, total_.used[resource]) + " of " + number_text(resource, quota_.total[resource]) +
           " are held" +
           (!gpu && quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays"
