@@ -20,8 +20,8 @@ namespace {
 /// About how many bytes an object's description takes.
 std::uint64_t metadata_bytes(const Object& object) {
   const Manifest& manifest = object.manifest;
-  return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(void*)) +
-         manifest.dims.size() * sizeof(std::int64_t) + manifest.structure.size() + manifest.guise.size() +
+  return manifest.leaves.size() * (sizeof(ipc::Leaf) + sizeof(void*)) + manifest.dims.size() * sizeof(std::int64_t) +
+         manifest.structure.size() + manifest.guise.size() +
          object.segments.size() * (sizeof(SegmentPtr) + sizeof(Resident));
 }
 void place_leaf(Object& object, const SegmentPtr& segment) {

@@ -248,7 +248,8 @@ def test_a_timeout_says_that_a_missing_rank_waits_for_memory():
     daemon.stop()
     assert "muster ls shows who holds what" in outcomes[0]
     assert re.search(
-        r"waits for memory, as the store is full: .* of 64 MiB are held.*, the request asks for 40 MiB more", outcomes[0]
+        r"waits for memory, as the store is full: .* of 64 MiB are held.*, the request asks for 40 MiB more",
+        outcomes[0],
     )
     assert outcomes[1] == 40 << 20
 
