@@ -106,9 +106,11 @@ class Muster:
         self.socket = str(folder / "s")
         self.processes: list[subprocess.Popen] = []
         # Drops variables for the interpreter alone (a sanitizer's runtime): ranks may be any programs.
-        dropped = ("MUSTER_", "LD_PRELOAD", "PYTHONMALLOC")
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        runtime = ("LD_PRELOAD", "PYTHONMALLOC")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("MUSTER_", *runtime))}
         self.env["MUSTER_SOCKET"] = self.socket
+        # For ranks that import muster.
+        self.env_of_python = {**self.env, **{name: os.environ[name] for name in runtime if name in os.environ}}
 
     def __call__(self, *words: str, **options) -> subprocess.CompletedProcess:
         options.setdefault("env", self.env)

@@ -241,7 +241,7 @@ while True:
         break
 print("two are left")
 """
-    done = muster.run_python(3, program, "--keep-going")
+    done = muster.run_python(3, program, "--keep-going", env=muster.env_of_python)
     assert done.returncode == 5, done.stderr
     assert sorted(done.stdout.splitlines()) == ["[0] two are left", "[2] two are left"]
 
