@@ -19,6 +19,9 @@ inline constexpr std::uint64_t page = 4096;
 inline constexpr TimePoint start{std::chrono::hours(1)};
 inline constexpr Capability secret{{11, 22}};
 
+/// As random as a daemon's: with a small number, all objects would have neighbouring hashes.
+inline constexpr std::uint64_t hash_secret = 0x9e3779b97f4a7c15;
+
 /// One array of float32.
 inline Manifest array(SegmentId segment, std::uint64_t offset, std::int64_t count) {
   Manifest manifest;
@@ -38,7 +41,7 @@ struct StoreWorld {
                         disposals.push_back(std::move(then));
                       }}),
         results(segments),
-        store(ledger, segments, limits) {}
+        store(ledger, segments, limits, hash_secret) {}
 
   /// Returns a ready segment of the client.
   SegmentId segment_of(Payer client, std::uint64_t bytes = 16 * page) {
