@@ -14,12 +14,8 @@ foreach(executable musterd muster)
     install(TARGETS ${executable} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
 endforeach()
-install(FILES
-  include/muster/buffer.hpp include/muster/client.hpp include/muster/elements.hpp include/muster/group.hpp
-  include/muster/muster.hpp
-  include/muster/options.hpp include/muster/ref.hpp include/muster/result.hpp include/muster/types.hpp
-  include/muster/work.hpp
-  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/muster)
+# Not muster/ipc: it is how client and daemon talk, and no part of the interface.
+install(DIRECTORY include/muster DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.hpp PATTERN ipc EXCLUDE)
 install(TARGETS muster_client muster_ipc EXPORT MusterTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT MusterTargets NAMESPACE Muster:: DESTINATION ${muster_package_dir})
 configure_package_config_file(cmake/MusterConfig.cmake.in ${CMAKE_BINARY_DIR}/MusterConfig.cmake

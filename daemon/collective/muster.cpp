@@ -490,7 +490,6 @@ std::vector<Contribution> Muster::take_by_key(const std::string& key) {
     slots.erase(slot);
   }
   if (slots.empty()) matches_.erase(found);
-  for (Contribution& contribution : taken) contribution.key = key;
   return taken;
 }
 

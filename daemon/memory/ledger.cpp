@@ -1,6 +1,7 @@
 #include "memory/ledger.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <limits>
@@ -277,6 +278,21 @@ void Ledger::give_back(const Charge& charge) {
   else subtract(results_.at(charge.payer_.user));
   forget_empty(charge.payer_);
   if (is_memory(charge.resource_)) ++memory_releases_;
+}
+
+Ledger::Short Ledger::shortage(UserId user, std::uint64_t bytes) const {
+  constexpr std::uint64_t descriptors = 8;
+  constexpr std::uint64_t heap = 32 << 10;
+  const std::array<std::pair<Resource, std::uint64_t>, 4> wanted{
+      {{Resource::memory, bytes}, {Resource::fds, descriptors}, {Resource::maps, 1}, {Resource::heap, heap}}};
+  const auto is_short = [&](const Account& account, const Amounts& limits) {
+    return std::any_of(wanted.begin(), wanted.end(), [&](const auto& each) {
+      const auto& [resource, amount] = each;
+      return amount > limits[resource] - std::min(limits[resource], account.used[resource]);
+    });
+  };
+  if (is_short(total_, quota_.total)) return Short::daemon;
+  return is_short(this->user(user), quota_.per_user) ? Short::user : Short::nobody;
 }
 
 Account Ledger::user(UserId user) const {

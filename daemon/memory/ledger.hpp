@@ -134,6 +134,15 @@ class Ledger {
   /// Ok if the amount could ever fit, as it exceeds no limit.
   [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
 
+  enum class Short : std::uint8_t {
+    nobody,
+    user,    ///< the user has reached a limit of its own
+    daemon,  ///< the daemon has none left
+  };
+  /// Who has no room for so many bytes of memory, and a connection or segment beside them. A request that is refused
+  /// while nobody is short has reached a limit of its client.
+  [[nodiscard]] Short shortage(UserId user, std::uint64_t bytes) const;
+
   [[nodiscard]] const Account& total() const { return total_; }
   [[nodiscard]] Account user(UserId user) const;
   [[nodiscard]] Account client(ClientId client) const;

@@ -164,6 +164,14 @@ std::uint64_t ResultPool::trim() {
   return bytes;
 }
 
+std::uint64_t ResultPool::trim(UserId user) {
+  std::uint64_t bytes = 0;
+  if (const auto own = users_.find(user); own != users_.end()) bytes += trim(own->second);
+  for (auto& [number, home] : apart_)
+    if (home.user == user) bytes += trim(home);
+  return bytes;
+}
+
 std::uint64_t ResultPool::trim(ResultSegments& home) {
   if (!home.allocator.has_free_segment()) return 0;
   std::uint64_t bytes = 0;

@@ -97,6 +97,8 @@ class ResultPool {
   /// Gives back segments that are wholly free, to make room or because they are idle. Returns how many bytes it gave
   /// back.
   std::uint64_t trim();
+  /// The same for what one user is charged with.
+  std::uint64_t trim(UserId user);
   [[nodiscard]] std::uint64_t used_bytes() const;
   /// The free bytes of all segments. They serve other results, or after trim() anybody.
   [[nodiscard]] std::uint64_t free_bytes() const;

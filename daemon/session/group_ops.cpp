@@ -93,7 +93,7 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
 
 std::vector<Action> GroupOps::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
   const Ticket ticket = contribution.ticket;
-  if (parts_.runs.answer_again(*state, contribution)) return {};
+  if (parts_.runs.answer_again(*state, contribution.key, contribution)) return {};
   try {
     return decide(state, now, [&](auto& actions) {
       const auto op = state->muster->contribute(std::move(contribution), now, actions);

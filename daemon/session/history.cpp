@@ -20,6 +20,9 @@ namespace ipc = muster::ipc;
 
 namespace {
 
+/// What an object takes that would have ended, see Store::charge(): about so much, and its description.
+constexpr std::uint64_t object_heap_bytes = 1 << 10;
+
 /// What one takes in the heap, with its node in the table.
 std::uint64_t heap_of(const Remembered& op, std::size_t key_bytes) {
   std::uint64_t indexes = 0;
@@ -48,6 +51,7 @@ Remembered::~Remembered() {
   if (!history) return;
   const auto user = history->users_.find(group->group.settings().user);
   user->second.bytes -= bytes;
+  user->second.heap -= heap_kept;
   group->history_bytes -= bytes;
   RememberedOfUser::unlink();
   if (user->second.ops.empty()) history->users_.erase(user);
@@ -94,16 +98,19 @@ void History::remember(GroupState& state, const Op& op, std::span<const Objects>
       made.bytes += object->bytes;
     }
   }
-  if (made.bytes > std::min(state.group.settings().history_bytes, bytes_of_user_max_)) return;
-  auto heap = ledger_.charge({user, {}}, Resource::heap, heap_of(made, key.size()));
+  const std::uint64_t own = heap_of(made, key.size());
+  made.heap_kept = own + made.objects.size() * object_heap_bytes;
+  if (made.bytes > std::min(state.group.settings().history_bytes, of_user_.bytes) || made.heap_kept > of_user_.heap)
+    return;
+  make_room(state, made);
+  auto heap = ledger_.charge({user, {}}, Resource::heap, own);
   if (!heap) return;
   made.heap = std::move(*heap);
-  users_.try_emplace(user);
-  make_room(state, made.bytes);
   OfUser& of_user = users_.try_emplace(user).first->second;
   // From here on nothing fails.
   made.history = this;
   of_user.bytes += made.bytes;
+  of_user.heap += made.heap_kept;
   state.history_bytes += made.bytes;
   of_user.ops.push_back(made);
   state.remembered.push_back(made);
@@ -113,12 +120,15 @@ void History::remember(GroupState& state, const Op& op, std::span<const Objects>
   // Then nobody remembers it.
 }
 
-void History::make_room(GroupState& state, std::uint64_t bytes) noexcept {
+void History::make_room(GroupState& state, const Remembered& made) noexcept {
   const auto& settings = state.group.settings();
-  while (!state.remembered.empty() && state.history_bytes + bytes > settings.history_bytes)
+  while (!state.remembered.empty() && state.history_bytes + made.bytes > settings.history_bytes)
     forget(state.remembered.front());
-  for (auto user = users_.find(settings.user);
-       user != users_.end() && !user->second.ops.empty() && user->second.bytes + bytes > bytes_of_user_max_;
+  const auto is_full = [&](const OfUser& user) {
+    return user.bytes + made.bytes > of_user_.bytes || user.heap + made.heap_kept > of_user_.heap;
+  };
+  // A user without remembered ops is forgotten, too.
+  for (auto user = users_.find(settings.user); user != users_.end() && is_full(user->second);
        user = users_.find(settings.user))
     forget(user->second.ops.front());
 }
@@ -140,11 +150,12 @@ bool History::drop(std::uint64_t bytes) noexcept {
   return any;
 }
 
-std::optional<Result<History::Found>> History::find(const GroupState& state, const Contribution& call) {
-  if (state.history.empty() || !wants(state, call.kind, call.key)) return std::nullopt;
-  const auto found = state.history.find(call.key);
+std::optional<Result<History::Found>> History::find(const GroupState& state, const std::string& key,
+                                                    const Contribution& call) {
+  if (state.history.empty() || !wants(state, call.kind, key)) return std::nullopt;
+  const auto found = state.history.find(key);
   if (found == state.history.end()) return std::nullopt;
-  const auto& [key, known] = *found;
+  const Remembered& known = found->second;
   const bool same = known.kind == call.kind && (!is_reduction(call.kind) || known.op == call.op) &&
                     (!has_root(call.kind) || known.root == call.root) && known.layout == call.layout;
   if (!same) return another_op(known, key, call);

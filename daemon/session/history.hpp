@@ -24,8 +24,12 @@ namespace musterd {
 
 class History {
  public:
-  /// `bytes_of_user_max`: what the groups of one user may hold here, all together.
-  History(Ledger& ledger, std::uint64_t bytes_of_user_max) : ledger_(ledger), bytes_of_user_max_(bytes_of_user_max) {}
+  /// What the groups of one user may hold here, all together.
+  struct Limits {
+    std::uint64_t bytes = 0;  ///< of arrays
+    std::uint64_t heap = 0;   ///< of the daemon's own memory, with that of the objects
+  };
+  History(Ledger& ledger, Limits of_user) : ledger_(ledger), of_user_(of_user) {}
   History(const History&) = delete;
   History& operator=(const History&) = delete;
 
@@ -42,7 +46,8 @@ class History {
   };
   /// Nothing if the group does not remember an op of the call's key. Mismatch if that was another kind of op; Invalid
   /// if the rank had no part in it.
-  [[nodiscard]] static std::optional<muster::Result<Found>> find(const GroupState& state, const Contribution& call);
+  [[nodiscard]] static std::optional<muster::Result<Found>> find(const GroupState& state, const std::string& key,
+                                                                 const Contribution& call);
 
   [[nodiscard]] bool empty() const { return all_.empty(); }
   /// Forgets the oldest, about so many bytes of them, but not too many at once. False if there is nothing to forget.
@@ -56,12 +61,13 @@ class History {
                            boost::intrusive::constant_time_size<false>>
         ops;
     std::uint64_t bytes = 0;
+    std::uint64_t heap = 0;
   };
-  void make_room(GroupState& state, std::uint64_t bytes) noexcept;
+  void make_room(GroupState& state, const Remembered& made) noexcept;
   static void forget(Remembered& oldest) noexcept;
 
   Ledger& ledger_;
-  std::uint64_t bytes_of_user_max_;
+  Limits of_user_;
   boost::intrusive::list<Remembered, boost::intrusive::base_hook<RememberedOfAll>,
                          boost::intrusive::constant_time_size<false>>
       all_;

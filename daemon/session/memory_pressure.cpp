@@ -15,6 +15,14 @@ void MemoryPressure::serve(TimePoint now) {
   seen_releases_ = releases();
 }
 
+/// Gives free segments of results back after a request was refused. A client at its own limit can't have others' taken.
+bool MemoryPressure::gives_spare(const Error& error, UserId user, std::uint64_t bytes) {
+  if (!is_full(error)) return false;
+  const auto shortage = parts_.ledger.shortage(user, bytes);
+  if (error.code() == Code::out_of_memory || shortage == Ledger::Short::daemon) return parts_.results.trim() > 0;
+  return shortage == Ledger::Short::user && parts_.results.trim(user) > 0;
+}
+
 void MemoryPressure::tick(TimePoint now) {
   // The requests that waited may just have been served.
   if (!wanted_until_ || *wanted_until_ > now || parts_.admission.waiting() > 0) return;

@@ -50,20 +50,18 @@ class MemoryPressure {
   void tick(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
-  /// True if memory came back since the waiting requests were last tried.
-  /// Tries, and tries again after free segments of results have been given back, if that is why it was refused. What is
-  /// given back takes a moment, so the error is then OutOfMemory, whatever the limit: the caller may wait.
+  /// Tries to get `bytes` of memory for the user, and tries again after free segments of results have been given back,
+  /// if that can help. What is given back takes a moment, so the error is then OutOfMemory, whatever the limit: the
+  /// caller may wait.
   template <class Attempt>
-  [[nodiscard]] auto try_with_spare(Attempt attempt) -> decltype(attempt()) {
-    const auto is_full = [](const muster::Error& error) {
-      return error.code() == muster::Code::out_of_memory || error.code() == muster::Code::quota_exceeded;
-    };
+  [[nodiscard]] auto try_with_spare(UserId user, std::uint64_t bytes, Attempt attempt) -> decltype(attempt()) {
     auto done = attempt();
-    if (done || !is_full(done.error()) || parts_.results.trim() == 0) return done;
+    if (done || !gives_spare(done.error(), user, bytes)) return done;
     auto again = attempt();
     if (again || !is_full(again.error())) return again;
     return muster::Error(muster::Code::out_of_memory, again.error().message(), again.error().hint());
   }
+  /// True if memory came back since the waiting requests were last tried.
   [[nodiscard]] bool has_news() const { return releases() != seen_releases_; }
   /// Runs an attempt. What a failed attempt takes and gives back does not count as memory that came back.
   template <class Attempt>
@@ -85,6 +83,10 @@ class MemoryPressure {
   [[nodiscard]] std::uint64_t releases() const {
     return parts_.ledger.memory_releases() + parts_.results.region_releases();
   }
+  [[nodiscard]] static bool is_full(const muster::Error& error) {
+    return error.code() == muster::Code::out_of_memory || error.code() == muster::Code::quota_exceeded;
+  }
+  [[nodiscard]] bool gives_spare(const muster::Error& error, UserId user, std::uint64_t bytes);
   [[nodiscard]] bool can_drop() const { return parts_.store.has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);
 

@@ -30,7 +30,7 @@ Node::Node(NodeSettings settings, Outside& outside, Backings backings)
       results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease},
              outside_.random_capability().bits[0] | 1),
-      history_(ledger_, settings_.quota.per_user[Resource::memory] / 4),
+      history_(ledger_, {settings_.quota.per_user[Resource::memory] / 4, settings_.quota.per_user[Resource::heap] / 8}),
       admission_(settings_.memory_waiters_max, effort_of_turn),
       clients_(ledger_, settings_.user, settings_.host),
       teller_(clients_, outside_),
@@ -66,7 +66,7 @@ muster::Result<void> Node::charge_heap(ClientId id, Charge& charge, std::uint64_
 
 muster::Result<void> Node::connected(ClientId client, Credentials credentials, TimePoint now) {
   if (started_ == TimePoint{}) started_ = now;
-  return pressure_.try_with_spare([&] { return clients_.add(client, credentials, now); });
+  return pressure_.try_with_spare(credentials.user, 0, [&] { return clients_.add(client, credentials, now); });
 }
 
 void Node::cut_off_doomed() noexcept {

@@ -97,7 +97,7 @@ Result<void> OpRuns::attempt(std::uint64_t key, Turn turn) {
     const auto has_room = [&] {
       return parts_.ledger.has_room({running.user, {}}, Resource::memory, running.plan_bytes);
     };
-    if (auto room = parts_.pressure.try_with_spare(has_room); !room) return room;
+    if (auto room = parts_.pressure.try_with_spare(running.user, running.plan_bytes, has_room); !room) return room;
     if (auto planned = plan(running); !planned) return fail_running(key, planned.error()), Result<void>();
     if (running.plan.outputs.empty()) return finish(key), Result<void>();
   }
@@ -247,7 +247,7 @@ Result<void> OpRuns::could_have_room(const RunningOp& running) {
 
 Result<void> OpRuns::book(RunningOp& running, Turn turn) {
   if (running.plan_bytes > plan_bytes_free) {
-    auto charge = parts_.pressure.try_with_spare([&] {
+    auto charge = parts_.pressure.try_with_spare(running.user, running.plan_bytes, [&] {
       return parts_.ledger.charge({running.user, {}}, Resource::memory, running.plan_bytes);
     });
     if (!charge) return charge.error();
@@ -258,7 +258,8 @@ Result<void> OpRuns::book(RunningOp& running, Turn turn) {
       running.regions.emplace_back();
       continue;
     }
-    auto region = parts_.pressure.try_with_spare([&] { return result_region(running, output.bytes, turn); });
+    auto region = parts_.pressure.try_with_spare(running.user, output.bytes,
+                                                 [&] { return result_region(running, output.bytes, turn); });
     if (!region) return region.error();
     running.regions.push_back(std::move(*region));
   }
@@ -312,36 +313,44 @@ void OpRuns::finish(std::uint64_t key) try {
   RunningOp& running = running_.at(key);
   auto outputs = publish(running);
   if (!outputs) return fail_running(key, outputs.error());
-  const bool is_kept =
-      running.group && History::wants(*running.group, running.op->contributions.front().kind, running.op->key);
-  const Objects kept = is_kept ? *outputs : Objects();
+  const auto remembered = given_to_remember(running, *outputs);
   auto prepared = giver_.prepare(running, std::move(*outputs));
   if (!prepared) return fail_running(key, prepared.error());
   if (prepared->takes_turns && running.plan_charge.amount() == 0)
     if (auto charged = charge_running(running, running.plan_bytes); !charged) return fail_running(key, charged.error());
   if (auto room = giver_.reserve(running); !room) return fail_running(key, room.error());
-  if (is_kept) remember(running, kept);
   // From here on nothing fails.
+  const GroupPtr group = running.group;
+  const OpPtr op = running.op;
+  if (!remembered.empty()) parts_.history.remember(*group, *op, remembered);
   if (running.group) ++running.group->ops_done, running.group->muster->finished(running.op->id);
   ++parts_.counts.ops_done;
   giver_.give(std::move(*prepared), running_.extract(key));
+  if (!remembered.empty()) answer_those_who_called(*group, op->key);
 } catch (const std::exception&) {
   fail_running(key, no_heap());
 }
 
-/// Remembers the outcome for later calls of the op, and answers those that came while it ran.
-void OpRuns::remember(const RunningOp& running, std::span<const ObjectPtr> outputs) {
-  const std::size_t ranks = running.plan.gives_all_the_same() ? 1 : running.op->contributions.size();
+/// What each rank gets, or one entry for all; nothing if the op is not to be remembered.
+std::vector<Objects> OpRuns::given_to_remember(const RunningOp& running, std::span<const ObjectPtr> outputs) {
   std::vector<Objects> given;
+  if (!running.group || !History::wants(*running.group, running.op->contributions.front().kind, running.op->key))
+    return given;
+  const std::size_t ranks = running.plan.gives_all_the_same() ? 1 : running.op->contributions.size();
   for (std::size_t rank = 0; rank < ranks; ++rank) given.push_back(Giver::given_to(running, rank, outputs));
-  parts_.history.remember(*running.group, *running.op, given);
-  if (!running.group->history.contains(running.op->key)) return;
-  for (const auto& call : running.group->muster->take_by_key(running.op->key))
-    static_cast<void>(answer_again(*running.group, call));
+  return given;
 }
 
-bool OpRuns::answer_again(const GroupState& state, const Contribution& call) noexcept try {
-  const auto known = History::find(state, call);
+/// Answers the calls of an op that came while it ran. If there is no memory for that, they wait for their deadlines.
+void OpRuns::answer_those_who_called(const GroupState& state, const std::string& key) noexcept try {
+  if (!state.history.contains(key)) return;
+  for (const auto& call : state.muster->take_by_key(key)) static_cast<void>(answer_again(state, key, call));
+} catch (const std::bad_alloc&) {
+  return;
+}
+
+bool OpRuns::answer_again(const GroupState& state, const std::string& key, const Contribution& call) noexcept try {
+  const auto known = History::find(state, key, call);
   if (!known) return false;
   auto given = *known ? giver_.give_again(call.ticket, (*known)->contributors, (*known)->objects) : (*known).error();
   if (!given) parts_.works.settle_failed(call.ticket, given.error());

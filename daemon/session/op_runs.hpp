@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include <muster/result.hpp>
 
@@ -59,7 +62,7 @@ class OpRuns {
   void start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept;
   /// Answers a call for an op that the group's history remembers with the outcome of that op. False if the history does
   /// not have it.
-  [[nodiscard]] bool answer_again(const GroupState& state, const Contribution& call) noexcept;
+  [[nodiscard]] bool answer_again(const GroupState& state, const std::string& key, const Contribution& call) noexcept;
   /// Ends an op that has failed.
   void fail(GroupState* state, const Op& op, const muster::Error& error) noexcept;
 
@@ -105,7 +108,9 @@ class OpRuns {
   [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, std::uint64_t bytes, Turn turn);
   void finish(std::uint64_t key);
   [[nodiscard]] muster::Result<Objects> publish(RunningOp& running);
-  void remember(const RunningOp& running, std::span<const ObjectPtr> outputs);
+  [[nodiscard]] static std::vector<Objects> given_to_remember(const RunningOp& running,
+                                                              std::span<const ObjectPtr> outputs);
+  void answer_those_who_called(const GroupState& state, const std::string& key) noexcept;
   void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
   void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
   [[nodiscard]] std::optional<UserId> seen_by_all(const RunningOp& running) const;

@@ -42,7 +42,8 @@ struct Remembered : RememberedOfAll, RememberedOfUser, RememberedOfGroup {
   std::vector<ObjectPtr> objects;  ///< that the op gave, each once
   /// For each contributor, or one for all: which of the objects it got.
   std::vector<muster::ipc::SmallVector<std::uint32_t, 1>> given;
-  std::uint64_t bytes = 0;  ///< of the objects
+  std::uint64_t bytes = 0;      ///< of the objects
+  std::uint64_t heap_kept = 0;  ///< with what the objects take of the heap
   Charge heap;
   GroupState* group = nullptr;
   std::string_view key;        ///< in its group's table

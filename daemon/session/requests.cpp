@@ -104,7 +104,8 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
     Client* waiting = parts_.clients.find(id);
     if (!waiting) return {};
     if (rings)
-      if (auto charged = parts_.pressure.try_with_spare([&] { return parts_.clients.charge_rings(*waiting); });
+      if (auto charged = parts_.pressure.try_with_spare(waiting->credentials.user, ipc::channel_bytes,
+                                                        [&] { return parts_.clients.charge_rings(*waiting); });
           !charged)
         return charged;
     return welcome(*waiting, request, rings);
@@ -255,7 +256,8 @@ void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::
   const Payer payer = client.payer();
   const auto attempt = [this, payer, request, wanted](Turn turn) {
     return parts_.pressure.try_quietly([&]() -> Result<void> {
-      auto segment = parts_.pressure.try_with_spare([&] { return parts_.segments.lease(payer, wanted, turn); });
+      auto segment = parts_.pressure.try_with_spare(payer.user, wanted.bytes,
+                                                    [&] { return parts_.segments.lease(payer, wanted, turn); });
       if (!segment) return segment.error();
       try {
         parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
@@ -328,8 +330,9 @@ Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
                  "a part of a record has " + std::to_string(part.body()->size()) + " bytes and is not the last one");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
     return Error(Code::invalid, "a record has more than " + ipc::bytes_text(ipc::submit_bytes_max));
-  auto charge = parts_.pressure.try_with_spare(
-      [&] { return parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size()); });
+  auto charge = parts_.pressure.try_with_spare(client.credentials.user, part.body()->size(), [&] {
+    return parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size());
+  });
   if (!charge) return charge.error();
   const auto* begin = reinterpret_cast<const std::byte*>(part.body()->data());
   bytes.insert(bytes.end(), begin, begin + part.body()->size());

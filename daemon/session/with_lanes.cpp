@@ -36,6 +36,9 @@ void OpRuns::launch(std::uint64_t key) {
       return finish(key);
     }
   }
+  // Its last client may have gone while it waited for nothing that is looked at when clients go.
+  std::size_t left = effort_of_turn;
+  if (!is_wanted(running, left)) return drop_unwanted(running);
   if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
   watch(running);
   job.id = key;

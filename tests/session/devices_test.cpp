@@ -166,3 +166,17 @@ TEST_CASE("ranks whose arrays are on the host and on a device disagree") {
     CHECK(error->message().find("cpu") != std::string::npos);
   }
 }
+
+TEST_CASE("what a dead client leaves on a device is not moved through the host") {
+  Gpu node;
+  const auto object = Gpu::seal(node.first, Gpu::lease(node.first), gpu);
+  node.first.join("g", 0, 2);
+  node.second.join("g", 1, 2);
+  node.first.contribute(Kind::broadcast, {object});
+  REQUIRE(node.second.done(node.second.contribute(Kind::broadcast)));
+  node.first.die();
+  for (int i = 0; i < 10; ++i) node.world.advance(std::chrono::seconds(1));
+  while (node.world.node.goes_on()) node.world.go_on();
+  CHECK(node.second.describe(object).leaves[0].device == gpu);
+  CHECK(node.charged(memory_of(gpu)) == unit);
+}

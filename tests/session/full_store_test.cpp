@@ -549,6 +549,17 @@ TEST_CASE("whoever needs memory gets what free results keep") {
     full.fill(4, floats);
     full.first.lease(5 * mebibyte);
   }
+  SECTION("but not a client that has reached its own limit") {
+    NodeSettings settings = budget_of(3, 64 * mebibyte);
+    settings.quota.per_client[Resource::memory] = 4 * mebibyte;
+    FullOfFreeResults full(settings);
+    full.fill(4, floats);
+    const auto kept = NodeAudit(full.world.node).charged()[Resource::memory];
+    full.first.lease(2 * mebibyte);
+    full.first.ask_lease(2 * mebibyte);
+    CHECK(full.first.failure() == Code::quota_exceeded);
+    CHECK(NodeAudit(full.world.node).charged()[Resource::memory] == kept + 2 * mebibyte);
+  }
   SECTION("a newcomer, where the mappings are used up") {
     NodeSettings settings = budget_of(3, 64 * mebibyte);
     settings.quota.total[Resource::maps] = 8;

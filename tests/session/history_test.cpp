@@ -206,3 +206,43 @@ TEST_CASE("the list of objects shows what a history holds") {
   }
   CHECK(found);
 }
+
+TEST_CASE("a rank is told its own part, whoever else is answered at that moment") {
+  Remembering group;
+  group.world.outside.jobs.hold = true;
+  constexpr std::size_t many = std::size_t{200} << 10;  // more than is done on the control thread
+  const auto input = [&](TestClient& client, ipc::SegmentId segment, float value) {
+    return client.seal(segment, 0, std::vector<float>(many, value));
+  };
+  const auto first = group.first.lease(many * sizeof(float));
+  const auto second = group.second.lease(many * sizeof(float));
+  const auto scan = [&](TestClient& client, ipc::SegmentId segment, float value) {
+    return client.contribute(Kind::scan, {input(client, segment, value)}, 0, std::chrono::seconds(30), "step");
+  };
+  const auto one = scan(group.first, first, 1);
+  const auto two = scan(group.second, second, 2);
+  const auto again = scan(group.second, second, 3);
+  group.world.outside.jobs.hold = false;
+  group.world.outside.settle();
+  // The first rank gets its own array, as it is, and the second one the sum.
+  CHECK(result_of(group.first, one) != result_of(group.second, two));
+  CHECK(result_of(group.second, again) == result_of(group.second, two));
+  CHECK(NodeAudit(group.world.node).contradictions().empty());
+}
+
+TEST_CASE("many small outcomes leave the user most of the daemon's own memory") {
+  Remembering group;
+  const auto before = NodeAudit(group.world.node).charged()[Resource::heap];
+  NodeSettings settings = small_settings();
+  settings.quota.per_user[Resource::heap] = 8 << 20;
+  Remembering small(large, settings);
+  for (int i = 0; i < 2000; ++i) {
+    const auto key = "barrier " + std::to_string(i);
+    const auto one = small.first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), key);
+    const auto two = small.second.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), key);
+    REQUIRE(small.first.done(one));
+    REQUIRE(small.second.done(two));
+    small.world.outside.completions.clear();
+  }
+  CHECK(NodeAudit(small.world.node).charged()[Resource::heap] < before + (1 << 20) + (64 << 10));
+}

@@ -73,7 +73,7 @@ struct World {
   SegmentTable segments{ledger, backing()};
   ResultPool results{segments, 8};
   Store store{ledger, segments, {}, 1};
-  History history{ledger, 0};
+  History history{ledger, {}};
   Admission admission{100};
   Clients clients{ledger, 0, ""};
   Teller teller{clients, outside};

@@ -29,7 +29,7 @@ struct Running : StoreWorld {
   NodeSettings settings;
   Recorder outside;
   Admission admission{100};
-  History history{ledger, 0};
+  History history{ledger, {}};
   Clients clients{ledger, 0, ""};
   Teller teller{clients, outside};
   Works works{clients, teller, store, outside, 1};
