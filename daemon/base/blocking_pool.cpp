@@ -24,8 +24,8 @@ constexpr auto stop_time = std::chrono::seconds(2);
 /// Jobs are a few calls deep. The rest of the stack is for sanitizers, and is never touched without them.
 constexpr std::size_t stack_bytes = 256 << 10;
 
-/// How many jobs of one lane run at once.
-constexpr std::size_t width(BlockingPool::Lane::Of of) { return of == BlockingPool::Lane::Of::memory ? 2 : 1; }
+/// How many jobs of one source run at once.
+constexpr std::size_t width(BlockingPool::Source::Of of) { return of == BlockingPool::Source::Of::memory ? 2 : 1; }
 
 }  // namespace
 
@@ -33,7 +33,7 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   // Jobs and lines are list nodes that move from list to list. So only add() takes memory, and it can say that there is
   // none.
   struct Job {
-    Lane lane;
+    Source source;
     std::function<void()> work;
     Errand then;
   };
@@ -55,28 +55,28 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     std::size_t running = 0;
   };
 
-  [[nodiscard]] Kind& kind_of(Lane::Of of) { return kinds[static_cast<std::size_t>(of)]; }
+  [[nodiscard]] Kind& kind_of(Source::Of of) { return kinds[static_cast<std::size_t>(of)]; }
 
   /// Throws before it changes anything.
   void add(Jobs job) {
-    const Lane lane = job.front().lane;
-    Line place{lane.process};
-    auto& users = kind_of(lane.of).users;
-    const auto user = users.try_emplace(lane.user).first;
+    const Source source = job.front().source;
+    Line place{source.process};
+    auto& users = kind_of(source.of).users;
+    const auto user = users.try_emplace(source.user).first;
     try {
-      const auto [queue, is_new] = user->second.lanes.try_emplace(lane.process);
+      const auto [queue, is_new] = user->second.lanes.try_emplace(source.process);
       if (is_new) queue->second.place = std::move(place);
       queue->second.waiting.splice(queue->second.waiting.end(), job);
-      stand_in_line(user->second, queue->second, lane);
+      stand_in_line(user->second, queue->second, source);
     } catch (...) {
       if (user->second.lanes.empty()) users.erase(user);
       throw;
     }
-    begin_of(lane.of, lane.user);
+    begin_of(source.of, source.user);
   }
 
-  static void stand_in_line(User& user, Queue& queue, Lane lane) noexcept {
-    if (queue.waiting.empty() || queue.running >= width(lane.of)) return;
+  static void stand_in_line(User& user, Queue& queue, Source source) noexcept {
+    if (queue.waiting.empty() || queue.running >= width(source.of)) return;
     user.line.splice(user.line.end(), queue.place);
   }
 
@@ -87,16 +87,16 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   }
 
   /// Begins what this user may begin now.
-  void begin_of(Lane::Of of, std::uint32_t id) noexcept {
+  void begin_of(Source::Of of, std::uint32_t id) noexcept {
     Kind& kind = kind_of(of);
     User& user = kind.users.at(id);
     while (!user.line.empty() && may_begin(kind, user)) {
-      const Lane lane{of, id, user.line.front()};
-      Queue& queue = user.lanes.at(lane.process);
+      const Source source{of, id, user.line.front()};
+      Queue& queue = user.lanes.at(source.process);
       ready.splice(ready.end(), queue.waiting, queue.waiting.begin());
       queue.place.splice(queue.place.end(), user.line, user.line.begin());
       ++queue.running, ++user.running, ++kind.running;
-      stand_in_line(user, queue, lane);
+      stand_in_line(user, queue, source);
       // There are as many threads as may run jobs, or one can be made.
       if (idle >= ready.size() || threads >= kinds.size() * threads_of_each_max || !start_thread()) wake.notify_one();
     }
@@ -157,18 +157,18 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
   }
 
   void ended(Job& job) noexcept {
-    const Lane lane = job.lane;
-    Kind& kind = kind_of(lane.of);
-    User& user = kind.users.at(lane.user);
-    Queue& queue = user.lanes.at(lane.process);
+    const Source source = job.source;
+    Kind& kind = kind_of(source.of);
+    User& user = kind.users.at(source.user);
+    Queue& queue = user.lanes.at(source.process);
     --queue.running, --user.running, --kind.running;
-    stand_in_line(user, queue, lane);
-    if (queue.running == 0 && queue.waiting.empty()) user.lanes.erase(lane.process);
+    stand_in_line(user, queue, source);
+    if (queue.running == 0 && queue.waiting.empty()) user.lanes.erase(source.process);
     // Other users come first, beginning with the next one.
-    const auto next = kind.users.upper_bound(lane.user);
-    for (auto other = next; other != kind.users.end(); ++other) begin_of(lane.of, other->first);
-    for (auto other = kind.users.begin(); other != next; ++other) begin_of(lane.of, other->first);
-    if (user.lanes.empty()) kind.users.erase(lane.user);
+    const auto next = kind.users.upper_bound(source.user);
+    for (auto other = next; other != kind.users.end(); ++other) begin_of(source.of, other->first);
+    for (auto other = kind.users.begin(); other != next; ++other) begin_of(source.of, other->first);
+    if (user.lanes.empty()) kind.users.erase(source.user);
     // What `then` holds belongs to the control thread, which may be gone. So it is not destroyed here.
     if (post) post(std::move(job.then));
     else left.splice(left.end(), job.then);
@@ -197,9 +197,9 @@ BlockingPool::BlockingPool(Post post, std::size_t threads_of_each_max) : state_(
 
 BlockingPool::~BlockingPool() { stop(); }
 
-void BlockingPool::run(Lane lane, std::function<void()> work, std::function<void()> then) {
+void BlockingPool::run(Source source, std::function<void()> work, std::function<void()> then) {
   State::Jobs job;
-  job.push_back({lane, std::move(work), {}});
+  job.push_back({source, std::move(work), {}});
   job.front().then = errand(std::move(then));
   {
     const std::lock_guard lock(state_->mutex);

@@ -15,15 +15,15 @@ namespace musterd {
 
 class BlockingPool {
  public:
-  /// Says whose a job is. Jobs of one lane run one after the other, in order. Only memory has two jobs side by side, as
-  /// nobody can make those hang.
-  struct Lane {
+  /// Says where a job comes from. Jobs of one source run one after the other, in order. Only memory has two jobs side by side,
+  /// as nobody can make those hang.
+  struct Source {
     /// Each kind has threads of its own.
     enum class Of : std::uint8_t { requests, closing, memory };
     Of of = Of::requests;
     std::uint32_t user = 0;
     std::uint64_t process = 0;  ///< any number that tells the processes of one user apart
-    friend auto operator<=>(const Lane&, const Lane&) = default;
+    friend auto operator<=>(const Source&, const Source&) = default;
   };
   using Post = std::function<void(Errand)>;
 
@@ -39,16 +39,16 @@ class BlockingPool {
 
   /// Runs `work` on a thread of the pool, destroys it there, then posts `then`. It posts `then` even if `work` threw;
   /// `then` has to see that nothing was done. Never waits. If this throws, for lack of memory, no work was taken on.
-  void run(Lane lane, std::function<void()> work, std::function<void()> then);
+  void run(Source source, std::function<void()> work, std::function<void()> then);
   /// The same for functions that share `held`: calls work(held) and then(held). If this throws, `held` is as it was.
   template <class Held, class Work, class Then>
-  void run_with(Lane lane, Held& held, Work work, Then then) {
+  void run_with(Source source, Held& held, Work work, Then then) {
     const auto shared = std::make_shared<Held>();
     std::function<void()> works = [shared, work] { work(*shared); };
     std::function<void()> follows = [shared, then] { then(*shared); };
     *shared = std::move(held);
     try {
-      run(lane, std::move(works), std::move(follows));
+      run(source, std::move(works), std::move(follows));
     } catch (...) {
       held = std::move(*shared);
       throw;

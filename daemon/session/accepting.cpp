@@ -26,7 +26,7 @@ Error out_of_descriptors() {
 
 namespace {
 
-using Of = BlockingPool::Lane::Of;
+using Of = BlockingPool::Source::Of;
 
 /// The process at the other end; nothing if there is none any more.
 std::optional<ucred> peer_of(const ipc::Fd& socket) {
@@ -36,17 +36,17 @@ std::optional<ucred> peer_of(const ipc::Fd& socket) {
   return credentials;
 }
 
-/// The lane of a process. Of processes that the daemon can't see (pid 0), each connection has a lane of its own. Those
-/// of a user that have no client number yet share one.
-BlockingPool::Lane lane_of(Of of, UserId user, std::int32_t pid, std::uint32_t client = 0) {
+/// The source of a process. Of processes that the daemon can't see (pid 0), each connection has a source of its own.
+/// Those of a user that have no client number yet share one.
+BlockingPool::Source source_of(Of of, UserId user, std::int32_t pid, std::uint32_t client = 0) {
   constexpr std::uint64_t unseen = std::uint64_t{1} << 32;
   return {of, user, pid != 0 ? static_cast<std::uint64_t>(pid) : unseen + client};
 }
 
 }  // namespace
 
-BlockingPool::Lane AsioServer::lane_of(const Connection& connection, Of of) {
-  return musterd::lane_of(of, connection.user, connection.pid, connection.id.value);
+BlockingPool::Source AsioServer::source_of(const Connection& connection, Of of) {
+  return musterd::source_of(of, connection.user, connection.pid, connection.id.value);
 }
 
 Result<void> watch(Descriptor& descriptor, ipc::Fd& fd) {
@@ -103,22 +103,22 @@ void AsioServer::refuse_one() {
   newcomer_.reset(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!newcomer_) return take_spare();
   const auto peer = peer_of(newcomer_).value_or(ucred{});
-  refuse(newcomer_, musterd::lane_of(Of::closing, peer.uid, peer.pid), out_of_descriptors(), [this, take_spare] {
+  refuse(newcomer_, musterd::source_of(Of::closing, peer.uid, peer.pid), out_of_descriptors(), [this, take_spare] {
     take_spare();
     accepting_.hurry(Clock::now());
   });
 }
 
 /// Takes the socket if it does not throw.
-void AsioServer::refuse(ipc::Fd& socket, BlockingPool::Lane lane, const Error& why, std::function<void()> then) {
+void AsioServer::refuse(ipc::Fd& socket, BlockingPool::Source source, const Error& why, std::function<void()> then) {
   static_cast<void>(ipc::send_packet(socket, frames::goodbye(why), {}));
   Charge nothing;
-  close_elsewhere(socket, lane, nothing, std::move(then));
+  close_elsewhere(socket, source, nothing, std::move(then));
   log_limited(LogLevel::warning, "refuse", "refused a connection: {}", why.describe());
 }
 
 /// Takes the socket and the charge if it does not throw.
-void AsioServer::close_elsewhere(ipc::Fd& socket, BlockingPool::Lane lane, Charge& descriptors,
+void AsioServer::close_elsewhere(ipc::Fd& socket, BlockingPool::Source source, Charge& descriptors,
                                  std::function<void()> then) {
   struct Closing {
     ipc::Fd socket;
@@ -128,7 +128,7 @@ void AsioServer::close_elsewhere(ipc::Fd& socket, BlockingPool::Lane lane, Charg
   Closing closing{std::move(socket), std::move(descriptors), std::move(then)};
   try {
     blocking_.run_with(
-        lane, closing, [](Closing& held) { held.socket.reset(); },
+        source, closing, [](Closing& held) { held.socket.reset(); },
         [](Closing& held) {
           held.descriptors.reset();
           if (held.then) held.then();
@@ -152,16 +152,16 @@ ClientId AsioServer::next_client() {
 void AsioServer::adopt(ipc::Fd& socket) {
   const auto peer = peer_of(socket);
   Charge nothing;
-  if (!peer) return close_elsewhere(socket, musterd::lane_of(Of::closing, settings_.node.user, 0), nothing);
+  if (!peer) return close_elsewhere(socket, musterd::source_of(Of::closing, settings_.node.user, 0), nothing);
   const ucred& credentials = *peer;
-  const auto closing = musterd::lane_of(Of::closing, credentials.uid, credentials.pid);
+  const auto closing = musterd::source_of(Of::closing, credentials.uid, credentials.pid);
   if (auto room = crowd_.has_room_for(credentials.uid); !room) return refuse(socket, closing, room.error());
   ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
   if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(socket, closing, out_of_descriptors());
   const auto connection = std::make_shared<Connection>(io_, next_client());
   connection->user = credentials.uid;
   connection->pid = credentials.pid;
-  connection->lane = rounds_.lane_of(credentials.uid, credentials.pid, now_);
+  connection->turns = rounds_.turns_of(credentials.uid, credentials.pid, now_);
   const auto leave_out = [&] {
     if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, false);
     error_code ignored;

@@ -65,17 +65,17 @@ class AsioServer final : public Server, public Outside {
   /// False if it has to be called again later, when there are descriptors.
   [[nodiscard]] bool accept_waiting();
   void refuse_one();
-  void refuse(muster::ipc::Fd& socket, BlockingPool::Lane lane, const muster::Error& why,
+  void refuse(muster::ipc::Fd& socket, BlockingPool::Source source, const muster::Error& why,
               std::function<void()> then = {});
   /// A client may have put descriptors into its socket that take as long to close as it likes.
-  void close_elsewhere(muster::ipc::Fd& socket, BlockingPool::Lane lane, Charge& descriptors,
+  void close_elsewhere(muster::ipc::Fd& socket, BlockingPool::Source source, Charge& descriptors,
                        std::function<void()> then = {});
   void adopt(muster::ipc::Fd& socket);
   [[nodiscard]] muster::Result<void> admit(const ConnectionPtr& connection, muster::ipc::Fd& socket,
                                            muster::ipc::Fd& process);
   void wait_for_hello(const ConnectionPtr& connection);
   [[nodiscard]] ClientId next_client();
-  [[nodiscard]] static BlockingPool::Lane lane_of(const Connection& connection, BlockingPool::Lane::Of of);
+  [[nodiscard]] static BlockingPool::Source source_of(const Connection& connection, BlockingPool::Source::Of of);
   // connections.cpp
   /// Calls `what`. If it throws, as memory is short, this ends the connection, and nothing else.
   template <class What>

@@ -79,7 +79,7 @@ struct Connection {
   bool has_frames = false;   ///< its socket is readable, and is read in the connection's turn
   bool has_answers = false;  ///< it has no ring, and `behind` has something that it asked for
   [[nodiscard]] bool takes_turns() const { return polled || has_frames || has_answers; }
-  Rounds<ConnectionPtr>::LanePtr lane;
+  Rounds<ConnectionPtr>::TurnsPtr turns;
   bool dirty = false;
   bool ending = false;   ///< the client has ended; what it had published is still handled
   bool closing = false;  ///< the node has forgotten it; unsent frames still go out
@@ -98,9 +98,9 @@ struct Connection {
 /// The daemon's end of a life line. A client has the other end, and may have so many watchers on it that closing this
 /// end takes long.
 struct LifeLine {
-  LifeLine(asio::io_context& io, BlockingPool::Lane lane) : socket(io), closing(lane) {}
+  LifeLine(asio::io_context& io, BlockingPool::Source source) : socket(io), closing(source) {}
   Descriptor socket;
-  BlockingPool::Lane closing;
+  BlockingPool::Source closing;
   muster::ipc::Fd left;  ///< set once the other end is closed; this end still has to be closed
 };
 using LifeLinePtr = std::shared_ptr<LifeLine>;

@@ -244,9 +244,9 @@ void AsioServer::give_back() noexcept {
 
 /// If it throws, it is called again and goes on.
 void AsioServer::give_back(Connection& connection) {
-  using Of = BlockingPool::Lane::Of;
+  using Of = BlockingPool::Source::Of;
   if (connection.left)
-    close_elsewhere(connection.left, lane_of(connection, Of::closing), connection.charges.descriptors);
+    close_elsewhere(connection.left, source_of(connection, Of::closing), connection.charges.descriptors);
   if (connection.channel) {
     // Unmapping rings can take as long as their client likes. It comes after their sealing, if that still waits.
     struct Rings {
@@ -256,7 +256,7 @@ void AsioServer::give_back(Connection& connection) {
     Rings rings{std::move(connection.channel), std::move(connection.charges.rings)};
     try {
       blocking_.run_with(
-          lane_of(connection, Of::requests), rings, [](Rings& held) { held.channel.reset(); },
+          source_of(connection, Of::requests), rings, [](Rings& held) { held.channel.reset(); },
           [this](Rings& held) {
             held.charges = {};
             node_.disposed(Clock::now());

@@ -221,7 +221,7 @@ Result<ipc::Fd> AsioServer::watch_lifeline(ClientId client, ClientId heir) {
   ipc::Fd other(pair[1]);
   // Nobody can leave descriptors in it then. The daemon only needs to know when the other end is closed.
   ::shutdown(own.get(), SHUT_RD);
-  const auto line = std::make_shared<LifeLine>(io_, lane_of(*connection, BlockingPool::Lane::Of::closing));
+  const auto line = std::make_shared<LifeLine>(io_, source_of(*connection, BlockingPool::Source::Of::closing));
   if (auto watched = watch(line->socket, own); !watched) return watched.error();
   const auto added = lifelines_.emplace(heir, line).first;
   try {
@@ -250,13 +250,13 @@ void AsioServer::lifeline_ended(ClientId heir, LifeLine& line) {
 }
 
 void AsioServer::run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) {
-  using Of = BlockingPool::Lane::Of;
-  constexpr std::uint64_t copying = 1;  // a lane beside that for disposals of the same user
+  using Of = BlockingPool::Source::Of;
+  constexpr std::uint64_t copying = 1;  // a source beside that for disposals of the same user
   const auto connection = find(client);
   MUSTER_ASSERT(connection || !client, "who asks for something is connected");
-  const BlockingPool::Lane lane =
-      connection ? lane_of(*connection, Of::requests) : BlockingPool::Lane{Of::memory, settings_.node.user, copying};
-  blocking_.run(lane, std::move(work), std::move(then));
+  const BlockingPool::Source source = connection ? source_of(*connection, Of::requests)
+                                                 : BlockingPool::Source{Of::memory, settings_.node.user, copying};
+  blocking_.run(source, std::move(work), std::move(then));
 }
 
 void AsioServer::dispose(UserId user, Remains remains, std::function<void()> then) {
@@ -267,7 +267,7 @@ void AsioServer::dispose(UserId user, Remains remains, std::function<void()> the
   Disposal disposal{std::move(remains), std::move(then)};
   try {
     blocking_.run_with(
-        {BlockingPool::Lane::Of::memory, user, 0}, disposal, [](Disposal& held) { held.remains = {}; },
+        {BlockingPool::Source::Of::memory, user, 0}, disposal, [](Disposal& held) { held.remains = {}; },
         [this](Disposal& held) {
           held.then();
           node_.disposed(Clock::now());

@@ -33,9 +33,10 @@ std::uint64_t heap_of(const ipc::Contribute& contribute, int world_size) {
 }  // namespace
 
 GroupOps::GroupOps(Parts parts)
-    : parts_(std::move(parts)), undecided_(parts_.event, [this](const Undecided::Item& item, const Decision& decision) {
-        carry_out(item, decision);
-      }) {}
+    : parts_(std::move(parts)),
+      news_(parts_.clients, parts_.outside),
+      undecided_(parts_.event,
+                 [this](const Undecided::Item& item, const Decision& decision) { carry_out(item, decision); }) {}
 
 void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoint now) {
   auto seat = client.seats.find(contribute.seat);
@@ -93,7 +94,7 @@ void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoin
 
 std::vector<Action> GroupOps::muster(const GroupPtr& state, Contribution&& contribution, TimePoint now) {
   const Ticket ticket = contribution.ticket;
-  if (parts_.runs.answer_again(*state, contribution.key, contribution)) return {};
+  if (parts_.retries.answer(*state, contribution.key, contribution)) return {};
   try {
     return decide(state, now, [&](auto& actions) {
       const auto op = state->muster->contribute(std::move(contribution), now, actions);
@@ -234,7 +235,7 @@ UserId GroupOps::payer_of(const GroupState& state, const Op& op) const {
 void GroupOps::go_on(TimePoint now) {
   parts_.clients.guarded([&] { lose_more(now); });
   parts_.clients.guarded([&] { settle_more(now); });
-  tell_more();
+  news_.go_on();
   parts_.clients.guarded([&] { undecided_.go_on(); });
 }
 

@@ -23,11 +23,13 @@
 #include "memory/admission.hpp"
 #include "memory/ledger.hpp"
 #include "session/clients.hpp"
+#include "session/group_news.hpp"
 #include "session/group_state.hpp"
 #include "session/group_table.hpp"
 #include "session/op_counts.hpp"
 #include "session/op_runs.hpp"
 #include "session/outside.hpp"
+#include "session/retries.hpp"
 #include "session/teller.hpp"
 #include "session/undecided.hpp"
 #include "session/works.hpp"
@@ -46,6 +48,7 @@ class GroupOps {
     Works& works;
     GroupTable& table;
     OpRuns& runs;
+    Retries& retries;
     Outside& outside;
     OpCounts& counts;
     /// Runs a call from outside as an event of the node.
@@ -66,7 +69,7 @@ class GroupOps {
   void expire(TimePoint now);
 
   [[nodiscard]] bool goes_on() const {
-    return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty() || !untold_.empty() ||
+    return !leaving_.empty() || !unsettled_.empty() || !unsettled_groups_.empty() || news_.goes_on() ||
            undecided_.goes_on();
   }
   void go_on(TimePoint now);
@@ -104,7 +107,7 @@ class GroupOps {
   [[nodiscard]] UserId payer_of(const GroupState& state, const Op& op) const;
   [[nodiscard]] Payer payer_of(const Contribution& contribution) const;
 
-  // joining.cpp, leaving.cpp, splitting.cpp, deadlines.cpp
+  // joining.cpp, leaving.cpp, deadlines.cpp
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know already, or there are none
@@ -160,16 +163,7 @@ class GroupOps {
   void expire_early(const GroupPtr& state, TimePoint now, std::size_t& left);
   void expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members);
 
-  // telling.cpp
-  static void note_change(GroupState& state, UntoldGroups& among) noexcept;
-  void tell_members(GroupState& state, std::size_t& left) noexcept;
-  void tell_more() noexcept;
-  void tell_some(UntoldGroups& untold, std::size_t& left) noexcept;
-  [[nodiscard]] bool tell_some(GroupState& state, std::size_t& left) noexcept;
-  void tell_member(const Seat& seat, std::optional<muster::ipc::GroupChanged>& changed,
-                   std::vector<std::byte>& body) noexcept;
-  [[nodiscard]] static muster::ipc::GroupChanged change_of(const GroupState& state);
-
+  // splitting.cpp
   struct Child {
     GroupPtr group;
     std::vector<const Contribution*> members;  ///< by rank
@@ -182,8 +176,8 @@ class GroupOps {
   void reform(const GroupPtr& state, const Op& op, std::uint32_t next_epoch, TimePoint now);
 
   Parts parts_;
+  GroupNews news_;
   std::list<Leaving> leaving_;
-  UntoldGroups untold_;
   std::list<Unsettled> unsettled_;
   /// Groups with ops that have to learn of losses, or have to take their places in the order.
   boost::intrusive::list<GroupState, boost::intrusive::base_hook<UnsettledHook>,

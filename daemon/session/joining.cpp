@@ -88,7 +88,7 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
   if (*joined != Group::Joined::replacement) return;
   // If a round of tellings is running already, that one is enough.
   std::size_t left = found.tells() ? 0 : effort_of_turn;
-  tell_members(found, left);
+  news_.tell(found, left);
 }
 
 }  // namespace musterd

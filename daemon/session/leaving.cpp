@@ -75,15 +75,14 @@ bool GroupOps::lose_some(Leaving& leaving, TimePoint now) {
     pay_for_epochs(left);
   }
   if (!leaving.seats.empty()) return false;
-  tell_some(leaving.untold, left);
-  untold_.splice(untold_.end(), leaving.untold);
+  news_.tell(leaving.untold, left);
   return true;
 }
 
 void GroupOps::lose(Leaving& leaving, Client::Seats::iterator seat, std::size_t& left, TimePoint now) {
   const GroupPtr state = seat->second.group;
   if (lose_seat(seat->first, seat->second, leaving.loss, left, now) == AfterLoss::tell)
-    note_change(*state, leaving.untold);
+    GroupNews::note(*state, leaving.untold);
   leaving.seats.erase(seat);
 }
 
@@ -283,7 +282,7 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
     unsettled.front().withdrawn.swap(queue.ops);
     settle(std::move(unsettled), left, now);
   }
-  tell_members(*state, left);
+  news_.tell(*state, left);
   settle_own(state, left, now);
   spent_on_epochs_ += effort_of_turn - left;
 }

@@ -110,6 +110,8 @@ class Node {
   GroupTable groups_;
   OpCounts counts_;
   Inspect inspect_;
+  Giver giver_;
+  Retries retries_;
   OpRuns runs_;
   GroupOps group_ops_;
   Combines combines_;

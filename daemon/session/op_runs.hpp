@@ -8,8 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <span>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -26,11 +24,13 @@
 #include "session/clients.hpp"
 #include "session/giver.hpp"
 #include "session/group_state.hpp"
-#include "session/history.hpp"
+#include "session/long_ops.hpp"
 #include "session/memory_pressure.hpp"
 #include "session/node_settings.hpp"
 #include "session/op_counts.hpp"
+#include "session/op_memory.hpp"
 #include "session/outside.hpp"
+#include "session/retries.hpp"
 #include "session/running_op.hpp"
 #include "session/slow_folds.hpp"
 #include "session/works.hpp"
@@ -49,20 +49,21 @@ class OpRuns {
     Clients& clients;
     Works& works;
     MemoryPressure& pressure;
-    History& history;
+    Giver& giver;
+    Retries& retries;
     Outside& outside;
     OpCounts& counts;
     /// Runs a call from outside as an event of the node.
     std::function<void(FunctionRef)> event;
     const TimePoint& now;  ///< the time of the event that runs
   };
-  explicit OpRuns(Parts parts) : parts_(std::move(parts)), giver_(parts_.clients, parts_.works, parts_.store) {}
+  explicit OpRuns(Parts parts)
+      : parts_(std::move(parts)),
+        memory_({parts_.ledger, parts_.results, parts_.pressure, parts_.works, parts_.settings.segments_of_turn}),
+        long_ops_(parts_.clients, parts_.works) {}
 
   /// Starts an op. `state` is null for a combine. `user` pays for the results.
   void start(const GroupPtr& state, const OpPtr& op, UserId user) noexcept;
-  /// Answers a call for an op that the group's history remembers with the outcome of that op. False if the history does
-  /// not have it.
-  [[nodiscard]] bool answer_again(const GroupState& state, const std::string& key, const Contribution& call) noexcept;
   /// Ends an op that has failed.
   void fail(GroupState* state, const Op& op, const muster::Error& error) noexcept;
 
@@ -70,7 +71,9 @@ class OpRuns {
   void expire(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
-  [[nodiscard]] bool goes_on() const { return !being_made_.empty() || giver_.goes_on() || may_have_unwanted(); }
+  [[nodiscard]] bool goes_on() const {
+    return !being_made_.empty() || parts_.giver.goes_on() || long_ops_.may_have_unwanted();
+  }
   void go_on();
   /// Tells all outcomes that are decided.
   void give_all() noexcept;
@@ -79,58 +82,34 @@ class OpRuns {
 
  private:
   friend class NodeAudit;  ///< in the tests; adds up what is held
-  using RunningList = boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
-                                             boost::intrusive::constant_time_size<false>>;
 
   // op_runs.cpp
   void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, UserId user);
-  [[nodiscard]] static Sharing sharing_of(const RunningOp& running);
-  [[nodiscard]] static muster::Result<Plan> plan_of(const RunningOp& running);
   [[nodiscard]] muster::Result<void> plan(RunningOp& running);
   [[nodiscard]] muster::Result<void> attempt(std::uint64_t key, Turn turn);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
-  [[nodiscard]] muster::Result<void> keep_sizes(RunningOp& waiting);
-  [[nodiscard]] bool is_wanted(const RunningOp& running, std::size_t& left) const;
-  [[nodiscard]] bool may_have_unwanted() const { return may_have_unwanted(waiting_) || may_have_unwanted(working_); }
-  [[nodiscard]] bool may_have_unwanted(const RunningList& ops) const;
-  void drop_unwanted(RunningList& ops, std::size_t& left);
-  void drop_unwanted(const RunningOp& running);
-  [[nodiscard]] muster::Result<void> charge_running(RunningOp& running, std::uint64_t beside);
-  [[nodiscard]] muster::Result<void> allocate(RunningOp& running, Turn turn);
-  [[nodiscard]] muster::Result<void> could_have_room(const RunningOp& running);
-  [[nodiscard]] muster::Result<void> book(RunningOp& running, Turn turn);
-  /// Makes some of the op's new segments. False if more are left.
-  [[nodiscard]] muster::Result<bool> make_some(RunningOp& running);
+  void drop(const RunningOp& running);
   void make_more();
   void go_on_making(std::uint64_t key);
-  static void drop_regions(RunningOp& running);
-  [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
-  [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, std::uint64_t bytes, Turn turn);
   void finish(std::uint64_t key);
-  [[nodiscard]] muster::Result<Objects> publish(RunningOp& running);
-  [[nodiscard]] static std::vector<Objects> given_to_remember(const RunningOp& running,
-                                                              std::span<const ObjectPtr> outputs);
-  void answer_those_who_called(const GroupState& state, const std::string& key) noexcept;
+  [[nodiscard]] muster::Result<Objects> publish(RunningOp& running) const;
   void fail_running(std::uint64_t key, const muster::Error& error) noexcept;
   void give_up_running(std::uint64_t key, const muster::Error& error) noexcept;
-  [[nodiscard]] std::optional<UserId> seen_by_all(const RunningOp& running) const;
 
   // with_lanes.cpp
   void launch(std::uint64_t key);
-  [[nodiscard]] bool reads_slowly(const Op& op);
-  void mark_slow(const Op& op);
   [[nodiscard]] const Process& process_of(const Op& op) const;
   void watch(RunningOp& running);
   void lane_ended(std::uint64_t key, const JobEnd& end);
   void lane_is_quiet(std::uint64_t key);
 
   Parts parts_;
-  /// Ops that wait for memory. Those that have not been looked at since a client went come first.
-  RunningList waiting_;
+  OpMemory memory_;
+  LongOps long_ops_;
   /// Ops that have all the memory they need, and whose segments are being made.
-  RunningList being_made_;
-  /// Ops whose work a lane does, in the same order as those that wait.
-  RunningList working_;
+  boost::intrusive::list<RunningOp, boost::intrusive::base_hook<WaitingHook>,
+                         boost::intrusive::constant_time_size<false>>
+      being_made_;
   struct Sooner {
     bool operator()(const RunningOp& a, const RunningOp& b) const {
       return std::tie(a.deadline, a.key) < std::tie(b.deadline, b.key);
@@ -141,7 +120,6 @@ class OpRuns {
                         boost::intrusive::constant_time_size<false>>
       due_;
   RunningOps running_;
-  Giver giver_;
   SlowFolds slow_folds_;
   std::uint64_t last_key_ = 0;
 };

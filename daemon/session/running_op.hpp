@@ -1,7 +1,6 @@
 // An op from its complete muster until its outcome is decided.
 #pragma once
 
-#include <algorithm>
 #include <boost/intrusive/list.hpp>
 #include <boost/intrusive/set.hpp>
 #include <cstdint>
@@ -9,6 +8,7 @@
 #include <unordered_map>
 
 #include <muster/ipc/small_vector.hpp>
+#include <muster/result.hpp>
 
 #include "base/time.hpp"
 #include "collective/plan.hpp"
@@ -52,9 +52,12 @@ struct RunningOp : WaitingHook, DueHook {
 inline constexpr std::uint64_t at_once_bytes_max = 256 << 10;
 
 /// The earliest deadline of the op's ranks.
-[[nodiscard]] inline TimePoint deadline_of(const Op& op) {
-  return std::ranges::min_element(op.contributions, {}, &Contribution::deadline)->deadline;
-}
+[[nodiscard]] TimePoint deadline_of(const Op& op);
+/// Whether ranks may share an input as their result: not in open groups, as a rank that has left keeps what it shares.
+[[nodiscard]] Sharing sharing_of(const RunningOp& running);
+/// Makes the op's plan. A plan is the largest thing that an op needs of the heap, so this is an error and no exception
+/// if there is no memory for it: then only this op fails.
+[[nodiscard]] muster::Result<Plan> plan_of(const RunningOp& running);
 
 using RunningOps = std::unordered_map<std::uint64_t, RunningOp>;  ///< by key
 using Objects = muster::ipc::SmallVector<ObjectPtr, 2>;

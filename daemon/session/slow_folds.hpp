@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "base/time.hpp"
+#include "collective/contribution.hpp"
 #include "collective/turns.hpp"
+#include "session/works.hpp"
 
 namespace musterd {
 
@@ -36,6 +38,10 @@ class SlowFolds {
     return std::any_of(marks_.begin(), marks_.end(), [&](const Mark& mark) { return mark.process == process; }) ||
            std::count_if(marks_.begin(), marks_.end(), same_user) > of_user_max;
   }
+  /// Marks all processes whose arrays the op reads, as any of them may be the reason.
+  void mark(const Op& op, const Works& works, TimePoint now);
+  /// Whether the control thread does not read the arrays of this op now.
+  [[nodiscard]] bool holds_off(const Op& op, const Works& works, TimePoint now);
   void forget(TimePoint now) {
     std::erase_if(marks_, [&](const Mark& mark) { return mark.until <= now; });
   }

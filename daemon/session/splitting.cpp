@@ -111,7 +111,7 @@ void GroupOps::seat_in_children(std::vector<Child>& children, const Op& op) {
     for (std::size_t rank = 0; rank < members.size(); ++rank)
       seat_in_child(child, *members[rank], static_cast<int>(rank), std::move(seats[rank]));
     if (child->group.empty()) parts_.table.remove(child);
-    else if (!child->group.lost().empty()) tell_members(*child, left);
+    else if (!child->group.lost().empty()) news_.tell(*child, left);
   }
   for (const auto& contribution : op.contributions)
     if (contribution.root < 0) parts_.works.settle_done(contribution.ticket, {});

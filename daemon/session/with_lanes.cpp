@@ -30,16 +30,16 @@ void OpRuns::launch(std::uint64_t key) {
   parts_.counts.bytes_reduced += bytes;
   if (bytes == 0) return finish(key);
   Lane& lane = *parts_.outside.lane(running.plan.device);
-  if (bytes <= at_once_bytes_max && !reads_slowly(*running.op)) {
+  if (bytes <= at_once_bytes_max && !slow_folds_.holds_off(*running.op, parts_.works, parts_.now)) {
     if (const auto held_up = lane.run_at_once(job)) {
-      if (*held_up > FoldWatch::long_min) mark_slow(*running.op);
+      if (*held_up > FoldWatch::long_min) slow_folds_.mark(*running.op, parts_.works, parts_.now);
       return finish(key);
     }
   }
   // Its last client may have gone while it waited for nothing that is looked at when clients go.
   std::size_t left = effort_of_turn;
-  if (!is_wanted(running, left)) return drop_unwanted(running);
-  if (auto charged = charge_running(running, 0); !charged) return fail_running(key, charged.error());
+  if (!long_ops_.is_wanted(running, left)) return drop(running);
+  if (auto charged = memory_.charge(running, 0); !charged) return fail_running(key, charged.error());
   watch(running);
   job.id = key;
   job.process = process_of(*running.op);
@@ -47,29 +47,13 @@ void OpRuns::launch(std::uint64_t key) {
   job.quiet = [this, key] { parts_.event([&] { lane_is_quiet(key); }); };
   lane.start(std::move(job), running.deadline);
   running.with_lane = true;
-  running.wanted_at = parts_.clients.erased();
-  working_.push_back(running);
+  long_ops_.add_with_lane(running);
 }
 
 void OpRuns::watch(RunningOp& running) {
   if (running.DueHook::is_linked()) return;
   running.deadline = deadline_of(*running.op);
   due_.insert(running);
-}
-
-bool OpRuns::reads_slowly(const Op& op) {
-  if (slow_folds_.empty()) return false;
-  slow_folds_.forget(parts_.now);
-  return std::any_of(op.contributions.begin(), op.contributions.end(), [&](const Contribution& contribution) {
-    const Pending* pending = parts_.works.find(contribution.ticket);
-    return pending && slow_folds_.holds_off(pending->process);
-  });
-}
-
-/// Any process whose arrays were read may be the reason, so all are marked.
-void OpRuns::mark_slow(const Op& op) {
-  for (const auto& contribution : op.contributions)
-    if (const Pending* pending = parts_.works.find(contribution.ticket)) slow_folds_.mark(pending->process, parts_.now);
 }
 
 /// The process whose turns an op takes on a lane. All ranks take part in a group's op, and the process of the lowest

@@ -13,9 +13,9 @@ using musterd::BlockingPool;
 
 namespace {
 
-using Lane = BlockingPool::Lane;
-constexpr Lane first{Lane::Of::requests, 1000, 1};
-constexpr Lane second{Lane::Of::requests, 1000, 2};
+using Source = BlockingPool::Source;
+constexpr Source first{Source::Of::requests, 1000, 1};
+constexpr Source second{Source::Of::requests, 1000, 2};
 constexpr std::size_t threads_max = BlockingPool::threads_of_each;
 
 /// Keeps what the pool posts, and runs it on the test's thread.
@@ -101,7 +101,7 @@ namespace {
 
 /// Jobs that hang until the gate is opened. Each is of another process, and there are more of them than threads.
 constexpr int hanging = 2 * static_cast<int>(threads_max);
-void hang(BlockingPool& pool, Gate& gate, Lane::Of of, std::uint32_t user, int& followed) {
+void hang(BlockingPool& pool, Gate& gate, Source::Of of, std::uint32_t user, int& followed) {
   for (std::uint64_t process = 1; process <= hanging; ++process)
     pool.run(
         {of, user, process}, [&] { gate.pass(); }, [&] { ++followed; });
@@ -114,7 +114,7 @@ TEST_CASE("the number of threads is bounded, and a job that finds no free thread
   Gate gate;
   int followed = 0;
   BlockingPool pool([&](auto errand) { control.post(std::move(errand)); }, 2);
-  hang(pool, gate, Lane::Of::requests, 1000, followed);
+  hang(pool, gate, Source::Of::requests, 1000, followed);
   gate.open();
   for (int i = 0; i < hanging; ++i) control.run_one();
   CHECK(followed == hanging);
@@ -130,7 +130,7 @@ TEST_CASE("the hanging jobs of one process take one thread, however many they ar
         first, [&] { gate.pass(); }, [] {});
   for (std::uint64_t process = 2; process < 100; ++process)
     pool.run(
-        {Lane::Of::requests, 1000, process}, [] {}, [&] { ++others; });
+        {Source::Of::requests, 1000, process}, [] {}, [&] { ++others; });
   for (std::uint64_t process = 2; process < 100; ++process) control.run_one();
   CHECK(others == 98);
   gate.open();
@@ -140,7 +140,7 @@ TEST_CASE("the hanging jobs of one user leave threads for others, and for that u
   Control control;
   Gate gate;
   int followed = 0;
-  const auto of = GENERATE(Lane::Of::requests, Lane::Of::closing);
+  const auto of = GENERATE(Source::Of::requests, Source::Of::closing);
   BlockingPool pool([&](auto errand) { control.post(std::move(errand)); });
   for (std::uint32_t user = 1000; user < 1003; ++user) hang(pool, gate, of, user, followed);
   std::vector<int> done;
@@ -148,7 +148,7 @@ TEST_CASE("the hanging jobs of one user leave threads for others, and for that u
       {of, 2000, 1}, [] {}, [&] { done.push_back(1); });
   control.run_one();
   pool.run(
-      {Lane::Of::memory, 1000, 1}, [] {}, [&] { done.push_back(2); });
+      {Source::Of::memory, 1000, 1}, [] {}, [&] { done.push_back(2); });
   control.run_one();
   CHECK(done == std::vector{1, 2});
   CHECK(followed == 0);

@@ -5,9 +5,8 @@
 
 #include <muster/ipc/records.hpp>
 
-#include "recorder.hpp"
+#include "node_parts.hpp"
 #include "session/op_runs.hpp"
-#include "store/world.hpp"
 
 using namespace musterd;
 using namespace musterd::testing;
@@ -17,42 +16,30 @@ using muster::ipc::Kind;
 
 namespace {
 
-constexpr UserId user = 1000;
 constexpr std::int64_t few = 100;
 constexpr std::int64_t many = 200 << 10;  ///< floats: more than is done on the control thread
 
-struct Running : StoreWorld {
-  explicit Running(Quota quota = memory_quota(64 * mebibyte)) : StoreWorld({}, quota) {
-    settings.quota = quota;
-    settings.segments_of_turn = 8;
-  }
-  NodeSettings settings;
-  Recorder outside;
-  Admission admission{100};
-  History history{ledger, {}};
-  Clients clients{ledger, 0, ""};
-  Teller teller{clients, outside};
-  Works works{clients, teller, store, outside, 1};
-  MemoryPressure pressure{{64 * mebibyte, {}},
-                          {ledger, segments, results, store, history, admission, clients, teller, outside}};
+struct Running : NodeParts {
+  explicit Running(Quota quota = memory_quota(64 * mebibyte)) : NodeParts(quota) {}
   OpCounts counts;
   TimePoint time = start;
-  OpRuns runs{{settings, ledger, results, store, admission, clients, works, pressure, history, outside, counts,
+  OpRuns runs{{settings, ledger, results, store, admission, clients, works, pressure, giver, retries, outside, counts,
                [](FunctionRef what) { what(); }, time}};
 
   /// A combine of two arrays of one client.
   OpPtr combine(std::int64_t floats, Duration timeout = std::chrono::seconds(30)) {
-    if (!clients.find({1})) REQUIRE(clients.add({1}, {user, 1}, start));
+    if (!clients.find({1})) REQUIRE(clients.add({1}, {NodeParts::user, 1}, start));
     auto op = std::make_shared<Op>();
     op->id = ++last_;
     op->name = "allreduce #" + std::to_string(last_);
     op->world_size = 2;
     const Ticket ticket = works.add({{1}, {last_}, {}, nullptr, {}});
     for (int rank = 0; rank < 2; ++rank) {
-      const auto side = lease_and_map(segments, {user, {1}}, static_cast<std::uint64_t>(floats) * sizeof(float));
+      const auto side =
+          lease_and_map(segments, {NodeParts::user, {1}}, static_cast<std::uint64_t>(floats) * sizeof(float));
       const std::vector<float> values(static_cast<std::size_t>(floats), static_cast<float>(rank + 1));
       std::memcpy(side.mapping.data(), values.data(), values.size() * sizeof(float));
-      const auto object = try_seal({user, {1}}, array(side.segment->id(), 0, floats)).value();
+      const auto object = try_seal({NodeParts::user, {1}}, array(side.segment->id(), 0, floats)).value();
       Contribution contribution;
       contribution.rank = rank;
       contribution.kind = Kind::allreduce;
@@ -64,27 +51,22 @@ struct Running : StoreWorld {
     return op;
   }
   std::optional<muster::ipc::Done> done() {
-    return told<muster::ipc::Done>(CompletionType::done, muster::ipc::read_done);
+    const auto told = NodeParts::done(1);
+    return told.empty() ? std::nullopt : std::optional(told.front());
   }
   std::optional<muster::Error> failed() {
-    const auto failed = told<muster::ipc::Failed>(CompletionType::failed, muster::ipc::read_failed);
-    return failed ? std::optional(failed->error) : std::nullopt;
+    const auto told = NodeParts::failed(1);
+    return told.empty() ? std::nullopt : std::optional(told.front().error);
   }
   /// The first value of what was given.
   float value(const muster::ipc::Done& done) {
-    const auto object = store.held(done.items.at(0).object, {user, {1}}).value();
+    const auto object = store.held(done.items.at(0).object, {NodeParts::user, {1}}).value();
     float value = 0;
     std::memcpy(&value, host_address(object->place(0)), sizeof value);
     return value;
   }
 
  private:
-  template <class Record, class Read>
-  std::optional<Record> told(CompletionType type, Read read) {
-    for (const auto& completion : outside.completions[{1}])
-      if (completion.type == type) return read(completion.body).value();
-    return std::nullopt;
-  }
   std::uint64_t last_ = 0;
 };
 
@@ -93,7 +75,7 @@ struct Running : StoreWorld {
 TEST_CASE("a small op is done at once") {
   Running node;
   node.outside.jobs.apart = false;
-  node.runs.start(nullptr, node.combine(few), user);
+  node.runs.start(nullptr, node.combine(few), NodeParts::user);
   const auto done = node.done();
   REQUIRE(done);
   CHECK(done->contributors == 2);
@@ -104,7 +86,7 @@ TEST_CASE("a small op is done at once") {
 
 TEST_CASE("a large op is done by a lane, and given when that has ended") {
   Running node;
-  node.runs.start(nullptr, node.combine(many), user);
+  node.runs.start(nullptr, node.combine(many), NodeParts::user);
   CHECK_FALSE(node.done());
   REQUIRE(node.outside.jobs.jobs.size() == 1);
   CHECK(node.runs.next_deadline() == node.time + std::chrono::seconds(30));
@@ -118,7 +100,7 @@ TEST_CASE("a large op is done by a lane, and given when that has ended") {
 
 TEST_CASE("an op that its lane does not end in time is a Timeout, and its memory stays until the lane is quiet") {
   Running node;
-  node.runs.start(nullptr, node.combine(many), user);
+  node.runs.start(nullptr, node.combine(many), NodeParts::user);
   const auto used = node.results.used_bytes();
   node.time += std::chrono::seconds(31);
   node.runs.expire(node.time);
@@ -135,10 +117,10 @@ TEST_CASE("an op that its lane does not end in time is a Timeout, and its memory
 TEST_CASE("an op waits while the store is full, and goes on when memory comes back") {
   Running node(memory_quota(4 * mebibyte));
   const auto op = node.combine(many);
-  auto rest =
-      node.ledger.charge({user, {}}, Resource::memory, 4 * mebibyte - node.ledger.total().used[Resource::memory]);
+  auto rest = node.ledger.charge({NodeParts::user, {}}, Resource::memory,
+                                 4 * mebibyte - node.ledger.total().used[Resource::memory]);
   REQUIRE(rest);
-  node.runs.start(nullptr, op, user);
+  node.runs.start(nullptr, op, NodeParts::user);
   CHECK(node.admission.waiting() == 1);
   CHECK(node.outside.jobs.jobs.empty());
   SECTION("memory comes back") {
@@ -163,7 +145,7 @@ TEST_CASE("an op waits while the store is full, and goes on when memory comes ba
 
 TEST_CASE("what a lane fails fails the op with its error") {
   Running node;
-  node.runs.start(nullptr, node.combine(many), user);
+  node.runs.start(nullptr, node.combine(many), NodeParts::user);
   node.outside.jobs.fail(node.outside.jobs.latest, {Code::failed, "the lane broke"});
   REQUIRE(node.failed());
   CHECK(node.failed()->message() == "the lane broke");

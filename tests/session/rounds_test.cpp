@@ -24,7 +24,7 @@ using Peers = Rounds<PeerPtr>;
 
 struct Peer {
   std::string name;
-  Peers::LanePtr lane;
+  Peers::TurnsPtr turns;
   int work = 0;   ///< items of work to do
   Duration each;  ///< how long each of them takes
   Duration had{};
@@ -37,7 +37,7 @@ constexpr Duration slow = microseconds(700);
 class World {
  public:
   PeerPtr add(const std::string& name, std::int32_t pid, int work, Duration each, std::uint32_t user = 1) {
-    auto peer = std::make_shared<Peer>(Peer{name, rounds.lane_of(user, pid, now), work, each});
+    auto peer = std::make_shared<Peer>(Peer{name, rounds.turns_of(user, pid, now), work, each});
     rounds.add(peer);
     return peer;
   }
@@ -166,13 +166,13 @@ TEST_CASE("a process is not charged for time that others had the core in its tur
   world.on_served = pause;
   world.now += seconds(1);
   world.round();
-  CHECK(modest->lane->cost.sum() <= RecentCost::of_turn(quick));
+  CHECK(modest->turns->cost.sum() <= RecentCost::of_turn(quick));
   // It is not charged for what they took before either.
   world.on_served = {};
   pause(modest);
   modest->each = slow;
   world.round();
-  CHECK(modest->lane->cost.sum() >= RecentCost::of_turn(slow));
+  CHECK(modest->turns->cost.sum() >= RecentCost::of_turn(slow));
 }
 
 TEST_CASE("processes that connect again for each request gain nothing") {
@@ -206,8 +206,8 @@ TEST_CASE("a newcomer is not behind all others") {
   run_for(world, seconds(2));
   const auto newcomer = world.add("newcomer", 1000, 0, slow);
   std::size_t less = 0;
-  for (const auto& peer : greedy) peer->lane->cost.forget(world.now);
-  for (const auto& peer : greedy) less += peer->lane->cost.sum() < newcomer->lane->cost.sum();
+  for (const auto& peer : greedy) peer->turns->cost.forget(world.now);
+  for (const auto& peer : greedy) less += peer->turns->cost.sum() < newcomer->turns->cost.sum();
   CHECK(less > 20);
   CHECK(less < 180);
 }
@@ -389,18 +389,18 @@ TEST_CASE("connections come and go while they have their turn") {
 TEST_CASE("records of a process end with its last connection, and records of a user with its last process") {
   Peers rounds({[] { return TimePoint{}; }, [] { return Duration{}; }});
   const TimePoint now{seconds(1000)};
-  const auto first = rounds.lane_of(1, 7, now);
-  CHECK(rounds.lane_of(1, 7, now) == first);
-  const std::weak_ptr<Peers::Lane> ended = rounds.lane_of(1, 8, now);
+  const auto first = rounds.turns_of(1, 7, now);
+  CHECK(rounds.turns_of(1, 7, now) == first);
+  const std::weak_ptr<Peers::Turns> ended = rounds.turns_of(1, 8, now);
   CHECK(ended.expired());
-  auto fresh = rounds.lane_of(1, 8, now);
-  auto other = rounds.lane_of(2, 8, now);
-  CHECK(rounds.lane_of(1, 8, now) == fresh);
-  CHECK(first->known->lanes.size() == 3);
+  auto fresh = rounds.turns_of(1, 8, now);
+  auto other = rounds.turns_of(2, 8, now);
+  CHECK(rounds.turns_of(1, 8, now) == fresh);
+  CHECK(first->known->processes.size() == 3);
   CHECK(first->known->users.size() == 2);
   fresh.reset();
   other.reset();
-  CHECK(first->known->lanes.size() == 1);
+  CHECK(first->known->processes.size() == 1);
   CHECK(first->known->users.size() == 1);
 }
 

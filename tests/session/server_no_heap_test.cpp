@@ -603,7 +603,7 @@ TEST_CASE("a job for which a pool has no memory is refused, and all others are d
   std::size_t taken = 0;
   bool was_hit = true;
   for (std::uint32_t number = 1; was_hit; ++number) {
-    const BlockingPool::Lane lane{BlockingPool::Lane::Of::requests, number, number};
+    const BlockingPool::Source lane{BlockingPool::Source::Of::requests, number, number};
     const auto run = [&] {
       pool.run(
           lane, [&] { ++worked; }, [] {});

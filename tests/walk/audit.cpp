@@ -103,7 +103,7 @@ Amounts NodeAudit::held() const {
   }
   for (const auto& entry : node_.group_ops_.undecided_.waiting_)
     if (entry.item.op) add_all(entry.item.op->contributions);
-  for (const auto& giving : node_.runs_.giver_.giving_) {
+  for (const auto& giving : node_.giver_.giving_) {
     heap += giving.over.mapped().heap.amount();
     add_all(giving.over.mapped().op->contributions);
   }
@@ -209,7 +209,7 @@ void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& fou
 
 /// No client has room reserved for holds that no op gives any more.
 void NodeAudit::check_reservations(std::vector<std::string>& found) const {
-  if (!node_.runs_.giver_.giving_.empty()) return;
+  if (!node_.giver_.giving_.empty()) return;
   for (const auto& [client, family] : node_.store_.families_)
     if (family->reserved > 0) found.push_back("client " + std::to_string(client.value) + " has holds reserved");
 }
@@ -268,10 +268,10 @@ std::vector<std::string> NodeAudit::left_over() const {
   count("pending entries", node_.works_.size());
   count("running ops", node_.runs_.running_.size());
   count("undecided ops and epochs", node_.group_ops_.undecided_.waiting_.size());
-  count("ops that are being given", node_.runs_.giver_.giving_.size());
+  count("ops that are being given", node_.giver_.giving_.size());
   count("groups with ops to settle", node_.group_ops_.unsettled_.size() + node_.group_ops_.unsettled_groups_.size());
   count("clients' seats that are being lost", node_.group_ops_.leaving_.size());
-  count("groups with members to tell", node_.group_ops_.untold_.size());
+  count("groups with members to tell", node_.group_ops_.news_.untold_.size());
   count("life lines", node_.clients_.lifelines_.size());
   count("objects", node_.store_.size());
   count("segments", node_.segments_.size() + node_.segments_.draining_.size());

@@ -1,47 +1,59 @@
-// How the members of a group learn of a loss, a replacement or a new epoch. There may be a thousand members, and
-// changes may come faster than all of them can be told. So each group has at most one pending round of tellings, which
-// tells the newest state.
-#include <algorithm>
-#include <optional>
+#include "session/group_news.hpp"
 
-#include "session/group_ops.hpp"
+#include <algorithm>
+
 #include "session/turn.hpp"
 
 namespace musterd {
 
 namespace ipc = muster::ipc;
 
-/// Notes that every member has to be told.
-void GroupOps::note_change(GroupState& state, UntoldGroups& among) noexcept {
+namespace {
+
+ipc::GroupChanged change_of(const GroupState& state) {
+  ipc::GroupChanged changed;
+  changed.epoch = state.group.epoch();
+  changed.live = state.group.live();
+  changed.lost = state.group.lost();
+  return changed;
+}
+
+}  // namespace
+
+void GroupNews::note(GroupState& state, UntoldGroups& among) noexcept {
   state.untold_ranks = state.group.settings().world_size;
   if (!state.tells()) among.push_back(state);
 }
 
-/// Tells the first members now; the others are told in later turns.
-void GroupOps::tell_members(GroupState& state, std::size_t& left) noexcept {
-  note_change(state, untold_);
+void GroupNews::tell(GroupState& state, std::size_t& left) noexcept {
+  note(state, untold_);
   if (tell_some(state, left)) state.UntoldHook::unlink();
 }
 
-void GroupOps::tell_more() noexcept {
+void GroupNews::tell(UntoldGroups& groups, std::size_t& left) noexcept {
+  tell_some(groups, left);
+  untold_.splice(untold_.end(), groups);
+}
+
+void GroupNews::go_on() noexcept {
   std::size_t left = effort_of_turn;
   tell_some(untold_, left);
   // Groups take turns, so this one goes to the end.
   if (!untold_.empty()) untold_.splice(untold_.end(), untold_, untold_.begin());
 }
 
-void GroupOps::tell_some(UntoldGroups& untold, std::size_t& left) noexcept {
+void GroupNews::tell_some(UntoldGroups& untold, std::size_t& left) noexcept {
   while (!untold.empty() && tell_some(untold.front(), left)) untold.pop_front();
 }
 
 /// Tells as many members as there is time for. True if none is left.
-bool GroupOps::tell_some(GroupState& state, std::size_t& left) noexcept {
+bool GroupNews::tell_some(GroupState& state, std::size_t& left) noexcept {
   constexpr std::size_t effort_of_record = 2;
   constexpr std::size_t ranks_each = 512;  ///< ranks named by a record
   if (left == 0) return false;
   std::optional<ipc::GroupChanged> changed;
   std::vector<std::byte> body;
-  parts_.clients.guarded([&] { changed = change_of(state); });
+  clients_.guarded([&] { changed = change_of(state); });
   const std::size_t named = changed ? changed->live.size() + changed->lost.size() : 0;
   const std::size_t effort = effort_of_record + named / ranks_each;
   const auto& seats = state.group.seats();
@@ -60,27 +72,19 @@ bool GroupOps::tell_some(GroupState& state, std::size_t& left) noexcept {
 }
 
 /// `changed` is empty if there was no memory for it.
-void GroupOps::tell_member(const Seat& seat, std::optional<ipc::GroupChanged>& changed,
-                           std::vector<std::byte>& body) noexcept {
+void GroupNews::tell_member(const Seat& seat, std::optional<ipc::GroupChanged>& changed,
+                            std::vector<std::byte>& body) noexcept {
   // A client that is being forgotten may hold more seats, which it loses next.
-  if (!parts_.clients.find(seat.client)) return;
-  if (!changed) return parts_.clients.doom(seat.client);
+  if (!clients_.find(seat.client)) return;
+  if (!changed) return clients_.doom(seat.client);
   changed->seat = seat.id;
-  parts_.clients.guarded(
+  clients_.guarded(
       [&] {
         body.clear();
         ipc::write(*changed, body);
-        parts_.outside.complete(seat.client, ipc::CompletionType::group_changed, body);
+        outside_.complete(seat.client, ipc::CompletionType::group_changed, body);
       },
       seat.client);
-}
-
-ipc::GroupChanged GroupOps::change_of(const GroupState& state) {
-  ipc::GroupChanged changed;
-  changed.epoch = state.group.epoch();
-  changed.live = state.group.live();
-  changed.lost = state.group.lost();
-  return changed;
 }
 
 }  // namespace musterd
