@@ -104,6 +104,54 @@ std::string host_name() {
   return ::uname(&names) == 0 ? names.nodename : "";
 }
 
+/// What clients may have of this process's descriptors and mappings.
+struct SystemShares {
+  std::uint64_t descriptors;
+  std::uint64_t maps;
+};
+
+SystemShares system_shares(const Config& config) {
+  // Clients may have what this process doesn't need for its own descriptors and for those that come with a packet.
+  constexpr std::uint64_t own_descriptors = 16;
+  const std::uint64_t limit = raise_descriptor_limit();
+  return {limit - std::min(limit / 2, own_descriptors), maps_for_clients(config.maps_max)};
+}
+
+Quota quota_of(const Config& config, const SystemShares& shares) {
+  Quota quota;
+  const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();
+  const auto or_all = [](std::uint64_t value, std::uint64_t all) { return value ? std::min(value, all) : all; };
+  constexpr std::uint64_t objects_total = std::uint64_t{1} << 24;
+  constexpr std::uint64_t slots_total = std::uint64_t{1} << 24;
+  constexpr std::uint64_t slots_of_client = 1 << 16;
+  constexpr std::uint64_t groups_total = 1 << 14;
+  constexpr std::uint64_t groups_of_user = groups_total / 2;
+  // One client may have at most half of the heap and of the mappings, and one user three quarters, so that others can
+  // go on.
+  const std::uint64_t heap = heap_bytes(memory);
+  const auto [descriptors, maps] = shares;
+  quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap, maps};
+  // Where users have a limit of memory, the same share of the descriptors is their limit.
+  quota.per_user = {or_all(config.user_memory_bytes, memory),
+                    objects_total,
+                    config.user_memory_bytes ? descriptors / 4 * 3 : descriptors,
+                    slots_total,
+                    groups_of_user,
+                    heap / 4 * 3,
+                    maps - maps / 4};
+  quota.per_client = {or_all(config.client_memory_bytes, memory),
+                      config.objects_max,
+                      descriptors / 2,
+                      slots_of_client,
+                      groups_of_user,
+                      heap / 2,
+                      maps - maps / 2};
+  constexpr std::uint64_t reserve_share = 32;
+  constexpr std::uint64_t reserve_bytes_max = 128 << 20;
+  quota.reserve_bytes = std::min(memory / reserve_share, reserve_bytes_max);
+  return quota;
+}
+
 ServerSettings server_settings(const Config& config) {
   ServerSettings settings;
   settings.socket = muster::ipc::socket_path(config.socket);
@@ -117,44 +165,12 @@ ServerSettings server_settings(const Config& config) {
   node.host = host_name();
   node.user = ::geteuid();
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
-  const std::uint64_t memory = config.memory_bytes ? config.memory_bytes : default_memory_bytes();
-  const auto or_all = [](std::uint64_t value, std::uint64_t all) { return value ? std::min(value, all) : all; };
-  // Clients may have what this process doesn't need for its own descriptors and for those that come with a packet.
-  constexpr std::uint64_t own_descriptors = 16;
-  const std::uint64_t limit = raise_descriptor_limit();
-  const std::uint64_t descriptors = limit - std::min(limit / 2, own_descriptors);
-  constexpr std::uint64_t objects_total = std::uint64_t{1} << 24;
-  constexpr std::uint64_t slots_total = std::uint64_t{1} << 24;
-  constexpr std::uint64_t slots_of_client = 1 << 16;
-  constexpr std::uint64_t groups_total = 1 << 14;
-  constexpr std::uint64_t groups_of_user = groups_total / 2;
-  // One client may have at most half of the heap and of the mappings, and one user three quarters, so that others can
-  // go on.
-  const std::uint64_t heap = heap_bytes(memory);
-  const std::uint64_t maps = maps_for_clients(config.maps_max);
-  node.quota.total = {memory, objects_total, descriptors, slots_total, groups_total, heap, maps};
-  // Where users have a limit of memory, the same share of the descriptors is their limit.
-  node.quota.per_user = {or_all(config.user_memory_bytes, memory),
-                         objects_total,
-                         config.user_memory_bytes ? descriptors / 4 * 3 : descriptors,
-                         slots_total,
-                         groups_of_user,
-                         heap / 4 * 3,
-                         maps - maps / 4};
-  node.quota.per_client = {or_all(config.client_memory_bytes, memory),
-                           config.objects_max,
-                           descriptors / 2,
-                           slots_of_client,
-                           groups_of_user,
-                           heap / 2,
-                           maps - maps / 2};
+  const SystemShares shares = system_shares(config);
+  node.quota = quota_of(config, shares);
   // Where descriptors or mappings are few, segments are fewer and larger, so that some tens of clients fit.
   constexpr std::uint64_t clients_about = 32;
   node.segments_about = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
-      std::min(descriptors, maps) / clients_about, 1, muster::ipc::RegionAllocator::most_segments));
-  constexpr std::uint64_t reserve_share = 32;
-  constexpr std::uint64_t reserve_bytes_max = 128 << 20;
-  node.quota.reserve_bytes = std::min(memory / reserve_share, reserve_bytes_max);
+      std::min(shares.descriptors, shares.maps) / clients_about, 1, muster::ipc::RegionAllocator::most_segments));
   node.in_flight_max = config.in_flight_max;
   node.idle_exit_s = config.idle_exit_s;
   const Topology topology;

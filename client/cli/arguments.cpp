@@ -308,6 +308,14 @@ std::vector<char*> without_help_command(std::vector<char*> words) {
   return words;
 }
 
+/// What is wrong with words that the parser took; empty if nothing is.
+std::string misuse_of(const CLI::App& sub, Parsed& parsed) {
+  if (sub.get_name() == "bench") return misuse_of(parsed.bench);
+  if (sub.get_name() != "run") return "";
+  const std::string misuse = take_command(sub, parsed.run);
+  return misuse.empty() ? misuse_of(parsed.run) : misuse;
+}
+
 Command parse_words(int argc, char* const* argv) {
   CLI::App app("", "muster");
   app.set_help_flag("");
@@ -348,13 +356,9 @@ Command parse_words(int argc, char* const* argv) {
     std::fputs(main_help().c_str(), stdout);
     return ExitStatus::ok;
   }
-  const std::string command = app.get_subcommands().front()->get_name();
-  std::string misuse;
-  if (command == "run") misuse = take_command(*app.get_subcommands().front(), parsed.run);
-  if (command == "run" && misuse.empty()) misuse = misuse_of(parsed.run);
-  if (command == "bench") misuse = misuse_of(parsed.bench);
-  if (!misuse.empty()) return complain_usage(command, misuse);
-  return chosen(command, parsed);
+  const CLI::App& sub = *app.get_subcommands().front();
+  if (const auto misuse = misuse_of(sub, parsed); !misuse.empty()) return complain_usage(sub.get_name(), misuse);
+  return chosen(sub.get_name(), parsed);
 }
 
 }  // namespace

@@ -15,8 +15,8 @@ namespace musterd {
 
 class BlockingPool {
  public:
-  /// Says where a job comes from. Jobs of one source run one after the other, in order. Only memory has two jobs side by side,
-  /// as nobody can make those hang.
+  /// Says where a job comes from. Jobs of one source run one after the other, in order. Only memory has two jobs side
+  /// by side, as nobody can make those hang.
   struct Source {
     /// Each kind has threads of its own.
     enum class Of : std::uint8_t { requests, closing, memory };

@@ -21,6 +21,13 @@ namespace {
 
 constexpr int epoch_shift = 32;
 
+/// The next id of the same epoch. After about four billion ops the numbers come around; 0 is none.
+OpId after(OpId id) {
+  constexpr OpId number_mask = (OpId{1} << epoch_shift) - 1;
+  const OpId number = (id + 1) & number_mask;
+  return (id & ~number_mask) | std::max<OpId>(number, 1);
+}
+
 /// Makes room for one more element, so that adding it can't fail.
 template <class T>
 void make_room_in(std::vector<T>& vector) {
@@ -262,7 +269,8 @@ void Muster::open(Slot& slot, const Contribution& contribution, TimePoint now) {
   op->world_size = world_size_;
   // A small group gets room for all at once. Room for a thousand ranks is made as they come.
   op->contributions.reserve(std::min(slot.awaited, contributions_at_once));
-  op->id = slot.id = next_id_++;
+  op->id = slot.id = next_id_;
+  next_id_ = after(next_id_);
   slot.op = std::move(op);
   by_knowledge_.push_back(slot);
   begin_gathering(slot);
@@ -474,21 +482,18 @@ std::size_t Muster::bytes_beside_error(const Slot& slot) const {
          static_cast<std::size_t>(world_size_) / 8;
 }
 
-std::vector<Contribution> Muster::take_by_key(const std::string& key) {
+std::vector<Contribution> Muster::take_retries(const std::string& key) {
   std::vector<Contribution> taken;
   const auto found = matches_.find({.of = Match::Of::key, .key = key});
   if (found == matches_.end()) return taken;
   auto& slots = found->second;
-  std::size_t count = 0;
-  for (const Slot& slot : slots) count += slot.gathering() ? slot.op->contributions.size() : 0;
-  taken.reserve(count);
-  for (auto next = slots.begin(); next != slots.end();) {
-    const auto slot = next++;
-    if (!slot->gathering()) continue;
-    end_gathering(*slot);
-    for (Contribution& contribution : slot->op->contributions) taken.push_back(std::move(contribution));
-    slots.erase(slot);
-  }
+  const auto slot = std::find_if(slots.begin(), slots.end(), [](const Slot& each) { return each.gathering(); });
+  if (slot == slots.end() || slot->op->contributions.front().kind == muster::ipc::Kind::split) return taken;
+  auto& contributions = slot->op->contributions;
+  taken.reserve(contributions.size());
+  end_gathering(*slot);
+  for (Contribution& contribution : contributions) taken.push_back(std::move(contribution));
+  slots.erase(slot);
   if (slots.empty()) matches_.erase(found);
   return taken;
 }

@@ -98,8 +98,9 @@ class Muster {
   /// seat is missing. It ends as many as `left` allows; next_deadline() is then that of the next one. An op that has
   /// not learned of a loss learns of it first, and fails with that if the loss ends it.
   void expire(TimePoint now, std::vector<Action>& actions, std::size_t& left, const Locate& locate);
-  /// What has come to ops of this key that gather: these are no ops any more, and the caller settles their works.
-  [[nodiscard]] std::vector<Contribution> take_by_key(const std::string& key);
+  /// Takes out the first op of this key that gathers, unless it is a split, and returns what has come to it. It is no
+  /// op any more, and the caller settles the works. A later op, of ranks that called twice, goes on.
+  [[nodiscard]] std::vector<Contribution> take_retries(const std::string& key);
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
   /// The epoch is over, and no rank comes any more. Ops that only waited for lost ranks start, the others fail with

@@ -65,6 +65,11 @@ class Admission {
   void forget(ClientId client);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   [[nodiscard]] std::size_t waiting() const { return waiters_.size(); }
+  /// Calls `visit` with each user who waits.
+  template <class Visit>
+  void for_each_user(Visit visit) const {
+    for (const auto& [user, line] : lines_) visit(user);
+  }
   /// Why the client's first request waits, with sizes where it has been tried; empty if none does.
   [[nodiscard]] std::string why_it_waits(ClientId client) const;
 

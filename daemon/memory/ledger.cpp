@@ -209,7 +209,10 @@ Charge Ledger::take(Payer payer, Accounts accounts, Resource resource, std::uint
 }
 
 Error Ledger::refuse(Payer payer, Resource resource, std::uint64_t amount) {
-  auto error = refusal(payer, resource, amount);
+  const auto could = possible(payer, resource, amount);
+  const auto of = could ? shortage_of(payer, resource, amount) : Shortage::Of::nobody;
+  shortage_ = Shortage{of, resource};
+  auto error = could ? refusal(payer, resource, amount, of) : could.error();
   forget_empty(payer);
   return error;
 }
@@ -231,22 +234,25 @@ void Ledger::forget_empty(Payer payer) {
   forget_if_empty(users_, payer.user);
 }
 
-Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount) const {
-  if (auto could = possible(payer, resource, amount); !could) return could.error();
-  const auto over = [&](const Account& account, std::uint64_t limit) {
-    return amount > limit - std::min(limit, account.used[resource]);
+Ledger::Shortage::Of Ledger::shortage_of(Payer payer, Resource resource, std::uint64_t amount) const {
+  const auto has_no_room = [&](const Account& account, std::uint64_t limit) {
+    return limit < quota_.total[resource] && amount > limit - std::min(limit, account.used[resource]);
   };
+  if (payer.client && has_no_room(client(payer.client), quota_.per_client[resource])) return Shortage::Of::client;
+  return has_no_room(user(payer.user), quota_.per_user[resource]) ? Shortage::Of::user : Shortage::Of::daemon;
+}
+
+Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount, Shortage::Of of) const {
   const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit, bool of_client) {
     return Error(Code::quota_exceeded,
                  who + " holds " + number_text(resource, account.used[resource]) + " of at most " +
                      amount_text(resource, limit) + "; the request asks for " + number_text(resource, amount) + " more",
                  way_out(resource, of_client));
   };
-  if (payer.client && quota_.per_client[resource] < quota_.total[resource] &&
-      over(client(payer.client), quota_.per_client[resource]))
+  if (of == Shortage::Of::client)
     return quota_error("client " + std::to_string(payer.client.value), client(payer.client),
                        quota_.per_client[resource], true);
-  if (quota_.per_user[resource] < quota_.total[resource] && over(user(payer.user), quota_.per_user[resource]))
+  if (of == Shortage::Of::user)
     return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[resource], false);
   if (!is_memory(resource)) return quota_error("the daemon", total_, quota_.total[resource], false);
   const bool gpu = is_gpu_memory(resource);
@@ -278,21 +284,6 @@ void Ledger::give_back(const Charge& charge) {
   else subtract(results_.at(charge.payer_.user));
   forget_empty(charge.payer_);
   if (is_memory(charge.resource_)) ++memory_releases_;
-}
-
-Ledger::Short Ledger::shortage(UserId user, std::uint64_t bytes) const {
-  constexpr std::uint64_t descriptors = 8;
-  constexpr std::uint64_t heap = 32 << 10;
-  const std::array<std::pair<Resource, std::uint64_t>, 4> wanted{
-      {{Resource::memory, bytes}, {Resource::fds, descriptors}, {Resource::maps, 1}, {Resource::heap, heap}}};
-  const auto is_short = [&](const Account& account, const Amounts& limits) {
-    return std::any_of(wanted.begin(), wanted.end(), [&](const auto& each) {
-      const auto& [resource, amount] = each;
-      return amount > limits[resource] - std::min(limits[resource], account.used[resource]);
-    });
-  };
-  if (is_short(total_, quota_.total)) return Short::daemon;
-  return is_short(this->user(user), quota_.per_user) ? Short::user : Short::nobody;
 }
 
 Account Ledger::user(UserId user) const {

@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <muster/device.hpp>
@@ -134,14 +136,19 @@ class Ledger {
   /// Ok if the amount could ever fit, as it exceeds no limit.
   [[nodiscard]] muster::Result<void> possible(Payer payer, Resource resource, std::uint64_t amount) const;
 
-  enum class Short : std::uint8_t {
-    nobody,
-    user,    ///< the user has reached a limit of its own
-    daemon,  ///< the daemon has none left
+  /// Who has not enough of what.
+  struct Shortage {
+    enum class Of : std::uint8_t {
+      client,
+      user,
+      daemon,
+      nobody,  ///< the charge exceeds a limit by itself, so it can never fit
+    };
+    Of of = Of::daemon;
+    Resource resource = Resource::memory;
   };
-  /// Who has no room for so many bytes of memory, and a connection or segment beside them. A request that is refused
-  /// while nobody is short has reached a limit of its client.
-  [[nodiscard]] Short shortage(UserId user, std::uint64_t bytes) const;
+  /// Why a charge was refused last, if one was since the last call.
+  [[nodiscard]] std::optional<Shortage> take_shortage() { return std::exchange(shortage_, std::nullopt); }
 
   [[nodiscard]] const Account& total() const { return total_; }
   [[nodiscard]] Account user(UserId user) const;
@@ -175,8 +182,10 @@ class Ledger {
   [[nodiscard]] Charge take(Payer payer, Accounts accounts, Resource resource, std::uint64_t amount, std::uint64_t heap,
                             bool small);
   [[nodiscard]] muster::Error refuse(Payer payer, Resource resource, std::uint64_t amount);
+  /// Who has no room for it.
+  [[nodiscard]] Shortage::Of shortage_of(Payer payer, Resource resource, std::uint64_t amount) const;
   /// Why a charge that does not fit is refused.
-  [[nodiscard]] muster::Error refusal(Payer payer, Resource resource, std::uint64_t amount) const;
+  [[nodiscard]] muster::Error refusal(Payer payer, Resource resource, std::uint64_t amount, Shortage::Of of) const;
   void give_back(const Charge& charge);
 
   Quota quota_;
@@ -185,6 +194,7 @@ class Ledger {
   boost::unordered_flat_map<ClientId, Account, std::hash<ClientId>> clients_;
   boost::unordered_flat_map<UserId, Account> results_;  ///< the part of users_ that the daemon holds for users
   std::uint64_t memory_releases_ = 0;
+  std::optional<Shortage> shortage_;
 };
 
 }  // namespace musterd

@@ -101,6 +101,7 @@ Result<ResultRegion> ResultPool::book(ResultSegments& home, std::uint64_t bytes,
       throw;
     }
   }
+  count(home);
   ResultRegion result;
   result.pool_ = this;
   result.home_ = &home;
@@ -138,6 +139,7 @@ void ResultPool::take_back(const ResultRegion& region) {
   home.allocator.free(region.segment_, region.offset_);
   ++region_releases_;
   if (!region.memory_) unbook_if_free(home, region.segment_);
+  count(home);
   if (home.ended) end(home);
 }
 
@@ -154,26 +156,38 @@ void ResultPool::end(ResultSegments& home) {
   home.ended = true;
   if (home.allocator.allocated_bytes() > 0) return;
   for (const auto& [id, segment] : home.segments) segments_.drop_result(id);
+  free_bytes_ -= home.free_bytes;
   apart_.erase(home.apart);
 }
 
-std::uint64_t ResultPool::trim() {
+/// Follows each change of a pool's regions or segments.
+void ResultPool::count(ResultSegments& home) noexcept {
+  const std::uint64_t free = home.allocator.segment_bytes() - home.allocator.allocated_bytes();
+  free_bytes_ += free - std::exchange(home.free_bytes, free);
+  if (home.allocator.has_free_segment() == home.WithFreeHook::is_linked()) return;
+  if (home.WithFreeHook::is_linked()) home.WithFreeHook::unlink();
+  else with_free_.push_back(home);
+}
+
+template <class Chosen>
+std::uint64_t ResultPool::trim_those(Chosen chosen) {
   std::uint64_t bytes = 0;
-  for (auto& [user, home] : users_) bytes += trim(home);
-  for (auto& [number, home] : apart_) bytes += trim(home);
+  for (auto next = with_free_.begin(); next != with_free_.end();) {
+    ResultSegments& home = *next++;
+    if (chosen(home)) bytes += trim(home);
+  }
   return bytes;
+}
+
+std::uint64_t ResultPool::trim() {
+  return trim_those([](const ResultSegments&) { return true; });
 }
 
 std::uint64_t ResultPool::trim(UserId user) {
-  std::uint64_t bytes = 0;
-  if (const auto own = users_.find(user); own != users_.end()) bytes += trim(own->second);
-  for (auto& [number, home] : apart_)
-    if (home.user == user) bytes += trim(home);
-  return bytes;
+  return trim_those([&](const ResultSegments& home) { return home.user == user; });
 }
 
 std::uint64_t ResultPool::trim(ResultSegments& home) {
-  if (!home.allocator.has_free_segment()) return 0;
   std::uint64_t bytes = 0;
   for (const auto id : home.allocator.free_segments()) {
     constexpr long held_here_and_in_table = 2;
@@ -184,6 +198,7 @@ std::uint64_t ResultPool::trim(ResultSegments& home) {
     home.segments.erase(found);
     segments_.drop_result(id);
   }
+  count(home);
   return bytes;
 }
 
@@ -191,16 +206,6 @@ std::uint64_t ResultPool::used_bytes() const {
   std::uint64_t bytes = 0;
   for (const auto& [user, home] : users_) bytes += home.allocator.allocated_bytes();
   for (const auto& [number, home] : apart_) bytes += home.allocator.allocated_bytes();
-  return bytes;
-}
-
-std::uint64_t ResultPool::free_bytes() const {
-  std::uint64_t bytes = 0;
-  const auto add = [&](const auto& homes) {
-    for (const auto& [key, home] : homes) bytes += home.allocator.segment_bytes() - home.allocator.allocated_bytes();
-  };
-  add(users_);
-  add(apart_);
   return bytes;
 }
 

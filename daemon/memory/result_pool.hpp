@@ -3,6 +3,7 @@
 // the whole segment. So results that several users get have pools apart.
 #pragma once
 
+#include <boost/intrusive/list.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -19,14 +20,18 @@ namespace musterd {
 
 class ResultPool;
 
+/// Links pools that have wholly free segments.
+using WithFreeHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+
 /// The segments of one pool, a user's own or a pool apart.
-struct ResultSegments {
+struct ResultSegments : WithFreeHook {
   explicit ResultSegments(std::uint64_t segments_about) : allocator(segments_about) {}
   UserId user = 0;          ///< who is charged, and may read them all
   std::uint64_t apart = 0;  ///< 0: the user's own pool; else the number of the pool apart
   bool ended = false;       ///< no more results come: the segments go when they are free
   muster::ipc::RegionAllocator allocator;
   std::map<SegmentId, SegmentPtr> segments;
+  std::uint64_t free_bytes = 0;  ///< as counted in the sum of all pools
 };
 
 /// A region of a result segment. Goes back to its pool when destroyed, and must not outlive the pool.
@@ -101,7 +106,7 @@ class ResultPool {
   std::uint64_t trim(UserId user);
   [[nodiscard]] std::uint64_t used_bytes() const;
   /// The free bytes of all segments. They serve other results, or after trim() anybody.
-  [[nodiscard]] std::uint64_t free_bytes() const;
+  [[nodiscard]] std::uint64_t free_bytes() const { return free_bytes_; }
   [[nodiscard]] std::size_t pools_apart() const { return apart_.size(); }
   /// Grows with every region that comes back. An attempt that found no room may then find some.
   [[nodiscard]] std::uint64_t region_releases() const { return region_releases_; }
@@ -120,12 +125,20 @@ class ResultPool {
   void take_back(const ResultRegion& region);
   void unbook_if_free(ResultSegments& home, SegmentId segment);
   void end(ResultSegments& home);
+  template <class Chosen>
+  std::uint64_t trim_those(Chosen chosen);
   std::uint64_t trim(ResultSegments& home);
+  void count(ResultSegments& home) noexcept;
 
   SegmentTable& segments_;
   std::uint64_t segments_about_;
   std::map<UserId, ResultSegments> users_;
   std::map<std::uint64_t, ResultSegments> apart_;
+  /// There may be thousands of pools, so nothing walks over all of them while requests wait.
+  boost::intrusive::list<ResultSegments, boost::intrusive::base_hook<WithFreeHook>,
+                         boost::intrusive::constant_time_size<false>>
+      with_free_;
+  std::uint64_t free_bytes_ = 0;
   std::uint64_t last_apart_ = 0;
   std::uint64_t region_releases_ = 0;
 };

@@ -35,7 +35,8 @@ Resident::~Resident() {
 
 bool Segment::is_sparse() const {
   constexpr std::uint64_t beyond = 64 << 10;  // how much each object may keep beside twice its bytes
-  return orphan_ && state_ == State::ready && device_.is_host() && bytes_ > 2 * live_bytes_ + beyond * live_objects();
+  return orphan_ && state_ == State::ready && device_ == muster::Device::cpu() &&
+         bytes_ > 2 * live_bytes_ + beyond * live_objects();
 }
 
 std::uint64_t Segment::bytes_beside_objects() const {

@@ -155,7 +155,7 @@ void AsioServer::adopt(ipc::Fd& socket) {
   if (!peer) return close_elsewhere(socket, musterd::source_of(Of::closing, settings_.node.user, 0), nothing);
   const ucred& credentials = *peer;
   const auto closing = musterd::source_of(Of::closing, credentials.uid, credentials.pid);
-  if (auto room = crowd_.has_room_for(credentials.uid); !room) return refuse(socket, closing, room.error());
+  if (auto room = shares_.has_room_for(credentials.uid); !room) return refuse(socket, closing, room.error());
   ipc::Fd process(static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0)));
   if (!process && (errno == EMFILE || errno == ENFILE)) return refuse(socket, closing, out_of_descriptors());
   const auto connection = std::make_shared<Connection>(io_, next_client());
@@ -163,7 +163,7 @@ void AsioServer::adopt(ipc::Fd& socket) {
   connection->pid = credentials.pid;
   connection->turns = rounds_.turns_of(credentials.uid, credentials.pid, now_);
   const auto leave_out = [&] {
-    if (connections_.erase(connection->id) > 0) crowd_.went(connection->user, false);
+    if (connections_.erase(connection->id) > 0) shares_.went(connection->user, false);
     error_code ignored;
     connection->hello.cancel();
     connection->process.close(ignored);
@@ -197,11 +197,11 @@ Result<void> AsioServer::admit(const ConnectionPtr& connection, ipc::Fd& socket,
   }
   wait_for_hello(connection);
   wait_for_frames(connection);
-  crowd_.came(connection->user);
+  shares_.came(connection->user);
   try {
     connections_.emplace(connection->id, connection);
   } catch (...) {
-    crowd_.went(connection->user, false);
+    shares_.went(connection->user, false);
     throw;
   }
   if (auto charged = node_.connected(connection->id, {connection->user, connection->pid}, now_); !charged)

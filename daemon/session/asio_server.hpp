@@ -22,7 +22,7 @@
 #include "memory/memfd_backing.hpp"
 #include "memory/populator.hpp"
 #include "session/connection.hpp"
-#include "session/crowd.hpp"
+#include "session/connection_shares.hpp"
 #include "session/effort.hpp"
 #include "session/endpoint.hpp"
 #include "session/later.hpp"
@@ -149,7 +149,7 @@ class AsioServer final : public Server, public Outside {
   muster::ipc::Fd newcomer_;  ///< accepted, but there was no memory to let it in or to refuse it
   muster::ipc::Fd spare_;     ///< closed to have a descriptor for refusing a connection when they run out
   std::map<ClientId, ConnectionPtr> connections_;
-  Crowd crowd_;                                                  ///< counts the connections
+  ConnectionShares shares_;                                      ///< counts the connections
   Rounds<ConnectionPtr> rounds_{{Clock::now, thread_cpu_time}};  ///< connections that are polled or have frames
   EffortMeter effort_{{Clock::now, thread_cpu_time}};
   // These two have room for every connection: see admit().

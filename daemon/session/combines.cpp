@@ -14,6 +14,7 @@ namespace musterd {
 
 using muster::Code;
 using muster::Error;
+using muster::Result;
 namespace ipc = muster::ipc;
 using ipc::Kind;
 
@@ -25,20 +26,23 @@ std::uint64_t heap_of(const ipc::Combine& combine) {
 
 }  // namespace
 
-void Combines::start(const Client& client, const ipc::Combine& combine, TimePoint now) {
+Result<void> Combines::check_counts(const ipc::Combine& combine) {
   const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : combine.ranks;
   if (combine.ranks < 1 || combine.objects.size() % givers != 0 || combine.objects.empty())
-    return parts_.teller.fail_work(client.id, combine.work,
-                                   Error(Code::invalid,
-                                         std::to_string(combine.objects.size()) + " refs were given for " +
-                                             std::to_string(combine.ranks) + " ranks",
-                                         "give the same number of refs for each rank"));
+    return Error(
+        Code::invalid,
+        std::to_string(combine.objects.size()) + " refs were given for " + std::to_string(combine.ranks) + " ranks",
+        "give the same number of refs for each rank");
   if (combine.ranks > static_cast<std::uint32_t>(world_size_max))
-    return parts_.teller.fail_work(
-        client.id, combine.work,
-        Error(Code::invalid, "refs were given for " + std::to_string(combine.ranks) + " ranks",
-              "use at most " + std::to_string(world_size_max)));
+    return Error(Code::invalid, "refs were given for " + std::to_string(combine.ranks) + " ranks",
+                 "use at most " + std::to_string(world_size_max));
+  return {};
+}
+
+void Combines::start(const Client& client, const ipc::Combine& combine, TimePoint now) {
+  if (auto counts = check_counts(combine); !counts)
+    return parts_.teller.fail_work(client.id, combine.work, counts.error());
   auto charge = charge_op(parts_.ledger, client, heap_of(combine), parts_.stopping);
   if (!charge) return parts_.teller.fail_work(client.id, combine.work, charge.error());
   auto inputs = find_inputs(parts_.store, client, combine.objects);

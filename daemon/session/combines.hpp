@@ -36,6 +36,7 @@ class Combines {
   void start(const Client& client, const muster::ipc::Combine& combine, TimePoint now);
 
  private:
+  [[nodiscard]] static muster::Result<void> check_counts(const muster::ipc::Combine& combine);
   [[nodiscard]] std::vector<Action> muster_refs(const muster::ipc::Combine& combine, Inputs inputs, Ticket ticket,
                                                 Charge charge, TimePoint now);
   Parts parts_;

@@ -210,7 +210,7 @@ void AsioServer::drop(const ConnectionPtr& connection) noexcept {
   auto left = connections_.extract(connection->id);
   if (left.empty()) return;
   leaving_.insert(std::move(left));
-  crowd_.went(connection->user, connection->said_hello);
+  shares_.went(connection->user, connection->said_hello);
   connection->closing = true;
   forget_unsent(*connection);
   if (connection->takes_turns()) rounds_.remove(connection);

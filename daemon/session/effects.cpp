@@ -137,7 +137,7 @@ void AsioServer::greeted(ClientId client) {
   auto connection = find(client);
   if (!connection) return;
   if (std::exchange(connection->said_hello, true)) return;
-  crowd_.greeted(connection->user);
+  shares_.greeted(connection->user);
   connection->hello.cancel();
 }
 

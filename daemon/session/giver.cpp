@@ -45,7 +45,10 @@ void Giver::give(Prepared prepared, RunningOps::node_type over) noexcept {
 
 Result<void> Giver::give_again(Ticket ticket, std::size_t contributors, std::span<const ObjectPtr> objects) {
   const Client* client = works_.waiting(ticket);
-  if (!client) return {};
+  if (!client || works_.at(ticket).told) {
+    works_.erase(ticket);
+    return {};
+  }
   if (auto described = describe(contributors, objects); !described) return described.error();
   if (auto room = store_.reserve(client->payer(), objects.size()); !room) return room.error();
   works_.settle_objects(ticket, objects, outcome_);

@@ -38,27 +38,30 @@ GroupOps::GroupOps(Parts parts)
       undecided_(parts_.event,
                  [this](const Undecided::Item& item, const Decision& decision) { carry_out(item, decision); }) {}
 
-void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoint now) {
-  auto seat = client.seats.find(contribute.seat);
+/// The seat that the call is for. An error if it can't take a place in the order of the running epoch or the next.
+Result<const Client::Seated*> GroupOps::seat_of(const Client& client, const ipc::Contribute& contribute) {
+  const auto seat = client.seats.find(contribute.seat);
   if (seat == client.seats.end())
-    return parts_.teller.fail_work(
-        client.id, contribute.work,
-        Error(Code::group_closed, "this process is no longer in the group: it called leave(), or lost its rank",
-              "join the group again"));
+    return Error(Code::group_closed, "this process is no longer in the group: it called leave(), or lost its rank",
+                 "join the group again");
   if (!ipc::is_text(contribute.key))
-    return parts_.teller.fail_work(
-        client.id, contribute.work,
-        Error(Code::invalid, "the op's key '" + ipc::shortened(contribute.key, 60) + "' is not valid text",
-              "use UTF-8 without control characters and characters that can't be seen"));
-  const GroupPtr state = seat->second.group;
-  const int rank = seat->second.rank;
+    return Error(Code::invalid, "the op's key '" + ipc::shortened(contribute.key, 60) + "' is not valid text",
+                 "use UTF-8 without control characters and characters that can't be seen");
+  const Group& group = seat->second.group->group;
+  if (!group.is_newcomer(contribute.seat) && group.is_over(contribute.epoch) && contribute.kind != Kind::reform)
+    return Error(Code::peer_lost,
+                 "the op belongs to epoch " + std::to_string(contribute.epoch) + " of group '" + group.settings().name +
+                     "', which is over",
+                 "start it again; the epoch is now " + std::to_string(group.epoch()));
+  return &seat->second;
+}
+
+void GroupOps::contribute(Client& client, ipc::Contribute&& contribute, TimePoint now) {
+  const auto seat = seat_of(client, contribute);
+  if (!seat) return parts_.teller.fail_work(client.id, contribute.work, seat.error());
+  const GroupPtr state = (*seat)->group;
+  const int rank = (*seat)->rank;
   const bool newcomer = state->group.is_newcomer(contribute.seat);
-  if (!newcomer && state->group.is_over(contribute.epoch) && contribute.kind != Kind::reform)
-    return parts_.teller.fail_work(client.id, contribute.work,
-                                   Error(Code::peer_lost,
-                                         "the op belongs to epoch " + std::to_string(contribute.epoch) + " of group '" +
-                                             state->group.settings().name + "', which is over",
-                                         "start it again; the epoch is now " + std::to_string(state->group.epoch())));
   Contribution contribution;
   contribution.rank = rank;
   contribution.kind = contribute.kind;

@@ -9,6 +9,7 @@
 #include <exception>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -80,6 +81,8 @@ class GroupOps {
   friend class NodeAudit;  ///< in the tests; adds up what is held
 
   // group_ops.cpp: from contribution to decision
+  [[nodiscard]] static muster::Result<const Client::Seated*> seat_of(const Client& client,
+                                                                     const muster::ipc::Contribute& contribute);
   [[nodiscard]] muster::Result<Inputs> inputs_of(const Client& client, const muster::ipc::Contribute& contribute,
                                                  const muster::Result<Charge>& charge) const;
   [[nodiscard]] bool pay_for_failure(const Client& client, const GroupPtr& state, Contribution& contribution);
@@ -109,6 +112,7 @@ class GroupOps {
 
   // joining.cpp, leaving.cpp, deadlines.cpp
   [[nodiscard]] static muster::Result<void> check_owed(const GroupState& state, int rank);
+  void reply_joined(Client& client, std::uint64_t request, GroupState& state, const Seat& seat, Group::Joined joined);
   enum class AfterLoss : std::uint8_t {
     silence,  ///< the members know already, or there are none
     tell,     ///< the members have to be told
@@ -169,6 +173,7 @@ class GroupOps {
     std::vector<const Contribution*> members;  ///< by rank
     std::vector<Charge> seats;                 ///< by rank
   };
+  [[nodiscard]] muster::Result<std::map<int, std::vector<const Contribution*>>> members_by_color(const Op& op) const;
   [[nodiscard]] muster::Result<std::vector<Child>> make_children(const Group::Settings& parent, const Op& op);
   void split(const GroupPtr& state, const Op& op);
   void seat_in_children(std::vector<Child>& children, const Op& op);

@@ -58,10 +58,7 @@ struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shar
   /// results go to new segments: a process that was given one result of a segment can read the whole segment for as
   /// long as it likes.
   std::map<UserId, PoolApart> results;
-  /// Outcomes that are remembered, see History.
-  std::uint64_t history_bytes = 0;
-  GroupHistory remembered;
-  RememberedOps history;
+  HistoryTablePtr history;  ///< the outcomes of this epoch that are remembered, see History; null while there are none
 };
 using GroupPtr = std::shared_ptr<GroupState>;
 /// Groups whose members have to be told of a change.

@@ -84,11 +84,13 @@ std::optional<TimePoint> GroupTable::next_deadline() const {
 }
 
 SeatId GroupTable::next_seat(const Client* client, const Group& group) {
+  // Looking takes long, and until the numbers come around none is taken.
   const auto is_taken = [&](SeatId seat) {
-    return !seat || group.has(seat) || (client && client->seats.contains(seat));
+    return numbers_repeat_ && (group.has(seat) || (client && client->seats.contains(seat)));
   };
-  do ++last_seat_;
-  while (is_taken({last_seat_}));
+  do {
+    if (++last_seat_ == 0) numbers_repeat_ = true;
+  } while (last_seat_ == 0 || is_taken({last_seat_}));
   return {last_seat_};
 }
 

@@ -74,6 +74,7 @@ class GroupTable {
                              boost::intrusive::key_of_value<WatchedUntil>, boost::intrusive::constant_time_size<false>>
       by_deadline_;
   std::uint32_t last_seat_ = 0;
+  bool numbers_repeat_ = false;  ///< all numbers of seats have been given once
 };
 
 }  // namespace musterd

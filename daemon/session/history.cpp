@@ -4,6 +4,7 @@
 #include <new>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include <muster/ipc/text.hpp>
@@ -20,14 +21,12 @@ namespace ipc = muster::ipc;
 
 namespace {
 
-/// What an object takes that would have ended, see Store::charge(): about so much, and its description.
-constexpr std::uint64_t object_heap_bytes = 1 << 10;
-
 /// What one takes in the heap, with its node in the table.
 std::uint64_t heap_of(const Remembered& op, std::size_t key_bytes) {
-  std::uint64_t indexes = 0;
-  for (const auto& given : op.given) indexes += sizeof(given) + given.size() * sizeof(std::uint32_t);
-  return sizeof(Remembered) + 2 * block_bytes + key_bytes + indexes + op.ranks.size() * sizeof(int) +
+  std::uint64_t given = block_bytes + op.given.size() * sizeof(op.given[0]);
+  for (const auto& indexes : op.given)
+    if (indexes.size() > 1) given += block_bytes + indexes.size() * sizeof(std::uint32_t);
+  return sizeof(Remembered) + 4 * block_bytes + key_bytes + given + op.ranks.size() * sizeof(int) +
          op.objects.size() * sizeof(ObjectPtr);
 }
 
@@ -49,13 +48,17 @@ Error another_op(const Remembered& known, const std::string& key, const Contribu
 Remembered::~Remembered() {
   for (const auto& object : objects) --object->entry->remembered;
   if (!history) return;
-  const auto user = history->users_.find(group->group.settings().user);
+  const auto user = history->users_.find(table->user);
   user->second.bytes -= bytes;
   user->second.heap -= heap_kept;
-  group->history_bytes -= bytes;
+  table->bytes -= bytes;
   RememberedOfUser::unlink();
   if (user->second.ops.empty()) history->users_.erase(user);
 }
+
+void EndTable::operator()(HistoryTable* table) const noexcept { history->ended_.push_back(*table); }
+
+History::~History() { ended_.clear_and_dispose(std::default_delete<HistoryTable>()); }
 
 bool History::wants(const GroupState& state, ipc::Kind kind, std::string_view key) {
   return state.group.settings().history_bytes > 0 && !key.empty() && !is_pairwise(kind) && kind != ipc::Kind::split &&
@@ -63,11 +66,11 @@ bool History::wants(const GroupState& state, ipc::Kind kind, std::string_view ke
 }
 
 void History::remember(GroupState& state, const Op& op, std::span<const Objects> given) noexcept try {
-  const std::string& key = op.key;
-  const UserId user = state.group.settings().user;
+  if (!state.history && !make_table(state)) return;
+  HistoryTable& table = *state.history;
   // A key that is used again, once its first op was forgotten or while it ran.
-  if (const auto known = state.history.find(key); known != state.history.end()) forget(known->second);
-  const auto placed = state.history.try_emplace(key).first;
+  if (const auto known = table.ops.find(op.key); known != table.ops.end()) forget(known->second);
+  const auto placed = table.ops.try_emplace(op.key).first;
   // What is not remembered after all leaves nothing.
   struct Kept {
     RememberedOps& ops;
@@ -76,17 +79,52 @@ void History::remember(GroupState& state, const Op& op, std::span<const Objects>
     ~Kept() {
       if (!kept) ops.erase(placed);
     }
-  } kept{state.history, placed};
+  } kept{table.ops, placed};
   Remembered& made = placed->second;
+  made.table = &table;
+  made.key = placed->first;
+  describe(made, op, given);
+  if (!make_room(state, made)) return;
+  auto heap = ledger_.charge({table.user, {}}, Resource::heap, heap_of(made, op.key.size()));
+  if (!heap) return;
+  made.heap = std::move(*heap);
+  OfUser& of_user = users_.try_emplace(table.user).first->second;
+  // From here on nothing fails.
+  made.history = this;
+  of_user.bytes += made.bytes;
+  of_user.heap += made.heap_kept;
+  table.bytes += made.bytes;
+  of_user.ops.push_back(made);
+  table.by_age.push_back(made);
+  all_.push_back(made);
+  kept.kept = true;
+} catch (const std::bad_alloc&) {
+  // Then nobody remembers it.
+}
+
+/// False if the group's user has no heap left for a table.
+bool History::make_table(GroupState& state) {
+  const UserId user = state.group.settings().user;
+  auto heap = ledger_.charge({user, {}}, Resource::heap, sizeof(HistoryTable) + block_bytes);
+  if (!heap) return false;
+  state.history = HistoryTablePtr(new HistoryTable, {this});
+  state.history->user = user;
+  state.history->heap = std::move(*heap);
+  return true;
+}
+
+/// Notes what the op was and gave, and what that keeps.
+void History::describe(Remembered& made, const Op& op, std::span<const Objects> given) const {
   const Contribution& first = op.contributions.front();
   made.kind = first.kind;
   made.op = first.op;
   made.layout = first.layout;
   made.root = first.root;
-  made.group = &state;
-  made.key = placed->first;
+  made.ranks.reserve(op.contributions.size());
   for (const auto& contribution : op.contributions) made.ranks.push_back(contribution.rank);
+  made.given.reserve(given.size());
   std::unordered_map<const Object*, std::uint32_t> numbers;
+  std::unordered_set<const Object*> wholes;
   for (const Objects& objects : given) {
     auto& indexes = made.given.emplace_back();
     for (const auto& object : objects) {
@@ -95,47 +133,47 @@ void History::remember(GroupState& state, const Op& op, std::span<const Objects>
       if (!is_new) continue;
       made.objects.push_back(object);
       ++object->entry->remembered;
-      made.bytes += object->bytes;
+      // A part keeps all bytes of its whole.
+      const Object* whole = object->parent ? object->parent.get() : object.get();
+      if (wholes.insert(whole).second) made.bytes += whole->bytes;
+      made.bytes += object->metadata.amount();
+      made.heap_kept += object->slot.all_heap() + object->metadata.all_heap();
     }
   }
-  const std::uint64_t own = heap_of(made, key.size());
-  made.heap_kept = own + made.objects.size() * object_heap_bytes;
-  if (made.bytes > std::min(state.group.settings().history_bytes, of_user_.bytes) || made.heap_kept > of_user_.heap)
-    return;
-  make_room(state, made);
-  auto heap = ledger_.charge({user, {}}, Resource::heap, own);
-  if (!heap) return;
-  made.heap = std::move(*heap);
-  OfUser& of_user = users_.try_emplace(user).first->second;
-  // From here on nothing fails.
-  made.history = this;
-  of_user.bytes += made.bytes;
-  of_user.heap += made.heap_kept;
-  state.history_bytes += made.bytes;
-  of_user.ops.push_back(made);
-  state.remembered.push_back(made);
-  all_.push_back(made);
-  kept.kept = true;
-} catch (const std::bad_alloc&) {
-  // Then nobody remembers it.
+  made.objects.shrink_to_fit();
+  made.heap_kept += heap_of(made, op.key.size());
 }
 
-void History::make_room(GroupState& state, const Remembered& made) noexcept {
-  const auto& settings = state.group.settings();
-  while (!state.remembered.empty() && state.history_bytes + made.bytes > settings.history_bytes)
-    forget(state.remembered.front());
+/// Forgets what is older, but not too much at once. False if there is no room after that.
+bool History::make_room(const GroupState& state, const Remembered& made) noexcept {
+  const std::uint64_t of_group = state.group.settings().history_bytes;
+  if (made.bytes > std::min(of_group, of_user_.bytes) || made.heap_kept > of_user_.heap) return false;
+  std::size_t left = effort_of_turn;
+  const auto forget_oldest = [&left](auto& ops) {
+    Remembered& oldest = ops.front();
+    left -= std::min(left, effort_of(oldest));
+    forget(oldest);
+  };
+  HistoryTable& table = *state.history;
+  while (!table.by_age.empty() && table.bytes + made.bytes > of_group) {
+    if (left == 0) return false;
+    forget_oldest(table.by_age);
+  }
   const auto is_full = [&](const OfUser& user) {
     return user.bytes + made.bytes > of_user_.bytes || user.heap + made.heap_kept > of_user_.heap;
   };
   // A user without remembered ops is forgotten, too.
-  for (auto user = users_.find(settings.user); user != users_.end() && is_full(user->second);
-       user = users_.find(settings.user))
-    forget(user->second.ops.front());
+  for (auto user = users_.find(table.user); user != users_.end() && is_full(user->second);
+       user = users_.find(table.user)) {
+    if (left == 0) return false;
+    forget_oldest(user->second.ops);
+  }
+  return true;
 }
 
-void History::forget(Remembered& oldest) noexcept {
-  auto& ops = oldest.group->history;
-  ops.erase(ops.find(oldest.key));
+void History::forget(Remembered& op) noexcept {
+  auto& ops = op.table->ops;
+  ops.erase(ops.find(op.key));
 }
 
 bool History::drop(std::uint64_t bytes) noexcept {
@@ -144,17 +182,44 @@ bool History::drop(std::uint64_t bytes) noexcept {
   for (std::size_t left = effort_of_turn; left > 0 && !all_.empty() && dropped < bytes;) {
     Remembered& oldest = all_.front();
     dropped += oldest.bytes;
-    left -= std::min(left, 1 + oldest.objects.size());
+    left -= std::min(left, effort_of(oldest));
     forget(oldest);
   }
   return any;
 }
 
+bool History::drop(UserId user, std::uint64_t bytes) noexcept {
+  std::uint64_t dropped = 0;
+  bool any = false;
+  std::size_t left = effort_of_turn;
+  // A user without remembered ops is forgotten, too.
+  for (auto found = users_.find(user); found != users_.end() && left > 0 && dropped < bytes;
+       found = users_.find(user)) {
+    Remembered& oldest = found->second.ops.front();
+    dropped += oldest.bytes;
+    left -= std::min(left, effort_of(oldest));
+    forget(oldest);
+    any = true;
+  }
+  return any;
+}
+
+void History::go_on() noexcept {
+  for (std::size_t left = effort_of_turn; left > 0 && !ended_.empty();) {
+    HistoryTable& first = ended_.front();
+    for (; left > 0 && !first.ops.empty(); first.ops.erase(first.ops.begin()))
+      left -= std::min(left, effort_of(first.ops.begin()->second));
+    if (!first.ops.empty()) return;
+    ended_.pop_front_and_dispose(std::default_delete<HistoryTable>());
+    left -= std::min<std::size_t>(left, 1);
+  }
+}
+
 std::optional<Result<History::Found>> History::find(const GroupState& state, const std::string& key,
                                                     const Contribution& call) {
-  if (state.history.empty() || !wants(state, call.kind, key)) return std::nullopt;
-  const auto found = state.history.find(key);
-  if (found == state.history.end()) return std::nullopt;
+  if (!state.history || !wants(state, call.kind, key)) return std::nullopt;
+  const auto found = state.history->ops.find(key);
+  if (found == state.history->ops.end()) return std::nullopt;
   const Remembered& known = found->second;
   const bool same = known.kind == call.kind && (!is_reduction(call.kind) || known.op == call.op) &&
                     (!has_root(call.kind) || known.root == call.root) && known.layout == call.layout;

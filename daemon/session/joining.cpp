@@ -65,30 +65,35 @@ void GroupOps::join(Client& client, std::uint64_t request, Group::Settings setti
     return parts_.teller.reply_error(client.id, request, with_holder(joined.error(), client, found.group.holder(rank)));
   client.seats.insert(std::move(held));
   found.results.clear();
-
-  FrameBuilder out(request);
-  const bool newcomer = *joined == Group::Joined::newcomer;
-  std::vector<flatbuffers::Offset<wire::Owed>> owes;
-  std::uint64_t position = 0;
-  if (*joined == Group::Joined::replacement) {
-    found.muster->reoccupy(rank);
-    found.lost.erase(rank);
-    for (const auto& owed : found.muster->owed(rank))
-      owes.push_back(wire::CreateOwed(out.fbb, owed.sequence, out.fbb.CreateString(owed.key),
-                                      static_cast<std::uint8_t>(owed.kind)));
-  }
-  if (!newcomer) position = found.muster->position(rank);
-  const auto& kept = found.group.settings();
-  auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kept.timeout).count();
-  auto body =
-      wire::CreateJoined(out.fbb, seat.id.value, found.group.epoch() + (newcomer ? 1 : 0), position,
-                         out.fbb.CreateVector(found.group.live()), out.fbb.CreateVector(owes),
-                         static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
-  parts_.teller.reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
+  reply_joined(client, request, found, seat, *joined);
   if (*joined != Group::Joined::replacement) return;
   // If a round of tellings is running already, that one is enough.
   std::size_t left = found.tells() ? 0 : effort_of_turn;
   news_.tell(found, left);
+}
+
+/// Tells the client where its seat stands, and what a replacement owes.
+void GroupOps::reply_joined(Client& client, std::uint64_t request, GroupState& state, const Seat& seat,
+                            Group::Joined joined) {
+  FrameBuilder out(request);
+  const bool newcomer = joined == Group::Joined::newcomer;
+  std::vector<flatbuffers::Offset<wire::Owed>> owes;
+  std::uint64_t position = 0;
+  if (joined == Group::Joined::replacement) {
+    state.muster->reoccupy(seat.rank);
+    state.lost.erase(seat.rank);
+    for (const auto& owed : state.muster->owed(seat.rank))
+      owes.push_back(wire::CreateOwed(out.fbb, owed.sequence, out.fbb.CreateString(owed.key),
+                                      static_cast<std::uint8_t>(owed.kind)));
+  }
+  if (!newcomer) position = state.muster->position(seat.rank);
+  const auto& kept = state.group.settings();
+  auto timeout_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kept.timeout).count();
+  auto body =
+      wire::CreateJoined(out.fbb, seat.id.value, state.group.epoch() + (newcomer ? 1 : 0), position,
+                         out.fbb.CreateVector(state.group.live()), out.fbb.CreateVector(owes),
+                         static_cast<std::uint8_t>(kept.on_loss), static_cast<std::uint32_t>(timeout_ms), !newcomer);
+  parts_.teller.reply(client.id, out.finish(wire::Body_Joined, body.Union()), {});
 }
 
 }  // namespace musterd

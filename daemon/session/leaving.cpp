@@ -269,6 +269,7 @@ void GroupOps::begin_epoch(const GroupPtr& state, NextEpoch next, TimePoint now)
   state->group.begin_epoch(std::move(next.members), next.number);
   state->lost.clear();
   state->results.clear();
+  state->history.reset();
   std::size_t left = effort_of_turn;
   // Ops that still waited for their place in the epoch that ends.
   std::map<int, GroupState::Waiting> behind;

@@ -9,18 +9,49 @@ using muster::Error;
 namespace ipc = muster::ipc;
 
 void MemoryPressure::serve(TimePoint now) {
+  now_ = now;
+  if (!returning_until_.empty()) std::erase_if(returning_until_, [&](const auto& each) { return each.second <= now; });
   if (waits_in_vain()) drop_spare(now);
-  if (has_news() || parts_.admission.has_untried_front()) parts_.admission.retry();
+  if (has_news() || parts_.admission.has_untried_front()) {
+    daemon_is_short_ = false;
+    parts_.admission.retry();
+  }
   // Memory that came back meanwhile has been tried already, as all are tried again after each success.
   seen_releases_ = releases();
 }
 
-/// Gives free segments of results back after a request was refused. A client at its own limit can't have others' taken.
+/// Gives back what nobody needs after a request was refused. A client or user at its own limit can't have others'
+/// taken.
 bool MemoryPressure::gives_spare(const Error& error, UserId user, std::uint64_t bytes) {
+  using Of = Ledger::Shortage::Of;
   if (!is_full(error)) return false;
-  const auto shortage = parts_.ledger.shortage(user, bytes);
-  if (error.code() == Code::out_of_memory || shortage == Ledger::Short::daemon) return parts_.results.trim() > 0;
-  return shortage == Ledger::Short::user && parts_.results.trim(user) > 0;
+  // The system may have refused, too.
+  const auto shortage = parts_.ledger.take_shortage().value_or(Ledger::Shortage{});
+  if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return false;
+  const bool all = shortage.of == Of::daemon;
+  daemon_is_short_ |= all;
+  if (give_back(user, bytes, shortage)) {
+    constexpr Duration a_moment = std::chrono::seconds(1);
+    returning_until_[all ? everybody : user] = now_ + a_moment;
+    return true;
+  }
+  // What was given back a moment ago may not have come back yet.
+  const auto returning = returning_until_.find(all ? everybody : user);
+  return returning != returning_until_.end() && now_ < returning->second;
+}
+
+bool MemoryPressure::give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage) {
+  using Of = Ledger::Shortage::Of;
+  const bool all = shortage.of == Of::daemon;
+  // Results are their user's, and no client's.
+  const auto trim = [&] { return (all ? parts_.results.trim() : parts_.results.trim(user)) > 0; };
+  if (shortage.of != Of::client && trim()) return true;
+  // While requests wait for the daemon's memory, drop_spare() makes the groups forget.
+  if (all && shortage.resource == Resource::memory) return false;
+  const std::uint64_t some = std::max(bytes, settings_.memory_bytes / dropped_parts);
+  const bool forgot = all ? parts_.history.drop(some) : parts_.history.drop(user, some);
+  if (forgot) trim();
+  return forgot;
 }
 
 void MemoryPressure::tick(TimePoint now) {
@@ -36,15 +67,18 @@ std::optional<TimePoint> MemoryPressure::next_deadline() const {
   return wanted_until_ ? std::min(*wanted_until_, *drop_at_) : *drop_at_;
 }
 
-/// While requests wait, drops what groups remember, and objects that only loaded pickles keep. It drops a part at a
-/// time, as most of the memory comes back only when the object's maker has heard of its end.
+/// While requests wait, drops objects that only loaded pickles keep, and what groups remember: those of everybody where
+/// the daemon has no memory left, else those of the users who wait. It drops a part at a time, as most of the memory
+/// comes back only when the object's maker has heard of its end.
 void MemoryPressure::drop_spare(TimePoint now) {
   constexpr Duration pause = std::chrono::milliseconds(5);
-  constexpr std::uint64_t parts = 16;
+  const std::uint64_t some = settings_.memory_bytes / dropped_parts;
   if (drop_at_ && now < *drop_at_) return;
   drop_at_.reset();
-  const bool remembered = parts_.history.drop(settings_.memory_bytes / parts);
-  const bool pickled = parts_.store.drop_loaded(settings_.memory_bytes / parts);
+  bool remembered = daemon_is_short_ && parts_.history.drop(some);
+  if (!daemon_is_short_ && !parts_.history.empty())
+    parts_.admission.for_each_user([&](UserId user) { remembered |= parts_.history.drop(user, some); });
+  const bool pickled = parts_.store.drop_loaded(some);
   if (remembered || pickled) drop_at_ = now + pause;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include <muster/result.hpp>
@@ -50,11 +51,12 @@ class MemoryPressure {
   void tick(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
-  /// Tries to get `bytes` of memory for the user, and tries again after free segments of results have been given back,
-  /// if that can help. What is given back takes a moment, so the error is then OutOfMemory, whatever the limit: the
-  /// caller may wait.
+  /// Tries to get `bytes` of memory for the user, and tries again after what nobody needs has been given back, if that
+  /// can help: free segments of results, and what groups remember. It takes a moment, so the error is then OutOfMemory,
+  /// whatever the limit: the caller may wait.
   template <class Attempt>
   [[nodiscard]] auto try_with_spare(UserId user, std::uint64_t bytes, Attempt attempt) -> decltype(attempt()) {
+    static_cast<void>(parts_.ledger.take_shortage());
     auto done = attempt();
     if (done || !gives_spare(done.error(), user, bytes)) return done;
     auto again = attempt();
@@ -87,11 +89,19 @@ class MemoryPressure {
     return error.code() == muster::Code::out_of_memory || error.code() == muster::Code::quota_exceeded;
   }
   [[nodiscard]] bool gives_spare(const muster::Error& error, UserId user, std::uint64_t bytes);
+  [[nodiscard]] bool give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage);
   [[nodiscard]] bool can_drop() const { return parts_.store.has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);
 
+  static constexpr std::uint64_t dropped_parts = 16;  ///< of the whole memory, one such part is dropped at a time
+
   Settings settings_;
   Parts parts_;
+  TimePoint now_;  ///< of the last event
+  static constexpr UserId everybody = ~UserId{0};
+  /// Until when something that was given back for a user, or for everybody, may still come back.
+  std::unordered_map<UserId, TimePoint> returning_until_;
+  bool daemon_is_short_ = false;  ///< a request was refused for lack of the daemon's memory since the last retry
   std::uint64_t seen_releases_ = 0;
   std::optional<TimePoint> wanted_until_;  ///< until when clients see that others wait for memory
   std::optional<TimePoint> drop_at_;       ///< not earlier, as memory takes a moment to come back

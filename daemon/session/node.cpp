@@ -43,9 +43,9 @@ Node::Node(NodeSettings settings, Outside& outside, Backings backings)
               {settings_.seats_max, {.in_flight_max = std::size_t{2} * settings_.in_flight_max, .history_max = 4096}}),
       inspect_({settings_, ledger_, segments_, store_, admission_, clients_, works_, groups_.all(), counts_}),
       giver_(clients_, works_, store_),
-      retries_(history_, giver_, works_),
-      runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, giver_, retries_, outside_,
-             counts_, [this](FunctionRef what) { event({}, now_, what); }, now_}),
+      retries_(giver_, works_),
+      runs_({settings_, ledger_, results_, store_, admission_, clients_, works_, pressure_, history_, giver_, retries_,
+             outside_, counts_, [this](FunctionRef what) { event({}, now_, what); }, now_}),
       group_ops_({ledger_, store_, admission_, clients_, teller_, works_, groups_, runs_, retries_, outside_, counts_,
                   [this](FunctionRef what) { event({}, now_, what); }, stopping_, now_}),
       combines_({ledger_, store_, teller_, works_, runs_, counts_, groups_.muster_limits(), stopping_}),
@@ -155,6 +155,7 @@ void Node::go_on(TimePoint now) {
     segments_.drop_more();
     group_ops_.go_on(now);
     runs_.go_on();
+    history_.go_on();
     if (admission_.goes_on()) admission_.go_on();
   });
 }

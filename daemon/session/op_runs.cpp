@@ -178,9 +178,10 @@ void OpRuns::finish(std::uint64_t key) try {
     if (auto charged = memory_.charge(running, running.plan_bytes); !charged) return fail_running(key, charged.error());
   if (auto room = parts_.giver.reserve(running); !room) return fail_running(key, room.error());
   // From here on nothing fails.
+  running.DueHook::unlink();
   const GroupPtr group = running.group;
   const OpPtr op = running.op;
-  if (!remembered.empty()) parts_.retries.remember(*group, *op, remembered);
+  if (!remembered.empty()) parts_.history.remember(*group, *op, remembered);
   if (running.group) ++running.group->ops_done, running.group->muster->finished(running.op->id);
   ++parts_.counts.ops_done;
   parts_.giver.give(std::move(*prepared), running_.extract(key));

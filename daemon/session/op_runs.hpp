@@ -24,6 +24,7 @@
 #include "session/clients.hpp"
 #include "session/giver.hpp"
 #include "session/group_state.hpp"
+#include "session/history.hpp"
 #include "session/long_ops.hpp"
 #include "session/memory_pressure.hpp"
 #include "session/node_settings.hpp"
@@ -49,6 +50,7 @@ class OpRuns {
     Clients& clients;
     Works& works;
     MemoryPressure& pressure;
+    History& history;
     Giver& giver;
     Retries& retries;
     Outside& outside;
@@ -77,7 +79,8 @@ class OpRuns {
   void go_on();
   /// Tells all outcomes that are decided.
   void give_all() noexcept;
-  /// Fails ops that wait for memory if no client is left to be told: some now, and the others by go_on().
+  /// Fails ops that wait for memory or are with a lane if no client is left to be told: some now, and the others by
+  /// go_on().
   void drop_unwanted();
 
  private:

@@ -226,6 +226,11 @@ void Requests::join(Client& client, std::uint64_t request, const wire::Join& bod
     return parts_.teller.reply_error(id, request,
                                      Error(Code::invalid, "there is no on_loss " + std::to_string(body.on_loss()),
                                            "use 'fail', 'shrink' or 'wait'"));
+  if (body.open() && body.history_bytes() > 0)
+    return parts_.teller.reply_error(
+        id, request,
+        Error(Code::invalid, "the group is open to other users, so it can't have a history",
+              "leave history= away: a newcomer of another user must not see earlier results"));
   Group::Settings settings{std::move(name),
                            body.world_size(),
                            static_cast<OnLoss>(body.on_loss()),

@@ -3,7 +3,19 @@
 #include <exception>
 #include <new>
 
+#include <muster/ipc/text.hpp>
+
 namespace musterd {
+
+namespace {
+
+/// For a call that history wants nothing of, or whose op was forgotten a moment ago.
+muster::Error unknown(const std::string& key) {
+  return {muster::Code::failed, "the op with key '" + muster::ipc::shortened(key, 60) + "' was done, and is forgotten",
+          "give every op a key of its own"};
+}
+
+}  // namespace
 
 bool Retries::answer(const GroupState& state, const std::string& key, const Contribution& call) noexcept try {
   const auto known = History::find(state, key, call);
@@ -20,18 +32,21 @@ std::vector<Objects> Retries::to_remember(const RunningOp& running, std::span<co
   std::vector<Objects> given;
   if (!running.group || !History::wants(*running.group, running.op->contributions.front().kind, running.op->key))
     return given;
+  // An op may end after its epoch, which has taken its history with it.
+  if (running.group->group.empty() || !running.group->muster->is_own(running.op->id)) return given;
+  std::size_t objects = 0;
+  for (const auto& gives : running.plan.gives) objects += gives.size();
+  if (running.plan.gives_all_the_same()) objects *= running.op->contributions.size();
+  if (objects > History::given_max) return given;
   const std::size_t ranks = running.plan.gives_all_the_same() ? 1 : running.op->contributions.size();
   for (std::size_t rank = 0; rank < ranks; ++rank) given.push_back(Giver::given_to(running, rank, outputs));
   return given;
 }
 
-void Retries::remember(GroupState& state, const Op& op, std::span<const Objects> given) noexcept {
-  history_.remember(state, op, given);
-}
-
 void Retries::answer_those_who_called(const GroupState& state, const std::string& key) noexcept try {
-  if (!state.history.contains(key)) return;
-  for (const auto& call : state.muster->take_by_key(key)) static_cast<void>(answer(state, key, call));
+  if (!state.history || !state.history->ops.contains(key)) return;
+  for (const auto& call : state.muster->take_retries(key))
+    if (!answer(state, key, call)) works_.settle_failed(call.ticket, unknown(key));
 } catch (const std::bad_alloc&) {
   return;
 }

@@ -29,7 +29,7 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       listener_(io_, ::fcntl(endpoint_.listener().get(), F_DUPFD_CLOEXEC, 0)),
       signals_(io_, SIGTERM, SIGINT),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
-      crowd_(settings_.clients_max, settings_.node.user),
+      shares_(settings_.clients_max, settings_.node.user),
       blocking_([this](Errand errand) { take_posted(std::move(errand)); }),
       node_(settings_.node, *this, backing_),
       lane_(

@@ -40,7 +40,8 @@ void GroupOps::reform(const GroupPtr& state, const Op& op, std::uint32_t next_ep
   }
 }
 
-Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settings& parent, const Op& op) {
+/// The members of each new group. Refused if a client would have too many seats.
+Result<std::map<int, std::vector<const Contribution*>>> GroupOps::members_by_color(const Op& op) const {
   std::map<int, std::vector<const Contribution*>> colors;
   std::map<ClientId, std::size_t> seats;
   for (const auto& contribution : op.contributions) {
@@ -53,6 +54,12 @@ Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settin
     if (!client) continue;
     if (auto room = parts_.table.check_seats(*client, more); !room) return room.error();
   }
+  return colors;
+}
+
+Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settings& parent, const Op& op) {
+  auto colors = members_by_color(op);
+  if (!colors) return colors.error();
   // The number is not the parent's epoch and op, as a group that is made again under the same name would count from one
   // again.
   const std::string number = std::to_string(++last_split_);
@@ -64,8 +71,8 @@ Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settin
       for (const auto& child : made) table.remove(child.group);
     }
   } children{parts_.table};
-  children.made.reserve(colors.size());
-  for (auto& [color, members] : colors) {
+  children.made.reserve(colors->size());
+  for (auto& [color, members] : *colors) {
     std::stable_sort(members.begin(), members.end(), [](const auto* a, const auto* b) {
       return std::pair(a->tag, a->rank) < std::pair(b->tag, b->rank);
     });

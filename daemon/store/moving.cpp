@@ -69,22 +69,25 @@ Object* Store::at_rest(ObjectId id) const {
   const auto found = entries_.find(id);
   if (found == entries_.end()) return nullptr;
   const Entry& entry = *found->second;
+  const ObjectPtr object = entry.weak.lock();
+  if (!object) return nullptr;
   // The table of what is lent goes by segment, so an object that is lent to another user must stay.
   const auto fixes_it = [&](const Holder& holder) {
     const auto family = families_.find(holder.client);
     // A holder without a family is being dropped, and an heir may get its hold.
     return family == families_.end() ||
-           (family->second->payer.user != entry.strong->user || is_inherited(*family->second, holder.client, id));
+           (family->second->payer.user != entry.user || is_inherited(*family->second, holder.client, id));
   };
-  if (entry.strong.use_count() != 1 || std::any_of(entry.holders.begin(), entry.holders.end(), fixes_it))
-    return nullptr;
-  return std::const_pointer_cast<Object>(entry.strong).get();
+  // Outcomes in histories name the object, and not its place.
+  const long known = 1 + (entry.strong ? 1 : 0) + static_cast<long>(entry.remembered);
+  if (object.use_count() != known || std::any_of(entry.holders.begin(), entry.holders.end(), fixes_it)) return nullptr;
+  return std::const_pointer_cast<Object>(object).get();
 }
 
 std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const {
   const Object* object = at_rest(id);
   if (!object) return std::nullopt;
-  Move move{id, entries_.at(id)->strong, from, {}, 0, {}};
+  Move move{id, entries_.at(id)->weak, from, {}, 0, {}};
   const auto& leaves = object->manifest.leaves;
   for (std::uint32_t i = 0; i < leaves.size(); ++i) {
     if (leaves[i].segment != from->id() || leaves[i].bytes() == 0) continue;

@@ -34,7 +34,8 @@ struct JoinOptions {
   OnLoss on_loss = OnLoss::fail;
   bool open = false;  ///< let other users' processes take seats: they see all results of the group
   /// "64MiB": outcomes of ops with a key are remembered, up to so many bytes of arrays. A rank that calls such an op
-  /// again gets what was decided then, as does a process that took its seat. Empty: none is remembered.
+  /// again gets what was decided then, as does a process that took its seat. All are forgotten when the epoch ends.
+  /// Empty: none is remembered. Not with `open`.
   std::string history = {};
 };
 

@@ -315,7 +315,7 @@ def group(
         history: bytes, or a size such as ``"64MiB"``: the group remembers the outcomes of ops that are called with
             ``key=``, up to so many bytes of arrays. A rank that calls such an op again gets what was decided then; so
             does a process that took its seat. The oldest outcome is forgotten first, and all of them when others need
-            the room or the group ends. A key then names one op: do not use it again.
+            the room or the group's epoch ends. A key then names one op: do not use it again. Not with ``open``.
 
     Raises:
         Invalid: the rank is taken or out of range, or the settings differ from the group's.

@@ -286,3 +286,34 @@ TEST_CASE("the sums are right after any sequence of charges") {
   held.clear();
   CHECK(holds_nothing(ledger));
 }
+
+TEST_CASE("a refusal says whose limit it was") {
+  using Of = Ledger::Shortage::Of;
+  Quota quota = memory_quota(16 * mebibyte, 8 * mebibyte, 4 * mebibyte);
+  Ledger ledger(quota);
+  CHECK_FALSE(ledger.take_shortage());
+  const auto held = ledger.charge({1, {1}}, Resource::memory, 3 * mebibyte);
+  REQUIRE(held);
+  CHECK_FALSE(ledger.take_shortage());
+
+  CHECK_FALSE(ledger.charge({1, {1}}, Resource::memory, 2 * mebibyte));
+  auto shortage = ledger.take_shortage();
+  REQUIRE(shortage);
+  CHECK(shortage->of == Of::client);
+  CHECK(shortage->resource == Resource::memory);
+  CHECK_FALSE(ledger.take_shortage());  // told once
+
+  const auto more = ledger.charge({1, {}}, Resource::memory, 4 * mebibyte);
+  REQUIRE(more);
+  CHECK_FALSE(ledger.has_room({1, {2}}, Resource::memory, 2 * mebibyte));
+  CHECK(ledger.take_shortage()->of == Of::user);
+
+  const auto of_other = ledger.charge({2, {}}, Resource::memory, 8 * mebibyte);
+  REQUIRE(of_other);
+  CHECK_FALSE(ledger.charge({3, {}}, Resource::memory, 2 * mebibyte));
+  CHECK(ledger.take_shortage()->of == Of::daemon);
+
+  // No end of others' would make room for this one.
+  CHECK_FALSE(ledger.charge({3, {}}, Resource::memory, 9 * mebibyte));
+  CHECK(ledger.take_shortage()->of == Of::nobody);
+}

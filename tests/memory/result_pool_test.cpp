@@ -2,6 +2,8 @@
 
 #include <cstring>
 #include <deque>
+#include <random>
+#include <vector>
 
 #include "ipc/random.hpp"
 #include "memory/backings.hpp"
@@ -235,5 +237,39 @@ TEST_CASE("regions never overlap and keep their bytes, in any order of use") {
   }
   held.clear();
   world.pool.trim();
+  CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("the sum of free bytes is right after any sequence of results, ends and trims") {
+  std::mt19937 random(7);
+  World world(memory_quota(64 * mebibyte));
+  std::vector<PoolApart> pools(5);
+  std::vector<ResultRegion> regions;
+  for (int step = 0; step < 3000; ++step) {
+    const auto which = random() % pools.size();
+    switch (random() % 8) {
+      case 0: pools[which] = world.pool.make_apart(user); break;
+      case 1: pools[which] = {}; break;
+      case 2: world.pool.trim(); break;
+      case 3: world.pool.trim(user + random() % 2); break;
+      case 4:
+      case 5: {
+        const std::uint64_t bytes = 1 + random() % (random() % 4 == 0 ? 2 * mebibyte : 9000);
+        auto region = pools[which] ? world.pool.allocate(pools[which], bytes) : world.pool.allocate(user + 1, bytes);
+        if (region) regions.push_back(std::move(*region));
+        break;
+      }
+      default:
+        if (regions.empty()) break;
+        std::swap(regions[random() % regions.size()], regions.back());
+        regions.pop_back();
+    }
+    REQUIRE(world.pool.free_bytes() == world.ledger.total().used[Resource::memory] - world.pool.used_bytes());
+  }
+  regions.clear();
+  pools.clear();
+  const std::uint64_t left = world.pool.free_bytes();
+  CHECK(world.pool.trim() == left);
+  CHECK(world.pool.trim() == 0);
   CHECK(holds_nothing(world.ledger));
 }

@@ -133,9 +133,13 @@ class TestClient {
     return id;
   }
 
-  void give_back(ipc::SegmentId segment) {
+  /// What waits for memory may be answered after it.
+  void ask_return(ipc::SegmentId segment) {
     FrameBuilder out(++request_);
     ask(out, wire::Body_Return, wire::CreateReturn(out.fbb, segment.value).Union());
+  }
+  void give_back(ipc::SegmentId segment) {
+    ask_return(segment);
     if (reply().body_type() != wire::Body_Ok) throw std::runtime_error("not given back");
   }
 

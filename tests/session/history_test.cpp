@@ -39,6 +39,12 @@ struct Remembering {
   ipc::WorkId call(TestClient& client, const std::string& key, float value, Kind kind = Kind::allreduce) {
     return client.contribute(kind, {input(client, value)}, 0, std::chrono::seconds(30), key);
   }
+  /// The first rank goes on alone.
+  void reform() {
+    const auto reformed = first.done(first.contribute(Kind::reform));
+    REQUIRE(reformed);
+    first.epoch = reformed->epoch;
+  }
   /// Both ranks call it, and let go of what they got.
   ipc::ObjectId run(const std::string& key) {
     const auto one = call(first, key, 1);
@@ -179,6 +185,7 @@ TEST_CASE("nothing is remembered for whoever does not ask for it, and nothing ou
     group.run("1");
     group.first.die();
     group.second.die();
+    while (group.world.node.goes_on()) group.world.go_on();
     CHECK(NodeAudit(group.world.node).left_over().empty());
   }
 }
@@ -245,4 +252,143 @@ TEST_CASE("many small outcomes leave the user most of the daemon's own memory") 
     small.world.outside.completions.clear();
   }
   CHECK(NodeAudit(small.world.node).charged()[Resource::heap] < before + (1 << 20) + (64 << 10));
+}
+
+TEST_CASE("a split with the key of an op that is done takes place") {
+  Remembering group;
+  const auto one = group.call(group.first, "step 1", 1);
+  const auto split = group.first.contribute(Kind::split, {}, 0, std::chrono::seconds(30), "step 1");
+  const auto two = group.call(group.second, "step 1", 2);
+  CHECK(result_of(group.first, one) == result_of(group.second, two));
+  CHECK_FALSE(group.first.done(split));
+  const auto other = group.second.contribute(Kind::split, {}, 0, std::chrono::seconds(30), "step 1");
+  CHECK(group.first.done(split));
+  CHECK(group.second.done(other));
+}
+
+TEST_CASE("a split that waits beside an op that is done ends at its deadline") {
+  Remembering group;
+  group.call(group.first, "step 1", 1);
+  const auto split = group.first.contribute(Kind::split, {}, 0, std::chrono::seconds(1), "step 1");
+  group.call(group.second, "step 1", 2);
+  group.world.advance(std::chrono::seconds(2));
+  const auto late = group.first.failed(split);
+  REQUIRE(late);
+  CHECK(late->code() == Code::timeout);
+}
+
+TEST_CASE("a new epoch remembers nothing of the one before") {
+  Remembering group(large, small_settings(), OnLoss::shrink);
+  group.run("step 1");
+  SECTION("after a reform") {
+    group.second.die();
+    group.reform();
+    // It is alone now, so this is an op of its own.
+    const auto again = group.first.done(group.call(group.first, "step 1", 5));
+    REQUIRE(again);
+    CHECK(again->contributors == 1);
+  }
+  SECTION("after all members have gone, and others have come") {
+    TestClient third(group.world, 3);
+    TestClient fourth(group.world, 4);
+    group.first.die();
+    REQUIRE(third.join("g", 0, 2, group.on_loss, false, group.history_bytes));
+    group.second.die();
+    REQUIRE(fourth.join("g", 1, 2, group.on_loss, false, group.history_bytes));
+    const auto again = group.call(third, "step 1", 5);
+    CHECK_FALSE(third.done(again));
+    CHECK_FALSE(third.failed(again));
+  }
+  CHECK(NodeAudit(group.world.node).contradictions().empty());
+}
+
+TEST_CASE("an op that ends after its epoch is not remembered in the next one") {
+  Remembering group(large, small_settings(), OnLoss::shrink);
+  group.world.outside.jobs.hold = true;
+  const auto call = [&](TestClient& client) {
+    const auto input = client.seal(client.lease(1 << 20), 0, std::vector<float>(std::size_t{200} << 10, 1.0F));
+    return client.contribute(Kind::allreduce, {input}, 0, std::chrono::seconds(30), "step 1");
+  };
+  const auto one = call(group.first);
+  call(group.second);
+  group.second.die();
+  group.reform();
+  group.world.outside.jobs.hold = false;
+  group.world.outside.settle();
+  REQUIRE(group.first.done(one));
+  const auto again = group.first.done(call(group.first));
+  REQUIRE(again);
+  CHECK(again->contributors == 1);
+}
+
+TEST_CASE("an open group can't have a history, as a newcomer must not see earlier results") {
+  World world;
+  TestClient client(world, 1);
+  CHECK(client.join("g", 0, 2, OnLoss::wait, true, 1000) == nullptr);
+  CHECK(client.failure() == Code::invalid);
+}
+
+TEST_CASE("what a user's groups remember makes room for the user itself") {
+  NodeSettings settings = small_settings();
+  settings.quota.per_client[Resource::memory] = 8 << 20;
+  Remembering group(large, settings);
+  // The first rank's own arrays are what is remembered: each broadcast is of a fresh one.
+  constexpr std::uint64_t bytes = 1 << 20;
+  std::vector<ipc::SegmentId> arrays;
+  for (int step = 0; step < 6; ++step) {
+    const auto key = "step " + std::to_string(step);
+    arrays.push_back(group.first.lease(bytes));
+    const auto array = group.first.seal(arrays.back(), 0, std::vector<float>(bytes / sizeof(float), 1.0F));
+    const auto one = group.first.contribute(Kind::broadcast, {array}, 0, std::chrono::seconds(30), key);
+    const auto two = group.second.contribute(Kind::broadcast, {}, 0, std::chrono::seconds(30), key);
+    const auto given = group.first.done(one);
+    REQUIRE(given);
+    REQUIRE(group.second.done(two));
+    group.first.record(ipc::SubmissionType::release, ipc::Release{{array}});
+    group.first.record(ipc::SubmissionType::release, ipc::Release{{given->items[0].object}});
+    group.second.record(ipc::SubmissionType::release, ipc::Release{{given->items[0].object}});
+  }
+  // The groups of the user remember 6 MiB of the 8 that the client may have.
+  group.first.ask_lease(4 << 20, 5000);
+  const auto gone = group.first.count(ipc::CompletionType::object_gone);
+  CHECK(gone >= 4);
+  for (std::size_t i = 0; i < gone && !group.first.reply().body_as_Segment(); ++i) group.first.ask_return(arrays[i]);
+  CHECK(group.first.reply().body_as_Segment());
+}
+
+TEST_CASE("a part is remembered with the bytes of its whole") {
+  Remembering group(floats * sizeof(float) / 2);
+  const auto whole = group.input(group.first, 1);
+  auto manifest = group.first.describe(whole);
+  manifest.dims[0] = 16;
+  manifest.leaves[0].count = 16;
+  const auto part = group.first.seal(manifest, whole);
+  const auto one = group.first.contribute(Kind::broadcast, {part}, 0, std::chrono::seconds(30), "step 1");
+  const auto two = group.second.contribute(Kind::broadcast, {}, 0, std::chrono::seconds(30), "step 1");
+  REQUIRE(group.first.done(one));
+  REQUIRE(group.second.done(two));
+  // The whole is larger than the history.
+  const auto again = group.first.contribute(Kind::broadcast, {part}, 0, std::chrono::seconds(30), "step 1");
+  CHECK_FALSE(group.first.done(again));
+}
+
+TEST_CASE("a group that ends forgets much in pieces") {
+  NodeSettings settings = small_settings();
+  Remembering group(large, settings);
+  constexpr int count = 3000;
+  for (int i = 0; i < count; ++i) {
+    const auto key = "barrier " + std::to_string(i);
+    const auto one = group.first.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), key);
+    group.second.contribute(Kind::barrier, {}, 0, std::chrono::seconds(30), key);
+    REQUIRE(group.first.done(one));
+    group.world.outside.completions.clear();
+  }
+  static_cast<void>(group.world.node.disconnected(group.first.id(), "died", group.world.now));
+  static_cast<void>(group.world.node.disconnected(group.second.id(), "died", group.world.now));
+  int turns = 0;
+  for (; group.world.node.goes_on(); ++turns) group.world.node.go_on(group.world.now);
+  CHECK(turns > 4);
+  group.world.node.disposed(group.world.now);
+  group.world.node.disposed(group.world.now);
+  CHECK(NodeAudit(group.world.node).left_over().empty());
 }

@@ -12,6 +12,7 @@
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
 
+#include "failing_new.hpp"
 #include "base/heap_reserve.hpp"
 #include "client.hpp"
 #include "walk/audit.hpp"
@@ -55,7 +56,9 @@ class Armed {
   bool before_;
 };
 
-void* allocate(std::size_t bytes) {
+}  // namespace
+
+void* musterd::testing::allocate(std::size_t bytes) {
   while (true) {
     if (heap.has(bytes))
       if (void* memory = std::malloc(bytes)) {
@@ -69,21 +72,7 @@ void* allocate(std::size_t bytes) {
   }
 }
 
-}  // namespace
-
-void* operator new(std::size_t bytes) { return allocate(bytes); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  try {
-    return allocate(bytes);
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
-}
-void operator delete(void* memory) noexcept {
-  if (memory != nullptr) heap.live -= malloc_usable_size(memory);
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
+void musterd::testing::given_back(void* memory) noexcept { heap.live -= malloc_usable_size(memory); }
 
 using namespace musterd;
 using namespace musterd::testing;

@@ -29,7 +29,7 @@ struct NodeParts : StoreWorld {
   MemoryPressure pressure{{64 * mebibyte, {}},
                           {ledger, segments, results, store, history, admission, clients, teller, outside}};
   Giver giver{clients, works, store};
-  Retries retries{history, giver, works};
+  Retries retries{giver, works};
   RunningOps running;
 
   /// A group of one user whose history has room for so many bytes.

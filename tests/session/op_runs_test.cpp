@@ -23,8 +23,8 @@ struct Running : NodeParts {
   explicit Running(Quota quota = memory_quota(64 * mebibyte)) : NodeParts(quota) {}
   OpCounts counts;
   TimePoint time = start;
-  OpRuns runs{{settings, ledger, results, store, admission, clients, works, pressure, giver, retries, outside, counts,
-               [](FunctionRef what) { what(); }, time}};
+  OpRuns runs{{settings, ledger, results, store, admission, clients, works, pressure, history, giver, retries, outside,
+               counts, [](FunctionRef what) { what(); }, time}};
 
   /// A combine of two arrays of one client.
   OpPtr combine(std::int64_t floats, Duration timeout = std::chrono::seconds(30)) {

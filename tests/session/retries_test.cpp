@@ -12,6 +12,12 @@ namespace {
 
 struct Retrying : NodeParts {
   GroupPtr group = group_of(2, mebibyte);
+  Retrying() {
+    for (const std::uint32_t number : {1U, 2U}) {
+      const Seat seat{{number}, {number}, static_cast<int>(number) - 1};
+      REQUIRE(group->group.join(group->group.settings(), seat));
+    }
+  }
 
   /// An op that gave each rank a result of its own, and is remembered.
   std::vector<ObjectPtr> done_op(const std::string& key) {
@@ -23,7 +29,7 @@ struct Retrying : NodeParts {
     }
     const auto given = Retries::to_remember(op, outputs);
     REQUIRE(given.size() == 2);
-    retries.remember(*group, *op.op, given);
+    history.remember(*group, *op.op, given);
     running.erase(op.key);
     return outputs;
   }
@@ -66,10 +72,6 @@ TEST_CASE("a call of another op with the same key fails") {
 
 TEST_CASE("calls that came while the op ran are answered when it is done, with their own parts") {
   Retrying world;
-  for (const std::uint32_t number : {1U, 2U}) {
-    const Seat seat{{number}, {number}, static_cast<int>(number) - 1};
-    REQUIRE(world.group->group.join(world.group->group.settings(), seat));
-  }
   std::vector<Action> actions;
   auto early = world.contribution(1, world.group);
   early.key = "step 1";

@@ -25,6 +25,7 @@
 #include <muster/ipc/ring.hpp>
 #include <muster/ipc/socket.hpp>
 
+#include "failing_new.hpp"
 #include "base/blocking_pool.hpp"
 #include "collective/turns.hpp"
 #include "session/frame_builder.hpp"
@@ -55,25 +56,15 @@ struct Heap {
 
 thread_local bool is_control_thread = false;
 
-void* allocate(std::size_t bytes) {
+}  // namespace
+
+void* musterd::testing::allocate(std::size_t bytes) {
   void* const memory = is_control_thread && !heap.has_memory() ? nullptr : std::malloc(bytes);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
 
-}  // namespace
-
-void* operator new(std::size_t bytes) { return allocate(bytes); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  try {
-    return allocate(bytes);
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
-}
-// Not inlined, as compilers would warn of a mismatch.
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void musterd::testing::given_back(void* /*memory*/) noexcept {}
 
 using namespace musterd;
 namespace ipc = muster::ipc;

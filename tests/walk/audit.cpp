@@ -11,6 +11,12 @@ namespace {
 
 constexpr std::size_t index(Resource resource) { return static_cast<std::size_t>(resource); }
 
+std::uint64_t heap_of(const HistoryTable& table) {
+  std::uint64_t heap = table.heap.amount();
+  for (const auto& [key, remembered] : table.ops) heap += remembered.heap.amount();
+  return heap;
+}
+
 std::string name_of(std::size_t resource) {
   constexpr const char* names[]{"memory", "objects", "fds", "slots", "groups", "heap", "maps"};
   static_assert(std::size(names) == host_resource_count);
@@ -125,8 +131,9 @@ Amounts NodeAudit::held() const {
       for (const auto& [rank, queue] : *waiting) add_all(queue.ops);
     add_ops(*group->muster);
     for (const auto& [rank, charge] : group->lost) heap += charge.amount();
-    for (const auto& [key, remembered] : group->history) heap += remembered.heap.amount();
+    if (group->history) heap += heap_of(*group->history);
   }
+  for (const auto& table : node_.history_.ended_) heap += heap_of(table);
   return sum;
 }
 

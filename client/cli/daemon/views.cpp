@@ -44,6 +44,36 @@ std::vector<const wire::ClientInfo*> others(const wire::Clients& clients, std::u
   return found;
 }
 
+Table users_table(const wire::StatusReply& status) {
+  Table users({{"USER"},
+               {"MEMORY", Align::right},
+               {"PEAK", Align::right},
+               {"OBJECTS", Align::right},
+               {"FDS", Align::right},
+               {"MAPS", Align::right},
+               {"IN FLIGHT", Align::right}});
+  for (const auto* user : items(status.users()))
+    users.add({GetString(user->name()), ipc::bytes_text(user->memory_bytes()), ipc::bytes_text(user->peak_bytes()),
+               format_count(user->objects()), format_count(user->fds()), format_count(user->maps()),
+               format_count(user->in_flight())});
+  return users;
+}
+
+Table clients_table(const std::vector<const wire::ClientInfo*>& clients) {
+  Table table({{"CLIENT"},
+               {"PID", Align::right},
+               {"MEMORY", Align::right},
+               {"MADE", Align::right},
+               {"HOLDS", Align::right},
+               {"IN FLIGHT", Align::right},
+               {"LAST HEARD", Align::right}});
+  for (const auto* client : clients)
+    table.add({GetString(client->name()), std::to_string(client->pid()), ipc::bytes_text(client->memory_bytes()),
+               format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
+               format_age(client->idle_s()) + " ago"});
+  return table;
+}
+
 std::string status_text(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
   std::string out = "musterd " + GetString(status.version()) + ", pid " + std::to_string(status.pid()) + ", up " +
                     format_age(status.uptime_s()) + "\n";
@@ -66,33 +96,10 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
                                    GetString(status.huge_pages())};
   std::erase(machine, "");
   line("machine", join(machine, ", "));
-
-  Table users({{"USER"},
-               {"MEMORY", Align::right},
-               {"PEAK", Align::right},
-               {"OBJECTS", Align::right},
-               {"FDS", Align::right},
-               {"MAPS", Align::right},
-               {"IN FLIGHT", Align::right}});
-  for (const auto* user : items(status.users()))
-    users.add({GetString(user->name()), ipc::bytes_text(user->memory_bytes()), ipc::bytes_text(user->peak_bytes()),
-               format_count(user->objects()), format_count(user->fds()), format_count(user->maps()),
-               format_count(user->in_flight())});
-  Table table({{"CLIENT"},
-               {"PID", Align::right},
-               {"MEMORY", Align::right},
-               {"MADE", Align::right},
-               {"HOLDS", Align::right},
-               {"IN FLIGHT", Align::right},
-               {"LAST HEARD", Align::right}});
-  for (const auto* client : clients)
-    table.add({GetString(client->name()), std::to_string(client->pid()), ipc::bytes_text(client->memory_bytes()),
-               format_count(client->objects()), format_count(client->held()), format_count(client->in_flight()),
-               format_age(client->idle_s()) + " ago"});
   const std::size_t shown = items(status.users()).size();
-  if (shown > 0) out += "\n" + users.render();
+  if (shown > 0) out += "\n" + users_table(status).render();
   if (status.users_total() > shown) out += "and " + plural(status.users_total() - shown, "more user") + "\n";
-  return out + (clients.empty() ? "\nno clients\n" : "\n" + table.render());
+  return out + (clients.empty() ? "\nno clients\n" : "\n" + clients_table(clients).render());
 }
 
 std::string status_json(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {

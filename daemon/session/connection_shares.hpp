@@ -13,11 +13,11 @@
 
 namespace musterd {
 
-class Crowd {
+class ConnectionShares {
  public:
   /// A quarter of `connections_max` is kept for root and for `own`, the user as whom the daemon runs. Any other user
   /// has at most half, and at most an eighth without a Hello.
-  Crowd(std::size_t connections_max, UserId own) : max_(connections_max), own_(own) {}
+  ConnectionShares(std::size_t connections_max, UserId own) : max_(connections_max), own_(own) {}
 
   [[nodiscard]] muster::Result<void> has_room_for(UserId user) const {
     using muster::Code;
