@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/heap_reserve.hpp"
+#include "base/make_room.hpp"
 #include "collective/agreement.hpp"
 #include "collective/muster.hpp"
 #include "collective/op_effort.hpp"
@@ -80,7 +81,7 @@ void Muster::vacate(int rank, const Loss& loss, std::vector<Action>& actions, st
 }
 
 void Muster::prepare_loss(int rank, const Loss& loss) {
-  if (gone_.size() == gone_.capacity()) gone_.reserve(2 * gone_.size() + 1);
+  make_room_in(gone_);
   losses_.try_emplace(rank, loss);
 }
 

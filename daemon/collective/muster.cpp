@@ -7,8 +7,11 @@
 #include <limits>
 #include <utility>
 
+#include <muster/ipc/text.hpp>
+
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
+#include "base/make_room.hpp"
 #include "collective/agreement.hpp"
 #include "collective/op_effort.hpp"
 
@@ -20,39 +23,6 @@ using muster::ipc::Kind;
 namespace {
 
 constexpr int epoch_shift = 32;
-
-/// Makes room for one more element, so that adding it can't fail.
-template <class T>
-void make_room_in(std::vector<T>& vector) {
-  if (vector.size() == vector.capacity()) vector.reserve(2 * vector.size() + 1);
-}
-
-std::string cut(const std::string& text, std::size_t bytes_max) {
-  if (text.size() <= bytes_max) return text;
-  std::size_t end = bytes_max;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside a character
-  return text.substr(0, end) + "...";
-}
-
-/// Long keys are cut, as the key is part of the op's name, and every message about the op has that name and is kept.
-std::string quoted(const std::string& key) {
-  constexpr std::size_t shown_max = 128;
-  return key.empty() ? std::string() : " '" + cut(key, shown_max) + "'";
-}
-
-std::string op_name(const Contribution& contribution, std::uint64_t sequence) {
-  std::string kind(name(contribution.kind));
-  const std::string quoted_key = quoted(contribution.key);
-  if (is_pairwise(contribution.kind)) {
-    const bool sends = contribution.kind == Kind::send;
-    const int source = sends ? contribution.rank : contribution.root;
-    const int destination = sends ? contribution.root : contribution.rank;
-    return "send " + std::to_string(source) + "->" + std::to_string(destination) + " tag " +
-           std::to_string(contribution.tag) + quoted_key;
-  }
-  if (contribution.kind == Kind::reform) return kind;
-  return kind + (quoted_key.empty() ? " #" + std::to_string(sequence) : quoted_key);
-}
 
 bool by_order(const Contribution& contribution) {
   return contribution.key.empty() && !is_pairwise(contribution.kind) && contribution.kind != Kind::reform;
@@ -87,7 +57,7 @@ Error in_short(const Error& error, std::size_t bytes_max) {
   Error without_hint(error.code(), error.message(), {}, error.ranks());
   if (bytes_of(without_hint) <= bytes_max) return without_hint;
   const std::size_t message_max = bytes_max - std::min(bytes_max, sizeof(Error));
-  return {error.code(), cut(error.message(), message_max)};
+  return {error.code(), muster::ipc::cut(error.message(), message_max)};
 }
 
 void tell(std::vector<Action>& actions, OpId op, Error error, Ticket ticket) {
@@ -171,7 +141,7 @@ std::size_t Muster::place_in(const Match& match, const Contribution& contributio
 
 PairCall Muster::pair_call(const Slot& slot) {
   const Contribution& came = slot.op->contributions.front();
-  return {came.kind == Kind::send, came.rank, came.root, came.tag, quoted(slot.match->key)};
+  return {came.kind == Kind::send, came.rank, came.root, came.tag, quoted_key(slot.match->key)};
 }
 
 Muster::Match Muster::match_of(const Contribution& contribution) {
