@@ -20,7 +20,15 @@ using Inputs = muster::ipc::SmallVector<Input, 1>;
 
 /// Says where an outcome has to go. The caller chooses it.
 using Ticket = std::uint64_t;
+/// High 32 bits: the epoch; low 32 bits: the number of the op in it. 0 is no op.
 using OpId = std::uint64_t;
+[[nodiscard]] constexpr OpId first_op_of(std::uint32_t epoch) { return (OpId{epoch} << 32) + 1; }
+[[nodiscard]] constexpr std::uint32_t epoch_of(OpId op) { return static_cast<std::uint32_t>(op >> 32); }
+/// The next id of the same epoch. After about four billion ops the numbers come around.
+[[nodiscard]] constexpr OpId next_op(OpId op) {
+  const auto number = static_cast<std::uint32_t>(op) + 1;
+  return (op >> 32 << 32) | (number == 0 ? 1 : number);
+}
 
 struct Contribution {
   int rank = 0;

@@ -4,10 +4,13 @@
 
 #include <muster/ipc/text.hpp>
 
+#include "collective/agreement.hpp"
+
 namespace musterd {
 
 using muster::Code;
 using muster::Error;
+using muster::ipc::Kind;
 
 namespace {
 
@@ -93,6 +96,25 @@ Advice advice_of(int rank, const Whereabouts& known, const std::string& hint_if_
 }
 
 }  // namespace
+
+std::string quoted_key(const std::string& key) {
+  constexpr std::size_t shown_max = 128;
+  return key.empty() ? std::string() : " '" + muster::ipc::cut(key, shown_max) + "'";
+}
+
+std::string op_name(const Contribution& contribution, std::uint64_t sequence) {
+  std::string kind(name(contribution.kind));
+  const std::string key = quoted_key(contribution.key);
+  if (is_pairwise(contribution.kind)) {
+    const bool sends = contribution.kind == Kind::send;
+    const int source = sends ? contribution.rank : contribution.root;
+    const int destination = sends ? contribution.root : contribution.rank;
+    return "send " + std::to_string(source) + "->" + std::to_string(destination) + " tag " +
+           std::to_string(contribution.tag) + key;
+  }
+  if (contribution.kind == Kind::reform) return kind;
+  return kind + (key.empty() ? " #" + std::to_string(sequence) : key);
+}
 
 std::string ranks_text(std::span<const int> ranks) {
   if (ranks.empty()) return "no rank";

@@ -15,6 +15,10 @@
 
 namespace musterd {
 
+/// " 'key'", or empty. Long keys are cut, as every message about an op has its key and is kept.
+[[nodiscard]] std::string quoted_key(const std::string& key);
+/// See Op::name. `sequence`: of a call that is matched by order.
+[[nodiscard]] std::string op_name(const Contribution& contribution, std::uint64_t sequence);
 /// "rank 3", "ranks 0, 1", "ranks 0-7, 12". The ranks must be in rising order.
 [[nodiscard]] std::string ranks_text(std::span<const int> ranks);
 

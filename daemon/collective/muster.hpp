@@ -2,49 +2,31 @@
 // contributed and all agree. It ends with one outcome that every seat gets, late ones, too. Pure: contributions, losses
 // and time go in, actions come out. A call that finds no memory throws, and then that one thing has not happened. What
 // was decided before it is among the actions.
+//
+// It has more than 25 functions, as it is the one face that its parts have for a session: half of them are questions,
+// which the parts answer. muster.cpp is about contributions, losses.cpp about losses, expiry.cpp about deadlines and
+// epochs that end.
 #pragma once
 
-#include <boost/intrusive/list.hpp>
-#include <boost/intrusive/set.hpp>
-#include <compare>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <list>
-#include <map>
-#include <memory>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
-#include <tuple>
-#include <variant>
 #include <vector>
 
-#include <muster/ipc/records.hpp>
 #include <muster/result.hpp>
 
 #include "base/time.hpp"
+#include "collective/actions.hpp"
 #include "collective/contribution.hpp"
+#include "collective/failed_codes.hpp"
+#include "collective/members.hpp"
 #include "collective/messages.hpp"
+#include "collective/pending_ops.hpp"
 
 namespace musterd {
-
-/// The muster is complete: plan it, run it, then call finished().
-struct StartOp {
-  OpPtr op;
-};
-/// The op ended with this error: tell all these seats.
-struct FailOp {
-  OpId op = 0;
-  muster::Error error;
-  std::vector<Ticket> tickets;
-  std::size_t effort = 0;  ///< how much work it was to let its contributions go
-};
-using Action = std::variant<StartOp, FailOp>;
-
-/// How much work an action is, where 1 is a look at one op. A failure sends messages, and a start runs an op.
-[[nodiscard]] std::size_t effort_of(const Action& action);
 
 class Muster {
  public:
@@ -57,13 +39,8 @@ class Muster {
   /// into the high half of op ids, so that they differ from those of the group's other epochs.
   Muster(int world_size, std::span<const int> members, Limits limits, std::uint32_t epoch = 0);
 
-  static constexpr int everyone = -1;
-  /// Names an op that gathers.
-  struct Handle {
-    int peer = everyone;  ///< the only rank that it waits for, if it is a send or a receive
-    OpId op = 0;          ///< 0: none
-    auto operator<=>(const Handle&) const = default;
-  };
+  static constexpr int everyone = PendingOp::everyone;
+  using Handle = PendingOp::Handle;
 
   /// Takes one rank's input, and appends what has to be done. A contribution to an op that has already failed gets the
   /// same outcome at once (a FailOp with this one ticket). Returns the op if it goes on gathering. An op that can
@@ -85,9 +62,9 @@ class Muster {
   /// goes on without the rank.
   void vacate(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left);
   /// Takes the memory that the loss needs. After that the loss can't fail. Ops that find no memory learn of it later.
-  void prepare_loss(int rank, const Loss& loss);
+  void prepare_loss(int rank, const Loss& loss) { members_.prepare_loss(rank, loss); }
   /// Whether there are ops that have not learned of a loss.
-  [[nodiscard]] bool is_behind() const { return reforms_wait_ || any_is_behind(); }
+  [[nodiscard]] bool is_behind() const { return reforms_wait_ || ops_.is_behind(); }
   void catch_up(std::vector<Action>& actions, std::size_t& left);
   /// A replacement took the seat, and goes on where the seat stands.
   void reoccupy(int rank);
@@ -98,41 +75,36 @@ class Muster {
   /// seat is missing. It ends as many as `left` allows; next_deadline() is then that of the next one. An op that has
   /// not learned of a loss learns of it first, and fails with that if the loss ends it.
   void expire(TimePoint now, std::vector<Action>& actions, std::size_t& left, const Locate& locate);
-  /// Takes out the first op of this key that gathers, unless it is a split, and returns what has come to it. It is no
-  /// op any more, and the caller settles the works. A later op, of ranks that called twice, goes on.
-  [[nodiscard]] std::vector<Contribution> take_retries(const std::string& key);
+  /// See PendingOps. The caller settles the works.
+  [[nodiscard]] std::vector<Contribution> take_retries(const std::string& key) { return ops_.take_retries(key); }
   /// Every pending op fails with this error (stop, group gone).
   void abort(const muster::Error& error, std::vector<Action>& actions);
   /// The epoch is over, and no rank comes any more. Ops that only waited for lost ranks start, the others fail with
   /// this error, and all are forgotten. A call handles as many as `left` allows; call it until empty().
   void dissolve(const muster::Error& error, std::vector<Action>& actions, std::size_t& left);
-  [[nodiscard]] bool empty() const { return ordered_.empty() && matches_.empty() && dropped_.empty(); }
+  [[nodiscard]] bool empty() const { return ops_.empty() && codes_.empty(); }
 
   /// When to call expire() next: the earliest deadline of an op that gathers.
-  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const { return ops_.gathering().next_deadline(); }
   /// Ranks that the op still waits for; nothing if it is over.
   [[nodiscard]] std::vector<int> missing(Handle handle) const;
   /// Sequence number of the rank's next op matched by order.
-  [[nodiscard]] std::uint64_t position(int rank) const;
-  struct Owed {
-    std::uint64_t sequence = 0;
-    std::string key;
-    muster::ipc::Kind kind = muster::ipc::Kind::barrier;
-  };
+  [[nodiscard]] std::uint64_t position(int rank) const { return ops_.ordered().position(rank); }
+  using Owed = GatheringOps::Owed;
   /// The ops that wait for this rank. This takes time for each of them, and for each op that gathers and has the rank's
   /// contribution already.
-  [[nodiscard]] std::vector<Owed> owed(int rank) const;
+  [[nodiscard]] std::vector<Owed> owed(int rank) const { return ops_.gathering().owed(rank, position(rank)); }
   /// About how many bytes it takes to name these ops.
-  [[nodiscard]] std::size_t owed_bytes(int rank) const;
+  [[nodiscard]] std::size_t owed_bytes(int rank) const { return ops_.gathering().owed_bytes(rank); }
   /// Ops that gather or run.
-  [[nodiscard]] std::size_t in_flight() const { return gathering_ + running_; }
+  [[nodiscard]] std::size_t in_flight() const { return ops_.gathering().size() + running_; }
   /// Members that are lost or vacant.
-  [[nodiscard]] std::set<int> lost() const;
+  [[nodiscard]] std::set<int> lost() const { return members_.lost(); }
   /// True if the contribution would be the first of its op. If the op then failed, this contribution would pay for
   /// remembering it.
-  [[nodiscard]] bool begins_op(const Contribution& contribution) const;
+  [[nodiscard]] bool begins_op(const Contribution& contribution) const { return ops_.begins_op(contribution); }
 
-  static constexpr std::size_t seat_bytes = 24;  ///< what each seat of the group takes
+  static constexpr std::size_t seat_bytes = 24;  ///< about what each seat of the group takes
 
   /// About what a contribution takes while its op is pending, beside its key, be it the first or a later one. If the op
   /// fails, this is enough for remembering that.
@@ -140,185 +112,36 @@ class Muster {
 
  private:
   friend class NodeAudit;  ///< in the tests; adds up what is held
-  enum class Standing : std::uint8_t {
-    absent,  ///< not a member of this epoch
-    live,
-    vacant,  ///< gone, and a replacement is awaited
-    gone,    ///< lost for the rest of the epoch
-  };
-  struct RankState {
-    Standing standing = Standing::absent;
-    std::uint32_t in_flight = 0;  ///< contributions to ops that gather
-    std::uint64_t position = 0;   ///< sequence number of its next op matched by order
-    /// What it takes to name the sends and receives that wait for the rank, less what it takes to name the other ops
-    /// that it has come to. So this may wrap around; the sum with nameable_bytes_ does not.
-    std::uint64_t owed_bytes = 0;
-  };
 
-  /// What brings contributions together that aren't matched by order. Ops of the same match follow each other.
-  struct Match {
-    enum class Of : std::uint8_t { key, pair, reform };
-    Of of = Of::key;
-    std::string key;
-    int source = 0;        ///< of a pair
-    int destination = 0;   ///< of a pair
-    std::int64_t tag = 0;  ///< of a pair
-    friend bool operator<(const Match& a, const Match& b) {
-      return std::tie(a.of, a.key, a.source, a.destination, a.tag) <
-             std::tie(b.of, b.key, b.source, b.destination, b.tag);
-    }
-  };
-
-  /// Links slots in a list by what they know of losses.
-  using Knowledge = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-  template <class Tag>
-  using InSet = boost::intrusive::set_base_hook<boost::intrusive::tag<Tag>, boost::intrusive::optimize_size<true>,
-                                                boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-  /// Link the slots that gather, in order of their deadlines and of their handles. That allocates nothing, so it can't
-  /// fail.
-  using Due = InSet<struct DueTag>;
-  using Handled = InSet<struct HandledTag>;
-
-  struct Failure {
-    muster::Error error;
-    std::vector<bool> named;  ///< the ranks that the error names, if they are many; the error itself has none then
-  };
-
-  /// Failed ops in a row, matched by order, whose code is all that is kept of them. Ranks may still come to them.
-  struct Dropped {
-    muster::Code code{};
-    Charge charge;  ///< the charge of one of them
-  };
-
-  /// An op from its first contribution until every rank that may come has come.
-  struct Slot : Knowledge, Due, Handled {
-    OpId id = 0;
-    int peer = everyone;               ///< see Handle
-    std::uint64_t sequence = 0;        ///< if matched by order
-    const Match* match = nullptr;      ///< null: matched by order
-    std::vector<bool> arrived;         ///< with a match: by rank; for a pair, the sender and the receiver
-    std::size_t awaited = 0;           ///< contributions that may still come, given the losses that it knows
-    std::size_t losses_known = 0;      ///< how many entries of gone_ it knows
-    std::shared_ptr<Op> op;            ///< null once the muster is over
-    std::unique_ptr<Failure> failure;  ///< the outcome, if it failed and is remembered
-    muster::Code forgotten{};          ///< the code of an outcome that is not remembered
-    std::size_t remembered_bytes = 0;  ///< about what remembering the failure takes
-    Charge charge;                     ///< for remembering the failure
-    TimePoint since;
-    TimePoint deadline;
-    [[nodiscard]] Handle handle() const { return {peer, id}; }
-    [[nodiscard]] bool gathering() const { return op != nullptr; }
-    /// True if the op had to end, and there was no memory for that.
-    [[nodiscard]] bool must_fail() const { return deadline == TimePoint{}; }
-    [[nodiscard]] bool is(Match::Of of) const { return match && match->of == of; }
-  };
-  struct Sooner {
-    bool operator()(const Slot& a, const Slot& b) const {
-      return std::tie(a.deadline, a.id) < std::tie(b.deadline, b.id);
-    }
-  };
-  struct HandleOf {
-    using type = Handle;
-    Handle operator()(const Slot& slot) const { return slot.handle(); }
-  };
-
-  // muster.cpp: from contribution to outcome
-  [[nodiscard]] static Match match_of(const Contribution& contribution);
-  /// The end of a send and its recv that has come.
-  [[nodiscard]] static PairCall pair_call(const Slot& slot);
-  /// The index in Slot::arrived.
-  [[nodiscard]] static std::size_t place_in(const Match& match, const Contribution& contribution);
-  [[nodiscard]] Slot* find_or_open(const Contribution& contribution, TimePoint now, std::vector<Action>& actions);
-  [[nodiscard]] Slot& find_or_open_matched(const Contribution& contribution, TimePoint now);
-  void open(Slot& slot, const Contribution& contribution, TimePoint now);
-  void abandon(Slot& slot);
-  void make_room(std::vector<Action>& actions);
+  // muster.cpp
   void give_up_oldest(std::vector<Action>& actions);
-  void drop_oldest();
-  void keep_code(Slot& slot);
-  [[nodiscard]] muster::Code code_of_dropped(std::uint64_t sequence) const;
-  void forget_dropped();
-  [[nodiscard]] std::uint64_t slowest_position() const;
-  void begin_gathering(Slot& slot);
-  void prepare(Slot& slot, const Contribution& contribution, std::optional<muster::Error>& error);
-  void arrive(Slot& slot, const Contribution& contribution);
-  void hasten(Slot& slot, TimePoint deadline);
-  [[nodiscard]] std::optional<muster::Error> objection(const Slot& slot, const Contribution& contribution) const;
-  void start(Slot& slot, std::vector<Action>& actions);
-  void fail(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
-  void end_gathering(Slot& slot);
-  void retire(const Slot& slot);
-  void retire_ordered();
-  void forget_old_failures();
-  void forget_oldest_failure();
-  void forget_failure(const Slot& slot);
-  [[nodiscard]] Failure with_few_ranks(const muster::Error& error) const;
-  [[nodiscard]] static muster::Error outcome(const Failure& failure);
-  [[nodiscard]] std::size_t bytes_beside_error(const Slot& slot) const;
+  void answer_late(PendingOp* op, const Contribution& contribution, std::vector<Action>& actions);
+  [[nodiscard]] std::optional<muster::Error> prepare(PendingOp& op, const Contribution& contribution);
+  [[nodiscard]] std::optional<muster::Error> objection(const PendingOp& op, const Contribution& contribution) const;
+  void start(PendingOp& op, std::vector<Action>& actions);
+  void forget_old_codes();
 
-  // losses.cpp: which ranks may still come, and what a loss means for pending ops
-  [[nodiscard]] bool may_come(const Slot& slot, int rank) const;
-  [[nodiscard]] std::size_t owes(const Slot& slot, int rank) const;
-  [[nodiscard]] std::size_t count_awaited(const Slot& slot) const;
-  [[nodiscard]] std::vector<int> missing(const Slot& slot) const;
-  [[nodiscard]] std::optional<muster::Error> refusal(const Slot& slot, const Contribution& contribution) const;
-  [[nodiscard]] static bool needs_in_person(const Slot& slot, int rank);
-  void withdraw(int rank, const Loss& loss, Standing standing, std::vector<Action>& actions, std::size_t& left);
-  [[nodiscard]] bool is_behind(const Slot& slot) const { return slot.losses_known < gone_.size(); }
-  [[nodiscard]] bool any_is_behind() const { return !by_knowledge_.empty() && is_behind(by_knowledge_.front()); }
-  void catch_up(Slot& slot, std::vector<Action>& actions);
+  // losses.cpp
+  void withdraw(int rank, const Loss& loss, Members::Standing after, std::vector<Action>& actions, std::size_t& left);
+  void catch_up(PendingOp& op, std::vector<Action>& actions);
   void catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left);
   void begin_first_reform(std::vector<Action>& actions, std::size_t& left);
-  void start_if_complete(Slot& slot, std::vector<Action>& actions);
-  void go_on_without(Slot& slot, int rank, std::vector<Action>& actions);
-  void dissolve(Slot& slot, const muster::Error& error, std::vector<Action>& actions);
-  [[nodiscard]] muster::Error late(const Slot& slot, TimePoint now, const Locate& locate) const;
-  [[nodiscard]] bool has_come(const Slot& slot, int rank) const;
-  [[nodiscard]] std::string where_it_waits(int rank) const;
+  void start_if_complete(PendingOp& op, std::vector<Action>& actions);
+  void go_on_without(PendingOp& op, int rank, std::vector<Action>& actions);
 
-  [[nodiscard]] static std::size_t name_bytes(const Slot& slot);
-  [[nodiscard]] bool is_rank(int rank) const { return rank >= 0 && rank < world_size_; }
-  [[nodiscard]] RankState& rank_state(int rank);
-  [[nodiscard]] const RankState& rank_state(int rank) const;
-  [[nodiscard]] Standing standing(int rank) const;
-
-  int world_size_;
   Limits limits_;
-  OpId next_id_;
-  std::vector<RankState> ranks_;  ///< by rank
-  std::size_t expected_ = 0;      ///< members that may contribute to a new op: live or vacant
-  Losses losses_;                 ///< why the lost and vacant ranks are gone
-  std::vector<int> gone_;         ///< the ranks that don't come back, in the order of their losses
-  bool refusing_ = false;         ///< new ops fail: a rank was lost under policy fail
-  bool reforms_wait_ = false;     ///< some reforms may be complete and have not begun
-
-  std::deque<Slot> ordered_;  ///< by sequence number; the first one's is base_
-  std::uint64_t base_ = 0;
-  std::map<std::uint64_t, Dropped> dropped_;  ///< by the first sequence number of a row; all are before base_
-  std::map<Match, std::list<Slot>> matches_;
-  /// The slots that know least come first, so that nothing has to search for them.
-  boost::intrusive::list<Slot, boost::intrusive::base_hook<Knowledge>, boost::intrusive::constant_time_size<false>>
-      by_knowledge_;
-  boost::intrusive::set<Slot, boost::intrusive::base_hook<Due>, boost::intrusive::compare<Sooner>,
-                        boost::intrusive::constant_time_size<false>>
-      by_deadline_;
-  boost::intrusive::set<Slot, boost::intrusive::base_hook<Handled>, boost::intrusive::key_of_value<HandleOf>,
-                        boost::intrusive::constant_time_size<false>>
-      by_handle_;
-  std::uint64_t nameable_bytes_ = 0;  ///< what it takes to name all ops that gather, except sends and receives
-  std::map<OpId, Slot*> failures_;    ///< the remembered failures, the oldest first
-  std::size_t failures_bytes_ = 0;
-  std::size_t gathering_ = 0;
+  std::uint32_t epoch_;
+  Members members_;
+  PendingOps ops_;
+  FailedCodes codes_;
   std::size_t running_ = 0;
-
-  static constexpr std::size_t contributions_at_once =
-      4;  ///< how many an op has room for from its first contribution on
+  bool reforms_wait_ = false;  ///< some reforms may be complete and have not begun
 };
 
 constexpr std::size_t Muster::pending_bytes() {
-  static_assert(sizeof(RankState) == seat_bytes);
   constexpr std::size_t nodes_bytes = 256;  // of maps and lists, the op's name, what malloc adds
-  return contributions_at_once * sizeof(Contribution) + sizeof(Op) + sizeof(Slot) + sizeof(Match) + nodes_bytes;
+  return PendingOps::contributions_at_once * sizeof(Contribution) + sizeof(Op) + sizeof(PendingOp) + sizeof(Match) +
+         nodes_bytes;
 }
 
 }  // namespace musterd

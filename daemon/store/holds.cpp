@@ -6,6 +6,7 @@
 #include <new>
 
 #include "base/assert.hpp"
+#include "base/make_room.hpp"
 #include "store/store.hpp"
 
 namespace musterd {
@@ -183,7 +184,7 @@ void Store::inherit(ClientId client, ClientId heir) {
   auto found = families_.find(client);
   if (found == families_.end() || found->second->own.empty()) return;
   const FamilyPtr family = found->second;
-  if (family->heirs.size() == family->heirs.capacity()) family->heirs.reserve(2 * family->heirs.size() + 1);
+  make_room_in(family->heirs);
   Heir made{.id = heir, .fork = family->forks + 1, .kept = {}};
   families_.emplace(heir, family);
   family->heirs.push_back(std::move(made));

@@ -2,8 +2,10 @@
 
 #include <muster/ipc/text.hpp>
 
+using muster::ipc::cut;
 using muster::ipc::is_text;
 using muster::ipc::printable;
+using muster::ipc::shortened;
 using namespace std::string_view_literals;
 
 TEST_CASE("text is UTF-8 without control characters") {
@@ -42,4 +44,13 @@ TEST_CASE("bytes that are not text are shown one by one") {
   CHECK(printable("a\x1b[2J") == "a\\x1b[2J");
   CHECK(printable("\xff\xfe") == "\\xff\\xfe");
   CHECK(printable("a\u202eb") == "a\\xe2\\x80\\xaeb");
+}
+
+TEST_CASE("long text is cut, but not inside of a character") {
+  CHECK(cut("grün", 5) == "grün");
+  CHECK(cut("grün", 4) == "grü...");
+  CHECK(cut("grün", 3) == "gr...");
+  CHECK(cut("grün", 0) == "...");
+  CHECK(shortened("grün", 3) == "gr...");
+  CHECK(shortened("a\x1b[2J", 2) == "a\\x1b...");
 }

@@ -114,11 +114,11 @@ Amounts NodeAudit::held() const {
     add_all(giving.over.mapped().op->contributions);
   }
   const auto add_ops = [&](const Muster& muster) {
-    for_each_slot(muster, [&](const Muster::Slot& slot) {
-      add(slot.charge);
-      if (slot.op) add_all(slot.op->contributions);
+    for_each_op(muster, [&](const PendingOp& op) {
+      add(op.charge);
+      if (op.op) add_all(op.op->contributions);
     });
-    for (const auto& [sequence, dropped] : muster.dropped_) add(dropped.charge);
+    for (const auto& [sequence, row] : muster.codes_.rows()) add(row.charge);
   };
   for (const auto& unsettled : node_.group_ops_.unsettled_) {
     if (unsettled.ended) add_ops(*unsettled.ended);
@@ -196,18 +196,18 @@ void NodeAudit::check_lists(std::vector<std::string>& found) const {
 /// A muster finds exactly the ops that gather, by deadline and by handle, and knows what ranks owe.
 void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& found) {
   std::size_t gathering = 0;
-  std::vector<std::size_t> owed_bytes(muster.ranks_.size());
-  for_each_slot(muster, [&](const Muster::Slot& slot) {
-    if (!slot.gathering()) return;
+  const GatheringOps& known = muster.ops_.gathering_;
+  std::vector<std::size_t> owed_bytes(static_cast<std::size_t>(muster.members_.world_size()));
+  for_each_op(muster, [&](const PendingOp& op) {
+    if (!op.gathering()) return;
     ++gathering;
-    const auto known = muster.by_handle_.find(slot.handle());
-    if (known == muster.by_handle_.end() || &*known != &slot) found.push_back("a handle does not find its op");
-    if (muster.next_deadline() > slot.deadline) found.push_back("a deadline is earlier than the next one");
+    if (known.find(op.handle()) != &op) found.push_back("a handle does not find its op");
+    if (muster.next_deadline() > op.deadline) found.push_back("a deadline is earlier than the next one");
     for (std::size_t rank = 0; rank < owed_bytes.size(); ++rank)
-      if (muster.owes(slot, static_cast<int>(rank)) > 0) owed_bytes[rank] += Muster::name_bytes(slot);
+      if (op.owes(static_cast<int>(rank), muster.position(static_cast<int>(rank))) > 0)
+        owed_bytes[rank] += op.name_bytes();
   });
-  if (gathering != muster.gathering_ || gathering != muster.by_deadline_.size() ||
-      gathering != muster.by_handle_.size())
+  if (gathering != known.size() || gathering != known.by_deadline_.size() || gathering != known.by_handle_.size())
     found.push_back(std::to_string(gathering) + " ops gather, and others are known");
   for (std::size_t rank = 0; rank < owed_bytes.size(); ++rank)
     if (muster.owed_bytes(static_cast<int>(rank)) != owed_bytes[rank])
@@ -252,11 +252,11 @@ std::vector<std::string> NodeAudit::contradictions() const {
     }
   for (const auto& [key, state] : node_.groups_.all()) check_orders(*state->muster, found);
   for (const auto& [key, state] : node_.groups_.all())
-    for_each_slot(*state->muster, [&, &key = key](const Muster::Slot& slot) {
-      if (slot.failure && !node_.stopping_ && slot.charge.amount() < slot.remembered_bytes)
+    for_each_op(*state->muster, [&, &key = key](const PendingOp& op) {
+      if (op.failure && !node_.stopping_ && op.charge.amount() < op.remembered_bytes)
         found.push_back("group '" + std::string(key.name) + "' remembers a failure in " +
-                        std::to_string(slot.remembered_bytes) + " bytes, of which " +
-                        std::to_string(slot.charge.amount()) + " are charged");
+                        std::to_string(op.remembered_bytes) + " bytes, of which " + std::to_string(op.charge.amount()) +
+                        " are charged");
     });
   for (const auto& [key, state] : node_.groups_.all())
     if (state->group.empty()) found.push_back("group '" + std::string(key.name) + "' has no seat and is kept");

@@ -58,10 +58,10 @@ class NodeAudit {
   void check_reservations(std::vector<std::string>& found) const;
   static void check_orders(const Muster& muster, std::vector<std::string>& found);
   template <class Visit>
-  static void for_each_slot(const Muster& muster, Visit visit) {
-    for (const auto& slot : muster.ordered_) visit(slot);
-    for (const auto& [match, slots] : muster.matches_)
-      for (const auto& slot : slots) visit(slot);
+  static void for_each_op(const Muster& muster, Visit visit) {
+    for (const auto& op : muster.ops_.ordered_.all()) visit(op);
+    for (const auto& [match, ops] : muster.ops_.matched_.all())
+      for (const auto& op : ops) visit(op);
   }
   const Node& node_;
 };

@@ -82,12 +82,14 @@ std::string printable(std::string_view bytes) {
   return made;
 }
 
-std::string shortened(std::string_view text, std::size_t bytes_max) {
-  if (text.size() <= bytes_max) return printable(text);
+std::string cut(std::string_view text, std::size_t bytes_max) {
+  if (text.size() <= bytes_max) return std::string(text);
   // Does not cut inside a character.
   while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xc0) == 0x80) --bytes_max;
-  return printable(text.substr(0, bytes_max)) + "...";
+  return std::string(text.substr(0, bytes_max)) + "...";
 }
+
+std::string shortened(std::string_view text, std::size_t bytes_max) { return printable(cut(text, bytes_max)); }
 
 std::string seconds_text(std::chrono::nanoseconds duration) {
   const double seconds = std::chrono::duration<double>(duration).count();

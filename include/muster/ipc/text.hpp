@@ -14,7 +14,9 @@ namespace muster::ipc {
 [[nodiscard]] bool is_text(std::string_view bytes);
 /// The bytes as they are if they are text. Otherwise everything but printable ASCII is escaped like \x1b.
 [[nodiscard]] std::string printable(std::string_view bytes);
-/// At most so many bytes of the text, with dots if it has more.
+/// At most so many bytes of UTF-8, with dots if it has more.
+[[nodiscard]] std::string cut(std::string_view text, std::size_t bytes_max);
+/// The same of bytes that may be no text: those are escaped as by printable().
 [[nodiscard]] std::string shortened(std::string_view text, std::size_t bytes_max);
 
 /// "0.3 s", "2.4 s", "3600 s"
