@@ -4,7 +4,6 @@
 
 #include <muster/ipc/byte_count.hpp>
 
-#include "base/assert.hpp"
 #include "store/leaf_index.hpp"
 #include "store/moving.hpp"
 
@@ -229,19 +228,6 @@ Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client
   if (auto held = hold(object, client); !held) return held.error();
   if (found_by == Found::by_pickle) note_loaded(*object);
   return object;
-}
-
-void Store::Ends::bury(Object& object) try {
-  constexpr std::uint64_t large = 32 << 10;
-  if (object.metadata.amount() < large) return;
-  struct Description {
-    Manifest manifest;
-    Memories memories;
-  };
-  auto description = std::make_shared<Description>(Description{std::move(object.manifest), std::move(object.memories)});
-  segments_.dispose(object.user, std::move(description), std::move(object.metadata));
-} catch (const std::bad_alloc&) {
-  // Without memory for that, the description is freed at once.
 }
 
 std::optional<Store::Gone> Store::take_gone() {

@@ -12,137 +12,25 @@
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
-#include <string>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
-#include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
 
 #include "base/secret_hash.hpp"
-#include "base/assert.hpp"
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
-#include "memory/place.hpp"
 #include "memory/result_pool.hpp"
 #include "memory/segment_table.hpp"
+#include "store/ends.hpp"
+#include "store/moving.hpp"
+#include "store/object.hpp"
 #include "store/tombstones.hpp"
 
 namespace musterd {
-
-using muster::ipc::Capability;
-using muster::ipc::Manifest;
-using muster::ipc::ObjectId;
-
-using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
-using Memories = muster::ipc::SmallVector<const SegmentMemory*, 1>;
-
-struct StoreEntry;
-
-using HolderHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfHolder>,
-                                                    boost::intrusive::link_mode<boost::intrusive::normal_link>>;
-
-/// The holds that a client, or an heir of one, has on an object. The object's entry lists its holders, and the client
-/// finds this one by the object's id. An object may have thousands of holders, so nothing walks over them.
-struct Holder : HolderHook {
-  Holder(ClientId by, StoreEntry& of, std::uint64_t forks) : client(by), entry(of), since(forks) {}
-  ClientId client;
-  StoreEntry& entry;
-  std::uint64_t holds = 0;
-  std::uint64_t since;  ///< how often the client had forked when the hold began
-};
-/// The holders of an object, in the order in which they began to hold it.
-using Holders = boost::intrusive::list<Holder, boost::intrusive::base_hook<HolderHook>>;
-
-/// Leaves that have moved. A client that was told the first place may still name it.
-struct MovedLeaves {
-  std::vector<muster::ipc::Leaf> before;              ///< where they lay
-  std::vector<std::uint32_t> leaves;                  ///< their indexes in the manifest
-  muster::ipc::SmallVector<ResultRegion, 1> regions;  ///< where they lie now
-  Charge charge;                                      ///< of what is remembered here
-};
-
-/// Immutable once made, but for where it lies: see Store::finish_move. A shared_ptr keeps it alive (an op just has a
-/// copy of the pointer), and the store notices its end.
-struct Object {
-  ObjectId id;
-  Capability capability;
-  UserId user = 0;
-  ClientId maker;  ///< 0: the daemon
-  TimePoint made;
-  Manifest manifest;
-  std::uint64_t bytes = 0;               ///< of all leaves; a bundle may have too many to add them up each time
-  Segments segments;                     ///< where its bytes lie; each segment once, sorted by id
-  Memories memories;                     ///< the memory of each leaf, null for leaves without bytes
-  std::shared_ptr<const Object> parent;  ///< if it is a part: the object whose bytes these are, which is no part itself
-  ResultRegion region;                   ///< of a result
-  StoreEntry* entry = nullptr;           ///< what the store knows of it
-  std::unique_ptr<MovedLeaves> moved;    ///< null if no leaf has moved
-  Charge slot;
-  Charge metadata;  ///< of a large manifest
-  /// Its bytes in clients' segments. A part has none here, as its bytes are its whole's.
-  muster::ipc::SmallVector<Resident, 1> residents;
-
-  [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest.leaves[leaf].offset}; }
-};
-using ObjectPtr = std::shared_ptr<const Object>;
-
-/// Links objects that only loaded pickles keep. It takes no allocation, as an object gets there when a hold ends.
-using PickleHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-/// Links objects that have ended, until their makers are told. It takes no allocation either.
-using GoneHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfGone>,
-                                                  boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-/// Links the objects of a user, the oldest first.
-using UserHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUser>,
-                                                  boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-/// What may change about an object.
-struct StoreEntry : PickleHook, GoneHook, UserHook {
-  ObjectId id;
-  ClientId maker;
-  UserId user = 0;
-  ObjectPtr strong;  ///< set while holds or a pickle lease keep the object
-  std::weak_ptr<const Object> weak;
-  Holders holders;
-  TimePoint pinned_until{};
-  std::uint32_t not_loaded = 0;     ///< about how many pickles nobody has loaded yet: a pickle may be loaded twice
-  std::uint64_t pickled_bytes = 0;  ///< its bytes while nothing but pickles keeps it
-  std::uint32_t remembered = 0;     ///< outcomes of ops in groups' histories that hold it
-  const char* end_reason = "freed";
-};
-
-[[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + muster::ipc::text_of(id); }
-
-/// What malloc adds to a block.
-inline constexpr std::uint64_t block_bytes = 32;
-/// About what an element of `bytes` takes in a table, with the table's free elements and its copy while it grows.
-[[nodiscard]] constexpr std::uint64_t in_table(std::uint64_t bytes) { return 3 * (bytes + 1); }
-
-/// An object's description above this size is charged as memory, of which there is more than heap.
-inline constexpr std::uint64_t metadata_in_heap_max = 4096;
-
-/// An object on its way out of a segment.
-struct Move {
-  ObjectId object;
-  std::weak_ptr<const Object> what;  ///< another object may have this id when the move ends
-  SegmentPtr from;
-  struct Piece {
-    std::uint32_t leaf = 0;
-    Place place;
-    std::uint64_t bytes = 0;
-    std::uint64_t offset = 0;  ///< in the new region
-  };
-  std::vector<Piece> pieces;
-  std::uint64_t bytes = 0;  ///< of the new region
-  ResultRegion to;
-};
 
 class Store {
  public:
@@ -291,57 +179,6 @@ class Store {
     std::size_t room = 0;      ///< how many holds it is charged for
     Charge charge;
     DroppingNode end = DroppingNode(1);
-  };
-
-  /// Objects that have ended. It is shared with the objects. An end on another thread than the store's would be a data
-  /// race.
-  class Ends {
-   public:
-    explicit Ends(SegmentTable& segments) : segments_(segments) {}
-    void note(Entry& entry) {
-      MUSTER_ASSERT(std::this_thread::get_id() == thread_, "objects are let go where the store lives");
-      if (closed_) return;
-      noted_.push_back(entry);
-      ++count_;
-    }
-    /// Null if there is none.
-    [[nodiscard]] Entry* take() {
-      if (noted_.empty()) return nullptr;
-      Entry& entry = noted_.front();
-      noted_.pop_front();
-      --count_;
-      return &entry;
-    }
-    [[nodiscard]] std::size_t count() const { return count_; }
-    /// The store ends, and its entries with it.
-    void close() {
-      closed_ = true;
-      noted_.clear();
-    }
-    /// Has a large description freed elsewhere, as that takes longer than the control thread has time for.
-    void bury(Object& object);
-
-   private:
-    SegmentTable& segments_;
-    std::thread::id thread_ = std::this_thread::get_id();
-    boost::intrusive::list<Entry, boost::intrusive::base_hook<GoneHook>, boost::intrusive::constant_time_size<false>>
-        noted_;
-    std::size_t count_ = 0;
-    bool closed_ = false;
-  };
-
-  /// An object together with the Ends that its end is noted in, wherever the last pointer goes.
-  struct Watched {
-    Watched() = default;
-    Watched(const Watched&) = delete;
-    Watched& operator=(const Watched&) = delete;
-    ~Watched() {
-      if (!ends) return;
-      ends->note(*object.entry);
-      ends->bury(object);
-    }
-    Object object;
-    std::shared_ptr<Ends> ends;  ///< null until the store has the object
   };
 
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
