@@ -47,7 +47,7 @@ Error another_op(const Remembered& known, const std::string& key, const Contribu
 }  // namespace
 
 Remembered::~Remembered() {
-  for (const auto& object : objects) --object->entry->remembered;
+  for (const auto& object : objects) --object->entry->holders.outcomes;
   if (!history) return;
   const auto user = history->users_.find(group->group.settings().user);
   user->second.bytes -= bytes;
@@ -94,7 +94,7 @@ void History::remember(GroupState& state, const Op& op, std::span<const Objects>
       indexes.push_back(number->second);
       if (!is_new) continue;
       made.objects.push_back(object);
-      ++object->entry->remembered;
+      ++object->entry->holders.outcomes;
       made.bytes += object->bytes;
     }
   }

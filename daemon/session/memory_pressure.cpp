@@ -44,7 +44,7 @@ void MemoryPressure::drop_spare(TimePoint now) {
   if (drop_at_ && now < *drop_at_) return;
   drop_at_.reset();
   const bool remembered = parts_.history.drop(settings_.memory_bytes / parts);
-  const bool pickled = parts_.store.drop_loaded(settings_.memory_bytes / parts);
+  const bool pickled = parts_.store.pickles().drop_loaded(settings_.memory_bytes / parts);
   if (remembered || pickled) drop_at_ = now + pause;
 }
 
@@ -66,7 +66,7 @@ Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> see
         "; " + amount_text(Resource::memory, bytes) + " of the store are free pieces of segments that arrays keep";
     hint = "free the arrays for which muster ls shows large PINS; or " + hint;
   }
-  if (const auto bytes = parts_.store.pickled_bytes(); bytes > 0) {
+  if (const auto bytes = parts_.store.pickles().bytes(); bytes > 0) {
     message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
     hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
            std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +

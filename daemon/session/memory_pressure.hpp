@@ -87,7 +87,7 @@ class MemoryPressure {
     return error.code() == muster::Code::out_of_memory || error.code() == muster::Code::quota_exceeded;
   }
   [[nodiscard]] bool gives_spare(const muster::Error& error, UserId user, std::uint64_t bytes);
-  [[nodiscard]] bool can_drop() const { return parts_.store.has_loaded() || !parts_.history.empty(); }
+  [[nodiscard]] bool can_drop() const { return parts_.store.pickles().has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);
 
   Settings settings_;

@@ -17,6 +17,7 @@
 #include "memory/place.hpp"
 #include "memory/result_pool.hpp"
 #include "memory/segment_table.hpp"
+#include "store/holders.hpp"
 
 namespace musterd {
 
@@ -28,21 +29,6 @@ using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
 using Memories = muster::ipc::SmallVector<const SegmentMemory*, 1>;
 
 struct StoreEntry;
-
-using HolderHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfHolder>,
-                                                    boost::intrusive::link_mode<boost::intrusive::normal_link>>;
-
-/// The holds that a client, or an heir of one, has on an object. The object's entry lists its holders, and the client
-/// finds this one by the object's id. An object may have thousands of holders, so nothing walks over them.
-struct Holder : HolderHook {
-  Holder(ClientId by, StoreEntry& of, std::uint64_t forks) : client(by), entry(of), since(forks) {}
-  ClientId client;
-  StoreEntry& entry;
-  std::uint64_t holds = 0;
-  std::uint64_t since;  ///< how often the client had forked when the hold began
-};
-/// The holders of an object, in the order in which they began to hold it.
-using Holders = boost::intrusive::list<Holder, boost::intrusive::base_hook<HolderHook>>;
 
 /// Leaves that have moved. A client that was told the first place may still name it.
 struct MovedLeaves {
@@ -93,14 +79,17 @@ struct StoreEntry : PickleHook, GoneHook, UserHook {
   ObjectId id;
   ClientId maker;
   UserId user = 0;
-  ObjectPtr strong;  ///< set while holds or a pickle lease keep the object
+  ObjectPtr strong;  ///< set while a holder needs the store to keep the object
   std::weak_ptr<const Object> weak;
   Holders holders;
-  TimePoint pinned_until{};
-  std::uint32_t not_loaded = 0;     ///< about how many pickles nobody has loaded yet: a pickle may be loaded twice
-  std::uint64_t pickled_bytes = 0;  ///< its bytes while nothing but pickles keeps it
-  std::uint32_t remembered = 0;     ///< outcomes of ops in groups' histories that hold it
   const char* end_reason = "freed";
+
+  /// Lets the object go unless a holder needs it. It ends now, or with the last op or part that has it.
+  void end_unless_held(const char* reason) {
+    if (holders.need_store()) return;
+    end_reason = reason;
+    strong.reset();
+  }
 };
 
 [[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + muster::ipc::text_of(id); }

@@ -101,8 +101,8 @@ Result<void> Store::bind_to_parent(Object& object) const {
 }
 
 Result<void> Store::charge(Object& object, Payer payer) const {
-  constexpr std::uint64_t each =
-      sizeof(Watched) + sizeof(Entry) + 2 * block_bytes + in_table(sizeof(ObjectId) + sizeof(std::unique_ptr<Entry>));
+  constexpr std::uint64_t each = sizeof(Watched) + sizeof(StoreEntry) + 2 * block_bytes +
+                                 in_table(sizeof(ObjectId) + sizeof(std::unique_ptr<StoreEntry>));
   const std::uint64_t bytes = metadata_bytes(object);
   const bool is_large = bytes > metadata_in_heap_max;
   auto slot = ledger_.charge(payer, Resource::objects, 1, each + (is_large ? 0 : bytes));
@@ -120,7 +120,7 @@ ObjectPtr Store::insert(const std::shared_ptr<Watched>& watched) {
   each_once(watched->object.segments);
   count_where_it_lies(watched->object);
   ObjectPtr made(watched, &watched->object);
-  auto entry = std::make_unique<Entry>();
+  auto entry = std::make_unique<StoreEntry>();
   entry->id = made->id;
   entry->maker = made->maker;
   entry->user = made->user;
@@ -168,15 +168,15 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   }
   auto bound = parent ? bind_to_parent(object) : bind_own(object, client);
   if (!bound) return bound.error();
-  Family& family = family_of(client);
-  if (auto room = make_room(family, 1); !room) return room.error();
+  auto family = holds_.room_for_one(client);
+  if (!family) return family.error();
   if (auto charged = charge(object, client); !charged) return charged.error();
   if (!parent) {
     totals_.bytes_deposited += object.bytes;
     totals_.bytes_copied += std::min(copied_bytes, object.bytes);
   }
   auto made = insert(watched);
-  add_hold(family, made);
+  holds_.add(made, **family);
   return made;
 }
 

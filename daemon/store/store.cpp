@@ -23,28 +23,42 @@ Error Store::lost(ObjectId id, UserId asks) const {
                          : "ref.get() where it was made says more; free refs that are not needed, or raise the limit");
 }
 
-Result<ObjectPtr> Store::held(ObjectId id, Payer client) const {
-  if (const Holder* hold = find_hold(client.client, id)) return hold->entry.strong;
+ObjectPtr Store::alive(ObjectId id) const {
   const auto found = entries_.find(id);
-  const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
+  return found == entries_.end() ? nullptr : found->second->weak.lock();
+}
+
+Result<ObjectPtr> Store::held(ObjectId id, Payer client) const {
+  if (const Hold* hold = holds_.find(client.client, id)) return hold->entry.strong;
+  const auto object = alive(id);
   if (!object || object->user != client.user) return lost(id, client.user);
   return Error(Code::denied, label_of(id) + " is not held by this client");
 }
 
 Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client, Found found_by) {
-  auto found = entries_.find(id);
-  auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
+  auto object = alive(id);
   if (!object || object->user != client.user) return lost(id, client.user);
   if (object->capability != capability)
     return Error(Code::denied, label_of(id) + " needs another capability than the ref shows",
                  "use the ref as it was pickled");
-  if (auto held = hold(object, client); !held) return held.error();
-  if (found_by == Found::by_pickle) note_loaded(*object);
+  if (auto held = holds_.add(object, client); !held) return held.error();
+  if (found_by == Found::by_pickle) Pickles::note_loaded(*object->entry);
   return object;
 }
 
+Result<void> Store::pin(ObjectId id, Payer client, TimePoint now) {
+  auto object = held(id, client);
+  if (!object) return object.error();
+  // Nobody else's pickle can be loaded, see lookup().
+  if ((*object)->user != client.user)
+    return Error(Code::denied,
+                 label_of(id) + " belongs to another user, whose processes alone can load a pickle of it");
+  pickles_.pin(*(*object)->entry, now);
+  return {};
+}
+
 std::optional<Store::Gone> Store::take_gone() {
-  const Entry* entry = ends_->take();
+  const StoreEntry* entry = ends_->take();
   if (!entry) return std::nullopt;
   const Gone gone{entry->id, entry->maker};
   tombstones_.add(gone.id, {entry->end_reason, entry->user});
@@ -52,18 +66,22 @@ std::optional<Store::Gone> Store::take_gone() {
   return gone;
 }
 
+std::size_t Store::description_bytes(ObjectId id) const {
+  const auto object = alive(id);
+  return object ? muster::ipc::encoded_bytes(object->manifest) : 0;
+}
+
 std::size_t Store::size() const { return entries_.size() - ends_->count(); }
 
-void Store::list(std::optional<UserId> of, TimePoint now, const std::function<bool(const Listed&)>& row) const {
+void Store::list(std::optional<UserId> of, const std::function<bool(const Listed&)>& row) const {
   const auto first = of ? by_user_.find(*of) : by_user_.begin();
   const auto last = of && first != by_user_.end() ? std::next(first) : by_user_.end();
   for (auto user = first; user != last; ++user) {
-    for (const Entry& entry : user->second) {
-      Listed listed{entry.weak.lock(), entry.holders, entry.remembered, 0, {}};
+    for (const StoreEntry& entry : user->second) {
+      Listed listed{entry.weak.lock(), entry.holders};
       if (!listed.object) continue;
       // Beside the entry's pointer, this one and those of histories, every pointer is an op's or a part's.
-      listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1) - static_cast<long>(entry.remembered);
-      if (entry.pinned_until > now) listed.pinned = entry.pinned_until - now;
+      listed.in_ops = entry.weak.use_count() - (entry.strong ? 2 : 1) - static_cast<long>(entry.holders.outcomes);
       if (!row(listed)) return;
     }
   }
