@@ -1,18 +1,162 @@
+// Who holds what, and to whom a hold passes. Families and all holds stand in one unit, so that the compiler can inline
+// all that a hold and its release do.
 #include "store/holds.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <utility>
 #include <variant>
 
 #include "base/assert.hpp"
+#include "store/family.hpp"
 
 namespace musterd {
 
 using muster::Code;
 using muster::Error;
 using muster::Result;
+
+// ---- a family ----
+
+const Hold* Family::find(ClientId client, ObjectId object) const {
+  const auto heir = std::ranges::find(heirs_, client, &Heir::id);
+  const HoldTable& holds = payer_.client == client || heir == heirs_.end() ? own_ : heir->kept;
+  const auto found = holds.find(object);
+  return found == holds.end() ? nullptr : found->second.get();
+}
+
+bool Family::is_inherited(ObjectId object) const {
+  const auto hold = own_.find(object);
+  return hold != own_.end() && !heirs_.empty() && heirs_.back().fork > hold->second->since;
+}
+
+/// Charges for many holds at once, so that the usual hold costs nothing here.
+Result<void> Family::make_room(std::size_t more) {
+  constexpr std::size_t step = 32;
+  const std::size_t wanted = held_ + reserved_ + more;
+  if (wanted <= room_) return {};
+  return charge_for((wanted + step - 1) / step * step);
+}
+
+Result<void> Family::charge_for(std::size_t room) {
+  // Users lend each other results only, and each result lies in one segment.
+  constexpr std::uint64_t each =
+      in_table(sizeof(HoldTable::value_type)) + in_table(sizeof(decltype(lent_)::value_type)) + sizeof(Hold);
+  if (auto charged = ledger_.resize(charge_, payer_, room * each); !charged) return charged.error();
+  room_ = room;
+  return {};
+}
+
+/// Tables keep the memory that they once had, so one that has become far too large is rebuilt.
+void Family::shrink() {
+  constexpr std::size_t small = 4096;
+  const std::size_t wanted = held_ + reserved_;
+  if (room_ <= small || wanted > room_ / 8) return;
+  own_.rehash(0);
+  lent_.rehash(0);
+  MUSTER_ASSERT(charge_for(std::max(small, 2 * wanted)), "to give something back is never refused");
+}
+
+void Family::end_reservation(std::size_t holds) {
+  MUSTER_ASSERT(reserved_ >= holds, "only what was reserved is given back");
+  reserved_ -= holds;
+}
+
+void Family::add(const ObjectPtr& object) {
+  auto& entry = *object->entry;
+  auto held = own_.find(object->id);
+  if (held == own_.end()) {
+    // What may throw for lack of memory comes first, as the two indexes must agree.
+    auto hold = std::make_unique<Hold>(payer_.client, entry, forks_);
+    const bool is_lent = object->user != payer_.user;
+    if (is_lent)
+      for (const auto& segment : object->segments) lent_.try_emplace(segment->id(), 0);
+    held = own_.try_emplace(object->id, std::move(hold)).first;
+    if (is_lent)
+      for (const auto& segment : object->segments) ++lent_.find(segment->id())->second;
+    entry.holders.holds.push_back(*held->second);
+    ++held_;
+  }
+  ++held->second->count;
+  entry.strong = object;
+}
+
+/// The client no longer holds this object. If it is another user's, its segments are lent less.
+void Family::forget_lent(const Object& object) {
+  if (object.user == payer_.user) return;
+  for (const auto& segment : object.segments)
+    if (const auto lent = lent_.find(segment->id()); --lent->second == 0) lent_.erase(lent);
+}
+
+std::optional<StoreEntry*> Family::release(ObjectId object) {
+  const auto held = own_.find(object);
+  if (held == own_.end()) return std::nullopt;
+  if (held->second->count > 1) {
+    --held->second->count;
+    return nullptr;
+  }
+  const StoreEntry& entry = held->second->entry;
+  StoreEntry* ended = end(held->second, no_fork);
+  if (!lent_.empty()) forget_lent(*entry.strong);
+  own_.erase(held);
+  return ended;
+}
+
+StoreEntry* Family::end(std::unique_ptr<Hold>& hold, std::uint64_t before) {
+  StoreEntry& entry = hold->entry;
+  const auto after = std::ranges::lower_bound(heirs_, before, {}, &Heir::fork);
+  const auto heir = after == heirs_.begin() ? heirs_.end() : std::prev(after);
+  if (heir != heirs_.end() && heir->fork > hold->since) {
+    const auto [kept, is_new] = heir->kept.try_emplace(entry.id);
+    if (is_new) {
+      hold->by = Holder::LifeLine{heir->id};
+      hold->count = 1;
+      kept->second = std::move(hold);
+      return nullptr;
+    }
+    kept->second->since = std::min(kept->second->since, hold->since);
+  }
+  entry.holders.holds.erase(entry.holders.holds.iterator_to(*hold));
+  hold.reset();
+  --held_;
+  return &entry;
+}
+
+Family::Heir Family::next_heir(ClientId id) {
+  if (heirs_.size() == heirs_.capacity()) heirs_.reserve(2 * heirs_.size() + 1);
+  return {.id = id, .fork = forks_ + 1, .kept = {}};
+}
+
+void Family::add_heir(Heir heir) noexcept {
+  heirs_.push_back(std::move(heir));
+  ++forks_;
+}
+
+DroppingNode Family::leave(ClientId client) {
+  DroppingNode node;
+  Dropping* dropping = nullptr;
+  if (client == payer_.client) {
+    node.swap(end_);
+    dropping = &node.front();
+    dropping->holds = std::move(own_);
+    dropping->before = no_fork;
+    lent_.clear();
+  } else {
+    const auto heir = std::ranges::find(heirs_, client, &Heir::id);
+    node.swap(heir->end);
+    dropping = &node.front();
+    dropping->holds = std::move(heir->kept);
+    dropping->before = heir->fork;
+    heirs_.erase(heir);
+  }
+  dropping->client = client;
+  dropping->next = dropping->holds.begin();
+  return node;
+}
+
+// ---- all families ----
 
 const Hold* Holds::find(ClientId client, ObjectId object) const {
   const auto known = families_.find(client);
