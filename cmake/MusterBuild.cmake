@@ -20,6 +20,9 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 # The bits of a result must not depend on whether a compiler fuses a multiplication and an addition.
 add_compile_options(-ffp-contract=off)
+# The code is position-independent, and without this the compiler must not inline a function of a unit into another one
+# of the same unit, as somebody might replace it at run time. Nobody does.
+add_compile_options($<$<CONFIG:Release>:-fno-semantic-interposition>)
 add_compile_definitions(MUSTER_VERSION="${PROJECT_VERSION}")
 if(MUSTER_FAILPOINTS)
   add_compile_definitions(MUSTER_FAILPOINTS)

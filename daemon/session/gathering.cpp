@@ -35,7 +35,7 @@ void Gathering::begin(TimePoint now, const Run& run) try {
   at_.reset();
   if (!moving_.empty() || stopped_ || !parts_.segments.has_sparse()) return;
   // While a dead client's holds are being dropped, most objects in its segments are about to end.
-  if (!parts_.store.drops()) moving_ = moves_of_one_turn();
+  if (!parts_.store.holds().drops()) moving_ = moves_of_one_turn();
   if (!moving_.empty()) return run(copy_of(moving_));
   at_ = now + pause_;
   pause_ = std::min(2 * pause_, longest_pause);

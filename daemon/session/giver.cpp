@@ -50,7 +50,7 @@ Result<void> Giver::give_again(Ticket ticket, std::size_t contributors, std::spa
     return {};
   }
   if (auto described = describe(contributors, objects); !described) return described.error();
-  if (auto room = store_.reserve(client->payer(), objects.size()); !room) return room.error();
+  if (auto room = store_.holds().reserve(client->payer(), objects.size()); !room) return room.error();
   works_.settle_objects(ticket, objects, outcome_);
   return {};
 }
@@ -79,13 +79,13 @@ Result<void> Giver::reserve(const RunningOp& running) {
     ~Reserved() {
       for (std::size_t i = 0; !kept && i < ranks; ++i)
         if (const Client* client = giver.receiver(running, i))
-          giver.store_.end_reservation(client->id, count_given(running, i));
+          giver.store_.holds().end_reservation(client->id, count_given(running, i));
     }
   } reserved{*this, running};
   for (; reserved.ranks < count_told(running); ++reserved.ranks) {
     const Client* client = receiver(running, reserved.ranks);
     if (!client) continue;
-    auto room = store_.reserve(client->payer(), count_given(running, reserved.ranks));
+    auto room = store_.holds().reserve(client->payer(), count_given(running, reserved.ranks));
     if (!room) return room.error();
   }
   reserved.kept = true;

@@ -46,7 +46,7 @@ Error another_op(const Remembered& known, const std::string& key, const Contribu
 }  // namespace
 
 Remembered::~Remembered() {
-  for (const auto& object : objects) --object->entry->remembered;
+  for (const auto& object : objects) --object->entry->holders.outcomes;
   if (!history) return;
   const auto user = history->users_.find(table->user);
   user->second.bytes -= bytes;
@@ -132,7 +132,7 @@ void History::describe(Remembered& made, const Op& op, std::span<const Objects> 
       indexes.push_back(number->second);
       if (!is_new) continue;
       made.objects.push_back(object);
-      ++object->entry->remembered;
+      ++object->entry->holders.outcomes;
       // A part keeps all bytes of its whole.
       const Object* whole = object->parent ? object->parent.get() : object.get();
       if (wholes.insert(whole).second) made.bytes += whole->bytes;

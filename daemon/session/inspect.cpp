@@ -1,6 +1,7 @@
 #include "session/inspect.hpp"
 
 #include <algorithm>
+#include <variant>
 
 #include <muster/types.hpp>
 
@@ -94,7 +95,7 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::ObjectInfo>> infos;
   bool all = true;
-  parts_.store.list(only, now, [&](const Store::Listed& listed) {
+  parts_.store.list(only, [&](const Store::Listed& listed) {
     if (infos.size() >= rows_max || is_long(fbb)) return all = false;
     const auto& object = *listed.object;
     const auto& manifest = object.manifest;
@@ -103,12 +104,13 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
     const auto dtype = plain ? std::string(name(manifest.leaves.front().dtype)) : "bundle";
     const Client* maker = parts_.clients.known(object.maker);
     const bool shows_pid = maker && (!only || maker->credentials.user == *only);
+    const auto kept = kept_by(listed.holders, only, now);
     infos.push_back(wire::CreateObjectInfo(
         fbb, object.id.value, object.bytes, static_cast<std::uint32_t>(manifest.leaves.size()), fbb.CreateString(dtype),
         fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString(device_text(manifest)),
         fbb.CreateString(parts_.clients.label(object.maker, only)), shows_pid ? maker->credentials.pid : 0,
-        fbb.CreateVectorOfStrings(holders_text(listed, only)), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
-        seconds(listed.pinned), seconds(now - object.made), parts_.store.pinned_bytes(object)));
+        fbb.CreateVectorOfStrings(kept.texts), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
+        seconds(kept.pinned), seconds(now - object.made), parts_.store.pinned_bytes(object)));
     return true;
   });
   const std::uint64_t total = all     ? infos.size()
@@ -118,21 +120,30 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
   return out.finish(wire::Body_Objects, body.Union());
 }
 
-/// Names the first few holders, as an object may have thousands, and the histories.
-std::vector<std::string> Inspect::holders_text(const Store::Listed& listed, std::optional<UserId> seen_by) const {
+/// Names the first few holds, as an object may have thousands, and the histories.
+Inspect::Kept Inspect::kept_by(const Holders& holders, std::optional<UserId> seen_by, TimePoint now) const {
   constexpr std::size_t named_max = 16;
-  const Holders& holders = listed.holders;
-  const std::size_t named = std::min(holders.size(), named_max);
-  std::vector<std::string> texts;
-  for (const auto& holder : holders) {
-    if (texts.size() == named) break;
-    texts.push_back(parts_.clients.label(holder.client, seen_by) +
-                    (holder.holds > 1 ? " x" + std::to_string(holder.holds) : ""));
-  }
-  if (holders.size() > named) texts.push_back("and " + std::to_string(holders.size() - named) + " more");
-  if (listed.remembered > 0)
-    texts.push_back("history of " + std::to_string(listed.remembered) + (listed.remembered > 1 ? " ops" : " op"));
-  return texts;
+  struct Show {
+    const Clients& clients;
+    std::optional<UserId> seen_by;
+    const Holder& holder;
+    Kept& kept;
+    void operator()(const Holder::Client& client) const {
+      const std::string times = holder.count > 1 ? " x" + std::to_string(holder.count) : "";
+      kept.texts.push_back(clients.label(client.id, seen_by) + times);
+    }
+    void operator()(const Holder::LifeLine& line) const { kept.texts.push_back(clients.label(line.id, seen_by)); }
+    void operator()(const Holder::PickleLease&) const { kept.pinned = holder.left; }
+    void operator()(const Holder::History&) const {
+      kept.texts.push_back("history of " + std::to_string(holder.count) + (holder.count > 1 ? " ops" : " op"));
+    }
+  };
+  Kept kept;
+  for (const Holder& holder : holders.first(named_max, now))
+    std::visit(Show{parts_.clients, seen_by, holder, kept}, holder.by);
+  if (const std::size_t holds = holders.holds.size(); holds > named_max)
+    kept.texts.insert(kept.texts.begin() + named_max, "and " + std::to_string(holds - named_max) + " more");
+  return kept;
 }
 
 /// The groups that a user may see: its own, and open ones in which one of its processes has a seat. Not more than a
@@ -214,7 +225,7 @@ Inspect::Frame Inspect::clients(std::uint64_t request, std::optional<UserId> onl
     const auto account = parts_.ledger.client(client_id);
     infos.push_back(wire::CreateClientInfo(
         fbb, client_id.value, fbb.CreateString(client.name), client.credentials.pid, client.credentials.user,
-        account.used[Resource::memory], account.used[Resource::objects], parts_.store.held_by(client_id),
+        account.used[Resource::memory], account.used[Resource::objects], parts_.store.holds().held_by(client_id),
         account.used[Resource::slots], seconds(now - client.last_heard), account.used[Resource::heap]));
   }
   auto body = wire::CreateClients(fbb, fbb.CreateVector(infos), total);

@@ -47,7 +47,12 @@ class Inspect {
   [[nodiscard]] Frame clients(std::uint64_t request, std::optional<UserId> only, TimePoint now) const;
 
  private:
-  [[nodiscard]] std::vector<std::string> holders_text(const Store::Listed& listed, std::optional<UserId> seen_by) const;
+  /// What keeps an object, as a list shows it.
+  struct Kept {
+    std::vector<std::string> texts;  ///< of the holders
+    Duration pinned{};               ///< for how long pickles keep it at least
+  };
+  [[nodiscard]] Kept kept_by(const Holders& holders, std::optional<UserId> seen_by, TimePoint now) const;
   [[nodiscard]] std::vector<Ledger::OfUser> users_seen(std::optional<UserId> seen_by) const;
   [[nodiscard]] std::vector<const GroupState*> groups_seen(std::optional<UserId> seen_by) const;
   Parts parts_;

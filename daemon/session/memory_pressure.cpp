@@ -78,7 +78,7 @@ void MemoryPressure::drop_spare(TimePoint now) {
   bool remembered = daemon_is_short_ && parts_.history.drop(some);
   if (!daemon_is_short_ && !parts_.history.empty())
     parts_.admission.for_each_user([&](UserId user) { remembered |= parts_.history.drop(user, some); });
-  const bool pickled = parts_.store.drop_loaded(some);
+  const bool pickled = parts_.store.pickles().drop_loaded(some);
   if (remembered || pickled) drop_at_ = now + pause;
 }
 
@@ -100,7 +100,7 @@ Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> see
         "; " + amount_text(Resource::memory, bytes) + " of the store are free pieces of segments that arrays keep";
     hint = "free the arrays for which muster ls shows large PINS; or " + hint;
   }
-  if (const auto bytes = parts_.store.pickled_bytes(); bytes > 0) {
+  if (const auto bytes = parts_.store.pickles().bytes(); bytes > 0) {
     message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
     hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
            std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +

@@ -90,7 +90,7 @@ class MemoryPressure {
   }
   [[nodiscard]] bool gives_spare(const muster::Error& error, UserId user, std::uint64_t bytes);
   [[nodiscard]] bool give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage);
-  [[nodiscard]] bool can_drop() const { return parts_.store.has_loaded() || !parts_.history.empty(); }
+  [[nodiscard]] bool can_drop() const { return parts_.store.pickles().has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);
 
   static constexpr std::uint64_t dropped_parts = 16;  ///< of the whole memory, one such part is dropped at a time

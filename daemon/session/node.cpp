@@ -133,7 +133,7 @@ ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint
   client.gone = true;
   group_ops_.lose_all_seats(client, {how, clients_.process_text(client)}, now);
   admission_.forget(id);
-  store_.drop_client(id);
+  store_.holds().drop_client(id);
   segments_.drop_client(id);
   ConnectionCharges charges{std::move(client.descriptors), std::move(client.rings)};
   clients_.erase(id);
@@ -144,14 +144,14 @@ ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint
 void Node::lifeline_closed(ClientId heir, TimePoint now) {
   event({}, now, [&] {
     clients_.erase_lifeline(heir);
-    store_.drop_client(heir);
+    store_.holds().drop_client(heir);
   });
 }
 
 void Node::go_on(TimePoint now) {
   clients_.set_tries_again(false);
   event({}, now, [&] {
-    store_.drop_more();
+    store_.holds().drop_more();
     segments_.drop_more();
     group_ops_.go_on(now);
     runs_.go_on();
@@ -162,7 +162,7 @@ void Node::go_on(TimePoint now) {
 
 void Node::tick(TimePoint now) {
   event({}, now, [&] {
-    store_.expire(now);
+    store_.pickles().expire(now);
     admission_.expire(now);
     clients_.guarded([&] { group_ops_.expire(now); });
     clients_.guarded([&] { runs_.expire(now); });
@@ -178,7 +178,7 @@ void Node::gather(TimePoint now) {
 }
 
 std::optional<TimePoint> Node::next_deadline() const {
-  auto earliest = store_.next_deadline();
+  auto earliest = store_.pickles().next_deadline();
   const auto consider = [&](std::optional<TimePoint> time) {
     if (time && (!earliest || *time < *earliest)) earliest = time;
   };

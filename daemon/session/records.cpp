@@ -43,7 +43,7 @@ Result<void> Records::release(const Client& client, std::span<const std::byte> b
   auto release = ipc::read_release(body);
   if (!release) return release.error();
   for (const ObjectId object : release->objects) {
-    auto released = parts_.store.release(object, client.id);
+    auto released = parts_.store.holds().release(object, client.id);
     if (released) continue;
     if (ipc::maker_of(object) != client.id) return released.error();
     // A client may release an object before it has read that its seal failed. Then there is nothing to release.

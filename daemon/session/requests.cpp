@@ -385,7 +385,7 @@ void Requests::run_sealing(ClientId id, std::uint64_t request, SegmentTable::Sea
 
 void Requests::map(Client& client, std::uint64_t request, SegmentId id) {
   auto segment = parts_.segments.readable(id, client.credentials.user);
-  if (!segment && segment.error().code() == Code::denied && parts_.store.holds_in(client.id, id))
+  if (!segment && segment.error().code() == Code::denied && parts_.store.holds().is_lent(client.id, id))
     segment = parts_.segments.find(id);
   if (!segment) return parts_.teller.reply_error(client.id, request, segment.error());
   if (auto added = parts_.segments.add_reader(*segment, client.payer()); !added)
@@ -461,7 +461,7 @@ void Requests::fork(Client& client, std::uint64_t request) {
   const auto line = parts_.outside.watch_lifeline(client.id, heir);
   if (!line) return parts_.teller.reply_error(client.id, request, line.error());
   parts_.clients.add_lifeline(heir, {client.id, std::move(*descriptor)});
-  parts_.store.inherit(client.id, heir);
+  parts_.store.holds().inherit(client.id, heir);
   const int fd = line->get();
   parts_.teller.reply(client.id, frames::ok(request), {&fd, 1});
 }

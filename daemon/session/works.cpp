@@ -61,7 +61,7 @@ void Works::settle_objects(Ticket ticket, std::span<const ObjectPtr> objects,
   if (!pending) return;
   clients_.guarded(
       [&] {
-        for (const auto& object : objects) store_.hold_reserved(object, pending->client);
+        for (const auto& object : objects) store_.holds().add_reserved(object, pending->client);
         ipc::address_done(outcome, pending->work);
         outside_.complete(pending->client, ipc::CompletionType::done, outcome);
       },

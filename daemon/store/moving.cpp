@@ -59,35 +59,22 @@ void count_where_it_lies(Object& object) {
     if (is_clients(segments[i])) object.residents.emplace_back(*segments[i], object.id, bytes[i]);
 }
 
-bool Store::is_inherited(const Family& family, ClientId holder, ObjectId id) {
-  if (family.payer.client != holder) return true;
-  const auto hold = family.own.find(id);
-  return hold != family.own.end() && !family.heirs.empty() && family.heirs.back().fork > hold->second->since;
-}
-
 Object* Store::at_rest(ObjectId id) const {
   const auto found = entries_.find(id);
   if (found == entries_.end()) return nullptr;
-  const Entry& entry = *found->second;
+  const StoreEntry& entry = *found->second;
   const ObjectPtr object = entry.weak.lock();
   if (!object) return nullptr;
-  // The table of what is lent goes by segment, so an object that is lent to another user must stay.
-  const auto fixes_it = [&](const Holder& holder) {
-    const auto family = families_.find(holder.client);
-    // A holder without a family is being dropped, and an heir may get its hold.
-    return family == families_.end() ||
-           (family->second->payer.user != entry.user || is_inherited(*family->second, holder.client, id));
-  };
   // Outcomes in histories name the object, and not its place.
-  const long known = 1 + (entry.strong ? 1 : 0) + static_cast<long>(entry.remembered);
-  if (object.use_count() != known || std::any_of(entry.holders.begin(), entry.holders.end(), fixes_it)) return nullptr;
+  const long known = 1 + (entry.strong ? 1 : 0) + static_cast<long>(entry.holders.outcomes);
+  if (object.use_count() != known || holds_.fix_place(entry)) return nullptr;
   return std::const_pointer_cast<Object>(object).get();
 }
 
 std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const {
   const Object* object = at_rest(id);
   if (!object) return std::nullopt;
-  Move move{id, entries_.at(id)->weak, from, {}, 0, {}};
+  Move move{id, object->entry->weak, from, {}, 0, {}};
   const auto& leaves = object->manifest.leaves;
   for (std::uint32_t i = 0; i < leaves.size(); ++i) {
     if (leaves[i].segment != from->id() || leaves[i].bytes() == 0) continue;
@@ -99,15 +86,8 @@ std::optional<Move> Store::begin_move(ObjectId id, const SegmentPtr& from) const
 }
 
 std::size_t Store::looks_of_move(ObjectId id) const {
-  const auto found = entries_.find(id);
-  const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
-  return object ? object->manifest.leaves.size() + found->second->holders.size() : 0;
-}
-
-std::size_t Store::description_bytes(ObjectId id) const {
-  const auto found = entries_.find(id);
-  const auto object = found == entries_.end() ? nullptr : found->second->weak.lock();
-  return object ? muster::ipc::encoded_bytes(object->manifest) : 0;
+  const auto object = alive(id);
+  return object ? object->manifest.leaves.size() + object->entry->holders.holds.size() : 0;
 }
 
 bool Store::finish_move(Move move) {

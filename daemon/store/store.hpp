@@ -1,148 +1,33 @@
-// The objects: immutable arrays and bundles in regions, who holds them, and why an object is gone. An object lives
-// while anything keeps it: a client's hold, a pickle lease, an op, an outcome in a group's history, or an object made
-// of its parts.
+// The objects: how they come to be, how they are found, and how they end. An object lives while anything keeps it: a
+// holder (see holders.hpp), an op, or an object made of its parts.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
-#include <span>
-#include <string>
-#include <thread>
-#include <unordered_map>
-#include <utility>
-#include <vector>
 
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/manifest.hpp>
-#include <muster/ipc/small_vector.hpp>
 #include <muster/result.hpp>
 
 #include "base/secret_hash.hpp"
-#include "base/assert.hpp"
 #include "base/time.hpp"
 #include "memory/ledger.hpp"
-#include "memory/place.hpp"
 #include "memory/result_pool.hpp"
 #include "memory/segment_table.hpp"
+#include "store/ends.hpp"
+#include "store/holders.hpp"
+#include "store/holds.hpp"
+#include "store/moving.hpp"
+#include "store/object.hpp"
+#include "store/pickles.hpp"
 #include "store/tombstones.hpp"
 
 namespace musterd {
-
-using muster::ipc::Capability;
-using muster::ipc::Manifest;
-using muster::ipc::ObjectId;
-
-using Segments = muster::ipc::SmallVector<SegmentPtr, 1>;
-using Memories = muster::ipc::SmallVector<const SegmentMemory*, 1>;
-
-struct StoreEntry;
-
-using HolderHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfHolder>,
-                                                    boost::intrusive::link_mode<boost::intrusive::normal_link>>;
-
-/// The holds that a client, or an heir of one, has on an object. The object's entry lists its holders, and the client
-/// finds this one by the object's id. An object may have thousands of holders, so nothing walks over them.
-struct Holder : HolderHook {
-  Holder(ClientId by, StoreEntry& of, std::uint64_t forks) : client(by), entry(of), since(forks) {}
-  ClientId client;
-  StoreEntry& entry;
-  std::uint64_t holds = 0;
-  std::uint64_t since;  ///< how often the client had forked when the hold began
-};
-/// The holders of an object, in the order in which they began to hold it.
-using Holders = boost::intrusive::list<Holder, boost::intrusive::base_hook<HolderHook>>;
-
-/// Leaves that have moved. A client that was told the first place may still name it.
-struct MovedLeaves {
-  std::vector<muster::ipc::Leaf> before;              ///< where they lay
-  std::vector<std::uint32_t> leaves;                  ///< their indexes in the manifest
-  muster::ipc::SmallVector<ResultRegion, 1> regions;  ///< where they lie now
-  Charge charge;                                      ///< of what is remembered here
-};
-
-/// Immutable once made, but for where it lies: see Store::finish_move. A shared_ptr keeps it alive (an op just has a
-/// copy of the pointer), and the store notices its end.
-struct Object {
-  ObjectId id;
-  Capability capability;
-  UserId user = 0;
-  ClientId maker;  ///< 0: the daemon
-  TimePoint made;
-  Manifest manifest;
-  std::uint64_t bytes = 0;               ///< of all leaves; a bundle may have too many to add them up each time
-  Segments segments;                     ///< where its bytes lie; each segment once, sorted by id
-  Memories memories;                     ///< the memory of each leaf, null for leaves without bytes
-  std::shared_ptr<const Object> parent;  ///< if it is a part: the object whose bytes these are, which is no part itself
-  ResultRegion region;                   ///< of a result
-  StoreEntry* entry = nullptr;           ///< what the store knows of it
-  std::unique_ptr<MovedLeaves> moved;    ///< null if no leaf has moved
-  Charge slot;
-  Charge metadata;  ///< of a large manifest
-  /// Its bytes in clients' segments. A part has none here, as its bytes are its whole's.
-  muster::ipc::SmallVector<Resident, 1> residents;
-
-  [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest.leaves[leaf].offset}; }
-};
-using ObjectPtr = std::shared_ptr<const Object>;
-
-/// Links objects that only loaded pickles keep. It takes no allocation, as an object gets there when a hold ends.
-using PickleHook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-/// Links objects that have ended, until their makers are told. It takes no allocation either.
-using GoneHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfGone>,
-                                                  boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-/// Links the objects of a user, the oldest first.
-using UserHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfUser>,
-                                                  boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
-
-/// What may change about an object.
-struct StoreEntry : PickleHook, GoneHook, UserHook {
-  ObjectId id;
-  ClientId maker;
-  UserId user = 0;
-  ObjectPtr strong;  ///< set while holds or a pickle lease keep the object
-  std::weak_ptr<const Object> weak;
-  Holders holders;
-  TimePoint pinned_until{};
-  std::uint32_t not_loaded = 0;     ///< about how many pickles nobody has loaded yet: a pickle may be loaded twice
-  std::uint64_t pickled_bytes = 0;  ///< its bytes while nothing but pickles keeps it
-  std::uint32_t remembered = 0;     ///< outcomes of ops in groups' histories that hold it
-  const char* end_reason = "freed";
-};
-
-[[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + muster::ipc::text_of(id); }
-
-/// What malloc adds to a block.
-inline constexpr std::uint64_t block_bytes = 32;
-/// About what an element of `bytes` takes in a table, with the table's free elements and its copy while it grows.
-[[nodiscard]] constexpr std::uint64_t in_table(std::uint64_t bytes) { return 3 * (bytes + 1); }
-
-/// An object's description above this size is charged as memory, of which there is more than heap.
-inline constexpr std::uint64_t metadata_in_heap_max = 4096;
-
-/// An object on its way out of a segment.
-struct Move {
-  ObjectId object;
-  std::weak_ptr<const Object> what;  ///< another object may have this id when the move ends
-  SegmentPtr from;
-  struct Piece {
-    std::uint32_t leaf = 0;
-    Place place;
-    std::uint64_t bytes = 0;
-    std::uint64_t offset = 0;  ///< in the new region
-  };
-  std::vector<Piece> pieces;
-  std::uint64_t bytes = 0;  ///< of the new region
-  ResultRegion to;
-};
 
 class Store {
  public:
@@ -159,8 +44,9 @@ class Store {
   Store(Ledger& ledger, SegmentTable& segments, Limits limits, std::uint64_t secret = 1)
       : ledger_(ledger),
         segments_(segments),
-        limits_(limits),
         entries_(0, SecretHash{secret}),
+        pickles_(limits.pickle_lease),
+        holds_(ledger, pickles_),
         tombstones_(limits.tombstones, secret),
         ends_(std::make_shared<Ends>(segments)) {}
   ~Store() { ends_->close(); }
@@ -180,43 +66,17 @@ class Store {
   /// The object if this client holds it. Otherwise Denied, or ObjectLost, with the reason if the object was of the
   /// client's user.
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, Payer client) const;
-  /// True if the client holds another user's object that lies in the segment. It may then read the segment although
-  /// that is another user's.
-  [[nodiscard]] bool holds_in(ClientId client, SegmentId segment) const;
   /// Adds a hold for a client that shows the capability; Denied if it shows another. Fails with ObjectLost as held()
   /// does, also if the object is another user's.
   enum class Found : std::uint8_t { by_pickle, again };
   [[nodiscard]] muster::Result<ObjectPtr> lookup(ObjectId id, Capability capability, Payer client,
                                                  Found found_by = Found::by_pickle);
-  /// Adds a hold. QuotaExceeded if the client has no heap left for it.
-  [[nodiscard]] muster::Result<void> hold(const ObjectPtr& object, Payer client);
-  /// Reserves room for so many more holds of the client: see hold_reserved(). The room lasts until the client's end.
-  [[nodiscard]] muster::Result<void> reserve(Payer client, std::size_t more);
-  /// Adds a hold that has been reserved.
-  void hold_reserved(const ObjectPtr& object, ClientId client);
-  /// Gives back so many reserved holds that are not needed after all.
-  void end_reservation(ClientId client, std::size_t holds);
-  /// Ends one hold; Invalid if this client has none.
-  [[nodiscard]] muster::Result<void> release(ObjectId id, ClientId client);
-  /// Notes that the object was pickled, and keeps it until now + pickle_lease.
+  /// Notes that the client pickled the object, and keeps it until now + pickle_lease.
   [[nodiscard]] muster::Result<void> pin(ObjectId id, Payer client, TimePoint now);
-  /// From now on all that `client` holds is kept for `heir`, the life line of a forked child, too. Nothing is copied: a
-  /// hold passes to the heir when the client lets it go.
-  void inherit(ClientId client, ClientId heir);
-  /// Drops all holds of the client. As they may be many, this drops some, and drop_more() the rest.
-  void drop_client(ClientId client);
-  [[nodiscard]] bool drops() const { return !dropping_.empty(); }
-  void drop_more();
-  /// Ends pickle leases. If very many end at once, this ends some of them, and next_deadline() is in the past then.
-  void expire(TimePoint now);
-  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
-  /// The bytes of objects that only pickled refs keep.
-  [[nodiscard]] std::uint64_t pickled_bytes() const { return pickled_bytes_; }
-  /// Whether some of these objects have been loaded, and go when others need the room.
-  [[nodiscard]] bool has_loaded() const { return !loaded_.empty(); }
-  /// Drops about so many bytes of loaded objects, but not too many objects at once. It begins with those that nobody
-  /// has held for longest. False if there are none.
-  bool drop_loaded(std::uint64_t bytes);
+  [[nodiscard]] Holds& holds() { return holds_; }
+  [[nodiscard]] const Holds& holds() const { return holds_; }
+  [[nodiscard]] Pickles& pickles() { return pickles_; }
+  [[nodiscard]] const Pickles& pickles() const { return pickles_; }
 
   /// How the object would leave this segment. Nothing if it must stay. It must if an op or a part of it uses its place,
   /// or if a forked child may, whose mappings nobody counts.
@@ -242,108 +102,14 @@ class Store {
   struct Listed {
     ObjectPtr object;
     const Holders& holders;
-    std::uint32_t remembered = 0;  ///< outcomes in groups' histories
     long in_ops = 0;
-    Duration pinned{};
   };
   /// Calls `row` with each object of the user, or of each user in turn, the oldest first, until `row` returns false.
-  void list(std::optional<UserId> of, TimePoint now, const std::function<bool(const Listed&)>& row) const;
-  /// How many objects a client holds, without those of its heirs.
-  [[nodiscard]] std::uint64_t held_by(ClientId client) const;
+  void list(std::optional<UserId> of, const std::function<bool(const Listed&)>& row) const;
   /// About how much memory goes with the object: segments in which nothing else lies, and at least its own bytes.
   [[nodiscard]] std::uint64_t pinned_bytes(const Object& object) const;
 
  private:
-  friend class NodeAudit;  ///< in the tests; adds up what is held
-  using Entry = StoreEntry;
-  using Holds = boost::unordered_flat_map<ObjectId, std::unique_ptr<Holder>, std::hash<ObjectId>>;
-  struct Family;
-  using FamilyPtr = std::shared_ptr<Family>;
-  /// The holds of a client or heir that is gone. Those before `next` have ended already.
-  struct Dropping {
-    FamilyPtr family;
-    ClientId client;
-    std::uint64_t before = 0;  ///< heirs of this fork and later ones don't get these holds
-    Holds holds;
-    Holds::iterator next;
-  };
-  /// One Dropping, made together with its client or heir, so that the end of that takes no memory.
-  using DroppingNode = std::list<Dropping>;
-  /// A forked child's life line. It has, too, what its parent held at the fork and still holds, though none of that is
-  /// listed here.
-  struct Heir {
-    ClientId id;
-    std::uint64_t fork = 0;  ///< which of the parent's forks, from 1 on
-    Holds kept;              ///< holds that have passed to it since
-    DroppingNode end = DroppingNode(1);
-  };
-  /// A client with its heirs. A hold that one of them lets go may pass to another. They are charged as one, so that
-  /// this costs nothing more.
-  struct Family {
-    Payer payer;
-    Holds own;
-    std::vector<Heir> heirs;  ///< those that live, in the order of forks
-    std::uint64_t forks = 0;
-    /// Segments of other users that the client may read: how many of the objects that it holds lie in each.
-    boost::unordered_flat_map<SegmentId, std::uint32_t, std::hash<SegmentId>> lent;
-    std::size_t held = 0;      ///< holds of all
-    std::size_t reserved = 0;  ///< holds that have room reserved
-    std::size_t room = 0;      ///< how many holds it is charged for
-    Charge charge;
-    DroppingNode end = DroppingNode(1);
-  };
-
-  /// Objects that have ended. It is shared with the objects. An end on another thread than the store's would be a data
-  /// race.
-  class Ends {
-   public:
-    explicit Ends(SegmentTable& segments) : segments_(segments) {}
-    void note(Entry& entry) {
-      MUSTER_ASSERT(std::this_thread::get_id() == thread_, "objects are let go where the store lives");
-      if (closed_) return;
-      noted_.push_back(entry);
-      ++count_;
-    }
-    /// Null if there is none.
-    [[nodiscard]] Entry* take() {
-      if (noted_.empty()) return nullptr;
-      Entry& entry = noted_.front();
-      noted_.pop_front();
-      --count_;
-      return &entry;
-    }
-    [[nodiscard]] std::size_t count() const { return count_; }
-    /// The store ends, and its entries with it.
-    void close() {
-      closed_ = true;
-      noted_.clear();
-    }
-    /// Has a large description freed elsewhere, as that takes longer than the control thread has time for.
-    void bury(Object& object);
-
-   private:
-    SegmentTable& segments_;
-    std::thread::id thread_ = std::this_thread::get_id();
-    boost::intrusive::list<Entry, boost::intrusive::base_hook<GoneHook>, boost::intrusive::constant_time_size<false>>
-        noted_;
-    std::size_t count_ = 0;
-    bool closed_ = false;
-  };
-
-  /// An object together with the Ends that its end is noted in, wherever the last pointer goes.
-  struct Watched {
-    Watched() = default;
-    Watched(const Watched&) = delete;
-    Watched& operator=(const Watched&) = delete;
-    ~Watched() {
-      if (!ends) return;
-      ends->note(*object.entry);
-      ends->bury(object);
-    }
-    Object object;
-    std::shared_ptr<Ends> ends;  ///< null until the store has the object
-  };
-
   [[nodiscard]] muster::Result<void> check_new(Payer client, ObjectId id) const;
   [[nodiscard]] muster::Result<ObjectPtr> make(Payer client, ObjectId id, Capability capability, ObjectId parent,
                                                std::uint64_t copied_bytes, Manifest manifest, TimePoint now);
@@ -351,40 +117,23 @@ class Store {
   [[nodiscard]] muster::Result<void> bind_to_parent(Object& object) const;
   [[nodiscard]] muster::Result<void> charge(Object& object, Payer payer) const;
   ObjectPtr insert(const std::shared_ptr<Watched>& watched);
+  /// Null if there is no such object, or none any more.
+  [[nodiscard]] ObjectPtr alive(ObjectId id) const;
   /// The object if nothing but the store keeps it, and no holder ties it to its place; null otherwise.
   [[nodiscard]] Object* at_rest(ObjectId object) const;
-  /// True if the holder is a forked child, or has a forked child that holds the object, too.
-  [[nodiscard]] static bool is_inherited(const Family& family, ClientId holder, ObjectId object);
   [[nodiscard]] muster::Error lost(ObjectId id, UserId asks) const;
-  Family& family_of(Payer client);
-  [[nodiscard]] muster::Result<void> make_room(Family& family, std::size_t more) const;
-  [[nodiscard]] muster::Result<void> charge_for(Family& family, std::size_t room) const;
-  void shrink(Family& family) const;
-  void add_hold(Family& family, const ObjectPtr& object);
-  void end_hold(Family& family, std::unique_ptr<Holder>& hold, std::uint64_t before, const char* reason);
-  static void forget_lent(Family& family, const Object& object);
-  [[nodiscard]] const Holder* find_hold(ClientId client, ObjectId object) const;
-  void let_go(Entry& entry, const char* reason);
-  static void note_loaded(const Object& object);
-  void unpin(Entry& entry, const char* reason);
-  void count_kept_by_pickles(Entry& entry);
 
   Ledger& ledger_;
   SegmentTable& segments_;
-  Limits limits_;
   Totals totals_;
   /// Entries are allocated one by one. So the table is small, which has to grow in one step, and entries stay where
   /// they are.
-  boost::unordered_flat_map<ObjectId, std::unique_ptr<Entry>, SecretHash> entries_;
-  using UserList =
-      boost::intrusive::list<Entry, boost::intrusive::base_hook<UserHook>, boost::intrusive::constant_time_size<false>>;
+  boost::unordered_flat_map<ObjectId, std::unique_ptr<StoreEntry>, SecretHash> entries_;
+  using UserList = boost::intrusive::list<StoreEntry, boost::intrusive::base_hook<UserHook>,
+                                          boost::intrusive::constant_time_size<false>>;
   std::map<UserId, UserList> by_user_;
-  std::unordered_map<ClientId, FamilyPtr> families_;  ///< by client and by heir
-  std::list<Dropping> dropping_;
-  std::set<std::pair<TimePoint, ObjectId>> pins_;
-  boost::intrusive::list<Entry, boost::intrusive::base_hook<PickleHook>, boost::intrusive::constant_time_size<false>>
-      loaded_;
-  std::uint64_t pickled_bytes_ = 0;
+  Pickles pickles_;
+  Holds holds_;
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;
   std::shared_ptr<Ends> ends_;

@@ -86,7 +86,7 @@ TEST_CASE("every rank gets the result, a hold of it, and one word") {
     CHECK(told[0].contributors == 3);
     REQUIRE(told[0].items.size() == 1);
     CHECK(told[0].items[0].object == object);
-    CHECK(given.store.held_by({client}) == 1);
+    CHECK(given.store.holds().held_by({client}) == 1);
   }
   CHECK(given.works.size() == 0);
 }
@@ -114,7 +114,7 @@ TEST_CASE("who has gone is given nothing, and the others get theirs") {
   CHECK(given.told(1).size() == 1);
   CHECK(given.told(2).empty());
   CHECK(given.told(3).size() == 1);
-  CHECK(given.store.held_by({2}) == 0);
+  CHECK(given.store.holds().held_by({2}) == 0);
 }
 
 TEST_CASE("where one rank has no room for its hold, nobody is given anything") {
@@ -130,10 +130,10 @@ TEST_CASE("where one rank has no room for its hold, nobody is given anything") {
   REQUIRE(prepared);
   const auto before = given.ledger.client({1}).used;
   CHECK(given.giver.reserve(op).error().code() == Code::quota_exceeded);
-  CHECK(given.store.held_by({1}) == 0);
+  CHECK(given.store.holds().held_by({1}) == 0);
   CHECK(given.told(1).empty());
   // What was kept for the first rank can be used again.
-  CHECK(given.store.reserve({user, {1}}, 1));
+  CHECK(given.store.holds().reserve({user, {1}}, 1));
   CHECK(given.ledger.client({1}).used[Resource::objects] == before[Resource::objects]);
 }
 

@@ -3,6 +3,8 @@
 
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <muster/ipc/socket.hpp>
 
@@ -111,7 +113,7 @@ TEST_CASE("a list of objects shows each user its own, and who holds them") {
   const auto stranger = node.connect(3, bob);
   const auto object = node.seal(maker, array(node.segment_of(maker), 0, 100));
   node.seal(stranger, array(node.segment_of(stranger), 0, 7));
-  REQUIRE(node.store.hold(node.store.held(object, maker).value(), reader));
+  REQUIRE(node.store.holds().add(node.store.held(object, maker).value(), reader));
   const auto& seen = node.objects(alice);
   REQUIRE(seen.objects()->size() == 1);
   const auto& row = *seen.objects()->Get(0);
@@ -127,6 +129,40 @@ TEST_CASE("a list of objects shows each user its own, and who holds them") {
   CHECK(row.in_ops() == 0);
   CHECK(row.age_s() == 5);
   CHECK(node.objects(std::nullopt).objects()->size() == 2);
+}
+
+TEST_CASE("a list of objects shows holders of each kind, and how many more there are") {
+  Looked node;
+  const auto maker = node.connect(1, alice);
+  const auto id = node.seal(maker, array(node.segment_of(maker), 0, 100));
+  const auto object = node.store.held(id, maker).value();
+  const auto seen = [&] {
+    const auto& row = *node.objects(alice).objects()->Get(0);
+    std::vector<std::string> texts;
+    for (const auto* text : *row.holders()) texts.push_back(text->str());
+    return std::pair(texts, row.pinned_s());
+  };
+  using Texts = std::vector<std::string>;
+  CHECK(seen() == std::pair(Texts{"client 1"}, 0.0));
+
+  constexpr ClientId heir{0xf000'0001};
+  node.clients.add_lifeline(heir, {maker.client, {}});
+  node.store.holds().inherit(maker.client, heir);
+  REQUIRE(node.store.holds().release(id, maker.client));
+  const auto reader = node.connect(2, alice);
+  for (int i = 0; i < 3; ++i) REQUIRE(node.store.holds().add(object, reader));
+  REQUIRE(node.store.pin(id, reader, start));
+  object->entry->holders.outcomes = 2;
+  const double left = 600 - 5;
+  CHECK(seen() == std::pair(Texts{"forked child of client 1", "client 2 x3", "history of 2 ops"}, left));
+
+  for (std::uint32_t i = 3; i < 20; ++i) REQUIRE(node.store.holds().add(object, node.connect(i, alice)));
+  object->entry->holders.outcomes = 1;
+  const auto texts = seen().first;
+  REQUIRE(texts.size() == 18);
+  CHECK(texts[15] == "client 16");
+  CHECK(texts[16] == "and 3 more");
+  CHECK(texts[17] == "history of 1 op");
 }
 
 TEST_CASE("a list ends at its limit and says how many there are") {

@@ -22,7 +22,7 @@ struct Crowd : StoreWorld {
     first = store.lookup(objects[0], secret, reader).value().get();
   }
   void maker_dies() {
-    store.drop_client(maker.client);
+    store.holds().drop_client(maker.client);
     segments.drop_client(maker.client);
     gone();
   }
@@ -48,12 +48,12 @@ TEST_CASE("a client's segment counts its objects and their bytes") {
   Crowd crowd;
   CHECK(crowd.place()->live_objects() == 100);
   CHECK(crowd.place()->live_bytes() == 100 * bytes_each);
-  REQUIRE(crowd.store.release(crowd.objects[7], maker.client));
+  REQUIRE(crowd.store.holds().release(crowd.objects[7], maker.client));
   CHECK(crowd.place()->live_objects() == 99);
   // A part is where its whole is.
   const auto part = crowd.seal(maker, array(crowd.segment, 0, 3), crowd.objects[0]);
   CHECK(crowd.place()->live_objects() == 99);
-  REQUIRE(crowd.store.release(part, maker.client));
+  REQUIRE(crowd.store.holds().release(part, maker.client));
   CHECK(crowd.place()->live_bytes() == 99 * bytes_each);
 }
 
@@ -68,7 +68,7 @@ TEST_CASE("an object of several segments counts in each of them with its bytes t
   const auto object = world.seal(maker, manifest);
   CHECK(world.segments.find(one)->live_bytes() == 20 * sizeof(float));
   CHECK(world.segments.find(other)->live_bytes() == 40 * sizeof(float));
-  REQUIRE(world.store.release(object, maker.client));
+  REQUIRE(world.store.holds().release(object, maker.client));
   CHECK(world.segments.find(one)->live_objects() == 0);
   CHECK(world.segments.find(other)->live_bytes() == 0);
 }
@@ -76,7 +76,7 @@ TEST_CASE("an object of several segments counts in each of them with its bytes t
 TEST_CASE("only a dead client's segment is sparse, and only once little is left in it") {
   Crowd crowd;
   for (std::size_t i = 1; i < 100; ++i)
-    if (i != 50) REQUIRE(crowd.store.release(crowd.objects[i], maker.client));
+    if (i != 50) REQUIRE(crowd.store.holds().release(crowd.objects[i], maker.client));
   CHECK_FALSE(crowd.place()->is_sparse());
   CHECK_FALSE(crowd.segments.has_sparse());
   SECTION("the remaining object has ended with its client") {
@@ -93,13 +93,13 @@ TEST_CASE("only a dead client's segment is sparse, and only once little is left 
     CHECK_FALSE(crowd.segments.has_sparse());
     const auto changes = crowd.segments.sparse_changes();
     // A mebibyte is allowed for 15 objects or more.
-    for (std::size_t i = 0; i < 5; ++i) REQUIRE(crowd.store.release(more[i], reader.client));
+    for (std::size_t i = 0; i < 5; ++i) REQUIRE(crowd.store.holds().release(more[i], reader.client));
     CHECK_FALSE(crowd.segments.has_sparse());
-    REQUIRE(crowd.store.release(more[5], reader.client));
+    REQUIRE(crowd.store.holds().release(more[5], reader.client));
     CHECK(crowd.segments.has_sparse());
     CHECK(crowd.segments.sparse_changes() == changes + 1);
   }
-  crowd.store.drop_client(reader.client);
+  crowd.store.holds().drop_client(reader.client);
   CHECK_FALSE(crowd.segments.has_sparse());
   CHECK(crowd.segments.size() == 0);
 }
@@ -117,7 +117,7 @@ TEST_CASE("a moved object keeps its bytes, and its old segment ends") {
   CHECK(crowd.first->segments[0]->id() == leaf.segment);
   CHECK(crowd.first->residents.empty());
   CHECK(crowd.results.used_bytes() >= bytes_each);
-  REQUIRE(crowd.store.release(crowd.objects[0], reader.client));
+  REQUIRE(crowd.store.holds().release(crowd.objects[0], reader.client));
   CHECK(crowd.gone() == std::vector{crowd.objects[0]});
   CHECK(crowd.results.used_bytes() == 0);
 }
@@ -143,13 +143,13 @@ TEST_CASE("an object stays where it is while an op, a part or a forked child use
   SECTION("a part") {
     const auto part = crowd.seal(reader, array(crowd.segment, 0, 3), id);
     CHECK_FALSE(crowd.move(id));
-    REQUIRE(crowd.store.release(part, reader.client));
+    REQUIRE(crowd.store.holds().release(part, reader.client));
   }
   SECTION("a forked child") {
     constexpr ClientId heir{0xf000'0001};
-    crowd.store.inherit(reader.client, heir);
+    crowd.store.holds().inherit(reader.client, heir);
     CHECK_FALSE(crowd.move(id));
-    crowd.store.drop_client(heir);
+    crowd.store.holds().drop_client(heir);
   }
   CHECK(crowd.move(id));
 }
@@ -160,7 +160,7 @@ TEST_CASE("an object that ends while it is copied has not moved") {
   auto move = crowd.store.begin_move(crowd.objects[0], crowd.place());
   REQUIRE(move);
   move->to = crowd.results.allocate(user, move->bytes).value();
-  REQUIRE(crowd.store.release(crowd.objects[0], reader.client));
+  REQUIRE(crowd.store.holds().release(crowd.objects[0], reader.client));
   CHECK_FALSE(crowd.store.finish_move(std::move(*move)));
 }
 
@@ -170,11 +170,12 @@ TEST_CASE("another object with the same id is not taken for the copied one") {
   auto move = crowd.store.begin_move(id, crowd.place());
   REQUIRE(move);
   move->to = crowd.results.allocate(user, move->bytes).value();
-  REQUIRE(crowd.store.release(id, maker.client));
-  REQUIRE(crowd.store.release(id, reader.client));
+  REQUIRE(crowd.store.holds().release(id, maker.client));
+  REQUIRE(crowd.store.holds().release(id, reader.client));
   CHECK(crowd.gone() == std::vector{id});
   // Its end is remembered until other objects have ended.
-  for (std::size_t i = 1; i < crowd.objects.size(); ++i) REQUIRE(crowd.store.release(crowd.objects[i], maker.client));
+  for (std::size_t i = 1; i < crowd.objects.size(); ++i)
+    REQUIRE(crowd.store.holds().release(crowd.objects[i], maker.client));
   crowd.gone();
   auto again = crowd.store.seal(maker, id, secret, {}, 0, array(crowd.segment, 0, 1), crowd.now);
   REQUIRE(again);
@@ -211,7 +212,7 @@ TEST_CASE("an object of two segments leaves one after the other") {
   REQUIRE(manifest.add(one, 64, muster::DType::float32, std::vector<std::int64_t>{20}));
   const auto id = world.seal(maker, manifest);
   const Object* object = world.store.lookup(id, secret, reader).value().get();
-  world.store.drop_client(maker.client);
+  world.store.holds().drop_client(maker.client);
   world.segments.drop_client(maker.client);
   for (const auto segment : {one, other}) {
     auto move = world.store.begin_move(id, world.segments.find(segment));
@@ -235,13 +236,13 @@ TEST_CASE("the old places of many moved leaves are charged") {
     REQUIRE(manifest.add(segment, i * 64, muster::DType::float32, std::vector<std::int64_t>{2}));
   const auto id = world.seal(maker, manifest);
   const Object* object = world.store.lookup(id, secret, reader).value().get();
-  world.store.drop_client(maker.client);
+  world.store.holds().drop_client(maker.client);
   world.segments.drop_client(maker.client);
   auto move = world.store.begin_move(id, world.segments.find(segment));
   move->to = world.results.allocate(user, move->bytes).value();
   REQUIRE(world.store.finish_move(std::move(*move)));
   CHECK(object->moved->charge.amount() >= 500 * sizeof(ipc::Leaf));
-  world.store.drop_client(reader.client);
+  world.store.holds().drop_client(reader.client);
   world.gone();
   world.results.trim();
   CHECK(holds_nothing(world.ledger));
@@ -255,6 +256,6 @@ TEST_CASE("the effort of a move counts all arrays and all holders of an object")
   constexpr std::uint32_t readers = 100;
   for (std::uint32_t i = 0; i < readers; ++i) REQUIRE(world.store.lookup(id, secret, {1000, ClientId{2 + i}}));
   CHECK(world.store.looks_of_move(id) == 2 + readers);
-  REQUIRE(world.store.release(id, ClientId{2}));
+  REQUIRE(world.store.holds().release(id, ClientId{2}));
   CHECK(world.store.looks_of_move(id) == 1 + readers);
 }

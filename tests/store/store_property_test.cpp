@@ -61,7 +61,7 @@ class Lives {
     while (!clients_.empty()) kill(clients_.begin()->first);
     while (!heirs_.empty()) end_of(heirs_.back());
     world_.now += pickle_lease;
-    world_.store.expire(world_.now);
+    world_.store.pickles().expire(world_.now);
     for (auto& [id, kept] : alive_) kept.pinned_until.reset();
     compare();
     CHECK(alive_.empty());
@@ -69,7 +69,7 @@ class Lives {
     world_.results.trim();
     CHECK(holds_nothing(world_.ledger));
     CHECK(world_.segments.size() == 0);
-    CHECK_FALSE(world_.store.next_deadline());
+    CHECK_FALSE(world_.store.pickles().next_deadline());
   }
 
  private:
@@ -123,7 +123,7 @@ class Lives {
     known(result->id, result->manifest).is_result = true;
     for (std::uint64_t n = random_.between(0, 3); n > 0; --n) {
       const auto client = some_client();
-      REQUIRE(world_.store.hold(result, {user, client}));
+      REQUIRE(world_.store.holds().add(result, {user, client}));
       ++alive_[result->id].holds[client];
     }
   }
@@ -162,7 +162,7 @@ class Lives {
     const auto id = some_object();
     if (!id) return;
     auto& holds = alive_[id].holds;
-    REQUIRE(world_.store.release(id, client).ok() == holds.contains(client));
+    REQUIRE(world_.store.holds().release(id, client).ok() == holds.contains(client));
     if (holds.contains(client) && --holds[client] == 0) holds.erase(client);
   }
   void pin() {
@@ -191,12 +191,12 @@ class Lives {
     --alive_[ending->id].ops;
     if (random_.chance(0.5)) return;
     const auto client = some_client();
-    REQUIRE(world_.store.hold(ending, {user, client}));
+    REQUIRE(world_.store.holds().add(ending, {user, client}));
     ++alive_[ending->id].holds[client];
   }
   void pass_time() {
     world_.now += std::chrono::seconds(random_.between(0, 10));
-    world_.store.expire(world_.now);
+    world_.store.pickles().expire(world_.now);
     for (auto& [id, kept] : alive_)
       if (kept.pinned_until && *kept.pinned_until <= world_.now) kept.pinned_until.reset();
   }
@@ -205,7 +205,7 @@ class Lives {
   }
   void kill(ClientId client) {
     clients_.erase(client);
-    world_.store.drop_client(client);
+    world_.store.holds().drop_client(client);
     world_.segments.drop_client(client);
     for (auto& [id, kept] : alive_) kept.holds.erase(client);
   }
@@ -214,13 +214,13 @@ class Lives {
     const auto from = some_client();
     const ClientId heir{++last_heir_};
     heirs_.push_back(heir);
-    world_.store.inherit(from, heir);
+    world_.store.holds().inherit(from, heir);
     for (auto& [id, kept] : alive_)
       if (kept.holds.contains(from)) ++kept.holds[heir];
   }
   void end_of(ClientId heir) {
     std::erase(heirs_, heir);
-    world_.store.drop_client(heir);
+    world_.store.holds().drop_client(heir);
     for (auto& [id, kept] : alive_) kept.holds.erase(heir);
   }
 
@@ -247,7 +247,7 @@ class Lives {
     std::map<ClientId, std::uint64_t> held;
     for (const auto& [id, kept] : alive_)
       for (const auto& [client, holds] : kept.holds) ++held[client];
-    for (const auto& [client, process] : clients_) REQUIRE(world_.store.held_by(client) == held[client]);
+    for (const auto& [client, process] : clients_) REQUIRE(world_.store.holds().held_by(client) == held[client]);
     compare_segments();
   }
   void compare_segments() {

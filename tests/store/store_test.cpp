@@ -33,7 +33,7 @@ TEST_CASE("the maker of a sealed array holds it, and a client with the capabilit
   REQUIRE(world.store.lookup(id, secret, bob));
   CHECK(world.store.held(id, bob));
   CHECK(world.store.size() == 1);
-  CHECK(world.store.held_by(bob.client) == 1);
+  CHECK(world.store.holds().held_by(bob.client) == 1);
 }
 
 TEST_CASE("a wrong capability or another user does not get an object") {
@@ -42,15 +42,15 @@ TEST_CASE("a wrong capability or another user does not get an object") {
   CHECK(code_of(world.store.lookup(id, {{11, 23}}, bob)) == Code::denied);
   CHECK(code_of(world.store.lookup(id, {}, bob)) == Code::denied);
   CHECK(code_of(world.store.lookup(id, secret, carol)) == Code::object_lost);
-  CHECK(world.store.held_by(bob.client) == 0);
-  CHECK(world.store.held_by(carol.client) == 0);
+  CHECK(world.store.holds().held_by(bob.client) == 0);
+  CHECK(world.store.holds().held_by(carol.client) == 0);
 }
 
 TEST_CASE("another user is told the same about objects that live, are gone or never existed") {
   StoreWorld world;
   const auto lives = world.seal(alice, array(world.segment_of(alice), 0, 1));
   const auto gone = world.seal(alice, array(world.segment_of(alice), 64, 1));
-  REQUIRE(world.store.release(gone, alice.client));
+  REQUIRE(world.store.holds().release(gone, alice.client));
   while (world.store.take_gone()) continue;
   const auto never = ipc::make_object_id(alice.client, 4711);
   const auto told = [&](ObjectId id, auto ask) {
@@ -101,7 +101,7 @@ TEST_CASE("an id never names a second object") {
   const auto id = world.seal(alice, array(segment, 0, 1));
   const auto again = [&] { return world.store.seal(alice, id, secret, {}, 0, array(segment, 64, 1), start); };
   CHECK(code_of(again()) == Code::invalid);
-  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.holds().release(id, alice.client));
   CHECK(code_of(again()) == Code::invalid);
   world.gone();
   CHECK(code_of(again()) == Code::invalid);
@@ -122,11 +122,11 @@ TEST_CASE("the last of several holds frees the object, and its end is told once"
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   REQUIRE(world.store.lookup(id, secret, alice));
   REQUIRE(world.store.lookup(id, secret, bob));
-  REQUIRE(world.store.release(id, alice.client));
-  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.holds().release(id, alice.client));
+  REQUIRE(world.store.holds().release(id, alice.client));
   CHECK(world.gone().empty());
-  CHECK(code_of(world.store.release(id, alice.client)) == Code::invalid);
-  REQUIRE(world.store.release(id, bob.client));
+  CHECK(code_of(world.store.holds().release(id, alice.client)) == Code::invalid);
+  REQUIRE(world.store.holds().release(id, bob.client));
   const auto gone = world.store.take_gone();
   REQUIRE(gone);
   CHECK(gone->id == id);
@@ -143,31 +143,31 @@ TEST_CASE("a pickle that was loaded keeps its object only while nobody needs the
   for (std::uint64_t i = 0; i < 4; ++i) ids.push_back(world.seal(alice, array(segment, 64 * i, 8)));
   for (const auto id : ids) REQUIRE(world.store.pin(id, alice, world.now));
   const auto bytes = world.store.held(ids[0], alice).value()->manifest.bytes();
-  CHECK(world.store.pickled_bytes() == 0);
-  for (const auto id : ids) REQUIRE(world.store.release(id, alice.client));
-  CHECK(world.store.pickled_bytes() == 4 * bytes);
+  CHECK(world.store.pickles().bytes() == 0);
+  for (const auto id : ids) REQUIRE(world.store.holds().release(id, alice.client));
+  CHECK(world.store.pickles().bytes() == 4 * bytes);
   // Nobody has loaded one yet.
-  CHECK_FALSE(world.store.drop_loaded(bytes));
+  CHECK_FALSE(world.store.pickles().drop_loaded(bytes));
 
   for (const auto id : {ids[2], ids[0], ids[1]}) REQUIRE(world.store.lookup(id, secret, bob));
-  CHECK(world.store.pickled_bytes() == bytes);
-  CHECK_FALSE(world.store.has_loaded());
-  for (const auto id : {ids[1], ids[2]}) REQUIRE(world.store.release(id, bob.client));
-  CHECK(world.store.has_loaded());
+  CHECK(world.store.pickles().bytes() == bytes);
+  CHECK_FALSE(world.store.pickles().has_loaded());
+  for (const auto id : {ids[1], ids[2]}) REQUIRE(world.store.holds().release(id, bob.client));
+  CHECK(world.store.pickles().has_loaded());
   // The object that nobody has held for the longest time goes first.
-  CHECK(world.store.drop_loaded(1));
+  CHECK(world.store.pickles().drop_loaded(1));
   world.gone();
   CHECK_THAT(error_of(world.store.lookup(ids[1], secret, bob)).message(), Contains("others needed the room"));
   // A pickle can be loaded again while there is room, and keeps its object meanwhile.
   REQUIRE(world.store.lookup(ids[2], secret, bob));
-  CHECK_FALSE(world.store.drop_loaded(1000 * bytes));
-  REQUIRE(world.store.release(ids[2], bob.client));
-  CHECK(world.store.drop_loaded(1000 * bytes));
-  CHECK(world.store.pickled_bytes() == bytes);
+  CHECK_FALSE(world.store.pickles().drop_loaded(1000 * bytes));
+  REQUIRE(world.store.holds().release(ids[2], bob.client));
+  CHECK(world.store.pickles().drop_loaded(1000 * bytes));
+  CHECK(world.store.pickles().bytes() == bytes);
   // An object that is held goes with its holder, as its pickles don't count any more. The last object goes with its
   // lease.
-  world.store.expire(world.now + std::chrono::minutes(1));
-  CHECK(world.store.pickled_bytes() == 0);
+  world.store.pickles().expire(world.now + std::chrono::minutes(1));
+  CHECK(world.store.pickles().bytes() == 0);
   CHECK(world.store.held(ids[0], bob));
   CHECK(code_of(world.store.lookup(ids[3], secret, bob)) == Code::object_lost);
   CHECK(world.store.size() == 1);
@@ -177,17 +177,17 @@ TEST_CASE("pickles of an object that nobody has loaded keep it, even if others w
   StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 8));
   for (int i = 0; i < 2; ++i) REQUIRE(world.store.pin(id, alice, world.now));
-  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.holds().release(id, alice.client));
   REQUIRE(world.store.lookup(id, secret, bob));
-  REQUIRE(world.store.release(id, bob.client));
-  CHECK_FALSE(world.store.drop_loaded(1));
+  REQUIRE(world.store.holds().release(id, bob.client));
+  CHECK_FALSE(world.store.pickles().drop_loaded(1));
   // A new lookup, as in a forked child, does not load a pickle.
   REQUIRE(world.store.lookup(id, secret, bob, Store::Found::again));
-  REQUIRE(world.store.release(id, bob.client));
-  CHECK_FALSE(world.store.drop_loaded(1));
+  REQUIRE(world.store.holds().release(id, bob.client));
+  CHECK_FALSE(world.store.pickles().drop_loaded(1));
   REQUIRE(world.store.lookup(id, secret, bob));
-  REQUIRE(world.store.release(id, bob.client));
-  CHECK(world.store.drop_loaded(1));
+  REQUIRE(world.store.holds().release(id, bob.client));
+  CHECK(world.store.pickles().drop_loaded(1));
 }
 
 TEST_CASE("thousands of leases that run out at once end in pieces") {
@@ -198,24 +198,24 @@ TEST_CASE("thousands of leases that run out at once end in pieces") {
   for (std::uint64_t i = 0; i < many; ++i) {
     const auto id = world.seal(alice, array(segment, 64 * i, 1));
     REQUIRE(world.store.pin(id, alice, world.now));
-    REQUIRE(world.store.release(id, alice.client));
+    REQUIRE(world.store.holds().release(id, alice.client));
     if (!loaded) continue;
     REQUIRE(world.store.lookup(id, secret, bob));
-    REQUIRE(world.store.release(id, bob.client));
+    REQUIRE(world.store.holds().release(id, bob.client));
   }
   const TimePoint end = start + std::chrono::minutes(1);
   std::size_t most = 0;
   int turns = 0;
   for (; world.store.size() > 0; ++turns) {
     const auto before = world.store.size();
-    if (loaded) REQUIRE(world.store.drop_loaded(1 << 30));
-    else world.store.expire(end);
+    if (loaded) REQUIRE(world.store.pickles().drop_loaded(1 << 30));
+    else world.store.pickles().expire(end);
     most = std::max<std::size_t>(most, before - world.store.size());
   }
   CHECK(most <= 256);
   CHECK(turns >= 4);
-  CHECK_FALSE(world.store.next_deadline());
-  CHECK(world.store.pickled_bytes() == 0);
+  CHECK_FALSE(world.store.pickles().next_deadline());
+  CHECK(world.store.pickles().bytes() == 0);
 }
 
 TEST_CASE("a lost object has a reason") {
@@ -224,12 +224,12 @@ TEST_CASE("a lost object has a reason") {
   const auto freed = world.seal(alice, array(segment, 0, 1));
   const auto expired = world.seal(alice, array(segment, 64, 1));
   const auto orphan = world.seal(alice, array(segment, 128, 1));
-  REQUIRE(world.store.release(freed, alice.client));
+  REQUIRE(world.store.holds().release(freed, alice.client));
   REQUIRE(world.store.pin(expired, alice, world.now));
-  REQUIRE(world.store.release(expired, alice.client));
-  CHECK(world.store.next_deadline() == start + std::chrono::minutes(1));
-  world.store.expire(start + std::chrono::minutes(1));
-  world.store.drop_client(alice.client);
+  REQUIRE(world.store.holds().release(expired, alice.client));
+  CHECK(world.store.pickles().next_deadline() == start + std::chrono::minutes(1));
+  world.store.pickles().expire(start + std::chrono::minutes(1));
+  world.store.holds().drop_client(alice.client);
   world.gone();
 
   const auto message = [&](ObjectId id) {
@@ -248,7 +248,7 @@ TEST_CASE("a lost object has a reason") {
 TEST_CASE("an object is lost even before anybody has asked which objects are gone") {
   StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
-  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.holds().release(id, alice.client));
   CHECK(world.store.size() == 0);
   CHECK(code_of(world.store.lookup(id, secret, bob)) == Code::object_lost);
   CHECK(code_of(world.store.held(id, alice)) == Code::object_lost);
@@ -259,7 +259,7 @@ TEST_CASE("an op keeps its inputs, though everybody has let go of them") {
   const auto segment = world.segment_of(alice);
   const auto id = world.seal(alice, array(segment, 0, 1));
   ObjectPtr lease = *world.store.held(id, alice);
-  world.store.drop_client(alice.client);
+  world.store.holds().drop_client(alice.client);
   world.segments.drop_client(alice.client);
   CHECK(world.gone().empty());
   CHECK(world.segments.find(segment));
@@ -274,8 +274,8 @@ TEST_CASE("giving an outcome to a client revives an object that only the op kept
   StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   ObjectPtr lease = *world.store.held(id, alice);
-  REQUIRE(world.store.release(id, alice.client));
-  REQUIRE(world.store.hold(lease, bob));
+  REQUIRE(world.store.holds().release(id, alice.client));
+  REQUIRE(world.store.holds().add(lease, bob));
   lease.reset();
   CHECK(world.gone().empty());
   CHECK(world.store.held(id, bob));
@@ -287,14 +287,14 @@ TEST_CASE("a pickled ref keeps its object until the lease ends, renewed by each 
   REQUIRE(world.store.pin(id, alice, start));
   REQUIRE(world.store.pin(id, alice, start + std::chrono::minutes(5)));
   CHECK(code_of(world.store.pin(id, bob, start)) == Code::denied);
-  world.store.drop_client(alice.client);
-  world.store.expire(start + std::chrono::minutes(10));
+  world.store.holds().drop_client(alice.client);
+  world.store.pickles().expire(start + std::chrono::minutes(10));
   CHECK(world.gone().empty());
   REQUIRE(world.store.lookup(id, secret, bob));  // it was unpickled, which uses nothing up
-  world.store.expire(start + std::chrono::minutes(15));
-  CHECK_FALSE(world.store.next_deadline());
+  world.store.pickles().expire(start + std::chrono::minutes(15));
+  CHECK_FALSE(world.store.pickles().next_deadline());
   CHECK(world.gone().empty());
-  REQUIRE(world.store.release(id, bob.client));
+  REQUIRE(world.store.holds().release(id, bob.client));
   CHECK(world.gone() == Ids{id});
 }
 
@@ -304,10 +304,10 @@ TEST_CASE("a part keeps its whole, and a part of a part needs nothing in between
   const auto whole = world.seal(alice, array(segment, 0, 1000));
   const auto part = world.seal(alice, array(segment, 400, 100), whole);
   const auto piece = world.seal(alice, array(segment, 480, 10), part);
-  REQUIRE(world.store.release(whole, alice.client));
-  REQUIRE(world.store.release(part, alice.client));
+  REQUIRE(world.store.holds().release(whole, alice.client));
+  REQUIRE(world.store.holds().release(part, alice.client));
   CHECK(world.gone() == Ids{part});
-  REQUIRE(world.store.release(piece, alice.client));
+  REQUIRE(world.store.holds().release(piece, alice.client));
   CHECK(world.gone() == Ids{piece, whole});
 }
 
@@ -317,14 +317,14 @@ TEST_CASE("a part of a result belongs to the client that made it, and its bytes 
   const auto segment = result->manifest.leaves[0].segment;
   const auto offset = result->manifest.leaves[0].offset;
   CHECK(code_of(world.try_seal(bob, array(segment, offset, 8), result->id)) == Code::denied);
-  REQUIRE(world.store.hold(result, bob));
+  REQUIRE(world.store.holds().add(result, bob));
   const auto part = world.seal(bob, array(segment, offset + 16, 8), result->id);
   CHECK(code_of(world.try_seal(bob, array(segment, offset, 65), result->id)) == Code::invalid);
   const auto id = result->id;
   result.reset();
-  REQUIRE(world.store.release(id, bob.client));
+  REQUIRE(world.store.holds().release(id, bob.client));
   CHECK(world.gone().empty());
-  REQUIRE(world.store.release(part, bob.client));
+  REQUIRE(world.store.holds().release(part, bob.client));
   CHECK(world.gone() == Ids{part, id});
   CHECK(world.results.used_bytes() == 0);
 }
@@ -335,10 +335,10 @@ TEST_CASE("a long chain of parts of parts ends without deep recursion") {
   ObjectId last = world.seal(alice, array(segment, 0, 16));
   for (int i = 0; i < 200'000; ++i) {
     const auto next = world.seal(alice, array(segment, 0, 16), last);
-    REQUIRE(world.store.release(last, alice.client));
+    REQUIRE(world.store.holds().release(last, alice.client));
     last = next;
   }
-  REQUIRE(world.store.release(last, alice.client));
+  REQUIRE(world.store.holds().release(last, alice.client));
   CHECK(world.gone().size() == 200'001);
   CHECK(world.store.size() == 0);
 }
@@ -347,11 +347,11 @@ TEST_CASE("an heir holds what it inherits as long as it lives") {
   StoreWorld world;
   const auto id = world.seal(alice, array(world.segment_of(alice), 0, 1));
   const ClientId heir{0x80000001};
-  world.store.inherit(alice.client, heir);
-  world.store.drop_client(alice.client);
+  world.store.holds().inherit(alice.client, heir);
+  world.store.holds().drop_client(alice.client);
   CHECK(world.gone().empty());
   CHECK(world.store.held(id, {alice.user, heir}));
-  world.store.drop_client(heir);
+  world.store.holds().drop_client(heir);
   CHECK(world.gone() == Ids{id});
 }
 
@@ -361,20 +361,20 @@ TEST_CASE("an heir keeps what its parent held at the fork, and nothing from befo
   const auto before = world.seal(alice, array(segment, 0, 1));
   const ClientId older{0x80000001};
   const ClientId younger{0x80000002};
-  world.store.inherit(alice.client, older);
-  REQUIRE(world.store.release(before, alice.client));
+  world.store.holds().inherit(alice.client, older);
+  REQUIRE(world.store.holds().release(before, alice.client));
   const auto between = world.seal(alice, array(segment, 64, 1));
-  world.store.inherit(alice.client, younger);
+  world.store.holds().inherit(alice.client, younger);
   const auto after = world.seal(alice, array(segment, 128, 1));
-  REQUIRE(world.store.release(after, alice.client));
+  REQUIRE(world.store.holds().release(after, alice.client));
   CHECK(world.gone() == Ids{after});
-  REQUIRE(world.store.release(between, alice.client));
+  REQUIRE(world.store.holds().release(between, alice.client));
   CHECK(world.gone().empty());
-  world.store.drop_client(older);
+  world.store.holds().drop_client(older);
   CHECK(world.gone() == Ids{before});
-  world.store.drop_client(alice.client);
+  world.store.holds().drop_client(alice.client);
   CHECK(world.gone().empty());
-  world.store.drop_client(younger);
+  world.store.holds().drop_client(younger);
   CHECK(world.gone() == Ids{between});
 }
 
@@ -386,15 +386,15 @@ TEST_CASE("any number of heirs costs nothing in addition to their parent's holds
   const auto held = world.ledger.total().used;
   std::vector<ClientId> heirs;
   for (std::uint32_t i = 0; i < 200; ++i)
-    world.store.inherit(alice.client, heirs.emplace_back(ClientId{0x80000001 + i}));
+    world.store.holds().inherit(alice.client, heirs.emplace_back(ClientId{0x80000001 + i}));
   CHECK(world.ledger.total().used == held);
-  world.store.drop_client(alice.client);
-  while (world.store.drops()) world.store.drop_more();
+  world.store.holds().drop_client(alice.client);
+  while (world.store.holds().drops()) world.store.holds().drop_more();
   CHECK(world.ledger.total().used[heap] == held[heap]);
   for (const auto heir : heirs) {
     CHECK(world.store.size() == 1000);
-    world.store.drop_client(heir);
-    while (world.store.drops()) world.store.drop_more();
+    world.store.holds().drop_client(heir);
+    while (world.store.holds().drops()) world.store.holds().drop_more();
   }
   CHECK(world.gone().size() == 1000);
   CHECK(world.ledger.total().used[heap] == of_segment);
@@ -422,7 +422,7 @@ TEST_CASE("a request for which the heap has no room is refused to its client") {
   // Other clients hold what they like, up to their own limit.
   auto taken = world.ledger.charge(carol, Resource::heap, 32 * kibibyte);
   REQUIRE(taken);
-  CHECK_FALSE(world.store.hold(*world.store.held(first, alice), carol));
+  CHECK_FALSE(world.store.holds().add(*world.store.held(first, alice), carol));
   CHECK(world.ledger.client(carol.client).used[heap] == 32 * kibibyte);
 }
 
@@ -471,7 +471,7 @@ TEST_CASE("a description of many arrays is destroyed by another thread, and char
   const auto few = world.seal(alice, array(segment, 0, 8));
   const auto charged = [&] { return world.ledger.total().used[static_cast<std::size_t>(Resource::memory)]; };
   const auto before = charged();
-  for (const auto id : {many, few}) REQUIRE(world.store.release(id, alice.client));
+  for (const auto id : {many, few}) REQUIRE(world.store.holds().release(id, alice.client));
   CHECK(world.gone() == std::vector{many, few});
   REQUIRE(world.descriptions.size() == 1);
   CHECK(charged() == before);
@@ -489,11 +489,11 @@ TEST_CASE("a holder of an object may read all of its segments and no others") {
   REQUIRE(manifest.add(first, 0, muster::DType::int8, std::vector<std::int64_t>{1}));
   REQUIRE(manifest.add(second, 64, muster::DType::int8, std::vector<std::int64_t>{1}));
   const auto id = world.seal(alice, manifest);
-  CHECK_FALSE(world.store.holds_in(carol.client, first));
-  REQUIRE(world.store.hold(*world.store.held(id, alice), carol));
-  CHECK(world.store.holds_in(carol.client, first));
-  CHECK(world.store.holds_in(carol.client, second));
-  CHECK_FALSE(world.store.holds_in(carol.client, third));
+  CHECK_FALSE(world.store.holds().is_lent(carol.client, first));
+  REQUIRE(world.store.holds().add(*world.store.held(id, alice), carol));
+  CHECK(world.store.holds().is_lent(carol.client, first));
+  CHECK(world.store.holds().is_lent(carol.client, second));
+  CHECK_FALSE(world.store.holds().is_lent(carol.client, third));
 }
 
 TEST_CASE("a segment is lent as long as an object in it is held, however often") {
@@ -501,18 +501,18 @@ TEST_CASE("a segment is lent as long as an object in it is held, however often")
   const auto segment = world.segment_of(alice);
   const auto first = world.seal(alice, array(segment, 0, 1));
   const auto second = world.seal(alice, array(segment, 64, 1));
-  const auto take = [&](ObjectId id) { REQUIRE(world.store.hold(*world.store.held(id, alice), carol)); };
+  const auto take = [&](ObjectId id) { REQUIRE(world.store.holds().add(*world.store.held(id, alice), carol)); };
   take(first);
   take(first);
   take(second);
   for (const auto id : {first, second, first}) {
-    CHECK(world.store.holds_in(carol.client, segment));
-    REQUIRE(world.store.release(id, carol.client));
+    CHECK(world.store.holds().is_lent(carol.client, segment));
+    REQUIRE(world.store.holds().release(id, carol.client));
   }
-  CHECK_FALSE(world.store.holds_in(carol.client, segment));
+  CHECK_FALSE(world.store.holds().is_lent(carol.client, segment));
   take(second);
-  world.store.drop_client(carol.client);
-  CHECK_FALSE(world.store.holds_in(carol.client, segment));
+  world.store.holds().drop_client(carol.client);
+  CHECK_FALSE(world.store.holds().is_lent(carol.client, segment));
 }
 
 TEST_CASE("to know whether a segment is lent takes no walk over a client's holds") {
@@ -521,10 +521,10 @@ TEST_CASE("to know whether a segment is lent takes no walk over a client's holds
   const auto lent = world.segment_of(alice);
   constexpr int holds = 30'000;
   for (int i = 0; i < holds; ++i) world.seal(carol, array(mine, 0, 1));
-  REQUIRE(world.store.hold(*world.store.held(world.seal(alice, array(lent, 0, 1)), alice), carol));
+  REQUIRE(world.store.holds().add(*world.store.held(world.seal(alice, array(lent, 0, 1)), alice), carol));
   constexpr int times = 30'000;  // with a walk for each it would be a thousand million steps
   bool always = true;
-  for (int i = 0; i < times; ++i) always &= world.store.holds_in(carol.client, lent);
+  for (int i = 0; i < times; ++i) always &= world.store.holds().is_lent(carol.client, lent);
   CHECK(always);
 }
 
@@ -537,9 +537,9 @@ TEST_CASE("objects are charged to their makers until they end, results to their 
   world.seal(alice, array(segment, 64, 1));
   CHECK(code_of(world.try_seal(alice, array(segment, 128, 1))) == Code::quota_exceeded);
   REQUIRE(world.store.lookup(first, secret, bob));
-  REQUIRE(world.store.release(first, alice.client));
+  REQUIRE(world.store.holds().release(first, alice.client));
   CHECK(world.ledger.client(alice.client).used[objects] == 2);  // bob keeps it alive
-  REQUIRE(world.store.release(first, bob.client));
+  REQUIRE(world.store.holds().release(first, bob.client));
   CHECK(world.try_seal(alice, array(segment, 128, 1)));
   const auto result = world.result(1000, 4);
   CHECK(world.ledger.user(1000).used[objects] == 3);
@@ -555,7 +555,7 @@ TEST_CASE("a manifest too large for its slot is charged as memory") {
   manifest.structure.resize(mebibyte / 2);
   const auto id = world.seal(alice, manifest);
   CHECK(world.ledger.client(alice.client).used[0] >= before + mebibyte / 2);
-  REQUIRE(world.store.release(id, alice.client));
+  REQUIRE(world.store.holds().release(id, alice.client));
   CHECK(world.ledger.client(alice.client).used[0] == before);
 }
 
@@ -581,7 +581,7 @@ TEST_CASE("the number of remembered ends is bounded, and the oldest are forgotte
   Ids ids;
   for (int i = 0; i < 30; ++i) {
     ids.push_back(world.seal(alice, array(segment, 0, 1)));
-    REQUIRE(world.store.release(ids.back(), alice.client));
+    REQUIRE(world.store.holds().release(ids.back(), alice.client));
     world.gone();
   }
   CHECK_THAT(error_of(world.store.lookup(ids[19], secret, bob)).message(), Contains("long ago"));
@@ -598,27 +598,29 @@ TEST_CASE("the list shows holders, ops and leases, oldest first") {
   REQUIRE(world.store.lookup(older, secret, bob));
   REQUIRE(world.store.pin(newer, alice, world.now));
   const ObjectPtr op = *world.store.held(newer, alice);
-  REQUIRE(world.store.release(newer, alice.client));
+  REQUIRE(world.store.holds().release(newer, alice.client));
   std::vector<Store::Listed> list;
-  const auto at = world.now + std::chrono::minutes(1);
-  world.store.list(std::nullopt, at, [&](const Store::Listed& listed) {
+  world.store.list(std::nullopt, [&](const Store::Listed& listed) {
     list.push_back(listed);
     return true;
   });
   REQUIRE(list.size() == 2);
   CHECK(list[0].object->id == older);
-  REQUIRE(list[0].holders.size() == 2);
-  CHECK(list[0].holders.back().client == bob.client);
-  CHECK(list[0].holders.back().holds == 2);
+  const auto at = world.now + std::chrono::minutes(1);
+  const auto of_older = list[0].holders.first(10, at);
+  REQUIRE(of_older.size() == 2);
+  CHECK(std::get<Holder::Client>(of_older.back().by).id == bob.client);
+  CHECK(of_older.back().count == 2);
   CHECK(list[0].in_ops == 0);
-  CHECK(list[0].pinned == Duration{});
-  CHECK(list[1].holders.empty());
+  const auto of_newer = list[1].holders.first(10, at);
+  REQUIRE(of_newer.size() == 1);
+  CHECK(std::holds_alternative<Holder::PickleLease>(of_newer.front().by));
+  CHECK(of_newer.front().left == std::chrono::minutes(1));
   CHECK(list[1].in_ops == 1);
-  CHECK(list[1].pinned == std::chrono::minutes(1));
   int rows = 0;
-  world.store.list(alice.user, at, [&](const Store::Listed&) { return ++rows, false; });
+  world.store.list(alice.user, [&](const Store::Listed&) { return ++rows, false; });
   CHECK(rows == 1);
-  world.store.list(alice.user + 1000, at, [&](const Store::Listed&) { return ++rows, true; });
+  world.store.list(alice.user + 1000, [&](const Store::Listed&) { return ++rows, true; });
   CHECK(rows == 1);
 }
 

@@ -77,7 +77,7 @@ Amounts NodeAudit::held() const {
     heap += draining.memory->heap();
     for (const auto& [client, reader] : draining.readers) heap += reader.charge.amount();
   }
-  node_.store_.list(std::nullopt, {}, [&](const Store::Listed& listed) {
+  node_.store_.list(std::nullopt, [&](const Store::Listed& listed) {
     memory += listed.object->metadata.amount();
     if (listed.object->moved) {
       const auto amount = listed.object->moved->charge.amount();
@@ -87,10 +87,10 @@ Amounts NodeAudit::held() const {
     heap += listed.object->slot.heap();
     return true;
   });
-  std::set<Store::FamilyPtr> families;
-  for (const auto& [client, family] : node_.store_.families_) families.insert(family);
-  for (const auto& dropping : node_.store_.dropping_) families.insert(dropping.family);
-  for (const auto& family : families) heap += family->charge.amount();
+  std::set<FamilyPtr> families;
+  for (const auto& [client, family] : node_.store_.holds().families_) families.insert(family);
+  for (const auto& dropping : node_.store_.holds().dropping_) families.insert(dropping.family);
+  for (const auto& family : families) heap += family->charge_.amount();
   for (const auto& [heir, line] : node_.clients_.lifelines_) {
     fds += line.descriptor.amount();
     heap += line.descriptor.heap();
@@ -140,7 +140,7 @@ Amounts NodeAudit::held() const {
 /// Every object is where its manifest says, and clients' segments know their objects.
 void NodeAudit::check_places(std::vector<std::string>& found) const {
   std::map<SegmentId, std::pair<std::size_t, std::uint64_t>> live;
-  node_.store_.list(std::nullopt, {}, [&](const Store::Listed& listed) {
+  node_.store_.list(std::nullopt, [&](const Store::Listed& listed) {
     const Object& object = *listed.object;
     std::map<SegmentId, std::uint64_t> bytes;
     for (std::size_t i = 0; i < object.manifest.leaves.size(); ++i) {
@@ -217,8 +217,8 @@ void NodeAudit::check_orders(const Muster& muster, std::vector<std::string>& fou
 /// No client has room reserved for holds that no op gives any more.
 void NodeAudit::check_reservations(std::vector<std::string>& found) const {
   if (!node_.giver_.giving_.empty()) return;
-  for (const auto& [client, family] : node_.store_.families_)
-    if (family->reserved > 0) found.push_back("client " + std::to_string(client.value) + " has holds reserved");
+  for (const auto& [client, family] : node_.store_.holds().families_)
+    if (family->reserved() > 0) found.push_back("client " + std::to_string(client.value) + " has holds reserved");
 }
 
 std::vector<std::string> NodeAudit::contradictions() const {

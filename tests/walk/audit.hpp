@@ -49,7 +49,7 @@ class NodeAudit {
   [[nodiscard]] SegmentPtr segment(SegmentId segment) const { return node_.segments_.find(segment); }
   /// Bytes of regions that results have, or that are kept for ops.
   [[nodiscard]] std::uint64_t result_bytes_used() const { return node_.results_.used_bytes(); }
-  [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.held_by(client); }
+  [[nodiscard]] std::uint64_t objects_held(ClientId client) const { return node_.store_.holds().held_by(client); }
 
  private:
   [[nodiscard]] std::vector<GroupPtr> groups() const;
