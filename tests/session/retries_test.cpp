@@ -50,7 +50,7 @@ TEST_CASE("a rank that calls an op again gets its own part, and a hold of it") {
   REQUIRE(done.size() == 1);
   CHECK(done[0].contributors == 2);
   CHECK(done[0].items.at(0).object == outputs[1]->id);
-  CHECK(world.store.held_by({2}) == 1);
+  CHECK(world.store.holds().held_by({2}) == 1);
   CHECK(world.done(1).empty());
 }
 
