@@ -1,6 +1,7 @@
 // This process's connection to the daemon: the protocol's state, three parts that carry it out, and the memory that
 // belongs to it. It is thread-safe and has no thread of its own: a thread that waits reads for all. README.md names the
-// locks and their order.
+// locks and their order. It is one class, as its calls use the protocol and all three parts together, in the order of
+// their locks.
 #pragma once
 
 #include <array>

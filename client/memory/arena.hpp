@@ -1,5 +1,6 @@
 // The writable memory of this process in the store: segments that the daemon leased to it. The arena cuts them into
-// regions. A region is used again only when its object and every local array over it are gone, in either order.
+// regions. A region is used again only when its object and every local array over it are gone, in either order. It has
+// many functions: most are what may happen to a region or to a segment.
 #pragma once
 
 #include <boost/unordered/unordered_flat_map.hpp>

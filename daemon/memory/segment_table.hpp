@@ -1,5 +1,6 @@
 // All segments of a node, and the policy for them. The table owns them and charges them. It has them sealed in the one
-// safe order (create, the writer maps, seal, then readers), and gives them back when nobody needs them any more.
+// safe order (create, the writer maps, seal, then readers), and gives them back when nobody needs them any more. It has
+// many functions: each step of a segment's life is one, and half of them only look.
 #pragma once
 
 #include <boost/intrusive/list.hpp>

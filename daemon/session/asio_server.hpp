@@ -1,7 +1,8 @@
 // The server's one class, in several files. server.cpp has the loop and the end, accepting.cpp new connections,
 // connections.cpp what comes from one client, and effects.cpp what the node asks for. Any allocation may find no
 // memory. If that happens in work for one connection, this connection ends. Work that concerns no single connection is
-// tried again after a pause.
+// tried again after a pause. It is one class, as each part touches the connections, whose turn it is and the node, and
+// a failure anywhere must end exactly one connection.
 #pragma once
 
 #include <atomic>

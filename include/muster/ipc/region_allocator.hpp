@@ -1,5 +1,6 @@
 // Hands out regions of segments, as offsets. It never touches the segments, and keeps its books in private memory,
-// where no other process can change them. A client uses it for what it writes, the daemon for results.
+// where no other process can change them. A client uses it for what it writes, the daemon for results. It has many
+// functions, as its two users ask different questions of the same books.
 #pragma once
 
 #include <algorithm>
