@@ -1,5 +1,7 @@
 // What a complete muster amounts to on one node: which results to make, by which folds and copies, and who gets
-// which objects. Pure: it names places and reads no byte of them.
+// which objects. Pure: it names places and reads no byte of them. A plan has two stages: the fan-in of this node's
+// inputs (`work`), and what is published when that is done (`outputs`, `gives`). Between them an op that runs on
+// several nodes will have a third one, the exchange.
 #pragma once
 
 #include <cstddef>

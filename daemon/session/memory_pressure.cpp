@@ -22,22 +22,24 @@ void MemoryPressure::serve(TimePoint now) {
 
 /// Gives back what nobody needs after a request was refused. A client or user at its own limit can't have others'
 /// taken.
-bool MemoryPressure::gives_spare(const Error& error, UserId user, std::uint64_t bytes) {
+MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t bytes) {
   using Of = Ledger::Shortage::Of;
-  if (!is_full(error)) return false;
   // The system may have refused, too.
   const auto shortage = parts_.ledger.take_shortage().value_or(Ledger::Shortage{});
-  if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return false;
+  if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return Spare::none;
   const bool all = shortage.of == Of::daemon;
   daemon_is_short_ |= all;
-  if (give_back(user, bytes, shortage)) {
+  const bool given = give_back(user, bytes, shortage);
+  // Segments end on another thread, and a client's own when it has heard of it. The heap is there at once.
+  if (shortage.resource == Resource::heap) return given ? Spare::here : Spare::none;
+  if (given) {
     constexpr Duration a_moment = std::chrono::seconds(1);
     returning_until_[all ? everybody : user] = now_ + a_moment;
-    return true;
+    return Spare::comes_back;
   }
   // What was given back a moment ago may not have come back yet.
   const auto returning = returning_until_.find(all ? everybody : user);
-  return returning != returning_until_.end() && now_ < returning->second;
+  return returning != returning_until_.end() && now_ < returning->second ? Spare::comes_back : Spare::none;
 }
 
 bool MemoryPressure::give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage) {

@@ -52,16 +52,20 @@ class MemoryPressure {
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
   /// Tries to get `bytes` of memory for the user, and tries again after what nobody needs has been given back, if that
-  /// can help: free segments of results, and what groups remember. It takes a moment, so the error is then OutOfMemory,
-  /// whatever the limit: the caller may wait.
+  /// can help: free segments of results, and what groups remember. If that takes a moment, the error is OutOfMemory,
+  /// whatever the limit was, and the caller may wait.
   template <class Attempt>
   [[nodiscard]] auto try_with_spare(UserId user, std::uint64_t bytes, Attempt attempt) -> decltype(attempt()) {
-    static_cast<void>(parts_.ledger.take_shortage());
-    auto done = attempt();
-    if (done || !gives_spare(done.error(), user, bytes)) return done;
-    auto again = attempt();
-    if (again || !is_full(again.error())) return again;
-    return muster::Error(muster::Code::out_of_memory, again.error().message(), again.error().hint());
+    Spare spare = Spare::none;
+    auto done = try_again_with_spare(user, bytes, attempt, spare);
+    if (spare != Spare::comes_back || done || !is_full(done.error())) return done;
+    return muster::Error(muster::Code::out_of_memory, done.error().message(), done.error().hint());
+  }
+  /// The same for a caller that can't wait.
+  template <class Attempt>
+  [[nodiscard]] auto try_at_once(UserId user, std::uint64_t bytes, Attempt attempt) -> decltype(attempt()) {
+    Spare spare = Spare::none;
+    return try_again_with_spare(user, bytes, attempt, spare);
   }
   /// True if memory came back since the waiting requests were last tried.
   [[nodiscard]] bool has_news() const { return releases() != seen_releases_; }
@@ -88,7 +92,21 @@ class MemoryPressure {
   [[nodiscard]] static bool is_full(const muster::Error& error) {
     return error.code() == muster::Code::out_of_memory || error.code() == muster::Code::quota_exceeded;
   }
-  [[nodiscard]] bool gives_spare(const muster::Error& error, UserId user, std::uint64_t bytes);
+  /// What a request that was refused may hope for.
+  enum class Spare : std::uint8_t {
+    none,
+    here,        ///< it can be had now
+    comes_back,  ///< some of it can only be had in a moment
+  };
+  template <class Attempt>
+  [[nodiscard]] auto try_again_with_spare(UserId user, std::uint64_t bytes, Attempt& attempt, Spare& spare)
+      -> decltype(attempt()) {
+    static_cast<void>(parts_.ledger.take_shortage());
+    auto done = attempt();
+    if (!done && is_full(done.error())) spare = find_spare(user, bytes);
+    return spare == Spare::none ? std::move(done) : attempt();
+  }
+  [[nodiscard]] Spare find_spare(UserId user, std::uint64_t bytes);
   [[nodiscard]] bool give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage);
   [[nodiscard]] bool can_drop() const { return parts_.store.pickles().has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);

@@ -68,7 +68,7 @@ muster::Result<void> Node::charge_heap(ClientId id, Charge& charge, std::uint64_
 
 muster::Result<void> Node::connected(ClientId client, Credentials credentials, TimePoint now) {
   if (started_ == TimePoint{}) started_ = now;
-  return pressure_.try_with_spare(credentials.user, 0, [&] { return clients_.add(client, credentials, now); });
+  return pressure_.try_at_once(credentials.user, 0, [&] { return clients_.add(client, credentials, now); });
 }
 
 void Node::cut_off_doomed() noexcept {

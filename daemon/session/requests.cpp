@@ -335,7 +335,7 @@ Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
                  "a part of a record has " + std::to_string(part.body()->size()) + " bytes and is not the last one");
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
     return Error(Code::invalid, "a record has more than " + ipc::bytes_text(ipc::submit_bytes_max));
-  auto charge = parts_.pressure.try_with_spare(client.credentials.user, part.body()->size(), [&] {
+  auto charge = parts_.pressure.try_at_once(client.credentials.user, part.body()->size(), [&] {
     return parts_.ledger.charge(client.payer(), Resource::memory, part.body()->size());
   });
   if (!charge) return charge.error();

@@ -122,7 +122,7 @@ def reached_from(sources: Iterable[Path], root: Path) -> list[Include]:
 
 def sources_of_target(cmake: Path, target: str) -> list[Path]:
     """Returns the sources that `add_library(target STATIC ...)` lists in that CMakeLists.txt."""
-    match = re.search(rf"add_library\({target} STATIC ([^)]+)\)", cmake.read_text(encoding="utf-8"))
+    match = re.search(rf"add_library\({target} STATIC\s+([^)]+)\)", cmake.read_text(encoding="utf-8"))
     if match is None:
         raise ValueError(f"{cmake} makes no static library {target}")
     return [cmake.parent / name for name in match[1].split()]

@@ -392,3 +392,16 @@ TEST_CASE("a group that ends forgets much in pieces") {
   group.world.node.disposed(group.world.now);
   CHECK(NodeAudit(group.world.node).left_over().empty());
 }
+
+TEST_CASE("a user that waits at its own limit makes nobody else's groups forget") {
+  NodeSettings settings = small_settings();
+  settings.quota.per_user[Resource::memory] = 16 << 20;
+  Remembering group(large, settings);
+  TestClient greedy(group.world, 3, 1001);
+  const auto result = group.run("1");
+  const auto held = greedy.lease(8 << 20);
+  greedy.ask_lease(12 << 20, 5000);
+  for (int i = 0; i < 10; ++i) group.world.advance(std::chrono::milliseconds(10));
+  CHECK(result_of(group.first, group.call(group.first, "1", 9)) == result);
+  static_cast<void>(held);
+}
