@@ -11,6 +11,8 @@
 #include <exception>
 #include <string>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/daemon_options.hpp>
 #include <muster/ipc/fd.hpp>
@@ -50,10 +52,11 @@ Result<void> raise_file_size_limit(std::uint64_t budget) {
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_FSIZE, &limit);
   if (limit.rlim_max >= budget) return {};
-  return Error(Code::quota_exceeded,
-               "files of this process may have at most " + muster::ipc::bytes_text(limit.rlim_max) +
-                   ", and shared memory counts as a file: the budget is " + muster::ipc::bytes_text(budget),
-               "raise the limit, ulimit -f unlimited, or give a smaller --memory");
+  return Error(
+      Code::quota_exceeded,
+      fmt::format("files of this process may have at most {}, and shared memory counts as a file: the budget is {}",
+                  muster::ipc::bytes_text(limit.rlim_max), muster::ipc::bytes_text(budget)),
+      "raise the limit, ulimit -f unlimited, or give a smaller --memory");
 }
 
 std::string huge_pages() {
@@ -187,7 +190,7 @@ ServerSettings server_settings(const Config& config) {
 
 Error served(const std::string& socket) {
   return {Code::invalid, "another musterd serves " + socket,
-          "use it as it is, end it with: muster stop --socket " + socket + ", or choose another --socket"};
+          fmt::format("use it as it is, end it with: muster stop --socket {}, or choose another --socket", socket)};
 }
 
 ExitStatus serve(const Config& config) {

@@ -9,6 +9,8 @@
 #include <toml++/toml.h>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/daemon_options.hpp>
 #include <muster/ipc/text.hpp>
@@ -92,7 +94,7 @@ Result<void> apply(Config& config, const Setting& setting, const std::string& so
   auto applied = setting.apply(config, value);
   if (applied) return {};
   const auto& error = applied.error();
-  return Error(error.code(), source + ": " + error.message(), error.hint());
+  return Error(error.code(), fmt::format("{}: {}", source, error.message()), error.hint());
 }
 
 /// Empty if the value is neither a text nor a number.
@@ -106,15 +108,15 @@ std::string scalar_text(const toml::node& node) {
 Result<void> apply_file(Config& config, const std::vector<Setting>& all, const std::string& path) {
   std::error_code unknown;
   if (std::filesystem::is_directory(path, unknown))
-    return Error(Code::invalid, "config file " + path + ": it is a directory", "name a TOML file");
+    return Error(Code::invalid, fmt::format("config file {}: it is a directory", path), "name a TOML file");
   toml::table table;
   try {
     table = toml::parse_file(path);
   } catch (const toml::parse_error& error) {
-    const std::string what = "config file " + path + ": " + std::string(error.description());
+    const std::string what = fmt::format("config file {}: {}", path, error.description());
     const auto line = error.source().begin.line;
     if (line == 0) return Error(Code::invalid, what);  // it can't be read at all
-    return Error(Code::invalid, what + " in line " + std::to_string(line),
+    return Error(Code::invalid, fmt::format("{} in line {}", what, line),
                  "give lines of KEY = VALUE, texts and sizes in quotes: memory = \"4GiB\"");
   }
   for (const auto& [key, node] : table) {
@@ -122,13 +124,13 @@ Result<void> apply_file(Config& config, const std::vector<Setting>& all, const s
     for (const auto& setting : all)
       if (file_key(setting.flag) == std::string_view(key)) found = &setting;
     if (!found)
-      return Error(Code::invalid, "config file " + path + ": unknown key '" + std::string(std::string_view(key)) + "'",
+      return Error(Code::invalid, fmt::format("config file {}: unknown key '{}'", path, std::string_view(key)),
                    "the keys are the long flags with _ for -");
     const std::string text = scalar_text(node);
     if (text.empty())
       return Error(
           Code::invalid,
-          "config file " + path + ": the value of '" + file_key(found->flag) + "' is neither a text nor a number",
+          fmt::format("config file {}: the value of '{}' is neither a text nor a number", path, file_key(found->flag)),
           "give a text or a number");
     if (auto applied = apply(config, *found, path, text); !applied) return applied.error();
   }
@@ -159,12 +161,14 @@ Error usage_error_of(const CLI::ParseError& error, const CLI::App& app, const st
   if (const auto words = app.remaining(); dynamic_cast<const CLI::ExtrasError*>(&error) && !words.empty()) {
     const std::string word = words.front().substr(0, words.front().find('='));
     if (!word.starts_with('-'))
-      return Error(Code::invalid, "'" + word + "' is not an option, and musterd takes nothing else", hint);
+      return Error(Code::invalid, fmt::format("'{}' is not an option, and musterd takes nothing else", word), hint);
     std::vector<std::string> flags{"--config", "--version", "--help"};
     for (const auto& setting : all) flags.push_back(setting.flag);
     const auto meant = muster::ipc::nearest(word, flags);
-    return Error(Code::invalid, "there is no option " + word + (meant.empty() ? "" : "; did you mean " + meant + "?"),
-                 hint);
+    return Error(
+        Code::invalid,
+        fmt::format("there is no option {}{}", word, meant.empty() ? "" : fmt::format("; did you mean {}?", meant)),
+        hint);
   }
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error)) {
     const auto begin = std::min(text.find("--"), text.size());

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text_file.hpp>
 
 namespace musterd {
@@ -37,8 +39,7 @@ std::optional<Stat> stat_of(pid_t pid) {
   if (pid <= 0) return std::nullopt;
   // This reads the file of the first thread. The file of the process adds up all its threads, which may be tens of
   // thousands.
-  const std::string number = std::to_string(pid);
-  auto text = muster::ipc::read_text_file("/proc/" + number + "/task/" + number + "/stat");
+  auto text = muster::ipc::read_text_file(fmt::format("/proc/{0}/task/{0}/stat", pid));
   if (!text) return std::nullopt;
   Stat stat;
   stat.text = std::move(*text);
@@ -67,8 +68,8 @@ std::optional<std::string> how_it_ends(pid_t pid) {
   // The code is 0, too, if this process may not look into the other one.
   const auto code = static_cast<int>(stat->number(exit_code_field));
   if (WIFSIGNALED(code))
-    return "was killed by signal " + std::to_string(WTERMSIG(code)) + " (" + ::strsignal(WTERMSIG(code)) + ")";
-  if (WIFEXITED(code) && WEXITSTATUS(code) != 0) return "exited with status " + std::to_string(WEXITSTATUS(code));
+    return fmt::format("was killed by signal {} ({})", WTERMSIG(code), ::strsignal(WTERMSIG(code)));
+  if (WIFEXITED(code) && WEXITSTATUS(code) != 0) return fmt::format("exited with status {}", WEXITSTATUS(code));
   return "ended";
 }
 

@@ -5,6 +5,8 @@
 #include <iostream>
 #include <string>
 
+#include <fmt/format.h>
+
 #include "base/log.hpp"
 
 namespace musterd {
@@ -24,7 +26,7 @@ void tell_ready(int ready_fd) { tell(ready_fd, "0\n"); }
 
 void tell_failed(int ready_fd, ExitStatus status, const muster::Error& why) {
   std::cerr << "musterd: " << why.describe() << "\n";
-  tell(ready_fd, std::to_string(static_cast<int>(status)) + "\n" + why.message() + "\n" + why.hint() + "\n");
+  tell(ready_fd, fmt::format("{}\n{}\n{}\n", static_cast<int>(status), why.message(), why.hint()));
 }
 
 }  // namespace musterd

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/assert.hpp"
 
 namespace musterd {
@@ -31,29 +33,29 @@ std::optional<int> rank_of(const std::map<int, Seat>& seats, SeatId id) {
 Group::Group(Settings settings) : settings_(std::move(settings)), members_(all_ranks(settings_.world_size)) {}
 
 Result<void> Group::check_settings(const Settings& settings, int rank) const {
-  const auto where = "rank " + std::to_string(rank) + " of group '" + settings_.name + "'";
+  const auto where = fmt::format("rank {} of group '{}'", rank, settings_.name);
   if (settings.world_size != settings_.world_size)
-    return Error(Code::invalid,
-                 where + " joined with world_size " + std::to_string(settings.world_size) + ", the group has " +
-                     std::to_string(settings_.world_size),
-                 "start every rank with the same world_size, or use another group name", {rank});
+    return Error(
+        Code::invalid,
+        fmt::format("{} joined with world_size {}, the group has {}", where, settings.world_size, settings_.world_size),
+        "start every rank with the same world_size, or use another group name", {rank});
   if (settings.on_loss != settings_.on_loss)
     return Error(Code::invalid,
-                 where + " joined with on_loss='" + std::string(name(settings.on_loss)) + "', the group has '" +
-                     std::string(name(settings_.on_loss)) + "'",
+                 fmt::format("{} joined with on_loss='{}', the group has '{}'", where, name(settings.on_loss),
+                             name(settings_.on_loss)),
                  "start every rank with the same on_loss", {rank});
   if (settings.open != settings_.open)
     return Error(Code::invalid,
-                 where + " joined with open=" + (settings.open ? "True" : "False") +
-                     ", the group has open=" + (settings_.open ? "True" : "False"),
+                 fmt::format("{} joined with open={}, the group has open={}", where, settings.open ? "True" : "False",
+                             settings_.open ? "True" : "False"),
                  "start every rank with the same open=", {rank});
   if (settings.history_bytes != settings_.history_bytes)
     return Error(Code::invalid,
-                 where + " joined with history=" + std::to_string(settings.history_bytes) + " bytes, the group has " +
-                     std::to_string(settings_.history_bytes),
+                 fmt::format("{} joined with history={} bytes, the group has {}", where, settings.history_bytes,
+                             settings_.history_bytes),
                  "start every rank with the same history=", {rank});
   if (rank < 0 || rank >= settings_.world_size)
-    return Error(Code::invalid, where + " is out of range: world_size is " + std::to_string(settings_.world_size),
+    return Error(Code::invalid, fmt::format("{} is out of range: world_size is {}", where, settings_.world_size),
                  "ranks run from 0 to world_size - 1");
   return {};
 }
@@ -67,7 +69,7 @@ std::optional<Seat> Group::holder(int rank) const {
 Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
   if (auto checked = check_settings(settings, seat.rank); !checked) return checked.error();
   const auto taken = [&](const char* what) {
-    return Error(Code::invalid, "rank " + std::to_string(seat.rank) + " of group '" + settings_.name + "' is " + what,
+    return Error(Code::invalid, fmt::format("rank {} of group '{}' is {}", seat.rank, settings_.name, what),
                  "give every process a rank of its own, or leave() the group first", {seat.rank});
   };
   if (seats_.contains(seat.rank)) return taken("held by a live process");
@@ -82,8 +84,7 @@ Result<Group::Joined> Group::join(const Settings& settings, Seat seat) {
     return Joined::replacement;
   }
   if (epoch_ >= epoch_max)
-    return Error(Code::quota_exceeded,
-                 "group '" + settings_.name + "' has had " + std::to_string(epoch_max) + " epochs",
+    return Error(Code::quota_exceeded, fmt::format("group '{}' has had {} epochs", settings_.name, epoch_max),
                  "use another group name", {seat.rank});
   if (!newcomers_.emplace(seat.rank, seat).second) return taken("taken by another newcomer that waits for a reform");
   return Joined::newcomer;

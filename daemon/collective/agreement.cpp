@@ -4,6 +4,9 @@
 #include <bit>
 #include <vector>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <muster/ipc/structure.hpp>
 
 #include "collective/messages.hpp"
@@ -56,12 +59,7 @@ std::string_view layout_name(Layout layout) {
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) {
-  std::string text = "(";
-  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
-    if (axis > 0) text += ", ";
-    text += std::to_string(shape[axis]);
-  }
-  return text + (shape.size() == 1 ? ",)" : ")");
+  return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
 }
 
 /// A field in which two ranks differ, with both values as text.
@@ -153,7 +151,7 @@ class Comparison {
   /// " of layer2.w"; nothing if the value is one array.
   static std::string of_leaf(std::size_t leaf, const std::optional<Outline>& outline) {
     const auto path = outline ? path_of_leaf(*outline, leaf) : std::nullopt;
-    if (!path) return " of leaf " + std::to_string(leaf);
+    if (!path) return fmt::format(" of leaf {}", leaf);
     return path->empty() ? "" : " of " + *path;
   }
 
@@ -172,7 +170,7 @@ class Comparison {
 
   void compare_manifests(std::size_t input, const Manifest& a, const Manifest& b, Shapes rule) {
     if (alike(a, b)) return;
-    const std::string of_input = present_.inputs.size() > 1 ? " of input " + std::to_string(input) : "";
+    const std::string of_input = present_.inputs.size() > 1 ? fmt::format(" of input {}", input) : "";
     const auto outline = outline_of(a);
     // Without this check, leaves of the same shape but different names would be reduced with each other.
     if (is_reduction(present_.kind) && a.structure != b.structure)
@@ -242,13 +240,12 @@ std::string dtype_hint(muster::DType dtype) {
 /// Checks one array of a contribution.
 std::optional<Wrong> check_leaf(const Contribution& contribution, muster::DType dtype, std::size_t ndim) {
   if (is_reduction(contribution.kind) && !muster::result_dtype(dtype, contribution.op))
-    return Wrong{"of dtype " + std::string(name(dtype)) + ", for which " + std::string(name(contribution.op)) +
-                     " has no meaning",
+    return Wrong{fmt::format("of dtype {}, for which {} has no meaning", name(dtype), name(contribution.op)),
                  dtype_hint(dtype)};
   if (!has_layout(contribution.kind)) return std::nullopt;
   if (contribution.layout == Layout::stack && ndim >= muster::ipc::ndim_max)
-    return Wrong{"of " + std::to_string(ndim) + " dimensions, which leaves none for stacking",
-                 "give an array of at most " + std::to_string(muster::ipc::ndim_max - 1) + " dimensions: x.reshape()"};
+    return Wrong{fmt::format("of {} dimensions, which leaves none for stacking", ndim),
+                 fmt::format("give an array of at most {} dimensions: x.reshape()", muster::ipc::ndim_max - 1)};
   if (contribution.layout == Layout::concat && ndim == 0)
     return Wrong{"of no dimensions, which can't be joined along axis 0", "give np.atleast_1d(x)"};
   return std::nullopt;
@@ -259,7 +256,7 @@ std::string array_text(const Manifest& manifest, std::size_t leaf) {
   if (manifest.leaves.size() == 1 && manifest.structure.empty()) return "an array";
   const auto outline = outline_of(manifest);
   const auto path = outline ? path_of_leaf(*outline, leaf) : std::nullopt;
-  if (!path) return "an array (leaf " + std::to_string(leaf) + ")";
+  if (!path) return fmt::format("an array (leaf {})", leaf);
   return path->empty() ? "an array" : "an array at " + *path;
 }
 
@@ -290,7 +287,7 @@ std::optional<Wrong> check_leaves(const Contribution& contribution) {
     for (const Leaf& leaf : leaves)
       if (auto wrong = check_leaf(contribution, leaf.dtype, leaf.ndim)) {
         const auto index = static_cast<std::size_t>(&leaf - leaves.data());
-        return Wrong{array_text(*input.manifest, index) + " " + wrong->what, wrong->hint};
+        return Wrong{fmt::format("{} {}", array_text(*input.manifest, index), wrong->what), wrong->hint};
       }
   }
   return std::nullopt;
@@ -308,12 +305,12 @@ std::optional<Wrong> check_layout(const Contribution& contribution) {
 std::optional<Wrong> wrong_in(const Contribution& contribution, int world_size) {
   const bool names_rank = has_root(contribution.kind) || is_pairwise(contribution.kind);
   if (names_rank && (contribution.root < 0 || contribution.root >= world_size))
-    return Wrong{std::string(is_pairwise(contribution.kind) ? "peer " : "root ") + std::to_string(contribution.root) +
-                     ", which is out of range: world_size is " + std::to_string(world_size),
+    return Wrong{fmt::format("{} {}, which is out of range: world_size is {}",
+                             is_pairwise(contribution.kind) ? "peer" : "root", contribution.root, world_size),
                  "ranks run from 0 to world_size - 1"};
   const auto due = inputs_due(contribution, world_size);
   if (due && *due != contribution.inputs.size())
-    return Wrong{std::to_string(contribution.inputs.size()) + " inputs instead of " + std::to_string(*due),
+    return Wrong{fmt::format("{} inputs instead of {}", contribution.inputs.size(), *due),
                  *due == 1 ? "give one value" : "give one value for each rank"};
   if (auto wrong = check_layout(contribution)) return wrong;
   return check_leaves(contribution);
@@ -334,8 +331,7 @@ bool is_reduction(Kind kind) {
 std::optional<Error> check_contribution(const std::string& op_name, int world_size, const Contribution& contribution) {
   auto wrong = wrong_in(contribution, world_size);
   if (!wrong) return std::nullopt;
-  return Error(Code::invalid,
-               op_name + " can't work: rank " + std::to_string(contribution.rank) + " gave it " + wrong->what,
+  return Error(Code::invalid, fmt::format("{} can't work: rank {} gave it {}", op_name, contribution.rank, wrong->what),
                wrong->hint + "; the op has failed on every rank", {contribution.rank});
 }
 
@@ -345,8 +341,8 @@ std::optional<Error> check_amount(const std::string& op_name, std::size_t ranks,
   const bool in_parts = contribution.kind == Kind::all_to_all && contribution.layout != Layout::concat;
   const auto refused = [&](const std::string& what, std::size_t amount, std::size_t max) {
     return Error(Code::invalid,
-                 op_name + " can't work: " + std::to_string(ranks) + " of its ranks would " + what + " " +
-                     std::to_string(amount) + " objects of at most " + std::to_string(max),
+                 fmt::format("{} can't work: {} of its ranks would {} {} objects of at most {}", op_name, ranks, what,
+                             amount, max),
                  fewer, {contribution.rank});
   };
   const std::size_t given = ranks * contribution.inputs.size();
@@ -367,14 +363,14 @@ std::optional<Error> check_agreement(const std::string& op_name, std::span<const
   std::vector<int> there;
   for (const Contribution& contribution : present) there.push_back(contribution.rank);
   std::sort(there.begin(), there.end());
-  std::string message = "ranks disagree on " + op_name + ": ";
+  std::string message = fmt::format("ranks disagree on {}: ", op_name);
   for (const Difference& difference : differences.named) {
     if (&difference != &differences.named.front()) message += "; ";
-    message += difference.field + " is " + difference.present + " on " + ranks_text(there) + " and " +
-               difference.newcomer + " on rank " + std::to_string(newcomer.rank);
+    message += fmt::format("{} is {} on {} and {} on rank {}", difference.field, difference.present, ranks_text(there),
+                           difference.newcomer, newcomer.rank);
   }
   if (differences.count > differences.named.size())
-    message += "; and " + std::to_string(differences.count - differences.named.size()) + " more fields";
+    message += fmt::format("; and {} more fields", differences.count - differences.named.size());
 
   std::vector<int> meant{newcomer.rank};
   if (there.size() == 1) {

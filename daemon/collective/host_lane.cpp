@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/assert.hpp"
 #include "collective/kernels/reduce.hpp"
 
@@ -269,7 +271,7 @@ void HostLane::post_end(RunningPtr running) noexcept {
 }
 
 void HostLane::work(unsigned thread) {
-  pthread_setname_np(pthread_self(), ("muster-lane-" + std::to_string(thread)).substr(0, 15).c_str());
+  pthread_setname_np(pthread_self(), fmt::format("muster-lane-{}", thread).substr(0, 15).c_str());
   place_(thread);
   std::unique_lock lock(mutex_);
   while (true) {

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text.hpp>
 
 #include "collective/agreement.hpp"
@@ -25,7 +27,7 @@ std::string list(std::span<const int> ranks) {
       while (last + 1 < ranks.size() && ranks[last + 1] == ranks[last] + 1) ++last;
     if (!text.empty()) text += ", ";
     text += std::to_string(ranks[first]);
-    if (last > first) text += "-" + std::to_string(ranks[last]);
+    if (last > first) text += fmt::format("-{}", ranks[last]);
     first = last + 1;
   }
   return text;
@@ -39,7 +41,7 @@ std::vector<int> ranks_of(const Losses& losses) {
 
 /// "rank 2 (pid 4711 on host)"
 std::string rank_text(int rank, const std::string& process) {
-  return "rank " + std::to_string(rank) + (process.empty() ? "" : " (" + process + ")");
+  return process.empty() ? fmt::format("rank {}", rank) : fmt::format("rank {} ({})", rank, process);
 }
 
 /// "rank 2 (pid 4711 on host) died, ranks 3, 4, 5 left". `lost` are some of the losses, in rising order.
@@ -59,9 +61,9 @@ std::string losses_text(std::span<const int> lost, const Losses& losses) {
   const auto append = [&](const std::string& more) { text += (text.empty() ? "" : ", ") + more; };
   for (const auto& [how, ranks] : by_reason) {
     const bool known = !losses.at(ranks.front()).process.empty();
-    if (!known || ranks.size() > told_apart_max) append(ranks_text(ranks) + " " + how);
+    if (!known || ranks.size() > told_apart_max) append(fmt::format("{} {}", ranks_text(ranks), how));
     else
-      for (const int rank : ranks) append(rank_text(rank, losses.at(rank).process) + " " + how);
+      for (const int rank : ranks) append(fmt::format("{} {}", rank_text(rank, losses.at(rank).process), how));
   }
   return text;
 }
@@ -78,7 +80,8 @@ Advice advice_of_absent(int rank, const std::optional<FormerHolder>& former) {
     return {rank_text(rank, {}) + " has not joined the group",
             "start it, and see that it gives the same group name and world_size"};
   const auto& [loss, ago] = *former;
-  return {rank_text(rank, loss.process) + " had joined and " + loss.how + " " + muster::ipc::seconds_text(ago) + " ago",
+  return {fmt::format("{} had joined and {} {} ago", rank_text(rank, loss.process), loss.how,
+                      muster::ipc::seconds_text(ago)),
           loss.how == "left"
               ? "keep every rank in the group until the others no longer need it"
               : "see why it ended, and start it again; every rank must stay until the others no longer need it"};
@@ -89,9 +92,9 @@ Advice advice_of(int rank, const Whereabouts& known, const std::string& hint_if_
   const auto who = rank_text(rank, known.process);
   if (known.stopped) return {who + " is stopped", "let it go on: kill -CONT, or leave the debugger"};
   if (!known.lacks_memory.empty())
-    return {who + " waits for memory, as " + known.lacks_memory,
+    return {fmt::format("{} waits for memory, as {}", who, known.lacks_memory),
             "free what is not needed any more, or give the daemon more memory; muster ls shows who holds what"};
-  if (!known.waits_in.empty()) return {who + " waits in " + known.waits_in, hint_if_it_waits};
+  if (!known.waits_in.empty()) return {fmt::format("{} waits in {}", who, known.waits_in), hint_if_it_waits};
   return {who + " waits in no op of the group", "see what it does; give a longer timeout= if it is only slow"};
 }
 
@@ -122,39 +125,41 @@ std::string ranks_text(std::span<const int> ranks) {
 }
 
 Error lost_while_awaited(const std::string& op_name, const Losses& losses) {
-  return Error(Code::peer_lost, op_name + " waited for a rank that is lost: " + losses_text(losses),
+  return Error(Code::peer_lost, fmt::format("{} waited for a rank that is lost: {}", op_name, losses_text(losses)),
                "call reform() on every live rank to go on without it", ranks_of(losses));
 }
 
 Error lost_before_called(const std::string& op_name, const Losses& losses) {
-  return Error(Code::peer_lost, op_name + " can't start, the group has lost ranks: " + losses_text(losses),
+  return Error(Code::peer_lost,
+               fmt::format("{} can't start, the group has lost ranks: {}", op_name, losses_text(losses)),
                "call reform() on every live rank to go on without them", ranks_of(losses));
 }
 
 Error needed_one_lost(const std::string& op_name, const Losses& lost) {
-  return Error(Code::peer_lost, op_name + " needs a rank that is lost: " + losses_text(lost),
+  return Error(Code::peer_lost, fmt::format("{} needs a rank that is lost: {}", op_name, losses_text(lost)),
                "call it again on every live rank with a root or peer among group.live; reform() begins an epoch of the "
                "live ranks, which a replacement can join",
                ranks_of(lost));
 }
 
 Error not_members(const std::string& op_name, std::span<const int> ranks) {
-  return Error(Code::peer_lost, op_name + " needs " + ranks_text(ranks) + ", which is not a live member of this epoch",
+  return Error(Code::peer_lost,
+               fmt::format("{} needs {}, which is not a live member of this epoch", op_name, ranks_text(ranks)),
                "choose a root or peer among group.live", {ranks.begin(), ranks.end()});
 }
 
 Error not_replaced(const std::string& op_name, std::span<const int> vacant, const Losses& losses) {
-  return Error(
-      Code::peer_lost,
-      op_name + " reached its deadline and nobody took the seat of a lost rank: " + losses_text(vacant, losses),
-      "start a replacement that joins with that rank, or call reform() to go on without it",
-      {vacant.begin(), vacant.end()});
+  return Error(Code::peer_lost,
+               fmt::format("{} reached its deadline and nobody took the seat of a lost rank: {}", op_name,
+                           losses_text(vacant, losses)),
+               "start a replacement that joins with that rank, or call reform() to go on without it",
+               {vacant.begin(), vacant.end()});
 }
 
 Error deadline_passed(const std::string& op_name, std::span<const int> missing, std::span<const int> present,
                       Duration waited, const std::map<int, Whereabouts>& known) {
-  std::string message = op_name + " waited " + muster::ipc::seconds_text(waited) + " for " + ranks_text(missing) +
-                        "; " + ranks_text(present) + (present.size() == 1 ? " was there" : " were there");
+  std::string message = fmt::format("{} waited {} for {}; {} {} there", op_name, muster::ipc::seconds_text(waited),
+                                    ranks_text(missing), ranks_text(present), present.size() == 1 ? "was" : "were");
   std::string hint = "see what the missing ranks do; give a longer timeout= if they are only slow";
   for (const auto& [rank, whereabouts] : known) {
     const auto [does, advice] = advice_of(rank, whereabouts,
@@ -167,22 +172,24 @@ Error deadline_passed(const std::string& op_name, std::span<const int> missing, 
 }
 
 std::string call_text(const PairCall& call) {
-  return (call.sends ? "send to rank " : "recv from rank ") + std::to_string(call.peer) + " with tag " +
-         std::to_string(call.tag) + (call.quoted_key.empty() ? "" : " and key" + call.quoted_key);
+  return fmt::format("{} rank {} with tag {}{}", call.sends ? "send to" : "recv from", call.peer, call.tag,
+                     call.quoted_key.empty() ? "" : " and key" + call.quoted_key);
 }
 
 Error peer_did_not_come(const PairCall& called, Duration waited, const std::map<int, Whereabouts>& known) {
   const PairCall missing{!called.sends, called.peer, called.caller, called.tag, called.quoted_key};
   const bool to_itself = called.peer == called.caller;
-  std::string message = rank_text(called.caller, {}) + " called " + call_text(called) + " and waited " +
-                        muster::ipc::seconds_text(waited) + " for " +
-                        (to_itself ? "its own " : rank_text(called.peer, {}) + " to call ") + call_text(missing);
+  std::string message =
+      fmt::format("{} called {} and waited {} for {} {}", rank_text(called.caller, {}), call_text(called),
+                  muster::ipc::seconds_text(waited), to_itself ? "its own" : rank_text(called.peer, {}) + " to call",
+                  call_text(missing));
   if (to_itself)
     return Error(Code::timeout, std::move(message),
                  "call both before you wait for one of them, with the same tag and key: what a rank sends to itself "
                  "needs a recv on that rank",
                  {called.peer});
-  std::string hint = "see what " + rank_text(called.peer, {}) + " does; give a longer timeout= if it is only slow";
+  std::string hint =
+      fmt::format("see what {} does; give a longer timeout= if it is only slow", rank_text(called.peer, {}));
   if (const auto found = known.find(called.peer); found != known.end()) {
     auto [does, advice] =
         advice_of(called.peer, found->second,
@@ -195,29 +202,28 @@ Error peer_did_not_come(const PairCall& called, Duration waited, const std::map<
 
 Error no_input(const std::string& op_name, int rank, const Error& cause) {
   return Error(cause.code(),
-               op_name + " can't work: rank " + std::to_string(rank) + " has no input for it: " + cause.message(),
+               fmt::format("{} can't work: rank {} has no input for it: {}", op_name, rank, cause.message()),
                "correct the call on that rank; the op has failed on every rank", {rank});
 }
 
 Error too_many_in_flight(const std::string& op_name, int rank, std::size_t in_flight_max) {
   return Error(Code::quota_exceeded,
-               op_name + " is one too many: rank " + std::to_string(rank) + " has " + std::to_string(in_flight_max) +
-                   " ops pending already",
+               fmt::format("{} is one too many: rank {} has {} ops pending already", op_name, rank, in_flight_max),
                "wait for some results before starting more", {rank});
 }
 
 Error too_far_behind(const std::string& op_name, std::span<const int> missing, std::size_t behind) {
   return Error(Code::quota_exceeded,
-               op_name + " is given up: " + ranks_text(missing) + (missing.size() == 1 ? " has" : " have") +
-                   " fallen " + std::to_string(behind) + " ops behind the others",
+               fmt::format("{} is given up: {} {} fallen {} ops behind the others", op_name, ranks_text(missing),
+                           missing.size() == 1 ? "has" : "have", behind),
                "wait for some results before starting more", {missing.begin(), missing.end()});
 }
 
 Error outcome_forgotten(const std::string& op_name, int rank, std::size_t history_max, Code code) {
   return Error(code,
-               op_name + " failed long before rank " + std::to_string(rank) +
-                   " called it, and its outcome is no longer kept (the last " + std::to_string(history_max) +
-                   " are, if there is memory for them)",
+               fmt::format("{} failed long before rank {} called it, and its outcome is no longer kept (the last {} "
+                           "are, if there is memory for them)",
+                           op_name, rank, history_max),
                "call collectives at the same pace on every rank", {rank});
 }
 

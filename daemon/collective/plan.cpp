@@ -6,6 +6,8 @@
 #include <span>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "base/assert.hpp"
@@ -179,10 +181,10 @@ class Planner {
 
   [[nodiscard]] std::optional<Error> check(const Extent& extent) const {
     const auto refused = [&](const std::string& what, const char* hint) {
-      return Error(Code::invalid, op_.name + " of " + std::to_string(size()) + " ranks would " + what, hint);
+      return Error(Code::invalid, fmt::format("{} of {} ranks would {}", op_.name, size(), what), hint);
     };
     const auto too_much = [&](std::size_t amount, std::size_t max, const std::string& what, const char* hint) {
-      return refused(what + ": " + std::to_string(amount) + " of at most " + std::to_string(max), hint);
+      return refused(fmt::format("{}: {} of at most {}", what, amount, max), hint);
     };
     constexpr auto larger = "use fewer and larger arrays, or fewer ranks";
     const PlanLimits& max = plan_limits;
@@ -452,15 +454,15 @@ class Planner {
   }
 
   std::nullopt_t refuse_devices(Device other) {
-    error_ = Error(Code::invalid, op_.name + " would make arrays on " + name(plan_.device) + " and on " + name(other),
+    error_ = Error(Code::invalid,
+                   fmt::format("{} would make arrays on {} and on {}", op_.name, name(plan_.device), name(other)),
                    "give arrays of one device in one op");
     return std::nullopt;
   }
 
   void refuse_without_root() {
-    error_ =
-        Error(Code::peer_lost, op_.name + " has no input: its root, rank " + std::to_string(at(0).root) + ", gave none",
-              "call it again with a root that is there", {at(0).root});
+    error_ = Error(Code::peer_lost, fmt::format("{} has no input: its root, rank {}, gave none", op_.name, at(0).root),
+                   "call it again with a root that is there", {at(0).root});
   }
 
   std::nullopt_t refuse_size() {

@@ -4,6 +4,8 @@
 #include <exception>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/heap_reserve.hpp"
 
 namespace musterd {
@@ -67,8 +69,8 @@ void Admission::cancel(WaiterId id) {
 
 muster::Result<void> Admission::others_wait(const Line& line) {
   return Error(Code::out_of_memory,
-               (line.waiters.size() == 1 ? "1 request waits" : std::to_string(line.waiters.size()) + " requests wait") +
-                   " for memory already",
+               line.waiters.size() == 1 ? "1 request waits for memory already"
+                                        : fmt::format("{} requests wait for memory already", line.waiters.size()),
                "free refs and results that are not needed, or start the daemon with a larger --memory");
 }
 

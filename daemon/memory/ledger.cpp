@@ -8,6 +8,8 @@
 #include <span>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "base/assert.hpp"
@@ -61,7 +63,7 @@ std::string way_out(Resource resource, bool of_client) {
 
 std::string amount_text(Resource resource, std::uint64_t amount) {
   const std::string number = number_text(resource, amount);
-  return resource == Resource::memory ? number : number + " " + name_of(resource);
+  return resource == Resource::memory ? number : fmt::format("{} {}", number, name_of(resource));
 }
 
 Charge::Charge(Charge&& other) noexcept
@@ -108,15 +110,15 @@ Result<void> Ledger::possible(Payer payer, Resource resource, std::uint64_t amou
   const std::uint64_t limit = of_client ? quota_.per_client[resource] : quota_.per_user[resource];
   if (amount > limit && limit < quota_.total[resource])
     return Error(Code::quota_exceeded,
-                 "the request asks for " + amount_text(resource, amount) + "; one " + (of_client ? "process" : "user") +
-                     " may hold " + amount_text(resource, limit),
+                 fmt::format("the request asks for {}; one {} may hold {}", amount_text(resource, amount),
+                             of_client ? "process" : "user", amount_text(resource, limit)),
                  "ask for less, or raise the daemon's limit" + flag_of(resource, of_client));
   const std::uint64_t kept = resource == Resource::memory ? quota_.reserve_bytes : 0;
   if (amount > quota_.total[resource] - kept)
     return Error(is_memory(resource) ? Code::out_of_memory : Code::quota_exceeded,
-                 "the request asks for " + amount_text(resource, amount) + "; the daemon has " +
-                     amount_text(resource, quota_.total[resource]) + " in all" +
-                     (kept ? ", " + amount_text(resource, kept) + " of them for small arrays" : ""),
+                 fmt::format("the request asks for {}; the daemon has {} in all{}", amount_text(resource, amount),
+                             amount_text(resource, quota_.total[resource]),
+                             kept ? fmt::format(", {} of them for small arrays", amount_text(resource, kept)) : ""),
                  is_gpu_memory(resource) ? "ask for less" : "start the daemon with a larger --memory");
   return {};
 }
@@ -245,29 +247,30 @@ Ledger::Shortage::Of Ledger::shortage_of(Payer payer, Resource resource, std::ui
 Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount, Shortage::Of of) const {
   const auto quota_error = [&](const std::string& who, const Account& account, std::uint64_t limit, bool of_client) {
     return Error(Code::quota_exceeded,
-                 who + " holds " + number_text(resource, account.used[resource]) + " of at most " +
-                     amount_text(resource, limit) + "; the request asks for " + number_text(resource, amount) + " more",
+                 fmt::format("{} holds {} of at most {}; the request asks for {} more", who,
+                             number_text(resource, account.used[resource]), amount_text(resource, limit),
+                             number_text(resource, amount)),
                  way_out(resource, of_client));
   };
   if (of == Shortage::Of::client)
-    return quota_error("client " + std::to_string(payer.client.value), client(payer.client),
-                       quota_.per_client[resource], true);
+    return quota_error(fmt::format("client {}", payer.client.value), client(payer.client), quota_.per_client[resource],
+                       true);
   if (of == Shortage::Of::user)
-    return quota_error("user " + std::to_string(payer.user), user(payer.user), quota_.per_user[resource], false);
+    return quota_error(fmt::format("user {}", payer.user), user(payer.user), quota_.per_user[resource], false);
   if (!is_memory(resource)) return quota_error("the daemon", total_, quota_.total[resource], false);
   const bool gpu = is_gpu_memory(resource);
-  return {
-      Code::out_of_memory,
-      (gpu ? "the store is full " + name_of(resource) + ": " : "the store is full: ") +
-          number_text(resource, total_.used[resource]) + " of " + number_text(resource, quota_.total[resource]) +
-          " are held" +
-          (!gpu && quota_.reserve_bytes ? ", " + amount_text(resource, quota_.reserve_bytes) + " are for small arrays"
-                                        : "") +
-          ", the request asks for " + number_text(resource, amount) + " more",
-      "free refs and results that are not needed" +
-          std::string(gpu ? ""
-                          : ", or start the daemon with a larger --memory: a job needs its arrays "
-                            "and results, a quarter more, and 1 MiB for each rank")};
+  return {Code::out_of_memory,
+          fmt::format("the store is full{}: {} of {} are held{}, the request asks for {} more",
+                      gpu ? " " + name_of(resource) : "", number_text(resource, total_.used[resource]),
+                      number_text(resource, quota_.total[resource]),
+                      !gpu && quota_.reserve_bytes
+                          ? fmt::format(", {} are for small arrays", amount_text(resource, quota_.reserve_bytes))
+                          : "",
+                      number_text(resource, amount)),
+          "free refs and results that are not needed" +
+              std::string(gpu ? ""
+                              : ", or start the daemon with a larger --memory: a job needs its arrays "
+                                "and results, a quarter more, and 1 MiB for each rank")};
 }
 
 void Ledger::give_back(const Charge& charge) {
@@ -327,10 +330,10 @@ std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>
   std::string text;
   for (std::size_t n = 0; n < shown; ++n) {
     const auto& [bytes, is_client, id] = holders[n];
-    text += (n ? ", " : "") + (is_client ? name_of({id}) : "results of user " + std::to_string(id)) + ": " +
-            amount_text(Resource::memory, bytes);
+    text += fmt::format("{}{}: {}", n ? ", " : "", is_client ? name_of({id}) : fmt::format("results of user {}", id),
+                        amount_text(Resource::memory, bytes));
   }
-  if (holders.size() > count) text += ", " + std::to_string(holders.size() - count) + " more";
+  if (holders.size() > count) text += fmt::format(", {} more", holders.size() - count);
   return text.empty() ? "nobody" : text;
 }
 

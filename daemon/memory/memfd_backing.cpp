@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/fd.hpp>
 
 // Linux 5.14 has these. Older headers don't know them, and older kernels refuse them.
@@ -29,7 +31,7 @@ namespace {
 /// A descriptor for a mapping that can't be made writable later. Kernels before 6.7 count every shared mapping through
 /// a writable descriptor as a writer, and then refuse F_SEAL_WRITE. Without /proc the writable descriptor has to do.
 Result<ipc::Fd> read_only_descriptor(const ipc::Fd& fd) {
-  const auto path = "/proc/self/fd/" + std::to_string(fd.get());
+  const auto path = fmt::format("/proc/self/fd/{}", fd.get());
   // A client may have a lease on the file. Without O_NONBLOCK, open() would wait for the end of that lease.
   ipc::Fd reader(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!reader && errno == EWOULDBLOCK)
@@ -84,8 +86,7 @@ class MemfdMemory final : public SegmentMemory {
     if (::fstat(fd_.get(), &status) != 0)
       return ipc::system_error(Code::failed, "can't read the size of " + label(id_), errno);
     if (static_cast<std::uint64_t>(status.st_size) == bytes_) return {};
-    return Error(Code::invalid, label(id_) + " was resized from " + std::to_string(bytes_) + " to " +
-                                    std::to_string(status.st_size) + " bytes");
+    return Error(Code::invalid, fmt::format("{} was resized from {} to {} bytes", label(id_), bytes_, status.st_size));
   }
 
   std::uint64_t bytes_;

@@ -6,6 +6,8 @@
 
 #include <optional>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/socket.hpp>
 
 #include "base/log.hpp"
@@ -216,10 +218,10 @@ void AsioServer::wait_for_hello(const ConnectionPtr& connection) {
     // The Hello may have come when the timer had run out already.
     if (error || connection->said_hello) return;
     guarded(connection, [&] {
-      cut_off(connection, Error(Code::timeout,
-                                "no Hello came in " +
-                                    std::to_string(settings_.hello_timeout / std::chrono::milliseconds(1)) + " ms",
-                                "connect with Muster's client library"));
+      cut_off(connection,
+              Error(Code::timeout,
+                    fmt::format("no Hello came in {} ms", settings_.hello_timeout / std::chrono::milliseconds(1)),
+                    "connect with Muster's client library"));
     });
   });
 }

@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/ring.hpp>
 
 #include "base/assert.hpp"
@@ -19,7 +21,7 @@ Result<void> Clients::add(ClientId id, Credentials credentials, TimePoint now) {
   Client fresh;
   fresh.id = id;
   fresh.credentials = credentials;
-  fresh.name = "pid " + std::to_string(credentials.pid);
+  fresh.name = fmt::format("pid {}", credentials.pid);
   fresh.connected = fresh.last_heard = now;
   if (auto charged = charge_asking(fresh); !charged) return charged;
   const bool is_new = clients_.emplace(id, std::move(fresh)).second;
@@ -102,21 +104,21 @@ std::string Clients::label(ClientId id) const {
   if (auto found = clients_.find(id); found != clients_.end()) return found->second.name;
   if (auto found = lifelines_.find(id); found != lifelines_.end())
     return "forked child of " + label(found->second.parent);
-  return "client " + std::to_string(id.value) + " (gone)";
+  return fmt::format("client {} (gone)", id.value);
 }
 
 std::string Clients::label(ClientId id, std::optional<UserId> seen_by) const {
   const auto line = lifelines_.find(id);
   const Client* client = known(line == lifelines_.end() ? id : line->second.parent);
   if (!seen_by || !client || client->credentials.user == *seen_by) return label(id);
-  return "uid " + std::to_string(client->credentials.user);
+  return fmt::format("uid {}", client->credentials.user);
 }
 
 std::string Clients::process_text(const Client& client) const {
   // A process of another container has no pid that is visible here.
   const auto number = client.credentials.pid;
-  const std::string process = number == 0 ? label(client.id) : "pid " + std::to_string(number);
-  return host_.empty() ? process : process + " on " + host_;
+  const std::string process = number == 0 ? label(client.id) : fmt::format("pid {}", number);
+  return host_.empty() ? process : fmt::format("{} on {}", process, host_);
 }
 
 std::optional<UserId> Clients::view_of(UserId user) const {

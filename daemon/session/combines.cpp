@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/heap_reserve.hpp"
 #include "session/contributions.hpp"
 #include "session/node_settings.hpp"
@@ -30,13 +32,11 @@ Result<void> Combines::check_counts(const ipc::Combine& combine) {
   const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
   const std::size_t givers = one_input ? 1 : combine.ranks;
   if (combine.ranks < 1 || combine.objects.size() % givers != 0 || combine.objects.empty())
-    return Error(
-        Code::invalid,
-        std::to_string(combine.objects.size()) + " refs were given for " + std::to_string(combine.ranks) + " ranks",
-        "give the same number of refs for each rank");
+    return Error(Code::invalid, fmt::format("{} refs were given for {} ranks", combine.objects.size(), combine.ranks),
+                 "give the same number of refs for each rank");
   if (combine.ranks > static_cast<std::uint32_t>(world_size_max))
-    return Error(Code::invalid, "refs were given for " + std::to_string(combine.ranks) + " ranks",
-                 "use at most " + std::to_string(world_size_max));
+    return Error(Code::invalid, fmt::format("refs were given for {} ranks", combine.ranks),
+                 fmt::format("use at most {}", world_size_max));
   return {};
 }
 
@@ -55,13 +55,12 @@ void Combines::start(const Client& client, const ipc::Combine& combine, TimePoin
     actions = muster_refs(combine, std::move(*inputs), ticket, std::move(*charge), now);
     // A muster that can't be complete (its root may be out of range) ends here, too.
     if (actions.empty())
-      actions.emplace_back(FailOp{0,
-                                  Error(Code::invalid,
-                                        "root " + std::to_string(combine.root) + " is not one of the ranks 0.." +
-                                            std::to_string(combine.ranks - 1),
-                                        "give the index of one of the refs"),
-                                  {},
-                                  0});
+      actions.emplace_back(FailOp{
+          0,
+          Error(Code::invalid, fmt::format("root {} is not one of the ranks 0..{}", combine.root, combine.ranks - 1),
+                "give the index of one of the refs"),
+          {},
+          0});
   } catch (const std::exception&) {
     parts_.works.erase(ticket);
     return parts_.teller.fail_work(client.id, combine.work, no_heap());

@@ -7,6 +7,8 @@
 #include <map>
 #include <string>
 
+#include <fmt/format.h>
+
 #include <muster/result.hpp>
 
 #include "memory/ledger.hpp"
@@ -25,12 +27,12 @@ class ConnectionShares {
     const auto found = users_.find(user);
     const Count of_user = found == users_.end() ? Count{} : found->second;
     const auto refuse = [&](std::size_t count, const std::string& of_whom, const char* hint) {
-      return Error(Code::quota_exceeded, std::to_string(count) + " clients" + of_whom + " are connected", hint);
+      return Error(Code::quota_exceeded, fmt::format("{} clients{} are connected", count, of_whom), hint);
     };
     constexpr auto raise = "raise --clients-max";
     if (all_ >= max_) return refuse(all_, "", raise);
     if (is_own(user)) return {};
-    const std::string of_this = " of user " + std::to_string(user);
+    const std::string of_this = fmt::format(" of user {}", user);
     if (of_user.all >= max_ / 2) return refuse(of_user.all, of_this, raise);
     if (others_ >= max_ - max_ / 4) return refuse(others_, " of users other than the daemon's", raise);
     if (of_user.silent >= silent_max())

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/time_limits.hpp>
 
 #include "collective/muster.hpp"
@@ -36,8 +38,8 @@ Result<Inputs> find_inputs(const Store& store, const Client& client, std::span<c
   Result<Inputs> found(std::in_place);
   Inputs& inputs = *found;
   const auto at_most = [](std::size_t amount, const char* of_what, std::size_t max) {
-    return Error(Code::invalid, "the inputs are " + std::to_string(amount) + " " + of_what + " in all",
-                 "use fewer and larger arrays: one call takes at most " + std::to_string(max));
+    return Error(Code::invalid, fmt::format("the inputs are {} {} in all", amount, of_what),
+                 fmt::format("use fewer and larger arrays: one call takes at most {}", max));
   };
   if (objects.size() > refs_per_call_max) return at_most(objects.size(), "objects", refs_per_call_max);
   inputs.reserve(objects.size());

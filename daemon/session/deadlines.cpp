@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "session/group_ops.hpp"
 #include "session/turn.hpp"
 
@@ -76,10 +78,11 @@ void GroupOps::expire_early(const GroupPtr& state, TimePoint now, std::size_t& l
 }
 
 void GroupOps::expire_early(GroupState& state, Contribution& contribution, const std::vector<int>& members) {
-  const Error error(Code::timeout,
-                    "rank " + std::to_string(contribution.rank) + " joined group '" + state.group.settings().name +
-                        "' after a loss and still waits for the other ranks to reform it",
-                    "call reform() on every live rank", members);
+  const Error error(
+      Code::timeout,
+      fmt::format("rank {} joined group '{}' after a loss and still waits for the other ranks to reform it",
+                  contribution.rank, state.group.settings().name),
+      "call reform() on every live rank", members);
   // The other ranks get a shorter error without ranks, as the charge of what waits here is small.
   auto fault = std::make_shared<Error>(error.code(), error.message(), error.hint());
   ++parts_.counts.ops_failed;

@@ -6,6 +6,8 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/socket.hpp>
 
 #include "base/assert.hpp"
@@ -31,8 +33,7 @@ muster::Error not_sealed(const muster::Error& refused) {
 }
 
 muster::Error not_read(const char* what, const muster::Error& refused) {
-  return {refused.code(), std::string("the client doesn't read its ") + what + ": " + refused.message(),
-          refused.hint()};
+  return {refused.code(), fmt::format("the client doesn't read its {}: {}", what, refused.message()), refused.hint()};
 }
 
 }  // namespace
@@ -74,8 +75,8 @@ void AsioServer::send(const ConnectionPtr& connection, std::span<const std::byte
   // This is more than the unanswered requests that it may have.
   if (connection->unsent.size() >= unsent_frames_max)
     return cut_off(connection,
-                   muster::Error(muster::Code::quota_exceeded, "the client doesn't read its replies: " +
-                                                                   std::to_string(unsent_frames_max) + " wait"));
+                   muster::Error(muster::Code::quota_exceeded,
+                                 fmt::format("the client doesn't read its replies: {} wait", unsent_frames_max)));
   std::vector<ipc::Fd> copies;
   for (const int fd : fds) {
     copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));

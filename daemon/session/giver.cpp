@@ -6,6 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "session/turn.hpp"
 
 namespace musterd {
@@ -144,8 +146,8 @@ Result<void> Giver::describe(std::size_t contributors, std::span<const ObjectPtr
   // The objects travel in one record. One object for each rank of the largest group fits.
   constexpr std::size_t objects_max = 2000;
   if (objects.size() > objects_max)
-    return Error(Code::invalid, "the outcome would have " + std::to_string(objects.size()) + " objects",
-                 "put them into bundles: at most " + std::to_string(objects_max) + " fit in one outcome");
+    return Error(Code::invalid, fmt::format("the outcome would have {} objects", objects.size()),
+                 fmt::format("put them into bundles: at most {} fit in one outcome", objects_max));
   std::size_t manifest_bytes = 0;
   for (const auto& object : objects) manifest_bytes += ipc::encoded_bytes(object->manifest);
   const bool described = manifest_bytes <= ipc::record_bytes_max / 4;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text.hpp>
 
 #include "base/heap_reserve.hpp"
@@ -45,14 +47,14 @@ Result<const Client::Seated*> GroupOps::seat_of(const Client& client, const ipc:
     return Error(Code::group_closed, "this process is no longer in the group: it called leave(), or lost its rank",
                  "join the group again");
   if (!ipc::is_text(contribute.key))
-    return Error(Code::invalid, "the op's key '" + ipc::shortened(contribute.key, 60) + "' is not valid text",
+    return Error(Code::invalid, fmt::format("the op's key '{}' is not valid text", ipc::shortened(contribute.key, 60)),
                  "use UTF-8 without control characters and characters that can't be seen");
   const Group& group = seat->second.group->group;
   if (!group.is_newcomer(contribute.seat) && group.is_over(contribute.epoch) && contribute.kind != Kind::reform)
-    return Error(Code::peer_lost,
-                 "the op belongs to epoch " + std::to_string(contribute.epoch) + " of group '" + group.settings().name +
-                     "', which is over",
-                 "start it again; the epoch is now " + std::to_string(group.epoch()));
+    return Error(
+        Code::peer_lost,
+        fmt::format("the op belongs to epoch {} of group '{}', which is over", contribute.epoch, group.settings().name),
+        fmt::format("start it again; the epoch is now {}", group.epoch()));
   return &seat->second;
 }
 

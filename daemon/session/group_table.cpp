@@ -1,5 +1,7 @@
 #include "session/group_table.hpp"
 
+#include <fmt/format.h>
+
 #include "base/assert.hpp"
 
 namespace musterd {
@@ -44,8 +46,7 @@ void GroupTable::remove(const GroupPtr& state) {
 Result<void> GroupTable::check_seats(const Client& client, std::size_t more) const {
   if (client.seats.size() + more <= limits_.seats_max) return {};
   return Error(Code::quota_exceeded,
-               "this client has " + std::to_string(client.seats.size()) + " of at most " +
-                   std::to_string(limits_.seats_max) + " seats",
+               fmt::format("this client has {} of at most {} seats", client.seats.size(), limits_.seats_max),
                "leave() groups that are not needed");
 }
 

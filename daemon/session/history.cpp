@@ -7,6 +7,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text.hpp>
 
 #include "collective/agreement.hpp"
@@ -33,13 +35,13 @@ std::uint64_t heap_of(const Remembered& op, std::size_t key_bytes) {
 Error another_op(const Remembered& known, const std::string& key, const Contribution& call) {
   const auto shown = [](ipc::Kind kind, muster::ReduceOp op, int root) {
     std::string words(name(kind));
-    if (is_reduction(kind)) words += " of op='" + std::string(name(op)) + "'";
-    if (has_root(kind)) words += " of root=" + std::to_string(root);
+    if (is_reduction(kind)) words += fmt::format(" of op='{}'", name(op));
+    if (has_root(kind)) words += fmt::format(" of root={}", root);
     return words;
   };
   return {Code::mismatch,
-          "the key '" + ipc::shortened(key, 60) + "' names " + shown(known.kind, known.op, known.root) +
-              ", which is done; this rank calls " + shown(call.kind, call.op, call.root),
+          fmt::format("the key '{}' names {}, which is done; this rank calls {}", ipc::shortened(key, 60),
+                      shown(known.kind, known.op, known.root), shown(call.kind, call.op, call.root)),
           "give every op a key of its own while the group's history remembers it"};
 }
 
@@ -227,8 +229,7 @@ std::optional<Result<History::Found>> History::find(const GroupState& state, con
   const auto place = std::ranges::find(known.ranks, call.rank);
   if (place == known.ranks.end())
     return Error(Code::invalid,
-                 "the op '" + ipc::shortened(key, 60) + "' is done, and rank " + std::to_string(call.rank) +
-                     " had no part in it",
+                 fmt::format("the op '{}' is done, and rank {} had no part in it", ipc::shortened(key, 60), call.rank),
                  "call the next one", {call.rank});
   Result<Found> result(std::in_place);
   result->contributors = known.ranks.size();

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <variant>
 
+#include <fmt/format.h>
+
 #include <muster/types.hpp>
 
 #include "collective/host_lane.hpp"
@@ -34,7 +36,7 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   auto& fbb = out.fbb;
   std::vector<flatbuffers::Offset<wire::Account>> users;
   for (const auto& [user, account] : users_seen(only)) {
-    users.push_back(wire::CreateAccount(fbb, fbb.CreateString("uid " + std::to_string(user)),
+    users.push_back(wire::CreateAccount(fbb, fbb.CreateString(fmt::format("uid {}", user)),
                                         account.used[Resource::memory], account.memory_peak,
                                         account.used[Resource::objects], account.used[Resource::fds],
                                         account.used[Resource::slots], account.used[Resource::maps]));
@@ -129,20 +131,20 @@ Inspect::Kept Inspect::kept_by(const Holders& holders, std::optional<UserId> see
     const Holder& holder;
     Kept& kept;
     void operator()(const Holder::Client& client) const {
-      const std::string times = holder.count > 1 ? " x" + std::to_string(holder.count) : "";
+      const std::string times = holder.count > 1 ? fmt::format(" x{}", holder.count) : "";
       kept.texts.push_back(clients.label(client.id, seen_by) + times);
     }
     void operator()(const Holder::LifeLine& line) const { kept.texts.push_back(clients.label(line.id, seen_by)); }
     void operator()(const Holder::PickleLease&) const { kept.pinned = holder.left; }
     void operator()(const Holder::History&) const {
-      kept.texts.push_back("history of " + std::to_string(holder.count) + (holder.count > 1 ? " ops" : " op"));
+      kept.texts.push_back(fmt::format("history of {} {}", holder.count, holder.count > 1 ? "ops" : "op"));
     }
   };
   Kept kept;
   for (const Holder& holder : holders.first(named_max, now))
     std::visit(Show{parts_.clients, seen_by, holder, kept}, holder.by);
   if (const std::size_t holds = holders.holds.size(); holds > named_max)
-    kept.texts.insert(kept.texts.begin() + named_max, "and " + std::to_string(holds - named_max) + " more");
+    kept.texts.insert(kept.texts.begin() + named_max, fmt::format("and {} more", holds - named_max));
   return kept;
 }
 

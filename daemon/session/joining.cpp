@@ -1,6 +1,8 @@
 // Seats: who takes one, and what a rank owes that takes over a lost seat.
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "session/frame_builder.hpp"
@@ -24,8 +26,8 @@ Result<void> GroupOps::check_owed(const GroupState& state, int rank) {
   const std::size_t bytes = state.muster->owed_bytes(rank);
   if (bytes <= owed_bytes_max) return {};
   return Error(Code::quota_exceeded,
-               "rank " + std::to_string(rank) + " of group '" + settings.name +
-                   "' owes so many ops that their names take " + ipc::over_text(bytes, owed_bytes_max),
+               fmt::format("rank {} of group '{}' owes so many ops that their names take {}", rank, settings.name,
+                           ipc::over_text(bytes, owed_bytes_max)),
                "join when their deadlines have passed, and use shorter keys", {rank});
 }
 
@@ -36,7 +38,8 @@ Error GroupOps::with_holder(const Error& error, const Client& asks, const std::o
   if (holder->credentials.pid == asks.credentials.pid)
     return {error.code(), error.message() + ": this one, which joined before",
             "use the group that it has, or leave() it first", error.ranks()};
-  return {error.code(), error.message() + ": " + parts_.clients.process_text(*holder), error.hint(), error.ranks()};
+  return {error.code(), fmt::format("{}: {}", error.message(), parts_.clients.process_text(*holder)), error.hint(),
+          error.ranks()};
 }
 
 void GroupOps::join(Client& client, std::uint64_t request, Group::Settings settings, int rank) {

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/assert.hpp"
 #include "collective/op_effort.hpp"
 #include "session/group_ops.hpp"
@@ -24,7 +26,7 @@ namespace ipc = muster::ipc;
 Result<void> GroupOps::leave(Client& client, SeatId seat, const Loss& loss, TimePoint now) {
   const auto found = client.seats.find(seat);
   if (found == client.seats.end())
-    return Error(Code::invalid, "seat " + std::to_string(seat.value) + " is not held by this client");
+    return Error(Code::invalid, fmt::format("seat {} is not held by this client", seat.value));
   Leaving& leaving = leaving_.emplace_back();
   leaving.loss = loss;
   leaving.seats.reserve(1);
@@ -151,8 +153,8 @@ void GroupOps::withdraw_waiting(const GroupPtr& state, int rank, std::size_t& le
     unsettled.push_back({state,
                          nullptr,
                          {},
-                         Error(Code::group_closed, "rank " + std::to_string(rank) + " left group '" +
-                                                       state->group.settings().name + "' before its op began")});
+                         Error(Code::group_closed, fmt::format("rank {} left group '{}' before its op began", rank,
+                                                               state->group.settings().name))});
     unsettled.front().withdrawn.swap(own->second.ops);
     waiting->erase(own);
     settle(std::move(unsettled), left, now);

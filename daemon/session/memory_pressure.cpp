@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 namespace musterd {
 
 using muster::Code;
@@ -94,19 +96,18 @@ Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> see
     holders_at_ = now;
     holders_seen_by_ = seen_by;
   }
-  std::string message = error.message() + "; the largest holders are " + holders_;
+  std::string message = fmt::format("{}; the largest holders are {}", error.message(), holders_);
   std::string hint = error.hint();
   constexpr std::uint64_t notable_share = 8;
   if (const auto bytes = parts_.segments.bytes_beside_objects(); bytes >= settings_.memory_bytes / notable_share) {
-    message +=
-        "; " + amount_text(Resource::memory, bytes) + " of the store are free pieces of segments that arrays keep";
+    message += fmt::format("; {} of the store are free pieces of segments that arrays keep",
+                           amount_text(Resource::memory, bytes));
     hint = "free the arrays for which muster ls shows large PINS; or " + hint;
   }
   if (const auto bytes = parts_.store.pickles().bytes(); bytes > 0) {
-    message += "; pickled refs keep " + amount_text(Resource::memory, bytes) + " that nobody holds";
-    hint = "load each pickled ref, or start the daemon with a shorter --pickle-lease (now " +
-           std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count()) +
-           " s); or " + hint;
+    message += fmt::format("; pickled refs keep {} that nobody holds", amount_text(Resource::memory, bytes));
+    hint = fmt::format("load each pickled ref, or start the daemon with a shorter --pickle-lease (now {} s); or {}",
+                       std::chrono::duration_cast<std::chrono::seconds>(settings_.pickle_lease).count(), hint);
   }
   return {error.code(), std::move(message), std::move(hint), error.ranks()};
 }

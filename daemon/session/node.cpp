@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/heap_reserve.hpp"
 #include "session/frames.hpp"
 #include "session/turn.hpp"
@@ -122,7 +124,7 @@ void Node::cut_off(ClientId id, const Error& error) {
   Client* client = clients_.find(id);
   if (!client) return;
   outside_.send(id, frames::goodbye(error), {});
-  const std::string why = clients_.label(id) + ": " + error.describe();
+  const std::string why = fmt::format("{}: {}", clients_.label(id), error.describe());
   auto charges = forget(*client, "broke the protocol", now_);
   outside_.close(id, why, std::move(charges));
 }

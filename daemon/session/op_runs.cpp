@@ -4,6 +4,8 @@
 #include <functional>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "collective/op_effort.hpp"
@@ -126,7 +128,7 @@ Result<void> OpRuns::plan(RunningOp& running) {
   if (running.plan.outputs.empty()) return {};
   if (const auto device = running.plan.device; !parts_.outside.lane(device))
     return Error(Code::invalid,
-                 running.op->name + " is to be done on " + name(device) + ", and nothing here works there",
+                 fmt::format("{} is to be done on {}, and nothing here works there", running.op->name, name(device)),
                  "give arrays of the host");
   return parts_.ledger.possible({running.user, {}}, Resource::memory, running.plan_bytes + running.result_bytes);
 }

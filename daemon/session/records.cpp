@@ -3,6 +3,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/heap_reserve.hpp"
 
 namespace musterd {
@@ -89,7 +91,7 @@ Result<void> Records::handle(Client& client, ipc::SubmissionType type, std::span
       if (!hand_over) return hand_over.error();
       return parts_.segments.hand_over(id, hand_over->segment);
     }
-    default: return Error(Code::invalid, "the record has the unknown type " + std::to_string(static_cast<int>(type)));
+    default: return Error(Code::invalid, fmt::format("the record has the unknown type {}", static_cast<int>(type)));
   }
 }
 

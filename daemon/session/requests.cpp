@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/device_text.hpp>
 #include <muster/ipc/text.hpp>
@@ -68,7 +70,7 @@ Result<void> Requests::handle(Client& client, std::span<const std::byte> bytes, 
     return Error(Code::invalid, client.said_hello ? "the client said Hello twice" : "a request came before Hello");
   if (client.said_hello && !client.greeted) return Error(Code::invalid, "a request came before Welcome");
   if (client.requests >= parts_.settings.requests_max)
-    return Error(Code::quota_exceeded, "the client has " + std::to_string(client.requests) + " unanswered requests",
+    return Error(Code::quota_exceeded, fmt::format("the client has {} unanswered requests", client.requests),
                  "wait for replies before asking more");
   ++client.requests;
   if (takes_more(frame.body_type()) && heap_is_short()) {
@@ -89,16 +91,15 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
   const auto& hello = *frame.body_as_Hello();
   const ClientId id = client.id;
   if (hello.protocol() != ipc::protocol_version)
-    return refuse(
-        id, request,
-        Error(Code::invalid,
-              "the client speaks protocol " + std::to_string(hello.protocol()) + ", and this daemon (version " +
-                  parts_.settings.version + ") speaks protocol " + std::to_string(ipc::protocol_version),
-              "install the same version of Muster on both sides"));
+    return refuse(id, request,
+                  Error(Code::invalid,
+                        fmt::format("the client speaks protocol {}, and this daemon (version {}) speaks protocol {}",
+                                    hello.protocol(), parts_.settings.version, ipc::protocol_version),
+                        "install the same version of Muster on both sides"));
   client.said_hello = true;
   parts_.outside.greeted(id);
   if (auto name = GetString(hello.name()); !name.empty() && name.size() <= name_bytes_max && ipc::is_text(name))
-    client.name = name + " (pid " + std::to_string(client.credentials.pid) + ")";
+    client.name = fmt::format("{} (pid {})", name, client.credentials.pid);
   const bool rings = hello.rings();
   const auto attempt = [this, id, request, rings](Turn /*turn*/) -> Result<void> {
     Client* waiting = parts_.clients.find(id);
@@ -152,7 +153,7 @@ Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings
 
 void Requests::refuse(ClientId id, std::uint64_t request, const Error& error) {
   parts_.teller.reply_error(id, request, error);
-  const std::string why = parts_.clients.label(id) + ": " + error.describe();
+  const std::string why = fmt::format("{}: {}", parts_.clients.label(id), error.describe());
   ConnectionCharges charges;
   if (Client* client = parts_.clients.find(id)) charges = {std::move(client->descriptors), std::move(client->rings)};
   parts_.clients.erase(id);
@@ -197,7 +198,7 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
     default:
       return parts_.teller.reply_error(
           id, request,
-          Error(Code::invalid, "the request has the unknown type " + std::to_string(frame.body_type()),
+          Error(Code::invalid, fmt::format("the request has the unknown type {}", static_cast<int>(frame.body_type())),
                 "install the same version of Muster on both sides"));
   }
 }
@@ -215,17 +216,17 @@ void Requests::join(Client& client, std::uint64_t request, const wire::Join& bod
   if (!ipc::is_text(name))
     return parts_.teller.reply_error(
         id, request,
-        Error(Code::invalid, "the group's name '" + ipc::shortened(name, 60) + "' is not valid text",
+        Error(Code::invalid, fmt::format("the group's name '{}' is not valid text", ipc::shortened(name, 60)),
               "use UTF-8 without control characters and characters that can't be seen"));
   if (body.world_size() < 1 || body.world_size() > world_size_max)
     return parts_.teller.reply_error(
         id, request,
-        Error(Code::invalid, "the group can't have world_size " + std::to_string(body.world_size()),
-              "use 1 to " + std::to_string(world_size_max)));
+        Error(Code::invalid, fmt::format("the group can't have world_size {}", body.world_size()),
+              fmt::format("use 1 to {}", world_size_max)));
   if (body.on_loss() > static_cast<std::uint8_t>(OnLoss::wait))
-    return parts_.teller.reply_error(id, request,
-                                     Error(Code::invalid, "there is no on_loss " + std::to_string(body.on_loss()),
-                                           "use 'fail', 'shrink' or 'wait'"));
+    return parts_.teller.reply_error(
+        id, request,
+        Error(Code::invalid, fmt::format("there is no on_loss {}", body.on_loss()), "use 'fail', 'shrink' or 'wait'"));
   if (body.open() && body.history_bytes() > 0)
     return parts_.teller.reply_error(
         id, request,
@@ -247,8 +248,7 @@ void Requests::stop(const Client& client, std::uint64_t request, const wire::Sto
     return parts_.teller.reply_error(
         id, request,
         Error(Code::denied,
-              "user " + std::to_string(client.credentials.user) + " asked to end the daemon of user " +
-                  std::to_string(parts_.settings.user),
+              fmt::format("user {} asked to end the daemon of user {}", client.credentials.user, parts_.settings.user),
               "ask its owner or root; joining it needs no such right"));
   const auto reason = GetString(asked.reason());
   parts_.teller.reply_ok(id, request);
@@ -326,13 +326,14 @@ Result<void> Requests::take_part(Client& client, const wire::Submit& part) {
   auto& [type, bytes, charges] = client.parts;
   if (part.offset() == 0) type = part.type();
   if (part.offset() != bytes.size() || part.type() != type)
-    return Error(Code::invalid, "a part of a record begins at offset " + std::to_string(part.offset()) + ", and " +
-                                    std::to_string(bytes.size()) + " bytes of the record have come");
+    return Error(Code::invalid,
+                 fmt::format("a part of a record begins at offset {}, and {} bytes of the record have come",
+                             part.offset(), bytes.size()));
   // Many small parts would cost more than they bring.
   constexpr std::size_t part_bytes_min = 4096;
   if (part.more() && part.body()->size() < part_bytes_min)
     return Error(Code::invalid,
-                 "a part of a record has " + std::to_string(part.body()->size()) + " bytes and is not the last one");
+                 fmt::format("a part of a record has {} bytes and is not the last one", part.body()->size()));
   if (part.body()->size() > ipc::submit_bytes_max - bytes.size())
     return Error(Code::invalid, "a record has more than " + ipc::bytes_text(ipc::submit_bytes_max));
   auto charge = parts_.pressure.try_at_once(client.credentials.user, part.body()->size(), [&] {

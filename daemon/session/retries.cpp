@@ -3,6 +3,8 @@
 #include <exception>
 #include <new>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text.hpp>
 
 namespace musterd {
@@ -11,7 +13,8 @@ namespace {
 
 /// For a call that history wants nothing of, or whose op was forgotten a moment ago.
 muster::Error unknown(const std::string& key) {
-  return {muster::Code::failed, "the op with key '" + muster::ipc::shortened(key, 60) + "' was done, and is forgotten",
+  return {muster::Code::failed,
+          fmt::format("the op with key '{}' was done, and is forgotten", muster::ipc::shortened(key, 60)),
           "give every op a key of its own"};
 }
 

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "base/assert.hpp"
@@ -25,7 +27,7 @@ void GroupOps::reform(const GroupPtr& state, const Op& op, std::uint32_t next_ep
       return parts_.runs.fail(
           state.get(), op,
           Error(Code::quota_exceeded,
-                "group '" + state->group.settings().name + "' has had " + std::to_string(Group::epoch_max) + " epochs",
+                fmt::format("group '{}' has had {} epochs", state->group.settings().name, Group::epoch_max),
                 "use another group name"));
     auto next = prepare_epoch(state, next_epoch,
                               Error(Code::peer_lost, "the group was reformed while the op was pending",
@@ -62,7 +64,7 @@ Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settin
   if (!colors) return colors.error();
   // The number is not the parent's epoch and op, as a group that is made again under the same name would count from one
   // again.
-  const std::string number = std::to_string(++last_split_);
+  const auto number = ++last_split_;
   // Removes groups that nobody takes a seat in.
   struct Children {
     GroupTable& table;
@@ -78,7 +80,7 @@ Result<std::vector<GroupOps::Child>> GroupOps::make_children(const Group::Settin
     });
     Group::Settings settings = parent;
     settings.made = true;
-    settings.name += "/" + number + ":" + std::to_string(color);
+    settings.name += fmt::format("/{}:{}", number, color);
     settings.world_size = static_cast<int>(members.size());
     if (settings.name.size() > name_bytes_max)
       return Error(Code::invalid,

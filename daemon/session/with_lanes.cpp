@@ -3,6 +3,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "base/assert.hpp"
@@ -83,11 +85,13 @@ void OpRuns::expire(TimePoint now) {
   for (std::size_t left = effort_of_turn; left > 0 && !due_.empty() && due_.begin()->deadline <= now;) {
     const RunningOp& late = *due_.begin();
     left -= std::min(left, effort_of(*late.op));
-    fail_running(late.key,
-                 Error(Code::timeout,
-                       late.op->name + " had all its inputs, and its deadline passed before the " +
-                           muster::ipc::bytes_text(late.plan.work_bytes) + " that it reads and writes were done",
-                       "give it a longer timeout, or find out what else keeps the machine busy"));
+    fail_running(
+        late.key,
+        Error(Code::timeout,
+              fmt::format(
+                  "{} had all its inputs, and its deadline passed before the {} that it reads and writes were done",
+                  late.op->name, muster::ipc::bytes_text(late.plan.work_bytes)),
+              "give it a longer timeout, or find out what else keeps the machine busy"));
   }
 }
 

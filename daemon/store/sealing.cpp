@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "store/leaf_index.hpp"
@@ -44,8 +46,8 @@ const char* never_stored(Code why) {
 
 Result<void> check_device(const ipc::Leaf& leaf, const Segment& segment) {
   if (leaf.device == segment.device()) return {};
-  return Error(Code::invalid, "a leaf is said to be on " + name(leaf.device) + ", and its segment " +
-                                  std::to_string(leaf.segment.value) + " is on " + name(segment.device()));
+  return Error(Code::invalid, fmt::format("a leaf is said to be on {}, and its segment {} is on {}", name(leaf.device),
+                                          leaf.segment.value, name(segment.device())));
 }
 
 void place_leaf_without_bytes(Object& object) { object.memories.push_back(nullptr); }
@@ -69,9 +71,8 @@ Result<void> Store::bind_own(Object& object, Payer client) const {
     if (!segment) return segment.error();
     if (auto there = check_device(leaf, **segment); !there) return there;
     if (!(*segment)->contains(leaf.offset, leaf.bytes()))
-      return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
-                                      std::to_string(leaf.offset) + " is outside of segment " +
-                                      std::to_string(leaf.segment.value));
+      return Error(Code::invalid, fmt::format("a leaf of {} bytes at offset {} is outside of segment {}", leaf.bytes(),
+                                              leaf.offset, leaf.segment.value));
     place_leaf(object, *segment);
   }
   return {};
@@ -87,10 +88,9 @@ Result<void> Store::bind_to_parent(Object& object) const {
     }
     if (!wholes.find(leaf)) leaf = earlier.now(leaf);
     if (!wholes.find(leaf))
-      return Error(Code::invalid, "a leaf of " + std::to_string(leaf.bytes()) + " bytes at offset " +
-                                      std::to_string(leaf.offset) + " of segment " +
-                                      std::to_string(leaf.segment.value) + " is not part of " +
-                                      label_of(object.parent->id));
+      return Error(Code::invalid,
+                   fmt::format("a leaf of {} bytes at offset {} of segment {} is not part of {}", leaf.bytes(),
+                               leaf.offset, leaf.segment.value, label_of(object.parent->id)));
     const auto segment = segments_.find(leaf.segment);
     if (auto there = check_device(leaf, *segment); !there) return there;
     place_leaf(object, segment);
@@ -147,7 +147,8 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   if (manifest.leaves.size() > ipc::object_leaves_max) return ipc::too_many_leaves(manifest.leaves.size());
   if (const auto bytes = ipc::encoded_bytes(manifest); bytes > ipc::description_bytes_max)
     return Error(Code::invalid,
-                 label_of(id) + " would have a description of " + ipc::over_text(bytes, ipc::description_bytes_max),
+                 fmt::format("{} would have a description of {}", label_of(id),
+                             ipc::over_text(bytes, ipc::description_bytes_max)),
                  "use fewer arrays and dimensions, and shorter names and constants in its containers");
   const auto watched = std::make_shared<Watched>();
   Object& object = watched->object;
