@@ -4,13 +4,13 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
-#include <concepts>
 #include <cstdio>
 #include <map>
 #include <type_traits>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/daemon_options.hpp>
@@ -42,15 +42,6 @@ struct Parsed {
 /// Messages call "-d,--datatype" --datatype.
 std::string long_name(const std::string& flags) { return flags.substr(flags.rfind(',') + 1); }
 
-std::string number_text(double number) {
-  std::array<char, 32> text{};
-  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed).ptr};
-}
-template <std::integral T>
-std::string number_text(T number) {
-  return std::to_string(number);
-}
-
 /// Accepts whole numbers where the bounds are whole, and any numbers elsewhere. --help does not show the bounds.
 template <class T>
 CLI::Validator within(T low, T high) {
@@ -59,8 +50,8 @@ CLI::Validator within(T low, T high) {
     const auto* end = word.data() + word.size();
     const auto [stopped, error] = std::from_chars(word.data(), end, value);
     if (error == std::errc() && stopped == end && value >= low && value <= high) return {};
-    const char* kind = std::is_integral_v<T> ? "' is not a whole number from " : "' is not a number from ";
-    return "'" + word + kind + number_text(low) + " to " + number_text(high);
+    const char* kind = std::is_integral_v<T> ? "whole number" : "number";
+    return fmt::format("'{}' is not a {} from {} to {}", word, kind, low, high);
   };
   return {check, ""};
 }
@@ -71,7 +62,7 @@ CLI::Validator taken_by_daemon(const ipc::DaemonOption& option) {
     const auto parsed = ipc::parse_daemon_option(option, text);
     if (parsed) return std::string();
     const auto& error = parsed.error();
-    return error.hint().empty() ? error.message() : error.message() + "; " + error.hint();
+    return error.hint().empty() ? error.message() : fmt::format("{}; {}", error.message(), error.hint());
   };
   return {check, ""};
 }
@@ -116,7 +107,8 @@ std::string none_of(const std::string& word, const Choices<T>& table) {
   std::vector<std::string> names;
   for (const auto& [one, ignored] : table) names.push_back(one);
   const auto meant = nearest(word, names);
-  return "'" + word + "' is none of: " + join(names, ", ") + (meant.empty() ? "" : "; did you mean " + meant + "?");
+  return fmt::format("'{}' is none of: {}{}", word, join(names, ", "),
+                     meant.empty() ? "" : fmt::format("; did you mean {}?", meant));
 }
 
 /// An option whose value is one of the table's words.
@@ -134,7 +126,9 @@ CLI::Option* add_choice(CLI::App* app, const std::string& flags, T& target, cons
 CLI::Option* add_size(CLI::App* app, const std::string& flags, std::uint64_t& target, const std::string& description) {
   const auto set = [&target, flags](const std::string& word) {
     const auto parsed = ipc::parse_bytes(word);
-    if (!parsed) throw CLI::ValidationError(long_name(flags), parsed.error().message() + "; " + parsed.error().hint());
+    if (!parsed)
+      throw CLI::ValidationError(long_name(flags),
+                                 fmt::format("{}; {}", parsed.error().message(), parsed.error().hint()));
     target = *parsed;
   };
   return app->add_option_function<std::string>(flags, set, description)->type_name("SIZE");
@@ -276,17 +270,17 @@ Command chosen(const std::string& command, Parsed& parsed) {
 /// Checks what the ranges of single options can't express.
 std::string misuse_of(const BenchOptions& bench) {
   if (bench.bytes_min > bench.bytes_max)
-    return "-b " + ipc::bytes_text(bench.bytes_min) + " is more than -e " + ipc::bytes_text(bench.bytes_max);
+    return fmt::format("-b {} is more than -e {}", ipc::bytes_text(bench.bytes_min), ipc::bytes_text(bench.bytes_max));
   if (bench.root < 0 || bench.root >= bench.ranks)
-    return "--root " + std::to_string(bench.root) + " is none of the ranks 0.." + std::to_string(bench.ranks - 1);
+    return fmt::format("--root {} is none of the ranks 0..{}", bench.root, bench.ranks - 1);
   if (!result_dtype(bench.dtype, bench.redop))
-    return std::string(name(bench.redop)) + " has no meaning on " + std::string(name(bench.dtype));
+    return fmt::format("{} has no meaning on {}", name(bench.redop), name(bench.dtype));
   return {};
 }
 
 std::string misuse_of(const RunOptions& run) {
   if (!run.command.empty()) return {};
-  return "no program to run: muster run -n " + std::to_string(run.ranks) + " -- PROGRAM [ARGUMENTS...]";
+  return fmt::format("no program to run: muster run -n {} -- PROGRAM [ARGUMENTS...]", run.ranks);
 }
 
 /// Without --, the program's words are those that are not options. Returns what is wrong with them.
@@ -294,7 +288,8 @@ std::string take_command(const CLI::App& run, RunOptions& options) {
   auto words = run.remaining();
   if (words.empty()) return {};
   if (words.front().starts_with('-')) return no_option(words.front(), run);
-  if (!options.command.empty()) return "'" + words.front() + "' stands before --, and the program comes after it";
+  if (!options.command.empty())
+    return fmt::format("'{}' stands before --, and the program comes after it", words.front());
   options.command = std::move(words);
   return {};
 }

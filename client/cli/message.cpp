@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 namespace muster::cli {
 
 namespace {
@@ -17,9 +19,7 @@ void write_stderr(const std::string& text) {
 }
 
 std::string prefix_of(std::string_view command) {
-  std::string text = "muster";
-  if (!command.empty()) text += " " + std::string(command);
-  return text + ": ";
+  return command.empty() ? "muster: " : fmt::format("muster {}: ", command);
 }
 
 /// For errors that come without a hint: every message gives its reader a next step.
@@ -39,15 +39,14 @@ std::string_view next_step(Code code) {
 }  // namespace
 
 ExitStatus complain(std::string_view command, const Error& error) {
-  std::string text = prefix_of(command) + std::string(name(error.code())) + ": " + error.message() + "\n";
-  text += "  hint: " + (error.hint().empty() ? std::string(next_step(error.code())) : error.hint()) + "\n";
-  write_stderr(text);
+  const std::string_view hint = error.hint().empty() ? next_step(error.code()) : error.hint();
+  write_stderr(fmt::format("{}{}: {}\n  hint: {}\n", prefix_of(command), name(error.code()), error.message(), hint));
   return exit_status_of(error.code());
 }
 
 ExitStatus complain_usage(std::string_view command, std::string_view message) {
-  std::string help = command.empty() ? "muster --help" : "muster " + std::string(command) + " --help";
-  write_stderr(prefix_of(command) + std::string(message) + "\n  hint: see `" + help + "`\n");
+  const std::string help = command.empty() ? "muster --help" : fmt::format("muster {} --help", command);
+  write_stderr(fmt::format("{}{}\n  hint: see `{}`\n", prefix_of(command), message, help));
   return ExitStatus::usage;
 }
 

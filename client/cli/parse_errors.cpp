@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "text.hpp"
 
 namespace muster::cli {
@@ -22,7 +24,7 @@ std::string text_of(const CLI::ArgumentMismatch& error) {
 std::string text_of_missing(const CLI::App& command) {
   for (const auto* option : command.get_options())
     if (option->get_required() && option->count() == 0)
-      return "it needs a " + option->get_name() + ", " + option->get_description();
+      return fmt::format("it needs a {}, {}", option->get_name(), option->get_description());
   return "it needs more words";
 }
 
@@ -39,7 +41,7 @@ std::string text_of(const CLI::ParseError& error, const CLI::App& command) {
     const auto words = command.remaining();
     const auto option = std::ranges::find_if(words, [](const std::string& word) { return word.starts_with('-'); });
     if (option != words.end()) return no_option(*option, command);
-    if (!words.empty()) return "'" + words.front() + "' is one word too many";
+    if (!words.empty()) return fmt::format("'{}' is one word too many", words.front());
   }
   if (const auto* mismatch = dynamic_cast<const CLI::ArgumentMismatch*>(&error)) return text_of(*mismatch);
   if (dynamic_cast<const CLI::RequiredError*>(&error)) return text_of_missing(command);
@@ -54,7 +56,8 @@ std::string no_option(const std::string& word, const CLI::App& app) {
     if (!option->get_group().empty())  // otherwise the option is hidden
       for (const auto& name : option->get_lnames()) names.push_back("--" + name);
   const auto meant = nearest(given, names);
-  return "there is no option " + given + (meant.empty() ? "" : "; did you mean " + meant + "?");
+  return meant.empty() ? "there is no option " + given
+                       : fmt::format("there is no option {}; did you mean {}?", given, meant);
 }
 
 std::string options_before_command(std::span<char* const> words, const CLI::App& app) {
@@ -68,7 +71,7 @@ std::string options_before_command(std::span<char* const> words, const CLI::App&
   std::string meant = "muster " + std::string(*command);
   for (auto word = words.begin(); word != words.end(); ++word)
     if (word != command) meant += " " + std::string(*word);
-  return "'" + std::string(words.front()) + "' stands before the command; options come after it: " + meant;
+  return fmt::format("'{}' stands before the command; options come after it: {}", words.front(), meant);
 }
 
 std::string no_command(std::span<char* const> words, const CLI::App& app) {
@@ -77,8 +80,8 @@ std::string no_command(std::span<char* const> words, const CLI::App& app) {
   std::vector<std::string> names;
   for (const auto* sub : app.get_subcommands({})) names.push_back(sub->get_name());
   const auto meant = nearest(*word, names);
-  return "there is no command '" + std::string(*word) + "'; " +
-         (meant.empty() ? "the commands are " + join(names, ", ") : "did you mean " + meant + "?");
+  return meant.empty() ? fmt::format("there is no command '{}'; the commands are {}", *word, join(names, ", "))
+                       : fmt::format("there is no command '{}'; did you mean {}?", *word, meant);
 }
 
 }  // namespace muster::cli

@@ -7,13 +7,13 @@
 #include <cstdlib>
 #include <string_view>
 
+#include <fmt/format.h>
+
 namespace muster::cli {
 
 namespace {
 
-std::string paint(const std::string& text, int colour) {
-  return "\x1b[" + std::to_string(colour) + "m" + text + "\x1b[0m";
-}
+std::string paint(const std::string& text, int colour) { return fmt::format("\x1b[{}m{}\x1b[0m", colour, text); }
 
 }  // namespace
 
@@ -30,7 +30,7 @@ bool wants_colour(int fd) {
 
 std::string rank_prefix(int rank, bool colour) {
   constexpr std::array colours{36, 33, 32, 35, 34, 31};
-  const std::string text = "[" + std::to_string(rank) + "]";
+  const std::string text = fmt::format("[{}]", rank);
   return colour ? paint(text, colours[static_cast<std::size_t>(rank) % colours.size()]) : text;
 }
 

@@ -1,29 +1,23 @@
-// Formats with snprintf and by hand: the command needs no formatting library.
 #include "text.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstdio>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace muster::cli {
 
-std::string format_fixed(double value, int decimals) {
-  std::array<char, 64> text{};
-  const int length = std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
-  return std::string(text.data(), static_cast<std::size_t>(std::clamp(length, 0, 63)));
-}
+std::string format_fixed(double value, int decimals) { return fmt::format("{:.{}f}", value, decimals); }
 
 std::string format_age(double seconds) {
   if (seconds < 0.001) return "0 s";
-  if (seconds < 1) return format_fixed(seconds * 1e3, 0) + " ms";
-  if (seconds < 60) return format_fixed(seconds, seconds < 10 ? 1 : 0) + " s";
+  if (seconds < 1) return fmt::format("{:.0f} ms", seconds * 1e3);
+  if (seconds < 60) return fmt::format("{:.{}f} s", seconds, seconds < 10 ? 1 : 0);
   const auto minutes = static_cast<std::uint64_t>(seconds / 60);
-  if (minutes < 60) return std::to_string(minutes) + " min";
+  if (minutes < 60) return fmt::format("{} min", minutes);
   const auto hours = minutes / 60;
-  if (hours >= 48) return std::to_string(hours / 24) + " d";
-  const auto rest = minutes % 60;
-  return std::to_string(hours) + " h " + (rest < 10 ? "0" : "") + std::to_string(rest) + " min";
+  if (hours >= 48) return fmt::format("{} d", hours / 24);
+  return fmt::format("{} h {:02} min", hours, minutes % 60);
 }
 
 std::string format_count(std::uint64_t count) {
@@ -33,9 +27,7 @@ std::string format_count(std::uint64_t count) {
 }
 
 std::string format_shape(std::span<const std::int64_t> shape) {
-  std::string text = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
+  return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
 }
 
 std::string join(std::span<const std::string> parts, std::string_view separator) {
@@ -45,7 +37,7 @@ std::string join(std::span<const std::string> parts, std::string_view separator)
 }
 
 std::string plural(std::uint64_t count, std::string_view noun) {
-  return std::to_string(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
 
 void Table::add(std::vector<std::string> row) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/records.hpp>
 #include <muster/ipc/text.hpp>
@@ -26,7 +28,7 @@ using std::chrono::steady_clock;
 namespace {
 
 Error no_answer(const std::string& socket, steady_clock::duration waited) {
-  return {Code::timeout, "the daemon at " + socket + " did not answer within " + ipc::seconds_text(waited),
+  return {Code::timeout, fmt::format("the daemon at {} did not answer within {}", socket, ipc::seconds_text(waited)),
           "is it stopped, or is the machine too busy? muster status"};
 }
 
@@ -60,7 +62,7 @@ Result<bool> Connection::begin_request(std::uint64_t request, wire::Body asked, 
     const auto seen = receiving_.seen();
     if (locked([&](Protocol& protocol) { return protocol.replies.begins(request, most); })) return waited;
     if (!alive()) return end_error();
-    const std::string why = std::to_string(most) + " requests of this process wait for the daemon";
+    const std::string why = fmt::format("{} requests of this process wait for the daemon", most);
     const auto now = steady_clock::now();
     if (now > next_look) {
       if (interrupted() || (stop && stop())) return Error(Code::timeout, "the wait was interrupted while " + why);
@@ -161,8 +163,8 @@ bool Connection::receive(milliseconds timeout) {
   const auto received = exchange_.receive(timeout, [this](ipc::Packet packet) { take_packet(std::move(packet)); });
   if (!received) end(received.error());
   if (received && *received == Exchange::Received::closed)
-    end(Error(Code::daemon_unavailable, "the daemon at " + welcome_.socket + " closed the connection",
-              "its log, " + daemon_log(welcome_.socket) + ", may say why; start it again: muster start"));
+    end(Error(Code::daemon_unavailable, fmt::format("the daemon at {} closed the connection", welcome_.socket),
+              fmt::format("its log, {}, may say why; start it again: muster start", daemon_log(welcome_.socket))));
   return !received || *received != Exchange::Received::nothing;
 }
 

@@ -7,6 +7,8 @@
 #include <thread>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/place.hpp>
 #include <muster/ipc/failpoint.hpp>
 
@@ -79,8 +81,8 @@ Result<Channel> Connection::map_channel(const ipc::Fd& memory, const std::string
   const auto& header = *reinterpret_cast<const ipc::ChannelHeader*>(mapped->data());
   if (header.magic != ipc::channel_magic || header.version != ipc::channel_version)
     return Error(Code::invalid,
-                 "the daemon at " + path + " has rings of layout " + std::to_string(header.version) +
-                     ", this process knows " + std::to_string(ipc::channel_version),
+                 fmt::format("the daemon at {} has rings of layout {}, this process knows {}", path, header.version,
+                             ipc::channel_version),
                  "install the same version of Muster on both sides");
   // A forked child must not write into its parent's rings.
   if (::madvise(mapped->data(), mapped->bytes(), MADV_DONTFORK) != 0)
@@ -115,7 +117,7 @@ Result<std::shared_ptr<Connection>> Connection::open(const ConnectOptions& optio
     auto attached = attach(path, options, until);
     if (attached || attached.error().code() != Code::daemon_unavailable) return attached;
     if (!options.start_daemon || steady_clock::now() >= until) return attached;
-    if (interrupted()) return Error(Code::timeout, "connecting to " + path + " was interrupted");
+    if (interrupted()) return Error(Code::timeout, fmt::format("connecting to {} was interrupted", path));
     // No daemon listens, or it is just ending: starts the next one.
     if (auto started = start_daemon(path, options, until); !started) return started.error();
   }
@@ -138,9 +140,10 @@ Error Connection::end_error() {
   // If a new daemon runs already, the message must not ask the user to start one.
   const auto next = existing(welcome_.socket);
   if (next && next->welcome().incarnation != welcome_.incarnation)
-    return Error(Code::daemon_restarted,
-                 "the daemon at " + welcome_.socket + " that this belonged to has ended, and another one serves there",
-                 "its objects and groups have gone with it: make the refs again, and join the groups again");
+    return Error(
+        Code::daemon_restarted,
+        fmt::format("the daemon at {} that this belonged to has ended, and another one serves there", welcome_.socket),
+        "its objects and groups have gone with it: make the refs again, and join the groups again");
   const auto why = locked([](Protocol& protocol) { return protocol.end_error(); });
   return why.value_or(Error(Code::daemon_unavailable, "the connection to the daemon is closed"));
 }

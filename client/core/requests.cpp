@@ -9,6 +9,8 @@
 #include <optional>
 #include <thread>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/device_text.hpp>
 #include <muster/ipc/failpoint.hpp>
 #include <muster/ipc/place.hpp>
@@ -26,11 +28,11 @@ namespace {
 constexpr auto mapped_timeout = std::chrono::seconds(30);
 
 Error ending(const std::string& path) {
-  return {Code::daemon_unavailable, "the daemon at " + path + " is just ending", "try again"};
+  return {Code::daemon_unavailable, fmt::format("the daemon at {} is just ending", path), "try again"};
 }
 
 Error silent(const std::string& path) {
-  return {Code::timeout, "the daemon at " + path + " does not answer",
+  return {Code::timeout, fmt::format("the daemon at {} does not answer", path),
           "is it stopped (kill -CONT lets it go on), or is the machine too busy? muster doctor may help"};
 }
 
@@ -105,12 +107,12 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
   if (auto refused = refusal(*frame)) return *refused;
   if (packet->lost_fds) return ipc::descriptors_lost();
   const auto* body = frame->body_as_Welcome();
-  if (!body || packet->fds.size() != 3) return Error(Code::invalid, "what listens at " + path + " is not a musterd");
+  if (!body || packet->fds.size() != 3)
+    return Error(Code::invalid, fmt::format("what listens at {} is not a musterd", path));
   if (body->protocol() != ipc::protocol_version)
     return Error(Code::invalid,
-                 "the daemon at " + path + " (version " + GetString(body->version()) + ") speaks protocol " +
-                     std::to_string(body->protocol()) + ", this process protocol " +
-                     std::to_string(ipc::protocol_version),
+                 fmt::format("the daemon at {} (version {}) speaks protocol {}, this process protocol {}", path,
+                             GetString(body->version()), body->protocol(), ipc::protocol_version),
                  "install the same version of Muster on both sides");
   Greeted greeted;
   greeted.welcome = {GetString(body->version()),

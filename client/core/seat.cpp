@@ -1,5 +1,7 @@
 #include "protocol/seat.hpp"
 
+#include <fmt/format.h>
+
 #include "connection.hpp"
 #include "requests.hpp"
 #include "protocol/work_state.hpp"
@@ -14,7 +16,8 @@ Seat::~Seat() {
 }
 
 std::string WorkState::what() const {
-  return std::string(ipc::name(kind)) + (seat ? " in group '" + seat->name + "'" : " over refs");
+  return seat ? fmt::format("{} in group '{}'", ipc::name(kind), seat->name)
+              : fmt::format("{} over refs", ipc::name(kind));
 }
 
 }  // namespace muster::detail

@@ -20,6 +20,8 @@
 #include <thread>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/place.hpp>
 
@@ -98,7 +100,7 @@ Result<void> understand(const std::string& said, const std::string& program, con
   if (hint.empty()) hint = "mend that, or look at its log, " + log_file;
   if (why.empty()) {
     why = program + " ended without saying why";
-    hint = "see that it is a musterd; look at its log, " + log_file + ", or run it by hand";
+    hint = fmt::format("see that it is a musterd; look at its log, {}, or run it by hand", log_file);
   }
   return Error(Code::daemon_unavailable, "the daemon did not start: " + why, hint);
 }
@@ -175,8 +177,8 @@ Result<std::string> named_daemon(const fs::path& place, const std::string& by) {
   const char* const why = !fs::exists(place, ignored)        ? "which is not there"
                           : fs::is_directory(place, ignored) ? "which is a folder"
                                                              : "which this user can't execute";
-  return Error(Code::daemon_unavailable, "musterd was not found: " + by + " names " + place.string() + ", " + why,
-               "set " + by + " to the path of musterd, or to nothing, so that it is looked for");
+  return Error(Code::daemon_unavailable, fmt::format("musterd was not found: {} names {}, {}", by, place.string(), why),
+               fmt::format("set {} to the path of musterd, or to nothing, so that it is looked for", by));
 }
 
 /// Returns the places near this library or program where musterd may be; each place once.
@@ -226,7 +228,7 @@ Result<std::string> find_daemon(const ConnectOptions& options) {
     if (is_program(place)) return fs::absolute(place).string();
   std::string looked;
   for (const auto& place : near) looked += (looked.empty() ? "" : ", ") + place.string();
-  return Error(Code::daemon_unavailable, "musterd was not found: looked at " + looked + " and on PATH",
+  return Error(Code::daemon_unavailable, fmt::format("musterd was not found: looked at {} and on PATH", looked),
                "install it, or set MUSTER_DAEMON to its path");
 }
 
@@ -244,7 +246,7 @@ Result<void> start_daemon(const std::string& path, const ConnectOptions& options
     if (ipc::is_served(path)) return {};
     if (steady_clock::now() > until || interrupted())
       return Error(Code::daemon_unavailable,
-                   "another process has been starting the daemon at " + path + " for too long",
+                   fmt::format("another process has been starting the daemon at {} for too long", path),
                    "its log is " + daemon_log(path));
     std::this_thread::sleep_for(pause);
   }

@@ -5,6 +5,8 @@
 #include <thread>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/failpoint.hpp>
 
@@ -59,10 +61,9 @@ Result<void> Connection::submit(ipc::SubmissionType type, std::span<const std::b
 void Connection::submit_soon(ipc::SubmissionType type, std::vector<std::byte> body) {
   if (!alive()) return;
   if (!submissions_.write_soon(type, std::move(body)))
-    return end(
-        Error(Code::daemon_unavailable,
-              "the daemon did not read its ring while " + std::to_string(Submissions::deferred_max) + " calls failed",
-              "is it stopped? look at: muster status"));
+    return end(Error(Code::daemon_unavailable,
+                     fmt::format("the daemon did not read its ring while {} calls failed", Submissions::deferred_max),
+                     "is it stopped? look at: muster status"));
   channel_.wake_daemon();
   submissions_.flush_releases();
 }

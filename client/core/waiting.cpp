@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/failpoint.hpp>
 
 #include "base/call_deadline.hpp"
@@ -86,7 +88,7 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
     }
     case ipc::CompletionType::memory_wanted: aftermath.memory_wanted = true; return {};
   }
-  return Error(Code::invalid, "the daemon sent a record of unknown type " + std::to_string(record.type),
+  return Error(Code::invalid, fmt::format("the daemon sent a record of unknown type {}", record.type),
                "install the same version of Muster on both sides");
 }
 

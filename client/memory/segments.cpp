@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/failpoint.hpp>
 
 namespace muster::detail {
@@ -38,7 +40,7 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   std::unique_lock lock(mutex_);
   // The entry stays where it is while it has a user, even without the lock.
   Entry& entry = entries_[segment];
-  if (entry.gone) return Error(Code::invalid, "segment " + std::to_string(segment.value) + " is gone");
+  if (entry.gone) return Error(Code::invalid, fmt::format("segment {} is gone", segment.value));
   if (entry.users++ == 0 && entry.mapping) {
     --unused_;
     unused_bytes_ -= entry.mapping.bytes();

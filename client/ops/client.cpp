@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
 
@@ -26,8 +28,8 @@ namespace {
 Error runs_otherwise(const Connection& connection, const std::string& wanted, const std::string& has,
                      const std::string& name) {
   return {Code::invalid,
-          wanted + " was asked for, but the daemon at " + connection.welcome().socket + " runs with " + has,
-          "leave " + name + " out, or end that daemon first: muster stop"};
+          fmt::format("{} was asked for, but the daemon at {} runs with {}", wanted, connection.welcome().socket, has),
+          fmt::format("leave {} out, or end that daemon first: muster stop", name)};
 }
 
 /// A daemon that was running already may have other settings.
@@ -49,11 +51,11 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
 /// Returns the number of elements.
 Result<std::uint64_t> check_array(DType dtype, const Shape& shape, Timeout timeout) {
   if (static_cast<std::size_t>(dtype) >= dtype_count)
-    return Error(Code::invalid, "dtype " + std::to_string(static_cast<int>(dtype)) + " is unknown",
+    return Error(Code::invalid, fmt::format("dtype {} is unknown", static_cast<int>(dtype)),
                  "use one of muster::DType");
   if (shape.size() > ipc::ndim_max)
-    return Error(Code::invalid, "the shape has " + std::to_string(shape.size()) + " axes",
-                 "use at most " + std::to_string(ipc::ndim_max));
+    return Error(Code::invalid, fmt::format("the shape has {} axes", shape.size()),
+                 fmt::format("use at most {}", ipc::ndim_max));
   if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
   return ipc::element_count(shape, dtype);
 }
@@ -78,10 +80,11 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
       const bool has_rank = options.rank >= 0;
       const bool has_size = options.world_size >= 0;
       const std::string needed = has_rank ? "a world_size, too" : has_size ? "a rank, too" : "a rank and a world_size";
-      const std::string given = has_rank   ? "rank=" + std::to_string(options.rank) + " is given; "
-                                : has_size ? "world_size=" + std::to_string(options.world_size) + " is given; "
+      const std::string given = has_rank   ? fmt::format("rank={} is given; ", options.rank)
+                                : has_size ? fmt::format("world_size={} is given; ", options.world_size)
                                            : "";
-      return Error(Code::invalid, "group '" + name + "' needs " + needed + ": " + given + placed.error().message(),
+      return Error(Code::invalid,
+                   fmt::format("group '{}' needs {}: {}{}", name, needed, given, placed.error().message()),
                    placed.error().hint());
     }
     if (options.rank < 0) options.rank = placed->rank;

@@ -5,6 +5,8 @@
 #include <optional>
 #include <string_view>
 
+#include <fmt/format.h>
+
 namespace muster::detail {
 
 namespace {
@@ -22,7 +24,7 @@ struct Variable {
     return value;
   }
   /// "RANK=1"
-  [[nodiscard]] std::string assignment() const { return std::string(name) + "=" + (text ? text : ""); }
+  [[nodiscard]] std::string assignment() const { return fmt::format("{}={}", name, text ? text : ""); }
 
   const char* name;
   const char* text;
@@ -32,8 +34,8 @@ struct Variable {
 std::string flaw_of(const Variable& rank, const Variable& world_size) {
   for (const auto* variable : {&rank, &world_size})
     if (variable->text && !variable->number()) return variable->assignment() + " is not a whole number";
-  if (rank.text && !world_size.text) return rank.assignment() + " is set, but " + world_size.name + " is not";
-  if (world_size.text && !rank.text) return world_size.assignment() + " is set, but " + rank.name + " is not";
+  if (rank.text && !world_size.text) return fmt::format("{} is set, but {} is not", rank.assignment(), world_size.name);
+  if (world_size.text && !rank.text) return fmt::format("{} is set, but {} is not", world_size.assignment(), rank.name);
   return "";
 }
 
@@ -50,8 +52,8 @@ Result<Placement> placement_from_environment() {
     if (rank.number() && world_size.number()) {
       if (*rank.number() >= 0 && *rank.number() < *world_size.number())
         return Placement{*rank.number(), *world_size.number()};
-      return Error(Code::invalid, rank.assignment() + " is out of range: " + world_size.assignment(),
-                   "ranks run from 0 to " + std::string(size_name) + " - 1");
+      return Error(Code::invalid, fmt::format("{} is out of range: {}", rank.assignment(), world_size.assignment()),
+                   fmt::format("ranks run from 0 to {} - 1", size_name));
     }
     if (const auto flaw = flaw_of(rank, world_size); !flaw.empty()) flaws += (flaws.empty() ? "" : "; ") + flaw;
   }

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <muster/ipc/failpoint.hpp>
 
 #include "base/bounded_time.hpp"
@@ -124,7 +127,7 @@ struct Call {
 };
 
 Error closed(const detail::Seat& seat) {
-  return {Code::group_closed, "this process has left group '" + seat.name + "'", "join it again"};
+  return {Code::group_closed, fmt::format("this process has left group '{}'", seat.name), "join it again"};
 }
 
 /// Takes the op's place among those of its seat. Waits while too many of these are in flight; Timeout at the op's
@@ -146,7 +149,7 @@ Result<std::uint32_t> take_place(const std::shared_ptr<detail::WorkState>& work,
     if (connection.wait(has_room, work->deadline)) continue;
     if (!connection.alive()) return connection.end_error();
     return Error(Code::timeout,
-                 std::to_string(limit) + " ops of group '" + seat.name + "' are in flight and none ended in time",
+                 fmt::format("{} ops of group '{}' are in flight and none ended in time", limit, seat.name),
                  "wait for results before starting more ops");
   }
 }
@@ -164,8 +167,8 @@ Result<void> check(const Call& call, int world_size, const OpOptions& options) {
     default: break;
   }
   if (names && (call.root < 0 || call.root >= world_size))
-    return Error(Code::invalid, std::string(names) + "=" + std::to_string(call.root) + " is out of range",
-                 "the ranks are 0 to " + std::to_string(world_size - 1));
+    return Error(Code::invalid, fmt::format("{}={} is out of range", names, call.root),
+                 fmt::format("the ranks are 0 to {}", world_size - 1));
   if (options.key.size() > ipc::key_bytes_max)
     return Error(Code::invalid, "the op's key has " + ipc::over_text(options.key.size(), ipc::key_bytes_max),
                  "use a shorter one, such as the name of a step and its number");
@@ -354,26 +357,25 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
   if (!seat_) return Error(Code::invalid, "an empty Group has no ranks");
   const auto own = std::find(ranks.begin(), ranks.end(), rank());
   if (own == ranks.end())
-    return Error(Code::invalid, "rank " + std::to_string(rank()) + " is not among the ranks of the subgroup",
+    return Error(Code::invalid, fmt::format("rank {} is not among the ranks of the subgroup", rank()),
                  "only its members call subgroup()");
-  std::string members;
   for (const int member : ranks) {
-    const std::string named = "rank " + std::to_string(member);
     if (member < 0 || member >= world_size())
       return Error(Code::invalid,
-                   named + " of the subgroup is out of range: world_size is " + std::to_string(world_size()),
+                   fmt::format("rank {} of the subgroup is out of range: world_size is {}", member, world_size()),
                    "ranks run from 0 to world_size - 1", {member});
     if (std::count(ranks.begin(), ranks.end(), member) != 1)
-      return Error(Code::invalid, named + " is named twice in the subgroup", "name each rank once", {member});
-    members += (members.empty() ? "" : ",") + std::to_string(member);
+      return Error(Code::invalid, fmt::format("rank {} is named twice in the subgroup", member), "name each rank once",
+                   {member});
   }
+  const auto members = fmt::format("{}", fmt::join(ranks, ","));
   std::uint32_t epoch = 0;
   const auto number = seat_->connection->locked([&](Protocol& protocol) {
     epoch = protocol.works.seat(seat_->id).epoch;
     return protocol.works.next_subgroup(seat_->id, members);
   });
   if (number == 0) return closed(*seat_);
-  const auto child = seat_->name + "/" + std::to_string(epoch) + "[" + members + "]" + std::to_string(number);
+  const auto child = fmt::format("{}/{}[{}]{}", seat_->name, epoch, members, number);
   return detail::join(
       seat_->connection, child, static_cast<int>(own - ranks.begin()),
       {static_cast<int>(ranks.size()), seat_->on_loss, seat_->open, seat_->history_bytes, seat_->timeout});

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <string>
 
+#include <fmt/format.h>
+
 #include "core/connection.hpp"
 #include "core/requests.hpp"
 
@@ -125,8 +127,8 @@ Result<ipc::ObjectIds> objects_of(const std::shared_ptr<Connection>& connection,
     if ((*hold)->connection != connection && !(*hold)->connection->alive()) return (*hold)->connection->end_error();
     if ((*hold)->connection != connection)
       return Error(Code::invalid,
-                   "a ref belongs to another connection than the op: " + (*hold)->connection->welcome().socket +
-                       " and " + connection->welcome().socket,
+                   fmt::format("a ref belongs to another connection than the op: {} and {}",
+                               (*hold)->connection->welcome().socket, connection->welcome().socket),
                    "use refs and groups of one daemon");
     (*hold)->shared = true;
     objects.push_back((*hold)->object);
@@ -146,7 +148,7 @@ Result<Opened> open(const std::shared_ptr<const Hold>& given) {
     if (!moved) return moved.error();
     if (!*moved) return opened;
     if (moves == moves_max)
-      return Error(Code::timeout, "the object moved " + std::to_string(moves_max) + " times while it was opened",
+      return Error(Code::timeout, fmt::format("the object moved {} times while it was opened", moves_max),
                    "open it again: it moves only while the daemon puts the remains of dead clients together");
   }
 }

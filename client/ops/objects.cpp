@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 #include "base/bounded_time.hpp"
@@ -44,10 +46,9 @@ Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal r
     return fail(ipc::too_many_leaves(leaves));
   if (const auto bytes = ipc::encoded_bytes(record.manifest); bytes > ipc::description_bytes_max)
     return fail(Error(Code::invalid,
-                      "an object of " + std::to_string(record.manifest.leaves.size()) + " arrays and " +
-                          ipc::bytes_text(record.manifest.structure.size()) +
-                          " of keys and constants takes a description of " +
-                          ipc::over_text(bytes, ipc::description_bytes_max),
+                      fmt::format("an object of {} arrays and {} of keys and constants takes a description of {}",
+                                  record.manifest.leaves.size(), ipc::bytes_text(record.manifest.structure.size()),
+                                  ipc::over_text(bytes, ipc::description_bytes_max)),
                       "use fewer arrays and shorter keys, or put large constants into arrays"));
   record.capability = connection->names().random_capability();
   Scratch body;
@@ -110,8 +111,8 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
   const auto& leaf = manifest.leaves.front();
   const auto shape = manifest.shape(leaf);
   if (first_row < 0 || rows < 0 || rows > shape[0] - first_row)
-    return Error(Code::invalid, "rows " + std::to_string(first_row) + " to " + std::to_string(first_row + rows) +
-                                    " are out of range: the array has " + std::to_string(shape[0]));
+    return Error(Code::invalid, fmt::format("rows {} to {} are out of range: the array has {}", first_row,
+                                            first_row + rows, shape[0]));
   Shape part(shape.begin(), shape.end());
   part[0] = rows;
   const std::uint64_t row_bytes = shape[0] == 0 ? 0 : leaf.bytes() / static_cast<std::uint64_t>(shape[0]);
@@ -127,14 +128,14 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
 
 Result<void> check_reduce_op(ReduceOp op) {
   if (static_cast<std::size_t>(op) < reduce_op_count) return {};
-  return Error(Code::invalid, "reduce op " + std::to_string(static_cast<int>(op)) + " is unknown",
+  return Error(Code::invalid, fmt::format("reduce op {} is unknown", static_cast<int>(op)),
                "use one of muster::ReduceOp");
 }
 
 namespace {
 
 std::string count_text(std::size_t count, const std::string& of_what) {
-  return std::to_string(count) + " " + of_what + (count == 1 ? "" : "s");
+  return fmt::format("{} {}{}", count, of_what, count == 1 ? "" : "s");
 }
 
 /// Refuses what can't work, and what would make the daemon end the connection.
@@ -142,7 +143,7 @@ Result<void> check(const ipc::Combine& record, std::size_t inputs, const OpOptio
   if (auto checked = check_reduce_op(record.op); !checked) return checked;
   if (auto checked = check_timeout(options.timeout); !checked) return checked;
   if (inputs > 0 && record.ranks > 0 && inputs % record.ranks == 0) return {};
-  return Error(Code::invalid, "got " + count_text(inputs, "ref") + " for " + count_text(record.ranks, "rank"),
+  return Error(Code::invalid, fmt::format("got {} for {}", count_text(inputs, "ref"), count_text(record.ranks, "rank")),
                "give the same number of refs for each rank, at least 1");
 }
 

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <optional>
 
+#include <fmt/format.h>
+
 #include "base/call_deadline.hpp"
 #include "core/connection.hpp"
 #include "base/scratch.hpp"
@@ -78,7 +80,7 @@ Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const st
   Token token;
   const Token expected;
   if (bytes.size() < sizeof token)
-    return Error(Code::invalid, "a serialized ref can't have only " + std::to_string(bytes.size()) + " bytes");
+    return Error(Code::invalid, fmt::format("a serialized ref can't have only {} bytes", bytes.size()));
   std::memcpy(&token, bytes.data(), sizeof token);
   if (std::memcmp(token.magic, expected.magic, sizeof token.magic) != 0 || token.version != expected.version)
     return Error(Code::invalid, "these bytes are not a serialized ref of this version");

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <optional>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <muster/ipc/text.hpp>
 
 #include "base/bounded_time.hpp"
@@ -37,14 +40,13 @@ std::optional<std::vector<int>> missing_ranks(detail::WorkState& state) {
 /// Who gave no time has not waited, whatever it took to look.
 std::string not_over(detail::WorkState& state, Timeout timeout, std::chrono::nanoseconds waited) {
   if (timeout && *timeout < std::chrono::milliseconds(1)) return state.what() + " is not over yet";
-  return state.what() + " is not over after " + ipc::seconds_text(waited);
+  return fmt::format("{} is not over after {}", state.what(), ipc::seconds_text(waited));
 }
 
 Error still_waiting(std::string message, const std::vector<int>& ranks) {
-  if (!ranks.empty()) {
-    message += ranks.size() == 1 ? "; still missing: rank " : "; still missing: ranks ";
-    for (std::size_t i = 0; i < ranks.size(); ++i) message += (i ? ", " : "") + std::to_string(ranks[i]);
-  }
+  if (!ranks.empty())
+    message += ranks.size() == 1 ? fmt::format("; still missing: rank {}", ranks.front())
+                                 : fmt::format("; still missing: ranks {}", fmt::join(ranks, ", "));
   return {Code::timeout, message,
           ranks.empty() ? "the op goes on: wait again; muster status shows whether it waits for memory"
                         : "the op goes on: wait again, or find out what these ranks are doing",
@@ -66,7 +68,8 @@ Result<void> wait_until_over(detail::WorkState& state, Timeout timeout) {
   if (!connection.alive()) return connection.end_error();
   auto message = not_over(state, timeout, steady_clock::now() - begin);
   if (!missing)
-    return Error(Code::timeout, message + ", and the daemon at " + connection.welcome().socket + " does not answer",
+    return Error(Code::timeout,
+                 fmt::format("{}, and the daemon at {} does not answer", message, connection.welcome().socket),
                  "is it stopped, or is the machine too busy? muster status");
   return still_waiting(std::move(message), *missing);
 }
@@ -104,7 +107,7 @@ Result<Ref> Work::ref(Timeout timeout) const {
   if (!outcome) return outcome.error();
   const auto& refs = (*outcome)->refs;
   if (refs.size() != 1)
-    return Error(Code::invalid, "this rank gets " + std::to_string(refs.size()) + " objects of " + state_->what(),
+    return Error(Code::invalid, fmt::format("this rank gets {} objects of {}", refs.size(), state_->what()),
                  "use wait()");
   return refs.front();
 }

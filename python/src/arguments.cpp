@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/time_limits.hpp>
 
 #include "bindings.hpp"
@@ -15,7 +17,7 @@ namespace {
 
 [[noreturn]] void refuse(const char* name, nb::handle value, const char* hint) {
   PyErr_Clear();
-  raise(Error(Code::invalid, std::string(name) + "=" + nb::cast<std::string>(nb::repr(value)) + " is not valid", hint));
+  raise(Error(Code::invalid, fmt::format("{}={} is not valid", name, nb::cast<std::string>(nb::repr(value))), hint));
 }
 
 }  // namespace
@@ -45,16 +47,16 @@ std::chrono::nanoseconds deadline_of_all_ops_from(nb::handle value) {
   const double seconds = PyFloat_AsDouble(value.ptr());
   if (!PyErr_Occurred() && seconds > 0 && seconds <= timeout_s_max)
     return std::max(nanoseconds_of(seconds), std::chrono::nanoseconds(1));
-  const std::string hint =
-      "give more than 0 seconds, and at most " + std::to_string(std::llround(timeout_s_max)) + ", a day";
+  const std::string hint = fmt::format("give more than 0 seconds, and at most {}, a day", std::llround(timeout_s_max));
   refuse("timeout", value, hint.c_str());
 }
 
 double seconds_from(nb::handle value, const char* name, double seconds_max) {
   const double seconds = PyFloat_AsDouble(value.ptr());
   if (!PyErr_Occurred() && seconds >= 0 && seconds <= seconds_max) return seconds;
-  const std::string most = std::isinf(seconds_max) ? " or more" : " to " + std::to_string(std::llround(seconds_max));
-  refuse(name, value, ("give 0" + most + " seconds").c_str());
+  const std::string hint = std::isinf(seconds_max) ? "give 0 or more seconds"
+                                                   : fmt::format("give 0 to {} seconds", std::llround(seconds_max));
+  refuse(name, value, hint.c_str());
 }
 
 std::int64_t int64_from(nb::handle value, const char* name) {

@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "bindings.hpp"
 #include "core/protocol/seat.hpp"
 #include "gil.hpp"
@@ -25,8 +27,7 @@ struct PyGroup {
 int seat_from(nb::handle value, const char* name, int least, const char* hint) {
   if (value.is_none()) return -1;
   const int number = int_from(value, name);
-  if (number < least)
-    raise(Error(Code::invalid, std::string(name) + "=" + std::to_string(number) + " is out of range", hint));
+  if (number < least) raise(Error(Code::invalid, fmt::format("{}={} is out of range", name, number), hint));
   return number;
 }
 

@@ -3,6 +3,8 @@
 
 #include <limits>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/description.hpp>
 
 #include "bindings.hpp"
@@ -76,7 +78,7 @@ nb::list copied_leaves(const PyRef& self) {
     const bool few = self.copied->size() <= named_max;
     const auto path = outline && few ? path_of_leaf(*outline, copied.leaf) : std::nullopt;
     const nb::object array = copied.array.is_valid() ? copied.array : nb::none();
-    leaves.append(nb::make_tuple(path.value_or("leaf " + std::to_string(copied.leaf)), name(copied.reason), array));
+    leaves.append(nb::make_tuple(path.value_or(fmt::format("leaf {}", copied.leaf)), name(copied.reason), array));
   }
   return leaves;
 }

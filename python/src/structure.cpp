@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/structure_reader.hpp>
 
@@ -85,7 +87,7 @@ void write_part(StructureWriter& writer, nb::handle object) {
 }
 
 [[noreturn]] void refuse_deep_constant() {
-  raise(Error(Code::invalid, "a constant nests deeper than " + std::to_string(ipc::structure_depth_max) + " levels",
+  raise(Error(Code::invalid, fmt::format("a constant nests deeper than {} levels", ipc::structure_depth_max),
               "flatten it, or put it in as text: json.dumps(value)"));
 }
 
@@ -106,8 +108,8 @@ void write_constant(StructureWriter& writer, nb::handle object) {
     refuse_deep_constant();
   } catch (const ipc::ConstantTooLarge& error) {
     raise(Error(Code::invalid,
-                "a constant " + std::string(Py_TYPE(object.ptr())->tp_name) + " takes " +
-                    ipc::over_text(error.bytes, ipc::constant_bytes_max),
+                fmt::format("a constant {} takes {}", Py_TYPE(object.ptr())->tp_name,
+                            ipc::over_text(error.bytes, ipc::constant_bytes_max)),
                 "make it an array, for instance np.frombuffer(data, np.uint8)"));
   }
 }
@@ -245,11 +247,13 @@ class Builder {
   }
 
   [[noreturn]] static void refuse(std::string_view type) {
-    raise(Error(Code::denied,
-                "the value holds a pickled " + nb::cast<std::string>(nb::repr(text_from(shortened(type)))) +
-                    " of another user's making, and no process unpickles what another user made",
-                "in an open group pass plain data: arrays, numbers, str, bytes, None, and dict, list, tuple, set, "
-                "named tuple and dataclass of these"));
+    raise(Error(
+        Code::denied,
+        fmt::format(
+            "the value holds a pickled {} of another user's making, and no process unpickles what another user made",
+            nb::cast<std::string>(nb::repr(text_from(shortened(type))))),
+        "in an open group pass plain data: arrays, numbers, str, bytes, None, and dict, list, tuple, set, "
+        "named tuple and dataclass of these"));
   }
 
   /// Numbers can be chosen so that all hashes are equal, which makes a dict slow; str and bytes can't.
@@ -259,8 +263,8 @@ class Builder {
     for (const auto& key : keys) hashed_ += !PyUnicode_CheckExact(key.ptr()) && !PyBytes_CheckExact(key.ptr());
     if (hashed_ <= numbers_max) return;
     raise(Error(Code::denied,
-                "the value of another user's making has more than " + std::to_string(numbers_max) +
-                    " keys that are neither str nor bytes",
+                fmt::format("the value of another user's making has more than {} keys that are neither str nor bytes",
+                            numbers_max),
                 "in an open group use keys of str, or an array of the keys"));
   }
 

@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include <fmt/format.h>
+
 namespace muster::python {
 
 namespace {
@@ -51,12 +53,12 @@ class Walker {
       }
     };
   }
-  static std::string index_step(std::size_t index) { return "[" + std::to_string(index) + "]"; }
+  static std::string index_step(std::size_t index) { return fmt::format("[{}]", index); }
   /// A key that is an identifier stands as it is; other keys stand in brackets.
   static std::string step(nb::handle key) {
     constexpr std::size_t shown_bytes_max = 60;
     if (PyUnicode_Check(key.ptr()) && PyUnicode_IsIdentifier(key.ptr()) == 1) return nb::cast<std::string>(key);
-    return "[" + ipc::shortened(nb::cast<std::string>(nb::repr(key)), shown_bytes_max) + "]";
+    return fmt::format("[{}]", ipc::shortened(nb::cast<std::string>(nb::repr(key)), shown_bytes_max));
   }
   static auto steps_of(const Items& keys) {
     return [&keys](std::size_t i) { return step(keys[i]); };
@@ -79,7 +81,8 @@ class Walker {
   }
 
   [[noreturn]] void unsupported(nb::handle object) {
-    raise(Error(Code::invalid, "arrays of dtype " + text_of(nb::object(object.attr("dtype"))) + " can't be stored",
+    raise(Error(Code::invalid,
+                fmt::format("arrays of dtype {} can't be stored", text_of(nb::object(object.attr("dtype")))),
                 storable_dtypes));
   }
 
@@ -90,7 +93,7 @@ class Walker {
     if (dtype) return leaf({.array = std::move(made), .dtype = *dtype, .as_given = false, .is_scalar = true});
     if (PyArray_IsScalar(object.ptr(), Number)) unsupported(made);
     if (PyLong_Check(object.ptr()))
-      raise(Error(Code::invalid, "the integer " + text_of(object) + " doesn't fit in 64 bits",
+      raise(Error(Code::invalid, fmt::format("the integer {} doesn't fit in 64 bits", text_of(object)),
                   "give float(value), or str(value) where its digits matter"));
     write_constant(writer_, object);
   }
@@ -210,7 +213,7 @@ Tree take_apart(nb::handle root) try {
   return tree;
 } catch (const ipc::StructureTooDeep&) {
   raise(Error(Code::invalid,
-              "the value nests deeper than " + std::to_string(ipc::structure_depth_max) + " levels, or contains itself",
+              fmt::format("the value nests deeper than {} levels, or contains itself", ipc::structure_depth_max),
               "flatten it: a dict or list of arrays needs few levels"));
 }
 

@@ -3,6 +3,8 @@
 #include <functional>
 #include <optional>
 
+#include <fmt/format.h>
+
 #include "arrays.hpp"
 #include "base/call_deadline.hpp"
 #include "gil.hpp"
@@ -119,7 +121,7 @@ nb::object value_of(const Opened& opened) {
 
 nb::object private_array(const Ref& ref, std::size_t index) {
   const Opened opened = open_or_raise(ref);
-  if (index >= opened.views.size()) raise(Error(Code::invalid, "the object has no leaf " + std::to_string(index)));
+  if (index >= opened.views.size()) raise(Error(Code::invalid, fmt::format("the object has no leaf {}", index)));
   const auto& leaf = opened.hold()->manifest.leaves[index];
   return private_view(opened.opening, leaf, opened.views[index].data(), descr_of(leaf.dtype));
 }

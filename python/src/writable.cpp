@@ -2,6 +2,7 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
+#include <fmt/format.h>
 
 #include "arrays.hpp"
 #include "base/call_deadline.hpp"
@@ -43,7 +44,7 @@ nb::object empty(const ConnectionPtr& connection, const std::vector<std::int64_t
   const auto known = dtype_of(descr);
   if (!known) {
     Py_DECREF(descr);
-    raise(Error(Code::invalid, "dtype " + text_of(dtype) + " can't be stored", storable_dtypes));
+    raise(Error(Code::invalid, fmt::format("dtype {} can't be stored", text_of(dtype)), storable_dtypes));
   }
   auto count = ipc::element_count(shape, *known);
   if (!count) {

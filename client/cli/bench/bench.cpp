@@ -15,6 +15,8 @@
 #include <set>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "../message.hpp"
 #include "../text.hpp"
 #include "link.hpp"
@@ -61,7 +63,7 @@ Result<RankChild> start_child(const BenchOptions& options, const BenchRank& plac
 
 Result<std::vector<RankChild>> start_children(const BenchOptions& options) {
   std::vector<RankChild> children;
-  const std::string group = "bench-" + std::to_string(::getpid());
+  const std::string group = fmt::format("bench-{}", ::getpid());
   for (int rank = 0; rank < options.ranks; ++rank) {
     auto child = start_child(options, {rank, group});
     if (!child) return child.error();

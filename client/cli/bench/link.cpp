@@ -8,6 +8,8 @@
 #include <cstring>
 #include <string>
 
+#include <fmt/format.h>
+
 namespace muster::cli {
 
 namespace {
@@ -60,7 +62,7 @@ void send_error(const ipc::Fd& pipe, const Error& error) {
 }
 
 Result<SizeReport> receive_report(const ipc::Fd& pipe, int rank) {
-  const Error lost(Code::peer_lost, "rank " + std::to_string(rank) + " of the benchmark died",
+  const Error lost(Code::peer_lost, fmt::format("rank {} of the benchmark died", rank),
                    "see `dmesg | tail`; use fewer ranks or smaller sizes if memory is short", {rank});
   Header header;
   if (!read_all(pipe, &header, sizeof header)) return lost;
@@ -72,7 +74,7 @@ Result<SizeReport> receive_report(const ipc::Fd& pipe, int rank) {
   std::string message(header.message_bytes, ' ');
   std::string hint(header.hint_bytes, ' ');
   if (!read_all(pipe, message.data(), message.size()) || !read_all(pipe, hint.data(), hint.size())) return lost;
-  return Error(static_cast<Code>(header.code), "rank " + std::to_string(rank) + ": " + message, hint);
+  return Error(static_cast<Code>(header.code), fmt::format("rank {}: {}", rank, message), hint);
 }
 
 }  // namespace muster::cli

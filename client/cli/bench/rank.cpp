@@ -12,6 +12,8 @@
 #include <optional>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/client.hpp>
 
 #include "../daemon/queries.hpp"
@@ -234,7 +236,7 @@ Result<void> measure_all(const BenchOptions& options, const BenchRank& place, co
   ConnectOptions connect;
   connect.socket = options.socket;
   connect.memory = options.memory;
-  connect.name = "muster bench " + std::to_string(place.rank);
+  connect.name = fmt::format("muster bench {}", place.rank);
   auto client = Client::connect(connect);
   if (!client) return client.error();
   JoinOptions join;

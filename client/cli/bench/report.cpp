@@ -1,9 +1,10 @@
 // Columns have fixed widths because lines are printed while the benchmark runs.
 #include "report.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstdio>
+
+#include <fmt/format.h>
 
 #include "../json.hpp"
 #include "../text.hpp"
@@ -36,21 +37,17 @@ std::string dtype_of(const BenchOptions& options) {
 std::string aligned(const std::array<std::string, 11>& cells) {
   constexpr std::array widths{12, 11, 11, 6, 11, 11, 11, 9, 9, 11, 7};
   std::string line;
-  for (std::size_t i = 0; i < cells.size(); ++i) {
-    const auto width = static_cast<std::size_t>(widths[i]);
-    line += " " + std::string(width - std::min(width, cells[i].size()), ' ') + cells[i];
-  }
+  for (std::size_t i = 0; i < cells.size(); ++i) line += fmt::format(" {:>{}}", cells[i], widths[i]);
   return line + "\n";
 }
 
 }  // namespace
 
 std::string table_head(const BenchOptions& options) {
-  std::string text = "# muster bench " + std::string(name(options.op)) + ": " +
-                     plural(static_cast<std::uint64_t>(options.ranks), "rank") + ", " +
-                     std::to_string(options.warmups) + " + " + std::to_string(options.iterations) +
-                     " rounds, a round's time is the slowest rank's";
-  if (options.variant != BenchVariant::default_) text += ", variant " + std::string(name(options.variant));
+  std::string text =
+      fmt::format("# muster bench {}: {}, {} + {} rounds, a round's time is the slowest rank's", name(options.op),
+                  plural(static_cast<std::uint64_t>(options.ranks), "rank"), options.warmups, options.iterations);
+  if (options.variant != BenchVariant::default_) text += fmt::format(", variant {}", name(options.variant));
   text +=
       "\n#" + aligned({"size", "count", "type", "redop", "min", "median", "p99", "algbw", "busbw", "cpu", "#wrong"});
   text += "#" + aligned({"(B)", "(elements)", "", "", "(us)", "(us)", "(us)", "(GB/s)", "(GB/s)", "(us)", ""});
@@ -93,8 +90,9 @@ std::string json_line(const BenchOptions& options, const Workload& workload, con
 std::string load_line(const Load& load) {
   const auto others = others_share(load);
   if (!is_busy(others)) return {};
-  return "# the machine was busy: other processes used " + format_fixed(*others * 100, 0) + " % of " +
-         plural(load.cores, "core") + "; times are shorter on a quiet machine\n";
+  return fmt::format(
+      "# the machine was busy: other processes used {:.0f} % of {}; times are shorter on a quiet machine\n",
+      *others * 100, plural(load.cores, "core"));
 }
 
 }  // namespace muster::cli

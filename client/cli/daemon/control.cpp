@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/daemon_options.hpp>
@@ -31,7 +33,8 @@ std::chrono::milliseconds milliseconds_of(double seconds) {
 
 Error still_there(std::optional<pid_t> pid, double timeout_s) {
   const std::string process = pid ? std::to_string(*pid) : "PID";
-  return Error(Code::timeout, "the daemon (pid " + process + ") has not ended within " + format_age(timeout_s),
+  return Error(Code::timeout,
+               fmt::format("the daemon (pid {}) has not ended within {}", process, format_age(timeout_s)),
                "see its log, or end it by force: kill -KILL " + process);
 }
 
@@ -71,8 +74,8 @@ Result<Started> running_daemon(const StartOptions& options) {
 }
 
 Error runs_with(const Inquiry& inquiry, const std::string& found, const std::string& wanted, const std::string& flag) {
-  return {Code::invalid, "the daemon on " + inquiry.socket() + " runs with " + found + ", not " + wanted,
-          "leave " + flag + " out, or run `muster stop` first"};
+  return {Code::invalid, fmt::format("the daemon on {} runs with {}, not {}", inquiry.socket(), found, wanted),
+          fmt::format("leave {} out, or run `muster stop` first", flag)};
 }
 
 std::string idle_exit_text(double idle_exit_s) {
@@ -98,7 +101,8 @@ Result<void> check_settings(const StartOptions& options, const Inquiry& inquiry)
 }
 
 void tell_of_mistyped(const ipc::MistypedVariable& variable) {
-  note("muster start: nobody reads the variable " + variable.given + "\n  hint: did you mean " + variable.meant + "?");
+  note(fmt::format("muster start: nobody reads the variable {}\n  hint: did you mean {}?", variable.given,
+                   variable.meant));
 }
 
 /// Mentions the settings that a running daemon doesn't report.
@@ -108,17 +112,21 @@ void tell_of_unknown_settings(const StartOptions& options) {
   for (const auto& [flag, ignored] : options.settings)
     if (flag != "--memory" && flag != "--pickle-lease" && flag != "--idle-exit") flags.push_back(flag);
   if (flags.empty()) return;
-  note("muster start: the daemon runs already, and may have been started without " + join(flags, ", ") +
-       "\n  hint: to be sure, run `muster stop` first");
+  note(
+      fmt::format("muster start: the daemon runs already, and may have been started without {}\n"
+                  "  hint: to be sure, run `muster stop` first",
+                  join(flags, ", ")));
 }
 
 /// The daemon takes no memory before there are arrays, so it starts even with a budget that is too large.
 void tell_of_too_large_a_budget(std::uint64_t memory_bytes) {
   const std::uint64_t usable = ipc::usable_memory_bytes();
   if (memory_bytes <= usable) return;
-  note("muster start: the store may take " + ipc::bytes_text(memory_bytes, usable) +
-       ", and this machine or cgroup has " + ipc::bytes_text(usable, memory_bytes) +
-       ": a store that fills up gets processes killed\n  hint: muster stop; muster start --memory with less");
+  note(
+      fmt::format("muster start: the store may take {}, and this machine or cgroup has {}: "
+                  "a store that fills up gets processes killed\n"
+                  "  hint: muster stop; muster start --memory with less",
+                  ipc::bytes_text(memory_bytes, usable), ipc::bytes_text(usable, memory_bytes)));
 }
 
 std::string started_json(const Started& daemon, const wire::StatusReply& status) {
@@ -133,15 +141,15 @@ std::string started_json(const Started& daemon, const wire::StatusReply& status)
 
 std::string started_text(const Started& daemon, const wire::StatusReply& status) {
   const std::string& socket = daemon.inquiry.socket();
-  std::string text = daemon.now ? "musterd started" : "musterd runs already";
-  text +=
-      ": pid " + std::to_string(status.pid()) + ", " + ipc::bytes_text(daemon.inquiry.memory_bytes()) + " of memory\n";
-  text += "  socket  " + socket + "\n";
-  if (!daemon.made_folder.empty()) text += "  made the folder " + daemon.made_folder + "\n";
-  if (daemon.now) text += "  log     " + detail::daemon_log(socket) + "\n";
+  std::string text = fmt::format("musterd {}: pid {}, {} of memory\n", daemon.now ? "started" : "runs already",
+                                 status.pid(), ipc::bytes_text(daemon.inquiry.memory_bytes()));
+  text += fmt::format("  socket  {}\n", socket);
+  if (!daemon.made_folder.empty()) text += fmt::format("  made the folder {}\n", daemon.made_folder);
+  if (daemon.now) text += fmt::format("  log     {}\n", detail::daemon_log(socket));
   if (daemon.inquiry.idle_exit_s() > 0 && !daemon.now)
-    text += "  It ends " + format_age(daemon.inquiry.idle_exit_s()) + " after its last client leaves\n";
-  if (socket != ipc::default_socket_path()) text += "Programs find it by: export MUSTER_SOCKET=" + socket + "\n";
+    text += fmt::format("  It ends {} after its last client leaves\n", format_age(daemon.inquiry.idle_exit_s()));
+  if (socket != ipc::default_socket_path())
+    text += fmt::format("Programs find it by: export MUSTER_SOCKET={}\n", socket);
   return text + "Next: muster run -n 4 -- python train.py; muster status; muster stop\n";
 }
 
@@ -180,7 +188,7 @@ ExitStatus stop(const StopOptions& options) {
     std::printf("%s\n", json.text().c_str());
   } else {
     std::printf("the daemon on %s has ended%s\n", inquiry->socket().c_str(),
-                pid ? (" (pid " + std::to_string(*pid) + ")").c_str() : "");
+                pid ? fmt::format(" (pid {})", *pid).c_str() : "");
   }
   return ExitStatus::ok;
 }

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/place.hpp>
 
 #include "../message.hpp"
@@ -83,9 +85,8 @@ Result<void> Inquiry::greet() {
   const auto& welcome = *reply->frame().body_as_Welcome();
   if (welcome.protocol() != ipc::protocol_version)
     return Error(Code::invalid,
-                 "the daemon on " + path_ + " (version " + GetString(welcome.version()) + ") speaks protocol " +
-                     std::to_string(welcome.protocol()) + ", this command protocol " +
-                     std::to_string(ipc::protocol_version),
+                 fmt::format("the daemon on {} (version {}) speaks protocol {}, this command protocol {}", path_,
+                             GetString(welcome.version()), welcome.protocol(), ipc::protocol_version),
                  "install the same version of Muster on both sides");
   version_ = GetString(welcome.version());
   client_ = welcome.client();
@@ -108,7 +109,7 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
     const auto received = ipc::receive_packet(fd_, packet);
     if (!received) return received.error();
     if (*received == ipc::Received::closed)
-      return Error(Code::daemon_unavailable, "the daemon on " + path_ + " ended", start_hint(""));
+      return Error(Code::daemon_unavailable, fmt::format("the daemon on {} ended", path_), start_hint(""));
     if (*received == ipc::Received::would_block) return no_answer();
     Reply reply(std::move(packet.bytes));
     if (reply.frame().request() != requests_ && reply.frame().body_type() != wire::Body_Goodbye) continue;
@@ -130,9 +131,9 @@ bool Inquiry::await_answer(std::chrono::steady_clock::time_point until) {
     if (is_there(told_at)) return true;
     told_of_wait_ = true;
     const auto pid = daemon_pid();
-    note("muster: the daemon on " + path_ + (pid ? " (pid " + std::to_string(*pid) + ")" : "") +
-         " does not answer; waiting for it up to " +
-         std::to_string(std::chrono::ceil<std::chrono::seconds>(until - told_at).count()) + " s more");
+    note(fmt::format("muster: the daemon on {}{} does not answer; waiting for it up to {} s more", path_,
+                     pid ? fmt::format(" (pid {})", *pid) : "",
+                     std::chrono::ceil<std::chrono::seconds>(until - told_at).count()));
   }
   return is_there(until);
 }
@@ -140,11 +141,9 @@ bool Inquiry::await_answer(std::chrono::steady_clock::time_point until) {
 Error Inquiry::no_answer() const {
   const auto pid = daemon_pid();
   const std::string process = pid ? std::to_string(*pid) : "PID";
-  return Error(
-      Code::timeout,
-      "the daemon on " + path_ + " (pid " + process + ") did not answer within " + std::to_string(timeout_.count()) +
-          " ms",
-      "if it is stopped, let it go on with `kill -CONT " + process + "`; `kill -KILL " + process + "` ends it");
+  return Error(Code::timeout,
+               fmt::format("the daemon on {} (pid {}) did not answer within {} ms", path_, process, timeout_.count()),
+               fmt::format("if it is stopped, let it go on with `kill -CONT {0}`; `kill -KILL {0}` ends it", process));
 }
 
 Result<Reply> Inquiry::status() {

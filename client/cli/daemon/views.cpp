@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <string>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/ids.hpp>
 
@@ -75,30 +77,31 @@ Table clients_table(const std::vector<const wire::ClientInfo*>& clients) {
 }
 
 std::string status_text(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
-  std::string out = "musterd " + GetString(status.version()) + ", pid " + std::to_string(status.pid()) + ", up " +
-                    format_age(status.uptime_s()) + "\n";
+  std::string out = fmt::format("musterd {}, pid {}, up {}\n", GetString(status.version()), status.pid(),
+                                format_age(status.uptime_s()));
   const auto line = [&out](const std::string& name, const std::string& content) {
-    out += "  " + name + std::string(9 - name.size(), ' ') + content + "\n";
+    out += fmt::format("  {:<9}{}\n", name, content);
   };
   line("socket", GetString(status.socket()));
   line("log", GetString(status.log()));
-  line("memory", ipc::bytes_text(status.memory_used_bytes()) + " of " + ipc::bytes_text(status.memory_bytes()) +
-                     " used, peak " + ipc::bytes_text(status.memory_peak_bytes()));
-  line("heap", ipc::bytes_text(status.heap_used_bytes()) + " of " + ipc::bytes_text(status.heap_bytes()) + " charged");
+  line("memory", fmt::format("{} of {} used, peak {}", ipc::bytes_text(status.memory_used_bytes()),
+                             ipc::bytes_text(status.memory_bytes()), ipc::bytes_text(status.memory_peak_bytes())));
+  line("heap", fmt::format("{} of {} charged", ipc::bytes_text(status.heap_used_bytes()),
+                           ipc::bytes_text(status.heap_bytes())));
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
-  line("objects", format_count(status.objects()) + " in " + plural(status.segments(), "segment"));
+  line("objects", fmt::format("{} in {}", format_count(status.objects()), plural(status.segments(), "segment")));
   line("groups", format_count(status.groups()));
-  line("ops", format_count(status.ops_done()) + " done, " + format_count(status.ops_failed()) + " failed, " +
-                  format_count(status.ops_in_flight()) + " in flight");
-  line("bytes", ipc::bytes_text(status.bytes_deposited()) + " deposited, " + ipc::bytes_text(status.bytes_copied()) +
-                    " of them copied, " + ipc::bytes_text(status.bytes_reduced()) + " reduced");
+  line("ops", fmt::format("{} done, {} failed, {} in flight", format_count(status.ops_done()),
+                          format_count(status.ops_failed()), format_count(status.ops_in_flight())));
+  line("bytes", fmt::format("{} deposited, {} of them copied, {} reduced", ipc::bytes_text(status.bytes_deposited()),
+                            ipc::bytes_text(status.bytes_copied()), ipc::bytes_text(status.bytes_reduced())));
   std::vector<std::string> machine{plural(status.lanes(), "lane"), GetString(status.simd()),
                                    GetString(status.huge_pages())};
   std::erase(machine, "");
   line("machine", join(machine, ", "));
   const std::size_t shown = items(status.users()).size();
   if (shown > 0) out += "\n" + users_table(status).render();
-  if (status.users_total() > shown) out += "and " + plural(status.users_total() - shown, "more user") + "\n";
+  if (status.users_total() > shown) out += fmt::format("and {}\n", plural(status.users_total() - shown, "more user"));
   return out + (clients.empty() ? "\nno clients\n" : "\n" + clients_table(clients).render());
 }
 
@@ -143,7 +146,7 @@ std::string id_of(const wire::ObjectInfo& object) { return ipc::text_of(ipc::Obj
 std::string holders_of(const wire::ObjectInfo& object) {
   const auto names = texts(object.holders());
   if (!names.empty()) return join(names, ", ");
-  return object.pinned_s() > 0 ? "a pickle, " + format_age(object.pinned_s()) + " more" : "nobody";
+  return object.pinned_s() > 0 ? fmt::format("a pickle, {} more", format_age(object.pinned_s())) : "nobody";
 }
 
 std::string list_text(const wire::Objects& objects) {
@@ -167,8 +170,8 @@ std::string list_text(const wire::Objects& objects) {
                std::to_string(object->in_ops()), holders_of(*object)});
     bytes += object->bytes();
   }
-  std::string out = table.render() + "\n" + plural(all.size(), "object") + ", " + ipc::bytes_text(bytes) + "\n";
-  if (objects.total() > all.size()) out += std::to_string(objects.total() - all.size()) + " more: see --limit\n";
+  std::string out = fmt::format("{}\n{}, {}\n", table.render(), plural(all.size(), "object"), ipc::bytes_text(bytes));
+  if (objects.total() > all.size()) out += fmt::format("{} more: see --limit\n", objects.total() - all.size());
   return out;
 }
 
@@ -196,11 +199,11 @@ std::string groups_text(const wire::Groups& groups) {
   if (all.empty()) return "no groups\n";
   std::string out;
   for (const auto* group : all) {
-    out += GetString(group->name()) + ": " + GetString(group->state()) + ", epoch " + std::to_string(group->epoch()) +
-           ", " + plural(static_cast<std::uint64_t>(group->world_size()), "rank") + ", on_loss " +
-           GetString(group->on_loss()) + ", timeout " + format_age(group->timeout_ms() / 1e3) + ", ops " +
-           format_count(group->ops_done()) + " done, " + format_count(group->ops_failed()) + " failed, " +
-           format_count(group->ops_in_flight()) + " in flight\n";
+    out += fmt::format("{}: {}, epoch {}, {}, on_loss {}, timeout {}, ops {} done, {} failed, {} in flight\n",
+                       GetString(group->name()), GetString(group->state()), group->epoch(),
+                       plural(static_cast<std::uint64_t>(group->world_size()), "rank"), GetString(group->on_loss()),
+                       format_age(group->timeout_ms() / 1e3), format_count(group->ops_done()),
+                       format_count(group->ops_failed()), format_count(group->ops_in_flight()));
     Table seats(
         {{"  RANK", Align::right}, {"STATE"}, {"CONTRIBUTED", Align::right}, {"PID", Align::right}, {"CLIENT"}});
     for (const auto* seat : items(group->seats()))
@@ -208,7 +211,7 @@ std::string groups_text(const wire::Groups& groups) {
                  seat->pid() != 0 ? std::to_string(seat->pid()) : "", GetString(seat->client())});
     out += seats.render() + "\n";
   }
-  if (groups.total() > all.size()) return out + std::to_string(groups.total() - all.size()) + " more\n";
+  if (groups.total() > all.size()) return out + fmt::format("{} more\n", groups.total() - all.size());
   out.pop_back();
   return out;
 }

@@ -2,9 +2,10 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/cgroup.hpp>
 
-#include "../text.hpp"
 #include "check.hpp"
 
 namespace muster::cli {
@@ -17,9 +18,9 @@ Check cores() {
   ::sched_getaffinity(0, sizeof allowed, &allowed);
   const int usable = CPU_COUNT(&allowed);
   const long online = ::sysconf(_SC_NPROCESSORS_ONLN);
-  std::string found = std::to_string(usable) + " of " + std::to_string(online) + " allowed";
+  std::string found = fmt::format("{} of {} allowed", usable, online);
   const auto quota = ipc::cgroup_cores();
-  if (quota) found += ", cgroup quota " + format_fixed(*quota, 1);
+  if (quota) found += fmt::format(", cgroup quota {:.1f}", *quota);
   if (usable >= 2 && quota.value_or(2) >= 2) return {"cores", Health::ok, found, {}};
   return {"cores", Health::warn, found + ": daemon and ranks take turns on one", "allow at least 2 (taskset, cpu.max)"};
 }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/place.hpp>
@@ -18,13 +20,6 @@ namespace muster::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string octal(mode_t mode) {
-  std::string digits;
-  for (unsigned rest = mode & 07777U; rest > 0 || digits.empty(); rest /= 8)
-    digits.insert(digits.begin(), static_cast<char>('0' + rest % 8));
-  return digits;
-}
 
 /// Returns the folder itself, or the nearest folder above it that exists: the daemon makes the rest when it starts.
 fs::path first_existing(fs::path folder) {
@@ -43,10 +38,10 @@ Check folder_of(const std::string& path) {
     if (::access(existing.c_str(), W_OK) == 0)
       return {"socket folder", Health::ok, folder.string() + ", made when a daemon starts", {}};
     return {"socket folder", Health::fail,
-            folder.string() + " can't be made: no right to write to " + existing.string(),
+            fmt::format("{} can't be made: no right to write to {}", folder.string(), existing.string()),
             "set XDG_RUNTIME_DIR, or give --socket a path of your own"};
   }
-  const std::string found = folder.string() + ", mode " + octal(info.st_mode);
+  const std::string found = fmt::format("{}, mode {:o}", folder.string(), info.st_mode & 07777U);
   const bool sticky = (info.st_mode & S_ISVTX) != 0;
   if ((info.st_mode & S_IWOTH) != 0 && !sticky)
     return {"socket folder", Health::warn, found + ": anybody may put another socket there",
@@ -72,21 +67,21 @@ Check jobs_that_fit(std::uint64_t budget) {
   std::string fits;
   for (const std::uint64_t ranks : {4UL, 16UL, 64UL})
     if (fits_each(budget, ranks) > 0)
-      fits += (fits.empty() ? "" : ", ") + std::to_string(ranks) + " ranks with " +
-              ipc::bytes_text(fits_each(budget, ranks)) + " each";
+      fits += fmt::format("{}{} ranks with {} each", fits.empty() ? "" : ", ", ranks,
+                          ipc::bytes_text(fits_each(budget, ranks)));
   if (fits_each(budget, 4) == 0)
     return {"an allreduce fits", Health::warn, "none of 4 ranks", "start the daemon with a larger --memory"};
   if (const auto usable = ipc::usable_memory_bytes(); budget > usable)
     return {"an allreduce fits", Health::warn,
-            "the store may take " + ipc::bytes_text(budget, usable) + ", and this machine or cgroup has " +
-                ipc::bytes_text(usable, budget),
+            fmt::format("the store may take {}, and this machine or cgroup has {}", ipc::bytes_text(budget, usable),
+                        ipc::bytes_text(usable, budget)),
             "muster stop; muster start --memory with less"};
   return {"an allreduce fits", Health::ok, fits, {}};
 }
 
 Check version_of(const Inquiry& inquiry) {
   if (inquiry.version() == MUSTER_VERSION) return {"version", Health::ok, MUSTER_VERSION ", the daemon too", {}};
-  return {"version", Health::warn, "the daemon is " + inquiry.version() + ", this command " MUSTER_VERSION,
+  return {"version", Health::warn, fmt::format("the daemon is {}, this command {}", inquiry.version(), MUSTER_VERSION),
           "muster stop; muster start"};
 }
 
@@ -110,9 +105,8 @@ std::vector<Check> check_daemon(const std::string& socket) {
   const auto& reply = *status->frame().body_as_StatusReply();
   const Check running{"daemon",
                       Health::ok,
-                      "pid " + std::to_string(reply.pid()) + ", " + ipc::bytes_text(reply.memory_used_bytes()) +
-                          " of " + ipc::bytes_text(reply.memory_bytes()) + " used, " +
-                          plural(reply.clients() - 1, "client"),
+                      fmt::format("pid {}, {} of {} used, {}", reply.pid(), ipc::bytes_text(reply.memory_used_bytes()),
+                                  ipc::bytes_text(reply.memory_bytes()), plural(reply.clients() - 1, "client")),
                       {}};
   return {running, jobs_that_fit(reply.memory_bytes()), version_of(*inquiry)};
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include <fmt/format.h>
+
 #include "../json.hpp"
 #include "../terminal.hpp"
 #include "../text.hpp"
@@ -46,13 +48,12 @@ std::string as_text(const std::vector<Check>& checks, bool colour) {
     std::string word{name(check.health)};
     word.resize(4, ' ');
     const std::string padding(width - check.name.size(), ' ');
-    text += tinted(word, tint, colour) + "  " + check.name + padding + "  " + check.found + "\n";
-    if (!check.mend.empty()) text += std::string(width + 8, ' ') + "-> " + check.mend + "\n";
+    text += fmt::format("{}  {}{}  {}\n", tinted(word, tint, colour), check.name, padding, check.found);
+    if (!check.mend.empty()) text += fmt::format("{}-> {}\n", std::string(width + 8, ' '), check.mend);
   }
   const auto failed = count(checks, Health::fail);
   const auto warned = count(checks, Health::warn);
-  text +=
-      "\n" + plural(checks.size(), "check") + ": " + std::to_string(failed) + " failed, " + plural(warned, "warning");
+  text += fmt::format("\n{}: {} failed, {}", plural(checks.size(), "check"), failed, plural(warned, "warning"));
   text += failed > 0 ? "; mend what failed, then run `muster doctor` again\n" : "; Muster works here\n";
   return text;
 }

@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/fd.hpp>
 
 #include "check.hpp"
@@ -28,14 +30,14 @@ Check version() {
   int minor = 0;
   std::sscanf(names.release, "%d.%d", &major, &minor);
   const bool recent = major > 5 || (major == 5 && minor >= 10);
-  const std::string found = std::string(names.sysname) + " " + names.release + " " + names.machine;
+  const std::string found = fmt::format("{} {} {}", names.sysname, names.release, names.machine);
   if (recent) return {"kernel", Health::ok, found, {}};
   return {"kernel", Health::warn, found,
           "older than 5.10, with which nobody has tried Muster; the checks below decide"};
 }
 
 Check failed(std::string name, const std::string& what, std::string mend) {
-  return {std::move(name), Health::fail, what + ": " + std::strerror(errno), std::move(mend)};
+  return {std::move(name), Health::fail, fmt::format("{}: {}", what, std::strerror(errno)), std::move(mend)};
 }
 
 /// A sealed segment: its one writer can go on writing, and no other process can ever begin, not even by reopening it.
@@ -49,7 +51,7 @@ Check sealing() {
   if (::fcntl(memory->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | future_write | F_SEAL_SEAL) != 0)
     return failed("memfd sealing", "F_SEAL_FUTURE_WRITE", mend);
   writer->data()[0] = std::byte{1};
-  const std::string path = "/proc/self/fd/" + std::to_string(memory->get());
+  const std::string path = fmt::format("/proc/self/fd/{}", memory->get());
   const ipc::Fd reopened(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   void* second = reopened ? ::mmap(nullptr, probe_bytes, PROT_WRITE, MAP_SHARED, reopened.get(), 0) : MAP_FAILED;
   if (second == MAP_FAILED) return {"memfd sealing", Health::ok, "one writer, sealed against all others", {}};

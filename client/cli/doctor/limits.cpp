@@ -1,6 +1,8 @@
 // Resource limits of processes that this shell starts. A daemon that systemd starts has the limits of its unit.
 #include <sys/resource.h>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/fd.hpp>
 
@@ -17,7 +19,7 @@ std::string amount(rlim_t limit, bool bytes) {
 }
 
 std::string both(const rlimit& limit, bool bytes) {
-  return amount(limit.rlim_cur, bytes) + " (hard limit " + amount(limit.rlim_max, bytes) + ")";
+  return fmt::format("{} (hard limit {})", amount(limit.rlim_cur, bytes), amount(limit.rlim_max, bytes));
 }
 
 Check open_files() {
@@ -47,11 +49,12 @@ Check address_space() {
 
 /// The daemon needs one mapping for each segment and each client. A client needs one for each segment that it uses.
 Check check_mappings(std::uint64_t limit) {
-  const std::string usual = std::to_string(ipc::usual_mappings_max);
-  const std::string found = "a process may have " + std::to_string(limit);
+  const std::string found = fmt::format("a process may have {}", limit);
   if (limit >= ipc::usual_mappings_max) return {"memory mappings", Health::ok, found, {}};
-  return {"memory mappings", Health::warn, found + ", " + usual + " are usual: fewer segments and clients fit",
-          "sysctl -w vm.max_map_count=" + usual + ", and the same in a file of /etc/sysctl.d"};
+  return {
+      "memory mappings", Health::warn,
+      fmt::format("{}, {} are usual: fewer segments and clients fit", found, ipc::usual_mappings_max),
+      fmt::format("sysctl -w vm.max_map_count={}, and the same in a file of /etc/sysctl.d", ipc::usual_mappings_max)};
 }
 
 std::vector<Check> check_limits() {

@@ -1,6 +1,8 @@
 // Memory that the store may take, and the size of its pages.
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/text_file.hpp>
@@ -26,13 +28,13 @@ Check machine_memory() {
   const auto total = meminfo_bytes("MemTotal");
   const auto available = meminfo_bytes("MemAvailable");
   const auto budget = static_cast<std::uint64_t>(static_cast<double>(ipc::usable_memory_bytes()) * default_share);
-  const std::string found = ipc::bytes_text(available) + " of " + ipc::bytes_text(total) +
-                            " available; a daemon takes up to " + ipc::bytes_text(budget) + " by default";
+  const std::string found = fmt::format("{} of {} available; a daemon takes up to {} by default",
+                                        ipc::bytes_text(available), ipc::bytes_text(total), ipc::bytes_text(budget));
   if (total == 0) return {"memory", Health::warn, "/proc/meminfo can't be read", "give musterd --memory"};
   if (available >= budget) return {"memory", Health::ok, found, {}};
   return {"memory", Health::warn, found,
-          "free some, or start the daemon with less: muster start --memory " +
-              std::to_string(std::max<std::uint64_t>(available >> 21, 64)) + "MiB"};
+          fmt::format("free some, or start the daemon with less: muster start --memory {}MiB",
+                      std::max<std::uint64_t>(available >> 21, 64))};
 }
 
 Check group_limit() {
@@ -40,10 +42,10 @@ Check group_limit() {
   if (!group) return {"memory cgroup", Health::ok, "none", {}};
   if (!group->limit_bytes) return {"memory cgroup", Health::ok, "no limit", {}};
   const std::string found =
-      ipc::bytes_text(group->used_bytes) + " of " + ipc::bytes_text(*group->limit_bytes) + " used";
+      fmt::format("{} of {} used", ipc::bytes_text(group->used_bytes), ipc::bytes_text(*group->limit_bytes));
   if (group->used_bytes < *group->limit_bytes / 10 * 9) return {"memory cgroup", Health::ok, found, {}};
   return {"memory cgroup", Health::warn, found + ": processes in it may soon be killed",
-          "raise memory.max of " + group->path + " or end what fills it"};
+          fmt::format("raise memory.max of {} or end what fills it", group->path)};
 }
 
 Check overcommit() {
@@ -77,7 +79,8 @@ Check reserved_huge_pages() {
   const auto total = read_text_file(folder + "nr_hugepages");
   const auto unused = read_text_file(folder + "free_hugepages");
   if (!total || !unused) return {"reserved huge pages", Health::ok, "this kernel has none; not needed", {}};
-  return {"reserved huge pages", Health::ok, *unused + " of " + *total + " (2 MiB each) free; not needed", {}};
+  return {
+      "reserved huge pages", Health::ok, fmt::format("{} of {} (2 MiB each) free; not needed", *unused, *total), {}};
 }
 
 }  // namespace

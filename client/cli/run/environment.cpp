@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include <fmt/format.h>
+
 namespace muster::cli {
 
 namespace {
@@ -17,7 +19,7 @@ bool names(std::string_view entry, std::string_view variable) {
 
 void set(std::vector<std::string>& environment, std::string_view variable, const std::string& value) {
   std::erase_if(environment, [&](const std::string& entry) { return names(entry, variable); });
-  environment.push_back(std::string(variable) + "=" + value);
+  environment.push_back(fmt::format("{}={}", variable, value));
 }
 
 void set_default(std::vector<std::string>& environment, std::string_view variable, const std::string& value) {

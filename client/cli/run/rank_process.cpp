@@ -12,6 +12,8 @@
 #include <csignal>
 #include <filesystem>
 
+#include <fmt/format.h>
+
 #include "pseudo_terminal.hpp"
 
 namespace muster::cli {
@@ -104,7 +106,7 @@ Error exec_error(const std::vector<std::string>& command, int error_number) {
   const std::string& program = command.front();
   std::error_code unknown;
   const bool is_here = fs::exists(program, unknown);
-  const std::string message = "can't execute '" + program + "'";
+  const std::string message = fmt::format("can't execute '{}'", program);
   if (fs::is_directory(program, unknown))
     return Error(Code::invalid, message + ": it is a folder",
                  "name the program in it, for instance python " + (fs::path(program) / "train.py").string());

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <optional>
 
+#include <fmt/format.h>
+
 #include <muster/client.hpp>
 #include <muster/ipc/cgroup.hpp>
 
@@ -37,7 +39,7 @@ std::string hint_for(const RankEnding& failure, const Circumstances& circumstanc
   if (signal == SIGSEGV || signal == SIGBUS || signal == SIGABRT || signal == SIGFPE || signal == SIGILL)
     return "a crash in native code; for Python, PYTHONFAULTHANDLER=1 shows where";
   if (circumstances.without_prefix) return "what it wrote is above, on the lines without a [rank]";
-  return "what it wrote is above, on the lines that start with [" + std::to_string(failure.rank) + "]";
+  return fmt::format("what it wrote is above, on the lines that start with [{}]", failure.rank);
 }
 
 /// Says what happened to the ranks that still ran when the first one failed.
@@ -45,9 +47,9 @@ std::string others_text(const Supervisor& supervisor) {
   const int others = supervisor.ran_then();
   const int failed = supervisor.failures() - 1;
   if (others == 0) return {};
-  const std::string text = "; " + plural(static_cast<std::uint64_t>(others), "other rank");
-  if (!supervisor.went_on()) return text + " ended with it";
-  return text + " went on, of which " + (failed == 0 ? "none" : std::to_string(failed)) + " failed";
+  const std::string text = plural(static_cast<std::uint64_t>(others), "other rank");
+  if (!supervisor.went_on()) return fmt::format("; {} ended with it", text);
+  return fmt::format("; {} went on, of which {} failed", text, failed == 0 ? "none" : std::to_string(failed));
 }
 
 std::string verdict(const RunLoop& loop, const RankEnding& failure) {
@@ -69,12 +71,12 @@ int report(const RunLoop& loop, std::uint64_t oom_kills_before) {
   circumstances.killed_for_memory = oom_kills() > oom_kills_before;
   circumstances.forwarded = loop.supervisor().forwarded();
   circumstances.without_prefix = loop.wrote_to_terminal(failure->rank);
-  note("muster run: " + verdict(loop, *failure) + "\n  hint: " + hint_for(*failure, circumstances));
+  note(fmt::format("muster run: {}\n  hint: {}", verdict(loop, *failure), hint_for(*failure, circumstances)));
   return failure->ending.status();
 }
 
 std::string group_name(const RunOptions& options) {
-  return options.group.empty() ? "run-" + std::to_string(::getpid()) : options.group;
+  return options.group.empty() ? fmt::format("run-{}", ::getpid()) : options.group;
 }
 
 /// Starts all ranks or none.

@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <csignal>
 
+#include <fmt/format.h>
+
 #include "../terminal.hpp"
 #include "../text.hpp"
 #include "pseudo_terminal.hpp"
@@ -196,14 +198,14 @@ void RunLoop::look_for_stopped() {
       info = {};
     }
     if (!one.stopped) return;
-    stopped.push_back("rank " + std::to_string(rank) + " (pid " + std::to_string(one.process.pid) + ")");
-    pids += " " + std::to_string(one.process.pid);
+    stopped.push_back(fmt::format("rank {} (pid {})", rank, one.process.pid));
+    pids += fmt::format(" {}", one.process.pid);
   }
   if (told_of_stopped_ || stopped.empty() || stopped.size() == ranks_.size()) return;
   told_of_stopped_ = true;
-  push_lines(STDERR_FILENO, "muster run: " + join(stopped, ", ") + (stopped.size() == 1 ? " is" : " are") +
-                                " stopped, and all other ranks have ended\n  hint: let it go on with `kill -CONT" +
-                                pids + "`, or press Ctrl-C to end the run\n");
+  push_lines(STDERR_FILENO, fmt::format("muster run: {} {} stopped, and all other ranks have ended\n"
+                                        "  hint: let it go on with `kill -CONT{}`, or press Ctrl-C to end the run\n",
+                                        join(stopped, ", "), stopped.size() == 1 ? "is" : "are", pids));
 }
 
 /// When the other ranks keep going, reports a failure at once: they may run for hours.
@@ -212,15 +214,14 @@ void RunLoop::tell_of_failures(const std::vector<RankEnding>& endings) {
   if (!supervisor_.keeps_going() || others == 0) return;
   for (const auto& end : endings) {
     if (!end.ending.failed()) continue;
-    const std::string text = "muster run: " + end_text(end) + "; " +
-                             plural(static_cast<std::uint64_t>(others), "other rank") +
-                             (others == 1 ? " keeps going\n" : " keep going\n");
-    push_lines(STDERR_FILENO, text);
+    push_lines(STDERR_FILENO,
+               fmt::format("muster run: {}; {} {} going\n", end_text(end),
+                           plural(static_cast<std::uint64_t>(others), "other rank"), others == 1 ? "keeps" : "keep"));
   }
 }
 
 std::string RunLoop::end_text(const RankEnding& end) const {
-  return "rank " + std::to_string(end.rank) + " (pid " + std::to_string(pid(end.rank)) + ") " + how(end.ending);
+  return fmt::format("rank {} (pid {}) {}", end.rank, pid(end.rank), how(end.ending));
 }
 
 void RunLoop::look_for_empty_groups() {

@@ -7,6 +7,8 @@
 #include <optional>
 #include <string>
 
+#include <fmt/format.h>
+
 namespace muster::ipc {
 
 namespace {
@@ -28,8 +30,7 @@ std::optional<double> factor_of(std::string_view unit) {
 
 Result<std::uint64_t> parse_bytes(std::string_view text) {
   constexpr double bytes_max = 0x1p50;
-  const Error error(Code::invalid, "'" + std::string(text) + "' is not a size",
-                    "write it as 4096, 64K, 512MiB or 4GiB");
+  const Error error(Code::invalid, fmt::format("'{}' is not a size", text), "write it as 4096, 64K, 512MiB or 4GiB");
   double number = 0;
   const char* const end = text.data() + text.size();
   const auto parsed = std::from_chars(text.data(), end, number);
@@ -61,11 +62,11 @@ std::string bytes_text(std::uint64_t bytes) {
 
 std::string bytes_text(std::uint64_t bytes, std::uint64_t other) {
   auto text = bytes_text(bytes);
-  return bytes == other || text != bytes_text(other) ? text : std::to_string(bytes) + " B";
+  return bytes == other || text != bytes_text(other) ? text : fmt::format("{} B", bytes);
 }
 
 std::string over_text(std::uint64_t bytes, std::uint64_t limit) {
-  return bytes_text(bytes, limit) + "; the limit is " + bytes_text(limit, bytes);
+  return fmt::format("{}; the limit is {}", bytes_text(bytes, limit), bytes_text(limit, bytes));
 }
 
 }  // namespace muster::ipc

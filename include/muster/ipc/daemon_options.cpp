@@ -9,6 +9,8 @@
 #include <cmath>
 #include <string>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/text.hpp>
 #include <muster/ipc/time_limits.hpp>
@@ -51,9 +53,9 @@ constexpr std::array options{
 };
 
 Error not_a_number(std::string_view text, const DaemonOption& option) {
-  const auto whole = [](double value) { return std::to_string(std::llround(value)); };
-  return {Code::invalid, "'" + std::string(text) + "' is not a " + (option.kind == count ? "whole number" : "number") +
-                             " from " + whole(option.low) + " to " + whole(option.high)};
+  return {Code::invalid,
+          fmt::format("'{}' is not a {} from {} to {}", text, option.kind == count ? "whole number" : "number",
+                      std::llround(option.low), std::llround(option.high))};
 }
 
 Result<double> parse_number(const DaemonOption& option, std::string_view text) {
@@ -71,7 +73,7 @@ Result<double> parse_memory(const DaemonOption& option, std::string_view text) {
   if (!parsed) return parsed.error();
   const auto value = static_cast<double>(*parsed);
   if (value < option.low)
-    return Error(Code::invalid, "'" + std::string(text) + "' is too little memory", "give 4MiB at least");
+    return Error(Code::invalid, fmt::format("'{}' is too little memory", text), "give 4MiB at least");
   return value;
 }
 
@@ -79,8 +81,7 @@ Result<double> parse_mode(const DaemonOption& option, std::string_view text) {
   unsigned value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 8);
   if (error != std::errc{} || end != text.data() + text.size() || value > option.high)
-    return Error(Code::invalid, "'" + std::string(text) + "' is not a file mode",
-                 "use octal digits, for instance 0660");
+    return Error(Code::invalid, fmt::format("'{}' is not a file mode", text), "use octal digits, for instance 0660");
   return value;
 }
 
@@ -92,7 +93,7 @@ Result<double> parse_word(const DaemonOption& option, std::string_view text) {
     if (words.substr(at, end - at) == text) return index;
     at = end + 2;
   }
-  return Error(Code::invalid, "'" + std::string(text) + "' is none of: " + std::string(words));
+  return Error(Code::invalid, fmt::format("'{}' is none of: {}", text, words));
 }
 
 }  // namespace

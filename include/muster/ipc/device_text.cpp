@@ -3,6 +3,8 @@
 #include <charconv>
 #include <system_error>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text.hpp>
 
 namespace muster::ipc {
@@ -19,14 +21,14 @@ Result<Device> parse_device(std::string_view text) {
     const bool is_number = problem == std::errc() && end == number.data() + number.size();
     if (is_number && index < gpus_max) return Device::cuda(static_cast<std::uint8_t>(index));
   }
-  return Error(Code::invalid, "there is no device '" + printable(shortened(text, 40)) + "'",
-               "use 'cpu', 'pinned', or 'cuda:0' to 'cuda:" + std::to_string(gpus_max - 1) + "'");
+  return Error(Code::invalid, fmt::format("there is no device '{}'", printable(shortened(text, 40))),
+               fmt::format("use 'cpu', 'pinned', or 'cuda:0' to 'cuda:{}'", gpus_max - 1));
 }
 
 Error no_such_device(Device asked, std::span<const Device> there) {
   std::string all;
   for (const Device device : there) all += (all.empty() ? "" : ", ") + name(device);
-  return {Code::invalid, "the daemon has no memory on " + name(asked) + "; it has memory on " + all,
+  return {Code::invalid, fmt::format("the daemon has no memory on {}; it has memory on {}", name(asked), all),
           "use one of those devices"};
 }
 

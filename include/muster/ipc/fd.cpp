@@ -18,6 +18,8 @@
 #include <string>
 #include <system_error>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/text_file.hpp>
 
 namespace muster::ipc {
@@ -53,8 +55,8 @@ Result<void> check_size(const Fd& fd, std::size_t bytes, std::size_t offset) {
   if (fstat(fd.get(), &status) != 0) return system_error(Code::failed, "can't map: fstat", errno);
   const auto end = static_cast<std::uint64_t>(status.st_size);
   if (S_ISREG(status.st_mode) && (offset > end || bytes > end - offset))
-    return Error(Code::invalid, "can't map past the end: " + std::to_string(bytes) + " bytes at " +
-                                    std::to_string(offset) + " of a file of " + std::to_string(end));
+    return Error(Code::invalid,
+                 fmt::format("can't map past the end: {} bytes at {} of a file of {}", bytes, offset, end));
   return {};
 }
 
@@ -74,34 +76,37 @@ std::string limit_text(decltype(RLIMIT_AS) resource) {
 
 /// If the address space is limited, that may be the reason, too; system_error() then names both.
 Error mapping_error(std::size_t bytes, int error_number) {
-  const std::string what = "can't map " + std::to_string(bytes) + " bytes";
+  const std::string what = fmt::format("can't map {} bytes", bytes);
   rlimit address_space{};
   getrlimit(RLIMIT_AS, &address_space);
   if (error_number != ENOMEM || address_space.rlim_cur != RLIM_INFINITY || !no_mapping_is_left())
     return system_error(Code::failed, what, error_number);
   const std::uint64_t limit = mappings_max();
   return {Code::quota_exceeded,
-          what + ": process " + std::to_string(getpid()) +
-              " has as many memory mappings as the system allows, vm.max_map_count is " + std::to_string(limit),
-          "raise it: sysctl -w vm.max_map_count=" + std::to_string(2 * limit)};
+          fmt::format("{}: process {} has as many memory mappings as the system allows, vm.max_map_count is {}", what,
+                      getpid(), limit),
+          fmt::format("raise it: sysctl -w vm.max_map_count={}", 2 * limit)};
 }
 
 }  // namespace
 
 Error system_error(Code code, std::string what, int error_number, std::string hint) {
-  std::string message = std::move(what) + ": " + std::generic_category().message(error_number) + " (errno " +
-                        std::to_string(error_number) + ")";
+  std::string message =
+      fmt::format("{}: {} (errno {})", what, std::generic_category().message(error_number), error_number);
   switch (error_number) {
     case EMFILE:
-      return {Code::quota_exceeded, message + "; the limit of open files is " + limit_text(RLIMIT_NOFILE),
+      return {Code::quota_exceeded,
+              fmt::format("{}; the limit of open files is {}", message, limit_text(RLIMIT_NOFILE)),
               "raise it: ulimit -n 4096"};
     case ENFILE: return {Code::quota_exceeded, message + "; all processes together have too many", "see fs.file-max"};
     case ENOMEM:
       if (code != Code::failed) break;
-      return {Code::quota_exceeded, message + "; the limit of address space is " + limit_text(RLIMIT_AS) + " bytes",
+      return {Code::quota_exceeded,
+              fmt::format("{}; the limit of address space is {} bytes", message, limit_text(RLIMIT_AS)),
               "raise it: ulimit -v unlimited; or vm.max_map_count, or the memory of the cgroup"};
     case EFBIG:
-      return {Code::quota_exceeded, message + "; the limit of a file's bytes is " + limit_text(RLIMIT_FSIZE),
+      return {Code::quota_exceeded,
+              fmt::format("{}; the limit of a file's bytes is {}", message, limit_text(RLIMIT_FSIZE)),
               "raise it: ulimit -f unlimited"};
     default: break;
   }
@@ -115,7 +120,7 @@ void Fd::reset(int fd) {
 
 Result<Fd> Fd::duplicate() const {
   const int copy = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) return system_error(Code::failed, "can't duplicate descriptor " + std::to_string(fd_), errno);
+  if (copy < 0) return system_error(Code::failed, fmt::format("can't duplicate descriptor {}", fd_), errno);
   return Fd(copy);
 }
 
@@ -138,7 +143,7 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
 
 Result<Mapping> Mapping::map(const Fd& fd, std::size_t bytes, Access access, std::size_t offset) {
   if (bytes == 0 || bytes > std::numeric_limits<std::size_t>::max() / 2 || offset % page_bytes() != 0)
-    return Error(Code::invalid, "can't map " + std::to_string(bytes) + " bytes at " + std::to_string(offset));
+    return Error(Code::invalid, fmt::format("can't map {} bytes at {}", bytes, offset));
   if (auto fits = check_size(fd, bytes, offset); !fits) return fits.error();
 
   const int protection = access == Access::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
@@ -175,17 +180,17 @@ void Mapping::unmap() {
 
 Result<Fd> create_memfd(const char* name, std::size_t bytes) {
   if (bytes > static_cast<std::size_t>(std::numeric_limits<off_t>::max()))
-    return Error(Code::invalid, "can't make a memfd: " + std::to_string(bytes) + " bytes");
+    return Error(Code::invalid, fmt::format("can't make a memfd: {} bytes", bytes));
   Fd fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd) return system_error(Code::failed, "can't make a memfd", errno);
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
-    return system_error(Code::failed, "can't size a memfd to " + std::to_string(bytes) + " bytes", errno);
+    return system_error(Code::failed, fmt::format("can't size a memfd to {} bytes", bytes), errno);
   return fd;
 }
 
 Result<void> add_seals(const Fd& fd, int seals) {
   if (fcntl(fd.get(), F_ADD_SEALS, seals) != 0)
-    return system_error(errno == EBUSY ? Code::invalid : Code::failed, "can't add file seals " + std::to_string(seals),
+    return system_error(errno == EBUSY ? Code::invalid : Code::failed, fmt::format("can't add file seals {}", seals),
                         errno, errno == EBUSY ? "unmap every writable mapping first" : "");
   return {};
 }

@@ -10,6 +10,9 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <muster/ipc/packed.hpp>
 
 namespace muster::ipc {
@@ -40,11 +43,7 @@ constexpr auto bytes_max = static_cast<std::uint64_t>(std::numeric_limits<std::i
 /// The alignment of an element in C++ and NumPy. A complex number is aligned like its parts.
 std::uint64_t alignment_of(DType dtype) { return is_complex(dtype) ? size_of(dtype) / 2 : size_of(dtype); }
 
-std::string text(std::span<const std::int64_t> shape) {
-  std::string text = "(";
-  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + ")";
-}
+std::string text(std::span<const std::int64_t> shape) { return fmt::format("({})", fmt::join(shape, ", ")); }
 
 std::size_t dims_of(const Manifest& manifest) {
   std::size_t dims = 0;
@@ -53,8 +52,7 @@ std::size_t dims_of(const Manifest& manifest) {
 }
 
 Error malformed(const char* problem, std::size_t bytes) {
-  return {Code::invalid,
-          "the manifest is malformed: " + std::string(problem) + ", " + std::to_string(bytes) + " bytes in all"};
+  return {Code::invalid, fmt::format("the manifest is malformed: {}, {} bytes in all", problem, bytes)};
 }
 
 }  // namespace
@@ -64,19 +62,18 @@ Result<std::uint64_t> element_count(std::span<const std::int64_t> shape, DType d
   std::uint64_t product = 1;
   bool empty = false;
   for (const auto size : shape) {
-    if (size < 0) return Error(Code::invalid, "shape " + text(shape) + " has a negative size");
+    if (size < 0) return Error(Code::invalid, fmt::format("shape {} has a negative size", text(shape)));
     if (size == 0) empty = true;
     else if (__builtin_mul_overflow(product, static_cast<std::uint64_t>(size), &product)) product = 2 * bytes_max;
     if (product > bytes_max / size_of(dtype))
-      return Error(Code::invalid,
-                   "an array of shape " + text(shape) + " of " + std::string(name(dtype)) + " is too large");
+      return Error(Code::invalid, fmt::format("an array of shape {} of {} is too large", text(shape), name(dtype)));
   }
   return empty ? 0 : product;
 }
 
 Error too_many_leaves(std::size_t count) {
-  return {Code::invalid, "an object can't have " + std::to_string(count) + " arrays",
-          "use fewer and larger arrays: at most " + std::to_string(object_leaves_max) + " in one object"};
+  return {Code::invalid, fmt::format("an object can't have {} arrays", count),
+          fmt::format("use fewer and larger arrays: at most {} in one object", object_leaves_max)};
 }
 
 std::uint64_t Manifest::bytes() const {
@@ -92,8 +89,7 @@ namespace {
 Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span<const std::int64_t> shape,
                  std::size_t first_dim, Device device) {
   if (shape.size() > ndim_max)
-    return Error(Code::invalid, "an array can't have " + std::to_string(shape.size()) + " dimensions, at most " +
-                                    std::to_string(ndim_max));
+    return Error(Code::invalid, fmt::format("an array can't have {} dimensions, at most {}", shape.size(), ndim_max));
   const auto count = element_count(shape, dtype);
   if (!count) return count.error();
   const Leaf leaf{
@@ -101,9 +97,8 @@ Result<Leaf> lay(SegmentId segment, std::uint64_t offset, DType dtype, std::span
       *count};
   const bool lies_well = segment && offset % alignment_of(dtype) == 0 && offset <= bytes_max - leaf.bytes();
   if (leaf.bytes() != 0 && !lies_well)
-    return Error(Code::invalid, "an array can't lie there: segment " + std::to_string(segment.value) + ", offset " +
-                                    std::to_string(offset) + ", shape " + text(shape) + " of " +
-                                    std::string(name(dtype)));
+    return Error(Code::invalid, fmt::format("an array can't lie there: segment {}, offset {}, shape {} of {}",
+                                            segment.value, offset, text(shape), name(dtype)));
   return leaf;
 }
 

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/byte_count.hpp>
 
 namespace muster::ipc {
@@ -28,7 +30,7 @@ std::string own_socket_path() {
   if (const char* folder = std::getenv("XDG_RUNTIME_DIR"); folder != nullptr && *folder != '\0')
     return absolute(std::string(folder) + "/muster/musterd.sock");
   if (geteuid() == 0) return "/run/muster/musterd.sock";
-  return "/tmp/muster-" + std::to_string(geteuid()) + "/musterd.sock";
+  return fmt::format("/tmp/muster-{}/musterd.sock", geteuid());
 }
 
 /// Whether the place must be this user's own. It need not be if the user has named the place, and so knows who listens
@@ -55,9 +57,10 @@ Result<sockaddr_un> unix_address(const std::string& socket_path) {
   constexpr auto path_bytes_max = sizeof address.sun_path - 1;
   if (socket_path.empty()) return Error(Code::invalid, "the socket's path is empty", elsewhere);
   if (socket_path.size() > path_bytes_max)
-    return Error(Code::invalid,
-                 "the socket's path has " + over_text(socket_path.size(), path_bytes_max) + ": " + socket_path,
-                 elsewhere);
+    return Error(
+        Code::invalid,
+        fmt::format("the socket's path has {}: {}", over_text(socket_path.size(), path_bytes_max), socket_path),
+        elsewhere);
   std::memcpy(address.sun_path, socket_path.c_str(), socket_path.size() + 1);
   return address;
 }
@@ -75,7 +78,7 @@ Result<void> make_place(const std::string& socket_path) {
     return system_error(Code::denied, "can't look at " + directory.string(), errno, elsewhere);
   if (!S_ISDIR(info.st_mode)) return Error(Code::denied, directory.string() + " is not a directory", elsewhere);
   if (!is_trusted(info.st_uid))
-    return Error(Code::denied, directory.string() + " belongs to user " + std::to_string(info.st_uid), elsewhere);
+    return Error(Code::denied, fmt::format("{} belongs to user {}", directory.string(), info.st_uid), elsewhere);
   if ((info.st_mode & (S_IWGRP | S_IWOTH)) != 0)
     return Error(Code::denied, directory.string() + " can be written by other users",
                  "chmod go-w " + directory.string());
@@ -90,8 +93,7 @@ Result<void> check_listener(const Fd& connected, const std::string& socket_path)
     return system_error(Code::denied, "can't see who listens at " + socket_path, errno);
   if (is_trusted(peer.uid)) return {};
   return Error(Code::denied,
-               "user " + std::to_string(peer.uid) + " listens at " + socket_path + ", which is for " +
-                   "daemons of user " + std::to_string(geteuid()),
+               fmt::format("user {} listens at {}, which is for daemons of user {}", peer.uid, socket_path, geteuid()),
                "if that daemon is meant, say so: export MUSTER_SOCKET=" + socket_path);
 }
 

@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/packed.hpp>
 
 namespace muster::ipc {
@@ -75,8 +77,7 @@ Error take_error(Unpacker& in) {
 }
 
 Error malformed(std::string_view record, const char* problem, std::size_t bytes) {
-  return {Code::invalid, "the " + std::string(record) + " record is malformed: " + problem + ", " +
-                             std::to_string(bytes) + " bytes in all"};
+  return {Code::invalid, fmt::format("the {} record is malformed: {}, {} bytes in all", record, problem, bytes)};
 }
 
 /// What every reader does. `take` fills in the record where it stays, as some are not cheap to move.

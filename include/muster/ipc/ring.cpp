@@ -14,6 +14,8 @@
 #include <ctime>
 #include <string>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/time_limits.hpp>
 
 namespace muster::ipc {
@@ -27,8 +29,7 @@ namespace {
 std::size_t space_for(std::size_t body_bytes) { return sizeof(RecordHeader) + (body_bytes + 7) / 8 * 8; }
 
 Error broken(const char* what, std::uint64_t value, std::uint64_t own) {
-  return {Code::invalid,
-          "broken ring: " + std::string(what) + " " + std::to_string(value) + " at position " + std::to_string(own),
+  return {Code::invalid, fmt::format("broken ring: {} {} at position {}", what, value, own),
           "the other side broke the protocol; connect anew"};
 }
 
@@ -58,9 +59,8 @@ Result<bool> RingProducer::make_room(std::size_t bytes, std::size_t unread_max) 
 
 Result<bool> RingProducer::try_write(std::uint16_t type, std::span<const std::byte> body, std::size_t unread_max) {
   if (type == 0 || body.size() > record_bytes_max)
-    return Error(Code::invalid, "the record can't go through the ring: type " + std::to_string(type) + ", " +
-                                    std::to_string(body.size()) + " bytes of at most " +
-                                    std::to_string(record_bytes_max));
+    return Error(Code::invalid, fmt::format("the record can't go through the ring: type {}, {} bytes of at most {}",
+                                            type, body.size(), record_bytes_max));
   const std::size_t space = space_for(body.size());
   const std::size_t to_end = ring_bytes - tail_ % ring_bytes;
   const std::size_t padding = space > to_end ? to_end : 0;

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/wire_generated.h>
 
 namespace muster::ipc {
@@ -99,9 +101,9 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   packet.lost_fds = truncated && packet.fds.size() < fds_max;
   if (packet.lost_fds) packet.fds.clear();
   else if (truncated || packet.fds.size() > fds_max)
-    return Error(Code::invalid, "a packet has too many descriptors: more than " + std::to_string(fds_max));
+    return Error(Code::invalid, fmt::format("a packet has too many descriptors: more than {}", fds_max));
   if ((message.msg_flags & MSG_TRUNC) != 0)
-    return Error(Code::invalid, "a packet is too long: more than " + std::to_string(inline_bytes_max) + " bytes");
+    return Error(Code::invalid, fmt::format("a packet is too long: more than {} bytes", inline_bytes_max));
   if (received == 0) return Received::closed;
   packet.bytes.assign(buffer.begin(), buffer.begin() + received);
   return Received::packet;
@@ -117,13 +119,13 @@ Result<bool> take_part(Packet& packet, const wire::Part& part) {
   if (!packet.fds.empty()) return wrong("descriptors came with it");
   const std::size_t bytes = part.bytes() == nullptr ? 0 : part.bytes()->size();
   if (bytes == 0 || bytes > frame_bytes_max - packet.begun.size())
-    return wrong("a part has " + std::to_string(bytes) + " bytes after " + std::to_string(packet.begun.size()));
+    return wrong(fmt::format("a part has {} bytes after {}", bytes, packet.begun.size()));
   const auto* begin = reinterpret_cast<const std::byte*>(part.bytes()->data());
   packet.begun.insert(packet.begun.end(), begin, begin + bytes);
   if (part.more()) return false;
   packet.bytes = std::exchange(packet.begun, {});
   if (!verify_frame(packet.bytes) || body_type(packet.bytes) == wire::Body_Part)
-    return wrong("the whole is not a frame, " + std::to_string(packet.bytes.size()) + " bytes");
+    return wrong(fmt::format("the whole is not a frame, {} bytes", packet.bytes.size()));
   return true;
 }
 
@@ -135,7 +137,7 @@ Result<Received> receive_checked(const Fd& socket, Packet& packet, Sender sender
     if (!received || *received != Received::packet) return received;
     if (!verify_frame(packet.bytes, sender))
       return Error(Code::invalid,
-                   "a packet is not a frame of this protocol: " + std::to_string(packet.bytes.size()) + " bytes");
+                   fmt::format("a packet is not a frame of this protocol: {} bytes", packet.bytes.size()));
     if (body_type(packet.bytes) != wire::Body_Part) break;
     const auto* part = wire::GetFrame(packet.bytes.data())->body_as_Part();
     if (part == nullptr) return Error(Code::invalid, "a part of a frame has no body");
@@ -186,11 +188,10 @@ std::vector<std::vector<std::byte>> parts_of(std::span<const std::byte> frame) {
 
 Result<bool> send_packet(const Fd& socket, std::span<const std::byte> frame, std::span<const int> fds) {
   if (frame.empty() || frame.size() > inline_bytes_max)
-    return Error(Code::invalid, "can't send a packet of " + std::to_string(frame.size()) + " bytes: at most " +
-                                    std::to_string(inline_bytes_max));
-  if (fds.size() > fds_max)
     return Error(Code::invalid,
-                 "can't send " + std::to_string(fds.size()) + " descriptors: at most " + std::to_string(fds_max));
+                 fmt::format("can't send a packet of {} bytes: at most {}", frame.size(), inline_bytes_max));
+  if (fds.size() > fds_max)
+    return Error(Code::invalid, fmt::format("can't send {} descriptors: at most {}", fds.size(), fds_max));
   return send_bytes(socket, frame, fds);
 }
 

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include <muster/ipc/structure_reader.hpp>
 #include <muster/ipc/text.hpp>
 
@@ -54,7 +56,7 @@ struct Outliner {
 std::string shortened(std::string_view text) { return ipc::shortened(text, shown_bytes_max); }
 
 std::string number_text(std::string_view bytes, bool real) {
-  if (bytes.size() != sizeof(std::int64_t)) return "an int of " + std::to_string(bytes.size()) + " bytes";
+  if (bytes.size() != sizeof(std::int64_t)) return fmt::format("an int of {} bytes", bytes.size());
   std::int64_t integer = 0;
   std::memcpy(&integer, bytes.data(), sizeof integer);
   if (!real) return std::to_string(integer);
@@ -99,11 +101,11 @@ std::string atom_text(const Outline& atom) {
     case node::real: return number_text(atom.bytes, true);
     case node::complex: {
       const std::size_t half = sizeof(double);
-      return "(" + number_text(atom.bytes.substr(0, half), true) + ", " + number_text(atom.bytes.substr(half), true) +
-             "j)";
+      return fmt::format("({}, {}j)", number_text(atom.bytes.substr(0, half), true),
+                         number_text(atom.bytes.substr(half), true));
     }
-    case node::string: return "'" + shortened(atom.bytes) + "'";
-    case node::bytes: return std::to_string(atom.bytes.size()) + " bytes";
+    case node::string: return fmt::format("'{}'", shortened(atom.bytes));
+    case node::bytes: return fmt::format("{} bytes", atom.bytes.size());
     case node::pickle: return "a pickled " + shortened(atom.type);
     default: return "?";
   }
@@ -149,15 +151,15 @@ bool is_word(std::string_view key) {
 /// The path to what is at `below` in this child.
 std::string step(const Outline& outline, std::size_t child, const std::string& below) {
   const std::string tail = below.empty() || below.front() == '[' ? below : "." + below;
-  if (child >= outline.keys.size()) return "[" + std::to_string(child) + "]" + tail;
+  if (child >= outline.keys.size()) return fmt::format("[{}]{}", child, tail);
   const Outline& key = outline.keys[child];
   if (key.letter == node::string && is_word(key.bytes)) return shortened(key.bytes) + tail;
   std::string text;
   append_text(key, shown_bytes_max, text);
-  return "[" + text + "]" + tail;
+  return fmt::format("[{}]{}", text, tail);
 }
 
-std::string a(const char* what, std::size_t count) { return std::string("a ") + what + " of " + std::to_string(count); }
+std::string a(const char* what, std::size_t count) { return fmt::format("a {} of {}", what, count); }
 
 /// Names a node without its children.
 std::string brief(const Outline& outline) {
@@ -182,8 +184,8 @@ std::string from(const Outline& constant, std::size_t at) {
   std::size_t start = at < shown_bytes_max - before ? 0 : at - before;
   while (start > 0 && (static_cast<unsigned char>(constant.bytes[start]) & 0xc0) == 0x80) --start;
   const std::string cut = (start > 0 ? "..." : "") + shortened(constant.bytes.substr(start));
-  return constant.letter == node::string ? "'" + cut + "'"
-                                         : "b'" + cut + "' of " + std::to_string(constant.bytes.size()) + " bytes";
+  return constant.letter == node::string ? fmt::format("'{}'", cut)
+                                         : fmt::format("b'{}' of {} bytes", cut, constant.bytes.size());
 }
 
 /// What each of the two has, written so that the reader sees the difference.
