@@ -260,9 +260,9 @@ Error Ledger::refusal(Payer payer, Resource resource, std::uint64_t amount, Shor
   if (!is_memory(resource)) return quota_error("the daemon", total_, quota_.total[resource], false);
   const bool gpu = is_gpu_memory(resource);
   return {Code::out_of_memory,
-          fmt::format("the store is full{}: {} of {} are held{}, the request asks for {} more",
-                      gpu ? " " + name_of(resource) : "", number_text(resource, total_.used[resource]),
-                      number_text(resource, quota_.total[resource]),
+          fmt::format("{}{} of {} are held{}, the request asks for {} more",
+                      gpu ? fmt::format("the store is full {}: ", name_of(resource)) : "the store is full: ",
+                      number_text(resource, total_.used[resource]), number_text(resource, quota_.total[resource]),
                       !gpu && quota_.reserve_bytes
                           ? fmt::format(", {} are for small arrays", amount_text(resource, quota_.reserve_bytes))
                           : "",
