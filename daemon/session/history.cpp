@@ -60,7 +60,12 @@ Remembered::~Remembered() {
 
 void EndTable::operator()(HistoryTable* table) const noexcept { history->ended_.push_back(*table); }
 
-History::~History() { ended_.clear_and_dispose(std::default_delete<HistoryTable>()); }
+History::~History() {
+  ended_.clear_and_dispose([](HistoryTable* table) {
+    table->ops.clear();  // they count themselves out of the table
+    delete table;
+  });
+}
 
 bool History::wants(const GroupState& state, ipc::Kind kind, std::string_view key) {
   return state.group.settings().history_bytes > 0 && !key.empty() && !is_pairwise(kind) && kind != ipc::Kind::split &&
