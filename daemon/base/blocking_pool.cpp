@@ -45,8 +45,8 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     Line place;  ///< a node for its process, unless that is in the user's line
   };
   struct User {
-    std::map<std::uint64_t, Queue> lanes;  ///< by process
-    Line line;                             ///< processes that could run something as soon as the user may
+    std::map<std::uint64_t, Queue> queues;  ///< by process
+    Line line;                              ///< processes that could run something as soon as the user may
     std::size_t running = 0;
   };
   /// All of one kind.
@@ -64,12 +64,12 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     auto& users = kind_of(source.of).users;
     const auto user = users.try_emplace(source.user).first;
     try {
-      const auto [queue, is_new] = user->second.lanes.try_emplace(source.process);
+      const auto [queue, is_new] = user->second.queues.try_emplace(source.process);
       if (is_new) queue->second.place = std::move(place);
       queue->second.waiting.splice(queue->second.waiting.end(), job);
       stand_in_line(user->second, queue->second, source);
     } catch (...) {
-      if (user->second.lanes.empty()) users.erase(user);
+      if (user->second.queues.empty()) users.erase(user);
       throw;
     }
     begin_of(source.of, source.user);
@@ -92,7 +92,7 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     User& user = kind.users.at(id);
     while (!user.line.empty() && may_begin(kind, user)) {
       const Source source{of, id, user.line.front()};
-      Queue& queue = user.lanes.at(source.process);
+      Queue& queue = user.queues.at(source.process);
       ready.splice(ready.end(), queue.waiting, queue.waiting.begin());
       queue.place.splice(queue.place.end(), user.line, user.line.begin());
       ++queue.running, ++user.running, ++kind.running;
@@ -160,15 +160,15 @@ struct BlockingPool::State : std::enable_shared_from_this<State> {
     const Source source = job.source;
     Kind& kind = kind_of(source.of);
     User& user = kind.users.at(source.user);
-    Queue& queue = user.lanes.at(source.process);
+    Queue& queue = user.queues.at(source.process);
     --queue.running, --user.running, --kind.running;
     stand_in_line(user, queue, source);
-    if (queue.running == 0 && queue.waiting.empty()) user.lanes.erase(source.process);
+    if (queue.running == 0 && queue.waiting.empty()) user.queues.erase(source.process);
     // Other users come first, beginning with the next one.
     const auto next = kind.users.upper_bound(source.user);
     for (auto other = next; other != kind.users.end(); ++other) begin_of(source.of, other->first);
     for (auto other = kind.users.begin(); other != next; ++other) begin_of(source.of, other->first);
-    if (user.lanes.empty()) kind.users.erase(source.user);
+    if (user.queues.empty()) kind.users.erase(source.user);
     // What `then` holds belongs to the control thread, which may be gone. So it is not destroyed here.
     if (post) post(std::move(job.then));
     else left.splice(left.end(), job.then);

@@ -24,9 +24,11 @@ void Muster::withdraw(int rank, const Loss& loss, Members::Standing after, std::
                       std::size_t& left) {
   if (!members_.is_live(rank)) return;
   members_.withdraw(rank, loss, after);
+  if (auto* reforms = ops_.reforms(); reforms && members_.is_vacant(rank))
+    for (PendingOp& op : *reforms) op.awaited -= op.owes(rank, position(rank));
   try {
     catch_up(actions, left);
-    catch_up_reforms(rank, actions, left);
+    catch_up_reforms(actions, left);
   } catch (const std::bad_alloc&) {
     // The ops that are left learn of the loss later.
   }
@@ -55,11 +57,8 @@ void Muster::catch_up(PendingOp& op, std::vector<Action>& actions) {
 /// A reform that is complete now ends the epoch, so it can't wait. Ranks come to reforms in order, so no later one is
 /// complete before the first. The others begin when there is time for them, usually with the end of the epoch: see
 /// dissolve().
-void Muster::catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left) {
-  auto* reforms = ops_.reforms();
-  if (!reforms) return;
-  if (members_.is_vacant(rank))
-    for (PendingOp& op : *reforms) op.awaited -= op.owes(rank, position(rank));
+void Muster::catch_up_reforms(std::vector<Action>& actions, std::size_t& left) {
+  if (!ops_.reforms()) return;
   ops_.retire_reforms();
   begin_first_reform(actions, left);
 }

@@ -124,7 +124,7 @@ class Muster {
   // losses.cpp
   void withdraw(int rank, const Loss& loss, Members::Standing after, std::vector<Action>& actions, std::size_t& left);
   void catch_up(PendingOp& op, std::vector<Action>& actions);
-  void catch_up_reforms(int rank, std::vector<Action>& actions, std::size_t& left);
+  void catch_up_reforms(std::vector<Action>& actions, std::size_t& left);
   void begin_first_reform(std::vector<Action>& actions, std::size_t& left);
   void start_if_complete(PendingOp& op, std::vector<Action>& actions);
   void go_on_without(PendingOp& op, int rank, std::vector<Action>& actions);

@@ -51,7 +51,7 @@ class PendingOps {
   /// Forgets the errors that are more than may be remembered.
   void forget_old_failures();
   /// Takes out the first op of this key that gathers, unless it is a split, and returns what has come to it: it is no
-  /// op any more. A later op of the key, of ranks that called twice, goes on.
+  /// op any more. Ranks that called twice have a later op of the key.
   [[nodiscard]] std::vector<Contribution> take_retries(const std::string& key);
 
   [[nodiscard]] bool empty() const { return ordered_.empty() && matched_.empty(); }

@@ -141,8 +141,14 @@ Result<Charge> Ledger::charge_small(Payer payer, std::uint64_t bytes, Turn turn,
   const auto accounts = accounts_of(payer);
   // The reserve is used only when there is nothing else.
   const bool of_all = turn == Turn::its_own && leaves_the_reserve(bytes);
-  if (!within_quota(payer, accounts, Resource::memory, bytes) || (!of_all && !in_the_reserve(payer, accounts, bytes)))
-    return refuse(payer, Resource::memory, bytes);
+  if (!within_quota(payer, accounts, Resource::memory, bytes)) return refuse(payer, Resource::memory, bytes);
+  if (!of_all && !in_the_reserve(payer, accounts, bytes)) {
+    const bool has_memory = leaves_the_reserve(bytes);
+    auto error = refuse(payer, Resource::memory, bytes);
+    // Then it is the payer who has used up its part of the reserve.
+    if (has_memory && shortage_->of == Shortage::Of::daemon) shortage_->of = Shortage::Of::user;
+    return error;
+  }
   if (!within_quota(payer, accounts, Resource::heap, heap)) return refuse(payer, Resource::heap, heap);
   return take(payer, accounts, Resource::memory, bytes, heap, !of_all);
 }

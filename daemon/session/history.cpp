@@ -12,7 +12,6 @@
 #include <muster/ipc/text.hpp>
 
 #include "collective/agreement.hpp"
-#include "session/turn.hpp"
 
 namespace musterd {
 
@@ -195,10 +194,9 @@ bool History::drop(std::uint64_t bytes) noexcept {
   return any;
 }
 
-bool History::drop(UserId user, std::uint64_t bytes) noexcept {
+bool History::drop(UserId user, std::uint64_t bytes, std::size_t& left) noexcept {
   std::uint64_t dropped = 0;
   bool any = false;
-  std::size_t left = effort_of_turn;
   // A user without remembered ops is forgotten, too.
   for (auto found = users_.find(user); found != users_.end() && left > 0 && dropped < bytes;
        found = users_.find(user)) {

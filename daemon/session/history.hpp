@@ -19,6 +19,7 @@
 #include "session/group_state.hpp"
 #include "session/remembered.hpp"
 #include "session/running_op.hpp"
+#include "session/turn.hpp"
 
 namespace musterd {
 
@@ -59,7 +60,12 @@ class History {
   /// Forgets the oldest, of all users or of one: about so many bytes of them, but not too many at once. False if there
   /// is nothing to forget.
   bool drop(std::uint64_t bytes) noexcept;
-  bool drop(UserId user, std::uint64_t bytes) noexcept;
+  bool drop(UserId user, std::uint64_t bytes) noexcept {
+    std::size_t left = effort_of_turn;
+    return drop(user, bytes, left);
+  }
+  /// The same with as much effort as is left.
+  bool drop(UserId user, std::uint64_t bytes, std::size_t& left) noexcept;
 
   /// Whether tables of epochs that have ended are left.
   [[nodiscard]] bool goes_on() const { return !ended_.empty(); }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "session/turn.hpp"
+
 #include <fmt/format.h>
 
 namespace musterd {
@@ -12,9 +14,11 @@ namespace ipc = muster::ipc;
 
 void MemoryPressure::serve(TimePoint now) {
   now_ = now;
-  if (!returning_until_.empty()) std::erase_if(returning_until_, [&](const auto& each) { return each.second <= now; });
+  // What comes back has come by now. Who still finds no room gets the error of its limit.
+  const auto is_over = [&](const auto& each) { return each.second <= now; };
+  const bool over = !returning_until_.empty() && std::erase_if(returning_until_, is_over) > 0;
   if (waits_in_vain()) drop_spare(now);
-  if (has_news() || parts_.admission.has_untried_front()) {
+  if (has_news() || over || parts_.admission.has_untried_front()) {
     daemon_is_short_ = false;
     parts_.admission.retry();
   }
@@ -30,10 +34,12 @@ MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t byte
   const auto shortage = parts_.ledger.take_shortage().value_or(Ledger::Shortage{});
   if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return Spare::none;
   const bool all = shortage.of == Of::daemon;
-  daemon_is_short_ |= all;
+  daemon_is_short_ |= all && shortage.resource == Resource::memory;
+  // Outcomes take heap, which is there at once. Segments end on another thread, and a client's own when it has heard of
+  // it.
+  if (shortage.resource == Resource::heap && (all ? parts_.history.drop(bytes) : parts_.history.drop(user, bytes)))
+    return Spare::here;
   const bool given = give_back(user, bytes, shortage);
-  // Segments end on another thread, and a client's own when it has heard of it. The heap is there at once.
-  if (shortage.resource == Resource::heap) return given ? Spare::here : Spare::none;
   if (given) {
     constexpr Duration a_moment = std::chrono::seconds(1);
     returning_until_[all ? everybody : user] = now_ + a_moment;
@@ -66,9 +72,12 @@ void MemoryPressure::tick(TimePoint now) {
 }
 
 std::optional<TimePoint> MemoryPressure::next_deadline() const {
-  const bool drops = drop_at_ && waits_in_vain() && can_drop();
-  if (!drops) return wanted_until_;
-  return wanted_until_ ? std::min(*wanted_until_, *drop_at_) : *drop_at_;
+  std::optional<TimePoint> next = wanted_until_;
+  const auto consider = [&](TimePoint time) { next = next ? std::min(*next, time) : time; };
+  if (!waits_in_vain()) return next;
+  if (drop_at_ && can_drop()) consider(*drop_at_);
+  for (const auto& [user, until] : returning_until_) consider(until);
+  return next;
 }
 
 /// While requests wait, drops objects that only loaded pickles keep, and what groups remember: those of everybody where
@@ -80,8 +89,9 @@ void MemoryPressure::drop_spare(TimePoint now) {
   if (drop_at_ && now < *drop_at_) return;
   drop_at_.reset();
   bool remembered = daemon_is_short_ && parts_.history.drop(some);
+  std::size_t left = effort_of_turn;
   if (!daemon_is_short_ && !parts_.history.empty())
-    parts_.admission.for_each_user([&](UserId user) { remembered |= parts_.history.drop(user, some); });
+    parts_.admission.for_each_user([&](UserId user) { remembered |= parts_.history.drop(user, some, left); });
   const bool pickled = parts_.store.pickles().drop_loaded(some);
   if (remembered || pickled) drop_at_ = now + pause;
 }

@@ -28,7 +28,10 @@ Result<void> OpMemory::could_have_room(const RunningOp& running) const {
   if (running.plan.outputs.size() <= few) return {};
   const std::uint64_t free = parts_.results.free_bytes();
   if (running.result_bytes <= free) return {};
-  return parts_.ledger.has_room({running.user, {}}, Resource::memory, running.result_bytes - free);
+  const std::uint64_t missing = running.result_bytes - free;
+  return parts_.pressure.try_with_spare(running.user, missing, [&] {
+    return parts_.ledger.has_room({running.user, {}}, Resource::memory, missing);
+  });
 }
 
 Result<void> OpMemory::book(RunningOp& running, Turn turn) {

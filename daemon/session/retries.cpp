@@ -48,8 +48,15 @@ std::vector<Objects> Retries::to_remember(const RunningOp& running, std::span<co
 
 void Retries::answer_those_who_called(const GroupState& state, const std::string& key) noexcept try {
   if (!state.history || !state.history->ops.contains(key)) return;
-  for (const auto& call : state.muster->take_retries(key))
-    if (!answer(state, key, call)) works_.settle_failed(call.ticket, unknown(key));
+  const muster::Error forgotten = unknown(key);
+  // Ranks that called several times have as many ops here.
+  for (std::size_t answered = 0; answered < History::given_max;) {
+    const auto calls = state.muster->take_retries(key);
+    if (calls.empty()) return;
+    answered += calls.size();
+    for (const auto& call : calls)
+      if (!answer(state, key, call)) works_.settle_failed(call.ticket, forgotten);
+  }
 } catch (const std::bad_alloc&) {
   return;
 }

@@ -25,9 +25,9 @@ class Retries {
   /// What each rank of the op gets, or one entry for all, for History::remember(); nothing if the op is not to be
   /// remembered. May throw.
   [[nodiscard]] static std::vector<Objects> to_remember(const RunningOp& running, std::span<const ObjectPtr> outputs);
-  /// Answers the calls for the op that came while it ran: the first that each rank made. Its own ranks have been told.
-  /// A client without memory for its answer is cut off. If there is no memory to look for the calls, they wait for
-  /// their deadlines.
+  /// Answers the calls for the op that came while it ran. Its own outcome is decided. A client without memory for its
+  /// answer is cut off. If there is no memory to look for the calls, or if they are very many, they wait for their
+  /// deadlines.
   void answer_those_who_called(const GroupState& state, const std::string& key) noexcept;
 
  private:

@@ -21,8 +21,9 @@ using muster::Result;
 // ---- a family ----
 
 const Hold* Family::find(ClientId client, ObjectId object) const {
-  const auto heir = std::ranges::find(heirs_, client, &Heir::id);
-  const HoldTable& holds = payer_.client == client || heir == heirs_.end() ? own_ : heir->kept;
+  // A client may have thousands of heirs, and asks for itself again and again.
+  const auto heir = payer_.client == client ? heirs_.end() : std::ranges::find(heirs_, client, &Heir::id);
+  const HoldTable& holds = heir == heirs_.end() ? own_ : heir->kept;
   const auto found = holds.find(object);
   return found == holds.end() ? nullptr : found->second.get();
 }

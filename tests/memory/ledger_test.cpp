@@ -317,3 +317,20 @@ TEST_CASE("a refusal says whose limit it was") {
   CHECK_FALSE(ledger.charge({3, {}}, Resource::memory, 9 * mebibyte));
   CHECK(ledger.take_shortage()->of == Of::nobody);
 }
+
+TEST_CASE("who has used up its part of the reserve is short of it, and not the daemon") {
+  Quota quota = memory_quota(64 * mebibyte);
+  quota.reserve_bytes = 16 * mebibyte;
+  Ledger ledger(quota);
+  std::vector<Charge> held;
+  const auto take = [&] {
+    auto charge = ledger.charge_small(first, mebibyte / 4, Turn::before_others);
+    if (charge) held.push_back(std::move(*charge));
+    return bool(charge);
+  };
+  while (take()) CHECK(held.size() < 100);
+  const auto shortage = ledger.take_shortage();
+  REQUIRE(shortage);
+  CHECK(shortage->of == Ledger::Shortage::Of::user);
+  CHECK(ledger.charge(second, memory, 32 * mebibyte));
+}

@@ -405,3 +405,47 @@ TEST_CASE("a user that waits at its own limit makes nobody else's groups forget"
   CHECK(result_of(group.first, group.call(group.first, "1", 9)) == result);
   static_cast<void>(held);
 }
+
+TEST_CASE("an op with many results makes what its user's groups remember give way") {
+  constexpr std::uint64_t limit = 32 << 20;
+  constexpr std::uint64_t each = 1 << 20;
+  constexpr int ranks = 10;  // the first one gets its own array, and the others a result each
+  NodeSettings settings = small_settings();
+  settings.quota.per_user[Resource::memory] = limit;
+  Remembering group(large, settings);
+  for (int step = 0; step < 14; ++step) group.run("step " + std::to_string(step));
+  const auto array = group.first.seal(group.first.lease(each), 0, std::vector<float>(each / sizeof(float), 1.0F));
+  // There is a mebibyte less than the op needs, and the history has more than three.
+  TestClient other(group.world, 3);
+  const auto used = NodeAudit(group.world.node).charged()[Resource::memory];
+  other.lease(limit - used - (ranks - 2) * each);
+  ipc::Combine combine;
+  combine.work = {1000};
+  combine.kind = Kind::scan;
+  combine.ranks = ranks;
+  combine.timeout_ns = std::chrono::nanoseconds(std::chrono::seconds(5)).count();
+  for (int rank = 0; rank < ranks; ++rank) combine.objects.push_back(array);
+  group.first.record(ipc::SubmissionType::combine, combine);
+  for (int i = 0; i < 10; ++i) {
+    group.world.advance(std::chrono::milliseconds(10));
+    while (group.world.node.goes_on()) group.world.go_on();
+  }
+  CHECK(group.first.done(combine.work));
+}
+
+TEST_CASE("each of several calls that came while an op ran is answered") {
+  Remembering group;
+  group.world.outside.jobs.hold = true;
+  const auto segment = group.first.lease(1 << 20);
+  const auto other = group.second.lease(1 << 20);
+  const auto call = [&](TestClient& client, ipc::SegmentId from) {
+    const auto input = client.seal(from, 0, std::vector<float>(std::size_t{200} << 10, 1.0F));
+    return client.contribute(Kind::allreduce, {input}, 0, std::chrono::seconds(30), "step 1");
+  };
+  const auto one = call(group.first, segment);
+  call(group.second, other);
+  const std::vector again{call(group.first, segment), call(group.first, segment), call(group.first, segment)};
+  group.world.outside.jobs.hold = false;
+  group.world.outside.settle();
+  for (const auto work : again) CHECK(result_of(group.first, work) == result_of(group.first, one));
+}
