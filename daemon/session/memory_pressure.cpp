@@ -35,10 +35,12 @@ MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t byte
   if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return Spare::none;
   const bool all = shortage.of == Of::daemon;
   daemon_is_short_ |= all && shortage.resource == Resource::memory;
-  // Outcomes take heap, which is there at once. Segments end on another thread, and a client's own when it has heard of
-  // it.
-  if (shortage.resource == Resource::heap && (all ? parts_.history.drop(bytes) : parts_.history.drop(user, bytes)))
-    return Spare::here;
+  if (shortage.resource == Resource::heap) {
+    // What outcomes take is there at once. A segment's books are so small that nobody waits for them.
+    const std::uint64_t some = std::max(bytes, settings_.memory_bytes / dropped_parts);
+    const bool forgot = all ? parts_.history.drop(some) : parts_.history.drop(user, some);
+    return forgot || give_back(user, bytes, shortage) ? Spare::here : Spare::none;
+  }
   const bool given = give_back(user, bytes, shortage);
   if (given) {
     constexpr Duration a_moment = std::chrono::seconds(1);
