@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "session/turn.hpp"
-
 #include <fmt/format.h>
+
+#include "session/turn.hpp"
 
 namespace musterd {
 
@@ -35,12 +35,9 @@ MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t byte
   if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return Spare::none;
   const bool all = shortage.of == Of::daemon;
   daemon_is_short_ |= all && shortage.resource == Resource::memory;
-  if (shortage.resource == Resource::heap) {
-    // What outcomes take is there at once. A segment's books are so small that nobody waits for them.
-    const std::uint64_t some = std::max(bytes, settings_.memory_bytes / dropped_parts);
-    const bool forgot = all ? parts_.history.drop(some) : parts_.history.drop(user, some);
-    return forgot || give_back(user, bytes, shortage) ? Spare::here : Spare::none;
-  }
+  // What outcomes take of the heap is there at once. A segment's books are so small that nobody waits for them.
+  if (shortage.resource == Resource::heap)
+    return forget(user, bytes, shortage.of) || trim(user, shortage.of) ? Spare::here : Spare::none;
   const bool given = give_back(user, bytes, shortage);
   if (given) {
     constexpr Duration a_moment = std::chrono::seconds(1);
@@ -53,17 +50,26 @@ MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t byte
 }
 
 bool MemoryPressure::give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage) {
-  using Of = Ledger::Shortage::Of;
-  const bool all = shortage.of == Of::daemon;
-  // Results are their user's, and no client's.
-  const auto trim = [&] { return (all ? parts_.results.trim() : parts_.results.trim(user)) > 0; };
-  if (shortage.of != Of::client && trim()) return true;
+  const bool all = shortage.of == Ledger::Shortage::Of::daemon;
+  if (trim(user, shortage.of)) return true;
   // While requests wait for the daemon's memory, drop_spare() makes the groups forget.
   if (all && shortage.resource == Resource::memory) return false;
+  if (!forget(user, bytes, shortage.of)) return false;
+  static_cast<void>(trim(user, shortage.of));
+  return true;
+}
+
+/// Gives free segments of results back.
+bool MemoryPressure::trim(UserId user, Ledger::Shortage::Of of) {
+  using Of = Ledger::Shortage::Of;
+  if (of == Of::client) return false;  // results are their user's, and no client's
+  return (of == Of::daemon ? parts_.results.trim() : parts_.results.trim(user)) > 0;
+}
+
+/// Makes the groups of the user, or of all users, forget some of their outcomes.
+bool MemoryPressure::forget(UserId user, std::uint64_t bytes, Ledger::Shortage::Of of) {
   const std::uint64_t some = std::max(bytes, settings_.memory_bytes / dropped_parts);
-  const bool forgot = all ? parts_.history.drop(some) : parts_.history.drop(user, some);
-  if (forgot) trim();
-  return forgot;
+  return of == Ledger::Shortage::Of::daemon ? parts_.history.drop(some) : parts_.history.drop(user, some);
 }
 
 void MemoryPressure::tick(TimePoint now) {

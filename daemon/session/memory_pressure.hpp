@@ -108,6 +108,8 @@ class MemoryPressure {
   }
   [[nodiscard]] Spare find_spare(UserId user, std::uint64_t bytes);
   [[nodiscard]] bool give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage);
+  [[nodiscard]] bool trim(UserId user, Ledger::Shortage::Of of);
+  [[nodiscard]] bool forget(UserId user, std::uint64_t bytes, Ledger::Shortage::Of of);
   [[nodiscard]] bool can_drop() const { return parts_.store.pickles().has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);
 
