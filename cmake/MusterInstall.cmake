@@ -14,9 +14,10 @@ foreach(executable musterd muster)
     install(TARGETS ${executable} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
 endforeach()
-# Not muster/ipc: it is how client and daemon talk, and no part of the interface.
-install(DIRECTORY include/muster DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.hpp PATTERN ipc EXCLUDE)
-install(TARGETS muster_client muster_ipc EXPORT MusterTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+# Not muster/ipc and muster/gpu: how client and daemon talk, and the driver, are no part of the interface.
+install(DIRECTORY include/muster DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.hpp
+  PATTERN ipc EXCLUDE PATTERN gpu EXCLUDE)
+install(TARGETS muster_client muster_gpu muster_ipc EXPORT MusterTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT MusterTargets NAMESPACE Muster:: DESTINATION ${muster_package_dir})
 configure_package_config_file(cmake/MusterConfig.cmake.in ${CMAKE_BINARY_DIR}/MusterConfig.cmake
   INSTALL_DESTINATION ${muster_package_dir})

@@ -9,7 +9,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <exception>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -25,6 +28,10 @@
 #include "base/starter.hpp"
 #include "base/topology.hpp"
 #include "base/version.hpp"
+#include "gpu/nccl_environment.hpp"
+#include "gpu/probe.hpp"
+#include "gpu/process/find_gpus.hpp"
+#include "gpu/worker/worker.hpp"
 #include "session/server.hpp"
 
 namespace musterd {
@@ -113,9 +120,10 @@ struct SystemShares {
   std::uint64_t maps;
 };
 
-SystemShares system_shares(const Config& config) {
+SystemShares system_shares(const Config& config, std::size_t gpus) {
   // Clients may have what this process doesn't need for its own descriptors and for those that come with a packet.
-  constexpr std::uint64_t own_descriptors = 16;
+  constexpr std::uint64_t of_each_worker = 4;
+  const std::uint64_t own_descriptors = 16 + of_each_worker * gpus;
   const std::uint64_t limit = raise_descriptor_limit();
   return {limit - std::min(limit / 2, own_descriptors), maps_for_clients(config.maps_max)};
 }
@@ -155,8 +163,54 @@ Quota quota_of(const Config& config, const SystemShares& shares) {
   return quota;
 }
 
+/// What the store may have of a GPU with so much memory. A share leaves some for contexts and NCCL, which no budget
+/// counts.
+std::uint64_t budget_of_gpu(double memory, std::uint64_t total) {
+  if (memory > 1) return std::min(total, static_cast<std::uint64_t>(memory));
+  constexpr std::uint64_t reserve_share = 8;
+  constexpr std::uint64_t reserve_bytes_max = std::uint64_t{2} << 30;
+  const std::uint64_t reserve = std::min(total / reserve_share, reserve_bytes_max);
+  return std::min(total - reserve, static_cast<std::uint64_t>(static_cast<double>(total) * memory));
+}
+
+/// What the store may have of each GPU.
+void add_gpus(Quota& quota, const Config& config, std::span<const gpu::GpuFacts> gpus) {
+  for (const auto& facts : gpus) {
+    const auto bytes = budget_of_gpu(config.gpu_memory, facts.memory_bytes);
+    for (auto* amounts : {&quota.total, &quota.per_user, &quota.per_client})
+      (*amounts)[memory_of(facts.device)] = bytes;
+    log_info("{}: {}, budget {} MiB", name(facts.device), facts.name, bytes >> 20);
+  }
+  // NCCL, which works between GPUs, obeys them.
+  if (gpus.size() > 1)
+    for (const auto& variable : gpu::nccl_variables()) log_info("NCCL's variable {} is set", variable);
+}
+
+std::vector<gpu::GpuFacts> find_gpus(const Config& config, const std::string& program) {
+  if (config.gpu_memory <= 0) return {};
+  const auto deadline =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(config.gpu_timeout_s));
+  std::vector<std::string> probe{"musterd", "--gpu-probe-driver"};
+  auto found = gpu::find_gpus(program, probe, deadline);
+  for (const auto& why : found.unused) log_warning("{}", why.describe());
+  return std::move(found.gpus);
+}
+
+/// This program; its workers look for NCCL where it would.
+muster::ipc::Program worker_program(const Config& config) {
+  muster::ipc::Program program{"/proc/self/exe", {"musterd"}};
+  const auto add = [&](const char* flag, const std::string& value) {
+    if (!value.empty()) program.arguments.insert(program.arguments.end(), {flag, value});
+  };
+  add("--nccl-so", config.nccl_so);
+  add("--nccl-wheel", config.nccl_wheel);
+  return program;
+}
+
 ServerSettings server_settings(const Config& config) {
   ServerSettings settings;
+  settings.gpu_worker = worker_program(config);
+  settings.gpus = find_gpus(config, settings.gpu_worker.path);
   settings.socket = muster::ipc::socket_path(config.socket);
   settings.socket_mode = config.socket_mode;
   settings.clients_max = config.clients_max;
@@ -168,8 +222,9 @@ ServerSettings server_settings(const Config& config) {
   node.host = host_name();
   node.user = ::geteuid();
   if (::getrandom(&node.incarnation, sizeof node.incarnation, 0) != sizeof node.incarnation) node.incarnation = 1;
-  const SystemShares shares = system_shares(config);
+  const SystemShares shares = system_shares(config, settings.gpus.size());
   node.quota = quota_of(config, shares);
+  add_gpus(node.quota, config, settings.gpus);
   // Where descriptors or mappings are few, segments are fewer and larger, so that some tens of clients fit.
   constexpr std::uint64_t clients_about = 32;
   node.segments_about = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
@@ -180,6 +235,8 @@ ServerSettings server_settings(const Config& config) {
   node.lanes = config.lanes ? config.lanes : topology.cores();
   settings.place_lane = [topology](unsigned lane) { topology.stay_on_node(lane); };
   node.huge_pages = huge_pages();
+  node.nccl_so = config.nccl_so;
+  node.nccl_wheel = config.nccl_wheel;
   node.pickle_lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.pickle_lease_s));
   settings.ready = [fd = config.ready_fd] {
     sd_notify("READY=1");
@@ -202,11 +259,14 @@ ExitStatus serve(const Config& config) {
   ::signal(SIGPIPE, SIG_IGN);
   // Other processes of this user must not open our descriptors or memory through /proc.
   ::prctl(PR_SET_DUMPABLE, 0);
-  const auto settings = server_settings(config);
   const auto fail = [&](const Error& why, ExitStatus status = ExitStatus::failed) {
     tell_failed(config.ready_fd, status, why);
     return status;
   };
+  // The answer should not have to wait for a driver. The server asks again, with the socket's lock.
+  if (const auto path = muster::ipc::socket_path(config.socket); muster::ipc::is_served(path))
+    return fail(served(path), ExitStatus::served);
+  const auto settings = server_settings(config);
   if (auto raised = raise_file_size_limit(settings.node.quota.total[0]); !raised) return fail(raised.error());
   auto server = Server::create(settings);
   if (!server) return fail(server.error());
@@ -229,8 +289,13 @@ int main(int argc, char** argv) {
   try {
     auto parsed = musterd::parse_command_line(argc, argv);
     if (const int* code = std::get_if<int>(&parsed)) return *code;
-    ready_fd = std::get<musterd::Config>(parsed).ready_fd;
-    return static_cast<int>(musterd::serve(std::get<musterd::Config>(parsed)));
+    const auto& config = std::get<musterd::Config>(parsed);
+    ready_fd = config.ready_fd;
+    if (config.gpu_worker)
+      return musterd::gpu::run_worker({*config.gpu_worker, config.gpu_uuid, {config.nccl_so, config.nccl_wheel}});
+    if (config.gpu_probe_driver) return musterd::gpu::run_driver_probe();
+    if (config.gpu_probe) return musterd::gpu::run_probe({config.nccl_so, config.nccl_wheel});
+    return static_cast<int>(musterd::serve(config));
   } catch (const std::exception& error) {
     musterd::tell_failed(ready_fd, musterd::ExitStatus::failed, {muster::Code::failed, error.what()});
     return static_cast<int>(musterd::ExitStatus::failed);

@@ -211,6 +211,13 @@ void add_views(CLI::App& app, Parsed& parsed) {
   groups->footer(help_footer("groups"));
 
   auto* doctor = app.add_subcommand("doctor", "check what this machine offers, and say how to mend it");
+  doctor->add_option("--timeout", parsed.doctor.timeout_s, "seconds that the GPUs' driver may take to answer")
+      ->check(within(0.001, 86'400.0))
+      ->capture_default_str();
+  doctor->add_option("--nccl-so", parsed.doctor.nccl_so, "NCCL's library, and no other [as the running daemon]")
+      ->type_name("PATH");
+  doctor->add_option("--nccl-wheel", parsed.doctor.nccl_wheel, "NCCL's library in a Python environment [the same]")
+      ->type_name("PATH");
   add_socket(doctor, parsed.doctor.socket);
   add_json(doctor, parsed.doctor.json);
   doctor->footer(help_footer("doctor"));

@@ -44,9 +44,10 @@ constexpr std::string_view status_footer = R"(
 --json: version, pid, uptime_s, socket, incarnation, log, memory_bytes, memory_used_bytes, memory_peak_bytes,
   heap_bytes, heap_used_bytes (of the daemon's own memory: limit, charged),
   maps_max, maps_used (of the daemon's memory mappings, one for each segment and each client: limit, charged), objects,
-  segments, groups, lanes, huge_pages, simd, waiting_for_memory, ops_done, ops_failed, ops_in_flight, bytes_deposited,
-  bytes_copied, bytes_reduced, users_total, users (those that hold something, at most 100):
-  [name, memory_bytes, peak_bytes, objects, fds, in_flight, maps],
+  segments, groups, lanes, huge_pages, simd, nccl_so, nccl_wheel (as the daemon was started), waiting_for_memory,
+  ops_done, ops_failed, ops_in_flight, bytes_deposited, bytes_copied, bytes_reduced,
+  gpus: [device, memory_bytes (the budget), memory_used_bytes, nccl_bytes (beside the budget)], users_total,
+  users (those that hold something, at most 100): [name, memory_bytes, peak_bytes, objects, fds, in_flight, maps],
   clients: [id, name, pid, uid, memory_bytes, objects, held, in_flight, idle_s, heap_bytes]
 )";
 
@@ -64,6 +65,7 @@ constexpr std::string_view groups_footer = R"(
 
 constexpr std::string_view doctor_footer = R"(
 ok: nothing is wrong. warn: Muster works, but slower or with less. fail: Muster can't work; the exit status is 1.
+A process of its own asks for GPUs: a driver that hangs or crashes is reported. A machine without a GPU is well.
 
 --json: failed, warnings, checks: [name, health, found, mend]
 )";
@@ -117,7 +119,7 @@ Ranks:
 Store:
   ls        objects: sizes, holders, ages
 Machine:
-  doctor    check kernel, limits, memory, CPU and daemon; say how to mend problems
+  doctor    check kernel, limits, memory, CPU, GPUs and daemon; say how to mend problems
   bench     measure a collective, as nccl-tests do, and check every result
 
 Options:

@@ -30,7 +30,8 @@ namespace {
 constexpr auto answer_timeout = std::chrono::seconds(10);
 /// A process keeps this share of the budget: free for its next arrays, and mapped of what it no longer reads.
 constexpr std::uint64_t kept_share = 8;
-std::uint64_t kept_bytes(const Welcome& welcome) { return welcome.memory_bytes / kept_share; }
+/// It pins at most this share.
+constexpr std::uint64_t pinned_share = 4;
 
 }  // namespace
 
@@ -50,21 +51,32 @@ Connection::Connection(Start start)
       receiving_(protocol_.mutex()),
       reading_(protocol_.mutex()),
       sending_parts_(protocol_.mutex()),
+      pins_(welcome_.memory_bytes() / pinned_share),
       segments_(std::make_unique<Segments>(
           memory_mutex_, [this](ipc::SegmentId id) { return map_segment(id); },
           [this](ipc::SegmentId id) { tell_unmapped(id); },
-          [this] { return alive() && channel_.memory_wanted() ? 0 : kept_bytes(welcome_); })),
-      arena_(std::make_unique<Arena>(
-          memory_mutex_,
-          Arena::Source{[this](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
-                          return lease_segment(bytes, timeout, stop);
-                        },
-                        [this](ipc::SegmentId id) {
-                          segments_->forget(id);
-                          tell_returned(*this, id);
-                        },
-                        [this] { collect(); }, [this] { return alive() && channel_.memory_wanted(); }},
-          kept_bytes(welcome_), welcome_.segments_about)) {}
+          [this] { return alive() && channel_.memory_wanted() ? 0 : welcome_.memory_bytes() / kept_share; }, pins_)),
+      arenas_(make_arenas()) {}
+
+std::unique_ptr<Arena> Connection::make_arena(Device device, std::uint64_t memory_bytes) {
+  return std::make_unique<Arena>(
+      memory_mutex_,
+      Arena::Source{[this, device](std::uint64_t bytes, std::chrono::nanoseconds timeout, const Stop& stop) {
+                      return lease_segment(device, bytes, timeout, stop);
+                    },
+                    [this](ipc::SegmentId id) {
+                      segments_->forget(id);
+                      tell_returned(*this, id);
+                    },
+                    [this] { collect(); }, [this] { return alive() && channel_.memory_wanted(); }},
+      memory_bytes / kept_share, welcome_.segments_about, device);
+}
+
+std::unique_ptr<Arenas> Connection::make_arenas() {
+  std::vector<std::unique_ptr<Arena>> arenas;
+  for (const auto& [device, memory_bytes] : welcome_.devices) arenas.push_back(make_arena(device, memory_bytes));
+  return std::make_unique<Arenas>(std::move(arenas));
+}
 
 Connection::~Connection() = default;
 
@@ -161,24 +173,25 @@ void Connection::end(const Error& error) {
 
 // ---- memory ----
 
-Result<LeasedSegment> Connection::lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout,
+Result<LeasedSegment> Connection::lease_segment(Device device, std::uint64_t bytes, std::chrono::nanoseconds timeout,
                                                 const Stop& stop) {
   const auto until = std::chrono::steady_clock::now() + bounded(timeout);
   const auto build = [&](std::uint64_t number) {
     return build_frame(number, wire::Body_Lease, [&](auto& fbb) {
       const auto left = until - std::chrono::steady_clock::now();
-      return wire::CreateLease(fbb, bytes, milliseconds_of(left), false).Union();
+      const wire::Device on(static_cast<std::uint8_t>(device.kind), device.index);
+      return wire::CreateLease(fbb, bytes, milliseconds_of(left), false, &on).Union();
     });
   };
   auto granted = request(build, timeout + answer_timeout, stop);
   if (!granted) return granted.error();
-  return map_lease(*this, std::move(*granted));
+  return map_lease(*this, std::move(*granted), device);
 }
 
 Result<void> Connection::share(ipc::ObjectId object) {
-  for (const auto segment : arena_->share(object)) {
+  for (const auto& [arena, segment] : arenas_->share(object)) {
     // If somebody here views the segment, its mapping stays, and so its memory stays, too.
-    if (!segments_->forget(segment) || !arena_->hand_over(segment)) continue;
+    if (!segments_->forget(segment) || !arena->hand_over(segment)) continue;
     Scratch body;
     ipc::write(ipc::HandOver{segment}, *body);
     if (auto sent = submit(ipc::SubmissionType::hand_over, *body); !sent) return sent;

@@ -29,7 +29,7 @@
 #include "completions.hpp"
 #include "exchange.hpp"
 #include "guarded_protocol.hpp"
-#include "memory/arena.hpp"
+#include "memory/arenas.hpp"
 #include "memory/fork_copies.hpp"
 #include "memory/hold.hpp"
 #include "memory/segments.hpp"
@@ -66,8 +66,12 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   [[nodiscard]] bool inherited() const { return protocol_.inherited(); }
   [[nodiscard]] Error end_error();
 
-  [[nodiscard]] Arena& arena() { return *arena_; }
+  /// The host's.
+  [[nodiscard]] Arena& arena() { return arenas_->host(); }
+  [[nodiscard]] Arenas& arenas() { return *arenas_; }
   [[nodiscard]] Segments& segments() { return *segments_; }
+  /// How much of the daemon's memory this process may pin.
+  [[nodiscard]] PinLimit& pins() { return pins_; }
   /// Call it before the object goes to other processes: what they hold must not depend on what this process does later.
   [[nodiscard]] Result<void> share(ipc::ObjectId object);
   [[nodiscard]] Names& names() { return names_; }
@@ -136,8 +140,10 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   static Result<std::shared_ptr<Connection>> attach(const std::string& path, const ConnectOptions& options,
                                                     SteadyTime until);
   void end(const Error& error);
-  [[nodiscard]] Result<LeasedSegment> lease_segment(std::uint64_t bytes, std::chrono::nanoseconds timeout,
-                                                    const Stop& stop);
+  [[nodiscard]] std::unique_ptr<Arena> make_arena(Device device, std::uint64_t memory_bytes);
+  [[nodiscard]] std::unique_ptr<Arenas> make_arenas();
+  [[nodiscard]] Result<LeasedSegment> lease_segment(Device device, std::uint64_t bytes,
+                                                    std::chrono::nanoseconds timeout, const Stop& stop);
   [[nodiscard]] Result<SegmentHandle> map_segment(ipc::SegmentId segment);
   void tell_unmapped(ipc::SegmentId segment);
 
@@ -192,8 +198,9 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   ForkCopies fork_copies_;               ///< used between before_fork() and the end of the fork
 
   OrderedMutex memory_mutex_{Rank::memory};
+  PinLimit pins_;
   std::unique_ptr<Segments> segments_;
-  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Arenas> arenas_;
 };
 
 }  // namespace muster::detail

@@ -142,7 +142,7 @@ void Connection::before_fork() {
   exchange_.lock_for_fork();
   memory_mutex_.lock_for_fork();
   protocol_.lock_for_fork();
-  fork_copies_.take(*arena_);
+  fork_copies_.take(*arenas_);
 }
 
 void Connection::unlock_after_fork() {
@@ -162,8 +162,8 @@ void Connection::after_fork_in_parent() {
 
 void Connection::after_fork_in_child() {
   protocol_.inherit();
-  fork_copies_.move_in(*arena_);
-  arena_->disown();
+  fork_copies_.move_in(*arenas_);
+  arenas_->disown();
   channel_.inherit();
   exchange_.inherit();
   completions_.inherit();

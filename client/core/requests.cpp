@@ -119,14 +119,16 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
                      path,
                      body->incarnation(),
                      {body->client()},
-                     body->memory_bytes(),
                      body->segments_about(),
                      body->in_flight_max(),
                      std::chrono::milliseconds(body->pickle_lease_ms()),
                      {}};
   if (const auto* devices = body->devices())
     for (const auto* each : *devices)
-      if (const auto device = Device::of(each->kind(), each->index())) greeted.welcome.devices.push_back(*device);
+      if (const auto device = Device::of(each->device().kind(), each->device().index()))
+        greeted.welcome.devices.push_back({*device, each->bytes()});
+  if (greeted.welcome.devices.empty() || greeted.welcome.devices.front().device != Device::cpu())
+    return Error(Code::invalid, fmt::format("the daemon at {} names no memory of the host", path));
   greeted.socket = std::move(*socket);
   greeted.channel = std::move(packet->fds[0]);
   greeted.doorbell = std::move(packet->fds[1]);
@@ -163,12 +165,34 @@ void tell_left(Connection& connection, ipc::SeatId seat) {
   });
 }
 
-Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted) {
+void tell_token_ended(Connection& connection, const std::string& name) {
+  connection.tell([&](std::uint64_t number) {
+    return build_frame(number, wire::Body_EndToken, [&](auto& fbb) {
+      const auto text = fbb.CreateString(name);
+      return wire::CreateEndToken(fbb, text).Union();
+    });
+  });
+}
+
+namespace {
+
+Result<SegmentMapping> map_writable(Connection& connection, const ipc::Fd& fd, std::uint64_t bytes, Device device) {
+  auto mapping = SegmentMapping::map(fd, bytes, ipc::Access::read_write, device);
+  if (!mapping || device != Device::pinned()) return mapping;
+  auto pinned = pin_for_writing(mapping->data(), bytes, connection.pins());
+  if (!pinned) return pinned.error();
+  mapping->set_pin(std::move(*pinned));
+  return mapping;
+}
+
+}  // namespace
+
+Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted, Device device) {
   const auto* body = wire::GetFrame(granted.bytes.data())->body_as_Segment();
   if (!body || granted.fds.size() != 1) return Error(Code::failed, "the daemon's answer to Lease makes no sense");
   MUSTER_FAILPOINT(leased);
   const ipc::SegmentId id{body->segment()};
-  auto mapping = ipc::Mapping::map(granted.fds.front(), body->bytes(), ipc::Access::read_write);
+  auto mapping = map_writable(connection, granted.fds.front(), body->bytes(), device);
   if (!mapping) {
     tell_returned(connection, id);
     return mapping.error();
@@ -181,14 +205,16 @@ Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted) {
     return sealed.error();
   }
   MUSTER_FAILPOINT(mapped);
-  return LeasedSegment{id, std::move(granted.fds.front()), std::move(*mapping)};
+  ipc::Fd fd;
+  if (mapping->is_host()) fd = std::move(granted.fds.front());
+  return LeasedSegment{id, std::move(fd), std::move(*mapping)};
 }
 
-Result<void> check_device(const Connection& connection, Device device) {
-  const auto& there = connection.welcome().devices;
-  if (std::find(there.begin(), there.end(), device) == there.end()) return ipc::no_such_device(device, there);
-  if (device == Device::cpu()) return {};
-  return Error(Code::invalid, "this library can't make arrays on " + name(device), "use cpu");
+Result<Arena*> arena_on(Connection& connection, Device device) {
+  if (auto* const arena = connection.arenas().on(device)) return arena;
+  std::vector<Device> there;
+  for (const auto& memory : connection.welcome().devices) there.push_back(memory.device);
+  return ipc::no_such_device(device, there);
 }
 
 }  // namespace muster::detail

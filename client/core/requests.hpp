@@ -37,6 +37,9 @@ void tell_returned(Connection& connection, ipc::SegmentId segment);
 /// Leaves a group without waiting for the answer.
 void tell_left(Connection& connection, ipc::SeatId seat);
 
+/// Ends a token without waiting for the answer.
+void tell_token_ended(Connection& connection, const std::string& name);
+
 /// A connected socket, and the Welcome that its daemon sent.
 struct Greeted {
   Welcome welcome;
@@ -52,10 +55,10 @@ struct Greeted {
 /// Tells the daemon that its rings are mapped, and returns once they are sealed and in use.
 [[nodiscard]] Result<void> open_rings(const ipc::Fd& socket, const std::string& path);
 
-/// Invalid unless this process can have memory of the store there.
-[[nodiscard]] Result<void> check_device(const Connection& connection, Device device);
+/// The arena of a device. Invalid if the daemon has no memory there.
+[[nodiscard]] Result<Arena*> arena_on(Connection& connection, Device device);
 
 /// Maps a granted segment for writing, tells the daemon so, and returns once it is sealed.
-[[nodiscard]] Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted);
+[[nodiscard]] Result<LeasedSegment> map_lease(Connection& connection, ipc::Packet granted, Device device);
 
 }  // namespace muster::detail

@@ -152,6 +152,7 @@ Result<void> spawn(const std::string& program, const std::string& socket, const 
   if (options.pickle_lease)
     words.insert(words.end(),
                  {"--pickle-lease", std::to_string(std::chrono::duration<double>(*options.pickle_lease).count())});
+  if (!options.nccl_wheel.empty()) words.insert(words.end(), {"--nccl-wheel", options.nccl_wheel});
   std::vector<char*> arguments;
   arguments.reserve(words.size() + 1);
   for (auto& word : words) arguments.push_back(word.data());

@@ -146,7 +146,7 @@ void Connection::hold_ended(ipc::ObjectId object, bool shared) {
   if (!alive()) return;
   if (!locked([&](Protocol& protocol) { return protocol.releases.hold_ended(object); })) return;
   submissions_.flush_releases();
-  if (ipc::maker_of(object) != welcome_.client || !arena_->released(object)) return;
+  if (ipc::maker_of(object) != welcome_.client || !arenas_->released(object)) return;
   constexpr std::chrono::nanoseconds until_it_ends = std::chrono::seconds(1);
   constexpr std::chrono::nanoseconds in_case_it_ends = std::chrono::milliseconds(2);
   const bool may_go_on = shared || has_forked_;
@@ -160,10 +160,10 @@ void Connection::await_end(ipc::ObjectId object, std::chrono::nanoseconds patien
   const auto begin = std::chrono::steady_clock::now();
   if (begin < wait_again.load(std::memory_order_relaxed)) return;
   ipc::Backoff backoff;
-  while (!protocol_.has_releases() && !drains_here && alive() && arena_->has(object)) {
+  while (!protocol_.has_releases() && !drains_here && alive() && arenas_->has(object)) {
     if (std::chrono::steady_clock::now() > begin + patience) {
       wait_again = begin + 10 * patience;
-      return arena_->still_held(object);
+      return arenas_->still_held(object);
     }
     collect();
     backoff.step();

@@ -55,8 +55,8 @@ bool Connection::drain() {
 
 void Connection::settle(Aftermath& aftermath) {
   wake_waiters();
-  for (const auto object : aftermath.gone) arena_->object_gone(object);
-  if (aftermath.memory_wanted) arena_->trim();
+  for (const auto object : aftermath.gone) arenas_->object_gone(object);
+  if (aftermath.memory_wanted) arenas_->trim();
   for (const auto segment : aftermath.segments_gone) segments_->gone(segment);
   for (const auto seat : aftermath.works.unwanted_seats) tell_left(*this, seat);
   aftermath.works = {};

@@ -16,11 +16,16 @@ struct Welcome {
   std::string socket;
   std::uint64_t incarnation = 0;
   ipc::ClientId client;
-  std::uint64_t memory_bytes = 0;
   std::uint32_t segments_about = 0;  ///< how many segments a process should have at most
   std::uint32_t in_flight_max = 0;
   std::chrono::milliseconds pickle_lease{};
-  std::vector<Device> devices;  ///< on which it has memory
+  /// A device on which the daemon has memory, and how much it may use there.
+  struct Memory {
+    Device device;
+    std::uint64_t bytes = 0;
+  };
+  std::vector<Memory> devices;  ///< the host is the first
+  [[nodiscard]] std::uint64_t memory_bytes() const { return devices.front().bytes; }
 };
 
 }  // namespace muster::detail

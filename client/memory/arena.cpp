@@ -7,6 +7,8 @@
 
 #include <muster/ipc/byte_count.hpp>
 
+#include "device/cuda.hpp"
+
 namespace muster::detail {
 
 namespace {
@@ -61,6 +63,9 @@ std::optional<ArenaRegion> Arena::allocate_here(std::uint64_t bytes, std::uint64
 
 Result<LeasedSegment> Arena::lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
                                        const std::function<bool()>& stop) {
+  // Memory that this process could not use is not asked for.
+  if (device_ != Device::cpu())
+    if (auto cuda = Cuda::get(); !cuda) return cuda.error();
   const auto sizes = [&] {
     const std::lock_guard lock(mutex_);
     return std::pair(allocator_.wanted(bytes), allocator_.least(bytes));
@@ -95,7 +100,7 @@ ArenaRegion Arena::use(const ipc::RegionAllocator::Region& region, std::uint64_t
   auto& contents = contents_[region.segment];
   const bool fresh = region.offset >= contents.used_end;
   contents.used_end = std::max(contents.used_end, region.offset + region.bytes);
-  const ArenaRegion used{address, region.segment, region.offset, region.bytes, call, fresh};
+  const ArenaRegion used{address, region.segment, device_, region.offset, region.bytes, call, fresh};
   regions_.emplace(address, Region{used, true, 0, {}});
   ++contents.regions;
   contents.bytes += region.bytes;
@@ -112,7 +117,7 @@ void Arena::free(void* address) {
     release_if_unused(region);
     idle = take_excess();
   }
-  give_back(idle);
+  give_back(std::move(idle));
 }
 
 std::optional<ArenaRegion> Arena::find(const void* address) const {
@@ -163,7 +168,7 @@ void Arena::object_gone(ipc::ObjectId object) {
   {
     const std::lock_guard lock(mutex_);
     if (disowned_) return;
-    if (auto hard = hard_objects_.extract(object); !hard.empty()) idle.push_back(hard.mapped());
+    if (auto hard = hard_objects_.extract(object); !hard.empty()) idle.push_back({hard.mapped(), {}, {}});
     if (auto found = objects_.extract(object); !found.empty()) {
       forget_released(found.mapped());
       for (const auto* address : found.mapped().regions) {
@@ -171,11 +176,10 @@ void Arena::object_gone(ipc::ObjectId object) {
         --region->second.objects;
         release_if_unused(region);
       }
-      const auto excess = take_excess();
-      idle.insert(idle.end(), excess.begin(), excess.end());
+      for (auto& segment : take_excess()) idle.push_back(std::move(segment));
     }
   }
-  give_back(idle);
+  give_back(std::move(idle));
 }
 
 bool Arena::released(ipc::ObjectId object) {
@@ -243,6 +247,7 @@ std::vector<ipc::SegmentId> Arena::share(ipc::ObjectId object) {
 }
 
 bool Arena::hand_over(ipc::SegmentId segment) {
+  LeasedSegment removed;  // is unmapped without the lock
   const std::lock_guard lock(mutex_);
   if (disowned_ || !is_all_shared(segment)) return false;
   const auto lies_there = [&](const std::byte* address) { return regions_.at(address).region.segment == segment; };
@@ -261,7 +266,7 @@ bool Arena::hand_over(ipc::SegmentId segment) {
     forget_released(adopted->second);
     objects_.erase(adopted);
   }
-  remove(segment);
+  removed = remove(segment);
   return true;
 }
 
@@ -299,22 +304,25 @@ Arena::Idle Arena::take_idle(std::uint64_t keep_bytes) {
     const bool is_old = now - since >= idle_time;
     const bool is_small = allocator_.use_of(segment) == Use::shared && allocator_.shared_bytes() <= small_bytes;
     if (!is_old && (is_small || allocator_.wholly_free_bytes() <= keep_bytes)) continue;
-    remove(segment);
-    idle.push_back(segment);
+    idle.push_back(remove(segment));
   }
   return idle;
 }
 
-void Arena::remove(ipc::SegmentId segment) {
+LeasedSegment Arena::remove(ipc::SegmentId segment) {
   allocator_.remove_segment(segment);
   contents_.erase(segment);
   free_since_.erase(segment);
-  const auto removed = segments_.extract(segment);
+  auto removed = segments_.extract(segment);
   by_address_.erase(removed.mapped().mapping.data());
+  return std::move(removed.mapped());
 }
 
-void Arena::give_back(const Idle& idle) {
-  for (const auto segment : idle) source_.give_back(segment);
+void Arena::give_back(Idle idle) {
+  for (auto& segment : idle) {
+    segment.mapping.unmap();
+    source_.give_back(segment.id);
+  }
 }
 
 void Arena::trim() {
@@ -323,7 +331,7 @@ void Arena::trim() {
     const std::lock_guard lock(mutex_);
     if (!disowned_) idle = take_idle(0);
   }
-  give_back(idle);
+  give_back(std::move(idle));
 }
 
 void Arena::add_hard_lease(const LeasedSegment& segment) {

@@ -14,19 +14,22 @@
 #include <unordered_map>
 #include <vector>
 
+#include <muster/device.hpp>
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/ipc/region_allocator.hpp>
 #include <muster/result.hpp>
 
 #include "base/ordered_mutex.hpp"
+#include "segment_mapping.hpp"
 
 namespace muster::detail {
 
 /// One region that is in use.
 struct ArenaRegion {
-  std::byte* address = nullptr;
+  std::byte* address = nullptr;  ///< on a GPU, its own
   ipc::SegmentId segment;
+  Device device;
   std::uint64_t offset = 0;  ///< of the region in its segment
   std::uint64_t bytes = 0;
   std::uint64_t call = 0;  ///< the decorated call that allocated it; 0: none
@@ -36,8 +39,8 @@ struct ArenaRegion {
 /// A segment that the daemon granted, mapped for writing.
 struct LeasedSegment {
   ipc::SegmentId id;
-  ipc::Fd fd;
-  ipc::Mapping mapping;
+  ipc::Fd fd;  ///< none for memory of a GPU: nothing needs it once it is mapped
+  SegmentMapping mapping;
 };
 
 /// Bytes that this process may write, and where they lie in a file.
@@ -64,8 +67,14 @@ class Arena {
   /// `mutex` is the connection's, for all of its memory. `keep_bytes` is how much free memory the arena keeps for its
   /// next arrays while nobody waits for memory. `segments_about` is how many segments it should have at most.
   Arena(OrderedMutex& mutex, Source source, std::uint64_t keep_bytes,
-        std::uint64_t segments_about = ipc::RegionAllocator::most_segments)
-      : mutex_(mutex), source_(std::move(source)), keep_bytes_(keep_bytes), allocator_(segments_about) {}
+        std::uint64_t segments_about = ipc::RegionAllocator::most_segments, Device device = Device::cpu())
+      : mutex_(mutex),
+        source_(std::move(source)),
+        keep_bytes_(keep_bytes),
+        device_(device),
+        allocator_(segments_about) {}
+
+  [[nodiscard]] Device device() const { return device_; }
 
   /// Writable memory for `bytes` bytes (0 counts as 1), at least 64-byte aligned. If no segment has room, asks the
   /// daemon for one and waits up to `timeout`.
@@ -137,16 +146,16 @@ class Arena {
   void release_if_unused(Regions::iterator region);
   /// The region that contains the address; end() if there is none.
   [[nodiscard]] Regions::const_iterator region_of(const std::byte* address) const;
-  using Idle = std::vector<ipc::SegmentId>;
-  /// Removes segments that have been wholly free for a while, or are more than `keep_bytes`. The caller tells the
-  /// daemon, without the lock.
+  using Idle = std::vector<LeasedSegment>;
+  /// Removes segments that have been wholly free for a while, or are more than `keep_bytes`. The caller unmaps them and
+  /// tells the daemon, without the lock: a driver may take long to unmap memory.
   [[nodiscard]] Idle take_idle(std::uint64_t keep_bytes);
   /// The same after something became free. Most often there is nothing to do; then it costs next to nothing.
   [[nodiscard]] Idle take_excess();
   [[nodiscard]] std::vector<std::pair<std::chrono::steady_clock::time_point, ipc::SegmentId>> by_age(
       std::chrono::steady_clock::time_point now);
-  void remove(ipc::SegmentId segment);
-  void give_back(const Idle& idle);
+  [[nodiscard]] LeasedSegment remove(ipc::SegmentId segment);
+  void give_back(Idle idle);
   [[nodiscard]] Result<LeasedSegment> lease_for(std::uint64_t bytes, std::chrono::nanoseconds timeout,
                                                 const std::function<bool()>& stop);
   /// The first region of a new segment, for the caller that the segment was leased for.
@@ -155,6 +164,7 @@ class Arena {
   OrderedMutex& mutex_;
   Source source_;
   std::uint64_t keep_bytes_;
+  Device device_;
   ipc::RegionAllocator allocator_;
   std::unordered_map<ipc::SegmentId, LeasedSegment> segments_;
   std::map<const std::byte*, ipc::SegmentId> by_address_;  ///< where each segment begins

@@ -25,9 +25,9 @@ ForkCopies::Copy ForkCopies::copy_of(const Stretch& stretch) {
   return {stretch.address, std::move(bytes), done == stretch.bytes};
 }
 
-void ForkCopies::take(const Arena& arena) {
+void ForkCopies::take(const Arenas& arenas) {
   copies_.clear();
-  for (const auto& stretch : arena.unsealed()) copies_.push_back(copy_of(stretch));
+  for (const auto& stretch : arenas.unsealed()) copies_.push_back(copy_of(stretch));
 }
 
 namespace {
@@ -41,8 +41,8 @@ void make_private(const Stretch& stretch) {
 
 }  // namespace
 
-void ForkCopies::move_in(const Arena& arena) {
-  for (const auto& stretch : arena.writable()) make_private(stretch);
+void ForkCopies::move_in(const Arenas& arenas) {
+  for (const auto& stretch : arenas.writable()) make_private(stretch);
   // Pages that this process has not touched would still show what the parent writes later, so copies are needed.
   for (const auto& copy : copies_) {
     if (!copy.whole) std::abort();  // a program must not compute with an array that is copied only in part

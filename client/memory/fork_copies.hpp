@@ -4,17 +4,17 @@
 #include <cstddef>
 #include <vector>
 
-#include "arena.hpp"
+#include "arenas.hpp"
 
 namespace muster::detail {
 
 class ForkCopies {
  public:
-  /// Call it before the fork. The arena's lock is held from here until drop() or the end of move_in().
-  void take(const Arena& arena);
+  /// Call it before the fork. The arenas' lock is held from here until drop() or the end of move_in().
+  void take(const Arenas& arenas);
   void drop() { copies_.clear(); }
   /// Call it in the child: from here on its writes are private.
-  void move_in(const Arena& arena);
+  void move_in(const Arenas& arenas);
 
  private:
   struct Copy {

@@ -26,6 +26,10 @@ struct Opening {
   std::shared_ptr<const Hold> hold;
   Segments& segments;  ///< of the hold's connection
   ipc::SmallVector<ipc::SegmentId, 1> mapped;
+  /// An address in each segment of a GPU, and whether a segment is pinned. Work of this process may still read there
+  /// when the last view goes: that is waited for first.
+  std::vector<const std::byte*> on_gpus;
+  bool has_pinned = false;
 };
 
 struct Opened {

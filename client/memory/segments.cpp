@@ -18,17 +18,17 @@ constexpr std::size_t unused_max = 4096;
 
 }  // namespace
 
-Result<ipc::Mapping> Segments::map(ipc::SegmentId segment) {
+Result<SegmentMapping> Segments::map(ipc::SegmentId segment, Device device) {
   auto handle = fetch_(segment);
   if (!handle) return handle.error();
-  auto mapping = ipc::Mapping::map(handle->fd, handle->bytes, ipc::Access::read_only);
+  auto mapping = SegmentMapping::map(handle->fd, handle->bytes, ipc::Access::read_only, device);
   MUSTER_FAILPOINT(result_mapped);
   return mapping;
 }
 
 /// Ends the use if mapping fails.
-Result<ipc::Mapping> Segments::map_for_user(ipc::SegmentId segment) try {
-  auto mapping = map(segment);
+Result<SegmentMapping> Segments::map_for_user(ipc::SegmentId segment, Device device) try {
+  auto mapping = map(segment, device);
   if (!mapping) unuse(segment);
   return mapping;
 } catch (...) {
@@ -36,7 +36,7 @@ Result<ipc::Mapping> Segments::map_for_user(ipc::SegmentId segment) try {
   throw;
 }
 
-Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
+Result<const std::byte*> Segments::use(ipc::SegmentId segment, Device device) {
   std::unique_lock lock(mutex_);
   // The entry stays where it is while it has a user, even without the lock.
   Entry& entry = entries_[segment];
@@ -47,15 +47,28 @@ Result<const std::byte*> Segments::use(ipc::SegmentId segment) {
   }
   if (!entry.mapping) {
     lock.unlock();
-    auto mapping = map_for_user(segment);
+    auto mapping = map_for_user(segment, device);
     if (!mapping) return mapping.error();
     lock.lock();
     // If another thread was faster, keeps its mapping: there may be views over it.
     if (!entry.mapping) entry.mapping = std::move(*mapping);
   }
+  if (device == Device::pinned()) pin(entry, lock);
   entry.last_used = ++clock_;
   const std::byte* data = entry.mapping.data();
   return data;
+}
+
+/// Without the lock, as the kernel may have to make pages present. Tried at each use: this process may use a GPU by
+/// now, or have pinned less.
+void Segments::pin(Entry& entry, std::unique_lock<OrderedMutex>& lock) {
+  if (entry.mapping.is_pinned()) return;
+  auto* const data = entry.mapping.data();
+  const auto bytes = entry.mapping.bytes();
+  lock.unlock();
+  PinPtr pinned = pin_for_reading(data, bytes, pins_);
+  lock.lock();
+  entry.mapping.set_pin(std::move(pinned));
 }
 
 Result<ipc::Mapping> Segments::map_private(ipc::SegmentId segment, std::uint64_t offset, std::uint64_t bytes) {
@@ -102,15 +115,15 @@ void Segments::gone(ipc::SegmentId segment) {
       found->second.gone = true;
       return;
     }
-    dropped.push_back({segment, found == entries_.end() ? ipc::Mapping() : take(found), true});
+    dropped.push_back({segment, found == entries_.end() ? SegmentMapping() : take(found), true});
   }
   tell_unmapped(std::move(dropped));
 }
 
-ipc::Mapping Segments::take(Entries::iterator entry) {
+SegmentMapping Segments::take(Entries::iterator entry) {
   --unused_;
   unused_bytes_ -= entry->second.mapping.bytes();
-  ipc::Mapping mapping = std::move(entry->second.mapping);
+  SegmentMapping mapping = std::move(entry->second.mapping);
   entries_.erase(entry);
   return mapping;
 }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include <muster/result.hpp>
 
 #include "base/ordered_mutex.hpp"
+#include "segment_mapping.hpp"
 
 namespace muster::detail {
 
@@ -29,13 +31,14 @@ class Segments {
   using Keep = std::function<std::uint64_t()>;
   /// `mutex` is the connection's, for all of its memory. `unmapped` is called under the lock when a segment that is
   /// gone, or that was dropped, is no longer mapped. `keep` says how many bytes of mappings without users may stay now:
-  /// they keep memory that others free.
-  Segments(OrderedMutex& mutex, Fetch fetch, Unmapped unmapped, Keep keep)
-      : mutex_(mutex), fetch_(std::move(fetch)), unmapped_(std::move(unmapped)), keep_(std::move(keep)) {}
+  /// they keep memory that others free. `pins` is how much may be pinned, and lives longer.
+  Segments(OrderedMutex& mutex, Fetch fetch, Unmapped unmapped, Keep keep, PinLimit& pins)
+      : mutex_(mutex), fetch_(std::move(fetch)), unmapped_(std::move(unmapped)), keep_(std::move(keep)), pins_(pins) {}
 
-  /// Returns where the segment begins, read-only. Each use() needs an unuse(); until then the address is valid. Unused
-  /// mappings are dropped once they are many or large. Invalid if the segment is gone.
-  [[nodiscard]] Result<const std::byte*> use(ipc::SegmentId segment);
+  /// Returns where the segment begins, read-only; on a GPU that is the GPU's address. Each use() needs an unuse();
+  /// until then the address is valid. Unused mappings are dropped once they are many or large. Invalid if the segment
+  /// is gone.
+  [[nodiscard]] Result<const std::byte*> use(ipc::SegmentId segment, Device device = Device::cpu());
   void unuse(ipc::SegmentId segment);
   /// A private, copy-on-write mapping of a part of a segment: only this process sees its writes. `offset` is page
   /// aligned.
@@ -48,21 +51,22 @@ class Segments {
 
  private:
   struct Entry {
-    ipc::Mapping mapping;  ///< empty while it is fetched for its first users
+    SegmentMapping mapping;  ///< empty while it is fetched for its first users
     std::uint64_t last_used = 0;
     std::uint64_t users = 0;
     bool gone = false;
   };
-  [[nodiscard]] Result<ipc::Mapping> map(ipc::SegmentId segment);
-  [[nodiscard]] Result<ipc::Mapping> map_for_user(ipc::SegmentId segment);
+  [[nodiscard]] Result<SegmentMapping> map(ipc::SegmentId segment, Device device);
+  [[nodiscard]] Result<SegmentMapping> map_for_user(ipc::SegmentId segment, Device device);
+  void pin(Entry& entry, std::unique_lock<OrderedMutex>& lock);
   using Entries = std::unordered_map<ipc::SegmentId, Entry>;
   struct Unmap {
     ipc::SegmentId segment;
-    ipc::Mapping mapping;
+    SegmentMapping mapping;
     bool gone = false;  ///< the daemon no longer has it
   };
   using Dropped = std::vector<Unmap>;
-  [[nodiscard]] ipc::Mapping take(Entries::iterator entry);
+  [[nodiscard]] SegmentMapping take(Entries::iterator entry);
   [[nodiscard]] Dropped drop_some();
   void tell_unmapped(Dropped dropped);
 
@@ -70,6 +74,7 @@ class Segments {
   Fetch fetch_;
   Unmapped unmapped_;
   Keep keep_;
+  PinLimit& pins_;
   Entries entries_;
   std::size_t unused_ = 0;  ///< counts mappings without users
   std::uint64_t unused_bytes_ = 0;

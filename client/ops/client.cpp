@@ -12,6 +12,7 @@
 #include "base/call_deadline.hpp"
 #include "core/connection.hpp"
 #include "environment.hpp"
+#include "device/cuda.hpp"
 #include "holds.hpp"
 #include "join.hpp"
 #include "lease.hpp"
@@ -38,8 +39,8 @@ Result<void> check_settings(const Connection& connection, const ConnectOptions& 
   if (!options.memory.empty()) {
     auto wanted = ipc::parse_bytes(options.memory);
     if (!wanted) return wanted.error();
-    if (*wanted != welcome.memory_bytes)
-      return runs_otherwise(connection, "memory=" + options.memory, ipc::bytes_text(welcome.memory_bytes, *wanted),
+    if (*wanted != welcome.memory_bytes())
+      return runs_otherwise(connection, "memory=" + options.memory, ipc::bytes_text(welcome.memory_bytes(), *wanted),
                             "memory");
   }
   if (options.pickle_lease && *options.pickle_lease != welcome.pickle_lease)
@@ -102,22 +103,23 @@ Result<Group> Client::join(std::string name, JoinOptions options) {
 }
 
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Timeout timeout) {
-  const auto count = check_array(dtype, shape, timeout);
-  if (!count) return count.error();
-  if (!connected()) return connection_->end_error();
-  const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
-  const detail::CallDeadline deadline(wait);
-  auto address = connection_->arena().allocate(*count * size_of(dtype), 0, wait);
-  if (!address) return address.error();
-  auto lease = std::make_shared<detail::Lease>();
-  lease->connection = connection_;
-  lease->region = *connection_->arena().find(*address);
-  return RawBuffer(std::move(lease), *address, dtype, std::move(shape));
+  return allocate_raw(dtype, std::move(shape), Device::cpu(), timeout);
 }
 
 Result<RawBuffer> Client::allocate_raw(DType dtype, Shape shape, Device device, Timeout timeout) {
-  if (auto checked = detail::check_device(*connection_, device); !checked) return checked.error();
-  return allocate_raw(dtype, std::move(shape), timeout);
+  const auto count = check_array(dtype, shape, timeout);
+  if (!count) return count.error();
+  if (!connected()) return connection_->end_error();
+  auto arena = detail::arena_on(*connection_, device);
+  if (!arena) return arena.error();
+  const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
+  const detail::CallDeadline deadline(wait);
+  auto address = (*arena)->allocate(*count * size_of(dtype), 0, wait);
+  if (!address) return address.error();
+  auto lease = std::make_shared<detail::Lease>();
+  lease->connection = connection_;
+  lease->region = *(*arena)->find(*address);
+  return RawBuffer(std::move(lease), *address, dtype, std::move(shape));
 }
 
 Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeout) {
@@ -132,7 +134,7 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
     return wire::CreateLease(fbb, bytes, detail::milliseconds_of(left), true).Union();
   });
   if (!granted) return granted.error();
-  auto segment = detail::map_lease(*connection_, std::move(*granted));
+  auto segment = detail::map_lease(*connection_, std::move(*granted), Device::cpu());
   if (!segment) return segment.error();
   auto lease = std::make_shared<detail::Lease>();
   lease->connection = connection_;
@@ -142,6 +144,15 @@ Result<RawBuffer> Client::allocate_hard(DType dtype, Shape shape, Timeout timeou
   return RawBuffer(std::move(lease), data, dtype, std::move(shape));
 }
 
+namespace {
+
+/// What GPUs wrote into a region is there after this.
+Result<void> finish_writes(const detail::ArenaRegion& region) {
+  return detail::Cuda::finish_on(region.device, region.address);
+}
+
+}  // namespace
+
 Result<Ref> Client::seal_bundle(std::vector<RawBuffer> buffers, std::string structure) {
   ipc::Manifest manifest;
   std::vector<const std::byte*> addresses;
@@ -149,12 +160,9 @@ Result<Ref> Client::seal_bundle(std::vector<RawBuffer> buffers, std::string stru
     if (!buffer.lease() || buffer.lease()->hard.mapping)
       return Error(Code::invalid, "an empty or hard buffer can't be part of a bundle");
     const auto& region = buffer.lease()->region;
-    const auto count = ipc::element_count(buffer.shape(), buffer.dtype());
-    const bool empty = !count || *count == 0;
-    if (auto added = manifest.add(empty ? ipc::SegmentId{} : region.segment, empty ? 0 : region.offset, buffer.dtype(),
-                                  buffer.shape());
-        !added)
-      return added.error();
+    if (auto added = detail::add_leaf(manifest, region, buffer.dtype(), buffer.shape()); !added) return added.error();
+    if (auto written = finish_writes(region); !written) return written.error();
+    buffer.lease()->finished = true;
     addresses.push_back(region.address);
   }
   manifest.structure = std::move(structure);
@@ -168,25 +176,65 @@ Result<Ref> RawBuffer::seal() && {
     if (auto added = manifest.add(lease_->hard.id, 0, dtype_, shape_); !added) return added.error();
     return detail::seal_hard(*lease_, std::move(manifest));
   }
-  const auto connection = lease_->connection;
-  std::vector<RawBuffer> one;
-  one.push_back(std::move(*this));
-  return Client(connection).seal_bundle(std::move(one), {});
+  if (auto written = finish_writes(lease_->region); !written) return written.error();
+  return std::move(*this).seal_written();
 }
 
-Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout timeout) {
-  const detail::CallDeadline deadline(timeout.value_or(detail::default_wait));
-  auto buffer = allocate_raw(dtype, std::move(shape), timeout);
-  if (!buffer) return buffer.error();
-  const auto count = ipc::element_count(buffer->shape(), dtype);
-  const std::uint64_t bytes = *count * size_of(dtype);
-  if (bytes > 0) std::memcpy(buffer->data(), data, bytes);
+Result<Ref> RawBuffer::seal(Stream stream, Timeout timeout) && {
+  if (!lease_ || lease_->region.device.is_host())
+    return Error(Code::invalid, "only a buffer on a GPU is written by a stream", "call seal()");
+  if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
+  auto cuda = detail::Cuda::get();
+  if (!cuda) return cuda.error();
+  const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
+  if (auto written = (*cuda)->finish(lease_->region.address, stream, wait); !written) return written.error();
+  return std::move(*this).seal_written();
+}
+
+Result<Ref> RawBuffer::seal_written() && {
   ipc::Manifest manifest;
-  const auto region = buffer->lease()->region;
-  if (auto added =
-          manifest.add(bytes ? region.segment : ipc::SegmentId{}, bytes ? region.offset : 0, dtype, buffer->shape());
-      !added)
-    return added.error();
+  const auto& region = lease_->region;
+  if (auto added = detail::add_leaf(manifest, region, dtype_, shape_); !added) return added.error();
+  const auto lease = std::move(lease_);
+  lease->finished = true;
+  const std::byte* address = region.address;
+  return detail::seal(lease->connection, std::move(manifest), {&address, 1}, 0);
+}
+
+Device RawBuffer::device() const { return lease_ ? lease_->region.device : Device::cpu(); }
+
+namespace {
+
+/// Copies what the user has somewhere.
+Result<void> copy_in(const RawBuffer& buffer, const void* data, std::uint64_t bytes) {
+  if (bytes == 0) return {};
+  const auto copy_on_host = [&] { std::memcpy(buffer.data(), data, bytes); };
+  if (buffer.device() == Device::cpu()) return copy_on_host(), Result<void>();
+  auto cuda = detail::Cuda::get();
+  if (!cuda) return cuda.error();
+  const bool is_on_gpu = (*cuda)->ordinal_of(data).has_value();
+  if (!is_on_gpu && buffer.device().is_host()) return copy_on_host(), Result<void>();
+  if (is_on_gpu)
+    if (auto written = (*cuda)->finish(data); !written) return written;
+  return (*cuda)->copy(buffer.data(), data, bytes);
+}
+
+}  // namespace
+
+Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Timeout timeout) {
+  return put(dtype, std::move(shape), data, Device::cpu(), timeout);
+}
+
+Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Device device, Timeout timeout) {
+  const detail::CallDeadline deadline(timeout.value_or(detail::default_wait));
+  auto buffer = allocate_raw(dtype, std::move(shape), device, timeout);
+  if (!buffer) return buffer.error();
+  const auto& region = buffer->lease()->region;
+  ipc::Manifest manifest;
+  if (auto added = detail::add_leaf(manifest, region, dtype, buffer->shape()); !added) return added.error();
+  const std::uint64_t bytes = manifest.bytes();
+  if (auto copied = copy_in(*buffer, data, bytes); !copied) return copied.error();
+  buffer->lease()->finished = true;
   const std::byte* address = region.address;
   return detail::seal(connection_, std::move(manifest), {&address, 1}, bytes);
 }
@@ -231,7 +279,11 @@ Result<Work> Client::all_to_all_refs(std::span<const Ref> inputs, int ranks, OpO
 Result<int> Client::fd() const { return connection_->event_fd(); }
 void Client::poll() const { connection_->poll(); }
 const std::string& Client::socket() const { return connection_->welcome().socket; }
-std::uint64_t Client::memory_bytes() const { return connection_->welcome().memory_bytes; }
+std::uint64_t Client::memory_bytes() const { return connection_->welcome().memory_bytes(); }
+bool Client::is_pinned(const void* address) {
+  const auto* const cuda = detail::Cuda::if_open();
+  return cuda && cuda->is_pinned(address);
+}
 bool Client::connected() const { return connection_->alive(); }
 
 }  // namespace muster

@@ -15,7 +15,8 @@ class Connection;
 struct Lease {
   std::shared_ptr<Connection> connection;
   ArenaRegion region;
-  LeasedSegment hard;  ///< for a hard lease: a segment of its own, outside the arena
+  bool finished = false;  ///< nobody works on the region on its GPU any more
+  LeasedSegment hard;     ///< for a hard lease: a segment of its own, outside the arena
   Lease() = default;
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;

@@ -9,6 +9,7 @@
 #include "base/bounded_time.hpp"
 #include "base/call_deadline.hpp"
 #include "core/connection.hpp"
+#include "device/cuda.hpp"
 #include "holds.hpp"
 #include "lease.hpp"
 #include "core/requests.hpp"
@@ -20,11 +21,23 @@ namespace wire = ipc::wire;
 
 Lease::~Lease() {
   if (!connection) return;
-  if (region.address) connection->arena().free(region.address);
+  if (region.address) {
+    // Work on a GPU may still use what it was given.
+    if (!finished) static_cast<void>(Cuda::finish_on(region.device, region.address));
+    if (auto* const arena = connection->arenas().on(region.device)) arena->free(region.address);
+  }
   if (!hard.mapping) return;
   connection->arena().forget_hard_lease(hard.id);
   hard.mapping.unmap();
   tell_returned(*connection, hard.id);
+}
+
+Result<void> add_leaf(ipc::Manifest& manifest, const ArenaRegion& region, DType dtype,
+                      std::span<const std::int64_t> shape) {
+  const auto count = ipc::element_count(shape, dtype);
+  if (!count) return count.error();
+  if (*count == 0) return manifest.add({}, 0, dtype, shape, region.device);
+  return manifest.add(region.segment, region.offset, dtype, shape, region.device);
 }
 
 namespace {
@@ -39,7 +52,7 @@ Result<void> submit_seal(Connection& connection, std::span<const std::byte> body
 /// Sends the seal of a new object. The arena or the parent object keeps the bytes already.
 Result<Ref> send_seal(const std::shared_ptr<Connection>& connection, ipc::Seal record, AroundWait around = nullptr) {
   const auto fail = [&](const Error& error) {
-    connection->arena().object_gone(record.object);
+    connection->arenas().object_gone(record.object);
     return error;
   };
   if (const auto leaves = record.manifest.leaves.size(); leaves > ipc::object_leaves_max)
@@ -67,7 +80,7 @@ Result<Ref> seal(const std::shared_ptr<Connection>& connection, ipc::Manifest ma
   record.object = connection->names().next_object();
   record.copied_bytes = copied_bytes;
   record.manifest = std::move(manifest);
-  if (auto adopted = connection->arena().adopt(record.object, addresses); !adopted) return adopted.error();
+  if (auto adopted = connection->arenas().adopt(record.object, addresses); !adopted) return adopted.error();
   return send_seal(connection, std::move(record), around);
 }
 
@@ -118,9 +131,9 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
   const std::uint64_t row_bytes = shape[0] == 0 ? 0 : leaf.bytes() / static_cast<std::uint64_t>(shape[0]);
   ipc::Manifest sliced;
   const bool empty = row_bytes == 0 || rows == 0;
-  if (auto added =
-          sliced.add(empty ? ipc::SegmentId{} : leaf.segment,
-                     empty ? 0 : leaf.offset + row_bytes * static_cast<std::uint64_t>(first_row), leaf.dtype, part);
+  if (auto added = sliced.add(empty ? ipc::SegmentId{} : leaf.segment,
+                              empty ? 0 : leaf.offset + row_bytes * static_cast<std::uint64_t>(first_row), leaf.dtype,
+                              part, leaf.device);
       !added)
     return added.error();
   return derive(whole, std::move(sliced));

@@ -16,11 +16,16 @@
 
 namespace muster::detail {
 
+struct ArenaRegion;
 class Connection;
 struct Lease;
 
 /// How long a call waits for room in a full store unless its caller gives a timeout.
 inline constexpr std::chrono::seconds default_wait{30};
+
+/// Adds an array in a region to what is sealed. An array without bytes lies in no segment.
+[[nodiscard]] Result<void> add_leaf(ipc::Manifest& manifest, const ArenaRegion& region, DType dtype,
+                                    std::span<const std::int64_t> shape);
 
 /// Wraps a wait, and only a wait: a caller that holds a lock which others want lets go of it meanwhile.
 using AroundWait = Result<void> (*)(const std::function<Result<void>()>& wait);

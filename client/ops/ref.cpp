@@ -18,7 +18,7 @@ using detail::Connection;
 namespace {
 
 /// The bytes of a serialized ref: this, then the socket's path.
-struct Token {
+struct Serialized {
   char magic[4] = {'M', 'S', 'T', 'R'};
   std::uint32_t version = 1;
   std::uint64_t incarnation = 0;
@@ -46,6 +46,8 @@ Shape Ref::shape(std::size_t leaf) const {
   return {dims.begin(), dims.end()};
 }
 
+Device Ref::device(std::size_t leaf) const { return manifest_of(hold_).leaves.at(leaf).device; }
+
 Result<std::vector<ArrayView>> Ref::get(Timeout timeout) const {
   if (auto checked = detail::check_timeout(timeout); !checked) return checked.error();
   std::optional<detail::CallDeadline> deadline;
@@ -58,34 +60,40 @@ Result<std::vector<ArrayView>> Ref::get(Timeout timeout) const {
 Result<std::string> Ref::serialize() const {
   auto hold = detail::usable(hold_);
   if (!hold) return hold.error();
-  (*hold)->shared = true;
-  auto& connection = *(*hold)->connection;
   detail::Scratch body;
   ipc::write(ipc::Pin{(*hold)->object}, *body);
-  if (auto sent = connection.submit(ipc::SubmissionType::pin, *body); !sent) return sent.error();
+  if (auto sent = (*hold)->connection->submit(ipc::SubmissionType::pin, *body); !sent) return sent.error();
+  return serialize_kept();
+}
+
+Result<std::string> Ref::serialize_kept() const {
+  auto hold = detail::usable(hold_);
+  if (!hold) return hold.error();
+  (*hold)->shared = true;
+  auto& connection = *(*hold)->connection;
   if (auto shared = connection.share((*hold)->object); !shared) return shared.error();
-  Token token;
-  token.incarnation = connection.welcome().incarnation;
-  token.object = (*hold)->object.value;
-  token.capability[0] = (*hold)->capability.bits[0];
-  token.capability[1] = (*hold)->capability.bits[1];
-  std::string bytes(sizeof token, '\0');
-  std::memcpy(bytes.data(), &token, sizeof token);
+  Serialized head;
+  head.incarnation = connection.welcome().incarnation;
+  head.object = (*hold)->object.value;
+  head.capability[0] = (*hold)->capability.bits[0];
+  head.capability[1] = (*hold)->capability.bits[1];
+  std::string bytes(sizeof head, '\0');
+  std::memcpy(bytes.data(), &head, sizeof head);
   return bytes + connection.welcome().socket;
 }
 
 namespace detail {
 
 Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const std::shared_ptr<Connection>& known) {
-  Token token;
-  const Token expected;
-  if (bytes.size() < sizeof token)
+  Serialized head;
+  const Serialized expected;
+  if (bytes.size() < sizeof head)
     return Error(Code::invalid, fmt::format("a serialized ref can't have only {} bytes", bytes.size()));
-  std::memcpy(&token, bytes.data(), sizeof token);
-  if (std::memcmp(token.magic, expected.magic, sizeof token.magic) != 0 || token.version != expected.version)
+  std::memcpy(&head, bytes.data(), sizeof head);
+  if (std::memcmp(head.magic, expected.magic, sizeof head.magic) != 0 || head.version != expected.version)
     return Error(Code::invalid, "these bytes are not a serialized ref of this version");
   ConnectOptions options;
-  options.socket = std::string(bytes.substr(sizeof token));
+  options.socket = std::string(bytes.substr(sizeof head));
   options.start_daemon = false;
   auto connection = known && known->alive() && known->welcome().socket == options.socket
                         ? Result<std::shared_ptr<Connection>>(known)
@@ -95,7 +103,7 @@ Result<std::shared_ptr<const Hold>> deserialize(std::string_view bytes, const st
                  "the daemon that has the ref's object is gone: " + connection.error().message(),
                  "make the object again");
   if (!connection) return connection.error();
-  return look_up(*connection, token.incarnation, {token.object}, {{token.capability[0], token.capability[1]}},
+  return look_up(*connection, head.incarnation, {head.object}, {{head.capability[0], head.capability[1]}},
                  Found::by_pickle);
 }
 

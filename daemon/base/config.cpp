@@ -68,6 +68,8 @@ std::map<std::string_view, Setter> setters() {
       {"--memory", number(&Config::memory_bytes)},
       {"--user-memory", number(&Config::user_memory_bytes)},
       {"--client-memory", number(&Config::client_memory_bytes)},
+      {"--gpu-memory", number(&Config::gpu_memory)},
+      {"--gpu-timeout", number(&Config::gpu_timeout_s)},
       {"--objects-max", number(&Config::objects_max)},
       {"--maps-max", number(&Config::maps_max)},
       {"--clients-max", number(&Config::clients_max)},
@@ -75,6 +77,8 @@ std::map<std::string_view, Setter> setters() {
       {"--lanes", number(&Config::lanes)},
       {"--idle-exit", number(&Config::idle_exit_s)},
       {"--pickle-lease", number(&Config::pickle_lease_s)},
+      {"--nccl-so", [](Config& config, double, const std::string& text) { config.nccl_so = text; }},
+      {"--nccl-wheel", [](Config& config, double, const std::string& text) { config.nccl_wheel = text; }},
       {"--socket-mode", number(&Config::socket_mode)},
       {"--ready-fd", number(&Config::ready_fd)},
       {"--log-format", word(&Config::log_format)},
@@ -202,6 +206,14 @@ std::variant<Config, int> parse_command_line(int argc, const char* const* argv) 
   app.set_version_flag("--version", std::string("musterd ") + version);
   std::string file;
   app.add_option("--config", file, "TOML file with these options")->type_name("FILE");
+  bool gpu_probe = false;
+  app.add_flag("--gpu-probe", gpu_probe)->group("");  // not for people
+  bool gpu_probe_driver = false;
+  app.add_flag("--gpu-probe-driver", gpu_probe_driver)->group("");
+  std::string gpu_uuid;
+  app.add_option("--gpu-uuid", gpu_uuid)->group("");
+  std::optional<int> gpu_worker;
+  app.add_option("--gpu-worker", gpu_worker)->group("");  // the same
   const auto all = settings();
   std::vector<std::string> flags(all.size());
   for (std::size_t i = 0; i < all.size(); ++i)
@@ -215,7 +227,13 @@ std::variant<Config, int> parse_command_line(int argc, const char* const* argv) 
     return usage_error;
   }
   auto config = merge(all, flags, file);
-  if (config) return *config;
+  if (config) {
+    config->gpu_probe = gpu_probe;
+    config->gpu_probe_driver = gpu_probe_driver;
+    config->gpu_worker = gpu_worker;
+    config->gpu_uuid = gpu_uuid;
+    return *config;
+  }
   tell_failed(ready_fd(all, flags), ExitStatus::usage, config.error());
   return usage_error;
 }

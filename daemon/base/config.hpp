@@ -19,6 +19,8 @@ struct Config {
   std::uint64_t memory_bytes = 0;       ///< 0: 30 % of the machine's or the cgroup's
   std::uint64_t user_memory_bytes = 0;  ///< 0: all of the memory
   std::uint64_t client_memory_bytes = 0;
+  double gpu_timeout_s = 15;              ///< for the probe; less than a client waits for a daemon that it starts
+  double gpu_memory = 0.3;                ///< on each GPU: up to 1 a share of its memory, above that bytes; 0: none
   std::uint64_t objects_max = 1'000'000;  ///< of one client
   std::uint64_t maps_max = 0;             ///< of all clients; 0: what the system allows
   std::uint32_t clients_max = 4096;
@@ -26,6 +28,12 @@ struct Config {
   unsigned lanes = 0;                  ///< 0: one for each core the daemon may use
   double idle_exit_s = 0;              ///< 0: never
   double pickle_lease_s = 600;
+  std::string nccl_so;            ///< empty: NCCL is looked for
+  std::string nccl_wheel;         ///< NCCL in the starter's Python environment; empty if it has none
+  bool gpu_probe = false;         ///< tell what there is of GPUs, and end
+  bool gpu_probe_driver = false;  ///< the same of the driver only, without NCCL
+  std::optional<int> gpu_worker;  ///< work on this GPU for the daemon on descriptor 3
+  std::string gpu_uuid;           ///< which GPU that must be; empty: any
   int ready_fd = -1;
   LogFormat log_format = LogFormat::text;
   LogLevel log_level = LogLevel::info;

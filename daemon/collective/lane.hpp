@@ -1,4 +1,4 @@
-// The seam between ops and what does their work. The host's lane (host_lane.hpp) has threads; a GPU's will have a
+// The seam between ops and what does their work. The host's lane (host_lane.hpp) has threads; a GPU's has a
 // process. A lane may fail, hang, or be late. The caller that starts a job deals with that: see OpRuns.
 #pragma once
 
@@ -31,6 +31,7 @@ struct Job {
   JobId id = 0;     ///< no other job of the lane has this id until this one is quiet
   Process process;  ///< whose turns it takes
   Work work;
+  Devices devices;                             ///< those of the plan
   muster::ipc::SmallVector<Place, 1> outputs;  ///< the first byte of each; nowhere for outputs without bytes
   /// Called once, on the control thread and never within start() or cancel().
   std::function<void(JobEnd end)> ended;

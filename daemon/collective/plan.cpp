@@ -12,12 +12,13 @@
 
 #include "base/assert.hpp"
 #include "collective/agreement.hpp"
+#include "collective/exchange.hpp"
+#include "collective/plan_work.hpp"
 
 namespace musterd {
 
 using muster::Code;
 using muster::Device;
-using muster::DType;
 using muster::Error;
 using muster::Result;
 using muster::ipc::Kind;
@@ -27,15 +28,6 @@ using muster::ipc::Makers;
 using muster::ipc::Manifest;
 
 namespace {
-
-/// Vector loads, and threads that share an output, want cache lines of their own.
-constexpr std::uint64_t alignment = 64;
-
-/// A cap far above any memory and far below overflow, for the sum of an output's leaves.
-constexpr std::uint64_t output_bytes_max = std::uint64_t{1} << 60;
-
-/// The inputs of all ranks that have the same index.
-using Column = muster::ipc::SmallVector<const Input*, 8>;
 
 std::uint64_t bytes_of(const Manifest& manifest) {
   return manifest.leaves.size() * sizeof(Leaf) + manifest.dims.size() * sizeof(std::int64_t) +
@@ -49,6 +41,27 @@ struct Extent {
   std::size_t manifest_bytes = 0;
   std::size_t objects_made = 0;
   std::size_t objects_given = 0;
+  // Over several devices.
+  std::size_t exchanges = 0;
+  std::size_t parts = 0;  ///< of devices in reductions, which they may fold apart
+  std::size_t transfers = 0;
+  std::size_t last_folds = 0;
+  std::size_t last_inputs = 0;
+  std::size_t last_reads = 0;  ///< by all last folds; those of a scan share inputs
+
+  /// A reduction between so many devices, of which so many get the result.
+  void add_reduction(const Manifest& like, muster::ReduceOp op, std::size_t devices, std::size_t receivers) {
+    for (const Leaf& leaf : like.leaves) {
+      parts += devices;
+      if (exchanged_as(leaf.dtype, op)) {
+        ++exchanges;
+        continue;
+      }
+      transfers += (devices - 1) * receivers;
+      last_folds += receivers;
+      last_inputs += devices * receivers;
+    }
+  }
 
   /// Adds outputs that are like this manifest, made of that many inputs that are like it.
   void add_outputs(const Manifest& like, std::size_t outputs, std::size_t inputs) {
@@ -62,15 +75,16 @@ struct Extent {
 
 class Planner {
  public:
-  Planner(const Op& op, Sharing sharing, Plan& plan)
-      : op_(op), sharing_(sharing), kind_(op.contributions.front().kind), plan_(plan) {}
+  Planner(const Op& op, Sharing sharing, Takers takers, Plan& plan)
+      : op_(op), sharing_(sharing), takers_(takers), kind_(op.contributions.front().kind), plan_(plan) {}
 
-  /// Measures the plan. Returns an error if it would be too large.
+  /// Measures the plan. Returns an error if it would be too large, or can't be done where the arrays lie.
   std::optional<Error> measure() {
     extent_ = extent();
     if (auto error = check(extent_)) return error;
-    if (sharing_ == Sharing::alias) return std::nullopt;
-    add_copies();
+    if (auto error = find_devices()) return error;
+    if (over_devices()) extent_ = extent();
+    if (sharing_ == Sharing::copy) add_copies();
     return check(extent_);
   }
 
@@ -82,15 +96,21 @@ class Planner {
     const std::size_t each_output = sizeof(PlannedOutput) + (sharing_ == Sharing::copy ? known_copy_bytes : 0);
     return {.outputs = extent_.objects_made,
             .bytes = extent_.manifest_bytes + extent_.objects_made * each_output + extent_.arrays_read * each_read +
-                     (folds ? extent_.arrays_made * sizeof(Fold) : 0) + size() * sizeof(Gives) +
+                     (folds ? (extent_.arrays_made + extent_.parts) * sizeof(Fold) : 0) +
+                     extent_.exchanges * sizeof(Exchange) + extent_.parts * sizeof(ExchangePart) +
+                     extent_.transfers * sizeof(Transfer) + extent_.last_folds * sizeof(Fold) +
+                     extent_.last_inputs * sizeof(Source) + size() * sizeof(Gives) +
                      (size() + extent_.objects_given) * sizeof(Given)};
   }
 
   std::optional<Error> run() {
     if (auto error = measure()) return error;
     plan_.gives.resize(gives_all_the_same() ? 1 : size());
-    plan_.outputs.reserve(extent_.objects_made);
+    plan_.devices = devices_;
+    work_.emplace(op_, plan_, homes_);
+    work_->expect(extent_.arrays_read, extent_.arrays_made, extent_.objects_made);
     fill();
+    if (!error_) error_ = work_->take_error();
     if (!plan_.outputs.empty() && several_users())
       for (PlannedOutput& output : plan_.outputs) output.manifest.makers = Makers::several_users;
     return std::move(error_);
@@ -102,8 +122,8 @@ class Planner {
       case Kind::barrier:
       case Kind::split:
       case Kind::reform: return;
-      case Kind::allreduce: return give_all(reduced(column(0)));
-      case Kind::reduce: return give_root(reduced(column(0)));
+      case Kind::allreduce: return allreduce();
+      case Kind::reduce: return reduce();
       case Kind::scan: return scan();
       case Kind::broadcast: return broadcast();
       case Kind::allgather:
@@ -114,6 +134,60 @@ class Planner {
       case Kind::send:
       case Kind::recv: return deliver();
     }
+  }
+
+  // ---- where it is done ----
+
+  /// Whether results are made of what all ranks give. Other kinds give inputs as they are, wherever they lie, or copies
+  /// beside them.
+  [[nodiscard]] bool makes_results() const {
+    const bool has_layout = kind_ == Kind::allgather || kind_ == Kind::gather || kind_ == Kind::all_to_all;
+    return is_reduction(kind_) || (has_layout && at(0).layout != Layout::parts);
+  }
+  /// Where this contributor's result is made.
+  [[nodiscard]] Device target(std::size_t contributor) const {
+    return homes_[takers_ == Takers::one ? 0 : contributor];
+  }
+  [[nodiscard]] bool over_devices() const { return devices_.size() > 1; }
+
+  /// Finds where each rank's arrays lie. Their number has been checked.
+  std::optional<Error> find_devices() {
+    if (!makes_results()) return std::nullopt;
+    homes_.reserve(size());
+    for (const Contribution& contribution : op_.contributions) {
+      std::optional<Device> home;
+      std::optional<Device> of_empty;
+      for (const Input& input : contribution.inputs)
+        for (const Leaf& leaf : input.manifest->leaves) {
+          const Device device = counted(leaf.device);
+          if (leaf.count == 0) {  // it lies nowhere
+            if (!of_empty) of_empty = device;
+            continue;
+          }
+          if (!home) home = device;
+          if (*home != device) return lies_on_several(contribution.rank, *home, device);
+        }
+      if (!home) home = of_empty;
+      homes_.push_back(home.value_or(Device::cpu()));
+      if (home && std::find(devices_.begin(), devices_.end(), *home) == devices_.end()) devices_.push_back(*home);
+    }
+    std::sort(devices_.begin(), devices_.end(),
+              [](Device a, Device b) { return std::pair(a.kind, a.index) < std::pair(b.kind, b.index); });
+    if (devices_.empty()) devices_.push_back(Device::cpu());
+    if (over_devices() && devices_.front().is_host())
+      return Error(Code::invalid,
+                   fmt::format("{} has arrays on {}, and nothing connects the host's memory with a GPU's in one op",
+                               op_.name, devices_text(devices_)),
+                   "give arrays of one kind of device");
+    return std::nullopt;
+  }
+
+  [[nodiscard]] Error lies_on_several(int rank, Device one, Device other) const {
+    return {
+        Code::invalid,
+        fmt::format("{} can't work: rank {} gave it arrays on {} and on {}", op_.name, rank, name(one), name(other)),
+        "let each rank give arrays of one device; the op has failed on every rank",
+        {rank}};
   }
 
   // ---- how much it is ----
@@ -129,26 +203,60 @@ class Planner {
       case Kind::send:
       case Kind::recv: break;
       case Kind::allreduce:
-      case Kind::reduce: extent.add_outputs(first(0), 1, size()); break;
-      case Kind::scan: extent.add_outputs(first(0), size(), size()); break;
+      case Kind::reduce:
+        extent.add_outputs(first(0), receivers(), size());
+        if (!over_devices()) break;
+        extent.objects_given = size();
+        extent.add_reduction(first(0), at(0).op, devices_.size(), receivers());
+        break;
+      case Kind::scan:
+        extent.add_outputs(first(0), size(), size());
+        if (!over_devices()) break;
+        extent.transfers = extent.last_inputs = devices_.size() * extent.arrays_read;
+        extent.last_folds = extent.arrays_made;
+        extent.last_reads = reads_of_scan() * first(0).leaves.size();
+        break;
       case Kind::allgather:
       case Kind::gather:
-        if (at(0).layout == Layout::stack) extent.add_outputs(first(0), 1, size());
-        else extent.objects_given = size();
+        if (at(0).layout == Layout::stack) extent.add_outputs(first(0), receivers(), receivers() * size());
+        if (at(0).layout != Layout::stack || over_devices()) extent.objects_given = size();
+        if (over_devices()) extent.transfers = extent.arrays_read;
         break;
       case Kind::all_to_all:
         if (at(0).layout != Layout::concat) {
           extent.objects_given = size() * size();
           break;
         }
-        [[fallthrough]];
-      case Kind::reduce_scatter:
         for (std::size_t contributor = 0; contributor < size(); ++contributor)
           extent.add_outputs(first(place_of(contributor)), 1, size());
+        if (over_devices()) extent.transfers = extent.arrays_read;
+        break;
+      case Kind::reduce_scatter:
+        for (std::size_t contributor = 0; contributor < size(); ++contributor) {
+          const Manifest& like = first(place_of(contributor));
+          extent.add_outputs(like, 1, size());
+          if (over_devices()) extent.add_reduction(like, at(0).op, devices_.size(), 1);
+        }
         break;
     }
+    if (over_devices()) extent.objects_made += devices_.size();  // scratch memory
     return extent;
   }
+
+  /// Ranks of one device that follow each other take one fold, of all ranks up to the last of them.
+  [[nodiscard]] std::size_t reads_of_scan() const {
+    std::size_t reads = 0;
+    for (std::size_t rank = 0; rank < size(); ++rank)
+      if (rank + 1 == size() || homes_[rank + 1] != homes_[rank]) reads += rank + 1;
+    return reads;
+  }
+
+  /// Whether the same result is made on each device.
+  [[nodiscard]] bool is_made_on_each() const {
+    const bool for_all = kind_ == Kind::allreduce || kind_ == Kind::allgather;
+    return for_all && over_devices() && takers_ == Takers::ranks;
+  }
+  [[nodiscard]] std::size_t receivers() const { return is_made_on_each() ? devices_.size() : 1; }
 
   /// If inputs are copied, each input that a rank gets is one more output.
   void add_copies() {
@@ -189,8 +297,9 @@ class Planner {
     constexpr auto larger = "use fewer and larger arrays, or fewer ranks";
     const PlanLimits& max = plan_limits;
     if (size() > contributions_max) return too_much(size(), contributions_max, "have too many ranks", larger);
-    if (extent.arrays_read > max.arrays_read)
-      return too_much(extent.arrays_read, max.arrays_read, "read too many arrays", larger);
+    // Each transfer is for one of these.
+    const std::size_t arrays_read = extent.arrays_read + std::max(extent.last_inputs, extent.last_reads);
+    if (arrays_read > max.arrays_read) return too_much(arrays_read, max.arrays_read, "read too many arrays", larger);
     if (extent.arrays_made > max.arrays_made)
       return too_much(extent.arrays_made, max.arrays_made, "make too many arrays", larger);
     if (extent.manifest_bytes > max.manifest_bytes)
@@ -248,24 +357,41 @@ class Planner {
   }
 
   [[nodiscard]] bool gives_all_the_same() const {
-    return kind_ == Kind::allreduce || kind_ == Kind::broadcast || kind_ == Kind::allgather;
+    if (kind_ == Kind::broadcast) return true;
+    return (kind_ == Kind::allreduce || kind_ == Kind::allgather) && !is_made_on_each();
   }
   void give(std::size_t contributor, Given given) { plan_.gives[contributor].push_back(given); }
   void give_root(Given given) {
     if (const auto receiver = root()) give(*receiver, given);
   }
   void give_all(Given given) { give(0, given); }
+  /// Each rank gets the result that is on its device. `first`: that on the first device.
+  void give_each(std::size_t first) {
+    for (std::size_t contributor = 0; contributor < size(); ++contributor)
+      give(contributor, made(first + work_->index_of(target(contributor))));
+  }
+
+  void allreduce() {
+    if (is_made_on_each()) return give_each(work_->reduced_everywhere(column(0)));
+    give_all(reduced(column(0), 0));
+  }
+
+  void reduce() {
+    const auto receiver = root();
+    if (receiver || !over_devices()) give_root(reduced(column(0), receiver.value_or(0)));
+  }
 
   /// Each rank gets its own output, but all are made in one pass over the inputs.
   void scan() {
     const Column inputs = column(0);
     const std::size_t unchanged = is_identity(Column{inputs.front()}) ? 1 : 0;
     if (unchanged == 1) give(0, input(0, 0));
-    const auto prefixes = static_cast<std::uint32_t>(size() - unchanged);
+    const std::size_t prefixes = size() - unchanged;
     if (prefixes == 0) return;
-    const std::size_t output = add_reduced(inputs, prefixes);
-    for (std::size_t prefix = 1; prefix < prefixes; ++prefix) plan_.outputs.push_back(plan_.outputs[output]);
-    for (std::size_t prefix = 0; prefix < prefixes; ++prefix) give(prefix + unchanged, {true, 0, output + prefix});
+    std::vector<Device> targets(size());
+    for (std::size_t contributor = 0; contributor < size(); ++contributor) targets[contributor] = target(contributor);
+    const std::size_t output = work_->scanned(inputs, prefixes, targets);
+    for (std::size_t prefix = 0; prefix < prefixes; ++prefix) give(prefix + unchanged, made(output + prefix));
   }
 
   void broadcast() {
@@ -276,8 +402,19 @@ class Planner {
 
   void gather() {
     const auto give_it = [&](Given given) { kind_ == Kind::allgather ? give_all(given) : give_root(given); };
-    if (at(0).layout == Layout::stack) return give_it(stacked(column(0)));
+    if (at(0).layout == Layout::stack) {
+      if (is_made_on_each()) return give_each(stacked_on_each());
+      const auto receiver = kind_ == Kind::gather ? root() : 0;
+      if (receiver || !over_devices()) give_it(made(work_->stacked(column(0), target(receiver.value_or(0)))));
+      return;
+    }
     for (std::size_t source = 0; source < size(); ++source) give_it(input(source, 0));
+  }
+
+  std::size_t stacked_on_each() {
+    const std::size_t first = plan_.outputs.size();
+    for (const Device device : devices_) work_->stacked(column(0), device);
+    return first;
   }
 
   void scatter() {
@@ -290,7 +427,7 @@ class Planner {
   void reduce_scatter() {
     for (std::size_t contributor = 0; contributor < size(); ++contributor) {
       const std::size_t index = place_of(contributor);
-      give(contributor, reduced(column(index), index));
+      give(contributor, reduced(column(index), contributor, index));
     }
   }
 
@@ -298,7 +435,7 @@ class Planner {
     for (std::size_t contributor = 0; contributor < size(); ++contributor) {
       const std::size_t index = place_of(contributor);
       if (at(0).layout == Layout::concat) {
-        give(contributor, joined(column(index), index));
+        give(contributor, size() == 1 ? input(0, index) : made(work_->joined(column(index), target(contributor))));
         continue;
       }
       for (std::size_t source = 0; source < size(); ++source) give(contributor, input(source, index));
@@ -313,18 +450,11 @@ class Planner {
   Given input(std::size_t contributor, std::size_t index) {
     if (sharing_ == Sharing::alias) return {false, contributor, index};
     const auto [copy, fresh] = copies_.try_emplace({contributor, index});
-    if (fresh) copy->second = copied(at(contributor).inputs[index]);
+    if (fresh) copy->second = made(work_->copied(at(contributor).inputs[index]));
     return copy->second;
   }
 
-  Given copied(const Input& from) {
-    const Manifest& like = *from.manifest;
-    const std::size_t output = add_output(like);
-    for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf)
-      append_parts({&from}, leaf, output,
-                   add_leaf(output, like.leaves[leaf], like.leaves[leaf].dtype, like.shape(like.leaves[leaf])));
-    return {true, 0, output};
-  }
+  static Given made(std::size_t output) { return {true, 0, output}; }
 
   /// A fold over one input changes nothing unless it changes the dtype.
   [[nodiscard]] bool is_identity(const Column& inputs) const {
@@ -334,130 +464,10 @@ class Planner {
            });
   }
 
-  /// The fold of `inputs`, which are all ranks' inputs of that index.
-  Given reduced(const Column& inputs, std::size_t index = 0) {
+  /// The reduction of `inputs`, which are all ranks' inputs of that index, for one contributor.
+  Given reduced(const Column& inputs, std::size_t contributor, std::size_t index = 0) {
     if (is_identity(inputs)) return input(0, index);
-    return {true, 0, add_reduced(inputs, 0)};
-  }
-
-  /// The output of a fold, or the first one of a scan.
-  std::size_t add_reduced(const Column& inputs, std::uint32_t prefixes) {
-    const Manifest& like = *inputs.front()->manifest;
-    const std::size_t output = add_output(like);
-    // Reserves for all outputs at once.
-    plan_.work.folds.reserve(prefixes == 0 ? extent_.arrays_made : like.leaves.size());
-    plan_.work.inputs.reserve(extent_.arrays_read);
-    for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
-      const Leaf& from = like.leaves[leaf];
-      const auto dtype = muster::result_dtype(from.dtype, at(0).op);
-      MUSTER_ASSERT(dtype, "a reduce op without meaning is refused when it is contributed");
-      const auto offset = add_leaf(output, from, *dtype, like.shape(from));
-      if (offset && from.count > 0) add_fold(inputs, leaf, output, *offset, prefixes);
-    }
-    return output;
-  }
-
-  void add_fold(const Column& inputs, std::size_t leaf, std::size_t output, std::uint64_t offset,
-                std::uint32_t prefixes) {
-    const Leaf& like = inputs.front()->manifest->leaves[leaf];
-    auto& places = plan_.work.inputs;
-    plan_.work.folds.push_back({.output = static_cast<std::uint32_t>(output),
-                                .prefixes = prefixes,
-                                .offset = offset,
-                                .count = like.count,
-                                .first_input = static_cast<std::uint32_t>(places.size()),
-                                .ranks = static_cast<std::uint16_t>(inputs.size()),
-                                .dtype = like.dtype,
-                                .op = at(0).op});
-    for (const Input* input : inputs) places.push_back(input->place(leaf));
-    plan_.work_bytes += like.bytes() * inputs.size() + leaf_bytes(output, leaf) * std::max(prefixes, 1U);
-  }
-
-  /// Stacks all inputs along a new axis 0.
-  Given stacked(const Column& inputs) {
-    const Manifest& like = *inputs.front()->manifest;
-    const std::size_t output = add_output(like);
-    for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
-      const auto part = like.shape(like.leaves[leaf]);
-      std::vector<std::int64_t> shape{static_cast<std::int64_t>(inputs.size())};
-      shape.insert(shape.end(), part.begin(), part.end());
-      append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf], like.leaves[leaf].dtype, shape));
-    }
-    return {true, 0, output};
-  }
-
-  /// Joins all inputs along their axis 0.
-  Given joined(const Column& inputs, std::size_t index) {
-    if (inputs.size() == 1) return input(0, index);
-    const Manifest& like = *inputs.front()->manifest;
-    const std::size_t output = add_output(like);
-    for (std::size_t leaf = 0; leaf < like.leaves.size(); ++leaf) {
-      const auto part = like.shape(like.leaves[leaf]);
-      std::vector<std::int64_t> shape(part.begin(), part.end());
-      shape[0] = 0;
-      // Arrays without elements may have any length, so the sum may overflow.
-      for (const Input* input : inputs)
-        if (__builtin_add_overflow(shape[0], input->manifest->shape(input->manifest->leaves[leaf])[0], &shape[0]))
-          return refuse_size(), Given{};
-      append_parts(inputs, leaf, output, add_leaf(output, like.leaves[leaf], like.leaves[leaf].dtype, shape));
-    }
-    return {true, 0, output};
-  }
-
-  void append_parts(const Column& inputs, std::size_t leaf, std::size_t output, std::optional<std::uint64_t> offset) {
-    if (!offset) return;
-    plan_.work.copies.reserve(extent_.arrays_read);
-    for (const Input* input : inputs) {
-      const std::uint64_t bytes = input->manifest->leaves[leaf].bytes();
-      if (bytes == 0) continue;
-      plan_.work.copies.push_back({output, *offset, input->place(leaf), bytes});
-      plan_.work_bytes += 2 * bytes;
-      *offset += bytes;
-    }
-  }
-
-  std::size_t add_output(const Manifest& like) {
-    PlannedOutput output;
-    output.manifest.structure = like.structure;
-    output.manifest.guise = like.guise;
-    output.manifest.leaves.reserve(like.leaves.size());
-    output.manifest.dims.reserve(like.dims.size() + like.leaves.size());
-    plan_.outputs.push_back(std::move(output));
-    return plan_.outputs.size() - 1;
-  }
-
-  [[nodiscard]] std::uint64_t leaf_bytes(std::size_t output, std::size_t leaf) const {
-    return plan_.outputs[output].manifest.leaves[leaf].bytes();
-  }
-
-  /// Where the leaf begins in its output; nothing, and error_ set, if there is no such array.
-  /// It lies where `from` does; what is pinned there need not be here.
-  std::optional<std::uint64_t> add_leaf(std::size_t output, const Leaf& from, DType dtype,
-                                        std::span<const std::int64_t> shape) {
-    auto& [manifest, bytes] = plan_.outputs[output];
-    const Device device = from.device.is_host() ? Device::cpu() : from.device;
-    if (!std::exchange(has_leaves_, true)) plan_.device = device;
-    if (plan_.device != device) return refuse_devices(device);
-    const std::uint64_t aligned = (bytes + alignment - 1) / alignment * alignment;
-    // The segment is known only when the result has its memory.
-    constexpr muster::ipc::SegmentId some_segment{1};
-    auto added = manifest.add(some_segment, aligned, dtype, shape, device);
-    if (!added || manifest.leaves.back().bytes() > output_bytes_max - aligned) return refuse_size();
-    Leaf& leaf = manifest.leaves.back();
-    leaf.segment = {};
-    if (leaf.bytes() == 0) {
-      leaf.offset = 0;
-      return 0;
-    }
-    bytes = aligned + leaf.bytes();
-    return aligned;
-  }
-
-  std::nullopt_t refuse_devices(Device other) {
-    error_ = Error(Code::invalid,
-                   fmt::format("{} would make arrays on {} and on {}", op_.name, name(plan_.device), name(other)),
-                   "give arrays of one device in one op");
-    return std::nullopt;
+    return made(over_devices() ? work_->reduced_on(inputs, target(contributor)) : work_->folded(inputs));
   }
 
   void refuse_without_root() {
@@ -465,19 +475,16 @@ class Planner {
                    "call it again with a root that is there", {at(0).root});
   }
 
-  std::nullopt_t refuse_size() {
-    error_ =
-        Error(Code::invalid, op_.name + " would make a result that is too large for any memory", "give smaller arrays");
-    return std::nullopt;
-  }
-
   const Op& op_;
   Sharing sharing_;
+  Takers takers_;
   Kind kind_;
   Plan& plan_;
+  std::vector<Device> homes_;  ///< of each contributor, if results are made
+  Devices devices_;
   Extent extent_;
   std::map<std::pair<std::size_t, std::size_t>, Given> copies_;  ///< of inputs, by contributor and index
-  bool has_leaves_ = false;                                      ///< any output
+  std::optional<PlanWork> work_;
   std::optional<Error> error_;
 };
 
@@ -485,25 +492,27 @@ class Planner {
 
 std::uint64_t Plan::own_bytes() const {
   std::uint64_t bytes = work.inputs.size() * sizeof(work.inputs[0]) + work.folds.size() * sizeof(Fold) +
-                        work.copies.size() * sizeof(CopyBytes);
+                        work.copies.size() * sizeof(CopyBytes) + work.exchanges.size() * sizeof(Exchange) +
+                        work.parts.size() * sizeof(ExchangePart) + work.transfers.size() * sizeof(Transfer) +
+                        work.last_folds.size() * sizeof(Fold) + work.last_inputs.size() * sizeof(Source);
   for (const PlannedOutput& output : outputs) bytes += bytes_of(output.manifest);
   for (const Gives& each : gives) bytes += each.size() * sizeof(Given);
   return bytes;
 }
 
-Result<PlanExtent> measure_plan(const Op& op, Sharing sharing) {
+Result<PlanExtent> measure_plan(const Op& op, Sharing sharing, Takers takers) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");
   Plan none;
-  Planner planner(op, sharing, none);
+  Planner planner(op, sharing, takers, none);
   if (auto error = planner.measure()) return std::move(*error);
   return planner.measured();
 }
 
-Result<Plan> make_plan(const Op& op, Sharing sharing) {
+Result<Plan> make_plan(const Op& op, Sharing sharing, Takers takers) {
   MUSTER_ASSERT(!op.contributions.empty(), "an op has contributors");
   // The plan is filled in where it will stay, as moving it is not cheap.
   Result<Plan> plan(std::in_place);
-  if (auto error = Planner(op, sharing, *plan).run()) plan = std::move(*error);
+  if (auto error = Planner(op, sharing, takers, *plan).run()) plan = std::move(*error);
   return plan;
 }
 

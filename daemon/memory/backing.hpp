@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,6 +16,8 @@
 #include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
 #include <muster/result.hpp>
+
+#include "memory/ledger.hpp"
 
 namespace musterd {
 
@@ -32,8 +35,16 @@ class SegmentMemory {
   virtual ~SegmentMemory() = default;
 
   /// Control thread, never blocks: the descriptor that another process is sent to map the memory. The memory keeps it.
-  /// -1 if only this process can reach the memory, or after close_descriptor().
+  /// -1 if only this process can reach the memory, while it is being made, or after close_descriptor().
   [[nodiscard]] virtual int descriptor() const noexcept = 0;
+  /// Control thread, never blocks: whether the memory is there. An error if there is none and never will be. If it is
+  /// still being made, `then` is called once it is known, on the control thread and never from within another function
+  /// of the memory. It is not called if the memory ends before that.
+  [[nodiscard]] virtual muster::Result<bool> when_made(std::function<void(muster::Result<void>)> /*then*/) {
+    return true;
+  }
+  /// Control thread, never blocks: whether when_made() would return an error.
+  [[nodiscard]] virtual bool is_lost() const noexcept { return false; }
   /// Any thread, never blocks: all of the memory, at the daemon's own addresses. Where the daemon is the writer, it is
   /// writable from create() on. Where a client is, it is readable once seal() has returned, and empty before. Always
   /// empty for memory without an address on the host.
@@ -69,6 +80,7 @@ struct SegmentSpec {
   std::uint64_t bytes = 0;
   Writer writer = Writer::client;
   bool hard = false;  ///< seal_hard() follows
+  UserId user = 0;    ///< who pays
 };
 
 /// Makes memory for segments. It must outlive its callers; the memory that it made may outlive it.
@@ -86,10 +98,12 @@ class SegmentBacking {
 
   /// Any thread, never blocks; always returns the same.
   [[nodiscard]] virtual Limits limits() const noexcept = 0;
-  /// Control thread, never blocks: takes some tens of microseconds, and touches no page of the memory. All bytes are
-  /// zero. QuotaExceeded at a limit of this process, Failed for other refusals of the system; nothing is left behind
-  /// then.
+  /// Control thread, never blocks: takes some tens of microseconds, and touches no page of the memory. The memory may
+  /// be there only later: see SegmentMemory::when_made(). All bytes are zero. QuotaExceeded at a limit of this process,
+  /// Failed for other refusals of the system; nothing is left behind then.
   [[nodiscard]] virtual muster::Result<SegmentMemoryPtr> create(const SegmentSpec& spec) = 0;
+  /// Control thread, never blocks: memory that work there takes beside segments, and that nobody pays for.
+  [[nodiscard]] virtual std::uint64_t work_bytes() const noexcept { return 0; }
 };
 
 /// What a node makes segments of: one backing for the host's memory, and one for each other device that it has.

@@ -319,7 +319,8 @@ std::vector<Ledger::OfUser> Ledger::largest_users(std::size_t count) const {
   return largest;
 }
 
-std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>& name_of, std::size_t count) const {
+std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>& name_of, std::size_t count,
+                                      Resource memory) const {
   struct Holder {
     std::uint64_t bytes;
     bool is_client;  ///< else the results of a user
@@ -327,9 +328,9 @@ std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>
   };
   std::vector<Holder> holders;
   for (const auto& [client, account] : clients_)
-    if (account.used[Resource::memory] > 0) holders.push_back({account.used[Resource::memory], true, client.value});
+    if (account.used[memory] > 0) holders.push_back({account.used[memory], true, client.value});
   for (const auto& [user, account] : results_)
-    if (account.used[Resource::memory] > 0) holders.push_back({account.used[Resource::memory], false, user});
+    if (account.used[memory] > 0) holders.push_back({account.used[memory], false, user});
   const std::size_t shown = std::min(count, holders.size());
   std::ranges::partial_sort(holders, holders.begin() + static_cast<std::ptrdiff_t>(shown), std::greater(),
                             [](const Holder& holder) { return std::pair(holder.bytes, holder.id); });
@@ -337,7 +338,7 @@ std::string Ledger::holders_of_memory(const std::function<std::string(ClientId)>
   for (std::size_t n = 0; n < shown; ++n) {
     const auto& [bytes, is_client, id] = holders[n];
     text += fmt::format("{}{}: {}", n ? ", " : "", is_client ? name_of({id}) : fmt::format("results of user {}", id),
-                        amount_text(Resource::memory, bytes));
+                        amount_text(memory, bytes));
   }
   if (holders.size() > count) text += fmt::format(", {} more", holders.size() - count);
   return text.empty() ? "nobody" : text;

@@ -90,6 +90,7 @@ class [[nodiscard]] Charge {
   /// Gives back everything but at most `bytes_max` of the heap that it is charged for.
   void keep_heap(std::uint64_t bytes_max);
   [[nodiscard]] std::uint64_t amount() const { return amount_; }
+  [[nodiscard]] Resource resource() const { return resource_; }
   /// The heap that is charged beside the amount. A charge of heap alone has it as its amount.
   [[nodiscard]] std::uint64_t heap() const { return heap_; }
   /// All heap that is charged, as the amount or beside it.
@@ -165,7 +166,7 @@ class Ledger {
   /// `results of user 1000: 1024 MiB, client 3: 512 MiB, ...`: the largest holders of memory, for error messages. Walks
   /// over all clients.
   [[nodiscard]] std::string holders_of_memory(const std::function<std::string(ClientId)>& name_of,
-                                              std::size_t count = 4) const;
+                                              std::size_t count = 4, Resource memory = Resource::memory) const;
 
  private:
   friend class Charge;

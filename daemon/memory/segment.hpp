@@ -73,7 +73,10 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   /// Null before the memory is made.
   [[nodiscard]] const SegmentMemoryPtr& memory() const { return memory_; }
   /// What a process is sent to map the segment: one descriptor, or none if only this process can reach the memory.
-  [[nodiscard]] std::span<const int> descriptors() const { return {&descriptor_, descriptor_ < 0 ? 0U : 1U}; }
+  [[nodiscard]] std::span<const int> descriptors() const {
+    descriptor_ = memory_ ? memory_->descriptor() : -1;
+    return {&descriptor_, descriptor_ < 0 ? 0U : 1U};
+  }
   /// The daemon's address of the segment: writable for its own segments, read-only for a client's. Null before state
   /// ready, and for memory without an address on the host.
   [[nodiscard]] std::byte* data() const { return data_; }
@@ -102,9 +105,9 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   State state_ = State::leased;
   bool hard_requested_ = false;
   SegmentMemoryPtr memory_;
-  int descriptor_ = -1;        ///< the memory's
-  std::byte* data_ = nullptr;  ///< the memory's, kept here to save a virtual call
-  Charge bytes_charge_;        ///< includes segment_heap_bytes
+  mutable int descriptor_ = -1;  ///< the memory's, as it was when somebody last asked
+  std::byte* data_ = nullptr;    ///< the memory's, kept here to save a virtual call
+  Charge bytes_charge_;          ///< includes segment_heap_bytes
   Charge descriptor_charge_;
   Charge map_charge_;
   SegmentReaders readers_;

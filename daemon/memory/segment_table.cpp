@@ -30,6 +30,9 @@ Error not_done(SegmentId id) {
 Result<SegmentPtr> SegmentTable::lease(Payer client, const Wanted& wanted, Turn turn) {
   const auto* made_of = backings_.find(wanted.device);
   if (!made_of) return ipc::no_such_device(wanted.device, devices());
+  if (wanted.hard && !wanted.device.is_host())
+    return Error(Code::invalid, "memory on " + name(wanted.device) + " can't be sealed hard",
+                 "leave hard away, or use memory of the host");
   if (wanted.bytes == 0) return Error(Code::invalid, "can't make a segment of 0 B", "ask for at least 1 byte");
   if (wanted.bytes > made_of->limits.bytes_max)
     return Error(Code::invalid, "can't make a segment of " + ipc::over_text(wanted.bytes, made_of->limits.bytes_max),
@@ -45,11 +48,14 @@ Result<SegmentPtr> SegmentTable::lease(Payer client, const Wanted& wanted, Turn 
 }
 
 Result<void> SegmentTable::create(Segment& segment, SegmentSpec::Writer writer) {
-  auto memory =
-      backings_.find(segment.device_)->backing->create({segment.id_, segment.bytes_, writer, segment.hard_requested_});
+  auto memory = backings_.find(segment.device_)
+                    ->backing->create({.id = segment.id_,
+                                       .bytes = segment.bytes_,
+                                       .writer = writer,
+                                       .hard = segment.hard_requested_,
+                                       .user = segment.owner_.user});
   if (!memory) return memory.error();
   segment.memory_ = std::move(*memory);
-  segment.descriptor_ = segment.memory_->descriptor();
   return {};
 }
 
@@ -220,8 +226,8 @@ void SegmentTable::orphan(Segment& segment) {
   kept_.erase(id);
 }
 
-Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn) {
-  auto segment = book({user, {}}, {.bytes = bytes}, turn);
+Result<SegmentPtr> SegmentTable::book_result(UserId user, std::uint64_t bytes, Turn turn, muster::Device device) {
+  auto segment = book({user, {}}, {.bytes = bytes, .device = device}, turn);
   if (segment) kept_.emplace((*segment)->id(), *segment);
   return segment;
 }

@@ -68,6 +68,7 @@ class SegmentTable {
   [[nodiscard]] bool has(muster::Device device) const { return backings_.find(device) != nullptr; }
   /// All devices on which the node has memory.
   [[nodiscard]] std::span<const muster::Device> devices() const { return backings_.devices(); }
+  [[nodiscard]] const Backings& backings() const { return backings_; }
   /// Work for a segment that may block, as a client can lock the file for as long as it likes. `work` runs on another
   /// thread, and touches nothing that changes meanwhile. `finish` is called after it, on the table's thread.
   struct Sealing {
@@ -82,7 +83,8 @@ class SegmentTable {
   [[nodiscard]] muster::Result<void> give_back(ClientId client, SegmentId segment);
   /// Books a segment for results of `user`, which the daemon will write: it is charged, and nothing else yet. That
   /// takes no system call, so an attempt that fails later costs little. OutOfMemory if there is no room now.
-  [[nodiscard]] muster::Result<SegmentPtr> book_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own);
+  [[nodiscard]] muster::Result<SegmentPtr> book_result(UserId user, std::uint64_t bytes, Turn turn = Turn::its_own,
+                                                       muster::Device device = muster::Device::cpu());
   /// Gives a booked segment its memory, once. Then it is ready.
   [[nodiscard]] muster::Result<void> make_result(const SegmentPtr& segment);
   void drop_result(SegmentId segment);

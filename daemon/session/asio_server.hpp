@@ -20,6 +20,7 @@
 #include "base/blocking_pool.hpp"
 #include "base/cpu_time.hpp"
 #include "collective/host_lane.hpp"
+#include "gpu/process/gpus.hpp"
 #include "memory/memfd_backing.hpp"
 #include "memory/populator.hpp"
 #include "session/connection.hpp"
@@ -51,7 +52,9 @@ class AsioServer final : public Server, public Outside {
   [[nodiscard]] bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
   [[nodiscard]] Decider& decider() override { return decider_; }
-  [[nodiscard]] Lane* lane(muster::Device device) override { return device.is_host() ? &lane_ : nullptr; }
+  [[nodiscard]] Lane* lane(std::span<const muster::Device> devices) override {
+    return devices.front().is_host() ? static_cast<Lane*>(&lane_) : gpus_.lane(devices);
+  }
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
   [[nodiscard]] bool is_stopped(std::int32_t pid) override;
@@ -120,6 +123,7 @@ class AsioServer final : public Server, public Outside {
   bool take_turns();
   bool go_on();
   void take_posted(Errand errand) noexcept;  ///< from lanes and from the blocking pools
+  void take(Errand& errand) noexcept;
   bool run_posted() noexcept;
   bool run_later() noexcept;
   void flush_completions() noexcept;
@@ -173,16 +177,22 @@ class AsioServer final : public Server, public Outside {
   bool done_ = false;
   std::string reason_;
 
+  /// Other threads hand their errands over here, and the memory of GPUs does, which may end later than the server.
+  struct Posting {
+    std::mutex mutex;
+    Errand errands;
+    AsioServer* server = nullptr;  ///< null once nothing is taken any more
+  };
+  std::shared_ptr<Posting> posting_ = std::make_shared<Posting>();
+  std::atomic<bool> has_posted_{false};
+  std::atomic<bool> sleeping_{false};
+
   MemfdBacking backing_;
+  gpu::Gpus gpus_;
   BlockingPool blocking_;
   Populator populator_;
   LocalDecider decider_;
   Node node_;
-  // Work that lanes have posted holds pointers to the node's objects, so it is destroyed before the node.
-  std::mutex posted_mutex_;
-  Errand posted_;
-  std::atomic<bool> has_posted_{false};
-  std::atomic<bool> sleeping_{false};
   HostLane lane_;
 };
 

@@ -57,7 +57,7 @@ struct GroupState : GroupByDeadline, UnsettledHook, UntoldHook, std::enable_shar
   /// Where the results of an open group lie, by the user who pays for them. Whenever the group's members change, later
   /// results go to new segments: a process that was given one result of a segment can read the whole segment for as
   /// long as it likes.
-  std::map<UserId, PoolApart> results;
+  std::map<std::pair<UserId, Resource>, PoolApart> results;
   HistoryTablePtr history;  ///< the outcomes of this epoch that are remembered, see History; null while there are none
 };
 using GroupPtr = std::shared_ptr<GroupState>;

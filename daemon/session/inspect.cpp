@@ -41,12 +41,23 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
                                         account.used[Resource::objects], account.used[Resource::fds],
                                         account.used[Resource::slots], account.used[Resource::maps]));
   }
+  std::vector<flatbuffers::Offset<wire::GpuAccount>> gpus;
+  for (const auto device : parts_.segments.devices()) {
+    if (device.is_host()) continue;
+    const Resource memory = memory_of(device);
+    gpus.push_back(wire::CreateGpuAccount(fbb, fbb.CreateString(name(device)), parts_.settings.quota.total[memory],
+                                          parts_.ledger.total().used[memory],
+                                          parts_.segments.backings().find(device)->backing->work_bytes()));
+  }
   const auto version = fbb.CreateString(parts_.settings.version);
   const auto socket = fbb.CreateString(parts_.settings.socket);
   const auto log = fbb.CreateString(parts_.settings.log);
   const auto simd = fbb.CreateString(HostLane::instruction_set());
   const auto huge_pages = fbb.CreateString(parts_.settings.huge_pages);
+  const auto nccl_so = fbb.CreateString(parts_.settings.nccl_so);
+  const auto nccl_wheel = fbb.CreateString(parts_.settings.nccl_wheel);
   const auto user_list = fbb.CreateVector(users);
+  const auto gpu_list = fbb.CreateVector(gpus);
   wire::StatusReplyBuilder reply(fbb);
   reply.add_version(version);
   reply.add_incarnation(parts_.settings.incarnation);
@@ -71,12 +82,15 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   reply.add_huge_pages(huge_pages);
   reply.add_waiting_for_memory(static_cast<std::uint32_t>(parts_.admission.waiting()));
   reply.add_users(user_list);
+  reply.add_gpus(gpu_list);
   reply.add_log(log);
   reply.add_heap_bytes(parts_.settings.quota.total[Resource::heap]);
   reply.add_heap_used_bytes(parts_.ledger.total().used[Resource::heap]);
   reply.add_users_total(static_cast<std::uint32_t>(only ? users.size() : parts_.ledger.users()));
   reply.add_maps_max(parts_.settings.quota.total[Resource::maps]);
   reply.add_maps_used(parts_.ledger.total().used[Resource::maps]);
+  reply.add_nccl_so(nccl_so);
+  reply.add_nccl_wheel(nccl_wheel);
   return out.finish(wire::Body_StatusReply, reply.Finish().Union());
 }
 
@@ -136,6 +150,7 @@ Inspect::Kept Inspect::kept_by(const Holders& holders, std::optional<UserId> see
     }
     void operator()(const Holder::LifeLine& line) const { kept.texts.push_back(clients.label(line.id, seen_by)); }
     void operator()(const Holder::PickleLease&) const { kept.pinned = holder.left; }
+    void operator()(const Holder::Token& token) const { kept.texts.push_back(fmt::format("token '{}'", token.name)); }
     void operator()(const Holder::History&) const {
       kept.texts.push_back(fmt::format("history of {} {}", holder.count, holder.count > 1 ? "ops" : "op"));
     }

@@ -32,12 +32,12 @@ MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t byte
   using Of = Ledger::Shortage::Of;
   // The system may have refused, too.
   const auto shortage = parts_.ledger.take_shortage().value_or(Ledger::Shortage{});
-  if (shortage.of == Of::nobody || shortage.resource >= Resource::gpu_memory) return Spare::none;
+  if (shortage.of == Of::nobody) return Spare::none;
   const bool all = shortage.of == Of::daemon;
   daemon_is_short_ |= all && shortage.resource == Resource::memory;
   // What outcomes take of the heap is there at once. A segment's books are so small that nobody waits for them.
   if (shortage.resource == Resource::heap)
-    return forget(user, bytes, shortage.of) || trim(user, shortage.of) ? Spare::here : Spare::none;
+    return forget(user, bytes, shortage.of) || trim(user, shortage) ? Spare::here : Spare::none;
   const bool given = give_back(user, bytes, shortage);
   if (given) {
     constexpr Duration a_moment = std::chrono::seconds(1);
@@ -51,19 +51,20 @@ MemoryPressure::Spare MemoryPressure::find_spare(UserId user, std::uint64_t byte
 
 bool MemoryPressure::give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage) {
   const bool all = shortage.of == Ledger::Shortage::Of::daemon;
-  if (trim(user, shortage.of)) return true;
+  if (trim(user, shortage)) return true;
   // While requests wait for the daemon's memory, drop_spare() makes the groups forget.
   if (all && shortage.resource == Resource::memory) return false;
   if (!forget(user, bytes, shortage.of)) return false;
-  static_cast<void>(trim(user, shortage.of));
+  static_cast<void>(trim(user, shortage));
   return true;
 }
 
-/// Gives free segments of results back.
-bool MemoryPressure::trim(UserId user, Ledger::Shortage::Of of) {
+/// Gives free segments of results back: those of a GPU if its memory is short, else those of the host.
+bool MemoryPressure::trim(UserId user, const Ledger::Shortage& shortage) {
   using Of = Ledger::Shortage::Of;
-  if (of == Of::client) return false;  // results are their user's, and no client's
-  return (of == Of::daemon ? parts_.results.trim() : parts_.results.trim(user)) > 0;
+  if (shortage.of == Of::client) return false;  // results are their user's, and no client's
+  const Resource memory = shortage.resource >= Resource::gpu_memory ? shortage.resource : Resource::memory;
+  return (shortage.of == Of::daemon ? parts_.results.trim(memory) : parts_.results.trim(memory, user)) > 0;
 }
 
 /// Makes the groups of the user, or of all users, forget some of their outcomes.
@@ -104,18 +105,22 @@ void MemoryPressure::drop_spare(TimePoint now) {
   if (remembered || pickled) drop_at_ = now + pause;
 }
 
-Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> seen_by, TimePoint now) {
+Error MemoryPressure::with_holders(const Error& error, std::optional<UserId> seen_by, TimePoint now, Resource memory) {
   if (error.code() != Code::out_of_memory) return error;
   // The text is kept for a moment: hundreds of requests may be given up at once, and making it takes a walk over all
   // clients.
   constexpr Duration a_moment = std::chrono::milliseconds(10);
-  if (holders_.empty() || now - holders_at_ > a_moment || holders_seen_by_ != seen_by) {
-    holders_ = parts_.ledger.holders_of_memory([&](ClientId client) { return parts_.clients.label(client, seen_by); });
+  if (holders_.empty() || now - holders_at_ > a_moment || holders_seen_by_ != seen_by || holders_of_ != memory) {
+    constexpr std::size_t shown = 4;
+    holders_ = parts_.ledger.holders_of_memory([&](ClientId client) { return parts_.clients.label(client, seen_by); },
+                                               shown, memory);
+    holders_of_ = memory;
     holders_at_ = now;
     holders_seen_by_ = seen_by;
   }
   std::string message = fmt::format("{}; the largest holders are {}", error.message(), holders_);
   std::string hint = error.hint();
+  if (memory != Resource::memory) return {error.code(), std::move(message), std::move(hint), error.ranks()};
   constexpr std::uint64_t notable_share = 8;
   if (const auto bytes = parts_.segments.bytes_beside_objects(); bytes >= settings_.memory_bytes / notable_share) {
     message += fmt::format("; {} of the store are free pieces of segments that arrays keep",

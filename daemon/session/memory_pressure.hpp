@@ -81,7 +81,8 @@ class MemoryPressure {
   /// Adds to the error of a full store who holds the memory, how much of it lies beside objects, and what pickled refs
   /// keep. `seen_by` is the user who will read it, as in Clients::label(). Only for requests that are given up: see
   /// Ledger::charge().
-  [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by, TimePoint now);
+  [[nodiscard]] muster::Error with_holders(const muster::Error& error, std::optional<UserId> seen_by, TimePoint now,
+                                           Resource memory = Resource::memory);
 
  private:
   /// True if requests wait for memory, and not only for their turns.
@@ -108,7 +109,7 @@ class MemoryPressure {
   }
   [[nodiscard]] Spare find_spare(UserId user, std::uint64_t bytes);
   [[nodiscard]] bool give_back(UserId user, std::uint64_t bytes, const Ledger::Shortage& shortage);
-  [[nodiscard]] bool trim(UserId user, Ledger::Shortage::Of of);
+  [[nodiscard]] bool trim(UserId user, const Ledger::Shortage& shortage);
   [[nodiscard]] bool forget(UserId user, std::uint64_t bytes, Ledger::Shortage::Of of);
   [[nodiscard]] bool can_drop() const { return parts_.store.pickles().has_loaded() || !parts_.history.empty(); }
   void drop_spare(TimePoint now);
@@ -126,6 +127,7 @@ class MemoryPressure {
   std::optional<TimePoint> wanted_until_;  ///< until when clients see that others wait for memory
   std::optional<TimePoint> drop_at_;       ///< not earlier, as memory takes a moment to come back
   std::string holders_;                    ///< who holds the most, as it was at holders_at_ for holders_seen_by_
+  Resource holders_of_ = Resource::memory;
   TimePoint holders_at_;
   std::optional<UserId> holders_seen_by_;
 };

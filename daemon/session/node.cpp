@@ -136,6 +136,7 @@ ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint
   group_ops_.lose_all_seats(client, {how, clients_.process_text(client)}, now);
   admission_.forget(id);
   store_.holds().drop_client(id);
+  store_.tokens().drop_client(id);
   segments_.drop_client(id);
   ConnectionCharges charges{std::move(client.descriptors), std::move(client.rings)};
   clients_.erase(id);
@@ -154,6 +155,7 @@ void Node::go_on(TimePoint now) {
   clients_.set_tries_again(false);
   event({}, now, [&] {
     store_.holds().drop_more();
+    store_.tokens().go_on();
     segments_.drop_more();
     group_ops_.go_on(now);
     runs_.go_on();
@@ -168,6 +170,7 @@ void Node::tick(TimePoint now) {
     admission_.expire(now);
     clients_.guarded([&] { group_ops_.expire(now); });
     clients_.guarded([&] { runs_.expire(now); });
+    clients_.guarded([&] { requests_.expire(now); });
     gather(now);
   });
   clients_.guarded([&] { pressure_.tick(now); });
@@ -189,6 +192,7 @@ std::optional<TimePoint> Node::next_deadline() const {
   consider(gathering_.next_deadline());
   consider(groups_.next_deadline());
   consider(runs_.next_deadline());
+  consider(requests_.next_deadline());
   return earliest;
 }
 

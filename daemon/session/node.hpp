@@ -60,8 +60,9 @@ class Node {
   void tick(TimePoint now);
   /// True while unfinished work is left for later turns. Call go_on() then, whenever clients leave time for it.
   [[nodiscard]] bool goes_on() const {
-    return store_.holds().drops() || segments_.drops() || group_ops_.goes_on() || runs_.goes_on() ||
-           history_.goes_on() || admission_.goes_on() || clients_.any_doomed() || clients_.tries_again();
+    return store_.holds().drops() || store_.tokens().goes_on() || segments_.drops() || group_ops_.goes_on() ||
+           runs_.goes_on() || history_.goes_on() || admission_.goes_on() || clients_.any_doomed() ||
+           clients_.tries_again();
   }
   void go_on(TimePoint now);
   /// True if something has found no memory since the last go_on(), and has to be tried again after a pause.

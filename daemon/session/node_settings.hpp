@@ -29,6 +29,8 @@ struct NodeSettings {
   double idle_exit_s = 0;
   unsigned lanes = 1;
   std::string huge_pages;
+  std::string nccl_so;     ///< as the daemon was started, for `muster doctor`
+  std::string nccl_wheel;  ///< the same
   std::int32_t pid = 0;
   std::uint32_t user = 0;  ///< the user as whom the daemon runs; it and root may end the daemon
   Duration pickle_lease = std::chrono::minutes(10);

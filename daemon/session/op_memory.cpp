@@ -7,6 +7,12 @@ namespace musterd {
 
 using muster::Result;
 
+Amounts bytes_needed(const Plan& plan) {
+  Amounts needed;
+  for (const auto& output : plan.outputs) needed[memory_of(output.device)] += output.bytes;
+  return needed;
+}
+
 Result<void> OpMemory::has_room_for_plan(const RunningOp& running) {
   return parts_.pressure.try_with_spare(running.user, running.plan_bytes, [&] {
     return parts_.ledger.has_room({running.user, {}}, Resource::memory, running.plan_bytes);
@@ -23,15 +29,19 @@ Result<void> OpMemory::take(RunningOp& running, Turn turn) {
 }
 
 /// A quick check whether many results can't fit.
-Result<void> OpMemory::could_have_room(const RunningOp& running) const {
+Result<void> OpMemory::could_have_room(RunningOp& running) const {
   constexpr std::size_t few = 8;
   if (running.plan.outputs.size() <= few) return {};
-  const std::uint64_t free = parts_.results.free_bytes();
-  if (running.result_bytes <= free) return {};
-  const std::uint64_t missing = running.result_bytes - free;
-  return parts_.pressure.try_with_spare(running.user, missing, [&] {
-    return parts_.ledger.has_room({running.user, {}}, Resource::memory, missing);
-  });
+  const Amounts needed = bytes_needed(running.plan);
+  for (const auto device : running.plan.devices) {
+    running.lacks = memory_of(device);
+    const std::uint64_t free = parts_.results.free_bytes(running.lacks);
+    if (needed[running.lacks] <= free) continue;
+    const std::uint64_t missing = needed[running.lacks] - free;
+    const auto has_room = [&] { return parts_.ledger.has_room({running.user, {}}, running.lacks, missing); };
+    if (auto room = parts_.pressure.try_with_spare(running.user, missing, has_room); !room) return room;
+  }
+  return {};
 }
 
 Result<void> OpMemory::book(RunningOp& running, Turn turn) {
@@ -47,22 +57,24 @@ Result<void> OpMemory::book(RunningOp& running, Turn turn) {
       running.regions.emplace_back();
       continue;
     }
+    running.lacks = memory_of(output.device);
     auto region = parts_.pressure.try_with_spare(running.user, output.bytes,
-                                                 [&] { return result_region(running, output.bytes, turn); });
+                                                 [&] { return result_region(running, output, turn); });
     if (!region) return region.error();
     running.regions.push_back(std::move(*region));
   }
   return {};
 }
 
-Result<ResultRegion> OpMemory::result_region(RunningOp& running, std::uint64_t bytes, Turn turn) {
-  if (!running.group || !running.group->group.settings().open) return parts_.results.book(running.user, bytes, turn);
+Result<ResultRegion> OpMemory::result_region(RunningOp& running, const PlannedOutput& output, Turn turn) {
+  const ResultOwner owner(running.user, output.device);
+  if (!running.group || !running.group->group.settings().open) return parts_.results.book(owner, output.bytes, turn);
   // A rank that has left meanwhile still gets the results of this op, but must not see others. So these results lie
   // apart.
   const bool of_members = all_seated(*running.group, *running.op);
-  auto& apart = of_members ? running.group->results[running.user] : running.apart;
-  if (!apart) apart = parts_.results.make_apart(running.user);
-  return parts_.results.book(apart, bytes, turn);
+  auto& apart = of_members ? running.group->results[{running.user, memory_of(owner.device)}] : running.apart;
+  if (!apart) apart = parts_.results.make_apart(owner);
+  return parts_.results.book(apart, output.bytes, turn);
 }
 
 /// Whether only processes that are in the group now get the op's results.
@@ -104,8 +116,9 @@ Result<void> OpMemory::keep_sizes(RunningOp& waiting) {
   if (waiting.plan_bytes <= plan_bytes_free) return charge(waiting, waiting.plan_bytes);
   if (!std::exchange(waiting.put_aside, true)) {
     Plan sizes;
+    sizes.devices = waiting.plan.devices;
     sizes.outputs.reserve(waiting.plan.outputs.size());
-    for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes});
+    for (const auto& output : waiting.plan.outputs) sizes.outputs.push_back({{}, output.bytes, output.device});
     waiting.plan = std::move(sizes);
   }
   return charge(waiting, waiting.plan.outputs.size() * sizeof(PlannedOutput));

@@ -15,6 +15,9 @@
 
 namespace musterd {
 
+/// What the plan's outputs take of the memory of each device.
+[[nodiscard]] Amounts bytes_needed(const Plan& plan);
+
 class OpMemory {
  public:
   struct Parts {
@@ -41,9 +44,9 @@ class OpMemory {
   [[nodiscard]] muster::Result<void> keep_sizes(RunningOp& waiting);
 
  private:
-  [[nodiscard]] muster::Result<void> could_have_room(const RunningOp& running) const;
+  [[nodiscard]] muster::Result<void> could_have_room(RunningOp& running) const;
   [[nodiscard]] muster::Result<void> book(RunningOp& running, Turn turn);
-  [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, std::uint64_t bytes, Turn turn);
+  [[nodiscard]] muster::Result<ResultRegion> result_region(RunningOp& running, const PlannedOutput& output, Turn turn);
   [[nodiscard]] bool all_seated(const GroupState& state, const Op& op) const;
   static void drop_regions(RunningOp& running);
 

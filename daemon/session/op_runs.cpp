@@ -9,6 +9,7 @@
 #include "base/assert.hpp"
 #include "base/heap_reserve.hpp"
 #include "collective/op_effort.hpp"
+#include "collective/plan_work.hpp"
 #include "session/turn.hpp"
 
 namespace musterd {
@@ -80,7 +81,7 @@ void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, Us
   running.op = op;
   running.group = state;
   running.user = user;
-  const auto extent = measure_plan(*op, sharing_of(running));
+  const auto extent = measure_plan(*op, sharing_of(running), takers_of(running));
   if (!extent) return fail_running(key, extent.error());
   running.plan_bytes = extent->bytes;
   if (auto fits = parts_.ledger.possible({user, {}}, Resource::memory, extent->outputs == 0 ? 0 : extent->bytes); !fits)
@@ -126,11 +127,30 @@ Result<void> OpRuns::plan(RunningOp& running) {
   running.plan_bytes = running.plan.own_bytes();
   for (const auto& output : running.plan.outputs) running.result_bytes += output.bytes;
   if (running.plan.outputs.empty()) return {};
-  if (const auto device = running.plan.device; !parts_.outside.lane(device))
-    return Error(Code::invalid,
-                 fmt::format("{} is to be done on {}, and nothing here works there", running.op->name, name(device)),
-                 "give arrays of the host");
-  return parts_.ledger.possible({running.user, {}}, Resource::memory, running.plan_bytes + running.result_bytes);
+  if (auto can_be_done = check_devices(running); !can_be_done) return can_be_done;
+  const Payer payer{running.user, {}};
+  Amounts needed = bytes_needed(running.plan);
+  needed[Resource::memory] += running.plan_bytes;
+  if (auto fits = parts_.ledger.possible(payer, Resource::memory, needed[Resource::memory]); !fits) return fits;
+  for (const auto device : running.plan.devices)
+    if (auto fits = parts_.ledger.possible(payer, memory_of(device), needed[memory_of(device)]); !fits) return fits;
+  return {};
+}
+
+Result<void> OpRuns::check_devices(const RunningOp& running) const {
+  const auto refused = [&](const std::string& what, const char* hint) {
+    return Error(Code::invalid, running.op->name + what, hint);
+  };
+  const auto& devices = running.plan.devices;
+  const bool on_host = std::ranges::all_of(devices, [](muster::Device device) { return device.is_host(); });
+  // Whoever maps memory of a GPU can write there, so nobody gets any of another user's.
+  if (sharing_of(running) == Sharing::copy && !on_host)
+    return refused(fmt::format(" has arrays on {}, and its group is open to other users", devices_text(devices)),
+                   "give arrays of the host, or use a group that is not open");
+  if (!parts_.outside.lane(devices))
+    return refused(fmt::format(" is to be done on {}, and nothing here works there", devices_text(devices)),
+                   "give arrays of the host");
+  return {};
 }
 
 /// Thousands of ops may wait for memory for long. So a large plan is made again later, and not kept.
@@ -205,7 +225,7 @@ void OpRuns::fail_running(std::uint64_t key, const Error& error) noexcept {
   if (!over.with_lane) return static_cast<void>(running_.erase(found));
   over.DueHook::unlink();
   over.WaitingHook::unlink();
-  parts_.outside.lane(over.plan.device)->cancel(key);
+  parts_.outside.lane(over.plan.devices)->cancel(key);
 }
 
 void OpRuns::fail(GroupState* state, const Op& op, const Error& error) noexcept {
@@ -221,7 +241,7 @@ void OpRuns::give_up_running(std::uint64_t key, const Error& error) noexcept {
     constexpr UserId nobody = ~UserId{0};
     const bool open = running.group && running.group->group.settings().open;
     const auto seen_by = open ? nobody : parts_.clients.view_of(running.user);
-    fail_running(key, parts_.pressure.with_holders(error, seen_by, parts_.now));
+    fail_running(key, parts_.pressure.with_holders(error, seen_by, parts_.now, running.lacks));
   } catch (const std::exception&) {
     fail_running(key, no_heap());
   }
@@ -230,6 +250,10 @@ void OpRuns::give_up_running(std::uint64_t key, const Error& error) noexcept {
 Result<Objects> OpRuns::publish(RunningOp& running) const {
   Objects objects;
   for (std::size_t i = 0; i < running.plan.outputs.size(); ++i) {
+    if (running.plan.outputs[i].is_scratch) {
+      objects.emplace_back();
+      continue;
+    }
     auto manifest = std::move(running.plan.outputs[i].manifest);
     for (auto& leaf : manifest.leaves) {
       if (leaf.bytes() == 0) continue;

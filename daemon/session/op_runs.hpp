@@ -89,6 +89,7 @@ class OpRuns {
   // op_runs.cpp
   void begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, UserId user);
   [[nodiscard]] muster::Result<void> plan(RunningOp& running);
+  [[nodiscard]] muster::Result<void> check_devices(const RunningOp& running) const;
   [[nodiscard]] muster::Result<void> attempt(std::uint64_t key, Turn turn);
   void put_aside(std::uint64_t key, Admission::WaiterId waiter);
   void drop(const RunningOp& running);

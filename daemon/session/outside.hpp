@@ -51,8 +51,8 @@ class Outside {
   [[nodiscard]] virtual muster::Result<muster::ipc::Fd> watch_lifeline(ClientId client, ClientId heir) = 0;
   /// Decides what becomes of ops whose ranks agree.
   [[nodiscard]] virtual Decider& decider() = 0;
-  /// Does the work of ops on a device. Null if nothing works there.
-  [[nodiscard]] virtual Lane* lane(muster::Device device) = 0;
+  /// Does the work of ops on these devices together, which are in rising order. Null if nothing works there.
+  [[nodiscard]] virtual Lane* lane(std::span<const muster::Device> devices) = 0;
   /// Runs work that may take long for a client, and then `then` on the control thread. The works of one process run one
   /// after the other. Client 0 is the daemon itself.
   virtual void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) = 0;

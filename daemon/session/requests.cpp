@@ -51,7 +51,7 @@ bool only_looks(wire::Body type) {
 /// Requests that can wait until the daemon has memory for itself again.
 bool takes_more(wire::Body type) {
   return only_looks(type) || type == wire::Body_Lease || type == wire::Body_Join || type == wire::Body_Fork ||
-         type == wire::Body_Lookup;
+         type == wire::Body_Lookup || type == wire::Body_OpenToken || type == wire::Body_KeepFor;
 }
 
 /// No wait is longer than the limit; it keeps arithmetic on deadlines far from overflow.
@@ -128,14 +128,14 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
 
 Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings) {
   FrameBuilder out(request);
-  std::vector<wire::Device> devices;
+  std::vector<wire::DeviceMemory> devices;
   for (const Device device : parts_.segments.devices())
-    devices.emplace_back(static_cast<std::uint8_t>(device.kind), device.index);
+    devices.emplace_back(wire::Device(static_cast<std::uint8_t>(device.kind), device.index),
+                         parts_.settings.quota.total[memory_of(device)]);
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(parts_.settings.version), parts_.settings.incarnation,
-      client.id.value, client.credentials.pid, parts_.settings.quota.total[Resource::memory],
-      parts_.settings.in_flight_max, out.fbb.CreateString(parts_.settings.socket), parts_.settings.idle_exit_s,
-      parts_.settings.segments_about,
+      client.id.value, client.credentials.pid, parts_.settings.in_flight_max,
+      out.fbb.CreateString(parts_.settings.socket), parts_.settings.idle_exit_s, parts_.settings.segments_about,
       static_cast<std::uint64_t>(
           std::chrono::duration_cast<std::chrono::milliseconds>(parts_.settings.pickle_lease).count()),
       out.fbb.CreateVectorOfStructs(devices));
@@ -189,6 +189,9 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
                                  parts_.group_ops.leave(client, {frame.body_as_Leave()->seat()},
                                                         {"left", parts_.clients.process_text(client)}, now));
     case wire::Body_Fork: return fork(client, request);
+    case wire::Body_OpenToken:
+    case wire::Body_KeepFor:
+    case wire::Body_EndToken: return parts_.teller.reply(id, request, token(client, frame));
     case wire::Body_MissingQuery: return missing(client, request, {frame.body_as_MissingQuery()->work()});
     case wire::Body_StatusQuery:
     case wire::Body_ObjectsQuery:
@@ -259,13 +262,15 @@ void Requests::stop(const Client& client, std::uint64_t request, const wire::Sto
 void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::Wanted& wanted, Duration timeout,
                      TimePoint now) {
   const Payer payer = client.payer();
-  const auto attempt = [this, payer, request, wanted](Turn turn) {
+  const TimePoint until = now + timeout;
+  const auto attempt = [this, payer, request, wanted, until](Turn turn) {
     return parts_.pressure.try_quietly([&]() -> Result<void> {
       auto segment = parts_.pressure.try_with_spare(payer.user, wanted.bytes,
                                                     [&] { return parts_.segments.lease(payer, wanted, turn); });
       if (!segment) return segment.error();
       try {
-        parts_.teller.reply(payer.client, frames::segment(request, **segment), (*segment)->descriptors());
+        if ((*segment)->device().is_host()) grant(payer.client, request, **segment);
+        else grant_when_made(payer.client, request, *segment, until);
       } catch (const std::exception&) {
         parts_.clients.doom(payer.client);  // the client has the segment, and would never hear of it
         throw;
@@ -273,11 +278,11 @@ void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::
       return {};
     });
   };
-  const auto give_up = [this, id = client.id, request](const Error& error) {
+  const auto give_up = [this, id = client.id, request, memory = memory_of(wanted.device)](const Error& error) {
     parts_.clients.guarded(
         [&] {
-          parts_.teller.reply_error(id, request,
-                                    parts_.pressure.with_holders(error, parts_.clients.sees_only(id), parts_.now));
+          parts_.teller.reply_error(
+              id, request, parts_.pressure.with_holders(error, parts_.clients.sees_only(id), parts_.now, memory));
         },
         id);
   };
@@ -290,8 +295,12 @@ void Requests::lease(Client& client, std::uint64_t request, const SegmentTable::
   constexpr Duration on_its_way = std::chrono::milliseconds(100);
   const bool comes = parts_.disposals > 0 && parts_.admission.waiting() == 0;
   const auto size = wanted.bytes <= small_segment_bytes_max ? Admission::Size::small : Admission::Size::large;
-  parts_.admission.request(payer, size, now + (comes ? std::max(timeout, on_its_way) : timeout), attempt, give_up,
+  parts_.admission.request(payer, size, comes ? std::max(until, now + on_its_way) : until, attempt, give_up,
                            {.serve = effort_of_system_calls});
+}
+
+void Requests::grant(ClientId client, std::uint64_t request, const Segment& segment) {
+  parts_.teller.reply(client, frames::segment(request, segment), segment.descriptors());
 }
 
 Result<void> Requests::submit(Client& client, std::uint64_t request, const wire::Submit& part, TimePoint now) {
@@ -465,6 +474,26 @@ void Requests::fork(Client& client, std::uint64_t request) {
   parts_.store.holds().inherit(client.id, heir);
   const int fd = line->get();
   parts_.teller.reply(client.id, frames::ok(request), {&fd, 1});
+}
+
+Result<void> Requests::token(const Client& client, const wire::Frame& frame) {
+  const Payer payer = client.payer();
+  Tokens& tokens = parts_.store.tokens();
+  if (const auto* keep = frame.body_as_KeepFor()) {
+    auto object = parts_.store.held({keep->object()}, payer);
+    if (!object) return object.error();
+    if ((*object)->user != payer.user)
+      return Error(Code::denied, label_of({keep->object()}) + " belongs to another user, so no token can keep it",
+                   "copy it: muster.put(ref.get())");
+    return tokens.keep(payer.user, flatbuffers::GetStringView(keep->token()), *object);
+  }
+  if (const auto* end = frame.body_as_EndToken())
+    return tokens.end(payer.user, flatbuffers::GetStringView(end->token()));
+  auto name = GetString(frame.body_as_OpenToken()->token());
+  if (name.empty() || name.size() > name_bytes_max || !ipc::is_text(name))
+    return Error(Code::invalid, fmt::format("a token can't be named '{}'", ipc::shortened(name, 60)),
+                 fmt::format("use 1 to {} bytes of UTF-8 without control characters", name_bytes_max));
+  return tokens.open(payer, std::move(name));
 }
 
 void Requests::inspect(const Client& client, std::uint64_t request, const wire::Frame& frame, TimePoint now) {

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <boost/intrusive/list.hpp>
+#include <boost/intrusive/set.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include <muster/ipc/ids.hpp>
@@ -41,7 +43,7 @@ namespace musterd {
 
 /// How many bytes a Lookup takes that waits for its object's maker, and a segment that waits for its seals.
 inline constexpr std::uint64_t waiting_lookup_bytes = 256;
-inline constexpr std::uint64_t waiting_seal_bytes = 1024;
+inline constexpr std::uint64_t waiting_seal_bytes = 1024;  ///< also of one whose memory is being made
 /// How many bytes a life line takes in the kernel, the event loop and the store, as measured.
 inline constexpr std::uint64_t lifeline_bytes = 6 << 10;
 
@@ -72,12 +74,26 @@ class Requests {
 
   /// `bytes` is a verified frame. An error means that the client broke the protocol and has to be cut off.
   [[nodiscard]] muster::Result<void> handle(Client& client, std::span<const std::byte> bytes, TimePoint now);
+  /// Refuses leases whose memory was not made in time. If many are late at once, this refuses some of them.
+  void expire(TimePoint now);
+  [[nodiscard]] std::optional<TimePoint> next_deadline() const;
 
  private:
   friend class NodeAudit;  ///< in the tests; adds up what is held
   /// A request that waits outside of the node, for a ring or a thread. The function that ends it holds this.
   struct Waiting : WaitingHook {
     Charge charge;
+  };
+  /// A lease whose memory is being made. The function that hears of the memory holds this.
+  struct Coming : Waiting, DueHook {
+    ClientId client;
+    std::uint64_t request = 0;
+    std::weak_ptr<Segment> segment;
+    TimePoint deadline;
+  };
+  struct DeadlineOf {
+    using type = TimePoint;
+    const type& operator()(const Coming& coming) const { return coming.deadline; }
   };
 
   void answer(Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
@@ -88,6 +104,9 @@ class Requests {
   void stop(const Client& client, std::uint64_t request, const muster::ipc::wire::Stop& asked);
   void lease(Client& client, std::uint64_t request, const SegmentTable::Wanted& wanted, Duration timeout,
              TimePoint now);
+  void grant(ClientId client, std::uint64_t request, const Segment& segment);
+  void grant_when_made(ClientId client, std::uint64_t request, const SegmentPtr& segment, TimePoint deadline);
+  void refuse_grant(ClientId client, std::uint64_t request, SegmentId granted, const muster::Error& why);
   [[nodiscard]] muster::Result<void> submit(Client& client, std::uint64_t request,
                                             const muster::ipc::wire::Submit& part, TimePoint now);
   [[nodiscard]] muster::Result<void> take_part(Client& client, const muster::ipc::wire::Submit& part);
@@ -103,12 +122,16 @@ class Requests {
   void reply_object(ClientId client, std::uint64_t request, const Object& object);
   [[nodiscard]] muster::Result<void> has_room_to_describe(const Client& client, ObjectId object);
   void fork(Client& client, std::uint64_t request);
+  [[nodiscard]] muster::Result<void> token(const Client& client, const muster::ipc::wire::Frame& frame);
   void missing(Client& client, std::uint64_t request, WorkId work);
   void inspect(const Client& client, std::uint64_t request, const muster::ipc::wire::Frame& frame, TimePoint now);
 
   Parts parts_;
   boost::intrusive::list<Waiting, boost::intrusive::base_hook<WaitingHook>, boost::intrusive::constant_time_size<false>>
       waiting_;
+  boost::intrusive::multiset<Coming, boost::intrusive::base_hook<DueHook>, boost::intrusive::key_of_value<DeadlineOf>,
+                             boost::intrusive::constant_time_size<false>>
+      coming_;
 };
 
 }  // namespace musterd

@@ -15,8 +15,10 @@ Sharing sharing_of(const RunningOp& running) {
   return running.group && running.group->group.settings().open ? Sharing::copy : Sharing::alias;
 }
 
+Takers takers_of(const RunningOp& running) { return running.group ? Takers::ranks : Takers::one; }
+
 muster::Result<Plan> plan_of(const RunningOp& running) try {
-  return make_plan(*running.op, sharing_of(running));
+  return make_plan(*running.op, sharing_of(running), takers_of(running));
 } catch (const std::bad_alloc&) {
   return no_heap();
 }

@@ -41,6 +41,7 @@ struct RunningOp : WaitingHook, DueHook {
   Charge plan_charge;                         ///< for a large plan, while the op runs
   Charge heap;                                ///< for an op that is not over at once, as it waits or is with a lane
   std::optional<Admission::WaiterId> waiter;  ///< while it waits for memory
+  Resource lacks = Resource::memory;          ///< what it had no room for when it last tried
   bool put_aside = false;                     ///< the op waits without its plan
   std::uint64_t wanted_at = 0;                ///< how many clients had gone when this op was last looked at
   TimePoint deadline;                         ///< set once it has its memory
@@ -55,6 +56,8 @@ inline constexpr std::uint64_t at_once_bytes_max = 256 << 10;
 [[nodiscard]] TimePoint deadline_of(const Op& op);
 /// Whether ranks may share an input as their result: not in open groups, as a rank that has left keeps what it shares.
 [[nodiscard]] Sharing sharing_of(const RunningOp& running);
+/// Who gets its results: one process that calls a combine, or the ranks of a group.
+[[nodiscard]] Takers takers_of(const RunningOp& running);
 /// Makes the op's plan. A plan is the largest thing that an op needs of the heap, so this is an error and no exception
 /// if there is no memory for it: then only this op fails.
 [[nodiscard]] muster::Result<Plan> plan_of(const RunningOp& running);

@@ -30,10 +30,18 @@ AsioServer::AsioServer(ServerSettings settings, Endpoint endpoint)
       signals_(io_, SIGTERM, SIGINT),
       spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       shares_(settings_.clients_max, settings_.node.user),
+      gpus_(io_, settings_.gpus, settings_.gpu_worker,
+            [posting = posting_](Errand errand) {
+              const std::lock_guard lock(posting->mutex);
+              if (posting->server) posting->server->take(errand);
+            }),
       blocking_([this](Errand errand) { take_posted(std::move(errand)); }),
-      node_(settings_.node, *this, backing_),
+      node_(settings_.node, *this, gpus_.with(backing_)),
       lane_(
-          settings_.node.lanes, [this](Errand errand) { take_posted(std::move(errand)); }, settings_.place_lane) {}
+          settings_.node.lanes, [this](Errand errand) { take_posted(std::move(errand)); }, settings_.place_lane) {
+  const std::lock_guard lock(posting_->mutex);
+  posting_->server = this;
+}
 
 AsioServer::~AsioServer() {
   rounds_.clear();
@@ -51,6 +59,10 @@ AsioServer::~AsioServer() {
   for (const auto& [id, connection] : leaving_) connection->charges = {};
   for (const auto& [id, connection] : leaving_) connection->replies.reset(), connection->backlog.reset();
   blocking_.stop();
+  // Errands hold pointers to the node's objects, so they are destroyed before the node. Later ones are dropped.
+  const std::lock_guard lock(posting_->mutex);
+  posting_->errands.clear();
+  posting_->server = nullptr;
 }
 
 // ---- the loop ----
@@ -142,10 +154,13 @@ bool AsioServer::take_turns() {
 
 /// Called by other threads. Takes no memory, as they could not report the lack of it.
 void AsioServer::take_posted(Errand errand) noexcept {
-  {
-    const std::lock_guard lock(posted_mutex_);
-    posted_.splice(posted_.end(), errand);
-  }
+  const std::lock_guard lock(posting_->mutex);
+  if (posting_->server) take(errand);
+}
+
+/// The caller has the lock.
+void AsioServer::take(Errand& errand) noexcept {
+  posting_->errands.splice(posting_->errands.end(), errand);
   has_posted_.store(true, std::memory_order_seq_cst);
   if (sleeping_.load(std::memory_order_seq_cst)) io_.stop();
 }
@@ -154,8 +169,8 @@ bool AsioServer::run_posted() noexcept {
   if (!has_posted_.load(std::memory_order_seq_cst)) return false;
   Errand errands;
   {
-    const std::lock_guard lock(posted_mutex_);
-    errands.swap(posted_);
+    const std::lock_guard lock(posting_->mutex);
+    errands.swap(posting_->errands);
     has_posted_.store(false, std::memory_order_seq_cst);
   }
   for (const auto& function : errands) {
@@ -244,6 +259,7 @@ TimePoint AsioServer::next_deadline() const {
   const auto consider = [&](const Retry& retry) {
     if (retry.has_failed()) next = std::min(next, retry.at());
   };
+  if (const auto of_gpus = gpus_.next_deadline()) next = std::min(next, *of_gpus);
   consider(accepting_);
   if (!leaving_.empty() || !loose_lines_.empty()) consider(giving_back_);
   if (node_.goes_on()) consider(going_on_);
@@ -255,6 +271,11 @@ void AsioServer::tick() {
   if (accepting_.has_failed() && accepting_.may(now_) && !stopping_) accept_some();
   if (now_ >= idle_exit_) exit_if_idle();
   if (const auto deadline = node_.next_deadline(); deadline && *deadline <= now_) node_.tick(now_);
+  try {
+    gpus_.tick(now_);
+  } catch (const std::exception&) {
+    // There was no memory to say why a worker is ended. The next tick tries again.
+  }
   flush_completions();
 }
 

@@ -5,15 +5,20 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include <muster/ipc/spawn.hpp>
 #include <muster/result.hpp>
 
+#include "gpu/process/find_gpus.hpp"
 #include "session/node.hpp"
 
 namespace musterd {
 
 struct ServerSettings {
   NodeSettings node;
+  std::vector<gpu::GpuFacts> gpus;
+  muster::ipc::Program gpu_worker;  ///< starts a worker, which is told its GPU by further arguments
   std::string socket;
   unsigned socket_mode = 0600;
   std::size_t clients_max = 4096;

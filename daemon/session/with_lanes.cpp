@@ -18,6 +18,17 @@ namespace musterd {
 using muster::Code;
 using muster::Error;
 
+namespace {
+
+/// What waits for workers while they are busy: each gets its part of the plan's work, and a list of all outputs.
+std::uint64_t bytes_for_workers(const RunningOp& running) {
+  const auto& devices = running.plan.devices;
+  if (devices.front().is_host()) return 0;
+  return running.plan_bytes + devices.size() * running.plan.outputs.size() * sizeof(Place);
+}
+
+}  // namespace
+
 void OpRuns::launch(std::uint64_t key) {
   RunningOp& running = running_.at(key);
   if (std::exchange(running.put_aside, false)) {
@@ -27,11 +38,12 @@ void OpRuns::launch(std::uint64_t key) {
   }
   Job job;
   job.work = std::move(running.plan.work);
+  job.devices = running.plan.devices;
   for (const auto& region : running.regions) job.outputs.push_back(region.place());
   const std::uint64_t bytes = running.plan.work_bytes;
   parts_.counts.bytes_reduced += bytes;
   if (bytes == 0) return finish(key);
-  Lane& lane = *parts_.outside.lane(running.plan.device);
+  Lane& lane = *parts_.outside.lane(running.plan.devices);
   if (bytes <= at_once_bytes_max && !slow_folds_.holds_off(*running.op, parts_.works, parts_.now)) {
     if (const auto held_up = lane.run_at_once(job)) {
       if (*held_up > FoldWatch::long_min) slow_folds_.mark(*running.op, parts_.works, parts_.now);
@@ -41,7 +53,8 @@ void OpRuns::launch(std::uint64_t key) {
   // Its last client may have gone while it waited for nothing that is looked at when clients go.
   std::size_t left = effort_of_turn;
   if (!long_ops_.is_wanted(running, left)) return drop(running);
-  if (auto charged = memory_.charge(running, 0); !charged) return fail_running(key, charged.error());
+  if (auto charged = memory_.charge(running, bytes_for_workers(running)); !charged)
+    return fail_running(key, charged.error());
   watch(running);
   job.id = key;
   job.process = process_of(*running.op);

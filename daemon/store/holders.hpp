@@ -6,6 +6,7 @@
 #include <boost/intrusive/list.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -28,9 +29,11 @@ struct Holder {
   };
   struct PickleLease {};
   struct History {};
-  // A token whose end another system reports, such as a Ray object id, will be one more alternative here. It will have
-  // a Hold, and a class beside Holds and Pickles that finds the Hold by the token's name.
-  using By = std::variant<Client, LifeLine, PickleLease, History>;
+  /// A name under which another system keeps the object.
+  struct Token {
+    std::string_view name;  ///< the token's own; see Tokens
+  };
+  using By = std::variant<Client, LifeLine, PickleLease, History, Token>;
 
   By by;
   std::uint64_t count = 1;  ///< of a client: its holds. Of histories: the outcomes that have the object
@@ -40,15 +43,16 @@ struct Holder {
 using HoldHook = boost::intrusive::list_base_hook<boost::intrusive::tag<struct OfHold>,
                                                   boost::intrusive::link_mode<boost::intrusive::normal_link>>;
 
-/// The holds that a client, or an heir of one, has on an object. The object's entry lists them, and the client finds
-/// its own by the object's id.
+/// The holds that a client, an heir of one, or a token has on an object. The object's entry lists them, and each client
+/// and token finds its own by the object's id.
 struct Hold : HoldHook {
   Hold(muster::ipc::ClientId client, StoreEntry& of, std::uint64_t forks)
       : by(Holder::Client{client}), entry(of), since(forks) {}
-  Holder::By by;  ///< a client or a life line
+  Hold(Holder::Token token, StoreEntry& of) : by(token), entry(of), count(1) {}
+  Holder::By by;  ///< a client, a life line or a token
   StoreEntry& entry;
   std::uint64_t count = 0;
-  std::uint64_t since;  ///< how often the client had forked when the hold began
+  std::uint64_t since = 0;  ///< of a client: how often it had forked when the hold began
 };
 
 /// For how long pickled refs keep an object.

@@ -179,7 +179,7 @@ bool Holds::is_lent(ClientId client, SegmentId segment) const {
 bool Holds::fix_place(const StoreEntry& entry) const {
   const auto fixes_it = [&](const Hold& hold) {
     const auto* client = std::get_if<Holder::Client>(&hold.by);
-    if (!client) return true;
+    if (!client) return std::holds_alternative<Holder::LifeLine>(hold.by);
     const auto family = families_.find(client->id);
     // A holder without a family is being dropped, and an heir may get its hold.
     return family == families_.end() || family->second->user() != entry.user || family->second->is_inherited(entry.id);
@@ -230,12 +230,6 @@ void Holds::end_reservation(ClientId client, std::size_t holds) {
   if (const auto known = families_.find(client); known != families_.end()) known->second->end_reservation(holds);
 }
 
-void Holds::after_last(StoreEntry& entry, const char* reason) {
-  if (!entry.holders.holds.empty()) return;
-  if (entry.holders.pickles.runs()) return pickles_.count(entry);
-  entry.end_unless_held(reason);
-}
-
 Result<void> Holds::release(ObjectId id, ClientId client) {
   const auto missing = [&] { return Error(Code::invalid, label_of(id) + " was released without a hold"); };
   const auto known = families_.find(client);
@@ -243,7 +237,7 @@ Result<void> Holds::release(ObjectId id, ClientId client) {
   Family& family = *known->second;
   const auto ended = family.release(id);
   if (!ended) return missing();
-  if (*ended) after_last(**ended, "freed: every hold of it was given up");
+  if (*ended) pickles_.after_hold(**ended, "freed: every hold of it was given up");
   family.shrink();
   return {};
 }
@@ -275,7 +269,7 @@ void Holds::drop_more() {
     for (int count = 0; count < holds_max && next != holds.end(); ++count, ++next) {
       const bool was_maker = muster::ipc::maker_of(next->first) == client;
       if (StoreEntry* entry = family->end(next->second, before))
-        after_last(*entry, was_maker ? "its owner died" : "freed: its last holder died");
+        pickles_.after_hold(*entry, was_maker ? "its owner died" : "freed: its last holder died");
     }
   } catch (const std::bad_alloc&) {
     return;  // there is no memory to pass a hold to an heir: try again later

@@ -57,7 +57,6 @@ class Holds {
  private:
   friend class NodeAudit;  ///< in the tests; adds up what is held
   Family& family_of(Payer client);
-  void after_last(StoreEntry& entry, const char* reason);
 
   Ledger& ledger_;
   Pickles& pickles_;

@@ -23,6 +23,12 @@ class Pickles {
   static void note_loaded(StoreEntry& entry);
   /// Must be called when the first hold of an object with a lease begins, and when its last one ends.
   void count(StoreEntry& entry);
+  /// Must be called when a hold of an object has ended. Lets the object go if that was the last one and no lease runs.
+  void after_hold(StoreEntry& entry, const char* reason) {
+    if (!entry.holders.holds.empty()) return;
+    if (entry.holders.pickles.runs()) return count(entry);
+    entry.end_unless_held(reason);
+  }
 
   /// Ends leases. If very many end at once, this ends some of them, and next_deadline() is in the past then.
   void expire(TimePoint now);

@@ -159,7 +159,7 @@ Result<ObjectPtr> Store::make(Payer client, ObjectId id, Capability capability, 
   object.made = now;
   object.manifest = std::move(manifest);
   object.bytes = object.manifest.bytes();
-  object.manifest.makers = ipc::Makers::one_user;
+  // Who says that others made it is believed; who says that nobody else did is not.
   if (parent) {
     auto whole = held(parent, client);
     if (!whole) return whole.error();

@@ -25,6 +25,7 @@
 #include "store/moving.hpp"
 #include "store/object.hpp"
 #include "store/pickles.hpp"
+#include "store/tokens.hpp"
 #include "store/tombstones.hpp"
 
 namespace musterd {
@@ -47,6 +48,7 @@ class Store {
         entries_(0, SecretHash{secret}),
         pickles_(limits.pickle_lease),
         holds_(ledger, pickles_),
+        tokens_(ledger, pickles_),
         tombstones_(limits.tombstones, secret),
         ends_(std::make_shared<Ends>(segments)) {}
   ~Store() { ends_->close(); }
@@ -75,6 +77,8 @@ class Store {
   [[nodiscard]] muster::Result<void> pin(ObjectId id, Payer client, TimePoint now);
   [[nodiscard]] Holds& holds() { return holds_; }
   [[nodiscard]] const Holds& holds() const { return holds_; }
+  [[nodiscard]] Tokens& tokens() { return tokens_; }
+  [[nodiscard]] const Tokens& tokens() const { return tokens_; }
   [[nodiscard]] Pickles& pickles() { return pickles_; }
   [[nodiscard]] const Pickles& pickles() const { return pickles_; }
 
@@ -134,6 +138,7 @@ class Store {
   std::map<UserId, UserList> by_user_;
   Pickles pickles_;
   Holds holds_;
+  Tokens tokens_;
   std::uint32_t last_result_ = 0;
   Tombstones tombstones_;
   std::shared_ptr<Ends> ends_;

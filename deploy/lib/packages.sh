@@ -11,7 +11,7 @@ build_packages=(
 
 # Packages that the tests need in addition.
 # shellcheck disable=SC2034
-test_packages=(catch2 clang clang-format clang-tidy libclang-rt-14-dev shellcheck strace procps)
+test_packages=(catch2 clang clang-format clang-tidy libclang-rt-14-dev shellcheck strace procps systemd)
 
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then

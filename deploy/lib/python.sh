@@ -41,6 +41,12 @@ python_package_installed() {
   "$1/bin/python" -c 'import importlib.metadata as m, sys; m.version(sys.argv[1])' "$2" 2>/dev/null
 }
 
+# need_nvcc FOLDER: what compiles the kernels of GPUs. It comes as wheels only where there is no toolkit.
+need_nvcc() {
+  [ -n "${CUDACXX:-}" ] || [ -x /usr/local/cuda/bin/nvcc ] || command -v nvcc >/dev/null ||
+    need_python_packages "$1" nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
+}
+
 # install_muster FOLDER: builds the wheel in build/wheel, so that a second run is quick, and installs it.
 install_muster() {
   local folder=$1 log=build/wheel.log

@@ -18,6 +18,7 @@
 #include <muster/options.hpp>
 #include <muster/ref.hpp>
 #include <muster/result.hpp>
+#include <muster/token.hpp>
 #include <muster/types.hpp>
 #include <muster/work.hpp>
 
@@ -43,7 +44,8 @@ class Client {
     return Buffer<T>(std::move(*raw));
   }
   [[nodiscard]] Result<RawBuffer> allocate_raw(DType dtype, Shape shape, Timeout timeout = {});
-  /// The same on a device. Invalid where the daemon has no memory there.
+  /// The same on a device. Invalid if the daemon has no memory there, or if this process can't use that GPU; for pinned
+  /// memory, if it can use none.
   template <class T>
   [[nodiscard]] Result<Buffer<T>> allocate(Shape shape, Device device, Timeout timeout = {}) {
     auto raw = allocate_raw(dtype_of<T>(), std::move(shape), device, timeout);
@@ -57,14 +59,27 @@ class Client {
   [[nodiscard]] Result<Ref> seal_bundle(std::vector<RawBuffer> buffers, std::string structure);
   /// Copies one array in.
   [[nodiscard]] Result<Ref> put(DType dtype, Shape shape, const void* data, Timeout timeout = {});
+  /// The same to a device. To a GPU or to pinned memory, `data` may lie on the host or on any GPU; there, all work of
+  /// this process on that GPU is waited for first.
+  [[nodiscard]] Result<Ref> put(DType dtype, Shape shape, const void* data, Device device, Timeout timeout = {});
   template <class T>
   [[nodiscard]] Result<Ref> put(std::span<const T> values, Timeout timeout = {}) {
     return put(dtype_of<T>(), {static_cast<std::int64_t>(values.size())}, values.data(), timeout);
   }
+  /// Whether GPUs reach this memory of the host directly. A process pins at most a quarter of the daemon's memory, and
+  /// what it maps for reading only if the driver does that; other memory of Device::pinned() works as that of the host.
+  [[nodiscard]] static bool is_pinned(const void* address);
   /// Takes a hold of the object that Ref::serialize() named. ObjectLost if it is gone, saying why.
   [[nodiscard]] Result<Ref> deserialize(std::string_view bytes);
 
-  /// Ops over objects that this process holds. They wait for no other process.
+  /// Opens a token, under which Ref::keep_for() keeps objects until it ends. `name`: 1 to 256 bytes of UTF-8. Invalid
+  /// if this user has an open token of that name.
+  [[nodiscard]] Result<Token> open_token(std::string name);
+  /// Ends a token that any process of this user opened. Invalid if there is none.
+  [[nodiscard]] Result<void> end_token(std::string_view name);
+
+  /// Ops over objects that this process holds. They wait for no other process. Over several GPUs, what they make lies
+  /// on that of the first input.
   [[nodiscard]] Result<Work> allreduce_refs(std::span<const Ref> inputs, ReduceOp op = ReduceOp::sum,
                                             OpOptions options = {});
   [[nodiscard]] Result<Work> allgather_refs(std::span<const Ref> inputs, bool stack = false, OpOptions options = {});

@@ -36,6 +36,11 @@ struct Device {
   constexpr bool operator==(const Device&) const = default;
 };
 
+/// A stream of CUDA: a cudaStream_t or CUstream. Null is the legacy default stream.
+struct Stream {
+  void* handle = nullptr;
+};
+
 /// "cpu", "pinned", or "cuda:0" and so on.
 [[nodiscard]] inline std::string name(Device device) {
   switch (device.kind) {

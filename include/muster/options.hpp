@@ -24,6 +24,7 @@ struct ConnectOptions {
   std::string name;           ///< shown by `muster status`; empty: the program's name
   std::string daemon_folder;  ///< another folder in which musterd is looked for, before PATH
   std::string daemon_path;    ///< empty: $MUSTER_DAEMON, else beside this library or program, else on PATH
+  std::string nccl_wheel;     ///< NCCL's library in this program's Python environment, for a daemon that is started
   std::chrono::milliseconds timeout{20'000};
 };
 

@@ -1,6 +1,7 @@
 """Trains a small neural network on handwritten digits, data-parallel over several processes.
 
 Start it with 4 ranks:  muster run -n 4 -- python python/examples/digits.py
+Over memory of GPUs:    muster run -n 4 -- python python/examples/digits.py --device cuda
 
 Every rank computes the gradient of its share of each batch. ``gradient()`` is a plain NumPy function; the decorator
 puts its result into Muster's store without a copy. An allreduce gives every rank the mean, and every rank takes the
@@ -14,7 +15,9 @@ import hashlib
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import muster
 import numpy as np
@@ -73,6 +76,30 @@ def plain_gradient(weights: dict[str, np.ndarray], images: np.ndarray, labels: n
 gradient = muster.collective_input(plain_gradient)
 
 
+def gradient_on(device: str) -> Callable[..., muster.Ref]:
+    """The same with the results in memory of a GPU. NumPy knows no GPU, so it hands them over there."""
+
+    @muster.collective_input(device=device)
+    def computed(*given: Any) -> dict[str, muster.DeviceArray]:
+        made = {}
+        for name, value in plain_gradient(*given).items():
+            made[name] = muster.empty(value.shape, value.dtype, device=device)
+            made[name].copy_from(value)
+        return made
+
+    return computed
+
+
+def device_of(name: str, rank: int) -> str:
+    """The device of a rank: "cuda" shares all GPUs of the node out."""
+    gpus = [gpu["device"] for gpu in muster.status()["gpus"]]
+    return gpus[rank % len(gpus)] if name == "cuda" and gpus else name
+
+
+def on_host(value: Any) -> np.ndarray:
+    return value.to_host() if isinstance(value, muster.DeviceArray) else value
+
+
 def step(weights: dict, speed: dict, mean: dict) -> None:
     """Makes a step of gradient descent with momentum, in place."""
     for name, value in weights.items():
@@ -113,11 +140,14 @@ class Deposits:
         return len(self._alive)
 
 
-def train(group: muster.Group, epochs: int, deposits: Deposits) -> tuple[dict[str, np.ndarray], list[float]]:
+def train(
+    group: muster.Group, epochs: int, device: str, deposits: Deposits
+) -> tuple[dict[str, np.ndarray], list[float]]:
     """Trains on all ranks together; returns the weights and the loss of each epoch."""
     images, labels, test_images, test_labels = load()
     weights = first_weights()
     speed = {name: np.zeros_like(value) for name, value in weights.items()}
+    computed = gradient if device == "cpu" else gradient_on(device_of(device, group.rank))
     losses = []
     for epoch in range(epochs):
         loss, waited, copies = 0.0, 0.0, deposits.copies
@@ -125,10 +155,10 @@ def train(group: muster.Group, epochs: int, deposits: Deposits) -> tuple[dict[st
         begin = time.perf_counter()
         for done, batch in enumerate(rounds, start=1):
             mine = batch[group.rank :: group.world_size]
-            ref = gradient(weights, images[mine], labels[mine])
+            ref = computed(weights, images[mine], labels[mine])
             deposits.add(ref)
             before = time.perf_counter()
-            mean = group.allreduce(ref, op="mean").result()
+            mean = {name: on_host(value) for name, value in group.allreduce(ref, op="mean").result().items()}
             waited += time.perf_counter() - before
             step(weights, speed, mean)
             loss += float(mean["loss"][0])
@@ -230,6 +260,9 @@ def account(group: muster.Group, deposits: Deposits) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument(
+        "--device", default="cpu", help="where gradients lie: cpu, cuda (all GPUs), or cuda:0 and so on"
+    )
     parser.add_argument("--picture", type=Path, default=Path("digits.png"), help="where the picture goes")
     options = parser.parse_args()
 
@@ -241,7 +274,7 @@ def main() -> int:
         return 2
     with group:
         deposits = Deposits()
-        weights, losses = train(group, options.epochs, deposits)
+        weights, losses = train(group, options.epochs, options.device, deposits)
         good = report(group, weights, losses, deposits.copies, options)
         good = account(group, deposits) and good
         if group.rank == 0:

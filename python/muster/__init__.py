@@ -17,7 +17,7 @@ Processes of one node put arrays into a daemon's shared memory without copies an
 
 from muster._decorator import collective_input
 from muster._group import Group, group
-from muster._muster import __version__
+from muster._muster import DeviceArray, __version__
 from muster._ops import (
     all_to_all_refs,
     allgather_refs,
@@ -28,7 +28,8 @@ from muster._ops import (
 )
 from muster._ref import Ref
 from muster._runtime import init, status
-from muster._store import empty, put, seal, wait
+from muster._store import empty, is_pinned, put, seal, wait
+from muster._tokens import Token, end_token, open_token
 from muster._work import Work
 from muster.errors import (
     DaemonRestarted,
@@ -50,6 +51,7 @@ __all__ = [
     "DaemonRestarted",
     "DaemonUnavailable",
     "Denied",
+    "DeviceArray",
     "Error",
     "Group",
     "GroupClosed",
@@ -62,6 +64,7 @@ __all__ = [
     "QuotaExceeded",
     "Ref",
     "Timeout",
+    "Token",
     "Work",
     "__version__",
     "all_to_all_refs",
@@ -70,8 +73,11 @@ __all__ = [
     "broadcast_refs",
     "collective_input",
     "empty",
+    "end_token",
     "group",
     "init",
+    "is_pinned",
+    "open_token",
     "put",
     "reduce_refs",
     "reduce_scatter_refs",

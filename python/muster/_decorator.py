@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
+import types
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from muster import _muster, _runtime
+from muster import _gpu_allocators, _muster, _runtime
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster.errors import Invalid
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     _P = ParamSpec("_P")
+
+#: The argument by which the submitter of a task says what keeps its result. See ``muster.ray``.
+CALL = "_muster_call"
+#: The attribute of an error by which a task says that it failed as an input or its result was lost.
+LOST = "_muster_lost"
 
 
 @overload
@@ -39,13 +46,16 @@ def collective_input(
 ) -> Any:
     """Marks a function whose returned arrays are inputs of collectives: calling it returns a ``Ref``.
 
-    While the function runs, NumPy allocates inside the store. The result may be an array, or any nesting of dict, list,
-    tuple and dataclass with arrays as leaves. An array that the call made, and that nobody else holds, is taken over
-    without a copy. Every other array is copied once; ``Ref.copies`` counts those. Works on functions, methods and
-    ``async`` functions.
+    While the function runs, NumPy allocates inside the store, and with ``device="cuda:0"`` PyTorch and CuPy do so on
+    that GPU. The result may be an array, or any nesting of dict, list, tuple and dataclass with arrays as leaves. An
+    array that the call made, and that nobody else holds, is taken over without a copy. Every other array is copied
+    once; ``Ref.copies`` counts those. Works on functions, methods and ``async`` functions.
 
     Args:
-        device: where the arrays are to be: ``"cpu"``. A call raises Invalid where the daemon has no memory there.
+        device: where the arrays are to be: ``"cpu"``, ``"pinned"``, or ``"cuda:0"`` and so on. Arrays of
+            ``muster.empty()`` on that device are taken over, too, arrays on other devices are copied there; NumPy
+            allocates on ``"cpu"``. A call raises Invalid where the daemon has no memory there. Functions that are
+            ``async`` have no allocations of PyTorch and CuPy in the store.
         timeout: seconds that a call may wait for room for arrays that have to be copied (30 by default); then it raises
             OutOfMemory. ``decorated.options(timeout=)`` returns the function with another timeout.
 
@@ -58,6 +68,8 @@ def collective_input(
         return functools.partial(collective_input, device=device, timeout=timeout)
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(collective_input(function.__func__, device=device, timeout=timeout))
+    if _is_rays(function):
+        return _in_ray("_tasks").mark(function, device=device, timeout=timeout)
     if not callable(function):
         raise Invalid(f"@collective_input can't be used on {a_type_of(function)}", "use it on a function or method")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -65,10 +77,51 @@ def collective_input(
             f"@collective_input can't be used on the generator {function.__name__}()",
             "return the arrays, or decorate a function that is called for each item",
         )
+    if "ray" in sys.modules and isinstance(function, types.FunctionType):
+        function = _mark(_copy_of(function))
     wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
     decorated: Any = wrap(function, timeout, device)
     decorated.options = functools.partial(options, function)
-    return decorated
+    return _mark(decorated)
+
+
+def _mark(function: Any) -> Any:
+    """Lets Ray call ``_submitting`` for each task of the function."""
+    function.__muster_input__ = True
+    function.__ray_invocation_decorator__ = _submitting
+    return function
+
+
+def _copy_of(function: types.FunctionType) -> types.FunctionType:
+    """Returns a function that may be marked: of a method, Ray looks only at the innermost function's marks."""
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    functools.update_wrapper(made, function)
+    del made.__wrapped__  # type: ignore[attr-defined]
+    made.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return made
+
+
+def is_marked(function: Any) -> bool:
+    """Whether this is a function that ``@collective_input`` made."""
+    return getattr(function, "__muster_input__", False) is True
+
+
+def _submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray calls this with what submits a task of a marked function."""
+    return _in_ray("_tasks").submitting(invocation) if "muster.ray" in sys.modules else invocation
+
+
+def _is_rays(function: Any) -> bool:
+    """Whether ``@ray.remote`` made this."""
+    ray = sys.modules.get("ray")
+    return ray is not None and isinstance(function, (ray.remote_function.RemoteFunction, ray.actor.ActorClass))
+
+
+def _in_ray(module: str) -> Any:
+    return importlib.import_module(f"muster.ray.{module}")
 
 
 def options(function: Callable[..., Any], /, *, device: str = "cpu", timeout: float | None = None) -> Any:
@@ -80,9 +133,9 @@ def options(function: Callable[..., Any], /, *, device: str = "cpu", timeout: fl
 # functions that a script or a notebook defines: everything else in them is the user's.
 
 
-def _wrap(function: Callable[..., Any], timeout: float | None, device: str) -> Callable[..., Ref]:
+def _wrap(function: Callable[..., Any], timeout: float | None, device: str) -> Callable[..., Any]:
     @functools.wraps(function)
-    def deposit(*args: Any, **kwargs: Any) -> Ref:
+    def deposit(*args: Any, **kwargs: Any) -> Any:
         return _deposit(function, args, kwargs, timeout, device)
 
     return deposit
@@ -96,15 +149,22 @@ def _deposit(
     device: str,
     run: Callable[..., Any] = _muster.run,
     connection: Callable[[], Any] = _runtime.connection,
-) -> Ref:
-    if device != "cpu":
-        _muster.require_device(connection(), device)
-    return Ref(run(connection(), function, args, kwargs, timeout))
+) -> Any:
+    if CALL in kwargs:
+        call = kwargs.pop(CALL)
+        with _in_ray("_tasks").running():
+            return _in_ray("_tasks").Kept(_deposit(function, args, kwargs, timeout, device), call)
+    used = connection()
+    if device == "cpu":
+        return Ref(run(used, function, args, kwargs, timeout))
+    _muster.require_device(used, device)
+    with _gpu_allocators.route(used, device, timeout) as routed:
+        return Ref(_muster.run_on(used, function, args, kwargs, timeout, device, routed))
 
 
 def _wrap_async(function: Callable[..., Any], timeout: float | None, device: str) -> Callable[..., Any]:
     @functools.wraps(function)
-    async def deposit(*args: Any, **kwargs: Any) -> Ref:
+    async def deposit(*args: Any, **kwargs: Any) -> Any:
         return await _deposit_async(function, args, kwargs, timeout, device)
 
     return deposit
@@ -112,9 +172,14 @@ def _wrap_async(function: Callable[..., Any], timeout: float | None, device: str
 
 async def _deposit_async(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None, device: str
-) -> Ref:
+) -> Any:
+    if CALL in kwargs:
+        call = kwargs.pop(CALL)
+        with _in_ray("_tasks").running():
+            return _in_ray("_tasks").Kept(await _deposit_async(function, args, kwargs, timeout, device), call)
     if device != "cpu":
         _muster.require_device(_runtime.connection(), device)
+        return Ref(_muster.finish_on(_runtime.connection(), await function(*args, **kwargs), timeout, device))
     call = _muster.Call(_runtime.connection())
     call.enter()
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,23 @@ def reduce_op(op: Any) -> int:
     if number is None:
         raise Invalid(f"reduce op {op!r} is unknown", f"use one of: {', '.join(_NUMBERS)}")
     return number
+
+
+def _takes_results_of_tasks(op: Callable[..., Work]) -> Callable[..., Work]:
+    """Lets an op over refs take Ray's ObjectRefs among them. It starts when the last of these is there."""
+
+    @functools.wraps(op)
+    def start(refs: Iterable[Any], *arguments: Any, **named: Any) -> Work:
+        if "muster.ray" not in sys.modules or isinstance(refs, Ref) or not hasattr(refs, "__iter__"):
+            return op(refs, *arguments, **named)
+        found = list(refs)
+        pending = importlib.import_module("muster.ray._pending")
+        if not any(map(pending.is_pending, found)):
+            return op(found, *arguments, **named)
+        work: Work = pending.Later(op.__name__, found, lambda ready: op(ready, *arguments, **named))
+        return work
+
+    return start
 
 
 def _stored(refs: Iterable[Any]) -> list[_muster.Ref]:
@@ -99,18 +119,24 @@ def _combine(
     return Work(started, (kind, None, "", ""))
 
 
+@_takes_results_of_tasks
 def allreduce_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
-    """Reduces these refs elementwise, in their order. It needs no ranks: the input is complete."""
+    """Reduces these refs elementwise, in their order. It needs no ranks: the input is complete.
+
+    Refs on several GPUs give a result on that of the first; so do all ops over refs.
+    """
     found = _stored(refs)
     return _combine("allreduce", found, len(found), op, 0, False, False, timeout)
 
 
+@_takes_results_of_tasks
 def reduce_refs(refs: Iterable[Ref], root: int = 0, op: Any = "sum", *, timeout: float | None = None) -> Work:
     """Like ``allreduce_refs``; ``root`` is checked, but makes no difference in one process."""
     found = _stored(refs)
     return _combine("reduce", found, len(found), op, root, False, False, timeout)
 
 
+@_takes_results_of_tasks
 def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None = None) -> Work:
     """Gives the root's value; the other refs are ignored."""
     found = _stored(refs)
@@ -121,12 +147,14 @@ def broadcast_refs(refs: Iterable[Ref], root: int = 0, *, timeout: float | None 
     return _combine("broadcast", [found[root]], 1, "sum", 0, False, False, timeout)
 
 
+@_takes_results_of_tasks
 def allgather_refs(refs: Iterable[Ref], stack: bool = False, *, timeout: float | None = None) -> Work:
     """Gives a list of all values, or one array with a new axis 0 if ``stack=True``."""
     found, stacked = _stored(refs), flag("stack", stack)
     return _combine("allgather", found, len(found), "sum", 0, stacked, not stacked, timeout)
 
 
+@_takes_results_of_tasks
 def reduce_scatter_refs(refs: Iterable[Ref], op: Any = "sum", *, timeout: float | None = None) -> Work:
     """Gives a list of what each rank would get from ``reduce_scatter`` over lists or evenly split arrays."""
     found = _stored(refs)
@@ -153,6 +181,7 @@ class _Nested(Work):
         return [flat[first : first + self._ranks] for first in range(0, len(flat), self._ranks)]
 
 
+@_takes_results_of_tasks
 def all_to_all_refs(refs: Iterable[Ref], *, timeout: float | None = None) -> Work:
     """Gives a list of the lists that each rank would get from ``all_to_all`` over lists or evenly split arrays."""
     found = _stored(refs)

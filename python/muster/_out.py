@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster
+from muster._trees import device_array_of
 from muster._words import a_type_of
 from muster.errors import Invalid
 
@@ -123,9 +124,9 @@ def _nests_otherwise(out: Any, wanted: str, path: str) -> Invalid:
 def _check_writable(out: Any, path: str) -> None:
     if _is_tensor(out) or out is None:
         return
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, (np.ndarray, _muster.DeviceArray)):
         raise Invalid(f"{_at(path)}out= holds {a_type_of(out)} where the result has an array", "give writable arrays")
-    if not out.flags.writeable:
+    if not (out.writable if isinstance(out, _muster.DeviceArray) else out.flags.writeable):
         raise Invalid(f"{_at(path)}out= is read-only", "give a writable array")
 
 
@@ -164,9 +165,15 @@ def _copy(out: Any, value: Any, path: str) -> None:
     if out is None:
         return
     _check_array(out, path, tuple(value.shape), _name(value.dtype))
-    if _is_tensor(out):
+    if not (_is_tensor(out) and _is_tensor(value)):
+        value = device_array_of(value)
+    if isinstance(out, _muster.DeviceArray):
+        out.copy_from(value)
+    elif _is_tensor(out):
         import torch
 
+        if isinstance(value, _muster.DeviceArray):
+            value = torch.from_dlpack(value) if out.is_cuda else torch.from_numpy(value.to_host())
         out.copy_(value if _is_tensor(value) else torch.from_numpy(np.array(value)))
     else:
-        np.copyto(out, np.asarray(value))
+        np.copyto(out, value.to_host() if isinstance(value, _muster.DeviceArray) else np.asarray(value))

@@ -9,8 +9,10 @@ import numpy as np
 from muster import _muster, _runtime
 from muster._keepers import keepers_of
 from muster._stand_in import StandIn
+from muster._tokens import checked_name
 from muster.errors import Invalid, ObjectLost
 
+_HOST = ("cpu", "pinned")  # where the host can read
 _HOST_DEVICE = (1, 0)  # DLPack's kDLCPU
 
 
@@ -63,6 +65,11 @@ class Ref(StandIn):
         return self._plain().shape(0)
 
     @property
+    def device(self) -> str:
+        """Where a plain array lies: ``"cpu"``, ``"pinned"``, or ``"cuda:0"`` and so on."""
+        return self._plain().device(0)
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype, for a plain array."""
         return self._plain().dtype(0)
@@ -71,11 +78,36 @@ class Ref(StandIn):
         """Returns the value in the same nesting, with read-only zero-copy views of the store.
 
         torch and JAX leaves come back as such, over copy-on-write memory: only this process sees its writes to them.
+        Arrays on a GPU come back as the library's that they were, or as ``DeviceArray``, over read-only memory of the
+        GPU: there a write is an illegal access, which ends the process's use of that GPU. They are complete, so every
+        stream may read them.
 
         Raises:
             ObjectLost: the object is gone.
         """
         return self._alive().get()
+
+    def to(self, device: str, *, timeout: float | None = None) -> Ref:
+        """Returns the same value with all arrays on a device: this ref if they are there, else a copy, made now.
+
+        Args:
+            device: ``"cpu"``, ``"pinned"``, or ``"cuda:0"`` and so on.
+            timeout: seconds to wait while the store is full there (30 by default).
+
+        Raises:
+            OutOfMemory: the store stayed full.
+            Invalid: there is no such device, or this process can't use it.
+        """
+        return Ref(self._alive().to(device, timeout))
+
+    def keep_for(self, token: str) -> None:
+        """Keeps the object until the token of this name ends, however long this ref lives: see ``open_token()``.
+
+        Raises:
+            Invalid: no such token is open. What it stood for has ended, so nobody needs the object any more.
+            QuotaExceeded: the process that opened the token has no room for another object under it.
+        """
+        self._alive().keep_for(checked_name(token))
 
     def free(self) -> None:
         """Drops this ref's hold now; other refs and arrays keep theirs."""
@@ -96,6 +128,8 @@ class Ref(StandIn):
         return True  # and not according to its length, which raises
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if (device := self.device) not in _HOST:
+            raise Invalid(f"the array is on {device}, and NumPy can't read it", "move it first: ref.to('cpu')")
         array = np.asarray(self._plain().get())
         if dtype is not None and array.dtype != dtype:
             if copy is False:
@@ -107,13 +141,17 @@ class Ref(StandIn):
         return array.copy() if copy else array
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self._plain().private_array(0).__dlpack__(**options)
+        array = self._plain().private_array(0) if self.device in _HOST else self._on_gpu()
+        return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return _HOST_DEVICE
+        return _HOST_DEVICE if self.device in _HOST else self._on_gpu().__dlpack_device__()
+
+    def _on_gpu(self) -> _muster.DeviceArray:
+        return self._plain().device_array()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_from_token, (self._alive().token(), self.copies))
+        return (_unpickle, (self._alive().serialize(), self.copies))
 
     def __repr__(self) -> str:
         if not self._native.alive:
@@ -121,9 +159,9 @@ class Ref(StandIn):
         return f"<muster.Ref {self.structure}, {_muster.bytes_text(self.nbytes)}, copies={self.copies}>"
 
 
-def _from_token(token: bytes, copies: int) -> Ref:
+def _unpickle(serialized: bytes, copies: int) -> Ref:
     """Unpickles a ref; connects this process to the ref's daemon if needed."""
-    stored = _muster.from_token(_runtime.socket_path(), token)
+    stored = _muster.deserialize(_runtime.socket_path(), serialized)
     stored.copies = copies
     return Ref(stored)
 
@@ -132,20 +170,22 @@ def stored_of(value: Any, timeout: float) -> _muster.Ref:
     """Returns the stored object of a ref, or puts a value and returns its object. The op itself refuses a freed ref."""
     if isinstance(value, Ref):
         return value._native
-    return _muster.put(_runtime.connection(), value, timeout)
+    return _muster.put(_runtime.connection(), value, timeout, None)
 
 
 _PUT = (
     "put() copies, and so does seal() where others may write to the array; return it from a decorated function instead"
 )
 _REASONS = {
-    "library": "it is not a plain NumPy array: a ref has it, another library made it, or it is of a subclass",
+    "library": "it is not a plain array: a ref has it, another library made it, or it is of a subclass",
     "order": "its elements are not in C order, or they have another byte order",
     "stored": "it is a view of an object in the store: return the ref itself (work.ref), or pass that on",
-    "elsewhere": "its memory was not allocated by NumPy in the call itself: a thread of the call did it, or a library",
+    "elsewhere": "its memory was not allocated in the call itself: a thread of the call did it, or a library by itself",
     "too large": "the call's arrays take more than a quarter of the store's memory (or 64 MiB, if that is more)",
+    "share": "what PyTorch and CuPy keep of this and earlier calls would take more than a quarter of the GPU's store",
     "full": "the store was full when it was made",
-    "small part": "it is a small part of a larger array, all of which it would keep",
+    "small part": "it is a small part of a larger array or block of memory, all of which it would keep",
+    "device": "it was on another device than it was to be",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -68,6 +69,26 @@ def init(
         _may_start = start
 
 
+def use(socket: str) -> None:
+    """Says which daemon this process will connect to when it first needs one. It never starts one.
+
+    Raises:
+        Invalid: this process is connected to another socket.
+    """
+    global _socket, _may_start
+    with _lock:
+        if _attached() and _connection is not None and socket != _connection.socket:
+            raise _attached_elsewhere(socket)
+        _socket, _may_start = socket, False
+
+
+def forget() -> None:
+    """Lets go of the connection. Refs keep theirs."""
+    global _connection, _socket
+    with _lock:
+        _connection, _socket = None, ""
+
+
 def _attached_elsewhere(socket: str) -> Invalid:
     assert _connection is not None
     return Invalid(f"this process is attached to {_connection.socket}, not {socket}", "use one socket per process")
@@ -92,6 +113,18 @@ def connection() -> _muster.Connection:
         return _connection
 
 
+def has_daemon() -> bool:
+    """Whether this process's daemon is there, or can be connected to. Looks at the connection."""
+    current = _connection
+    if current is not None and _pid == os.getpid() and current.still_served():
+        return True
+    try:
+        connection()
+    except DaemonUnavailable:
+        return False
+    return True
+
+
 def _attach() -> _muster.Connection:
     """Connects to the running daemon, whatever its settings, or starts one with the settings that were given before."""
     try:
@@ -106,11 +139,21 @@ def _connect(socket: str, memory: str, pickle_lease: float | None, start: bool) 
     # In a virtual environment that is not activated, musterd is beside the interpreter and not on PATH.
     folder = str(pathlib.Path(sys.executable).parent) if sys.executable else ""
     try:
-        return _muster.connect(socket, memory, pickle_lease, folder, start)
+        return _muster.connect(socket, memory, pickle_lease, folder, _nccl_wheel() if start else "", start)
     except DaemonUnavailable as error:
         if start or not _had(socket):
             raise
         raise DaemonUnavailable(f"the daemon of this process has ended: {error.message}", error.hint) from None
+
+
+def _nccl_wheel() -> str:
+    """Returns the library of the wheel nvidia-nccl in this program's environment; empty if it has none."""
+    for folder in sys.path:
+        file = pathlib.Path(folder, "nvidia", "nccl", "lib", "libnccl.so.2")
+        with contextlib.suppress(OSError):  # this user may not look into every folder
+            if file.is_file():
+                return str(file.absolute())
+    return ""
 
 
 def _had(socket: str) -> bool:

@@ -22,32 +22,43 @@ _SLICE_S = 0.05
 _AXES_MAX = 64  # NumPy's own limit
 
 
-def put(x: Any, *, timeout: float | None = None) -> Ref:
+def put(x: Any, *, device: str | None = None, timeout: float | None = None) -> Ref:
     """Copies a value (an array, a scalar, or a nesting of them) into the store.
 
+    Args:
+        x: the value. A ``Ref`` is returned as it is, or moved to ``device``.
+        device: where all of its arrays are to be: ``"cpu"``, ``"pinned"``, or ``"cuda:0"`` and so on. By default arrays
+            of GPUs stay where they are, and all others are on ``"cpu"``. Work on a GPU that writes an array is waited
+            for.
+        timeout: seconds to wait while the store is full there (30 by default).
+
     Raises:
-        OutOfMemory: the store stayed full for ``timeout`` seconds (30 by default).
-        Invalid: the value holds something that can't be stored.
+        OutOfMemory: the store stayed full.
+        Invalid: the value holds something that can't be stored, or there is no such device.
     """
     if isinstance(x, Ref):
-        return x
-    return Ref(_muster.put(_runtime.connection(), x, timeout))
+        return x if device is None else x.to(device, timeout=timeout)
+    return Ref(_muster.put(_runtime.connection(), x, timeout, device))
 
 
 def empty(
     shape: int | Sequence[int], dtype: Any = np.float64, device: str = "cpu", *, timeout: float | None = None
-) -> np.ndarray[Any, Any]:
+) -> Any:
     """Returns a writable array inside the store, not initialized. ``seal()`` makes it a ``Ref`` without a copy.
+
+    On the host it is a NumPy array, on a GPU a ``DeviceArray``, which CuPy, Numba, JAX and PyTorch take without a copy.
+    ``"pinned"`` is memory of the host that GPUs read and write directly: see ``is_pinned()``.
 
     Args:
         shape: of the array, or the length of its only axis; sizes may be 0.
         dtype: anything that ``numpy.dtype`` takes and the store holds: bool, integers, floats, complex, bfloat16.
-        device: where the daemon has memory for it: ``"cpu"``.
+        device: where the daemon has memory for it: ``"cpu"``, ``"pinned"``, or ``"cuda:0"`` and so on.
         timeout: seconds to wait while the store is full (30 by default).
 
     Raises:
         OutOfMemory: the store stayed full.
-        Invalid: the store can't hold such a shape or dtype, or has no memory on the device.
+        Invalid: the store can't hold such a shape or dtype, or has no memory on the device, or this process can't use
+            it.
     """
     connection = _runtime.connection()
     _muster.require_device(connection, device)
@@ -55,7 +66,7 @@ def empty(
         known = np.dtype(dtype)
     except TypeError:
         raise Invalid(f"dtype={dtype!r} is not valid", "give what numpy.dtype takes, for instance 'float32'") from None
-    return _muster.empty(connection, _sizes(shape), known, timeout)
+    return _muster.empty(connection, _sizes(shape), known, timeout, device)
 
 
 def _sizes(shape: Any) -> list[int]:
@@ -74,8 +85,25 @@ def _sizes(shape: Any) -> list[int]:
     return sizes
 
 
-def seal(array: np.ndarray[Any, Any], *, timeout: float | None = None) -> Ref:
+def is_pinned(array: np.ndarray[Any, Any]) -> bool:
+    """Whether GPUs reach the array's memory directly, so that copies to and from them need no other memory.
+
+    That holds for arrays of ``empty(device="pinned")`` up to a quarter of the store's memory in each process. Arrays
+    that ``Ref.get()`` returns of such objects are pinned once this process uses a GPU by Muster, if its driver can do
+    that with memory for reading. All others on ``"pinned"`` are as on ``"cpu"``.
+
+    Raises:
+        Invalid: it is not a NumPy array.
+    """
+    if not isinstance(array, np.ndarray):
+        raise Invalid(f"array={array!r} is not a NumPy array", "of a ref, ask for ref.get()")
+    return _muster.is_pinned(array.__array_interface__["data"][0])
+
+
+def seal(array: Any, *, timeout: float | None = None) -> Ref:
     """Makes an array of ``empty()`` an object, without a copy. The array becomes read-only.
+
+    On a GPU, all work that this process has given to it is waited for first; in pinned memory, that of all GPUs.
 
     Makes one copy if the array has views or buffers, or references that may be one. The caller's variables, and items
     and attributes of plain containers that they lead to, do not count. Makes one copy of any other array, too.

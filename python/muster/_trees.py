@@ -10,14 +10,19 @@ import functools
 import inspect
 import io
 import numbers
+import operator
+import reprlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from muster import _muster
 from muster._words import a, a_type_of
 from muster.errors import Invalid
+
+_HOST_MEMORY = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
 
 
 def bfloat16_number() -> int:
@@ -55,7 +60,7 @@ def sort_out(value: Any) -> tuple[Any, ...]:
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(torch, value)
     if hasattr(value, "__cuda_array_interface__"):
-        raise _no_gpu(kind.__name__)
+        return ("array", _on_gpu(value, value.__cuda_array_interface__), _library_of(kind), None)
     if kind.__module__.partition(".")[0] == "pandas" and not hasattr(value, "shape"):
         raise Invalid(f"{a(kind.__name__)} of pandas can't be stored", "give a number or a str instead")
     if hasattr(value, "__dataframe__") or kind.__module__.partition(".")[0] == "pandas":
@@ -68,6 +73,11 @@ def sort_out(value: Any) -> tuple[Any, ...]:
     if isinstance(getattr(value, "__muster_ref__", None), bool):
         return ("array", np.asarray(value), "numpy", None)
     if hasattr(value, "__dlpack__"):
+        if value.__dlpack_device__()[0] not in _HOST_MEMORY:
+            raise Invalid(
+                f"{a_type_of(value)} is not in memory of the host, and has no __cuda_array_interface__",
+                "give it as an array of a library that has one",
+            )
         return ("array", np.from_dlpack(value), "numpy", None)
     if hasattr(value, "__array__"):
         return ("array", np.asarray(value), "numpy", None)
@@ -110,22 +120,115 @@ def _refuse_code(value: Any) -> None:
         raise Invalid(f"{a_type_of(value)} can't be stored", "await it first")
 
 
-def _no_gpu(what: str) -> Invalid:
-    return Invalid(
-        f"{a(what)} in GPU memory can't be stored: this Muster has no GPU support",
-        "move it to the host first, for instance with .cpu()",
+def _library_of(kind: type) -> str:
+    """Returns the kind of the leaf that an array of this class makes."""
+    library = kind.__module__.partition(".")[0]
+    return {"cupy": "cupy", "jax": "jax", "jaxlib": "jax"}.get(library, "numpy")
+
+
+def _on_gpu(value: Any, interface: dict[str, Any], dtype: str | None = None, owner: Any = None) -> _muster.DeviceArray:
+    """Returns a dense array in memory of a GPU as Muster's own type, without a copy.
+
+    ``interface`` is its ``__cuda_array_interface__``, versions 2 and 3. Work of any stream that writes the array is
+    waited for before it is read. ``owner`` keeps the memory; by default the array does.
+    """
+    shape, typestr, _ = _checked(value, interface)
+    if interface.get("mask") is not None:
+        raise Invalid("a masked array can't be stored: its mask would be lost", "return data and mask")
+    known, strides = np.dtype(typestr), interface.get("strides")
+    if strides is not None and tuple(strides) != _dense_strides(shape, known.itemsize):
+        value = _dense(value)
+        interface = value.__cuda_array_interface__
+    shape, _, address = _checked(value, interface)
+    if known.byteorder not in "=|" and known != known.newbyteorder("="):
+        raise Invalid(f"{a_type_of(value)} has another byte order", "make it one of this machine's byte order")
+    return _muster.other_array(address, shape, dtype or known.name, value if owner is None else owner)
+
+
+def _checked(value: Any, interface: Any) -> tuple[tuple[int, ...], str, int]:
+    """Returns shape, typestr and address of a ``__cuda_array_interface__``."""
+    try:
+        shape = tuple(operator.index(size) for size in interface["shape"])
+        typestr, address = interface["typestr"], operator.index(interface["data"][0])
+        np.dtype(typestr)
+        if isinstance(typestr, str) and 0 <= address < 2**64 and all(0 <= size < 2**63 for size in shape):
+            return shape, typestr, address
+    except (TypeError, KeyError, IndexError, ValueError):
+        pass
+    raise Invalid(
+        f"the __cuda_array_interface__ of {a_type_of(value)} makes no sense: {reprlib.repr(interface)}",
+        "it has a shape, a typestr, and data with an address",
     )
 
 
-def _from_torch(torch: Any, tensor: Any) -> tuple[Any, ...]:
-    if tensor.device.type != "cpu":
-        raise _no_gpu(f"tensor on {tensor.device}")
-    tensor = tensor.detach().resolve_conj().resolve_neg()
+def device_array_of(value: Any) -> Any:
+    """Returns another library's array in memory of a GPU as Muster's own type; any other value as it is."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(torch, value)[1] if value.device.type == "cuda" else value
+    if isinstance(value, _muster.DeviceArray) or not hasattr(value, "__cuda_array_interface__"):
+        return value
+    return _on_gpu(value, value.__cuda_array_interface__)
+
+
+def _dense_strides(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
+    """Returns the strides in bytes of a dense array in C order."""
+    strides = []
+    for size in reversed(shape):
+        strides.append(item_bytes)
+        item_bytes *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _dense(value: Any) -> Any:
+    """Returns an array of the same library with the same elements in C order: one copy."""
+    for method in ("contiguous", "copy"):
+        if callable(make := getattr(value, method, None)):
+            made = make()
+            if made.__cuda_array_interface__.get("strides") is None:
+                return made
+    raise Invalid(f"{a_type_of(value)} has elements that are not in C order", "make a dense copy of it first")
+
+
+def _from_torch(torch: Any, given: Any) -> tuple[Any, ...]:
+    tensor = given.detach().resolve_conj().resolve_neg()
     if tensor.layout is not torch.strided:
         raise Invalid(f"a tensor of layout {tensor.layout} can't be stored", "make it dense first: tensor.to_dense()")
+    if tensor.device.type == "cuda":
+        tensor = tensor.contiguous()
+        is_bfloat16 = tensor.dtype is torch.bfloat16
+        shown = tensor.view(torch.int16) if is_bfloat16 else tensor
+        owner = given if shown.data_ptr() == given.data_ptr() else shown
+        made = _on_gpu(shown, shown.__cuda_array_interface__, "bfloat16" if is_bfloat16 else None, owner)
+        return ("array", made, "torch", None)
+    if tensor.device.type != "cpu":
+        raise Invalid(f"a tensor on {tensor.device} can't be stored", "move it to the host first: tensor.cpu()")
     if tensor.dtype is torch.bfloat16:
         return ("array", tensor.view(torch.int16).numpy(), "torch", "bfloat16")
     return ("array", tensor.numpy(), "torch", None)
+
+
+def from_gpu(array: _muster.DeviceArray, kind: str) -> Any:
+    """Turns an array in memory of a GPU into the library's kind that the leaf had, without a copy.
+
+    Where this process has no such library, or one that knows no GPU, returns Muster's own type.
+    """
+    try:
+        if kind == "torch":
+            import torch
+
+            return torch.from_dlpack(array) if torch.cuda.is_available() else array
+        if kind == "cupy":
+            import cupy
+
+            return cupy.from_dlpack(array) if cupy.cuda.is_available() else array
+        if kind == "jax":
+            import jax
+
+            return jax.dlpack.from_dlpack(array) if jax.default_backend() == "gpu" else array
+    except ImportError:
+        pass
+    return array
 
 
 def from_numpy(array: np.ndarray[Any, Any], kind: str, dtype: str) -> Any:

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <muster/ipc/device_text.hpp>
 #include <muster/ipc/time_limits.hpp>
 
 #include "bindings.hpp"
@@ -79,6 +80,12 @@ std::string string_from(nb::handle value, const char* name) {
   const char* text = PyUnicode_Check(value.ptr()) ? PyUnicode_AsUTF8AndSize(value.ptr(), &bytes) : nullptr;
   if (!text) refuse(name, value, "give a str");
   return {text, static_cast<std::size_t>(bytes)};
+}
+
+Device device_from(nb::handle value) {
+  auto known = ipc::parse_device(string_from(value, "device"));
+  if (!known) raise(known.error());
+  return *known;
 }
 
 void bind_arguments(nb::module_& module) {

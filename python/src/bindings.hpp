@@ -11,6 +11,8 @@ void bind_connection(nb::module_& module);
 void bind_ref(nb::module_& module);
 void bind_deposits(nb::module_& module);
 void bind_writable(nb::module_& module);
+void bind_gpu_call(nb::module_& module);
+void bind_device_array(nb::module_& module);
 void bind_work(nb::module_& module);
 void bind_group(nb::module_& module);
 void bind_probes(nb::module_& module);

@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <new>
 #include <optional>
-#include <vector>
 
 #include "gil.hpp"
 #include "signals.hpp"
@@ -14,10 +11,6 @@
 namespace muster::python {
 
 namespace {
-
-/// One call may hold 1/4 of the budget at once; temporaries beyond that come from malloc.
-constexpr std::uint64_t share_of_budget = 4;
-constexpr std::uint64_t lease_bytes_min = 64 << 20;
 
 std::atomic<std::uint64_t> last_call{0};
 
@@ -31,26 +24,13 @@ struct Call::Handler {
   std::atomic<std::uint64_t> used{0};
   std::atomic<bool> over{false};
   nb::object previous;  ///< the handler that was there before this one
-
-  struct Refused {
-    const std::byte* address = nullptr;
-    std::size_t bytes = 0;
-    NotStored why = NotStored::full;
-  };
-  std::mutex mutex;
-  std::vector<Refused> refused;  ///< arrays that came from malloc
+  Refusals refused;     ///< arrays that came from malloc
 
   /// Also true in a forked child: the call's memory belongs to the parent.
   [[nodiscard]] bool is_over() const { return over || connection->inherited(); }
 
-  void note(const void* address, std::size_t bytes) noexcept try {
-    constexpr std::size_t remembered_max = 64;
-    if (is_over() || !address) return;
-    const auto why = used + bytes > limit ? NotStored::too_large : NotStored::full;
-    const std::lock_guard lock(mutex);
-    if (refused.size() < remembered_max) refused.push_back({static_cast<const std::byte*>(address), bytes, why});
-  } catch (const std::bad_alloc&) {
-    // Then nobody learns why the array was copied.
+  void note(const void* address, std::size_t bytes) noexcept {
+    if (!is_over()) refused.add(address, bytes, used + bytes > limit ? NotStored::too_large : NotStored::full);
   }
 };
 
@@ -127,7 +107,7 @@ Call::Call(ConnectionPtr connection) : handler_(new Handler) {
   numpy.version = 1;
   numpy.allocator = {handler_, HandlerFunctions::allocate, HandlerFunctions::allocate_zeroed,
                      HandlerFunctions::reallocate, HandlerFunctions::release};
-  handler_->limit = std::max(lease_bytes_min, connection->welcome().memory_bytes / share_of_budget);
+  handler_->limit = share_of_call(connection->welcome().memory_bytes());
   handler_->connection = std::move(connection);
   capsule_ = nb::steal(PyCapsule_New(&handler_->numpy, "mem_handler", [](PyObject* capsule) {
     delete reinterpret_cast<Handler*>(PyCapsule_GetPointer(capsule, "mem_handler"));
@@ -162,14 +142,7 @@ const Call::Handler* Call::of_a_call(nb::handle capsule) {
   return numpy->allocator.malloc == HandlerFunctions::allocate ? reinterpret_cast<const Handler*>(numpy) : nullptr;
 }
 
-Call::NotStored Call::why_not_stored(const void* data) const {
-  const auto* byte = static_cast<const std::byte*>(data);
-  const std::lock_guard lock(handler_->mutex);
-  // Searches from the latest: malloc may have returned the same address again.
-  for (auto refused = handler_->refused.rbegin(); refused != handler_->refused.rend(); ++refused)
-    if (byte >= refused->address && byte < refused->address + refused->bytes) return refused->why;
-  return NotStored::elsewhere;
-}
+NotStored Call::why_not_stored(const void* data) const { return handler_->refused.why(data); }
 
 std::uint64_t Call::id() const { return handler_->id; }
 std::uint64_t Call::limit() const { return handler_->limit; }

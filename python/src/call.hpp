@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "call_share.hpp"
 #include "module.hpp"
 
 namespace muster::python {
@@ -23,8 +24,7 @@ class Call {
   [[nodiscard]] std::uint64_t id() const;
   /// How many bytes the call's arrays may take in the store.
   [[nodiscard]] std::uint64_t limit() const;
-  /// Why an array of the call is not in the store. If there are very many such arrays, only the first are remembered.
-  enum class NotStored : std::uint8_t { elsewhere, too_large, full };
+  /// Why an array of the call is not in the store.
   [[nodiscard]] NotStored why_not_stored(const void* data) const;
   [[nodiscard]] const ConnectionPtr& connection() const;
 

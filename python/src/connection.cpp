@@ -50,11 +50,24 @@ nb::dict status(const ConnectionPtr& connection) {
   found["simd"] = GetString(reply->simd());
   found["huge_pages"] = GetString(reply->huge_pages());
   found["waiting_for_memory"] = reply->waiting_for_memory();
+  nb::list gpus;
+  if (reply->gpus())
+    for (const auto* gpu : *reply->gpus()) {
+      nb::dict one;
+      one["device"] = GetString(gpu->device());
+      one["memory_bytes"] = gpu->memory_bytes();
+      one["memory_used_bytes"] = gpu->memory_used_bytes();
+      one["nccl_bytes"] = gpu->nccl_bytes();
+      gpus.append(one);
+    }
+  found["gpus"] = gpus;
+  found["nccl_so"] = GetString(reply->nccl_so());
+  found["nccl_wheel"] = GetString(reply->nccl_wheel());
   return found;
 }
 
 ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_lease, const std::string& folder,
-                      bool start) {
+                      const std::string& nccl_wheel, bool start) {
   ConnectOptions options;
   options.socket = string_from(socket, "socket");
   options.memory = string_from(memory, "memory");
@@ -63,14 +76,9 @@ ConnectionPtr connect(nb::handle socket, nb::handle memory, nb::handle pickle_le
     options.pickle_lease =
         std::chrono::milliseconds(std::llround(seconds_from(pickle_lease, "pickle_lease", seconds_max) * 1e3));
   options.daemon_folder = folder;
+  options.nccl_wheel = nccl_wheel;
   options.start_daemon = start;
   return call_unlocked([&] { return Client::connect(options); }).connection();
-}
-
-Device device_from(nb::handle device) {
-  auto known = ipc::parse_device(string_from(device, "device"));
-  if (!known) raise(known.error());
-  return *known;
 }
 
 }  // namespace
@@ -78,8 +86,9 @@ Device device_from(nb::handle device) {
 void bind_connection(nb::module_& module) {
   nb::class_<Connection>(module, "Connection")
       .def_prop_ro("alive", &Connection::alive)
+      .def("still_served", [](Connection& self) { return self.still_served(); })
       .def_prop_ro("socket", [](const Connection& self) { return self.welcome().socket; })
-      .def_prop_ro("memory_bytes", [](const Connection& self) { return self.welcome().memory_bytes; })
+      .def_prop_ro("memory_bytes", [](const Connection& self) { return self.welcome().memory_bytes(); })
       .def("poll",
            [](Connection& self) {
              unlocked([&] {
@@ -93,19 +102,29 @@ void bind_connection(nb::module_& module) {
         return self.arena().owns(reinterpret_cast<const void*>(address));
       });
   module.def("connect", &connect, nb::arg("socket").none(), nb::arg("memory").none(), nb::arg("pickle_lease").none(),
-             nb::arg("folder"), nb::arg("start"));
+             nb::arg("folder"), nb::arg("nccl_wheel"), nb::arg("start"));
   module.def("existing", [](const std::string& socket) { return Connection::existing(socket); });
   module.def(
       "device", [](nb::handle device) { return name(device_from(device)); }, nb::arg("device").none());
   module.def(
       "require_device",
       [](const ConnectionPtr& connection, nb::handle device) {
-        if (auto checked = detail::check_device(*connection, device_from(device)); !checked) raise(checked.error());
+        if (auto arena = detail::arena_on(*connection, device_from(device)); !arena) raise(arena.error());
       },
       nb::arg("connection"), nb::arg("device").none());
+  nb::class_<Token>(module, "Token")
+      .def_prop_ro("name", [](const Token& self) { return self.name(); })
+      .def_prop_ro("open", &Token::open)
+      .def("end", [](Token& self) { call_unlocked([&] { return self.end(); }); });
+  module.def("open_token", [](const ConnectionPtr& connection, const std::string& name) {
+    return call_unlocked([&] { return Client(connection).open_token(name); });
+  });
+  module.def("end_token", [](const ConnectionPtr& connection, const std::string& name) {
+    call_unlocked([&] { return Client(connection).end_token(name); });
+  });
   module.def("status", &status);
-  module.def("from_token", [](const std::string& socket, nb::bytes token) {
-    const std::string_view bytes(token.c_str(), token.size());
+  module.def("deserialize", [](const std::string& socket, nb::bytes serialized) {
+    const std::string_view bytes(serialized.c_str(), serialized.size());
     auto hold = call_unlocked([&] { return detail::deserialize(bytes, Connection::existing(socket)); });
     return PyRef{Ref(std::move(hold)), 0, {}};
   });

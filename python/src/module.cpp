@@ -93,7 +93,9 @@ NB_MODULE(_muster, module) {
   py::bind_connection(module);
   py::bind_ref(module);
   py::bind_deposits(module);
+  py::bind_device_array(module);
   py::bind_writable(module);
+  py::bind_gpu_call(module);
   py::bind_work(module);
   py::bind_group(module);
   py::bind_probes(module);

@@ -64,5 +64,7 @@ inline constexpr const char* storable_dtypes =
 [[nodiscard]] int int_from(nb::handle value, const char* name);
 [[nodiscard]] std::int64_t int64_from(nb::handle value, const char* name);
 [[nodiscard]] std::string string_from(nb::handle value, const char* name);
+/// "cpu", "cuda:0" and so on; the argument's name is `device`.
+[[nodiscard]] Device device_from(nb::handle value);
 
 }  // namespace muster::python

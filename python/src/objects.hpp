@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "call.hpp"
+#include "gpu_call.hpp"
 #include "module.hpp"
 #include "ops/holds.hpp"
 
@@ -13,14 +14,16 @@ namespace muster::python {
 
 /// Why a leaf of a decorated call's result was copied.
 enum class CopyReason : std::uint8_t {
-  library,    ///< it is another library's array, or a subclass
-  order,      ///< it has another byte order, or its elements are not in C order
-  kept,       ///< something outside the value has it, too
-  stored,     ///< it is a view of an object in the store: somebody's result
-  elsewhere,  ///< its memory was not allocated by NumPy in the call
-  too_large,  ///< the call's arrays took more than their share of the store
-  full,       ///< the store was full when it was made
-  small_part  ///< it would keep a much larger array
+  library,     ///< it is another library's array, or a subclass
+  order,       ///< it has another byte order, or its elements are not in C order
+  kept,        ///< something outside the value has it, too
+  stored,      ///< it is a view of an object in the store: somebody's result
+  elsewhere,   ///< its memory was not allocated by NumPy in the call
+  too_large,   ///< the call's arrays took more than their share of the store
+  share,       ///< libraries in this process have their share of a GPU's store already
+  full,        ///< the store was full when it was made
+  small_part,  ///< it would keep a much larger array
+  device       ///< it was on another device than it was to be
 };
 struct Copied {
   std::size_t leaf = 0;
@@ -37,9 +40,12 @@ struct PyRef {
 };
 
 /// Makes `root` an object. Arrays of `call`, if there is one, may be taken over without a copy if the tree is their
-/// sole owner. `root_references` (not 0) is how many references on the root the caller itself has.
+/// sole owner. `root_references` is how many references on the root the caller itself has; 0: everything is copied.
+/// `device`: where all arrays are to be; nothing: where they are. `gpu_call` is the call in which other libraries
+/// allocated there, if there is one.
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call,
-                            Py_ssize_t root_references, Timeout timeout);
+                            Py_ssize_t root_references, Timeout timeout, std::optional<Device> device,
+                            const GpuCall* gpu_call = nullptr);
 /// Wraps the wait of a seal. Most seals need not wait, and where many threads want the GIL, letting go of it and taking
 /// it again may take long.
 Result<void> wait_unlocked(const std::function<Result<void>()>& wait);

@@ -8,6 +8,7 @@
 #include <muster/ipc/description.hpp>
 
 #include "bindings.hpp"
+#include "device_array.hpp"
 #include "gil.hpp"
 #include "objects.hpp"
 #include "ops/holds.hpp"
@@ -45,7 +46,7 @@ std::vector<PyRef> parts_of(const PyRef& whole) {
     ipc::Manifest part;
     for (std::size_t i = 0; i < child.leaves; ++i, ++at) {
       const auto& leaf = manifest.leaves.at(at);
-      value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf)));
+      value_or_raise(part.add(leaf.segment, leaf.offset, leaf.dtype, manifest.shape(leaf), leaf.device));
     }
     part.structure = std::move(child.description.structure);
     part.guise = std::move(child.description.guise);
@@ -63,7 +64,9 @@ const char* name(CopyReason reason) {
     case CopyReason::elsewhere: return "elsewhere";
     case CopyReason::too_large: return "too large";
     case CopyReason::full: return "full";
+    case CopyReason::share: return "share";
     case CopyReason::small_part: return "small part";
+    case CopyReason::device: return "device";
   }
   return "unknown";
 }
@@ -106,13 +109,36 @@ void bind_ref(nb::module_& module) {
            })
       .def("dtype_name",
            [](const PyRef& self, std::size_t leaf) { return std::string(name(described(self).dtype(leaf))); })
+      .def("device_array",
+           [](const PyRef& self) {
+             const Opened opened = open_or_raise(self.ref);
+             return device_view(opened.opening, opened.views.front());
+           })
+      .def("device", [](const PyRef& self, std::size_t leaf) { return name(described(self).device(leaf)); })
+      .def(
+          "to",
+          [](const PyRef& self, nb::handle device, nb::handle timeout) {
+            const Device there = device_from(device);
+            const Timeout wait = deadline_from(timeout);
+            return PyRef{call_unlocked([&, ref = self.ref] { return ref.to(there, wait); }), 0, {}};
+          },
+          nb::arg("device").none(), nb::arg("timeout").none())
       .def("get", [](const PyRef& self) { return value_of(open_or_raise(self.ref)); })
       .def("private_array", [](const PyRef& self, std::size_t leaf) { return private_array(self.ref, leaf); })
       .def("free", [](PyRef& self) { self.ref.free(); })
-      .def("token",
+      .def("serialize",
            [](const PyRef& self) {
              const auto bytes = call_unlocked([ref = self.ref] { return ref.serialize(); });
              return nb::bytes(bytes.data(), bytes.size());
+           })
+      .def("serialize_kept",
+           [](const PyRef& self) {
+             const auto bytes = call_unlocked([ref = self.ref] { return ref.serialize_kept(); });
+             return nb::bytes(bytes.data(), bytes.size());
+           })
+      .def("keep_for",
+           [](const PyRef& self, const std::string& token) {
+             call_unlocked([&, ref = self.ref] { return ref.keep_for(token); });
            })
       .def("rows",
            [](const PyRef& self, std::int64_t first, std::int64_t rows) {

@@ -13,6 +13,16 @@ class SignalsLeftPending {
   ~SignalsLeftPending();
 };
 
+/// While such an object exists on a thread, its waits don't look for signals at all: looking needs the GIL. For
+/// functions that a library calls under a lock of its own, for which a thread that has the GIL may wait.
+class SignalsIgnored {
+ public:
+  SignalsIgnored();
+  SignalsIgnored(const SignalsIgnored&) = delete;
+  SignalsIgnored& operator=(const SignalsIgnored&) = delete;
+  ~SignalsIgnored();
+};
+
 /// Whether the wait should end. A waiting thread calls it at least every 50 ms, and holds no lock of Muster meanwhile.
 [[nodiscard]] bool signal_came();
 

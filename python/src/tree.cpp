@@ -1,5 +1,7 @@
 #include "tree.hpp"
 
+#include "device_array.hpp"
+
 #include <muster/ipc/text.hpp>
 
 #include <utility>
@@ -120,10 +122,12 @@ class Walker {
 
   /// Lets Python sort out named tuples, dataclasses, subclasses of containers, other libraries' arrays, and constants.
   void other(nb::handle object) {
+    if (auto* on_gpu = device_array(object))
+      return leaf({.array = nb::borrow(object), .on_gpu = on_gpu, .dtype = on_gpu->dtype});
     nb::tuple sorted = sorted_out(object);
     const std::string what = nb::cast<std::string>(sorted[0]);
     if (what == "constant") return write_constant(writer_, object);
-    if (what == "array") return foreign(sorted);
+    if (what == "array") return foreign(object, sorted);
     what == "class" ? instance_with_fields(object, sorted) : instance_with_items(sorted);
   }
 
@@ -171,9 +175,15 @@ class Walker {
 
   static nb::tuple sorted_out(nb::handle object) { return nb::cast<nb::tuple>(helper("sort_out")(object)); }
 
-  void foreign(const nb::tuple& sorted) {
+  void foreign(nb::handle object, const nb::tuple& sorted) {
     nb::object array = sorted[1];
     const auto kind = ipc::leaf_kind_named(nb::cast<std::string>(sorted[2])).value();
+    if (auto* on_gpu = device_array(array))
+      return leaf({.array = array,
+                   .on_gpu = on_gpu,
+                   .kind = kind,
+                   .dtype = on_gpu->dtype,
+                   .as_given = on_gpu->other.is(object)});
     auto* numpy = reinterpret_cast<PyArrayObject*>(array.ptr());
     auto dtype = dtype_in_any_order(PyArray_DESCR(numpy));
     if (!sorted[3].is_none()) dtype = dtype_named(nb::cast<std::string>(sorted[3]));

@@ -7,6 +7,7 @@
 
 #include "arrays.hpp"
 #include "base/call_deadline.hpp"
+#include "device_array.hpp"
 #include "gil.hpp"
 #include "objects.hpp"
 #include "ops/holds.hpp"
@@ -24,7 +25,9 @@ using OpeningPtr = std::shared_ptr<const detail::Opening>;
 nb::object opening_capsule(OpeningPtr opening) {
   auto* kept = new OpeningPtr(std::move(opening));
   nb::object capsule = nb::steal(PyCapsule_New(kept, opening_name, [](PyObject* object) {
-    delete static_cast<OpeningPtr*>(PyCapsule_GetPointer(object, opening_name));
+    auto* const kept = static_cast<OpeningPtr*>(PyCapsule_GetPointer(object, opening_name));
+    // Work on GPUs may have to be waited for.
+    (*kept)->on_gpus.empty() ? delete kept : unlocked([&] { delete kept; });
   }));
   if (!capsule.is_valid()) throw nb::python_error();
   return capsule;
@@ -72,7 +75,7 @@ nb::object private_view(const OpeningPtr& opening, const ipc::Leaf& leaf, const 
 /// Another user's value must not make this process import a library.
 LeafKind kind_to_make(LeafKind given, ipc::Makers makers) {
   if (makers == ipc::Makers::one_user || given == LeafKind::numpy || given == LeafKind::matrix) return given;
-  const char* library = given == LeafKind::torch ? "torch" : "jax.numpy";
+  const char* library = given == LeafKind::torch ? "torch" : given == LeafKind::cupy ? "cupy" : "jax.numpy";
   const bool imported = PyDict_GetItemString(PyImport_GetModuleDict(), library) != nullptr;
   return imported ? given : LeafKind::numpy;
 }
@@ -98,6 +101,7 @@ nb::object value_of(const Opened& opened) {
   const auto& manifest = opened.hold()->manifest;
   if (manifest.structure.empty() && manifest.guise.empty() && manifest.leaves.size() == 1) {
     const auto& view = opened.views.front();
+    if (!view.device().is_host()) return device_view(opened.opening, view);
     return array_over(view.data(), descr_of(view.dtype()), view.shape(), opening_capsule(opened.opening), false);
   }
   nb::object keeper;
@@ -105,8 +109,12 @@ nb::object value_of(const Opened& opened) {
     const auto& leaf = manifest.leaves[index];
     const auto& view = opened.views[index];
     const LeafKind kind = kind_to_make(given, manifest.makers);
+    if (!leaf.device.is_host()) {
+      const auto from_gpu = nb::module_::import_("muster._trees").attr("from_gpu");
+      return nb::object(from_gpu(device_view(opened.opening, view), std::string(name(kind))));
+    }
     PyArray_Descr* descr = descr_for(kind, leaf.dtype);
-    if (kind == LeafKind::numpy || kind == LeafKind::matrix) {
+    if (kind == LeafKind::numpy || kind == LeafKind::matrix || kind == LeafKind::cupy) {
       if (!keeper.is_valid()) keeper = opening_capsule(opened.opening);
       nb::object array = array_over(view.data(), descr, view.shape(), keeper, false);
       const bool is_matrix = kind == LeafKind::matrix && view.shape().size() == 2;
@@ -123,6 +131,9 @@ nb::object private_array(const Ref& ref, std::size_t index) {
   const Opened opened = open_or_raise(ref);
   if (index >= opened.views.size()) raise(Error(Code::invalid, fmt::format("the object has no leaf {}", index)));
   const auto& leaf = opened.hold()->manifest.leaves[index];
+  if (!leaf.device.is_host())
+    raise(Error(Code::invalid, fmt::format("the array is on {}, and the host can't read it", name(leaf.device)),
+                "move it first: ref.to('cpu')"));
   return private_view(opened.opening, leaf, opened.views[index].data(), descr_of(leaf.dtype));
 }
 

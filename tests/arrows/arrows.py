@@ -56,7 +56,7 @@ def read_table(text: str) -> Table:
 def read_includes(root: Path) -> Iterator[Include]:
     for folder in SOURCE_FOLDERS:
         for path in sorted((root / folder).rglob("*")):
-            if path.suffix not in {".hpp", ".cpp", ".h"}:
+            if path.suffix not in {".hpp", ".cpp", ".h", ".cu", ".cuh"}:
                 continue
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
                 if match := _INCLUDE.match(line):

@@ -97,6 +97,10 @@ class Terminal:
             return ""
 
 
+# Variables for the interpreter alone (a sanitizer's runtime).
+RUNTIME = ("LD_PRELOAD", "PYTHONMALLOC")
+
+
 class Muster:
     """Runs `muster` against this test's own socket."""
 
@@ -105,12 +109,11 @@ class Muster:
         self.folder = folder
         self.socket = str(folder / "s")
         self.processes: list[subprocess.Popen] = []
-        # Drops variables for the interpreter alone (a sanitizer's runtime): ranks may be any programs.
-        runtime = ("LD_PRELOAD", "PYTHONMALLOC")
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("MUSTER_", *runtime))}
+        # Ranks may be any programs.
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("MUSTER_", *RUNTIME))}
         self.env["MUSTER_SOCKET"] = self.socket
         # For ranks that import muster.
-        self.env_of_python = {**self.env, **{name: os.environ[name] for name in runtime if name in os.environ}}
+        self.env_of_python = {**self.env, **{name: os.environ[name] for name in RUNTIME if name in os.environ}}
 
     def __call__(self, *words: str, **options) -> subprocess.CompletedProcess:
         options.setdefault("env", self.env)

@@ -92,7 +92,7 @@ TEST_CASE("a request to end also ends ranks that keep going") {
   CHECK(supervisor.failure()->rank == 1);
 }
 
-TEST_CASE("signals are passed on; the second request to end insists, the third kills") {
+TEST_CASE("signals are passed on, the second request to end insists, the third kills") {
   Supervisor supervisor(2, 5s, OnFailure::end_all);
   CHECK(who_gets(supervisor.on_signal(SIGUSR1, start), SIGUSR1) == Ranks{0, 1});
   CHECK(supervisor.forwarded() == 0);

@@ -181,7 +181,7 @@ HELP_OF = {"musterd": ["--help"], "muster": ["start", "--help"]}
 def test_start_takes_the_options_of_the_daemon(muster):
     own = options_in_help(pathlib.Path(muster.path))
     daemons = options_in_help(pathlib.Path(muster.path).with_name("musterd"))
-    assert daemons.keys() - own.keys() == {"--version", "--ready-fd"}
+    assert daemons.keys() - own.keys() == {"--version", "--ready-fd", "--nccl-wheel"}
     assert own.keys() - daemons.keys() == {"--json"}
     alike = daemons.keys() & own.keys() - {"--socket", "--config"}
     assert {flag: own[flag] for flag in alike} == {flag: daemons[flag] for flag in alike}
@@ -204,6 +204,15 @@ def test_start_passes_its_options_on(muster):
     again = muster("start")
     assert "runs already" in again.stdout
     assert "It ends 1 h 00 min after its last client leaves" in again.stdout
+
+
+def test_start_names_the_users_nccl_by_its_whole_path(muster):
+    """The daemon has another working directory. A bare name is for the system's loader."""
+    for given, passed in (("lib/libnccl.so.2", f"{muster.folder}/lib/libnccl.so.2"), ("libnccl.so.2", "libnccl.so.2")):
+        assert muster("start", "--memory", "64MiB", "--nccl-so", given, cwd=muster.folder).returncode == 0
+        words = pathlib.Path(f"/proc/{status(muster)['pid']}/cmdline").read_text().split("\0")
+        assert words[words.index("--nccl-so") + 1] == passed
+        assert muster("stop").returncode == 0
 
 
 def test_start_takes_a_config_file_and_options_go_before_it(muster):

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
+#include <utility>
 
 #include "core/connection.hpp"
 #include "core/requests.hpp"
@@ -66,6 +67,13 @@ void Daemon::kill(int signal) {
   if (signal == SIGKILL) ::kill(pid_, SIGCONT);
   ::waitpid(pid_, nullptr, 0);
   pid_ = -1;
+}
+
+int Daemon::end() {
+  ::kill(pid_, SIGTERM);
+  int status = 0;
+  ::waitpid(std::exchange(pid_, -1), &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 pid_t in_child(const std::function<bool()>& body) {

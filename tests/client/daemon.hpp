@@ -37,6 +37,8 @@ class Daemon {
   [[nodiscard]] pid_t pid() const { return pid_; }
   /// Sends the signal. If it ends the daemon, waits for the end.
   void kill(int signal);
+  /// Ends it in order. Returns its exit status, or -1 if a signal ended it.
+  int end();
 
  private:
   TempFolder folder_;

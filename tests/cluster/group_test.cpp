@@ -141,7 +141,7 @@ TEST_CASE("nobody misses a newcomer that goes") {
   CHECK(scene.group.live() == std::vector{0, 2});
 }
 
-TEST_CASE("epochs may skip numbers; newcomers count on from the one in which they came") {
+TEST_CASE("epochs may skip numbers, newcomers count on from the one in which they came") {
   Scene scene;
   scene.join_all();
   CHECK_FALSE(scene.group.is_over(1));

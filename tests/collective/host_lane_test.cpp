@@ -65,14 +65,14 @@ struct Workload {
 
   void add_fold(std::mt19937& random, DType dtype, ReduceOp op, std::uint64_t count, std::size_t ranks,
                 std::uint32_t prefixes = 0) {
-    auto& [places, folds, copies] = job.work;
-    folds.push_back({.output = static_cast<std::uint32_t>(outputs.size()),
-                     .prefixes = prefixes,
-                     .count = count,
-                     .first_input = static_cast<std::uint32_t>(places.size()),
-                     .ranks = static_cast<std::uint16_t>(ranks),
-                     .dtype = dtype,
-                     .op = op});
+    auto& places = job.work.inputs;
+    job.work.folds.push_back({.output = static_cast<std::uint32_t>(outputs.size()),
+                              .prefixes = prefixes,
+                              .count = count,
+                              .first_input = static_cast<std::uint32_t>(places.size()),
+                              .ranks = static_cast<std::uint16_t>(ranks),
+                              .dtype = dtype,
+                              .op = op});
     for (std::size_t rank = 0; rank < ranks; ++rank) places.push_back(add_input(random, count * size_of(dtype)));
     for (std::uint32_t output = 0; output < std::max(prefixes, 1U); ++output)
       add_output(count * size_of(*muster::result_dtype(dtype, op)));

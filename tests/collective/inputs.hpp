@@ -37,7 +37,8 @@ inline Array blank(muster::DType dtype, std::vector<std::int64_t> shape) {
   return {dtype, std::move(shape), std::vector<std::byte>(count * muster::size_of(dtype))};
 }
 
-inline Input bundle(std::vector<Array> arrays, std::string structure = {}, std::string guise = {}) {
+inline Input bundle(std::vector<Array> arrays, std::string structure = {}, std::string guise = {},
+                    muster::Device device = muster::Device::cpu()) {
   struct Held {
     std::vector<Array> arrays;
     muster::ipc::Manifest manifest;
@@ -50,7 +51,7 @@ inline Input bundle(std::vector<Array> arrays, std::string structure = {}, std::
   held->manifest.guise = std::move(guise);
   Input input;
   for (Array& each : held->arrays) {
-    held->manifest.add({each.bytes.empty() ? 0U : 1U}, 0, each.dtype, each.shape).value();
+    held->manifest.add({each.bytes.empty() ? 0U : 1U}, 0, each.dtype, each.shape, device).value();
     held->memories.push_back(each.bytes.empty() ? nullptr : held->borrowed.place(each.bytes).memory);
   }
   input.manifest = &held->manifest;

@@ -1,13 +1,10 @@
-// What the tests of the kernels share: the dispatch targets of this CPU, and every valid (dtype, op).
+// The dispatch targets of this CPU, for tests of the kernels.
 #pragma once
 
 #include <hwy/targets.h>
 
 #include <cstdint>
-#include <string>
 #include <vector>
-
-#include "muster/types.hpp"
 
 namespace muster::testing {
 
@@ -27,29 +24,5 @@ class OnTarget {
   OnTarget(const OnTarget&) = delete;
   OnTarget& operator=(const OnTarget&) = delete;
 };
-
-struct Case {
-  DType dtype;
-  ReduceOp op;
-};
-
-inline std::vector<Case> cases() {
-  std::vector<Case> all;
-  for (std::size_t dtype = 0; dtype < muster::dtype_count; ++dtype) {
-    for (std::size_t op = 0; op < muster::reduce_op_count; ++op) {
-      const Case one{static_cast<DType>(dtype), static_cast<ReduceOp>(op)};
-      if (muster::result_dtype(one.dtype, one.op)) all.push_back(one);
-    }
-  }
-  return all;
-}
-
-inline std::size_t output_size(Case which) {
-  return muster::size_of(muster::result_dtype(which.dtype, which.op).value());
-}
-
-inline std::string describe(Case which) {
-  return std::string(muster::name(which.op)) + " of " + std::string(muster::name(which.dtype));
-}
 
 }  // namespace muster::testing

@@ -9,6 +9,7 @@
 
 #include "daemon/collective/kernels/half.hpp"
 #include "daemon/collective/kernels/reduce.hpp"
+#include "kernels_cases.hpp"
 #include "kernels_targets.hpp"
 
 namespace {

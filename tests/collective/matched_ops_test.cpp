@@ -1,6 +1,10 @@
 // Calls with a key, sends, receives and reforms meet the oldest op of their match that their rank has not come to.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
+#include <iterator>
+#include <random>
+
 #include "collective/matched_ops.hpp"
 #include "inputs.hpp"
 
@@ -86,4 +90,32 @@ TEST_CASE("ops can be removed one by one until there are none") {
     ops.remove_first();
   }
   CHECK(removed == 4);
+}
+
+TEST_CASE("whatever order ranks call in, each call meets the oldest op that its rank has not come to") {
+  constexpr int ranks = 3;
+  std::mt19937 random(7);
+  MatchedOps ops(ranks);
+  const auto match = musterd::match_of(keyed(0, "a"));
+  for (int step = 0; step < 5000; ++step) {
+    auto* there = ops.find(match);
+    // Ranks run ahead of each other for a while, and now and then an op goes from anywhere in the line.
+    const auto rank = static_cast<int>((random() + static_cast<unsigned>(step) / 50) % ranks);
+    const auto index = static_cast<std::size_t>(rank);
+    const PendingOp* expected = nullptr;
+    std::size_t before = 0;
+    if (there) {
+      before = there->size();
+      const auto oldest = std::ranges::find_if(*there, [&](const PendingOp& op) { return !op.arrived[index]; });
+      if (oldest != there->end()) expected = &*oldest;
+    }
+    CHECK(ops.begins_op(keyed(rank, "a")) == (expected == nullptr));
+    const PendingOp& met = call(ops, keyed(rank, "a"));
+    if (expected) REQUIRE(&met == expected);
+    else REQUIRE(ops.find(match)->size() == before + 1);
+    if (random() % 4 == 0 && before > 0) {
+      const auto gone = std::next(there->begin(), static_cast<std::ptrdiff_t>(random() % before));
+      ops.remove(*gone);
+    }
+  }
 }

@@ -94,7 +94,7 @@ TEST_CASE("a process that leaves and comes back for each chunk gets no more than
   CHECK(served[bob] <= served[ann] + 4000);
 }
 
-TEST_CASE("items of one process go in order; small ones pass large ones, but not for ever") {
+TEST_CASE("items of one process go in order, small ones pass large ones, but not for ever") {
   Turns turns;
   add(turns, ann, 8, "first");
   add(turns, ann, 8, "second");

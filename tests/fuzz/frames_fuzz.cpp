@@ -88,6 +88,13 @@ Built submit(Choices& choices, flatbuffers::FlatBufferBuilder& fbb) {
   return wire::CreateSubmit(fbb, static_cast<std::uint16_t>(ipc::SubmissionType::seal), vector).Union();
 }
 
+Built token_request(Choices& choices, flatbuffers::FlatBufferBuilder& fbb, wire::Body type) {
+  const auto name = choices.once_in(8) ? 0 : fbb.CreateString(choices.one_of<const char*>({"a", "b", "", "\n"}));
+  if (type == wire::Body_OpenToken) return wire::CreateOpenToken(fbb, name).Union();
+  if (type == wire::Body_EndToken) return wire::CreateEndToken(fbb, name).Union();
+  return wire::CreateKeepFor(fbb, name, ipc::make_object_id({1}, 1 + choices.below(2)).value).Union();
+}
+
 Built join(Choices& choices, flatbuffers::FlatBufferBuilder& fbb) {
   const auto name = fbb.CreateString(choices.one_of<const char*>({"a", "b", "", "\n"}));
   return wire::CreateJoin(fbb, name, static_cast<int>(choices.below(3)), static_cast<int>(choices.below(3)), 100,
@@ -112,6 +119,9 @@ Built body_of(Choices& choices, flatbuffers::FlatBufferBuilder& fbb, wire::Body 
     case wire::Body_Describe: return object_request(choices, fbb, type);
     case wire::Body_Submit: return submit(choices, fbb);
     case wire::Body_Join: return join(choices, fbb);
+    case wire::Body_OpenToken:
+    case wire::Body_KeepFor:
+    case wire::Body_EndToken: return token_request(choices, fbb, type);
     case wire::Body_Fork: return wire::CreateFork(fbb).Union();
     case wire::Body_StatusQuery: return wire::CreateStatusQuery(fbb).Union();
     case wire::Body_ObjectsQuery: return wire::CreateObjectsQuery(fbb, choices.below(3)).Union();

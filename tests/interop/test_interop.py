@@ -185,8 +185,9 @@ class OnGpu:
         return {"shape": (3,), "typestr": "<f4", "data": (0, False), "version": 3}
 
 
-def test_arrays_on_a_gpu_are_refused(muster):
-    with pytest.raises(muster.Invalid, match="GPU"):
+def test_arrays_on_a_gpu_that_is_not_there_are_refused(muster):
+    # Without a driver the error is about the driver; with one, about memory that is on no GPU.
+    with pytest.raises(muster.Invalid, match=r"libcuda|GPU"):
         muster.put(OnGpu())
 
 

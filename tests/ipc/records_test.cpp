@@ -323,7 +323,7 @@ TEST_CASE("a combine's ranks all give the same number of objects") {
   REQUIRE_FALSE(read_combine(packed(combine)));
 }
 
-TEST_CASE("an error's text and ranks are cut to what fits in a ring; its code must be known") {
+TEST_CASE("an error's text and ranks are cut to what fits in a ring, its code must be known") {
   const std::vector<int> ranks(error_ranks_max + 5, 3);
   const Failed failed{{1}, Error(Code::peer_lost, std::string(100'000, 'm'), std::string(100'000, 'h'), ranks)};
   const auto body = packed(failed);

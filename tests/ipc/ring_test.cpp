@@ -62,7 +62,7 @@ TEST_CASE("an empty ring has no record, and nothing is seen before publish") {
   REQUIRE(pair.consumer.empty());
 }
 
-TEST_CASE("a record larger than the limit, or of type 0, is refused; one of just the limit passes") {
+TEST_CASE("a record larger than the limit, or of type 0, is refused, one of just the limit passes") {
   Pair pair;
   REQUIRE(pair.producer.try_write(1, Bytes(record_bytes_max + 1)).error().code() == Code::invalid);
   REQUIRE(pair.producer.try_write(0, Bytes(8)).error().code() == Code::invalid);

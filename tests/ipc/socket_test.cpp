@@ -242,7 +242,7 @@ TEST_CASE("more descriptors than may travel are Invalid, and all are closed") {
   REQUIRE(open_descriptors() == before);
 }
 
-TEST_CASE("an empty packet counts as the end; its descriptors are closed") {
+TEST_CASE("an empty packet counts as the end, its descriptors are closed") {
   const auto sockets = socket_pair();
   const auto eventfd = create_eventfd().value();
   const auto before = open_descriptors();

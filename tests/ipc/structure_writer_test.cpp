@@ -288,7 +288,7 @@ TEST_CASE("any guise is read or refused") {
 }
 
 TEST_CASE("kinds of leaves have names") {
-  for (const auto kind : {LeafKind::numpy, LeafKind::matrix, LeafKind::torch, LeafKind::jax})
+  for (const auto kind : {LeafKind::numpy, LeafKind::matrix, LeafKind::torch, LeafKind::jax, LeafKind::cupy})
     CHECK(leaf_kind_named(name(kind)) == kind);
   CHECK_FALSE(leaf_kind_named("tensor"));
 }

@@ -1,7 +1,8 @@
 """Runs clang-tidy over the units of a build, several at a time. Skips units that passed and have not changed since.
 
 A unit has changed if its command, the configuration or a file of ours that it includes has changed. With --since it
-checks only the units that include a file which has changed since that commit.
+checks each file that has changed since that commit once: sources as their own units, and a header in one of the units
+that include it. What a changed header does to all the others is for the run without --since.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ def changed_since(commit: str) -> set[Path]:
     return {ROOT / name for name in names}
 
 
+def covering(found: list[tuple[dict, list[Path]]], changed: set[Path]) -> list[tuple[dict, list[Path]]]:
+    """Returns units that cover all changed files: their own ones, and for each other header the unit of its name."""
+    chosen = [(unit, files) for unit, files in found if Path(unit["file"]) in changed]
+    left = changed.difference(*(files for _, files in chosen))
+    for header in sorted(left):
+        including = [(unit, files) for unit, files in found if header in files]
+        if any(header in files for _, files in chosen) or not including:
+            continue
+        chosen.append(min(including, key=lambda one: (Path(one[0]["file"]).stem != header.stem, len(one[1]))))
+    return chosen
+
+
 def fingerprint(unit: dict, files: list[Path]) -> str:
     digest = hashlib.sha256(unit["command"].encode())
     for path in [ROOT / ".clang-tidy", *sorted(files)]:
@@ -74,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, required=True, help="a build folder with compile_commands.json")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--since", help="a commit: check only units with files that changed since")
+    parser.add_argument("--since", help="a commit: check only what changed since")
     options = parser.parse_args()
     build = options.build.resolve()
     stamps = build / "tidy"
@@ -83,12 +96,11 @@ def main() -> int:
     changed = changed_since(options.since) if options.since else None
     if changed and ROOT / ".clang-tidy" in changed:
         changed = None
-    stale = []
-    for unit in units(build):
-        files = made_of.get(build / unit["output"], [Path(unit["file"])])
-        stamp = stamps / fingerprint(unit, files)
-        if not stamp.exists() and (changed is None or changed.intersection(files)):
-            stale.append((unit, stamp))
+    found = [(unit, made_of.get(build / unit["output"], [Path(unit["file"])])) for unit in units(build)]
+    if changed is not None:
+        found = covering(found, changed)
+    stamped = [(unit, stamps / fingerprint(unit, files)) for unit, files in found]
+    stale = [(unit, stamp) for unit, stamp in stamped if not stamp.exists()]
     with ThreadPoolExecutor(options.jobs) as pool:
         complaints = [c for c in pool.map(lambda job: check(job[0], build, job[1]), stale) if c]
     print("\n".join(complaints) + f"clang-tidy: {len(stale)} units checked, {len(complaints)} with complaints")

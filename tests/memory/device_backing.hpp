@@ -3,8 +3,11 @@
 
 #include <catch2/catch.hpp>
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include <muster/ipc/fd.hpp>
 
@@ -15,8 +18,20 @@ namespace musterd::testing {
 /// Memory of a device, as the daemon sees it: others map its descriptor, and it has no address here.
 class DeviceMemory final : public SegmentMemory {
  public:
-  explicit DeviceMemory(muster::ipc::Fd fd) : fd_(std::move(fd)) {}
-  [[nodiscard]] int descriptor() const noexcept override { return fd_.get(); }
+  explicit DeviceMemory(muster::ipc::Fd fd, bool late = false) : fd_(std::move(fd)), coming_(late) {}
+  /// The device has made the memory, or can't.
+  void finish(muster::Result<void> made) {
+    coming_ = false;
+    if (!made) lost_ = made.error();
+    for (const auto& then : std::exchange(waiting_, {})) then(made);
+  }
+  [[nodiscard]] muster::Result<bool> when_made(std::function<void(muster::Result<void>)> then) override {
+    if (lost_) return *lost_;
+    if (coming_) waiting_.push_back(std::move(then));
+    return !coming_;
+  }
+  [[nodiscard]] bool is_lost() const noexcept override { return lost_.has_value(); }
+  [[nodiscard]] int descriptor() const noexcept override { return coming_ || lost_ ? -1 : fd_.get(); }
   [[nodiscard]] std::span<std::byte> host() const noexcept override { return {}; }
   void close_descriptor() noexcept override { FAIL("it is not mapped: closing it may take long"); }
   [[nodiscard]] muster::Result<void> seal() override { return {}; }
@@ -27,6 +42,9 @@ class DeviceMemory final : public SegmentMemory {
 
  private:
   muster::ipc::Fd fd_;
+  bool coming_;
+  std::optional<muster::Error> lost_;
+  std::vector<std::function<void(muster::Result<void>)>> waiting_;
 };
 
 class DeviceBacking final : public SegmentBacking {
@@ -36,8 +54,13 @@ class DeviceBacking final : public SegmentBacking {
   [[nodiscard]] muster::Result<SegmentMemoryPtr> create(const SegmentSpec& spec) override {
     auto fd = muster::ipc::create_memfd("device", spec.bytes);
     if (!fd) return fd.error();
-    return SegmentMemoryPtr(std::make_shared<DeviceMemory>(std::move(*fd)));
+    auto memory = std::make_shared<DeviceMemory>(std::move(*fd), late);
+    if (late) coming.push_back(memory);
+    return SegmentMemoryPtr(std::move(memory));
   }
+
+  bool late = false;                                ///< memory is there only when the test says so
+  std::vector<std::weak_ptr<DeviceMemory>> coming;  ///< what is not there yet
 };
 
 }  // namespace musterd::testing

@@ -11,7 +11,7 @@
 
 namespace musterd::testing {
 
-class HeapMemory final : public SegmentMemory {
+class HeapMemory : public SegmentMemory {
  public:
   /// Counts what was made and not given back, for all memory of one backing.
   struct Alive {

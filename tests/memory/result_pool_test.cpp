@@ -7,6 +7,7 @@
 
 #include "ipc/random.hpp"
 #include "memory/backings.hpp"
+#include "memory/device_backing.hpp"
 #include "memory/quotas.hpp"
 #include "memory/result_pool.hpp"
 
@@ -252,7 +253,7 @@ TEST_CASE("the sum of free bytes is right after any sequence of results, ends an
       case 0: pools[which] = world.pool.make_apart(user); break;
       case 1: pools[which] = {}; break;
       case 2: world.pool.trim(); break;
-      case 3: world.pool.trim(user + random() % 2); break;
+      case 3: world.pool.trim(Resource::memory, user + static_cast<UserId>(random() % 2)); break;
       case 4:
       case 5: {
         const std::uint64_t bytes = 1 + random() % (random() % 4 == 0 ? 2 * mebibyte : 9000);
@@ -275,4 +276,49 @@ TEST_CASE("the sum of free bytes is right after any sequence of results, ends an
   CHECK(world.pool.trim() == 0);
   while (world.table.drops()) world.table.drop_more();
   CHECK(holds_nothing(world.ledger));
+}
+
+TEST_CASE("a segment of results that a device could not make is dropped, and never serves again") {
+  DeviceBacking device;
+  device.late = true;
+  Quota quota = memory_quota(16 * mebibyte);
+  constexpr auto gpu = muster::Device::cuda(0);
+  for (auto* amounts : {&quota.total, &quota.per_user, &quota.per_client}) (*amounts)[memory_of(gpu)] = 16 * mebibyte;
+  Ledger ledger(quota);
+  Backings backings(backing());
+  backings.add(gpu, device);
+  SegmentTable table(ledger, std::move(backings));
+  ResultPool pool(table);
+  const auto fail = [&] {
+    const auto memory = device.coming.back().lock();
+    REQUIRE(memory);
+    memory->finish(muster::Error(Code::out_of_memory, "the GPU is full", "wait"));
+  };
+  SECTION("its region comes back after that") {
+    auto region = pool.allocate({user, gpu}, 1000);
+    REQUIRE(region);
+    fail();
+    region->reset();
+  }
+  SECTION("its region came back before that") {
+    pool.allocate({user, gpu}, 1000)->reset();
+    fail();
+    device.late = false;
+    const auto next = pool.allocate({user, gpu}, 1000);
+    REQUIRE(next);
+    CHECK_FALSE(next->place().memory->is_lost());
+  }
+  SECTION("others still have regions in it") {
+    auto one = pool.allocate({user, gpu}, 1000);
+    auto two = pool.allocate({user, gpu}, 1000);
+    fail();
+    const auto refused = pool.allocate({user, gpu}, 1000);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code() == Code::out_of_memory);
+    one->reset();
+    two->reset();
+  }
+  static_cast<void>(pool.trim());
+  CHECK(ledger.total().used[memory_of(gpu)] == 0);
+  CHECK(pool.free_bytes(memory_of(gpu)) == 0);
 }

@@ -111,3 +111,41 @@ def test_what_is_kept_of_a_sealed_array_changes_nothing(muster, shared_daemon):
         after = ask("again")
     expected = [np.full(64, 5.0).tobytes()]
     assert [name for name, *read in zip(names, before, after) if read != [expected, expected]] == []
+
+
+def test_what_is_kept_of_an_array_of_empty_that_a_call_returns_changes_nothing(muster, shared_daemon):
+    writers, refs, names = [], [], []
+    for way in keeping.WAYS:
+
+        @muster.collective_input
+        def call(way=way):
+            array = muster.empty(64)
+            array[:] = 5
+            writer = way(array)
+            writers.append(writer or (lambda: None))
+            return array
+
+        refs.append(call())
+        names.append(way.__name__)
+    with reader(shared_daemon) as ask:
+        before = ask(refs)
+        for writer in writers:
+            writer()
+        after = ask("again")
+    expected = [np.full(64, 5.0).tobytes()]
+    assert [name for name, *read in zip(names, before, after) if read != [expected, expected]] == []
+
+
+def test_an_array_of_empty_that_a_call_returns_is_not_copied(muster, shared_daemon):
+    @muster.collective_input
+    def call():
+        whole = muster.empty((2, 1000))
+        whole[...] = 5
+        return whole, whole[1]
+
+    ref = call()
+    assert (ref.copies, ref.copy_reasons) == (0, {})
+    assert all((value == 5).all() for value in ref.get())
+    given = muster.empty(3)
+    assert muster.collective_input(lambda: given)().copies == 1
+    given[:] = 1

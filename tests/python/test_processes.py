@@ -460,3 +460,17 @@ def test_the_daemon_is_found_beside_an_interpreter_whose_environment_is_not_acti
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3"]
+
+
+def test_a_daemon_is_told_of_the_nccl_in_its_starters_environment(nowhere, tmp_path):
+    wheel = tmp_path / "nvidia" / "nccl" / "lib" / "libnccl.so.2"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    code = "import muster; muster.init(memory='64MiB'); print(muster.status()['pid'])"
+    paths = os.pathsep.join([*filter(None, sys.path), str(tmp_path)])
+    environment = {**os.environ, "MUSTER_SOCKET": nowhere, "PYTHONPATH": paths}
+    pid = output_of([sys.executable, "-c", code], environment, 60, tmp_path).strip()
+    words = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert pathlib.Path(words[words.index("--nccl-wheel") + 1]).name == "libnccl.so.2"
+    if not any(pathlib.Path(path, "nvidia/nccl").exists() for path in sys.path):
+        assert words[words.index("--nccl-wheel") + 1] == str(wheel)

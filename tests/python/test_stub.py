@@ -9,7 +9,8 @@ from muster import _muster, errors
 
 
 def names_in_stub(body: list[ast.stmt]) -> set[str]:
-    found = {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))} - {"__init__"}
+    found = {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    found = {name for name in found if not name.startswith("__")}
     return found | {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
 
 

@@ -1,11 +1,15 @@
 // A client as the node sees it: it sends frames and records, and reads what the Recorder kept for it.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include <muster/ipc/records.hpp>
@@ -151,8 +155,7 @@ class TestClient {
     seal.capability = {{42, objects_}};
     const std::int64_t shape[]{static_cast<std::int64_t>(values.size())};
     seal.manifest.add(segment, offset, muster::DType::float32, shape).value();
-    record(ipc::SubmissionType::seal, seal);
-    return seal.object;
+    return record_seal(seal);
   }
 
   const wire::Joined* join(const std::string& group, int rank, int world_size,
@@ -239,6 +242,24 @@ class TestClient {
     world_.node.record(id_, type, body, world_.now);
     world_.on_call(false);
     world_.outside.settle();
+    if constexpr (std::is_same_v<Record, ipc::Release>)
+      for (const auto object : value.objects) end_token(object);
+  }
+
+  void open_token(const std::string& name) {
+    FrameBuilder out(++request_);
+    const auto text = out.fbb.CreateString(name);
+    ask(out, wire::Body_OpenToken, wire::CreateOpenToken(out.fbb, text).Union());
+  }
+  void keep_for(const std::string& token, ipc::ObjectId object) {
+    FrameBuilder out(++request_);
+    const auto text = out.fbb.CreateString(token);
+    ask(out, wire::Body_KeepFor, wire::CreateKeepFor(out.fbb, text, object.value).Union());
+  }
+  void end_token(const std::string& name) {
+    FrameBuilder out(++request_);
+    const auto text = out.fbb.CreateString(name);
+    ask(out, wire::Body_EndToken, wire::CreateEndToken(out.fbb, text).Union());
   }
 
   /// Returns the manifest with which the daemon describes the object.
@@ -256,8 +277,7 @@ class TestClient {
     seal.capability = {{42, objects_}};
     seal.parent = parent;
     seal.manifest = std::move(manifest);
-    record(ipc::SubmissionType::seal, seal);
-    return seal.object;
+    return record_seal(seal);
   }
 
   /// Returns the work's Done, if it has come.
@@ -287,6 +307,34 @@ class TestClient {
   std::uint32_t epoch = 0;
 
  private:
+  /// With MUSTER_TEST_HOLDER=token every object that a client seals has a token of the client as its holder, too, until
+  /// the client releases the object or dies. So the session's suites run once more with such a holder.
+  static bool uses_tokens() {
+    const char* chosen = std::getenv("MUSTER_TEST_HOLDER");
+    return chosen && std::string_view(chosen) == "token";
+  }
+  ipc::ObjectId record_seal(const ipc::Seal& seal) {
+    record(ipc::SubmissionType::seal, seal);
+    if (!uses_tokens()) return seal.object;
+    const std::string name = ipc::text_of(seal.object);
+    open_token(name);
+    forget_reply();
+    keep_for(name, seal.object);
+    if (forget_reply()) tokens_.insert(seal.object);
+    return seal.object;
+  }
+  void end_token(ipc::ObjectId object) {
+    if (tokens_.erase(object) == 0) return;
+    end_token(ipc::text_of(object));
+    if (!forget_reply()) throw std::runtime_error("the token did not end");
+  }
+  /// Takes the latest frame out. True if it was an Ok.
+  bool forget_reply() {
+    const bool ok = reply().body_type() == wire::Body_Ok;
+    world_.outside.frames[id_].pop_back();
+    return ok;
+  }
+
   TestClient(World& world, std::uint32_t id, Credentials credentials, bool rings) : world_(world), id_{id} {
     constexpr std::uint32_t timeout_ms = 1000;
     if (!world_.node.connected(id_, credentials, world_.now)) return;
@@ -301,6 +349,7 @@ class TestClient {
   std::uint64_t request_ = 0;
   std::uint32_t objects_ = 0;
   std::uint64_t works_ = 0;
+  std::set<ipc::ObjectId> tokens_;  ///< its objects that a token keeps, see uses_tokens()
 };
 
 /// Two clients with both seats of a group.

@@ -110,6 +110,14 @@ TEST_CASE("the node's memory is charged") {
       bob.look_up(ids[static_cast<std::size_t>(i)], {{42, static_cast<std::uint64_t>(i) + 1}});
     });
   }
+  SECTION("tokens") {
+    Comparison(world).after(30'000, [&](int i) { alice.open_token(std::to_string(i)); });
+  }
+  SECTION("objects under a token") {
+    bob.open_token("t");
+    for (int i = 0; i < 30'000; ++i) ids.push_back(alice.seal(segment, 0, {1}));
+    Comparison(world).after(30'000, [&](int i) { alice.keep_for("t", ids[static_cast<std::size_t>(i)]); });
+  }
   SECTION("lookups that wait for records that their maker has published") {
     world.outside.hold_rings = true;
     Comparison(world).after(10'000, [&](int) { bob.look_up(ipc::make_object_id(alice.id(), 1), {}); });
@@ -401,7 +409,7 @@ TEST_CASE("a life line costs the same however much it keeps") {
   CHECK(NodeAudit(world.node).contradictions().empty());
 }
 
-TEST_CASE("a description is sent only if there is room to build it; otherwise nothing is held") {
+TEST_CASE("a description is sent only if there is room to build it, otherwise nothing is held") {
   World world(tight_settings(1 << 20));
   TestClient maker(world, 1);
   TestClient reader(world, 2);

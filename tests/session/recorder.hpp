@@ -62,7 +62,9 @@ class Recorder : public Outside {
     return muster::ipc::create_eventfd();
   }
   Decider& decider() override { return decisions; }
-  Lane* lane(muster::Device device) override { return device.is_host() ? lane_.get() : nullptr; }
+  Lane* lane(std::span<const muster::Device> devices) override {
+    return devices.front().is_host() || works_on_gpus ? lane_.get() : nullptr;
+  }
   void run_blocking(ClientId, std::function<void()> work, std::function<void()> then) override {
     work();
     if (hold_blocking) blocked.push_back(std::move(then));
@@ -101,6 +103,7 @@ class Recorder : public Outside {
   std::set<ClientId> opened_rings;
   std::set<ClientId> lifelines;
   std::vector<std::function<void()>> blocked;
+  bool works_on_gpus = false;  ///< the lane works there, too; their memory must have addresses on the host
   bool hold_blocking = false;
   bool hold_rings = false;
   std::optional<muster::Error> no_rings;  ///< set: why the system has no rings to give

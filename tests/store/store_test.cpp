@@ -559,7 +559,7 @@ TEST_CASE("a manifest too large for its slot is charged as memory") {
   CHECK(world.ledger.client(alice.client).used[0] == before);
 }
 
-TEST_CASE("deposited and copied bytes are counted; parts, and wrong claims about copies, are not") {
+TEST_CASE("deposited and copied bytes are counted, parts, and wrong claims about copies, are not") {
   StoreWorld world;
   const auto segment = world.segment_of(alice);
   const auto seal = [&](std::uint32_t counter, ObjectId parent, std::uint64_t copied, std::int64_t count) {

@@ -73,7 +73,7 @@ Amounts NodeAudit::held() const {
     for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
   }
   for (const auto& [id, draining] : node_.segments_.draining_) {
-    memory += draining.memory->amount();
+    sum[index(draining.memory->resource())] += draining.memory->amount();
     heap += draining.memory->heap();
     for (const auto& [client, reader] : draining.readers) heap += reader.charge.amount();
   }
@@ -91,6 +91,10 @@ Amounts NodeAudit::held() const {
   for (const auto& [client, family] : node_.store_.holds().families_) families.insert(family);
   for (const auto& dropping : node_.store_.holds().dropping_) families.insert(dropping.family);
   for (const auto& family : families) heap += family->charge_.amount();
+  const Tokens& tokens = node_.store_.tokens();
+  for (const auto& [opener, opened] : tokens.openers_)
+    for (const auto& token : opened) heap += token.charge.amount();
+  for (const auto& token : tokens.ended_) heap += token.charge.amount();
   for (const auto& [heir, line] : node_.clients_.lifelines_) {
     fds += line.descriptor.amount();
     heap += line.descriptor.heap();

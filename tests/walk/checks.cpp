@@ -84,7 +84,8 @@ void Walk::answered(Peer& peer, const wire::Frame& frame, std::span<const int> f
     return broken(client_text(peer.id) + " got an answer that it didn't wait for: " + answer_text(frame));
   const Asked asked = found->second;
   peer.asked.erase(found);
-  reached_.note(std::string(wire::EnumNameBody(asked.what)) + " -> " + answer_text(frame));
+  const std::string where = asked.device.is_host() ? "" : " on a GPU";
+  reached_.note(std::string(wire::EnumNameBody(asked.what)) + where + " -> " + answer_text(frame));
   take_answer(peer, asked, frame, fds);
 }
 
@@ -98,7 +99,7 @@ void Walk::take_answer(Peer& peer, const Asked& asked, const wire::Frame& frame,
       peer.readable.insert(id);
       return;
     }
-    Lease lease{id, segment->bytes(), 0, asked.hard, false, 0, {}};
+    Lease lease{id, segment->bytes(), 0, asked.hard, false, 0, asked.device, {}};
     lease.memory = WriterMapping::map(*made, fds);
     peer.leases.push_back(std::move(lease));
   }
@@ -199,7 +200,8 @@ void Walk::check_values(const Peer& peer, const Work& work, const ipc::Done& don
                std::string(ipc::name(work.kind)) + ") got " + std::to_string(value) + " where " +
                std::to_string(expected) + " is due: it was made of other positions");
     }
-    reached_.note("values of " + std::string(ipc::name(work.kind)));
+    const bool on_gpu = !object->manifest.leaves[0].device.is_host();
+    reached_.note("values of " + std::string(ipc::name(work.kind)) + (on_gpu ? " on a GPU" : ""));
   }
 }
 

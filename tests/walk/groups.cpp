@@ -9,6 +9,7 @@ namespace musterd::testing {
 
 using ipc::Kind;
 using ipc::Layout;
+using muster::Device;
 using muster::OnLoss;
 using muster::ReduceOp;
 
@@ -215,9 +216,11 @@ void Walk::contribute_by_program(const PeerSeat& seat, const std::string& key) {
   const PlaceId place{group_number(seat.view), epoch_of(seat.view), channel, index};
   auto contribute = programmed(seat, place);
   contribute.key = key;
-  const bool large = mixed(index + salt_ + group_number(seat.view)) % 8 == 0;
+  const auto dice = mixed(index + salt_ + group_number(seat.view));
+  const bool large = dice % 8 == 0;
+  const auto device = dice / 8 % 4 == 0 ? walked_gpu : Device::cpu();
   const auto value = static_cast<std::int64_t>(index) + 1;
-  if (!give_inputs(seat, contribute, value, large ? many_elements : few_elements)) return;
+  if (!give_inputs(seat, contribute, value, large ? many_elements : few_elements, device)) return;
   submit(seat, contribute, value);
 }
 
@@ -261,7 +264,8 @@ void Walk::contribute_oddly(const PeerSeat& seat) {
   submit(seat, contribute, 0);
 }
 
-bool Walk::give_inputs(const PeerSeat& seat, ipc::Contribute& contribute, std::int64_t value, std::int64_t elements) {
+bool Walk::give_inputs(const PeerSeat& seat, ipc::Contribute& contribute, std::int64_t value, std::int64_t elements,
+                       Device device) {
   std::size_t count = 1;
   const auto all = static_cast<std::size_t>(seat.view.world_size);
   switch (contribute.kind) {
@@ -276,7 +280,7 @@ bool Walk::give_inputs(const PeerSeat& seat, ipc::Contribute& contribute, std::i
     default: break;
   }
   if (count == 0) return true;
-  const auto object = seal(peers_.at(seat.client), value, elements);
+  const auto object = seal(peers_.at(seat.client), value, elements, device);
   if (!object) return false;
   contribute.objects.assign(count, *object);
   return true;
@@ -357,7 +361,8 @@ void Walk::combine() {
   const bool one_input = combine.kind == Kind::broadcast || combine.kind == Kind::scatter;
   std::size_t count = combine.ranks;
   if (spreads) count *= combine.ranks;
-  const auto object = seal(*peer, value, choices_.once_in(6) ? many_elements : few_elements);
+  const auto elements = choices_.once_in(6) ? many_elements : few_elements;
+  const auto object = seal(*peer, value, elements, choices_.once_in(6) ? walked_gpu : Device::cpu());
   if (!object || !peers_.contains(id)) return;
   combine.objects.assign(count, *object);
   combine.work = {++peer->last_work};

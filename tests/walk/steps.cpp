@@ -10,6 +10,8 @@
 
 namespace musterd::testing {
 
+using muster::Device;
+
 namespace {
 
 std::string text(ClientId id) { return "client " + std::to_string(id.value); }
@@ -86,11 +88,21 @@ void Walk::lease() {
   if (!peer || stopped_) return;
   const std::uint64_t bytes = choices_.one_of<std::uint64_t>({64 << 10, 64 << 10, 512 << 10, 1 << 20, 0, 1ULL << 40});
   const std::uint32_t timeout_ms = choices_.one_of<std::uint32_t>({0, 10, 1000, 100'000});
+  const bool hard = choices_.once_in(8);
+  ask_lease(*peer, bytes, timeout_ms, hard, choices_.once_in(3) ? walked_gpu : Device::cpu());
+}
+
+void Walk::ask_lease(Peer& peer, std::uint64_t bytes, std::uint32_t timeout_ms, bool hard, Device device) {
   Asked asked;
-  asked.hard = choices_.once_in(8);
+  asked.hard = hard;
+  asked.device = device;
   asked.deadline = now_ + std::chrono::milliseconds(timeout_ms);
-  say(text(peer->id) + " asks for a lease of " + std::to_string(bytes) + " bytes" + (asked.hard ? ", hard" : ""));
-  ask(*peer, wire::Body_Lease, asked, [&](auto& fbb) { return wire::CreateLease(fbb, bytes, timeout_ms, asked.hard); });
+  if (!device.is_host()) *asked.deadline += std::chrono::seconds(5);  // to make the memory
+  say(text(peer.id) + " asks for a lease of " + std::to_string(bytes) + " bytes on " + muster::name(device) +
+      (hard ? ", hard" : ""));
+  const wire::Device on(static_cast<std::uint8_t>(device.kind), device.index);
+  ask(peer, wire::Body_Lease, asked,
+      [&](auto& fbb) { return wire::CreateLease(fbb, bytes, timeout_ms, asked.hard, &on); });
 }
 
 void Walk::lease_ready(Peer& peer, Lease& lease) {
@@ -157,10 +169,10 @@ void Walk::unmap() {
 }
 
 /// Returns a lease with so much room, or asks for one if there is none.
-Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes) {
+Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes, Device device) {
   const auto fits = [&](Lease& lease) {
     if (lease.live == 0 && peer.ring.empty()) lease.used = 0;
-    return lease.ready && lease.memory && lease.used + bytes <= lease.bytes;
+    return lease.ready && lease.memory && lease.device == device && lease.used + bytes <= lease.bytes;
   };
   if (const auto found = std::find_if(peer.leases.begin(), peer.leases.end(), fits); found != peer.leases.end())
     return &*found;
@@ -170,10 +182,7 @@ Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes) {
   // Sometimes asks for a large one, in which little may be left.
   const std::uint64_t size = std::max<std::uint64_t>(bytes, choices_.once_in(4) ? 512 << 10 : 64 << 10);
   const std::size_t before = peer.leases.size();
-  say(text(id) + " asks for a lease of " + std::to_string(size) + " bytes");
-  Asked asked;
-  asked.deadline = now_;
-  ask(peer, wire::Body_Lease, asked, [&](auto& fbb) { return wire::CreateLease(fbb, size, 0, false); });
+  ask_lease(peer, size, 0, false, device);
   if (!peers_.contains(id) || peer.leases.size() == before) return nullptr;
   lease_ready(peer, peer.leases.back());
   if (!peers_.contains(id)) return nullptr;
@@ -181,17 +190,17 @@ Walk::Lease* Walk::room(Peer& peer, std::uint64_t bytes) {
   return found == peer.leases.end() ? nullptr : &*found;
 }
 
-std::optional<ipc::ObjectId> Walk::seal(Peer& peer, std::int64_t value, std::int64_t elements) {
+std::optional<ipc::ObjectId> Walk::seal(Peer& peer, std::int64_t value, std::int64_t elements, Device device) {
   const ClientId id = peer.id;
   const std::uint64_t bytes = static_cast<std::uint64_t>(elements) * sizeof value;
-  Lease* lease = room(peer, bytes);
+  Lease* lease = room(peer, bytes, device);
   if (!lease) return std::nullopt;
   std::fill_n(reinterpret_cast<std::int64_t*>(lease->memory.data() + lease->used), elements, value);
   ipc::Seal seal;
   seal.object = ipc::make_object_id(id, ++peer.objects);
   seal.capability = {{42, peer.objects}};
   const std::int64_t shape[]{elements};
-  seal.manifest.add(lease->id, lease->used, muster::DType::int64, shape).value();
+  seal.manifest.add(lease->id, lease->used, muster::DType::int64, shape, device).value();
   lease->used += (bytes + 63) / 64 * 64;
   ++lease->live;
   peer.sealed.emplace(seal.object, lease->id);
@@ -205,7 +214,10 @@ std::optional<ipc::ObjectId> Walk::seal(Peer& peer, std::int64_t value, std::int
 }
 
 void Walk::seal_some() {
-  if (Peer* peer = any_peer()) seal(*peer, 77, choices_.one_of<std::int64_t>({1, 16, 16, 8192}));
+  Peer* peer = any_peer();
+  if (!peer) return;
+  const auto elements = choices_.one_of<std::int64_t>({1, 16, 16, 8192});
+  seal(*peer, 77, elements, choices_.once_in(4) ? walked_gpu : Device::cpu());
 }
 
 void Walk::seal_badly() {
@@ -252,8 +264,8 @@ void Walk::seal_part() {
   seal.capability = {{42, peer->objects}};
   seal.parent = whole;
   const std::int64_t shape[]{choices_.once_in(4) ? 1 << 20 : 1};
-  seal.manifest.add(object->manifest.leaves[0].segment, object->manifest.leaves[0].offset, muster::DType::int64, shape)
-      .value();
+  const auto& leaf = object->manifest.leaves[0];
+  seal.manifest.add(leaf.segment, leaf.offset, muster::DType::int64, shape, leaf.device).value();
   peer->sealed.emplace(seal.object, ipc::SegmentId{});
   peer->holds[seal.object] = 1;
   objects_.try_emplace(seal.object, KnownObject{seal.capability, object->user});
@@ -315,6 +327,29 @@ void Walk::lookup() {
   say(text(peer->id) + " looks " + text(object) + " up");
   ask(*peer, wire::Body_Lookup, {},
       [&, id = object.value](auto& fbb) { return wire::CreateLookup(fbb, incarnation, id, id % 2 == 0, &shown); });
+}
+
+/// The names are few, so clients of one user meet at them.
+void Walk::token() {
+  Peer* peer = any_peer();
+  if (!peer) return;
+  const std::string name(1, static_cast<char>('a' + choices_.below(3)));
+  const std::uint32_t what = choices_.below(5);
+  if (what < 2) {
+    say(text(peer->id) + " opens token " + name);
+    return ask(*peer, wire::Body_OpenToken, {},
+               [&](auto& fbb) { return wire::CreateOpenToken(fbb, fbb.CreateString(name)); });
+  }
+  if (what == 2) {
+    say(text(peer->id) + " ends token " + name);
+    return ask(*peer, wire::Body_EndToken, {},
+               [&](auto& fbb) { return wire::CreateEndToken(fbb, fbb.CreateString(name)); });
+  }
+  if (peer->holds.empty()) return;
+  const auto object = choices_.one_of(peer->holds).first;
+  say(text(peer->id) + " keeps " + text(object) + " for token " + name);
+  ask(*peer, wire::Body_KeepFor, {},
+      [&](auto& fbb) { return wire::CreateKeepFor(fbb, fbb.CreateString(name), object.value); });
 }
 
 void Walk::fork() {
@@ -425,6 +460,15 @@ void Walk::job_ends() {
   reached_.note("a lane fails a job");
   if (choices_.once_in(2)) return lane_.fail(id, error);
   lane_.fail_and_run_on(id, error);
+}
+
+void Walk::gpu_makes_memory() {
+  const bool fails = choices_.once_in(4);
+  const muster::Result<void> made =
+      fails ? muster::Error(muster::Code::out_of_memory, "the GPU is full", "wait") : muster::Result<void>();
+  if (!gpu_memory_.finish_one(made)) return;
+  say(fails ? "the GPU has no memory" : "the GPU has made memory");
+  reached_.note(fails ? "a GPU has no memory" : "a GPU has made memory");
 }
 
 void Walk::decision_comes() {

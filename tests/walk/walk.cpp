@@ -66,6 +66,9 @@ NodeSettings Walk::settings(Choices& choices) {
   settings.quota.total = {memory, 300, 100, 4096, 16, heap, 60};
   settings.quota.per_user = {memory - ipc::channel_bytes, 200, 80, 4096, 8, heap / 4 * 3, 45};
   settings.quota.per_client = {memory / 2, 80, 40, 24, 8, heap / 2, 30};
+  settings.quota.total[memory_of(walked_gpu)] = 1 << 20;
+  settings.quota.per_user[memory_of(walked_gpu)] = 768 << 10;
+  settings.quota.per_client[memory_of(walked_gpu)] = 512 << 10;
   settings.quota.reserve_bytes = memory / 4 * choices.below(2);
   settings.in_flight_max = 4;
   settings.requests_max = 32;
@@ -75,11 +78,14 @@ NodeSettings Walk::settings(Choices& choices) {
   return settings;
 }
 
-Walk::Walk(std::span<const std::uint8_t> bytes, Reached& reached) : choices_(bytes), reached_(reached) {
+Walk::Walk(std::span<const std::uint8_t> bytes, Reached& reached)
+    : choices_(bytes), reached_(reached), gpu_memory_([this] { return choices_.once_in(2); }) {
   auto made = settings(choices_);
   salt_ = choices_.byte();
   Outside& outside = *this;
-  node_ = std::make_unique<Node>(std::move(made), outside, backing());
+  Backings backings(backing());
+  backings.add(walked_gpu, gpu_memory_);
+  node_ = std::make_unique<Node>(std::move(made), outside, std::move(backings));
 }
 
 Walk::~Walk() {
@@ -89,10 +95,10 @@ Walk::~Walk() {
 
 std::span<const Walk::Step> Walk::all_steps() {
   static constexpr Step all[]{
-      {&Walk::contribute_one, 32},
-      {&Walk::round, 32},
+      {&Walk::contribute_one, 30},
+      {&Walk::round, 30},
       {&Walk::reform_round, 6},
-      {&Walk::join, 26},
+      {&Walk::join, 24},
       {&Walk::connect, 8},
       {&Walk::late_hello, 3},
       {&Walk::die, 7},
@@ -106,18 +112,20 @@ std::span<const Walk::Step> Walk::all_steps() {
       {&Walk::seal_some, 6},
       {&Walk::seal_badly, 3},
       {&Walk::seal_part, 3},
-      {&Walk::release, 14},
+      {&Walk::release, 12},
       {&Walk::release_badly, 1},
       {&Walk::pin, 3},
       {&Walk::describe, 2},
       {&Walk::lookup, 5},
+      {&Walk::token, 4},
       {&Walk::fork, 3},
       {&Walk::lifeline_closes, 3},
       {&Walk::query, 4},
       {&Walk::bad_request, 3},
       {&Walk::nonsense, 1},
-      {&Walk::time_passes, 14},
+      {&Walk::time_passes, 12},
       {&Walk::job_ends, 12},
+      {&Walk::gpu_makes_memory, 6},
       {&Walk::decision_comes, 12},
       {&Walk::ring_is_read, 8},
       {&Walk::combine, 10},

@@ -20,6 +20,7 @@
 #include <muster/ipc/records.hpp>
 
 #include "memory/backings.hpp"
+#include "memory/late_backing.hpp"
 #include "session/test_decider.hpp"
 #include "session/test_lane.hpp"
 #include "walk/audit.hpp"
@@ -32,6 +33,9 @@
 namespace musterd::testing {
 
 namespace ipc = muster::ipc;
+
+/// The GPU of the walk's node. Its lane is the host's.
+inline constexpr muster::Device walked_gpu = muster::Device::cuda(0);
 
 /// An invariant that doesn't hold; the message says which.
 struct Broken : std::runtime_error {
@@ -88,6 +92,7 @@ class Walk final : private Outside {
     bool hard = false;
     bool ready = false;  ///< ready for objects
     std::size_t live = 0;
+    muster::Device device;
     WriterMapping memory;
   };
   struct Asked {
@@ -95,6 +100,7 @@ class Walk final : private Outside {
     std::optional<TimePoint> deadline;
     ipc::SegmentId segment;
     bool hard = false;
+    muster::Device device;
   };
   struct Written {
     ipc::SubmissionType type;
@@ -160,7 +166,7 @@ class Walk final : private Outside {
   bool after_ring(ClientId client, ClientId asks, std::function<void()> then) override;
   [[nodiscard]] muster::Result<ipc::Fd> watch_lifeline(ClientId client, ClientId heir) override;
   Decider& decider() override { return decider_; }
-  Lane* lane(muster::Device device) override { return device.is_host() ? &lane_ : nullptr; }
+  Lane* lane(std::span<const muster::Device> /*devices*/) override { return &lane_; }
   static bool forget_sealed(Peer& peer, ipc::ObjectId object);
   void run_blocking(ClientId client, std::function<void()> work, std::function<void()> then) override;
   void dispose(UserId user, Remains remains, std::function<void()> then) override;
@@ -199,14 +205,15 @@ class Walk final : private Outside {
   void greet(Peer& peer);
   void late_hello();
   void lease();
+  void ask_lease(Peer& peer, std::uint64_t bytes, std::uint32_t timeout_ms, bool hard, muster::Device device);
   void mapped();
   void lease_ready(Peer& peer, Lease& lease);
   void give_back();
   void hand_over();
   void map();
   void unmap();
-  std::optional<ipc::ObjectId> seal(Peer& peer, std::int64_t value, std::int64_t elements);
-  Lease* room(Peer& peer, std::uint64_t bytes);
+  std::optional<ipc::ObjectId> seal(Peer& peer, std::int64_t value, std::int64_t elements, muster::Device device);
+  Lease* room(Peer& peer, std::uint64_t bytes, muster::Device device);
   void seal_some();
   void seal_badly();
   void seal_part();
@@ -215,6 +222,7 @@ class Walk final : private Outside {
   void pin();
   void describe();
   void lookup();
+  void token();
   void fork();
   void lifeline_closes();
   void query();
@@ -223,6 +231,7 @@ class Walk final : private Outside {
   void die();
   void time_passes();
   void job_ends();
+  void gpu_makes_memory();
   void decision_comes();
   void ring_is_read();
   void stops();
@@ -242,7 +251,7 @@ class Walk final : private Outside {
   void take_place(ClientId id, const ipc::Contribute& contribute, std::int64_t value);
   [[nodiscard]] ipc::Contribute programmed(const PeerSeat& seat, const PlaceId& place) const;
   [[nodiscard]] bool give_inputs(const PeerSeat& seat, ipc::Contribute& contribute, std::int64_t value,
-                                 std::int64_t elements);
+                                 std::int64_t elements, muster::Device device = muster::Device::cpu());
   [[nodiscard]] std::int64_t any_timeout();
   [[nodiscard]] static std::string channel_of(const ipc::Contribute& contribute, int rank);
   [[nodiscard]] std::uint64_t group_number(const NodeAudit::SeatView& view);
@@ -269,6 +278,7 @@ class Walk final : private Outside {
   std::map<ipc::ObjectId, KnownObject> objects_;
   std::vector<ClientId> lifelines_;
   ClientId last_heir_;
+  LateBacking gpu_memory_;
   TestLane lane_;
   TestDecider decider_;
   std::vector<std::function<void()>> copied_;  ///< continuations of copies that were made

@@ -6,7 +6,8 @@
 
 #include <fmt/format.h>
 
-#include "../json.hpp"
+#include <muster/ipc/json.hpp>
+
 #include "../text.hpp"
 
 namespace muster::cli {
@@ -67,7 +68,7 @@ std::string table_line(const BenchOptions& options, const Workload& workload, co
 
 std::string json_line(const BenchOptions& options, const Workload& workload, const Figures& figures, const Load& load) {
   const auto speed = bandwidth(options, workload, figures);
-  JsonWriter json;
+  ipc::JsonWriter json;
   json.begin_object();
   json.field("system", "muster").field("client", "c++").field("op", name(options.op));
   json.field("variant", name(options.variant)).field("ranks", options.ranks);

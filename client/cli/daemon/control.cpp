@@ -13,11 +13,11 @@
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/cgroup.hpp>
 #include <muster/ipc/daemon_options.hpp>
+#include <muster/ipc/json.hpp>
 #include <muster/ipc/place.hpp>
 #include <muster/options.hpp>
 
 #include "../../core/start_daemon.hpp"
-#include "../json.hpp"
 #include "../message.hpp"
 #include "../text.hpp"
 #include "daemon_commands.hpp"
@@ -51,14 +51,26 @@ std::string missing_folder(const std::string& socket) {
   return folder.empty() || std::filesystem::exists(folder, unknown) || unknown ? std::string() : folder.string();
 }
 
+/// How long a daemon may take to start. It may ask the GPUs' driver before it serves.
+std::chrono::milliseconds patience(const StartOptions& options, std::chrono::milliseconds usual) {
+  for (const auto& [flag, value] : options.settings)
+    if (flag == "--gpu-timeout")
+      if (const auto seconds = ipc::parse_daemon_option(ipc::daemon_option(flag), value); seconds)
+        return usual + milliseconds_of(*seconds);
+  return usual;
+}
+
 /// Returns the daemon on the socket; starts one if there is none.
 Result<Started> running_daemon(const StartOptions& options) {
   const ConnectOptions connect;
   std::vector<std::string> settings;
-  // The daemon has another working directory, so the path must be absolute.
+  // The daemon has another working directory, so paths must be absolute.
   if (!options.config.empty()) settings = {"--config", std::filesystem::absolute(options.config).string()};
-  for (const auto& [flag, value] : options.settings) settings.insert(settings.end(), {flag, value});
-  const auto until = std::chrono::steady_clock::now() + connect.timeout;
+  for (const auto& [flag, value] : options.settings) {
+    const bool file = flag == "--nccl-so" && value.find('/') != std::string::npos;
+    settings.insert(settings.end(), {flag, file ? std::filesystem::absolute(value).string() : value});
+  }
+  const auto until = std::chrono::steady_clock::now() + patience(options, connect.timeout);
   const std::string path = ipc::socket_path(options.socket);
   const std::string folder = missing_folder(path);
   bool started = false;
@@ -130,7 +142,7 @@ void tell_of_too_large_a_budget(std::uint64_t memory_bytes) {
 }
 
 std::string started_json(const Started& daemon, const wire::StatusReply& status) {
-  JsonWriter json;
+  ipc::JsonWriter json;
   json.begin_object().field("started", daemon.now).field("pid", status.pid());
   json.field("socket", daemon.inquiry.socket()).field("version", daemon.inquiry.version());
   json.field("memory_bytes", daemon.inquiry.memory_bytes());
@@ -182,7 +194,7 @@ ExitStatus stop(const StopOptions& options) {
   if (!asked) return complain("stop", asked.error());
   if (!inquiry->wait_for_end(timeout)) return complain("stop", still_there(pid, options.timeout_s));
   if (options.json) {
-    JsonWriter json;
+    ipc::JsonWriter json;
     json.begin_object().field("stopped", true).field("socket", inquiry->socket());
     json.field("version", inquiry->version()).field("pid", pid.value_or(0)).end_object();
     std::printf("%s\n", json.text().c_str());

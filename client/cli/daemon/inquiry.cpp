@@ -53,6 +53,13 @@ Result<ipc::Fd> connect_to(const std::string& path, const std::string& hint_if_a
   return fd;
 }
 
+std::optional<ucred> peer_of(const ipc::Fd& connected) {
+  ucred peer{};
+  socklen_t bytes = sizeof peer;
+  if (::getsockopt(connected.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) return std::nullopt;
+  return peer;
+}
+
 /// The error for a reply that is not the expected one.
 Error refusal(const wire::Frame& frame) {
   if (const auto* failure = frame.body_as_Failure())
@@ -90,7 +97,7 @@ Result<void> Inquiry::greet() {
                  "install the same version of Muster on both sides");
   version_ = GetString(welcome.version());
   client_ = welcome.client();
-  memory_bytes_ = welcome.memory_bytes();
+  if (welcome.devices() && welcome.devices()->size() > 0) memory_bytes_ = welcome.devices()->Get(0)->bytes();
   idle_exit_s_ = welcome.idle_exit_s();
   pickle_lease_ = std::chrono::milliseconds(welcome.pickle_lease_ms());
   return {};
@@ -173,10 +180,13 @@ Result<Reply> Inquiry::stop(const std::string& reason) {
 }
 
 std::optional<pid_t> Inquiry::daemon_pid() const {
-  ucred peer{};
-  socklen_t bytes = sizeof peer;
-  if (::getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 || peer.pid <= 0) return std::nullopt;
-  return peer.pid;
+  const auto peer = peer_of(fd_);
+  return peer && peer->pid > 0 ? std::optional(peer->pid) : std::nullopt;
+}
+
+bool Inquiry::is_trusted() const {
+  const auto peer = peer_of(fd_);
+  return peer && (peer->uid == 0 || peer->uid == ::geteuid());
 }
 
 bool Inquiry::wait_for_end(std::chrono::milliseconds timeout) {

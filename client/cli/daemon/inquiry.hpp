@@ -50,6 +50,8 @@ class Inquiry {
   [[nodiscard]] double idle_exit_s() const { return idle_exit_s_; }  ///< 0: it stays without clients
   /// The daemon's process, if it is in this pid namespace.
   [[nodiscard]] std::optional<pid_t> daemon_pid() const;
+  /// Whether the daemon is this user's or root's, so that what it says may be relied on.
+  [[nodiscard]] bool is_trusted() const;
   /// Hangs up and waits until the daemon's process has ended, or until the connection has ended if the process can't be
   /// seen. Returns false if that takes longer than `timeout`.
   [[nodiscard]] bool wait_for_end(std::chrono::milliseconds timeout);

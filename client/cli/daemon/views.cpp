@@ -1,4 +1,5 @@
 // The commands status, ls and groups print what the daemon reports: as tables for people, or as JSON for programs.
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -6,8 +7,8 @@
 
 #include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/ids.hpp>
+#include <muster/ipc/json.hpp>
 
-#include "../json.hpp"
 #include "../message.hpp"
 #include "../text.hpp"
 #include "daemon_commands.hpp"
@@ -86,6 +87,10 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
   line("log", GetString(status.log()));
   line("memory", fmt::format("{} of {} used, peak {}", ipc::bytes_text(status.memory_used_bytes()),
                              ipc::bytes_text(status.memory_bytes()), ipc::bytes_text(status.memory_peak_bytes())));
+  for (const auto* gpu : items(status.gpus()))
+    line(GetString(gpu->device()),
+         fmt::format("{} of {} used", ipc::bytes_text(gpu->memory_used_bytes()), ipc::bytes_text(gpu->memory_bytes())) +
+             (gpu->nccl_bytes() > 0 ? fmt::format(", beside it {} by NCCL", ipc::bytes_text(gpu->nccl_bytes())) : ""));
   line("heap", fmt::format("{} of {} charged", ipc::bytes_text(status.heap_used_bytes()),
                            ipc::bytes_text(status.heap_bytes())));
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
@@ -106,7 +111,7 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
 }
 
 std::string status_json(const wire::StatusReply& status, const std::vector<const wire::ClientInfo*>& clients) {
-  JsonWriter json;
+  ipc::JsonWriter json;
   json.begin_object().field("version", GetString(status.version())).field("pid", status.pid());
   json.field("uptime_s", status.uptime_s()).field("socket", GetString(status.socket()));
   json.field("incarnation", std::to_string(status.incarnation())).field("log", GetString(status.log()));
@@ -116,10 +121,20 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   json.field("maps_max", status.maps_max()).field("maps_used", status.maps_used());
   json.field("segments", status.segments()).field("groups", status.groups()).field("lanes", status.lanes());
   json.field("huge_pages", GetString(status.huge_pages())).field("simd", GetString(status.simd()));
+  json.field("nccl_so", GetString(status.nccl_so())).field("nccl_wheel", GetString(status.nccl_wheel()));
   json.field("waiting_for_memory", status.waiting_for_memory()).field("ops_done", status.ops_done());
   json.field("ops_failed", status.ops_failed()).field("ops_in_flight", status.ops_in_flight());
   json.field("bytes_deposited", status.bytes_deposited()).field("bytes_copied", status.bytes_copied());
   json.field("bytes_reduced", status.bytes_reduced());
+  json.key("gpus").begin_array();
+  for (const auto* gpu : items(status.gpus()))
+    json.begin_object()
+        .field("device", GetString(gpu->device()))
+        .field("memory_bytes", gpu->memory_bytes())
+        .field("memory_used_bytes", gpu->memory_used_bytes())
+        .field("nccl_bytes", gpu->nccl_bytes())
+        .end_object();
+  json.end_array();
   json.field("users_total", status.users_total()).key("users").begin_array();
   for (const auto* user : items(status.users())) {
     json.begin_object().field("name", GetString(user->name())).field("memory_bytes", user->memory_bytes());
@@ -152,22 +167,22 @@ std::string holders_of(const wire::ObjectInfo& object) {
 std::string list_text(const wire::Objects& objects) {
   const auto all = items(objects.objects());
   if (all.empty()) return "no objects in the store\n";
-  Table table({{"ID"},
-               {"SIZE", Align::right},
-               {"PINS", Align::right},
-               {"DTYPE"},
-               {"SHAPE"},
-               {"MAKER"},
-               {"AGE", Align::right},
-               {"OPS", Align::right},
-               {"HELD BY"}});
+  // Most nodes have no other memory, and no need of a column that says so.
+  const bool all_on_host = std::ranges::all_of(all, [](const auto* one) { return GetString(one->device()) == "cpu"; });
+  std::vector<Table::Column> columns{{"ID"}, {"SIZE", Align::right}, {"PINS", Align::right}, {"DTYPE"}, {"SHAPE"}};
+  if (!all_on_host) columns.push_back({"DEVICE"});
+  columns.insert(columns.end(), {{"MAKER"}, {"AGE", Align::right}, {"OPS", Align::right}, {"HELD BY"}});
+  Table table(std::move(columns));
   std::uint64_t bytes = 0;
   for (const auto* object : all) {
     const std::string shape =
         object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
-    table.add({id_of(*object), ipc::bytes_text(object->bytes()), ipc::bytes_text(object->pins_bytes()),
-               GetString(object->dtype()), shape, GetString(object->maker()), format_age(object->age_s()),
-               std::to_string(object->in_ops()), holders_of(*object)});
+    std::vector<std::string> row{id_of(*object), ipc::bytes_text(object->bytes()),
+                                 ipc::bytes_text(object->pins_bytes()), GetString(object->dtype()), shape};
+    if (!all_on_host) row.push_back(GetString(object->device()));
+    row.insert(row.end(), {GetString(object->maker()), format_age(object->age_s()), std::to_string(object->in_ops()),
+                           holders_of(*object)});
+    table.add(std::move(row));
     bytes += object->bytes();
   }
   std::string out = fmt::format("{}\n{}, {}\n", table.render(), plural(all.size(), "object"), ipc::bytes_text(bytes));
@@ -176,7 +191,7 @@ std::string list_text(const wire::Objects& objects) {
 }
 
 std::string list_json(const wire::Objects& objects) {
-  JsonWriter json;
+  ipc::JsonWriter json;
   json.begin_object().field("total", objects.total()).key("objects").begin_array();
   for (const auto* object : items(objects.objects())) {
     json.begin_object().field("id", id_of(*object)).field("bytes", object->bytes()).field("leaves", object->leaves());
@@ -217,7 +232,7 @@ std::string groups_text(const wire::Groups& groups) {
 }
 
 std::string groups_json(const wire::Groups& groups) {
-  JsonWriter json;
+  ipc::JsonWriter json;
   json.begin_object().field("total", groups.total()).key("groups").begin_array();
   for (const auto* group : items(groups.groups())) {
     json.begin_object().field("name", GetString(group->name())).field("epoch", group->epoch());

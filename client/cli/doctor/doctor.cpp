@@ -5,19 +5,44 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 
 #include <fmt/format.h>
 
-#include "../json.hpp"
+#include <muster/ipc/json.hpp>
+
+#include "../daemon/inquiry.hpp"
 #include "../terminal.hpp"
 #include "../text.hpp"
 #include "check.hpp"
+#include "gpu.hpp"
 
 namespace muster::cli {
 
 namespace {
 
-std::vector<Check> all_checks(const std::string& socket) {
+/// Where the probe looks for NCCL: where the user says, or else where the running daemon does. What another user's
+/// daemon names is left alone, as the probe loads it.
+std::vector<std::string> nccl_words(const DoctorOptions& options) {
+  std::string so = options.nccl_so;
+  if (so.find('/') != std::string::npos) so = std::filesystem::absolute(so).string();
+  std::string wheel = options.nccl_wheel;
+  if (so.empty() && wheel.empty()) {
+    auto inquiry = Inquiry::open(options.socket, std::chrono::seconds(2));
+    if (!inquiry || !inquiry->is_trusted()) return {};
+    const auto status = inquiry->status();
+    if (!status) return {};
+    const auto& reply = *status->frame().body_as_StatusReply();
+    so = flatbuffers::GetString(reply.nccl_so());
+    wheel = flatbuffers::GetString(reply.nccl_wheel());
+  }
+  std::vector<std::string> words;
+  if (!so.empty()) words.insert(words.end(), {"--nccl-so", so});
+  if (!wheel.empty()) words.insert(words.end(), {"--nccl-wheel", wheel});
+  return words;
+}
+
+std::vector<Check> all_checks(const DoctorOptions& options) {
   std::vector<Check> checks;
   const auto add = [&](std::vector<Check> more) {
     checks.insert(checks.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
@@ -27,8 +52,10 @@ std::vector<Check> all_checks(const std::string& socket) {
   add(check_memory());
   add(check_huge_pages());
   add(check_cpu());
-  add(check_socket(socket));
-  add(check_daemon(socket));
+  add(check_gpu(nccl_words(options), std::chrono::duration_cast<std::chrono::milliseconds>(
+                                         std::chrono::duration<double>(options.timeout_s))));
+  add(check_socket(options.socket));
+  add(check_daemon(options.socket));
   return checks;
 }
 
@@ -59,7 +86,7 @@ std::string as_text(const std::vector<Check>& checks, bool colour) {
 }
 
 std::string as_json(const std::vector<Check>& checks) {
-  JsonWriter json;
+  ipc::JsonWriter json;
   json.begin_object();
   json.field("failed", count(checks, Health::fail)).field("warnings", count(checks, Health::warn));
   json.key("checks").begin_array();
@@ -74,7 +101,7 @@ std::string as_json(const std::vector<Check>& checks) {
 }  // namespace
 
 ExitStatus doctor(const DoctorOptions& options) {
-  const auto checks = all_checks(options.socket);
+  const auto checks = all_checks(options);
   const std::string text = options.json ? as_json(checks) : as_text(checks, wants_colour(STDOUT_FILENO));
   std::fputs(text.c_str(), stdout);
   return count(checks, Health::fail) > 0 ? ExitStatus::failed : ExitStatus::ok;

@@ -34,7 +34,10 @@ Check open_files() {
 Check locked_memory() {
   rlimit limit{};
   ::getrlimit(RLIMIT_MEMLOCK, &limit);
-  return {"locked memory", Health::ok, both(limit, true) + "; used for pinned memory only", {}};
+  return {"locked memory",
+          Health::ok,
+          both(limit, true) + "; no limit for Muster, as the driver of CUDA pins memory by itself",
+          {}};
 }
 
 Check address_space() {

@@ -25,6 +25,9 @@ constexpr double seconds_max = std::chrono::duration<double>(daemon_time_max).co
 /// With less memory there is no room for a segment for each of a few processes.
 constexpr double memory_bytes_min = 4 << 20;
 constexpr double memory_bytes_max = 0x1p50;
+/// Segments of a GPU are multiples of some MiB.
+constexpr std::uint64_t gpu_memory_bytes_min = 64 << 20;
+constexpr double gpu_timeout_s_min = 1;
 
 constexpr std::array options{
     DaemonOption{"--socket", "PATH", "where clients connect [$XDG_RUNTIME_DIR/muster/musterd.sock and kin]"},
@@ -34,6 +37,9 @@ constexpr std::array options{
                  memory_bytes_max},
     DaemonOption{"--client-memory", "SIZE", "share that one process may hold [all]", bytes, memory_bytes_min,
                  memory_bytes_max},
+    DaemonOption{"--gpu-memory", "SIZE", "budget on each GPU, for instance 8GiB or 50%; 0: use no GPU [30%]", share},
+    DaemonOption{"--gpu-timeout", "SECONDS", "how long the GPUs' driver may take to say what there is [15]", seconds,
+                 gpu_timeout_s_min, seconds_max},
     DaemonOption{"--objects-max", "N", "objects that one process may have made [1000000]", count, 1, 0x1p31},
     DaemonOption{"--maps-max", "N", "memory mappings that clients may cost the daemon [vm.max_map_count less 8192]",
                  count, 1, 0x1p31},
@@ -43,6 +49,9 @@ constexpr std::array options{
     DaemonOption{"--lanes", "N", "threads that reduce [one a core]", count, 1, 1024},
     DaemonOption{"--idle-exit", "SECONDS", "end after this long without a client [never]", seconds, 0, seconds_max},
     DaemonOption{"--pickle-lease", "SECONDS", "how long a pickled ref keeps its object [600]", seconds, 0, seconds_max},
+    DaemonOption{"--nccl-so", "PATH",
+                 "NCCL's library, and no other [the nvidia-nccl wheel of the environment, else the system's]"},
+    DaemonOption{"--nccl-wheel", "PATH", "NCCL's library in the Python environment of the starter", text, 0, 0, true},
     DaemonOption{"--socket-mode", "MODE", "permissions of the socket, octal [0600]", mode, 0, 0777},
     DaemonOption{"--ready-fd", "FD",
                  "write 0 to this descriptor when clients can connect, else the exit status, why they can't and what "
@@ -75,6 +84,23 @@ Result<double> parse_memory(const DaemonOption& option, std::string_view text) {
   if (value < option.low)
     return Error(Code::invalid, fmt::format("'{}' is too little memory", text), "give 4MiB at least");
   return value;
+}
+
+Result<double> parse_share(std::string_view text) {
+  if (text == "0") return 0.0;
+  if (!text.ends_with('%')) {
+    const auto parsed = parse_bytes(text);
+    if (!parsed) return Error(Code::invalid, parsed.error().message(), "give a size like 8GiB, a share like 50%, or 0");
+    if (*parsed < gpu_memory_bytes_min)
+      return Error(Code::invalid, fmt::format("'{}' is too little memory", text), "give 64MiB at least, or 0 for none");
+    return static_cast<double>(*parsed);
+  }
+  const std::string_view number = text.substr(0, text.size() - 1);
+  double percent = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), percent);
+  if (error != std::errc{} || end != number.data() + number.size() || !(percent > 0) || !(percent <= 100))
+    return Error(Code::invalid, fmt::format("'{}' is not a share of a GPU's memory", text), "give 1% to 100%");
+  return percent / 100;
 }
 
 Result<double> parse_mode(const DaemonOption& option, std::string_view text) {
@@ -135,6 +161,7 @@ Result<double> parse_daemon_option(const DaemonOption& option, std::string_view 
     case count:
     case seconds: return parse_number(option, text);
     case mode: return parse_mode(option, text);
+    case share: return parse_share(text);
     case word: return parse_word(option, text);
     case DaemonOption::Kind::text: break;
   }

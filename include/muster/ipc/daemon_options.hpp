@@ -16,8 +16,9 @@ struct DaemonOption {
     bytes,  ///< an amount of memory, "4GiB"
     count,  ///< a whole number
     seconds,
-    mode,  ///< a file's mode, octal
-    word,  ///< one of the words that the help begins with, "debug, info [info]"
+    mode,   ///< a file's mode, octal
+    share,  ///< an amount of memory, or a part of all there is: "4GiB", "50%"
+    word,   ///< one of the words that the help begins with, "debug, info [info]"
   };
   std::string_view flag;  ///< "--memory"; the environment has MUSTER_MEMORY, the file memory
   std::string_view placeholder;
@@ -43,8 +44,8 @@ struct MistypedVariable {
 /// The variables of this process that begin with MUSTER_ and are nearly one of Muster's.
 [[nodiscard]] std::vector<MistypedVariable> mistyped_variables();
 
-/// The value as a number: bytes, a count, seconds, a mode, or the index of the word. 0 for a text. Invalid if the
-/// option doesn't take it.
+/// The value as a number: bytes, a count, seconds, a mode, a share from 0 to 1 or else bytes, or the index of the word.
+/// 0 for a text. Invalid if the option doesn't take it.
 [[nodiscard]] Result<double> parse_daemon_option(const DaemonOption& option, std::string_view text);
 
 }  // namespace muster::ipc

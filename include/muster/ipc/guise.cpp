@@ -11,11 +11,12 @@ namespace muster::ipc {
 
 namespace {
 
-constexpr std::array<std::pair<LeafKind, std::string_view>, 4> kind_names{{
+constexpr std::array<std::pair<LeafKind, std::string_view>, 5> kind_names{{
     {LeafKind::numpy, "numpy"},
     {LeafKind::matrix, "matrix"},
     {LeafKind::torch, "torch"},
     {LeafKind::jax, "jax"},
+    {LeafKind::cupy, "cupy"},
 }};
 
 }  // namespace
@@ -73,7 +74,8 @@ LeafKind Guise::kind(std::size_t leaf) const {
     case LeafKind::numpy:
     case LeafKind::matrix:
     case LeafKind::torch:
-    case LeafKind::jax: return kind;
+    case LeafKind::jax:
+    case LeafKind::cupy: return kind;
   }
   throw DamagedStructure();
 }

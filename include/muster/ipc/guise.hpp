@@ -13,7 +13,7 @@
 namespace muster::ipc {
 
 /// The kind of array that a leaf was when it came in, and is again when it goes out: a letter of the guise.
-enum class LeafKind : char { numpy = 'A', matrix = 'M', torch = 'T', jax = 'J' };
+enum class LeafKind : char { numpy = 'A', matrix = 'M', torch = 'T', jax = 'J', cupy = 'C' };
 [[nodiscard]] std::string_view name(LeafKind kind);
 [[nodiscard]] std::optional<LeafKind> leaf_kind_named(std::string_view name);
 

@@ -37,7 +37,8 @@ struct Leaf {
   [[nodiscard]] std::uint64_t bytes() const { return count * size_of(dtype); }
 };
 
-/// Who made an object. Only the daemon decides that; what a seal claims is ignored.
+/// Who made an object. A seal may say that several users did, as it copies what they made. That only the daemon's own
+/// user did is what the daemon finds: a part of an object has the makers of the whole.
 enum class Makers : std::uint32_t {
   one_user,       ///< processes of the user who owns it
   several_users,  ///< it comes from an open group, so nothing in it may be trusted

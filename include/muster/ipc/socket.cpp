@@ -76,7 +76,8 @@ bool brings_descriptors(const Fd& socket) {
   return (message.msg_flags & MSG_CTRUNC) != 0;
 }
 
-/// Receives bytes and descriptors as they came, and only checks that they are complete.
+}  // namespace
+
 Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   std::array<std::byte, inline_bytes_max> buffer;  // NOLINT: filled by the kernel; zeroing it costs more than the call
   Control control;                                 // NOLINT: the same
@@ -108,6 +109,8 @@ Result<Received> receive_bytes(const Fd& socket, Packet& packet) {
   packet.bytes.assign(buffer.begin(), buffer.begin() + received);
   return Received::packet;
 }
+
+namespace {
 
 wire::Body body_type(std::span<const std::byte> verified_frame) {
   return wire::GetFrame(verified_frame.data())->body_type();

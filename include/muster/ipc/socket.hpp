@@ -12,7 +12,7 @@
 
 namespace muster::ipc {
 
-inline constexpr std::uint32_t protocol_version = 10;
+inline constexpr std::uint32_t protocol_version = 12;
 inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames of the daemon come in parts
 inline constexpr std::size_t frame_bytes_max = 32 << 20;
 inline constexpr std::size_t part_bytes_max = 48 << 10;   ///< of one part of a frame, or of a client's record
@@ -51,6 +51,10 @@ enum class Sender { client, any };
 /// frame has been verified as a flatbuffer with tight limits. Its body may still be any that the sender may send, or
 /// none.
 [[nodiscard]] Result<Received> receive_packet(const Fd& socket, Packet& packet, Sender sender = Sender::any);
+
+/// Receives one packet as it came, whatever is in it, and only checks that it is complete. Between processes of this
+/// program, which have frames of their own.
+[[nodiscard]] Result<Received> receive_bytes(const Fd& socket, Packet& packet);
 
 /// Verifies that `frame` is a Frame of the schema. Limits on depth and tables keep a small frame from causing much
 /// work.

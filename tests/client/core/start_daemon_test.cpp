@@ -144,7 +144,7 @@ TEST_CASE("a client that comes while a daemon is ending gets the next") {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   constexpr int rounds = 50;  // fewer, as sanitizers make starting daemons slow
 #else
-  constexpr int rounds = 1000;
+  constexpr int rounds = 300;
 #endif
   for (int round = 0; round < rounds; ++round) {
     const pid_t child = in_child([&] {

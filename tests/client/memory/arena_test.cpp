@@ -38,7 +38,7 @@ struct Granter {
     auto fd = ipc::create_memfd("test", bytes).value();
     auto mapping = ipc::Mapping::map(fd, bytes, ipc::Access::read_write).value();
     granted.emplace(++last, bytes);
-    return LeasedSegment{{last}, std::move(fd), std::move(mapping)};
+    return LeasedSegment{{last}, std::move(fd), muster::detail::SegmentMapping(std::move(mapping))};
   }
   Arena::Source source() {
     return {

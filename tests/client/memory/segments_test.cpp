@@ -23,6 +23,7 @@ struct Fetcher {
   std::function<void()> while_fetching;
   std::uint64_t keep = std::uint64_t{1} << 40;
   muster::detail::OrderedMutex mutex{muster::detail::Rank::memory};
+  muster::detail::PinLimit pins{0};
   Segments segments{mutex,
                     [this](ipc::SegmentId id) -> muster::Result<SegmentHandle> {
                       ++fetched[id.value];
@@ -32,7 +33,7 @@ struct Fetcher {
                       writable.data()[0] = std::byte{static_cast<unsigned char>(id.value)};
                       return SegmentHandle{std::move(fd), bytes};
                     },
-                    [this](ipc::SegmentId id) { unmapped.push_back(id.value); }, [this] { return keep; }};
+                    [this](ipc::SegmentId id) { unmapped.push_back(id.value); }, [this] { return keep; }, pins};
 };
 
 TEST_CASE("a segment is fetched and mapped once") {

@@ -328,6 +328,31 @@ TEST_CASE("a hard seal leaves no writable mapping, and its memory comes back") {
                                   std::chrono::steady_clock::now() + 10s));
 }
 
+TEST_CASE("a token keeps an object until it ends, whoever ends it") {
+  const Daemon daemon;
+  Client client = daemon.connect();
+  Ref ref = filled(client, 16, 1);
+  {
+    muster::Token token = client.open_token("task 1").value();
+    CHECK(token.name() == "task 1");
+    REQUIRE(ref.keep_for("task 1"));
+    ref.free();
+    CHECK(status(client).objects == 1);
+    SECTION("the token's own end()") { REQUIRE(token.end()); }
+    SECTION("another process, or another part of this one") { REQUIRE(client.end_token("task 1")); }
+    SECTION("the end of the Token, to which it was moved") { muster::Token moved = std::move(token); }
+    SECTION("another token that takes its place") { token = client.open_token("task 2").value(); }
+    const auto ended = token.open() && token.name() == "task 1" ? token.end() : client.end_token("task 1");
+    REQUIRE_FALSE(ended);
+    CHECK(ended.error().code() == Code::invalid);
+  }
+  CHECK(status(client).objects == 0);
+  ref = filled(client, 16, 1);
+  const auto late = ref.keep_for("task 1");
+  REQUIRE_FALSE(late);
+  CHECK(late.error().message() == "no token 'task 1' is open: it has ended, or nobody opened it");
+}
+
 TEST_CASE("many threads make and drop objects at once") {
   const Daemon daemon;
   Client client = daemon.connect();

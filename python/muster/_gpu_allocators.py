@@ -1,0 +1,248 @@
+"""PyTorch and CuPy allocate inside the store while a decorated call with ``device="cuda:0"`` runs.
+
+All that Muster knows of their allocators, and of who keeps their memory, is here. Each call has pools of its own, which
+end when its result is in the store: from then on a library only gives memory back, and never uses it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from muster import _muster
+from muster.errors import Error
+
+
+class Route:
+    """The way from the libraries' allocators into ``call``."""
+
+    def __init__(self, call: _muster.GpuCall) -> None:
+        self.call = call
+        self._entered = contextlib.ExitStack()
+        self._pools: list[Any] = []
+
+    def enter(self, torch: Any, cupy: Any) -> None:
+        """From here on, the libraries that are there allocate in pools of this call."""
+        self._entered.callback(self.call.leave)
+        if torch is not None:
+            with torch.cuda.device(self.call.ordinal):  # a pool is of the device that is current
+                pool = torch.cuda.MemPool(_torch_allocator(torch).allocator())
+            self._pools.append(pool)
+            self._entered.enter_context(torch.cuda.use_mem_pool(pool, device=self.call.ordinal))
+            # Autograd's own threads would allocate elsewhere.
+            self._entered.enter_context(torch.autograd.set_multithreading_enabled(False))
+        if cupy is not None:
+            pool = cupy.cuda.MemoryPool(_cupy_allocator(cupy, self.call))
+            self._pools.append(pool)
+            self._entered.enter_context(cupy.cuda.using_allocator(pool.malloc))
+
+    def leave(self) -> None:
+        """They allocate elsewhere again. What they have stays theirs."""
+        self._entered.close()
+
+    def end(self) -> None:
+        """They give everything back that no array uses; the rest comes later."""
+        self.leave()
+        self._pools.clear()
+
+
+@contextlib.contextmanager
+def route(connection: _muster.Connection, device: str, timeout: float | None) -> Iterator[Route | None]:
+    """Routes what this thread allocates with PyTorch and CuPy on the device into the store.
+
+    Nothing is routed, and None comes back, if neither library uses a GPU here, if a call around this one has the GPU
+    already, or inside a capture of a CUDA graph: a graph writes to its memory at each replay.
+    """
+    torch, cupy = (_torch_on_gpus(), _cupy_on_gpus()) if device.startswith("cuda") else (None, None)
+    call = _call_on(connection, device, timeout) if torch or cupy else None
+    if call is None or not call.enter():
+        yield None
+        return
+    routed = Route(call)
+    try:
+        routed.enter(torch, cupy)
+        yield routed
+    finally:
+        routed.end()
+
+
+def _call_on(connection: _muster.Connection, device: str, timeout: float | None) -> _muster.GpuCall | None:
+    """Returns None if the store has no memory there now, or this process can't use it: then arrays are copied."""
+    try:
+        return _muster.gpu_call_on(connection, device, timeout)
+    except Error:
+        return None
+
+
+def _torch_on_gpus() -> Any:
+    """Returns PyTorch if it is imported, can use GPUs, and has pools of one thread: 2.8 and later, with its own cache.
+
+    Before, a pool got the allocations of all threads. Then memory of one call could be used again by another call.
+    """
+    torch = sys.modules.get("torch")
+    has_pools_of_threads = hasattr(getattr(torch, "_C", None), "_cuda_beginAllocateCurrentThreadToPool")
+    if torch is None or not has_pools_of_threads or not _is_available(torch):
+        return None
+    try:
+        torch.cuda.init()
+    except RuntimeError:
+        return None
+    has_pools = torch.cuda.get_allocator_backend() == "native"
+    return torch if has_pools and not torch.cuda.is_current_stream_capturing() else None
+
+
+@functools.cache
+def _torch_allocator(torch: Any) -> Any:
+    """Is kept for ever: PyTorch calls it when it frees memory of pools that have ended."""
+    return torch.cuda.memory.CUDAPluggableAllocator(_muster.__file__, "muster_gpu_alloc", "muster_gpu_free")
+
+
+def _cupy_on_gpus() -> Any:
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and _is_available(cupy) else None
+
+
+def _is_available(library: Any) -> bool:
+    """Whether a library can use GPUs here. In a forked child it may raise an error of its own; Muster's comes later."""
+    try:
+        return bool(library.cuda.is_available())
+    except RuntimeError:
+        return False
+
+
+def _cupy_allocator(cupy: Any, call: _muster.GpuCall) -> Any:
+    """Returns the function from which a pool of CuPy gets its memory."""
+    otherwise = cupy.cuda.get_allocator()
+
+    def allocate(size: int) -> Any:
+        is_here = cupy.cuda.Device().id == call.ordinal
+        region = call.allocate(size) if is_here else None
+        if region is None:
+            pointer = otherwise(size)
+            if is_here:
+                call.refused(pointer.ptr, size)
+            return pointer
+        memory = cupy.cuda.UnownedMemory(region.address, size, region, call.ordinal)
+        return cupy.cuda.MemoryPointer(memory, 0)
+
+    return allocate
+
+
+def holds(array: Any) -> list[tuple[Any, Any]] | None:
+    """Says by which objects an array keeps its memory: pairs of a holder and what it holds. None if nobody knows."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and type(array) is torch.Tensor:
+        return [] if _torch_counts_are_known(torch) else None
+    if cupy is not None and type(array) is cupy.ndarray:
+        whole = array.base
+        parts = [array] if whole is None else [array, whole]
+        pairs = [(part, part.data) for part in parts] + [(part.data, part.data.mem) for part in parts]
+        return pairs if whole is None else [(array, whole), *pairs]
+    return None
+
+
+def are_sole(arrays: Sequence[Any]) -> list[bool]:
+    """Says of each of these arrays whether nothing else shares its memory. Nobody else has the objects themselves."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return [True] * len(arrays)
+    is_tensor = [type(array) is torch.Tensor for array in arrays]
+    shared = _shared_storages(torch, [array for array, is_one in zip(arrays, is_tensor) if is_one])
+    return [not is_one or _number_of_storage(array) not in shared for array, is_one in zip(arrays, is_tensor)]
+
+
+def _shared_storages(torch: Any, tensors: Sequence[Any]) -> set[int]:
+    """Returns the storages of these tensors that anything else uses: other tensors, graphs of autograd, exports.
+
+    A view keeps the tensor that it was made of (``_base``), also if the program has forgotten that.
+    """
+    if not tensors:
+        return set()
+    leaves = {id(tensor): tensor for tensor in tensors}
+    base_alone, alone = _names_of_base(_fresh(torch)[1:]), _counts_of(torch, _fresh(torch))
+    shared = {
+        _number_of_storage(tensor)
+        for tensor in tensors
+        if tensor._base is not None and id(tensor._base) not in leaves and _names_of_base(tensor) != base_alone
+    }
+    users = {**leaves, **{id(each._base): each._base for each in tensors if each._base is not None}}
+    by_storage: dict[int, list[Any]] = {}
+    for user in users.values():
+        by_storage.setdefault(_number_of_storage(user), []).append(user)
+    for number, family in by_storage.items():
+        expected = (alone[0] + len(family) - 1, *alone[1:])
+        views = [sum(other._base is user for other in family) for user in family]
+        is_known = all(user._use_count() == 1 + count for user, count in zip(family, views))
+        if not is_known or _counts_of(torch, family[0]) != expected:
+            shared.add(number)
+    return shared
+
+
+def _number_of_storage(tensor: Any) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _counts_of(torch: Any, tensor: Any) -> tuple[int, int, int]:
+    """Returns how many users a tensor's storage has, and how many references and weak ones Python has on it."""
+    storage = tensor.untyped_storage()
+    users = torch._C._storage_Use_Count(storage._cdata)
+    return users, sys.getrefcount(storage), weakref.getweakrefcount(storage)
+
+
+def _names_of_base(view: Any) -> tuple[int, int]:
+    """Returns how many references and weak ones Python has on the tensor of which a view was made."""
+    base = view._base
+    return sys.getrefcount(base), weakref.getweakrefcount(base) if base is not None else 0
+
+
+@functools.cache
+def _torch_counts_are_known(torch: Any) -> bool:
+    """Checks that this PyTorch counts as these rules expect; if not, everything is copied."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            sole, shared = _examples(torch)
+            return all(_is_sole(torch, *made()) for made in sole) and not any(
+                _is_sole(torch, *made()) for made in shared
+            )
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _is_sole(torch: Any, tensor: Any, *_others: Any) -> bool:
+    return not _shared_storages(torch, [tensor])
+
+
+def _examples(torch: Any) -> tuple[list[Callable[[], tuple[Any, ...]]], list[Callable[[], tuple[Any, ...]]]]:
+    """Returns functions that make tensors of which nothing else has the memory, and others of which something has."""
+
+    def beside(other_of: Callable[[Any], Any]) -> Callable[[], tuple[Any, ...]]:
+        def make() -> tuple[Any, ...]:
+            made = _fresh(torch)
+            return made, other_of(made)
+
+        return make
+
+    def of_a_kept_base() -> tuple[Any, ...]:
+        made = _fresh(torch)
+        return made[1:], made
+
+    def saved() -> tuple[Any, ...]:
+        made = _fresh(torch, requires_grad=True).exp()
+        return made, made.grad_fn
+
+    sole = [lambda: (_fresh(torch),), lambda: (_fresh(torch)[1:],)]
+    others = [
+        lambda made: made[1:],
+        lambda made: made.detach(),
+        lambda made: made.untyped_storage(),
+        lambda made: made.__dlpack__(),
+    ]
+    return sole, [*(beside(other_of) for other_of in others), of_a_kept_base, saved]
+
+
+def _fresh(torch: Any, **options: Any) -> Any:
+    return torch.ones(3, device="cpu", **options)
