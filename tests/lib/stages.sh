@@ -7,7 +7,29 @@ prepare() {
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
   need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn pandas \
-    cloudpickle joblib matplotlib "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" "${python_build_packages[@]}"
+    cloudpickle joblib matplotlib "ray==2.58.0" grpcio "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" cuda-bindings \
+    "${python_build_packages[@]}"
+  need_cuda
+}
+
+# What compiles the kernels of GPUs and looks into them, and NCCL's header. No test needs a GPU.
+need_cuda() {
+  local folder=build/nccl
+  export NCCL_HOME=$PWD/$folder
+  need_python_packages .venv nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+  need_nvcc .venv
+  [ ! -f "$folder/include/nccl.h" ] || return 0
+  # It comes only with its library, which must not be where a daemon of the tests would find it.
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" nvidia-nccl-cu13 \
+    </dev/null || fail "pip download nvidia-nccl-cu13"
+  .venv/bin/python - "$folder" <<'END' || fail "NCCL's header"
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+(folder / "include").mkdir(exist_ok=True)
+for wheel in folder.glob("*.whl"):
+    (folder / "include/nccl.h").write_bytes(zipfile.ZipFile(wheel).read("nvidia/nccl/include/nccl.h"))
+    wheel.unlink()
+END
 }
 
 files_in_git() {
@@ -20,15 +42,15 @@ scripts() {
 
 stage_lint() {
   say "lint: clang-format, ruff, shellcheck"
-  files_in_git '*.cpp' '*.hpp' | xargs clang-format --dry-run -Werror ||
-    fail "clang-format (mend with: git ls-files '*.[ch]pp' | xargs clang-format -i)"
+  files_in_git '*.cpp' '*.hpp' '*.cu' '*.cuh' | xargs clang-format --dry-run -Werror ||
+    fail "clang-format (mend with: git ls-files '*.[ch]pp' '*.cu' '*.cuh' | xargs clang-format -i)"
   .venv/bin/ruff check --quiet . || fail "ruff check"
   .venv/bin/ruff format --quiet --check . || fail "ruff format (mend with: .venv/bin/ruff format)"
   .venv/bin/mypy || fail "mypy"
   scripts | xargs shellcheck --external-sources || fail "shellcheck"
   say "lint: the arrows between folders"
-  run_pytest arrows -- tests/arrows
-  say "lint: clang-tidy on what is made of changed files"
+  run_pytest arrows -- tests/arrows tests/gpu/test_readme.py
+  say "lint: clang-tidy on changed files"
   build_with_python dev
   .venv/bin/python tests/lib/tidy.py --build build/dev --jobs "$(build_jobs)" --since "$(change_begins)" ||
     fail "clang-tidy"
@@ -56,9 +78,28 @@ stage_dev() {
   run_ctest dev
   say "dev: Python tests"
   python_tests dev PYTHONFAULTHANDLER=1
+  say "dev: tests/gpu/run"
+  gpu_tests build/dev
   say "dev: the documentation"
   PYTHONPATH=build/dev/python .venv/bin/sphinx-build -W --keep-going -q -b html docs build/docs ||
     fail "the documentation"
+}
+
+# gpu_tests BUILD: on GPUs where there are some. Elsewhere the command has to say that there are none.
+gpu_tests() {
+  if [ -e /dev/nvidiactl ]; then
+    counted gpu '^left out: ' tests/gpu/run "$1"
+  else
+    counted gpu '^no GPU: nothing was tested' ends_with 77 tests/gpu/run "$1"
+  fi
+}
+
+# ends_with STATUS COMMAND...
+ends_with() {
+  local wanted=$1 status=0
+  shift
+  "$@" || status=$?
+  [ "$status" -eq "$wanted" ]
 }
 
 # Runs twice, without Muster and in decorated calls: each test must have the same outcome.
@@ -84,6 +125,18 @@ numpys_tests() {
   rm -rf "$folder"
 }
 
+stage_ray() {
+  say "ray: the tests over Ray"
+  build_with_python dev
+  ray_tests
+}
+
+# With the dev build. Ray's workers find the package by the same variables.
+ray_tests() {
+  run_pytest ray "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python" \
+    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- tests/ray
+}
+
 stage_install() {
   say "install: cmake --install, and a project that uses find_package(Muster)"
   build_with_python dev
@@ -100,8 +153,8 @@ stage_wheel() {
   local fresh
   fresh=$(mktemp -d)
   need_venv "$fresh/venv"
-  # As README.md says, in an environment without anything that the build needs.
-  CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) \
+  # As README.md says, in an environment without anything that the build needs. One architecture of GPUs will do.
+  SKBUILD_CMAKE_DEFINE="MUSTER_CUDA_ARCHITECTURES=80" CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) \
     "$fresh/venv/bin/python" -m pip install --quiet --disable-pip-version-check . </dev/null || fail "pip install ."
   # With the oldest NumPy that Muster supports, if this Python still has it.
   local oldest
@@ -187,7 +240,7 @@ build_with_python() {
 
 # python_tests PRESET VARIABLE=VALUE...: with this build's executables and package, and no others.
 python_tests() {
-  local build=$PWD/build/$1 name=$1 folders=(tests/cli tests/python tests/chaos)
+  local build=$PWD/build/$1 name=$1 folders=(tests/cli tests/python tests/chaos tests/gpu/python)
   shift
   local variables=("$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python"
     "MUSTER_CLI=$build/bin/muster" "MUSTER_DAEMON=$build/bin/musterd")
@@ -197,14 +250,15 @@ python_tests() {
     --color=no -p no:cacheprovider "${of_root[@]}"
   folders+=("${of_root[@]/#/--ignore=}")
   # AddressSanitizer's own allocator maps and faults all the time, and does not know the allocators of torch and JAX,
-  # which documents use.
+  # which documents use. The commands for GPUs are scripts, and the shell itself leaks.
   if [ "$name" = asan ]; then
     run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
       --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py \
       --ignore=tests/python/test_notebook.py
   else
-    run_pytest "$name" "${variables[@]}" -- "${folders[@]}"
+    run_pytest "$name" "${variables[@]}" -- "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
+    ray_tests
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
       numpy._core.tests.test_umath
   fi

@@ -1,0 +1,185 @@
+"""The calls that this process has submitted. An object lives while Ray refers to the result that names it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ray
+
+from muster import open_token
+from muster._tokens import Token
+from muster.errors import Error
+from muster.ray import _hooks
+
+_numbers = itertools.count()
+
+
+class Again(NamedTuple):
+    """A call as it was submitted: with arguments that nobody changes. Results of calls are ``Made`` among them."""
+
+    submit: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    depth: int  #: how many calls one after the other it takes at most to make everything again
+
+
+class Made(NamedTuple):
+    """A result of a call of this process. Does not keep the result itself, only how to make it again."""
+
+    owned: Owned
+    place: int
+    id: bytes
+
+    def ref(self) -> ray.ObjectRef | None:
+        """The result, if anything still refers to it."""
+        return ray.ObjectRef(self.id) if self.id in _calls else None
+
+
+class Owned:
+    """A submitted call: what its results are kept by, and how to make them again.
+
+    Each result names a small object of Ray's, the marker. Ray keeps that as long as anything holds the result, also a
+    task that waits to run and has a copy of the result in it. The token ends with the marker.
+
+    Attributes:
+        marker: the small object, until the call is submitted.
+        lock: for who makes the results again.
+        again: how to submit the call once more; None if that can't be done.
+        retries: how often that may be done; negative: as often as needed.
+        replaced: the results that stand for these, if they had to be made again.
+    """
+
+    __slots__ = ("_token", "again", "lock", "marker", "replaced", "retries")
+
+    def __init__(self) -> None:
+        worker = ray.get_runtime_context().get_worker_id()
+        self._token: Token = open_token(f"ray {worker} {next(_numbers)}")
+        self.marker: ray.ObjectRef | None = _markers.take()
+        self.lock = threading.Lock()
+        self.again: Again | None = None
+        self.retries = 0
+        self.replaced: list[ray.ObjectRef] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._token.name
+
+    def watch(self, refs: list[ray.ObjectRef] | None = None) -> None:
+        """Ends with the marker. ``refs``: the results of the submitted task, which may have to be made again."""
+        for place, ref in enumerate(refs or []):
+            _when_over(ref, functools.partial(_calls.pop, ref.binary(), None))
+            _calls[ref.binary()] = (self, place)
+        marker, self.marker = self.marker, None
+        _when_over(marker, self.end)
+
+    def end(self) -> None:
+        self.replaced = None  # Ray may keep its last callback, and so this object, for a while
+        with contextlib.suppress(Error):  # the daemon has ended, and the token with it
+            self._token.end()
+
+
+#: The calls of this process whose results somebody refers to: by the result's id, with its place among the results.
+_calls: dict[bytes, tuple[Owned, int]] = {}
+
+
+def _when_over(ref: ray.ObjectRef | None, call: Callable[[], Any]) -> None:
+    """Makes a call on a thread of ours when nothing refers to an object of this process any more."""
+    if not _hooks.when_out_of_scope(ref, lambda _: _ends.put(call)):
+        _ends.put(call)
+
+
+class _Markers:
+    """Markers that are made ahead, as each costs about a millisecond."""
+
+    _KEPT = 64
+
+    def __init__(self) -> None:
+        self._ready: queue.SimpleQueue[ray.ObjectRef] = queue.SimpleQueue()
+
+    def take(self) -> ray.ObjectRef:
+        try:
+            taken = self._ready.get_nowait()
+        except queue.Empty:
+            taken = _putter.submit(ray.put, None).result()
+        if self._ready.qsize() < self._KEPT // 2:
+            _putter.submit(self._refill)
+        return taken
+
+    def _refill(self) -> None:
+        with contextlib.suppress(Exception):  # Ray has been shut down
+            while self._ready.qsize() < self._KEPT:
+                self._ready.put(ray.put(None))
+
+    def forget(self) -> None:
+        self._ready = queue.SimpleQueue()
+
+
+_markers = _Markers()
+
+
+def forget() -> None:
+    """Must be called when this process joins another cluster."""
+    _markers.forget()
+    _calls.clear()
+
+
+#: Makes small objects of Ray. In an async actor, ``ray.put`` in the thread that pickles a result may end the process:
+#: Ray numbers the objects of all such threads alike (reference_counter.cc, "already exists").
+_putter = concurrent.futures.ThreadPoolExecutor(1, "muster-ray-put")
+
+
+def call_of(ref: ray.ObjectRef) -> tuple[Owned, int] | None:
+    """Returns the call that a result is of, and which result it is; None if this process did not submit it."""
+    return _calls.get(ref.binary())
+
+
+class _Ends:
+    """Ends tokens on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="muster-ray", daemon=True)
+                self._thread.start()
+
+    def put(self, call: Callable[[], Any]) -> None:
+        """Called on a thread of Ray's that must not wait."""
+        self._queue.put(call)
+
+    def _run(self) -> None:
+        while True:
+            self._queue.get()()
+
+    def reset(self) -> None:
+        """In a forked child, nothing is owned."""
+        self.__init__()  # type: ignore[misc]
+
+
+_ends = _Ends()
+os.register_at_fork(after_in_child=_ends.reset)
+
+
+def open_owned() -> Owned:
+    """Opens what will keep the results of a call that is to be submitted."""
+    _ends.start()
+    return Owned()
+
+
+def as_list(refs: Any) -> list[ray.ObjectRef]:
+    """What a submission returned, as a list."""
+    if isinstance(refs, ray.ObjectRef):
+        return [refs]
+    return list(refs or [])

@@ -1,0 +1,176 @@
+"""Ops over results of tasks that may still run: an op starts when the last of them is there."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import ray
+
+from muster import _muster
+from muster._ref import Ref
+from muster._words import a_type_of, count
+from muster._work import Work, _settle, _tell
+from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost, Timeout
+from muster.ray import _recovery
+from muster.ray._refs import LostRef
+
+_starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
+
+
+def is_pending(value: Any) -> bool:
+    return isinstance(value, ray.ObjectRef)
+
+
+class Later(Work):
+    """An op over results of tasks. What fails it: a task that failed, or the op itself."""
+
+    __slots__ = ("_lock", "_name", "_tasks", "_values", "_waiting", "_work")
+
+    def __init__(self, name: str, refs: Sequence[Any], start: Callable[[list[Ref]], Work]) -> None:
+        self._name = name
+        self._values: list[Any] = list(refs)
+        self._work: concurrent.futures.Future[Work] = concurrent.futures.Future()
+        self._lock = threading.Lock()
+        self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
+        self._waiting = len(self._tasks)
+        for place, task in self._tasks.items():
+            task.future().add_done_callback(functools.partial(self._arrived, place, start))
+
+    def _arrived(self, place: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
+        """Called on a thread of Ray's that must not wait."""
+        error = future.exception()
+        future.object_ref = None  # Ray may keep the future for a while, and with it the result
+        with self._lock:
+            if self._waiting < 0:
+                return
+            self._waiting -= 1
+            if error is None:
+                self._values[place] = future.result()
+            failed = error is not None and not _recovery.is_loss(error)
+            if self._waiting and not failed:
+                return
+            self._waiting = -1  # whatever else arrives changes nothing
+        if failed:
+            _starters.submit(self._fail, error)
+        else:
+            _starters.submit(self._start, start)
+
+    def _fail(self, error: BaseException) -> None:
+        self._values, self._tasks = [], {}
+        self._work.set_exception(error)
+
+    def _start(self, start: Callable[[list[Ref]], Work]) -> None:
+        try:
+            for place, task in self._tasks.items():
+                if not isinstance(self._values[place], Ref) or isinstance(self._values[place], LostRef):
+                    self._values[place] = _recovery.settled(task)
+            for value in self._values:
+                if not isinstance(value, Ref):
+                    raise Invalid(
+                        f"a task returned {a_type_of(value)}, not a muster.Ref",
+                        "mark its function: @muster.collective_input",
+                    )
+            try:
+                work = start(self._values)
+            except (DaemonRestarted, DaemonUnavailable, ObjectLost):
+                # Results that were here are lost, too.
+                for place, task in self._tasks.items():
+                    self._values[place] = _recovery.settled(task)
+                work = start(self._values)
+        except BaseException as error:
+            self._fail(error)
+            return
+        self._values, self._tasks = [], {}
+        self._work.set_result(work)
+
+    def _started(self, timeout: float | None) -> Work:
+        """Waits for the tasks."""
+        limit = _muster.seconds(timeout)
+        try:
+            return self._work.result(limit)
+        except concurrent.futures.TimeoutError:
+            if self._work.done():
+                raise
+            raise Timeout(
+                f"{self._name} waited {timeout} s for {count(max(self._waiting, 0), 'task')}",
+                "wait longer, or look at the tasks: ray list tasks",
+            ) from None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits for the tasks and the op, ``timeout`` seconds for each, and returns the value.
+
+        Raises:
+            Timeout: that took too long; the op goes on.
+            ray.exceptions.RayTaskError: a task failed.
+            Mismatch, Invalid, OutOfMemory, ObjectLost: the op's outcome.
+        """
+        return self._started(timeout).result(timeout)
+
+    @property
+    def ref(self) -> Any:
+        """Waits for the result and returns it as a ``Ref`` (or a list of them)."""
+        return self._started(None).ref
+
+    def done(self) -> bool:
+        """Whether the op is over, well or not. Never blocks."""
+        if not self._work.done():
+            return False
+        return self._work.exception() is not None or self._work.result().done()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the op is over, well or not. Returns False if ``timeout`` seconds pass first."""
+        try:
+            return self._started(timeout).wait(timeout)
+        except Timeout:
+            return self.done()
+        except Exception:
+            return True
+
+    def exception(self, timeout: float | None = None) -> Any:
+        """Waits like ``result``. Returns the error of a task or of the op, or None."""
+        try:
+            return self._started(timeout).exception(timeout)
+        except Timeout as error:
+            if not self.done():
+                raise
+            return error
+        except Exception as error:
+            return error
+
+    def add_done_callback(self, callback: Callable[[Work], Any]) -> None:
+        """Calls ``callback(self)`` once when the op is over."""
+        if not callable(callback):
+            raise Invalid(f"callback={callback!r} can't be called", "give a function of one argument, the work")
+
+        def started(future: concurrent.futures.Future[Work]) -> None:
+            if future.exception() is not None:
+                callback(self)
+            else:
+                future.result().add_done_callback(lambda _: callback(self))
+
+        self._work.add_done_callback(started)
+
+    def remove_done_callback(self, callback: Callable[[Work], Any]) -> int:
+        raise Invalid(
+            "an op over results of tasks can't forget callbacks", "let the callback look whether it is needed"
+        )
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self._work.done():
+            # Not asyncio.wrap_future(): who stops waiting does not cancel the op.
+            loop = asyncio.get_running_loop()
+            over = loop.create_future()
+            self._work.add_done_callback(lambda _: _tell(loop, _settle, over))
+            yield from over.__await__()
+        return (yield from self._work.result().__await__())
+
+    def __repr__(self) -> str:
+        if not self.done():
+            return f"<muster.Work: {self._name} of results of tasks, pending>"
+        error = self.exception()
+        return f"<muster.Work: {self._name} of results of tasks, {type(error).__name__ if error else 'done'}>"

@@ -1,0 +1,255 @@
+"""Groups of actors: an actor that Ray restarts takes its seat again, and its op goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from typing import Any
+
+import ray
+
+import muster
+from muster._checks import size
+from muster._group import Group
+from muster._work import Work
+from muster.errors import Invalid
+from muster.ray import _cluster, _hooks
+
+_ON_LOSS = ("wait", "fail", "shrink")
+_lock = threading.Lock()
+_seats: dict[str, Seat] = {}
+
+
+class ActorGroup:
+    """A group whose seats are in actors. The process that made it may end.
+
+    Attributes:
+        name: by which the actors find it: ``muster.ray.group(name)``.
+        actors: by rank.
+    """
+
+    def __init__(self, name: str, actors: list[Any]) -> None:
+        self.name = name
+        self.actors = list(actors)
+
+    def destroy(self) -> None:
+        """Lets the name be used again, for another group. Actors that have their seats keep them until they leave."""
+        _hooks.kv_delete(_key(self.name))
+
+    def __repr__(self) -> str:
+        return f"<muster.ray.ActorGroup {self.name!r} of {len(self.actors)}>"
+
+
+def create_group(
+    actors: list[Any],
+    name: str = "default",
+    *,
+    on_loss: str = "wait",
+    history: str | int | None = "64MiB",
+    timeout: float = 30,
+) -> ActorGroup:
+    """Gives actors seats in a group, from any process: the first actor is rank 0, and so on.
+
+    In an actor, ``muster.ray.group(name)`` is its seat. If the actor dies and Ray restarts it (``max_restarts``), it
+    has the same seat, and what the other ranks wait for goes on. If Ray runs the method again that was interrupted
+    (``max_task_retries``), its ops that were over are answered from the group's history, so that every op is done once.
+    Such a method calls one op after the other, alone in its actor. ``send``, ``recv``, ``split`` and ``subgroup`` are
+    refused in groups with a history.
+
+    Args:
+        actors: their handles; they need not have started yet.
+        name: of the group, within the job.
+        on_loss: ``"wait"`` for a restarted actor, until an op's deadline; or ``"fail"``, ``"shrink"``: see
+            ``muster.group``.
+        history: how many bytes of results the group remembers for actors that are restarted: all results of the longest
+            method. None: nothing is remembered, and ops that are called again are new ones.
+        timeout: seconds that an op may take; a restart has to fit in.
+
+    Raises:
+        Invalid: there is a group of that name, an actor is there twice, or a setting is not valid.
+    """
+    if on_loss not in _ON_LOSS:
+        raise Invalid(f"on_loss={on_loss!r} is not valid", f"use one of: {', '.join(_ON_LOSS)}")
+    ids = [_id_of(actor) for actor in actors]
+    if not ids or len(set(ids)) != len(ids):
+        raise Invalid(f"{len(ids)} actors, {len(set(ids))} of them different", "give each actor once")
+    record = {
+        "id": uuid.uuid4().hex,
+        "actors": ids,
+        "on_loss": on_loss,
+        "history": size("history", history) if on_loss == "wait" else "",
+        "timeout": muster._muster.seconds(timeout),
+    }
+    if not _hooks.kv_add(_key(name), json.dumps(record).encode()):
+        raise Invalid(f"there is a group {name!r} of actors already", "destroy() it first, or use another name")
+    return ActorGroup(name, actors)
+
+
+def group(name: str = "default") -> Seat:
+    """Returns the seat of the actor that calls this. It is taken at the first call, which does not wait for others.
+
+    Raises:
+        Invalid: there is no such group, or this actor is not in it.
+    """
+    found = _hooks.kv_get(_key(name))
+    if found is None:
+        raise Invalid(f"there is no group {name!r} of actors", "make it first: muster.ray.create_group(actors, name)")
+    record = json.loads(found)
+    with _lock:
+        if record["id"] not in _seats:
+            _seats[record["id"]] = _take(name, record)
+        return _seats[record["id"]]
+
+
+def _take(name: str, record: dict[str, Any]) -> Seat:
+    actor = ray.get_runtime_context().get_actor_id()
+    if actor not in record["actors"]:
+        raise Invalid(f"this process is no actor of the group {name!r}", "call it in an actor that create_group() got")
+    rank = record["actors"].index(actor)
+    _cluster.ready()
+    taken = muster.group(
+        f"ray actors {name} {record['id']}",
+        rank=rank,
+        world_size=len(record["actors"]),
+        timeout=record["timeout"],
+        on_loss=record["on_loss"],
+        history=record["history"] or None,
+    )
+    return Seat(taken, record["id"], bool(record["history"]))
+
+
+class Seat(Group):
+    """A ``muster.Group`` whose ops are counted, so that an op that is called again is known to be the same.
+
+    A task of an actor may be run again by Ray. Its n-th op is then the one that was its n-th op before. Where the count
+    stood when the task began is written down with Ray before its first op.
+    """
+
+    def __init__(self, taken: Group, id: str, is_counted: bool) -> None:
+        super().__init__(taken._native)
+        self._id = id
+        self._is_counted = is_counted
+        self._task = ""
+        self._tasks_before: set[str] = set()
+        self._next: int | None = 0
+        self._interrupted: tuple[str, int] | None = None
+        if is_counted:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Finds where the actor was before it was restarted."""
+        found = _hooks.kv_get(self._place())
+        if found is None:
+            return
+        task, began = json.loads(found)
+        self._interrupted = (task, began)
+        # If that task is not run again, the others wait for this rank at the op that it did not join.
+        waiting = [int(key) for _, _, key in self.owes if key.isdigit()]
+        self._next = min(waiting, default=None)
+
+    def _turn(self, key: str) -> str:
+        """Returns the key of the next op; a key that the caller gave stays."""
+        if key or not self._is_counted:
+            return key
+        with _lock:
+            task = ray.get_runtime_context().get_task_id() or ""
+            if task != self._task:
+                self._begin(task)
+            assert self._next is not None
+            turn = self._next
+            self._next += 1
+            return str(turn)
+
+    def _begin(self, task: str) -> None:
+        """Another task of the actor calls its first op."""
+        if task in self._tasks_before:
+            raise Invalid(
+                "two tasks of this actor call ops of one group at the same time, so their order is not known",
+                "let one method at a time use the group, or make it with history=None",
+            )
+        if self._interrupted is not None and self._interrupted[0] == task:
+            self._next = self._interrupted[1]
+        if self._next is None:
+            raise Invalid(
+                "this actor was restarted between two of its tasks, and no rank waited for it: which op of the group"
+                " is its next one is not known",
+                "make the group anew: group.destroy(), then muster.ray.create_group()",
+            )
+        self._interrupted = None
+        if self._task:
+            self._tasks_before.add(self._task)
+        self._task = task
+        _hooks.kv_put(self._place(), json.dumps([task, self._next]).encode())
+
+    def _place(self) -> bytes:
+        return f"muster/seat/{self._id}/{self.rank}".encode()
+
+    def leave(self) -> None:
+        """Gives the seat back; ``muster.ray.group()`` does not return it again."""
+        with _lock:
+            _seats.pop(self._id, None)
+        super().leave()
+
+    def send(self, *args: Any, **named: Any) -> Work:
+        self._refuse("send")
+        return super().send(*args, **named)
+
+    def recv(self, *args: Any, **named: Any) -> Work:
+        self._refuse("recv")
+        return super().recv(*args, **named)
+
+    def split(self, *args: Any, **named: Any) -> Any:
+        self._refuse("split")
+        return super().split(*args, **named)
+
+    def subgroup(self, *args: Any, **named: Any) -> Any:
+        self._refuse("subgroup")
+        return super().subgroup(*args, **named)
+
+    def _refuse(self, call: str) -> None:
+        if self._is_counted:
+            raise Invalid(
+                f"{call}() can't be done once only if the actor is restarted",
+                "make a group without it: muster.ray.create_group(actors, name, history=None)",
+            )
+
+    def allreduce(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().allreduce(*args, key=self._turn(key), **named)
+
+    def reduce(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().reduce(*args, key=self._turn(key), **named)
+
+    def scan(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().scan(*args, key=self._turn(key), **named)
+
+    def broadcast(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().broadcast(*args, key=self._turn(key), **named)
+
+    def allgather(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().allgather(*args, key=self._turn(key), **named)
+
+    def gather(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().gather(*args, key=self._turn(key), **named)
+
+    def scatter(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().scatter(*args, key=self._turn(key), **named)
+
+    def reduce_scatter(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().reduce_scatter(*args, key=self._turn(key), **named)
+
+    def all_to_all(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().all_to_all(*args, key=self._turn(key), **named)
+
+    def barrier(self, *args: Any, key: str = "", **named: Any) -> Work:
+        return super().barrier(*args, key=self._turn(key), **named)
+
+
+def _id_of(actor: Any) -> str:
+    if not isinstance(actor, ray.actor.ActorHandle):
+        raise Invalid(f"{actor!r} is no handle of an actor", "give what Actor.remote() returned")
+    return _hooks.id_of_actor(actor)
+
+
+def _key(name: str) -> bytes:
+    return f"muster/group/{ray.get_runtime_context().get_job_id()}/{name}".encode()

@@ -1,0 +1,61 @@
+"""Values that hold refs, and the arrays in them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from typing import Any
+
+import ray
+
+from muster._ref import Ref
+from muster.ray import _recovery
+
+
+def get(x: Any, timeout: float | None = None) -> Any:
+    """Returns arrays for anything that holds refs: ObjectRefs are waited for, and Muster's refs are read.
+
+    Args:
+        x: an ObjectRef, a ``muster.Ref``, or a list, tuple, dict or dataclass with some in it. Anything else is
+            returned as it is.
+        timeout: seconds to wait for all of Ray's results; None waits until they are there.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: they were not there in time.
+        ray.exceptions.RayTaskError: a task failed.
+        ObjectLost: an object is gone.
+    """
+    found: list[ray.ObjectRef] = []
+    _map(x, lambda ref: found.append(ref) if isinstance(ref, ray.ObjectRef) else None)
+    until = None if timeout is None else time.monotonic() + timeout
+    values = {}
+    for ref in found:
+        left = None if until is None else max(until - time.monotonic(), 0)
+        values[ref] = _recovery.settled(ref, left)
+    return _map(_map(x, lambda ref: values.get(ref, ref)), lambda ref: ref.get() if isinstance(ref, Ref) else ref)
+
+
+def _map(x: Any, function: Any) -> Any:
+    """Returns the value with a function's results in place of its refs. What holds none stays the same object."""
+    if isinstance(x, (ray.ObjectRef, Ref)):
+        return function(x)
+    if type(x) is dict:
+        return {key: _map(value, function) for key, value in x.items()}
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*(_map(value, function) for value in x))
+    if type(x) in (list, tuple):
+        return type(x)(_map(value, function) for value in x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        return _map_fields(x, function)
+    return x
+
+
+def _map_fields(x: Any, function: Any) -> Any:
+    mapped = {field.name: _map(getattr(x, field.name), function) for field in dataclasses.fields(x)}
+    if all(value is getattr(x, name) for name, value in mapped.items()):
+        return x
+    made = copy.copy(x)
+    for name, value in mapped.items():
+        object.__setattr__(made, name, value)
+    return made
