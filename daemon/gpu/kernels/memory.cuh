@@ -35,11 +35,12 @@ struct WordOf<16> {
   using Type = Vector;
 };
 
-// Written as instructions, as the compiler can't know of a number that it is an address in global memory.
+// Written as instructions, as the compiler can't know of a number that it is an address in global memory. They are
+// volatile, loads too: else the compiler may do one before it has asked whether there is anything at that address.
 #ifdef __CUDA_ARCH__
 #define MUSTERD_GPU_WORD(Type, suffix, constraint)                                          \
   __device__ __forceinline__ void load_word(Address from, Type& to) {                       \
-    asm("ld.global." suffix " %0, [%1];" : "=" constraint(to) : "l"(from));                 \
+    asm volatile("ld.global." suffix " %0, [%1];" : "=" constraint(to) : "l"(from));        \
   }                                                                                         \
   __device__ __forceinline__ void store_word(Address to, Type value) {                      \
     asm volatile("st.global." suffix " [%0], %1;" ::"l"(to), constraint(value) : "memory"); \
@@ -50,16 +51,16 @@ MUSTERD_GPU_WORD(std::uint64_t, "u64", "l")
 #undef MUSTERD_GPU_WORD
 __device__ __forceinline__ void load_word(Address from, std::uint8_t& to) {  // no register is that small
   std::uint16_t wide;
-  asm("ld.global.u8 %0, [%1];" : "=h"(wide) : "l"(from));
+  asm volatile("ld.global.u8 %0, [%1];" : "=h"(wide) : "l"(from));
   to = static_cast<std::uint8_t>(wide);
 }
 __device__ __forceinline__ void store_word(Address to, std::uint8_t value) {
   asm volatile("st.global.u8 [%0], %1;" ::"l"(to), "h"(static_cast<std::uint16_t>(value)) : "memory");
 }
 __device__ __forceinline__ void load_word(Address from, Vector& to) {
-  asm("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(to.words[0]), "=r"(to.words[1]), "=r"(to.words[2]), "=r"(to.words[3])
-      : "l"(from));
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to.words[0]), "=r"(to.words[1]), "=r"(to.words[2]), "=r"(to.words[3])
+               : "l"(from));
 }
 __device__ __forceinline__ void store_word(Address to, Vector value) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value.words[0]), "r"(value.words[1]),
