@@ -41,18 +41,35 @@ Communicators::List::iterator Communicators::find(List& list, CommunicatorId id)
   return std::ranges::find(list, id, &Communicator::id);
 }
 
+Communicators::Communicator* Communicators::find_usable(CommunicatorId id) {
+  for (List* const list : {&live_, &waiting_})
+    if (const auto found = find(*list, id); found != list->end()) return &*found;
+  return nullptr;
+}
+
+Why Communicators::unavailable(const Team& team) const {
+  if (auto why = failed_.pausing(team)) return why;
+  for (const List* const list : {&live_, &waiting_})
+    if (std::ranges::find(*list, team, &Communicator::team) != list->end()) return nullptr;
+  const auto waiting = static_cast<std::size_t>(
+      std::ranges::count(waiting_, team.user, [](const Communicator& one) { return one.team.user; }));
+  if (waiting < settings_.waiting_max) return nullptr;
+  return why_of(
+      Error(Code::quota_exceeded, fmt::format("ops of this user wait to be run over {} sets of GPUs at once", waiting),
+            "wait for some of them, or use fewer sets of GPUs"),
+      no_memory_);
+}
+
 CommunicatorId Communicators::want(const Team& team) {
-  auto found = std::ranges::find(live_, team, &Communicator::team);
-  if (found == live_.end()) {
-    live_.emplace_back();
-    found = std::prev(live_.end());
-    try {
-      found->team = team;
-    } catch (...) {
-      live_.erase(found);
-      throw;
-    }
+  Communicator* found = nullptr;
+  for (List* const list : {&live_, &waiting_})
+    if (const auto known = std::ranges::find(*list, team, &Communicator::team); known != list->end()) found = &*known;
+  if (!found) {
+    List one(1);
+    found = &one.front();
+    found->team = team;
     found->id = ++last_id_;
+    waiting_.splice(waiting_.end(), one);
   }
   ++found->jobs;
   if (found->state == State::waiting) make_room();
@@ -61,8 +78,8 @@ CommunicatorId Communicators::want(const Team& team) {
 }
 
 void Communicators::done(CommunicatorId id) noexcept {
-  const auto found = find(live_, id);
-  if (found == live_.end()) return;
+  Communicator* const found = find_usable(id);
+  if (!found) return;
   --found->jobs;
   release_idle();
   make_room();
@@ -79,8 +96,7 @@ bool Communicators::is_ready(CommunicatorId id) const {
 bool Communicators::has_room(const Communicator& wanted) const {
   Counts made;
   for (const List* const list : {&live_, &ending_})
-    for (const auto& one : *list)
-      if (one.is_made()) ++(one.team.user == wanted.team.user ? made.of_user : made.of_others);
+    for (const auto& one : *list) ++(one.team.user == wanted.team.user ? made.of_user : made.of_others);
   if (!is_in_share(made)) return false;
   const auto is_ending = [](const Gpu* gpu) { return gpu->state() == Gpu::State::ending; };
   if (std::ranges::any_of(wanted.members(), is_ending)) return false;
@@ -91,12 +107,13 @@ bool Communicators::has_room(const Communicator& wanted) const {
 }
 
 void Communicators::make(List::iterator made) {
+  live_.splice(live_.end(), waiting_, made);
   made->state = State::naming;
   try {
     if (auto asked = made->members().front()->name_communicator(made->id); !asked)
-      give_up(made, why_of(asked.error(), no_memory_));
+      give_up(made, why_of(asked.error(), no_memory_), Fault::ours);
   } catch (const std::exception&) {
-    give_up(made, no_memory_);
+    give_up(made, no_memory_, Fault::ours);
   }
 }
 
@@ -106,7 +123,7 @@ void Communicators::named(const Gpu& gpu, CommunicatorId id, std::span<const std
   try {
     join_all(found, unique_id);
   } catch (const std::exception&) {
-    give_up(found, no_memory_);
+    give_up(found, no_memory_, Fault::ours);
   }
 }
 
@@ -117,7 +134,7 @@ void Communicators::join_all(List::iterator made, std::span<const std::uint8_t> 
   const auto ranks = static_cast<std::uint32_t>(made->members().size());
   for (std::uint32_t rank = 0; rank < ranks; ++rank) {
     if (auto told = made->members()[rank]->join({made->id, rank}, ranks, unique_id); !told)
-      return give_up(made, why_of(told.error(), no_memory_));
+      return give_up(made, why_of(told.error(), no_memory_), Fault::ours);
     made->awaited |= 1U << rank;
   }
 }
@@ -144,31 +161,33 @@ bool Communicators::answered(Communicator& asked, const Gpu& gpu) {
 void Communicators::broken(const Gpu& gpu, CommunicatorId id, const Error& why) {
   const auto found = find(live_, id);
   if (found == live_.end() || !found->has(gpu)) return;
-  give_up(found, why_of(Error(why.code(),
-                              fmt::format("{} can't work together: {}: {}", text_of(found->members()),
-                                          name(gpu.device()), why.message()),
-                              why.hint()),
-                        no_memory_));
+  give_up(found,
+          why_of(Error(why.code(),
+                       fmt::format("{} can't work together: {}: {}", text_of(found->members()), name(gpu.device()),
+                                   why.message()),
+                       why.hint()),
+                 no_memory_),
+          Fault::nccl);
 }
 
 void Communicators::give_up(CommunicatorId id, const Why& why) noexcept {
   const auto found = find(live_, id);
-  if (found != live_.end()) give_up(found, why);
+  if (found != live_.end()) give_up(found, why, Fault::ours);
 }
 
-void Communicators::give_up(List::iterator broken, const Why& why) noexcept {
+void Communicators::give_up(List::iterator broken, const Why& why, Fault fault) noexcept {
   const CommunicatorId id = broken->id;
-  const Why told = broken->is_being_made() ? failed_.failed(broken->team, why) : why;
+  const bool is_failed_join = fault == Fault::nccl && broken->is_being_made();
+  const Why told = is_failed_join ? failed_.failed(broken->team, why) : why;
   end(broken, Gpu::Leaving::abort);
   events_.broken(id, told);
 }
 
 void Communicators::end(List::iterator over, Gpu::Leaving how) noexcept {
-  const bool is_known = over->state != State::waiting;
   over->state = how == Gpu::Leaving::abort ? State::aborting : State::leaving;
   over->since.reset();
   over->awaited = 0;
-  for (std::size_t rank = 0; is_known && rank < over->members().size(); ++rank)
+  for (std::size_t rank = 0; rank < over->members().size(); ++rank)
     if (over->members()[rank]->leave(over->id, how)) over->awaited |= 1U << rank;
   ending_.splice(ending_.end(), live_, over);
   forget_answered();
@@ -191,9 +210,9 @@ void Communicators::worker_gone(const Gpu& gpu, const Error& why) noexcept {
   Why shared;
   for (auto next = live_.begin(); next != live_.end();) {
     const auto each = next++;
-    if (each->state == State::waiting || !each->has(gpu)) continue;
+    if (!each->has(gpu)) continue;
     if (!shared) shared = why_of(why, no_memory_);
-    give_up(each, shared);
+    give_up(each, shared, Fault::nccl);
   }
 }
 
@@ -214,7 +233,7 @@ std::optional<TimePoint> Communicators::due(const Communicator& one) const {
 
 std::optional<TimePoint> Communicators::next_deadline() const {
   std::optional<TimePoint> earliest;
-  for (const List* const list : {&live_, &ending_})
+  for (const List* const list : {&waiting_, &live_, &ending_})
     for (const auto& one : *list)
       if (const auto next = due(one); next && (!earliest || *next < *earliest)) earliest = next;
   if (const auto next = failed_.next_deadline(); next && (!earliest || *next < *earliest)) earliest = next;
@@ -223,8 +242,17 @@ std::optional<TimePoint> Communicators::next_deadline() const {
 
 void Communicators::tick(TimePoint now) {
   failed_.tick(now);
+  tick_waiting();
   tick_live(now);
   tick_ending(now);
+}
+
+void Communicators::tick_waiting() {
+  for (auto next = waiting_.begin(); next != waiting_.end();) {
+    const auto each = next++;
+    if (each->jobs == 0) waiting_.erase(each);
+    else if (has_room(*each)) make(each);
+  }
 }
 
 void Communicators::tick_live(TimePoint now) {
@@ -232,33 +260,28 @@ void Communicators::tick_live(TimePoint now) {
     const auto each = next++;
     if (each->is_being_made() && !each->since) each->since = now;
     const auto until = due(*each);
-    if (!until || now < *until) continue;
-    if (each->state != State::waiting) give_up_late(each);
-    else if (each->jobs == 0) live_.erase(each);
-    else make(each);
+    if (until && now >= *until) give_up_late(each, now);
   }
 }
 
 /// Workers that have not answered are replaced. Where no job has waited for all of the time, NCCL may only be slow, so
 /// it gets a second chance.
-void Communicators::give_up_late(List::iterator late) {
+void Communicators::give_up_late(List::iterator late, TimePoint now) {
   GpuSet missing;
   for (std::size_t rank = 0; rank < late->members().size(); ++rank)
     if (late->state == State::naming ? rank == 0 : (late->awaited >> rank & 1U) != 0)
       missing.push_back(late->members()[rank]);
   const bool is_slow = late->jobs == 0 && failed_.in_a_row(late->team) == 0;
-  const Why why = why_of(too_late(*late, missing), no_memory_);
-  give_up(late, why);
+  const Why why = why_of(too_late(*late, missing, now - *late->since), no_memory_);
+  give_up(late, why, Fault::nccl);
   for (Gpu* const member : missing)
     if (!is_slow && member->state() != Gpu::State::ending) member->replace_worker(*why);
 }
 
-Error Communicators::too_late(const Communicator& made, const GpuSet& missing) const {
-  const auto waited = std::chrono::duration_cast<std::chrono::seconds>(made.jobs > 0 ? settings_.make_timeout
-                                                                                     : settings_.unwanted_timeout);
+Error Communicators::too_late(const Communicator& made, const GpuSet& missing, Duration waited) {
   return {Code::timeout,
           fmt::format("{} were not joined by NCCL within {} s: {} did not answer", text_of(made.members()),
-                      waited.count(), text_of(missing)),
+                      std::chrono::floor<std::chrono::seconds>(waited).count(), text_of(missing)),
           "see the daemon's log; NCCL_DEBUG=INFO in the daemon's environment says more"};
 }
 
@@ -293,11 +316,10 @@ bool Communicators::is_in_share(const Counts& made) const {
 /// What there will be when the turn of one that waits has come: those that are ending have gone then.
 Communicators::Counts Communicators::made_before(const Communicator& wanted) const {
   Counts made;
-  bool is_before = true;
-  for (const auto& one : live_) {
-    is_before = is_before && &one != &wanted;
-    const bool is_own = one.team.user == wanted.team.user;
-    if (one.is_made() || (is_own && is_before && one.jobs > 0)) ++(is_own ? made.of_user : made.of_others);
+  for (const auto& one : live_) ++(one.team.user == wanted.team.user ? made.of_user : made.of_others);
+  for (const auto& one : waiting_) {
+    if (&one == &wanted) break;
+    if (one.team.user == wanted.team.user && one.jobs > 0) ++made.of_user;
   }
   return made;
 }
@@ -326,9 +348,9 @@ void Communicators::release_idle() noexcept {
 
 /// One that nobody uses gives its place to one that is wanted: one of the same user, or of others if that helps.
 void Communicators::make_room() noexcept {
-  for (const auto& wanted : live_) {
+  for (const auto& wanted : waiting_) {
     if (idle() == 0) return;
-    if (wanted.is_made() || wanted.jobs == 0) continue;
+    if (wanted.jobs == 0) continue;
     const Counts made = made_before(wanted);
     if (is_in_share(made)) continue;
     auto unused = first_idle(wanted.team.user);

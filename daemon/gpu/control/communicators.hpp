@@ -26,7 +26,8 @@ struct CommunicatorSettings {
   // Each takes memory of its GPUs.
   /// Those that are not waiting. A user gets half of what others leave; a job that needs another one waits.
   std::size_t made_max = 16;
-  std::size_t idle_max = 4;  ///< those that no job uses
+  std::size_t idle_max = 4;      ///< those that no job uses
+  std::size_t waiting_max = 64;  ///< those of one user that wait to be made
   FailedJoinsSettings failed;
 };
 
@@ -40,7 +41,7 @@ class Communicators final : public CommunicatorEvents {
   Communicators(CommunicatorSettings settings, Events events);
 
   /// Why there is none, and nobody tries to make one now; null if there may be one.
-  [[nodiscard]] Why unavailable(const Team& team) const { return failed_.pausing(team); }
+  [[nodiscard]] Why unavailable(const Team& team) const;
   /// The communicator for one more job. It may have to be made first.
   [[nodiscard]] CommunicatorId want(const Team& team);
   /// One job less needs it.
@@ -52,7 +53,7 @@ class Communicators final : public CommunicatorEvents {
   void tick(TimePoint now);
   [[nodiscard]] std::optional<TimePoint> next_deadline() const;
   /// All that some worker may still be in.
-  [[nodiscard]] std::size_t count() const { return live_.size() + ending_.size(); }
+  [[nodiscard]] std::size_t count() const { return waiting_.size() + live_.size() + ending_.size(); }
 
   // CommunicatorEvents. What is said of one that is not there any more, or not in that state, changes nothing.
   void named(const Gpu& gpu, CommunicatorId id, std::span<const std::uint8_t> unique_id) override;
@@ -85,17 +86,22 @@ class Communicators final : public CommunicatorEvents {
     [[nodiscard]] bool is_being_made() const { return state == State::naming || state == State::joining; }
   };
   using List = std::list<Communicator>;
+  /// Whose failure it is that one could not be made. Those of NCCL and of its workers lead to pauses.
+  enum class Fault : std::uint8_t { nccl, ours };
 
   [[nodiscard]] static List::iterator find(List& list, CommunicatorId id);
+  [[nodiscard]] Communicator* find_usable(CommunicatorId id);
+  [[nodiscard]] List& list_of(const Communicator& one) { return one.is_made() ? live_ : waiting_; }
   [[nodiscard]] bool has_room(const Communicator& wanted) const;
   void make(List::iterator made);
   void join_all(List::iterator made, std::span<const std::uint8_t> unique_id);
   void end(List::iterator over, Gpu::Leaving how) noexcept;
-  void give_up(List::iterator broken, const Why& why) noexcept;
+  void give_up(List::iterator broken, const Why& why, Fault fault) noexcept;
   static bool answered(Communicator& asked, const Gpu& gpu);
   void forget_answered() noexcept;
+  void tick_waiting();
   void tick_live(TimePoint now);
-  void give_up_late(List::iterator late);
+  void give_up_late(List::iterator late, TimePoint now);
   void tick_ending(TimePoint now);
   struct Counts {
     std::size_t of_user = 0;
@@ -108,7 +114,7 @@ class Communicators final : public CommunicatorEvents {
   void release_idle() noexcept;
   void make_room() noexcept;
   [[nodiscard]] std::optional<TimePoint> due(const Communicator& one) const;
-  [[nodiscard]] muster::Error too_late(const Communicator& made, const GpuSet& missing) const;
+  [[nodiscard]] static muster::Error too_late(const Communicator& made, const GpuSet& missing, Duration waited);
 
   CommunicatorSettings settings_;
   Events events_;
@@ -116,7 +122,8 @@ class Communicators final : public CommunicatorEvents {
   FailedJoins failed_;
   CommunicatorId last_id_ = 0;
   std::uint64_t uses_ = 0;
-  List live_;
+  List waiting_;
+  List live_;    ///< made, or being made; with those that are ending no more than `made_max`
   List ending_;  ///< leaving or aborting
 };
 

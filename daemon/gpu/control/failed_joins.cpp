@@ -23,7 +23,10 @@ FailedJoins::Failed& FailedJoins::known(const Team& team) {
   const auto found = std::ranges::find(failed_, team, &Failed::team);
   if (found != failed_.end()) return *found;
   failed_.push_back({team, 0, {}, nullptr, {}});
-  if (failed_.size() > settings_.known_max) failed_.pop_front();
+  const auto is_of_user = [&](const Failed& one) { return one.team.user == team.user; };
+  const auto of_user = static_cast<std::size_t>(std::ranges::count_if(failed_, is_of_user));
+  if (of_user > settings_.known_of_user_max) failed_.erase(std::ranges::find_if(failed_, is_of_user));
+  else if (failed_.size() > settings_.known_max) failed_.pop_front();
   return failed_.back();
 }
 

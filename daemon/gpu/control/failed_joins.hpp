@@ -34,7 +34,9 @@ struct FailedJoinsSettings {
   std::size_t tries = 3;  ///< the failures in a row after which there is a pause
   Duration pause_min = std::chrono::seconds(1);
   Duration pause_max = std::chrono::minutes(1);
-  std::size_t known_max = 64;  ///< teams; the one that failed first is forgotten first
+  // The team that failed first is forgotten first.
+  std::size_t known_of_user_max = 64;
+  std::size_t known_max = 1024;
 };
 
 class FailedJoins {

@@ -573,6 +573,58 @@ TEST_CASE("one user's failures to join GPUs delay no other user") {
   CHECK(world.ends[3] == done);
 }
 
+TEST_CASE("ops of one user wait for so many communicators, and others' ops are not refused for that") {
+  GpusLaneSettings settings;
+  settings.communicators.made_max = 2;
+  settings.communicators.waiting_max = 1;
+  GpusWorld world(3, settings);
+  world.start(1, both, 1000);
+  world.make(1, both);
+  world.start(2, {1, 2}, 1000);
+  world.start(3, {0, 2}, 1000);
+  world.start(4, {1, 2}, 1000);  // over the same GPUs as one that waits
+  world.start(5, both, 1001);
+  world.tick();
+  REQUIRE(world.ends[3].size() == 1);
+  CHECK(world.ends[3][0] == "ops of this user wait to be run over 1 sets of GPUs at once");
+  CHECK(world.quiet_at_end[3]);
+  world.make(3, both);
+  world.end_all(5, both);
+  CHECK(world.ends[5] == done);
+  world.end_all(1, both);
+  for (const auto gpu : both) world.left(gpu, 1);
+  world.make(2, {1, 2});
+  world.end_all(2, {1, 2});
+  world.end_all(4, {1, 2});
+  CHECK(world.ends[2] == done);
+  CHECK(world.ends[4] == done);
+}
+
+TEST_CASE("a join that a worker could not even be asked for is not held against NCCL") {
+  GpusLaneSettings settings;
+  settings.communicators.failed.tries = 1;
+  GpusWorld world(2, settings);
+  world.dies(1);
+  world.gpus[1]->port.refuses = true;
+  world.start(1, both);
+  world.tick();
+  world.named(0, 1);
+  world.tick();
+  REQUIRE(world.ends[1].size() == 1);
+  CHECK(world.ends[1][0].find("no process") != std::string::npos);
+  CHECK(world.ends[1][0].find("in a row") == std::string::npos);
+  world.gpus[1]->port.refuses = false;
+  world.left(0, 1);
+  world.tick(seconds(100));
+  world.start(2, both);
+  world.tick();
+  world.named(0, 2);
+  world.ready(1);
+  for (const auto gpu : both) world.joined(gpu, 2);
+  world.end_all(2, both);
+  CHECK(world.ends[2] == done);
+}
+
 TEST_CASE("one user leaves room for the communicators of others") {
   GpusLaneSettings settings;
   settings.communicators.made_max = 4;
