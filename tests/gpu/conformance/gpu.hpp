@@ -1,9 +1,8 @@
 // What the tests share: contexts, memory of all kinds, and work that waits until it is told.
 #pragma once
 
-#include <condition_variable>
+#include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -180,7 +179,8 @@ class Event {
   CUevent event_ = nullptr;
 };
 
-/// Work in a stream that isn't done before the gate opens.
+/// Work in a stream that isn't done before the gate opens. It is no host function, as one of these may keep those of
+/// all other streams waiting. Memory of the host is taken and freed while no gate is closed, as that may wait for work.
 class Gate {
  public:
   Gate() = default;
@@ -189,34 +189,25 @@ class Gate {
   ~Gate() { open(); }
   void close(CUstream stream) {
     stream_ = stream;
-    REQUIRE_CU(CU(cuLaunchHostFunc)(stream, &Gate::wait, this));
-    closed_ = true;
+    is_closed_ = true;
+    number().store(0);
+    REQUIRE_CU(
+        CU(cuStreamWaitValue32)(stream, reinterpret_cast<CUdeviceptr>(memory_.get()), 1, CU_STREAM_WAIT_VALUE_EQ));
   }
   /// Opens the gate, and waits until all work is done, so that nothing uses the gate afterwards.
   void open() {
-    if (!closed_) return;
-    {
-      const std::scoped_lock lock(mutex_);
-      open_ = true;
-    }
-    opened_.notify_all();
+    if (!is_closed_) return;
+    number().store(1);
     CHECK(CU(cuStreamSynchronize)(stream_) == CUDA_SUCCESS);
-    closed_ = false;
-    open_ = false;
+    is_closed_ = false;
   }
 
  private:
-  static void CUDA_CB wait(void* self) {
-    auto& gate = *static_cast<Gate*>(self);
-    std::unique_lock lock(gate.mutex_);
-    gate.opened_.wait(lock, [&] { return gate.open_; });
-  }
+  std::atomic_ref<cuuint32_t> number() { return std::atomic_ref(*reinterpret_cast<cuuint32_t*>(memory_.get())); }
 
-  std::mutex mutex_;
-  std::condition_variable opened_;
+  Pinned memory_{sizeof(cuuint32_t)};
   CUstream stream_ = nullptr;
-  bool closed_ = false;
-  bool open_ = false;
+  bool is_closed_ = false;
 };
 
 inline std::vector<unsigned char> bytes_at(CUdeviceptr address, std::size_t number) {

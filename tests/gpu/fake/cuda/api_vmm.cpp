@@ -84,7 +84,10 @@ std::vector<CUdeviceptr> whole_mappings(const Range& range, CUdeviceptr address,
   return starts;
 }
 
+/// A device that isn't there is an invalid value here, and no invalid device (seen with 580.159).
 void set_access(Mapping& mapping, const CUmemAccessDesc& access) {
+  require_value(on_host(access.location.type) ||
+                static_cast<std::size_t>(access.location.id) < driver().settings.devices.size());
   const int place = location_of(access.location);
   const int physical = mapping.physical->properties().device;
   if (place == host_memory)
@@ -212,16 +215,17 @@ CUresult CUDAAPI cuMemAddressFree(CUdeviceptr address, size_t bytes) {
 }
 
 // 6.14, cuMemMap: into a reservation, where nothing is mapped yet; the offset and the flags must be 0. It grants no
-// access.
+// access. Another part of an allocation than its beginning is NOT_SUPPORTED (seen with 580.159).
 CUresult CUDAAPI cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle,
                           unsigned long long flags) {
   return call(__func__, Need::healthy, [&](Call& c) {
-    require_value(offset == 0 && flags == 0 && bytes > 0);
+    require_value(flags == 0 && bytes > 0);
     const auto& memory = known(c, handle);
     const auto& properties = memory.physical->properties();
     const auto granularity =
         granularity_of(properties.device == host_memory ? host_memory : driver().ordinal(properties.device));
-    require_value(aligned(address, granularity) && aligned(bytes, granularity) && bytes <= properties.bytes);
+    require(offset == 0 && aligned(bytes, granularity) && bytes <= properties.bytes, CUDA_ERROR_NOT_SUPPORTED);
+    require_value(aligned(address, granularity));
     const auto range = reservation_at(address);
     require_value(bytes <= range->bytes - (address - range->base));
     const auto next = range->mappings.lower_bound(address);

@@ -125,3 +125,22 @@ TEST_CASE("an event is invalid to others when its maker has destroyed it") {
   CHECK(peer.code(Op::destroy_event) == 0);
   CHECK(peer.ask(request).code == CUDA_ERROR_INVALID_HANDLE);
 }
+
+// A real driver knows a released handle for a while (seen with 580.159).
+TEST_CASE("a released handle is no handle") {
+  machine();
+  const PrimaryContext context;
+  Handle handle(granularity());
+  const auto value = handle.get();
+  handle.release();
+  CUmemAllocationProp properties{};
+  CHECK(CU(cuMemGetAllocationPropertiesFromHandle)(&properties, value) == CUDA_ERROR_INVALID_VALUE);
+}
+
+// A real driver unmaps what there is, and nothing without an error (seen with 580.159).
+TEST_CASE("where nothing is mapped nothing can be unmapped") {
+  machine();
+  const PrimaryContext context;
+  const Reservation addresses(granularity());
+  CHECK(CU(cuMemUnmap)(addresses.get(), addresses.bytes()) == CUDA_ERROR_INVALID_VALUE);
+}
