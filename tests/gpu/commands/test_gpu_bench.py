@@ -89,6 +89,22 @@ def test_an_allreduce_over_two_gpus_is_measured_by_nccl_alone_and_by_the_workers
     assert all(figure["fake"] for figure in figures)
 
 
+def test_whole_ops_are_measured_where_python_has_cupy(run, build, tmp_path):
+    assert "left out: whole ops: python3 has not both CuPy and Muster" in run("--smoke").stdout
+    stand_ins = Path(__file__).resolve().parents[1] / "python/stand_ins"
+    told = run("--smoke", "--json", "figures.json", PYTHONPATH=str(stand_ins))
+    assert told.returncode == 0, told.stderr
+    figures = [json.loads(line) for line in (tmp_path / "figures.json").read_text().splitlines()]
+    whats = {figure["what"] for figure in figures}
+    assert {
+        "CuPy: decorated call, 0 copies",
+        "put: one copy",
+        "allreduce on one GPU",
+        "allreduce over the host",
+    } <= whats
+    assert all(figure["fake"] and figure["median_us"] > 0 for figure in figures)
+
+
 def test_with_one_gpu_an_allreduce_is_left_out(run):
     assert "left out: allreduce: there is one GPU" in run("--smoke").stdout
 

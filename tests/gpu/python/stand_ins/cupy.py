@@ -130,6 +130,10 @@ class _Device:
     def __exit__(self, *error: object) -> None:
         _local.device = self._before.pop()
 
+    def synchronize(self) -> None:
+        driver.use_device(self.id)
+        driver.call("cuCtxSynchronize")
+
 
 cuda = types.ModuleType("cupy.cuda")
 cuda.MemoryPool, cuda.MemoryPointer, cuda.UnownedMemory, cuda.Device = MemoryPool, MemoryPointer, UnownedMemory, _Device
@@ -181,6 +185,12 @@ ndarray.__module__ = "cupy"
 def full(shape: tuple[int, ...], fill_value: Any, dtype: Any) -> ndarray:
     made = ndarray(shape, dtype)
     made.fill(fill_value)
+    return made
+
+
+def asarray(array: np.ndarray[Any, Any]) -> ndarray:
+    made = ndarray(array.shape, array.dtype)
+    driver.write(made.data.device_id, made.data.ptr, array.tobytes())
     return made
 
 
