@@ -16,6 +16,8 @@ from typing import Any
 from muster import _muster
 from muster.errors import Error
 
+_CUPY_UNIT = 512  # bytes; CuPy rounds all sizes up to this
+
 
 class Route:
     """The way from the libraries' allocators into ``call``."""
@@ -23,22 +25,21 @@ class Route:
     def __init__(self, call: _muster.GpuCall) -> None:
         self.call = call
         self._entered = contextlib.ExitStack()
-        self._pools: list[Any] = []
+        self._pool: Any = None
+        self._cupy: _CupyMemory | None = None
 
     def enter(self, torch: Any, cupy: Any) -> None:
         """From here on, the libraries that are there allocate in pools of this call."""
         self._entered.callback(self.call.leave)
         if torch is not None:
             with torch.cuda.device(self.call.ordinal):  # a pool is of the device that is current
-                pool = torch.cuda.MemPool(_torch_allocator(torch).allocator())
-            self._pools.append(pool)
-            self._entered.enter_context(torch.cuda.use_mem_pool(pool, device=self.call.ordinal))
+                self._pool = torch.cuda.MemPool(_torch_allocator(torch).allocator())
+            self._entered.enter_context(torch.cuda.use_mem_pool(self._pool, device=self.call.ordinal))
             # Autograd's own threads would allocate elsewhere.
             self._entered.enter_context(torch.autograd.set_multithreading_enabled(False))
         if cupy is not None:
-            pool = cupy.cuda.MemoryPool(_cupy_allocator(cupy, self.call))
-            self._pools.append(pool)
-            self._entered.enter_context(cupy.cuda.using_allocator(pool.malloc))
+            self._cupy = _CupyMemory(cupy, self.call)
+            self._entered.enter_context(cupy.cuda.using_allocator(self._cupy.allocate))
 
     def leave(self) -> None:
         """They allocate elsewhere again. What they have stays theirs."""
@@ -47,7 +48,9 @@ class Route:
     def end(self) -> None:
         """They give everything back that no array uses; the rest comes later."""
         self.leave()
-        self._pools.clear()
+        self._pool = None
+        if self._cupy is not None:
+            self._cupy.end()
 
 
 @contextlib.contextmanager
@@ -114,22 +117,52 @@ def _is_available(library: Any) -> bool:
         return False
 
 
-def _cupy_allocator(cupy: Any, call: _muster.GpuCall) -> Any:
-    """Returns the function from which a pool of CuPy gets its memory."""
-    otherwise = cupy.cuda.get_allocator()
+class _CupyMemory:
+    """Memory of the store for the arrays that CuPy makes in a call.
 
-    def allocate(size: int) -> Any:
-        is_here = cupy.cuda.Device().id == call.ordinal
-        region = call.allocate(size) if is_here else None
+    Memory that an array has given back is used again for one of the same size, by work of the same stream, while the
+    call runs: so temporary arrays don't wait for the GPU. CuPy's own pool can't do that: its arrays don't keep it, and
+    without it their memory goes.
+    """
+
+    def __init__(self, cupy: Any, call: _muster.GpuCall) -> None:
+        self._cupy, self._call = cupy, call
+        self._otherwise = cupy.cuda.get_allocator()
+        self._unused: dict[tuple[int, int], list[Any]] = {}
+        self._is_over = False
+
+    def allocate(self, size: int) -> Any:
+        """Returns a ``cupy.cuda.MemoryPointer``, as CuPy wants of an allocator."""
+        cuda, call = self._cupy.cuda, self._call
+        if size == 0 or cuda.Device().id != call.ordinal:
+            return self._otherwise(size)
+        key = (-(-size // _CUPY_UNIT) * _CUPY_UNIT, cuda.get_current_stream().ptr)
+        unused = self._unused.get(key)
+        region = unused.pop() if unused else call.allocate(key[0])
         if region is None:
-            pointer = otherwise(size)
-            if is_here:
-                call.refused(pointer.ptr, size)
+            pointer = self._otherwise(size)
+            call.refused(pointer.ptr, size)
             return pointer
-        memory = cupy.cuda.UnownedMemory(region.address, size, region, call.ordinal)
-        return cupy.cuda.MemoryPointer(memory, 0)
+        return cuda.MemoryPointer(cuda.UnownedMemory(region.address, size, _Lent(self, key, region), call.ordinal), 0)
 
-    return allocate
+    def take_back(self, key: tuple[int, int], region: Any) -> None:
+        if not self._is_over:
+            self._unused.setdefault(key, []).append(region)
+
+    def end(self) -> None:
+        """From here on, memory goes back to the store as soon as no array has it."""
+        self._is_over = True
+        self._unused.clear()
+
+
+class _Lent:
+    """What an array of CuPy keeps as the owner of its memory."""
+
+    def __init__(self, memory: _CupyMemory, key: tuple[int, int], region: Any) -> None:
+        self._memory, self._key, self._region = memory, key, region
+
+    def __del__(self) -> None:
+        self._memory.take_back(self._key, self._region)
 
 
 def holds(array: Any) -> list[tuple[Any, Any]] | None:
@@ -163,7 +196,7 @@ def _shared_storages(torch: Any, tensors: Sequence[Any]) -> set[int]:
     if not tensors:
         return set()
     leaves = {id(tensor): tensor for tensor in tensors}
-    base_alone, alone = _names_of_base(_fresh(torch)[1:]), _counts_of(torch, _fresh(torch))
+    base_alone, alone = _names_of_base_alone(torch), _counts_alone(torch)
     shared = {
         _number_of_storage(tensor)
         for tensor in tensors
@@ -197,6 +230,16 @@ def _names_of_base(view: Any) -> tuple[int, int]:
     """Returns how many references and weak ones Python has on the tensor of which a view was made."""
     base = view._base
     return sys.getrefcount(base), weakref.getweakrefcount(base) if base is not None else 0
+
+
+@functools.cache
+def _counts_alone(torch: Any) -> tuple[int, int, int]:
+    return _counts_of(torch, _fresh(torch))
+
+
+@functools.cache
+def _names_of_base_alone(torch: Any) -> tuple[int, int]:
+    return _names_of_base(_fresh(torch)[1:])
 
 
 @functools.cache

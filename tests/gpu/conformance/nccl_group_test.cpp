@@ -77,8 +77,8 @@ TEST_CASE("all streams of a group wait for each other, before and after it", "[2
     MUST_CU(CU(cuStreamCreate)(&other, CU_STREAM_NON_BLOCKING));
     const Array<int> one({1}), two({1});
     rank.finish(NC(ncclAllReduce)(one.at(), one.at(), 1, ncclInt32, ncclSum, rank.comm, rank.stream()));
+    Gate gate;  // of both rounds: to free its memory may wait for the work of other ranks
     for (auto* const gated : {other, rank.on.stream()}) {
-      Gate gate;
       gate.close(gated);
       const auto before = one.get();
       MUST_NC(start());

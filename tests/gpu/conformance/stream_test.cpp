@@ -229,16 +229,3 @@ TEST_CASE("a host function that calls CUDA may be refused, and changes nothing")
   if (code == CUDA_SUCCESS) WARN("this driver lets host functions call CUDA");
   CHECK((code == CUDA_SUCCESS || code == CUDA_ERROR_NOT_PERMITTED));
 }
-
-TEST_CASE("unmapping waits for work that uses the memory") {
-  const PrimaryContext context;
-  const auto bytes = granularity();
-  const Handle handle(bytes);
-  Reservation addresses(bytes);
-  addresses.map(handle, bytes);
-  REQUIRE_CU(set_access(addresses.get(), bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE));
-  const Stream stream;
-  for (int round = 0; round < 20; ++round) REQUIRE_CU(CU(cuMemsetD8Async)(addresses.get(), 1, bytes, stream.get()));
-  addresses.unmap();
-  CHECK(CU(cuStreamSynchronize)(stream.get()) == CUDA_SUCCESS);
-}

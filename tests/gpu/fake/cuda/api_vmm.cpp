@@ -236,15 +236,14 @@ CUresult CUDAAPI cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUme
   });
 }
 
-// 6.14, cuMemUnmap: whole mappings only. It waits for work that was enqueued before.
+// 6.14, cuMemUnmap: whole mappings only. It does not wait for work that was enqueued before, which then finds nothing
+// there (seen with 580.159).
 CUresult CUDAAPI cuMemUnmap(CUdeviceptr address, size_t bytes) {
   return call(__func__, Need::healthy, [&](Call& c) {
     const auto range = reservation_at(address);
     for (const auto start : whole_mappings(*range, address, bytes)) {
       const int device = range->mappings.at(start).physical->properties().device;
       if (device != host_memory) c.on(driver().ordinal(device));
-      for (const auto& [ordinal, flags] : std::map(range->mappings.at(start).rights))
-        if (ordinal != host_memory) c.drain(ordinal);
       c.wait([&] { return range->pins == 0; });
       driver().addresses.unmap(*range, start);
       count(std::max(device, 0), Item::mappings, -1);

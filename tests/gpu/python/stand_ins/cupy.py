@@ -64,14 +64,16 @@ class _Chunk:
 
 
 class PooledMemory(BaseMemory):
+    """It does not keep its chunk: the pool does, and a pool that ends takes the memory of its arrays along."""
+
     def __init__(self, chunk: _Chunk, pool: weakref.ref[MemoryPool]) -> None:
         super().__init__(chunk.mem.ptr + chunk.offset, chunk.size, chunk.mem.device_id)
-        self.chunk, self.pool = chunk, pool
+        self.pool = pool
 
     def __del__(self) -> None:
         pool = self.pool()
         if pool is not None:
-            pool.free.append(self.chunk)
+            pool.free.append(pool.in_use.pop(self.ptr))
 
 
 class MemoryPool:
@@ -80,12 +82,14 @@ class MemoryPool:
     def __init__(self, allocator: Callable[[int], MemoryPointer] | None = None) -> None:
         self.allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
         self.free: list[_Chunk] = []
+        self.in_use: dict[int, _Chunk] = {}
 
     def malloc(self, size: int) -> MemoryPointer:
         size = -(-size // 512) * 512
         if size == 0:
             return MemoryPointer(Memory(0), 0)
         chunk = self._free_chunk(size) or _Chunk(self.allocator(size).mem, 0, size)
+        self.in_use[chunk.mem.ptr + chunk.offset] = chunk
         return MemoryPointer(PooledMemory(chunk, weakref.ref(self)), 0)
 
     def _free_chunk(self, size: int) -> _Chunk | None:
@@ -140,6 +144,7 @@ cuda.MemoryPool, cuda.MemoryPointer, cuda.UnownedMemory, cuda.Device = MemoryPoo
 cuda.using_allocator = _using_allocator
 cuda.get_allocator = lambda: _local.allocator or _default_pool.malloc
 cuda.is_available = lambda: driver.device_count() > 0
+cuda.get_current_stream = lambda: types.SimpleNamespace(ptr=0)
 sys.modules["cupy.cuda"] = cuda
 
 

@@ -29,6 +29,11 @@ int add_one(void* argument) {
   return sum.result;
 }
 
+int wait_for_it(void* flag) {
+  while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::yield();
+  return 0;
+}
+
 int wait_for_the_end(void* started) {
   static_cast<std::atomic<bool>*>(started)->store(true);
   while (must_end()() == 0) std::this_thread::yield();
@@ -96,6 +101,28 @@ TEST_CASE("freeing waits for work that uses the memory") {
   for (int round = 0; round < 5; ++round) REQUIRE_CU(CU(cuMemsetD8Async)(memory.get(), 1, 64 * mebibyte, stream.get()));
   memory.free();
   CHECK(CU(cuStreamSynchronize)(stream.get()) == CUDA_SUCCESS);
+}
+
+TEST_CASE("unmapping does not wait for work that comes later, which breaks the context") {
+  machine();
+  init();
+  CUcontext own = nullptr;
+  REQUIRE_CU(CU(cuCtxCreate)(&own, nullptr, 0, 0));
+  const auto bytes = granularity();
+  {
+    const Handle handle(bytes);
+    Reservation addresses(bytes);
+    addresses.map(handle, bytes);
+    REQUIRE_CU(set_access(addresses.get(), bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE));
+    std::atomic<bool> may_go_on{false};
+    REQUIRE(enqueue()(nullptr, wait_for_it, &may_go_on) == 0);
+    REQUIRE_CU(CU(cuMemsetD8Async)(addresses.get(), 1, bytes, nullptr));
+    addresses.unmap();
+    may_go_on = true;
+    CHECK(CU(cuCtxSynchronize)() == CUDA_ERROR_ILLEGAL_ADDRESS);
+    REQUIRE_CU(CU(cuCtxDestroy)(own));
+    const PrimaryContext context;  // a healthy one, for the destructors
+  }
 }
 
 TEST_CASE("a destroyed context can't be made current") {
