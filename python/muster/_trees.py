@@ -126,11 +126,11 @@ def _library_of(kind: type) -> str:
     return {"cupy": "cupy", "jax": "jax", "jaxlib": "jax"}.get(library, "numpy")
 
 
-def _on_gpu(value: Any, interface: dict[str, Any], dtype: str | None = None, owner: Any = None) -> _muster.DeviceArray:
+def _on_gpu(value: Any, interface: dict[str, Any]) -> _muster.DeviceArray:
     """Returns a dense array in memory of a GPU as Muster's own type, without a copy.
 
     ``interface`` is its ``__cuda_array_interface__``, versions 2 and 3. Work of any stream that writes the array is
-    waited for before it is read. ``owner`` keeps the memory; by default the array does.
+    waited for before it is read.
     """
     shape, typestr, _ = _checked(value, interface)
     if interface.get("mask") is not None:
@@ -142,7 +142,7 @@ def _on_gpu(value: Any, interface: dict[str, Any], dtype: str | None = None, own
     shape, _, address = _checked(value, interface)
     if known.byteorder not in "=|" and known != known.newbyteorder("="):
         raise Invalid(f"{a_type_of(value)} has another byte order", "make it one of this machine's byte order")
-    return _muster.other_array(address, shape, dtype or known.name, value if owner is None else owner)
+    return _muster.other_array(address, shape, known.name, value)
 
 
 def _checked(value: Any, interface: Any) -> tuple[tuple[int, ...], str, int]:
@@ -196,11 +196,9 @@ def _from_torch(torch: Any, given: Any) -> tuple[Any, ...]:
         raise Invalid(f"a tensor of layout {tensor.layout} can't be stored", "make it dense first: tensor.to_dense()")
     if tensor.device.type == "cuda":
         tensor = tensor.contiguous()
-        is_bfloat16 = tensor.dtype is torch.bfloat16
-        shown = tensor.view(torch.int16) if is_bfloat16 else tensor
-        owner = given if shown.data_ptr() == given.data_ptr() else shown
-        made = _on_gpu(shown, shown.__cuda_array_interface__, "bfloat16" if is_bfloat16 else None, owner)
-        return ("array", made, "torch", None)
+        address, dtype = tensor.data_ptr(), str(tensor.dtype).removeprefix("torch.")
+        owner = given if address == given.data_ptr() else tensor
+        return ("array", _muster.other_array(address, tuple(tensor.shape), dtype, owner), "torch", None)
     if tensor.device.type != "cpu":
         raise Invalid(f"a tensor on {tensor.device} can't be stored", "move it to the host first: tensor.cpu()")
     if tensor.dtype is torch.bfloat16:
