@@ -110,8 +110,13 @@ def measure_deposits(report: Report, sizes: list[int], rounds: int) -> None:
             report.add(f"{library}: decorated call, {copies} copies", size, timed(decorated, rounds))
 
 
+def sealed(size: int) -> muster.Ref:
+    return muster.seal(muster.empty((size // 4,), np.float32, device=DEVICE))
+
+
 def measure_puts(report: Report, sizes: list[int], rounds: int) -> None:
     for size in sizes:
+        report.add("empty and seal", size, timed(lambda size=size: sealed(size), rounds))
         array = with_cupy(size)()
         synchronize()
         report.add("put: one copy", size, timed(lambda array=array: muster.put(array), rounds), moved=2 * size)
