@@ -98,6 +98,7 @@ def test_whole_ops_are_measured_where_python_has_cupy(run, build, tmp_path):
     whats = {figure["what"] for figure in figures}
     assert {
         "CuPy: decorated call, 0 copies",
+        "empty and seal",
         "put: one copy",
         "allreduce on one GPU",
         "allreduce over the host",
