@@ -151,8 +151,7 @@ std::size_t SegmentTable::end_first() {
   return effort;
 }
 
-/// Whatever was left in place stays known until nobody has it open, and then its owner is told.
-void SegmentTable::end(Segment& segment) try {
+void SegmentTable::end(Segment& segment) {
   segments_.erase(segment.id_);
   if (!segment.memory_) {
     // Nobody has heard of this segment, so its number serves again. Otherwise vain attempts to get memory could use up
@@ -160,21 +159,38 @@ void SegmentTable::end(Segment& segment) try {
     if (segment.id_.value == last_id_) --last_id_;
     return;
   }
-  auto memory = std::make_shared<Charge>(std::move(segment.bytes_charge_));
-  if (!segment.readers_.empty() || segment.in_place_) {
-    Draining draining{.memory = memory, .readers = {}, .over = {}, .is_open_there = segment.in_place_};
-    if (segment.in_place_) draining.over.push_back({segment.id_, segment.owner_.client});
-    if (!segment.readers_.empty()) {
-      auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
-      for (const auto& [reader, charge] : segment.readers_) ended.readers.push_back(reader);
-      draining.readers = std::move(segment.readers_);
-    }
-    draining_.emplace(segment.id_, std::move(draining));
+  bool is_awaited = false;
+  try {
+    auto memory = std::make_shared<Charge>(std::move(segment.bytes_charge_));
+    if (!segment.readers_.empty() || segment.in_place_) drain(segment, memory);
+    is_awaited = segment.in_place_;
+    dispose(segment, std::move(memory));
+  } catch (const std::bad_alloc&) {
+    // Without memory for that, the segment ends at once, and nobody is told. But an owner must not wait for ever.
+    if (!segment.in_place_ || is_awaited) return;
+    draining_.erase(segment.id_);
+    if (hooks_.untold) hooks_.untold(segment.owner_.client);
   }
-  if (segment.in_place_)
-    segment.memory_->when_closed([self = self_, id = segment.id_] {
-      if (*self) (*self)->closed_there(id);
-    });
+}
+
+/// Readers are told that the segment has ended. What was left in place stays known until nobody has it open; then its
+/// owner is told.
+void SegmentTable::drain(Segment& segment, const std::shared_ptr<Charge>& memory) {
+  Draining draining{.memory = memory, .readers = {}, .over = {}, .is_open_there = segment.in_place_};
+  if (segment.in_place_) draining.over.push_back({segment.id_, segment.owner_.client});
+  if (!segment.readers_.empty()) {
+    auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
+    for (const auto& [reader, charge] : segment.readers_) ended.readers.push_back(reader);
+    draining.readers = std::move(segment.readers_);
+  }
+  draining_.emplace(segment.id_, std::move(draining));
+  if (!segment.in_place_) return;
+  segment.memory_->when_closed([self = self_, id = segment.id_] {
+    if (*self) (*self)->closed_there(id);
+  });
+}
+
+void SegmentTable::dispose(Segment& segment, std::shared_ptr<Charge> memory) const {
   if (!hooks_.dispose) return;
   if (segment.data_) segment.memory_->close_descriptor(), segment.descriptor_charge_ = {};
   struct Held {
@@ -185,9 +201,6 @@ void SegmentTable::end(Segment& segment) try {
   auto held = std::make_shared<Held>(
       Held{std::move(memory), std::move(segment.descriptor_charge_), std::move(segment.map_charge_)});
   hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr}, [held = std::move(held)] { *held = {}; });
-} catch (const std::bad_alloc&) {
-  // Without memory for that, the segment ends at once, and nobody is told.
-  if (segment.in_place_ && hooks_.untold) hooks_.untold(segment.owner_.client);
 }
 
 void SegmentTable::closed_there(SegmentId id) {

@@ -166,6 +166,8 @@ class SegmentTable {
   void ready(Segment& segment) const;
   void end_in_turn(Segment& segment);
   void end(Segment& segment);
+  void drain(Segment& segment, const std::shared_ptr<Charge>& memory);
+  void dispose(Segment& segment, std::shared_ptr<Charge> memory) const;
   [[nodiscard]] std::size_t end_first();
   void orphan(Segment& segment);
 

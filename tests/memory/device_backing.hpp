@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -19,12 +20,12 @@ namespace musterd::testing {
 class DeviceMemory final : public SegmentMemory {
  public:
   explicit DeviceMemory(muster::ipc::Fd fd, bool late = false) : fd_(std::move(fd)), coming_(late) {}
-  using Closings = std::shared_ptr<std::vector<std::function<void()>>>;
+  using Closings = std::shared_ptr<std::list<std::function<void()>>>;
   /// Memory that was left in place. When it has ended, what the device calls once it has closed it is in `closing`.
   DeviceMemory(const muster::ipc::InPlaceMemory& in_place, bool late, Closings closing)
       : coming_(late), in_place_(in_place), closing_(std::move(closing)) {}
   ~DeviceMemory() override {
-    if (closed_) closing_->push_back(std::move(closed_));
+    if (closing_) closing_->splice(closing_->end(), closed_);
   }
   /// The device has made the memory, or can't.
   void finish(muster::Result<void> made) {
@@ -42,7 +43,7 @@ class DeviceMemory final : public SegmentMemory {
     return in_place_ ? &*in_place_ : nullptr;
   }
   void lose_owner() noexcept override { owner_gone_ = true; }
-  void when_closed(std::function<void()> then) override { closed_ = std::move(then); }
+  void when_closed(std::function<void()> then) override { closed_.push_back(std::move(then)); }
   [[nodiscard]] int descriptor() const noexcept override { return coming_ || lost_ ? -1 : fd_.get(); }
   [[nodiscard]] std::span<std::byte> host() const noexcept override { return {}; }
   void close_descriptor() noexcept override { FAIL("it is not mapped: closing it may take long"); }
@@ -59,7 +60,7 @@ class DeviceMemory final : public SegmentMemory {
   std::optional<muster::ipc::InPlaceMemory> in_place_;
   bool owner_gone_ = false;
   Closings closing_;
-  std::function<void()> closed_;
+  std::list<std::function<void()>> closed_;  ///< one, if somebody asks: to end takes no memory
   std::vector<std::function<void(muster::Result<void>)>> waiting_;
 };
 
@@ -82,7 +83,7 @@ class DeviceBacking final : public SegmentBacking {
 
   bool late = false;                                ///< memory is there only when the test says so
   std::vector<std::weak_ptr<DeviceMemory>> coming;  ///< what is not there yet
-  DeviceMemory::Closings closing = std::make_shared<std::vector<std::function<void()>>>();  ///< what is to be closed
+  DeviceMemory::Closings closing = std::make_shared<std::list<std::function<void()>>>();  ///< what is to be closed
   /// The device has closed all that has ended.
   void close_all() const {
     for (const auto& closed : std::exchange(*closing, {})) closed();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -20,11 +21,11 @@ class LateMemory final : public HeapMemory {
     in_place_ = *spec.in_place;
     static_cast<void>(seal());  // its writer has it already
   }
-  using Closings = std::shared_ptr<std::vector<std::function<void()>>>;
+  using Closings = std::shared_ptr<std::list<std::function<void()>>>;
   /// Where what has ended waits until the device has closed it, if it was left in place.
   void close_by(Closings closing) { closing_ = std::move(closing); }
   ~LateMemory() override {
-    if (closed_) closing_->push_back(std::move(closed_));
+    if (closing_) closing_->splice(closing_->end(), closed_);
   }
 
   /// The device has made the memory, or can't.
@@ -43,7 +44,7 @@ class LateMemory final : public HeapMemory {
     return in_place_ ? &*in_place_ : nullptr;
   }
   void lose_owner() noexcept override { owner_gone_ = true; }
-  void when_closed(std::function<void()> then) override { closed_ = std::move(then); }
+  void when_closed(std::function<void()> then) override { closed_.push_back(std::move(then)); }
   [[nodiscard]] muster::Result<void> seal_hard() override {
     return muster::Error(muster::Code::invalid, "the driver has no seals");
   }
@@ -54,7 +55,7 @@ class LateMemory final : public HeapMemory {
   std::optional<muster::ipc::InPlaceMemory> in_place_;
   bool owner_gone_ = false;
   Closings closing_;
-  std::function<void()> closed_;
+  std::list<std::function<void()>> closed_;  ///< one, if somebody asks: to end takes no memory
   std::vector<std::function<void(muster::Result<void>)>> waiting_;
 };
 
@@ -87,14 +88,14 @@ class LateBacking final : public SegmentBacking {
   bool close_one() {
     if (closing_->empty()) return false;
     const auto closed = std::move(closing_->front());
-    closing_->erase(closing_->begin());
+    closing_->pop_front();
     closed();
     return true;
   }
 
  private:
   std::function<bool()> is_late_;
-  LateMemory::Closings closing_ = std::make_shared<std::vector<std::function<void()>>>();
+  LateMemory::Closings closing_ = std::make_shared<std::list<std::function<void()>>>();
   std::shared_ptr<HeapMemory::Alive> alive_ = std::make_shared<HeapMemory::Alive>();
   std::vector<std::weak_ptr<LateMemory>> coming_;
 };
