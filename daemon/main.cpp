@@ -175,6 +175,13 @@ std::uint64_t budget_of_gpu(double memory, std::uint64_t total) {
 
 /// What the store may have of each GPU.
 void add_gpus(Quota& quota, const Config& config, std::span<const gpu::GpuFacts> gpus) {
+  if (!gpus.empty()) {
+    // Each takes some heap and a handle in each worker, and nothing of the store.
+    constexpr std::uint64_t in_place_total = 1 << 14;
+    quota.total[Resource::in_place] = in_place_total;
+    quota.per_user[Resource::in_place] = in_place_total / 4 * 3;
+    quota.per_client[Resource::in_place] = in_place_total / 2;
+  }
   for (const auto& facts : gpus) {
     const auto bytes = budget_of_gpu(config.gpu_memory, facts.memory_bytes);
     for (auto* amounts : {&quota.total, &quota.per_user, &quota.per_client})

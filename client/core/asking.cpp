@@ -49,7 +49,8 @@ void hit_sent(wire::Body asked) {
 /// How many requests may be unanswered when this one is sent. The daemon ends the connection of a client that sends
 /// more than it accepts. Requests that wait for memory leave room for requests that give memory back.
 std::size_t unanswered_max(wire::Body asked) {
-  return asked == wire::Body_Lease ? ipc::requests_max / 2 : ipc::requests_max - 1;
+  const bool waits = asked == wire::Body_Lease || asked == wire::Body_LeaveInPlace;
+  return waits ? ipc::requests_max / 2 : ipc::requests_max - 1;
 }
 
 }  // namespace
@@ -150,7 +151,8 @@ Error Connection::abandon(std::uint64_t request, wire::Body asked, Error error) 
 
 void Connection::give_back(wire::Body asked, const ipc::Packet& late) {
   const auto* frame = wire::GetFrame(late.bytes.data());
-  if (const auto* segment = frame->body_as_Segment(); segment && asked == wire::Body_Lease)
+  if (const auto* segment = frame->body_as_Segment();
+      segment && (asked == wire::Body_Lease || asked == wire::Body_LeaveInPlace))
     tell_returned(*this, {segment->segment()});
   if (const auto* joined = frame->body_as_Joined()) tell_left(*this, {joined->seat()});
   if (const auto* object = frame->body_as_Object(); object && asked == wire::Body_Lookup) {

@@ -56,6 +56,7 @@ Connection::Connection(Start start)
           memory_mutex_, [this](ipc::SegmentId id) { return map_segment(id); },
           [this](ipc::SegmentId id) { tell_unmapped(id); },
           [this] { return alive() && channel_.memory_wanted() ? 0 : welcome_.memory_bytes() / kept_share; }, pins_)),
+      left_in_place_(std::make_unique<LeftInPlace>(memory_mutex_)),
       arenas_(make_arenas()) {}
 
 std::unique_ptr<Arena> Connection::make_arena(Device device, std::uint64_t memory_bytes) {
@@ -169,6 +170,7 @@ void Connection::end(const Error& error) {
   locked([&](Protocol& protocol) { protocol.end(over); });
   wake_waiters();
   completions_.end_events(exchange_.fd());
+  left_in_place_->end();
 }
 
 // ---- memory ----
@@ -188,6 +190,28 @@ Result<LeasedSegment> Connection::lease_segment(Device device, std::uint64_t byt
   return map_lease(*this, std::move(*granted), device);
 }
 
+Result<ipc::SegmentId> Connection::leave_in_place(CudaSharedPtr memory, Device device, LeftInPlace::Owner owner,
+                                                  std::chrono::nanoseconds timeout) {
+  const auto until = std::chrono::steady_clock::now() + bounded(timeout);
+  const auto build = [&](std::uint64_t number) {
+    return build_frame(number, wire::Body_LeaveInPlace, [&](auto& fbb) {
+      const wire::Device on(static_cast<std::uint8_t>(device.kind), device.index);
+      const auto named = ipc::in_place_as<wire::InPlace>(memory->memory());
+      const auto left = until - std::chrono::steady_clock::now();
+      return wire::CreateLeaveInPlace(fbb, &on, &named, milliseconds_of(left)).Union();
+    });
+  };
+  auto left = request(build, timeout + answer_timeout);
+  // Without an answer, somebody may have it open all the same.
+  if (!left && left.error().code() == Code::timeout) left_in_place_->add({}, std::move(memory), std::move(owner));
+  if (!left) return left.error();
+  const auto* body = wire::GetFrame(left->bytes.data())->body_as_Segment();
+  if (!body) return Error(Code::failed, "the daemon's answer to LeaveInPlace makes no sense");
+  const ipc::SegmentId segment{body->segment()};
+  left_in_place_->add(segment, std::move(memory), std::move(owner));
+  return segment;
+}
+
 Result<void> Connection::share(ipc::ObjectId object) {
   for (const auto& [arena, segment] : arenas_->share(object)) {
     // If somebody here views the segment, its mapping stays, and so its memory stays, too.
@@ -205,6 +229,8 @@ Result<SegmentHandle> Connection::map_segment(ipc::SegmentId segment) {
                     [&](auto& fbb) { return wire::CreateMap(fbb, segment.value).Union(); });
   if (!packet) return packet.error();
   const auto* body = wire::GetFrame(packet->bytes.data())->body_as_Segment();
+  if (body && body->in_place())
+    return SegmentHandle{{}, body->bytes(), ipc::in_place_as<ipc::InPlaceMemory>(*body->in_place())};
   if (!body || packet->fds.size() != 1) return Error(Code::failed, "the daemon's answer to Map makes no sense");
   return SegmentHandle{std::move(packet->fds.front()), body->bytes()};
 }

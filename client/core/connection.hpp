@@ -32,6 +32,7 @@
 #include "memory/arenas.hpp"
 #include "memory/fork_copies.hpp"
 #include "memory/hold.hpp"
+#include "memory/left_in_place.hpp"
 #include "memory/segments.hpp"
 #include "names.hpp"
 #include "submissions.hpp"
@@ -72,6 +73,11 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   [[nodiscard]] Segments& segments() { return *segments_; }
   /// How much of the daemon's memory this process may pin.
   [[nodiscard]] PinLimit& pins() { return pins_; }
+  [[nodiscard]] LeftInPlace& left_in_place() { return *left_in_place_; }
+  /// Leaves memory of this process where it is, and returns its segment; `owner` keeps it until nobody else has it
+  /// open.
+  [[nodiscard]] Result<ipc::SegmentId> leave_in_place(CudaSharedPtr memory, Device device, LeftInPlace::Owner owner,
+                                                      std::chrono::nanoseconds timeout);
   /// Call it before the object goes to other processes: what they hold must not depend on what this process does later.
   [[nodiscard]] Result<void> share(ipc::ObjectId object);
   [[nodiscard]] Names& names() { return names_; }
@@ -200,6 +206,7 @@ class Connection : public std::enable_shared_from_this<Connection>, public HoldK
   OrderedMutex memory_mutex_{Rank::memory};
   PinLimit pins_;
   std::unique_ptr<Segments> segments_;
+  std::unique_ptr<LeftInPlace> left_in_place_;
   std::unique_ptr<Arenas> arenas_;
 };
 

@@ -164,6 +164,7 @@ void Connection::after_fork_in_child() {
   protocol_.inherit();
   fork_copies_.move_in(*arenas_);
   arenas_->disown();
+  left_in_place_->disown();
   channel_.inherit();
   exchange_.inherit();
   completions_.inherit();

@@ -39,6 +39,7 @@ struct Connection::Aftermath {
   Works::Aftermath works;
   std::vector<ipc::ObjectId> gone;
   std::vector<ipc::SegmentId> segments_gone;
+  std::vector<ipc::SegmentId> in_place_over;
   bool memory_wanted = false;
 };
 
@@ -58,6 +59,7 @@ void Connection::settle(Aftermath& aftermath) {
   for (const auto object : aftermath.gone) arenas_->object_gone(object);
   if (aftermath.memory_wanted) arenas_->trim();
   for (const auto segment : aftermath.segments_gone) segments_->gone(segment);
+  for (const auto segment : aftermath.in_place_over) left_in_place_->over(segment);
   for (const auto seat : aftermath.works.unwanted_seats) tell_left(*this, seat);
   aftermath.works = {};
   submissions_.flush_releases();
@@ -84,6 +86,12 @@ Result<void> Connection::handle(const ipc::Record& record, Aftermath& aftermath)
       auto gone = ipc::read_segment_gone(record.body);
       if (!gone) return gone.error();
       aftermath.segments_gone.push_back(gone->segment);
+      return {};
+    }
+    case ipc::CompletionType::in_place_over: {
+      auto over = ipc::read_in_place_over(record.body);
+      if (!over) return over.error();
+      aftermath.in_place_over.push_back(over->segment);
       return {};
     }
     case ipc::CompletionType::memory_wanted: aftermath.memory_wanted = true; return {};

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <string>
 #include <thread>
@@ -196,6 +197,99 @@ Result<std::unique_ptr<CudaMapping>> Cuda::map(const ipc::Fd& fd, std::uint64_t 
   if (status != Status::success) return unmapped("cuMemMap", status);
   mapped->context = std::move(*context);
   return mapped;
+}
+
+// ---- memory that processes share by handles ----
+
+CudaShared::~CudaShared() { cuda_.end_use(memory_.handle); }
+
+void EndShared::operator()(CudaShared* shared) const {
+  if (Cuda::if_open()) delete shared;
+}
+
+CudaSharedPtr Cuda::use(Shared& shared, const ipc::InPlaceMemory& memory) {
+  CudaSharedPtr made(new CudaShared(*this, memory, shared.base));
+  ++shared.uses;
+  return made;
+}
+
+void Cuda::end_use(const ipc::MemoryHandle& handle) {
+  const std::lock_guard lock(shared_mutex_);
+  const auto found = shared_.find(handle);
+  if (found == shared_.end() || --found->second.uses > 0) return;
+  if (!found->second.is_own) {
+    const Current current(*driver_, *found->second.context);
+    driver_->ipc_close_mem_handle(address_of(found->second.base));
+  }
+  shared_.erase(found);
+}
+
+Result<CudaSharedPtr> Cuda::share(const void* address) {
+  auto context = context_at(address);
+  if (!context) return context.error();
+  const Current current(*driver_, **context);
+  int is_capable = 0;
+  const Address at = address_of(address);
+  if (const Status status = driver_->pointer_get_attribute(&is_capable, PointerAttribute::is_legacy_ipc_capable, at);
+      status != Status::success)
+    return failed("cuPointerGetAttribute", status);
+  if (is_capable == 0) return CudaSharedPtr();
+  Address base = 0;
+  std::size_t bytes = 0;
+  if (const Status status = driver_->mem_get_address_range(&base, &bytes, at); status != Status::success)
+    return failed("cuMemGetAddressRange", status);
+  gpu::cuda::MemoryHandle handle{};
+  // What another process has opened by IPC can't be shared on, and not every driver says so before.
+  const Status status = driver_->ipc_get_mem_handle(&handle, base);
+  if (status == Status::invalid_value || status == Status::not_supported) return CudaSharedPtr();
+  if (status != Status::success) return failed("cuIpcGetMemHandle", status);
+  gpu::cuda::Uuid uuid{};
+  if (const Status told = driver_->device_get_uuid(&uuid, (*context)->device()); told != Status::success)
+    return failed("cuDeviceGetUuid", told);
+  const ipc::InPlaceMemory memory{bytes, std::bit_cast<ipc::MemoryHandle>(handle), std::bit_cast<ipc::GpuUuid>(uuid)};
+  const std::lock_guard lock(shared_mutex_);
+  auto& shared = shared_[memory.handle];
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): so the driver gives it
+  if (shared.uses == 0) shared = {reinterpret_cast<std::byte*>(base), true, 0, std::move(*context)};
+  return use(shared, memory);
+}
+
+Result<gpu::cuda::Device> Cuda::gpu_with(const ipc::GpuUuid& uuid, Device device) const {
+  int count = 0;
+  if (const Status status = driver_->device_get_count(&count); status != Status::success)
+    return failed("cuDeviceGetCount", status);
+  for (gpu::cuda::Device each = 0; each < count; ++each) {
+    gpu::cuda::Uuid own{};
+    if (driver_->device_get_uuid(&own, each) == Status::success && std::bit_cast<ipc::GpuUuid>(own) == uuid)
+      return each;
+  }
+  return Error(Code::invalid,
+               fmt::format("memory of {} can't be opened here: this process does not see it", name(device)),
+               "look at CUDA_VISIBLE_DEVICES, and `nvidia-smi -L`");
+}
+
+Result<CudaSharedPtr> Cuda::open(const ipc::InPlaceMemory& memory, Device device) {
+  const auto gpu = gpu_with(memory.gpu, device);
+  if (!gpu) return gpu.error();
+  auto context = context_of(*gpu);
+  if (!context) return context.error();
+  const std::lock_guard lock(shared_mutex_);
+  if (const auto known = shared_.find(memory.handle); known != shared_.end()) return use(known->second, memory);
+  const Current current(*driver_, **context);
+  const auto entry = shared_.try_emplace(memory.handle).first;
+  Address base = 0;
+  const Status status = driver_->ipc_open_mem_handle(&base, std::bit_cast<gpu::cuda::MemoryHandle>(memory.handle),
+                                                     gpu::cuda::ipc_lazy_enable_peer_access);
+  if (status != Status::success) {
+    shared_.erase(entry);
+    return Error(Code::object_lost,
+                 fmt::format("memory that was left in place on {} can't be opened: cuIpcOpenMemHandle: {}",
+                             name(device), driver_->describe(status)),
+                 "has its owner just ended, or does one of the two run in another container?");
+  }
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): so the driver gives it
+  entry->second = {reinterpret_cast<std::byte*>(base), false, 0, std::move(*context)};
+  return use(entry->second, memory);
 }
 
 Result<void*> Cuda::allocate(int ordinal, std::uint64_t bytes) {

@@ -17,6 +17,7 @@
 #include <muster/gpu/device_mapping.hpp>
 #include <muster/gpu/driver.hpp>
 #include <muster/ipc/fd.hpp>
+#include <muster/ipc/in_place.hpp>
 #include <muster/result.hpp>
 
 namespace muster::detail {
@@ -30,6 +31,7 @@ class CudaContext {
   ~CudaContext();
   [[nodiscard]] gpu::cuda::Status retain();
   [[nodiscard]] gpu::cuda::Context get() const { return context_; }
+  [[nodiscard]] gpu::cuda::Device device() const { return device_; }
 
  private:
   const gpu::cuda::Driver& driver_;
@@ -44,6 +46,33 @@ struct CudaMapping {
   CudaContextPtr context;
   gpu::DeviceMapping mapping;
 };
+
+class Cuda;
+
+/// A use of an allocation that processes share by CUDA's legacy IPC: one of this process, or one of another that is
+/// open here. It is opened once for all uses, and closed with the last of them; work that uses it must be over.
+class CudaShared {
+ public:
+  CudaShared(Cuda& cuda, const ipc::InPlaceMemory& memory, std::byte* base)
+      : cuda_(cuda), memory_(memory), base_(base) {}
+  CudaShared(const CudaShared&) = delete;
+  CudaShared& operator=(const CudaShared&) = delete;
+  ~CudaShared();
+  [[nodiscard]] const ipc::InPlaceMemory& memory() const { return memory_; }
+  /// Where the allocation begins, on its GPU.
+  [[nodiscard]] std::byte* base() const { return base_; }
+
+ private:
+  Cuda& cuda_;
+  ipc::InPlaceMemory memory_;
+  std::byte* base_;
+};
+
+/// Leaves it as it is in a forked child, where CUDA does not work.
+struct EndShared {
+  void operator()(CudaShared* shared) const;
+};
+using CudaSharedPtr = std::unique_ptr<CudaShared, EndShared>;
 
 class Cuda {
  public:
@@ -62,6 +91,12 @@ class Cuda {
   [[nodiscard]] Result<void*> allocate(int ordinal, std::uint64_t bytes);
   /// Does nothing for an address that allocate() did not return. Waits for work on that GPU first.
   void free(void* address);
+  /// The allocation with this address, for other processes to open. Null if the driver can't share it so: it shares
+  /// plain memory of this process only, as cudaMalloc() makes it.
+  [[nodiscard]] Result<CudaSharedPtr> share(const void* address);
+  /// Opens memory of another process, or finds this one's own. ObjectLost if it can't be opened; Invalid if this
+  /// process does not see that GPU, which Muster calls `device`.
+  [[nodiscard]] Result<CudaSharedPtr> open(const ipc::InPlaceMemory& memory, Device device);
   /// Waits until all work that this process has given to the GPU with this memory is over, like cudaFree().
   [[nodiscard]] Result<void> finish(const void* address);
   /// The same for the work of one stream. Timeout if that takes longer.
@@ -105,6 +140,19 @@ class Cuda {
   std::mutex mutex_;                                           ///< guards what follows; nothing is locked under it
   std::array<std::weak_ptr<const CudaContext>, 64> contexts_;  ///< by the device's number
   std::map<void*, CudaContextPtr> allocated_;                  ///< plain memory, which ends with its context
+
+  friend class CudaShared;
+  struct Shared {
+    std::byte* base = nullptr;
+    bool is_own = false;
+    std::size_t uses = 0;
+    CudaContextPtr context;
+  };
+  [[nodiscard]] CudaSharedPtr use(Shared& shared, const ipc::InPlaceMemory& memory);
+  void end_use(const ipc::MemoryHandle& handle);
+  [[nodiscard]] Result<gpu::cuda::Device> gpu_with(const ipc::GpuUuid& uuid, Device device) const;
+  std::mutex shared_mutex_;  ///< guards what follows, also while the driver opens and closes: each is open once
+  std::map<ipc::MemoryHandle, Shared> shared_;
 };
 
 }  // namespace muster::detail

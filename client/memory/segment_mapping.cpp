@@ -19,11 +19,22 @@ Result<SegmentMapping> SegmentMapping::map(const ipc::Fd& fd, std::uint64_t byte
   return segment;
 }
 
+Result<SegmentMapping> SegmentMapping::open(const ipc::InPlaceMemory& memory, Device device) {
+  auto cuda = Cuda::get();
+  if (!cuda) return cuda.error();
+  auto opened = (*cuda)->open(memory, device);
+  if (!opened) return opened.error();
+  SegmentMapping segment;
+  segment.in_place_ = std::move(*opened);
+  return segment;
+}
+
 void SegmentMapping::Unmap::operator()(CudaMapping* mapped) const {
   if (Cuda::get()) delete mapped;
 }
 
 std::byte* SegmentMapping::data() const {
+  if (in_place_) return in_place_->base();
   if (!on_gpu_) return host_.data();
   // An address of a GPU is a number, but one that no memory of the host has.
   // NOLINTNEXTLINE(performance-no-int-to-ptr)
@@ -36,6 +47,7 @@ SegmentMapping& SegmentMapping::operator=(SegmentMapping&& other) noexcept {
   host_ = std::move(other.host_);
   pin_ = std::move(other.pin_);
   on_gpu_ = std::move(other.on_gpu_);
+  in_place_ = std::move(other.in_place_);
   return *this;
 }
 
@@ -46,6 +58,7 @@ void SegmentMapping::set_pin(PinPtr pin) {
 void SegmentMapping::unmap() {
   pin_.reset();
   on_gpu_.reset();
+  in_place_.reset();
   host_.unmap();
 }
 

@@ -21,6 +21,7 @@ constexpr std::size_t unused_max = 4096;
 Result<SegmentMapping> Segments::map(ipc::SegmentId segment, Device device) {
   auto handle = fetch_(segment);
   if (!handle) return handle.error();
+  if (handle->in_place) return SegmentMapping::open(*handle->in_place, device);
   auto mapping = SegmentMapping::map(handle->fd, handle->bytes, ipc::Access::read_only, device);
   MUSTER_FAILPOINT(result_mapped);
   return mapping;
@@ -85,12 +86,12 @@ void Segments::unuse(ipc::SegmentId segment) {
     auto found = entries_.find(segment);
     if (found == entries_.end() || found->second.users == 0 || --found->second.users > 0) return;
     Entry& entry = found->second;
-    if (entry.mapping && !entry.gone) {
+    if (entry.mapping && !entry.gone && !entry.mapping.is_in_place()) {
       ++unused_;
       unused_bytes_ += entry.mapping.bytes();
       dropped = drop_some();
     } else {
-      if (entry.gone) dropped.push_back({segment, std::move(entry.mapping), true});
+      if (entry.gone || entry.mapping) dropped.push_back({segment, std::move(entry.mapping), entry.gone});
       entries_.erase(found);
     }
   }

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include <muster/ipc/fd.hpp>
 #include <muster/ipc/ids.hpp>
+#include <muster/ipc/in_place.hpp>
 #include <muster/result.hpp>
 
 #include "base/ordered_mutex.hpp"
@@ -18,10 +20,11 @@
 
 namespace muster::detail {
 
-/// A segment's descriptor and size, which the daemon gives to readers.
+/// A segment's descriptor and size, which the daemon gives to readers. Or what opens memory that was left in place.
 struct SegmentHandle {
   ipc::Fd fd;
   std::uint64_t bytes = 0;
+  std::optional<ipc::InPlaceMemory> in_place = {};
 };
 
 class Segments {
@@ -36,8 +39,8 @@ class Segments {
       : mutex_(mutex), fetch_(std::move(fetch)), unmapped_(std::move(unmapped)), keep_(std::move(keep)), pins_(pins) {}
 
   /// Returns where the segment begins, read-only; on a GPU that is the GPU's address. Each use() needs an unuse();
-  /// until then the address is valid. Unused mappings are dropped once they are many or large. Invalid if the segment
-  /// is gone.
+  /// until then the address is valid. Unused mappings are dropped once they are many or large; of memory
+  /// that was left in place at once, as its owner waits for that. Invalid if the segment is gone.
   [[nodiscard]] Result<const std::byte*> use(ipc::SegmentId segment, Device device = Device::cpu());
   void unuse(ipc::SegmentId segment);
   /// A private, copy-on-write mapping of a part of a segment: only this process sees its writes. `offset` is page

@@ -14,6 +14,7 @@
 #include "environment.hpp"
 #include "device/cuda.hpp"
 #include "holds.hpp"
+#include "in_place.hpp"
 #include "join.hpp"
 #include "lease.hpp"
 #include "objects.hpp"
@@ -237,6 +238,49 @@ Result<Ref> Client::put(DType dtype, Shape shape, const void* data, Device devic
   buffer->lease()->finished = true;
   const std::byte* address = region.address;
   return detail::seal(connection_, std::move(manifest), {&address, 1}, bytes);
+}
+
+namespace {
+
+/// Whether an array of so many bytes lies there on a GPU, and can be read as it is.
+Result<void> check_on_gpu(const detail::Cuda& cuda, const void* data, DType dtype, std::uint64_t bytes) {
+  const auto there = cuda.bytes_from(data);
+  if (!there) return Error(Code::invalid, "only memory of a GPU can be left in place", "copy it: put()");
+  if (*there < bytes)
+    return Error(Code::invalid, fmt::format("the array has {} bytes, and its memory ends after {}", bytes, *there),
+                 "its shape is not that of its memory");
+  if (reinterpret_cast<std::uintptr_t>(data) % size_of(dtype) != 0)
+    return Error(Code::invalid, "the array is not aligned to its elements, so it can't be left in place",
+                 "copy it: put()");
+  return {};
+}
+
+}  // namespace
+
+Result<Ref> Client::put_in_place(DType dtype, Shape shape, const void* data, Device device,
+                                 std::shared_ptr<const void> owner, Timeout timeout) {
+  const auto count = check_array(dtype, shape, timeout);
+  if (!count) return count.error();
+  if (!connected()) return connection_->end_error();
+  const auto wait = detail::bounded(timeout.value_or(detail::default_wait));
+  const detail::CallDeadline deadline(wait);
+  ipc::Manifest manifest;
+  detail::InPlace in_place(connection_);
+  detail::InPlace::Place place;
+  if (*count > 0) {
+    auto cuda = detail::Cuda::get();
+    if (!cuda) return cuda.error();
+    if (auto there = check_on_gpu(**cuda, data, dtype, *count * size_of(dtype)); !there) return there.error();
+    if (auto written = (*cuda)->finish(data); !written) return written.error();
+    auto left = in_place.leave(data, device, std::move(owner), wait);
+    if (!left) return left.error();
+    if (!*left)
+      return Error(Code::invalid, "the driver can't share this memory by handles of legacy IPC",
+                   "allocate it by cudaMalloc(), or copy it: put()");
+    place = **left;
+  }
+  if (auto added = manifest.add(place.segment, place.offset, dtype, shape, device); !added) return added.error();
+  return detail::seal(connection_, std::move(manifest), {}, 0);
 }
 
 Result<Ref> Client::deserialize(std::string_view bytes) {

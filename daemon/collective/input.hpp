@@ -17,6 +17,7 @@ struct Input {
   std::shared_ptr<const void> keeper;  ///< keeps the regions readable, and owns what the other members point to
   const muster::ipc::Manifest* manifest = nullptr;
   std::span<const SegmentMemory* const> memories;  ///< the memory of each leaf; null for leaves without bytes
+  bool in_place = false;                           ///< some of it was left in place, and may be lost with its owner
 
   [[nodiscard]] Place place(std::size_t leaf) const { return {memories[leaf], manifest->leaves[leaf].offset}; }
 };

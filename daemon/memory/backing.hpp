@@ -15,6 +15,7 @@
 
 #include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
+#include <muster/ipc/in_place.hpp>
 #include <muster/result.hpp>
 
 #include "memory/ledger.hpp"
@@ -43,8 +44,16 @@ class SegmentMemory {
   [[nodiscard]] virtual muster::Result<bool> when_made(std::function<void(muster::Result<void>)> /*then*/) {
     return true;
   }
-  /// Control thread, never blocks: whether when_made() would return an error.
+  /// Control thread, never blocks: whether when_made() would return an error, or the owner of what was left in place
+  /// has gone.
   [[nodiscard]] virtual bool is_lost() const noexcept { return false; }
+  /// Any thread, never blocks: by what other processes open memory that was left in place; null for all other memory.
+  [[nodiscard]] virtual const muster::ipc::InPlaceMemory* in_place() const noexcept { return nullptr; }
+  /// Control thread, never blocks: the owner of what was left in place has gone. Nobody can rely on the bytes any more.
+  virtual void lose_owner() noexcept {}
+  /// Control thread, never blocks, and only for what was left in place: `then` is called on the control thread once the
+  /// memory has ended and the device has closed it, never from within another function of the memory.
+  virtual void when_closed(std::function<void()> /*then*/) {}
   /// Any thread, never blocks: all of the memory, at the daemon's own addresses. Where the daemon is the writer, it is
   /// writable from create() on. Where a client is, it is readable once seal() has returned, and empty before. Always
   /// empty for memory without an address on the host.
@@ -81,6 +90,8 @@ struct SegmentSpec {
   Writer writer = Writer::client;
   bool hard = false;  ///< seal_hard() follows
   UserId user = 0;    ///< who pays
+  /// Not made, but left where its owner has allocated it; null: made. A backing that does not do that returns Invalid.
+  const muster::ipc::InPlaceMemory* in_place = nullptr;
 };
 
 /// Makes memory for segments. It must outlive its callers; the memory that it made may outlive it.

@@ -22,7 +22,7 @@ using muster::Result;
 
 namespace {
 
-bool is_gpu_memory(Resource resource) { return resource >= Resource::gpu_memory; }
+bool is_gpu_memory(Resource resource) { return resource >= Resource::gpu_memory && resource < Resource::in_place; }
 /// Of segments, wherever they are.
 bool is_memory(Resource resource) { return resource == Resource::memory || is_gpu_memory(resource); }
 
@@ -30,6 +30,7 @@ std::string name_of(Resource resource) {
   constexpr std::array<const char*, host_resource_count> names{
       "memory",         "objects", "file descriptors", "ops in flight", "groups", "of the daemon's own memory",
       "memory mappings"};
+  if (resource == Resource::in_place) return "allocations left in place";
   if (!is_gpu_memory(resource)) return names[static_cast<std::size_t>(resource)];
   const auto index = static_cast<std::size_t>(resource) - static_cast<std::size_t>(Resource::gpu_memory);
   return "on " + name(muster::Device::cuda(static_cast<std::uint8_t>(index)));
@@ -52,6 +53,7 @@ std::string flag_of(Resource resource, bool of_client) {
 std::string way_out(Resource resource, bool of_client) {
   switch (resource) {
     case Resource::slots: return "wait for some of them first";
+    case Resource::in_place: return "free refs of what was left in place, or let put() copy: in_place=False";
     case Resource::groups: return "leave() groups that are not needed";
     case Resource::heap:
       return "keep fewer and larger objects, ops and groups at a time, or start the daemon with a larger --memory";

@@ -24,10 +24,21 @@ using UserId = std::uint32_t;  ///< a uid
 
 /// memory: segments and rings on the host; slots: ops in flight; heap: what the daemon keeps in its own memory for
 /// somebody; maps: memory mappings of the daemon's process, one for each segment and for each client's rings;
-/// gpu_memory: segments on the first GPU, and after it come those on the others
-enum class Resource : std::uint8_t { memory, objects, fds, slots, groups, heap, maps, gpu_memory };
+/// gpu_memory: segments on the first GPU, and after it come those on the others; in_place: allocations on GPUs that
+/// clients have left in place
+enum class Resource : std::uint8_t {
+  memory,
+  objects,
+  fds,
+  slots,
+  groups,
+  heap,
+  maps,
+  gpu_memory,
+  in_place = gpu_memory + muster::gpus_max
+};
 inline constexpr std::size_t host_resource_count = 7;
-inline constexpr std::size_t resource_count = host_resource_count + muster::gpus_max;
+inline constexpr std::size_t resource_count = host_resource_count + muster::gpus_max + 1;
 /// What a segment's bytes are charged as.
 [[nodiscard]] constexpr Resource memory_of(muster::Device device) {
   if (device.is_host()) return Resource::memory;

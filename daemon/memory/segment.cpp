@@ -40,7 +40,7 @@ bool Segment::is_sparse() const {
 }
 
 std::uint64_t Segment::bytes_beside_objects() const {
-  return residents_.empty() ? 0 : bytes_ - std::min(bytes_, live_bytes_);
+  return residents_.empty() || in_place_ ? 0 : bytes_ - std::min(bytes_, live_bytes_);
 }
 
 std::vector<ObjectId> Segment::next_residents(std::size_t count_max) {

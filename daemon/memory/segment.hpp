@@ -70,6 +70,10 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   [[nodiscard]] Payer owner() const { return owner_; }  ///< client 0: the daemon is the writer
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] bool hard_requested() const { return hard_requested_; }
+  /// Whether the memory is its owner's, and was left where that has allocated it.
+  [[nodiscard]] bool is_in_place() const { return in_place_; }
+  /// Whether that owner has gone.
+  [[nodiscard]] bool is_lost() const { return in_place_ && memory_->is_lost(); }
   /// Null before the memory is made.
   [[nodiscard]] const SegmentMemoryPtr& memory() const { return memory_; }
   /// What a process is sent to map the segment: one descriptor, or none if only this process can reach the memory.
@@ -104,10 +108,11 @@ class Segment : public SparseHook, public LeasedHook, public std::enable_shared_
   Payer owner_;
   State state_ = State::leased;
   bool hard_requested_ = false;
+  bool in_place_ = false;
   SegmentMemoryPtr memory_;
   mutable int descriptor_ = -1;  ///< the memory's, as it was when somebody last asked
   std::byte* data_ = nullptr;    ///< the memory's, kept here to save a virtual call
-  Charge bytes_charge_;          ///< includes segment_heap_bytes
+  Charge bytes_charge_;          ///< includes segment_heap_bytes; of what was left in place, its number
   Charge descriptor_charge_;
   Charge map_charge_;
   SegmentReaders readers_;

@@ -47,13 +47,36 @@ Result<SegmentPtr> SegmentTable::lease(Payer client, const Wanted& wanted, Turn 
   return *segment;
 }
 
-Result<void> SegmentTable::create(Segment& segment, SegmentSpec::Writer writer) {
+/// The allocation takes nothing of the store: its owner has paid for it.
+Result<SegmentPtr> SegmentTable::leave_in_place(Payer client, muster::Device device, const ipc::InPlaceMemory& memory) {
+  const auto* there = backings_.find(device);
+  if (!there) return ipc::no_such_device(device, devices());
+  if (device.is_host())
+    return Error(Code::invalid, "memory on " + name(device) + " can't be left in place", "only memory of GPUs can");
+  if (memory.bytes == 0 || memory.bytes > there->limits.bytes_max)
+    return Error(
+        Code::invalid,
+        "an allocation of " + ipc::over_text(memory.bytes, there->limits.bytes_max) + " can't be left in place",
+        "give the size of the whole allocation");
+  auto number = ledger_.charge(client, Resource::in_place, 1, segment_heap_bytes);
+  if (!number) return number.error();
+  auto segment = insert(client, device, memory.bytes, std::move(*number));
+  segment->in_place_ = true;
+  auto& owner = clients_[client.client];
+  if (auto created = create(*segment, SegmentSpec::Writer::client, &memory); !created) return created.error();
+  kept_.emplace(segment->id(), segment);
+  owner.in_place.push_back(*segment);
+  return segment;
+}
+
+Result<void> SegmentTable::create(Segment& segment, SegmentSpec::Writer writer, const ipc::InPlaceMemory* in_place) {
   auto memory = backings_.find(segment.device_)
                     ->backing->create({.id = segment.id_,
                                        .bytes = segment.bytes_,
                                        .writer = writer,
                                        .hard = segment.hard_requested_,
-                                       .user = segment.owner_.user});
+                                       .user = segment.owner_.user,
+                                       .in_place = in_place});
   if (!memory) return memory.error();
   segment.memory_ = std::move(*memory);
   return {};
@@ -76,15 +99,20 @@ Result<SegmentPtr> SegmentTable::book(Payer payer, const Wanted& wanted, Turn tu
   if (!descriptor) return descriptor.error();
   auto map = ledger_.charge(payer, Resource::maps, wanted.device.is_host() ? 1 : 0);
   if (!map) return map.error();
+  auto segment = insert(payer, wanted.device, bytes, std::move(*memory));
+  segment->descriptor_charge_ = std::move(*descriptor);
+  segment->map_charge_ = std::move(*map);
+  return segment;
+}
+
+SegmentPtr SegmentTable::insert(Payer payer, muster::Device device, std::uint64_t bytes, Charge memory) {
   SegmentPtr segment(new Segment, [this](Segment* ended) { end_in_turn(*ended); });
   segment->id_ = next_id();
   segment->bytes_ = bytes;
-  segment->device_ = wanted.device;
+  segment->device_ = device;
   segment->owner_ = payer;
   segment->table_ = this;
-  segment->bytes_charge_ = std::move(*memory);
-  segment->descriptor_charge_ = std::move(*descriptor);
-  segment->map_charge_ = std::move(*map);
+  segment->bytes_charge_ = std::move(memory);
   segments_.emplace(segment->id_, segment.get());
   return segment;
 }
@@ -98,6 +126,7 @@ SegmentId SegmentTable::next_id() {
 }
 
 SegmentTable::~SegmentTable() {
+  *self_ = nullptr;
   kept_.clear();
   while (!ending_.empty()) static_cast<void>(end_first());
 }
@@ -122,7 +151,7 @@ std::size_t SegmentTable::end_first() {
   return effort;
 }
 
-void SegmentTable::end(Segment& segment) try {
+void SegmentTable::end(Segment& segment) {
   segments_.erase(segment.id_);
   if (!segment.memory_) {
     // Nobody has heard of this segment, so its number serves again. Otherwise vain attempts to get memory could use up
@@ -130,12 +159,38 @@ void SegmentTable::end(Segment& segment) try {
     if (segment.id_.value == last_id_) --last_id_;
     return;
   }
-  auto memory = std::make_shared<Charge>(std::move(segment.bytes_charge_));
+  bool is_awaited = false;
+  try {
+    auto memory = std::make_shared<Charge>(std::move(segment.bytes_charge_));
+    if (!segment.readers_.empty() || segment.in_place_) drain(segment, memory);
+    is_awaited = segment.in_place_;
+    dispose(segment, std::move(memory));
+  } catch (const std::bad_alloc&) {
+    // Without memory for that, the segment ends at once, and nobody is told. But an owner must not wait for ever.
+    if (!segment.in_place_ || is_awaited) return;
+    draining_.erase(segment.id_);
+    if (hooks_.untold) hooks_.untold(segment.owner_.client);
+  }
+}
+
+/// Readers are told that the segment has ended. What was left in place stays known until nobody has it open; then its
+/// owner is told.
+void SegmentTable::drain(Segment& segment, const std::shared_ptr<Charge>& memory) {
+  Draining draining{.memory = memory, .readers = {}, .over = {}, .is_open_there = segment.in_place_};
+  if (segment.in_place_) draining.over.push_back({segment.id_, segment.owner_.client});
   if (!segment.readers_.empty()) {
     auto& ended = ended_.emplace_back(Ended{segment.id_, {}});
     for (const auto& [reader, charge] : segment.readers_) ended.readers.push_back(reader);
-    draining_.emplace(segment.id_, Draining{memory, std::move(segment.readers_)});
+    draining.readers = std::move(segment.readers_);
   }
+  draining_.emplace(segment.id_, std::move(draining));
+  if (!segment.in_place_) return;
+  segment.memory_->when_closed([self = self_, id = segment.id_] {
+    if (*self) (*self)->closed_there(id);
+  });
+}
+
+void SegmentTable::dispose(Segment& segment, std::shared_ptr<Charge> memory) const {
   if (!hooks_.dispose) return;
   if (segment.data_) segment.memory_->close_descriptor(), segment.descriptor_charge_ = {};
   struct Held {
@@ -146,8 +201,22 @@ void SegmentTable::end(Segment& segment) try {
   auto held = std::make_shared<Held>(
       Held{std::move(memory), std::move(segment.descriptor_charge_), std::move(segment.map_charge_)});
   hooks_.dispose(segment.owner_.user, {std::move(segment.memory_), nullptr}, [held = std::move(held)] { *held = {}; });
-} catch (const std::bad_alloc&) {
-  // Without memory for that, the segment ends at once, and nobody is told.
+}
+
+void SegmentTable::closed_there(SegmentId id) {
+  const auto found = draining_.find(id);
+  if (found == draining_.end()) return;
+  found->second.is_open_there = false;
+  if (end_if_drained(found) && hooks_.over) hooks_.over();
+}
+
+bool SegmentTable::end_if_drained(std::unordered_map<SegmentId, Draining>::iterator draining) {
+  auto& [memory, readers, over, is_open_there] = draining->second;
+  if (!readers.empty() || is_open_there) return false;
+  const bool tells = !over.empty();
+  over_.splice(over_.end(), over);
+  draining_.erase(draining);
+  return tells;
 }
 
 void SegmentTable::dispose(UserId user, std::shared_ptr<void> description, Charge charge) {
@@ -221,7 +290,8 @@ void SegmentTable::orphan(Segment& segment) {
   const SegmentId id = segment.id_;
   segment.readers_.erase(segment.owner_.client);
   segment.orphan_ = true;
-  segment.LeasedHook::unlink();
+  // What was left in place still depends on its owner.
+  if (!segment.in_place_) segment.LeasedHook::unlink();
   note_if_sparse(segment);
   kept_.erase(id);
 }
@@ -260,7 +330,7 @@ void SegmentTable::unmapped(ClientId client, SegmentId id) {
     return;
   }
   found->second.readers.erase(client);
-  if (found->second.readers.empty()) draining_.erase(found);
+  end_if_drained(found);
 }
 
 std::vector<SegmentTable::Ended> SegmentTable::take_ended() {
@@ -269,6 +339,9 @@ std::vector<SegmentTable::Ended> SegmentTable::take_ended() {
 }
 
 void SegmentTable::drop_client(ClientId client) {
+  // At once for all of it: no op may be done with such bytes from here on.
+  if (const auto known = clients_.find(client); known != clients_.end())
+    for (const auto& segment : known->second.in_place) segment.memory_->lose_owner();
   leaving_.insert(clients_.extract(client));
   drop_more();
 }
@@ -289,6 +362,13 @@ std::size_t SegmentTable::drop_one(ClientId id, Client& client) {
   if (!client.leased.empty()) {
     Segment& segment = client.leased.front();
     const std::size_t effort = 1 + segment.readers_.size();  // its readers have to be told
+    orphan(segment);
+    return effort;
+  }
+  if (!client.in_place.empty()) {
+    Segment& segment = client.in_place.front();
+    const std::size_t effort = 1 + segment.readers_.size();
+    segment.LeasedHook::unlink();
     orphan(segment);
     return effort;
   }
@@ -324,6 +404,7 @@ Result<SegmentPtr> SegmentTable::readable(SegmentId id, UserId user) const {
   if (!segment || segment->state() < Segment::State::ready)
     return Error(Code::invalid, label(id) + " does not exist, or is not ready for readers");
   if (segment->owner().user != user) return Error(Code::denied, label(id) + " belongs to another user");
+  if (segment->is_lost()) return owner_gone(label(id));
   return segment;
 }
 
@@ -335,6 +416,11 @@ Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
   if ((*segment)->hard_requested() && (*segment)->state() != Segment::State::hard)
     return Error(Code::invalid, label(id) + " is a hard lease that is not sealed yet", "send HardSeal first");
   return segment;
+}
+
+Error owner_gone(const std::string& what) {
+  return Error(Code::object_lost, what + " is lost: its owner had left it in place, and has ended",
+               "what is to outlive its owner has to be copied into the store: put() without in_place");
 }
 
 std::size_t SegmentTable::holders_of(const SegmentPtr& segment) const {

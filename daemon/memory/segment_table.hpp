@@ -7,9 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -30,6 +32,9 @@ struct Remains {
   std::shared_ptr<void> description;  ///< of an object
 };
 
+/// ObjectLost, for `what` was left in place by a client that has gone.
+[[nodiscard]] muster::Error owner_gone(const std::string& what);
+
 /// Segments up to this size may use the reserve for small requests.
 inline constexpr std::uint64_t small_segment_bytes_max = 256 << 10;
 
@@ -42,6 +47,10 @@ class SegmentTable {
     /// Destroys the remains, perhaps elsewhere and later, then calls the function on the table's thread. Until then the
     /// segment stays charged.
     std::function<void(UserId, Remains, std::function<void()>)> dispose;
+    /// take_over() has something, and the caller of the table does not know.
+    std::function<void()> over = {};
+    /// There was no memory to note that this client's memory is over, so it can't be told.
+    std::function<void(ClientId)> untold = {};
   };
   /// The table must outlive its segments.
   SegmentTable(Ledger& ledger, Backings backings, Hooks hooks)
@@ -64,6 +73,19 @@ class SegmentTable {
   /// Makes a segment that `client` will write. OutOfMemory if there is no room now, Invalid if the node has no memory
   /// on the device.
   [[nodiscard]] muster::Result<SegmentPtr> lease(Payer client, const Wanted& wanted, Turn turn = Turn::its_own);
+  /// Makes a segment of memory that `client` has allocated on a device, and leaves it there. It is charged by number,
+  /// and ready for objects once opened() was called.
+  [[nodiscard]] muster::Result<SegmentPtr> leave_in_place(Payer client, muster::Device device,
+                                                          const muster::ipc::InPlaceMemory& memory);
+  /// The device has opened it: see SegmentMemory::when_made().
+  static void opened(Segment& segment) { segment.state_ = Segment::State::ready; }
+  /// Memory that was left in place, and that nobody but its owner has open any more.
+  struct Over {
+    SegmentId segment;
+    ClientId owner;
+  };
+  /// What is over since the last call.
+  [[nodiscard]] std::list<Over> take_over() { return std::exchange(over_, {}); }
   /// Whether the node has memory on the device.
   [[nodiscard]] bool has(muster::Device device) const { return backings_.find(device) != nullptr; }
   /// All devices on which the node has memory.
@@ -135,13 +157,17 @@ class SegmentTable {
   friend class Resident;
   void note_if_sparse(Segment& segment);
   [[nodiscard]] muster::Result<SegmentPtr> book(Payer payer, const Wanted& wanted, Turn turn);
+  [[nodiscard]] SegmentPtr insert(Payer payer, muster::Device device, std::uint64_t bytes, Charge memory);
   [[nodiscard]] muster::Result<SegmentPtr> leased_to(SegmentId segment, ClientId client) const;
 
   [[nodiscard]] SegmentId next_id();
-  [[nodiscard]] muster::Result<void> create(Segment& segment, SegmentSpec::Writer writer);
+  [[nodiscard]] muster::Result<void> create(Segment& segment, SegmentSpec::Writer writer,
+                                            const muster::ipc::InPlaceMemory* in_place = nullptr);
   void ready(Segment& segment) const;
   void end_in_turn(Segment& segment);
   void end(Segment& segment);
+  void drain(Segment& segment, const std::shared_ptr<Charge>& memory);
+  void dispose(Segment& segment, std::shared_ptr<Charge> memory) const;
   [[nodiscard]] std::size_t end_first();
   void orphan(Segment& segment);
 
@@ -159,12 +185,18 @@ class SegmentTable {
   struct Draining {
     std::shared_ptr<Charge> memory;  ///< the segment's, shared with its disposal
     SegmentReaders readers;
+    std::list<Over> over;        ///< one, if its owner is to be told; so to tell takes no memory
+    bool is_open_there = false;  ///< the device has not closed it yet
   };
+  void closed_there(SegmentId segment);
+  /// Returns whether that was all, and there is something to tell.
+  bool end_if_drained(std::unordered_map<SegmentId, Draining>::iterator draining);
   std::unordered_map<SegmentId, Draining> draining_;
   using Reads = boost::intrusive::list<SegmentReader, boost::intrusive::constant_time_size<false>>;
   /// What one client has, so that its end takes no walk over what others have.
   struct Client {
     Leased leased;
+    Leased in_place;  ///< memory that it has left in place, also what it has handed over
     Reads reads;
     Reads reads_for_nothing;  ///< at most readers_free
   };
@@ -173,6 +205,9 @@ class SegmentTable {
   std::map<ClientId, Client> clients_;
   std::map<ClientId, Client> leaving_;  ///< those that are gone
   std::vector<Ended> ended_;
+  std::list<Over> over_;
+  /// What comes after the end of this does nothing.
+  std::shared_ptr<SegmentTable*> self_ = std::make_shared<SegmentTable*>(this);
   boost::intrusive::list<Segment, boost::intrusive::base_hook<SparseHook>, boost::intrusive::constant_time_size<false>>
       sparse_;
   std::uint64_t sparse_changes_ = 0;

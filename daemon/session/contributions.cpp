@@ -25,7 +25,7 @@ constexpr std::size_t leaves_per_call_max = std::size_t{1} << 18;
 constexpr std::size_t structure_bytes_per_call_max = std::size_t{8} << 20;
 
 Input input_of(const ObjectPtr& object) {
-  return {object, &object->manifest, {object->memories.data(), object->memories.size()}};
+  return {object, &object->manifest, {object->memories.data(), object->memories.size()}, object->in_place};
 }
 
 }  // namespace

@@ -1,8 +1,12 @@
 #include "session/frames.hpp"
 
+#include <optional>
+
 #include "session/frame_builder.hpp"
 
 namespace musterd::frames {
+
+namespace ipc = muster::ipc;
 
 Bytes ok(std::uint64_t request) {
   FrameBuilder frame(request);
@@ -26,7 +30,11 @@ Bytes goodbye(const muster::Error& error) {
 
 Bytes segment(std::uint64_t request, const Segment& segment) {
   FrameBuilder frame(request);
-  return frame.finish(wire::Body_Segment, wire::CreateSegment(frame.fbb, segment.id().value, segment.bytes()).Union());
+  std::optional<wire::InPlace> in_place;
+  if (const auto* memory = segment.memory()->in_place()) in_place = ipc::in_place_as<wire::InPlace>(*memory);
+  return frame.finish(
+      wire::Body_Segment,
+      wire::CreateSegment(frame.fbb, segment.id().value, segment.bytes(), in_place ? &*in_place : nullptr).Union());
 }
 
 Bytes missing(std::uint64_t request, const std::vector<int>& ranks) {

@@ -89,6 +89,8 @@ Inspect::Frame Inspect::status(std::uint64_t request, std::optional<UserId> only
   reply.add_users_total(static_cast<std::uint32_t>(only ? users.size() : parts_.ledger.users()));
   reply.add_maps_max(parts_.settings.quota.total[Resource::maps]);
   reply.add_maps_used(parts_.ledger.total().used[Resource::maps]);
+  reply.add_in_place(parts_.ledger.total().used[Resource::in_place]);
+  reply.add_in_place_max(parts_.settings.quota.total[Resource::in_place]);
   reply.add_nccl_so(nccl_so);
   reply.add_nccl_wheel(nccl_wheel);
   return out.finish(wire::Body_StatusReply, reply.Finish().Union());
@@ -126,7 +128,8 @@ Inspect::Frame Inspect::objects(std::uint64_t request, std::optional<UserId> onl
         fbb.CreateVector(shape.data(), shape.size()), fbb.CreateString(device_text(manifest)),
         fbb.CreateString(parts_.clients.label(object.maker, only)), shows_pid ? maker->credentials.pid : 0,
         fbb.CreateVectorOfStrings(kept.texts), static_cast<std::uint32_t>(std::max(0L, listed.in_ops)),
-        seconds(kept.pinned), seconds(now - object.made), parts_.store.pinned_bytes(object)));
+        seconds(kept.pinned), seconds(now - object.made), parts_.store.pinned_bytes(object), object.in_place,
+        is_lost(object)));
     return true;
   });
   const std::uint64_t total = all     ? infos.size()

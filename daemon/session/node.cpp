@@ -28,7 +28,9 @@ Node::Node(NodeSettings settings, Outside& outside, Backings backings)
                        };
                        ++disposals_;
                        outside_.dispose(user, std::move(remains), std::move(follows));
-                     }}),
+                     },
+                 .over = [this] { event({}, now_, [] {}); },
+                 .untold = [this](ClientId owner) { clients_.doom(owner); }}),
       results_(segments_, settings_.segments_about),
       store_(ledger_, segments_, Store::Limits{.pickle_lease = settings_.pickle_lease},
              outside_.random_capability().bits[0] | 1),
@@ -205,6 +207,8 @@ void Node::after_event() {
   for (const auto& [segment, readers] : segments_.take_ended())
     for (const auto reader : readers)
       teller_.tell(reader, ipc::CompletionType::segment_gone, ipc::SegmentGone{segment});
+  for (const auto& [segment, owner] : segments_.take_over())
+    teller_.tell(owner, ipc::CompletionType::in_place_over, ipc::InPlaceOver{segment});
   pressure_.ask_clients(now_);
   gathering_.notice(now_);
 }

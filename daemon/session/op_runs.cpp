@@ -81,6 +81,7 @@ void OpRuns::begin(std::uint64_t key, const GroupPtr& state, const OpPtr& op, Us
   running.op = op;
   running.group = state;
   running.user = user;
+  running.reads_in_place = reads_in_place(*op);
   const auto extent = measure_plan(*op, sharing_of(running), takers_of(running));
   if (!extent) return fail_running(key, extent.error());
   running.plan_bytes = extent->bytes;
@@ -191,6 +192,7 @@ void OpRuns::make_more() {
 /// What may throw for lack of memory comes before any rank is told, so that the op can still fail for all.
 void OpRuns::finish(std::uint64_t key) try {
   RunningOp& running = running_.at(key);
+  if (const auto lost = lost_input(running)) return fail_running(key, *lost);
   auto outputs = publish(running);
   if (!outputs) return fail_running(key, outputs.error());
   const auto remembered = Retries::to_remember(running, *outputs);

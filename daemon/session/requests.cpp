@@ -50,8 +50,9 @@ bool only_looks(wire::Body type) {
 
 /// Requests that can wait until the daemon has memory for itself again.
 bool takes_more(wire::Body type) {
-  return only_looks(type) || type == wire::Body_Lease || type == wire::Body_Join || type == wire::Body_Fork ||
-         type == wire::Body_Lookup || type == wire::Body_OpenToken || type == wire::Body_KeepFor;
+  return only_looks(type) || type == wire::Body_Lease || type == wire::Body_LeaveInPlace || type == wire::Body_Join ||
+         type == wire::Body_Fork || type == wire::Body_Lookup || type == wire::Body_OpenToken ||
+         type == wire::Body_KeepFor;
 }
 
 /// No wait is longer than the limit; it keeps arithmetic on deadlines far from overflow.
@@ -180,6 +181,7 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
                           [&] { return parts_.segments.hard_seal(id, {frame.body_as_HardSeal()->segment()}); });
     case wire::Body_Return:
       return parts_.teller.reply(id, request, parts_.segments.give_back(id, {frame.body_as_Return()->segment()}));
+    case wire::Body_LeaveInPlace: return leave_in_place(client, request, *frame.body_as_LeaveInPlace(), now);
     case wire::Body_Map: return map(client, request, {frame.body_as_Map()->segment()});
     case wire::Body_Lookup: return lookup(client, request, *frame.body_as_Lookup());
     case wire::Body_Describe: return describe(client, request, {frame.body_as_Describe()->object()});

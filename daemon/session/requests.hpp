@@ -34,6 +34,7 @@
 namespace muster::ipc::wire {
 struct Frame;
 struct Join;
+struct LeaveInPlace;
 struct Lookup;
 struct Stop;
 struct Submit;
@@ -104,8 +105,11 @@ class Requests {
   void stop(const Client& client, std::uint64_t request, const muster::ipc::wire::Stop& asked);
   void lease(Client& client, std::uint64_t request, const SegmentTable::Wanted& wanted, Duration timeout,
              TimePoint now);
+  void leave_in_place(Client& client, std::uint64_t request, const muster::ipc::wire::LeaveInPlace& asked,
+                      TimePoint now);
   void grant(ClientId client, std::uint64_t request, const Segment& segment);
   void grant_when_made(ClientId client, std::uint64_t request, const SegmentPtr& segment, TimePoint deadline);
+  void grant_made(ClientId client, std::uint64_t request, Segment& segment);
   void refuse_grant(ClientId client, std::uint64_t request, SegmentId granted, const muster::Error& why);
   [[nodiscard]] muster::Result<void> submit(Client& client, std::uint64_t request,
                                             const muster::ipc::wire::Submit& part, TimePoint now);

@@ -46,6 +46,7 @@ struct RunningOp : WaitingHook, DueHook {
   std::uint64_t wanted_at = 0;                ///< how many clients had gone when this op was last looked at
   TimePoint deadline;                         ///< set once it has its memory
   bool with_lane = false;                     ///< then the lane may touch its inputs and regions
+  bool reads_in_place = false;                ///< an input was left in place: see lost_input()
   bool failed = false;                        ///< its ranks have been told; it stays here until its job is quiet
 };
 
@@ -58,6 +59,10 @@ inline constexpr std::uint64_t at_once_bytes_max = 256 << 10;
 [[nodiscard]] Sharing sharing_of(const RunningOp& running);
 /// Who gets its results: one process that calls a combine, or the ranks of a group.
 [[nodiscard]] Takers takers_of(const RunningOp& running);
+/// Whether an input was left in place by its owner.
+[[nodiscard]] bool reads_in_place(const Op& op);
+/// ObjectLost if such an owner has gone by now: what was or will be read there is not to be relied on.
+[[nodiscard]] std::optional<muster::Error> lost_input(const RunningOp& running);
 /// Makes the op's plan. A plan is the largest thing that an op needs of the heap, so this is an error and no exception
 /// if there is no memory for it: then only this op fails.
 [[nodiscard]] muster::Result<Plan> plan_of(const RunningOp& running);

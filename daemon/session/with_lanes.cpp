@@ -31,6 +31,7 @@ std::uint64_t bytes_for_workers(const RunningOp& running) {
 
 void OpRuns::launch(std::uint64_t key) {
   RunningOp& running = running_.at(key);
+  if (const auto lost = lost_input(running)) return fail_running(key, *lost);
   if (std::exchange(running.put_aside, false)) {
     auto plan = plan_of(running);
     if (!plan) return fail_running(key, plan.error());
@@ -83,7 +84,8 @@ void OpRuns::lane_ended(std::uint64_t key, const JobEnd& end) {
   running.with_lane = !end.quiet;
   running.WaitingHook::unlink();
   if (!running.failed) running.DueHook::unlink();
-  if (!end.outcome) fail_running(key, end.outcome.error());
+  // Whose memory has gone may be why the lane failed.
+  if (!end.outcome) fail_running(key, lost_input(running).value_or(end.outcome.error()));
   else if (!running.failed) finish(key);
   if (end.quiet) lane_is_quiet(key);
 }

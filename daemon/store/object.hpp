@@ -2,6 +2,7 @@
 // stands in its entry.
 #pragma once
 
+#include <algorithm>
 #include <boost/intrusive/list.hpp>
 #include <cstdint>
 #include <memory>
@@ -50,6 +51,7 @@ struct Object {
   std::uint64_t bytes = 0;               ///< of all leaves; a bundle may have too many to add them up each time
   Segments segments;                     ///< where its bytes lie; each segment once, sorted by id
   Memories memories;                     ///< the memory of each leaf, null for leaves without bytes
+  bool in_place = false;                 ///< some of it lies where its owner has left it, and ends with that
   std::shared_ptr<const Object> parent;  ///< if it is a part: the object whose bytes these are, which is no part itself
   ResultRegion region;                   ///< of a result
   StoreEntry* entry = nullptr;           ///< what the store knows of it
@@ -91,6 +93,11 @@ struct StoreEntry : PickleHook, GoneHook, UserHook {
     strong.reset();
   }
 };
+
+/// Whether the owner of what was left in place has gone. Then nobody can rely on the bytes any more.
+[[nodiscard]] inline bool is_lost(const Object& object) {
+  return object.in_place && std::ranges::any_of(object.segments, [](const auto& each) { return each->is_lost(); });
+}
 
 [[nodiscard]] inline std::string label_of(ObjectId id) { return "object " + muster::ipc::text_of(id); }
 

@@ -30,6 +30,7 @@ std::uint64_t metadata_bytes(const Object& object) {
 }
 void place_leaf(Object& object, const SegmentPtr& segment) {
   object.memories.push_back(segment->memory().get());
+  object.in_place |= segment->is_in_place();
   if (object.segments.empty() || object.segments.back() != segment) object.segments.push_back(segment);
 }
 

@@ -29,7 +29,10 @@ ObjectPtr Store::alive(ObjectId id) const {
 }
 
 Result<ObjectPtr> Store::held(ObjectId id, Payer client) const {
-  if (const Hold* hold = holds_.find(client.client, id)) return hold->entry.strong;
+  if (const Hold* hold = holds_.find(client.client, id)) {
+    if (is_lost(*hold->entry.strong)) return owner_gone(label_of(id));
+    return hold->entry.strong;
+  }
   const auto object = alive(id);
   if (!object || object->user != client.user) return lost(id, client.user);
   return Error(Code::denied, label_of(id) + " is not held by this client");
@@ -41,6 +44,7 @@ Result<ObjectPtr> Store::lookup(ObjectId id, Capability capability, Payer client
   if (object->capability != capability)
     return Error(Code::denied, label_of(id) + " needs another capability than the ref shows",
                  "use the ref as it was pickled");
+  if (is_lost(*object)) return owner_gone(label_of(id));
   if (auto held = holds_.add(object, client); !held) return held.error();
   if (found_by == Found::by_pickle) Pickles::note_loaded(*object->entry);
   return object;
@@ -88,7 +92,7 @@ void Store::list(std::optional<UserId> of, const std::function<bool(const Listed
 }
 
 std::uint64_t Store::pinned_bytes(const Object& object) const {
-  if (object.parent) return 0;
+  if (object.parent || object.in_place) return 0;
   const std::uint64_t own = object.bytes;
   // A list must not walk over the many segments of large bundles, which fill most of their segments anyway.
   constexpr std::size_t segments_max = 16;

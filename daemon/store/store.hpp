@@ -66,7 +66,7 @@ class Store {
                                                      ResultRegion&& region, TimePoint now);
 
   /// The object if this client holds it. Otherwise Denied, or ObjectLost, with the reason if the object was of the
-  /// client's user.
+  /// client's user. ObjectLost also if it was left in place and its owner has gone.
   [[nodiscard]] muster::Result<ObjectPtr> held(ObjectId id, Payer client) const;
   /// Adds a hold for a client that shows the capability; Denied if it shows another. Fails with ObjectLost as held()
   /// does, also if the object is another user's.

@@ -62,6 +62,13 @@ class Client {
   /// The same to a device. To a GPU or to pinned memory, `data` may lie on the host or on any GPU; there, all work of
   /// this process on that GPU is waited for first.
   [[nodiscard]] Result<Ref> put(DType dtype, Shape shape, const void* data, Device device, Timeout timeout = {});
+  /// Makes an object of an array that this process has allocated on a GPU, and leaves it there. `owner` keeps its
+  /// memory: it is let go of when no other process has it open any more, on any thread that uses this connection, or
+  /// when the connection ends. Until then nobody may write there. The object ends with this process: then readers get
+  /// ObjectLost, and so do ops that read it. All work of this process on that GPU is waited for first. Invalid if the
+  /// driver can't share that memory: it shares that of cudaMalloc(). put() copies it.
+  [[nodiscard]] Result<Ref> put_in_place(DType dtype, Shape shape, const void* data, Device device,
+                                         std::shared_ptr<const void> owner, Timeout timeout = {});
   template <class T>
   [[nodiscard]] Result<Ref> put(std::span<const T> values, Timeout timeout = {}) {
     return put(dtype_of<T>(), {static_cast<std::int64_t>(values.size())}, values.data(), timeout);

@@ -170,7 +170,7 @@ def stored_of(value: Any, timeout: float) -> _muster.Ref:
     """Returns the stored object of a ref, or puts a value and returns its object. The op itself refuses a freed ref."""
     if isinstance(value, Ref):
         return value._native
-    return _muster.put(_runtime.connection(), value, timeout, None)
+    return _muster.put(_runtime.connection(), value, timeout, None, False)
 
 
 _PUT = (
@@ -186,6 +186,9 @@ _REASONS = {
     "full": "the store was full when it was made",
     "small part": "it is a small part of a larger array or block of memory, all of which it would keep",
     "device": "it was on another device than it was to be",
+    "host": "it is on the host: only arrays in memory of a GPU can be left in place",
+    "no handle": "CUDA shares only memory of cudaMalloc by handles of legacy IPC, so it can't be left in place: "
+    "it is of a pool or mapped, or another process has it",
 }
 
 

@@ -22,7 +22,7 @@ _SLICE_S = 0.05
 _AXES_MAX = 64  # NumPy's own limit
 
 
-def put(x: Any, *, device: str | None = None, timeout: float | None = None) -> Ref:
+def put(x: Any, *, device: str | None = None, timeout: float | None = None, in_place: bool = False) -> Ref:
     """Copies a value (an array, a scalar, or a nesting of them) into the store.
 
     Args:
@@ -31,14 +31,21 @@ def put(x: Any, *, device: str | None = None, timeout: float | None = None) -> R
             of GPUs stay where they are, and all others are on ``"cpu"``. Work on a GPU that writes an array is waited
             for.
         timeout: seconds to wait while the store is full there (30 by default).
+        in_place: leaves arrays of other libraries (PyTorch, CuPy) where they are on GPUs, if CUDA can share their
+            memory by handles of legacy IPC. What can't be left is copied, and ``ref.copy_reasons`` says why. Such an
+            array is kept until no other process needs it, and ends with this process. Nobody may write to it as long
+            as its object is there: that is the caller's promise.
 
     Raises:
         OutOfMemory: the store stayed full.
-        Invalid: the value holds something that can't be stored, or there is no such device.
+        Invalid: the value holds something that can't be stored, or there is no such device. What is to be left in place
+            can't be opened by the daemon, which may run in another container.
+        QuotaExceeded: this process, or its user, has left as much in place as it may.
+        Denied: the daemon is another user's, and arrays were to be left in place.
     """
     if isinstance(x, Ref):
         return x if device is None else x.to(device, timeout=timeout)
-    return Ref(_muster.put(_runtime.connection(), x, timeout, device))
+    return Ref(_muster.put(_runtime.connection(), x, timeout, device, in_place))
 
 
 def empty(

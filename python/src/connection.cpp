@@ -36,6 +36,8 @@ nb::dict status(const ConnectionPtr& connection) {
   found["heap_used_bytes"] = reply->heap_used_bytes();
   found["maps_max"] = reply->maps_max();
   found["maps_used"] = reply->maps_used();
+  found["in_place"] = reply->in_place();
+  found["in_place_max"] = reply->in_place_max();
   found["clients"] = reply->clients();
   found["groups"] = reply->groups();
   found["objects"] = reply->objects();

@@ -16,7 +16,9 @@
 #include "core/requests.hpp"
 #include "device_array.hpp"
 #include "gil.hpp"
+#include "later.hpp"
 #include "objects.hpp"
+#include "ops/in_place.hpp"
 #include "ops/objects.hpp"
 #include "owners.hpp"
 #include "tree.hpp"
@@ -49,11 +51,14 @@ void copy_dense(PyArrayObject* from, void* to) {
 class Depositor {
  public:
   /// `device`: where all arrays are to be; nothing: where they are.
-  Depositor(const ConnectionPtr& connection, Timeout timeout, std::optional<Device> device, const GpuCall* gpu_call)
+  Depositor(const ConnectionPtr& connection, Timeout timeout, std::optional<Device> device, const GpuCall* gpu_call,
+            bool in_place)
       : connection_(connection),
         timeout_(timeout.value_or(detail::default_wait)),
         device_(device),
-        gpu_call_(gpu_call) {}
+        gpu_call_(gpu_call) {
+    if (in_place) in_place_.emplace(connection);
+  }
 
   /// `sole` says of each leaf whether it has no owner outside the tree and was made in the call. `call` allocated
   /// arrays of the host in the store, if there is one.
@@ -67,13 +72,14 @@ class Depositor {
       if (auto* on_gpu = leaves[i].on_gpu) {
         if (add_on_gpu(leaves[i], *on_gpu, sole[i], regions[i])) continue;
         ++copies_;
-        note(i, leaves[i], reason_on_gpu(leaves[i], *on_gpu, sole[i], regions[i].has_value()));
+        note(i, leaves[i], why_not_left_.value_or(reason_on_gpu(leaves[i], *on_gpu, sole[i], regions[i].has_value())));
         continue;
       }
       // A scalar has no memory that could have been shared, so copying it does not count.
       if (add(leaves[i], regions[i]) || leaves[i].is_scalar) continue;
       ++copies_;
-      if (to_gpu()) note(i, leaves[i], CopyReason::device);
+      if (in_place_) note(i, leaves[i], CopyReason::host);
+      else if (to_gpu()) note(i, leaves[i], CopyReason::device);
       else if (to_pinned()) note(i, leaves[i], reason_for_pinned(leaves[i], sole[i], regions[i].has_value()));
       else if (call) note(i, leaves[i], reason_for(leaves[i], sole[i], regions[i].has_value(), *call));
     }
@@ -247,12 +253,43 @@ class Depositor {
     return sole && array.writable() && array.lease->connection == connection_ && array.device == device;
   }
 
+  /// Leaves another library's array where it is. Returns false if it has to be copied.
+  bool leave_in_place(const FoundLeaf& leaf, const DeviceArray& array, Device device) {
+    why_not_left_.reset();
+    if (!in_place_) return false;
+    why_not_left_ = why_not_left(leaf, array);
+    if (why_not_left_) return false;
+    if (device_ && device != device_of(connection_, array, timeout_)) {
+      why_not_left_ = CopyReason::device;
+      return false;
+    }
+    auto owner = kept_for_others(array.other);
+    const auto place = call_unlocked([&] {
+      const detail::CallDeadline deadline(timeout_);
+      return in_place_->leave(array.data, device, std::move(owner), timeout_);
+    });
+    if (!place) {
+      why_not_left_ = CopyReason::no_handle;
+      return false;
+    }
+    this->place(place->segment, place->offset, leaf, array.shape, device);
+    return true;
+  }
+
+  static std::optional<CopyReason> why_not_left(const FoundLeaf& leaf, const DeviceArray& array) {
+    if (!array.other.is_valid()) return CopyReason::stored;
+    if (!leaf.as_given || reinterpret_cast<std::uintptr_t>(array.data) % size_of(array.dtype) != 0)
+      return CopyReason::order;
+    return std::nullopt;
+  }
+
   /// Returns false if the array was copied.
   bool add_on_gpu(const FoundLeaf& leaf, DeviceArray& array, bool sole, const std::optional<Region>& made) {
     const Device device = device_ ? *device_ : device_of(connection_, array, timeout_);
     if (array.bytes() == 0) return place({}, 0, leaf, array.shape, device), true;
     // What was written into it, or is to be copied from it, must be there.
     call_unlocked([&] { return finish_work_on(array); });
+    if (leave_in_place(leaf, array, device)) return true;
     if (made && is_most_of(*made)) {
       const auto offset = static_cast<std::uint64_t>(static_cast<std::byte*>(array.data) - made->address);
       taken_.push_back(made->address);
@@ -307,6 +344,8 @@ class Depositor {
 
   const ConnectionPtr& connection_;
   std::chrono::nanoseconds timeout_;
+  std::optional<detail::InPlace> in_place_;  ///< set if arrays of GPUs are to be left where they are
+  std::optional<CopyReason> why_not_left_;   ///< of the latest one
   ipc::Manifest manifest_;
   std::unordered_map<const std::byte*, std::uint64_t>
       used_bytes_;  ///< for each region: bytes that the object's leaves use
@@ -359,13 +398,14 @@ void ask_libraries(const Tree& tree, std::vector<bool>& sole) {
 }  // namespace
 
 PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call, Py_ssize_t root_references,
-              Timeout timeout, std::optional<Device> device, const GpuCall* gpu_call) {
+              Timeout timeout, std::optional<Device> device, const GpuCall* gpu_call, bool in_place) {
+  end_what_is_due();
   Tree tree = take_apart(root);
   if (gpu_call) find_holders(tree, *gpu_call);
   std::vector<bool> sole(tree.leaves.size(), false);
   if (root_references > 0) sole = sole_owners(tree, root, root_references);
   ask_libraries(tree, sole);
-  Depositor depositor(connection, timeout, device, gpu_call);
+  Depositor depositor(connection, timeout, device, gpu_call, in_place);
   depositor.add(tree.leaves, sole, call);
   return depositor.seal(std::move(tree.description));
 }
@@ -436,11 +476,12 @@ void bind_deposits(nb::module_& module) {
       nb::arg("connection"), nb::arg("result").none(), nb::arg("timeout").none(), nb::arg("device"));
   module.def(
       "put",
-      [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout, nb::handle device) {
+      [](const ConnectionPtr& connection, nb::handle value, nb::handle timeout, nb::handle device, bool in_place) {
         const auto there = device.is_none() ? std::nullopt : std::optional(device_from(device));
-        return deposit(connection, value, nullptr, 0, deadline_from(timeout), there);
+        return deposit(connection, value, nullptr, 0, deadline_from(timeout), there, nullptr, in_place);
       },
-      nb::arg("connection"), nb::arg("value").none(), nb::arg("timeout").none(), nb::arg("device").none());
+      nb::arg("connection"), nb::arg("value").none(), nb::arg("timeout").none(), nb::arg("device").none(),
+      nb::arg("in_place"));
   module.def("trust_counts", [](bool of_calls, bool of_awaits) {
     counts_are_known[0] = of_calls;
     counts_are_known[1] = of_awaits;

@@ -23,7 +23,9 @@ enum class CopyReason : std::uint8_t {
   share,       ///< libraries in this process have their share of a GPU's store already
   full,        ///< the store was full when it was made
   small_part,  ///< it would keep a much larger array
-  device       ///< it was on another device than it was to be
+  device,      ///< it was on another device than it was to be
+  host,        ///< it was to be left in place, and is on the host
+  no_handle,   ///< it was to be left in place, and the driver has no handle for its memory
 };
 struct Copied {
   std::size_t leaf = 0;
@@ -41,11 +43,12 @@ struct PyRef {
 
 /// Makes `root` an object. Arrays of `call`, if there is one, may be taken over without a copy if the tree is their
 /// sole owner. `root_references` is how many references on the root the caller itself has; 0: everything is copied.
-/// `device`: where all arrays are to be; nothing: where they are. `gpu_call` is the call in which other libraries
-/// allocated there, if there is one.
+/// `device`: where all arrays are to be; nothing: where they are. `in_place`: arrays of other libraries on GPUs are
+/// left where they are if that can be. `gpu_call` is the call in which other libraries allocated there, if there is
+/// one.
 [[nodiscard]] PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call,
                             Py_ssize_t root_references, Timeout timeout, std::optional<Device> device,
-                            const GpuCall* gpu_call = nullptr);
+                            const GpuCall* gpu_call = nullptr, bool in_place = false);
 /// Wraps the wait of a seal. Most seals need not wait, and where many threads want the GIL, letting go of it and taking
 /// it again may take long.
 Result<void> wait_unlocked(const std::function<Result<void>()>& wait);

@@ -67,6 +67,8 @@ const char* name(CopyReason reason) {
     case CopyReason::share: return "share";
     case CopyReason::small_part: return "small part";
     case CopyReason::device: return "device";
+    case CopyReason::host: return "host";
+    case CopyReason::no_handle: return "no handle";
   }
   return "unknown";
 }

@@ -115,6 +115,13 @@ Built body_of(Choices& choices, flatbuffers::FlatBufferBuilder& fbb, wire::Body 
       const wire::Device device(choices.once_in(4) ? choices.byte() : 0, choices.once_in(8) ? choices.byte() : 0);
       return wire::CreateLease(fbb, 1ULL << choices.below(40), choices.byte(), choices.once_in(2), &device).Union();
     }
+    case wire::Body_LeaveInPlace: {
+      const wire::Device device(choices.once_in(2) ? 2 : choices.byte(), choices.once_in(2) ? 0 : choices.byte());
+      const auto memory = ipc::in_place_as<wire::InPlace>(ipc::InPlaceMemory{1ULL << choices.below(64), {}, {}});
+      return wire::CreateLeaveInPlace(fbb, choices.once_in(8) ? nullptr : &device,
+                                      choices.once_in(8) ? nullptr : &memory, choices.byte())
+          .Union();
+    }
     case wire::Body_Lookup:
     case wire::Body_Describe: return object_request(choices, fbb, type);
     case wire::Body_Submit: return submit(choices, fbb);

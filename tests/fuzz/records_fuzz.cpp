@@ -44,7 +44,7 @@ void manifest_round_trip(std::span<const std::byte> body) {
   if (!ipc::decode(bytes).ok()) std::abort();
 }
 
-constexpr std::size_t types = 15;
+constexpr std::size_t types = 16;
 
 void read_as(std::size_t type, std::span<const std::byte> body) {
   switch (type) {
@@ -62,6 +62,7 @@ void read_as(std::size_t type, std::span<const std::byte> body) {
     case 11: return round_trip<ipc::SegmentGone>("segment_gone", body, ipc::read_segment_gone);
     case 12: return round_trip<ipc::MemoryWanted>("memory_wanted", body, ipc::read_memory_wanted);
     case 13: return round_trip<ipc::HandOver>("hand_over", body, ipc::read_hand_over);
+    case 14: return round_trip<ipc::InPlaceOver>("in_place_over", body, ipc::read_in_place_over);
     default: return manifest_round_trip(body);
   }
 }
@@ -86,6 +87,7 @@ class Maker {
       case 11: return bytes_of(ipc::SegmentGone{{choices_.byte()}});
       case 12: return bytes_of(ipc::MemoryWanted{choices_.byte()});
       case 13: return bytes_of(ipc::HandOver{{choices_.byte()}});
+      case 14: return bytes_of(ipc::InPlaceOver{{choices_.byte()}});
       default: {
         std::vector<std::byte> bytes;
         ipc::encode(manifest(), bytes);

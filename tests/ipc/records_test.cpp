@@ -119,6 +119,8 @@ SegmentId random_segment(Random& random) { return {static_cast<std::uint32_t>(ra
 Unmapped random_unmapped(Random& random) { return {random_segment(random)}; }
 HandOver random_hand_over(Random& random) { return {random_segment(random)}; }
 SegmentGone random_segment_gone(Random& random) { return {random_segment(random)}; }
+InPlaceOver random_in_place_over(Random& random) { return {random_segment(random)}; }
+
 MemoryWanted random_memory_wanted(Random& random) { return {random.between(0, 1000)}; }
 ObjectGone random_object_gone(Random& random) { return {random_object(random)}; }
 Failed random_failed(Random& random) { return {{random.between(1, 1000)}, random_error(random)}; }
@@ -162,6 +164,7 @@ const std::vector<Case>& cases() {
       record_case("unmapped", random_unmapped, read_unmapped),
       record_case("hand_over", random_hand_over, read_hand_over),
       record_case("segment_gone", random_segment_gone, read_segment_gone),
+      record_case("in_place_over", random_in_place_over, read_in_place_over),
       record_case("memory_wanted", random_memory_wanted, read_memory_wanted),
   };
   return all;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -15,7 +16,17 @@ namespace musterd::testing {
 class LateMemory final : public HeapMemory {
  public:
   LateMemory(const SegmentSpec& spec, std::shared_ptr<Alive> alive, bool late)
-      : HeapMemory(spec, std::move(alive)), coming_(late) {}
+      : HeapMemory(spec, std::move(alive)), coming_(late) {
+    if (!spec.in_place) return;
+    in_place_ = *spec.in_place;
+    static_cast<void>(seal());  // its writer has it already
+  }
+  using Closings = std::shared_ptr<std::list<std::function<void()>>>;
+  /// Where what has ended waits until the device has closed it, if it was left in place.
+  void close_by(Closings closing) { closing_ = std::move(closing); }
+  ~LateMemory() override {
+    if (closing_) closing_->splice(closing_->end(), closed_);
+  }
 
   /// The device has made the memory, or can't.
   void finish(muster::Result<void> made) {
@@ -28,7 +39,12 @@ class LateMemory final : public HeapMemory {
     if (coming_) waiting_.push_back(std::move(then));
     return !coming_;
   }
-  [[nodiscard]] bool is_lost() const noexcept override { return lost_.has_value(); }
+  [[nodiscard]] bool is_lost() const noexcept override { return lost_ || owner_gone_; }
+  [[nodiscard]] const muster::ipc::InPlaceMemory* in_place() const noexcept override {
+    return in_place_ ? &*in_place_ : nullptr;
+  }
+  void lose_owner() noexcept override { owner_gone_ = true; }
+  void when_closed(std::function<void()> then) override { closed_.push_back(std::move(then)); }
   [[nodiscard]] muster::Result<void> seal_hard() override {
     return muster::Error(muster::Code::invalid, "the driver has no seals");
   }
@@ -36,6 +52,10 @@ class LateMemory final : public HeapMemory {
  private:
   bool coming_;
   std::optional<muster::Error> lost_;
+  std::optional<muster::ipc::InPlaceMemory> in_place_;
+  bool owner_gone_ = false;
+  Closings closing_;
+  std::list<std::function<void()>> closed_;  ///< one, if somebody asks: to end takes no memory
   std::vector<std::function<void(muster::Result<void>)>> waiting_;
 };
 
@@ -51,6 +71,7 @@ class LateBacking final : public SegmentBacking {
     const bool late = is_late_();
     auto made = std::make_shared<LateMemory>(spec, alive_, late);
     if (!made->has_memory()) return muster::Error(muster::Code::failed, "the test has no memory left");
+    made->close_by(closing_);
     if (late) coming_.push_back(made);
     return SegmentMemoryPtr(std::move(made));
   }
@@ -63,9 +84,18 @@ class LateBacking final : public SegmentBacking {
     }
     return false;
   }
+  /// Closes what has ended first of what was left in place. False if nothing has.
+  bool close_one() {
+    if (closing_->empty()) return false;
+    const auto closed = std::move(closing_->front());
+    closing_->pop_front();
+    closed();
+    return true;
+  }
 
  private:
   std::function<bool()> is_late_;
+  LateMemory::Closings closing_ = std::make_shared<std::list<std::function<void()>>>();
   std::shared_ptr<HeapMemory::Alive> alive_ = std::make_shared<HeapMemory::Alive>();
   std::vector<std::weak_ptr<LateMemory>> coming_;
 };

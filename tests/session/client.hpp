@@ -113,6 +113,20 @@ class TestClient {
     ask(out, wire::Body_Lease,
         wire::CreateLease(out.fbb, bytes, timeout_ms, hard, device ? &*device : nullptr).Union());
   }
+  /// Asks to leave an allocation of so many bytes in place on the device.
+  void ask_leave_in_place(std::uint64_t bytes, std::optional<wire::Device> device, bool named = true,
+                          std::uint32_t timeout_ms = 1000) {
+    FrameBuilder out(++request_);
+    ipc::InPlaceMemory memory{bytes, {}, {}};
+    memory.handle.fill(static_cast<std::uint8_t>(request_));
+    const auto there = ipc::in_place_as<wire::InPlace>(memory);
+    ask(out, wire::Body_LeaveInPlace,
+        wire::CreateLeaveInPlace(out.fbb, device ? &*device : nullptr, named ? &there : nullptr, timeout_ms).Union());
+  }
+  void ask_map(ipc::SegmentId segment) {
+    FrameBuilder out(++request_);
+    ask(out, wire::Body_Map, wire::CreateMap(out.fbb, segment.value).Union());
+  }
   /// Tells the node that it has mapped a segment. The reply may not come at once.
   void mapped(ipc::SegmentId segment) {
     FrameBuilder out(++request_);

@@ -479,6 +479,37 @@ class Stage {
   void op_on_a_gpu_begins() {
     call([&] { combine(on_gpu_, of_gpu_); }, on_gpu_);
   }
+  void memory_is_left_in_place() {
+    is_gpu_late_ = false;
+    call([&] { leave_in_place(); });
+    is_gpu_late_ = true;
+  }
+  /// The owner seals an object in it, which another client holds and maps.
+  void an_object_lies_in_place() {
+    memory_is_left_in_place();
+    const auto* segment = first_.reply().body_as_Segment();
+    REQUIRE(segment);
+    in_place_ = {segment->segment()};
+    ipc::Manifest manifest;
+    const std::int64_t shape[]{100};
+    manifest.add(in_place_, 0, muster::DType::float32, shape, gpu_).value();
+    of_in_place_ = first_.seal(std::move(manifest), {});
+    first_.record(ipc::SubmissionType::hand_over, ipc::HandOver{in_place_});
+    second_.map(in_place_);
+  }
+  void what_was_left_in_place_ends() {
+    call([&] { first_.record(ipc::SubmissionType::release, ipc::Release{{of_in_place_}}); });
+    call([&] { second_.record(ipc::SubmissionType::unmapped, ipc::Unmapped{in_place_}); });
+    while (gpu_memory_.close_one()) {
+    }
+  }
+  /// Its owner was told that it is over, or why it was cut off.
+  void check_that_it_is_over() {
+    if (!in_place_ || outside_.closed.contains(first_.id()) || !NodeAudit(world_.node).is_connected(first_.id()))
+      return;
+    if (NodeAudit(world_.node).segment(in_place_)) return;
+    CHECK(first_.count(ipc::CompletionType::in_place_over) == 1);
+  }
   void lane_fails() {
     while (!outside_.jobs.jobs.empty())
       outside_.jobs.fail(outside_.jobs.jobs.begin()->first, muster::Error(Code::failed, "out of luck"));
@@ -499,6 +530,8 @@ class Stage {
     lanes_finish();
     copies_finish();
     memory_comes_back();
+    while (gpu_memory_.close_one()) {
+    }
   }
   void check() {
     for (int i = 0; i < 3; ++i) finish();
@@ -508,6 +541,7 @@ class Stage {
     for (int i = 0; i < 100; ++i) world_.node.tick(world_.now), finish();
     for (const auto& [client, work] : works_) check_outcome(*client, work);
     check_leases();
+    check_that_it_is_over();
     if (is_cut_off_) CHECK(outside_.closed.contains(first_.id()));
     for (auto* client : {&first_, &second_, &third_, &on_gpu_}) client->die();
     finish();
@@ -559,7 +593,7 @@ class Stage {
     const auto memory = static_cast<std::size_t>(Resource::memory);
     settings.quota.total[memory] = settings.quota.per_user[memory] = settings.quota.per_client[memory] = memory_;
     for (auto* amounts : {&settings.quota.total, &settings.quota.per_user, &settings.quota.per_client})
-      (*amounts)[memory_of(gpu_)] = 16 * mebibyte;
+      (*amounts)[memory_of(gpu_)] = 16 * mebibyte, (*amounts)[Resource::in_place] = 4;
     return settings;
   }
   Backings backings() {
@@ -625,6 +659,9 @@ class Stage {
   void ask_gpu_lease() {
     on_gpu_.ask_lease(mebibyte, 100, false, wire::Device(static_cast<std::uint8_t>(gpu_.kind), gpu_.index));
   }
+  void leave_in_place() {
+    first_.ask_leave_in_place(1000, wire::Device(static_cast<std::uint8_t>(gpu_.kind), gpu_.index));
+  }
   /// One client has an array there. What is leased from now on is made later.
   void use_gpu() {
     ask_gpu_lease();
@@ -675,6 +712,8 @@ class Stage {
   ipc::ObjectId of_first_;
   ipc::ObjectId of_second_;
   ipc::ObjectId of_gpu_;
+  ipc::SegmentId in_place_;  ///< of the first client, once an object lies there
+  ipc::ObjectId of_in_place_;
   std::optional<std::size_t> replies_before_;  ///< of the client that waits for memory of the GPU
   std::map<std::pair<TestClient*, std::string>, std::pair<ipc::SeatId, std::uint32_t>> seats_;
   std::vector<std::pair<TestClient*, ipc::WorkId>> works_;
@@ -717,6 +756,9 @@ const std::vector<Event> events{
     {"an op on a GPU begins", nothing, &Stage::op_on_a_gpu_begins},
     {"an op on a GPU is done", &Stage::op_on_a_gpu_begins, &Stage::lanes_finish},
     {"an op on a GPU fails", &Stage::op_on_a_gpu_begins, &Stage::lane_fails},
+    {"memory is left in place", nothing, &Stage::memory_is_left_in_place},
+    {"what was left in place ends", &Stage::an_object_lies_in_place, &Stage::what_was_left_in_place_ends},
+    {"the owner of what was left in place dies", &Stage::an_object_lies_in_place, &Stage::first_dies},
     {"deadlines pass", nothing, [](Stage& stage) { stage.pass(std::chrono::seconds(31)); }},
     {"leases of pickles end", [](Stage& stage) { stage.pass(std::chrono::seconds(31)); },
      [](Stage& stage) { stage.pass(std::chrono::minutes(20)); }},

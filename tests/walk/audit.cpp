@@ -21,6 +21,7 @@ std::string name_of(std::size_t resource) {
   constexpr const char* names[]{"memory", "objects", "fds", "slots", "groups", "heap", "maps"};
   static_assert(std::size(names) == host_resource_count);
   if (resource < host_resource_count) return names[resource];
+  if (resource == index(Resource::in_place)) return "allocations left in place";
   return "memory of GPU " + std::to_string(resource - host_resource_count);
 }
 
@@ -66,8 +67,13 @@ Amounts NodeAudit::held() const {
   for (const auto& leaving : node_.group_ops_.leaving_)
     for (const auto& [seat, seated] : leaving.seats) heap += seated.charge.amount();
   for (const auto& [id, segment] : node_.segments_.segments_) {
-    sum[memory_of(segment->device())] += segment->bytes();
     heap += SegmentTable::segment_heap_bytes;
+    if (segment->is_in_place()) {
+      ++sum[index(Resource::in_place)];
+      for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
+      continue;
+    }
+    sum[memory_of(segment->device())] += segment->bytes();
     ++fds;
     maps += segment->device().is_host() ? 1U : 0U;
     for (const auto& [client, reader] : segment->readers_) heap += reader.charge.amount();
@@ -166,7 +172,7 @@ void NodeAudit::check_places(std::vector<std::string>& found) const {
   for (const auto& [id, segment] : node_.segments_.segments_) {
     if (!segment->owner().client) continue;
     const auto& [objects, bytes] = live[id];
-    if (objects > 0 && bytes < segment->bytes()) beside += segment->bytes() - bytes;
+    if (objects > 0 && bytes < segment->bytes() && !segment->is_in_place()) beside += segment->bytes() - bytes;
     if (live[id] != std::pair(segment->live_objects(), segment->live_bytes()))
       found.push_back("segment " + std::to_string(id.value) + " does not know what lies in it");
   }
@@ -180,7 +186,7 @@ void NodeAudit::check_lists(std::vector<std::string>& found) const {
   const SegmentTable& table = node_.segments_;
   std::map<ClientId, std::pair<std::multiset<SegmentId>, std::multiset<SegmentId>>> there;
   for (const auto& [id, segment] : table.kept_)
-    if (segment->owner().client) there[segment->owner().client].first.insert(id);
+    if (segment->owner().client && !segment->is_in_place()) there[segment->owner().client].first.insert(id);
   const auto add = [&](SegmentId segment, const SegmentReaders& readers) {
     for (const auto& [client, reader] : readers) there[client].second.insert(segment);
   };
@@ -321,10 +327,8 @@ bool NodeAudit::is_undecided(ClientId client, WorkId work) const {
 }
 
 ObjectPtr NodeAudit::held_object(ClientId client, ObjectId object) const {
-  const auto* holder = node_.clients_.find(client);
-  if (!holder) return nullptr;
-  auto found = node_.store_.held(object, holder->payer());
-  return found ? *found : nullptr;
+  const Hold* hold = node_.store_.holds().find(client, object);
+  return hold ? hold->entry.strong : nullptr;
 }
 
 }  // namespace musterd

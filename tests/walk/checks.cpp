@@ -101,6 +101,8 @@ void Walk::take_answer(Peer& peer, const Asked& asked, const wire::Frame& frame,
     }
     Lease lease{id, segment->bytes(), 0, asked.hard, false, 0, asked.device, {}};
     lease.memory = WriterMapping::map(*made, fds);
+    lease.ready = asked.what == wire::Body_LeaveInPlace;
+    if (lease.ready) peer.in_place.insert(id);
     peer.leases.push_back(std::move(lease));
   }
   if (const auto* joined = frame.body_as_Joined()) check_joined(peer, *joined);

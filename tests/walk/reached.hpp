@@ -70,6 +70,7 @@ inline const char* name(muster::ipc::CompletionType type) {
     case group_changed: return "group_changed";
     case segment_gone: return "segment_gone";
     case memory_wanted: return "memory_wanted";
+    case in_place_over: return "in_place_over";
   }
   return "unknown";
 }

@@ -105,6 +105,21 @@ void Walk::ask_lease(Peer& peer, std::uint64_t bytes, std::uint32_t timeout_ms, 
       [&](auto& fbb) { return wire::CreateLease(fbb, bytes, timeout_ms, asked.hard, &on); });
 }
 
+void Walk::leave_in_place() {
+  Peer* peer = any_peer();
+  if (!peer || stopped_) return;
+  const std::uint64_t bytes = choices_.one_of<std::uint64_t>({64 << 10, 64 << 10, 1000, 0, 1ULL << 40});
+  const std::uint32_t timeout_ms = choices_.one_of<std::uint32_t>({0, 10, 1000, 100'000});
+  Asked asked;
+  asked.device = walked_gpu;
+  asked.deadline = now_ + std::chrono::milliseconds(timeout_ms) + std::chrono::seconds(5);  // to open the memory
+  say(text(peer->id) + " leaves " + std::to_string(bytes) + " bytes in place");
+  const wire::Device on(static_cast<std::uint8_t>(walked_gpu.kind), walked_gpu.index);
+  const auto memory = ipc::in_place_as<wire::InPlace>(ipc::InPlaceMemory{bytes, {}, {}});
+  ask(*peer, wire::Body_LeaveInPlace, asked,
+      [&](auto& fbb) { return wire::CreateLeaveInPlace(fbb, &on, &memory, timeout_ms); });
+}
+
 void Walk::lease_ready(Peer& peer, Lease& lease) {
   Asked asked;
   asked.segment = lease.id;
@@ -466,6 +481,10 @@ void Walk::gpu_makes_memory() {
   const bool fails = choices_.once_in(4);
   const muster::Result<void> made =
       fails ? muster::Error(muster::Code::out_of_memory, "the GPU is full", "wait") : muster::Result<void>();
+  if (choices_.once_in(2) && gpu_memory_.close_one()) {
+    say("the GPU has closed what was left in place");
+    return;
+  }
   if (!gpu_memory_.finish_one(made)) return;
   say(fails ? "the GPU has no memory" : "the GPU has made memory");
   reached_.note(fails ? "a GPU has no memory" : "a GPU has made memory");

@@ -69,6 +69,9 @@ NodeSettings Walk::settings(Choices& choices) {
   settings.quota.total[memory_of(walked_gpu)] = 1 << 20;
   settings.quota.per_user[memory_of(walked_gpu)] = 768 << 10;
   settings.quota.per_client[memory_of(walked_gpu)] = 512 << 10;
+  settings.quota.total[Resource::in_place] = 6;
+  settings.quota.per_user[Resource::in_place] = 5;
+  settings.quota.per_client[Resource::in_place] = 3;
   settings.quota.reserve_bytes = memory / 4 * choices.below(2);
   settings.in_flight_max = 4;
   settings.requests_max = 32;
@@ -95,8 +98,8 @@ Walk::~Walk() {
 
 std::span<const Walk::Step> Walk::all_steps() {
   static constexpr Step all[]{
-      {&Walk::contribute_one, 30},
-      {&Walk::round, 30},
+      {&Walk::contribute_one, 28},
+      {&Walk::round, 29},
       {&Walk::reform_round, 6},
       {&Walk::join, 24},
       {&Walk::connect, 8},
@@ -104,6 +107,7 @@ std::span<const Walk::Step> Walk::all_steps() {
       {&Walk::die, 7},
       {&Walk::leave, 5},
       {&Walk::lease, 10},
+      {&Walk::leave_in_place, 3},
       {&Walk::mapped, 6},
       {&Walk::give_back, 4},
       {&Walk::hand_over, 2},
@@ -239,6 +243,8 @@ void Walk::finish_decisions() {
 }
 
 void Walk::check_nothing_is_left() {
+  while (gpu_memory_.close_one()) {
+  }
   for (const auto& left : NodeAudit(*node_).left_over()) broken("left when everybody is gone: " + left);
   if (node_->next_deadline()) broken("a deadline is left when everybody is gone");
   check();
@@ -300,6 +306,12 @@ void Walk::complete(ClientId client, ipc::CompletionType type, std::span<const s
       const auto segment = ipc::read_segment_gone(body).value().segment;
       if (peer.readable.erase(segment) == 0) return broken(what + ", which never read it");
       peer.ended.insert(segment);
+      return;
+    }
+    case ipc::CompletionType::in_place_over: {
+      const auto segment = ipc::read_in_place_over(body).value().segment;
+      // A lease that was refused too late is over, too.
+      if (peer.in_place.erase(segment) == 0) reached_.note("in_place_over of what was refused");
       return;
     }
     case ipc::CompletionType::memory_wanted: return;

@@ -125,6 +125,7 @@ class Walk final : private Outside {
     std::map<std::uint64_t, Asked> asked;
     std::map<std::uint64_t, Work> works;
     std::vector<Lease> leases;
+    std::set<ipc::SegmentId> in_place;  ///< what it has left in place, until it is told that this is over
     std::set<ipc::SegmentId> readable;
     std::set<ipc::SegmentId> ended;
     std::deque<Written> ring;
@@ -206,6 +207,7 @@ class Walk final : private Outside {
   void late_hello();
   void lease();
   void ask_lease(Peer& peer, std::uint64_t bytes, std::uint32_t timeout_ms, bool hard, muster::Device device);
+  void leave_in_place();
   void mapped();
   void lease_ready(Peer& peer, Lease& lease);
   void give_back();

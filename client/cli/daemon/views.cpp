@@ -91,6 +91,9 @@ std::string status_text(const wire::StatusReply& status, const std::vector<const
     line(GetString(gpu->device()),
          fmt::format("{} of {} used", ipc::bytes_text(gpu->memory_used_bytes()), ipc::bytes_text(gpu->memory_bytes())) +
              (gpu->nccl_bytes() > 0 ? fmt::format(", beside it {} by NCCL", ipc::bytes_text(gpu->nccl_bytes())) : ""));
+  if (status.in_place() > 0)
+    line("in place", fmt::format("{} of at most {} left where their owners have them",
+                                 plural(status.in_place(), "allocation"), format_count(status.in_place_max())));
   line("heap", fmt::format("{} of {} charged", ipc::bytes_text(status.heap_used_bytes()),
                            ipc::bytes_text(status.heap_bytes())));
   if (status.waiting_for_memory() > 0) line("", plural(status.waiting_for_memory(), "request") + " wait for memory");
@@ -126,6 +129,7 @@ std::string status_json(const wire::StatusReply& status, const std::vector<const
   json.field("ops_failed", status.ops_failed()).field("ops_in_flight", status.ops_in_flight());
   json.field("bytes_deposited", status.bytes_deposited()).field("bytes_copied", status.bytes_copied());
   json.field("bytes_reduced", status.bytes_reduced());
+  json.field("in_place", status.in_place()).field("in_place_max", status.in_place_max());
   json.key("gpus").begin_array();
   for (const auto* gpu : items(status.gpus()))
     json.begin_object()
@@ -179,7 +183,8 @@ std::string list_text(const wire::Objects& objects) {
         object->leaves() == 1 ? format_shape(shape_of(*object)) : plural(object->leaves(), "array");
     std::vector<std::string> row{id_of(*object), ipc::bytes_text(object->bytes()),
                                  ipc::bytes_text(object->pins_bytes()), GetString(object->dtype()), shape};
-    if (!all_on_host) row.push_back(GetString(object->device()));
+    const char* how = object->lost() ? ", lost" : object->in_place() ? ", in place" : "";
+    if (!all_on_host) row.push_back(GetString(object->device()) + how);
     row.insert(row.end(), {GetString(object->maker()), format_age(object->age_s()), std::to_string(object->in_ops()),
                            holders_of(*object)});
     table.add(std::move(row));
@@ -203,6 +208,8 @@ std::string list_json(const wire::Objects& objects) {
     json.field("pinned_s", object->pinned_s())
         .field("age_s", object->age_s())
         .field("pins_bytes", object->pins_bytes())
+        .field("in_place", object->in_place())
+        .field("lost", object->lost())
         .end_object();
   }
   json.end_array().end_object();

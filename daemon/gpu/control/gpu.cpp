@@ -41,6 +41,10 @@ Result<void> Gpu::need_worker() {
   try {
     for (const auto& [id, allocation] : allocations_) {
       if (!allocation->is_made()) continue;
+      if (allocation->in_place) {
+        say_make(*allocation, {});
+        continue;
+      }
       const auto adopt = [&, number = id.value, bytes = allocation->bytes](auto& fbb) {
         return wire::CreateAdopt(fbb, number, bytes);
       };
@@ -66,6 +70,16 @@ Result<void> Gpu::need_room(UserId user) const {
                "wait for the results of some ops before you call more");
 }
 
+void Gpu::say_make(const DeviceAllocation& allocation, std::optional<UserId> user) {
+  const auto id = allocation.id.value;
+  if (!allocation.in_place)
+    return say(
+        wire::Body_Make, [&](auto& fbb) { return wire::CreateMake(fbb, id, allocation.bytes); }, nullptr, user);
+  const auto memory = ipc::in_place_as<wire::InPlace>(*allocation.in_place);
+  say(
+      wire::Body_Open, [&](auto& fbb) { return wire::CreateOpen(fbb, id, &memory); }, nullptr, user);
+}
+
 Result<SegmentMemoryPtr> Gpu::create(const SegmentSpec& spec) {
   if (auto worker = need_worker(); !worker) return worker.error();
   if (auto room = need_room(spec.user); !room) return room.error();
@@ -73,6 +87,7 @@ Result<SegmentMemoryPtr> Gpu::create(const SegmentSpec& spec) {
   allocation->id = spec.id;
   allocation->device = settings_.device;
   allocation->bytes = spec.bytes;
+  if (spec.in_place) allocation->in_place = *spec.in_place;
   auto at_end = errand([self = self_, ended = std::weak_ptr(allocation), id = spec.id] {
     if (*self) (*self)->drop(id, ended.lock());
   });
@@ -91,8 +106,7 @@ Result<SegmentMemoryPtr> Gpu::create(const SegmentSpec& spec) {
     }
   }();
   try {
-    const auto make = [&](auto& fbb) { return wire::CreateMake(fbb, spec.id.value, spec.bytes); };
-    say(wire::Body_Make, make, nullptr, spec.user);
+    say_make(*allocation, spec.user);
   } catch (...) {
     end_worker();  // it may have heard of a segment whose number serves again
     throw;
@@ -110,9 +124,12 @@ void Gpu::drop(SegmentId segment, const std::shared_ptr<DeviceAllocation>& ended
   } else {
     allocations_.erase(found);
   }
-  if (state_ != State::starting && state_ != State::ready) return;
+  const bool is_awaited = !ended->closing.empty();
+  if (is_awaited) closing_.splice(closing_.end(), ended->closing);
+  if (state_ == State::none || state_ == State::pausing) return tell(std::exchange(closing_, {}));
+  if (state_ == State::ending) return;
   try {
-    say(wire::Body_Drop, [&](auto& fbb) { return wire::CreateDrop(fbb, segment.value); });
+    say(wire::Body_Drop, [&](auto& fbb) { return wire::CreateDrop(fbb, segment.value, is_awaited); });
   } catch (const std::exception&) {
     // The worker would keep memory that nobody pays for any more. The next one does not get it.
     end_worker();
@@ -208,11 +225,16 @@ void Gpu::received(std::span<const std::byte> bytes, std::vector<ipc::Fd> fds, T
     state_ = State::ready;
   } else if (const auto* there = frame->body_as_Made()) {
     if (fds.size() == 1) made({there->segment()}, std::move(fds.front()));
+    else if (const auto known = allocations_.find({there->segment()});
+             known == allocations_.end() || known->second->in_place)
+      made({there->segment()}, ipc::Fd());
     else
       made({there->segment()}, Error(Code::quota_exceeded, "the daemon may open no more descriptors",
                                      "free objects that are not needed, or raise the daemon's limit, ulimit -n"));
   } else if (const auto* missing = frame->body_as_NotMade()) {
     made({missing->segment()}, error_of(*missing->why()));
+  } else if (const auto* closed = frame->body_as_Dropped()) {
+    dropped({closed->segment()});
   } else if (const auto* over = frame->body_as_Ended()) {
     useful_ = true;
     job_ended(over->job(), over->why() ? Result<void>(error_of(*over->why())) : Result<void>());
@@ -267,9 +289,22 @@ void Gpu::finish(DeviceAllocation& allocation, Result<ipc::Fd> made) {
   std::optional<Error> lost;
   if (!made) lost = made.error();
   --making_;
-  if (made) allocation.fd = std::move(*made);
-  else allocation.lost = std::move(lost);
+  if (!made) allocation.lost = std::move(lost);
+  else if (allocation.in_place) allocation.is_open = true;
+  else allocation.fd = std::move(*made);
   tell(allocation, std::move(outcomes));
+}
+
+void Gpu::dropped(SegmentId segment) {
+  const auto found = std::ranges::find(closing_, segment, &DeviceAllocation::Closing::segment);
+  if (found == closing_.end()) return;
+  Closing closed;
+  closed.splice(closed.end(), closing_, found);
+  tell(std::move(closed));
+}
+
+void Gpu::tell(Closing closed) {
+  for (const auto& each : closed) each.then();
 }
 
 void Gpu::tell(DeviceAllocation& allocation, Outcomes outcomes) {
@@ -334,6 +369,7 @@ void Gpu::worker_ended(const std::string& how, TimePoint now) {
   answer_until_.reset();
   // From here on there is nothing to cancel.
   auto over = std::exchange(jobs_, {});
+  Closing closed = std::exchange(closing_, {});
   cancelled_.clear();
   taken_bytes_.clear();
   if (std::exchange(useful_, false)) {
@@ -349,6 +385,7 @@ void Gpu::worker_ended(const std::string& how, TimePoint now) {
   auto end = ends.begin();
   for (auto& [id, running] : over) running.ended(std::move(*end++));
   tell(std::move(lost));
+  tell(std::move(closed));
 }
 
 void Gpu::tick(TimePoint now) {

@@ -152,7 +152,11 @@ class Gpu final : public SegmentBacking, public Lane {
   static void tell(Lost lost);
   [[nodiscard]] muster::Error as_told(const muster::Error& why) const;
   [[nodiscard]] std::optional<TimePoint> quiet_until() const;
-  [[nodiscard]] bool awaits_answer() const { return state_ == State::starting || making_ > 0; }
+  using Closing = std::list<DeviceAllocation::Closing>;
+  void dropped(SegmentId segment);
+  static void tell(Closing closed);
+  void say_make(const DeviceAllocation& allocation, std::optional<UserId> user);
+  [[nodiscard]] bool awaits_answer() const { return state_ == State::starting || making_ > 0 || !closing_.empty(); }
   [[nodiscard]] muster::Error unusable() const;
 
   GpuSettings settings_;
@@ -165,6 +169,7 @@ class Gpu final : public SegmentBacking, public Lane {
   State state_ = State::none;
   std::map<SegmentId, std::shared_ptr<DeviceAllocation>> allocations_;
   std::size_t making_ = 0;  ///< allocations that are neither made nor lost
+  Closing closing_;         ///< of what was left in place and has ended, until the worker has closed it
   std::map<JobId, Running> jobs_;
   std::list<Cancelled> cancelled_;  ///< jobs that have not ended yet, the first one first
   std::optional<TimePoint> answer_until_;

@@ -109,7 +109,8 @@ class Worker {
     if (!frame) return Error(Code::failed, "the daemon sent a frame that makes no sense");
     if (const auto* make = frame->body_as_Make()) return made(*make);
     if (const auto* adopt = frame->body_as_Adopt()) return adopted(*adopt, packet);
-    if (const auto* drop = frame->body_as_Drop()) segments_.drop({drop->segment()});
+    if (const auto* open = frame->body_as_Open()) return opened(*open);
+    if (const auto* drop = frame->body_as_Drop()) dropped(*drop);
     else if (const auto* job = frame->body_as_Job()) jobs_.add(*job);
     else if (handle_communicator(*frame)) return {};
     // Work that was enqueued can't be taken back; the job ends by itself.
@@ -145,6 +146,20 @@ class Worker {
     if (packet.fds.size() != 1) return Error(Code::failed, "the daemon sent no descriptor of a segment");
     auto adopted = segments_.adopt({asked.segment()}, asked.bytes(), packet.fds.front());
     return adopted ? Result<void>() : not_made(asked.segment(), adopted.error());
+  }
+
+  Result<void> opened(const wire::Open& asked) {
+    const auto opened = segments_.open({asked.segment()}, ipc::in_place_as<ipc::InPlaceMemory>(*asked.memory()));
+    if (!opened) return not_made(asked.segment(), opened.error());
+    daemon_.send(worker_frame(wire::Body_Made, [&](auto& fbb) { return wire::CreateMade(fbb, asked.segment()); }));
+    return {};
+  }
+
+  void dropped(const wire::Drop& asked) {
+    segments_.drop({asked.segment()});
+    if (!asked.tell()) return;
+    daemon_.send(
+        worker_frame(wire::Body_Dropped, [&](auto& fbb) { return wire::CreateDropped(fbb, asked.segment()); }));
   }
 
   Result<void> not_made(std::uint32_t segment, const Error& why) {

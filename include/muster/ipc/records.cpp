@@ -398,6 +398,12 @@ Result<SegmentGone> read_segment_gone(std::span<const std::byte> body) {
   return read_id<SegmentGone>("segment_gone", body, &SegmentGone::segment, "it names no segment");
 }
 
+void write(const InPlaceOver& over, std::vector<std::byte>& out) { write_id(over.segment, out); }
+
+Result<InPlaceOver> read_in_place_over(std::span<const std::byte> body) {
+  return read_id<InPlaceOver>("in_place_over", body, &InPlaceOver::segment, "it names no segment");
+}
+
 void write(const MemoryWanted& wanted, std::vector<std::byte>& out) { Packer(out).fixed(wanted.waiting); }
 
 Result<MemoryWanted> read_memory_wanted(std::span<const std::byte> body) {

@@ -60,6 +60,7 @@ enum class CompletionType : std::uint16_t {
   group_changed = 5,
   segment_gone = 6,
   memory_wanted = 7,
+  in_place_over = 8,
 };
 
 using ObjectIds = SmallVector<ObjectId, 2>;
@@ -171,6 +172,11 @@ struct SegmentGone {
   SegmentId segment;
 };
 
+/// Daemon: no other process has this memory open any more, which this client has left in place. It may be freed.
+struct InPlaceOver {
+  SegmentId segment;
+};
+
 /// Daemon: requests wait for memory, and memory that this client keeps free would help.
 struct MemoryWanted {
   std::uint64_t waiting = 0;  ///< requests that wait
@@ -215,6 +221,7 @@ void write(const ObjectGone&, std::vector<std::byte>& out);
 void write(const SealFailed&, std::vector<std::byte>& out);
 void write(const GroupChanged&, std::vector<std::byte>& out);
 void write(const SegmentGone&, std::vector<std::byte>& out);
+void write(const InPlaceOver&, std::vector<std::byte>& out);
 void write(const MemoryWanted&, std::vector<std::byte>& out);
 
 /// Each checks and reads one body. Invalid says what is wrong with it.
@@ -231,6 +238,7 @@ void write(const MemoryWanted&, std::vector<std::byte>& out);
 [[nodiscard]] Result<SealFailed> read_seal_failed(std::span<const std::byte> body);
 [[nodiscard]] Result<GroupChanged> read_group_changed(std::span<const std::byte> body);
 [[nodiscard]] Result<SegmentGone> read_segment_gone(std::span<const std::byte> body);
+[[nodiscard]] Result<InPlaceOver> read_in_place_over(std::span<const std::byte> body);
 [[nodiscard]] Result<MemoryWanted> read_memory_wanted(std::span<const std::byte> body);
 
 }  // namespace muster::ipc

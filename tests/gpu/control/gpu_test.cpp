@@ -208,6 +208,136 @@ TEST_CASE("a worker that makes no memory is ended, also if nobody waits for it a
   CHECK_FALSE(told);
 }
 
+namespace {
+
+SegmentMemoryPtr leave_in_place(World& world, std::uint32_t id) {
+  ipc::InPlaceMemory there{.bytes = 1000, .handle = {1, 2, 3}, .gpu = {4, 5}};
+  auto made = world.gpu.create({.id = SegmentId{id}, .bytes = 1000, .in_place = &there});
+  REQUIRE(made);
+  return std::move(*made);
+}
+
+/// Notes that the device has closed it.
+void watch_close(const SegmentMemoryPtr& memory, bool& closed) {
+  memory->when_closed([&closed] { closed = true; });
+}
+
+void dropped(World& world, std::uint32_t id) {
+  world.say(wire::Body_Dropped, [&](auto& fbb) { return wire::CreateDropped(fbb, id); });
+}
+
+}  // namespace
+
+TEST_CASE("memory that was left in place is opened by the worker, and has no descriptor") {
+  World world;
+  const auto memory = leave_in_place(world, 7);
+  const auto told = world.port.take();
+  REQUIRE(types(told) == std::vector{wire::Body_Open});
+  const auto& open = *told[0].read().body_as_Open();
+  CHECK(open.segment() == 7);
+  CHECK(open.memory()->bytes() == 1000);
+  CHECK(open.memory()->handle()->Get(2) == 3);
+  CHECK(open.memory()->gpu()->Get(1) == 5);
+  auto& outcome = world.watch(memory);
+  world.ready();
+  CHECK_FALSE(outcome);
+  SECTION("it can") {
+    world.say(wire::Body_Made, [](auto& fbb) { return wire::CreateMade(fbb, 7); });
+    REQUIRE(outcome);
+    CHECK(outcome->ok());
+    CHECK(memory->descriptor() == -1);
+    CHECK(memory->in_place()->handle[1] == 2);
+    CHECK_FALSE(memory->is_lost());
+    memory->lose_owner();
+    CHECK(memory->is_lost());
+  }
+  SECTION("it can't") {
+    world.not_made(7, Error(Code::invalid, "no such handle", ""));
+    REQUIRE(outcome);
+    CHECK(outcome->error().code() == Code::invalid);
+    CHECK(memory->is_lost());
+  }
+}
+
+TEST_CASE("the next worker opens what was left in place, too") {
+  World world;
+  const auto memory = leave_in_place(world, 7);
+  world.ready();
+  world.say(wire::Body_Made, [](auto& fbb) { return wire::CreateMade(fbb, 7); });
+  world.gpu.worker_ended("it was ended by SIGKILL", world.now);
+  CHECK_FALSE(memory->is_lost());
+  world.port.take();
+  const auto more = world.create(9);
+  CHECK(types(world.port.take()) == std::vector{wire::Body_Open, wire::Body_Make});
+  // Its answer changes nothing: jobs hear of it if it can't.
+  world.not_made(7, Error(Code::invalid, "no such handle", ""));
+  CHECK_FALSE(memory->is_lost());
+}
+
+TEST_CASE("what was left in place is closed when the worker says so, or is gone") {
+  World world;
+  bool closed = false;
+  auto memory = leave_in_place(world, 7);
+  watch_close(memory, closed);
+  const bool opened = GENERATE(true, false);
+  if (opened) {
+    world.ready();
+    world.say(wire::Body_Made, [](auto& fbb) { return wire::CreateMade(fbb, 7); });
+  }
+  world.port.take();
+  const auto end = [&] {
+    memory.reset();
+    CHECK_FALSE(closed);
+    world.settle();
+  };
+  SECTION("the worker says so") {
+    end();
+    const auto told = world.port.take();
+    REQUIRE(types(told) == std::vector{wire::Body_Drop});
+    CHECK(told[0].read().body_as_Drop()->tell());
+    CHECK_FALSE(closed);
+    dropped(world, 8);
+    CHECK_FALSE(closed);
+    dropped(world, 7);
+  }
+  SECTION("the worker dies before it says so") {
+    end();
+    CHECK_FALSE(closed);
+    world.gpu.worker_ended("it was ended by SIGKILL", world.now);
+  }
+  SECTION("the worker is being killed") {
+    world.gpu.replace_worker(Error(Code::failed, "it hangs"));
+    end();
+    CHECK_FALSE(closed);
+    world.gpu.worker_ended("it was ended by SIGKILL", world.now);
+  }
+  SECTION("the worker had died before") {
+    world.gpu.worker_ended("it was ended by SIGKILL", world.now);
+    end();
+  }
+  CHECK(closed);
+  CHECK(world.gpu.segments() == (opened || world.gpu.state() != Gpu::State::starting ? 0 : 1));
+}
+
+TEST_CASE("a worker that does not close what was left in place is ended") {
+  World world;
+  bool closed = false;
+  auto memory = leave_in_place(world, 7);
+  watch_close(memory, closed);
+  world.ready();
+  world.say(wire::Body_Made, [](auto& fbb) { return wire::CreateMade(fbb, 7); });
+  memory.reset();
+  world.settle();
+  world.tick(seconds(0));
+  REQUIRE(world.gpu.next_deadline());
+  world.tick(seconds(60));
+  CHECK(world.port.killed == 1);
+  CHECK_FALSE(closed);
+  world.gpu.worker_ended("it was ended by SIGKILL", world.now);
+  CHECK(closed);
+  CHECK_FALSE(world.gpu.next_deadline());
+}
+
 TEST_CASE("memory may outlive the GPU") {
   auto world = std::make_unique<World>();
   auto memory = world->create(7);

@@ -204,6 +204,23 @@ def other_gpus_and_the_host() -> None:
     assert holds_only(ref.get()["there"], 2.0)
 
 
+def left_in_place() -> None:
+    """What CuPy has allocated outside of a call stays there, and takes nothing of the store."""
+    array = made(12, 3.0)
+    ref = muster.put({"a": array}, in_place=True)
+    assert (ref.copies, ref.copy_reasons) == (0, {})
+    assert muster.status()["in_place"] == 1
+    value = ref.get()["a"]
+    assert type(value) is cupy.ndarray
+    assert holds_only(value, 3.0)
+    assert holds_only(muster.allreduce_refs([ref, ref]).result()["a"], 6.0)
+    del ref, value
+    deadline = time.monotonic() + PATIENCE_S
+    while muster.status()["in_place"]:
+        assert time.monotonic() < deadline
+    assert holds_only(array, 3.0)
+
+
 if __name__ == "__main__":
     muster.init()
     globals()[sys.argv[1]]()
