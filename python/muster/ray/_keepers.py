@@ -35,6 +35,7 @@ _START_S = 60
 _RESERVE_S = 20
 _PERIOD_S = 0.5
 _ASKED_AGAIN_S = 10 * _PERIOD_S
+_IDLE_S = 60.0
 _SETTINGS = b"settings"
 _SHARE_OF_MEMORY = 0.3
 #: Of a cluster that ``muster.ray.init`` starts, one CPU in so many is for the daemon's lanes.
@@ -326,22 +327,18 @@ class _Keeper:
 def _watch(keeper: Any) -> None:
     """Tells Ray's metrics what the daemon says. Ends the keeper if nobody has needed it for ``idle_timeout``."""
     gauges = Gauges(ray.get_runtime_context().get_node_id())
-    may_rest, timeout = keeper.may_rest(), settings().get("idle_timeout", 0)
-    needed = time.monotonic()
+    may_rest, needed = keeper.may_rest(), time.monotonic()
     while not keeper.ended(_PERIOD_S):
-        try:
+        with contextlib.suppress(Exception):  # the daemon has ended, or the head of the cluster does not answer: later
             told = muster.status()
-        except Error:
-            continue  # it has ended; who needs it has it started again
-        gauges.tell(told)
-        keeper.end_kept()
-        now = time.monotonic()
-        if keeper.is_needed(told):
-            needed = now
-        elif may_rest and timeout and now - needed >= timeout:
-            keeper.stop()
-            gauges.tell({})
-            ray.kill(ray.get_runtime_context().current_actor)
+            gauges.tell(told)
+            keeper.end_kept()
+            now = time.monotonic()
+            if keeper.is_needed(told):
+                needed = now
+            elif may_rest and now - needed >= settings().get("idle_timeout", _IDLE_S):
+                keeper.stop()
+                ray.kill(ray.get_runtime_context().current_actor)
 
 
 def _is_open(token: str) -> bool:
