@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
-from pathlib import Path
 
 import conftest
 import muster
@@ -17,7 +15,6 @@ import numpy as np
 import pytest
 import ray
 from muster.ray import _hooks, _keepers
-from test_tasks import full
 from test_unchanged_scripts import output_of
 
 pytestmark = pytest.mark.usefixtures("objects")
@@ -136,36 +133,58 @@ def test_of_a_large_cluster_that_init_starts_some_cpus_are_for_the_lanes(tmp_pat
     assert output_of(STARTED, tmp_path) == str(float(min(16 // 8, len(os.sched_getaffinity(0)))))
 
 
-def events():
-    """Of ops, in Ray's timeline: their names."""
-    return [event["name"] for event in _hooks.state.state.chrome_tracing_dump() if event["cat"] == "muster"]
+TIMELINE = """
+import glob, json, subprocess, sys, time
+import muster, muster.ray
+import numpy as np
+import ray
+
+muster.ray.init(num_cpus=4, memory="64MiB", include_dashboard=False)
 
 
-def test_collectives_are_events_in_the_timeline():
-    @ray.remote(num_cpus=0.5)
-    class Rank:
-        def sum(self, rank):
-            with muster.group("timeline", rank=rank, world_size=2) as group:
-                return group.allreduce(np.ones(3)).result()[0]
-
-    ranks = [Rank.remote() for _ in range(2)]
-    assert ray.get([rank.sum.remote(i) for i, rank in enumerate(ranks)]) == [2, 2]
-    assert muster.allreduce_refs([full.remote(1.0), full.remote(2.0)]).result(30)[0] == 3
-    ops = {"allreduce in 'timeline'": 2, "allreduce_refs of results of tasks": 1}
-    conftest.until(lambda: ops.items() <= Counter(events()).items(), events)
-    for rank in ranks:
-        ray.kill(rank)
+@ray.remote(num_cpus=0.5)
+class Rank:
+    def sum(self, rank):
+        with muster.group("timeline", rank=rank, world_size=2) as group:
+            return group.allreduce(np.ones(3)).result()[0]
 
 
-def test_the_command_ray_timeline_shows_them():
-    muster.allreduce_refs([muster.put(np.ones(3))] * 2).result(30)
-    conftest.until(lambda: "allreduce of refs" in events(), events)
-    folder = Path(ray.get_runtime_context().get_temp_dir())
-    before = set(folder.glob("ray-timeline-*.json"))
-    rays("timeline", "--address", ray.get_runtime_context().gcs_address)
-    (file,) = set(folder.glob("ray-timeline-*.json")) - before
-    assert "allreduce of refs" in {event["name"] for event in json.loads(file.read_text())}
-    file.unlink()
+@ray.remote
+@muster.collective_input
+def full(value):
+    return np.full(3, value)
+
+
+ranks = [Rank.remote() for _ in range(2)]
+assert ray.get([rank.sum.remote(i) for i, rank in enumerate(ranks)]) == [2, 2]
+assert muster.allreduce_refs([full.remote(1.0), full.remote(2.0)]).result(30)[0] == 3
+assert muster.allreduce_refs([muster.put(np.ones(3))] * 3).result(30)[0] == 3
+context = ray.get_runtime_context()
+
+
+def shown():
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "timeline", "--address", context.gcs_address],
+                   check=True, capture_output=True)
+    file = max(glob.glob(context.get_temp_dir() + "/ray-timeline-*.json"))
+    with open(file) as opened:
+        return sorted(event["name"] for event in json.load(opened) if event["cat"] == "muster")
+
+
+end = time.monotonic() + 60
+while len(shown()) < 4 and time.monotonic() < end:
+    pass
+print(json.dumps(shown()))
+muster.ray.shutdown()
+"""
+
+
+def test_the_command_ray_timeline_shows_each_collective(tmp_path):
+    shown = json.loads(output_of(TIMELINE, tmp_path))
+    assert shown == [
+        *["allreduce in 'timeline'"] * 2,
+        "allreduce of refs",
+        "allreduce_refs of results of tasks",
+    ]
 
 
 def test_gauges(monkeypatch):
