@@ -14,7 +14,7 @@ import muster.ray
 import numpy as np
 import pytest
 import ray
-from muster.ray import _hooks, _keepers
+from muster.ray import _gauges, _hooks, _keepers
 from test_unchanged_scripts import output_of
 
 pytestmark = pytest.mark.usefixtures("objects")
@@ -202,8 +202,8 @@ def test_gauges(monkeypatch):
         def set(self, value):
             told[self.name] = value, self.tags
 
-    monkeypatch.setattr(_keepers, "Gauge", Gauge)
-    gauges = _keepers.Gauges("a node")
+    monkeypatch.setattr(_gauges, "Gauge", Gauge)
+    gauges = _gauges.Gauges("a node")
     ref = muster.put(np.ones(1000))
     gauges.tell(muster.status())
     assert told["muster_memory_budget_bytes"] == (conftest.MEMORY, {"node": "a node"})

@@ -12,23 +12,23 @@ import json
 import os
 import pathlib
 import shutil
-import stat
 import subprocess
 import sys
 import threading
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
-from ray.util.metrics import Gauge
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import muster
 from muster import _muster, _runtime
-from muster.errors import DaemonUnavailable, Denied, Error, Invalid, OutOfMemory
+from muster.errors import DaemonUnavailable, Error, Invalid, OutOfMemory
 from muster.ray import _hooks
 from muster.ray._counts import folder_of
+from muster.ray._folders import make_folder, sockets
+from muster.ray._gauges import Gauges
 
 _NAMESPACE = "muster"
 _START_S = 60
@@ -182,7 +182,7 @@ class _Keeper:
     def __init__(self) -> None:
         self._id = str(ray.get_runtime_context().get_actor_id())
         self._node = ray.get_runtime_context().get_node_id()
-        self._path = str(_folder() / f"{self._node[:16]}.sock")
+        self._path = str(sockets() / f"{self._node[:16]}.sock")
         self._lock = threading.Lock()
         self._group: Any = None
         self._budget = 0
@@ -191,13 +191,15 @@ class _Keeper:
         #: Tokens of processes on other nodes: the node of each.
         self._kept: dict[str, tuple[Any, str]] = {}
         self._asked = float("-inf")
-        _make_folder(pathlib.Path(self._path).parent)
+        make_folder(pathlib.Path(self._path).parent)
         _runtime.use(self._path)
         if self._find_reservation():
             self.start(None)
 
     def start(self, memory: str | int | None) -> str:
         """Starts the daemon if there is none, and reserves its memory. ``memory``: by default as before."""
+        if self._ended.is_set():
+            time.sleep(_START_S)  # this actor is about to be killed, and who calls then makes another one
         with self._lock:
             given = settings().get("memory") if memory is None else memory
             runs = _runtime.has_daemon()
@@ -358,46 +360,3 @@ def _open_on(node: str, tokens: list[str]) -> set[str]:
         return set(ray.get(keeper.still_open.remote(tokens), timeout=_START_S))
     except (ray.exceptions.RayError, Error):
         return set(tokens)  # later
-
-
-class Gauges:
-    """What a daemon says, as metrics of Ray. Each has the tag ``node``."""
-
-    _TOLD: ClassVar = {
-        "muster_memory_used_bytes": ("memory_used_bytes", "Memory of Muster's store that is in use on this node."),
-        "muster_memory_budget_bytes": ("memory_bytes", "Memory that Muster's store may use on this node."),
-        "muster_objects": ("objects", "Objects in Muster's store on this node."),
-        "muster_ops_done": ("ops_done", "Collectives that Muster's daemon on this node has done since it started."),
-        "muster_ops_failed": ("ops_failed", "Collectives that failed on this node since its daemon started."),
-    }
-
-    def __init__(self, node: str) -> None:
-        self._gauges = {
-            field: Gauge(name, description=description, tag_keys=("node",))
-            for name, (field, description) in self._TOLD.items()
-        }
-        for gauge in self._gauges.values():
-            gauge.set_default_tags({"node": node})
-
-    def tell(self, told: dict[str, Any]) -> None:
-        for field, gauge in self._gauges.items():
-            gauge.set(told.get(field, 0))
-
-
-def _folder() -> pathlib.Path:
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return pathlib.Path(base, "muster-ray") if base else pathlib.Path(f"/tmp/muster-{os.getuid()}", "ray")
-
-
-def _make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder that only this user can change.
-
-    Raises:
-        Denied: somebody else has it, or may write there.
-    """
-    for each in (folder.parent, folder):
-        each.mkdir(mode=0o700, exist_ok=True)
-    for each in (folder.parent, folder):
-        found = each.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
-            raise Denied(f"{each} is not a folder that only this user may change", "remove it, or set XDG_RUNTIME_DIR")
