@@ -128,7 +128,7 @@ numpys_tests() {
 stage_ray() {
   say "ray: the tests over Ray"
   build_with_python dev
-  ray_tests
+  MUSTER_RAY_TASKS=10000 ray_tests
 }
 
 # With the dev build. Ray's workers find the package by the same variables.
