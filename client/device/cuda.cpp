@@ -287,6 +287,19 @@ Result<CudaSharedPtr> Cuda::open(const ipc::InPlaceMemory& memory, Device device
                              name(device), driver_->describe(status)),
                  "has its owner just ended, or does one of the two run in another container?");
   }
+  // Who left it there is trusted with the memory, and not with its size.
+  Address begin = 0;
+  std::size_t bytes = 0;
+  const Status asked = driver_->mem_get_address_range(&begin, &bytes, base);
+  if (asked != Status::success || begin != base || bytes < memory.bytes) {
+    driver_->ipc_close_mem_handle(base);
+    shared_.erase(entry);
+    if (asked != Status::success) return failed("cuMemGetAddressRange", asked);
+    return Error(Code::object_lost,
+                 fmt::format("memory that was left in place on {} has {} bytes, and was said to have {}", name(device),
+                             bytes, memory.bytes),
+                 "its owner has told the daemon something else than CUDA tells here");
+  }
   // NOLINTNEXTLINE(performance-no-int-to-ptr): so the driver gives it
   entry->second = {reinterpret_cast<std::byte*>(base), false, 0, std::move(*context)};
   return use(entry->second, memory);

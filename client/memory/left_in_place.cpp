@@ -12,7 +12,12 @@ void LeftInPlace::add(ipc::SegmentId segment, CudaSharedPtr memory, Owner owner)
   kept.owners.push_back(std::move(owner));
   kept.memory = std::move(memory);
   const std::lock_guard lock(mutex_);
-  kept_.emplace(segment, std::move(kept));
+  if (!is_over_) kept_.emplace(segment, std::move(kept));
+}
+
+bool LeftInPlace::keeps_any() const {
+  const std::lock_guard lock(mutex_);
+  return !kept_.empty();
 }
 
 void LeftInPlace::add_owner(ipc::SegmentId segment, Owner owner) {
@@ -29,6 +34,7 @@ void LeftInPlace::over(ipc::SegmentId segment) {
 void LeftInPlace::end() {
   decltype(kept_) ended;
   const std::lock_guard lock(mutex_);
+  is_over_ = true;
   ended.swap(kept_);
 }
 

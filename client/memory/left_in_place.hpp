@@ -23,8 +23,9 @@ class LeftInPlace {
   explicit LeftInPlace(OrderedMutex& mutex) : mutex_(mutex) {}
 
   /// The daemon knows the memory as this segment. Without one, it may know it, and nobody heard: then it is kept until
-  /// end().
+  /// end(). After that, nothing is kept.
   void add(ipc::SegmentId segment, CudaSharedPtr memory, Owner owner);
+  [[nodiscard]] bool keeps_any() const;
   /// One more array lies in it.
   void add_owner(ipc::SegmentId segment, Owner owner);
   /// Nobody else has it open any more.
@@ -40,6 +41,7 @@ class LeftInPlace {
     CudaSharedPtr memory;  ///< ends before its owners
   };
   OrderedMutex& mutex_;
+  bool is_over_ = false;  ///< the connection has ended
   std::unordered_multimap<ipc::SegmentId, Kept> kept_;
 };
 

@@ -241,6 +241,7 @@ Result<SegmentTable::Sealing> SegmentTable::mapped(ClientId client, SegmentId id
   auto leased = leased_to(id, client);
   if (!leased) return leased.error();
   const SegmentPtr segment = *leased;
+  if (segment->is_in_place()) return Error(Code::invalid, label(id) + " was left in place, so its owner maps nothing");
   if (segment->state_ != Segment::State::leased) return Error(Code::invalid, label(id) + " was mapped before");
   const auto sealed = std::make_shared<Result<void>>(not_done(id));
   Sealing sealing{[memory = segment->memory_.get(), sealed] { *sealed = memory->seal(); },
@@ -338,10 +339,12 @@ std::vector<SegmentTable::Ended> SegmentTable::take_ended() {
   return std::exchange(ended_, {});
 }
 
-void SegmentTable::drop_client(ClientId client) {
-  // At once for all of it: no op may be done with such bytes from here on.
+void SegmentTable::lose_left_by(ClientId client) noexcept {
   if (const auto known = clients_.find(client); known != clients_.end())
     for (const auto& segment : known->second.in_place) segment.memory_->lose_owner();
+}
+
+void SegmentTable::drop_client(ClientId client) {
   leaving_.insert(clients_.extract(client));
   drop_more();
 }
@@ -419,7 +422,8 @@ Result<SegmentPtr> SegmentTable::owned(SegmentId id, ClientId client) const {
 }
 
 Error owner_gone(const std::string& what) {
-  return Error(Code::object_lost, what + " is lost: its owner had left it in place, and has ended",
+  return Error(Code::object_lost,
+               what + " is lost: it was left in place, and its owner has ended, or a new worker could not open it",
                "what is to outlive its owner has to be copied into the store: put() without in_place");
 }
 

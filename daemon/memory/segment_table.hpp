@@ -129,6 +129,8 @@ class SegmentTable {
   };
   /// The segments that ended since the last call.
   [[nodiscard]] std::vector<Ended> take_ended();
+  /// The client is going: what it has left in place is lost.
+  void lose_left_by(ClientId client) noexcept;
   /// The client is gone. Its segments without objects end, the others with their last object. As they may be many, this
   /// ends some, and drop_more() the rest.
   void drop_client(ClientId client);

@@ -135,6 +135,8 @@ void Node::cut_off(ClientId id, const Error& error) {
 ConnectionCharges Node::forget(Client& client, const std::string& how, TimePoint now) {
   const ClientId id = client.id;
   client.gone = true;
+  // Before anything else: no op may begin or be done with such bytes from here on.
+  segments_.lose_left_by(id);
   group_ops_.lose_all_seats(client, {how, clients_.process_text(client)}, now);
   admission_.forget(id);
   store_.holds().drop_client(id);

@@ -178,6 +178,14 @@ def holds(array: Any) -> list[tuple[Any, Any]] | None:
     return None
 
 
+def keeper_of(array: Any) -> Any:
+    """Returns what keeps the memory that an array has now. A tensor may get other memory: ``tensor.data = other``."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return array.detach()
+    return array.data if cupy is not None and isinstance(array, cupy.ndarray) else array
+
+
 def are_sole(arrays: Sequence[Any]) -> list[bool]:
     """Says of each of these arrays whether nothing else shares its memory. Nobody else has the objects themselves."""
     torch = sys.modules.get("torch")

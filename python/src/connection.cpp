@@ -7,6 +7,7 @@
 #include "bindings.hpp"
 #include "core/requests.hpp"
 #include "gil.hpp"
+#include "later.hpp"
 #include "objects.hpp"
 #include "ops/holds.hpp"
 
@@ -22,6 +23,7 @@ nb::dict status(const ConnectionPtr& connection) {
     return detail::ask(*connection, wire::Body_StatusQuery, std::chrono::seconds(10),
                        [](auto& fbb) { return wire::CreateStatusQuery(fbb).Union(); });
   });
+  let_go_of_what_is_over(connection);
   const auto* reply = wire::GetFrame(packet.bytes.data())->body_as_StatusReply();
   if (!reply) raise(Error(Code::failed, "the daemon's answer to StatusQuery makes no sense"));
   nb::dict found;

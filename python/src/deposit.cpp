@@ -31,6 +31,8 @@ namespace {
 /// A copy of this size takes longer than letting go of the GIL and taking it again.
 constexpr std::size_t long_copy_bytes = 1 << 20;
 
+nb::object allocators(const char* name) { return nb::module_::import_("muster._gpu_allocators").attr(name); }
+
 bool is_native(PyArrayObject* array) { return PyArray_ISNBO(PyArray_DESCR(array)->byteorder); }
 
 /// Copies an array of any strides and byte order into dense memory in the machine's byte order.
@@ -263,7 +265,7 @@ class Depositor {
       why_not_left_ = CopyReason::device;
       return false;
     }
-    auto owner = kept_for_others(array.other);
+    auto owner = kept_for_others(allocators("keeper_of")(array.other));
     const auto place = call_unlocked([&] {
       const detail::CallDeadline deadline(timeout_);
       return in_place_->leave(array.data, device, std::move(owner), timeout_);
@@ -372,8 +374,6 @@ Result<void> wait_unlocked(const std::function<Result<void>()>& wait) { return u
 
 namespace {
 
-nb::object allocators(const char* name) { return nb::module_::import_("muster._gpu_allocators").attr(name); }
-
 /// Asks what keeps the memory of those leaves that other libraries allocated in the call.
 void find_holders(Tree& tree, const GpuCall& call) {
   for (auto& leaf : tree.leaves)
@@ -399,7 +399,7 @@ void ask_libraries(const Tree& tree, std::vector<bool>& sole) {
 
 PyRef deposit(const ConnectionPtr& connection, nb::handle root, const Call* call, Py_ssize_t root_references,
               Timeout timeout, std::optional<Device> device, const GpuCall* gpu_call, bool in_place) {
-  end_what_is_due();
+  let_go_of_what_is_over(connection);
   Tree tree = take_apart(root);
   if (gpu_call) find_holders(tree, *gpu_call);
   std::vector<bool> sole(tree.leaves.size(), false);

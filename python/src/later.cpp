@@ -4,6 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/connection.hpp"
+#include "gil.hpp"
+
 namespace muster::python {
 
 namespace {
@@ -17,6 +20,15 @@ struct Due {
 Due& due() {
   static auto* const all = new Due;
   return *all;
+}
+
+void end_what_is_due() {
+  std::vector<PyObject*> ending;
+  {
+    const std::lock_guard lock(due().mutex);
+    ending.swap(due().objects);
+  }
+  for (auto* object : ending) Py_DECREF(object);
 }
 
 int end_due_pending(void* /*unused*/) {
@@ -43,13 +55,9 @@ std::shared_ptr<const void> kept_for_others(nb::object object) {
   return {object.release().ptr(), [](const void* kept) { end_later(static_cast<PyObject*>(const_cast<void*>(kept))); }};
 }
 
-void end_what_is_due() {
-  std::vector<PyObject*> ending;
-  {
-    const std::lock_guard lock(due().mutex);
-    ending.swap(due().objects);
-  }
-  for (auto* object : ending) Py_DECREF(object);
+void let_go_of_what_is_over(const ConnectionPtr& connection) {
+  if (connection->left_in_place().keeps_any()) unlocked([&] { connection->poll(); });
+  end_what_is_due();
 }
 
 }  // namespace muster::python

@@ -4,12 +4,13 @@
 #include <memory>
 
 #include "module.hpp"
+#include "objects.hpp"
 
 namespace muster::python {
 
 /// Keeps the object. Where the last pointer goes, the object does not end; it ends soon on a thread that has the GIL.
 [[nodiscard]] std::shared_ptr<const void> kept_for_others(nb::object object);
-/// Ends what is to end. Needs the GIL.
-void end_what_is_due();
+/// Hears what the daemon has said of arrays that were left in place, and ends what is to end. Needs the GIL.
+void let_go_of_what_is_over(const ConnectionPtr& connection);
 
 }  // namespace muster::python

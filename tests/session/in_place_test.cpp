@@ -182,11 +182,15 @@ TEST_CASE("a segment is there when the device has opened it") {
   // Who guesses its number can't use it yet.
   InPlace::seal(node.owner, {1});
   CHECK(node.owner.count(ipc::CompletionType::seal_failed) == 1);
+  node.owner.mapped({1});
+  CHECK(node.owner.failure() == Code::invalid);
+  InPlace::seal(node.owner, {1});
+  CHECK(node.owner.count(ipc::CompletionType::seal_failed) == 2);
   SECTION("it does") {
     coming->finish({});
     REQUIRE(node.owner.reply().body_as_Segment());
     InPlace::seal(node.owner, {node.owner.reply().body_as_Segment()->segment()});
-    CHECK(node.owner.count(ipc::CompletionType::seal_failed) == 1);
+    CHECK(node.owner.count(ipc::CompletionType::seal_failed) == 2);
   }
   SECTION("it can't") {
     coming->finish(muster::Error(Code::invalid, "no such handle", ""));
@@ -268,7 +272,7 @@ TEST_CASE("an object that was left in place is lost with its owner") {
   CHECK(is_lost());
   node.other.look_up(object, capability);
   CHECK(is_lost());
-  CHECK(node.other.reply().body_as_Failure()->message()->str().find("left it in place") != std::string::npos);
+  CHECK(node.other.reply().body_as_Failure()->message()->str().find("it was left in place") != std::string::npos);
   node.other.seal(part, object);
   CHECK(node.other.count(ipc::CompletionType::seal_failed) == 1);
   node.other.join("g", 0, 1);
@@ -288,6 +292,24 @@ TEST_CASE("an object that was left in place is lost with its owner") {
   node.check_books();
 }
 
+TEST_CASE("an op that goes on because the owner has died finds that what it left is lost") {
+  InPlace node;
+  TestClient third(node.world, 3);
+  const auto object = InPlace::put(node.owner);
+  node.share(object);
+  node.other.join("g", 0, 3, muster::OnLoss::shrink);
+  third.join("g", 1, 3, muster::OnLoss::shrink);
+  node.owner.join("g", 2, 3, muster::OnLoss::shrink);
+  const auto given = node.other.contribute(Kind::broadcast, {object});
+  const auto wanted = third.contribute(Kind::broadcast);
+  node.owner.die();
+  for (const auto& failed : {node.other.failed(given), third.failed(wanted)}) {
+    REQUIRE(failed);
+    CHECK(failed->code() == Code::object_lost);
+  }
+  node.check_books();
+}
+
 TEST_CASE("an op over what was left in place is as its owner's life is") {
   InPlace node;
   node.world.outside.jobs.hold = true;
@@ -301,7 +323,9 @@ TEST_CASE("an op over what was left in place is as its owner's life is") {
   const auto outcome_of = [&](TestClient& client, ipc::WorkId work) {
     const auto failed = client.failed(work);
     REQUIRE(failed);
-    CHECK(failed->message() == "an input of allreduce #0 is lost: its owner had left it in place, and has ended");
+    CHECK(failed->message() ==
+          "an input of allreduce #0 is lost: it was left in place, and its owner has ended, or a new worker could not "
+          "open it");
     return failed->code();
   };
   auto& jobs = node.world.outside.jobs;

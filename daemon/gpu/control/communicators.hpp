@@ -81,7 +81,6 @@ class Communicators final : public CommunicatorEvents {
     std::optional<TimePoint> since;  ///< when it began to be made, or to end; set by the next tick
     [[nodiscard]] const GpuSet& members() const { return team.gpus; }
     [[nodiscard]] bool has(const Gpu& gpu) const;
-    [[nodiscard]] bool is_made() const { return state != State::waiting; }
     [[nodiscard]] bool is_idle() const { return state == State::ready && jobs == 0; }
     [[nodiscard]] bool is_being_made() const { return state == State::naming || state == State::joining; }
   };
@@ -91,7 +90,6 @@ class Communicators final : public CommunicatorEvents {
 
   [[nodiscard]] static List::iterator find(List& list, CommunicatorId id);
   [[nodiscard]] Communicator* find_usable(CommunicatorId id);
-  [[nodiscard]] List& list_of(const Communicator& one) { return one.is_made() ? live_ : waiting_; }
   [[nodiscard]] bool has_room(const Communicator& wanted) const;
   void make(List::iterator made);
   void join_all(List::iterator made, std::span<const std::uint8_t> unique_id);

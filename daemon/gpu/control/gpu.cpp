@@ -42,7 +42,7 @@ Result<void> Gpu::need_worker() {
     for (const auto& [id, allocation] : allocations_) {
       if (!allocation->is_made()) continue;
       if (allocation->in_place) {
-        say_make(*allocation, {});
+        if (!allocation->is_owner_gone) say_make(*allocation, {});
         continue;
       }
       const auto adopt = [&, number = id.value, bytes = allocation->bytes](auto& fbb) {
@@ -275,12 +275,20 @@ bool Gpu::heard_of_communicator(const wire::Frame& frame) {
 
 void Gpu::made(SegmentId segment, Result<ipc::Fd> made) {
   const auto found = allocations_.find(segment);
-  // Nobody may want it any more; memory that was adopted is there in any case.
-  if (found == allocations_.end() || !found->second->is_coming()) return;
+  if (found == allocations_.end()) return;  // nobody wants it any more
+  if (!found->second->is_coming()) return made_again(*found->second, made);
   useful_ = useful_ || static_cast<bool>(made);
   if (!found->second->is_unwanted) return finish(*std::shared_ptr(found->second), std::move(made));
   --making_;
   allocations_.erase(found);
+}
+
+/// What a new worker says of memory that was there. What it adopts is there in any case; what was left in place may
+/// not be: it is open in no worker then.
+void Gpu::made_again(DeviceAllocation& allocation, const Result<ipc::Fd>& made) {
+  if (made || !allocation.in_place) return;
+  allocation.lost = made.error();
+  allocation.is_open = false;
 }
 
 /// What may throw for lack of memory comes before anything is changed.

@@ -132,6 +132,7 @@ class Gpu final : public SegmentBacking, public Lane {
   void say(wire::Body type, const MakeBody& make_body, SharedFd fd = nullptr, std::optional<UserId> user = {});
   void drop(SegmentId segment, const std::shared_ptr<DeviceAllocation>& ended);
   void made(SegmentId segment, muster::Result<muster::ipc::Fd> made);
+  static void made_again(DeviceAllocation& allocation, const muster::Result<muster::ipc::Fd>& made);
   void finish(DeviceAllocation& allocation, muster::Result<muster::ipc::Fd> made);
   void begin(const std::vector<WorkerFrame>& frames, Job job);
   [[nodiscard]] bool heard_of_communicator(const wire::Frame& frame);

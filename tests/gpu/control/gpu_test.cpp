@@ -269,9 +269,23 @@ TEST_CASE("the next worker opens what was left in place, too") {
   world.port.take();
   const auto more = world.create(9);
   CHECK(types(world.port.take()) == std::vector{wire::Body_Open, wire::Body_Make});
-  // Its answer changes nothing: jobs hear of it if it can't.
-  world.not_made(7, Error(Code::invalid, "no such handle", ""));
-  CHECK_FALSE(memory->is_lost());
+  const bool opens = GENERATE(true, false);
+  if (opens) world.say(wire::Body_Made, [](auto& fbb) { return wire::CreateMade(fbb, 7); });
+  else world.not_made(7, Error(Code::invalid, "no such handle", ""));
+  CHECK(memory->is_lost() != opens);
+}
+
+TEST_CASE("the next worker opens nothing whose owner has gone") {
+  World world;
+  const auto memory = leave_in_place(world, 7);
+  world.ready();
+  world.say(wire::Body_Made, [](auto& fbb) { return wire::CreateMade(fbb, 7); });
+  memory->lose_owner();
+  world.gpu.worker_ended("it was ended by SIGKILL", world.now);
+  world.port.take();
+  const auto more = world.create(9);
+  CHECK(types(world.port.take()) == std::vector{wire::Body_Make});
+  CHECK(memory->is_lost());
 }
 
 TEST_CASE("what was left in place is closed when the worker says so, or is gone") {
