@@ -18,6 +18,7 @@ import numpy as np
 MIB = 1 << 20
 DEVICE = "cuda:0"
 PATIENCE_S = 30.0
+SOME_SEGMENTS = 48 * MIB
 
 
 def made(mib: float, value: float = 1.0) -> Any:
@@ -32,14 +33,9 @@ def used_bytes() -> int:
     return {gpu["device"]: gpu["memory_used_bytes"] for gpu in muster.status()["gpus"]}[DEVICE]
 
 
-def comes_down_to(bytes_used: int) -> bool:
-    """Whether no more is used in the end. The daemon gives back what is freed in its own time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while used_bytes() > bytes_used:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+def is_about(before: int) -> bool:
+    """Whether not much more is used. A call that comes before the news of what is free takes another segment."""
+    return used_bytes() <= before + SOME_SEGMENTS
 
 
 def on_gpu(function: Any) -> Any:
@@ -142,18 +138,20 @@ def memory_comes_back() -> None:
     del first
     for _ in range(20):
         keeper.array()
-    assert comes_down_to(taken), (used_bytes(), taken)
+        assert is_about(taken), (used_bytes(), taken)
 
 
 def what_is_kept_comes_back_on_another_thread() -> None:
     keeper = Keeper()
     keeper.array()
     taken = used_bytes()
-    thread = threading.Thread(target=lambda: setattr(keeper, "kept", None))
-    thread.start()
-    thread.join()
-    assert on_gpu(lambda: made(8, 4.0))().copies == 0
-    assert comes_down_to(taken), (used_bytes(), taken)
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: setattr(keeper, "kept", None))
+        thread.start()
+        thread.join()
+        assert on_gpu(lambda: made(8, 4.0))().copies == 0
+        assert is_about(taken), (used_bytes(), taken)
+        keeper.array()
 
 
 def beyond_the_share() -> None:
