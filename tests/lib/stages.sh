@@ -131,10 +131,13 @@ stage_ray() {
   MUSTER_RAY_TASKS=10000 ray_tests
 }
 
-# With the dev build. Ray's workers find the package by the same variables.
+# Those that start many clusters, or do very much, take minutes: dev leaves them to the stage ray.
+long_ray_tests=(test_cluster.py test_graphs.py test_nodes.py test_unchanged_scripts.py test_volume.py)
+
+# ray_tests ARGUMENT...: with the dev build. Ray's workers find the package by the same variables.
 ray_tests() {
   run_pytest ray "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python" \
-    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- tests/ray
+    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- tests/ray "$@"
 }
 
 stage_install() {
@@ -258,7 +261,7 @@ python_tests() {
   else
     run_pytest "$name" "${variables[@]}" -- "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
-    ray_tests
+    ray_tests "${long_ray_tests[@]/#/--ignore=tests/ray/}"
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
       numpy._core.tests.test_umath
   fi
