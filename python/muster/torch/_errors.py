@@ -1,0 +1,23 @@
+"""Errors that are of torch and of Muster: scripts written for other backends catch ``DistBackendError``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.distributed import DistBackendError
+
+from muster.errors import _ALL, Error
+
+#: The class for each class of Muster. It keeps the name, so that a trace shows ``Timeout``.
+_BOTH: dict[type[Error], Any] = {
+    kind: type(kind.__name__, (kind, DistBackendError), {"__doc__": kind.__doc__, "__module__": __name__})
+    for kind in _ALL
+}
+
+
+def of_torch(error: BaseException) -> BaseException:
+    """Returns an error of Muster as one that is an error of torch, too; any other error as it is."""
+    if not isinstance(error, Error) or isinstance(error, DistBackendError):
+        return error
+    made: BaseException = _BOTH[type(error)](error.message, error.hint, error.ranks)
+    return made

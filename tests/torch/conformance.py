@@ -1,0 +1,103 @@
+"""Runs torch's own tests of ``torch.distributed`` over a backend: they ship in torch's wheel.
+
+usage: python tests/torch/conformance.py [--backend muster|gloo] [--ranks N] [--json FILE] [TEST...]
+
+Without names it runs all of them. torch's decorators decide while the module is imported, so they see "gloo", and the
+tests that torch has for Gloo on the host are there; then the backend is set to Muster. Its 12 tests of all-to-all are
+only there for "mpi": ``--all-to-all`` runs these, and no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import unittest
+from typing import Any
+
+#: torch's tests, and the names of the outcomes.
+MODULE = "torch.testing._internal.distributed.distributed_test"
+PATIENCE_S = 120
+
+
+def load(backend: str, ranks: int, folder: str, gate: str = "gloo") -> type[unittest.TestCase]:
+    """Imports torch's tests for a backend, once in a process. Returns the class that has them."""
+    os.environ.update(
+        BACKEND=gate, WORLD_SIZE=str(ranks), TEMP_DIR=folder, DISTRIBUTED_TESTS_DEFAULT_TIMEOUT=str(PATIENCE_S)
+    )
+    import torch.multiprocessing
+
+    if backend == "muster":
+        import muster.torch
+
+        assert muster.torch.NAME == "muster"
+    tests: Any = importlib.import_module(MODULE)
+    tests.BACKEND = backend
+
+    class Conformance(tests.TestDistBackend, tests.DistributedTest._DistTestBase):  # type: ignore[misc]
+        """torch starts the ranks anew for each test. A fork need not import torch again."""
+
+        def setUp(self) -> None:
+            super().setUp()
+            self._start_processes(torch.multiprocessing.get_context("fork").Process)
+
+    return Conformance
+
+
+def names(suite: type[unittest.TestCase]) -> list[str]:
+    """The tests that would run: torch has marked the others as not for this machine and backend."""
+    found = unittest.TestLoader().getTestCaseNames(suite)
+    return [name for name in found if not getattr(getattr(suite, name), "__unittest_skip__", False)]
+
+
+def run(suite: type[unittest.TestCase], name: str) -> tuple[str, str]:
+    """Runs one test. Returns its outcome, and why if it is no pass."""
+    result = unittest.TestResult()
+    with contextlib.redirect_stderr(io.StringIO()):
+        suite(name).run(result)
+    if result.skipped:
+        return "skip", result.skipped[0][1]
+    if result.failures or result.errors:
+        return "fail", (result.failures + result.errors)[0][1]
+    return "pass", ""
+
+
+def main() -> int:
+    arguments = _arguments()
+    outcomes: dict[str, tuple[str, str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        gate = "mpi" if arguments.all_to_all else "gloo"
+        suite = load(arguments.backend, arguments.ranks, folder, gate)
+        chosen = arguments.tests or [name for name in names(suite) if not arguments.all_to_all or "all_to_all" in name]
+        for name in chosen:
+            begun = time.monotonic()
+            outcomes[name] = run(suite, name)
+            print(f"{outcomes[name][0]}  {name}  {time.monotonic() - begun:.1f} s", flush=True)
+            if outcomes[name][0] == "fail":
+                print(outcomes[name][1], flush=True)
+    if arguments.json:
+        with open(arguments.json, "w") as file:  # noqa: PTH123
+            json.dump(outcomes, file, indent=1)
+    counts = {kind: sum(outcome == kind for outcome, _ in outcomes.values()) for kind in ("pass", "fail", "skip")}
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    return 1 if counts["fail"] else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Runs torch's own tests of torch.distributed over a backend.")
+    parser.add_argument("tests", nargs="*", metavar="TEST")
+    parser.add_argument("--backend", default="muster", choices=["muster", "gloo"])
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--all-to-all", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
