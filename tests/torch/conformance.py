@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import io
 import json
 import os
 import sys
 import tempfile
 import time
 import unittest
+from collections.abc import Iterator
 from typing import Any
 
 #: torch's tests, and the names of the outcomes.
@@ -59,13 +59,31 @@ def names(suite: type[unittest.TestCase]) -> list[str]:
 def run(suite: type[unittest.TestCase], name: str) -> tuple[str, str]:
     """Runs one test. Returns its outcome, and why if it is no pass."""
     result = unittest.TestResult()
-    with contextlib.redirect_stderr(io.StringIO()):
+    with _quiet():
         suite(name).run(result)
     if result.skipped:
         return "skip", result.skipped[0][1]
     if result.failures or result.errors:
         return "fail", (result.failures + result.errors)[0][1]
     return "pass", ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what the ranks write: they inherit the descriptors."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in (1, 2):
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        for number, copy in zip((1, 2), kept):
+            os.dup2(copy, number)
+        for descriptor in (nowhere, *kept):
+            os.close(descriptor)
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
 
     def __init__(self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta) -> None:
         super().__init__(rank, world_size)
+        self._group_name = self._group_desc = ""
         self._timeout_s = timeout.total_seconds()
         try:
             self.muster_group = _meeting.meet(store, rank, world_size, self._timeout_s)
@@ -37,8 +38,37 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             raise of_torch(error) from None
         self._inbox = Inbox(self.muster_group)
 
+    # ---- names: torch's own are kept by native backends ----
+
     def getBackendName(self) -> str:
         return NAME
+
+    def _set_group_name(self, name: str) -> None:
+        self._group_name = name
+
+    def _set_group_desc(self, desc: str) -> None:
+        self._group_desc = desc
+
+    def getGroupName(self) -> str:
+        return self._group_name
+
+    def getGroupDesc(self) -> str:
+        return self._group_desc
+
+    @property
+    def group_name(self) -> str:
+        """torch's name of the group. Muster's is ``muster_group.name``."""
+        return self._group_name
+
+    @property
+    def group_desc(self) -> str:
+        """torch's description of the group."""
+        return self._group_desc
+
+    def _get_sequence_number_for_group(self) -> int:
+        return self.muster_group.position
+
+    # ---- time and ends ----
 
     def set_timeout(self, timeout: datetime.timedelta) -> None:
         """Sets the deadline of each later op."""
