@@ -13,11 +13,15 @@ _BOTH: dict[type[Error], Any] = {
     kind: type(kind.__name__, (kind, DistBackendError), {"__doc__": kind.__doc__, "__module__": __name__})
     for kind in _ALL
 }
+#: What Gloo says then, which scripts look for.
+_WORDS = {"Timeout": "Timed out waiting", "PeerLost": "Connection closed by peer"}
 
 
 def of_torch(error: BaseException) -> BaseException:
     """Returns an error of Muster as one that is an error of torch, too; any other error as it is."""
     if not isinstance(error, Error) or isinstance(error, DistBackendError):
         return error
-    made: BaseException = _BOTH[type(error)](error.message, error.hint, error.ranks)
+    words = _WORDS.get(error.code)
+    message = f"[muster] {words}: {error.message}" if words else error.message
+    made: BaseException = _BOTH[type(error)](message, error.hint, error.ranks)
     return made

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from muster._forfeit import forfeit
 from muster._group import Group
 from muster.errors import Error, GroupClosed, Invalid
-from muster.torch import _meeting, _tensors
+from muster.torch import _meeting, _sparse, _tensors
 from muster.torch._errors import of_torch
 from muster.torch._inbox import Inbox
 from muster.torch._tensors import Tensor, moved, reduced, same_size, write, write_all
@@ -93,6 +93,9 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         def start(limit: float) -> MusterWork:
             tensor = _tensors.only(tensors)
             op = _tensors.op_name(_reduce_op(opts), tensor)
+            if _sparse.is_sparse(tensor):
+                work = self.muster_group.allgather(_sparse.given(tensor, op), timeout=limit)
+                return MusterWork("allreduce", work, lambda values: _sparse.write_sum(tensor, values), [tensor])
             work = self.muster_group.allreduce(reduced(tensor, op), op, timeout=limit)
             return MusterWork("allreduce", work, lambda value: write(tensor, value), [tensor])
 
