@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from muster._forfeit import forfeit
 from muster._group import Group
-from muster.errors import Error, GroupClosed, Invalid
+from muster.errors import DaemonUnavailable, Error, GroupClosed, Invalid
 from muster.torch import _meeting, _sparse, _tensors
 from muster.torch._errors import of_torch
 from muster.torch._inbox import Inbox
@@ -78,8 +78,8 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
         try:
             self.muster_group.leave()
-        except GroupClosed:
-            pass  # destroy_process_group() comes after abort(), for instance
+        except (GroupClosed, DaemonUnavailable):
+            pass  # after abort(), for instance, or the seat has ended with the daemon
         except Error as error:
             raise of_torch(error) from None
 
