@@ -161,6 +161,9 @@ def die_as_rank_1(rank, count, store):
     future = dist.all_reduce(torch.ones(1), async_op=True).get_future()
     with pytest.raises(RuntimeError, match="rank 1"):
         future.wait()
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
+    with pytest.raises(RuntimeError, match=r"PeerLost.*rank 1"):
+        model(torch.ones(1, 1)).sum().backward()
     dist.destroy_process_group()
     return found
 

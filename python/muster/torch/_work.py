@@ -64,7 +64,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             future, self._future = self._future, None
         # Outside of the lock: what hangs on the future runs now, and may ask this work.
         if future is not None:
-            self._tell(future)
+            future.set_result(None)
 
     def _take(self, op: Op) -> None:
         try:
@@ -79,12 +79,6 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             self._error = error
         # The object in the store is free for others from here on.
         self._op = self._write = None
-
-    def _tell(self, future: Any) -> None:
-        if self._error is None:
-            future.set_result(self._outputs)
-        else:
-            future.set_exception(self._error)
 
     def is_completed(self) -> bool:
         """Whether the op is over. Then the result is in the tensors."""
@@ -114,20 +108,27 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self.wait()
 
     def get_future(self) -> Any:
-        """Returns a future of the tensors. A thread of its own copies the result into them when the op is over."""
+        """Returns a future of the tensors. A thread of its own copies the result into them when the op is over.
+
+        The future's error is a RuntimeError with the text of the op's.
+        """
         with self._lock:
-            future = torch.futures.Future()
-            op = self._op
+            is_first, op = self._future is None, self._op
+            over = torch.futures.Future() if is_first else self._future
             if op is not None:
-                former = self._future
-                self._future = future
+                self._future = over
+        # torch's DDP takes an exception that is set for a value. One that is raised in a callback arrives as an error.
+        tensors = over.then(self._value)
         if op is None:
-            self._tell(future)
-        elif former is not None:  # asked for twice
-            future.then(lambda _: self._tell(former))
-        else:
+            over.set_result(None)
+        elif is_first:
             _completions.watch(self, op)
-        return future
+        return tensors
+
+    def _value(self, _: Any) -> list[Any]:
+        if self._error is not None:
+            raise self._error
+        return self._outputs
 
     def source_rank(self) -> int:
         """The rank that sent what a ``recv`` got, once it is over."""
