@@ -7,7 +7,7 @@ prepare() {
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
   need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn pandas \
-    cloudpickle joblib matplotlib "ray==2.58.0" grpcio "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" cuda-bindings \
+    expecttest cloudpickle joblib matplotlib "ray==2.58.0" grpcio "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" cuda-bindings \
     "${python_build_packages[@]}"
   need_cuda
 }
@@ -137,6 +137,35 @@ ray_tests() {
     "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- tests/ray
 }
 
+# torch's own tests of torch.distributed ship in its wheel. Some of them do something with 8 ranks only.
+stage_torch() {
+  say "torch: the tests over PyTorch"
+  build_with_python dev
+  torch_tests
+  say "torch: all of torch's own tests of torch.distributed that are for the host"
+  torchs_tests torch-conformance --ranks 8
+  torchs_tests torch-all-to-all --all-to-all
+  torchs_tests torch-4-ranks --ranks 4 test_gather_object test_gather_object_subgroup \
+    test_new_subgroups_with_group_param
+}
+
+# With the dev build.
+torch_tests() {
+  run_pytest torch "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python" \
+    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" OMP_NUM_THREADS=1 -- tests/torch
+}
+
+# torchs_tests NAME ARGUMENT...: with a daemon of its own, which ends by itself.
+torchs_tests() {
+  local name=$1 folder
+  shift
+  folder=$(mktemp -d)
+  counted "$name" '^[0-9]+ pass, ' env "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" \
+    "PYTHONPATH=$PWD/build/dev/python" "MUSTER_SOCKET=$folder/s" OMP_NUM_THREADS=1 \
+    .venv/bin/python tests/torch/conformance.py "$@"
+  rm -rf "$folder"
+}
+
 stage_install() {
   say "install: cmake --install, and a project that uses find_package(Muster)"
   build_with_python dev
@@ -259,6 +288,7 @@ python_tests() {
     run_pytest "$name" "${variables[@]}" -- "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
     ray_tests
+    torch_tests
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
       numpy._core.tests.test_umath
   fi

@@ -13,7 +13,7 @@ import pytest
 EXAMPLE = str(Path(__file__).parents[2] / "python/examples/torch/digits_ddp.py")
 CLI = os.environ.get("MUSTER_CLI", "muster")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-PATIENCE_S = 100
+PATIENCE_S = 300
 
 
 def run(daemon, *command, environment=None):

@@ -13,8 +13,17 @@ from daemon import ranks
 
 #: Ranks are forked from a process that has imported torch and has no threads.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["muster.torch", "torch.nn.parallel", "worlds"])
-PATIENCE_S = 60
+FORKSERVER.set_forkserver_preload(
+    [
+        "muster.torch",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.distributed.optim",
+        "torch.distributed.tensor",
+        "worlds",
+    ]
+)
+PATIENCE_S = 120
 
 
 def run(daemon, function, world_size, *arguments, backend="muster", timeout_s=30.0):
