@@ -37,13 +37,13 @@ def takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[Co
             return method(self, *args, **kwargs)
         except BaseException as error:
             if self._native.calls == calls:
-                _forfeit(self, method, error, args, kwargs)
+                forfeit(self, method, error, args, kwargs)
             raise
 
     return call
 
 
-def _forfeit(
+def forfeit(
     group: Group, method: Callable[..., Any], error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
     kind = method.__name__

@@ -7,7 +7,7 @@ prepare() {
   need_packages "${build_packages[@]}" "${test_packages[@]}"
   need_venv .venv
   need_python_packages .venv ruff mypy sphinx pytest hypothesis numpy ml_dtypes jax "torch==2.13.0" scikit-learn pandas \
-    cloudpickle joblib matplotlib "ray==2.58.0" grpcio "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" cuda-bindings \
+    expecttest cloudpickle joblib matplotlib "ray==2.58.0" grpcio "nbclient>=0.10" "nbformat>=5" "ipykernel>=6" cuda-bindings \
     "${python_build_packages[@]}"
   need_cuda
 }
@@ -140,6 +140,35 @@ ray_tests() {
     "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- tests/ray "$@"
 }
 
+# torch's own tests of torch.distributed ship in its wheel. Some of them do something with 8 ranks only.
+stage_torch() {
+  say "torch: the tests over PyTorch"
+  build_with_python dev
+  torch_tests
+  say "torch: all of torch's own tests of torch.distributed that are for the host"
+  torchs_tests torch-conformance --ranks 8
+  torchs_tests torch-all-to-all --all-to-all
+  torchs_tests torch-4-ranks --ranks 4 test_gather_object test_gather_object_subgroup \
+    test_new_subgroups_with_group_param
+}
+
+# With the dev build.
+torch_tests() {
+  run_pytest torch "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python" \
+    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" OMP_NUM_THREADS=1 -- tests/torch
+}
+
+# torchs_tests NAME ARGUMENT...: with a daemon of its own, which ends by itself.
+torchs_tests() {
+  local name=$1 folder
+  shift
+  folder=$(mktemp -d)
+  counted "$name" '^[0-9]+ pass, ' env "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" \
+    "PYTHONPATH=$PWD/build/dev/python" "MUSTER_SOCKET=$folder/s" OMP_NUM_THREADS=1 \
+    .venv/bin/python tests/torch/conformance.py "$@"
+  rm -rf "$folder"
+}
+
 stage_install() {
   say "install: cmake --install, and a project that uses find_package(Muster)"
   build_with_python dev
@@ -243,7 +272,7 @@ build_with_python() {
 
 # python_tests PRESET VARIABLE=VALUE...: with this build's executables and package, and no others.
 python_tests() {
-  local build=$PWD/build/$1 name=$1 folders=(tests/cli tests/python tests/chaos tests/gpu/python)
+  local build=$PWD/build/$1 name=$1 folders=(tests/python tests/chaos tests/gpu/python)
   shift
   local variables=("$@" "PATH=$build/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$build/python"
     "MUSTER_CLI=$build/bin/muster" "MUSTER_DAEMON=$build/bin/musterd")
@@ -253,15 +282,16 @@ python_tests() {
     --color=no -p no:cacheprovider "${of_root[@]}"
   folders+=("${of_root[@]/#/--ignore=}")
   # AddressSanitizer's own allocator maps and faults all the time, and does not know the allocators of torch and JAX,
-  # which documents use. The commands for GPUs are scripts, and the shell itself leaks.
+  # which documents use. The commands for GPUs are scripts, and the shell itself leaks. tests/cli has a suite in C++.
   if [ "$name" = asan ]; then
     run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
       --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py \
       --ignore=tests/python/test_notebook.py
   else
-    run_pytest "$name" "${variables[@]}" -- "${folders[@]}" tests/gpu/commands
+    run_pytest "$name" "${variables[@]}" -- tests/cli "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
     ray_tests "${long_ray_tests[@]/#/--ignore=tests/ray/}"
+    torch_tests
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
       numpy._core.tests.test_umath
   fi

@@ -1,0 +1,22 @@
+"""Muster as a backend of ``torch.distributed``: one line of a script changes. ::
+
+    import muster.torch                          # makes the backend known
+    torch.distributed.init_process_group("muster")
+
+Everything that ``torch.distributed`` does with tensors of the host goes through the daemon then: collectives, sends and
+receives, objects, sub-groups, DDP. Errors are ``torch.distributed.DistBackendError`` and the error of Muster in one,
+for instance ``muster.PeerLost``, with the ranks that it is about.
+
+Works with torch 2.13. Importing this raises ``muster.Invalid`` with another torch.
+"""
+
+from muster.torch import _versions
+
+_versions.check()
+
+from muster.torch._process_group import NAME, MusterProcessGroup, register  # noqa: E402
+from muster.torch._work import MusterWork  # noqa: E402
+
+__all__ = ["NAME", "MusterProcessGroup", "MusterWork", "register"]
+
+register()

@@ -1,0 +1,43 @@
+"""Errors that are of torch and of Muster: scripts written for other backends catch ``DistBackendError``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.distributed import DistBackendError
+
+from muster.errors import _ALL, Error
+
+
+class _OfTorch(DistBackendError):  # type: ignore[misc]
+    """The part that an error has of torch."""
+
+    code: str
+    message: str
+    hint: str
+    ranks: list[int]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.code, self.message, self.hint, self.ranks)
+
+
+#: The class for each class of Muster. It keeps the name, so that a trace shows ``Timeout``.
+_BOTH: dict[str, Any] = {
+    kind.code: type(kind.__name__, (kind, _OfTorch), {"__doc__": kind.__doc__, "__module__": __name__}) for kind in _ALL
+}
+#: What Gloo says then, which scripts look for.
+_WORDS = {"Timeout": "Timed out waiting", "PeerLost": "Connection closed by peer"}
+
+
+def of_torch(error: BaseException) -> BaseException:
+    """Returns an error of Muster as one that is an error of torch, too; any other error as it is."""
+    if not isinstance(error, Error) or isinstance(error, DistBackendError):
+        return error
+    words = _WORDS.get(error.code)
+    message = f"[muster] {words}: {error.message}" if words else error.message
+    return _made(error.code, message, error.hint, error.ranks)
+
+
+def _made(code: str, message: str, hint: str, ranks: list[int]) -> BaseException:
+    made: BaseException = _BOTH[code](message, hint, ranks)
+    return made

@@ -1,0 +1,164 @@
+"""Tensors as the arrays that Muster takes, and results back into tensors.
+
+Arrays are flat: ranks have to agree on the number of elements, as with other backends, and not on the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from muster.errors import Invalid, Mismatch
+
+Tensor = Any
+
+_IN_NUMPY = {
+    torch.bool,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+}
+_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_SUM, _MEAN, _PROD, _MIN, _MAX = "sum", "mean", "prod", "min", "max"
+_OPS = {
+    "SUM": _SUM,
+    "AVG": _MEAN,
+    "PRODUCT": _PROD,
+    "MIN": _MIN,
+    "MAX": _MAX,
+    "BAND": "band",
+    "BOR": "bor",
+    "BXOR": "bxor",
+}
+#: What sums of bool stay bool by. Muster's own would count.
+_OF_BOOL = {_SUM: "lor", _MAX: "lor", _PROD: "land", _MIN: "land"}
+
+
+def check(tensor: Tensor) -> None:
+    """Raises Invalid for a tensor that is not dense memory of the host."""
+    if not isinstance(tensor, torch.Tensor):
+        raise Invalid(f"a tensor is needed, not {type(tensor).__name__}", "give a torch.Tensor")
+    if tensor.layout is not torch.strided:
+        raise Invalid(
+            f"a tensor of layout {tensor.layout} is not for the backend 'muster'", "make it dense: tensor.to_dense()"
+        )
+    if tensor.device.type != "cpu":
+        raise Invalid(
+            f"a tensor is on {tensor.device}, and the backend 'muster' works on those of the host",
+            "move it there: tensor.cpu()",
+        )
+    if tensor.is_quantized:
+        raise Invalid("a quantized tensor is not for the backend 'muster'", "give tensor.int_repr()")
+
+
+def only(tensors: Sequence[Any]) -> Any:
+    """Returns the one item of a list: other backends know lists of several, one for each device."""
+    if isinstance(tensors, torch.Tensor):
+        return tensors
+    if len(tensors) != 1:
+        raise Invalid(f"a rank has one tensor for an op, not {len(tensors)}", "call the op for each tensor")
+    return tensors[0]
+
+
+def moved(tensor: Tensor) -> Any:
+    """Returns the elements as a flat array for an op that moves them. Dtypes that NumPy lacks go as integers."""
+    check(tensor)
+    return _plain(_flat(tensor)).numpy()
+
+
+def reduced(tensor: Tensor, op: str) -> Any:
+    """Returns the elements as a flat array, or tensor of bfloat16, for an op that reduces them."""
+    check(tensor)
+    flat = _flat(tensor)
+    if flat.dtype is torch.bfloat16:
+        return flat
+    if flat.dtype not in _IN_NUMPY:
+        raise Invalid(f"tensors of {tensor.dtype} can't be reduced", "give them as float32, or another plain dtype")
+    if op == _MEAN and not (flat.is_floating_point() or flat.is_complex()):
+        raise Invalid(f"AVG of {tensor.dtype} would not stay {tensor.dtype}", "use SUM, and divide")
+    return flat.numpy()
+
+
+def op_name(op: Any, *tensors: Tensor) -> str:
+    """Returns Muster's name for a reduce op of torch."""
+    kind = getattr(op, "op", op)
+    known = _OPS.get(str(getattr(kind, "name", kind)))
+    if known is None:
+        raise Invalid(f"the reduce op {kind} is not one of the backend 'muster'", f"use one of: {', '.join(_OPS)}")
+    if tensors and all(tensor.dtype is torch.bool for tensor in tensors):
+        return _OF_BOOL.get(known, known)
+    return known
+
+
+def write(tensor: Tensor, value: Any) -> None:
+    """Copies a flat result into a tensor.
+
+    Raises:
+        Mismatch: they differ in dtype or in the number of elements.
+    """
+    if isinstance(value, torch.Tensor):
+        _same(tensor, value.numel(), value.dtype is tensor.dtype, value.dtype)
+        tensor.detach().copy_(value.view(tensor.shape))
+        return
+    target = tensor.detach()
+    if target.is_conj() or target.is_neg():
+        target.copy_(_plain_back(torch.from_numpy(np.array(value)), tensor).view(tensor.shape))
+        return
+    array = _plain(target).numpy()
+    _same(tensor, value.size, value.dtype == array.dtype, value.dtype)
+    np.copyto(array, value.reshape(array.shape))
+
+
+def write_all(tensors: Sequence[Tensor], values: Sequence[Any]) -> None:
+    for tensor, value in zip(tensors, values):
+        write(tensor, value)
+
+
+def same_size(tensors: Sequence[Tensor], elements: int, dtype: Any, what: str) -> None:
+    """Raises Invalid if a tensor has another dtype or number of elements: before the op, so that it reads as a slip."""
+    for index, tensor in enumerate(tensors):
+        check(tensor)
+        if tensor.numel() != elements or tensor.dtype is not dtype:
+            raise Invalid(
+                f"tensor {index} of the {what} has {tensor.numel()} elements of {tensor.dtype}, and {elements} of"
+                f" {dtype} are needed",
+                "give tensors of equal size and dtype",
+            )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    if tensor.dtype in _IN_NUMPY:
+        return tensor
+    return tensor.view(_OF_SIZE[tensor.element_size()])
+
+
+def _plain_back(plain: Tensor, like: Tensor) -> Tensor:
+    _same(like, plain.numel(), plain.dtype is (like.dtype if like.dtype in _IN_NUMPY else plain.dtype), plain.dtype)
+    return plain.view(like.dtype)
+
+
+def _same(tensor: Tensor, elements: int, is_same_dtype: bool, dtype: Any) -> None:
+    if tensor.numel() == elements and is_same_dtype:
+        return
+    raise Mismatch(
+        f"this rank's tensor has {tensor.numel()} elements of {tensor.dtype}, and got {elements} of {dtype}",
+        "give tensors of equal size and dtype on all ranks",
+    )

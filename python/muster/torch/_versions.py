@@ -1,0 +1,48 @@
+"""Which torch this package works with, and what in its settings keeps the backend from being used."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import torch
+
+from muster.errors import Invalid
+
+#: What a Python ``ProcessGroup`` overrides differs from one version of torch to the next.
+_OLDEST, _NEWEST = (2, 13), (2, 13)
+
+
+def check() -> None:
+    """Looks at the torch of this process.
+
+    Raises:
+        Invalid: it has no ``torch.distributed``, or is too old or too new.
+    """
+    check_version(torch.__version__)
+    if not torch.distributed.is_available():
+        raise Invalid(f"torch {torch.__version__} is built without torch.distributed", "install one that has it")
+    _warn_of_torchcomms()
+
+
+def check_version(version: str) -> None:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        raise Invalid(f"the version of torch makes no sense: {version!r}", "install torch 2.13")
+    number = (int(found[1]), int(found[2]))
+    if not _OLDEST <= number <= _NEWEST:
+        word = "old" if number < _OLDEST else "new"
+        raise Invalid(f"torch {version} is too {word} for the backend 'muster'", "install torch 2.13")
+
+
+def _warn_of_torchcomms() -> None:
+    """torch asks torchcomms for every backend then, by name, and never the one that is registered here."""
+    c10d: Any = torch.distributed.distributed_c10d
+    if c10d._use_torchcomms_enabled():
+        warnings.warn(
+            "TORCH_DISTRIBUTED_USE_TORCHCOMMS is set: torch takes all backends from torchcomms, which has none named"
+            " 'muster' (hint: unset it)",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,145 @@
+"""``MusterWork``: an op that was started through torch. Whoever waits for it copies the result into the tensors."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from muster.errors import Error, Timeout
+from muster.torch import _completions
+from muster.torch._errors import of_torch
+
+
+class Op(Protocol):
+    """What a work needs of an op: a ``muster.Work`` has it."""
+
+    def done(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+    def result(self, timeout: float | None = None) -> Any: ...
+
+
+class MusterWork(dist.Work):  # type: ignore[misc]
+    """An op. Its result is in the tensors once ``wait()`` returns, ``is_completed()`` is true, or its future is done.
+
+    Errors are ``DistBackendError`` and the error of Muster in one.
+    """
+
+    def __init__(
+        self, name: str, op: Op, write: Callable[[Any], None], outputs: Sequence[Any], source: int = -1
+    ) -> None:
+        super().__init__()
+        self._name = name
+        self._op: Op | None = op
+        self._write: Callable[[Any], None] | None = write
+        self._outputs = list(outputs)
+        self._source = source
+        self._error: BaseException | None = None
+        self._future: Any = None
+        self._lock = threading.Lock()
+
+    def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
+        """Waits until the op is over, and raises its error. ``timeout`` bounds this wait only; 0 is none.
+
+        Raises:
+            DistBackendError: the op failed, or ``timeout`` passed. It is a ``muster.Error``, too.
+        """
+        op, seconds = self._op, timeout.total_seconds()
+        if op is not None and not op.wait(seconds if seconds > 0 else None) and self._op is not None:
+            raise of_torch(Timeout(f"{self._name} is not over after {seconds:g} s", "wait longer"))
+        self.complete()
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def complete(self) -> None:
+        """Takes the outcome of an op that is over, once."""
+        with self._lock:
+            if self._op is not None:
+                self._take(self._op)
+            future, self._future = self._future, None
+        # Outside of the lock: what hangs on the future runs now, and may ask this work.
+        if future is not None:
+            future.set_result(None)
+
+    def _take(self, op: Op) -> None:
+        try:
+            value = op.result()
+            assert self._write is not None
+            self._write(value)
+            if (source := getattr(op, "source", None)) is not None:
+                self._source = source
+        except Error as error:
+            self._error = of_torch(error)
+        except Exception as error:
+            self._error = error
+        # The object in the store is free for others from here on.
+        self._op = self._write = None
+
+    def is_completed(self) -> bool:
+        """Whether the op is over. Then the result is in the tensors."""
+        op = self._op
+        if op is not None:
+            if not op.done():
+                return False
+            self.complete()
+        return True
+
+    def is_success(self) -> bool:
+        """Whether the op is over, and well."""
+        return self.is_completed() and self._error is None
+
+    def exception(self) -> BaseException | None:
+        """The op's error, once it is over."""
+        self.is_completed()
+        return self._error
+
+    def result(self) -> list[Any]:
+        """The tensors that the op writes. Waits for it."""
+        self.wait()
+        return self._outputs
+
+    def synchronize(self) -> None:
+        """Waits: there are no streams on the host."""
+        self.wait()
+
+    def get_future(self) -> Any:
+        """Returns a future of the tensors. A thread of its own copies the result into them when the op is over.
+
+        The future's error is a RuntimeError with the text of the op's.
+        """
+        with self._lock:
+            is_first, op = self._future is None, self._op
+            over = torch.futures.Future() if is_first else self._future
+            if op is not None:
+                self._future = over
+        # torch's DDP takes an exception that is set for a value. One that is raised in a callback arrives as an error.
+        tensors = over.then(self._value)
+        if op is None:
+            over.set_result(None)
+        elif is_first:
+            _completions.watch(self, op)
+        return tensors
+
+    def _value(self, _: Any) -> list[Any]:
+        if self._error is not None:
+            raise self._error
+        return self._outputs
+
+    def source_rank(self) -> int:
+        """The rank that sent what a ``recv`` got, once it is over."""
+        return self._source
+
+    def _source_rank(self) -> int:
+        return self._source
+
+    def _get_op_type(self) -> str:
+        return self._name
+
+    def __repr__(self) -> str:
+        state = "pending" if self._op is not None else "done" if self._error is None else type(self._error).__name__
+        return f"<MusterWork: {self._name}, {state}>"

@@ -1,0 +1,340 @@
+"""Bad input, and ranks that are late, lost or gone: an error of torch that is one of Muster, with the ranks."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import muster
+import pytest
+import torch
+import torch.distributed as dist
+import worlds
+
+from daemon import Daemon, ranks
+
+
+def caught(call, *arguments, **options):
+    """Returns the error of a call: the names of its classes in torch and in Muster, its ranks and its message."""
+    with pytest.raises(dist.DistBackendError) as found:
+        call(*arguments, **options)
+    assert isinstance(found.value, muster.Error)
+    return found.value.code, found.value.ranks, str(found.value)
+
+
+def on_ranks(*each):
+    """A tensor by rank."""
+    return lambda rank: each[rank]
+
+
+# ---- ranks that disagree, and tensors that can't be ----
+
+WRONG = {
+    "sizes differ": (on_ranks(torch.ones(2), torch.ones(3)), "Mismatch", "shape is (2,) on rank 0 and (3,) on rank 1"),
+    "dtypes differ": (on_ranks(torch.ones(2), torch.ones(2).double()), "Mismatch", "float64"),
+    "another device": (on_ranks(torch.ones(2, device="meta"), torch.ones(2)), "Invalid", "a tensor is on meta"),
+    "another layout": (on_ranks(torch.ones(2).to_sparse(), torch.ones(2)), "Mismatch", "allgather"),
+    "no such dtype": (on_ranks(torch.ones(2).to(torch.float8_e5m2), torch.ones(2)), "Invalid", "can't be reduced"),
+}
+
+
+def reduce_wrong_tensors(rank, count):
+    found = {}
+    for name, (tensors, _, _) in WRONG.items():
+        found[name] = caught(dist.all_reduce, tensors(rank))
+        after = torch.ones(1)  # the group goes on
+        dist.all_reduce(after)
+        assert after.item() == count
+    return found
+
+
+def test_tensors_that_do_not_fit_fail_on_every_rank(shared_daemon):
+    for found in worlds.run(shared_daemon, reduce_wrong_tensors, 2):
+        for name, (_, code, words) in WRONG.items():
+            assert found[name][0] == code, (name, found[name])
+            assert words in found[name][2], (name, found[name])
+
+
+def use_wrong_arguments(rank, count):
+    op = dist.ReduceOp
+    messages = [
+        caught(dist.all_reduce, torch.ones(2, dtype=torch.int64), op.AVG)[2],
+        caught(dist.all_reduce, torch.ones(2), dist._make_nccl_premul_sum(2.0))[2],
+        caught(dist.all_gather, [torch.ones(2)], torch.ones(2))[2],
+        caught(dist.all_gather, [torch.ones(3), torch.ones(3)], torch.ones(2))[2],
+        caught(dist.all_to_all_single, torch.ones(3), torch.ones(3))[2],
+        caught(dist.all_to_all_single, torch.ones(3), torch.ones(3), [1, 1], [1, 2])[2],
+        caught(dist.group.WORLD.allreduce, [torch.ones(1), torch.ones(1)])[2],
+        caught(dist.all_reduce, torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8))[2],
+    ]
+    dist.barrier()
+    return messages
+
+
+def test_wrong_arguments_say_what_to_give(shared_daemon):
+    wanted = [
+        "AVG of torch.int64",
+        "PREMUL_SUM",
+        "there are 1 outputs, and 2 are needed",
+        "tensor 0 of the outputs has 3 elements of torch.float32, and 2",
+        "3 rows can't be split evenly over 2 ranks",
+        "output splits [1, 1] do not add up to 3 rows",
+        "one tensor for an op, not 2",
+        "quantized",
+    ]
+    for messages in worlds.run(shared_daemon, use_wrong_arguments, 2):
+        for message, words in zip(messages, wanted):
+            assert words in message
+
+
+def broadcast_to_another_size(rank, count):
+    if rank == 0:
+        dist.broadcast(torch.ones(3), 0)
+        return None
+    return caught(dist.broadcast, torch.ones(2), 0)
+
+
+def test_a_result_of_another_size_is_a_mismatch_where_it_arrives(shared_daemon):
+    code, _, message = worlds.run(shared_daemon, broadcast_to_another_size, 2)[1]
+    assert code == "Mismatch"
+    assert "2 elements of torch.float32, and got 3" in message
+
+
+# ---- ranks that are late or lost ----
+
+
+def leave_rank_0_waiting(rank, count):
+    group, store = dist.group.WORLD, dist.distributed_c10d._get_default_store()
+    if rank == 1:
+        store.wait(["rank 0 has waited"])
+        # What timed out is over for this rank, too: it has its outcome.
+        return [caught(dist.barrier), caught(group.monitored_barrier)]
+    short = datetime.timedelta(seconds=0.5)
+    found = [caught(dist.barrier, timeout=short), caught(group.monitored_barrier, short)]
+    group.set_timeout(short)
+    found += [caught(dist.recv, torch.ones(1), 1), caught(dist.recv, torch.ones(1))]
+    group.set_timeout(datetime.timedelta(seconds=30))
+    store.set("rank 0 has waited", "")
+    return found
+
+
+def test_a_rank_that_does_not_come_is_named_by_a_timeout(shared_daemon):
+    (barrier, monitored, received, nobody), outcomes = worlds.run(shared_daemon, leave_rank_0_waiting, 2)
+    for code, missing, message in (barrier, monitored, received, *outcomes):
+        assert (code, missing) == ("Timeout", [1])
+        assert " Timed out " in message
+    assert nobody[0] == "Timeout"
+    assert "recv from any rank" in nobody[2]
+
+
+def wait_shortly(rank, count):
+    if rank == 0:
+        tensor = torch.ones(1)
+        work = dist.all_reduce(tensor, async_op=True)
+        found = caught(work.wait, datetime.timedelta(seconds=0.2))
+        dist.send(torch.ones(1), 1)
+        assert work.wait()
+        return found, tensor.item()
+    dist.recv(torch.ones(1), 0)
+    dist.all_reduce(torch.ones(1))
+    return None
+
+
+def test_a_wait_that_is_too_short_leaves_the_op_going(shared_daemon):
+    (code, _, _), total = worlds.run(shared_daemon, wait_shortly, 2)[0]
+    assert (code, total) == ("Timeout", 2)
+
+
+def die_as_rank_1(rank, count, store):
+    import muster.torch  # noqa: F401
+
+    worlds.join(rank, count, store)
+    dist.barrier()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = caught(dist.all_reduce, torch.ones(1))
+    future = dist.all_reduce(torch.ones(1), async_op=True).get_future()
+    with pytest.raises(RuntimeError, match="rank 1"):
+        future.wait()
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
+    with pytest.raises(RuntimeError, match=r"PeerLost.*rank 1"):
+        model(torch.ones(1, 1)).sum().backward()
+    dist.destroy_process_group()
+    return found
+
+
+def test_a_killed_rank_is_named_on_the_others(shared_daemon, tmp_path):
+    with ranks(shared_daemon, die_as_rank_1, 3, 3, f"file://{tmp_path}/store", context=worlds.FORKSERVER) as (
+        _,
+        results,
+    ):
+        for _ in range(2):
+            rank, is_good, found = results.get(timeout=worlds.PATIENCE_S)
+            assert is_good, found
+            assert rank != 1
+            assert found[:2] == ("PeerLost", [1])
+            assert "closed by peer" in found[2]
+
+
+# ---- the ends of groups and daemons ----
+
+
+def use_groups_that_are_over(rank, count, store):
+    with pytest.raises(ValueError, match="twice"):
+        worlds.join(rank, count, store)
+    group = dist.group.WORLD
+    dist.barrier()
+    dist.destroy_process_group()
+    found = caught(group.allreduce, torch.ones(1))
+    with pytest.raises(ValueError, match="has not been initialized"):
+        dist.all_reduce(torch.ones(1))
+    group.abort()
+    worlds.join(rank, count, store)
+    return found
+
+
+def test_calls_after_the_end_and_two_default_groups(shared_daemon, tmp_path):
+    for found in worlds.run(shared_daemon, use_groups_that_are_over, 2, f"file://{tmp_path}/again"):
+        assert found[0] == "GroupClosed"
+
+
+def begin_again(rank, count, port_file):
+    """The same store serves one group after the other, and each gets a group of Muster of its own."""
+    dist.destroy_process_group()
+    store = dist.FileStore(port_file, count)
+    names = []
+    for _ in range(3):
+        dist.init_process_group("muster", store=store, rank=rank, world_size=count)
+        tensor = torch.ones(1)
+        dist.all_reduce(tensor)
+        assert tensor.item() == count
+        names.append(dist.group.WORLD.muster_group.name)
+        dist.barrier()
+        dist.destroy_process_group()
+    dist.init_process_group("muster", store=store, rank=rank, world_size=count)
+    return names
+
+
+def test_groups_one_after_the_other_over_one_store(shared_daemon, tmp_path):
+    first, second = worlds.run(shared_daemon, begin_again, 2, str(tmp_path / "one"))
+    assert first == second
+    assert len(set(first)) == 3
+
+
+def outlive_the_daemon(rank, count, daemon_pid):
+    dist.barrier()
+    if rank == 0:
+        os.kill(daemon_pid, signal.SIGKILL)
+
+    def work_until_it_has_ended():
+        while True:
+            dist.all_reduce(torch.ones(1))
+
+    code, _, _ = caught(work_until_it_has_ended)
+    dist.destroy_process_group()
+    # What follows in worlds.run() needs a group that works.
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    return code
+
+
+def test_a_daemon_that_dies():
+    daemon = Daemon("--memory", "256MiB")
+    try:
+        assert worlds.run(daemon, outlive_the_daemon, 2, daemon.pid) == ["DaemonUnavailable"] * 2
+    finally:
+        daemon.kill()
+
+
+def join_without_a_daemon(rank, count, store):
+    import muster.torch
+
+    if rank == 0:
+        with pytest.raises(muster.DaemonUnavailable):
+            muster.init(start=False)
+    return caught(worlds.join, rank, count, store)
+
+
+def test_no_daemon_is_said_on_every_rank(shared_daemon, tmp_path):
+    nowhere = {0: {"MUSTER_SOCKET": str(tmp_path / "nowhere")}}
+    arguments = (2, f"file://{tmp_path}/store")
+    with ranks(
+        shared_daemon, join_without_a_daemon, 2, *arguments, context=worlds.FORKSERVER, environments=nowhere
+    ) as (_, results):
+        told = {rank: value for rank, _, value in (results.get(timeout=worlds.PATIENCE_S) for _ in range(2))}
+    assert told[0][0] == told[1][0] == "DaemonUnavailable"
+    assert "rank 0 can't take its seat" in told[1][2]
+
+
+def join_elsewhere(rank, count, store):
+    import muster.torch  # noqa: F401
+
+    if rank == 1:
+        return caught(worlds.join, rank, count, store)
+    worlds.join(rank, count, store)
+    return None
+
+
+def test_ranks_with_different_daemons_are_told(shared_daemon, own_daemon, tmp_path):
+    elsewhere = {1: {"MUSTER_SOCKET": own_daemon.socket}}
+    arguments = (2, f"file://{tmp_path}/store")
+    with ranks(shared_daemon, join_elsewhere, 2, *arguments, context=worlds.FORKSERVER, environments=elsewhere) as (
+        _,
+        results,
+    ):
+        told = {rank: (is_good, value) for rank, is_good, value in (results.get(timeout=60) for _ in range(2))}
+    is_good, found = told[1]
+    assert is_good, found
+    assert found[0] == "Invalid"
+    assert own_daemon.socket in found[2]
+
+
+# ---- torch itself ----
+
+
+def test_a_torch_that_is_too_old_or_too_new():
+    from muster.torch import _versions
+
+    _versions.check_version("2.13.1+cpu")
+    for version, words in (("2.12.0", "too old"), ("1.13", "too old"), ("2.14.0a0", "too new"), ("3.0", "too new")):
+        with pytest.raises(muster.Invalid, match=words):
+            _versions.check_version(version)
+    with pytest.raises(muster.Invalid, match="makes no sense"):
+        _versions.check_version("unknown")
+
+
+def test_torchcomms_is_said(tmp_path):
+    package = tmp_path / "torchcomms"
+    package.mkdir()
+    (package / "__init__.py").write_text("def new_comm(*_, **__): raise RuntimeError('no such backend')\n")
+    (package / "_comms.py").write_text("class _BackendWrapper: ...\n")
+    (package / "hooks.py").write_text("class FlightRecorderHook: ...\n")
+    environment = {
+        **os.environ,
+        "TORCH_DISTRIBUTED_USE_TORCHCOMMS": "1",
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", "import muster.torch"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=worlds.PATIENCE_S,
+    )
+    assert "TORCH_DISTRIBUTED_USE_TORCHCOMMS is set" in done.stderr
+
+
+def test_importing_muster_imports_no_torch():
+    told = "import sys, muster; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", told], check=True, timeout=worlds.PATIENCE_S)
+
+
+def test_the_entry_point_names_what_registers():
+    text = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
+    assert '[project.entry-points."torch.distributed.backends"]\nmuster = "muster.torch:register"' in text

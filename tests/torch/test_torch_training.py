@@ -1,0 +1,135 @@
+"""Training with DistributedDataParallel: the losses are those of Gloo, and the same bits each time."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import worlds
+from torch.nn.parallel import DistributedDataParallel
+
+RANKS, STEPS = 4, 6
+
+
+def model(dtype=torch.float32):
+    torch.manual_seed(1)
+    layers = [torch.nn.Linear(16, 64), torch.nn.Tanh(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 4)]
+    return torch.nn.Sequential(*layers).to(dtype)
+
+
+def train(rank, ranks, dtype=torch.float32, **options):
+    """Returns the losses, and the trained parameters as bytes. Buckets are small, so there are several."""
+    wrapped = DistributedDataParallel(model(dtype), bucket_cap_mb=0.002, **options)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(rank)
+    losses = []
+    for _ in range(STEPS):
+        inputs = torch.randn(8, 16, generator=generator).to(dtype)
+        loss = wrapped(inputs).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [parameter.detach().view(-1).view(torch.uint8).tolist() for parameter in wrapped.parameters()]
+
+
+def test_losses_are_those_of_gloo(shared_daemon):
+    ours = worlds.run(shared_daemon, train, RANKS)
+    theirs = worlds.run(shared_daemon, train, RANKS, backend="gloo")
+    for (losses, _), (wanted, _) in zip(ours, theirs):
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(wanted))
+
+
+def test_training_twice_gives_the_same_bits_on_each_rank(shared_daemon):
+    first, second = (worlds.run(shared_daemon, train, RANKS) for _ in range(2))
+    assert first == second
+    assert all(parameters == first[0][1] for _, parameters in first)
+
+
+def train_in_bfloat16(rank, ranks):
+    return train(rank, ranks, torch.bfloat16, gradient_as_bucket_view=True)
+
+
+def test_training_in_bfloat16(shared_daemon):
+    trained = worlds.run(shared_daemon, train_in_bfloat16, 2)
+    assert trained[0][1] == trained[1][1]
+
+
+def train_with_hook(rank, ranks):
+    """A hook of DDP's that asks for the future of an allreduce, and goes on with it."""
+
+    def halves(state, bucket):
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        return work.get_future().then(lambda done: done.value()[0] / ranks)
+
+    wrapped = DistributedDataParallel(model())
+    wrapped.register_comm_hook(None, halves)
+    wrapped(torch.full((2, 16), float(rank))).sum().backward()
+    return [parameter.grad.tolist() for parameter in wrapped.parameters()]
+
+
+def test_a_hook_of_ddp(shared_daemon):
+    first, second = worlds.run(shared_daemon, train_with_hook, 2)
+    assert first == second
+
+
+def train_with_fsdp(rank, ranks):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    sharded = model()
+    fully_shard(sharded[0], mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(rank)
+    losses = []
+    for _ in range(STEPS):
+        loss = sharded(torch.randn(8, 16, generator=generator)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [parameter.full_tensor().tolist() for parameter in sharded.parameters()]
+
+
+def test_fsdp2_has_the_losses_of_gloo(shared_daemon):
+    ours = worlds.run(shared_daemon, train_with_fsdp, 2)
+    theirs = worlds.run(shared_daemon, train_with_fsdp, 2, backend="gloo")
+    for (losses, _), (wanted, _) in zip(ours, theirs):
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(wanted))
+    assert ours[0][1] == ours[1][1]
+
+
+def shard_optimizer(rank, ranks):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    wrapped = DistributedDataParallel(model())
+    optimizer = ZeroRedundancyOptimizer(wrapped.parameters(), torch.optim.Adam, lr=0.01)
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        wrapped(torch.randn(8, 16, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return [parameter.tolist() for parameter in wrapped.parameters()]
+
+
+def test_zero_redundancy_optimizer(shared_daemon):
+    first, second = worlds.run(shared_daemon, shard_optimizer, 2)
+    assert first == second
+
+
+def use_dtensor(rank, ranks):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "columns"))
+    whole = torch.arange(64.0).view(8, 8)
+    sharded = distribute_tensor(whole, mesh, [Shard(0), Shard(1)])
+    turned = sharded.redistribute(mesh, [Shard(1), Shard(0)])
+    return (turned @ turned).redistribute(mesh, [Replicate(), Replicate()]).to_local().tolist()
+
+
+def test_dtensor_on_a_mesh_of_two_axes(shared_daemon):
+    whole = torch.arange(64.0).view(8, 8)
+    for found in worlds.run(shared_daemon, use_dtensor, 4):
+        assert found == (whole @ whole).tolist()

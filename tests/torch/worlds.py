@@ -1,0 +1,76 @@
+"""Ranks in processes of their own, with a process group of Muster or another backend, for the tests of this folder."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+import torch.distributed as dist
+
+from daemon import ranks
+
+#: Ranks are forked from a process that has imported torch and has no threads.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
+    [
+        "muster.torch",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.distributed.optim",
+        "torch.distributed.tensor",
+        "worlds",
+    ]
+)
+PATIENCE_S = 120
+
+
+def run(daemon, function, world_size, *arguments, backend="muster", timeout_s=30.0):
+    """Returns what ``function(rank, world_size, *arguments)`` returns on each rank, within a process group."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ranks(
+            daemon,
+            _in_group,
+            world_size,
+            function,
+            world_size,
+            f"file://{Path(folder, 'store')}",
+            backend,
+            timeout_s,
+            arguments,
+            context=FORKSERVER,
+        ) as (_, results),
+    ):
+        values = {}
+        for _ in range(world_size):
+            rank, is_good, value = results.get(timeout=PATIENCE_S)
+            assert is_good, f"rank {rank}: {value}"
+            values[rank] = value
+    return [values[rank] for rank in range(world_size)]
+
+
+def _in_group(rank, function, world_size, store, backend, timeout_s, arguments):
+    import muster.torch  # makes the backend known
+
+    assert muster.torch.NAME == "muster"
+    join(rank, world_size, store, backend, timeout_s)
+    try:
+        value = function(rank, world_size, *arguments)
+        # Nobody leaves while others still work: that would be a loss.
+        dist.barrier()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return value
+
+
+def join(rank, world_size, store, backend="muster", timeout_s=30.0):
+    dist.init_process_group(
+        backend,
+        init_method=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=timeout_s),
+    )
