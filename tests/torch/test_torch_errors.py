@@ -92,6 +92,33 @@ def test_wrong_arguments_say_what_to_give(shared_daemon):
             assert words in message
 
 
+def receive_alone(rank, count):
+    return caught(dist.recv, torch.ones(1))
+
+
+def test_a_recv_from_any_source_needs_another_rank(shared_daemon):
+    code, _, message = worlds.run(shared_daemon, receive_alone, 1)[0]
+    assert code == "Invalid"
+    assert "no other rank" in message
+
+
+def receive_from_any_and_leave(rank, count):
+    pending = dist.irecv(torch.ones(1)) if rank == 0 else None
+    dist.barrier()
+    future = pending.get_future() if rank == 0 else None
+    dist.group.WORLD.shutdown()
+    if rank == 0:
+        with pytest.raises(RuntimeError, match="muster"):
+            future.wait()
+    dist.destroy_process_group()
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+
+
+def test_a_recv_from_any_source_ends_when_this_rank_leaves(shared_daemon):
+    worlds.run(shared_daemon, receive_from_any_and_leave, 2)
+
+
 def broadcast_to_another_size(rank, count):
     if rank == 0:
         dist.broadcast(torch.ones(3), 0)

@@ -15,7 +15,7 @@ from typing import Any
 import muster
 from muster._group import Group
 from muster._work import Work
-from muster.errors import Timeout
+from muster.errors import Error, Invalid, Timeout
 
 #: A recv that nobody asked for must not end before somebody does: its sender would fail.
 _LONG_S = 86400.0
@@ -39,7 +39,13 @@ class Inbox:
         return self._seat.recv(source, tag, timeout=timeout_s)
 
     def from_any(self, tag: int, timeout_s: float) -> Arrival:
-        """Receives what any other rank sends first."""
+        """Receives what any other rank sends first.
+
+        Raises:
+            Invalid: there is no other rank.
+        """
+        if self._seat.world_size == 1:
+            raise Invalid("there is no other rank to receive from", "receive in a group of more ranks")
         return Arrival(self, tag, timeout_s)
 
     def heads(self, tag: int) -> dict[int, Work]:
@@ -78,6 +84,7 @@ class Arrival:
         self._limit_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._taken: Work | None = None
+        self._error: Error | None = None
         self._late = False
         self._lock = threading.Lock()
         self._look()
@@ -99,15 +106,21 @@ class Arrival:
 
     def result(self, timeout: float | None = None) -> Any:
         self.wait(timeout)
+        if self._error is not None:
+            raise self._error
         if self._taken is None:
             raise Timeout(f"recv from any rank got nothing within {self._limit_s:g} s", "let a rank send")
         return self._taken.result()
 
     def _look(self) -> bool:
         """Takes the first recv that got something; one that failed only if all have."""
-        if self._taken is not None:
+        if self._taken is not None or self._error is not None:
             return True
-        heads = self._inbox.heads(self._tag)
+        try:
+            heads = self._inbox.heads(self._tag)
+        except Error as error:  # this rank has left the group, for instance
+            self._error = error
+            return True
         over = {source: work for source, work in heads.items() if work.done()}
         good = [source for source, work in over.items() if work.exception() is None]
         if not good and len(over) == len(heads):
