@@ -12,7 +12,7 @@ from muster import _muster
 from muster._decorator import CALL, LOST, collective_input
 from muster._ref import Ref
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
-from muster.ray import _cluster, _hooks, _keepers, _owned, _placing, _recovery, _refs
+from muster.ray import _cluster, _hooks, _keepers, _needs, _owned, _placing, _recovery, _refs
 
 
 def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,12 +62,14 @@ def mark(remote: Any, **options: Any) -> Any:
 @contextlib.contextmanager
 def running() -> Iterator[None]:
     """Around a call that runs as a task. A daemon that ends meanwhile is a loss, after which the task is run again."""
-    _cluster.ready()
+    socket = _cluster.need()
     try:
         yield
     except (DaemonRestarted, DaemonUnavailable) as error:
         setattr(error, LOST, True)
         raise
+    finally:
+        _needs.end(socket)
 
 
 class Kept:
