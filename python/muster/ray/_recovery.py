@@ -144,13 +144,19 @@ class _Keeper:
 
     _BYTES_MAX = 1 << 20
     _DEPTH_MAX = 100
+    _NESTING_MAX = 100
+    _ITEMS_MAX = 100_000
     _FIXED = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, ray.actor.ActorHandle, Ref)
 
     def __init__(self) -> None:
         self.depth = 0
         self._left = self._BYTES_MAX
+        self._items_left = self._ITEMS_MAX
 
-    def keep(self, x: Any) -> Any:
+    def keep(self, x: Any, nesting: int = 0) -> Any:
+        self._items_left -= 1
+        if nesting > self._NESTING_MAX or self._items_left < 0:
+            raise _CantBeKeptError  # it may be in itself
         if isinstance(x, self._FIXED):
             return x
         if isinstance(x, ray.ObjectRef):
@@ -159,9 +165,9 @@ class _Keeper:
             self._left -= x.nbytes
             return x.copy()
         if type(x) in (list, tuple):
-            return type(x)(self.keep(item) for item in x)
+            return type(x)(self.keep(item, nesting + 1) for item in x)
         if type(x) is dict:
-            return {key: self.keep(value) for key, value in x.items()}
+            return {key: self.keep(value, nesting + 1) for key, value in x.items()}
         raise _CantBeKeptError
 
     def _keep_result(self, ref: ray.ObjectRef) -> Any:

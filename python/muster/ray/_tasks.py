@@ -21,9 +21,9 @@ def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
 
     def submit(args: Any, kwargs: Any, retries: int | None = None, timeout: float | None = None) -> Any:
         owned = _cluster.with_daemon(_owned.open_owned, timeout)
-        if may_choose_node:
-            _hooks.choose_node(invocation, _placing.node_of((args, kwargs)))
         try:
+            if may_choose_node:
+                _hooks.choose_node(invocation, _placing.node_of((args, kwargs)))
             # In a list, the marker is passed on as it is: Ray gives a task the values of its other arguments.
             refs = invocation(args, {**(kwargs or {}), CALL: [owned.name, owned.marker, _refs.here()]})
         except BaseException as error:
@@ -37,9 +37,9 @@ def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(refs, ray.ObjectRefGenerator):
             owned.end()
             raise Invalid("a marked function can't be a generator task", "return the arrays, or leave the mark out")
+        owned.watch(_owned.as_list(refs))
         owned.retries = _hooks.retries_of(invocation) if retries is None else retries
         owned.again = _recovery.remembered(submit, args, kwargs) if owned.retries else None
-        owned.watch(_owned.as_list(refs))
         return refs
 
     return submit
