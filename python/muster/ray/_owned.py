@@ -56,7 +56,7 @@ class Owned:
         again: how to submit the call once more; None if that can't be done.
         retries: how often that may be done; negative: as often as needed.
         replaced: the results that stand for these, if they had to be made again.
-        making: is set when who makes them again now has done so, or has given up; None if nobody does.
+        making: is over when they were made again, or could not be; None if nobody makes them.
         places: of results that are known to be there, by their place: on which node, and how many bytes.
     """
 
@@ -70,7 +70,7 @@ class Owned:
         self.again: Again | None = None
         self.retries = 0
         self.replaced: list[ray.ObjectRef] | None = None
-        self.making: threading.Event | None = None
+        self.making: concurrent.futures.Future[None] | None = None
         self.places: dict[int, tuple[str, int]] = {}
         socket = _runtime.socket_path()
         #: Nothing if a keeper looks right now whether the daemon is needed: who makes a call keeps it meanwhile.
