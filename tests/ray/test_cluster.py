@@ -14,7 +14,7 @@ import muster.ray
 import numpy as np
 import pytest
 import ray
-from muster.ray import _keepers
+from muster.ray import _keepers, _pending
 from test_losses import kill_daemon
 from test_tasks import Gate, full
 from test_unchanged_scripts import output_of
@@ -140,6 +140,24 @@ def test_the_timeout_of_get_holds_while_lost_results_are_made_again(tmp_path):
                 got.result(conftest.PATIENCE_S)
     ray.get(gate.open.remote())
     assert muster.ray.get(ref, timeout=conftest.PATIENCE_S).tolist() == [2] * 3
+    ray.kill(gate)
+
+
+@pytest.mark.usefixtures("_may_lose_objects")
+def test_recoveries_that_wait_hold_no_other_op_up(tmp_path, monkeypatch):
+    for pool in ("_starters", "_recoverers"):
+        monkeypatch.setattr(_pending, pool, concurrent.futures.ThreadPoolExecutor(1))
+    gate = Gate.remote()
+    base = slow_the_second_time.remote(str(tmp_path / "ran"), gate)
+    refs = [base, more.remote(base), full.remote(1.0, 3)]
+    ray.wait(refs, num_returns=3)
+    kill_daemon()
+    waiting = [muster.allreduce_refs([ref]) for ref in (*refs[:2], *refs[:2])]
+    assert muster.allreduce_refs([refs[2]]).result(conftest.PATIENCE_S).tolist() == [1] * 3
+    assert muster.allreduce_refs([full.remote(2.0, 3)]).result(conftest.PATIENCE_S).tolist() == [2] * 3
+    assert not any(work.done() for work in waiting)
+    ray.get(gate.open.remote())
+    assert [work.result(conftest.PATIENCE_S)[0] for work in waiting] == [1, 2, 1, 2]
     ray.kill(gate)
 
 

@@ -9,7 +9,7 @@ from test_unchanged_scripts import output_of
 
 #: Prints what it saw, as JSON. ``other`` may be taken away, ``head`` not.
 SCRIPT = """
-import gc, json, time
+import asyncio, gc, json, time
 import numpy as np
 import muster, muster.ray
 import ray
@@ -42,6 +42,41 @@ def read(*arrays):
     return [np.frombuffer(here().encode(), np.uint8).copy(), sum(np.asarray(array).sum() for array in arrays)]
 
 
+@ray.remote(num_cpus=0)
+class Gate:
+    def __init__(self):
+        self.opened, self.came = asyncio.Event(), 0
+
+    async def wait(self):
+        self.came += 1
+        await self.opened.wait()
+
+    async def open(self):
+        self.opened.set()
+
+    async def waiting(self):
+        return self.came
+
+
+@ray.remote
+@muster.collective_input
+def computes(gate):
+    ray.get(gate.wait.remote())
+    return np.ones(3)
+
+
+@ray.remote
+def total(array):
+    return float(np.asarray(array).sum())
+
+
+@ray.remote
+def submits(gate):
+    # What this waits for is made and read on the head.
+    ref = computes.options(**ON_HEAD).remote(gate)
+    return ray.get(total.options(**ON_HEAD).remote(ref))
+
+
 @ray.remote
 def plain(*arrays):
     return here()
@@ -52,7 +87,7 @@ def ran_on(ref):
 
 
 def until(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -60,6 +95,13 @@ def until(condition):
 
 def has_keeper(node):
     return f"muster on {node}" in [row["name"] for row in ray.util.list_named_actors(all_namespaces=True)]
+
+
+def looked():
+    # Waits while the other node's keeper looks whether it is needed, for longer than idle_timeout.
+    looks = _keepers._find(other_id).looks
+    end = ray.get(looks.remote()) + 5
+    until(lambda: ray.get(looks.remote()) >= end)
 
 
 def is_idle(node):
@@ -91,7 +133,7 @@ never = make.options(resources={"nowhere": 1}).remote(1000)
 seen["not there yet"] = muster.ray.near(never)
 ray.cancel(never)
 
-time.sleep(3)  # longer than idle_timeout
+looked()
 seen["with objects"] = has_keeper(other_id), is_idle(other_id)
 del large, never
 gc.collect()
@@ -100,11 +142,24 @@ seen["without"] = _keepers.reservation_on(other_id), has_keeper(head)
 again = make.options(**ON_OTHER).remote(5)
 seen["again"] = float(muster.ray.get(read.options(**ON_OTHER).remote(again))[1]), has_keeper(other_id)
 
+del again
+gc.collect()
+gate = Gate.options(**ON_HEAD).remote()
+running = [computes.options(**ON_OTHER).remote(gate), submits.options(**ON_OTHER).remote(gate)]
+until(lambda: ray.get(gate.waiting.remote()) == 2)
+looked()
+ray.get(gate.open.remote())
+seen["running"] = float(muster.ray.get(read.options(**ON_OTHER).remote(running[0]))[1]), ray.get(running[1])
+seen["runs"] = ray.get(gate.waiting.remote())
+again = make.options(**ON_OTHER).remote(5)
+ray.wait([again])
+
 cluster.remove_node(other)
 until(lambda: not has_keeper(other_id))
 left = lambda: ray.cluster_resources()["memory"] - ray.available_resources()["memory"]
 until(lambda: left() == 64 << 20)
 until(lambda: muster.ray.near(again) == "DEFAULT")  # it looks for nodes now and then
+until(lambda: not _keepers.socket_on(other_id) and _keepers.reservation_on(other_id) is None)
 print(json.dumps(seen))
 muster.ray.shutdown()
 cluster.shutdown()
@@ -143,3 +198,8 @@ def test_a_node_is_busy_while_it_has_objects_and_idle_without(seen):
     assert seen["with objects"] == [True, False]
     assert seen["without"] == [None, True]
     assert seen["again"] == [5, True]
+
+
+def test_a_daemon_stays_while_a_task_computes_or_its_submitter_waits(seen):
+    assert seen["running"] == [3, 3]
+    assert seen["runs"] == 2

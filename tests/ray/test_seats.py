@@ -12,6 +12,7 @@ import muster.ray
 import numpy as np
 import pytest
 import ray
+from muster.ray import _hooks, _seats
 
 pytestmark = pytest.mark.usefixtures("objects")
 
@@ -51,6 +52,14 @@ class Trainer:
 
     def send(self, name):
         muster.ray.group(name).send(np.ones(1), dst=1).result()
+
+    def keyed(self, name, key):
+        """Calls an op that has no key of its own first."""
+        group = muster.ray.group(name)
+        return group.allreduce(np.ones(1)).result()[0], group.allreduce(np.full(1, 7.0), key=key).result()[0]
+
+    def leave(self, name):
+        muster.ray.group(name).leave()
 
     def seat(self, name):
         group = muster.ray.group(name)
@@ -143,6 +152,38 @@ def test_what_can_t_be_done_once_is_refused(trainers):
     with pytest.raises(muster.Invalid, match=r"send\(\) can't be done once only"):
         ray.get(trainers[0].send.remote("refused"))
     group.destroy()
+
+
+def test_a_key_of_the_caller_s_is_another_op_than_the_one_of_that_number(trainers):
+    group = muster.ray.create_group(trainers[:2], "keyed")
+    assert ray.get([trainer.keyed.remote("keyed", "0") for trainer in trainers[:2]]) == [(2, 14)] * 2
+    with pytest.raises(muster.Invalid, match="key='muster op 0' begins like the keys of ops"):
+        ray.get([trainer.keyed.remote("keyed", "muster op 0") for trainer in trainers[:2]])
+    group.destroy()
+
+
+def test_nothing_stays_written_down_of_a_seat(trainers):
+    before = set(_hooks.kv_keys(b"muster/"))
+    group = muster.ray.create_group(trainers[:2], "written down")
+    ray.get([trainer.train.remote("written down", 1) for trainer in trainers[:2]])
+    assert len(set(_hooks.kv_keys(b"muster/")) - before) == 3
+    ray.get(trainers[0].leave.remote("written down"))
+    assert len(set(_hooks.kv_keys(b"muster/")) - before) == 2
+    group.destroy()
+    assert set(_hooks.kv_keys(b"muster/")) == before
+
+
+def test_two_tasks_that_take_turns_are_refused_and_few_tasks_are_known(monkeypatch):
+    monkeypatch.setattr(_seats, "_TASKS_KNOWN", 3)
+    seat = _seats.Seat(muster.group("turns", rank=0, world_size=1, history="1KiB"), "turns", "1KiB")
+    for task in range(10):
+        monkeypatch.setattr(_seats, "_task", lambda task=task: f"task {task}")
+        seat.barrier().result()
+    assert list(seat._tasks_before) == ["task 6", "task 7", "task 8"]
+    monkeypatch.setattr(_seats, "_task", lambda: "task 8")
+    with pytest.raises(muster.Invalid, match="two tasks of this actor call ops of one group at the same time"):
+        seat.barrier()
+    seat.leave()
 
 
 def test_without_restarts_a_loss_is_told(tmp_path):

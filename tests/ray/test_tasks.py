@@ -10,6 +10,7 @@ import muster
 import numpy as np
 import pytest
 import ray
+from muster.ray import _owned, _placing
 
 pytestmark = pytest.mark.usefixtures("objects")
 
@@ -73,7 +74,7 @@ def test_a_result_is_an_argument_of_other_tasks():
 def test_an_op_over_results_of_tasks_is_a_result_itself():
     work = muster.allreduce_refs([full.remote(float(i)) for i in range(4)], op="mean")
     assert isinstance(work, muster.Work)
-    np.testing.assert_array_equal(work.result(30), 1.5)
+    np.testing.assert_array_equal(work.result(conftest.PATIENCE_S), 1.5)
     assert work.done()
     assert work.exception() is None
     assert ray.get(doubled.remote(work.ref)) == 3000
@@ -112,7 +113,7 @@ def test_a_task_that_fails_fails_the_op_with_its_error():
 
     work = muster.allreduce_refs([full.remote(1.0), fails.remote()])
     with pytest.raises(ZeroDivisionError, match="nothing to divide by"):
-        work.result(30)
+        work.result(conftest.PATIENCE_S)
     assert isinstance(work.exception(), ZeroDivisionError)
     assert "ZeroDivisionError" in repr(work)
 
@@ -146,7 +147,7 @@ def test_a_wait_that_is_too_short_says_how_many_tasks_are_missing():
     assert "pending" in repr(work)
     assert muster.wait([work], timeout=0.01) == ([], [work])
     ray.get(gate.open.remote())
-    assert work.result(30).tolist() == [3, 3, 3]
+    assert work.result(conftest.PATIENCE_S).tolist() == [3, 3, 3]
     assert muster.wait([work], timeout=0) == ([work], [])
     ray.kill(gate)
 
@@ -157,7 +158,7 @@ def test_a_task_without_the_mark_is_named():
         return np.ones(3)
 
     with pytest.raises(muster.Invalid, match=r"a task returned a.*ndarray, not a muster.Ref .*mark its function"):
-        muster.allreduce_refs([plain.remote(), full.remote(1.0)]).result(30)
+        muster.allreduce_refs([plain.remote(), full.remote(1.0)]).result(conftest.PATIENCE_S)
 
 
 def test_what_can_t_be_marked():
@@ -212,7 +213,7 @@ class AsyncWorker:
 def test_methods_of_actors():
     workers = [Worker.remote() for _ in range(3)]
     mean = muster.allreduce_refs([worker.gradient.remote(i) for i, worker in enumerate(workers)], op="mean")
-    assert mean.result(30).tolist() == [0, 1, 2, 3]
+    assert mean.result(conftest.PATIENCE_S).tolist() == [0, 1, 2, 3]
     assert [array.size for array in muster.ray.get(workers[0].two.remote())] == [1, 2]
     assert ray.get(workers[0].nested.remote()) == 8
     assert ray.get(workers[1].total.remote([mean.ref, mean.ref])) == [6, 6]
@@ -225,7 +226,44 @@ def test_async_and_threaded_actors():
     refs = [worker.gradient.remote(i) for i in range(8)]
     assert [int(muster.ray.get(ref)[0]) for ref in refs] == list(range(8))
     threaded = Worker.options(max_concurrency=3).remote()
-    assert muster.allreduce_refs([threaded.gradient.remote(1) for _ in range(6)]).result(30).tolist() == [0, 6, 12, 18]
+    assert muster.allreduce_refs([threaded.gradient.remote(1) for _ in range(6)]).result(
+        conftest.PATIENCE_S
+    ).tolist() == [0, 6, 12, 18]
+
+
+@ray.remote
+@muster.collective_input
+def first(values):
+    return np.full(2, values[0])
+
+
+def in_itself():
+    values = [4.0]
+    values.append(values)
+    return values
+
+
+def deep():
+    values = [4.0]
+    for _ in range(600):
+        values = [4.0, values]
+    return values
+
+
+@pytest.mark.parametrize("made", [in_itself, deep])
+def test_arguments_of_any_depth(made, monkeypatch):
+    monkeypatch.setattr(_placing, "_has_many_nodes", lambda: True)
+    assert muster.ray.near(made()) == "DEFAULT"
+    assert muster.ray.get(first.remote(made())).tolist() == [4, 4]
+
+
+def test_a_call_that_was_not_submitted_keeps_nothing(objects, monkeypatch):
+    ended, end = [], _owned.Owned.end
+    monkeypatch.setattr(_owned.Owned, "end", lambda owned: ended.append(end(owned)))
+    monkeypatch.setattr(_placing, "node_of", lambda values: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        full.remote(1.0)
+    assert len(ended) == 1
 
 
 def test_get_takes_any_nesting():

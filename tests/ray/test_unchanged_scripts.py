@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-PATIENCE_S = 180
+PATIENCE_S = 400
 #: After the documentation of ray.util.collective: only the backend's name differs.
 COLLECTIVE = """
 import numpy as np

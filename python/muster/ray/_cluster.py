@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,9 +13,12 @@ import ray
 from muster import _runtime
 from muster._checks import size
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
-from muster.ray import _hooks, _keepers, _owned, _refs, _timeline
+from muster.ray import _hooks, _keepers, _needs, _owned, _refs, _timeline
+from muster.ray._sweep import JOBS
 
 _HOOK = "worker_process_setup_hook"
+_NEED_S = 60.0
+_ASK_AGAIN_S = 0.005
 _lock = threading.Lock()
 _attached_to = ""  # a socket
 _here = ""  # the node of that daemon
@@ -115,7 +119,7 @@ def _job() -> str:
 
 
 def _job_of(job: str) -> bytes:
-    return f"job/{job}".encode()
+    return JOBS + job.encode()
 
 
 def _register_job() -> None:
@@ -124,18 +128,44 @@ def _register_job() -> None:
 
 
 def _jobs_with_muster() -> set[str]:
-    known = {key.decode().partition("/")[2] for key in _hooks.kv_keys(b"job/")}
+    known = {key[len(JOBS) :].decode() for key in _hooks.kv_keys(JOBS)}
     return known & _hooks.live_jobs()
 
 
 def with_daemon(call: Callable[[], _T], timeout: float | None = None) -> _T:
     """Makes a call that needs this node's daemon. If that has ended, it is started first."""
-    ready(timeout)
+    socket = need(timeout)
     try:
-        return call()
-    except (DaemonRestarted, DaemonUnavailable):
-        ready(timeout)
-        return call()
+        try:
+            return call()
+        except (DaemonRestarted, DaemonUnavailable):
+            ready(timeout)
+            return call()
+    finally:
+        _needs.end(socket)
+
+
+def need(timeout: float | None = None) -> str:
+    """Like ``ready``, and the daemon does not end as idle until ``_needs.end`` of the socket that is returned."""
+    seconds = _NEED_S if timeout is None else min(timeout, _NEED_S)
+    until = time.monotonic() + seconds
+    while True:
+        ready(max(until - time.monotonic(), 0))
+        socket = _attached_to
+        if _needs.begin(socket):
+            if _is_ready():
+                return socket
+            _needs.end(socket)
+        if time.monotonic() >= until:
+            raise DaemonUnavailable(
+                f"this node's daemon was being ended as nobody needed it, and has not ended within {seconds:.3g} s",
+                "call again; if that does not help, look at: ray list actors",
+            )
+        time.sleep(_ASK_AGAIN_S)
+
+
+def _is_ready() -> bool:
+    return _here == ray.get_runtime_context().get_node_id() and _runtime.has_daemon()
 
 
 def ready(timeout: float | None = None) -> None:
@@ -147,9 +177,9 @@ def ready(timeout: float | None = None) -> None:
     Raises:
         DaemonUnavailable: it could not be started, or not in time.
     """
-    node = ray.get_runtime_context().get_node_id()
-    if _here == node and _runtime.has_daemon():
+    if _is_ready():
         return
+    node = ray.get_runtime_context().get_node_id()
     _register_job()
     _attach(node, _keepers.start(node, timeout=timeout))
 
@@ -162,6 +192,7 @@ def _attach(node: str, path: str) -> None:
             if _attached_to:
                 _runtime.forget()  # of a cluster that this process was in before
                 _owned.forget()
+                _needs.forget()
             _runtime.use(path)
             os.environ["MUSTER_SOCKET"] = path  # for the processes that this one starts
             _attached_to = path

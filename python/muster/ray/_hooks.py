@@ -11,7 +11,7 @@
 - The variables ``scheduling_strategy`` and ``label_selector`` of what submits a task: whether the user chose where it
   runs; Muster sets the first where he did not.
 - ``ray._private.worker._global_node``: whether this process started the cluster.
-- ``ray._private.state``: the jobs of a cluster, and what is left of each node's resources.
+- ``ray._private.state``: the jobs and actors of a cluster, and what is left of each node's resources.
 - The label ``ray.io/node-id``, the resource ``node:__internal_head__``, and the names of a placement group's resources.
 """
 
@@ -61,6 +61,7 @@ def check() -> None:
         "CoreWorker.profile_event": hasattr(ray._raylet.CoreWorker, "profile_event"),
         "ray._private.worker._global_node": hasattr(worker, "_global_node"),
         "ray._private.state.jobs": hasattr(state, "jobs"),
+        "ray._private.state.actors": hasattr(state, "actors"),
         "ray._private.state.available_resources_per_node": hasattr(state, "available_resources_per_node"),
         "__ray_invocation_decorator__": _reads_the_attribute(),
         "scheduling_strategy of a submission": "scheduling_strategy"
@@ -167,6 +168,10 @@ def kv_delete(key: bytes) -> None:
     internal_kv._internal_kv_del(key, namespace=_KV)
 
 
+def kv_delete_all(prefix: bytes) -> None:
+    internal_kv._internal_kv_del(prefix, del_by_prefix=True, namespace=_KV)
+
+
 def kv_keys(prefix: bytes) -> list[bytes]:
     """The keys with this prefix, under which something is written down."""
     return [bytes(key) for key in internal_kv._internal_kv_list(prefix, namespace=_KV)]
@@ -181,6 +186,16 @@ def started_cluster() -> bool:
 def live_jobs() -> set[str]:
     """The ids of the jobs of this cluster that have not ended, in hex."""
     return {job["JobID"] for job in state.jobs() if not job["IsDead"]}
+
+
+def live_nodes() -> set[str]:
+    """The ids of the nodes of this cluster that are not lost, in hex."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def is_live_actor(id: str) -> bool:
+    """Whether an actor lives, or may be restarted. ``id``: in hex."""
+    return bool(state.actors(id).get("State", "DEAD") != "DEAD")
 
 
 def is_head(node: dict[str, Any]) -> bool:

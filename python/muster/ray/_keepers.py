@@ -25,10 +25,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import muster
 from muster import _muster, _runtime
 from muster.errors import DaemonUnavailable, Error, Invalid, OutOfMemory
-from muster.ray import _hooks
+from muster.ray import _hooks, _needs
 from muster.ray._counts import folder_of
 from muster.ray._folders import make_folder, sockets
 from muster.ray._gauges import Gauges
+from muster.ray._sweep import RESERVATIONS, SOCKETS, sweep
 
 _NAMESPACE = "muster"
 _START_S = 60
@@ -36,6 +37,8 @@ _RESERVE_S = 20
 _PERIOD_S = 0.5
 _ASKED_AGAIN_S = 10 * _PERIOD_S
 _IDLE_S = 60.0
+_SETTINGS_KNOWN_S = 5.0
+_SWEEP_S = 10.0
 _SETTINGS = b"settings"
 _SHARE_OF_MEMORY = 0.3
 #: Of a cluster that ``muster.ray.init`` starts, one CPU in so many is for the daemon's lanes.
@@ -71,17 +74,19 @@ def start(node: str, memory: str | int | None = None, timeout: float | None = No
         OutOfMemory: Ray has not enough memory left on the node for the daemon's budget.
         DaemonUnavailable: it could not be started, or not in time; the message says why.
     """
-    return _started(node, memory, _START_S if timeout is None else min(timeout, _START_S), None)
+    seconds = _START_S if timeout is None else min(timeout, _START_S)
+    return _started(node, memory, seconds, time.monotonic() + seconds, None)
 
 
 def start_on_all(memory: str | int | None) -> None:
     """Starts the daemons of all nodes. See ``start``."""
     nodes = alive_nodes()
     begun = [_keeper_on(node).start.remote(memory) for node in nodes]
+    until = time.monotonic() + _START_S
     failed: list[tuple[str, Error]] = []
     for node, answer in zip(nodes, begun):
         try:
-            _started(node, memory, _START_S, answer)
+            _started(node, memory, _START_S, until, answer)
         except Error as error:
             failed.append((node, error))
     for node, why in failed:
@@ -89,8 +94,8 @@ def start_on_all(memory: str | int | None) -> None:
             raise why
 
 
-def _started(node: str, memory: str | int | None, seconds: float, answer: Any) -> str:
-    until = time.monotonic() + seconds
+def _started(node: str, memory: str | int | None, seconds: float, until: float, answer: Any) -> str:
+    """Waits for the answer of a keeper until a moment, ``seconds`` after it was asked first."""
     while True:
         left = max(until - time.monotonic(), 0)
         try:
@@ -147,11 +152,11 @@ def reservation_on(node: str) -> dict[str, Any] | None:
 
 
 def _socket_of(node: str) -> bytes:
-    return f"socket/{node}".encode()
+    return SOCKETS + node.encode()
 
 
 def _reservation_of(node: str) -> bytes:
-    return f"reservation/{node}".encode()
+    return RESERVATIONS + node.encode()
 
 
 def _name_on(node: str) -> str:
@@ -191,6 +196,12 @@ class _Keeper:
         #: Tokens of processes on other nodes: the node of each.
         self._kept: dict[str, tuple[Any, str]] = {}
         self._asked = float("-inf")
+        self._needed = time.monotonic()
+        self._idle_timeout = float("-inf"), _IDLE_S  # when it was looked up, and what it was
+        self._gauges: Gauges | None = None
+        self._is_head: bool | None = None
+        self._swept = float("-inf")
+        self._looks = 0
         make_folder(pathlib.Path(self._path).parent)
         _runtime.use(self._path)
         if self._find_reservation():
@@ -198,9 +209,9 @@ class _Keeper:
 
     def start(self, memory: str | int | None) -> str:
         """Starts the daemon if there is none, and reserves its memory. ``memory``: by default as before."""
-        if self._ended.is_set():
-            time.sleep(_START_S)  # this actor is about to be killed, and who calls then makes another one
         with self._lock:
+            if self._ended.is_set():
+                ray.actor.exit_actor()  # who calls makes another one then
             given = settings().get("memory") if memory is None else memory
             runs = _runtime.has_daemon()
             if not runs:
@@ -267,11 +278,12 @@ class _Keeper:
         """Ends the daemon and the reservation. Nothing can be done with this keeper after that but to end it, too."""
         self._ended.set()
         with self._lock:
-            self._stop_daemon()
-            self._give_back()
+            try:
+                self._stop_daemon()
+            finally:
+                self._give_back()
 
     def _stop_daemon(self) -> None:
-        _hooks.kv_delete(_socket_of(self._node))
         self._forget_counts()
         folder = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
         command = os.environ.get("MUSTER_CLI") or shutil.which("muster", path=folder)
@@ -279,6 +291,7 @@ class _Keeper:
             subprocess.run(
                 [command, "stop", "--socket", self._path], capture_output=True, check=False, timeout=_START_S
             )
+        _hooks.kv_delete(_socket_of(self._node))
 
     def _forget_counts(self) -> None:
         """The groups have ended with their daemon."""
@@ -296,6 +309,10 @@ class _Keeper:
             self._asked = time.monotonic()
         return found
 
+    def looks(self) -> int:
+        """How often it has looked whether somebody needs the daemon."""
+        return self._looks
+
     # ---- on the thread that watches ----
 
     def end_kept(self) -> None:
@@ -307,15 +324,60 @@ class _Keeper:
                 with contextlib.suppress(Error):
                     kept.end()
 
-    def may_rest(self) -> bool:
-        return not _hooks.is_head(self._row())
+    def look(self) -> None:
+        """Tells Ray's metrics what the daemon says, and whether somebody needs it."""
+        told = muster.status()
+        if self._gauges is None:
+            self._gauges = Gauges(self._node)
+        self._gauges.tell(told)
+        self.end_kept()
+        if self._is_needed(told):
+            self._needed = time.monotonic()
+        self._looks += 1
 
-    def is_needed(self, told: dict[str, Any]) -> bool:
-        """Whether the daemon has anything, or an actor has a share of its memory."""
+    def sweep(self) -> None:
+        """On the head: deletes what is written down of what is gone."""
+        if self._is_on_head() and time.monotonic() - self._swept >= _SWEEP_S:
+            self._swept = time.monotonic()
+            sweep()
+
+    def _is_on_head(self) -> bool:
+        if self._is_head is None:
+            self._is_head = _hooks.is_head(self._row())
+        return self._is_head
+
+    def may_end(self) -> bool:
+        """Whether nobody has needed the daemon for ``idle_timeout``. If so, nobody can begin to need it any more."""
+        if self._is_on_head() or time.monotonic() - self._needed < self._seconds_idle():
+            return False
+        file = _needs.take(self._path)
+        if file is None:
+            return False
+        needed = True
+        try:
+            needed = self._is_shared() or self._is_needed(muster.status(), file)
+        finally:
+            if needed:
+                self._needed = time.monotonic()
+                os.close(file)
+        return not needed
+
+    def _seconds_idle(self) -> float:
+        """The ``idle_timeout``, as it was a few seconds ago."""
+        if time.monotonic() - self._idle_timeout[0] > _SETTINGS_KNOWN_S:
+            self._idle_timeout = time.monotonic(), float(settings().get("idle_timeout", _IDLE_S))
+        return self._idle_timeout[1]
+
+    def _is_needed(self, told: dict[str, Any], taken: int | None = None) -> bool:
+        """Whether the daemon has anything, or a process needs it. ``taken``: the file by which they say so."""
         if told["objects"] or told["groups"] or told["ops_in_flight"]:
             return True
         if time.monotonic() - self._asked < _ASKED_AGAIN_S:
             return True  # a process of this node needs objects on other nodes
+        return taken is None and _needs.is_needed(self._path)
+
+    def _is_shared(self) -> bool:
+        """Whether an actor has a share of the memory. It asks the head of the cluster: not for each look."""
         with self._lock:
             if self._group is None:
                 return False
@@ -327,20 +389,19 @@ class _Keeper:
 
 
 def _watch(keeper: Any) -> None:
-    """Tells Ray's metrics what the daemon says. Ends the keeper if nobody has needed it for ``idle_timeout``."""
-    gauges = Gauges(ray.get_runtime_context().get_node_id())
-    may_rest, needed = keeper.may_rest(), time.monotonic()
-    while not keeper.ended(_PERIOD_S):
+    """Looks at the daemon now and then. Ends the keeper if nobody has needed it for ``idle_timeout``."""
+    is_over = False
+    while not is_over:
+        if keeper.ended(_PERIOD_S):
+            return
         with contextlib.suppress(Exception):  # the daemon has ended, or the head of the cluster does not answer: later
-            told = muster.status()
-            gauges.tell(told)
-            keeper.end_kept()
-            now = time.monotonic()
-            if keeper.is_needed(told):
-                needed = now
-            elif may_rest and now - needed >= settings().get("idle_timeout", _IDLE_S):
-                keeper.stop()
-                ray.kill(ray.get_runtime_context().current_actor)
+            keeper.look()
+            is_over = keeper.may_end()
+            keeper.sweep()
+    try:
+        keeper.stop()
+    finally:
+        ray.kill(ray.get_runtime_context().current_actor)
 
 
 def _is_open(token: str) -> bool:

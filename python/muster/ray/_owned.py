@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import ray
 
-from muster import open_token
+from muster import _runtime, open_token
 from muster._tokens import Token
 from muster.errors import Error
-from muster.ray import _hooks
+from muster.ray import _hooks, _needs
 
 _numbers = itertools.count()
 
@@ -47,7 +47,8 @@ class Owned:
     """A submitted call: what its results are kept by, and how to make them again.
 
     Each result names a small object of Ray's, the marker. Ray keeps that as long as anything holds the result, also a
-    task that waits to run and has a copy of the result in it. The token ends with the marker.
+    task that waits to run and has a copy of the result in it. The token ends with the marker. Until then this process
+    needs its daemon: the token would end with it.
 
     Attributes:
         marker: the small object, until the call is submitted.
@@ -55,11 +56,11 @@ class Owned:
         again: how to submit the call once more; None if that can't be done.
         retries: how often that may be done; negative: as often as needed.
         replaced: the results that stand for these, if they had to be made again.
-        making: is set when who makes them again now has done so, or has given up; None if nobody does.
+        making: is over when they were made again, or could not be; None if nobody makes them.
         places: of results that are known to be there, by their place: on which node, and how many bytes.
     """
 
-    __slots__ = ("_token", "again", "lock", "making", "marker", "places", "replaced", "retries")
+    __slots__ = ("_needs", "_token", "again", "lock", "making", "marker", "places", "replaced", "retries")
 
     def __init__(self) -> None:
         worker = ray.get_runtime_context().get_worker_id()
@@ -69,8 +70,11 @@ class Owned:
         self.again: Again | None = None
         self.retries = 0
         self.replaced: list[ray.ObjectRef] | None = None
-        self.making: threading.Event | None = None
+        self.making: concurrent.futures.Future[None] | None = None
         self.places: dict[int, tuple[str, int]] = {}
+        socket = _runtime.socket_path()
+        #: Nothing if a keeper looks right now whether the daemon is needed: who makes a call keeps it meanwhile.
+        self._needs = [socket] if _needs.begin(socket) else []
 
     @property
     def name(self) -> str:
@@ -88,6 +92,8 @@ class Owned:
         self.replaced = None  # Ray may keep its last callback, and so this object, for a while
         with contextlib.suppress(Error):  # the daemon has ended, and the token with it
             self._token.end()
+        while self._needs:
+            _needs.end(self._needs.pop())
 
 
 #: The calls of this process whose results somebody refers to: by the result's id, with its place among the results.

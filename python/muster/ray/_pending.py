@@ -16,14 +16,22 @@ from muster._ref import Ref
 from muster._words import a_type_of, count
 from muster._work import Work, _settle, _tell
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost, Timeout
-from muster.ray import _recovery, _timeline
+from muster.ray import _recovery, _steps, _timeline
 from muster.ray._refs import LostRef
 
+#: Calls ops that have all that they need.
 _starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
+#: Submits tasks again. That may take a while, if a daemon has to be started.
+_recoverers = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-again")
 
 
 def is_pending(value: Any) -> bool:
     return isinstance(value, ray.ObjectRef)
+
+
+def _is_lost(value: Any) -> bool:
+    """Whether this came of a task whose result, or an input, was lost."""
+    return is_pending(value) or isinstance(value, LostRef)
 
 
 class Later(Work):
@@ -60,33 +68,46 @@ class Later(Work):
         if failed:
             _starters.submit(self._fail, error)
         else:
-            _starters.submit(self._start, start)
+            _starters.submit(self._begin, start)
 
     def _fail(self, error: BaseException) -> None:
         self._values, self._tasks = [], {}
         self._work.set_exception(error)
 
-    def _start(self, start: Callable[[list[Ref]], Work]) -> None:
-        try:
-            for place, task in self._tasks.items():
-                if not isinstance(self._values[place], Ref) or isinstance(self._values[place], LostRef):
-                    self._values[place] = _recovery.settled(task)
-            for value in self._values:
-                if not isinstance(value, Ref):
-                    raise Invalid(
-                        f"a task returned {a_type_of(value)}, not a muster.Ref",
-                        "mark its function: @muster.collective_input",
-                    )
+    def _begin(self, start: Callable[[list[Ref]], Work]) -> None:
+        _steps.run_on(_recoverers, self._starting(start), self._has_started, self._fail)
+
+    def _starting(self, start: Callable[[list[Ref]], Work]) -> _steps.Steps[Work]:
+        """Calls the op. Results that are lost are made again first."""
+        lost = {place: task for place, task in self._tasks.items() if _is_lost(self._values[place])}
+        if not lost:
             try:
-                work = start(self._values)
+                return self._call(start)
             except (DaemonRestarted, DaemonUnavailable, ObjectLost):
-                # Results that were here are lost, too.
-                for place, task in self._tasks.items():
-                    self._values[place] = _recovery.settled(task)
-                work = start(self._values)
-        except BaseException as error:
-            self._fail(error)
-            return
+                lost = self._tasks  # they were here
+        yield _steps.Pause(0)  # the thread that calls ops has others to call
+        yield from self._recovering(lost)
+        try:
+            return self._call(start)
+        except (DaemonRestarted, DaemonUnavailable, ObjectLost):
+            pass
+        yield from self._recovering(self._tasks)
+        return self._call(start)
+
+    def _recovering(self, tasks: dict[int, ray.ObjectRef]) -> _steps.Steps[None]:
+        for place, task in tasks.items():
+            self._values[place] = yield from _recovery.settling(task)
+
+    def _call(self, start: Callable[[list[Ref]], Work]) -> Work:
+        for value in self._values:
+            if not isinstance(value, Ref):
+                raise Invalid(
+                    f"a task returned {a_type_of(value)}, not a muster.Ref",
+                    "mark its function: @muster.collective_input",
+                )
+        return start(self._values)
+
+    def _has_started(self, work: Work) -> None:
         self._values, self._tasks = [], {}
         self._work.set_result(work)
 

@@ -61,14 +61,16 @@ def _has_many_nodes() -> bool:
     return _nodes[1] > 1
 
 
-def _refs_in(x: Any) -> Iterator[Any]:
-    if isinstance(x, (ray.ObjectRef, Ref)):
-        yield x
-    elif type(x) is dict:
-        yield from _refs_in(list(x.values()))
-    elif type(x) in (list, tuple):
-        for item in x:
-            yield from _refs_in(item)
+def _refs_in(values: Any) -> Iterator[Any]:
+    """The refs in lists, tuples and dicts, which may be in themselves: each is looked through once."""
+    seen, left = set(), [values]
+    while left:
+        x = left.pop()
+        if isinstance(x, (ray.ObjectRef, Ref)):
+            yield x
+        elif type(x) in (list, tuple, dict) and id(x) not in seen:
+            seen.add(id(x))
+            left.extend(x.values() if type(x) is dict else x)
 
 
 def _place_of(ref: Any) -> Place | None:

@@ -5,8 +5,9 @@ Ray does not do that: what it keeps of a result is a small ref, and that is not 
 
 from __future__ import annotations
 
-import threading
+import concurrent.futures
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,17 @@ import ray
 from muster._decorator import LOST
 from muster._ref import Ref
 from muster.errors import DaemonUnavailable, ObjectLost
-from muster.ray import _owned
+from muster.ray import _owned, _steps
 from muster.ray._refs import LostRef
 
 _PAUSE_MAX_S = 5.0
+
+
+class Loss:
+    """What is there of a result that is lost: the error."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 def settled(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
@@ -32,35 +40,53 @@ def settled(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
         ObjectLost: it is lost, and this process can't make it again.
     """
     until = None if timeout is None else time.monotonic() + timeout
+    found = _found(ref, timeout)
+    return _steps.run(_recovering(ref, found, until), until) if isinstance(found, Loss) else found
+
+
+def settling(ref: ray.ObjectRef) -> _steps.Steps[Any]:
+    """Like ``settled``, as steps, for a result that has arrived."""
+    found = _found(ref)
+    return (yield from _recovering(ref, found, None)) if isinstance(found, Loss) else found
+
+
+def _found(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
+    """Returns a task's value, or the loss of it. ``timeout``: see ``settled``.
+
+    Raises:
+        ray.exceptions.RayTaskError: the task failed by itself.
+        ObjectLost: it is not lost, but can't be read here.
+    """
+    try:
+        value = ray.get(ref, timeout=timeout)
+    except ray.exceptions.RayTaskError as error:
+        if not is_loss(error):
+            raise
+        return Loss(error)
+    if not isinstance(value, LostRef):
+        return value
+    lost = value.to_raise()
+    if not _is_marked(lost):
+        raise lost
+    return Loss(lost)
+
+
+def _recovering(ref: ray.ObjectRef, found: Any, until: float | None) -> _steps.Steps[Any]:
     pause = 0.0
-    while True:
-        lost: BaseException
-        try:
-            value = ray.get(ref, timeout=_left(until))
-            if not isinstance(value, LostRef):
-                return value
-            lost = value.to_raise()
-            if not _is_marked(lost):
-                raise lost
-        except ray.exceptions.RayTaskError as error:
-            if not is_loss(error):
-                raise
-            lost = error
-        again = made_again(ref, until)
+    while isinstance(found, Loss):
+        again = yield from made_again(ref, until)
         if again is None:
-            raise lost
+            raise found.error
         ref = again
-        time.sleep(pause if until is None else min(pause, _seconds_to(until)))
+        yield _steps.Pause(pause)
         pause = min(2 * pause + 0.01, _PAUSE_MAX_S)
-
-
-def _seconds_to(until: float) -> float:
-    """The seconds that are left until a moment."""
-    return max(until - time.monotonic(), 0)
+        yield _steps.Result(ref)
+        found = _found(ref)
+    return found
 
 
 def _left(until: float | None) -> float | None:
-    return None if until is None else _seconds_to(until)
+    return None if until is None else max(until - time.monotonic(), 0)
 
 
 def is_loss(error: BaseException) -> bool:
@@ -72,22 +98,19 @@ def _is_marked(error: Any) -> bool:
     return bool(getattr(error, LOST, False))
 
 
-def made_again(ref: ray.ObjectRef, until: float | None = None) -> ray.ObjectRef | None:
-    """Returns the result that stands for a lost one: a task that runs already, or is submitted now.
+def made_again(ref: ray.ObjectRef, until: float | None = None) -> _steps.Steps[ray.ObjectRef | None]:
+    """Finds the result that stands for a lost one: of a task that runs already, or is submitted now.
 
     None if this process did not submit the task, or may not retry it any more.
 
     Args:
-        until: the moment until which the inputs of the task are waited for.
-
-    Raises:
-        ray.exceptions.GetTimeoutError: they were not there by then.
+        until: the moment until which a daemon is waited for.
     """
     found = _owned.call_of(ref)
-    return None if found is None else _made_again(*found, until)
+    return None if found is None else (yield from _made_again(*found, until))
 
 
-def _made_again(owned: _owned.Owned, place: int, until: float | None) -> ray.ObjectRef | None:
+def _made_again(owned: _owned.Owned, place: int, until: float | None) -> _steps.Steps[ray.ObjectRef | None]:
     while True:
         with owned.lock:
             if owned.replaced is not None:
@@ -96,33 +119,32 @@ def _made_again(owned: _owned.Owned, place: int, until: float | None) -> ray.Obj
             if again is None or owned.retries == 0:
                 return None
             if making is None:
-                owned.making = threading.Event()
+                owned.making = concurrent.futures.Future()
         if making is None:
-            _make_again(owned, again, until)
-        elif not making.wait(_left(until)):  # whoever else misses the result waits for the same task
-            raise _too_late()
+            yield from _make_again(owned, again, until)
+        else:
+            yield _steps.Over(making)  # others that miss the result wait for the same task
 
 
-def _make_again(owned: _owned.Owned, again: _owned.Again, until: float | None) -> None:
+def _make_again(owned: _owned.Owned, again: _owned.Again, until: float | None) -> _steps.Steps[None]:
     refs = None
     try:
-        args, kwargs = _fresh(again.args, until), _fresh(again.kwargs, until)
+        inputs: dict[bytes, ray.ObjectRef] = {}
+        for made in _made_in((again.args, again.kwargs)):
+            if made.id not in inputs:
+                inputs[made.id] = yield from _current(made, until)
+        args, kwargs = _with(inputs, again.args), _with(inputs, again.kwargs)
         refs = _owned.as_list(again.submit(args, kwargs, owned.retries - 1, _left(until)))
     except DaemonUnavailable:
-        if until is not None and _seconds_to(until) == 0:
-            raise _too_late() from None
+        if _left(until) == 0:
+            raise _steps.too_late() from None
         raise
     finally:
         with owned.lock:
             owned.replaced = refs
             making, owned.making = owned.making, None
         if making is not None:
-            making.set()
-
-
-def _too_late() -> BaseException:
-    error: BaseException = ray.exceptions.GetTimeoutError("a result was lost, and was not made again in time")
-    return error
+            making.set_result(None)
 
 
 def remembered(submit: Any, args: Any, kwargs: Any) -> _owned.Again | None:
@@ -144,13 +166,19 @@ class _Keeper:
 
     _BYTES_MAX = 1 << 20
     _DEPTH_MAX = 100
+    _NESTING_MAX = 100
+    _ITEMS_MAX = 100_000
     _FIXED = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, ray.actor.ActorHandle, Ref)
 
     def __init__(self) -> None:
         self.depth = 0
         self._left = self._BYTES_MAX
+        self._items_left = self._ITEMS_MAX
 
-    def keep(self, x: Any) -> Any:
+    def keep(self, x: Any, nesting: int = 0) -> Any:
+        self._items_left -= 1
+        if nesting > self._NESTING_MAX or self._items_left < 0:
+            raise _CantBeKeptError  # it may be in itself
         if isinstance(x, self._FIXED):
             return x
         if isinstance(x, ray.ObjectRef):
@@ -159,9 +187,9 @@ class _Keeper:
             self._left -= x.nbytes
             return x.copy()
         if type(x) in (list, tuple):
-            return type(x)(self.keep(item) for item in x)
+            return type(x)(self.keep(item, nesting + 1) for item in x)
         if type(x) is dict:
-            return {key: self.keep(value) for key, value in x.items()}
+            return {key: self.keep(value, nesting + 1) for key, value in x.items()}
         raise _CantBeKeptError
 
     def _keep_result(self, ref: ray.ObjectRef) -> Any:
@@ -176,30 +204,42 @@ class _Keeper:
         return _owned.Made(owned, place, ref.binary())
 
 
-def _fresh(x: Any, until: float | None) -> Any:
-    """Returns an argument for a call that is made again. Results of calls that are lost are made again first."""
-    if isinstance(x, _owned.Made):
-        ref = x.ref()
-        return _last(_made_again(x.owned, x.place, until) if ref is None else ref, until)
-    if type(x) in (list, tuple):
-        return type(x)(_fresh(item, until) for item in x)
-    if type(x) is dict:
-        return {key: _fresh(value, until) for key, value in x.items()}
-    return x
+def _made_in(kept: Any) -> Iterator[_owned.Made]:
+    """The results of calls among arguments that were kept."""
+    if isinstance(kept, _owned.Made):
+        yield kept
+    elif type(kept) in (list, tuple, dict):
+        for item in kept.values() if type(kept) is dict else kept:
+            yield from _made_in(item)
 
 
-def _last(ref: ray.ObjectRef | None, until: float | None) -> ray.ObjectRef:
-    """Returns the result that stands for this one now, if that was lost and can be made again."""
+def _with(inputs: dict[bytes, ray.ObjectRef], kept: Any) -> Any:
+    """Returns arguments for a call that is made again, with these results in them."""
+    if isinstance(kept, _owned.Made):
+        return inputs[kept.id]
+    if type(kept) in (list, tuple):
+        return type(kept)(_with(inputs, item) for item in kept)
+    if type(kept) is dict:
+        return {key: _with(inputs, value) for key, value in kept.items()}
+    return kept
+
+
+def _current(made: _owned.Made, until: float | None) -> _steps.Steps[ray.ObjectRef]:
+    """Finds the result that stands for an input now. If that is lost and can be made again, it is."""
+    ref = made.ref()
+    if ref is None:
+        ref = yield from _made_again(made.owned, made.place, until)
     if ref is None:
         raise ObjectLost("an input of a task is gone, and can't be made again", "keep its ObjectRef, or allow retries")
     while True:
+        yield _steps.Result(ref)
         try:
-            if not isinstance(ray.get(ref, timeout=_left(until)), LostRef):
+            if not isinstance(ray.get(ref), LostRef):
                 return ref
         except ray.exceptions.RayTaskError as error:
             if not is_loss(error):
                 return ref
-        again = made_again(ref, until)
+        again = yield from made_again(ref, until)
         if again is None:
             return ref
         ref = again

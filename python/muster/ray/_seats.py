@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,13 @@ from muster._work import Work
 from muster.errors import Error, Invalid, Timeout
 from muster.ray import _cluster, _hooks
 from muster.ray._counts import Count
+from muster.ray._sweep import GROUPS, SEATS
 
 _ON_LOSS = ("wait", "fail", "shrink")
 _ANSWER_S = 5.0  # a history answers at once; this is for a machine that is very busy
+#: Before the number of an op, in the key of an op that was given none. Callers can't give such a key.
+_NUMBERED = "muster op "
+_TASKS_KNOWN = 1000  #: as many as an async actor runs at once, if it says nothing
 _lock = threading.Lock()
 _seats: dict[str, Seat] = {}
 
@@ -39,7 +44,10 @@ class ActorGroup:
 
     def destroy(self) -> None:
         """Lets the name be used again, for another group. Actors that have their seats keep them until they leave."""
-        _hooks.kv_delete(_key(self.name))
+        found = _hooks.kv_get(_key(self.name))
+        if found is not None:
+            _hooks.kv_delete(_key(self.name))
+            _hooks.kv_delete_all(_seats_of(json.loads(found)["id"]))
 
     def __repr__(self) -> str:
         return f"<muster.ray.ActorGroup {self.name!r} of {len(self.actors)}>"
@@ -135,7 +143,7 @@ class Seat(Group):
         self._id = id
         self._history = history
         self._task = ""
-        self._tasks_before: set[str] = set()
+        self._tasks_before: deque[str] = deque(maxlen=_TASKS_KNOWN)
         self._next: int | None = 0
         self._interrupted: tuple[str, int] | None = None
         self._over = 0  #: ops below this number were over when the actor was restarted
@@ -154,7 +162,8 @@ class Seat(Group):
         self._begun_before = self._count.begun
         # What the others wait for is this rank's next op, if that task is not run again. It calls one after the other,
         # and so do they: all before is over.
-        waiting = [int(key) for _, _, key in self.owes if key.isdigit()]
+        keys = [key for _, _, key in self.owes if key.startswith(_NUMBERED)]
+        waiting = [int(key[len(_NUMBERED) :]) for key in keys]
         self._over = min(waiting, default=0)
         # If nobody waits, the count says it. Did the process die on its way into an op, nobody knows if it came there.
         is_sure = self._count.begun == self._count.called > 0
@@ -163,12 +172,13 @@ class Seat(Group):
     def _do(self, call: Callable[..., Work], args: Any, key: str, named: dict[str, Any]) -> Work:
         """Calls an op under its number. A key that the caller gave stays."""
         if key or not self._history:
+            _check_key(key)
             return call(*args, key=key, **named)
         number = self._turn()
         if number < self._over:
             named["timeout"] = _ANSWER_S
         try:
-            work = call(*args, key=str(number), **named)
+            work = call(*args, key=f"{_NUMBERED}{number}", **named)
         finally:
             self._count.end(number)  # a call that raises has taken its place, too
         if number >= self._begun_before:
@@ -181,7 +191,7 @@ class Seat(Group):
     def _turn(self) -> int:
         """Returns the number of the next op."""
         with _lock:
-            task = ray.get_runtime_context().get_task_id() or ""
+            task = _task()
             if task != self._task:
                 self._begin(task)
             assert self._next is not None
@@ -207,12 +217,12 @@ class Seat(Group):
             )
         self._interrupted = None
         if self._task:
-            self._tasks_before.add(self._task)
+            self._tasks_before.append(self._task)
         self._task = task
         _hooks.kv_put(self._place(), json.dumps([task, self._next]).encode())
 
     def _place(self) -> bytes:
-        return f"muster/seat/{self._id}/{self.rank}".encode()
+        return _seats_of(self._id) + str(self.rank).encode()
 
     def _forgotten(self, number: int, why: str) -> Invalid:
         room = _muster.bytes_text(_muster.parse_bytes(self._history))
@@ -229,6 +239,8 @@ class Seat(Group):
         if self._history:
             self._count.forget()
         super().leave()
+        if self._history:
+            _hooks.kv_delete(self._place())
 
     def send(self, *args: Any, **named: Any) -> Work:
         self._refuse("send")
@@ -315,6 +327,19 @@ class _AskedAgain(Work):
         return error
 
 
+def _check_key(key: Any) -> None:
+    if isinstance(key, str) and key.startswith(_NUMBERED):
+        raise Invalid(
+            f"key={key!r} begins like the keys of ops that are given none",
+            f"use one without {_NUMBERED!r} at its start",
+        )
+
+
+def _task() -> str:
+    """The task that this thread runs."""
+    return ray.get_runtime_context().get_task_id() or ""
+
+
 def _id_of(actor: Any) -> str:
     if not isinstance(actor, ray.actor.ActorHandle):
         raise Invalid(f"{actor!r} is no handle of an actor", "give what Actor.remote() returned")
@@ -322,4 +347,8 @@ def _id_of(actor: Any) -> str:
 
 
 def _key(name: str) -> bytes:
-    return f"muster/group/{ray.get_runtime_context().get_job_id()}/{name}".encode()
+    return GROUPS + f"{ray.get_runtime_context().get_job_id()}/{name}".encode()
+
+
+def _seats_of(id: str) -> bytes:
+    return SEATS + f"{id}/".encode()

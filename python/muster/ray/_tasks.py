@@ -12,7 +12,7 @@ from muster import _muster
 from muster._decorator import CALL, LOST, collective_input
 from muster._ref import Ref
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
-from muster.ray import _cluster, _hooks, _keepers, _owned, _placing, _recovery, _refs
+from muster.ray import _cluster, _hooks, _keepers, _needs, _owned, _placing, _recovery, _refs
 
 
 def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,9 +21,9 @@ def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
 
     def submit(args: Any, kwargs: Any, retries: int | None = None, timeout: float | None = None) -> Any:
         owned = _cluster.with_daemon(_owned.open_owned, timeout)
-        if may_choose_node:
-            _hooks.choose_node(invocation, _placing.node_of((args, kwargs)))
         try:
+            if may_choose_node:
+                _hooks.choose_node(invocation, _placing.node_of((args, kwargs)))
             # In a list, the marker is passed on as it is: Ray gives a task the values of its other arguments.
             refs = invocation(args, {**(kwargs or {}), CALL: [owned.name, owned.marker, _refs.here()]})
         except BaseException as error:
@@ -37,9 +37,9 @@ def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(refs, ray.ObjectRefGenerator):
             owned.end()
             raise Invalid("a marked function can't be a generator task", "return the arrays, or leave the mark out")
+        owned.watch(_owned.as_list(refs))
         owned.retries = _hooks.retries_of(invocation) if retries is None else retries
         owned.again = _recovery.remembered(submit, args, kwargs) if owned.retries else None
-        owned.watch(_owned.as_list(refs))
         return refs
 
     return submit
@@ -62,12 +62,14 @@ def mark(remote: Any, **options: Any) -> Any:
 @contextlib.contextmanager
 def running() -> Iterator[None]:
     """Around a call that runs as a task. A daemon that ends meanwhile is a loss, after which the task is run again."""
-    _cluster.ready()
+    socket = _cluster.need()
     try:
         yield
     except (DaemonRestarted, DaemonUnavailable) as error:
         setattr(error, LOST, True)
         raise
+    finally:
+        _needs.end(socket)
 
 
 class Kept:
