@@ -28,13 +28,14 @@ class Ref(StandIn):
         structure: how the leaves nest, as text; ``*`` is an array.
     """
 
-    __slots__ = ("__weakref__", "_native")
+    __slots__ = ("__weakref__", "_native", "_node")
     _take = "ref.get()"
 
     def __init__(self, native: _muster.Ref) -> None:
         if not isinstance(native, _muster.Ref):
             raise Invalid(f"muster.Ref({native!r}) is not a ref", "refs come from put(), seal() and decorated calls")
         self._native = native
+        self._node = ""  # where the object is, if that is another node of Ray's
 
     @property
     def copies(self) -> int:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from muster import _muster
@@ -19,6 +20,7 @@ _pid = 0
 _socket = ""
 _settings: tuple[str, float | None] = ("", None)  # for a daemon that has to be started
 _may_start = True
+_look_up: Callable[[], None] | None = None
 
 
 def init(
@@ -51,6 +53,8 @@ def init(
     global _connection, _pid, _socket, _settings, _may_start
     budget = size("memory", memory)
     start = flag("start", start)
+    if socket is None:
+        _find_socket()
     with _lock:
         if not start:
             _may_start = False
@@ -82,6 +86,17 @@ def use(socket: str) -> None:
         _socket, _may_start = socket, False
 
 
+def look_up(function: Callable[[], None]) -> None:
+    """Lets a function say which daemon to use, by ``use()``, when this process first needs one and was told of none."""
+    global _look_up
+    _look_up = function
+
+
+def _find_socket() -> None:
+    if _socket == "" and _connection is None and _look_up is not None:
+        _look_up()
+
+
 def forget() -> None:
     """Lets go of the connection. Refs keep theirs."""
     global _connection, _socket
@@ -104,6 +119,7 @@ def connection() -> _muster.Connection:
     current = _connection
     if current is not None and _pid == os.getpid() and current.alive:
         return current
+    _find_socket()
     with _lock:
         if not _attached():
             # A forked child connects to its parent's daemon.
@@ -162,7 +178,8 @@ def _had(socket: str) -> bool:
 
 
 def socket_path() -> str:
-    """The socket of this process's daemon; empty if it is not connected yet."""
+    """The socket of this process's daemon; empty if it is not connected yet, and was told of none."""
+    _find_socket()
     return _socket
 
 

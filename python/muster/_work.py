@@ -16,6 +16,16 @@ from muster.errors import Error, Invalid, Timeout
 _watched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
 
 
+#: Called with each op that this process starts. It must not raise.
+_observer: Callable[[Work], None] | None = None
+
+
+def observe(function: Callable[[Work], None]) -> None:
+    """Lets a function see each op that this process starts."""
+    global _observer
+    _observer = function
+
+
 #: Describes a work in messages: op, root or peer, key, group ("" for ops over refs).
 About = tuple[str, Optional[int], str, str]
 _FROM = ("broadcast", "scatter", "recv")
@@ -32,6 +42,8 @@ class Work(StandIn):
         self._about = about
         self._out = out
         self._callbacks: list[_Callback] = []
+        if _observer is not None:
+            _observer(self)
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the outcome and returns what this rank gets, in the structure of the input.
@@ -129,15 +141,17 @@ class Work(StandIn):
     def __reduce__(self) -> NoReturn:
         raise Invalid("a muster.Work can't be pickled: it belongs to its process", "pass on its .result() or .ref")
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         op, peer, key, group = self._about
         name = op if peer is None else f"{op} {'from' if op in _FROM else 'to'} {peer}"
         name += f" {key!r}" if key else ""
-        name += f" in {group!r}" if group else " of refs"
+        return name + (f" in {group!r}" if group else " of refs")
+
+    def __repr__(self) -> str:
         if not self.done():
-            return f"<muster.Work: {name}, pending>"
+            return f"<muster.Work: {self._title()}, pending>"
         error = self.exception()
-        return f"<muster.Work: {name}, {type(error).__name__ if error else 'done'}>"
+        return f"<muster.Work: {self._title()}, {type(error).__name__ if error else 'done'}>"
 
     def __bool__(self) -> NoReturn:
         raise self._misused()

@@ -37,6 +37,7 @@ void bind_vocabulary(nb::module_& module) {
     return result ? std::optional(std::string(name(*result))) : std::nullopt;
   });
   module.def("bytes_text", [](std::uint64_t bytes) { return ipc::bytes_text(bytes); });
+  module.def("parse_bytes", [](const std::string& text) { return value_or_raise(ipc::parse_bytes(text)); });
   module.def("over_text", &ipc::over_text);
 }
 

@@ -112,13 +112,21 @@ def test_an_actor_that_takes_its_seat_elsewhere_first_goes_on_right(trainers, tm
     group.destroy()
 
 
-def test_a_death_between_two_tasks_is_told(trainers):
-    group = muster.ray.create_group(trainers, "between", timeout=20)
+def test_an_actor_that_dies_between_two_tasks_has_its_seat_again(trainers):
+    group = muster.ray.create_group(trainers, "between", timeout=60)
     ray.get([trainer.train.remote("between", 2) for trainer in trainers], timeout=120)
-    pid = ray.get(trainers[1].pid.remote())
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(muster.Invalid, match="restarted between two of its tasks"):
-        ray.get(trainers[1].train.remote("between", 2), timeout=120)
+    for rank in (1, 3):
+        os.kill(ray.get(trainers[rank].pid.remote()), signal.SIGKILL)
+        for weights in ray.get([trainer.train.remote("between", 3) for trainer in trainers], timeout=120):
+            np.testing.assert_array_equal(weights, weights_of(3))
+    group.destroy()
+
+
+def test_a_history_that_is_too_small_is_told(trainers):
+    group = muster.ray.create_group(trainers, "forgetful", history="1KiB", timeout=120)
+    tasks = [trainer.train.remote("forgetful", 9, 7 if rank == 2 else None) for rank, trainer in enumerate(trainers)]
+    with pytest.raises(muster.Invalid, match=r"\(history=1 KiB\) does not answer it.*create_group\(\) a history="):
+        ray.get(tasks[2], timeout=100)
     group.destroy()
 
 

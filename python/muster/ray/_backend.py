@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.util.collective import is_backend_available, register_collective_backend
-from ray.util.collective.collective_group.base_collective_group import BaseGroup
 
 import muster
 from muster import Work
 from muster._group import Group
 from muster.errors import Invalid
 from muster.ray import _cluster, _hooks
+from muster.ray._hooks import BaseGroup, is_backend_available, register_collective_backend
 
 NAME = "MUSTER"
 TIMEOUT_S = 30.0

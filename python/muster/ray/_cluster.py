@@ -1,42 +1,47 @@
-"""The daemons of a Ray cluster, one for each node, and the processes that use them."""
+"""This process in a Ray cluster: it joins, uses its node's daemon, and leaves."""
 
 from __future__ import annotations
 
 import os
-import pathlib
-import shutil
-import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import muster
 from muster import _runtime
 from muster._checks import size
-from muster.errors import DaemonRestarted, DaemonUnavailable, Denied, Error, Invalid
-from muster.ray import _hooks, _owned, _refs
+from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
+from muster.ray import _hooks, _keepers, _owned, _refs, _timeline
 
-_NAMESPACE = "muster"
-_START_S = 60
 _HOOK = "worker_process_setup_hook"
 _lock = threading.Lock()
-_attached_to = ""
+_attached_to = ""  # a socket
+_here = ""  # the node of that daemon
 _T = TypeVar("_T")
 
 
-def init(address: str | None = None, *, memory: str | int | None = None, **options: Any) -> Any:
+def init(
+    address: str | None = None,
+    *,
+    memory: str | int | None = None,
+    idle_timeout: float | None = None,
+    **options: Any,
+) -> Any:
     """Starts Ray or joins a cluster, as ``ray.init`` does, and lets every node have a daemon of Muster.
 
     If this process has called ``ray.init`` before, only the daemons are started. Calling it again does nothing.
 
+    Each daemon's memory is reserved with Ray, so that Ray gives it to nothing else. If this call starts the cluster,
+    one CPU in eight of each node is reserved, too, for the daemon's work; none of a node with fewer than eight.
+
     Args:
         address: as of ``ray.init``.
-        memory: budget of each node's daemon, for instance ``"4GiB"``; by default 30 % of the machine's memory.
+        memory: budget of each node's daemon, for instance ``"4GiB"``; by default 30 % of the memory that Ray has on the
+            node, or what Ray has left of it if that is less.
+        idle_timeout: seconds after which a daemon that nobody needs ends, and gives its memory back, so that the node
+            can be taken away; by default 60. It is started again when it is needed. The head of the cluster keeps its
+            daemon.
         options: other arguments of ``ray.init``.
 
     Returns:
@@ -44,23 +49,26 @@ def init(address: str | None = None, *, memory: str | int | None = None, **optio
 
     Raises:
         Invalid: Muster does not know this version of Ray, or a daemon with another budget runs on a node.
+        OutOfMemory: Ray has not so much memory left on a node.
         DaemonUnavailable: a node's daemon could not be started; the message says why.
     """
     _hooks.check()
     size("memory", memory)
-    context = None
+    if idle_timeout is not None and not idle_timeout > 0:
+        raise Invalid(f"idle_timeout={idle_timeout!r} is not valid", "give seconds, more than 0")
+    context, lanes = None, None
     if not ray.is_initialized():
         context = _init_ray(address, options)
+        lanes = _hooks.started_cluster() or None  # of other people's clusters, no CPU is taken
     elif address is not None or options:
         raise Invalid(
             "this process uses Ray already", "call muster.ray.init() instead of ray.init(), or without its arguments"
         )
-    keepers = [_keeper_on(node["NodeID"]) for node in ray.nodes() if node["Alive"]]
-    try:
-        ray.get([keeper.start.remote(memory) for keeper in keepers], timeout=_START_S)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Error) else error from None
-    attach()
+    _register_job()
+    _keepers.settle(idle_timeout=idle_timeout, lanes=lanes)
+    _keepers.start_on_all(memory)
+    _keepers.settle(memory=memory)
+    ready()
     return context
 
 
@@ -88,104 +96,86 @@ def hook(runtime_env: Any) -> Any:
 
 
 def shutdown() -> None:
-    """Ends the daemons of all nodes, and this process's use of Ray. Nothing happens if Ray does not run here."""
+    """Ends this process's use of Ray, and the daemons of all nodes if no other job of the cluster uses Muster.
+
+    Nothing happens if Ray does not run here.
+    """
     if not ray.is_initialized():
         return
-    keepers = [_keeper_on(node["NodeID"]) for node in ray.nodes() if node["Alive"]]
-    ray.get([keeper.stop.remote() for keeper in keepers], timeout=_START_S)
-    for keeper in keepers:
-        ray.kill(keeper)
+    _timeline.end_all()
+    _hooks.kv_delete(_job_of(_job()))
+    if not _jobs_with_muster():
+        _keepers.stop_all()
+        _keepers.forget_settings()
     ray.shutdown()
 
 
-def attach() -> None:
-    """Lets this process use its node's daemon, and Ray carry Muster's refs."""
-    global _attached_to
-    path = socket_here()
-    if _attached_to == path:
-        return
-    with _lock:
-        if _attached_to:
-            _runtime.forget()  # of a cluster that this process was in before
-            _owned.forget()
-        _runtime.use(path)
-        os.environ["MUSTER_SOCKET"] = path  # for the processes that this one starts
-        _refs.register()
-        _attached_to = path
+def _job() -> str:
+    return str(ray.get_runtime_context().get_job_id())
 
 
-def with_daemon(call: Callable[[], _T]) -> _T:
+def _job_of(job: str) -> bytes:
+    return f"job/{job}".encode()
+
+
+def _register_job() -> None:
+    """The daemons stay while a job that is written down lives."""
+    _hooks.kv_put(_job_of(_job()), b"")
+
+
+def _jobs_with_muster() -> set[str]:
+    known = {key.decode().partition("/")[2] for key in _hooks.kv_keys(b"job/")}
+    return known & _hooks.live_jobs()
+
+
+def with_daemon(call: Callable[[], _T], timeout: float | None = None) -> _T:
     """Makes a call that needs this node's daemon. If that has ended, it is started first."""
-    ready()
+    ready(timeout)
     try:
         return call()
     except (DaemonRestarted, DaemonUnavailable):
-        ready()
+        ready(timeout)
         return call()
 
 
-def ready() -> None:
-    """Lets this process use its node's daemon. If that has ended, it is started first."""
-    attach()
-    if not _runtime.has_daemon():
-        ray.get(_keeper_on(ray.get_runtime_context().get_node_id()).start.remote(None), timeout=_START_S)
+def ready(timeout: float | None = None) -> None:
+    """Lets this process use its node's daemon. If there is none, it is started first.
 
-
-def socket_here() -> str:
-    """Where the daemon of this process's node listens. Clusters on one machine have daemons of their own."""
-    return str(_folder() / f"{ray.get_runtime_context().get_node_id()[:16]}.sock")
-
-
-def _folder() -> pathlib.Path:
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return pathlib.Path(base, "muster-ray") if base else pathlib.Path(f"/tmp/muster-{os.getuid()}", "ray")
-
-
-@ray.remote(num_cpus=0)
-class _Keeper:
-    """Starts a node's daemon, and is a client of it, so that it stays."""
-
-    def __init__(self) -> None:
-        self._memory: str | int | None = None
-
-    def start(self, memory: str | int | None) -> None:
-        """Starts the daemon if there is none, with the memory that was given last."""
-        self._memory = self._memory if memory is None else memory
-        path = socket_here()
-        _make_folder(pathlib.Path(path).parent)
-        muster.init(self._memory, socket=path)
-
-    def stop(self) -> None:
-        folder = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
-        command = os.environ.get("MUSTER_CLI") or shutil.which("muster", path=folder)
-        if command is not None:
-            subprocess.run(
-                [command, "stop", "--socket", socket_here()], capture_output=True, check=False, timeout=_START_S
-            )
-
-
-def _make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder that only this user can change.
+    Args:
+        timeout: seconds that this may take; a minute by default, and at most.
 
     Raises:
-        Denied: somebody else has it, or may write there.
+        DaemonUnavailable: it could not be started, or not in time.
     """
-    for each in (folder.parent, folder):
-        each.mkdir(mode=0o700, exist_ok=True)
-    for each in (folder.parent, folder):
-        found = each.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
-            raise Denied(f"{each} is not a folder that only this user may change", "remove it, or set XDG_RUNTIME_DIR")
+    node = ray.get_runtime_context().get_node_id()
+    if _here == node and _runtime.has_daemon():
+        return
+    _register_job()
+    _attach(node, _keepers.start(node, timeout=timeout))
 
 
-def _keeper_on(node: str) -> Any:
-    return _Keeper.options(  # type: ignore[attr-defined]
-        name=f"muster on {node}",
-        namespace=_NAMESPACE,
-        get_if_exists=True,
-        lifetime="detached",
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-    ).remote()
+def _attach(node: str, path: str) -> None:
+    """Lets this process use a daemon, and Ray carry Muster's refs."""
+    global _attached_to, _here
+    with _lock:
+        if _attached_to != path:
+            if _attached_to:
+                _runtime.forget()  # of a cluster that this process was in before
+                _owned.forget()
+            _runtime.use(path)
+            os.environ["MUSTER_SOCKET"] = path  # for the processes that this one starts
+            _attached_to = path
+        _refs.register(node)
+        _here = node
+
+
+def _attach_when_needed() -> None:
+    """In a process of a Ray cluster, its node's daemon is the one to use, also if no marked function was called yet."""
+    if ray.is_initialized():
+        ready()
+
+
+_runtime.look_up(_attach_when_needed)
 
 
 def _chained(hook: Any) -> Callable[[], None]:
@@ -206,4 +196,9 @@ def set_up_worker(hook: Any) -> None:
         hook = getattr(__import__(module, fromlist=[name]), name)
     if hook is not None:
         hook()
-    attach()
+    node = ray.get_runtime_context().get_node_id()
+    path = _keepers.socket_on(node)
+    if path:
+        _attach(node, path)
+    else:
+        _refs.register("")

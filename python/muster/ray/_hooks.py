@@ -7,6 +7,12 @@
 - ``ray.experimental.internal_kv``: a table of the whole cluster, kept by its head.
 - The actor by which ``ray.util.collective`` tells actors of a group that the driver has declared.
 - ``CoreWorker.add_object_out_of_scope_callback``: tells the owner of an object of Ray that nobody refers to it.
+- ``CoreWorker.profile_event``: a span of time in ``ray timeline``.
+- The variables ``scheduling_strategy`` and ``label_selector`` of what submits a task: whether the user chose where it
+  runs; Muster sets the first where he did not.
+- ``ray._private.worker._global_node``: whether this process started the cluster.
+- ``ray._private.state``: the jobs of a cluster, and what is left of each node's resources.
+- The label ``ray.io/node-id``, the resource ``node:__internal_head__``, and the names of a placement group's resources.
 """
 
 from __future__ import annotations
@@ -17,15 +23,27 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray._common import signature
-from ray._private.worker import global_worker
-from ray.experimental import internal_kv
 
 from muster._decorator import CALL, is_marked
 from muster.errors import Invalid
 
 VERSIONS = "2.58 to 2.60"
+_HINT = f"install a Ray that Muster knows, {VERSIONS}: pip install 'ray>=2.58'; or a newer Muster"
 _KV = b"muster"
+
+try:
+    from ray._common import signature
+    from ray._private import state, worker
+    from ray._private.worker import global_worker
+    from ray.experimental import internal_kv
+    from ray.util.collective import is_backend_available, register_collective_backend
+    from ray.util.collective.collective_group.base_collective_group import BaseGroup
+    from ray.util.placement_group import PlacementGroup
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError as error:
+    raise Invalid(f"Ray {ray.__version__} lacks what Muster needs: {error}", _HINT) from error
+
+__all__ = ["BaseGroup", "is_backend_available", "register_collective_backend"]
 
 
 def check() -> None:
@@ -40,7 +58,13 @@ def check() -> None:
         "CoreWorker.add_object_out_of_scope_callback": hasattr(
             ray._raylet.CoreWorker, "add_object_out_of_scope_callback"
         ),
+        "CoreWorker.profile_event": hasattr(ray._raylet.CoreWorker, "profile_event"),
+        "ray._private.worker._global_node": hasattr(worker, "_global_node"),
+        "ray._private.state.jobs": hasattr(state, "jobs"),
+        "ray._private.state.available_resources_per_node": hasattr(state, "available_resources_per_node"),
         "__ray_invocation_decorator__": _reads_the_attribute(),
+        "scheduling_strategy of a submission": "scheduling_strategy"
+        in _names_of(ray.remote_function.RemoteFunction._remote),
         "max_retries of a submission": "max_retries" in _names_of(ray.remote_function.RemoteFunction._remote),
         "max_task_retries of a submission": "max_task_retries" in _names_of(ray.actor.ActorMethod._remote),
     }
@@ -48,7 +72,7 @@ def check() -> None:
     if missing:
         raise Invalid(
             f"Ray {ray.__version__} lacks what Muster needs: {', '.join(missing)}",
-            f"use Ray {VERSIONS}, or a newer Muster",
+            _HINT,
         )
 
 
@@ -85,11 +109,29 @@ def timeout_of_declared(group_name: str) -> float | None:
     return float(milliseconds) / 1000
 
 
+def _variables_of(invocation: Callable[..., Any]) -> dict[str, Any]:
+    """The variables of ``invocation`` that belong to the call which made it, as cells."""
+    return dict(zip(invocation.__code__.co_freevars, invocation.__closure__ or ()))
+
+
 def retries_of(invocation: Callable[..., Any]) -> int:
     """How often Ray may retry what ``invocation`` submits; negative: as often as needed."""
-    variables = dict(zip(invocation.__code__.co_freevars, invocation.__closure__ or ()))
+    variables = _variables_of(invocation)
     found = variables.get("max_retries") or variables.get("max_task_retries")
     return int(found.cell_contents or 0) if found is not None else 0
+
+
+def may_choose_node(invocation: Callable[..., Any]) -> bool:
+    """Whether ``invocation`` submits a task, not a method, and nothing says on which node it is to run."""
+    variables = _variables_of(invocation)
+    strategy, labels = variables.get("scheduling_strategy"), variables.get("label_selector")
+    return strategy is not None and strategy.cell_contents == "DEFAULT" and (labels is None or not labels.cell_contents)
+
+
+def choose_node(invocation: Callable[..., Any], node: str | None) -> None:
+    """Lets the task run on a node, if that is there; None: anywhere. The variables are of this one ``.remote()``."""
+    strategy = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+    _variables_of(invocation)["scheduling_strategy"].cell_contents = strategy
 
 
 def _names_of(submits: Any) -> tuple[str, ...]:
@@ -123,6 +165,62 @@ def kv_add(key: bytes, value: bytes) -> bool:
 
 def kv_delete(key: bytes) -> None:
     internal_kv._internal_kv_del(key, namespace=_KV)
+
+
+def kv_keys(prefix: bytes) -> list[bytes]:
+    """The keys with this prefix, under which something is written down."""
+    return [bytes(key) for key in internal_kv._internal_kv_list(prefix, namespace=_KV)]
+
+
+def started_cluster() -> bool:
+    """Whether this process started the cluster that it is in."""
+    node = worker._global_node
+    return node is not None and bool(node.is_head())
+
+
+def live_jobs() -> set[str]:
+    """The ids of the jobs of this cluster that have not ended, in hex."""
+    return {job["JobID"] for job in state.jobs() if not job["IsDead"]}
+
+
+def is_head(node: dict[str, Any]) -> bool:
+    """Whether a row of ``ray.nodes()`` is the cluster's head, which is never taken away."""
+    return "node:__internal_head__" in node["Resources"]
+
+
+def left_on(node: str) -> dict[str, float]:
+    """What is left of a node's resources, those of placement groups included."""
+    return dict(state.available_resources_per_node().get(node, {}))
+
+
+def only_on(node: str) -> dict[str, str]:
+    """Labels that only this node has."""
+    return {"ray.io/node-id": node}
+
+
+def placement_group_of(id: str) -> Any:
+    return PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id)))
+
+
+def memory_of(group_id: str) -> str:
+    """The resource that is the memory of a placement group with one bundle."""
+    return f"memory_group_{group_id}"
+
+
+def begin_event(kind: str, name: str) -> Any:
+    """Begins a span of time in ``ray timeline``: what is returned must be ended by ``end_event`` while Ray runs."""
+    event = global_worker.core_worker.profile_event(kind.encode("ascii"), {"name": name})
+    event.__enter__()
+    return event
+
+
+def end_event(event: Any) -> None:
+    event.__exit__(None, None, None)
+
+
+def session() -> Any:
+    """This process's connection to its cluster; None without one. Another one after another ``ray.init()``."""
+    return global_worker.core_worker if ray.is_initialized() else None
 
 
 def _take_calls_argument() -> None:

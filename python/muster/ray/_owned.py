@@ -51,13 +51,15 @@ class Owned:
 
     Attributes:
         marker: the small object, until the call is submitted.
-        lock: for who makes the results again.
+        lock: for what follows; nobody waits while holding it.
         again: how to submit the call once more; None if that can't be done.
         retries: how often that may be done; negative: as often as needed.
         replaced: the results that stand for these, if they had to be made again.
+        making: is set when who makes them again now has done so, or has given up; None if nobody does.
+        places: of results that are known to be there, by their place: on which node, and how many bytes.
     """
 
-    __slots__ = ("_token", "again", "lock", "marker", "replaced", "retries")
+    __slots__ = ("_token", "again", "lock", "making", "marker", "places", "replaced", "retries")
 
     def __init__(self) -> None:
         worker = ray.get_runtime_context().get_worker_id()
@@ -67,6 +69,8 @@ class Owned:
         self.again: Again | None = None
         self.retries = 0
         self.replaced: list[ray.ObjectRef] | None = None
+        self.making: threading.Event | None = None
+        self.places: dict[int, tuple[str, int]] = {}
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from muster._ref import Ref
 from muster._words import a_type_of, count
 from muster._work import Work, _settle, _tell
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost, Timeout
-from muster.ray import _recovery
+from muster.ray import _recovery, _timeline
 from muster.ray._refs import LostRef
 
 _starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
@@ -38,6 +38,8 @@ class Later(Work):
         self._lock = threading.Lock()
         self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
         self._waiting = len(self._tasks)
+        # On this thread, which Ray knows. The op is called on another one.
+        _timeline.began(f"{name} of results of tasks", lambda over: self.add_done_callback(lambda _: over()))
         for place, task in self._tasks.items():
             task.future().add_done_callback(functools.partial(self._arrived, place, start))
 

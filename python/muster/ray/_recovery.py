@@ -5,6 +5,7 @@ Ray does not do that: what it keeps of a result is a small ref, and that is not 
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ import ray
 
 from muster._decorator import LOST
 from muster._ref import Ref
-from muster.errors import ObjectLost
+from muster.errors import DaemonUnavailable, ObjectLost
 from muster.ray import _owned
 from muster.ray._refs import LostRef
 
@@ -33,48 +34,95 @@ def settled(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
     until = None if timeout is None else time.monotonic() + timeout
     pause = 0.0
     while True:
-        left = None if until is None else max(until - time.monotonic(), 0)
         lost: BaseException
         try:
-            value = ray.get(ref, timeout=left)
+            value = ray.get(ref, timeout=_left(until))
             if not isinstance(value, LostRef):
                 return value
-            lost = value.error
+            lost = value.to_raise()
+            if not _is_marked(lost):
+                raise lost
         except ray.exceptions.RayTaskError as error:
             if not is_loss(error):
                 raise
             lost = error
-        again = made_again(ref)
+        again = made_again(ref, until)
         if again is None:
             raise lost
         ref = again
-        time.sleep(pause)
+        time.sleep(pause if until is None else min(pause, _seconds_to(until)))
         pause = min(2 * pause + 0.01, _PAUSE_MAX_S)
+
+
+def _seconds_to(until: float) -> float:
+    """The seconds that are left until a moment."""
+    return max(until - time.monotonic(), 0)
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else _seconds_to(until)
 
 
 def is_loss(error: BaseException) -> bool:
     """Whether a task failed as one of its inputs, or its result, was lost: not if its own code met a lost object."""
-    return bool(getattr(getattr(error, "cause", None), LOST, False))
+    return _is_marked(getattr(error, "cause", None))
 
 
-def made_again(ref: ray.ObjectRef) -> ray.ObjectRef | None:
+def _is_marked(error: Any) -> bool:
+    return bool(getattr(error, LOST, False))
+
+
+def made_again(ref: ray.ObjectRef, until: float | None = None) -> ray.ObjectRef | None:
     """Returns the result that stands for a lost one: a task that runs already, or is submitted now.
 
     None if this process did not submit the task, or may not retry it any more.
+
+    Args:
+        until: the moment until which the inputs of the task are waited for.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: they were not there by then.
     """
     found = _owned.call_of(ref)
-    return None if found is None else _made_again(*found)
+    return None if found is None else _made_again(*found, until)
 
 
-def _made_again(owned: _owned.Owned, place: int) -> ray.ObjectRef | None:
-    with owned.lock:  # whoever else misses the result waits for the same task
-        if owned.replaced is None:
-            again = owned.again
+def _made_again(owned: _owned.Owned, place: int, until: float | None) -> ray.ObjectRef | None:
+    while True:
+        with owned.lock:
+            if owned.replaced is not None:
+                return owned.replaced[place]
+            again, making = owned.again, owned.making
             if again is None or owned.retries == 0:
                 return None
-            refs = again.submit(_fresh(again.args), _fresh(again.kwargs), owned.retries - 1)
-            owned.replaced = _owned.as_list(refs)
-        return owned.replaced[place]
+            if making is None:
+                owned.making = threading.Event()
+        if making is None:
+            _make_again(owned, again, until)
+        elif not making.wait(_left(until)):  # whoever else misses the result waits for the same task
+            raise _too_late()
+
+
+def _make_again(owned: _owned.Owned, again: _owned.Again, until: float | None) -> None:
+    refs = None
+    try:
+        args, kwargs = _fresh(again.args, until), _fresh(again.kwargs, until)
+        refs = _owned.as_list(again.submit(args, kwargs, owned.retries - 1, _left(until)))
+    except DaemonUnavailable:
+        if until is not None and _seconds_to(until) == 0:
+            raise _too_late() from None
+        raise
+    finally:
+        with owned.lock:
+            owned.replaced = refs
+            making, owned.making = owned.making, None
+        if making is not None:
+            making.set()
+
+
+def _too_late() -> BaseException:
+    error: BaseException = ray.exceptions.GetTimeoutError("a result was lost, and was not made again in time")
+    return error
 
 
 def remembered(submit: Any, args: Any, kwargs: Any) -> _owned.Again | None:
@@ -128,30 +176,30 @@ class _Keeper:
         return _owned.Made(owned, place, ref.binary())
 
 
-def _fresh(x: Any) -> Any:
+def _fresh(x: Any, until: float | None) -> Any:
     """Returns an argument for a call that is made again. Results of calls that are lost are made again first."""
     if isinstance(x, _owned.Made):
         ref = x.ref()
-        return _last(_made_again(x.owned, x.place) if ref is None else ref)
+        return _last(_made_again(x.owned, x.place, until) if ref is None else ref, until)
     if type(x) in (list, tuple):
-        return type(x)(_fresh(item) for item in x)
+        return type(x)(_fresh(item, until) for item in x)
     if type(x) is dict:
-        return {key: _fresh(value) for key, value in x.items()}
+        return {key: _fresh(value, until) for key, value in x.items()}
     return x
 
 
-def _last(ref: ray.ObjectRef | None) -> ray.ObjectRef:
+def _last(ref: ray.ObjectRef | None, until: float | None) -> ray.ObjectRef:
     """Returns the result that stands for this one now, if that was lost and can be made again."""
     if ref is None:
         raise ObjectLost("an input of a task is gone, and can't be made again", "keep its ObjectRef, or allow retries")
     while True:
         try:
-            if not isinstance(ray.get(ref), LostRef):
+            if not isinstance(ray.get(ref, timeout=_left(until)), LostRef):
                 return ref
         except ray.exceptions.RayTaskError as error:
             if not is_loss(error):
                 return ref
-        again = made_again(ref)
+        again = made_again(ref, until)
         if again is None:
             return ref
         ref = again

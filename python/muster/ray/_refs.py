@@ -12,47 +12,96 @@ from muster._ref import Ref
 from muster.errors import DaemonRestarted, DaemonUnavailable, Error, ObjectLost
 from muster.ray import _owned
 
+#: Where an object's bytes are: on which node of Ray's, and how many.
+Place = tuple[str, int]
+#: What Ray carries of a ref. The last but one keeps the object on its way.
+Carried = tuple[bytes, int, ray.ObjectRef, Place]
+_here = ""
 
-def register() -> None:
-    """Lets Ray carry refs in any value: each pickle keeps the object as long as Ray keeps the pickle."""
+
+def register(node: str) -> None:
+    """Lets Ray carry refs in any value: each pickle keeps the object as long as Ray keeps the pickle.
+
+    ``node``: whose daemon this process uses; empty if that is not known yet.
+    """
+    global _here
+    _here = node or _here
     ray.util.register_serializer(Ref, serializer=_pickled, deserializer=_unpickled)
 
 
-def _pickled(ref: Ref) -> tuple[bytes, int, ray.ObjectRef]:
+def here() -> str:
+    """The node whose daemon this process uses."""
+    return _here
+
+
+def carried(ref: Ref, marker: ray.ObjectRef) -> Carried:
+    """What Ray carries of a ref: see ``load``."""
+    return ref._alive().serialize_kept(), ref.copies, marker, place_of(ref)
+
+
+def place_of(ref: Ref) -> Place:
+    """
+    Raises:
+        ObjectLost: the ref was freed.
+    """
+    return ref.place if isinstance(ref, LostRef) else (ref._node or _here, ref.nbytes)
+
+
+def _pickled(ref: Ref) -> Carried:
     owned = _owned.open_owned()
     ref.keep_for(owned.name)
     marker = owned.marker
     owned.watch()
-    return ref._alive().serialize_kept(), ref.copies, marker
+    return carried(ref, marker)
 
 
-def _unpickled(state: tuple[bytes, int, ray.ObjectRef]) -> Ref:
+def _unpickled(state: Carried) -> Ref:
     return load(*state)
 
 
 class LostRef(Ref):
-    """A ref whose object was gone when it arrived. Every use raises ``error``."""
+    """A ref whose object was not in this node's store when it arrived. Every use raises ``error``.
 
-    __slots__ = ("error",)
+    Attributes:
+        place: where the object was made.
+    """
 
-    def __init__(self, error: Error) -> None:
+    __slots__ = ("error", "place")
+
+    def __init__(self, error: Error, place: Place) -> None:
         self.error = error
+        self.place = place
+        self._node = place[0]
+
+    def is_elsewhere(self) -> bool:
+        """Whether the object may not be lost, but in the store of another node, whose daemon can't be reached here."""
+        node = self.place[0]
+        unreachable = isinstance(self.error, DaemonUnavailable)
+        return unreachable and node != _here and any(row["NodeID"] == node and row["Alive"] for row in ray.nodes())
+
+    def to_raise(self) -> Error:
+        # A new one each time: with the frames that it passed, the same one would be part of a cycle that keeps them.
+        if self.is_elsewhere():
+            return ObjectLost(
+                f"the object is in the store of node {self.place[0][:16]}, and this process is on node {_here[:16]}",
+                "let a task read it there: options(scheduling_strategy=muster.ray.near(ref))",
+            )
+        error = type(self.error)(self.error.message, self.error.hint, self.error.ranks)
+        setattr(error, LOST, True)
+        return error
 
     @property
     def _native(self) -> Any:  # type: ignore[override]
-        # A new one each time: with the frames that it passed, the same one would be part of a cycle that keeps them.
-        error = type(self.error)(self.error.message, self.error.hint, self.error.ranks)
-        setattr(error, LOST, True)
-        raise error
+        raise self.to_raise()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (LostRef, (self.error,))
+        return (LostRef, (self.error, self.place))
 
     def __repr__(self) -> str:
         return "<muster.Ref, lost>"
 
 
-def load(serialized: bytes, copies: int, marker: ray.ObjectRef) -> Ref:
+def load(serialized: bytes, copies: int, marker: ray.ObjectRef, place: Place) -> Ref:
     """Returns the ref that such bytes name. If its object is gone, that is told when it is used.
 
     ``marker``: kept the object on its way; the ref itself keeps it now.
@@ -60,6 +109,8 @@ def load(serialized: bytes, copies: int, marker: ray.ObjectRef) -> Ref:
     try:
         stored = _muster.deserialize(_runtime.socket_path(), serialized)
     except (ObjectLost, DaemonUnavailable, DaemonRestarted) as error:
-        return LostRef(error.with_traceback(None))
+        return LostRef(error.with_traceback(None), place)
     stored.copies = copies
-    return Ref(stored)
+    ref = Ref(stored)
+    ref._node = place[0]
+    return ref

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
 import muster
+from muster import _muster, _runtime
 from muster._checks import size
 from muster._group import Group
 from muster._work import Work
-from muster.errors import Invalid
+from muster.errors import Error, Invalid, Timeout
 from muster.ray import _cluster, _hooks
+from muster.ray._counts import Count
 
 _ON_LOSS = ("wait", "fail", "shrink")
+_ANSWER_S = 5.0  # a history answers at once; this is for a machine that is very busy
 _lock = threading.Lock()
 _seats: dict[str, Seat] = {}
 
@@ -116,25 +120,28 @@ def _take(name: str, record: dict[str, Any]) -> Seat:
         on_loss=record["on_loss"],
         history=record["history"] or None,
     )
-    return Seat(taken, record["id"], bool(record["history"]))
+    return Seat(taken, record["id"], record["history"])
 
 
 class Seat(Group):
     """A ``muster.Group`` whose ops are counted, so that an op that is called again is known to be the same.
 
     A task of an actor may be run again by Ray. Its n-th op is then the one that was its n-th op before. Where the count
-    stood when the task began is written down with Ray before its first op.
+    stood when the task began is written down with Ray before its first op, and the count itself on this node.
     """
 
-    def __init__(self, taken: Group, id: str, is_counted: bool) -> None:
+    def __init__(self, taken: Group, id: str, history: str) -> None:
         super().__init__(taken._native)
         self._id = id
-        self._is_counted = is_counted
+        self._history = history
         self._task = ""
         self._tasks_before: set[str] = set()
         self._next: int | None = 0
         self._interrupted: tuple[str, int] | None = None
-        if is_counted:
+        self._over = 0  #: ops below this number were over when the actor was restarted
+        self._begun_before = 0  #: ops below this number were begun before it was
+        if history:
+            self._count = Count(_runtime.socket_path(), f"{id}-{self.rank}")
             self._go_on()
 
     def _go_on(self) -> None:
@@ -144,14 +151,35 @@ class Seat(Group):
             return
         task, began = json.loads(found)
         self._interrupted = (task, began)
-        # If that task is not run again, the others wait for this rank at the op that it did not join.
+        self._begun_before = self._count.begun
+        # What the others wait for is this rank's next op, if that task is not run again. It calls one after the other,
+        # and so do they: all before is over.
         waiting = [int(key) for _, _, key in self.owes if key.isdigit()]
-        self._next = min(waiting, default=None)
+        self._over = min(waiting, default=0)
+        # If nobody waits, the count says it. Did the process die on its way into an op, nobody knows if it came there.
+        is_sure = self._count.begun == self._count.called > 0
+        self._next = min(waiting, default=self._count.begun if is_sure else None)
 
-    def _turn(self, key: str) -> str:
-        """Returns the key of the next op; a key that the caller gave stays."""
-        if key or not self._is_counted:
-            return key
+    def _do(self, call: Callable[..., Work], args: Any, key: str, named: dict[str, Any]) -> Work:
+        """Calls an op under its number. A key that the caller gave stays."""
+        if key or not self._history:
+            return call(*args, key=key, **named)
+        number = self._turn()
+        if number < self._over:
+            named["timeout"] = _ANSWER_S
+        try:
+            work = call(*args, key=str(number), **named)
+        finally:
+            self._count.end(number)  # a call that raises has taken its place, too
+        if number >= self._begun_before:
+            return work
+        again = _AskedAgain(work, number, self)
+        if number < self._over:
+            again.check()
+        return again
+
+    def _turn(self) -> int:
+        """Returns the number of the next op."""
         with _lock:
             task = ray.get_runtime_context().get_task_id() or ""
             if task != self._task:
@@ -159,7 +187,8 @@ class Seat(Group):
             assert self._next is not None
             turn = self._next
             self._next += 1
-            return str(turn)
+            self._count.begin(turn)
+            return turn
 
     def _begin(self, task: str) -> None:
         """Another task of the actor calls its first op."""
@@ -172,8 +201,8 @@ class Seat(Group):
             self._next = self._interrupted[1]
         if self._next is None:
             raise Invalid(
-                "this actor was restarted between two of its tasks, and no rank waited for it: which op of the group"
-                " is its next one is not known",
+                "this actor was restarted on another node, or died on its way into an op, and the task that it was in"
+                " is not run again: which op of the group is its next one is not known",
                 "make the group anew: group.destroy(), then muster.ray.create_group()",
             )
         self._interrupted = None
@@ -185,10 +214,20 @@ class Seat(Group):
     def _place(self) -> bytes:
         return f"muster/seat/{self._id}/{self.rank}".encode()
 
+    def _forgotten(self, number: int, why: str) -> Invalid:
+        room = _muster.bytes_text(_muster.parse_bytes(self._history))
+        return Invalid(
+            f"op {number} of this group was called by this actor before it was restarted, and the group's history"
+            f" (history={room}) does not answer it now: {why}",
+            "give muster.ray.create_group() a history= with room for the results of all ops of the longest method",
+        )
+
     def leave(self) -> None:
         """Gives the seat back; ``muster.ray.group()`` does not return it again."""
         with _lock:
             _seats.pop(self._id, None)
+        if self._history:
+            self._count.forget()
         super().leave()
 
     def send(self, *args: Any, **named: Any) -> Work:
@@ -208,41 +247,72 @@ class Seat(Group):
         return super().subgroup(*args, **named)
 
     def _refuse(self, call: str) -> None:
-        if self._is_counted:
+        if self._history:
             raise Invalid(
                 f"{call}() can't be done once only if the actor is restarted",
                 "make a group without it: muster.ray.create_group(actors, name, history=None)",
             )
 
     def allreduce(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().allreduce(*args, key=self._turn(key), **named)
+        return self._do(super().allreduce, args, key, named)
 
     def reduce(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().reduce(*args, key=self._turn(key), **named)
+        return self._do(super().reduce, args, key, named)
 
     def scan(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().scan(*args, key=self._turn(key), **named)
+        return self._do(super().scan, args, key, named)
 
     def broadcast(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().broadcast(*args, key=self._turn(key), **named)
+        return self._do(super().broadcast, args, key, named)
 
     def allgather(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().allgather(*args, key=self._turn(key), **named)
+        return self._do(super().allgather, args, key, named)
 
     def gather(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().gather(*args, key=self._turn(key), **named)
+        return self._do(super().gather, args, key, named)
 
     def scatter(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().scatter(*args, key=self._turn(key), **named)
+        return self._do(super().scatter, args, key, named)
 
     def reduce_scatter(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().reduce_scatter(*args, key=self._turn(key), **named)
+        return self._do(super().reduce_scatter, args, key, named)
 
     def all_to_all(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().all_to_all(*args, key=self._turn(key), **named)
+        return self._do(super().all_to_all, args, key, named)
 
     def barrier(self, *args: Any, key: str = "", **named: Any) -> Work:
-        return super().barrier(*args, key=self._turn(key), **named)
+        return self._do(super().barrier, args, key, named)
+
+
+class _AskedAgain(Work):
+    """An op that the actor called before it was restarted, too. If nobody answers, the history has forgotten it."""
+
+    __slots__ = ("_number", "_seat")
+
+    def __init__(self, work: Work, number: int, seat: Seat) -> None:
+        super().__init__(work._native, work._about, work._out)
+        self._number = number
+        self._seat = seat
+
+    def check(self) -> None:
+        """Raises if the op, which is over, is not answered."""
+        error = self.exception()
+        if isinstance(error, Invalid):
+            raise error
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return super().result(timeout)
+        except Timeout as error:
+            if not self.done():
+                raise
+            raise self._seat._forgotten(self._number, error.message) from None
+
+    def exception(self, timeout: float | None = None) -> Error | None:
+        error = super().exception(timeout)
+        if isinstance(error, Timeout):
+            return self._seat._forgotten(self._number, error.message)
+        return error
 
 
 def _id_of(actor: Any) -> str:

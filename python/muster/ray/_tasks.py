@@ -12,17 +12,20 @@ from muster import _muster
 from muster._decorator import CALL, LOST, collective_input
 from muster._ref import Ref
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
-from muster.ray import _cluster, _hooks, _owned, _recovery, _refs
+from muster.ray import _cluster, _hooks, _keepers, _owned, _placing, _recovery, _refs
 
 
 def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps what submits a marked function's task: opens what keeps the results, and tells the task its name."""
+    may_choose_node = _hooks.may_choose_node(invocation)
 
-    def submit(args: Any, kwargs: Any, retries: int | None = None) -> Any:
-        owned = _cluster.with_daemon(_owned.open_owned)
+    def submit(args: Any, kwargs: Any, retries: int | None = None, timeout: float | None = None) -> Any:
+        owned = _cluster.with_daemon(_owned.open_owned, timeout)
+        if may_choose_node:
+            _hooks.choose_node(invocation, _placing.node_of((args, kwargs)))
         try:
             # In a list, the marker is passed on as it is: Ray gives a task the values of its other arguments.
-            refs = invocation(args, {**(kwargs or {}), CALL: [owned.name, owned.marker]})
+            refs = invocation(args, {**(kwargs or {}), CALL: [owned.name, owned.marker, _refs.here()]})
         except BaseException as error:
             owned.end()
             if isinstance(error, TypeError) and CALL in str(error):
@@ -75,15 +78,17 @@ class Kept:
 
     __slots__ = ("_call", "_ref")
 
-    def __init__(self, ref: Ref, call: tuple[str, ray.ObjectRef]) -> None:
+    def __init__(self, ref: Ref, call: tuple[str, ray.ObjectRef, str]) -> None:
         self._ref = ref
         self._call = call
 
     def __reduce__(self) -> tuple[Any, ...]:
-        token, marker = self._call
+        token, marker, submitted_on = self._call
+        if submitted_on != _refs.here():
+            _keepers.keep_here(token, submitted_on)
         with contextlib.suppress(Invalid):  # the token has ended: nobody needs the result
             self._ref.keep_for(token)
-        return (_refs.load, (self._ref._alive().serialize_kept(), self._ref.copies, marker))
+        return (_refs.load, _refs.carried(self._ref, marker))
 
     def __len__(self) -> int:
         return len(self._parts())

@@ -1,0 +1,362 @@
+"""A node's keeper: an actor that starts the node's daemon, and that has the daemon's memory reserved with Ray.
+
+The reservation is a placement group of one bundle. It ends with the keeper, so what Ray believes is reserved never
+outlives who uses it. Ray counts a node with any actor as busy. So on nodes that may be taken away, a keeper ends, with
+its daemon and reservation, when nobody has needed them for a while; the next who does makes a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import muster
+from muster import _muster, _runtime
+from muster.errors import DaemonUnavailable, Error, Invalid, OutOfMemory
+from muster.ray import _hooks
+from muster.ray._counts import folder_of
+from muster.ray._folders import make_folder, sockets
+from muster.ray._gauges import Gauges
+
+_NAMESPACE = "muster"
+_START_S = 60
+_RESERVE_S = 20
+_PERIOD_S = 0.5
+_ASKED_AGAIN_S = 10 * _PERIOD_S
+_IDLE_S = 60.0
+_SETTINGS = b"settings"
+_SHARE_OF_MEMORY = 0.3
+#: Of a cluster that ``muster.ray.init`` starts, one CPU in so many is for the daemon's lanes.
+_CPUS_PER_LANE = 8
+
+
+def settings() -> dict[str, Any]:
+    """What ``muster.ray.init`` was given for all daemons of this cluster: ``memory``, ``idle_timeout``, ``lanes``."""
+    found = _hooks.kv_get(_SETTINGS)
+    return {} if found is None else dict(json.loads(found))
+
+
+def settle(**given: Any) -> None:
+    """Writes down settings for the daemons that are started later, too; None leaves a setting as it is."""
+    known = settings()
+    known.update({name: value for name, value in given.items() if value is not None})
+    _hooks.kv_put(_SETTINGS, json.dumps(known).encode())
+
+
+def forget_settings() -> None:
+    _hooks.kv_delete(_SETTINGS)
+
+
+def alive_nodes() -> list[str]:
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def start(node: str, memory: str | int | None = None, timeout: float | None = None) -> str:
+    """Starts a node's daemon if there is none. Returns where it listens. ``timeout``: a minute by default, and at most.
+
+    Raises:
+        Invalid: a daemon with another budget runs there.
+        OutOfMemory: Ray has not enough memory left on the node for the daemon's budget.
+        DaemonUnavailable: it could not be started, or not in time; the message says why.
+    """
+    return _started(node, memory, _START_S if timeout is None else min(timeout, _START_S), None)
+
+
+def start_on_all(memory: str | int | None) -> None:
+    """Starts the daemons of all nodes. See ``start``."""
+    nodes = alive_nodes()
+    begun = [_keeper_on(node).start.remote(memory) for node in nodes]
+    failed: list[tuple[str, Error]] = []
+    for node, answer in zip(nodes, begun):
+        try:
+            _started(node, memory, _START_S, answer)
+        except Error as error:
+            failed.append((node, error))
+    for node, why in failed:
+        if not isinstance(why, DaemonUnavailable) or node in alive_nodes():
+            raise why
+
+
+def _started(node: str, memory: str | int | None, seconds: float, answer: Any) -> str:
+    until = time.monotonic() + seconds
+    while True:
+        left = max(until - time.monotonic(), 0)
+        try:
+            return str(ray.get(answer or _keeper_on(node).start.remote(memory), timeout=left))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Error) else error from None
+        except ray.exceptions.GetTimeoutError:
+            raise DaemonUnavailable(
+                f"Ray did not start the keeper of node {node[:16]} within {seconds:.3g} s", "look at: ray list actors"
+            ) from None
+        except ray.exceptions.RayActorError as error:
+            # It ended between two calls, as nobody had needed it. The next call makes a new one.
+            if time.monotonic() >= until or node not in alive_nodes():
+                raise DaemonUnavailable(
+                    f"the keeper of node {node[:16]} died: {error}", "look at: ray list actors"
+                ) from None
+            answer = None
+            time.sleep(_PERIOD_S / 10)
+
+
+def stop_all() -> None:
+    """Ends the daemons of all nodes, and gives their memory back to Ray."""
+    keepers = [keeper for keeper in map(_find, alive_nodes()) if keeper is not None]
+    stopped = [keeper.stop.remote() for keeper in keepers]
+    if stopped:
+        ray.wait(stopped, num_returns=len(stopped), timeout=_START_S)
+    for keeper in keepers:
+        ray.kill(keeper)
+
+
+def keep_here(token: str, submitted_on: str) -> None:
+    """Lets a token of a process on another node keep objects on this one: the keeper opens it here, too."""
+    node = ray.get_runtime_context().get_node_id()
+
+    def ask() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the daemon ends with its keeper: the result is lost
+            ray.get(_keeper_on(node).keep.remote(token, submitted_on), timeout=_START_S)
+
+    asking = threading.Thread(target=ask)  # in an async actor, this thread must not wait for Ray
+    asking.start()
+    asking.join()
+
+
+def socket_on(node: str) -> str:
+    """Where a node's daemon listens; empty if none was started. Its keeper says so: it may have another environment."""
+    found = _hooks.kv_get(_socket_of(node))
+    return "" if found is None else found.decode()
+
+
+def reservation_on(node: str) -> dict[str, Any] | None:
+    """What is reserved on a node: ``group``, the id of a placement group, and ``memory`` in bytes."""
+    found = _hooks.kv_get(_reservation_of(node))
+    return None if found is None else dict(json.loads(found))
+
+
+def _socket_of(node: str) -> bytes:
+    return f"socket/{node}".encode()
+
+
+def _reservation_of(node: str) -> bytes:
+    return f"reservation/{node}".encode()
+
+
+def _name_on(node: str) -> str:
+    return f"muster on {node}"
+
+
+def _find(node: str) -> Any:
+    try:
+        return ray.get_actor(_name_on(node), namespace=_NAMESPACE)
+    except ValueError:
+        return None
+
+
+def _keeper_on(node: str) -> Any:
+    return _Keeper.options(  # type: ignore[attr-defined]
+        name=_name_on(node),
+        namespace=_NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    ).remote()
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class _Keeper:
+    """Starts a node's daemon, and is a client of it, so that it stays."""
+
+    def __init__(self) -> None:
+        self._id = str(ray.get_runtime_context().get_actor_id())
+        self._node = ray.get_runtime_context().get_node_id()
+        self._path = str(sockets() / f"{self._node[:16]}.sock")
+        self._lock = threading.Lock()
+        self._group: Any = None
+        self._budget = 0
+        self._ended = threading.Event()
+        self._watch: threading.Thread | None = None
+        #: Tokens of processes on other nodes: the node of each.
+        self._kept: dict[str, tuple[Any, str]] = {}
+        self._asked = float("-inf")
+        make_folder(pathlib.Path(self._path).parent)
+        _runtime.use(self._path)
+        if self._find_reservation():
+            self.start(None)
+
+    def start(self, memory: str | int | None) -> str:
+        """Starts the daemon if there is none, and reserves its memory. ``memory``: by default as before."""
+        if self._ended.is_set():
+            time.sleep(_START_S)  # this actor is about to be killed, and who calls then makes another one
+        with self._lock:
+            given = settings().get("memory") if memory is None else memory
+            runs = _runtime.has_daemon()
+            if not runs:
+                self._forget_counts()
+            muster.init(given if runs else given or self._default(), socket=self._path)
+            _runtime.use(self._path)  # only this method starts a daemon
+            try:
+                self._reserve(muster.status()["memory_bytes"])
+            except BaseException:
+                self._stop_daemon()
+                raise
+            _hooks.kv_put(_socket_of(self._node), self._path.encode())
+            if self._watch is None:
+                self._watch = threading.Thread(target=_watch, args=(self,), name="muster-keeper", daemon=True)
+                self._watch.start()
+            return self._path
+
+    def _default(self) -> int:
+        """The budget if none is given: a share of the memory that Ray has on this node, or all that it has left."""
+        total = self._row()["Resources"].get("memory", 0)
+        left = _hooks.left_on(self._node).get("memory", 0) + self._budget
+        return int(min(_SHARE_OF_MEMORY * total, left)) >> 20 << 20 or 1 << 20
+
+    def _row(self) -> dict[str, Any]:
+        return next(row for row in ray.nodes() if row["NodeID"] == self._node)
+
+    def _reserve(self, budget: int) -> None:
+        """Lets Ray know that so much memory of this node is taken."""
+        if self._budget == budget:
+            return
+        self._give_back()
+        row = self._row()
+        cpus = int(row["Resources"].get("CPU", 0)) // _CPUS_PER_LANE if settings().get("lanes") else 0
+        bundle: dict[str, float] = {"memory": budget, **({"CPU": min(cpus, muster.status()["lanes"])} if cpus else {})}
+        group = placement_group([bundle], name=_name_on(self._node), bundle_label_selector=[_hooks.only_on(self._node)])
+        total = int(row["Resources"].get("memory", 0))
+        if budget > total or not group.wait(_RESERVE_S):
+            remove_placement_group(group)
+            left = int(_hooks.left_on(self._node).get("memory", 0))
+            raise OutOfMemory(
+                f"Ray has {_muster.bytes_text(left)} of {_muster.bytes_text(total)} of memory left on node"
+                f" {self._node[:16]}, and Muster's daemon is to have {_muster.bytes_text(budget)}",
+                "give muster.ray.init() less memory=, or end what has it: ray status",
+            )
+        self._group, self._budget = group, budget
+        made = {"group": group.id.hex(), "memory": budget, "keeper": self._id}
+        _hooks.kv_put(_reservation_of(self._node), json.dumps(made).encode())
+
+    def _find_reservation(self) -> bool:
+        """After a restart of the actor, which does not end its reservation."""
+        known = reservation_on(self._node)
+        if known is None or known["keeper"] != self._id:
+            return False
+        self._group, self._budget = _hooks.placement_group_of(known["group"]), known["memory"]
+        return True
+
+    def _give_back(self) -> None:
+        if self._group is not None:
+            _hooks.kv_delete(_reservation_of(self._node))
+            remove_placement_group(self._group)
+            self._group, self._budget = None, 0
+
+    def stop(self) -> None:
+        """Ends the daemon and the reservation. Nothing can be done with this keeper after that but to end it, too."""
+        self._ended.set()
+        with self._lock:
+            self._stop_daemon()
+            self._give_back()
+
+    def _stop_daemon(self) -> None:
+        _hooks.kv_delete(_socket_of(self._node))
+        self._forget_counts()
+        folder = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
+        command = os.environ.get("MUSTER_CLI") or shutil.which("muster", path=folder)
+        if command is not None:
+            subprocess.run(
+                [command, "stop", "--socket", self._path], capture_output=True, check=False, timeout=_START_S
+            )
+
+    def _forget_counts(self) -> None:
+        """The groups have ended with their daemon."""
+        shutil.rmtree(folder_of(self._path), ignore_errors=True)
+
+    def keep(self, token: str, node: str) -> None:
+        """Opens a token of a process on another node here, too, until it has ended there."""
+        if token not in self._kept:
+            self._kept[token] = muster.open_token(token), node
+
+    def still_open(self, tokens: list[str]) -> list[str]:
+        """Those of these tokens that processes of this node have opened, and not ended."""
+        found = [token for token in tokens if _is_open(token)]
+        if found:
+            self._asked = time.monotonic()
+        return found
+
+    # ---- on the thread that watches ----
+
+    def end_kept(self) -> None:
+        """Ends the tokens that have ended where they were opened first, or whose node is lost."""
+        for node in {node for _, node in list(self._kept.values())}:
+            names = [token for token, (_, of) in list(self._kept.items()) if of == node]
+            for token in set(names) - _open_on(node, names):
+                kept, _ = self._kept.pop(token)
+                with contextlib.suppress(Error):
+                    kept.end()
+
+    def may_rest(self) -> bool:
+        return not _hooks.is_head(self._row())
+
+    def is_needed(self, told: dict[str, Any]) -> bool:
+        """Whether the daemon has anything, or an actor has a share of its memory."""
+        if told["objects"] or told["groups"] or told["ops_in_flight"]:
+            return True
+        if time.monotonic() - self._asked < _ASKED_AGAIN_S:
+            return True  # a process of this node needs objects on other nodes
+        with self._lock:
+            if self._group is None:
+                return False
+            left = _hooks.left_on(self._node).get(_hooks.memory_of(self._group.id.hex()), 0)
+            return bool(left < self._budget)
+
+    def ended(self, seconds: float) -> bool:
+        return self._ended.wait(seconds)
+
+
+def _watch(keeper: Any) -> None:
+    """Tells Ray's metrics what the daemon says. Ends the keeper if nobody has needed it for ``idle_timeout``."""
+    gauges = Gauges(ray.get_runtime_context().get_node_id())
+    may_rest, needed = keeper.may_rest(), time.monotonic()
+    while not keeper.ended(_PERIOD_S):
+        with contextlib.suppress(Exception):  # the daemon has ended, or the head of the cluster does not answer: later
+            told = muster.status()
+            gauges.tell(told)
+            keeper.end_kept()
+            now = time.monotonic()
+            if keeper.is_needed(told):
+                needed = now
+            elif may_rest and now - needed >= settings().get("idle_timeout", _IDLE_S):
+                keeper.stop()
+                ray.kill(ray.get_runtime_context().current_actor)
+
+
+def _is_open(token: str) -> bool:
+    try:
+        muster.open_token(token).end()  # nobody can have an object under it: its name is not open
+    except Invalid:
+        return True
+    return False
+
+
+def _open_on(node: str, tokens: list[str]) -> set[str]:
+    """Those of these tokens that are open on a node; all of them if it does not say so."""
+    keeper = _find(node)
+    if keeper is None or node not in alive_nodes():
+        return set()
+    try:
+        return set(ray.get(keeper.still_open.remote(tokens), timeout=_START_S))
+    except (ray.exceptions.RayError, Error):
+        return set(tokens)  # later

@@ -1,0 +1,164 @@
+"""Processes, jobs and daemons of one cluster."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import textwrap
+
+import conftest
+import muster
+import muster.ray
+import numpy as np
+import pytest
+import ray
+from muster.ray import _keepers
+from test_losses import kill_daemon
+from test_tasks import Gate, full
+from test_unchanged_scripts import output_of
+
+OTHER_JOB = """
+import muster, muster.ray
+import numpy as np
+import ray
+
+muster.ray.init()
+print(muster.status()["memory_bytes"] >> 20, muster.put(np.ones(2)).get().sum())
+muster.ray.shutdown()
+"""
+HOOKED = """
+import muster
+import numpy as np
+import os
+import ray
+
+
+@ray.remote
+def put():
+    return muster.put(np.ones(2)).get().sum(), os.environ["MUSTER_SOCKET"]
+
+
+ray.init(num_cpus=1, include_dashboard=False)
+total, socket = ray.get(put.remote())
+driver = muster.put(np.ones(3)).get().sum()
+print(total, driver, socket == os.environ["MUSTER_SOCKET"], ray.nodes()[0]["NodeID"][:16] in socket)
+import muster.ray
+muster.ray.shutdown()
+"""
+
+
+@pytest.fixture
+def _may_lose_objects(objects):
+    yield
+    conftest.kept_for_good.update(row["id"] for row in objects())
+
+
+def here():
+    return ray.get_runtime_context().get_node_id()
+
+
+def test_workers_with_another_environment_use_the_node_s_daemon(objects, tmp_path):
+    @ray.remote(runtime_env={"env_vars": {"XDG_RUNTIME_DIR": str(tmp_path)}})
+    def look():
+        assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)
+        return muster.status()["pid"], float(muster.put(np.ones(2)).get().sum())
+
+    assert ray.get(look.remote()) == (muster.status()["pid"], 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_the_hook_every_process_uses_the_cluster_s_daemon(tmp_path):
+    assert output_of(HOOKED, tmp_path, RAY_RUNTIME_ENV_HOOK="muster.ray.hook") == "2.0 3.0 True True"
+
+
+def test_a_job_that_ends_leaves_the_others_their_daemons(objects, tmp_path):
+    ref = full.remote(5.0, 3)
+    ray.wait([ref])
+    pid = muster.status()["pid"]
+    address = ray.get_runtime_context().gcs_address
+    assert output_of(OTHER_JOB, tmp_path, RAY_ADDRESS=address) == "256 2.0"
+    assert muster.status()["pid"] == pid
+    assert muster.ray.get(ref).tolist() == [5] * 3
+
+
+def keeper():
+    return ray.get_actor(f"muster on {here()}", namespace="muster")
+
+
+@pytest.mark.usefixtures("_may_lose_objects")
+def test_a_keeper_that_is_restarted_has_its_reservation(cluster):
+    before = _keepers.reservation_on(here())
+    pid = muster.status()["pid"]
+    ray.kill(keeper(), no_restart=False)
+    assert _keepers.start(here()) == os.environ["MUSTER_SOCKET"]
+    assert _keepers.reservation_on(here()) == before
+    assert muster.status()["pid"] == pid
+
+
+@pytest.mark.usefixtures("_may_lose_objects")
+def test_a_new_keeper_knows_the_memory():
+    before = _keepers.reservation_on(here())
+    ray.kill(keeper())
+    kill_daemon()
+    assert muster.ray.get(full.remote(2.0, 2)).tolist() == [2, 2]
+    assert muster.status()["memory_bytes"] == conftest.MEMORY
+    after = _keepers.reservation_on(here())
+    assert after["memory"] == before["memory"]
+    assert after["group"] != before["group"]
+    total = ray.cluster_resources()["memory"]
+    conftest.until(lambda: ray.available_resources()["memory"] == total - conftest.MEMORY)
+
+
+@ray.remote
+@muster.collective_input
+def slow_the_second_time(file, gate):
+    if os.path.exists(file):  # noqa: PTH110 (a string is an argument that can be kept)
+        ray.get(gate.wait.remote())
+    with open(file, "a"):  # noqa: PTH123
+        return np.ones(3)
+
+
+@ray.remote
+@muster.collective_input
+def more(x):
+    return np.asarray(x) + 1
+
+
+@pytest.mark.usefixtures("_may_lose_objects")
+def test_the_timeout_of_get_holds_while_lost_results_are_made_again(tmp_path):
+    gate = Gate.remote()
+    base = slow_the_second_time.remote(str(tmp_path / "ran"), gate)
+    ref = more.remote(base)
+    ray.wait([ref])
+    kill_daemon()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        gets = [pool.submit(muster.ray.get, x, timeout=2) for x in (ref, ref, base)]
+        for got in gets:
+            with pytest.raises(ray.exceptions.GetTimeoutError):
+                got.result(conftest.PATIENCE_S)
+    ray.get(gate.open.remote())
+    assert muster.ray.get(ref, timeout=conftest.PATIENCE_S).tolist() == [2] * 3
+    ray.kill(gate)
+
+
+def test_a_ray_that_is_too_old_is_told(tmp_path):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text('__version__ = "2.9.0"\n')
+    script = """
+        try:
+            import muster.ray
+        except __import__("muster").Invalid as error:
+            print(error)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])},
+        capture_output=True,
+        text=True,
+        timeout=conftest.PATIENCE_S,
+        check=True,
+    )
+    assert run.stdout.startswith("Ray 2.9.0 lacks what Muster needs: ")
+    assert "(hint: install a Ray that Muster knows, 2.58 to 2.60: pip install 'ray>=2.58'" in run.stdout
