@@ -62,6 +62,36 @@ ray.init(num_cpus=1, include_dashboard=False, runtime_env={"worker_process_setup
 print(ray.get(look.remote()))
 """
 
+#: Without the hook, workers know the transport by an import that Ray makes when it starts them.
+PRELOADED = """
+import os
+
+import muster.ray
+import ray
+import torch
+
+
+@ray.remote(max_restarts=1, max_task_retries=1)
+class Model:
+    @ray.method(tensor_transport="muster")
+    def gradient(self, value):
+        return torch.full((3,), float(value))
+
+    def total(self, tensor):
+        return float(tensor.sum())
+
+    def end(self):
+        if not ray.get_runtime_context().was_current_actor_reconstructed:
+            os._exit(1)
+
+
+ray.init(num_cpus=2, include_dashboard=False)
+a, b = Model.remote(), Model.remote()
+print(ray.get(b.total.remote(a.gradient.remote(1))))
+ray.get(a.end.remote())
+print(ray.get(b.total.remote(a.gradient.remote(2))))
+"""
+
 
 def output_of(script, folder, **environment):
     path = folder / "script.py"
@@ -99,3 +129,7 @@ def test_one_line_is_changed(tmp_path, script, environment):
 
 def test_a_hook_of_the_user_s_own_is_called_too(tmp_path):
     assert output_of(HOOKED, tmp_path, RAY_RUNTIME_ENV_HOOK="muster.ray.hook") == "('was here', True)"
+
+
+def test_restarted_actors_have_the_transport_by_an_import(tmp_path):
+    assert output_of(PRELOADED, tmp_path, RAY_preload_python_modules="muster.ray") == "3.0\n6.0"

@@ -18,13 +18,25 @@ Call ``muster.ray.init()`` instead of ``ray.init()``. Then functions and methods
 An object is freed when Ray's last reference to its task's result is gone.
 """
 
-from muster.ray import _backend
+from muster.ray import _backend, _transport
 from muster.ray._cluster import hook, init, shutdown
 from muster.ray._placing import near
 from muster.ray._seats import ActorGroup, Seat, create_group, group
 from muster.ray._shares import share
 from muster.ray._values import get
 
-__all__ = ["ActorGroup", "Seat", "create_group", "get", "group", "hook", "init", "near", "share", "shutdown"]
+__all__ = [
+    "ActorGroup",
+    "Seat",
+    "create_group",
+    "get",
+    "group",
+    "hook",
+    "init",
+    "near",
+    "share",
+    "shutdown",
+]
 
 _backend.register()
+_transport.register()

@@ -84,6 +84,7 @@ def _init_ray(address: str | None, options: dict[str, Any]) -> Any:
         if "Conflicting worker_process_setup_hook" not in str(error):
             raise
     # A job that was submitted with a hook can't have another one. Its workers import muster.ray when they need it.
+    _hooks.workers_know_transports(False)
     ray.shutdown()
     return ray.init(address, runtime_env=given, **options)
 
@@ -94,6 +95,7 @@ def hook(runtime_env: Any) -> Any:
     Say ``RAY_RUNTIME_ENV_HOOK=muster.ray.hook`` in the environment of a script that calls ``ray.init()``: Ray calls
     this with the job's runtime environment. Daemons are started when they are needed.
     """
+    _hooks.workers_know_transports(True)
     env = dict(runtime_env or {})
     env[_HOOK] = _chained(env.get(_HOOK))
     return env
@@ -225,6 +227,7 @@ def set_up_worker(hook: Any) -> None:
     if isinstance(hook, str):
         module, _, name = hook.rpartition(".")
         hook = getattr(__import__(module, fromlist=[name]), name)
+    _hooks.workers_know_transports(True)
     if hook is not None:
         hook()
     node = ray.get_runtime_context().get_node_id()

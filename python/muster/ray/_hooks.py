@@ -12,13 +12,19 @@
   runs; Muster sets the first where he did not.
 - ``ray._private.worker._global_node``: whether this process started the cluster.
 - ``ray._private.state``: the jobs and actors of a cluster, and what is left of each node's resources.
+- ``ray.experimental.rdt``: the function that makes Ray's own transports known before any is looked up; the manager's
+  ``put_object``, with its tables of results and tensors; and what it calls of the actor that made tensors.
+- ``CPUCommunicator``: Compiled Graphs take no other communicator for actors without an accelerator.
+- ``ray.util.collective.types.Backend``: ``ray.experimental.collective`` takes the names that are its attributes.
 - The label ``ray.io/node-id``, the resource ``node:__internal_head__``, and the names of a placement group's resources.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -36,14 +42,31 @@ try:
     from ray._private import state, worker
     from ray._private.worker import global_worker
     from ray.experimental import internal_kv
+    from ray.experimental.channel.cpu_communicator import CPUCommunicator
+    from ray.experimental.rdt import util as transports
+    from ray.experimental.rdt.rdt_manager import RDTManager
+    from ray.experimental.rdt.tensor_transport_manager import (
+        CommunicatorMetadata,
+        TensorTransportManager,
+        TensorTransportMetadata,
+    )
     from ray.util.collective import is_backend_available, register_collective_backend
     from ray.util.collective.collective_group.base_collective_group import BaseGroup
+    from ray.util.collective.types import Backend
     from ray.util.placement_group import PlacementGroup
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise Invalid(f"Ray {ray.__version__} lacks what Muster needs: {error}", _HINT) from error
 
-__all__ = ["BaseGroup", "is_backend_available", "register_collective_backend"]
+__all__ = [
+    "BaseGroup",
+    "CPUCommunicator",
+    "CommunicatorMetadata",
+    "TensorTransportManager",
+    "TensorTransportMetadata",
+    "is_backend_available",
+    "register_collective_backend",
+]
 
 
 def check() -> None:
@@ -63,6 +86,14 @@ def check() -> None:
         "ray._private.state.jobs": hasattr(state, "jobs"),
         "ray._private.state.actors": hasattr(state, "actors"),
         "ray._private.state.available_resources_per_node": hasattr(state, "available_resources_per_node"),
+        "ray.experimental.rdt.util._ensure_default_transports_registered": hasattr(
+            transports, "_ensure_default_transports_registered"
+        ),
+        "ray.experimental.rdt.util.has_custom_transports": hasattr(transports, "has_custom_transports"),
+        "RDTManager.put_object": hasattr(RDTManager, "put_object"),
+        "RDTManager.add_rdt_ref": hasattr(RDTManager, "add_rdt_ref"),
+        "RDTManager.get_rdt_metadata": hasattr(RDTManager, "get_rdt_metadata"),
+        "ObjectRef.tensor_transport": hasattr(ray.ObjectRef, "tensor_transport"),
         "__ray_invocation_decorator__": _reads_the_attribute(),
         "scheduling_strategy of a submission": "scheduling_strategy"
         in _names_of(ray.remote_function.RemoteFunction._remote),
@@ -236,6 +267,124 @@ def end_event(event: Any) -> None:
 def session() -> Any:
     """This process's connection to its cluster; None without one. Another one after another ``ray.init()``."""
     return global_worker.core_worker if ray.is_initialized() else None
+
+
+class _Transports:
+    """Transports of tensors that are added when Ray first looks for one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._are_added = False
+        self._workers_know = False
+        self._has_others = False
+
+    def add(self, call: Callable[[Callable[..., None]], None]) -> None:
+        with self._lock:
+            if self._are_added:
+                return
+            self._are_added = True
+            self._has_others = transports.has_custom_transports
+            call(_add_transport)
+            self._tell()
+
+    def tell(self, workers_know: bool) -> None:
+        with self._lock:
+            self._workers_know = workers_know
+            if self._are_added:
+                self._tell()
+
+    def _tell(self) -> None:
+        if not self._has_others:
+            transports.has_custom_transports = not self._workers_know
+
+
+_transports = _Transports()
+
+
+def when_transports_are_needed(call: Callable[[Callable[..., None]], None]) -> None:
+    """Makes a call once, when Ray first looks for a transport of tensors: with what adds one."""
+    original = transports._ensure_default_transports_registered
+
+    @functools.wraps(original)
+    def ensure() -> None:
+        original()
+        _transports.add(call)
+
+    transports._ensure_default_transports_registered = ensure
+
+
+def workers_know_transports(know: bool) -> None:
+    """Says whether all workers of this job add these transports themselves.
+
+    Otherwise Ray lets each actor do so by a task. Calls of an actor wait for that task, and it is not run again when
+    the actor is restarted.
+    """
+    _transports.tell(know)
+
+
+def _add_transport(name: str, devices: list[str], manager: type, data_type: type) -> None:
+    if name not in transports.transport_manager_info:  # the process that made this actor has said so
+        transports.register_tensor_transport(name, devices, manager, data_type)
+
+
+def name_backend(name: str) -> None:
+    """Lets ``ray.experimental.collective`` know a backend, which has a list of its own."""
+    setattr(Backend, name, name)
+
+
+def tensors_of(ref: ray.ObjectRef) -> Any:
+    """What Ray knows of the tensors of a result: a ``TensorTransportMetadata``; None if it knows nothing yet."""
+    known = global_worker.rdt_manager.get_rdt_metadata(ref.hex())
+    return None if known is None else known.tensor_transport_meta
+
+
+def forget_tensors(id: str) -> None:
+    """Lets Ray drop the tensors of a result that could not be given to a transport. It would keep them for good."""
+    with contextlib.suppress(AssertionError):
+        global_worker.rdt_manager.rdt_store.pop_object(id)
+
+
+class _ThisProcess:
+    """Stands for the actor that made tensors, in a process that has none: the driver, or a task.
+
+    Attributes:
+        later: makes calls on a thread of its own; None in other processes.
+    """
+
+    _actor_id = None
+
+    def __init__(self, later: Any) -> None:
+        self.later = later
+
+    @property
+    def __ray_call__(self) -> _ThisProcess:
+        return self
+
+    def options(self, **_: Any) -> _ThisProcess:
+        return self
+
+    def remote(self, function: Callable[..., Any], *arguments: Any) -> None:
+        if self.later is not None:
+            self.later(functools.partial(function, None, *arguments))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_ThisProcess, (None,))
+
+
+def when_put(tell: Callable[[Any], None], later: Callable[[Callable[[], Any]], None], ours: tuple[str, ...]) -> None:
+    """Lets processes that are no actors put tensors with one of ``ours``, too, and tells what such a put has made."""
+    original = RDTManager.put_object
+
+    @functools.wraps(original)
+    def put_object(self: Any, ref: ray.ObjectRef, transport: str, tensors: list[Any]) -> None:
+        if transport in ours and ray.get_runtime_context().get_actor_id() is None:
+            stored = self.rdt_store.add_object_primary(ref.hex(), tensors, transport)
+            self.add_rdt_ref(ref, _ThisProcess(later), transport, tensor_transport_meta=stored)
+        else:
+            original(self, ref, transport, tensors)
+        tell(tensors_of(ref))
+
+    RDTManager.put_object = put_object
 
 
 def _take_calls_argument() -> None:

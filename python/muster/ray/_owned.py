@@ -151,8 +151,8 @@ def call_of(ref: ray.ObjectRef) -> tuple[Owned, int] | None:
     return _calls.get(ref.binary())
 
 
-class _Ends:
-    """Ends tokens on a thread of its own."""
+class Later:
+    """Makes calls one after the other, on a thread of its own."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
@@ -178,7 +178,7 @@ class _Ends:
         self.__init__()  # type: ignore[misc]
 
 
-_ends = _Ends()
+_ends = Later()
 os.register_at_fork(after_in_child=_ends.reset)
 
 

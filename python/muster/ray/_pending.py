@@ -16,7 +16,7 @@ from muster._ref import Ref
 from muster._words import a_type_of, count
 from muster._work import Work, _settle, _tell
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost, Timeout
-from muster.ray import _recovery, _steps, _timeline
+from muster.ray import _recovery, _steps, _timeline, _transport
 from muster.ray._refs import LostRef
 
 #: Calls ops that have all that they need.
@@ -48,19 +48,38 @@ class Later(Work):
         self._waiting = len(self._tasks)
         # On this thread, which Ray knows. The op is called on another one.
         _timeline.began(f"{name} of results of tasks", lambda over: self.add_done_callback(lambda _: over()))
+        carried = {place: task for place, task in self._tasks.items() if _transport.carries(task)}
         for place, task in self._tasks.items():
-            task.future().add_done_callback(functools.partial(self._arrived, place, start))
+            if place not in carried:
+                task.future().add_done_callback(functools.partial(self._has_come, place, start))
+        if carried:
+            threading.Thread(target=self._fetch, args=(carried, start), name="muster-ray-fetch", daemon=True).start()
 
-    def _arrived(self, place: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
+    def _has_come(self, place: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
         """Called on a thread of Ray's that must not wait."""
         error = future.exception()
         future.object_ref = None  # Ray may keep the future for a while, and with it the result
+        self._arrived(place, start, error, None if error is not None else future.result())
+
+    def _fetch(self, tasks: dict[int, ray.ObjectRef], start: Callable[[list[Ref]], Work]) -> None:
+        """Waits for results that hold tensors. Ray would fetch those on its thread that must not wait."""
+        places: dict[ray.ObjectRef, list[int]] = {}
+        for place, task in tasks.items():
+            places.setdefault(task, []).append(place)
+        while places and self._waiting > 0:
+            ready, _ = ray.wait(list(places), num_returns=1)
+            for task in ready:
+                value, error = _fetched(task)
+                for place in places.pop(task):
+                    self._arrived(place, start, error, value)
+
+    def _arrived(self, place: int, start: Callable[[list[Ref]], Work], error: Any, value: Any) -> None:
         with self._lock:
             if self._waiting < 0:
                 return
             self._waiting -= 1
             if error is None:
-                self._values[place] = future.result()
+                self._values[place] = value
             failed = error is not None and not _recovery.is_loss(error)
             if self._waiting and not failed:
                 return
@@ -96,7 +115,10 @@ class Later(Work):
 
     def _recovering(self, tasks: dict[int, ray.ObjectRef]) -> _steps.Steps[None]:
         for place, task in tasks.items():
-            self._values[place] = yield from _recovery.settling(task)
+            if _transport.carries(task):
+                self._values[place] = _transport.ref_of(task)  # what it carries is not made again
+            else:
+                self._values[place] = yield from _recovery.settling(task)
 
     def _call(self, start: Callable[[list[Ref]], Work]) -> Work:
         for value in self._values:
@@ -197,3 +219,11 @@ class Later(Work):
             return f"<muster.Work: {self._name} of results of tasks, pending>"
         error = self.exception()
         return f"<muster.Work: {self._name} of results of tasks, {type(error).__name__ if error else 'done'}>"
+
+
+def _fetched(task: ray.ObjectRef) -> tuple[Ref | None, BaseException | None]:
+    """Returns a result that holds tensors as a ref, or what it failed with."""
+    try:
+        return _transport.ref_of(task), None
+    except BaseException as error:
+        return None, error
