@@ -158,7 +158,7 @@ def test_who_receives_late_receives(workers):
     """The reference is dropped while the receiver is not even started."""
     a, _ = workers
 
-    @ray.remote(num_cpus=0)
+    @ray.remote(num_cpus=0, enable_tensor_transport=True)
     class Late:
         def __init__(self, gate):
             ray.get(gate.passed.remote())

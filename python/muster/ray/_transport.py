@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import sys
 import threading
 import weakref
@@ -20,7 +19,6 @@ import ray
 
 import muster
 from muster._ref import Ref
-from muster._tokens import Token
 from muster.errors import Error, Invalid
 from muster.ray import _cluster, _hooks, _owned, _refs
 
@@ -58,18 +56,7 @@ class Stored(_hooks.TensorTransportMetadata):  # type: ignore[misc]
         serialized, copies, place = self.named
         return _refs.load(serialized, copies, None, place)
 
-    def keep(self) -> None:
-        """Keeps the object as long as this is here. If it is gone, that is told to who takes the tensors."""
-        if self.ref is None:
-            with contextlib.suppress(Error):
-                self.ref = self.load()
-
     def __reduce__(self) -> tuple[Any, ...]:
-        transfer, _thread.transfer = getattr(_thread, "transfer", None), None
-        if transfer is not None:
-            self.keep()
-            if self.ref is not None:
-                transfer.begin(self.ref)
         goes_to_owner, self.goes_to_owner = self.goes_to_owner, False
         return (_arrived, (self.tensor_meta, self.tensor_device, self.named, goes_to_owner))
 
@@ -88,41 +75,10 @@ def _keep(arrived: weakref.ref[Stored]) -> None:
     """Keeps the object for as long as what has arrived here. Until then the actor keeps it."""
     stored = arrived()
     if stored is not None:
-        stored.keep()
+        with contextlib.suppress(Error):  # who takes the tensors is told
+            stored.ref = stored.load()
 
 
-class _Transfer(_hooks.CommunicatorMetadata):  # type: ignore[misc]
-    """Tensors on their way to an actor, for which a token keeps them.
-
-    Ray drops a result as soon as the method that takes it is submitted, even if the actor has not started. The actor
-    ends the token. If it never comes to that, the token ends with this, which Ray has until the transfer has failed.
-
-    Ray does not say whose tensors they are. It pickles these next, on the same thread, and then this.
-    """
-
-    def __init__(self, token_name: str = "") -> None:
-        self.token_name = token_name
-        self.token: Token | None = None
-
-    def begin(self, ref: Ref) -> None:
-        with contextlib.suppress(Error):
-            worker = ray.get_runtime_context().get_worker_id()
-            self.token = muster.open_token(f"ray transfer {worker} {next(_numbers)}")
-            self.token_name = self.token.name
-            ref.keep_for(self.token_name)
-
-    def end(self) -> None:
-        """Called by the actor, when it holds the tensors."""
-        if self.token_name:
-            with contextlib.suppress(Error):
-                muster.end_token(self.token_name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_Transfer, (self.token_name,))
-
-
-_numbers = itertools.count()
-_thread = threading.local()
 _keeping = _owned.Later()
 
 
@@ -186,16 +142,13 @@ class Transport(_hooks.TensorTransportManager):  # type: ignore[misc]
         return Stored(shapes, devices.pop(), named), ref
 
     def get_communicator_metadata(self, src_actor: Any, dst_actor: Any, backend: str | None = None) -> Any:
-        made = _Transfer()
-        if dst_actor is not None:
-            _thread.transfer = made
-        return made
+        return _hooks.CommunicatorMetadata()
 
     def recv_multiple_tensors(
         self,
         obj_id: str,
         tensor_transport_metadata: Stored,
-        communicator_metadata: _Transfer,
+        communicator_metadata: Any,
         target_buffers: list[Any] | None = None,
     ) -> list[Any]:
         """Maps the tensors, or copies them into buffers.
@@ -205,7 +158,6 @@ class Transport(_hooks.TensorTransportManager):  # type: ignore[misc]
             DaemonUnavailable: this node's daemon could not be started.
         """
         ref = tensor_transport_metadata.load()
-        communicator_metadata.end()
         if ref is None:
             return []
         tensors = ref.get() if len(tensor_transport_metadata.tensor_meta) > 1 else [ref.get()]
