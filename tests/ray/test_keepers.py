@@ -17,9 +17,12 @@ def here():
 
 
 @pytest.fixture
-def keeper(objects):
-    """A keeper of this node's daemon in this process, as of a node that may be taken away."""
+def keeper(objects, tmp_path, monkeypatch):
+    """A keeper in this process, as of a node that may be taken away, whose daemon has nothing in it."""
+    told = dict.fromkeys(("objects", "groups", "ops_in_flight"), 0)
+    monkeypatch.setattr(_keepers.muster, "status", lambda: told)
     made = _keepers._Keeper.__ray_metadata__.modified_class()
+    made._path = str(tmp_path / "socket")
     made._is_head = False
     made._group, made._budget = types.SimpleNamespace(id=b"any"), 100
     return made

@@ -11,6 +11,7 @@ import muster
 import numpy as np
 import pytest
 import ray
+from muster.ray import _needs
 from test_tasks import Gate, Worker, full
 
 pytestmark = pytest.mark.usefixtures("objects")
@@ -22,7 +23,9 @@ def test_it_goes_with_the_last_reference(objects):
     (row,) = objects()
     (holder,) = row["holders"]
     assert holder.startswith(f"token 'ray {ray.get_runtime_context().get_worker_id()} ")
+    needs = dict(_needs._needed)
     del ref
+    conftest.until(lambda: _needs._needed != needs)
 
 
 def test_results_that_nobody_fetches_go(objects):
