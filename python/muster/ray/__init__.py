@@ -20,6 +20,7 @@ An object is freed when Ray's last reference to its task's result is gone.
 
 from muster.ray import _backend, _transport
 from muster.ray._cluster import hook, init, shutdown
+from muster.ray._graphs import Communicator
 from muster.ray._placing import near
 from muster.ray._seats import ActorGroup, Seat, create_group, group
 from muster.ray._shares import share
@@ -27,6 +28,7 @@ from muster.ray._values import get
 
 __all__ = [
     "ActorGroup",
+    "Communicator",
     "Seat",
     "create_group",
     "get",

@@ -130,3 +130,4 @@ def register() -> None:
     """Makes ``backend="muster"`` known in this process."""
     if not is_backend_available(NAME):
         register_collective_backend(NAME, MusterGroup)
+    _hooks.name_backend(NAME)
