@@ -32,7 +32,7 @@ class Actor:
 
 class RayRank:
     def __init__(self) -> None:
-        ray.init(num_cpus=RANKS, object_store_memory=4 << 30, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=RANKS, object_store_memory=4 << 30, include_dashboard=False, log_to_driver=False)
         self.actors = [Actor.remote() for _ in range(RANKS)]
         self.own: dict[int, np.ndarray] = {}
 

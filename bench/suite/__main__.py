@@ -11,17 +11,23 @@ import sys
 from typing import TextIO
 
 from suite import growth, plots, report, rows
-from suite.contestants import contestants
+from suite.contestants import contestants, systems, systems_under_ray
 from suite.measure import measure
 
 
-def run(built: pathlib.Path, quick: bool, json: TextIO | None) -> list[report.Figure]:
+def run(built: pathlib.Path, quick: bool, only: set[str] | None, json: TextIO | None) -> list[report.Figure]:
     generator = random.Random(1)
     figures = []
-    for ranks in rows.RANKS:
-        with contestants(built, ranks, dict(os.environ)) as running:
+    sections = [(ranks, systems(built, sys.executable, ranks), rows.rows(ranks, quick)) for ranks in rows.RANKS]
+    sections.append((rows.RANKS_UNDER_RAY, systems_under_ray(sys.executable), rows.under_ray()))
+    for ranks, listed, wanted in sections:
+        if only is not None:
+            listed = [system for system in listed if system.name in only]
+        if not listed:
+            continue
+        with contestants(listed, ranks, dict(os.environ)) as running:
             print(f"{ranks} ranks: {', '.join(f'{c.system.name} ({c.system.client})' for c in running)}", flush=True)
-            for row in rows.rows(ranks, quick):
+            for row in wanted:
                 taking_part = [c for c in running if row.includes(c.system.name, c.system.client)]
                 for figure in measure(row, taking_part, ranks, generator):
                     figures.append(figure)
@@ -34,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("--built", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="fewer sizes; a few minutes")
+    parser.add_argument("--only", help="names of systems, with commas: nothing else is started")
     parser.add_argument("--json", type=pathlib.Path, help="file for one JSON object for each figure")
     parser.add_argument("--plot", type=pathlib.Path, help="folder for pictures")
     parser.add_argument("--plant", action="store_true", help="spoil an input: the run must fail")
@@ -42,12 +49,12 @@ def main() -> int:
         os.environ["BENCH_PLANT"] = "1"
     with options.json.open("w") if options.json else contextlib.nullcontext() as json:
         try:
-            figures = run(options.built, options.quick, json)
+            figures = run(options.built, options.quick, options.only and set(options.only.split(",")), json)
         except RuntimeError as error:
             print(f"bench/run: {error}", file=sys.stderr)
             return 1
-    curves = growth.curves(options.built)
-    print(report.table(figures), growth.table(curves), sep="\n\n")
+    curves = growth.curves(options.built) if options.only is None else {}
+    print(report.table(figures), *([growth.table(curves)] if curves else []), sep="\n\n")
     if options.plot:
         plots.draw(figures, curves, options.plot)
     return 0

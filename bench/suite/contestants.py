@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -19,7 +18,7 @@ MPIRUN = (
     "mpirun --oversubscribe --allow-run-as-root --bind-to none --mca mpi_yield_when_idle 1 --mca btl self,vader "
     "-x BENCH_SOCKET -x PYTHONPATH -n {ranks}"
 )
-ONE_PROCESS = ("stream", "ray_store")
+ONE_PROCESS = ("stream", "ray_store", "muster_tasks")
 START_S = 120
 ROUND_S = 300
 
@@ -52,6 +51,18 @@ def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
         found.append(System("openmpi", "c++", (*mpirun, str(built / "mpi_rank"))))
         found.append(System("mpi4py", "python", (*mpirun, python, str(RANKS / "mpi4py_rank.py"))))
     return found
+
+
+def systems_under_ray(python: str) -> list[System]:
+    """Returns what runs in a cluster of Ray. These are measured by themselves: an idle cluster takes a core now and
+    then."""
+    group = str(RANKS / "ray_group_rank.py")
+    return [
+        System("muster_ray", "python", (python, group, "muster_ray")),
+        System("ray_collective", "python", (python, group, "ray_collective")),
+        System("muster_tasks", "python", (python, str(RANKS / "muster_tasks_rank.py"))),
+        System("ray_store", "python", (python, str(RANKS / "ray_rank.py"))),
+    ]
 
 
 class Contestant:
@@ -141,14 +152,14 @@ def daemon_cpu_us() -> float:
 
 @contextlib.contextmanager
 def contestants(
-    built: pathlib.Path, ranks: int, environment: dict[str, str], only: Callable[[str, str], bool] = lambda *_: True
+    listed: list[System], ranks: int, environment: dict[str, str], only: Callable[[str, str], bool] = lambda *_: True
 ) -> Iterator[list[Contestant]]:
-    """Starts all systems with this number of ranks for which `only(system, client)` holds; ends them, whatever
+    """Starts the systems, with this number of ranks, for which `only(system, client)` holds; ends them, whatever
     happens."""
     running: list[Contestant] = []
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         try:
-            for system in systems(built, sys.executable, ranks):
+            for system in listed:
                 if only(system.name, system.client):
                     running.append(Contestant(system, ranks, environment, pathlib.Path(folder)))
             yield running

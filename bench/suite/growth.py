@@ -6,9 +6,10 @@ import os
 import pathlib
 import random
 import subprocess
+import sys
 
 from suite import rows
-from suite.contestants import contestants
+from suite.contestants import contestants, systems
 from suite.measure import measure
 
 GROWTH_RANKS = (2, 4, 8, 16, 32, 64)
@@ -33,7 +34,8 @@ def ranks(built: pathlib.Path) -> list[tuple[int, float]]:
     row = rows.Row("allreduce", "default", rows.KIB, 100, frozenset({"muster"}), "c++")
     found = []
     for number in GROWTH_RANKS:
-        with contestants(built, number, dict(os.environ), only=row.includes) as running:
+        listed = systems(built, sys.executable, number)
+        with contestants(listed, number, dict(os.environ), only=row.includes) as running:
             figures = measure(row, running, number, random.Random(1))
         found.append((number, figures[0].median_us / number))
     return found

@@ -53,9 +53,22 @@ MIB = 1 << 20
 
 def peer_of(one: Figure) -> tuple[str, ...]:
     """The systems that the table compares with a figure of Muster."""
+    if one.system != "muster":
+        return ("ray_collective",) if one.system == "muster_ray" else ("ray_store",)
     if one.op == "allreduce":
         return ("ray_store",) if one.variant == "produce" else ("openmpi", "mpi4py", "gloo", "stream", "mailbox")
     return {"put": ("stream", "ray_store"), "get": ("ray_store",)}.get(one.op, ("openmpi", "gloo"))
+
+
+#: Muster's systems, and what the table calls their clients.
+OURS = {"muster": "", "muster_ray": "ray, actors", "muster_tasks": "ray, tasks"}
+
+
+def is_same(one: Figure, other: Figure) -> bool:
+    """Whether a figure is of the same op. Ray's store is measured twice: alone, and among what runs under Ray."""
+    if other.system == "ray_store" and one.variant != other.variant:
+        return False
+    return (other.op, other.ranks, other.bytes) == (one.op, one.ranks, one.bytes)
 
 
 def goal(one: Figure, peer: Figure) -> float | None:
@@ -66,7 +79,9 @@ def goal(one: Figure, peer: Figure) -> float | None:
         return 3.0
     if one.op != "allreduce":
         return None
-    if one.variant == "produce":
+    if one.system == "muster_ray":
+        return 4.0 if one.variant == "default" and one.bytes == 64 * MIB else 10.0
+    if one.variant in ("produce", "tasks"):
         return 10.0
     if peer.system == "openmpi" and one.client == "c++" and one.ranks in (4, 8):
         if one.variant == "out":
@@ -112,24 +127,22 @@ def table(figures: list[Figure]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in figures:
-        if one.system != "muster" or one.op == "call":
+        if one.system not in OURS or one.op in ("call", "task"):
             continue
-        peers = [
-            cell(one, other)
-            for other in figures
-            if other.system in peer_of(one) and (other.op, other.ranks, other.bytes) == (one.op, one.ranks, one.bytes)
-        ]
+        peers = [cell(one, other) for other in figures if other.system in peer_of(one) and is_same(one, other)]
         if limit := limit_us(one):
             peers.insert(0, f"at most {limit:g} us{'' if one.median_us <= limit else ' !'}")
         variant = "" if one.variant == "default" else f", {one.variant}"
+        client = OURS[one.system] or one.client
         lines.append(
-            f"| {one.op} {size_text(one.bytes)}{variant} | {one.ranks} | {one.client} | {one.median_us:.1f} us "
+            f"| {one.op} {size_text(one.bytes)}{variant} | {one.ranks} | {client} | {one.median_us:.1f} us "
             f"| {one.gbps:.1f} | {one.cpu_us:.0f} us | {', '.join(peers)} |"
         )
-    return "\n".join(lines + calls(figures))
+    return "\n".join(lines + calls(figures) + tasks(figures))
 
 
 CALL_LIMITS_US = {1: 20, 10: 40, 1000: 1000}
+TASK_LIMIT_US = 150
 
 
 def calls(figures: list[Figure]) -> list[str]:
@@ -145,3 +158,15 @@ def calls(figures: list[Figure]) -> list[str]:
             f"| decorated call, {arrays} arrays | 1 | python | {more:.1f} us more | | | at most {limit} us{missed} |"
         )
     return lines
+
+
+def tasks(figures: list[Figure]) -> list[str]:
+    """Shows how much longer a task of Ray takes if its function is marked."""
+    found = {one.variant: one.median_us for one in figures if one.op == "task"}
+    if not found:
+        return []
+    more = found["default"] - found["undecorated"]
+    return [
+        f"| marked task, 1 KiB | 1 | ray, tasks | {more:.0f} us more than {found['undecorated']:.0f} us | | "
+        f"| at most {TASK_LIMIT_US} us{'' if more <= TASK_LIMIT_US else ' !'} |"
+    ]

@@ -8,6 +8,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 COLLECTIVE_SYSTEMS = frozenset({"muster", "openmpi", "mpi4py", "gloo", "stream"})
 RANKS = (1, 2, 4, 8)
+RANKS_UNDER_RAY = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,4 +70,13 @@ def collectives(ranks: int, quick: bool) -> list[Row]:
             found += [Row(op, "default", size, 30, frozenset({"muster"}), "c++") for size in (KIB, 64 * MIB)]
         for op in ("reduce_scatter", "all_to_all"):
             found.append(_row(op, "default", 16 * MIB, "muster", "openmpi", "gloo", client="c++"))
+    return found
+
+
+def under_ray() -> list[Row]:
+    """Groups of actors, and results of tasks."""
+    found = [_row("allreduce", "default", size, "muster_ray", "ray_collective") for size in (KIB, 16 * MIB, 64 * MIB)]
+    found += [_row("allreduce", "refs", size, "muster_ray") for size in (KIB, 16 * MIB, 64 * MIB)]
+    found.append(Row("allreduce", "tasks", 64 * MIB, 5, frozenset({"muster_tasks", "ray_store"})))
+    found += [_row("task", variant, KIB, "muster_tasks") for variant in ("default", "undecorated")]
     return found
