@@ -154,7 +154,7 @@ sys.exit(sys.argv[1].endswith(".cuda") and not module.is_available())' "$2" 2>/d
 
 # run_python TEST PYTHON BUILD: a file says with a line NEEDS = "package" what it can't run without.
 run_python() {
-  local test=$1 python=$2 build=$3 package log line
+  local test=$1 python=$2 build=$3 package log line status=0
   log=build/logs/gpu-${test##*/}.log
   say "$test"
   for package in pytest $(sed -nE 's/^NEEDS = "(.*)"$/\1/p' "$test"); do
@@ -163,13 +163,15 @@ run_python() {
       return 0
     }
   done
-  if MUSTER_TEST_GPU=real PATH="$build/bin:$PATH" PYTHONPATH="$build/python" MUSTER_CLI="$build/bin/muster" \
+  MUSTER_TEST_GPU=real PATH="$build/bin:$PATH" PYTHONPATH="$build/python" MUSTER_CLI="$build/bin/muster" \
     MUSTER_DAEMON="$build/bin/musterd" timeout --kill-after=5 "$case_seconds" \
     "$python" -B -m pytest --color=no -p no:cacheprovider -rs --no-fold-skipped "$test" </dev/null 2>&1 |
-    tee "$log"; then
-    while IFS= read -r line; do
-      left_out+=("${line#SKIPPED }")
-    done < <(grep '^SKIPPED ' "$log")
+    tee "$log" || status=$?
+  # What was left out counts also where something else failed.
+  while IFS= read -r line; do
+    left_out+=("${line#SKIPPED }")
+  done < <(grep '^SKIPPED ' "$log")
+  if [ "$status" -eq 0 ]; then
     line=$(grep -E '[0-9]+ passed.* in ' "$log" | tail -n 1)
     counts+=("$test: ${line//=/}")
   else
