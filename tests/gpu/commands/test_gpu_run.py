@@ -106,3 +106,16 @@ def test_a_package_that_is_not_there_is_named(functions):
     told = functions('run_python test_other.py python3 "$bin/.."; show_summary')
     assert "test_other.py (python3 has no " in told
     assert "status 0" in told
+
+
+def test_what_was_left_out_is_counted_also_where_a_file_fails(functions):
+    (functions.folder / "test_mixed.py").write_text(
+        "import pytest\n\n"
+        "def test_left_out():\n    pytest.skip('missing device: a second GPU')\n\n"
+        "def test_wrong():\n    assert False\n"
+    )
+    told = functions('run_python test_mixed.py python3 "$bin/.."; show_summary')
+    assert "missing device: a second GPU" in told
+    assert "left out: 1, named above" in told
+    assert "FAILED: test_mixed.py" in told
+    assert "status 1" in told

@@ -1,17 +1,13 @@
 """Processes that end, or stop, while they use memory of GPUs."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-
-PATIENCE_S = 60
+from daemons import PATIENCE_S, eventually, is_process, muster, status, workers
 
 HOLDER = """
 import sys
@@ -85,43 +81,8 @@ def program(environment):
         one.end()
 
 
-def muster(environment, *words):
-    run = subprocess.run(
-        [os.environ["MUSTER_CLI"], *words],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    return run.stdout
-
-
-def status(environment):
-    return json.loads(muster(environment, "status", "--json"))
-
-
 def used(environment):
     return status(environment)["gpus"][0]["memory_used_bytes"]
-
-
-def workers(environment):
-    """The worker processes of the daemon."""
-    daemon = status(environment)["pid"]
-    children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
-    return [int(pid) for pid in children if b"--gpu-worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def is_process(pid):
-    """False once its parent knows of its end. A driver may need a while to take a process apart."""
-    return Path(f"/proc/{pid}").exists()
-
-
-def eventually(look, wanted):
-    deadline = time.monotonic() + PATIENCE_S
-    while (found := look()) != wanted and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert found == wanted
 
 
 def test_a_client_that_is_killed_leaves_nothing(environment, program):

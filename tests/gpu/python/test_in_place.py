@@ -6,12 +6,11 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from daemons import PATIENCE_S, eventually, muster, status, workers
 
-PATIENCE_S = 60
 HERE = Path(__file__).parent
 
 # Each program answers lines of Python, with what they evaluate to.
@@ -149,39 +148,8 @@ def program(environment):
         one.end()
 
 
-def muster(environment, *words):
-    run = subprocess.run(
-        [os.environ["MUSTER_CLI"], *words],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    return run.stdout
-
-
-def status(environment):
-    return json.loads(muster(environment, "status", "--json"))
-
-
 def objects(environment):
     return json.loads(muster(environment, "ls", "--json"))
-
-
-def worker(environment):
-    """The worker process of the daemon's GPU."""
-    daemon = status(environment)["pid"]
-    children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
-    (pid,) = [int(pid) for pid in children if b"--gpu-worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return pid
-
-
-def eventually(look, wanted):
-    deadline = time.monotonic() + PATIENCE_S
-    while (found := look()) != wanted and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert found == wanted
 
 
 def handed_over(owner, reader, value=2.0, name="ref"):
@@ -305,7 +273,7 @@ def test_an_owner_dies_while_its_op_runs(program, environment):
     handed_over(owner, other)
     other.ask("mine = muster.put(tensor(5.0))")
     other.ask("spare = muster.put(tensor(6.0))")
-    pid = worker(environment)
+    pid = workers(environment)[0]
     os.kill(pid, signal.SIGSTOP)
     other.ask("work = muster.allreduce_refs([ref, mine])")
     owner.kill()
@@ -334,11 +302,11 @@ def test_an_owner_dies_before_its_op_is_complete(program):
 def test_another_worker_opens_it_again(program, environment):
     owner, other = program(), program()
     handed_over(owner, other)
-    pid = worker(environment)
+    pid = workers(environment)[0]
     os.kill(pid, signal.SIGKILL)
     other.ask("mine = muster.put(tensor(5.0), device='cuda:0')")
     eventually(lambda: other.ask("muster.allreduce_refs([ref, mine]).result().to_host()[0]"), 7.0)
-    assert worker(environment) != pid
+    assert workers(environment)[0] != pid
     owner.ask("del ref")
     other.ask("del ref")
     eventually(lambda: owner.ask("freed_by_now()"), [2.0])
@@ -347,7 +315,7 @@ def test_another_worker_opens_it_again(program, environment):
 def test_a_worker_that_dies_has_closed_it(program, environment):
     owner = program()
     owner.ask("ref = muster.put(tensor(2.0), in_place=True)")
-    pid = worker(environment)
+    pid = workers(environment)[0]
     os.kill(pid, signal.SIGSTOP)
     owner.ask("del ref")
     assert owner.ask("freed_by_now()") == []
