@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -16,10 +17,8 @@ from test_tasks import Worker, full
 
 
 @pytest.fixture(autouse=True)
-def _each_begins_empty(objects):
-    """What is made again may stay for a while: see "What is not there yet" in docs/guides/ray.rst."""
-    yield
-    conftest.kept_for_good.update(row["id"] for row in objects())
+def _each_begins_and_ends_empty(objects):
+    """Nothing stays of what was made again."""
 
 
 def kill_daemon():
@@ -103,6 +102,38 @@ def test_results_do_not_keep_what_they_were_made_of(tmp_path, objects):
     kill_daemon()
     assert muster.ray.get(ref).tolist() == [8] * 4
     assert [runs_of(tmp_path / str(step)) for step in range(8)] == [2] * 8
+
+
+@pytest.fixture
+def _without_collecting_garbage():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_without_collecting_garbage")
+def test_what_was_made_again_stays_no_longer_than_what_was_not(tmp_path, objects):
+    refs = [counted.remote(str(tmp_path / "0"))]
+    for step in range(1, 4):
+        refs.append(counted.remote(str(tmp_path / str(step)), refs[-1]))
+    ray.wait(refs, num_returns=4)
+    kill_daemon()
+    assert [array[0] for array in muster.ray.get(refs)] == [1, 2, 3, 4]
+    del refs
+    conftest.until(lambda: not objects(), objects)
+
+
+@pytest.mark.usefixtures("_without_collecting_garbage")
+def test_an_error_keeps_no_more_than_who_has_it(tmp_path, objects):
+    ref = counted.options(max_retries=0).remote(str(tmp_path / "runs"))
+    other = counted.remote(str(tmp_path / "other"))
+    ray.wait([ref, other], num_returns=2)
+    kill_daemon()
+    with pytest.raises((muster.ObjectLost, muster.DaemonRestarted, muster.DaemonUnavailable)):
+        muster.ray.get({"made again": other, "lost": ref})
+    del ref, other
+    conftest.until(lambda: not objects(), objects)
 
 
 @ray.remote

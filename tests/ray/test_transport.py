@@ -12,6 +12,7 @@ import muster.ray
 import numpy as np
 import pytest
 import ray
+import ray.experimental.collective
 import torch
 
 pytestmark = pytest.mark.usefixtures("objects")

@@ -7,6 +7,7 @@
 - ``ray.experimental.internal_kv``: a table of the whole cluster, kept by its head.
 - The actor by which ``ray.util.collective`` tells actors of a group that the driver has declared.
 - ``CoreWorker.add_object_out_of_scope_callback``: tells the owner of an object of Ray that nobody refers to it.
+- ``CoreWorker.get_owner_address``: whether Ray knows an object still.
 - ``CoreWorker.profile_event``: a span of time in ``ray timeline``.
 - The variables ``scheduling_strategy`` and ``label_selector`` of what submits a task: whether the user chose where it
   runs; Muster sets the first where he did not.
@@ -81,6 +82,7 @@ def check() -> None:
         "CoreWorker.add_object_out_of_scope_callback": hasattr(
             ray._raylet.CoreWorker, "add_object_out_of_scope_callback"
         ),
+        "CoreWorker.get_owner_address": hasattr(ray._raylet.CoreWorker, "get_owner_address"),
         "CoreWorker.profile_event": hasattr(ray._raylet.CoreWorker, "profile_event"),
         "ray._private.worker._global_node": hasattr(worker, "_global_node"),
         "ray._private.state.jobs": hasattr(state, "jobs"),
@@ -178,6 +180,16 @@ def when_out_of_scope(ref: ray.ObjectRef, callback: Callable[[bytes], None]) -> 
         False if that is so already, and nobody will be called.
     """
     return bool(global_worker.core_worker.add_object_out_of_scope_callback(ref, callback))
+
+
+def ref_to(id: bytes) -> ray.ObjectRef | None:
+    """Refers to an object of this process once more; None if nothing has referred to it, and it is gone."""
+    ref = ray.ObjectRef(id)
+    try:
+        global_worker.core_worker.get_owner_address(ref)
+    except ValueError:
+        return None
+    return ref
 
 
 def kv_get(key: bytes) -> bytes | None:

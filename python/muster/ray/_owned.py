@@ -40,7 +40,7 @@ class Made(NamedTuple):
 
     def ref(self) -> ray.ObjectRef | None:
         """The result, if anything still refers to it."""
-        return ray.ObjectRef(self.id) if self.id in _calls else None
+        return _hooks.ref_to(self.id) if self.id in _calls else None
 
 
 class Owned:
@@ -55,12 +55,24 @@ class Owned:
         lock: for what follows; nobody waits while holding it.
         again: how to submit the call once more; None if that can't be done.
         retries: how often that may be done; negative: as often as needed.
-        replaced: the results that stand for these, if they had to be made again.
-        making: is over when they were made again, or could not be; None if nobody makes them.
+        replaced: how the results were made that stand for these; None if they were not made again.
+        making: has those results when they are submitted, or None if that failed; None if nobody makes them.
         places: of results that are known to be there, by their place: on which node, and how many bytes.
     """
 
-    __slots__ = ("_needs", "_token", "again", "lock", "making", "marker", "places", "replaced", "retries")
+    __slots__ = (
+        "_held",
+        "_kept",
+        "_needs",
+        "_token",
+        "again",
+        "lock",
+        "making",
+        "marker",
+        "places",
+        "replaced",
+        "retries",
+    )
 
     def __init__(self) -> None:
         worker = ray.get_runtime_context().get_worker_id()
@@ -69,12 +81,14 @@ class Owned:
         self.lock = threading.Lock()
         self.again: Again | None = None
         self.retries = 0
-        self.replaced: list[ray.ObjectRef] | None = None
-        self.making: concurrent.futures.Future[None] | None = None
+        self.replaced: list[Made] | None = None
+        self.making: concurrent.futures.Future[list[ray.ObjectRef] | None] | None = None
         self.places: dict[int, tuple[str, int]] = {}
         socket = _runtime.socket_path()
         #: Nothing if a keeper looks right now whether the daemon is needed: who makes a call keeps it meanwhile.
         self._needs = [socket] if _needs.begin(socket) else []
+        self._held: set[int] = set()  # the places of results that something refers to
+        self._kept: dict[int, ray.ObjectRef] = {}  # what stands for those, if they had to be made again
 
     @property
     def name(self) -> str:
@@ -83,13 +97,29 @@ class Owned:
     def watch(self, refs: list[ray.ObjectRef] | None = None) -> None:
         """Ends with the marker. ``refs``: the results of the submitted task, which may have to be made again."""
         for place, ref in enumerate(refs or []):
-            _when_over(ref, functools.partial(_calls.pop, ref.binary(), None))
-            _calls[ref.binary()] = (self, place)
+            id = ref.binary()
+            self._held.add(place)
+            _calls[id] = (self, place)
+            _when_over(ref, functools.partial(self._let_go, place, id))
         marker, self.marker = self.marker, None
         _when_over(marker, self.end)
 
+    def replace(self, refs: list[ray.ObjectRef]) -> None:
+        """Lets these results stand for those that were lost, and keeps them as long as something refers to those."""
+        made = [Made(*_calls[ref.binary()], ref.binary()) for ref in refs]
+        with self.lock:
+            self.replaced = made
+            self._kept = {place: refs[place] for place in self._held}
+
+    def _let_go(self, place: int, id: bytes) -> None:
+        """Nothing refers to a result any more. Who makes a call again that took it as an input keeps this object."""
+        _calls.pop(id, None)
+        with self.lock:
+            self._held.discard(place)
+            self._kept.pop(place, None)
+
     def end(self) -> None:
-        self.replaced = None  # Ray may keep its last callback, and so this object, for a while
+        """Nothing needs what the results name. That may be so before they are let go, if they are errors."""
         with contextlib.suppress(Error):  # the daemon has ended, and the token with it
             self._token.end()
         while self._needs:

@@ -23,10 +23,20 @@ _PAUSE_MAX_S = 5.0
 
 
 class Loss:
-    """What is there of a result that is lost: the error."""
+    """What is there of a result that is lost: the error.
+
+    The frames that an error has passed keep what is in them, and this loss, too: until somebody collects the garbage,
+    unless they are forgotten here.
+    """
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
+        self._error: BaseException | None = error.with_traceback(None)
+
+    def to_raise(self) -> BaseException:
+        """Gives the error away. Can be called once."""
+        error, self._error = self._error, None
+        assert error is not None
+        return error
 
 
 def settled(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
@@ -76,7 +86,7 @@ def _recovering(ref: ray.ObjectRef, found: Any, until: float | None) -> _steps.S
     while isinstance(found, Loss):
         again = yield from made_again(ref, until)
         if again is None:
-            raise found.error
+            raise found.to_raise()
         ref = again
         yield _steps.Pause(pause)
         pause = min(2 * pause + 0.01, _PAUSE_MAX_S)
@@ -113,20 +123,31 @@ def made_again(ref: ray.ObjectRef, until: float | None = None) -> _steps.Steps[r
 def _made_again(owned: _owned.Owned, place: int, until: float | None) -> _steps.Steps[ray.ObjectRef | None]:
     while True:
         with owned.lock:
-            if owned.replaced is not None:
-                return owned.replaced[place]
-            again, making = owned.again, owned.making
-            if again is None or owned.retries == 0:
-                return None
-            if making is None:
+            replaced, again, making = owned.replaced, owned.again, owned.making
+            if replaced is None and making is None:
+                if again is None or owned.retries == 0:
+                    return None
                 owned.making = concurrent.futures.Future()
+        if replaced is not None:
+            made = replaced[place]
+            ref = made.ref()
+            if ref is not None:
+                return ref
+            owned, place = made.owned, made.place  # nothing has held it: it is made again in its turn
+            continue
         if making is None:
-            yield from _make_again(owned, again, until)
+            assert again is not None
+            refs = yield from _make_again(owned, again, until)
         else:
             yield _steps.Over(making)  # others that miss the result wait for the same task
+            refs = making.result()
+        if refs is not None:
+            return refs[place]
 
 
-def _make_again(owned: _owned.Owned, again: _owned.Again, until: float | None) -> _steps.Steps[None]:
+def _make_again(
+    owned: _owned.Owned, again: _owned.Again, until: float | None
+) -> _steps.Steps[list[ray.ObjectRef] | None]:
     refs = None
     try:
         inputs: dict[bytes, ray.ObjectRef] = {}
@@ -135,16 +156,17 @@ def _make_again(owned: _owned.Owned, again: _owned.Again, until: float | None) -
                 inputs[made.id] = yield from _current(made, until)
         args, kwargs = _with(inputs, again.args), _with(inputs, again.kwargs)
         refs = _owned.as_list(again.submit(args, kwargs, owned.retries - 1, _left(until)))
+        owned.replace(refs)
     except DaemonUnavailable:
         if _left(until) == 0:
             raise _steps.too_late() from None
         raise
     finally:
         with owned.lock:
-            owned.replaced = refs
             making, owned.making = owned.making, None
         if making is not None:
-            making.set_result(None)
+            making.set_result(refs)
+    return refs
 
 
 def remembered(submit: Any, args: Any, kwargs: Any) -> _owned.Again | None:

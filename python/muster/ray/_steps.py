@@ -58,7 +58,7 @@ class Result:
 class Over:
     """What another thread does is over."""
 
-    def __init__(self, future: concurrent.futures.Future[None]) -> None:
+    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
         self._future = future
 
     def wait(self, seconds: float | None) -> bool:
