@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
+import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,7 +34,8 @@ class Route:
     def enter(self, torch: Any, cupy: Any) -> None:
         """From here on, the libraries that are there allocate in pools of this call."""
         self._entered.callback(self.call.leave)
-        if torch is not None:
+        if torch is not None and _pools.begin(self.call.ordinal):
+            self._entered.callback(_pools.leave, self.call.ordinal)
             with torch.cuda.device(self.call.ordinal):  # a pool is of the device that is current
                 self._pool = torch.cuda.MemPool(_torch_allocator(torch).allocator())
             self._entered.enter_context(torch.cuda.use_mem_pool(self._pool, device=self.call.ordinal))
@@ -48,7 +52,9 @@ class Route:
     def end(self) -> None:
         """They give everything back that no array uses; the rest comes later."""
         self.leave()
-        self._pool = None
+        if self._pool is not None:
+            pool, self._pool = [self._pool], None
+            _pools.end(self.call.ordinal, pool)
         if self._cupy is not None:
             self._cupy.end()
 
@@ -115,6 +121,60 @@ def _is_available(library: Any) -> bool:
         return bool(library.cuda.is_available())
     except RuntimeError:
         return False
+
+
+class _Pools:
+    """PyTorch's pools of ended calls, for each GPU, which end when no thread is in a call with a pool on that GPU.
+
+    PyTorch ends the process if a pool ends while any thread allocates in one (``synchronize_and_free_events`` of
+    CUDACachingAllocator.h). If calls are never all over, few pools wait: further calls have none, and are copied.
+    """
+
+    _WAITING_MAX = 4
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: Counter[int] = Counter()
+        self._waiting: dict[int, list[Any]] = {}
+
+    def begin(self, ordinal: int) -> bool:
+        """Says whether a call may have a pool; then ``leave`` must follow."""
+        with self._lock:
+            if len(self._waiting.get(ordinal, ())) >= self._WAITING_MAX:
+                return False
+            self._calls[ordinal] += 1
+            return True
+
+    def leave(self, ordinal: int) -> None:
+        """A thread allocates in a call's pool no more."""
+        with self._lock:
+            self._calls[ordinal] -= 1
+            self._end_if_unused(ordinal)
+
+    def end(self, ordinal: int, pools: list[Any]) -> None:
+        """Ends pools that no thread uses. Nobody else may refer to them, once this list is empty."""
+        with self._lock:
+            self._waiting.setdefault(ordinal, []).extend(pools)
+            pools.clear()
+            self._end_if_unused(ordinal)
+
+    def _end_if_unused(self, ordinal: int) -> None:
+        if self._calls[ordinal] == 0:
+            self._waiting.pop(ordinal, None)
+
+
+_pools = _Pools()
+
+
+def _forget_pools_in_child() -> None:
+    """A forked child can't use the GPUs of its parent; another thread of that may have had the lock."""
+    global _pools
+    _kept_for_good.append(_pools)  # their end would use the GPU
+    _pools = _Pools()
+
+
+_kept_for_good: list[_Pools] = []
+os.register_at_fork(after_in_child=_forget_pools_in_child)
 
 
 class _CupyMemory:

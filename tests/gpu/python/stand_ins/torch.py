@@ -116,6 +116,7 @@ class _DeviceAllocator:
 
     def empty_cache(self) -> None:
         with self.lock:
+            assert not self.underway, "captures_underway.empty() INTERNAL ASSERT FAILED"
             self.default.release_unused(self.device)
             for id_, pool in list(self.pools.items()):
                 if pool.use_count == 0:
@@ -182,7 +183,11 @@ class MemPool:
     def __del__(self) -> None:
         assert self._allocator.pools[self.id].use_count == 1, "a pool ends while somebody allocates in it"
         self._allocator.release(self.id)
-        self._allocator.empty_cache()
+        try:
+            self._allocator.empty_cache()
+        except AssertionError as error:
+            os.write(2, f"terminate called after throwing {error}\n".encode())
+            os.abort()  # an error leaves a destructor
 
 
 @contextlib.contextmanager
