@@ -12,17 +12,12 @@ import os
 import signal
 import sys
 import threading
-import time
 from typing import Any
 
 import muster
 import numpy as np
 import torch
-
-MIB = 1 << 20
-DEVICE = "cuda:0"
-PATIENCE_S = 30.0
-SOME_SEGMENTS = 64 * MIB
+from in_store import DEVICE, MIB, check_left_in_place, is_about, on_gpu, used_bytes
 
 
 def made(mib: float, value: float = 1.0, device: str = DEVICE) -> Any:
@@ -31,19 +26,6 @@ def made(mib: float, value: float = 1.0, device: str = DEVICE) -> Any:
 
 def holds_only(array: Any, value: float) -> bool:
     return bool((array.cpu().numpy() == value).all())
-
-
-def used_bytes(device: str = DEVICE) -> int:
-    return {gpu["device"]: gpu["memory_used_bytes"] for gpu in muster.status()["gpus"]}[device]
-
-
-def is_about(before: int) -> bool:
-    """Whether not much more is used. A call that comes before the news of what is free takes another segment."""
-    return used_bytes() <= before + SOME_SEGMENTS
-
-
-def on_gpu(function: Any) -> Any:
-    return muster.collective_input(device=DEVICE)(function)
 
 
 def large_tensor() -> None:
@@ -375,20 +357,7 @@ def an_op() -> None:
 
 
 def left_in_place() -> None:
-    """What PyTorch has allocated outside of a call stays there, and takes nothing of the store."""
-    array = made(12, 3.0)
-    ref = muster.put({"a": array}, in_place=True)
-    assert (ref.copies, ref.copy_reasons) == (0, {})
-    assert muster.status()["in_place"] == 1
-    value = ref.get()["a"]
-    assert type(value) is torch.Tensor
-    assert holds_only(value, 3.0)
-    assert holds_only(muster.allreduce_refs([ref, ref]).result()["a"], 6.0)
-    del ref, value
-    deadline = time.monotonic() + PATIENCE_S
-    while muster.status()["in_place"]:
-        assert time.monotonic() < deadline
-    assert holds_only(array, 3.0)
+    check_left_in_place(made(12, 3.0), 3.0, holds_only)
 
 
 if __name__ == "__main__":
