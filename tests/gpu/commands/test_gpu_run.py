@@ -50,6 +50,7 @@ class Functions:
             **os.environ,
             "LD_LIBRARY_PATH": f"{fake / 'cuda'}:{fake / 'nccl' / '2.19.3'}",
             "MUSTER_FAKE_GPU_DIR": str(self.folder / "machine"),
+            "MUSTER_FAKE_KERNELS": str(self.build / "lib/libmuster_gpu_kernels_host.so"),
             "bin": str(self.build / "bin"),
         }
         script = f"""
@@ -89,6 +90,20 @@ def test_without_nccl_its_suite_is_left_out(functions):
     told = functions('nccl_version=; run_suite "$bin/nccl_conformance_test"; show_summary')
     assert "each unique id is another one (there is no NCCL" in told
     assert "cases passed" not in told
+
+
+def test_a_suite_for_more_gpus_is_left_out(functions):
+    told = functions('run_suite "$bin/gpus_e2e_test"; show_summary')
+    assert "many ops at a time (needs 2 GPUs)" in told
+    assert "(needs 4 GPUs)" in told
+    assert "FAILED" not in told
+
+
+def test_suites_of_several_gpus_run_where_there_are_some(functions):
+    told = functions('export MUSTER_FAKE_GPU_DEVICES=2; gpus=2; run_suite "$bin/gpus_e2e_test"; show_summary')
+    assert "gpus_e2e_test: 1 cases passed" in told
+    assert "(needs 2 GPUs)" not in told
+    assert "FAILED" not in told
 
 
 def test_a_case_that_fails_is_named(functions):

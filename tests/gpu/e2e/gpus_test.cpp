@@ -122,7 +122,7 @@ void check_equal(const Tensor& result, const Tensor& expected) {
 
 }  // namespace
 
-TEST_CASE("every dtype and op is reduced over GPUs with one or several ranks each") {
+TEST_CASE("every dtype and op is reduced over GPUs with one or several ranks each", "[4-gpus]") {
   Team team({0, 1, 1, 2, 3, 3, 3});
   constexpr std::size_t ranks = 7;
   std::mt19937 random(3);
@@ -149,7 +149,7 @@ TEST_CASE("every dtype and op is reduced over GPUs with one or several ranks eac
     }
 }
 
-TEST_CASE("a reduce over GPUs gives the root the result, and the others nothing") {
+TEST_CASE("a reduce over GPUs gives the root the result, and the others nothing", "[3-gpus]") {
   Team team({0, 0, 1, 2, 2});
   const auto done = team.run([&](Rank& rank, std::size_t number) {
     return rank.group.reduce(rank.put(array_of(numbers(DType::float64, {static_cast<double>(number), 1}))), 2,
@@ -160,7 +160,7 @@ TEST_CASE("a reduce over GPUs gives the root the result, and the others nothing"
   CHECK(team.read(2, (*done)[2].at(0)).at(0) == numbers(DType::float64, {2, 1}));
 }
 
-TEST_CASE("a reduce_scatter over GPUs gives each rank its part, on its own GPU") {
+TEST_CASE("a reduce_scatter over GPUs gives each rank its part, on its own GPU", "[4-gpus]") {
   Team team({1, 0, 1, 3});
   const auto done = team.run([&](Rank& rank, std::size_t number) {
     std::vector<Ref> parts;
@@ -173,7 +173,7 @@ TEST_CASE("a reduce_scatter over GPUs gives each rank its part, on its own GPU")
     CHECK(team.read(rank, (*done)[rank].at(0)).at(0) == numbers(DType::int32, {6 + 40.0 * static_cast<double>(rank)}));
 }
 
-TEST_CASE("every dtype and op is scanned over GPUs with the bits of one device") {
+TEST_CASE("every dtype and op is scanned over GPUs with the bits of one device", "[3-gpus]") {
   Team team({0, 1, 1, 0, 2});
   std::mt19937 random(4);
   for (std::size_t d = 0; d < muster::dtype_count; ++d)
@@ -199,7 +199,7 @@ TEST_CASE("every dtype and op is scanned over GPUs with the bits of one device")
     }
 }
 
-TEST_CASE("arrays of several GPUs are put into one, on each rank's own GPU") {
+TEST_CASE("arrays of several GPUs are put into one, on each rank's own GPU", "[3-gpus]") {
   Team team({2, 0, 1, 0});
   const auto tag = [](std::size_t from, std::size_t to) { return static_cast<double>(10 * from + to); };
   SECTION("stacked") {
@@ -229,7 +229,7 @@ TEST_CASE("arrays of several GPUs are put into one, on each rank's own GPU") {
   }
 }
 
-TEST_CASE("a large bundle is reduced over GPUs, and so are many ops at a time") {
+TEST_CASE("a large bundle is reduced over GPUs, and so are many ops at a time", "[2-gpus]") {
   Team team({0, 1, 1});
   SECTION("a bundle of a thousand arrays") {
     const std::vector<DeviceArray> arrays(1000, array_of(numbers(DType::float32, {1, 2})));
@@ -266,7 +266,7 @@ TEST_CASE("a large bundle is reduced over GPUs, and so are many ops at a time") 
   }
 }
 
-TEST_CASE("what is only shared is read where it lies, on whichever GPU") {
+TEST_CASE("what is only shared is read where it lies, on whichever GPU", "[3-gpus]") {
   Team team({0, 1, 2});
   const auto done = team.run([&](Rank& rank, std::size_t number) {
     return rank.group.allgather(rank.put(array_of(numbers(DType::float32, {static_cast<double>(number)}))));
@@ -304,7 +304,7 @@ TEST_CASE("groups over other GPUs have communicators of their own, which go when
   expect_live("events", 0);
 }
 
-TEST_CASE("without a usable NCCL an op over GPUs fails, and says what was looked for") {
+TEST_CASE("without a usable NCCL an op over GPUs fails, and says what was looked for", "[fake]") {
   SECTION("there is none") {
     const Variable named("MUSTER_NCCL_SO", "/nowhere/libnccl.so.2");
     Team team({0, 1});
