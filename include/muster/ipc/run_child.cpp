@@ -41,6 +41,16 @@ void read_into(const Fd& fd, std::string& text) {
   if (got > 0) text.append(bytes.data(), static_cast<std::size_t>(got));
 }
 
+/// Reads what a child that has ended has left: no more than a pipe holds, as what it started may still print.
+void read_rest(const Fd& fd, std::string& text) {
+  constexpr std::size_t pipe_bytes = 64 << 10;
+  const auto most = text.size() + pipe_bytes;
+  for (auto before = text.size() + 1; before != text.size() && text.size() < most;) {
+    before = text.size();
+    read_into(fd, text);
+  }
+}
+
 /// One child that runs, and what it has printed so far.
 class Run {
  public:
@@ -71,8 +81,12 @@ class Run {
     take(out_.read, news[1].revents, end_.out, out_closed_);
     if (!had_finished && has_finished()) until_ = std::min(until_, steady_clock::now() + time_to_leave);
     take(error_.read, news[2].revents, end_.error, error_closed_);
-    if (end_.error.size() > limits_.error_bytes) end_.error.erase(0, end_.error.size() - limits_.error_bytes);
+    keep_end_of_error();
     return news[0].revents != 0;
+  }
+
+  void keep_end_of_error() {
+    if (end_.error.size() > limits_.error_bytes) end_.error.erase(0, end_.error.size() - limits_.error_bytes);
   }
 
   [[nodiscard]] bool has_finished() const { return out_closed_ && !end_.out.empty(); }
@@ -83,13 +97,10 @@ class Run {
     closed = closed || ((news & POLLHUP) != 0 && text.size() == before);
   }
 
-  /// Reads what the child had printed before it ended, and that only: what it started may still print.
   ChildEnd reap(ChildEnd::How how) {
-    for (std::size_t before = end_.out.size() + 1; before != end_.out.size() && end_.out.size() <= limits_.out_bytes;) {
-      before = end_.out.size();
-      read_into(out_.read, end_.out);
-    }
-    read_into(error_.read, end_.error);
+    read_rest(out_.read, end_.out);
+    read_rest(error_.read, end_.error);
+    keep_end_of_error();
     int status = 0;
     while (::waitpid(child_.pid, &status, 0) < 0 && errno == EINTR) {
     }
