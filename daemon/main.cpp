@@ -184,8 +184,12 @@ void add_gpus(Quota& quota, const Config& config, std::span<const gpu::GpuFacts>
   }
   for (const auto& facts : gpus) {
     const auto bytes = budget_of_gpu(config.gpu_memory, facts.memory_bytes);
-    for (auto* amounts : {&quota.total, &quota.per_user, &quota.per_client})
-      (*amounts)[memory_of(facts.device)] = bytes;
+    // A user or client who is limited on the host may have the same share of a GPU.
+    const auto budget = static_cast<double>(quota.total[Resource::memory]);
+    for (auto* amounts : {&quota.total, &quota.per_user, &quota.per_client}) {
+      const double share = static_cast<double>((*amounts)[Resource::memory]) / budget;
+      (*amounts)[memory_of(facts.device)] = static_cast<std::uint64_t>(static_cast<double>(bytes) * share);
+    }
     log_info("{}: {}, budget {} MiB", name(facts.device), facts.name, bytes >> 20);
   }
   // NCCL, which works between GPUs, obeys them.

@@ -1,7 +1,7 @@
 // The seam between segments and what they are made of. SegmentTable keeps policy: owners, states, readers, charges. A
 // SegmentBacking makes the memory, and does all system calls for it. The daemon's backing makes memfds
-// (memfd_backing.hpp), that of tests plain heap memory. Memory of a GPU would fit, too: it has a descriptor and no host
-// address.
+// (memfd_backing.hpp), that of a GPU memory with a descriptor and no host address (gpu/control/gpu.hpp), that of tests
+// plain heap memory.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Who keeps an object. Each kind of holder is one alternative of Holder::By, so whoever shows holders has to handle all
-// of them. Ops and parts of an object keep it, too, but are no holders: each has an ObjectPtr for as long as it is
+// Who keeps an object. Each kind of holder is one alternative of Holder::By, so code that shows holders has to handle
+// all of them. Ops and parts of an object keep it, too, but are no holders: each has an ObjectPtr for as long as it is
 // there.
 #pragma once
 

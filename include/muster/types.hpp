@@ -76,7 +76,6 @@ enum class OnLoss : std::uint8_t {
 }
 
 [[nodiscard]] constexpr bool is_integer(DType dtype) { return dtype >= DType::int8 && dtype <= DType::uint64; }
-[[nodiscard]] constexpr bool is_floating(DType dtype) { return dtype >= DType::float16 && dtype <= DType::float64; }
 [[nodiscard]] constexpr bool is_complex(DType dtype) { return dtype >= DType::complex64; }
 
 /// The dtype of `op` applied to arrays of `dtype`, as NumPy's ufunc.reduce over the ranks would give it: mean of

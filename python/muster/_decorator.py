@@ -188,10 +188,6 @@ async def _deposit_async(
         call.leave()
 
 
-class _Box:
-    """An object that can have weak references."""
-
-
 def _calibrate() -> None:
     """Checks that this interpreter's reference counts allow the rule of zero copies; if not, everything is copied."""
     if getattr(sys, "_is_gil_enabled", lambda: True)() is False:

@@ -255,13 +255,18 @@ void Communicators::tick_waiting() {
   }
 }
 
+/// To give one up tells who waits for memory of its workers, and that may move others from list to list. So each is
+/// looked for anew.
 void Communicators::tick_live(TimePoint now) {
-  for (auto next = live_.begin(); next != live_.end();) {
-    const auto each = next++;
-    if (each->is_being_made() && !each->since) each->since = now;
-    const auto until = due(*each);
-    if (until && now >= *until) give_up_late(each, now);
-  }
+  for (auto& each : live_)
+    if (each.is_being_made() && !each.since) each.since = now;
+  const auto is_late = [&](const Communicator& one) {
+    const auto until = due(one);
+    return until && now >= *until;
+  };
+  for (auto late = std::ranges::find_if(live_, is_late); late != live_.end();
+       late = std::ranges::find_if(live_, is_late))
+    give_up_late(late, now);
 }
 
 /// Workers that have not answered are replaced. Where no job has waited for all of the time, NCCL may only be slow, so

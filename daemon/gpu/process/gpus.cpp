@@ -54,9 +54,13 @@ GpuSet Gpus::all() const {
   return members;
 }
 
-/// All workers are ended before any of them is waited for.
+/// All workers are ended before any of them is waited for: what they have of the GPUs is most often free then. One that
+/// its driver keeps is left to the system.
 Gpus::~Gpus() {
+  constexpr auto patience = std::chrono::seconds(1);
   for (const auto& one : gpus_) one->worker.kill();
+  const auto until = Clock::now() + patience;
+  for (const auto& one : gpus_) one->worker.wait(until);
 }
 
 Backings Gpus::with(Backings backings) {
@@ -82,9 +86,8 @@ void Gpus::tick(TimePoint now) {
 std::optional<TimePoint> Gpus::next_deadline() const {
   std::optional<TimePoint> earliest = over_several_.next_deadline();
   for (const auto& one : gpus_)
-    if (one->worker.has_untold_end()) return Clock::now() + std::chrono::milliseconds(10);
-  for (const auto& one : gpus_)
-    if (const auto next = one->gpu.next_deadline(); next && (!earliest || *next < *earliest)) earliest = next;
+    for (const auto& next : {one->gpu.next_deadline(), one->worker.next_attempt()})
+      if (next && (!earliest || *next < *earliest)) earliest = next;
   return earliest;
 }
 

@@ -3,9 +3,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <utility>
 
 #include <muster/ipc/socket.hpp>
@@ -32,7 +36,7 @@ WorkerProcess::WorkerProcess(asio::io_context& loop, Program program, Events eve
 
 WorkerProcess::~WorkerProcess() {
   kill();
-  if (child_.pid > 0) static_cast<void>(ipc::how_it_ended(child_));
+  wait(Clock::now());
 }
 
 Result<void> WorkerProcess::start() {
@@ -62,6 +66,15 @@ Result<void> WorkerProcess::start() {
 void WorkerProcess::kill() noexcept {
   // The process is reaped by this object alone, so the number is still its own.
   if (child_.pid > 0) ::kill(child_.pid, SIGKILL);
+}
+
+void WorkerProcess::wait(TimePoint until) noexcept {
+  if (child_.pid <= 0) return;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+  pollfd ended{child_.process.get(), POLLIN, 0};
+  if (::poll(&ended, 1, static_cast<int>(std::max<std::int64_t>(left, 0))) <= 0) return;
+  siginfo_t ignored{};
+  if (::waitid(P_PID, static_cast<id_t>(child_.pid), &ignored, WEXITED) == 0) child_ = {};
 }
 
 void WorkerProcess::send(WorkerFrame frame, SharedFd fd, std::optional<UserId> user) {
@@ -146,6 +159,8 @@ void WorkerProcess::over(const LinkPtr& link) {
 
 void WorkerProcess::tell_end() noexcept try {
   if (!is_over_) return;
+  constexpr auto pause = std::chrono::milliseconds(10);
+  next_attempt_ = Clock::now() + pause;
   if (how_.empty()) how_ = ipc::how_it_ended(child_);
   std::string how = how_;
   child_ = {};

@@ -15,6 +15,7 @@
 #include <muster/ipc/spawn.hpp>
 #include <muster/result.hpp>
 
+#include "base/time.hpp"
 #include "gpu/control/unsent_frames.hpp"
 #include "gpu/control/worker_port.hpp"
 
@@ -41,12 +42,16 @@ class WorkerProcess final : public WorkerPort {
     return link_ ? link_->unsent.bytes_of(user) : 0;
   }
   void kill() noexcept override;
+  /// Waits for the end of a worker that was killed. Nobody is told of it.
+  void wait(TimePoint until) noexcept;
 
   [[nodiscard]] int pid() const { return child_.pid; }  ///< 0: there is none
 
-  /// Tells of an end that could not be told for lack of memory. Call it now and then while has_untold_end().
+  /// Tells of an end that could not be told for lack of memory. Call it at next_attempt(), if there is one.
   void tell_end() noexcept;
-  [[nodiscard]] bool has_untold_end() const { return is_over_; }
+  [[nodiscard]] std::optional<TimePoint> next_attempt() const {
+    return is_over_ ? std::optional(next_attempt_) : std::nullopt;
+  }
 
  private:
   using Descriptor = boost::asio::posix::stream_descriptor;
@@ -77,6 +82,7 @@ class WorkerProcess final : public WorkerPort {
   muster::ipc::Child child_;
   bool is_over_ = false;  ///< the child has ended, and nobody was told yet
   std::string how_;       ///< it ended, once that is known
+  TimePoint next_attempt_{};
 };
 
 }  // namespace musterd::gpu

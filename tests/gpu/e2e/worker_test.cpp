@@ -9,9 +9,12 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <random>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "context.hpp"
@@ -137,6 +140,30 @@ Work sum_of(std::vector<Place> inputs, std::uint64_t count) {
 }
 
 }  // namespace
+
+TEST_CASE("an end of a worker that nobody could be told is told again, when the pause is over") {
+  boost::asio::io_context loop;
+  int told = 0;
+  WorkerProcess worker{loop,
+                       {"/bin/true", {"true"}},
+                       {.received = [](std::span<const std::byte>, std::vector<muster::ipc::Fd>) {},
+                        .ended =
+                            [&](const std::string&) {
+                              if (++told == 1) throw std::bad_alloc();
+                            }}};
+  REQUIRE(worker.start());
+  CHECK_FALSE(worker.next_attempt());
+  const auto until = Clock::now() + std::chrono::seconds(30);
+  while (told == 0 && Clock::now() < until) loop.run_one_until(until);
+  REQUIRE(told == 1);
+  const auto next = worker.next_attempt();
+  REQUIRE(next);
+  while (Clock::now() < *next) std::this_thread::yield();
+  CHECK(worker.next_attempt() == next);  // so it is due now
+  worker.tell_end();
+  CHECK(told == 2);
+  CHECK_FALSE(worker.next_attempt());
+}
 
 TEST_CASE("a worker folds what lies in several segments") {
   const Context context;
