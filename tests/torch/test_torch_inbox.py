@@ -1,0 +1,84 @@
+"""``recv`` from any source, with ranks that are late, wrong, or ask with ever new tags."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import worlds
+from test_torch_errors import caught
+
+PATIENCE_S = 60
+
+
+def until_there(path):
+    end = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        assert time.monotonic() < end
+
+
+def expect_late_rank(rank, count, folder):
+    if rank == 1:
+        dist.send(torch.full((1,), 1.0), 0)
+        until_there(Path(folder, "late"))
+    if rank == 2:
+        until_there(Path(folder, "late"))
+        dist.send(torch.full((1,), 2.0), 0)
+    if rank != 0:
+        return None
+    got = torch.zeros(1)
+    assert dist.recv(got) == 1
+    error = caught(dist.recv, got, 2)
+    Path(folder, "late").touch()
+    dist.recv(got, 2)
+    return error, got.item()
+
+
+def test_a_recv_that_names_its_source_keeps_its_deadline(shared_daemon, tmp_path):
+    (code, ranks, message), got = worlds.run(shared_daemon, expect_late_rank, 3, str(tmp_path), timeout_s=3.0)[0]
+    assert (code, ranks) == ("Timeout", [2])
+    assert "got nothing within 3 s" in message
+    assert got == 2.0
+
+
+def receive_what_could_not_be_sent(rank, count):
+    if rank == 1:
+        code, _, _ = caught(dist.send, torch.ones(1, device="meta"), 0)
+        assert code == "Invalid"
+        dist.send(torch.full((1,), 5.0), 0)
+    if rank != 0:
+        return None
+    got = torch.zeros(1)
+    error = caught(dist.recv, got)
+    return error, dist.recv(got), got.item()
+
+
+def test_a_send_that_failed_is_told_once(shared_daemon):
+    (code, _, message), source, got = worlds.run(shared_daemon, receive_what_could_not_be_sent, 3)[0]
+    assert code == "Invalid"
+    assert "meta" in message
+    assert (source, got) == (1, 5.0)
+
+
+def receive_with_ever_new_tags(rank, count):
+    got, found = torch.zeros(1), None
+    for tag in range(511):
+        if rank == 1:
+            dist.send(torch.ones(1), 0, tag=tag)
+        elif rank == 0:
+            dist.recv(got, tag=tag)
+    if rank == 0:
+        found = caught(dist.recv, got, tag=511)
+        dist.recv(got, 1, tag=511)
+    elif rank == 1:
+        dist.send(torch.ones(1), 0, tag=511)
+    dist.all_reduce(got)
+    return found
+
+
+def test_recvs_that_nobody_takes_are_bounded(shared_daemon):
+    code, _, message = worlds.run(shared_daemon, receive_with_ever_new_tags, 3)[0]
+    assert code == "QuotaExceeded"
+    assert "511 tags" in message
