@@ -236,6 +236,7 @@ ServerSettings server_settings(const Config& config) {
   const SystemShares shares = system_shares(config, settings.gpus.size());
   node.quota = quota_of(config, shares);
   add_gpus(node.quota, config, settings.gpus);
+  for (const auto& facts : settings.gpus) node.gpus.push_back({facts.device, gpu::uuid_of(facts.uuid)});
   // Where descriptors or mappings are few, segments are fewer and larger, so that some tens of clients fit.
   constexpr std::uint64_t clients_about = 32;
   node.segments_about = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(

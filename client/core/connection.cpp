@@ -75,7 +75,7 @@ std::unique_ptr<Arena> Connection::make_arena(Device device, std::uint64_t memor
 
 std::unique_ptr<Arenas> Connection::make_arenas() {
   std::vector<std::unique_ptr<Arena>> arenas;
-  for (const auto& [device, memory_bytes] : welcome_.devices) arenas.push_back(make_arena(device, memory_bytes));
+  for (const auto& memory : welcome_.devices) arenas.push_back(make_arena(memory.device, memory.bytes));
   return std::make_unique<Arenas>(std::move(arenas));
 }
 

@@ -125,8 +125,10 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
                      {}};
   if (const auto* devices = body->devices())
     for (const auto* each : *devices)
-      if (const auto device = Device::of(each->device().kind(), each->device().index()))
-        greeted.welcome.devices.push_back({*device, each->bytes()});
+      if (const auto device = Device::of(each->device().kind(), each->device().index())) {
+        auto& memory = greeted.welcome.devices.emplace_back(*device, each->bytes());
+        std::ranges::copy(*each->gpu(), memory.gpu.begin());
+      }
   if (greeted.welcome.devices.empty() || greeted.welcome.devices.front().device != Device::cpu())
     return Error(Code::invalid, fmt::format("the daemon at {} names no memory of the host", path));
   greeted.socket = std::move(*socket);

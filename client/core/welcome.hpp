@@ -8,6 +8,7 @@
 
 #include <muster/device.hpp>
 #include <muster/ipc/ids.hpp>
+#include <muster/ipc/in_place.hpp>
 
 namespace muster::detail {
 
@@ -23,6 +24,7 @@ struct Welcome {
   struct Memory {
     Device device;
     std::uint64_t bytes = 0;
+    ipc::GpuUuid gpu{};  ///< as the driver names it; zeros for the host
   };
   std::vector<Memory> devices;  ///< the host is the first
   [[nodiscard]] std::uint64_t memory_bytes() const { return devices.front().bytes; }

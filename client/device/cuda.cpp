@@ -254,7 +254,7 @@ Result<CudaSharedPtr> Cuda::share(const void* address) {
   return use(shared, memory);
 }
 
-Result<gpu::cuda::Device> Cuda::gpu_with(const ipc::GpuUuid& uuid, Device device) const {
+Result<int> Cuda::gpu_with(const ipc::GpuUuid& uuid, Device device) const {
   int count = 0;
   if (const Status status = driver_->device_get_count(&count); status != Status::success)
     return failed("cuDeviceGetCount", status);

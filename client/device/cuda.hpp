@@ -120,6 +120,8 @@ class Cuda {
   [[nodiscard]] std::optional<std::uint64_t> bytes_from(const void* address) const;
   /// The number by which CUDA knows the GPU with this memory in this process. Nothing if it is no memory of a GPU.
   [[nodiscard]] std::optional<int> ordinal_of(const void* address) const;
+  /// The number by which CUDA knows a GPU in this process; Invalid if it does not see it. Muster calls it `device`.
+  [[nodiscard]] Result<int> gpu_with(const ipc::GpuUuid& uuid, Device device) const;
 
  private:
   explicit Cuda(std::unique_ptr<gpu::cuda::Driver> driver) : driver_(std::move(driver)) {}
@@ -150,7 +152,6 @@ class Cuda {
   };
   [[nodiscard]] CudaSharedPtr use(Shared& shared, const ipc::InPlaceMemory& memory);
   void end_use(const ipc::MemoryHandle& handle);
-  [[nodiscard]] Result<gpu::cuda::Device> gpu_with(const ipc::GpuUuid& uuid, Device device) const;
   std::mutex shared_mutex_;  ///< guards what follows, also while the driver opens and closes: each is open once
   std::map<ipc::MemoryHandle, Shared> shared_;
 };

@@ -4,7 +4,10 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include <muster/device.hpp>
+#include <muster/ipc/in_place.hpp>
 #include <muster/ipc/records.hpp>
 #include <muster/ipc/region_allocator.hpp>
 
@@ -20,6 +23,12 @@ struct NodeSettings {
   std::string host;  ///< the machine's name, for messages
   std::uint64_t incarnation = 1;
   Quota quota;
+  /// A GPU as the driver names it: clients may see other ones, and number them otherwise.
+  struct Gpu {
+    muster::Device device;
+    muster::ipc::GpuUuid uuid{};
+  };
+  std::vector<Gpu> gpus;
   std::uint32_t segments_about = muster::ipc::RegionAllocator::most_segments;  ///< how many a client should hold
   std::uint32_t in_flight_max = 1024;  ///< ops of one group that a client may have in flight; back-pressure after that
   std::uint32_t requests_max = muster::ipc::requests_max;  ///< unanswered requests of one client

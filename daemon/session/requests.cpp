@@ -127,12 +127,24 @@ void Requests::hello(Client& client, std::uint64_t request, const wire::Frame& f
       {.serve = effort_of_system_calls});
 }
 
+namespace {
+
+/// Zeros for the host.
+ipc::GpuUuid uuid_of(const NodeSettings& settings, Device device) {
+  const auto found = std::ranges::find(settings.gpus, device, &NodeSettings::Gpu::device);
+  return found == settings.gpus.end() ? ipc::GpuUuid{} : found->uuid;
+}
+
+}  // namespace
+
 Result<void> Requests::welcome(Client& client, std::uint64_t request, bool rings) {
   FrameBuilder out(request);
   std::vector<wire::DeviceMemory> devices;
-  for (const Device device : parts_.segments.devices())
+  for (const Device device : parts_.segments.devices()) {
+    const auto uuid = uuid_of(parts_.settings, device);
     devices.emplace_back(wire::Device(static_cast<std::uint8_t>(device.kind), device.index),
-                         parts_.settings.quota.total[memory_of(device)]);
+                         parts_.settings.quota.total[memory_of(device)], flatbuffers::make_span(uuid));
+  }
   auto body = wire::CreateWelcome(
       out.fbb, ipc::protocol_version, out.fbb.CreateString(parts_.settings.version), parts_.settings.incarnation,
       client.id.value, client.credentials.pid, parts_.settings.in_flight_max,

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import weakref
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,14 +28,15 @@ class Route:
     def __init__(self, call: _muster.GpuCall) -> None:
         self.call = call
         self._entered = contextlib.ExitStack()
+        self._pools = _pools  # a forked child has others
         self._pool: Any = None
         self._cupy: _CupyMemory | None = None
 
     def enter(self, torch: Any, cupy: Any) -> None:
         """From here on, the libraries that are there allocate in pools of this call."""
         self._entered.callback(self.call.leave)
-        if torch is not None and _pools.begin(self.call.ordinal):
-            self._entered.callback(_pools.leave, self.call.ordinal)
+        if torch is not None and self._pools.begin(self.call.ordinal):
+            self._entered.callback(self._pools.leave, self.call.ordinal)
             with torch.cuda.device(self.call.ordinal):  # a pool is of the device that is current
                 self._pool = torch.cuda.MemPool(_torch_allocator(torch).allocator())
             self._entered.enter_context(torch.cuda.use_mem_pool(self._pool, device=self.call.ordinal))
@@ -54,7 +55,7 @@ class Route:
         self.leave()
         if self._pool is not None:
             pool, self._pool = [self._pool], None
-            _pools.end(self.call.ordinal, pool)
+            self._pools.end(self.call.ordinal, pool)
         if self._cupy is not None:
             self._cupy.end()
 
@@ -71,12 +72,25 @@ def route(connection: _muster.Connection, device: str, timeout: float | None) ->
     if call is None or not call.enter():
         yield None
         return
+    routed = _entered(call, torch, cupy)
+    try:
+        yield routed
+    finally:
+        if routed is not None:
+            routed.end()
+
+
+def _entered(call: _muster.GpuCall, torch: Any, cupy: Any) -> Route | None:
+    """Returns None if a library can't do it now, for instance as another thread is still importing it."""
     routed = Route(call)
     try:
         routed.enter(torch, cupy)
-        yield routed
-    finally:
+    except BaseException as error:
         routed.end()
+        if isinstance(error, (AttributeError, RuntimeError)):
+            return None
+        raise
+    return routed
 
 
 def _call_on(connection: _muster.Connection, device: str, timeout: float | None) -> _muster.GpuCall | None:
@@ -98,10 +112,10 @@ def _torch_on_gpus() -> Any:
         return None
     try:
         torch.cuda.init()
-    except RuntimeError:
+        has_pools = torch.cuda.get_allocator_backend() == "native"
+        return torch if has_pools and not torch.cuda.is_current_stream_capturing() else None
+    except (AttributeError, RuntimeError):  # as in _is_available()
         return None
-    has_pools = torch.cuda.get_allocator_backend() == "native"
-    return torch if has_pools and not torch.cuda.is_current_stream_capturing() else None
 
 
 @functools.cache
@@ -116,65 +130,100 @@ def _cupy_on_gpus() -> Any:
 
 
 def _is_available(library: Any) -> bool:
-    """Whether a library can use GPUs here. In a forked child it may raise an error of its own; Muster's comes later."""
+    """Whether a library can use GPUs here. It may raise an error of its own: in a forked child, where Muster's comes
+    later, or while another thread is still importing it.
+    """
     try:
         return bool(library.cuda.is_available())
-    except RuntimeError:
+    except (AttributeError, RuntimeError):
         return False
 
 
-class _Pools:
-    """PyTorch's pools of ended calls, for each GPU, which end when no thread is in a call with a pool on that GPU.
+class _PoolsOfGpu:
+    """PyTorch's pools of ended calls, which end when no thread is in a call with a pool on this GPU.
 
     PyTorch ends the process if a pool ends while any thread allocates in one (``synchronize_and_free_events`` of
     CUDACachingAllocator.h). If calls are never all over, few pools wait: further calls have none, and are copied.
     """
 
     _WAITING_MAX = 4
+    _PATIENCE_S = 1.0  # the end of a pool waits for the GPU
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: Counter[int] = Counter()
-        self._waiting: dict[int, list[Any]] = {}
+        self._changed = threading.Condition()
+        self._calls = 0
+        self._waiting: list[Any] = []
+        self._is_ending = False
 
-    def begin(self, ordinal: int) -> bool:
+    def begin(self) -> bool:
         """Says whether a call may have a pool; then ``leave`` must follow."""
-        with self._lock:
-            if len(self._waiting.get(ordinal, ())) >= self._WAITING_MAX:
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._is_ending, self._PATIENCE_S):
                 return False
-            self._calls[ordinal] += 1
+            if len(self._waiting) >= self._WAITING_MAX:
+                return False
+            self._calls += 1
             return True
 
-    def leave(self, ordinal: int) -> None:
+    def leave(self) -> None:
         """A thread allocates in a call's pool no more."""
-        with self._lock:
-            self._calls[ordinal] -= 1
-            self._end_if_unused(ordinal)
+        with self._changed:
+            self._calls -= 1
+        self._end_unused()
+
+    def end(self, pools: list[Any]) -> None:
+        """Ends pools that no thread uses. Nobody else may refer to them, once this list is empty."""
+        with self._changed:
+            self._waiting.extend(pools)
+            pools.clear()
+        self._end_unused()
+
+    def _end_unused(self) -> None:
+        with self._changed:
+            if self._calls or self._is_ending or not self._waiting:
+                return
+            ending, self._waiting = self._waiting, []
+            self._is_ending = True
+        try:
+            ending.clear()
+        finally:
+            with self._changed:
+                self._is_ending = False
+                self._changed.notify_all()
+
+
+class _Pools:
+    """The pools of this process. In its forked children they do nothing: those can't use the GPUs of their parent."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._of: defaultdict[int, _PoolsOfGpu] = defaultdict(_PoolsOfGpu)
+
+    def begin(self, ordinal: int) -> bool:
+        return self._of[ordinal].begin()
+
+    def leave(self, ordinal: int) -> None:
+        if os.getpid() == self._pid:
+            self._of[ordinal].leave()
 
     def end(self, ordinal: int, pools: list[Any]) -> None:
-        """Ends pools that no thread uses. Nobody else may refer to them, once this list is empty."""
-        with self._lock:
-            self._waiting.setdefault(ordinal, []).extend(pools)
-            pools.clear()
-            self._end_if_unused(ordinal)
-
-    def _end_if_unused(self, ordinal: int) -> None:
-        if self._calls[ordinal] == 0:
-            self._waiting.pop(ordinal, None)
+        if os.getpid() == self._pid:
+            self._of[ordinal].end(pools)
+        else:
+            _kept_for_good.append(pools)
 
 
 _pools = _Pools()
+_kept_for_good: list[Any] = []  # what a child has of its parent: its end would use the GPU
 
 
-def _forget_pools_in_child() -> None:
-    """A forked child can't use the GPUs of its parent; another thread of that may have had the lock."""
+def _begin_anew_in_child() -> None:
     global _pools
-    _kept_for_good.append(_pools)  # their end would use the GPU
+    _kept_for_good.append(_pools)
     _pools = _Pools()
 
 
-_kept_for_good: list[_Pools] = []
-os.register_at_fork(after_in_child=_forget_pools_in_child)
+os.register_at_fork(after_in_child=_begin_anew_in_child)
 
 
 class _CupyMemory:

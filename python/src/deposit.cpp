@@ -261,7 +261,7 @@ class Depositor {
     if (!in_place_) return false;
     why_not_left_ = why_not_left(leaf, array);
     if (why_not_left_) return false;
-    if (device_ && device != device_of(connection_, array, timeout_)) {
+    if (device_ && !is_on(*connection_, array, device)) {
       why_not_left_ = CopyReason::device;
       return false;
     }
@@ -287,7 +287,7 @@ class Depositor {
 
   /// Returns false if the array was copied.
   bool add_on_gpu(const FoundLeaf& leaf, DeviceArray& array, bool sole, const std::optional<Region>& made) {
-    const Device device = device_ ? *device_ : device_of(connection_, array, timeout_);
+    const Device device = device_ ? *device_ : device_of(connection_, array);
     if (array.bytes() == 0) return place({}, 0, leaf, array.shape, device), true;
     // What was written into it, or is to be copied from it, must be there.
     call_unlocked([&] { return finish_work_on(array); });
@@ -426,7 +426,7 @@ PyRef run(const ConnectionPtr& connection, nb::handle function, nb::handle args,
   const Timeout deadline = deadline_from(timeout);
   Call call(connection);
   call.enter();
-  nb::object result = nb::steal(PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()));
+  nb::object result = call_user(function, args, kwargs);
   call.leave();
   if (!result.is_valid()) throw nb::python_error();
   return deposit_result(call, result, counts_are_known[0], deadline);
@@ -439,7 +439,7 @@ PyRef run_on(const ConnectionPtr& connection, nb::handle function, nb::handle ar
              nb::handle timeout, nb::handle device, nb::handle routed) {
   const Timeout deadline = deadline_from(timeout);
   const Device there = device_from(device);
-  const nb::object result = nb::steal(PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()));
+  const nb::object result = call_user(function, args, kwargs);
   if (!result.is_valid()) throw nb::python_error();
   const GpuCall* gpu_call = nullptr;
   if (!routed.is_none()) {

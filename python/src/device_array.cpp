@@ -1,13 +1,12 @@
 #include "device_array.hpp"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <functional>
-#include <map>
-#include <mutex>
 #include <numeric>
 #include <utility>
 
@@ -59,88 +58,63 @@ Result<void> copy_on_gpu(void* to, const void* from, std::uint64_t bytes) {
 
 namespace {
 
-/// What CUDA calls the GPU with the store's memory of this device here.
-Result<int> ordinal_here(Connection& connection, Device device, std::chrono::nanoseconds timeout) {
-  auto arena = detail::arena_on(connection, device);
-  if (!arena) return arena.error();
-  auto address = (*arena)->allocate(1, 0, timeout);
-  if (!address) return address.error();
+/// What CUDA calls the GPU here on which the store has this memory.
+Result<int> ordinal_here(const detail::Welcome::Memory& memory) {
   auto cuda = Cuda::get();
-  const auto found = cuda ? (*cuda)->ordinal_of(*address) : std::nullopt;
-  (*arena)->free(*address);
-  if (!found) return Error(Code::failed, "the driver does not know memory of " + name(device));
-  return *found;
+  if (!cuda) return cuda.error();
+  return (*cuda)->gpu_with(memory.gpu, memory.device);
 }
 
-/// The devices of a daemon by their numbers here. They stay as they are.
-class KnownDevices {
- public:
-  [[nodiscard]] std::optional<Device> find(const Connection& connection, int ordinal) {
-    const std::lock_guard lock(mutex_);
-    const auto found = devices_.find({connection.welcome().incarnation, ordinal});
-    return found == devices_.end() ? std::nullopt : std::optional(found->second);
+Result<Device> device_with(const Connection& connection, int ordinal) {
+  for (const auto& memory : connection.welcome().devices) {
+    if (memory.device.is_host()) continue;
+    const auto here = ordinal_here(memory);
+    if (here && *here == ordinal) return memory.device;
   }
-  [[nodiscard]] std::optional<int> find_ordinal(const Connection& connection, Device device) {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [known, there] : devices_)
-      if (known.first == connection.welcome().incarnation && there == device) return known.second;
-    return std::nullopt;
-  }
-  void add(const Connection& connection, int ordinal, Device device) {
-    const std::lock_guard lock(mutex_);
-    devices_[{connection.welcome().incarnation, ordinal}] = device;
-  }
-  [[nodiscard]] static KnownDevices& all() {
-    static KnownDevices known;
-    return known;
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<std::pair<std::uint64_t, int>, Device> devices_;
-};
-
-/// Nobody but the driver knows what a GPU's number in another process is here, and it tells that of mapped memory.
-Result<Device> device_with(Connection& connection, int ordinal, std::chrono::nanoseconds timeout) {
-  auto& known = KnownDevices::all();
-  if (const auto found = known.find(connection, ordinal)) return *found;
-  auto devices = connection.welcome().devices;
-  // Most often both number the GPUs alike.
-  std::stable_partition(devices.begin(), devices.end(), [&](const auto& each) { return each.device.index == ordinal; });
-  std::optional<Error> why;  // this process may not see all of the daemon's GPUs
-  for (const auto& [device, bytes] : devices) {
-    if (device.is_host()) continue;
-    const auto here = ordinal_here(connection, device, timeout);
-    if (!here) why = here.error();
-    else known.add(connection, *here, device);
-    if (here && *here == ordinal) return device;
-  }
-  if (why) return *why;
   return Error(Code::invalid,
                fmt::format("the daemon has no memory on the GPU that CUDA knows as {} in this process", ordinal),
                "see `muster status` for the GPUs that it has");
 }
 
-}  // namespace
-
-Result<int> ordinal_on(Connection& connection, Device device, std::chrono::nanoseconds timeout) {
-  auto& known = KnownDevices::all();
-  if (const auto found = known.find_ordinal(connection, device)) return *found;
-  const detail::CallDeadline deadline(timeout);
-  auto here = ordinal_here(connection, device, timeout);
-  if (here) known.add(connection, *here, device);
-  return here;
+/// Where an array without elements says that it is: it has no address by which the driver would know.
+std::optional<int> told_ordinal(const DeviceArray& array) {
+  if (!nb::hasattr(array.other, "__dlpack_device__")) return std::nullopt;
+  const auto [kind, ordinal] = nb::cast<std::pair<int, int>>(array.other.attr("__dlpack_device__")());
+  return kind == nb::device::cuda::value ? std::optional(ordinal) : std::nullopt;
 }
 
-Device device_of(const ConnectionPtr& connection, const DeviceArray& array, std::chrono::nanoseconds timeout) {
-  if (!array.other || array.bytes() == 0) return array.device;
+}  // namespace
+
+Result<int> ordinal_on(const Connection& connection, Device device) {
+  const auto& devices = connection.welcome().devices;
+  const auto found = std::ranges::find(devices, device, &detail::Welcome::Memory::device);
+  if (found == devices.end())
+    return Error(Code::invalid, "the daemon has no memory on " + name(device), "see `muster status`");
+  return ordinal_here(*found);
+}
+
+Device device_of(const ConnectionPtr& connection, const DeviceArray& array) {
+  if (!array.other) return array.device;
+  if (array.bytes() == 0) {
+    const auto told = told_ordinal(array);
+    return told ? call_unlocked([&] { return device_with(*connection, *told); }) : array.device;
+  }
   return call_unlocked([&]() -> Result<Device> {
     auto cuda = Cuda::get();
     if (!cuda) return cuda.error();
     const auto ordinal = (*cuda)->ordinal_of(array.data);
     if (!ordinal) return Error(Code::invalid, "the array's memory was freed", "keep it until the call is over");
-    const detail::CallDeadline deadline(timeout);
-    return device_with(*connection, *ordinal, timeout);
+    return device_with(*connection, *ordinal);
+  });
+}
+
+bool is_on(const Connection& connection, const DeviceArray& array, Device device) {
+  return unlocked([&] {
+    auto cuda = Cuda::get();
+    if (!cuda) return false;
+    const auto ordinal = (*cuda)->ordinal_of(array.data);
+    const auto wanted = ordinal_on(connection, device);
+    return ordinal && wanted && *ordinal == *wanted;
   });
 }
 

@@ -38,10 +38,11 @@ struct DeviceArray {
 /// The array behind the Python object; null for any other object.
 [[nodiscard]] DeviceArray* device_array(nb::handle object);
 /// The device of the store with the GPU that has another library's array.
-[[nodiscard]] Device device_of(const ConnectionPtr& connection, const DeviceArray& array,
-                               std::chrono::nanoseconds timeout);
+[[nodiscard]] Device device_of(const ConnectionPtr& connection, const DeviceArray& array);
+/// Whether another library's array is on the GPU of this device.
+[[nodiscard]] bool is_on(const Connection& connection, const DeviceArray& array, Device device);
 /// The number by which CUDA knows the GPU of the store's device in this process.
-[[nodiscard]] Result<int> ordinal_on(Connection& connection, Device device, std::chrono::nanoseconds timeout);
+[[nodiscard]] Result<int> ordinal_on(const Connection& connection, Device device);
 /// Returns once everything that this process has given to the array's GPU is over.
 [[nodiscard]] Result<void> finish_work_on(const DeviceArray& array);
 /// Copies between memory of GPUs and of the host, and returns when that is done.

@@ -11,14 +11,19 @@
 
 namespace muster::python {
 
-/// Calls `take()`, a function of CPython. Never returns if the interpreter is ending.
-template <class Take>
-auto take_gil(const Take& take) noexcept {
+/// Calls a function of CPython that takes the GIL, or runs code which may. Never returns if the interpreter is ending.
+template <class Function>
+auto take_gil(const Function& function) noexcept {
   try {
-    return take();
+    return function();
   } catch (...) {  // only the forced unwinding gets here: C code throws nothing else
     for (;;) ::pause();
   }
+}
+
+/// Calls a function of the user's. Null if it has raised an error.
+inline nanobind::object call_user(nanobind::handle function, nanobind::handle args, nanobind::handle kwargs) {
+  return nanobind::steal(take_gil([&] { return PyObject_Call(function.ptr(), args.ptr(), kwargs.ptr()); }));
 }
 
 /// The Python state of this thread while it is without the GIL. Null while it has the GIL, or if it never was Python's.

@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <mutex>
+#include <set>
+#include <utility>
 #include <vector>
 
+#include "base/call_deadline.hpp"
 #include "bindings.hpp"
 #include "core/requests.hpp"
 #include "device/cuda.hpp"
@@ -113,13 +117,38 @@ void GpuCall::refused(std::uintptr_t address, std::uint64_t bytes) {
 
 namespace {
 
+/// The devices on which this process has made calls.
+class FirstCalls {
+ public:
+  [[nodiscard]] bool is_first(const Connection& connection, Device device) {
+    const std::lock_guard lock(mutex_);
+    return had_.emplace(connection.welcome().incarnation, device.index).second;
+  }
+  [[nodiscard]] static FirstCalls& all() {
+    static FirstCalls calls;
+    return calls;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::pair<std::uint64_t, std::uint8_t>> had_;
+};
+
+/// Allocations in calls wait for the daemon for a short time, and what has no room then is copied. A GPU that nobody
+/// has used needs longer: its worker starts, and so does CUDA here.
+void wake(detail::Arena& arena, std::chrono::nanoseconds wait) {
+  const detail::CallDeadline deadline(wait);
+  const auto region = arena.allocate(1, 0, wait);
+  if (region) arena.free(*region);
+}
+
 std::unique_ptr<GpuCall> gpu_call_on(const ConnectionPtr& connection, nb::handle device, nb::handle timeout) {
   const Device there = device_from(device);
   auto& arena = *value_or_raise(detail::arena_on(*connection, there));
-  // Nobody waits for room here: what has none is copied.
-  constexpr std::chrono::nanoseconds patience = std::chrono::seconds(2);
+  const int ordinal = call_unlocked([&] { return ordinal_on(*connection, there); });
+  constexpr std::chrono::nanoseconds patience = std::chrono::seconds(10);
   const auto wait = std::min(deadline_from(timeout).value_or(patience), patience);
-  const int ordinal = call_unlocked([&] { return ordinal_on(*connection, there, wait); });
+  if (FirstCalls::all().is_first(*connection, there)) unlocked([&] { wake(arena, wait); });
   const auto& devices = connection->welcome().devices;
   const auto memory = std::ranges::find(devices, there, [](const auto& each) { return each.device; });
   return std::make_unique<GpuCall>(connection, arena, memory->bytes, ordinal);

@@ -192,6 +192,34 @@ def test_an_interpreter_ends_while_daemon_threads_use_the_store(muster):
         assert (process.returncode, out) == (0, "end\n"), error
 
 
+ENDS_IN_DECORATED_CALLS = """
+import threading
+import time
+import muster
+
+decorated = muster.collective_input(lambda: time.sleep(0.0005))
+started = [threading.Event() for _ in range(8)]
+
+def loop(event):
+    while True:
+        decorated()
+        event.set()
+
+for event in started:
+    threading.Thread(target=loop, args=(event,), daemon=True).start()
+for event in started:
+    event.wait()
+print("end")
+"""
+
+
+def test_an_interpreter_ends_while_daemon_threads_are_in_decorated_calls(muster):
+    for _ in range(3):
+        command = [sys.executable, "-c", ENDS_IN_DECORATED_CALLS]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout) == (0, "end\n"), ended.stderr
+
+
 def test_control_c_interrupts_a_wait(muster):
     with muster.group("interrupted", rank=0, world_size=2) as group:
         work = group.allreduce(1)

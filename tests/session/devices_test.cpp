@@ -34,6 +34,7 @@ struct Gpu {
     NodeSettings settings = small_settings();
     for (auto* amounts : {&settings.quota.total, &settings.quota.per_user, &settings.quota.per_client})
       (*amounts)[memory_of(gpu)] = 4 * unit;
+    settings.gpus = {{gpu, {1, 2, 3}}};
     return settings;
   }
   Backings backings() {
@@ -74,6 +75,8 @@ TEST_CASE("a client is told on which devices there is memory") {
   CHECK(devices[0]->bytes() == Gpu::settings().quota.total[Resource::memory]);
   CHECK(device(1) == gpu);
   CHECK(devices[1]->bytes() == Gpu::settings().quota.total[memory_of(gpu)]);
+  CHECK(std::ranges::equal(*devices[1]->gpu(), Gpu::settings().gpus.at(0).uuid));
+  CHECK(std::ranges::count(*devices[0]->gpu(), 0) == 16);
 }
 
 TEST_CASE("a lease on a device is charged there, and ends with its client") {

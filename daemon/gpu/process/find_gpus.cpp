@@ -1,5 +1,6 @@
 #include "gpu/process/find_gpus.hpp"
 
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
@@ -101,6 +102,20 @@ FoundGpus find_gpus(const std::string& program, const std::vector<std::string>& 
                                        last.empty() ? "" : "; its last words: ", last),
                            "see `muster doctor`");
   return none;
+}
+
+ipc::GpuUuid uuid_of(std::string_view text) {
+  constexpr std::string_view prefix = "GPU-";
+  ipc::GpuUuid uuid{};
+  if (!text.starts_with(prefix)) return uuid;
+  std::string digits(text.substr(prefix.size()));
+  std::erase(digits, '-');
+  if (digits.size() != 2 * uuid.size()) return uuid;
+  for (std::size_t i = 0; i < uuid.size(); ++i) {
+    const char* const pair = digits.data() + 2 * i;
+    if (std::from_chars(pair, pair + 2, uuid[i], 16).ptr != pair + 2) return {};
+  }
+  return uuid;
 }
 
 }  // namespace musterd::gpu

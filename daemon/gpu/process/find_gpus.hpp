@@ -5,9 +5,11 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <muster/device.hpp>
+#include <muster/ipc/in_place.hpp>
 #include <muster/result.hpp>
 
 namespace musterd::gpu {
@@ -31,5 +33,8 @@ struct FoundGpus {
                                   std::chrono::milliseconds deadline);
 /// What the probe's document says.
 [[nodiscard]] FoundGpus read_probe(const std::string& document);
+
+/// Reads a text like "GPU-5a2f0c11-...": the bytes that cuDeviceGetUuid() gives. Zeros if it is none.
+[[nodiscard]] muster::ipc::GpuUuid uuid_of(std::string_view text);
 
 }  // namespace musterd::gpu

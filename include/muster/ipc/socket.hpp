@@ -12,7 +12,7 @@
 
 namespace muster::ipc {
 
-inline constexpr std::uint32_t protocol_version = 13;
+inline constexpr std::uint32_t protocol_version = 14;
 inline constexpr std::size_t inline_bytes_max = 64 << 10;  ///< larger frames of the daemon come in parts
 inline constexpr std::size_t frame_bytes_max = 32 << 20;
 inline constexpr std::size_t part_bytes_max = 48 << 10;   ///< of one part of a frame, or of a client's record

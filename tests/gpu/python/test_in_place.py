@@ -60,6 +60,19 @@ def once_more():
     muster.put(0)
 
 
+kept = []
+
+
+def fill():
+    """Takes all that the store has on the GPU."""
+    for size in (32 << 20, 2 << 20):
+        try:
+            while True:
+                kept.append(muster.put(np.ones(size, np.uint8), device="cuda:0", timeout=0))
+        except muster.OutOfMemory:
+            pass
+
+
 def freed_in_a_child():
     import os
     pid = os.fork()
@@ -162,7 +175,7 @@ def handed_over(owner, reader, value=2.0, name="ref"):
 def test_others_read_it_where_it_is(program, environment):
     owner, reader = program(), program()
     handed_over(owner, reader)
-    assert status(environment)["gpus"][0]["memory_used_bytes"] == 2 << 20  # to find out which GPU it is
+    assert status(environment)["gpus"][0]["memory_used_bytes"] == 0
     assert status(environment)["in_place"] == 1
     (row,) = objects(environment)["objects"]
     assert (row["in_place"], row["lost"], row["pins_bytes"]) == (True, False, 0)
@@ -170,6 +183,14 @@ def test_others_read_it_where_it_is(program, environment):
     assert reader.ask("ref.get().to_host().sum()") == 2000
     # The owner reads its own memory, at its own address.
     assert owner.ask("ref.get().to_host().sum()") == 2000
+
+
+def test_a_full_store_has_room_for_it(program):
+    owner, other = program(), program()
+    other.ask("fill()")
+    assert "OutOfMemory" in owner.ask("muster.put(tensor(1.0), timeout=0)")
+    owner.ask("ref = muster.put(tensor(2.0), in_place=True, timeout=1)")
+    assert owner.ask("(ref.copies, ref.get().to_host().sum())") == (0, 2000)
 
 
 def test_the_owner_keeps_it_as_long_as_somebody_needs_it(program, environment):

@@ -356,6 +356,16 @@ def an_op() -> None:
     assert holds_only(total[0], 2.0)
 
 
+def empty_tensors() -> None:
+    """They have no address by which the driver would know their GPU."""
+    for value in (made(0), {"empty": made(0), "other": made(1)}):
+        ref = muster.put(value)
+        assert ref.device == DEVICE, ref.device
+    found = ref.get()["empty"]
+    assert type(found) is torch.Tensor
+    assert (found.device.type, tuple(found.shape)) == ("cuda", (0,))
+
+
 def left_in_place() -> None:
     check_left_in_place(made(12, 3.0), 3.0, holds_only)
 
