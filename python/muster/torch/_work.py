@@ -40,6 +40,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._source = source
         self._error: BaseException | None = None
         self._future: Any = None
+        self._on_error: Callable[[BaseException], None] | None = None
         self._lock = threading.Lock()
 
     def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
@@ -77,6 +78,8 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             self._source = getattr(op, "source", self._source)
         except Exception as error:
             self._error = of_torch(error)
+            if self._on_error is not None:
+                self._on_error(self._error)
         # The object in the store is free for others from here on.
         self._op = self._write = None
 
@@ -107,10 +110,16 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Waits: there are no streams on the host."""
         self.wait()
 
+    def tell(self, on_error: Callable[[BaseException], None]) -> MusterWork:
+        """Lets a function see the op's error. Returns this work."""
+        self._on_error = on_error
+        return self
+
     def get_future(self) -> Any:
         """Returns a future of the tensors. A thread of its own copies the result into them when the op is over.
 
-        The future's error is a RuntimeError with the text of the op's.
+        The future's error is a RuntimeError with the text of the op's, as torch has no other for callbacks that raise.
+        ``exception()`` and the group's ``errored()`` have the error itself.
         """
         with self._lock:
             is_first, op = self._future is None, self._op
