@@ -14,6 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "python/examples/torch"
 DIGITS, LETTERS = str(EXAMPLES / "digits_ddp.py"), str(EXAMPLES / "letters.py")
 CLI = os.environ.get("MUSTER_CLI", "muster")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+#: It looks for dead ranks every few seconds: it ends the others, which have to say first what they got.
+RESTARTING = [*TORCHRUN, "--max-restarts", "1", "--monitor-interval", "3"]
 PATIENCE_S = 300
 
 
@@ -40,7 +42,7 @@ def test_muster_run_starts_it(shared_daemon, unused_port):
 
 def test_training_goes_on_after_a_rank_was_killed(shared_daemon, tmp_path):
     options = ["--steps", "20", "--checkpoint", str(tmp_path / "saved"), "--kill-at", "10"]
-    status, told, errors = run(shared_daemon, *TORCHRUN, "--max-restarts", "1", DIGITS, *options)
+    status, told, errors = run(shared_daemon, *RESTARTING, DIGITS, *options)
     assert status == 0, errors
     # Rank 0 may have saved the step in which the other rank died only if that one had given its gradients.
     assert "begun at 10" in told
@@ -74,7 +76,7 @@ def test_sharded_training_goes_on_from_its_last_saved_step(shared_daemon, tmp_pa
     status, whole, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps)
     assert status == 0, errors
     options = [*steps, "--checkpoint", str(tmp_path / "saved"), "--kill-at", "5"]
-    status, told, errors = run(shared_daemon, *TORCHRUN, "--max-restarts", "1", LETTERS, *options)
+    status, told, errors = run(shared_daemon, *RESTARTING, LETTERS, *options)
     assert status == 0, errors
     assert "6 steps, begun at 4" in told
     assert losses(told) == losses(whole)
