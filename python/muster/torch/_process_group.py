@@ -322,7 +322,7 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             arrival = self._inbox.from_any(tag, self._timeout_s)
         except Error as error:
             raise of_torch(error) from None
-        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor]).tell(self._note)
+        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])._tell(self._note)
 
     # ---- older names of torch ----
 
@@ -341,7 +341,7 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         native = self.muster_group._native
         calls = native.calls
         try:
-            return start(self._limit_s(opts, timeout)).tell(self._note)
+            return start(self._limit_s(opts, timeout))._tell(self._note)
         except BaseException as error:
             if native.calls == calls:
                 forfeit(self.muster_group, method, error, (), pair)

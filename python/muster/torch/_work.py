@@ -110,7 +110,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Waits: there are no streams on the host."""
         self.wait()
 
-    def tell(self, on_error: Callable[[BaseException], None]) -> MusterWork:
+    def _tell(self, on_error: Callable[[BaseException], None]) -> MusterWork:
         """Lets a function see the op's error. Returns this work."""
         self._on_error = on_error
         return self
