@@ -11,7 +11,7 @@ import sys
 from typing import TextIO
 
 from suite import growth, plots, report, rows
-from suite.contestants import contestants, systems, systems_under_ray
+from suite.contestants import contestants, systems, systems_under_ray, systems_under_torch
 from suite.measure import measure
 
 
@@ -19,6 +19,8 @@ def run(built: pathlib.Path, quick: bool, only: set[str] | None, json: TextIO | 
     generator = random.Random(1)
     figures = []
     sections = [(ranks, systems(built, sys.executable, ranks), rows.rows(ranks, quick)) for ranks in rows.RANKS]
+    torch_ranks = rows.RANKS_UNDER_TORCH
+    sections.append((torch_ranks, systems_under_torch(sys.executable, torch_ranks), rows.under_torch()))
     sections.append((rows.RANKS_UNDER_RAY, systems_under_ray(sys.executable), rows.under_ray()))
     for ranks, listed, wanted in sections:
         if only is not None:

@@ -21,6 +21,8 @@ MPIRUN = (
 ONE_PROCESS = ("stream", "ray_store", "muster_tasks")
 START_S = 120
 ROUND_S = 300
+#: What Muster's daemon of this run works for. Others have one of their own.
+USE_DAEMON = ("muster", "muster_torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +48,20 @@ def systems(built: pathlib.Path, python: str, ranks: int) -> list[System]:
     if ranks == 1:
         return found
     found.append(System("mailbox", "c++", (str(built / "mailbox"), str(ranks))))
-    found.append(System("gloo", "python", (python, str(RANKS / "start_gloo.py"), str(ranks))))
+    found.append(System("gloo", "python", _torch(python, "gloo", ranks)))
     if shutil.which("mpirun") and (built / "mpi_rank").exists():
         found.append(System("openmpi", "c++", (*mpirun, str(built / "mpi_rank"))))
         found.append(System("mpi4py", "python", (*mpirun, python, str(RANKS / "mpi4py_rank.py"))))
     return found
+
+
+def systems_under_torch(python: str, ranks: int) -> list[System]:
+    """Returns what runs the same script of torch.distributed."""
+    return [System(name, "python", _torch(python, name, ranks)) for name in ("muster_torch", "gloo_torch")]
+
+
+def _torch(python: str, name: str, ranks: int) -> tuple[str, ...]:
+    return (python, str(RANKS / "start_torch.py"), name, str(ranks))
 
 
 def systems_under_ray(python: str) -> list[System]:
@@ -111,7 +122,7 @@ class Contestant:
 
     def run(self, op: str, variant: str, count: int, rounds: int, seed: int) -> tuple[list[float], float]:
         """Returns the microseconds of each round's slowest rank, and the CPU microseconds of all ranks for one op."""
-        before_us = daemon_cpu_us() if self.system.name == "muster" else 0.0
+        before_us = daemon_cpu_us() if self.system.name in USE_DAEMON else 0.0
         for stream in self.streams:
             print("run", op, variant, count, rounds, seed, file=stream, flush=True)
         times: list[list[float]] = []
@@ -123,7 +134,7 @@ class Contestant:
                 raise RuntimeError(f"{self.system.name} ({self.system.client}) rank {rank} {what}")
             cpu_us += float(words[1])
             times.append([float(word) for word in words[2:]])
-        if self.system.name == "muster":
+        if self.system.name in USE_DAEMON:
             cpu_us += daemon_cpu_us() - before_us
         return [max(each) for each in zip(*times)], cpu_us / rounds
 

@@ -48,20 +48,22 @@ def figure(system: str, client: str, row, ranks: int, times: list[float], cpu_us
     )
 
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
+#: Their figures are not those of one op; the table has lines of their own for them.
+PARTS = ("call", "task", "ddp", "mlp", "transformer")
 
 
 def peer_of(one: Figure) -> tuple[str, ...]:
     """The systems that the table compares with a figure of Muster."""
     if one.system != "muster":
-        return ("ray_collective",) if one.system == "muster_ray" else ("ray_store",)
+        return {"muster_ray": ("ray_collective",), "muster_torch": ("gloo_torch",)}.get(one.system, ("ray_store",))
     if one.op == "allreduce":
         return ("ray_store",) if one.variant == "produce" else ("openmpi", "mpi4py", "gloo", "stream", "mailbox")
     return {"put": ("stream", "ray_store"), "get": ("ray_store",)}.get(one.op, ("openmpi", "gloo"))
 
 
 #: Muster's systems, and what the table calls their clients.
-OURS = {"muster": "", "muster_ray": "ray, actors", "muster_tasks": "ray, tasks"}
+OURS = {"muster": "", "muster_ray": "ray, actors", "muster_tasks": "ray, tasks", "muster_torch": "torch"}
 
 
 def is_same(one: Figure, other: Figure) -> bool:
@@ -81,6 +83,8 @@ def goal(one: Figure, peer: Figure) -> float | None:
         return None
     if one.system == "muster_ray":
         return 4.0 if one.variant == "default" and one.bytes == 64 * MIB else 10.0
+    if one.system == "muster_torch":
+        return {KIB: 10.0, MIB: 10.0, 64 * MIB: 4.0}.get(one.bytes)
     if one.variant in ("produce", "tasks"):
         return 10.0
     if peer.system == "openmpi" and one.client == "c++" and one.ranks in (4, 8):
@@ -127,7 +131,7 @@ def table(figures: list[Figure]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in figures:
-        if one.system not in OURS or one.op in ("call", "task"):
+        if one.system not in OURS or one.op in PARTS:
             continue
         peers = [cell(one, other) for other in figures if other.system in peer_of(one) and is_same(one, other)]
         if limit := limit_us(one):
@@ -138,7 +142,7 @@ def table(figures: list[Figure]) -> str:
             f"| {one.op} {size_text(one.bytes)}{variant} | {one.ranks} | {client} | {one.median_us:.1f} us "
             f"| {one.gbps:.1f} | {one.cpu_us:.0f} us | {', '.join(peers)} |"
         )
-    return "\n".join(lines + calls(figures) + tasks(figures))
+    return "\n".join(lines + calls(figures) + tasks(figures) + steps(figures))
 
 
 CALL_LIMITS_US = {1: 20, 10: 40, 1000: 1000}
@@ -170,3 +174,25 @@ def tasks(figures: list[Figure]) -> list[str]:
         f"| marked task, 1 KiB | 1 | ray, tasks | {more:.0f} us more than {found['undecorated']:.0f} us | | "
         f"| at most {TASK_LIMIT_US} us{'' if more <= TASK_LIMIT_US else ' !'} |"
     ]
+
+
+DDP_GOAL = 3.0
+
+
+def steps(figures: list[Figure]) -> list[str]:
+    """Shows how long steps of training with torch take, and what DDP's communication adds to one."""
+    found = {(one.op, one.variant, one.system): one for one in figures if one.op in ("ddp", "mlp", "transformer")}
+    lines = []
+    for (op, variant, system), one in found.items():
+        if system != "muster_torch" or variant != "default":
+            continue
+        peer = found.get((op, variant, "gloo_torch"))
+        name, ours, theirs, goal = f"training step, {op}", one.median_us, peer and peer.median_us, ""
+        if op == "ddp":
+            name = "DDP's communication"
+            ours -= found[op, "no_sync", system].median_us
+            theirs = peer and peer.median_us - found[op, "no_sync", peer.system].median_us
+            goal = f" ({DDP_GOAL:.2g}{'' if theirs and theirs >= DDP_GOAL * ours else ' !'})"
+        times = f"gloo_torch {theirs / ours:.2f}{goal}, which takes {theirs:.0f} us" if theirs else ""
+        lines.append(f"| {name}, {size_text(one.bytes)} | {one.ranks} | torch | {ours:.0f} us | | | {times} |")
+    return lines

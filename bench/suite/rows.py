@@ -8,7 +8,9 @@ KIB, MIB = 1 << 10, 1 << 20
 
 COLLECTIVE_SYSTEMS = frozenset({"muster", "openmpi", "mpi4py", "gloo", "stream"})
 RANKS = (1, 2, 4, 8)
-RANKS_UNDER_RAY = 4
+RANKS_UNDER_RAY = RANKS_UNDER_TORCH = 4
+#: The size of each model whose training is measured.
+MODELS = {"ddp": 25 * MIB, "mlp": 25178112, "transformer": 3307392}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,15 @@ def collectives(ranks: int, quick: bool) -> list[Row]:
             found += [Row(op, "default", size, 30, frozenset({"muster"}), "c++") for size in (KIB, 64 * MIB)]
         for op in ("reduce_scatter", "all_to_all"):
             found.append(_row(op, "default", 16 * MIB, "muster", "openmpi", "gloo", client="c++"))
+    return found
+
+
+def under_torch() -> list[Row]:
+    """What a script of torch.distributed calls, and steps of its training."""
+    both = frozenset({"muster_torch", "gloo_torch"})
+    found = [_row("allreduce", "default", size, *both) for size in (KIB, MIB, 16 * MIB, 64 * MIB)]
+    found += [Row("ddp", variant, MODELS["ddp"], 20, both) for variant in ("default", "no_sync")]
+    found += [Row(op, "default", MODELS[op], 10, both) for op in ("mlp", "transformer")]
     return found
 
 

@@ -128,11 +128,12 @@ numpys_tests() {
 stage_ray() {
   say "ray: the tests over Ray"
   build_with_python dev
+  need_python_packages .venv pyarrow pydantic # what Ray Train needs
   MUSTER_RAY_TASKS=10000 ray_tests
 }
 
 # Those that start many clusters, or do very much, take minutes: dev leaves them to the stage ray.
-long_ray_tests=(test_cluster.py test_graphs.py test_nodes.py test_unchanged_scripts.py test_volume.py)
+long_ray_tests=(test_cluster.py test_graphs.py test_nodes.py test_train.py test_unchanged_scripts.py test_volume.py)
 
 # ray_tests ARGUMENT...: with the dev build. Ray's workers find the package by the same variables.
 ray_tests() {
@@ -146,10 +147,13 @@ stage_torch() {
   build_with_python dev
   torch_tests
   say "torch: all of torch's own tests of torch.distributed that are for the host"
-  torchs_tests torch-conformance --ranks 8
-  torchs_tests torch-all-to-all --all-to-all
-  torchs_tests torch-4-ranks --ranks 4 test_gather_object test_gather_object_subgroup \
+  torchs_tests torch-conformance conformance.py --ranks 8
+  torchs_tests torch-all-to-all conformance.py --all-to-all
+  torchs_tests torch-4-ranks conformance.py --ranks 4 test_gather_object test_gather_object_subgroup \
     test_new_subgroups_with_group_param
+  say "torch: torchft's own tests of process groups"
+  need_python_packages .venv "torchft==0.2.0" parameterized
+  torchs_tests torch-torchft torchft_conformance.py
 }
 
 # torch_tests ARGUMENT...: with the dev build.
@@ -158,14 +162,14 @@ torch_tests() {
     "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" OMP_NUM_THREADS=1 -- tests/torch "$@"
 }
 
-# torchs_tests NAME ARGUMENT...: with a daemon of its own, which ends by itself.
+# torchs_tests NAME PROGRAM ARGUMENT...: with a daemon of its own, which ends by itself.
 torchs_tests() {
-  local name=$1 folder
-  shift
+  local name=$1 program=$2 folder
+  shift 2
   folder=$(mktemp -d)
   counted "$name" '^[0-9]+ pass, ' env "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" \
     "PYTHONPATH=$PWD/build/dev/python" "MUSTER_SOCKET=$folder/s" OMP_NUM_THREADS=1 \
-    .venv/bin/python tests/torch/conformance.py "$@"
+    .venv/bin/python "tests/torch/$program" "$@"
   rm -rf "$folder"
 }
 

@@ -340,7 +340,9 @@ def recv_from_any_source(rank, ranks):
     else:
         dist.send(made(rank), 0, tag=3)
         dist.send(made(rank), 0, tag=3)
-    # What a recv from any source has asked all ranks for is there for one that names its source.
+    # What a recv from any source has asked all ranks for is there for one that names its source. The barrier keeps it
+    # from being one of those above.
+    dist.barrier()
     if rank == 0 and ranks > 1:
         got = blank()
         dist.recv(got, ranks - 1, tag=3)

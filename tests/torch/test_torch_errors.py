@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import worlds
+from torch._subclasses import FakeTensorMode
 
 from daemon import Daemon, ranks
 
@@ -132,6 +133,24 @@ def test_a_result_of_another_size_is_a_mismatch_where_it_arrives(shared_daemon):
     assert "2 elements of torch.float32, and got 3" in message
 
 
+def reduce_a_tensor_of_a_gpu(rank, count):
+    # There is no GPU: a tensor without memory says that it is there.
+    with FakeTensorMode():
+        tensor = torch.empty(2, device="cuda")
+    assert dist.group.WORLD.errored() is None
+    found = caught(dist.all_reduce, tensor), caught(dist.send, tensor, 1 - rank)
+    assert dist.group.WORLD.errored().code == "Invalid"
+    return found
+
+
+def test_a_tensor_of_a_gpu_is_refused_with_what_to_do(shared_daemon):
+    for found in worlds.run(shared_daemon, reduce_a_tensor_of_a_gpu, 2):
+        for code, _, message in found:
+            assert code == "Invalid"
+            assert "a tensor is on cuda:0" in message
+            assert 'use "nccl"' in message
+
+
 # ---- ranks that are late or lost ----
 
 
@@ -178,7 +197,7 @@ def test_a_wait_that_is_too_short_leaves_the_op_going(shared_daemon):
 
 
 def die_as_rank_1(rank, count, store):
-    import muster.torch  # noqa: F401
+    import muster.torch
 
     worlds.join(rank, count, store)
     dist.barrier()
@@ -191,6 +210,9 @@ def die_as_rank_1(rank, count, store):
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
     with pytest.raises(RuntimeError, match=r"PeerLost.*rank 1"):
         model(torch.ones(1, 1)).sum().backward()
+    error = dist.group.WORLD.errored()
+    assert isinstance(error, muster.PeerLost)
+    assert error.ranks == [1]
     dist.destroy_process_group()
     return found
 

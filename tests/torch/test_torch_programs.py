@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = str(Path(__file__).parents[2] / "python/examples/torch/digits_ddp.py")
+EXAMPLES = Path(__file__).parents[2] / "python/examples/torch"
+DIGITS, LETTERS = str(EXAMPLES / "digits_ddp.py"), str(EXAMPLES / "letters.py")
 CLI = os.environ.get("MUSTER_CLI", "muster")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+#: It looks for dead ranks every few seconds: it ends the others, which have to say first what they got.
+RESTARTING = [*TORCHRUN, "--max-restarts", "1", "--monitor-interval", "3"]
 PATIENCE_S = 300
 
 
@@ -25,13 +28,13 @@ def run(daemon, *command, environment=None):
 def test_only_the_name_of_the_backend_differs(shared_daemon):
     told = {}
     for backend in ("gloo", "muster"):
-        status, told[backend], errors = run(shared_daemon, *TORCHRUN, EXAMPLE, "--steps", "20", "--backend", backend)
+        status, told[backend], errors = run(shared_daemon, *TORCHRUN, DIGITS, "--steps", "20", "--backend", backend)
         assert status == 0, errors
     assert told["muster"] == told["gloo"].replace("gloo", "muster")
 
 
 def test_muster_run_starts_it(shared_daemon, unused_port):
-    command = [CLI, "run", "-n", "2", "--", sys.executable, EXAMPLE, "--steps", "20"]
+    command = [CLI, "run", "-n", "2", "--", sys.executable, DIGITS, "--steps", "20"]
     status, told, errors = run(shared_daemon, *command, environment={"MASTER_PORT": str(unused_port)})
     assert status == 0, errors
     assert re.search(r"muster: [0-9.]+% right after 20 steps, begun at 0", told)
@@ -39,10 +42,44 @@ def test_muster_run_starts_it(shared_daemon, unused_port):
 
 def test_training_goes_on_after_a_rank_was_killed(shared_daemon, tmp_path):
     options = ["--steps", "20", "--checkpoint", str(tmp_path / "saved"), "--kill-at", "10"]
-    status, told, errors = run(shared_daemon, *TORCHRUN, "--max-restarts", "1", EXAMPLE, *options)
+    status, told, errors = run(shared_daemon, *RESTARTING, DIGITS, *options)
     assert status == 0, errors
     # Rank 0 may have saved the step in which the other rank died only if that one had given its gradients.
     assert "begun at 10" in told
+    assert "PeerLost" in errors
+    assert "rank 1" in errors
+
+
+def losses(told):
+    found = re.findall(r"loss ([0-9.]+)", told)
+    assert found
+    return [float(loss) for loss in found]
+
+
+def test_a_transformer_has_the_losses_of_gloo_with_ddp_and_fsdp2(shared_daemon, unused_port):
+    steps = ["--steps", "6", "--save-every", "2"]
+    status, told, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps, "--backend", "gloo")
+    assert status == 0, errors
+    wanted = pytest.approx(losses(told), abs=2e-4)
+    status, told, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps)
+    assert status == 0, errors
+    assert losses(told) == wanted
+    command = [CLI, "run", "-n", "2", "--", sys.executable, LETTERS, *steps, "--shard"]
+    status, told, errors = run(shared_daemon, *command, environment={"MASTER_PORT": str(unused_port)})
+    assert status == 0, errors
+    assert losses(told) == wanted
+    assert "muster, FSDP2: 6 steps, begun at 0" in told
+
+
+def test_sharded_training_goes_on_from_its_last_saved_step(shared_daemon, tmp_path):
+    steps = ["--steps", "6", "--save-every", "2", "--shard"]
+    status, whole, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps)
+    assert status == 0, errors
+    options = [*steps, "--checkpoint", str(tmp_path / "saved"), "--kill-at", "5"]
+    status, told, errors = run(shared_daemon, *RESTARTING, LETTERS, *options)
+    assert status == 0, errors
+    assert "6 steps, begun at 4" in told
+    assert losses(told) == losses(whole)
     assert "PeerLost" in errors
     assert "rank 1" in errors
 

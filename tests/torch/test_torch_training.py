@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.distributed as dist
 import worlds
@@ -10,15 +11,24 @@ from torch.nn.parallel import DistributedDataParallel
 RANKS, STEPS = 4, 6
 
 
-def model(dtype=torch.float32):
+def model():
     torch.manual_seed(1)
     layers = [torch.nn.Linear(16, 64), torch.nn.Tanh(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 4)]
-    return torch.nn.Sequential(*layers).to(dtype)
+    return torch.nn.Sequential(*layers)
 
 
-def train(rank, ranks, dtype=torch.float32, **options):
+def transformer():
+    torch.manual_seed(1)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0)
+    return torch.nn.Sequential(layer, torch.nn.Linear(16, 4))
+
+
+MODELS = [model, transformer]
+
+
+def train(rank, ranks, make=model, dtype=torch.float32, **options):
     """Returns the losses, and the trained parameters as bytes. Buckets are small, so there are several."""
-    wrapped = DistributedDataParallel(model(dtype), bucket_cap_mb=0.002, **options)
+    wrapped = DistributedDataParallel(make().to(dtype), bucket_cap_mb=0.002, **options)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     losses = []
@@ -32,21 +42,23 @@ def train(rank, ranks, dtype=torch.float32, **options):
     return losses, [parameter.detach().view(-1).view(torch.uint8).tolist() for parameter in wrapped.parameters()]
 
 
-def test_losses_are_those_of_gloo(shared_daemon):
-    ours = worlds.run(shared_daemon, train, RANKS)
-    theirs = worlds.run(shared_daemon, train, RANKS, backend="gloo")
+@pytest.mark.parametrize("make", MODELS)
+def test_losses_are_those_of_gloo(shared_daemon, make):
+    ours = worlds.run(shared_daemon, train, RANKS, make)
+    theirs = worlds.run(shared_daemon, train, RANKS, make, backend="gloo")
     for (losses, _), (wanted, _) in zip(ours, theirs):
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(wanted))
 
 
-def test_training_twice_gives_the_same_bits_on_each_rank(shared_daemon):
-    first, second = (worlds.run(shared_daemon, train, RANKS) for _ in range(2))
+@pytest.mark.parametrize("make", MODELS)
+def test_training_twice_gives_the_same_bits_on_each_rank(shared_daemon, make):
+    first, second = (worlds.run(shared_daemon, train, RANKS, make) for _ in range(2))
     assert first == second
     assert all(parameters == first[0][1] for _, parameters in first)
 
 
 def train_in_bfloat16(rank, ranks):
-    return train(rank, ranks, torch.bfloat16, gradient_as_bucket_view=True)
+    return train(rank, ranks, model, torch.bfloat16, gradient_as_bucket_view=True)
 
 
 def test_training_in_bfloat16(shared_daemon):

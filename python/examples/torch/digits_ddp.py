@@ -11,13 +11,12 @@ itself at that step, once: the others get an error that names it, and ``torchrun
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 from pathlib import Path
 
 import muster.torch  # noqa: F401
 import torch
 import torch.distributed as dist
+from launched import from_muster_run, kill_last_rank
 from sklearn.datasets import load_digits
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,14 +32,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def from_muster_run() -> None:
-    """torch reads other names of variables than ``muster run`` sets. The store's port is torch's usual one."""
-    if "MUSTER_RANK" in os.environ and "RANK" not in os.environ:
-        os.environ.update(RANK=os.environ["MUSTER_RANK"], WORLD_SIZE=os.environ["MUSTER_WORLD_SIZE"])
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29500")
-
-
 def train(given: argparse.Namespace) -> None:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     digits = load_digits()
@@ -52,8 +43,8 @@ def train(given: argparse.Namespace) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     begun = load(given.checkpoint, layers)
     for step in range(begun, given.steps):
-        if step == given.kill_at and rank == ranks - 1 and not begun:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if step == given.kill_at and not begun:
+            kill_last_rank()
         chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(step))[:BATCH][rank::ranks]
         loss = torch.nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
         optimizer.zero_grad()

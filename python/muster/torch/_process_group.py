@@ -37,6 +37,7 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         except Error as error:
             raise of_torch(error) from None
         self._inbox = Inbox(self.muster_group)
+        self._last_error: BaseException | None = None
 
     # ---- names: torch's own are kept by native backends ----
 
@@ -86,6 +87,13 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
     def abort(self) -> None:
         """Gives the seat up at once: the other ranks' ops that wait for this rank fail."""
         self.shutdown()
+
+    def errored(self) -> BaseException | None:
+        """The error of the op that failed last. After a backward pass of DDP it tells what its RuntimeError was."""
+        return self._last_error
+
+    def _note(self, error: BaseException) -> None:
+        self._last_error = error
 
     # ---- all ranks get something ----
 
@@ -314,7 +322,7 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             arrival = self._inbox.from_any(tag, self._timeout_s)
         except Error as error:
             raise of_torch(error) from None
-        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])
+        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])._tell(self._note)
 
     # ---- older names of torch ----
 
@@ -333,12 +341,13 @@ class MusterProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         native = self.muster_group._native
         calls = native.calls
         try:
-            return start(self._limit_s(opts, timeout))
+            return start(self._limit_s(opts, timeout))._tell(self._note)
         except BaseException as error:
             if native.calls == calls:
                 forfeit(self.muster_group, method, error, (), pair)
             if isinstance(error, Error):
-                raise of_torch(error) from None
+                self._last_error = of_torch(error)
+                raise self._last_error from None
             raise
 
     def _limit_s(self, opts: Any, timeout: Any) -> float:

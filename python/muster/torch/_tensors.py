@@ -59,7 +59,7 @@ def check(tensor: Tensor) -> None:
     if tensor.device.type != "cpu":
         raise Invalid(
             f"a tensor is on {tensor.device}, and the backend 'muster' works on those of the host",
-            "move it there: tensor.cpu()",
+            'move it there: tensor.cpu(), or use "nccl" for those of GPUs',
         )
     if tensor.is_quantized:
         raise Invalid("a quantized tensor is not for the backend 'muster'", "give tensor.int_repr()")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from muster.errors import Error, Timeout
+from muster.errors import Timeout
 from muster.torch import _completions
 from muster.torch._errors import of_torch
 
@@ -40,6 +40,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._source = source
         self._error: BaseException | None = None
         self._future: Any = None
+        self._on_error: Callable[[BaseException], None] | None = None
         self._lock = threading.Lock()
 
     def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
@@ -49,7 +50,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             DistBackendError: the op failed, or ``timeout`` passed. It is a ``muster.Error``, too.
         """
         op, seconds = self._op, timeout.total_seconds()
-        if op is not None and not op.wait(seconds if seconds > 0 else None) and self._op is not None:
+        if op is not None and seconds > 0 and not op.wait(seconds) and self._op is not None:
             raise of_torch(Timeout(f"{self._name} is not over after {seconds:g} s", "wait longer"))
         self.complete()
         if self._error is not None:
@@ -57,26 +58,28 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         return True
 
     def complete(self) -> None:
-        """Takes the outcome of an op that is over, once."""
+        """Takes the outcome of the op, once. Waits for it."""
+        op = self._op
+        # Waiting and what hangs on the future are outside of the lock: others may ask this work meanwhile.
+        outcome = None if op is None else _outcome_of(op)
         with self._lock:
-            if self._op is not None:
-                self._take(self._op)
+            if self._op is not None and outcome is not None:
+                self._take(self._op, *outcome)
             future, self._future = self._future, None
-        # Outside of the lock: what hangs on the future runs now, and may ask this work.
         if future is not None:
             future.set_result(None)
 
-    def _take(self, op: Op) -> None:
+    def _take(self, op: Op, value: Any, error: Exception | None) -> None:
         try:
-            value = op.result()
+            if error is not None:
+                raise error
             assert self._write is not None
             self._write(value)
-            if (source := getattr(op, "source", None)) is not None:
-                self._source = source
-        except Error as error:
-            self._error = of_torch(error)
+            self._source = getattr(op, "source", self._source)
         except Exception as error:
-            self._error = error
+            self._error = of_torch(error)
+            if self._on_error is not None:
+                self._on_error(self._error)
         # The object in the store is free for others from here on.
         self._op = self._write = None
 
@@ -107,10 +110,16 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Waits: there are no streams on the host."""
         self.wait()
 
+    def _tell(self, on_error: Callable[[BaseException], None]) -> MusterWork:
+        """Lets a function see the op's error. Returns this work."""
+        self._on_error = on_error
+        return self
+
     def get_future(self) -> Any:
         """Returns a future of the tensors. A thread of its own copies the result into them when the op is over.
 
-        The future's error is a RuntimeError with the text of the op's.
+        The future's error is a RuntimeError with the text of the op's, as torch has no other for callbacks that raise.
+        ``exception()`` and the group's ``errored()`` have the error itself.
         """
         with self._lock:
             is_first, op = self._future is None, self._op
@@ -143,3 +152,11 @@ class MusterWork(dist.Work):  # type: ignore[misc]
     def __repr__(self) -> str:
         state = "pending" if self._op is not None else "done" if self._error is None else type(self._error).__name__
         return f"<MusterWork: {self._name}, {state}>"
+
+
+def _outcome_of(op: Op) -> tuple[Any, Exception | None]:
+    """Returns what the op ends with: a value, or an error."""
+    try:
+        return op.result(), None
+    except Exception as error:
+        return None, error
