@@ -28,7 +28,7 @@ class Ref(StandIn):
         structure: how the leaves nest, as text; ``*`` is an array.
     """
 
-    __slots__ = ("__weakref__", "_native", "_node")
+    __slots__ = ("__weakref__", "_marker", "_native", "_node")
     _take = "ref.get()"
 
     def __init__(self, native: _muster.Ref) -> None:
@@ -36,6 +36,7 @@ class Ref(StandIn):
             raise Invalid(f"muster.Ref({native!r}) is not a ref", "refs come from put(), seal() and decorated calls")
         self._native = native
         self._node = ""  # where the object is, if that is another node of Ray's
+        self._marker: Any = None  # what keeps the object for values of Ray's that this ref is in
 
     @property
     def copies(self) -> int:
@@ -112,6 +113,7 @@ class Ref(StandIn):
 
     def free(self) -> None:
         """Drops this ref's hold now; other refs and arrays keep theirs."""
+        self._marker = None
         self._native.free()
 
     def _alive(self) -> _muster.Ref:

@@ -13,6 +13,7 @@ from pathlib import Path
 import muster.ray
 import pytest
 import ray
+from ray._private.internal_api import memory_summary
 
 HERE = str(Path(__file__).parent)
 PATIENCE_S = 60
@@ -68,5 +69,5 @@ def until(condition, tell=lambda: None):
 
 def rays_mib():
     """What Ray's own store has in use."""
-    told = ray._private.internal_api.memory_summary(address=ray.get_runtime_context().gcs_address, stats_only=True)
+    told = memory_summary(address=ray.get_runtime_context().gcs_address, stats_only=True)
     return int(re.search(r"Plasma memory usage (\d+) MiB", told)[1])

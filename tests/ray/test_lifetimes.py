@@ -77,18 +77,58 @@ def test_it_stays_while_a_task_or_a_closure_names_it(objects):
     ray.kill(gate)
 
 
-def test_it_stays_for_tasks_that_have_not_begun(objects):
-    @ray.remote
-    class Consumer:
-        async def block(self, gate):
-            await gate.wait.remote()
+@ray.remote
+class Consumer:
+    """Its methods wait while it is blocked, with their arguments."""
 
-        async def total(self, x):
-            return float(np.asarray(x).sum())
+    async def block(self, gate):
+        await gate.wait.remote()
 
+    async def total(self, x):
+        return float(np.asarray(x).sum())
+
+
+@ray.remote
+class Borrower:
+    """Passes on what another process has submitted. It has only an ObjectRef of that, and lets go of it."""
+
+    def pass_on(self, boxed, consumer):
+        ray.wait(boxed)
+        self.total = consumer.total.remote(boxed[0])
+
+    def result(self):
+        return ray.get(self.total)
+
+
+@ray.remote
+class Runner:
+    @muster.collective_input
+    def full(self, value, *unused):
+        return np.full(3, value)
+
+    def known_to_ray(self):
+        return known_to_ray()
+
+
+def known_to_ray():
+    """How many of Ray's objects this process knows of."""
+    return len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
+
+
+@pytest.fixture
+def blocked():
+    """Returns a gate, and a consumer that is blocked until it is opened."""
     gate = Gate.remote()
     consumer = Consumer.options(max_concurrency=1).remote()
-    blocked = consumer.block.remote(gate)
+    blocking = consumer.block.remote(gate)
+    yield gate, consumer
+    ray.get(blocking)
+    ray.kill(gate)
+    ray.kill(consumer)
+
+
+def test_it_stays_for_tasks_that_have_not_begun(blocked):
+    gate, consumer = blocked
     totals = []
     for value in range(5):
         ref = full.remote(float(value), 3)
@@ -98,9 +138,51 @@ def test_it_stays_for_tasks_that_have_not_begun(objects):
     gc.collect()
     ray.get(gate.open.remote())
     assert ray.get(totals) == [0, 3, 6, 9, 12]
-    ray.get(blocked)
-    ray.kill(gate)
-    ray.kill(consumer)
+
+
+def test_it_stays_for_tasks_of_borrowers_that_have_not_begun(objects, blocked):
+    gate, consumer = blocked
+    borrowers = [Borrower.remote() for _ in range(2)]
+    ref = full.remote(4.0, 3)
+    ray.get([borrower.pass_on.remote([ref], consumer) for borrower in borrowers])
+    del ref
+    gc.collect()
+    assert len(objects()) == 1
+    ray.get(gate.open.remote())
+    assert ray.get([borrower.result.remote() for borrower in borrowers]) == [12, 12]
+    for borrower in borrowers:
+        ray.kill(borrower)
+
+
+def test_it_stays_if_the_call_s_arguments_go_through_ray_s_store(objects, blocked):
+    gate, consumer = blocked
+    runner = Runner.remote()
+    large = [bytes([i]) * 99_000 for i in range(120)]  # Ray sends at most 10 MiB of arguments with a task
+    ref = runner.full.remote(2.0, *large)
+    ray.wait([ref])
+    total = consumer.total.remote(ref)
+    del ref
+    gc.collect()
+    assert len(objects()) == 1
+    ray.get(gate.open.remote())
+    assert ray.get(total) == 6
+    ray.kill(runner)
+
+
+def test_calls_leave_nothing_in_ray_s_tables():
+    runner = Runner.remote()
+    many = 300
+
+    def call(times):
+        for value in range(times):
+            assert muster.ray.get(runner.full.remote(float(value)))[0] == value
+        return known_to_ray()
+
+    before = call(100)
+    after = call(many)
+    assert after < before + many / 2  # markers that were made ahead come and go
+    assert ray.get(runner.known_to_ray.remote()) < many / 2
+    ray.kill(runner)
 
 
 def test_it_stays_when_the_worker_that_made_it_is_gone(objects):
@@ -142,6 +224,19 @@ def test_refs_in_other_values_stay_while_ray_keeps_the_value(objects):
     gc.collect()
     assert ray.get(boxed)[0].get()[0] == 3
     del boxed
+    conftest.until_empty()
+
+
+def test_a_ref_in_many_values_is_kept_once(objects):
+    ref = muster.put(np.full(4, 3.0))
+    for _ in range(3):
+        values = [ray.put([ref]) for _ in range(3)]
+        (row,) = objects()
+        assert len([holder for holder in row["holders"] if holder.startswith("token")]) == 1
+    ref.free()
+    assert ray.get(values[-1])[0].get()[0] == 3
+    del values
+    gc.collect()
     conftest.until_empty()
 
 

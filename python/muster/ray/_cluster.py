@@ -21,7 +21,7 @@ _NEED_S = 60.0
 _ASK_AGAIN_S = 0.005
 _lock = threading.Lock()
 _attached_to = ""  # a socket
-_here = ""  # the node of that daemon
+_session: bytes | None = None  # with Ray, on the node of that daemon
 _T = TypeVar("_T")
 
 
@@ -167,7 +167,7 @@ def need(timeout: float | None = None) -> str:
 
 
 def _is_ready() -> bool:
-    return _here == ray.get_runtime_context().get_node_id() and _runtime.has_daemon()
+    return _session is not None and _session == _hooks.session() and _runtime.has_daemon()
 
 
 def ready(timeout: float | None = None) -> None:
@@ -188,7 +188,7 @@ def ready(timeout: float | None = None) -> None:
 
 def _attach(node: str, path: str) -> None:
     """Lets this process use a daemon, and Ray carry Muster's refs."""
-    global _attached_to, _here
+    global _attached_to, _session
     with _lock:
         if _attached_to != path:
             if _attached_to:
@@ -199,7 +199,7 @@ def _attach(node: str, path: str) -> None:
             os.environ["MUSTER_SOCKET"] = path  # for the processes that this one starts
             _attached_to = path
         _refs.register(node)
-        _here = node
+        _session = _hooks.session()
 
 
 def _attach_when_needed() -> None:

@@ -8,6 +8,8 @@
 - The actor by which ``ray.util.collective`` tells actors of a group that the driver has declared.
 - ``CoreWorker.add_object_out_of_scope_callback``: tells the owner of an object of Ray that nobody refers to it.
 - ``CoreWorker.get_owner_address``: whether Ray knows an object still.
+- ``SerializationContext``: which object is being unpickled, and that a value which is being pickled names another one.
+- ``CoreWorker.deserialize_and_register_object_ref``: that this process borrows an object.
 - ``CoreWorker.profile_event``: a span of time in ``ray timeline``.
 - The variables ``scheduling_strategy`` and ``label_selector`` of what submits a task: whether the user chose where it
   runs; Muster sets the first where he did not.
@@ -40,7 +42,7 @@ _KV = b"muster"
 
 try:
     from ray._common import signature
-    from ray._private import state, worker
+    from ray._private import serialization, state, worker
     from ray._private.worker import global_worker
     from ray.experimental import internal_kv
     from ray.experimental.channel.cpu_communicator import CPUCommunicator
@@ -83,6 +85,17 @@ def check() -> None:
             ray._raylet.CoreWorker, "add_object_out_of_scope_callback"
         ),
         "CoreWorker.get_owner_address": hasattr(ray._raylet.CoreWorker, "get_owner_address"),
+        "CoreWorker.deserialize_and_register_object_ref": hasattr(
+            ray._raylet.CoreWorker, "deserialize_and_register_object_ref"
+        ),
+        "SerializationContext.add_contained_object_ref": {"allow_out_of_band_serialization", "call_site"}
+        <= _parameters_of(serialization.SerializationContext, "add_contained_object_ref"),
+        "SerializationContext.get_outer_object_ref": hasattr(
+            serialization.SerializationContext, "get_outer_object_ref"
+        ),
+        "ALLOW_OUT_OF_BAND_OBJECT_REF_SERIALIZATION": hasattr(
+            serialization, "ALLOW_OUT_OF_BAND_OBJECT_REF_SERIALIZATION"
+        ),
         "CoreWorker.profile_event": hasattr(ray._raylet.CoreWorker, "profile_event"),
         "ray._private.worker._global_node": hasattr(worker, "_global_node"),
         "ray._private.state.jobs": hasattr(state, "jobs"),
@@ -108,6 +121,11 @@ def check() -> None:
             f"Ray {ray.__version__} lacks what Muster needs: {', '.join(missing)}",
             _HINT,
         )
+
+
+def _parameters_of(of: type, name: str) -> set[str]:
+    function = getattr(of, name, None)
+    return set() if function is None else set(inspect.signature(function).parameters)
 
 
 def _reads_the_attribute() -> bool:
@@ -143,29 +161,31 @@ def timeout_of_declared(group_name: str) -> float | None:
     return float(milliseconds) / 1000
 
 
-def _variables_of(invocation: Callable[..., Any]) -> dict[str, Any]:
-    """The variables of ``invocation`` that belong to the call which made it, as cells."""
-    return dict(zip(invocation.__code__.co_freevars, invocation.__closure__ or ()))
+class Submission:
+    """What submits one task: the function that Ray gives to the decorator. Its variables are of this one call."""
 
+    def __init__(self, invocation: Callable[..., Any]) -> None:
+        self.invoke = invocation
+        self._variables = dict(zip(invocation.__code__.co_freevars, invocation.__closure__ or ()))
 
-def retries_of(invocation: Callable[..., Any]) -> int:
-    """How often Ray may retry what ``invocation`` submits; negative: as often as needed."""
-    variables = _variables_of(invocation)
-    found = variables.get("max_retries") or variables.get("max_task_retries")
-    return int(found.cell_contents or 0) if found is not None else 0
+    def retries(self) -> int:
+        """How often Ray may retry what is submitted; negative: as often as needed."""
+        found = self._variables.get("max_retries") or self._variables.get("max_task_retries")
+        return int(found.cell_contents or 0) if found is not None else 0
 
+    def may_choose_node(self) -> bool:
+        """Whether this is a task, not a method, and nothing says on which node it is to run."""
+        strategy, labels = self._variables.get("scheduling_strategy"), self._variables.get("label_selector")
+        return (
+            strategy is not None
+            and strategy.cell_contents == "DEFAULT"
+            and (labels is None or not labels.cell_contents)
+        )
 
-def may_choose_node(invocation: Callable[..., Any]) -> bool:
-    """Whether ``invocation`` submits a task, not a method, and nothing says on which node it is to run."""
-    variables = _variables_of(invocation)
-    strategy, labels = variables.get("scheduling_strategy"), variables.get("label_selector")
-    return strategy is not None and strategy.cell_contents == "DEFAULT" and (labels is None or not labels.cell_contents)
-
-
-def choose_node(invocation: Callable[..., Any], node: str | None) -> None:
-    """Lets the task run on a node, if that is there; None: anywhere. The variables are of this one ``.remote()``."""
-    strategy = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
-    _variables_of(invocation)["scheduling_strategy"].cell_contents = strategy
+    def choose_node(self, node: str | None) -> None:
+        """Lets the task run on a node, if that is there; None: anywhere."""
+        strategy = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+        self._variables["scheduling_strategy"].cell_contents = strategy
 
 
 def _names_of(submits: Any) -> tuple[str, ...]:
@@ -189,6 +209,39 @@ def ref_to(id: bytes) -> ray.ObjectRef | None:
         global_worker.core_worker.get_owner_address(ref)
     except ValueError:
         return None
+    return ref
+
+
+def owner_of(ref: ray.ObjectRef) -> bytes:
+    """The address of the process that owns an object, as ``borrow`` takes it."""
+    return bytes(global_worker.core_worker.get_owner_address(ref))
+
+
+def contain(ref: ray.ObjectRef) -> None:
+    """Lets the value that is being pickled name an object of Ray's, without having it in it.
+
+    Ray keeps the object as long as the value. Who unpickles the value has nothing to do with it. If Ray does not know
+    where the value goes, it keeps the object for good.
+    """
+    global_worker.get_serialization_context().add_contained_object_ref(
+        ref,
+        allow_out_of_band_serialization=serialization.ALLOW_OUT_OF_BAND_OBJECT_REF_SERIALIZATION,
+        call_site=None,
+    )
+
+
+def borrow(id: bytes, owner: bytes) -> ray.ObjectRef | None:
+    """Called while an argument of a task is unpickled that contains an object.
+
+    Returns:
+        None if Ray knows of the object, as the argument came with the task. Else it is not known how the argument came,
+        and who keeps what is returned keeps the object.
+    """
+    outer = global_worker.get_serialization_context().get_outer_object_ref()
+    if outer is not None and outer.is_nil():
+        return None
+    ref = ray.ObjectRef(id, owner)
+    global_worker.core_worker.deserialize_and_register_object_ref(id, outer or ray.ObjectRef.nil(), owner, "")
     return ref
 
 
@@ -276,9 +329,9 @@ def end_event(event: Any) -> None:
     event.__exit__(None, None, None)
 
 
-def session() -> Any:
-    """This process's connection to its cluster; None without one. Another one after another ``ray.init()``."""
-    return global_worker.core_worker if ray.is_initialized() else None
+def session() -> bytes | None:
+    """The id of this process in its cluster; None without one. Another one after another ``ray.init()``."""
+    return bytes(global_worker.worker_id) if global_worker.connected else None
 
 
 class _Transports:

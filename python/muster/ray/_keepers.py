@@ -139,6 +139,15 @@ def keep_here(token: str, submitted_on: str) -> None:
     asking.join()
 
 
+def small_objects(number: int) -> list[ray.ObjectRef]:
+    """Makes objects of this process that are not in Ray's store: results of a call of this node's keeper.
+
+    Nobody waits for the call, or needs what it returns.
+    """
+    keeper = _keeper_on(ray.get_runtime_context().get_node_id())
+    return list(keeper.nothing.options(num_returns=number).remote(number))
+
+
 def socket_on(node: str) -> str:
     """Where a node's daemon listens; empty if none was started. Its keeper says so: it may have another environment."""
     found = _hooks.kv_get(_socket_of(node))
@@ -296,6 +305,10 @@ class _Keeper:
     def _forget_counts(self) -> None:
         """The groups have ended with their daemon."""
         shutil.rmtree(folder_of(self._path), ignore_errors=True)
+
+    def nothing(self, number: int) -> tuple[None, ...]:
+        """For ``small_objects``."""
+        return (None,) * number
 
     def keep(self, token: str, node: str) -> None:
         """Opens a token of a process on another node here, too, until it has ended there."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-import itertools
 import os
 import queue
 import threading
@@ -14,12 +13,9 @@ from typing import Any, NamedTuple
 
 import ray
 
-from muster import _runtime, open_token
-from muster._tokens import Token
+from muster import _runtime
 from muster.errors import Error
-from muster.ray import _hooks, _needs
-
-_numbers = itertools.count()
+from muster.ray import _ahead, _hooks, _needs
 
 
 class Again(NamedTuple):
@@ -75,9 +71,9 @@ class Owned:
     )
 
     def __init__(self) -> None:
-        worker = ray.get_runtime_context().get_worker_id()
-        self._token: Token = open_token(f"ray {worker} {next(_numbers)}")
-        self.marker: ray.ObjectRef | None = _markers.take()
+        ahead = _ahead.take()
+        self._token = ahead.token
+        self.marker: ray.ObjectRef | None = ahead.marker
         self.lock = threading.Lock()
         self.again: Again | None = None
         self.retries = 0
@@ -136,44 +132,10 @@ def _when_over(ref: ray.ObjectRef | None, call: Callable[[], Any]) -> None:
         _ends.put(call)
 
 
-class _Markers:
-    """Markers that are made ahead, as each costs about a millisecond."""
-
-    _KEPT = 64
-
-    def __init__(self) -> None:
-        self._ready: queue.SimpleQueue[ray.ObjectRef] = queue.SimpleQueue()
-
-    def take(self) -> ray.ObjectRef:
-        try:
-            taken = self._ready.get_nowait()
-        except queue.Empty:
-            taken = _putter.submit(ray.put, None).result()
-        if self._ready.qsize() < self._KEPT // 2:
-            _putter.submit(self._refill)
-        return taken
-
-    def _refill(self) -> None:
-        with contextlib.suppress(Exception):  # Ray has been shut down
-            while self._ready.qsize() < self._KEPT:
-                self._ready.put(ray.put(None))
-
-    def forget(self) -> None:
-        self._ready = queue.SimpleQueue()
-
-
-_markers = _Markers()
-
-
 def forget() -> None:
     """Must be called when this process joins another cluster."""
-    _markers.forget()
+    _ahead.forget()
     _calls.clear()
-
-
-#: Makes small objects of Ray. In an async actor, ``ray.put`` in the thread that pickles a result may end the process:
-#: Ray numbers the objects of all such threads alike (reference_counter.cc, "already exists").
-_putter = concurrent.futures.ThreadPoolExecutor(1, "muster-ray-put")
 
 
 def call_of(ref: ray.ObjectRef) -> tuple[Owned, int] | None:

@@ -10,12 +10,12 @@ from muster import _muster, _runtime
 from muster._decorator import LOST
 from muster._ref import Ref
 from muster.errors import DaemonRestarted, DaemonUnavailable, Error, ObjectLost
-from muster.ray import _owned
+from muster.ray import _hooks, _owned
 
 #: Where an object's bytes are: on which node of Ray's, and how many.
 Place = tuple[str, int]
-#: What Ray carries of a ref. The last but one keeps the object on its way.
-Carried = tuple[bytes, int, ray.ObjectRef, Place]
+#: What Ray carries of a ref.
+Carried = tuple[bytes, int, Place]
 _here = ""
 
 
@@ -35,8 +35,9 @@ def here() -> str:
 
 
 def carried(ref: Ref, marker: ray.ObjectRef) -> Carried:
-    """What Ray carries of a ref: see ``load``."""
-    return ref._alive().serialize_kept(), ref.copies, marker, place_of(ref)
+    """What Ray carries of a ref, called while it is pickled. As long as Ray keeps the pickle, it keeps the marker."""
+    _hooks.contain(marker)
+    return ref._alive().serialize_kept(), ref.copies, place_of(ref)
 
 
 def place_of(ref: Ref) -> Place:
@@ -48,11 +49,19 @@ def place_of(ref: Ref) -> Place:
 
 
 def _pickled(ref: Ref) -> Carried:
-    owned = _owned.open_owned()
-    ref.keep_for(owned.name)
-    marker = owned.marker
-    owned.watch()
-    return carried(ref, marker)
+    return carried(ref, _marker_of(ref))
+
+
+def _marker_of(ref: Ref) -> ray.ObjectRef:
+    """What keeps the object for all values that this ref is in. The ref has it, too: it is made once."""
+    connection = _runtime.connection()
+    if ref._marker is None or ref._marker[1] is not connection:
+        owned = _owned.open_owned()
+        ref.keep_for(owned.name)
+        ref._marker = owned.marker, connection
+        owned.watch()
+    marker: ray.ObjectRef = ref._marker[0]
+    return marker
 
 
 def _unpickled(state: Carried) -> Ref:
@@ -101,11 +110,8 @@ class LostRef(Ref):
         return "<muster.Ref, lost>"
 
 
-def load(serialized: bytes, copies: int, marker: ray.ObjectRef, place: Place) -> Ref:
-    """Returns the ref that such bytes name. If its object is gone, that is told when it is used.
-
-    ``marker``: kept the object on its way; the ref itself keeps it now.
-    """
+def load(serialized: bytes, copies: int, place: Place) -> Ref:
+    """Returns the ref that such bytes name. If its object is gone, that is told when it is used."""
     try:
         stored = _muster.deserialize(_runtime.socket_path(), serialized)
     except (ObjectLost, DaemonUnavailable, DaemonRestarted) as error:

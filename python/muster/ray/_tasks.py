@@ -17,15 +17,15 @@ from muster.ray import _cluster, _hooks, _keepers, _needs, _owned, _placing, _re
 
 def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps what submits a marked function's task: opens what keeps the results, and tells the task its name."""
-    may_choose_node = _hooks.may_choose_node(invocation)
+    submission = _hooks.Submission(invocation)
+    may_choose_node = submission.may_choose_node()
 
     def submit(args: Any, kwargs: Any, retries: int | None = None, timeout: float | None = None) -> Any:
         owned = _cluster.with_daemon(_owned.open_owned, timeout)
         try:
             if may_choose_node:
-                _hooks.choose_node(invocation, _placing.node_of((args, kwargs)))
-            # In a list, the marker is passed on as it is: Ray gives a task the values of its other arguments.
-            refs = invocation(args, {**(kwargs or {}), CALL: [owned.name, owned.marker, _refs.here()]})
+                submission.choose_node(_placing.node_of((args, kwargs)))
+            refs = submission.invoke(args, {**(kwargs or {}), CALL: _Given(owned.name, owned.marker)})
         except BaseException as error:
             owned.end()
             if isinstance(error, TypeError) and CALL in str(error):
@@ -38,7 +38,7 @@ def submitting(invocation: Callable[..., Any]) -> Callable[..., Any]:
             owned.end()
             raise Invalid("a marked function can't be a generator task", "return the arrays, or leave the mark out")
         owned.watch(_owned.as_list(refs))
-        owned.retries = _hooks.retries_of(invocation) if retries is None else retries
+        owned.retries = submission.retries() if retries is None else retries
         owned.again = _recovery.remembered(submit, args, kwargs) if owned.retries else None
         return refs
 
@@ -72,6 +72,41 @@ def running() -> Iterator[None]:
         _needs.end(socket)
 
 
+class _Given:
+    """What a task is told of its call, as an argument of it. It names the marker, so the marker lives till the task."""
+
+    __slots__ = ("_marker", "_token")
+
+    def __init__(self, token: str, marker: ray.ObjectRef) -> None:
+        self._token = token
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _hooks.contain(self._marker)
+        return (_Call, (self._token, _refs.here(), self._marker.binary(), _hooks.owner_of(self._marker)))
+
+
+class _Call:
+    """The same in the task.
+
+    Attributes:
+        token: what keeps the task's results.
+        submitted_on: the node where it is open.
+    """
+
+    __slots__ = ("_borrowed", "_marker", "submitted_on", "token")
+
+    def __init__(self, token: str, submitted_on: str, marker: bytes, owner: bytes) -> None:
+        self.token = token
+        self.submitted_on = submitted_on
+        self._marker = marker
+        self._borrowed = _hooks.borrow(marker, owner)
+
+    def marker(self) -> ray.ObjectRef:
+        """The marker. To keep it longer than needed makes Ray tell its owner of that, and of the end."""
+        return self._borrowed or ray.ObjectRef(self._marker)
+
+
 class Kept:
     """A task's result on its way to Ray: an object under its submitter's token. It arrives as a ``muster.Ref``.
 
@@ -80,17 +115,17 @@ class Kept:
 
     __slots__ = ("_call", "_ref")
 
-    def __init__(self, ref: Ref, call: tuple[str, ray.ObjectRef, str]) -> None:
+    def __init__(self, ref: Ref, call: _Call) -> None:
         self._ref = ref
         self._call = call
 
     def __reduce__(self) -> tuple[Any, ...]:
-        token, marker, submitted_on = self._call
-        if submitted_on != _refs.here():
-            _keepers.keep_here(token, submitted_on)
+        call = self._call
+        if call.submitted_on != _refs.here():
+            _keepers.keep_here(call.token, call.submitted_on)
         with contextlib.suppress(Invalid):  # the token has ended: nobody needs the result
-            self._ref.keep_for(token)
-        return (_refs.load, _refs.carried(self._ref, marker))
+            self._ref.keep_for(call.token)
+        return (_refs.load, _refs.carried(self._ref, call.marker()))
 
     def __len__(self) -> int:
         return len(self._parts())

@@ -17,8 +17,8 @@ from muster.ray import _hooks
 
 _OPEN_MAX = 1000
 _lock = threading.Lock()
-#: The events of ops that are not over, with the connection to Ray that they need at their end.
-_open: dict[int, tuple[Any, Any]] = {}
+#: The events of ops that are not over, with the session of Ray that they need at their end.
+_open: dict[int, tuple[Any, bytes | None]] = {}
 
 
 def began(title: str, when_over: Callable[[Callable[[], None]], Any]) -> None:
@@ -41,7 +41,7 @@ def _over(key: int) -> None:
         event, session = _open.pop(key, (None, None))
     if event is None:
         return
-    if _hooks.session() is session:
+    if _hooks.session() == session:
         _hooks.end_event(event)
     else:
         ctypes.pythonapi.Py_IncRef(

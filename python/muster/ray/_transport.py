@@ -54,7 +54,7 @@ class Stored(_hooks.TensorTransportMetadata):  # type: ignore[misc]
             return None
         _cluster.ready()
         serialized, copies, place = self.named
-        return _refs.load(serialized, copies, None, place)
+        return _refs.load(serialized, copies, place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         goes_to_owner, self.goes_to_owner = self.goes_to_owner, False
