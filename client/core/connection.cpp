@@ -9,7 +9,9 @@
 
 #include <fmt/format.h>
 
+#include <muster/ipc/byte_count.hpp>
 #include <muster/ipc/place.hpp>
+#include <muster/ipc/text.hpp>
 #include <muster/ipc/failpoint.hpp>
 
 #include "base/bounded_time.hpp"
@@ -175,6 +177,19 @@ void Connection::end(const Error& error) {
 
 // ---- memory ----
 
+namespace {
+
+/// A daemon gives a GPU's worker some seconds, also where the caller has less. So a late answer may be the worker's.
+Error on_gpu(Error error, Device device, const std::string& what, std::chrono::nanoseconds timeout) {
+  if (error.code() != Code::timeout || device.is_host()) return error;
+  return {
+      Code::timeout, fmt::format("{} did not {} within {}", name(device), what, ipc::seconds_text(timeout)),
+      "its worker is busy, starts or hangs, or the daemon does: see `muster status` and `nvidia-smi`, and try again "
+      "with a longer timeout"};
+}
+
+}  // namespace
+
 Result<LeasedSegment> Connection::lease_segment(Device device, std::uint64_t bytes, std::chrono::nanoseconds timeout,
                                                 const Stop& stop) {
   const auto until = std::chrono::steady_clock::now() + bounded(timeout);
@@ -186,7 +201,8 @@ Result<LeasedSegment> Connection::lease_segment(Device device, std::uint64_t byt
     });
   };
   auto granted = request(build, timeout + answer_timeout, stop);
-  if (!granted) return granted.error();
+  if (!granted)
+    return on_gpu(granted.error(), device, fmt::format("make {} of memory", ipc::bytes_text(bytes)), timeout);
   return map_lease(*this, std::move(*granted), device);
 }
 
@@ -204,7 +220,7 @@ Result<ipc::SegmentId> Connection::leave_in_place(CudaSharedPtr memory, Device d
   auto left = request(build, timeout + answer_timeout);
   // Without an answer, somebody may have it open all the same.
   if (!left && left.error().code() == Code::timeout) left_in_place_->add({}, std::move(memory), std::move(owner));
-  if (!left) return left.error();
+  if (!left) return on_gpu(left.error(), device, "open the memory", timeout);
   const auto* body = wire::GetFrame(left->bytes.data())->body_as_Segment();
   if (!body) return Error(Code::failed, "the daemon's answer to LeaveInPlace makes no sense");
   const ipc::SegmentId segment{body->segment()};

@@ -59,14 +59,14 @@ def init(
         if not start:
             _may_start = False
         path = socket if socket is not None else _socket if _pid == os.getpid() else ""
-        elsewhere = _attached() and socket is not None and _connection is not None and socket != _connection.socket
+        elsewhere = is_attached() and socket is not None and _connection is not None and socket != _connection.socket
         try:
             made = _connect(path, budget, pickle_lease, start and not elsewhere)
         except DaemonUnavailable:
             if elsewhere:
                 raise _attached_elsewhere(path) from None
             raise
-        if _attached() and _connection is not None and made.socket != _connection.socket:
+        if is_attached() and _connection is not None and made.socket != _connection.socket:
             raise _attached_elsewhere(made.socket)
         _connection, _pid, _socket = made, os.getpid(), made.socket
         _settings = (budget or _settings[0], _settings[1] if pickle_lease is None else pickle_lease)
@@ -81,7 +81,7 @@ def use(socket: str) -> None:
     """
     global _socket, _may_start
     with _lock:
-        if _attached() and _connection is not None and socket != _connection.socket:
+        if is_attached() and _connection is not None and socket != _connection.socket:
             raise _attached_elsewhere(socket)
         _socket, _may_start = socket, False
 
@@ -109,7 +109,7 @@ def _attached_elsewhere(socket: str) -> Invalid:
     return Invalid(f"this process is attached to {_connection.socket}, not {socket}", "use one socket per process")
 
 
-def _attached() -> bool:
+def is_attached() -> bool:
     return _connection is not None and _pid == os.getpid() and _connection.alive
 
 
@@ -121,7 +121,7 @@ def connection() -> _muster.Connection:
         return current
     _find_socket()
     with _lock:
-        if not _attached():
+        if not is_attached():
             # A forked child connects to its parent's daemon.
             _connection = _attach()
             _pid = os.getpid()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from muster import _muster, _runtime
+from muster._checks import flag
 from muster._ref import Ref
 from muster._words import a_type_of
 from muster._work import Work
@@ -45,7 +46,7 @@ def put(x: Any, *, device: str | None = None, timeout: float | None = None, in_p
     """
     if isinstance(x, Ref):
         return x if device is None else x.to(device, timeout=timeout)
-    return Ref(_muster.put(_runtime.connection(), x, timeout, device, in_place))
+    return Ref(_muster.put(_runtime.connection(), x, timeout, device, flag("in_place", in_place)))
 
 
 def empty(

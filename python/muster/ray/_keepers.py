@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import muster
 from muster import _muster, _runtime
-from muster.errors import DaemonUnavailable, Error, Invalid, OutOfMemory
+from muster.errors import DaemonRestarted, DaemonUnavailable, Error, Invalid, OutOfMemory, Timeout
 from muster.ray import _hooks, _needs
 from muster.ray._counts import folder_of
 from muster.ray._folders import make_folder, sockets
@@ -129,14 +129,21 @@ def stop_all() -> None:
 def keep_here(token: str, submitted_on: str) -> None:
     """Lets a token of a process on another node keep objects on this one: the keeper opens it here, too."""
     node = ray.get_runtime_context().get_node_id()
+    late: list[BaseException] = []
 
     def ask() -> None:
-        with contextlib.suppress(ray.exceptions.RayError):  # the daemon ends with its keeper: the result is lost
+        try:
             ray.get(_keeper_on(node).keep.remote(token, submitted_on), timeout=_START_S)
+        except ray.exceptions.GetTimeoutError as error:
+            late.append(error)
+        except ray.exceptions.RayError:
+            pass  # the daemon ends with its keeper: the result is lost
 
     asking = threading.Thread(target=ask)  # in an async actor, this thread must not wait for Ray
     asking.start()
     asking.join()
+    if late:
+        raise Timeout(f"the keeper of node {node[:16]} did not answer within {_START_S:g} s", "is the node overloaded?")
 
 
 def small_objects(number: int) -> list[ray.ObjectRef]:
@@ -339,11 +346,12 @@ class _Keeper:
 
     def look(self) -> None:
         """Tells Ray's metrics what the daemon says, and whether somebody needs it."""
-        told = muster.status()
-        if self._gauges is None:
-            self._gauges = Gauges(self._node)
-        self._gauges.tell(told)
-        self.end_kept()
+        told = _told()
+        if told is not None:
+            if self._gauges is None:
+                self._gauges = Gauges(self._node)
+            self._gauges.tell(told)
+            self.end_kept()
         if self._is_needed(told):
             self._needed = time.monotonic()
         self._looks += 1
@@ -368,7 +376,7 @@ class _Keeper:
             return False
         needed = True
         try:
-            needed = self._is_shared() or self._is_needed(muster.status(), file)
+            needed = self._is_shared() or self._is_needed(_told(), file)
         finally:
             if needed:
                 self._needed = time.monotonic()
@@ -381,9 +389,9 @@ class _Keeper:
             self._idle_timeout = time.monotonic(), float(settings().get("idle_timeout", _IDLE_S))
         return self._idle_timeout[1]
 
-    def _is_needed(self, told: dict[str, Any], taken: int | None = None) -> bool:
+    def _is_needed(self, told: dict[str, Any] | None, taken: int | None = None) -> bool:
         """Whether the daemon has anything, or a process needs it. ``taken``: the file by which they say so."""
-        if told["objects"] or told["groups"] or told["ops_in_flight"]:
+        if told is not None and (told["objects"] or told["groups"] or told["ops_in_flight"]):
             return True
         if time.monotonic() - self._asked < _ASKED_AGAIN_S:
             return True  # a process of this node needs objects on other nodes
@@ -407,14 +415,25 @@ def _watch(keeper: Any) -> None:
     while not is_over:
         if keeper.ended(_PERIOD_S):
             return
-        with contextlib.suppress(Exception):  # the daemon has ended, or the head of the cluster does not answer: later
+        # The head of the cluster may not answer: later. What fails must not keep the others from being done.
+        with contextlib.suppress(Exception):
             keeper.look()
-            is_over = keeper.may_end()
+        with contextlib.suppress(Exception):
             keeper.sweep()
+        with contextlib.suppress(Exception):
+            is_over = keeper.may_end()
     try:
         keeper.stop()
     finally:
         ray.kill(ray.get_runtime_context().current_actor)
+
+
+def _told() -> dict[str, Any] | None:
+    """What this node's daemon says of itself; None if it has ended."""
+    try:
+        return muster.status()
+    except (DaemonRestarted, DaemonUnavailable):
+        return None
 
 
 def _is_open(token: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import logging
 import os
 import queue
 import threading
@@ -16,6 +17,8 @@ import ray
 from muster import _runtime
 from muster.errors import Error
 from muster.ray import _ahead, _hooks, _needs
+
+_log = logging.getLogger("muster")
 
 
 class Again(NamedTuple):
@@ -163,7 +166,12 @@ class Later:
 
     def _run(self) -> None:
         while True:
-            self._queue.get()()
+            call = self._queue.get()
+            try:
+                call()
+            except Exception:  # for instance as Ray has been shut down; what comes later must be called, too
+                _log.warning("a call that nobody waits for has failed", exc_info=True)
+            del call
 
     def reset(self) -> None:
         """In a forked child, nothing is owned."""

@@ -23,6 +23,7 @@ from muster.ray._refs import LostRef
 _starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
 #: Submits tasks again. That may take a while, if a daemon has to be started.
 _recoverers = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-again")
+_LOOK_S = 1.0
 
 
 def is_pending(value: Any) -> bool:
@@ -63,11 +64,18 @@ class Later(Work):
 
     def _fetch(self, tasks: dict[int, ray.ObjectRef], start: Callable[[list[Ref]], Work]) -> None:
         """Waits for results that hold tensors. Ray would fetch those on its thread that must not wait."""
+        try:
+            self._fetch_all(tasks, start)
+        except Exception as error:  # Ray has been shut down, for instance
+            self._arrived(next(iter(tasks)), start, error, None)
+
+    def _fetch_all(self, tasks: dict[int, ray.ObjectRef], start: Callable[[list[Ref]], Work]) -> None:
         places: dict[ray.ObjectRef, list[int]] = {}
         for place, task in tasks.items():
             places.setdefault(task, []).append(place)
         while places and self._waiting > 0:
-            ready, _ = ray.wait(list(places), num_returns=1)
+            # Now and then it looks whether another task has failed meanwhile.
+            ready, _ = ray.wait(list(places), num_returns=1, timeout=_LOOK_S)
             for task in ready:
                 value, error = _fetched(task)
                 for place in places.pop(task):

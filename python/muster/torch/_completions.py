@@ -6,6 +6,7 @@ Who waits for a future waits in torch, so nobody would read the outcome. The thr
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 from muster import _runtime
 from muster.errors import Error
 
+_log = logging.getLogger("muster")
 _SLICE_MS = 50  # another thread may have read the outcomes, so the connection may stay silent
 
 _lock = threading.Lock()
@@ -47,11 +49,11 @@ def _run(asleep: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(asleep, 1 << 16)
         with _lock:
-            over = [(work, op.done()) for work, op in _watched]
+            over = [(work, _is_over(op)) for work, op in _watched]
             _watched[:] = [pair for pair, (_, is_over) in zip(_watched, over) if not is_over]
         for work, is_over in over:
             if is_over:
-                work.complete()
+                _complete(work)
 
 
 def _wait(asleep: int) -> None:
@@ -61,16 +63,34 @@ def _wait(asleep: int) -> None:
     if not _watched:
         events.poll()
         return
-    with contextlib.suppress(Error):  # the daemon has ended: the works' outcomes say so
-        connection = _runtime.connection()
-        events.register(connection.event_fd(), select.POLLIN)
-        connection.poll()
-        if any(op.done() for _, op in list(_watched)):
+    # The daemon may have ended: the works' outcomes say so, and nobody here is to start another one.
+    with contextlib.suppress(Error, OSError, ValueError):
+        connection = _runtime.connection() if _runtime.is_attached() else None
+        if connection is not None:
+            events.register(connection.event_fd(), select.POLLIN)
+            connection.poll()
+            if any(_is_over(op) for _, op in list(_watched)):
+                return
+            events.poll(_SLICE_MS)
+            connection.poll()
             return
-        events.poll(_SLICE_MS)
-        connection.poll()
-        return
     events.poll(_SLICE_MS)
+
+
+def _is_over(op: Any) -> bool:
+    """Also if it can't say so: then its result says why."""
+    try:
+        return bool(op.done())
+    except Exception:
+        return True
+
+
+def _complete(work: Any) -> None:
+    """This thread must not end: others wait for it."""
+    try:
+        work.complete()
+    except Exception:
+        _log.warning("%r could not be completed", work, exc_info=True)
 
 
 def _forget_in_child() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import secrets
 from pathlib import Path
@@ -37,12 +38,16 @@ def _lead(store: Any, key: str) -> dict[str, str]:
     except Error as error:
         store.set(key, json.dumps({"code": error.code, "message": error.message, "hint": error.hint}))
         raise
+    except BaseException as error:  # the others must not wait for it
+        store.set(key, json.dumps({"code": "Error", "message": repr(error), "hint": "see what rank 0 has printed"}))
+        raise
     store.set(key, json.dumps(told))
     return told
 
 
 def _follow(store: Any, key: str, rank: int, timeout_s: float) -> dict[str, str]:
     try:
+        store.wait([key], datetime.timedelta(seconds=timeout_s))
         told: dict[str, str] = json.loads(store.get(key))
     except RuntimeError as error:  # what torch's stores raise
         raise Timeout(

@@ -64,7 +64,7 @@ kept = []
 
 
 def fill():
-    """Takes all that the store has on the GPU."""
+    '''Takes all that the store has on the GPU.'''
     for size in (32 << 20, 2 << 20):
         try:
             while True:

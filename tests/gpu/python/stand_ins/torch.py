@@ -344,6 +344,9 @@ class Tensor(_User):
     def T(self) -> Tensor:
         return _Transposed(self._storage, self.shape[::-1], self.dtype, self._offset)
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device.index  # of CUDA
+
     def detach(self) -> Tensor:
         return Tensor(self._storage, self.shape, self.dtype, self._offset)
 
