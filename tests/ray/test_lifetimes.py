@@ -157,8 +157,9 @@ def test_it_stays_for_tasks_of_borrowers_that_have_not_begun(objects, blocked):
 def test_it_stays_if_the_call_s_arguments_go_through_ray_s_store(objects, blocked):
     gate, consumer = blocked
     runner = Runner.remote()
-    large = [bytes([i]) * 99_000 for i in range(120)]  # Ray sends at most 10 MiB of arguments with a task
-    ref = runner.full.remote(2.0, *large)
+    # Ray sends at most 10 MiB of arguments with a task. These leave no room for the one that names the marker.
+    sizes = [99_000] * 110 + [99_000 >> i for i in range(1, 11)] + [90] * 9
+    ref = runner.full.remote(2.0, *(b"x" * size for size in sizes))
     ray.wait([ref])
     total = consumer.total.remote(ref)
     del ref
