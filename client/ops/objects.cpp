@@ -136,6 +136,7 @@ Result<Ref> slice(const Ref& whole, std::int64_t first_row, std::int64_t rows) {
                               part, leaf.device);
       !added)
     return added.error();
+  sliced.guise = manifest.guise;
   return derive(whole, std::move(sliced));
 }
 

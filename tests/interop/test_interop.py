@@ -214,3 +214,12 @@ def test_out_may_be_tensors_that_lose_nothing(muster):
         assert half.tolist() == [1.0] * 3
         with pytest.raises(muster.Invalid, match="out= has dtype float32, the result float64"):
             group.allreduce(np.ones(3), out=torch.zeros(3))
+
+
+def test_parts_of_one_tensor_are_tensors(muster):
+    tensor = torch.arange(6.0)
+    with muster.group("parts-of-a-tensor", rank=0, world_size=1) as group:
+        for work in (group.reduce_scatter(tensor), group.all_to_all(tensor)):
+            part = work.result(timeout=30)
+            assert type(part) is torch.Tensor
+            assert part.tolist() == tensor.tolist()
