@@ -126,8 +126,9 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
   if (const auto* devices = body->devices())
     for (const auto* each : *devices)
       if (const auto device = Device::of(each->device().kind(), each->device().index())) {
-        auto& memory = greeted.welcome.devices.emplace_back(*device, each->bytes());
+        Welcome::Memory memory{*device, each->bytes(), {}};
         std::ranges::copy(*each->gpu(), memory.gpu.begin());
+        greeted.welcome.devices.push_back(memory);
       }
   if (greeted.welcome.devices.empty() || greeted.welcome.devices.front().device != Device::cpu())
     return Error(Code::invalid, fmt::format("the daemon at {} names no memory of the host", path));
