@@ -15,6 +15,8 @@ Processes of one node put arrays into a daemon's shared memory without copies an
     mean = group.allreduce(gradient(weights, batch), op="mean").result()
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from muster._decorator import collective_input
 from muster._group import Group, group
 from muster._muster import DeviceArray, __version__
@@ -85,3 +87,11 @@ __all__ = [
     "status",
     "wait",
 ]
+
+if not TYPE_CHECKING:  # to them a wrong name is an error already
+
+    def __getattr__(name: str) -> NoReturn:
+        """Says what to do for the parts that are imported by themselves."""
+        if name in ("ray", "torch"):
+            raise AttributeError(f"muster.{name} is not imported (hint: import muster.{name})")
+        raise AttributeError(f"module 'muster' has no attribute {name!r}")

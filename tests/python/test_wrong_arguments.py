@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -268,3 +270,9 @@ def test_out_is_refused_before_the_call_takes_part_in_vain(muster):
         waits.result()
     both = group.allreduce(1), other.allreduce(2)
     assert [int(work.result()) for work in both] == [3, 3]
+
+
+def test_a_part_that_was_not_imported_says_how():
+    code = "import muster; muster.ray"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr.splitlines()[-1] == "AttributeError: muster.ray is not imported (hint: import muster.ray)"
