@@ -29,7 +29,7 @@ Error no_such_device(Device asked, std::span<const Device> there) {
   std::string all;
   for (const Device device : there) all += (all.empty() ? "" : ", ") + name(device);
   return {Code::invalid, fmt::format("the daemon has no memory on {}; it has memory on {}", name(asked), all),
-          "use one of those devices"};
+          "use one of those devices, or see `muster doctor` for what is missing"};
 }
 
 }  // namespace muster::ipc
