@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -197,10 +196,10 @@ class _Pools:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._of: defaultdict[int, _PoolsOfGpu] = defaultdict(_PoolsOfGpu)
+        self._of: dict[int, _PoolsOfGpu] = {}
 
     def begin(self, ordinal: int) -> bool:
-        return self._of[ordinal].begin()
+        return self._of.setdefault(ordinal, _PoolsOfGpu()).begin()  # two threads may be the first at once
 
     def leave(self, ordinal: int) -> None:
         if os.getpid() == self._pid:
