@@ -4,7 +4,7 @@ usage: python tests/torch/torchft_conformance.py [--backend muster|gloo] [--json
 
 ``MultiPgBaseTest`` has ranks that are threads of one process. It runs each collective; then it makes a new group, lets
 the last rank leave, and expects an error on the others within a second. torchft's own class for Gloo leaves out what
-Gloo lacks; Muster has to do all of them. The exit status is 1 if a test fails that is not in ``MAY_FAIL``.
+Gloo lacks; Muster has to do all of them. The exit status is 1 if a test fails.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 10
-#: What may fail over Muster, and why.
-MAY_FAIL = {
-    "test_send/recv_with_resiliency": "the last rank leaves while the others may still send to each other; in Muster"
-    " the group has lost a rank then",
-}
 
 
 def load(backend: str) -> type[unittest.TestCase]:
@@ -95,9 +90,7 @@ def main() -> int:
         Path(arguments.json).write_text(json.dumps({"backend": arguments.backend, "outcomes": outcomes}, indent=1))
     counts = {kind: sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "fail")}
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    failed = {name for name, outcome in outcomes.items() if outcome == "fail"}
-    expected = MAY_FAIL if arguments.backend == "muster" else {}
-    return 1 if failed - expected.keys() else 0
+    return 1 if counts["fail"] else 0
 
 
 if __name__ == "__main__":
