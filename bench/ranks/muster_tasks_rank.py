@@ -68,16 +68,11 @@ class TasksRank:
     def check(self, op: str, variant: str, seed: int) -> bool:
         if op == "task":
             return bool((self.result == seed).all() and len(self.result) == SMALL)
-        expected = np.zeros(self.count, np.float32)
-        part = np.empty(self.count, np.float32)
-        for rank in range(RANKS):
-            fill(part, rank, seed)
-            expected += part
-        return all(read == (float(expected[::PAGE].sum()), float(expected[1])) for read in self.result)
+        return all(read == read_of_sum(self.count, RANKS, seed) for read in self.result)
 
 
 if __name__ == "__main__":
-    from protocol import obey
+    from protocol import obey, read_of_sum
 
     obey("muster_tasks", 0, TasksRank())
     muster.ray.shutdown()

@@ -56,6 +56,16 @@ def _is_sum_of(values: np.ndarray, ranks, seed: int) -> bool:
     return bool(np.array_equal(pages, expected) and (values[1::PAGE] == total).all())
 
 
+def read_of_sum(count: int, ranks: int, seed: int) -> tuple[float, float]:
+    """What a reader says of the sum of all ranks' arrays: the sum of the pages' first elements, and another element."""
+    total = np.zeros(count, np.float32)
+    part = np.empty(count, np.float32)
+    for rank in range(ranks):
+        fill(part, rank, seed)
+        total += part
+    return float(total[::PAGE].sum()), float(total[1])
+
+
 def _cpu_us() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return (usage.ru_utime + usage.ru_stime) * 1e6

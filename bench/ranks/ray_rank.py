@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import ray
-from protocol import PAGE, fill, is_filled, obey
+from protocol import PAGE, fill, is_filled, obey, read_of_sum
 
 RANKS = int(os.environ["BENCH_RANKS"])
 
@@ -60,12 +60,7 @@ class RayRank:
     def check(self, op: str, variant: str, seed: int) -> bool:
         if op in ("put", "get"):
             return is_filled(ray.get(self.ref), 0, seed)
-        expected = np.zeros(self.count, np.float32)
-        part = np.empty(self.count, np.float32)
-        for rank in range(RANKS):
-            fill(part, rank, seed)
-            expected += part
-        return all(read == (float(expected[::PAGE].sum()), float(expected[1])) for read in self.result)
+        return all(read == read_of_sum(self.count, RANKS, seed) for read in self.result)
 
 
 obey("ray_store", 0, RayRank())
