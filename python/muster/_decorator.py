@@ -175,7 +175,7 @@ async def _deposit_async(
 ) -> Any:
     if CALL in kwargs:
         call = kwargs.pop(CALL)
-        with _in_ray("_tasks").running():
+        async with _in_ray("_tasks").running_async():
             return _in_ray("_tasks").Kept(await _deposit_async(function, args, kwargs, timeout, device), call)
     if device != "cpu":
         _muster.require_device(_runtime.connection(), device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import select
@@ -13,6 +14,8 @@ import muster
 import numpy as np
 import pytest
 import ray
+from muster.ray import _keepers
+from ray._private import state
 from test_tasks import Worker, full
 
 
@@ -173,3 +176,51 @@ def test_an_error_of_the_task_s_own_is_no_loss(tmp_path):
     with pytest.raises(muster.ObjectLost, match="was freed"):
         muster.ray.get(uses_a_freed_ref.remote(str(runs)))
     assert runs_of(runs) == 1
+
+
+@ray.remote
+class Gate:
+    def __init__(self):
+        self.opened = asyncio.Event()
+
+    async def passed(self):
+        await self.opened.wait()
+        return 2.0
+
+    async def open(self):
+        self.opened.set()
+
+
+@pytest.fixture
+def keeper_sleeps():
+    """Stops the keeper until the function that this returns is called."""
+    keeper = _keepers._find(ray.get_runtime_context().get_node_id())
+    pid = state.actors(keeper._actor_id.hex())["Pid"]
+    os.kill(pid, signal.SIGSTOP)
+    yield lambda: os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGCONT)
+
+
+@ray.remote
+class Two:
+    """An async actor, one of whose methods is marked."""
+
+    @muster.collective_input
+    async def gradient(self, scale):
+        return np.ones(3) * scale
+
+    async def plain(self):
+        return "went on"
+
+
+def test_an_async_actor_goes_on_while_a_daemon_is_started_for_one_method(keeper_sleeps):
+    gate, actor = Gate.remote(), Two.remote()
+    assert muster.ray.get(actor.gradient.remote(1.0)).tolist() == [1] * 3
+    waiting = actor.gradient.options(max_task_retries=1).remote(gate.passed.remote())
+    kill_daemon()
+    ray.get(gate.open.remote(), timeout=conftest.PATIENCE_S)
+    seen = [ray.get(actor.plain.remote(), timeout=conftest.PATIENCE_S) for _ in range(20)]
+    assert seen == ["went on"] * 20
+    assert not ray.wait([waiting], timeout=0)[0]
+    keeper_sleeps()
+    assert muster.ray.get(waiting, timeout=conftest.PATIENCE_S).tolist() == [2] * 3

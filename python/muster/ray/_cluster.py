@@ -153,17 +153,26 @@ def need(timeout: float | None = None) -> str:
     until = time.monotonic() + seconds
     while True:
         ready(max(until - time.monotonic(), 0))
-        socket = _attached_to
-        if _needs.begin(socket):
-            if _is_ready():
-                return socket
-            _needs.end(socket)
+        socket = need_now()
+        if socket is not None:
+            return socket
         if time.monotonic() >= until:
             raise DaemonUnavailable(
                 f"this node's daemon was being ended as nobody needed it, and has not ended within {seconds:.3g} s",
                 "call again; if that does not help, look at: ray list actors",
             )
         time.sleep(_ASK_AGAIN_S)
+
+
+def need_now() -> str | None:
+    """The same without a wait; None if the daemon has ended or is being ended."""
+    socket = _attached_to
+    if not _is_ready() or not _needs.begin(socket):
+        return None
+    if not _is_ready():
+        _needs.end(socket)
+        return None
+    return socket
 
 
 def _is_ready() -> bool:

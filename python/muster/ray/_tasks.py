@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import ray
@@ -62,7 +63,33 @@ def mark(remote: Any, **options: Any) -> Any:
 @contextlib.contextmanager
 def running() -> Iterator[None]:
     """Around a call that runs as a task. A daemon that ends meanwhile is a loss, after which the task is run again."""
-    socket = _cluster.need()
+    with _needing(_cluster.need()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def running_async() -> AsyncIterator[None]:
+    """The same for an ``async`` function. If the daemon has to be started first, a thread waits for it."""
+    with _needing(_cluster.need_now() or await _needed_by_a_thread()):
+        yield
+
+
+async def _needed_by_a_thread() -> str:
+    needed = asyncio.get_running_loop().run_in_executor(None, _cluster.need)
+    try:
+        return await asyncio.shield(needed)
+    except asyncio.CancelledError:
+        needed.add_done_callback(_end_need)
+        raise
+
+
+def _end_need(needed: asyncio.Future[str]) -> None:
+    if needed.exception() is None:
+        _needs.end(needed.result())
+
+
+@contextlib.contextmanager
+def _needing(socket: str) -> Iterator[None]:
     try:
         yield
     except (DaemonRestarted, DaemonUnavailable) as error:
