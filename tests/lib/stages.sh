@@ -129,16 +129,33 @@ stage_ray() {
   say "ray: the tests over Ray"
   build_with_python dev
   need_python_packages .venv pyarrow pydantic # what Ray Train needs
-  MUSTER_RAY_TASKS=10000 ray_tests
+  MUSTER_RAY_TASKS=10000 ray_tests ray "" tests/ray
+  say "ray: the same with the newest Ray"
+  need_newest_ray
+  MUSTER_RAY_TASKS=10000 ray_tests ray-newest "$newest_ray" tests/ray
+}
+
+# The newest Ray, beside the one of the environment: PYTHONPATH goes before what is installed.
+newest_ray=$PWD/build/ray-newest
+need_newest_ray() {
+  [ ! -d "$newest_ray/ray-2.60.0.dist-info" ] || return 0
+  say "installing Ray 2.60.0 into $newest_ray"
+  rm -rf "$newest_ray"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$newest_ray" "ray==2.60.0" \
+    </dev/null || fail "pip install ray==2.60.0"
 }
 
 # Those that start many clusters, or do very much, take minutes: dev leaves them to the stage ray.
 long_ray_tests=(test_cluster.py test_graphs.py test_nodes.py test_train.py test_unchanged_scripts.py test_volume.py)
 
-# ray_tests ARGUMENT...: with the dev build. Ray's workers find the package by the same variables.
+# ray_tests NAME FOLDER ARGUMENT...: with the dev build, and with the Ray in the folder; if that is empty, with the
+# environment's. Ray's workers find both by the same variables.
 ray_tests() {
-  run_pytest ray "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python" \
-    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- tests/ray "$@"
+  local name=$1 folder=$2
+  shift 2
+  run_pytest "$name" "PATH=$PWD/build/dev/bin:${folder:+$folder/bin:}$PWD/.venv/bin:$PATH" \
+    "PYTHONPATH=$PWD/build/dev/python${folder:+:$folder}" \
+    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- "$@"
 }
 
 # torch's own tests of torch.distributed ship in its wheel. Some of them do something with 8 ranks only.
@@ -294,7 +311,9 @@ python_tests() {
   else
     run_pytest "$name" "${variables[@]}" -- tests/cli "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
-    ray_tests "${long_ray_tests[@]/#/--ignore=tests/ray/}"
+    ray_tests ray "" tests/ray "${long_ray_tests[@]/#/--ignore=tests/ray/}"
+    need_newest_ray
+    ray_tests ray-newest "$newest_ray" tests/ray/test_tasks.py tests/ray/test_collective.py
     torch_tests --ignore=tests/torch/test_torch_programs.py
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
       numpy._core.tests.test_umath
