@@ -14,7 +14,7 @@ import muster.ray
 import numpy as np
 import pytest
 import ray
-from muster.ray import _keepers, _pending
+from muster.ray import _hooks, _keepers, _pending, _sweep
 from test_losses import kill_daemon
 from test_tasks import Gate, full
 from test_unchanged_scripts import output_of
@@ -81,6 +81,20 @@ def test_a_job_that_ends_leaves_the_others_their_daemons(objects, tmp_path):
     assert output_of(OTHER_JOB, tmp_path, RAY_ADDRESS=address) == "256 2.0"
     assert muster.status()["pid"] == pid
     assert muster.ray.get(ref).tolist() == [5] * 3
+
+
+def test_a_job_that_begins_waits_for_one_that_may_be_ending_the_daemons(objects, tmp_path):
+    ending = _sweep.ENDING + ray.get_runtime_context().get_job_id().encode()
+    _hooks.kv_put(ending, b"")
+    _hooks.kv_put(_sweep.ENDING + b"ffffffff", b"")  # of a job that died: nobody waits for it
+    before = set(_hooks.kv_keys(_sweep.JOBS))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        begins = pool.submit(output_of, OTHER_JOB, tmp_path, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
+        conftest.until(lambda: set(_hooks.kv_keys(_sweep.JOBS)) - before or begins.done())
+        assert not begins.done()
+        _hooks.kv_delete(ending)
+        assert begins.result(conftest.PATIENCE_S) == "256 2.0"
+    assert _hooks.kv_keys(_sweep.ENDING) == []
 
 
 def keeper():

@@ -128,6 +128,7 @@ def test_what_is_written_down_of_what_is_gone_goes(objects):
         f"socket/{'f' * 56}": b"path",
         f"reservation/{'f' * 56}": b"{}",
         "job/ffffffff": b"",
+        "ending/ffffffff": b"",
         "muster/group/ffffffff/a": json.dumps(record).encode(),
         "muster/seat/ended/0": b"",
     }

@@ -14,11 +14,12 @@ from muster import _runtime
 from muster._checks import size
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
 from muster.ray import _hooks, _keepers, _needs, _owned, _refs, _timeline
-from muster.ray._sweep import JOBS
+from muster.ray._sweep import ENDING, JOBS, keep_of
 
 _HOOK = "worker_process_setup_hook"
 _NEED_S = 60.0
 _ASK_AGAIN_S = 0.005
+_LOOK_AGAIN_S = 0.05
 _lock = threading.Lock()
 _attached_to = ""  # a socket
 _session: bytes | None = None  # with Ray, on the node of that daemon
@@ -109,10 +110,15 @@ def shutdown() -> None:
     if not ray.is_initialized():
         return
     _timeline.end_all()
-    _hooks.kv_delete(_job_of(_job()))
-    if not _jobs_with_muster():
-        _keepers.stop_all()
-        _keepers.forget_settings()
+    ending = ENDING + _job().encode()
+    _hooks.kv_put(ending, b"")  # before this job looks for others: who is not found waits until this one is done
+    try:
+        _hooks.kv_delete(JOBS + _job().encode())
+        if not keep_of(JOBS, _hooks.live_jobs):
+            _keepers.stop_all()
+            _keepers.forget_settings()
+    finally:
+        _hooks.kv_delete(ending)
     ray.shutdown()
 
 
@@ -120,18 +126,12 @@ def _job() -> str:
     return str(ray.get_runtime_context().get_job_id())
 
 
-def _job_of(job: str) -> bytes:
-    return JOBS + job.encode()
-
-
-def _register_job() -> None:
-    """The daemons stay while a job that is written down lives."""
-    _hooks.kv_put(_job_of(_job()), b"")
-
-
-def _jobs_with_muster() -> set[str]:
-    known = {key[len(JOBS) :].decode() for key in _hooks.kv_keys(JOBS)}
-    return known & _hooks.live_jobs()
+def _register_job(seconds: float = _NEED_S) -> None:
+    """The daemons stay while a job that is written down lives. Waits for jobs that are just ending them."""
+    _hooks.kv_put(JOBS + _job().encode(), b"")
+    until = time.monotonic() + seconds
+    while keep_of(ENDING, _hooks.live_jobs) and time.monotonic() < until:
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def with_daemon(call: Callable[[], _T], timeout: float | None = None) -> _T:
@@ -191,8 +191,9 @@ def ready(timeout: float | None = None) -> None:
     if _is_ready():
         return
     node = ray.get_runtime_context().get_node_id()
-    _register_job()
-    _attach(node, _keepers.start(node, timeout=timeout))
+    began = time.monotonic()
+    _register_job(_NEED_S if timeout is None else timeout)
+    _attach(node, _keepers.start(node, timeout=timeout, waited=time.monotonic() - began))
 
 
 def _attach(node: str, path: str) -> None:

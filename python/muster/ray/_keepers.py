@@ -39,7 +39,7 @@ _ASKED_AGAIN_S = 10 * _PERIOD_S
 _IDLE_S = 60.0
 _SETTINGS_KNOWN_S = 5.0
 _SWEEP_S = 10.0
-_SETTINGS = b"settings"
+_SETTINGS = b"setting/"
 _SHARE_OF_MEMORY = 0.3
 #: Of a cluster that ``muster.ray.init`` starts, one CPU in so many is for the daemon's lanes.
 _CPUS_PER_LANE = 8
@@ -47,27 +47,29 @@ _CPUS_PER_LANE = 8
 
 def settings() -> dict[str, Any]:
     """What ``muster.ray.init`` was given for all daemons of this cluster: ``memory``, ``idle_timeout``, ``lanes``."""
-    found = _hooks.kv_get(_SETTINGS)
-    return {} if found is None else dict(json.loads(found))
+    found = {name: _hooks.kv_get(_SETTINGS + name.encode()) for name in ("memory", "idle_timeout", "lanes")}
+    return {name: json.loads(value) for name, value in found.items() if value is not None}
 
 
 def settle(**given: Any) -> None:
     """Writes down settings for the daemons that are started later, too; None leaves a setting as it is."""
-    known = settings()
-    known.update({name: value for name, value in given.items() if value is not None})
-    _hooks.kv_put(_SETTINGS, json.dumps(known).encode())
+    for name, value in given.items():
+        if value is not None:
+            _hooks.kv_put(_SETTINGS + name.encode(), json.dumps(value).encode())
 
 
 def forget_settings() -> None:
-    _hooks.kv_delete(_SETTINGS)
+    _hooks.kv_delete_all(_SETTINGS)
 
 
 def alive_nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
-def start(node: str, memory: str | int | None = None, timeout: float | None = None) -> str:
-    """Starts a node's daemon if there is none. Returns where it listens. ``timeout``: a minute by default, and at most.
+def start(node: str, memory: str | int | None = None, timeout: float | None = None, waited: float = 0) -> str:
+    """Starts a node's daemon if there is none. Returns where it listens.
+
+    ``timeout``: a minute by default, and at most; ``waited``: how many seconds of it have passed.
 
     Raises:
         Invalid: a daemon with another budget runs there.
@@ -75,7 +77,7 @@ def start(node: str, memory: str | int | None = None, timeout: float | None = No
         DaemonUnavailable: it could not be started, or not in time; the message says why.
     """
     seconds = _START_S if timeout is None else min(timeout, _START_S)
-    return _started(node, memory, seconds, time.monotonic() + seconds, None)
+    return _started(node, memory, seconds, time.monotonic() + seconds - waited, None)
 
 
 def start_on_all(memory: str | int | None) -> None:

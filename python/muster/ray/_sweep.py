@@ -12,6 +12,8 @@ SOCKETS = b"socket/"
 RESERVATIONS = b"reservation/"
 #: The jobs that use Muster.
 JOBS = b"job/"
+#: The jobs that may be ending the daemons.
+ENDING = b"ending/"
 #: Groups of actors: by job and name.
 GROUPS = b"muster/group/"
 #: Where the actors of a group are: by the group's id and the rank.
@@ -20,8 +22,10 @@ SEATS = b"muster/seat/"
 
 def sweep() -> None:
     """Deletes what nobody can need any more. The keeper of the cluster's head calls this now and then."""
-    for prefix, living in ((SOCKETS, _hooks.live_nodes), (RESERVATIONS, _hooks.live_nodes), (JOBS, _hooks.live_jobs)):
-        _keep_of(prefix, living)
+    for prefix in (SOCKETS, RESERVATIONS):
+        keep_of(prefix, _hooks.live_nodes)
+    for prefix in (JOBS, ENDING):
+        keep_of(prefix, _hooks.live_jobs)
     # Groups last: a seat whose group is made after this has listed the seats is not among them.
     seats = _hooks.kv_keys(SEATS)
     groups = _sweep_groups()
@@ -30,15 +34,19 @@ def sweep() -> None:
             _hooks.kv_delete(key)
 
 
-def _keep_of(prefix: bytes, living: Callable[[], set[str]]) -> None:
-    """Keeps what is about the living. They are asked for last: who came meanwhile is among them."""
+def keep_of(prefix: bytes, living: Callable[[], set[str]]) -> set[str]:
+    """Keeps what is about the living, and returns who that is.
+
+    They are asked for last: who came meanwhile is among them.
+    """
     keys = _hooks.kv_keys(prefix)
     if not keys:
-        return
+        return set()
     those = living()
     for key in keys:
         if _first_part(key, prefix) not in those:
             _hooks.kv_delete(key)
+    return {_first_part(key, prefix) for key in keys} & those
 
 
 def _sweep_groups() -> set[str]:
