@@ -97,6 +97,44 @@ def test_a_job_that_begins_waits_for_one_that_may_be_ending_the_daemons(objects,
     assert _hooks.kv_keys(_sweep.ENDING) == []
 
 
+SHUT_DOWN = """
+import asyncio, threading
+import muster, muster.ray
+import ray
+
+
+@ray.remote
+@muster.collective_input
+def never():
+    threading.Event().wait()
+
+
+def said(wait):
+    try:
+        return wait()
+    except muster.Invalid as error:
+        return error.message
+
+
+async def awaited(work):
+    return await work
+
+
+for shutdown in muster.ray.shutdown, ray.shutdown:
+    muster.ray.init(num_cpus=1, include_dashboard=False)
+    works = [muster.allreduce_refs([never.remote()]) for _ in range(2)]
+    shutdown()
+    print(said(works[0].result))
+    if shutdown is muster.ray.shutdown:
+        print(said(lambda: asyncio.run(awaited(works[1]))))
+"""
+
+
+def test_who_waits_for_tasks_hears_of_the_end_of_ray(tmp_path):
+    told = output_of(SHUT_DOWN, tmp_path)
+    assert told.splitlines() == ["Ray was shut down while allreduce_refs waited for 1 task"] * 3
+
+
 def keeper():
     return ray.get_actor(f"muster on {here()}", namespace="muster")
 

@@ -14,7 +14,7 @@ import muster
 import numpy as np
 import pytest
 import ray
-from muster.ray import _keepers
+from muster.ray import _cluster, _keepers, collective
 from ray._private import state
 from test_tasks import Worker, full
 
@@ -25,7 +25,7 @@ def _each_begins_and_ends_empty(objects):
 
 
 def kill_daemon():
-    pid = muster.status()["pid"]
+    pid = _cluster.with_daemon(muster.status)["pid"]
     end = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     assert select.select([end], [], [], conftest.PATIENCE_S)[0]
@@ -224,3 +224,60 @@ def test_an_async_actor_goes_on_while_a_daemon_is_started_for_one_method(keeper_
     assert not ray.wait([waiting], timeout=0)[0]
     keeper_sleeps()
     assert muster.ray.get(waiting, timeout=conftest.PATIENCE_S).tolist() == [2] * 3
+
+
+@ray.remote
+class Pair:
+    """A rank of two in a group of ``muster.ray.collective``."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def make(self):
+        collective.init_collective_group(2, self.rank, "muster", "pair")
+
+    def leave(self):
+        collective.destroy_collective_group("pair")
+
+    def total(self):
+        tensor = np.ones(3)
+        collective.allreduce(tensor, "pair")
+        return tensor.tolist()
+
+
+def test_a_group_that_has_ended_with_its_daemon_is_told_and_can_be_made_anew():
+    pair = [Pair.remote(rank) for rank in range(2)]
+    ray.get([rank.make.remote() for rank in pair])
+    assert ray.get([rank.total.remote() for rank in pair]) == [[2] * 3] * 2
+    kill_daemon()
+    for rank in pair * 2:  # at the first call that misses the daemon, and later
+        with pytest.raises(
+            muster.DaemonRestarted, match=r"'pair' was in has ended.*destroy_collective_group\('pair'\)"
+        ):
+            ray.get(rank.total.remote(), timeout=conftest.PATIENCE_S)
+    ray.get([rank.leave.remote() for rank in pair])
+    ray.get([rank.make.remote() for rank in pair])
+    assert ray.get([rank.total.remote() for rank in pair]) == [[2] * 3] * 2
+    for rank in pair:
+        ray.kill(rank)
+
+
+@ray.remote
+class Seated:
+    def total(self):
+        return muster.ray.group("ends").allreduce(np.ones(2)).result().tolist()
+
+
+def test_a_group_of_actors_that_has_ended_with_its_daemon_is_told():
+    actors = [Seated.remote() for _ in range(2)]
+    group = muster.ray.create_group(actors, "ends")
+    assert ray.get([actor.total.remote() for actor in actors]) == [[2] * 2] * 2
+    kill_daemon()
+    for actor in actors:
+        with pytest.raises(muster.DaemonRestarted, match="make the group anew"):
+            ray.get(actor.total.remote(), timeout=conftest.PATIENCE_S)
+    group.destroy()
+    muster.ray.create_group(actors, "ends")
+    assert ray.get([actor.total.remote() for actor in actors]) == [[2] * 2] * 2
+    for actor in actors:
+        ray.kill(actor)

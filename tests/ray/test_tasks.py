@@ -257,6 +257,11 @@ def test_arguments_of_any_depth(made, monkeypatch):
     assert muster.ray.get(first.remote(made())).tolist() == [4, 4]
 
 
+def test_several_results_of_a_function_that_returns_one():
+    with pytest.raises(muster.Invalid, match=r"num_returns of more than 1, and its function returned \*"):
+        muster.ray.get(full.options(num_returns=2).remote(1.0))
+
+
 def test_a_call_that_was_not_submitted_keeps_nothing(objects, monkeypatch):
     ended, end = [], _owned.Owned.end
     monkeypatch.setattr(_owned.Owned, "end", lambda owned: ended.append(end(owned)))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 import muster
 from muster import Work
 from muster._group import Group
-from muster.errors import Invalid
+from muster.errors import DaemonRestarted, DaemonUnavailable, GroupClosed, Invalid
 from muster.ray import _cluster, _hooks
 from muster.ray._hooks import BaseGroup, is_backend_available, register_collective_backend
 
 NAME = "MUSTER"
 TIMEOUT_S = 30.0
+_T = TypeVar("_T")
 
 
 class MusterGroup(BaseGroup):  # type: ignore[misc]
@@ -36,6 +38,27 @@ class MusterGroup(BaseGroup):  # type: ignore[misc]
         name = f"ray {ray.get_runtime_context().get_job_id()} {group_name}"
         self.group: Group = muster.group(name, rank=rank, world_size=world_size)
 
+    def result_of(self, work: Work) -> Any:
+        """Waits for an op of this group.
+
+        Raises:
+            DaemonRestarted: the daemon that the group was in has ended. Starting an op raises it, too.
+        """
+        return self._unless_lost(work.result)
+
+    def _unless_lost(self, call: Callable[..., _T], *args: Any, **named: Any) -> _T:
+        try:
+            return call(*args, **named)
+        except (DaemonRestarted, DaemonUnavailable):
+            raise self._lost() from None
+
+    def _lost(self) -> DaemonRestarted:
+        return DaemonRestarted(
+            f"the daemon that the group {self.group_name!r} was in has ended, and the group with it",
+            f"in each rank, call destroy_collective_group({self.group_name!r}) and init_collective_group() again:"
+            " that starts a daemon",
+        )
+
     @classmethod
     def backend(cls) -> str:
         return NAME
@@ -45,7 +68,8 @@ class MusterGroup(BaseGroup):  # type: ignore[misc]
         return True
 
     def destroy_group(self) -> None:
-        self.group.leave()
+        with contextlib.suppress(DaemonRestarted, DaemonUnavailable, GroupClosed):
+            self.group.leave()
 
     # ---- as Ray calls it ----
 
@@ -55,7 +79,7 @@ class MusterGroup(BaseGroup):  # type: ignore[misc]
 
     def barrier(self, barrier_options: Any = None) -> None:
         timeout = self._timeout(barrier_options)
-        self.group.barrier(timeout=timeout).result()
+        self.result_of(self.start_barrier(timeout))
 
     def reduce(self, tensor: list[Any], reduce_options: Any = None) -> None:
         op, root = _op_of(reduce_options), getattr(reduce_options, "root_rank", 0)
@@ -82,30 +106,33 @@ class MusterGroup(BaseGroup):  # type: ignore[misc]
     # ---- the same as works, in place ----
 
     def start_allreduce(self, tensor: Any, op: Any, timeout: float | None) -> Work:
-        return self.group.allreduce(tensor, op, out=tensor, timeout=timeout)
+        return self._unless_lost(self.group.allreduce, tensor, op, out=tensor, timeout=timeout)
+
+    def start_barrier(self, timeout: float | None) -> Work:
+        return self._unless_lost(self.group.barrier, timeout=timeout)
 
     def start_reduce(self, tensor: Any, root: int, op: Any, timeout: float | None) -> Work:
         out = tensor if self.rank == root else None
-        return self.group.reduce(tensor, root, op, out=out, timeout=timeout)
+        return self._unless_lost(self.group.reduce, tensor, root, op, out=out, timeout=timeout)
 
     def start_broadcast(self, tensor: Any, root: int, timeout: float | None) -> Work:
         out = None if self.rank == root else tensor
-        return self.group.broadcast(tensor, root, out=out, timeout=timeout)
+        return self._unless_lost(self.group.broadcast, tensor, root, out=out, timeout=timeout)
 
     def start_allgather(self, into: list[Any], tensor: Any, timeout: float | None) -> Work:
-        return self.group.allgather(tensor, out=into, timeout=timeout)
+        return self._unless_lost(self.group.allgather, tensor, out=into, timeout=timeout)
 
     def start_reducescatter(self, tensor: Any, parts: list[Any], op: Any, timeout: float | None) -> Work:
-        return self.group.reduce_scatter(parts, op, out=tensor, timeout=timeout)
+        return self._unless_lost(self.group.reduce_scatter, parts, op, out=tensor, timeout=timeout)
 
     def start_send(self, tensor: Any, rank: int, timeout: float | None) -> Work:
-        return self.group.send(tensor, dst=rank, timeout=timeout)
+        return self._unless_lost(self.group.send, tensor, dst=rank, timeout=timeout)
 
     def start_recv(self, tensor: Any, rank: int, timeout: float | None) -> Work:
-        return self.group.recv(src=rank, out=tensor, timeout=timeout)
+        return self._unless_lost(self.group.recv, src=rank, out=tensor, timeout=timeout)
 
     def _each(self, start: Callable[[Any, float], Work], tensor: Any, options: Any) -> None:
-        start(tensor, self._timeout(options)).result()
+        self.result_of(start(tensor, self._timeout(options)))
 
     def _timeout(self, options: Any) -> float:
         """Ray gives options a negative time if the caller gave none."""

@@ -24,6 +24,7 @@ _lock = threading.Lock()
 _attached_to = ""  # a socket
 _session: bytes | None = None  # with Ray, on the node of that daemon
 _T = TypeVar("_T")
+_at_shutdown: list[Callable[[], None]] = []
 
 
 def init(
@@ -120,6 +121,14 @@ def shutdown() -> None:
     finally:
         _hooks.kv_delete(ending)
     ray.shutdown()
+    for function in _at_shutdown:
+        function()
+
+
+def at_shutdown(function: Callable[[], None]) -> Callable[[], None]:
+    """Lets a function be called when Ray has been shut down."""
+    _at_shutdown.append(function)
+    return function
 
 
 def _job() -> str:

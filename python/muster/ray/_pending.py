@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import math
 import threading
+import time
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -16,7 +19,7 @@ from muster._ref import Ref
 from muster._words import a_type_of, count
 from muster._work import Work, _settle, _tell
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost, Timeout
-from muster.ray import _recovery, _steps, _timeline, _transport
+from muster.ray import _cluster, _hooks, _recovery, _steps, _timeline, _transport
 from muster.ray._refs import LostRef
 
 #: Calls ops that have all that they need.
@@ -24,6 +27,8 @@ _starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
 #: Submits tasks again. That may take a while, if a daemon has to be started.
 _recoverers = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-again")
 _LOOK_S = 1.0
+#: Those that wait for tasks.
+_waiting: weakref.WeakSet[Later] = weakref.WeakSet()
 
 
 def is_pending(value: Any) -> bool:
@@ -38,15 +43,17 @@ def _is_lost(value: Any) -> bool:
 class Later(Work):
     """An op over results of tasks. What fails it: a task that failed, or the op itself."""
 
-    __slots__ = ("_lock", "_name", "_tasks", "_values", "_waiting", "_work")
+    __slots__ = ("_lock", "_name", "_session", "_tasks", "_values", "_waiting", "_work")
 
     def __init__(self, name: str, refs: Sequence[Any], start: Callable[[list[Ref]], Work]) -> None:
         self._name = name
         self._values: list[Any] = list(refs)
         self._work: concurrent.futures.Future[Work] = concurrent.futures.Future()
         self._lock = threading.Lock()
+        self._session = _hooks.session()
         self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
         self._waiting = len(self._tasks)
+        _waiting.add(self)
         # On this thread, which Ray knows. The op is called on another one.
         _timeline.began(f"{name} of results of tasks", lambda over: self.add_done_callback(lambda _: over()))
         carried = {place: task for place, task in self._tasks.items() if _transport.carries(task)}
@@ -101,6 +108,19 @@ class Later(Work):
         self._values, self._tasks = [], {}
         self._work.set_exception(error)
 
+    def abandon(self) -> None:
+        """Ray has been shut down: nothing that the op waits for will come."""
+        with self._lock:
+            if self._waiting < 0:
+                return
+            waited_for, self._waiting = self._waiting, -1
+        self._fail(
+            Invalid(
+                f"Ray was shut down while {self._name} waited for {count(waited_for, 'task')}",
+                "wait for the result before ray.shutdown()",
+            )
+        )
+
     def _begin(self, start: Callable[[list[Ref]], Work]) -> None:
         _steps.run_on(_recoverers, self._starting(start), self._has_started, self._fail)
 
@@ -144,15 +164,21 @@ class Later(Work):
     def _started(self, timeout: float | None) -> Work:
         """Waits for the tasks."""
         limit = _muster.seconds(timeout)
-        try:
-            return self._work.result(limit)
-        except concurrent.futures.TimeoutError:
-            if self._work.done():
-                raise
-            raise Timeout(
-                f"{self._name} waited {timeout} s for {count(max(self._waiting, 0), 'task')}",
-                "wait longer, or look at the tasks: ray list tasks",
-            ) from None
+        until = math.inf if limit is None else time.monotonic() + limit
+        while True:
+            left = until - time.monotonic()
+            try:
+                return self._work.result(max(min(left, _LOOK_S), 0))
+            except concurrent.futures.TimeoutError:
+                if self._work.done():
+                    raise
+            if _hooks.session() != self._session:
+                self.abandon()
+            elif left <= _LOOK_S:
+                raise Timeout(
+                    f"{self._name} waited {timeout} s for {count(max(self._waiting, 0), 'task')}",
+                    "wait longer, or look at the tasks: ray list tasks",
+                )
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the tasks and the op, ``timeout`` seconds for each, and returns the value.
@@ -227,6 +253,12 @@ class Later(Work):
             return f"<muster.Work: {self._name} of results of tasks, pending>"
         error = self.exception()
         return f"<muster.Work: {self._name} of results of tasks, {type(error).__name__ if error else 'done'}>"
+
+
+@_cluster.at_shutdown
+def _abandon_all() -> None:
+    for later in list(_waiting):
+        later.abandon()
 
 
 def _fetched(task: ray.ObjectRef) -> tuple[Ref | None, BaseException | None]:

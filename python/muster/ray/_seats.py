@@ -16,7 +16,7 @@ from muster import _muster, _runtime
 from muster._checks import size
 from muster._group import Group
 from muster._work import Work
-from muster.errors import Error, Invalid, Timeout
+from muster.errors import DaemonRestarted, Error, Invalid, Timeout
 from muster.ray import _cluster, _hooks
 from muster.ray._counts import Count
 from muster.ray._sweep import GROUPS, SEATS
@@ -103,6 +103,7 @@ def group(name: str = "default") -> Seat:
 
     Raises:
         Invalid: there is no such group, or this actor is not in it.
+        DaemonRestarted: the daemon that it was in has ended.
     """
     found = _hooks.kv_get(_key(name))
     if found is None:
@@ -111,7 +112,13 @@ def group(name: str = "default") -> Seat:
     with _lock:
         if record["id"] not in _seats:
             _seats[record["id"]] = _take(name, record)
-        return _seats[record["id"]]
+        seat = _seats[record["id"]]
+    if not seat._connection.still_served():
+        raise DaemonRestarted(
+            f"the daemon that the group {name!r} of actors was in has ended, and the group with it",
+            "make the group anew: group.destroy(), then muster.ray.create_group()",
+        )
+    return seat
 
 
 def _take(name: str, record: dict[str, Any]) -> Seat:
@@ -140,6 +147,7 @@ class Seat(Group):
 
     def __init__(self, taken: Group, id: str, history: str) -> None:
         super().__init__(taken._native)
+        self._connection = _runtime.connection()
         self._id = id
         self._history = history
         self._task = ""

@@ -161,4 +161,10 @@ class Kept:
         return (Kept(Ref(part), self._call) for part in self._parts())
 
     def _parts(self) -> list[_muster.Ref]:
-        return self._ref._alive().parts()
+        stored = self._ref._alive()
+        if stored.plain:
+            raise Invalid(
+                f"the task was called with num_returns of more than 1, and its function returned {stored.structure}",
+                "return a list or tuple with an item for each result",
+            )
+        return stored.parts()

@@ -124,13 +124,13 @@ def allreduce(
 ) -> Work | None:
     """Reduces the ranks' tensors elementwise; each tensor becomes the reduction."""
     handle = _handle(group_name)
-    return _done(handle.start_allreduce(_array(tensor), op, _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_allreduce(_array(tensor), op, _time(handle, timeout)), async_op)
 
 
 def barrier(group_name: str = "default", *, async_op: bool = False, timeout: float | None = None) -> Work | None:
     """Waits for all ranks."""
     handle = _handle(group_name)
-    return _done(handle.group.barrier(timeout=_time(handle, timeout)), async_op)
+    return _done(handle, handle.start_barrier(_time(handle, timeout)), async_op)
 
 
 def reduce(
@@ -145,7 +145,7 @@ def reduce(
     """Reduces the ranks' tensors elementwise; the tensor of ``dst_rank`` becomes the reduction."""
     handle = _handle(group_name)
     _check_rank(handle, dst_rank)
-    return _done(handle.start_reduce(_array(tensor), dst_rank, op, _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_reduce(_array(tensor), dst_rank, op, _time(handle, timeout)), async_op)
 
 
 def broadcast(
@@ -159,7 +159,7 @@ def broadcast(
     """Each tensor becomes that of ``src_rank``."""
     handle = _handle(group_name)
     _check_rank(handle, src_rank)
-    return _done(handle.start_broadcast(_array(tensor), src_rank, _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_broadcast(_array(tensor), src_rank, _time(handle, timeout)), async_op)
 
 
 def allgather(
@@ -173,7 +173,7 @@ def allgather(
     """The tensors of the list become those of the ranks, in their order."""
     handle = _handle(group_name)
     into = _list(tensor_list, handle, "allgather")
-    return _done(handle.start_allgather(into, _array(tensor), _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_allgather(into, _array(tensor), _time(handle, timeout)), async_op)
 
 
 def reducescatter(
@@ -188,7 +188,7 @@ def reducescatter(
     """The tensor becomes the reduction of what the ranks have at this rank's place of their lists."""
     handle = _handle(group_name)
     parts = _list(tensor_list, handle, "reducescatter")
-    return _done(handle.start_reducescatter(_array(tensor), parts, op, _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_reducescatter(_array(tensor), parts, op, _time(handle, timeout)), async_op)
 
 
 def send(
@@ -202,7 +202,7 @@ def send(
     """Sends to a rank; ends when that has received it."""
     handle = _handle(group_name)
     _check_peer(handle, dst_rank)
-    return _done(handle.start_send(_array(tensor), dst_rank, _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_send(_array(tensor), dst_rank, _time(handle, timeout)), async_op)
 
 
 def recv(
@@ -216,7 +216,7 @@ def recv(
     """The tensor becomes what the rank sends."""
     handle = _handle(group_name)
     _check_peer(handle, src_rank)
-    return _done(handle.start_recv(_array(tensor), src_rank, _time(handle, timeout)), async_op)
+    return _done(handle, handle.start_recv(_array(tensor), src_rank, _time(handle, timeout)), async_op)
 
 
 # ---- lists of tensors, one for each GPU of a rank: a rank of Muster has one ----
@@ -287,10 +287,10 @@ def _time(handle: MusterGroup, timeout: float | None) -> float:
     return handle.timeout if seconds is None else seconds
 
 
-def _done(work: Work, async_op: bool) -> Work | None:
+def _done(handle: MusterGroup, work: Work, async_op: bool) -> Work | None:
     if async_op:
         return work
-    work.result()
+    handle.result_of(work)
     return None
 
 
