@@ -33,7 +33,7 @@ class Row:
 
 def rounds_for(size: int) -> int:
     """Makes turns of all sizes about equally long: a turn of small ops must be long enough for a steady state."""
-    return max(3, min(200, 64 * MIB // max(size, 1) * 3 // 2 if size > 256 * KIB else 200))
+    return max(8, min(200, 64 * MIB // max(size, 1) * 3 // 2 if size > 256 * KIB else 200))
 
 
 def systems_for(size: int) -> frozenset[str]:
