@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import warnings
 
+import muster.torch
 import torch
 import torch.distributed as dist
+import worlds
 
 CHECKS = {}
 REDUCED = [
@@ -115,6 +117,8 @@ def allreduce_of_a_parameter_and_of_conjugates(rank, ranks):
     parameter = torch.nn.Parameter(made(rank))
     dist.all_reduce(parameter)
     same(parameter.detach(), folded(ranks, torch.add))
+    if worlds.GROUP_IS_TORCHS:
+        return  # torch itself gives backends a copy of it, and nobody the result
     tensor = (made(rank, dtype=torch.complex64) * 1j).conj()
     # torch itself makes views of real numbers of it, which can't be conjugated.
     dist.group.WORLD.allreduce([tensor]).wait()
@@ -334,7 +338,7 @@ def recv_from_any_source(rank, ranks):
         sources = []
         for _ in range(2 * (ranks - 1)):
             got = blank()
-            sources.append(dist.recv(got, tag=3))
+            sources.append(worlds.recv_from_any(got, tag=3))
             same(got, made(sources[-1]))
         assert sorted(sources) == sorted(2 * list(range(1, ranks)))
     else:
@@ -370,7 +374,8 @@ def objects(rank, ranks):
 @check
 def works_and_futures(rank, ranks):
     tensor = made(rank)
-    work = dist.all_reduce(tensor, async_op=True)
+    # What torch itself returns passes on no more than wait() and get_future(), if the group is its own.
+    work = muster.torch.seat().allreduce([tensor])
     assert work.wait() is True
     assert work.is_completed()
     assert work.is_success()

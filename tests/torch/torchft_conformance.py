@@ -36,7 +36,7 @@ def load(backend: str) -> type[unittest.TestCase]:
         """As docs/guides/torch_distributed.rst has it: a group that can be made again."""
 
         def _create_pg(self, store: Any, rank: int, world_size: int) -> Any:
-            return muster.torch.MusterProcessGroup(store, rank, world_size, self._timeout)
+            return muster.torch.Seat(store, rank, world_size, self._timeout)
 
         def shutdown(self) -> None:
             self.abort(errored=False)

@@ -7,9 +7,13 @@ import multiprocessing
 import tempfile
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from daemon import ranks
+
+#: torch calls a backend of the process group, which is its own. With 2.13 the process group is Muster's.
+GROUP_IS_TORCHS = torch.__version__ >= (2, 14)
 
 #: Ranks are forked from a process that has imported torch and has no threads.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -64,6 +68,17 @@ def _in_group(rank, function, world_size, store, backend, timeout_s, arguments):
         if dist.is_initialized():
             dist.destroy_process_group()
     return value
+
+
+def recv_from_any(tensor, tag=0):
+    """Returns the source. torch's own ``recv`` can't tell it from what a backend of Python has received."""
+    import muster.torch
+
+    if not GROUP_IS_TORCHS:
+        return dist.recv(tensor, tag=tag)
+    work = muster.torch.seat().recv_anysource([tensor], tag)
+    work.wait()
+    return work.source_rank()
 
 
 def join(rank, world_size, store, backend="muster", timeout_s=30.0):

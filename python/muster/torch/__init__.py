@@ -7,16 +7,17 @@ Everything that ``torch.distributed`` does with tensors of the host goes through
 receives, objects, sub-groups, DDP. Errors are ``torch.distributed.DistBackendError`` and the error of Muster in one,
 for instance ``muster.PeerLost``, with the ranks that it is about.
 
-Works with torch 2.13. Importing this raises ``muster.Invalid`` with another torch.
+Works with torch 2.13 and 2.14. Importing this raises ``muster.Invalid`` with another torch.
 """
 
 from muster.torch import _versions
 
 _versions.check()
 
-from muster.torch._process_group import NAME, MusterProcessGroup, register  # noqa: E402
+from muster.torch._calls import NAME  # noqa: E402
+from muster.torch._seat import Seat, register, seat  # noqa: E402
 from muster.torch._work import MusterWork  # noqa: E402
 
-__all__ = ["NAME", "MusterProcessGroup", "MusterWork", "register"]
+__all__ = ["NAME", "MusterWork", "Seat", "register", "seat"]
 
 register()

@@ -10,8 +10,10 @@ import torch
 
 from muster.errors import Invalid
 
-#: What a Python ``ProcessGroup`` overrides differs from one version of torch to the next.
-_OLDEST, _NEWEST = (2, 13), (2, 13)
+#: What a class of Python overrides of torch's differs from one version of torch to the next.
+_OLDEST, _NEWEST = (2, 13), (2, 14)
+_FIRST_WITH_BACKENDS = (2, 14)
+_HINT = "install torch 2.13 or 2.14"
 
 
 def check() -> None:
@@ -27,13 +29,22 @@ def check() -> None:
 
 
 def check_version(version: str) -> None:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None:
-        raise Invalid(f"the version of torch makes no sense: {version!r}", "install torch 2.13")
-    number = (int(found[1]), int(found[2]))
+    number = _number(version)
     if not _OLDEST <= number <= _NEWEST:
         word = "old" if number < _OLDEST else "new"
-        raise Invalid(f"torch {version} is too {word} for the backend 'muster'", "install torch 2.13")
+        raise Invalid(f"torch {version} is too {word} for the backend 'muster'", _HINT)
+
+
+def has_backends() -> bool:
+    """Whether this torch lets classes of Python be backends of its process groups."""
+    return _number(torch.__version__) >= _FIRST_WITH_BACKENDS
+
+
+def _number(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        raise Invalid(f"the version of torch makes no sense: {version!r}", _HINT)
+    return int(found[1]), int(found[2])
 
 
 def _warn_of_torchcomms() -> None:

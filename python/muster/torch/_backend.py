@@ -1,0 +1,58 @@
+"""The backend for torch 2.14 and newer. The process group around it is torch's own."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._C import _distributed_c10d as c10d
+
+from muster.torch._calls import NAME, Calls
+
+
+class MusterBackend(Calls, c10d.Backend):
+    """A rank's seat in a group of Muster, as torch calls it for tensors of the host.
+
+    torch holds each work in one of its own, which passes ``wait()`` and ``get_future()`` on, and nothing else. So
+    ``is_completed()`` is never true of an op that was started through ``torch.distributed``, and nobody can ask a
+    ``recv`` from any source for its source.
+    """
+
+    def __init__(self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta) -> None:
+        c10d.Backend.__init__(self, rank, world_size)
+        self._options = self.Options(NAME, timeout)
+        self._take_seat(store, rank, world_size, timeout)
+
+    def getBackendName(self) -> str:
+        return NAME
+
+    @property
+    def options(self) -> Any:
+        """The timeout, as torch asks for it."""
+        return self._options
+
+    def set_timeout(self, timeout: datetime.timedelta) -> None:
+        """Sets the deadline of each later op."""
+        super().set_timeout(timeout)
+        self._options._timeout = timeout
+
+    # torch asks for each of these, and for what is not defined here for ever.
+    supports_splitting = property(lambda self: True)
+    supports_coalescing = property(lambda self: False)
+    supports_time_estimate = property(lambda self: False)
+    supports_shrinking = property(lambda self: False)
+    supports_reconfigure = property(lambda self: False)
+    supports_window = property(lambda self: False)
+
+    def split(self, store: Any, ranks: Sequence[int], options: Any) -> MusterBackend:
+        """Takes a seat in a group of some of these ranks, which meet in ``store``. Called in each of them."""
+        timeout = self.options._timeout if options is None else options._timeout
+        return MusterBackend(store, list(ranks).index(self.rank()), len(ranks), timeout)
+
+
+def seat_of(group: Any) -> MusterBackend | None:
+    """This process's seat in a group of torch's; None if that has another backend for tensors of the host."""
+    found = group._get_backend(torch.device("cpu"))
+    return found if isinstance(found, MusterBackend) else None
