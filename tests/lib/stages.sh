@@ -131,63 +131,83 @@ stage_ray() {
   need_python_packages .venv pyarrow pydantic # what Ray Train needs
   MUSTER_RAY_TASKS=10000 ray_tests ray "" tests/ray
   say "ray: the same with the newest Ray"
-  need_newest_ray
+  need_newer "${newest_ray[@]}"
   MUSTER_RAY_TASKS=10000 ray_tests ray-newest "$newest_ray" tests/ray
 }
 
-# The newest Ray, beside the one of the environment: PYTHONPATH goes before what is installed.
-newest_ray=$PWD/build/ray-newest
-need_newest_ray() {
-  [ ! -d "$newest_ray/ray-2.60.0.dist-info" ] || return 0
-  say "installing Ray 2.60.0 into $newest_ray"
-  rm -rf "$newest_ray"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$newest_ray" "ray==2.60.0" \
-    </dev/null || fail "pip install ray==2.60.0"
+# Newer versions than those of the environment: a folder for each, and what pip puts there. PYTHONPATH has it first.
+newest_ray=("$PWD/build/ray-2.60.0" --no-deps "ray==2.60.0")
+newest_torch=("$PWD/build/torch-2.14.1" "torch==2.14.1")
+
+# need_newer FOLDER ARGUMENT...: unless the folder is there, and whole.
+need_newer() {
+  local folder=$1
+  shift
+  [ ! -d "$folder" ] || return 0
+  say "installing $* into $folder"
+  rm -rf "$folder.part"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --target "$folder.part" "$@" </dev/null ||
+    fail "pip install $*"
+  mv "$folder.part" "$folder"
 }
 
 # Those that start many clusters, or do very much, take minutes: dev leaves them to the stage ray.
 long_ray_tests=(test_cluster.py test_graphs.py test_nodes.py test_train.py test_unchanged_scripts.py test_volume.py)
 
-# ray_tests NAME FOLDER ARGUMENT...: with the dev build, and with the Ray in the folder; if that is empty, with the
-# environment's. Ray's workers find both by the same variables.
+# ray_tests NAME FOLDER ARGUMENT...: with the dev build, and what the folder has; "" is no folder. Ray's workers find both
+# by the same variables.
 ray_tests() {
   local name=$1 folder=$2
   shift 2
-  run_pytest "$name" "PATH=$PWD/build/dev/bin:${folder:+$folder/bin:}$PWD/.venv/bin:$PATH" \
-    "PYTHONPATH=$PWD/build/dev/python${folder:+:$folder}" \
-    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" -- "$@"
+  of_dev "$folder"
+  run_pytest "$name" "${of_dev[@]}" -- "$@"
+}
+
+# of_dev FOLDER: sets the variables for the dev build, and for the packages in the folder.
+of_dev() {
+  of_dev=("PATH=$PWD/build/dev/bin:${1:+$1/bin:}$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python${1:+:$1}"
+    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd")
 }
 
 # torch's own tests of torch.distributed ship in its wheel. Some of them do something with 8 ranks only.
 stage_torch() {
   say "torch: the tests over PyTorch"
   build_with_python dev
-  torch_tests
+  torch_tests torch "" "--ignore=$of_newer_torch"
   say "torch: all of torch's own tests of torch.distributed that are for the host"
-  torchs_tests torch-conformance conformance.py --ranks 8
-  torchs_tests torch-all-to-all conformance.py --all-to-all
-  torchs_tests torch-4-ranks conformance.py --ranks 4 test_gather_object test_gather_object_subgroup \
+  torchs_tests torch-conformance "" conformance.py --ranks 8
+  torchs_tests torch-all-to-all "" conformance.py --all-to-all
+  torchs_tests torch-4-ranks "" conformance.py --ranks 4 test_gather_object test_gather_object_subgroup \
     test_new_subgroups_with_group_param
   say "torch: torchft's own tests of process groups"
   need_python_packages .venv "torchft==0.2.0" parameterized
-  torchs_tests torch-torchft torchft_conformance.py
+  torchs_tests torch-torchft "" torchft_conformance.py
+  say "torch: the same with the newest torch"
+  need_newer "${newest_torch[@]}"
+  torch_tests torch-newest "$newest_torch"
+  torchs_tests torch-newest-conformance "$newest_torch" conformance.py --ranks 8
 }
 
-# torch_tests ARGUMENT...: with the dev build.
+# What torch 2.13 does not have.
+of_newer_torch=tests/torch/test_torch_backend.py
+
+# torch_tests NAME FOLDER ARGUMENT...: with the dev build, and what the folder has.
 torch_tests() {
-  run_pytest torch "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python" \
-    "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd" OMP_NUM_THREADS=1 -- tests/torch "$@"
+  local name=$1 folder=$2
+  shift 2
+  of_dev "$folder"
+  run_pytest "$name" "${of_dev[@]}" OMP_NUM_THREADS=1 -- tests/torch "$@"
 }
 
-# torchs_tests NAME PROGRAM ARGUMENT...: with a daemon of its own, which ends by itself.
+# torchs_tests NAME FOLDER PROGRAM ARGUMENT...: with a daemon of its own, which ends by itself.
 torchs_tests() {
-  local name=$1 program=$2 folder
-  shift 2
-  folder=$(mktemp -d)
-  counted "$name" '^[0-9]+ pass, ' env "PATH=$PWD/build/dev/bin:$PWD/.venv/bin:$PATH" \
-    "PYTHONPATH=$PWD/build/dev/python" "MUSTER_SOCKET=$folder/s" OMP_NUM_THREADS=1 \
+  local name=$1 folder=$2 program=$3 sockets
+  shift 3
+  sockets=$(mktemp -d)
+  of_dev "$folder"
+  counted "$name" '^[0-9]+ pass, ' env "${of_dev[@]}" "MUSTER_SOCKET=$sockets/s" OMP_NUM_THREADS=1 \
     .venv/bin/python "tests/torch/$program" "$@"
-  rm -rf "$folder"
+  rm -rf "$sockets"
 }
 
 stage_install() {
@@ -312,9 +332,9 @@ python_tests() {
     run_pytest "$name" "${variables[@]}" -- tests/cli "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
     ray_tests ray "" tests/ray "${long_ray_tests[@]/#/--ignore=tests/ray/}"
-    need_newest_ray
+    need_newer "${newest_ray[@]}"
     ray_tests ray-newest "$newest_ray" tests/ray/test_tasks.py tests/ray/test_collective.py
-    torch_tests --ignore=tests/torch/test_torch_programs.py
+    torch_tests torch "" --ignore=tests/torch/test_torch_programs.py "--ignore=$of_newer_torch"
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
       numpy._core.tests.test_umath
   fi

@@ -1,0 +1,103 @@
+"""What torch 2.14 and newer have beside what 2.13 has: the process group is torch's own, and Muster a backend of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import muster.torch
+import torch
+import torch.distributed as dist
+import worlds
+from torch.distributed.device_mesh import init_device_mesh
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+UNCHANGED = """
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("muster", store=dist.HashStore(), rank=0, world_size=1)
+tensor = torch.ones(2)
+dist.all_reduce(tensor)
+print(tensor.tolist(), dist.get_backend())
+dist.destroy_process_group()
+"""
+
+
+def test_a_script_need_not_import_it(shared_daemon, tmp_path):
+    metadata = tmp_path / "muster-0.dist-info"
+    metadata.mkdir()
+    section = '[project.entry-points."torch.distributed.backends"]\n'
+    entry = PYPROJECT.read_text().partition(section)[2].partition("\n\n")[0].replace('"', "")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: muster\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(f"[torch.distributed.backends]\n{entry}\n")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    run = subprocess.run(
+        [sys.executable, "-c", UNCHANGED],
+        env={**os.environ, "PYTHONPATH": path, "MUSTER_SOCKET": shared_daemon.socket},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=worlds.PATIENCE_S,
+    )
+    assert run.stdout.strip() == "[1.0, 1.0] muster", run.stderr
+
+
+def look_at_groups(rank, count):
+    world = dist.group.WORLD
+    assert type(world) is dist.ProcessGroup
+    assert isinstance(world._get_backend(torch.device("cpu")), muster.torch.Seat)
+    assert muster.torch.seat().muster_group.world_size == count
+    seen = []
+    world.register_pre_hook(1, lambda call: seen.append(call))
+    tensor = torch.full((3,), float(rank))
+    dist.all_reduce(tensor)
+    world.unregister_pre_hook(1)
+    dist.all_reduce(torch.ones(1))
+    return tensor.tolist(), len(seen), world.group_name
+
+
+def test_the_process_group_is_torchs_own_and_calls_its_hooks(shared_daemon):
+    for tensor, seen, name in worlds.run(shared_daemon, look_at_groups, 3):
+        assert tensor == [3.0] * 3
+        assert seen == 1
+        assert name
+
+
+def reduce_on_named_device(rank, count):
+    tensor = torch.full((2,), float(rank + 1))
+    dist.all_reduce(tensor)
+    return tensor.tolist(), dist.get_backend_config()
+
+
+def test_a_backend_for_one_device(shared_daemon):
+    for tensor, config in worlds.run(shared_daemon, reduce_on_named_device, 2, backend="cpu:muster"):
+        assert tensor == [3.0] * 2
+        assert config == "cpu:muster"
+
+
+def split(rank, count):
+    group = dist.group.WORLD.split_group([0, 2] if rank in (0, 2) else [1, 3])
+    tensor = torch.full((1,), float(rank))
+    group.allreduce([tensor]).wait()
+    return tensor.item(), group.rank(), muster.torch.seat(group).muster_group.world_size
+
+
+def test_a_group_can_be_split(shared_daemon):
+    assert worlds.run(shared_daemon, split, 4) == [(2.0, 0, 2), (4.0, 0, 2), (2.0, 1, 2), (4.0, 1, 2)]
+
+
+def reduce_along_a_mesh(rank, count):
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "columns"))
+    found = []
+    for name in ("rows", "columns"):
+        tensor = torch.full((1,), float(rank))
+        dist.all_reduce(tensor, group=mesh.get_group(name))
+        found.append(tensor.item())
+    return found
+
+
+def test_a_mesh_of_devices(shared_daemon):
+    assert worlds.run(shared_daemon, reduce_along_a_mesh, 4) == [[2, 1], [4, 1], [2, 5], [4, 5]]
