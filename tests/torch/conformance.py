@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -36,17 +37,31 @@ KNOW_NAMES = (
     "test_accumulate_gradients_no_sync_allreduce_with_then_hook",
     "test_accumulate_gradients_no_sync_grad_is_view",
 )
-#: What fails over Muster, and why.
-FAILS = dict.fromkeys(
-    (
-        "test_monitored_barrier_failure_order",
-        "test_monitored_barrier_gloo",
-        "test_monitored_barrier_gloo_rank_0_timeout",
-        "test_monitored_barrier_gloo_subgroup",
-        "test_monitored_barrier_wait_all_ranks",
-    ),
-    "torch 2.13 refuses `dist.monitored_barrier()` for any backend but Gloo; the group's own method works",
-)
+#: What fails over Muster, and why: by the version of torch.
+_MONITORED = "torch 2.13 refuses `dist.monitored_barrier()` for any backend but Gloo; the group's own method works"
+_COMPLETED = "torch 2.14 does not pass on `is_completed()` of works that are written in Python"
+_SOURCE = "torch 2.14 does not pass on the source of works that are written in Python"
+FAILS_WITH = {
+    "2.13": {
+        "test_monitored_barrier_failure_order": _MONITORED,
+        "test_monitored_barrier_gloo": _MONITORED,
+        "test_monitored_barrier_gloo_rank_0_timeout": _MONITORED,
+        "test_monitored_barrier_gloo_subgroup": _MONITORED,
+        "test_monitored_barrier_wait_all_ranks": _MONITORED,
+    },
+    "2.14": {
+        "test_ddp_logging_data_cpu": 'torch 2.14 logs all backends but its own as "custom"',
+        "test_irecv": _COMPLETED,
+        "test_isend": _COMPLETED,
+        "test_isend_autograd_profiler": _COMPLETED,
+        "test_isend_torch_profiler": _COMPLETED,
+        "test_send_recv_any_source": _SOURCE,
+        "test_send_recv_any_source_autograd_profiler": _SOURCE,
+        "test_send_recv_any_source_torch_profiler": _SOURCE,
+    },
+}
+TORCH = ".".join(importlib.metadata.version("torch").split(".")[:2])
+FAILS = FAILS_WITH[TORCH]
 
 
 def load(backend: str, ranks: int, folder: str, gate: str = "gloo") -> type[unittest.TestCase]:
@@ -132,7 +147,9 @@ def main() -> int:
             if outcomes[name][0] == "fail":
                 print(outcomes[name][1], flush=True)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"backend": arguments.backend, "outcomes": outcomes}, indent=1))
+        Path(arguments.json).write_text(
+            json.dumps({"torch": TORCH, "backend": arguments.backend, "outcomes": outcomes}, indent=1)
+        )
     counts = {kind: sum(outcome == kind for outcome, _ in outcomes.values()) for kind in ("pass", "fail", "skip")}
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
     failed = {name for name, (outcome, _) in outcomes.items() if outcome == "fail"}
@@ -142,16 +159,19 @@ def main() -> int:
 
 def table(files: list[dict[str, Any]]) -> str:
     """The rows of README.md. A test that needs GPUs is in no row."""
-    found: dict[str, dict[str, str]] = {"gloo": {}, "muster": {}}
+    columns = [(version, backend) for version in FAILS_WITH for backend in ("gloo", "muster")]
+    found: dict[tuple[str, str], dict[str, str]] = {column: {} for column in columns}
     for file in files:
-        found[file["backend"]].update(
+        found[file["torch"], file["backend"]].update(
             {name: outcome for name, (outcome, _) in file["outcomes"].items() if outcome != "skip"}
         )
     rows = []
-    for name in sorted({**found["gloo"], **found["muster"]}):
-        gloo, muster = (found[backend].get(name, "-") for backend in ("gloo", "muster"))
-        why = FAILS.get(name, "torch has it for MPI only" if gloo == "-" else "")
-        rows.append(f"| `{name}` | {gloo} | {muster} | {why} |")
+    for name in sorted(set().union(*found.values())):
+        outcomes = [found[column].get(name, "-") for column in columns]
+        why = [fails[name] for fails in FAILS_WITH.values() if name in fails]
+        if name not in found["2.13", "gloo"] and name in found["2.13", "muster"]:
+            why.append("torch has it for MPI only")
+        rows.append(f"| `{name}` | {' | '.join(outcomes)} | {'; '.join(why)} |")
     return "\n".join(rows)
 
 

@@ -11,6 +11,9 @@ from torch._C import _distributed_c10d as c10d
 
 from muster.torch._calls import NAME, Calls
 
+#: Those that were not shut down. Where torch has another object around one, nothing else refers to the part in Python.
+_open: set[MusterBackend] = set()
+
 
 class MusterBackend(Calls, c10d.Backend):
     """A rank's seat in a group of Muster, as torch calls it for tensors of the host.
@@ -24,6 +27,11 @@ class MusterBackend(Calls, c10d.Backend):
         c10d.Backend.__init__(self, rank, world_size)
         self._options = self.Options(NAME, timeout)
         self._take_seat(store, rank, world_size, timeout)
+        _open.add(self)
+
+    def shutdown(self) -> None:
+        _open.discard(self)
+        super().shutdown()
 
     def getBackendName(self) -> str:
         return NAME

@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 from muster._forfeit import forfeit
 from muster._group import Group
-from muster.errors import DaemonUnavailable, Error, GroupClosed, Invalid
+from muster.errors import DaemonUnavailable, Error, GroupClosed, Invalid, Timeout
 from muster.torch import _meeting, _sparse, _tensors
-from muster.torch._errors import of_torch
+from muster.torch._errors import of_torch, of_torch_in_words
 from muster.torch._inbox import Inbox
 from muster.torch._tensors import Tensor, moved, reduced, same_size, write, write_all
 from muster.torch._work import MusterWork
@@ -165,11 +165,29 @@ class Calls:
         return self._start(Group.barrier, start, opts, timeout)
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
-        """A barrier whose error names all ranks that did not come, with or without ``wait_all_ranks``.
+        """A barrier whose error names the ranks that did not come: on rank 0 the first, or all if ``wait_all_ranks``.
 
-        ``timeout``: a time, or options of torch's that have it.
+        ``timeout``: a time, or options of torch's that have it; 0 does not wait.
         """
-        self.barrier(timeout=getattr(timeout, "timeout", timeout)).wait()
+        given = getattr(timeout, "timeout", timeout)
+        if given is not None and given == datetime.timedelta():
+            given = datetime.timedelta(milliseconds=1)
+        try:
+            self.barrier(timeout=given).wait()
+        except Timeout as error:
+            raise of_torch_in_words(error, self._of_monitored_barrier(error.ranks, wait_all_ranks)) from None
+
+    def _of_monitored_barrier(self, missing: Sequence[int], wait_all_ranks: bool) -> str:
+        """What Gloo says then."""
+        if self.rank() != 0:
+            return (
+                f"Rank {self.rank()} successfully reached monitoredBarrier, but received errors while waiting for"
+                " send/recv from rank 0"
+            )
+        names = ", ".join(map(str, missing if wait_all_ranks else missing[:1]))
+        return (
+            f"Rank 0 timed out in monitoredBarrier: Rank{'s' * wait_all_ranks} {names} failed to pass monitoredBarrier"
+        )
 
     # ---- one rank gets or gives ----
 

@@ -25,6 +25,7 @@ class _OfTorch(DistBackendError):  # type: ignore[misc]
 _BOTH: dict[str, Any] = {
     kind.code: type(kind.__name__, (kind, _OfTorch), {"__doc__": kind.__doc__, "__module__": __name__}) for kind in _ALL
 }
+_BY = "[muster] "
 #: What Gloo says then, which scripts look for.
 _WORDS = {"Timeout": "Timed out waiting", "PeerLost": "Connection closed by peer"}
 
@@ -34,8 +35,12 @@ def of_torch(error: BaseException) -> BaseException:
     if not isinstance(error, Error) or isinstance(error, DistBackendError):
         return error
     words = _WORDS.get(error.code)
-    message = f"[muster] {words}: {error.message}" if words else error.message
-    return _made(error.code, message, error.hint, error.ranks)
+    return _made(error.code, f"{_BY}{words}: {error.message}" if words else error.message, error.hint, error.ranks)
+
+
+def of_torch_in_words(error: Error, words: str) -> BaseException:
+    """Returns an error of both that begins with these words, too."""
+    return _made(error.code, f"{_BY}{words}: {error.message.removeprefix(_BY)}", error.hint, error.ranks)
 
 
 def _made(code: str, message: str, hint: str, ranks: list[int]) -> BaseException:
