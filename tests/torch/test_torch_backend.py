@@ -101,3 +101,20 @@ def reduce_along_a_mesh(rank, count):
 
 def test_a_mesh_of_devices(shared_daemon):
     assert worlds.run(shared_daemon, reduce_along_a_mesh, 4) == [[2, 1], [4, 1], [2, 5], [4, 5]]
+
+
+def use_works_that_torch_returns(rank, count):
+    tensor = torch.ones(2)
+    future = dist.all_reduce(tensor, async_op=True).get_future()
+    future.wait()
+    assert future.done()
+    got = torch.zeros(1)
+    if rank == 0:
+        dist.irecv(got).wait()
+    else:
+        dist.send(torch.full((1,), 7.0), 0)
+    return tensor.tolist(), got.item()
+
+
+def test_works_that_torch_returns_can_be_waited_for(shared_daemon):
+    assert worlds.run(shared_daemon, use_works_that_torch_returns, 2) == [([2.0, 2.0], 7.0), ([2.0, 2.0], 0.0)]
