@@ -45,7 +45,6 @@ FAILS_WITH = {
     "2.13": {
         "test_monitored_barrier_failure_order": _MONITORED,
         "test_monitored_barrier_gloo": _MONITORED,
-        "test_monitored_barrier_gloo_rank_0_timeout": _MONITORED,
         "test_monitored_barrier_gloo_subgroup": _MONITORED,
         "test_monitored_barrier_wait_all_ranks": _MONITORED,
     },
