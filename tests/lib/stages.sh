@@ -131,13 +131,13 @@ stage_ray() {
   need_python_packages .venv pyarrow pydantic # what Ray Train needs
   MUSTER_RAY_TASKS=10000 ray_tests ray "" tests/ray
   say "ray: the same with the newest Ray"
-  need_newer "${newest_ray[@]}"
+  need_newer "$newest_ray" --no-deps "ray==2.60.0"
   MUSTER_RAY_TASKS=10000 ray_tests ray-newest "$newest_ray" tests/ray
 }
 
 # Newer versions than those of the environment: a folder for each, and what pip puts there. PYTHONPATH has it first.
-newest_ray=("$PWD/build/ray-2.60.0" --no-deps "ray==2.60.0")
-newest_torch=("$PWD/build/torch-2.14.1" "torch==2.14.1")
+newest_ray=$PWD/build/ray-2.60.0
+newest_torch=$PWD/build/torch-2.14.1
 
 # need_newer FOLDER ARGUMENT...: unless the folder is there, and whole.
 need_newer() {
@@ -183,7 +183,7 @@ stage_torch() {
   need_python_packages .venv "torchft==0.2.0" parameterized
   torchs_tests torch-torchft "" torchft_conformance.py
   say "torch: the same with the newest torch"
-  need_newer "${newest_torch[@]}"
+  need_newer "$newest_torch" "torch==2.14.1"
   torch_tests torch-newest "$newest_torch"
   torchs_tests torch-newest-conformance "$newest_torch" conformance.py --ranks 8
 }
@@ -332,7 +332,7 @@ python_tests() {
     run_pytest "$name" "${variables[@]}" -- tests/cli "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
     ray_tests ray "" tests/ray "${long_ray_tests[@]/#/--ignore=tests/ray/}"
-    need_newer "${newest_ray[@]}"
+    need_newer "$newest_ray" --no-deps "ray==2.60.0"
     ray_tests ray-newest "$newest_ray" tests/ray/test_tasks.py tests/ray/test_collective.py
     torch_tests torch "" --ignore=tests/torch/test_torch_programs.py "--ignore=$of_newer_torch"
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \
