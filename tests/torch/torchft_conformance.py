@@ -4,7 +4,8 @@ usage: python tests/torch/torchft_conformance.py [--backend muster|gloo] [--json
 
 ``MultiPgBaseTest`` has ranks that are threads of one process. It runs each collective; then it makes a new group, lets
 the last rank leave, and expects an error on the others within a second. torchft's own class for Gloo leaves out what
-Gloo lacks; Muster has to do all of them but one, whose outcome depends on who is first. The exit status is 1 if a test fails.
+Gloo lacks; Muster has to do all of them but one, whose outcome depends on who is first. The exit status is 1 if a test
+fails.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 PATIENCE_S = 10
 #: It ends one way or the other, and both are right: see "What differs from Gloo" in docs/guides/torch_distributed.rst.
 LEFT_OUT = {
-    "test_send/recv_with_resiliency": "the last rank leaves while the others may still send to each other; then Muster's"
-    " group has lost a rank for them, too, and Gloo's has not"
+    "test_send/recv_with_resiliency": "the last rank leaves while the others may still send to each other; then"
+    " Muster's group has lost a rank for them, too, and Gloo's has not"
 }
 
 
