@@ -105,6 +105,20 @@ def test_who_stops_waiting_does_not_cancel_the_op():
     ray.kill(gate)
 
 
+@ray.remote(num_cpus=4)
+def uses_all_cpus(wait):
+    """Waits for tasks that have no CPU to run on but this task's."""
+    work = muster.allreduce_refs([full.remote(1.0, 3), full.remote(2.0, 3)])
+    if wait:
+        assert muster.wait([work], timeout=conftest.PATIENCE_S) == ([work], [])
+    return work.result(conftest.PATIENCE_S)[0]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_task_that_waits_for_others_lends_them_its_cpus(wait):
+    assert ray.get(uses_all_cpus.remote(wait)) == 3
+
+
 def test_a_task_that_fails_fails_the_op_with_its_error():
     @ray.remote
     @muster.collective_input

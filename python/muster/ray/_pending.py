@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from muster._ref import Ref
 from muster._words import a_type_of, count
 from muster._work import Work, _settle, _tell
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost, Timeout
-from muster.ray import _recovery, _steps, _timeline, _transport
+from muster.ray import _hooks, _recovery, _steps, _timeline, _transport
 from muster.ray._refs import LostRef
 
 #: Calls ops that have all that they need.
@@ -24,6 +26,7 @@ _starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
 #: Submits tasks again. That may take a while, if a daemon has to be started.
 _recoverers = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-again")
 _LOOK_S = 1.0
+_SOON_S = 0.005
 
 
 def is_pending(value: Any) -> bool:
@@ -38,7 +41,7 @@ def _is_lost(value: Any) -> bool:
 class Later(Work):
     """An op over results of tasks. What fails it: a task that failed, or the op itself."""
 
-    __slots__ = ("_lock", "_name", "_tasks", "_values", "_waiting", "_work")
+    __slots__ = ("_awaited", "_lock", "_name", "_session", "_tasks", "_values", "_waiting", "_work")
 
     def __init__(self, name: str, refs: Sequence[Any], start: Callable[[list[Ref]], Work]) -> None:
         self._name = name
@@ -47,14 +50,27 @@ class Later(Work):
         self._lock = threading.Lock()
         self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
         self._waiting = len(self._tasks)
+        self._awaited = list(dict.fromkeys(self._tasks.values()))
+        self._session = _hooks.session()
         # On this thread, which Ray knows. The op is called on another one.
-        _timeline.began(f"{name} of results of tasks", lambda over: self.add_done_callback(lambda _: over()))
+        _timeline.began(f"{name} of results of tasks", self._when_over)
         carried = {place: task for place, task in self._tasks.items() if _transport.carries(task)}
         for place, task in self._tasks.items():
             if place not in carried:
                 task.future().add_done_callback(functools.partial(self._has_come, place, start))
         if carried:
             threading.Thread(target=self._fetch, args=(carried, start), name="muster-ray-fetch", daemon=True).start()
+
+    def _when_over(self, call: Callable[[], Any]) -> None:
+        """Calls without this work as an argument: what a work keeps until somebody waits must not keep the work."""
+
+        def started(future: concurrent.futures.Future[Work]) -> None:
+            if future.exception() is not None:
+                call()
+            else:
+                future.result()._native.add_done_callback(call)
+
+        self._work.add_done_callback(started)
 
     def _has_come(self, place: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
         """Called on a thread of Ray's that must not wait."""
@@ -98,11 +114,22 @@ class Later(Work):
             _starters.submit(self._begin, start)
 
     def _fail(self, error: BaseException) -> None:
-        self._values, self._tasks = [], {}
+        self._values, self._tasks, self._awaited = [], {}, []
         self._work.set_exception(error)
 
     def _begin(self, start: Callable[[list[Ref]], Work]) -> None:
-        _steps.run_on(_recoverers, self._starting(start), self._has_started, self._fail)
+        _steps.run_on(_recoverers, self._telling(self._starting(start)), self._has_started, self._fail)
+
+    def _telling(self, steps: _steps.Steps[Work]) -> _steps.Steps[Work]:
+        """Goes through steps, and says which result they wait for."""
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    wait = next(steps)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                self._awaited = [wait.ref] if isinstance(wait, _steps.Result) else []
+                yield wait
 
     def _starting(self, start: Callable[[list[Ref]], Work]) -> _steps.Steps[Work]:
         """Calls the op. Results that are lost are made again first."""
@@ -138,21 +165,38 @@ class Later(Work):
         return start(self._values)
 
     def _has_started(self, work: Work) -> None:
-        self._values, self._tasks = [], {}
+        self._values, self._tasks, self._awaited = [], {}, []
         self._work.set_result(work)
 
     def _started(self, timeout: float | None) -> Work:
         """Waits for the tasks."""
         limit = _muster.seconds(timeout)
-        try:
-            return self._work.result(limit)
-        except concurrent.futures.TimeoutError:
-            if self._work.done():
-                raise
-            raise Timeout(
-                f"{self._name} waited {timeout} s for {count(max(self._waiting, 0), 'task')}",
-                "wait longer, or look at the tasks: ray list tasks",
-            ) from None
+        until = None if limit is None else time.monotonic() + limit
+        while not self._is_there(_LOOK_S if until is None else min(max(until - time.monotonic(), 0), _LOOK_S)):
+            if _hooks.session() != self._session:
+                raise DaemonUnavailable(
+                    f"{self._name} waited for {count(max(self._waiting, 0), 'task')}, and Ray has been shut down",
+                    "take the result before muster.ray.shutdown()",
+                )
+            if until is not None and time.monotonic() >= until:
+                raise Timeout(
+                    f"{self._name} waited {timeout} s for {count(max(self._waiting, 0), 'task')}",
+                    "wait longer, or look at the tasks: ray list tasks",
+                )
+        return self._work.result()
+
+    def _is_there(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        if not _is_done(self._work, min(seconds, _SOON_S)):
+            self._lend_cpu(max(until - time.monotonic(), 0))
+        return _is_done(self._work, max(until - time.monotonic(), 0))
+
+    def _lend_cpu(self, seconds: float) -> bool:
+        awaited = self._awaited
+        if not awaited or not _hooks.lends_its_cpu():
+            return False
+        _, rest = ray.wait(awaited, num_returns=len(awaited), timeout=seconds, fetch_local=False)
+        return bool(rest)
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the tasks and the op, ``timeout`` seconds for each, and returns the value.
@@ -227,6 +271,10 @@ class Later(Work):
             return f"<muster.Work: {self._name} of results of tasks, pending>"
         error = self.exception()
         return f"<muster.Work: {self._name} of results of tasks, {type(error).__name__ if error else 'done'}>"
+
+
+def _is_done(future: concurrent.futures.Future[Any], seconds: float) -> bool:
+    return bool(concurrent.futures.wait([future], seconds).done)
 
 
 def _fetched(task: ray.ObjectRef) -> tuple[Ref | None, BaseException | None]:
