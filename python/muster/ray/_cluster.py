@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from muster import _runtime
+from muster import _muster, _runtime
 from muster._checks import size
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
 from muster.ray import _hooks, _keepers, _needs, _owned, _refs, _timeline
@@ -58,8 +58,13 @@ def init(
         DaemonUnavailable: a node's daemon could not be started; the message says why.
     """
     _hooks.check()
-    size("memory", memory)
-    if idle_timeout is not None and not idle_timeout > 0:
+    if (address or os.environ.get("RAY_ADDRESS") or "").startswith("ray://"):
+        raise Invalid(
+            f"address={address or os.environ['RAY_ADDRESS']!r}: Muster does not work through Ray Client",
+            "run the script on a node of the cluster, with address='auto', or as a job: ray job submit",
+        )
+    _muster.parse_bytes(size("memory", memory) or "1")
+    if idle_timeout is not None and not (isinstance(idle_timeout, (int, float)) and idle_timeout > 0):
         raise Invalid(f"idle_timeout={idle_timeout!r} is not valid", "give seconds, more than 0")
     context, lanes = None, None
     if not ray.is_initialized():
@@ -69,11 +74,16 @@ def init(
         raise Invalid(
             "this process uses Ray already", "call muster.ray.init() instead of ray.init(), or without its arguments"
         )
-    _register_job()
-    _keepers.settle(idle_timeout=idle_timeout, lanes=lanes)
-    _keepers.start_on_all(memory)
-    _keepers.settle(memory=memory)
-    ready()
+    try:
+        _register_job()
+        _keepers.settle(idle_timeout=idle_timeout, lanes=lanes)
+        _keepers.start_on_all(memory)
+        _keepers.settle(memory=memory)
+        ready()
+    except Exception:
+        if context is not None:
+            shutdown()  # as if nobody had called this
+        raise
     return context
 
 
@@ -98,6 +108,8 @@ def hook(runtime_env: Any) -> Any:
     """
     _hooks.workers_know_transports(True)
     env = dict(runtime_env or {})
+    if "env_vars" in env:
+        env["env_vars"] = dict(env["env_vars"])  # Ray writes the hook into it, and the caller's is used again
     env[_HOOK] = _chained(env.get(_HOOK))
     return env
 
