@@ -64,6 +64,12 @@ def test_several_results():
     assert got[1] == "x"
 
 
+def test_results_that_are_too_few_are_told():
+    first, _ = full.options(num_returns=2).remote(1.0)
+    with pytest.raises(muster.Invalid, match=r"several results, and the function returned .*leave that out"):
+        muster.ray.get(first)
+
+
 def test_a_result_is_an_argument_of_other_tasks():
     assert ray.get(doubled.remote(full.remote(2.0))) == 4000
     ready, pending = ray.wait([full.remote(1.0)], timeout=30)

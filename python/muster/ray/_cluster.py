@@ -230,7 +230,17 @@ def _attach_when_needed() -> None:
         ready()
 
 
+def _start_again(socket: str) -> bool:
+    """Starts this node's daemon if that is the one that has ended. Returns False if it is not."""
+    if not ray.is_initialized() or socket != _attached_to:
+        return False
+    ready()
+    return True
+
+
 _runtime.look_up(_attach_when_needed)
+_runtime.start_again(_start_again)
+os.register_at_fork(after_in_child=lambda: _runtime.start_again(None))  # Ray does not work in a forked child
 
 
 def _chained(hook: Any) -> Callable[[], None]:
