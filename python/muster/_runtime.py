@@ -21,6 +21,7 @@ _socket = ""
 _settings: tuple[str, float | None] = ("", None)  # for a daemon that has to be started
 _may_start = True
 _look_up: Callable[[], None] | None = None
+_start_again: Callable[[str], bool] | None = None
 
 
 def init(
@@ -92,6 +93,12 @@ def look_up(function: Callable[[], None]) -> None:
     _look_up = function
 
 
+def start_again(function: Callable[[str], bool] | None) -> None:
+    """Lets a function start the daemon of a socket that has ended, as this process must not. It returns whether."""
+    global _start_again
+    _start_again = function
+
+
 def _find_socket() -> None:
     if _socket == "" and _connection is None and _look_up is not None:
         _look_up()
@@ -115,6 +122,21 @@ def is_attached() -> bool:
 
 def connection() -> _muster.Connection:
     """Returns the connection. Connects first if this process, for instance a forked child, has none yet."""
+    if _start_again is None:
+        return _connection_now()
+    current = _connection
+    if current is not None and _pid == os.getpid() and current.still_served():
+        return current
+    try:
+        return _connection_now()
+    except DaemonUnavailable:
+        if not _start_again(_socket):
+            raise
+    return _connection_now()
+
+
+def _connection_now() -> _muster.Connection:
+    """The same, and nobody is asked to start a daemon that has ended."""
     global _connection, _pid
     current = _connection
     if current is not None and _pid == os.getpid() and current.alive:
@@ -135,7 +157,7 @@ def has_daemon() -> bool:
     if current is not None and _pid == os.getpid() and current.still_served():
         return True
     try:
-        connection()
+        _connection_now()
     except DaemonUnavailable:
         return False
     return True

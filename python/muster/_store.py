@@ -175,7 +175,11 @@ def wait(
         if sum(ready) >= num_returns or left <= 0:
             break
         # Polls in slices: another thread that waits may have read the outcomes, so the descriptor may stay silent.
-        events.poll(math.ceil(min(_SLICE_S, left) * 1000))
+        pause = min(_SLICE_S, left)
+        if not any(
+            isinstance(item, Work) and not over and item._lend_cpu(pause) for item, over in zip(everything, ready)
+        ):
+            events.poll(math.ceil(pause * 1000))
         connection.poll()
     return (
         [item for item, over in zip(everything, ready) if over],

@@ -101,6 +101,13 @@ class Work(StandIn):
             return error
         return None
 
+    def _lend_cpu(self, seconds: float) -> bool:
+        """Waits that long for tasks of Ray, and lends them the CPU of this one: they may need it to run at all.
+
+        Returns False at once if there is nothing of that kind to wait for.
+        """
+        return False
+
     def cancelled(self) -> bool:
         """Returns False: an op can't be cancelled. For callers that expect a future, such as ``asyncio.wait``."""
         return False

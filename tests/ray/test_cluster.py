@@ -28,6 +28,43 @@ muster.ray.init()
 print(muster.status()["memory_bytes"] >> 20, muster.put(np.ones(2)).get().sum())
 muster.ray.shutdown()
 """
+AT_THE_END = """
+import muster, muster.ray
+import numpy as np
+import ray, threading
+
+
+@ray.remote
+@muster.collective_input
+def endless():
+    threading.Event().wait()
+
+
+try:
+    muster.ray.init(memory="1GiB")
+except muster.Invalid:
+    print(ray.is_initialized())
+muster.ray.init()
+work = muster.allreduce_refs([endless.remote()])
+muster.ray.shutdown()
+try:
+    work.result()
+except muster.Invalid as error:
+    print(error)
+"""
+ONE_CLUSTER_AFTER_THE_OTHER = """
+import muster, muster.ray
+import numpy as np
+import os
+import ray
+
+options = {"num_cpus": 1, "include_dashboard": False, "runtime_env": {"env_vars": {"A": "1"}}}
+for shutdown in (ray.shutdown, muster.ray.shutdown):
+    muster.ray.init(memory="32MiB", **options)
+    node = ray.get_runtime_context().get_node_id()[:16]
+    print(muster.put(np.ones(2)).get().sum(), node in os.environ["MUSTER_SOCKET"])
+    shutdown()
+"""
 HOOKED = """
 import muster
 import numpy as np
@@ -71,6 +108,10 @@ def test_workers_with_another_environment_use_the_node_s_daemon(objects, tmp_pat
 
 def test_under_the_hook_every_process_uses_the_cluster_s_daemon(tmp_path):
     assert output_of(HOOKED, tmp_path, RAY_RUNTIME_ENV_HOOK="muster.ray.hook") == "2.0 3.0 True True"
+
+
+def test_a_process_uses_one_cluster_after_the_other(tmp_path):
+    assert output_of(ONE_CLUSTER_AFTER_THE_OTHER, tmp_path) == "2.0 True\n2.0 True"
 
 
 def test_a_job_that_ends_leaves_the_others_their_daemons(objects, tmp_path):
@@ -132,7 +173,25 @@ for shutdown in muster.ray.shutdown, ray.shutdown:
 
 def test_who_waits_for_tasks_hears_of_the_end_of_ray(tmp_path):
     told = output_of(SHUT_DOWN, tmp_path)
-    assert told.splitlines() == ["Ray was shut down while allreduce_refs waited for 1 task"] * 3
+    assert told.splitlines() == ["Ray was shut down before allreduce_refs had begun"] * 3
+
+
+def test_a_job_that_fails_to_begin_and_one_that_does_not_wait(objects, tmp_path):
+    told = output_of(AT_THE_END, tmp_path, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
+    assert told == (
+        "False\nRay was shut down before allreduce_refs had begun (hint: take the result before muster.ray.shutdown())"
+    )
+
+
+def test_ray_client_is_told():
+    with pytest.raises(muster.Invalid, match=r"ray://10.0.0.1:10001.*Ray Client.*on a node of the cluster"):
+        muster.ray.init("ray://10.0.0.1:10001")
+
+
+def test_the_hook_leaves_the_environment_that_it_is_given():
+    given = {"env_vars": {"A": "1"}}
+    muster.ray.hook(given)["env_vars"]["B"] = "2"
+    assert given == {"env_vars": {"A": "1"}}
 
 
 def keeper():

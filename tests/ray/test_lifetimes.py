@@ -36,6 +36,18 @@ def test_results_that_nobody_fetches_go(objects):
     conftest.until_empty()
 
 
+def test_an_op_that_nobody_waits_for_keeps_nothing(objects):
+    before = muster.status()["ops_done"]
+    muster.allreduce_refs([full.remote(1.0), full.remote(2.0)])
+    conftest.until(lambda: muster.status()["ops_done"] > before)
+
+    def is_gone():
+        muster.put(np.ones(1))  # what is over is noticed by the next call
+        return not objects()
+
+    conftest.until(is_gone, objects)
+
+
 def test_it_stays_while_a_ref_of_muster_s_is_there(objects):
     stored = ray.get(full.remote(7.0))
     gc.collect()

@@ -7,6 +7,7 @@ import gc
 import os
 import select
 import signal
+import types
 from pathlib import Path
 
 import conftest
@@ -14,7 +15,8 @@ import muster
 import numpy as np
 import pytest
 import ray
-from muster.ray import _cluster, _keepers, collective
+from muster._decorator import LOST
+from muster.ray import _cluster, _keepers, _refs, _tasks, collective
 from ray._private import state
 from test_tasks import Worker, full
 
@@ -281,3 +283,56 @@ def test_a_group_of_actors_that_has_ended_with_its_daemon_is_told():
     assert ray.get([actor.total.remote() for actor in actors]) == [[2] * 2] * 2
     for actor in actors:
         ray.kill(actor)
+
+
+def test_a_method_that_began_after_the_daemon_s_end_has_a_lost_result():
+    gate, worker = Gate.remote(), Worker.remote()
+    ray.get(worker.pid.remote())
+    lost = worker.gradient.remote(gate.passed.remote())
+    again = worker.gradient.options(max_task_retries=1).remote(gate.passed.remote())
+    kill_daemon()
+    ray.get(gate.open.remote(), timeout=conftest.PATIENCE_S)
+    with pytest.raises(muster.ObjectLost, match=r"the daemon ended before the call was over.*max_task_retries"):
+        muster.ray.get(lost)
+    assert muster.ray.get(again).tolist() == [0, 2, 4, 6]
+    ray.kill(gate)
+    ray.kill(worker)
+
+
+def test_a_daemon_that_ends_while_a_result_is_passed_on_is_a_loss():
+    call = types.SimpleNamespace(token="ray 1", submitted_on=_refs.here(), marker=lambda: None)
+    kept = _tasks.Kept(muster.put(np.ones(3)), call)
+    kill_daemon()
+    make, arguments = kept.__reduce__()
+    with pytest.raises(muster.DaemonUnavailable) as told:
+        make(*arguments).get()
+    assert getattr(told.value, LOST)
+    assert muster.put(np.ones(1)).nbytes == 8  # the next daemon
+
+
+@ray.remote
+class Putter:
+    def put(self):
+        return muster.put(np.ones(3))
+
+
+def test_put_starts_the_daemon_again():
+    putter = Putter.remote()
+    assert ray.get(putter.put.remote()).get().tolist() == [1] * 3
+    kill_daemon()
+    assert ray.get(putter.put.remote()).get().tolist() == [1] * 3
+    kill_daemon()
+    assert muster.put(np.ones(2)).get().tolist() == [1] * 2
+    ray.kill(putter)
+
+
+@ray.remote(num_cpus=4)
+def loses_what_it_waits_for():
+    ref = full.remote(3.0, 3)
+    ray.wait([ref])
+    kill_daemon()
+    return muster.allreduce_refs([ref]).result(conftest.PATIENCE_S)[0]
+
+
+def test_what_a_task_waits_for_is_made_again_with_its_cpus():
+    assert ray.get(loses_what_it_waits_for.remote()) == 3

@@ -64,6 +64,12 @@ def test_several_results():
     assert got[1] == "x"
 
 
+def test_results_that_are_too_few_are_told():
+    first, _ = full.options(num_returns=2).remote(1.0)
+    with pytest.raises(muster.Invalid, match=r"several results, and the function returned .*leave that out"):
+        muster.ray.get(first)
+
+
 def test_a_result_is_an_argument_of_other_tasks():
     assert ray.get(doubled.remote(full.remote(2.0))) == 4000
     ready, pending = ray.wait([full.remote(1.0)], timeout=30)
@@ -103,6 +109,20 @@ def test_who_stops_waiting_does_not_cancel_the_op():
 
     assert asyncio.run(run()).tolist() == [2, 2, 2]
     ray.kill(gate)
+
+
+@ray.remote(num_cpus=4)
+def uses_all_cpus(wait):
+    """Waits for tasks that have no CPU to run on but this task's."""
+    work = muster.allreduce_refs([full.remote(1.0, 3), full.remote(2.0, 3)])
+    if wait:
+        assert muster.wait([work], timeout=conftest.PATIENCE_S) == ([work], [])
+    return work.result(conftest.PATIENCE_S)[0]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_task_that_waits_for_others_lends_them_its_cpus(wait):
+    assert ray.get(uses_all_cpus.remote(wait)) == 3
 
 
 def test_a_task_that_fails_fails_the_op_with_its_error():
@@ -255,11 +275,6 @@ def test_arguments_of_any_depth(made, monkeypatch):
     monkeypatch.setattr(_placing, "_has_many_nodes", lambda: True)
     assert muster.ray.near(made()) == "DEFAULT"
     assert muster.ray.get(first.remote(made())).tolist() == [4, 4]
-
-
-def test_several_results_of_a_function_that_returns_one():
-    with pytest.raises(muster.Invalid, match=r"num_returns of more than 1, and its function returned \*"):
-        muster.ray.get(full.options(num_returns=2).remote(1.0))
 
 
 def test_a_call_that_was_not_submitted_keeps_nothing(objects, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from muster import _runtime
+from muster import _muster, _runtime
 from muster._checks import size
 from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
 from muster.ray import _hooks, _keepers, _needs, _owned, _refs, _timeline
@@ -59,8 +59,13 @@ def init(
         DaemonUnavailable: a node's daemon could not be started; the message says why.
     """
     _hooks.check()
-    size("memory", memory)
-    if idle_timeout is not None and not idle_timeout > 0:
+    if (address or os.environ.get("RAY_ADDRESS") or "").startswith("ray://"):
+        raise Invalid(
+            f"address={address or os.environ['RAY_ADDRESS']!r}: Muster does not work through Ray Client",
+            "run the script on a node of the cluster, with address='auto', or as a job: ray job submit",
+        )
+    _muster.parse_bytes(size("memory", memory) or "1")
+    if idle_timeout is not None and not (isinstance(idle_timeout, (int, float)) and idle_timeout > 0):
         raise Invalid(f"idle_timeout={idle_timeout!r} is not valid", "give seconds, more than 0")
     context, lanes = None, None
     if not ray.is_initialized():
@@ -70,11 +75,16 @@ def init(
         raise Invalid(
             "this process uses Ray already", "call muster.ray.init() instead of ray.init(), or without its arguments"
         )
-    _register_job()
-    _keepers.settle(idle_timeout=idle_timeout, lanes=lanes)
-    _keepers.start_on_all(memory)
-    _keepers.settle(memory=memory)
-    ready()
+    try:
+        _register_job()
+        _keepers.settle(idle_timeout=idle_timeout, lanes=lanes)
+        _keepers.start_on_all(memory)
+        _keepers.settle(memory=memory)
+        ready()
+    except Exception:
+        if context is not None:
+            shutdown()  # as if nobody had called this
+        raise
     return context
 
 
@@ -99,6 +109,8 @@ def hook(runtime_env: Any) -> Any:
     """
     _hooks.workers_know_transports(True)
     env = dict(runtime_env or {})
+    if "env_vars" in env:
+        env["env_vars"] = dict(env["env_vars"])  # Ray writes the hook into it, and the caller's is used again
     env[_HOOK] = _chained(env.get(_HOOK))
     return env
 
@@ -227,7 +239,17 @@ def _attach_when_needed() -> None:
         ready()
 
 
+def _start_again(socket: str) -> bool:
+    """Starts this node's daemon if that is the one that has ended. Returns False if it is not."""
+    if not ray.is_initialized() or socket != _attached_to:
+        return False
+    ready()
+    return True
+
+
 _runtime.look_up(_attach_when_needed)
+_runtime.start_again(_start_again)
+os.register_at_fork(after_in_child=lambda: _runtime.start_again(None))  # Ray does not work in a forked child
 
 
 def _chained(hook: Any) -> Callable[[], None]:

@@ -13,6 +13,7 @@
 - ``CoreWorker.profile_event``: a span of time in ``ray timeline``.
 - The variables ``scheduling_strategy`` and ``label_selector`` of what submits a task: whether the user chose where it
   runs; Muster sets the first where he did not.
+- ``ray._private.worker.global_worker``: whether this process runs tasks, its id, and that of its cluster.
 - ``ray._private.worker._global_node``: whether this process started the cluster.
 - ``ray._private.state``: the jobs and actors of a cluster, and what is left of each node's resources.
 - ``ray.experimental.rdt``: the function that makes Ray's own transports known before any is looked up; the manager's
@@ -24,6 +25,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
@@ -329,9 +331,22 @@ def end_event(event: Any) -> None:
     event.__exit__(None, None, None)
 
 
+def lends_its_cpu() -> bool:
+    """Whether Ray lets others have this thread's CPU while it waits in ``ray.wait``: in a task or a method, not in a
+    loop of asyncio.
+    """
+    return global_worker.mode == ray.WORKER_MODE and asyncio._get_running_loop() is None
+
+
 def session() -> bytes | None:
-    """The id of this process in its cluster; None without one. Another one after another ``ray.init()``."""
-    return bytes(global_worker.worker_id) if global_worker.connected else None
+    """The ids of the cluster and of this process in it; None without one. Another one after another ``ray.init()``.
+
+    A driver's own id is that of its job: the first driver of each cluster has the same.
+    """
+    node = global_worker.node
+    if not global_worker.connected or node is None:
+        return None
+    return bytes(node.cluster_id.binary() + global_worker.worker_id)
 
 
 class _Transports:

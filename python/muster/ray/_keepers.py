@@ -222,6 +222,7 @@ class _Keeper:
         self._looks = 0
         make_folder(pathlib.Path(self._path).parent)
         _runtime.use(self._path)
+        _runtime.start_again(None)  # that is what others ask this process for
         if self._find_reservation():
             self.start(None)
 

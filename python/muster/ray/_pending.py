@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import math
 import threading
@@ -29,6 +30,7 @@ _recoverers = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-again")
 _LOOK_S = 1.0
 #: Those that wait for tasks.
 _waiting: weakref.WeakSet[Later] = weakref.WeakSet()
+_SOON_S = 0.005
 
 
 def is_pending(value: Any) -> bool:
@@ -43,7 +45,7 @@ def _is_lost(value: Any) -> bool:
 class Later(Work):
     """An op over results of tasks. What fails it: a task that failed, or the op itself."""
 
-    __slots__ = ("_lock", "_name", "_session", "_tasks", "_values", "_waiting", "_work")
+    __slots__ = ("_awaited", "_lock", "_name", "_session", "_tasks", "_values", "_waiting", "_work")
 
     def __init__(self, name: str, refs: Sequence[Any], start: Callable[[list[Ref]], Work]) -> None:
         self._name = name
@@ -53,15 +55,27 @@ class Later(Work):
         self._session = _hooks.session()
         self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
         self._waiting = len(self._tasks)
+        self._awaited = list(dict.fromkeys(self._tasks.values()))
         _waiting.add(self)
         # On this thread, which Ray knows. The op is called on another one.
-        _timeline.began(f"{name} of results of tasks", lambda over: self.add_done_callback(lambda _: over()))
+        _timeline.began(f"{name} of results of tasks", self._when_over)
         carried = {place: task for place, task in self._tasks.items() if _transport.carries(task)}
         for place, task in self._tasks.items():
             if place not in carried:
                 task.future().add_done_callback(functools.partial(self._has_come, place, start))
         if carried:
             threading.Thread(target=self._fetch, args=(carried, start), name="muster-ray-fetch", daemon=True).start()
+
+    def _when_over(self, call: Callable[[], Any]) -> None:
+        """Calls without this work as an argument: what a work keeps until somebody waits must not keep the work."""
+
+        def started(future: concurrent.futures.Future[Work]) -> None:
+            if future.exception() is not None:
+                call()
+            else:
+                future.result()._native.add_done_callback(call)
+
+        self._work.add_done_callback(started)
 
     def _has_come(self, place: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
         """Called on a thread of Ray's that must not wait."""
@@ -105,24 +119,31 @@ class Later(Work):
             _starters.submit(self._begin, start)
 
     def _fail(self, error: BaseException) -> None:
-        self._values, self._tasks = [], {}
-        self._work.set_exception(error)
+        self._values, self._tasks, self._awaited = [], {}, []
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it was abandoned
+            self._work.set_exception(error)
 
     def abandon(self) -> None:
         """Ray has been shut down: nothing that the op waits for will come."""
         with self._lock:
-            if self._waiting < 0:
-                return
-            waited_for, self._waiting = self._waiting, -1
+            self._waiting = -1
         self._fail(
-            Invalid(
-                f"Ray was shut down while {self._name} waited for {count(waited_for, 'task')}",
-                "wait for the result before ray.shutdown()",
-            )
+            Invalid(f"Ray was shut down before {self._name} had begun", "take the result before muster.ray.shutdown()")
         )
 
     def _begin(self, start: Callable[[list[Ref]], Work]) -> None:
-        _steps.run_on(_recoverers, self._starting(start), self._has_started, self._fail)
+        _steps.run_on(_recoverers, self._telling(self._starting(start)), self._has_started, self._fail)
+
+    def _telling(self, steps: _steps.Steps[Work]) -> _steps.Steps[Work]:
+        """Goes through steps, and says which result they wait for."""
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    wait = next(steps)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                self._awaited = [wait.ref] if isinstance(wait, _steps.Result) else []
+                yield wait
 
     def _starting(self, start: Callable[[list[Ref]], Work]) -> _steps.Steps[Work]:
         """Calls the op. Results that are lost are made again first."""
@@ -158,27 +179,36 @@ class Later(Work):
         return start(self._values)
 
     def _has_started(self, work: Work) -> None:
-        self._values, self._tasks = [], {}
-        self._work.set_result(work)
+        self._values, self._tasks, self._awaited = [], {}, []
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._work.set_result(work)
 
     def _started(self, timeout: float | None) -> Work:
         """Waits for the tasks."""
         limit = _muster.seconds(timeout)
         until = math.inf if limit is None else time.monotonic() + limit
-        while True:
-            left = until - time.monotonic()
-            try:
-                return self._work.result(max(min(left, _LOOK_S), 0))
-            except concurrent.futures.TimeoutError:
-                if self._work.done():
-                    raise
+        while not self._is_there(max(min(until - time.monotonic(), _LOOK_S), 0)):
             if _hooks.session() != self._session:
                 self.abandon()
-            elif left <= _LOOK_S:
+            elif time.monotonic() >= until:
                 raise Timeout(
                     f"{self._name} waited {timeout} s for {count(max(self._waiting, 0), 'task')}",
                     "wait longer, or look at the tasks: ray list tasks",
                 )
+        return self._work.result()
+
+    def _is_there(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        if not _is_done(self._work, min(seconds, _SOON_S)):
+            self._lend_cpu(max(until - time.monotonic(), 0))
+        return _is_done(self._work, max(until - time.monotonic(), 0))
+
+    def _lend_cpu(self, seconds: float) -> bool:
+        awaited = self._awaited
+        if not awaited or not _hooks.lends_its_cpu():
+            return False
+        _, rest = ray.wait(awaited, num_returns=len(awaited), timeout=seconds, fetch_local=False)
+        return bool(rest)
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the tasks and the op, ``timeout`` seconds for each, and returns the value.
@@ -259,6 +289,10 @@ class Later(Work):
 def _abandon_all() -> None:
     for later in list(_waiting):
         later.abandon()
+
+
+def _is_done(future: concurrent.futures.Future[Any], seconds: float) -> bool:
+    return bool(concurrent.futures.wait([future], seconds).done)
 
 
 def _fetched(task: ray.ObjectRef) -> tuple[Ref | None, BaseException | None]:

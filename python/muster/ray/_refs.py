@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import ray
@@ -110,10 +111,18 @@ class LostRef(Ref):
         return "<muster.Ref, lost>"
 
 
+def _deserialized(serialized: bytes) -> _muster.Ref:
+    socket = _runtime.socket_path()
+    with contextlib.suppress(DaemonUnavailable):
+        return _muster.deserialize(socket, serialized)
+    # This process may not have known that its daemon has ended, and the object be in the next one.
+    return _muster.deserialize(socket, serialized)
+
+
 def load(serialized: bytes, copies: int, place: Place) -> Ref:
     """Returns the ref that such bytes name. If its object is gone, that is told when it is used."""
     try:
-        stored = _muster.deserialize(_runtime.socket_path(), serialized)
+        stored = _deserialized(serialized)
     except (ObjectLost, DaemonUnavailable, DaemonRestarted) as error:
         return LostRef(error.with_traceback(None), place)
     stored.copies = copies

@@ -36,11 +36,11 @@ class Result:
     """A task's result is there, or its error."""
 
     def __init__(self, ref: ray.ObjectRef) -> None:
-        self._ref = ref
+        self.ref = ref
 
     def wait(self, seconds: float | None) -> bool:
         try:
-            ray.get(self._ref, timeout=seconds)
+            ray.get(self.ref, timeout=seconds)
         except ray.exceptions.GetTimeoutError:
             return False
         except ray.exceptions.RayError:
@@ -52,7 +52,7 @@ class Result:
             future.object_ref = None  # Ray may keep the future for a while, and with it the result
             call()
 
-        self._ref.future().add_done_callback(over)
+        self.ref.future().add_done_callback(over)
 
 
 class Over:

@@ -12,7 +12,7 @@ import ray
 from muster import _muster
 from muster._decorator import CALL, LOST, collective_input
 from muster._ref import Ref
-from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
+from muster.errors import DaemonRestarted, DaemonUnavailable, Error, Invalid, ObjectLost
 from muster.ray import _cluster, _hooks, _keepers, _needs, _owned, _placing, _recovery, _refs
 
 
@@ -150,9 +150,17 @@ class Kept:
         call = self._call
         if call.submitted_on != _refs.here():
             _keepers.keep_here(call.token, call.submitted_on)
-        with contextlib.suppress(Invalid):  # the token has ended: nobody needs the result
+        try:
             self._ref.keep_for(call.token)
-        return (_refs.load, _refs.carried(self._ref, call.marker()))
+            return (_refs.load, _refs.carried(self._ref, call.marker()))
+        except Invalid:  # the token has ended: with the daemon, or as nobody needs the result any more
+            lost: Error = ObjectLost(
+                "the daemon ended before the call was over, and with it what was to keep the result",
+                "call it again, or let that be done: max_retries=, for methods max_task_retries=",
+            )
+        except (DaemonRestarted, DaemonUnavailable) as error:
+            lost = error.with_traceback(None)
+        return _refs.LostRef(lost, _refs.place_of(self._ref)).__reduce__()
 
     def __len__(self) -> int:
         return len(self._parts())
@@ -162,9 +170,10 @@ class Kept:
 
     def _parts(self) -> list[_muster.Ref]:
         stored = self._ref._alive()
-        if stored.plain:
+        try:
+            return stored.parts()
+        except Invalid:
             raise Invalid(
-                f"the task was called with num_returns of more than 1, and its function returned {stored.structure}",
-                "return a list or tuple with an item for each result",
-            )
-        return stored.parts()
+                f"the call is to have several results, and the function returned {stored.structure}",
+                "return a tuple with a value for each of num_returns=, or leave that out",
+            ) from None
