@@ -71,7 +71,8 @@ def environment() -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="muster-")  # short: a socket's path has 107 bytes at most
     launcher = ("MUSTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMPI_", "SLURM_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
-    variables = {**kept, "MUSTER_SOCKET": f"{folder}/s", "HOME": folder}
+    # Whatever clusters of Ray run on this machine, examples begin one of their own.
+    variables = {**kept, "MUSTER_SOCKET": f"{folder}/s", "HOME": folder, "RAY_ADDRESS": "local"}
     yield variables
     subprocess.run(["muster", "stop"], env=variables, check=False, capture_output=True, timeout=PATIENCE_S)
     shutil.rmtree(folder)
