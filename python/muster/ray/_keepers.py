@@ -235,7 +235,11 @@ class _Keeper:
             runs = _runtime.has_daemon()
             if not runs:
                 self._forget_counts()
-            muster.init(given if runs else given or self._default(), socket=self._path)
+            try:
+                muster.init(given if runs else given or self._default(), socket=self._path)
+            except Invalid as error:
+                hint = "leave memory= out, or end the daemons first: muster.ray.shutdown() in each job that uses them"
+                raise Invalid(error.message, hint if runs else error.hint) from None
             _runtime.use(self._path)  # only this method starts a daemon
             try:
                 self._reserve(muster.status()["memory_bytes"])
