@@ -21,6 +21,7 @@ def keeper(objects, tmp_path, monkeypatch):
     """A keeper in this process, as of a node that may be taken away, whose daemon has nothing in it."""
     told = dict.fromkeys(("objects", "groups", "ops_in_flight"), 0)
     monkeypatch.setattr(_keepers.muster, "status", lambda: told)
+    monkeypatch.setattr(_keepers._runtime, "start_again", lambda function: None)  # this process is no keeper
     made = _keepers._Keeper.__ray_metadata__.modified_class()
     made._path = str(tmp_path / "socket")
     made._is_head = False
