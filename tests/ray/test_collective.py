@@ -155,7 +155,7 @@ def test_works_and_timeouts():
     on_all(ranks, disagree, "works")
 
     def wait(col, name):
-        with pytest.raises(muster.PeerLost) as raised:
+        with pytest.raises(muster.PeerLost, match=r"destroy_collective_group\(\)") as raised:
             col.barrier(name)
         return raised.value.ranks
 

@@ -204,6 +204,12 @@ def test_misuse(trainers):
         muster.ray.create_group(trainers, "misuse", on_loss="never")
     with pytest.raises(muster.Invalid, match="4 actors, 3 of them different"):
         muster.ray.create_group([*trainers[:3], trainers[0]], "misuse")
+    for actors in (None, trainers[0]):
+        with pytest.raises(muster.Invalid, match=r"actors=.* is no list"):
+            muster.ray.create_group(actors, "misuse")
+    for name in ("", 5, None):
+        with pytest.raises(muster.Invalid, match="is no name of a group"):
+            muster.ray.create_group(trainers, name)
     with pytest.raises(muster.Invalid, match="is no handle of an actor"):
         muster.ray.create_group([1, 2], "misuse")
     with pytest.raises(muster.Invalid, match="there is no group 'another' of actors"):

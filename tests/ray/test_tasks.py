@@ -286,6 +286,11 @@ def test_a_call_that_was_not_submitted_keeps_nothing(objects, monkeypatch):
     assert len(ended) == 1
 
 
+def test_get_refuses_what_holds_itself():
+    with pytest.raises(muster.Invalid, match="nests too deeply, or holds itself: a list"):
+        muster.ray.get(in_itself())
+
+
 def test_get_takes_any_nesting():
     value = {"a": [full.remote(1.0, 2), 5], "b": (muster.put(np.zeros(1)), ray.put("text"))}
     got = muster.ray.get(value)

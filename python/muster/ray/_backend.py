@@ -12,7 +12,7 @@ import ray
 import muster
 from muster import Work
 from muster._group import Group
-from muster.errors import DaemonRestarted, DaemonUnavailable, GroupClosed, Invalid
+from muster.errors import DaemonRestarted, DaemonUnavailable, GroupClosed, Invalid, PeerLost
 from muster.ray import _cluster, _hooks
 from muster.ray._hooks import BaseGroup, is_backend_available, register_collective_backend
 
@@ -51,6 +51,9 @@ class MusterGroup(BaseGroup):  # type: ignore[misc]
             return call(*args, **named)
         except (DaemonRestarted, DaemonUnavailable):
             raise self._lost() from None
+        except PeerLost as error:
+            hint = "in each live rank, call destroy_collective_group() and make the group anew"
+            raise PeerLost(error.message, hint, error.ranks) from None
 
     def _lost(self) -> DaemonRestarted:
         return DaemonRestarted(

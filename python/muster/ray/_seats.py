@@ -6,7 +6,7 @@ import json
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -81,6 +81,9 @@ def create_group(
     Raises:
         Invalid: there is a group of that name, an actor is there twice, or a setting is not valid.
     """
+    _check_name(name)
+    if isinstance(actors, ray.actor.ActorHandle) or not isinstance(actors, Iterable):
+        raise Invalid(f"actors={actors!r} is no list", "give a list of what Actor.remote() returned")
     if on_loss not in _ON_LOSS:
         raise Invalid(f"on_loss={on_loss!r} is not valid", f"use one of: {', '.join(_ON_LOSS)}")
     ids = [_id_of(actor) for actor in actors]
@@ -105,6 +108,7 @@ def group(name: str = "default") -> Seat:
         Invalid: there is no such group, or this actor is not in it.
         DaemonRestarted: the daemon that it was in has ended.
     """
+    _check_name(name)
     found = _hooks.kv_get(_key(name))
     if found is None:
         raise Invalid(f"there is no group {name!r} of actors", "make it first: muster.ray.create_group(actors, name)")
@@ -333,6 +337,11 @@ class _AskedAgain(Work):
         if isinstance(error, Timeout):
             return self._seat._forgotten(self._number, error.message)
         return error
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise Invalid(f"name={name!r} is no name of a group", "give a text of at least one letter")
 
 
 def _check_key(key: Any) -> None:

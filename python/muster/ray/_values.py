@@ -10,6 +10,8 @@ from typing import Any
 import ray
 
 from muster._ref import Ref
+from muster._words import a_type_of
+from muster.errors import Invalid
 from muster.ray import _recovery
 
 
@@ -25,7 +27,17 @@ def get(x: Any, timeout: float | None = None) -> Any:
         ray.exceptions.GetTimeoutError: they were not there in time.
         ray.exceptions.RayTaskError: a task failed.
         ObjectLost: an object is gone.
+        Invalid: the nesting has too many levels for this interpreter, or holds itself.
     """
+    try:
+        return _got(x, timeout)
+    except RecursionError:
+        raise Invalid(
+            f"the value nests too deeply, or holds itself: {a_type_of(x)}", "give a flat list of refs, or one ref"
+        ) from None
+
+
+def _got(x: Any, timeout: float | None) -> Any:
     found: list[ray.ObjectRef] = []
     _map(x, lambda ref: found.append(ref) if isinstance(ref, ray.ObjectRef) else None)
     until = None if timeout is None else time.monotonic() + timeout
