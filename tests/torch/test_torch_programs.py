@@ -25,12 +25,22 @@ def run(daemon, *command, environment=None):
     return done.returncode, done.stdout, done.stderr
 
 
+def run_over_gloo(daemon, *command):
+    """Returns what it tells. With torch 2.14.1, a process aborts at its end now and then when it has used Gloo."""
+    for _ in range(5):
+        status, told, errors = run(daemon, *command, "--backend", "gloo")
+        if status == 0 or "terminate called without an active exception" not in errors:
+            break
+    assert status == 0, errors
+    return told
+
+
 def test_only_the_name_of_the_backend_differs(shared_daemon):
-    told = {}
-    for backend in ("gloo", "muster"):
-        status, told[backend], errors = run(shared_daemon, *TORCHRUN, DIGITS, "--steps", "20", "--backend", backend)
-        assert status == 0, errors
-    assert told["muster"] == told["gloo"].replace("gloo", "muster")
+    command = [*TORCHRUN, DIGITS, "--steps", "20"]
+    wanted = run_over_gloo(shared_daemon, *command).replace("gloo", "muster")
+    status, told, errors = run(shared_daemon, *command)
+    assert status == 0, errors
+    assert told == wanted
 
 
 def test_muster_run_starts_it(shared_daemon, unused_port):
@@ -58,9 +68,7 @@ def losses(told):
 
 def test_a_transformer_has_the_losses_of_gloo_with_ddp_and_fsdp2(shared_daemon, unused_port):
     steps = ["--steps", "6", "--save-every", "2"]
-    status, told, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps, "--backend", "gloo")
-    assert status == 0, errors
-    wanted = pytest.approx(losses(told), abs=2e-4)
+    wanted = pytest.approx(losses(run_over_gloo(shared_daemon, *TORCHRUN, LETTERS, *steps)), abs=2e-4)
     status, told, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps)
     assert status == 0, errors
     assert losses(told) == wanted
