@@ -175,7 +175,7 @@ def test_nothing_stays_written_down_of_a_seat(trainers):
 
 def test_two_tasks_that_take_turns_are_refused_and_few_tasks_are_known(monkeypatch):
     monkeypatch.setattr(_seats, "_TASKS_KNOWN", 3)
-    seat = _seats.Seat(muster.group("turns", rank=0, world_size=1, history="1KiB"), "turns", "1KiB")
+    seat = _seats.Seat(muster.group("turns", rank=0, world_size=1, history="1KiB"), "turns", "1KiB", "turns")
     for task in range(10):
         monkeypatch.setattr(_seats, "_task", lambda task=task: f"task {task}")
         seat.barrier().result()
@@ -184,6 +184,48 @@ def test_two_tasks_that_take_turns_are_refused_and_few_tasks_are_known(monkeypat
     with pytest.raises(muster.Invalid, match="two tasks of this actor call ops of one group at the same time"):
         seat.barrier()
     seat.leave()
+
+
+def test_a_task_whose_beginning_could_not_be_written_down_has_not_begun(monkeypatch):
+    seat = _seats.Seat(muster.group("begins", rank=0, world_size=1, history="1KiB"), "begins", "1KiB", "begins")
+    monkeypatch.setattr(_seats, "_task", lambda: "task")
+    put, written = _seats._hooks.kv_put, []
+
+    def put_later(key, value):
+        written.append(value)
+        if len(written) == 1:
+            raise RuntimeError("the head is busy")
+        put(key, value)
+
+    monkeypatch.setattr(_seats._hooks, "kv_put", put_later)
+    with pytest.raises(RuntimeError, match="busy"):
+        seat.barrier()
+    seat.barrier().result()
+    assert written == [b'["task", 0]'] * 2
+    seat.leave()
+
+
+@ray.remote
+class Member:
+    def has_left(self, name):
+        """Looks for a group that was destroyed. Returns how many groups the daemon has then."""
+        with pytest.raises(muster.Invalid, match="there is no group"):
+            muster.ray.group(name)
+        return muster.status()["groups"]
+
+    def take(self, name):
+        muster.ray.group(name)
+        return muster.status()["groups"]
+
+
+def test_an_actor_leaves_a_destroyed_group_when_it_asks_for_that_name():
+    before = muster.status()["groups"]
+    actors = [Member.remote()]
+    group = muster.ray.create_group(actors, "for a while")
+    assert ray.get(actors[0].take.remote("for a while")) == before + 1
+    group.destroy()
+    assert ray.get(actors[0].has_left.remote("for a while")) == before
+    ray.kill(actors[0])
 
 
 def test_without_restarts_a_loss_is_told(tmp_path):

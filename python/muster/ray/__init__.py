@@ -18,7 +18,7 @@ Call ``muster.ray.init()`` instead of ``ray.init()``. Then functions and methods
 An object is freed when Ray's last reference to its task's result is gone.
 """
 
-from muster.ray import _backend, _transport
+from muster.ray import _backend, _hooks, _transport
 from muster.ray._cluster import hook, init, shutdown
 from muster.ray._graphs import Communicator
 from muster.ray._placing import near
@@ -40,5 +40,6 @@ __all__ = [
     "shutdown",
 ]
 
+_hooks.check()
 _backend.register()
 _transport.register()

@@ -33,10 +33,17 @@ class MusterGroup(BaseGroup):  # type: ignore[misc]
 
     def __init__(self, world_size: int, rank: int, group_name: str) -> None:
         super().__init__(world_size, rank, group_name)
-        _cluster.ready()
-        self.timeout = _hooks.timeout_of_declared(group_name) or TIMEOUT_S
+        declared = _hooks.timeout_of_declared(group_name)
+        self.timeout = declared or TIMEOUT_S
         name = f"ray {ray.get_runtime_context().get_job_id()} {group_name}"
-        self.group: Group = muster.group(name, rank=rank, world_size=world_size)
+        try:
+            _cluster.ready()
+            self.group: Group = muster.group(name, rank=rank, world_size=world_size)
+        except Invalid as error:
+            if declared is None:
+                raise
+            # Of a group that the driver has declared, Ray takes a ValueError for a group that nobody has.
+            raise RuntimeError(str(error)) from error
 
     def result_of(self, work: Work) -> Any:
         """Waits for an op of this group.

@@ -54,11 +54,10 @@ def init(
         What ``ray.init`` returns; None if Ray runs in this process already.
 
     Raises:
-        Invalid: Muster does not know this version of Ray, or a daemon with another budget runs on a node.
+        Invalid: a daemon with another budget runs on a node.
         OutOfMemory: Ray has not so much memory left on a node.
         DaemonUnavailable: a node's daemon could not be started; the message says why.
     """
-    _hooks.check()
     if (address or os.environ.get("RAY_ADDRESS") or "").startswith("ray://"):
         raise Invalid(
             f"address={address or os.environ['RAY_ADDRESS']!r}: Muster does not work through Ray Client",
@@ -89,7 +88,8 @@ def init(
 
 
 def _init_ray(address: str | None, options: dict[str, Any]) -> Any:
-    given = options.pop("runtime_env", None)
+    # Ray takes the one of a job_config only if it is given no other.
+    given = options.pop("runtime_env", None) or getattr(options.get("job_config"), "runtime_env", None)
     try:
         return ray.init(address, runtime_env=hook(given), **options)
     except RuntimeError as error:
@@ -151,7 +151,12 @@ def _register_job(seconds: float = _NEED_S) -> None:
     """The daemons stay while a job that is written down lives. Waits for jobs that are just ending them."""
     _hooks.kv_put(JOBS + _job().encode(), b"")
     until = time.monotonic() + seconds
-    while keep_of(ENDING, _hooks.live_jobs) and time.monotonic() < until:
+    while ending := keep_of(ENDING, _hooks.live_jobs):
+        if time.monotonic() >= until:
+            raise DaemonUnavailable(
+                f"the daemons are being ended by the job {', '.join(sorted(ending))}, and not within {seconds:.3g} s",
+                "call again; if that does not help, look at: ray list jobs",
+            )
         time.sleep(_LOOK_AGAIN_S)
 
 

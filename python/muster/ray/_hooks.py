@@ -41,6 +41,7 @@ from muster.errors import Invalid
 VERSIONS = "2.58 to 2.60"
 _HINT = f"install a Ray that Muster knows, {VERSIONS}: pip install 'ray>=2.58'; or a newer Muster"
 _KV = b"muster"
+_DECLARED_S = 30
 
 try:
     from ray._common import signature
@@ -159,7 +160,7 @@ def timeout_of_declared(group_name: str) -> float | None:
         declared = ray.get_actor(f"info_{group_name}")
     except ValueError:
         return None
-    *_, milliseconds = ray.get(declared.get_info.remote())
+    *_, milliseconds = ray.get(declared.get_info.remote(), timeout=_DECLARED_S)  # under a lock of Ray's
     return float(milliseconds) / 1000
 
 

@@ -132,18 +132,23 @@ def keep_here(token: str, submitted_on: str) -> None:
     """Lets a token of a process on another node keep objects on this one: the keeper opens it here, too."""
     node = ray.get_runtime_context().get_node_id()
     late: list[BaseException] = []
+    refused: list[BaseException] = []
 
     def ask() -> None:
         try:
             ray.get(_keeper_on(node).keep.remote(token, submitted_on), timeout=_START_S)
         except ray.exceptions.GetTimeoutError as error:
             late.append(error)
+        except ray.exceptions.RayTaskError as error:
+            refused.append(error.cause if isinstance(error.cause, Error) else error)
         except ray.exceptions.RayError:
             pass  # the daemon ends with its keeper: the result is lost
 
     asking = threading.Thread(target=ask)  # in an async actor, this thread must not wait for Ray
     asking.start()
     asking.join()
+    if refused:
+        raise refused[0]
     if late:
         raise Timeout(f"the keeper of node {node[:16]} did not answer within {_START_S:g} s", "is the node overloaded?")
 

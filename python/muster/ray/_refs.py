@@ -18,6 +18,8 @@ Place = tuple[str, int]
 #: What Ray carries of a ref.
 Carried = tuple[bytes, int, Place]
 _here = ""
+#: What happens to objects. Other errors tell of something else than a loss.
+_LOSSES = (ObjectLost, DaemonUnavailable, DaemonRestarted)
 
 
 def register(node: str) -> None:
@@ -97,7 +99,8 @@ class LostRef(Ref):
                 "let a task read it there: options(scheduling_strategy=muster.ray.near(ref))",
             )
         error = type(self.error)(self.error.message, self.error.hint, self.error.ranks)
-        setattr(error, LOST, True)
+        if isinstance(error, _LOSSES):
+            setattr(error, LOST, True)
         return error
 
     @property
@@ -123,7 +126,7 @@ def load(serialized: bytes, copies: int, place: Place) -> Ref:
     """Returns the ref that such bytes name. If its object is gone, that is told when it is used."""
     try:
         stored = _deserialized(serialized)
-    except (ObjectLost, DaemonUnavailable, DaemonRestarted) as error:
+    except Error as error:  # Ray can't tell its user what is raised here
         return LostRef(error.with_traceback(None), place)
     stored.copies = copies
     ref = Ref(stored)

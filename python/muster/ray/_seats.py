@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import uuid
@@ -43,7 +44,10 @@ class ActorGroup:
         self.actors = list(actors)
 
     def destroy(self) -> None:
-        """Lets the name be used again, for another group. Actors that have their seats keep them until they leave."""
+        """Lets the name be used again, for another group.
+
+        An actor that has its seat keeps it until it leaves, or asks for a group of this name again.
+        """
         found = _hooks.kv_get(_key(self.name))
         if found is not None:
             _hooks.kv_delete(_key(self.name))
@@ -110,6 +114,7 @@ def group(name: str = "default") -> Seat:
     """
     _check_name(name)
     found = _hooks.kv_get(_key(name))
+    _leave_destroyed(name, None if found is None else json.loads(found)["id"])
     if found is None:
         raise Invalid(f"there is no group {name!r} of actors", "make it first: muster.ray.create_group(actors, name)")
     record = json.loads(found)
@@ -123,6 +128,15 @@ def group(name: str = "default") -> Seat:
             "make the group anew: group.destroy(), then muster.ray.create_group()",
         )
     return seat
+
+
+def _leave_destroyed(name: str, id: str | None) -> None:
+    """Gives up seats in groups that had this name before. ``id``: of the group that has it now."""
+    with _lock:
+        left = [seat for seat in _seats.values() if seat._group == name and seat._id != id]
+    for seat in left:
+        with contextlib.suppress(Error):  # its daemon has ended
+            seat.leave()
 
 
 def _take(name: str, record: dict[str, Any]) -> Seat:
@@ -139,7 +153,7 @@ def _take(name: str, record: dict[str, Any]) -> Seat:
         on_loss=record["on_loss"],
         history=record["history"] or None,
     )
-    return Seat(taken, record["id"], record["history"])
+    return Seat(taken, record["id"], record["history"], name)
 
 
 class Seat(Group):
@@ -149,10 +163,11 @@ class Seat(Group):
     stood when the task began is written down with Ray before its first op, and the count itself on this node.
     """
 
-    def __init__(self, taken: Group, id: str, history: str) -> None:
+    def __init__(self, taken: Group, id: str, history: str, name: str) -> None:
         super().__init__(taken._native)
         self._connection = _runtime.connection()
         self._id = id
+        self._group = name
         self._history = history
         self._task = ""
         self._tasks_before: deque[str] = deque(maxlen=_TASKS_KNOWN)
@@ -227,11 +242,12 @@ class Seat(Group):
                 " is not run again: which op of the group is its next one is not known",
                 "make the group anew: group.destroy(), then muster.ray.create_group()",
             )
+        # First of all: a task whose beginning is not written down has not begun.
+        _hooks.kv_put(self._place(), json.dumps([task, self._next]).encode())
         self._interrupted = None
         if self._task:
             self._tasks_before.append(self._task)
         self._task = task
-        _hooks.kv_put(self._place(), json.dumps([task, self._next]).encode())
 
     def _place(self) -> bytes:
         return _seats_of(self._id) + str(self.rank).encode()
