@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import muster
@@ -299,6 +300,44 @@ def test_a_daemon_that_dies():
     daemon = Daemon("--memory", "256MiB")
     try:
         assert worlds.run(daemon, outlive_the_daemon, 2, daemon.pid) == ["DaemonUnavailable"] * 2
+    finally:
+        daemon.kill()
+
+
+def reach_the_next_daemon():
+    deadline = time.monotonic() + worlds.PATIENCE_S
+    while True:
+        try:
+            return muster.put(1.0)
+        except muster.DaemonUnavailable:  # this process may not know yet that the first has ended
+            assert time.monotonic() < deadline
+
+
+def outlive_the_daemon_until_the_next(rank, count, store):
+    worlds.join(rank, count, store)
+    for command in ("stop", "start"):
+        subprocess.run([os.environ["MUSTER_CLI"], command], check=True, capture_output=True, timeout=worlds.PATIENCE_S)
+    code, _, _ = caught(lambda: [dist.barrier() for _ in range(2)])  # the first may only hear of the end
+    reach_the_next_daemon()
+    dist.destroy_process_group()
+    worlds.join(rank, count, f"{store} of the next")
+    dist.barrier()
+    dist.destroy_process_group()
+    subprocess.run([os.environ["MUSTER_CLI"], "stop"], check=True, capture_output=True, timeout=worlds.PATIENCE_S)
+    return code
+
+
+def test_a_group_ends_and_is_made_anew_when_another_daemon_runs(tmp_path):
+    import muster.torch  # noqa: F401 (ranks are forked from a process that knows the backend)
+
+    daemon = Daemon("--memory", "256MiB")
+    try:
+        with ranks(
+            daemon, outlive_the_daemon_until_the_next, 1, 1, f"file://{tmp_path}/store", context=worlds.FORKSERVER
+        ) as (_, results):
+            _, is_good, code = results.get(timeout=worlds.PATIENCE_S)
+            assert is_good, code
+            assert code in ("DaemonUnavailable", "DaemonRestarted")
     finally:
         daemon.kill()
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from muster._forfeit import forfeit
 from muster._group import Group
-from muster.errors import DaemonUnavailable, Error, GroupClosed, Invalid, Timeout
+from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed, Invalid, Timeout
 from muster.torch import _meeting, _sparse, _tensors
 from muster.torch._errors import of_torch, of_torch_in_words
 from muster.torch._inbox import Inbox
@@ -53,7 +53,7 @@ class Calls:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
         try:
             self.muster_group.leave()
-        except (GroupClosed, DaemonUnavailable):
+        except (GroupClosed, DaemonRestarted, DaemonUnavailable):
             pass  # after abort(), for instance, or the seat has ended with the daemon
         except Error as error:
             raise of_torch(error) from None
