@@ -159,13 +159,13 @@ long_ray_tests=(test_cluster.py test_graphs.py test_nodes.py test_train.py test_
 ray_tests() {
   local name=$1 folder=$2
   shift 2
-  of_dev "$folder"
-  run_pytest "$name" "${of_dev[@]}" -- "$@"
+  set_dev_variables "$folder"
+  run_pytest "$name" "${dev_variables[@]}" -- "$@"
 }
 
-# of_dev FOLDER: sets the variables for the dev build, and for the packages in the folder.
-of_dev() {
-  of_dev=("PATH=$PWD/build/dev/bin:${1:+$1/bin:}$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python${1:+:$1}"
+# set_dev_variables FOLDER: sets dev_variables, for the dev build and the packages in the folder.
+set_dev_variables() {
+  dev_variables=("PATH=$PWD/build/dev/bin:${1:+$1/bin:}$PWD/.venv/bin:$PATH" "PYTHONPATH=$PWD/build/dev/python${1:+:$1}"
     "MUSTER_CLI=$PWD/build/dev/bin/muster" "MUSTER_DAEMON=$PWD/build/dev/bin/musterd")
 }
 
@@ -195,8 +195,8 @@ of_newer_torch=tests/torch/test_torch_backend.py
 torch_tests() {
   local name=$1 folder=$2
   shift 2
-  of_dev "$folder"
-  run_pytest "$name" "${of_dev[@]}" OMP_NUM_THREADS=1 -- tests/torch "$@"
+  set_dev_variables "$folder"
+  run_pytest "$name" "${dev_variables[@]}" OMP_NUM_THREADS=1 -- tests/torch "$@"
 }
 
 # torchs_tests NAME FOLDER PROGRAM ARGUMENT...: with a daemon of its own, which ends by itself.
@@ -204,8 +204,8 @@ torchs_tests() {
   local name=$1 folder=$2 program=$3 sockets
   shift 3
   sockets=$(mktemp -d)
-  of_dev "$folder"
-  counted "$name" '^[0-9]+ pass, ' env "${of_dev[@]}" "MUSTER_SOCKET=$sockets/s" OMP_NUM_THREADS=1 \
+  set_dev_variables "$folder"
+  counted "$name" '^[0-9]+ pass, ' env "${dev_variables[@]}" "MUSTER_SOCKET=$sockets/s" OMP_NUM_THREADS=1 \
     .venv/bin/python "tests/torch/$program" "$@"
   rm -rf "$sockets"
 }
