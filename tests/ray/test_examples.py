@@ -33,6 +33,11 @@ def printed_by(name, folder, *options):
     [
         ("training.py", ["--steps", "30", "--kill-at", "20"], "weights: the same, bit for bit"),
         ("regression.py", [], "6 blocks, 442 rows, R^2 0.5177\nweights: agree with NumPy's"),
+        (
+            "product.py",
+            [],
+            "9 sums of 2 products\nK: the same as NumPy's\nthe most similar other image shows the same digit: 0.98",
+        ),
         ("parameter_server.py", ["--updates", "150"], "after 150 updates: accuracy 0.9"),
         ("samplers.py", ["--rounds", "10"], "30 samples of 10 versions, 0 mixed"),
     ],
