@@ -134,7 +134,7 @@ def blocked():
     consumer = Consumer.options(max_concurrency=1).remote()
     blocking = consumer.block.remote(gate)
     yield gate, consumer
-    ray.get(blocking)
+    ray.get([gate.open.remote(), blocking], timeout=conftest.PATIENCE_S)
     ray.kill(gate)
     ray.kill(consumer)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import select
@@ -18,7 +17,7 @@ import ray
 from muster._decorator import LOST
 from muster.ray import _cluster, _keepers, _refs, _tasks, collective
 from ray._private import state
-from test_tasks import Worker, full
+from test_tasks import Gate, Worker, full
 
 
 @pytest.fixture(autouse=True)
@@ -180,19 +179,6 @@ def test_an_error_of_the_task_s_own_is_no_loss(tmp_path):
     assert runs_of(runs) == 1
 
 
-@ray.remote
-class Gate:
-    def __init__(self):
-        self.opened = asyncio.Event()
-
-    async def passed(self):
-        await self.opened.wait()
-        return 2.0
-
-    async def open(self):
-        self.opened.set()
-
-
 @pytest.fixture
 def keeper_sleeps():
     """Stops the keeper until the function that this returns is called."""
@@ -218,7 +204,7 @@ class Two:
 def test_an_async_actor_goes_on_while_a_daemon_is_started_for_one_method(keeper_sleeps):
     gate, actor = Gate.remote(), Two.remote()
     assert muster.ray.get(actor.gradient.remote(1.0)).tolist() == [1] * 3
-    waiting = actor.gradient.options(max_task_retries=1).remote(gate.passed.remote())
+    waiting = actor.gradient.options(max_task_retries=1).remote(gate.wait.remote(2.0))
     kill_daemon()
     ray.get(gate.open.remote(), timeout=conftest.PATIENCE_S)
     seen = [ray.get(actor.plain.remote(), timeout=conftest.PATIENCE_S) for _ in range(20)]
@@ -288,8 +274,8 @@ def test_a_group_of_actors_that_has_ended_with_its_daemon_is_told():
 def test_a_method_that_began_after_the_daemon_s_end_has_a_lost_result():
     gate, worker = Gate.remote(), Worker.remote()
     ray.get(worker.pid.remote())
-    lost = worker.gradient.remote(gate.passed.remote())
-    again = worker.gradient.options(max_task_retries=1).remote(gate.passed.remote())
+    lost = worker.gradient.remote(gate.wait.remote(2.0))
+    again = worker.gradient.options(max_task_retries=1).remote(gate.wait.remote(2.0))
     kill_daemon()
     ray.get(gate.open.remote(), timeout=conftest.PATIENCE_S)
     with pytest.raises(muster.ObjectLost, match=r"the daemon ended before the call was over.*max_task_retries"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import conftest
 import muster
@@ -143,8 +144,10 @@ class Gate:
     def __init__(self):
         self.event = asyncio.Event()
 
-    async def wait(self):
+    async def wait(self, value=None):
+        """Returns the value when the gate is open."""
         await self.event.wait()
+        return value
 
     async def open(self):
         self.event.set()
@@ -249,6 +252,52 @@ def test_async_and_threaded_actors():
     assert muster.allreduce_refs([threaded.gradient.remote(1) for _ in range(6)]).result(
         conftest.PATIENCE_S
     ).tolist() == [0, 6, 12, 18]
+
+
+@ray.remote(concurrency_groups={"slow": 1, "fast": 2})
+class InGroups:
+    @ray.method(concurrency_group="slow")
+    @muster.collective_input
+    def late(self, gate):
+        ray.get(gate.wait.remote())
+        return np.full(2, 1.0)
+
+    @ray.method(concurrency_group="fast")
+    @muster.collective_input
+    def soon(self, value):
+        return np.full(2, value)
+
+
+def test_concurrency_groups():
+    gate, actor = Gate.remote(), InGroups.remote()
+    waits = [actor.late.remote(gate) for _ in range(2)]
+    assert muster.ray.get(actor.soon.remote(2.0), timeout=conftest.PATIENCE_S).tolist() == [2, 2]
+    assert muster.ray.get(
+        actor.soon.options(concurrency_group="fast").remote(3.0), timeout=conftest.PATIENCE_S
+    ).tolist() == [3, 3]
+    assert ray.wait(waits, timeout=0) == ([], waits)
+    ray.get(gate.open.remote())
+    assert muster.allreduce_refs(waits).result(conftest.PATIENCE_S).tolist() == [2, 2]
+    for started in (gate, actor):
+        ray.kill(started)
+
+
+@ray.remote(max_retries=2, retry_exceptions=[ConnectionError])
+@muster.collective_input
+def fails_first(file, error):
+    with Path(file).open("a") as runs:
+        runs.write(".")
+    if Path(file).stat().st_size < 3:
+        raise error("at first")
+    return np.ones(2)
+
+
+def test_retry_exceptions(tmp_path):
+    ran = fails_first.remote(str(tmp_path / "ran"), ConnectionError)
+    assert muster.ray.get(ran, timeout=conftest.PATIENCE_S).tolist() == [1, 1]
+    with pytest.raises(KeyError, match="at first"):
+        muster.ray.get(fails_first.remote(str(tmp_path / "other"), KeyError), timeout=conftest.PATIENCE_S)
+    assert (tmp_path / "other").read_text() == "."
 
 
 @ray.remote

@@ -28,8 +28,9 @@ _starters = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-op")
 #: Submits tasks again. That may take a while, if a daemon has to be started.
 _recoverers = concurrent.futures.ThreadPoolExecutor(8, "muster-ray-again")
 _LOOK_S = 1.0
-#: Those that wait for tasks.
-_waiting: weakref.WeakSet[Later] = weakref.WeakSet()
+#: Those that somebody may wait for.
+_laters: weakref.WeakSet[Later] = weakref.WeakSet()
+_laters_lock = threading.Lock()
 _SOON_S = 0.005
 
 
@@ -56,7 +57,8 @@ class Later(Work):
         self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
         self._waiting = len(self._tasks)
         self._awaited = list(dict.fromkeys(self._tasks.values()))
-        _waiting.add(self)
+        with _laters_lock:
+            _laters.add(self)
         # On this thread, which Ray knows. The op is called on another one.
         _timeline.began(f"{name} of results of tasks", self._when_over)
         carried = {place: task for place, task in self._tasks.items() if _transport.carries(task)}
@@ -132,18 +134,10 @@ class Later(Work):
         )
 
     def _begin(self, start: Callable[[list[Ref]], Work]) -> None:
-        _steps.run_on(_recoverers, self._telling(self._starting(start)), self._has_started, self._fail)
+        _steps.run_on(_recoverers, self._starting(start), self._has_started, self._fail, self._waits)
 
-    def _telling(self, steps: _steps.Steps[Work]) -> _steps.Steps[Work]:
-        """Goes through steps, and says which result they wait for."""
-        with contextlib.closing(steps):
-            while True:
-                try:
-                    wait = next(steps)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
-                self._awaited = [wait.ref] if isinstance(wait, _steps.Result) else []
-                yield wait
+    def _waits(self, wait: Any) -> None:
+        self._awaited = [wait.ref] if isinstance(wait, _steps.Result) else []
 
     def _starting(self, start: Callable[[list[Ref]], Work]) -> _steps.Steps[Work]:
         """Calls the op. Results that are lost are made again first."""
@@ -287,7 +281,9 @@ class Later(Work):
 
 @_cluster.at_shutdown
 def _abandon_all() -> None:
-    for later in list(_waiting):
+    with _laters_lock:
+        laters = list(_laters)
+    for later in laters:
         later.abandon()
 
 

@@ -129,10 +129,23 @@ def run_on(
     steps: Steps[T],
     done: Callable[[T], None],
     failed: Callable[[BaseException], None],
+    waits: Callable[[Any], None],
 ) -> None:
-    """Goes through the steps, on this thread until they wait first, then on threads of a pool. Never waits."""
+    """Goes through the steps, on this thread until they wait first, then on threads of a pool. Never waits.
+
+    ``waits``: called with each thing that the steps wait for.
+    """
+
+    def go_on() -> None:
+        try:
+            pool.submit(run_on, pool, steps, done, failed, waits)
+        except BaseException as error:  # the pool takes nothing any more, as the interpreter ends
+            failed(error)
+
     try:
-        next(steps).then(lambda: pool.submit(run_on, pool, steps, done, failed))
+        wait = next(steps)
+        waits(wait)
+        wait.then(go_on)
     except StopIteration as end:
         done(end.value)
     except BaseException as error:

@@ -148,9 +148,9 @@ class Kept:
 
     def __reduce__(self) -> tuple[Any, ...]:
         call = self._call
-        if call.submitted_on != _refs.here():
-            _keepers.keep_here(call.token, call.submitted_on)
         try:
+            if call.submitted_on != _refs.here():
+                _keepers.keep_here(call.token, call.submitted_on)
             self._ref.keep_for(call.token)
             return (_refs.load, _refs.carried(self._ref, call.marker()))
         except Invalid:  # the token has ended: with the daemon, or as nobody needs the result any more
