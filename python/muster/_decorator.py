@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 import sys
-import types
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, overload
@@ -77,31 +76,20 @@ def collective_input(
             f"@collective_input can't be used on the generator {function.__name__}()",
             "return the arrays, or decorate a function that is called for each item",
         )
-    if "ray" in sys.modules and isinstance(function, types.FunctionType):
-        function = _mark(_copy_of(function))
     wrap = _wrap_async if inspect.iscoroutinefunction(function) else _wrap
     decorated: Any = wrap(function, timeout, device)
     decorated.options = functools.partial(options, function)
-    return _mark(decorated)
+    decorated.__muster_input__ = True
+    decorated.__ray_invocation_decorator__ = _submitting
+    if "ray" in sys.modules:
+        _be_innermost(decorated)
+    return decorated
 
 
-def _mark(function: Any) -> Any:
-    """Lets Ray call ``_submitting`` for each task of the function."""
-    function.__muster_input__ = True
-    function.__ray_invocation_decorator__ = _submitting
-    return function
-
-
-def _copy_of(function: types.FunctionType) -> types.FunctionType:
-    """Returns a function that may be marked: of a method, Ray looks only at the innermost function's marks."""
-    made = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    functools.update_wrapper(made, function)
-    del made.__wrapped__  # type: ignore[attr-defined]
-    made.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return made
+def _be_innermost(decorated: Any) -> None:
+    """Lets Ray see the marks of a method, and what ``@ray.method`` adds: it looks only at the innermost function."""
+    decorated.__signature__ = inspect.signature(decorated)
+    decorated.__dict__.pop("__wrapped__", None)
 
 
 def is_marked(function: Any) -> bool:

@@ -133,6 +133,7 @@ def blocked():
     gate = Gate.remote()
     consumer = Consumer.options(max_concurrency=1).remote()
     blocking = consumer.block.remote(gate)
+    ray.get(gate.has_come.remote(), timeout=conftest.PATIENCE_S)  # else calls of other processes may come first
     yield gate, consumer
     ray.get([gate.open.remote(), blocking], timeout=conftest.PATIENCE_S)
     ray.kill(gate)

@@ -143,11 +143,17 @@ def test_a_task_that_fails_fails_the_op_with_its_error():
 class Gate:
     def __init__(self):
         self.event = asyncio.Event()
+        self.come = asyncio.Event()
 
     async def wait(self, value=None):
         """Returns the value when the gate is open."""
+        self.come.set()
         await self.event.wait()
         return value
+
+    async def has_come(self):
+        """Returns when somebody waits."""
+        await self.come.wait()
 
     async def open(self):
         self.event.set()
@@ -237,7 +243,8 @@ def test_methods_of_actors():
     workers = [Worker.remote() for _ in range(3)]
     mean = muster.allreduce_refs([worker.gradient.remote(i) for i, worker in enumerate(workers)], op="mean")
     assert mean.result(conftest.PATIENCE_S).tolist() == [0, 1, 2, 3]
-    assert [array.size for array in muster.ray.get(workers[0].two.remote())] == [1, 2]
+    one, two = workers[0].two.remote()
+    assert [muster.ray.get(ref).size for ref in (one, two)] == [1, 2]
     assert ray.get(workers[0].nested.remote()) == 8
     assert ray.get(workers[1].total.remote([mean.ref, mean.ref])) == [6, 6]
     for worker in workers:
