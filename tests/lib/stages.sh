@@ -129,18 +129,20 @@ stage_ray() {
   say "ray: the tests over Ray"
   build_with_python dev
   need_python_packages .venv pyarrow pydantic # what Ray Train needs
-  MUSTER_RAY_TASKS=10000 ray_tests ray "" tests/ray
+  MUSTER_RAY_TASKS=10000 ray_tests ray "" tests/ray "--ignore=$of_agents"
+  agents_tests
   say "ray: the same with the newest Ray"
-  need_newer "$newest_ray" --no-deps "ray==2.60.0"
-  MUSTER_RAY_TASKS=10000 ray_tests ray-newest "$newest_ray" tests/ray
+  need_folder_of "$newest_ray" --no-deps "ray==2.60.0"
+  MUSTER_RAY_TASKS=10000 ray_tests ray-newest "$newest_ray" tests/ray "--ignore=$of_agents"
 }
 
-# Newer versions than those of the environment: a folder for each, and what pip puts there. PYTHONPATH has it first.
+# Other packages than those of the environment: a folder for each, and what pip puts there. PYTHONPATH has it first.
 newest_ray=$PWD/build/ray-2.60.0
 newest_torch=$PWD/build/torch-2.14.1
+agents_of_ray=$PWD/build/ray-default-2.58.0
 
-# need_newer FOLDER ARGUMENT...: unless the folder is there, and whole.
-need_newer() {
+# need_folder_of FOLDER ARGUMENT...: lets pip make the folder, unless it is there.
+need_folder_of() {
   local folder=$1
   shift
   [ ! -d "$folder" ] || return 0
@@ -149,6 +151,14 @@ need_newer() {
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --target "$folder.part" "$@" </dev/null ||
     fail "pip install $*"
   mv "$folder.part" "$folder"
+}
+
+# What needs Ray's dashboard and agents. With these, each cluster starts more processes, so the other tests go without.
+of_agents=tests/ray/test_agents.py
+
+agents_tests() {
+  need_folder_of "$agents_of_ray" "ray[default]==2.58.0"
+  ray_tests ray-agents "$agents_of_ray" "$of_agents"
 }
 
 # Those that start many clusters, or do very much, take minutes: dev leaves them to the stage ray.
@@ -183,7 +193,7 @@ stage_torch() {
   need_python_packages .venv "torchft==0.2.0" parameterized
   torchs_tests torch-torchft "" torchft_conformance.py
   say "torch: the same with the newest torch"
-  need_newer "$newest_torch" "torch==2.14.1"
+  need_folder_of "$newest_torch" "torch==2.14.1"
   torch_tests torch-newest "$newest_torch"
   torchs_tests torch-newest-conformance "$newest_torch" conformance.py --ranks 8
 }
@@ -331,8 +341,9 @@ python_tests() {
   else
     run_pytest "$name" "${variables[@]}" -- tests/cli "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop
-    ray_tests ray "" tests/ray "${long_ray_tests[@]/#/--ignore=tests/ray/}"
-    need_newer "$newest_ray" --no-deps "ray==2.60.0"
+    ray_tests ray "" tests/ray "--ignore=$of_agents" "${long_ray_tests[@]/#/--ignore=tests/ray/}"
+    agents_tests
+    need_folder_of "$newest_ray" --no-deps "ray==2.60.0"
     ray_tests ray-newest "$newest_ray" tests/ray/test_tasks.py tests/ray/test_collective.py
     torch_tests torch "" --ignore=tests/torch/test_torch_programs.py "--ignore=$of_newer_torch"
     numpys_tests "$name-numpy" "${variables[@]}" -- -m "not slow" numpy._core.tests.test_multiarray \

@@ -14,7 +14,7 @@ import muster.ray
 import numpy as np
 import pytest
 import ray
-from muster.ray import _hooks, _keepers, _pending, _sweep
+from muster.ray import _hooks, _keepers, _pending, _reservation, _sweep
 from test_losses import kill_daemon
 from test_tasks import Gate, full
 from test_unchanged_scripts import output_of
@@ -183,6 +183,53 @@ def test_a_job_that_fails_to_begin_and_one_that_does_not_wait(objects, tmp_path)
     )
 
 
+WITH_A_TOKEN = """
+import muster, muster.ray
+import numpy as np
+import os
+import ray
+
+
+@ray.remote
+@muster.collective_input
+def full(value):
+    return np.full(3, value)
+
+
+muster.ray.init(num_cpus=2, memory="64MiB", include_dashboard=False)
+print(os.environ["RAY_AUTH_MODE"], muster.allreduce_refs([full.remote(1.0), full.remote(2.0)]).result(60)[0])
+muster.ray.shutdown()
+"""
+OF_ANOTHER_CLUSTER = """
+import os, pickle
+import muster, muster.ray
+import numpy as np
+
+muster.ray.init(num_cpus=1, memory="64MiB", include_dashboard=False)
+ref = pickle.loads(bytes.fromhex(os.environ["PICKLED"]))
+print(ref.get())  # on the same machine, it can be read
+try:
+    muster.allreduce_refs([ref, muster.put(np.ones(3))]).result(60)
+except muster.Invalid as error:
+    print(error)
+muster.ray.shutdown()
+"""
+
+
+def test_a_cluster_with_token_authentication(tmp_path):
+    assert output_of(WITH_A_TOKEN, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 32) == "token 3.0"
+
+
+@pytest.mark.usefixtures("_may_lose_objects")
+def test_a_ref_of_another_cluster_is_told(tmp_path):
+    ref = muster.put(np.ones(3))
+    value, error = output_of(OF_ANOTHER_CLUSTER, tmp_path, PICKLED=ray.cloudpickle.dumps(ref).hex()).split("\n")
+    assert value == "[1. 1. 1.]"
+    assert error.startswith("a ref belongs to another connection than the op: ")
+    assert os.environ["MUSTER_SOCKET"] in error
+    assert error.endswith("(hint: use refs and groups of one daemon)")
+
+
 def test_ray_client_is_told():
     with pytest.raises(muster.Invalid, match=r"ray://10.0.0.1:10001.*Ray Client.*on a node of the cluster"):
         muster.ray.init("ray://10.0.0.1:10001")
@@ -200,22 +247,22 @@ def keeper():
 
 @pytest.mark.usefixtures("_may_lose_objects")
 def test_a_keeper_that_is_restarted_has_its_reservation(cluster):
-    before = _keepers.reservation_on(here())
+    before = _reservation.reservation_on(here())
     pid = muster.status()["pid"]
     ray.kill(keeper(), no_restart=False)
     assert _keepers.start(here()) == os.environ["MUSTER_SOCKET"]
-    assert _keepers.reservation_on(here()) == before
+    assert _reservation.reservation_on(here()) == before
     assert muster.status()["pid"] == pid
 
 
 @pytest.mark.usefixtures("_may_lose_objects")
 def test_a_new_keeper_knows_the_memory():
-    before = _keepers.reservation_on(here())
+    before = _reservation.reservation_on(here())
     ray.kill(keeper())
     kill_daemon()
     assert muster.ray.get(full.remote(2.0, 2)).tolist() == [2, 2]
     assert muster.status()["memory_bytes"] == conftest.MEMORY
-    after = _keepers.reservation_on(here())
+    after = _reservation.reservation_on(here())
     assert after["memory"] == before["memory"]
     assert after["group"] != before["group"]
     total = ray.cluster_resources()["memory"]
@@ -291,3 +338,9 @@ def test_a_ray_that_is_too_old_is_told(tmp_path):
     )
     assert run.stdout.startswith("Ray 2.9.0 lacks what Muster needs: ")
     assert "(hint: install a Ray that Muster knows, 2.58 to 2.60: pip install 'ray>=2.58'" in run.stdout
+
+
+def test_a_ray_that_lacks_something_is_told(monkeypatch):
+    monkeypatch.delattr(ray._private.state, "jobs")
+    with pytest.raises(muster.Invalid, match=rf"Ray {ray.__version__} lacks what Muster needs: .*state\.jobs.*newer"):
+        _hooks.check()

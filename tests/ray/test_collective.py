@@ -173,6 +173,7 @@ def test_misuse():
         said = []
         for call in (
             lambda: col.init_collective_group(2, 0, "muster", name),
+            lambda: col.init_collective_group(2, 0, "muster", "timeout", gloo_timeout="soon"),
             lambda: col.allreduce(np.ones(3), "another"),
             lambda: col.allreduce([1, 2], name),
             lambda: col.allgather([np.ones(1)], np.ones(1), name),
@@ -187,15 +188,64 @@ def test_misuse():
         return said
 
     said = ray.get(rank.run.remote(run, "misuse"))
-    assert [line.partition(":")[0] for line in said] == ["RuntimeError"] * 4 + ["ValueError", "RuntimeError", "Invalid"]
+    assert [line.partition(":")[0] for line in said] == [
+        *("RuntimeError", "Invalid", "RuntimeError", "RuntimeError", "RuntimeError"),
+        *("ValueError", "RuntimeError", "Invalid"),
+    ]
     for line, words in zip(
         said,
-        ("second time", "not initialized", "Unrecognized", "length", "world size '2'", "is self", "one array, not 2"),
+        (
+            "second time",
+            "gloo_timeout='soon'",
+            "not initialized",
+            "Unrecognized",
+            "length",
+            "world size '2'",
+            "is self",
+            "one array, not 2",
+        ),
     ):
         assert words in line
     with pytest.raises(RuntimeError, match="inside a Ray actor or task"):
         muster.ray.collective.get_rank("misuse")
     ray.kill(rank)
+
+
+def test_ranks_that_disagree_and_tensors_of_other_devices():
+    ranks = [Rank.remote("muster") for _ in range(2)]
+    ray.get([rank.join.remote(i, "disagree", 2) for i, rank in enumerate(ranks)])
+
+    def run(col, name):
+        import torch
+
+        own = col.get_rank(name)
+        said = []
+        for tensor in (
+            np.ones(2 + own),
+            np.ones(2, [np.float32, np.float64][own]),
+            torch.ones(2, dtype=[torch.float32, torch.int64][own]),
+            torch.ones(2, device=["cpu", "meta"][own]),
+            torch.ones(2, device="meta"),
+            [np.ones(2), torch.ones(2, dtype=torch.float64)][own],  # both are on the host
+        ):
+            try:
+                col.allreduce(tensor, name)
+                said.append(f"{type(tensor).__name__} {float(tensor[0])}")
+            except Exception as error:
+                said.append(f"{type(error).__name__}: {error}")
+        return said
+
+    told = ray.get([rank.run.remote(run, "disagree") for rank in ranks], timeout=60)
+    for own, said in enumerate(told):
+        for line, words in zip(said, ("(3,) on rank 1", "float64 on rank 1", "int64 on rank 1")):
+            assert line.startswith("Mismatch: ranks disagree on allreduce")
+            assert words in line
+        assert "rank 1 has no input for it: " in said[3] or own == 1
+        assert "a tensor on meta can't be stored" in said[3]
+        assert said[4].startswith("Invalid: a tensor on meta can't be stored (hint: move it to the host first")
+        assert said[5] == ["ndarray 2.0", "Tensor 2.0"][own]
+    for rank in ranks:
+        ray.kill(rank)
 
 
 def test_it_has_every_name_of_ray_s():

@@ -9,7 +9,7 @@ import conftest
 import pytest
 import ray
 from muster.errors import DaemonUnavailable
-from muster.ray import _hooks, _keepers, _sweep
+from muster.ray import _hooks, _keepers, _reservation, _sweep
 
 
 def here():
@@ -25,7 +25,7 @@ def keeper(objects, tmp_path, monkeypatch):
     made = _keepers._Keeper.__ray_metadata__.modified_class()
     made._path = str(tmp_path / "socket")
     made._is_head = False
-    made._group, made._budget = types.SimpleNamespace(id=b"any"), 100
+    made._reservation._group, made._reservation.memory = types.SimpleNamespace(id=b"any"), 100
     return made
 
 
@@ -97,10 +97,10 @@ def test_a_keeper_goes_on_when_a_look_fails_and_ends_also_when_stopping_fails(mo
 
 
 def test_a_keeper_that_has_stopped_makes_way_for_another(objects):
-    before = _keepers.reservation_on(here())["keeper"]
+    before = _reservation.reservation_on(here())["keeper"]
     ray.get(_keepers._find(here()).stop.remote(), timeout=conftest.PATIENCE_S)
     _keepers.start(here(), timeout=conftest.PATIENCE_S / 2)
-    assert _keepers.reservation_on(here())["keeper"] != before
+    assert _reservation.reservation_on(here())["keeper"] != before
 
 
 def test_all_nodes_are_waited_for_until_one_moment(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import select
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import ray
 from muster._decorator import LOST
-from muster.ray import _cluster, _keepers, _refs, _tasks, collective
+from muster.ray import _cluster, _keepers, _recovery, _refs, _tasks, collective
 from ray._private import state
 from test_tasks import Gate, Worker, full
 
@@ -69,6 +70,60 @@ def test_inputs_are_made_again_first_and_only_once(tmp_path):
     assert work.result(60).tolist() == [4] * 4
     assert runs_of(low) == 2
     assert runs_of(high) == 4
+
+
+@ray.remote
+class Meeting:
+    """All who come wait for each other."""
+
+    def __init__(self, size):
+        self.missing = size
+        self.all_are_here = asyncio.Event()
+
+    async def come(self):
+        self.missing -= 1
+        if not self.missing:
+            self.all_are_here.set()
+        await self.all_are_here.wait()
+
+
+@ray.remote(num_cpus=0.5)
+@muster.collective_input
+def meets_when_run_again(file, meeting):
+    if Path(file).exists():
+        ray.get(meeting.come.remote())
+    Path(file).touch()
+    return np.ones(3)
+
+
+@pytest.mark.parametrize("through", ["get", "op"])
+def test_results_that_are_lost_are_made_again_side_by_side(tmp_path, through):
+    meeting = Meeting.remote(4)
+    refs = [meets_when_run_again.remote(str(tmp_path / str(i)), meeting) for i in range(4)]
+    ray.wait(refs, num_returns=4)
+    kill_daemon()
+    if through == "get":
+        assert [x.tolist() for x in muster.ray.get(refs, timeout=conftest.PATIENCE_S)] == [[1] * 3] * 4
+    else:
+        assert muster.allreduce_refs(refs).result(conftest.PATIENCE_S).tolist() == [4] * 3
+    ray.kill(meeting)
+
+
+def test_a_daemon_that_ends_while_values_are_read_is_a_loss(monkeypatch, tmp_path):
+    runs = tmp_path / "runs"
+    ref = counted.remote(str(runs))
+    ray.wait([ref])
+    settled, ended = _recovery.settled, []
+
+    def end_then(*arguments):
+        found = settled(*arguments)
+        if not ended:
+            ended.append(kill_daemon())
+        return found
+
+    monkeypatch.setattr(_recovery, "settled", end_then)
+    assert muster.ray.get([ref, ref])[1].tolist() == [1] * 4
+    assert runs_of(runs) == 2
 
 
 def test_a_task_that_can_t_be_retried_is_lost(tmp_path):

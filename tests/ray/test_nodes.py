@@ -13,7 +13,7 @@ import asyncio, gc, json, time
 import numpy as np
 import muster, muster.ray
 import ray
-from muster.ray import _hooks, _keepers
+from muster.ray import _hooks, _keepers, _reservation
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
@@ -116,7 +116,7 @@ def pid():
 
 seen = {}
 seen["reserved"] = sorted(
-    (names[node], _keepers.reservation_on(node)["memory"] >> 20) for node in (head, other_id)
+    (names[node], _reservation.reservation_on(node)["memory"] >> 20) for node in (head, other_id)
 )
 pids = ray.get([ray.remote(pid).options(**where).remote() for where in (ON_HEAD, ON_OTHER)])
 seen["daemons"] = len(set(pids))
@@ -138,7 +138,7 @@ seen["with objects"] = has_keeper(other_id), is_idle(other_id)
 del large, never
 gc.collect()
 until(lambda: not has_keeper(other_id) and is_idle(other_id))
-seen["without"] = _keepers.reservation_on(other_id), has_keeper(head)
+seen["without"] = _reservation.reservation_on(other_id), has_keeper(head)
 again = make.options(**ON_OTHER).remote(5)
 seen["again"] = float(muster.ray.get(read.options(**ON_OTHER).remote(again))[1]), has_keeper(other_id)
 
@@ -159,7 +159,7 @@ until(lambda: not has_keeper(other_id))
 left = lambda: ray.cluster_resources()["memory"] - ray.available_resources()["memory"]
 until(lambda: left() == 64 << 20)
 until(lambda: muster.ray.near(again) == "DEFAULT")  # it looks for nodes now and then
-until(lambda: not _keepers.socket_on(other_id) and _keepers.reservation_on(other_id) is None)
+until(lambda: not _keepers.socket_on(other_id) and _reservation.reservation_on(other_id) is None)
 print(json.dumps(seen))
 muster.ray.shutdown()
 cluster.shutdown()

@@ -241,6 +241,29 @@ def test_without_restarts_a_loss_is_told(tmp_path):
     ray.kill(trainers[0])
 
 
+@ray.remote(num_cpus=0.5)
+class Survivor:
+    def train(self, name, dies):
+        group = muster.ray.group(name)
+        before = group.allreduce(np.ones(2)).result(conftest.PATIENCE_S)[0]
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        after = group.allreduce(np.ones(2), op="mean").result(conftest.PATIENCE_S)[0]
+        return before, after, group.rank, group.live, group.allreduce(np.ones(2)).result(conftest.PATIENCE_S)[0]
+
+
+def test_a_group_shrinks_to_the_survivors():
+    actors = [Survivor.remote() for _ in range(4)]
+    group = muster.ray.create_group(actors, "survivors", on_loss="shrink")
+    tasks = [actor.train.remote("survivors", rank == 1) for rank, actor in enumerate(actors)]
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(tasks.pop(1), timeout=conftest.PATIENCE_S)
+    assert ray.get(tasks, timeout=conftest.PATIENCE_S) == [(4, 1, rank, [0, 2, 3], 3) for rank in (0, 2, 3)]
+    group.destroy()
+    for actor in actors:
+        ray.kill(actor)
+
+
 def test_misuse(trainers):
     with pytest.raises(muster.Invalid, match="on_loss='never' is not valid"):
         muster.ray.create_group(trainers, "misuse", on_loss="never")

@@ -35,6 +35,7 @@ class _Ahead:
     def __init__(self) -> None:
         self._ready: queue.SimpleQueue[Pair] = queue.SimpleQueue()
         self._batch = _FIRST
+        self._refills = False
         #: One thread makes them all: two threads of an async actor may give objects that they make the same id.
         self._maker = concurrent.futures.ThreadPoolExecutor(1, "muster-ray-ahead")
 
@@ -45,7 +46,8 @@ class _Ahead:
                 pair = self._ready.get_nowait()
             except queue.Empty:
                 return self._maker.submit(self._make).result()
-            if self._ready.qsize() == self._batch // 2:
+            if self._ready.qsize() <= self._batch // 2 and not self._refills:
+                self._refills = True
                 self._maker.submit(self._refill)
             if pair.connection is connection:
                 return pair
@@ -53,6 +55,7 @@ class _Ahead:
     def _refill(self) -> None:
         with contextlib.suppress(Exception):  # Ray or the daemon has ended: who finds none makes them, and is told
             self._ready.put(self._make())
+        self._refills = False
 
     def _make(self) -> Pair:
         """Returns one pair, and puts others aside."""

@@ -16,7 +16,6 @@ from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid
 from muster.ray import _hooks, _keepers, _needs, _owned, _refs, _timeline
 from muster.ray._sweep import ENDING, JOBS, keep_of
 
-_HOOK = "worker_process_setup_hook"
 _NEED_S = 60.0
 _ASK_AGAIN_S = 0.005
 _LOOK_AGAIN_S = 0.05
@@ -89,16 +88,11 @@ def init(
 
 def _init_ray(address: str | None, options: dict[str, Any]) -> Any:
     # Ray takes the one of a job_config only if it is given no other.
-    given = options.pop("runtime_env", None) or getattr(options.get("job_config"), "runtime_env", None)
-    try:
+    given = dict(options.pop("runtime_env", None) or getattr(options.get("job_config"), "runtime_env", None) or {})
+    with _hooks.submitted_without_setup_hook(may_take=_hooks.SETUP_HOOK not in given) as of_job:
+        if of_job is not None:
+            given[_hooks.SETUP_HOOK] = of_job
         return ray.init(address, runtime_env=hook(given), **options)
-    except RuntimeError as error:
-        if "Conflicting worker_process_setup_hook" not in str(error):
-            raise
-    # A job that was submitted with a hook can't have another one. Its workers import muster.ray when they need it.
-    _hooks.workers_know_transports(False)
-    ray.shutdown()
-    return ray.init(address, runtime_env=given, **options)
 
 
 def hook(runtime_env: Any) -> Any:
@@ -109,9 +103,7 @@ def hook(runtime_env: Any) -> Any:
     """
     _hooks.workers_know_transports(True)
     env = dict(runtime_env or {})
-    if "env_vars" in env:
-        env["env_vars"] = dict(env["env_vars"])  # Ray writes the hook into it, and the caller's is used again
-    env[_HOOK] = _chained(env.get(_HOOK))
+    env[_hooks.SETUP_HOOK] = _chained(_hooks.take_setup_hook(env))
     return env
 
 
@@ -270,12 +262,8 @@ def _chained(hook: Any) -> Callable[[], None]:
 
 def set_up_worker(hook: Any) -> None:
     """Called in each new worker."""
-    if isinstance(hook, str):
-        module, _, name = hook.rpartition(".")
-        hook = getattr(__import__(module, fromlist=[name]), name)
     _hooks.workers_know_transports(True)
-    if hook is not None:
-        hook()
+    _hooks.call_setup_hook(hook)
     node = ray.get_runtime_context().get_node_id()
     path = _keepers.socket_on(node)
     if path:

@@ -38,8 +38,8 @@ class Communicator(_hooks.CPUCommunicator):  # type: ignore[misc]
                 "Muster can't be the communicator of an accelerator's context: it has no streams that Ray could order",
                 "give it to the collective: .bind(nodes, transport=muster.ray.Communicator(actors))",
             )
-        ids = [getattr(actor, "_ray_actor_id", None) for actor in actors]
-        if not ids or None in ids or len(set(ids)) != len(ids):
+        ids = [_hooks.id_of_actor(actor) for actor in actors if isinstance(actor, ray.actor.ActorHandle)]
+        if not ids or len(set(ids)) != len(actors):
             raise Invalid("actors has to be a list of different actors", "give the handles, in the order of ranks")
         super().__init__(len(ids), list(actors))
         self._timeout = timeout
@@ -87,7 +87,7 @@ class Communicator(_hooks.CPUCommunicator):  # type: ignore[misc]
         return self._group
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_as_made, (self._actor_handles, self._timeout, self._name))
+        return (_as_made, (self.get_actor_handles(), self._timeout, self._name))
 
 
 def _as_made(actors: list[ray.actor.ActorHandle], timeout: float, name: str) -> Communicator:

@@ -16,6 +16,8 @@
 - ``ray._private.worker.global_worker``: whether this process runs tasks, its id, and that of its cluster.
 - ``ray._private.worker._global_node``: whether this process started the cluster.
 - ``ray._private.state``: the jobs and actors of a cluster, and what is left of each node's resources.
+- ``ray._private.runtime_env``: the variable by which a submitted job has its runtime environment, the one by which a
+  worker has its setup hook, and what calls a hook that Ray has stored.
 - ``ray.experimental.rdt``: the function that makes Ray's own transports known before any is looked up; the manager's
   ``put_object``, with its tables of results and tensors; and what it calls of the actor that made tensors.
 - ``CPUCommunicator``: Compiled Graphs take no other communicator for actors without an accelerator.
@@ -29,8 +31,10 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -41,11 +45,15 @@ from muster.errors import Invalid
 VERSIONS = "2.58 to 2.60"
 _HINT = f"install a Ray that Muster knows, {VERSIONS}: pip install 'ray>=2.58'; or a newer Muster"
 _KV = b"muster"
+#: The field of a runtime environment that has what workers call when they start.
+SETUP_HOOK = "worker_process_setup_hook"
 _DECLARED_S = 30
 
 try:
     from ray._common import signature
-    from ray._private import serialization, state, worker
+    from ray._private import ray_constants, serialization, state, worker
+    from ray._private.runtime_env import setup_hook
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
     from ray._private.worker import global_worker
     from ray.experimental import internal_kv
     from ray.experimental.channel.cpu_communicator import CPUCommunicator
@@ -98,6 +106,12 @@ def check() -> None:
         ),
         "ALLOW_OUT_OF_BAND_OBJECT_REF_SERIALIZATION": hasattr(
             serialization, "ALLOW_OUT_OF_BAND_OBJECT_REF_SERIALIZATION"
+        ),
+        "ray._private.runtime_env.setup_hook.load_and_execute_setup_hook": hasattr(
+            setup_hook, "load_and_execute_setup_hook"
+        ),
+        "ray._private.ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR": hasattr(
+            ray_constants, "WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
         ),
         "CoreWorker.profile_event": hasattr(ray._raylet.CoreWorker, "profile_event"),
         "ray._private.worker._global_node": hasattr(worker, "_global_node"),
@@ -162,6 +176,50 @@ def timeout_of_declared(group_name: str) -> float | None:
         return None
     *_, milliseconds = ray.get(declared.get_info.remote(), timeout=_DECLARED_S)  # under a lock of Ray's
     return float(milliseconds) / 1000
+
+
+def take_setup_hook(env: dict[str, Any]) -> Any:
+    """Takes what workers call when they start out of a runtime environment, of which Ray may have begun to make use.
+
+    Returns:
+        A function, a text that names one, or None.
+    """
+    given = env.pop(SETUP_HOOK, None)
+    variables = dict(env.get("env_vars") or {})  # the caller's is used again
+    known_to_ray = variables.pop(ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR, None)
+    if "env_vars" in env:
+        env["env_vars"] = variables
+    return known_to_ray or given
+
+
+def call_setup_hook(hook: Any) -> None:
+    """Calls what ``take_setup_hook`` returned, in a worker."""
+    if callable(hook):
+        hook()
+    elif hook is not None:
+        problem = setup_hook.load_and_execute_setup_hook(hook)
+        if problem is not None:
+            raise RuntimeError(problem)
+
+
+@contextlib.contextmanager
+def submitted_without_setup_hook(may_take: bool) -> Iterator[Any]:
+    """Lets ``ray.init()`` give another setup hook than ``ray job submit`` did, which Ray takes for a conflict.
+
+    Yields:
+        The job's own, as ``take_setup_hook`` does; None if this process is no such job, or if not ``may_take``.
+    """
+    submitted = os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) if may_take else None
+    if submitted is None:
+        yield None
+        return
+    config = json.loads(submitted)
+    hook = take_setup_hook(config.get("runtime_env") or {})
+    os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = json.dumps(config)
+    try:
+        yield hook
+    finally:
+        os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = submitted
 
 
 class Submission:

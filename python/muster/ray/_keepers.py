@@ -1,7 +1,6 @@
 """A node's keeper: an actor that starts the node's daemon, and that has the daemon's memory reserved with Ray.
 
-The reservation is a placement group of one bundle. It ends with the keeper, so what Ray believes is reserved never
-outlives who uses it. Ray counts a node with any actor as busy. So on nodes that may be taken away, a keeper ends, with
+Ray counts a node with any actor as busy. So on nodes that may be taken away, a keeper ends, with
 its daemon and reservation, when nobody has needed them for a while; the next who does makes a new one.
 """
 
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -19,30 +19,28 @@ import time
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import muster
-from muster import _muster, _runtime
-from muster.errors import DaemonRestarted, DaemonUnavailable, Error, Invalid, OutOfMemory, Timeout
+from muster import _runtime
+from muster.errors import DaemonRestarted, DaemonUnavailable, Error, Invalid, Timeout
 from muster.ray import _hooks, _needs
 from muster.ray._counts import folder_of
 from muster.ray._folders import make_folder, sockets
 from muster.ray._gauges import Gauges
-from muster.ray._sweep import RESERVATIONS, SOCKETS, sweep
+from muster.ray._reservation import Reservation, row_of
+from muster.ray._sweep import SOCKETS, sweep
 
+_log = logging.getLogger("muster")
 _NAMESPACE = "muster"
 _START_S = 60
-_RESERVE_S = 20
 _PERIOD_S = 0.5
 _ASKED_AGAIN_S = 10 * _PERIOD_S
+_ANSWER_S = 2.0
 _IDLE_S = 60.0
 _SETTINGS_KNOWN_S = 5.0
 _SWEEP_S = 10.0
 _SETTINGS = b"setting/"
-_SHARE_OF_MEMORY = 0.3
-#: Of a cluster that ``muster.ray.init`` starts, one CPU in so many is for the daemon's lanes.
-_CPUS_PER_LANE = 8
 
 
 def settings() -> dict[str, Any]:
@@ -120,11 +118,15 @@ def _started(node: str, memory: str | int | None, seconds: float, until: float, 
 
 def stop_all() -> None:
     """Ends the daemons of all nodes, and gives their memory back to Ray."""
-    keepers = [keeper for keeper in map(_find, alive_nodes()) if keeper is not None]
-    stopped = [keeper.stop.remote() for keeper in keepers]
+    keepers = {node: keeper for node in alive_nodes() if (keeper := _find(node)) is not None}
+    stopped = {node: keeper.stop.remote() for node, keeper in keepers.items()}
     if stopped:
-        ray.wait(stopped, num_returns=len(stopped), timeout=_START_S)
-    for keeper in keepers:
+        ray.wait(list(stopped.values()), num_returns=len(stopped), timeout=_START_S)
+    for node, keeper in keepers.items():
+        try:
+            ray.get(stopped[node], timeout=0)
+        except (ray.exceptions.RayError, Error) as error:
+            _log.warning("the daemon of node %s may still run: %s", node[:16], error)
         ray.kill(keeper)
 
 
@@ -168,18 +170,8 @@ def socket_on(node: str) -> str:
     return "" if found is None else found.decode()
 
 
-def reservation_on(node: str) -> dict[str, Any] | None:
-    """What is reserved on a node: ``group``, the id of a placement group, and ``memory`` in bytes."""
-    found = _hooks.kv_get(_reservation_of(node))
-    return None if found is None else dict(json.loads(found))
-
-
 def _socket_of(node: str) -> bytes:
     return SOCKETS + node.encode()
-
-
-def _reservation_of(node: str) -> bytes:
-    return RESERVATIONS + node.encode()
 
 
 def _name_on(node: str) -> str:
@@ -208,12 +200,10 @@ class _Keeper:
     """Starts a node's daemon, and is a client of it, so that it stays."""
 
     def __init__(self) -> None:
-        self._id = str(ray.get_runtime_context().get_actor_id())
         self._node = ray.get_runtime_context().get_node_id()
         self._path = str(sockets() / f"{self._node[:16]}.sock")
         self._lock = threading.Lock()
-        self._group: Any = None
-        self._budget = 0
+        self._reservation = Reservation(self._node, str(ray.get_runtime_context().get_actor_id()))
         self._ended = threading.Event()
         self._watch: threading.Thread | None = None
         #: Tokens of processes on other nodes: the node of each.
@@ -228,7 +218,7 @@ class _Keeper:
         make_folder(pathlib.Path(self._path).parent)
         _runtime.use(self._path)
         _runtime.start_again(None)  # that is what others ask this process for
-        if self._find_reservation():
+        if self._reservation.find():
             self.start(None)
 
     def start(self, memory: str | int | None) -> str:
@@ -241,66 +231,26 @@ class _Keeper:
             if not runs:
                 self._forget_counts()
             try:
-                muster.init(given if runs else given or self._default(), socket=self._path)
+                muster.init(given if runs else given or self._reservation.default(), socket=self._path)
             except Invalid as error:
                 hint = "leave memory= out, or end the daemons first: muster.ray.shutdown() in each job that uses them"
                 raise Invalid(error.message, hint if runs else error.hint) from None
             _runtime.use(self._path)  # only this method starts a daemon
             try:
-                self._reserve(muster.status()["memory_bytes"])
+                told = muster.status()
+                self._reservation.take(told["memory_bytes"], told["lanes"] if settings().get("lanes") else 0)
             except BaseException:
                 self._stop_daemon()
                 raise
             _hooks.kv_put(_socket_of(self._node), self._path.encode())
-            if self._watch is None:
-                self._watch = threading.Thread(target=_watch, args=(self,), name="muster-keeper", daemon=True)
-                self._watch.start()
+            self._be_watched()
             return self._path
 
-    def _default(self) -> int:
-        """The budget if none is given: a share of the memory that Ray has on this node, or all that it has left."""
-        total = self._row()["Resources"].get("memory", 0)
-        left = _hooks.left_on(self._node).get("memory", 0) + self._budget
-        return int(min(_SHARE_OF_MEMORY * total, left)) >> 20 << 20 or 1 << 20
-
-    def _row(self) -> dict[str, Any]:
-        return next(row for row in ray.nodes() if row["NodeID"] == self._node)
-
-    def _reserve(self, budget: int) -> None:
-        """Lets Ray know that so much memory of this node is taken."""
-        if self._budget == budget:
-            return
-        self._give_back()
-        row = self._row()
-        cpus = int(row["Resources"].get("CPU", 0)) // _CPUS_PER_LANE if settings().get("lanes") else 0
-        bundle: dict[str, float] = {"memory": budget, **({"CPU": min(cpus, muster.status()["lanes"])} if cpus else {})}
-        group = placement_group([bundle], name=_name_on(self._node), bundle_label_selector=[_hooks.only_on(self._node)])
-        total = int(row["Resources"].get("memory", 0))
-        if budget > total or not group.wait(_RESERVE_S):
-            remove_placement_group(group)
-            left = int(_hooks.left_on(self._node).get("memory", 0))
-            raise OutOfMemory(
-                f"Ray has {_muster.bytes_text(left)} of {_muster.bytes_text(total)} of memory left on node"
-                f" {self._node[:16]}, and Muster's daemon is to have {_muster.bytes_text(budget)}",
-                "give muster.ray.init() less memory=, or end what has it: ray status",
-            )
-        self._group, self._budget = group, budget
-        made = {"group": group.id.hex(), "memory": budget, "keeper": self._id}
-        _hooks.kv_put(_reservation_of(self._node), json.dumps(made).encode())
-
-    def _find_reservation(self) -> bool:
-        """After a restart of the actor, which does not end its reservation."""
-        known = reservation_on(self._node)
-        if known is None or known["keeper"] != self._id:
-            return False
-        self._group, self._budget = _hooks.placement_group_of(known["group"]), known["memory"]
-        return True
-
-    def _give_back(self) -> None:
-        if self._group is not None:
-            _hooks.kv_delete(_reservation_of(self._node))
-            remove_placement_group(self._group)
-            self._group, self._budget = None, 0
+    def _be_watched(self) -> None:
+        """Lets a thread look whether this keeper is needed, and end it if not."""
+        if self._watch is None:
+            self._watch = threading.Thread(target=_watch, args=(self,), name="muster-keeper", daemon=True)
+            self._watch.start()
 
     def stop(self) -> None:
         """Ends the daemon and the reservation. Nothing can be done with this keeper after that but to end it, too."""
@@ -309,16 +259,19 @@ class _Keeper:
             try:
                 self._stop_daemon()
             finally:
-                self._give_back()
+                self._reservation.give_back()
 
     def _stop_daemon(self) -> None:
         self._forget_counts()
         folder = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
         command = os.environ.get("MUSTER_CLI") or shutil.which("muster", path=folder)
-        if command is not None:
-            subprocess.run(
-                [command, "stop", "--socket", self._path], capture_output=True, check=False, timeout=_START_S
-            )
+        if command is None:
+            raise DaemonUnavailable("there is no command muster to stop the daemon with", "set MUSTER_CLI, or PATH")
+        run = subprocess.run(
+            [command, "stop", "--socket", self._path], capture_output=True, check=False, timeout=_START_S, text=True
+        )
+        if run.returncode != 0 and _runtime.has_daemon():
+            raise DaemonUnavailable(f"the daemon at {self._path} was not stopped: {run.stderr.strip()}", "")
         _hooks.kv_delete(_socket_of(self._node))
 
     def _forget_counts(self) -> None:
@@ -327,10 +280,14 @@ class _Keeper:
 
     def nothing(self, number: int) -> tuple[None, ...]:
         """For ``small_objects``."""
+        with self._lock:
+            self._be_watched()  # the first call may be this one
         return (None,) * number
 
     def keep(self, token: str, node: str) -> None:
         """Opens a token of a process on another node here, too, until it has ended there."""
+        with self._lock:
+            self._be_watched()
         if token not in self._kept:
             self._kept[token] = muster.open_token(token), node
 
@@ -349,12 +306,14 @@ class _Keeper:
 
     def end_kept(self) -> None:
         """Ends the tokens that have ended where they were opened first, or whose node is lost."""
-        for node in {node for _, node in list(self._kept.values())}:
-            names = [token for token, (_, of) in list(self._kept.items()) if of == node]
-            for token in set(names) - _open_on(node, names):
-                kept, _ = self._kept.pop(token)
-                with contextlib.suppress(Error):
-                    kept.end()
+        tokens: dict[str, list[str]] = {}
+        for token, (_, node) in list(self._kept.items()):
+            tokens.setdefault(node, []).append(token)
+        still_open = _still_open(tokens)
+        for token in [token for of_node in tokens.values() for token in of_node if token not in still_open]:
+            kept, _ = self._kept.pop(token)
+            with contextlib.suppress(Error):
+                kept.end()
 
     def look(self) -> None:
         """Tells Ray's metrics what the daemon says, and whether somebody needs it."""
@@ -376,7 +335,7 @@ class _Keeper:
 
     def _is_on_head(self) -> bool:
         if self._is_head is None:
-            self._is_head = _hooks.is_head(self._row())
+            self._is_head = _hooks.is_head(row_of(self._node))
         return self._is_head
 
     def may_end(self) -> bool:
@@ -412,10 +371,7 @@ class _Keeper:
     def _is_shared(self) -> bool:
         """Whether an actor has a share of the memory. It asks the head of the cluster: not for each look."""
         with self._lock:
-            if self._group is None:
-                return False
-            left = _hooks.left_on(self._node).get(_hooks.memory_of(self._group.id.hex()), 0)
-            return bool(left < self._budget)
+            return self._reservation.is_shared()
 
     def ended(self, seconds: float) -> bool:
         return self._ended.wait(seconds)
@@ -456,12 +412,19 @@ def _is_open(token: str) -> bool:
     return False
 
 
-def _open_on(node: str, tokens: list[str]) -> set[str]:
-    """Those of these tokens that are open on a node; all of them if it does not say so."""
-    keeper = _find(node)
-    if keeper is None or node not in alive_nodes():
+def _still_open(tokens: dict[str, list[str]]) -> set[str]:
+    """Those of these tokens that are open on their nodes, and all of a node that does not say so in time."""
+    if not tokens:
         return set()
-    try:
-        return set(ray.get(keeper.still_open.remote(tokens), timeout=_START_S))
-    except (ray.exceptions.RayError, Error):
-        return set(tokens)  # later
+    alive = alive_nodes()
+    keepers = {node: keeper for node in tokens if node in alive and (keeper := _find(node)) is not None}
+    asked = {node: keeper.still_open.remote(tokens[node]) for node, keeper in keepers.items()}
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_S)
+    found: set[str] = set()
+    for node, answer in asked.items():
+        try:
+            found.update(ray.get(answer, timeout=0))
+        except (ray.exceptions.RayError, Error):
+            found.update(tokens[node])  # it is asked again
+    return found

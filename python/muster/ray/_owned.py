@@ -34,7 +34,7 @@ class Made(NamedTuple):
     """A result of a call of this process. Does not keep the result itself, only how to make it again."""
 
     owned: Owned
-    place: int
+    result: int  #: which of the results of the call
     id: bytes
 
     def ref(self) -> ray.ObjectRef | None:
@@ -56,7 +56,7 @@ class Owned:
         retries: how often that may be done; negative: as often as needed.
         replaced: how the results were made that stand for these; None if they were not made again.
         making: has those results when they are submitted, or None if that failed; None if nobody makes them.
-        places: of results that are known to be there, by their place: on which node, and how many bytes.
+        places: of results that are known to be there, by their index: on which node, and how many bytes.
     """
 
     __slots__ = (
@@ -86,7 +86,7 @@ class Owned:
         socket = _runtime.socket_path()
         #: Nothing if a keeper looks right now whether the daemon is needed: who makes a call keeps it meanwhile.
         self._needs = [socket] if _needs.begin(socket) else []
-        self._held: set[int] = set()  # the places of results that something refers to
+        self._held: set[int] = set()  # the indices of results that something refers to
         self._kept: dict[int, ray.ObjectRef] = {}  # what stands for those, if they had to be made again
 
     @property
@@ -95,11 +95,11 @@ class Owned:
 
     def watch(self, refs: list[ray.ObjectRef] | None = None) -> None:
         """Ends with the marker. ``refs``: the results of the submitted task, which may have to be made again."""
-        for place, ref in enumerate(refs or []):
+        for index, ref in enumerate(refs or []):
             id = ref.binary()
-            self._held.add(place)
-            _calls[id] = (self, place)
-            _when_over(ref, functools.partial(self._let_go, place, id))
+            self._held.add(index)
+            _calls[id] = (self, index)
+            _when_over(ref, functools.partial(self._let_go, index, id))
         marker, self.marker = self.marker, None
         _when_over(marker, self.end)
 
@@ -108,14 +108,14 @@ class Owned:
         made = [Made(*_calls[ref.binary()], ref.binary()) for ref in refs]
         with self.lock:
             self.replaced = made
-            self._kept = {place: refs[place] for place in self._held}
+            self._kept = {index: refs[index] for index in self._held}
 
-    def _let_go(self, place: int, id: bytes) -> None:
+    def _let_go(self, index: int, id: bytes) -> None:
         """Nothing refers to a result any more. Who makes a call again that took it as an input keeps this object."""
         _calls.pop(id, None)
         with self.lock:
-            self._held.discard(place)
-            self._kept.pop(place, None)
+            self._held.discard(index)
+            self._kept.pop(index, None)
 
     def end(self) -> None:
         """Nothing needs what the results name. That may be so before they are let go, if they are errors."""
@@ -125,7 +125,7 @@ class Owned:
             _needs.end(self._needs.pop())
 
 
-#: The calls of this process whose results somebody refers to: by the result's id, with its place among the results.
+#: The calls of this process whose results somebody refers to: by the result's id, with its index among the results.
 _calls: dict[bytes, tuple[Owned, int]] = {}
 
 
@@ -146,7 +146,7 @@ def call_of(ref: ray.ObjectRef) -> tuple[Owned, int] | None:
     return _calls.get(ref.binary())
 
 
-class Later:
+class Caller:
     """Makes calls one after the other, on a thread of its own."""
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class Later:
         self.__init__()  # type: ignore[misc]
 
 
-_ends = Later()
+_ends = Caller()
 os.register_at_fork(after_in_child=_ends.reset)
 
 

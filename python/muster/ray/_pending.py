@@ -54,17 +54,17 @@ class Later(Work):
         self._work: concurrent.futures.Future[Work] = concurrent.futures.Future()
         self._lock = threading.Lock()
         self._session = _hooks.session()
-        self._tasks = {place: ref for place, ref in enumerate(refs) if is_pending(ref)}
+        self._tasks = {index: ref for index, ref in enumerate(refs) if is_pending(ref)}
         self._waiting = len(self._tasks)
         self._awaited = list(dict.fromkeys(self._tasks.values()))
         with _laters_lock:
             _laters.add(self)
         # On this thread, which Ray knows. The op is called on another one.
         _timeline.began(f"{name} of results of tasks", self._when_over)
-        carried = {place: task for place, task in self._tasks.items() if _transport.carries(task)}
-        for place, task in self._tasks.items():
-            if place not in carried:
-                task.future().add_done_callback(functools.partial(self._has_come, place, start))
+        carried = {index: task for index, task in self._tasks.items() if _transport.carries(task)}
+        for index, task in self._tasks.items():
+            if index not in carried:
+                task.future().add_done_callback(functools.partial(self._has_come, index, start))
         if carried:
             threading.Thread(target=self._fetch, args=(carried, start), name="muster-ray-fetch", daemon=True).start()
 
@@ -79,11 +79,11 @@ class Later(Work):
 
         self._work.add_done_callback(started)
 
-    def _has_come(self, place: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
+    def _has_come(self, index: int, start: Callable[[list[Ref]], Work], future: Any) -> None:
         """Called on a thread of Ray's that must not wait."""
         error = future.exception()
         future.object_ref = None  # Ray may keep the future for a while, and with it the result
-        self._arrived(place, start, error, None if error is not None else future.result())
+        self._arrived(index, start, error, None if error is not None else future.result())
 
     def _fetch(self, tasks: dict[int, ray.ObjectRef], start: Callable[[list[Ref]], Work]) -> None:
         """Waits for results that hold tensors. Ray would fetch those on its thread that must not wait."""
@@ -93,24 +93,24 @@ class Later(Work):
             self._arrived(next(iter(tasks)), start, error, None)
 
     def _fetch_all(self, tasks: dict[int, ray.ObjectRef], start: Callable[[list[Ref]], Work]) -> None:
-        places: dict[ray.ObjectRef, list[int]] = {}
-        for place, task in tasks.items():
-            places.setdefault(task, []).append(place)
-        while places and self._waiting > 0:
+        indices: dict[ray.ObjectRef, list[int]] = {}
+        for index, task in tasks.items():
+            indices.setdefault(task, []).append(index)
+        while indices and self._waiting > 0:
             # Now and then it looks whether another task has failed meanwhile.
-            ready, _ = ray.wait(list(places), num_returns=1, timeout=_LOOK_S)
+            ready, _ = ray.wait(list(indices), num_returns=1, timeout=_LOOK_S)
             for task in ready:
                 value, error = _fetched(task)
-                for place in places.pop(task):
-                    self._arrived(place, start, error, value)
+                for index in indices.pop(task):
+                    self._arrived(index, start, error, value)
 
-    def _arrived(self, place: int, start: Callable[[list[Ref]], Work], error: Any, value: Any) -> None:
+    def _arrived(self, index: int, start: Callable[[list[Ref]], Work], error: Any, value: Any) -> None:
         with self._lock:
             if self._waiting < 0:
                 return
             self._waiting -= 1
             if error is None:
-                self._values[place] = value
+                self._values[index] = value
             failed = error is not None and not _recovery.is_loss(error)
             if self._waiting and not failed:
                 return
@@ -141,7 +141,7 @@ class Later(Work):
 
     def _starting(self, start: Callable[[list[Ref]], Work]) -> _steps.Steps[Work]:
         """Calls the op. Results that are lost are made again first."""
-        lost = {place: task for place, task in self._tasks.items() if _is_lost(self._values[place])}
+        lost = {index: task for index, task in self._tasks.items() if _is_lost(self._values[index])}
         if not lost:
             try:
                 return self._call(start)
@@ -157,11 +157,13 @@ class Later(Work):
         return self._call(start)
 
     def _recovering(self, tasks: dict[int, ray.ObjectRef]) -> _steps.Steps[None]:
-        for place, task in tasks.items():
-            if _transport.carries(task):
-                self._values[place] = _transport.ref_of(task)  # what it carries is not made again
-            else:
-                self._values[place] = yield from _recovery.settling(task)
+        carried = [index for index, task in tasks.items() if _transport.carries(task)]
+        for index in carried:
+            self._values[index] = _transport.ref_of(tasks[index])  # what it carries is not made again
+        made = [index for index in tasks if index not in carried]
+        values = yield from _steps.together([_recovery.settling(tasks[index]) for index in made])
+        for index, value in zip(made, values):
+            self._values[index] = value
 
     def _call(self, start: Callable[[list[Ref]], Work]) -> Work:
         for value in self._values:

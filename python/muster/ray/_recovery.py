@@ -39,29 +39,34 @@ class Loss:
         return error
 
 
-def settled(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
-    """Returns a task's value. What is lost is made again, as often as the task may be retried.
+def settled(refs: list[ray.ObjectRef], timeout: float | None = None) -> list[Any]:
+    """Returns the values of tasks. What is lost is made again, all at once, as often as the tasks may be retried.
 
     Args:
         timeout: seconds to wait for all of that.
 
     Raises:
-        ray.exceptions.GetTimeoutError: it was not there in time.
-        ObjectLost: it is lost, and this process can't make it again.
+        ray.exceptions.GetTimeoutError: they were not there in time.
+        ObjectLost: one is lost, and this process can't make it again.
     """
     until = None if timeout is None else time.monotonic() + timeout
-    found = _found(ref, timeout)
-    return _steps.run(_recovering(ref, found, until), until) if isinstance(found, Loss) else found
+    found = [_found(ref, _left(until)) for ref in refs]
+    lost = [index for index, value in enumerate(found) if isinstance(value, Loss)]
+    if lost:
+        again = [_recovering(refs[index], found[index], until) for index in lost]
+        for index, value in zip(lost, _steps.run(_steps.together(again), until)):
+            found[index] = value
+    return found
 
 
 def settling(ref: ray.ObjectRef) -> _steps.Steps[Any]:
-    """Like ``settled``, as steps, for a result that has arrived."""
+    """Like ``settled``, as steps, for one result, which has arrived."""
     found = _found(ref)
     return (yield from _recovering(ref, found, None)) if isinstance(found, Loss) else found
 
 
 def _found(ref: ray.ObjectRef, timeout: float | None = None) -> Any:
-    """Returns a task's value, or the loss of it. ``timeout``: see ``settled``.
+    """Returns a task's value, or the loss of it. ``timeout``: seconds to wait for it.
 
     Raises:
         ray.exceptions.RayTaskError: the task failed by itself.
@@ -120,7 +125,7 @@ def made_again(ref: ray.ObjectRef, until: float | None = None) -> _steps.Steps[r
     return None if found is None else (yield from _made_again(*found, until))
 
 
-def _made_again(owned: _owned.Owned, place: int, until: float | None) -> _steps.Steps[ray.ObjectRef | None]:
+def _made_again(owned: _owned.Owned, index: int, until: float | None) -> _steps.Steps[ray.ObjectRef | None]:
     while True:
         with owned.lock:
             replaced, again, making = owned.replaced, owned.again, owned.making
@@ -129,11 +134,11 @@ def _made_again(owned: _owned.Owned, place: int, until: float | None) -> _steps.
                     return None
                 owned.making = concurrent.futures.Future()
         if replaced is not None:
-            made = replaced[place]
+            made = replaced[index]
             ref = made.ref()
             if ref is not None:
                 return ref
-            owned, place = made.owned, made.place  # nothing has held it: it is made again in its turn
+            owned, index = made.owned, made.result  # nothing has held it: it is made again in its turn
             continue
         if making is None:
             assert again is not None
@@ -142,7 +147,7 @@ def _made_again(owned: _owned.Owned, place: int, until: float | None) -> _steps.
             yield _steps.Over(making)  # others that miss the result wait for the same task
             refs = making.result()
         if refs is not None:
-            return refs[place]
+            return refs[index]
 
 
 def _make_again(
@@ -171,19 +176,19 @@ def _make_again(
 
 def remembered(submit: Any, args: Any, kwargs: Any) -> _owned.Again | None:
     """Returns how to make a call again; None if its arguments can't be kept as they are now, or it took too much."""
-    keeper = _Keeper()
+    copier = _Copier()
     try:
-        kept = [keeper.keep(x) for x in args or ()], {name: keeper.keep(x) for name, x in (kwargs or {}).items()}
+        kept = [copier.keep(x) for x in args or ()], {name: copier.keep(x) for name, x in (kwargs or {}).items()}
     except _CantBeKeptError:
         return None
-    return _owned.Again(submit, *kept, keeper.depth + 1)
+    return _owned.Again(submit, *kept, copier.depth + 1)
 
 
 class _CantBeKeptError(Exception):
     pass
 
 
-class _Keeper:
+class _Copier:
     """Keeps arguments: what may be changed later is copied, and results of calls are kept by how they are made."""
 
     _BYTES_MAX = 1 << 20
@@ -218,12 +223,12 @@ class _Keeper:
         found = _owned.call_of(ref)
         if found is None:
             return ref  # Ray keeps it, or makes it again
-        owned, place = found
+        owned, index = found
         if owned.again is not None:
             self.depth = max(self.depth, owned.again.depth)
             if self.depth >= self._DEPTH_MAX:
                 raise _CantBeKeptError
-        return _owned.Made(owned, place, ref.binary())
+        return _owned.Made(owned, index, ref.binary())
 
 
 def _made_in(kept: Any) -> Iterator[_owned.Made]:
@@ -250,7 +255,7 @@ def _current(made: _owned.Made, until: float | None) -> _steps.Steps[ray.ObjectR
     """Finds the result that stands for an input now. If that is lost and can be made again, it is."""
     ref = made.ref()
     if ref is None:
-        ref = yield from _made_again(made.owned, made.place, until)
+        ref = yield from _made_again(made.owned, made.result, until)
     if ref is None:
         raise ObjectLost("an input of a task is gone, and can't be made again", "keep its ObjectRef, or allow retries")
     while True:

@@ -181,7 +181,7 @@ class Seat(Group):
 
     def _go_on(self) -> None:
         """Finds where the actor was before it was restarted."""
-        found = _hooks.kv_get(self._place())
+        found = _hooks.kv_get(self._key_of_task())
         if found is None:
             return
         task, began = json.loads(found)
@@ -243,13 +243,13 @@ class Seat(Group):
                 "make the group anew: group.destroy(), then muster.ray.create_group()",
             )
         # First of all: a task whose beginning is not written down has not begun.
-        _hooks.kv_put(self._place(), json.dumps([task, self._next]).encode())
+        _hooks.kv_put(self._key_of_task(), json.dumps([task, self._next]).encode())
         self._interrupted = None
         if self._task:
             self._tasks_before.append(self._task)
         self._task = task
 
-    def _place(self) -> bytes:
+    def _key_of_task(self) -> bytes:
         return _seats_of(self._id) + str(self.rank).encode()
 
     def _forgotten(self, number: int, why: str) -> Invalid:
@@ -268,7 +268,7 @@ class Seat(Group):
             self._count.forget()
         super().leave()
         if self._history:
-            _hooks.kv_delete(self._place())
+            _hooks.kv_delete(self._key_of_task())
 
     def send(self, *args: Any, **named: Any) -> Work:
         self._refuse("send")

@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from muster import _muster
 from muster._checks import size
 from muster.errors import Invalid
-from muster.ray import _cluster, _hooks, _keepers
+from muster.ray import _cluster, _hooks, _keepers, _reservation
 
 
 def share(memory: str | int) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def share(memory: str | int) -> dict[str, Any]:
 
 
 def _reserved(node: str) -> dict[str, Any] | None:
-    known = _keepers.reservation_on(node)
+    known = _reservation.reservation_on(node)
     if known is None:
         return None
     return {**known, "left": _hooks.left_on(node).get(_hooks.memory_of(known["group"]), 0)}

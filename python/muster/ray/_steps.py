@@ -56,16 +56,22 @@ class Result:
 
 
 class Over:
-    """What another thread does is over."""
+    """One of some things that other threads, or other steps, do is over."""
 
-    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
-        self._future = future
+    def __init__(self, *futures: concurrent.futures.Future[Any]) -> None:
+        self.futures = futures
+
+    def is_there(self) -> bool:
+        return any(future.done() for future in self.futures)
 
     def wait(self, seconds: float | None) -> bool:
-        return bool(concurrent.futures.wait([self._future], seconds).done)
+        first = concurrent.futures.FIRST_COMPLETED
+        return bool(concurrent.futures.wait(self.futures, seconds, first).done)
 
     def then(self, call: Callable[[], Any]) -> None:
-        self._future.add_done_callback(lambda _: call())
+        called = threading.Lock()
+        for future in self.futures:
+            future.add_done_callback(lambda _: called.acquire(blocking=False) and call())
 
 
 class Pause:
@@ -122,6 +128,39 @@ def run(steps: Steps[T], until: float | None) -> T:
 def too_late() -> BaseException:
     error: BaseException = ray.exceptions.GetTimeoutError("a result was lost, and was not made again in time")
     return error
+
+
+def together(each: list[Steps[T]]) -> Steps[list[T]]:
+    """Goes through several steps by turns, so that what one waits for is begun before another is waited for.
+
+    Returns what they return, in their order.
+    """
+    returned: dict[int, T] = {}
+    waiting: dict[int, Wait] = {}
+    ready = list(range(len(each)))
+    try:
+        while ready or waiting:
+            for turn in ready:
+                try:
+                    waiting[turn] = next(each[turn])
+                except StopIteration as end:
+                    returned[turn] = end.value
+            # What some wait for may be done by others of them. So that is waited for when all wait for such.
+            over = {turn: wait for turn, wait in waiting.items() if isinstance(wait, Over)}
+            if len(over) < len(waiting):
+                ready = [next(turn for turn in waiting if turn not in over)]
+                yield waiting[ready[0]]
+            elif over:
+                yield Over(*(future for wait in over.values() for future in wait.futures))
+                ready = [turn for turn, wait in over.items() if wait.is_there()]
+            else:
+                ready = []
+            for turn in ready:
+                del waiting[turn]
+    finally:
+        for steps in each:
+            steps.close()
+    return [returned[turn] for turn in range(len(each))]
 
 
 def run_on(

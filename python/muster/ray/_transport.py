@@ -79,7 +79,7 @@ def _keep(arrived: weakref.ref[Stored]) -> None:
             stored.ref = stored.load()
 
 
-_keeping = _owned.Later()
+_keeping = _owned.Caller()
 
 
 class Transport(_hooks.TensorTransportManager):  # type: ignore[misc]

@@ -11,7 +11,7 @@ import ray
 
 from muster._ref import Ref
 from muster._words import a_type_of
-from muster.errors import Invalid
+from muster.errors import DaemonRestarted, DaemonUnavailable, Invalid, ObjectLost
 from muster.ray import _recovery
 
 
@@ -38,13 +38,20 @@ def get(x: Any, timeout: float | None = None) -> Any:
 
 
 def _got(x: Any, timeout: float | None) -> Any:
-    found: list[ray.ObjectRef] = []
-    _map(x, lambda ref: found.append(ref) if isinstance(ref, ray.ObjectRef) else None)
+    found: dict[ray.ObjectRef, None] = {}
+    _map(x, lambda ref: found.setdefault(ref) if isinstance(ref, ray.ObjectRef) else None)
     until = None if timeout is None else time.monotonic() + timeout
-    values = {}
-    for ref in found:
-        left = None if until is None else max(until - time.monotonic(), 0)
-        values[ref] = _recovery.settled(ref, left)
+    try:
+        return _read(x, list(found), until)
+    except (DaemonRestarted, DaemonUnavailable, ObjectLost):
+        if not found:
+            raise
+    return _read(x, list(found), until)  # the daemon has ended in between: results of tasks can be made again
+
+
+def _read(x: Any, refs: list[ray.ObjectRef], until: float | None) -> Any:
+    left = None if until is None else max(until - time.monotonic(), 0)
+    values = dict(zip(refs, _recovery.settled(refs, left)))
     return _map(_map(x, lambda ref: values.get(ref, ref)), lambda ref: ref.get() if isinstance(ref, Ref) else ref)
 
 

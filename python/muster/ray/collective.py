@@ -13,6 +13,7 @@ leaves its inputs as they are.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ray.util.collective as rays
@@ -83,8 +84,10 @@ def init_collective_group(
 
     Raises:
         RuntimeError: this process is no worker of Ray, or it has a seat in a group of that name.
-        Invalid: the other ranks have made the group with another world_size, or the rank is taken.
+        Invalid: the other ranks have made the group with another world_size, the rank is taken, or gloo_timeout is no
+            time.
     """
+    _check_time(gloo_timeout)
     rays.init_collective_group(world_size, rank, NAME, group_name)
     _handle(group_name).timeout = gloo_timeout / 1000
 
@@ -101,8 +104,15 @@ def create_collective_group(
 
     Raises:
         RuntimeError: there is a group of that name, or ``ranks`` are not 0 to ``world_size`` - 1.
+        Invalid: gloo_timeout is no time.
     """
+    _check_time(gloo_timeout)
     rays.create_collective_group(actors, world_size, ranks, NAME, group_name, gloo_timeout)
+
+
+def _check_time(gloo_timeout: Any) -> None:
+    if not isinstance(gloo_timeout, (int, float)) or not 0 < gloo_timeout < math.inf:
+        raise Invalid(f"gloo_timeout={gloo_timeout!r} is not valid", "give milliseconds, more than 0")
 
 
 def get_group_handle(group_name: str = "default") -> MusterGroup:

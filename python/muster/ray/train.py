@@ -32,7 +32,7 @@ class TorchConfig(_of_ray.TorchConfig):  # type: ignore[misc]
         return _Backend
 
 
-class _Backend(_of_ray._TorchBackend):  # type: ignore[misc]
+class _Backend(_of_ray.TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(importlib.import_module, "muster.torch")
         super().on_start(worker_group, backend_config)
