@@ -84,7 +84,7 @@ def test_wrong_arguments_say_what_to_give(shared_daemon):
     wanted = [
         "AVG of torch.int64",
         "PREMUL_SUM",
-        "there are 1 outputs, and 2 are needed",
+        "the number of outputs is 1, and 2 are needed",
         "tensor 0 of the outputs has 3 elements of torch.float32, and 2",
         "3 rows can't be split evenly over 2 ranks",
         "output splits [1, 1] do not add up to 3 rows",
@@ -254,6 +254,39 @@ def use_groups_that_are_over(rank, count, store):
 def test_calls_after_the_end_and_two_default_groups(shared_daemon, tmp_path):
     for found in worlds.run(shared_daemon, use_groups_that_are_over, 2, f"file://{tmp_path}/again"):
         assert found[0] == "GroupClosed"
+
+
+def end_with_ops_on_their_way(rank, count, store):
+    sums = []
+    for run in range(10):
+        tensor = torch.ones(1 << 20)
+        work = dist.all_reduce(tensor, async_op=True)
+        dist.destroy_process_group()
+        assert work.wait()
+        sums.append(tensor.unique().tolist())
+        worlds.join(rank, count, f"{store}{run}")
+    return sums
+
+
+def test_ops_that_all_ranks_have_begun_are_over_at_the_end(shared_daemon, tmp_path):
+    for sums in worlds.run(shared_daemon, end_with_ops_on_their_way, 2, f"file://{tmp_path}/again"):
+        assert sums == [[2]] * 10
+
+
+def end_with_an_op_that_nobody_answers(rank, count, store):
+    from muster.torch import _calls
+
+    _calls._LAST_S = 3600.0
+    work = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
+    dist.group.WORLD.abort()
+    dist.destroy_process_group()
+    worlds.join(rank, count, store)
+    return None if work is None else caught(work.wait)[0]
+
+
+def test_abort_waits_for_nobody(shared_daemon, tmp_path):
+    code, _ = worlds.run(shared_daemon, end_with_an_op_that_nobody_answers, 2, f"file://{tmp_path}/again")
+    assert code in ("GroupClosed", "PeerLost")
 
 
 def begin_again(rank, count, port_file):

@@ -29,9 +29,9 @@ class MusterBackend(Calls, c10d.Backend):
         self._take_seat(store, rank, world_size, timeout)
         _open.add(self)
 
-    def shutdown(self) -> None:
+    def _leave(self) -> None:
         _open.discard(self)
-        super().shutdown()
+        super()._leave()
 
     def getBackendName(self) -> str:
         return NAME

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +22,7 @@ from muster.torch._tensors import Tensor, moved, reduced, same_size, write, writ
 from muster.torch._work import MusterWork
 
 NAME = "muster"
+_LAST_S = 5.0
 
 
 class Calls:
@@ -38,6 +42,8 @@ class Calls:
         except Error as error:
             raise of_torch(error) from None
         self._inbox = Inbox(self.muster_group)
+        self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # whose works somebody has
+        self._collectives_lock = threading.Lock()
         self._last_error: BaseException | None = None
 
     def _get_sequence_number_for_group(self) -> int:
@@ -50,7 +56,18 @@ class Calls:
         self._timeout_s = timeout.total_seconds()
 
     def shutdown(self) -> None:
-        """Gives the seat up. Ops that this rank has contributed to still complete for the others."""
+        """Gives the seat up. Ops that this rank has contributed to still complete for the others.
+
+        Collectives of this rank that are not over are waited for, a few seconds at most.
+        """
+        until = time.monotonic() + _LAST_S
+        with self._collectives_lock:
+            works = list(self._collectives)
+        for work in works:
+            work.end_within(max(until - time.monotonic(), 0))
+        self._leave()
+
+    def _leave(self) -> None:
         try:
             self.muster_group.leave()
         except (GroupClosed, DaemonRestarted, DaemonUnavailable):
@@ -60,7 +77,7 @@ class Calls:
 
     def abort(self) -> None:
         """Gives the seat up at once: the other ranks' ops that wait for this rank fail."""
-        self.shutdown()
+        self._leave()
 
     def errored(self) -> BaseException | None:
         """The error of the op that failed last. After a backward pass of DDP it tells what its RuntimeError was."""
@@ -336,7 +353,11 @@ class Calls:
         native = self.muster_group._native
         calls = native.calls
         try:
-            return start(self._limit_s(opts, timeout))._tell(self._note)
+            work = start(self._limit_s(opts, timeout))._tell(self._note)
+            if not pair:
+                with self._collectives_lock:
+                    self._collectives.add(work)
+            return work
         except BaseException as error:
             if native.calls == calls:
                 forfeit(self.muster_group, method, error, (), pair)
@@ -380,7 +401,7 @@ class Calls:
 
 def _check_length(items: Sequence[Any], length: int, what: str) -> None:
     if len(items) != length:
-        raise Invalid(f"there are {len(items)} {what}, and {length} are needed", "give one for each rank")
+        raise Invalid(f"the number of {what} is {len(items)}, and {length} are needed", "give one for each rank")
 
 
 def _reduce_op(opts: Any) -> Any:

@@ -57,6 +57,12 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             raise self._error
         return True
 
+    def end_within(self, seconds: float) -> None:
+        """Lets the op end, and takes its outcome, if that comes in time."""
+        op = self._op
+        if op is not None and op.wait(seconds):
+            self.complete()
+
     def complete(self) -> None:
         """Takes the outcome of the op, once. Waits for it."""
         op = self._op
