@@ -141,6 +141,7 @@ class Calls:
         """Each output is the ranks' inputs, one behind the other."""
 
         def start(limit: float) -> MusterWork:
+            _check_length(outputs, len(inputs), "outputs")
             for output, given in zip(outputs, inputs):
                 same_size([output], given.numel() * self.size(), given.dtype, "outputs")
             work = self.muster_group.allgather([moved(tensor) for tensor in inputs], timeout=limit)
@@ -161,7 +162,7 @@ class Calls:
         def start(limit: float) -> MusterWork:
             self._check_count(output_lists, "output lists")
             for outputs in output_lists:
-                _check_length(outputs, len(input_list), "an output list")
+                _check_length(outputs, len(input_list), "tensors in an output list")
                 for output, tensor in zip(outputs, input_list):
                     same_size([output], tensor.numel(), tensor.dtype, "outputs")
             work = self.muster_group.allgather([moved(tensor) for tensor in input_list], timeout=limit)
@@ -266,6 +267,7 @@ class Calls:
         """Each output is this rank's part of an input, reduced; all parts are equally long."""
 
         def start(limit: float) -> MusterWork:
+            _check_length(outputs, len(inputs), "outputs")
             op = _tensors.op_name(_reduce_op(opts), *inputs)
             for output, given in zip(outputs, inputs):
                 same_size([given], output.numel() * self.size(), output.dtype, "inputs")
@@ -401,7 +403,7 @@ class Calls:
 
 def _check_length(items: Sequence[Any], length: int, what: str) -> None:
     if len(items) != length:
-        raise Invalid(f"the number of {what} is {len(items)}, and {length} are needed", "give one for each rank")
+        raise Invalid(f"the number of {what} is {len(items)}, and {length} are needed", f"give {length}")
 
 
 def _reduce_op(opts: Any) -> Any:
