@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def dashboard():
         assert head.poll() is None, log.read_text()
         try:
             return bool(urllib.request.urlopen(f"{address}/api/version", timeout=5).read())
+        except urllib.error.HTTPError:
+            return True  # it wants a token
         except OSError:
             return False
 
@@ -105,7 +108,10 @@ def dashboard():
 
 
 def without_a_cluster():
-    return {name: value for name, value in os.environ.items() if name not in ("MUSTER_SOCKET", "RAY_ADDRESS")}
+    """The environment of processes that this cluster's own variables must not reach. They need a token, as by default
+    in newer versions of Ray."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MUSTER_SOCKET", "RAY_ADDRESS")}
+    return {**inherited, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 32}
 
 
 def told_by_job(dashboard, folder, script, **runtime_env):
