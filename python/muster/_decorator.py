@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -88,7 +89,8 @@ def collective_input(
 
 def _be_innermost(decorated: Any) -> None:
     """Lets Ray see the marks of a method, and what ``@ray.method`` adds: it looks only at the innermost function."""
-    decorated.__signature__ = inspect.signature(decorated)
+    with contextlib.suppress(ValueError):  # some functions in C have no signature
+        decorated.__signature__ = inspect.signature(decorated)
     decorated.__dict__.pop("__wrapped__", None)
 
 

@@ -190,6 +190,11 @@ def test_a_task_without_the_mark_is_named():
         muster.allreduce_refs([plain.remote(), full.remote(1.0)]).result(conftest.PATIENCE_S)
 
 
+def test_functions_in_c_can_be_marked():
+    assert muster.collective_input(max)([1, 2], [3, 4]).get() == [3, 4]  # has no signature
+    assert muster.collective_input(np.add)(1, np.ones(2)).get().tolist() == [2, 2]
+
+
 def test_what_can_t_be_marked():
     with pytest.raises(muster.Invalid, match="class of actors"):
 
