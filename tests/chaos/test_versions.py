@@ -23,9 +23,16 @@ CODE = {name: code for code, name in CODES.items()}
 @contextlib.contextmanager
 def pretender(answer: bytes, fds: int = 0, reads: bool = True):
     """Listens where a daemon should, and gives the same answer to every client."""
-    kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with tempfile.TemporaryDirectory(prefix="muster-") as folder, socket.socket(*kind) as listener:
+    with tempfile.TemporaryDirectory(prefix="muster-") as folder:
         path = str(pathlib.Path(folder) / "d.sock")
+        with pretender_at(path, answer, fds, reads):
+            yield types.SimpleNamespace(socket=path)
+
+
+@contextlib.contextmanager
+def pretender_at(path: str, answer: bytes, fds: int = 0, reads: bool = True):
+    kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(*kind) as listener:
         listener.bind(path)
         listener.listen()
         over = threading.Event()
@@ -44,7 +51,7 @@ def pretender(answer: bytes, fds: int = 0, reads: bool = True):
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield types.SimpleNamespace(socket=path)
+            yield
         finally:
             over.set()
             with socket.socket(*kind) as last:

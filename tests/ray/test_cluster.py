@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import conftest
 import muster
@@ -228,6 +229,39 @@ def test_a_ref_of_another_cluster_is_told(tmp_path):
     assert error.startswith("a ref belongs to another connection than the op: ")
     assert os.environ["MUSTER_SOCKET"] in error
     assert error.endswith("(hint: use refs and groups of one daemon)")
+
+
+MEETS_ANOTHER_DAEMON = """
+import muster, muster.ray
+import ray
+from muster.ray._folders import make_folder, sockets
+from test_versions import ANSWERS, pretender_at
+
+ray.init(num_cpus=1, include_dashboard=False)
+path = sockets() / f"{ray.get_runtime_context().get_node_id()[:16]}.sock"
+make_folder(path.parent)
+for name in "an older daemon", "a newer daemon", "no daemon":
+    answer, fds, error, what = ANSWERS[name]
+    with pretender_at(str(path), answer, fds):
+        try:
+            muster.ray.init(memory="64MiB")
+        except muster.Error as told:
+            print(name, type(told).__name__ == error, what in str(told), told.hint)
+    path.unlink()
+muster.ray.init(memory="64MiB")
+print(muster.status()["memory_bytes"] >> 20)
+muster.ray.shutdown()
+"""
+
+
+def test_a_daemon_of_another_version_is_told(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "chaos"), *sys.path[1:], os.environ["PYTHONPATH"]])
+    assert output_of(MEETS_ANOTHER_DAEMON, tmp_path, PYTHONPATH=path).splitlines() == [
+        "an older daemon True True a hint",
+        "a newer daemon True True install the same version of Muster on both sides",
+        "no daemon True True ",
+        "64",
+    ]
 
 
 def test_ray_client_is_told():
