@@ -271,8 +271,17 @@ class Later(Work):
             loop = asyncio.get_running_loop()
             over = loop.create_future()
             self._work.add_done_callback(lambda _: _tell(loop, _settle, over))
-            yield from over.__await__()
+            looks = loop.create_task(self._look_for_ray())
+            try:
+                yield from over.__await__()
+            finally:
+                looks.cancel()
         return (yield from self._work.result().__await__())
+
+    async def _look_for_ray(self) -> None:
+        while _hooks.session() == self._session:
+            await asyncio.sleep(_LOOK_S)
+        self.abandon()
 
     def __repr__(self) -> str:
         if not self.done():
