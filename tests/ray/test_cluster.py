@@ -268,6 +268,28 @@ def test_ray_client_is_told():
         muster.ray.init("ray://10.0.0.1:10001")
 
 
+OF_A_JOB_CONFIG = """
+import os, sys
+import muster.ray
+import ray
+
+
+@ray.remote
+def look():
+    return os.environ.get("GIVEN"), "muster.ray" in sys.modules
+
+
+config = ray.job_config.JobConfig(runtime_env={"env_vars": {"GIVEN": "by the config"}})
+muster.ray.init(num_cpus=1, memory="64MiB", include_dashboard=False, job_config=config)
+print(ray.get(look.remote()))
+muster.ray.shutdown()
+"""
+
+
+def test_the_environment_of_a_job_config_stays(tmp_path):
+    assert output_of(OF_A_JOB_CONFIG, tmp_path) == "('by the config', True)"
+
+
 def test_the_hook_leaves_the_environment_that_it_is_given():
     given = {"env_vars": {"A": "1"}}
     muster.ray.hook(given)["env_vars"]["B"] = "2"
