@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import muster
@@ -196,8 +198,9 @@ def wait_shortly(rank, count):
 
 
 def test_a_wait_that_is_too_short_leaves_the_op_going(shared_daemon):
-    (code, _, _), total = worlds.run(shared_daemon, wait_shortly, 2)[0]
-    assert (code, total) == ("Timeout", 2)
+    (code, missing, message), total = worlds.run(shared_daemon, wait_shortly, 2)[0]
+    assert (code, missing, total) == ("Timeout", [1], 2)
+    assert "allreduce is not over after 0.2 s" in message
 
 
 def die_as_rank_1(rank, count, store):
@@ -232,6 +235,42 @@ def test_a_killed_rank_is_named_on_the_others(shared_daemon, tmp_path):
             assert rank != 1
             assert found[:2] == ("PeerLost", [1])
             assert "closed by peer" in found[2]
+
+
+def keep_no_frames(rank, count):
+    kept, lengths = [], []
+
+    def fail():
+        mine = torch.ones(1)
+        kept.append(weakref.ref(mine))
+        work = dist.all_reduce(torch.ones(rank + 1), async_op=True)
+        for _ in range(3):
+            with pytest.raises(muster.Mismatch) as found:
+                work.wait()
+            lengths.append(len(found.traceback))
+
+    fail()
+    assert len(set(lengths)) == 1
+    assert isinstance(muster.torch.seat().errored(), muster.Mismatch)
+    gc.collect()
+    return kept[0]() is None
+
+
+def test_errors_keep_no_frames_and_do_not_grow(shared_daemon):
+    assert worlds.run(shared_daemon, keep_no_frames, 2) == [True, True]
+
+
+def ask_for_seats(rank, count):
+    group = dist.new_group([0])
+    if rank == 0:
+        return isinstance(muster.torch.seat(group), muster.torch.Seat)
+    with pytest.raises(muster.Invalid, match="is no group of the backend 'muster'"):
+        muster.torch.seat(group)
+    return True
+
+
+def test_a_group_without_this_rank_has_no_seat(shared_daemon):
+    assert worlds.run(shared_daemon, ask_for_seats, 2) == [True, True]
 
 
 # ---- the ends of groups and daemons ----
@@ -276,7 +315,7 @@ def test_ops_that_all_ranks_have_begun_are_over_at_the_end(shared_daemon, tmp_pa
 def end_with_an_op_that_nobody_answers(rank, count, store):
     from muster.torch import _calls
 
-    _calls._LAST_S = 3600.0
+    _calls._WAIT_AT_THE_END_S = 3600.0
     work = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
     dist.group.WORLD.abort()
     dist.destroy_process_group()

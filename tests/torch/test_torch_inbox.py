@@ -9,6 +9,7 @@ import muster.torch
 import torch
 import torch.distributed as dist
 import worlds
+from muster.torch import _inbox
 from test_torch_errors import caught
 
 PATIENCE_S = 60
@@ -42,6 +43,29 @@ def test_a_recv_that_names_its_source_keeps_its_deadline(shared_daemon, tmp_path
     assert (code, ranks) == ("Timeout", [2])
     assert "got nothing within 3 s" in message
     assert got == 2.0
+
+
+def receive_after_recvs_that_nobody_answered(rank, count):
+    if rank == 1:
+        dist.barrier()
+        dist.barrier()
+        dist.send(torch.full((1,), 7.0), 0, tag=1)
+        return None
+    _inbox._LONG_S = 0.5
+    got = torch.zeros(1)
+    early = muster.torch.seat().recv_anysource([got], 0)  # opens a recv, which ends before anybody sends
+    dist.barrier()
+    code, _, _ = caught(early.wait)
+    _inbox._LONG_S = 3600.0
+    late = muster.torch.seat().recv_anysource([got], 1)
+    dist.barrier()
+    assert late.wait()
+    return code, got.item()
+
+
+def test_open_recvs_that_nobody_answered_are_made_again(shared_daemon):
+    told = worlds.run(shared_daemon, receive_after_recvs_that_nobody_answered, 2, timeout_s=2.0)
+    assert told[0] == ("Timeout", 7.0)
 
 
 def receive_what_could_not_be_sent(rank, count):

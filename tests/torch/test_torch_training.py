@@ -84,6 +84,62 @@ def test_a_hook_of_ddp(shared_daemon):
     assert first == second
 
 
+def train_with_a_hook_of_torch_s(rank, ranks, hook):
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+
+    torch.manual_seed(1)
+    wrapped = DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)))
+    if hook == "powerSGD":  # its callbacks wait for the futures of other ops
+        state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
+        wrapped.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    else:
+        wrapped.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    for step in range(4):
+        wrapped(torch.full((4, 64), rank + step + 1.0)).sum().backward()
+    return [parameter.grad.tolist() for parameter in wrapped.parameters()]
+
+
+@pytest.mark.parametrize("hook", ["powerSGD", "fp16"])
+def test_the_hooks_that_torch_has_for_ddp(shared_daemon, hook):
+    first, second = worlds.run(shared_daemon, train_with_a_hook_of_torch_s, 2, hook)
+    assert first == second
+
+
+def train_with_the_first_fsdp(rank, ranks):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    sharded = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
+    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(rank)
+    losses = []
+    for _ in range(STEPS):
+        loss = sharded(torch.randn(8, 16, generator=generator)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_fsdp1_has_the_losses_of_gloo(shared_daemon):
+    ours = worlds.run(shared_daemon, train_with_the_first_fsdp, 2)
+    theirs = worlds.run(shared_daemon, train_with_the_first_fsdp, 2, backend="gloo")
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs))
+
+
+def save_in_the_background(rank, ranks, folder):
+    from torch.distributed import checkpoint
+
+    checkpoint.async_save({"weights": torch.arange(4.0)}, checkpoint_id=folder).result(worlds.PATIENCE_S)
+    loaded = {"weights": torch.zeros(4)}
+    checkpoint.load(loaded, checkpoint_id=folder)
+    return loaded["weights"].tolist()
+
+
+def test_checkpoints_in_the_background(shared_daemon, tmp_path):
+    assert worlds.run(shared_daemon, save_in_the_background, 2, str(tmp_path / "saved")) == [[0, 1, 2, 3]] * 2
+
+
 def train_with_fsdp(rank, ranks):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

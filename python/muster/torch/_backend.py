@@ -62,5 +62,9 @@ class MusterBackend(Calls, c10d.Backend):
 
 def seat_of(group: Any) -> MusterBackend | None:
     """This process's seat in a group of torch's; None if that has another backend for tensors of the host."""
-    found = group._get_backend(torch.device("cpu"))
+    try:
+        found = group._get_backend(torch.device("cpu"))
+    except (AttributeError, RuntimeError):  # it is no group, or one without tensors of the host
+        return None
+    found = getattr(found, "wrapped_pg", found)  # what torch puts around it to look for faults
     return found if isinstance(found, MusterBackend) else None

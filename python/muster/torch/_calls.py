@@ -16,13 +16,14 @@ from muster._forfeit import forfeit
 from muster._group import Group
 from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed, Invalid, Timeout
 from muster.torch import _meeting, _sparse, _tensors
-from muster.torch._errors import of_torch, of_torch_in_words
+from muster.torch._errors import copy_of, of_torch, of_torch_in_words
 from muster.torch._inbox import Inbox
 from muster.torch._tensors import Tensor, moved, reduced, same_size, write, write_all
 from muster.torch._work import MusterWork
 
 NAME = "muster"
-_LAST_S = 5.0
+#: Ops that all ranks have begun are over by then, unless they are very large.
+_WAIT_AT_THE_END_S = 1.0
 
 
 class Calls:
@@ -58,9 +59,9 @@ class Calls:
     def shutdown(self) -> None:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others.
 
-        Collectives of this rank that are not over are waited for, a few seconds at most.
+        Collectives of this rank that are not over are waited for, a second at most.
         """
-        until = time.monotonic() + _LAST_S
+        until = time.monotonic() + _WAIT_AT_THE_END_S
         with self._collectives_lock:
             works = list(self._collectives)
         for work in works:
@@ -84,7 +85,7 @@ class Calls:
         return self._last_error
 
     def _note(self, error: BaseException) -> None:
-        self._last_error = error
+        self._last_error = copy_of(error)
 
     # ---- all ranks get something ----
 
@@ -112,9 +113,9 @@ class Calls:
     def broadcast(self, tensors: Any, opts: Any = None, timeout: Any = None) -> MusterWork:
         def start(limit: float) -> MusterWork:
             tensor, root = _tensors.only(tensors), _root(opts)
+            _tensors.check(tensor)
             is_root = self.rank() == root
-            given = moved(tensor)
-            work = self.muster_group.broadcast(given if is_root else None, root, timeout=limit)
+            work = self.muster_group.broadcast(moved(tensor) if is_root else None, root, timeout=limit)
             return MusterWork("broadcast", work, lambda value: None if is_root else write(tensor, value), [tensor])
 
         return self._start(Group.broadcast, start, opts, timeout)
@@ -315,8 +316,9 @@ class Calls:
 
     def send(self, tensors: Any, dst: int, tag: int = 0) -> MusterWork:
         def start(limit: float) -> MusterWork:
-            work = self.muster_group.send(moved(_tensors.only(tensors)), dst, tag, timeout=limit)
-            return MusterWork("send", work, lambda _: None, tensors)
+            tensor = _tensors.only(tensors)
+            work = self.muster_group.send(moved(tensor), dst, tag, timeout=limit)
+            return MusterWork("send", work, lambda _: None, [tensor])
 
         return self._start(Group.send, start, dst=dst, tag=tag)
 
@@ -330,11 +332,12 @@ class Calls:
         return self._start(Group.recv, start, src=src, tag=tag)
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> MusterWork:
-        tensor = _tensors.only(tensors)
         try:
+            tensor = _tensors.only(tensors)
             _tensors.check(tensor)
             arrival = self._inbox.from_any(tag, self._timeout_s)
         except Error as error:
+            self._note(of_torch(error))
             raise of_torch(error) from None
         return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])._tell(self._note)
 
@@ -364,8 +367,8 @@ class Calls:
             if native.calls == calls:
                 forfeit(self.muster_group, method, error, (), pair)
             if isinstance(error, Error):
-                self._last_error = of_torch(error)
-                raise self._last_error from None
+                self._note(of_torch(error))
+                raise of_torch(error) from None
             raise
 
     def _limit_s(self, opts: Any, timeout: Any) -> float:

@@ -38,6 +38,13 @@ def of_torch(error: BaseException) -> BaseException:
     return _made(error.code, f"{_BY}{words}: {error.message}" if words else error.message, error.hint, error.ranks)
 
 
+def copy_of(error: BaseException) -> BaseException:
+    """Returns an error without the frames that it has passed, which keep what is in them. Others stay as they are."""
+    if not isinstance(error, Error):
+        return error
+    return _made(error.code, error.message, error.hint, error.ranks)
+
+
 def of_torch_in_words(error: Error, words: str) -> BaseException:
     """Returns an error of both that begins with these words, too."""
     return _made(error.code, f"{_BY}{words}: {error.message.removeprefix(_BY)}", error.hint, error.ranks)

@@ -131,9 +131,9 @@ class Expected:
         return True
 
     def result(self, timeout: float | None = None) -> Any:
-        self.wait(timeout)
+        is_over = self.wait(timeout)
         work = self._work
-        if work is None:
+        if work is None or not is_over:
             raise Timeout(
                 f"recv from rank {self._source} got nothing within {self._limit_s:g} s", "let it send", [self._source]
             )
@@ -192,6 +192,10 @@ class Arrival:
         except Error as error:  # this rank has left the group, for instance
             self._error = error
             return True
+        for source, work in heads.items():
+            if work.done() and isinstance(work.exception(), Timeout):
+                self._inbox.take(source, self._tag, work)  # nobody has sent for a day; another takes its place
+                heads = {**heads, source: self._inbox.heads(self._tag)[source]}
         over = {source: work for source, work in heads.items() if work.done()}
         good = [source for source, work in over.items() if work.exception() is None or not self._inbox.is_lost(source)]
         if not good and len(over) == len(heads):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
 import muster
 from muster import _runtime
 from muster._group import Group
-from muster.errors import DaemonUnavailable, Error, Invalid, Timeout, by_code
+from muster.errors import DaemonUnavailable, Error, Invalid, PeerLost, Timeout, by_code
 
 #: The longest deadline that a group takes.
 DAY_S = 86400.0
@@ -22,6 +23,7 @@ def meet(store: Any, rank: int, world_size: int, timeout_s: float) -> Group:
 
     Raises:
         Timeout: rank 0 did not come.
+        PeerLost: the store has failed.
         Invalid: the ranks are on different machines, or use different daemons.
         DaemonUnavailable: there is no daemon, here or for rank 0.
     """
@@ -46,10 +48,13 @@ def _lead(store: Any, key: str) -> dict[str, str]:
 
 
 def _follow(store: Any, key: str, rank: int, timeout_s: float) -> dict[str, str]:
+    until = time.monotonic() + timeout_s
     try:
         store.wait([key], datetime.timedelta(seconds=timeout_s))
         told: dict[str, str] = json.loads(store.get(key))
     except RuntimeError as error:  # what torch's stores raise
+        if time.monotonic() < until:
+            raise PeerLost(f"torch's store has failed: {error}", "see what rank 0 has printed", [0]) from None
         raise Timeout(
             f"rank 0 did not name the group within {timeout_s:g} s: {error}", "start all ranks", [0]
         ) from None

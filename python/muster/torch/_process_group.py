@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from muster.torch._calls import NAME, Calls
@@ -17,6 +18,11 @@ class MusterProcessGroup(Calls, dist.ProcessGroup):  # type: ignore[misc]
         dist.ProcessGroup.__init__(self, rank, world_size)
         self._group_name = self._group_desc = ""
         self._take_seat(store, rank, world_size, timeout)
+
+    @property
+    def _device_types(self) -> list[Any]:
+        """The kinds of tensors that this group is for, as torch asks for them."""
+        return [torch.device("cpu")]
 
     # ---- names: torch's own are kept by native backends ----
 

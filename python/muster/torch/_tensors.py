@@ -16,20 +16,20 @@ from muster.errors import Invalid, Mismatch
 Tensor = Any
 
 _IN_NUMPY = {
-    torch.bool,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.uint8,
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-    torch.float16,
-    torch.float32,
-    torch.float64,
-    torch.complex64,
-    torch.complex128,
+    torch.bool: np.bool_,
+    torch.int8: np.int8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+    torch.uint8: np.uint8,
+    torch.uint16: np.uint16,
+    torch.uint32: np.uint32,
+    torch.uint64: np.uint64,
+    torch.float16: np.float16,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.complex64: np.complex64,
+    torch.complex128: np.complex128,
 }
 _OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -77,7 +77,7 @@ def only(tensors: Sequence[Any]) -> Any:
 def moved(tensor: Tensor) -> Any:
     """Returns the elements as a flat array for an op that moves them. Dtypes that NumPy lacks go as integers."""
     check(tensor)
-    return _plain(_flat(tensor)).numpy()
+    return _memory_of(_plain(_flat(tensor)))
 
 
 def reduced(tensor: Tensor, op: str) -> Any:
@@ -90,7 +90,7 @@ def reduced(tensor: Tensor, op: str) -> Any:
         raise Invalid(f"tensors of {tensor.dtype} can't be reduced", "give them as float32, or another plain dtype")
     if op == _MEAN and not (flat.is_floating_point() or flat.is_complex()):
         raise Invalid(f"AVG of {tensor.dtype} would not stay {tensor.dtype}", "use SUM, and divide")
-    return flat.numpy()
+    return _memory_of(flat)
 
 
 def op_name(op: Any, *tensors: Tensor) -> str:
@@ -99,7 +99,10 @@ def op_name(op: Any, *tensors: Tensor) -> str:
     known = _OPS.get(str(getattr(kind, "name", kind)))
     if known is None:
         raise Invalid(f"the reduce op {kind} is not one of the backend 'muster'", f"use one of: {', '.join(_OPS)}")
-    if tensors and all(tensor.dtype is torch.bool for tensor in tensors):
+    of_bool = [tensor.dtype is torch.bool for tensor in tensors]
+    if any(of_bool):
+        if not all(of_bool):
+            raise Invalid("tensors of bool and of other dtypes can't be reduced in one op", "call an op for each dtype")
         return _OF_BOOL.get(known, known)
     return known
 
@@ -118,7 +121,7 @@ def write(tensor: Tensor, value: Any) -> None:
     if target.is_conj() or target.is_neg():
         target.copy_(_plain_back(torch.from_numpy(np.array(value)), tensor).view(tensor.shape))
         return
-    array = _plain(target).numpy()
+    array = _memory_of(_plain(target))
     _same(tensor, value.size, value.dtype == array.dtype, value.dtype)
     np.copyto(array, value.reshape(array.shape))
 
@@ -142,6 +145,28 @@ def same_size(tensors: Sequence[Tensor], elements: int, dtype: Any, what: str) -
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+
+
+class _Memory:
+    """A tensor's memory, for NumPy."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        dtype = np.dtype(_IN_NUMPY[tensor.dtype])
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (tensor.data_ptr(), False),
+            "typestr": dtype.str,
+            "shape": tuple(tensor.shape),
+            "strides": tuple(stride * dtype.itemsize for stride in tensor.stride()),
+        }
+
+
+def _memory_of(tensor: Tensor) -> Any:
+    """Returns an array over a tensor's memory. ``tensor.numpy()`` would keep torch from ever resizing the tensor."""
+    if tensor.numel() == 0:
+        return np.empty(tuple(tensor.shape), _IN_NUMPY[tensor.dtype])
+    return np.asarray(_Memory(tensor))
 
 
 def _plain(tensor: Tensor) -> Tensor:

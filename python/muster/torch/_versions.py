@@ -50,7 +50,7 @@ def _number(version: str) -> tuple[int, int]:
 def _warn_of_torchcomms() -> None:
     """torch asks torchcomms for every backend then, by name, and never the one that is registered here."""
     c10d: Any = torch.distributed.distributed_c10d
-    if c10d._use_torchcomms_enabled():
+    if not has_backends() and c10d._use_torchcomms_enabled():
         warnings.warn(
             "TORCH_DISTRIBUTED_USE_TORCHCOMMS is set: torch takes all backends from torchcomms, which has none named"
             " 'muster' (hint: unset it)",

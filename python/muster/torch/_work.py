@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from muster.errors import Timeout
+from muster.errors import Error, Timeout
 from muster.torch import _completions
-from muster.torch._errors import of_torch
+from muster.torch._errors import copy_of, of_torch
 
 
 class Op(Protocol):
@@ -51,11 +51,24 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """
         op, seconds = self._op, timeout.total_seconds()
         if op is not None and seconds > 0 and not op.wait(seconds) and self._op is not None:
-            raise of_torch(Timeout(f"{self._name} is not over after {seconds:g} s", "wait longer"))
+            raise of_torch(self._too_long(op, seconds))
         self.complete()
-        if self._error is not None:
-            raise self._error
+        self._raise()
         return True
+
+    def _too_long(self, op: Op, seconds: float) -> Error:
+        """Says whom the op still waits for, if it can."""
+        try:
+            op.result(0)
+        except Timeout as error:
+            return Timeout(f"{self._name} is not over after {seconds:g} s: {error.message}", error.hint, error.ranks)
+        except Error as error:
+            return error
+        return Timeout(f"{self._name} was not over after {seconds:g} s", "wait longer")
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise copy_of(self._error)  # it may be raised again, and must not grow
 
     def end_within(self, seconds: float) -> None:
         """Lets the op end, and takes its outcome, if that comes in time."""
@@ -82,8 +95,8 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             assert self._write is not None
             self._write(value)
             self._source = getattr(op, "source", self._source)
-        except Exception as error:
-            self._error = of_torch(error)
+        except Exception as failed:
+            self._error = copy_of(of_torch(failed))
             if self._on_error is not None:
                 self._on_error(self._error)
         # The object in the store is free for others from here on.
@@ -141,8 +154,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         return tensors
 
     def _value(self, _: Any) -> list[Any]:
-        if self._error is not None:
-            raise self._error
+        self._raise()
         return self._outputs
 
     def source_rank(self) -> int:
