@@ -64,7 +64,8 @@ def outcomes(shared_daemon, tmp_path_factory):
     file = tmp_path_factory.mktemp("conformance") / "outcomes.json"
     command = [sys.executable, conformance.__file__, "--json", str(file), *QUICK]
     environment = {**os.environ, "MUSTER_SOCKET": shared_daemon.socket, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, capture_output=True, check=False, timeout=PATIENCE_S)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert file.exists(), run.stdout + run.stderr
     return json.loads(file.read_text())["outcomes"]
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -235,6 +236,36 @@ def test_a_killed_rank_is_named_on_the_others(shared_daemon, tmp_path):
             assert rank != 1
             assert found[:2] == ("PeerLost", [1])
             assert "closed by peer" in found[2]
+
+
+def fail_while_another_thread_receives(rank, count):
+    from muster.torch import _calls
+
+    if rank == 1:
+        error = caught(dist.all_reduce, torch.ones(1))
+        dist.send(torch.full((1,), 7.0), 0)
+        return error
+    reduced, fails, goes_on = _calls.reduced, threading.Event(), threading.Event()
+
+    def fail(*arguments):
+        fails.set()
+        goes_on.wait(1)  # the other thread would have started its op by then, if it could
+        raise muster.Invalid("this rank has none", "")
+
+    got = torch.zeros(1)
+    receives = threading.Thread(target=lambda: (fails.wait(), dist.recv(got, 1), goes_on.set()))
+    receives.start()
+    _calls.reduced = fail
+    error = caught(dist.all_reduce, torch.ones(1))
+    _calls.reduced = reduced
+    receives.join()
+    return (*error, got.item())
+
+
+def test_a_call_that_fails_in_one_thread_takes_no_op_of_another(shared_daemon):
+    (code, _, _, got), (answer, _, message) = worlds.run(shared_daemon, fail_while_another_thread_receives, 2)
+    assert (code, answer, got) == ("Invalid", "Invalid", 7.0)
+    assert "rank 0 has no input for it: this rank has none" in message
 
 
 def keep_no_frames(rank, count):

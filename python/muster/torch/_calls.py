@@ -45,6 +45,8 @@ class Calls:
         self._inbox = Inbox(self.muster_group)
         self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # whose works somebody has
         self._collectives_lock = threading.Lock()
+        #: An op that fails at its start is known by the count of ops, so no other one may start meanwhile.
+        self._one_start = threading.Lock()
         self._last_error: BaseException | None = None
 
     def _get_sequence_number_for_group(self) -> int:
@@ -356,20 +358,21 @@ class Calls:
     ) -> MusterWork:
         """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason."""
         native = self.muster_group._native
-        calls = native.calls
-        try:
-            work = start(self._limit_s(opts, timeout))._tell(self._note)
-            if not pair:
-                with self._collectives_lock:
-                    self._collectives.add(work)
-            return work
-        except BaseException as error:
-            if native.calls == calls:
-                forfeit(self.muster_group, method, error, (), pair)
-            if isinstance(error, Error):
-                self._note(of_torch(error))
-                raise of_torch(error) from None
-            raise
+        with self._one_start:
+            calls = native.calls
+            try:
+                work = start(self._limit_s(opts, timeout))._tell(self._note)
+            except BaseException as error:
+                if native.calls == calls:
+                    forfeit(self.muster_group, method, error, (), pair)
+                if isinstance(error, Error):
+                    self._note(of_torch(error))
+                    raise of_torch(error) from None
+                raise
+        if not pair:
+            with self._collectives_lock:
+                self._collectives.add(work)
+        return work
 
     def _limit_s(self, opts: Any, timeout: Any) -> float:
         """Seconds that the op may take; torch's options have less than 0 where nobody has said."""
