@@ -43,6 +43,11 @@ WRONG = {
     "sizes differ": (on_ranks(torch.ones(2), torch.ones(3)), "Mismatch", "shape is (2,) on rank 0 and (3,) on rank 1"),
     "dtypes differ": (on_ranks(torch.ones(2), torch.ones(2).double()), "Mismatch", "float64"),
     "another device": (on_ranks(torch.ones(2, device="meta"), torch.ones(2)), "Invalid", "a tensor is on meta"),
+    "sparse dimensions differ": (
+        on_ranks(torch.eye(2).to_sparse(1), torch.eye(2).to_sparse(2)),
+        "Mismatch",
+        "shape (2, 2) and 1 sparse dimensions",
+    ),
     "another layout": (on_ranks(torch.ones(2).to_sparse(), torch.ones(2)), "Mismatch", "allgather"),
     "no such dtype": (on_ranks(torch.ones(2).to(torch.float8_e5m2), torch.ones(2)), "Invalid", "can't be reduced"),
 }

@@ -68,6 +68,27 @@ def test_open_recvs_that_nobody_answered_are_made_again(shared_daemon):
     assert told[0] == ("Timeout", 7.0)
 
 
+def receive_into_no_memory(rank, count):
+    if rank == 1:
+        dist.send(torch.full((1,), 1.0), 0)
+    if rank == 0:
+        got = torch.zeros(1)
+        assert worlds.recv_from_any(got) == 1  # leaves a recv from rank 2
+        code, _, _ = caught(muster.torch.seat().recv, [torch.ones(1, device="meta")], 2)
+    dist.barrier()
+    if rank == 2:
+        for value in (2.0, 3.0):
+            dist.send(torch.full((1,), value), 0)
+    if rank != 0:
+        return None
+    dist.recv(got, 2)
+    return code, got.item()
+
+
+def test_a_recv_that_fails_loses_what_was_sent_to_it_and_nothing_else(shared_daemon):
+    assert worlds.run(shared_daemon, receive_into_no_memory, 3)[0] == ("Invalid", 3.0)
+
+
 def receive_what_could_not_be_sent(rank, count):
     if rank == 1:
         code, _, _ = caught(muster.torch.seat().send, [torch.ones(1, device="meta")], 0)

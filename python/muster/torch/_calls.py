@@ -205,6 +205,8 @@ class Calls:
                 f"Rank {self.rank()} successfully reached monitoredBarrier, but received errors while waiting for"
                 " send/recv from rank 0"
             )
+        if not missing:
+            return "Rank 0 timed out in monitoredBarrier"
         names = ", ".join(map(str, missing if wait_all_ranks else missing[:1]))
         return (
             f"Rank 0 timed out in monitoredBarrier: Rank{'s' * wait_all_ranks} {names} failed to pass monitoredBarrier"
@@ -331,6 +333,12 @@ class Calls:
             work = self._inbox.from_one(src, tag, limit)
             return MusterWork("recv", work, lambda value: write(tensor, value), [tensor], src)
 
+        try:
+            _tensors.check(_tensors.only(tensors))
+        except Error as error:
+            if self._inbox.drop(src, tag):  # the recv that is this call's is there already
+                self._note(of_torch(error))
+                raise of_torch(error) from None
         return self._start(Group.recv, start, src=src, tag=tag)
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> MusterWork:

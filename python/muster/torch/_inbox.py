@@ -40,6 +40,11 @@ class Inbox:
             return Expected(self, source, tag, earlier, timeout_s)
         return self._seat.recv(source, tag, timeout=timeout_s)
 
+    def drop(self, source: int, tag: int) -> bool:
+        """Lets what the rank sends next be lost, if a recv for it is there. Returns whether there is."""
+        with self._lock:
+            return self._pop(source, tag) is not None
+
     def from_any(self, tag: int, timeout_s: float) -> Arrival:
         """Receives what any other rank sends first.
 
@@ -169,7 +174,10 @@ class Arrival:
             left = min(deadline, self._deadline) - time.monotonic()
             if left <= 0 and deadline < self._deadline:
                 return False
-            heads = list(self._inbox.heads(self._tag).values())
+            try:
+                heads = list(self._inbox.heads(self._tag).values())
+            except Error:
+                continue  # it is over, with this error
             pending = [work for work in heads if not work.done()]
             muster.wait(pending or heads, timeout=max(0.0, min(left, _SLICE_S)))
         return True
