@@ -511,7 +511,9 @@ def test_a_torch_that_is_too_old_or_too_new():
 def test_torchcomms_is_said(tmp_path):
     package = tmp_path / "torchcomms"
     package.mkdir()
-    (package / "__init__.py").write_text("def new_comm(*_, **__): raise RuntimeError('no such backend')\n")
+    (package / "__init__.py").write_text(
+        "def new_comm(*_, **__): raise RuntimeError('no such backend')\ndef is_backend_built(_): return False\n"
+    )
     (package / "_comms.py").write_text("class _BackendWrapper: ...\n")
     (package / "hooks.py").write_text("class FlightRecorderHook: ...\n")
     environment = {
