@@ -16,20 +16,20 @@ from muster.errors import Invalid, Mismatch
 Tensor = Any
 
 _IN_NUMPY = {
-    torch.bool: np.bool_,
-    torch.int8: np.int8,
-    torch.int16: np.int16,
-    torch.int32: np.int32,
-    torch.int64: np.int64,
-    torch.uint8: np.uint8,
-    torch.uint16: np.uint16,
-    torch.uint32: np.uint32,
-    torch.uint64: np.uint64,
-    torch.float16: np.float16,
-    torch.float32: np.float32,
-    torch.float64: np.float64,
-    torch.complex64: np.complex64,
-    torch.complex128: np.complex128,
+    torch.bool: np.dtype(np.bool_),
+    torch.int8: np.dtype(np.int8),
+    torch.int16: np.dtype(np.int16),
+    torch.int32: np.dtype(np.int32),
+    torch.int64: np.dtype(np.int64),
+    torch.uint8: np.dtype(np.uint8),
+    torch.uint16: np.dtype(np.uint16),
+    torch.uint32: np.dtype(np.uint32),
+    torch.uint64: np.dtype(np.uint64),
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.complex64: np.dtype(np.complex64),
+    torch.complex128: np.dtype(np.complex128),
 }
 _OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -150,16 +150,20 @@ def _flat(tensor: Tensor) -> Tensor:
 class _Memory:
     """A tensor's memory, for NumPy."""
 
+    __slots__ = ("__array_interface__", "_tensor")
+
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-        dtype = np.dtype(_IN_NUMPY[tensor.dtype])
-        self.__array_interface__ = {
+        kind = _IN_NUMPY[tensor.dtype]
+        interface = {
             "version": 3,
             "data": (tensor.data_ptr(), False),
-            "typestr": dtype.str,
+            "typestr": kind.str,
             "shape": tuple(tensor.shape),
-            "strides": tuple(stride * dtype.itemsize for stride in tensor.stride()),
         }
+        if not tensor.is_contiguous():
+            interface["strides"] = tuple(stride * kind.itemsize for stride in tensor.stride())
+        self.__array_interface__ = interface
 
 
 def _memory_of(tensor: Tensor) -> Any:
