@@ -63,7 +63,7 @@ def test_a_keeper_that_may_end_lets_nobody_begin(keeper, monkeypatch):
     _keepers._needs.end(keeper._path)
 
 
-class Failing:
+class NotStopping:
     """A keeper whose daemon does not answer at first, and can't be stopped."""
 
     def __init__(self):
@@ -92,7 +92,7 @@ def test_a_keeper_goes_on_when_a_look_fails_and_ends_also_when_stopping_fails(mo
     monkeypatch.setattr(ray, "kill", killed.append)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: types.SimpleNamespace(current_actor="me"))
     with pytest.raises(OSError, match="no process"):
-        _keepers._watch(Failing())
+        _keepers._watch(NotStopping())
     assert killed == ["me"]
 
 
@@ -112,6 +112,52 @@ def test_all_nodes_are_waited_for_until_one_moment(monkeypatch):
     _keepers.start_on_all(None)
     assert len(moments) == 3
     assert len(set(moments)) == 1
+
+
+def test_a_keeper_that_nobody_has_started_is_watched(keeper):
+    assert keeper._watch is None
+    assert keeper.nothing(2) == (None, None)
+    watching = keeper._watch
+    assert watching.is_alive()
+    keeper._ended.set()
+    watching.join(conftest.PATIENCE_S)
+    assert not watching.is_alive()
+
+
+@ray.remote(num_cpus=0)
+class Failing:
+    def stop(self):
+        raise DaemonUnavailable("it does not end", "")
+
+    def still_open(self, tokens):
+        raise DaemonUnavailable("it does not say so", "")
+
+
+@ray.remote(num_cpus=0)
+class Answering:
+    def still_open(self, tokens):
+        return tokens[:1]
+
+
+def test_daemons_that_may_still_run_are_told(objects, monkeypatch, caplog):
+    failing = Failing.remote()
+    monkeypatch.setattr(_keepers, "alive_nodes", lambda: ["a" * 56])
+    monkeypatch.setattr(_keepers, "_find", lambda node: failing)
+    _keepers.stop_all()
+    assert "the daemon of node aaaaaaaaaaaaaaaa may still run" in caplog.text
+    assert "it does not end" in caplog.text
+
+
+def test_tokens_are_open_unless_their_node_is_lost_or_says_no(objects, monkeypatch):
+    keepers = {"silent": Failing.remote(), "says": Answering.remote(), "lost": None}
+    monkeypatch.setattr(_keepers, "alive_nodes", lambda: ["silent", "says"])
+    monkeypatch.setattr(_keepers, "_find", keepers.__getitem__)
+    ray.get(keepers["says"].still_open.remote(["it has started"]), timeout=conftest.PATIENCE_S)
+    tokens = {"silent": ["a", "b"], "says": ["c", "d"], "lost": ["e"]}
+    assert _keepers._still_open(tokens) == {"a", "b", "c"}
+    assert _keepers._still_open({}) == set()
+    for started in (keepers["silent"], keepers["says"]):
+        ray.kill(started)
 
 
 def test_what_is_written_down_of_what_is_gone_goes(objects):
