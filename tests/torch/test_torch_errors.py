@@ -296,6 +296,47 @@ def test_errors_keep_no_frames_and_do_not_grow(shared_daemon):
     assert worlds.run(shared_daemon, keep_no_frames, 2) == [True, True]
 
 
+def use_tensors_around_others(rank, count):
+    from torch.distributed import _functional_collectives as functional
+
+    result = functional.all_reduce(torch.ones(2), "sum", dist.group.WORLD)
+    dist.all_reduce(result)
+    empty = torch.ones(2)
+    empty.untyped_storage().resize_(0)
+    code, _, message = caught(dist.all_reduce, empty)
+    return result.tolist(), code, message
+
+
+def test_tensors_around_others_and_tensors_without_memory(shared_daemon):
+    for values, code, message in worlds.run(shared_daemon, use_tensors_around_others, 2):
+        assert values == [4, 4]
+        assert code == "Invalid"
+        assert "its storage is empty" in message
+
+
+def gather_in_a_smaller_group(rank, count, store):
+    import muster.torch
+
+    worlds.join(rank, count, store)
+    dist.barrier()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _, _, lost = caught(dist.all_reduce, torch.ones(1))
+    muster.torch.seat().muster_group.reform()
+    return lost, caught(dist.all_gather, [torch.ones(1) for _ in range(count)], torch.ones(1))[0]
+
+
+def test_a_smaller_group_is_refused_where_values_would_be_at_wrong_places(shared_daemon, tmp_path):
+    arguments = (3, f"file://{tmp_path}/store")
+    with ranks(shared_daemon, gather_in_a_smaller_group, 3, *arguments, context=worlds.FORKSERVER) as (_, results):
+        for _ in range(2):
+            _, is_good, found = results.get(timeout=worlds.PATIENCE_S)
+            assert is_good, found
+            lost, code = found
+            assert "hint: destroy the process group" in lost
+            assert code == "Mismatch"
+
+
 def ask_for_seats(rank, count):
     group = dist.new_group([0])
     if rank == 0:

@@ -18,7 +18,7 @@ from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed
 from muster.torch import _meeting, _sparse, _tensors
 from muster.torch._errors import copy_of, of_torch, of_torch_in_words
 from muster.torch._inbox import Inbox
-from muster.torch._tensors import Tensor, moved, reduced, same_size, write, write_all
+from muster.torch._tensors import Tensor, moved, reduced, same_number, same_size, write, write_all
 from muster.torch._work import MusterWork
 
 NAME = "muster"
@@ -171,6 +171,7 @@ class Calls:
             work = self.muster_group.allgather([moved(tensor) for tensor in input_list], timeout=limit)
 
             def finish(values: Any) -> None:
+                same_number(output_lists, values)
                 for outputs, given in zip(output_lists, values):
                     write_all(outputs, given)
 
@@ -437,7 +438,8 @@ def _split(flat: Any, sizes: Sequence[int]) -> list[Any]:
 def _write_parts(output: Tensor, values: Sequence[Any], sizes: Sequence[int] | None = None) -> None:
     """Copies the parts of a result into one tensor, one behind the other."""
     target = output if output.is_contiguous() else output.detach().contiguous()
-    counts = [output.numel() // len(values)] * len(values) if sizes is None else sizes
+    counts = [value.size for value in values] if sizes is None else sizes
+    same_number(range(output.numel()), range(sum(counts)))
     write_all(_split(target.detach().view(-1), counts), values)
     if target is not output:
         output.detach().copy_(target)

@@ -26,6 +26,8 @@ _BOTH: dict[str, Any] = {
     kind.code: type(kind.__name__, (kind, _OfTorch), {"__doc__": kind.__doc__, "__module__": __name__}) for kind in _ALL
 }
 _BY = "[muster] "
+#: What to do then under torch: its groups stay as large as they were.
+_HINTS = {"PeerLost": "destroy the process group, and make a new one, as torchrun does"}
 #: What Gloo says then, which scripts look for.
 _WORDS = {"Timeout": "Timed out waiting", "PeerLost": "Connection closed by peer"}
 
@@ -35,7 +37,8 @@ def of_torch(error: BaseException) -> BaseException:
     if not isinstance(error, Error) or isinstance(error, DistBackendError):
         return error
     words = _WORDS.get(error.code)
-    return _made(error.code, f"{_BY}{words}: {error.message}" if words else error.message, error.hint, error.ranks)
+    hint = _HINTS.get(error.code, error.hint)
+    return _made(error.code, f"{_BY}{words}: {error.message}" if words else error.message, hint, error.ranks)
 
 
 def copy_of(error: BaseException) -> BaseException:

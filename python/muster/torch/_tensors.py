@@ -127,8 +127,18 @@ def write(tensor: Tensor, value: Any) -> None:
 
 
 def write_all(tensors: Sequence[Tensor], values: Sequence[Any]) -> None:
+    same_number(tensors, values)
     for tensor, value in zip(tensors, values):
         write(tensor, value)
+
+
+def same_number(outputs: Sequence[Any], values: Sequence[Any]) -> None:
+    """Raises Mismatch if there are not as many values as outputs: a group that was reformed has fewer ranks."""
+    if len(outputs) != len(values):
+        raise Mismatch(
+            f"{len(outputs)} values are needed, and {len(values)} came: ranks have left the group",
+            "destroy the process group, and make a new one",
+        )
 
 
 def same_size(tensors: Sequence[Tensor], elements: int, dtype: Any, what: str) -> None:
@@ -170,7 +180,15 @@ def _memory_of(tensor: Tensor) -> Any:
     """Returns an array over a tensor's memory. ``tensor.numpy()`` would keep torch from ever resizing the tensor."""
     if tensor.numel() == 0:
         return np.empty(tuple(tensor.shape), _IN_NUMPY[tensor.dtype])
-    return np.asarray(_Memory(tensor))
+    if tensor.data_ptr() != 0:
+        return np.asarray(_Memory(tensor))
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        raise Invalid("a tensor has no memory: its storage is empty", "give it memory before the op, and keep it")
+    try:
+        return tensor.numpy()  # one around another tensor, such as the result of a functional collective
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        kind = type(tensor).__name__
+        raise Invalid(f"a {kind} has no memory to read or write: {error}", "give a plain tensor") from None
 
 
 def _plain(tensor: Tensor) -> Tensor:
