@@ -105,10 +105,7 @@ def test_the_hooks_that_torch_has_for_ddp(shared_daemon, hook):
     assert first == second
 
 
-def train_with_the_first_fsdp(rank, ranks):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    sharded = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
+def losses_of(sharded, rank):
     optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     losses = []
@@ -119,6 +116,13 @@ def train_with_the_first_fsdp(rank, ranks):
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def train_with_the_first_fsdp(rank, ranks):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    sharded = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
+    return losses_of(sharded, rank)
 
 
 def test_fsdp1_has_the_losses_of_gloo(shared_daemon):
@@ -148,16 +152,7 @@ def train_with_fsdp(rank, ranks):
     sharded = model()
     fully_shard(sharded[0], mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
-    generator = torch.Generator().manual_seed(rank)
-    losses = []
-    for _ in range(STEPS):
-        loss = sharded(torch.randn(8, 16, generator=generator)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses, [parameter.full_tensor().tolist() for parameter in sharded.parameters()]
+    return losses_of(sharded, rank), [parameter.full_tensor().tolist() for parameter in sharded.parameters()]
 
 
 def test_fsdp2_has_the_losses_of_gloo(shared_daemon):

@@ -171,7 +171,7 @@ class Calls:
             work = self.muster_group.allgather([moved(tensor) for tensor in input_list], timeout=limit)
 
             def finish(values: Any) -> None:
-                same_number(output_lists, values)
+                same_number(len(output_lists), len(values))
                 for outputs, given in zip(output_lists, values):
                     write_all(outputs, given)
 
@@ -439,7 +439,7 @@ def _write_parts(output: Tensor, values: Sequence[Any], sizes: Sequence[int] | N
     """Copies the parts of a result into one tensor, one behind the other."""
     target = output if output.is_contiguous() else output.detach().contiguous()
     counts = [value.size for value in values] if sizes is None else sizes
-    same_number(range(output.numel()), range(sum(counts)))
+    same_number(output.numel(), sum(counts))
     write_all(_split(target.detach().view(-1), counts), values)
     if target is not output:
         output.detach().copy_(target)

@@ -127,16 +127,16 @@ def write(tensor: Tensor, value: Any) -> None:
 
 
 def write_all(tensors: Sequence[Tensor], values: Sequence[Any]) -> None:
-    same_number(tensors, values)
+    same_number(len(tensors), len(values))
     for tensor, value in zip(tensors, values):
         write(tensor, value)
 
 
-def same_number(outputs: Sequence[Any], values: Sequence[Any]) -> None:
-    """Raises Mismatch if there are not as many values as outputs: a group that was reformed has fewer ranks."""
-    if len(outputs) != len(values):
+def same_number(needed: int, came: int) -> None:
+    """Raises Mismatch if fewer values came than are needed, or more: a group that was reformed has fewer ranks."""
+    if needed != came:
         raise Mismatch(
-            f"{len(outputs)} values are needed, and {len(values)} came: ranks have left the group",
+            f"{needed} values are needed, and {came} came: ranks have left the group",
             "destroy the process group, and make a new one",
         )
 
