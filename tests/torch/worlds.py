@@ -7,6 +7,8 @@ import multiprocessing
 import tempfile
 from pathlib import Path
 
+import muster
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -30,7 +32,7 @@ FORKSERVER.set_forkserver_preload(
 PATIENCE_S = 120
 
 
-def run(daemon, function, world_size, *arguments, backend="muster", timeout_s=30.0):
+def run(daemon, function, world_size, *arguments, backend="muster"):
     """Returns what ``function(rank, world_size, *arguments)`` returns on each rank, within a process group."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -42,7 +44,6 @@ def run(daemon, function, world_size, *arguments, backend="muster", timeout_s=30
             world_size,
             f"file://{Path(folder, 'store')}",
             backend,
-            timeout_s,
             arguments,
             context=FORKSERVER,
         ) as (_, results),
@@ -55,11 +56,11 @@ def run(daemon, function, world_size, *arguments, backend="muster", timeout_s=30
     return [values[rank] for rank in range(world_size)]
 
 
-def _in_group(rank, function, world_size, store, backend, timeout_s, arguments):
+def _in_group(rank, function, world_size, store, backend, arguments):
     import muster.torch  # makes the backend known
 
     assert muster.torch.NAME == "muster"
-    join(rank, world_size, store, backend, timeout_s)
+    join(rank, world_size, store, backend)
     try:
         value = function(rank, world_size, *arguments)
         # Nobody leaves while others still work: that would be a loss.
@@ -81,11 +82,19 @@ def recv_from_any(tensor, tag=0):
     return work.source_rank()
 
 
-def join(rank, world_size, store, backend="muster", timeout_s=30.0):
+def join(rank, world_size, store, backend="muster"):
     dist.init_process_group(
         backend,
         init_method=store,
         rank=rank,
         world_size=world_size,
-        timeout=datetime.timedelta(seconds=timeout_s),
+        timeout=datetime.timedelta(seconds=30),
     )
+
+
+def caught(call, *arguments, **options):
+    """Returns the error of a call: the names of its classes in torch and in Muster, its ranks and its message."""
+    with pytest.raises(dist.DistBackendError) as found:
+        call(*arguments, **options)
+    assert isinstance(found.value, muster.Error)
+    return found.value.code, found.value.ranks, str(found.value)

@@ -350,7 +350,7 @@ class Calls:
         except Error as error:
             self._note(of_torch(error))
             raise of_torch(error) from None
-        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])._tell(self._note)
+        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])._of(self._note)
 
     # ---- older names of torch ----
 
@@ -370,7 +370,8 @@ class Calls:
         with self._one_start:
             calls = native.calls
             try:
-                work = start(self._limit_s(opts, timeout))._tell(self._note)
+                line = None if pair else id(self.muster_group)
+                work = start(self._limit_s(opts, timeout))._of(self._note, line)
             except BaseException as error:
                 if native.calls == calls:
                     forfeit(self.muster_group, method, error, (), pair)

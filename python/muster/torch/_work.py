@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +41,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._error: BaseException | None = None
         self._future: Any = None
         self._on_error: Callable[[BaseException], None] | None = None
+        self._line: Hashable = None
         self._lock = threading.Lock()
 
     def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
@@ -52,7 +53,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         op, seconds = self._op, timeout.total_seconds()
         if op is not None and seconds > 0 and not op.wait(seconds) and self._op is not None:
             raise of_torch(self._too_long(op, seconds))
-        self.complete()
+        self._settle()
         self._raise()
         return True
 
@@ -74,19 +75,25 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Lets the op end, and takes its outcome, if that comes in time."""
         op = self._op
         if op is not None and op.wait(seconds):
-            self.complete()
+            self._settle()
 
     def complete(self) -> None:
-        """Takes the outcome of the op, once. Waits for it."""
-        op = self._op
-        # Waiting and what hangs on the future are outside of the lock: others may ask this work meanwhile.
-        outcome = None if op is None else _outcome_of(op)
+        """Takes the outcome of the op, and calls what hangs on the future."""
+        self._settle()
         with self._lock:
-            if self._op is not None and outcome is not None:
-                self._take(self._op, *outcome)
             future, self._future = self._future, None
         if future is not None:
             future.set_result(None)
+
+    def _settle(self) -> None:
+        """Takes the outcome of the op, once. Waits for it."""
+        op = self._op
+        if op is None:
+            return
+        outcome = _outcome_of(op)  # outside of the lock: others may ask this work meanwhile
+        with self._lock:
+            if self._op is not None:
+                self._take(op, *outcome)
 
     def _take(self, op: Op, value: Any, error: Exception | None) -> None:
         try:
@@ -108,7 +115,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         if op is not None:
             if not op.done():
                 return False
-            self.complete()
+            self._settle()
         return True
 
     def is_success(self) -> bool:
@@ -129,9 +136,10 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Waits: there are no streams on the host."""
         self.wait()
 
-    def _tell(self, on_error: Callable[[BaseException], None]) -> MusterWork:
-        """Lets a function see the op's error. Returns this work."""
+    def _of(self, on_error: Callable[[BaseException], None], line: Hashable = None) -> MusterWork:
+        """Lets a function see the op's error. Futures of works of the same ``line`` are done in order. Returns this."""
         self._on_error = on_error
+        self._line = line
         return self
 
     def get_future(self) -> Any:
@@ -141,16 +149,17 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         ``exception()`` and the group's ``errored()`` have the error itself.
         """
         with self._lock:
-            is_first, op = self._future is None, self._op
-            over = torch.futures.Future() if is_first else self._future
-            if op is not None:
-                self._future = over
+            over, op = self._future, self._op
+            is_first = over is None
+            if is_first:
+                over = torch.futures.Future()
+                self._future = over if op is not None else None
         # torch's DDP takes an exception that is set for a value. One that is raised in a callback arrives as an error.
         tensors = over.then(self._value)
-        if op is None:
-            over.set_result(None)
+        if is_first and op is not None:
+            _completions.watch(self, op, self._line)
         elif is_first:
-            _completions.watch(self, op)
+            over.set_result(None)
         return tensors
 
     def _value(self, _: Any) -> list[Any]:

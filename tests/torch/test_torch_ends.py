@@ -1,0 +1,211 @@
+"""The ends of groups and of daemons, and what there is to use then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+import muster
+import pytest
+import torch
+import torch.distributed as dist
+import worlds
+
+from daemon import Daemon, ranks
+
+
+def ask_for_seats(rank, count):
+    group = dist.new_group([0])
+    if rank == 0:
+        return isinstance(muster.torch.seat(group), muster.torch.Seat)
+    with pytest.raises(muster.Invalid, match="is no group of the backend 'muster'"):
+        muster.torch.seat(group)
+    return True
+
+
+def test_a_group_without_this_rank_has_no_seat(shared_daemon):
+    assert worlds.run(shared_daemon, ask_for_seats, 2) == [True, True]
+
+
+def use_groups_that_are_over(rank, count, store):
+    with pytest.raises(ValueError, match="twice"):
+        worlds.join(rank, count, store)
+    group = dist.group.WORLD
+    dist.barrier()
+    dist.destroy_process_group()
+    found = worlds.caught(group.allreduce, torch.ones(1))
+    with pytest.raises(ValueError, match="has not been initialized"):
+        dist.all_reduce(torch.ones(1))
+    group.abort()
+    worlds.join(rank, count, store)
+    return found
+
+
+def test_calls_after_the_end_and_two_default_groups(shared_daemon, tmp_path):
+    for found in worlds.run(shared_daemon, use_groups_that_are_over, 2, f"file://{tmp_path}/again"):
+        assert found[0] == "GroupClosed"
+
+
+def end_with_ops_on_their_way(rank, count, store):
+    sums = []
+    for run in range(10):
+        tensor = torch.ones(1 << 20)
+        work = dist.all_reduce(tensor, async_op=True)
+        dist.destroy_process_group()
+        assert work.wait()
+        sums.append(tensor.unique().tolist())
+        worlds.join(rank, count, f"{store}{run}")
+    return sums
+
+
+def test_ops_that_all_ranks_have_begun_are_over_at_the_end(shared_daemon, tmp_path):
+    for sums in worlds.run(shared_daemon, end_with_ops_on_their_way, 2, f"file://{tmp_path}/again"):
+        assert sums == [[2]] * 10
+
+
+def end_with_an_op_that_nobody_answers(rank, count, store):
+    from muster.torch import _calls
+
+    _calls._WAIT_AT_THE_END_S = 3600.0
+    work = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
+    dist.group.WORLD.abort()
+    dist.destroy_process_group()
+    worlds.join(rank, count, store)
+    return None if work is None else worlds.caught(work.wait)[0]
+
+
+def test_abort_waits_for_nobody(shared_daemon, tmp_path):
+    code, _ = worlds.run(shared_daemon, end_with_an_op_that_nobody_answers, 2, f"file://{tmp_path}/again")
+    assert code in ("GroupClosed", "PeerLost")
+
+
+def begin_again(rank, count, port_file):
+    """The same store serves one group after the other, and each gets a group of Muster of its own."""
+    dist.destroy_process_group()
+    store = dist.FileStore(port_file, count)
+    names = []
+    for _ in range(3):
+        dist.init_process_group("muster", store=store, rank=rank, world_size=count)
+        tensor = torch.ones(1)
+        dist.all_reduce(tensor)
+        assert tensor.item() == count
+        names.append(muster.torch.seat().muster_group.name)
+        dist.barrier()
+        dist.destroy_process_group()
+    dist.init_process_group("muster", store=store, rank=rank, world_size=count)
+    return names
+
+
+def test_groups_one_after_the_other_over_one_store(shared_daemon, tmp_path):
+    first, second = worlds.run(shared_daemon, begin_again, 2, str(tmp_path / "one"))
+    assert first == second
+    assert len(set(first)) == 3
+
+
+def outlive_the_daemon(rank, count, daemon_pid):
+    dist.barrier()
+    if rank == 0:
+        os.kill(daemon_pid, signal.SIGKILL)
+
+    def work_until_it_has_ended():
+        while True:
+            dist.all_reduce(torch.ones(1))
+
+    code, _, _ = worlds.caught(work_until_it_has_ended)
+    dist.destroy_process_group()
+    # What follows in worlds.run() needs a group that works.
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    return code
+
+
+def test_a_daemon_that_dies():
+    daemon = Daemon("--memory", "256MiB")
+    try:
+        assert worlds.run(daemon, outlive_the_daemon, 2, daemon.pid) == ["DaemonUnavailable"] * 2
+    finally:
+        daemon.kill()
+
+
+def reach_the_next_daemon():
+    deadline = time.monotonic() + worlds.PATIENCE_S
+    while True:
+        try:
+            return muster.put(1.0)
+        except muster.DaemonUnavailable:  # this process may not know yet that the first has ended
+            assert time.monotonic() < deadline
+
+
+def outlive_the_daemon_until_the_next(rank, count, store):
+    worlds.join(rank, count, store)
+    for command in ("stop", "start"):
+        subprocess.run([os.environ["MUSTER_CLI"], command], check=True, capture_output=True, timeout=worlds.PATIENCE_S)
+    code, _, _ = worlds.caught(lambda: [dist.barrier() for _ in range(2)])  # the first may only hear of the end
+    reach_the_next_daemon()
+    dist.destroy_process_group()
+    worlds.join(rank, count, f"{store} of the next")
+    dist.barrier()
+    dist.destroy_process_group()
+    subprocess.run([os.environ["MUSTER_CLI"], "stop"], check=True, capture_output=True, timeout=worlds.PATIENCE_S)
+    return code
+
+
+def test_a_group_ends_and_is_made_anew_when_another_daemon_runs(tmp_path):
+    import muster.torch  # noqa: F401 (ranks are forked from a process that knows the backend)
+
+    daemon = Daemon("--memory", "256MiB")
+    try:
+        with ranks(
+            daemon, outlive_the_daemon_until_the_next, 1, 1, f"file://{tmp_path}/store", context=worlds.FORKSERVER
+        ) as (_, results):
+            _, is_good, code = results.get(timeout=worlds.PATIENCE_S)
+            assert is_good, code
+            assert code in ("DaemonUnavailable", "DaemonRestarted")
+    finally:
+        daemon.kill()
+
+
+def join_without_a_daemon(rank, count, store):
+    import muster.torch
+
+    if rank == 0:
+        with pytest.raises(muster.DaemonUnavailable):
+            muster.init(start=False)
+    return worlds.caught(worlds.join, rank, count, store)
+
+
+def test_no_daemon_is_said_on_every_rank(shared_daemon, tmp_path):
+    nowhere = {0: {"MUSTER_SOCKET": str(tmp_path / "nowhere")}}
+    arguments = (2, f"file://{tmp_path}/store")
+    with ranks(
+        shared_daemon, join_without_a_daemon, 2, *arguments, context=worlds.FORKSERVER, environments=nowhere
+    ) as (_, results):
+        told = {rank: value for rank, _, value in (results.get(timeout=worlds.PATIENCE_S) for _ in range(2))}
+    assert told[0][0] == told[1][0] == "DaemonUnavailable"
+    assert "rank 0 can't take its seat" in told[1][2]
+
+
+def join_elsewhere(rank, count, store):
+    import muster.torch  # noqa: F401
+
+    if rank == 1:
+        return worlds.caught(worlds.join, rank, count, store)
+    worlds.join(rank, count, store)
+    return None
+
+
+def test_ranks_with_different_daemons_are_told(shared_daemon, own_daemon, tmp_path):
+    elsewhere = {1: {"MUSTER_SOCKET": own_daemon.socket}}
+    arguments = (2, f"file://{tmp_path}/store")
+    with ranks(shared_daemon, join_elsewhere, 2, *arguments, context=worlds.FORKSERVER, environments=elsewhere) as (
+        _,
+        results,
+    ):
+        told = {rank: (is_good, value) for rank, is_good, value in (results.get(timeout=60) for _ in range(2))}
+    is_good, found = told[1]
+    assert is_good, found
+    assert found[0] == "Invalid"
+    assert own_daemon.socket in found[2]
