@@ -78,6 +78,19 @@ def test_a_backend_for_one_device(shared_daemon):
         assert config == "cpu:muster"
 
 
+def reduce_beside_another_backend(rank, count):
+    tensor = torch.full((2,), float(rank + 1))
+    dist.all_reduce(tensor)
+    group = dist.group.WORLD
+    names = [group._get_backend(torch.device(name)).name() for name in ("cpu", "cuda")]
+    return tensor.tolist(), names, muster.torch.seat().muster_group.world_size
+
+
+def test_two_backends_in_one_group(shared_daemon):
+    for told in worlds.run(shared_daemon, reduce_beside_another_backend, 2, backend="cpu:muster,cuda:gloo"):
+        assert told == ([3.0] * 2, ["muster", "gloo"], 2)
+
+
 def split(rank, count):
     group = dist.group.WORLD.split_group([0, 2] if rank in (0, 2) else [1, 3])
     tensor = torch.full((1,), float(rank))

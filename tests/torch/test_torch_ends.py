@@ -30,6 +30,21 @@ def test_a_group_without_this_rank_has_no_seat(shared_daemon):
     assert worlds.run(shared_daemon, ask_for_seats, 2) == [True, True]
 
 
+def ask_for_a_seat_in_debug_mode(rank, count):
+    dist.set_debug_level(dist.DebugLevel.DETAIL)
+    try:
+        group = dist.new_group()
+        tensor = torch.ones(1)
+        dist.all_reduce(tensor, group=group)
+        return tensor.item(), isinstance(muster.torch.seat(group), muster.torch.Seat)
+    finally:
+        dist.set_debug_level(dist.DebugLevel.OFF)
+
+
+def test_a_group_in_debug_mode_has_a_seat(shared_daemon):
+    assert worlds.run(shared_daemon, ask_for_a_seat_in_debug_mode, 2) == [(2.0, True)] * 2
+
+
 def use_groups_that_are_over(rank, count, store):
     with pytest.raises(ValueError, match="twice"):
         worlds.join(rank, count, store)
@@ -67,9 +82,9 @@ def test_ops_that_all_ranks_have_begun_are_over_at_the_end(shared_daemon, tmp_pa
 
 
 def end_with_an_op_that_nobody_answers(rank, count, store):
-    from muster.torch import _calls
+    from muster.torch import _life
 
-    _calls._WAIT_AT_THE_END_S = 3600.0
+    _life._WAIT_AT_THE_END_S = 3600.0
     work = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
     dist.group.WORLD.abort()
     dist.destroy_process_group()

@@ -61,7 +61,9 @@ def test_tensors_that_do_not_fit_fail_on_every_rank(shared_daemon):
 
 
 def use_wrong_arguments(rank, count):
-    op = dist.ReduceOp
+    op, seat = dist.ReduceOp, muster.torch.seat()
+    quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
+    nested = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
     messages = [
         worlds.caught(dist.all_reduce, torch.ones(2, dtype=torch.int64), op.AVG)[2],
         worlds.caught(dist.all_reduce, torch.ones(2), dist._make_nccl_premul_sum(2.0))[2],
@@ -70,10 +72,17 @@ def use_wrong_arguments(rank, count):
         worlds.caught(dist.all_to_all_single, torch.ones(3), torch.ones(3))[2],
         worlds.caught(dist.all_to_all_single, torch.ones(3), torch.ones(3), [1, 1], [1, 2])[2],
         worlds.caught(dist.group.WORLD.allreduce, [torch.ones(1), torch.ones(1)])[2],
-        worlds.caught(muster.torch.seat().allreduce, [torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)])[
-            2
-        ],
+        worlds.caught(seat.allreduce, [quantized])[2],
+        worlds.caught(seat.allreduce, [nested])[2],
+        worlds.caught(seat.allreduce, [torch.ones(2, dtype=torch.complex32)])[2],
+        worlds.caught(seat.allreduce_coalesced, [torch.ones(1), torch.ones(1, dtype=torch.bool)])[2],
+        worlds.caught(seat.all_gather_single_coalesced, [torch.ones(2)], [torch.ones(1), torch.ones(1)])[2],
     ]
+    work = seat.barrier()
+    for wrong in (5, None):
+        with pytest.raises(TypeError, match=r"timeout is a datetime\.timedelta, not"):
+            work.wait(wrong)
+    work.wait()
     dist.barrier()
     return messages
 
@@ -88,9 +97,13 @@ def test_wrong_arguments_say_what_to_give(shared_daemon):
         "output splits [1, 1] do not add up to 3 rows",
         "one tensor for an op, not 2",
         "quantized",
+        "nested",
+        "give them as torch.complex64",
+        "tensors of bool and of other dtypes can't be reduced in one op",
+        "the number of outputs is 1, and 2 are needed",
     ]
     for messages in worlds.run(shared_daemon, use_wrong_arguments, 2):
-        for message, words in zip(messages, wanted):
+        for message, words in zip(messages, wanted, strict=True):
             assert words in message
 
 

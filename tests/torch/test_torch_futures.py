@@ -57,10 +57,19 @@ def test_any_number_of_callbacks_may_wait_for_ops_of_their_own(shared_daemon):
         assert threads <= 4  # one for each callback around another, and one that watches
 
 
+def begin_and_call(rank, *callbacks):
+    """Begins an op for each callback. No op is over yet when it gets its callback, so another thread calls that."""
+    peer = 1 - rank
+    each = [dist.irecv(torch.zeros(1), peer, tag=tag).get_future().then(call) for tag, call in enumerate(callbacks)]
+    dist.barrier()
+    for tag in range(len(callbacks)):
+        dist.send(torch.ones(1), peer, tag=tag)
+    return each
+
+
 def wait_for_another_callback(rank, ranks):
     is_called = threading.Event()
-    first = begin(torch.ones(1)).then(lambda _: is_called.wait(worlds.PATIENCE_S))
-    second = begin(torch.ones(1)).then(lambda _: is_called.set())
+    first, second = begin_and_call(rank, lambda _: is_called.wait(worlds.PATIENCE_S), lambda _: is_called.set())
     second.wait()
     return first.wait()
 
@@ -73,7 +82,7 @@ def wait_in_too_many(rank, ranks):
     _completions._THREADS_MAX, _completions._PATIENCE_S = 3, 0.0
     said, goes_on = threading.Event(), threading.Event()
     _completions._log.error = lambda *what: said.set()
-    each = [begin(torch.ones(1)).then(lambda _: goes_on.wait()) for _ in range(4)]
+    each = begin_and_call(rank, *[lambda _: goes_on.wait()] * 4)
     is_said = said.wait(worlds.PATIENCE_S)
     goes_on.set()
     return is_said, [future.wait() for future in each]

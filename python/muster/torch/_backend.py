@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch._C import _distributed_c10d as c10d
 
-from muster.torch._calls import NAME, Calls
+from muster.torch._calls import Calls
+from muster.torch._life import NAME
 
-#: Those that were not shut down. Where torch has another object around one, nothing else refers to the part in Python.
+#: Backends that were not shut down. torch may refer to the C++ part of one only, and its calls need the Python part.
 _open: set[MusterBackend] = set()
 
 
@@ -46,7 +47,7 @@ class MusterBackend(Calls, c10d.Backend):
         super().set_timeout(timeout)
         self._options._timeout = timeout
 
-    # torch asks for each of these, and for what is not defined here for ever.
+    # torch reads these. One that is not defined here would ask itself without end.
     supports_splitting = property(lambda self: True)
     supports_coalescing = property(lambda self: False)
     supports_time_estimate = property(lambda self: False)

@@ -4,90 +4,23 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import threading
-import time
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from muster._forfeit import forfeit
 from muster._group import Group
-from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed, Invalid, Timeout
-from muster.torch import _meeting, _sparse, _tensors
-from muster.torch._errors import copy_of, of_torch, of_torch_in_words
-from muster.torch._inbox import Inbox
+from muster.errors import Error, Invalid, Timeout
+from muster.torch import _sparse, _tensors
+from muster.torch._errors import of_torch, of_torch_in_words
+from muster.torch._life import Life
 from muster.torch._tensors import Tensor, moved, reduced, same_number, same_size, write, write_all
 from muster.torch._work import MusterWork
 
-NAME = "muster"
-#: Ops that all ranks have begun are over by then, unless they are very large.
-_WAIT_AT_THE_END_S = 1.0
 
-
-class Calls:
-    """What torch calls of a group, whatever class of torch's it is called on.
-
-    Attributes:
-        muster_group: the seat, for everything that torch has no name for: ``live``, ``reform()`` and so on.
-    """
-
-    rank: Callable[[], int]
-    size: Callable[[], int]
-
-    def _take_seat(self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta) -> None:
-        self._timeout_s = timeout.total_seconds()
-        try:
-            self.muster_group = _meeting.meet(store, rank, world_size, self._timeout_s)
-        except Error as error:
-            raise of_torch(error) from None
-        self._inbox = Inbox(self.muster_group)
-        self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # whose works somebody has
-        self._collectives_lock = threading.Lock()
-        #: An op that fails at its start is known by the count of ops, so no other one may start meanwhile.
-        self._one_start = threading.Lock()
-        self._last_error: BaseException | None = None
-
-    def _get_sequence_number_for_group(self) -> int:
-        return self.muster_group.position
-
-    # ---- time and ends ----
-
-    def set_timeout(self, timeout: datetime.timedelta) -> None:
-        """Sets the deadline of each later op."""
-        self._timeout_s = timeout.total_seconds()
-
-    def shutdown(self) -> None:
-        """Gives the seat up. Ops that this rank has contributed to still complete for the others.
-
-        Collectives of this rank that are not over are waited for, a second at most.
-        """
-        until = time.monotonic() + _WAIT_AT_THE_END_S
-        with self._collectives_lock:
-            works = list(self._collectives)
-        for work in works:
-            work.end_within(max(until - time.monotonic(), 0))
-        self._leave()
-
-    def _leave(self) -> None:
-        try:
-            self.muster_group.leave()
-        except (GroupClosed, DaemonRestarted, DaemonUnavailable):
-            pass  # after abort(), for instance, or the seat has ended with the daemon
-        except Error as error:
-            raise of_torch(error) from None
-
-    def abort(self) -> None:
-        """Gives the seat up at once: the other ranks' ops that wait for this rank fail."""
-        self._leave()
-
-    def errored(self) -> BaseException | None:
-        """The error of the op that failed last. After a backward pass of DDP it tells what its RuntimeError was."""
-        return self._last_error
-
-    def _note(self, error: BaseException) -> None:
-        self._last_error = copy_of(error)
+class Calls(Life):
+    """What torch calls of a group, whatever class of torch's it is called on."""
 
     # ---- all ranks get something ----
 
@@ -124,11 +57,7 @@ class Calls:
 
     def allgather(self, output_tensors: Any, input_tensors: Any, opts: Any = None, timeout: Any = None) -> MusterWork:
         def start(limit: float) -> MusterWork:
-            # torch gives [[a tensor for each rank]] and [a tensor]; its short form has no outer lists.
-            is_short = not isinstance(input_tensors, (list, tuple))
-            outputs = output_tensors if is_short else _tensors.only(output_tensors)
-            tensor = _tensors.only(input_tensors)
-            self._check_count(outputs, "outputs")
+            outputs, tensor = self._for_each_rank(output_tensors, input_tensors, "outputs")
             same_size(outputs, tensor.numel(), tensor.dtype, "outputs")
             work = self.muster_group.allgather(moved(tensor), timeout=limit)
             return MusterWork("allgather", work, lambda values: write_all(outputs, values), outputs)
@@ -227,8 +156,10 @@ class Calls:
 
     def gather(self, output_tensors: Any, input_tensors: Any, opts: Any = None, timeout: Any = None) -> MusterWork:
         def start(limit: float) -> MusterWork:
-            tensor, root = _tensors.only(input_tensors), _root(opts)
-            outputs = self._lists_of_root(output_tensors, input_tensors, root, "outputs")
+            root, tensor = _root(opts), _tensors.only(input_tensors)
+            outputs: list[Tensor] = []
+            if self.rank() == root:
+                outputs, _ = self._for_each_rank(output_tensors, input_tensors, "outputs")
             same_size(outputs, tensor.numel(), tensor.dtype, "outputs")
             work = self.muster_group.gather(moved(tensor), root, timeout=limit)
             return MusterWork("gather", work, lambda values: write_all(outputs, values or []), outputs)
@@ -237,11 +168,12 @@ class Calls:
 
     def scatter(self, output_tensors: Any, input_tensors: Any, opts: Any = None, timeout: Any = None) -> MusterWork:
         def start(limit: float) -> MusterWork:
-            tensor, root = _tensors.only(output_tensors), _root(opts)
+            root, given, tensor = _root(opts), None, _tensors.only(output_tensors)
             _tensors.check(tensor)
-            inputs = self._lists_of_root(input_tensors, output_tensors, root, "inputs")
-            same_size(inputs, tensor.numel(), tensor.dtype, "inputs")
-            given = [moved(each) for each in inputs] if self.rank() == root else None
+            if self.rank() == root:
+                inputs, _ = self._for_each_rank(input_tensors, output_tensors, "inputs")
+                same_size(inputs, tensor.numel(), tensor.dtype, "inputs")
+                given = [moved(each) for each in inputs]
             work = self.muster_group.scatter(given, root, timeout=limit)
             return MusterWork("scatter", work, lambda value: write(tensor, value), [tensor])
 
@@ -253,10 +185,7 @@ class Calls:
         self, output_tensors: Any, input_tensors: Any, opts: Any = None, timeout: Any = None
     ) -> MusterWork:
         def start(limit: float) -> MusterWork:
-            is_short = not isinstance(output_tensors, (list, tuple))
-            inputs = input_tensors if is_short else _tensors.only(input_tensors)
-            output = _tensors.only(output_tensors)
-            self._check_count(inputs, "inputs")
+            inputs, output = self._for_each_rank(input_tensors, output_tensors, "inputs")
             same_size([output], inputs[self.rank()].numel(), inputs[self.rank()].dtype, "outputs")
             op = _tensors.op_name(_reduce_op(opts), *inputs)
             work = self.muster_group.reduce_scatter([reduced(tensor, op) for tensor in inputs], op, timeout=limit)
@@ -362,44 +291,17 @@ class Calls:
 
     # ---- what the methods share ----
 
-    def _start(
-        self, method: Any, start: Callable[[float], MusterWork], opts: Any = None, timeout: Any = None, **pair: int
-    ) -> MusterWork:
-        """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason."""
-        native = self.muster_group._native
-        with self._one_start:
-            calls = native.calls
-            try:
-                line = None if pair else id(self.muster_group)
-                work = start(self._limit_s(opts, timeout))._of(self._note, line)
-            except BaseException as error:
-                if native.calls == calls:
-                    forfeit(self.muster_group, method, error, (), pair)
-                if isinstance(error, Error):
-                    self._note(of_torch(error))
-                    raise of_torch(error) from None
-                raise
-        if not pair:
-            with self._collectives_lock:
-                self._collectives.add(work)
-        return work
-
-    def _limit_s(self, opts: Any, timeout: Any) -> float:
-        """Seconds that the op may take; torch's options have less than 0 where nobody has said."""
-        given = getattr(opts, "timeout", None) if timeout is None else timeout
-        seconds: float = given.total_seconds() if given is not None else 0.0
-        return min(seconds if seconds > 0 else self._timeout_s, _meeting.DAY_S)
-
     def _check_count(self, tensors: Sequence[Any], what: str) -> None:
         _check_length(tensors, self.size(), what)
 
-    def _lists_of_root(self, lists: Any, single: Any, root: int, what: str) -> list[Tensor]:
-        """The root's list of a tensor for each rank: torch gives it in a list, its short form as it is."""
-        if self.rank() != root:
-            return []
-        found: Any = lists if not isinstance(single, (list, tuple)) else _tensors.only(lists)
+    def _for_each_rank(self, lists: Any, single: Any, what: str) -> tuple[list[Tensor], Tensor]:
+        """Returns a tensor for each rank, and this rank's one tensor.
+
+        torch gives ``[[a tensor for each rank]]`` and ``[a tensor]``. Its short forms have no outer lists.
+        """
+        found = lists if isinstance(single, torch.Tensor) else _tensors.only(lists)
         self._check_count(found, what)
-        return list(found)
+        return list(found), _tensors.only(single)
 
     def _part_sizes(self, tensor: Tensor, splits: Sequence[int], what: str) -> list[int]:
         """The number of elements of each rank's part."""

@@ -16,9 +16,10 @@ import muster
 from muster._group import Group
 from muster._work import Work
 from muster.errors import Error, Invalid, QuotaExceeded, Timeout
+from muster.torch._meeting import DAY_S
 
 #: A recv that nobody asked for must not end before somebody does: its sender would fail.
-_LONG_S = 86400.0
+_LONG_S = DAY_S
 _SLICE_S = 0.05
 #: Recvs that nobody has taken. Each is an op in flight, of which a process has 1,024 by default.
 _OPEN_MAX = 512

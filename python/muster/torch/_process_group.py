@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from muster.torch._calls import NAME, Calls
+from muster.torch._calls import Calls
+from muster.torch._life import NAME
 
 
 class MusterProcessGroup(Calls, dist.ProcessGroup):  # type: ignore[misc]

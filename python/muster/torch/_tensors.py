@@ -44,7 +44,7 @@ _OPS = {
     "BOR": "bor",
     "BXOR": "bxor",
 }
-#: What sums of bool stay bool by. Muster's own would count.
+#: Ops on bool, whose results are bool in torch. Muster's own sum would be a count.
 _OF_BOOL = {_SUM: "lor", _MAX: "lor", _PROD: "land", _MIN: "land"}
 
 
@@ -52,6 +52,8 @@ def check(tensor: Tensor) -> None:
     """Raises Invalid for a tensor that is not dense memory of the host."""
     if not isinstance(tensor, torch.Tensor):
         raise Invalid(f"a tensor is needed, not {type(tensor).__name__}", "give a torch.Tensor")
+    if tensor.is_nested:
+        raise Invalid("a nested tensor is not for the backend 'muster'", "call the op for each of its tensors")
     if tensor.layout is not torch.strided:
         raise Invalid(
             f"a tensor of layout {tensor.layout} is not for the backend 'muster'", "make it dense: tensor.to_dense()"
@@ -87,7 +89,8 @@ def reduced(tensor: Tensor, op: str) -> Any:
     if flat.dtype is torch.bfloat16:
         return flat
     if flat.dtype not in _IN_NUMPY:
-        raise Invalid(f"tensors of {tensor.dtype} can't be reduced", "give them as float32, or another plain dtype")
+        wider = torch.complex64 if flat.is_complex() else torch.float32
+        raise Invalid(f"tensors of {tensor.dtype} can't be reduced", f"give them as {wider}")
     if op == _MEAN and not (flat.is_floating_point() or flat.is_complex()):
         raise Invalid(f"AVG of {tensor.dtype} would not stay {tensor.dtype}", "use SUM, and divide")
     return _memory_of(flat)

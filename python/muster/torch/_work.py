@@ -49,7 +49,10 @@ class MusterWork(dist.Work):  # type: ignore[misc]
 
         Raises:
             DistBackendError: the op failed, or ``timeout`` passed. It is a ``muster.Error``, too.
+            TypeError: ``timeout`` is no ``timedelta``.
         """
+        if not isinstance(timeout, datetime.timedelta):
+            raise TypeError(f"timeout is a datetime.timedelta, not {timeout!r}")
         op, seconds = self._op, timeout.total_seconds()
         if op is not None and seconds > 0 and not op.wait(seconds) and self._op is not None:
             raise of_torch(self._too_long(op, seconds))
@@ -154,7 +157,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             if is_first:
                 over = torch.futures.Future()
                 self._future = over if op is not None else None
-        # torch's DDP takes an exception that is set for a value. One that is raised in a callback arrives as an error.
+        # DDP takes an exception that set_exception() stores for a value. One that a callback raises is an error for it.
         tensors = over.then(self._value)
         if is_first and op is not None:
             _completions.watch(self, op, self._line)

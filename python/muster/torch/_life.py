@@ -1,0 +1,117 @@
+"""The life of a rank's seat in a group: how it is taken and given up, and how its ops start."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from muster._forfeit import forfeit
+from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed
+from muster.torch import _meeting
+from muster.torch._errors import copy_of, of_torch
+from muster.torch._inbox import Inbox
+from muster.torch._work import MusterWork
+
+#: The backend's name in torch.
+NAME = "muster"
+#: Ops that all ranks have begun are over by then, unless they are very large.
+_WAIT_AT_THE_END_S = 1.0
+
+
+class Life:
+    """A rank's seat, and what all its ops have in common.
+
+    Attributes:
+        muster_group: the seat as Muster has it, for everything that torch has no name for: ``live``, ``reform()`` and
+            so on.
+    """
+
+    rank: Callable[[], int]
+    size: Callable[[], int]
+
+    def _take_seat(self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta) -> None:
+        self._timeout_s = timeout.total_seconds()
+        try:
+            self.muster_group = _meeting.meet(store, rank, world_size, self._timeout_s)
+        except Error as error:
+            raise of_torch(error) from None
+        self._inbox = Inbox(self.muster_group)
+        self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # whose works somebody has
+        self._collectives_lock = threading.Lock()
+        #: An op that fails at its start is known by the count of ops, so no other one may start meanwhile.
+        self._one_start = threading.Lock()
+        self._last_error: BaseException | None = None
+
+    def _get_sequence_number_for_group(self) -> int:
+        return self.muster_group.position
+
+    # ---- time and ends ----
+
+    def set_timeout(self, timeout: datetime.timedelta) -> None:
+        """Sets the deadline of each later op."""
+        self._timeout_s = timeout.total_seconds()
+
+    def shutdown(self) -> None:
+        """Gives the seat up. Ops that this rank has contributed to still complete for the others.
+
+        Collectives of this rank that are not over are waited for, a second at most.
+        """
+        until = time.monotonic() + _WAIT_AT_THE_END_S
+        with self._collectives_lock:
+            works = list(self._collectives)
+        for work in works:
+            work.end_within(max(until - time.monotonic(), 0))
+        self._leave()
+
+    def _leave(self) -> None:
+        try:
+            self.muster_group.leave()
+        except (GroupClosed, DaemonRestarted, DaemonUnavailable):
+            pass  # after abort(), for instance, or the seat has ended with the daemon
+        except Error as error:
+            raise of_torch(error) from None
+
+    def abort(self) -> None:
+        """Gives the seat up at once: the other ranks' ops that wait for this rank fail."""
+        self._leave()
+
+    def errored(self) -> BaseException | None:
+        """The error of the op that failed last. After a backward pass of DDP it tells what its RuntimeError was."""
+        return self._last_error
+
+    def _note(self, error: BaseException) -> None:
+        self._last_error = copy_of(error)
+
+    # ---- ops ----
+
+    def _start(
+        self, method: Any, start: Callable[[float], MusterWork], opts: Any = None, timeout: Any = None, **pair: int
+    ) -> MusterWork:
+        """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason."""
+        native = self.muster_group._native
+        with self._one_start:
+            calls = native.calls
+            try:
+                line = None if pair else id(self.muster_group)
+                work = start(self._limit_s(opts, timeout))._of(self._note, line)
+            except BaseException as error:
+                if native.calls == calls:
+                    forfeit(self.muster_group, method, error, (), pair)
+                if isinstance(error, Error):
+                    self._note(of_torch(error))
+                    raise of_torch(error) from None
+                raise
+        if not pair:
+            with self._collectives_lock:
+                self._collectives.add(work)
+        return work
+
+    def _limit_s(self, opts: Any, timeout: Any) -> float:
+        """Seconds that the op may take; torch's options have less than 0 where nobody has said."""
+        given = getattr(opts, "timeout", None) if timeout is None else timeout
+        seconds: float = given.total_seconds() if given is not None else 0.0
+        return min(seconds if seconds > 0 else self._timeout_s, _meeting.DAY_S)
