@@ -15,7 +15,8 @@ struct Seat;
 /// does not meet the others' present one. `call` names kind, root, tag and key. Never waits.
 void forfeit(const std::shared_ptr<Seat>& seat, ipc::Contribute call, const Error& why);
 
-/// How many calls of this seat have taken their place, with or without an input.
-[[nodiscard]] std::uint64_t calls(const Seat& seat);
+/// How many calls of this thread have taken their place, with or without an input. Tells a thread whether its call has,
+/// whatever other threads do on the same seat.
+[[nodiscard]] std::uint64_t calls_of_thread();
 
 }  // namespace muster::detail

@@ -80,6 +80,8 @@ Result<Group> join(const std::shared_ptr<Connection>& connection, const std::str
 
 namespace {
 
+thread_local std::uint64_t placed = 0;  // calls that have taken their place
+
 bool is_matched_by_order(const ipc::Contribute& call) {
   return call.key.empty() && call.kind != Kind::send && call.kind != Kind::recv && call.kind != Kind::reform;
 }
@@ -106,12 +108,12 @@ void forfeit(const std::shared_ptr<Seat>& seat, ipc::Contribute call, const Erro
   const bool by_order = is_matched_by_order(call);
   const auto epoch =
       seat->connection->locked([&](Protocol& protocol) { return protocol.works.forfeit(seat->id, by_order); });
-  if (epoch) send_forfeit(*seat, std::move(call), *epoch, why);
+  if (!epoch) return;
+  ++placed;
+  send_forfeit(*seat, std::move(call), *epoch, why);
 }
 
-std::uint64_t calls(const Seat& seat) {
-  return seat.connection->locked([&](Protocol& protocol) { return protocol.works.seat(seat.id).calls; });
-}
+std::uint64_t calls_of_thread() { return placed; }
 
 }  // namespace detail
 
@@ -143,7 +145,10 @@ Result<std::uint32_t> take_place(const std::shared_ptr<detail::WorkState>& work,
   for (;;) {
     const auto taken =
         connection.locked([&](Protocol& protocol) { return protocol.works.start(work, matched_by_order, limit); });
-    if (taken.place == Place::taken) return taken.epoch;
+    if (taken.place == Place::taken) {
+      ++detail::placed;
+      return taken.epoch;
+    }
     if (taken.place == Place::left) return closed(seat);
     if (taken.place == Place::lost) return connection.end_error();
     if (connection.wait(has_room, work->deadline)) continue;

@@ -32,11 +32,11 @@ def takes_its_place(method: Callable[Concatenate[Group, _P], _R]) -> Callable[Co
 
     @functools.wraps(method)
     def call(self: Group, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        calls = self._native.calls
+        calls = _muster.calls_of_thread()
         try:
             return method(self, *args, **kwargs)
         except BaseException as error:
-            if self._native.calls == calls:
+            if _muster.calls_of_thread() == calls:
                 forfeit(self, method, error, args, kwargs)
             raise
 

@@ -192,13 +192,13 @@ void bind_group(nb::module_& module) {
       .def_prop_ro("live", [](const PyGroup& self) { return unlocked([&] { return self.group.live(); }); })
       .def_prop_ro("position", [](const PyGroup& self) { return self.group.position(); })
       .def_prop_ro("owes", &owes)
-      .def_prop_ro("calls", [](const PyGroup& self) { return detail::calls(*self.group.seat()); })
       .def("forfeit", &forfeit)
       .def("split", &split, nb::arg("color").none(), nb::arg("key").none(), nb::arg("timeout").none())
       .def("subgroup", &subgroup)
       .def("reform", &reform, nb::arg("timeout").none())
       .def("leave", [](PyGroup& self) { call_unlocked([&] { return self.group.leave(); }); });
   bind_ops(group);
+  module.def("calls_of_thread", &detail::calls_of_thread);
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
              nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"),
              nb::arg("history"));

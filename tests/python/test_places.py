@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import muster
 import numpy as np
 import pytest
@@ -81,3 +83,43 @@ def test_an_input_that_does_not_fit_fails_its_own_step(own_daemon):
     assert there[0] == here[0] == "OutOfMemory"
     assert here[1] == [1]
     assert next_here == next_there == ("done", None, 16.0)
+
+
+class _Failing:
+    """An input that can't be read, and says so when another thread has begun an op."""
+
+    def __init__(self):
+        self.is_read, self.goes_on = threading.Event(), threading.Event()
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **_):
+        self.is_read.set()
+        assert self.goes_on.wait(60)
+        raise RuntimeError("it can't be read")
+
+
+def _fail_while_another_thread_begins(rank, _):
+    group = muster.group("g", rank=rank, world_size=2)
+    if rank == 1:
+        return _outcome(lambda: group.allreduce(np.ones(2), key="a")), _outcome(lambda: group.allreduce(1, key="b"))
+    given, begun = _Failing(), []
+
+    def begin():
+        assert given.is_read.wait(60)
+        begun.append(group.allreduce(1, key="b"))
+        given.goes_on.set()
+
+    other = threading.Thread(target=begin)
+    other.start()
+    failed = _outcome(lambda: group.allreduce(given, key="a"))
+    other.join()
+    return failed, _outcome(lambda: begun[0])
+
+
+def test_a_call_that_fails_while_another_thread_begins_one_fails_on_every_rank(own_daemon):
+    (failed, other), (here, other_here) = run_ranks(own_daemon, _fail_while_another_thread_begins, 2, None)
+    assert "it can't be read" in failed[2]
+    assert "rank 0 has no input" in here[2]
+    assert other == other_here == ("done", None, 2.0)

@@ -257,11 +257,18 @@ def fail_while_another_thread_receives(rank, count):
 
     def fail(*arguments):
         fails.set()
-        goes_on.wait(1)  # the other thread would have started its op by then, if it could
+        assert goes_on.wait(worlds.PATIENCE_S)
         raise muster.Invalid("this rank has none", "")
 
     got = torch.zeros(1)
-    receives = threading.Thread(target=lambda: (fails.wait(), dist.recv(got, 1), goes_on.set()))
+
+    def receive():
+        assert fails.wait(worlds.PATIENCE_S)
+        work = dist.irecv(got, 1)
+        goes_on.set()
+        work.wait()
+
+    receives = threading.Thread(target=receive)
     receives.start()
     _calls.reduced = fail
     error = worlds.caught(dist.all_reduce, torch.ones(1))

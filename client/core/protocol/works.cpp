@@ -85,7 +85,6 @@ Works::Taken Works::start(const std::shared_ptr<WorkState>& work, bool matched_b
     if (!seat || seat->left) return {Place::left, 0};
     if (seat->in_flight >= in_flight_max) return {Place::full, 0};
     ++seat->in_flight;
-    ++seat->calls;
     if (matched_by_order) ++seat->position;
     taken.epoch = seat->epoch;
   }
@@ -101,7 +100,6 @@ bool Works::has_room(ipc::SeatId seat, std::uint32_t in_flight_max) const {
 std::optional<std::uint32_t> Works::forfeit(ipc::SeatId seat, bool matched_by_order) {
   auto* state = find(seat);
   if (!state || state->left) return std::nullopt;
-  ++state->calls;
   if (matched_by_order) ++state->position;
   return state->epoch;
 }

@@ -32,7 +32,6 @@ struct SeatState {
   std::vector<OwedOp> owes;
   bool left = false;
   std::uint32_t in_flight = 0;
-  std::uint64_t calls = 0;                         ///< how many have taken their place among the group's ops
   std::map<std::string, std::uint32_t> subgroups;  ///< how many were made of the same ranks
 };
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from muster import _muster
 from muster._forfeit import forfeit
 from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed
 from muster.torch import _meeting
@@ -42,8 +43,6 @@ class Life:
         self._inbox = Inbox(self.muster_group)
         self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # whose works somebody has
         self._collectives_lock = threading.Lock()
-        #: An op that fails at its start is known by the count of ops, so no other one may start meanwhile.
-        self._one_start = threading.Lock()
         self._last_error: BaseException | None = None
 
     def _get_sequence_number_for_group(self) -> int:
@@ -92,19 +91,16 @@ class Life:
         self, method: Any, start: Callable[[float], MusterWork], opts: Any = None, timeout: Any = None, **pair: int
     ) -> MusterWork:
         """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason."""
-        native = self.muster_group._native
-        with self._one_start:
-            calls = native.calls
-            try:
-                line = None if pair else id(self.muster_group)
-                work = start(self._limit_s(opts, timeout))._of(self._note, line)
-            except BaseException as error:
-                if native.calls == calls:
-                    forfeit(self.muster_group, method, error, (), pair)
-                if isinstance(error, Error):
-                    self._note(of_torch(error))
-                    raise of_torch(error) from None
-                raise
+        calls = _muster.calls_of_thread()
+        try:
+            work = start(self._limit_s(opts, timeout))._of(self._note, None if pair else id(self.muster_group))
+        except BaseException as error:
+            if _muster.calls_of_thread() == calls:
+                forfeit(self.muster_group, method, error, (), pair)
+            if isinstance(error, Error):
+                self._note(of_torch(error))
+                raise of_torch(error) from None
+            raise
         if not pair:
             with self._collectives_lock:
                 self._collectives.add(work)

@@ -218,7 +218,6 @@ class World : public HoldKeeper {
       auto& model = model_[seat->id];
       CHECK(taken.epoch == model.epoch);
       ++model.in_flight;
-      ++model.calls;
       if (by_order) ++model.position;
     }
     ops_.push_back(std::move(op));
@@ -231,7 +230,6 @@ class World : public HoldKeeper {
     const bool by_order = by_chance();
     CHECK(event([&] { return protocol_.works.forfeit(id, by_order).has_value(); }) != model.left);
     if (model.left) return;
-    ++model.calls;
     if (by_order) ++model.position;
   }
   Op* any_op() { return ops_.empty() ? nullptr : &ops_[pick(ops_.size())]; }
@@ -391,7 +389,6 @@ class World : public HoldKeeper {
       const auto& seat = protocol_.works.seat(id);
       CHECK(seat.in_flight == model.in_flight);
       CHECK(seat.position == model.position);
-      CHECK(seat.calls == model.calls);
       CHECK(seat.epoch == model.epoch);
       CHECK(seat.left == model.left);
     }

@@ -138,7 +138,6 @@ TEST_CASE_METHOD(Fixture, "an op takes its place in the order, and only so many 
   CHECK_FALSE(works.has_room({7}, in_flight_max));
   const auto third = work();
   CHECK(works.start(third, true, in_flight_max).place == Place::full);
-  CHECK(works.seat({7}).calls == 2);
   CHECK(works.seat({7}).position == 1);
   static_cast<void>(over(first->id));
   CHECK(works.has_room({7}, in_flight_max));
@@ -149,7 +148,6 @@ TEST_CASE_METHOD(Fixture, "a call without an input takes its place, and is not i
   works.group_changed(change(7, 3, {0, 1}));
   CHECK(works.forfeit({7}, true) == 3U);
   CHECK(works.forfeit({7}, false) == 3U);
-  CHECK(works.seat({7}).calls == 2);
   CHECK(works.seat({7}).position == 1);
   CHECK(works.seat({7}).in_flight == 0);
 }
