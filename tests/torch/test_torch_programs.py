@@ -19,8 +19,8 @@ RESTARTING = [*TORCHRUN, "--max-restarts", "1"]
 PATIENCE_S = 300
 
 
-def run(daemon, *command, environment=None):
-    environment = {**os.environ, "MUSTER_SOCKET": daemon.socket, "OMP_NUM_THREADS": "1", **(environment or {})}
+def run(daemon, *command):
+    environment = {**os.environ, "MUSTER_SOCKET": daemon.socket, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     return done.returncode, done.stdout, done.stderr
 
@@ -43,9 +43,9 @@ def test_only_the_name_of_the_backend_differs(shared_daemon):
     assert told == wanted
 
 
-def test_muster_run_starts_it(shared_daemon, unused_port):
+def test_muster_run_starts_it(shared_daemon):
     command = [CLI, "run", "-n", "2", "--", sys.executable, DIGITS, "--steps", "20"]
-    status, told, errors = run(shared_daemon, *command, environment={"MASTER_PORT": str(unused_port)})
+    status, told, errors = run(shared_daemon, *command)
     assert status == 0, errors
     assert re.search(r"muster: [0-9.]+% right after 20 steps, begun at 0", told)
 
@@ -64,14 +64,14 @@ def losses(told):
     return [float(loss) for loss in found]
 
 
-def test_a_transformer_has_the_losses_of_gloo_with_ddp_and_fsdp2(shared_daemon, unused_port):
+def test_a_transformer_has_the_losses_of_gloo_with_ddp_and_fsdp2(shared_daemon):
     steps = ["--steps", "6", "--save-every", "2"]
     wanted = pytest.approx(losses(run_over_gloo(shared_daemon, *TORCHRUN, LETTERS, *steps)), abs=2e-4)
     status, told, errors = run(shared_daemon, *TORCHRUN, LETTERS, *steps)
     assert status == 0, errors
     assert losses(told) == wanted
     command = [CLI, "run", "-n", "2", "--", sys.executable, LETTERS, *steps, "--shard"]
-    status, told, errors = run(shared_daemon, *command, environment={"MASTER_PORT": str(unused_port)})
+    status, told, errors = run(shared_daemon, *command)
     assert status == 0, errors
     assert losses(told) == wanted
     assert "muster, FSDP2: 6 steps, begun at 0" in told
@@ -86,12 +86,3 @@ def test_sharded_training_goes_on_from_its_last_saved_step(shared_daemon, tmp_pa
     assert status == 0, errors
     assert "6 steps, begun at 4" in told
     assert losses(told) == losses(whole)
-
-
-@pytest.fixture
-def unused_port():
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]

@@ -1,13 +1,17 @@
 // All ranks run on one node, so the local rank is the rank.
 #include "environment.hpp"
 
+#include <netinet/in.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <string_view>
 
 #include <fmt/format.h>
+
+#include <muster/ipc/fd.hpp>
 
 namespace muster::cli {
 
@@ -31,15 +35,31 @@ void set_default(std::vector<std::string>& environment, std::string_view variabl
 
 std::vector<std::string> rank_environment(std::vector<std::string> inherited, const RankPlace& place, unsigned cores) {
   auto& environment = inherited;
-  set(environment, "MUSTER_RANK", std::to_string(place.rank));
-  set(environment, "MUSTER_LOCAL_RANK", std::to_string(place.rank));
-  set(environment, "MUSTER_WORLD_SIZE", std::to_string(place.ranks));
+  const auto rank = std::to_string(place.rank);
+  const auto ranks = std::to_string(place.ranks);
+  for (const char* variable : {"MUSTER_RANK", "MUSTER_LOCAL_RANK", "RANK", "LOCAL_RANK"})
+    set(environment, variable, rank);
+  for (const char* variable : {"MUSTER_WORLD_SIZE", "WORLD_SIZE", "LOCAL_WORLD_SIZE"})
+    set(environment, variable, ranks);
   set(environment, "MUSTER_GROUP", place.group);
+  set(environment, "MASTER_ADDR", "127.0.0.1");
+  if (place.port != 0) set(environment, "MASTER_PORT", std::to_string(place.port));
   if (!place.socket.empty()) set(environment, "MUSTER_SOCKET", place.socket);
   set_default(environment, "PYTHONUNBUFFERED", "1");
   const unsigned threads = std::max(1U, cores / static_cast<unsigned>(std::max(1, place.ranks)));
   set_default(environment, "OMP_NUM_THREADS", std::to_string(threads));
   return environment;
+}
+
+int unused_port() {
+  const ipc::Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof address;
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  if (!socket || ::bind(socket.get(), any, bytes) != 0 || ::getsockname(socket.get(), any, &bytes) != 0) return 0;
+  return ntohs(address.sin_port);
 }
 
 unsigned allowed_cores() {

@@ -83,9 +83,10 @@ std::string group_name(const RunOptions& options) {
 Result<void> start_ranks(const RunOptions& options, const std::string& socket, RunLoop& loop) {
   const auto inherited = own_environment();
   const unsigned cores = allowed_cores();
+  const int port = unused_port();
   const bool pass_stdin = ::isatty(STDIN_FILENO) == 0;
   for (int rank = 0; rank < options.ranks; ++rank) {
-    const RankPlace place{rank, options.ranks, group_name(options), socket};
+    const RankPlace place{rank, options.ranks, group_name(options), socket, port};
     const bool first = rank == 0;
     auto started = start_rank({options.command, rank_environment(inherited, place, cores), pass_stdin && first, first});
     if (!started) {

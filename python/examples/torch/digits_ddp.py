@@ -16,7 +16,7 @@ from pathlib import Path
 import muster.torch  # noqa: F401
 import torch
 import torch.distributed as dist
-from launched import from_muster_run, kill_last_rank
+from lost import kill_last_rank
 from sklearn.datasets import load_digits
 from torch.nn.parallel import DistributedDataParallel
 
@@ -73,7 +73,6 @@ def save(file: Path | None, layers: torch.nn.Module, step: int) -> None:
 
 def main() -> None:
     given = arguments()
-    from_muster_run()
     dist.init_process_group(given.backend)
     try:
         train(given)

@@ -19,7 +19,7 @@ from pydoc_data.topics import topics
 import muster.torch  # noqa: F401
 import torch
 import torch.distributed as dist
-from launched import from_muster_run, kill_last_rank
+from lost import kill_last_rank
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -129,7 +129,6 @@ def save(file: Path | None, model: torch.nn.Module, optimizer: torch.optim.Optim
 
 def main() -> None:
     given = arguments()
-    from_muster_run()
     dist.init_process_group(given.backend)
     try:
         train(given)
