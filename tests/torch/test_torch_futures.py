@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import subprocess
 import sys
 import threading
 
+import muster.torch
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,7 +50,7 @@ def wait_in_callbacks(rank, ranks):
         return begin(future.value()[0], group=third).wait()[0].item()
 
     each = [begin(torch.ones(1)).then(reduce_again) for _ in range(200)]
-    return {future.wait() for future in each}, len(_completions._threads)
+    return {future.wait() for future in each}, len(_completions._completer._threads)
 
 
 def test_any_number_of_callbacks_may_wait_for_ops_of_their_own(shared_daemon):
@@ -129,3 +131,18 @@ def test_a_process_may_end_while_callbacks_go_on(shared_daemon, tmp_path, run):
         timeout=worlds.PATIENCE_S,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def begin_in_a_child(rank, ranks):
+    future = begin(torch.ones(1)).then(lambda _: os.getpid())
+    child = os.fork()
+    if child == 0:
+        seat = muster.torch.Seat(dist.HashStore(), 0, 1, datetime.timedelta(seconds=30))
+        mine = seat.allreduce([torch.ones(1)]).get_future().then(lambda _: os.getpid())
+        os._exit(0 if mine.wait() == os.getpid() else 1)
+    _, status = os.waitpid(child, 0)
+    return status, future.wait() == os.getpid()
+
+
+def test_a_forked_child_has_futures_of_its_own(shared_daemon):
+    assert worlds.run(shared_daemon, begin_in_a_child, 2) == [(0, True)] * 2
