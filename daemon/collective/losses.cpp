@@ -8,7 +8,7 @@
 namespace musterd {
 
 void Muster::lose(int rank, const Loss& loss, std::vector<Action>& actions, std::size_t& left) {
-  members_.refuse_ops();
+  members_.refuse_ops(loss);
   withdraw(rank, loss, Members::Standing::gone, actions, left);
 }
 

@@ -42,9 +42,11 @@ class Members {
   void withdraw(int rank, const Loss& loss, Standing after);
   /// A replacement took a vacant seat.
   void reoccupy(int rank);
-  /// From now on new ops fail: a rank was lost under policy fail.
-  void refuse_ops() { refusing_ = true; }
-  [[nodiscard]] bool refuses_ops() const { return refusing_; }
+  /// From now on new ops fail: a rank was lost under policy fail. If it has left, those of two live ranks go on.
+  void refuse_ops(const Loss& loss) { (loss.has_left() ? refuses_ops_ : refuses_pairs_) = true; }
+  [[nodiscard]] bool refuses_ops() const { return refuses_ops_ || refuses_pairs_; }
+  /// Whether ops of two live ranks fail, too.
+  [[nodiscard]] bool refuses_pairs() const { return refuses_pairs_; }
 
   /// Why the lost and vacant ranks are gone.
   [[nodiscard]] const Losses& losses() const { return losses_; }
@@ -58,7 +60,8 @@ class Members {
   std::size_t expected_;
   Losses losses_;
   std::vector<int> gone_;
-  bool refusing_ = false;
+  bool refuses_ops_ = false;
+  bool refuses_pairs_ = false;
 };
 
 }  // namespace musterd

@@ -82,7 +82,7 @@ Advice advice_of_absent(int rank, const std::optional<FormerHolder>& former) {
   const auto& [loss, ago] = *former;
   return {fmt::format("{} had joined and {} {} ago", rank_text(rank, loss.process), loss.how,
                       muster::ipc::seconds_text(ago)),
-          loss.how == "left"
+          loss.has_left()
               ? "keep every rank in the group until the others no longer need it"
               : "see why it ended, and start it again; every rank must stay until the others no longer need it"};
 }

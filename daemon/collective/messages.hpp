@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <muster/result.hpp>
@@ -26,6 +27,10 @@ namespace musterd {
 struct Loss {
   std::string how;      ///< "died", "left"
   std::string process;  ///< "pid 4711 on host"; empty: unknown
+
+  [[nodiscard]] static Loss by_leaving(std::string process) { return {"left", std::move(process)}; }
+  /// It gave its seat up itself.
+  [[nodiscard]] bool has_left() const { return how == "left"; }
 };
 using Losses = std::map<int, Loss>;
 

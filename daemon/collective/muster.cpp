@@ -15,11 +15,17 @@ using muster::Error;
 
 namespace {
 
+/// Whether the op is one of two live ranks, and all others that are lost have left.
+bool concerns_no_lost_one(const Members& members, const Contribution& contribution) {
+  return is_pairwise(contribution.kind) && !members.refuses_pairs() && members.is_live(contribution.root);
+}
+
 /// Why an op can't begin. Called for its first contribution only.
 std::optional<Error> refusal(const Members& members, const PendingOp& op, const Contribution& contribution) {
   if (op.is(Match::Of::reform)) return std::nullopt;
   const std::string& name = op.op->name;
-  if (members.refuses_ops()) return lost_before_called(name, members.losses());
+  if (members.refuses_ops() && !concerns_no_lost_one(members, contribution))
+    return lost_before_called(name, members.losses());
   if (!has_root(contribution.kind) && !is_pairwise(contribution.kind)) return std::nullopt;
   const int needed = contribution.root;
   if (!members.is_rank(needed)) return std::nullopt;  // check_contribution() reports that it is Invalid

@@ -201,7 +201,7 @@ void Requests::answer(Client& client, std::uint64_t request, const wire::Frame& 
     case wire::Body_Leave:
       return parts_.teller.reply(id, request,
                                  parts_.group_ops.leave(client, {frame.body_as_Leave()->seat()},
-                                                        {"left", parts_.clients.process_text(client)}, now));
+                                                        Loss::by_leaving(parts_.clients.process_text(client)), now));
     case wire::Body_Fork: return fork(client, request);
     case wire::Body_OpenToken:
     case wire::Body_KeepFor:

@@ -72,16 +72,17 @@ void Audit::call(int rank, const Call& call) {
   take(std::move(actions));
 }
 
-void Audit::lose(int rank) {
+void Audit::lose(int rank, const std::string& how) {
   if (over_) return;
-  event(std::to_string(rank) + " is lost");
+  event(std::to_string(rank) + " " + how);
   gone_.insert(rank);
+  all_gone_left_ = all_gone_left_ && how == "left";
   std::vector<Action> actions;
   std::size_t left = at_once_;
   switch (policy_) {
-    case OnLoss::fail: muster_.lose(rank, {"died", {}}, actions, left); break;
-    case OnLoss::shrink: muster_.shrink(rank, {"died", {}}, actions, left); break;
-    case OnLoss::wait: muster_.vacate(rank, {"died", {}}, actions, left); break;
+    case OnLoss::fail: muster_.lose(rank, {how, {}}, actions, left); break;
+    case OnLoss::shrink: muster_.shrink(rank, {how, {}}, actions, left); break;
+    case OnLoss::wait: muster_.vacate(rank, {how, {}}, actions, left); break;
   }
   take(std::move(actions));
 }
@@ -143,6 +144,12 @@ std::set<int> Audit::missing(const std::string& identity, const Known& op) const
   const bool replaceable = policy_ == OnLoss::wait && !identity.starts_with("reform");
   if (!replaceable) std::erase_if(ranks, [&](int rank) { return gone_.contains(rank); });
   return ranks;
+}
+
+/// Whether a rank of an op of two is lost.
+bool Audit::concerns_lost_one(const Known& op) const {
+  const auto& [rank, calls] = *op.calls.begin();
+  return gone_.contains(rank) || gone_.contains(calls.front().root);
 }
 
 bool Audit::agree(const Known& op) {
@@ -225,6 +232,8 @@ void Audit::check_failed(const FailOp& failed) {
       case Code::peer_lost:
         require(std::all_of(ranks.begin(), ranks.end(), [&](int rank) { return gone_.contains(rank); }),
                 "PeerLost names a live rank");
+        if (id.starts_with("pair") && all_gone_left_)
+          require(concerns_lost_one(op), id + " needs no rank that is lost");
         break;
       case Code::group_closed: require(over_, "an op that was aborted for nothing"); break;
       default: require(false, "an outcome that nothing here leads to: " + failed.error.describe());

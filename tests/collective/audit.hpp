@@ -26,11 +26,11 @@ class Audit {
   Audit(int world_size, muster::OnLoss policy, std::size_t at_once = std::size_t{1} << 30);
 
   void call(int rank, const Call& call);
-  void lose(int rank);     ///< the policy decides what follows
-  void replace(int rank);  ///< only with policy wait, after lose()
-  void catch_up();         ///< lets one op learn of a loss that it has not learned of
-  void expire();           ///< moves the clock to the deadline of everything that is pending
-  void end();              ///< expires the rest; then every call must have its outcome
+  void lose(int rank, const std::string& how = "died");  ///< the policy decides what follows
+  void replace(int rank);                                ///< only with policy wait, after lose()
+  void catch_up();                                       ///< lets one op learn of a loss that it has not learned of
+  void expire();  ///< moves the clock to the deadline of everything that is pending
+  void end();     ///< expires the rest; then every call must have its outcome
 
   [[nodiscard]] bool is_live(int rank) const { return !gone_.contains(rank); }
   /// Returns the first fault, with the events that led to it; empty if all is well.
@@ -52,6 +52,7 @@ class Audit {
   void require(bool holds, const std::string& what);
   [[nodiscard]] std::string identity(int rank, const Call& call);
   [[nodiscard]] std::set<int> missing(const std::string& identity, const Known& op) const;
+  [[nodiscard]] bool concerns_lost_one(const Known& op) const;
   [[nodiscard]] static bool agree(const Known& op);
   void take(std::vector<Action> actions);
   void ended(Ticket ticket, const std::string& outcome);
@@ -66,6 +67,7 @@ class Audit {
   Muster muster_;
   TimePoint now_;
   std::set<int> gone_;
+  bool all_gone_left_ = true;
   std::map<std::string, Known> ops_;
   std::map<Ticket, std::string> identity_of_;
   std::map<Ticket, std::string> outcome_of_;

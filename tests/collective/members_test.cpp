@@ -62,6 +62,11 @@ TEST_CASE("new ops are refused only when that was said") {
   Members members(2, std::vector{0, 1});
   members.withdraw(1, died, Standing::gone);
   CHECK_FALSE(members.refuses_ops());
-  members.refuse_ops();
+  members.refuse_ops({"left", {}});
   CHECK(members.refuses_ops());
+  CHECK_FALSE(members.refuses_pairs());
+  members.refuse_ops(died);
+  members.refuse_ops({"left", {}});
+  CHECK(members.refuses_ops());
+  CHECK(members.refuses_pairs());
 }

@@ -180,7 +180,7 @@ TEST_CASE("random runs of more ranks and calls") {
       if (!audit.is_live(rank)) {
         if (policy == OnLoss::wait && dice < 30) audit.replace(rank);
       } else if (dice < 2) {
-        audit.lose(rank);
+        audit.lose(rank, below(3) == 0 ? "died" : "left");
       } else if (dice < 5) {
         audit.expire();
       } else if (dice < 8) {

@@ -66,7 +66,7 @@ struct Scene {
     }
     actions.clear();
   }
-  void lose(int rank) { muster.lose(rank, {"died", {}}, actions, plenty), collect(); }
+  void lose(int rank, const char* how = "died") { muster.lose(rank, {how, {}}, actions, plenty), collect(); }
   void shrink(int rank) { muster.shrink(rank, {"died", {}}, actions, plenty), collect(); }
   void vacate(int rank) { muster.vacate(rank, {"died", {}}, actions, plenty), collect(); }
   void expire(int ms) { muster.expire(now = at_ms(ms), actions, plenty, locate), collect(); }
@@ -449,6 +449,22 @@ TEST_CASE("policy fail: ops that wait for the lost rank fail, and so do all late
   CHECK(refused.message() == "barrier #1 can't start, the group has lost ranks: ranks 1, 2 died");
   CHECK(refused.ranks() == std::vector{1, 2});
   CHECK(scene.muster.lost() == std::set{1, 2});
+}
+
+TEST_CASE("policy fail: two live ranks go on while the others have only left") {
+  Scene scene(4);
+  scene.lose(3, "left");
+  CHECK(scene.error(scene.barrier(0)).code() == Code::peer_lost);
+  CHECK(scene.error(scene.pair(0, Kind::send, 3)).message() ==
+        "send 0->3 tag 0 can't start, the group has lost ranks: rank 3 left");
+  scene.pair(0, Kind::send, 1), scene.pair(1, Kind::recv, 0);
+  REQUIRE(scene.ops.size() == 1);
+  const auto waits = scene.pair(1, Kind::recv, 2);
+  scene.lose(2, "left");
+  CHECK(scene.error(waits).code() == Code::peer_lost);
+  Scene other(4);
+  other.lose(3, "left"), other.lose(2);
+  CHECK(other.error(other.pair(0, Kind::send, 1)).ranks() == std::vector{2, 3});
 }
 
 TEST_CASE("policy shrink: the others go on, but not without a root") {

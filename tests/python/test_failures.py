@@ -375,6 +375,31 @@ def test_leaving(own_daemon):
     assert run_ranks(own_daemon, _left, 2) == [[1], None]
 
 
+def _go_on_in_two(rank, how):
+    group = muster.group("g", rank=rank, world_size=3)
+    group.barrier().result()
+    if rank == 2:
+        return group.leave() if how == "leaves" else os._exit(0)
+    with pytest.raises(muster.PeerLost) as error:  # so the rank is gone from here on
+        group.barrier().result()
+    assert error.value.ranks == [2]
+    try:
+        return int((group.send(5, dst=1) if rank == 0 else group.recv(src=0)).result() or 0)
+    except muster.PeerLost as error:
+        return error.ranks
+
+
+@pytest.mark.parametrize(("how", "received"), [("leaves", 5), ("exits", [2])])
+def test_two_ranks_go_on_when_another_has_left(own_daemon, how, received):
+    with ranks(own_daemon, _go_on_in_two, 3, how) as (_, results):
+        told = {}
+        while not told.keys() >= {0, 1}:
+            rank, good, value = results.get(timeout=60)
+            assert good, value
+            told[rank] = value
+    assert told[1] == received
+
+
 def _wait_for_end(rank, ready):
     group = muster.group("g", rank=rank, world_size=2)
     work = group.barrier()

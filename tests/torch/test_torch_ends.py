@@ -81,6 +81,44 @@ def test_ops_that_all_ranks_have_begun_are_over_at_the_end(shared_daemon, tmp_pa
         assert sums == [[2]] * 10
 
 
+def pass_on_and_end(rank, ranks, store):
+    """Each stage of a pipeline ends when it has passed its batches on."""
+    import muster.torch
+
+    worlds.join(rank, ranks, store)
+    dist.barrier()
+    batch = torch.zeros(1)
+    for _ in range(4):
+        if rank > 0:
+            dist.recv(batch, rank - 1)
+        batch += 1
+        if rank < ranks - 1:
+            dist.send(batch, rank + 1)
+    if rank > 0:  # the first stage has ended before the others go on
+        worlds.wait_until(lambda: 0 not in muster.torch.seat().muster_group.live)
+        got = torch.zeros(1)
+        if rank == 1:
+            dist.send(torch.full((1,), 7.0), 2)
+        else:
+            dist.recv(got, 1)
+            batch = got
+    dist.destroy_process_group()
+    return batch.item()
+
+
+def test_stages_of_a_pipeline_may_end_one_after_the_other(shared_daemon, tmp_path):
+    with ranks(shared_daemon, pass_on_and_end, 3, 3, f"file://{tmp_path}/store", context=worlds.FORKSERVER) as (
+        _,
+        results,
+    ):
+        told = {}
+        for _ in range(3):
+            rank, is_good, value = results.get(timeout=worlds.PATIENCE_S)
+            assert is_good, value
+            told[rank] = value
+    assert told[2] == 7.0
+
+
 def end_with_an_op_that_nobody_answers(rank, count, store):
     from muster.torch import _life
 

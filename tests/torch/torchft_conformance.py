@@ -15,15 +15,11 @@ import io
 import json
 import sys
 import unittest
-import unittest.mock
 import warnings
 from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 10
-#: Only two of the ranks send and receive, so the last one may leave before they have. That fails them, as it ends the
-#: group for all: see "What differs from Gloo" in docs/guides/torch_distributed.rst. So all ranks meet behind this one.
-ENDS_WITH_BARRIER = "send/recv"
 
 
 def load(backend: str) -> type[unittest.TestCase]:
@@ -33,7 +29,6 @@ def load(backend: str) -> type[unittest.TestCase]:
         from datetime import timedelta
 
         import muster.torch
-        from torch.distributed import BarrierOptions
         from torchft import process_group_test as tests
         from torchft.process_group import ProcessGroupWrapper
 
@@ -49,19 +44,8 @@ def load(backend: str) -> type[unittest.TestCase]:
         def getBackendName(self) -> str:
             return "torchft-muster"
 
-    send_and_receive = tests._COLLECTIVE_TO_FUNC[ENDS_WITH_BARRIER]
-
-    def send_receive_and_meet(group: Any, rank: int, tensor: Any) -> None:
-        send_and_receive(group, rank, tensor)
-        group.barrier(BarrierOptions()).wait()
-
     class Conformance(tests.MultiPgBaseTest):  # type: ignore[misc]
         BACKEND, WORLD_SIZE = backend, 3
-
-        def _run_with_resiliency(self, collective: str, device: str = "cpu") -> None:
-            own = {} if backend == "gloo" else {ENDS_WITH_BARRIER: send_receive_and_meet}
-            with unittest.mock.patch.dict(tests._COLLECTIVE_TO_FUNC, own):
-                super()._run_with_resiliency(collective, device)
 
         @classmethod
         def _create_pg(cls, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import tempfile
+import time
 from pathlib import Path
 
 import muster
@@ -98,3 +99,11 @@ def caught(call, *arguments, **options):
         call(*arguments, **options)
     assert isinstance(found.value, muster.Error)
     return found.value.code, found.value.ranks, str(found.value)
+
+
+def wait_until(holds):
+    """For what nothing tells of."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
