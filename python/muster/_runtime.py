@@ -120,6 +120,11 @@ def is_attached() -> bool:
     return _connection is not None and _pid == os.getpid() and _connection.alive
 
 
+def current() -> _muster.Connection | None:
+    """Returns the connection, if this process has one. Never connects."""
+    return _connection if is_attached() else None
+
+
 def connection() -> _muster.Connection:
     """Returns the connection. Connects first if this process, for instance a forked child, has none yet."""
     if _start_again is None:

@@ -279,7 +279,7 @@ class Calls(Life):
         except Error as error:
             self._note(of_torch(error))
             raise of_torch(error) from None
-        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor])._of(self._note)
+        return MusterWork("recv", arrival, lambda value: write(tensor, value), [tensor]).started_by(self._note)
 
     # ---- older names of torch ----
 

@@ -93,7 +93,7 @@ class Life:
         """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason."""
         calls = _muster.calls_of_thread()
         try:
-            work = start(self._limit_s(opts, timeout))._of(self._note, None if pair else id(self.muster_group))
+            work = start(self._limit_s(opts, timeout)).started_by(self._note, None if pair else id(self.muster_group))
         except BaseException as error:
             if _muster.calls_of_thread() == calls:
                 forfeit(self.muster_group, method, error, (), pair)

@@ -41,7 +41,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._error: BaseException | None = None
         self._future: Any = None
         self._on_error: Callable[[BaseException], None] | None = None
-        self._line: Hashable = None
+        self._queue: Hashable = None
         self._lock = threading.Lock()
 
     def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
@@ -54,8 +54,10 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         if not isinstance(timeout, datetime.timedelta):
             raise TypeError(f"timeout is a datetime.timedelta, not {timeout!r}")
         op, seconds = self._op, timeout.total_seconds()
-        if op is not None and seconds > 0 and not op.wait(seconds) and self._op is not None:
-            raise of_torch(self._too_long(op, seconds))
+        if op is not None and seconds > 0:
+            is_over = _completions.in_op(lambda op: op.wait(seconds), op)
+            if not is_over and self._op is not None:
+                raise of_torch(self._too_long(op, seconds))
         self._settle()
         self._raise()
         return True
@@ -93,7 +95,8 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         op = self._op
         if op is None:
             return
-        outcome = _outcome_of(op)  # outside of the lock: others may ask this work meanwhile
+        # Outside of the lock: others may ask this work meanwhile.
+        outcome = _completions.in_op(_outcome_of, op)
         with self._lock:
             if self._op is not None:
                 self._take(op, *outcome)
@@ -139,31 +142,40 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Waits: there are no streams on the host."""
         self.wait()
 
-    def _of(self, on_error: Callable[[BaseException], None], line: Hashable = None) -> MusterWork:
-        """Lets a function see the op's error. Futures of works of the same ``line`` are done in order. Returns this."""
+    def started_by(self, on_error: Callable[[BaseException], None], queue: Hashable = None) -> MusterWork:
+        """Lets a function see the op's error. Futures of works of one ``queue`` are done in order. Returns itself."""
         self._on_error = on_error
-        self._line = line
+        self._queue = queue
         return self
 
     def get_future(self) -> Any:
-        """Returns a future of the tensors. A thread of its own copies the result into them when the op is over.
+        """Returns a future of the tensors. A background thread copies the result into them when the op is over.
 
         The future's error is a RuntimeError with the text of the op's, as torch has no other for callbacks that raise.
         ``exception()`` and the group's ``errored()`` have the error itself.
+
+        Raises:
+            QuotaExceeded: a callback of a future calls this, and too many of them wait.
         """
         with self._lock:
             over, op = self._future, self._op
             is_first = over is None
             if is_first:
-                over = torch.futures.Future()
-                self._future = over if op is not None else None
+                over = self._future = torch.futures.Future()
         # DDP takes an exception that set_exception() stores for a value. One that a callback raises is an error for it.
         tensors = over.then(self._value)
-        if is_first and op is not None:
-            _completions.watch(self, op, self._line)
-        elif is_first:
-            over.set_result(None)
+        if is_first and (op is None or not self._is_watched(op)):
+            self.complete()
         return tensors
+
+    def _is_watched(self, op: Op) -> bool:
+        """Lets a thread complete this work, if there is one."""
+        try:
+            return _completions.watch(self, op, self._queue)
+        except Error as error:
+            with self._lock:
+                self._future = None
+            raise of_torch(error) from None
 
     def _value(self, _: Any) -> list[Any]:
         self._raise()
