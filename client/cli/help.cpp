@@ -25,7 +25,7 @@ The daemon tells its clients why. Ops that they wait for end with DaemonUnavaila
 constexpr std::string_view run_footer = R"(
 muster run -n N [OPTIONS] -- PROGRAM [ARGUMENTS...]
 
-Each rank gets MUSTER_RANK, MUSTER_WORLD_SIZE, MUSTER_LOCAL_RANK, MUSTER_GROUP and MUSTER_SOCKET; what torchrun sets:
+Each rank gets MUSTER_RANK, MUSTER_WORLD_SIZE, MUSTER_LOCAL_RANK, MUSTER_GROUP and MUSTER_SOCKET; of torchrun's:
 RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; and, unless they are set,
 PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=cores/ranks. A daemon is started if there is none.
 Lines of output get the prefix [rank]. If stdout or stderr is a terminal, rank 0 gets a terminal of the same size for

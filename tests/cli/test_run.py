@@ -42,15 +42,18 @@ def test_environment_of_each_rank(muster):
 
 
 def test_each_rank_finds_what_torchrun_sets(muster):
-    muster.env.update(RANK="7", MASTER_ADDR="nowhere", MASTER_PORT="1")
+    muster.env.update(RANK="7", MASTER_ADDR="nowhere", MASTER_PORT="1", TORCHELASTIC_USE_AGENT_STORE="True")
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    done = muster.run_python(2, f"import os; print(*(os.environ[name] for name in {names}))")
+    program = (
+        f"import os; print(*(os.environ[name] for name in {names}), os.environ.get('TORCHELASTIC_USE_AGENT_STORE'))"
+    )
+    done = muster.run_python(2, program)
     assert done.returncode == 0, done.stderr
     first, second = (line.split() for line in sorted(done.stdout.splitlines()))
-    assert first[:-1] == ["[0]", "0", "0", "2", "2", "127.0.0.1"]
-    assert second[:-1] == ["[1]", "1", "1", "2", "2", "127.0.0.1"]
-    assert first[-1] == second[-1]
-    assert int(first[-1]) > 1023
+    port = first[-2]
+    assert int(port) > 1023
+    assert first == ["[0]", "0", "0", "2", "2", "127.0.0.1", port, "None"]
+    assert second == ["[1]", "1", "1", "2", "2", "127.0.0.1", port, "None"]
 
 
 def test_two_runs_do_not_share_a_group(muster):

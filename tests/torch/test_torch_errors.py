@@ -134,6 +134,17 @@ def test_a_recv_from_any_source_ends_when_this_rank_leaves(shared_daemon):
     worlds.run(shared_daemon, receive_from_any_and_leave, 2)
 
 
+def gather_other_sizes(rank, count):
+    given = torch.ones(2 + rank)
+    return worlds.caught(dist.all_gather_into_tensor, torch.ones(2 * given.numel()), given)
+
+
+def test_a_gathered_tensor_of_another_size_is_a_mismatch(shared_daemon):
+    for code, _, message in worlds.run(shared_daemon, gather_other_sizes, 2):
+        assert code == "Mismatch"
+        assert "give tensors of equal size" in message
+
+
 def broadcast_to_another_size(rank, count):
     if rank == 0:
         dist.broadcast(torch.ones(3), 0)
@@ -197,7 +208,10 @@ def wait_shortly(rank, count):
     if rank == 0:
         tensor = torch.ones(1)
         work = dist.all_reduce(tensor, async_op=True)
-        found = worlds.caught(work.wait, datetime.timedelta(seconds=0.2))
+        for _ in range(50):  # a daemon that is busy may not say in time who is missing
+            found = worlds.caught(work.wait, datetime.timedelta(seconds=0.2))
+            if found[1]:
+                break
         dist.send(torch.ones(1), 1)
         assert work.wait()
         return found, tensor.item()

@@ -16,8 +16,10 @@ from muster.torch import _inbox
 def timeout(seconds):
     """Of this rank's calls."""
     dist.group.WORLD.set_timeout(datetime.timedelta(seconds=seconds))
-    yield
-    dist.group.WORLD.set_timeout(datetime.timedelta(seconds=30))
+    try:
+        yield
+    finally:
+        dist.group.WORLD.set_timeout(datetime.timedelta(seconds=30))
 
 
 def expect_late_rank(rank, count):

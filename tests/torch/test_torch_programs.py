@@ -54,8 +54,8 @@ def test_training_goes_on_after_a_rank_was_killed(shared_daemon, tmp_path):
     options = ["--steps", "20", "--checkpoint", str(tmp_path / "saved"), "--kill-at", "10"]
     status, told, errors = run(shared_daemon, *RESTARTING, DIGITS, *options)
     assert status == 0, errors
-    # Rank 0 may have saved the step in which the other rank died only if that one had given its gradients.
-    assert "begun at 10" in told
+    # Rank 0 saves step 10 while the other rank dies, and torchrun may end it before it has.
+    assert re.search(r"begun at (9|10)$", told, re.MULTILINE), told
 
 
 def losses(told):

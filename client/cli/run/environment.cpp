@@ -21,8 +21,12 @@ bool names(std::string_view entry, std::string_view variable) {
   return entry.size() > variable.size() && entry.starts_with(variable) && entry[variable.size()] == '=';
 }
 
-void set(std::vector<std::string>& environment, std::string_view variable, const std::string& value) {
+void unset(std::vector<std::string>& environment, std::string_view variable) {
   std::erase_if(environment, [&](const std::string& entry) { return names(entry, variable); });
+}
+
+void set(std::vector<std::string>& environment, std::string_view variable, const std::string& value) {
+  unset(environment, variable);
   environment.push_back(fmt::format("{}={}", variable, value));
 }
 
@@ -43,7 +47,10 @@ std::vector<std::string> rank_environment(std::vector<std::string> inherited, co
     set(environment, variable, ranks);
   set(environment, "MUSTER_GROUP", place.group);
   set(environment, "MASTER_ADDR", "127.0.0.1");
+  unset(environment, "MASTER_PORT");
   if (place.port != 0) set(environment, "MASTER_PORT", std::to_string(place.port));
+  // With this, left by a torchrun around, rank 0 would not serve the store itself.
+  unset(environment, "TORCHELASTIC_USE_AGENT_STORE");
   if (!place.socket.empty()) set(environment, "MUSTER_SOCKET", place.socket);
   set_default(environment, "PYTHONUNBUFFERED", "1");
   const unsigned threads = std::max(1U, cores / static_cast<unsigned>(std::max(1, place.ranks)));

@@ -11,7 +11,7 @@ struct RankPlace {
   int ranks = 1;
   std::string group;
   std::string socket;  ///< empty: MUSTER_SOCKET is not set
-  int port = 0;        ///< where rank 0 may serve; 0: MASTER_PORT is not set
+  int port = 0;        ///< where rank 0 may serve; 0: there is none
 };
 
 /// Returns `inherited` (each entry is NAME=value) with the MUSTER_* variables of this rank, and with those that
@@ -20,7 +20,7 @@ struct RankPlace {
 /// cores.
 [[nodiscard]] std::vector<std::string> rank_environment(std::vector<std::string> inherited, const RankPlace& place,
                                                         unsigned cores);
-/// Returns a port of 127.0.0.1 on which nobody listens; 0 if there is none.
+/// Returns a port of 127.0.0.1 on which nobody listens now; 0 if there is none.
 [[nodiscard]] int unused_port();
 /// How many cores this process, and so its ranks, may use.
 [[nodiscard]] unsigned allowed_cores();

@@ -80,7 +80,8 @@ class Calls(Life):
 
             def finish(values: Any) -> None:
                 for index, output in enumerate(outputs):
-                    _write_parts(output, [value[index] for value in values])
+                    sizes = [output.numel() // self.size()] * self.size()
+                    _write_parts(output, [value[index] for value in values], sizes)
 
             return MusterWork("allgather", work, finish, outputs)
 
@@ -263,13 +264,8 @@ class Calls(Life):
             work = self._inbox.from_one(src, tag, limit)
             return MusterWork("recv", work, lambda value: write(tensor, value), [tensor], src)
 
-        try:
-            _tensors.check(_tensors.only(tensors))
-        except Error as error:
-            if self._inbox.drop(src, tag):  # the recv that is this call's is there already
-                self._note(of_torch(error))
-                raise of_torch(error) from None
-        return self._start(Group.recv, start, src=src, tag=tag)
+        # If this fails at its start, the recv that would have been this call's may be there already.
+        return self._start(Group.recv, start, fail=lambda: self._inbox.drop(src, tag), src=src, tag=tag)
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> MusterWork:
         try:
@@ -338,11 +334,9 @@ def _split(flat: Any, sizes: Sequence[int]) -> list[Any]:
     return [flat[end - size : end] for size, end in zip(sizes, ends)]
 
 
-def _write_parts(output: Tensor, values: Sequence[Any], sizes: Sequence[int] | None = None) -> None:
-    """Copies the parts of a result into one tensor, one behind the other."""
+def _write_parts(output: Tensor, values: Sequence[Any], sizes: Sequence[int]) -> None:
+    """Copies the parts of a result, of so many elements, into one tensor, one behind the other."""
     target = output if output.is_contiguous() else output.detach().contiguous()
-    counts = [value.size for value in values] if sizes is None else sizes
-    same_number(output.numel(), sum(counts))
-    write_all(_split(target.detach().view(-1), counts), values)
+    write_all(_split(target.detach().view(-1), sizes), values)
     if target is not output:
         output.detach().copy_(target)

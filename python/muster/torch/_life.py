@@ -41,7 +41,7 @@ class Life:
         except Error as error:
             raise of_torch(error) from None
         self._inbox = Inbox(self.muster_group)
-        self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # whose works somebody has
+        self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # that callers still hold
         self._collectives_lock = threading.Lock()
         self._last_error: BaseException | None = None
 
@@ -57,13 +57,14 @@ class Life:
     def shutdown(self) -> None:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others.
 
-        Collectives of this rank that are not over are waited for, a second at most.
+        Waits a second at most for collectives of this rank that are not over, and 10 seconds for a daemon that does not
+        answer.
         """
         until = time.monotonic() + _WAIT_AT_THE_END_S
         with self._collectives_lock:
             works = list(self._collectives)
         for work in works:
-            work.end_within(max(until - time.monotonic(), 0))
+            work.end_within(until - time.monotonic())
         self._leave()
 
     def _leave(self) -> None:
@@ -88,14 +89,23 @@ class Life:
     # ---- ops ----
 
     def _start(
-        self, method: Any, start: Callable[[float], MusterWork], opts: Any = None, timeout: Any = None, **pair: int
+        self,
+        method: Any,
+        start: Callable[[float], MusterWork],
+        opts: Any = None,
+        timeout: Any = None,
+        fail: Callable[[], bool] | None = None,
+        **pair: int,
     ) -> MusterWork:
-        """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason."""
+        """Starts an op. One that fails before its input is there fails on the other ranks, too, with its reason.
+
+        ``fail`` does what else there is to do for that, and returns whether it was all.
+        """
         calls = _muster.calls_of_thread()
         try:
             work = start(self._limit_s(opts, timeout)).started_by(self._note, None if pair else id(self.muster_group))
         except BaseException as error:
-            if _muster.calls_of_thread() == calls:
+            if _muster.calls_of_thread() == calls and not (fail is not None and fail()):
                 forfeit(self.muster_group, method, error, (), pair)
             if isinstance(error, Error):
                 self._note(of_torch(error))

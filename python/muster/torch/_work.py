@@ -1,4 +1,4 @@
-"""``MusterWork``: an op that was started through torch. Whoever waits for it copies the result into the tensors."""
+"""``MusterWork``: an op that was started through torch. Who waits for it copies the result into the tensors."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             raise copy_of(self._error)  # it may be raised again, and must not grow
 
     def end_within(self, seconds: float) -> None:
-        """Lets the op end, and takes its outcome, if that comes in time."""
+        """Lets the op end, and takes its outcome, if that comes in time. Does not wait if there is no time left."""
         op = self._op
-        if op is not None and op.wait(seconds):
+        if op is not None and (op.wait(seconds) if seconds > 0 else op.done()):
             self._settle()
 
     def complete(self) -> None:
