@@ -65,9 +65,9 @@ def test_calls_after_the_end_and_two_default_groups(shared_daemon, tmp_path):
 
 
 def end_with_ops_on_their_way(rank, count, store):
-    from muster.torch import _life
+    from muster.torch import _seat_base
 
-    _life._WAIT_AT_THE_END_S = worlds.PATIENCE_S  # the other rank may begin late
+    _seat_base._WAIT_AT_THE_END_S = worlds.PATIENCE_S  # the other rank may begin late
     sums = []
     for run in range(10):
         tensor = torch.ones(1 << 20)
@@ -123,9 +123,9 @@ def test_stages_of_a_pipeline_may_end_one_after_the_other(shared_daemon, tmp_pat
 
 
 def end_with_an_op_that_nobody_answers(rank, count, store):
-    from muster.torch import _life
+    from muster.torch import _seat_base
 
-    _life._WAIT_AT_THE_END_S = 3600.0
+    _seat_base._WAIT_AT_THE_END_S = 3600.0
     work = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
     dist.group.WORLD.abort()
     dist.destroy_process_group()

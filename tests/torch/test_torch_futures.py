@@ -168,6 +168,23 @@ def test_a_future_may_be_asked_for_again_when_there_was_no_thread(shared_daemon)
     assert worlds.run(shared_daemon, begin_without_threads, 2) == [2, 2]
 
 
+def wait_in_a_callback_of_muster(rank, ranks):
+    """A thread that waits for any op calls it. On rank 0 only the one that watches works with futures does."""
+    group, ends, other = muster.torch.seat().muster_group, threading.Event(), dist.new_group()
+    future = begin(torch.ones(1)) if rank == 0 else None
+    work = group.allreduce(1, key="of Muster")
+    work.add_done_callback(lambda _: (begin(torch.ones(1), group=other).wait(), ends.set()))
+    if rank == 1:
+        work.result()
+        future = begin(torch.ones(1))
+    assert ends.wait(worlds.PATIENCE_S)
+    return future.wait()[0].item()
+
+
+def test_a_callback_of_muster_may_wait_for_a_future(shared_daemon):
+    assert worlds.run(shared_daemon, wait_in_a_callback_of_muster, 2) == [2, 2]
+
+
 def begin_one_after_the_other(rank, ranks):
     ends = threading.Event()
 

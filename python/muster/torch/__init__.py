@@ -14,8 +14,8 @@ from muster.torch import _versions
 
 _versions.check()
 
-from muster.torch._life import NAME  # noqa: E402
 from muster.torch._seat import Seat, register, seat  # noqa: E402
+from muster.torch._seat_base import NAME  # noqa: E402
 from muster.torch._work import MusterWork  # noqa: E402
 
 __all__ = ["NAME", "MusterWork", "Seat", "register", "seat"]

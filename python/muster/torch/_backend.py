@@ -10,7 +10,7 @@ import torch
 from torch._C import _distributed_c10d as c10d
 
 from muster.torch._calls import Calls
-from muster.torch._life import NAME
+from muster.torch._seat_base import NAME
 
 #: Backends that were not shut down. torch may refer to the C++ part of one only, and its calls need the Python part.
 _open: set[MusterBackend] = set()

@@ -14,12 +14,12 @@ from muster._group import Group
 from muster.errors import Error, Invalid, Timeout
 from muster.torch import _sparse, _tensors
 from muster.torch._errors import of_torch, of_torch_in_words
-from muster.torch._life import Life
+from muster.torch._seat_base import SeatBase
 from muster.torch._tensors import Tensor, moved, reduced, same_number, same_size, write, write_all
 from muster.torch._work import MusterWork
 
 
-class Calls(Life):
+class Calls(SeatBase):
     """What torch calls of a group, whatever class of torch's it is called on."""
 
     # ---- all ranks get something ----

@@ -47,7 +47,7 @@ class _Completer:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._watching = threading.Lock()
-        self.here = threading.local()  # has the entry whose callback this thread is in
+        self.here = threading.local()  # has the entry whose callback this thread is in, and whether it watches
         self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # wakes the thread that watches
         self._is_ending = False
 
@@ -57,7 +57,12 @@ class _Completer:
         with self._lock:
             if self._is_ending and parent is None:
                 return False
-            if not self._has_idle() and (parent is not None or not self._threads):
+            has_to_go_on = parent is not None or not self._threads
+            if getattr(self.here, "watches", False):  # a callback of a muster.Work, which this thread has called
+                has_to_go_on = True
+                self._idle -= 1
+                self._stop_watching()
+            if not self._has_idle() and has_to_go_on:
                 raise QuotaExceeded(
                     f"{self._order.running} callbacks of futures wait, and the system or Muster has no thread for more",
                     "wait for fewer futures in callbacks, or use async ops without them",
@@ -101,8 +106,9 @@ class _Completer:
 
     def _run(self) -> None:
         while True:
-            with self._watching:
-                entry = self._wait_for_next()
+            self._start_watching()
+            entry = self._wait_for_next()
+            self._stop_watching()
             if entry is None:
                 return
             self.here.entry = entry
@@ -113,14 +119,32 @@ class _Completer:
             del self.here.entry, entry
             self.wake()  # the next one of its queue may be over already
 
+    def _start_watching(self) -> None:
+        self._watching.acquire()
+        self.here.watches = True
+
+    def _stop_watching(self) -> None:
+        self.here.watches = False
+        self._watching.release()
+
     def _wait_for_next(self) -> Entry | None:
         """Waits for a work that may be completed, and takes it out. Returns None when the interpreter ends."""
         while True:
             try:
+                if not self.here.watches:
+                    with self._lock:
+                        self._idle += 1
+                    self._start_watching()
                 for entry in self._candidates():
-                    if _is_over(entry.op):
+                    # What asks an op or the connection may call callbacks of others, and those watch().
+                    is_over = _is_over(entry.op)
+                    if not self.here.watches:
+                        break
+                    if is_over:
                         self._begin(entry)
                         return entry
+                if not self.here.watches:
+                    continue
                 if self._is_over():
                     self.wake()  # the next thread ends, too
                     return None
@@ -155,9 +179,8 @@ class _Completer:
         events = select.poll()
         events.register(self._pipe[0], select.POLLIN)
         connection = _runtime.current() if self._order else None
-        with contextlib.suppress(
-            Error, OSError, ValueError
-        ):  # the daemon may have ended, which the works' outcomes say
+        # The daemon may have ended, which the works' outcomes say.
+        with contextlib.suppress(Error, OSError, ValueError):
             if connection is not None:
                 events.register(connection.event_fd(), select.POLLIN)
         events.poll(_SLICE_MS if self._order else None)

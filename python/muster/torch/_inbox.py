@@ -30,7 +30,7 @@ class Inbox:
 
     def __init__(self, seat: Group) -> None:
         self._seat = seat
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what asks a work may call others, who ask again
         self._waiting: dict[tuple[int, int], collections.deque[Work]] = {}
 
     def from_one(self, source: int, tag: int, timeout_s: float) -> Work | Expected:
@@ -114,7 +114,7 @@ class Expected:
         self._limit_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._work: Work | None = work
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what asks a work may call others, who ask again
 
     def done(self) -> bool:
         with self._lock:
@@ -162,7 +162,7 @@ class Arrival:
         self._taken: Work | None = None
         self._error: Error | None = None
         self._late = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what asks a work may call others, who ask again
         self._look()
 
     def done(self) -> bool:

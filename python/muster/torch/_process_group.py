@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from muster.torch._calls import Calls
-from muster.torch._life import NAME
+from muster.torch._seat_base import NAME
 
 
 class MusterProcessGroup(Calls, dist.ProcessGroup):  # type: ignore[misc]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from muster.errors import Invalid
 from muster.torch import _versions
-from muster.torch._life import NAME
+from muster.torch._seat_base import NAME
 
 Seat: Any
 seat_of: Any

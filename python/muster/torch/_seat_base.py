@@ -23,7 +23,7 @@ NAME = "muster"
 _WAIT_AT_THE_END_S = 1.0
 
 
-class Life:
+class SeatBase:
     """A rank's seat, and what all its ops have in common.
 
     Attributes:
