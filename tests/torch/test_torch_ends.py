@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -247,10 +249,7 @@ def test_no_daemon_is_said_on_every_rank(shared_daemon, tmp_path):
 def join_elsewhere(rank, count, store):
     import muster.torch  # noqa: F401
 
-    if rank == 1:
-        return worlds.caught(worlds.join, rank, count, store)
-    worlds.join(rank, count, store)
-    return None
+    return worlds.caught(worlds.join, rank, count, store)
 
 
 def test_ranks_with_different_daemons_are_told(shared_daemon, own_daemon, tmp_path):
@@ -260,8 +259,97 @@ def test_ranks_with_different_daemons_are_told(shared_daemon, own_daemon, tmp_pa
         _,
         results,
     ):
-        told = {rank: (is_good, value) for rank, is_good, value in (results.get(timeout=60) for _ in range(2))}
-    is_good, found = told[1]
-    assert is_good, found
-    assert found[0] == "Invalid"
-    assert own_daemon.socket in found[2]
+        told = {}
+        for _ in range(2):
+            rank, is_good, value = results.get(timeout=worlds.PATIENCE_S)
+            assert is_good, value
+            told[rank] = value
+    for code, _, message in told.values():
+        assert code == "Invalid"
+        assert own_daemon.socket in message
+    assert told[0][1] == [1]
+    assert "rank 1 can't take its seat" in told[0][2]
+
+
+def join_without_another(rank, count, store):
+    if rank == 1:
+        dist.barrier()
+        return None
+    seconds = datetime.timedelta(seconds=0.5)
+    found = worlds.caught(muster.torch.Seat, dist.PrefixStore("alone", dist.FileStore(store, 3)), 0, 3, seconds)
+    dist.barrier()
+    return found
+
+
+def test_a_group_that_stays_incomplete_names_who_is_missing(shared_daemon, tmp_path):
+    code, missing, message = worlds.run(shared_daemon, join_without_another, 2, str(tmp_path / "store"))[0]
+    assert (code, missing) == ("Timeout", [1, 2])
+    assert "the group was not complete within 0.5 s: no sign of ranks 1, 2" in message
+
+
+def die_early(rank, count, store):
+    import muster.torch  # noqa: F401
+
+    if rank == 1:
+        time.sleep(0.5)  # the other one has its seat by then, and would be gone
+    worlds.join(rank, count, store)
+    if rank == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [worlds.caught(call, torch.ones(1)) for call in (dist.all_reduce, dist.recv)]
+
+
+def test_a_rank_that_dies_as_soon_as_it_can_was_there(shared_daemon, tmp_path):
+    with ranks(shared_daemon, die_early, 2, 2, f"file://{tmp_path}/store", context=worlds.FORKSERVER) as (_, results):
+        _, is_good, found = results.get(timeout=worlds.PATIENCE_S)
+        assert is_good, found
+    for code, missing, message in found:
+        assert (code, missing) == ("PeerLost", [0])
+        assert "signal 9" in message
+
+
+def end_by_an_error(rank, count, store):
+    import muster.torch  # noqa: F401
+
+    worlds.join(rank, count, store)
+    dist.barrier()
+    if rank == 1:
+        sys.exit(3)  # torch frees its groups at the end of the interpreter
+    return worlds.caught(dist.all_reduce, torch.ones(1))
+
+
+def test_a_rank_that_ends_without_leaving_has_not_left(shared_daemon, tmp_path):
+    with ranks(shared_daemon, end_by_an_error, 2, 2, f"file://{tmp_path}/store", context=worlds.FORKSERVER) as (
+        _,
+        results,
+    ):
+        rank, is_good, found = results.get(timeout=worlds.PATIENCE_S)
+        if rank == 1:
+            rank, is_good, found = results.get(timeout=worlds.PATIENCE_S)
+        assert is_good, found
+    assert "left" not in found[2]
+
+
+def end_with_callbacks(rank, ranks, store):
+    called = []
+    for number in range(3):
+        future = dist.all_reduce(torch.ones(1), async_op=True).get_future()
+        future.then(lambda _, number=number: (time.sleep(0.1), called.append(number)))
+    dist.destroy_process_group()
+    told = list(called)
+    worlds.join(rank, ranks, f"{store} again")
+    return told
+
+
+def test_the_end_waits_for_callbacks(shared_daemon, tmp_path):
+    assert worlds.run(shared_daemon, end_with_callbacks, 2, f"file://{tmp_path}/store") == [[0, 1, 2]] * 2
+
+
+def split_off(rank, ranks):
+    return worlds.caught(dist.group.WORLD.split_group, [0])
+
+
+@pytest.mark.skipif(worlds.GROUP_IS_TORCHS, reason="torch 2.14 can split groups")
+def test_a_group_that_cannot_be_split_says_so(shared_daemon):
+    code, _, message = worlds.run(shared_daemon, split_off, 1)[0]
+    assert code == "Invalid"
+    assert "use new_group()" in message

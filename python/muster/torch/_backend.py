@@ -12,9 +12,6 @@ from torch._C import _distributed_c10d as c10d
 from muster.torch._calls import Calls
 from muster.torch._seat_base import NAME
 
-#: Backends that were not shut down. torch may refer to the C++ part of one only, and its calls need the Python part.
-_open: set[MusterBackend] = set()
-
 
 class MusterBackend(Calls, c10d.Backend):
     """A rank's seat in a group of Muster, as torch calls it for tensors of the host.
@@ -28,11 +25,6 @@ class MusterBackend(Calls, c10d.Backend):
         c10d.Backend.__init__(self, rank, world_size)
         self._options = self.Options(NAME, timeout)
         self._take_seat(store, rank, world_size, timeout)
-        _open.add(self)
-
-    def _leave(self) -> None:
-        _open.discard(self)
-        super()._leave()
 
     def getBackendName(self) -> str:
         return NAME

@@ -42,7 +42,8 @@ class _Completer:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of signals may interrupt who has it, and end a group
+        self._changed = threading.Condition(self._lock)
         self._order = Order()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -85,6 +86,12 @@ class _Completer:
             self.wake()
             thread.join(max(until - time.monotonic(), 0))
 
+    def wait_for(self, queue: Hashable, wait_s: float) -> None:
+        """Waits until the works of a queue are completed. Does not wait in a callback."""
+        if getattr(self.here, "entry", None) is None and not getattr(self.here, "watches", False):
+            with self._changed:
+                self._changed.wait_for(lambda: not self._order.has(queue), wait_s)
+
     def close_in_child(self) -> None:
         ends, self._pipe = self._pipe, (-1, -1)  # ops of the parent may still wake it
         for end in ends:
@@ -96,15 +103,21 @@ class _Completer:
 
     def _has_idle(self) -> bool:
         """Starts a thread if none is idle and there may be one more. Must be called with the lock."""
-        if self._idle == 0 and len(self._threads) < _THREADS_MAX:
-            thread = threading.Thread(target=self._run, name="muster.torch", daemon=True)
-            with contextlib.suppress(RuntimeError):  # the system has no more
-                thread.start()
-                self._threads.append(thread)
-                self._idle += 1
-        return self._idle > 0
+        if self._idle > 0:
+            return True
+        if len(self._threads) >= _THREADS_MAX:
+            return False
+        try:
+            threading.Thread(target=self._run, name="muster.torch", daemon=True).start()
+        except RuntimeError:  # the system has no more
+            return False
+        return True
 
     def _run(self) -> None:
+        # A signal may interrupt who starts a thread, so each counts itself.
+        with self._lock:
+            self._threads.append(threading.current_thread())
+            self._idle += 1
         while True:
             self._start_watching()
             entry = self._wait_for_next()
@@ -116,6 +129,7 @@ class _Completer:
             with self._lock:
                 self._order.end(entry, time.monotonic())
                 self._idle += 1
+                self._changed.notify_all()
             del self.here.entry, entry
             self.wake()  # the next one of its queue may be over already
 
@@ -219,6 +233,11 @@ def watch(work: Any, op: Any, queue: Hashable = None) -> bool:
         QuotaExceeded: it is called by a callback, and too many of them wait.
     """
     return _completer.watch(work, op, queue)
+
+
+def wait_for(queue: Hashable, wait_s: float) -> None:
+    """Waits until the works of ``queue`` are completed, so long at most. Does not wait in a callback."""
+    _completer.wait_for(queue, wait_s)
 
 
 def in_op(wait: Callable[[Any], _T], op: Any) -> _T:

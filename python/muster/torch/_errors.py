@@ -26,8 +26,15 @@ _BOTH: dict[str, Any] = {
     kind.code: type(kind.__name__, (kind, _OfTorch), {"__doc__": kind.__doc__, "__module__": __name__}) for kind in _ALL
 }
 _BY = "[muster] "
-#: What to do then under torch: its groups stay as large as they were.
-_HINTS = {"PeerLost": "destroy the process group, and make a new one, as torchrun does"}
+#: What to do then under torch, which has no ``reform()``, no refs, and no ``join()``.
+_NEW_GROUP = "destroy the process group, and make a new one"
+_HINTS = {
+    "PeerLost": f"{_NEW_GROUP}; torchrun --max-restarts does",
+    "DaemonRestarted": _NEW_GROUP,
+    "GroupClosed": "it was destroyed, or aborted: make a new process group",
+}
+#: Torch's calls have no such arguments.
+_NOT_UNDER_TORCH = "; where threads make order unsure, match calls by key="
 #: What Gloo says then, which scripts look for.
 _WORDS = {"Timeout": "Timed out waiting", "PeerLost": "Connection closed by peer"}
 
@@ -37,7 +44,7 @@ def of_torch(error: BaseException) -> BaseException:
     if not isinstance(error, Error) or isinstance(error, DistBackendError):
         return error
     words = _WORDS.get(error.code)
-    hint = _HINTS.get(error.code, error.hint)
+    hint = _HINTS.get(error.code, error.hint).replace(_NOT_UNDER_TORCH, "")
     return _made(error.code, f"{_BY}{words}: {error.message}" if words else error.message, hint, error.ranks)
 
 

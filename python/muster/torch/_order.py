@@ -108,6 +108,10 @@ class Order:
             entry.parent.changed = now
         entry.work = entry.op = entry.parent = None  # its own children refer to it
 
+    def has(self, queue: Hashable) -> bool:
+        """Whether an entry of a queue waits or is being completed, also one that a callback has brought."""
+        return any(each == queue for keys in (self._queues, self._running) for _, each in keys)
+
     def clear(self, keep: Callable[[Entry], bool]) -> None:
         """Forgets entries that wait."""
         self._free = [entry for entry in self._free if keep(entry)]

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from muster.errors import Invalid
 from muster.torch._calls import Calls
+from muster.torch._errors import of_torch
 from muster.torch._seat_base import NAME
 
 
@@ -24,6 +26,10 @@ class MusterProcessGroup(Calls, dist.ProcessGroup):  # type: ignore[misc]
     def _device_types(self) -> list[Any]:
         """The kinds of tensors that this group is for, as torch asks for them."""
         return [torch.device("cpu")]
+
+    def split_group(self, *_: Any, **__: Any) -> Any:
+        """Refuses: torch 2.13 would look for a backend inside of this, and crash."""
+        raise of_torch(Invalid("a group of the backend 'muster' can't be split with torch 2.13", "use new_group()"))
 
     # ---- names: torch's own are kept by native backends ----
 

@@ -12,7 +12,7 @@ from typing import Any
 from muster import _muster
 from muster._forfeit import forfeit
 from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed
-from muster.torch import _meeting
+from muster.torch import _completions, _meeting
 from muster.torch._errors import copy_of, of_torch
 from muster.torch._inbox import Inbox
 from muster.torch._work import MusterWork
@@ -21,6 +21,13 @@ from muster.torch._work import MusterWork
 NAME = "muster"
 #: Ops that all ranks have begun are over by then, unless they are very large.
 _WAIT_AT_THE_END_S = 1.0
+#: As long as the interpreter waits for callbacks when it ends.
+_CALLBACKS_AT_THE_END_S = 5.0
+
+
+#: Seats that were not given up. torch may refer to the C++ part of one only, and its calls need the part in Python. And
+#: who frees a seat gives it up: the end of a process by an error must not look like that.
+_open: set[SeatBase] = set()
 
 
 class SeatBase:
@@ -44,6 +51,7 @@ class SeatBase:
         self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # that callers still hold
         self._collectives_lock = threading.Lock()
         self._last_error: BaseException | None = None
+        _open.add(self)
 
     def _get_sequence_number_for_group(self) -> int:
         return self.muster_group.position
@@ -57,17 +65,19 @@ class SeatBase:
     def shutdown(self) -> None:
         """Gives the seat up. Ops that this rank has contributed to still complete for the others.
 
-        Waits a second at most for collectives of this rank that are not over, and 10 seconds for a daemon that does not
-        answer.
+        Waits a second at most for collectives of this rank that are not over. Callbacks of futures have 5 seconds, a
+        daemon that does not answer has 10.
         """
         until = time.monotonic() + _WAIT_AT_THE_END_S
         with self._collectives_lock:
             works = list(self._collectives)
         for work in works:
             work.end_within(until - time.monotonic())
+        _completions.wait_for(id(self.muster_group), _CALLBACKS_AT_THE_END_S)
         self._leave()
 
     def _leave(self) -> None:
+        _open.discard(self)
         try:
             self.muster_group.leave()
         except (GroupClosed, DaemonRestarted, DaemonUnavailable):

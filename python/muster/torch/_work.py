@@ -42,7 +42,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._future: Any = None
         self._on_error: Callable[[BaseException], None] | None = None
         self._queue: Hashable = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of signals may interrupt a copy, and ask this work, too
 
     def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
         """Waits until the op is over, and raises its error. ``timeout`` bounds this wait only; 0 is none.
@@ -64,13 +64,15 @@ class MusterWork(dist.Work):  # type: ignore[misc]
 
     def _too_long(self, op: Op, seconds: float) -> Error:
         """Says whom the op still waits for, if it can."""
+        missing: list[int] = []
         try:
             op.result(0)
         except Timeout as error:
-            return Timeout(f"{self._name} is not over after {seconds:g} s: {error.message}", error.hint, error.ranks)
+            missing = error.ranks
         except Error as error:
             return error
-        return Timeout(f"{self._name} was not over after {seconds:g} s", "wait longer")
+        names = f"; still missing: rank {', '.join(map(str, missing))}" if missing else ""
+        return Timeout(f"{self._name} was not over after {seconds:g} s{names}", "wait longer; the op goes on", missing)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -172,7 +174,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Lets a thread complete this work, if there is one."""
         try:
             return _completions.watch(self, op, self._queue)
-        except Error as error:
+        except BaseException as error:
             with self._lock:
                 self._future = None
             raise of_torch(error) from None
