@@ -1,9 +1,12 @@
 #include "base/process_state.hpp"
 
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <vector>
@@ -57,20 +60,43 @@ std::optional<Stat> stat_of(pid_t pid) {
   return stat;
 }
 
+/// struct pidfd_info of linux/pidfd.h, which older headers don't have.
+struct PidfdInfo {
+  std::uint64_t mask = 0;
+  std::uint64_t cgroup = 0;
+  std::array<std::uint32_t, 11> ids{};
+  std::int32_t exit_code = 0;
+};
+static_assert(sizeof(PidfdInfo) == 64, "the size is a part of the number of the request");
+constexpr unsigned long pidfd_get_info = _IOWR(0xFF, 11, PidfdInfo);
+constexpr std::uint64_t has_exit_code = 1U << 3;
+
+/// The code of a process whose parent has waited for it.
+std::optional<int> exit_code_of(int pidfd) {
+  PidfdInfo info;
+  info.mask = has_exit_code;
+  if (pidfd < 0 || ::ioctl(pidfd, pidfd_get_info, &info) != 0 || (info.mask & has_exit_code) == 0) return std::nullopt;
+  return info.exit_code;
+}
+
+std::string end_text(int code) {
+  if (WIFSIGNALED(code))
+    return fmt::format("was killed by signal {} ({})", WTERMSIG(code), ::strsignal(WTERMSIG(code)));
+  if (WIFEXITED(code) && WEXITSTATUS(code) != 0) return fmt::format("exited with status {}", WEXITSTATUS(code));
+  return "ended";
+}
+
 }  // namespace
 
-std::optional<std::string> how_it_ends(pid_t pid) {
+std::optional<std::string> how_it_ends(pid_t pid, int pidfd) {
+  if (const auto code = exit_code_of(pidfd)) return end_text(*code);
   constexpr std::size_t flags_field = 9;
   constexpr std::size_t exit_code_field = 52;
   constexpr long exiting = 0x4;  // PF_EXITING of the kernel
   const auto stat = stat_of(pid);
   if (!stat || (stat->state() != 'Z' && (stat->number(flags_field) & exiting) == 0)) return std::nullopt;
   // The code is 0, too, if this process may not look into the other one.
-  const auto code = static_cast<int>(stat->number(exit_code_field));
-  if (WIFSIGNALED(code))
-    return fmt::format("was killed by signal {} ({})", WTERMSIG(code), ::strsignal(WTERMSIG(code)));
-  if (WIFEXITED(code) && WEXITSTATUS(code) != 0) return fmt::format("exited with status {}", WEXITSTATUS(code));
-  return "ended";
+  return end_text(static_cast<int>(stat->number(exit_code_field)));
 }
 
 bool is_stopped(pid_t pid) {

@@ -182,7 +182,7 @@ void AsioServer::ended(const ConnectionPtr& connection, const std::string& as_se
   now_ = Clock::now();
   if (std::exchange(connection->ending, true)) return;
   // When a process dies, its socket closes before the process ends.
-  const std::string how = how_it_ends(connection->pid).value_or(as_seen);
+  const std::string how = how_it_ends(connection->pid, connection->process.native_handle()).value_or(as_seen);
   // What the client had published before its end still counts.
   after_ring(connection, [this, connection, how] {
     if (connection->closing) return;

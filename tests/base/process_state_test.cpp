@@ -1,10 +1,14 @@
 #include "base/process_state.hpp"
 
+#include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <csignal>
+#include <cstdio>
+#include <utility>
 
 using namespace musterd;
 
@@ -30,25 +34,45 @@ struct Child {
   }
 };
 
+int pidfd_of(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
+
+bool is_linux_6_15() {
+  utsname name{};
+  ::uname(&name);
+  int major = 0;
+  int minor = 0;
+  std::sscanf(name.release, "%d.%d", &major, &minor);
+  return std::pair(major, minor) >= std::pair(6, 15);
+}
+
 }  // namespace
 
 TEST_CASE("a process that lives has no end") {
-  CHECK_FALSE(how_it_ends(::getpid()));
+  const int self = pidfd_of(::getpid());
+  CHECK_FALSE(how_it_ends(::getpid(), -1));
+  CHECK_FALSE(how_it_ends(::getpid(), self));
+  ::close(self);
   CHECK_FALSE(is_stopped(::getpid()));
-  CHECK_FALSE(how_it_ends(0));
+  CHECK_FALSE(how_it_ends(0, -1));
 }
 
 TEST_CASE("how a process ended is known until its parent has waited for it") {
   const Child killed;
   killed.signal_and_wait(SIGKILL, WEXITED);
-  CHECK(how_it_ends(killed.pid) == "was killed by signal 9 (Killed)");
+  CHECK(how_it_ends(killed.pid, -1) == "was killed by signal 9 (Killed)");
   const pid_t exits = ::fork();
   if (exits == 0) ::_exit(3);
   siginfo_t info{};
   REQUIRE(::waitid(P_PID, static_cast<id_t>(exits), &info, WEXITED | WNOWAIT) == 0);
-  CHECK(how_it_ends(exits) == "exited with status 3");
+  const int pidfd = pidfd_of(exits);
+  CHECK(how_it_ends(exits, -1) == "exited with status 3");
+  CHECK(how_it_ends(exits, pidfd) == "exited with status 3");
   ::waitpid(exits, nullptr, 0);
-  CHECK_FALSE(how_it_ends(exits));
+  CHECK_FALSE(how_it_ends(exits, -1));
+  const auto told = how_it_ends(exits, pidfd);
+  if (is_linux_6_15()) CHECK(told == "exited with status 3");
+  else CHECK_FALSE(told);
+  ::close(pidfd);
 }
 
 TEST_CASE("a stopped process is seen as stopped") {

@@ -8,6 +8,7 @@ import sys
 import pytest
 from cli_harness import PATIENCE_S, wait_gone
 
+LINUX = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 # A rank that prints its pid and then waits until it is ended.
 WAIT = "import os, signal; print('pid', os.getpid(), flush=True); signal.pause()"
 # The same with a child in its group; its pid is printed, too.
@@ -240,6 +241,23 @@ signal.sigwait({signal.SIGTERM})
     assert process.returncode == 128 + signal.SIGINT
     for pid in pids:
         wait_gone(pid)
+
+
+@pytest.mark.skipif(LINUX < (6, 15), reason="older kernels forget how a process ended as soon as its parent knows")
+def test_the_others_learn_how_a_rank_ended_although_its_parent_has_waited_for_it(muster):
+    program = """
+import os, muster
+group = muster.group(timeout=60)
+group.barrier().result()
+if group.rank == 1:
+    os.kill(os.getpid(), 9)
+try:
+    group.barrier().result()
+except muster.PeerLost as error:
+    print(error.message)
+"""
+    done = muster.run_python(2, program, "--keep-going", env=muster.env_of_python)
+    assert "was killed by signal 9 (Killed)" in done.stdout, done
 
 
 def test_with_keep_going_a_group_that_shrinks_goes_on(muster):
