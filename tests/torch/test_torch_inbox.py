@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import time
 
 import muster.torch
+import pytest
 import torch
 import torch.distributed as dist
 import worlds
@@ -131,3 +133,58 @@ def test_recvs_that_nobody_takes_are_bounded(shared_daemon):
     code, _, message = worlds.run(shared_daemon, receive_with_ever_new_tags, 3)[0]
     assert code == "QuotaExceeded"
     assert "511 tags" in message
+
+
+def give_up_and_receive(rank, ranks, is_asked, is_held):
+    """A recv of rank 0 that has timed out gets nothing of what is sent later."""
+    if rank == 1:
+        dist.barrier()
+        for value in (1.0, 2.0):
+            dist.send(torch.full((1,), value), 0)
+        dist.barrier()
+        return None
+    got, seat = torch.zeros(1), muster.torch.seat()
+    with timeout(0.3):
+        assert worlds.caught(seat.recv_anysource([got], 0).wait)[0] == "Timeout"  # leaves an open recv
+        works = [seat.recv([torch.zeros(1)], 1) for _ in range(2)]
+    for work in works:
+        ends = worlds.caught(work.wait)[0] if is_asked else time.sleep(0.4)
+        assert ends in ("Timeout", None)
+    if not is_held:
+        del works, work
+    dist.barrier()
+    found = []
+    for _ in range(2):
+        dist.recv(got, 1)
+        found.append(got.item())
+    dist.barrier()
+    return found, [worlds.caught(work.wait)[0] for work in works] if is_held else None
+
+
+@pytest.mark.parametrize(("is_asked", "is_held"), [(True, True), (False, True), (False, False)])
+def test_a_recv_that_timed_out_gets_nothing_later(shared_daemon, is_asked, is_held):
+    found, late = worlds.run(shared_daemon, give_up_and_receive, 2, is_asked, is_held)[0]
+    assert found == [1.0, 2.0]
+    assert late == (["Timeout"] * 2 if is_held else None)
+
+
+def receive_beside_one_that_times_out(rank, ranks):
+    if rank == 1:
+        dist.barrier()
+        for value in (1.0, 2.0):
+            dist.send(torch.full((1,), value), 0)
+        return None
+    seat, first, second = muster.torch.seat(), torch.zeros(1), torch.zeros(1)
+    with timeout(0.3):
+        assert worlds.caught(seat.recv_anysource([first], 0).wait)[0] == "Timeout"
+        gives_up = seat.recv([torch.zeros(1)], 1)
+    waits = seat.recv([first], 1)
+    assert worlds.caught(gives_up.wait)[0] == "Timeout"
+    dist.barrier()
+    waits.wait()
+    dist.recv(second, 1)
+    return first.item(), second.item()
+
+
+def test_a_recv_behind_one_that_times_out_gets_what_comes_first(shared_daemon):
+    assert worlds.run(shared_daemon, receive_beside_one_that_times_out, 2)[0] == (1.0, 2.0)

@@ -25,26 +25,57 @@ _SLICE_S = 0.05
 _OPEN_MAX = 512
 
 
+class _Line:
+    """What one rank sends with one tag: recvs that are open, and the calls that wait for them, both in order."""
+
+    def __init__(self) -> None:
+        self.works: collections.deque[Work] = collections.deque()
+        self.calls: collections.deque[Expected] = collections.deque()
+
+    def serve(self, asks: Expected | None = None) -> None:
+        """Gives what has come to the calls that wait for it. Calls that are late leave, but for the one that asks."""
+        now = time.monotonic()
+        self.calls = collections.deque(call for call in self.calls if call is asks or now < call.deadline)
+        while self.calls:
+            call, work = self.calls[0], self.works[0]
+            if call.work is not None or not work.done():  # done() may call others, who ask again
+                break
+            if call.work is None:
+                call.work = work
+                self.calls.popleft()
+                self.works.popleft()
+
+    def head(self) -> Work | None:
+        """The first recv that is for no call yet."""
+        return self.works[len(self.calls)] if len(self.calls) < len(self.works) else None
+
+
 class Inbox:
     """What was received, or will be, for no call in particular: by rank and tag."""
 
     def __init__(self, seat: Group) -> None:
         self._seat = seat
         self._lock = threading.RLock()  # what asks a work may call others, who ask again
-        self._waiting: dict[tuple[int, int], collections.deque[Work]] = {}
+        self._lines: dict[tuple[int, int], _Line] = {}
 
     def from_one(self, source: int, tag: int, timeout_s: float) -> Work | Expected:
         """Receives what the rank sends next."""
         with self._lock:
-            earlier = self._pop(source, tag)
-        if earlier is not None:
-            return Expected(self, source, tag, earlier, timeout_s)
-        return self._seat.recv(source, tag, timeout=timeout_s)
+            line = self._line(source, tag)
+            if line is None:
+                return self._seat.recv(source, tag, timeout=timeout_s)
+            if len(line.works) == len(line.calls):
+                line.works.append(self._open(source, tag))
+            call = Expected(self, source, tag, timeout_s)
+            line.calls.append(call)
+            return call
 
     def drop(self, source: int, tag: int) -> bool:
         """Lets what the rank sends next be lost, if a recv for it is there. Returns whether there is."""
         with self._lock:
-            return self._pop(source, tag) is not None
+            line = self._line(source, tag)
+            head = line.head() if line is not None else None
+            return head is not None and self.take(source, tag, head)
 
     def from_any(self, tag: int, timeout_s: float) -> Arrival:
         """Receives what any other rank sends first.
@@ -62,88 +93,97 @@ class Inbox:
         """The next recv of each other rank, made if need be."""
         others = [rank for rank in range(self._seat.world_size) if rank != self._seat.rank]
         with self._lock:
-            missing = sum((source, tag) not in self._waiting for source in others)
-            if missing and sum(map(len, self._waiting.values())) + missing > _OPEN_MAX:
+            lines = {source: self._line(source, tag) for source in others}
+            found = {source: line.head() if line is not None else None for source, line in lines.items()}
+            missing = sum(work is None for work in found.values())
+            if missing and sum(len(line.works) for line in self._lines.values()) + missing > _OPEN_MAX:
                 raise QuotaExceeded(
-                    f"recv from any rank was called with {len({tag for _, tag in self._waiting})} tags, and each keeps "
+                    f"recv from any rank was called with {len({tag for _, tag in self._lines})} tags, and each keeps "
                     f"a recv for each of {len(others)} ranks; at most {_OPEN_MAX} are kept",
                     "use the same tags again, or name the rank to receive from",
                 )
-            return {source: self._head(source, tag) for source in others}
+            return {source: self._add(source, tag) if work is None else work for source, work in found.items()}
 
     def take(self, source: int, tag: int, work: Work) -> bool:
         """Takes a recv out. Returns False if another call has it."""
         with self._lock:
-            waiting = self._waiting.get((source, tag))
-            if not waiting or waiting[0] is not work:
+            line = self._line(source, tag)
+            if line is None or line.head() is not work:
                 return False
-            self._pop(source, tag)
+            del line.works[len(line.calls)]
             return True
 
-    def put_back(self, source: int, tag: int, work: Work) -> None:
-        """Leaves a recv that has got nothing yet to the next call."""
+    def serve(self, call: Expected) -> None:
+        """Gives a call its recv if that is over, or makes it late if its time has passed."""
         with self._lock:
-            self._waiting.setdefault((source, tag), collections.deque()).appendleft(work)
+            line = self._lines.get((call.source, call.tag))
+            if line is None or call not in line.calls:
+                return
+            line.serve(call)
+            if call.work is None and time.monotonic() >= call.deadline:
+                line.calls.remove(call)
+
+    def waits(self, call: Expected) -> Work | None:
+        """The recv that a call waits for; None if it waits no longer."""
+        with self._lock:
+            line = self._lines.get((call.source, call.tag))
+            return line.works[line.calls.index(call)] if line is not None and call in line.calls else None
 
     def is_lost(self, source: int) -> bool:
         return source not in self._seat.live
 
-    def _pop(self, source: int, tag: int) -> Work | None:
-        waiting = self._waiting.get((source, tag))
-        if waiting is None:
-            return None
-        first = waiting.popleft()
-        if not waiting:
-            del self._waiting[source, tag]
-        return first
+    def _open(self, source: int, tag: int) -> Work:
+        return self._seat.recv(source, tag, timeout=_LONG_S)
 
-    def _head(self, source: int, tag: int) -> Work:
-        waiting = self._waiting.get((source, tag))
-        if waiting is None:
-            waiting = self._waiting[source, tag] = collections.deque([self._seat.recv(source, tag, timeout=_LONG_S)])
-        return waiting[0]
+    def _add(self, source: int, tag: int) -> Work:
+        line = self._lines.setdefault((source, tag), _Line())
+        line.works.append(self._open(source, tag))
+        return line.works[-1]
+
+    def _line(self, source: int, tag: int) -> _Line | None:
+        """What the rank sends, once it is served; None if nothing is open and nobody waits."""
+        line = self._lines.get((source, tag))
+        if line is not None:
+            line.serve()
+            if not line.works:
+                del self._lines[source, tag]
+                return None
+        return line
 
 
 class Expected:
-    """A recv that was made for any call, and that one call has until its deadline. It is an op for a ``MusterWork``."""
+    """A call that waits for a recv of the inbox until its deadline. It is an op for a ``MusterWork``."""
 
-    def __init__(self, inbox: Inbox, source: int, tag: int, work: Work, timeout_s: float) -> None:
+    def __init__(self, inbox: Inbox, source: int, tag: int, timeout_s: float) -> None:
+        self.source = source
+        self.tag = tag
+        self.deadline = time.monotonic() + timeout_s
+        self.work: Work | None = None  # once it is over
         self._inbox = inbox
-        self._source = source
-        self._tag = tag
         self._limit_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._work: Work | None = work
-        self._lock = threading.RLock()  # what asks a work may call others, who ask again
 
     def done(self) -> bool:
-        with self._lock:
-            if self._work is None or self._work.done():
-                return True
-            if time.monotonic() < self._deadline:
-                return False
-            self._inbox.put_back(self._source, self._tag, self._work)
-            self._work = None
-            return True
+        if self.work is None:
+            self._inbox.serve(self)
+        return self.work is not None or self._inbox.waits(self) is None
 
     def wait(self, timeout: float | None = None) -> bool:
         until = math.inf if timeout is None else time.monotonic() + timeout
         while not self.done():
-            work, left = self._work, min(until, self._deadline) - time.monotonic()
-            if left <= 0 and until < self._deadline:
+            work, left = self._inbox.waits(self), min(until, self.deadline) - time.monotonic()
+            if left <= 0 and until < self.deadline:
                 return False
             if work is not None:
-                work.wait(max(0.0, left))
+                work.wait(max(0.0, min(left, _SLICE_S)))  # an earlier call may become late, and leave its recv to this
         return True
 
     def result(self, timeout: float | None = None) -> Any:
         is_over = self.wait(timeout)
-        work = self._work
-        if work is None or not is_over:
+        if self.work is None or not is_over:
             raise Timeout(
-                f"recv from rank {self._source} got nothing within {self._limit_s:g} s", "let it send", [self._source]
+                f"recv from rank {self.source} got nothing within {self._limit_s:g} s", "let it send", [self.source]
             )
-        return work.result()
+        return self.work.result()
 
 
 class Arrival:

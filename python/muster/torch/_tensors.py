@@ -101,7 +101,8 @@ def op_name(op: Any, *tensors: Tensor) -> str:
     kind = getattr(op, "op", op)
     known = _OPS.get(str(getattr(kind, "name", kind)))
     if known is None:
-        raise Invalid(f"the reduce op {kind} is not one of the backend 'muster'", f"use one of: {', '.join(_OPS)}")
+        name = f"ReduceOp.{getattr(kind, 'name', kind)}"
+        raise Invalid(f"{name} is not one of the backend 'muster'", f"use one of: {', '.join(_OPS)}")
     of_bool = [tensor.dtype is torch.bool for tensor in tensors]
     if any(of_bool):
         if not all(of_bool):
