@@ -58,9 +58,7 @@ def wait_in_callbacks(rank, ranks):
 def test_any_number_of_callbacks_may_wait_for_ops_of_their_own(shared_daemon):
     for values, threads in worlds.run(shared_daemon, wait_in_callbacks, 2):
         assert values == {8}
-        assert (
-            threads < 10
-        )  # one for each callback around another, one that watches, and some that are about to be idle
+        assert threads < 20  # one for each callback around another, one that watches, and those that are idle soon
 
 
 def wait_in_callbacks_of_two_groups(rank, ranks):

@@ -47,6 +47,7 @@ class _Completer:
         self._order = Order()
         self._threads: list[threading.Thread] = []
         self._idle = 0
+        self._starting = 0  # one thread at most, which is idle soon
         self._watching = threading.Lock()
         self.here = threading.local()  # has the entry whose callback this thread is in, and whether it watches
         self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # wakes the thread that watches
@@ -103,19 +104,24 @@ class _Completer:
 
     def _has_idle(self) -> bool:
         """Starts a thread if none is idle and there may be one more. Must be called with the lock."""
-        if self._idle > 0:
+        if self._idle + self._starting > 0:
             return True
         if len(self._threads) >= _THREADS_MAX:
             return False
+        self._starting += 1
         try:
             threading.Thread(target=self._run, name="muster.torch", daemon=True).start()
-        except RuntimeError:  # the system has no more
-            return False
+        except BaseException as error:
+            self._starting = 0
+            if isinstance(error, RuntimeError):  # the system has no more
+                return False
+            raise
         return True
 
     def _run(self) -> None:
         # A signal may interrupt who starts a thread, so each counts itself.
         with self._lock:
+            self._starting = 0
             self._threads.append(threading.current_thread())
             self._idle += 1
         while True:
