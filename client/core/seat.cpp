@@ -1,5 +1,7 @@
 #include "protocol/seat.hpp"
 
+#include <atomic>
+
 #include <fmt/format.h>
 
 #include "connection.hpp"
@@ -8,8 +10,16 @@
 
 namespace muster::detail {
 
+namespace {
+
+std::atomic<bool> keeps_seats = false;
+
+}  // namespace
+
+void process_ends() { keeps_seats = true; }
+
 Seat::~Seat() {
-  if (!connection) return;
+  if (!connection || keeps_seats) return;
   const bool is_seated = connection->locked([&](Protocol& protocol) { return protocol.works.seat_dropped(id); });
   // This may run anywhere, even while completions are read, so it does not wait for the answer.
   if (is_seated) tell_left(*connection, id);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -18,6 +19,9 @@ from muster._stand_in import Made
 from muster._words import one_of
 from muster._work import About, Work
 from muster.errors import Error, GroupClosed, Invalid
+
+#: The end of the interpreter frees groups, and must not look like leave().
+atexit.register(_muster.process_ends)
 
 
 class Group(metaclass=Made):

@@ -199,6 +199,7 @@ void bind_group(nb::module_& module) {
       .def("leave", [](PyGroup& self) { call_unlocked([&] { return self.group.leave(); }); });
   bind_ops(group);
   module.def("calls_of_thread", &detail::calls_of_thread);
+  module.def("process_ends", &detail::process_ends);
   module.def("join", &join, nb::arg("connection"), nb::arg("name").none(), nb::arg("rank").none(),
              nb::arg("world_size").none(), nb::arg("timeout").none(), nb::arg("on_loss"), nb::arg("open"),
              nb::arg("history"));

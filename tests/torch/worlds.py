@@ -49,12 +49,18 @@ def run(daemon, function, world_size, *arguments, backend="muster"):
             context=FORKSERVER,
         ) as (_, results),
     ):
-        values = {}
-        for _ in range(world_size):
-            rank, is_good, value = results.get(timeout=PATIENCE_S)
-            assert is_good, f"rank {rank}: {value}"
-            values[rank] = value
+        values = told_by(results, world_size)
     return [values[rank] for rank in range(world_size)]
+
+
+def told_by(results, count):
+    """Returns what so many ranks return, by rank."""
+    values = {}
+    for _ in range(count):
+        rank, is_good, value = results.get(timeout=PATIENCE_S)
+        assert is_good, f"rank {rank}: {value}"
+        values[rank] = value
+    return values
 
 
 def _in_group(rank, function, world_size, store, backend, arguments):

@@ -22,6 +22,7 @@ from muster import _runtime
 from muster.errors import Error, QuotaExceeded
 from muster.torch._order import Entry, Order
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 _log = logging.getLogger("muster")
 _SLICE_MS = 50  # another thread may have read the outcomes, so the connection may stay silent
@@ -43,7 +44,8 @@ class _Completer:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a handler of signals may interrupt who has it, and end a group
-        self._changed = threading.Condition(self._lock)
+        #: A callback has ended. It guards nothing, so a handler of signals may wait for it.
+        self._ended = threading.Condition()
         self._order = Order()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -59,12 +61,7 @@ class _Completer:
         with self._lock:
             if self._is_ending and parent is None:
                 return False
-            has_to_go_on = parent is not None or not self._threads
-            if getattr(self.here, "watches", False):  # a callback of a muster.Work, which this thread has called
-                has_to_go_on = True
-                self._idle -= 1
-                self._stop_watching()
-            if not self._has_idle() and has_to_go_on:
+            if not self._has_idle() and (parent is not None or not self._threads):
                 raise QuotaExceeded(
                     f"{self._order.running} callbacks of futures wait, and the system or Muster has no thread for more",
                     "wait for fewer futures in callbacks, or use async ops without them",
@@ -87,11 +84,25 @@ class _Completer:
             self.wake()
             thread.join(max(until - time.monotonic(), 0))
 
+    def hand_over(self) -> None:
+        """Lets another thread watch if this one does: it is in a callback of a ``muster.Work``, which may wait."""
+        if getattr(self.here, "watches", False):
+            with self._lock:
+                self._idle -= 1
+                self._stop_watching()
+                self._has_idle()
+
     def wait_for(self, queue: Hashable, wait_s: float) -> None:
-        """Waits until the works of a queue are completed. Does not wait in a callback."""
-        if getattr(self.here, "entry", None) is None and not getattr(self.here, "watches", False):
-            with self._changed:
-                self._changed.wait_for(lambda: not self._order.has(queue), wait_s)
+        """Waits until the works of a queue whose ops are over are completed. Does not wait in a callback."""
+        self.hand_over()
+        if getattr(self.here, "entry", None) is None:
+            with self._ended:
+                self._ended.wait_for(lambda: not self._has_callbacks(queue), wait_s)
+
+    def _has_callbacks(self, queue: Hashable) -> bool:
+        with self._lock:
+            first, is_running = self._order.of(queue)
+        return is_running or any(_is_over(entry.op) for entry in first)
 
     def close_in_child(self) -> None:
         ends, self._pipe = self._pipe, (-1, -1)  # ops of the parent may still wake it
@@ -113,7 +124,7 @@ class _Completer:
             threading.Thread(target=self._run, name="muster.torch", daemon=True).start()
         except BaseException as error:
             self._starting = 0
-            if isinstance(error, RuntimeError):  # the system has no more
+            if isinstance(error, (RuntimeError, MemoryError)):  # the system has no more
                 return False
             raise
         return True
@@ -135,7 +146,8 @@ class _Completer:
             with self._lock:
                 self._order.end(entry, time.monotonic())
                 self._idle += 1
-                self._changed.notify_all()
+            with self._ended:
+                self._ended.notify_all()
             del self.here.entry, entry
             self.wake()  # the next one of its queue may be over already
 
@@ -160,8 +172,7 @@ class _Completer:
                     is_over = _is_over(entry.op)
                     if not self.here.watches:
                         break
-                    if is_over:
-                        self._begin(entry)
+                    if is_over and self._begin(entry):
                         return entry
                 if not self.here.watches:
                     continue
@@ -178,8 +189,11 @@ class _Completer:
             may_begin_any = self._order.running < _THREADS_MAX // 2
             return self._order.candidates(time.monotonic() - _PATIENCE_S, with_parent=not may_begin_any)
 
-    def _begin(self, entry: Entry) -> None:
+    def _begin(self, entry: Entry) -> bool:
+        """Takes the entry out, unless the end has."""
         with self._lock:
+            if not self._order.is_next(entry):
+                return False
             overtakes = self._order.begin(entry, time.monotonic())
             self._idle -= 1
             self._has_idle()
@@ -189,6 +203,7 @@ class _Completer:
                 " now begin in another order than on other ranks",
                 _PATIENCE_S,
             )
+        return True
 
     def _is_over(self) -> bool:
         with self._lock:
@@ -246,8 +261,14 @@ def wait_for(queue: Hashable, wait_s: float) -> None:
     _completer.wait_for(queue, wait_s)
 
 
-def in_op(wait: Callable[[Any], _T], op: Any) -> _T:
+def hand_over() -> None:
+    """Lets another thread watch if this one does, as it may wait now."""
+    _completer.hand_over()
+
+
+def in_op(wait: Callable[[_A], _T], op: _A) -> _T:
     """Returns ``wait(op)``. Meanwhile it is known that a callback which this thread is in waits for an op."""
+    _completer.hand_over()
     entry: Entry | None = getattr(_completer.here, "entry", None)
     if entry is None:
         return wait(op)

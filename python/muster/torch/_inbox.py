@@ -143,12 +143,12 @@ class Inbox:
     def _line(self, source: int, tag: int) -> _Line | None:
         """What the rank sends, once it is served; None if nothing is open and nobody waits."""
         line = self._lines.get((source, tag))
-        if line is not None:
-            line.serve()
-            if not line.works:
-                del self._lines[source, tag]
-                return None
-        return line
+        if line is None:
+            return None
+        line.serve()  # may call others, who ask again
+        if not line.works and self._lines.get((source, tag)) is line:
+            del self._lines[source, tag]
+        return self._lines.get((source, tag))
 
 
 class Expected:

@@ -7,7 +7,6 @@ import datetime
 import json
 import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +30,55 @@ def meet(store: Any, rank: int, world_size: int, timeout_s: float) -> Group:
         Invalid: the ranks are on different machines, or use different daemons.
         DaemonUnavailable: there is no daemon, here or for another rank.
     """
-    # A store may be used again, after destroy_process_group(). Each rank counts how often it has been here.
-    visit = store.add(f"muster/rank {rank}", 1)
-    meeting = _Meeting(store, f"muster/group {visit}", rank, world_size, timeout_s)
-    told = None if rank == 0 else meeting.wait_for_name()
-    with meeting.told_to_all():
-        if told is None:
-            told = meeting.make_name()
-        else:
-            meeting.check(told)
-        group = muster.group(told["name"], rank=rank, world_size=world_size, timeout=min(timeout_s, DAY_S))
+    meeting = _Meeting(store, rank, world_size, timeout_s)
     try:
-        meeting.wait_for_all()
-    except BaseException:
-        group.leave()
+        meeting.begin()
+        told = meeting.make_name() if rank == 0 else meeting.wait_for_name()
+        group = muster.group(told["name"], rank=rank, world_size=world_size, timeout=min(timeout_s, DAY_S))
+        try:
+            meeting.wait_for_all()
+        except BaseException:
+            group.leave()
+            raise
+    except BaseException as error:
+        meeting.give_up(error)
+        if isinstance(error, RuntimeError) and not isinstance(error, Error):  # what torch's stores raise
+            raise _failed(error) from None
         raise
     return group
 
 
 class _Meeting:
-    """The keys in torch's store by which the ranks of a group meet."""
+    """The keys in torch's store by which the ranks of a group meet.
 
-    def __init__(self, store: Any, key: str, rank: int, world_size: int, timeout_s: float) -> None:
+    A store may be used again, after ``destroy_process_group()`` or an error: each rank counts its visits. A rank that
+    gives up writes so for all, also for those that come later, and all meet again at their next visit.
+    """
+
+    def __init__(self, store: Any, rank: int, world_size: int, timeout_s: float) -> None:
         self._store = store
-        self._key = key
         self._rank = rank
         self._world_size = world_size
         self._timeout_s = timeout_s
         self._until = time.monotonic() + timeout_s
+        self._key = ""
+        self._is_told = False  # by another rank that all have failed
+
+    def begin(self) -> None:
+        self._key = f"muster/group {self._store.add(f'muster/rank {self._rank}', 1)}"
+
+    def give_up(self, error: BaseException) -> None:
+        """Tells all why this rank does not take part, unless another one has told it."""
+        if self._is_told:
+            return
+        code, message, hint = "Error", repr(error), f"see what rank {self._rank} has printed"
+        if isinstance(error, Error):
+            code, message, hint = error.code, error.message, error.hint
+        told = json.dumps({"code": code, "message": message, "hint": hint, "rank": self._rank})
+        with contextlib.suppress(RuntimeError):  # the store may be what has failed
+            self._store.add(f"{self._key}/seats", -self._world_size)  # they are never all taken
+            for key in [self._key] * (self._rank == 0) + [f"{self._key}/all"]:
+                self._store.set(key, told)
 
     def make_name(self) -> dict[str, str]:
         """Makes a name for the group that no other group ever has."""
@@ -67,11 +87,8 @@ class _Meeting:
         return told
 
     def wait_for_name(self) -> dict[str, str]:
-        """Returns what rank 0 says."""
-        return self._told(self._key, [0])
-
-    def check(self, told: dict[str, str]) -> None:
-        """Raises if this rank can't follow rank 0."""
+        """Returns what rank 0 says, if this rank can follow it."""
+        told = self._told(self._key, [0])
         if told["machine"] != _machine():
             raise Invalid(
                 f"rank {self._rank} is on another machine than rank 0, and Muster works within one",
@@ -88,31 +105,14 @@ class _Meeting:
                 f"rank 0 uses the daemon at {told['socket']}, and rank {self._rank} the one at {socket}",
                 "set MUSTER_SOCKET alike for all ranks",
             )
-
-    @contextlib.contextmanager
-    def told_to_all(self) -> Iterator[None]:
-        """Lets the other ranks know that this one has its seat, or why it has none."""
-        try:
-            yield
-        except BaseException as error:
-            code, message, hint = "Error", repr(error), f"see what rank {self._rank} has printed"
-            if isinstance(error, Error):
-                code, message, hint = error.code, error.message, error.hint
-            text = json.dumps({"code": code, "message": message, "hint": hint, "rank": self._rank})
-            with contextlib.suppress(RuntimeError):  # the store may be what has failed
-                for key in (self._key, self._key_of_all) if self._rank == 0 else (self._key_of_all,):
-                    self._store.set(key, text)
-            raise
-        self._store.set(self._key_of(self._rank), "")
-        if self._store.add(f"{self._key}/seats", 1) == self._world_size:
-            self._store.set(self._key_of_all, "{}")
+        return told
 
     def wait_for_all(self) -> None:
-        self._told(self._key_of_all, None)
-
-    @property
-    def _key_of_all(self) -> str:
-        return f"{self._key}/all"
+        """This rank has its seat. Returns when all have."""
+        self._store.set(self._key_of(self._rank), "")
+        if self._store.add(f"{self._key}/seats", 1) == self._world_size:
+            self._store.set(f"{self._key}/all", "{}")
+        self._told(f"{self._key}/all", None)
 
     def _key_of(self, rank: int) -> str:
         return f"{self._key}/rank {rank}"
@@ -126,24 +126,29 @@ class _Meeting:
         except RuntimeError as error:  # what torch's stores raise
             raise self._not_told(error, ranks) from None
         if "code" in told:
-            message = f"rank {told['rank']} can't take its seat: {told['message']}"
+            self._is_told = True
+            message = f"rank {told['rank']} can't take part: {told['message']}"
             raise by_code(told["code"])(message, told["hint"], [told["rank"]])
         return told
 
     def _not_told(self, error: RuntimeError, ranks: list[int] | None) -> Error:
-        failed = PeerLost(f"torch's store has failed: {error}", "see what rank 0 has printed", [0])
         if time.monotonic() < self._until:
-            return failed
+            return _failed(error)
         try:
             missing = ranks or [r for r in range(self._world_size) if not self._store.check([self._key_of(r)])]
         except RuntimeError:
-            return failed
-        names = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+            return _failed(error)
+        who = f"no sign of rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
         return Timeout(
-            f"the group was not complete within {self._timeout_s:g} s: no sign of {names}",
+            f"the group was not complete within {self._timeout_s:g} s: "
+            + (who if missing else "all ranks have come, and one was lost meanwhile"),
             "start all ranks",
             missing,
         )
+
+
+def _failed(error: RuntimeError) -> PeerLost:
+    return PeerLost(f"torch's store has failed: {error}", "see what rank 0 has printed", [0])
 
 
 def _machine() -> str:

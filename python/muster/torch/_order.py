@@ -77,22 +77,22 @@ class Order:
         return found
 
     def begin(self, entry: Entry, now: float) -> bool:
-        """Takes out an entry that is being completed from now on. Returns whether it overtakes a stalled one."""
+        """Takes the next entry out, to be completed from now on. Returns whether it overtakes a stalled one."""
+        beside: list[Entry] = []
+        if entry.queue is None:
+            self._free.remove(entry)
+        else:
+            beside = self._running.setdefault(entry.key, [])
+            beside.append(entry)
+            waiting = self._queues[entry.key]
+            waiting.popleft()
+            if not waiting:
+                del self._queues[entry.key]
         self.running += 1
         entry.changed = now
         if entry.parent is not None:
             entry.parent.children_waiting -= 1
             entry.parent.children_running.append(entry)
-        if entry.queue is None:
-            self._free.remove(entry)
-            return False
-        waiting = self._queues[entry.key]
-        assert waiting[0] is entry
-        waiting.popleft()
-        if not waiting:
-            del self._queues[entry.key]
-        beside = self._running.setdefault(entry.key, [])
-        beside.append(entry)
         return len(beside) > 1
 
     def end(self, entry: Entry, now: float) -> None:
@@ -108,9 +108,17 @@ class Order:
             entry.parent.changed = now
         entry.work = entry.op = entry.parent = None  # its own children refer to it
 
-    def has(self, queue: Hashable) -> bool:
-        """Whether an entry of a queue waits or is being completed, also one that a callback has brought."""
-        return any(each == queue for keys in (self._queues, self._running) for _, each in keys)
+    def is_next(self, entry: Entry) -> bool:
+        """Whether an entry waits, and none is before it."""
+        if entry.queue is None:
+            return entry in self._free
+        waiting = self._queues.get(entry.key)
+        return waiting is not None and waiting[0] is entry
+
+    def of(self, queue: Hashable) -> tuple[list[Entry], bool]:
+        """The first entries of a queue that wait, one for each parent, and whether any is being completed."""
+        first = [waiting[0] for (_, each), waiting in self._queues.items() if each == queue]
+        return first, any(each == queue for _, each in self._running)
 
     def clear(self, keep: Callable[[Entry], bool]) -> None:
         """Forgets entries that wait."""

@@ -25,8 +25,7 @@ _WAIT_AT_THE_END_S = 1.0
 _CALLBACKS_AT_THE_END_S = 5.0
 
 
-#: Seats that were not given up. torch may refer to the C++ part of one only, and its calls need the part in Python. And
-#: who frees a seat gives it up: the end of a process by an error must not look like that.
+#: Seats that were not given up. torch may refer to the C++ part of one only, and its calls need the part in Python.
 _open: set[SeatBase] = set()
 
 
@@ -49,7 +48,7 @@ class SeatBase:
             raise of_torch(error) from None
         self._inbox = Inbox(self.muster_group)
         self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # that callers still hold
-        self._collectives_lock = threading.Lock()
+        self._collectives_lock = threading.RLock()  # a handler of signals may begin ops, too
         self._last_error: BaseException | None = None
         _open.add(self)
 
@@ -113,7 +112,8 @@ class SeatBase:
         """
         calls = _muster.calls_of_thread()
         try:
-            work = start(self._limit_s(opts, timeout)).started_by(self._note, None if pair else id(self.muster_group))
+            work = _completions.in_op(start, self._limit_s(opts, timeout))
+            work.started_by(self._note, None if pair else id(self.muster_group))
         except BaseException as error:
             if _muster.calls_of_thread() == calls and not (fail is not None and fail()):
                 forfeit(self.muster_group, method, error, (), pair)

@@ -39,7 +39,8 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._outputs = list(outputs)
         self._source = source
         self._error: BaseException | None = None
-        self._future: Any = None
+        self._future: Any = None  # until it is done
+        self._is_awaited = False  # by a thread that will complete it
         self._on_error: Callable[[BaseException], None] | None = None
         self._queue: Hashable = None
         self._lock = threading.RLock()  # a handler of signals may interrupt a copy, and ask this work, too
@@ -88,7 +89,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Takes the outcome of the op, and calls what hangs on the future."""
         self._settle()
         with self._lock:
-            future, self._future = self._future, None
+            future, self._future, self._is_awaited = self._future, None, False
         if future is not None:
             future.set_result(None)
 
@@ -100,15 +101,19 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         # Outside of the lock: others may ask this work meanwhile.
         outcome = _completions.in_op(_outcome_of, op)
         with self._lock:
-            if self._op is not None:
-                self._take(op, *outcome)
+            self._take(op, *outcome)
+            is_left = self._future is not None and not self._is_awaited
+        if is_left:
+            self.complete()  # one that no thread was to be had for
 
     def _take(self, op: Op, value: Any, error: Exception | None) -> None:
+        write = self._write
+        if write is None:  # a handler of signals has asked this work meanwhile
+            return
         try:
             if error is not None:
                 raise error
-            assert self._write is not None
-            self._write(value)
+            write(value)
             self._source = getattr(op, "source", self._source)
         except Exception as failed:
             self._error = copy_of(of_torch(failed))
@@ -159,14 +164,15 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         Raises:
             QuotaExceeded: a callback of a future calls this, and too many of them wait.
         """
+        _completions.hand_over()  # who calls this may wait for the future
         with self._lock:
-            over, op = self._future, self._op
-            is_first = over is None
-            if is_first:
-                over = self._future = torch.futures.Future()
+            op = self._op
+            if self._future is None:
+                self._future = torch.futures.Future()
+            over, is_awaited, self._is_awaited = self._future, self._is_awaited, True
         # DDP takes an exception that set_exception() stores for a value. One that a callback raises is an error for it.
         tensors = over.then(self._value)
-        if is_first and (op is None or not self._is_watched(op)):
+        if not is_awaited and (op is None or not self._is_watched(op)):
             self.complete()
         return tensors
 
@@ -175,8 +181,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         try:
             return _completions.watch(self, op, self._queue)
         except BaseException as error:
-            with self._lock:
-                self._future = None
+            self._is_awaited = False
             raise of_torch(error) from None
 
     def _value(self, _: Any) -> list[Any]:
