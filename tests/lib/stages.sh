@@ -333,11 +333,12 @@ python_tests() {
     --color=no -p no:cacheprovider "${of_root[@]}"
   folders+=("${of_root[@]/#/--ignore=}")
   # AddressSanitizer's own allocator maps and faults all the time, and does not know the allocators of torch and JAX,
-  # which documents use. The commands for GPUs are scripts, and the shell itself leaks. tests/cli has a suite in C++.
+  # which documents and one suite for GPUs use. The commands for GPUs are scripts, and the shell itself leaks. tests/cli
+  # has a suite in C++.
   if [ "$name" = asan ]; then
     run_pytest asan "${variables[@]}" -- "${folders[@]}" --ignore=tests/python/test_steady_state.py \
       --ignore=tests/python/test_documents.py --ignore=tests/python/test_examples.py \
-      --ignore=tests/python/test_notebook.py
+      --ignore=tests/python/test_notebook.py --ignore=tests/gpu/python/test_torch_distributed.py
   else
     run_pytest "$name" "${variables[@]}" -- tests/cli "${folders[@]}" tests/gpu/commands
     run_pytest "$name-interop" "${variables[@]}" -- tests/interop

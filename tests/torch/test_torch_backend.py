@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import muster.torch
+import pytest
 import torch
 import torch.distributed as dist
 import worlds
@@ -86,9 +87,11 @@ def reduce_beside_another_backend(rank, count):
     return tensor.tolist(), names, muster.torch.seat().muster_group.world_size
 
 
-def test_two_backends_in_one_group(shared_daemon):
-    for told in worlds.run(shared_daemon, reduce_beside_another_backend, 2, backend="cpu:muster,cuda:gloo"):
-        assert told == ([3.0] * 2, ["muster", "gloo"], 2)
+@pytest.mark.parametrize("names", [("muster", "gloo"), ("gloo", "muster")])
+def test_two_backends_in_one_group(shared_daemon, names):
+    backend = "cpu:{},cuda:{}".format(*names)
+    for told in worlds.run(shared_daemon, reduce_beside_another_backend, 2, backend=backend):
+        assert told == ([3.0] * 2, list(names), 2)
 
 
 def split(rank, count):

@@ -3,9 +3,9 @@
     import muster.torch                          # makes the backend known
     torch.distributed.init_process_group("muster")
 
-Everything that ``torch.distributed`` does with tensors of the host goes through the daemon then: collectives, sends and
-receives, objects, sub-groups, DDP. Errors are ``torch.distributed.DistBackendError`` and the error of Muster in one,
-for instance ``muster.PeerLost``, with the ranks that it is about.
+Everything that ``torch.distributed`` does with tensors of the host and of GPUs goes through the daemon then:
+collectives, sends and receives, objects, sub-groups, DDP. Errors are ``torch.distributed.DistBackendError`` and the
+error of Muster in one, for instance ``muster.PeerLost``, with the ranks that it is about.
 
 Works with torch 2.13 and 2.14. Importing this raises ``muster.Invalid`` with another torch.
 """

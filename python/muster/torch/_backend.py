@@ -14,7 +14,7 @@ from muster.torch._seat_base import NAME
 
 
 class MusterBackend(Calls, c10d.Backend):
-    """A rank's seat in a group of Muster, as torch calls it for tensors of the host.
+    """A rank's seat in a group of Muster, as torch calls it.
 
     torch holds each work in one of its own, which passes ``wait()`` and ``get_future()`` on, and nothing else. So
     ``is_completed()`` is never true of an op that was started through ``torch.distributed``, and nobody can ask a
@@ -54,10 +54,13 @@ class MusterBackend(Calls, c10d.Backend):
 
 
 def seat_of(group: Any) -> MusterBackend | None:
-    """This process's seat in a group of torch's; None if that has another backend for tensors of the host."""
-    try:
-        found = group._get_backend(torch.device("cpu"))
-    except (AttributeError, RuntimeError):  # it is no group, or one without tensors of the host
-        return None
-    found = getattr(found, "wrapped_pg", found)  # what torch puts around it to look for faults
-    return found if isinstance(found, MusterBackend) else None
+    """This process's seat in a group of torch's; None if that has other backends only."""
+    for device in ("cpu", "cuda"):
+        try:
+            found = group._get_backend(torch.device(device))
+        except (AttributeError, RuntimeError):  # it is no group, or one without tensors of this kind
+            continue
+        found = getattr(found, "wrapped_pg", found)  # what torch puts around it to look for faults
+        if isinstance(found, MusterBackend):
+            return found
+    return None

@@ -41,4 +41,4 @@ def seat(group: Any = None) -> Any:
 
 def register() -> None:
     """Makes the backend known to the torch of this process."""
-    dist.Backend.register_backend(NAME, Seat, devices=["cpu"])
+    dist.Backend.register_backend(NAME, Seat, devices=["cpu", "cuda"])

@@ -1,6 +1,7 @@
 """Tensors as the arrays that Muster takes, and results back into tensors.
 
-Arrays are flat: ranks have to agree on the number of elements, as with other backends, and not on the shape.
+Arrays are flat: ranks have to agree on the number of elements, as with other backends, and not on the shape. A tensor
+of the host goes as an array of NumPy over its memory, and one on a GPU as a tensor.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from muster import DeviceArray
 from muster.errors import Invalid, Mismatch
 
 Tensor = Any
@@ -49,7 +51,7 @@ _OF_BOOL = {_SUM: "lor", _MAX: "lor", _PROD: "land", _MIN: "land"}
 
 
 def check(tensor: Tensor) -> None:
-    """Raises Invalid for a tensor that is not dense memory of the host."""
+    """Raises Invalid for a tensor that is not dense memory of the host or of a GPU of CUDA."""
     if not isinstance(tensor, torch.Tensor):
         raise Invalid(f"a tensor is needed, not {type(tensor).__name__}", "give a torch.Tensor")
     if tensor.is_nested:
@@ -58,10 +60,10 @@ def check(tensor: Tensor) -> None:
         raise Invalid(
             f"a tensor of layout {tensor.layout} is not for the backend 'muster'", "make it dense: tensor.to_dense()"
         )
-    if tensor.device.type != "cpu":
+    if tensor.device.type not in ("cpu", "cuda"):
         raise Invalid(
-            f"a tensor is on {tensor.device}, and the backend 'muster' works on those of the host",
-            'move it there: tensor.cpu(), or use "nccl" for those of GPUs',
+            f"a tensor is on {tensor.device}, and the backend 'muster' works on those of the host and of CUDA",
+            "move it there: tensor.cpu()",
         )
     if tensor.is_quantized:
         raise Invalid("a quantized tensor is not for the backend 'muster'", "give tensor.int_repr()")
@@ -79,21 +81,21 @@ def only(tensors: Sequence[Any]) -> Any:
 def moved(tensor: Tensor) -> Any:
     """Returns the elements as a flat array for an op that moves them. Dtypes that NumPy lacks go as integers."""
     check(tensor)
-    return _memory_of(_plain(_flat(tensor)))
+    return _array_of(_plain(_flat(tensor)))
 
 
 def reduced(tensor: Tensor, op: str) -> Any:
-    """Returns the elements as a flat array, or tensor of bfloat16, for an op that reduces them."""
+    """Returns the elements as a flat array for an op that reduces them."""
     check(tensor)
     flat = _flat(tensor)
     if flat.dtype is torch.bfloat16:
-        return flat
+        return flat  # Muster knows it, and NumPy does not
     if flat.dtype not in _IN_NUMPY:
         wider = torch.complex64 if flat.is_complex() else torch.float32
         raise Invalid(f"tensors of {tensor.dtype} can't be reduced", f"give them as {wider}")
     if op == _MEAN and not (flat.is_floating_point() or flat.is_complex()):
         raise Invalid(f"AVG of {tensor.dtype} would not stay {tensor.dtype}", "use SUM, and divide")
-    return _memory_of(flat)
+    return _array_of(flat)
 
 
 def op_name(op: Any, *tensors: Tensor) -> str:
@@ -115,13 +117,18 @@ def write(tensor: Tensor, value: Any) -> None:
     """Copies a flat result into a tensor.
 
     Raises:
-        Mismatch: they differ in dtype or in the number of elements.
+        Mismatch: they differ in dtype, in the number of elements, or in the kind of memory.
     """
-    if isinstance(value, torch.Tensor):
-        _same(tensor, value.numel(), value.dtype is tensor.dtype, value.dtype)
-        tensor.detach().copy_(value.view(tensor.shape))
-        return
+    if isinstance(value, DeviceArray) or getattr(value, "is_cuda", False) != tensor.is_cuda:
+        raise Mismatch(
+            f"this rank's tensor is on {tensor.device}, and got one on {value.device}",
+            "give tensors of the host on all ranks, or of GPUs on all",
+        )
     target = tensor.detach()
+    if isinstance(value, torch.Tensor):
+        _same(tensor, value.numel(), value.dtype in (tensor.dtype, _plain_dtype(tensor)), value.dtype)
+        _copy(target, value.view(tensor.dtype).view(tensor.shape))
+        return
     if target.is_conj() or target.is_neg():
         target.copy_(_plain_back(torch.from_numpy(np.array(value)), tensor).view(tensor.shape))
         return
@@ -157,6 +164,21 @@ def same_size(tensors: Sequence[Tensor], elements: int, dtype: Any, what: str) -
             )
 
 
+def gpus_of(tensors: Sequence[Tensor]) -> list[torch.device]:
+    """The GPUs that tensors are on, each once."""
+    return list({tensor.device: None for tensor in tensors if tensor.is_cuda})
+
+
+def _copy(target: Tensor, value: Tensor) -> None:
+    """Copies. Whoever uses a tensor on a GPU by a stream that is not known here comes before, or after."""
+    gpus = gpus_of([target])
+    for gpu in gpus:
+        torch.cuda.synchronize(gpu)
+    target.copy_(value)
+    for gpu in gpus:
+        torch.cuda.synchronize(gpu)
+
+
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
 
@@ -180,6 +202,10 @@ class _Memory:
         self.__array_interface__ = interface
 
 
+def _array_of(flat: Tensor) -> Any:
+    return flat if flat.is_cuda else _memory_of(flat)
+
+
 def _memory_of(tensor: Tensor) -> Any:
     """Returns an array over a tensor's memory. ``tensor.numpy()`` would keep torch from ever resizing the tensor."""
     if tensor.numel() == 0:
@@ -196,9 +222,13 @@ def _memory_of(tensor: Tensor) -> Any:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    if tensor.dtype in _IN_NUMPY:
-        return tensor
-    return tensor.view(_OF_SIZE[tensor.element_size()])
+    dtype = _plain_dtype(tensor)
+    return tensor if dtype is tensor.dtype else tensor.view(dtype)
+
+
+def _plain_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype by which NumPy knows the tensor's elements."""
+    return tensor.dtype if tensor.dtype in _IN_NUMPY else _OF_SIZE[tensor.element_size()]
 
 
 def _plain_back(plain: Tensor, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from muster.errors import Error, Timeout
 from muster.torch import _completions
 from muster.torch._errors import copy_of, of_torch
+from muster.torch._tensors import gpus_of
 
 
 class Op(Protocol):
@@ -146,7 +147,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         return self._outputs
 
     def synchronize(self) -> None:
-        """Waits: there are no streams on the host."""
+        """Waits. The result is there for all streams then."""
         self.wait()
 
     def started_by(self, on_error: Callable[[BaseException], None], queue: Hashable = None) -> MusterWork:
@@ -168,7 +169,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         with self._lock:
             op = self._op
             if self._future is None:
-                self._future = torch.futures.Future()
+                self._future = torch.futures.Future(devices=gpus_of(self._outputs))
             over, is_awaited, self._is_awaited = self._future, self._is_awaited, True
         # DDP takes an exception that set_exception() stores for a value. One that a callback raises is an error for it.
         tensors = over.then(self._value)
