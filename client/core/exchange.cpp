@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/interrupted.hpp"
+#include "base/process_end.hpp"
 
 namespace muster::detail {
 
@@ -18,6 +19,10 @@ bool await(const ipc::Fd& socket, short what, std::chrono::milliseconds timeout)
 }
 
 }  // namespace
+
+Exchange::~Exchange() {
+  if (process_is_ending()) static_cast<void>(socket_.release());
+}
 
 Result<bool> Exchange::send_untold_first() {
   while (!untold_.empty()) {

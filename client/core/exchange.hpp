@@ -21,6 +21,10 @@ namespace muster::detail {
 class Exchange {
  public:
   explicit Exchange(ipc::Fd socket) : socket_(std::move(socket)) {}
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+  /// Closes the socket, unless the process ends (base/process_end.hpp).
+  ~Exchange();
 
   /// First sends the frames that found no room before. Returns false if there is no room now.
   [[nodiscard]] Result<bool> try_send(std::span<const std::byte> frame);

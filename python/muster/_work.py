@@ -26,6 +26,16 @@ def observe(function: Callable[[Work], None]) -> None:
     _observer = function
 
 
+#: Called by a thread before it calls somebody's callback. It must not raise.
+_before_callback: Callable[[], None] | None = None
+
+
+def before_callbacks(function: Callable[[], None]) -> None:
+    """Lets a thread that others wait for do something before it calls a callback, which may take its time."""
+    global _before_callback
+    _before_callback = function
+
+
 #: Describes a work in messages: op, root or peer, key, group ("" for ops over refs).
 About = tuple[str, Optional[int], str, str]
 _FROM = ("broadcast", "scatter", "recv")
@@ -185,6 +195,8 @@ class _Callback:
     def _call(self) -> None:
         function = self.function
         if self.forget():
+            if _before_callback is not None:
+                _before_callback()
             function(self._work)
 
     def forget(self) -> bool:

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "base/process_end.hpp"
 #include "bindings.hpp"
 #include "core/protocol/seat.hpp"
 #include "gil.hpp"

@@ -1,5 +1,7 @@
 #include "work.hpp"
 
+#include <unistd.h>
+
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -68,6 +70,12 @@ void add_done_callback(const PyWork& self, nb::object callback) {
   });
 }
 
+/// Writes a byte: nothing of Python, where a handler of signals might raise.
+void write_when_done(const PyWork& self, int fd) {
+  const WithoutGil release;
+  self.work.on_done([fd] { [[maybe_unused]] const auto written = ::write(fd, "!", 1); });
+}
+
 PyWork combine(const ConnectionPtr& connection, int kind, const std::vector<PyRef>& inputs, std::uint32_t ranks, int op,
                nb::handle root, bool stack, bool as_list, nb::handle timeout) {
   ipc::Combine record;
@@ -92,7 +100,8 @@ void bind_work(nb::module_& module) {
           "wait", [](const PyWork& self, nb::handle timeout) { static_cast<void>(outcome_of(self, timeout)); },
           nb::arg("timeout").none())
       .def("contributors", [](const PyWork& self) { return outcome_of(self, nb::none()).contributors; })
-      .def("add_done_callback", &add_done_callback);
+      .def("add_done_callback", &add_done_callback)
+      .def("write_when_done", &write_when_done);
   module.def("combine", &combine, nb::arg("connection"), nb::arg("kind"), nb::arg("inputs"), nb::arg("ranks"),
              nb::arg("op"), nb::arg("root").none(), nb::arg("stack"), nb::arg("as_list"), nb::arg("timeout").none());
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import signal
@@ -280,10 +281,19 @@ def test_a_group_that_stays_incomplete_names_who_is_missing(shared_daemon, tmp_p
 
 
 def die_early(rank, count, store):
-    import muster.torch  # noqa: F401
+    import muster.torch
 
-    if rank == 1:
-        time.sleep(0.5)  # the other one has its seat by then, and would be gone
+    told, take = dist.FileStore(store.removeprefix("file://") + " 2", 2), muster.group
+
+    def take_and_tell(*arguments, **options):
+        group = take(*arguments, **options)
+        told.set("rank 0 has its seat", "")
+        return group
+
+    if rank == 0:
+        muster.group = take_and_tell
+    else:
+        told.get("rank 0 has its seat")  # without a meeting it could be gone now
     worlds.join(rank, count, store)
     if rank == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -317,20 +327,63 @@ except muster.PeerLost as error:
 def test_a_rank_that_ends_without_leaving_has_not_left(shared_daemon, tmp_path, end):
     """Its interpreter ends in order, which frees its groups."""
     program = END_EARLY.replace("{end}", end)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(rank), f"file://{tmp_path}/store"],
-            env={**os.environ, "MUSTER_SOCKET": shared_daemon.socket},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    (told, errors), _ = (process.communicate(timeout=worlds.PATIENCE_S) for process in both)
-    # Its parent may not have waited for it yet, or its socket may be closed before it has ended.
+    with contextlib.ExitStack() as processes:
+        both = [
+            processes.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, str(rank), f"file://{tmp_path}/store"],
+                    env={**os.environ, "MUSTER_SOCKET": shared_daemon.socket},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in range(2)
+        ]
+        for process in both:
+            processes.callback(process.kill)
+        (told, errors), _ = (process.communicate(timeout=worlds.PATIENCE_S) for process in both)
     assert "rank 1 (pid" in told, errors
-    assert " left" not in told
+    assert ("ended" if "0" in end else "exited with status 1") in told
+
+
+def wait_for_nobody(rank, count):
+    """A store of its own ends its waits a little early."""
+    store = dist.HashStore()
+    short = datetime.timedelta(seconds=0.0501)
+    return [worlds.caught(muster.torch.Seat, store, 0, 2, short)[:2] for _ in range(20)]
+
+
+def test_a_time_that_is_over_is_no_failure_of_the_store(shared_daemon):
+    assert worlds.run(shared_daemon, wait_for_nobody, 1) == [[("Timeout", [1])] * 20]
+
+
+def fail_early(rank, count):
+    """The store fails at the first call, and at the last one."""
+
+    class Failing:
+        def __init__(self, calls):
+            self.calls, self.store = calls, dist.HashStore()
+
+        def __getattr__(self, name):
+            self.calls -= 1
+            if self.calls < 0:
+                raise RuntimeError("it is gone")
+            return getattr(self.store, name)
+
+    second = datetime.timedelta(seconds=1)
+    found = []
+    for calls in range(6):
+        store = Failing(calls)
+        found.append(worlds.caught(muster.torch.Seat, store, 0, 1, second))
+        assert not any(key.startswith("/") or key == "" for key in store.store.list_keys())
+    return found
+
+
+def test_a_store_that_fails_is_told(shared_daemon):
+    for code, missing, message in worlds.run(shared_daemon, fail_early, 1)[0]:
+        assert (code, missing) == ("PeerLost", [0])
+        assert "torch's store has failed: it is gone" in message
 
 
 def try_again_over_the_same_store(rank, ranks, store):

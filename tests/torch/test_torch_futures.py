@@ -183,6 +183,53 @@ def test_a_callback_of_muster_may_wait_for_a_future(shared_daemon):
     assert worlds.run(shared_daemon, wait_in_a_callback_of_muster, 2) == [2, 2]
 
 
+def call_back_in_the_thread_that_watches(rank, called):
+    """On rank 0 only that thread waits for an op."""
+    group, ends = muster.torch.seat().muster_group, threading.Event()
+    store = dist.distributed_c10d._get_default_store()
+    if rank == 0:
+        group.allreduce(1, key="of Muster").add_done_callback(lambda _: (called(), ends.set()))
+        store.set("has a callback", "")
+        assert ends.wait(worlds.PATIENCE_S)
+    else:
+        store.get("has a callback")
+        group.allreduce(1, key="of Muster").result()
+
+
+def wait_for_what_was_asked_before(rank, ranks):
+    other, told = dist.new_group(), threading.Event()
+    if rank == 0:
+        future = begin(torch.ones(1), group=other)
+        threading.Thread(target=lambda: (told.wait(), dist.barrier())).start()
+        call_back_in_the_thread_that_watches(rank, lambda: (told.set(), future.wait()))
+    else:
+        call_back_in_the_thread_that_watches(rank, None)
+        dist.barrier()
+        future = begin(torch.ones(1), group=other)
+    return future.wait()[0].item()
+
+
+def test_a_callback_of_muster_may_wait_for_a_future_that_was_asked_for_before(shared_daemon):
+    assert worlds.run(shared_daemon, wait_for_what_was_asked_before, 2) == [2, 2]
+
+
+def ask_without_threads(rank, ranks):
+    other, pending, told = dist.new_group(), None, []
+    if rank == 0:
+        _completions._THREADS_MAX = 1
+        pending = begin(torch.ones(1))
+    call_back_in_the_thread_that_watches(rank, lambda: told.append(worlds.caught(begin, torch.ones(1), group=other)[0]))
+    _completions._THREADS_MAX = 64
+    if rank == 1:
+        pending = begin(torch.ones(1))
+        dist.all_reduce(torch.ones(1), group=other)
+    return pending.wait()[0].item(), told
+
+
+def test_a_callback_of_muster_for_which_there_is_no_thread_is_told(shared_daemon):
+    assert worlds.run(shared_daemon, ask_without_threads, 2) == [(2, ["QuotaExceeded"]), (2, [])]
+
+
 def begin_one_after_the_other(rank, ranks):
     ends = threading.Event()
 

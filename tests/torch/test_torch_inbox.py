@@ -49,6 +49,26 @@ def test_a_recv_that_names_its_source_keeps_its_deadline(shared_daemon):
     assert got == 2.0
 
 
+def wait_in_another_order(rank, count):
+    if rank == 1:
+        for value in range(4):
+            dist.send(torch.full((1,), float(value)), 0)
+        dist.barrier()
+        return None
+    got = [torch.full((1,), -1.0) for _ in range(4)]
+    works = [muster.torch.seat().recv_anysource([tensor], 0) for tensor in got]
+    del works[1]  # it takes nothing then
+    for work in reversed(works):
+        work.wait()
+    dist.recv(got[1], 1)
+    dist.barrier()
+    return [tensor.item() for tensor in got], len(muster.torch.seat()._inbox._arrivals)
+
+
+def test_recvs_from_any_source_get_messages_in_the_order_of_their_calls(shared_daemon):
+    assert worlds.run(shared_daemon, wait_in_another_order, 2)[0] == ([0.0, 3.0, 1.0, 2.0], 0)
+
+
 def receive_after_recvs_that_nobody_answered(rank, count):
     if rank == 1:
         dist.barrier()

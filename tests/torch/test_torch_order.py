@@ -28,27 +28,42 @@ class Run:
         self.came.setdefault(entry.key, []).append(entry.work)
         self.order.add(entry, self.now)
 
-    def complete_one(self):
-        may = [entry for entry in self.order.candidates(self.now - PATIENCE) if entry.work in self.over]
+    def complete_one(self, only_children=False):
+        candidates = self.order.candidates(self.now - PATIENCE, only_children)
+        assert not only_children or all(entry.parent is not None for entry in candidates)
+        may = [entry for entry in candidates if entry.work in self.over]
         if not may:
             return
         entry = self.random.choice(may)
+        assert self.order.is_next(entry)
         beside = [each for each in self.running if each.queue is not None and each.key == entry.key]
         assert all(each.is_stalled(self.now - PATIENCE) for each in beside)
         assert self.order.begin(entry, self.now) == bool(beside)
+        assert not self.order.is_next(entry)
         self.begun.setdefault(entry.key, []).append(entry.work)
         self.running.append(entry)
 
+    def check_heads(self):
+        for queue in "ab":
+            waiting = {
+                key: works[len(self.begun.get(key, ())) :] for key, works in self.came.items() if key[1] == queue
+            }
+            heads, is_running = self.order.heads_of(queue)
+            assert sorted(entry.work for entry in heads) == sorted(works[0] for works in waiting.values() if works)
+            assert is_running == any(entry.queue == queue for entry in self.running)
+
     def step(self):
-        what = self.random.randrange(6)
+        what = self.random.randrange(7)
         if what == 0 and self.number < 60:
             self.add(self.random.choice([None, *self.running]))
         elif what == 1 and self.number:
             self.over.add(self.random.randint(1, self.number))
         elif what in (2, 3):
-            self.complete_one()
+            self.complete_one(only_children=self.random.random() < 0.2)
         elif what == 4 and self.running:
             self.end(self.random.choice(self.running))
+        elif what == 6 and self.running:
+            self.random.choice(self.running).in_ops = self.random.randrange(2)
         elif what == 5:
             self.now += self.random.choice([1, PATIENCE])
 
@@ -59,6 +74,8 @@ class Run:
     def finish(self):
         """All ops end, and all callbacks return. A callback may wait for those behind it."""
         self.over = set(range(1, self.number + 1))
+        for entry in self.running:
+            entry.in_ops = 0
         for _ in range(10 * self.number):
             self.now += PATIENCE
             self.complete_one()
@@ -73,6 +90,7 @@ def test_each_queue_is_completed_in_order_and_everything_is():
         run = Run(seed)
         for _ in range(300):
             run.step()
+            run.check_heads()
         run.finish()
         for key, works in run.begun.items():
             assert key[1] is None or works == run.came[key], seed
@@ -126,4 +144,4 @@ def test_what_callbacks_wait_for_is_kept_at_the_end():
     order.add(Entry(object(), object(), None), 0.0)
     order.clear(keep=lambda entry: entry.parent is not None)
     assert order.candidates(0) == [kept]
-    assert order.candidates(0, with_parent=True) == [kept]
+    assert order.candidates(0, only_children=True) == [kept]

@@ -27,12 +27,8 @@ struct Seat {
   Seat() = default;
   Seat(const Seat&) = delete;
   Seat& operator=(const Seat&) = delete;
-  /// Gives the seat up, unless the process ends.
+  /// Gives the seat up, unless the process ends (base/process_end.hpp).
   ~Seat();
 };
-
-/// The process ends. A seat that is freed from now on is not given up: the daemon sees how the process has ended, and
-/// an end by an error must not look as if the rank had left.
-void process_ends();
 
 }  // namespace muster::detail

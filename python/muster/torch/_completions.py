@@ -4,25 +4,29 @@ A caller waits for a future inside torch, so no thread of ours would read the ou
 works. It completes one that is over, and another thread goes on to watch meanwhile: callbacks of the future may wait.
 
 Callbacks may begin ops, and all ranks must begin them in the same order. See ``_order.py`` for the order of works.
+
+Python calls a handler of signals in the main thread, anywhere, and the handler may wait for a future. So only our own
+threads take locks here. Others leave what they want in a queue.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import os
 import select
 import threading
 import time
 from collections.abc import Callable, Hashable
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from muster import _runtime
+from muster import _runtime, _work
 from muster.errors import Error, QuotaExceeded
 from muster.torch._order import Entry, Order
 
-_A = TypeVar("_A")
 _T = TypeVar("_T")
 _log = logging.getLogger("muster")
 _SLICE_MS = 50  # another thread may have read the outcomes, so the connection may stay silent
@@ -35,6 +39,14 @@ _THREADS_MAX = 64
 _WAIT_AT_EXIT_S = 5.0
 
 
+@dataclasses.dataclass(eq=False)
+class _Question:
+    """Somebody waits until those works of a queue are completed whose ops are over."""
+
+    queue: Hashable
+    answer: SimpleQueue[None] = dataclasses.field(default_factory=SimpleQueue)
+
+
 class _Completer:
     """The works that are watched, and the threads that complete them.
 
@@ -43,69 +55,78 @@ class _Completer:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a handler of signals may interrupt who has it, and end a group
-        #: A callback has ended. It guards nothing, so a handler of signals may wait for it.
-        self._ended = threading.Condition()
+        # ---- for all threads ----
+        self._asked: SimpleQueue[Entry | _Question] = SimpleQueue()
+        self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # wakes the thread that watches
+        self._has_threads = False
+        self._is_ending = False
+        #: Has the entry whose callback this thread is in. A thread of ours also has whether it watches.
+        self.here = threading.local()
+        # ---- for threads of ours ----
+        self._lock = threading.Lock()
         self._order = Order()
+        self._questions: list[_Question] = []
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._starting = 0  # one thread at most, which is idle soon
         self._watching = threading.Lock()
-        self.here = threading.local()  # has the entry whose callback this thread is in, and whether it watches
-        self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # wakes the thread that watches
-        self._is_ending = False
+
+    # ---- what others call ----
 
     def watch(self, work: Any, op: Any, queue: Hashable) -> bool:
         """Returns False if the interpreter ends, so that no thread will complete the work."""
         parent: Entry | None = getattr(self.here, "entry", None)
-        with self._lock:
-            if self._is_ending and parent is None:
-                return False
-            if not self._has_idle() and (parent is not None or not self._threads):
-                raise QuotaExceeded(
-                    f"{self._order.running} callbacks of futures wait, and the system or Muster has no thread for more",
-                    "wait for fewer futures in callbacks, or use async ops without them",
-                )
-            self._order.add(Entry(work, op, queue, parent), time.monotonic())
+        if self._is_ending and parent is None:
+            return False
+        self._make_sure_of_a_thread()
+        self._asked.put(Entry(work, op, queue, parent))
         self.wake()
         native = getattr(op, "_native", None)
         if native is not None:
-            native.add_done_callback(self.wake)
+            native.write_when_done(self._pipe[1])
         return True
+
+    def _make_sure_of_a_thread(self) -> None:
+        has_one = True
+        if hasattr(self.here, "watches"):  # this one is in a callback, and may wait
+            with self._lock:
+                has_one = self._has_idle()
+        elif not self._has_threads:  # a second one does no harm
+            has_one = self._has_threads = self._start()
+        if not has_one:
+            raise QuotaExceeded(
+                f"{self._order.running} callbacks of futures wait, and the system or Muster has no thread for more",
+                "wait for fewer futures in callbacks, or use async ops without them",
+            )
+
+    def wait_for(self, queue: Hashable, wait_s: float) -> None:
+        """Waits until the works of a queue whose ops are over are completed. Does not wait in a callback."""
+        if not self._has_threads or getattr(self.here, "entry", None) is not None:
+            return
+        question = _Question(queue)
+        self._asked.put(question)
+        self.wake()
+        with contextlib.suppress(Empty):
+            question.answer.get(timeout=wait_s)
 
     def end(self, wait_s: float) -> None:
         """Completes only what running callbacks wait for, and lets the threads end."""
-        with self._lock:
-            self._is_ending = True
-            self._order.clear(keep=lambda entry: entry.parent is not None)
-            threads = list(self._threads)
+        self._is_ending = True
         until = time.monotonic() + wait_s
-        for thread in threads:
+        for thread in list(self._threads):
             self.wake()
             thread.join(max(until - time.monotonic(), 0))
 
     def hand_over(self) -> None:
-        """Lets another thread watch if this one does: it is in a callback of a ``muster.Work``, which may wait."""
+        """Lets another thread watch if this one does: it calls a callback of a ``muster.Work``, which may wait."""
         if getattr(self.here, "watches", False):
             with self._lock:
                 self._idle -= 1
                 self._stop_watching()
                 self._has_idle()
 
-    def wait_for(self, queue: Hashable, wait_s: float) -> None:
-        """Waits until the works of a queue whose ops are over are completed. Does not wait in a callback."""
-        self.hand_over()
-        if getattr(self.here, "entry", None) is None:
-            with self._ended:
-                self._ended.wait_for(lambda: not self._has_callbacks(queue), wait_s)
-
-    def _has_callbacks(self, queue: Hashable) -> bool:
-        with self._lock:
-            first, is_running = self._order.of(queue)
-        return is_running or any(_is_over(entry.op) for entry in first)
-
     def close_in_child(self) -> None:
-        ends, self._pipe = self._pipe, (-1, -1)  # ops of the parent may still wake it
+        ends, self._pipe = self._pipe, (-1, -1)
         for end in ends:
             os.close(end)
 
@@ -113,24 +134,29 @@ class _Completer:
         with contextlib.suppress(OSError):  # it is full, so the thread will wake
             os.write(self._pipe[1], b"!")
 
+    # ---- the threads ----
+
     def _has_idle(self) -> bool:
-        """Starts a thread if none is idle and there may be one more. Must be called with the lock."""
+        """Starts a thread if none is idle. Returns False if there is none to be had. Must be called with the lock."""
         if self._idle + self._starting > 0:
             return True
+        self._starting = 1
+        if self._start():
+            return True
+        self._starting = 0
+        return False
+
+    def _start(self) -> bool:
+        """Returns False if there may be no more threads, or the system has no more."""
         if len(self._threads) >= _THREADS_MAX:
             return False
-        self._starting += 1
         try:
             threading.Thread(target=self._run, name="muster.torch", daemon=True).start()
-        except BaseException as error:
-            self._starting = 0
-            if isinstance(error, (RuntimeError, MemoryError)):  # the system has no more
-                return False
-            raise
+        except (RuntimeError, MemoryError):
+            return False
         return True
 
     def _run(self) -> None:
-        # A signal may interrupt who starts a thread, so each counts itself.
         with self._lock:
             self._starting = 0
             self._threads.append(threading.current_thread())
@@ -146,8 +172,6 @@ class _Completer:
             with self._lock:
                 self._order.end(entry, time.monotonic())
                 self._idle += 1
-            with self._ended:
-                self._ended.notify_all()
             del self.here.entry, entry
             self.wake()  # the next one of its queue may be over already
 
@@ -167,13 +191,16 @@ class _Completer:
                     with self._lock:
                         self._idle += 1
                     self._start_watching()
+                self._take_what_was_asked()
                 for entry in self._candidates():
-                    # What asks an op or the connection may call callbacks of others, and those watch().
+                    # To ask an op or the connection may call a callback of others, before which this hands over.
                     is_over = _is_over(entry.op)
                     if not self.here.watches:
                         break
                     if is_over and self._begin(entry):
                         return entry
+                if self.here.watches:
+                    self._answer()
                 if not self.here.watches:
                     continue
                 if self._is_over():
@@ -184,13 +211,36 @@ class _Completer:
                 _log.exception("a thread that completes works of torch goes on")
                 time.sleep(_SLICE_MS / 1000)
 
+    def _take_what_was_asked(self) -> None:
+        with self._lock, contextlib.suppress(Empty):
+            while True:
+                asked = self._asked.get_nowait()
+                if isinstance(asked, Entry):
+                    self._order.add(asked, time.monotonic())
+                else:
+                    self._questions.append(asked)
+
+    def _answer(self) -> None:
+        """Answers those who ask for a queue whose works that are over are completed."""
+        with self._lock:
+            asked = [(question, *self._order.heads_of(question.queue)) for question in self._questions]
+        answered = []
+        for question, heads, is_running in asked:
+            if not is_running and not any(_is_over(entry.op) for entry in heads):
+                question.answer.put(None)
+                answered.append(question)
+        with self._lock:
+            self._questions = [question for question in self._questions if question not in answered]
+
     def _candidates(self) -> list[Entry]:
         with self._lock:
+            if self._is_ending:
+                self._order.clear(keep=lambda entry: entry.parent is not None)
             may_begin_any = self._order.running < _THREADS_MAX // 2
-            return self._order.candidates(time.monotonic() - _PATIENCE_S, with_parent=not may_begin_any)
+            return self._order.candidates(time.monotonic() - _PATIENCE_S, only_children=not may_begin_any)
 
     def _begin(self, entry: Entry) -> bool:
-        """Takes the entry out, unless the end has."""
+        """Takes the entry out, unless another thread has, or the end."""
         with self._lock:
             if not self._order.is_next(entry):
                 return False
@@ -243,6 +293,7 @@ def _complete(work: Any) -> None:
 
 
 _completer = _Completer()
+_work.before_callbacks(lambda: _completer.hand_over())
 
 
 def watch(work: Any, op: Any, queue: Hashable = None) -> bool:
@@ -257,24 +308,21 @@ def watch(work: Any, op: Any, queue: Hashable = None) -> bool:
 
 
 def wait_for(queue: Hashable, wait_s: float) -> None:
-    """Waits until the works of ``queue`` are completed, so long at most. Does not wait in a callback."""
+    """Waits ``wait_s`` seconds at most until those works of ``queue`` are completed whose ops are over.
+
+    Does not wait in a callback.
+    """
     _completer.wait_for(queue, wait_s)
 
 
-def hand_over() -> None:
-    """Lets another thread watch if this one does, as it may wait now."""
-    _completer.hand_over()
-
-
-def in_op(wait: Callable[[_A], _T], op: _A) -> _T:
-    """Returns ``wait(op)``. Meanwhile it is known that a callback which this thread is in waits for an op."""
-    _completer.hand_over()
+def in_op(wait: Callable[[], _T]) -> _T:
+    """Returns ``wait()``. Meanwhile it is known that a callback which this thread is in waits for an op."""
     entry: Entry | None = getattr(_completer.here, "entry", None)
     if entry is None:
-        return wait(op)
+        return wait()
     entry.in_ops += 1
     try:
-        return wait(op)
+        return wait()
     finally:
         entry.changed = time.monotonic()
         entry.in_ops -= 1

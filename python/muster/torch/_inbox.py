@@ -10,6 +10,7 @@ import collections
 import math
 import threading
 import time
+import weakref
 from typing import Any
 
 import muster
@@ -38,9 +39,9 @@ class _Line:
         self.calls = collections.deque(call for call in self.calls if call is asks or now < call.deadline)
         while self.calls:
             call, work = self.calls[0], self.works[0]
-            if call.work is not None or not work.done():  # done() may call others, who ask again
+            if not work.done():
                 break
-            if call.work is None:
+            if self.calls and self.calls[0] is call and self.works[0] is work:  # done() may call others, who ask again
                 call.work = work
                 self.calls.popleft()
                 self.works.popleft()
@@ -57,6 +58,8 @@ class Inbox:
         self._seat = seat
         self._lock = threading.RLock()  # what asks a work may call others, who ask again
         self._lines: dict[tuple[int, int], _Line] = {}
+        #: By tag, calls that take what comes first, in order. One that nobody holds any more takes nothing.
+        self._arrivals: dict[int, collections.deque[weakref.ref[Arrival]]] = {}
 
     def from_one(self, source: int, tag: int, timeout_s: float) -> Work | Expected:
         """Receives what the rank sends next."""
@@ -87,7 +90,27 @@ class Inbox:
         if self._seat.world_size == 1:
             raise Invalid("there is no other rank to receive from", "receive in a group of more ranks")
         self.heads(tag)
-        return Arrival(self, tag, timeout_s)
+        arrival = Arrival(self, tag, timeout_s)
+        with self._lock:
+            self._arrivals.setdefault(tag, collections.deque()).append(weakref.ref(arrival))
+            self.serve_any(arrival)
+        return arrival
+
+    def serve_any(self, asks: Arrival) -> None:
+        """Gives what has come to calls from any source, in their order. Those that are late leave."""
+        with self._lock:
+            line = self._arrivals.get(asks.tag, collections.deque())
+            while line:
+                ref, call = line[0], line[0]()
+                if call is not None and (call is asks or not call.is_late()) and not call.look():
+                    break
+                if line and line[0] is ref:  # look() may call others, who ask again
+                    line.popleft()
+            if asks.is_late():
+                for ref in [ref for ref in line if ref() is asks]:
+                    line.remove(ref)
+            if not line and self._arrivals.get(asks.tag) is line:
+                del self._arrivals[asks.tag]
 
     def heads(self, tag: int) -> dict[int, Work]:
         """The next recv of each other rank, made if need be."""
@@ -120,7 +143,7 @@ class Inbox:
             if line is None or call not in line.calls:
                 return
             line.serve(call)
-            if call.work is None and time.monotonic() >= call.deadline:
+            if call in line.calls and time.monotonic() >= call.deadline:
                 line.calls.remove(call)
 
     def waits(self, call: Expected) -> Work | None:
@@ -195,19 +218,23 @@ class Arrival:
 
     def __init__(self, inbox: Inbox, tag: int, timeout_s: float) -> None:
         self.source: int | None = None
+        self.tag = tag
         self._inbox = inbox
-        self._tag = tag
         self._limit_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._taken: Work | None = None
         self._error: Error | None = None
-        self._late = False
-        self._lock = threading.RLock()  # what asks a work may call others, who ask again
-        self._look()
+
+    def is_late(self) -> bool:
+        return time.monotonic() >= self._deadline
 
     def done(self) -> bool:
-        with self._lock:
-            return self._look() or self._late
+        if not self._is_over():
+            self._inbox.serve_any(self)
+        return self._is_over() or self.is_late()
+
+    def _is_over(self) -> bool:
+        return self._taken is not None or self._error is not None
 
     def wait(self, timeout: float | None = None) -> bool:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -216,7 +243,7 @@ class Arrival:
             if left <= 0 and deadline < self._deadline:
                 return False
             try:
-                heads = list(self._inbox.heads(self._tag).values())
+                heads = list(self._inbox.heads(self.tag).values())
             except Error:
                 continue  # it is over, with this error
             pending = [work for work in heads if not work.done()]
@@ -231,27 +258,25 @@ class Arrival:
             raise Timeout(f"recv from any rank got nothing within {self._limit_s:g} s", "let a rank send")
         return self._taken.result()
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
         """Takes the first recv that is over: got something, or was failed by its sender. One from a rank that is lost
-        is taken only if all are over."""
-        if self._taken is not None or self._error is not None:
-            return True
+        is taken only if all are over. Returns whether there was one. Only for the first call with this tag."""
         try:
-            heads = self._inbox.heads(self._tag)
+            heads = self._inbox.heads(self.tag)
         except Error as error:  # this rank has left the group, for instance
             self._error = error
             return True
         for source, work in heads.items():
             if work.done() and isinstance(work.exception(), Timeout):
-                self._inbox.take(source, self._tag, work)  # nobody has sent for a day; another takes its place
-                heads = {**heads, source: self._inbox.heads(self._tag)[source]}
+                self._inbox.take(source, self.tag, work)  # nobody has sent for a day; another takes its place
+                heads = {**heads, source: self._inbox.heads(self.tag)[source]}
         over = {source: work for source, work in heads.items() if work.done()}
         good = [source for source, work in over.items() if work.exception() is None or not self._inbox.is_lost(source)]
         if not good and len(over) == len(heads):
             good = list(over)
         for source in good:
-            if self._inbox.take(source, self._tag, over[source]):
+            if self._is_over():  # done() has called others, who asked for this
+                break
+            if self._inbox.take(source, self.tag, over[source]):
                 self.source, self._taken = source, over[source]
-                return True
-        self._late = time.monotonic() >= self._deadline
-        return False
+        return self._is_over()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,6 @@ def meet(store: Any, rank: int, world_size: int, timeout_s: float) -> Group:
     """
     meeting = _Meeting(store, rank, world_size, timeout_s)
     try:
-        meeting.begin()
         told = meeting.make_name() if rank == 0 else meeting.wait_for_name()
         group = muster.group(told["name"], rank=rank, world_size=world_size, timeout=min(timeout_s, DAY_S))
         try:
@@ -42,8 +43,6 @@ def meet(store: Any, rank: int, world_size: int, timeout_s: float) -> Group:
             raise
     except BaseException as error:
         meeting.give_up(error)
-        if isinstance(error, RuntimeError) and not isinstance(error, Error):  # what torch's stores raise
-            raise _failed(error) from None
         raise
     return group
 
@@ -52,7 +51,8 @@ class _Meeting:
     """The keys in torch's store by which the ranks of a group meet.
 
     A store may be used again, after ``destroy_process_group()`` or an error: each rank counts its visits. A rank that
-    gives up writes so for all, also for those that come later, and all meet again at their next visit.
+    gives up a visit writes so for all, also for those that come later. So all meet again once each has given up, or
+    heard of it, as often as the others.
     """
 
     def __init__(self, store: Any, rank: int, world_size: int, timeout_s: float) -> None:
@@ -61,11 +61,9 @@ class _Meeting:
         self._world_size = world_size
         self._timeout_s = timeout_s
         self._until = time.monotonic() + timeout_s
-        self._key = ""
         self._is_told = False  # by another rank that all have failed
-
-    def begin(self) -> None:
-        self._key = f"muster/group {self._store.add(f'muster/rank {self._rank}', 1)}"
+        with _errors_of_store():
+            self._key = f"muster/group {store.add(f'muster/rank {rank}', 1)}"
 
     def give_up(self, error: BaseException) -> None:
         """Tells all why this rank does not take part, unless another one has told it."""
@@ -77,13 +75,15 @@ class _Meeting:
         told = json.dumps({"code": code, "message": message, "hint": hint, "rank": self._rank})
         with contextlib.suppress(RuntimeError):  # the store may be what has failed
             self._store.add(f"{self._key}/seats", -self._world_size)  # they are never all taken
-            for key in [self._key] * (self._rank == 0) + [f"{self._key}/all"]:
-                self._store.set(key, told)
+            if self._rank == 0:
+                self._store.set(self._key, told)
+            self._store.set(f"{self._key}/all", told)
 
     def make_name(self) -> dict[str, str]:
         """Makes a name for the group that no other group ever has."""
         told = {"name": f"torch {secrets.token_hex(8)}", "socket": _runtime.connection().socket, "machine": _machine()}
-        self._store.set(self._key, json.dumps(told))
+        with _errors_of_store():
+            self._store.set(self._key, json.dumps(told))
         return told
 
     def wait_for_name(self) -> dict[str, str]:
@@ -109,9 +109,10 @@ class _Meeting:
 
     def wait_for_all(self) -> None:
         """This rank has its seat. Returns when all have."""
-        self._store.set(self._key_of(self._rank), "")
-        if self._store.add(f"{self._key}/seats", 1) == self._world_size:
-            self._store.set(f"{self._key}/all", "{}")
+        with _errors_of_store():
+            self._store.set(self._key_of(self._rank), "")
+            if self._store.add(f"{self._key}/seats", 1) == self._world_size:
+                self._store.set(f"{self._key}/all", "{}")
         self._told(f"{self._key}/all", None)
 
     def _key_of(self, rank: int) -> str:
@@ -119,32 +120,36 @@ class _Meeting:
 
     def _told(self, key: str, ranks: list[int] | None) -> dict[str, str]:
         """Waits for what a rank writes: these, or those that have not taken their seats."""
+        left = max(self._until - time.monotonic(), 0)
         try:
-            left = max(self._until - time.monotonic(), 0.001)
-            self._store.wait([key], datetime.timedelta(seconds=left))
+            # Stores cut off parts of milliseconds.
+            self._store.wait([key], datetime.timedelta(milliseconds=math.floor(1000 * left) + 1))
+        except RuntimeError as error:  # what torch's stores raise, also when the time is over
+            raise self._too_late(ranks) if time.monotonic() >= self._until else _failed(error) from None
+        with _errors_of_store():
             told: dict[str, Any] = json.loads(self._store.get(key))
-        except RuntimeError as error:  # what torch's stores raise
-            raise self._not_told(error, ranks) from None
         if "code" in told:
             self._is_told = True
             message = f"rank {told['rank']} can't take part: {told['message']}"
             raise by_code(told["code"])(message, told["hint"], [told["rank"]])
         return told
 
-    def _not_told(self, error: RuntimeError, ranks: list[int] | None) -> Error:
-        if time.monotonic() < self._until:
-            return _failed(error)
-        try:
+    def _too_late(self, ranks: list[int] | None) -> Error:
+        with _errors_of_store():
             missing = ranks or [r for r in range(self._world_size) if not self._store.check([self._key_of(r)])]
-        except RuntimeError:
-            return _failed(error)
-        who = f"no sign of rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-        return Timeout(
-            f"the group was not complete within {self._timeout_s:g} s: "
-            + (who if missing else "all ranks have come, and one was lost meanwhile"),
-            "start all ranks",
-            missing,
-        )
+        late = f"the group was not complete within {self._timeout_s:g} s"
+        if not missing:
+            return Timeout(f"{late}: all ranks have come, and one has not said so yet", "give it more time", [])
+        who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+        return Timeout(f"{late}: no sign of {who}", "start all ranks", missing)
+
+
+@contextlib.contextmanager
+def _errors_of_store() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what torch's stores raise
+        raise _failed(error) from None
 
 
 def _failed(error: RuntimeError) -> PeerLost:

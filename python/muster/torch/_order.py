@@ -61,16 +61,16 @@ class Order:
             entry.parent.children_waiting += 1
             entry.parent.changed = now
 
-    def candidates(self, stalled_since: float, with_parent: bool = False) -> list[Entry]:
+    def candidates(self, stalled_since: float, only_children: bool = False) -> list[Entry]:
         """Returns those that may be completed if their ops are over: the first of each queue whose turn has come.
 
         A queue waits for the callback that is called for it. One that has stalled may wait for a callback behind it, so
-        the queue goes on then. ``with_parent`` leaves out those that were begun outside of callbacks.
+        the queue goes on then. ``only_children`` leaves out those that were begun outside of callbacks.
         """
-        found = [entry for entry in self._free if entry.parent is not None or not with_parent]
+        found = [entry for entry in self._free if entry.parent is not None or not only_children]
         for key, waiting in self._queues.items():
             first = waiting[0]
-            if with_parent and first.parent is None:
+            if only_children and first.parent is None:
                 continue
             if all(entry.is_stalled(stalled_since) for entry in self._running.get(key, ())):
                 found.append(first)
@@ -115,10 +115,10 @@ class Order:
         waiting = self._queues.get(entry.key)
         return waiting is not None and waiting[0] is entry
 
-    def of(self, queue: Hashable) -> tuple[list[Entry], bool]:
+    def heads_of(self, queue: Hashable) -> tuple[list[Entry], bool]:
         """The first entries of a queue that wait, one for each parent, and whether any is being completed."""
-        first = [waiting[0] for (_, each), waiting in self._queues.items() if each == queue]
-        return first, any(each == queue for _, each in self._running)
+        heads = [waiting[0] for (_, each), waiting in self._queues.items() if each == queue]
+        return heads, any(each == queue for _, each in self._running)
 
     def clear(self, keep: Callable[[Entry], bool]) -> None:
         """Forgets entries that wait."""

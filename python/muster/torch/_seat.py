@@ -8,7 +8,10 @@ import torch.distributed as dist
 
 from muster.errors import Invalid
 from muster.torch import _versions
-from muster.torch._seat_base import NAME
+from muster.torch._calls import Calls
+from muster.torch._seat_base import NAME, SeatBase
+from muster.torch._uncompiled import never_compiled
+from muster.torch._work import MusterWork
 
 Seat: Any
 seat_of: Any
@@ -18,6 +21,7 @@ if _versions.has_backends():
 else:
     from muster.torch._process_group import MusterProcessGroup as Seat
     from muster.torch._process_group import seat_of
+never_compiled(SeatBase, Calls, Seat, MusterWork)
 
 
 def seat(group: Any = None) -> Any:

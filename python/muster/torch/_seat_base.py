@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -47,8 +46,9 @@ class SeatBase:
         except Error as error:
             raise of_torch(error) from None
         self._inbox = Inbox(self.muster_group)
-        self._collectives: weakref.WeakSet[MusterWork] = weakref.WeakSet()  # that callers still hold
-        self._collectives_lock = threading.RLock()  # a handler of signals may begin ops, too
+        #: Those that callers still hold. There is no lock, and no function of Python is called at their ends: a handler of
+        #: signals may begin some more there, and may raise.
+        self._collectives: set[weakref.ref[MusterWork]] = set()
         self._last_error: BaseException | None = None
         _open.add(self)
 
@@ -68,10 +68,9 @@ class SeatBase:
         daemon that does not answer has 10.
         """
         until = time.monotonic() + _WAIT_AT_THE_END_S
-        with self._collectives_lock:
-            works = list(self._collectives)
-        for work in works:
-            work.end_within(until - time.monotonic())
+        for work in [each() for each in list(self._collectives)]:
+            if work is not None:
+                work.end_within(until - time.monotonic())
         _completions.wait_for(id(self.muster_group), _CALLBACKS_AT_THE_END_S)
         self._leave()
 
@@ -112,7 +111,7 @@ class SeatBase:
         """
         calls = _muster.calls_of_thread()
         try:
-            work = _completions.in_op(start, self._limit_s(opts, timeout))
+            work = _completions.in_op(lambda: start(self._limit_s(opts, timeout)))
             work.started_by(self._note, None if pair else id(self.muster_group))
         except BaseException as error:
             if _muster.calls_of_thread() == calls and not (fail is not None and fail()):
@@ -122,8 +121,7 @@ class SeatBase:
                 raise of_torch(error) from None
             raise
         if not pair:
-            with self._collectives_lock:
-                self._collectives.add(work)
+            self._collectives.add(weakref.ref(work, self._collectives.discard))
         return work
 
     def _limit_s(self, opts: Any, timeout: Any) -> float:

@@ -41,10 +41,11 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         self._source = source
         self._error: BaseException | None = None
         self._future: Any = None  # until it is done
-        self._is_awaited = False  # by a thread that will complete it
+        self._watched: Any = None  # the future that a thread will complete
         self._on_error: Callable[[BaseException], None] | None = None
         self._queue: Hashable = None
         self._lock = threading.RLock()  # a handler of signals may interrupt a copy, and ask this work, too
+        self._is_taking = False  # the thread that has the lock takes the outcome
 
     def wait(self, timeout: datetime.timedelta = datetime.timedelta(0)) -> bool:
         """Waits until the op is over, and raises its error. ``timeout`` bounds this wait only; 0 is none.
@@ -57,7 +58,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             raise TypeError(f"timeout is a datetime.timedelta, not {timeout!r}")
         op, seconds = self._op, timeout.total_seconds()
         if op is not None and seconds > 0:
-            is_over = _completions.in_op(lambda op: op.wait(seconds), op)
+            is_over = _completions.in_op(lambda: op.wait(seconds))
             if not is_over and self._op is not None:
                 raise of_torch(self._too_long(op, seconds))
         self._settle()
@@ -90,7 +91,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Takes the outcome of the op, and calls what hangs on the future."""
         self._settle()
         with self._lock:
-            future, self._future, self._is_awaited = self._future, None, False
+            future, self._future, self._watched = self._future, None, None
         if future is not None:
             future.set_result(None)
 
@@ -100,10 +101,10 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         if op is None:
             return
         # Outside of the lock: others may ask this work meanwhile.
-        outcome = _completions.in_op(_outcome_of, op)
+        outcome = _completions.in_op(lambda: _outcome_of(op))
         with self._lock:
             self._take(op, *outcome)
-            is_left = self._future is not None and not self._is_awaited
+            is_left = self._watched is not self._future
         if is_left:
             self.complete()  # one that no thread was to be had for
 
@@ -111,6 +112,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         write = self._write
         if write is None:  # a handler of signals has asked this work meanwhile
             return
+        self._is_taking = True
         try:
             if error is not None:
                 raise error
@@ -120,6 +122,8 @@ class MusterWork(dist.Work):  # type: ignore[misc]
             self._error = copy_of(of_torch(failed))
             if self._on_error is not None:
                 self._on_error(self._error)
+        finally:
+            self._is_taking = False
         # The object in the store is free for others from here on.
         self._op = self._write = None
 
@@ -165,15 +169,21 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         Raises:
             QuotaExceeded: a callback of a future calls this, and too many of them wait.
         """
-        _completions.hand_over()  # who calls this may wait for the future
         with self._lock:
+            if self._is_taking:  # a handler of signals has interrupted this, and other threads wait for it
+                self._settle()
             op = self._op
             if self._future is None:
                 self._future = torch.futures.Future(devices=gpus_of(self._outputs))
-            over, is_awaited, self._is_awaited = self._future, self._is_awaited, True
+            over = self._future
         # DDP takes an exception that set_exception() stores for a value. One that a callback raises is an error for it.
         tensors = over.then(self._value)
-        if not is_awaited and (op is None or not self._is_watched(op)):
+        if self._watched is over:
+            return tensors
+        # Until it is said below that a thread will complete the work, others may say it, too. It is completed once.
+        if op is not None and self._is_watched(op):
+            self._watched = over
+        else:
             self.complete()
         return tensors
 
@@ -181,8 +191,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         """Lets a thread complete this work, if there is one."""
         try:
             return _completions.watch(self, op, self._queue)
-        except BaseException as error:
-            self._is_awaited = False
+        except Error as error:
             raise of_torch(error) from None
 
     def _value(self, _: Any) -> list[Any]:

@@ -325,7 +325,8 @@ def test_another_worker_opens_it_again(program, environment):
     handed_over(owner, other)
     pid = workers(environment)[0]
     os.kill(pid, signal.SIGKILL)
-    other.ask("mine = muster.put(tensor(5.0), device='cuda:0')")
+    # What was asked of the worker that was killed fails.
+    eventually(lambda: other.ask("mine = muster.put(tensor(5.0), device='cuda:0')"), None)
     eventually(lambda: other.ask("muster.allreduce_refs([ref, mine]).result().to_host()[0]"), 7.0)
     assert workers(environment)[0] != pid
     owner.ask("del ref")
