@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import torch
 import torch.distributed as dist
 import worlds
 from torch.distributed.device_mesh import init_device_mesh
+
+from daemon import ranks
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 UNCHANGED = """
@@ -103,6 +107,71 @@ def split(rank, count):
 
 def test_a_group_can_be_split(shared_daemon):
     assert worlds.run(shared_daemon, split, 4) == [(2.0, 0, 2), (4.0, 0, 2), (2.0, 1, 2), (4.0, 1, 2)]
+
+
+def go_on_without_the_lost(rank, count, store):
+    """Ranks 1 and 3 die, one after the other. The others go on twice, as ever smaller groups of all ranks."""
+    import muster.torch
+
+    worlds.join(rank, count, store)
+    told = []
+    for dies in (3, 1):
+        dist.barrier()
+        if rank == dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with pytest.raises(muster.PeerLost) as lost:
+            dist.all_reduce(torch.ones(1))
+        dist.shrink_group(lost.value.ranks)
+        tensor = torch.full((1,), float(rank))
+        dist.all_reduce(tensor)
+        told.append((lost.value.ranks, dist.get_rank(), dist.get_world_size(), tensor.item()))
+    assert muster.torch.seat().muster_group.world_size == 2
+    dist.barrier()
+    dist.destroy_process_group()
+    return told
+
+
+def test_ranks_go_on_without_those_that_are_lost(shared_daemon, tmp_path):
+    store = f"file://{tmp_path}/store"
+    with ranks(shared_daemon, go_on_without_the_lost, 4, 4, store, context=worlds.FORKSERVER) as (_, results):
+        told = worlds.told_by(results, 2)
+    assert told == {
+        0: [([3], 0, 3, 3.0), ([1], 0, 2, 2.0)],
+        2: [([3], 2, 3, 3.0), ([1], 1, 2, 2.0)],
+    }
+
+
+def leave_out_one_that_lives(rank, count):
+    """Rank 1 is late for ever, and the others leave it out. They do not wait for their op that waits for it."""
+    group = dist.new_group()
+    if rank == 1:
+        dist.barrier()
+        return None
+    pending = dist.all_reduce(torch.ones(1), group=group, async_op=True)
+    smaller = dist.shrink_group([1], group, dist.distributed_c10d.SHRINK_ABORT)
+    tensor = torch.ones(1)
+    dist.all_reduce(tensor, group=smaller)
+    dist.destroy_process_group(smaller)
+    dist.barrier()
+    del pending
+    return tensor.item(), smaller.size()
+
+
+def test_a_rank_that_lives_can_be_left_out(shared_daemon):
+    told = worlds.run(shared_daemon, leave_out_one_that_lives, 3)
+    assert told == [(2.0, 2), None, (2.0, 2)]
+
+
+def disagree_about_who_is_left_out(rank, count):
+    seat = muster.torch.seat(dist.new_group(timeout=datetime.timedelta(seconds=0.5)))
+    found = worlds.caught(seat.shrink, [2] if rank == 0 else [0]) if rank < 2 else None
+    dist.barrier()
+    return found
+
+
+def test_ranks_that_leave_out_others_are_told(shared_daemon):
+    (code, missing, _), other, _ = worlds.run(shared_daemon, disagree_about_who_is_left_out, 3)
+    assert (code, missing, other[0]) == ("Timeout", [1], "Timeout")
 
 
 def reduce_along_a_mesh(rank, count):

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch._C import _distributed_c10d as c10d
 
+from muster._group import Group
+from muster.errors import Error
 from muster.torch._calls import Calls
+from muster.torch._errors import of_torch
 from muster.torch._seat_base import NAME
 
 
@@ -21,10 +24,16 @@ class MusterBackend(Calls, c10d.Backend):
     ``recv`` from any source for its source.
     """
 
-    def __init__(self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta) -> None:
+    def __init__(
+        self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta, group: Group | None = None
+    ) -> None:
+        """``group`` is a seat that was taken already. Otherwise the ranks meet in ``store``."""
         c10d.Backend.__init__(self, rank, world_size)
         self._options = self.Options(NAME, timeout)
-        self._take_seat(store, rank, world_size, timeout)
+        if group is None:
+            self._take_seat(store, rank, world_size, timeout)
+        else:
+            self._sit_down(group, timeout)
 
     def getBackendName(self) -> str:
         return NAME
@@ -43,7 +52,7 @@ class MusterBackend(Calls, c10d.Backend):
     supports_splitting = property(lambda self: True)
     supports_coalescing = property(lambda self: False)
     supports_time_estimate = property(lambda self: False)
-    supports_shrinking = property(lambda self: False)
+    supports_shrinking = property(lambda self: True)
     supports_reconfigure = property(lambda self: False)
     supports_window = property(lambda self: False)
 
@@ -51,6 +60,36 @@ class MusterBackend(Calls, c10d.Backend):
         """Takes a seat in a group of some of these ranks, which meet in ``store``. Called in each of them."""
         timeout = self.options._timeout if options is None else options._timeout
         return MusterBackend(store, list(ranks).index(self.rank()), len(ranks), timeout)
+
+    def shrink(self, ranks_to_exclude: Sequence[int], shrink_flags: int = 0, options: Any = None) -> MusterBackend:
+        """Takes a seat in a group of all ranks but some, lost ones for instance, and waits until all have taken theirs.
+
+        Each of the others calls it. Their order stays. It needs no store, and nothing of the ranks that are left out.
+
+        Args:
+            ranks_to_exclude: ranks of this group, not this one.
+            shrink_flags: 1 (torch's ``SHRINK_ABORT``) gives this seat up at once, as ``abort()`` does: nothing waits
+                for ops of this group that are on their way.
+            options: with the timeout of the new group; without it that is this one's.
+
+        Raises:
+            Timeout: some did not come within the timeout, or left out other ranks.
+            PeerLost: one of them was lost meanwhile.
+        """
+        timeout = self.options._timeout if options is None else options._timeout
+        ranks = [rank for rank in range(self.size()) if rank not in ranks_to_exclude]
+        try:
+            group = self.muster_group.subgroup(ranks)
+            if shrink_flags:
+                self.abort()
+            try:
+                group.barrier(timeout=self._limit_s(None, timeout)).result()
+            except BaseException:
+                group.leave()
+                raise
+        except Error as error:
+            raise of_torch(error) from None
+        return MusterBackend(None, group.rank, len(ranks), timeout, group)
 
 
 def seat_of(group: Any) -> MusterBackend | None:

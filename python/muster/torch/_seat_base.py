@@ -10,6 +10,7 @@ from typing import Any
 
 from muster import _muster
 from muster._forfeit import forfeit
+from muster._group import Group
 from muster.errors import DaemonRestarted, DaemonUnavailable, Error, GroupClosed
 from muster.torch import _completions, _meeting
 from muster.torch._errors import copy_of, of_torch
@@ -40,14 +41,18 @@ class SeatBase:
     size: Callable[[], int]
 
     def _take_seat(self, store: Any, rank: int, world_size: int, timeout: datetime.timedelta) -> None:
-        self._timeout_s = timeout.total_seconds()
         try:
-            self.muster_group = _meeting.meet(store, rank, world_size, self._timeout_s)
+            group = _meeting.meet(store, rank, world_size, timeout.total_seconds())
         except Error as error:
             raise of_torch(error) from None
+        self._sit_down(group, timeout)
+
+    def _sit_down(self, group: Group, timeout: datetime.timedelta) -> None:
+        self.muster_group = group
+        self._timeout_s = timeout.total_seconds()
         self._inbox = Inbox(self.muster_group)
-        #: Those that callers still hold. There is no lock, and no function of Python is called at their ends: a handler of
-        #: signals may begin some more there, and may raise.
+        #: Those that callers still hold. There is no lock, and no function of Python is called at their ends: a handler
+        #: of signals may begin some more there, and may raise.
         self._collectives: set[weakref.ref[MusterWork]] = set()
         self._last_error: BaseException | None = None
         _open.add(self)
@@ -67,6 +72,8 @@ class SeatBase:
         Waits a second at most for collectives of this rank that are not over. Callbacks of futures have 5 seconds, a
         daemon that does not answer has 10.
         """
+        if self not in _open:  # after abort()
+            return
         until = time.monotonic() + _WAIT_AT_THE_END_S
         for work in [each() for each in list(self._collectives)]:
             if work is not None:
