@@ -199,7 +199,7 @@ class _Completer:
                         break
                     if is_over and self._begin(entry):
                         return entry
-                if self.here.watches:
+                if self.here.watches and self._questions:
                     self._answer()
                 if not self.here.watches:
                     continue
@@ -212,9 +212,9 @@ class _Completer:
                 time.sleep(_SLICE_MS / 1000)
 
     def _take_what_was_asked(self) -> None:
-        with self._lock, contextlib.suppress(Empty):
-            while True:
-                asked = self._asked.get_nowait()
+        while not self._asked.empty():  # only the thread that watches takes something
+            asked = self._asked.get()
+            with self._lock:
                 if isinstance(asked, Entry):
                     self._order.add(asked, time.monotonic())
                 else:

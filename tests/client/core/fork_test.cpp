@@ -174,7 +174,7 @@ TEST_CASE("inherited groups and works are errors in the child, not crashes") {
   CHECK(work.wait(10s));
 }
 
-TEST_CASE("forking while other threads work harms neither side") {
+TEST_CASE("forking while other threads work harms neither side", "[forks-beside-threads]") {
   const Daemon daemon;
   Client client = daemon.connect();
   std::atomic<bool> stop = false;
