@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import worlds
 from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 
 from daemon import ranks
 
@@ -125,6 +126,9 @@ def go_on_without_the_lost(rank, count, store):
         tensor = torch.full((1,), float(rank))
         dist.all_reduce(tensor)
         told.append((lost.value.ranks, dist.get_rank(), dist.get_world_size(), tensor.item()))
+        model = DistributedDataParallel(torch.nn.Linear(1, 1))
+        model(torch.full((1, 1), float(rank))).sum().backward()
+        assert model.module.weight.grad.item() == tensor.item() / dist.get_world_size()
     assert muster.torch.seat().muster_group.world_size == 2
     dist.barrier()
     dist.destroy_process_group()

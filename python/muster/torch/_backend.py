@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch._C import _distributed_c10d as c10d
+from torch.distributed import distributed_c10d as c10d_in_python
 
 from muster._group import Group
 from muster.errors import Error
@@ -90,6 +92,29 @@ class MusterBackend(Calls, c10d.Backend):
         except Error as error:
             raise of_torch(error) from None
         return MusterBackend(None, group.rank, len(ranks), timeout, group)
+
+
+def _mended(create: Any) -> Any:
+    """torch takes what ``shrink()`` returns for its own Gloo, and DDP then reads Gloo's members from it: it crashes.
+
+    Args:
+        create: makes the process group around a backend that ``shrink()`` has returned.
+    """
+
+    @functools.wraps(create)
+    def created(backend: Any, *arguments: Any, **named: Any) -> Any:
+        group = create(backend, *arguments, **named)
+        if isinstance(backend, MusterBackend):
+            kind = c10d.ProcessGroup.BackendType.CUSTOM
+            for device in ("cpu", "cuda"):
+                group._register_backend(torch.device(device), kind, backend)
+            group._set_default_backend(kind)
+        return group
+
+    return created
+
+
+c10d_in_python._create_shrunk_process_group = _mended(c10d_in_python._create_shrunk_process_group)
 
 
 def seat_of(group: Any) -> MusterBackend | None:
