@@ -89,11 +89,12 @@ std::string end_text(int code) {
 }  // namespace
 
 std::optional<std::string> how_it_ends(pid_t pid, int pidfd) {
-  if (const auto code = exit_code_of(pidfd)) return end_text(*code);
   constexpr std::size_t flags_field = 9;
   constexpr std::size_t exit_code_field = 52;
   constexpr long exiting = 0x4;  // PF_EXITING of the kernel
   const auto stat = stat_of(pid);
+  // Asked after /proc: its parent may wait for it at any moment, and then only the pidfd knows it.
+  if (const auto code = exit_code_of(pidfd)) return end_text(*code);
   if (!stat || (stat->state() != 'Z' && (stat->number(flags_field) & exiting) == 0)) return std::nullopt;
   // The code is 0, too, if this process may not look into the other one.
   return end_text(static_cast<int>(stat->number(exit_code_field)));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import torch.distributed as dist
 import worlds
 
 from daemon import Daemon, ranks
+
+LINUX = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def ask_for_seats(rank, count):
@@ -306,7 +309,9 @@ def test_a_rank_that_dies_as_soon_as_it_can_was_there(shared_daemon, tmp_path):
         assert is_good, found
     for code, missing, message in found:
         assert (code, missing) == ("PeerLost", [0])
-        assert "signal 9" in message
+        assert "rank 0 (pid" in message
+        # The server of forks waits for it at once, and older kernels forget how it ended then.
+        assert LINUX < (6, 15) or "signal 9" in message
 
 
 END_EARLY = """
